@@ -1,0 +1,163 @@
+// Package agentapi is the protocol between coordinator and agent: JSON and
+// archives over HTTP/1.1, on streams that sshtransport opens. It has the types
+// and the client; internal/agent serves it.
+//
+//	GET    /v1/machine                what the machine is, its load and disk
+//	GET    /v1/builds                 all builds that the agent knows
+//	PUT    /v1/builds/{id}            root the inputs, say what is missing, start if nothing is
+//	GET    /v1/builds/{id}            its state
+//	GET    /v1/builds/{id}/log        ?offset=N; follows to the end; trailer Lighter-Build has the final BuildStatus
+//	DELETE /v1/builds/{id}            cancel it if it runs, release its roots, forget it
+//	POST   /v1/missing                which of these items the store lacks
+//	POST   /v1/closure                what is known of these items and all that they refer to
+//	POST   /v1/import                 body: an archive; answers with what it held
+//	POST   /v1/export                 body: paths; answers with a signed archive
+//	POST   /v1/gc                     collect garbage
+//
+// Errors have a status of 400 or above and an [Error] as body.
+package agentapi
+
+import (
+	"time"
+
+	"lighter/internal/api"
+	"lighter/store"
+)
+
+// Protocol is the version of this protocol. A coordinator and an agent with
+// different ones don't talk to each other; the agent is uploaded anew.
+const Protocol = 1
+
+// LogTrailer is the HTTP trailer of a log that holds the final BuildStatus as JSON.
+const LogTrailer = "Lighter-Build"
+
+// ArchiveType is the media type of an archive (the export stream).
+const ArchiveType = "application/x-guix-archive"
+
+// Machine is the answer to GET /v1/machine.
+type Machine struct {
+	Protocol   int       `json:"protocol"`
+	Version    string    `json:"version"`
+	PID        int       `json:"pid"`
+	Started    time.Time `json:"started"`
+	Kernel     string    `json:"kernel"`   // "Linux 6.1.0-40-amd64"
+	Hostname   string    `json:"hostname"` // of the machine itself
+	Systems    []string  `json:"systems"`  // that its kernel can run, the native one first
+	Cores      int       `json:"cores"`
+	Load       float64   `json:"load"`       // 1-minute average, not divided
+	FreeDisk   int64     `json:"freeDisk"`   // bytes, where the store is
+	FreeMemory int64     `json:"freeMemory"` // bytes, MemAvailable
+	Now        time.Time `json:"now"`
+	StoreKind  string    `json:"storeKind"` // "local" or "guix-daemon"
+	StoreDir   store.Dir `json:"storeDir"`  // logical
+	PublicKey  string    `json:"publicKey"` // s-expression; with which exports are signed
+	// NeedsDerivations says that the store wants the derivation and its closure
+	// of derivations as items, as guix-daemon does; without it, Text is enough.
+	NeedsDerivations bool   `json:"needsDerivations,omitempty"`
+	BuildProblem     string `json:"buildProblem,omitempty"` // why this machine can't build, e.g. no user namespaces
+	Running          int    `json:"running"`                // builds
+}
+
+// BuildRequest is the body of PUT /v1/builds/{id}. The same id, attempt and
+// derivation may be put any number of times; a higher attempt replaces a lower
+// one, a lower one is refused with 409.
+type BuildRequest struct {
+	Attempt       int          `json:"attempt"`
+	Derivation    store.Path   `json:"derivation"`
+	Text          []byte       `json:"text"`    // the derivation's contents
+	Inputs        []store.Path `json:"inputs"`  // closure of all inputs, as BuildRequest.Inputs in package store
+	Outputs       []store.Path `json:"outputs"` // to root
+	Timeout       api.Seconds  `json:"timeout,omitempty"`
+	MaxSilentTime api.Seconds  `json:"maxSilentTime,omitempty"`
+	Cores         int          `json:"cores,omitempty"`
+	KeepFailed    bool         `json:"keepFailed,omitempty"`
+	// SandboxPaths are host paths, or "inside=outside", visible to the build
+	// beside the inputs. From the machine's configuration.
+	SandboxPaths []string `json:"sandboxPaths,omitempty"`
+}
+
+// The states of a build on an agent.
+const (
+	Rooted    = "rooted" // inputs are missing; put it again when they are there
+	Running   = "running"
+	Succeeded = "succeeded"
+	Failed    = "failed"
+	Canceled  = "canceled"
+)
+
+// BuildStatus is the answer to PUT and GET of a build.
+type BuildStatus struct {
+	ID         string       `json:"id"`
+	Attempt    int          `json:"attempt"`
+	Derivation store.Path   `json:"derivation"`
+	State      string       `json:"state"`
+	Missing    []store.Path `json:"missing,omitempty"` // while rooted
+	Started    time.Time    `json:"started,omitzero"`
+	Stopped    time.Time    `json:"stopped,omitzero"`
+	LogSize    int64        `json:"logSize"` // bytes so far
+	// Outputs, by name, once it has succeeded.
+	Outputs      map[string]*store.Info `json:"outputs,omitempty"`
+	AlreadyValid bool                   `json:"alreadyValid,omitempty"`
+	// Failure, once it has failed: the derivation's or the machine's.
+	Failure *api.Failure `json:"failure,omitempty"`
+}
+
+// Finished reports whether the state will not change any more.
+func (s *BuildStatus) Finished() bool {
+	return s.State == Succeeded || s.State == Failed || s.State == Canceled
+}
+
+// Paths is the body of the requests that name items, and the answer of missing.
+type Paths struct {
+	Paths []store.Path `json:"paths"`
+}
+
+// Infos is the answer to closure and import.
+type Infos struct {
+	Infos []*store.Info `json:"infos"`
+}
+
+// GCRequest is the body of POST /v1/gc.
+type GCRequest struct {
+	MaxFreed  int64       `json:"maxFreed,omitempty"` // bytes; 0 is no limit
+	OlderThan api.Seconds `json:"olderThan,omitempty"`
+	DryRun    bool        `json:"dryRun,omitempty"`
+}
+
+// GCResult is its answer.
+type GCResult struct {
+	Deleted []store.Path `json:"deleted"`
+	Freed   int64        `json:"freed"` // bytes
+}
+
+// The codes of an Error that callers branch on.
+const (
+	CodeUnknownBuild = "unknown-build" // 404
+	CodeOldAttempt   = "old-attempt"   // 409
+	CodeNotValid     = "not-valid"     // 404: store.ErrNotValid
+	CodeUnauthorized = "unauthorized"  // 403: store.ErrUnauthorized
+	CodeCorrupt      = "corrupt"       // 422: store.ErrCorrupt
+	CodeDiskFull     = "disk-full"     // 507
+)
+
+// Error is the body of an answer that is none.
+type Error struct {
+	Status  int    `json:"-"`
+	Code    string `json:"code,omitempty"`
+	Message string `json:"error"`
+}
+
+func (e *Error) Error() string { return e.Message }
+
+// Is lets errors.Is find the store's errors that the agent met.
+func (e *Error) Is(target error) bool {
+	switch target {
+	case store.ErrNotValid:
+		return e.Code == CodeNotValid
+	case store.ErrUnauthorized:
+		return e.Code == CodeUnauthorized
+	case store.ErrCorrupt:
+		return e.Code == CodeCorrupt
+	}
+	return false
+}
