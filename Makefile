@@ -1,0 +1,60 @@
+# lighter: bare `make` lists the targets.
+.DEFAULT_GOAL := help
+.PHONY: help build agents demo test lint format fuzz bench clean
+
+GO         ?= go
+BUILD      := build
+# Agents are uploaded to machines, so they are made for all of these.
+PLATFORMS  := linux-amd64 linux-arm64 linux-arm linux-386 linux-riscv64 linux-ppc64le
+FUZZTIME   ?= 10m
+SOURCES    := $(shell find . -name '*.go' -not -path './build/*' 2>/dev/null) go.mod go.sum
+LDFLAGS    := -s -w
+
+export CGO_ENABLED = 0
+
+# The race detector needs cgo and a C compiler. CI has one; a developer asks with RACE=1.
+ifneq ($(CI)$(RACE),)
+TESTFLAGS += -race
+test: export CGO_ENABLED = 1
+endif
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: $(BUILD)/lighter $(BUILD)/lighter-agent ## lighter and lighter-agent for this machine, in build/
+
+$(BUILD)/lighter $(BUILD)/lighter-agent: $(BUILD)/%: $(SOURCES)
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/$*
+
+agents: $(PLATFORMS:%=$(BUILD)/agents/lighter-agent-%) ## static agents for every platform, in build/agents/
+
+$(BUILD)/agents/lighter-agent-%: $(SOURCES)
+	GOOS=$(word 1,$(subst -, ,$*)) GOARCH=$(word 2,$(subst -, ,$*)) $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/lighter-agent
+
+demo: build ## a coordinator and three machines on loopback build lighter's own source tree
+	$(BUILD)/lighter demo
+
+test: ## all tests (with the race detector in CI, or with RACE=1)
+	$(GO) vet ./...
+	$(GO) test -timeout 20m $(TESTFLAGS) ./...
+
+lint: ## golangci-lint, pinned in .tools/go.mod
+	cd .tools && $(GO) build -o ../$(BUILD)/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+	$(BUILD)/golangci-lint run ./...
+
+format: ## rewrite the sources with gofumpt and goimports
+	cd .tools && $(GO) build -o ../$(BUILD)/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+	$(BUILD)/golangci-lint fmt ./...
+
+fuzz: ## every fuzz target for FUZZTIME each (10m)
+	@grep -rn --include='*_test.go' -o '^func Fuzz[A-Za-z0-9]*' . | sed 's|^\./||; s|/[^/]*:[0-9]*:func | |' | \
+	while read -r package target; do \
+		echo "$$package $$target"; \
+		$(GO) test ./$$package -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) || exit 1; \
+	done
+
+bench: build ## the figures of docs/performance.md, with the peers in the same run
+	$(GO) run ./internal/bench $(BENCHFLAGS)
+
+clean: ## remove build/
+	rm -rf $(BUILD)
