@@ -37,7 +37,7 @@ func NeedUserNamespaces(t testing.TB) {
 }
 
 var userNamespaces = sync.OnceValue(func() error {
-	cmd := exec.Command("/bin/true") //nolint:noctx // ends by itself at once
+	cmd := exec.Command("/bin/true")
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
 		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
