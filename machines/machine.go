@@ -1,0 +1,93 @@
+// Package machines is the model of the machines that builds can run on, and the
+// file in which a person lists them.
+package machines
+
+import (
+	"net"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// What a key that is absent from the file stands for. Where Guix has the same
+// field, the value is Guix's.
+const (
+	DefaultPort              = 22
+	DefaultParallelBuilds    = 1
+	DefaultSpeed             = 1.0
+	DefaultOverloadThreshold = 0.8
+	DefaultMinFreeDisk       = 100 << 20 // bytes
+	DefaultDaemonSocket      = "/var/guix/daemon-socket/socket"
+)
+
+// The kinds of store that a machine can be told to use.
+const (
+	StoreAuto   = "auto"        // guix-daemon if its socket answers, else local
+	StoreDaemon = "guix-daemon" // guix-daemon, at DaemonSocket
+	StoreLocal  = "local"       // lighter's embedded store, in StateDirectory
+)
+
+// Machine is one entry of the machines file. A value that came from this package
+// is valid and has the defaults filled in.
+type Machine struct {
+	// Name is what people call the machine; unique in its file. It is made of
+	// letters, digits, dots, dashes and underscores.
+	Name string
+	// Host is the address to connect to: a host name or an IP address. It is Name
+	// where the file does not say; empty for a local machine.
+	Host string
+	// Port is the SSH server's; 0 for a local machine.
+	Port int
+	// Systems lists what it can build for, such as "x86_64-linux"; never empty.
+	Systems []string
+	// User is the account to log in to. Empty means that of whoever connects.
+	User string
+	// PrivateKey names a file, perhaps starting with "~/": see PrivateKeyFile.
+	// Empty means ssh-agent and the user's default keys.
+	PrivateKey string
+	// HostKey is "TYPE BASE64", without a comment. Empty means that known_hosts
+	// has it.
+	HostKey string
+
+	ParallelBuilds int     // slots, at least 1
+	Speed          float64 // relative to a machine of speed 1; above 0
+
+	// Features are what derivations may require of it. What a build must require
+	// to be placed here at all is in MandatoryFeatures, which the machine offers
+	// too, whether or not Features repeats them.
+	Features          []string
+	MandatoryFeatures []string
+
+	// OverloadThreshold is the 1-minute load average per core from which on the
+	// machine gets no build; 0 disregards the load.
+	OverloadThreshold float64
+	// MinFreeDisk is how many bytes stay free where its store is.
+	MinFreeDisk int64
+
+	Store        string   // StoreAuto, StoreDaemon or StoreLocal
+	DaemonSocket string   // of guix-daemon there
+	SandboxPaths []string // "/path" or "/inside=/outside": more that its builds may see
+	// StateDirectory is the folder there for the agent and its store; empty lets
+	// the agent decide.
+	StateDirectory string
+	// Local says that it is the head itself, reached without SSH.
+	Local bool
+}
+
+// Addr returns "host:port", with an IPv6 address in brackets. It is empty for a
+// local machine.
+func (m *Machine) Addr() string {
+	if m.Local {
+		return ""
+	}
+	return net.JoinHostPort(m.Host, strconv.Itoa(m.Port))
+}
+
+// PrivateKeyFile returns the name of the private key's file, with a leading "~/"
+// replaced by the home folder. It is empty if the file names none.
+func (m *Machine) PrivateKeyFile(home string) string {
+	if rest, ok := strings.CutPrefix(m.PrivateKey, "~/"); ok {
+		return filepath.Join(home, rest)
+	}
+	return m.PrivateKey
+}

@@ -1,0 +1,185 @@
+// Package scheduler decides which ready build goes to which machine.
+//
+// It is a pure function: the time is an argument, and there is no I/O, no clock,
+// no goroutine and no randomness in it, so the same input gives the same plan and
+// the same code runs in a simulator. [Assign] is the decision; [Explain] says of one
+// build, machine by machine, why it may or may not run there.
+//
+// # Earliest finish time
+//
+// Builds are looked at in order of urgency: higher priority first, then the longest
+// remaining path to the end of the graph, then submission order. For each, and for
+// each machine that may take it, the expected finish is
+//
+//	wait for a slot + (bytes queued + bytes it lacks) / bandwidth + expected duration / speed
+//
+// and the build goes to the machine where that is least. If that machine has no free
+// slot, the build waits for it, and the slot is counted as taken when the builds
+// after it are looked at. It waits only where the gain is real (see [WaitMargin]),
+// and never for ever: a build that has waited for as long as a free machine
+// would have needed to finish it takes the best free machine.
+//
+// # Classes
+//
+// Builds with the same system, features and machines to avoid make a class, and a
+// [Queue] keeps one heap for each. A round looks at as many builds as there are slots
+// to fill, not at all that are ready; a class that no machine can take now costs
+// nothing and holds nobody else up.
+package scheduler
+
+import "time"
+
+const (
+	// DefaultDuration is what a build is expected to take, at speed 1, when
+	// nothing like it was ever measured.
+	DefaultDuration = 60 * time.Second
+	// DefaultBandwidth is assumed of a link that was never measured, in bytes/s.
+	DefaultBandwidth = 12.5e6
+	// WaitMargin is the part of the time to finish on a free machine that must be
+	// gained for a build to wait for a better one. Estimates are not exact, and a
+	// slot in use is worth more than a small gain that may not come.
+	WaitMargin = 0.1
+)
+
+// Machine is what the decision needs to know of one machine now.
+type Machine struct {
+	Name    string
+	Systems []string
+	// Features it offers. What it has in MandatoryFeatures it offers too.
+	Features []string
+	// MandatoryFeatures are those that a build must require, all of them, to be
+	// placed here at all.
+	MandatoryFeatures []string
+
+	// Slots is how many builds may hold it at the same time.
+	Slots int
+	// Busy has, for each build that holds a slot now, the time that it is still
+	// expected to hold it (see Remaining). len(Busy) is the number of slots taken.
+	Busy []time.Duration
+
+	// Speed divides a build's expected duration; 0 counts as 1.
+	Speed float64
+	// Bandwidth towards the machine, measured, in bytes/s; 0 if not known. The
+	// head itself (where nothing is sent) has +Inf.
+	Bandwidth float64
+	// Pending is how many bytes are queued on the link already.
+	Pending int64
+
+	// Load is the 1-minute average per core. At OverloadThreshold and above the
+	// machine gets nothing; a threshold of 0 disregards the load.
+	Load              float64
+	OverloadThreshold float64
+	// Cores, if known, and JustStarted, builds placed so recently that the load
+	// average does not show them: each counts as one busy core.
+	Cores       int
+	JustStarted int
+
+	// FreeDisk is in bytes, negative if not known. A build goes there only if
+	// what it lacks fits and MinFreeDisk stays free.
+	FreeDisk    int64
+	MinFreeDisk int64
+
+	// Unavailable, if not empty, says why nothing can be placed here now:
+	// "down: connection refused", "draining".
+	Unavailable string
+}
+
+// Build is one build that is ready to be placed.
+type Build struct {
+	ID       string
+	System   string
+	Features []string // required ones
+	// Skip names machines that it shall not use, such as those where it failed.
+	Skip []string
+
+	Priority int // higher is more urgent
+	// Rank is the longest remaining path to the end of the graph, this build
+	// included (see Ranks).
+	Rank time.Duration
+	// Seq is the order of submission, the last criterion.
+	Seq uint64
+	// Expected is how long it should take at speed 1; 0 is DefaultDuration.
+	Expected time.Duration
+}
+
+// Input is everything that a decision depends on.
+type Input struct {
+	Now      time.Time
+	Machines []Machine // names are unique
+	Queue    *Queue    // not changed by Assign
+	// Missing returns how many bytes of the build's inputs the machine lacks. It
+	// may be nil, and is only called where the answer can matter.
+	Missing func(b *Build, machine string) int64
+}
+
+// Assignment says that a build starts on a machine now.
+type Assignment struct {
+	Build   *Build
+	Machine string
+	Missing int64         // bytes to send first
+	Finish  time.Duration // expected, from now
+	Reason  string        // for people: why there
+}
+
+// Deferral says that a build, though a machine that could take it is free, waits
+// for a better one.
+type Deferral struct {
+	Build   *Build
+	Machine string        // it waits for this one
+	Wait    time.Duration // expected until a slot there is free
+	Finish  time.Duration // expected there, from now
+	Instead string        // the best free machine
+	// InsteadFinish is when the build would be finished on that one, from now.
+	InsteadFinish time.Duration
+	Until         time.Time // it waits no longer than that
+	Reason        string    // for people
+}
+
+// Blocked says that the builds of one class can be placed nowhere now.
+type Blocked struct {
+	System   string
+	Features []string
+	Skip     []string
+	Builds   int // that many
+	// Never says that waiting does not help: no machine of the list, even idle
+	// and up, may take them.
+	Never  bool
+	Reason string // for people
+}
+
+// Plan is the outcome of one round.
+type Plan struct {
+	Assignments []Assignment
+	Deferrals   []Deferral
+	Blocked     []Blocked
+}
+
+// Rule names what excludes a machine.
+type Rule string
+
+// The rules, in the order in which Explain applies them.
+const (
+	RuleSystem    Rule = "system"
+	RuleFeatures  Rule = "features"
+	RuleMandatory Rule = "mandatory-features"
+	RuleSkip      Rule = "skip"
+	RuleAvailable Rule = "available"
+	RuleLoad      Rule = "load"
+	RuleDisk      Rule = "disk"
+	RuleSlots     Rule = "slots"
+)
+
+// Verdict says whether one machine can take one build now.
+type Verdict struct {
+	Machine string
+	// Rule is the first that excludes the machine; empty if it can take the build.
+	Rule   Rule
+	Wanted string // what the rule asks for
+	Actual string // what there is
+	// Finish is the expected time until the build would be finished there, where
+	// only busy slots stand in the way or nothing.
+	Finish time.Duration
+}
+
+// OK reports whether the machine can take the build now.
+func (v *Verdict) OK() bool { return v.Rule == "" }
