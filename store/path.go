@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path"
 	"strings"
+	"unicode"
 )
 
 // DefaultDir is the store directory of Guix.
@@ -20,10 +21,14 @@ const maxNameLen = 211
 // Where the files really are is the business of a backend.
 type Dir string
 
-// ParseDir checks that s is a clean absolute directory name below the root.
+// ParseDir checks that s is a clean absolute directory name below the root, and
+// without control characters, so that it can be printed.
 func ParseDir(s string) (Dir, error) {
 	if !strings.HasPrefix(s, "/") || path.Clean(s) != s || s == "/" {
 		return "", fmt.Errorf("store directory %q: want an absolute, clean directory name such as %s", s, DefaultDir)
+	}
+	if i := strings.IndexFunc(s, unicode.IsControl); i >= 0 {
+		return "", fmt.Errorf("store directory %q: control character at offset %d", s, i)
 	}
 	return Dir(s), nil
 }
@@ -63,7 +68,8 @@ func ParsePath(s string) (Path, error) {
 }
 
 // ParsePathWithin reads the name of a file in an item, or of the item itself,
-// and returns the item and the rest of the name (without a leading slash).
+// and returns the item and the rest of the name (without leading slashes). The
+// rest is as it was given: it may have "..".
 func (d Dir) ParsePathWithin(s string) (Path, string, error) {
 	tail, ok := strings.CutPrefix(s, string(d)+"/")
 	if !ok {
@@ -71,7 +77,7 @@ func (d Dir) ParsePathWithin(s string) (Path, string, error) {
 	}
 	base, rest, _ := strings.Cut(tail, "/")
 	p, err := d.Path(base)
-	return p, rest, err
+	return p, strings.TrimLeft(rest, "/"), err
 }
 
 // Dir returns the store directory that the item is in.
