@@ -1,0 +1,168 @@
+package human_test
+
+import (
+	"testing"
+	"time"
+
+	"lighter/internal/cli/human"
+)
+
+func TestBytes(t *testing.T) {
+	for want, n := range map[string]int64{
+		"0 B":      0,
+		"1023 B":   1023,
+		"1.00 KiB": 1024,
+		"1.50 KiB": 1536,
+		"12.3 MiB": 12_900_000,
+		"1.00 MiB": 1<<20 - 1,
+		"512 MiB":  512 << 20,
+		"8.00 EiB": 1<<63 - 1,
+		"-2 B":     -2,
+	} {
+		if got := human.Bytes(n); got != want {
+			t.Errorf("Bytes(%d) = %q, want %q", n, got, want)
+		}
+	}
+}
+
+func TestDuration(t *testing.T) {
+	for want, d := range map[string]time.Duration{
+		"0ms":   0,
+		"430ms": 430 * time.Millisecond,
+		"1.0s":  999900 * time.Microsecond,
+		"4.2s":  4200 * time.Millisecond,
+		"10s":   9970 * time.Millisecond,
+		"1m00s": 59700 * time.Millisecond,
+		"1m23s": 83 * time.Second,
+		"2h05m": 2*time.Hour + 5*time.Minute,
+		"3d04h": 76 * time.Hour,
+		"-1.0s": -time.Second,
+	} {
+		if got := human.Duration(d); got != want {
+			t.Errorf("Duration(%d) = %q, want %q", d, got, want)
+		}
+	}
+}
+
+func TestElapsedNeverHasAFraction(t *testing.T) {
+	for want, d := range map[string]time.Duration{
+		"0s":    -time.Second,
+		"4s":    4900 * time.Millisecond,
+		"9s":    9999 * time.Millisecond,
+		"59s":   59999 * time.Millisecond,
+		"1m00s": time.Minute,
+	} {
+		if got := human.Elapsed(d); got != want {
+			t.Errorf("Elapsed(%v) = %q, want %q", d, got, want)
+		}
+	}
+}
+
+func TestAgo(t *testing.T) {
+	now := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
+	for want, before := range map[string]time.Duration{
+		"just now":      time.Second,
+		"1 minute ago":  70 * time.Second,
+		"3 minutes ago": 200 * time.Second,
+		"2 days ago":    50 * time.Hour,
+		"in 30 seconds": -30 * time.Second,
+	} {
+		if got := human.Ago(now.Add(-before), now); got != want {
+			t.Errorf("Ago(%v) = %q, want %q", before, got, want)
+		}
+	}
+	if got := human.Ago(time.Time{}, now); got != "never" {
+		t.Errorf("Ago(zero) = %q", got)
+	}
+}
+
+func TestCount(t *testing.T) {
+	for want, got := range map[string]string{
+		"1 build":      human.Count(1, "build"),
+		"0 builds":     human.Count(0, "build"),
+		"12,345 items": human.Count(12345, "item"),
+		"2 entries":    human.Count(2, "entry"),
+		"3 days":       human.Count(3, "day"),
+	} {
+		if got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
+func TestPrintable(t *testing.T) {
+	for name, c := range map[string]struct{ in, want string }{
+		"plain":         {"hello, wörld", "hello, wörld"},
+		"escape":        {"a\x1b[2Jb", `a\x1b[2Jb`},
+		"line ends":     {"a\r\nb\tc", `a\r\nb\tc`},
+		"C1":            {"a\u009bb", `a\u009bb`},
+		"not UTF-8":     {"a\xffb", `a\xffb`},
+		"bidi override": {"a\u202eb", `a\u202eb`},
+		"delete":        {"a\x7f", `a\x7f`},
+	} {
+		if got := human.Printable(c.in); got != c.want {
+			t.Errorf("%s: Printable(%q) = %q, want %q", name, c.in, got, c.want)
+		}
+	}
+	if got := human.PrintableText("a\n\tb\x07"); got != "a\n\tb\\x07" {
+		t.Errorf("PrintableText = %q", got)
+	}
+}
+
+func TestLogLine(t *testing.T) {
+	for name, c := range map[string]struct{ in, want string }{
+		"colours":       {"\x1b[1;31merror:\x1b[0m no", "error: no"},
+		"progress":      {"10%\r20%\r100% done\r\n", "100% done"},
+		"title":         {"\x1b]0;title\x07text", "text"},
+		"charset":       {"\x1b(Bx", "x"},
+		"cut sequence":  {"x\x1b[12", `x\x1b[12`},
+		"tab":           {"a\tb", "a    b"},
+		"reset":         {"\x1bcboo", `\x1bcboo`},
+		"open OSC":      {"\x1b]0;title", `\x1b]0;title`},
+		"only an ESC":   {"\x1b", `\x1b`},
+		"nested escape": {"\x1b[\x1b[31mx", `\x1b[x`},
+	} {
+		if got := human.LogLine(c.in); got != c.want {
+			t.Errorf("%s: LogLine(%q) = %q, want %q", name, c.in, got, c.want)
+		}
+	}
+}
+
+func TestTruncate(t *testing.T) {
+	for _, c := range []struct {
+		in    string
+		width int
+		want  string
+	}{
+		{"hello", 5, "hello"},
+		{"hello", 4, "hel…"},
+		{"hello", 1, "…"},
+		{"hello", 0, ""},
+		{"日本語", 5, "日本…"},
+		{"日本語", 4, "日…"},
+	} {
+		if got := human.Truncate(c.in, c.width); got != c.want {
+			t.Errorf("Truncate(%q, %d) = %q, want %q", c.in, c.width, got, c.want)
+		}
+	}
+	if got, want := human.TruncateMiddle("abcdefghij-1.2.3", 9), "abcd….2.3"; got != want {
+		t.Errorf("TruncateMiddle = %q, want %q", got, want)
+	}
+	if got := human.Pad("日", 4); got != "日  " {
+		t.Errorf("Pad = %q", got)
+	}
+}
+
+func FuzzPrintable(f *testing.F) {
+	f.Add("a\x1b[2J\xff\u202e")
+	f.Add("\x1b]0;x\x07")
+	f.Fuzz(func(t *testing.T, s string) {
+		for _, got := range []string{human.Printable(s), human.LogLine(s)} {
+			for _, r := range got {
+				if r < 0x20 || r == 0x7f || 0x80 <= r && r < 0xa0 || r == 0xfffd && got == s {
+					t.Fatalf("%q became %q", s, got)
+				}
+			}
+		}
+	})
+}

@@ -1,0 +1,162 @@
+package human
+
+import (
+	"fmt"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/mattn/go-runewidth"
+)
+
+// Printable makes one line of text safe for a terminal and a log: control
+// characters, line ends, bytes that are not UTF-8, and characters that turn the
+// direction of writing are written as escapes, so that nothing from a machine or
+// a builder can move the cursor or pass for something else.
+func Printable(s string) string {
+	return escape(s, func(rune) bool { return false })
+}
+
+// PrintableText is Printable for text of several lines: line ends and tabs stay.
+func PrintableText(s string) string {
+	return escape(s, func(r rune) bool { return r == '\n' || r == '\t' })
+}
+
+func escape(s string, keep func(rune) bool) string {
+	if !needsEscape(s, keep) {
+		return s
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); {
+		r, n := utf8.DecodeRuneInString(s[i:])
+		switch {
+		case r == utf8.RuneError && n == 1:
+			fmt.Fprintf(&b, `\x%02x`, s[i])
+		case keep(r) || !dangerous(r):
+			b.WriteString(s[i : i+n])
+		case r < 0x80:
+			b.WriteString(escapeASCII(r))
+		default:
+			fmt.Fprintf(&b, `\u%04x`, r)
+		}
+		i += n
+	}
+	return b.String()
+}
+
+func needsEscape(s string, keep func(rune) bool) bool {
+	if !utf8.ValidString(s) {
+		return true
+	}
+	return strings.IndexFunc(s, func(r rune) bool { return dangerous(r) && !keep(r) }) >= 0
+}
+
+func escapeASCII(r rune) string {
+	switch r {
+	case '\n':
+		return `\n`
+	case '\r':
+		return `\r`
+	case '\t':
+		return `\t`
+	}
+	return fmt.Sprintf(`\x%02x`, r)
+}
+
+// dangerous holds for control characters (C0, DEL, C1), line and paragraph
+// separators, and format characters such as the bidirectional overrides.
+func dangerous(r rune) bool {
+	return unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp)
+}
+
+// LogLine makes one line of a build's log ready for a terminal: what a carriage
+// return would have overwritten is dropped, tabs become blanks, colours and other
+// escape sequences are removed, and what is dangerous beyond that is escaped.
+func LogLine(s string) string {
+	s = strings.TrimRight(s, "\r\n")
+	if i := strings.LastIndexByte(s, '\r'); i >= 0 {
+		s = s[i+1:]
+	}
+	return Printable(strings.ReplaceAll(removeSequences(s), "\t", "    "))
+}
+
+// removeSequences removes complete CSI sequences (ECMA-48, 5.4) and OSC strings.
+func removeSequences(s string) string {
+	if !strings.Contains(s, "\x1b") {
+		return s
+	}
+	var b strings.Builder
+	for s != "" {
+		i := strings.IndexByte(s, 0x1b)
+		if i < 0 {
+			break
+		}
+		b.WriteString(s[:i])
+		n := sequenceLen(s[i:])
+		if n == 0 {
+			b.WriteByte(0x1b)
+			n = 1
+		}
+		s = s[i+n:]
+	}
+	b.WriteString(s)
+	return b.String()
+}
+
+// sequenceLen returns the length of the escape sequence that s starts with, or 0
+// if it starts with none that is complete.
+func sequenceLen(s string) int {
+	if len(s) < 2 {
+		return 0
+	}
+	switch s[1] {
+	case '[':
+		for i := 2; i < len(s); i++ {
+			if 0x40 <= s[i] && s[i] <= 0x7e {
+				return i + 1
+			}
+			if s[i] < 0x20 || s[i] > 0x3f {
+				return 0
+			}
+		}
+	case ']':
+		if i := strings.IndexByte(s, 0x07); i > 0 {
+			return i + 1
+		}
+		if i := strings.Index(s, "\x1b\\"); i > 0 {
+			return i + 2
+		}
+	case '(', ')':
+		if len(s) >= 3 && 0x20 < s[2] && s[2] < 0x7f {
+			return 3
+		}
+	}
+	return 0
+}
+
+// Width returns the number of terminal cells that printable text takes.
+func Width(s string) int { return runewidth.StringWidth(s) }
+
+// Truncate shortens printable text to at most width cells, with an ellipsis
+// where something was cut.
+func Truncate(s string, width int) string {
+	if width <= 0 {
+		return ""
+	}
+	return runewidth.Truncate(s, width, "…")
+}
+
+// TruncateMiddle is Truncate for names whose end tells as much as their start.
+func TruncateMiddle(s string, width int) string {
+	if Width(s) <= width || width < 5 {
+		return Truncate(s, width)
+	}
+	tail := (width - 1) / 2
+	head := width - 1 - tail
+	return runewidth.Truncate(s, head, "") + "…" + runewidth.TruncateLeft(s, Width(s)-tail, "")
+}
+
+// Pad appends blanks up to width cells.
+func Pad(s string, width int) string {
+	return s + strings.Repeat(" ", max(0, width-Width(s)))
+}
