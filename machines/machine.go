@@ -1,5 +1,13 @@
 // Package machines is the model of the machines that builds can run on, and the
 // file in which a person lists them.
+//
+// [Load] reads that file, checks everything that can be checked without connecting
+// to a machine, and fills in the defaults. What is wrong is reported all at once,
+// each with file, line, column, the text of the line, and what would be right; see
+// [Error]. [FormatTOML] writes such a file.
+//
+// The package connects to nothing and decides nothing: which build goes to which
+// machine is package scheduler's business, and how to get there sshtransport's.
 package machines
 
 import (
@@ -40,7 +48,7 @@ type Machine struct {
 	Port int
 	// Systems lists what it can build for, such as "x86_64-linux"; never empty.
 	Systems []string
-	// User is the account to log in to. Empty means that of whoever connects.
+	// User is the account to log in to; empty for a local machine.
 	User string
 	// PrivateKey names a file, perhaps starting with "~/": see PrivateKeyFile.
 	// Empty means ssh-agent and the user's default keys.

@@ -1,0 +1,132 @@
+package machines
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Error is one thing wrong in a machines file.
+type Error struct {
+	File    string
+	Line    int    // from 1
+	Column  int    // from 1, in characters
+	Text    string // the line
+	Message string // what is wrong
+	Hint    string // what would be right; may be empty
+}
+
+// Error returns several lines: "file:line:column: message", the line's text with a
+// caret under the place, and the hint.
+func (e *Error) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s:%d:%d: %s", e.File, e.Line, e.Column, e.Message)
+	if text, caret := e.excerpt(); text != "" {
+		fmt.Fprintf(&b, "\n    %s\n    %s", text, caret)
+	}
+	if e.Hint != "" {
+		fmt.Fprintf(&b, "\n    %s", e.Hint)
+	}
+	return b.String()
+}
+
+// The part of a long line (a host key has hundreds of characters) that is shown
+// around the place.
+const (
+	excerptBefore = 60
+	excerptAfter  = 60
+)
+
+// excerpt returns the line, cut and made printable, and below it the caret.
+func (e *Error) excerpt() (text, caret string) {
+	line := []rune(e.Text)
+	at := min(max(e.Column-1, 0), len(line))
+	first, last := 0, len(line)
+	if at > excerptBefore+excerptAfter/2 {
+		first = at - excerptBefore
+		text = "…"
+	}
+	caret = strings.Repeat(" ", len([]rune(text)))
+	if last > at+excerptAfter+excerptBefore {
+		last = at + excerptAfter
+	}
+	for i, r := range line[first:last] {
+		blank := ' '
+		switch {
+		case r == '\t':
+			blank = '\t'
+		case !unicode.IsPrint(r):
+			r = utf8.RuneError
+		}
+		text += string(r)
+		if first+i < at {
+			caret += string(blank)
+		}
+	}
+	if last < len(line) {
+		text += "…"
+	}
+	return text, caret + "^"
+}
+
+// Errors is all that is wrong in a machines file, in the order of the file; there
+// is at least one.
+type Errors []*Error
+
+// Error returns the texts of all, one after the other.
+func (e Errors) Error() string {
+	texts := make([]string, len(e))
+	for i, err := range e {
+		texts[i] = err.Error()
+	}
+	return strings.Join(texts, "\n")
+}
+
+// Unwrap lets errors.As find the first *Error.
+func (e Errors) Unwrap() []error {
+	all := make([]error, len(e))
+	for i, err := range e {
+		all[i] = err
+	}
+	return all
+}
+
+// reporter collects the errors of one document.
+type reporter struct {
+	file string
+	doc  string
+	errs Errors
+}
+
+// errorf reports what is wrong at a byte offset, and what would be right.
+func (r *reporter) errorf(offset int, hint, format string, args ...any) {
+	line, column, text := position(r.doc, offset)
+	r.errs = append(r.errs, &Error{
+		File: r.file, Line: line, Column: column, Text: text,
+		Message: fmt.Sprintf(format, args...), Hint: hint,
+	})
+}
+
+// err returns all that was reported, sorted by position.
+func (r *reporter) err() error {
+	if len(r.errs) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(r.errs, func(a, b *Error) int {
+		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
+	})
+	return r.errs
+}
+
+// position converts a byte offset to a line and a column, both from 1.
+func position(doc string, offset int) (line, column int, text string) {
+	offset = min(max(offset, 0), len(doc))
+	before := doc[:offset]
+	line = strings.Count(before, "\n") + 1
+	start := strings.LastIndexByte(before, '\n') + 1
+	text, _, _ = strings.Cut(doc[start:], "\n")
+	return line, utf8.RuneCountInString(doc[start:offset]) + 1, strings.TrimSuffix(text, "\r")
+}
