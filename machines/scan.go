@@ -18,9 +18,15 @@ type node struct {
 
 // locate returns the positions of all values of a document that the TOML library
 // has accepted. It relies on that: it knows how to skip values, not how to check
-// them. On any other text it returns something, and ends.
-func locate(doc string) *node {
-	s := &scanner{doc: doc}
+// them. On any other text it returns something, and ends. tooDeep is the offset
+// of a value nested deeper than maxDepth, or -1.
+func locate(doc string) (root *node, tooDeep int) {
+	s := &scanner{doc: doc, tooDeep: -1}
+	root = s.document()
+	return root, s.tooDeep
+}
+
+func (s *scanner) document() *node {
 	root := newTable(0)
 	current := root
 	for {
@@ -59,11 +65,15 @@ func (n *node) child(part keyPart) *node {
 	return next.last()
 }
 
+// put adds an entry to a table. The first of a name counts: in the few cases where
+// the TOML library lets a key stand twice, it also keeps the first.
 func (n *node) put(name string, value *node) {
 	if n.table == nil {
 		n.table = make(map[string]*node)
 	}
-	n.table[name] = value
+	if n.table[name] == nil {
+		n.table[name] = value
+	}
 }
 
 func (n *node) last() *node {
@@ -91,13 +101,15 @@ func (n *node) elem(i int) *node {
 }
 
 type scanner struct {
-	doc   string
-	pos   int
-	depth int
+	doc     string
+	pos     int
+	depth   int
+	tooDeep int
 }
 
-// maxDepth bounds the nesting that the scanner follows; a machines file has 2.
-const maxDepth = 100
+// maxDepth bounds the nesting, by brackets, braces or dotted keys, that the scanner
+// follows; a machines file has 2. The TOML library takes quadratic time in it.
+const maxDepth = 50
 
 func (s *scanner) peek() byte {
 	if s.pos < len(s.doc) {
@@ -173,7 +185,9 @@ func (s *scanner) keyValue(table *node) {
 	}
 	s.pos++
 	s.blanks()
+	s.depth += len(path) - 1
 	value := s.value()
+	s.depth -= len(path) - 1
 	for _, part := range path[:len(path)-1] {
 		table = table.child(part)
 	}
@@ -207,6 +221,9 @@ func (s *scanner) keyPath() []keyPart {
 		if s.peek() != '.' {
 			return path
 		}
+		if len(path) == maxDepth && s.tooDeep < 0 {
+			s.tooDeep = path[0].pos
+		}
 		s.pos++
 	}
 }
@@ -215,12 +232,15 @@ func (s *scanner) value() *node {
 	n := &node{key: s.pos, value: s.pos}
 	s.depth++
 	defer func() { s.depth-- }()
+	if s.depth > maxDepth && s.tooDeep < 0 {
+		s.tooDeep = s.pos
+	}
 	switch c := s.peek(); {
 	case c == '"' || c == '\'':
 		s.skipString()
-	case c == '[' && s.depth < maxDepth:
+	case c == '[' && s.depth <= maxDepth:
 		s.list(']', func() { n.elems = append(n.elems, s.value()) })
-	case c == '{' && s.depth < maxDepth:
+	case c == '{' && s.depth <= maxDepth:
 		n.table = make(map[string]*node)
 		s.list('}', func() { s.keyValue(n) })
 	default:

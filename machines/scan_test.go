@@ -42,14 +42,14 @@ func TestLocateFindsEveryValue(t *testing.T) {
 	if _, err := toml.Decode(everything, &document); err != nil {
 		t.Fatal(err)
 	}
-	root := locate(everything)
+	root, _ := locate(everything)
 	if missing := lost(document, root, ""); len(missing) > 0 {
 		t.Errorf("without position: %q", missing)
 	}
 }
 
 func TestLocatePositions(t *testing.T) {
-	root := locate(everything)
+	root, _ := locate(everything)
 	second := root.at("machine").elem(1)
 	tests := []struct {
 		name   string
@@ -116,6 +116,21 @@ func lostElem(v any, i, n int, at *node, path string) []string {
 	return lost(v, at.elems[i], name)
 }
 
+func TestDeepNestingIsRefused(t *testing.T) {
+	const n = 100000
+	for name, doc := range map[string]string{
+		"keys":     strings.Repeat("a.", n) + "a = 1",
+		"header":   "[" + strings.Repeat("a.", n) + "a]",
+		"brackets": "a = " + strings.Repeat("[", n) + strings.Repeat("]", n),
+		"braces":   strings.Repeat("a = {", n) + strings.Repeat("}", n),
+		"both":     strings.Repeat("a.b.c = [{", n),
+	} {
+		if _, err := ParseTOML(name, []byte(doc)); err == nil || !strings.Contains(err.Error(), "in each other") {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}
+
 func FuzzParseTOML(f *testing.F) {
 	f.Add([]byte(everything))
 	for _, file := range []string{"testdata/good.txtar", "testdata/bad.txtar"} {
@@ -149,10 +164,13 @@ func FuzzParseTOML(f *testing.F) {
 func FuzzLocate(f *testing.F) {
 	f.Add(everything)
 	f.Fuzz(func(t *testing.T, doc string) {
-		root := locate(doc) // must end and not panic, whatever the text
+		root, tooDeep := locate(doc) // must end and not panic, whatever the text
+		if tooDeep >= 0 {
+			return
+		}
 		var document map[string]any
 		if _, err := toml.Decode(doc, &document); err != nil || strings.HasPrefix(doc, "\xff\xfe") ||
-			strings.HasPrefix(doc, "\xfe\xff") || strings.HasPrefix(doc, "\ufeff") || strings.Count(doc, "[")+strings.Count(doc, "{") > maxDepth/2 {
+			strings.HasPrefix(doc, "\xfe\xff") || strings.HasPrefix(doc, "\ufeff") {
 			return
 		}
 		if missing := lost(document, root, ""); len(missing) > 0 {

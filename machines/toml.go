@@ -42,12 +42,17 @@ func Load(file string) ([]Machine, error) {
 // reported at once, as Errors; with wrong syntax, the first place alone.
 func ParseTOML(file string, data []byte) ([]Machine, error) {
 	d := &decoder{reporter: reporter{file: file, doc: strings.TrimPrefix(string(data), "\ufeff")}}
+	places, tooDeep := locate(d.doc)
+	if tooDeep >= 0 {
+		d.errorf(tooDeep, "", "more than %d tables or lists in each other are no machines file", maxDepth)
+		return nil, d.err()
+	}
 	var document map[string]any
 	if _, err := toml.Decode(d.doc, &document); err != nil {
 		d.syntaxError(err)
 		return nil, d.err()
 	}
-	all := d.document(document, locate(d.doc))
+	all := d.document(document, places)
 	if err := d.err(); err != nil {
 		return nil, err
 	}
@@ -89,7 +94,7 @@ func (d *decoder) document(document map[string]any, at *node) []Machine {
 			"machine is %s, not a list of tables", typeName(found))
 		return nil
 	}
-	all := make([]Machine, 0, len(tables))
+	var all []Machine
 	first := make(map[string]int) // name to line
 	for i, table := range tables {
 		where := at.elem(i)
