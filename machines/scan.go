@@ -18,12 +18,21 @@ type node struct {
 
 // locate returns the positions of all values of a document that the TOML library
 // has accepted. It relies on that: it knows how to skip values, not how to check
-// them. On any other text it returns something, and ends. tooDeep is the offset
-// of a value nested deeper than maxDepth, or -1.
-func locate(doc string) (root *node, tooDeep int) {
-	s := &scanner{doc: doc, tooDeep: -1}
-	root = s.document()
-	return root, s.tooDeep
+// them. On any other text it returns something, and ends.
+func locate(doc string) places {
+	s := &scanner{doc: doc, places: places{tooDeep: -1, twice: -1}}
+	s.root = s.document()
+	return s.places
+}
+
+// places is where everything in a document stands.
+type places struct {
+	root *node
+	// tooDeep is the offset of a value that is nested deeper than maxDepth, or -1.
+	tooDeep int
+	// twice is the offset of a key that stood before, or -1. In a few cases the
+	// TOML library does not notice.
+	twice int
 }
 
 func (s *scanner) document() *node {
@@ -65,15 +74,11 @@ func (n *node) child(part keyPart) *node {
 	return next.last()
 }
 
-// put adds an entry to a table. The first of a name counts: in the few cases where
-// the TOML library lets a key stand twice, it also keeps the first.
 func (n *node) put(name string, value *node) {
 	if n.table == nil {
 		n.table = make(map[string]*node)
 	}
-	if n.table[name] == nil {
-		n.table[name] = value
-	}
+	n.table[name] = value
 }
 
 func (n *node) last() *node {
@@ -101,10 +106,10 @@ func (n *node) elem(i int) *node {
 }
 
 type scanner struct {
-	doc     string
-	pos     int
-	depth   int
-	tooDeep int
+	doc   string
+	pos   int
+	depth int
+	places
 }
 
 // maxDepth bounds the nesting, by brackets, braces or dotted keys, that the scanner
@@ -193,6 +198,9 @@ func (s *scanner) keyValue(table *node) {
 	}
 	last := path[len(path)-1]
 	value.key = path[0].pos
+	if table.table[last.name] != nil && s.twice < 0 {
+		s.twice = value.key
+	}
 	table.put(last.name, value)
 }
 

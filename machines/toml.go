@@ -42,9 +42,9 @@ func Load(file string) ([]Machine, error) {
 // reported at once, as Errors; with wrong syntax, the first place alone.
 func ParseTOML(file string, data []byte) ([]Machine, error) {
 	d := &decoder{reporter: reporter{file: file, doc: strings.TrimPrefix(string(data), "\ufeff")}}
-	places, tooDeep := locate(d.doc)
-	if tooDeep >= 0 {
-		d.errorf(tooDeep, "", "more than %d tables or lists in each other are no machines file", maxDepth)
+	places := locate(d.doc)
+	if places.tooDeep >= 0 {
+		d.errorf(places.tooDeep, "", "more than %d tables or lists in each other are no machines file", maxDepth)
 		return nil, d.err()
 	}
 	var document map[string]any
@@ -52,7 +52,10 @@ func ParseTOML(file string, data []byte) ([]Machine, error) {
 		d.syntaxError(err)
 		return nil, d.err()
 	}
-	all := d.document(document, places)
+	if places.twice >= 0 {
+		d.errorf(places.twice, "leave one of them out", "the key is there twice")
+	}
+	all := d.document(document, places.root)
 	if err := d.err(); err != nil {
 		return nil, err
 	}
