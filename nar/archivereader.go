@@ -181,7 +181,7 @@ func (a *ArchiveReader) fail(err error) error {
 		fallthrough
 	case errors.As(err, &limit), errors.Is(err, wire.ErrPadding):
 		err = fmt.Errorf("%w: %w", store.ErrCorrupt, err)
-	case err == io.EOF:
+	case errors.Is(err, io.EOF):
 		err = io.ErrUnexpectedEOF
 	}
 	a.err = fmt.Errorf("read archive: offset %d, in item %d: %w", a.w.Offset(), a.number, err)
@@ -233,7 +233,7 @@ func (s *narStream) Read(p []byte) (int, error) {
 func (s *narStream) advance(p []byte) (int, error) {
 	if s.nar.state == inContents {
 		n, err := s.nar.Read(p)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			err = nil
 		}
 		if n > 0 {

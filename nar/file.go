@@ -1,6 +1,7 @@
 package nar
 
 import (
+	"errors"
 	"io"
 	"io/fs"
 	"os"
@@ -103,7 +104,7 @@ func (d openFolder) stat(name string) (*unix.Stat_t, error) {
 // symlink. Kernels before 6.6 can't be told to follow none.
 func (d openFolder) chmod(name string, mode uint32) error {
 	err := again(func() error { return unix.Fchmodat(d.fd, name, mode, unix.AT_SYMLINK_NOFOLLOW) })
-	if err == unix.EOPNOTSUPP || err == unix.ENOSYS || err == unix.EPERM {
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) {
 		err = again(func() error { return unix.Fchmodat(d.fd, name, mode, 0) })
 	}
 	return d.problem("chmod", name, err)
@@ -195,7 +196,7 @@ func read(fd int, p []byte) (int, error) {
 // again repeats a call that a signal interrupted.
 func again(call func() error) error {
 	for {
-		if err := call(); err != unix.EINTR {
+		if err := call(); !errors.Is(err, unix.EINTR) {
 			return err
 		}
 	}

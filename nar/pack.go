@@ -23,8 +23,7 @@ func Pack(w io.Writer, path string) error {
 		return err
 	}
 	defer parent.close()
-	out := wire.NewWriterSize(w, packBuffer)
-	p := &packer{out: out, nar: newWriter(out)}
+	p := newPacker(w)
 	if err := p.node(parent, base, ""); err != nil {
 		return err
 	}
@@ -35,6 +34,11 @@ func Pack(w io.Writer, path string) error {
 type packer struct {
 	out *wire.Writer
 	nar *Writer
+}
+
+func newPacker(w io.Writer) *packer {
+	out := wire.NewWriterSize(w, packBuffer)
+	return &packer{out: out, nar: newWriter(out)}
 }
 
 // node packs name in the open folder as the node path of the NAR.

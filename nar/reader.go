@@ -78,7 +78,7 @@ func (r *Reader) Next() (*Header, error) {
 		return nil, r.err
 	}
 	h, err := r.next()
-	if err != nil && !(err == io.EOF && r.state == atEnd) {
+	if err != nil && r.state != atEnd {
 		err = r.explain(err)
 	}
 	r.err = err
@@ -92,7 +92,7 @@ func (r *Reader) Read(p []byte) (int, error) {
 		return 0, r.err
 	}
 	n, err := r.read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = r.explain(err)
 		r.err = err
 	}
@@ -113,7 +113,7 @@ func (r *Reader) read(p []byte) (int, error) {
 		r.remaining -= int64(n)
 		switch {
 		case r.remaining == 0:
-		case err == io.EOF:
+		case errors.Is(err, io.EOF):
 			return n, io.ErrUnexpectedEOF
 		default:
 			return n, err
@@ -312,7 +312,7 @@ func (r *Reader) leave() {
 func (r *Reader) skip() error {
 	var buf [4096]byte
 	for r.state == inContents {
-		if _, err := r.read(buf[:]); err != nil && err != io.EOF {
+		if _, err := r.read(buf[:]); err != nil && !errors.Is(err, io.EOF) {
 			return err
 		}
 	}
@@ -343,7 +343,7 @@ func (r *Reader) explain(err error) error {
 		return format
 	case errors.As(err, &limit), errors.Is(err, wire.ErrPadding):
 		return &FormatError{Offset: r.w.Offset(), Path: string(r.path), Err: err}
-	case err == io.EOF:
+	case errors.Is(err, io.EOF):
 		err = io.ErrUnexpectedEOF
 	}
 	return fmt.Errorf("read NAR: offset %d, in %q: %w", r.w.Offset(), r.path, err)

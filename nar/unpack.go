@@ -56,7 +56,7 @@ func (u *unpacker) run() error {
 	u.checked, u.trusted = make(map[uint32]bool), make(map[uint32]bool)
 	for {
 		h, err := u.nar.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return u.complete(0)
 		}
 		if err != nil {

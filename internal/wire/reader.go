@@ -2,6 +2,7 @@ package wire
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -214,7 +215,7 @@ func (r *Reader) fill(n int) error {
 	got, err := io.ReadAtLeast(r.src, r.buf[r.end:want], n-r.end)
 	had := r.end > 0
 	r.end += got
-	if err == io.EOF && had {
+	if errors.Is(err, io.EOF) && had {
 		err = io.ErrUnexpectedEOF
 	}
 	return err
@@ -241,7 +242,7 @@ func checkPadding(b []byte) error {
 
 // unexpected turns the end of input inside a structure into io.ErrUnexpectedEOF.
 func unexpected(err error) error {
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
 	}
 	return err

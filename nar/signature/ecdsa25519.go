@@ -33,7 +33,7 @@ const hashShift = 3
 // newSecret returns a random secret scalar, clamped as libgcrypt does it.
 func newSecret() [scalarLen]byte {
 	var d [scalarLen]byte
-	rand.Read(d[:]) //nolint:errcheck // it never fails; see its documentation
+	rand.Read(d[:]) // never fails
 	d[0] = d[0]&0x7f | 0x40
 	d[scalarLen-1] &^= 7
 	return d

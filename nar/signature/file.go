@@ -139,7 +139,7 @@ func lock(folder string) (unlock func(), err error) {
 		if err == nil {
 			return func() { f.Close() }, nil
 		}
-		if err != unix.EINTR {
+		if !errors.Is(err, unix.EINTR) {
 			f.Close()
 			return nil, &fs.PathError{Op: "lock", Path: folder, Err: err}
 		}
