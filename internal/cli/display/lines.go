@@ -1,0 +1,357 @@
+package display
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"lighter/internal/api"
+	"lighter/internal/cli/human"
+)
+
+// Style says how lines are decorated. The zero value is plain text.
+type Style struct{ Colour bool }
+
+func (s Style) paint(code, text string) string {
+	if !s.Colour || text == "" {
+		return text
+	}
+	return "\x1b[" + code + "m" + text + "\x1b[0m"
+}
+
+// The SGR codes in use.
+const (
+	bold   = "1"
+	dim    = "2"
+	red    = "31"
+	green  = "32"
+	yellow = "33"
+	cyan   = "36"
+)
+
+// Lines returns the display for a terminal of that many cells: one line for each
+// build that holds a slot, then a summary. No line is wider than width, and there
+// are at most height.
+func (m *Model) Lines(now time.Time, width, height int, style Style) []string {
+	width, height = max(width, 1), max(height, 1)
+	tail := m.tail(now, width, style)
+	if len(tail) > height {
+		tail = tail[:height]
+	}
+	rows := m.rows(now)
+	if room := height - len(tail); len(rows) > room {
+		if room == 0 {
+			return tail
+		}
+		hidden := len(rows) - room + 1
+		lines := layOut(rows[:room-1], width, style)
+		lines = append(lines, style.paint(dim, human.Truncate(fmt.Sprintf("  and %d more", hidden), width)))
+		return append(lines, tail...)
+	}
+	return append(layOut(rows, width, style), tail...)
+}
+
+// row is a line of the display before it is fitted to the terminal.
+type row struct {
+	name, machine, phase, elapsed, detail string
+	state                                 api.State
+}
+
+func (m *Model) rows(now time.Time) []row {
+	byBuild := make(map[string][]api.Transfer)
+	var others []api.Transfer
+	for _, t := range m.transfers {
+		if e := m.builds[t.Build]; e != nil && e.State.Running() {
+			byBuild[t.Build] = append(byBuild[t.Build], t)
+		} else {
+			others = append(others, t)
+		}
+	}
+	var rows []row
+	for _, e := range m.running() {
+		rows = append(rows, row{
+			name:    human.Printable(Name(&e.Build)),
+			machine: human.Printable(e.Machine),
+			phase:   string(e.State),
+			elapsed: human.Elapsed(now.Sub(e.since)),
+			detail:  transferText(byBuild[e.ID], now),
+			state:   e.State,
+		})
+	}
+	for _, t := range others {
+		rows = append(rows, row{
+			name:    human.Count(t.Items, "item"),
+			machine: human.Printable(t.Machine),
+			phase:   human.Printable(t.Direction),
+			elapsed: human.Elapsed(now.Sub(t.Started)),
+			detail:  transferText([]api.Transfer{t}, now),
+			state:   api.Sending,
+		})
+	}
+	return rows
+}
+
+// transferText sums transfers up: "1.20 MiB of 3.40 MiB, 12.3 MiB/s".
+func transferText(transfers []api.Transfer, now time.Time) string {
+	if len(transfers) == 0 {
+		return ""
+	}
+	var bytes, total int64
+	known := true
+	started := now
+	for _, t := range transfers {
+		bytes += t.Bytes
+		total += t.Total
+		known = known && t.Total > 0
+		if t.Started.Before(started) {
+			started = t.Started
+		}
+	}
+	text := human.Bytes(bytes)
+	// An archive is a little bigger than its NARs, so that bytes may pass total.
+	if known && bytes < total {
+		text += " of " + human.Bytes(total)
+	}
+	if d := now.Sub(started).Seconds(); d > 0.2 {
+		text += ", " + human.Rate(float64(bytes)/d)
+	}
+	return text
+}
+
+// layOut aligns rows in columns. When the terminal is narrow, the transfer goes
+// first, then the names are shortened.
+func layOut(rows []row, width int, style Style) []string {
+	var machine, phase, elapsed, detail, name int
+	for _, r := range rows {
+		machine = max(machine, human.Width(r.machine))
+		phase = max(phase, human.Width(r.phase))
+		elapsed = max(elapsed, human.Width(r.elapsed))
+		detail = max(detail, human.Width(r.detail))
+		name = max(name, human.Width(r.name))
+	}
+	machine = min(machine, max(8, width/4))
+	fixed := 2 + 2 + machine + 2 + phase + 2 + elapsed
+	if detail > 0 && fixed+2+detail+min(name, 16) > width {
+		detail = 0
+	}
+	if detail > 0 {
+		fixed += 2 + detail
+	}
+	name = max(0, min(name, width-fixed))
+	lines := make([]string, 0, len(rows))
+	for _, r := range rows {
+		parts := []part{
+			{"", "  " + human.Pad(human.TruncateMiddle(r.name, name), name) + "  "},
+			{cyan, human.Pad(human.TruncateMiddle(r.machine, machine), machine) + "  "},
+			{phaseColour(r.state), human.Pad(r.phase, phase) + "  "},
+			{"", strings.Repeat(" ", elapsed-human.Width(r.elapsed)) + r.elapsed},
+		}
+		if detail > 0 && r.detail != "" {
+			parts = append(parts, part{dim, "  " + r.detail})
+		}
+		lines = append(lines, join(parts, width, style))
+	}
+	return lines
+}
+
+type part struct{ colour, text string }
+
+// join paints parts one after the other, cutting at width cells and dropping
+// blanks at the end.
+func join(parts []part, width int, style Style) string {
+	var b strings.Builder
+	for i, p := range parts {
+		text := human.Truncate(p.text, width)
+		if i == len(parts)-1 || human.Width(text) == width {
+			text = strings.TrimRight(text, " ")
+		}
+		width -= human.Width(p.text)
+		switch {
+		case text == "":
+		case p.colour == "":
+			b.WriteString(text)
+		default:
+			b.WriteString(style.paint(p.colour, text))
+		}
+		if width <= 0 {
+			break
+		}
+	}
+	return b.String()
+}
+
+func phaseColour(s api.State) string {
+	switch s {
+	case api.Building:
+		return green
+	case api.Sending, api.Fetching:
+		return yellow
+	}
+	return dim
+}
+
+// tail is what stands below the rows: why nothing runs, the summary, the note.
+func (m *Model) tail(now time.Time, width int, style Style) []string {
+	var lines []string
+	if reason := m.stalled(); reason != "" {
+		lines = append(lines, style.paint(yellow, human.Truncate("  "+human.Printable(reason), width)))
+	}
+	for _, s := range m.machines {
+		if s.State == "down" && s.Error != "" {
+			text := fmt.Sprintf("  %s is down: %s", s.Name, s.Error)
+			lines = append(lines, style.paint(yellow, human.Truncate(human.Printable(text), width)))
+		}
+	}
+	// More than two such machines would push the builds off a small terminal.
+	if len(lines) > 3 {
+		lines = append(lines[:2], style.paint(yellow, human.Truncate(fmt.Sprintf("  and %d more machines are down", len(lines)-2), width)))
+	}
+	lines = append(lines, style.paint(bold, human.Truncate(m.Summary(now), width)))
+	if m.note != "" {
+		lines = append(lines, style.paint(yellow, human.Truncate(human.Printable(m.note), width)))
+	}
+	return lines
+}
+
+// stalled returns why nothing is under way, if nothing is.
+func (m *Model) stalled() string {
+	reason := ""
+	for _, e := range m.builds {
+		if e.State.Running() {
+			return ""
+		}
+		if e.State == api.Queued && e.Reason != "" && (reason == "" || e.Reason < reason) {
+			reason = e.Reason
+		}
+	}
+	return reason
+}
+
+// Summary returns one line with the counts, bytes and time.
+func (m *Model) Summary(now time.Time) string {
+	var failed, running, total int
+	for state, n := range m.counts {
+		total += n
+		switch {
+		case state == api.Failed || state == api.TimedOut:
+			failed += n
+		case state.Running():
+			running += n
+		}
+	}
+	parts := []string{fmt.Sprintf("%s of %s done", human.Number(m.counts[api.Succeeded]), human.Count(total, "build"))}
+	for _, c := range []struct {
+		n    int
+		text string
+	}{
+		{failed, "failed"},
+		{m.counts[api.Canceled], "canceled"},
+		{running, "running"},
+		{m.counts[api.Queued] + m.counts[api.Waiting], "waiting"},
+	} {
+		if c.n > 0 {
+			parts = append(parts, human.Number(c.n)+" "+c.text)
+		}
+	}
+	if sent := m.sent + m.underWay("send"); sent > 0 {
+		parts = append(parts, human.Bytes(sent)+" sent")
+	}
+	if fetched := m.fetched + m.underWay("fetch"); fetched > 0 {
+		parts = append(parts, human.Bytes(fetched)+" fetched")
+	}
+	return strings.Join(append(parts, human.Elapsed(now.Sub(m.started))), ", ")
+}
+
+func (m *Model) underWay(direction string) int64 {
+	var n int64
+	for _, t := range m.transfers {
+		if e := m.builds[t.Build]; e != nil && !e.State.Final() && t.Direction == direction {
+			n += t.Bytes
+		}
+	}
+	return n
+}
+
+// Outcome returns a line that says how a build ended, or "" if it has not.
+func Outcome(b *api.Build, style Style) string {
+	name := human.Printable(Name(b))
+	where := ""
+	if b.Machine != "" {
+		where = " on " + human.Printable(b.Machine)
+	}
+	switch b.State {
+	case api.Succeeded:
+		return verdict(style, green, "built") + name + succeeded(b, where)
+	case api.Failed:
+		return verdict(style, red, "failed") + name + where + ": " + FailureText(b)
+	case api.TimedOut:
+		return verdict(style, red, "timed out") + name + where + ": " + FailureText(b)
+	case api.Canceled:
+		return verdict(style, yellow, "canceled") + name
+	}
+	return ""
+}
+
+// verdict is the first column of an outcome.
+func verdict(style Style, colour, word string) string {
+	const column = len("timed out") + 1
+	return style.paint(colour, word) + strings.Repeat(" ", column-len(word))
+}
+
+func succeeded(b *api.Build, where string) string {
+	if b.Machine == "" {
+		return " (was there already)"
+	}
+	text := where
+	if b.BuildTime > 0 {
+		text += " in " + human.Duration(b.BuildTime.Duration())
+	}
+	if b.OutputSize > 0 {
+		text += ", " + human.Bytes(b.OutputSize)
+	}
+	return text
+}
+
+// FailureText returns one line that says why a build failed.
+func FailureText(b *api.Build) string {
+	f := b.Failure
+	switch {
+	case f == nil && b.Reason != "":
+		return human.Printable(b.Reason)
+	case f == nil:
+		return "the reason is not known"
+	case f.Kind == api.KindDependency && f.Input != "":
+		return "needs " + human.Printable(strings.TrimSuffix(f.Input.Name(), ".drv")) + ", which failed"
+	case f.Culprit == api.CulpritDerivation || f.Message == "":
+		return human.Printable(strings.TrimSpace(f.Message))
+	}
+	return human.Printable(fmt.Sprintf("the %s failed while %s: %s", f.Culprit, f.Phase, strings.TrimSpace(f.Message)))
+}
+
+// Start returns a line that says where a build starts, for output that is no
+// terminal, or "" if it has not started.
+func Start(b *api.Build) string {
+	if b.State != api.Building {
+		return ""
+	}
+	again := ""
+	if b.Attempt > 1 {
+		again = fmt.Sprintf(" (attempt %d)", b.Attempt)
+	}
+	return fmt.Sprintf("building  %s on %s%s", human.Printable(Name(b)), human.Printable(b.Machine), again)
+}
+
+// LogTail returns the last n lines of a log, each indented and safe to print.
+func LogTail(log []byte, n int) []string {
+	text := strings.TrimRight(string(log), "\r\n")
+	if text == "" {
+		return nil
+	}
+	lines := strings.Split(text, "\n")
+	lines = slices.Clone(lines[max(0, len(lines)-n):])
+	for i, l := range lines {
+		lines[i] = "  │ " + human.LogLine(l)
+	}
+	return lines
+}

@@ -1,0 +1,119 @@
+package display
+
+import (
+	"io"
+	"strconv"
+	"strings"
+
+	"lighter/internal/cli/human"
+)
+
+// Screen draws a few lines at the bottom of a terminal and replaces them in
+// place. Between frames the cursor rests at the end of the last line, so that
+// what the terminal does to the lines when it is resized (most wrap them anew)
+// can be computed from their widths.
+type Screen struct {
+	w    io.Writer
+	size func() (width, height int)
+	// widths has the cells of each line on the screen; none before the first frame.
+	widths []int
+	last   string // the frame as it was written
+	lastW  int
+}
+
+// NewScreen draws on w; size returns the terminal's columns and rows.
+func NewScreen(w io.Writer, size func() (width, height int)) *Screen {
+	return &Screen{w: w, size: size}
+}
+
+// Size returns what a frame may take: one row less than the terminal has, so that
+// the line of the shell that started the program stays, and one column less, since
+// terminals differ in what they do after writing into the last one.
+func (s *Screen) Size() (width, height int) {
+	w, h := s.size()
+	if w <= 0 {
+		w = 80
+	}
+	if h <= 0 {
+		h = 24
+	}
+	return max(w-1, 1), max(h-1, 1)
+}
+
+// Draw writes lines above, which stay for good, and replaces the frame. Each
+// frame is one write, so that nothing flickers.
+func (s *Screen) Draw(above, frame []string) error {
+	width, _ := s.Size()
+	body := strings.Join(frame, "\r\n")
+	if len(above) == 0 && body == s.last && width == s.lastW {
+		return nil
+	}
+	var b strings.Builder
+	b.WriteString(beginUpdate)
+	s.home(&b, width+1)
+	for _, line := range above {
+		b.WriteString(line)
+		b.WriteString(clearLine + "\r\n")
+	}
+	s.widths = s.widths[:0]
+	for i, line := range frame {
+		if i > 0 {
+			b.WriteString("\r\n")
+		}
+		b.WriteString(line + clearLine)
+		s.widths = append(s.widths, visibleWidth(line))
+	}
+	b.WriteString(clearBelow + endUpdate)
+	s.last, s.lastW = body, width
+	_, err := io.WriteString(s.w, b.String())
+	return err
+}
+
+// Close takes the frame away, writes the lines above for good, and leaves the
+// cursor at the start of a line.
+func (s *Screen) Close(above []string) error {
+	if err := s.Draw(above, nil); err != nil {
+		return err
+	}
+	s.last, s.widths = "", nil
+	return nil
+}
+
+// The control sequences in use (ECMA-48; the pair around a frame is "synchronized
+// output", which terminals that do not know it ignore). The lines of a frame are
+// overwritten first and the rest of the row cleared after, so that no row is ever
+// empty in between.
+const (
+	clearLine   = "\x1b[K"
+	clearBelow  = "\x1b[J"
+	beginUpdate = "\x1b[?2026h"
+	endUpdate   = "\x1b[?2026l"
+)
+
+// home moves the cursor to the start of the frame on the screen, which a terminal
+// of that many columns now has on as many rows as its lines need.
+func (s *Screen) home(b *strings.Builder, columns int) {
+	rows := 0
+	for _, w := range s.widths {
+		rows += max(1, (w+columns-1)/columns)
+	}
+	b.WriteByte('\r')
+	if rows > 1 {
+		b.WriteString("\x1b[" + strconv.Itoa(rows-1) + "A")
+	}
+}
+
+// visibleWidth is the width without the colours that Style.paint adds.
+func visibleWidth(line string) int {
+	for {
+		i := strings.Index(line, "\x1b[")
+		if i < 0 {
+			return human.Width(line)
+		}
+		end := strings.IndexByte(line[i:], 'm')
+		if end < 0 {
+			return human.Width(line)
+		}
+		line = line[:i] + line[i+end+1:]
+	}
+}
