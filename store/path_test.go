@@ -25,7 +25,7 @@ func TestParsePath(t *testing.T) {
 			t.Errorf("%s() = %q, want %q", tt.what, tt.got, tt.want)
 		}
 	}
-	if p.IsDerivation() || !Path(p+".drv").IsDerivation() {
+	if p.IsDerivation() || !(p + ".drv").IsDerivation() {
 		t.Error("IsDerivation does not go by the suffix .drv")
 	}
 }

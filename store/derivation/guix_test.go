@@ -52,7 +52,7 @@ func readClosure(t testing.TB, texts map[store.Path][]byte) {
 	}
 	for archive := tar.NewReader(z); ; {
 		header, err := archive.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return
 		}
 		if err != nil {
