@@ -27,7 +27,10 @@
 // nothing and holds nobody else up.
 package scheduler
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 const (
 	// DefaultDuration is what a build is expected to take, at speed 1, when
@@ -102,6 +105,19 @@ type Build struct {
 	Expected time.Duration
 }
 
+// urgent reports whether a is looked at before b.
+func urgent(a, b *Build) bool {
+	switch {
+	case a.Priority != b.Priority:
+		return a.Priority > b.Priority
+	case a.Rank != b.Rank:
+		return a.Rank > b.Rank
+	case a.Seq != b.Seq:
+		return a.Seq < b.Seq
+	}
+	return a.ID < b.ID
+}
+
 // Input is everything that a decision depends on.
 type Input struct {
 	Now      time.Time
@@ -118,7 +134,6 @@ type Assignment struct {
 	Machine string
 	Missing int64         // bytes to send first
 	Finish  time.Duration // expected, from now
-	Reason  string        // for people: why there
 }
 
 // Deferral says that a build, though a machine that could take it is free, waits
@@ -132,7 +147,12 @@ type Deferral struct {
 	// InsteadFinish is when the build would be finished on that one, from now.
 	InsteadFinish time.Duration
 	Until         time.Time // it waits no longer than that
-	Reason        string    // for people
+}
+
+// Reason says it for people.
+func (d *Deferral) Reason() string {
+	return fmt.Sprintf("waits for %s, to be finished there in %s; on %s, which is free, it would take %s",
+		d.Machine, round3(d.Finish), d.Instead, round3(d.InsteadFinish))
 }
 
 // Blocked says that the builds of one class can be placed nowhere now.
@@ -152,6 +172,18 @@ type Plan struct {
 	Assignments []Assignment
 	Deferrals   []Deferral
 	Blocked     []Blocked
+}
+
+// Wake returns when, at the latest, another round is due even if nothing happens:
+// when the first deferred build has waited long enough. It is zero if none is.
+func (p *Plan) Wake() time.Time {
+	var wake time.Time
+	for i := range p.Deferrals {
+		if until := p.Deferrals[i].Until; wake.IsZero() || until.Before(wake) {
+			wake = until
+		}
+	}
+	return wake
 }
 
 // Rule names what excludes a machine.

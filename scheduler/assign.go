@@ -1,0 +1,284 @@
+package scheduler
+
+import (
+	"cmp"
+	"math"
+	"slices"
+	"time"
+)
+
+// maxWaiting bounds how many builds of a class a round looks at without placing
+// them, in multiples of all slots. Beyond it the class's free machines are so much
+// slower than its busy ones that leaving them idle for this round costs at most
+// 1/(1+maxWaiting) of what all machines together could do.
+const maxWaiting = 8
+
+// Assign decides one round: which builds start now, and where. It changes nothing;
+// hand the plan to Queue.Apply.
+func Assign(in Input) Plan {
+	r := newRound(in)
+	for r.free > 0 {
+		e := r.merge.next()
+		if e == nil {
+			break
+		}
+		r.place(e)
+	}
+	return r.plan
+}
+
+// candidate is a machine during a round. Times are in seconds from now.
+type candidate struct {
+	*Machine
+	free      int           // slots that can be taken now
+	ends      heap[float64] // when each slot that is taken will be free again
+	started   int           // builds placed here in this round
+	pending   float64       // bytes queued on the link
+	speed     float64       // never 0
+	bandwidth float64       // never 0
+}
+
+func newCandidate(m *Machine) *candidate {
+	c := &candidate{Machine: m, speed: m.Speed, bandwidth: m.Bandwidth, pending: float64(m.Pending)}
+	if !(c.speed > 0) {
+		c.speed = 1
+	}
+	if !(c.bandwidth > 0) {
+		c.bandwidth = DefaultBandwidth
+	}
+	c.ends.less = func(a, b float64) bool { return a < b }
+	for _, d := range m.Busy {
+		c.ends.push(max(0, d.Seconds()))
+	}
+	if rule, _, _ := m.busy(0, 0); rule == "" {
+		c.free = m.Slots - len(m.Busy)
+	}
+	return c
+}
+
+// usable reports whether the machine can take a build now or when one of its
+// builds ends. One that is overloaded by others is left alone.
+func (c *candidate) usable() bool {
+	return c.free > 0 || c.Unavailable == "" && !c.diskFull(0) && len(c.Busy) > 0
+}
+
+// wait returns the seconds until a slot is free.
+func (c *candidate) wait() float64 {
+	if c.free > 0 {
+		return 0
+	}
+	if len(c.ends.items) == 0 {
+		return math.Inf(1)
+	}
+	return c.ends.items[0]
+}
+
+// transfer returns the seconds that sending so many bytes takes, behind those
+// that are queued already.
+func (c *candidate) transfer(missing int64) float64 {
+	return (c.pending + float64(missing)) / c.bandwidth
+}
+
+// build returns the seconds that the build itself takes.
+func (c *candidate) build(b *Build) float64 { return expected(b) / c.speed }
+
+func expected(b *Build) float64 {
+	if b.Expected <= 0 {
+		return DefaultDuration.Seconds()
+	}
+	return b.Expected.Seconds()
+}
+
+// reserve takes the slot that is free first until finish.
+func (c *candidate) reserve(finish float64, missing int64) {
+	c.pending += float64(missing)
+	if c.free > 0 {
+		c.free--
+		c.started++
+		if c.overloaded(c.started) {
+			c.free = 0
+		}
+	} else {
+		c.ends.pop()
+	}
+	c.ends.push(finish)
+}
+
+// round is the state of one call of Assign.
+type round struct {
+	now     time.Time
+	missing func(b *Build, machine string) int64
+	merge   *merge
+	fits    map[*class]*fit
+	free    int // slots of all machines together that can be taken now
+	slots   int // of all machines together
+	// reserved counts the builds looked at that nothing free could take.
+	reserved int
+	plan     Plan
+}
+
+// fit says which machines may take the builds of a class.
+type fit struct {
+	candidates []*candidate // fastest first, then by name
+	waiting    int          // builds looked at and not placed in this round
+}
+
+func newRound(in Input) *round {
+	r := &round{now: in.Now, missing: in.Missing, fits: make(map[*class]*fit)}
+	var all []*candidate
+	var machines []*Machine
+	for i := range in.Machines {
+		c := newCandidate(&in.Machines[i])
+		all = append(all, c)
+		machines = append(machines, c.Machine)
+		r.free += c.free
+		r.slots += c.Slots
+	}
+	slices.SortFunc(all, func(a, b *candidate) int {
+		return cmp.Or(cmp.Compare(b.speed, a.speed), cmp.Compare(a.Name, b.Name))
+	})
+	var classes []*class
+	for _, c := range in.Queue.sorted() {
+		if b := blocked(c, machines); b != nil {
+			r.plan.Blocked = append(r.plan.Blocked, *b)
+		}
+		f := &fit{}
+		for _, m := range all {
+			if rule, _, _ := mismatch(m.Machine, c.system, c.features, c.skip); rule == "" && m.usable() {
+				f.candidates = append(f.candidates, m)
+			}
+		}
+		if len(f.candidates) > 0 {
+			r.fits[c] = f
+			classes = append(classes, c)
+		}
+	}
+	r.merge = newMerge(classes)
+	return r
+}
+
+// choice is a machine for a build, with what follows from it.
+type choice struct {
+	*candidate
+	missing int64
+	finish  float64 // seconds from now; +Inf if there is none
+}
+
+// better reports whether a machine that finishes at the given time is better than
+// the choice: earlier, or at the same time with more of its slots free.
+func (o *choice) better(c *candidate, finish float64) bool {
+	if finish != o.finish || o.candidate == nil {
+		return finish < o.finish
+	}
+	return c.free*o.Slots > o.free*c.Slots
+}
+
+// place decides about one build.
+func (r *round) place(e *entry) {
+	f := r.fits[e.class]
+	best, free := r.choose(e, f)
+	switch {
+	case free.candidate == nil:
+		r.hold(e, f, best)
+	case best.candidate != free.candidate && r.worthWaiting(e, best, free):
+		r.hold(e, f, best)
+		r.plan.Deferrals = append(r.plan.Deferrals, r.deferral(e, best, free))
+	default:
+		r.assign(e, free)
+	}
+}
+
+// choose returns the machine where the build would be finished first, and the one
+// among those with a free slot.
+func (r *round) choose(e *entry, f *fit) (best, free choice) {
+	best.finish, free.finish = math.Inf(1), math.Inf(1)
+	for _, c := range f.candidates {
+		// What is missing costs a look-up, so it is only asked where the machine
+		// could win with nothing missing.
+		finish := c.wait() + c.transfer(0) + c.build(&e.Build)
+		canBest, canFree := best.better(c, finish), c.free > 0 && free.better(c, finish)
+		if !canBest && !canFree {
+			continue
+		}
+		var missing int64
+		if r.missing != nil {
+			missing = max(0, r.missing(&e.Build, c.Name))
+			finish += float64(missing) / c.bandwidth
+		}
+		if c.FreeDisk >= 0 && float64(c.FreeDisk-c.MinFreeDisk) < c.pending+float64(missing) {
+			continue
+		}
+		if best.better(c, finish) {
+			best = choice{c, missing, finish}
+		}
+		if c.free > 0 && free.better(c, finish) {
+			free = choice{c, missing, finish}
+		}
+	}
+	return best, free
+}
+
+func (r *round) worthWaiting(e *entry, best, free choice) bool {
+	if !e.until.IsZero() && !r.now.Before(e.until) {
+		return false
+	}
+	return free.finish-best.finish >= WaitMargin*free.finish
+}
+
+// hold lets the build wait, and counts the slot that it waits for as taken.
+func (r *round) hold(e *entry, f *fit, best choice) {
+	if best.candidate != nil {
+		best.reserve(best.finish, best.missing)
+	}
+	f.waiting++
+	if slices.ContainsFunc(f.candidates, func(c *candidate) bool { return c.free > 0 }) {
+		if f.waiting >= maxWaiting*r.slots {
+			r.merge.drop(e.class)
+		}
+		return
+	}
+	// Nothing of this class can start in this round. Its builds are looked at only
+	// for the slots that they will take from those that wait for the same machines.
+	r.reserved++
+	if f.waiting >= r.slots || r.reserved >= maxWaiting*r.slots {
+		r.merge.drop(e.class)
+	}
+}
+
+func (r *round) assign(e *entry, to choice) {
+	before := to.free
+	to.reserve(to.finish, to.missing)
+	r.free += to.free - before
+	r.plan.Assignments = append(r.plan.Assignments, Assignment{
+		Build: &e.Build, Machine: to.Name, Missing: to.missing, Finish: duration(to.finish),
+	})
+}
+
+func (r *round) deferral(e *entry, best, free choice) Deferral {
+	until := e.until
+	if until.IsZero() {
+		until = r.now.Add(duration(free.finish))
+	}
+	wait := best.finish - best.build(&e.Build)
+	return Deferral{
+		Build: &e.Build, Machine: best.Name, Wait: duration(wait), Finish: duration(best.finish),
+		Instead: free.Name, InsteadFinish: duration(free.finish), Until: until,
+	}
+}
+
+// duration converts seconds, without overflow.
+func duration(seconds float64) time.Duration {
+	if seconds >= math.MaxInt64/1e9 {
+		return math.MaxInt64
+	}
+	return time.Duration(seconds * 1e9)
+}
+
+// round3 is a duration for people, with about three digits.
+func round3(d time.Duration) time.Duration {
+	unit := time.Duration(1)
+	for d/unit >= 1000 {
+		unit *= 10
+	}
+	return d.Round(unit)
+}

@@ -1,0 +1,133 @@
+package scheduler
+
+import (
+	"fmt"
+	"math"
+	"time"
+)
+
+// Sample is one measured build.
+type Sample struct {
+	Duration time.Duration
+	// Speed of the machine that built it, as configured. The corrected speed would
+	// feed the correction back into itself.
+	Speed float64
+}
+
+// sampleWeight is the weight of a sample relative to the one after it in time.
+const sampleWeight = 2.0 / 3
+
+// ExpectedDuration returns how long a build should take at speed 1, from samples of
+// the same package, most recent first. It is 0, not known, if there are none.
+func ExpectedDuration(samples []Sample) time.Duration {
+	var sum, weights float64
+	weight := 1.0
+	for _, s := range samples {
+		speed := s.Speed
+		if !(speed > 0) {
+			speed = 1
+		}
+		sum += weight * s.Duration.Seconds() * speed
+		weights += weight
+		weight *= sampleWeight
+	}
+	if weights == 0 {
+		return 0
+	}
+	// A build that takes no time is known all the same.
+	return max(1, duration(sum/weights))
+}
+
+// Remaining returns how much longer a build holds its slot that was expected to
+// hold it for a time, and has for elapsed. A build that is overdue is expected to
+// go on for a quarter of the time that it took so far: so nobody waits for the
+// slot of one that hangs.
+func Remaining(expected, elapsed time.Duration) time.Duration {
+	return max(expected-elapsed, elapsed/4)
+}
+
+// SpeedEstimate corrects a machine's configured speed by what is measured. The zero
+// value knows nothing. It can be stored.
+type SpeedEstimate struct {
+	Log     float64 // mean of log(measured speed / configured speed)
+	Samples int     // so many, at most speedMemory
+}
+
+const (
+	// speedMemory bounds the number of samples that the mean remembers.
+	speedMemory = 30
+	// speedPrior is how many samples the configured speed counts for.
+	speedPrior = 4
+	// maxSpeedError bounds what one sample can say: a factor of 8 either way.
+	maxSpeedError = 8
+	// minSpeedSample is the shortest build that says something about speed.
+	minSpeedSample = time.Second
+)
+
+// Observe adds a build that was expected to take so long at speed 1 and took so
+// long on the machine.
+func (s *SpeedEstimate) Observe(configured float64, expected, actual time.Duration) {
+	if expected < minSpeedSample || actual < minSpeedSample || !(configured > 0) {
+		return
+	}
+	limit := math.Log(maxSpeedError)
+	sample := math.Log(expected.Seconds() / actual.Seconds() / configured)
+	s.Samples = min(s.Samples+1, speedMemory)
+	s.Log += (max(-limit, min(limit, sample)) - s.Log) / float64(s.Samples)
+}
+
+// Speed returns the corrected speed.
+func (s *SpeedEstimate) Speed(configured float64) float64 {
+	n := float64(s.Samples)
+	return configured * math.Exp(s.Log*n/(n+speedPrior))
+}
+
+// Ranks returns for each node of a graph the longest path to its end, the node
+// itself included. expected has the durations and dependents(i) lists the nodes
+// that need node i. A cycle is an error.
+func Ranks(expected []time.Duration, dependents func(i int) []int) ([]time.Duration, error) {
+	type frame struct {
+		node int
+		next []int // dependents to look at
+	}
+	const (
+		unseen = iota
+		open
+		done
+	)
+	state := make([]byte, len(expected))
+	ranks := make([]time.Duration, len(expected))
+	var stack []frame
+	for root := range expected {
+		if state[root] != unseen {
+			continue
+		}
+		state[root] = open
+		stack = append(stack[:0], frame{root, dependents(root)})
+		for len(stack) > 0 {
+			top := &stack[len(stack)-1]
+			if len(top.next) == 0 {
+				state[top.node] = done
+				ranks[top.node] += expected[top.node]
+				if len(stack) > 1 {
+					below := stack[len(stack)-2].node
+					ranks[below] = max(ranks[below], ranks[top.node])
+				}
+				stack = stack[:len(stack)-1]
+				continue
+			}
+			next := top.next[0]
+			top.next = top.next[1:]
+			switch state[next] {
+			case unseen:
+				state[next] = open
+				stack = append(stack, frame{next, dependents(next)})
+			case open:
+				return nil, fmt.Errorf("nodes %d and %d are on a cycle", top.node, next)
+			case done:
+				ranks[top.node] = max(ranks[top.node], ranks[next])
+			}
+		}
+	}
+	return ranks, nil
+}

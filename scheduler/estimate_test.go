@@ -1,0 +1,99 @@
+package scheduler
+
+import (
+	"math"
+	"slices"
+	"testing"
+	"time"
+)
+
+func TestExpectedDuration(t *testing.T) {
+	tests := []struct {
+		name    string
+		samples []Sample
+		want    time.Duration
+	}{
+		{"none", nil, 0},
+		{"one", []Sample{{time.Minute, 1}}, time.Minute},
+		{"on a fast machine", []Sample{{time.Minute, 2}}, 2 * time.Minute},
+		{"no speed", []Sample{{time.Minute, 0}}, time.Minute},
+		{"the newer counts more", []Sample{{40 * time.Second, 1}, {90 * time.Second, 1}}, time.Minute},
+		{"no time at all is known too", []Sample{{0, 1}}, 1},
+		{"very long", []Sample{{math.MaxInt64, 1e6}}, math.MaxInt64},
+	}
+	for _, tt := range tests {
+		if got := ExpectedDuration(tt.samples); (got - tt.want).Abs() > time.Microsecond {
+			t.Errorf("%s: got %s, want %s", tt.name, got, tt.want)
+		}
+	}
+}
+
+func TestRemaining(t *testing.T) {
+	for _, tt := range []struct{ expected, elapsed, want time.Duration }{
+		{100, 0, 100},
+		{100, 60, 40},
+		{100, 80, 20},
+		{100, 100, 25},
+		{100, 1000, 250},
+		{0, 0, 0},
+	} {
+		if got := Remaining(tt.expected, tt.elapsed); got != tt.want {
+			t.Errorf("expected %d, elapsed %d: got %d, want %d", tt.expected, tt.elapsed, got, tt.want)
+		}
+	}
+}
+
+func TestSpeedEstimate(t *testing.T) {
+	var s SpeedEstimate
+	if got := s.Speed(2); got != 2 {
+		t.Errorf("nothing measured: got %v", got)
+	}
+	s.Observe(2, time.Minute, 10*time.Millisecond) // too short to mean anything
+	s.Observe(0, time.Minute, time.Minute)
+	if s.Samples != 0 {
+		t.Errorf("senseless samples count: %+v", s)
+	}
+	for range 100 {
+		s.Observe(2, time.Minute, time.Minute) // it is really of speed 1
+	}
+	if got := s.Speed(2); math.Abs(got-1) > 0.15 {
+		t.Errorf("after 100 builds: got %v, want about 1", got)
+	}
+	before := s.Speed(2)
+	s.Observe(2, time.Minute, 1000*time.Hour) // one outlier is bounded
+	if got := s.Speed(2); got < before*0.9 {
+		t.Errorf("one outlier changes %v to %v", before, got)
+	}
+	for range 100 {
+		s.Observe(2, time.Minute, 20*time.Second) // a new processor
+	}
+	if got := s.Speed(2); math.Abs(got-3) > 0.3 {
+		t.Errorf("after the change: got %v, want about 3", got)
+	}
+}
+
+func TestRanks(t *testing.T) {
+	//	0 → 1 → 3
+	//	 ↘ 2 ↗     4
+	dependents := [][]int{{1, 2}, {3}, {3}, nil, nil}
+	got, err := Ranks([]time.Duration{1, 10, 20, 100, 7}, func(i int) []int { return dependents[i] })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []time.Duration{121, 110, 120, 100, 7}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	if _, err := Ranks(make([]time.Duration, 2), func(i int) []int { return []int{1 - i} }); err == nil {
+		t.Error("a cycle is accepted")
+	}
+	const deep = 1_000_000 // no recursion
+	got, err = Ranks(slices.Repeat([]time.Duration{1}, deep), func(i int) []int {
+		if i+1 < deep {
+			return []int{i + 1}
+		}
+		return nil
+	})
+	if err != nil || got[0] != deep {
+		t.Errorf("a long chain: %v, %v", got[0], err)
+	}
+}

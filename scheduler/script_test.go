@@ -1,0 +1,281 @@
+package scheduler
+
+import (
+	"flag"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var update = flag.Bool("update", false, "write the expected outputs anew")
+
+// TestScripts runs testdata/*.txt; the README there tells the language.
+func TestScripts(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no scripts: %v", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) { runScript(t, file) })
+	}
+}
+
+func runScript(t *testing.T, file string) {
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newScript()
+	var got strings.Builder
+	lines := strings.Split(strings.TrimSuffix(string(want), "\n"), "\n")
+	for i := 0; i < len(lines); i++ {
+		got.WriteString(lines[i] + "\n")
+		output, err := s.run(lines[i])
+		if err != nil {
+			t.Fatalf("%s:%d: %v", file, i+1, err)
+		}
+		if output == nil {
+			continue
+		}
+		got.WriteString("----\n")
+		for _, line := range output {
+			got.WriteString(line + "\n")
+		}
+		if i+1 < len(lines) && lines[i+1] == "----" { // the old output, up to an empty line
+			for i++; i+1 < len(lines) && lines[i+1] != ""; i++ {
+			}
+		}
+	}
+	if *update {
+		if err := os.WriteFile(file, []byte(got.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if diff := cmp.Diff(string(want), got.String()); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", file, diff)
+	}
+}
+
+// script is the state of one script.
+type script struct {
+	start, now time.Time
+	machines   []Machine
+	queue      *Queue
+	seq        uint64
+	missing    map[[2]string]int64 // by build and machine
+}
+
+func newScript() *script {
+	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	return &script{start: start, now: start, queue: NewQueue(), missing: make(map[[2]string]int64)}
+}
+
+func (s *script) lacks(b *Build, machine string) int64 { return s.missing[[2]string{b.ID, machine}] }
+
+// run executes one line; output is nil for a command that has none.
+func (s *script) run(line string) (output []string, err error) {
+	words := strings.Fields(line)
+	if len(words) == 0 || strings.HasPrefix(words[0], "#") {
+		return nil, nil
+	}
+	switch words[0] {
+	case "machine":
+		return nil, s.machine(words[1], words[2:])
+	case "build":
+		return nil, s.build(words[1], words[2:])
+	case "missing":
+		n, err := strconv.ParseInt(words[3], 10, 64)
+		s.missing[[2]string{words[1], words[2]}] = n
+		return nil, err
+	case "remove":
+		if !s.queue.Remove(words[1]) {
+			return nil, fmt.Errorf("no build %s", words[1])
+		}
+		return nil, nil
+	case "reprioritise":
+		priority, err := strconv.Atoi(words[2])
+		b, _ := s.queue.Get(words[1])
+		if !s.queue.Reprioritise(words[1], priority, b.Rank) {
+			return nil, fmt.Errorf("no build %s", words[1])
+		}
+		return nil, err
+	case "advance":
+		d, err := time.ParseDuration(words[1])
+		s.advance(d)
+		return nil, err
+	case "assign":
+		return s.assign(), nil
+	case "queue":
+		output := []string{}
+		for b := range s.queue.All() {
+			output = append(output, b.ID)
+		}
+		return []string{strings.Join(output, " ")}, nil
+	case "explain":
+		b, ok := s.queue.Get(words[1])
+		if !ok {
+			return nil, fmt.Errorf("no build %s", words[1])
+		}
+		for _, v := range Explain(&b, s.machines, s.lacks) {
+			line := v.String()
+			if v.Finish > 0 {
+				line += fmt.Sprintf("; finish in %s", v.Finish)
+			}
+			output = append(output, line)
+		}
+		return output, nil
+	}
+	return nil, fmt.Errorf("unknown command %q", words[0])
+}
+
+func (s *script) machine(name string, settings []string) error {
+	i := slices.IndexFunc(s.machines, func(m Machine) bool { return m.Name == name })
+	if i < 0 {
+		i = len(s.machines)
+		s.machines = append(s.machines, Machine{
+			Name: name, Systems: []string{"x86_64-linux"}, Slots: 1, Speed: 1, FreeDisk: -1, Bandwidth: 1000,
+		})
+	}
+	m := &s.machines[i]
+	for _, setting := range settings {
+		key, value, _ := strings.Cut(setting, "=")
+		var err error
+		switch key {
+		case "system":
+			m.Systems = strings.Split(value, ",")
+		case "features":
+			m.Features = strings.Split(value, ",")
+		case "mandatory":
+			m.MandatoryFeatures = strings.Split(value, ",")
+		case "slots":
+			m.Slots, err = strconv.Atoi(value)
+		case "speed":
+			m.Speed, err = strconv.ParseFloat(value, 64)
+		case "bandwidth":
+			m.Bandwidth, err = strconv.ParseFloat(value, 64)
+		case "pending":
+			m.Pending, err = strconv.ParseInt(value, 10, 64)
+		case "load":
+			m.Load, err = strconv.ParseFloat(value, 64)
+		case "threshold":
+			m.OverloadThreshold, err = strconv.ParseFloat(value, 64)
+		case "cores":
+			m.Cores, err = strconv.Atoi(value)
+		case "just-started":
+			m.JustStarted, err = strconv.Atoi(value)
+		case "free":
+			m.FreeDisk, err = strconv.ParseInt(value, 10, 64)
+		case "min-free":
+			m.MinFreeDisk, err = strconv.ParseInt(value, 10, 64)
+		case "unavailable":
+			m.Unavailable = strings.ReplaceAll(value, "_", " ")
+		case "busy":
+			m.Busy = nil
+			for text := range strings.SplitSeq(value, ",") {
+				if d, e := time.ParseDuration(text); e == nil {
+					m.Busy = append(m.Busy, d)
+				}
+			}
+		default:
+			err = fmt.Errorf("unknown setting %q", setting)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *script) build(name string, settings []string) error {
+	s.seq++
+	b := Build{ID: name, System: "x86_64-linux", Seq: s.seq}
+	for _, setting := range settings {
+		key, value, _ := strings.Cut(setting, "=")
+		var err error
+		switch key {
+		case "system":
+			b.System = value
+		case "features":
+			b.Features = strings.Split(value, ",")
+		case "skip":
+			b.Skip = strings.Split(value, ",")
+		case "priority":
+			b.Priority, err = strconv.Atoi(value)
+		case "rank":
+			b.Rank, err = time.ParseDuration(value)
+		case "takes":
+			b.Expected, err = time.ParseDuration(value)
+		default:
+			err = fmt.Errorf("unknown setting %q", setting)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	s.queue.Push(b)
+	return nil
+}
+
+// advance lets the time pass; builds end when they were expected to.
+func (s *script) advance(d time.Duration) {
+	s.now = s.now.Add(d)
+	for i := range s.machines {
+		m := &s.machines[i]
+		var busy []time.Duration
+		for _, b := range m.Busy {
+			if b > d {
+				busy = append(busy, b-d)
+			}
+		}
+		m.Busy = busy
+	}
+}
+
+// assign plans a round and carries it out.
+func (s *script) assign() []string {
+	p := Assign(Input{Now: s.now, Machines: s.machines, Queue: s.queue, Missing: s.lacks})
+	output := []string{}
+	for _, a := range p.Assignments {
+		line := fmt.Sprintf("%s -> %s, finish in %s", a.Build.ID, a.Machine, a.Finish)
+		if a.Missing > 0 {
+			line += fmt.Sprintf(", sends %d", a.Missing)
+		}
+		output = append(output, line)
+		i := slices.IndexFunc(s.machines, func(m Machine) bool { return m.Name == a.Machine })
+		s.machines[i].Busy = append(s.machines[i].Busy, a.Finish)
+	}
+	for _, d := range p.Deferrals {
+		output = append(output, fmt.Sprintf("%s %s, until %s", d.Build.ID, d.Reason(), d.Until.Sub(s.start)))
+	}
+	for _, b := range p.Blocked {
+		word := "now"
+		if b.Never {
+			word = "never"
+		}
+		output = append(output, fmt.Sprintf("blocked %s: %d × %s %s: %s", word, b.Builds, b.System, list(b.Features), b.Reason))
+	}
+	s.queue.Apply(p)
+	if len(output) == 0 {
+		output = []string{"nothing"}
+	}
+	return output
+}
+
+func TestInfiniteBandwidth(t *testing.T) {
+	s := newScript()
+	s.machines = []Machine{{Name: "head", Systems: []string{"x86_64-linux"}, Slots: 1, FreeDisk: -1, Bandwidth: math.Inf(1)}}
+	s.missing[[2]string{"b", "head"}] = 1 << 60
+	s.queue.Push(Build{ID: "b", System: "x86_64-linux", Expected: time.Second})
+	if got := s.assign(); !slices.Equal(got, []string{"b -> head, finish in 1s, sends 1152921504606846976"}) {
+		t.Errorf("got %q", got)
+	}
+}
