@@ -3,7 +3,6 @@ package storetest
 import (
 	"testing"
 
-	"lighter/internal/testkit"
 	"lighter/nar/signature"
 	"lighter/store"
 )
@@ -16,10 +15,7 @@ type plain struct {
 
 func memoryFixture(t *testing.T) Fixture {
 	t.Helper()
-	key, err := signature.GenerateKey()
-	if err != nil {
-		t.Fatal(err)
-	}
+	key := Key(t)
 	acl := new(signature.ACL)
 	acl.Add(key.Public())
 	return Fixture{
@@ -33,10 +29,7 @@ func memoryFixture(t *testing.T) Fixture {
 	}
 }
 
-func TestMemory(t *testing.T) {
-	testkit.CheckLeaks(t)
-	TestStore(t, memoryFixture(t))
-}
+func TestMemory(t *testing.T) { TestStore(t, memoryFixture(t)) }
 
 // TestSuiteWithoutAbilities shows that the suite asks no more of a backend than it
 // offers.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"testing"
 
+	"lighter/internal/testkit"
 	"lighter/nar/signature"
 	"lighter/store"
 )
@@ -17,7 +18,8 @@ type Fixture struct {
 	// set each is empty.
 	Open func(t *testing.T) store.Store
 	// Key signs the archives that the suite makes by hand. It is in the ACL of all
-	// stores that Open returns.
+	// stores that Open returns. Unless the backend has a key of its own it is what
+	// the function Key returns.
 	Key *signature.PrivateKey
 	// Damage changes the contents of a valid item behind the store's back. If nil,
 	// it is not tested that Verify finds that.
@@ -31,7 +33,8 @@ type Fixture struct {
 
 // TestStore tests that a backend does what package store says, with each of the
 // interfaces that it implements. The store must be an Importer; what else it is not
-// is not tested.
+// is not tested. Each test also fails if goroutines are left when what Open opened is
+// closed; so nothing else may run in parallel.
 func TestStore(t *testing.T, f Fixture) {
 	for _, tt := range []struct {
 		name string
@@ -56,6 +59,8 @@ func TestStore(t *testing.T, f Fixture) {
 		{"ImportMissingReference", testImportMissingReference},
 		{"ImportAccept", testImportAccept},
 		{"ImportConcurrently", testImportConcurrently},
+		{"ImportFromGuix", testImportFromGuix},
+		{"ImportFromGuixEnd", testImportFromGuixEnd},
 		{"Export", testExport},
 		{"ExportNotValid", testExportNotValid},
 		{"ExportBrokenWriter", testExportBrokenWriter},
@@ -69,6 +74,7 @@ func TestStore(t *testing.T, f Fixture) {
 		{"CanceledImport", testCanceledImport},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			testkit.CheckLeaks(t)
 			tt.test(t, &suite{Fixture: f, store: f.Open(t), nonce: rand.Text()})
 		})
 	}
