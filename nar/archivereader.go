@@ -106,8 +106,11 @@ func (a *ArchiveReader) metadata() (*Item, error) {
 	if err != nil {
 		return nil, err
 	}
-	if hasSignature {
-		item.Signature, err = a.w.String(maxSignature)
+	if !hasSignature {
+		return item, nil
+	}
+	if item.Signature, err = a.w.String(maxSignature); err == nil && item.Signature == "" {
+		err = malformed("the signature is empty")
 	}
 	return item, err
 }
