@@ -160,3 +160,39 @@ func TruncateMiddle(s string, width int) string {
 func Pad(s string, width int) string {
 	return s + strings.Repeat(" ", max(0, width-Width(s)))
 }
+
+// LogColours makes a piece of a log safe for a terminal that shows colours: line
+// ends, tabs, carriage returns and colours (SGR, ECMA-48 8.3.117) stay, other
+// escape sequences are removed, and what is dangerous beyond that is escaped.
+func LogColours(s string) string {
+	var b strings.Builder
+	coloured := false
+	keep := func(r rune) bool { return r == '\n' || r == '\t' || r == '\r' }
+	for s != "" {
+		i := strings.IndexByte(s, 0x1b)
+		if i < 0 {
+			break
+		}
+		b.WriteString(escape(s[:i], keep))
+		n := sequenceLen(s[i:])
+		switch sequence := s[i : i+n]; {
+		case n == 0:
+			b.WriteString(`\x1b`)
+			n = 1
+		case isColour(sequence):
+			coloured = true
+			b.WriteString(sequence)
+		}
+		s = s[i+n:]
+	}
+	b.WriteString(escape(s, keep))
+	if coloured {
+		b.WriteString("\x1b[0m")
+	}
+	return b.String()
+}
+
+func isColour(sequence string) bool {
+	body, ok := strings.CutSuffix(sequence, "m")
+	return ok && strings.HasPrefix(body, "\x1b[") && strings.Trim(body[2:], "0123456789;:") == ""
+}
