@@ -54,7 +54,7 @@ func readArchive(r io.Reader, acl *signature.ACL) ([]contents, error) {
 	var items []contents
 	for {
 		n, err := a.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return items, nil
 		}
 		if err != nil {
@@ -205,7 +205,7 @@ func TestArchiveSkips(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if _, err := a.Next(); err != io.EOF {
+		if _, err := a.Next(); !errors.Is(err, io.EOF) {
 			t.Errorf("at the end: got %v, want io.EOF", err)
 		}
 	}
@@ -404,7 +404,7 @@ func TestArchiveToTree(t *testing.T) {
 	w := nar.NewArchiveWriter(&out)
 	for {
 		r, err := a.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {

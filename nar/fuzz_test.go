@@ -110,7 +110,7 @@ func FuzzArchive(f *testing.F) {
 		w := NewArchiveWriter(&out)
 		for {
 			r, err := a.Next()
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				break
 			}
 			if err != nil {

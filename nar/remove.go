@@ -134,3 +134,5 @@ func openWritable(parent openFolder, name string) (openFolder, error) {
 	}
 	return d, nil
 }
+
+func isNotExist(err error) bool { return errors.Is(err, fs.ErrNotExist) }

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/iotest"
@@ -102,7 +103,7 @@ func TestUnpackAndPack(t *testing.T) {
 				}
 				hash, size, err := Hash(target)
 				var want Hasher
-				want.Write(input) //nolint:errcheck // it never fails
+				want.Write(input)
 				if err != nil || hash != want.Sum() || size != int64(len(input)) {
 					t.Errorf("Hash: got %v, %d, %v; want %v, %d", hash, size, err, want.Sum(), len(input))
 				}
@@ -449,7 +450,7 @@ func TestAsOrdinaryUser(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer exe.Close()
-	dir, err := os.MkdirTemp("", "nar-nobody-")
+	dir, err := os.MkdirTemp("", "nar-nobody-") //nolint:usetesting // what t.TempDir is in is closed to others
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -490,12 +491,45 @@ func TestHasher(t *testing.T) {
 				}
 			}
 		}
-		if h.Sum() != sum(data) || h.Sum() != sum(data) || h.Size() != int64(len(data)) {
+		if h.Sum() != sum(data) || h.Size() != int64(len(data)) {
 			t.Errorf("step %d: got %v of %d bytes, want %v", step, h.Sum(), h.Size(), sum(data))
 		}
 	}
 	var empty Hasher
 	if empty.Sum() != sum(nil) {
 		t.Errorf("nothing: got %v, want %v", empty.Sum(), sum(nil))
+	}
+}
+
+// TestBatchWriter checks that everything is written, by whomever, and that the
+// first error comes back.
+func TestBatchWriter(t *testing.T) {
+	for _, failAt := range []int32{0, 1, 50, 100} {
+		var written atomic.Int32
+		broken := errors.New("broken")
+		w := &batchWriter{write: func(b *batch) error {
+			for _, f := range b.files {
+				if f.size != len(b.data) {
+					t.Errorf("%d bytes, want %d", len(b.data), f.size)
+				}
+				if written.Add(1) == failAt {
+					return broken
+				}
+			}
+			return nil
+		}}
+		b := &batch{}
+		for i := range 100 {
+			clear(b.extend(i))
+			b.add(collectedFile{size: i})
+			b, _ = w.next(b)
+		}
+		err := w.finish(b)
+		if failAt == 0 && (err != nil || written.Load() != 100) {
+			t.Errorf("%d of 100 batches were written: %v", written.Load(), err)
+		}
+		if failAt > 0 && !errors.Is(err, broken) {
+			t.Errorf("batch %d fails: got %v, want %v", failAt, err, broken)
+		}
 	}
 }

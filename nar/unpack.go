@@ -3,7 +3,8 @@ package nar
 import (
 	"errors"
 	"io"
-	"io/fs"
+	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -28,11 +29,9 @@ func Unpack(r io.Reader, target string) error {
 		return err
 	}
 	defer parent.close()
-	u := &unpacker{nar: NewReader(r), parent: parent, base: base}
+	u := &unpacker{nar: NewReader(r), parent: parent, base: base, batch: &batch{}}
+	u.writer.write = u.writeBatch
 	err = u.run()
-	for _, d := range u.dirs {
-		d.close()
-	}
 	if err != nil && u.made {
 		return errors.Join(err, removeTree(parent, base))
 	}
@@ -45,19 +44,48 @@ type unpacker struct {
 	parent openFolder // of the target
 	base   string     // the target's name in it
 	made   bool       // the target is there, and ours
-	dirs   []openFolder
+	dirs   []*unpackedFolder
 	buf    []byte
-	// trusted has the modes that create is known to give, whatever umask and default
-	// ACLs are; other files get theirs by chmod.
-	checked, trusted map[uint32]bool
+	batch  *batch
+	writer batchWriter
+	modes  [2]modeCheck
+}
+
+// unpackedFolder is a folder that Unpack made. It is complete, and becomes
+// read-only, when nobody holds it any more: neither the unpacker, which may add to
+// it, nor a file of a batch.
+type unpackedFolder struct {
+	openFolder
+	holders atomic.Int32
+}
+
+func (d *unpackedFolder) release() error {
+	if d.holders.Add(-1) > 0 {
+		return nil
+	}
+	defer d.close()
+	if err := d.chmodSelf(modeFolder); err != nil {
+		return err
+	}
+	return d.setTimeSelf()
 }
 
 func (u *unpacker) run() error {
-	u.checked, u.trusted = make(map[uint32]bool), make(map[uint32]bool)
+	err := u.nodes()
+	if completeErr := u.complete(0); err == nil {
+		err = completeErr
+	}
+	if err != nil {
+		u.writer.fail(err)
+	}
+	return u.writer.finish(u.batch)
+}
+
+func (u *unpacker) nodes() error {
 	for {
 		h, err := u.nar.Next()
 		if errors.Is(err, io.EOF) {
-			return u.complete(0)
+			return nil
 		}
 		if err != nil {
 			return err
@@ -68,45 +96,57 @@ func (u *unpacker) run() error {
 		if err := u.node(h); err != nil {
 			return err
 		}
-		u.made = true
 	}
 }
 
-// complete finishes folders until level of them are left. Only now, when nothing
-// is added any more, can a folder become read-only and get its time.
+// complete leaves folders until level of them are left.
 func (u *unpacker) complete(level int) error {
+	var first error
 	for len(u.dirs) > level {
 		last := len(u.dirs) - 1
-		d := u.dirs[last]
+		err := u.dirs[last].release()
 		u.dirs = u.dirs[:last]
-		err := d.chmodSelf(modeFolder)
-		if err == nil {
-			err = d.setTimeSelf()
-		}
-		d.close()
-		if err != nil {
-			return err
+		if first == nil {
+			first = err
 		}
 	}
-	return nil
+	return first
 }
 
 func (u *unpacker) node(h *Header) error {
-	in, name := u.parent, u.base
-	if len(u.dirs) > 0 {
-		in, name = u.dirs[len(u.dirs)-1], h.Name()
+	if len(u.dirs) == 0 {
+		return u.root(h)
 	}
+	in := u.dirs[len(u.dirs)-1]
 	switch h.Kind {
 	case Directory:
-		return u.folder(in, name)
+		return u.folder(in.openFolder, h.Name())
 	case Symlink:
-		if err := in.symlink(h.Target, name); err != nil {
-			return err
-		}
-		u.made = true
-		return in.setTime(name)
+		return u.symlink(in.openFolder, h.Name(), h.Target)
 	}
-	return u.file(in, name, h)
+	if h.Size <= smallFile {
+		return u.collect(in, h)
+	}
+	return u.file(in.openFolder, h.Name(), h)
+}
+
+// root makes the target itself.
+func (u *unpacker) root(h *Header) error {
+	switch h.Kind {
+	case Directory:
+		return u.folder(u.parent, u.base)
+	case Symlink:
+		return u.symlink(u.parent, u.base, h.Target)
+	}
+	return u.file(u.parent, u.base, h)
+}
+
+func (u *unpacker) symlink(in openFolder, name, target string) error {
+	if err := in.symlink(target, name); err != nil {
+		return err
+	}
+	u.made = true
+	return in.setTime(name)
 }
 
 func (u *unpacker) folder(in openFolder, name string) error {
@@ -114,20 +154,67 @@ func (u *unpacker) folder(in openFolder, name string) error {
 		return err
 	}
 	u.made = true
-	d, err := in.folder(name)
+	opened, err := in.folder(name)
 	if err != nil {
 		return err
 	}
+	d := &unpackedFolder{openFolder: opened}
+	d.holders.Store(1)
 	u.dirs = append(u.dirs, d)
 	return nil
 }
 
-func (u *unpacker) file(in openFolder, name string, h *Header) error {
-	mode := uint32(modeFile)
-	if h.Executable {
-		mode = modeExecutable
+// collect puts a small file into the batch.
+func (u *unpacker) collect(in *unpackedFolder, h *Header) error {
+	size := int(h.Size)
+	if _, err := io.ReadFull(u.nar, u.batch.extend(size)); err != nil {
+		return err
 	}
-	fd, err := in.create(name, mode)
+	in.holders.Add(1)
+	u.batch.add(collectedFile{in: in, name: h.Name(), mode: fileMode(h), size: size})
+	if !u.batch.isFull() {
+		return nil
+	}
+	var err error
+	u.batch, err = u.writer.next(u.batch)
+	return err
+}
+
+// writeBatch makes the files of a batch. It is called by several goroutines. After
+// an error of one of them, the files are only let go.
+func (u *unpacker) writeBatch(b *batch) error {
+	data := b.data
+	var first error
+	for _, f := range b.files {
+		var err error
+		if first == nil && u.writer.failed() == nil {
+			err = u.smallFile(f, data[:f.size])
+		}
+		data = data[f.size:]
+		if releaseErr := f.in.release(); err == nil {
+			err = releaseErr
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	return first
+}
+
+func (u *unpacker) smallFile(f collectedFile, contents []byte) error {
+	fd, err := f.in.create(f.name, f.mode)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd) //nolint:errcheck // an error here could only tell what write has told
+	if err := writeAll(fd, contents); err != nil {
+		return f.in.problem("write", f.name, err)
+	}
+	return u.finish(f.in.openFolder, f.name, fd, f.mode)
+}
+
+func (u *unpacker) file(in openFolder, name string, h *Header) error {
+	fd, err := in.create(name, fileMode(h))
 	if err != nil {
 		return err
 	}
@@ -136,19 +223,14 @@ func (u *unpacker) file(in openFolder, name string, h *Header) error {
 	if err := u.contents(in, name, fd, h.Size); err != nil {
 		return err
 	}
-	if !u.created(fd, mode) {
-		if err := unix.Fchmod(fd, mode); err != nil {
-			return in.problem("chmod", name, err)
-		}
-	}
-	return in.setTime(name)
+	return u.finish(in, name, fd, fileMode(h))
 }
 
 func (u *unpacker) contents(in openFolder, name string, fd int, size int64) error {
+	if want := min(size, contentBuffer); int64(len(u.buf)) < want {
+		u.buf = make([]byte, want)
+	}
 	for size > 0 {
-		if u.buf == nil {
-			u.buf = make([]byte, contentBuffer)
-		}
 		part := u.buf[:min(size, int64(len(u.buf)))]
 		if _, err := io.ReadFull(u.nar, part); err != nil {
 			return err
@@ -161,16 +243,39 @@ func (u *unpacker) contents(in openFolder, name string, fd int, size int64) erro
 	return nil
 }
 
-// created reports whether a file that was created with the mode has it, asking
-// the kernel for the first file of each mode.
-func (u *unpacker) created(fd int, mode uint32) bool {
-	if !u.checked[mode] {
-		var st unix.Stat_t
-		u.checked[mode] = true
-		u.trusted[mode] = unix.Fstat(fd, &st) == nil && uint32(st.Mode)&0o7777 == mode //nolint:unconvert // the field's type depends on the platform
+// finish gives a file that was written its mode and time.
+func (u *unpacker) finish(in openFolder, name string, fd int, mode uint32) error {
+	check := &u.modes[0]
+	if mode == modeExecutable {
+		check = &u.modes[1]
 	}
-	return u.trusted[mode]
+	if !check.given(fd, mode) {
+		if err := unix.Fchmod(fd, mode); err != nil {
+			return in.problem("chmod", name, err)
+		}
+	}
+	return in.setTime(name)
 }
 
-// isNotExist keeps RemoveAll silent about what is not there.
-func isNotExist(err error) bool { return errors.Is(err, fs.ErrNotExist) }
+func fileMode(h *Header) uint32 {
+	if h.Executable {
+		return modeExecutable
+	}
+	return modeFile
+}
+
+// modeCheck finds out, with the first file that is created with a mode, whether
+// files get just that mode, whatever umask and default ACLs are; if not, each of
+// them needs a chmod.
+type modeCheck struct {
+	once sync.Once
+	ok   bool
+}
+
+func (c *modeCheck) given(fd int, mode uint32) bool {
+	c.once.Do(func() {
+		var st unix.Stat_t
+		c.ok = unix.Fstat(fd, &st) == nil && uint32(st.Mode)&0o7777 == mode //nolint:unconvert // the field's type depends on the platform
+	})
+	return c.ok
+}

@@ -108,7 +108,7 @@ func checkRead(t *testing.T, r *Reader, texts []string) {
 		t.Error("raw bytes differ")
 	}
 	must(r.Pad(30_000))
-	if _, err := r.Uint64(); err != io.EOF {
+	if _, err := r.Uint64(); !errors.Is(err, io.EOF) {
 		t.Errorf("at the end: got %v, want io.EOF", err)
 	}
 }
@@ -147,9 +147,8 @@ func TestReaderRefuses(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			err := read[tc.read](NewReader(strings.NewReader(tc.input)))
-			if tc.want == error(limit) {
-				var got *LimitError
-				if !errors.As(err, &got) {
+			if errors.As(tc.want, &limit) {
+				if !errors.As(err, &limit) {
 					t.Fatalf("got %v, want a LimitError", err)
 				}
 				return
@@ -205,10 +204,10 @@ func TestWriterKeepsError(t *testing.T) {
 		_ = w.String("something")
 	}
 	_, _ = w.Write(make([]byte, 1000))
-	if err := w.Flush(); err != broken {
+	if err := w.Flush(); !errors.Is(err, broken) {
 		t.Errorf("got %v, want %v", err, broken)
 	}
-	if _, err := w.Room(10); err != broken {
+	if _, err := w.Room(10); !errors.Is(err, broken) {
 		t.Errorf("Room: got %v, want %v", err, broken)
 	}
 }

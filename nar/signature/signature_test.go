@@ -495,7 +495,7 @@ func TestUpdateACL(t *testing.T) {
 		t.Fatalf("after 20 updates: %v, %v", acl, err)
 	}
 	refused := errors.New("refused")
-	if err := UpdateACL(file, func(acl *ACL) error { acl.Remove(acl.Keys()[0]); return refused }); err != refused {
+	if err := UpdateACL(file, func(acl *ACL) error { acl.Remove(acl.Keys()[0]); return refused }); !errors.Is(err, refused) {
 		t.Errorf("got %v, want %v", err, refused)
 	}
 	if again, err := LoadACL(file); err != nil || again.String() != acl.String() {
