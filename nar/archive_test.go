@@ -434,3 +434,34 @@ func TestArchiveToTree(t *testing.T) {
 		t.Error("packed again, it is different")
 	}
 }
+
+// TestArchiveErrorsAreSaidOnce checks the text of errors that pass through several
+// readers.
+func TestArchiveErrorsAreSaidOnce(t *testing.T) {
+	input := readFile(t, "export/x-nar-duplicate.nar-bundle")
+	for name, tc := range map[string]struct {
+		input        string
+		unpack, item string
+	}{
+		"cut short": {string(input[:100]), `read NAR: offset 88, in "": unexpected EOF`, `read archive: item 1: offset 96: unexpected EOF`},
+		"bad": {
+			string(input), `read NAR: offset 336, in "a": the name "a" is there twice`,
+			`read archive: item 1: read NAR: offset 344, in "a": the name "a" is there twice`,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := nar.NewArchiveReader(strings.NewReader(tc.input), store.DefaultDir)
+			r, err := a.Next()
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = nar.Unpack(r, filepath.Join(t.TempDir(), "target"))
+			if err == nil || err.Error() != tc.unpack {
+				t.Errorf("Unpack: got %v, want %s", err, tc.unpack)
+			}
+			if _, err := a.Item(); err == nil || err.Error() != tc.item {
+				t.Errorf("Item: got %v, want %s", err, tc.item)
+			}
+		})
+	}
+}

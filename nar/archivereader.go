@@ -179,15 +179,17 @@ func (a *ArchiveReader) fail(err error) error {
 	var format *FormatError
 	var limit *wire.LimitError
 	switch {
-	case errors.As(err, &format) && format.Offset == 0:
-		err = format.Err
-		fallthrough
+	case errors.As(err, &format) && format.located:
+		a.err = fmt.Errorf("read archive: item %d: %w", a.number, err)
+		return a.err
+	case errors.As(err, &format):
+		err = fmt.Errorf("%w: %w", store.ErrCorrupt, format.Err)
 	case errors.As(err, &limit), errors.Is(err, wire.ErrPadding):
 		err = fmt.Errorf("%w: %w", store.ErrCorrupt, err)
 	case errors.Is(err, io.EOF):
 		err = io.ErrUnexpectedEOF
 	}
-	a.err = fmt.Errorf("read archive: offset %d, in item %d: %w", a.w.Offset(), a.number, err)
+	a.err = fmt.Errorf("read archive: item %d: offset %d: %w", a.number, a.w.Offset(), err)
 	return a.err
 }
 
@@ -227,8 +229,18 @@ func (s *narStream) Read(p []byte) (int, error) {
 			s.hash.Write(p[:n]) //nolint:errcheck // it never fails
 			return n, nil
 		}
-		s.err = err
+		s.err = s.plain(err)
 	}
+}
+
+// plain takes off an error of the source what the Reader said about the place:
+// whoever reads from s says it again.
+func (s *narStream) plain(err error) error {
+	var format *FormatError
+	if cause := errors.Unwrap(err); cause != nil && !errors.As(err, &format) {
+		return cause
+	}
+	return err
 }
 
 // advance reads contents into p, or else what comes before or after them into the
@@ -239,8 +251,8 @@ func (s *narStream) advance(p []byte) (int, error) {
 		if errors.Is(err, io.EOF) {
 			err = nil
 		}
-		if n > 0 {
-			s.err = err
+		if n > 0 && err != nil {
+			s.err = s.plain(err)
 		}
 		return n, err
 	}

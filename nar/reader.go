@@ -17,6 +17,8 @@ type FormatError struct {
 	Offset int64  // bytes read when it was found
 	Path   string // the node being read; the root's is empty
 	Err    error
+
+	located bool // Offset and Path are set
 }
 
 func (e *FormatError) Error() string {
@@ -339,10 +341,12 @@ func (r *Reader) explain(err error) error {
 	var limit *wire.LimitError
 	switch {
 	case errors.As(err, &format):
-		format.Offset, format.Path = r.w.Offset(), string(r.path)
+		if !format.located { // else it is that of a reader below this one
+			format.Offset, format.Path, format.located = r.w.Offset(), string(r.path), true
+		}
 		return format
 	case errors.As(err, &limit), errors.Is(err, wire.ErrPadding):
-		return &FormatError{Offset: r.w.Offset(), Path: string(r.path), Err: err}
+		return &FormatError{Offset: r.w.Offset(), Path: string(r.path), Err: err, located: true}
 	case errors.Is(err, io.EOF):
 		err = io.ErrUnexpectedEOF
 	}

@@ -87,7 +87,11 @@ func TestUnpackAndPack(t *testing.T) {
 		"deep":      deepNAR(1023),
 	} {
 		t.Run(name, func(t *testing.T) {
-			for _, mask := range []int{0o022, 0o077, 0} {
+			masks := []int{0o022, 0o077, 0}
+			if name == "deep" {
+				masks = masks[:1]
+			}
+			for _, mask := range masks {
 				old := syscall.Umask(mask)
 				defer syscall.Umask(old)
 				target := filepath.Join(tempDir(t), "target")
@@ -463,7 +467,7 @@ func TestAsOrdinaryUser(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The folder of the test's binary is closed to others, its descriptor is not.
-	cmd := exec.CommandContext(t.Context(), "/proc/self/fd/3", "-test.run", "Unpack|Canonicalize|RemoveAll", "-test.count=1")
+	cmd := exec.CommandContext(t.Context(), "/proc/self/fd/3", "-test.run", "UnpackAndPack|LeavesNothing|Canonicalize|RemoveAll", "-test.count=1")
 	cmd.ExtraFiles = []*os.File{exe}
 	cmd.Dir = dir
 	cmd.Env = []string{"TMPDIR=" + dir, "PATH=" + os.Getenv("PATH")}
