@@ -353,7 +353,7 @@ func TestArchiveReaderRefuses(t *testing.T) {
 			if !errors.Is(err, store.ErrCorrupt) || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("got %v, want store.ErrCorrupt with %q", err, tc.want)
 			}
-			if _, again := r.Next(); again != err {
+			if _, again := r.Next(); !errors.Is(again, err) {
 				t.Errorf("the error did not stay: %v", again)
 			}
 		})
@@ -382,7 +382,7 @@ func TestArchiveWriterRefuses(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), tc.want) || !strings.Contains(err.Error(), string(item.Path)) {
 				t.Errorf("got %v, want %q and the path", err, tc.want)
 			}
-			if again := w.Close(); again != err {
+			if again := w.Close(); !errors.Is(again, err) {
 				t.Errorf("Close: got %v, want the error that was there", again)
 			}
 		})

@@ -59,7 +59,7 @@ func (a *ArchiveReader) Next() (io.Reader, error) {
 	case mark != itemFollows:
 		return nil, a.fail(malformed("found %#x instead of the mark of an item or of the end", mark))
 	}
-	a.hash = Hasher{}
+	a.hash.Reset()
 	a.nar = newNARStream(a.w, &a.hash)
 	return a.nar, nil
 }

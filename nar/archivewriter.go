@@ -14,6 +14,7 @@ import (
 // stays.
 type ArchiveWriter struct {
 	w      io.Writer
+	hash   Hasher // of the current item
 	err    error
 	closed bool
 }
@@ -53,19 +54,19 @@ func (a *ArchiveWriter) writeItem(item *Item, writeNAR func(io.Writer) error, si
 	if err := a.mark(itemFollows); err != nil {
 		return err
 	}
-	var hash Hasher
-	signed := &hashedWriter{w: a.w, hash: &hash}
+	a.hash.Reset()
+	signed := &hashedWriter{w: a.w, hash: &a.hash}
 	if err := writeNAR(signed); err != nil {
 		return err
 	}
-	if hash.Size() == 0 || wire.Padding(hash.Size()) != 0 {
-		return fmt.Errorf("what was written, %d bytes, is no NAR", hash.Size())
+	if a.hash.Size() == 0 || wire.Padding(a.hash.Size()) != 0 {
+		return fmt.Errorf("what was written, %d bytes, is no NAR", a.hash.Size())
 	}
-	item.NARHash, item.NARSize = hash.Sum(), hash.Size()
+	item.NARHash, item.NARSize = a.hash.Sum(), a.hash.Size()
 	if err := describe(signed, item); err != nil {
 		return err
 	}
-	item.SignedHash = hash.Sum()
+	item.SignedHash = a.hash.Sum()
 	item.Signature = ""
 	if sign != nil {
 		var err error

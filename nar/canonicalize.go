@@ -51,7 +51,7 @@ func unsupported(path string, mode uint32) error {
 // go. Any other kind of file in the tree is an *UnsupportedError. Nobody else may
 // change the tree meanwhile.
 func Canonicalize(path string) error {
-	parent, base, err := openParent(path)
+	parent, base, err := openParentOfTree(path)
 	if err != nil {
 		return err
 	}

@@ -43,6 +43,19 @@ func openParent(path string) (openFolder, string, error) {
 	return openFolder{fd: fd, name: parent}, base, nil
 }
 
+// openParentOfTree is openParent for a tree that is there, which may be called "."
+// or "..".
+func openParentOfTree(path string) (openFolder, string, error) {
+	if base := filepath.Base(path); base == "." || base == ".." {
+		abs, err := filepath.Abs(path)
+		if err != nil {
+			return openFolder{}, "", err
+		}
+		path = abs
+	}
+	return openParent(path)
+}
+
 func (d openFolder) close() { _ = unix.Close(d.fd) }
 
 func (d openFolder) path(name string) string { return filepath.Join(d.name, name) }

@@ -53,6 +53,15 @@ func (h *Hasher) Sum() store.Hash {
 	return store.Hash(h.state.Sum(nil))
 }
 
+// Reset makes the Hasher as good as new, and keeps its memory.
+func (h *Hasher) Reset() {
+	h.wait()
+	h.size, h.full = 0, h.full[:0]
+	if h.state != nil {
+		h.state.Reset()
+	}
+}
+
 // start hashes the full buffer in the background and changes to the other one.
 func (h *Hasher) start() {
 	h.wait()

@@ -18,13 +18,17 @@ const packBuffer = 256 << 10
 // symlink makes the NAR of a symlink. A node of another kind is an
 // *UnsupportedError, and a file whose size changes while it is read is an error.
 func Pack(w io.Writer, path string) error {
-	parent, base, err := openParent(path)
+	parent, base, err := openParentOfTree(path)
 	if err != nil {
 		return err
 	}
 	defer parent.close()
-	p := newPacker(w)
-	if err := p.node(parent, base, ""); err != nil {
+	st, err := parent.stat(base)
+	if err != nil {
+		return err
+	}
+	p := newPacker(w, st)
+	if err := p.node(parent, base, "", st); err != nil {
 		return err
 	}
 	return p.nar.Close()
@@ -36,17 +40,20 @@ type packer struct {
 	nar *Writer
 }
 
-func newPacker(w io.Writer) *packer {
-	out := wire.NewWriterSize(w, packBuffer)
+// newPacker returns a packer with a buffer for what st describes: there are many
+// items that are but one small file.
+func newPacker(w io.Writer, st *unix.Stat_t) *packer {
+	size := int64(packBuffer)
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		size = min(size, 1<<10+st.Size)
+	}
+	out := wire.NewWriterSize(w, int(size))
 	return &packer{out: out, nar: newWriter(out)}
 }
 
-// node packs name in the open folder as the node path of the NAR.
-func (p *packer) node(in openFolder, name, path string) error {
-	st, err := in.stat(name)
-	if err != nil {
-		return err
-	}
+// node packs name in the open folder, which st describes, as the node path of the
+// NAR.
+func (p *packer) node(in openFolder, name, path string, st *unix.Stat_t) error {
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
 		h := &Header{Path: path, Kind: Regular, Executable: st.Mode&0o100 != 0, Size: st.Size}
@@ -82,7 +89,11 @@ func (p *packer) folder(in openFolder, name, path string) error {
 		prefix += "/"
 	}
 	for _, child := range names {
-		if err := p.node(d, child, prefix+child); err != nil {
+		st, err := d.stat(child)
+		if err != nil {
+			return err
+		}
+		if err := p.node(d, child, prefix+child, st); err != nil {
 			return err
 		}
 	}

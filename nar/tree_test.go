@@ -214,6 +214,28 @@ func TestUnpackStaysInside(t *testing.T) {
 	}
 }
 
+func TestPackHere(t *testing.T) {
+	dir := tempDir(t)
+	for _, step := range []error{
+		os.Mkdir(filepath.Join(dir, "a"), 0o755),
+		os.WriteFile(filepath.Join(dir, "a", "x"), []byte("x"), 0o644),
+	} {
+		if step != nil {
+			t.Fatal(step)
+		}
+	}
+	want := archive(folder(entry("x", file("x"))))
+	t.Chdir(filepath.Join(dir, "a"))
+	for _, path := range []string{".", "./", "../a", filepath.Join(dir, "a") + "/"} {
+		if diff := cmp.Diff(want, string(packed(t, path))); diff != "" {
+			t.Errorf("%s: %s", path, diff)
+		}
+	}
+	if diff := cmp.Diff(archive(folder(entry("a", folder(entry("x", file("x")))))), string(packed(t, ".."))); diff != "" {
+		t.Errorf("..: %s", diff)
+	}
+}
+
 func TestPackRefuses(t *testing.T) {
 	dir := tempDir(t)
 	fifo := filepath.Join(dir, "fifo")
@@ -288,7 +310,7 @@ func packExpecting(dir, path string, size int64) error {
 		return err
 	}
 	defer d.close()
-	p := newPacker(io.Discard)
+	p := newPacker(io.Discard, &unix.Stat_t{Mode: unix.S_IFDIR})
 	if err := p.file(d, base, &Header{Kind: Regular, Size: size}); err != nil {
 		return err
 	}
