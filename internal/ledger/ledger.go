@@ -1,154 +1,488 @@
-// Package ledger keeps the coordinator's truth on disk: builds, events, measured durations.
+// Package ledger keeps the coordinator's truth on disk: builds, their events,
+// measured durations, and what was learnt of machines. It is a Pebble database in
+// a folder, and the only package that imports Pebble.
+//
+// # Changes
+//
+// All changes go through [Ledger.Apply]: any number of them, made together or not
+// at all. Callers encode their records themselves; one goroutine puts what came
+// from all of them meanwhile into one batch, and one fsync makes it durable. So a
+// change costs its share of a disk write, and order is what Apply's callers saw.
+// Whoever asks for a durable change gets an answer when it is on disk. Other
+// changes are visible at once and on disk after the next durable one or, at the
+// latest, after SyncDelay. A crash loses none but the last of those, and never a
+// change without all that came after it.
+//
+// # Events
+//
+// Each change of a build's state or attempt appends an event. Events are numbered
+// from 1 without gaps, and [Ledger.Events] follows them from any number. After a
+// crash the numbers of events that were not durable are given out again.
+//
+// # Keys
+//
+// Numbers are 8 bytes, big-endian. Builds are numbered in the order of their first
+// appearance, so that a listing by time is one scan.
+//
+//	key                         value
+//	'm' NAME                    the ledger itself: 'm' "format" is the version of this scheme
+//	'b' number                  build: its record, JSON
+//	'n' id                      build: number, state (1 byte), attempt (4 bytes)
+//	's' state number            index of builds by state; empty
+//	'e' event                   time (Unix, ns, 8 bytes), and the event without number and time, JSON
+//	'h' number event            index of events by build; empty
+//	'd' system NUL name         the last measured durations, JSON, most recent first
+//	'k' machine                 what was learnt of a machine, JSON
+//
+// # Failure
+//
+// When the disk is nearly full, changes are refused with ErrDiskFull and the ledger
+// stays usable. When a write fails, nobody knows what is on disk and what is not:
+// the ledger then fails for good, every call returns that error, and only opening
+// it anew, in a new process, finds out. (After a failed fsync of the folder, Pebble
+// ends the process by itself.)
 package ledger
 
 import (
-	"context"
+	"encoding/binary"
 	"errors"
-	"iter"
+	"fmt"
+	"io"
 	"log/slog"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
 	"lighter/internal/api"
-	"lighter/store"
 )
 
-// ErrNotFound is matched by the error of a question about a build that the
-// ledger does not have.
+// ErrNotFound is matched by the error of a question about a build that the ledger
+// does not have.
 var ErrNotFound = errors.New("no such build")
 
 // ErrExists is matched by the error of creating a build that is there already.
-var ErrExists = errors.New("build exists")
+var ErrExists = errors.New("the build exists already")
 
 // ErrDiskFull is matched by the error of a change for which there is no room. The
 // ledger stays usable, and takes changes again when there is room again.
-var ErrDiskFull = errors.New("disk full")
+var ErrDiskFull = errors.New("the disk is full")
 
 // ErrClosed is matched by the errors of a closed ledger.
-var ErrClosed = errors.New("ledger is closed")
+var ErrClosed = errors.New("the ledger is closed")
+
+// ErrFailed is matched by the errors of a ledger that a failed write has made
+// unusable. What was acknowledged as durable is safe.
+var ErrFailed = errors.New("the ledger has failed")
+
+// InUseError is the error of opening a ledger that a process has open.
+type InUseError struct {
+	Dir string
+	PID int // of that process; 0 if not known
+}
+
+func (e *InUseError) Error() string {
+	if e.PID == 0 {
+		return fmt.Sprintf("open ledger %s: in use by another process", e.Dir)
+	}
+	return fmt.Sprintf("open ledger %s: in use by the process with PID %d", e.Dir, e.PID)
+}
 
 // Options are the choices of Open. The zero value is good.
 type Options struct {
-	Logger    *slog.Logger     // Pebble's own words, at debug level; nil discards them
-	CacheSize int64            // bytes; 0 is 32 MiB
-	MinFree   int64            // bytes of disk kept free: below it changes are refused with ErrDiskFull; 0 is 32 MiB, negative none
-	Now       func() time.Time // clock for events; nil is time.Now
+	// Logger gets Pebble's own words, at debug level, and what goes wrong in the
+	// background. nil discards them.
+	Logger *slog.Logger
+	// CacheSize bounds the memory for blocks and unwritten tables, in bytes; 0 is
+	// 32 MiB.
+	CacheSize int64
+	// MinFree is how much of the disk stays free, in bytes: below it changes are
+	// refused with ErrDiskFull. 0 is 64 MiB, negative is none.
+	MinFree int64
+	// SyncDelay bounds how long a change that was not asked to be durable waits
+	// for its fsync; 0 is 200 ms.
+	SyncDelay time.Duration
+	// Now is the clock for events; nil is time.Now.
+	Now func() time.Time
+
+	fs vfs.FS // nil is the real one; for tests
 }
 
-// Change is one change of the ledger. The changes of one Apply are made together or not at all.
-type Change struct {
-	// Build is the full new record, or nil. It is put in place of the old one with the same ID.
-	Build *api.Build
-	// Create says that the build must be new; ErrExists otherwise.
-	Create bool
-	// Event is appended; its Seq and Time are the ledger's. If nil, and Build's
-	// state, attempt or machine is new, an event is made from the record.
-	Event *api.Event
-	// Duration, if not nil, is recorded.
-	Duration *Duration
-	// Machine, if not nil, replaces what is known of that machine.
-	Machine *Machine
+func (o Options) withDefaults() Options {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.CacheSize == 0 {
+		o.CacheSize = 32 << 20
+	}
+	if o.MinFree == 0 {
+		o.MinFree = 64 << 20
+	}
+	if o.SyncDelay == 0 {
+		o.SyncDelay = 200 * time.Millisecond
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.fs == nil {
+		o.fs = vfs.Default
+	}
+	return o
 }
 
-// Sample is one measured build.
-type Sample struct {
-	Machine string    `json:"machine"`
-	Speed   float64   `json:"speed"`   // of the machine then
-	Seconds float64   `json:"seconds"` // that the build took there
-	Time    time.Time `json:"time"`
+// format is the version of the key scheme. A ledger with a newer one is refused.
+const format = 1
+
+// memTableSize is small, since two or three of them are in memory and recovery
+// reads as much.
+const memTableSize = 8 << 20
+
+// Ledger is an open ledger. All methods may be called from several goroutines at
+// the same time.
+type Ledger struct {
+	dir  string
+	opts Options
+	lock *pebble.Lock
+	db   *pebble.DB
+
+	// use is held for reading by whoever uses db, and for writing by Close.
+	use    sync.RWMutex
+	closed bool // guarded by use
+
+	// What follows belongs to the writing goroutine; see writer.go.
+	numbers uint64    // the last build's
+	events  uint64    // the last event's
+	synced  time.Time // when what is written but not synced must be; zero if all is
+
+	mu      sync.Mutex
+	queue   []*request        // for the writing goroutine; guarded by mu
+	ended   bool              // nothing more goes into queue; guarded by mu
+	last    uint64            // the last event that readers see; guarded by mu
+	counts  map[api.State]int // of builds; guarded by mu
+	changed chan struct{}     // closed and made anew when last changes; guarded by mu
+
+	wake    chan struct{} // holds a token when queue is not empty
+	closing chan struct{} // closed by Close
+	written chan struct{} // closed when the writing goroutine has ended
+
+	failure  atomic.Pointer[error]
+	failOnce sync.Once
+	failed   chan struct{} // closed once failure is set
+	badFlush atomic.Int32  // flushes that failed in a row
 }
 
-// Duration says that a package of that name, for that system, took so long.
-type Duration struct {
-	Name, System string
-	Sample       Sample
+// Open opens the ledger in a folder, which is made if it isn't there. A ledger that
+// is open elsewhere gives an *InUseError. The ledger must be closed.
+func Open(dir string, opts Options) (_ *Ledger, err error) {
+	opts = opts.withDefaults()
+	if err := opts.fs.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open ledger %s: %w", dir, err)
+	}
+	l := &Ledger{
+		dir:     dir,
+		opts:    opts,
+		counts:  make(map[api.State]int),
+		changed: make(chan struct{}),
+		wake:    make(chan struct{}, 1),
+		closing: make(chan struct{}),
+		written: make(chan struct{}),
+		failed:  make(chan struct{}),
+	}
+	if l.lock, err = takeLock(dir, opts.fs); err != nil {
+		return nil, err
+	}
+	if err := l.openDB(); err != nil {
+		if l.Err() != nil {
+			return nil, err
+		}
+		return nil, errors.Join(fmt.Errorf("open ledger %s: %w", dir, err), l.lock.Close())
+	}
+	if err := l.load(); err != nil {
+		return nil, errors.Join(fmt.Errorf("open ledger %s: %w", dir, err), l.db.Close(), l.lock.Close())
+	}
+	go l.write()
+	return l, nil
 }
 
-// Machine is what was learnt of a machine and is worth keeping.
-type Machine struct {
-	Name         string    `json:"name"`
-	Bandwidth    float64   `json:"bandwidth,omitempty"`    // measured, bytes/s
-	SpeedLog     float64   `json:"speedLog,omitempty"`     // scheduler.SpeedEstimate
-	SpeedSamples int       `json:"speedSamples,omitempty"` // the same
-	PublicKey    string    `json:"publicKey,omitempty"`    // of its store, last seen
-	Updated      time.Time `json:"updated,omitzero"`
+// openDB opens the database. Pebble waits for ever for a recovery whose writes have
+// failed; then this gives up, as in Close.
+func (l *Ledger) openDB() error {
+	type result struct {
+		db  *pebble.DB
+		err error
+	}
+	opened := make(chan result, 1)
+	go func() {
+		db, err := pebble.Open(l.dir, l.pebbleOptions())
+		opened <- result{db, err}
+	}()
+	select {
+	case r := <-opened:
+		l.db = r.db
+		return r.err
+	case <-l.failed:
+		return l.Err()
+	}
 }
 
-// Filter selects builds. The zero value selects all.
-type Filter struct {
-	States     []api.State       // any of these; empty means all
-	Derivation store.Path        // exactly
-	Machine    string            // of the current or last attempt
-	Tags       map[string]string // all of these
-	Since      time.Time         // submitted then or later
-	// After is the id of a build: only what comes behind it in the listing.
-	After string
-	Limit int // 0 is none
-	// OldestFirst turns the listing round. Usually the newest comes first.
-	OldestFirst bool
+// takeLock locks the folder and leaves this process's number there for others.
+func takeLock(dir string, fs vfs.FS) (*pebble.Lock, error) {
+	lock, err := pebble.LockDirectory(dir, fs)
+	file := fs.PathJoin(dir, "PID")
+	if err != nil {
+		if errors.Is(err, syscall.EAGAIN) || strings.Contains(err.Error(), "lock held") {
+			return nil, &InUseError{Dir: dir, PID: readPID(fs, file)}
+		}
+		return nil, fmt.Errorf("open ledger %s: lock: %w", dir, err)
+	}
+	if err := writePID(fs, file); err != nil {
+		return nil, errors.Join(fmt.Errorf("open ledger %s: %w", dir, err), lock.Close())
+	}
+	return lock, nil
 }
 
-// NonFinal lists the states of builds that are not finished.
-func NonFinal() []api.State {
-	var states []api.State
-	for _, s := range api.States() {
-		if !s.Final() {
-			states = append(states, s)
+func readPID(fs vfs.FS, file string) int {
+	f, err := fs.Open(file)
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, 32))
+	if err != nil {
+		return 0
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return 0
+	}
+	return pid
+}
+
+func writePID(fs vfs.FS, file string) error {
+	f, err := fs.Create(file, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write([]byte(strconv.Itoa(os.Getpid()) + "\n"))
+	return errors.Join(err, f.Close())
+}
+
+func (l *Ledger) pebbleOptions() *pebble.Options {
+	opts := &pebble.Options{
+		FS:                          l.opts.fs,
+		Lock:                        l.lock,
+		CacheSize:                   l.opts.CacheSize,
+		MemTableSize:                memTableSize,
+		MemTableStopWritesThreshold: 3,
+		L0CompactionThreshold:       4,
+		L0StopWritesThreshold:       24,
+		MaxOpenFiles:                256,
+		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
+		FormatMajorVersion:          pebble.FormatValueSeparation,
+		Logger:                      pebbleLogger{l},
+		EventListener: &pebble.EventListener{
+			BackgroundError: func(err error) { l.opts.Logger.Warn("ledger: background write", "error", err) },
+			DataCorruption:  func(info pebble.DataCorruptionInfo) { l.fail(fmt.Errorf("corrupt: %s", info)) },
+			FlushEnd:        l.flushed,
+		},
+	}
+	for i := range opts.Levels {
+		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
+	}
+	return opts
+}
+
+// maxBadFlushes is how many flushes may fail in a row. Pebble tries again for
+// ever, and holds writers up meanwhile.
+const maxBadFlushes = 5
+
+func (l *Ledger) flushed(info pebble.FlushInfo) {
+	if info.Err == nil {
+		l.badFlush.Store(0)
+	} else if l.badFlush.Add(1) >= maxBadFlushes {
+		l.fail(fmt.Errorf("flush: %w", info.Err))
+	}
+}
+
+// load reads what the writing goroutine keeps in memory, and makes a new ledger's
+// first entry.
+func (l *Ledger) load() error {
+	if err := l.checkFormat(); err != nil {
+		return err
+	}
+	var err error
+	if l.numbers, err = l.lastNumber(keyBuild(0)[:1]); err != nil {
+		return err
+	}
+	if l.events, err = l.lastNumber(keyEvent(0)[:1]); err != nil {
+		return err
+	}
+	l.last = l.events
+	return l.scan([]byte{prefixState}, func(key, _ []byte) error {
+		state, _, err := parseStateKey(key)
+		l.counts[state]++
+		return err
+	})
+}
+
+func (l *Ledger) checkFormat() error {
+	value, err := l.get(l.db, keyMeta("format"))
+	switch {
+	case errors.Is(err, pebble.ErrNotFound):
+		return l.db.Set(keyMeta("format"), []byte(strconv.Itoa(format)), pebble.Sync)
+	case err != nil:
+		return err
+	}
+	found, err := strconv.Atoi(string(value))
+	if err != nil {
+		return fmt.Errorf("its format is %q, which is no number", value)
+	}
+	if found > format {
+		return fmt.Errorf("its format is %d, and this lighter knows formats up to %d: a newer lighter made it", found, format)
+	}
+	return nil
+}
+
+// lastNumber returns the number in the last key with a prefix of one byte.
+func (l *Ledger) lastNumber(prefix []byte) (uint64, error) {
+	iter, err := l.db.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: after(prefix)})
+	if err != nil {
+		return 0, err
+	}
+	defer iter.Close()
+	if !iter.Last() {
+		return 0, iter.Error()
+	}
+	if len(iter.Key()) != 9 {
+		return 0, corrupt(iter.Key())
+	}
+	return binary.BigEndian.Uint64(iter.Key()[1:]), nil
+}
+
+// get returns a copy of a value, or pebble.ErrNotFound.
+func (l *Ledger) get(r pebble.Reader, key []byte) ([]byte, error) {
+	value, closer, err := r.Get(key)
+	if err != nil {
+		return nil, err
+	}
+	clone := append([]byte(nil), value...)
+	return clone, closer.Close()
+}
+
+// scan calls fn for each key with a prefix, in order.
+func (l *Ledger) scan(prefix []byte, fn func(key, value []byte) error) error {
+	return scanFrom(l.db, prefix, fn)
+}
+
+func scanFrom(r pebble.Reader, prefix []byte, fn func(key, value []byte) error) (err error) {
+	iter, err := r.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: after(prefix)})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, iter.Close()) }()
+	for iter.First(); iter.Valid(); iter.Next() {
+		value, err := iter.ValueAndErr()
+		if err != nil {
+			return err
+		}
+		if err := fn(iter.Key(), value); err != nil {
+			return err
 		}
 	}
-	return states
+	return iter.Error()
 }
 
-// Ledger is an open ledger. All methods may be called from several goroutines at the same time.
-type Ledger struct{}
-
-// Open opens the ledger in a folder, which is made if it isn't there.
-func Open(dir string, opts Options) (*Ledger, error) { return nil, errPending }
-
-// Apply makes changes and returns the number of each one's event (0 if it has none).
-func (l *Ledger) Apply(ctx context.Context, changes []Change, durable bool) ([]uint64, error) {
-	return nil, errPending
+// fail makes the ledger unusable. It may be called from anywhere.
+func (l *Ledger) fail(err error) {
+	l.failOnce.Do(func() {
+		err = fmt.Errorf("ledger %s: %w: %w", l.dir, ErrFailed, err)
+		l.failure.Store(&err)
+		close(l.failed)
+		l.opts.Logger.Error("the ledger has failed; start again", "error", err)
+	})
 }
 
-// Build returns a build's record, which the caller owns, or an error that matches ErrNotFound.
-func (l *Ledger) Build(ctx context.Context, id string) (*api.Build, error) { return nil, errPending }
-
-// Builds lists builds, newest first.
-func (l *Ledger) Builds(ctx context.Context, f Filter) iter.Seq2[*api.Build, error] { return nil }
-
-// Counts returns how many builds are in each state.
-func (l *Ledger) Counts(ctx context.Context) (map[api.State]int, error) { return nil, errPending }
-
-// Events calls fn for every event from number from on (0 counts as 1), in order, none twice and none missed.
-// With follow it goes on until the context ends or the ledger is closed.
-func (l *Ledger) Events(ctx context.Context, from uint64, follow bool, fn func(api.Event) error) error {
-	return errPending
+// Err returns why the ledger has failed, or nil. Failed is closed then.
+func (l *Ledger) Err() error {
+	if err := l.failure.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
-// BuildEvents returns the history of one build, oldest first.
-func (l *Ledger) BuildEvents(ctx context.Context, id string) ([]api.Event, error) {
-	return nil, errPending
+// Failed returns a channel that is closed when the ledger has failed for good.
+func (l *Ledger) Failed() <-chan struct{} { return l.failed }
+
+// begin must come before each use of db; end after it.
+func (l *Ledger) begin() error {
+	if err := l.Err(); err != nil {
+		return err
+	}
+	l.use.RLock()
+	if l.closed {
+		l.use.RUnlock()
+		return fmt.Errorf("ledger %s: %w", l.dir, ErrClosed)
+	}
+	return nil
 }
 
-// LastEvent returns the number of the last event, 0 if there is none.
-func (l *Ledger) LastEvent() uint64 { return 0 }
+func (l *Ledger) end() { l.use.RUnlock() }
 
-// AddDuration records a measured build; it is not durable before the next sync.
-func (l *Ledger) AddDuration(ctx context.Context, name, system string, sample Sample) error {
-	return errPending
+// Close ends followers, makes everything durable and closes the ledger. Changes
+// under way are completed first. A ledger that has failed is abandoned: Close
+// returns the failure, and the files stay locked until the process ends.
+func (l *Ledger) Close() error {
+	l.mu.Lock()
+	if l.ended {
+		l.mu.Unlock()
+		return nil
+	}
+	l.ended = true
+	l.mu.Unlock()
+	close(l.closing)
+	select {
+	case <-l.written:
+	case <-l.failed:
+	}
+	if err := l.Err(); err != nil {
+		return err
+	}
+	l.use.Lock()
+	defer l.use.Unlock()
+	l.closed = true
+	err := errors.Join(l.db.Close(), l.opts.fs.Remove(l.opts.fs.PathJoin(l.dir, "PID")), l.lock.Close())
+	if err != nil {
+		return fmt.Errorf("close ledger %s: %w", l.dir, err)
+	}
+	return nil
 }
 
-// Durations returns the last samples (at most 16) of a package, most recent first.
-func (l *Ledger) Durations(ctx context.Context, name, system string) ([]Sample, error) {
-	return nil, errPending
+// pebbleLogger hands Pebble's messages to slog, at debug level.
+type pebbleLogger struct{ l *Ledger }
+
+func (p pebbleLogger) Infof(text string, args ...any) {
+	p.l.opts.Logger.Debug("pebble: " + fmt.Sprintf(text, args...))
 }
 
-// Machines returns what was learnt of machines, by name.
-func (l *Ledger) Machines(ctx context.Context) (map[string]Machine, error) { return nil, errPending }
+func (p pebbleLogger) Errorf(text string, args ...any) {
+	p.l.opts.Logger.Debug("pebble: "+fmt.Sprintf(text, args...), "severity", "error")
+}
 
-// Check verifies every invariant of the ledger, and returns all that is wrong, joined.
-func (l *Ledger) Check(ctx context.Context) error { return errPending }
-
-// Close makes everything durable and closes the ledger.
-func (l *Ledger) Close() error { return nil }
-
-var errPending = errors.New("ledger: not here yet")
+// Fatalf is what Pebble calls when it cannot go on. After a write to its log or
+// its manifest has failed it returns an error to its own caller, so here the ledger
+// fails and the process goes on, to tell about it. Anything else is a broken
+// invariant, after which no line of Pebble may run: that is a panic.
+func (p pebbleLogger) Fatalf(text string, args ...any) {
+	message := fmt.Sprintf(text, args...)
+	p.l.fail(errors.New(message))
+	if !strings.HasPrefix(message, "pebble: fatal commit error") && !strings.HasPrefix(message, "MANIFEST") {
+		panic("pebble: " + message)
+	}
+}

@@ -1,0 +1,65 @@
+package ledger
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/cockroachdb/pebble/v2"
+)
+
+// AddDuration records a measured build. It is durable with the next sync.
+func (l *Ledger) AddDuration(ctx context.Context, name, system string, sample Sample) error {
+	_, err := l.Apply(ctx, []Change{{Duration: &Duration{Name: name, System: system, Sample: sample}}}, false)
+	return err
+}
+
+// Durations returns the last samples, at most 16, of a package for a system, most
+// recent first.
+func (l *Ledger) Durations(ctx context.Context, name, system string) ([]Sample, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if err := l.begin(); err != nil {
+		return nil, err
+	}
+	defer l.end()
+	return l.samples(keyDuration(name, system))
+}
+
+func (l *Ledger) samples(key []byte) ([]Sample, error) {
+	value, err := l.get(l.db, key)
+	if errors.Is(err, pebble.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var samples []Sample
+	if err := json.Unmarshal(value, &samples); err != nil {
+		return nil, fmt.Errorf("durations %q: %w", key[1:], err)
+	}
+	return samples, nil
+}
+
+// Machines returns what was learnt of machines, by name.
+func (l *Ledger) Machines(ctx context.Context) (map[string]Machine, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if err := l.begin(); err != nil {
+		return nil, err
+	}
+	defer l.end()
+	machines := make(map[string]Machine)
+	err := l.scan([]byte{prefixMachine}, func(key, value []byte) error {
+		var m Machine
+		if err := json.Unmarshal(value, &m); err != nil {
+			return fmt.Errorf("machine %s: %w", key[1:], err)
+		}
+		machines[string(key[1:])] = m
+		return nil
+	})
+	return machines, err
+}
