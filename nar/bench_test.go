@@ -1,6 +1,7 @@
 package nar
 
 import (
+	"bufio"
 	"bytes"
 	"fmt"
 	"io"
@@ -108,7 +109,7 @@ func BenchmarkTree(b *testing.B) {
 				if _, err := f.Seek(0, io.SeekStart); err != nil {
 					b.Fatal(err)
 				}
-				if err := Unpack(f, target); err != nil {
+				if err := Unpack(bufio.NewReaderSize(f, 64<<10), target); err != nil {
 					b.Fatal(err)
 				}
 				b.StopTimer()
@@ -139,7 +140,7 @@ func BenchmarkTree(b *testing.B) {
 				if _, err := r.Seek(0, io.SeekStart); err != nil {
 					b.Fatal(err)
 				}
-				a := NewArchiveReader(r, store.DefaultDir)
+				a := NewArchiveReader(bufio.NewReaderSize(r, 64<<10), store.DefaultDir)
 				n, err := a.Next()
 				if err != nil {
 					b.Fatal(err)
