@@ -106,6 +106,9 @@ type Build struct {
 	// Parent is the build for whose sake the coordinator made this one itself;
 	// empty for a build that a client asked for.
 	Parent string `json:"parent,omitempty"`
+	// Shares is the id under which machines and the log folder know this build's
+	// attempts, if it is not its own: builds of the same derivation share them.
+	Shares string `json:"shares,omitempty"`
 
 	State     State      `json:"state"`
 	Reason    string     `json:"reason,omitempty"` // why it is in this state, for people
@@ -118,6 +121,10 @@ type Build struct {
 
 	OutputPaths map[string]store.Path `json:"outputPaths,omitempty"`
 	OutputSize  int64                 `json:"outputSize,omitempty"` // bytes, as NARs
+	// OutputsOn is the machine that keeps the outputs, where nobody asked for
+	// them at home.
+	OutputsOn string `json:"outputsOn,omitempty"`
+
 	SentBytes   int64                 `json:"sentBytes,omitempty"`  // of all attempts, as archives
 	FetchBytes  int64                 `json:"fetchedBytes,omitempty"`
 	// BuildTime is how long the builder itself ran on the machine.

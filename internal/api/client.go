@@ -1,0 +1,351 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"lighter/store"
+)
+
+// Limits on what a client believes of a coordinator.
+const (
+	maxAnswer = 256 << 20 // bytes of a JSON answer
+	maxError  = 64 << 10  // bytes of an error's body
+)
+
+// Client talks to a coordinator. Its methods may be called from several
+// goroutines at the same time. Errors that the coordinator answered with are
+// *Error; where no coordinator listens, errors match ErrUnavailable.
+type Client struct {
+	socket    string
+	transport *http.Transport
+	http      *http.Client
+}
+
+// NewClient returns a client of the coordinator that listens on a Unix socket. It
+// connects when it is first used.
+func NewClient(socket string) *Client {
+	c := NewClientDialer(func(ctx context.Context) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", socket)
+	})
+	c.socket = socket
+	return c
+}
+
+// NewClientDialer returns a client that reaches the coordinator by dial.
+func NewClientDialer(dial func(context.Context) (net.Conn, error)) *Client {
+	t := &http.Transport{
+		DialContext:         func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
+		MaxIdleConnsPerHost: 16,
+		IdleConnTimeout:     time.Minute,
+		DisableCompression:  true,
+	}
+	return &Client{socket: "the coordinator", transport: t, http: &http.Client{Transport: t}}
+}
+
+// Close ends the connections that are not in use.
+func (c *Client) Close() { c.transport.CloseIdleConnections() }
+
+// Version says which coordinator it is.
+func (c *Client) Version(ctx context.Context) (*Version, error) {
+	return get[Version](ctx, c, "/v1/version", nil)
+}
+
+// Status returns the coordinator at one glance.
+func (c *Client) Status(ctx context.Context) (*Status, error) {
+	return get[Status](ctx, c, "/v1/status", nil)
+}
+
+// Submit asks for one build and returns it once it is durable in the ledger.
+func (c *Client) Submit(ctx context.Context, r Request) (*Build, error) {
+	all, err := c.SubmitAll(ctx, []Request{r})
+	if err != nil {
+		return nil, err
+	}
+	if all[0].Build == nil {
+		return nil, &Error{Code: all[0].Code, Message: all[0].Error}
+	}
+	return all[0].Build, nil
+}
+
+// SubmitAll asks for many builds and returns what became of each, in the same
+// order. It sends several submissions if there are more than MaxSubmit; beside an
+// error it returns what became of those before it.
+func (c *Client) SubmitAll(ctx context.Context, requests []Request) ([]Submitted, error) {
+	var all []Submitted
+	for len(requests) > 0 {
+		n := min(len(requests), MaxSubmit)
+		part, err := post[Submissions](ctx, c, "/v1/builds", Submission{Builds: requests[:n]})
+		if err != nil {
+			return all, err
+		}
+		if len(part.Builds) != n {
+			return all, fmt.Errorf("submit: got %d answers to %d requests", len(part.Builds), n)
+		}
+		all = append(all, part.Builds...)
+		requests = requests[n:]
+	}
+	return all, nil
+}
+
+// BuildFilter selects builds. The zero value selects all.
+type BuildFilter struct {
+	States     []State
+	Derivation store.Path
+	Machine    string
+	Tags       map[string]string
+	Since      time.Time // submitted then or later
+	Limit      int       // of a page; 0 is the coordinator's
+	After      string    // BuildList.Next of the page before
+}
+
+func (f *BuildFilter) query() url.Values {
+	q := url.Values{}
+	for _, s := range f.States {
+		q.Add("state", string(s))
+	}
+	set := func(name, value string) {
+		if value != "" {
+			q.Set(name, value)
+		}
+	}
+	set("derivation", string(f.Derivation))
+	set("machine", f.Machine)
+	set("after", f.After)
+	for k, v := range f.Tags {
+		q.Add("tag", k+"="+v)
+	}
+	if !f.Since.IsZero() {
+		q.Set("since", f.Since.Format(time.RFC3339Nano))
+	}
+	if f.Limit > 0 {
+		q.Set("limit", strconv.Itoa(f.Limit))
+	}
+	return q
+}
+
+// Builds returns one page of the builds that the filter selects, newest first.
+func (c *Client) Builds(ctx context.Context, f BuildFilter) (*BuildList, error) {
+	return get[BuildList](ctx, c, "/v1/builds", f.query())
+}
+
+// Build returns one build. The id may be abbreviated to what is unique among the
+// builds that are not too old.
+func (c *Client) Build(ctx context.Context, id string) (*Build, error) {
+	return get[Build](ctx, c, "/v1/builds/"+url.PathEscape(id), url.Values{"events": {"0"}})
+}
+
+// Story returns one build and its history.
+func (c *Client) Story(ctx context.Context, id string) (*BuildStory, error) {
+	return get[BuildStory](ctx, c, "/v1/builds/"+url.PathEscape(id), nil)
+}
+
+// Why says why a build is where it is.
+func (c *Client) Why(ctx context.Context, id string) (*Why, error) {
+	return get[Why](ctx, c, "/v1/builds/"+url.PathEscape(id)+"/why", nil)
+}
+
+// Cancel cancels builds. Those that are final already stay as they are.
+func (c *Client) Cancel(ctx context.Context, ids ...string) error {
+	_, err := post[Cancellation](ctx, c, "/v1/cancel", Cancellation{IDs: ids})
+	return err
+}
+
+// Log copies the log of a build's current or last attempt to w, from an offset
+// in bytes on. With follow it goes on until the build is final.
+func (c *Client) Log(ctx context.Context, id string, offset int64, follow bool, w io.Writer) error {
+	q := url.Values{"offset": {strconv.FormatInt(offset, 10)}}
+	if follow {
+		q.Set("follow", "1")
+	}
+	return c.copyLog(ctx, id, q, w)
+}
+
+// LogTail returns at most that many bytes from the end of a build's log.
+func (c *Client) LogTail(ctx context.Context, id string, size int64) ([]byte, error) {
+	var b bytes.Buffer
+	err := c.copyLog(ctx, id, url.Values{"tail": {strconv.FormatInt(size, 10)}}, &b)
+	return b.Bytes(), err
+}
+
+func (c *Client) copyLog(ctx context.Context, id string, q url.Values, w io.Writer) error {
+	resp, err := c.do(ctx, http.MethodGet, "/v1/builds/"+url.PathEscape(id)+"/log", q, nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(w, resp.Body); err != nil {
+		return fmt.Errorf("log of %s: %w", id, err)
+	}
+	return nil
+}
+
+// Machines returns what the coordinator knows of each machine now.
+func (c *Client) Machines(ctx context.Context) ([]MachineStatus, error) {
+	list, err := get[[]MachineStatus](ctx, c, "/v1/machines", nil)
+	if err != nil {
+		return nil, err
+	}
+	return *list, nil
+}
+
+// CheckMachine connects to a machine now and tries all that building there needs.
+func (c *Client) CheckMachine(ctx context.Context, name string) (*MachineCheck, error) {
+	return post[MachineCheck](ctx, c, "/v1/machines/"+url.PathEscape(name)+"/check", struct{}{})
+}
+
+// CollectGarbage deletes what no build needs from a machine's store.
+func (c *Client) CollectGarbage(ctx context.Context, name string, opts MachineGC) (*MachineGCResult, error) {
+	return post[MachineGCResult](ctx, c, "/v1/machines/"+url.PathEscape(name)+"/gc", opts)
+}
+
+// Follow calls fn for each event from number from on (0 counts as 1), in order,
+// and goes on as they happen, until the context ends, fn returns an error, which
+// it returns, or the coordinator goes away. If builds are named it calls fn for
+// theirs alone.
+func (c *Client) Follow(ctx context.Context, from uint64, fn func(*Event) error, builds ...string) error {
+	return c.events(ctx, from, true, builds, fn)
+}
+
+// Events is as Follow, but ends with the last event that there is.
+func (c *Client) Events(ctx context.Context, from uint64, fn func(*Event) error, builds ...string) error {
+	return c.events(ctx, from, false, builds, fn)
+}
+
+// FollowAcross is as Follow, but where the coordinator goes away it waits for
+// another to take its place, for at most patience, and goes on from the event
+// after the last one: fn sees none twice and misses none.
+func (c *Client) FollowAcross(ctx context.Context, from uint64, patience time.Duration, fn func(*Event) error, builds ...string) error {
+	const firstDelay, lastDelay = 50 * time.Millisecond, 2 * time.Second
+	delay, lost := firstDelay, time.Time{}
+	for {
+		var refused error
+		err := c.events(ctx, from, true, builds, func(ev *Event) error {
+			from, delay, lost = ev.Seq+1, firstDelay, time.Time{}
+			refused = fn(ev)
+			return refused
+		})
+		var answer *Error
+		switch {
+		case refused != nil:
+			return refused
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case errors.As(err, &answer) && !errors.Is(err, ErrUnavailable):
+			return err
+		case lost.IsZero():
+			lost = time.Now()
+		case time.Since(lost) > patience:
+			return fmt.Errorf("events from %d: %w", from, errors.Join(ErrUnavailable, err))
+		}
+		select {
+		case <-time.After(delay):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		delay = min(2*delay, lastDelay)
+	}
+}
+
+func (c *Client) events(ctx context.Context, from uint64, follow bool, builds []string, fn func(*Event) error) error {
+	q := url.Values{"from": {strconv.FormatUint(from, 10)}, "build": builds}
+	if follow {
+		q.Set("follow", "1")
+	}
+	resp, err := c.do(ctx, http.MethodGet, "/v1/events", q, nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	lines := json.NewDecoder(resp.Body)
+	for {
+		var ev Event
+		switch err := lines.Decode(&ev); {
+		case err == io.EOF && follow:
+			return fmt.Errorf("events from %d: %w: it ended the stream", from, ErrUnavailable)
+		case err == io.EOF:
+			return nil
+		case err != nil:
+			return fmt.Errorf("events from %d: %w", from, err)
+		}
+		if err := fn(&ev); err != nil {
+			return err
+		}
+	}
+}
+
+func get[T any](ctx context.Context, c *Client, path string, q url.Values) (*T, error) {
+	return exchange[T](ctx, c, http.MethodGet, path, q, nil)
+}
+
+func post[T any](ctx context.Context, c *Client, path string, body any) (*T, error) {
+	text, err := json.Marshal(body)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return exchange[T](ctx, c, http.MethodPost, path, nil, text)
+}
+
+func exchange[T any](ctx context.Context, c *Client, method, path string, q url.Values, body []byte) (*T, error) {
+	resp, err := c.do(ctx, method, path, q, body)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	answer := new(T)
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(answer); err != nil {
+		return nil, fmt.Errorf("%s %s: answer of the coordinator: %w", method, path, err)
+	}
+	return answer, nil
+}
+
+// do returns an answer with a status below 400, whose body the caller closes.
+func (c *Client) do(ctx context.Context, method, path string, q url.Values, body []byte) (*http.Response, error) {
+	address := "http://coordinator" + path
+	if len(q) > 0 {
+		address += "?" + q.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, method, address, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		var op *net.OpError
+		if errors.As(err, &op) && op.Op == "dial" {
+			return nil, fmt.Errorf("%w at %s: %w", ErrUnavailable, c.socket, op.Err)
+		}
+		return nil, fmt.Errorf("%s %s: %w", method, path, errors.Unwrap(err))
+	}
+	if resp.StatusCode < http.StatusBadRequest {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	return nil, readError(resp)
+}
+
+func readError(resp *http.Response) error {
+	text, err := io.ReadAll(io.LimitReader(resp.Body, maxError))
+	e := &Error{Status: resp.StatusCode}
+	if err != nil || json.Unmarshal(text, e) != nil || e.Message == "" {
+		e.Message = fmt.Sprintf("%s: %s", resp.Status, strings.TrimSpace(string(text)))
+	}
+	return e
+}

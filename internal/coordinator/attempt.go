@@ -1,0 +1,585 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"lighter/internal/agentapi"
+	"lighter/internal/api"
+	"lighter/store"
+)
+
+// run carries out one attempt at a build on one machine. Its goroutine reports to the
+// loop, which believes it as long as it is the task's current run.
+type run struct {
+	c       *Coordinator
+	task    *task // for the loop alone
+	machine *machine
+	id      string // of the build on the machine
+	attempt int
+	node    *node
+	inputs  []store.Path // outputs of inputs, and sources
+	needs   bool         // the machine's store needs derivations as items
+	// resumed is the state in which an earlier coordinator left the attempt; empty if
+	// it starts here.
+	resumed api.State
+	// fetchOnly says that the outputs are kept on the machine and just fetched.
+	fetchOnly bool
+	options   agentapi.BuildRequest // timeouts and the like
+
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	began  time.Time
+	stale  string // for the loop alone: why it was given up
+
+	// The rest belongs to the run's goroutine, but for the counters.
+	phase   api.State
+	log     *buildLog
+	lease   store.Lease
+	closure *closure
+	sent    atomic.Int64
+	fetched atomic.Int64
+	logged  atomic.Int64
+}
+
+// attempt starts the next attempt at a task.
+func (c *Coordinator) attempt(t *task, m *machine, reason string) {
+	t.attempt++
+	t.machine = m
+	r := c.newRun(t, m)
+	c.setState(t, api.Placed, reason)
+	c.group.Go(r.main)
+}
+
+func (c *Coordinator) newRun(t *task, m *machine) *run {
+	ctx, cancel := context.WithCancelCause(c.ctx)
+	r := &run{
+		c: c, task: t, machine: m, id: t.id, attempt: t.attempt, node: t.node, inputs: t.inputPaths,
+		needs: m.info != nil && m.info.NeedsDerivations, options: buildOptions(t),
+		ctx: ctx, cancel: cancel, began: time.Now(), phase: api.Placed,
+	}
+	r.options.SandboxPaths = m.SandboxPaths
+	t.run = r
+	m.runs[r] = struct{}{}
+	return r
+}
+
+// buildOptions are those of the build that asks for most time.
+func buildOptions(t *task) agentapi.BuildRequest {
+	var o agentapi.BuildRequest
+	for i, r := range t.builds {
+		if i == 0 {
+			o.Timeout, o.MaxSilentTime = r.Timeout, r.MaxSilentTime
+		}
+		o.Timeout = longer(o.Timeout, r.Timeout)
+		o.MaxSilentTime = longer(o.MaxSilentTime, r.MaxSilentTime)
+		o.KeepFailed = o.KeepFailed || r.KeepFailed
+	}
+	return o
+}
+
+// longer returns the longer of two times of which 0 is no limit.
+func longer(a, b api.Seconds) api.Seconds {
+	if a == 0 || b == 0 {
+		return 0
+	}
+	return max(a, b)
+}
+
+func (r *run) main() {
+	out, err := r.perform()
+	if r.lease != nil {
+		if err := r.lease.Release(); err != nil {
+			r.c.log.Warn("a lease was not released", "build", r.id, "err", err)
+		}
+	}
+	if ended := context.Cause(r.ctx); err != nil && ended != nil {
+		err = ended
+	}
+	r.c.post(func() { r.c.ended(r, out, err) })
+	if r.log != nil {
+		r.log.finish()
+	}
+}
+
+func (r *run) perform() (*outcome, error) {
+	if r.fetchOnly {
+		return r.fetchKept()
+	}
+	status, err := r.attach()
+	if err == nil && status == nil {
+		status, err = r.begin()
+	}
+	if err != nil {
+		return nil, err
+	}
+	if status, err = r.follow(status); err != nil {
+		return nil, err
+	}
+	if err := r.verdict(status); err != nil {
+		return nil, err
+	}
+	return r.bringHome(status)
+}
+
+// enter reports that the attempt is in another phase.
+func (r *run) enter(phase api.State, started time.Time, reason string) {
+	if r.phase == phase && r.resumed == "" {
+		return
+	}
+	r.phase, r.resumed = phase, ""
+	r.report(phase, started, reason)
+}
+
+func (r *run) report(phase api.State, started time.Time, reason string) {
+	r.c.post(func() {
+		t := r.task
+		if t.run != r {
+			return
+		}
+		if !started.IsZero() {
+			for _, rec := range t.builds {
+				rec.Started = &started
+			}
+		}
+		r.c.setState(t, phase, reason)
+	})
+}
+
+// attach finds out how an attempt stands that an earlier coordinator started. It
+// returns nil if the attempt is to begin here.
+func (r *run) attach() (*agentapi.BuildStatus, error) {
+	if r.resumed == "" {
+		return nil, nil
+	}
+	var status *agentapi.BuildStatus
+	err := r.persist(r.machine, func(ctx context.Context) (err error) {
+		status, err = r.machine.client.Build(ctx, r.id)
+		return err
+	})
+	switch {
+	case err == nil && status.Attempt == r.attempt && status.State != agentapi.Rooted:
+		return status, nil
+	case err == nil && status.Attempt <= r.attempt && r.resumed == api.Placed, unknownBuild(err) && r.resumed == api.Placed:
+		return nil, nil
+	case err == nil || unknownBuild(err):
+		return nil, r.blame(api.CulpritMachine, errAgentLostBuild)
+	}
+	return nil, err
+}
+
+// maxSendRounds bounds how often an agent may say that inputs are missing which were
+// sent to it.
+const maxSendRounds = 4
+
+// begin has the agent start the build, and sends what it lacks for that.
+func (r *run) begin() (*agentapi.BuildStatus, error) {
+	if err := r.machine.forgetter.settle(r.ctx, r.id); err != nil {
+		return nil, err
+	}
+	req, err := r.request()
+	if err != nil {
+		return nil, err
+	}
+	var status *agentapi.BuildStatus
+	err = r.persist(r.machine, func(ctx context.Context) (err error) {
+		for range maxSendRounds {
+			if status, err = r.machine.client.PutBuild(ctx, r.id, req); err != nil || status.State != agentapi.Rooted {
+				return err
+			}
+			if len(status.Missing) == 0 {
+				return r.blame(api.CulpritMachine, errors.New("its agent neither starts the build nor says what is missing"))
+			}
+			r.enter(api.Sending, time.Time{}, fmt.Sprintf("%d items", len(status.Missing)))
+			if err := r.send(ctx, status.Missing); err != nil {
+				return err
+			}
+		}
+		return r.blame(api.CulpritMachine, fmt.Errorf("it still lacks %s after it was sent %d times", status.Missing[0], maxSendRounds))
+	})
+	return status, err
+}
+
+// request makes the request to the agent, and protects the inputs at home.
+func (r *run) request() (*agentapi.BuildRequest, error) {
+	text, err := r.c.head.text(r.ctx, r.node.path)
+	if err != nil {
+		return nil, &headError{err}
+	}
+	outputs, err := r.node.outputPaths(nil)
+	if err != nil {
+		return nil, &headError{err}
+	}
+	if err := r.protect(outputs...); err != nil {
+		return nil, err
+	}
+	roots := r.inputs
+	if r.needs {
+		roots = append([]store.Path{r.node.path}, roots...)
+	}
+	if r.closure, err = r.c.closureOf(r.ctx, roots); err != nil {
+		return nil, err
+	}
+	req := r.options
+	req.Attempt, req.Derivation, req.Text, req.Outputs = r.attempt, r.node.path, text, outputs
+	req.Inputs = r.closure.paths()
+	if err := r.protect(req.Inputs...); err != nil {
+		return nil, err
+	}
+	return &req, nil
+}
+
+// protect keeps items of the head's store until the run is over.
+func (r *run) protect(paths ...store.Path) (err error) {
+	if r.lease == nil {
+		r.lease, err = r.c.head.lease(r.ctx, "build "+r.id, paths...)
+		return err
+	}
+	if err := r.lease.Add(r.ctx, paths...); err != nil {
+		return &headError{err}
+	}
+	return nil
+}
+
+// send sends inputs to the machine.
+func (r *run) send(ctx context.Context, missing []store.Path) error {
+	infos := make([]*store.Info, 0, len(missing))
+	for _, p := range missing {
+		info := r.closure.infos[p]
+		if info == nil {
+			return r.blame(api.CulpritMachine, fmt.Errorf("its agent asks for %s, which is no input", p))
+		}
+		infos = append(infos, info)
+	}
+	if err := r.gather(missing); err != nil {
+		return err
+	}
+	n, err := r.machine.sending.want(ctx, infos)
+	r.sent.Add(n)
+	return err
+}
+
+// gather brings items home that are to be sent from there.
+func (r *run) gather(paths []store.Path) error {
+	absent, err := store.Missing(r.ctx, r.c.head.Store, paths)
+	if err != nil {
+		return &headError{err}
+	}
+	from := make(map[*machine][]*store.Info)
+	var lost []store.Path
+	for _, p := range absent {
+		if m := r.closure.source[p]; m != nil {
+			from[m] = append(from[m], r.closure.infos[p])
+		} else {
+			lost = append(lost, p)
+		}
+	}
+	if lost != nil {
+		return &inputsError{lost}
+	}
+	for m, infos := range from {
+		err := r.persist(m, func(ctx context.Context) error {
+			n, err := m.fetching.want(ctx, infos)
+			r.fetched.Add(n)
+			return err
+		})
+		var blame *api.Failure
+		switch {
+		case context.Cause(r.ctx) != nil:
+			return context.Cause(r.ctx)
+		case errors.As(err, &blame), errors.Is(err, store.ErrNotValid):
+			r.c.log.Warn("an input cannot be had from the machine that keeps it", "build", r.id, "machine", m.Name, "err", err)
+			return &inputsError{pathsOf(infos)}
+		case err != nil:
+			return err
+		}
+	}
+	return nil
+}
+
+func pathsOf(infos []*store.Info) []store.Path {
+	paths := make([]store.Path, len(infos))
+	for i, info := range infos {
+		paths[i] = info.Path
+	}
+	return paths
+}
+
+// follow copies the log until the build is finished.
+func (r *run) follow(status *agentapi.BuildStatus) (*agentapi.BuildStatus, error) {
+	if !status.Finished() {
+		r.enter(api.Building, status.Started, "")
+	} else if status.LogSize == 0 {
+		return status, nil
+	}
+	r.log = r.c.logs.open(r.id, r.attempt)
+	err := r.persist(r.machine, func(ctx context.Context) error {
+		final, err := r.machine.client.Log(ctx, r.id, r.log.size(), r.log)
+		r.logged.Store(r.log.size())
+		if err == nil {
+			status = final
+		}
+		return err
+	})
+	if unknownBuild(err) {
+		err = r.blame(api.CulpritMachine, errAgentLostBuild)
+	}
+	return status, err
+}
+
+// verdict returns the failure of a finished build, or nil if it is what it should be.
+func (r *run) verdict(s *agentapi.BuildStatus) error {
+	switch s.State {
+	case agentapi.Succeeded:
+	case agentapi.Failed:
+		f := api.Failure{Culprit: api.CulpritMachine, Message: "the agent does not say why"}
+		if s.Failure != nil {
+			f = *s.Failure
+		}
+		f.Phase, f.Machine = api.Building, r.machine.Name
+		return &f
+	case agentapi.Canceled:
+		return r.blame(api.CulpritMachine, errors.New("the build was canceled there by somebody else"))
+	default:
+		return r.blame(api.CulpritMachine, fmt.Errorf("its agent ends the log of a build that is %q", s.State))
+	}
+	for _, o := range r.node.outputs {
+		if info := s.Outputs[o.Name]; info == nil || info.Path != o.Path {
+			return r.blame(api.CulpritMachine, fmt.Errorf("its agent says that the build succeeded, but not that it made %s", o.Path))
+		}
+	}
+	return nil
+}
+
+// bringHome fetches the outputs if a client asked for them.
+func (r *run) bringHome(s *agentapi.BuildStatus) (*outcome, error) {
+	out := &outcome{outputs: s.Outputs, cached: s.AlreadyValid, buildTime: s.Stopped.Sub(s.Started)}
+	if err := r.c.do(r.ctx, func() {
+		out.home = r.task.run == r && r.task.wantedHome()
+		out.names = r.task.wantedOutputs()
+	}); err != nil || !out.home {
+		return out, err
+	}
+	return out, r.fetch(s.Outputs, out.names)
+}
+
+// fetchKept fetches outputs that the machine keeps for a task.
+func (r *run) fetchKept() (*outcome, error) {
+	r.phase = api.Fetching
+	outputs := make(map[string]*store.Info)
+	for _, o := range r.node.outputs {
+		if item, ok := r.c.kept.get(o.Path); ok && item.machine == r.machine {
+			outputs[o.Name] = item.info
+		}
+	}
+	var names []string
+	if err := r.c.do(r.ctx, func() { names = r.task.wantedOutputs() }); err != nil {
+		return nil, err
+	}
+	if err := r.fetch(outputs, names); err != nil {
+		return nil, err
+	}
+	return &outcome{outputs: outputs, home: true, names: names, cached: true}, nil
+}
+
+// fetch brings outputs home, and what they refer to as far as it is not there.
+func (r *run) fetch(outputs map[string]*store.Info, names []string) error {
+	wanted, err := r.node.outputPaths(names)
+	if err != nil {
+		return &headError{err}
+	}
+	if err := r.protect(wanted...); err != nil {
+		return err
+	}
+	infos, err := r.absent(outputs, wanted)
+	if err != nil || len(infos) == 0 {
+		return err
+	}
+	r.enter(api.Fetching, time.Time{}, fmt.Sprintf("%d items", len(infos)))
+	err = r.persist(r.machine, func(ctx context.Context) error {
+		n, err := r.machine.fetching.want(ctx, infos)
+		r.fetched.Add(n)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	absent, err := store.Missing(r.ctx, r.c.head.Store, wanted)
+	if err == nil && len(absent) > 0 {
+		err = fmt.Errorf("%s is not valid after it was fetched", absent[0])
+	}
+	if err != nil {
+		return &headError{err}
+	}
+	return nil
+}
+
+// absent returns those of the closure of the wanted outputs that are not at home.
+func (r *run) absent(outputs map[string]*store.Info, wanted []store.Path) ([]*store.Info, error) {
+	known := make(map[store.Path]*store.Info, len(outputs))
+	for _, info := range outputs {
+		known[info.Path] = info
+	}
+	absent, err := r.absentOf(wanted)
+	if err != nil || len(absent) == 0 {
+		return nil, err
+	}
+	// The closure is asked for only if something in it, but not of this build, is
+	// not at home: for most builds all that outputs refer to was sent from here.
+	infos := make(map[store.Path]*store.Info)
+	for queue := absent; len(queue) > 0; {
+		var refs []store.Path
+		for _, p := range queue {
+			info := known[p]
+			if info == nil {
+				return r.absentClosure(wanted)
+			}
+			infos[p] = info
+			for _, ref := range info.References {
+				if infos[ref] == nil {
+					refs = append(refs, ref)
+				}
+			}
+		}
+		if queue, err = r.absentOf(refs); err != nil {
+			return nil, err
+		}
+	}
+	return values(infos), nil
+}
+
+func (r *run) absentClosure(wanted []store.Path) ([]*store.Info, error) {
+	var all []*store.Info
+	err := r.persist(r.machine, func(ctx context.Context) (err error) {
+		all, err = r.machine.client.Closure(ctx, wanted)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := r.protect(pathsOf(all)...); err != nil {
+		return nil, err
+	}
+	absent, err := r.absentOf(pathsOf(all))
+	if err != nil {
+		return nil, err
+	}
+	infos := make(map[store.Path]*store.Info)
+	for _, info := range all {
+		infos[info.Path] = info
+	}
+	list := make([]*store.Info, len(absent))
+	for i, p := range absent {
+		list[i] = infos[p]
+	}
+	return list, nil
+}
+
+func (r *run) absentOf(paths []store.Path) ([]store.Path, error) {
+	absent, err := store.Missing(r.ctx, r.c.head.Store, paths)
+	if err != nil {
+		return nil, &headError{err}
+	}
+	return absent, nil
+}
+
+func values[K comparable, V any](m map[K]V) []V {
+	list := make([]V, 0, len(m))
+	for _, v := range m {
+		list = append(list, v)
+	}
+	return list
+}
+
+// How persist tries again.
+const (
+	maxLinkFailures = 10               // in a row, with the machine reached between them
+	linkProgress    = 10 * time.Second // what goes well for that long ends the row
+	maxLinkPause    = 5 * time.Second
+	minLinkPause    = 20 * time.Millisecond
+)
+
+// persist calls f, and again whenever the way to the machine failed and the machine
+// was reached after that. It gives up when the machine is lost.
+func (r *run) persist(m *machine, f func(ctx context.Context) error) error {
+	pause := minLinkPause
+	for failures := 0; ; {
+		began := time.Now()
+		err := f(r.ctx)
+		if ended := context.Cause(r.ctx); err != nil && ended != nil {
+			return ended
+		}
+		if !linkFailed(err) {
+			return err
+		}
+		if time.Since(began) > linkProgress {
+			failures, pause = 0, minLinkPause
+		}
+		if failures++; failures > maxLinkFailures {
+			return r.blameMachine(m, api.CulpritLink, err)
+		}
+		r.report(r.phase, time.Time{}, "link to "+m.Name+" lost, reconnecting: "+err.Error())
+		if err := r.regain(m, pause, err); err != nil {
+			return err
+		}
+		r.report(r.phase, time.Time{}, "")
+		pause = min(2*pause, maxLinkPause)
+	}
+}
+
+// regain waits until the machine was reached again.
+func (r *run) regain(m *machine, pause time.Duration, lost error) error {
+	ctx, cancel := context.WithTimeout(r.ctx, r.c.limits.MachineLostAfter)
+	defer cancel()
+	select {
+	case <-time.After(pause):
+	case <-ctx.Done():
+	}
+	if m.contacts.await(ctx) == nil {
+		return nil
+	}
+	if ended := context.Cause(r.ctx); ended != nil {
+		return ended
+	}
+	return r.blameMachine(m, api.CulpritLink, fmt.Errorf("not reached again for %s after: %w", r.c.limits.MachineLostAfter, lost))
+}
+
+// blame makes a failure of the attempt.
+func (r *run) blame(culprit api.Culprit, err error) *api.Failure {
+	return r.blameMachine(r.machine, culprit, err)
+}
+
+func (r *run) blameMachine(m *machine, culprit api.Culprit, err error) *api.Failure {
+	return &api.Failure{Culprit: culprit, Phase: r.phase, Machine: m.Name, Message: err.Error()}
+}
+
+// failure says who is to blame for the error that a run ended with.
+func (r *run) failure(err error) *api.Failure {
+	var blame *api.Failure
+	var head *headError
+	var answer *agentapi.Error
+	switch {
+	case errors.As(err, &blame):
+		f := *blame
+		return &f
+	case errors.As(err, &head):
+		f := r.blame(api.CulpritCoordinator, err)
+		f.Machine = ""
+		return f
+	case errors.As(err, &answer):
+		return r.blame(api.CulpritMachine, fmt.Errorf("%s%s", strings.TrimSpace(answer.Message), hint(answer)))
+	}
+	return r.blame(api.CulpritLink, err)
+}
+
+// hint says what a person can do about an agent's error.
+func hint(e *agentapi.Error) string {
+	if e.Code == agentapi.CodeUnauthorized {
+		return " (authorize the head's key on the machine: lighter key authorize)"
+	}
+	return ""
+}

@@ -1,0 +1,264 @@
+package coordinator
+
+import (
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+)
+
+// logFolder keeps the logs of builds: one file for each attempt, AB/ID.ATTEMPT.log
+// where AB are the last digits of the id, written as the log arrives and compressed
+// with gzip when it is complete.
+type logFolder struct {
+	dir string
+	max int64 // bytes of one log
+
+	mu   sync.Mutex
+	live map[string]*buildLog // by file name
+}
+
+// minCompressed is the size from which on a log is compressed, in bytes.
+const minCompressed = 4 << 10
+
+func newLogFolder(dir string, max int64) (*logFolder, error) {
+	if dir == "" {
+		return nil, errors.New("coordinator: no folder for logs")
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("folder for logs: %w", err)
+	}
+	return &logFolder{dir: dir, max: max, live: make(map[string]*buildLog)}, nil
+}
+
+// file returns the name of an attempt's log. Ids have been checked to be UUIDs.
+func (f *logFolder) file(id string, attempt int) string {
+	return filepath.Join(f.dir, id[max(0, len(id)-2):], fmt.Sprintf("%s.%d.log", id, attempt))
+}
+
+// buildLog is a log that is being written. A log that cannot be written never makes a
+// build fail: what there is no room for is dropped.
+type buildLog struct {
+	folder *logFolder
+	name   string
+
+	mu      sync.Mutex
+	file    *os.File // nil before the first byte, and if it cannot be opened
+	written int64    // bytes of the log that were taken, kept or dropped
+	err     error    // why nothing more is kept
+	changed chan struct{}
+	over    bool
+}
+
+// open goes on with the log of an attempt, where there is a part of it already.
+func (f *logFolder) open(id string, attempt int) *buildLog {
+	l := &buildLog{folder: f, name: f.file(id, attempt), changed: make(chan struct{})}
+	if info, err := os.Stat(l.name); err == nil {
+		l.written = info.Size()
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.live[l.name] = l
+	return l
+}
+
+// size returns how much of the log was taken, in bytes.
+func (l *buildLog) size() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.written
+}
+
+// Write takes all of p.
+func (l *buildLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if keep := min(int64(len(p)), l.folder.max-l.written); keep > 0 && l.err == nil {
+		l.keepLocked(p[:keep])
+	}
+	l.written += int64(len(p))
+	close(l.changed)
+	l.changed = make(chan struct{})
+	return len(p), nil
+}
+
+func (l *buildLog) keepLocked(p []byte) {
+	if l.file == nil {
+		if l.err = os.MkdirAll(filepath.Dir(l.name), 0o755); l.err != nil {
+			return
+		}
+		if l.file, l.err = os.OpenFile(l.name, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644); l.err != nil {
+			return
+		}
+	}
+	_, l.err = l.file.Write(p)
+}
+
+// finish says that the log is complete, and compresses it.
+func (l *buildLog) finish() {
+	l.mu.Lock()
+	l.over = true
+	close(l.changed)
+	l.changed = make(chan struct{})
+	file, written := l.file, l.written
+	l.mu.Unlock()
+
+	l.folder.mu.Lock()
+	if l.folder.live[l.name] == l {
+		delete(l.folder.live, l.name)
+	}
+	l.folder.mu.Unlock()
+	if file == nil || file.Close() != nil || written < minCompressed {
+		return
+	}
+	if compress(l.name) == nil {
+		os.Remove(l.name)
+	}
+}
+
+var compressors = sync.Pool{New: func() any { return gzip.NewWriter(io.Discard) }}
+
+// compress makes NAME.gz of a file.
+func compress(name string) (err error) {
+	from, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	to, err := os.CreateTemp(filepath.Dir(name), ".log-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(to.Name())
+		}
+	}()
+	z := compressors.Get().(*gzip.Writer)
+	defer compressors.Put(z)
+	z.Reset(to)
+	_, err = io.Copy(z, from)
+	err = errors.Join(err, z.Close(), to.Chmod(0o644), to.Close())
+	if err != nil {
+		return err
+	}
+	return os.Rename(to.Name(), name+".gz")
+}
+
+// errNoLog says that a build has no log.
+var errNoLog = errors.New("there is no log")
+
+// copyTo copies the log of an attempt from an offset on, which counts in the log as
+// it was written. With follow it goes on until the log is complete. flush, if not
+// nil, is called whenever there is nothing more at the moment.
+func (f *logFolder) copyTo(ctx context.Context, w io.Writer, id string, attempt int, offset int64, follow bool, flush func()) error {
+	name := f.file(id, attempt)
+	f.mu.Lock()
+	live := f.live[name]
+	f.mu.Unlock()
+	file, err := os.Open(name)
+	if errors.Is(err, fs.ErrNotExist) && live == nil {
+		return f.copyCompressed(w, name, offset)
+	}
+	if err == nil {
+		defer func() { file.Close() }()
+		if _, err := file.Seek(offset, io.SeekStart); err != nil {
+			return err
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for {
+		var changed <-chan struct{}
+		over := true
+		if live != nil {
+			live.mu.Lock()
+			changed, over = live.changed, live.over
+			live.mu.Unlock()
+		}
+		if file == nil {
+			if file, err = openAt(name, offset); err != nil {
+				return err
+			}
+		}
+		if file != nil {
+			if _, err := io.Copy(w, file); err != nil {
+				return err
+			}
+		}
+		if !follow || over {
+			return nil
+		}
+		if flush != nil {
+			flush()
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// openAt opens a log that may not be there yet; then it returns nil.
+func openAt(name string, offset int64) (*os.File, error) {
+	file, err := os.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if _, err := file.Seek(offset, io.SeekStart); err != nil {
+		file.Close()
+		return nil, err
+	}
+	return file, nil
+}
+
+func (f *logFolder) copyCompressed(w io.Writer, name string, offset int64) error {
+	file, err := os.Open(name + ".gz")
+	if errors.Is(err, fs.ErrNotExist) {
+		return errNoLog
+	}
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	z, err := gzip.NewReader(file)
+	if err != nil {
+		return fmt.Errorf("log %s: %w", file.Name(), err)
+	}
+	if _, err := io.CopyN(io.Discard, z, offset); err != nil {
+		if err == io.EOF {
+			return nil
+		}
+		return err
+	}
+	_, err = io.Copy(w, z)
+	return err
+}
+
+// tail is a writer that keeps the last bytes of what is written to it.
+type tail struct {
+	max  int
+	kept []byte
+}
+
+func (t *tail) Write(p []byte) (int, error) {
+	n := len(p)
+	if len(p) >= t.max {
+		t.kept = append(t.kept[:0], p[len(p)-t.max:]...)
+		return n, nil
+	}
+	t.kept = append(t.kept, p...)
+	if over := len(t.kept) - t.max; over > 0 {
+		t.kept = append(t.kept[:0], t.kept[over:]...)
+	}
+	return n, nil
+}

@@ -1,0 +1,101 @@
+package coordinator
+
+import (
+	"testing"
+
+	"lighter/internal/api"
+)
+
+func (f *farm) cancel(ids ...string) {
+	f.t.Helper()
+	if _, err := f.c.Cancel(f.t.Context(), ids); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+func TestCancelWhileBuilding(t *testing.T) {
+	f := newFarm(t, nil, "m1")
+	id := f.submit(f.drv("one", "hold"))[0]
+	f.awaitState(id, api.Building)
+	f.cancel(id)
+	if b := f.awaitState(id, api.Canceled); b.Stopped == nil {
+		t.Errorf("got %+v, want the time", b)
+	}
+	f.idle()
+	if n := f.agents["m1"].count("one"); n != 0 {
+		t.Errorf("it was built %d times", n)
+	}
+}
+
+func TestCancelWaitingCancelsWhatItNeeds(t *testing.T) {
+	f := newFarm(t, nil, "m1")
+	base := f.drv("base", "hold")
+	id := f.submit(f.drv("top", "", base))[0]
+	f.awaitState(id, api.Waiting)
+	f.awaitChild(base, api.Building)
+	f.cancel(id)
+	f.awaitState(id, api.Canceled)
+	f.awaitChild(base, api.Canceled)
+	f.idle()
+}
+
+func TestCancelKeepsWhatOthersNeed(t *testing.T) {
+	f := newFarm(t, nil, "m1")
+	base := f.drv("base", "hold")
+	first := f.submit(base)[0]
+	f.awaitState(first, api.Building)
+	second := f.submit(f.drv("top", "", base))[0]
+	f.awaitState(second, api.Waiting)
+	f.cancel(first)
+	f.awaitState(first, api.Canceled)
+	f.agents["m1"].release("base")
+	f.awaitState(second, api.Succeeded)
+	if n := f.agents["m1"].count("base"); n != 1 {
+		t.Errorf("base was built %d times", n)
+	}
+	f.idle()
+}
+
+func TestCancelInternalFailsThoseThatNeedIt(t *testing.T) {
+	f := newFarm(t, nil, "m1")
+	base := f.drv("base", "hold")
+	id := f.submit(f.drv("top", "", base))[0]
+	child := f.awaitChild(base, api.Building)
+	f.cancel(child.ID)
+	if b := f.awaitState(id, api.Failed); b.Failure.Kind != api.KindDependency || b.Failure.Input != base {
+		t.Errorf("got %+v", b.Failure)
+	}
+	f.awaitState(child.ID, api.Canceled)
+	f.idle()
+}
+
+func TestCancelQueued(t *testing.T) {
+	f := newFarm(t, nil, "m1")
+	plugs := f.submit(f.drv("a", "hold"), f.drv("b", "hold"))
+	for _, id := range plugs {
+		f.awaitState(id, api.Building)
+	}
+	id := f.submit(f.drv("c", ""))[0]
+	f.cancel(id)
+	f.awaitState(id, api.Canceled)
+	f.cancel(plugs...)
+	for _, id := range plugs {
+		f.awaitState(id, api.Canceled)
+	}
+	if canceled, err := f.c.Cancel(t.Context(), plugs); err != nil || len(canceled) != 0 {
+		t.Errorf("canceling again: %v, %v; want none", canceled, err)
+	}
+	f.idle()
+}
+
+func TestCancelOneOfTwo(t *testing.T) {
+	f := newFarm(t, nil, "m1")
+	drv := f.drv("one", "hold")
+	ids := f.submit(drv, drv)
+	f.awaitState(ids[0], api.Building)
+	f.cancel(ids[0])
+	f.awaitState(ids[0], api.Canceled)
+	f.agents["m1"].release("one")
+	f.awaitState(ids[1], api.Succeeded)
+	f.idle()
+}

@@ -1,0 +1,346 @@
+// Package coordinator owns the queue: it takes requests, finds out what has to be
+// built for them, places builds on machines, carries what they need there and what
+// they made home, and records all of it in the ledger. It is the only place of
+// lighter that tries anything twice.
+//
+// [New] makes a coordinator, [Coordinator.Run] runs it until its context ends, and
+// [Coordinator.Handler] is its API for clients, documented in docs/api.md.
+//
+// # One owner
+//
+// One goroutine, the loop in Run, owns the queue and the state of every build.
+// Whoever wants to know or change something posts a function to the loop's mailbox.
+// Everything that waits runs in goroutines of its own, which Run waits for: the
+// expander reads derivations, the recorder writes the ledger, a supervisor looks
+// after each machine, and a run carries out each attempt at a build. They report
+// back with the run that they belong to, so that what an older attempt says late is
+// noted and not believed.
+//
+// # Truth
+//
+// A request is durable in the ledger before it is acknowledged. What the loop
+// changes goes to the ledger in the order of the changes, many at a time; what must
+// not happen before it is durable there, such as making a machine forget a build,
+// waits for that. After a crash the loop is filled from the ledger, and whatever
+// goes on on machines is found there under the same id and attempt.
+//
+// The package knows no SSH and no particular store: it is given its links to
+// machines and the head's store.
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"lighter/internal/api"
+	"lighter/internal/ledger"
+	"lighter/machines"
+	"lighter/nar/signature"
+	"lighter/scheduler"
+	"lighter/store"
+)
+
+// Store is what the coordinator needs of the head's store. If it can do more (Leaser,
+// Validator, Adder) that is used.
+type Store interface {
+	store.Store
+	store.NARWriter
+	store.Exporter
+	store.Importer
+}
+
+// Link is a way to the agent on one machine.
+type Link interface {
+	// DialAgent opens a stream to the agent, and brings the link and the agent up
+	// first if need be.
+	DialAgent(ctx context.Context) (net.Conn, error)
+	// Close ends the link and all its streams. The agent goes on.
+	Close() error
+}
+
+// Config is what a coordinator works with. What has no default is required.
+type Config struct {
+	Store    Store
+	Ledger   *ledger.Ledger
+	Machines []machines.Machine
+	// NewLink makes the link to a machine, also to one that is Local. It does not
+	// connect. The coordinator closes the link.
+	NewLink func(machines.Machine) (Link, error)
+	// ACL returns the keys whose archives Store takes, so that a machine with
+	// another key is found out before it builds anything. nil means: not known.
+	ACL     func() (*signature.ACL, error)
+	LogDir  string // folder of the build logs; made if it isn't there
+	Logger  *slog.Logger
+	Version string
+	Limits  Limits
+
+	newAgent func(m *machine) agent // nil is the real one; for tests
+}
+
+// Limits are the numbers that a coordinator works with. The zero value is good.
+type Limits struct {
+	Streams    int   // of items at the same time, per machine and direction; 4
+	BatchBytes int64 // NAR bytes of one stream, unless one item has more; 64 MiB
+	BatchItems int   // items of one stream; 512
+
+	PollInterval   time.Duration // between looks at a machine that is up; 10 s
+	ContactTimeout time.Duration // of such a look; 20 s
+	ConnectTimeout time.Duration // of the first, which may upload the agent; 5 min
+	RetryMin       time.Duration // before a machine that is down is tried again, at first; 1 s
+	RetryMax       time.Duration // and at most; 1 min
+
+	// MachineLostAfter is how long a build that runs on a machine which cannot be
+	// reached waits for it before it is built elsewhere; 5 min.
+	MachineLostAfter time.Duration
+	// MaxAttempts is how many attempts may fail for other reasons than the
+	// derivation before the build does; 10.
+	MaxAttempts int
+	// AttemptDelay is the time before machines that all failed are tried again. It
+	// doubles each time, up to 5 minutes; 1 s.
+	AttemptDelay time.Duration
+	// StartGrace is how long a coordinator that finds unfinished builds waits for
+	// its machines to say what they have; 10 s.
+	StartGrace time.Duration
+	// IdleAlarm is how long a build that a free machine could take may wait; 1 min.
+	IdleAlarm time.Duration
+	// MaxLog bounds a build's log, in bytes; what is longer is cut. 256 MiB.
+	MaxLog int64
+}
+
+func (l Limits) withDefaults() Limits {
+	setDefault(&l.Streams, 4)
+	setDefault(&l.BatchBytes, 64<<20)
+	setDefault(&l.BatchItems, 512)
+	setDefault(&l.PollInterval, 10*time.Second)
+	setDefault(&l.ContactTimeout, 20*time.Second)
+	setDefault(&l.ConnectTimeout, 5*time.Minute)
+	setDefault(&l.RetryMin, time.Second)
+	setDefault(&l.RetryMax, time.Minute)
+	setDefault(&l.MachineLostAfter, 5*time.Minute)
+	setDefault(&l.MaxAttempts, 10)
+	setDefault(&l.AttemptDelay, time.Second)
+	setDefault(&l.StartGrace, 10*time.Second)
+	setDefault(&l.IdleAlarm, time.Minute)
+	setDefault(&l.MaxLog, 256<<20)
+	return l
+}
+
+func setDefault[T int | int64 | time.Duration](v *T, value T) {
+	if *v <= 0 {
+		*v = value
+	}
+}
+
+// Coordinator is described in the package comment.
+type Coordinator struct {
+	cfg     Config
+	limits  Limits
+	log     *slog.Logger
+	ledger  *ledger.Ledger
+	head    *head
+	logs    *logFolder
+	kept    *keptItems
+	moving  *transfers
+	started time.Time
+
+	mail     *mailbox[func()]
+	recorder *recorder
+	expander *expander
+	group    sync.WaitGroup // every goroutine that Run started
+	// stopped is closed when Run is about to return, or has; fatal is why, before.
+	stopped chan struct{}
+	fatal   chan error
+
+	machines []*machine // in the order of the file; the slice is not changed
+	byName   map[string]*machine
+	// live has the *node of every task that was expanded, by derivation. The loop
+	// writes it, the expander reads it.
+	live sync.Map
+
+	// All below belongs to the loop.
+	ctx       context.Context // of Run
+	tasks     map[store.Path]*task
+	builds    map[string]*record // that are not final
+	queue     *scheduler.Queue
+	byID      map[string]*task // tasks by id, which is the id in queue
+	seq       uint64
+	changes   []ledger.Change // not handed to the recorder yet
+	after     []func()        // to be called, in the loop, once those are durable
+	placing   bool            // place before waiting for mail again
+	placeAt   time.Time       // or then; zero is never
+	delayed   map[*task]bool  // with notBefore in the future
+	// grace has the machines that did not say yet, after a start, what they have.
+	// Expansion waits for them. It is nil when that time is over.
+	grace     map[*machine]bool
+	blocked   []scheduler.Blocked
+	static    []scheduler.Machine  // what stands in the machines file
+	spare     map[store.Path]*spare // during the grace: outputs that machines keep
+	alarmed   map[string]time.Time  // builds about whose waiting something was logged
+}
+
+// New returns a coordinator that has not started anything.
+func New(cfg Config) (*Coordinator, error) {
+	c := &Coordinator{
+		cfg: cfg, limits: cfg.Limits.withDefaults(), log: cfg.Logger, ledger: cfg.Ledger,
+		head: newHead(cfg.Store), kept: newKeptItems(), moving: newTransfers(), started: time.Now(),
+		mail: newMailbox[func()](), stopped: make(chan struct{}), fatal: make(chan error, 1),
+		byName: make(map[string]*machine),
+		tasks:  make(map[store.Path]*task), builds: make(map[string]*record),
+		queue: scheduler.NewQueue(), byID: make(map[string]*task),
+		delayed: make(map[*task]bool), spare: make(map[store.Path]*spare), alarmed: make(map[string]time.Time),
+	}
+	if c.log == nil {
+		c.log = slog.New(slog.DiscardHandler)
+	}
+	var err error
+	if c.logs, err = newLogFolder(cfg.LogDir, c.limits.MaxLog); err != nil {
+		return nil, err
+	}
+	c.recorder = newRecorder(c)
+	c.expander = newExpander(c)
+	for _, m := range cfg.Machines {
+		if c.byName[m.Name] != nil {
+			return nil, fmt.Errorf("machine %s: is there twice", m.Name)
+		}
+		machine := newMachine(c, m)
+		if machine.link, err = cfg.NewLink(m); err != nil {
+			c.closeLinks()
+			return nil, fmt.Errorf("machine %s: %w", m.Name, err)
+		}
+		c.machines = append(c.machines, machine)
+		c.byName[m.Name] = machine
+	}
+	return c, nil
+}
+
+// errStopping is the cause of the end of everything that Run started.
+var errStopping = errors.New("the coordinator stops")
+
+// Run coordinates until ctx ends, and then returns nil; builds go on on their
+// machines. It returns an error if the ledger cannot be used. It is called once.
+func (c *Coordinator) Run(ctx context.Context) error {
+	runCtx, cancel := context.WithCancelCause(ctx)
+	c.ctx = runCtx
+	err := c.recover(runCtx)
+	if err == nil {
+		c.start()
+		err = c.loop()
+	}
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		err = nil
+	}
+	close(c.stopped)
+	cancel(errStopping)
+	c.closeLinks()
+	c.group.Wait()
+	c.drain()
+	return err
+}
+
+// start starts what runs as long as the coordinator.
+func (c *Coordinator) start() {
+	c.group.Go(func() { c.recorder.run(c.ctx) })
+	c.group.Go(func() { c.expander.run(c.ctx) })
+	for _, m := range c.machines {
+		m.sending.ctx, m.fetching.ctx = c.ctx, c.ctx
+		c.group.Go(func() { m.supervise(c.ctx) })
+		c.group.Go(func() { m.forgetter.run(c.ctx) })
+	}
+}
+
+func (c *Coordinator) loop() error {
+	tick := time.NewTicker(max(c.limits.IdleAlarm/2, time.Millisecond))
+	defer tick.Stop()
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		c.handOver()
+		if !c.placeAt.IsZero() {
+			timer.Reset(time.Until(c.placeAt))
+		}
+		select {
+		case <-c.ctx.Done():
+			return nil
+		case err := <-c.fatal:
+			return err
+		case <-c.mail.ready():
+			for _, f := range c.mail.take() {
+				f()
+			}
+		case <-timer.C:
+			c.placing, c.placeAt = true, time.Time{}
+		case <-tick.C:
+			c.lookForIdleMachines()
+		}
+		if c.placing {
+			c.place()
+		}
+	}
+}
+
+// drain gives what the loop and its goroutines still changed to the ledger, for
+// whose sake nobody has to wait.
+func (c *Coordinator) drain() {
+	c.handOver()
+	c.recorder.drain()
+}
+
+// post asks the loop to call f. It never blocks; f is not called if Run is over.
+func (c *Coordinator) post(f func()) { c.mail.put(f) }
+
+// do has the loop call f, and waits for that.
+func (c *Coordinator) do(ctx context.Context, f func()) error {
+	done := make(chan struct{})
+	c.post(func() {
+		defer close(done)
+		f()
+	})
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-c.stopped:
+		return errStopping
+	}
+}
+
+// stop ends Run with an error.
+func (c *Coordinator) stop(err error) {
+	select {
+	case c.fatal <- err:
+	default: // another one is on its way
+	}
+}
+
+func (c *Coordinator) closeLinks() {
+	for _, m := range c.machines {
+		m.client.Close()
+		m.link.Close()
+	}
+}
+
+// change adds a change to those that go to the ledger next.
+func (c *Coordinator) change(ch ledger.Change) { c.changes = append(c.changes, ch) }
+
+// durably calls f in the loop once everything changed so far is durable.
+func (c *Coordinator) durably(f func()) { c.after = append(c.after, f) }
+
+// handOver gives the recorder what changed since it was last called.
+func (c *Coordinator) handOver() {
+	if len(c.changes) == 0 && len(c.after) == 0 {
+		return
+	}
+	c.recorder.mail.put(batch{c.changes, c.after})
+	c.changes, c.after = nil, nil
+}
+
+// event records something about a machine.
+func (c *Coordinator) event(machine, reason string) {
+	c.change(ledger.Change{Event: &api.Event{Machine: machine, Reason: reason}})
+}

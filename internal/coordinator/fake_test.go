@@ -1,0 +1,493 @@
+package coordinator
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"lighter/internal/agentapi"
+	"lighter/internal/api"
+	"lighter/nar"
+	"lighter/nar/signature"
+	"lighter/store"
+	"lighter/store/derivation"
+	"lighter/store/storetest"
+)
+
+// fakeAgent is a machine whose builder does what the derivation's variable "script"
+// says, in words: "fail", "timeout", "machine" (the machine fails), "hold" (waits for
+// release), "log=TEXT". It verifies what it is sent, as its store does, refuses builds
+// whose inputs are missing, and counts what it was made to do. Its link can be cut.
+type fakeAgent struct {
+	name  string
+	store *storetest.Memory
+	key   *signature.PrivateKey
+
+	mu     sync.Mutex
+	builds map[string]*fakeBuild
+	down   bool
+	cut    chan struct{} // closed when the link breaks
+	freed  map[string]chan struct{}
+	// built counts builder runs by derivation name; started has "id attempt".
+	built   map[string]int
+	started map[string]int
+	sent    map[store.Path]int // items received, by import
+	forgot  []string
+	info    func(*agentapi.Machine) // changes what it says of itself
+	archive func([]byte) []byte     // changes what it exports
+	held    chan string             // gets the name of each build that holds
+	running sync.WaitGroup
+}
+
+type fakeBuild struct {
+	status  agentapi.BuildStatus
+	request *agentapi.BuildRequest
+	log     []byte
+	changed chan struct{}
+	cancel  context.CancelFunc
+}
+
+func newFakeAgent(t *testing.T, name string, key *signature.PrivateKey, acl *signature.ACL) *fakeAgent {
+	a := &fakeAgent{
+		name: name, key: key, store: storetest.NewMemory(store.DefaultDir, key, acl),
+		builds: make(map[string]*fakeBuild), cut: make(chan struct{}), freed: make(map[string]chan struct{}),
+		built: make(map[string]int), started: make(map[string]int), sent: make(map[store.Path]int), held: make(chan string, 1000),
+	}
+	t.Cleanup(func() {
+		a.restart()
+		a.running.Wait()
+	})
+	return a
+}
+
+var errCut = errors.New("connection reset")
+
+// enter begins a call. The context ends when the link is cut.
+func (a *fakeAgent) enter(ctx context.Context) (context.Context, func(), error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err := context.Cause(ctx); err != nil {
+		return nil, nil, err
+	}
+	if a.down {
+		return nil, nil, errors.New("connection refused")
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	cut := a.cut
+	over := make(chan struct{})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		select {
+		case <-cut:
+			cancel(errCut)
+		case <-over:
+		}
+	}()
+	return ctx, func() { close(over); <-done; cancel(nil) }, nil
+}
+
+// cutLink breaks all streams. With down set nothing can be reached until up is called.
+func (a *fakeAgent) cutLink(down bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.down = down
+	close(a.cut)
+	a.cut = make(chan struct{})
+}
+
+func (a *fakeAgent) up() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.down = false
+}
+
+// restart makes the agent a new process: it knows no builds, and what it started
+// before does not count.
+func (a *fakeAgent) restart() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for id, b := range a.builds {
+		b.cancel()
+		delete(a.builds, id)
+	}
+	clear(a.started)
+	close(a.cut)
+	a.cut = make(chan struct{})
+}
+
+// gate is closed when builds of that name may go on.
+func (a *fakeAgent) gate(name string) chan struct{} {
+	g := a.freed[name]
+	if g == nil {
+		g = make(chan struct{})
+		a.freed[name] = g
+	}
+	return g
+}
+
+func (a *fakeAgent) release(name string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	select {
+	case <-a.gate(name):
+	default:
+		close(a.gate(name))
+	}
+}
+
+func (a *fakeAgent) count(name string) int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.built[name]
+}
+
+func (a *fakeAgent) knows() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.builds)
+}
+
+func (a *fakeAgent) Close() {}
+
+func (a *fakeAgent) Machine(ctx context.Context) (*agentapi.Machine, error) {
+	_, leave, err := a.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	info := &agentapi.Machine{
+		Protocol: agentapi.Protocol, Version: "test", Kernel: runtime.GOOS, Hostname: a.name, Systems: []string{"x86_64-linux"},
+		Cores: 8, FreeDisk: 1 << 40, Now: time.Now(), StoreKind: "local", StoreDir: a.store.Dir(), PublicKey: a.key.Public().String(),
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.info != nil {
+		a.info(info)
+	}
+	return info, nil
+}
+
+func (a *fakeAgent) Builds(ctx context.Context) ([]agentapi.BuildStatus, error) {
+	_, leave, err := a.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var list []agentapi.BuildStatus
+	for _, b := range a.builds {
+		list = append(list, b.status)
+	}
+	return list, nil
+}
+
+func (a *fakeAgent) PutBuild(ctx context.Context, id string, req *agentapi.BuildRequest) (*agentapi.BuildStatus, error) {
+	ctx, leave, err := a.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	missing, err := store.Missing(ctx, a.store, req.Inputs)
+	if err != nil {
+		return nil, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	b := a.builds[id]
+	switch {
+	case b != nil && req.Attempt < b.status.Attempt:
+		return nil, &agentapi.Error{Status: 409, Code: agentapi.CodeOldAttempt, Message: "old attempt"}
+	case b != nil && req.Attempt > b.status.Attempt:
+		b.cancel()
+		b = nil
+	}
+	if b == nil {
+		b = &fakeBuild{changed: make(chan struct{}), request: req, cancel: func() {}}
+		b.status = agentapi.BuildStatus{ID: id, Attempt: req.Attempt, Derivation: req.Derivation, State: agentapi.Rooted}
+		a.builds[id] = b
+	}
+	if b.status.State == agentapi.Rooted {
+		b.status.Missing = missing
+		if len(missing) == 0 {
+			a.startLocked(b)
+		}
+	}
+	status := b.status
+	return &status, nil
+}
+
+func (a *fakeAgent) startLocked(b *fakeBuild) {
+	b.status.State, b.status.Started = agentapi.Running, time.Now()
+	ctx, cancel := context.WithCancel(context.Background())
+	b.cancel = cancel
+	drv, err := derivation.Parse(a.store.Dir(), b.request.Text)
+	if err != nil {
+		panic(err)
+	}
+	name := derivation.NameOf(b.request.Derivation)
+	a.started[fmt.Sprintf("%s %d", b.status.ID, b.status.Attempt)]++
+	gate := a.gate(name)
+	a.running.Add(1)
+	go func() {
+		defer a.running.Done()
+		a.build(ctx, b, drv, name, gate)
+	}()
+}
+
+func (a *fakeAgent) write(b *fakeBuild, text string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	b.log = append(b.log, text...)
+	b.status.LogSize = int64(len(b.log))
+	close(b.changed)
+	b.changed = make(chan struct{})
+}
+
+func (a *fakeAgent) build(ctx context.Context, b *fakeBuild, drv *derivation.Derivation, name string, gate chan struct{}) {
+	script, _ := drv.Getenv("script")
+	var failure *api.Failure
+	for _, word := range strings.Fields(script) {
+		switch {
+		case word == "hold":
+			a.held <- name
+			select {
+			case <-gate:
+			case <-ctx.Done():
+				return
+			}
+		case word == "fail":
+			failure = &api.Failure{Culprit: api.CulpritDerivation, Kind: string(store.FailedExit), ExitCode: 1, Message: "exit 1"}
+		case word == "timeout":
+			failure = &api.Failure{Culprit: api.CulpritDerivation, Kind: string(store.FailedTimeout), Message: "too long"}
+		case word == "machine" || word == "machine="+a.name:
+			failure = &api.Failure{Culprit: api.CulpritMachine, Message: "no space left on device"}
+		case strings.HasPrefix(word, "log="):
+			a.write(b, strings.TrimPrefix(word, "log=")+"\n")
+		}
+	}
+	var outputs map[string]*store.Info
+	if failure == nil {
+		var err error
+		if outputs, err = a.realise(ctx, b.request, drv); err != nil {
+			failure = &api.Failure{Culprit: api.CulpritMachine, Message: err.Error()}
+		}
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.built[name]++
+	b.status.State, b.status.Stopped, b.status.Outputs, b.status.Failure = agentapi.Succeeded, time.Now(), outputs, failure
+	if failure != nil {
+		b.status.State = agentapi.Failed
+	}
+	close(b.changed)
+	b.changed = make(chan struct{})
+}
+
+// realise makes the outputs: each names its derivation and refers to all inputs that
+// are outputs, which must be valid here.
+func (a *fakeAgent) realise(ctx context.Context, req *agentapi.BuildRequest, drv *derivation.Derivation) (map[string]*store.Info, error) {
+	if missing, err := store.Missing(ctx, a.store, req.Inputs); err != nil || len(missing) > 0 {
+		return nil, fmt.Errorf("inputs %v are missing: %w", missing, err)
+	}
+	refs, _ := drv.Getenv("refs")
+	var references []store.Path
+	for _, s := range strings.Fields(refs) {
+		references = append(references, store.Path(s))
+	}
+	for _, o := range drv.Outputs {
+		if valid, err := store.IsValid(ctx, a.store, o.Path); err != nil || valid {
+			continue
+		}
+		archive, err := makeArchive(a.key, o.Path, references, "built from "+req.Derivation.String())
+		if err != nil {
+			return nil, err
+		}
+		if _, err := a.store.Import(ctx, bytes.NewReader(archive), store.ImportOptions{}); err != nil {
+			return nil, err
+		}
+	}
+	outputs := make(map[string]*store.Info)
+	for _, o := range drv.Outputs {
+		info, err := a.store.Info(ctx, o.Path)
+		if err != nil {
+			return nil, err
+		}
+		outputs[o.Name] = info
+	}
+	return outputs, nil
+}
+
+// makeArchive makes a signed archive of one file.
+func makeArchive(key *signature.PrivateKey, path store.Path, references []store.Path, content string) ([]byte, error) {
+	var b bytes.Buffer
+	w := nar.NewArchiveWriter(&b)
+	err := w.WriteItem(&nar.Item{Path: path, References: references}, func(out io.Writer) error {
+		file := nar.NewWriter(out)
+		if err := file.WriteHeader(&nar.Header{Kind: nar.Regular, Size: int64(len(content))}); err != nil {
+			return err
+		}
+		if _, err := io.WriteString(file, content); err != nil {
+			return err
+		}
+		return file.Close()
+	}, key.Sign)
+	err = errors.Join(err, w.Close())
+	return b.Bytes(), err
+}
+
+func (a *fakeAgent) find(id string) (*fakeBuild, error) {
+	if b := a.builds[id]; b != nil {
+		return b, nil
+	}
+	return nil, &agentapi.Error{Status: 404, Code: agentapi.CodeUnknownBuild, Message: "unknown build " + id}
+}
+
+func (a *fakeAgent) Build(ctx context.Context, id string) (*agentapi.BuildStatus, error) {
+	_, leave, err := a.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	b, err := a.find(id)
+	if err != nil {
+		return nil, err
+	}
+	status := b.status
+	return &status, nil
+}
+
+func (a *fakeAgent) Log(ctx context.Context, id string, offset int64, w io.Writer) (*agentapi.BuildStatus, error) {
+	ctx, leave, err := a.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	for {
+		a.mu.Lock()
+		b, err := a.find(id)
+		if err != nil {
+			a.mu.Unlock()
+			return nil, err
+		}
+		text, status, changed := bytes.Clone(b.log[offset:]), b.status, b.changed
+		a.mu.Unlock()
+		if _, err := w.Write(text); err != nil {
+			return nil, err
+		}
+		offset += int64(len(text))
+		if status.Finished() {
+			return &status, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+func (a *fakeAgent) DeleteBuild(ctx context.Context, id string) error {
+	_, leave, err := a.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	b, err := a.find(id)
+	if err != nil {
+		return err
+	}
+	b.cancel()
+	b.status.State = agentapi.Canceled
+	close(b.changed)
+	b.changed = make(chan struct{})
+	delete(a.builds, id)
+	a.forgot = append(a.forgot, id)
+	return nil
+}
+
+func (a *fakeAgent) Closure(ctx context.Context, paths []store.Path) ([]*store.Info, error) {
+	ctx, leave, err := a.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	infos, err := store.Closure(ctx, a.store, paths)
+	if errors.Is(err, store.ErrNotValid) {
+		return nil, &agentapi.Error{Status: 404, Code: agentapi.CodeNotValid, Message: err.Error()}
+	}
+	return infos, err
+}
+
+func (a *fakeAgent) Import(ctx context.Context, archive io.Reader) ([]*store.Info, error) {
+	ctx, leave, err := a.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	infos, err := a.store.Import(ctx, archive, store.ImportOptions{})
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, info := range infos {
+		a.sent[info.Path]++
+	}
+	switch {
+	case err == nil:
+		return infos, nil
+	case context.Cause(ctx) != nil:
+		return nil, context.Cause(ctx)
+	case errors.Is(err, store.ErrUnauthorized):
+		return nil, &agentapi.Error{Status: 403, Code: agentapi.CodeUnauthorized, Message: err.Error()}
+	}
+	return nil, &agentapi.Error{Status: 422, Code: agentapi.CodeCorrupt, Message: err.Error()}
+}
+
+func (a *fakeAgent) Export(ctx context.Context, paths []store.Path) (io.ReadCloser, error) {
+	ctx, leave, err := a.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	var b bytes.Buffer
+	if err := a.store.Export(ctx, &b, paths); err != nil {
+		return nil, &agentapi.Error{Status: 404, Code: agentapi.CodeNotValid, Message: err.Error()}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	archive := b.Bytes()
+	if a.archive != nil {
+		archive = a.archive(archive)
+	}
+	return io.NopCloser(bytes.NewReader(archive)), nil
+}
+
+func (a *fakeAgent) CollectGarbage(ctx context.Context, req *agentapi.GCRequest) (*agentapi.GCResult, error) {
+	_, leave, err := a.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	return &agentapi.GCResult{Deleted: a.store.Paths()[:1], Freed: 42}, nil
+}
+
+// noLink is the link of a fakeAgent, which needs none.
+type noLink struct{}
+
+func (noLink) DialAgent(context.Context) (net.Conn, error) { return nil, errors.New("no link") }
+func (noLink) Close() error                                { return nil }

@@ -1,0 +1,329 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"lighter/internal/api"
+	"lighter/internal/ledger"
+	"lighter/internal/testkit"
+	"lighter/machines"
+	"lighter/nar/signature"
+	"lighter/store"
+	"lighter/store/derivation"
+	"lighter/store/storetest"
+)
+
+// farm is a head with machines, for tests.
+type farm struct {
+	t      *testing.T
+	dir    string
+	head   *storetest.Memory
+	acl    *signature.ACL
+	agents map[string]*fakeAgent
+	config Config
+	hasher *derivation.Hasher
+
+	ledger *ledger.Ledger
+	c      *Coordinator
+	stop   func()
+	over   chan error
+}
+
+// newFarm starts a coordinator with machines of the given names, two slots each.
+func newFarm(t *testing.T, change func(*Config), names ...string) *farm {
+	t.Helper()
+	testkit.CheckLeaks(t)
+	f := &farm{t: t, dir: t.TempDir(), acl: &signature.ACL{}, agents: make(map[string]*fakeAgent)}
+	headKey := newKey(t)
+	f.acl.Add(headKey.Public())
+	for _, name := range names {
+		key := newKey(t)
+		acl := &signature.ACL{}
+		acl.Add(key.Public())
+		acl.Add(headKey.Public())
+		f.acl.Add(key.Public())
+		f.agents[name] = newFakeAgent(t, name, key, acl)
+	}
+	f.head = storetest.NewMemory(store.DefaultDir, headKey, f.acl)
+	f.hasher = derivation.NewHasher(store.DefaultDir, nil)
+	f.config = Config{
+		Store: f.head, NewLink: func(machines.Machine) (Link, error) { return noLink{}, nil },
+		ACL: func() (*signature.ACL, error) { return f.acl, nil }, LogDir: filepath.Join(f.dir, "logs"),
+		Logger: slog.New(slog.NewTextHandler(testWriter{t}, nil)), Version: "test",
+		Limits: Limits{
+			PollInterval: time.Hour, RetryMin: 5 * time.Millisecond, RetryMax: 20 * time.Millisecond,
+			AttemptDelay: time.Millisecond, MachineLostAfter: 30 * time.Second, StartGrace: 5 * time.Second,
+		},
+		newAgent: func(m *machine) agent { return f.agents[m.Name] },
+	}
+	for _, name := range names {
+		f.config.Machines = append(f.config.Machines, machines.Machine{
+			Name: name, Systems: []string{"x86_64-linux"}, ParallelBuilds: 2, Speed: 1, Features: []string{"on-" + name},
+		})
+	}
+	if change != nil {
+		change(&f.config)
+	}
+	f.start()
+	t.Cleanup(func() { f.shutDown() })
+	return f
+}
+
+type testWriter struct{ t *testing.T }
+
+func (w testWriter) Write(p []byte) (int, error) {
+	w.t.Log(strings.TrimSpace(string(p)))
+	return len(p), nil
+}
+
+func newKey(t *testing.T) *signature.PrivateKey {
+	t.Helper()
+	key, err := signature.GenerateKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+func (f *farm) start() {
+	f.t.Helper()
+	var err error
+	if f.ledger, err = ledger.Open(filepath.Join(f.dir, "ledger"), ledger.Options{MinFree: -1}); err != nil {
+		f.t.Fatal(err)
+	}
+	f.config.Ledger = f.ledger
+	if f.c, err = New(f.config); err != nil {
+		f.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	f.over = make(chan error, 1)
+	c := f.c
+	go func() { f.over <- c.Run(ctx) }()
+	f.stop = cancel
+}
+
+// shutDown ends the coordinator as a signal would.
+func (f *farm) shutDown() {
+	f.t.Helper()
+	if f.stop == nil {
+		return
+	}
+	f.stop()
+	if err := <-f.over; err != nil {
+		f.t.Errorf("Run: %v", err)
+	}
+	f.stop = nil
+	if err := f.ledger.Check(context.Background()); err != nil {
+		f.t.Errorf("ledger: %v", err)
+	}
+	if err := f.ledger.Close(); err != nil {
+		f.t.Error(err)
+	}
+}
+
+// crash ends the coordinator so that nothing more reaches the ledger.
+func (f *farm) crash() {
+	f.c.recorder.dead.Store(true)
+	f.shutDown()
+}
+
+// drv adds a derivation to the head's store. Its output refers to those of inputs.
+func (f *farm) drv(name, script string, inputs ...store.Path) store.Path {
+	f.t.Helper()
+	return f.derive(&derivation.Derivation{System: "x86_64-linux"}, name, script, inputs...)
+}
+
+func (f *farm) derive(d *derivation.Derivation, name, script string, inputs ...store.Path) store.Path {
+	f.t.Helper()
+	ctx := f.t.Context()
+	d.Builder = "builtin:fake"
+	if d.Outputs == nil {
+		d.Outputs = []derivation.Output{{Name: "out"}}
+	}
+	var refs []string
+	for _, in := range inputs {
+		d.Inputs = append(d.Inputs, derivation.Input{Path: in, Outputs: []string{"out"}})
+		refs = append(refs, string(f.output(in)))
+	}
+	slices.SortFunc(d.Inputs, func(a, b derivation.Input) int { return strings.Compare(string(a.Path), string(b.Path)) })
+	source, err := f.head.AddText(ctx, "source-of-"+name, []byte("source of "+name), nil)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	d.Sources = []store.Path{source}
+	d.Env = append(d.Env, derivation.EnvVar{Name: "script", Value: script}, derivation.EnvVar{Name: "refs", Value: strings.Join(refs, " ")})
+	for _, o := range d.Outputs {
+		d.Env = append(d.Env, derivation.EnvVar{Name: o.Name, Value: ""})
+	}
+	if err := f.hasher.Fill(name, d); err != nil {
+		f.t.Fatal(err)
+	}
+	path, err := f.head.AddText(ctx, name+".drv", d.Marshal(), d.References())
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	if err := f.hasher.Add(path, d); err != nil {
+		f.t.Fatal(err)
+	}
+	return path
+}
+
+// output returns the path of a derivation's output "out".
+func (f *farm) output(drv store.Path) store.Path {
+	f.t.Helper()
+	n, err := newHead(f.head).node(context.Background(), drv)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return n.outputMap()["out"]
+}
+
+// submit submits derivations and returns the builds' ids.
+func (f *farm) submit(drvs ...store.Path) []string {
+	f.t.Helper()
+	var requests []api.Request
+	for _, drv := range drvs {
+		requests = append(requests, api.Request{Derivation: drv})
+	}
+	return f.request(requests...)
+}
+
+func (f *farm) request(requests ...api.Request) []string {
+	f.t.Helper()
+	answers, err := f.c.Submit(context.Background(), requests)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	var ids []string
+	for _, a := range answers {
+		if a.Build == nil {
+			f.t.Fatalf("submit: %s", a.Error)
+		}
+		ids = append(ids, a.Build.ID)
+	}
+	return ids
+}
+
+// patience bounds what a test waits for.
+const patience = 20 * time.Second
+
+// await returns a build as it is after the first event that ok accepts.
+func (f *farm) await(id string, ok func(b *api.Build) bool) *api.Build {
+	f.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	var found *api.Build
+	enough := errors.New("enough")
+	look := func() error {
+		b, err := f.ledger.Build(ctx, id)
+		if err != nil {
+			return err
+		}
+		found = b
+		if ok(b) {
+			return enough
+		}
+		return nil
+	}
+	next := f.ledger.LastEvent() + 1
+	err := look()
+	if err == nil {
+		err = f.ledger.Events(ctx, next, true, func(ev api.Event) error {
+			if ev.Build == id {
+				return look()
+			}
+			return nil
+		})
+	}
+	if !errors.Is(err, enough) {
+		f.t.Fatalf("waiting for build %s: %v; it is %+v\n%s", id, err, found, f.history(id))
+	}
+	return found
+}
+
+func (f *farm) awaitState(id string, s api.State) *api.Build {
+	f.t.Helper()
+	b := f.await(id, func(b *api.Build) bool { return b.State == s || b.State.Final() })
+	if b.State != s {
+		f.t.Fatalf("build %s of %s is %s (%s, %v), want %s\n%s", id, b.Derivation.Name(), b.State, b.Reason, b.Failure, s, f.history(id))
+	}
+	return b
+}
+
+func (f *farm) awaitFinal(id string) *api.Build {
+	f.t.Helper()
+	return f.await(id, func(b *api.Build) bool { return b.State.Final() })
+}
+
+func (f *farm) history(id string) string {
+	events, err := f.ledger.BuildEvents(context.Background(), id)
+	if err != nil {
+		return err.Error()
+	}
+	var b strings.Builder
+	for _, ev := range events {
+		b.WriteString(string(ev.State) + " " + ev.Machine + " " + ev.Reason + "\n")
+	}
+	return b.String()
+}
+
+// states returns the states that a build went through.
+func (f *farm) states(id string) []api.State {
+	f.t.Helper()
+	events, err := f.ledger.BuildEvents(context.Background(), id)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	var states []api.State
+	for _, ev := range events {
+		if len(states) == 0 || states[len(states)-1] != ev.State {
+			states = append(states, ev.State)
+		}
+	}
+	return states
+}
+
+// idle waits until no agent knows a build and the loop has no task: nothing is left
+// behind.
+func (f *farm) idle() {
+	f.t.Helper()
+	deadline := time.Now().Add(patience)
+	for {
+		var tasks, builds, kept int
+		if err := f.c.do(context.Background(), func() { tasks, builds = len(f.c.tasks), len(f.c.builds) }); err != nil {
+			f.t.Fatal(err)
+		}
+		for _, a := range f.agents {
+			kept += a.knows()
+		}
+		if tasks == 0 && builds == 0 && kept == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			f.t.Fatalf("%d tasks and %d builds in memory, %d builds on agents are left", tasks, builds, kept)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// valid reports whether an item is valid at home.
+func (f *farm) valid(p store.Path) bool {
+	f.t.Helper()
+	ok, err := store.IsValid(context.Background(), f.head, p)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return ok
+}
+
+type (
+	machineEntry = machines.Machine
+	input        = derivation.Input
+)

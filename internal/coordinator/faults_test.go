@@ -1,0 +1,231 @@
+package coordinator
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"lighter/internal/agentapi"
+	"lighter/internal/api"
+	"lighter/nar/signature"
+)
+
+func TestLinkLostWhileBuilding(t *testing.T) {
+	f := newFarm(t, nil, "m1", "m2")
+	id := f.submit(f.drv("one", "log=before hold log=after"))[0]
+	b := f.awaitState(id, api.Building)
+	a := f.agents[b.Machine]
+	<-a.held
+	a.cutLink(true)
+	f.await(id, func(b *api.Build) bool { return strings.Contains(b.Reason, "lost, reconnecting") })
+	a.release("one")
+	a.up()
+	b = f.awaitState(id, api.Succeeded)
+	if b.Attempt != 1 || a.count("one") != 1 {
+		t.Errorf("attempt %d, built %d times; want the build to go on", b.Attempt, a.count("one"))
+	}
+	var log strings.Builder
+	if err := f.c.copyLog(t.Context(), &log, b, 0, false, nil); err != nil || log.String() != "before\nafter\n" {
+		t.Errorf("log %q, %v", log.String(), err)
+	}
+	f.idle()
+}
+
+func TestAgentRestartLosesBuild(t *testing.T) {
+	f := newFarm(t, nil, "m1", "m2")
+	id := f.submit(f.drv("one", "hold"))[0]
+	b := f.awaitState(id, api.Building)
+	<-f.agents[b.Machine].held
+	f.agents[b.Machine].restart()
+	b2 := f.await(id, func(b *api.Build) bool { return b.Attempt == 2 && b.State == api.Building })
+	if b2.Machine == b.Machine || b2.Failure == nil || b2.Failure.Culprit != api.CulpritMachine {
+		t.Errorf("second attempt on %s after %+v, want it elsewhere", b2.Machine, b2.Failure)
+	}
+	f.agents["m1"].release("one")
+	f.agents["m2"].release("one")
+	f.awaitState(id, api.Succeeded)
+	f.idle()
+}
+
+func TestMachineLost(t *testing.T) {
+	f := newFarm(t, func(c *Config) { c.Limits.MachineLostAfter = 100 * time.Millisecond }, "m1", "m2")
+	id := f.submit(f.drv("one", "hold"))[0]
+	b := f.awaitState(id, api.Building)
+	f.agents[b.Machine].cutLink(true)
+	f.await(id, func(b *api.Build) bool { return b.Attempt == 2 && b.State == api.Building })
+	f.agents["m1"].release("one")
+	f.agents["m2"].release("one")
+	done := f.awaitState(id, api.Succeeded)
+	if done.Machine == b.Machine {
+		t.Errorf("built on %s, which was lost", done.Machine)
+	}
+	f.agents[b.Machine].up()
+	f.idle() // the lost machine is told to forget its attempt when it is back
+}
+
+func TestMachineDownAtStart(t *testing.T) {
+	g := newFarm(t, nil, "m1")
+	g.shutDown()
+	g.agents["m1"].cutLink(true)
+	g.start()
+	id := g.submit(g.drv("one", ""))[0]
+	g.awaitState(id, api.Queued)
+	var why *api.Why
+	for why == nil || len(why.Machines) == 0 || why.Machines[0].Rule != "available" || !strings.Contains(why.Machines[0].Actual, "refused") {
+		if err := g.c.do(t.Context(), func() { why = g.c.why(g.c.builds[id].task, g.c.builds[id]) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g.agents["m1"].up()
+	g.awaitState(id, api.Succeeded)
+	g.idle()
+}
+
+func TestRetryElsewhere(t *testing.T) {
+	f := newFarm(t, nil, "m1", "m2")
+	id := f.submit(f.drv("one", "machine=m1"))[0]
+	other := f.submit(f.drv("other", "machine=m2"))[0]
+	for id, want := range map[string]string{id: "m2", other: "m1"} {
+		if b := f.awaitState(id, api.Succeeded); b.Machine != want || b.Attempt > 2 {
+			t.Errorf("built on %s in attempt %d, want %s", b.Machine, b.Attempt, want)
+		}
+	}
+	f.idle()
+}
+
+func TestGivesUpAfterManyAttempts(t *testing.T) {
+	f := newFarm(t, func(c *Config) { c.Limits.MaxAttempts = 4 }, "m1", "m2")
+	b := f.awaitState(f.submit(f.drv("one", "machine"))[0], api.Failed)
+	if b.Attempt != 4 || b.Failure.Culprit != api.CulpritMachine ||
+		!strings.Contains(b.Failure.Message, "m1") || !strings.Contains(b.Failure.Message, "m2") ||
+		!strings.Contains(b.Failure.Message, "no space left on device") {
+		t.Errorf("got attempt %d, %+v", b.Attempt, b.Failure)
+	}
+	f.idle()
+}
+
+func TestCorruptArchiveIsRefused(t *testing.T) {
+	f := newFarm(t, func(c *Config) { c.Limits.MaxAttempts = 2 }, "m1")
+	drv := f.drv("one", "")
+	f.agents["m1"].mu.Lock()
+	f.agents["m1"].archive = func(archive []byte) []byte {
+		archive[len(archive)/3] ^= 1
+		return archive
+	}
+	f.agents["m1"].mu.Unlock()
+	b := f.awaitState(f.submit(drv)[0], api.Failed)
+	if b.Failure.Culprit != api.CulpritMachine || b.Failure.Machine != "m1" || !strings.Contains(b.Failure.Message, string(f.output(drv))) {
+		t.Errorf("got %+v, want a failure that names m1 and %s", b.Failure, f.output(drv))
+	}
+	if f.valid(f.output(drv)) {
+		t.Error("the output is valid at home")
+	}
+	f.idle()
+}
+
+func TestTruncatedArchive(t *testing.T) {
+	f := newFarm(t, nil, "m1")
+	drv := f.drv("one", "")
+	cuts := 2
+	f.agents["m1"].mu.Lock()
+	f.agents["m1"].archive = func(archive []byte) []byte {
+		if cuts--; cuts >= 0 {
+			return archive[:len(archive)/2]
+		}
+		return archive
+	}
+	f.agents["m1"].mu.Unlock()
+	f.awaitState(f.submit(drv)[0], api.Succeeded)
+	f.idle()
+}
+
+func TestUnauthorizedMachineGetsNothing(t *testing.T) {
+	var empty signature.ACL
+	f := newFarm(t, func(c *Config) { c.ACL = func() (*signature.ACL, error) { return &empty, nil } }, "m1")
+	id := f.submit(f.drv("one", ""))[0]
+	var status *api.Status
+	for status == nil || status.Machines[0].State != stateUp {
+		var err error
+		if status, err = f.c.Status(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want := "lighter key authorize --machine m1"; !strings.Contains(status.Machines[0].Error, want) {
+		t.Errorf("got %q, want it to say %q", status.Machines[0].Error, want)
+	}
+	if b := f.awaitState(id, api.Queued); b.Attempt != 0 {
+		t.Errorf("it was tried there: %+v", b)
+	}
+}
+
+func TestMachineProblems(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*agentapi.Machine)
+		want   string
+	}{
+		"protocol": {func(m *agentapi.Machine) { m.Protocol++ }, "speaks protocol"},
+		"store":    {func(m *agentapi.Machine) { m.StoreDir = "/nix/store" }, "its store is /nix/store"},
+		"build":    {func(m *agentapi.Machine) { m.BuildProblem = "no user namespaces" }, "no user namespaces"},
+		"key":      {func(m *agentapi.Machine) { m.PublicKey = "(" }, "public key cannot be read"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFarm(t, func(c *Config) { c.Limits.RetryMin = time.Hour }, "m1")
+			f.agents["m1"].mu.Lock()
+			f.agents["m1"].info = c.change
+			f.agents["m1"].mu.Unlock()
+			f.shutDown()
+			f.start()
+			check, err := f.c.check(t.Context(), f.c.byName["m1"])
+			if err != nil {
+				t.Fatal(err)
+			}
+			if check.OK {
+				t.Errorf("the check found nothing: %+v", check.Steps)
+			}
+			m := f.c.byName["m1"]
+			m.contacts.wake()
+			var got string
+			for got == "" {
+				if err := f.c.do(t.Context(), func() { got = m.problem }); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if !strings.Contains(got, c.want) {
+				t.Errorf("got problem %q, want %q in it", got, c.want)
+			}
+		})
+	}
+}
+
+func TestCheckMachine(t *testing.T) {
+	f := newFarm(t, nil, "m1")
+	check, err := f.c.check(t.Context(), f.c.byName["m1"])
+	if err != nil || !check.OK || len(check.Steps) != 9 {
+		t.Errorf("got %+v, %v; want nine steps that are right", check, err)
+	}
+	f.agents["m1"].cutLink(true)
+	if check, err := f.c.check(t.Context(), f.c.byName["m1"]); err != nil || check.OK || check.Steps[0].Fix == "" {
+		t.Errorf("got %+v, %v; want a link that failed and what to do", check, err)
+	}
+	f.agents["m1"].up()
+}
+
+func TestLateReportIsNotBelieved(t *testing.T) {
+	f := newFarm(t, nil, "m1")
+	id := f.submit(f.drv("one", "hold"))[0]
+	f.awaitState(id, api.Building)
+	err := f.c.do(t.Context(), func() {
+		current := f.c.builds[id].task.run
+		old := &run{c: f.c, task: current.task, machine: current.machine, id: current.id, cancel: func(error) {}}
+		f.c.ended(old, nil, &api.Failure{Culprit: api.CulpritDerivation, Message: "late"})
+		if f.c.builds[id] == nil || f.c.builds[id].task.run != current {
+			t.Error("the late report ended the build")
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.agents["m1"].release("one")
+	f.awaitState(id, api.Succeeded)
+	f.idle()
+}

@@ -1,0 +1,424 @@
+package coordinator
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"lighter/internal/api"
+	"lighter/internal/ledger"
+	"lighter/store"
+)
+
+// outcome is what a run that succeeded reports.
+type outcome struct {
+	reason     string
+	outputs    map[string]*store.Info
+	home       bool     // the outputs are at home
+	names      []string // those of them; nil is all
+	buildTime  time.Duration
+	cached     bool // nothing was built
+}
+
+// ended is called with what a run came to.
+func (c *Coordinator) ended(r *run, out *outcome, err error) {
+	delete(r.machine.runs, r)
+	c.placing = true
+	t := r.task
+	if t.run != r {
+		if r.stale == "" {
+			c.log.Warn("an old attempt reported late; it is not believed", "build", r.id, "attempt", r.attempt, "machine", r.machine.Name, "err", err)
+		}
+		return
+	}
+	t.run = nil
+	r.cancel(nil)
+	for _, rec := range t.builds {
+		rec.SentBytes += r.sent.Load()
+		rec.FetchBytes += r.fetched.Load()
+		if n := r.logged.Load(); n > 0 {
+			rec.LogSize = n
+		}
+	}
+	if err != nil {
+		c.attemptFailed(r, out, err)
+		return
+	}
+	c.attemptSucceeded(r, out)
+}
+
+func (c *Coordinator) attemptSucceeded(r *run, out *outcome) {
+	t, m := r.task, r.machine
+	c.measure(r, out)
+	var size int64
+	for _, info := range out.outputs {
+		size += info.NARSize
+		m.has.add(info.Path)
+	}
+	m.has.add(t.inputPaths...)
+	c.head.remember(infosOf(out.outputs)...)
+	if t.wantedHome() && !(out.home && covers(out.names, t.requestedOutputs())) {
+		// Somebody asked for outputs after the run looked who wanted what.
+		c.keep(t, m, out.outputs)
+		c.fetchHome(t)
+		return
+	}
+	now := time.Now()
+	for _, rec := range t.builds {
+		rec.OutputPaths, rec.Stopped = t.node.outputMap(), &now
+		if size > 0 {
+			rec.OutputSize = size
+		}
+		if !out.cached {
+			rec.BuildTime = api.Seconds(out.buildTime.Seconds())
+		}
+		rec.Failure = nil
+		if !out.home {
+			rec.OutputsOn = m.Name
+		}
+	}
+	switch {
+	case !out.home:
+		c.keep(t, m, out.outputs)
+	case t.kept == nil:
+		id := r.id
+		c.durably(func() { c.forget(m, id) })
+	}
+	c.finish(t, *out)
+}
+
+// covers reports whether the names in some have all that are in wanted; nil is all.
+func covers(some, wanted []string) bool {
+	if len(some) == 0 {
+		return true
+	}
+	return len(wanted) > 0 && !slices.ContainsFunc(wanted, func(name string) bool { return !slices.Contains(some, name) })
+}
+
+func infosOf(outputs map[string]*store.Info) []*store.Info {
+	infos := make([]*store.Info, 0, len(outputs))
+	for _, info := range outputs {
+		infos = append(infos, info)
+	}
+	return infos
+}
+
+// measure learns from a build how long such builds take, and how fast the machine is.
+func (c *Coordinator) measure(r *run, out *outcome) {
+	if out.cached || out.buildTime <= 0 {
+		return
+	}
+	t, m := r.task, r.machine
+	c.change(ledger.Change{Duration: &ledger.Duration{
+		Name: t.node.packageName(), System: t.node.system,
+		Sample: ledger.Sample{Machine: m.Name, Speed: m.Speed, Seconds: out.buildTime.Seconds(), Time: time.Now()},
+	}})
+	if t.expectedKnown {
+		m.speed.Observe(m.Speed, t.expected, out.buildTime)
+	}
+	m.learnt = true
+}
+
+// finish ends a task, and its builds, with success.
+func (c *Coordinator) finish(t *task, out outcome) {
+	t.available = true
+	c.queue.Remove(t.id)
+	c.setState(t, api.Succeeded, out.reason)
+	c.endBuilds(t)
+	for d := range t.dependants {
+		if d.run != nil || d.available {
+			continue
+		}
+		if d.waiting--; d.waiting == 0 && !d.expanding && d.resume == nil {
+			c.makeReady(d)
+		}
+	}
+	c.releaseInputs(t)
+	c.dropUnneeded(t)
+	c.placing = true
+}
+
+// endBuilds forgets the builds of a task, which are final and in the ledger.
+func (c *Coordinator) endBuilds(t *task) {
+	for _, r := range t.builds {
+		delete(c.builds, r.ID)
+	}
+	t.builds = nil
+}
+
+// releaseInputs says that a task which is over needs its inputs no more.
+func (c *Coordinator) releaseInputs(t *task) {
+	inputs := t.inputs
+	t.inputs = make(map[*task]bool)
+	for in := range inputs {
+		delete(in.dependants, t)
+		c.dropUnneeded(in)
+	}
+}
+
+// dropUnneeded removes a task that nobody needs and no client asked for: what is kept
+// of its outputs, or what is still to be done for it.
+func (c *Coordinator) dropUnneeded(t *task) {
+	if len(t.dependants) > 0 || c.tasks[t.drv] != t || t.wantedHome() {
+		return
+	}
+	if !t.available {
+		c.cancelTask(t, "nobody needs it any more")
+		return
+	}
+	c.remove(t)
+	if m := t.kept; m != nil {
+		c.release(t, m)
+	}
+}
+
+// attemptFailed decides what follows from an attempt that came to nothing.
+func (c *Coordinator) attemptFailed(r *run, out *outcome, err error) {
+	t, m := r.task, r.machine
+	if lost := lostInputs(err); lost != nil {
+		c.inputsLost(r, lost)
+		return
+	}
+	f := r.failure(err)
+	for _, rec := range t.builds {
+		rec.Failure = f
+	}
+	if r.fetchOnly || out != nil && f.Culprit == api.CulpritCoordinator {
+		c.fetchFailed(r, out, f)
+		return
+	}
+	id := r.id
+	c.durably(func() { c.forget(m, id) })
+	if f.Final() {
+		c.fail(t, f)
+		return
+	}
+	t.failures = append(t.failures, *f)
+	t.blamed++
+	c.log.Warn("attempt failed", "build", t.id, "derivation", t.drv, "attempt", r.attempt, "machine", m.Name,
+		"culprit", f.Culprit, "phase", f.Phase, "err", f.Message)
+	if t.blamed >= c.limits.MaxAttempts {
+		c.fail(t, c.allFailed(t, f))
+		return
+	}
+	if f.Culprit == api.CulpritMachine || f.Culprit == api.CulpritLink {
+		t.skip[m.Name] = true
+	}
+	c.retryLater(t, f)
+}
+
+// fetchFailed decides what follows where a build is done, but its outputs could not be
+// brought home.
+func (c *Coordinator) fetchFailed(r *run, out *outcome, f *api.Failure) {
+	t, m := r.task, r.machine
+	if !r.fetchOnly {
+		c.keep(t, m, out.outputs)
+	}
+	t.failures = append(t.failures, *f)
+	t.blamed++
+	c.log.Warn("outputs could not be fetched", "build", t.id, "derivation", t.drv, "machine", m.Name, "culprit", f.Culprit, "err", f.Message)
+	switch {
+	case t.blamed >= c.limits.MaxAttempts:
+		c.lose(t, f.Message)
+		c.fail(t, c.allFailed(t, f))
+	case f.Culprit == api.CulpritCoordinator:
+		c.delay(t, f)
+		c.delayed[t] = true
+		c.placeBy(t.notBefore)
+	default:
+		if f.Culprit == api.CulpritMachine {
+			t.skip[m.Name] = true
+		}
+		c.lose(t, f.Message)
+	}
+}
+
+// delay puts the next attempt off, for a time that grows.
+func (c *Coordinator) delay(t *task, f *api.Failure) {
+	delay := min(c.limits.AttemptDelay<<min(t.rounds, 20), maxAttemptDelay)
+	t.rounds++
+	t.notBefore = time.Now().Add(delay)
+	c.setState(t, api.Queued, fmt.Sprintf("tried again in %s: %s", delay, f.Error()))
+}
+
+// allFailed is the failure of a build that was tried often enough.
+func (c *Coordinator) allFailed(t *task, last *api.Failure) *api.Failure {
+	var causes []string
+	for i := range t.failures {
+		if text := t.failures[i].Error(); !slices.Contains(causes, text) {
+			causes = append(causes, text)
+		}
+	}
+	f := *last
+	f.Message = fmt.Sprintf("%d attempts failed: %s", t.blamed, strings.Join(causes, "; "))
+	return &f
+}
+
+// maxAttemptDelay bounds the time before all machines are tried again.
+const maxAttemptDelay = 5 * time.Minute
+
+// retryLater lets a task be placed again: at once if there are machines where it was
+// not tried, and otherwise after a time that grows.
+func (c *Coordinator) retryLater(t *task, f *api.Failure) {
+	if f.Culprit == api.CulpritCoordinator || !c.elsewhere(t) {
+		clear(t.skip)
+		c.delay(t, f)
+	} else {
+		t.notBefore = time.Time{}
+		c.setState(t, api.Queued, "tried again elsewhere: "+f.Error())
+	}
+	c.expand(t) // the outputs, or inputs, may have come or gone meanwhile
+}
+
+// elsewhere reports whether a machine is left on which the task may be tried.
+func (c *Coordinator) elsewhere(t *task) bool {
+	b := c.schedulerBuild(t)
+	return c.possible(&b)
+}
+
+// fail ends a task, and all that need it and were not started, as failed.
+func (c *Coordinator) fail(t *task, f *api.Failure) {
+	type doomed struct {
+		task    *task
+		failure *api.Failure
+	}
+	work := []doomed{{t, f}}
+	for len(work) > 0 {
+		t, f := work[len(work)-1].task, work[len(work)-1].failure
+		work = work[:len(work)-1]
+		if c.tasks[t.drv] != t {
+			continue
+		}
+		for d := range t.dependants {
+			delete(d.inputs, t)
+			if d.run == nil && d.resume == nil && !d.available {
+				work = append(work, doomed{d, dependencyFailure(t.drv, f)})
+			}
+		}
+		clear(t.dependants)
+		c.endFailed(t, f)
+	}
+}
+
+func dependencyFailure(input store.Path, f *api.Failure) *api.Failure {
+	if f.Kind == api.KindDependency && f.Input != "" {
+		input = f.Input
+	}
+	return &api.Failure{
+		Culprit: f.Culprit, Phase: api.Waiting, Kind: api.KindDependency, Input: input,
+		Message: fmt.Sprintf("%s, which it needs, failed", input),
+	}
+}
+
+func (c *Coordinator) endFailed(t *task, f *api.Failure) {
+	state := api.Failed
+	if f.Kind == string(store.FailedTimeout) || f.Kind == string(store.FailedSilence) {
+		state = api.TimedOut
+	}
+	now := time.Now()
+	for _, r := range t.builds {
+		r.Failure, r.Stopped = f, &now
+	}
+	c.setState(t, state, f.Message)
+	c.endBuilds(t)
+	c.abandon(t, "the build failed")
+	c.remove(t)
+	c.releaseInputs(t)
+}
+
+// expansionFailure is the failure of a task whose graph cannot be read.
+func expansionFailure(input store.Path, err error) *api.Failure {
+	f := &api.Failure{Culprit: api.CulpritCoordinator, Phase: api.Queued, Message: err.Error()}
+	if input != "" {
+		f.Kind, f.Input = api.KindDependency, input
+	}
+	return f
+}
+
+// abandon ends the attempt that is under way, here and on its machine.
+func (c *Coordinator) abandon(t *task, why string) {
+	r := t.run
+	if r == nil {
+		if t.resume != nil {
+			m, id := t.resume, t.id
+			c.durably(func() { c.forget(m, id) })
+			t.resume = nil
+		}
+		return
+	}
+	t.run = nil
+	r.stale = why
+	r.cancel(errAbandoned)
+	delete(r.machine.runs, r)
+	m, id := r.machine, r.id
+	if !r.fetchOnly {
+		c.durably(func() { c.forget(m, id) })
+	}
+	c.placing = true
+}
+
+// cancelTask ends a task that is not final, and all its builds.
+func (c *Coordinator) cancelTask(t *task, reason string) {
+	now := time.Now()
+	for _, r := range t.builds {
+		r.Stopped = &now
+	}
+	c.setState(t, api.Canceled, reason)
+	c.endBuilds(t)
+	c.abandon(t, reason)
+	c.remove(t)
+	c.releaseInputs(t)
+}
+
+// cancelBuild cancels one build. Its task goes on if another needs it.
+func (c *Coordinator) cancelBuild(r *record, reason string) {
+	t := r.task
+	now := time.Now()
+	r.Stopped, r.State, r.Reason = &now, api.Canceled, reason
+	c.save(r, false)
+	delete(c.builds, r.ID)
+	t.builds = slices.DeleteFunc(t.builds, func(other *record) bool { return other == r })
+	if len(t.builds) > 0 {
+		c.dropUnneeded(t)
+		return
+	}
+	if t.available {
+		// Only the fetching home was for the build.
+		c.abandon(t, reason)
+		c.dropUnneeded(t)
+		return
+	}
+	if r.Parent == "" && len(t.dependants) > 0 {
+		c.substitute(t, r)
+		return
+	}
+	// Those that need it cannot go on: somebody does not want what they need.
+	for d := range t.dependants {
+		delete(d.inputs, t)
+		if d.run == nil && d.resume == nil && !d.available {
+			c.fail(d, &api.Failure{
+				Culprit: api.CulpritCoordinator, Phase: api.Waiting, Kind: api.KindDependency, Input: t.drv,
+				Message: fmt.Sprintf("%s, which it needs, was canceled", t.drv),
+			})
+		}
+	}
+	clear(t.dependants)
+	c.cancelTask(t, reason)
+}
+
+// substitute gives a task whose last build was canceled, but that others need, a
+// build of their own.
+func (c *Coordinator) substitute(t *task, canceled *record) {
+	b := canceled.Build
+	b.ID, b.State, b.Reason, b.Stopped = newID(), t.state, t.reason, nil
+	for d := range t.dependants {
+		if len(d.builds) > 0 {
+			b.Parent = d.builds[0].ID
+			break
+		}
+	}
+	r := c.join(t, b)
+	record := r.Build
+	c.change(ledger.Change{Build: &record, Create: true})
+}

@@ -1,0 +1,110 @@
+package coordinator
+
+import (
+	"context"
+	"sync"
+)
+
+// forgetter makes a machine's agent forget builds: it cancels those that run and
+// releases what they root. It does so one after the other; where the machine is not
+// reached the builds stay, and are found when it is back.
+type forgetter struct {
+	m *machine
+
+	mu     sync.Mutex
+	queue  []string
+	wanted map[string]bool          // those in queue that are still to be forgotten
+	now    map[string]chan struct{} // those being forgotten; closed when that is over
+	signal chan struct{}
+}
+
+func newForgetter(m *machine) *forgetter {
+	return &forgetter{
+		m: m, signal: make(chan struct{}, 1),
+		wanted: make(map[string]bool), now: make(map[string]chan struct{}),
+	}
+}
+
+// forget has the agent forget a build, some time.
+func (f *forgetter) forget(id string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.wanted[id] {
+		return
+	}
+	f.wanted[id] = true
+	f.queue = append(f.queue, id)
+	signal(f.signal)
+}
+
+// settle returns when no request to forget the build is under way, so that none can
+// hit an attempt that starts afterwards. A new attempt replaces what there is anyway.
+func (f *forgetter) settle(ctx context.Context, id string) error {
+	f.mu.Lock()
+	delete(f.wanted, id)
+	underWay := f.now[id]
+	f.mu.Unlock()
+	if underWay == nil {
+		return nil
+	}
+	select {
+	case <-underWay:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (f *forgetter) next() (id string, done func(), ok bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for len(f.queue) > 0 {
+		id, f.queue = f.queue[0], f.queue[1:]
+		if !f.wanted[id] {
+			continue
+		}
+		delete(f.wanted, id)
+		over := make(chan struct{})
+		f.now[id] = over
+		return id, func() {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			delete(f.now, id)
+			close(over)
+		}, true
+	}
+	return "", nil, false
+}
+
+// forgetAtOnce bounds how many builds an agent is made to forget at the same time.
+const forgetAtOnce = 4
+
+// run ends with ctx.
+func (f *forgetter) run(ctx context.Context) {
+	slots := make(chan struct{}, forgetAtOnce)
+	var group sync.WaitGroup
+	defer group.Wait()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-f.signal:
+		}
+		for id, done, ok := f.next(); ok; id, done, ok = f.next() {
+			slots <- struct{}{}
+			group.Go(func() {
+				f.tell(ctx, id)
+				done()
+				<-slots
+			})
+		}
+	}
+}
+
+func (f *forgetter) tell(ctx context.Context, id string) {
+	ctx, cancel := context.WithTimeout(ctx, f.m.c.limits.ContactTimeout)
+	defer cancel()
+	if err := f.m.client.DeleteBuild(ctx, id); err != nil && !unknownBuild(err) && context.Cause(ctx) == nil {
+		f.m.log.Info("the agent was not told to forget a build; it is told when it is reached again", "build", id, "err", err)
+	}
+}

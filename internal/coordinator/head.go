@@ -1,0 +1,240 @@
+package coordinator
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"lighter/nar"
+	"lighter/store"
+	"lighter/store/derivation"
+)
+
+const (
+	// maxDerivation bounds the text of a derivation, in bytes.
+	maxDerivation = 64 << 20
+	// maxCached bounds what is remembered of items and of derivations.
+	maxCached = 1 << 17
+)
+
+// headError is the failure of the head itself, its store for instance, for which no
+// machine and no derivation is to blame.
+type headError struct{ err error }
+
+func (e *headError) Error() string { return e.err.Error() }
+func (e *headError) Unwrap() error { return e.err }
+
+// head is the store of the head, with a memory for what does not change.
+type head struct {
+	Store
+
+	mu    sync.Mutex
+	infos map[store.Path]*store.Info // of items that were valid when they were looked at
+	nodes map[store.Path]*node
+}
+
+func newHead(s Store) *head {
+	return &head{Store: s, infos: make(map[store.Path]*store.Info), nodes: make(map[store.Path]*node)}
+}
+
+// lease protects items of the head while they are needed.
+func (h *head) lease(ctx context.Context, name string, paths ...store.Path) (store.Lease, error) {
+	leaser, ok := h.Store.(store.Leaser)
+	if !ok {
+		return noLease{}, nil
+	}
+	l, err := leaser.Lease(ctx, name)
+	if err != nil {
+		return nil, &headError{err}
+	}
+	if err := l.Add(ctx, paths...); err != nil {
+		return nil, &headError{errors.Join(err, l.Release())}
+	}
+	return l, nil
+}
+
+// noLease is the lease of a store that never collects garbage while it is used.
+type noLease struct{}
+
+func (noLease) Add(context.Context, ...store.Path) error { return nil }
+func (noLease) Release() error                           { return nil }
+
+// known returns what is known of an item that is or was valid here, or an error
+// that matches store.ErrNotValid. The result is shared and must not be changed.
+func (h *head) known(ctx context.Context, p store.Path) (*store.Info, error) {
+	h.mu.Lock()
+	info := h.infos[p]
+	h.mu.Unlock()
+	if info != nil {
+		return info, nil
+	}
+	info, err := h.Info(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	h.remember(info)
+	return info, nil
+}
+
+func (h *head) remember(infos ...*store.Info) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, info := range infos {
+		makeRoom(h.infos)
+		h.infos[info.Path] = info
+	}
+}
+
+// forget is called when an item turned out not to be valid any more.
+func (h *head) forget(paths ...store.Path) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, p := range paths {
+		delete(h.infos, p)
+	}
+}
+
+// size returns an item's NAR size in bytes if it is remembered, else 0.
+func (h *head) size(p store.Path) int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if info := h.infos[p]; info != nil {
+		return info.NARSize
+	}
+	return 0
+}
+
+// makeRoom drops some of a memory that is full.
+func makeRoom[K comparable, V any](m map[K]V) {
+	if len(m) < maxCached {
+		return
+	}
+	for k := range m {
+		delete(m, k)
+		if len(m) < maxCached*3/4 {
+			return
+		}
+	}
+}
+
+// text reads a derivation's contents.
+func (h *head) text(ctx context.Context, p store.Path) ([]byte, error) {
+	var b limitedBuffer
+	if err := h.WriteNAR(ctx, &b, p); err != nil {
+		return nil, fmt.Errorf("read derivation %s: %w", p, err)
+	}
+	r := nar.NewReader(&b)
+	header, err := r.Next()
+	if err == nil && header.Kind != nar.Regular {
+		err = fmt.Errorf("it is a %s", header.Kind)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read derivation %s: %w", p, err)
+	}
+	text, err := io.ReadAll(r)
+	if err != nil {
+		return nil, fmt.Errorf("read derivation %s: %w", p, err)
+	}
+	return text, nil
+}
+
+// limitedBuffer is a buffer that takes no more than a derivation may have.
+type limitedBuffer struct{ bytes.Buffer }
+
+func (b *limitedBuffer) Write(p []byte) (int, error) {
+	if b.Len()+len(p) > maxDerivation {
+		return 0, fmt.Errorf("it has more than %d bytes", maxDerivation)
+	}
+	return b.Buffer.Write(p)
+}
+
+// node returns a derivation of the head's store, without the outputs of its inputs.
+// The result is shared and must not be changed.
+func (h *head) node(ctx context.Context, p store.Path) (*node, error) {
+	h.mu.Lock()
+	n := h.nodes[p]
+	h.mu.Unlock()
+	if n != nil {
+		return n, nil
+	}
+	if !p.IsDerivation() {
+		return nil, fmt.Errorf("%s is not a derivation", p)
+	}
+	text, err := h.text(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	drv, err := derivation.Parse(h.Dir(), text)
+	if err != nil {
+		return nil, fmt.Errorf("derivation %s: %w", p, err)
+	}
+	n = newNode(p, drv)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	makeRoom(h.nodes)
+	h.nodes[p] = n
+	return n, nil
+}
+
+// node is what is remembered of a derivation. It does not change.
+type node struct {
+	path     store.Path
+	system   string
+	features []string
+	inputs   []derivation.Input
+	sources  []store.Path
+	outputs  []derivation.Output
+}
+
+func newNode(p store.Path, d *derivation.Derivation) *node {
+	return &node{
+		path: p, system: d.System, features: d.RequiredFeatures(), inputs: d.Inputs, sources: d.Sources, outputs: d.Outputs,
+	}
+}
+
+// outputPaths returns the paths of the named outputs, or of all if none is named.
+func (n *node) outputPaths(names []string) ([]store.Path, error) {
+	if len(names) == 0 {
+		paths := make([]store.Path, len(n.outputs))
+		for i, o := range n.outputs {
+			paths[i] = o.Path
+		}
+		return paths, nil
+	}
+	paths := make([]store.Path, 0, len(names))
+	for _, name := range names {
+		i := 0
+		for i < len(n.outputs) && n.outputs[i].Name != name {
+			i++
+		}
+		if i == len(n.outputs) {
+			return nil, fmt.Errorf("derivation %s has no output %q", n.path, name)
+		}
+		paths = append(paths, n.outputs[i].Path)
+	}
+	return paths, nil
+}
+
+// outputMap returns the paths of all outputs by name.
+func (n *node) outputMap() map[string]store.Path {
+	paths := make(map[string]store.Path, len(n.outputs))
+	for _, o := range n.outputs {
+		paths[o.Name] = o.Path
+	}
+	return paths
+}
+
+// packageName returns the derivation's name without what looks like a version, as
+// DrvName of libstore takes it apart: what follows the first dash before a digit.
+func (n *node) packageName() string {
+	name := derivation.NameOf(n.path)
+	for i := 0; i+1 < len(name); i++ {
+		if name[i] == '-' && name[i+1] >= '0' && name[i+1] <= '9' {
+			return name[:i]
+		}
+	}
+	return name
+}

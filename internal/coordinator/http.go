@@ -1,0 +1,590 @@
+package coordinator
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"lighter/internal/agentapi"
+	"lighter/internal/api"
+	"lighter/internal/ledger"
+	"lighter/store"
+)
+
+// Limits on what clients send and get.
+const (
+	maxBody      = 64 << 20 // bytes
+	defaultPage  = 100      // builds
+	maxPage      = 1000
+	maxCancel    = 100_000
+	maxPrefixed  = 10_000 // builds among which an abbreviated id is looked for
+	minPrefix    = 4
+	maxLogTail   = 16 << 20 // bytes
+)
+
+// Handler returns the API for clients, as docs/api.md describes it. It answers once
+// Run has started, and until Run returns.
+func (c *Coordinator) Handler() http.Handler {
+	mux := http.NewServeMux()
+	handle := func(pattern string, h func(http.ResponseWriter, *http.Request) error) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+			if err := h(w, r); err != nil {
+				writeError(w, err)
+			}
+		})
+	}
+	handle("GET /v1/version", c.getVersion)
+	handle("GET /v1/status", c.getStatus)
+	handle("POST /v1/builds", c.postBuilds)
+	handle("GET /v1/builds", c.getBuilds)
+	handle("GET /v1/builds/{id}", c.getBuild)
+	handle("GET /v1/builds/{id}/log", c.getLog)
+	handle("GET /v1/builds/{id}/why", c.getWhy)
+	handle("POST /v1/builds/{id}/cancel", c.postCancelOne)
+	handle("POST /v1/cancel", c.postCancel)
+	handle("GET /v1/events", c.getEvents)
+	handle("GET /v1/machines", c.getMachines)
+	handle("POST /v1/machines/{name}/check", c.postCheck)
+	handle("POST /v1/machines/{name}/gc", c.postGC)
+	handle("/", func(_ http.ResponseWriter, r *http.Request) error {
+		return &api.Error{Status: http.StatusNotFound, Code: api.CodeNotFound, Message: fmt.Sprintf("%s %s: no such operation", r.Method, r.URL.Path)}
+	})
+	return mux
+}
+
+func badRequest(format string, args ...any) *api.Error {
+	return &api.Error{Status: http.StatusBadRequest, Code: api.CodeBadRequest, Message: fmt.Sprintf(format, args...)}
+}
+
+// asError finds the answer for an error.
+func asError(err error) *api.Error {
+	var answer *api.Error
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &answer):
+		return answer
+	case errors.As(err, &tooLarge):
+		return badRequest("the body has more than %d bytes", tooLarge.Limit)
+	case errors.Is(err, ledger.ErrNotFound):
+		return &api.Error{Status: http.StatusNotFound, Code: api.CodeNotFound, Message: err.Error()}
+	case errors.Is(err, errNoLog):
+		return &api.Error{Status: http.StatusNotFound, Code: api.CodeNotFound, Message: err.Error()}
+	case errors.Is(err, ledger.ErrDiskFull):
+		return &api.Error{Status: http.StatusInsufficientStorage, Code: api.CodeDiskFull, Message: err.Error()}
+	case errors.Is(err, errStopping), errors.Is(err, ledger.ErrClosed), errors.Is(err, context.Canceled):
+		return &api.Error{Status: http.StatusServiceUnavailable, Code: api.CodeUnavailable, Message: "the coordinator stops"}
+	}
+	return &api.Error{Status: http.StatusInternalServerError, Code: api.CodeInternal, Message: err.Error()}
+}
+
+func writeError(w http.ResponseWriter, err error) {
+	e := asError(err)
+	writeJSON(w, e.Status, e)
+}
+
+// writeJSON answers with one value. That the client is gone is no error here.
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v)
+}
+
+func answer(w http.ResponseWriter, v any) error {
+	writeJSON(w, http.StatusOK, v)
+	return nil
+}
+
+// readJSON reads a body that is one JSON value with known fields. An empty body
+// leaves v as it is.
+func readJSON(r *http.Request, v any) error {
+	d := json.NewDecoder(r.Body)
+	d.DisallowUnknownFields()
+	switch err := d.Decode(v); {
+	case err == io.EOF:
+		return nil
+	case err != nil:
+		return bodyError(err)
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return badRequest("body: there is more than one JSON value")
+	}
+	return nil
+}
+
+func bodyError(err error) error {
+	var tooLarge *http.MaxBytesError
+	if errors.As(err, &tooLarge) {
+		return err
+	}
+	return badRequest("body: %s", strings.TrimPrefix(err.Error(), "json: "))
+}
+
+func (c *Coordinator) getVersion(w http.ResponseWriter, _ *http.Request) error {
+	return answer(w, api.Version{Version: c.cfg.Version, API: api.APIVersion})
+}
+
+func (c *Coordinator) getStatus(w http.ResponseWriter, r *http.Request) error {
+	s, err := c.Status(r.Context())
+	if err != nil {
+		return err
+	}
+	return answer(w, s)
+}
+
+// maxRunning bounds the running builds that a status lists.
+const maxRunning = 1000
+
+// Status returns the coordinator at one glance.
+func (c *Coordinator) Status(ctx context.Context) (*api.Status, error) {
+	s := &api.Status{
+		Version: c.cfg.Version, PID: os.Getpid(), Started: c.started, Counts: c.ledger.Counts(),
+		LastEvent: c.ledger.LastEvent(), Running: []api.Build{}, Transfers: c.moving.list(),
+	}
+	err := c.do(ctx, func() {
+		for _, m := range c.machines {
+			s.Machines = append(s.Machines, m.status())
+			for run := range m.runs {
+				if t := run.task; t.run == run && len(t.builds) > 0 && len(s.Running) < maxRunning {
+					s.Running = append(s.Running, t.builds[0].Build)
+				}
+			}
+		}
+	})
+	slices.SortFunc(s.Running, func(a, b api.Build) int { return a.Submitted.Compare(b.Submitted) })
+	return s, err
+}
+
+func (c *Coordinator) getMachines(w http.ResponseWriter, r *http.Request) error {
+	list := []api.MachineStatus{}
+	err := c.do(r.Context(), func() {
+		for _, m := range c.machines {
+			list = append(list, m.status())
+		}
+	})
+	if err != nil {
+		return err
+	}
+	return answer(w, list)
+}
+
+// submission is the body of POST /v1/builds: a list, or one request.
+type submission struct {
+	Builds []api.Request `json:"builds"`
+	api.Request
+}
+
+func (c *Coordinator) postBuilds(w http.ResponseWriter, r *http.Request) error {
+	var s submission
+	if err := readJSON(r, &s); err != nil {
+		return err
+	}
+	requests := s.Builds
+	if requests == nil {
+		requests = []api.Request{s.Request}
+	}
+	answers, err := c.Submit(r.Context(), requests)
+	if err != nil {
+		return err
+	}
+	return answer(w, api.Submissions{Builds: answers})
+}
+
+func (c *Coordinator) getBuilds(w http.ResponseWriter, r *http.Request) error {
+	filter, err := parseFilter(r)
+	if err != nil {
+		return err
+	}
+	limit := filter.Limit
+	filter.Limit++ // one more says whether there is a next page
+	page := api.BuildList{Builds: []api.Build{}}
+	for b, err := range c.ledger.Builds(r.Context(), filter) {
+		if err != nil {
+			return err
+		}
+		if len(page.Builds) == limit {
+			page.Next = page.Builds[limit-1].ID
+			break
+		}
+		page.Builds = append(page.Builds, *b)
+	}
+	return answer(w, page)
+}
+
+func parseFilter(r *http.Request) (ledger.Filter, error) {
+	q := r.URL.Query()
+	f := ledger.Filter{Machine: q.Get("machine"), After: q.Get("after"), Limit: defaultPage}
+	for name := range q {
+		if !slices.Contains([]string{"state", "derivation", "machine", "tag", "since", "limit", "after"}, name) {
+			return f, badRequest("%q is no filter: there are state, derivation, machine, tag, since, limit and after", name)
+		}
+	}
+	for _, s := range q["state"] {
+		if !slices.Contains(api.States(), api.State(s)) {
+			return f, badRequest("state %q: there are %v", s, api.States())
+		}
+		f.States = append(f.States, api.State(s))
+	}
+	for _, tag := range q["tag"] {
+		k, v, ok := strings.Cut(tag, "=")
+		if !ok {
+			return f, badRequest("tag %q: want NAME=VALUE", tag)
+		}
+		if f.Tags == nil {
+			f.Tags = make(map[string]string)
+		}
+		f.Tags[k] = v
+	}
+	var err error
+	if s := q.Get("derivation"); s != "" {
+		if f.Derivation, err = store.ParsePath(s); err != nil {
+			return f, badRequest("derivation: %s", err)
+		}
+	}
+	if s := q.Get("since"); s != "" {
+		if f.Since, err = time.Parse(time.RFC3339Nano, s); err != nil {
+			return f, badRequest("since %q: want a time such as 2006-01-02T15:04:05Z", s)
+		}
+	}
+	if s := q.Get("limit"); s != "" {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 1 || n > maxPage {
+			return f, badRequest("limit %q: want a number from 1 to %d", s, maxPage)
+		}
+		f.Limit = n
+	}
+	return f, nil
+}
+
+// build returns the build that a request names, perhaps by the start of its id.
+func (c *Coordinator) build(r *http.Request) (*api.Build, error) {
+	return c.findBuild(r.Context(), r.PathValue("id"))
+}
+
+const uuidLength = 36
+
+func (c *Coordinator) findBuild(ctx context.Context, id string) (*api.Build, error) {
+	if len(id) >= uuidLength {
+		return c.ledger.Build(ctx, id)
+	}
+	if len(id) < minPrefix {
+		return nil, badRequest("id %q: want at least %d digits of it", id, minPrefix)
+	}
+	var found *api.Build
+	for b, err := range c.ledger.Builds(ctx, ledger.Filter{Limit: maxPrefixed}) {
+		if err != nil {
+			return nil, err
+		}
+		if !strings.HasPrefix(b.ID, id) {
+			continue
+		}
+		if found != nil {
+			return nil, badRequest("id %s is the start of %s and of %s", id, found.ID, b.ID)
+		}
+		found = b
+	}
+	if found == nil {
+		return nil, fmt.Errorf("build %s: %w", id, ledger.ErrNotFound)
+	}
+	return found, nil
+}
+
+func (c *Coordinator) getBuild(w http.ResponseWriter, r *http.Request) error {
+	b, err := c.build(r)
+	if err != nil {
+		return err
+	}
+	if r.URL.Query().Get("events") == "0" {
+		return answer(w, b)
+	}
+	events, err := c.ledger.BuildEvents(r.Context(), b.ID)
+	if err != nil {
+		return err
+	}
+	return answer(w, api.BuildStory{Build: *b, Events: events})
+}
+
+func (c *Coordinator) getWhy(w http.ResponseWriter, r *http.Request) error {
+	b, err := c.build(r)
+	if err != nil {
+		return err
+	}
+	why := &api.Why{Build: *b, Summary: b.Reason}
+	if err := c.do(r.Context(), func() {
+		if rec := c.builds[b.ID]; rec != nil {
+			why = c.why(rec.task, rec)
+			why.Attempts = slices.Clone(why.Attempts)
+		}
+	}); err != nil {
+		return err
+	}
+	if why.Summary == "" && b.State.Final() {
+		why.Summary = "it is " + string(b.State)
+	}
+	return answer(w, why)
+}
+
+func (c *Coordinator) postCancelOne(w http.ResponseWriter, r *http.Request) error {
+	b, err := c.build(r)
+	if err != nil {
+		return err
+	}
+	return c.cancelAndAnswer(w, r, []string{b.ID})
+}
+
+func (c *Coordinator) postCancel(w http.ResponseWriter, r *http.Request) error {
+	var body api.Cancellation
+	if err := readJSON(r, &body); err != nil {
+		return err
+	}
+	if len(body.IDs) > maxCancel {
+		return badRequest("%d ids, at most %d are taken", len(body.IDs), maxCancel)
+	}
+	ids := make([]string, len(body.IDs))
+	for i, id := range body.IDs {
+		b, err := c.findBuild(r.Context(), id)
+		if err != nil {
+			return err
+		}
+		ids[i] = b.ID
+	}
+	return c.cancelAndAnswer(w, r, ids)
+}
+
+func (c *Coordinator) cancelAndAnswer(w http.ResponseWriter, r *http.Request, ids []string) error {
+	canceled, err := c.Cancel(r.Context(), ids)
+	if err != nil {
+		return err
+	}
+	if canceled == nil {
+		canceled = []string{}
+	}
+	return answer(w, api.Cancellation{IDs: canceled})
+}
+
+func (c *Coordinator) getLog(w http.ResponseWriter, r *http.Request) error {
+	b, err := c.build(r)
+	if err != nil {
+		return err
+	}
+	q := r.URL.Query()
+	offset, err := number(q.Get("offset"), "offset")
+	if err != nil {
+		return err
+	}
+	last, err := number(q.Get("tail"), "tail")
+	if err != nil {
+		return err
+	}
+	if last > maxLogTail {
+		return badRequest("tail %d: at most %d bytes", last, maxLogTail)
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	if last > 0 {
+		t := &tail{max: int(last)}
+		if err := c.copyLog(r.Context(), t, b, 0, false, nil); err != nil {
+			return err
+		}
+		_, _ = w.Write(t.kept)
+		return nil
+	}
+	follow := q.Get("follow") == "1"
+	return c.streamLog(w, r, b, offset, follow)
+}
+
+// streamLog writes a log that may still grow. With follow it waits for the log of a
+// build that has none yet, goes on from one attempt to the next, and ends when the
+// build is final.
+func (c *Coordinator) streamLog(w http.ResponseWriter, r *http.Request, b *api.Build, offset int64, follow bool) error {
+	ctx, cancel := c.untilStopped(r.Context())
+	defer cancel()
+	rc := http.NewResponseController(w)
+	out := &writtenCounter{w: w}
+	attempt := b.Attempt
+	for {
+		next := c.ledger.LastEvent() + 1
+		b, err := c.ledger.Build(ctx, b.ID)
+		if err == nil {
+			if b.Attempt != attempt {
+				attempt, offset = b.Attempt, 0
+			}
+			before := out.written
+			err = c.copyLog(ctx, out, b, offset, follow, func() { _ = rc.Flush() })
+			offset += out.written - before
+		}
+		if follow && (err == nil || errors.Is(err, errNoLog)) && !b.State.Final() {
+			_ = rc.Flush()
+			if err = c.awaitEvent(ctx, b.ID, next); err == nil {
+				continue
+			}
+		}
+		switch {
+		case err == nil, errors.Is(err, errNoLog) && follow:
+			return nil
+		case out.written > 0:
+			panic(http.ErrAbortHandler) // the client must not take it for all
+		}
+		return err
+	}
+}
+
+// awaitEvent waits for an event of a build, from a number on.
+func (c *Coordinator) awaitEvent(ctx context.Context, id string, from uint64) error {
+	enough := errors.New("enough")
+	err := c.ledger.Events(ctx, from, true, func(ev api.Event) error {
+		if ev.Build == id {
+			return enough
+		}
+		return nil
+	})
+	if errors.Is(err, enough) {
+		return nil
+	}
+	return err
+}
+
+func (c *Coordinator) copyLog(ctx context.Context, w io.Writer, b *api.Build, offset int64, follow bool, flush func()) error {
+	if b.Attempt == 0 {
+		return fmt.Errorf("build %s: %w: it was not tried yet", b.ID, errNoLog)
+	}
+	id := b.ID
+	if b.Shares != "" {
+		id = b.Shares
+	}
+	if err := c.logs.copyTo(ctx, w, id, b.Attempt, offset, follow, flush); err != nil {
+		return fmt.Errorf("build %s: %w", b.ID, err)
+	}
+	return nil
+}
+
+type writtenCounter struct {
+	w       io.Writer
+	written int64
+}
+
+func (c *writtenCounter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.written += int64(n)
+	return n, err
+}
+
+func number(s, name string) (int64, error) {
+	if s == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || n < 0 {
+		return 0, badRequest("%s %q: want a number that is not negative", name, s)
+	}
+	return n, nil
+}
+
+// untilStopped ends with ctx, or when the coordinator stops.
+func (c *Coordinator) untilStopped(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		select {
+		case <-c.stopped:
+			cancel(errStopping)
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() {
+		cancel(nil)
+		<-watched
+	}
+}
+
+func (c *Coordinator) getEvents(w http.ResponseWriter, r *http.Request) error {
+	q := r.URL.Query()
+	from, err := number(q.Get("from"), "from")
+	if err != nil {
+		return err
+	}
+	builds := make(map[string]bool)
+	for _, id := range q["build"] {
+		b, err := c.findBuild(r.Context(), id)
+		if err != nil {
+			return err
+		}
+		builds[b.ID] = true
+	}
+	follow := q.Get("follow") == "1"
+	ctx, cancel := c.untilStopped(r.Context())
+	defer cancel()
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	w.WriteHeader(http.StatusOK)
+	s := newEventStream(w)
+	defer s.close()
+	err = c.ledger.Events(ctx, uint64(max(0, from)), follow, func(ev api.Event) error {
+		if len(builds) > 0 && !builds[ev.Build] {
+			return nil
+		}
+		return s.write(&ev)
+	})
+	if err != nil && ctx.Err() == nil && !errors.Is(err, ledger.ErrClosed) {
+		c.log.Debug("a stream of events ended", "err", err)
+		panic(http.ErrAbortHandler) // it has started; the client must not take it for the end
+	}
+	return nil
+}
+
+func (c *Coordinator) machine(r *http.Request) (*machine, error) {
+	name := r.PathValue("name")
+	if m := c.byName[name]; m != nil {
+		return m, nil
+	}
+	return nil, &api.Error{Status: http.StatusNotFound, Code: api.CodeNotFound, Message: fmt.Sprintf("no machine is named %q", name)}
+}
+
+func (c *Coordinator) postCheck(w http.ResponseWriter, r *http.Request) error {
+	m, err := c.machine(r)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := c.untilStopped(r.Context())
+	defer cancel()
+	check, err := c.check(ctx, m)
+	if err != nil {
+		return err
+	}
+	return answer(w, check)
+}
+
+func (c *Coordinator) postGC(w http.ResponseWriter, r *http.Request) error {
+	m, err := c.machine(r)
+	if err != nil {
+		return err
+	}
+	var body api.MachineGC
+	if err := readJSON(r, &body); err != nil {
+		return err
+	}
+	ctx, cancel := c.untilStopped(r.Context())
+	defer cancel()
+	result, err := m.client.CollectGarbage(ctx, &agentapi.GCRequest{
+		MaxFreed: body.MaxFreed, OlderThan: body.OlderThan, DryRun: body.DryRun,
+	})
+	if err != nil {
+		if ended := context.Cause(ctx); ended != nil {
+			return ended
+		}
+		return &api.Error{Status: http.StatusBadGateway, Code: api.CodeMachineError, Message: fmt.Sprintf("machine %s: %s", m.Name, err)}
+	}
+	deleted := result.Deleted
+	if deleted == nil {
+		deleted = []store.Path{}
+	}
+	return answer(w, api.MachineGCResult{Deleted: deleted, Freed: result.Freed})
+}

@@ -1,0 +1,272 @@
+package coordinator
+
+import (
+	"fmt"
+	"sync"
+
+	"lighter/internal/agentapi"
+	"lighter/internal/api"
+	"lighter/store"
+)
+
+// keptItems knows the outputs that stay on the machine where they were built. The
+// loop writes it, runs read it.
+type keptItems struct {
+	mu    sync.Mutex
+	items map[store.Path]keptItem
+}
+
+type keptItem struct {
+	info    *store.Info
+	machine *machine
+}
+
+func newKeptItems() *keptItems { return &keptItems{items: make(map[store.Path]keptItem)} }
+
+func (k *keptItems) get(p store.Path) (keptItem, bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	item, ok := k.items[p]
+	return item, ok
+}
+
+func (k *keptItems) add(m *machine, outputs map[string]*store.Info) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, info := range outputs {
+		k.items[info.Path] = keptItem{info, m}
+	}
+}
+
+func (k *keptItems) remove(m *machine, paths []store.Path) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, p := range paths {
+		if k.items[p].machine == m {
+			delete(k.items, p)
+		}
+	}
+}
+
+// spare is a build that an agent finished and a task may need, after a start.
+type spare struct {
+	machine *machine
+	status  agentapi.BuildStatus
+}
+
+// keep notes that a task's outputs stay on a machine.
+func (c *Coordinator) keep(t *task, m *machine, outputs map[string]*store.Info) {
+	t.kept, t.available = m, true
+	c.kept.add(m, outputs)
+}
+
+// release lets a machine drop what it keeps for a task that is over.
+func (c *Coordinator) release(t *task, m *machine) {
+	t.kept = nil
+	c.unkeep(t, m)
+	id := t.id
+	c.durably(func() { c.forget(m, id) })
+}
+
+// forget has a machine's agent forget a build, unless another attempt at it is under
+// way there: that one replaces what the agent has, and is forgotten when it is over.
+func (c *Coordinator) forget(m *machine, id string) {
+	if t := c.byID[id]; t != nil && (t.run != nil && t.run.machine == m || t.resume == m || t.kept == m) {
+		return
+	}
+	m.forgetter.forget(id)
+}
+
+func (c *Coordinator) unkeep(t *task, m *machine) {
+	if t.node == nil {
+		return
+	}
+	paths, _ := t.node.outputPaths(nil) // naming none cannot fail
+	c.kept.remove(m, paths)
+}
+
+// addKept makes a task that is over, for the sake of those that need its outputs.
+func (c *Coordinator) addKept(n *node, s *spare) {
+	delete(c.spare, n.path)
+	t := c.newTask(n.path, s.status.ID)
+	t.node, t.state, t.machine, t.attempt = n, api.Succeeded, s.machine, s.status.Attempt
+	c.live.Store(t.drv, n)
+	c.keep(t, s.machine, s.status.Outputs)
+}
+
+// adopt makes a task that waits for its turn use what a machine built before.
+func (c *Coordinator) adopt(t *task, m *machine, s *agentapi.BuildStatus) {
+	c.queue.Remove(t.id)
+	c.kept.add(m, s.Outputs)
+	if s.ID != t.id {
+		delete(c.byID, t.id)
+		t.id = s.ID
+		c.byID[t.id] = t
+	}
+	t.machine, t.attempt = m, max(t.attempt, s.Attempt)
+	t.kept, t.available = m, true
+	if t.wantedHome() {
+		c.fetchHome(t)
+		return
+	}
+	for _, r := range t.builds {
+		r.OutputPaths, r.OutputsOn = t.node.outputMap(), m.Name
+	}
+	c.finish(t, outcome{reason: "the outputs were on " + m.Name})
+}
+
+// fetchHome starts a run that fetches outputs which a machine keeps.
+func (c *Coordinator) fetchHome(t *task) {
+	r := c.newRun(t, t.kept)
+	r.fetchOnly = true
+	t.machine = t.kept
+	c.setState(t, api.Fetching, "the outputs are on "+t.kept.Name)
+	c.group.Go(r.main)
+}
+
+// loseAll gives up what a machine keeps.
+func (c *Coordinator) loseAll(m *machine, why string) {
+	for _, t := range c.tasks {
+		if t.kept == m {
+			c.lose(t, why)
+		}
+	}
+}
+
+// lose gives up the outputs that a machine keeps for a task. They are built again if
+// somebody needs them.
+func (c *Coordinator) lose(t *task, why string) {
+	m := t.kept
+	c.log.Warn("outputs were lost", "derivation", t.drv, "machine", m.Name, "why", why)
+	c.release(t, m)
+	t.available = false
+	dependants := t.dependants
+	t.dependants = make(map[*task]bool)
+	if len(t.builds) > 0 {
+		c.abandon(t, why)
+		c.setState(t, api.Queued, "built again: "+why)
+		c.expand(t)
+	} else {
+		c.remove(t)
+	}
+	for d := range dependants {
+		delete(d.inputs, t)
+		if d.run != nil || d.resume != nil || d.available {
+			continue
+		}
+		c.setState(d, api.Waiting, fmt.Sprintf("%s is built again: %s", t.drv, why))
+		c.expand(d)
+	}
+}
+
+// inputsLost deals with a run that found inputs to be nowhere.
+func (c *Coordinator) inputsLost(r *run, lost []store.Path) {
+	t := r.task
+	m, id := r.machine, r.id
+	c.durably(func() { c.forget(m, id) })
+	c.head.forget(lost...)
+	t.blamed++
+	for _, p := range t.node.sources {
+		for _, l := range lost {
+			if p == l {
+				c.fail(t, &api.Failure{
+					Culprit: api.CulpritCoordinator, Phase: api.Sending,
+					Message: fmt.Sprintf("source %s is not in the head's store", p),
+				})
+				return
+			}
+		}
+	}
+	if t.blamed >= c.limits.MaxAttempts {
+		c.fail(t, &api.Failure{
+			Culprit: api.CulpritCoordinator, Phase: api.Sending,
+			Message: fmt.Sprintf("inputs were lost %d times, the last time %s", t.blamed, lost[0]),
+		})
+		return
+	}
+	c.setState(t, api.Waiting, fmt.Sprintf("%s was lost and is built again", lost[0]))
+	for in := range t.inputs {
+		if in.kept != nil {
+			c.lose(in, "its outputs were not found there any more")
+		}
+	}
+	c.expand(t)
+}
+
+// reconcile compares the builds that an agent knows with what is wanted of it.
+func (c *Coordinator) reconcile(m *machine, s *sighting) {
+	listed := make(map[string]bool, len(s.builds))
+	for i := range s.builds {
+		status := &s.builds[i]
+		listed[status.ID] = true
+		if s.known[status.ID] == nil {
+			m.log.Debug("the agent has a build of another coordinator", "build", status.ID)
+			continue
+		}
+		c.reconcileBuild(m, status)
+	}
+	for _, t := range c.tasks {
+		if t.kept == m && !listed[t.id] && t.run == nil {
+			c.lose(t, "its agent does not know it any more")
+		}
+	}
+}
+
+func (c *Coordinator) reconcileBuild(m *machine, s *agentapi.BuildStatus) {
+	t := c.tasks[s.Derivation]
+	switch {
+	case t != nil && t.kept == m && t.id == s.ID:
+		c.kept.add(m, s.Outputs)
+	case t != nil && t.id == s.ID && t.attempt == s.Attempt && (t.run != nil && t.run.machine == m || t.resume == m):
+		// It goes on.
+	case t != nil && t.id == s.ID && t.attempt < s.Attempt && t.run == nil && t.resume == nil && !t.available:
+		// It was placed there, and the ledger did not hear of that any more.
+		t.attempt, t.machine, t.resume, t.state = s.Attempt, m, m, api.Placed
+		if !t.expanding {
+			c.expand(t)
+		}
+	case s.State == agentapi.Succeeded && c.grace != nil && (t == nil || t.run == nil && t.resume == nil):
+		c.spare[s.Derivation] = &spare{m, *s}
+	case s.State == agentapi.Succeeded && t != nil && t.node != nil && t.run == nil && t.resume == nil && !t.available && !t.expanding:
+		c.adopt(t, m, s)
+	default:
+		c.forget(m, s.ID)
+	}
+}
+
+// endGrace notes that a machine said what it has, or cannot. When all did, the tasks
+// that a start found are looked at.
+func (c *Coordinator) endGrace(m *machine) {
+	if c.grace == nil {
+		return
+	}
+	if m != nil {
+		delete(c.grace, m)
+		if len(c.grace) > 0 {
+			return
+		}
+	}
+	c.grace = nil
+	for _, t := range c.tasks {
+		if t.expanding {
+			c.expander.mail.put(t.question())
+		}
+	}
+	// What is still spare after that walk is not needed.
+	c.expander.mail.put(question{whenDone: c.dropSpare})
+	c.placing = true
+}
+
+func (c *Coordinator) dropSpare() {
+	for drv, s := range c.spare {
+		delete(c.spare, drv)
+		t := c.tasks[drv]
+		if t != nil && t.node != nil && t.run == nil && t.resume == nil && !t.available && !t.expanding {
+			c.adopt(t, s.machine, &s.status)
+			continue
+		}
+		if t == nil || t.id != s.status.ID {
+			c.forget(s.machine, s.status.ID)
+		}
+	}
+}

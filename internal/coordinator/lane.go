@@ -1,0 +1,217 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+
+	"lighter/store"
+)
+
+// lane carries items to one place, each once however many ask for it, over several
+// streams at the same time. An item is moved when everything that it refers to is
+// there, or before it in the same batch.
+type lane struct {
+	ctx      context.Context // of the streams
+	group    *sync.WaitGroup // counts them
+	streams  int             // so many at most
+	maxBytes int64           // of a batch, unless its one item has more
+	maxItems int
+	// move carries one batch, references first, and returns when it is there.
+	move func(ctx context.Context, batch []*store.Info) error
+
+	mu      sync.Mutex
+	cargo   map[store.Path]*cargo // everything that is not there yet
+	waiting []*cargo              // in the order in which it was asked for
+	running int
+	queued  int64 // NAR bytes of all cargo
+}
+
+// cargo is one item that somebody wants to be moved.
+type cargo struct {
+	info    *store.Info
+	waiters int
+	batch   *cargoBatch   // once it is being moved
+	done    chan struct{} // closed when it is there, or err says why not
+	err     error
+}
+
+type cargoBatch struct {
+	cargo   []*cargo
+	waiters int // of all of them
+	cancel  context.CancelCauseFunc
+}
+
+// errUnwanted is the cause of the end of a stream whose items nobody wants any more.
+var errUnwanted = errors.New("nobody waits for the items any more")
+
+// want returns when all the items, in whatever order they are given, are there; and
+// the NAR bytes of those that nobody had asked for before.
+func (l *lane) want(ctx context.Context, infos []*store.Info) (fresh int64, err error) {
+	sorted, err := store.SortInfos(infos)
+	if err != nil {
+		return 0, err
+	}
+	wanted, fresh := l.add(sorted)
+	for i, w := range wanted {
+		select {
+		case <-w.done:
+			err = w.err
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		}
+		if err != nil {
+			l.leave(wanted[i:])
+			return fresh, err
+		}
+	}
+	return fresh, nil
+}
+
+func (l *lane) add(infos []*store.Info) (wanted []*cargo, fresh int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	wanted = make([]*cargo, 0, len(infos))
+	for _, info := range infos {
+		item := l.cargo[info.Path]
+		if item == nil {
+			item = &cargo{info: info, done: make(chan struct{})}
+			l.cargo[info.Path] = item
+			l.waiting = append(l.waiting, item)
+			l.queued += info.NARSize
+			fresh += info.NARSize
+		}
+		item.waiters++
+		if item.batch != nil {
+			item.batch.waiters++
+		}
+		wanted = append(wanted, item)
+	}
+	l.startLocked()
+	return wanted, fresh
+}
+
+// leave says that a waiter is gone. What nobody wants is not moved, and a stream
+// that carries nothing else is ended.
+func (l *lane) leave(wanted []*cargo) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, item := range wanted {
+		item.waiters--
+		switch b := item.batch; {
+		case b != nil:
+			if b.waiters--; b.waiters == 0 {
+				b.cancel(errUnwanted)
+				for _, item := range b.cargo {
+					l.removeLocked(item)
+				}
+			}
+		case item.waiters == 0:
+			l.removeLocked(item)
+		}
+	}
+	l.waiting = slices.DeleteFunc(l.waiting, func(item *cargo) bool { return item.waiters == 0 })
+}
+
+// removeLocked takes an item out, so that it is moved anew when it is wanted again.
+func (l *lane) removeLocked(item *cargo) {
+	if l.cargo[item.info.Path] == item {
+		delete(l.cargo, item.info.Path)
+		l.queued -= item.info.NARSize
+	}
+}
+
+// pending returns how many NAR bytes are not there yet.
+func (l *lane) pending() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.queued
+}
+
+func (l *lane) startLocked() {
+	for l.running < l.streams && len(l.waiting) > 0 {
+		b := l.batchLocked()
+		if len(b.cargo) == 0 {
+			return // all that waits needs what is being moved
+		}
+		ctx, cancel := context.WithCancelCause(l.ctx)
+		b.cancel = cancel
+		l.running++
+		l.group.Go(func() { l.carry(ctx, b) })
+	}
+}
+
+// batchLocked takes the next batch out of what waits.
+func (l *lane) batchLocked() *cargoBatch {
+	b := &cargoBatch{}
+	var bytes int64
+	l.waiting = slices.DeleteFunc(l.waiting, func(item *cargo) bool {
+		full := len(b.cargo) >= l.maxItems || len(b.cargo) > 0 && bytes+item.info.NARSize > l.maxBytes
+		if full || !l.movableLocked(item, b) {
+			return false
+		}
+		item.batch = b
+		b.cargo = append(b.cargo, item)
+		b.waiters += item.waiters
+		bytes += item.info.NARSize
+		return true
+	})
+	return b
+}
+
+// movableLocked reports whether what the item refers to is there, or in the batch.
+func (l *lane) movableLocked(item *cargo, b *cargoBatch) bool {
+	for _, ref := range item.info.References {
+		if other := l.cargo[ref]; other != nil && other != item && other.batch != b {
+			return false
+		}
+	}
+	return true
+}
+
+func (l *lane) carry(ctx context.Context, b *cargoBatch) {
+	infos := make([]*store.Info, len(b.cargo))
+	for i, item := range b.cargo {
+		infos[i] = item.info
+	}
+	err := l.move(ctx, infos)
+	b.cancel(nil)
+
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.running--
+	for _, item := range b.cargo {
+		l.endLocked(item, err)
+	}
+	if err != nil {
+		l.failDependantsLocked(b, err)
+	}
+	l.startLocked()
+}
+
+func (l *lane) endLocked(item *cargo, err error) {
+	l.removeLocked(item)
+	item.err = err
+	close(item.done)
+}
+
+// failDependantsLocked ends what waits for items of a batch that did not arrive.
+func (l *lane) failDependantsLocked(b *cargoBatch, err error) {
+	failed := make(map[store.Path]bool)
+	for _, item := range b.cargo {
+		failed[item.info.Path] = true
+	}
+	for more := true; more; {
+		more = false
+		l.waiting = slices.DeleteFunc(l.waiting, func(item *cargo) bool {
+			if !slices.ContainsFunc(item.info.References, func(p store.Path) bool { return failed[p] }) {
+				return false
+			}
+			failed[item.info.Path] = true
+			more = true
+			l.endLocked(item, err)
+			return true
+		})
+	}
+}

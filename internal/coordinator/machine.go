@@ -1,0 +1,452 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"lighter/internal/agentapi"
+	"lighter/internal/api"
+	"lighter/internal/ledger"
+	"lighter/internal/version"
+	"lighter/machines"
+	"lighter/nar/signature"
+	"lighter/scheduler"
+	"lighter/store"
+)
+
+// machine is what the coordinator has of one machine.
+type machine struct {
+	machines.Machine
+	c         *Coordinator
+	log       *slog.Logger
+	link      Link
+	client    agent
+	sending   *lane // of items to it
+	fetching  *lane // of items from it
+	forgetter *forgetter
+	contacts  contacts
+	bandwidth bandwidth
+
+	// All below belongs to the loop.
+	state   string // as api.MachineStatus.State
+	err     string // why it is down
+	problem string // why it gets no builds though it is up
+	down    time.Time
+	nextTry time.Time
+	info    *agentapi.Machine // of the last contact
+	skew    time.Duration     // its clock minus ours
+	runs    map[*run]struct{}
+	has     *pathSet // items that it is believed to have
+	speed   scheduler.SpeedEstimate
+	learnt  bool // something that is not in the ledger yet
+	saved   time.Time
+}
+
+// The states of a machine.
+const (
+	stateUnknown    = "unknown"
+	stateConnecting = "connecting"
+	stateUp         = "up"
+	stateDown       = "down"
+)
+
+func newMachine(c *Coordinator, m machines.Machine) *machine {
+	x := &machine{
+		Machine: m, c: c, log: c.log.With("machine", m.Name), state: stateUnknown,
+		runs: make(map[*run]struct{}), has: newPathSet(),
+	}
+	x.contacts.changed = make(chan struct{})
+	x.contacts.poked, x.contacts.woken = make(chan struct{}, 1), make(chan struct{}, 1)
+	if c.cfg.newAgent != nil {
+		x.client = c.cfg.newAgent(x)
+	} else {
+		x.client = newAgentClient(func(ctx context.Context) (net.Conn, error) { return x.link.DialAgent(ctx) })
+	}
+	x.sending = c.newLane(x.send)
+	x.fetching = c.newLane(x.fetch)
+	x.forgetter = newForgetter(x)
+	return x
+}
+
+func (c *Coordinator) newLane(move func(context.Context, []*store.Info) error) *lane {
+	return &lane{
+		group: &c.group, streams: c.limits.Streams, maxBytes: c.limits.BatchBytes, maxItems: c.limits.BatchItems,
+		move: move, cargo: make(map[store.Path]*cargo),
+	}
+}
+
+// contacts tells those who lost touch with a machine when somebody reached it again.
+type contacts struct {
+	mu      sync.Mutex
+	count   uint64        // of times that it was reached
+	changed chan struct{} // closed, and replaced, each time
+	poked   chan struct{} // has room for one: look at the machine, if it was up
+	woken   chan struct{} // has room for one: look at the machine in any case
+}
+
+func (x *contacts) reached() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.count++
+	close(x.changed)
+	x.changed = make(chan struct{})
+}
+
+func (x *contacts) seen() (uint64, <-chan struct{}) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.count, x.changed
+}
+
+// poke has the supervisor look at the machine now, if it believes that it is up.
+func (x *contacts) poke() { signal(x.poked) }
+
+// wake has the supervisor look at the machine now.
+func (x *contacts) wake() { signal(x.woken) }
+
+// signal fills a channel that has room for one.
+func signal(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
+
+// await pokes the supervisor and returns when it reached the machine, or with an error.
+func (x *contacts) await(ctx context.Context) error {
+	before, changed := x.seen()
+	x.poke()
+	for {
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		var now uint64
+		if now, changed = x.seen(); now > before {
+			return nil
+		}
+	}
+}
+
+// sighting is what a look at a machine found.
+type sighting struct {
+	info   *agentapi.Machine
+	skew   time.Duration
+	builds []agentapi.BuildStatus // if it was not up before
+	known  map[string]*api.Build  // those of them that the ledger has
+	next   time.Time              // when it is tried again, if it was not reached
+	acl    *signature.ACL
+	err    error
+}
+
+// supervise looks at the machine for as long as the coordinator runs: often while it
+// is up, and less and less often while it is down.
+func (m *machine) supervise(ctx context.Context) {
+	up, delay := false, m.c.limits.RetryMin
+	for {
+		if !up {
+			m.c.post(func() { m.c.connecting(m) })
+		}
+		s := m.look(ctx, !up)
+		if ctx.Err() != nil {
+			return
+		}
+		wait := m.c.limits.PollInterval
+		if up = s.err == nil; up {
+			delay = m.c.limits.RetryMin
+		} else {
+			wait, delay = delay, min(2*delay, m.c.limits.RetryMax)
+			s.next = time.Now().Add(wait)
+		}
+		m.c.post(func() { m.c.sighted(m, s) })
+		if up {
+			m.contacts.reached()
+		}
+		if !m.rest(ctx, wait, up) {
+			return
+		}
+	}
+}
+
+// minLookInterval bounds how often pokes can make the supervisor look.
+const minLookInterval = 20 * time.Millisecond
+
+// rest waits for the time of the next look. A poke cuts it short.
+func (m *machine) rest(ctx context.Context, wait time.Duration, up bool) bool {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	poked := m.contacts.poked
+	if !up {
+		poked = nil // that it cannot be reached is known; growing delays are the rule
+	}
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+	case <-m.contacts.woken:
+	case <-poked:
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(minLookInterval):
+		}
+	}
+	return true
+}
+
+// look asks the agent what the machine is, and after a time without contact also
+// which builds it knows.
+func (m *machine) look(ctx context.Context, first bool) sighting {
+	limit := m.c.limits.ContactTimeout
+	if first {
+		limit = m.c.limits.ConnectTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	var s sighting
+	asked := time.Now()
+	if s.info, s.err = m.client.Machine(ctx); s.err != nil {
+		return s
+	}
+	s.skew = s.info.Now.Sub(asked.Add(time.Since(asked) / 2))
+	if m.c.cfg.ACL != nil {
+		if s.acl, s.err = m.c.cfg.ACL(); s.err != nil {
+			m.log.Warn("the head's list of authorized keys cannot be read", "err", s.err)
+			s.acl, s.err = nil, nil
+		}
+	}
+	if !first || s.info.Protocol != agentapi.Protocol {
+		return s
+	}
+	if s.builds, s.err = m.client.Builds(ctx); s.err != nil {
+		return s
+	}
+	s.known, s.err = m.c.knownBuilds(ctx, s.builds)
+	return s
+}
+
+// knownBuilds returns those of an agent's builds that are in the ledger. What is not
+// is another coordinator's.
+func (c *Coordinator) knownBuilds(ctx context.Context, list []agentapi.BuildStatus) (map[string]*api.Build, error) {
+	known := make(map[string]*api.Build, len(list))
+	for i := range list {
+		switch b, err := c.ledger.Build(ctx, list[i].ID); {
+		case err == nil:
+			known[b.ID] = b
+		case !errors.Is(err, ledger.ErrNotFound):
+			return nil, err
+		}
+	}
+	return known, nil
+}
+
+func (c *Coordinator) connecting(m *machine) {
+	if m.state == stateUnknown {
+		m.state = stateConnecting
+	}
+}
+
+// sighted takes over what a look at a machine found.
+func (c *Coordinator) sighted(m *machine, s sighting) {
+	if s.err != nil {
+		c.unreachable(m, s)
+		return
+	}
+	was := m.state
+	m.state, m.err, m.info, m.skew = stateUp, "", s.info, s.skew
+	m.down, m.nextTry = time.Time{}, time.Time{}
+	problem := c.problemOf(m, &s)
+	if problem != m.problem || was != stateUp {
+		switch {
+		case problem != "":
+			m.log.Warn("the machine gets no builds", "why", problem)
+			c.event(m.Name, "up, but gets no builds: "+problem)
+		default:
+			m.log.Info("the machine is up", "agent", s.info.Version, "kernel", s.info.Kernel, "store", s.info.StoreKind)
+			c.event(m.Name, "up")
+		}
+	}
+	m.problem = problem
+	if was != stateUp {
+		c.reconcile(m, &s)
+	}
+	c.endGrace(m)
+	c.saveLearnt(m)
+	c.placing = true
+}
+
+func (c *Coordinator) unreachable(m *machine, s sighting) {
+	now := time.Now()
+	text := s.err.Error()
+	if m.state != stateDown {
+		m.down = now
+		m.has.clear()
+		m.log.Warn("the machine cannot be reached", "err", s.err)
+		c.event(m.Name, "down: "+text)
+	}
+	m.state, m.err, m.nextTry = stateDown, text, s.next
+	if now.Sub(m.down) >= c.limits.MachineLostAfter {
+		c.loseAll(m, "its machine "+m.Name+" cannot be reached")
+	}
+	c.endGrace(m)
+	c.placing = true
+}
+
+// problemOf says why a machine that is up gets no builds; empty if it does.
+func (c *Coordinator) problemOf(m *machine, s *sighting) string {
+	info := s.info
+	switch {
+	case info.Protocol != agentapi.Protocol:
+		return fmt.Sprintf("its agent %s speaks protocol %d, this coordinator %s speaks %d",
+			info.Version, info.Protocol, version.Version, agentapi.Protocol)
+	case info.StoreDir != c.head.Dir():
+		return fmt.Sprintf("its store is %s, the head's is %s", info.StoreDir, c.head.Dir())
+	case info.BuildProblem != "":
+		return "it cannot build: " + info.BuildProblem
+	}
+	return keyProblem(m.Name, info.PublicKey, s.acl)
+}
+
+// keyProblem says why what a machine signs is not accepted at home.
+func keyProblem(name, publicKey string, acl *signature.ACL) string {
+	if acl == nil {
+		return ""
+	}
+	key, err := signature.ParsePublicKey([]byte(publicKey))
+	if err != nil {
+		return fmt.Sprintf("its store's public key cannot be read: %v", err)
+	}
+	if !acl.Authorized(key) {
+		return fmt.Sprintf("the head does not accept its key %s; authorize it with: lighter key authorize --machine %s", key.Fingerprint(), name)
+	}
+	return ""
+}
+
+// unavailable says why nothing can be placed on the machine now.
+func (m *machine) unavailable() string {
+	switch {
+	case m.state == stateDown:
+		return "down: " + m.err
+	case m.state != stateUp:
+		return "not reached yet"
+	}
+	return m.problem
+}
+
+// saveInterval is the least time between two records of what was learnt of a machine.
+const saveInterval = 10 * time.Second
+
+func (c *Coordinator) saveLearnt(m *machine) {
+	if m.bandwidth.takeChanged() {
+		m.learnt = true
+	}
+	if !m.learnt || time.Since(m.saved) < saveInterval {
+		return
+	}
+	m.learnt, m.saved = false, time.Now()
+	c.change(ledger.Change{Machine: &ledger.Machine{
+		Name: m.Name, Bandwidth: m.bandwidth.value(), SpeedLog: m.speed.Log, SpeedSamples: m.speed.Samples,
+		PublicKey: m.info.PublicKey, Updated: m.saved,
+	}})
+}
+
+// status is what clients are told of the machine.
+func (m *machine) status() api.MachineStatus {
+	s := api.MachineStatus{
+		Name: m.Name, Systems: m.Systems, Features: m.Features, MandatoryFeatures: m.MandatoryFeatures,
+		ParallelBuilds: m.ParallelBuilds, Speed: m.Speed, Local: m.Local,
+		State: m.state, Error: m.err, Bandwidth: m.bandwidth.value(),
+	}
+	if m.state == stateUp {
+		s.Error = m.problem
+	}
+	if m.state == stateDown && !m.nextTry.IsZero() {
+		next := m.nextTry
+		s.NextTry = &next
+	}
+	for r := range m.runs {
+		if !r.fetchOnly {
+			s.Running++
+		}
+	}
+	if info := m.info; info != nil {
+		s.Agent, s.Kernel, s.StoreKind, s.Cores = info.Version, info.Kernel, info.StoreKind, info.Cores
+		s.Load = info.Load / float64(max(1, info.Cores))
+		s.FreeDisk, s.FreeMemory, s.PublicKey = info.FreeDisk, info.FreeMemory, info.PublicKey
+		s.ClockSkew = api.Seconds(m.skew.Seconds())
+	}
+	return s
+}
+
+// bandwidth is a moving average of what was measured, in bytes/s.
+type bandwidth struct {
+	mu      sync.Mutex
+	average float64
+	changed bool
+}
+
+// What a transfer must have to say something about the bandwidth, and the weight of
+// the newest one.
+const (
+	minBandwidthBytes = 256 << 10
+	bandwidthWeight   = 0.3
+)
+
+func (b *bandwidth) observe(bytes int64, took time.Duration) {
+	if bytes < minBandwidthBytes || took <= 0 {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	sample := float64(bytes) / took.Seconds()
+	if b.average == 0 {
+		b.average = sample
+	}
+	b.average += bandwidthWeight * (sample - b.average)
+	b.changed = true
+}
+
+func (b *bandwidth) value() float64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.average
+}
+
+func (b *bandwidth) set(average float64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.average = average
+}
+
+func (b *bandwidth) takeChanged() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	changed := b.changed
+	b.changed = false
+	return changed
+}
+
+// pathSet is a bounded set of items.
+type pathSet struct{ paths map[store.Path]struct{} }
+
+func newPathSet() *pathSet { return &pathSet{make(map[store.Path]struct{})} }
+
+func (s *pathSet) add(paths ...store.Path) {
+	for _, p := range paths {
+		makeRoom(s.paths)
+		s.paths[p] = struct{}{}
+	}
+}
+
+func (s *pathSet) contains(p store.Path) bool {
+	_, ok := s.paths[p]
+	return ok
+}
+
+func (s *pathSet) clear() { clear(s.paths) }

@@ -1,0 +1,344 @@
+package coordinator
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"lighter/internal/api"
+	"lighter/internal/ledger"
+	"lighter/scheduler"
+	"lighter/store"
+)
+
+// task is the work on one derivation, for the sake of all builds that want it and of
+// all tasks that need it. It belongs to the loop.
+type task struct {
+	drv store.Path
+	// id is the one under which machines know its attempts: that of the first build.
+	id     string
+	seq    uint64
+	builds []*record // that are not final
+
+	state  api.State
+	reason string
+
+	// expanding says that the expander was asked about it. Until it answered, node
+	// and the edges may be missing or old.
+	expanding  bool
+	node       *node
+	inputPaths []store.Path // outputs of inputs, and sources
+	inputs     map[*task]bool
+	dependants map[*task]bool
+	waiting    int // inputs that are not available
+
+	priority      int
+	rank          time.Duration // longest remaining path, this one included
+	expected      time.Duration
+	expectedKnown bool // by measurement
+	queuedAt      time.Time
+	notBefore     time.Time // of the next attempt
+
+	attempt  int
+	machine  *machine // of the current or last attempt
+	run      *run     // nil if none is under way
+	resume   *machine // after a start: the attempt goes on there
+	skip     map[string]bool
+	failures []api.Failure // of attempts, the newest last
+	blamed   int           // attempts that failed for other reasons than the derivation
+	rounds   int           // how often all machines had failed
+
+	// available says that the outputs exist: at home, or on the machine kept.
+	available bool
+	kept      *machine
+}
+
+// record is a build that is not final.
+type record struct {
+	api.Build
+	task *task
+}
+
+// newID returns an id for a build. It is random, so that its first digits tell
+// builds apart.
+func newID() string { return uuid.NewString() }
+
+func (t *task) question() question {
+	return question{task: t, path: t.drv, outputs: t.wantedOutputs(), started: t.resume != nil || t.run != nil}
+}
+
+// requestedOutputs returns the outputs that builds ask for, nil for all.
+func (t *task) requestedOutputs() []string {
+	set := make(map[string]bool)
+	var names []string
+	for _, r := range t.builds {
+		if len(r.Outputs) == 0 {
+			return nil
+		}
+		for _, name := range r.Outputs {
+			if !set[name] {
+				set[name] = true
+				names = append(names, name)
+			}
+		}
+	}
+	return names
+}
+
+// wantedOutputs is as requestedOutputs, but all where other tasks need some.
+func (t *task) wantedOutputs() []string {
+	if len(t.dependants) > 0 {
+		return nil
+	}
+	return t.requestedOutputs()
+}
+
+// wantedHome reports whether a client asked for the outputs.
+func (t *task) wantedHome() bool {
+	for _, r := range t.builds {
+		if r.Parent == "" {
+			return true
+		}
+	}
+	return false
+}
+
+// newTask makes a task for a derivation that has none.
+func (c *Coordinator) newTask(drv store.Path, id string) *task {
+	c.seq++
+	t := &task{
+		drv: drv, id: id, seq: c.seq, state: api.Queued,
+		inputs: make(map[*task]bool), dependants: make(map[*task]bool), skip: make(map[string]bool),
+	}
+	c.tasks[drv] = t
+	c.byID[id] = t
+	return t
+}
+
+// remove drops a task that is over.
+func (c *Coordinator) remove(t *task) {
+	c.queue.Remove(t.id)
+	t.expanding = false
+	if c.tasks[t.drv] == t {
+		delete(c.tasks, t.drv)
+		c.live.Delete(t.drv)
+	}
+	delete(c.byID, t.id)
+	delete(c.alarmed, t.id)
+	delete(c.delayed, t)
+}
+
+// join adds a build to a task.
+func (c *Coordinator) join(t *task, b api.Build) *record {
+	r := &record{Build: b, task: t}
+	if b.ID != t.id {
+		r.Shares = t.id
+	}
+	t.builds = append(t.builds, r)
+	c.builds[b.ID] = r
+	t.priority = max(t.priority, b.Priority)
+	return r
+}
+
+// newInternal makes a task, and its build, for the sake of another.
+func (c *Coordinator) newInternal(n *node, parent *task) *task {
+	first := parent.builds[0]
+	t := c.newTask(n.path, newID())
+	t.node = n
+	b := api.Build{
+		Request: api.Request{
+			ID: t.id, Derivation: n.path, Priority: parent.priority, Tags: first.Tags,
+			Timeout: first.Timeout, MaxSilentTime: first.MaxSilentTime, KeepFailed: first.KeepFailed,
+		},
+		System: n.system, Features: n.features, Parent: first.ID, OutputPaths: n.outputMap(),
+		State: api.Queued, Submitted: time.Now(),
+	}
+	r := c.join(t, b)
+	record := r.Build
+	c.change(ledger.Change{Build: &record, Create: true})
+	return t
+}
+
+// setState moves a task, and with it its builds, to another state.
+func (c *Coordinator) setState(t *task, s api.State, reason string) {
+	if t.state == s && t.reason == reason && !s.Final() && s != api.Placed {
+		return
+	}
+	sameState := t.state == s && s != api.Placed
+	t.state, t.reason = s, reason
+	for _, r := range t.builds {
+		r.State, r.Reason, r.Attempt, r.Machine = s, reason, t.attempt, ""
+		if t.machine != nil {
+			r.Machine = t.machine.Name
+		}
+		if t.id != r.ID {
+			r.Shares = t.id
+		}
+		c.save(r, sameState)
+	}
+}
+
+// save writes a build's record; with force an event is made though its state is the
+// same as before.
+func (c *Coordinator) save(r *record, force bool) {
+	b := r.Build // nothing that it points to is changed any more
+	ch := ledger.Change{Build: &b}
+	if force {
+		ch.Event = &api.Event{
+			Build: b.ID, State: b.State, Attempt: b.Attempt, Machine: b.Machine, Reason: b.Reason, Failure: b.Failure,
+		}
+	}
+	c.change(ch)
+}
+
+// expand asks the expander about a task.
+func (c *Coordinator) expand(t *task) {
+	if t.expanding {
+		return
+	}
+	t.expanding = true
+	c.queue.Remove(t.id)
+	if c.grace == nil {
+		c.expander.mail.put(t.question())
+	}
+}
+
+// setInputs gives a task its edges, in place of those that it has.
+func (c *Coordinator) setInputs(t *task, inputs []*task) {
+	old := t.inputs
+	t.inputs, t.waiting = make(map[*task]bool, len(inputs)), 0
+	for _, in := range inputs {
+		if t.inputs[in] || in == t {
+			continue
+		}
+		t.inputs[in] = true
+		in.dependants[t] = true
+		if !in.available {
+			t.waiting++
+		}
+	}
+	c.live.Store(t.drv, t.node)
+	for in := range old {
+		if !t.inputs[in] {
+			delete(in.dependants, t)
+			c.dropUnneeded(in)
+		}
+	}
+}
+
+// makeReady puts a task into the queue if all its inputs are there.
+func (c *Coordinator) makeReady(t *task) {
+	if t.waiting > 0 {
+		c.queue.Remove(t.id)
+		c.setState(t, api.Waiting, fmt.Sprintf("waits for %d inputs", t.waiting))
+		return
+	}
+	now := time.Now()
+	if wait := t.notBefore.Sub(now); wait > 0 {
+		c.setState(t, api.Queued, t.reason)
+		c.delayed[t] = true
+		c.placeBy(t.notBefore)
+		return
+	}
+	t.queuedAt = now
+	c.queue.Push(c.schedulerBuild(t))
+	c.setState(t, api.Queued, c.neverReason(t))
+	c.placing = true
+}
+
+// wake puts tasks into the queue whose delay before the next attempt is over.
+func (c *Coordinator) wake(now time.Time) {
+	for t := range c.delayed {
+		if now.Before(t.notBefore) {
+			c.placeBy(t.notBefore)
+			continue
+		}
+		delete(c.delayed, t)
+		switch {
+		case c.tasks[t.drv] != t || t.run != nil || t.expanding:
+		case !t.available:
+			c.makeReady(t)
+		case t.kept != nil && len(t.builds) > 0:
+			c.fetchHome(t)
+		}
+	}
+}
+
+// spread raises the rank and priority of all that a task needs. It does not go on
+// from tasks in later: their turn will come.
+func (c *Coordinator) spread(t *task, later map[*task]bool) {
+	t.rank = max(t.rank, t.expected)
+	for d := range t.dependants {
+		t.rank = max(t.rank, t.expected+d.rank)
+		t.priority = max(t.priority, d.priority)
+	}
+	work := []*task{t}
+	for len(work) > 0 {
+		x := work[len(work)-1]
+		work = work[:len(work)-1]
+		for in := range x.inputs {
+			rank, priority := max(in.rank, in.expected+x.rank), max(in.priority, x.priority)
+			if rank == in.rank && priority == in.priority {
+				continue
+			}
+			in.rank, in.priority = rank, priority
+			c.queue.Reprioritise(in.id, priority, rank)
+			if !later[in] {
+				work = append(work, in)
+			}
+		}
+	}
+}
+
+// sortTasks orders tasks so that each comes before what it needs. It returns those
+// beside that need each other in a circle, or are needed by such.
+func sortTasks(tasks []*task) (sorted, circular []*task) {
+	needed := make(map[*task]int, len(tasks)) // by so many of the others
+	for _, t := range tasks {
+		needed[t] = 0
+	}
+	count := func(t *task, n int) (free []*task) {
+		for in := range t.inputs {
+			if _, ours := needed[in]; !ours {
+				continue
+			}
+			if needed[in] += n; needed[in] == 0 {
+				free = append(free, in)
+			}
+		}
+		return free
+	}
+	for t := range needed {
+		count(t, 1)
+	}
+	var free []*task
+	for _, t := range tasks {
+		if needed[t] == 0 {
+			free = append(free, t)
+		}
+	}
+	for len(free) > 0 {
+		t := free[len(free)-1]
+		free = append(free[:len(free)-1], count(t, -1)...)
+		sorted = append(sorted, t)
+		delete(needed, t)
+	}
+	for _, t := range tasks {
+		if needed[t] > 0 {
+			circular = append(circular, t)
+		}
+	}
+	return sorted, circular
+}
+
+func (c *Coordinator) schedulerBuild(t *task) scheduler.Build {
+	b := scheduler.Build{
+		ID: t.id, System: t.node.system, Features: t.node.features,
+		Priority: t.priority, Rank: t.rank, Seq: t.seq, Expected: t.expected,
+	}
+	for name := range t.skip {
+		b.Skip = append(b.Skip, name)
+	}
+	return b
+}

@@ -1,0 +1,217 @@
+package coordinator
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"lighter/internal/agentapi"
+	"lighter/internal/api"
+	"lighter/store"
+)
+
+// streamBuffer is the size of the buffer between the head's store and a stream.
+const streamBuffer = 256 << 10
+
+// errImportEnded is what the export sees when the other side takes no more of it.
+var errImportEnded = errors.New("the machine ended the import")
+
+// send is the move of a machine's sending lane: one archive of items goes from the
+// head's store into the request's body as it is read.
+func (m *machine) send(ctx context.Context, batch []*store.Info) error {
+	tr := m.c.moving.start(m.Name, "send", batch)
+	defer m.c.moving.end(tr)
+	paths := pathsOf(batch)
+	r, w := io.Pipe()
+	exported := make(chan error, 1)
+	go func() {
+		buffered := bufio.NewWriterSize(countingWriter{w, &tr.bytes}, streamBuffer)
+		err := m.c.head.Export(ctx, buffered, paths)
+		if err == nil {
+			err = buffered.Flush()
+		}
+		w.CloseWithError(err)
+		exported <- err
+	}()
+	_, err := m.client.Import(ctx, r)
+	r.CloseWithError(errImportEnded)
+	exportErr := <-exported
+	switch {
+	case context.Cause(ctx) != nil:
+		return context.Cause(ctx)
+	case exportErr != nil && !errors.Is(exportErr, errImportEnded):
+		return m.c.exportError(ctx, paths, exportErr)
+	case err != nil:
+		return m.importError(batch, err)
+	}
+	m.bandwidth.observe(tr.bytes.Load(), time.Since(tr.started))
+	return nil
+}
+
+// exportError says which items could not be read from the head's store.
+func (c *Coordinator) exportError(ctx context.Context, paths []store.Path, err error) error {
+	if absent, e := store.Missing(ctx, c.head.Store, paths); e == nil && len(absent) > 0 {
+		return &inputsError{absent}
+	}
+	return &headError{fmt.Errorf("export: %w", err)}
+}
+
+func (m *machine) importError(batch []*store.Info, err error) error {
+	var answer *agentapi.Error
+	if !errors.As(err, &answer) {
+		return err
+	}
+	return &api.Failure{
+		Culprit: api.CulpritMachine, Phase: api.Sending, Machine: m.Name,
+		Message: fmt.Sprintf("import of %s there: %s%s", describe(batch), answer.Message, hint(answer)),
+	}
+}
+
+// describe names items for people.
+func describe(batch []*store.Info) string {
+	if len(batch) == 1 {
+		return batch[0].Path.String()
+	}
+	return fmt.Sprintf("%s and %d more", batch[0].Path, len(batch)-1)
+}
+
+// errNotAsked is the reason for which an item is refused that was not asked for.
+var errNotAsked = errors.New("it was not asked for")
+
+// fetch is the move of a machine's fetching lane: one archive goes from the answer's
+// body into the head's store, which checks every item before it becomes visible.
+func (m *machine) fetch(ctx context.Context, batch []*store.Info) error {
+	tr := m.c.moving.start(m.Name, "fetch", batch)
+	defer m.c.moving.end(tr)
+	asked := make(map[store.Path]bool, len(batch))
+	for _, info := range batch {
+		asked[info.Path] = true
+	}
+	body, err := m.client.Export(ctx, pathsOf(batch))
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	stream := &countingReader{r: body, bytes: &tr.bytes}
+	infos, err := m.c.head.Import(ctx, stream, store.ImportOptions{Accept: func(info *store.Info) error {
+		if !asked[info.Path] {
+			return fmt.Errorf("%s: %w", info.Path, errNotAsked)
+		}
+		return nil
+	}})
+	m.c.head.remember(infos...)
+	if err != nil {
+		return m.refused(ctx, stream, batch, err)
+	}
+	for _, info := range infos {
+		delete(asked, info.Path)
+	}
+	for p := range asked {
+		return m.fetchFailure(fmt.Errorf("its archive lacks %s", p))
+	}
+	m.bandwidth.observe(tr.bytes.Load(), time.Since(tr.started))
+	return nil
+}
+
+// refused says who is to blame for an archive that the head's store did not take.
+func (m *machine) refused(ctx context.Context, stream *countingReader, batch []*store.Info, err error) error {
+	switch {
+	case context.Cause(ctx) != nil:
+		return context.Cause(ctx)
+	case stream.err != nil:
+		return stream.err // the link broke in the middle
+	case errors.Is(err, store.ErrUnauthorized):
+		return m.fetchFailure(fmt.Errorf("%s: %w (authorize its key: lighter key authorize --machine %s)", describe(batch), err, m.Name))
+	case errors.Is(err, store.ErrCorrupt), errors.Is(err, errNotAsked):
+		return m.fetchFailure(fmt.Errorf("%s: %w", describe(batch), err))
+	}
+	return &headError{fmt.Errorf("import %s: %w", describe(batch), err)}
+}
+
+func (m *machine) fetchFailure(err error) error {
+	return &api.Failure{Culprit: api.CulpritMachine, Phase: api.Fetching, Machine: m.Name, Message: err.Error()}
+}
+
+// transfers has the streams that are under way.
+type transfers struct {
+	mu  sync.Mutex
+	all map[*transfer]struct{}
+}
+
+type transfer struct {
+	api.Transfer
+	bytes   atomic.Int64
+	started time.Time
+}
+
+func newTransfers() *transfers { return &transfers{all: make(map[*transfer]struct{})} }
+
+func (t *transfers) start(machine, direction string, batch []*store.Info) *transfer {
+	now := time.Now()
+	tr := &transfer{started: now, Transfer: api.Transfer{
+		Machine: machine, Direction: direction, Items: len(batch), Started: now,
+	}}
+	for _, info := range batch {
+		tr.Total += info.NARSize
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.all[tr] = struct{}{}
+	return tr
+}
+
+func (t *transfers) end(tr *transfer) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.all, tr)
+}
+
+// list returns the transfers under way, the oldest first.
+func (t *transfers) list() []api.Transfer {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	list := make([]api.Transfer, 0, len(t.all))
+	for tr := range t.all {
+		one := tr.Transfer
+		one.Bytes = tr.bytes.Load()
+		list = append(list, one)
+	}
+	slices.SortFunc(list, func(a, b api.Transfer) int {
+		return cmp.Or(a.Started.Compare(b.Started), cmp.Compare(a.Machine, b.Machine))
+	})
+	return list
+}
+
+type countingWriter struct {
+	w     io.Writer
+	bytes *atomic.Int64
+}
+
+func (c countingWriter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.bytes.Add(int64(n))
+	return n, err
+}
+
+// countingReader counts, and remembers how reading failed.
+type countingReader struct {
+	r     io.Reader
+	bytes *atomic.Int64
+	err   error // that is not io.EOF
+}
+
+func (c *countingReader) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.bytes.Add(int64(n))
+	if err != nil && err != io.EOF {
+		c.err = err
+	}
+	return n, err
+}
