@@ -39,8 +39,7 @@
 // When the disk is nearly full, changes are refused with ErrDiskFull and the ledger
 // stays usable. When a write fails, nobody knows what is on disk and what is not:
 // the ledger then fails for good, every call returns that error, and only opening
-// it anew, in a new process, finds out. (After a failed fsync of the folder, Pebble
-// ends the process by itself.)
+// it anew, in a new process, finds out.
 package ledger
 
 import (
@@ -112,7 +111,10 @@ type Options struct {
 	// Now is the clock for events; nil is time.Now.
 	Now func() time.Time
 
-	fs vfs.FS // nil is the real one; for tests
+	// For tests: the file system (nil is the real one), and the size of the tables
+	// in memory, in bytes (0 is memTableSize).
+	fs       vfs.FS
+	memTable uint64
 }
 
 func (o Options) withDefaults() Options {
@@ -130,6 +132,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.memTable == 0 {
+		o.memTable = memTableSize
 	}
 	if o.fs == nil {
 		o.fs = vfs.Default
@@ -175,7 +180,6 @@ type Ledger struct {
 	failure  atomic.Pointer[error]
 	failOnce sync.Once
 	failed   chan struct{} // closed once failure is set
-	badFlush atomic.Int32  // flushes that failed in a row
 }
 
 // Open opens the ledger in a folder, which is made if it isn't there. A ledger that
@@ -198,35 +202,24 @@ func Open(dir string, opts Options) (_ *Ledger, err error) {
 	if l.lock, err = takeLock(dir, opts.fs); err != nil {
 		return nil, err
 	}
-	if err := l.openDB(); err != nil {
-		if l.Err() != nil {
-			return nil, err
+	if err := l.await(l.openDB); err != nil {
+		if l.Err() == nil {
+			err = errors.Join(fmt.Errorf("open ledger %s: %w", dir, err), l.lock.Close())
 		}
-		return nil, errors.Join(fmt.Errorf("open ledger %s: %w", dir, err), l.lock.Close())
-	}
-	if err := l.load(); err != nil {
-		return nil, errors.Join(fmt.Errorf("open ledger %s: %w", dir, err), l.db.Close(), l.lock.Close())
+		return nil, err
 	}
 	go l.write()
 	return l, nil
 }
 
-// openDB opens the database. Pebble waits for ever for a recovery whose writes have
-// failed; then this gives up, as in Close.
-func (l *Ledger) openDB() error {
-	type result struct {
-		db  *pebble.DB
-		err error
-	}
-	opened := make(chan result, 1)
-	go func() {
-		db, err := pebble.Open(l.dir, l.pebbleOptions())
-		opened <- result{db, err}
-	}()
+// await runs what may write, outside of the writing goroutine. If a write fails, fn
+// does not come back (see haltFS) and is abandoned.
+func (l *Ledger) await(fn func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- fn() }()
 	select {
-	case r := <-opened:
-		l.db = r.db
-		return r.err
+	case err := <-done:
+		return err
 	case <-l.failed:
 		return l.Err()
 	}
@@ -276,10 +269,10 @@ func writePID(fs vfs.FS, file string) error {
 
 func (l *Ledger) pebbleOptions() *pebble.Options {
 	opts := &pebble.Options{
-		FS:                          l.opts.fs,
+		FS:                          &haltFS{FS: l.opts.fs, report: l.fail},
 		Lock:                        l.lock,
 		CacheSize:                   l.opts.CacheSize,
-		MemTableSize:                memTableSize,
+		MemTableSize:                l.opts.memTable,
 		MemTableStopWritesThreshold: 3,
 		L0CompactionThreshold:       4,
 		L0StopWritesThreshold:       24,
@@ -290,7 +283,6 @@ func (l *Ledger) pebbleOptions() *pebble.Options {
 		EventListener: &pebble.EventListener{
 			BackgroundError: func(err error) { l.opts.Logger.Warn("ledger: background write", "error", err) },
 			DataCorruption:  func(info pebble.DataCorruptionInfo) { l.fail(fmt.Errorf("corrupt: %s", info)) },
-			FlushEnd:        l.flushed,
 		},
 	}
 	for i := range opts.Levels {
@@ -299,16 +291,17 @@ func (l *Ledger) pebbleOptions() *pebble.Options {
 	return opts
 }
 
-// maxBadFlushes is how many flushes may fail in a row. Pebble tries again for
-// ever, and holds writers up meanwhile.
-const maxBadFlushes = 5
-
-func (l *Ledger) flushed(info pebble.FlushInfo) {
-	if info.Err == nil {
-		l.badFlush.Store(0)
-	} else if l.badFlush.Add(1) >= maxBadFlushes {
-		l.fail(fmt.Errorf("flush: %w", info.Err))
+// openDB opens the database and reads what is kept in memory.
+func (l *Ledger) openDB() error {
+	db, err := pebble.Open(l.dir, l.pebbleOptions())
+	if err != nil {
+		return err
 	}
+	l.db = db
+	if err := l.load(); err != nil {
+		return errors.Join(err, db.Close())
+	}
+	return nil
 }
 
 // load reads what the writing goroutine keeps in memory, and makes a new ledger's
@@ -457,7 +450,11 @@ func (l *Ledger) Close() error {
 	l.use.Lock()
 	defer l.use.Unlock()
 	l.closed = true
-	err := errors.Join(l.db.Close(), l.opts.fs.Remove(l.opts.fs.PathJoin(l.dir, "PID")), l.lock.Close())
+	err := l.await(l.db.Close)
+	if l.Err() != nil {
+		return err
+	}
+	err = errors.Join(err, l.opts.fs.Remove(l.opts.fs.PathJoin(l.dir, "PID")), l.lock.Close())
 	if err != nil {
 		return fmt.Errorf("close ledger %s: %w", l.dir, err)
 	}
@@ -475,14 +472,10 @@ func (p pebbleLogger) Errorf(text string, args ...any) {
 	p.l.opts.Logger.Debug("pebble: "+fmt.Sprintf(text, args...), "severity", "error")
 }
 
-// Fatalf is what Pebble calls when it cannot go on. After a write to its log or
-// its manifest has failed it returns an error to its own caller, so here the ledger
-// fails and the process goes on, to tell about it. Anything else is a broken
-// invariant, after which no line of Pebble may run: that is a panic.
+// Fatalf is what Pebble calls when it cannot go on, after which no line of it may
+// run. As its writes do not fail (see haltFS), that is a broken invariant.
 func (p pebbleLogger) Fatalf(text string, args ...any) {
-	message := fmt.Sprintf(text, args...)
+	message := "pebble: " + fmt.Sprintf(text, args...)
 	p.l.fail(errors.New(message))
-	if !strings.HasPrefix(message, "pebble: fatal commit error") && !strings.HasPrefix(message, "MANIFEST") {
-		panic("pebble: " + message)
-	}
+	panic(message)
 }

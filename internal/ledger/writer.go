@@ -119,12 +119,6 @@ func (l *Ledger) take() []*request {
 
 // commit writes the requests of a group in one batch and answers them.
 func (l *Ledger) commit(group []*request) {
-	defer func() {
-		// Pebble panics, with its locks held, when its log cannot be written.
-		if p := recover(); p != nil {
-			l.fail(fmt.Errorf("write: %v", p))
-		}
-	}()
 	if err := l.room(); err != nil {
 		answer(group, err)
 		return
@@ -173,11 +167,6 @@ func (l *Ledger) room() error {
 
 // sync makes all that is written durable.
 func (l *Ledger) sync() {
-	defer func() {
-		if p := recover(); p != nil {
-			l.fail(fmt.Errorf("sync: %v", p))
-		}
-	}()
 	l.synced = time.Time{}
 	if err := l.db.LogData(nil, pebble.Sync); err != nil {
 		l.fail(err)
@@ -360,10 +349,6 @@ func (g *group) write(durable bool) error {
 		options = pebble.Sync
 	}
 	if err := g.batch.Commit(options); err != nil {
-		return err
-	}
-	// When its log fails, Pebble tells its logger, and reports success here.
-	if err := g.l.Err(); err != nil {
 		return err
 	}
 	switch {
