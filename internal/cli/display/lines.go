@@ -92,7 +92,7 @@ func (m *Model) rows(now time.Time) []row {
 	return rows
 }
 
-// transferText sums transfers up: "1.20 MiB of 3.40 MiB, 12.3 MiB/s".
+// transferText sums transfers up: "1.20 of 3.40 MiB, 12.3 MiB/s".
 func transferText(transfers []api.Transfer, now time.Time) string {
 	if len(transfers) == 0 {
 		return ""
@@ -111,7 +111,7 @@ func transferText(transfers []api.Transfer, now time.Time) string {
 	text := human.Bytes(bytes)
 	// An archive is a little bigger than its NARs, so that bytes may pass total.
 	if known && bytes < total {
-		text += " of " + human.Bytes(total)
+		text = human.BytesOf(bytes, total)
 	}
 	if d := now.Sub(started).Seconds(); d > 0.2 {
 		text += ", " + human.Rate(float64(bytes)/d)
@@ -132,6 +132,10 @@ func layOut(rows []row, width int, style Style) []string {
 	}
 	machine = min(machine, max(8, width/4))
 	fixed := 2 + 2 + machine + 2 + phase + 2 + elapsed
+	if short := min(machine, 12); detail > 0 && fixed+2+detail+min(name, 24) > width {
+		fixed -= machine - short
+		machine = short
+	}
 	if detail > 0 && fixed+2+detail+min(name, 16) > width {
 		detail = 0
 	}
@@ -330,16 +334,13 @@ func FailureText(b *api.Build) string {
 }
 
 // Start returns a line that says where a build starts, for output that is no
-// terminal, or "" if it has not started.
-func Start(b *api.Build) string {
-	if b.State != api.Building {
-		return ""
-	}
+// terminal.
+func Start(b *api.Build, ev *api.Event) string {
 	again := ""
-	if b.Attempt > 1 {
-		again = fmt.Sprintf(" (attempt %d)", b.Attempt)
+	if ev.Attempt > 1 {
+		again = fmt.Sprintf(" (attempt %d)", ev.Attempt)
 	}
-	return fmt.Sprintf("building  %s on %s%s", human.Printable(Name(b)), human.Printable(b.Machine), again)
+	return fmt.Sprintf("building  %s on %s%s", human.Printable(Name(b)), human.Printable(ev.Machine), again)
 }
 
 // LogTail returns the last n lines of a log, each indented and safe to print.
@@ -354,4 +355,12 @@ func LogTail(log []byte, n int) []string {
 		lines[i] = "  │ " + human.LogLine(l)
 	}
 	return lines
+}
+
+// Verdict returns one of two words, in green or red.
+func (s Style) Verdict(ok bool, good, bad string) string {
+	if ok {
+		return s.paint(green, good)
+	}
+	return s.paint(red, bad)
 }

@@ -56,7 +56,7 @@ func TestLines(t *testing.T) {
 	}{
 		"wide": {100, 24, []string{
 			"  archive-nar  alpha              building  10s",
-			"  statistics   beta               sending    2s  1.00 MiB of 3.00 MiB, 512 KiB/s",
+			"  statistics   beta               sending    2s  1.00 of 3.00 MiB, 512 KiB/s",
 			"  checksums    gamma.example.org  fetching   1s  5.00 MiB, 5.00 MiB/s",
 			"0 of 4 builds done, 3 running, 1 waiting, 1.00 MiB sent, 5.00 MiB fetched, 12s",
 		}},

@@ -51,6 +51,11 @@ func (s *Screen) Draw(above, frame []string) error {
 	var b strings.Builder
 	b.WriteString(beginUpdate)
 	s.home(&b, width+1)
+	if width != s.lastW {
+		// Terminals remember of a row that it went on in the next one, also after
+		// something shorter was written over it; clearing makes them forget.
+		b.WriteString(clearBelow)
+	}
 	for _, line := range above {
 		b.WriteString(line)
 		b.WriteString(clearLine + "\r\n")

@@ -27,6 +27,21 @@ func Bytes(n int64) string {
 	return threeDigits(value) + " " + string(units[unit]) + "iB"
 }
 
+// BytesOf returns a part of a size and the whole in the unit of the whole:
+// "0.50 of 3.40 MiB".
+func BytesOf(n, total int64) string {
+	value, whole := float64(n), float64(total)
+	if total < 1024 {
+		return fmt.Sprintf("%d of %d B", n, total)
+	}
+	unit := -1
+	for whole >= 1023.5 && unit+1 < len(units) {
+		value, whole = value/1024, whole/1024
+		unit++
+	}
+	return threeDigits(value) + " of " + threeDigits(whole) + " " + string(units[unit]) + "iB"
+}
+
 const units = "KMGTPE"
 
 func threeDigits(v float64) string {

@@ -25,6 +25,31 @@ func TestBytes(t *testing.T) {
 	}
 }
 
+func TestBytesOf(t *testing.T) {
+	for want, got := range map[string]string{
+		"0 of 1023 B":      human.BytesOf(0, 1023),
+		"0.50 of 3.40 MiB": human.BytesOf(1<<19, 3_565_158),
+		"0.00 of 1.00 GiB": human.BytesOf(100, 1<<30),
+	} {
+		if got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
+func TestLogColours(t *testing.T) {
+	for in, want := range map[string]string{
+		"plain\n":                   "plain\n",
+		"\x1b[31mred\x1b[0m\r\n":    "\x1b[31mred\x1b[0m\r\n\x1b[0m",
+		"\x1b[2Ja\x1b]0;t\x07b\x07": `ab\x07`,
+		"\x1b[31":                   `\x1b[31`,
+	} {
+		if got := human.LogColours(in); got != want {
+			t.Errorf("LogColours(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
+
 func TestDuration(t *testing.T) {
 	for want, d := range map[string]time.Duration{
 		"0ms":   0,
