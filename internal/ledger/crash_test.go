@@ -134,7 +134,7 @@ func TestCrash(t *testing.T) {
 	fs := vfs.NewCrashableMem()
 	l := open(t, "ledger", Options{fs: fs, SyncDelay: time.Millisecond, memTable: smallTable})
 	a := startLoad(l, 8)
-	for seed := range uint64(18) {
+	for seed := range uint64(12) {
 		enough := errors.New("enough")
 		from := l.LastEvent() + 300
 		if err := l.Events(t.Context(), from, true, func(api.Event) error { return enough }); !errors.Is(err, enough) {
@@ -162,7 +162,7 @@ func isWrite(op errorfs.Op) bool {
 // The ledger then either works on or has failed for good, it says so to everybody,
 // and what it acknowledged is in what is on disk.
 func TestWriteErrors(t *testing.T) {
-	for n := range int64(40) {
+	for n := range int64(25) {
 		mem := vfs.NewCrashableMem()
 		var writes atomic.Int64
 		var on atomic.Bool

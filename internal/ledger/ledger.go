@@ -147,7 +147,7 @@ const format = 1
 
 // memTableSize is small, since two or three of them are in memory and recovery
 // reads as much.
-const memTableSize = 8 << 20
+const memTableSize = 4 << 20
 
 // Ledger is an open ledger. All methods may be called from several goroutines at
 // the same time.
