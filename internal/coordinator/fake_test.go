@@ -55,7 +55,7 @@ type fakeBuild struct {
 	cancel  context.CancelFunc
 }
 
-func newFakeAgent(t *testing.T, name string, key *signature.PrivateKey, acl *signature.ACL) *fakeAgent {
+func newFakeAgent(t testing.TB, name string, key *signature.PrivateKey, acl *signature.ACL) *fakeAgent {
 	a := &fakeAgent{
 		name: name, key: key, store: storetest.NewMemory(store.DefaultDir, key, acl),
 		builds: make(map[string]*fakeBuild), cut: make(chan struct{}), freed: make(map[string]chan struct{}),

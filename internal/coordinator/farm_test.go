@@ -22,7 +22,7 @@ import (
 
 // farm is a head with machines, for tests.
 type farm struct {
-	t      *testing.T
+	t      testing.TB
 	dir    string
 	head   *storetest.Memory
 	acl    *signature.ACL
@@ -37,7 +37,7 @@ type farm struct {
 }
 
 // newFarm starts a coordinator with machines of the given names, two slots each.
-func newFarm(t *testing.T, change func(*Config), names ...string) *farm {
+func newFarm(t testing.TB, change func(*Config), names ...string) *farm {
 	t.Helper()
 	testkit.CheckLeaks(t)
 	f := &farm{t: t, dir: t.TempDir(), acl: &signature.ACL{}, agents: make(map[string]*fakeAgent)}
@@ -76,14 +76,14 @@ func newFarm(t *testing.T, change func(*Config), names ...string) *farm {
 	return f
 }
 
-type testWriter struct{ t *testing.T }
+type testWriter struct{ t testing.TB }
 
 func (w testWriter) Write(p []byte) (int, error) {
 	w.t.Log(strings.TrimSpace(string(p)))
 	return len(p), nil
 }
 
-func newKey(t *testing.T) *signature.PrivateKey {
+func newKey(t testing.TB) *signature.PrivateKey {
 	t.Helper()
 	key, err := signature.GenerateKey()
 	if err != nil {
@@ -142,7 +142,7 @@ func (f *farm) drv(name, script string, inputs ...store.Path) store.Path {
 
 func (f *farm) derive(d *derivation.Derivation, name, script string, inputs ...store.Path) store.Path {
 	f.t.Helper()
-	ctx := f.t.Context()
+	ctx := context.Background()
 	d.Builder = "builtin:fake"
 	if d.Outputs == nil {
 		d.Outputs = []derivation.Output{{Name: "out"}}

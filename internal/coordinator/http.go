@@ -422,6 +422,7 @@ func (c *Coordinator) streamLog(w http.ResponseWriter, r *http.Request, b *api.B
 			offset += out.written - before
 		}
 		if follow && (err == nil || errors.Is(err, errNoLog)) && !b.State.Final() {
+			out.started = true
 			_ = rc.Flush()
 			if err = c.awaitEvent(ctx, b.ID, next); err == nil {
 				continue
@@ -430,7 +431,7 @@ func (c *Coordinator) streamLog(w http.ResponseWriter, r *http.Request, b *api.B
 		switch {
 		case err == nil, errors.Is(err, errNoLog) && follow:
 			return nil
-		case out.written > 0:
+		case out.started:
 			panic(http.ErrAbortHandler) // the client must not take it for all
 		}
 		return err
@@ -469,9 +470,11 @@ func (c *Coordinator) copyLog(ctx context.Context, w io.Writer, b *api.Build, of
 type writtenCounter struct {
 	w       io.Writer
 	written int64
+	started bool // the answer has begun
 }
 
 func (c *writtenCounter) Write(p []byte) (int, error) {
+	c.started = true
 	n, err := c.w.Write(p)
 	c.written += int64(n)
 	return n, err

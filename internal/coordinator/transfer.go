@@ -20,6 +20,8 @@ import (
 // streamBuffer is the size of the buffer between the head's store and a stream.
 const streamBuffer = 256 << 10
 
+var streamBuffers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, streamBuffer) }}
+
 // errImportEnded is what the export sees when the other side takes no more of it.
 var errImportEnded = errors.New("the machine ended the import")
 
@@ -32,7 +34,12 @@ func (m *machine) send(ctx context.Context, batch []*store.Info) error {
 	r, w := io.Pipe()
 	exported := make(chan error, 1)
 	go func() {
-		buffered := bufio.NewWriterSize(countingWriter{w, &tr.bytes}, streamBuffer)
+		buffered := streamBuffers.Get().(*bufio.Writer)
+		buffered.Reset(countingWriter{w, &tr.bytes})
+		defer func() {
+			buffered.Reset(nil)
+			streamBuffers.Put(buffered)
+		}()
 		err := m.c.head.Export(ctx, buffered, paths)
 		if err == nil {
 			err = buffered.Flush()

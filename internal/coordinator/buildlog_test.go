@@ -1,0 +1,97 @@
+package coordinator
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"strings"
+	"testing"
+)
+
+func TestLogIsCompressedAndRead(t *testing.T) {
+	f, err := newLogFolder(t.TempDir(), 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Repeat("all work and no play\n", 1000)
+	l := f.open("abcd", 2)
+	l.Write([]byte(text[:100]))
+	l.finish()
+	l = f.open("abcd", 2) // after a restart
+	if l.size() != 100 {
+		t.Errorf("it goes on at %d, want 100", l.size())
+	}
+	l.Write([]byte(text[100:]))
+	l.finish()
+	if _, err := os.Stat(f.file("abcd", 2) + ".gz"); err != nil {
+		t.Error(err)
+	}
+	for _, offset := range []int{0, 100, len(text) - 1, len(text), len(text) + 10} {
+		var b bytes.Buffer
+		if err := f.copyTo(t.Context(), &b, "abcd", 2, int64(offset), true, nil); err != nil || b.String() != text[min(offset, len(text)):] {
+			t.Errorf("from %d: %d bytes, %v", offset, b.Len(), err)
+		}
+	}
+	if err := f.copyTo(t.Context(), &bytes.Buffer{}, "abcd", 1, 0, true, nil); !errors.Is(err, errNoLog) {
+		t.Errorf("log of another attempt: %v", err)
+	}
+}
+
+func TestLogIsCut(t *testing.T) {
+	f, err := newLogFolder(t.TempDir(), 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := f.open("abcd", 1)
+	l.Write([]byte("0123456"))
+	l.Write([]byte("789abcdef"))
+	if l.size() != 16 {
+		t.Errorf("taken %d, want 16", l.size())
+	}
+	l.finish()
+	var b bytes.Buffer
+	if err := f.copyTo(t.Context(), &b, "abcd", 1, 0, false, nil); err != nil || b.String() != "0123456789" {
+		t.Errorf("got %q, %v", b.String(), err)
+	}
+}
+
+func TestLogIsFollowed(t *testing.T) {
+	f, err := newLogFolder(t.TempDir(), 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := f.open("abcd", 1)
+	r := make(chan string, 1)
+	go func() {
+		var b bytes.Buffer
+		err := f.copyTo(context.Background(), &b, "abcd", 1, 0, true, nil)
+		r <- b.String() + errorText(err)
+	}()
+	for _, word := range []string{"one ", "two ", "three"} {
+		l.Write([]byte(word))
+	}
+	l.finish()
+	if got := <-r; got != "one two three" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func errorText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+func TestTail(t *testing.T) {
+	for _, words := range [][]string{{"0123456789"}, {"01234", "56789"}, {"0", "1", "2", "3", "4", "5", "6", "789"}} {
+		l := &tail{max: 4}
+		for _, w := range words {
+			l.Write([]byte(w))
+		}
+		if string(l.kept) != "6789" {
+			t.Errorf("%v: got %q", words, l.kept)
+		}
+	}
+}

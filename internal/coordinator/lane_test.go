@@ -1,0 +1,179 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"lighter/store"
+)
+
+// testLane is a lane that notes its batches. Each takes a second of the bubble's time.
+type testLane struct {
+	*lane
+	group sync.WaitGroup
+
+	mu      sync.Mutex
+	batches [][]string
+	there   map[store.Path]bool
+	most    int // streams at the same time
+	now     int
+	fail    map[string]error
+}
+
+func newTestLane(ctx context.Context, streams int, maxBytes int64, maxItems int) *testLane {
+	l := &testLane{there: make(map[store.Path]bool), fail: make(map[string]error)}
+	l.lane = &lane{
+		ctx: ctx, group: &l.group, streams: streams, maxBytes: maxBytes, maxItems: maxItems,
+		move: l.carry, cargo: make(map[store.Path]*cargo),
+	}
+	return l
+}
+
+func (l *testLane) carry(ctx context.Context, batch []*store.Info) error {
+	l.mu.Lock()
+	l.now++
+	l.most = max(l.most, l.now)
+	l.mu.Unlock()
+	defer func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.now--
+	}()
+	select {
+	case <-time.After(time.Second):
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var names []string
+	for _, info := range batch {
+		if err := l.fail[string(info.Path)]; err != nil {
+			return err
+		}
+		for _, ref := range info.References {
+			if !l.there[ref] {
+				return fmt.Errorf("%s before %s", info.Path, ref)
+			}
+		}
+		if l.there[info.Path] {
+			return fmt.Errorf("%s twice", info.Path)
+		}
+		l.there[info.Path] = true
+		names = append(names, string(info.Path))
+	}
+	l.batches = append(l.batches, names)
+	return nil
+}
+
+func thing(name string, size int64, refs ...string) *store.Info {
+	info := &store.Info{Path: store.Path(name), NARSize: size}
+	for _, r := range refs {
+		info.References = append(info.References, store.Path(r))
+	}
+	return info
+}
+
+func TestLaneMovesOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newTestLane(t.Context(), 2, 100, 10)
+		all := []*store.Info{thing("a", 10), thing("b", 10, "a"), thing("c", 10, "b", "c2"), thing("c2", 200), thing("d", 95)}
+		var wait sync.WaitGroup
+		for i := range 8 {
+			wait.Go(func() {
+				if _, err := l.want(t.Context(), all[:len(all)-i%3]); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wait.Wait()
+		l.group.Wait()
+		if len(l.there) != len(all) || l.most > 2 || len(l.cargo) != 0 || l.queued != 0 {
+			t.Errorf("moved %d of %d, %d streams at once, %d left, %d bytes queued", len(l.there), len(all), l.most, len(l.cargo), l.queued)
+		}
+		if !slices.ContainsFunc(l.batches, func(b []string) bool { return slices.Equal(b, []string{"a", "b"}) }) {
+			t.Errorf("batches %v: want a and b together", l.batches)
+		}
+		if !slices.ContainsFunc(l.batches, func(b []string) bool { return slices.Equal(b, []string{"c2"}) }) {
+			t.Errorf("batches %v: want c2, which is big, alone", l.batches)
+		}
+	})
+}
+
+func TestLaneFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newTestLane(t.Context(), 1, 1, 1)
+		bad := errors.New("bad")
+		l.fail["a"] = bad
+		if _, err := l.want(t.Context(), []*store.Info{thing("a", 10), thing("b", 10, "a"), thing("c", 10, "b")}); !errors.Is(err, bad) {
+			t.Errorf("got %v, want the failure of a", err)
+		}
+		l.group.Wait()
+		if len(l.there) != 0 || len(l.cargo) != 0 || len(l.waiting) != 0 {
+			t.Errorf("moved %v, left %v", l.there, l.cargo)
+		}
+		delete(l.fail, "a")
+		if _, err := l.want(t.Context(), []*store.Info{thing("a", 10)}); err != nil {
+			t.Errorf("again: %v", err)
+		}
+	})
+}
+
+func TestLaneWaiterLeaves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newTestLane(t.Context(), 1, 1, 1)
+		ctx, cancel := context.WithCancel(t.Context())
+		over := make(chan error, 2)
+		go func() {
+			_, err := l.want(ctx, []*store.Info{thing("a", 10), thing("b", 10), thing("c", 10)})
+			over <- err
+		}()
+		synctest.Wait()
+		second := make(chan error, 1)
+		go func() {
+			_, err := l.want(t.Context(), []*store.Info{thing("a", 10), thing("c", 10)})
+			second <- err
+		}()
+		synctest.Wait()
+		cancel() // a and c are still wanted, b is not
+		if err := <-over; !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v", err)
+		}
+		if err := <-second; err != nil {
+			t.Errorf("the other waiter: %v", err)
+		}
+		l.group.Wait()
+		if !l.there["a"] || !l.there["c"] || l.there["b"] || l.queued != 0 {
+			t.Errorf("moved %v, want a and c; %d bytes queued", l.there, l.queued)
+		}
+	})
+}
+
+func TestLaneStreamNobodyWantsEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newTestLane(t.Context(), 1, 1, 1)
+		ctx, cancel := context.WithCancel(t.Context())
+		over := make(chan error, 1)
+		go func() {
+			_, err := l.want(ctx, []*store.Info{thing("a", 10)})
+			over <- err
+		}()
+		synctest.Wait()
+		began := time.Now()
+		cancel()
+		<-over
+		l.group.Wait()
+		if len(l.there) != 0 || time.Since(began) != 0 {
+			t.Errorf("moved %v in %s, want the stream to end at once", l.there, time.Since(began))
+		}
+		if _, err := l.want(t.Context(), []*store.Info{thing("a", 10)}); err != nil {
+			t.Errorf("again: %v", err)
+		}
+	})
+}
