@@ -20,13 +20,13 @@ const maxProblems = 100
 // in the index of just its state; the index of events by build is complete; the
 // last event of a build says the state of its record; everything can be decoded.
 // It returns all that is wrong (the first 100 problems), joined.
-func (l *Ledger) Check(ctx context.Context) error {
+func (l *Ledger) Check(ctx context.Context) (err error) {
 	if err := l.begin(); err != nil {
 		return err
 	}
 	defer l.end()
 	snapshot := l.db.NewSnapshot()
-	defer snapshot.Close()
+	defer func() { err = errors.Join(err, snapshot.Close()) }()
 	c := &checker{ctx: ctx, l: l, r: snapshot, byID: make(map[string]*checked), byNumber: make(map[uint64]*checked)}
 	for _, step := range []struct {
 		prefix byte

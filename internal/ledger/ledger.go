@@ -344,12 +344,12 @@ func (l *Ledger) checkFormat() error {
 }
 
 // lastNumber returns the number in the last key with a prefix of one byte.
-func (l *Ledger) lastNumber(prefix []byte) (uint64, error) {
+func (l *Ledger) lastNumber(prefix []byte) (number uint64, err error) {
 	iter, err := l.db.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: after(prefix)})
 	if err != nil {
 		return 0, err
 	}
-	defer iter.Close()
+	defer func() { err = errors.Join(err, iter.Close()) }()
 	if !iter.Last() {
 		return 0, iter.Error()
 	}

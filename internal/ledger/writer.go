@@ -339,8 +339,8 @@ func (g *group) putSample(d *Duration) error {
 }
 
 // write commits the batch.
-func (g *group) write(durable bool) error {
-	defer g.batch.Close()
+func (g *group) write(durable bool) (err error) {
+	defer func() { err = errors.Join(err, g.batch.Close()) }()
 	if g.batch.Empty() {
 		return nil
 	}
