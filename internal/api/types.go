@@ -125,8 +125,8 @@ type Build struct {
 	// them at home.
 	OutputsOn string `json:"outputsOn,omitempty"`
 
-	SentBytes   int64                 `json:"sentBytes,omitempty"`  // of all attempts, as archives
-	FetchBytes  int64                 `json:"fetchedBytes,omitempty"`
+	SentBytes  int64 `json:"sentBytes,omitempty"` // of all attempts, as archives
+	FetchBytes int64 `json:"fetchedBytes,omitempty"`
 	// BuildTime is how long the builder itself ran on the machine.
 	BuildTime Seconds `json:"buildTime,omitempty"`
 	LogSize   int64   `json:"logSize,omitempty"` // bytes, uncompressed

@@ -28,6 +28,8 @@ type agent interface {
 	Close()
 }
 
+var _ agent = (*agentapi.Client)(nil)
+
 // inputsError says that a build's inputs are nowhere any more.
 type inputsError struct{ paths []store.Path }
 

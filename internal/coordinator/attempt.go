@@ -157,8 +157,8 @@ func (r *run) attach() (*agentapi.BuildStatus, error) {
 		return nil, nil
 	}
 	var status *agentapi.BuildStatus
-	err := r.persist(r.machine, func(ctx context.Context) (err error) {
-		status, err = r.machine.client.Build(ctx, r.id)
+	err := r.persist(r.machine, func() (err error) {
+		status, err = r.machine.client.Build(r.ctx, r.id)
 		return err
 	})
 	switch {
@@ -186,16 +186,16 @@ func (r *run) begin() (*agentapi.BuildStatus, error) {
 		return nil, err
 	}
 	var status *agentapi.BuildStatus
-	err = r.persist(r.machine, func(ctx context.Context) (err error) {
+	err = r.persist(r.machine, func() (err error) {
 		for range maxSendRounds {
-			if status, err = r.machine.client.PutBuild(ctx, r.id, req); err != nil || status.State != agentapi.Rooted {
+			if status, err = r.machine.client.PutBuild(r.ctx, r.id, req); err != nil || status.State != agentapi.Rooted {
 				return err
 			}
 			if len(status.Missing) == 0 {
 				return r.blame(api.CulpritMachine, errors.New("its agent neither starts the build nor says what is missing"))
 			}
 			r.enter(api.Sending, time.Time{}, fmt.Sprintf("%d items", len(status.Missing)))
-			if err := r.send(ctx, status.Missing); err != nil {
+			if err := r.send(status.Missing); err != nil {
 				return err
 			}
 		}
@@ -246,7 +246,7 @@ func (r *run) protect(paths ...store.Path) (err error) {
 }
 
 // send sends inputs to the machine.
-func (r *run) send(ctx context.Context, missing []store.Path) error {
+func (r *run) send(missing []store.Path) error {
 	infos := make([]*store.Info, 0, len(missing))
 	for _, p := range missing {
 		info := r.closure.infos[p]
@@ -258,7 +258,7 @@ func (r *run) send(ctx context.Context, missing []store.Path) error {
 	if err := r.gather(missing); err != nil {
 		return err
 	}
-	n, err := r.machine.sending.want(ctx, infos)
+	n, err := r.machine.sending.want(r.ctx, infos)
 	r.sent.Add(n)
 	return err
 }
@@ -282,8 +282,8 @@ func (r *run) gather(paths []store.Path) error {
 		return &inputsError{lost}
 	}
 	for m, infos := range from {
-		err := r.persist(m, func(ctx context.Context) error {
-			n, err := m.fetching.want(ctx, infos)
+		err := r.persist(m, func() error {
+			n, err := m.fetching.want(r.ctx, infos)
 			r.fetched.Add(n)
 			return err
 		})
@@ -317,8 +317,8 @@ func (r *run) follow(status *agentapi.BuildStatus) (*agentapi.BuildStatus, error
 		return status, nil
 	}
 	r.log = r.c.logs.open(r.id, r.attempt)
-	err := r.persist(r.machine, func(ctx context.Context) error {
-		final, err := r.machine.client.Log(ctx, r.id, r.log.size(), r.log)
+	err := r.persist(r.machine, func() error {
+		final, err := r.machine.client.Log(r.ctx, r.id, r.log.size(), r.log)
 		r.logged.Store(r.log.size())
 		if err == nil {
 			status = final
@@ -400,8 +400,8 @@ func (r *run) fetch(outputs map[string]*store.Info, names []string) error {
 		return err
 	}
 	r.enter(api.Fetching, time.Time{}, fmt.Sprintf("%d items", len(infos)))
-	err = r.persist(r.machine, func(ctx context.Context) error {
-		n, err := r.machine.fetching.want(ctx, infos)
+	err = r.persist(r.machine, func() error {
+		n, err := r.machine.fetching.want(r.ctx, infos)
 		r.fetched.Add(n)
 		return err
 	})
@@ -454,8 +454,8 @@ func (r *run) absent(outputs map[string]*store.Info, wanted []store.Path) ([]*st
 
 func (r *run) absentClosure(wanted []store.Path) ([]*store.Info, error) {
 	var all []*store.Info
-	err := r.persist(r.machine, func(ctx context.Context) (err error) {
-		all, err = r.machine.client.Closure(ctx, wanted)
+	err := r.persist(r.machine, func() (err error) {
+		all, err = r.machine.client.Closure(r.ctx, wanted)
 		return err
 	})
 	if err != nil {
@@ -505,11 +505,11 @@ const (
 
 // persist calls f, and again whenever the way to the machine failed and the machine
 // was reached after that. It gives up when the machine is lost.
-func (r *run) persist(m *machine, f func(ctx context.Context) error) error {
+func (r *run) persist(m *machine, f func() error) error {
 	pause := minLinkPause
 	for failures := 0; ; {
 		began := time.Now()
-		err := f(r.ctx)
+		err := f()
 		if ended := context.Cause(r.ctx); err != nil && ended != nil {
 			return ended
 		}
@@ -571,15 +571,15 @@ func (r *run) failure(err error) *api.Failure {
 		f.Machine = ""
 		return f
 	case errors.As(err, &answer):
-		return r.blame(api.CulpritMachine, fmt.Errorf("%s%s", strings.TrimSpace(answer.Message), hint(answer)))
+		return r.blame(api.CulpritMachine, fmt.Errorf("%s%s", strings.TrimSpace(answer.Message), hint(answer, r.machine.Name)))
 	}
 	return r.blame(api.CulpritLink, err)
 }
 
-// hint says what a person can do about an agent's error.
-func hint(e *agentapi.Error) string {
+// hint says what a person can do about the error of a machine's agent.
+func hint(e *agentapi.Error, machine string) string {
 	if e.Code == agentapi.CodeUnauthorized {
-		return " (authorize the head's key on the machine: lighter key authorize)"
+		return " (the machine does not accept the head's key: lighter machines authorize " + machine + ")"
 	}
 	return ""
 }

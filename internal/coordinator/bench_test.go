@@ -21,7 +21,17 @@ func quiet(c *Config) {
 // two machines with four slots each. Agents and stores are in memory; the signatures
 // that they make and check are real.
 func BenchmarkBuilds(b *testing.B) {
+	b.Run("calls", func(b *testing.B) { benchmarkBuilds(b, false) })
+	b.Run("http", func(b *testing.B) { benchmarkBuilds(b, true) })
+}
+
+func benchmarkBuilds(b *testing.B, http bool) {
 	f := newFarm(b, quiet, "m1", "m2")
+	if http {
+		f.shutDown()
+		overHTTP(f)(&f.config)
+		f.start()
+	}
 	requests := make([]api.Request, b.N)
 	for i := range requests {
 		requests[i] = api.Request{Derivation: f.drv(fmt.Sprintf("d%d", i), "")}

@@ -234,13 +234,15 @@ func (f *logFolder) copyCompressed(w io.Writer, name string, offset int64) error
 	if err != nil {
 		return fmt.Errorf("log %s: %w", file.Name(), err)
 	}
-	if _, err := io.CopyN(io.Discard, z, offset); err != nil {
-		if err == io.EOF {
+	// What is there was written by keepLocked, which bounds it.
+	log := io.LimitReader(z, f.max)
+	if _, err := io.CopyN(io.Discard, log, offset); err != nil {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		return err
 	}
-	_, err = io.Copy(w, z)
+	_, err = io.Copy(w, log)
 	return err
 }
 

@@ -113,13 +113,13 @@ func (x *checker) key() bool {
 	}
 	x.acl = acl
 	if problem := keyProblem(x.m.Name, x.info.PublicKey, acl); problem != "" {
-		return x.step("key", errors.New(problem), "lighter key authorize --machine "+x.m.Name)
+		return x.step("key", errors.New(problem), "lighter machines authorize "+x.m.Name)
 	}
 	return x.step("key", "the head accepts its key", "")
 }
 
 func (x *checker) clock() {
-	skew := x.info.Now.Sub(time.Now()).Round(time.Millisecond)
+	skew := time.Until(x.info.Now).Round(time.Millisecond)
 	if skew.Abs() > maxSkew {
 		x.step("clock", fmt.Errorf("its clock is off by %s", skew), "set the clocks; builds work, but times of files and logs mislead")
 		return
@@ -143,7 +143,7 @@ func (x *checker) send(ctx context.Context) bool {
 		}
 	}
 	if err != nil {
-		return x.step("send", err, "authorize the head's key on the machine: lighter key authorize")
+		return x.step("send", err, "authorize the head's key on the machine: lighter machines authorize "+x.m.Name)
 	}
 	return x.step("send", "it took an item that is signed by the head", "")
 }
@@ -159,7 +159,7 @@ func (x *checker) fetch(ctx context.Context) bool {
 		err = x.verify(body)
 	}
 	if err != nil {
-		return x.step("fetch", err, "lighter key authorize --machine "+x.m.Name)
+		return x.step("fetch", err, "lighter machines authorize "+x.m.Name)
 	}
 	return x.step("fetch", "it gave the item back, signed with its key", "")
 }

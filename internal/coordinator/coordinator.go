@@ -163,24 +163,24 @@ type Coordinator struct {
 	live sync.Map
 
 	// All below belongs to the loop.
-	ctx       context.Context // of Run
-	tasks     map[store.Path]*task
-	builds    map[string]*record // that are not final
-	queue     *scheduler.Queue
-	byID      map[string]*task // tasks by id, which is the id in queue
-	seq       uint64
-	changes   []ledger.Change // not handed to the recorder yet
-	after     []func()        // to be called, in the loop, once those are durable
-	placing   bool            // place before waiting for mail again
-	placeAt   time.Time       // or then; zero is never
-	delayed   map[*task]bool  // with notBefore in the future
+	ctx     context.Context // of Run
+	tasks   map[store.Path]*task
+	builds  map[string]*record // that are not final
+	queue   *scheduler.Queue
+	byID    map[string]*task // tasks by id, which is the id in queue
+	seq     uint64
+	changes []ledger.Change // not handed to the recorder yet
+	after   []func()        // to be called, in the loop, once those are durable
+	placing bool            // place before waiting for mail again
+	placeAt time.Time       // or then; zero is never
+	delayed map[*task]bool  // with notBefore in the future
 	// grace has the machines that did not say yet, after a start, what they have.
 	// Expansion waits for them. It is nil when that time is over.
-	grace     map[*machine]bool
-	blocked   []scheduler.Blocked
-	static    []scheduler.Machine  // what stands in the machines file
-	spare     map[store.Path]*spare // during the grace: outputs that machines keep
-	alarmed   map[string]time.Time  // builds about whose waiting something was logged
+	grace   map[*machine]bool
+	blocked []scheduler.Blocked
+	static  []scheduler.Machine   // what stands in the machines file
+	spare   map[store.Path]*spare // during the grace: outputs that machines keep
+	alarmed map[string]time.Time  // builds about whose waiting something was logged
 }
 
 // New returns a coordinator that has not started anything.
@@ -238,7 +238,7 @@ func (c *Coordinator) Run(ctx context.Context) error {
 	cancel(errStopping)
 	c.closeLinks()
 	c.group.Wait()
-	c.drain()
+	c.drain() //nolint:contextcheck // ctx is over; the last write has its own bound
 	return err
 }
 
@@ -247,7 +247,8 @@ func (c *Coordinator) start() {
 	c.group.Go(func() { c.recorder.run(c.ctx) })
 	c.group.Go(func() { c.expander.run(c.ctx) })
 	for _, m := range c.machines {
-		m.sending.ctx, m.fetching.ctx = c.ctx, c.ctx
+		m.sending.open(c.ctx)
+		m.fetching.open(c.ctx)
 		c.group.Go(func() { m.supervise(c.ctx) })
 		c.group.Go(func() { m.forgetter.run(c.ctx) })
 	}
@@ -321,7 +322,9 @@ func (c *Coordinator) stop(err error) {
 func (c *Coordinator) closeLinks() {
 	for _, m := range c.machines {
 		m.client.Close()
-		m.link.Close()
+		if err := m.link.Close(); err != nil {
+			m.log.Debug("the link was not closed cleanly", "err", err)
+		}
 	}
 }
 

@@ -38,11 +38,11 @@ type walked struct {
 	// missing says that wanted outputs are not at home.
 	missing   bool
 	descended bool // its inputs were visited
-	expected time.Duration
-	size     int64 // of the wanted outputs that were asked about, if none is missing
-	live     bool  // it has a task already; nothing else is known here
-	parent   store.Path
-	err      error // why it could not be looked at
+	expected  time.Duration
+	size      int64 // of the wanted outputs that were asked about, if none is missing
+	live      bool  // it has a task already; nothing else is known here
+	parent    store.Path
+	err       error // why it could not be looked at
 }
 
 // walk is one walk.

@@ -150,7 +150,7 @@ func TestUnauthorizedMachineGetsNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if want := "lighter key authorize --machine m1"; !strings.Contains(status.Machines[0].Error, want) {
+	if want := "lighter machines authorize m1"; !strings.Contains(status.Machines[0].Error, want) {
 		t.Errorf("got %q, want it to say %q", status.Machines[0].Error, want)
 	}
 	if b := f.awaitState(id, api.Queued); b.Attempt != 0 {

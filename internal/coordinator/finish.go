@@ -13,12 +13,12 @@ import (
 
 // outcome is what a run that succeeded reports.
 type outcome struct {
-	reason     string
-	outputs    map[string]*store.Info
-	home       bool     // the outputs are at home
-	names      []string // those of them; nil is all
-	buildTime  time.Duration
-	cached     bool // nothing was built
+	reason    string
+	outputs   map[string]*store.Info
+	home      bool     // the outputs are at home
+	names     []string // those of them; nil is all
+	buildTime time.Duration
+	cached    bool // nothing was built
 }
 
 // ended is called with what a run came to.
@@ -58,7 +58,7 @@ func (c *Coordinator) attemptSucceeded(r *run, out *outcome) {
 	}
 	m.has.add(t.inputPaths...)
 	c.head.remember(infosOf(out.outputs)...)
-	if t.wantedHome() && !(out.home && covers(out.names, t.requestedOutputs())) {
+	if t.wantedHome() && (!out.home || !covers(out.names, t.requestedOutputs())) {
 		// Somebody asked for outputs after the run looked who wanted what.
 		c.keep(t, m, out.outputs)
 		c.fetchHome(t)

@@ -21,13 +21,13 @@ import (
 
 // Limits on what clients send and get.
 const (
-	maxBody      = 64 << 20 // bytes
-	defaultPage  = 100      // builds
-	maxPage      = 1000
-	maxCancel    = 100_000
-	maxPrefixed  = 10_000 // builds among which an abbreviated id is looked for
-	minPrefix    = 4
-	maxLogTail   = 16 << 20 // bytes
+	maxBody     = 64 << 20 // bytes
+	defaultPage = 100      // builds
+	maxPage     = 1000
+	maxCancel   = 100_000
+	maxPrefixed = 10_000 // builds among which an abbreviated id is looked for
+	minPrefix   = 4
+	maxLogTail  = 16 << 20 // bytes
 )
 
 // Handler returns the API for clients, as docs/api.md describes it. It answers once
@@ -409,6 +409,10 @@ func (c *Coordinator) streamLog(w http.ResponseWriter, r *http.Request, b *api.B
 	defer cancel()
 	rc := http.NewResponseController(w)
 	out := &writtenCounter{w: w}
+	flush := func() {
+		out.started = true
+		_ = rc.Flush()
+	}
 	attempt := b.Attempt
 	for {
 		next := c.ledger.LastEvent() + 1
@@ -418,12 +422,11 @@ func (c *Coordinator) streamLog(w http.ResponseWriter, r *http.Request, b *api.B
 				attempt, offset = b.Attempt, 0
 			}
 			before := out.written
-			err = c.copyLog(ctx, out, b, offset, follow, func() { _ = rc.Flush() })
+			err = c.copyLog(ctx, out, b, offset, follow, flush)
 			offset += out.written - before
 		}
 		if follow && (err == nil || errors.Is(err, errNoLog)) && !b.State.Final() {
-			out.started = true
-			_ = rc.Flush()
+			flush()
 			if err = c.awaitEvent(ctx, b.ID, next); err == nil {
 				continue
 			}

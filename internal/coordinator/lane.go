@@ -46,6 +46,9 @@ type cargoBatch struct {
 // errUnwanted is the cause of the end of a stream whose items nobody wants any more.
 var errUnwanted = errors.New("nobody waits for the items any more")
 
+// open says how long the lane's streams live: longer than whoever first wants an item.
+func (l *lane) open(ctx context.Context) { l.ctx = ctx }
+
 // want returns when all the items, in whatever order they are given, are there; and
 // the NAR bytes of those that nobody had asked for before.
 func (l *lane) want(ctx context.Context, infos []*store.Info) (fresh int64, err error) {
@@ -53,7 +56,7 @@ func (l *lane) want(ctx context.Context, infos []*store.Info) (fresh int64, err 
 	if err != nil {
 		return 0, err
 	}
-	wanted, fresh := l.add(sorted)
+	wanted, fresh := l.add(sorted) //nolint:contextcheck // streams live as long as the lane, not as the first who waits
 	for i, w := range wanted {
 		select {
 		case <-w.done:
@@ -187,7 +190,7 @@ func (l *lane) carry(ctx context.Context, b *cargoBatch) {
 	if err != nil {
 		l.failDependantsLocked(b, err)
 	}
-	l.startLocked()
+	l.startLocked() //nolint:contextcheck // the next stream is not this one's
 }
 
 func (l *lane) endLocked(item *cargo, err error) {

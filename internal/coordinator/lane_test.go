@@ -83,7 +83,7 @@ func thing(name string, size int64, refs ...string) *store.Info {
 func TestLaneMovesOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newTestLane(t.Context(), 2, 100, 10)
-		all := []*store.Info{thing("a", 10), thing("b", 10, "a"), thing("c", 10, "b", "c2"), thing("c2", 200), thing("d", 95)}
+		all := []*store.Info{thing("a", 10), thing("c2", 200), thing("b", 10, "a"), thing("c", 10, "b", "c2"), thing("d", 95)}
 		var wait sync.WaitGroup
 		for i := range 8 {
 			wait.Go(func() {

@@ -65,7 +65,7 @@ func newMachine(c *Coordinator, m machines.Machine) *machine {
 	if c.cfg.newAgent != nil {
 		x.client = c.cfg.newAgent(x)
 	} else {
-		x.client = newAgentClient(func(ctx context.Context) (net.Conn, error) { return x.link.DialAgent(ctx) })
+		x.client = agentapi.NewClient(func(ctx context.Context) (net.Conn, error) { return x.link.DialAgent(ctx) })
 	}
 	x.sending = c.newLane(x.send)
 	x.fetching = c.newLane(x.fetch)
@@ -323,7 +323,7 @@ func keyProblem(name, publicKey string, acl *signature.ACL) string {
 		return fmt.Sprintf("its store's public key cannot be read: %v", err)
 	}
 	if !acl.Authorized(key) {
-		return fmt.Sprintf("the head does not accept its key %s; authorize it with: lighter key authorize --machine %s", key.Fingerprint(), name)
+		return fmt.Sprintf("the head does not accept its key %s; authorize it with: lighter machines authorize %s", key.Fingerprint(), name)
 	}
 	return ""
 }

@@ -111,10 +111,21 @@ func TestForeignBuildsAreLeftAlone(t *testing.T) {
 // TestCrashLoop crashes the coordinator at random points of a graph's life, and
 // starts it again, until all is built.
 func TestCrashLoop(t *testing.T) {
+	for _, way := range []string{"calls", "http"} {
+		t.Run(way, func(t *testing.T) { crashLoop(t, way == "http") })
+	}
+}
+
+func crashLoop(t *testing.T, http bool) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 	f := newFarm(t, nil, "m1", "m2", "m3")
+	if http {
+		f.shutDown()
+		overHTTP(f)(&f.config)
+		f.start()
+	}
 	var drvs, wanted []store.Path
 	for i := range 60 {
 		script := "log=x"

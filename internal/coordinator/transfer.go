@@ -53,7 +53,7 @@ func (m *machine) send(ctx context.Context, batch []*store.Info) error {
 	switch {
 	case context.Cause(ctx) != nil:
 		return context.Cause(ctx)
-	case exportErr != nil && !errors.Is(exportErr, errImportEnded):
+	case exportErr != nil && !errors.Is(exportErr, errImportEnded) && !errors.Is(exportErr, io.ErrClosedPipe):
 		return m.c.exportError(ctx, paths, exportErr)
 	case err != nil:
 		return m.importError(batch, err)
@@ -77,7 +77,7 @@ func (m *machine) importError(batch []*store.Info, err error) error {
 	}
 	return &api.Failure{
 		Culprit: api.CulpritMachine, Phase: api.Sending, Machine: m.Name,
-		Message: fmt.Sprintf("import of %s there: %s%s", describe(batch), answer.Message, hint(answer)),
+		Message: fmt.Sprintf("import of %s there: %s%s", describe(batch), answer.Message, hint(answer, m.Name)),
 	}
 }
 
@@ -135,7 +135,7 @@ func (m *machine) refused(ctx context.Context, stream *countingReader, batch []*
 	case stream.err != nil:
 		return stream.err // the link broke in the middle
 	case errors.Is(err, store.ErrUnauthorized):
-		return m.fetchFailure(fmt.Errorf("%s: %w (authorize its key: lighter key authorize --machine %s)", describe(batch), err, m.Name))
+		return m.fetchFailure(fmt.Errorf("%s: %w (authorize its key: lighter machines authorize %s)", describe(batch), err, m.Name))
 	case errors.Is(err, store.ErrCorrupt), errors.Is(err, errNotAsked):
 		return m.fetchFailure(fmt.Errorf("%s: %w", describe(batch), err))
 	}
