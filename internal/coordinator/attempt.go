@@ -157,8 +157,8 @@ func (r *run) attach() (*agentapi.BuildStatus, error) {
 		return nil, nil
 	}
 	var status *agentapi.BuildStatus
-	err := r.persist(r.machine, func() (err error) {
-		status, err = r.machine.client.Build(r.ctx, r.id)
+	err := r.persist(r.ctx, r.machine, func(ctx context.Context) (err error) {
+		status, err = r.machine.client.Build(ctx, r.id)
 		return err
 	})
 	switch {
@@ -185,17 +185,20 @@ func (r *run) begin() (*agentapi.BuildStatus, error) {
 	if err != nil {
 		return nil, err
 	}
+	// The agent does not know the attempt: what there may be of a log is of one that
+	// was lost with an older agent.
+	r.c.logs.remove(r.id, r.attempt)
 	var status *agentapi.BuildStatus
-	err = r.persist(r.machine, func() (err error) {
+	err = r.persist(r.ctx, r.machine, func(ctx context.Context) (err error) {
 		for range maxSendRounds {
-			if status, err = r.machine.client.PutBuild(r.ctx, r.id, req); err != nil || status.State != agentapi.Rooted {
+			if status, err = r.machine.client.PutBuild(ctx, r.id, req); err != nil || status.State != agentapi.Rooted {
 				return err
 			}
 			if len(status.Missing) == 0 {
 				return r.blame(api.CulpritMachine, errors.New("its agent neither starts the build nor says what is missing"))
 			}
 			r.enter(api.Sending, time.Time{}, fmt.Sprintf("%d items", len(status.Missing)))
-			if err := r.send(status.Missing); err != nil {
+			if err := r.send(ctx, status.Missing); err != nil {
 				return err
 			}
 		}
@@ -246,7 +249,7 @@ func (r *run) protect(paths ...store.Path) (err error) {
 }
 
 // send sends inputs to the machine.
-func (r *run) send(missing []store.Path) error {
+func (r *run) send(ctx context.Context, missing []store.Path) error {
 	infos := make([]*store.Info, 0, len(missing))
 	for _, p := range missing {
 		info := r.closure.infos[p]
@@ -255,17 +258,17 @@ func (r *run) send(missing []store.Path) error {
 		}
 		infos = append(infos, info)
 	}
-	if err := r.gather(missing); err != nil {
+	if err := r.gather(ctx, missing); err != nil {
 		return err
 	}
-	n, err := r.machine.sending.want(r.ctx, infos)
+	n, err := r.machine.sending.want(ctx, infos)
 	r.sent.Add(n)
 	return err
 }
 
 // gather brings items home that are to be sent from there.
-func (r *run) gather(paths []store.Path) error {
-	absent, err := store.Missing(r.ctx, r.c.head.Store, paths)
+func (r *run) gather(ctx context.Context, paths []store.Path) error {
+	absent, err := store.Missing(ctx, r.c.head.Store, paths)
 	if err != nil {
 		return &headError{err}
 	}
@@ -282,15 +285,15 @@ func (r *run) gather(paths []store.Path) error {
 		return &inputsError{lost}
 	}
 	for m, infos := range from {
-		err := r.persist(m, func() error {
-			n, err := m.fetching.want(r.ctx, infos)
+		err := r.persist(ctx, m, func(ctx context.Context) error {
+			n, err := m.fetching.want(ctx, infos)
 			r.fetched.Add(n)
 			return err
 		})
 		var blame *api.Failure
 		switch {
-		case context.Cause(r.ctx) != nil:
-			return context.Cause(r.ctx)
+		case context.Cause(ctx) != nil:
+			return context.Cause(ctx)
 		case errors.As(err, &blame), errors.Is(err, store.ErrNotValid):
 			r.c.log.Warn("an input cannot be had from the machine that keeps it", "build", r.id, "machine", m.Name, "err", err)
 			return &inputsError{pathsOf(infos)}
@@ -317,18 +320,28 @@ func (r *run) follow(status *agentapi.BuildStatus) (*agentapi.BuildStatus, error
 		return status, nil
 	}
 	r.log = r.c.logs.open(r.id, r.attempt)
-	err := r.persist(r.machine, func() error {
-		final, err := r.machine.client.Log(r.ctx, r.id, r.log.size(), r.log)
+	err := r.persist(r.ctx, r.machine, func(ctx context.Context) (err error) {
+		status, err = r.readLog(ctx)
 		r.logged.Store(r.log.size())
-		if err == nil {
-			status = final
-		}
 		return err
 	})
 	if unknownBuild(err) {
 		err = r.blame(api.CulpritMachine, errAgentLostBuild)
 	}
 	return status, err
+}
+
+// readLog reads the log from where it is. That the build is finished and the log complete
+// may also show where the end of the stream was lost.
+func (r *run) readLog(ctx context.Context) (*agentapi.BuildStatus, error) {
+	status, err := r.machine.client.Log(ctx, r.id, r.log.size(), r.log)
+	if !linkFailed(err) {
+		return status, err
+	}
+	if status, e := r.machine.client.Build(ctx, r.id); e == nil && status.Finished() && status.LogSize <= r.log.size() {
+		return status, nil
+	}
+	return nil, err
 }
 
 // verdict returns the failure of a finished build, or nil if it is what it should be.
@@ -400,8 +413,8 @@ func (r *run) fetch(outputs map[string]*store.Info, names []string) error {
 		return err
 	}
 	r.enter(api.Fetching, time.Time{}, fmt.Sprintf("%d items", len(infos)))
-	err = r.persist(r.machine, func() error {
-		n, err := r.machine.fetching.want(r.ctx, infos)
+	err = r.persist(r.ctx, r.machine, func(ctx context.Context) error {
+		n, err := r.machine.fetching.want(ctx, infos)
 		r.fetched.Add(n)
 		return err
 	})
@@ -454,8 +467,8 @@ func (r *run) absent(outputs map[string]*store.Info, wanted []store.Path) ([]*st
 
 func (r *run) absentClosure(wanted []store.Path) ([]*store.Info, error) {
 	var all []*store.Info
-	err := r.persist(r.machine, func() (err error) {
-		all, err = r.machine.client.Closure(r.ctx, wanted)
+	err := r.persist(r.ctx, r.machine, func(ctx context.Context) (err error) {
+		all, err = r.machine.client.Closure(ctx, wanted)
 		return err
 	})
 	if err != nil {
@@ -504,13 +517,14 @@ const (
 )
 
 // persist calls f, and again whenever the way to the machine failed and the machine
-// was reached after that. It gives up when the machine is lost.
-func (r *run) persist(m *machine, f func() error) error {
+// was reached after that. It gives up when the machine is lost. The context of f ends
+// when the machine turns out not to answer.
+func (r *run) persist(ctx context.Context, m *machine, f func(ctx context.Context) error) error {
 	pause := minLinkPause
 	for failures := 0; ; {
 		began := time.Now()
-		err := f()
-		if ended := context.Cause(r.ctx); err != nil && ended != nil {
+		err := m.contacts.with(ctx, f)
+		if ended := context.Cause(ctx); err != nil && ended != nil {
 			return ended
 		}
 		if !linkFailed(err) {
@@ -523,7 +537,7 @@ func (r *run) persist(m *machine, f func() error) error {
 			return r.blameMachine(m, api.CulpritLink, err)
 		}
 		r.report(r.phase, time.Time{}, "link to "+m.Name+" lost, reconnecting: "+err.Error())
-		if err := r.regain(m, pause, err); err != nil {
+		if err := r.regain(ctx, m, pause, err); err != nil {
 			return err
 		}
 		r.report(r.phase, time.Time{}, "")
@@ -532,17 +546,17 @@ func (r *run) persist(m *machine, f func() error) error {
 }
 
 // regain waits until the machine was reached again.
-func (r *run) regain(m *machine, pause time.Duration, lost error) error {
-	ctx, cancel := context.WithTimeout(r.ctx, r.c.limits.MachineLostAfter)
+func (r *run) regain(ctx context.Context, m *machine, pause time.Duration, lost error) error {
+	limited, cancel := context.WithTimeout(ctx, r.c.limits.MachineLostAfter)
 	defer cancel()
 	select {
 	case <-time.After(pause):
-	case <-ctx.Done():
+	case <-limited.Done():
 	}
-	if m.contacts.await(ctx) == nil {
+	if m.contacts.await(limited) == nil {
 		return nil
 	}
-	if ended := context.Cause(r.ctx); ended != nil {
+	if ended := context.Cause(ctx); ended != nil {
 		return ended
 	}
 	return r.blameMachine(m, api.CulpritLink, fmt.Errorf("not reached again for %s after: %w", r.c.limits.MachineLostAfter, lost))

@@ -3,6 +3,7 @@ package coordinator
 import (
 	"fmt"
 	"log/slog"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -79,6 +80,7 @@ func BenchmarkSubmitMany(b *testing.B) {
 	for i := range requests {
 		requests[i] = api.Request{Derivation: f.drv(fmt.Sprintf("d%d", i), "")}
 	}
+	before := heap()
 	b.ResetTimer()
 	f.submitAll(requests)
 	for queued := 0; queued < b.N; {
@@ -88,6 +90,14 @@ func BenchmarkSubmitMany(b *testing.B) {
 	}
 	b.StopTimer()
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "builds/s")
+	b.ReportMetric(float64(heap()-before)/float64(b.N), "heap-B/build")
+}
+
+func heap() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }
 
 func (f *farm) submitAll(requests []api.Request) {

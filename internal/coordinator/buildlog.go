@@ -67,6 +67,13 @@ func (f *logFolder) open(id string, attempt int) *buildLog {
 	return l
 }
 
+// remove drops the log of an attempt that starts from the beginning.
+func (f *logFolder) remove(id string, attempt int) {
+	name := f.file(id, attempt)
+	os.Remove(name)
+	os.Remove(name + ".gz")
+}
+
 // size returns how much of the log was taken, in bytes.
 func (l *buildLog) size() int64 {
 	l.mu.Lock()

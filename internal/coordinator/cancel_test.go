@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"context"
 	"testing"
 
 	"lighter/internal/api"
@@ -98,4 +99,35 @@ func TestCancelOneOfTwo(t *testing.T) {
 	f.agents["m1"].release("one")
 	f.awaitState(ids[1], api.Succeeded)
 	f.idle()
+}
+
+func TestCancelWhileSendingAndFetching(t *testing.T) {
+	for name, c := range map[string]struct {
+		state api.State
+		hook  func(a *fakeAgent, hold func(context.Context))
+	}{
+		"sending":  {api.Sending, func(a *fakeAgent, hold func(context.Context)) { a.onImport = hold }},
+		"fetching": {api.Fetching, func(a *fakeAgent, hold func(context.Context)) { a.onExport = hold }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFarm(t, nil, "m1")
+			a := f.agents["m1"]
+			ended := make(chan struct{})
+			a.set(func(a *fakeAgent) {
+				c.hook(a, func(ctx context.Context) {
+					<-ctx.Done()
+					close(ended)
+				})
+			})
+			id := f.submit(f.drv("one", ""))[0]
+			f.awaitState(id, c.state)
+			f.cancel(id)
+			f.awaitState(id, api.Canceled)
+			<-ended // the stream ends, since nobody wants what it carries
+			f.idle()
+			if left := f.c.moving.list(); len(left) != 0 {
+				t.Errorf("transfers are left: %v", left)
+			}
+		})
+	}
 }

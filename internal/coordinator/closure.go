@@ -82,7 +82,11 @@ func (c *Coordinator) closureOf(ctx context.Context, roots []store.Path) (*closu
 
 // askMachine takes in the closure of an item as the machine that keeps it knows it.
 func (c *closure) askMachine(ctx context.Context, item keptItem) error {
-	infos, err := item.machine.client.Closure(ctx, []store.Path{item.info.Path})
+	var infos []*store.Info
+	err := item.machine.contacts.with(ctx, func(ctx context.Context) (err error) {
+		infos, err = item.machine.client.Closure(ctx, []store.Path{item.info.Path})
+		return err
+	})
 	if err != nil {
 		if ended := context.Cause(ctx); ended != nil {
 			return ended

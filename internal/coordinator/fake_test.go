@@ -34,6 +34,7 @@ type fakeAgent struct {
 	mu     sync.Mutex
 	builds map[string]*fakeBuild
 	down   bool
+	hang   bool          // calls are not answered
 	cut    chan struct{} // closed when the link breaks
 	freed  map[string]chan struct{}
 	// built counts builder runs by derivation name; started has "id attempt".
@@ -44,7 +45,9 @@ type fakeAgent struct {
 	info    func(*agentapi.Machine) // changes what it says of itself
 	archive func([]byte) []byte     // changes what it exports
 	held    chan string             // gets the name of each build that holds
-	running sync.WaitGroup
+	// onImport and onExport, if not nil, are called at the start of each.
+	onImport, onExport func(ctx context.Context)
+	running            sync.WaitGroup
 }
 
 type fakeBuild struct {
@@ -73,6 +76,11 @@ var errCut = errors.New("connection reset")
 // enter begins a call. The context ends when the link is cut.
 func (a *fakeAgent) enter(ctx context.Context) (context.Context, func(), error) {
 	a.mu.Lock()
+	if a.hang {
+		a.mu.Unlock()
+		<-ctx.Done()
+		a.mu.Lock()
+	}
 	defer a.mu.Unlock()
 	if err := context.Cause(ctx); err != nil {
 		return nil, nil, err
@@ -441,6 +449,7 @@ func (a *fakeAgent) Import(ctx context.Context, archive io.Reader) ([]*store.Inf
 		return nil, err
 	}
 	defer leave()
+	a.call(ctx, &a.onImport)
 	infos, err := a.store.Import(ctx, archive, store.ImportOptions{})
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -464,6 +473,10 @@ func (a *fakeAgent) Export(ctx context.Context, paths []store.Path) (io.ReadClos
 		return nil, err
 	}
 	defer leave()
+	a.call(ctx, &a.onExport)
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
 	var b bytes.Buffer
 	if err := a.store.Export(ctx, &b, paths); err != nil {
 		return nil, &agentapi.Error{Status: 404, Code: agentapi.CodeNotValid, Message: err.Error()}
@@ -484,6 +497,22 @@ func (a *fakeAgent) CollectGarbage(ctx context.Context, req *agentapi.GCRequest)
 	}
 	defer leave()
 	return &agentapi.GCResult{Deleted: a.store.Paths()[:1], Freed: 42}, nil
+}
+
+func (a *fakeAgent) call(ctx context.Context, hook *func(context.Context)) {
+	a.mu.Lock()
+	f := *hook
+	a.mu.Unlock()
+	if f != nil {
+		f(ctx)
+	}
+}
+
+// set changes what only holds under the lock.
+func (a *fakeAgent) set(change func(a *fakeAgent)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	change(a)
 }
 
 // noLink is the link of a fakeAgent, which needs none.

@@ -1,13 +1,18 @@
 package coordinator
 
 import (
+	"context"
+	"errors"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/ledger"
 	"lighter/nar/signature"
+	"lighter/store/storetest"
 )
 
 func TestLinkLostWhileBuilding(t *testing.T) {
@@ -27,6 +32,23 @@ func TestLinkLostWhileBuilding(t *testing.T) {
 	var log strings.Builder
 	if err := f.c.copyLog(t.Context(), &log, b, 0, false, nil); err != nil || log.String() != "before\nafter\n" {
 		t.Errorf("log %q, %v", log.String(), err)
+	}
+	f.idle()
+}
+
+// TestMachineHangs has a machine whose connections stay open and carry nothing.
+func TestMachineHangs(t *testing.T) {
+	f := newFarm(t, func(c *Config) {
+		c.Limits.PollInterval, c.Limits.ContactTimeout, c.Limits.ConnectTimeout = 10*time.Millisecond, 50*time.Millisecond, 50*time.Millisecond
+	}, "m1")
+	id := f.submit(f.drv("one", "hold"))[0]
+	f.awaitState(id, api.Building)
+	f.agents["m1"].set(func(a *fakeAgent) { a.hang = true })
+	f.await(id, func(b *api.Build) bool { return strings.Contains(b.Reason, "does not answer") })
+	f.agents["m1"].release("one")
+	f.agents["m1"].set(func(a *fakeAgent) { a.hang = false })
+	if b := f.awaitState(id, api.Succeeded); b.Attempt != 1 {
+		t.Errorf("it took %d attempts", b.Attempt)
 	}
 	f.idle()
 }
@@ -228,4 +250,83 @@ func TestLateReportIsNotBelieved(t *testing.T) {
 	f.agents["m1"].release("one")
 	f.awaitState(id, api.Succeeded)
 	f.idle()
+}
+
+func TestLinkCutWhileSendingAndFetching(t *testing.T) {
+	f := newFarm(t, nil, "m1")
+	f.shutDown()
+	overHTTP(f)(&f.config)
+	f.start()
+	a := f.agents["m1"]
+	var imports, exports int
+	a.set(func(a *fakeAgent) {
+		a.onImport = func(context.Context) {
+			if imports++; imports <= 3 {
+				a.cutLink(false)
+			}
+		}
+		a.onExport = func(context.Context) {
+			if exports++; exports <= 3 {
+				a.cutLink(false)
+			}
+		}
+	})
+	b := f.awaitState(f.submit(f.drv("one", ""))[0], api.Succeeded)
+	if b.Attempt != 1 || a.count("one") != 1 {
+		t.Errorf("attempt %d, built %d times; want the transfers to be tried again, not the build", b.Attempt, a.count("one"))
+	}
+	f.idle()
+}
+
+func TestMachineRefusesHeadsKey(t *testing.T) {
+	f := newFarm(t, func(c *Config) { c.Limits.MaxAttempts = 2 }, "m1")
+	key := newKey(t)
+	acl := &signature.ACL{}
+	acl.Add(key.Public())
+	f.agents["m1"].set(func(a *fakeAgent) { a.store = storetest.NewMemory(a.store.Dir(), key, acl) })
+	b := f.awaitState(f.submit(f.drv("one", ""))[0], api.Failed)
+	if b.Failure.Culprit != api.CulpritMachine || !strings.Contains(b.Failure.Message, "lighter machines authorize m1") ||
+		!strings.Contains(b.Failure.Message, "source-of-one") {
+		t.Errorf("got %+v, want a failure that names the item and what to do", b.Failure)
+	}
+	if check, err := f.c.check(t.Context(), f.c.byName["m1"]); err != nil || check.OK || check.Steps[len(check.Steps)-1].Name != "send" {
+		t.Errorf("check: %+v, %v; want it to fail in sending", check, err)
+	}
+	f.idle()
+}
+
+// TestHeadStoreFails has the head's store refuse what comes home: the outputs stay on
+// the machine, and are fetched when it takes them again.
+func TestHeadStoreFails(t *testing.T) {
+	failing := &failingStore{}
+	f := newFarm(t, func(c *Config) {
+		failing.Memory = c.Store.(*storetest.Memory)
+		failing.left = 3
+		c.Store = failing
+	}, "m1")
+	b := f.awaitState(f.submit(f.drv("one", ""))[0], api.Succeeded)
+	if n := f.agents["m1"].count("one"); n != 1 || b.Failure != nil {
+		t.Errorf("built %d times, failure %+v; want once and none", n, b.Failure)
+	}
+	f.idle()
+}
+
+func TestLedgerWithoutRoom(t *testing.T) {
+	f := newFarm(t, nil)
+	drv := f.drv("one", "")
+	f.shutDown()
+	full, err := ledger.Open(filepath.Join(f.dir, "ledger"), ledger.Options{MinFree: 1 << 60})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	f.config.Ledger = full
+	c, err := New(f.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.Submit(t.Context(), []api.Request{{Derivation: drv}})
+	if !errors.Is(err, ledger.ErrDiskFull) || asError(err).Code != api.CodeDiskFull {
+		t.Errorf("got %v, want a full disk", err)
+	}
 }

@@ -16,8 +16,11 @@ import (
 const (
 	// maxDerivation bounds the text of a derivation, in bytes.
 	maxDerivation = 64 << 20
-	// maxCached bounds what is remembered of items and of derivations.
-	maxCached = 1 << 17
+	// maxInfos, maxNodes and maxPaths bound what is remembered of items, of derivations,
+	// and of what a machine has.
+	maxInfos = 1 << 15
+	maxNodes = 1 << 14
+	maxPaths = 1 << 17
 )
 
 // headError is the failure of the head itself, its store for instance, for which no
@@ -83,7 +86,7 @@ func (h *head) remember(infos ...*store.Info) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, info := range infos {
-		makeRoom(h.infos)
+		makeRoom(h.infos, maxInfos)
 		h.infos[info.Path] = info
 	}
 }
@@ -108,13 +111,13 @@ func (h *head) size(p store.Path) int64 {
 }
 
 // makeRoom drops some of a memory that is full.
-func makeRoom[K comparable, V any](m map[K]V) {
-	if len(m) < maxCached {
+func makeRoom[K comparable, V any](m map[K]V, limit int) {
+	if len(m) < limit {
 		return
 	}
 	for k := range m {
 		delete(m, k)
-		if len(m) < maxCached*3/4 {
+		if len(m) < limit*3/4 {
 			return
 		}
 	}
@@ -174,7 +177,7 @@ func (h *head) node(ctx context.Context, p store.Path) (*node, error) {
 	n = newNode(p, drv)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	makeRoom(h.nodes)
+	makeRoom(h.nodes, maxNodes)
 	h.nodes[p] = n
 	return n, nil
 }

@@ -60,8 +60,7 @@ func newMachine(c *Coordinator, m machines.Machine) *machine {
 		Machine: m, c: c, log: c.log.With("machine", m.Name), state: stateUnknown,
 		runs: make(map[*run]struct{}), has: newPathSet(),
 	}
-	x.contacts.changed = make(chan struct{})
-	x.contacts.poked, x.contacts.woken = make(chan struct{}, 1), make(chan struct{}, 1)
+	x.contacts.init()
 	if c.cfg.newAgent != nil {
 		x.client = c.cfg.newAgent(x)
 	} else {
@@ -80,13 +79,20 @@ func (c *Coordinator) newLane(move func(context.Context, []*store.Info) error) *
 	}
 }
 
-// contacts tells those who lost touch with a machine when somebody reached it again.
+// contacts is what calls to a machine share: they are ended when it does not answer the
+// supervisor, and those who lost touch hear when somebody reached it again.
 type contacts struct {
 	mu      sync.Mutex
 	count   uint64        // of times that it was reached
 	changed chan struct{} // closed, and replaced, each time
+	calls   map[*context.CancelCauseFunc]struct{}
 	poked   chan struct{} // has room for one: look at the machine, if it was up
 	woken   chan struct{} // has room for one: look at the machine in any case
+}
+
+func (x *contacts) init() {
+	x.changed, x.calls = make(chan struct{}), make(map[*context.CancelCauseFunc]struct{})
+	x.poked, x.woken = make(chan struct{}, 1), make(chan struct{}, 1)
 }
 
 func (x *contacts) reached() {
@@ -95,6 +101,34 @@ func (x *contacts) reached() {
 	x.count++
 	close(x.changed)
 	x.changed = make(chan struct{})
+}
+
+// lost ends all calls that are under way.
+func (x *contacts) lost(err error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for cancel := range x.calls {
+		(*cancel)(fmt.Errorf("the machine does not answer: %w", err))
+	}
+}
+
+// with calls f with a context that ends also when the machine is lost.
+func (x *contacts) with(ctx context.Context, f func(ctx context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	x.mu.Lock()
+	x.calls[&cancel] = struct{}{}
+	x.mu.Unlock()
+	defer func() {
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		delete(x.calls, &cancel)
+	}()
+	err := f(ctx)
+	if lost := context.Cause(ctx); err != nil && lost != nil {
+		return lost
+	}
+	return err
 }
 
 func (x *contacts) seen() (uint64, <-chan struct{}) {
@@ -163,6 +197,7 @@ func (m *machine) supervise(ctx context.Context) {
 		} else {
 			wait, delay = delay, min(2*delay, m.c.limits.RetryMax)
 			s.next = time.Now().Add(wait)
+			m.contacts.lost(s.err)
 		}
 		m.c.post(func() { m.c.sighted(m, s) })
 		if up {
@@ -439,7 +474,7 @@ func newPathSet() *pathSet { return &pathSet{make(map[store.Path]struct{})} }
 
 func (s *pathSet) add(paths ...store.Path) {
 	for _, p := range paths {
-		makeRoom(s.paths)
+		makeRoom(s.paths, maxPaths)
 		s.paths[p] = struct{}{}
 	}
 }
