@@ -177,7 +177,6 @@ type Coordinator struct {
 	// grace has the machines that did not say yet, after a start, what they have.
 	// Expansion waits for them. It is nil when that time is over.
 	grace   map[*machine]bool
-	blocked []scheduler.Blocked
 	static  []scheduler.Machine   // what stands in the machines file
 	spare   map[store.Path]*spare // during the grace: outputs that machines keep
 	alarmed map[string]time.Time  // builds about whose waiting something was logged

@@ -3,8 +3,10 @@ package coordinator
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -329,4 +331,56 @@ func TestLedgerWithoutRoom(t *testing.T) {
 	if !errors.Is(err, ledger.ErrDiskFull) || asError(err).Code != api.CodeDiskFull {
 		t.Errorf("got %v, want a full disk", err)
 	}
+}
+
+// TestIdleMachineIsNoticed breaks the rule that the loop places whenever something
+// changed: the safety net starts the build, and says that this is a bug.
+func TestIdleMachineIsNoticed(t *testing.T) {
+	var log lockedBuffer
+	f := newFarm(t, func(c *Config) {
+		c.Limits.IdleAlarm = 20 * time.Millisecond
+		c.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	}, "m1")
+	m := f.c.byName["m1"]
+	drain := func(why string) func() { return func() { m.problem = why } }
+	for up := false; !up; {
+		if err := f.c.do(t.Context(), func() { up = m.state == stateUp }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := f.c.do(t.Context(), drain("draining")); err != nil {
+		t.Fatal(err)
+	}
+	id := f.submit(f.drv("one", ""))[0]
+	for waited := false; !waited; {
+		if err := f.c.do(t.Context(), func() {
+			waited = f.c.queue.Len() == 1 && time.Since(f.c.builds[id].task.queuedAt) > 50*time.Millisecond
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := f.c.do(t.Context(), drain("")); err != nil {
+		t.Fatal(err)
+	}
+	f.awaitState(id, api.Succeeded)
+	if !strings.Contains(log.String(), "this is a bug") {
+		t.Errorf("the log does not say it:\n%s", log.String())
+	}
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }

@@ -32,13 +32,12 @@ func (c *Coordinator) place() {
 	c.begin(c.plan(now))
 }
 
-// plan decides what starts now, and forgets nothing of it in the queue.
+// plan decides what starts now, and takes that out of the queue.
 func (c *Coordinator) plan(now time.Time) scheduler.Plan {
 	plan := scheduler.Assign(scheduler.Input{
 		Now: now, Machines: c.schedulerMachines(now), Queue: c.queue, Missing: c.missing,
 	})
 	c.queue.Apply(plan)
-	c.blocked = plan.Blocked
 	for i := range plan.Deferrals {
 		c.placeBy(plan.Deferrals[i].Until)
 	}

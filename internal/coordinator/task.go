@@ -162,20 +162,21 @@ func (c *Coordinator) newInternal(n *node, parent *task) *task {
 
 // setState moves a task, and with it its builds, to another state.
 func (c *Coordinator) setState(t *task, s api.State, reason string) {
-	if t.state == s && t.reason == reason && !s.Final() && s != api.Placed {
-		return
-	}
-	sameState := t.state == s && s != api.Placed
 	t.state, t.reason = s, reason
+	machine := ""
+	if t.machine != nil {
+		machine = t.machine.Name
+	}
 	for _, r := range t.builds {
-		r.State, r.Reason, r.Attempt, r.Machine = s, reason, t.attempt, ""
-		if t.machine != nil {
-			r.Machine = t.machine.Name
+		same := r.State == s && r.Attempt == t.attempt
+		if same && r.Reason == reason && r.Machine == machine {
+			continue
 		}
+		r.State, r.Reason, r.Attempt, r.Machine = s, reason, t.attempt, machine
 		if t.id != r.ID {
 			r.Shares = t.id
 		}
-		c.save(r, sameState)
+		c.save(r, same)
 	}
 }
 
