@@ -1,0 +1,209 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"lighter/internal/cli/human"
+	"lighter/internal/testkit"
+	"lighter/store/local"
+)
+
+var update = flag.Bool("update", false, "rewrite golden files and docs/commands.md")
+
+func TestMain(m *testing.M) {
+	local.MaybeRunBuilder()
+	testscript.Main(m, map[string]func(){"lighter": func() { os.Exit(Main()) }})
+}
+
+// TestScripts runs the scripts in testdata/script. Each has a state and a
+// configuration folder of its own.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 filepath.Join("testdata", "script"),
+		UpdateScripts:       *update,
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Cmds:                scriptCommands,
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("HOME", env.WorkDir)
+			env.Setenv("LIGHTER_STATE", filepath.Join(env.WorkDir, "state"))
+			env.Setenv("LIGHTER_CONFIG", filepath.Join(env.WorkDir, "config"))
+			env.Values[coordinatorKey{}] = new(runningCoordinator)
+			return nil
+		},
+		Condition: func(cond string) (bool, error) {
+			if cond == "userns" {
+				testkit.NeedUserNamespaces(t)
+				return true, nil
+			}
+			return false, fmt.Errorf("unknown condition %q", cond)
+		},
+	})
+}
+
+// pages returns the help page of every command, by its path.
+func pages(t *testing.T, c *command) (all []string) {
+	t.Helper()
+	var b bytes.Buffer
+	if err := c.writeHelp(&b); err != nil {
+		t.Fatal(err)
+	}
+	all = append(all, b.String())
+	for _, s := range c.sub {
+		all = append(all, pages(t, s)...)
+	}
+	return all
+}
+
+func TestEveryCommandHasACompletePage(t *testing.T) {
+	for _, page := range pages(t, rootCommand()) {
+		name, _, _ := strings.Cut(page, " - ")
+		sections := []string{"\nSYNOPSIS\n", "\nEXIT CODES\n", "FLAGS\n"}
+		if !strings.Contains(page, "\nCOMMANDS\n") {
+			sections = append(sections, "\nEXAMPLES\n")
+		}
+		for _, section := range sections {
+			if !strings.Contains(page, section) {
+				t.Errorf("%s: the page has no%s", name, section)
+			}
+		}
+		inExamples := false
+		for line := range strings.Lines(page) {
+			line = strings.TrimRight(line, "\n")
+			inExamples = line == "EXAMPLES" || inExamples && (line == "" || line[0] == ' ')
+			if human.Width(line) > helpWidth && !inExamples {
+				t.Errorf("%s: wider than %d: %q", name, helpWidth, line)
+			}
+			if strings.TrimRight(line, " ") != line {
+				t.Errorf("%s: blanks at the end of %q", name, line)
+			}
+		}
+	}
+}
+
+// TestCommandsDocument keeps docs/commands.md the same as the help pages.
+func TestCommandsDocument(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("# Commands\n\nThe help pages of all commands; `go test ./internal/cli -update` writes this file.\n")
+	for _, page := range pages(t, rootCommand()) {
+		name, _, _ := strings.Cut(page, " - ")
+		fmt.Fprintf(&b, "\n## %s\n\n```text\n%s```\n", name, page)
+	}
+	file := filepath.Join("..", "..", "docs", "commands.md")
+	if *update {
+		if err := os.WriteFile(file, []byte(b.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(got), b.String()); diff != "" {
+		t.Errorf("docs/commands.md is out of date; run go test ./internal/cli -update (-file +pages):\n%s", diff)
+	}
+}
+
+func TestUsageErrors(t *testing.T) {
+	for name, c := range map[string]struct {
+		args string
+		want string
+	}{
+		"unknown command":      {"biuld", `unknown command "biuld"; did you mean "build"?`},
+		"nothing near":         {"xyzzy", `unknown command "xyzzy"; the commands are build, builds`},
+		"unknown subcommand":   {"machines chekc", `lighter machines: unknown command "chekc"; did you mean "check"?`},
+		"no subcommand":        {"machines", `lighter machines: which one? list, check`},
+		"unknown flag":         {"build --kep-going x", `lighter build: unknown flag --kep-going; did you mean --keep-going?`},
+		"unknown short flag":   {"build -Z x", `lighter build: unknown flag -Z; see "lighter build --help"`},
+		"wrong value":          {"build --timeout soon x", `--timeout`},
+		"missing argument":     {"build", `lighter build: DRV is missing`},
+		"too many":             {"key generate a b", `one argument too many: "b"`},
+		"none wanted":          {"status now", `takes no arguments, got "now"`},
+		"help of nothing":      {"help biulds", `unknown command "biulds"; did you mean "builds"?`},
+		"help below a leaf":    {"help build now", `lighter build has no command "now" below it`},
+		"wrong size":           {"store gc --max-freed lots", `"lots" is no size`},
+		"wrong state":          {"builds list --only don", `no state is called "don"`},
+		"flag before command":  {"--state x build", `unknown flag --state`},
+		"control characters":   {"\x1b[2J", `unknown command "\x1b[2J"`},
+		"negative time limit":  {"build --timeout=-1s x", "can't be negative"},
+		"authorized with FILE": {"key show --authorized x", "takes no FILE"},
+	} {
+		var out, errs bytes.Buffer
+		p := Process{In: strings.NewReader(""), Out: &out, Err: &errs, Getenv: func(string) string { return t.TempDir() }}
+		if code := Run(t.Context(), strings.Fields(c.args), p); code != exitUsage {
+			t.Errorf("%s: exit code %d, want %d", name, code, exitUsage)
+		}
+		if got := errs.String(); !strings.Contains(got, c.want) || !strings.HasPrefix(got, "lighter") {
+			t.Errorf("%s: error %q, want %q", name, got, c.want)
+		}
+		if out.Len() > 0 {
+			t.Errorf("%s: output %q", name, out.String())
+		}
+	}
+}
+
+func TestSignalsInterruptACommand(t *testing.T) {
+	signals := make(chan os.Signal, 1)
+	signals <- os.Interrupt
+	ctx, stop := cancelOnSignal(t.Context(), signals)
+	defer stop()
+	<-ctx.Done()
+	if got := context.Cause(ctx); got != errInterrupted {
+		t.Errorf("cause %v", got)
+	}
+}
+
+func TestNearest(t *testing.T) {
+	names := []string{"build", "builds", "machines", "status", "store", "keep-going", "keep-failed"}
+	for given, want := range map[string]string{
+		"biuld": "build", "bui": "build", "stor": "store", "satus": "status",
+		"keepgoing": "keep-going", "keep-fail": "keep-failed", "x": "", "lorry": "",
+	} {
+		if got := nearest(given, names); got != want {
+			t.Errorf("nearest(%q) = %q, want %q", given, got, want)
+		}
+	}
+}
+
+func TestParseSize(t *testing.T) {
+	for in, want := range map[string]int64{
+		"0": 0, "1024": 1024, "1KiB": 1024, "1 kB": 1000, "1.5G": 3 << 29, "2MiB": 2 << 20, "7b": 7,
+	} {
+		if got, err := parseSize(in); err != nil || got != want {
+			t.Errorf("parseSize(%q) = %d, %v; want %d", in, got, err, want)
+		}
+	}
+	for _, in := range []string{"", "lots", "-1", "1XiB", "9e30", "NaN", "1 2"} {
+		if got, err := parseSize(in); err == nil {
+			t.Errorf("parseSize(%q) = %d", in, got)
+		}
+	}
+}
+
+func TestTableFitsTheTerminal(t *testing.T) {
+	tab := table{heading: []string{"ID", "NAME", "WHY"}}
+	tab.add("1", strings.Repeat("long-", 10), "evil \x1b[2J")
+	tab.add("22", "short", strings.Repeat("because ", 10))
+	for _, width := range []int{0, 30, 40, 80, 200} {
+		var b bytes.Buffer
+		if err := tab.write(&b, width); err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(b.String()) {
+			line = strings.TrimRight(line, "\n")
+			if width > 0 && human.Width(line) > width || human.Printable(line) != line {
+				t.Errorf("width %d: %q", width, line)
+			}
+		}
+	}
+}

@@ -1,0 +1,38 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"syscall"
+
+	"lighter/internal/api"
+)
+
+// clientAction is the action of a command that asks the coordinator.
+func clientAction(where *folderFlags, do func(ctx context.Context, inv *invocation, client *api.Client, f folders) error) action {
+	return func(ctx context.Context, inv *invocation) error {
+		f, err := where.resolve(inv)
+		if err != nil {
+			return err
+		}
+		client := api.NewClient(f.socket)
+		defer client.Close()
+		return noAnswer(f, do(ctx, inv, client, f))
+	}
+}
+
+// noAnswer says what to do where no coordinator runs.
+func noAnswer(f folders, err error) error {
+	var answer *api.Error
+	switch {
+	case !errors.Is(err, api.ErrUnavailable) || errors.As(err, &answer) || errors.As(err, new(*exitError)):
+		return err
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return &exitError{exitNoAnswer, fmt.Errorf("no coordinator answers at %s; start one with: lighter coordinator", f.socket)}
+	case errors.Is(err, fs.ErrPermission):
+		return &exitError{exitNoAnswer, fmt.Errorf("no access to the coordinator's socket %s: ask whoever runs it to let you in", f.socket)}
+	}
+	return err
+}

@@ -1,0 +1,169 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/sync/errgroup"
+
+	"lighter/internal/coordinator"
+	"lighter/internal/ledger"
+	"lighter/internal/version"
+	"lighter/machines"
+	"lighter/nar/signature"
+)
+
+func coordinatorCommand() *command {
+	return &command{
+		name:  "coordinator",
+		short: "run the process that has things built",
+		long: `Runs the coordinator in the foreground, until it is interrupted or terminated. It owns the queue, the ledger and the connections to the machines; there is one for a state folder. Builds on machines go on while it is away, and when it is started again it takes up everything where it was, also after it was killed.
+
+On its first start it makes the head's signing key. The machines must trust that key, and the head theirs: the first happens by itself where the machine uses lighter's own store, the second with "lighter machines authorize".
+
+Machines get lighter-agent for their platform from a folder with files such as lighter-agent-linux-arm64: --agents, $LIGHTER_AGENTS, "agents" beside this program, or ../lib/lighter/agents from there.`,
+		exits: []int{exitBadInput, exitInterrupted},
+		examples: []example{
+			{"lighter coordinator", "with the machines of the configuration folder"},
+			{"lighter coordinator --machines ./machines.toml --state /scratch/me/lighter --log-level debug", "with everything elsewhere"},
+			{"systemd-run --user --unit lighter lighter coordinator --log-format json", "in the background, under systemd"},
+		},
+		takesSignals: true,
+		setup: func(fs *pflag.FlagSet) action {
+			c := &coordinatorAction{}
+			fs.StringVar(&c.machines, "machines", "", "the machines file is `FILE` (default machines.toml in the configuration folder)")
+			fs.StringVar(&c.agents, "agents", "", "folder `DIR` with agents for the machines' platforms")
+			c.log = addLogFlags(fs)
+			c.where = allFolderFlags(fs)
+			return c.run
+		},
+	}
+}
+
+// coordinatorAction is one run of "lighter coordinator".
+type coordinatorAction struct {
+	where            *folderFlags
+	log              *logFlags
+	machines, agents string
+}
+
+func (c *coordinatorAction) run(ctx context.Context, inv *invocation) error {
+	if err := inv.arguments("", 0, 0); err != nil {
+		return err
+	}
+	f, err := c.where.resolve(inv)
+	if err != nil {
+		return err
+	}
+	logger, err := c.log.logger(inv, inv.Err)
+	if err != nil {
+		return err
+	}
+	file := c.machines
+	if file == "" {
+		file = f.machinesFile()
+	}
+	list, err := loadMachines(file)
+	if err != nil {
+		return err
+	}
+	lock, err := lockFolder(f.state, "coordinator")
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	listener, err := listenSocket(ctx, f.socket)
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	// Being asked to stop is a good end.
+	ctx, stop := cancelOnSignal(ctx, inv.Signals)
+	defer stop()
+	err = c.coordinate(ctx, inv, f, list, listener, logger)
+	if errors.Is(err, errInterrupted) {
+		return nil
+	}
+	return err
+}
+
+func (c *coordinatorAction) coordinate(ctx context.Context, inv *invocation, f folders, list []machines.Machine, listener net.Listener, logger *slog.Logger) error {
+	key, err := ensureSigningKey(f, logger)
+	if err != nil {
+		return err
+	}
+	store, err := openStoreWith(f, key, logger)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	records, err := ledger.Open(f.ledger(), ledger.Options{Logger: logger})
+	if err != nil {
+		return fmt.Errorf("open ledger %s: %w", f.ledger(), err)
+	}
+	links, err := newLinkMaker(inv, f, logger)
+	if err != nil {
+		return errors.Join(err, records.Close())
+	}
+	links.agents, links.store, links.key = c.agents, store, key
+	one, err := coordinator.New(coordinator.Config{
+		Store: store, Ledger: records, Machines: list,
+		NewLink: func(m machines.Machine) (coordinator.Link, error) { return links.link(m) },
+		ACL:     links.acl,
+		LogDir:  filepath.Join(f.state, "log"), Logger: logger, Version: version.Version,
+	})
+	if err != nil {
+		return errors.Join(err, records.Close())
+	}
+	logger.Info("coordinator is ready", "socket", f.socket, "machines", len(list), "version", version.Version)
+	err = serve(ctx, one, listener)
+	logger.Info("coordinator stops; builds on machines go on")
+	return errors.Join(err, records.Close())
+}
+
+// stopTimeout is how long requests of clients may take to end.
+const stopTimeout = 5 * time.Second
+
+// serve runs the coordinator and its API until ctx ends, or one of them fails.
+func serve(ctx context.Context, c *coordinator.Coordinator, listener net.Listener) error {
+	group, ctx := errgroup.WithContext(ctx)
+	server := &http.Server{Handler: c.Handler(), ReadHeaderTimeout: 10 * time.Second}
+	group.Go(func() error {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve clients: %w", err)
+		}
+		return nil
+	})
+	group.Go(func() error {
+		err := c.Run(ctx)
+		// Run has returned, so that streams of events and logs end too.
+		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+		defer cancel()
+		if server.Shutdown(bounded) != nil {
+			server.Close() //nolint:errcheck // those who still talk are cut off
+		}
+		return err
+	})
+	return group.Wait()
+}
+
+// ensureSigningKey loads the head's signing key, and makes one if there is none.
+func ensureSigningKey(f folders, logger *slog.Logger) (*signature.PrivateKey, error) {
+	key, err := signature.LoadPrivateKey(signature.SecretFile(f.signingKey()))
+	if !errors.Is(err, fs.ErrNotExist) {
+		return key, err
+	}
+	if key, err = makeSigningKey(f.signingKey()); err != nil {
+		return nil, err
+	}
+	logger.Info("made a signing key", "file", signature.PublicFile(f.signingKey()), "fingerprint", key.Public().Fingerprint())
+	return key, nil
+}

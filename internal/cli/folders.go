@@ -1,0 +1,104 @@
+package cli
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/pflag"
+)
+
+// folders says where lighter keeps its things on this computer.
+type folders struct {
+	state  string // store, ledger, socket
+	config string // machines.toml, signing-key.{pub,sec}, acl
+	socket string // the coordinator's
+}
+
+func (f folders) machinesFile() string { return filepath.Join(f.config, "machines.toml") }
+func (f folders) signingKey() string   { return filepath.Join(f.config, "signing-key") }
+func (f folders) acl() string          { return filepath.Join(f.config, "acl") }
+func (f folders) store() string        { return filepath.Join(f.state, "store") }
+func (f folders) ledger() string       { return filepath.Join(f.state, "ledger") }
+func (f folders) sshKey() string       { return filepath.Join(f.config, "ssh-key") }
+
+// folderFlags are the flags from which folders are found.
+type folderFlags struct{ state, config, socket *string }
+
+// The flags that a command needs. State and socket are asked for together,
+// since the socket's place follows the state's.
+func stateFlags(fs *pflag.FlagSet) *folderFlags {
+	return &folderFlags{state: stateFlag(fs), config: configFlag(fs)}
+}
+
+func configFlags(fs *pflag.FlagSet) *folderFlags {
+	return &folderFlags{config: configFlag(fs)}
+}
+
+func socketFlags(fs *pflag.FlagSet) *folderFlags {
+	return &folderFlags{socket: fs.String("socket", "", "the coordinator's socket is `FILE` (else $LIGHTER_SOCKET, else coordinator.sock in the state folder)")}
+}
+
+func allFolderFlags(fs *pflag.FlagSet) *folderFlags {
+	f := socketFlags(fs)
+	f.state, f.config = stateFlag(fs), configFlag(fs)
+	return f
+}
+
+func stateFlag(fs *pflag.FlagSet) *string {
+	return fs.String("state", "", "folder `DIR` with store and ledger (else $LIGHTER_STATE, else /var/lib/lighter for root and ~/.local/share/lighter for others)")
+}
+
+func configFlag(fs *pflag.FlagSet) *string {
+	return fs.String("config", "", "folder `DIR` with machines.toml, keys and ACL (else $LIGHTER_CONFIG, else /etc/lighter for root and ~/.config/lighter for others)")
+}
+
+// resolve applies flags, environment and defaults, in this order.
+func (f *folderFlags) resolve(inv *invocation) (folders, error) {
+	state, err := pick(f.state, inv.Getenv("LIGHTER_STATE"), func() (string, error) {
+		return defaultFolder(inv.Getenv, "/var/lib/lighter", "XDG_DATA_HOME", ".local/share")
+	})
+	if err != nil {
+		return folders{}, fmt.Errorf("state folder: %w", err)
+	}
+	config, err := pick(f.config, inv.Getenv("LIGHTER_CONFIG"), func() (string, error) {
+		return defaultFolder(inv.Getenv, "/etc/lighter", "XDG_CONFIG_HOME", ".config")
+	})
+	if err != nil {
+		return folders{}, fmt.Errorf("configuration folder: %w", err)
+	}
+	socket, err := pick(f.socket, inv.Getenv("LIGHTER_SOCKET"), func() (string, error) {
+		return filepath.Join(state, "coordinator.sock"), nil
+	})
+	if err != nil {
+		return folders{}, fmt.Errorf("socket: %w", err)
+	}
+	return folders{state: state, config: config, socket: socket}, nil
+}
+
+// pick returns the absolute name of what the flag says, else the environment,
+// else fallback.
+func pick(flag *string, env string, fallback func() (string, error)) (string, error) {
+	name := env
+	if flag != nil && *flag != "" {
+		name = *flag
+	}
+	if name == "" {
+		return fallback()
+	}
+	return filepath.Abs(name)
+}
+
+func defaultFolder(getenv func(string) string, root, xdg, below string) (string, error) {
+	if os.Getuid() == 0 {
+		return root, nil
+	}
+	if dir := getenv(xdg); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "lighter"), nil
+	}
+	home := getenv("HOME")
+	if home == "" {
+		return "", fmt.Errorf("neither HOME nor %s is set", xdg)
+	}
+	return filepath.Join(home, below, "lighter"), nil
+}

@@ -1,0 +1,278 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"lighter/internal/cli/human"
+	"lighter/nar/signature"
+)
+
+func keyCommand() *command {
+	return &command{
+		name:  "key",
+		short: "the key that signs, and the keys that are trusted",
+		long: `The head signs what it sends with its signing key, and imports only what is
+signed by a key in its access control list (ACL). Keys and ACL have the format
+of Guix: /etc/guix/signing-key.pub can be authorized here, and the other way
+round.`,
+		sub: []*command{keyGenerateCommand(), keyShowCommand(), keyAuthorizeCommand()},
+	}
+}
+
+func keyGenerateCommand() *command {
+	return &command{
+		name:  "generate",
+		args:  "[FILE]",
+		short: "make a signing key",
+		long: `Makes a key pair, FILE.sec and FILE.pub, by default signing-key in the
+configuration folder. A key that is there already is never replaced. The
+coordinator does this by itself on its first start.`,
+		examples: []example{
+			{"lighter key generate", "the head's own key"},
+			{"lighter key generate ./build-farm", "a key for something else: ./build-farm.pub and ./build-farm.sec"},
+		},
+		setup: func(fs *pflag.FlagSet) action {
+			where := configFlags(fs)
+			return func(_ context.Context, inv *invocation) error {
+				if err := inv.arguments("FILE", 0, 1); err != nil {
+					return err
+				}
+				f, err := where.resolve(inv)
+				if err != nil {
+					return err
+				}
+				file := f.signingKey()
+				if len(inv.args) == 1 {
+					file = inv.args[0]
+				}
+				key, err := makeSigningKey(file)
+				if err != nil {
+					return err
+				}
+				fmt.Fprintf(inv.Out, "%s\n%s\n%s\n", signature.PublicFile(file), signature.SecretFile(file), key.Public().Fingerprint())
+				return nil
+			}
+		},
+	}
+}
+
+// makeSigningKey makes a key pair at file, which must not be there.
+func makeSigningKey(file string) (*signature.PrivateKey, error) {
+	key, err := signature.GenerateKey()
+	if err != nil {
+		return nil, err
+	}
+	return key, signature.WriteKeyPair(file, key)
+}
+
+// loadSigningKey reads the head's signing key.
+func loadSigningKey(f folders) (*signature.PrivateKey, error) {
+	key, err := signature.LoadPrivateKey(signature.SecretFile(f.signingKey()))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("no signing key at %s; make one with: lighter key generate", f.signingKey()+".sec")
+	}
+	return key, err
+}
+
+func keyShowCommand() *command {
+	return &command{
+		name:  "show",
+		args:  "[FILE]",
+		short: "print a public key, or the authorized ones",
+		long: `Prints the head's public key, or the one in FILE ("-" reads standard input),
+ready for "lighter key authorize" or "guix archive --authorize" elsewhere.`,
+		exits: []int{exitBadInput},
+		examples: []example{
+			{"lighter key show > head.pub", "the head's public key, for another machine"},
+			{"lighter key show --fingerprint /etc/guix/signing-key.pub", "the short form, to compare by eye"},
+			{"lighter key show --authorized", "whose archives the head takes"},
+		},
+		setup: func(fs *pflag.FlagSet) action {
+			where := configFlags(fs)
+			fingerprint := fs.Bool("fingerprint", false, "print the fingerprint instead of the key")
+			authorized := fs.Bool("authorized", false, "list the fingerprints of the keys in the ACL")
+			return func(_ context.Context, inv *invocation) error {
+				if err := inv.arguments("FILE", 0, 1); err != nil {
+					return err
+				}
+				f, err := where.resolve(inv)
+				if err != nil {
+					return err
+				}
+				if *authorized {
+					return showAuthorized(inv, f)
+				}
+				key, err := publicKeyArgument(inv, f)
+				if err != nil {
+					return err
+				}
+				if *fingerprint {
+					fmt.Fprintln(inv.Out, key.Fingerprint())
+					return nil
+				}
+				_, err = fmt.Fprintln(inv.Out, strings.TrimRight(key.String(), "\n"))
+				return err
+			}
+		},
+	}
+}
+
+func showAuthorized(inv *invocation, f folders) error {
+	if len(inv.args) > 0 {
+		return usageErrorf("%s: --authorized takes no FILE", inv.flags.Name())
+	}
+	acl, err := loadACL(f)
+	if err != nil {
+		return err
+	}
+	for _, k := range acl.Keys() {
+		fmt.Fprintln(inv.Out, k.Fingerprint())
+	}
+	return nil
+}
+
+// loadACL reads the head's ACL; where there is none, nobody is authorized.
+func loadACL(f folders) (*signature.ACL, error) {
+	acl, err := signature.LoadACL(f.acl())
+	if errors.Is(err, fs.ErrNotExist) {
+		return &signature.ACL{}, nil
+	}
+	return acl, badInput(err)
+}
+
+// publicKeyArgument reads the key in the file that the argument names, or the
+// head's own.
+func publicKeyArgument(inv *invocation, f folders) (*signature.PublicKey, error) {
+	if len(inv.args) == 1 {
+		return readPublicKey(inv, inv.args[0])
+	}
+	key, err := signature.LoadPublicKey(signature.PublicFile(f.signingKey()))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("no signing key at %s; make one with: lighter key generate", signature.PublicFile(f.signingKey()))
+	}
+	return key, badInput(err)
+}
+
+// maxKeySize bounds what is read of a key, in bytes.
+const maxKeySize = 1 << 20
+
+// readPublicKey reads a key from a file, or from standard input if it is "-".
+func readPublicKey(inv *invocation, file string) (*signature.PublicKey, error) {
+	if file != "-" {
+		key, err := signature.LoadPublicKey(file)
+		var pathError *fs.PathError
+		if errors.As(err, &pathError) {
+			return nil, err
+		}
+		return key, badInput(err)
+	}
+	text, err := io.ReadAll(io.LimitReader(inv.In, maxKeySize))
+	if err != nil {
+		return nil, fmt.Errorf("read standard input: %w", err)
+	}
+	key, err := signature.ParsePublicKey(text)
+	if err != nil {
+		return nil, badInput(fmt.Errorf("standard input: %w", err))
+	}
+	return key, nil
+}
+
+func keyAuthorizeCommand() *command {
+	return &command{
+		name:  "authorize",
+		args:  "[FILE…]",
+		short: "trust a key: import what it signed",
+		long: `Adds public keys to the head's ACL, from files or, without FILE or with "-",
+from standard input. Whoever holds the private half can then put any contents
+into the head's store under the name of any build, so compare the fingerprint
+with the one on the machine. For machines of the machines file there is
+"lighter machines authorize".`,
+		exits: []int{exitBadInput},
+		examples: []example{
+			{"lighter key authorize builder.pub", "trust the key in a file"},
+			{"ssh builder cat /etc/guix/signing-key.pub | lighter key authorize", "trust a machine that runs Guix"},
+			{"lighter key authorize --remove builder.pub", "trust it no longer"},
+		},
+		setup: func(fs *pflag.FlagSet) action {
+			where := configFlags(fs)
+			remove := fs.Bool("remove", false, "take the keys off the list")
+			return func(_ context.Context, inv *invocation) error {
+				f, err := where.resolve(inv)
+				if err != nil {
+					return err
+				}
+				return authorizeFiles(inv, f, *remove)
+			}
+		},
+	}
+}
+
+func authorizeFiles(inv *invocation, f folders, remove bool) error {
+	files := inv.args
+	if len(files) == 0 {
+		files = []string{"-"}
+	}
+	var keys []*signature.PublicKey
+	for _, file := range files {
+		key, err := readPublicKey(inv, file)
+		if err != nil {
+			return err
+		}
+		keys = append(keys, key)
+	}
+	for _, key := range keys {
+		changed, err := changeACL(f, key, remove)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(inv.Out, "%s %s\n", aclWord(changed, remove), key.Fingerprint())
+	}
+	return nil
+}
+
+// aclWord says what became of a key.
+func aclWord(changed, remove bool) string {
+	switch {
+	case remove && changed:
+		return "removed"
+	case remove:
+		return "not on the list"
+	case changed:
+		return "authorized"
+	}
+	return "already authorized"
+}
+
+// changeACL adds a key to the head's ACL, or removes it, and reports whether that
+// changed anything.
+func changeACL(f folders, key *signature.PublicKey, remove bool) (changed bool, err error) {
+	if err := os.MkdirAll(f.config, 0o755); err != nil { //nolint:gosec // public keys and machines are for all to read
+		return false, err
+	}
+	err = signature.UpdateACL(f.acl(), func(acl *signature.ACL) error {
+		if remove {
+			changed = acl.Remove(key)
+		} else {
+			changed = acl.Add(key)
+		}
+		return nil
+	})
+	return changed, err
+}
+
+// fingerprintOf returns the fingerprint of a key in text, for output to people.
+func fingerprintOf(publicKey string) string {
+	key, err := signature.ParsePublicKey([]byte(publicKey))
+	if err != nil {
+		return human.Printable("no key: " + err.Error())
+	}
+	return key.Fingerprint()
+}

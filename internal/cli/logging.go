@@ -1,0 +1,38 @@
+package cli
+
+import (
+	"io"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/charmbracelet/log"
+	"github.com/spf13/pflag"
+)
+
+// logFlags say what a long-lived process writes to its standard error.
+type logFlags struct{ level, format *string }
+
+func addLogFlags(fs *pflag.FlagSet) *logFlags {
+	return &logFlags{
+		level:  fs.String("log-level", "info", "what to log: debug, info, warn or error"),
+		format: fs.String("log-format", "text", "how to log: text, logfmt or json"),
+	}
+}
+
+// logger returns a logger that writes to w.
+func (f *logFlags) logger(inv *invocation, w io.Writer) (*slog.Logger, error) {
+	levels := []string{"debug", "info", "warn", "error"}
+	level, err := log.ParseLevel(*f.level)
+	if err != nil {
+		return nil, usageErrorf("%s: --log-level %q is none of %s", inv.flags.Name(), *f.level, strings.Join(levels, ", "))
+	}
+	formatters := map[string]log.Formatter{"text": log.TextFormatter, "logfmt": log.LogfmtFormatter, "json": log.JSONFormatter}
+	formatter, ok := formatters[*f.format]
+	if !ok {
+		return nil, usageErrorf("%s: --log-format %q is none of text, logfmt, json", inv.flags.Name(), *f.format)
+	}
+	return slog.New(log.NewWithOptions(w, log.Options{
+		Level: level, Formatter: formatter, ReportTimestamp: true, TimeFormat: time.RFC3339,
+	})), nil
+}

@@ -1,0 +1,233 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"lighter/internal/api"
+	"lighter/internal/cli/human"
+	"lighter/machines"
+)
+
+func machinesCommand() *command {
+	return &command{
+		name:  "machines",
+		short: "the machines that build",
+		long: `Machines are listed in machines.toml in the configuration folder. docs/machines.md
+describes it key by key.`,
+		sub: []*command{
+			machinesListCommand(), machinesCheckCommand(), machinesTestCommand(),
+			machinesStatusCommand(), machinesAuthorizeCommand(), machinesGCCommand(),
+		},
+	}
+}
+
+// loadMachines reads the machines file; its errors name file, line and column.
+func loadMachines(file string) ([]machines.Machine, error) {
+	list, err := machines.Load(file)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("no machines file at %s; docs/machines.md describes it", file)
+	case errors.As(err, new(*fs.PathError)):
+		return nil, err
+	}
+	return list, badInput(err)
+}
+
+// machinesFileArgument returns the file that the argument names, or the head's.
+func machinesFileArgument(inv *invocation, where *folderFlags) (string, error) {
+	if err := inv.arguments("FILE", 0, 1); err != nil {
+		return "", err
+	}
+	if len(inv.args) == 1 {
+		return inv.args[0], nil
+	}
+	f, err := where.resolve(inv)
+	return f.machinesFile(), err
+}
+
+func machinesCheckCommand() *command {
+	return &command{
+		name:  "check",
+		args:  "[FILE]",
+		short: "check a machines file without connecting to anything",
+		long: `Says of everything that is wrong in which line and column it stands, and what
+would be right. FILE is by default machines.toml in the configuration folder.`,
+		exits: []int{exitBadInput},
+		examples: []example{
+			{"lighter machines check", "the head's own file"},
+			{"lighter machines check new.toml && mv new.toml /etc/lighter/machines.toml", "before it is put in place"},
+		},
+		setup: func(fs *pflag.FlagSet) action {
+			where := configFlags(fs)
+			return func(_ context.Context, inv *invocation) error {
+				file, err := machinesFileArgument(inv, where)
+				if err != nil {
+					return err
+				}
+				list, err := machines.Load(file)
+				var problems machines.Errors
+				if errors.As(err, &problems) {
+					fmt.Fprintln(inv.Err, errorText(problems))
+					return &exitError{code: exitBadInput}
+				}
+				if err != nil {
+					return err
+				}
+				slots := 0
+				for i := range list {
+					slots += list[i].ParallelBuilds
+				}
+				fmt.Fprintf(inv.Out, "%s: good; %s, %s\n", file, human.Count(len(list), "machine"), human.Count(slots, "slot"))
+				return nil
+			}
+		},
+	}
+}
+
+func machinesListCommand() *command {
+	return &command{
+		name:  "list",
+		args:  "[FILE]",
+		short: "show the machines of a machines file",
+		exits: []int{exitBadInput},
+		examples: []example{
+			{"lighter machines list", "the head's machines"},
+			{"lighter machines list --json /etc/lighter/machines.toml", "for a program, one machine a line"},
+		},
+		setup: func(fs *pflag.FlagSet) action {
+			where := configFlags(fs)
+			asJSON := fs.Bool("json", false, "print one JSON object a line")
+			return func(_ context.Context, inv *invocation) error {
+				file, err := machinesFileArgument(inv, where)
+				if err != nil {
+					return err
+				}
+				list, err := loadMachines(file)
+				if err != nil {
+					return err
+				}
+				if *asJSON {
+					return writeMachinesJSON(inv, list)
+				}
+				t := table{heading: []string{"NAME", "ADDRESS", "SYSTEMS", "SLOTS", "SPEED", "FEATURES"}}
+				for i := range list {
+					m := &list[i]
+					t.add(m.Name, address(m), strings.Join(m.Systems, ","), strconv.Itoa(m.ParallelBuilds),
+						speed(m.Speed), features(m.Features, m.MandatoryFeatures))
+				}
+				return t.write(inv.Out, outputWidth(inv.Out))
+			}
+		},
+	}
+}
+
+func address(m *machines.Machine) string {
+	if m.Local {
+		return "(this computer)"
+	}
+	return m.User + "@" + m.Addr()
+}
+
+func speed(v float64) string { return strconv.FormatFloat(v, 'g', 3, 64) }
+
+// features lists features; mandatory ones carry an exclamation mark.
+func features(offered, mandatory []string) string {
+	var list []string
+	for _, f := range mandatory {
+		list = append(list, f+"!")
+	}
+	for _, f := range offered {
+		if !slices.Contains(mandatory, f) {
+			list = append(list, f)
+		}
+	}
+	if len(list) == 0 {
+		return "-"
+	}
+	return strings.Join(list, ",")
+}
+
+// machineJSON is a machine of the machines file as "machines list --json" shows it.
+type machineJSON struct {
+	Name              string   `json:"name"`
+	Address           string   `json:"address,omitempty"`
+	User              string   `json:"user,omitempty"`
+	Local             bool     `json:"local,omitempty"`
+	Systems           []string `json:"systems"`
+	ParallelBuilds    int      `json:"parallelBuilds"`
+	Speed             float64  `json:"speed"`
+	Features          []string `json:"features,omitempty"`
+	MandatoryFeatures []string `json:"mandatoryFeatures,omitempty"`
+	Store             string   `json:"store"`
+}
+
+func writeMachinesJSON(inv *invocation, list []machines.Machine) error {
+	for i := range list {
+		m := &list[i]
+		if err := writeJSONLine(inv.Out, machineJSON{
+			Name: m.Name, Address: m.Addr(), User: m.User, Local: m.Local, Systems: m.Systems,
+			ParallelBuilds: m.ParallelBuilds, Speed: m.Speed, Features: m.Features,
+			MandatoryFeatures: m.MandatoryFeatures, Store: m.Store,
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeMachineStatus writes the table of "machines status". Below it stands why
+// machines are down.
+func writeMachineStatus(inv *invocation, list []api.MachineStatus, now time.Time) error {
+	t := table{heading: []string{"NAME", "STATE", "SLOTS", "SYSTEMS", "SPEED", "LOAD", "FREE DISK", "BANDWIDTH", "STORE"}}
+	for i := range list {
+		m := &list[i]
+		t.add(m.Name, m.State, fmt.Sprintf("%d/%d", m.Running, m.ParallelBuilds), strings.Join(m.Systems, ","), speed(m.Speed),
+			known(m.Cores > 0, strconv.FormatFloat(m.Load, 'f', 2, 64)), known(m.FreeDisk > 0, human.Bytes(m.FreeDisk)),
+			known(m.Bandwidth > 0, human.Rate(m.Bandwidth)), known(m.StoreKind != "", m.StoreKind))
+	}
+	if err := t.write(inv.Out, outputWidth(inv.Out)); err != nil {
+		return err
+	}
+	for i := range list {
+		m := &list[i]
+		if m.Error == "" {
+			continue
+		}
+		again := ""
+		if m.NextTry != nil {
+			again = " (next try " + human.Ago(*m.NextTry, now) + ")"
+		}
+		fmt.Fprintf(inv.Out, "\n%s: %s%s\n", human.Printable(m.Name), human.PrintableText(m.Error), again)
+	}
+	return nil
+}
+
+// known returns text, or a dash for what is not known.
+func known(is bool, text string) string {
+	if is {
+		return text
+	}
+	return "-"
+}
+
+// homeFolder is the home of the user as whom lighter runs.
+func homeFolder(getenv func(string) string) string {
+	if home := getenv("HOME"); home != "" {
+		return home
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "/"
+	}
+	return home
+}

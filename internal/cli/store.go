@@ -1,0 +1,436 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"lighter/internal/cli/human"
+	"lighter/nar"
+	"lighter/nar/signature"
+	"lighter/store"
+	"lighter/store/local"
+)
+
+func storeCommand() *command {
+	return &command{
+		name:  "store",
+		short: "the head's own store",
+		long: `The head's store holds what is sent to machines and what comes home from them.
+Its items are named /gnu/store/HASH-NAME wherever the files really are ("lighter
+store path" says where). These commands need no coordinator, and may be used
+while one runs.`,
+		sub: []*command{
+			storeAddCommand(), storeImportCommand(), storeExportCommand(), storeInfoCommand(),
+			storePathCommand(), storeVerifyCommand(), storeGCCommand(),
+		},
+	}
+}
+
+// openHeadStore opens the head's store. Its signing key is needed only to export,
+// so that one that is missing is no error here.
+func openHeadStore(inv *invocation, where *folderFlags) (*local.Store, error) {
+	f, err := where.resolve(inv)
+	if err != nil {
+		return nil, err
+	}
+	return openStore(f, nil)
+}
+
+func openStore(f folders, key *signature.PrivateKey) (*local.Store, error) {
+	return local.Open(local.Options{
+		Root: f.store(),
+		Dir:  store.DefaultDir,
+		Key:  key,
+		ACL:  func() (*signature.ACL, error) { return loadACL(f) },
+	})
+}
+
+// storeAction is the action of a command that works on the head's store.
+func storeAction(where *folderFlags, what string, atLeast, atMost int, do func(ctx context.Context, inv *invocation, s *local.Store) error) action {
+	return func(ctx context.Context, inv *invocation) error {
+		if err := inv.arguments(what, atLeast, atMost); err != nil {
+			return err
+		}
+		s, err := openHeadStore(inv, where)
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		return do(ctx, inv, s)
+	}
+}
+
+// itemArgument reads the name of an item, or of a file in one: the full logical
+// name, or the part after the store's directory.
+func itemArgument(s *local.Store, arg string) (store.Path, string, error) {
+	if !strings.HasPrefix(arg, "/") {
+		arg = string(s.Dir()) + "/" + arg
+	}
+	path, rest, err := s.Dir().ParsePathWithin(filepath.Clean(arg))
+	if err != nil {
+		return "", "", &exitError{exitUsage, err}
+	}
+	return path, rest, nil
+}
+
+func itemArguments(s *local.Store, args []string) ([]store.Path, error) {
+	paths := make([]store.Path, 0, len(args))
+	for _, arg := range args {
+		path, _, err := itemArgument(s, arg)
+		if err != nil {
+			return nil, err
+		}
+		paths = append(paths, path)
+	}
+	return paths, nil
+}
+
+func storeAddCommand() *command {
+	return &command{
+		name:  "add",
+		args:  "FILE…",
+		short: "add files and folders, print their store paths",
+		long: `Copies each FILE, with everything below it, into the store under the hash of its
+contents, as "guix download" and the add-to-store operation do.`,
+		examples: []example{
+			{"lighter store add ./src", "a source tree, as input of a derivation"},
+			{"lighter store add --name hello-2.12.tar.gz /tmp/download", "under another name"},
+		},
+		setup: func(fs *pflag.FlagSet) action {
+			where := stateFlags(fs)
+			name := fs.String("name", "", "name of the item (default the file's; needs a single FILE)")
+			return storeAction(where, "FILE", 1, -1, func(ctx context.Context, inv *invocation, s *local.Store) error {
+				if *name != "" && len(inv.args) > 1 {
+					return usageErrorf("%s: --name needs a single FILE", inv.flags.Name())
+				}
+				for _, file := range inv.args {
+					path, err := addFile(ctx, s, *name, file)
+					if err != nil {
+						return err
+					}
+					fmt.Fprintln(inv.Out, path)
+				}
+				return nil
+			})
+		},
+	}
+}
+
+// addFile adds a file or a tree to the store, by default under its own name.
+func addFile(ctx context.Context, s store.Adder, name, file string) (store.Path, error) {
+	if name == "" {
+		full, err := filepath.Abs(file)
+		if err != nil {
+			return "", err
+		}
+		name = filepath.Base(full)
+	}
+	if err := store.CheckName(name); err != nil {
+		return "", usageErrorf("%s: %w; choose another with --name", file, err)
+	}
+	r, w := io.Pipe()
+	packed := make(chan error, 1)
+	go func() {
+		err := nar.Pack(w, file)
+		w.CloseWithError(err)
+		packed <- err
+	}()
+	path, err := s.AddNAR(ctx, name, bufio.NewReaderSize(r, 1<<18))
+	r.CloseWithError(errors.Join(err, io.ErrClosedPipe))
+	if packError := <-packed; packError != nil && !errors.Is(packError, io.ErrClosedPipe) {
+		return "", packError
+	}
+	return path, err
+}
+
+func storeImportCommand() *command {
+	return &command{
+		name:  "import",
+		short: "read an archive from standard input into the store",
+		long: `Reads an archive, as "lighter store export" and "guix archive --export" write
+it, and prints the path of each item. An item becomes visible only after its
+hash and its signature were checked; the key that signed must be authorized (see
+"lighter key authorize"), and what it refers to must be there.`,
+		exits: []int{exitBadInput},
+		examples: []example{
+			{"ssh builder guix archive --export -r /gnu/store/…-hello-2.12 | lighter store import", "from a machine that runs Guix"},
+			{"lighter store import < hello.nar", "from a file"},
+		},
+		setup: func(fs *pflag.FlagSet) action {
+			where := stateFlags(fs)
+			return storeAction(where, "", 0, 0, func(ctx context.Context, inv *invocation, s *local.Store) error {
+				if terminal(inv.In) != nil {
+					return usageErrorf("%s: standard input is a terminal; redirect an archive to it", inv.flags.Name())
+				}
+				infos, err := s.Import(ctx, bufio.NewReaderSize(inv.In, 1<<18), store.ImportOptions{})
+				for _, info := range infos {
+					fmt.Fprintln(inv.Out, info.Path)
+				}
+				if err != nil {
+					return fmt.Errorf("import: %w", err)
+				}
+				return nil
+			})
+		},
+	}
+}
+
+func storeExportCommand() *command {
+	return &command{
+		name:  "export",
+		args:  "PATH…",
+		short: "write items to standard output as an archive",
+		long: `Writes an archive of the items, signed with the head's key, for "lighter store
+import" or "guix archive --import" elsewhere.`,
+		examples: []example{
+			{"lighter store export -r /gnu/store/…-hello-2.12 > hello.nar", "with everything that it refers to"},
+			{"lighter store export -r /gnu/store/…-hello-2.12 | ssh other lighter store import", "to another computer"},
+		},
+		setup: func(fs *pflag.FlagSet) action {
+			where := stateFlags(fs)
+			recursive := fs.BoolP("recursive", "r", false, "with everything that the items refer to")
+			return func(ctx context.Context, inv *invocation) error {
+				if err := inv.arguments("PATH", 1, -1); err != nil {
+					return err
+				}
+				if terminal(inv.Out) != nil {
+					return usageErrorf("%s: standard output is a terminal; redirect it to a file or a program", inv.flags.Name())
+				}
+				return exportItems(ctx, inv, where, *recursive)
+			}
+		},
+	}
+}
+
+func exportItems(ctx context.Context, inv *invocation, where *folderFlags, recursive bool) error {
+	f, err := where.resolve(inv)
+	if err != nil {
+		return err
+	}
+	key, err := loadSigningKey(f)
+	if err != nil {
+		return err
+	}
+	s, err := openStore(f, key)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	paths, err := itemArguments(s, inv.args)
+	if err != nil {
+		return err
+	}
+	if recursive {
+		infos, err := store.Closure(ctx, s, paths)
+		if err != nil {
+			return err
+		}
+		paths = paths[:0]
+		for _, info := range infos {
+			paths = append(paths, info.Path)
+		}
+	}
+	out := bufio.NewWriterSize(inv.Out, 1<<18)
+	if err := s.Export(ctx, out, paths); err != nil {
+		return fmt.Errorf("export: %w", err)
+	}
+	return out.Flush()
+}
+
+func storeInfoCommand() *command {
+	return &command{
+		name:  "info",
+		args:  "PATH…",
+		short: "show what the store knows of items",
+		examples: []example{
+			{"lighter store info /gnu/store/…-hello-2.12", "hash, size, references, where the files are"},
+			{"lighter store info --json -r /gnu/store/…-hello-2.12", "the same of its closure, for a program, an item a line"},
+		},
+		setup: func(fs *pflag.FlagSet) action {
+			where := stateFlags(fs)
+			recursive := fs.BoolP("recursive", "r", false, "also of everything that the items refer to")
+			asJSON := fs.Bool("json", false, "print one JSON object a line")
+			return storeAction(where, "PATH", 1, -1, func(ctx context.Context, inv *invocation, s *local.Store) error {
+				infos, err := itemInfos(ctx, inv, s, *recursive)
+				if err != nil {
+					return err
+				}
+				for i, info := range infos {
+					if *asJSON {
+						if err := writeJSONLine(inv.Out, info); err != nil {
+							return err
+						}
+						continue
+					}
+					if i > 0 {
+						fmt.Fprintln(inv.Out)
+					}
+					if err := writeInfo(inv, s, info); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		},
+	}
+}
+
+func itemInfos(ctx context.Context, inv *invocation, s *local.Store, recursive bool) ([]*store.Info, error) {
+	paths, err := itemArguments(s, inv.args)
+	if err != nil {
+		return nil, err
+	}
+	if recursive {
+		return store.Closure(ctx, s, paths)
+	}
+	infos := make([]*store.Info, 0, len(paths))
+	for _, p := range paths {
+		info, err := s.Info(ctx, p)
+		if err != nil {
+			return nil, err
+		}
+		infos = append(infos, info)
+	}
+	return infos, nil
+}
+
+func writeInfo(inv *invocation, s *local.Store, info *store.Info) error {
+	files, err := s.PhysicalPath(info.Path)
+	if err != nil {
+		return err
+	}
+	w := inv.Out
+	fmt.Fprintf(w, "path        %s\nfiles       %s\nhash        %s\nsize        %s (%d bytes)\n",
+		info.Path, files, info.NARHash, human.Bytes(info.NARSize), info.NARSize)
+	if info.Deriver != "" {
+		fmt.Fprintf(w, "deriver     %s\n", info.Deriver)
+	}
+	if !info.Registered.IsZero() {
+		fmt.Fprintf(w, "registered  %s\n", info.Registered.UTC().Format(time.RFC3339))
+	}
+	for i, ref := range info.References {
+		label := ""
+		if i == 0 {
+			label = "references"
+		}
+		fmt.Fprintf(w, "%-10s  %s\n", label, ref)
+	}
+	return nil
+}
+
+func storePathCommand() *command {
+	return &command{
+		name:  "path",
+		args:  "PATH…",
+		short: "say where an item's files really are",
+		examples: []example{
+			{"ls $(lighter store path /gnu/store/…-hello-2.12)/bin", "look into an item"},
+			{"cat $(lighter store path /gnu/store/…-hello-2.12/share/README)", "a file in an item"},
+		},
+		setup: func(fs *pflag.FlagSet) action {
+			where := stateFlags(fs)
+			return storeAction(where, "PATH", 1, -1, func(ctx context.Context, inv *invocation, s *local.Store) error {
+				for _, arg := range inv.args {
+					path, rest, err := itemArgument(s, arg)
+					if err != nil {
+						return err
+					}
+					if _, err := s.Info(ctx, path); err != nil {
+						return err
+					}
+					files, err := s.PhysicalPath(path)
+					if err != nil {
+						return err
+					}
+					fmt.Fprintln(inv.Out, filepath.Join(files, rest))
+				}
+				return nil
+			})
+		},
+	}
+}
+
+func storeVerifyCommand() *command {
+	return &command{
+		name:  "verify",
+		short: "check that every item is there and unchanged",
+		long: `Prints a line for each item that is not as the store's records say. Nothing is
+changed.`,
+		exits: []int{exitBadInput},
+		examples: []example{
+			{"lighter store verify", "is everything there?"},
+			{"lighter store verify --check-contents", "and has every item the hash that it should have? Reads all of it"},
+		},
+		setup: func(fs *pflag.FlagSet) action {
+			where := stateFlags(fs)
+			contents := fs.Bool("check-contents", false, "also compute the hash of every item")
+			return storeAction(where, "", 0, 0, func(ctx context.Context, inv *invocation, s *local.Store) error {
+				problems := 0
+				err := s.Verify(ctx, *contents, func(p store.VerifyProblem) {
+					problems++
+					fmt.Fprintf(inv.Out, "%s: %s\n", p.Path, human.Printable(p.Problem))
+				})
+				if err != nil {
+					return err
+				}
+				if problems > 0 {
+					return badInput(fmt.Errorf("the store has %s", human.Count(problems, "problem")))
+				}
+				return nil
+			})
+		},
+	}
+}
+
+func storeGCCommand() *command {
+	return &command{
+		name:  "gc",
+		short: "delete items that nothing needs",
+		long: `Deletes items of the head's store that no root and no build needs, and prints
+their paths. For a machine's store there is "lighter machines gc".`,
+		examples: []example{
+			{"lighter store gc --dry-run", "what would go?"},
+			{"lighter store gc --max-freed 5GiB --older-than 72h", "make some room, sparing what is new"},
+		},
+		setup: func(fs *pflag.FlagSet) action {
+			where := stateFlags(fs)
+			opts, maxFreed := gcFlags(fs)
+			return storeAction(where, "", 0, 0, func(ctx context.Context, inv *invocation, s *local.Store) error {
+				opts.MaxFreed = int64(*maxFreed)
+				result, err := s.CollectGarbage(ctx, *opts)
+				if result != nil {
+					writeGarbage(inv, result.Deleted, result.Freed, opts.DryRun)
+				}
+				return err
+			})
+		},
+	}
+}
+
+// gcFlags are the flags of the commands that collect garbage.
+func gcFlags(fs *pflag.FlagSet) (*store.GCOptions, *sizeValue) {
+	opts, maxFreed := new(store.GCOptions), new(sizeValue)
+	fs.BoolVarP(&opts.DryRun, "dry-run", "n", false, "only print what would be deleted")
+	fs.DurationVar(&opts.OlderThan, "older-than", 0, "spare items that came into the store less than this ago")
+	fs.Var(maxFreed, "max-freed", "stop after so many bytes, such as 5GiB")
+	return opts, maxFreed
+}
+
+func writeGarbage(inv *invocation, deleted []store.Path, freed int64, dryRun bool) {
+	for _, path := range deleted {
+		fmt.Fprintln(inv.Out, path)
+	}
+	word := "freed"
+	if dryRun {
+		word = "would be freed"
+	}
+	fmt.Fprintf(inv.Err, "%s, %s %s\n", human.Count(len(deleted), "item"), human.Bytes(freed), word)
+}

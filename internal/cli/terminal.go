@@ -1,0 +1,50 @@
+package cli
+
+import (
+	"io"
+	"os"
+
+	"golang.org/x/term"
+
+	"lighter/internal/cli/display"
+)
+
+// terminal returns the file behind a stream if it is a terminal, else nil.
+func terminal(stream any) *os.File {
+	if f, ok := stream.(*os.File); ok && term.IsTerminal(int(f.Fd())) { //nolint:gosec // a file descriptor fits an int
+		return f
+	}
+	return nil
+}
+
+// terminalSize returns columns and rows, or zeros where they cannot be known.
+func terminalSize(f *os.File) (width, height int) {
+	width, height, err := term.GetSize(int(f.Fd())) //nolint:gosec // a file descriptor fits an int
+	if err != nil {
+		return 0, 0
+	}
+	return width, height
+}
+
+// outputWidth returns the columns that lines written to w may take, or 0 for no
+// limit: a file or a pipe gets everything.
+func outputWidth(w io.Writer) int {
+	if f := terminal(w); f != nil {
+		width, _ := terminalSize(f)
+		return width
+	}
+	return 0
+}
+
+// canDraw returns the terminal behind a stream if lines on it can be replaced.
+func (inv *invocation) canDraw(stream any) *os.File {
+	if t := inv.Getenv("TERM"); t == "" || t == "dumb" {
+		return nil
+	}
+	return terminal(stream)
+}
+
+// style returns how to decorate what goes to a stream; see https://no-color.org.
+func (inv *invocation) style(stream any) display.Style {
+	return display.Style{Colour: inv.canDraw(stream) != nil && inv.Getenv("NO_COLOR") == ""}
+}

@@ -1,0 +1,282 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"lighter/internal/api"
+	"lighter/internal/cli/display"
+	"lighter/store"
+)
+
+// fakeCoordinator plays a script of events to whoever follows it. Events become
+// visible one by one; its builds are as of the events that were played.
+type fakeCoordinator struct {
+	mu       sync.Mutex
+	builds   map[string]*api.Build
+	events   []api.Event
+	canceled []string
+	down     bool
+	changed  chan struct{}
+}
+
+func newFakeCoordinator(builds ...*api.Build) *fakeCoordinator {
+	f := &fakeCoordinator{builds: make(map[string]*api.Build), changed: make(chan struct{})}
+	for _, b := range builds {
+		f.builds[b.ID] = b
+	}
+	return f
+}
+
+func (f *fakeCoordinator) lockedChange(fn func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	fn()
+	close(f.changed)
+	f.changed = make(chan struct{})
+}
+
+// happen makes an event.
+func (f *fakeCoordinator) happen(id string, state api.State, machine string, failure *api.Failure) {
+	f.lockedChange(func() {
+		b := f.builds[id]
+		b.State, b.Failure = state, failure
+		if machine != "" {
+			b.Machine, b.Attempt = machine, 1
+		}
+		f.events = append(f.events, api.Event{
+			Seq: uint64(len(f.events) + 1), Build: id, State: state, Machine: b.Machine, Attempt: b.Attempt,
+			Failure: failure, Time: time.Now(),
+		})
+	})
+}
+
+func (f *fakeCoordinator) setDown(down bool) { f.lockedChange(func() { f.down = down }) }
+
+func (f *fakeCoordinator) Build(_ context.Context, id string) (*api.Build, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.down {
+		return nil, api.ErrUnavailable
+	}
+	b, ok := f.builds[id]
+	if !ok {
+		return nil, api.ErrNotFound
+	}
+	c := *b
+	return &c, nil
+}
+
+func (f *fakeCoordinator) Cancel(_ context.Context, ids ...string) error {
+	f.mu.Lock()
+	f.canceled = append(f.canceled, ids...)
+	f.mu.Unlock()
+	for _, id := range ids {
+		f.happen(id, api.Canceled, "", nil)
+	}
+	return nil
+}
+
+func (f *fakeCoordinator) Status(context.Context) (*api.Status, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.down {
+		return nil, api.ErrUnavailable
+	}
+	return &api.Status{}, nil
+}
+
+func (f *fakeCoordinator) LogTail(_ context.Context, id string, _ int64) ([]byte, error) {
+	return []byte("compiling " + id + "\nerror: \x1b[31mno\x1b[0m\n"), nil
+}
+
+func (f *fakeCoordinator) Follow(ctx context.Context, from uint64, fn func(*api.Event) error, _ ...string) error {
+	for {
+		f.mu.Lock()
+		down, changed := f.down, f.changed
+		var ev *api.Event
+		if from <= uint64(len(f.events)) {
+			c := f.events[from-1]
+			ev = &c
+		}
+		f.mu.Unlock()
+		switch {
+		case down:
+			return api.ErrUnavailable
+		case ev != nil:
+			if err := fn(ev); err != nil {
+				return err
+			}
+			from++
+			continue
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func fakeBuild(id, name, parent string) *api.Build {
+	return &api.Build{
+		Request: api.Request{ID: id, Derivation: store.Path("/gnu/store/" + strings.Repeat("0", 32) + "-" + name + ".drv")},
+		State:   api.Queued, Parent: parent,
+	}
+}
+
+// watchFake runs a watcher over the wanted builds while script plays, and returns
+// what was shown and how the watcher ended.
+func watchFake(t *testing.T, f *fakeCoordinator, wanted []string, keepGoing bool, signals chan os.Signal, script func()) (string, *watcher, error) {
+	t.Helper()
+	var out bytes.Buffer
+	w := &watcher{
+		client: f, model: display.NewModel(time.Now()), show: &lineShower{w: &out},
+		signals: signals, keepGoing: keepGoing, now: time.Now, next: 1,
+		reported: make(map[string]bool), started: make(map[string]int),
+	}
+	for _, id := range wanted {
+		b := *f.builds[id]
+		w.model.Want(&b, time.Now())
+	}
+	go script()
+	err := w.watch(t.Context())
+	return out.String(), w, err
+}
+
+func TestWatchShowsABuildAndWhatItNeeds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeCoordinator(fakeBuild("1", "hello", ""), fakeBuild("2", "gcc", "1"), fakeBuild("3", "libc", "2"), fakeBuild("9", "other", ""))
+		got, _, err := watchFake(t, f, []string{"1"}, false, nil, func() {
+			f.happen("3", api.Building, "alpha", nil)
+			f.happen("9", api.Building, "alpha", nil)
+			f.happen("3", api.Succeeded, "", nil)
+			f.happen("2", api.Building, "beta", nil)
+			f.happen("2", api.Succeeded, "", nil)
+			f.happen("1", api.Building, "alpha", nil)
+			f.happen("1", api.Succeeded, "", nil)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := "building  libc on alpha\nbuilt     libc on alpha\nbuilding  gcc on beta\nbuilt     gcc on beta\n" +
+			"building  hello on alpha\nbuilt     hello on alpha\n"
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("-want +got:\n%s", diff)
+		}
+	})
+}
+
+func TestWatchShowsTheLogOfAFailureAndCancelsTheRest(t *testing.T) {
+	failure := &api.Failure{Culprit: api.CulpritDerivation, Phase: api.Building, Message: "exit code 1"}
+	for _, keepGoing := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFakeCoordinator(fakeBuild("1", "hello", ""), fakeBuild("2", "world", ""))
+			got, w, err := watchFake(t, f, []string{"1", "2"}, keepGoing, nil, func() {
+				f.happen("1", api.Failed, "alpha", failure)
+				if keepGoing {
+					f.happen("2", api.Succeeded, "alpha", nil)
+				}
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := "failed    hello on alpha: exit code 1\n  │ compiling 1\n  │ error: no\n          the whole log: lighter builds log 1\n"
+			if keepGoing {
+				want += "built     world on alpha\n"
+			} else {
+				want += "canceled  world\n"
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("keepGoing %v: -want +got:\n%s", keepGoing, diff)
+			}
+			code := exitDone
+			var exit *exitError
+			if errors.As((&buildAction{quiet: true}).finish(&invocation{Process: Process{Out: io.Discard}}, w), &exit) {
+				code = exit.code
+			}
+			if code != exitBuildFailed {
+				t.Errorf("exit code %d", code)
+			}
+		})
+	}
+}
+
+func TestWatchOutlivesTheCoordinator(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeCoordinator(fakeBuild("1", "hello", ""))
+		got, _, err := watchFake(t, f, []string{"1"}, false, nil, func() {
+			f.happen("1", api.Building, "alpha", nil)
+			time.Sleep(time.Second)
+			f.setDown(true)
+			time.Sleep(20 * time.Second)
+			f.happen("1", api.Succeeded, "", nil)
+			f.setDown(false)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := "building  hello on alpha\nthe coordinator went away; waiting for it to come back\nthe coordinator is back\nbuilt     hello on alpha\n"
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("-want +got:\n%s", diff)
+		}
+	})
+}
+
+func TestWatchGivesUpOnACoordinatorThatStaysAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeCoordinator(fakeBuild("1", "hello", ""))
+		_, _, err := watchFake(t, f, []string{"1"}, false, nil, func() { f.setDown(true) })
+		if code, _ := exitCode(err); code != exitNoAnswer || !strings.Contains(err.Error(), "lighter builds list") {
+			t.Errorf("error %v, code %d", err, code)
+		}
+	})
+}
+
+func TestInterruptCancelsThenLeaves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeCoordinator(fakeBuild("1", "hello", ""), fakeBuild("2", "world", ""))
+		signals := make(chan os.Signal, 2)
+		got, _, err := watchFake(t, f, []string{"1", "2"}, false, signals, func() { signals <- os.Interrupt })
+		if !errors.Is(err, errInterrupted) {
+			t.Errorf("error %v", err)
+		}
+		want := "canceling the builds; interrupt again to leave at once\ncanceled  hello\ncanceled  world\n"
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("-want +got:\n%s", diff)
+		}
+		if fmt.Sprint(f.canceled) != "[1 2]" {
+			t.Errorf("canceled %v", f.canceled)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		f := &stubborn{newFakeCoordinator(fakeBuild("1", "hello", ""))}
+		signals := make(chan os.Signal, 2)
+		signals <- os.Interrupt
+		signals <- os.Interrupt
+		w := &watcher{
+			client: f, model: display.NewModel(time.Now()), show: quietShower{}, signals: signals, now: time.Now, next: 1,
+			reported: make(map[string]bool), started: make(map[string]int),
+		}
+		w.model.Want(f.builds["1"], time.Now())
+		if err := w.watch(t.Context()); !errors.Is(err, errInterrupted) {
+			t.Errorf("error %v", err)
+		}
+	})
+}
+
+// stubborn does not cancel.
+type stubborn struct{ *fakeCoordinator }
+
+func (*stubborn) Cancel(context.Context, ...string) error { return nil }

@@ -1,0 +1,114 @@
+package sshtransport
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"time"
+)
+
+// Config says how to reach one machine. Only Machine, Addr and User must be set.
+type Config struct {
+	Machine string // name, for errors and logs
+	Addr    string // HOST:PORT
+	User    string // account on the machine
+
+	// PrivateKey is the file of the key to log in with. Empty: the keys that the
+	// ssh-agent behind SSH_AUTH_SOCK holds, then the default files in ~/.ssh.
+	PrivateKey string
+	// HostKey is the machine's key as "TYPE BASE64 [COMMENT]". Empty: one of those in
+	// the KnownHosts files.
+	HostKey string
+	// HostKeySource says where HostKey is written, e.g. "machines.toml:12"; for errors.
+	HostKeySource string
+	// KnownHosts are files as in sshd(8), SSH_KNOWN_HOSTS FILE FORMAT. Nil:
+	// ~/.ssh/known_hosts and /etc/ssh/ssh_known_hosts. Those that don't exist are
+	// left out.
+	KnownHosts []string
+	// Ciphers in order of preference. Nil: AES-GCM first where the processor has
+	// instructions for it, else ChaCha20-Poly1305.
+	Ciphers []string
+
+	// Time limits; zero means the default.
+	ConnectTimeout    time.Duration // until TCP is connected: 10 s
+	HandshakeTimeout  time.Duration // from there until logged in: 20 s
+	StartTimeout      time.Duration // of each command run to get the agent going: 1 min
+	UploadTimeout     time.Duration // of an agent's upload: 15 min
+	OpenTimeout       time.Duration // until a stream is open: 20 s
+	KeepaliveInterval time.Duration // of silence until the machine is asked for a sign of life: 15 s
+	KeepaliveTimeout  time.Duration // until it must have given one: 15 s
+
+	// MaxSessions bounds the streams in ModeSession at a time; further ones wait.
+	// Zero means 8: OpenSSH allows 10 sessions a connection if not told otherwise,
+	// and one is needed to start an agent.
+	MaxSessions int
+
+	Bootstrap Bootstrap
+
+	// Dial replaces connecting to Addr by TCP.
+	Dial func(ctx context.Context) (net.Conn, error)
+	// Logger gets what no caller is told. Nil: nothing is logged.
+	Logger *slog.Logger
+}
+
+// Bootstrap says how to get an agent onto a machine and going.
+type Bootstrap struct {
+	// Agents has the agents that can be uploaded.
+	Agents AgentSource
+	// Args are arguments for "lighter-agent start".
+	Args []string
+	// RemoteDir is where agents are uploaded to, relative to where SFTP starts (the
+	// home) if not absolute. Empty: ".cache/lighter/agents".
+	RemoteDir string
+	// StartInput is what "lighter-agent start" finds on its standard input.
+	StartInput []byte
+	// Forced says that the account has a forced command that is a stream at once.
+	// Without it that is found out, at the cost of a stream that is opened in vain
+	// and is sent StartInput.
+	Forced bool
+}
+
+// AgentSource returns the agent for a platform in Go's words, e.g. "linux", "arm64".
+type AgentSource func(ctx context.Context, goos, goarch string) (*AgentBinary, error)
+
+// AgentBinary is an agent's program.
+type AgentBinary struct {
+	Open   func() (io.ReadCloser, error) // called once an upload
+	Size   int64                         // bytes
+	SHA256 [32]byte
+}
+
+const (
+	defaultRemoteDir   = ".cache/lighter/agents"
+	defaultMaxSessions = 8
+)
+
+func (c Config) withDefaults() Config {
+	setDefault(&c.ConnectTimeout, 10*time.Second)
+	setDefault(&c.HandshakeTimeout, 20*time.Second)
+	setDefault(&c.StartTimeout, time.Minute)
+	setDefault(&c.UploadTimeout, 15*time.Minute)
+	setDefault(&c.OpenTimeout, 20*time.Second)
+	setDefault(&c.KeepaliveInterval, 15*time.Second)
+	setDefault(&c.KeepaliveTimeout, 15*time.Second)
+	setDefault(&c.MaxSessions, defaultMaxSessions)
+	setDefault(&c.Bootstrap.RemoteDir, defaultRemoteDir)
+	if c.Dial == nil {
+		var d net.Dialer
+		addr := c.Addr
+		c.Dial = func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, "tcp", addr) }
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	c.Logger = c.Logger.With("machine", c.Machine)
+	return c
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}

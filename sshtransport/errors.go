@@ -1,0 +1,185 @@
+package sshtransport
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// ErrLinkLost is matched by the errors of streams whose SSH connection ended under
+// them, and of waits for it.
+var ErrLinkLost = errors.New("link lost")
+
+// ErrClosed is what a Client returns after Close.
+var ErrClosed = errors.New("transport closed")
+
+// LinkError says that, and why, an SSH connection was lost. It matches ErrLinkLost.
+type LinkError struct {
+	Machine string
+	Cause   error
+}
+
+func (e *LinkError) Error() string {
+	return fmt.Sprintf("link to machine %s lost: %v", e.Machine, e.Cause)
+}
+
+// Is reports whether target is ErrLinkLost.
+func (e *LinkError) Is(target error) bool { return target == ErrLinkLost }
+
+// Unwrap returns the cause.
+func (e *LinkError) Unwrap() error { return e.Cause }
+
+// DownError says that a machine could not be reached, or that its agent could not be
+// started, and until when nobody tries again.
+type DownError struct {
+	Machine string
+	Cause   error
+	Next    time.Time
+}
+
+func (e *DownError) Error() string {
+	return fmt.Sprintf("machine %s: %v (next try at %s)", e.Machine, e.Cause, e.Next.Format(time.TimeOnly))
+}
+
+// Unwrap returns the cause.
+func (e *DownError) Unwrap() error { return e.Cause }
+
+// HostKeyError says that a machine showed another key than the one it should have.
+type HostKeyError struct {
+	Addr   string
+	Found  ssh.PublicKey   // nil if it has none of the wanted types
+	Wanted []KnownKey      // at least one
+	Reason string          // of a revoked key or the like; else empty
+	Types  []string        // if Found is nil: the types of key that it has
+}
+
+// KnownKey is a host key, and where it is written.
+type KnownKey struct {
+	Key    ssh.PublicKey
+	Source string // e.g. "/home/me/.ssh/known_hosts:12"
+}
+
+func (e *HostKeyError) Error() string {
+	var wanted []string
+	for _, k := range e.Wanted {
+		wanted = append(wanted, fmt.Sprintf("%s (%s)", describeKey(k.Key), k.Source))
+	}
+	switch {
+	case e.Reason != "":
+		return fmt.Sprintf("host key of %s: found %s: %s", e.Addr, describeKey(e.Found), e.Reason)
+	case e.Found == nil:
+		return fmt.Sprintf("host key of %s: wanted %s; the machine has only keys of type %s",
+			e.Addr, strings.Join(wanted, " or "), strings.Join(e.Types, ", "))
+	}
+	return fmt.Sprintf("host key of %s: wanted %s; found %s: the machine was set up anew, or this is another one",
+		e.Addr, strings.Join(wanted, " or "), describeKey(e.Found))
+}
+
+// UnknownHostError says that nothing is known of a machine's key.
+type UnknownHostError struct {
+	Addr  string
+	Found ssh.PublicKey
+	Files []string // that were searched
+}
+
+func (e *UnknownHostError) Error() string {
+	return fmt.Sprintf("host key of %s is not known: if %s is right, add to %s the line: %s",
+		e.Addr, describeKey(e.Found), e.Files[0], e.Line())
+}
+
+// Line returns the line that makes the machine known.
+func (e *UnknownHostError) Line() string { return knownHostsLine(e.Addr, e.Found) }
+
+func describeKey(key ssh.PublicKey) string { return key.Type() + " " + ssh.FingerprintSHA256(key) }
+
+// AuthError says that a machine refused the login.
+type AuthError struct {
+	User, Addr string
+	Keys       []string // that were offered: type, fingerprint and where from
+	Unusable   []string // keys that could not be offered, and why
+	Cause      error
+}
+
+func (e *AuthError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "login as %s at %s refused", e.User, e.Addr)
+	switch {
+	case len(e.Keys) > 0:
+		fmt.Fprintf(&b, "; keys offered: %s", strings.Join(e.Keys, ", "))
+	default:
+		b.WriteString("; no key to offer")
+	}
+	if len(e.Unusable) > 0 {
+		fmt.Fprintf(&b, "; not usable: %s", strings.Join(e.Unusable, ", "))
+	}
+	if e.Cause != nil && !strings.Contains(e.Cause.Error(), "unable to authenticate") {
+		fmt.Fprintf(&b, ": %v", e.Cause)
+	}
+	return b.String()
+}
+
+// Unwrap returns what the SSH library said.
+func (e *AuthError) Unwrap() error { return e.Cause }
+
+// KeyError says what is wrong with a private key, or with a pinned host key.
+type KeyError struct {
+	What   string // e.g. "private key /home/me/.ssh/id_rsa"
+	Reason string
+	Cause  error // may be nil
+}
+
+func (e *KeyError) Error() string {
+	if e.Reason == "" {
+		return fmt.Sprintf("%s: %v", e.What, e.Cause)
+	}
+	return e.What + ": " + e.Reason
+}
+
+// Unwrap returns the cause.
+func (e *KeyError) Unwrap() error { return e.Cause }
+
+// CommandError says how a command on a machine ended that should have done otherwise.
+type CommandError struct {
+	Command string
+	Status  int    // exit status; -1 if it ended otherwise
+	Signal  string // that killed it, without SIG; else empty
+	Stderr  string // its last lines, printable
+	Reason  string // what is missing, if the status is 0
+}
+
+func (e *CommandError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "remote command %s: ", truncate(printable(e.Command), 300))
+	switch {
+	case e.Signal != "":
+		b.WriteString("killed by signal " + e.Signal)
+	case e.Status > 0:
+		fmt.Fprintf(&b, "exit status %d", e.Status)
+	case e.Status < 0:
+		b.WriteString("ended without an exit status")
+	default:
+		b.WriteString(e.Reason)
+	}
+	if e.Stderr != "" {
+		b.WriteString(": " + e.Stderr)
+	}
+	if e.Status != 0 && e.Reason != "" && e.Stderr == "" {
+		b.WriteString(": " + e.Reason)
+	}
+	return b.String()
+}
+
+// Permanent reports whether an error looks as if a person must change something
+// before it goes away: keys, names and logins, not networks.
+func Permanent(err error) bool {
+	var (
+		hostKey *HostKeyError
+		unknown *UnknownHostError
+		auth    *AuthError
+		key     *KeyError
+	)
+	return errors.As(err, &hostKey) || errors.As(err, &unknown) || errors.As(err, &auth) || errors.As(err, &key)
+}

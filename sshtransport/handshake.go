@@ -1,0 +1,176 @@
+package sshtransport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"runtime"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/sys/cpu"
+)
+
+// clientVersion is the client's identification (RFC 4253 section 4.2).
+const clientVersion = "SSH-2.0-lighter"
+
+// connect makes an SSH connection and logs in, within the time limits. The end of ctx
+// closes the connection under it.
+func connect(ctx context.Context, cfg *Config) (*link, error) {
+	keys, err := newHostKeys(cfg)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := dial(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := withTimeout(ctx, cfg.HandshakeTimeout, "the SSH handshake and login")
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	creds, err := loadCredentials(ctx, cfg)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	defer creds.close()
+
+	h := &handshake{cfg: cfg, keys: keys, creds: creds}
+	l := newLink(cfg, conn)
+	sshConn, channels, requests, err := ssh.NewClientConn(l.conn, cfg.Addr, h.config())
+	if err == nil && !stop() {
+		// The time was over in the same moment.
+		sshConn.Close()
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		conn.Close()
+		if cause := context.Cause(ctx); cause != nil {
+			return nil, fmt.Errorf("connect to %s: %w", cfg.Addr, cause)
+		}
+		return nil, h.explain(err)
+	}
+	l.run(ssh.NewClient(sshConn, channels, requests))
+	return l, nil
+}
+
+func dial(ctx context.Context, cfg *Config) (net.Conn, error) {
+	ctx, cancel := withTimeout(ctx, cfg.ConnectTimeout, "connecting to "+cfg.Addr)
+	defer cancel()
+	conn, err := cfg.Dial(ctx)
+	if err == nil {
+		return conn, nil
+	}
+	if cause := context.Cause(ctx); cause != nil {
+		return nil, cause
+	}
+	var op *net.OpError
+	if errors.As(err, &op) {
+		return nil, err // "dial tcp 192.0.2.1:22: connection refused"
+	}
+	return nil, fmt.Errorf("connect to %s: %w", cfg.Addr, err)
+}
+
+// handshake knows what has been tried when it fails.
+type handshake struct {
+	cfg        *Config
+	keys       *hostKeys
+	creds      *credentials
+	keyChecked bool  // the host key was right
+	keyErr     error // or why not
+}
+
+func (h *handshake) config() *ssh.ClientConfig {
+	ciphers := h.cfg.Ciphers
+	if ciphers == nil {
+		ciphers = defaultCiphers()
+	}
+	return &ssh.ClientConfig{
+		Config:            ssh.Config{Ciphers: ciphers},
+		User:              h.cfg.User,
+		Auth:              []ssh.AuthMethod{ssh.PublicKeys(h.creds.signers...)},
+		HostKeyCallback:   h.checkHostKey,
+		HostKeyAlgorithms: h.keys.algorithms,
+		ClientVersion:     clientVersion,
+	}
+}
+
+// checkHostKey is called again when keys are exchanged anew, by the library's goroutine.
+func (h *handshake) checkHostKey(name string, addr net.Addr, key ssh.PublicKey) error {
+	err := h.keys.check(name, addr, key)
+	h.keyErr = err
+	h.keyChecked = err == nil
+	return err
+}
+
+// explain says what a failed handshake means.
+func (h *handshake) explain(err error) error {
+	if h.keyErr != nil {
+		return h.keyErr
+	}
+	var negotiation *ssh.AlgorithmNegotiationError
+	if errors.As(err, &negotiation) && negotiation.What == "host key" && len(h.keys.wanted) > 0 {
+		return &HostKeyError{Addr: h.cfg.Addr, Wanted: h.keys.wanted, Types: algorithmKeyTypes(negotiation.SupportedAlgorithms[1])}
+	}
+	if h.keyChecked && refused(err) {
+		return &AuthError{
+			User: h.cfg.User, Addr: h.cfg.Addr,
+			Keys: h.creds.offered, Unusable: h.creds.unusable, Cause: errors.New(printable(err.Error())),
+		}
+	}
+	return fmt.Errorf("connect to %s: %w", h.cfg.Addr, err)
+}
+
+// refused tells a refused login from a connection that broke. The library has no type
+// for the first; the second part is what OpenSSH says when too many keys were offered.
+func refused(err error) bool {
+	text := err.Error()
+	return strings.Contains(text, "unable to authenticate") || strings.Contains(text, "Too many authentication failures")
+}
+
+// defaultCiphers prefers what the processor is fast at: with instructions for AES and
+// carry-less multiplication, AES-GCM is about twice as fast as ChaCha20-Poly1305.
+func defaultCiphers() []string {
+	ciphers := []string{
+		ssh.CipherAES128GCM, ssh.CipherAES256GCM, ssh.CipherChaCha20Poly1305,
+		ssh.CipherAES128CTR, ssh.CipherAES256CTR,
+	}
+	if !fastAES() {
+		ciphers[0], ciphers[1], ciphers[2] = ssh.CipherChaCha20Poly1305, ssh.CipherAES128GCM, ssh.CipherAES256GCM
+	}
+	return ciphers
+}
+
+func fastAES() bool {
+	switch runtime.GOARCH {
+	case "amd64", "386":
+		return cpu.X86.HasAES && cpu.X86.HasPCLMULQDQ
+	case "arm64":
+		return cpu.ARM64.HasAES && cpu.ARM64.HasPMULL
+	case "s390x":
+		return cpu.S390X.HasAESGCM
+	}
+	return runtime.GOARCH == "ppc64le"
+}
+
+// timeoutError says what took too long.
+type timeoutError struct {
+	what  string
+	limit time.Duration
+}
+
+func (e *timeoutError) Error() string { return fmt.Sprintf("%s took longer than %v", e.what, e.limit) }
+
+// Is makes it match context.DeadlineExceeded.
+func (e *timeoutError) Is(target error) bool { return target == context.DeadlineExceeded }
+
+// Timeout makes it a timeout for package net.
+func (e *timeoutError) Timeout() bool { return true }
+
+// withTimeout is context.WithTimeout with a cause that says what took too long.
+func withTimeout(ctx context.Context, limit time.Duration, what string) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, limit, &timeoutError{what, limit})
+}
