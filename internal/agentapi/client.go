@@ -112,6 +112,9 @@ func (c *Client) Log(ctx context.Context, id string, offset int64, w io.Writer) 
 	if err := json.Unmarshal([]byte(trailer), status); err != nil {
 		return nil, fmt.Errorf("log of build %s: trailer %s: %w", id, LogTrailer, err)
 	}
+	if status.Partial {
+		return c.Build(ctx, id)
+	}
 	return status, nil
 }
 

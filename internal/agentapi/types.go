@@ -29,7 +29,12 @@ import (
 const Protocol = 1
 
 // LogTrailer is the HTTP trailer of a log that holds the final BuildStatus as JSON.
+// One of more than MaxTrailer bytes comes without its outputs, marked as partial:
+// HTTP clients take no long trailers.
 const LogTrailer = "Lighter-Build"
+
+// MaxTrailer is the greatest length of a log's trailer, in bytes.
+const MaxTrailer = 16 << 10
 
 // ArchiveType is the media type of an archive (the export stream).
 const ArchiveType = "application/x-guix-archive"
@@ -100,6 +105,8 @@ type BuildStatus struct {
 	AlreadyValid bool                   `json:"alreadyValid,omitempty"`
 	// Failure, once it has failed: the derivation's or the machine's.
 	Failure *api.Failure `json:"failure,omitempty"`
+	// Partial says, in a log's trailer alone, that Outputs was left out.
+	Partial bool `json:"partial,omitempty"`
 }
 
 // Finished reports whether the state will not change any more.
@@ -134,6 +141,9 @@ type GCResult struct {
 const (
 	CodeUnknownBuild = "unknown-build" // 404
 	CodeOldAttempt   = "old-attempt"   // 409
+	CodeOtherBuild   = "other-build"   // 409: the id and attempt are those of another derivation
+	CodeBadRequest   = "bad-request"   // 400, or 416 for an offset beyond the log
+	CodeTooMany      = "too-many"      // 503: more builds than an agent takes
 	CodeNotValid     = "not-valid"     // 404: store.ErrNotValid
 	CodeUnauthorized = "unauthorized"  // 403: store.ErrUnauthorized
 	CodeCorrupt      = "corrupt"       // 422: store.ErrCorrupt
