@@ -13,7 +13,7 @@ import (
 	"syscall"
 
 	"golang.org/x/crypto/ssh"
-	"golang.org/x/crypto/ssh/agent"
+	sshagent "golang.org/x/crypto/ssh/agent"
 )
 
 // defaultKeys are the names in ~/.ssh of keys to try.
@@ -108,7 +108,7 @@ func (c *credentials) askAgent(ctx context.Context) []ssh.Signer {
 	c.agent = conn
 	// The agent asks its owner for some keys; that ends with ctx too.
 	context.AfterFunc(ctx, func() { conn.Close() })
-	signers, err := agent.NewClient(conn).Signers()
+	signers, err := sshagent.NewClient(conn).Signers()
 	if err != nil {
 		c.unusable = append(c.unusable, fmt.Sprintf("ssh-agent: %v", err))
 	}

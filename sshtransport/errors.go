@@ -50,10 +50,10 @@ func (e *DownError) Unwrap() error { return e.Cause }
 // HostKeyError says that a machine showed another key than the one it should have.
 type HostKeyError struct {
 	Addr   string
-	Found  ssh.PublicKey   // nil if it has none of the wanted types
-	Wanted []KnownKey      // at least one
-	Reason string          // of a revoked key or the like; else empty
-	Types  []string        // if Found is nil: the types of key that it has
+	Found  ssh.PublicKey // nil if it has none of the wanted types
+	Wanted []KnownKey    // at least one
+	Reason string        // of a revoked key or the like; else empty
+	Types  []string      // if Found is nil: the types of key that it has
 }
 
 // KnownKey is a host key, and where it is written.

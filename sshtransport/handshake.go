@@ -113,7 +113,7 @@ func (h *handshake) explain(err error) error {
 	}
 	var negotiation *ssh.AlgorithmNegotiationError
 	if errors.As(err, &negotiation) && negotiation.What == "host key" && len(h.keys.wanted) > 0 {
-		return &HostKeyError{Addr: h.cfg.Addr, Wanted: h.keys.wanted, Types: algorithmKeyTypes(negotiation.SupportedAlgorithms[1])}
+		return &HostKeyError{Addr: h.cfg.Addr, Wanted: h.keys.wanted, Types: algorithmKeyTypes(negotiation.RequestedAlgorithms)}
 	}
 	if h.keyChecked && refused(err) {
 		return &AuthError{

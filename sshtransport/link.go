@@ -1,0 +1,235 @@
+package sshtransport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// keepaliveRequest is a global request that every server answers, if only with a
+// refusal (RFC 4254 section 4; the name is OpenSSH's).
+const keepaliveRequest = "keepalive@openssh.com"
+
+// link is one SSH connection. It is used until it is lost, once.
+type link struct {
+	cfg    *Config
+	conn   *conn
+	client *ssh.Client // set by run
+	group  group
+	slots  slots
+
+	lost chan struct{} // closed when the connection is over; cause is set by then
+
+	mu       sync.Mutex
+	cause    error // why it is, or will be in a moment, over
+	streams  int
+	retired  bool // no new streams: close when the last one ends
+	agent    agent
+	restart  *restart      // under way, or nil
+	deciding chan struct{} // holds a token while nobody tries out modes
+}
+
+func newLink(cfg *Config, c net.Conn) *link {
+	l := &link{cfg: cfg, conn: newConn(c), lost: make(chan struct{}), deciding: make(chan struct{}, 1)}
+	l.slots.limit = cfg.MaxSessions
+	l.deciding <- struct{}{}
+	return l
+}
+
+// run starts the goroutines of a link that is logged in. Its owner calls close.
+func (l *link) run(client *ssh.Client) {
+	l.client = client
+	l.group.Go(func() {
+		err := client.Wait()
+		if errors.Is(err, io.EOF) {
+			err = errors.New("the machine closed the connection")
+		}
+		l.fail(err)
+		close(l.lost)
+	})
+	l.group.Go(l.keepAlive)
+}
+
+// fail closes the connection. All that waits for it ends with the cause.
+func (l *link) fail(cause error) {
+	l.mu.Lock()
+	if l.cause == nil {
+		l.cause = cause
+	}
+	l.mu.Unlock()
+	l.conn.Close()
+}
+
+// close closes the connection and waits for all goroutines.
+func (l *link) close(cause error) {
+	l.fail(cause)
+	l.group.wait()
+}
+
+// retire lets the connection end with its last stream.
+func (l *link) retire(cause error) {
+	l.mu.Lock()
+	l.retired = true
+	unused := l.streams == 0
+	l.mu.Unlock()
+	if unused {
+		l.fail(cause)
+	}
+}
+
+// lostError returns why the connection is over, or nil.
+func (l *link) lostError() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.cause == nil {
+		return nil
+	}
+	return &LinkError{Machine: l.cfg.Machine, Cause: l.cause}
+}
+
+// check finds out, after something ended, whether that was because the connection
+// did: the library says io.EOF either way. It costs a round trip.
+func (l *link) check() error {
+	if err := l.lostError(); err != nil {
+		return err
+	}
+	if _, _, err := l.client.SendRequest(keepaliveRequest, true, nil); err != nil {
+		if errors.Is(err, io.EOF) {
+			<-l.lost // which knows more
+		}
+		l.fail(err)
+	}
+	return l.lostError()
+}
+
+// explain returns err, or why the connection was lost if that is behind it.
+func (l *link) explain(err error) error {
+	var refused *ssh.OpenChannelError
+	if err == nil || errors.As(err, &refused) {
+		return err
+	}
+	if lost := l.check(); lost != nil {
+		return lost
+	}
+	return err
+}
+
+// keepAlive asks the machine for a sign of life when it has been silent, and closes
+// the connection if there is none.
+func (l *link) keepAlive() {
+	interval := l.cfg.KeepaliveInterval
+	timer := time.NewTimer(interval)
+	defer timer.Stop()
+	for {
+		select {
+		case <-l.lost:
+			return
+		case <-timer.C:
+		}
+		if left := interval - l.conn.silence(); left > 0 {
+			timer.Reset(left)
+			continue
+		}
+		if !l.answers() {
+			l.fail(fmt.Errorf("no sign of life within %v", l.cfg.KeepaliveTimeout))
+			return
+		}
+		timer.Reset(interval)
+	}
+}
+
+// answers reports whether the machine answers in time. On a slow network the question
+// may queue behind much else: as long as bytes move, time does not count.
+func (l *link) answers() bool {
+	answered := make(chan struct{})
+	if !l.group.Go(func() {
+		defer close(answered)
+		_, _, _ = l.client.SendRequest(keepaliveRequest, true, nil) // if it fails, the link is lost
+	}) {
+		return true
+	}
+	for {
+		moved := l.conn.moved.Load()
+		timer := time.NewTimer(l.cfg.KeepaliveTimeout)
+		select {
+		case <-answered:
+			timer.Stop()
+			return true
+		case <-timer.C:
+			if l.conn.moved.Load() == moved {
+				return false
+			}
+		}
+	}
+}
+
+// await runs f, which nothing but the end of the connection interrupts, and waits for
+// it as long as ctx lasts. Afterwards f goes on in the background, and discard gets
+// what it returns.
+func await[T any](ctx context.Context, l *link, f func() (T, error), discard func(T)) (T, error) {
+	type result struct {
+		value T
+		err   error
+	}
+	done := make(chan result)
+	gone := make(chan struct{})
+	started := l.group.Go(func() {
+		value, err := f()
+		select {
+		case done <- result{value, err}:
+		case <-gone:
+			if err == nil {
+				discard(value)
+			}
+		}
+	})
+	var zero T
+	if !started {
+		return zero, l.lostError()
+	}
+	select {
+	case r := <-done:
+		return r.value, l.explain(r.err)
+	case <-ctx.Done():
+		close(gone)
+		return zero, context.Cause(ctx)
+	}
+}
+
+// within closes the connection if f takes longer than limit. It is for what happens
+// before there are streams, or while there can be none.
+func (l *link) within(limit time.Duration, what string, f func() error) error {
+	timer := time.AfterFunc(limit, func() { l.fail(&timeoutError{what, limit}) })
+	defer timer.Stop()
+	return l.explain(f())
+}
+
+// newStream makes a stream of a channel and counts it.
+func (l *link) newStream(ch ssh.Channel, src io.Reader) *stream {
+	s := newStream(ch, src, &l.group, l.check)
+	s.remote = addr(l.cfg.Machine)
+	s.local = addr(l.cfg.User)
+	s.onClose = l.streamClosed
+	l.mu.Lock()
+	l.streams++
+	l.mu.Unlock()
+	return s
+}
+
+func (l *link) streamClosed() {
+	l.mu.Lock()
+	l.streams--
+	over := l.retired && l.streams == 0
+	l.mu.Unlock()
+	if over {
+		l.fail(errRetired)
+	}
+}
+
+var errRetired = errors.New("its agent is gone")
