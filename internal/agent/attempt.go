@@ -1,0 +1,263 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"lighter/internal/agentapi"
+	"lighter/internal/api"
+	"lighter/store"
+)
+
+// attempt is one attempt at a build.
+type attempt struct {
+	id         string
+	number     int
+	derivation store.Path
+	dir        string // of the build, not of the attempt alone
+	log        *slog.Logger
+	output     *buildLog
+
+	// lease belongs to who has the turn of the entry, and to Shutdown.
+	lease store.Lease
+
+	mu     sync.Mutex // owns all below
+	status agentapi.BuildStatus
+	asked  time.Time // when it was put last
+	// cancel ends the running build, whose end closes over. Nil if it was not started.
+	cancel context.CancelCauseFunc
+	over   chan struct{}
+}
+
+func (a *Agent) newAttempt(id string, number int, derivation store.Path) *attempt {
+	at := &attempt{
+		id: id, number: number, derivation: derivation, dir: a.buildDir(id),
+		log: a.log.With("build", id, "attempt", number),
+	}
+	at.status = agentapi.BuildStatus{ID: id, Attempt: number, Derivation: derivation, State: agentapi.Rooted}
+	at.output = newBuildLog(at.logFile(), a.opts.MaxLog, at.log)
+	return at
+}
+
+func (a *Agent) buildDir(id string) string { return filepath.Join(a.opts.StateDir, "builds", id) }
+
+func (at *attempt) logFile() string { return filepath.Join(at.dir, "log-"+strconv.Itoa(at.number)) }
+
+// snapshot returns the state now. Its maps are not to be changed.
+func (at *attempt) snapshot() agentapi.BuildStatus {
+	at.mu.Lock()
+	defer at.mu.Unlock()
+	status := at.status
+	status.LogSize = at.output.length()
+	return status
+}
+
+func (at *attempt) state() string {
+	at.mu.Lock()
+	defer at.mu.Unlock()
+	return at.status.State
+}
+
+// unused returns since when nobody needs the attempt, or zero while it runs.
+func (at *attempt) unused() time.Time {
+	at.mu.Lock()
+	defer at.mu.Unlock()
+	switch {
+	case at.status.State == agentapi.Running:
+		return time.Time{}
+	case at.status.Finished():
+		return at.status.Stopped
+	}
+	return at.asked
+}
+
+// root starts the attempt's lease, or adds to it.
+func (at *attempt) root(ctx context.Context, s store.Store, paths ...store.Path) error {
+	leaser, ok := s.(store.Leaser)
+	if !ok {
+		return nil // a store that collects no garbage
+	}
+	if at.lease == nil {
+		lease, err := leaser.Lease(ctx, fmt.Sprintf("build %s, attempt %d", at.id, at.number))
+		if err != nil {
+			return err
+		}
+		at.lease = lease
+	}
+	return at.lease.Add(ctx, paths...)
+}
+
+// release gives the lease back.
+func (at *attempt) release() {
+	if at.lease == nil {
+		return
+	}
+	if err := at.lease.Release(); err != nil {
+		at.log.Warn("the lease of a build was not released", "err", err)
+	}
+	at.lease = nil
+}
+
+// discard releases what the attempt holds and removes its files. It must not run.
+func (at *attempt) discard() {
+	at.release()
+	if err := os.RemoveAll(at.dir); err != nil {
+		at.log.Warn("the files of a build were not removed", "err", err)
+	}
+}
+
+// stop cancels the build if it runs and waits for its end.
+func (at *attempt) stop(ctx context.Context, cause error) error {
+	at.mu.Lock()
+	cancel, over := at.cancel, at.over
+	at.mu.Unlock()
+	if cancel == nil {
+		return nil
+	}
+	cancel(cause)
+	select {
+	case <-over:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// final waits for the end of a build that was started, and returns its last state.
+func (at *attempt) final(ctx context.Context) (agentapi.BuildStatus, error) {
+	at.mu.Lock()
+	over := at.over
+	at.mu.Unlock()
+	if over != nil {
+		select {
+		case <-over:
+		case <-ctx.Done():
+			return agentapi.BuildStatus{}, context.Cause(ctx)
+		}
+	}
+	return at.snapshot(), nil
+}
+
+// begin makes a rooted attempt a running one.
+func (at *attempt) begin(cancel context.CancelCauseFunc) error {
+	if err := os.Mkdir(at.dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	at.mu.Lock()
+	defer at.mu.Unlock()
+	status := at.status
+	status.State, status.Missing, status.Started = agentapi.Running, nil, time.Now()
+	if err := saveStatus(at.dir, &status, false); err != nil {
+		return err
+	}
+	at.status, at.cancel, at.over = status, cancel, make(chan struct{})
+	return nil
+}
+
+// finish publishes the outcome of an attempt, also to those who follow its log.
+func (at *attempt) finish(status agentapi.BuildStatus) {
+	at.output.end()
+	status.Stopped, status.LogSize, status.Missing = time.Now(), at.output.length(), nil
+	if status.Started.IsZero() {
+		status.Started = status.Stopped
+	}
+	if err := saveStatus(at.dir, &status, true); err != nil {
+		at.log.Warn("the outcome of a build was not written; an agent that starts later does not know it", "err", err)
+	}
+	at.mu.Lock()
+	defer at.mu.Unlock()
+	at.status = status
+	if at.over != nil {
+		close(at.over)
+	}
+}
+
+const statusFile = "status.json"
+
+// saveStatus writes the state of a build. With replace set, whoever reads it finds the
+// old one or the new one.
+func saveStatus(dir string, status *agentapi.BuildStatus, replace bool) error {
+	text, err := json.Marshal(status)
+	if err != nil {
+		return err
+	}
+	name := filepath.Join(dir, statusFile)
+	if !replace {
+		return os.WriteFile(name, text, 0o600)
+	}
+	if err := os.WriteFile(name+".new", text, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(name+".new", name)
+}
+
+// outcome makes a status of what a store's Build returned. The context is that of
+// the build.
+func (a *Agent) outcome(ctx context.Context, status agentapi.BuildStatus, result *store.BuildResult, err error) agentapi.BuildStatus {
+	status.State = agentapi.Failed
+	cause := context.Cause(ctx)
+	var failed *store.BuildError
+	switch {
+	case err == nil:
+		status.State, status.Outputs, status.AlreadyValid = agentapi.Succeeded, result.Outputs, result.AlreadyValid
+		if !result.Started.IsZero() {
+			status.Started = result.Started
+		}
+	case errors.Is(cause, errCanceled), errors.Is(cause, errReplaced):
+		status.State = agentapi.Canceled
+	case errors.Is(cause, errShutdown):
+		status.Failure = machineFailure(errShutdown)
+	case diskFull(err):
+		status.Failure = machineFailure(fmt.Errorf("the disk is full: %w", err))
+	case errors.As(err, &failed):
+		status.Failure = a.blame(failed)
+	default:
+		status.Failure = machineFailure(err)
+	}
+	return status
+}
+
+// minFreeDisk is so little that a derivation is not blamed for a failure, in bytes;
+// guix offload does the same.
+const minFreeDisk = 10 << 20
+
+// blame says whose fault it is that a derivation failed.
+func (a *Agent) blame(failed *store.BuildError) *api.Failure {
+	if free, err := a.machine.freeDisk(); err == nil && free < minFreeDisk {
+		return machineFailure(fmt.Errorf("only %d bytes are free on the disk: %w", free, failed))
+	}
+	return &api.Failure{
+		Culprit: api.CulpritDerivation, Phase: api.Building, Kind: string(failed.Failure),
+		ExitCode: failed.ExitCode, Message: shorten(failed.Message), KeptIn: failed.KeptIn,
+	}
+}
+
+func machineFailure(err error) *api.Failure {
+	return &api.Failure{Culprit: api.CulpritMachine, Phase: api.Building, Message: shorten(err.Error())}
+}
+
+// maxMessage bounds the message of a failure, in bytes.
+const maxMessage = 8 << 10
+
+// shorten keeps the start and the end of a long message.
+func shorten(text string) string {
+	if len(text) <= maxMessage {
+		return text
+	}
+	const half = maxMessage / 2
+	return text[:half] + " … " + text[len(text)-half:]
+}
+
+func diskFull(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}

@@ -1,0 +1,417 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime/debug"
+	"slices"
+	"time"
+
+	"lighter/internal/agentapi"
+	"lighter/store"
+	"lighter/store/derivation"
+)
+
+// entry is what the agent has under one id.
+type entry struct {
+	id string
+	// turn has room for one: who puts something in may change the entry.
+	turn chan struct{}
+	// attempt is the current one, nil while the first one is made. It is changed
+	// by who has the turn, under Agent.mu.
+	attempt *attempt
+}
+
+// enter waits for the turn to change what is under an id, which create makes if there
+// is nothing. The caller calls leave in the end.
+func (a *Agent) enter(ctx context.Context, id string, create bool) (e *entry, leave func(), err error) {
+	for {
+		if e, err = a.entry(id, create); err != nil {
+			return nil, nil, err
+		}
+		select {
+		case e.turn <- struct{}{}:
+		case <-ctx.Done():
+			return nil, nil, context.Cause(ctx)
+		}
+		if a.holds(e) {
+			return e, func() { a.leave(e) }, nil
+		}
+		<-e.turn // it was deleted in the meantime
+	}
+}
+
+func (a *Agent) entry(id string, create bool) (*entry, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	e := a.entries[id]
+	switch {
+	case e != nil:
+	case !create:
+		return nil, unknownBuild(id)
+	case len(a.entries) >= a.opts.MaxBuilds:
+		return nil, refuse(503, agentapi.CodeTooMany, "build %s: the agent knows %d builds already, and takes no more", id, len(a.entries))
+	default:
+		e = &entry{id: id, turn: make(chan struct{}, 1)}
+		a.entries[id] = e
+	}
+	return e, nil
+}
+
+func (a *Agent) holds(e *entry) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.entries[e.id] == e
+}
+
+// leave ends the turn, and the entry if nothing came of it.
+func (a *Agent) leave(e *entry) {
+	a.mu.Lock()
+	if e.attempt == nil {
+		a.forgetLocked(e)
+	}
+	a.mu.Unlock()
+	<-e.turn
+}
+
+func (a *Agent) forgetLocked(e *entry) {
+	if a.entries[e.id] == e {
+		delete(a.entries, e.id)
+		a.active = time.Now()
+	}
+}
+
+func (a *Agent) setAttempt(e *entry, at *attempt) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	e.attempt = at
+}
+
+// attempt returns the current attempt at a build.
+func (a *Agent) attempt(id string) (*attempt, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if e := a.entries[id]; e != nil && e.attempt != nil {
+		return e.attempt, nil
+	}
+	return nil, unknownBuild(id)
+}
+
+// list returns the states of all builds, by id.
+func (a *Agent) list() []agentapi.BuildStatus {
+	list := []agentapi.BuildStatus{}
+	for _, at := range a.attempts() {
+		list = append(list, at.snapshot())
+	}
+	slices.SortFunc(list, func(x, y agentapi.BuildStatus) int { return cmp.Compare(x.ID, y.ID) })
+	return list
+}
+
+// put does what PUT asks for.
+func (a *Agent) put(ctx context.Context, id string, req *agentapi.BuildRequest) (*agentapi.BuildStatus, error) {
+	builder, ok := a.opts.Store.(store.Builder)
+	if !ok {
+		return nil, refuse(501, "", "build %s: the store of this agent cannot build", id)
+	}
+	drv, err := a.check(req)
+	if err != nil {
+		return nil, err
+	}
+	e, leave, err := a.enter(ctx, id, true)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	at := e.attempt
+	switch {
+	case at == nil:
+	case req.Attempt < at.number:
+		return nil, refuse(409, agentapi.CodeOldAttempt, "build %s: attempt %d is older than %d, which is here", id, req.Attempt, at.number)
+	case req.Attempt > at.number:
+		if err := at.stop(ctx, errReplaced); err != nil {
+			return nil, err
+		}
+	case req.Derivation != at.derivation:
+		return nil, refuse(409, agentapi.CodeOtherBuild, "build %s: attempt %d is at %s, not at %s", id, req.Attempt, at.derivation, req.Derivation)
+	case at.state() != agentapi.Rooted:
+		status := at.snapshot()
+		return &status, nil
+	}
+	if at, err = a.rooted(ctx, e, id, req); err != nil {
+		return nil, err
+	}
+	if err := a.proceed(ctx, at, builder, req, drv); err != nil {
+		return nil, err
+	}
+	status := at.snapshot()
+	return &status, nil
+}
+
+// rooted returns an attempt that protects what the request names. It replaces an older
+// one, whose items are let go when those of the new one are safe.
+func (a *Agent) rooted(ctx context.Context, e *entry, id string, req *agentapi.BuildRequest) (*attempt, error) {
+	old := e.attempt
+	at := old
+	if at == nil || at.number != req.Attempt {
+		at = a.newAttempt(id, req.Attempt, req.Derivation)
+	}
+	roots := slices.Concat(req.Inputs, []store.Path{req.Derivation}, req.Outputs)
+	if err := at.root(ctx, a.opts.Store, roots...); err != nil {
+		if at != old {
+			at.release()
+		}
+		return nil, fmt.Errorf("build %s: %w", id, err)
+	}
+	at.mu.Lock()
+	at.asked = time.Now()
+	at.mu.Unlock()
+	if at != old {
+		if old != nil {
+			old.discard()
+		}
+		a.setAttempt(e, at)
+	}
+	return at, nil
+}
+
+// proceed starts a rooted attempt unless inputs are missing, or nothing is to be done.
+func (a *Agent) proceed(ctx context.Context, at *attempt, builder store.Builder, req *agentapi.BuildRequest, drv *derivation.Derivation) error {
+	outputs, err := a.validOutputs(ctx, drv)
+	if err != nil {
+		return fmt.Errorf("build %s: %w", at.id, err)
+	}
+	if outputs != nil {
+		return at.succeed(outputs)
+	}
+	missing, err := store.Missing(ctx, a.opts.Store, a.needed(req))
+	if err != nil {
+		return fmt.Errorf("build %s: %w", at.id, err)
+	}
+	if len(missing) > 0 {
+		at.mu.Lock()
+		defer at.mu.Unlock()
+		at.status.Missing = missing
+		return nil
+	}
+	return a.start(at, builder, req)
+}
+
+// needed returns the items that must be valid for a build to start.
+func (a *Agent) needed(req *agentapi.BuildRequest) []store.Path {
+	if a.opts.NeedsDerivations || len(req.Text) == 0 {
+		if !slices.Contains(req.Inputs, req.Derivation) {
+			return append(slices.Clone(req.Inputs), req.Derivation)
+		}
+	}
+	return req.Inputs
+}
+
+// validOutputs returns what the store knows of the derivation's outputs, by name, if it
+// has them all. For such a build no inputs need to travel.
+func (a *Agent) validOutputs(ctx context.Context, drv *derivation.Derivation) (map[string]*store.Info, error) {
+	if drv == nil {
+		return nil, nil
+	}
+	infos := make(map[string]*store.Info, len(drv.Outputs))
+	for _, output := range drv.Outputs {
+		info, err := a.opts.Store.Info(ctx, output.Path)
+		switch {
+		case errors.Is(err, store.ErrNotValid):
+			return nil, nil
+		case err != nil:
+			return nil, err
+		}
+		infos[output.Name] = info
+	}
+	return infos, nil
+}
+
+// succeed finishes an attempt whose outputs are there already.
+func (at *attempt) succeed(outputs map[string]*store.Info) error {
+	if err := at.begin(nil); err != nil {
+		return err
+	}
+	status := at.snapshot()
+	status.State, status.Outputs, status.AlreadyValid = agentapi.Succeeded, outputs, true
+	at.finish(status)
+	return nil
+}
+
+// errEnding makes the connection break, so that the coordinator dials again and thereby
+// starts another agent.
+var errEnding = errors.New("the agent ends")
+
+// start has the store build.
+func (a *Agent) start(at *attempt, builder store.Builder, req *agentapi.BuildRequest) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.ending {
+		return errEnding
+	}
+	if a.running >= a.opts.MaxRunning {
+		return refuse(503, agentapi.CodeTooMany, "build %s: %d builds run already, and no more are started", at.id, a.running)
+	}
+	ctx, cancel := context.WithCancelCause(a.ctx)
+	if err := at.begin(cancel); err != nil {
+		cancel(err)
+		return fmt.Errorf("build %s: %w", at.id, err)
+	}
+	a.running++
+	a.group.Go(func() {
+		a.build(ctx, at, builder, storeRequest(req, at.output))
+		cancel(nil)
+	})
+	return nil
+}
+
+// storeRequest translates the request for the store.
+func storeRequest(req *agentapi.BuildRequest, log *buildLog) *store.BuildRequest {
+	r := &store.BuildRequest{
+		Derivation: req.Derivation, Inputs: req.Inputs, Cores: req.Cores, KeepFailed: req.KeepFailed, SandboxPaths: req.SandboxPaths,
+		Timeout: req.Timeout.Duration(), MaxSilentTime: req.MaxSilentTime.Duration(), Log: log,
+	}
+	if len(req.Text) > 0 {
+		r.Text = req.Text
+	}
+	if r.Inputs == nil {
+		r.Inputs = []store.Path{} // none, as opposed to unknown
+	}
+	return r
+}
+
+// build runs in a goroutine of its own, which Agent.group waits for.
+func (a *Agent) build(ctx context.Context, at *attempt, builder store.Builder, req *store.BuildRequest) {
+	at.log.Info("build", "derivation", req.Derivation)
+	result, err := a.guarded(ctx, at, builder, req)
+	status := a.outcome(ctx, at.snapshot(), result, err)
+	a.mu.Lock()
+	a.running--
+	a.active = time.Now()
+	a.mu.Unlock()
+	at.finish(status)
+	attrs := []any{"derivation", req.Derivation, "state", status.State}
+	if status.Failure != nil {
+		attrs = append(attrs, "culprit", status.Failure.Culprit, "err", status.Failure.Message)
+	}
+	at.log.Info("build ended", attrs...)
+}
+
+// guarded keeps a mistake in one build from ending the others.
+func (a *Agent) guarded(ctx context.Context, at *attempt, builder store.Builder, req *store.BuildRequest) (result *store.BuildResult, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			at.log.Error("a build panicked", "panic", p, "stack", string(debug.Stack()))
+			result, err = nil, fmt.Errorf("build %s: the agent panicked: %v", req.Derivation, p)
+		}
+	}()
+	result, err = builder.Build(ctx, req)
+	if err == nil && result == nil {
+		err = errors.New("the store says neither that it built nor why not")
+	}
+	return result, err
+}
+
+// remove does what DELETE asks for.
+func (a *Agent) remove(ctx context.Context, id string) error {
+	e, leave, err := a.enter(ctx, id, false)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	return a.removeEntry(ctx, e)
+}
+
+func (a *Agent) removeEntry(ctx context.Context, e *entry) error {
+	if e.attempt == nil {
+		return unknownBuild(e.id)
+	}
+	if err := e.attempt.stop(ctx, errCanceled); err != nil {
+		return err
+	}
+	e.attempt.discard()
+	a.setAttempt(e, nil) // so that leave forgets it
+	return nil
+}
+
+// drop removes an attempt unless it was replaced in the meantime.
+func (a *Agent) drop(ctx context.Context, at *attempt) error {
+	e, leave, err := a.enter(ctx, at.id, false)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	if e.attempt != at || at.state() == agentapi.Running {
+		return nil
+	}
+	return a.removeEntry(ctx, e)
+}
+
+// load takes over the builds of the agent before this one.
+func (a *Agent) load(ctx context.Context) error {
+	names, err := os.ReadDir(a.buildDir(""))
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		at, err := a.restore(ctx, name.Name())
+		if err != nil {
+			a.log.Warn("a build of an earlier agent cannot be taken over", "build", name.Name(), "err", err)
+			if err := os.RemoveAll(a.buildDir(name.Name())); err != nil {
+				a.log.Warn("the files of a build were not removed", "build", name.Name(), "err", err)
+			}
+			continue
+		}
+		a.entries[at.id] = &entry{id: at.id, turn: make(chan struct{}, 1), attempt: at}
+	}
+	return nil
+}
+
+// restore returns an earlier agent's build, with its outputs protected again.
+func (a *Agent) restore(ctx context.Context, id string) (*attempt, error) {
+	status, err := readStatus(a.buildDir(id))
+	if err != nil {
+		return nil, err
+	}
+	if status.ID != id || !validID(id) || status.Attempt < 1 {
+		return nil, fmt.Errorf("%s is of build %q, attempt %d", statusFile, status.ID, status.Attempt)
+	}
+	at := a.newAttempt(id, status.Attempt, status.Derivation)
+	at.output = openBuildLog(at.logFile(), at.log)
+	at.asked = time.Now()
+	if status.State == agentapi.Succeeded {
+		if lost := a.protect(ctx, at, status); lost != nil {
+			status.State, status.Outputs, status.Failure = agentapi.Failed, nil, machineFailure(lost)
+		}
+	}
+	if status.Finished() {
+		at.status = *status
+		return at, nil
+	}
+	at.log.Warn("a build ended with the agent before this one", "derivation", status.Derivation)
+	status.State, status.Failure = agentapi.Failed, machineFailure(errKilled)
+	at.finish(*status)
+	return at, nil
+}
+
+// protect leases the outputs of a build, and returns why they are lost if they are.
+func (a *Agent) protect(ctx context.Context, at *attempt, status *agentapi.BuildStatus) error {
+	var paths []store.Path
+	for name, info := range status.Outputs {
+		if info == nil {
+			return fmt.Errorf("nothing is known of output %q", name)
+		}
+		paths = append(paths, info.Path)
+	}
+	err := at.root(ctx, a.opts.Store, append(paths, at.derivation)...)
+	if err != nil {
+		return err
+	}
+	missing, err := store.Missing(ctx, a.opts.Store, paths)
+	if err == nil && len(missing) > 0 {
+		err = fmt.Errorf("output %s was built, and deleted before it was fetched", missing[0])
+	}
+	return err
+}
