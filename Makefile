@@ -50,7 +50,7 @@ fuzz: ## every fuzz target for FUZZTIME each (10m)
 	@grep -rn --include='*_test.go' -o '^func Fuzz[A-Za-z0-9]*' . | sed 's|^\./||; s|/[^/]*:[0-9]*:func | |' | \
 	while read -r package target; do \
 		echo "$$package $$target"; \
-		$(GO) test ./$$package -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) || exit 1; \
+		$(GO) test ./$$package -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 5x || exit 1; \
 	done
 
 bench: build ## the figures of docs/performance.md, with the peers in the same run
