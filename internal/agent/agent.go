@@ -35,8 +35,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -252,10 +254,30 @@ func (a *Agent) Shutdown(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("builds do not end: %w", context.Cause(ctx))
 	}
-	for _, at := range a.attempts() {
-		at.release()
+	if err := a.releaseAll(ctx); err != nil {
+		return err
 	}
 	return a.lock.Close()
+}
+
+func (a *Agent) releaseAll(ctx context.Context) error {
+	a.mu.Lock()
+	ids := slices.Collect(maps.Keys(a.entries))
+	a.mu.Unlock()
+	for _, id := range ids {
+		e, leave, err := a.enter(ctx, id, false)
+		if err != nil {
+			if context.Cause(ctx) != nil {
+				return err
+			}
+			continue // it was deleted in the meantime
+		}
+		if e.attempt != nil {
+			e.attempt.release()
+		}
+		leave()
+	}
+	return nil
 }
 
 // attempts returns the current attempts at all builds.
@@ -284,7 +306,7 @@ func (a *Agent) request() (done func()) {
 	}
 }
 
-// running builds; for Machine.
+// countRunning returns how many builds run.
 func (a *Agent) countRunning() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()

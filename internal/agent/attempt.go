@@ -150,7 +150,13 @@ func (at *attempt) final(ctx context.Context) (agentapi.BuildStatus, error) {
 
 // begin makes a rooted attempt a running one.
 func (at *attempt) begin(cancel context.CancelCauseFunc) error {
-	if err := os.Mkdir(at.dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	err := os.Mkdir(at.dir, 0o700)
+	if errors.Is(err, fs.ErrExist) { // what could not be removed before
+		if err = os.RemoveAll(at.dir); err == nil {
+			err = os.Mkdir(at.dir, 0o700)
+		}
+	}
+	if err != nil {
 		return err
 	}
 	at.mu.Lock()

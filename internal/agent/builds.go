@@ -52,6 +52,8 @@ func (a *Agent) entry(id string, create bool) (*entry, error) {
 	case e != nil:
 	case !create:
 		return nil, unknownBuild(id)
+	case a.ending:
+		return nil, errEnding
 	case len(a.entries) >= a.opts.MaxBuilds:
 		return nil, refuse(503, agentapi.CodeTooMany, "build %s: the agent knows %d builds already, and takes no more", id, len(a.entries))
 	default:

@@ -1,0 +1,166 @@
+package agent
+
+import (
+	"bytes"
+	"fmt"
+	"math"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"lighter/internal/agentapi"
+)
+
+// machine finds out what the computer is.
+type machine struct {
+	diskDir string
+	started time.Time
+	kernel  string
+	name    string
+	systems []string
+
+	problems interface{ BuildProblem() error } // nil if the store has none
+
+	mu      sync.Mutex // owns all below
+	problem string
+	checked time.Time
+}
+
+func newMachine(opts *Options) *machine {
+	m := &machine{diskDir: opts.DiskDir, started: time.Now()}
+	m.problems, _ = opts.Store.(interface{ BuildProblem() error })
+	var uts unix.Utsname
+	if unix.Uname(&uts) == nil {
+		m.kernel = cString(uts.Sysname[:]) + " " + cString(uts.Release[:])
+		m.name = cString(uts.Nodename[:])
+		m.systems = systems(cString(uts.Machine[:]), runs32Bit)
+	}
+	return m
+}
+
+// cString returns what is before the first NUL.
+func cString(field []byte) string {
+	field, _, _ = bytes.Cut(field, []byte{0})
+	return string(field)
+}
+
+// systems returns Guix's names of what a kernel of an architecture, as uname(2) calls
+// it, can run, the native one first. It asks runs32Bit where that varies.
+func systems(arch string, runs32Bit func() bool) []string {
+	switch arch {
+	case "x86_64":
+		return []string{"x86_64-linux", "i686-linux"}
+	case "i386", "i486", "i586", "i686":
+		return []string{"i686-linux"}
+	case "aarch64":
+		if runs32Bit() {
+			return []string{"aarch64-linux", "armhf-linux"}
+		}
+		return []string{"aarch64-linux"}
+	case "armv7l", "armv8l":
+		return []string{"armhf-linux"}
+	case "ppc64le":
+		return []string{"powerpc64le-linux"}
+	case "ppc":
+		return []string{"powerpc-linux"}
+	}
+	return []string{arch + "-linux"}
+}
+
+// perLinux32 is PER_LINUX32 of personality(2).
+const perLinux32 = 8
+
+// runs32Bit reports whether an arm64 kernel runs 32-bit programs: it refuses the
+// personality where the processor cannot.
+func runs32Bit() bool {
+	ok := make(chan bool)
+	go func() {
+		// The personality is the thread's. It is not unlocked, so that it ends with
+		// the goroutine.
+		runtime.LockOSThread()
+		_, _, errno := unix.Syscall(unix.SYS_PERSONALITY, perLinux32, 0, 0)
+		ok <- errno == 0
+	}()
+	return <-ok
+}
+
+// freeDisk returns how many bytes are free for ordinary users where the store is.
+func (m *machine) freeDisk() (int64, error) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(m.diskDir, &fs); err != nil {
+		return 0, fmt.Errorf("free disk of %s: %w", m.diskDir, err)
+	}
+	free := fs.Bavail * uint64(max(0, fs.Bsize)) //nolint:gosec // just checked
+	return int64(min(free, math.MaxInt64)), nil  //nolint:gosec // just bounded
+}
+
+// problemInterval is for how long an answer to why nothing can be built is believed:
+// finding out takes a process, and somebody may mend it.
+const problemInterval = 30 * time.Second
+
+func (m *machine) buildProblem() string {
+	if m.problems == nil {
+		return ""
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.checked.IsZero() || time.Since(m.checked) > problemInterval {
+		m.problem, m.checked = "", time.Now()
+		if err := m.problems.BuildProblem(); err != nil {
+			m.problem = err.Error()
+		}
+	}
+	return m.problem
+}
+
+// describe answers GET /v1/machine. What cannot be found out is left out.
+func (a *Agent) describe() *agentapi.Machine {
+	m := a.machine
+	free, err := m.freeDisk()
+	if err != nil {
+		a.log.Warn("the free disk is not known", "err", err)
+	}
+	return &agentapi.Machine{
+		Protocol: agentapi.Protocol, Version: a.opts.Version, PID: os.Getpid(), Started: m.started,
+		Kernel: m.kernel, Hostname: m.name, Systems: m.systems, Cores: runtime.NumCPU(),
+		Load: load(procFile("loadavg")), FreeDisk: free, FreeMemory: availableMemory(procFile("meminfo")), Now: time.Now(),
+		StoreKind: a.opts.StoreKind, StoreDir: a.opts.Store.Dir(), PublicKey: a.opts.PublicKey,
+		NeedsDerivations: a.opts.NeedsDerivations, BuildProblem: m.buildProblem(), Running: a.countRunning(),
+	}
+}
+
+func procFile(name string) string {
+	content, err := os.ReadFile("/proc/" + name)
+	if err != nil {
+		return "" // not mounted
+	}
+	return string(content)
+}
+
+// load returns the 1-minute average of /proc/loadavg, proc(5).
+func load(loadavg string) float64 {
+	first, _, _ := strings.Cut(loadavg, " ")
+	v, err := strconv.ParseFloat(first, 64)
+	if err != nil {
+		return 0
+	}
+	return v
+}
+
+// availableMemory returns MemAvailable of /proc/meminfo, in bytes.
+func availableMemory(meminfo string) int64 {
+	for line := range strings.Lines(meminfo) {
+		if kib, ok := strings.CutPrefix(line, "MemAvailable:"); ok {
+			v, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(kib), " kB"), 10, 64)
+			if err == nil && v >= 0 && v < math.MaxInt64>>10 {
+				return v << 10
+			}
+		}
+	}
+	return 0
+}
