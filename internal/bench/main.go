@@ -25,6 +25,7 @@ type section struct {
 
 var sections = []section{
 	{"tar", benchTar},
+	{"ssh", benchSSH},
 	{"ledger", benchLedger},
 }
 

@@ -74,8 +74,12 @@ func packFile(file, tree string) error {
 	if err != nil {
 		return err
 	}
-	w := bufio.NewWriterSize(f, 256<<10)
-	return errors.Join(nar.Pack(w, tree), w.Flush(), f.Close())
+	return errors.Join(packInto(f, tree), f.Close())
+}
+
+func packInto(w io.Writer, tree string) error {
+	buffered := bufio.NewWriterSize(w, 256<<10)
+	return errors.Join(nar.Pack(buffered, tree), buffered.Flush())
 }
 
 func unpackFile(file, tree string) error {
