@@ -27,6 +27,8 @@ var sections = []section{
 	{"tar", benchTar},
 	{"ssh", benchSSH},
 	{"ledger", benchLedger},
+	{"builds", benchFarm},
+	{"memory", benchMemory},
 }
 
 // bench is one run of the program.
