@@ -59,18 +59,26 @@ func loadCredentials(ctx context.Context, cfg *Config) (*credentials, error) {
 	for _, signer := range held {
 		c.add(signer, "ssh-agent")
 	}
-	home, err := os.UserHomeDir()
-	if err != nil {
-		return c, nil
-	}
-	for _, name := range defaultKeys {
-		file := filepath.Join(home, ".ssh", name)
+	for _, file := range defaultKeyFiles() {
 		err := c.useKey(file, held)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			c.unusable = append(c.unusable, err.Error())
 		}
 	}
 	return c, nil
+}
+
+// defaultKeyFiles are those that ssh(1) tries; none for somebody without a home.
+func defaultKeyFiles() []string {
+	home := os.Getenv("HOME")
+	if home == "" {
+		return nil
+	}
+	files := make([]string, len(defaultKeys))
+	for i, name := range defaultKeys {
+		files[i] = filepath.Join(home, ".ssh", name)
+	}
+	return files
 }
 
 // useKey adds the key in a file. A key with a passphrase is looked for among those

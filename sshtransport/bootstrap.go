@@ -133,7 +133,8 @@ func programIn(dir string, binary *AgentBinary) string {
 func (s *starter) probe(l *link) (platform, error) {
 	var p platform
 	err := l.within(s.cfg.StartTimeout, "uname on the machine", func() error {
-		out, err := l.output("uname -s -m")
+		// What a login script printed last may not have ended its line.
+		out, err := l.output("echo; uname -s -m")
 		if err != nil {
 			return err
 		}
