@@ -1,0 +1,127 @@
+package local
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"lighter/nar"
+	"lighter/store"
+)
+
+// AddText implements store.Adder.
+func (s *Store) AddText(ctx context.Context, name string, content []byte, references []store.Path) (store.Path, error) {
+	path, err := s.addText(ctx, name, content, references)
+	if err != nil {
+		return "", fmt.Errorf("add text %s: %w", name, s.explainSpace(err))
+	}
+	return path, nil
+}
+
+func (s *Store) addText(ctx context.Context, name string, content []byte, references []store.Path) (store.Path, error) {
+	refs := slices.Clone(references)
+	slices.Sort(refs)
+	refs = slices.Compact(refs)
+	path, err := s.dir.TextPath(name, content, refs)
+	if err != nil {
+		return "", err
+	}
+	if valid, err := s.isValid(ctx, path); err != nil || valid {
+		return path, err
+	}
+	var b bytes.Buffer
+	w := nar.NewWriter(&b)
+	// A bytes.Buffer takes everything, and one file is a right NAR.
+	_ = w.WriteHeader(&nar.Header{Kind: nar.Regular, Size: int64(len(content))})
+	_, _ = w.Write(content)
+	_ = w.Close()
+	return path, s.addItem(ctx, &b, func(store.Hash) (store.Path, error) { return path, nil }, refs)
+}
+
+// AddNAR implements store.Adder.
+func (s *Store) AddNAR(ctx context.Context, name string, r io.Reader) (store.Path, error) {
+	var path store.Path
+	err := s.addItem(ctx, r, func(h store.Hash) (_ store.Path, err error) {
+		path, err = s.dir.SourcePath(name, h)
+		return path, err
+	}, nil)
+	if err != nil {
+		return "", fmt.Errorf("add %s: %w", name, s.explainSpace(err))
+	}
+	return path, nil
+}
+
+// addItem publishes what a NAR holds under the name that its hash gives it.
+func (s *Store) addItem(ctx context.Context, r io.Reader, name func(store.Hash) (store.Path, error), references []store.Path) error {
+	lease := s.newLease("add")
+	defer lease.Release() //nolint:errcheck // a lease that stays ends with the store
+	if err := lease.Add(ctx, references...); err != nil {
+		return err
+	}
+	if err := s.requireValid(ctx, references); err != nil {
+		return err
+	}
+	tree, err := s.tmpName()
+	if err != nil {
+		return err
+	}
+	var h nar.Hasher
+	if err := nar.Unpack(io.TeeReader(ctxReader{ctx, r}, &h), tree); err != nil {
+		return err
+	}
+	it := &finished{tree: tree, info: &store.Info{NARHash: h.Sum(), NARSize: h.Size(), References: references}}
+	it.info.Path, err = name(it.info.NARHash)
+	if err == nil {
+		err = lease.Add(ctx, it.info.Path)
+	}
+	if err == nil {
+		var valid bool
+		if valid, err = s.isValid(ctx, it.info.Path); err == nil && !valid {
+			_, err = s.publish(ctx, []*finished{it})
+			return err
+		}
+	}
+	return errors.Join(err, s.discard(it))
+}
+
+// requireValid returns an error that names the first of the items that is not valid.
+func (s *Store) requireValid(ctx context.Context, paths []store.Path) error {
+	for _, p := range paths {
+		switch ok, err := s.isValid(ctx, p); {
+		case err != nil:
+			return err
+		case !ok:
+			return store.NotValid(p)
+		}
+	}
+	return nil
+}
+
+// ctxReader ends with the context's error once that is over.
+type ctxReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c ctxReader) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
+}
+
+// ctxWriter does the same for a writer.
+type ctxWriter struct {
+	ctx context.Context
+	w   io.Writer
+}
+
+func (c ctxWriter) Write(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.w.Write(p)
+}

@@ -1,0 +1,3 @@
+package local
+type inflight struct{}
+type problemCache struct{}

@@ -1,0 +1,169 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"lighter/nar"
+	"lighter/store"
+)
+
+// finished is an item that is complete and checked, and not visible yet.
+type finished struct {
+	info *store.Info
+	// tree is where its contents are, canonical, on the store's file system; empty
+	// once they have moved.
+	tree string
+
+	data string // its name in store/, once it is placed
+	note string // its info file in tmp/, once that is written
+}
+
+// publish makes items valid, in order: an item may refer to earlier ones. A lease
+// must hold them and what they refer to. It returns what is known of each, which is
+// older where an item has become valid meanwhile. The trees are gone afterwards. On
+// error, which is about the item after the last one returned, earlier ones are valid.
+func (s *Store) publish(ctx context.Context, items []*finished) ([]*store.Info, error) {
+	infos, err := s.publishAll(ctx, items)
+	for _, it := range items {
+		err = errors.Join(err, s.discard(it))
+	}
+	return infos, s.explainSpace(err)
+}
+
+func (s *Store) publishAll(ctx context.Context, items []*finished) ([]*store.Info, error) {
+	for _, it := range items {
+		if err := s.prepare(it); err != nil {
+			return nil, fmt.Errorf("publish %s: %w", it.info.Path, err)
+		}
+	}
+	if !s.opts.NoSync {
+		if err := s.syncer.sync(); err != nil {
+			return nil, fmt.Errorf("publish %s: %w", items[0].info.Path, err)
+		}
+	}
+	infos := make([]*store.Info, 0, len(items))
+	for _, it := range items {
+		info, err := s.reveal(ctx, it)
+		if err != nil {
+			return infos, fmt.Errorf("publish %s: %w", it.info.Path, err)
+		}
+		infos = append(infos, info)
+	}
+	return infos, nil
+}
+
+// prepare moves an item's tree to its place and writes its info file under tmp/.
+func (s *Store) prepare(it *finished) error {
+	if err := s.place(it); err != nil {
+		return err
+	}
+	it.info.Registered = time.Now().UTC().Truncate(time.Millisecond)
+	it.info.References = slices.Clone(it.info.References)
+	slices.Sort(it.info.References)
+	r := &record{Info: *it.info}
+	if base := it.info.Path.Base(); it.data != base {
+		r.Data = it.data
+	}
+	text, err := r.encode()
+	if err != nil {
+		return err
+	}
+	note, err := s.tmpName()
+	if err != nil {
+		return err
+	}
+	it.note = note
+	return writeNew(note, text)
+}
+
+// place moves a tree to store/, under the item's own name if that is free.
+func (s *Store) place(it *finished) error {
+	folder, err := unlock(it.tree)
+	if err != nil {
+		return err
+	}
+	base := it.info.Path.Base()
+	it.data = base
+	err = renameNew(it.tree, s.layout.data(it.data))
+	if errors.Is(err, fs.ErrExist) || errors.Is(err, errors.ErrUnsupported) {
+		it.data = base + suffix()
+		err = os.Rename(it.tree, s.layout.data(it.data))
+	}
+	if err != nil {
+		it.data = ""
+		return err
+	}
+	it.tree = ""
+	if folder {
+		return lock(s.layout.data(it.data))
+	}
+	return nil
+}
+
+// unlock makes a tree's top writable if it is a folder, and reports whether it is.
+// Who may not write to a folder may not move it into another one.
+func unlock(tree string) (bool, error) {
+	var st unix.Stat_t
+	if err := unix.Lstat(tree, &st); err != nil {
+		return false, &fs.PathError{Op: "stat", Path: tree, Err: err}
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return false, nil
+	}
+	return true, os.Chmod(tree, 0o755)
+}
+
+// lock makes a folder again what it was before unlock.
+func lock(folder string) error {
+	if err := os.Chmod(folder, 0o555); err != nil {
+		return err
+	}
+	return os.Chtimes(folder, time.Unix(1, 0), time.Unix(1, 0))
+}
+
+// reveal links the info file. If the item is valid already it leaves everything to
+// discard.
+func (s *Store) reveal(ctx context.Context, it *finished) (*store.Info, error) {
+	for {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		err := linkNew(it.note, s.layout.info(it.info.Path.Base()))
+		if err == nil {
+			it.data = ""
+			return (&record{Info: *it.info}).copyInfo(), nil
+		}
+		if !errors.Is(err, fs.ErrExist) {
+			return nil, err
+		}
+		old, err := s.Info(ctx, it.info.Path)
+		if !errors.Is(err, store.ErrNotValid) {
+			return old, err
+		}
+		// It was deleted since the attempt to link.
+	}
+}
+
+// discard removes what is left of an item that was published, or was not.
+func (s *Store) discard(it *finished) error {
+	var errs []error
+	if it.tree != "" {
+		errs = append(errs, nar.RemoveAll(it.tree))
+	}
+	if it.data != "" {
+		errs = append(errs, nar.RemoveAll(s.layout.data(it.data)))
+	}
+	if it.note != "" {
+		errs = append(errs, remove(it.note))
+	}
+	it.tree, it.data, it.note = "", "", ""
+	return errors.Join(errs...)
+}

@@ -1,0 +1,198 @@
+package local
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"lighter/store"
+)
+
+// maxRecord bounds the size of an info file, in bytes.
+const maxRecord = 64 << 20
+
+// record is what an info file holds. A record in use is never changed.
+type record struct {
+	store.Info
+	// Data is the item's name in store/, where that is not its own.
+	Data string `json:"data,omitempty"`
+}
+
+// data returns the item's name in store/.
+func (r *record) data() string {
+	if r.Data != "" {
+		return r.Data
+	}
+	return r.Path.Base()
+}
+
+func (r *record) copyInfo() *store.Info {
+	info := r.Info
+	info.References = slices.Clone(info.References)
+	return &info
+}
+
+// encode returns the info file's text.
+func (r *record) encode() ([]byte, error) {
+	text, err := json.Marshal(r)
+	return append(text, '\n'), err
+}
+
+// decodeRecord reads the info file of the item with the given base name.
+func decodeRecord(dir store.Dir, base string, text []byte) (*record, error) {
+	r := new(record)
+	if err := json.Unmarshal(text, r); err != nil {
+		return nil, err
+	}
+	path, err := dir.Path(base)
+	if err != nil {
+		return nil, err
+	}
+	if r.Path != path {
+		return nil, fmt.Errorf("it is about %q", r.Path)
+	}
+	if r.Data != "" && (dataBase(r.Data) != base || r.Data == base) {
+		return nil, fmt.Errorf("it says that the item's data is in %q", r.Data)
+	}
+	for _, ref := range r.References {
+		if ref.Dir() != dir {
+			return nil, fmt.Errorf("it has the reference %q to another store", ref)
+		}
+	}
+	return r, nil
+}
+
+// record returns what is known of a valid item. If a garbage collection is deciding
+// on it, it waits for the verdict.
+func (s *Store) record(ctx context.Context, path store.Path) (*record, error) {
+	var r *record
+	err := s.ask(ctx, path, func() (err error) {
+		r, err = s.readRecord(path.Base())
+		return err
+	})
+	return r, err
+}
+
+// isValid reports whether an item is valid, without reading what is known of it.
+func (s *Store) isValid(ctx context.Context, path store.Path) (bool, error) {
+	err := s.ask(ctx, path, func() error {
+		ok, err := exists(s.layout.info(path.Base()))
+		if err == nil && !ok {
+			err = fs.ErrNotExist
+		}
+		return err
+	})
+	if errors.Is(err, store.ErrNotValid) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// ask calls look until that does not find the item to be missing for the time of a
+// verdict only. It returns an error that matches store.ErrNotValid if it is missing.
+func (s *Store) ask(ctx context.Context, path store.Path, look func() error) error {
+	if path.Dir() != s.dir {
+		return fmt.Errorf("%w, which is %s", store.NotValid(path), s.dir)
+	}
+	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := look(); !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		pending, err := s.verdictPending(path.Base())
+		if err != nil {
+			return err
+		}
+		if !pending {
+			// It may have been acquitted between the two looks.
+			if err := look(); !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+			return store.NotValid(path)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pause):
+		}
+	}
+}
+
+// readRecord reads an info file. The error matches fs.ErrNotExist if there is none.
+func (s *Store) readRecord(base string) (*record, error) {
+	name := s.layout.info(base)
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return nil, &fs.PathError{Op: "stat", Path: name, Err: err}
+	}
+	id := fileID{st.Ino, st.Size, st.Mtim}
+	if r := s.records.get(base, id); r != nil {
+		return r, nil
+	}
+	text, err := io.ReadAll(io.LimitReader(f, maxRecord))
+	if err != nil {
+		return nil, err
+	}
+	r, err := decodeRecord(s.dir, base, text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	s.records.put(base, id, r)
+	return r, nil
+}
+
+// maxCached bounds how many records are kept in memory.
+const maxCached = 20_000
+
+// fileID tells one info file of an item from a later one.
+type fileID struct {
+	inode uint64
+	size  int64
+	time  unix.Timespec
+}
+
+// recordCache keeps records that were read. An entry is used only for the very file
+// that it was read from, which its user has open.
+type recordCache struct {
+	mu sync.Mutex
+	m  map[string]cachedRecord
+}
+
+type cachedRecord struct {
+	id     fileID
+	record *record
+}
+
+func (c *recordCache) get(base string, id fileID) *record {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if entry := c.m[base]; entry.id == id {
+		return entry.record
+	}
+	return nil
+}
+
+func (c *recordCache) put(base string, id fileID, r *record) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.m == nil || len(c.m) >= maxCached {
+		c.m = make(map[string]cachedRecord)
+	}
+	c.m[base] = cachedRecord{id, r}
+}
