@@ -404,14 +404,23 @@ func TestOpenSSHNoise(t *testing.T) {
 	}
 }
 
-func TestOpenSSHNoSFTP(t *testing.T) {
+// What an account that is not for this says is shown, without its control characters.
+func TestOpenSSHOtherAccount(t *testing.T) {
 	testkit.CheckLeaks(t)
-	s, f := sshtest.StartOpenSSH(t, "Subsystem other internal-sftp"), newFarm(t)
-	s.SetConfig(t) // makes sure that the next lines are all there is
-	s.SetConfig(t, "ForceCommand printf 'This account\\007 is for mail.\\n' >&2; exit 3")
+	s, f := sshtest.StartOpenSSH(t, `ForceCommand printf 'This account\007 is for mail.\n' >&2; exit 3`), newFarm(t)
 	_, err := newClient(t, opensshConfig(t, s, f)).DialAgent(t.Context())
 	var command *sshtransport.CommandError
 	if !errors.As(err, &command) || command.Status != 3 || command.Stderr != "This account\uFFFD is for mail." {
+		t.Errorf("error = %v", err)
+	}
+}
+
+func TestOpenSSHNoSFTP(t *testing.T) {
+	testkit.CheckLeaks(t)
+	s, f := sshtest.StartOpenSSH(t), newFarm(t)
+	s.RemoveConfig(t, "Subsystem")
+	_, err := newClient(t, opensshConfig(t, s, f)).DialAgent(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "upload the agent: SFTP: the server does not offer it (Subsystem in sshd_config)") {
 		t.Errorf("error = %v", err)
 	}
 }

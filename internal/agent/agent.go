@@ -34,6 +34,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"os"
@@ -315,4 +316,18 @@ func (a *Agent) countRunning() int {
 
 func unknownBuild(id string) error {
 	return refuse(404, agentapi.CodeUnknownBuild, "build %s: unknown here", id)
+}
+
+// InUse reports whether an agent works in a state folder.
+func InUse(dir string) (bool, error) {
+	lock, err := lockFolder(dir)
+	switch {
+	case errors.Is(err, ErrInUse):
+		return true, nil
+	case errors.Is(err, fs.ErrNotExist):
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	return false, lock.Close()
 }

@@ -119,6 +119,22 @@ func (s *OpenSSH) SetConfig(t testing.TB, lines ...string) {
 	s.config = s.write(t, "sshd_config", []byte(strings.Join(lines, "\n")+"\n"))
 }
 
+// RemoveConfig removes the lines of a keyword, for new connections.
+func (s *OpenSSH) RemoveConfig(t testing.TB, keyword string) {
+	t.Helper()
+	text, err := os.ReadFile(s.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var kept []string
+	for line := range strings.Lines(string(text)) {
+		if !strings.HasPrefix(line, keyword+" ") {
+			kept = append(kept, line)
+		}
+	}
+	s.write(t, "sshd_config", []byte(strings.Join(kept, "")))
+}
+
 func (s *OpenSSH) write(t testing.TB, name string, text []byte) string {
 	t.Helper()
 	file := filepath.Join(s.Dir, name)

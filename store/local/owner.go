@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"lighter/nar"
 )
 
 // heartbeat is how often a process renews its claims, and ownerTimeout how long it
@@ -220,5 +222,5 @@ func (s *Store) disappear() error {
 	}
 	close(s.presence.stop)
 	<-s.presence.done
-	return errors.Join(os.RemoveAll(s.layout.tmpOf(s.owner)), remove(s.layout.lease(s.owner.String())))
+	return errors.Join(nar.RemoveAll(s.layout.tmpOf(s.owner)), remove(s.layout.lease(s.owner.String())))
 }

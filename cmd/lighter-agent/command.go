@@ -1,0 +1,202 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"lighter/internal/agentapi"
+	"lighter/sshtransport"
+	"lighter/store"
+)
+
+// The exit statuses.
+const (
+	exitOK    = 0
+	exitFail  = 1
+	exitUsage = 2
+)
+
+// stdio is where a command reads and writes.
+type stdio struct {
+	in       io.Reader
+	out, err io.Writer
+}
+
+// settings are what flags say. Every command has the same ones.
+type settings struct {
+	state        string
+	store        string
+	storeDir     string
+	daemonSocket string
+	socket       string
+	linger       time.Duration
+	logLevel     string
+	timeout      time.Duration
+}
+
+// command is a word after the program's name.
+type command struct {
+	name, args, what string
+	run              func(ctx context.Context, s *settings, args []string, io stdio) error
+}
+
+func commands() []command {
+	return []command{
+		{"start", "", "make sure that an agent serves, and say where; standard input may have {\"authorize\": [\"(public-key …)\"]}", start},
+		{"connect", "", "relay standard input and output to the agent; starts one unless --socket is given; for forced commands", connect},
+		{"serve", "", "be the agent, in the foreground", serve},
+		{"stop", "", "end the agent; builds that run are canceled", stop},
+		{"authorize", "FILE…", "accept items that are signed by the keys in the files, - is standard input", authorize},
+		{"version", "", "print the version", printVersion},
+	}
+}
+
+// usageError is a mistake in the command line.
+type usageError struct{ error }
+
+// run is the program. It returns the exit status.
+func run(ctx context.Context, args []string, io stdio) int {
+	err := dispatch(ctx, args, io)
+	var usage usageError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &usage):
+		fmt.Fprintf(io.err, "lighter-agent: %v; see: lighter-agent help\n", err)
+		return exitUsage
+	}
+	fmt.Fprintf(io.err, "lighter-agent: %v\n", err)
+	return exitFail
+}
+
+func dispatch(ctx context.Context, args []string, io stdio) error {
+	s, flags := newFlags()
+	err := flags.Parse(args)
+	switch {
+	case errors.Is(err, pflag.ErrHelp):
+		printHelp(io.out, flags)
+		return nil
+	case err != nil:
+		return usageError{err}
+	}
+	name, rest := "help", flags.Args()
+	if len(rest) > 0 {
+		name, rest = rest[0], rest[1:]
+	}
+	if name == "help" {
+		printHelp(io.out, flags)
+		return nil
+	}
+	for _, c := range commands() {
+		if c.name != name {
+			continue
+		}
+		if c.args == "" && len(rest) > 0 {
+			return usageError{fmt.Errorf("%s: unexpected argument %q", name, rest[0])}
+		}
+		return c.run(ctx, s, rest, io)
+	}
+	return usageError{fmt.Errorf("unknown command %q", name)}
+}
+
+func newFlags() (*settings, *pflag.FlagSet) {
+	s := new(settings)
+	fs := pflag.NewFlagSet("lighter-agent", pflag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	fs.StringVar(&s.state, "state", "", "folder `DIR` with store, key and builds (default /var/lib/lighter for root, ~/.local/share/lighter for others)")
+	fs.StringVar(&s.store, "store", "auto", "`KIND` of store: auto, local or guix-daemon")
+	fs.StringVar(&s.storeDir, "store-directory", string(store.DefaultDir), "logical store `DIR`ectory, as derivations write it")
+	fs.StringVar(&s.daemonSocket, "daemon-socket", "", "`FILE` on which guix-daemon listens, for --store=guix-daemon")
+	fs.StringVar(&s.socket, "socket", "", "`FILE` on which the agent listens (default in a folder of this computer, named after --state)")
+	fs.DurationVar(&s.linger, "linger", time.Hour, "end after this `TIME` without builds and requests; 0 is never")
+	fs.StringVar(&s.logLevel, "log-level", "info", "least `LEVEL` of what is logged: debug, info, warn or error")
+	fs.DurationVar(&s.timeout, "timeout", 30*time.Second, "how much `TIME` starting or stopping may take")
+	fs.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		if name == "state-directory" {
+			name = "state"
+		}
+		return pflag.NormalizedName(name)
+	})
+	return s, fs
+}
+
+func printHelp(w io.Writer, flags *pflag.FlagSet) {
+	var b strings.Builder
+	b.WriteString("lighter-agent builds derivations on this machine for a coordinator, which starts it over SSH.\n\nusage: lighter-agent [FLAG…] COMMAND\n\ncommands:\n")
+	for _, c := range commands() {
+		fmt.Fprintf(&b, "  %-16s %s\n", strings.TrimSpace(c.name+" "+c.args), c.what)
+	}
+	fmt.Fprintf(&b, "\nflags:\n%s", flags.FlagUsages())
+	b.WriteString(`
+exit status: 0 done, 1 failed, 2 wrong usage
+
+An account for offloading alone, with this line in its ~/.ssh/authorized_keys, lets the
+coordinator's key do nothing but build:
+  restrict,command="/usr/local/bin/lighter-agent connect" ssh-ed25519 AAAA…
+There the coordinator's signing key has to be accepted once:
+  lighter-agent authorize coordinator.pub
+`)
+	_, _ = io.WriteString(w, b.String())
+}
+
+func printVersion(_ context.Context, _ *settings, _ []string, io stdio) error {
+	v, err := programVersion()
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(io.out, "lighter-agent %s %s/%s, protocol %d\n", v, runtime.GOOS, runtime.GOARCH, agentapi.Protocol)
+	return nil
+}
+
+// logger returns a logger for a process that has no person in front of it.
+func (s *settings) logger(w io.Writer) (*slog.Logger, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(s.logLevel)); err != nil {
+		return nil, usageError{fmt.Errorf("--log-level %q: want debug, info, warn or error", s.logLevel)}
+	}
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level})), nil
+}
+
+// connect is a stream to the agent on standard input and output.
+func connect(ctx context.Context, s *settings, _ []string, io stdio) error {
+	socket := s.socket
+	if socket == "" {
+		answer, err := s.ensure(ctx)
+		if err != nil {
+			return err
+		}
+		socket = answer.Socket
+	}
+	return sshtransport.ServeConnect(ctx, socket, io.in, io.out)
+}
+
+// start makes sure that an agent serves.
+func start(ctx context.Context, s *settings, _ []string, io stdio) error {
+	if err := s.readInput(io.in); err != nil {
+		return err
+	}
+	answer, err := s.ensure(ctx)
+	if err != nil {
+		return err
+	}
+	return sshtransport.WriteStart(io.out, *answer)
+}
+
+// isTerminal reports whether a person would have to type what is read.
+func isTerminal(r io.Reader) bool {
+	f, ok := r.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}

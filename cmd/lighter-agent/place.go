@@ -1,0 +1,157 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"lighter/internal/agentapi"
+	"lighter/internal/version"
+)
+
+// place is where an agent has its things.
+//
+// The state folder may be shared with other computers, as homes are on clusters: they
+// have one store, one key and one ACL then, but each its own agent with its own builds,
+// in a folder named after the computer. The socket, and the lock for starting, are in a
+// folder that no other computer sees.
+type place struct {
+	state  string // absolute
+	socket string // absolute
+}
+
+func (p place) store() string      { return filepath.Join(p.state, "store") }
+func (p place) signingKey() string { return filepath.Join(p.state, "signing-key") }
+func (p place) acl() string        { return filepath.Join(p.state, "acl") }
+func (p place) agent() string      { return filepath.Join(p.state, "agents", nodeName()) }
+func (p place) log() string        { return filepath.Join(p.agent(), "agent.log") }
+func (p place) startLock() string  { return p.socket + ".lock" }
+
+// maxSocketName is how long the name of a Unix socket may be (sun_path, unix(7),
+// without its NUL).
+const maxSocketName = 107
+
+// place finds out where things are, and makes the folder of the socket.
+func (s *settings) place() (place, error) {
+	var p place
+	var err error
+	if p.state, err = absolute(s.state, defaultState); err != nil {
+		return place{}, fmt.Errorf("state folder: %w", err)
+	}
+	if p.socket, err = absolute(s.socket, func() (string, error) { return defaultSocket(p.state), nil }); err != nil {
+		return place{}, fmt.Errorf("socket: %w", err)
+	}
+	if len(p.socket) > maxSocketName {
+		return place{}, fmt.Errorf("socket %s: the name has %d bytes, more than %d", p.socket, len(p.socket), maxSocketName)
+	}
+	if s.socket != "" {
+		return p, os.MkdirAll(filepath.Dir(p.socket), 0o700)
+	}
+	return p, makePrivate(filepath.Dir(p.socket))
+}
+
+func absolute(name string, otherwise func() (string, error)) (string, error) {
+	if name == "" {
+		return otherwise()
+	}
+	if rest, ok := strings.CutPrefix(name, "~/"); ok { // as machines files have it
+		home, err := os.UserHomeDir()
+		return filepath.Join(home, rest), err
+	}
+	return filepath.Abs(name)
+}
+
+func defaultState() (string, error) {
+	if os.Getuid() == 0 {
+		return "/var/lib/lighter", nil
+	}
+	if dir := os.Getenv("XDG_DATA_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "lighter"), nil
+	}
+	home, err := os.UserHomeDir()
+	return filepath.Join(home, ".local/share/lighter"), err
+}
+
+// defaultSocket returns a name that every process of this user on this computer finds
+// for the state folder and this version of the protocol. It is not in XDG_RUNTIME_DIR:
+// that folder goes away with the last login, and the agent outlives the login.
+func defaultSocket(state string) string {
+	dir := "/tmp/lighter-" + strconv.Itoa(os.Getuid())
+	if os.Getuid() == 0 && unix.Access("/run", unix.W_OK) == nil {
+		dir = "/run/lighter"
+	}
+	key := fmt.Sprintf("%s\x00%s\x00%d", nodeName(), state, agentapi.Protocol)
+	return filepath.Join(dir, "agent-"+shortHash([]byte(key))+".sock")
+}
+
+// makePrivate makes a folder that this user alone can use. Somebody else may have made
+// one of that name first, since /tmp is for all: then it is refused.
+func makePrivate(dir string) error {
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return err
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	switch {
+	case !info.IsDir():
+		return fmt.Errorf("%s: it is no folder; remove it, or choose another place with --socket", dir)
+	case !ok || int64(stat.Uid) != int64(os.Getuid()):
+		return fmt.Errorf("%s: it belongs to another user; choose another place with --socket", dir)
+	case info.Mode().Perm()&0o077 != 0:
+		return fmt.Errorf("%s: mode %04o lets other users in; remove it, or choose another place with --socket", dir, info.Mode().Perm())
+	}
+	return nil
+}
+
+// nodeName returns a name for this computer that is fit for a folder. Clones of one disk
+// have the same machine-id, and different host names.
+func nodeName() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "localhost"
+	}
+	host = strings.Map(func(r rune) rune {
+		if r == '-' || r == '_' || ('0' <= r && r <= '9') || ('a' <= r && r <= 'z') || ('A' <= r && r <= 'Z') {
+			return r
+		}
+		return '_'
+	}, host)
+	id, err := os.ReadFile("/etc/machine-id")
+	if err != nil {
+		return host // then the name must be enough
+	}
+	return host + "-" + shortHash(id)
+}
+
+func shortHash(text []byte) string {
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:6])
+}
+
+// programVersion returns the release and a hash of this program: two agents with the
+// same one are the same.
+func programVersion() (string, error) {
+	f, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", fmt.Errorf("read the program: %w", err)
+	}
+	return version.Version + "+" + hex.EncodeToString(h.Sum(nil)[:4]), nil
+}

@@ -1,0 +1,168 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"lighter/sshtransport"
+)
+
+const (
+	pollInterval = 20 * time.Millisecond
+	// maxLog is the size, in bytes, from which on the agent's log is put aside when
+	// an agent starts.
+	maxLog = 16 << 20
+	// maxLogTail is how much of the log is shown of an agent that does not start.
+	maxLogTail = 2 << 10
+)
+
+// ensure makes sure that an agent serves, and says which. Of several calls at a time one
+// starts it. An agent of another version is replaced unless it builds: its protocol is
+// the same, since the socket's name depends on that.
+func (s *settings) ensure(ctx context.Context) (*sshtransport.StartAnswer, error) {
+	p, err := s.place()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, s.timeout, fmt.Errorf("not done after %s", s.timeout))
+	defer cancel()
+	version, err := programVersion()
+	if err != nil {
+		return nil, err
+	}
+	there, err := probe(ctx, p.socket)
+	if err == nil && there.Version == version {
+		return &there.StartAnswer, nil
+	}
+	unlock, err := lock(ctx, p.startLock())
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	switch there, err = probe(ctx, p.socket); {
+	case err == nil && (there.Version == version || there.running > 0):
+		return &there.StartAnswer, nil
+	case err == nil:
+		if err := end(ctx, p, there.PID); err != nil {
+			return nil, fmt.Errorf("agent of version %s: %w", there.Version, err)
+		}
+	case !errors.Is(err, errNoAgent):
+		return nil, err
+	}
+	return s.spawn(ctx, p)
+}
+
+// spawn starts an agent that outlives this process, and waits until it answers.
+func (s *settings) spawn(ctx context.Context, p place) (*sshtransport.StartAnswer, error) {
+	program, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	log, err := openLog(p.log())
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	before, err := log.Seek(0, io.SeekEnd)
+	if err != nil {
+		return nil, err
+	}
+	//nolint:noctx // the agent outlives the context
+	cmd := exec.Command(program, "serve", "--state", p.state, "--socket", p.socket, "--store", s.store,
+		"--store-directory", s.storeDir, "--daemon-socket", s.daemonSocket, "--linger", s.linger.String(), "--log-level", s.logLevel)
+	cmd.Dir = "/"
+	cmd.Env = slices.DeleteFunc(os.Environ(), ofLogin)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start the agent: %w", err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }() // until this process ends
+	for {
+		there, err := probe(ctx, p.socket)
+		if err == nil {
+			return &there.StartAnswer, nil
+		}
+		select {
+		case status := <-ended:
+			return nil, fmt.Errorf("the agent does not start: %w%s", status, logTail(p.log(), before))
+		case <-ctx.Done():
+			return nil, fmt.Errorf("the agent does not start: %w%s", context.Cause(ctx), logTail(p.log(), before))
+		case <-time.After(pollInterval):
+		}
+	}
+}
+
+// ofLogin reports whether an environment variable is about the login that happens to
+// start the agent.
+func ofLogin(variable string) bool {
+	name, _, _ := strings.Cut(variable, "=")
+	return strings.HasPrefix(name, "SSH_") || strings.HasPrefix(name, "XDG_SESSION_") || name == "XDG_RUNTIME_DIR" || name == "DISPLAY"
+}
+
+func openLog(name string) (*os.File, error) {
+	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+		return nil, err
+	}
+	if info, err := os.Stat(name); err == nil && info.Size() > maxLog {
+		if err := os.Rename(name, name+".old"); err != nil {
+			return nil, err
+		}
+	}
+	return os.OpenFile(name, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+}
+
+// logTail returns the end of what was logged since the offset, as the end of a sentence.
+func logTail(name string, offset int64) string {
+	f, err := os.Open(name)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return ""
+	}
+	text, err := io.ReadAll(io.NewSectionReader(f, max(offset, info.Size()-maxLogTail), maxLogTail))
+	if text = bytes.TrimSpace(text); err != nil || len(text) == 0 {
+		return ""
+	}
+	return ": " + string(text)
+}
+
+// lock waits for a lock on a file, which goes with the process, however that ends.
+func lock(ctx context.Context, name string) (unlock func(), err error) {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		switch {
+		case err == nil:
+			return func() { f.Close() }, nil
+		case !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR):
+			f.Close()
+			return nil, fmt.Errorf("lock %s: %w", name, err)
+		}
+		select {
+		case <-ctx.Done():
+			f.Close()
+			return nil, fmt.Errorf("lock %s, which another start holds: %w", name, context.Cause(ctx))
+		case <-time.After(pollInterval):
+		}
+	}
+}

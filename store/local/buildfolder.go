@@ -1,0 +1,134 @@
+package local
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"lighter/nar"
+	"lighter/store"
+)
+
+// buildFolder is the folder of a build: root is empty, for the sandbox's root to be
+// mounted over it, tmp is /tmp inside, store is the store directory.
+type buildFolder struct {
+	layout layout
+	name   string
+	drv    string // "NAME.drv"
+}
+
+func (s *Store) makeBuildFolder(drv store.Path) (buildFolder, error) {
+	if err := s.beThere(); err != nil {
+		return buildFolder{}, err
+	}
+	name := s.owner.String() + "." + strconv.FormatUint(s.names.Add(1), 10)
+	f := buildFolder{layout: s.layout, name: filepath.Join(s.layout.builds(), name), drv: drv.Name()}
+	for _, folder := range []struct {
+		name string
+		mode fs.FileMode
+	}{{f.name, 0o700}, {f.root(), 0o700}, {f.store(), 0o755}, {f.tmp(), 0o777}, {f.top(), 0o700}} {
+		if err := os.Mkdir(folder.name, folder.mode); err != nil {
+			return buildFolder{}, errors.Join(err, f.remove())
+		}
+	}
+	if err := f.makeAccessible(s); err != nil {
+		return buildFolder{}, errors.Join(err, f.remove())
+	}
+	return f, nil
+}
+
+// makeAccessible gives the builder what it is to write to.
+func (f buildFolder) makeAccessible(s *Store) error {
+	if err := os.Chmod(f.tmp(), fs.ModeSticky|0o777); err != nil {
+		return err
+	}
+	if u := s.buildUser(); u.change {
+		return errors.Join(os.Lchown(f.store(), int(u.uid), int(u.gid)), os.Lchown(f.top(), int(u.uid), int(u.gid)))
+	}
+	return nil
+}
+
+func (f buildFolder) root() string  { return filepath.Join(f.name, "root") }
+func (f buildFolder) tmp() string   { return filepath.Join(f.name, "tmp") }
+func (f buildFolder) store() string { return filepath.Join(f.name, "store") }
+
+// output returns where an output is after the build.
+func (f buildFolder) output(p store.Path) string { return filepath.Join(f.store(), p.Base()) }
+
+// top is where the builder starts, and topInside its name for that.
+func (f buildFolder) top() string       { return filepath.Join(f.tmp(), filepath.Base(f.topInside())) }
+func (f buildFolder) topInside() string { return "/tmp/guix-build-" + f.drv + "-0" }
+
+func (f buildFolder) remove() error { return nar.RemoveAll(f.name) }
+
+// keep moves the folder in which the builder was started to failed/.
+func (f buildFolder) keep() (string, error) {
+	if _, err := unlock(f.top()); err != nil {
+		return "", err
+	}
+	for n := 0; ; n++ {
+		kept := filepath.Join(f.layout.failed(), f.drv+"-"+strconv.Itoa(n))
+		// A folder that is empty would be replaced by Rename alone.
+		if _, err := os.Lstat(kept); err == nil {
+			continue
+		}
+		err := renameNew(f.top(), kept)
+		if errors.Is(err, errors.ErrUnsupported) {
+			err = os.Rename(f.top(), kept)
+		}
+		if errors.Is(err, fs.ErrExist) || errors.Is(err, unix.ENOTEMPTY) {
+			continue
+		}
+		if err != nil {
+			return "", err
+		}
+		return kept, nil
+	}
+}
+
+// mountPoints makes what inputs are mounted over, and symlinks where an input is one:
+// a symlink can't be mounted. It returns the names of the rest.
+func (b *build) mountPoints() (items []*record, err error) {
+	for _, r := range b.inputs {
+		if b.isOutput(r.Path) {
+			continue // partly built before; the builder makes its own
+		}
+		data := b.store.layout.data(r.data())
+		point := b.folder.output(r.Path)
+		var st unix.Stat_t
+		if err := unix.Lstat(data, &st); err != nil {
+			return nil, &fs.PathError{Op: "stat", Path: data, Err: err}
+		}
+		switch st.Mode & unix.S_IFMT {
+		case unix.S_IFLNK:
+			var target string
+			if target, err = os.Readlink(data); err == nil {
+				err = os.Symlink(target, point)
+			}
+		case unix.S_IFDIR:
+			items = append(items, r)
+			err = os.Mkdir(point, 0o755)
+		default:
+			items = append(items, r)
+			err = writeNew(point, nil)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("prepare the input %s: %w", r.Path, err)
+		}
+	}
+	return items, nil
+}
+
+func (b *build) isOutput(p store.Path) bool {
+	for _, o := range b.drv.Outputs {
+		if o.Path == p {
+			return true
+		}
+	}
+	return false
+}

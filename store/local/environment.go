@@ -1,0 +1,34 @@
+package local
+
+import (
+	"os"
+	"slices"
+	"strconv"
+)
+
+// environment returns the builder's environment, as guix-daemon makes it
+// (DerivationGoal::startBuilder in libstore). Later assignments of a name win there.
+func (b *build) environment() []string {
+	top := b.folder.topInside()
+	env := map[string]string{
+		"PATH":            "/path-not-set",
+		"HOME":            "/homeless-shelter",
+		"NIX_STORE":       string(b.store.dir),
+		"NIX_BUILD_CORES": strconv.Itoa(b.req.Cores),
+	}
+	for _, v := range b.drv.Env {
+		env[v.Name] = v.Value
+	}
+	for _, name := range []string{"NIX_BUILD_TOP", "TMPDIR", "TEMPDIR", "TMP", "TEMP", "PWD"} {
+		env[name] = top
+	}
+	for _, name := range b.drv.ImpureEnvVars() {
+		env[name] = os.Getenv(name)
+	}
+	list := make([]string, 0, len(env))
+	for name, value := range env {
+		list = append(list, name+"="+value)
+	}
+	slices.Sort(list)
+	return list
+}
