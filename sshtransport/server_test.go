@@ -126,6 +126,7 @@ func TestServer(t *testing.T) {
 			t.Fatalf("echo of %d bytes = %d bytes, %v", len(big), len(got), err)
 		}
 	}
+	mustGet(t, h, "/pid") // leaves an idle stream
 	if got := c.Status(); got.Mode != sshtransport.ModeStreamLocal || got.Streams != 1 {
 		t.Errorf("status = %+v", got)
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"lighter/internal/agentapi"
+	"lighter/internal/api"
 	"lighter/store"
 	"lighter/store/derivation"
 )
@@ -198,7 +199,7 @@ func (a *Agent) proceed(ctx context.Context, at *attempt, builder store.Builder,
 		at.status.Missing = missing
 		return nil
 	}
-	return a.start(at, builder, req)
+	return a.start(at, builder, req) //nolint:contextcheck // a build outlives the request
 }
 
 // needed returns the items that must be valid for a build to start.
@@ -248,25 +249,43 @@ var errEnding = errors.New("the agent ends")
 
 // start has the store build.
 func (a *Agent) start(at *attempt, builder store.Builder, req *agentapi.BuildRequest) error {
+	if err := a.takeSlot(at.id); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(a.ctx)
+	if err := at.begin(cancel); err != nil {
+		cancel(err)
+		a.giveSlot()
+		return fmt.Errorf("build %s: %w", at.id, err)
+	}
+	go func() {
+		a.build(ctx, at, builder, storeRequest(req, at.output))
+		cancel(nil)
+	}()
+	return nil
+}
+
+// takeSlot counts a build that is to run, which Shutdown waits for.
+func (a *Agent) takeSlot(id string) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.ending {
 		return errEnding
 	}
 	if a.running >= a.opts.MaxRunning {
-		return refuse(503, agentapi.CodeTooMany, "build %s: %d builds run already, and no more are started", at.id, a.running)
-	}
-	ctx, cancel := context.WithCancelCause(a.ctx)
-	if err := at.begin(cancel); err != nil {
-		cancel(err)
-		return fmt.Errorf("build %s: %w", at.id, err)
+		return refuse(503, agentapi.CodeTooMany, "build %s: %d builds run already, and no more are started", id, a.running)
 	}
 	a.running++
-	a.group.Go(func() {
-		a.build(ctx, at, builder, storeRequest(req, at.output))
-		cancel(nil)
-	})
+	a.group.Add(1)
 	return nil
+}
+
+func (a *Agent) giveSlot() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.running--
+	a.active = time.Now()
+	a.group.Done()
 }
 
 // storeRequest translates the request for the store.
@@ -286,19 +305,16 @@ func storeRequest(req *agentapi.BuildRequest, log *buildLog) *store.BuildRequest
 
 // build runs in a goroutine of its own, which Agent.group waits for.
 func (a *Agent) build(ctx context.Context, at *attempt, builder store.Builder, req *store.BuildRequest) {
-	at.log.Info("build", "derivation", req.Derivation)
+	defer a.giveSlot()
+	at.log.Debug("build", "derivation", req.Derivation)
 	result, err := a.guarded(ctx, at, builder, req)
 	status := a.outcome(ctx, at.snapshot(), result, err)
-	a.mu.Lock()
-	a.running--
-	a.active = time.Now()
-	a.mu.Unlock()
 	at.finish(status)
-	attrs := []any{"derivation", req.Derivation, "state", status.State}
-	if status.Failure != nil {
-		attrs = append(attrs, "culprit", status.Failure.Culprit, "err", status.Failure.Message)
+	if f := status.Failure; f != nil && f.Culprit == api.CulpritMachine {
+		at.log.Warn("build failed for reasons of this machine", "derivation", req.Derivation, "err", f.Message)
+		return
 	}
-	at.log.Info("build ended", attrs...)
+	at.log.Debug("build ended", "derivation", req.Derivation, "state", status.State)
 }
 
 // guarded keeps a mistake in one build from ending the others.

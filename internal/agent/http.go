@@ -338,6 +338,9 @@ func (h handler) importArchive(w http.ResponseWriter, r *http.Request) (any, err
 			err = fmt.Errorf("import: there is more after the end of the archive: %w", store.ErrCorrupt)
 		}
 	}
+	if errors.Is(err, io.ErrUnexpectedEOF) { // or its sender is gone, and reads no answer
+		err = fmt.Errorf("%w: %w", store.ErrCorrupt, err)
+	}
 	w.Header().Set("Connection", "close")
 	h.refuse(w, r, err)
 	if out.Flush() == nil {

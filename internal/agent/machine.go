@@ -95,8 +95,8 @@ func (m *machine) freeDisk() (int64, error) {
 	if err := unix.Statfs(m.diskDir, &fs); err != nil {
 		return 0, fmt.Errorf("free disk of %s: %w", m.diskDir, err)
 	}
-	free := fs.Bavail * uint64(max(0, fs.Bsize)) //nolint:gosec // just checked
-	return int64(min(free, math.MaxInt64)), nil  //nolint:gosec // just bounded
+	free := fs.Bavail * uint64(max(0, fs.Bsize))
+	return int64(min(free, math.MaxInt64)), nil
 }
 
 // problemInterval is for how long an answer to why nothing can be built is believed:

@@ -46,7 +46,7 @@ func (a *Agent) Serve(ctx context.Context, l net.Listener) error {
 	if server.Shutdown(closing) != nil {
 		_ = server.Close() // nothing is lost: who asked will ask again
 	}
-	<-served
+	_ = <-served // that it was closed
 	return nil
 }
 

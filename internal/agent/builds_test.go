@@ -1,0 +1,445 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"lighter/internal/agentapi"
+	"lighter/internal/api"
+	"lighter/internal/testkit"
+	"lighter/store"
+	"lighter/store/derivation"
+)
+
+// TestBuild is the life of a build: what it lacks is said and sent, it is built, its log
+// read, its output fetched, and nothing of it stays.
+func TestBuild(t *testing.T) {
+	testkit.CheckLeaks(t)
+	s := newFakeStore(t)
+	r := start(t, s)
+	head := newFakeStore(t)
+	head.key = s.key // accepted here
+	input := source(t, "input")
+	req := request(t, 1, "hello", "log=one hold log=two", input)
+
+	got := r.put("b1", req)
+	want := &agentapi.BuildStatus{ID: "b1", Attempt: 1, Derivation: req.Derivation, State: agentapi.Rooted, Missing: []store.Path{input}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Fatalf("without inputs (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"build b1, attempt 1"}, s.Leases()); diff != "" {
+		t.Errorf("leases (-want +got):\n%s", diff)
+	}
+	archive, err := head.archive(input, "the input", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	infos, err := r.client.Import(t.Context(), bytes.NewReader(archive))
+	if err != nil || len(infos) != 1 || infos[0].Path != input {
+		t.Fatalf("import: %v, %v", infos, err)
+	}
+	got = r.put("b1", req)
+	if got.State != agentapi.Running || got.Missing != nil || got.Started.IsZero() {
+		t.Fatalf("with inputs: %+v", got)
+	}
+	<-s.held
+	if status, err := r.client.Build(t.Context(), "b1"); err != nil || status.State != agentapi.Running || status.LogSize != 4 {
+		t.Errorf("while it runs: %+v, %v", status, err)
+	}
+	if m, err := r.client.Machine(t.Context()); err != nil || m.Running != 1 {
+		t.Errorf("machine: %+v, %v", m, err)
+	}
+	close(s.free)
+	text, status := r.follow("b1", 0)
+	if text != "one\ntwo\n" || status.State != agentapi.Succeeded || status.LogSize != 8 || status.Stopped.Before(status.Started) {
+		t.Errorf("log %q, then %+v", text, status)
+	}
+	out := req.Outputs[0]
+	if info := status.Outputs["out"]; info == nil || info.Path != out || len(info.References) != 1 {
+		t.Errorf("output %+v", info)
+	}
+	if result, err := r.client.CollectGarbage(t.Context(), &agentapi.GCRequest{}); err != nil || len(result.Deleted) != 0 {
+		t.Errorf("garbage while the build is known: %+v, %v", result, err)
+	}
+	fetchInto(t, r, newImporter(t, s), out, input)
+	if err := r.client.DeleteBuild(t.Context(), "b1"); err != nil {
+		t.Error(err)
+	}
+	if len(s.Leases()) != 0 {
+		t.Errorf("leases after it was deleted: %q", s.Leases())
+	}
+	if names, err := os.ReadDir(r.buildDir("")); err != nil || len(names) != 0 {
+		t.Errorf("files after it was deleted: %v, %v", names, err)
+	}
+	_, err = r.client.Build(t.Context(), "b1")
+	wantCode(t, err, 404, agentapi.CodeUnknownBuild)
+	if result, err := r.client.CollectGarbage(t.Context(), &agentapi.GCRequest{}); err != nil || len(result.Deleted) != 2 {
+		t.Errorf("garbage afterwards: %+v, %v", result, err)
+	}
+}
+
+// newImporter returns a store that accepts what s signs.
+func newImporter(t *testing.T, s *fakeStore) store.Importer {
+	t.Helper()
+	other := newFakeStore(t)
+	return storeAccepting(other, s)
+}
+
+// fetchInto exports items from the agent into another store.
+func fetchInto(t *testing.T, r *rig, to store.Importer, paths ...store.Path) {
+	t.Helper()
+	body, err := r.client.Export(t.Context(), paths)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer body.Close()
+	infos, err := to.Import(t.Context(), body, store.ImportOptions{})
+	if err != nil || len(infos) != len(paths) {
+		t.Errorf("import of the export: %v, %v", infos, err)
+	}
+}
+
+func TestPutAgain(t *testing.T) {
+	s := newFakeStore(t)
+	r := start(t, s)
+	req := request(t, 1, "once", "hold")
+	var group sync.WaitGroup
+	for range 20 {
+		group.Go(func() {
+			if status, err := r.client.PutBuild(t.Context(), "b", req); err != nil || status.State != agentapi.Running {
+				t.Errorf("got %+v, %v", status, err)
+			}
+		})
+	}
+	group.Wait()
+	<-s.held
+	close(s.free)
+	r.follow("b", 0)
+	if status := r.put("b", req); status.State != agentapi.Succeeded {
+		t.Errorf("put when it is over: %+v", status)
+	}
+	if n := s.count("once"); n != 1 {
+		t.Errorf("built %d times", n)
+	}
+	if n := len(s.Leases()); n != 1 {
+		t.Errorf("%d leases", n)
+	}
+}
+
+func TestAttempts(t *testing.T) {
+	s := newFakeStore(t)
+	r := start(t, s)
+	r.put("b", request(t, 2, "a", "log=first hold"))
+	<-s.held
+	first := make(chan *agentapi.BuildStatus)
+	go func() {
+		status, err := r.client.Log(context.Background(), "b", 0, new(bytes.Buffer))
+		if err != nil {
+			t.Error(err)
+		}
+		first <- status
+	}()
+	_, err := r.client.PutBuild(t.Context(), "b", request(t, 1, "a", "hold"))
+	wantCode(t, err, 409, agentapi.CodeOldAttempt)
+	_, err = r.client.PutBuild(t.Context(), "b", request(t, 2, "other", "hold"))
+	wantCode(t, err, 409, agentapi.CodeOtherBuild)
+	if s.count("a") != 1 || s.count("other") != 0 {
+		t.Errorf("refused requests started builds")
+	}
+	if status := r.put("b", request(t, 3, "a", "log=second hold")); status.State != agentapi.Running || status.Attempt != 3 {
+		t.Errorf("higher attempt: %+v", status)
+	}
+	<-s.held
+	if status := <-first; status == nil || status.State != agentapi.Canceled || status.Attempt != 2 {
+		t.Errorf("replaced attempt: %+v", status)
+	}
+	close(s.free)
+	if text, status := r.follow("b", 0); text != "second\n" || status.Attempt != 3 || status.State != agentapi.Succeeded {
+		t.Errorf("log %q of %+v", text, status)
+	}
+	if diff := cmp.Diff([]string{"build b, attempt 3"}, s.Leases()); diff != "" {
+		t.Errorf("leases (-want +got):\n%s", diff)
+	}
+}
+
+// TestValidOutputs shows that nothing travels and nothing runs if the outputs are there.
+func TestValidOutputs(t *testing.T) {
+	s := newFakeStore(t)
+	r := start(t, s)
+	req := request(t, 1, "there", "exit", source(t, "never-sent"))
+	if err := s.add(t.Context(), req.Outputs[0], "made before", nil); err != nil {
+		t.Fatal(err)
+	}
+	status := r.put("b", req)
+	if status.State != agentapi.Succeeded || !status.AlreadyValid || status.Outputs["out"] == nil {
+		t.Errorf("got %+v", status)
+	}
+	if text, status := r.follow("b", 0); text != "" || status.State != agentapi.Succeeded {
+		t.Errorf("log %q of %+v", text, status)
+	}
+	if s.count("there") != 0 {
+		t.Error("it was built")
+	}
+}
+
+func TestFailures(t *testing.T) {
+	s := newFakeStore(t)
+	r := start(t, s)
+	drv := request(t, 1, "x", "exit").Derivation
+	for _, tt := range []struct {
+		script string
+		want   api.Failure
+	}{
+		{"log=x exit", api.Failure{Culprit: api.CulpritDerivation, Phase: api.Building, Kind: "exit", ExitCode: 3, Message: "builder failed with exit status 3", KeptIn: "/kept"}},
+		{"broken", api.Failure{Culprit: api.CulpritMachine, Phase: api.Building, Message: errBroken.Error()}},
+		{"panic", api.Failure{Culprit: api.CulpritMachine, Phase: api.Building, Message: "the agent panicked: at the disco"}},
+	} {
+		r.put(tt.script[:1], request(t, 1, "x", tt.script))
+		_, status := r.follow(tt.script[:1], 0)
+		if status.State != agentapi.Failed || status.Failure == nil {
+			t.Errorf("%s: %+v", tt.script, status)
+			continue
+		}
+		if tt.script == "panic" && strings.HasSuffix(status.Failure.Message, tt.want.Message) {
+			status.Failure.Message = tt.want.Message
+		}
+		if diff := cmp.Diff(&tt.want, status.Failure); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", tt.script, diff)
+		}
+	}
+	full := &os.PathError{Op: "write", Path: "/x", Err: syscall.ENOSPC}
+	status := r.outcome(t.Context(), agentapi.BuildStatus{Derivation: drv}, nil, full)
+	if f := status.Failure; f.Culprit != api.CulpritMachine || !strings.Contains(f.Message, "disk is full") {
+		t.Errorf("full disk: %+v", f)
+	}
+	long := &store.BuildError{Failure: store.FailedExit, Message: strings.Repeat("x", 1<<20)}
+	if f := r.outcome(t.Context(), agentapi.BuildStatus{}, nil, long).Failure; len(f.Message) > maxMessage+10 {
+		t.Errorf("a message of %d bytes", len(f.Message))
+	}
+}
+
+func TestDeleteCancels(t *testing.T) {
+	s := newFakeStore(t)
+	r := start(t, s)
+	r.put("b", request(t, 1, "a", "hold"))
+	<-s.held
+	if err := r.client.DeleteBuild(t.Context(), "b"); err != nil {
+		t.Fatal(err)
+	}
+	if n := r.countRunning(); n != 0 {
+		t.Errorf("%d builds run", n)
+	}
+	wantCode(t, r.client.DeleteBuild(t.Context(), "b"), 404, agentapi.CodeUnknownBuild)
+	if r.put("b", request(t, 1, "a", "hold")).State != agentapi.Running {
+		t.Error("a build that was forgotten does not start again")
+	}
+}
+
+// TestRestart shows what an agent finds of the builds of the one before it.
+func TestRestart(t *testing.T) {
+	s := newFakeStore(t)
+	dir := t.TempDir()
+	inDir := func(o *Options) { o.StateDir = dir }
+	r := start(t, s, inDir)
+	if _, err := New(r.opts); !errors.Is(err, ErrInUse) {
+		t.Errorf("a second agent in the folder: %v", err)
+	}
+	good, bad, lost, running := request(t, 1, "good", "log=good"), request(t, 4, "bad", "log=bad exit"), request(t, 1, "lost", ""), request(t, 2, "running", "hold")
+	r.put("good", good)
+	r.put("bad", bad)
+	r.put("lost", lost)
+	for _, id := range []string{"good", "bad", "lost"} {
+		r.follow(id, 0)
+	}
+	r.put("running", running)
+	<-s.held
+	r.put("rooted", request(t, 1, "rooted", "", source(t, "absent")))
+	r.stop()
+	if len(s.Leases()) != 0 {
+		t.Errorf("leases of an agent that ended: %q", s.Leases())
+	}
+	if _, err := s.CollectGarbage(t.Context(), store.GCOptions{Paths: lost.Outputs}); err != nil {
+		t.Fatal(err)
+	}
+	// What agents leave behind that were killed.
+	saveForTest(t, dir, "killed", `{"id":"killed","attempt":7,"derivation":"`+string(good.Derivation)+`","state":"running"}`)
+	saveForTest(t, dir, "torn", `{"id":"torn","att`)
+	saveForTest(t, dir, "moved", `{"id":"elsewhere","attempt":7,"state":"failed"}`)
+
+	r = start(t, s, inDir)
+	list, err := r.client.Builds(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(map[string]string)
+	for _, b := range list {
+		got[b.ID] = b.State
+		if b.Failure != nil {
+			got[b.ID] += ": " + string(b.Failure.Culprit) + ": " + b.Failure.Message
+		}
+	}
+	want := map[string]string{
+		"good":    "succeeded",
+		"bad":     "failed: derivation: builder failed with exit status 3",
+		"lost":    "failed: machine: output " + string(lost.Outputs[0]) + " was built, and deleted before it was fetched",
+		"running": "failed: machine: " + errShutdown.Error(),
+		"killed":  "failed: machine: " + errKilled.Error(),
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("builds after a restart (-want +got):\n%s", diff)
+	}
+	if text, status := r.follow("bad", 1); text != "ad\n" || status.LogSize != 4 || status.Attempt != 4 {
+		t.Errorf("log %q of %+v", text, status)
+	}
+	if _, err := s.CollectGarbage(t.Context(), store.GCOptions{Paths: good.Outputs}); err == nil {
+		t.Error("the output of a build that nobody fetched is not protected")
+	}
+	if status := r.put("good", good); status.State != agentapi.Succeeded {
+		t.Errorf("put again: %+v", status)
+	}
+}
+
+func saveForTest(t *testing.T, dir, id, text string) {
+	t.Helper()
+	dir = filepath.Join(dir, "builds", id)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, statusFile), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestShutdown(t *testing.T) {
+	testkit.CheckLeaks(t)
+	s := newFakeStore(t)
+	r := start(t, s)
+	r.put("b", request(t, 1, "a", "hold"))
+	<-s.held
+	ended := make(chan *agentapi.BuildStatus)
+	go func() {
+		status, err := r.client.Log(context.Background(), "b", 0, new(bytes.Buffer))
+		if err != nil {
+			t.Error(err)
+		}
+		ended <- status
+	}()
+	r.stop()
+	if status := <-ended; status == nil || status.Failure == nil || status.Failure.Culprit != api.CulpritMachine {
+		t.Errorf("got %+v", status)
+	}
+	_, err := r.client.PutBuild(t.Context(), "c", request(t, 1, "c", ""))
+	var answer *agentapi.Error
+	if err == nil || errors.As(err, &answer) {
+		t.Errorf("an agent that ends answers %v; it should look like one that is gone", err)
+	}
+}
+
+func TestTooMany(t *testing.T) {
+	s := newFakeStore(t)
+	r := start(t, s, func(o *Options) { o.MaxBuilds, o.MaxRunning = 2, 1 })
+	r.put("1", request(t, 1, "1", "hold"))
+	_, err := r.client.PutBuild(t.Context(), "2", request(t, 1, "2", "hold"))
+	wantCode(t, err, 503, agentapi.CodeTooMany)
+	_, err = r.client.PutBuild(t.Context(), "3", request(t, 1, "3", "hold"))
+	wantCode(t, err, 503, agentapi.CodeTooMany)
+	if err := r.client.DeleteBuild(t.Context(), "1"); err != nil {
+		t.Fatal(err)
+	}
+	if r.put("2", request(t, 2, "2", "")).State != agentapi.Running {
+		t.Error("there is room, but it was not started")
+	}
+	r.follow("2", 0)
+}
+
+func TestPutStoreFails(t *testing.T) {
+	s := newFakeStore(t)
+	r := start(t, s)
+	s.missing = errors.New("disk on fire")
+	_, err := r.client.PutBuild(t.Context(), "b", request(t, 1, "a", ""))
+	wantCode(t, err, 500, "")
+	s.missing = nil
+	if r.put("b", request(t, 1, "a", "")).State != agentapi.Running {
+		t.Error("it does not start when the store works again")
+	}
+	r.follow("b", 0)
+}
+
+// TestLinger shows when Run ends: not while builds are known.
+func TestLinger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, newFakeStore(t), func(o *Options) { o.Linger, o.KeepBuilds = time.Hour, 24*time.Hour })
+		began := time.Now()
+		time.Sleep(30 * time.Minute)
+		r.put("b", request(t, 1, "a", ""))
+		r.follow("b", 0)
+		if err := r.Run(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		// The build is dropped after 24 hours, at the next look, and then an hour passes.
+		if ran := time.Since(began); ran < 25*time.Hour+30*time.Minute || ran > 26*time.Hour {
+			t.Errorf("ran for %s", ran)
+		}
+		if _, err := r.client.PutBuild(t.Context(), "c", request(t, 1, "c", "")); err == nil {
+			t.Error("an agent that ends starts a build")
+		}
+	})
+}
+
+func TestRunEndsWithContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, newFakeStore(t))
+		ctx, cancel := context.WithTimeout(t.Context(), 1000*time.Hour)
+		defer cancel()
+		if err := r.Run(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// TestRunningIsNotDropped shows that a build may take longer than results are kept.
+func TestRunningIsNotDropped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newFakeStore(t)
+		r := start(t, s, func(o *Options) { o.KeepBuilds = time.Hour })
+		r.put("b", request(t, 1, "a", "hold"))
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Hour)
+		defer cancel()
+		_ = r.Run(ctx)
+		close(s.free)
+		if _, status := r.follow("b", 0); status.State != agentapi.Succeeded {
+			t.Errorf("got %+v", status)
+		}
+	})
+}
+
+// TestManyReferences has a build whose status is longer than a trailer may be.
+func TestManyReferences(t *testing.T) {
+	s := newFakeStore(t)
+	r := start(t, s)
+	var inputs []store.Path
+	for i := range 1500 {
+		p := source(t, "input-"+strings.Repeat("x", 50)+string(rune('a'+i%26))+string(rune('a'+i/26%26))+string(rune('a'+i/676)))
+		if err := s.add(t.Context(), p, "x", nil); err != nil {
+			t.Fatal(err)
+		}
+		inputs = append(inputs, p)
+	}
+	d := &derivation.Derivation{Outputs: []derivation.Output{{Name: "out"}}, Env: []derivation.EnvVar{{Name: "out"}}, Builder: "builtin:fake", System: "x86_64-linux"}
+	r.put("b", requestOf(t, 1, "profile", d, inputs...))
+	_, status := r.follow("b", 0)
+	if status.State != agentapi.Succeeded || status.Partial || len(status.Outputs["out"].References) != 1500 {
+		t.Errorf("got %+v", status)
+	}
+}

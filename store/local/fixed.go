@@ -1,0 +1,97 @@
+package local
+
+import (
+	"crypto/md5"  //nolint:gosec // origins of old packages have such hashes
+	"crypto/sha1" //nolint:gosec // the same
+	"crypto/sha256"
+	"crypto/sha512"
+	"encoding/hex"
+	"fmt"
+	"hash"
+	"io"
+	"os"
+	"strings"
+
+	"golang.org/x/crypto/blake2s"
+	"golang.org/x/crypto/sha3"
+
+	"lighter/nar"
+	"lighter/store"
+	"lighter/store/derivation"
+)
+
+// fixedHash is the hash that a fixed-output derivation promises.
+type fixedHash struct {
+	recursive bool   // of the NAR, else of the one file
+	algorithm string // without "r:"
+	digest    []byte
+}
+
+// newFixedHash returns what an output of a fixed-output derivation promises.
+func newFixedHash(o derivation.Output) (*fixedHash, error) {
+	f := new(fixedHash)
+	f.algorithm, f.recursive = strings.CutPrefix(o.HashAlgorithm, "r:")
+	digest, err := hex.DecodeString(o.Hash)
+	if err != nil {
+		return nil, err
+	}
+	h, err := f.newHash()
+	if err != nil {
+		return nil, err
+	}
+	if len(digest) != h.Size() {
+		return nil, fmt.Errorf("%d bytes are no %s hash", len(digest), f.algorithm)
+	}
+	f.digest = digest
+	return f, nil
+}
+
+// newHash returns an empty hash of the algorithm: those of guix-daemon (newHash in
+// libutil).
+func (f *fixedHash) newHash() (hash.Hash, error) {
+	switch f.algorithm {
+	case "md5":
+		return md5.New(), nil //nolint:gosec // as above
+	case "sha1":
+		return sha1.New(), nil //nolint:gosec // as above
+	case "sha256":
+		return sha256.New(), nil
+	case "sha512":
+		return sha512.New(), nil
+	case "sha3-256":
+		return sha3.New256(), nil
+	case "sha3-512":
+		return sha3.New512(), nil
+	case "blake2s-256":
+		return blake2s.New256(nil)
+	}
+	return nil, fmt.Errorf("the hash algorithm %q is unknown", f.algorithm)
+}
+
+// of computes the hash of the output at a path.
+func (f *fixedHash) of(path string) ([]byte, error) {
+	h, err := f.newHash()
+	if err != nil {
+		return nil, err
+	}
+	if f.recursive {
+		if err := nar.Pack(h, path); err != nil {
+			return nil, err
+		}
+		return h.Sum(nil), nil
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	if _, err := io.Copy(h, file); err != nil {
+		return nil, err
+	}
+	return h.Sum(nil), nil
+}
+
+// format returns a hash as Guix prints it: nix-base32 after the algorithm.
+func (f *fixedHash) format(digest []byte) string {
+	return f.algorithm + ":" + store.EncodeBase32(digest)
+}

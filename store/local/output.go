@@ -1,0 +1,189 @@
+package local
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"lighter/nar"
+	"lighter/store"
+	"lighter/store/derivation"
+)
+
+// register checks what the builder has left and publishes it. It returns what is
+// known of the outputs that were not valid before.
+func (b *build) register(ctx context.Context) (map[store.Path]*store.Info, error) {
+	candidates := make([]store.Path, 0, len(b.inputs)+len(b.outputs))
+	for _, r := range b.inputs {
+		candidates = append(candidates, r.Path)
+	}
+	candidates = append(candidates, b.outputs...)
+	infos := make(map[store.Path]*store.Info)
+	trees := make(map[store.Path]*finished)
+	var fresh []*store.Info
+	for _, o := range b.drv.Outputs {
+		if b.valid[o.Path] != nil {
+			continue
+		}
+		it, err := b.finish(ctx, o, candidates)
+		if err != nil {
+			return nil, err
+		}
+		infos[o.Path], trees[o.Path] = it.info, it
+		fresh = append(fresh, it.info)
+	}
+	if err := b.checkReferences(ctx, infos); err != nil {
+		return nil, err
+	}
+	sorted, err := store.SortInfos(fresh)
+	if err != nil {
+		return nil, b.failure(store.FailedReferences, "%v", err)
+	}
+	var items []*finished
+	for _, info := range sorted {
+		items = append(items, trees[info.Path])
+	}
+	published, err := b.store.publish(ctx, items)
+	if err != nil {
+		return nil, err
+	}
+	for _, info := range published {
+		infos[info.Path] = info
+	}
+	return infos, nil
+}
+
+// finish checks one output, makes it canonical, and finds its hash and references.
+func (b *build) finish(ctx context.Context, o derivation.Output, candidates []store.Path) (*finished, error) {
+	tree := b.folder.output(o.Path)
+	if err := b.inspect(tree, o); err != nil {
+		return nil, err
+	}
+	if err := nar.Canonicalize(tree); err != nil {
+		var disk *fs.PathError
+		if errors.As(err, &disk) {
+			return nil, err
+		}
+		return nil, b.failure(store.FailedOutput, "%v", b.inside(err))
+	}
+	if b.store.buildUser().change {
+		if err := takeOver(tree); err != nil {
+			return nil, err
+		}
+	}
+	if o.HashAlgorithm != "" {
+		var err error
+		if tree, err = b.detach(ctx, tree); err != nil {
+			return nil, err
+		}
+		if err := b.checkFixed(tree, o); err != nil {
+			return nil, err
+		}
+	}
+	scan := newScanner(candidates)
+	var h nar.Hasher
+	if err := nar.Pack(ctxWriter{ctx, io.MultiWriter(&h, scan)}, tree); err != nil {
+		return nil, err
+	}
+	return &finished{tree: tree, info: &store.Info{
+		Path:       o.Path,
+		NARHash:    h.Sum(),
+		NARSize:    h.Size(),
+		References: scan.references(),
+		Deriver:    b.req.Derivation,
+	}}, nil
+}
+
+// inside rewrites an error about a file that can't be in a store to the name that the
+// builder knew it by.
+func (b *build) inside(err error) error {
+	var bad *nar.UnsupportedError
+	if !errors.As(err, &bad) {
+		return err
+	}
+	rel, relErr := filepath.Rel(b.folder.store(), bad.Path)
+	if relErr != nil {
+		return err
+	}
+	return &nar.UnsupportedError{Path: filepath.Join(string(b.store.dir), rel), Mode: bad.Mode}
+}
+
+// inspect makes the checks that guix-daemon makes before it changes anything.
+func (b *build) inspect(tree string, o derivation.Output) error {
+	var st unix.Stat_t
+	switch err := unix.Lstat(tree, &st); {
+	case errors.Is(err, fs.ErrNotExist):
+		return b.failure(store.FailedOutput, "the builder failed to produce the output path %s", o.Path)
+	case err != nil:
+		return &fs.PathError{Op: "stat", Path: tree, Err: err}
+	}
+	owner := uint32(os.Geteuid()) //nolint:gosec // user ids have 32 bits
+	if u := b.store.buildUser(); u.change && !b.builtin() {
+		owner = u.uid
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFLNK && st.Mode&0o022 != 0 || st.Uid != owner {
+		return b.failure(store.FailedOutput, "suspicious ownership or permission on %s; rejecting this build output", o.Path)
+	}
+	if o.HashAlgorithm != "" && o.HashAlgorithm[0] != 'r' && (st.Mode&unix.S_IFMT != unix.S_IFREG || st.Mode&0o100 != 0) {
+		return b.failure(store.FailedOutput, "output path %s should be a non-executable regular file", o.Path)
+	}
+	return nil
+}
+
+func (b *build) builtin() bool {
+	_, ok := b.drv.IsBuiltin()
+	return ok
+}
+
+// takeOver gives a tree that the build user owns to this process.
+func takeOver(tree string) error {
+	return filepath.WalkDir(tree, func(name string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return os.Lchown(name, 0, 0)
+	})
+}
+
+// detach copies an output of a builder that could reach processes outside: it may have
+// given them open files, through which they could change it after it was checked.
+func (b *build) detach(ctx context.Context, tree string) (string, error) {
+	if b.builtin() {
+		return tree, nil
+	}
+	copied := filepath.Join(b.folder.name, "copy")
+	r, w := io.Pipe()
+	packed := make(chan error, 1)
+	go func() {
+		err := nar.Pack(ctxWriter{ctx, w}, tree)
+		w.CloseWithError(err)
+		packed <- err
+	}()
+	err := nar.Unpack(r, copied)
+	r.CloseWithError(err)
+	return copied, errors.Join(err, <-packed)
+}
+
+// checkFixed compares an output with the hash that its derivation promises.
+func (b *build) checkFixed(tree string, o derivation.Output) error {
+	want, err := newFixedHash(o)
+	if err != nil {
+		return fmt.Errorf("output %s: %w", o.Path, err)
+	}
+	got, err := want.of(tree)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(got, want.digest) {
+		return b.failure(store.FailedHashMismatch, "hash mismatch for %s:\n  expected hash: %s\n  actual hash:   %s",
+			o.Path, want.format(want.digest), want.format(got))
+	}
+	return nil
+}

@@ -1,0 +1,104 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// problemAge is how long the answer that there is a problem is believed.
+const problemAge = 30 * time.Second
+
+// problemCache remembers the last answer of BuildProblem.
+type problemCache struct {
+	mu    sync.Mutex
+	asked time.Time
+	err   error
+}
+
+// BuildProblem returns why the store can't build here, with what to change, or nil if
+// it can. It sets a sandbox up to find out, unless it has done so lately.
+func (s *Store) BuildProblem() error {
+	s.problem.mu.Lock()
+	defer s.problem.mu.Unlock()
+	if !s.problem.asked.IsZero() && (s.problem.err == nil || time.Since(s.problem.asked) < problemAge) {
+		return s.problem.err
+	}
+	s.problem.err = s.probe()
+	s.problem.asked = time.Now()
+	return s.problem.err
+}
+
+func (s *Store) probe() error {
+	f, err := s.makeBuildFolder(s.dir.probePath())
+	if err != nil {
+		return s.explainSpace(err)
+	}
+	defer func() {
+		if err := f.remove(); err != nil {
+			s.logger.Warn("the folder of a trial build was not removed", "error", err)
+		}
+	}()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	c := s.newConfig(f, false)
+	c.Probe = true
+	_, err = s.runSandbox(ctx, c, io.Discard)
+	return err
+}
+
+// userNamespacesAllowed reports whether root may make user namespaces.
+var userNamespacesAllowed = sync.OnceValue(func() bool {
+	process, err := os.StartProcess("/proc/self/exe", []string{"lighter-sandbox"}, &os.ProcAttr{
+		Env: []string{"LIGHTER_SANDBOX=0"},
+		Sys: &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, Ptrace: false},
+	})
+	if err != nil {
+		return false
+	}
+	_ = process.Kill()
+	_, _ = process.Wait()
+	return true
+})
+
+// startError explains why a process in new namespaces could not be started.
+func startError(err error) error {
+	if !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EACCES) {
+		return fmt.Errorf("start the sandbox: %w", err)
+	}
+	return fmt.Errorf("start the sandbox: %w; %s", err, advice())
+}
+
+// setupError explains why a sandbox could not be set up.
+func setupError(step string, errno unix.Errno) error {
+	switch {
+	case errno == unix.EPERM && step == "mount /proc":
+		return fmt.Errorf("set up the sandbox: %s: %w; parts of this machine's /proc are hidden, as in containers, and then the kernel gives builds no /proc of their own: run outside the container, or let it see all of /proc (docker run --security-opt systempaths=unconfined)", step, errno)
+	case errno == unix.EPERM || errno == unix.EACCES:
+		return fmt.Errorf("set up the sandbox: %s: %w; %s", step, errno, advice())
+	}
+	return fmt.Errorf("set up the sandbox: %s: %w", step, errno)
+}
+
+// advice says what keeps this process from using user namespaces, and what to do.
+func advice() string {
+	for _, switchOff := range []struct{ file, bad, command string }{
+		{"/proc/sys/kernel/unprivileged_userns_clone", "0", "sysctl -w kernel.unprivileged_userns_clone=1"},
+		{"/proc/sys/user/max_user_namespaces", "0", "sysctl -w user.max_user_namespaces=15000"},
+		{"/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1", "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"},
+	} {
+		text, err := os.ReadFile(switchOff.file)
+		if err == nil && strings.TrimSpace(string(text)) == switchOff.bad {
+			return fmt.Sprintf("this kernel forbids user namespaces (%s is %s); as root: %s", switchOff.file, switchOff.bad, switchOff.command)
+		}
+	}
+	return "this kernel supports user namespaces, but something forbids them to this process: a container's seccomp profile, an LSM, or a chroot (docker run --security-opt seccomp=unconfined, or run outside it)"
+}

@@ -1,0 +1,372 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"lighter/store"
+	"lighter/store/local/sandbox"
+)
+
+// MaybeRunBuilder is to be called first thing in main, and in TestMain, of programs
+// that build. In the process that the store starts to set a sandbox up, it would not
+// return; in others it does nothing. Importing the package is what counts, since that
+// process does its work while the program is still being initialized, long before
+// main. See package sandbox.
+func MaybeRunBuilder() {
+	if os.Getenv(sandbox.Variable) != "" {
+		panic("the sandbox's process has come to main")
+	}
+}
+
+// The user and group that builders see themselves as (guestUID and guestGID in
+// libstore), and are if this process is root.
+const (
+	guestUID = 30001
+	guestGID = 30000
+)
+
+// drainTime is how long the log is read after all builders are dead. Only something
+// outside the sandbox could hold it open for longer.
+const drainTime = 5 * time.Second
+
+// buildUser says who builders are outside the sandbox. If change is not set they are
+// who this process is.
+type buildUser struct {
+	change   bool
+	uid, gid uint32
+	groups   []uint32
+}
+
+func (s *Store) buildUser() buildUser {
+	if os.Geteuid() != 0 {
+		return buildUser{}
+	}
+	u := buildUser{change: true, uid: guestUID, gid: guestGID}
+	if s.opts.BuildUID != 0 {
+		u.uid = s.opts.BuildUID
+	}
+	if s.opts.BuildGID != 0 {
+		u.gid = s.opts.BuildGID
+	}
+	// Builds that need KVM shall have it, where a group has.
+	var st unix.Stat_t
+	if unix.Stat("/dev/kvm", &st) == nil && st.Mode&0o066 == 0o060 && st.Gid != 0 && st.Gid != u.gid {
+		u.groups = []uint32{st.Gid}
+	}
+	return u
+}
+
+func (s *Store) maxProcesses() uint64 {
+	if s.opts.MaxProcesses != 0 {
+		return s.opts.MaxProcesses
+	}
+	return 1024 * (4 + uint64(runtime.NumCPU())) //nolint:gosec // a count
+}
+
+// runBuilder runs the builder in a sandbox. The folder has its outputs afterwards.
+func (b *build) runBuilder(ctx context.Context) error {
+	c, err := b.sandboxConfig(ctx)
+	if err != nil {
+		return err
+	}
+	end, err := b.store.runSandbox(ctx, c, b.log)
+	if err != nil {
+		return err
+	}
+	switch end.Kind {
+	case sandbox.NoExec:
+		err := fmt.Errorf("start the builder %s: %w", b.drv.Builder, end.Errno)
+		if _, _, inStore := b.store.dir.ParsePathWithin(b.drv.Builder); inStore != nil {
+			return fmt.Errorf("%w; it is not in the store, so the machine's sandbox paths must have it", err)
+		}
+		return b.failure(store.FailedExit, "%v", err)
+	case sandbox.Exited:
+		return b.exitError(end.Status)
+	case sandbox.Failed, sandbox.Started:
+	}
+	return fmt.Errorf("the sandbox ended with message %q", end.Kind)
+}
+
+// exitError returns the error of a builder that has ended in some way but success.
+func (b *build) exitError(status unix.WaitStatus) error {
+	var how string
+	var code int
+	switch {
+	case status.Exited() && status.ExitStatus() == 0:
+		return nil
+	case status.Exited():
+		code = status.ExitStatus()
+		how = fmt.Sprintf("the builder failed with exit code %d", code)
+	default:
+		code = 128 + int(status.Signal())
+		how = fmt.Sprintf("the builder was killed by signal %d (%v)", int(status.Signal()), status.Signal())
+	}
+	if last := b.log.lastLines(); last != "" {
+		how += "; its last lines were:\n" + last
+	}
+	failure := b.failure(store.FailedExit, "%s", how)
+	failure.ExitCode = code
+	return failure
+}
+
+// sandboxConfig returns what the sandbox is to have in it, and makes in the build's
+// folder what it needs for that.
+func (b *build) sandboxConfig(ctx context.Context) (*sandbox.Config, error) {
+	_, fixed := b.drv.FixedOutput()
+	c := b.store.newConfig(b.folder, fixed)
+	c.Personality = personality(b.drv.System)
+	c.Builder = b.drv.Builder
+	c.Args = append([]string{path.Base(b.drv.Builder)}, b.drv.Args...)
+	c.Env = b.environment()
+	if !path.IsAbs(b.drv.Builder) {
+		return nil, b.failure(store.FailedExit, "the builder %q is no absolute file name", b.drv.Builder)
+	}
+	for _, v := range slices.Concat(c.Args, c.Env, []string{c.Builder}) {
+		if strings.IndexByte(v, 0) >= 0 {
+			return nil, b.failure(store.FailedExit, "the derivation has a NUL in a builder's argument or variable")
+		}
+	}
+	for _, text := range b.req.SandboxPaths {
+		bind, err := b.sandboxPath(text)
+		if err != nil {
+			return nil, err
+		}
+		c.Paths = append(c.Paths, bind)
+	}
+	slices.SortStableFunc(c.Paths, func(x, y sandbox.Bind) int { return strings.Compare(x.Inside, y.Inside) })
+	if err := b.writeReferencesGraphs(ctx); err != nil {
+		return nil, err
+	}
+	items, err := b.mountPoints()
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range items {
+		c.Items = append(c.Items, sandbox.Bind{Outside: b.store.layout.data(r.data()), Inside: r.Path.Base()})
+	}
+	return c, nil
+}
+
+// newConfig returns what all sandboxes have in them.
+func (s *Store) newConfig(f buildFolder, hostNetwork bool) *sandbox.Config {
+	u := s.buildUser()
+	uid, gid := uint32(guestUID), uint32(guestGID)
+	if u.change {
+		uid, gid = u.uid, u.gid
+	}
+	c := &sandbox.Config{
+		Root:     f.root(),
+		Store:    f.store(),
+		StoreDir: string(s.dir),
+		Tmp:      f.tmp(),
+		Folder:   f.topInside(),
+		Files: []sandbox.File{
+			{Inside: "/etc/passwd", Contents: fmt.Sprintf("nixbld:x:%d:%d:Nix build user:/:/noshell\nnobody:x:65534:65534:Nobody:/:/noshell\n", uid, gid)},
+			{Inside: "/etc/group", Contents: fmt.Sprintf("nixbld:!:%d:\n", gid)},
+		},
+		SetUser:      u.change,
+		UID:          u.uid,
+		GID:          u.gid,
+		Groups:       u.groups,
+		HostNetwork:  hostNetwork,
+		Personality:  personalityNoRandomize,
+		MaxProcesses: s.maxProcesses(),
+	}
+	if !hostNetwork {
+		c.Files = append(c.Files, sandbox.File{Inside: "/etc/hosts", Contents: "127.0.0.1 localhost\n"})
+		return c
+	}
+	for _, name := range []string{"/etc/hosts", "/etc/nsswitch.conf", "/etc/resolv.conf", "/etc/services"} {
+		if _, err := os.Stat(name); err == nil {
+			c.Paths = append(c.Paths, sandbox.Bind{Outside: name, Inside: name})
+		}
+	}
+	return c
+}
+
+// sandboxPath reads one of the request's sandbox paths.
+func (b *build) sandboxPath(text string) (sandbox.Bind, error) {
+	inside, outside, two := strings.Cut(text, "=")
+	if !two {
+		outside = inside
+	}
+	dir := string(b.store.dir)
+	switch {
+	case !path.IsAbs(inside) || path.Clean(inside) != inside || inside == "/":
+		return sandbox.Bind{}, fmt.Errorf("sandbox path %q: %q is no clean absolute file name", text, inside)
+	case !path.IsAbs(outside):
+		return sandbox.Bind{}, fmt.Errorf("sandbox path %q: %q is no absolute file name", text, outside)
+	case inside == dir || strings.HasPrefix(inside, dir+"/") || strings.HasPrefix(dir, inside+"/"):
+		return sandbox.Bind{}, fmt.Errorf("sandbox path %q: %s is the store's own", text, inside)
+	case inside == "/proc" || strings.HasPrefix(inside, "/proc/") || inside == "/dev" || inside == "/tmp" || strings.HasPrefix(inside, "/tmp/"):
+		return sandbox.Bind{}, fmt.Errorf("sandbox path %q: %s is the sandbox's own", text, inside)
+	}
+	real, err := filepath.EvalSymlinks(outside)
+	if err != nil {
+		return sandbox.Bind{}, fmt.Errorf("sandbox path %q: %w", text, err)
+	}
+	return sandbox.Bind{Outside: real, Inside: inside}, nil
+}
+
+// runSandbox runs a sandbox until it ends, and returns its last message. If the
+// context ends it kills everything in it; then the message says nothing.
+func (s *Store) runSandbox(ctx context.Context, c *sandbox.Config, log io.Writer) (sandbox.Message, error) {
+	p, err := s.startSandbox(c)
+	if err != nil {
+		return sandbox.Message{}, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = p.process.Kill() })
+	logged := make(chan struct{})
+	go func() {
+		defer close(logged)
+		_, _ = io.Copy(log, p.log) // it ends with the sandbox, in whatever way
+	}()
+	// The sandbox reads all of it before it does anything else; if it dies, that shows
+	// in what it says.
+	_, _ = p.control.Write(c.Encode())
+	said, _ := io.ReadAll(io.LimitReader(p.control, 1<<20))
+
+	_, err = p.process.Wait()
+	stop()
+	_ = p.log.SetReadDeadline(time.Now().Add(drainTime))
+	<-logged
+	p.control.Close()
+	p.log.Close()
+	if err != nil {
+		return sandbox.Message{}, fmt.Errorf("wait for the sandbox: %w", err)
+	}
+	if ctx.Err() != nil {
+		return sandbox.Message{}, context.Cause(ctx)
+	}
+	return s.lastMessage(c, said)
+}
+
+// lastMessage returns the last message of a sandbox, or what it says went wrong.
+func (s *Store) lastMessage(c *sandbox.Config, said []byte) (sandbox.Message, error) {
+	var last sandbox.Message
+	d := sandbox.NewDecoder(said)
+	for {
+		m, ok := d.Message()
+		if !ok {
+			break
+		}
+		last = m
+	}
+	switch {
+	case last.Kind == sandbox.Failed:
+		return last, setupError(last.Step, last.Errno)
+	case last.Kind == 0 && !c.Probe:
+		return last, errors.New("the sandbox ended before it said anything")
+	case last.Kind == sandbox.Started:
+		return last, errors.New("the sandbox was killed from outside")
+	}
+	return last, nil
+}
+
+// sandboxProcess is the first process of a sandbox.
+type sandboxProcess struct {
+	process *os.Process
+	control net.Conn
+	log     *os.File
+}
+
+// startSandbox starts it.
+func (s *Store) startSandbox(c *sandbox.Config) (*sandboxProcess, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socketpair", err)
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), "sandbox"), os.NewFile(uintptr(fds[1]), "sandbox")
+	defer ours.Close() // net.FileConn duplicates it
+	defer theirs.Close()
+	control, err := net.FileConn(ours)
+	if err != nil {
+		return nil, err
+	}
+	logReader, logWriter, err := os.Pipe()
+	if err != nil {
+		control.Close()
+		return nil, err
+	}
+	defer logWriter.Close()
+	process, err := s.startProcess(c, logWriter, theirs)
+	if err != nil {
+		control.Close()
+		logReader.Close()
+		return nil, err
+	}
+	return &sandboxProcess{process: process, control: control, log: logReader}, nil
+}
+
+func (s *Store) startProcess(c *sandbox.Config, log, control *os.File) (*os.Process, error) {
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return nil, err
+	}
+	defer null.Close()
+	if c.SetUser { // who may open /dev/stderr
+		if err := log.Chown(int(c.UID), int(c.GID)); err != nil {
+			return nil, err
+		}
+	}
+	process, err := os.StartProcess("/proc/self/exe", []string{"lighter-sandbox"}, &os.ProcAttr{
+		Dir:   "/",
+		Env:   []string{sandbox.Variable + "=1", "GOMAXPROCS=1", "GOTRACEBACK=none"},
+		Files: []*os.File{null, log, log, control},
+		Sys:   namespaces(c),
+	})
+	if err != nil {
+		return nil, startError(err)
+	}
+	return process, nil
+}
+
+// namespaces returns what the kernel is asked for. As root, where user namespaces
+// can't be had, the others are enough.
+func namespaces(c *sandbox.Config) *syscall.SysProcAttr {
+	attr := &syscall.SysProcAttr{
+		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS,
+		Setsid:     true,
+	}
+	if !c.HostNetwork {
+		attr.Cloneflags |= syscall.CLONE_NEWNET
+	}
+	if c.SetUser && !userNamespacesAllowed() {
+		return attr
+	}
+	attr.Cloneflags |= syscall.CLONE_NEWUSER
+	if !c.SetUser {
+		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: guestUID, HostID: os.Geteuid(), Size: 1}}
+		attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: guestGID, HostID: os.Getegid(), Size: 1}}
+		// Only root keeps its capabilities by itself over execve(2).
+		attr.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN, unix.CAP_SYS_CHROOT, unix.CAP_SETPCAP}
+		return attr
+	}
+	attr.UidMappings = identity(0, c.UID)
+	attr.GidMappings = identity(append([]uint32{0, c.GID}, c.Groups...)...)
+	attr.GidMappingsEnableSetgroups = true
+	return attr
+}
+
+// identity maps ids to themselves.
+func identity(ids ...uint32) []syscall.SysProcIDMap {
+	var mappings []syscall.SysProcIDMap
+	for _, id := range ids {
+		mappings = append(mappings, syscall.SysProcIDMap{ContainerID: int(id), HostID: int(id), Size: 1})
+	}
+	return mappings
+}
