@@ -310,6 +310,11 @@ func (c *serverConn) handle(ctx context.Context, ch ssh.Channel, session bool) {
 	var goroutines group
 	s := newStream(ch, ch, &goroutines, c.lost)
 	s.remote, s.local = addr(c.conn.RemoteAddr().String()), addr(ServerSocket)
+	if session {
+		s.goodbye = func() {
+			_, _ = ch.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{0}))
+		}
+	}
 	// The end of ctx is the business of Handle; closing is the way to interrupt it, and
 	// done when time is up, with the connection.
 	c.run.Handle(ctx, s)

@@ -27,6 +27,7 @@ type stream struct {
 	group   *group    // of the SSH connection, owns the goroutines
 	failed  func() error
 	onClose func() // called once by Close; may be nil
+	goodbye func() // sends what must come before the end; may be nil
 	local   addr
 	remote  addr
 
@@ -176,7 +177,12 @@ func (s *stream) Close() error {
 	s.close.Do(func() {
 		close(s.closed)
 		// What remains to be sent may have to wait for the network.
-		s.group.Go(func() { s.ch.Close() })
+		s.group.Go(func() {
+			if s.goodbye != nil {
+				s.goodbye()
+			}
+			s.ch.Close()
+		})
 		if s.onClose != nil {
 			s.onClose()
 		}

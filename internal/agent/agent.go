@@ -20,14 +20,13 @@
 //
 // The state folder belongs to one agent alone:
 //
-//	lock                  held while the agent runs
-//	builds/ID/status.json the last state that was written, an agentapi.BuildStatus
-//	builds/ID/log-ATTEMPT what the builder wrote so far, if anything
+//	lock               held while the agent runs
+//	builds/ID.status   the states of a build that was started; see record
+//	builds/ID.log-N    what the builder wrote in attempt N so far, if anything
 //
 // An agent that starts takes over the finished builds of the one before it. Those that
-// ran then are reported as failures of the machine. Files are renamed into place
-// but not synced: what a power failure takes away is known only by an answer that the
-// coordinator repeats anyway, for the build is unknown then and is started again.
+// ran then are reported as failures of the machine. Nothing here is synced: what a power
+// failure takes away is the result of a build, which the coordinator then has built again.
 package agent
 
 import (

@@ -2,14 +2,10 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
-	"os"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -24,11 +20,11 @@ type attempt struct {
 	id         string
 	number     int
 	derivation store.Path
-	dir        string // of the build, not of the attempt alone
 	log        *slog.Logger
 	output     *buildLog
+	record     record
 
-	// lease belongs to who has the turn of the entry, and to Shutdown.
+	// lease belongs to who has the turn of the entry.
 	lease store.Lease
 
 	mu     sync.Mutex // owns all below
@@ -41,17 +37,16 @@ type attempt struct {
 
 func (a *Agent) newAttempt(id string, number int, derivation store.Path) *attempt {
 	at := &attempt{
-		id: id, number: number, derivation: derivation, dir: a.buildDir(id),
-		log: a.log.With("build", id, "attempt", number),
+		id: id, number: number, derivation: derivation,
+		log:    a.log.With("build", id, "attempt", number),
+		record: record{name: a.buildFile(id + recordSuffix)},
 	}
 	at.status = agentapi.BuildStatus{ID: id, Attempt: number, Derivation: derivation, State: agentapi.Rooted}
-	at.output = newBuildLog(at.logFile(), a.opts.MaxLog, at.log)
+	at.output = newBuildLog(a.buildFile(logName(id, number)), a.opts.MaxLog, at.log)
 	return at
 }
 
-func (a *Agent) buildDir(id string) string { return filepath.Join(a.opts.StateDir, "builds", id) }
-
-func (at *attempt) logFile() string { return filepath.Join(at.dir, "log-"+strconv.Itoa(at.number)) }
+func (a *Agent) buildFile(name string) string { return filepath.Join(a.opts.StateDir, "builds", name) }
 
 // snapshot returns the state now. Its maps are not to be changed.
 func (at *attempt) snapshot() agentapi.BuildStatus {
@@ -111,7 +106,7 @@ func (at *attempt) release() {
 // discard releases what the attempt holds and removes its files. It must not run.
 func (at *attempt) discard() {
 	at.release()
-	if err := os.RemoveAll(at.dir); err != nil {
+	if err := errors.Join(at.record.remove(), at.output.remove()); err != nil {
 		at.log.Warn("the files of a build were not removed", "err", err)
 	}
 }
@@ -150,20 +145,11 @@ func (at *attempt) final(ctx context.Context) (agentapi.BuildStatus, error) {
 
 // begin makes a rooted attempt a running one.
 func (at *attempt) begin(cancel context.CancelCauseFunc) error {
-	err := os.Mkdir(at.dir, 0o700)
-	if errors.Is(err, fs.ErrExist) { // what could not be removed before
-		if err = os.RemoveAll(at.dir); err == nil {
-			err = os.Mkdir(at.dir, 0o700)
-		}
-	}
-	if err != nil {
-		return err
-	}
 	at.mu.Lock()
 	defer at.mu.Unlock()
 	status := at.status
 	status.State, status.Missing, status.Started = agentapi.Running, nil, time.Now()
-	if err := saveStatus(at.dir, &status, false); err != nil {
+	if err := at.record.begin(&status); err != nil {
 		return err
 	}
 	at.status, at.cancel, at.over = status, cancel, make(chan struct{})
@@ -177,7 +163,7 @@ func (at *attempt) finish(status agentapi.BuildStatus) {
 	if status.Started.IsZero() {
 		status.Started = status.Stopped
 	}
-	if err := saveStatus(at.dir, &status, true); err != nil {
+	if err := at.record.end(&status); err != nil {
 		at.log.Warn("the outcome of a build was not written; an agent that starts later does not know it", "err", err)
 	}
 	at.mu.Lock()
@@ -186,25 +172,6 @@ func (at *attempt) finish(status agentapi.BuildStatus) {
 	if at.over != nil {
 		close(at.over)
 	}
-}
-
-const statusFile = "status.json"
-
-// saveStatus writes the state of a build. With replace set, whoever reads it finds the
-// old one or the new one.
-func saveStatus(dir string, status *agentapi.BuildStatus, replace bool) error {
-	text, err := json.Marshal(status)
-	if err != nil {
-		return err
-	}
-	name := filepath.Join(dir, statusFile)
-	if !replace {
-		return os.WriteFile(name, text, 0o600)
-	}
-	if err := os.WriteFile(name+".new", text, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(name+".new", name)
 }
 
 // outcome makes a status of what a store's Build returned. The context is that of

@@ -14,7 +14,7 @@ import (
 func BenchmarkBuild(b *testing.B) {
 	s := newFakeStore(b)
 	r := start(b, s, func(o *Options) { o.Logger = slog.New(slog.DiscardHandler) })
-	req := request(b, 1, "a", "log=hello")
+	req := request(b, 1, "a", "log=hello nothing")
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
 		id := fmt.Sprint("b", i)

@@ -62,7 +62,7 @@ func (l *buildLog) Write(p []byte) (int, error) {
 
 func (l *buildLog) writeLocked(text []byte) (err error) {
 	if l.file == nil {
-		if l.file, err = os.OpenFile(l.name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600); err != nil {
+		if l.file, err = os.OpenFile(l.name, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600); err != nil {
 			return err
 		}
 	}
@@ -81,6 +81,14 @@ func (l *buildLog) end() {
 		l.file = nil
 	}
 	l.wakeLocked()
+}
+
+// remove removes the file of a log that has ended, if there is one.
+func (l *buildLog) remove() error {
+	if l.length() == 0 {
+		return nil
+	}
+	return removeFile(l.name)
 }
 
 func (l *buildLog) wakeLocked() {

@@ -369,35 +369,44 @@ func (a *Agent) drop(ctx context.Context, at *attempt) error {
 
 // load takes over the builds of the agent before this one.
 func (a *Agent) load(ctx context.Context) error {
-	names, err := os.ReadDir(a.buildDir(""))
+	files, err := os.ReadDir(a.buildFile(""))
 	if err != nil {
 		return err
 	}
-	for _, name := range names {
-		at, err := a.restore(ctx, name.Name())
+	for _, file := range files {
+		id, isRecord := buildOf(file.Name())
+		if !isRecord {
+			continue
+		}
+		at, err := a.restore(ctx, id)
 		if err != nil {
-			a.log.Warn("a build of an earlier agent cannot be taken over", "build", name.Name(), "err", err)
-			if err := os.RemoveAll(a.buildDir(name.Name())); err != nil {
-				a.log.Warn("the files of a build were not removed", "build", name.Name(), "err", err)
-			}
+			a.log.Warn("a build of an earlier agent cannot be taken over", "build", id, "err", err)
 			continue
 		}
 		a.entries[at.id] = &entry{id: at.id, turn: make(chan struct{}, 1), attempt: at}
+	}
+	for _, file := range files {
+		if id, _ := buildOf(file.Name()); a.entries[id] != nil {
+			continue
+		}
+		if err := removeFile(a.buildFile(file.Name())); err != nil {
+			a.log.Warn("a file of no build was not removed", "err", err)
+		}
 	}
 	return nil
 }
 
 // restore returns an earlier agent's build, with its outputs protected again.
 func (a *Agent) restore(ctx context.Context, id string) (*attempt, error) {
-	status, err := readStatus(a.buildDir(id))
+	status, err := readRecord(a.buildFile(id + recordSuffix))
 	if err != nil {
 		return nil, err
 	}
 	if status.ID != id || !validID(id) || status.Attempt < 1 {
-		return nil, fmt.Errorf("%s is of build %q, attempt %d", statusFile, status.ID, status.Attempt)
+		return nil, fmt.Errorf("its record is of build %q, attempt %d", status.ID, status.Attempt)
 	}
 	at := a.newAttempt(id, status.Attempt, status.Derivation)
-	at.output = openBuildLog(at.logFile(), at.log)
+	at.output = openBuildLog(at.output.name, at.log)
 	at.asked = time.Now()
 	if status.State == agentapi.Succeeded {
 		if lost := a.protect(ctx, at, status); lost != nil {

@@ -79,7 +79,7 @@ func TestBuild(t *testing.T) {
 	if len(s.Leases()) != 0 {
 		t.Errorf("leases after it was deleted: %q", s.Leases())
 	}
-	if names, err := os.ReadDir(r.buildDir("")); err != nil || len(names) != 0 {
+	if names, err := os.ReadDir(r.buildFile("")); err != nil || len(names) != 0 {
 		t.Errorf("files after it was deleted: %v, %v", names, err)
 	}
 	_, err = r.client.Build(t.Context(), "b1")
@@ -273,9 +273,17 @@ func TestRestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	// What agents leave behind that were killed.
-	saveForTest(t, dir, "killed", `{"id":"killed","attempt":7,"derivation":"`+string(good.Derivation)+`","state":"running"}`)
+	saveForTest(t, dir, "killed", `
+{"id":"killed","attempt":7,"derivation":"`+string(good.Derivation)+`","state":"running"}
+
+{"id":"killed","attempt":7,"state":"succ`)
 	saveForTest(t, dir, "torn", `{"id":"torn","att`)
 	saveForTest(t, dir, "moved", `{"id":"elsewhere","attempt":7,"state":"failed"}`)
+
+	saveForTest(t, dir, "orphan", "")
+	if err := os.WriteFile(filepath.Join(dir, "builds", "orphan.log-3"), []byte("text"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 
 	r = start(t, s, inDir)
 	list, err := r.client.Builds(t.Context())
@@ -302,21 +310,25 @@ func TestRestart(t *testing.T) {
 	if text, status := r.follow("bad", 1); text != "ad\n" || status.LogSize != 4 || status.Attempt != 4 {
 		t.Errorf("log %q of %+v", text, status)
 	}
+	if names, err := filepath.Glob(filepath.Join(dir, "builds", "*")); err != nil || len(names) != 7 { // 5 records, 2 logs
+		t.Errorf("files: %q, %v", names, err)
+	}
 	if _, err := s.CollectGarbage(t.Context(), store.GCOptions{Paths: good.Outputs}); err == nil {
 		t.Error("the output of a build that nobody fetched is not protected")
 	}
 	if status := r.put("good", good); status.State != agentapi.Succeeded {
 		t.Errorf("put again: %+v", status)
 	}
+	r.stop()
+	r = start(t, s, inDir)
+	if status, err := r.client.Build(t.Context(), "killed"); err != nil || status.Failure == nil || status.Failure.Message != errKilled.Error() {
+		t.Errorf("the killed build after one more restart: %+v, %v", status, err)
+	}
 }
 
 func saveForTest(t *testing.T, dir, id, text string) {
 	t.Helper()
-	dir = filepath.Join(dir, "builds", id)
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, statusFile), []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "builds", id+recordSuffix), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 }

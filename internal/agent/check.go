@@ -1,11 +1,7 @@
 package agent
 
 import (
-	"encoding/json"
 	"fmt"
-	"io"
-	"os"
-	"path/filepath"
 	"slices"
 
 	"lighter/internal/agentapi"
@@ -16,14 +12,13 @@ import (
 
 // Limits on what is asked of an agent. They are far above what a coordinator sends.
 const (
-	maxRequest  = 64 << 20 // bytes of JSON
-	maxAttempt  = 1 << 30
-	maxOutputs  = 1 << 10
-	maxSandbox  = 1 << 10
-	maxCores    = 1 << 16
-	maxSeconds  = api.Seconds(10 * 365 * 24 * 3600)
-	maxIDLen    = 64
-	maxSavedLen = 256 << 20 // bytes of a status.json
+	maxRequest = 64 << 20 // bytes of JSON
+	maxAttempt = 1 << 30
+	maxOutputs = 1 << 10
+	maxSandbox = 1 << 10
+	maxCores   = 1 << 16
+	maxSeconds = api.Seconds(10 * 365 * 24 * 3600)
+	maxIDLen   = 64
 )
 
 // validID reports whether a build's id is one that can be the name of a folder: 1 to 64
@@ -94,22 +89,4 @@ func checkPaths(dir store.Dir, paths []store.Path) error {
 		}
 	}
 	return nil
-}
-
-// readStatus reads what saveStatus wrote.
-func readStatus(dir string) (*agentapi.BuildStatus, error) {
-	f, err := os.Open(filepath.Join(dir, statusFile))
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxSavedLen))
-	if err != nil {
-		return nil, err
-	}
-	status := new(agentapi.BuildStatus)
-	if err := json.Unmarshal(text, status); err != nil {
-		return nil, fmt.Errorf("%s: %w", f.Name(), err)
-	}
-	return status, nil
 }

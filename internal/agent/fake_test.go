@@ -23,8 +23,8 @@ import (
 
 // fakeStore is a Memory whose builder does what the last of a derivation's arguments
 // says, in words: "hold" waits for release, "log=TEXT" writes a line, "exit" fails as
-// the derivation's fault, "broken" as the machine's, "panic" panics. Then it makes the
-// outputs, which refer to the inputs that they were given.
+// the derivation's fault, "broken" as the machine's, "panic" panics, "nothing" succeeds without
+// making anything. Then it makes the outputs, which refer to the inputs that it was given.
 type fakeStore struct {
 	*storetest.Memory
 	key *signature.PrivateKey
@@ -82,6 +82,8 @@ func (s *fakeStore) Build(ctx context.Context, req *store.BuildRequest) (*store.
 			return nil, &store.BuildError{Derivation: req.Derivation, Failure: store.FailedExit, ExitCode: 3, Message: "builder failed with exit status 3", KeptIn: "/kept"}
 		case "broken":
 			return nil, errBroken
+		case "nothing":
+			return new(store.BuildResult), nil
 		case "panic":
 			panic("at the disco")
 		}

@@ -46,7 +46,9 @@ func (a *Agent) Serve(ctx context.Context, l net.Listener) error {
 	if server.Shutdown(closing) != nil {
 		_ = server.Close() // nothing is lost: who asked will ask again
 	}
-	_ = <-served // that it was closed
+	if err := <-served; !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+		return err
+	}
 	return nil
 }
 

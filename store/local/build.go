@@ -165,7 +165,7 @@ func (b *build) run(ctx context.Context) (*store.BuildResult, error) {
 
 // realize makes the build's folder, builds in it, and removes it.
 func (b *build) realize(ctx context.Context, isBuiltin bool) (_ *store.BuildResult, err error) {
-	if b.folder, err = b.store.makeBuildFolder(b.req.Derivation); err != nil {
+	if b.folder, err = b.store.makeBuildFolder(b.req.Derivation.Name()); err != nil {
 		return nil, err
 	}
 	defer func() {

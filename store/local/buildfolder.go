@@ -22,12 +22,13 @@ type buildFolder struct {
 	drv    string // "NAME.drv"
 }
 
-func (s *Store) makeBuildFolder(drv store.Path) (buildFolder, error) {
+// makeBuildFolder makes the folder of a build of the derivation named drv, "NAME.drv".
+func (s *Store) makeBuildFolder(drv string) (buildFolder, error) {
 	if err := s.beThere(); err != nil {
 		return buildFolder{}, err
 	}
 	name := s.owner.String() + "." + strconv.FormatUint(s.names.Add(1), 10)
-	f := buildFolder{layout: s.layout, name: filepath.Join(s.layout.builds(), name), drv: drv.Name()}
+	f := buildFolder{layout: s.layout, name: filepath.Join(s.layout.builds(), name), drv: drv}
 	for _, folder := range []struct {
 		name string
 		mode fs.FileMode

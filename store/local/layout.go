@@ -18,21 +18,23 @@ const formatVersion = 1
 // layout gives the names of files in a store's folder. It is the folder's name.
 type layout string
 
-func (l layout) data(name string) string         { return filepath.Join(string(l), "store", name) }
-func (l layout) infos() string                   { return filepath.Join(string(l), "info") }
-func (l layout) info(base string) string         { return filepath.Join(string(l), "info", base+infoSuffix) }
-func (l layout) roots() string                   { return filepath.Join(string(l), "roots") }
-func (l layout) leases() string                  { return filepath.Join(string(l), "leases") }
-func (l layout) tmp() string                     { return filepath.Join(string(l), "tmp") }
-func (l layout) tmpOf(o owner) string          { return filepath.Join(string(l), "tmp", o.String()) }
-func (l layout) lease(name string) string        { return filepath.Join(string(l), "leases", name) }
-func (l layout) builds() string                  { return filepath.Join(string(l), "builds") }
-func (l layout) failed() string                  { return filepath.Join(string(l), "failed") }
-func (l layout) trash() string                   { return filepath.Join(string(l), "trash") }
-func (l layout) condemned(base string) string    { return filepath.Join(string(l), "trash", base+infoSuffix) }
-func (l layout) gcLock() string                  { return filepath.Join(string(l), "gc.lock") }
-func (l layout) version() string                 { return filepath.Join(string(l), "version") }
-func (l layout) logFolder(base string) string    { return filepath.Join(string(l), "log", base[:2]) }
+func (l layout) data(name string) string  { return filepath.Join(string(l), "store", name) }
+func (l layout) infos() string            { return filepath.Join(string(l), "info") }
+func (l layout) info(base string) string  { return filepath.Join(string(l), "info", base+infoSuffix) }
+func (l layout) roots() string            { return filepath.Join(string(l), "roots") }
+func (l layout) leases() string           { return filepath.Join(string(l), "leases") }
+func (l layout) tmp() string              { return filepath.Join(string(l), "tmp") }
+func (l layout) tmpOf(o owner) string     { return filepath.Join(string(l), "tmp", o.String()) }
+func (l layout) lease(name string) string { return filepath.Join(string(l), "leases", name) }
+func (l layout) builds() string           { return filepath.Join(string(l), "builds") }
+func (l layout) failed() string           { return filepath.Join(string(l), "failed") }
+func (l layout) trash() string            { return filepath.Join(string(l), "trash") }
+func (l layout) condemned(base string) string {
+	return filepath.Join(string(l), "trash", base+infoSuffix)
+}
+func (l layout) gcLock() string               { return filepath.Join(string(l), "gc.lock") }
+func (l layout) version() string              { return filepath.Join(string(l), "version") }
+func (l layout) logFolder(base string) string { return filepath.Join(string(l), "log", base[:2]) }
 func (l layout) logFile(drv store.Path) string {
 	base := drv.Base()
 	return filepath.Join(l.logFolder(base), base[2:]+".gz")

@@ -142,16 +142,6 @@ func (b *build) builtin() bool {
 	return ok
 }
 
-// takeOver gives a tree that the build user owns to this process.
-func takeOver(tree string) error {
-	return filepath.WalkDir(tree, func(name string, _ fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		return os.Lchown(name, 0, 0)
-	})
-}
-
 // detach copies an output of a builder that could reach processes outside: it may have
 // given them open files, through which they could change it after it was checked.
 func (b *build) detach(ctx context.Context, tree string) (string, error) {

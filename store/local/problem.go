@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"lighter/store/local/sandbox"
 )
 
 // problemAge is how long the answer that there is a problem is believed.
@@ -38,7 +40,7 @@ func (s *Store) BuildProblem() error {
 }
 
 func (s *Store) probe() error {
-	f, err := s.makeBuildFolder(s.dir.probePath())
+	f, err := s.makeBuildFolder("probe.drv")
 	if err != nil {
 		return s.explainSpace(err)
 	}
@@ -55,18 +57,19 @@ func (s *Store) probe() error {
 	return err
 }
 
-// userNamespacesAllowed reports whether root may make user namespaces.
+// userNamespacesAllowed reports whether this process, which is root, may make user
+// namespaces. The process that it starts to find out finds no sandbox to set up, and
+// ends.
 var userNamespacesAllowed = sync.OnceValue(func() bool {
 	process, err := os.StartProcess("/proc/self/exe", []string{"lighter-sandbox"}, &os.ProcAttr{
-		Env: []string{"LIGHTER_SANDBOX=0"},
-		Sys: &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, Ptrace: false},
+		Env: []string{sandbox.Variable + "=1"},
+		Sys: &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER},
 	})
 	if err != nil {
 		return false
 	}
-	_ = process.Kill()
-	_, _ = process.Wait()
-	return true
+	_, err = process.Wait()
+	return err == nil
 })
 
 // startError explains why a process in new namespaces could not be started.

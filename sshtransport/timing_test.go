@@ -1,0 +1,237 @@
+package sshtransport
+
+import (
+	"context"
+	"errors"
+	"net"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"lighter/sshtransport/sshtest"
+)
+
+// pipeConfig logs in, through pipes in memory, to a server that accepts it. What the
+// server is given is in conns.
+func pipeConfig(t *testing.T, serve func(net.Conn, *ssh.ServerConfig)) Config {
+	t.Helper()
+	key, file := sshtest.WriteKey(t)
+	hostKey := sshtest.NewKey(t)
+	config := &ssh.ServerConfig{
+		ServerVersion: serverVersionPrefix,
+		PublicKeyCallback: func(_ ssh.ConnMetadata, k ssh.PublicKey) (*ssh.Permissions, error) {
+			if !keysEqual(k, key.PublicKey()) {
+				return nil, errors.New("another key")
+			}
+			return nil, nil
+		},
+	}
+	config.AddHostKey(hostKey)
+	return Config{
+		Machine: "m", Addr: "m:22", User: "u", PrivateKey: file, HostKey: FormatHostKey(hostKey.PublicKey()),
+		Dial: func(context.Context) (net.Conn, error) {
+			ours, theirs := net.Pipe()
+			go serve(theirs, config)
+			return ours, nil
+		},
+	}
+}
+
+// acceptAll is a server that takes all channels and reads nothing. It answers global
+// requests as long as there is something in answers.
+func acceptAll(answers chan struct{}) func(net.Conn, *ssh.ServerConfig) {
+	return func(c net.Conn, config *ssh.ServerConfig) {
+		conn, channels, requests, err := ssh.NewServerConn(c, config)
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		go func() {
+			for req := range requests {
+				if _, ok := <-answers; ok {
+					req.Reply(false, nil)
+				}
+			}
+		}()
+		for ch := range channels {
+			if _, requests, err := ch.Accept(); err == nil {
+				go ssh.DiscardRequests(requests)
+			}
+		}
+	}
+}
+
+// A machine that is silent for so long, and does not answer for so long, is lost.
+func TestKeepalive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		answers := make(chan struct{}, 3)
+		for range 3 {
+			answers <- struct{}{}
+		}
+		cfg := pipeConfig(t, acceptAll(answers))
+		cfg.KeepaliveInterval, cfg.KeepaliveTimeout = 10*time.Second, 5*time.Second
+		c := New(cfg)
+		conn, err := c.DialAgent(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		begin := time.Now()
+		_, err = conn.Read(make([]byte, 1))
+		if !errors.Is(err, ErrLinkLost) || !strings.Contains(err.Error(), "link to machine m lost: no sign of life within 5s") {
+			t.Errorf("error = %v", err)
+		}
+		// Three were answered at once.
+		if got := time.Since(begin); got != 45*time.Second {
+			t.Errorf("found out after %v", got)
+		}
+		if err := conn.SetDeadline(time.Time{}); err != nil {
+			t.Error(err)
+		}
+		conn.Close()
+		c.Close()
+		close(answers)
+	})
+}
+
+// The pauses grow, and end with the first success.
+func TestDownGrows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		answers := make(chan struct{})
+		cfg := pipeConfig(t, acceptAll(answers))
+		up, dialled := false, 0
+		dial := cfg.Dial
+		cfg.Dial = func(ctx context.Context) (net.Conn, error) {
+			dialled++
+			if !up {
+				return nil, syscall.ECONNREFUSED
+			}
+			return dial(ctx)
+		}
+		c := New(cfg)
+		pause := firstPause
+		for try := 1; try <= 12; try++ {
+			_, err := c.DialAgent(t.Context())
+			var down *DownError
+			if !errors.As(err, &down) || dialled != try {
+				t.Fatalf("try %d: %v, dialled %d times", try, err, dialled)
+			}
+			left := time.Until(down.Next)
+			if low, high := pause*3/4, min(pause*5/4, maxPause); left < low || left > high {
+				t.Errorf("try %d: pause %v is not from %v to %v", try, left, low, high)
+			}
+			pause = min(2*pause, maxPause)
+			time.Sleep(left - 1)
+			if _, err := c.DialAgent(t.Context()); !errors.Is(err, syscall.ECONNREFUSED) || dialled != try {
+				t.Errorf("try %d: too early: %v, dialled %d times", try, err, dialled)
+			}
+			time.Sleep(1)
+		}
+		up = true
+		if _, err := c.DialAgent(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		up = false
+		c.link.fail(errors.New("test"))
+		synctest.Wait()
+		if got := c.Status(); got.State != StateDown || !errors.Is(got.Err, ErrLinkLost) || !got.NextTry.IsZero() {
+			t.Errorf("status = %+v", got)
+		}
+		_, err := c.DialAgent(t.Context())
+		var down *DownError
+		if !errors.As(err, &down) || time.Until(down.Next) > firstPause*5/4 {
+			t.Errorf("error = %v", err)
+		}
+		c.Close()
+		close(answers)
+	})
+}
+
+// Who waits may leave; when the last one does, the attempt ends, and is no failure.
+func TestWaiters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began, ended := 0, 0
+		cfg := Config{Machine: "m", Addr: "m:22", User: "u", HostKey: FormatHostKey(sshtest.NewKey(t).PublicKey())}
+		cfg.ConnectTimeout = time.Hour
+		cfg.Dial = func(ctx context.Context) (net.Conn, error) {
+			began++
+			<-ctx.Done()
+			ended++
+			return nil, ctx.Err()
+		}
+		c := New(cfg)
+		var wg sync.WaitGroup
+		for seconds := range 3 {
+			wg.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(seconds+1)*time.Second)
+				defer cancel()
+				if _, err := c.DialAgent(ctx); !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("error = %v", err)
+				}
+			})
+		}
+		time.Sleep(2500 * time.Millisecond)
+		if began != 1 || ended != 0 || c.Status().State != StateConnecting {
+			t.Errorf("%d attempts, %d ended; %+v", began, ended, c.Status())
+		}
+		wg.Wait()
+		synctest.Wait()
+		if got := c.Status(); ended != 1 || got.State != StateUnknown || got.Err != nil || !got.NextTry.IsZero() {
+			t.Errorf("%d ended; %+v", ended, got)
+		}
+		// One who waits when the client is closed is told.
+		wg.Go(func() {
+			if _, err := c.DialAgent(t.Context()); !errors.Is(err, ErrClosed) {
+				t.Errorf("error = %v", err)
+			}
+		})
+		synctest.Wait()
+		c.Close()
+		wg.Wait()
+	})
+}
+
+// A transfer that fills the connection is a sign of life.
+func TestKeepaliveBusy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		answers := make(chan struct{}) // nothing is answered
+		cfg := pipeConfig(t, func(c net.Conn, config *ssh.ServerConfig) {
+			acceptAll(answers)(&slowConn{Conn: c}, config)
+		})
+		cfg.KeepaliveInterval, cfg.KeepaliveTimeout = time.Second, 2*time.Second
+		c := New(cfg)
+		conn, err := c.DialAgent(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		begin := time.Now()
+		// The window is 2 MiB, and each 64 KiB take a second; then all is silent.
+		if _, err := conn.Write(make([]byte, 4<<20)); !errors.Is(err, ErrLinkLost) {
+			t.Errorf("error = %v", err)
+		}
+		if took := time.Since(begin); took < 30*time.Second {
+			t.Errorf("lost after %v", took)
+		}
+		c.Close()
+		close(answers)
+	})
+}
+
+// slowConn reads 64 KiB a second, once it has read a little.
+type slowConn struct {
+	net.Conn
+	read int
+}
+
+func (s *slowConn) Read(p []byte) (int, error) {
+	n, err := s.Conn.Read(p[:min(len(p), 64<<10)])
+	s.read += n
+	if s.read > 10<<10 {
+		time.Sleep(time.Duration(n) * time.Second / (64 << 10))
+	}
+	return n, err
+}
