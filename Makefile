@@ -7,6 +7,7 @@ BUILD      := build
 # Agents are uploaded to machines, so they are made for all of these.
 PLATFORMS  := linux-amd64 linux-arm64 linux-arm linux-386 linux-riscv64 linux-ppc64le
 FUZZTIME   ?= 10m
+PACKAGES   ?= ./...
 SOURCES    := $(shell find . -name '*.go' -not -path './build/*' 2>/dev/null) go.mod go.sum
 LDFLAGS    := -s -w
 
@@ -35,12 +36,12 @@ demo: build ## a coordinator and three machines on loopback build lighter's own 
 	$(BUILD)/lighter demo
 
 test: ## all tests (with the race detector in CI, or with RACE=1)
-	$(GO) vet ./...
-	$(GO) test -timeout 20m $(TESTFLAGS) ./...
+	$(GO) vet $(PACKAGES)
+	$(GO) test -timeout 20m $(TESTFLAGS) $(PACKAGES)
 
 lint: ## golangci-lint, pinned in .tools/go.mod
 	cd .tools && $(GO) build -o ../$(BUILD)/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
-	$(BUILD)/golangci-lint run ./...
+	$(BUILD)/golangci-lint run $(PACKAGES)
 
 format: ## rewrite the sources with gofumpt and goimports
 	cd .tools && $(GO) build -o ../$(BUILD)/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
