@@ -107,7 +107,7 @@ func (p *packer) file(in openFolder, name string, h *Header) error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd) //nolint:errcheck // it was only read
+	defer unix.Close(fd)
 	if err := p.nar.WriteHeader(h); err != nil {
 		return err
 	}

@@ -206,7 +206,7 @@ func (u *unpacker) smallFile(f collectedFile, contents []byte) error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd) //nolint:errcheck // an error here could only tell what write has told
+	defer unix.Close(fd)
 	if err := writeAll(fd, contents); err != nil {
 		return f.in.problem("write", f.name, err)
 	}
@@ -219,7 +219,7 @@ func (u *unpacker) file(in openFolder, name string, h *Header) error {
 		return err
 	}
 	u.made = true
-	defer unix.Close(fd) //nolint:errcheck // an error here could only tell what write has told
+	defer unix.Close(fd)
 	if err := u.contents(in, name, fd, h.Size); err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"os"
 	"os/signal"
@@ -281,7 +282,7 @@ func derivationArgument(ctx context.Context, f folders, arg string) (store.Path,
 		}
 		return path, nil
 	}
-	s, err := openStore(f, nil)
+	s, err := openStore(f, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return "", err
 	}

@@ -95,29 +95,29 @@ func (c *coordinatorAction) run(ctx context.Context, inv *invocation) error {
 	return err
 }
 
-func (c *coordinatorAction) coordinate(ctx context.Context, inv *invocation, f folders, list []machines.Machine, listener net.Listener, logger *slog.Logger) error {
-	key, err := ensureSigningKey(f, logger)
+func (c *coordinatorAction) coordinate(ctx context.Context, inv *invocation, f folders, list []machines.Machine, listener net.Listener, logger *slog.Logger) (err error) {
+	key, err := ensureKey(f.signingKey(), logger)
 	if err != nil {
 		return err
 	}
-	store, err := openStoreWith(f, key, logger)
+	s, err := openStore(f, key, logger)
 	if err != nil {
 		return err
 	}
-	defer store.Close()
+	defer func() { err = errors.Join(err, s.Close()) }()
 	records, err := ledger.Open(f.ledger(), ledger.Options{Logger: logger})
 	if err != nil {
 		return fmt.Errorf("open ledger %s: %w", f.ledger(), err)
 	}
-	links, err := newLinkMaker(inv, f, logger)
+	links, err := newLinkMaker(inv, f, c.agents, logger)
 	if err != nil {
 		return errors.Join(err, records.Close())
 	}
-	links.agents, links.store, links.key = c.agents, store, key
+	links.store = s
 	one, err := coordinator.New(coordinator.Config{
-		Store: store, Ledger: records, Machines: list,
+		Store: s, Ledger: records, Machines: list,
 		NewLink: func(m machines.Machine) (coordinator.Link, error) { return links.link(m) },
-		ACL:     links.acl,
+		ACL:     func() (*signature.ACL, error) { return loadOwnACL(f) },
 		LogDir:  filepath.Join(f.state, "log"), Logger: logger, Version: version.Version,
 	})
 	if err != nil {
@@ -155,15 +155,15 @@ func serve(ctx context.Context, c *coordinator.Coordinator, listener net.Listene
 	return group.Wait()
 }
 
-// ensureSigningKey loads the head's signing key, and makes one if there is none.
-func ensureSigningKey(f folders, logger *slog.Logger) (*signature.PrivateKey, error) {
-	key, err := signature.LoadPrivateKey(signature.SecretFile(f.signingKey()))
+// ensureKey loads a signing key, and makes one if there is none.
+func ensureKey(file string, logger *slog.Logger) (*signature.PrivateKey, error) {
+	key, err := signature.LoadPrivateKey(signature.SecretFile(file))
 	if !errors.Is(err, fs.ErrNotExist) {
 		return key, err
 	}
-	if key, err = makeSigningKey(f.signingKey()); err != nil {
+	if key, err = makeSigningKey(file); err != nil {
 		return nil, err
 	}
-	logger.Info("made a signing key", "file", signature.PublicFile(f.signingKey()), "fingerprint", key.Public().Fingerprint())
+	logger.Info("made a signing key", "file", signature.PublicFile(file), "fingerprint", key.Public().Fingerprint())
 	return key, nil
 }

@@ -20,7 +20,7 @@ func (f folders) signingKey() string   { return filepath.Join(f.config, "signing
 func (f folders) acl() string          { return filepath.Join(f.config, "acl") }
 func (f folders) store() string        { return filepath.Join(f.state, "store") }
 func (f folders) ledger() string       { return filepath.Join(f.state, "ledger") }
-func (f folders) sshKey() string       { return filepath.Join(f.config, "ssh-key") }
+func (f folders) localAgent() string   { return filepath.Join(f.state, "local-agent") }
 
 // folderFlags are the flags from which folders are found.
 type folderFlags struct{ state, config, socket *string }

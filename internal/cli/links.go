@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
+	"net"
 
 	"lighter/internal/coordinator"
 	"lighter/machines"
@@ -27,23 +28,13 @@ type linkMaker struct {
 
 func newLinkMaker(inv *invocation, f folders, agents string, logger *slog.Logger) (*linkMaker, error) {
 	public, err := signature.LoadPublicKey(signature.PublicFile(f.signingKey()))
-	if err != nil && !isNotExist(err) {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	return &linkMaker{
 		folders: f, home: homeFolder(inv.Getenv), logger: logger, public: public,
 		agents: newAgentFinder(agents, inv.Getenv("LIGHTER_AGENTS")),
 	}, nil
-}
-
-// acl returns the head's ACL, and the head's own key: what it signs itself, as a
-// machine among others, it takes.
-func (l *linkMaker) acl() (*signature.ACL, error) {
-	acl, err := loadACL(l.folders)
-	if err == nil && l.public != nil {
-		acl.Add(l.public)
-	}
-	return acl, err
 }
 
 // link makes the link to a machine; it does not connect.
@@ -106,7 +97,7 @@ func newLocalLink(l *linkMaker, m *machines.Machine) (*localLink, error) {
 		if err != nil {
 			return nil, err
 		}
-		if s, err = openStoreWith(l.folders, key, l.logger); err != nil {
+		if s, err = openStore(l.folders, key, l.logger); err != nil {
 			return nil, err
 		}
 		link.own = s
@@ -117,7 +108,7 @@ func newLocalLink(l *linkMaker, m *machines.Machine) (*localLink, error) {
 	}
 	a, err := startAgent(agentSetup{
 		store: s, state: l.folders.localAgent(), disk: l.folders.store(), public: public,
-		sandboxPaths: m.SandboxPaths, logger: l.logger.With("machine", m.Name),
+		logger: l.logger.With("machine", m.Name),
 	})
 	if err != nil {
 		return nil, errors.Join(err, link.closeStore())
@@ -126,7 +117,7 @@ func newLocalLink(l *linkMaker, m *machines.Machine) (*localLink, error) {
 	return link, nil
 }
 
-func (l *localLink) DialAgent(ctx context.Context) (conn, error) { return l.dial(ctx) }
+func (l *localLink) DialAgent(ctx context.Context) (net.Conn, error) { return l.dial(ctx) }
 
 // Close ends the agent: builds on the head itself end with the coordinator.
 func (l *localLink) Close() error {

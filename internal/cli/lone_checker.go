@@ -28,7 +28,7 @@ func newLoneChecker(inv *invocation, f folders) (*loneChecker, error) {
 	if err != nil {
 		return nil, err
 	}
-	links, err := newLinkMaker(inv, f, slog.New(slog.DiscardHandler))
+	links, err := newLinkMaker(inv, f, "", slog.New(slog.DiscardHandler))
 	if err != nil {
 		return nil, err
 	}

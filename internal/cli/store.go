@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"path/filepath"
 	"strings"
 	"time"
@@ -41,15 +42,14 @@ func openHeadStore(inv *invocation, where *folderFlags) (*local.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return openStore(f, nil)
+	return openStore(f, nil, slog.New(slog.DiscardHandler))
 }
 
-func openStore(f folders, key *signature.PrivateKey) (*local.Store, error) {
+// openStore opens the head's store. Without a key it cannot export.
+func openStore(f folders, key *signature.PrivateKey, logger *slog.Logger) (*local.Store, error) {
 	return local.Open(local.Options{
-		Root: f.store(),
-		Dir:  store.DefaultDir,
-		Key:  key,
-		ACL:  func() (*signature.ACL, error) { return loadACL(f) },
+		Root: f.store(), Dir: store.DefaultDir, Key: key, Logger: logger,
+		ACL: func() (*signature.ACL, error) { return loadOwnACL(f) },
 	})
 }
 
@@ -219,7 +219,7 @@ func exportItems(ctx context.Context, inv *invocation, where *folderFlags, recur
 	if err != nil {
 		return err
 	}
-	s, err := openStore(f, key)
+	s, err := openStore(f, key, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}

@@ -73,7 +73,7 @@ func scratch(t testing.TB) string {
 
 func openAt(t testing.TB, root string) *Store {
 	t.Helper()
-	s, err := Open(Options{Root: root, Key: testKey, ACL: testACL, NoSync: os.Getenv("NOSYNC") != ""})
+	s, err := Open(Options{Root: root, Key: testKey, ACL: testACL})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -325,7 +325,7 @@ func (s *Store) startProcess(c *sandbox.Config, log, control *os.File) (*os.Proc
 	}
 	process, err := os.StartProcess("/proc/self/exe", []string{"lighter-sandbox"}, &os.ProcAttr{
 		Dir:   "/",
-		Env:   []string{sandbox.Variable + "=1", "GOMAXPROCS=1", "GOTRACEBACK=none"},
+		Env:   []string{sandbox.Variable + "=1", "GOMAXPROCS=1", "GODEBUG=containermaxprocs=0,updatemaxprocs=0", "GOTRACEBACK=none"},
 		Files: []*os.File{null, log, log, control},
 		Sys:   namespaces(c),
 	})

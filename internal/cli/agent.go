@@ -1,0 +1,230 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/user"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/crypto/ssh"
+
+	"lighter/internal/agentapi"
+	"lighter/machines"
+	"lighter/nar/signature"
+	"lighter/sshtransport"
+	"lighter/store"
+	"lighter/store/local"
+)
+
+func agentCommand() *command {
+	return &command{
+		name:  "agent",
+		short: "make this computer a machine without sshd",
+		long: `Runs an SSH server of lighter's own in the foreground, with the agent and its store behind it. It offers builds and nothing else: no shell, no commands, no files. Where there is an sshd this is not needed: the coordinator uploads its agent by itself.
+
+First an entry for the coordinator's machines file is printed, with the host key, and an empty line; user and private-key may have to be changed there. Who logs in needs a key in --authorized-keys. What the coordinator sends must be signed by a key named with --authorize, once: "lighter key show" prints it on the head.`,
+		exits: []int{exitBadInput},
+		examples: []example{
+			{"lighter agent --listen :2222 --authorized-keys ./head-ssh.pub --authorize ./head.pub", "a machine for one head"},
+			{"lighter agent --listen 127.0.0.1:0 --name test --state /tmp/test --sandbox-path /bin --sandbox-path /usr", "one to try things with"},
+		},
+		takesSignals: true,
+		setup: func(fs *pflag.FlagSet) action {
+			a := &agentAction{}
+			fs.StringVar(&a.listen, "listen", "", "listen on `ADDR`, as HOST:PORT; without HOST on all addresses, with port 0 on a free port")
+			fs.StringVar(&a.name, "name", "", "the machine's name (default this computer's)")
+			fs.StringVar(&a.state, "state", "", "folder `DIR` with store, keys and ACL of the machine (else $LIGHTER_STATE, else /var/lib/lighter for root and ~/.local/share/lighter for others)")
+			fs.StringVar(&a.hostKey, "host-key", "", "the server's private key is `FILE`, which is made if need be (default ssh-host-key in the state folder)")
+			fs.StringVar(&a.authorizedKeys, "authorized-keys", "", "who may log in: public SSH keys in `FILE`, one a line (default ~/.ssh/authorized_keys)")
+			fs.StringArrayVar(&a.authorize, "authorize", nil, "accept from now on what is signed by the public key in `FILE`; may be repeated")
+			fs.StringArrayVar(&a.sandboxPaths, "sandbox-path", nil, "`PATH` here that builds may see beside their inputs, for the entry; may be repeated")
+			a.log = addLogFlags(fs)
+			return a.run
+		},
+	}
+}
+
+// agentAction is one run of "lighter agent".
+type agentAction struct {
+	listen, name, state     string
+	hostKey, authorizedKeys string
+	authorize, sandboxPaths []string
+	log                     *logFlags
+}
+
+// agentFolders says where a machine has its things; lighter-agent uses the same names.
+type agentFolders string
+
+func (f agentFolders) store() string      { return filepath.Join(string(f), "store") }
+func (f agentFolders) signingKey() string { return filepath.Join(string(f), "signing-key") }
+func (f agentFolders) acl() string        { return filepath.Join(string(f), "acl") }
+func (f agentFolders) agent() string      { return filepath.Join(string(f), "agent") }
+
+func (a *agentAction) run(ctx context.Context, inv *invocation) error {
+	if err := inv.arguments("", 0, 0); err != nil {
+		return err
+	}
+	if a.listen == "" {
+		return usageErrorf("%s: --listen is missing, such as --listen :2222", inv.flags.Name())
+	}
+	if err := a.complete(inv); err != nil {
+		return err
+	}
+	logger, err := a.log.logger(inv, inv.Err)
+	if err != nil {
+		return err
+	}
+	lock, err := lockFolder(a.state, "agent")
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	ctx, stop := cancelOnSignal(ctx, inv.Signals)
+	defer stop()
+	return a.serve(ctx, inv, logger.With("machine", a.name))
+}
+
+// complete fills in what no flag said.
+func (a *agentAction) complete(inv *invocation) error {
+	f, err := (&folderFlags{state: &a.state}).resolve(inv)
+	if err != nil {
+		return err
+	}
+	a.state = f.state
+	if a.name == "" {
+		if a.name, err = os.Hostname(); err != nil {
+			return fmt.Errorf("name of this computer: %w; give one with --name", err)
+		}
+	}
+	if a.hostKey == "" {
+		a.hostKey = filepath.Join(a.state, "ssh-host-key")
+	}
+	if a.authorizedKeys == "" {
+		a.authorizedKeys = filepath.Join(homeFolder(inv.Getenv), ".ssh", "authorized_keys")
+	}
+	return nil
+}
+
+// serve runs the machine until ctx ends, which is a good end.
+func (a *agentAction) serve(ctx context.Context, inv *invocation, logger *slog.Logger) (err error) {
+	folders := agentFolders(a.state)
+	key, err := ensureKey(folders.signingKey(), logger)
+	if err != nil {
+		return err
+	}
+	if err := a.authorizeKeys(folders); err != nil {
+		return err
+	}
+	s, err := local.Open(local.Options{
+		Root: folders.store(), Dir: store.DefaultDir, Key: key, Logger: logger,
+		ACL: func() (*signature.ACL, error) { return readACL(folders.acl()) },
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	hostKey, err := sshtransport.LoadOrCreateHostKey(a.hostKey)
+	if err != nil {
+		return err
+	}
+	authorized := sshtransport.AuthorizedKeysFile(a.authorizedKeys)
+	if _, err := authorized(); err != nil {
+		return fmt.Errorf("who may log in: %w", err)
+	}
+	agent, err := startAgent(agentSetup{
+		store: s, state: folders.agent(), disk: folders.store(), public: key.Public().String(), logger: logger,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, agent.stop()) }()
+	var config net.ListenConfig
+	listener, err := config.Listen(ctx, "tcp", a.listen)
+	if err != nil {
+		return err
+	}
+	if err := a.printEntry(ctx, inv, agent, listener.Addr(), hostKey.PublicKey()); err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	logger.Info("machine is ready", "address", listener.Addr().String(), "signs-with", key.Public().Fingerprint(), "version", agentapi.Protocol)
+	server := &sshtransport.Server{HostKey: hostKey, AuthorizedKeys: authorized, Handle: agent.serve, Logger: logger}
+	err = server.Serve(ctx, listener)
+	logger.Info("machine stops")
+	return err
+}
+
+// authorizeKeys puts the keys that --authorize names into the machine's ACL.
+func (a *agentAction) authorizeKeys(folders agentFolders) error {
+	for _, file := range a.authorize {
+		key, err := signature.LoadPublicKey(file)
+		if err != nil {
+			return badInput(err)
+		}
+		if err := signature.UpdateACL(folders.acl(), func(acl *signature.ACL) error {
+			acl.Add(key)
+			return nil
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// printEntry prints the machine's entry for the coordinator's machines file.
+func (a *agentAction) printEntry(ctx context.Context, inv *invocation, agent *inProcessAgent, addr net.Addr, hostKey ssh.PublicKey) error {
+	client := agentapi.NewClient(agent.dial)
+	defer client.Close()
+	info, err := client.Machine(ctx)
+	if err != nil {
+		return err
+	}
+	host, port, err := listenAddress(a.listen, addr)
+	if err != nil {
+		return err
+	}
+	m := machines.Machine{
+		Name: a.name, Host: host, Port: port, Systems: info.Systems, User: userName(), HostKey: sshtransport.FormatHostKey(hostKey),
+		ParallelBuilds: max(1, runtime.NumCPU()/2), Speed: machines.DefaultSpeed,
+		OverloadThreshold: machines.DefaultOverloadThreshold, MinFreeDisk: machines.DefaultMinFreeDisk,
+		Store: machines.StoreAuto, DaemonSocket: machines.DefaultDaemonSocket, SandboxPaths: a.sandboxPaths,
+	}
+	if info.BuildProblem != "" {
+		fmt.Fprintf(inv.Err, "lighter agent: no builds are possible here: %s\n", errorText(errors.New(info.BuildProblem)))
+	}
+	_, err = fmt.Fprintf(inv.Out, "%s\n\n", strings.TrimRight(string(machines.FormatTOML([]machines.Machine{m})), "\n"))
+	return err
+}
+
+// listenAddress returns the address under which others reach what listens on addr.
+func listenAddress(listen string, addr net.Addr) (host string, port int, err error) {
+	_, text, err := net.SplitHostPort(addr.String())
+	if err != nil {
+		return "", 0, err
+	}
+	if port, err = strconv.Atoi(text); err != nil {
+		return "", 0, err
+	}
+	host, _, err = net.SplitHostPort(listen)
+	if err != nil {
+		return "", 0, err
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host, err = os.Hostname()
+	}
+	return host, port, err
+}
+
+func userName() string {
+	if u, err := user.Current(); err == nil {
+		return u.Username
+	}
+	return "lighter"
+}

@@ -1,0 +1,77 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"lighter/internal/agent"
+	"lighter/store/local"
+)
+
+// shutdownTimeout is how long the builds of an agent may take to be canceled.
+const shutdownTimeout = 15 * time.Second
+
+// inProcessAgent is an agent in this process.
+type inProcessAgent struct {
+	agent  *agent.Agent
+	logger *slog.Logger
+	ctx    context.Context // ends with stop
+	cancel context.CancelFunc
+	group  sync.WaitGroup // streams, and the agent's own housekeeping
+}
+
+// agentSetup says what an agent in this process works with.
+type agentSetup struct {
+	store  *local.Store
+	state  string // folder for the agent alone
+	disk   string // folder whose free space counts
+	public string // key with which the store signs, as an s-expression
+	logger *slog.Logger
+}
+
+func startAgent(s agentSetup) (*inProcessAgent, error) {
+	a, err := agent.New(agent.Options{
+		Store: s.store, StateDir: s.state, DiskDir: s.disk, PublicKey: s.public, Logger: s.logger,
+	})
+	if err != nil {
+		return nil, err
+	}
+	p := &inProcessAgent{agent: a, logger: s.logger}
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	p.group.Go(func() { _ = a.Run(p.ctx) }) // it says just why it is over
+	return p, nil
+}
+
+// dial opens a stream to the agent.
+func (p *inProcessAgent) dial(context.Context) (net.Conn, error) {
+	if p.ctx.Err() != nil {
+		return nil, net.ErrClosed
+	}
+	here, there := net.Pipe()
+	p.group.Go(func() { p.serve(p.ctx, there) })
+	return here, nil
+}
+
+// serve answers on a stream to its end.
+func (p *inProcessAgent) serve(ctx context.Context, conn net.Conn) {
+	if err := p.agent.ServeConn(ctx, conn); err != nil && ctx.Err() == nil {
+		p.logger.Debug("stream ended", "err", err)
+	}
+}
+
+// stop cancels the agent's builds and waits for them.
+func (p *inProcessAgent) stop() error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(p.ctx), shutdownTimeout)
+	defer cancel()
+	err := p.agent.Shutdown(ctx)
+	p.cancel()
+	p.group.Wait()
+	if err != nil {
+		return errors.Join(errors.New("builds did not end in time"), err)
+	}
+	return nil
+}
