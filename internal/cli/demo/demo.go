@@ -8,9 +8,7 @@ package demo
 
 import (
 	"context"
-	"crypto/ed25519"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -19,11 +17,10 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/crypto/ssh"
-
 	"lighter/internal/api"
 	"lighter/machines"
 	"lighter/nar"
+	"lighter/sshtransport"
 	"lighter/store"
 	"lighter/store/derivation"
 )
@@ -156,22 +153,12 @@ func (d *demo) makeKeys(ctx context.Context) error {
 	if err := os.MkdirAll(d.config(), 0o755); err != nil { //nolint:gosec // the keys in it have their own modes
 		return err
 	}
-	public, private, err := ed25519.GenerateKey(nil)
+	key, err := sshtransport.LoadOrCreateHostKey(d.sshKey())
 	if err != nil {
 		return err
 	}
-	block, err := ssh.MarshalPrivateKey(private, "lighter demo")
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(d.sshKey(), pem.EncodeToMemory(block), 0o600); err != nil {
-		return err
-	}
-	sshPublic, err := ssh.NewPublicKey(public)
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(d.sshKey()+".pub", ssh.MarshalAuthorizedKey(sshPublic), 0o644); err != nil { //nolint:gosec // a public key
+	public := sshtransport.FormatHostKey(key.PublicKey()) + "\n"
+	if err := os.WriteFile(d.sshKey()+".pub", []byte(public), 0o644); err != nil { //nolint:gosec // a public key
 		return err
 	}
 	_, err = d.output(ctx, "key", "generate")
@@ -184,6 +171,7 @@ func (d *demo) startMachines(ctx context.Context) error {
 		args := []string{
 			"agent", "--listen", "127.0.0.1:0", "--name", s.name,
 			"--state", filepath.Join(d.folder, s.name), "--authorized-keys", d.sshKey() + ".pub",
+			"--authorize", filepath.Join(d.config(), "signing-key.pub"), "--log-level", "debug", "--log-format", "json",
 		}
 		for _, path := range sandboxPaths {
 			if _, err := os.Stat(path); err == nil {
@@ -229,7 +217,7 @@ func withFeatures(features []string) string {
 const startTimeout = 20 * time.Second
 
 func (d *demo) startCoordinator(ctx context.Context) error {
-	p, err := d.start(ctx, "coordinator", "coordinator")
+	p, err := d.start(ctx, "coordinator", "coordinator", "--log-level", "debug", "--log-format", "json")
 	if err != nil {
 		return err
 	}

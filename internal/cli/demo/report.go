@@ -16,7 +16,6 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/cli/display"
 	"lighter/internal/cli/human"
-	"lighter/store"
 )
 
 // report checks what came home, copies it, and says who built what.
@@ -59,10 +58,10 @@ func (d *demo) report(ctx context.Context) error {
 
 // share is what one machine did.
 type share struct {
-	builds        int
-	time          time.Duration
-	sent, fetched int64
-	names         []string
+	builds int
+	time   time.Duration
+	made   int64 // bytes of outputs, as NARs
+	names  []string
 }
 
 // sayMachines writes a table of who built what.
@@ -77,19 +76,18 @@ func (d *demo) sayMachines(builds []api.Build) error {
 		}
 		s.builds++
 		s.time += b.BuildTime.Duration()
-		s.sent += b.SentBytes
-		s.fetched += b.FetchBytes
+		s.made += b.OutputSize
 		s.names = append(s.names, display.Name(b))
 	}
 	w := tabwriter.NewWriter(d.Out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "\nMACHINE\tBUILDS\tTOOK\tSENT\tFETCHED\tBUILT, AMONG OTHERS")
+	fmt.Fprintln(w, "\nMACHINE\tBUILDS\tTOOK\tMADE\tAMONG OTHERS")
 	for _, spec := range specs {
 		s := shares[spec.name]
 		if s == nil {
 			return fmt.Errorf("the machine %s built nothing", spec.name)
 		}
-		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%s\n", spec.name, s.builds, human.Duration(s.time),
-			human.Bytes(s.sent), human.Bytes(s.fetched), notable(s.names))
+		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\n", spec.name, s.builds, human.Duration(s.time),
+			human.Bytes(s.made), notable(s.names))
 	}
 	return w.Flush()
 }
@@ -154,5 +152,3 @@ func copyFile(target, file string) error {
 	}
 	return err
 }
-
-var _ store.Path
