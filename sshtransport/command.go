@@ -30,7 +30,12 @@ type command struct {
 // exec starts a command. Whoever gets it calls close. It blocks as long as the
 // connection lasts.
 func (l *link) exec(text string) (*command, error) {
-	ch, requests, err := l.client.OpenChannel("session", nil)
+	return l.request("exec", text, "the server runs no commands for this account")
+}
+
+// request opens a session for a command or a subsystem.
+func (l *link) request(kind, text, refusal string) (*command, error) {
+	ch, requests, err := l.openSessionChannel()
 	if err != nil {
 		return nil, err
 	}
@@ -40,15 +45,30 @@ func (l *link) exec(text string) (*command, error) {
 		ch.Close()
 		return nil, l.lostError()
 	}
-	ok, err := ch.SendRequest("exec", true, ssh.Marshal(struct{ Command string }{text}))
+	ok, err := ch.SendRequest(kind, true, ssh.Marshal(struct{ Text string }{text}))
 	if err == nil && !ok {
-		err = &CommandError{Command: text, Reason: "the server runs no commands for this account"}
+		err = &CommandError{Command: text, Reason: refusal}
 	}
 	if err != nil {
 		c.close()
 		return nil, err
 	}
 	return c, nil
+}
+
+// openSessionChannel tries twice: OpenSSH counts a session until it is done with the
+// messages that came together with the end of that, so it may refuse a new one then.
+// A round trip later it does not.
+func (l *link) openSessionChannel() (ssh.Channel, <-chan *ssh.Request, error) {
+	ch, requests, err := l.client.OpenChannel("session", nil)
+	var refused *ssh.OpenChannelError
+	if !errors.As(err, &refused) {
+		return ch, requests, err
+	}
+	if lost := l.check(); lost != nil {
+		return nil, nil, lost
+	}
+	return l.client.OpenChannel("session", nil)
 }
 
 // follow reads what the server says beside standard output, until the session ends.

@@ -318,11 +318,7 @@ func (c *serverConn) handle(ctx context.Context, ch ssh.Channel, session bool) {
 	// The end of ctx is the business of Handle; closing is the way to interrupt it, and
 	// done when time is up, with the connection.
 	c.run.Handle(ctx, s)
-	_ = ch.CloseWrite()
-	if session {
-		_, _ = ch.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{0}))
-	}
-	s.Close()
+	_ = s.Close() // which never fails
 	goroutines.wait()
 }
 

@@ -3,6 +3,7 @@ package sshtransport
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"strings"
 	"sync"
@@ -35,7 +36,7 @@ func pipeConfig(t *testing.T, serve func(net.Conn, *ssh.ServerConfig)) Config {
 	return Config{
 		Machine: "m", Addr: "m:22", User: "u", PrivateKey: file, HostKey: FormatHostKey(hostKey.PublicKey()),
 		Dial: func(context.Context) (net.Conn, error) {
-			ours, theirs := net.Pipe()
+			ours, theirs := memoryPipe()
 			go serve(theirs, config)
 			return ours, nil
 		},
@@ -175,6 +176,7 @@ func TestWaiters(t *testing.T) {
 			})
 		}
 		time.Sleep(2500 * time.Millisecond)
+		synctest.Wait()
 		if began != 1 || ended != 0 || c.Status().State != StateConnecting {
 			t.Errorf("%d attempts, %d ended; %+v", began, ended, c.Status())
 		}
@@ -234,4 +236,81 @@ func (s *slowConn) Read(p []byte) (int, error) {
 		time.Sleep(time.Duration(n) * time.Second / (64 << 10))
 	}
 	return n, err
+}
+
+// memoryPipe is net.Pipe with buffers: in SSH, both sides begin by writing.
+func memoryPipe() (a, b net.Conn) {
+	there, back := newBuffer(), newBuffer()
+	a, b = net.Pipe() // for what is not Read, Write and Close
+	return &memoryConn{Conn: a, in: back, out: there}, &memoryConn{Conn: b, in: there, out: back}
+}
+
+type memoryConn struct {
+	net.Conn
+	in, out *buffer
+}
+
+func (c *memoryConn) Read(p []byte) (int, error)  { return c.in.read(p) }
+func (c *memoryConn) Write(p []byte) (int, error) { return c.out.write(p) }
+
+func (c *memoryConn) Close() error {
+	c.in.close()
+	c.out.close()
+	return c.Conn.Close()
+}
+
+// buffer holds 64 KiB that are on their way.
+type buffer struct {
+	mu     sync.Mutex
+	change *sync.Cond
+	bytes  []byte
+	closed bool
+}
+
+func newBuffer() *buffer {
+	b := new(buffer)
+	b.change = sync.NewCond(&b.mu)
+	return b
+}
+
+func (b *buffer) read(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for len(b.bytes) == 0 {
+		if b.closed {
+			return 0, io.EOF
+		}
+		b.change.Wait()
+	}
+	n := copy(p, b.bytes)
+	b.bytes = b.bytes[n:]
+	b.change.Broadcast()
+	return n, nil
+}
+
+func (b *buffer) write(p []byte) (n int, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for len(p) > 0 {
+		room := 64<<10 - len(b.bytes)
+		switch {
+		case b.closed:
+			return n, net.ErrClosed
+		case room == 0:
+			b.change.Wait()
+			continue
+		}
+		k := min(room, len(p))
+		b.bytes = append(b.bytes, p[:k]...)
+		n, p = n+k, p[k:]
+		b.change.Broadcast()
+	}
+	return n, nil
+}
+
+func (b *buffer) close() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed = true
+	b.change.Broadcast()
 }

@@ -19,7 +19,6 @@ import (
 	"time"
 
 	"github.com/pkg/sftp"
-	"golang.org/x/crypto/ssh"
 )
 
 const (
@@ -60,19 +59,26 @@ func upload(ctx context.Context, l *link, dir string, binary *AgentBinary) (stri
 	return u.dir, nil
 }
 
-// openSFTP opens a session for SFTP.
+// openSFTP opens a session for SFTP. Closing the client closes it.
 func (l *link) openSFTP() (*sftp.Client, error) {
-	client, err := sftp.NewClient(l.client, sftp.UseConcurrentWrites(true))
-	var refused *ssh.OpenChannelError
+	c, err := l.request("subsystem", "sftp", "the server does not offer it (Subsystem in sshd_config)")
+	var refused *CommandError
 	switch {
-	case err == nil || errors.As(err, &refused):
-		return client, err
-	case strings.Contains(err.Error(), "subsystem request failed"):
-		return nil, errors.New("SFTP: the server does not offer it (Subsystem in sshd_config)")
-	case strings.Contains(err.Error(), "packet too long") || strings.Contains(err.Error(), "unexpected packet"):
-		return nil, fmt.Errorf("SFTP: %w (does a login script print something?)", err)
+	case errors.As(err, &refused):
+		return nil, errors.New("SFTP: " + refused.Reason)
+	case err != nil:
+		return nil, fmt.Errorf("SFTP: %w", err)
 	}
-	return nil, fmt.Errorf("SFTP: %w", err)
+	client, err := sftp.NewClientPipe(c.stdout, c.ch, sftp.UseConcurrentWrites(true))
+	if err == nil {
+		return client, nil
+	}
+	c.close()
+	<-c.ended
+	if said := c.stderr.quoted(); said != "" {
+		return nil, fmt.Errorf("SFTP: %w%s", err, said)
+	}
+	return nil, fmt.Errorf("SFTP: %w (does a login script print something?)", err)
 }
 
 // uploader uploads one program.

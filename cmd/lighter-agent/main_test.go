@@ -95,8 +95,8 @@ func (h *host) state() string  { return filepath.Join(h.dir, "state") }
 func (h *host) socket() string { return filepath.Join(h.dir, "s", "agent.sock") }
 
 func (h *host) command(args ...string) *exec.Cmd {
-	args = append(args, "--state", h.state(), "--socket", h.socket(), "--timeout", patience.String(), "--log-level", "debug")
-	cmd := exec.Command(h.program, args...)
+	flags := []string{"--state", h.state(), "--socket", h.socket(), "--timeout", patience.String(), "--log-level", "debug"}
+	cmd := exec.Command(h.program, append(flags, args...)...)
 	cmd.Env = append(os.Environ(), asAgent+"=1")
 	cmd.Dir = h.dir
 	return cmd

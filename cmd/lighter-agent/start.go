@@ -89,21 +89,46 @@ func (s *settings) spawn(ctx context.Context, p place) (*sshtransport.StartAnswe
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start the agent: %w", err)
 	}
+	answer, err := awaitAgent(ctx, p.socket, cmd)
+	if err != nil {
+		return nil, fmt.Errorf("the agent does not start: %w%s", err, logTail(p.log(), before))
+	}
+	return answer, nil
+}
+
+// awaitAgent waits until an agent answers. The process that was started to be it ends if
+// it is another one: one whose socket was deleted, and which has made itself a new one.
+func awaitAgent(ctx context.Context, socket string, cmd *exec.Cmd) (*sshtransport.StartAnswer, error) {
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }() // until this process ends
 	for {
-		there, err := probe(ctx, p.socket)
-		if err == nil {
+		there, err := probe(ctx, socket)
+		if err == nil && there.PID == cmd.Process.Pid {
 			return &there.StartAnswer, nil
+		}
+		if err == nil {
+			return &there.StartAnswer, kill(cmd, ended)
 		}
 		select {
 		case status := <-ended:
-			return nil, fmt.Errorf("the agent does not start: %w%s", status, logTail(p.log(), before))
+			if status == nil {
+				status = errors.New("it ended at once")
+			}
+			return nil, status
 		case <-ctx.Done():
-			return nil, fmt.Errorf("the agent does not start: %w%s", context.Cause(ctx), logTail(p.log(), before))
+			return nil, errors.Join(context.Cause(ctx), kill(cmd, ended))
 		case <-time.After(pollInterval):
 		}
 	}
+}
+
+// kill ends a process that has nothing to tidy up yet.
+func kill(cmd *exec.Cmd, ended <-chan error) error {
+	if err := cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	<-ended
+	return nil
 }
 
 // ofLogin reports whether an environment variable is about the login that happens to

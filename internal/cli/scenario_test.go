@@ -2,8 +2,6 @@ package cli
 
 import (
 	"bytes"
-	"crypto/ed25519"
-	"encoding/pem"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,9 +11,9 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
-	"golang.org/x/crypto/ssh"
 
 	"lighter/machines"
+	"lighter/sshtransport"
 )
 
 // scriptCommands are the commands that scripts have beside testscript's own.
@@ -55,6 +53,7 @@ func startMachine(ts *testscript.TestScript, _ bool, args []string) {
 	writeSSHKey(ts, key)
 	cmd := background(ts, name, "agent", "--listen", "127.0.0.1:0", "--name", name,
 		"--state", ts.MkAbs(name), "--authorized-keys", key+".pub",
+		"--authorize", filepath.Join(config, "signing-key.pub"),
 		"--sandbox-path", "/bin", "--sandbox-path", "/usr", "--sandbox-path", "/lib", "--sandbox-path", "/lib64")
 	stdout, err := cmd.StdoutPipe()
 	ts.Check(err)
@@ -80,14 +79,9 @@ func startMachine(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 func writeSSHKey(ts *testscript.TestScript, file string) {
-	public, private, err := ed25519.GenerateKey(nil)
+	key, err := sshtransport.LoadOrCreateHostKey(file)
 	ts.Check(err)
-	block, err := ssh.MarshalPrivateKey(private, "")
-	ts.Check(err)
-	ts.Check(os.WriteFile(file, pem.EncodeToMemory(block), 0o600))
-	sshKey, err := ssh.NewPublicKey(public)
-	ts.Check(err)
-	ts.Check(os.WriteFile(file+".pub", ssh.MarshalAuthorizedKey(sshKey), 0o644))
+	ts.Check(os.WriteFile(file+".pub", []byte(sshtransport.FormatHostKey(key.PublicKey())+"\n"), 0o644))
 }
 
 // coordinatorKey finds the coordinator's process among a script's values.

@@ -15,9 +15,6 @@ import (
 // without its NUL).
 const maxSocketName = 107
 
-// errInUse is matched by the error for a state folder that has its process already.
-var errInUse = errors.New("in use")
-
 // lockFolder makes sure that one process alone works in a folder. The lock goes
 // with the process, however that ends.
 func lockFolder(folder, name string) (*os.File, error) {
@@ -32,7 +29,7 @@ func lockFolder(folder, name string) (*os.File, error) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil { //nolint:gosec // a file descriptor fits an int
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("another %s runs with the state folder %s: %w", name, folder, errInUse)
+			return nil, fmt.Errorf("another %s runs with the state folder %s", name, folder)
 		}
 		return nil, fmt.Errorf("lock %s: %w", file, err)
 	}

@@ -73,7 +73,12 @@ func scratch(t testing.TB) string {
 
 func openAt(t testing.TB, root string) *Store {
 	t.Helper()
-	s, err := Open(Options{Root: root, Key: testKey, ACL: testACL})
+	return openWith(t, Options{Root: root, Key: testKey, ACL: testACL})
+}
+
+func openWith(t testing.TB, opts Options) *Store {
+	t.Helper()
+	s, err := Open(opts)
 	if err != nil {
 		t.Fatal(err)
 	}
