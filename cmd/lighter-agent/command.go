@@ -119,7 +119,7 @@ func newFlags() (*settings, *pflag.FlagSet) {
 	fs.StringVar(&s.socket, "socket", "", "`FILE` on which the agent listens (default in a folder of this computer, named after --state)")
 	fs.DurationVar(&s.linger, "linger", time.Hour, "end after this `TIME` without builds and requests; 0 is never")
 	fs.StringVar(&s.logLevel, "log-level", "info", "least `LEVEL` of what is logged: debug, info, warn or error")
-	fs.DurationVar(&s.timeout, "timeout", 30*time.Second, "how much `TIME` starting or stopping may take")
+	fs.DurationVar(&s.timeout, "timeout", 50*time.Second, "how much `TIME` starting or stopping may take")
 	fs.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 		if name == "state-directory" {
 			name = "state"

@@ -53,8 +53,11 @@ func TestMakePrivate(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, tt := range []struct{ name, want string }{
-		{fresh, ""}, {fresh, ""},
-		{open, "mode 0755"}, {link, "no folder"}, {file, "no folder"},
+		{fresh, ""},
+		{fresh, ""},
+		{open, "mode 0755"},
+		{link, "no folder"},
+		{file, "no folder"},
 		{filepath.Join(dir, "no", "parent"), "no such file"},
 	} {
 		err := makePrivate(tt.name)

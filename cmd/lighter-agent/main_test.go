@@ -21,6 +21,7 @@ import (
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
 	"lighter/internal/testkit"
+	"lighter/nar"
 	"lighter/nar/signature"
 	"lighter/sshtransport"
 	"lighter/store"
@@ -51,8 +52,7 @@ type host struct {
 
 func newHost(t *testing.T) *host {
 	t.Helper()
-	// Names of sockets are short, t.TempDir's are not.
-	dir, err := os.MkdirTemp("", "agent")
+	dir, err := os.MkdirTemp("", "agent") //nolint:usetesting // a socket's name must be short, and t.TempDir's are not
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,23 +72,11 @@ func newHost(t *testing.T) *host {
 				t.Logf("%s:\n%s", name, text)
 			}
 		}
-		removeStore(t, dir)
+		if err := nar.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
 	})
 	return h
-}
-
-// removeStore removes a folder with items in it, which nobody may write.
-func removeStore(t *testing.T, dir string) {
-	t.Helper()
-	_ = filepath.WalkDir(dir, func(name string, d os.DirEntry, err error) error {
-		if err == nil && d.IsDir() {
-			_ = os.Chmod(name, 0o700) //nolint:gosec // it is about to be removed
-		}
-		return nil
-	})
-	if err := os.RemoveAll(dir); err != nil {
-		t.Error(err)
-	}
 }
 
 func (h *host) state() string  { return filepath.Join(h.dir, "state") }
@@ -469,8 +457,7 @@ func fetch(t *testing.T, client *agentapi.Client, publicKey string, path store.P
 	if err != nil {
 		t.Fatal(err)
 	}
-	home := t.TempDir()
-	t.Cleanup(func() { removeStore(t, home) })
+	home := filepath.Join(t.TempDir(), "home")
 	s, err := local.Open(local.Options{Root: home, ACL: func() (*signature.ACL, error) {
 		acl := new(signature.ACL)
 		acl.Add(key)
@@ -479,7 +466,11 @@ func fetch(t *testing.T, client *agentapi.Client, publicKey string, path store.P
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close()
+	defer func() {
+		if err := errors.Join(s.Close(), nar.RemoveAll(home)); err != nil {
+			t.Error(err)
+		}
+	}()
 	body, err := client.Export(t.Context(), []store.Path{path})
 	if err != nil {
 		t.Fatal(err)

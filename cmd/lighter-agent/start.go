@@ -127,7 +127,10 @@ func kill(cmd *exec.Cmd, ended <-chan error) error {
 	if err := cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}
-	<-ended
+	var status *exec.ExitError
+	if err := <-ended; err != nil && !errors.As(err, &status) {
+		return err
+	}
 	return nil
 }
 
