@@ -145,7 +145,7 @@ func (a *agentAction) serve(ctx context.Context, inv *invocation, logger *slog.L
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, agent.stop()) }()
+	defer func() { err = errors.Join(err, agent.stop(ctx)) }()
 	var config net.ListenConfig
 	listener, err := config.Listen(ctx, "tcp", a.listen)
 	if err != nil {

@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -158,7 +159,7 @@ func TestSignalsInterruptACommand(t *testing.T) {
 	ctx, stop := cancelOnSignal(t.Context(), signals)
 	defer stop()
 	<-ctx.Done()
-	if got := context.Cause(ctx); got != errInterrupted {
+	if got := context.Cause(ctx); !errors.Is(got, errInterrupted) {
 		t.Errorf("cause %v", got)
 	}
 }

@@ -148,7 +148,7 @@ func serve(ctx context.Context, c *coordinator.Coordinator, listener net.Listene
 		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 		defer cancel()
 		if server.Shutdown(bounded) != nil {
-			server.Close() //nolint:errcheck // those who still talk are cut off
+			server.Close()
 		}
 		return err
 	})

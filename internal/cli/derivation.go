@@ -158,7 +158,7 @@ func derivationFile(dir store.Dir, file string) (*derivation.Derivation, error) 
 
 // storedDerivation reads a derivation that is valid in the store.
 func storedDerivation(s *local.Store, path store.Path) (*derivation.Derivation, error) {
-	physical, err := s.PhysicalPath(path)
+	physical, err := physicalPath(s, path)
 	if err != nil {
 		return nil, err
 	}

@@ -63,9 +63,9 @@ func (p *inProcessAgent) serve(ctx context.Context, conn net.Conn) {
 	}
 }
 
-// stop cancels the agent's builds and waits for them.
-func (p *inProcessAgent) stop() error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(p.ctx), shutdownTimeout)
+// stop cancels the agent's builds and waits for them, also where ctx has ended.
+func (p *inProcessAgent) stop(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
 	defer cancel()
 	err := p.agent.Shutdown(ctx)
 	p.cancel()

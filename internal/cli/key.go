@@ -11,7 +11,6 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"lighter/internal/cli/human"
 	"lighter/nar/signature"
 )
 
@@ -278,7 +277,7 @@ func aclWord(changed, remove bool) string {
 // changeACL adds a key to the head's ACL, or removes it, and reports whether that
 // changed anything.
 func changeACL(f folders, key *signature.PublicKey, remove bool) (changed bool, err error) {
-	if err := os.MkdirAll(f.config, 0o755); err != nil { //nolint:gosec // public keys and machines are for all to read
+	if err := os.MkdirAll(f.config, 0o755); err != nil {
 		return false, err
 	}
 	err = signature.UpdateACL(f.acl(), func(acl *signature.ACL) error {
@@ -290,13 +289,4 @@ func changeACL(f folders, key *signature.PublicKey, remove bool) (changed bool, 
 		return nil
 	})
 	return changed, err
-}
-
-// fingerprintOf returns the fingerprint of a key in text, for output to people.
-func fingerprintOf(publicKey string) string {
-	key, err := signature.ParsePublicKey([]byte(publicKey))
-	if err != nil {
-		return human.Printable("no key: " + err.Error())
-	}
-	return key.Fingerprint()
 }

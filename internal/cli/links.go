@@ -121,7 +121,7 @@ func (l *localLink) DialAgent(ctx context.Context) (net.Conn, error) { return l.
 
 // Close ends the agent: builds on the head itself end with the coordinator.
 func (l *localLink) Close() error {
-	return errors.Join(l.stop(), l.closeStore())
+	return errors.Join(l.stop(context.Background()), l.closeStore())
 }
 
 func (l *localLink) closeStore() error {

@@ -18,7 +18,7 @@ const maxSocketName = 107
 // lockFolder makes sure that one process alone works in a folder. The lock goes
 // with the process, however that ends.
 func lockFolder(folder, name string) (*os.File, error) {
-	if err := os.MkdirAll(folder, 0o755); err != nil { //nolint:gosec // stores are for all to read
+	if err := os.MkdirAll(folder, 0o755); err != nil {
 		return nil, err
 	}
 	file := filepath.Join(folder, name+".lock")
@@ -26,7 +26,7 @@ func lockFolder(folder, name string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil { //nolint:gosec // a file descriptor fits an int
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, fmt.Errorf("another %s runs with the state folder %s", name, folder)
@@ -42,7 +42,7 @@ func listenSocket(ctx context.Context, socket string) (net.Listener, error) {
 	if len(socket) > maxSocketName {
 		return nil, fmt.Errorf("socket %s: the name has %d bytes, more than %d; choose another with --socket", socket, len(socket), maxSocketName)
 	}
-	if err := os.MkdirAll(filepath.Dir(socket), 0o755); err != nil { //nolint:gosec // the socket has its own mode
+	if err := os.MkdirAll(filepath.Dir(socket), 0o755); err != nil {
 		return nil, err
 	}
 	if info, err := os.Lstat(socket); err == nil {

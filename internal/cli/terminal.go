@@ -11,7 +11,7 @@ import (
 
 // terminal returns the file behind a stream if it is a terminal, else nil.
 func terminal(stream any) *os.File {
-	if f, ok := stream.(*os.File); ok && term.IsTerminal(int(f.Fd())) { //nolint:gosec // a file descriptor fits an int
+	if f, ok := stream.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 		return f
 	}
 	return nil
@@ -19,7 +19,7 @@ func terminal(stream any) *os.File {
 
 // terminalSize returns columns and rows, or zeros where they cannot be known.
 func terminalSize(f *os.File) (width, height int) {
-	width, height, err := term.GetSize(int(f.Fd())) //nolint:gosec // a file descriptor fits an int
+	width, height, err := term.GetSize(int(f.Fd()))
 	if err != nil {
 		return 0, 0
 	}

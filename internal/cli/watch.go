@@ -120,11 +120,11 @@ func (w *watcher) watch(ctx context.Context) error {
 }
 
 // followed is what the following goroutine reports: an event, or that the
-// coordinator was lost, is back (neither is set), or stays lost (final).
+// coordinator was lost, is back (nothing is set), or stays lost (final says how).
 type followed struct {
 	event *api.Event
-	lost  error
-	final bool
+	lost  bool
+	final error
 }
 
 // follow starts a goroutine that reports events, over as many connections as it
@@ -143,21 +143,19 @@ func (w *watcher) follow(ctx context.Context) <-chan followed {
 	go func() {
 		defer close(updates)
 		for ctx.Err() == nil {
-			err := w.client.Follow(ctx, next, func(ev *api.Event) error {
+			// Why it ended counts for nothing: it must not end.
+			_ = w.client.Follow(ctx, next, func(ev *api.Event) error {
 				next = ev.Seq + 1
 				return send(followed{event: ev})
 			})
 			if ctx.Err() != nil {
 				return
 			}
-			if err == nil {
-				err = io.ErrUnexpectedEOF
-			}
-			if send(followed{lost: err}) != nil {
+			if send(followed{lost: true}) != nil {
 				return
 			}
 			if err := w.awaitCoordinator(ctx); err != nil {
-				send(followed{lost: err, final: true}) //nolint:errcheck // fails only where nobody listens any more
+				send(followed{final: err}) //nolint:errcheck // fails only where nobody listens any more
 				return
 			}
 			if send(followed{}) != nil {
@@ -222,9 +220,9 @@ func (w *watcher) poll(ctx context.Context) <-chan *api.Status {
 
 func (w *watcher) update(ctx context.Context, u followed) error {
 	switch {
-	case u.final:
-		return &exitError{exitNoAnswer, fmt.Errorf("the coordinator went away and did not come back (%w); its builds go on when it is started again: see lighter builds list", u.lost)}
-	case u.lost != nil:
+	case u.final != nil:
+		return &exitError{exitNoAnswer, fmt.Errorf("the coordinator went away and did not come back (%w); its builds go on when it is started again: see lighter builds list", u.final)}
+	case u.lost:
 		w.model.SetNote("the coordinator went away; waiting for it to come back")
 		w.show.lines("the coordinator went away; waiting for it to come back")
 		return nil
@@ -240,13 +238,12 @@ func (w *watcher) update(ctx context.Context, u followed) error {
 // happened while nobody watched.
 func (w *watcher) refresh(ctx context.Context) error {
 	for _, old := range w.model.Wanted() {
-		b, err := w.client.Build(ctx, old.ID)
-		if err != nil {
-			return nil //nolint:nilerr // it is gone again, and follow will say so
-		}
-		w.model.Put(b, w.now())
-		if err := w.settle(ctx, b.ID); err != nil {
-			return err
+		// An error says that it is gone again; follow will say so too.
+		if b, err := w.client.Build(ctx, old.ID); err == nil {
+			w.model.Put(b, w.now())
+			if err := w.settle(ctx, b.ID); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

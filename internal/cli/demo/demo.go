@@ -150,7 +150,7 @@ func (d *demo) findTree(context.Context) error {
 // makeKeys makes the SSH key with which the head logs in to the machines, and the
 // key with which it signs.
 func (d *demo) makeKeys(ctx context.Context) error {
-	if err := os.MkdirAll(d.config(), 0o755); err != nil { //nolint:gosec // the keys in it have their own modes
+	if err := os.MkdirAll(d.config(), 0o755); err != nil {
 		return err
 	}
 	key, err := sshtransport.LoadOrCreateHostKey(d.sshKey())
@@ -254,7 +254,7 @@ func (d *demo) authorizeMachines(ctx context.Context) error {
 
 func (d *demo) addGraph(ctx context.Context) error {
 	extracted := filepath.Join(d.folder, "source")
-	if err := os.Mkdir(extracted, 0o755); err != nil { //nolint:gosec // sources are no secret
+	if err := os.Mkdir(extracted, 0o755); err != nil {
 		return err
 	}
 	folders, err := d.tree.extract(extracted)

@@ -37,7 +37,7 @@ type process struct {
 
 // start starts lighter with the arguments. Standard error goes to NAME.log.
 func (p *processes) start(ctx context.Context, name string, args ...string) (*process, error) {
-	log, err := os.OpenFile(filepath.Join(p.folder, name+".log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644) //nolint:gosec // a log of a demo
+	log, err := os.OpenFile(filepath.Join(p.folder, name+".log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
 		return nil, err
 	}

@@ -149,7 +149,7 @@ func (t *tree) extract(dir string) ([]string, error) {
 	folders := make([]string, 0, len(t.units))
 	for _, u := range t.units {
 		folder := filepath.Join(dir, u.name)
-		if err := os.Mkdir(folder, 0o755); err != nil { //nolint:gosec // sources are no secret
+		if err := os.Mkdir(folder, 0o755); err != nil {
 			return nil, err
 		}
 		for _, file := range u.files {
