@@ -238,7 +238,8 @@ func (a *Agent) tidy(ctx context.Context, now time.Time) time.Duration {
 
 // Shutdown cancels all builds, which then count as failures of the machine, and gives
 // leases and folder back. It waits for the builds until the context ends; in that case
-// it leaves behind what it did not get to, and the error is the context's.
+// it leaves behind what it did not get to, and the error is the context's. It may be
+// called again.
 func (a *Agent) Shutdown(ctx context.Context) error {
 	a.mu.Lock()
 	a.ending = true
@@ -257,7 +258,10 @@ func (a *Agent) Shutdown(ctx context.Context) error {
 	if err := a.releaseAll(ctx); err != nil {
 		return err
 	}
-	return a.lock.Close()
+	if err := a.lock.Close(); err != nil && !errors.Is(err, os.ErrClosed) { // by an earlier call
+		return err
+	}
+	return nil
 }
 
 func (a *Agent) releaseAll(ctx context.Context) error {

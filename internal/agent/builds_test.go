@@ -358,6 +358,53 @@ func TestShutdown(t *testing.T) {
 	}
 }
 
+// TestStuck has a build that does not end when it is canceled.
+func TestStuck(t *testing.T) {
+	s := newFakeStore(t)
+	r := start(t, s)
+	r.put("b", request(t, 1, "a", "stuck nothing"))
+	<-s.held
+	short, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := r.Shutdown(short); !errors.Is(err, context.Canceled) {
+		t.Errorf("shutdown: %v", err)
+	}
+	status, err := r.client.Build(t.Context(), "b")
+	if err != nil || status.State != agentapi.Running {
+		t.Errorf("got %+v, %v", status, err)
+	}
+	close(s.free)
+}
+
+// TestDeleteAbandoned shows that a build whose deletion nobody waits for is canceled all
+// the same, and can be deleted later.
+func TestDeleteAbandoned(t *testing.T) {
+	s := newFakeStore(t)
+	r := start(t, s)
+	r.put("b", request(t, 1, "a", "stuck hold"))
+	<-s.held
+	short, cancel := context.WithCancel(t.Context())
+	deleted := make(chan error)
+	go func() { deleted <- r.client.DeleteBuild(short, "b") }()
+	at, err := r.attempt("b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-at.ctx.Done()
+	cancel()
+	if err := <-deleted; !errors.Is(err, context.Canceled) {
+		t.Errorf("delete: %v", err)
+	}
+	s.free <- struct{}{}
+	<-s.held
+	if _, status := r.follow("b", 0); status.State != agentapi.Canceled {
+		t.Errorf("got %+v", status)
+	}
+	if err := r.client.DeleteBuild(t.Context(), "b"); err != nil {
+		t.Errorf("delete again: %v", err)
+	}
+}
+
 func TestTooMany(t *testing.T) {
 	s := newFakeStore(t)
 	r := start(t, s, func(o *Options) { o.MaxBuilds, o.MaxRunning = 2, 1 })

@@ -22,7 +22,7 @@ import (
 )
 
 // fakeStore is a Memory whose builder does what the last of a derivation's arguments
-// says, in words: "hold" waits for release, "log=TEXT" writes a line, "exit" fails as
+// says, in words: "hold" waits for release or the end, "stuck" for release alone, "log=TEXT" writes a line, "exit" fails as
 // the derivation's fault, "broken" as the machine's, "panic" panics, "nothing" succeeds without
 // making anything. Then it makes the outputs, which refer to the inputs that it was given.
 type fakeStore struct {
@@ -78,6 +78,9 @@ func (s *fakeStore) Build(ctx context.Context, req *store.BuildRequest) (*store.
 			case <-ctx.Done():
 				return nil, context.Cause(ctx)
 			}
+		case "stuck":
+			s.held <- name
+			<-s.free
 		case "exit":
 			return nil, &store.BuildError{Derivation: req.Derivation, Failure: store.FailedExit, ExitCode: 3, Message: "builder failed with exit status 3", KeptIn: "/kept"}
 		case "broken":
@@ -254,7 +257,7 @@ func (w testWriter) Write(p []byte) (int, error) {
 // stop ends the agent.
 func (r *rig) stop() {
 	r.t.Helper()
-	if err := r.Shutdown(context.Background()); err != nil && !errors.Is(err, net.ErrClosed) && !strings.Contains(err.Error(), "already closed") {
+	if err := r.Shutdown(context.Background()); err != nil {
 		r.t.Error(err)
 	}
 }

@@ -101,8 +101,11 @@ func (b *buildAction) run(ctx context.Context, inv *invocation, client *api.Clie
 		signal.Notify(resized, syscall.SIGWINCH)
 		defer signal.Stop(resized)
 		w.resized = resized
-		if err = w.watch(ctx); err == nil {
+		switch err = w.watch(ctx); {
+		case err == nil:
 			err = b.finish(inv, w)
+		case err == errInterrupted: //nolint:errorlint // with more to it there is more to say
+			err = &exitError{code: exitInterrupted} // the person was told
 		}
 	}
 	if err == nil && len(builds) < len(paths) {

@@ -372,11 +372,12 @@ func (s *lineShower) frame(*display.Model, time.Time) {}
 func (s *lineShower) starts() bool                    { return true }
 func (s *lineShower) close()                          {}
 
-// screenShower draws on a terminal.
+// screenShower draws on a terminal. Lines wait for the next frame, so that line and
+// frame always say the same.
 type screenShower struct {
-	screen *display.Screen
-	style  display.Style
-	last   []string
+	screen  *display.Screen
+	style   display.Style
+	waiting []string
 }
 
 func newScreenShower(f *os.File, style display.Style) *screenShower {
@@ -386,17 +387,17 @@ func newScreenShower(f *os.File, style display.Style) *screenShower {
 	}
 }
 
-// A terminal that can't be written to any more has no use for an error.
-func (s *screenShower) lines(text ...string) { _ = s.screen.Draw(text, s.last) }
+func (s *screenShower) lines(text ...string) { s.waiting = append(s.waiting, text...) }
 
+// A terminal that can't be written to any more has no use for an error.
 func (s *screenShower) frame(m *display.Model, now time.Time) {
 	width, height := s.screen.Size()
-	s.last = m.Lines(now, width, height, s.style)
-	_ = s.screen.Draw(nil, s.last)
+	_ = s.screen.Draw(s.waiting, m.Lines(now, width, height, s.style))
+	s.waiting = s.waiting[:0]
 }
 
 func (s *screenShower) starts() bool { return false }
-func (s *screenShower) close()       { _ = s.screen.Close(nil) }
+func (s *screenShower) close()       { _ = s.screen.Close(s.waiting) }
 
 // quietShower shows nothing.
 type quietShower struct{}

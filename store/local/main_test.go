@@ -101,6 +101,7 @@ type recipe struct {
 	sources []store.Path
 	inputs  []*recipe
 
+	bare    bool   // without a PATH
 	builder string // instead of the script
 	args    []string
 
@@ -121,7 +122,10 @@ func (r *recipe) add(t testing.TB, s *Store) store.Path {
 	if r.builder != "" {
 		d.Builder, d.Args = r.builder, r.args
 	}
-	env := map[string]string{"name": r.name}
+	env := map[string]string{"name": r.name, "PATH": "/usr/bin:/bin"}
+	if r.bare {
+		delete(env, "PATH")
+	}
 	for name, value := range r.env {
 		env[name] = value
 	}

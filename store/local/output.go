@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -71,7 +72,7 @@ func (b *build) finish(ctx context.Context, o derivation.Output, candidates []st
 		if errors.As(err, &disk) {
 			return nil, err
 		}
-		return nil, b.failure(store.FailedOutput, "%v", b.inside(err))
+		return nil, b.failure(store.FailedOutput, "%s", b.inside(err))
 	}
 	if b.store.buildUser().change {
 		if err := takeOver(tree); err != nil {
@@ -101,18 +102,15 @@ func (b *build) finish(ctx context.Context, o derivation.Output, candidates []st
 	}}, nil
 }
 
-// inside rewrites an error about a file that can't be in a store to the name that the
-// builder knew it by.
-func (b *build) inside(err error) error {
-	var bad *nar.UnsupportedError
-	if !errors.As(err, &bad) {
-		return err
+// inside returns the text of an error about an output, with the names that the builder
+// knew, and no longer than a person will read.
+func (b *build) inside(err error) string {
+	text := strings.ReplaceAll(err.Error(), b.folder.store(), string(b.store.dir))
+	const most = 400
+	if len(text) > most {
+		text = text[:most/2] + "…" + text[len(text)-most/2:]
 	}
-	rel, relErr := filepath.Rel(b.folder.store(), bad.Path)
-	if relErr != nil {
-		return err
-	}
-	return &nar.UnsupportedError{Path: filepath.Join(string(b.store.dir), rel), Mode: bad.Mode}
+	return strings.ToValidUTF8(text, "\uFFFD")
 }
 
 // inspect makes the checks that guix-daemon makes before it changes anything.

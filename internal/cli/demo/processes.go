@@ -46,7 +46,8 @@ func (p *processes) start(ctx context.Context, name string, args ...string) (*pr
 	cmd := exec.CommandContext(context.WithoutCancel(ctx), p.executable, args...)
 	cmd.Env = p.env
 	cmd.Stderr = log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	// If this process is killed, so are those.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	cmd.WaitDelay = 5 * time.Second
 	started := &process{name: name, cmd: cmd, out: newFirstLines(), done: make(chan struct{})}
 	cmd.Stdout = started.out

@@ -95,7 +95,7 @@ func (d *demo) sayMachines(builds []api.Build) error {
 // notable picks a few names: those at the end of the graph first.
 func notable(names []string) string {
 	slices.SortStableFunc(names, func(a, b string) int { return perPackage(a) - perPackage(b) })
-	return strings.Join(names[:min(3, len(names))], ", ")
+	return strings.Join(names[:min(2, len(names))], ", ")
 }
 
 func perPackage(name string) int {

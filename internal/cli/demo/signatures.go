@@ -63,9 +63,9 @@ func (d *demo) checkSignatures(ctx context.Context) error {
 	if _, err := d.output(ctx, "store", "verify", "--check-contents"); err != nil {
 		return err
 	}
-	d.say("\nSignatures verified before an item was visible: %s that came home, %s that went to machines.",
-		human.Count(total, "item"), human.Count(sent, "item"))
-	d.say("%s\nAll items of the head's store were hashed again, and are as they were signed.", strings.Join(fetched, "\n"))
+	d.say("\nSignatures verified before anything became visible: %s that came home", human.Count(total, "item"))
+	d.say("%s\nand %s that went to machines, signed with the head's key.", strings.Join(fetched, "\n"), human.Count(sent, "item"))
+	d.say("All items of the head's store were hashed again, and are as they were signed.")
 	return nil
 }
 
