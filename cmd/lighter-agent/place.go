@@ -37,6 +37,12 @@ func (p place) agent() string      { return filepath.Join(p.state, "agents", nod
 func (p place) log() string        { return filepath.Join(p.agent(), "agent.log") }
 func (p place) startLock() string  { return p.socket + ".lock" }
 
+// makeState makes the state folder. Everybody may enter: builders do that run as another
+// user, and what is nobody else's business has a mode of its own.
+func (p place) makeState() error {
+	return os.MkdirAll(p.state, 0o755)
+}
+
 // maxSocketName is how long the name of a Unix socket may be (sun_path, unix(7),
 // without its NUL).
 const maxSocketName = 107

@@ -43,6 +43,9 @@ func serve(ctx context.Context, s *settings, _ []string, io stdio) error {
 	if err != nil {
 		return err
 	}
+	if err := p.makeState(); err != nil {
+		return err
+	}
 	backend, err := s.openStore(p, logger)
 	if err != nil {
 		return err

@@ -70,6 +70,9 @@ func (s *settings) spawn(ctx context.Context, p place) (*sshtransport.StartAnswe
 	if err != nil {
 		return nil, err
 	}
+	if err := p.makeState(); err != nil {
+		return nil, err
+	}
 	log, err := openLog(p.log())
 	if err != nil {
 		return nil, err

@@ -379,30 +379,29 @@ func TestStuck(t *testing.T) {
 // TestDeleteAbandoned shows that a build whose deletion nobody waits for is canceled all
 // the same, and can be deleted later.
 func TestDeleteAbandoned(t *testing.T) {
-	s := newFakeStore(t)
-	r := start(t, s)
-	r.put("b", request(t, 1, "a", "stuck hold"))
-	<-s.held
-	short, cancel := context.WithCancel(t.Context())
-	deleted := make(chan error)
-	go func() { deleted <- r.client.DeleteBuild(short, "b") }()
-	at, err := r.attempt("b")
-	if err != nil {
-		t.Fatal(err)
-	}
-	<-at.ctx.Done()
-	cancel()
-	if err := <-deleted; !errors.Is(err, context.Canceled) {
-		t.Errorf("delete: %v", err)
-	}
-	s.free <- struct{}{}
-	<-s.held
-	if _, status := r.follow("b", 0); status.State != agentapi.Canceled {
-		t.Errorf("got %+v", status)
-	}
-	if err := r.client.DeleteBuild(t.Context(), "b"); err != nil {
-		t.Errorf("delete again: %v", err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		s := newFakeStore(t)
+		r := start(t, s)
+		r.put("b", request(t, 1, "a", "stuck hold"))
+		<-s.held
+		short, cancel := context.WithCancel(t.Context())
+		deleted := make(chan error)
+		go func() { deleted <- r.client.DeleteBuild(short, "b") }()
+		<-s.canceled
+		cancel()
+		if err := <-deleted; !errors.Is(err, context.Canceled) {
+			t.Errorf("delete: %v", err)
+		}
+		synctest.Wait() // until the agent has noticed
+		s.free <- struct{}{}
+		<-s.held
+		if _, status := r.follow("b", 0); status.State != agentapi.Canceled {
+			t.Errorf("got %+v", status)
+		}
+		if err := r.client.DeleteBuild(t.Context(), "b"); err != nil {
+			t.Errorf("delete again: %v", err)
+		}
+	})
 }
 
 func TestTooMany(t *testing.T) {

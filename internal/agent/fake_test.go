@@ -29,8 +29,9 @@ type fakeStore struct {
 	*storetest.Memory
 	key *signature.PrivateKey
 
-	held chan string   // gets the name of each build that holds
-	free chan struct{} // closed: builds that hold go on
+	held     chan string   // gets the name of each build that holds or is stuck
+	canceled chan string   // gets the name of each stuck build that is canceled
+	free     chan struct{} // closed: builds that hold or are stuck go on
 
 	mu       sync.Mutex
 	built    map[string]int // by name
@@ -50,7 +51,7 @@ func newFakeStore(t testing.TB) *fakeStore {
 	acl.Add(key.Public())
 	return &fakeStore{
 		Memory: storetest.NewMemory(store.DefaultDir, key, acl), key: key,
-		held: make(chan string, 1000), free: make(chan struct{}), built: make(map[string]int),
+		held: make(chan string, 1000), canceled: make(chan string, 1000), free: make(chan struct{}), built: make(map[string]int),
 	}
 }
 
@@ -79,6 +80,7 @@ func (s *fakeStore) Build(ctx context.Context, req *store.BuildRequest) (*store.
 				return nil, context.Cause(ctx)
 			}
 		case "stuck":
+			defer context.AfterFunc(ctx, func() { s.canceled <- name })()
 			s.held <- name
 			<-s.free
 		case "exit":

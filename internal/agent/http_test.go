@@ -3,10 +3,13 @@ package agent
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"runtime"
 	"strings"
@@ -349,4 +352,30 @@ func TestTrailer(t *testing.T) {
 	if !strings.Contains(text, `\u007f`) {
 		t.Errorf("%q lost a character", text)
 	}
+}
+
+// FuzzPut shows that no request makes the agent fail.
+func FuzzPut(f *testing.F) {
+	good := request(f, 1, "a", "nothing")
+	text, err := json.Marshal(good)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add("b", text)
+	f.Add("..", []byte(`{"attempt":1e99}`))
+	f.Add("b", []byte(`{"attempt":1,"derivation":"`+string(good.Derivation)+`","outputs":["`+string(good.Outputs[0])+`"],"inputs":null,"timeout":1e300}`))
+	s := newFakeStore(f)
+	r := start(f, s, func(o *Options) { o.Logger = slog.New(slog.DiscardHandler) })
+	f.Fuzz(func(t *testing.T, id string, body []byte) {
+		w := httptest.NewRecorder()
+		r.ServeHTTP(w, httptest.NewRequest(http.MethodPut, "/v1/builds/"+url.PathEscape(id), bytes.NewReader(body)))
+		if w.Code >= 500 {
+			t.Errorf("%q, %q: %d %s", id, body, w.Code, w.Body)
+		}
+		for _, at := range r.attempts() {
+			if err := r.remove(t.Context(), at.id); err != nil {
+				t.Error(err)
+			}
+		}
+	})
 }

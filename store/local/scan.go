@@ -13,23 +13,36 @@ import (
 // (scanForReferences in libstore).
 type scanner struct {
 	wanted map[[store.HashPartLen]byte][]store.Path
+	starts [1 << 15]bool // the first three digits of those
 	found  map[store.Path]bool
 	edge   []byte // the end of the last write, shorter than a hash part, and what follows it
 }
 
-// isHashDigit says which bytes hash parts are made of.
-var isHashDigit = func() (digits [256]bool) {
-	for _, c := range []byte("0123456789abcdfghijklmnpqrsvwxyz") {
-		digits[c] = true
+// noDigit is the value in hashDigits of bytes that hash parts don't have.
+const noDigit = 0xff
+
+// hashDigits has the value of each byte as a digit of hash parts.
+var hashDigits = func() (values [256]uint8) {
+	for i := range values {
+		values[i] = noDigit
 	}
-	return digits
+	for i, c := range []byte("0123456789abcdfghijklmnpqrsvwxyz") {
+		values[c] = uint8(i)
+	}
+	return values
 }()
+
+// start returns the index in starts of what begins with three digits.
+func start(b []byte) int {
+	return int(hashDigits[b[0]])<<10 | int(hashDigits[b[1]])<<5 | int(hashDigits[b[2]])
+}
 
 func newScanner(candidates []store.Path) *scanner {
 	s := &scanner{wanted: make(map[[store.HashPartLen]byte][]store.Path, len(candidates)), found: make(map[store.Path]bool)}
 	for _, p := range candidates {
 		key := [store.HashPartLen]byte([]byte(p.HashPart()))
 		s.wanted[key] = append(s.wanted[key], p)
+		s.starts[start(key[:])] = true
 	}
 	return s
 }
@@ -61,7 +74,7 @@ func (s *scanner) scan(b []byte) {
 	for i := 0; i+n <= len(b); {
 		window := b[i : i+n]
 		last := n - 1
-		for last >= 0 && isHashDigit[window[last]] {
+		for last >= 0 && hashDigits[window[last]] != noDigit {
 			last--
 		}
 		if last >= 0 {
@@ -77,12 +90,12 @@ func (s *scanner) scan(b []byte) {
 func (s *scanner) digits(b []byte, i int) int {
 	const n = store.HashPartLen
 	for ; ; i++ {
-		if paths := s.wanted[[n]byte(b[i:i+n])]; paths != nil {
-			for _, p := range paths {
+		if s.starts[start(b[i:])] {
+			for _, p := range s.wanted[[n]byte(b[i:i+n])] {
 				s.found[p] = true
 			}
 		}
-		if i+n == len(b) || !isHashDigit[b[i+n]] {
+		if i+n == len(b) || hashDigits[b[i+n]] == noDigit {
 			return i + n
 		}
 	}
