@@ -78,7 +78,7 @@ func readMagic(r *bufio.Reader) (string, error) {
 		if i := bytes.Index(line, []byte(magicPrefix)); i >= 0 && err == nil && len(line)-i <= maxMagicLine {
 			return strings.TrimRight(string(line[i:]), "\r\n"), nil
 		}
-		noise.Write(line)
+		_, _ = noise.Write(line)
 		read += len(line)
 		switch {
 		case err == io.EOF:

@@ -166,7 +166,7 @@ type farm struct {
 func newFarm(t testing.TB) *farm {
 	t.Helper()
 	// A socket's name is short; t.TempDir() is named after the test.
-	dir, err := os.MkdirTemp("", "lighter")
+	dir, err := os.MkdirTemp("", "lighter") //nolint:usetesting // see above
 	if err != nil {
 		t.Fatal(err)
 	}

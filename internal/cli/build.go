@@ -101,10 +101,10 @@ func (b *buildAction) run(ctx context.Context, inv *invocation, client *api.Clie
 		signal.Notify(resized, syscall.SIGWINCH)
 		defer signal.Stop(resized)
 		w.resized = resized
-		switch err = w.watch(ctx); {
-		case err == nil:
+		switch err = w.watch(ctx); err { //nolint:errorlint // with more to it there is more to say
+		case nil:
 			err = b.finish(inv, w)
-		case err == errInterrupted: //nolint:errorlint // with more to it there is more to say
+		case errInterrupted:
 			err = &exitError{code: exitInterrupted} // the person was told
 		}
 	}

@@ -152,6 +152,8 @@ type Coordinator struct {
 	recorder *recorder
 	expander *expander
 	group    sync.WaitGroup // every goroutine that Run started
+	// recovered is closed when Run has read what the ledger has of earlier runs.
+	recovered chan struct{}
 	// stopped is closed when Run is about to return, or has; fatal is why, before.
 	stopped chan struct{}
 	fatal   chan error
@@ -187,7 +189,7 @@ func New(cfg Config) (*Coordinator, error) {
 	c := &Coordinator{
 		cfg: cfg, limits: cfg.Limits.withDefaults(), log: cfg.Logger, ledger: cfg.Ledger,
 		head: newHead(cfg.Store), kept: newKeptItems(), moving: newTransfers(), started: time.Now(),
-		mail: newMailbox[func()](), stopped: make(chan struct{}), fatal: make(chan error, 1),
+		mail: newMailbox[func()](), recovered: make(chan struct{}), stopped: make(chan struct{}), fatal: make(chan error, 1),
 		byName: make(map[string]*machine),
 		tasks:  make(map[store.Path]*task), builds: make(map[string]*record),
 		queue: scheduler.NewQueue(), byID: make(map[string]*task),
@@ -227,6 +229,7 @@ func (c *Coordinator) Run(ctx context.Context) error {
 	c.ctx = runCtx
 	err := c.recover(runCtx)
 	if err == nil {
+		close(c.recovered)
 		c.start()
 		err = c.loop()
 	}

@@ -26,6 +26,14 @@ func (c *Coordinator) Submit(ctx context.Context, requests []api.Request) ([]api
 	if len(requests) > api.MaxSubmit {
 		return nil, badRequest("a submission has %d builds, at most %d are taken", len(requests), api.MaxSubmit)
 	}
+	// A build stored during recovery would be taken up twice.
+	select {
+	case <-c.recovered:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	case <-c.stopped:
+		return nil, errStopping
+	}
 	answers := make([]api.Submitted, len(requests))
 	c.prepare(ctx, requests, answers)
 	fresh, err := c.store(ctx, answers)

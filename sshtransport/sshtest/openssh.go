@@ -3,6 +3,8 @@ package sshtest
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
+	"crypto/rand"
 	"encoding/pem"
 	"fmt"
 	"net"
@@ -14,9 +16,6 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-
-	"crypto/ed25519"
-	"crypto/rand"
 
 	"golang.org/x/crypto/ssh"
 

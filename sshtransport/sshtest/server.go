@@ -318,7 +318,7 @@ func (s *session) command(ch ssh.Channel, text string, closed <-chan struct{}) {
 		}()
 		_ = cmd.Wait()
 		close(done)
-		status = uint32(max(cmd.ProcessState.ExitCode(), 0)) //nolint:gosec // an exit status is small
+		status = uint32(max(cmd.ProcessState.ExitCode(), 0))
 	}
 	_, _ = ch.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{status}))
 }

@@ -199,8 +199,10 @@ func TestBuildEnvironment(t *testing.T) {
 	}{
 		{recipe{name: "plain", env: map[string]string{"impureEnvVars": "LIGHTER_TEST_PROXY", "TMPDIR": "/elsewhere"}}, []string{"impureEnvVars=LIGHTER_TEST_PROXY"}},
 		{recipe{name: "own", env: map[string]string{"PATH": "/own", "HOME": "/home"}}, []string{"PATH=/own", "HOME=/home"}},
-		{recipe{name: "fixed", env: map[string]string{"impureEnvVars": "LIGHTER_TEST_PROXY LIGHTER_TEST_UNSET"}, hash: "sha256 " + strings.Repeat("0", 64)},
-			[]string{"LIGHTER_TEST_PROXY=http://proxy.example", "LIGHTER_TEST_UNSET=", "impureEnvVars=LIGHTER_TEST_PROXY LIGHTER_TEST_UNSET"}},
+		{
+			recipe{name: "fixed", env: map[string]string{"impureEnvVars": "LIGHTER_TEST_PROXY LIGHTER_TEST_UNSET"}, hash: "sha256 " + strings.Repeat("0", 64)},
+			[]string{"LIGHTER_TEST_PROXY=http://proxy.example", "LIGHTER_TEST_UNSET=", "impureEnvVars=LIGHTER_TEST_PROXY LIGHTER_TEST_UNSET"},
+		},
 	} {
 		t.Run(tt.recipe.name, func(t *testing.T) {
 			r := tt.recipe
@@ -460,7 +462,8 @@ func TestBuildFixed(t *testing.T) {
 	digest := func(h interface {
 		Write([]byte) (int, error)
 		Sum([]byte) []byte
-	}) string {
+	},
+	) string {
 		h.Write([]byte("hi\n"))
 		return hex.EncodeToString(h.Sum(nil))
 	}

@@ -1,9 +1,10 @@
 package local
 
 import (
-	"crypto/md5"  //nolint:gosec // origins of old packages have such hashes
-	"crypto/sha1" //nolint:gosec // the same
+	"crypto/md5"
+	"crypto/sha1"
 	"crypto/sha256"
+	"crypto/sha3"
 	"crypto/sha512"
 	"encoding/hex"
 	"fmt"
@@ -13,7 +14,6 @@ import (
 	"strings"
 
 	"golang.org/x/crypto/blake2s"
-	"golang.org/x/crypto/sha3"
 
 	"lighter/nar"
 	"lighter/store"
@@ -51,9 +51,9 @@ func newFixedHash(o derivation.Output) (*fixedHash, error) {
 func (f *fixedHash) newHash() (hash.Hash, error) {
 	switch f.algorithm {
 	case "md5":
-		return md5.New(), nil //nolint:gosec // as above
+		return md5.New(), nil
 	case "sha1":
-		return sha1.New(), nil //nolint:gosec // as above
+		return sha1.New(), nil
 	case "sha256":
 		return sha256.New(), nil
 	case "sha512":

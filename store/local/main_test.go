@@ -59,7 +59,7 @@ func openTestStore(t testing.TB) *Store {
 // and whose parents everybody may enter.
 func scratch(t testing.TB) string {
 	t.Helper()
-	folder, err := os.MkdirTemp("", "lighter-test-")
+	folder, err := os.MkdirTemp("", "lighter-test-") //nolint:usetesting // see above
 	if err != nil {
 		t.Fatal(err)
 	}

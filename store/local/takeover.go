@@ -1,6 +1,7 @@
 package local
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -15,7 +16,7 @@ func takeOver(tree string) error {
 	if err != nil {
 		return &fs.PathError{Op: "open", Path: filepath.Dir(tree), Err: err}
 	}
-	defer unix.Close(parent) //nolint:errcheck // it was only read
+	defer unix.Close(parent)
 	return takeOverAt(parent, filepath.Base(tree))
 }
 
@@ -24,7 +25,7 @@ func takeOverAt(parent int, name string) error {
 		return &fs.PathError{Op: "chown", Path: name, Err: err}
 	}
 	fd, err := unix.Openat(parent, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err == unix.ENOTDIR || err == unix.ELOOP {
+	if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
 		return nil
 	}
 	if err != nil {

@@ -219,7 +219,7 @@ func readFile(name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer unix.Close(fd) //nolint:errcheck // it was only read
+	defer unix.Close(fd)
 	var text []byte
 	buf := make([]byte, 64<<10)
 	for {

@@ -101,13 +101,13 @@ type Decoder struct {
 
 // Message reads the next message; ok is false if there is none, or not a whole one.
 func (d *Decoder) Message() (m Message, ok bool) {
-	m.Kind = Kind(d.number())
+	m.Kind = Kind(d.number()) //nolint:gosec // as it was encoded
 	switch m.Kind {
 	case Failed, NoExec:
 		m.Errno = unix.Errno(d.number())
 		m.Step = d.text()
 	case Exited:
-		m.Status = unix.WaitStatus(d.number())
+		m.Status = unix.WaitStatus(d.number()) //nolint:gosec // as it was encoded
 	case Started:
 	default:
 		return m, false
@@ -132,10 +132,10 @@ func (m *Message) encode() []byte {
 func (c *Config) Encode() []byte {
 	e := encoder{b: make([]byte, 8, 4096)}
 	c.each(&e)
-	size := uint64(len(e.b) - 8)
-	for i := range 8 {
-		e.b[i] = byte(size >> (8 * i))
-	}
+	size := len(e.b) - 8
+	var length encoder
+	length.number(uint64(size)) //nolint:gosec // a length
+	copy(e.b, length.b)
 	return e.b
 }
 
@@ -200,7 +200,7 @@ func (e *encoder) String(s *string) { e.text(*s) }
 
 func (e *encoder) number(n uint64) {
 	for i := range 8 {
-		e.b = append(e.b, byte(n>>(8*i)))
+		e.b = append(e.b, byte(n>>(8*i))) //nolint:gosec // eight bits are meant
 	}
 }
 
