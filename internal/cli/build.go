@@ -101,10 +101,10 @@ func (b *buildAction) run(ctx context.Context, inv *invocation, client *api.Clie
 		signal.Notify(resized, syscall.SIGWINCH)
 		defer signal.Stop(resized)
 		w.resized = resized
-		switch err = w.watch(ctx); err { //nolint:errorlint // with more to it there is more to say
-		case nil:
+		err = w.watch(ctx)
+		if err == nil {
 			err = b.finish(inv, w)
-		case errInterrupted:
+		} else if err == errInterrupted { //nolint:errorlint // with more to it there is more to say
 			err = &exitError{code: exitInterrupted} // the person was told
 		}
 	}

@@ -327,7 +327,16 @@ func TestLedgerWithoutRoom(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = c.Submit(t.Context(), []api.Request{{Derivation: drv}})
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel()
+	running.Go(func() {
+		if err := c.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	_, err = c.Submit(ctx, []api.Request{{Derivation: drv}})
 	if !errors.Is(err, ledger.ErrDiskFull) || asError(err).Code != api.CodeDiskFull {
 		t.Errorf("got %v, want a full disk", err)
 	}

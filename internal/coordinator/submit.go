@@ -21,7 +21,8 @@ const submitReaders = 8
 // Submit takes requests. Each becomes a build that is durable in the ledger when
 // Submit returns, or is answered with an error; the answers are in the order of the
 // requests. A request with the id of a build that is there already gets that build
-// if it names the same derivation, so that a client may ask again.
+// if it names the same derivation, so that a client may ask again. Submit waits until
+// Run has read what earlier runs left.
 func (c *Coordinator) Submit(ctx context.Context, requests []api.Request) ([]api.Submitted, error) {
 	if len(requests) > api.MaxSubmit {
 		return nil, badRequest("a submission has %d builds, at most %d are taken", len(requests), api.MaxSubmit)
