@@ -271,6 +271,8 @@ func (c *Coordinator) loop() error {
 			return nil
 		case err := <-c.fatal:
 			return err
+		case <-c.ledger.Failed():
+			return c.ledger.Err()
 		case <-c.mail.ready():
 			for _, f := range c.mail.take() {
 				f()

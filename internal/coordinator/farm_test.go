@@ -40,6 +40,18 @@ type farm struct {
 func newFarm(t testing.TB, change func(*Config), names ...string) *farm {
 	t.Helper()
 	testkit.CheckLeaks(t)
+	f := unstarted(t, names...)
+	if change != nil {
+		change(&f.config)
+	}
+	f.start()
+	t.Cleanup(func() { f.shutDown() })
+	return f
+}
+
+// unstarted is a farm without a ledger and a coordinator.
+func unstarted(t testing.TB, names ...string) *farm {
+	t.Helper()
 	f := &farm{t: t, dir: t.TempDir(), acl: &signature.ACL{}, agents: make(map[string]*fakeAgent)}
 	headKey := newKey(t)
 	f.acl.Add(headKey.Public())
@@ -68,11 +80,6 @@ func newFarm(t testing.TB, change func(*Config), names ...string) *farm {
 			Name: name, Systems: []string{"x86_64-linux"}, ParallelBuilds: 2, Speed: 1, Features: []string{"on-" + name},
 		})
 	}
-	if change != nil {
-		change(&f.config)
-	}
-	f.start()
-	t.Cleanup(func() { f.shutDown() })
 	return f
 }
 

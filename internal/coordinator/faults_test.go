@@ -7,8 +7,13 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
@@ -339,6 +344,44 @@ func TestLedgerWithoutRoom(t *testing.T) {
 	_, err = c.Submit(ctx, []api.Request{{Derivation: drv}})
 	if !errors.Is(err, ledger.ErrDiskFull) || asError(err).Code != api.CodeDiskFull {
 		t.Errorf("got %v, want a full disk", err)
+	}
+}
+
+// TestLedgerFails has the disk fail under the ledger: the coordinator ends with the
+// reason, rather than to live on without a memory. (A ledger that has failed leaves goroutines.)
+func TestLedgerFails(t *testing.T) {
+	f := unstarted(t)
+	drv := f.drv("one", "")
+	var failing atomic.Bool
+	disk := errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if failing.Load() && op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
+			return syscall.EIO
+		}
+		return nil
+	}))
+	broken, err := ledger.Open("ledger", ledger.Options{FS: disk, MinFree: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.config.Ledger = broken
+	c, err := New(f.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	over := make(chan error, 1)
+	go func() { over <- c.Run(context.Background()) }()
+	if _, err := c.Submit(t.Context(), []api.Request{{Derivation: drv}}); err != nil {
+		t.Fatal(err)
+	}
+	failing.Store(true)
+	if _, err := c.Submit(t.Context(), []api.Request{{Derivation: drv}}); !errors.Is(err, ledger.ErrFailed) {
+		t.Errorf("submit: %v, want a failed ledger", err)
+	}
+	if err := <-over; !errors.Is(err, ledger.ErrFailed) || !errors.Is(err, syscall.EIO) {
+		t.Errorf("run: %v, want a failed ledger", err)
+	}
+	if err := broken.Close(); !errors.Is(err, ledger.ErrFailed) {
+		t.Errorf("close: %v", err)
 	}
 }
 

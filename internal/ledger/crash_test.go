@@ -100,7 +100,7 @@ func rank(s api.State) int {
 // contradicts anything, and builds that were changed together are in the same state.
 func verify(t *testing.T, fs vfs.FS, acked map[string]api.State) {
 	t.Helper()
-	l, err := Open("ledger", Options{fs: fs})
+	l, err := Open("ledger", Options{FS: fs})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +132,7 @@ func verify(t *testing.T, fs vfs.FS, acked map[string]api.State) {
 
 func TestCrash(t *testing.T) {
 	fs := vfs.NewCrashableMem()
-	l := open(t, "ledger", Options{fs: fs, SyncDelay: time.Millisecond, memTable: smallTable})
+	l := open(t, "ledger", Options{FS: fs, SyncDelay: time.Millisecond, memTable: smallTable})
 	a := startLoad(l, 8)
 	for seed := range uint64(12) {
 		enough := errors.New("enough")
@@ -172,7 +172,7 @@ func TestWriteErrors(t *testing.T) {
 			}
 			return syscall.EIO
 		})
-		l, err := Open("ledger", Options{fs: errorfs.Wrap(mem, injector), SyncDelay: time.Millisecond, memTable: smallTable})
+		l, err := Open("ledger", Options{FS: errorfs.Wrap(mem, injector), SyncDelay: time.Millisecond, memTable: smallTable})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -207,13 +207,13 @@ func TestWriteErrors(t *testing.T) {
 // is opened. What was in it is still there afterwards.
 func TestOpenErrors(t *testing.T) {
 	mem := vfs.NewCrashableMem()
-	l := open(t, "ledger", Options{fs: mem})
+	l := open(t, "ledger", Options{FS: mem})
 	apply(t, l, Change{Build: build("b", api.Queued)}, Change{Build: build("b-input", api.Queued)})
 	crashed := mem.CrashClone(vfs.CrashCloneCfg{})
 	for n := int64(0); ; n++ {
 		fs := crashed.CrashClone(vfs.CrashCloneCfg{})
 		var writes atomic.Int64
-		l, err := Open("ledger", Options{fs: errorfs.Wrap(fs, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		l, err := Open("ledger", Options{FS: errorfs.Wrap(fs, errorfs.InjectorFunc(func(op errorfs.Op) error {
 			if isWrite(op) && writes.Add(1) > n {
 				return syscall.EIO
 			}
@@ -234,7 +234,7 @@ func TestOpenErrors(t *testing.T) {
 
 func TestDiskFull(t *testing.T) {
 	mem := vfs.NewMem()
-	l := open(t, "ledger", Options{fs: mem, MinFree: 1000})
+	l := open(t, "ledger", Options{FS: mem, MinFree: 1000})
 	apply(t, l, Change{Build: build("a", api.Queued)})
 	mem.TestingSetDiskUsage(vfs.DiskUsage{TotalBytes: 5000, AvailBytes: 999, UsedBytes: 4001})
 	_, err := l.Apply(t.Context(), []Change{{Build: build("b", api.Queued)}}, true)

@@ -110,11 +110,10 @@ type Options struct {
 	SyncDelay time.Duration
 	// Now is the clock for events; nil is time.Now.
 	Now func() time.Time
+	// FS is the file system; nil is the real one. Tests have disks that fail.
+	FS vfs.FS
 
-	// For tests: the file system (nil is the real one), and the size of the tables
-	// in memory, in bytes (0 is memTableSize).
-	fs       vfs.FS
-	memTable uint64
+	memTable uint64 // for tests: the size of the tables in memory, in bytes; 0 is memTableSize
 }
 
 func (o Options) withDefaults() Options {
@@ -136,8 +135,8 @@ func (o Options) withDefaults() Options {
 	if o.memTable == 0 {
 		o.memTable = memTableSize
 	}
-	if o.fs == nil {
-		o.fs = vfs.Default
+	if o.FS == nil {
+		o.FS = vfs.Default
 	}
 	return o
 }
@@ -186,7 +185,7 @@ type Ledger struct {
 // is open elsewhere gives an *InUseError. The ledger must be closed.
 func Open(dir string, opts Options) (_ *Ledger, err error) {
 	opts = opts.withDefaults()
-	if err := opts.fs.MkdirAll(dir, 0o700); err != nil {
+	if err := opts.FS.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open ledger %s: %w", dir, err)
 	}
 	l := &Ledger{
@@ -199,7 +198,7 @@ func Open(dir string, opts Options) (_ *Ledger, err error) {
 		written: make(chan struct{}),
 		failed:  make(chan struct{}),
 	}
-	if l.lock, err = takeLock(dir, opts.fs); err != nil {
+	if l.lock, err = takeLock(dir, opts.FS); err != nil {
 		return nil, err
 	}
 	if err := l.await(l.openDB); err != nil {
@@ -269,7 +268,7 @@ func writePID(fs vfs.FS, file string) error {
 
 func (l *Ledger) pebbleOptions() *pebble.Options {
 	opts := &pebble.Options{
-		FS:                          &haltFS{FS: l.opts.fs, report: l.fail},
+		FS:                          &haltFS{FS: l.opts.FS, report: l.fail},
 		Lock:                        l.lock,
 		CacheSize:                   l.opts.CacheSize,
 		MemTableSize:                l.opts.memTable,
@@ -454,7 +453,7 @@ func (l *Ledger) Close() error {
 	if l.Err() != nil {
 		return err
 	}
-	err = errors.Join(err, l.opts.fs.Remove(l.opts.fs.PathJoin(l.dir, "PID")), l.lock.Close())
+	err = errors.Join(err, l.opts.FS.Remove(l.opts.FS.PathJoin(l.dir, "PID")), l.lock.Close())
 	if err != nil {
 		return fmt.Errorf("close ledger %s: %w", l.dir, err)
 	}

@@ -412,14 +412,14 @@ func TestClosed(t *testing.T) {
 
 func TestCloseWritesWhatWasNotDurable(t *testing.T) {
 	fs := vfs.NewCrashableMem()
-	l := open(t, "ledger", Options{fs: fs, SyncDelay: time.Hour})
+	l := open(t, "ledger", Options{FS: fs, SyncDelay: time.Hour})
 	if _, err := l.Apply(t.Context(), []Change{{Build: build("b", api.Queued)}}, false); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
-	l = open(t, "ledger", Options{fs: fs.CrashClone(vfs.CrashCloneCfg{})})
+	l = open(t, "ledger", Options{FS: fs.CrashClone(vfs.CrashCloneCfg{})})
 	if _, err := l.Build(t.Context(), "b"); err != nil {
 		t.Error(err)
 	}
@@ -606,7 +606,7 @@ func TestCheckFindsDamage(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			l := open(t, "ledger", Options{fs: vfs.NewMem()})
+			l := open(t, "ledger", Options{FS: vfs.NewMem()})
 			apply(t, l, Change{Build: build("a", api.Queued)}, Change{Build: build("b", api.Queued)})
 			check(t, l)
 			if err := tt.damage(l); err != nil {

@@ -155,7 +155,7 @@ func answer(group []*request, err error) {
 // room refuses changes while the disk is nearly full: a write that then failed
 // would be the end of the ledger.
 func (l *Ledger) room() error {
-	usage, err := l.opts.fs.GetDiskUsage(l.dir)
+	usage, err := l.opts.FS.GetDiskUsage(l.dir)
 	if err != nil || usage.TotalBytes == 0 || l.opts.MinFree < 0 {
 		return nil //nolint:nilerr // a file system that cannot say must not stop the ledger
 	}
