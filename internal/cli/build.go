@@ -104,7 +104,8 @@ func (b *buildAction) run(ctx context.Context, inv *invocation, client *api.Clie
 		err = w.watch(ctx)
 		if err == nil {
 			err = b.finish(inv, w)
-		} else if err == errInterrupted { //nolint:errorlint // with more to it there is more to say
+		}
+		if err == errInterrupted { //nolint:errorlint // with more to it there is more to say
 			err = &exitError{code: exitInterrupted} // the person was told
 		}
 	}
