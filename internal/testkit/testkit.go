@@ -7,6 +7,7 @@
 package testkit
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"sync"
@@ -34,6 +35,16 @@ func NeedUserNamespaces(t testing.TB) {
 	if err := userNamespaces(); err != nil {
 		missing(t, "user namespaces cannot be created here: "+err.Error())
 	}
+}
+
+// HaveUserNamespaces reports whether the kernel lets this process create user and
+// mount namespaces. In CI it is an error if not.
+func HaveUserNamespaces() (bool, error) {
+	err := userNamespaces()
+	if err != nil && os.Getenv("CI") != "" {
+		return false, fmt.Errorf("user namespaces cannot be created here: %w; in CI every test must run", err)
+	}
+	return err == nil, nil
 }
 
 var userNamespaces = sync.OnceValue(func() error {

@@ -103,5 +103,5 @@ func advice() string {
 			return fmt.Sprintf("this kernel forbids user namespaces (%s is %s); as root: %s", switchOff.file, switchOff.bad, switchOff.command)
 		}
 	}
-	return "this kernel supports user namespaces, but something forbids them to this process: a container's seccomp profile, an LSM, or a chroot (docker run --security-opt seccomp=unconfined, or run outside it)"
+	return "this kernel supports user namespaces, but something forbids them to this process: a chroot (run outside it), a container's seccomp profile (docker run --security-opt seccomp=unconfined), or an LSM"
 }
