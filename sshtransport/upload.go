@@ -40,8 +40,13 @@ func upload(ctx context.Context, l *link, dir string, binary *AgentBinary) (stri
 	}
 	defer client.Close()
 	u := &uploader{link: l, client: client, binary: binary}
-	if u.dir, err = client.RealPath(dir); err != nil {
-		return "", fmt.Errorf("folder %s: %w", dir, err)
+	if u.dir = dir; !path.IsAbs(dir) {
+		// Some servers resolve only names of what exists.
+		home, err := client.RealPath(".")
+		if err != nil {
+			return "", fmt.Errorf("the folder where SFTP starts: %w", err)
+		}
+		u.dir = path.Join(home, dir)
 	}
 	final := programIn(u.dir, binary)
 	if u.isThere(final) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -175,25 +176,46 @@ func logTail(name string, offset int64) string {
 }
 
 // lock waits for a lock on a file, which goes with the process, however that ends.
+// unlock removes the file, so that nothing is left.
 func lock(ctx context.Context, name string) (unlock func(), err error) {
-	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, err
-	}
 	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		switch {
-		case err == nil:
-			return func() { f.Close() }, nil
-		case !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR):
-			f.Close()
+		f, err := tryLock(name)
+		if err != nil {
 			return nil, fmt.Errorf("lock %s: %w", name, err)
+		}
+		if f != nil {
+			return func() {
+				os.Remove(name)
+				f.Close()
+			}, nil
 		}
 		select {
 		case <-ctx.Done():
-			f.Close()
 			return nil, fmt.Errorf("lock %s, which another start holds: %w", name, context.Cause(ctx))
 		case <-time.After(pollInterval):
 		}
 	}
+}
+
+// tryLock returns nil and no error while another process has the lock.
+func tryLock(name string) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err == nil {
+		// Who had it may have removed the file meanwhile: then it locks nothing.
+		var named, held os.FileInfo
+		if held, err = f.Stat(); err == nil {
+			if named, err = os.Stat(name); err == nil && os.SameFile(named, held) {
+				return f, nil
+			}
+		}
+	}
+	f.Close()
+	if err != nil && !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	return nil, nil
 }

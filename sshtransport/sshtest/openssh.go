@@ -113,7 +113,7 @@ func (s *OpenSSH) SetConfig(t testing.TB, lines ...string) {
 		"PermitRootLogin prohibit-password",
 		"LogLevel VERBOSE",
 		"PrintMotd no",
-		"Subsystem sftp internal-sftp",
+		"Subsystem sftp internal-sftp -d "+s.Dir, // relative names are not in the home
 	)
 	s.config = s.write(t, "sshd_config", []byte(strings.Join(lines, "\n")+"\n"))
 }
