@@ -28,6 +28,10 @@ type Item struct {
 	Signature string
 	NARHash   store.Hash
 	NARSize   int64 // bytes
+	// NARState is the state of a Hasher after the NAR, where that is of some size and
+	// so worth to be kept: with it, the item can be written again without its NAR
+	// being hashed.
+	NARState []byte
 	// SignedHash is the SHA-256 of the NAR and of what follows it, up to and with
 	// the deriver.
 	SignedHash store.Hash

@@ -91,9 +91,13 @@ func (a *ArchiveReader) Item() (*Item, error) {
 // metadata reads what follows the NAR.
 func (a *ArchiveReader) metadata() (*Item, error) {
 	item := &Item{NARHash: a.hash.Sum(), NARSize: a.hash.Size()}
+	var err error
+	if item.NARState, err = a.hash.KeptState(); err != nil {
+		return nil, err
+	}
 	var signed []byte
 	a.w.Record(&signed)
-	err := a.signedPart(item)
+	err = a.signedPart(item)
 	a.w.Record(nil)
 	if err != nil {
 		return nil, err

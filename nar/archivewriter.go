@@ -26,6 +26,10 @@ func NewArchiveWriter(w io.Writer) *ArchiveWriter { return &ArchiveWriter{w: w} 
 // References and Deriver. It sets the item's NARHash, NARSize and SignedHash, and
 // its Signature to what sign, called with the SignedHash, returns; if sign is nil
 // the item is written without a signature.
+//
+// If the item's NARState is that of its NARHash, the NAR is not hashed once more: the
+// signature is of what it was then. A NAR of another size is an error; who reads the
+// archive finds all other changes, since the signature does not fit.
 func (a *ArchiveWriter) WriteItem(item *Item, writeNAR func(io.Writer) error, sign func(store.Hash) (string, error)) error {
 	if a.closed && a.err == nil {
 		return fmt.Errorf("write archive: %s comes after Close", item.Path)
@@ -56,13 +60,23 @@ func (a *ArchiveWriter) writeItem(item *Item, writeNAR func(io.Writer) error, si
 	}
 	a.hash.Reset()
 	signed := &hashedWriter{w: a.w, hash: &a.hash}
-	if err := writeNAR(signed); err != nil {
-		return err
+	if item.NARState != nil && a.hash.Restore(item.NARState, item.NARSize, item.NARHash) {
+		counted := &countedWriter{w: a.w}
+		if err := writeNAR(counted); err != nil {
+			return err
+		}
+		if counted.n != item.NARSize {
+			return fmt.Errorf("%w: its NAR has %d bytes instead of %d", store.ErrCorrupt, counted.n, item.NARSize)
+		}
+	} else {
+		if err := writeNAR(signed); err != nil {
+			return err
+		}
+		if a.hash.Size() == 0 || wire.Padding(a.hash.Size()) != 0 {
+			return fmt.Errorf("what was written, %d bytes, is no NAR", a.hash.Size())
+		}
+		item.NARHash, item.NARSize = a.hash.Sum(), a.hash.Size()
 	}
-	if a.hash.Size() == 0 || wire.Padding(a.hash.Size()) != 0 {
-		return fmt.Errorf("what was written, %d bytes, is no NAR", a.hash.Size())
-	}
-	item.NARHash, item.NARSize = a.hash.Sum(), a.hash.Size()
 	if err := describe(signed, item); err != nil {
 		return err
 	}
@@ -106,6 +120,18 @@ func (a *ArchiveWriter) mark(v uint64) error {
 	out := wire.NewWriterSize(a.w, 0)
 	_ = out.Uint64(v) // errors stay until Flush
 	return out.Flush()
+}
+
+// countedWriter counts what passes through it.
+type countedWriter struct {
+	w io.Writer
+	n int64
+}
+
+func (c *countedWriter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.n += int64(n)
+	return n, err
 }
 
 // hashedWriter hashes what passes through it.

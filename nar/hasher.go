@@ -2,6 +2,7 @@ package nar
 
 import (
 	"crypto/sha256"
+	"encoding"
 	"hash"
 
 	"lighter/store"
@@ -51,6 +52,40 @@ func (h *Hasher) Sum() store.Hash {
 	h.state.Write(h.full)
 	h.full = h.full[:0]
 	return store.Hash(h.state.Sum(nil))
+}
+
+// State returns the inner state of SHA-256 after all that was written so far, for
+// Restore. Programs of another version of Go may not understand it.
+func (h *Hasher) State() ([]byte, error) {
+	h.Sum()
+	return h.state.(encoding.BinaryMarshaler).MarshalBinary()
+}
+
+// keptFrom is the size, in bytes, from which on a state is worth its place.
+const keptFrom = 64 << 10
+
+// KeptState is State where there was enough to hash, and otherwise nil.
+func (h *Hasher) KeptState() ([]byte, error) {
+	if h.size < keptFrom {
+		return nil, nil
+	}
+	return h.State()
+}
+
+// Restore makes the Hasher one that was given what the Hasher of State was: size
+// bytes with the hash sum. It reports false, and is as after Reset, if the state is
+// not that of such a Hasher, as far as one can tell.
+func (h *Hasher) Restore(state []byte, size int64, sum store.Hash) bool {
+	h.Reset()
+	if h.state == nil {
+		h.state = sha256.New()
+	}
+	if err := h.state.(encoding.BinaryUnmarshaler).UnmarshalBinary(state); err != nil || h.Sum() != sum {
+		h.Reset()
+		return false
+	}
+	h.size = size
+	return true
 }
 
 // Reset makes the Hasher as good as new, and keeps its memory.

@@ -73,7 +73,9 @@ func (s *Store) addItem(ctx context.Context, r io.Reader, name func(store.Hash) 
 		return err
 	}
 	it := &finished{tree: tree, info: &store.Info{NARHash: h.Sum(), NARSize: h.Size(), References: references}}
-	it.info.Path, err = name(it.info.NARHash)
+	if it.state, err = h.KeptState(); err == nil {
+		it.info.Path, err = name(it.info.NARHash)
+	}
 	if err == nil {
 		err = lease.Add(ctx, it.info.Path)
 	}

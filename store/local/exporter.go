@@ -51,9 +51,13 @@ func (s *Store) export(ctx context.Context, w io.Writer, paths []store.Path) err
 }
 
 func (s *Store) exportItem(archive *nar.ArchiveWriter, r *record) error {
-	it := &nar.Item{Path: r.Path, References: r.References, Deriver: r.Deriver}
+	it := &nar.Item{
+		Path: r.Path, References: r.References, Deriver: r.Deriver,
+		NARHash: r.NARHash, NARSize: r.NARSize, NARState: r.NARState,
+	}
 	pack := func(w io.Writer) error { return nar.Pack(w, s.layout.data(r.data())) }
-	// An item that has changed on the disk must not get a signature.
+	// An item that has changed on the disk must not get a signature. Where its NAR is
+	// not hashed again, the signature is of what it was, and nobody takes it for that.
 	sign := func(h store.Hash) (string, error) {
 		if it.NARHash != r.NARHash {
 			return "", fmt.Errorf("%w: its contents have changed on the disk of this store", store.ErrCorrupt)

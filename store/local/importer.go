@@ -117,6 +117,7 @@ func (im *importer) check(ctx context.Context, it *finished) error {
 	if err != nil {
 		return err
 	}
+	it.state = in.NARState
 	it.info = &store.Info{
 		Path:       in.Path,
 		NARHash:    in.NARHash,

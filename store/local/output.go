@@ -93,7 +93,11 @@ func (b *build) finish(ctx context.Context, o derivation.Output, candidates []st
 	if err := nar.Pack(ctxWriter{ctx, io.MultiWriter(&h, scan)}, tree); err != nil {
 		return nil, err
 	}
-	return &finished{tree: tree, info: &store.Info{
+	state, err := h.KeptState()
+	if err != nil {
+		return nil, err
+	}
+	return &finished{tree: tree, state: state, info: &store.Info{
 		Path:       o.Path,
 		NARHash:    h.Sum(),
 		NARSize:    h.Size(),

@@ -22,6 +22,8 @@ type finished struct {
 	// once they have moved.
 	tree string
 
+	state []byte // see nar.Item's NARState
+
 	data string // its name in store/, once it is placed
 	note string // its info file in tmp/, once that is written
 }
@@ -68,7 +70,7 @@ func (s *Store) prepare(it *finished) error {
 	it.info.Registered = time.Now().UTC().Truncate(time.Millisecond)
 	it.info.References = slices.Clone(it.info.References)
 	slices.Sort(it.info.References)
-	r := &record{Info: *it.info}
+	r := &record{Info: *it.info, NARState: it.state}
 	if base := it.info.Path.Base(); it.data != base {
 		r.Data = it.data
 	}

@@ -25,6 +25,8 @@ type record struct {
 	store.Info
 	// Data is the item's name in store/, where that is not its own.
 	Data string `json:"data,omitempty"`
+	// NARState saves exports the hashing of the NAR: see nar.Item.
+	NARState []byte `json:"narState,omitempty"`
 }
 
 // data returns the item's name in store/.
