@@ -52,8 +52,9 @@ import (
 // Options say what an agent works with. Store and StateDir must be set.
 type Options struct {
 	// Store is where items are and builds are made. What else it can do the agent
-	// finds out: store.Builder, Leaser, Importer, Exporter, Collector, and a method
-	// BuildProblem() error that says why it cannot build.
+	// finds out: store.Builder, Leaser, Importer, Exporter, Collector, and the methods
+	// BuildProblem() error, which says why it cannot build, and
+	// ACL() (*signature.ACL, error), which says whose archives it takes.
 	Store     store.Store
 	StoreKind string // as agentapi.Machine; empty is "local"
 	// NeedsDerivations is what agentapi.Machine says under that name.

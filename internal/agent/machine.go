@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"lighter/internal/agentapi"
+	"lighter/nar/signature"
 )
 
 // machine finds out what the computer is.
@@ -130,8 +131,30 @@ func (a *Agent) describe() *agentapi.Machine {
 		Kernel: m.kernel, Hostname: m.name, Systems: m.systems, Cores: runtime.NumCPU(),
 		Load: load(procFile("loadavg")), FreeDisk: free, FreeMemory: availableMemory(procFile("meminfo")), Now: time.Now(),
 		StoreKind: a.opts.StoreKind, StoreDir: a.opts.Store.Dir(), PublicKey: a.opts.PublicKey,
+		AcceptsKeys:      a.acceptsKeys(),
 		NeedsDerivations: a.opts.NeedsDerivations, BuildProblem: m.buildProblem(), Running: a.countRunning(),
 	}
+}
+
+// acceptsKeys returns the fingerprints of the keys whose archives the store takes, or
+// nil if it does not say.
+func (a *Agent) acceptsKeys() []string {
+	s, ok := a.opts.Store.(interface {
+		ACL() (*signature.ACL, error)
+	})
+	if !ok {
+		return nil
+	}
+	acl, err := s.ACL()
+	if err != nil {
+		a.log.Warn("the list of authorized keys cannot be read", "err", err)
+		return nil
+	}
+	prints := []string{} // null would say that it is not known
+	for _, key := range acl.Keys() {
+		prints = append(prints, key.Fingerprint())
+	}
+	return prints
 }
 
 func procFile(name string) string {

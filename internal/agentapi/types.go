@@ -56,6 +56,9 @@ type Machine struct {
 	StoreKind  string    `json:"storeKind"` // "local" or "guix-daemon"
 	StoreDir   store.Dir `json:"storeDir"`  // logical
 	PublicKey  string    `json:"publicKey"` // s-expression; with which exports are signed
+	// AcceptsKeys has the fingerprints of the keys whose archives the store takes;
+	// null means that the agent does not know.
+	AcceptsKeys []string `json:"acceptsKeys"`
 	// NeedsDerivations says that the store wants the derivation and its closure
 	// of derivations as items, as guix-daemon does; without it, Text is enough.
 	NeedsDerivations bool   `json:"needsDerivations,omitempty"`

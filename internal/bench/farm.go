@@ -121,6 +121,9 @@ func (f *farm) start(ctx context.Context, state, config string, names []string) 
 	if out, err := exec.CommandContext(ctx, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key).CombinedOutput(); err != nil {
 		return fmt.Errorf("ssh-keygen: %w: %s", err, out)
 	}
+	if err := f.lighter(ctx, "key", "generate").Run(); err != nil {
+		return fmt.Errorf("key generate: %w", err)
+	}
 	var list []machines.Machine
 	for _, name := range names {
 		m, err := f.startMachine(ctx, name, key)
@@ -168,7 +171,7 @@ func (f *farm) launch(cmd *exec.Cmd) error {
 }
 
 func (f *farm) startMachine(ctx context.Context, name, key string) (*machines.Machine, error) {
-	args := []string{"agent", "--listen", "127.0.0.1:0", "--name", name, "--state", filepath.Join(f.folder, name), "--authorized-keys", key + ".pub"}
+	args := []string{"agent", "--listen", "127.0.0.1:0", "--name", name, "--state", filepath.Join(f.folder, name), "--authorized-keys", key + ".pub", "--authorize", filepath.Join(filepath.Dir(key), "signing-key.pub")}
 	for _, path := range []string{"/bin", "/usr", "/lib", "/lib64"} {
 		if _, err := os.Stat(path); err == nil {
 			args = append(args, "--sandbox-path", path)

@@ -116,9 +116,10 @@ func (c *coordinatorAction) coordinate(ctx context.Context, inv *invocation, f f
 	links.store = s
 	one, err := coordinator.New(coordinator.Config{
 		Store: s, Ledger: records, Machines: list,
-		NewLink: func(m machines.Machine) (coordinator.Link, error) { return links.link(m) },
-		ACL:     func() (*signature.ACL, error) { return loadOwnACL(f) },
-		LogDir:  filepath.Join(f.state, "log"), Logger: logger, Version: version.Version,
+		NewLink:   func(m machines.Machine) (coordinator.Link, error) { return links.link(m) },
+		ACL:       func() (*signature.ACL, error) { return loadOwnACL(f) },
+		PublicKey: key.Public(),
+		LogDir:    filepath.Join(f.state, "log"), Logger: logger, Version: version.Version,
 	})
 	if err != nil {
 		return errors.Join(err, records.Close())

@@ -585,15 +585,15 @@ func (r *run) failure(err error) *api.Failure {
 		f.Machine = ""
 		return f
 	case errors.As(err, &answer):
-		return r.blame(api.CulpritMachine, fmt.Errorf("%s%s", strings.TrimSpace(answer.Message), hint(answer, r.machine.Name)))
+		return r.blame(api.CulpritMachine, fmt.Errorf("%s%s", strings.TrimSpace(answer.Message), hint(answer)))
 	}
 	return r.blame(api.CulpritLink, err)
 }
 
 // hint says what a person can do about the error of a machine's agent.
-func hint(e *agentapi.Error, machine string) string {
+func hint(e *agentapi.Error) string {
 	if e.Code == agentapi.CodeUnauthorized {
-		return " (the machine does not accept the head's key: lighter machines authorize " + machine + ")"
+		return " (the machine does not accept the head's key; " + authorizeHead + ")"
 	}
 	return ""
 }

@@ -115,6 +115,9 @@ func (x *checker) key() bool {
 	if problem := keyProblem(x.m.Name, x.info.PublicKey, acl); problem != "" {
 		return x.step("key", errors.New(problem), "lighter machines authorize "+x.m.Name)
 	}
+	if problem := x.c.headKeyProblem(x.m, x.info); problem != "" {
+		return x.step("key", errors.New(problem), "")
+	}
 	return x.step("key", "the head accepts its key", "")
 }
 
@@ -143,7 +146,7 @@ func (x *checker) send(ctx context.Context) bool {
 		}
 	}
 	if err != nil {
-		return x.step("send", err, "authorize the head's key on the machine: lighter machines authorize "+x.m.Name)
+		return x.step("send", err, "authorize the head's key on the machine: "+authorizeHead)
 	}
 	return x.step("send", "it took an item that is signed by the head", "")
 }

@@ -73,11 +73,14 @@ type Config struct {
 	NewLink func(machines.Machine) (Link, error)
 	// ACL returns the keys whose archives Store takes, so that a machine with
 	// another key is found out before it builds anything. nil means: not known.
-	ACL     func() (*signature.ACL, error)
-	LogDir  string // folder of the build logs; made if it isn't there
-	Logger  *slog.Logger
-	Version string
-	Limits  Limits
+	ACL func() (*signature.ACL, error)
+	// PublicKey is the key with which Store signs, so that a machine that does not
+	// take its archives is found out before anything is sent. nil means: not known.
+	PublicKey *signature.PublicKey
+	LogDir    string // folder of the build logs; made if it isn't there
+	Logger    *slog.Logger
+	Version   string
+	Limits    Limits
 
 	newAgent func(m *machine) agent // nil is the real one; for tests
 }

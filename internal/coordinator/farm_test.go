@@ -67,7 +67,7 @@ func unstarted(t testing.TB, names ...string) *farm {
 	f.hasher = derivation.NewHasher(store.DefaultDir, nil)
 	f.config = Config{
 		Store: f.head, NewLink: func(machines.Machine) (Link, error) { return noLink{}, nil },
-		ACL: func() (*signature.ACL, error) { return f.acl, nil }, LogDir: filepath.Join(f.dir, "logs"),
+		ACL: func() (*signature.ACL, error) { return f.acl, nil }, PublicKey: headKey.Public(), LogDir: filepath.Join(f.dir, "logs"),
 		Logger: slog.New(slog.NewTextHandler(testWriter{t}, nil)), Version: "test",
 		Limits: Limits{
 			PollInterval: time.Hour, RetryMin: 5 * time.Millisecond, RetryMax: 20 * time.Millisecond,

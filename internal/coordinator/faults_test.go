@@ -195,6 +195,7 @@ func TestMachineProblems(t *testing.T) {
 		"protocol": {func(m *agentapi.Machine) { m.Protocol++ }, "speaks protocol"},
 		"store":    {func(m *agentapi.Machine) { m.StoreDir = "/nix/store" }, "its store is /nix/store"},
 		"build":    {func(m *agentapi.Machine) { m.BuildProblem = "no user namespaces" }, "no user namespaces"},
+		"head":     {func(m *agentapi.Machine) { m.AcceptsKeys = []string{"SHA256:another"} }, "does not accept the head's key SHA256:"},
 		"key":      {func(m *agentapi.Machine) { m.PublicKey = "(" }, "public key cannot be read"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -292,7 +293,7 @@ func TestMachineRefusesHeadsKey(t *testing.T) {
 	acl.Add(key.Public())
 	f.agents["m1"].set(func(a *fakeAgent) { a.store = storetest.NewMemory(a.store.Dir(), key, acl) })
 	b := f.awaitState(f.submit(f.drv("one", ""))[0], api.Failed)
-	if b.Failure.Culprit != api.CulpritMachine || !strings.Contains(b.Failure.Message, "lighter machines authorize m1") ||
+	if b.Failure.Culprit != api.CulpritMachine || !strings.Contains(b.Failure.Message, "--authorize") ||
 		!strings.Contains(b.Failure.Message, "source-of-one") {
 		t.Errorf("got %+v, want a failure that names the item and what to do", b.Failure)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -345,7 +346,25 @@ func (c *Coordinator) problemOf(m *machine, s *sighting) string {
 	case info.BuildProblem != "":
 		return "it cannot build: " + info.BuildProblem
 	}
-	return keyProblem(m.Name, info.PublicKey, s.acl)
+	if problem := keyProblem(m.Name, info.PublicKey, s.acl); problem != "" {
+		return problem
+	}
+	return c.headKeyProblem(m, info)
+}
+
+// authorizeHead says what a person does about a machine that does not accept the
+// head's key.
+const authorizeHead = "an uploaded agent is told of it when it starts, one behind lighter agent --listen with --authorize and the head's signing-key.pub"
+
+// headKeyProblem says why what the head signs is not accepted by a machine.
+func (c *Coordinator) headKeyProblem(m *machine, info *agentapi.Machine) string {
+	if c.cfg.PublicKey == nil || info.AcceptsKeys == nil || m.Local {
+		return ""
+	}
+	if print := c.cfg.PublicKey.Fingerprint(); !slices.Contains(info.AcceptsKeys, print) {
+		return fmt.Sprintf("it does not accept the head's key %s; %s", print, authorizeHead)
+	}
+	return ""
 }
 
 // keyProblem says why what a machine signs is not accepted at home.

@@ -28,13 +28,18 @@ func (s *Store) Import(ctx context.Context, r io.Reader, opts store.ImportOption
 	return infos, nil
 }
 
+// ACL returns the keys whose archives Import takes.
+func (s *Store) ACL() (*signature.ACL, error) {
+	if s.opts.ACL == nil {
+		return new(signature.ACL), nil
+	}
+	return s.opts.ACL()
+}
+
 func (s *Store) importArchive(ctx context.Context, r io.Reader, opts store.ImportOptions) ([]*store.Info, error) {
-	acl := new(signature.ACL)
-	if s.opts.ACL != nil {
-		var err error
-		if acl, err = s.opts.ACL(); err != nil {
-			return nil, err
-		}
+	acl, err := s.ACL()
+	if err != nil {
+		return nil, err
 	}
 	im := &importer{
 		store:   s,
@@ -50,7 +55,7 @@ func (s *Store) importArchive(ctx context.Context, r io.Reader, opts store.Impor
 	defer im.lease.Release() //nolint:errcheck // a lease that stays ends with the store
 	// What is complete becomes visible even if the caller loses interest then.
 	go im.publish(context.WithoutCancel(ctx))
-	err := im.read(ctx)
+	err = im.read(ctx)
 	close(im.queue)
 	<-im.done
 	return im.infos, errors.Join(im.err, err)
