@@ -221,8 +221,7 @@ func (d *demo) startCoordinator(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
+	late := time.After(startTimeout)
 	for {
 		if _, err = d.output(ctx, "status"); err == nil {
 			d.say("coordinator, process %d", p.cmd.Process.Pid)
@@ -232,6 +231,8 @@ func (d *demo) startCoordinator(ctx context.Context) error {
 		case <-p.done:
 			return fmt.Errorf("it ended at once: %s", d.logTail("coordinator"))
 		case <-ctx.Done():
+			return ctx.Err()
+		case <-late:
 			return fmt.Errorf("it does not answer: %w; its log ends so:\n%s", err, d.logTail("coordinator"))
 		case <-time.After(50 * time.Millisecond):
 		}
