@@ -162,6 +162,11 @@ func parseJSON(dir store.Dir, data []byte) ([]Named, error) {
 		n, err := j.named(dir, "")
 		return []Named{n}, err
 	}
+	for _, key := range slices.Sorted(maps.Keys(members)) {
+		if _, err := dir.ParsePath(key); err != nil {
+			return nil, fmt.Errorf("member %q: want a derivation, which has at least a \"builder\", or an object of derivations by full path", key)
+		}
+	}
 	var shown map[string]jsonDerivation
 	if err := decodeJSON(data, &shown); err != nil {
 		return nil, err

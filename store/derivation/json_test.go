@@ -213,7 +213,7 @@ func TestParseJSONRefuses(t *testing.T) {
 		{"source outside the store", `"inputSrcs":[]`, `"inputSrcs":["x"]`, "inputSrcs: store path"},
 		{"version", `"name":"x"`, `"name":"x","version":3`, "version 3"},
 		{"version 4", good, `{"version":4,"derivations":{}}`, "version 4"},
-		{"key that is no path", good, `{"x":{}}`, `store path "x"`},
+		{"key that is no path", good, `{"x":{}}`, `member "x": want`},
 		{"key that is no derivation", good, `{"/gnu/store/` + hashA + `-x":{}}`, "not the name of a derivation"},
 		{"name beside another path", good, `{"/gnu/store/` + hashA + `-x.drv":{"name":"y"}}`, `its name is said to be "y"`},
 	} {
