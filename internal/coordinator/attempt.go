@@ -19,7 +19,8 @@ type run struct {
 	c       *Coordinator
 	task    *task // for the loop alone
 	machine *machine
-	id      string // of the build on the machine
+	id      string          // of the build on the machine
+	known   <-chan struct{} // closed when the ledger has the id; nil if it had it before
 	attempt int
 	node    *node
 	inputs  []store.Path // outputs of inputs, and sources
@@ -58,7 +59,7 @@ func (c *Coordinator) attempt(t *task, m *machine, reason string) {
 func (c *Coordinator) newRun(t *task, m *machine) *run {
 	ctx, cancel := context.WithCancelCause(c.ctx)
 	r := &run{
-		c: c, task: t, machine: m, id: t.id, attempt: t.attempt, node: t.node, inputs: t.inputPaths,
+		c: c, task: t, machine: m, id: t.id, known: t.known, attempt: t.attempt, node: t.node, inputs: t.inputPaths,
 		needs: m.info != nil && m.info.NeedsDerivations, options: buildOptions(t),
 		ctx: ctx, cancel: cancel, began: time.Now(), phase: api.Placed,
 	}
@@ -189,6 +190,14 @@ func (r *run) begin() (*agentapi.BuildStatus, error) {
 	// was lost with an older agent.
 	r.c.logs.remove(r.id, r.attempt)
 	var status *agentapi.BuildStatus
+	// A build that only the agent knew would be nobody's after a crash.
+	if r.known != nil {
+		select {
+		case <-r.known:
+		case <-r.ctx.Done():
+			return nil, context.Cause(r.ctx)
+		}
+	}
 	err = r.persist(r.ctx, r.machine, func(ctx context.Context) (err error) {
 		for range maxSendRounds {
 			if status, err = r.machine.client.PutBuild(ctx, r.id, req); err != nil || status.State != agentapi.Rooted {
@@ -266,17 +275,18 @@ func (r *run) send(ctx context.Context, missing []store.Path) error {
 	return err
 }
 
-// gather brings items home that are to be sent from there.
+// gather brings items home that are to be sent from there, and what they refer to: the
+// machine may have that, and the head not.
 func (r *run) gather(ctx context.Context, paths []store.Path) error {
-	absent, err := store.Missing(ctx, r.c.head.Store, paths)
+	absent, err := store.Missing(ctx, r.c.head.Store, r.closure.of(paths))
 	if err != nil {
 		return &headError{err}
 	}
-	from := make(map[*machine][]*store.Info)
+	var infos []*store.Info
 	var lost []store.Path
 	for _, p := range absent {
-		if m := r.closure.source[p]; m != nil {
-			from[m] = append(from[m], r.closure.infos[p])
+		if r.closure.source[p] != nil {
+			infos = append(infos, r.closure.infos[p])
 		} else {
 			lost = append(lost, p)
 		}
@@ -284,24 +294,39 @@ func (r *run) gather(ctx context.Context, paths []store.Path) error {
 	if lost != nil {
 		return &inputsError{lost}
 	}
-	for m, infos := range from {
-		err := r.persist(ctx, m, func(ctx context.Context) error {
-			n, err := m.fetching.want(ctx, infos)
-			r.fetched.Add(n)
-			return err
-		})
-		var blame *api.Failure
-		switch {
-		case context.Cause(ctx) != nil:
-			return context.Cause(ctx)
-		case errors.As(err, &blame), errors.Is(err, store.ErrNotValid):
-			r.c.log.Warn("an input cannot be had from the machine that keeps it", "build", r.id, "machine", m.Name, "err", err)
-			return &inputsError{pathsOf(infos)}
-		case err != nil:
+	if infos, err = store.SortInfos(infos); err != nil {
+		return &headError{err}
+	}
+	// What is referred to comes first, whichever machine has it.
+	for len(infos) > 0 {
+		m := r.closure.source[infos[0].Path]
+		n := 1
+		for n < len(infos) && r.closure.source[infos[n].Path] == m {
+			n++
+		}
+		if err := r.gatherFrom(ctx, m, infos[:n]); err != nil {
 			return err
 		}
+		infos = infos[n:]
 	}
 	return nil
+}
+
+func (r *run) gatherFrom(ctx context.Context, m *machine, infos []*store.Info) error {
+	err := r.persist(ctx, m, func(ctx context.Context) error {
+		n, err := m.fetching.want(ctx, infos)
+		r.fetched.Add(n)
+		return err
+	})
+	var blame *api.Failure
+	switch {
+	case context.Cause(ctx) != nil:
+		return context.Cause(ctx)
+	case errors.As(err, &blame), errors.Is(err, store.ErrNotValid):
+		r.c.log.Warn("an input cannot be had from the machine that keeps it", "build", r.id, "machine", m.Name, "err", err)
+		return &inputsError{pathsOf(infos)}
+	}
+	return err
 }
 
 func pathsOf(infos []*store.Info) []store.Path {

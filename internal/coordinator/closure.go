@@ -25,6 +25,28 @@ func (c *closure) paths() []store.Path {
 	return paths
 }
 
+// of returns the closure of some of the items.
+func (c *closure) of(paths []store.Path) []store.Path {
+	all := slices.Clone(paths)
+	seen := make(map[store.Path]bool, len(paths))
+	for _, p := range paths {
+		seen[p] = true
+	}
+	for i := 0; i < len(all); i++ {
+		info := c.infos[all[i]]
+		if info == nil {
+			continue
+		}
+		for _, ref := range info.References {
+			if !seen[ref] {
+				seen[ref] = true
+				all = append(all, ref)
+			}
+		}
+	}
+	return all
+}
+
 // closureOf returns the closure of items that are at home or kept by machines. If one
 // is nowhere the error is an *inputsError.
 func (c *Coordinator) closureOf(ctx context.Context, roots []store.Path) (*closure, error) {

@@ -3,6 +3,7 @@ package coordinator
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"path/filepath"
 	"slices"
@@ -314,10 +315,23 @@ func (f *farm) idle() {
 			return
 		}
 		if time.Now().After(deadline) {
-			f.t.Fatalf("%d tasks and %d builds in memory, %d builds on agents are left", tasks, builds, kept)
+			f.t.Fatalf("%d tasks and %d builds in memory, %d builds on agents are left\n%s", tasks, builds, kept, f.left())
 		}
 		time.Sleep(time.Millisecond)
 	}
+}
+
+// left tells the stories of the builds that agents know.
+func (f *farm) left() string {
+	var b strings.Builder
+	for name, a := range f.agents {
+		a.mu.Lock()
+		for id, build := range a.builds {
+			fmt.Fprintf(&b, "%s has %s of %s, attempt %d, %s:\n%s", name, id, build.status.Derivation.Name(), build.status.Attempt, build.status.State, f.history(id))
+		}
+		a.mu.Unlock()
+	}
+	return b.String()
 }
 
 // valid reports whether an item is valid at home.

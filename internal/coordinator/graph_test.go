@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"lighter/internal/api"
 	"lighter/internal/ledger"
@@ -161,6 +162,38 @@ func TestInputFromAnotherMachine(t *testing.T) {
 	b := f.awaitState(f.submit(top)[0], api.Succeeded)
 	if b.Machine != "m2" || f.agents["m1"].count("base") != 1 {
 		t.Errorf("top was built on %s, base %d times on m1", b.Machine, f.agents["m1"].count("base"))
+	}
+	f.idle()
+}
+
+// TestInputWhoseReferenceIsNotAtHome sends an item through a head that does not have what
+// it refers to, since garbage was collected there, to a machine that has.
+func TestInputWhoseReferenceIsNotAtHome(t *testing.T) {
+	f := newFarm(t, nil, "m1", "m2")
+	on := func(machine string) *derivation.Derivation {
+		return &derivation.Derivation{System: "x86_64-linux", Env: []derivation.EnvVar{{Name: "requiredSystemFeatures", Value: "on-" + machine}}}
+	}
+	base := f.derive(on("m1"), "base", "")
+	mid := f.derive(on("m2"), "mid", "", base)
+	gate := f.derive(on("m1"), "gate", "hold")
+	top := f.derive(on("m1"), "top", "", base, mid, gate)
+	id := f.submit(top)[0]
+	f.awaitState(id, api.Waiting)
+	f.awaitChild(mid, api.Succeeded)
+	if !f.valid(f.output(base)) {
+		t.Fatal("base did not come by the head")
+	}
+	paths := []store.Path{f.output(base)}
+	for { // until the lease of mid's attempt has ended
+		if _, err := f.head.CollectGarbage(t.Context(), store.GCOptions{Paths: paths}); err == nil {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	f.agents["m1"].release("gate")
+	f.awaitState(id, api.Succeeded)
+	if n, m := f.agents["m1"].count("base"), f.agents["m2"].count("mid"); n != 1 || m != 1 {
+		t.Errorf("base was built %d times, mid %d times; want both once", n, m)
 	}
 	f.idle()
 }

@@ -226,6 +226,9 @@ func (c *Coordinator) reconcileBuild(m *machine, s *agentapi.BuildStatus) {
 			c.expand(t)
 		}
 	case s.State == agentapi.Succeeded && c.grace != nil && (t == nil || t.run == nil && t.resume == nil):
+		if other := c.spare[s.Derivation]; other != nil && (other.machine != m || other.status.ID != s.ID) {
+			c.forget(other.machine, other.status.ID) // one is enough
+		}
 		c.spare[s.Derivation] = &spare{m, *s}
 	case s.State == agentapi.Succeeded && t != nil && t.node != nil && t.run == nil && t.resume == nil && !t.available && !t.expanding:
 		c.adopt(t, m, s)
@@ -258,15 +261,29 @@ func (c *Coordinator) endGrace(m *machine) {
 }
 
 func (c *Coordinator) dropSpare() {
+	again := false
 	for drv, s := range c.spare {
-		delete(c.spare, drv)
 		t := c.tasks[drv]
-		if t != nil && t.node != nil && t.run == nil && t.resume == nil && !t.available && !t.expanding {
-			c.adopt(t, s.machine, &s.status)
+		if t != nil && t.expanding {
+			again = true
 			continue
 		}
-		if t == nil || t.id != s.status.ID {
+		delete(c.spare, drv)
+		switch {
+		case t != nil && t.node != nil && t.run == nil && t.resume == nil && !t.available:
+			c.adopt(t, s.machine, &s.status)
+		case t != nil && t.id == s.status.ID && t.uses(s.machine):
+			// It is that task's, or will be replaced by it there.
+		default:
 			c.forget(s.machine, s.status.ID)
 		}
 	}
+	if again {
+		c.expander.mail.put(question{whenDone: c.dropSpare})
+	}
+}
+
+// uses reports whether the task's build on the machine is the one that it is about.
+func (t *task) uses(m *machine) bool {
+	return t.run != nil && t.run.machine == m || t.resume == m || t.kept == m
 }

@@ -18,6 +18,7 @@ type task struct {
 	drv store.Path
 	// id is the one under which machines know its attempts: that of the first build.
 	id     string
+	known  <-chan struct{} // closed when the ledger has id; nil if it had it before
 	seq    uint64
 	builds []*record // that are not final
 
@@ -157,6 +158,9 @@ func (c *Coordinator) newInternal(n *node, parent *task) *task {
 	r := c.join(t, b)
 	record := r.Build
 	c.change(ledger.Change{Build: &record, Create: true})
+	known := make(chan struct{})
+	t.known = known
+	c.durably(func() { close(known) })
 	return t
 }
 
