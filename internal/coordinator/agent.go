@@ -31,11 +31,12 @@ type agent interface {
 var _ agent = (*agentapi.Client)(nil)
 
 // inputsError says that a build's inputs are nowhere any more.
-type inputsError struct{ paths []store.Path }
-
-func (e *inputsError) Error() string {
-	return "inputs are not at home, nor on a machine: " + e.paths[0].String()
+type inputsError struct {
+	paths []store.Path
+	why   string
 }
+
+func (e *inputsError) Error() string { return e.paths[0].String() + ": " + e.why }
 
 func (e *inputsError) Is(target error) bool { return target == store.ErrNotValid }
 

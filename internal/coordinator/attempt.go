@@ -292,7 +292,7 @@ func (r *run) gather(ctx context.Context, paths []store.Path) error {
 		}
 	}
 	if lost != nil {
-		return &inputsError{lost}
+		return &inputsError{lost, "neither at home nor kept by a machine"}
 	}
 	if infos, err = store.SortInfos(infos); err != nil {
 		return &headError{err}
@@ -323,8 +323,7 @@ func (r *run) gatherFrom(ctx context.Context, m *machine, infos []*store.Info) e
 	case context.Cause(ctx) != nil:
 		return context.Cause(ctx)
 	case errors.As(err, &blame), errors.Is(err, store.ErrNotValid):
-		r.c.log.Warn("an input cannot be had from the machine that keeps it", "build", r.id, "machine", m.Name, "err", err)
-		return &inputsError{pathsOf(infos)}
+		return &inputsError{pathsOf(infos), "not to be had from " + m.Name + ": " + err.Error()}
 	}
 	return err
 }

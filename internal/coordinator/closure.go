@@ -97,7 +97,7 @@ func (c *Coordinator) closureOf(ctx context.Context, roots []store.Path) (*closu
 		}
 	}
 	if lost != nil {
-		return nil, &inputsError{lost}
+		return nil, &inputsError{lost, "neither at home nor known to be kept by a machine"}
 	}
 	return all, nil
 }
@@ -113,7 +113,7 @@ func (c *closure) askMachine(ctx context.Context, item keptItem) error {
 		if ended := context.Cause(ctx); ended != nil {
 			return ended
 		}
-		return &inputsError{[]store.Path{item.info.Path}}
+		return &inputsError{[]store.Path{item.info.Path}, "unknown to " + item.machine.Name + ": " + err.Error()}
 	}
 	for _, info := range infos {
 		if c.infos[info.Path] == nil {

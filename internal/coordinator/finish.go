@@ -57,7 +57,9 @@ func (c *Coordinator) attemptSucceeded(r *run, out *outcome) {
 		m.has.add(info.Path)
 	}
 	m.has.add(t.inputPaths...)
-	c.head.remember(infosOf(out.outputs)...)
+	if out.home {
+		c.head.remember(infosOf(out.outputs)...)
+	}
 	if t.wantedHome() && (!out.home || !covers(out.names, t.requestedOutputs())) {
 		// Somebody asked for outputs after the run looked who wanted what.
 		c.keep(t, m, out.outputs)
@@ -177,6 +179,7 @@ func (c *Coordinator) dropUnneeded(t *task) {
 func (c *Coordinator) attemptFailed(r *run, out *outcome, err error) {
 	t, m := r.task, r.machine
 	if lost := lostInputs(err); lost != nil {
+		c.log.Warn("inputs were lost", "build", r.id, "machine", m.Name, "err", err)
 		c.inputsLost(r, lost)
 		return
 	}

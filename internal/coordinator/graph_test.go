@@ -166,6 +166,31 @@ func TestInputFromAnotherMachine(t *testing.T) {
 	f.idle()
 }
 
+// TestInputWithReferenceFromAnotherMachine needs an item from another machine that
+// refers to one which nobody needs any more for itself.
+func TestInputWithReferenceFromAnotherMachine(t *testing.T) {
+	f := newFarm(t, nil, "m1", "m2")
+	on := func(machine string) *derivation.Derivation {
+		return &derivation.Derivation{System: "x86_64-linux", Env: []derivation.EnvVar{{Name: "requiredSystemFeatures", Value: "on-" + machine}}}
+	}
+	base := f.derive(on("m1"), "base", "")
+	mid := f.derive(on("m1"), "mid", "", base)
+	gate := f.derive(on("m2"), "gate", "hold")
+	top := f.derive(on("m2"), "top", "", mid, gate)
+	id := f.submit(top)[0]
+	f.awaitState(id, api.Waiting)
+	f.awaitChild(mid, api.Succeeded)
+	for f.agents["m1"].knows() > 1 { // until base is forgotten
+		time.Sleep(time.Millisecond)
+	}
+	f.agents["m2"].release("gate")
+	f.awaitState(id, api.Succeeded)
+	if n, m := f.agents["m1"].count("base"), f.agents["m1"].count("mid"); n != 1 || m != 1 {
+		t.Errorf("base was built %d times, mid %d times; want both once", n, m)
+	}
+	f.idle()
+}
+
 // TestInputWhoseReferenceIsNotAtHome sends an item through a head that does not have what
 // it refers to, since garbage was collected there, to a machine that has.
 func TestInputWhoseReferenceIsNotAtHome(t *testing.T) {
