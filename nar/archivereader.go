@@ -92,7 +92,7 @@ func (a *ArchiveReader) Item() (*Item, error) {
 func (a *ArchiveReader) metadata() (*Item, error) {
 	item := &Item{NARHash: a.hash.Sum(), NARSize: a.hash.Size()}
 	var err error
-	if item.NARState, err = a.hash.KeptState(); err != nil {
+	if item.NARState, err = a.hash.State(); err != nil {
 		return nil, err
 	}
 	var signed []byte

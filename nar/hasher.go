@@ -54,22 +54,18 @@ func (h *Hasher) Sum() store.Hash {
 	return store.Hash(h.state.Sum(nil))
 }
 
+// stateFrom is the size, in bytes, from which on a state is worth its place.
+const stateFrom = 64 << 10
+
 // State returns the inner state of SHA-256 after all that was written so far, for
-// Restore. Programs of another version of Go may not understand it.
+// Restore; nil if that was too little to be worth it. Programs of another version of
+// Go may not understand it.
 func (h *Hasher) State() ([]byte, error) {
-	h.Sum()
-	return h.state.(encoding.BinaryMarshaler).MarshalBinary()
-}
-
-// keptFrom is the size, in bytes, from which on a state is worth its place.
-const keptFrom = 64 << 10
-
-// KeptState is State where there was enough to hash, and otherwise nil.
-func (h *Hasher) KeptState() ([]byte, error) {
-	if h.size < keptFrom {
+	if h.size < stateFrom {
 		return nil, nil
 	}
-	return h.State()
+	h.Sum()
+	return h.state.(encoding.BinaryMarshaler).MarshalBinary()
 }
 
 // Restore makes the Hasher one that was given what the Hasher of State was: size

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -365,7 +364,7 @@ func (f *farm) noneLeft() {
 	f.t.Helper()
 	for _, state := range f.states {
 		entries, err := os.ReadDir(filepath.Join(state, "store", "builds"))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err != nil {
 			f.t.Fatal(err)
 		}
 		for _, e := range entries {

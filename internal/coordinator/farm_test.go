@@ -298,6 +298,16 @@ func (f *farm) states(id string) []api.State {
 	return states
 }
 
+// until waits for something that must happen.
+func (f *farm) until(what string, ok func() bool) {
+	f.t.Helper()
+	for deadline := time.Now().Add(patience); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			f.t.Fatalf("waited in vain until %s", what)
+		}
+	}
+}
+
 // idle waits until no agent knows a build and the loop has no task: nothing is left
 // behind.
 func (f *farm) idle() {

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"testing"
-	"time"
 
 	"lighter/internal/api"
 	"lighter/internal/ledger"
@@ -152,12 +151,17 @@ func TestIntermediateIsFetchedWhenAskedFor(t *testing.T) {
 	f.idle()
 }
 
+// on is a derivation that only the machine can take.
+func on(machine string) *derivation.Derivation {
+	return &derivation.Derivation{System: "x86_64-linux", Env: []derivation.EnvVar{{Name: "requiredSystemFeatures", Value: "on-" + machine}}}
+}
+
 // TestInputFromAnotherMachine needs an item that is only on another machine.
 func TestInputFromAnotherMachine(t *testing.T) {
 	f := newFarm(t, nil, "m1", "m2")
-	d1 := &derivation.Derivation{System: "x86_64-linux", Env: []derivation.EnvVar{{Name: "requiredSystemFeatures", Value: "on-m1"}}}
+	d1 := on("m1")
 	base := f.derive(d1, "base", "")
-	d2 := &derivation.Derivation{System: "x86_64-linux", Env: []derivation.EnvVar{{Name: "requiredSystemFeatures", Value: "on-m2"}}}
+	d2 := on("m2")
 	top := f.derive(d2, "top", "", base)
 	b := f.awaitState(f.submit(top)[0], api.Succeeded)
 	if b.Machine != "m2" || f.agents["m1"].count("base") != 1 {
@@ -170,9 +174,6 @@ func TestInputFromAnotherMachine(t *testing.T) {
 // refers to one which nobody needs any more for itself.
 func TestInputWithReferenceFromAnotherMachine(t *testing.T) {
 	f := newFarm(t, nil, "m1", "m2")
-	on := func(machine string) *derivation.Derivation {
-		return &derivation.Derivation{System: "x86_64-linux", Env: []derivation.EnvVar{{Name: "requiredSystemFeatures", Value: "on-" + machine}}}
-	}
 	base := f.derive(on("m1"), "base", "")
 	mid := f.derive(on("m1"), "mid", "", base)
 	gate := f.derive(on("m2"), "gate", "hold")
@@ -180,9 +181,7 @@ func TestInputWithReferenceFromAnotherMachine(t *testing.T) {
 	id := f.submit(top)[0]
 	f.awaitState(id, api.Waiting)
 	f.awaitChild(mid, api.Succeeded)
-	for f.agents["m1"].knows() > 1 { // until base is forgotten
-		time.Sleep(time.Millisecond)
-	}
+	f.until("base is forgotten", func() bool { return f.agents["m1"].knows() == 1 })
 	f.agents["m2"].release("gate")
 	f.awaitState(id, api.Succeeded)
 	if n, m := f.agents["m1"].count("base"), f.agents["m1"].count("mid"); n != 1 || m != 1 {
@@ -195,9 +194,6 @@ func TestInputWithReferenceFromAnotherMachine(t *testing.T) {
 // it refers to, since garbage was collected there, to a machine that has.
 func TestInputWhoseReferenceIsNotAtHome(t *testing.T) {
 	f := newFarm(t, nil, "m1", "m2")
-	on := func(machine string) *derivation.Derivation {
-		return &derivation.Derivation{System: "x86_64-linux", Env: []derivation.EnvVar{{Name: "requiredSystemFeatures", Value: "on-" + machine}}}
-	}
 	base := f.derive(on("m1"), "base", "")
 	mid := f.derive(on("m2"), "mid", "", base)
 	gate := f.derive(on("m1"), "gate", "hold")
@@ -209,12 +205,10 @@ func TestInputWhoseReferenceIsNotAtHome(t *testing.T) {
 		t.Fatal("base did not come by the head")
 	}
 	paths := []store.Path{f.output(base)}
-	for { // until the lease of mid's attempt has ended
-		if _, err := f.head.CollectGarbage(t.Context(), store.GCOptions{Paths: paths}); err == nil {
-			break
-		}
-		time.Sleep(time.Millisecond)
-	}
+	f.until("the lease of mid's attempt has ended", func() bool {
+		_, err := f.head.CollectGarbage(t.Context(), store.GCOptions{Paths: paths})
+		return err == nil
+	})
 	f.agents["m1"].release("gate")
 	f.awaitState(id, api.Succeeded)
 	if n, m := f.agents["m1"].count("base"), f.agents["m2"].count("mid"); n != 1 || m != 1 {
@@ -226,11 +220,11 @@ func TestInputWhoseReferenceIsNotAtHome(t *testing.T) {
 func TestInputLostWithItsMachine(t *testing.T) {
 	f := newFarm(t, func(c *Config) { c.Limits.MachineLostAfter = 50e6 }, "m1", "m2")
 	base := f.drv("base", "")
-	gate := f.derive(&derivation.Derivation{System: "x86_64-linux", Env: []derivation.EnvVar{{Name: "requiredSystemFeatures", Value: "on-m2"}}}, "gate", "hold")
-	top := f.derive(&derivation.Derivation{System: "x86_64-linux", Env: []derivation.EnvVar{{Name: "requiredSystemFeatures", Value: "on-m2"}}}, "top", "", base, gate)
+	gate := f.derive(on("m2"), "gate", "hold")
+	top := f.derive(on("m2"), "top", "", base, gate)
 	// Slots on m2 are taken, so that base goes to m1.
 	d := func(name string) store.Path {
-		return f.derive(&derivation.Derivation{System: "x86_64-linux", Env: []derivation.EnvVar{{Name: "requiredSystemFeatures", Value: "on-m2"}}}, name, "hold")
+		return f.derive(on("m2"), name, "hold")
 	}
 	plugs := f.submit(d("plug-1"), d("plug-2"))
 	for _, id := range plugs {

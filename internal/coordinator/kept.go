@@ -71,7 +71,7 @@ func (c *Coordinator) release(t *task, m *machine) {
 // forget has a machine's agent forget a build, unless another attempt at it is under
 // way there: that one replaces what the agent has, and is forgotten when it is over.
 func (c *Coordinator) forget(m *machine, id string) {
-	if t := c.byID[id]; t != nil && (t.run != nil && t.run.machine == m || t.resume == m || t.kept == m) {
+	if t := c.byID[id]; t != nil && t.uses(m) {
 		return
 	}
 	m.forgetter.forget(id)
@@ -269,12 +269,9 @@ func (c *Coordinator) dropSpare() {
 			continue
 		}
 		delete(c.spare, drv)
-		switch {
-		case t != nil && t.node != nil && t.run == nil && t.resume == nil && !t.available:
+		if t != nil && t.node != nil && t.run == nil && t.resume == nil && !t.available {
 			c.adopt(t, s.machine, &s.status)
-		case t != nil && t.id == s.status.ID && t.uses(s.machine):
-			// It is that task's, or will be replaced by it there.
-		default:
+		} else {
 			c.forget(s.machine, s.status.ID)
 		}
 	}
@@ -283,7 +280,8 @@ func (c *Coordinator) dropSpare() {
 	}
 }
 
-// uses reports whether the task's build on the machine is the one that it is about.
+// uses reports whether what the machine's agent has of the task is still wanted, or
+// about to be replaced there.
 func (t *task) uses(m *machine) bool {
 	return t.run != nil && t.run.machine == m || t.resume == m || t.kept == m
 }

@@ -361,8 +361,8 @@ func (c *Coordinator) headKeyProblem(m *machine, info *agentapi.Machine) string 
 	if c.cfg.PublicKey == nil || info.AcceptsKeys == nil || m.Local {
 		return ""
 	}
-	if print := c.cfg.PublicKey.Fingerprint(); !slices.Contains(info.AcceptsKeys, print) {
-		return fmt.Sprintf("it does not accept the head's key %s; %s", print, authorizeHead)
+	if key := c.cfg.PublicKey.Fingerprint(); !slices.Contains(info.AcceptsKeys, key) {
+		return fmt.Sprintf("it does not accept the head's key %s; %s", key, authorizeHead)
 	}
 	return ""
 }

@@ -73,7 +73,7 @@ func (s *Store) addItem(ctx context.Context, r io.Reader, name func(store.Hash) 
 		return err
 	}
 	it := &finished{tree: tree, info: &store.Info{NARHash: h.Sum(), NARSize: h.Size(), References: references}}
-	if it.state, err = h.KeptState(); err == nil {
+	if it.state, err = h.State(); err == nil {
 		it.info.Path, err = name(it.info.NARHash)
 	}
 	if err == nil {

@@ -93,7 +93,7 @@ func (b *build) finish(ctx context.Context, o derivation.Output, candidates []st
 	if err := nar.Pack(ctxWriter{ctx, io.MultiWriter(&h, scan)}, tree); err != nil {
 		return nil, err
 	}
-	state, err := h.KeptState()
+	state, err := h.State()
 	if err != nil {
 		return nil, err
 	}
