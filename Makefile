@@ -1,6 +1,6 @@
 # lighter: bare `make` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help build agents demo test lint format fuzz bench clean
+.PHONY: help build agents demo test lint format fuzz bench guix-lab guix-lab-down clean
 
 GO         ?= go
 BUILD      := build
@@ -20,7 +20,7 @@ test: export CGO_ENABLED = 1
 endif
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: $(BUILD)/lighter $(BUILD)/lighter-agent ## lighter and lighter-agent for this machine, in build/
 
@@ -56,6 +56,12 @@ fuzz: ## every fuzz target for FUZZTIME each (10m)
 
 bench: build ## the figures of docs/performance.md, with the peers in the same run
 	$(GO) run ./internal/bench $(BENCHFLAGS)
+
+guix-lab: ## real Guix machines in folders, to try things on (root, Debian; docs/guix-lab.md)
+	internal/guixlab/lab.sh up
+
+guix-lab-down: ## remove them
+	internal/guixlab/lab.sh down
 
 clean: ## remove build/
 	rm -rf $(BUILD)
