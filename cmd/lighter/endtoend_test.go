@@ -21,6 +21,7 @@ import (
 	"github.com/google/uuid"
 
 	"lighter/internal/api"
+	"lighter/internal/api/apiclient"
 	"lighter/internal/testkit"
 	"lighter/sshtransport/sshtest"
 	"lighter/store"
@@ -42,7 +43,7 @@ type farm struct {
 	dir     string
 	lighter string
 	agent   string
-	client  *api.Client
+	client  *apiclient.Client
 	system  string
 	sshd    []*sshtest.OpenSSH
 	states  []string // of the machines
@@ -67,7 +68,7 @@ func newFarm(t *testing.T) *farm {
 			"386": "i686-linux", "ppc64le": "powerpc64le-linux", "riscv64": "riscv64-linux",
 		}[runtime.GOARCH],
 	}
-	f.client = api.NewClient(filepath.Join(dir, "head", "coordinator.sock"))
+	f.client = apiclient.NewClient(filepath.Join(dir, "head", "coordinator.sock"))
 	t.Cleanup(f.tearDown)
 	f.compile()
 	f.run("key", "generate")

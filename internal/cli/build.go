@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"lighter/internal/api"
+	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/display"
 	"lighter/store"
 )
@@ -73,7 +74,7 @@ type buildAction struct {
 	tags                           map[string]string
 }
 
-func (b *buildAction) run(ctx context.Context, inv *invocation, client *api.Client, f folders) error {
+func (b *buildAction) run(ctx context.Context, inv *invocation, client *apiclient.Client, f folders) error {
 	if err := inv.arguments("DRV", 1, -1); err != nil {
 		return err
 	}
@@ -117,7 +118,7 @@ func (b *buildAction) run(ctx context.Context, inv *invocation, client *api.Clie
 
 // submit asks for the builds and returns those that the coordinator took. That it
 // refused one ends everything, and cancels the others, unless --keep-going.
-func (b *buildAction) submit(ctx context.Context, inv *invocation, client *api.Client, paths []store.Path) ([]*api.Build, error) {
+func (b *buildAction) submit(ctx context.Context, inv *invocation, client *apiclient.Client, paths []store.Path) ([]*api.Build, error) {
 	requests := make([]api.Request, 0, len(paths))
 	for _, p := range paths {
 		requests = append(requests, b.request(p))

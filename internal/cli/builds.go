@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"lighter/internal/api"
+	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/display"
 	"lighter/internal/cli/human"
 	"lighter/store"
@@ -73,10 +74,10 @@ type buildsLister struct {
 	since         time.Duration
 	limit         int
 	json          bool
-	filter        api.BuildFilter
+	filter        apiclient.BuildFilter
 }
 
-func (l *buildsLister) run(ctx context.Context, inv *invocation, client *api.Client, _ folders) error {
+func (l *buildsLister) run(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
 	if err := inv.arguments("", 0, 0); err != nil {
 		return err
 	}
@@ -140,7 +141,7 @@ func (l *buildsLister) complete(inv *invocation) error {
 }
 
 // each calls fn for the builds of all pages, until it returns false.
-func (l *buildsLister) each(ctx context.Context, client *api.Client, fn func(*api.Build) (bool, error)) error {
+func (l *buildsLister) each(ctx context.Context, client *apiclient.Client, fn func(*api.Build) (bool, error)) error {
 	for {
 		page, err := client.Builds(ctx, l.filter)
 		if err != nil {
@@ -172,7 +173,7 @@ func buildsShowCommand() *command {
 		setup: func(fs *pflag.FlagSet) action {
 			where := socketFlags(fs)
 			asJSON := fs.Bool("json", false, "print one JSON object a line")
-			return clientAction(where, func(ctx context.Context, inv *invocation, client *api.Client, _ folders) error {
+			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
 				if err := inv.arguments("ID", 1, -1); err != nil {
 					return err
 				}
@@ -218,7 +219,7 @@ control characters other than colours are made harmless.`,
 			offset := fs.Int64("offset", 0, "start at this byte")
 			var tail sizeValue
 			fs.Var(&tail, "tail", "print only so many bytes at the end, such as 4KiB")
-			return clientAction(where, func(ctx context.Context, inv *invocation, client *api.Client, _ folders) error {
+			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
 				if err := inv.arguments("ID", 1, 1); err != nil {
 					return err
 				}
@@ -295,7 +296,7 @@ and if not, which rule is in the way.`,
 		setup: func(fs *pflag.FlagSet) action {
 			where := socketFlags(fs)
 			asJSON := fs.Bool("json", false, "print a JSON object")
-			return clientAction(where, func(ctx context.Context, inv *invocation, client *api.Client, _ folders) error {
+			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
 				if err := inv.arguments("ID", 1, 1); err != nil {
 					return err
 				}
@@ -341,7 +342,7 @@ stay as they are.`,
 		},
 		setup: func(fs *pflag.FlagSet) action {
 			where := socketFlags(fs)
-			return clientAction(where, func(ctx context.Context, inv *invocation, client *api.Client, _ folders) error {
+			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
 				if err := inv.arguments("ID", 1, -1); err != nil {
 					return err
 				}

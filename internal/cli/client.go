@@ -8,16 +8,17 @@ import (
 	"syscall"
 
 	"lighter/internal/api"
+	"lighter/internal/api/apiclient"
 )
 
 // clientAction is the action of a command that asks the coordinator.
-func clientAction(where *folderFlags, do func(ctx context.Context, inv *invocation, client *api.Client, f folders) error) action {
+func clientAction(where *folderFlags, do func(ctx context.Context, inv *invocation, client *apiclient.Client, f folders) error) action {
 	return func(ctx context.Context, inv *invocation) error {
 		f, err := where.resolve(inv)
 		if err != nil {
 			return err
 		}
-		client := api.NewClient(f.socket)
+		client := apiclient.NewClient(f.socket)
 		defer client.Close()
 		return noAnswer(f, do(ctx, inv, client, f))
 	}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"lighter/internal/api"
+	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/display"
 	"lighter/internal/cli/human"
 	"lighter/nar/signature"
@@ -31,7 +32,7 @@ func machinesStatusCommand() *command {
 		setup: func(fs *pflag.FlagSet) action {
 			where := socketFlags(fs)
 			asJSON := fs.Bool("json", false, "print one JSON object a line")
-			return clientAction(where, func(ctx context.Context, inv *invocation, client *api.Client, _ folders) error {
+			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
 				if err := inv.arguments("", 0, 0); err != nil {
 					return err
 				}
@@ -154,7 +155,7 @@ func machinesGCCommand() *command {
 		setup: func(fs *pflag.FlagSet) action {
 			where := socketFlags(fs)
 			opts, maxFreed := gcFlags(fs)
-			return clientAction(where, func(ctx context.Context, inv *invocation, client *api.Client, _ folders) error {
+			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
 				if err := inv.arguments("NAME", 1, -1); err != nil {
 					return err
 				}
@@ -297,13 +298,13 @@ func ask(ctx context.Context, inv *invocation, question string) (bool, error) {
 
 // checker checks machines, through the coordinator or by itself.
 type checker struct {
-	client *api.Client
+	client *apiclient.Client
 	names  []string // of all machines
 	alone  *loneChecker
 }
 
 func newChecker(ctx context.Context, inv *invocation, f folders) (*checker, error) {
-	client := api.NewClient(f.socket)
+	client := apiclient.NewClient(f.socket)
 	list, err := client.Machines(ctx)
 	if err == nil {
 		c := &checker{client: client}

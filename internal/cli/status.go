@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"lighter/internal/api"
+	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/human"
 )
 
@@ -24,7 +25,7 @@ func statusCommand() *command {
 		setup: func(fs *pflag.FlagSet) action {
 			where := socketFlags(fs)
 			asJSON := fs.Bool("json", false, "print a JSON object")
-			return clientAction(where, func(ctx context.Context, inv *invocation, client *api.Client, _ folders) error {
+			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
 				if err := inv.arguments("", 0, 0); err != nil {
 					return err
 				}
@@ -59,7 +60,7 @@ stopped: --from.`,
 			follow := fs.BoolP("follow", "f", false, "go on as things happen, also across a restart of the coordinator")
 			from := fs.Uint64("from", 0, "number of the first event (default: with --follow the next one, else 1)")
 			asJSON := fs.Bool("json", false, "print one JSON object a line")
-			return clientAction(where, func(ctx context.Context, inv *invocation, client *api.Client, _ folders) error {
+			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
 				first := *from
 				if *follow && !inv.flags.Changed("from") {
 					status, err := client.Status(ctx)

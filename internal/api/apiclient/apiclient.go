@@ -1,4 +1,5 @@
-package api
+// Package apiclient is the client of the coordinator's API.
+package apiclient
 
 import (
 	"bytes"
@@ -13,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"lighter/internal/api"
 
 	"lighter/store"
 )
@@ -58,23 +61,23 @@ func NewClientDialer(dial func(context.Context) (net.Conn, error)) *Client {
 func (c *Client) Close() { c.transport.CloseIdleConnections() }
 
 // Version says which coordinator it is.
-func (c *Client) Version(ctx context.Context) (*Version, error) {
-	return get[Version](ctx, c, "/v1/version", nil)
+func (c *Client) Version(ctx context.Context) (*api.Version, error) {
+	return get[api.Version](ctx, c, "/v1/version", nil)
 }
 
 // Status returns the coordinator at one glance.
-func (c *Client) Status(ctx context.Context) (*Status, error) {
-	return get[Status](ctx, c, "/v1/status", nil)
+func (c *Client) Status(ctx context.Context) (*api.Status, error) {
+	return get[api.Status](ctx, c, "/v1/status", nil)
 }
 
 // Submit asks for one build and returns it once it is durable in the ledger.
-func (c *Client) Submit(ctx context.Context, r Request) (*Build, error) {
-	all, err := c.SubmitAll(ctx, []Request{r})
+func (c *Client) Submit(ctx context.Context, r api.Request) (*api.Build, error) {
+	all, err := c.SubmitAll(ctx, []api.Request{r})
 	if err != nil {
 		return nil, err
 	}
 	if all[0].Build == nil {
-		return nil, &Error{Code: all[0].Code, Message: all[0].Error}
+		return nil, &api.Error{Code: all[0].Code, Message: all[0].Error}
 	}
 	return all[0].Build, nil
 }
@@ -82,11 +85,11 @@ func (c *Client) Submit(ctx context.Context, r Request) (*Build, error) {
 // SubmitAll asks for many builds and returns what became of each, in the same
 // order. It sends several submissions if there are more than MaxSubmit; beside an
 // error it returns what became of those before it.
-func (c *Client) SubmitAll(ctx context.Context, requests []Request) ([]Submitted, error) {
-	var all []Submitted
+func (c *Client) SubmitAll(ctx context.Context, requests []api.Request) ([]api.Submitted, error) {
+	var all []api.Submitted
 	for len(requests) > 0 {
-		n := min(len(requests), MaxSubmit)
-		part, err := post[Submissions](ctx, c, "/v1/builds", Submission{Builds: requests[:n]})
+		n := min(len(requests), api.MaxSubmit)
+		part, err := post[api.Submissions](ctx, c, "/v1/builds", api.Submission{Builds: requests[:n]})
 		if err != nil {
 			return all, err
 		}
@@ -101,7 +104,7 @@ func (c *Client) SubmitAll(ctx context.Context, requests []Request) ([]Submitted
 
 // BuildFilter selects builds. The zero value selects all.
 type BuildFilter struct {
-	States     []State
+	States     []api.State
 	Derivation store.Path
 	Machine    string
 	Tags       map[string]string
@@ -136,29 +139,29 @@ func (f *BuildFilter) query() url.Values {
 }
 
 // Builds returns one page of the builds that the filter selects, newest first.
-func (c *Client) Builds(ctx context.Context, f BuildFilter) (*BuildList, error) {
-	return get[BuildList](ctx, c, "/v1/builds", f.query())
+func (c *Client) Builds(ctx context.Context, f BuildFilter) (*api.BuildList, error) {
+	return get[api.BuildList](ctx, c, "/v1/builds", f.query())
 }
 
 // Build returns one build. The id may be abbreviated to what is unique among the
 // builds that are not too old.
-func (c *Client) Build(ctx context.Context, id string) (*Build, error) {
-	return get[Build](ctx, c, "/v1/builds/"+url.PathEscape(id), url.Values{"events": {"0"}})
+func (c *Client) Build(ctx context.Context, id string) (*api.Build, error) {
+	return get[api.Build](ctx, c, "/v1/builds/"+url.PathEscape(id), url.Values{"events": {"0"}})
 }
 
 // Story returns one build and its history.
-func (c *Client) Story(ctx context.Context, id string) (*BuildStory, error) {
-	return get[BuildStory](ctx, c, "/v1/builds/"+url.PathEscape(id), nil)
+func (c *Client) Story(ctx context.Context, id string) (*api.BuildStory, error) {
+	return get[api.BuildStory](ctx, c, "/v1/builds/"+url.PathEscape(id), nil)
 }
 
 // Why says why a build is where it is.
-func (c *Client) Why(ctx context.Context, id string) (*Why, error) {
-	return get[Why](ctx, c, "/v1/builds/"+url.PathEscape(id)+"/why", nil)
+func (c *Client) Why(ctx context.Context, id string) (*api.Why, error) {
+	return get[api.Why](ctx, c, "/v1/builds/"+url.PathEscape(id)+"/why", nil)
 }
 
 // Cancel cancels builds. Those that are final already stay as they are.
 func (c *Client) Cancel(ctx context.Context, ids ...string) error {
-	_, err := post[Cancellation](ctx, c, "/v1/cancel", Cancellation{IDs: ids})
+	_, err := post[api.Cancellation](ctx, c, "/v1/cancel", api.Cancellation{IDs: ids})
 	return err
 }
 
@@ -192,8 +195,8 @@ func (c *Client) copyLog(ctx context.Context, id string, q url.Values, w io.Writ
 }
 
 // Machines returns what the coordinator knows of each machine now.
-func (c *Client) Machines(ctx context.Context) ([]MachineStatus, error) {
-	list, err := get[[]MachineStatus](ctx, c, "/v1/machines", nil)
+func (c *Client) Machines(ctx context.Context) ([]api.MachineStatus, error) {
+	list, err := get[[]api.MachineStatus](ctx, c, "/v1/machines", nil)
 	if err != nil {
 		return nil, err
 	}
@@ -201,53 +204,53 @@ func (c *Client) Machines(ctx context.Context) ([]MachineStatus, error) {
 }
 
 // CheckMachine connects to a machine now and tries all that building there needs.
-func (c *Client) CheckMachine(ctx context.Context, name string) (*MachineCheck, error) {
-	return post[MachineCheck](ctx, c, "/v1/machines/"+url.PathEscape(name)+"/check", struct{}{})
+func (c *Client) CheckMachine(ctx context.Context, name string) (*api.MachineCheck, error) {
+	return post[api.MachineCheck](ctx, c, "/v1/machines/"+url.PathEscape(name)+"/check", struct{}{})
 }
 
 // CollectGarbage deletes what no build needs from a machine's store.
-func (c *Client) CollectGarbage(ctx context.Context, name string, opts MachineGC) (*MachineGCResult, error) {
-	return post[MachineGCResult](ctx, c, "/v1/machines/"+url.PathEscape(name)+"/gc", opts)
+func (c *Client) CollectGarbage(ctx context.Context, name string, opts api.MachineGC) (*api.MachineGCResult, error) {
+	return post[api.MachineGCResult](ctx, c, "/v1/machines/"+url.PathEscape(name)+"/gc", opts)
 }
 
 // Follow calls fn for each event from number from on (0 counts as 1), in order,
 // and goes on as they happen, until the context ends, fn returns an error, which
 // it returns, or the coordinator goes away. If builds are named it calls fn for
 // theirs alone.
-func (c *Client) Follow(ctx context.Context, from uint64, fn func(*Event) error, builds ...string) error {
+func (c *Client) Follow(ctx context.Context, from uint64, fn func(*api.Event) error, builds ...string) error {
 	return c.events(ctx, from, true, builds, fn)
 }
 
 // Events is as Follow, but ends with the last event that there is.
-func (c *Client) Events(ctx context.Context, from uint64, fn func(*Event) error, builds ...string) error {
+func (c *Client) Events(ctx context.Context, from uint64, fn func(*api.Event) error, builds ...string) error {
 	return c.events(ctx, from, false, builds, fn)
 }
 
 // FollowAcross is as Follow, but where the coordinator goes away it waits for
 // another to take its place, for at most patience, and goes on from the event
 // after the last one: fn sees none twice and misses none.
-func (c *Client) FollowAcross(ctx context.Context, from uint64, patience time.Duration, fn func(*Event) error, builds ...string) error {
+func (c *Client) FollowAcross(ctx context.Context, from uint64, patience time.Duration, fn func(*api.Event) error, builds ...string) error {
 	const firstDelay, lastDelay = 50 * time.Millisecond, 2 * time.Second
 	delay, lost := firstDelay, time.Time{}
 	for {
 		var refused error
-		err := c.events(ctx, from, true, builds, func(ev *Event) error {
+		err := c.events(ctx, from, true, builds, func(ev *api.Event) error {
 			from, delay, lost = ev.Seq+1, firstDelay, time.Time{}
 			refused = fn(ev)
 			return refused
 		})
-		var answer *Error
+		var answer *api.Error
 		switch {
 		case refused != nil:
 			return refused
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case errors.As(err, &answer) && !errors.Is(err, ErrUnavailable):
+		case errors.As(err, &answer) && !errors.Is(err, api.ErrUnavailable):
 			return err
 		case lost.IsZero():
 			lost = time.Now()
 		case time.Since(lost) > patience:
-			return fmt.Errorf("events from %d: %w", from, errors.Join(ErrUnavailable, err))
+			return fmt.Errorf("events from %d: %w", from, errors.Join(api.ErrUnavailable, err))
 		}
 		select {
 		case <-time.After(delay):
@@ -258,7 +261,7 @@ func (c *Client) FollowAcross(ctx context.Context, from uint64, patience time.Du
 	}
 }
 
-func (c *Client) events(ctx context.Context, from uint64, follow bool, builds []string, fn func(*Event) error) error {
+func (c *Client) events(ctx context.Context, from uint64, follow bool, builds []string, fn func(*api.Event) error) error {
 	q := url.Values{"from": {strconv.FormatUint(from, 10)}, "build": builds}
 	if follow {
 		q.Set("follow", "1")
@@ -270,10 +273,10 @@ func (c *Client) events(ctx context.Context, from uint64, follow bool, builds []
 	defer resp.Body.Close()
 	lines := json.NewDecoder(resp.Body)
 	for {
-		var ev Event
+		var ev api.Event
 		switch err := lines.Decode(&ev); {
 		case err == io.EOF && follow:
-			return fmt.Errorf("events from %d: %w: it ended the stream", from, ErrUnavailable)
+			return fmt.Errorf("events from %d: %w: it ended the stream", from, api.ErrUnavailable)
 		case err == io.EOF:
 			return nil
 		case err != nil:
@@ -330,7 +333,7 @@ func (c *Client) do(ctx context.Context, method, path string, q url.Values, body
 		}
 		var op *net.OpError
 		if errors.As(err, &op) && op.Op == "dial" {
-			return nil, fmt.Errorf("%w at %s: %w", ErrUnavailable, c.socket, op.Err)
+			return nil, fmt.Errorf("%w at %s: %w", api.ErrUnavailable, c.socket, op.Err)
 		}
 		return nil, fmt.Errorf("%s %s: %w", method, path, errors.Unwrap(err))
 	}
@@ -343,7 +346,7 @@ func (c *Client) do(ctx context.Context, method, path string, q url.Values, body
 
 func readError(resp *http.Response) error {
 	text, err := io.ReadAll(io.LimitReader(resp.Body, maxError))
-	e := &Error{Status: resp.StatusCode}
+	e := &api.Error{Status: resp.StatusCode}
 	if err != nil || json.Unmarshal(text, e) != nil || e.Message == "" {
 		e.Message = fmt.Sprintf("%s: %s", resp.Status, strings.TrimSpace(string(text)))
 	}
