@@ -1,0 +1,334 @@
+package daemon
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"lighter/internal/wire"
+	"lighter/store"
+)
+
+// Info implements store.Store.
+func (s *Store) Info(ctx context.Context, path store.Path) (*store.Info, error) {
+	info := new(store.Info)
+	err := s.check(path)
+	if err == nil {
+		err = s.do(ctx, func(c *conn) (err error) {
+			putInfo(c, path)
+			if err := c.call(nil); err != nil {
+				return err
+			}
+			*info, err = s.getInfo(c, path)
+			return err
+		})
+	}
+	switch {
+	case errors.Is(err, store.ErrNotValid):
+		return nil, store.NotValid(path)
+	case err != nil:
+		return nil, fmt.Errorf("query %s: %w", path, err)
+	}
+	return info, nil
+}
+
+// check keeps names of other stores from the daemon, which ends the connection for some.
+func (s *Store) check(paths ...store.Path) error {
+	for _, p := range paths {
+		if p.Dir() != s.dir {
+			return fmt.Errorf("%q is not in the store %s", string(p), s.dir)
+		}
+	}
+	return nil
+}
+
+func putInfo(c *conn, path store.Path) {
+	c.op(opQueryPathInfo)
+	c.putPath(path)
+}
+
+// getInfo reads the result of opQueryPathInfo.
+func (s *Store) getInfo(c *conn, path store.Path) (store.Info, error) {
+	info := store.Info{Path: path}
+	var err error
+	if info.Deriver, err = c.getPath(s.dir, true); err != nil {
+		return info, err
+	}
+	digits, err := c.r.String(maxDigits)
+	if err != nil {
+		return info, lost(err)
+	}
+	if n, err := hex.Decode(info.NARHash[:], []byte(digits[:min(len(digits), 2*len(info.NARHash))])); err != nil || n != len(info.NARHash) || len(digits) != 2*n {
+		return info, garbled("the hash of %s is %q", path, digits)
+	}
+	if info.References, err = c.getPaths(s.dir); err != nil {
+		return info, err
+	}
+	slices.Sort(info.References)
+	registered, err := c.getInt64()
+	if err != nil {
+		return info, err
+	}
+	info.Registered = time.Unix(registered, 0)
+	info.NARSize, err = c.getInt64()
+	return info, err
+}
+
+// ping asks something that costs nothing.
+func (s *Store) ping(c *conn) error {
+	c.op(opQueryValidPaths)
+	c.putPaths(nil)
+	if err := c.call(nil); err != nil {
+		return err
+	}
+	_, err := c.getPaths(s.dir)
+	return err
+}
+
+// Infos returns what is known of each of the paths, in their order, and nil where one is
+// not valid. It sends many requests before it reads the first answer.
+func (s *Store) Infos(ctx context.Context, paths []store.Path) ([]*store.Info, error) {
+	var infos []*store.Info
+	err := s.check(paths...)
+	if err == nil && len(paths) > 0 {
+		err = s.do(ctx, func(c *conn) (err error) {
+			infos, err = s.infos(c, paths)
+			return err
+		})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("query %d items: %w", len(paths), err)
+	}
+	return infos, nil
+}
+
+func (s *Store) infos(c *conn, paths []store.Path) ([]*store.Info, error) {
+	infos := make([]*store.Info, len(paths))
+	err := c.each(paths, putInfo, func(i int) error {
+		info, err := s.getInfo(c, paths[i])
+		infos[i] = &info
+		return err
+	}, func(i int, err *Error) error {
+		if errors.Is(err, store.ErrNotValid) {
+			return nil
+		}
+		return err
+	})
+	return infos, err
+}
+
+// each makes the same request for each of the paths, with as few exchanges as the daemon
+// allows. got reads the results, and refused says what becomes of an error in their place;
+// if that is another error, it is the result, after the rest was read.
+func (c *conn) each(paths []store.Path, put func(*conn, store.Path), got func(i int) error, refused func(i int, err *Error) error) error {
+	var first error
+	for done := 0; done < len(paths); {
+		next, size := done, int64(0)
+		for next < len(paths) {
+			size += 8 + wire.StringSize(int64(len(paths[next])))
+			if size > batchSize && next > done {
+				break
+			}
+			put(c, paths[next])
+			next++
+		}
+		if err := c.flush(); err != nil {
+			return err
+		}
+		for ; done < next; done++ {
+			err := c.reply(nil)
+			var said *Error
+			switch {
+			case errors.As(err, &said):
+				if err := refused(done, said); err != nil && first == nil {
+					first = err
+				}
+				continue
+			case err == nil:
+				err = got(done)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		if first != nil {
+			return first
+		}
+	}
+	return nil
+}
+
+// ValidPaths implements store.Validator, with one exchange.
+func (s *Store) ValidPaths(ctx context.Context, paths []store.Path) ([]store.Path, error) {
+	var valid []store.Path
+	err := s.check(paths...)
+	if err == nil && len(paths) > 0 {
+		valid, err = s.subset(ctx, opQueryValidPaths, paths)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("query which of %d items are valid: %w", len(paths), err)
+	}
+	return valid, nil
+}
+
+// subset asks for those of the paths for which something holds, and returns them in the
+// order of paths.
+func (s *Store) subset(ctx context.Context, op opcode, paths []store.Path) ([]store.Path, error) {
+	var found []store.Path
+	err := s.do(ctx, func(c *conn) (err error) {
+		found, err = s.subsetOn(c, op, paths)
+		return err
+	})
+	return found, err
+}
+
+func (s *Store) subsetOn(c *conn, op opcode, paths []store.Path) ([]store.Path, error) {
+	c.op(op)
+	c.putPaths(paths)
+	if err := c.call(nil); err != nil {
+		return nil, err
+	}
+	found, err := c.getPaths(s.dir)
+	if err != nil {
+		return nil, err
+	}
+	has := make(map[store.Path]bool, len(found))
+	for _, p := range found {
+		has[p] = true
+	}
+	return slices.DeleteFunc(slices.Clone(paths), func(p store.Path) bool { return !has[p] }), nil
+}
+
+// References returns what a valid item refers to, sorted; itself too if it does.
+func (s *Store) References(ctx context.Context, path store.Path) ([]store.Path, error) {
+	info, err := s.Info(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	return info.References, nil
+}
+
+// Referrers returns the valid items that refer to an item, sorted.
+func (s *Store) Referrers(ctx context.Context, path store.Path) ([]store.Path, error) {
+	var referrers []store.Path
+	err := s.about(ctx, opQueryReferrers, path, func(c *conn) (err error) {
+		referrers, err = c.getPaths(s.dir)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("query referrers of %s: %w", path, err)
+	}
+	slices.Sort(referrers)
+	return referrers, nil
+}
+
+// QueryDeriver returns the derivation that made a valid item, or none if that is not
+// known. The error matches store.ErrNotValid for an item that is not there.
+func (s *Store) QueryDeriver(ctx context.Context, path store.Path) (store.Path, error) {
+	var deriver store.Path
+	err := s.about(ctx, opQueryDeriver, path, func(c *conn) (err error) {
+		deriver, err = c.getPath(s.dir, true)
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("query deriver of %s: %w", path, err)
+	}
+	return deriver, nil
+}
+
+// about makes a request whose argument is one item.
+func (s *Store) about(ctx context.Context, op opcode, path store.Path, got func(*conn) error) error {
+	if err := s.check(path); err != nil {
+		return err
+	}
+	return s.do(ctx, func(c *conn) error {
+		c.op(op)
+		c.putPath(path)
+		if err := c.call(nil); err != nil {
+			return err
+		}
+		return got(c)
+	})
+}
+
+// EnsurePath makes an item valid, by a substitute if Options.Substitutes allows that. An
+// item that cannot be had is an *Error.
+func (s *Store) EnsurePath(ctx context.Context, path store.Path) error {
+	err := s.check(path)
+	if err == nil {
+		o := s.options(nil)
+		err = s.with(ctx, forBuild, o, func(c *conn) error {
+			if err := c.setOptions(o); err != nil {
+				return err
+			}
+			c.rooted = true
+			c.op(opEnsurePath)
+			c.putPath(path)
+			if err := c.call(nil); err != nil {
+				return err
+			}
+			return c.getDone()
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("ensure %s: %w", path, err)
+	}
+	return nil
+}
+
+// AddIndirectRoot makes a root of the symlink with the given absolute name, which points
+// to an item: what it points to is not deleted as long as it is there.
+func (s *Store) AddIndirectRoot(ctx context.Context, name string) error {
+	err := s.do(ctx, func(c *conn) error {
+		c.op(opAddIndirectRoot)
+		_ = c.w.String(name) // the error comes with call
+		if err := c.call(nil); err != nil {
+			return err
+		}
+		return c.getDone()
+	})
+	if err != nil {
+		return fmt.Errorf("add indirect root %s: %w", name, err)
+	}
+	return nil
+}
+
+// QueryBuiltinBuilders returns the names of the builders that the daemon has itself, such
+// as "download".
+func (s *Store) QueryBuiltinBuilders(ctx context.Context) ([]string, error) {
+	names, err := s.strings(ctx, opBuiltinBuilders)
+	if err != nil {
+		return nil, fmt.Errorf("query built-in builders: %w", err)
+	}
+	return names, nil
+}
+
+// SubstituteURLs returns the servers from which the daemon downloads unless told
+// otherwise; none if it is too old to say.
+func (s *Store) SubstituteURLs(ctx context.Context) ([]string, error) {
+	urls, err := s.strings(ctx, opSubstituteURLs)
+	if err != nil {
+		return nil, fmt.Errorf("query substitute URLs: %w", err)
+	}
+	return urls, nil
+}
+
+func (s *Store) strings(ctx context.Context, op opcode) (list []string, err error) {
+	err = s.do(ctx, func(c *conn) (err error) {
+		if op == opSubstituteURLs && c.minor < minorWithSubstituteURLs {
+			return nil
+		}
+		c.op(op)
+		if err := c.call(nil); err != nil {
+			return err
+		}
+		if list, err = c.r.Strings(maxPaths, maxPath); err != nil {
+			return lost(err)
+		}
+		return nil
+	})
+	return list, err
+}
