@@ -106,11 +106,8 @@ const dialTimeout = 30 * time.Second
 func dial(ctx context.Context, socket string) (*conn, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, dialTimeout, fmt.Errorf("no answer after %s", dialTimeout))
 	defer cancel()
-	raw, err := new(net.Dialer).DialContext(ctx, "unix", socket)
+	raw, err := dialSocket(ctx, socket)
 	if err != nil {
-		if ctx.Err() != nil {
-			err = context.Cause(ctx)
-		}
 		return nil, err
 	}
 	c := &conn{net: raw.(*net.UnixConn), r: wire.NewReader(raw), w: wire.NewWriterSize(raw, chunkSize+64), born: time.Now()}
@@ -120,6 +117,29 @@ func dial(ctx context.Context, socket string) (*conn, error) {
 		return nil, err
 	}
 	return c, nil
+}
+
+// dialSocket connects. The daemon lets very few wait to be let in, and the kernel sends
+// the others away: they come again.
+func dialSocket(ctx context.Context, socket string) (net.Conn, error) {
+	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+		raw, err := new(net.Dialer).DialContext(ctx, "unix", socket)
+		switch {
+		case err == nil:
+			return raw, nil
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx)
+		case !errors.Is(err, syscall.EAGAIN):
+			return nil, err
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil, context.Cause(ctx)
+		}
+	}
 }
 
 func (c *conn) handshake() error {

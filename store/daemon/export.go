@@ -140,7 +140,7 @@ func (s *Store) readText(path store.Path, limit int64) ([]byte, error) {
 type notValidError struct{ path store.Path }
 
 func (e *notValidError) Error() string   { return store.NotValid(e.path).Error() }
-func (e *notValidError) Is(t error) bool { return t == store.ErrNotValid } //nolint:errorlint // this is errors.Is
+func (e *notValidError) Is(t error) bool { return t == store.ErrNotValid }
 
 // ctxWriter writes until the context ends.
 type ctxWriter struct {

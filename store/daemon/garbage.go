@@ -154,7 +154,7 @@ func (s *Store) gc(c *conn, action uint64, paths []store.Path, maxFreed int64) (
 	if _, err := c.r.Uint64(); err != nil { // was once a result
 		return nil, lost(err)
 	}
-	result := &store.GCResult{Freed: int64(min(freed, math.MaxInt64))} //nolint:gosec // G115: at most that
+	result := &store.GCResult{Freed: int64(min(freed, math.MaxInt64))}
 	for _, name := range names {
 		// Among them are files that are no items, such as locks.
 		if p, err := s.dir.ParsePath(name); err == nil {
