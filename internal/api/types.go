@@ -90,6 +90,9 @@ type Request struct {
 	Timeout       Seconds           `json:"timeout,omitempty"`
 	MaxSilentTime Seconds           `json:"maxSilentTime,omitempty"`
 	KeepFailed    bool              `json:"keepFailed,omitempty"`
+	// Offload says that the outputs go to the build hook of a guix-daemon, which asked
+	// for the build, and not into the head's store. No client sets it.
+	Offload bool `json:"offload,omitempty"`
 }
 
 // Seconds is a duration that JSON holds as a number of seconds.

@@ -57,7 +57,7 @@ func linkFailed(err error) bool {
 	switch {
 	case err == nil, errors.As(err, &answer), errors.As(err, &blame), errors.As(err, &head), lostInputs(err) != nil:
 		return false
-	case errors.Is(err, errAbandoned), errors.Is(err, errStopping), errors.Is(err, errUnwanted):
+	case errors.Is(err, errAbandoned), errors.Is(err, errStopping), errors.Is(err, errUnwanted), errors.Is(err, errHookGone):
 		return false
 	}
 	return true

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -30,7 +31,11 @@ type run struct {
 	resumed api.State
 	// fetchOnly says that the outputs are kept on the machine and just fetched.
 	fetchOnly bool
-	options   agentapi.BuildRequest // timeouts and the like
+	// deliver is the build whose hook gets outputs that are kept on the machine; then
+	// fetchOnly is set too.
+	deliver *record
+	to      *delivery             // the conversation with it
+	options agentapi.BuildRequest // timeouts and the like
 
 	ctx    context.Context
 	cancel context.CancelCauseFunc
@@ -56,6 +61,12 @@ func (c *Coordinator) attempt(t *task, m *machine, reason string) {
 	c.group.Go(r.main)
 }
 
+// hookOnly reports whether none but build hooks want a task. guix-daemon protects what it
+// needs for those.
+func (t *task) hookOnly() bool {
+	return len(t.dependants) == 0 && len(t.builds) > 0 && !slices.ContainsFunc(t.builds, func(r *record) bool { return !r.Offload })
+}
+
 func (c *Coordinator) newRun(t *task, m *machine) *run {
 	ctx, cancel := context.WithCancelCause(c.ctx)
 	r := &run{
@@ -64,6 +75,9 @@ func (c *Coordinator) newRun(t *task, m *machine) *run {
 		ctx: ctx, cancel: cancel, began: time.Now(), phase: api.Placed,
 	}
 	r.options.SandboxPaths = m.SandboxPaths
+	if t.hookOnly() {
+		r.lease = noLease{}
+	}
 	t.run = r
 	m.runs[r] = struct{}{}
 	return r
@@ -108,7 +122,10 @@ func (r *run) main() {
 }
 
 func (r *run) perform() (*outcome, error) {
-	if r.fetchOnly {
+	switch {
+	case r.deliver != nil:
+		return r.handOver()
+	case r.fetchOnly:
 		return r.fetchKept()
 	}
 	status, err := r.attach()
@@ -344,6 +361,7 @@ func (r *run) follow(status *agentapi.BuildStatus) (*agentapi.BuildStatus, error
 		return status, nil
 	}
 	r.log = r.c.logs.open(r.id, r.attempt)
+	r.c.post(func() { r.c.logOpened(r) })
 	err := r.persist(r.ctx, r.machine, func(ctx context.Context) (err error) {
 		status, err = r.readLog(ctx)
 		r.logged.Store(r.log.size())
@@ -396,7 +414,7 @@ func (r *run) verdict(s *agentapi.BuildStatus) error {
 func (r *run) bringHome(s *agentapi.BuildStatus) (*outcome, error) {
 	out := &outcome{outputs: s.Outputs, cached: s.AlreadyValid, buildTime: s.Stopped.Sub(s.Started)}
 	if err := r.c.do(r.ctx, func() {
-		out.home = r.task.run == r && r.task.wantedHome()
+		out.home = r.task.run == r && r.task.wantedHome() && !r.task.offloaded()
 		out.names = r.task.wantedOutputs()
 	}); err != nil || !out.home {
 		return out, err

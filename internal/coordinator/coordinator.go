@@ -109,6 +109,9 @@ type Limits struct {
 	// StartGrace is how long a coordinator that finds unfinished builds waits for
 	// its machines to say what they have; 10 s.
 	StartGrace time.Duration
+	// HookGrace is how long an offloaded build that an earlier coordinator left waits
+	// for its build hook to come back; 1 min.
+	HookGrace time.Duration
 	// IdleAlarm is how long a build that a free machine could take may wait; 1 min.
 	IdleAlarm time.Duration
 	// MaxLog bounds a build's log, in bytes; what is longer is cut. 256 MiB.
@@ -128,6 +131,7 @@ func (l Limits) withDefaults() Limits {
 	setDefault(&l.MaxAttempts, 10)
 	setDefault(&l.AttemptDelay, time.Second)
 	setDefault(&l.StartGrace, 10*time.Second)
+	setDefault(&l.HookGrace, time.Minute)
 	setDefault(&l.IdleAlarm, time.Minute)
 	setDefault(&l.MaxLog, 256<<20)
 	return l
@@ -168,7 +172,8 @@ type Coordinator struct {
 	live sync.Map
 
 	// All below belongs to the loop.
-	ctx     context.Context // of Run
+	ctx     context.Context      // of Run
+	hooks   map[string]*delivery // of build hooks that talk to us, by build id
 	tasks   map[store.Path]*task
 	builds  map[string]*record // that are not final
 	queue   *scheduler.Queue
@@ -194,7 +199,7 @@ func New(cfg Config) (*Coordinator, error) {
 		head: newHead(cfg.Store), kept: newKeptItems(), moving: newTransfers(), started: time.Now(),
 		mail: newMailbox[func()](), recovered: make(chan struct{}), stopped: make(chan struct{}), fatal: make(chan error, 1),
 		byName: make(map[string]*machine),
-		tasks:  make(map[store.Path]*task), builds: make(map[string]*record),
+		hooks:  make(map[string]*delivery), tasks: make(map[store.Path]*task), builds: make(map[string]*record),
 		queue: scheduler.NewQueue(), byID: make(map[string]*task),
 		delayed: make(map[*task]bool), spare: make(map[store.Path]*spare), alarmed: make(map[string]time.Time),
 	}

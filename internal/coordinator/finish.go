@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -41,15 +42,25 @@ func (c *Coordinator) ended(r *run, out *outcome, err error) {
 			rec.LogSize = n
 		}
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, errHookGone):
+		if r.deliver.delivery == r.to {
+			r.deliver.delivery = nil
+		}
+		c.bring(t)
+	case err != nil:
 		c.attemptFailed(r, out, err)
-		return
+	default:
+		c.attemptSucceeded(r, out)
 	}
-	c.attemptSucceeded(r, out)
 }
 
 func (c *Coordinator) attemptSucceeded(r *run, out *outcome) {
 	t, m := r.task, r.machine
+	if r.deliver != nil {
+		c.delivered(r)
+		return
+	}
 	c.measure(r, out)
 	var size int64
 	for _, info := range out.outputs {
@@ -60,26 +71,22 @@ func (c *Coordinator) attemptSucceeded(r *run, out *outcome) {
 	if out.home {
 		c.head.remember(infosOf(out.outputs)...)
 	}
-	if t.wantedHome() && (!out.home || !covers(out.names, t.requestedOutputs())) {
-		// Somebody asked for outputs after the run looked who wanted what.
+	if t.offloaded() || t.wantedHome() && (!out.home || !covers(out.names, t.requestedOutputs())) {
+		// Build hooks wait, or somebody asked for outputs after the run looked who
+		// wanted what.
 		c.keep(t, m, out.outputs)
-		c.fetchHome(t)
+		c.noteBuilt(t, out, size)
+		c.bring(t)
 		return
 	}
 	now := time.Now()
 	for _, rec := range t.builds {
-		rec.OutputPaths, rec.Stopped = t.node.outputMap(), &now
-		if size > 0 {
-			rec.OutputSize = size
-		}
-		if !out.cached {
-			rec.BuildTime = api.Seconds(out.buildTime.Seconds())
-		}
-		rec.Failure = nil
+		rec.Stopped = &now
 		if !out.home {
 			rec.OutputsOn = m.Name
 		}
 	}
+	c.noteBuilt(t, out, size)
 	switch {
 	case !out.home:
 		c.keep(t, m, out.outputs)
@@ -88,6 +95,19 @@ func (c *Coordinator) attemptSucceeded(r *run, out *outcome) {
 		c.durably(func() { c.forget(m, id) })
 	}
 	c.finish(t, *out)
+}
+
+// noteBuilt notes in a task's builds what was built.
+func (c *Coordinator) noteBuilt(t *task, out *outcome, size int64) {
+	for _, rec := range t.builds {
+		rec.OutputPaths, rec.Failure = t.node.outputMap(), nil
+		if size > 0 {
+			rec.OutputSize = size
+		}
+		if !out.cached {
+			rec.BuildTime = api.Seconds(out.buildTime.Seconds())
+		}
+	}
 }
 
 // covers reports whether the names in some have all that are in wanted; nil is all.
@@ -124,10 +144,22 @@ func (c *Coordinator) measure(r *run, out *outcome) {
 
 // finish ends a task, and its builds, with success.
 func (c *Coordinator) finish(t *task, out outcome) {
-	t.available = true
+	c.setAvailable(t)
 	c.queue.Remove(t.id)
 	c.setState(t, api.Succeeded, out.reason)
 	c.endBuilds(t)
+	c.releaseInputs(t)
+	c.dropUnneeded(t)
+	c.placing = true
+}
+
+// setAvailable says that a task's outputs exist, and lets those that waited for them
+// alone go on.
+func (c *Coordinator) setAvailable(t *task) {
+	if t.available {
+		return
+	}
+	t.available = true
 	for d := range t.dependants {
 		if d.run != nil || d.available {
 			continue
@@ -136,9 +168,6 @@ func (c *Coordinator) finish(t *task, out outcome) {
 			c.makeReady(d)
 		}
 	}
-	c.releaseInputs(t)
-	c.dropUnneeded(t)
-	c.placing = true
 }
 
 // endBuilds forgets the builds of a task, which are final and in the ledger.
@@ -162,7 +191,7 @@ func (c *Coordinator) releaseInputs(t *task) {
 // dropUnneeded removes a task that nobody needs and no client asked for: what is kept
 // of its outputs, or what is still to be done for it.
 func (c *Coordinator) dropUnneeded(t *task) {
-	if len(t.dependants) > 0 || c.tasks[t.drv] != t || t.wantedHome() {
+	if len(t.dependants) > 0 || c.tasks[t.drv] != t || t.wantedHome() || t.offloaded() {
 		return
 	}
 	if !t.available {

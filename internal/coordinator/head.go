@@ -82,6 +82,31 @@ func (h *head) known(ctx context.Context, p store.Path) (*store.Info, error) {
 	return info, nil
 }
 
+// prefetch remembers what is known of items, for a store that can tell of many at once.
+// That it fails shows again where an item is asked for.
+func (h *head) prefetch(ctx context.Context, paths []store.Path) {
+	s, ok := h.Store.(interface {
+		Infos(ctx context.Context, paths []store.Path) ([]*store.Info, error)
+	})
+	if !ok {
+		return
+	}
+	h.mu.Lock()
+	var unknown []store.Path
+	for _, p := range paths {
+		if h.infos[p] == nil {
+			unknown = append(unknown, p)
+		}
+	}
+	h.mu.Unlock()
+	if len(unknown) == 0 {
+		return
+	}
+	if infos, err := s.Infos(ctx, unknown); err == nil {
+		h.remember(infos...)
+	}
+}
+
 func (h *head) remember(infos ...*store.Info) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -15,6 +15,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/hookapi"
 	"lighter/internal/ledger"
 	"lighter/store"
 )
@@ -52,6 +53,7 @@ func (c *Coordinator) Handler() http.Handler {
 	handle("POST /v1/builds/{id}/cancel", c.postCancelOne)
 	handle("POST /v1/cancel", c.postCancel)
 	handle("GET /v1/events", c.getEvents)
+	handle("GET "+hookapi.Path, c.getOffload)
 	handle("GET /v1/machines", c.getMachines)
 	handle("POST /v1/machines/{name}/check", c.postCheck)
 	handle("POST /v1/machines/{name}/gc", c.postGC)

@@ -56,8 +56,9 @@ type spare struct {
 
 // keep notes that a task's outputs stay on a machine.
 func (c *Coordinator) keep(t *task, m *machine, outputs map[string]*store.Info) {
-	t.kept, t.available = m, true
+	t.kept = m
 	c.kept.add(m, outputs)
+	c.setAvailable(t)
 }
 
 // release lets a machine drop what it keeps for a task that is over.
@@ -104,15 +105,27 @@ func (c *Coordinator) adopt(t *task, m *machine, s *agentapi.BuildStatus) {
 		c.byID[t.id] = t
 	}
 	t.machine, t.attempt = m, max(t.attempt, s.Attempt)
-	t.kept, t.available = m, true
-	if t.wantedHome() {
-		c.fetchHome(t)
+	t.kept = m
+	c.setAvailable(t)
+	if t.wantedHome() || t.offloaded() {
+		c.bring(t)
 		return
 	}
 	for _, r := range t.builds {
 		r.OutputPaths, r.OutputsOn = t.node.outputMap(), m.Name
 	}
 	c.finish(t, outcome{reason: "the outputs were on " + m.Name})
+}
+
+// bring starts what is next for outputs that a machine keeps: build hooks get them
+// first, since guix-daemon makes them valid at home by that.
+func (c *Coordinator) bring(t *task) {
+	switch {
+	case t.offloaded():
+		c.deliver(t)
+	case t.wantedHome():
+		c.fetchHome(t)
+	}
 }
 
 // fetchHome starts a run that fetches outputs which a machine keeps.

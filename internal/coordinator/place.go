@@ -108,8 +108,13 @@ func (c *Coordinator) missing(b *scheduler.Build, machine string) int64 {
 func (c *Coordinator) neverReason(t *task) string {
 	b := c.schedulerBuild(t)
 	b.Skip = nil
+	return c.neverTakes(&b)
+}
+
+// neverTakes is neverReason for any build.
+func (c *Coordinator) neverTakes(b *scheduler.Build) string {
 	var closest string
-	for _, v := range scheduler.Explain(&b, c.staticMachines(), nil) {
+	for _, v := range scheduler.Explain(b, c.staticMachines(), nil) {
 		switch v.Rule {
 		case scheduler.RuleSystem:
 		case scheduler.RuleFeatures, scheduler.RuleMandatory:
@@ -124,7 +129,7 @@ func (c *Coordinator) neverReason(t *task) string {
 	case len(c.machines) == 0:
 		return "no machine can take it: there is none"
 	}
-	return "no machine can take it: none builds for " + t.node.system
+	return "no machine can take it: none builds for " + b.System
 }
 
 // possible reports whether a machine of the list may take a build, idle and up.

@@ -24,6 +24,13 @@ func (c *Coordinator) recover(ctx context.Context) error {
 	if len(c.tasks) == 0 {
 		return nil
 	}
+	c.group.Go(func() {
+		select {
+		case <-c.ctx.Done():
+		case <-time.After(c.limits.HookGrace):
+			c.endHookGrace(c.ctx)
+		}
+	})
 	c.log.Info("unfinished builds were found", "builds", len(c.builds), "derivations", len(c.tasks))
 	c.grace = make(map[*machine]bool)
 	for _, m := range c.machines {

@@ -219,7 +219,7 @@ func (c *Coordinator) joinLive(t *task, b *api.Build) {
 	r := c.join(t, *b)
 	if t.available && t.run == nil {
 		if !c.delayed[t] {
-			c.fetchHome(t)
+			c.bring(t)
 		}
 		return
 	}

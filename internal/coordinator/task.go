@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -41,14 +42,16 @@ type task struct {
 	queuedAt      time.Time
 	notBefore     time.Time // of the next attempt
 
-	attempt  int
-	machine  *machine // of the current or last attempt
-	run      *run     // nil if none is under way
-	resume   *machine // after a start: the attempt goes on there
-	skip     map[string]bool
-	failures []api.Failure // of attempts, the newest last
-	blamed   int           // attempts that failed for other reasons than the derivation
-	rounds   int           // how often all machines had failed
+	logID      string // of the log of logAttempt
+	logAttempt int    // the last attempt whose log began; 0 if none did
+	attempt    int
+	machine    *machine // of the current or last attempt
+	run        *run     // nil if none is under way
+	resume     *machine // after a start: the attempt goes on there
+	skip       map[string]bool
+	failures   []api.Failure // of attempts, the newest last
+	blamed     int           // attempts that failed for other reasons than the derivation
+	rounds     int           // how often all machines had failed
 
 	// available says that the outputs exist: at home, or on the machine kept.
 	available bool
@@ -59,6 +62,9 @@ type task struct {
 type record struct {
 	api.Build
 	task *task
+	// delivery is the conversation with the build hook that wants an offloaded build;
+	// nil if there is none now.
+	delivery *delivery
 }
 
 // newID returns an id for a build. It is random, so that its first digits tell
@@ -98,11 +104,16 @@ func (t *task) wantedOutputs() []string {
 // wantedHome reports whether a client asked for the outputs.
 func (t *task) wantedHome() bool {
 	for _, r := range t.builds {
-		if r.Parent == "" {
+		if r.Parent == "" && !r.Offload {
 			return true
 		}
 	}
 	return false
+}
+
+// offloaded reports whether a build hook wants the outputs.
+func (t *task) offloaded() bool {
+	return slices.ContainsFunc(t.builds, func(r *record) bool { return r.Offload })
 }
 
 // newTask makes a task for a derivation that has none.
@@ -132,7 +143,7 @@ func (c *Coordinator) remove(t *task) {
 
 // join adds a build to a task.
 func (c *Coordinator) join(t *task, b api.Build) *record {
-	r := &record{Build: b, task: t}
+	r := &record{Build: b, task: t, delivery: c.hooks[b.ID]}
 	if b.ID != t.id {
 		r.Shares = t.id
 	}
@@ -188,6 +199,9 @@ func (c *Coordinator) setState(t *task, s api.State, reason string) {
 // same as before.
 func (c *Coordinator) save(r *record, force bool) {
 	b := r.Build // nothing that it points to is changed any more
+	if r.delivery != nil {
+		r.delivery.tell(&b)
+	}
 	ch := ledger.Change{Build: &b}
 	if force {
 		ch.Event = &api.Event{
@@ -265,7 +279,7 @@ func (c *Coordinator) wake(now time.Time) {
 		case !t.available:
 			c.makeReady(t)
 		case t.kept != nil && len(t.builds) > 0:
-			c.fetchHome(t)
+			c.bring(t)
 		}
 	}
 }

@@ -1,0 +1,578 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"lighter/internal/api"
+	"lighter/internal/hookapi"
+	"lighter/scheduler"
+	"lighter/store"
+)
+
+// getOffload takes up the conversation with a build hook, as package hookapi has it.
+func (c *Coordinator) getOffload(w http.ResponseWriter, r *http.Request) error {
+	if r.Header.Get("Upgrade") != hookapi.Protocol {
+		return &api.Error{
+			Status: http.StatusUpgradeRequired, Code: api.CodeBadRequest,
+			Message: fmt.Sprintf("this is for the build hook of guix-daemon, which asks for the upgrade to %s", hookapi.Protocol),
+		}
+	}
+	conn, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	ctx, cancel := c.untilStopped(context.WithoutCancel(r.Context())) // which says nothing of a hijacked connection
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	_, err = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+hookapi.Protocol+"\r\n\r\n")
+	if err == nil {
+		err = c.converse(ctx, conn, hookapi.NewReader(buffered.Reader))
+	}
+	if err != nil && ctx.Err() == nil {
+		c.log.Debug("a build hook ended the conversation", "err", err)
+	}
+	return nil
+}
+
+// converse answers a hook's questions until it has something built, or ends.
+func (c *Coordinator) converse(ctx context.Context, conn net.Conn, r *hookapi.Reader) error {
+	for {
+		kind, payload, err := r.Next()
+		if err != nil {
+			return err
+		}
+		switch kind {
+		case hookapi.Ask:
+			var q hookapi.Question
+			if err := hookapi.Decode(payload, &q); err != nil {
+				return err
+			}
+			a, err := c.mayOffload(ctx, &q)
+			if err != nil {
+				return err
+			}
+			if err := hookapi.WriteJSON(conn, hookapi.Reply, a); err != nil {
+				return err
+			}
+		case hookapi.Build:
+			var o hookapi.Order
+			if err := hookapi.Decode(payload, &o); err != nil {
+				return err
+			}
+			return c.takeOrder(ctx, conn, r, &o)
+		default:
+			return fmt.Errorf("%w: a frame %q before a build", hookapi.ErrFrame, kind)
+		}
+	}
+}
+
+// ---- whether to take it --------------------------------------------------------------
+
+// Limits on what is taken from build hooks.
+const (
+	// firstContact is how long a question waits for machines that were not reached yet.
+	firstContact = 3 * time.Second
+	// maxQueuedPerSlot is how many offloaded builds may wait for each slot. Each is a
+	// process on the head.
+	maxQueuedPerSlot = 64
+)
+
+// mayOffload decides about one build. guix-daemon neither builds locally nor elsewhere
+// what was accepted once, so whatever speaks against it is found out here.
+func (c *Coordinator) mayOffload(ctx context.Context, q *hookapi.Question) (*hookapi.Answer, error) {
+	deadline := time.Now().Add(firstContact)
+	for {
+		var a hookapi.Answer
+		var hopeful bool
+		if err := c.do(ctx, func() { a, hopeful = c.verdictOn(q) }); err != nil {
+			return nil, err
+		}
+		if !hopeful || time.Now().After(deadline) {
+			return &a, nil
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// verdictOn answers for this moment. It is hopeful if the answer may be a better one once
+// machines that were never tried are reached.
+func (c *Coordinator) verdictOn(q *hookapi.Question) (a hookapi.Answer, hopeful bool) {
+	b := scheduler.Build{ID: "offload", System: q.System, Features: q.Features}
+	if reason := c.neverTakes(&b); reason != "" {
+		return hookapi.Answer{Verdict: hookapi.Decline, Reason: reason}, false
+	}
+	later := func(reason string) hookapi.Answer {
+		if q.WantsLocal {
+			return hookapi.Answer{Verdict: hookapi.Decline, Reason: reason}
+		}
+		return hookapi.Answer{Verdict: hookapi.Postpone, Reason: reason}
+	}
+	if s := c.recorder.stalled.Load(); s != nil {
+		return later("the coordinator's ledger takes no changes: " + s.err.Error()), false
+	}
+	if t := c.tasks[q.Derivation]; t != nil && t.wantedHome() {
+		// Its outputs go into the store, for which guix-daemon must let go of them.
+		return hookapi.Answer{Verdict: hookapi.Postpone, Reason: "a client of the coordinator has it built already"}, false
+	}
+	free, full, queued := 0, 0, c.queue.Len()
+	var why []string
+	for i, v := range scheduler.Explain(&b, c.schedulerMachines(time.Now()), nil) {
+		switch {
+		case v.OK():
+			free += c.machines[i].ParallelBuilds
+		case v.Rule == scheduler.RuleSlots:
+			full += c.machines[i].ParallelBuilds
+		case v.Rule == scheduler.RuleAvailable && !c.machines[i].tried():
+			hopeful = true
+		case v.Rule == scheduler.RuleAvailable, v.Rule == scheduler.RuleLoad, v.Rule == scheduler.RuleDisk:
+			why = append(why, v.Machine+": "+v.Actual)
+		}
+	}
+	switch slots := free + full; {
+	case slots == 0:
+		return later("no machine can take it now: " + strings.Join(why, "; ")), hopeful
+	case free == 0 && q.WantsLocal:
+		return later("all slots are taken, and guix-daemon has a free one"), false
+	case queued >= maxQueuedPerSlot*slots:
+		return later(fmt.Sprintf("%d builds wait already", queued)), false
+	}
+	return hookapi.Answer{Verdict: hookapi.Accept}, false
+}
+
+// tried reports whether the first try to reach the machine has ended.
+func (m *machine) tried() bool { return m.state == stateUp || m.state == stateDown }
+
+// ---- one build -------------------------------------------------------------------------
+
+// takeOrder has a build done and hands its outputs over. It returns when that is over, or
+// the hook is gone: then the build is canceled.
+func (c *Coordinator) takeOrder(ctx context.Context, conn net.Conn, r *hookapi.Reader, o *hookapi.Order) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	d := &delivery{
+		c: c, conn: conn, id: o.ID, logAttempt: o.LogAttempt, logOffset: o.LogOffset,
+		ctx: ctx, cancel: cancel, mail: newMailbox[any](), receipts: make(chan hookapi.Receipt, 1),
+	}
+	var group sync.WaitGroup
+	defer group.Wait()
+	defer conn.Close()
+	group.Go(func() { cancel(d.read(r)) })
+	b, err := c.takeUpOrder(ctx, d, o)
+	defer c.post(func() { c.hookGone(d) })
+	if err != nil {
+		e := asError(err)
+		return d.write(hookapi.Final, hookapi.Result{State: api.Failed, Failure: &api.Failure{
+			Culprit: api.CulpritCoordinator, Phase: api.Queued, Message: e.Message,
+		}})
+	}
+	if b.State.Final() {
+		return d.write(hookapi.Final, resultOf(b))
+	}
+	return d.report(&group)
+}
+
+// takeUpOrder submits the build, or finds it if an earlier conversation was about it.
+func (c *Coordinator) takeUpOrder(ctx context.Context, d *delivery, o *hookapi.Order) (*api.Build, error) {
+	n, err := c.head.node(ctx, o.Derivation)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, out := range n.outputs {
+		if slices.Contains(o.Outputs, out.Path) {
+			names = append(names, out.Name)
+		}
+	}
+	if len(names) != len(o.Outputs) {
+		return nil, badRequest("%s: not all of %v are its outputs", o.Derivation, o.Outputs)
+	}
+	c.group.Go(func() { c.head.prefetch(c.ctx, o.Inputs) }) //nolint:contextcheck // what it finds serves others too
+	if err := c.do(ctx, func() { c.hooks[d.id] = d }); err != nil {
+		return nil, err
+	}
+	answers, err := c.Submit(ctx, []api.Request{{
+		ID: o.ID, Derivation: o.Derivation, Outputs: names, Offload: true,
+		Timeout: o.Timeout, MaxSilentTime: o.MaxSilentTime,
+	}})
+	if err != nil {
+		return nil, err
+	}
+	if answers[0].Build == nil {
+		return nil, &api.Error{Code: answers[0].Code, Message: answers[0].Error}
+	}
+	found := make(chan bool, 1)
+	c.post(func() {
+		live := c.hookCame(d)
+		c.durably(func() { found <- live })
+	})
+	select {
+	case live := <-found:
+		if live {
+			return answers[0].Build, nil
+		}
+		return c.ledger.Build(ctx, o.ID)
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	case <-c.stopped:
+		return nil, errStopping
+	}
+}
+
+// hookCame gives a build its hook, if it is not final.
+func (c *Coordinator) hookCame(d *delivery) bool {
+	rec := c.builds[d.id]
+	if rec == nil {
+		return false
+	}
+	if old := rec.delivery; old != nil && old != d {
+		old.cancel(errHookGone)
+	}
+	rec.delivery = d
+	t := rec.task
+	d.tell(&rec.Build)
+	if t.logAttempt > 0 && t.logAttempt == t.attempt {
+		d.mail.put(openLog{t.logID, t.logAttempt})
+	}
+	if t.available && t.kept != nil && t.run == nil && !c.delayed[t] {
+		c.deliver(t)
+	}
+	return true
+}
+
+// hookGone cancels the build whose hook is gone, if no other has come for it.
+func (c *Coordinator) hookGone(d *delivery) {
+	if c.hooks[d.id] == d {
+		delete(c.hooks, d.id)
+	}
+	rec := c.builds[d.id]
+	if rec == nil || rec.delivery != nil && rec.delivery != d || c.ctx.Err() != nil {
+		return
+	}
+	rec.delivery = nil
+	c.cancelBuild(rec, "guix-daemon does not want it any more")
+	c.placing = true
+}
+
+// logOpened says that the log of a task's attempt begins.
+func (c *Coordinator) logOpened(r *run) {
+	t := r.task
+	if t.run != r {
+		return
+	}
+	t.logID, t.logAttempt = r.id, r.attempt
+	for _, rec := range t.builds {
+		if rec.delivery != nil {
+			rec.delivery.mail.put(openLog{r.id, r.attempt})
+		}
+	}
+}
+
+// deliver starts handing the outputs that a machine keeps to a hook that wants them, one
+// after the other.
+func (c *Coordinator) deliver(t *task) {
+	if t.run != nil {
+		return
+	}
+	t.machine = t.kept
+	for _, rec := range t.builds {
+		if rec.Offload && rec.delivery != nil {
+			r := c.newRun(t, t.kept)
+			r.fetchOnly, r.deliver, r.to = true, rec, rec.delivery
+			c.setState(t, api.Fetching, "guix-daemon takes the outputs")
+			c.group.Go(r.main)
+			return
+		}
+	}
+	c.setState(t, api.Fetching, "the build hook of guix-daemon is to come back for the outputs")
+}
+
+// handOver gives the outputs to a hook.
+func (r *run) handOver() (*outcome, error) {
+	r.phase = api.Fetching
+	wanted, err := r.node.outputPaths(r.deliver.Outputs)
+	if err != nil {
+		return nil, &headError{err}
+	}
+	s := hookapi.Shipment{Machine: r.machine.Name, Items: len(wanted)}
+	for _, p := range wanted {
+		if item, ok := r.c.kept.get(p); ok {
+			s.Bytes += item.info.NARSize
+		}
+	}
+	err = r.persist(r.ctx, r.machine, func(ctx context.Context) error {
+		n, err := r.to.ship(ctx, r.machine, s, wanted)
+		r.fetched.Add(n)
+		return err
+	})
+	if r.to.ctx.Err() != nil {
+		err = errHookGone
+	}
+	return &outcome{}, err
+}
+
+// delivered ends a build whose hook has the outputs.
+func (c *Coordinator) delivered(r *run) {
+	t, rec := r.task, r.deliver
+	if c.builds[rec.ID] == rec {
+		now := time.Now()
+		rec.Stopped, rec.State, rec.Reason = &now, api.Succeeded, "guix-daemon has the outputs"
+		c.save(rec, false)
+		delete(c.builds, rec.ID)
+		t.builds = slices.DeleteFunc(t.builds, func(other *record) bool { return other == rec })
+	}
+	if len(t.builds) > 0 {
+		c.bring(t)
+		return
+	}
+	t.state = api.Succeeded
+	c.releaseInputs(t)
+	c.dropUnneeded(t)
+}
+
+// endHookGrace ends builds that an earlier coordinator left and whose hooks did not come
+// back. That the outputs are valid tells that the hook had them.
+func (c *Coordinator) endHookGrace(ctx context.Context) {
+	waiting := make(map[string][]store.Path)
+	err := c.do(ctx, func() {
+		for id, rec := range c.builds {
+			if rec.Offload && rec.delivery == nil {
+				waiting[id] = values(rec.OutputPaths)
+			}
+		}
+	})
+	if err != nil {
+		return
+	}
+	for id, outputs := range waiting {
+		absent, err := store.Missing(ctx, c.head.Store, outputs)
+		done := err == nil && len(outputs) > 0 && len(absent) == 0
+		c.post(func() {
+			rec := c.builds[id]
+			if rec == nil || rec.delivery != nil {
+				return
+			}
+			if !done {
+				c.cancelBuild(rec, "the build hook of guix-daemon did not come back for it")
+				return
+			}
+			now := time.Now()
+			t := rec.task
+			rec.Stopped, rec.State, rec.Reason = &now, api.Succeeded, "guix-daemon has the outputs"
+			c.save(rec, false)
+			delete(c.builds, rec.ID)
+			t.builds = slices.DeleteFunc(t.builds, func(other *record) bool { return other == rec })
+			c.dropUnneeded(t)
+		})
+	}
+}
+
+// ---- the conversation about one build -----------------------------------------------------
+
+// delivery is the conversation with the hook that waits for one build.
+type delivery struct {
+	c          *Coordinator
+	id         string
+	logAttempt int // what the hook has of which log when the conversation begins
+	logOffset  int64
+	ctx        context.Context // ends with the conversation
+	cancel     context.CancelCauseFunc
+	mail       *mailbox[any] // *api.Build and openLog
+	receipts   chan hookapi.Receipt
+
+	writing sync.Mutex
+	conn    net.Conn
+}
+
+// openLog says that a log can be read.
+type openLog struct {
+	id      string
+	attempt int
+}
+
+// errHookGone is the cause of the end of what was for a hook that is gone.
+var errHookGone = errors.New("the build hook of guix-daemon is gone")
+
+// tell tells the hook how its build stands. It never blocks.
+func (d *delivery) tell(b *api.Build) {
+	copied := *b
+	d.mail.put(&copied)
+}
+
+func (d *delivery) write(kind hookapi.Kind, v any) error {
+	d.writing.Lock()
+	defer d.writing.Unlock()
+	return hookapi.WriteJSON(d.conn, kind, v)
+}
+
+func (d *delivery) writeBytes(kind hookapi.Kind, p []byte) error {
+	d.writing.Lock()
+	defer d.writing.Unlock()
+	return hookapi.Write(d.conn, kind, p)
+}
+
+// read takes the hook's receipts until it is gone.
+func (d *delivery) read(r *hookapi.Reader) error {
+	for {
+		kind, payload, err := r.Next()
+		if err != nil {
+			return errHookGone
+		}
+		var receipt hookapi.Receipt
+		if kind != hookapi.Delivered || hookapi.Decode(payload, &receipt) != nil {
+			return hookapi.ErrFrame
+		}
+		select {
+		case d.receipts <- receipt:
+		default:
+			return hookapi.ErrFrame // nothing was shipped
+		}
+	}
+}
+
+// report tells the hook what happens until the build is final.
+func (d *delivery) report(group *sync.WaitGroup) error {
+	var logged chan struct{} // closed when the log was copied
+	var last hookapi.Progress
+	for {
+		select {
+		case <-d.ctx.Done():
+			return context.Cause(d.ctx)
+		case <-d.mail.ready():
+		}
+		for _, m := range d.mail.take() {
+			switch m := m.(type) {
+			case openLog:
+				before := logged
+				logged = make(chan struct{})
+				done := logged
+				group.Go(func() {
+					defer close(done)
+					d.copyLog(before, m)
+				})
+			case *api.Build:
+				if m.State.Final() {
+					d.awaitLog(logged)
+					return d.write(hookapi.Final, resultOf(m))
+				}
+				p := hookapi.Progress{State: m.State, Attempt: m.Attempt, Machine: m.Machine, Reason: m.Reason}
+				if p == last {
+					continue
+				}
+				if last = p; p.State == api.Fetching {
+					d.awaitLog(logged)
+				}
+				if err := d.write(hookapi.State, p); err != nil {
+					return err
+				}
+			}
+		}
+	}
+}
+
+func resultOf(b *api.Build) hookapi.Result {
+	return hookapi.Result{State: b.State, Machine: b.Machine, Reason: b.Reason, Failure: b.Failure}
+}
+
+// awaitLog waits until what was logged before a build ended is with the hook.
+func (d *delivery) awaitLog(logged <-chan struct{}) {
+	if logged == nil {
+		return
+	}
+	select {
+	case <-logged:
+	case <-d.ctx.Done():
+	}
+}
+
+// copyLog copies a log to the hook, after the one before it.
+func (d *delivery) copyLog(before <-chan struct{}, l openLog) {
+	d.awaitLog(before)
+	var offset int64
+	if l.attempt == d.logAttempt {
+		offset = d.logOffset
+	}
+	// A log that is lost is no reason to end a build.
+	if err := d.c.logs.copyTo(d.ctx, logFrames{d}, l.id, l.attempt, offset, true, nil); err != nil && !errors.Is(err, errNoLog) && d.ctx.Err() == nil {
+		d.c.log.Warn("the log of an offloaded build was not passed on", "build", d.id, "err", err)
+	}
+}
+
+// logFrames is a writer that makes frames.
+type logFrames struct{ d *delivery }
+
+func (w logFrames) Write(p []byte) (int, error) {
+	n := 0
+	for chunk := range slices.Chunk(p, hookapi.MaxChunk) {
+		if err := w.d.writeBytes(hookapi.Log, chunk); err != nil {
+			return n, err
+		}
+		n += len(chunk)
+	}
+	return n, nil
+}
+
+var shipBuffers = sync.Pool{New: func() any { return new([hookapi.MaxChunk]byte) }}
+
+// ship sends an archive of items from the machine to the hook, unread, and waits for
+// what the hook says of it. It returns how many bytes went.
+func (d *delivery) ship(ctx context.Context, m *machine, s hookapi.Shipment, items []store.Path) (int64, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(d.ctx, func() { cancel(errHookGone) })()
+	body, err := m.client.Export(ctx, items)
+	if err != nil {
+		return 0, err
+	}
+	defer body.Close()
+	if err := d.write(hookapi.Transfer, s); err != nil {
+		return 0, errHookGone
+	}
+	buf := shipBuffers.Get().(*[hookapi.MaxChunk]byte)
+	defer shipBuffers.Put(buf)
+	var shipped int64
+	for {
+		n, err := body.Read(buf[:])
+		if n > 0 && d.writeBytes(hookapi.Archive, buf[:n]) != nil {
+			return shipped, errHookGone
+		}
+		shipped += int64(n)
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return shipped, err
+		}
+	}
+	select {
+	case receipt := <-d.receipts:
+		return shipped, d.verdict(ctx, m, receipt)
+	case <-ctx.Done():
+		return shipped, context.Cause(ctx)
+	}
+}
+
+// verdict says whom to blame for outputs that did not arrive as they should.
+func (d *delivery) verdict(ctx context.Context, m *machine, r hookapi.Receipt) error {
+	switch {
+	case r.Error == "":
+		return nil
+	case r.Local:
+		<-ctx.Done() // the hook ends now
+		return context.Cause(ctx)
+	}
+	return &api.Failure{Culprit: api.CulpritMachine, Phase: api.Fetching, Machine: m.Name, Message: "its archive of the outputs was refused: " + r.Error}
+}

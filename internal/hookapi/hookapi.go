@@ -1,0 +1,262 @@
+// Package hookapi is the conversation between the build hook, which guix-daemon
+// starts for a build, and the coordinator.
+//
+// The hook asks for it with an HTTP/1.1 request on the coordinator's socket,
+//
+//	GET /v1/offload HTTP/1.1
+//	Connection: Upgrade
+//	Upgrade: lighter-offload/1
+//
+// and after the answer 101 both sides send frames: one byte that says what it is, four
+// bytes of length, big-endian, and so many bytes. The hook sends any number of Ask,
+// each answered with a Reply, and then at most one Build. From there on the coordinator
+// sends State and Log frames; for each try to hand the outputs over a Transfer and the
+// archive in Archive frames, which the hook answers with a Delivered; and Final, the
+// last one. The build is wanted for as long as the conversation lasts.
+//
+// The package uses no net/http, so that the hook starts fast.
+package hookapi
+
+import (
+	"bufio"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"time"
+
+	"lighter/internal/api"
+	"lighter/store"
+)
+
+// Path and Protocol are those of the request that starts a conversation.
+const (
+	Path     = "/v1/offload"
+	Protocol = "lighter-offload/1"
+)
+
+// Kind says what a frame holds.
+type Kind byte
+
+// The kinds of frames.
+const (
+	Ask       Kind = 'a' // hook: a Question
+	Build     Kind = 'b' // hook: an Order
+	Delivered Kind = 'd' // hook: a Receipt
+	Reply     Kind = 'r' // coordinator: an Answer
+	State     Kind = 's' // coordinator: a Progress
+	Log       Kind = 'l' // coordinator: bytes of the build's log
+	Transfer  Kind = 't' // coordinator: a Shipment; what came of an earlier one is void
+	Archive   Kind = 'c' // coordinator: bytes of the shipment's archive
+	Final     Kind = 'f' // coordinator: a Result
+)
+
+// MaxFrame bounds a frame's length, in bytes. The longest is an Order, which lists the
+// closure of a build's inputs.
+const MaxFrame = 64 << 20
+
+// MaxChunk is how long Log and Archive frames are at most, in bytes.
+const MaxChunk = 256 << 10
+
+// Question asks whether a build may be offloaded.
+type Question struct {
+	Derivation store.Path `json:"derivation"`
+	System     string     `json:"system"`
+	Features   []string   `json:"features,omitempty"`
+	// WantsLocal says that guix-daemon has a free slot of its own.
+	WantsLocal bool `json:"wantsLocal,omitempty"`
+}
+
+// Answer is what the hook tells guix-daemon.
+type Answer struct {
+	Verdict string `json:"verdict"`
+	Reason  string `json:"reason,omitempty"` // for people; may be empty with Accept
+}
+
+// The verdicts, in guix-daemon's words.
+const (
+	Accept   = "accept"
+	Decline  = "decline"
+	Postpone = "postpone"
+)
+
+// Order has a build done that was accepted. Given again with the same id, after the
+// conversation broke off, it is about the same build.
+type Order struct {
+	ID            string       `json:"id"` // UUID
+	Derivation    store.Path   `json:"derivation"`
+	Inputs        []store.Path `json:"inputs"`  // closures of the derivation and of its inputs
+	Outputs       []store.Path `json:"outputs"` // that are to be delivered
+	Timeout       api.Seconds  `json:"timeout,omitempty"`
+	MaxSilentTime api.Seconds  `json:"maxSilentTime,omitempty"`
+	// LogAttempt and LogOffset say how much of which attempt's log the hook has, in bytes.
+	LogAttempt int   `json:"logAttempt,omitempty"`
+	LogOffset  int64 `json:"logOffset,omitempty"`
+}
+
+// Progress says where the build stands.
+type Progress struct {
+	State   api.State `json:"state"`
+	Attempt int       `json:"attempt,omitempty"`
+	Machine string    `json:"machine,omitempty"`
+	Reason  string    `json:"reason,omitempty"`
+}
+
+// Shipment announces an archive of outputs.
+type Shipment struct {
+	Machine string `json:"machine"`
+	Items   int    `json:"items"`
+	Bytes   int64  `json:"bytes"` // as NARs
+}
+
+// Receipt says whether outputs arrived whole and with a good signature.
+type Receipt struct {
+	Error string `json:"error,omitempty"` // empty if they did
+	// Local says that the hook is to blame, because its disk is full for instance, and
+	// neither the archive nor the machine that it is from.
+	Local bool `json:"local,omitempty"`
+}
+
+// Result ends a build.
+type Result struct {
+	State   api.State    `json:"state"`
+	Machine string       `json:"machine,omitempty"`
+	Reason  string       `json:"reason,omitempty"`
+	Failure *api.Failure `json:"failure,omitempty"`
+}
+
+// ErrFrame is matched by the error of a frame that breaks the rules.
+var ErrFrame = errors.New("this is not how coordinator and hook talk")
+
+// Reader reads frames.
+type Reader struct {
+	r   *bufio.Reader
+	buf []byte
+}
+
+// NewReader returns a reader of frames.
+func NewReader(r io.Reader) *Reader { return &Reader{r: bufio.NewReaderSize(r, 64<<10)} }
+
+// Next returns the next frame. The payload is valid until the next call. At the end of
+// the stream it returns io.EOF, and in the middle of a frame io.ErrUnexpectedEOF.
+func (r *Reader) Next() (Kind, []byte, error) {
+	var header [5]byte
+	if _, err := io.ReadFull(r.r, header[:]); err != nil {
+		return 0, nil, err
+	}
+	kind, n := Kind(header[0]), int(binary.BigEndian.Uint32(header[1:]))
+	if n > limit(kind) {
+		return 0, nil, fmt.Errorf("%w: a frame %q of %d bytes", ErrFrame, kind, n)
+	}
+	if n > cap(r.buf) {
+		r.buf = make([]byte, max(n, 4<<10))
+	}
+	payload := r.buf[:n]
+	if _, err := io.ReadFull(r.r, payload); err != nil {
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		return 0, nil, err
+	}
+	return kind, payload, nil
+}
+
+// limit is the greatest length of a frame of that kind; no other kind has any.
+func limit(k Kind) int {
+	switch k {
+	case Build:
+		return MaxFrame
+	case Ask, Delivered, Reply, State, Log, Transfer, Archive, Final:
+		return MaxChunk
+	}
+	return -1
+}
+
+// Decode reads the JSON of a frame.
+func Decode(payload []byte, v any) error {
+	if err := json.Unmarshal(payload, v); err != nil {
+		return fmt.Errorf("%w: %w", ErrFrame, err)
+	}
+	return nil
+}
+
+// Write writes one frame with one call of w.Write.
+func Write(w io.Writer, kind Kind, payload []byte) error {
+	if len(payload) > limit(kind) {
+		return fmt.Errorf("%w: a frame %q of %d bytes", ErrFrame, kind, len(payload))
+	}
+	frame := make([]byte, 5, 5+len(payload))
+	frame[0] = byte(kind)
+	binary.BigEndian.PutUint32(frame[1:], uint32(len(payload))) //nolint:gosec // limit bounds it
+	_, err := w.Write(append(frame, payload...))
+	return err
+}
+
+// WriteJSON writes a frame that holds v as JSON.
+func WriteJSON(w io.Writer, kind Kind, v any) error {
+	payload, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return Write(w, kind, payload)
+}
+
+// handshakeTimeout bounds how long a coordinator may take to take up a conversation.
+const handshakeTimeout = 5 * time.Second
+
+// Dial starts a conversation with the coordinator behind a Unix socket. The error of a
+// coordinator that isn't there is one of package net.
+func Dial(socket string) (net.Conn, *Reader, error) {
+	conn, err := net.DialTimeout("unix", socket, handshakeTimeout)
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := handshake(conn)
+	if err != nil {
+		conn.Close()
+		return nil, nil, fmt.Errorf("coordinator at %s: %w", socket, err)
+	}
+	return conn, r, nil
+}
+
+func handshake(conn net.Conn) (*Reader, error) {
+	if err := conn.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
+		return nil, err
+	}
+	_, err := io.WriteString(conn, "GET "+Path+" HTTP/1.1\r\nHost: lighter\r\nConnection: Upgrade\r\nUpgrade: "+Protocol+"\r\n\r\n")
+	if err != nil {
+		return nil, err
+	}
+	r := NewReader(conn)
+	status, err := r.line()
+	if err != nil {
+		return nil, err
+	}
+	if !strings.HasPrefix(status, "HTTP/1.1 101 ") {
+		return nil, fmt.Errorf("%w: it answers %q", ErrFrame, status)
+	}
+	for range maxHeaders {
+		line, err := r.line()
+		if err != nil {
+			return nil, err
+		}
+		if line == "" {
+			return r, conn.SetDeadline(time.Time{})
+		}
+	}
+	return nil, fmt.Errorf("%w: more than %d headers", ErrFrame, maxHeaders)
+}
+
+const maxHeaders = 64
+
+// line reads one line of a header.
+func (r *Reader) line() (string, error) {
+	line, err := r.r.ReadSlice('\n')
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return strings.TrimRight(string(line), "\r\n"), err
+}
