@@ -17,6 +17,8 @@ type Error struct {
 	Text    string // the line
 	Message string // what is wrong
 	Hint    string // what would be right; may be empty
+	// Err is what it comes from, for errors.As; may be nil.
+	Err error
 }
 
 // Error returns several lines: "file:line:column: message", the line's text with a
@@ -32,6 +34,9 @@ func (e *Error) Error() string {
 	}
 	return b.String()
 }
+
+// Unwrap returns Err.
+func (e *Error) Unwrap() error { return e.Err }
 
 // The part of a long line (a host key has hundreds of characters) that is shown
 // around the place.
@@ -96,14 +101,25 @@ func (e Errors) Unwrap() []error {
 
 // reporter collects the errors of one document.
 type reporter struct {
-	file string
-	doc  string
-	errs Errors
+	file     string
+	doc      string
+	errs     Errors
+	warnings []*Error
+	starts   []int // of the document's lines, found when the first place is asked for
+}
+
+// warnf reports what a person should know of a document that is good.
+func (r *reporter) warnf(offset int, hint, format string, args ...any) {
+	line, column, text := r.position(offset)
+	r.warnings = append(r.warnings, &Error{
+		File: r.file, Line: line, Column: column, Text: text,
+		Message: fmt.Sprintf(format, args...), Hint: hint,
+	})
 }
 
 // errorf reports what is wrong at a byte offset, and what would be right.
 func (r *reporter) errorf(offset int, hint, format string, args ...any) {
-	line, column, text := position(r.doc, offset)
+	line, column, text := r.position(offset)
 	r.errs = append(r.errs, &Error{
 		File: r.file, Line: line, Column: column, Text: text,
 		Message: fmt.Sprintf(format, args...), Hint: hint,
@@ -122,11 +138,21 @@ func (r *reporter) err() error {
 }
 
 // position converts a byte offset to a line and a column, both from 1.
-func position(doc string, offset int) (line, column int, text string) {
-	offset = min(max(offset, 0), len(doc))
-	before := doc[:offset]
-	line = strings.Count(before, "\n") + 1
-	start := strings.LastIndexByte(before, '\n') + 1
-	text, _, _ = strings.Cut(doc[start:], "\n")
-	return line, utf8.RuneCountInString(doc[start:offset]) + 1, strings.TrimSuffix(text, "\r")
+func (r *reporter) position(offset int) (line, column int, text string) {
+	if r.starts == nil {
+		r.starts = []int{0}
+		for i := range len(r.doc) {
+			if r.doc[i] == '\n' {
+				r.starts = append(r.starts, i+1)
+			}
+		}
+	}
+	offset = min(max(offset, 0), len(r.doc))
+	line, found := slices.BinarySearch(r.starts, offset)
+	if !found {
+		line--
+	}
+	start := r.starts[line]
+	text, _, _ = strings.Cut(r.doc[start:], "\n")
+	return line + 1, utf8.RuneCountInString(r.doc[start:offset]) + 1, strings.TrimSuffix(text, "\r")
 }

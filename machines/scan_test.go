@@ -77,7 +77,7 @@ func TestLocatePositions(t *testing.T) {
 	}
 	for _, tt := range tests {
 		if !strings.HasPrefix(everything[tt.offset:], tt.want) {
-			line, column, text := position(everything, tt.offset)
+			line, column, text := (&reporter{doc: everything}).position(tt.offset)
 			t.Errorf("%s: got %d:%d %q, want %q", tt.name, line, column, text, tt.want)
 		}
 	}

@@ -3,9 +3,7 @@ package machines
 import (
 	"errors"
 	"fmt"
-	"io"
 	"math"
-	"os"
 	"path"
 	"slices"
 	"strings"
@@ -13,35 +11,14 @@ import (
 	"github.com/BurntSushi/toml"
 )
 
-// maxFileSize bounds a machines file, in bytes: some ten thousand machines.
-const maxFileSize = 16 << 20
-
 // maxBuilds bounds parallel-builds and port bounds itself.
 const maxBuilds = 10000
-
-// Load reads and checks a machines file in TOML. What is wrong in it comes as
-// Errors; a file that cannot be read as an *fs.PathError.
-func Load(file string) ([]Machine, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxFileSize+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(data) > maxFileSize {
-		return nil, fmt.Errorf("read %s: more than %d bytes are no machines file", file, maxFileSize)
-	}
-	return ParseTOML(file, data)
-}
 
 // ParseTOML reads and checks the contents of a machines file. The name of the file
 // is for errors alone. A file without any machine is good. All that is wrong is
 // reported at once, as Errors; with wrong syntax, the first place alone.
 func ParseTOML(file string, data []byte) ([]Machine, error) {
-	d := &decoder{reporter: reporter{file: file, doc: strings.TrimPrefix(string(data), "\ufeff")}}
+	d := newDecoder(file, data, TOML)
 	places := locate(d.doc)
 	if places.tooDeep >= 0 {
 		d.errorf(places.tooDeep, "", "more than %d tables or lists in each other are no machines file", maxDepth)
@@ -65,6 +42,34 @@ func ParseTOML(file string, data []byte) ([]Machine, error) {
 // decoder turns a parsed document into machines and reports all that is wrong.
 type decoder struct {
 	reporter
+	format Format
+}
+
+func newDecoder(file string, data []byte, format Format) *decoder {
+	return &decoder{reporter: reporter{file: file, doc: strings.TrimPrefix(string(data), "\ufeff")}, format: format}
+}
+
+// example writes a field with a value as a file of the decoder's format has it; for
+// hints. The value is written as in TOML.
+func (d *decoder) example(key, value string) string {
+	switch d.format {
+	case Guix:
+		if inner, ok := strings.CutPrefix(value, "["); ok {
+			value = "(list " + strings.ReplaceAll(strings.TrimSuffix(inner, "]"), ",", "") + ")"
+		}
+		return "(" + key + " " + value + ")"
+	case Nix:
+		return strings.NewReplacer(`"`, "", "[", "", "]", "", " ", "").Replace(value)
+	}
+	return key + " = " + value
+}
+
+// falsehood is how the decoder's format writes false.
+func (d *decoder) falsehood() string {
+	if d.format == Guix {
+		return "#f"
+	}
+	return "false"
 }
 
 func (d *decoder) syntaxError(err error) {
@@ -107,7 +112,7 @@ func (d *decoder) document(document map[string]any, at *node) []Machine {
 			continue
 		}
 		name := where.at("name").value
-		line, _, _ := position(d.doc, name)
+		line, _, _ := d.position(name)
 		if earlier, ok := first[m.Name]; ok {
 			d.errorf(name, "give each machine a name of its own; the address can stand in host",
 				"machine %q is already on line %d", m.Name, earlier)
@@ -269,7 +274,12 @@ func (d *decoder) name(m *Machine, v any, at *node) {
 const nameCharacters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_"
 
 func (d *decoder) host(m *Machine, v any, at *node) {
-	host, ok := d.text("host", v, at)
+	d.hostNamed("host", m, v, at)
+}
+
+// hostNamed reads the host from a field with that name.
+func (d *decoder) hostNamed(key string, m *Machine, v any, at *node) {
+	host, ok := d.text(key, v, at)
 	if !ok {
 		return
 	}
@@ -281,14 +291,14 @@ func (d *decoder) host(m *Machine, v any, at *node) {
 	case strings.Contains(host, "@"):
 		d.errorf(at.value, "write the user into user", "the host %q has a user in it", host)
 	case hasPort && !isIPv6:
-		d.errorf(at.value, fmt.Sprintf("write host = %s and port = %s", quote(name), port), "the host %q has a port in it", host)
+		d.errorf(at.value, fmt.Sprintf("write %s and %s", d.example(key, quote(name)), d.example("port", port)), "the host %q has a port in it", host)
 	case strings.HasPrefix(host, "-"), len(host) > 253, strings.Trim(host, nameCharacters+":%") != "":
 		d.errorf(at.value, "a host name or an IP address", "%q cannot be a host", host)
 	}
 }
 
 func (d *decoder) port(m *Machine, v any, at *node) {
-	m.Port = d.integer("port", v, at, 1, 65535, "port = 22")
+	m.Port = d.integer("port", v, at, 1, 65535, d.example("port", "22"))
 }
 
 func (d *decoder) local(m *Machine, v any, at *node) {
@@ -305,9 +315,9 @@ func (d *decoder) systems(m *Machine, v any, at *node) {
 	if one, ok := v.(string); ok {
 		systems, places = []string{one}, []*node{at}
 	} else {
-		systems, places = d.texts("systems", v, at, `systems = ["x86_64-linux"]`)
+		systems, places = d.texts("systems", v, at, d.example("systems", `["x86_64-linux"]`))
 		if list, ok := v.([]any); ok && len(list) == 0 {
-			d.errorf(at.value, `systems = ["x86_64-linux"]`, "systems is empty: the machine would get no build")
+			d.errorf(at.value, d.example("systems", `["x86_64-linux"]`), "systems is empty: the machine would get no build")
 		}
 	}
 	for i, system := range systems {
@@ -350,7 +360,7 @@ var knownSystems = []string{
 func (d *decoder) user(m *Machine, v any, at *node) {
 	user, ok := d.text("user", v, at)
 	if ok && (strings.ContainsAny(user, " \t\n:@/") || strings.HasPrefix(user, "-")) {
-		d.errorf(at.value, `user = "offload"`, "%q cannot be the name of a user", user)
+		d.errorf(at.value, d.example("user", `"offload"`), "%q cannot be the name of a user", user)
 	}
 	m.User = user
 }
@@ -359,7 +369,7 @@ func (d *decoder) privateKey(m *Machine, v any, at *node) {
 	file, ok := d.text("private-key", v, at)
 	if ok {
 		m.PrivateKey = file
-		d.checkPath("private-key", file, at, strings.HasPrefix(file, "~/"), `private-key = "~/.ssh/id_ed25519"`)
+		d.checkPath("private-key", file, at, strings.HasPrefix(file, "~/"), d.example("private-key", `"~/.ssh/id_ed25519"`))
 	}
 }
 
@@ -383,11 +393,11 @@ func (d *decoder) hostKey(m *Machine, v any, at *node) {
 }
 
 func (d *decoder) parallelBuilds(m *Machine, v any, at *node) {
-	m.ParallelBuilds = d.integer("parallel-builds", v, at, 1, maxBuilds, "parallel-builds = 4")
+	m.ParallelBuilds = d.integer("parallel-builds", v, at, 1, maxBuilds, d.example("parallel-builds", "4"))
 }
 
 func (d *decoder) speed(m *Machine, v any, at *node) {
-	const hint = "speed = 2.0 for a machine that is twice as fast as one of speed 1"
+	hint := d.example("speed", "2.0") + " for a machine that is twice as fast as one of speed 1"
 	speed, ok := number(v)
 	switch {
 	case !ok:
@@ -399,7 +409,7 @@ func (d *decoder) speed(m *Machine, v any, at *node) {
 }
 
 func (d *decoder) features(key string, v any, at *node) []string {
-	features, places := d.texts(key, v, at, key+` = ["kvm", "big-parallel"]`)
+	features, places := d.texts(key, v, at, d.example(key, `["kvm", "big-parallel"]`))
 	for i, feature := range features {
 		if strings.ContainsAny(feature, ", \t\n\r") {
 			d.errorf(places[i].value, "write each feature as a string of its own, in a list", "the feature %q is not one word", feature)
@@ -409,7 +419,8 @@ func (d *decoder) features(key string, v any, at *node) []string {
 }
 
 func (d *decoder) overloadThreshold(m *Machine, v any, at *node) {
-	const hint = "overload-threshold = 0.8 gives the machine no build while its load per core is 0.8 or more; false disregards the load"
+	hint := fmt.Sprintf("%s gives the machine no build while its load per core is 0.8 or more; %s disregards the load",
+		d.example("overload-threshold", "0.8"), d.falsehood())
 	if off, ok := v.(bool); ok && !off {
 		m.OverloadThreshold = 0
 		return
@@ -417,9 +428,9 @@ func (d *decoder) overloadThreshold(m *Machine, v any, at *node) {
 	threshold, ok := number(v)
 	switch {
 	case !ok:
-		d.wrongType("overload-threshold", v, at, "a number, or false", hint)
+		d.wrongType("overload-threshold", v, at, "a number, or "+d.falsehood(), hint)
 	case !(threshold > 0 && threshold <= 1000): // also refuses NaN
-		d.errorf(at.value, hint, "overload-threshold is %v; want a number above 0 and up to 1000, or false", v)
+		d.errorf(at.value, hint, "overload-threshold is %v; want a number above 0 and up to 1000, or %s", v, d.falsehood())
 	}
 	m.OverloadThreshold = threshold
 }
@@ -459,7 +470,7 @@ func (d *decoder) store(m *Machine, v any, at *node) {
 func (d *decoder) daemonSocket(m *Machine, v any, at *node) {
 	file, ok := d.text("daemon-socket", v, at)
 	if ok {
-		d.checkPath("daemon-socket", file, at, false, "daemon-socket = "+quote(DefaultDaemonSocket))
+		d.checkPath("daemon-socket", file, at, false, d.example("daemon-socket", quote(DefaultDaemonSocket)))
 	}
 	m.DaemonSocket = file
 }
@@ -497,7 +508,7 @@ func (d *decoder) checkPath(key, name string, at *node, otherwiseGood bool, hint
 func (d *decoder) text(key string, v any, at *node) (string, bool) {
 	text, ok := v.(string)
 	if !ok {
-		d.wrongType(key, v, at, "a string", key+` = "…"`)
+		d.wrongType(key, v, at, "a string", d.example(key, `"…"`))
 		return "", false
 	}
 	return text, d.checkText(key, text, at)
@@ -565,10 +576,17 @@ func number(v any) (float64, bool) {
 }
 
 func (d *decoder) wrongType(key string, v any, at *node, want, hint string) {
-	d.errorf(at.value, hint, "%s is %s; want %s", key, typeName(v), want)
+	is := typeName(v)
+	if is == "false" {
+		is = d.falsehood()
+	}
+	d.errorf(at.value, hint, "%s is %s; want %s", key, is, want)
 }
 
-// typeName says what kind of TOML value v is.
+// otherValue is a value that TOML does not have, such as a symbol: what it is.
+type otherValue string
+
+// typeName says what kind of value v is.
 func typeName(v any) string {
 	switch v := v.(type) {
 	case string:
@@ -588,6 +606,8 @@ func typeName(v any) string {
 		return "a list of tables"
 	case map[string]any:
 		return "a table"
+	case otherValue:
+		return string(v)
 	}
 	return "a date or time"
 }

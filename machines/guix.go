@@ -1,0 +1,340 @@
+package machines
+
+import (
+	"errors"
+	"fmt"
+	"math/big"
+	"os"
+	"slices"
+	"strings"
+
+	"lighter/machines/scheme" //nolint:depguard // the reader of Scheme belongs to this package
+)
+
+// guixMachine is Guix's record of a machine, <build-machine> in guix/scripts/offload.scm.
+var guixMachine = &scheme.RecordType{Name: "build-machine", Fields: []scheme.RecordField{
+	{Name: "name", Required: true, Accessor: "build-machine-name"},
+	{Name: "port", Accessor: "build-machine-port", Default: big.NewRat(DefaultPort, 1)},
+	{Name: "systems", Accessor: "build-machine-systems"},
+	{Name: "system"},
+	{Name: "user", Required: true, Accessor: "build-machine-user"},
+	{Name: "private-key", Accessor: "build-machine-private-key"},
+	{Name: "host-key", Required: true, Accessor: "build-machine-host-key"},
+	{Name: "compression", Accessor: "build-machine-compression", Default: &scheme.String{Text: "zlib@openssh.com,zlib", At: -1}},
+	{Name: "compression-level"},
+	{Name: "daemon-socket", Accessor: "build-machine-daemon-socket", Default: &scheme.String{Text: DefaultDaemonSocket, At: -1}},
+	{Name: "overload-threshold", Accessor: "build-machine-overload-threshold", Default: DefaultOverloadThreshold},
+	{Name: "parallel-builds"},
+	{Name: "speed"},
+	{Name: "features", Accessor: "build-machine-features", Default: scheme.Empty{}},
+	{Name: "location", Accessor: "build-machine-location", Innate: true},
+}}
+
+func schemeOptions() scheme.Options {
+	return scheme.Options{Getenv: os.LookupEnv, Records: []*scheme.RecordType{guixMachine}}
+}
+
+// ParseGuix reads and checks the contents of a file such as Guix's
+// /etc/guix/machines.scm: a program in Scheme whose last value is a list of
+// build-machine. What of Scheme is understood stands in package scheme; a program
+// beyond that gives an error that matches *[scheme.Unsupported]. The program sees the
+// variables of the environment, and nothing else.
+//
+// As in Guix, a last value that is no list of machines gives a warning and no machine.
+// What Guix allows and would never work, such as a machine without systems, is an
+// error. The machines have the store StoreDaemon, and names made of their hosts. A
+// private key that the file does not name is left to ssh-agent and the usual keys.
+func ParseGuix(file string, data []byte) (all []Machine, warnings []*Error, err error) {
+	d := newDecoder(file, data, Guix)
+	value, at, err := scheme.Eval(d.doc, schemeOptions())
+	if err != nil {
+		d.schemeError(err)
+		return nil, nil, d.err()
+	}
+	records, ok := machineRecords(value)
+	if !ok {
+		d.warnf(at, "the last value of the file is the list: (list (build-machine …) …)",
+			"the file's value is %s, not a list of build-machine; Guix ignores such a file", valueText(value))
+		return nil, d.warnings, nil
+	}
+	return d.guixMachines(records)
+}
+
+func valueText(v scheme.Value) string {
+	if v == scheme.Value(scheme.Unspecified{}) {
+		return "nothing"
+	}
+	return scheme.Write(v, 40)
+}
+
+// machineRecords returns the elements of a list of machines.
+func machineRecords(v scheme.Value) ([]*scheme.Record, bool) {
+	elems, ok := scheme.List(v)
+	records := make([]*scheme.Record, len(elems))
+	for i, e := range elems {
+		r, isRecord := e.(*scheme.Record)
+		ok = ok && isRecord
+		records[i] = r
+	}
+	return records, ok
+}
+
+// schemeError reports why a program could not be evaluated.
+func (d *decoder) schemeError(err error) {
+	var (
+		wrong  *scheme.Error
+		absent *scheme.Unsupported
+		limit  *scheme.LimitError
+	)
+	switch {
+	case errors.As(err, &wrong):
+		hint := wrong.Hint
+		if near := nearest(wrong.Word, wrong.Known); near != "" {
+			hint = fmt.Sprintf("did you mean %q?", near)
+		}
+		d.errorf(wrong.Offset, hint, "%s", wrong.Message)
+	case errors.As(err, &absent):
+		d.errorf(absent.Offset, d.insteadOf(absent), "%s", absent.Message())
+	case errors.As(err, &limit):
+		d.errorf(limit.Offset, "", "%s", limit.Limit)
+	default:
+		d.errorf(0, "", "%s", err)
+	}
+	d.errs[len(d.errs)-1].Err = err
+}
+
+// insteadOf says what a person can do about a program that is beyond package scheme.
+func (d *decoder) insteadOf(absent *scheme.Unsupported) string {
+	hint := `"guix repl", where there is one, evaluates all of Scheme ("lighter machines import" asks it);`
+	if near := nearest(absent.Form, absent.Known); near != "" {
+		hint = fmt.Sprintf("did you mean %q? If not: ", near) + hint
+	}
+	return hint + "\n    or write the machines in TOML:\n" + indent(d.template())
+}
+
+func indent(text string) string {
+	return "    " + strings.ReplaceAll(strings.TrimRight(text, "\n"), "\n", "\n    ")
+}
+
+// templateMachines bounds how many machines a template shows.
+const templateMachines = 3
+
+// template returns TOML for the machines of a program that could not be evaluated, with
+// "…" for the values that could not be read.
+func (d *decoder) template() string {
+	records := scheme.Salvage(d.doc, schemeOptions())
+	if len(records) == 0 {
+		records = []*scheme.Record{{Type: guixMachine}}
+	}
+	more := ""
+	if len(records) > templateMachines {
+		more = fmt.Sprintf("\n# … and %d more", len(records)-templateMachines)
+		records = records[:templateMachines]
+	}
+	var texts []string
+	for _, r := range records {
+		var b strings.Builder
+		b.WriteString("[[machine]]\n")
+		for _, key := range []string{
+			"name", "port", "systems", "user", "private-key", "host-key", "parallel-builds", "speed", "features",
+			"overload-threshold", "daemon-socket",
+		} {
+			f, given := r.Fields[key]
+			if key == "systems" && !given {
+				f, given = r.Fields["system"]
+			}
+			if guixRequires(key) || given {
+				fmt.Fprintf(&b, "%s = %s\n", key, templateValue(key, f.Value))
+			}
+		}
+		texts = append(texts, b.String())
+	}
+	return strings.Join(texts, "\n") + more
+}
+
+func guixRequires(key string) bool {
+	return key == "systems" || slices.ContainsFunc(guixMachine.Fields, func(f scheme.RecordField) bool { return f.Name == key && f.Required })
+}
+
+func templateValue(key string, v scheme.Value) string {
+	plain, _ := plainValue(v, 0)
+	var text string
+	switch x := plain.(type) {
+	case string:
+		if text = quote(x); key == "systems" {
+			text = "[" + text + "]"
+		}
+	case int64:
+		text = fmt.Sprint(x)
+	case float64:
+		text = formatFloat(x)
+	case bool:
+		text = fmt.Sprint(x)
+	case []any:
+		var texts []string
+		for _, e := range x {
+			s, _ := e.(string)
+			texts = append(texts, s)
+		}
+		text = quoteList(texts)
+	case otherValue:
+		if key == "systems" || key == "features" {
+			return `["…"]`
+		}
+		return `"…"`
+	}
+	return cutLong(text)
+}
+
+func cutLong(text string) string {
+	const longest = 100
+	if len(text) <= longest {
+		return text
+	}
+	return strings.ToValidUTF8(text[:longest], "") + "…"
+}
+
+// guixMachines turns records into machines.
+func (d *decoder) guixMachines(records []*scheme.Record) ([]Machine, []*Error, error) {
+	all := make([]Machine, 0, len(records))
+	for _, r := range records {
+		all = append(all, d.guixMachine(r))
+	}
+	if err := d.err(); err != nil {
+		return nil, nil, err
+	}
+	nameMachines(all)
+	if len(all) == 0 {
+		all = nil
+	}
+	return all, d.warnings, nil
+}
+
+// guixFields read Guix's fields that lighter's files have too, but for name.
+var guixFields = map[string]func(d *decoder, m *Machine, v any, at *node){
+	"name":            func(d *decoder, m *Machine, v any, at *node) { d.hostNamed("name", m, v, at) },
+	"port":            (*decoder).port,
+	"user":            (*decoder).user,
+	"host-key":        (*decoder).hostKey,
+	"parallel-builds": (*decoder).parallelBuilds,
+	"speed":           (*decoder).speed,
+	"features": func(d *decoder, m *Machine, v any, at *node) {
+		m.Features = d.features("features", v, at)
+	},
+	"overload-threshold": (*decoder).overloadThreshold,
+	"daemon-socket":      (*decoder).guixDaemonSocket,
+	"private-key": func(d *decoder, m *Machine, v any, at *node) {
+		if off, ok := v.(bool); !ok || off { // #f is what Guix has without a home folder
+			d.privateKey(m, v, at)
+		}
+	},
+}
+
+func (d *decoder) guixMachine(r *scheme.Record) Machine {
+	m := defaults()
+	m.Store = StoreDaemon
+	for _, f := range guixMachine.Fields {
+		given, ok := r.Fields[f.Name]
+		if read := guixFields[f.Name]; ok && read != nil {
+			v, at := plainValue(given.Value, given.At)
+			read(d, &m, v, at)
+		}
+	}
+	d.guixSystems(&m, r)
+	for _, name := range []string{"compression", "compression-level"} {
+		f, ok := r.Fields[name]
+		if said := slices.ContainsFunc(d.warnings, func(w *Error) bool { return strings.HasPrefix(w.Message, name+" ") }); ok && f.Given && !said {
+			d.warnf(f.Name, "", "%s has no effect: lighter's SSH connections are not compressed", name)
+		}
+	}
+	return m
+}
+
+// guixSystems reads systems, or the deprecated system. As in Guix, systems wins.
+func (d *decoder) guixSystems(m *Machine, r *scheme.Record) {
+	systems, many := r.Fields["systems"]
+	system, one := r.Fields["system"]
+	name := "the machine"
+	if s, ok := r.Fields["name"].Value.(*scheme.String); ok {
+		name = fmt.Sprintf("the machine %q", s.Text)
+	}
+	switch {
+	case many:
+		v, at := plainValue(systems.Value, systems.At)
+		if _, ok := v.(string); ok {
+			d.errorf(at.value, d.example("systems", `["x86_64-linux"]`), "systems is a string; want a list of strings")
+			return
+		}
+		d.systems(m, v, at)
+		if one && system.Given && systems.Given {
+			d.warnf(system.Name, "leave it out", "system has no effect beside systems")
+		}
+	case one:
+		v, at := plainValue(system.Value, system.At)
+		if text, ok := d.text("system", v, at); ok {
+			d.systems(m, text, at)
+			d.warnf(system.Name, d.example("systems", "["+quote(text)+"]"), "the field system is deprecated")
+		}
+	default:
+		d.errorf(r.At, "add "+d.example("systems", `["x86_64-linux"]`), "%s has no systems", name)
+	}
+}
+
+// guixDaemonSocket accepts a file name, or a URI of a file. Guix has other URIs too,
+// for daemons that are not on the machine.
+func (d *decoder) guixDaemonSocket(m *Machine, v any, at *node) {
+	uri, ok := v.(string)
+	if !ok {
+		d.daemonSocket(m, v, at)
+		return
+	}
+	scheme, rest, isURI := strings.Cut(uri, ":")
+	switch {
+	case !isURI || strings.HasPrefix(uri, "/"):
+		d.daemonSocket(m, v, at)
+	case scheme == "file" || scheme == "unix":
+		d.daemonSocket(m, strings.TrimPrefix(rest, "//"), at)
+	default:
+		d.errorf(at.value, d.example("daemon-socket", quote(DefaultDaemonSocket)),
+			"daemon-socket is %q; lighter's agent connects to a socket on its own machine", uri)
+	}
+}
+
+// plainValue turns a value of Scheme into one as the TOML library returns it, with its
+// place: that of the literal, else at.
+func plainValue(v scheme.Value, at int) (any, *node) {
+	n := &node{key: at, value: at}
+	switch x := v.(type) {
+	case *scheme.String:
+		if x.At >= 0 {
+			n.value = x.At
+		}
+		return x.Text, n
+	case bool:
+		return x, n
+	case float64:
+		return x, n
+	case *big.Rat:
+		if x.IsInt() && x.Num().IsInt64() {
+			return x.Num().Int64(), n
+		}
+		f, _ := x.Float64()
+		return f, n
+	case nil:
+		return otherValue("nothing"), n
+	}
+	elems, ok := scheme.List(v)
+	if !ok {
+		return otherValue(valueText(v)), n
+	}
+	plain := make([]any, 0, len(elems))
+	for _, e := range elems {
+		if _, isPair := e.(*scheme.Pair); isPair { // deeper lists mean nothing here
+			plain, n.elems = append(plain, otherValue("a list")), append(n.elems, &node{key: at, value: at})
+			continue
+		}
+		p, place := plainValue(e, at)
+		plain, n.elems = append(plain, p), append(n.elems, place)
+	}
+	return plain, n
+}

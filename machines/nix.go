@@ -1,0 +1,283 @@
+package machines
+
+import (
+	"encoding/base64"
+	"fmt"
+	"net/url"
+	"runtime"
+	"strconv"
+	"strings"
+)
+
+// ParseNix reads and checks the contents of a file such as Nix's /etc/nix/machines, as
+// nix.conf(5) describes it under "builders": a machine a line, or several with a
+// semicolon in between, in the columns
+//
+//	ssh://USER@HOST[:PORT] SYSTEMS KEY BUILDS SPEED FEATURES MANDATORY-FEATURES HOST-KEY
+//
+// where a "-" or nothing stands for the default. Lists have commas; the host key is the
+// base64 of a whole line "TYPE BASE64". "@FILE", which includes another file, is an
+// error. The machines have the store StoreAuto, and names made of their hosts.
+//
+// Compared with: Nix 2.34, src/libstore/machines.cc and ssh-store.cc.
+func ParseNix(file string, data []byte) (all []Machine, warnings []*Error, err error) {
+	d := newDecoder(file, data, Nix)
+	offset := 0
+	for line := range strings.Lines(d.doc) {
+		entries, _, _ := strings.Cut(line, "#")
+		start := offset
+		for entry := range strings.SplitSeq(entries, ";") {
+			words := splitWords(entry, start)
+			start += len(entry) + 1
+			if len(words) > 0 {
+				if m, ok := d.nixMachine(words); ok {
+					all = append(all, m)
+				}
+			}
+		}
+		offset += len(line)
+	}
+	if err := d.err(); err != nil {
+		return nil, nil, err
+	}
+	nameMachines(all)
+	return all, d.warnings, nil
+}
+
+// word is a piece of a line, and where it stands.
+type word struct {
+	text string
+	at   int
+}
+
+func (w word) place() *node { return &node{key: w.at, value: w.at} }
+
+// splitWords splits at blanks.
+func splitWords(text string, at int) []word {
+	return splitAt(text, at, func(r rune) bool { return strings.ContainsRune(" \t\r\n\v\f", r) })
+}
+
+func splitAt(text string, at int, isSeparator func(rune) bool) []word {
+	var words []word
+	start := -1
+	for i, r := range text + " " {
+		switch separates := i == len(text) || isSeparator(r); {
+		case separates && start >= 0:
+			words = append(words, word{text[start:i], at + start})
+			start = -1
+		case !separates && start < 0:
+			start = i
+		}
+	}
+	return words
+}
+
+// The columns of a line.
+const (
+	nixURI = iota
+	nixSystems
+	nixKey
+	nixBuilds
+	nixSpeed
+	nixFeatures
+	nixMandatory
+	nixHostKey
+	nixColumns
+)
+
+// nixMachine reads a line; ok is false for one that makes no machine.
+func (d *decoder) nixMachine(words []word) (m Machine, ok bool) {
+	if strings.HasPrefix(words[0].text, "@") {
+		d.errorf(words[0].at, "read that file by itself, or put its lines here", "a file that includes another one is not read")
+		return m, false
+	}
+	if len(words) > nixColumns {
+		d.errorf(words[nixColumns].at, "the columns are URI, systems, key, builds, speed, features, mandatory features, host key",
+			"%q stands after the last column", words[nixColumns].text)
+		return m, false
+	}
+	m = defaults()
+	d.nixURI(&m, words[nixURI])
+	column := func(i int) (word, bool) {
+		if i < len(words) && words[i].text != "-" {
+			return words[i], true
+		}
+		return word{}, false
+	}
+	if w, ok := column(nixSystems); ok {
+		v, at := w.list()
+		d.systems(&m, v, at)
+	} else {
+		m.Systems = []string{thisSystem()}
+		d.warnf(words[0].at, "", "%s has no systems; taken for %s, as this computer is", words[0].text, m.Systems[0])
+	}
+	if w, ok := column(nixKey); ok {
+		d.privateKey(&m, w.text, w.place())
+	}
+	if w, ok := column(nixSpeed); ok {
+		if speed, err := strconv.ParseFloat(w.text, 64); err == nil {
+			d.speed(&m, speed, w.place())
+		} else {
+			d.errorf(w.at, "the fifth column is the speed: 2.0", "the speed %q is no number", w.text)
+		}
+	}
+	if w, ok := column(nixFeatures); ok {
+		v, at := w.list()
+		m.Features = d.features("features", v, at)
+	}
+	if w, ok := column(nixMandatory); ok {
+		v, at := w.list()
+		m.MandatoryFeatures = d.features("mandatory-features", v, at)
+	}
+	if w, ok := column(nixHostKey); ok {
+		d.nixHostKey(&m, w)
+	}
+	if m.HostKey == "" {
+		d.warnf(words[0].at, "its base64 goes into the eighth column: base64 -w0 /etc/ssh/ssh_host_ed25519_key.pub",
+			"%s has no host key; known_hosts has to have it", words[0].text)
+	}
+	if w, ok := column(nixBuilds); ok {
+		return m, d.nixBuilds(&m, w, words[0])
+	}
+	return m, true
+}
+
+// nixBuilds reads how many builds may run; ok is false for none, with which Nix does not
+// use a machine.
+func (d *decoder) nixBuilds(m *Machine, w, uri word) (ok bool) {
+	n, err := strconv.ParseInt(w.text, 10, 64)
+	if err != nil {
+		d.errorf(w.at, "the fourth column is the number of builds at the same time: 4", "%q is no whole number", w.text)
+		return true
+	}
+	if n == 0 {
+		d.warnf(w.at, "", "%s is left out: it has 0 builds", uri.text)
+		return false
+	}
+	d.parallelBuilds(m, n, w.place())
+	return true
+}
+
+// list splits a word at commas.
+func (w word) list() ([]any, *node) {
+	values, n := []any{}, w.place()
+	for _, part := range splitAt(w.text, w.at, func(r rune) bool { return r == ',' }) {
+		values, n.elems = append(values, part.text), append(n.elems, part.place())
+	}
+	return values, n
+}
+
+// thisSystem is the system of this computer, which is Nix's default.
+func thisSystem() string {
+	machine := map[string]string{
+		"amd64": "x86_64", "386": "i686", "arm64": "aarch64", "arm": "armv7l", "ppc64le": "powerpc64le",
+		"loong64": "loongarch64",
+	}[runtime.GOARCH]
+	if machine == "" {
+		machine = runtime.GOARCH
+	}
+	return machine + "-" + runtime.GOOS
+}
+
+// nixURI reads "ssh://USER@HOST:PORT?OPTIONS", ssh-ng:// too, or only "HOST".
+func (d *decoder) nixURI(m *Machine, w word) {
+	const form = "write ssh://USER@HOST"
+	text := w.text
+	scheme, rest, ok := strings.Cut(text, "://")
+	switch {
+	case !ok && (text == "auto" || text == "daemon" || text == "local" || strings.Contains(text, "/")):
+		d.errorf(w.at, form+"; the head itself is a machine with local = true in TOML", "%q is a store on this computer", text)
+		return
+	case !ok:
+		scheme, rest = "ssh", text
+	}
+	if scheme != "ssh" && scheme != "ssh-ng" {
+		d.errorf(w.at, form, "a machine is reached over SSH, not by %q", scheme+"://")
+		return
+	}
+	at := w.at + len(text) - len(rest)
+	rest, query, _ := strings.Cut(rest, "?")
+	rest = strings.TrimSuffix(rest, "/")
+	user, host, hasUser := cutLast(rest, "@")
+	if hasUser {
+		d.user(m, user, &node{key: at, value: at})
+		at += len(user) + 1
+	} else {
+		host = rest
+		d.errorf(w.at, fmt.Sprintf("write ssh://USER@%s: SSH's own configuration is not read", rest), "%q has no user", text)
+	}
+	name, port, hasPort := cutPort(host)
+	if hasPort {
+		if n, err := strconv.ParseInt(port, 10, 64); err == nil {
+			d.port(m, n, &node{value: at + len(host) - len(port)})
+		} else {
+			d.errorf(at+len(host)-len(port), form+":2222", "the port %q is no number", port)
+		}
+	}
+	d.hostNamed("host", m, name, &node{key: at, value: at})
+	if query != "" {
+		d.nixQuery(m, query, w.at+strings.IndexByte(text, '?')+1)
+	}
+}
+
+func cutLast(text, separator string) (before, after string, ok bool) {
+	if i := strings.LastIndex(text, separator); i >= 0 {
+		return text[:i], text[i+len(separator):], true
+	}
+	return text, "", false
+}
+
+// cutPort splits "HOST:PORT" and "[IPV6]:PORT"; an IPv6 address without brackets has no
+// port.
+func cutPort(text string) (host, port string, ok bool) {
+	if strings.HasPrefix(text, "[") {
+		host, port, ok = strings.Cut(text, "]:")
+		if !ok {
+			return text, "", false
+		}
+		return host + "]", port, true
+	}
+	if strings.Count(text, ":") != 1 {
+		return text, "", false
+	}
+	return strings.Cut(text, ":")
+}
+
+// nixQuery reads the options of a store's URI.
+func (d *decoder) nixQuery(m *Machine, query string, at int) {
+	for option := range strings.SplitSeq(query, "&") {
+		key, escaped, _ := strings.Cut(option, "=")
+		place := &node{key: at, value: at + len(key) + 1}
+		value, err := url.PathUnescape(escaped)
+		switch {
+		case option == "":
+		case err != nil:
+			d.errorf(at, "%HH stands for a character; %25 for %", "%v", err)
+		case key == "ssh-key":
+			d.privateKey(m, value, place)
+		case key == "base64-ssh-public-host-key":
+			d.nixHostKey(m, word{value, place.value})
+		default:
+			d.warnf(at, "", "%s has no effect", key)
+		}
+		at += len(option) + 1
+	}
+}
+
+// nixHostKey reads the base64 of "TYPE BASE64 [COMMENT]".
+func (d *decoder) nixHostKey(m *Machine, w word) {
+	const hint = "the base64 of the whole file: base64 -w0 /etc/ssh/ssh_host_ed25519_key.pub"
+	line, err := base64.StdEncoding.DecodeString(w.text)
+	if err != nil {
+		if line, err = base64.RawStdEncoding.DecodeString(w.text); err != nil {
+			d.errorf(w.at, hint, "the host key is no base64: %q", cutLong(w.text))
+			return
+		}
+	}
+	key, wrong := parseHostKey(strings.TrimSpace(string(line)))
+	if wrong != nil {
+		d.errorf(w.at, hint, "%s", wrong.message)
+		return
+	}
+	m.HostKey = key
+}

@@ -1,0 +1,173 @@
+package scheme
+
+import (
+	"fmt"
+	"math/big"
+)
+
+// call is one call of a primitive.
+type call struct {
+	in   *interp
+	name string
+	args []Value
+	at   int // byte offset of the call
+}
+
+// wrong stops the program because an argument is of the wrong kind.
+func (c *call) wrong(i int, want string) {
+	which := "its argument"
+	if len(c.args) > 1 {
+		which = fmt.Sprintf("argument %d", i+1)
+	}
+	fail(c.at, "", "%s: %s is %s; want %s", c.name, which, kind(c.args[i]), want)
+}
+
+func (c *call) has(i int) bool { return i < len(c.args) }
+
+func (c *call) list(i int) []Value {
+	elems, ok := List(c.args[i])
+	if !ok {
+		c.wrong(i, "a list")
+	}
+	c.in.step(c.at, len(elems))
+	return elems
+}
+
+func (c *call) pair(i int) *Pair {
+	p, ok := c.args[i].(*Pair)
+	if !ok {
+		c.wrong(i, "a list with something in it")
+	}
+	return p
+}
+
+func (c *call) text(i int) string {
+	s, ok := c.args[i].(*String)
+	if !ok {
+		c.wrong(i, "a string")
+	}
+	c.in.step(c.at, len(s.Text)/64)
+	return s.Text
+}
+
+func (c *call) symbol(i int) Symbol {
+	s, ok := c.args[i].(Symbol)
+	if !ok {
+		c.wrong(i, "a symbol")
+	}
+	return s
+}
+
+func (c *call) number(i int) Value {
+	switch c.args[i].(type) {
+	case *big.Rat, float64:
+		return c.args[i]
+	}
+	c.wrong(i, "a number")
+	return nil
+}
+
+// integer returns an exact whole number.
+func (c *call) integer(i int) *big.Int {
+	n, ok := c.args[i].(*big.Rat)
+	if !ok || !n.IsInt() {
+		c.wrong(i, "a whole number")
+	}
+	return n.Num()
+}
+
+// index returns a whole number from 0 to most.
+func (c *call) index(i, most int) int {
+	n := c.integer(i)
+	if n.Sign() < 0 || !n.IsInt64() || n.Int64() > int64(most) {
+		fail(c.at, "", "%s: %s is out of range; want a number from 0 to %d", c.name, kind(c.args[i]), most)
+	}
+	return int(n.Int64())
+}
+
+// count returns a number of things to make.
+func (c *call) count(i int) int {
+	n := c.integer(i)
+	if n.Sign() < 0 {
+		c.wrong(i, "a number that is not negative")
+	}
+	if !n.IsInt64() || n.Int64() > int64(c.in.limits.Bytes) {
+		overLimit(c.at, "%s of %s", c.name, kind(c.args[i]))
+	}
+	c.in.step(c.at, int(n.Int64()))
+	c.in.alloc(c.at, pairSize*int(n.Int64()))
+	return int(n.Int64())
+}
+
+func (c *call) apply(f Value, args ...Value) Value { return c.in.apply(f, args, c.at) }
+
+// newList makes a list.
+func (c *call) newList(elems []Value) Value { return c.newTail(elems, Empty{}) }
+
+func (c *call) newTail(elems []Value, tail Value) Value {
+	c.in.step(c.at, len(elems))
+	c.in.alloc(c.at, pairSize*len(elems))
+	return list(elems, tail)
+}
+
+// newString makes a string.
+func (c *call) newString(text string) Value {
+	c.in.alloc(c.at, 48+len(text))
+	return &String{Text: text, At: -1}
+}
+
+// newNumber bounds the size of an exact number.
+func (c *call) newNumber(r *big.Rat) Value {
+	if r.Num().BitLen() > maxBits || r.Denom().BitLen() > maxBits {
+		overLimit(c.at, "a number of more than %d bits", maxBits)
+	}
+	c.in.alloc(c.at, 64+r.Num().BitLen()/8+r.Denom().BitLen()/8)
+	return r
+}
+
+// eqv is Scheme's eqv?; strings and lists are the same only if they are one.
+func eqv(a, b Value) bool {
+	x, ok := a.(*big.Rat)
+	if y, both := b.(*big.Rat); ok && both {
+		return x.Cmp(y) == 0
+	}
+	return a == b
+}
+
+// equal is Scheme's equal?.
+func (in *interp) equal(a, b Value, at int) bool {
+	in.enter(at)
+	defer func() { in.depth-- }()
+	for {
+		in.step(at, 1)
+		x, ok := a.(*Pair)
+		y, both := b.(*Pair)
+		if !ok || !both {
+			break
+		}
+		if x == y {
+			return true
+		}
+		if !in.equal(x.Car, y.Car, at) {
+			return false
+		}
+		a, b = x.Cdr, y.Cdr
+	}
+	switch x := a.(type) {
+	case *String:
+		y, ok := b.(*String)
+		return ok && x.Text == y.Text
+	case *Vector:
+		y, ok := b.(*Vector)
+		if !ok || len(x.Elems) != len(y.Elems) {
+			return false
+		}
+		for i := range x.Elems {
+			if !in.equal(x.Elems[i], y.Elems[i], at) {
+				return false
+			}
+		}
+		return true
+	}
+	return eqv(a, b)
+}

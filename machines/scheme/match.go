@@ -1,0 +1,138 @@
+package scheme
+
+// match is (match VALUE (PATTERN BODY …) …) of (ice-9 match), with patterns that are
+// names, _, constants, quoted data, lists, and lists with a tail or a last "...".
+func (in *interp) match(n *node, e *env) (*node, *env, Value) {
+	parts := n.parts(2, -1, "(match VALUE (PATTERN BODY …) …)")
+	return in.matchClauses(parts[1:], in.eval(parts[0], e), e, n.at)
+}
+
+// matchLambda is (match-lambda (PATTERN BODY …) …).
+func (in *interp) matchLambda(n *node, e *env) (*node, *env, Value) {
+	clauses := n.parts(1, -1, "(match-lambda (PATTERN BODY …) …)")
+	in.alloc(n.at, envSize)
+	return nil, nil, &Procedure{name: "match-lambda", least: 1, most: 1, primitive: func(c *call) Value {
+		next, inner, v := in.matchClauses(clauses, c.args[0], e, c.at)
+		if next == nil {
+			return v
+		}
+		return in.eval(next, inner)
+	}}
+}
+
+func (in *interp) matchClauses(clauses []*node, v Value, e *env, at int) (*node, *env, Value) {
+	for _, c := range clauses {
+		if !c.isList() || len(c.list) < 2 {
+			fail(c.at, "write (PATTERN BODY …)", "this is no clause of match")
+		}
+		inner := in.scope(e, c.at)
+		if !in.matches(c.list[0], v, inner) {
+			continue
+		}
+		if c.list[1].isForm("=>") {
+			unsupported(c.at, "=> in match")
+		}
+		return in.body(c.list[1:], inner, c.at)
+	}
+	fail(at, "", "no pattern matches %s", kind(v))
+	return nil, nil, nil
+}
+
+// matches reports whether a pattern fits, and binds its names in e.
+func (in *interp) matches(p *node, v Value, e *env) bool {
+	in.enter(p.at)
+	defer func() { in.depth-- }()
+	in.step(p.at, 1)
+	switch name := p.symbol(); {
+	case name == "_":
+		return true
+	case name == "..." || name == "___" || name == "..1":
+		unsupported(p.at, string(name)+" here in a pattern of match")
+	case name != "":
+		in.bind(e, name, v, p.at)
+		return true
+	case p.atom != nil:
+		return in.equal(p.atom, v, p.at)
+	case p.vector:
+		unsupported(p.at, "a vector in a pattern of match")
+	}
+	if len(p.list) > 0 {
+		switch head := p.list[0].symbol(); head {
+		case "quote":
+			return len(p.list) == 2 && in.equal(p.list[1].datum(), v, p.at)
+		case "?", "and", "or", "not", "=", "$", "@", "quasiquote", "set!", "get!":
+			unsupported(p.at, "("+string(head)+" …) in a pattern of match")
+		}
+	}
+	return in.matchesList(p, v, e)
+}
+
+func (in *interp) matchesList(p *node, v Value, e *env) bool {
+	elems := p.list
+	if k := len(elems); k >= 2 && elems[k-1].symbol() == "..." && p.tail == nil {
+		return in.matchesRest(elems[:k-2], elems[k-2], v, e)
+	}
+	for _, x := range elems {
+		pair, ok := v.(*Pair)
+		if !ok || !in.matches(x, pair.Car, e) {
+			return false
+		}
+		v = pair.Cdr
+	}
+	if p.tail != nil {
+		return in.matches(p.tail, v, e)
+	}
+	return v == Value(Empty{})
+}
+
+// matchesRest matches (FIRST … EACH ...).
+func (in *interp) matchesRest(front []*node, each *node, v Value, e *env) bool {
+	for _, x := range front {
+		pair, ok := v.(*Pair)
+		if !ok || !in.matches(x, pair.Car, e) {
+			return false
+		}
+		v = pair.Cdr
+	}
+	values, ok := List(v)
+	if !ok {
+		return false
+	}
+	var names []Symbol
+	collect(each, &names)
+	found := make([][]Value, len(names))
+	for _, value := range values {
+		one := in.scope(nil, each.at)
+		if !in.matches(each, value, one) {
+			return false
+		}
+		for i, name := range names {
+			place := in.find(name, one, each.at)
+			if place == nil {
+				return false
+			}
+			found[i] = append(found[i], *place)
+		}
+	}
+	for i, name := range names {
+		in.alloc(each.at, pairSize*len(found[i]))
+		in.bind(e, name, list(found[i], Empty{}), each.at)
+	}
+	return true
+}
+
+// collect appends the names that a pattern binds.
+func collect(p *node, names *[]Symbol) {
+	if name := p.symbol(); name != "" && name != "_" {
+		*names = append(*names, name)
+	}
+	if p.isForm("quote") {
+		return
+	}
+	for _, x := range p.list {
+		collect(x, names)
+	}
+	if p.tail != nil {
+		collect(p.tail, names)
+	}
+}

@@ -1,0 +1,514 @@
+package scheme
+
+import (
+	"fmt"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// node is a piece of the program's text: an atom, a list or a vector.
+type node struct {
+	at     int   // byte offset
+	atom   Value // nil for a list or a vector
+	list   []*node
+	tail   *node // what stands after a dot
+	vector bool
+}
+
+// datum returns what (quote N) evaluates to.
+func (n *node) datum() Value {
+	if n.atom != nil {
+		return n.atom
+	}
+	elems := make([]Value, len(n.list))
+	for i, e := range n.list {
+		elems[i] = e.datum()
+	}
+	if n.vector {
+		return &Vector{elems}
+	}
+	var tail Value = Empty{}
+	if n.tail != nil {
+		tail = n.tail.datum()
+	}
+	return list(elems, tail)
+}
+
+// symbol returns the name that an atom is, or "".
+func (n *node) symbol() Symbol {
+	s, _ := n.atom.(Symbol)
+	return s
+}
+
+// isList reports whether the node is a proper list.
+func (n *node) isList() bool { return n.atom == nil && !n.vector && n.tail == nil }
+
+// isForm reports whether the node is a list that starts with a name.
+func (n *node) isForm(name Symbol) bool {
+	return n.isList() && len(n.list) > 0 && n.list[0].symbol() == name
+}
+
+// maxNesting bounds the brackets in each other in the text.
+const maxNesting = 1000
+
+// read returns the forms of a program.
+func read(text string, limits Limits) []*node {
+	r := &reader{text: text, most: limits.withDefaults().Nodes}
+	if strings.HasPrefix(text, "\ufeff") {
+		r.pos = len("\ufeff")
+	}
+	if i := invalidUTF8(text); i >= 0 {
+		fail(i, "save the file as UTF-8", "the file is not in UTF-8")
+	}
+	var forms []*node
+	for {
+		r.space()
+		if r.pos >= len(r.text) {
+			return forms
+		}
+		forms = append(forms, r.node())
+	}
+}
+
+func invalidUTF8(text string) int {
+	for i := 0; i < len(text); {
+		r, size := utf8.DecodeRuneInString(text[i:])
+		if r == utf8.RuneError && size == 1 {
+			return i
+		}
+		i += size
+	}
+	return -1
+}
+
+type reader struct {
+	text  string
+	pos   int
+	depth int
+	nodes int
+	most  int
+}
+
+func (r *reader) has(prefix string) bool { return strings.HasPrefix(r.text[r.pos:], prefix) }
+
+func (r *reader) peek() byte {
+	if r.pos < len(r.text) {
+		return r.text[r.pos]
+	}
+	return 0
+}
+
+// space skips blanks and comments of all kinds.
+func (r *reader) space() {
+	for r.pos < len(r.text) {
+		switch c := r.text[r.pos]; {
+		case c == ';':
+			r.skipLine()
+		case r.has("#|"):
+			r.skipBlock()
+		case r.has("#;"):
+			r.skipDatum()
+		case r.has("#!"):
+			r.skipDirective()
+		case isSpace(c):
+			r.pos++
+		default:
+			return
+		}
+	}
+}
+
+func isSpace(c byte) bool { return c == ' ' || '\t' <= c && c <= '\r' }
+
+func (r *reader) skipLine() {
+	if i := strings.IndexByte(r.text[r.pos:], '\n'); i >= 0 {
+		r.pos += i + 1
+	} else {
+		r.pos = len(r.text)
+	}
+}
+
+// skipBlock skips "#|…|#", which nests.
+func (r *reader) skipBlock() {
+	start, depth := r.pos, 0
+	for r.pos < len(r.text) {
+		switch {
+		case r.has("#|"):
+			depth++
+			r.pos += 2
+		case r.has("|#"):
+			depth--
+			r.pos += 2
+			if depth == 0 {
+				return
+			}
+		default:
+			r.pos++
+		}
+	}
+	fail(start, "it ends with |#; each #| inside needs a |# of its own", "a comment that starts with #| does not end")
+}
+
+// skipDatum skips "#;" and the datum after it.
+func (r *reader) skipDatum() {
+	start := r.pos
+	r.enter()
+	r.pos += 2
+	r.space()
+	if r.pos >= len(r.text) {
+		fail(start, "", "nothing stands after #;")
+	}
+	r.node()
+	r.depth--
+}
+
+// skipDirective skips "#!r6rs" and the like, which change how Guile reads, and comments
+// "#!…!#".
+func (r *reader) skipDirective() {
+	start := r.pos
+	end := start + 2
+	for end < len(r.text) && (r.text[end] == '-' || isAlphanumeric(r.text[end])) {
+		end++
+	}
+	switch name := r.text[start+2 : end]; name {
+	case "no-fold-case":
+		r.pos = end
+		return
+	case "r6rs", "fold-case", "curly-infix", "curly-infix-and-bracket-lists":
+		unsupported(start, "#!"+name)
+	}
+	i := strings.Index(r.text[start:], "!#")
+	if i < 0 || i == 1 {
+		fail(start, "it ends with !#", "a comment that starts with #! does not end")
+	}
+	r.pos = start + i + 2
+}
+
+func isAlphanumeric(c byte) bool {
+	return '0' <= c && c <= '9' || 'a' <= c|0x20 && c|0x20 <= 'z'
+}
+
+func (r *reader) enter() {
+	r.depth++
+	if r.depth > maxNesting {
+		overLimit(r.pos, "more than %d brackets in each other", maxNesting)
+	}
+}
+
+// node reads what stands at pos, which is no space.
+func (r *reader) node() *node {
+	if r.nodes++; r.nodes > r.most {
+		overLimit(r.pos, "more than %d words and lists", r.most)
+	}
+	n := &node{at: r.pos}
+	switch c := r.text[r.pos]; c {
+	case '(':
+		r.list(n, ')')
+	case '[':
+		r.list(n, ']')
+	case ')', ']':
+		fail(r.pos, "an opening bracket is missing before it, or this one is too many", "nothing is open that %q could close", string(c))
+	case '"':
+		n.atom = r.string()
+	case '\'':
+		r.prefixed(n, "'", "quote")
+	case '`':
+		r.prefixed(n, "`", "quasiquote")
+	case ',':
+		if r.has(",@") {
+			r.prefixed(n, ",@", "unquote-splicing")
+		} else {
+			r.prefixed(n, ",", "unquote")
+		}
+	case '#':
+		r.sharp(n)
+	default:
+		n.atom = r.word()
+	}
+	return n
+}
+
+func (r *reader) list(n *node, end byte) {
+	r.enter()
+	open := string(r.text[r.pos])
+	r.pos++
+	n.list = []*node{}
+	for {
+		r.space()
+		switch c := r.peek(); {
+		case r.pos >= len(r.text):
+			fail(n.at, "", "the bracket %q is not closed", open)
+		case c == end:
+			r.pos++
+			r.depth--
+			return
+		case c == ')' || c == ']':
+			line := position(r.text, n.at).Line
+			fail(r.pos, fmt.Sprintf("want %q", string(end)), "%q does not close the bracket %q of line %d", string(c), open, line)
+		case c == '.' && r.token() == "." && len(n.list) > 0:
+			r.pos++
+			r.dotted(n, end)
+		default:
+			n.list = append(n.list, r.node())
+		}
+	}
+}
+
+func (r *reader) dotted(n *node, end byte) {
+	dot := r.pos - 1
+	r.space()
+	if r.pos >= len(r.text) || r.peek() == end {
+		fail(dot, "", "nothing stands after the dot")
+	}
+	tail := r.node()
+	r.space()
+	if r.peek() != end {
+		fail(r.pos, "", "more than one value stands after the dot")
+	}
+	switch {
+	case tail.atom == nil && !tail.vector: // (a . (b c)) is (a b c)
+		n.list = append(n.list, tail.list...)
+		n.tail = tail.tail
+	default:
+		n.tail = tail
+	}
+}
+
+func (r *reader) prefixed(n *node, prefix string, name Symbol) {
+	r.enter()
+	r.pos += len(prefix)
+	r.space()
+	if r.pos >= len(r.text) {
+		fail(n.at, "", "nothing stands after %s", prefix)
+	}
+	n.list = []*node{{at: n.at, atom: name}, r.node()}
+	r.depth--
+}
+
+// token returns the text up to the next delimiter; it does not move.
+func (r *reader) token() string {
+	rest := r.text[r.pos:]
+	if i := strings.IndexAny(rest, "()[];\" \t\n\r\f"); i >= 0 {
+		return rest[:i]
+	}
+	return rest
+}
+
+func (r *reader) take() string {
+	token := r.token()
+	r.pos += len(token)
+	return token
+}
+
+func (r *reader) word() Value {
+	start := r.pos
+	token := r.take()
+	if strings.IndexByte("0123456789+-.", token[0]) >= 0 {
+		number, isComplex := parseNumber(token, 10)
+		if isComplex {
+			unsupported(start, "the complex number "+token)
+		}
+		if number != nil {
+			return number
+		}
+		if strings.Trim(token, "0123456789") == "" {
+			overLimit(start, "a number of more than %d digits", maxBits)
+		}
+	}
+	return Symbol(token)
+}
+
+// sharp reads what starts with "#".
+func (r *reader) sharp(n *node) {
+	start := r.pos
+	switch {
+	case r.has(`#\`):
+		n.atom = r.char()
+		return
+	case r.has("#("):
+		r.pos++
+		r.list(n, ')')
+		if n.tail != nil {
+			fail(start, "", "a vector has no dot")
+		}
+		n.vector = true
+		return
+	case r.has("#:"):
+		r.pos += 2
+		name := r.token()
+		if name == "" {
+			fail(start, "", "no name stands after #:")
+		}
+		r.pos += len(name)
+		n.atom = Keyword(name)
+		return
+	case r.has("#{"):
+		n.atom = r.extendedSymbol()
+		return
+	}
+	token := r.take()
+	switch strings.ToLower(token) {
+	case "#t", "#true":
+		n.atom = true
+	case "#f", "#false":
+		n.atom = false
+	default:
+		if len(token) > 1 && strings.IndexByte("xdobeiXDOBEI", token[1]) >= 0 {
+			number, isComplex := parseNumber(token, 10)
+			if number == nil && !isComplex {
+				fail(start, "", "%s is no number", cutText(token))
+			}
+			if number != nil {
+				n.atom = number
+				return
+			}
+		}
+		unsupported(start, "the syntax "+cutText(token))
+	}
+}
+
+// cutText shortens what a message quotes.
+func cutText(text string) string {
+	const longest = 40
+	if len(text) <= longest {
+		return text
+	}
+	return strings.ToValidUTF8(text[:longest], "") + "…"
+}
+
+func (r *reader) extendedSymbol() Value {
+	start := r.pos
+	i := strings.Index(r.text[start:], "}#")
+	if i < 0 {
+		fail(start, "it ends with }#", "a symbol that starts with #{ does not end")
+	}
+	name := r.text[start+2 : start+i]
+	if strings.Contains(name, `\`) {
+		unsupported(start, `a symbol with \ in #{…}#`)
+	}
+	r.pos = start + i + 2
+	return Symbol(name)
+}
+
+// string reads a string; it starts at pos.
+func (r *reader) string() Value {
+	start := r.pos
+	r.pos++
+	var b strings.Builder
+	for r.pos < len(r.text) {
+		switch c := r.text[r.pos]; c {
+		case '"':
+			r.pos++
+			return &String{Text: b.String(), At: start}
+		case '\\':
+			r.escape(&b)
+		default:
+			b.WriteByte(c)
+			r.pos++
+		}
+	}
+	fail(start, `it ends with "; a " inside is written \"`, "a string does not end")
+	return nil
+}
+
+// escapes are the letters after a backslash, and after them what each stands for.
+const escapes, escaped = `|\("0fnrtavb`, "|\\(\"\x00\f\n\r\t\a\v\b"
+
+func (r *reader) escape(b *strings.Builder) {
+	start := r.pos
+	if r.pos+1 >= len(r.text) {
+		r.pos = len(r.text)
+		return
+	}
+	c := r.text[r.pos+1]
+	r.pos += 2
+	digits := map[byte]int{'x': 2, 'u': 4, 'U': 6}[c]
+	switch i := strings.IndexByte(escapes, c); {
+	case c == '\n':
+	case digits > 0:
+		b.WriteRune(r.hexEscape(start, digits))
+	case i >= 0:
+		b.WriteByte(escaped[i])
+	default:
+		char, _ := utf8.DecodeRuneInString(r.text[start+1:])
+		fail(start, `write \\ for a backslash`, `\%s has no meaning in a string`, cutText(string(char)))
+	}
+}
+
+func (r *reader) hexEscape(start, digits int) rune {
+	code := rune(0)
+	for range digits {
+		digit := strings.IndexByte("0123456789abcdef", lower(r.peek()))
+		if digit < 0 || r.pos >= len(r.text) {
+			fail(start, `\xHH, \uHHHH or \UHHHHHH`, "an escape of a character needs %d hexadecimal digits here", digits)
+		}
+		code = code<<4 | rune(digit) // #nosec G115 -- less than 16
+		r.pos++
+	}
+	if !utf8.ValidRune(code) {
+		fail(start, "", "there is no character %#x", code)
+	}
+	return code
+}
+
+func lower(c byte) byte {
+	if 'A' <= c && c <= 'Z' {
+		return c | 0x20
+	}
+	return c
+}
+
+// charNames are Guile's names of characters; of several for the same one, the first is
+// written.
+var charNames = []struct {
+	name string
+	char Char
+}{
+	{"space", ' '}, {"newline", '\n'}, {"nul", 0}, {"alarm", 7}, {"backspace", 8}, {"tab", 9}, {"linefeed", 10},
+	{"vtab", 11}, {"page", 12}, {"return", 13}, {"esc", 27}, {"delete", 127}, {"escape", 27},
+	{"soh", 1}, {"stx", 2}, {"etx", 3}, {"eot", 4}, {"enq", 5}, {"ack", 6}, {"bel", 7}, {"bs", 8}, {"ht", 9},
+	{"lf", 10}, {"vt", 11}, {"ff", 12}, {"cr", 13}, {"so", 14}, {"si", 15}, {"dle", 16}, {"dc1", 17}, {"dc2", 18},
+	{"dc3", 19}, {"dc4", 20}, {"nak", 21}, {"syn", 22}, {"etb", 23}, {"can", 24}, {"em", 25}, {"sub", 26},
+	{"fs", 28}, {"gs", 29}, {"rs", 30}, {"us", 31}, {"sp", 32}, {"del", 127}, {"null", 0}, {"nl", 10}, {"np", 12},
+}
+
+func charName(c Char) string {
+	for _, n := range charNames {
+		if n.char == c {
+			return n.name
+		}
+	}
+	return ""
+}
+
+func (r *reader) char() Value {
+	start := r.pos
+	r.pos += 2
+	if r.pos >= len(r.text) {
+		fail(start, "", `nothing stands after #\`)
+	}
+	first, size := utf8.DecodeRuneInString(r.text[r.pos:])
+	token := r.token()
+	if token == "" { // the character is itself a delimiter
+		token = r.text[r.pos : r.pos+size]
+	}
+	r.pos += len(token)
+	if len(token) == size {
+		return Char(first)
+	}
+	for _, n := range charNames {
+		if strings.EqualFold(n.name, token) {
+			return n.char
+		}
+	}
+	digits, radix := token, 8
+	if first == 'x' {
+		digits, radix = token[1:], 16
+	}
+	if n := parseNatural(digits, radix); n != nil && n.IsInt64() && n.Int64() <= unicode.MaxRune && utf8.ValidRune(rune(n.Int64())) { // #nosec G115 -- bounded
+		return Char(n.Int64()) // #nosec G115 -- bounded
+	}
+	fail(start, "", "there is no character with the name %q", cutText(token))
+	return nil
+}

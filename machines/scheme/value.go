@@ -1,0 +1,205 @@
+package scheme
+
+import (
+	"math/big"
+	"strings"
+	"unicode"
+)
+
+// Value is what a program computes with: a bool, a *big.Rat (an exact number), a
+// float64, a *String, [Symbol], [Keyword], [Char], *[Pair], [Empty], *[Vector],
+// *[Procedure], *[Record] or [Unspecified]. Values are not changed once made.
+type Value any
+
+// String is a string.
+type String struct {
+	Text string
+	// At is the byte offset of the literal in the program's text; -1 for a string
+	// that was computed.
+	At int
+}
+
+// Symbol is a name.
+type Symbol string
+
+// Keyword is "#:name", without the "#:".
+type Keyword string
+
+// Char is a character.
+type Char rune
+
+// Pair is a cell of a list.
+type Pair struct{ Car, Cdr Value }
+
+// Empty is the empty list.
+type Empty struct{}
+
+// Vector is "#(…)".
+type Vector struct{ Elems []Value }
+
+// Unspecified is the value of what has none, such as a definition.
+type Unspecified struct{}
+
+// Procedure is something that can be called.
+type Procedure struct {
+	name string
+	// Either a primitive…
+	primitive   func(c *call) Value
+	least, most int // arguments; most < 0 is no limit
+	// …or a closure.
+	params *params
+	body   []*node
+	env    *env
+	at     int
+}
+
+// undefined is the value of a variable whose definition is not evaluated yet.
+type undefined struct{}
+
+// List returns the elements of a proper list, or ok false.
+func List(v Value) (elems []Value, ok bool) {
+	for {
+		switch p := v.(type) {
+		case Empty:
+			return elems, true
+		case *Pair:
+			elems = append(elems, p.Car)
+			v = p.Cdr
+		default:
+			return nil, false
+		}
+	}
+}
+
+func list(elems []Value, tail Value) Value {
+	for i := len(elems) - 1; i >= 0; i-- {
+		tail = &Pair{elems[i], tail}
+	}
+	return tail
+}
+
+// truth reports whether a condition holds: only #f does not.
+func truth(v Value) bool { return v != Value(false) }
+
+// Write returns a value as Guile's write prints it, cut after about limit bytes with
+// "…".
+func Write(v Value, limit int) string {
+	p := &printer{limit: limit, quote: true}
+	p.value(v, 0)
+	return p.String()
+}
+
+// printer writes values; what is longer than the limit is cut.
+type printer struct {
+	strings.Builder
+	limit int
+	quote bool // as write does, not display
+	cut   bool
+}
+
+func (p *printer) put(text string) {
+	switch {
+	case p.cut:
+	case p.Len()+len(text) > p.limit:
+		p.cut = true
+		text = text[:p.limit-p.Len()]
+		p.WriteString(strings.ToValidUTF8(text, "") + "…")
+	default:
+		p.WriteString(text)
+	}
+}
+
+func (p *printer) value(v Value, depth int) {
+	if depth > 1000 {
+		p.put("…")
+		p.cut = true
+	}
+	if p.cut {
+		return
+	}
+	switch v := v.(type) {
+	case bool:
+		p.put(map[bool]string{true: "#t", false: "#f"}[v])
+	case *big.Rat, float64:
+		p.put(numberText(v, 10))
+	case *String:
+		p.string(v.Text)
+	case Symbol:
+		p.put(string(v))
+	case Keyword:
+		p.put("#:" + string(v))
+	case Char:
+		p.char(v)
+	case Empty:
+		p.put("()")
+	case *Pair:
+		p.pair(v, depth)
+	case *Vector:
+		p.put("#")
+		p.value(list(v.Elems, Empty{}), depth+1)
+	case *Procedure:
+		p.put("#<procedure " + v.name + ">")
+	case *Record:
+		p.put("#<" + v.Type.Name + ">")
+	case Unspecified:
+		p.put("#<unspecified>")
+	case undefined:
+		p.put("#<undefined>")
+	}
+}
+
+func (p *printer) pair(v *Pair, depth int) {
+	p.put("(")
+	p.value(v.Car, depth+1)
+	for rest := v.Cdr; !p.cut; {
+		next, ok := rest.(*Pair)
+		if !ok {
+			if rest != Value(Empty{}) {
+				p.put(" . ")
+				p.value(rest, depth+1)
+			}
+			break
+		}
+		p.put(" ")
+		p.value(next.Car, depth+1)
+		rest = next.Cdr
+	}
+	p.put(")")
+}
+
+func (p *printer) string(text string) {
+	if !p.quote {
+		p.put(text)
+		return
+	}
+	p.put(`"` + stringEscaper.Replace(text) + `"`)
+}
+
+var stringEscaper = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`, "\t", `\t`, "\r", `\r`, "\a", `\a`,
+	"\b", `\b`, "\v", `\v`, "\f", `\f`, "\x00", `\0`)
+
+func (p *printer) char(c Char) {
+	switch name := charName(c); {
+	case !p.quote:
+		p.put(string(rune(c)))
+	case name != "":
+		p.put(`#\` + name)
+	case unicode.IsPrint(rune(c)):
+		p.put(`#\` + string(rune(c)))
+	default:
+		p.put(`#\x` + numberText(big.NewRat(int64(c), 1), 16))
+	}
+}
+
+// kind says what a value is, for messages: "the number 3", "a procedure".
+func kind(v Value) string {
+	switch v := v.(type) {
+	case *Procedure:
+		return "a procedure"
+	case *Record:
+		return "a " + v.Type.Name
+	case Unspecified, undefined:
+		return "nothing"
+	}
+	return Write(v, 40)
+}
