@@ -60,6 +60,13 @@ type Validator interface {
 	ValidPaths(ctx context.Context, paths []Path) ([]Path, error)
 }
 
+// Informer tells of many items at once.
+type Informer interface {
+	// Infos returns what Info would return for each of paths, in the same order, and
+	// nil where one is not valid. The caller owns the result.
+	Infos(ctx context.Context, paths []Path) ([]*Info, error)
+}
+
 // NARWriter gives an item's contents.
 type NARWriter interface {
 	// WriteNAR writes the item's NAR.
@@ -246,27 +253,48 @@ func Missing(ctx context.Context, s Store, paths []Path) ([]Path, error) {
 	return slices.DeleteFunc(slices.Clone(paths), func(p Path) bool { return have[p] }), nil
 }
 
+// Infos returns what s knows of each of paths, in the same order, and nil where one is not
+// valid.
+func Infos(ctx context.Context, s Store, paths []Path) ([]*Info, error) {
+	if i, ok := s.(Informer); ok {
+		return i.Infos(ctx, paths)
+	}
+	infos := make([]*Info, len(paths))
+	for i, p := range paths {
+		info, err := s.Info(ctx, p)
+		if err != nil && !errors.Is(err, ErrNotValid) {
+			return nil, err
+		}
+		infos[i] = info
+	}
+	return infos, nil
+}
+
 // Closure returns what the store knows of the items and of everything that they
 // refer to, references first. Every one of them must be valid.
 func Closure(ctx context.Context, s Store, paths []Path) ([]*Info, error) {
-	infos := make(map[Path]*Info)
-	queue := slices.Clone(paths)
-	for len(queue) > 0 {
-		p := queue[len(queue)-1]
-		queue = queue[:len(queue)-1]
-		if infos[p] != nil {
-			continue
+	seen := make(map[Path]bool)
+	var all []*Info
+	for next := paths; len(next) > 0; {
+		var asked []Path
+		for _, p := range next {
+			if !seen[p] {
+				seen[p] = true
+				asked = append(asked, p)
+			}
 		}
-		info, err := s.Info(ctx, p)
+		infos, err := Infos(ctx, s, asked)
 		if err != nil {
 			return nil, fmt.Errorf("closure: %w", err)
 		}
-		infos[p] = info
-		queue = append(queue, info.References...)
-	}
-	all := make([]*Info, 0, len(infos))
-	for _, info := range infos {
-		all = append(all, info)
+		next = nil
+		for i, info := range infos {
+			if info == nil {
+				return nil, fmt.Errorf("closure: %w", NotValid(asked[i]))
+			}
+			next = append(next, info.References...)
+		}
+		all = append(all, infos...)
 	}
 	return SortInfos(all)
 }

@@ -88,8 +88,7 @@ func (s *Store) ping(c *conn) error {
 	return err
 }
 
-// Infos returns what is known of each of the paths, in their order, and nil where one is
-// not valid. It sends many requests before it reads the first answer.
+// Infos implements store.Informer. It sends many requests before it reads the first answer.
 func (s *Store) Infos(ctx context.Context, paths []store.Path) ([]*store.Info, error) {
 	var infos []*store.Info
 	err := s.check(paths...)
@@ -200,6 +199,12 @@ func (s *Store) subsetOn(c *conn, op opcode, paths []store.Path) ([]store.Path, 
 		has[p] = true
 	}
 	return slices.DeleteFunc(slices.Clone(paths), func(p store.Path) bool { return !has[p] }), nil
+}
+
+// ClosureInfos returns what is known of the items and of everything that they refer to,
+// references first, with few exchanges. Every one of them must be valid.
+func (s *Store) ClosureInfos(ctx context.Context, paths []store.Path) ([]*store.Info, error) {
+	return store.Closure(ctx, s, paths)
 }
 
 // References returns what a valid item refers to, sorted; itself too if it does.
