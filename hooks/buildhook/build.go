@@ -408,15 +408,21 @@ func (b *build) keepTalking() (stop func()) {
 	}
 }
 
-// maxLinger bounds how long the hook waits for guix-daemon to have read the log.
-const maxLinger = 10 * time.Second
+// How the hook waits for guix-daemon to have read the log.
+const (
+	lastRead  = 4096 // bytes that guix-daemon reads when a hook has ended, and no more
+	maxLinger = 30 * time.Second
+	maxPause  = 20 * time.Millisecond
+)
 
-// awaitReader waits until all that was written to the pipe was read: when the hook ends
-// guix-daemon reads 4096 bytes more, and no further.
+// awaitReader waits until guix-daemon will not lose any of what is in the pipe. It reads
+// all its pipes in turn, so that this may take a while.
 func awaitReader(pipe *os.File) {
-	for deadline := time.Now().Add(maxLinger); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		if n, err := unix.IoctlGetInt(int(pipe.Fd()), unix.TIOCINQ); err != nil || n == 0 {
+	pause := 200 * time.Microsecond
+	for deadline := time.Now().Add(maxLinger); time.Now().Before(deadline); time.Sleep(pause) {
+		if n, err := unix.IoctlGetInt(int(pipe.Fd()), unix.TIOCINQ); err != nil || n <= lastRead {
 			return
 		}
+		pause = min(2*pause, maxPause)
 	}
 }

@@ -27,13 +27,16 @@ func coordinatorCommand() *command {
 		short: "run the process that has things built",
 		long: `Runs the coordinator in the foreground, until it is interrupted or terminated. It owns the queue, the ledger and the connections to the machines; there is one for a state folder. Builds on machines go on while it is away, and when it is started again it takes up everything where it was, also after it was killed.
 
-On its first start it makes the head's signing key. The machines must trust that key, and the head theirs: the first happens by itself where the machine uses lighter's own store, the second with "lighter machines authorize".
+With --store=guix-daemon the head's store is Guix's: derivations and inputs are read there, what machines sign is judged by /etc/guix/acl, and the machines may be those of /etc/guix/machines.scm. guix-daemon offloads to this coordinator when it is told to run lighter-guix; docs/guix.md says how.
+
+On its first start, with a store of its own, it makes the head's signing key. The machines must trust that key, and the head theirs: the first happens by itself where the machine uses lighter's own store, the second with "lighter machines authorize".
 
 Machines get lighter-agent for their platform from a folder with files such as lighter-agent-linux-arm64: --agents, $LIGHTER_AGENTS, "agents" beside this program, or ../lib/lighter/agents from there.`,
 		exits: []int{exitBadInput, exitInterrupted},
 		examples: []example{
 			{"lighter coordinator", "with the machines of the configuration folder"},
 			{"lighter coordinator --machines ./machines.toml --state /scratch/me/lighter --log-level debug", "with everything elsewhere"},
+			{"lighter coordinator --store=guix-daemon", "for guix-daemon, with the machines of /etc/guix/machines.scm"},
 			{"systemd-run --user --unit lighter lighter coordinator --log-format json", "in the background, under systemd"},
 		},
 		takesSignals: true,
@@ -96,15 +99,11 @@ func (c *coordinatorAction) run(ctx context.Context, inv *invocation) error {
 }
 
 func (c *coordinatorAction) coordinate(ctx context.Context, inv *invocation, f folders, list []machines.Machine, listener net.Listener, logger *slog.Logger) (err error) {
-	key, err := ensureKey(f.signingKey(), logger)
+	s, err := openHeadStoreOf(ctx, f, logger)
 	if err != nil {
 		return err
 	}
-	s, err := openStore(f, key, logger)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.Close()) }()
+	defer func() { err = errors.Join(err, s.close()) }()
 	records, err := ledger.Open(f.ledger(), ledger.Options{Logger: logger})
 	if err != nil {
 		return fmt.Errorf("open ledger %s: %w", f.ledger(), err)
@@ -115,10 +114,10 @@ func (c *coordinatorAction) coordinate(ctx context.Context, inv *invocation, f f
 	}
 	links.store = s
 	one, err := coordinator.New(coordinator.Config{
-		Store: s, Ledger: records, Machines: list,
+		Store: s.Store, Ledger: records, Machines: list,
 		NewLink:   func(m machines.Machine) (coordinator.Link, error) { return links.link(m) },
-		ACL:       func() (*signature.ACL, error) { return loadOwnACL(f) },
-		PublicKey: key.Public(),
+		ACL:       s.acl,
+		PublicKey: s.publicKey,
 		LogDir:    filepath.Join(f.state, "log"), Logger: logger, Version: version.Version,
 	})
 	if err != nil {

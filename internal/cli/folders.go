@@ -13,17 +13,38 @@ type folders struct {
 	state  string // store, ledger, socket
 	config string // machines.toml, signing-key.{pub,sec}, acl
 	socket string // the coordinator's
+
+	kind         string // of the head's store: storeLocal or storeDaemon
+	daemonSocket string // guix-daemon's; empty is the usual place
+	guix         string // Guix's own configuration folder, where kind is storeDaemon
 }
 
-func (f folders) machinesFile() string { return filepath.Join(f.config, "machines.toml") }
-func (f folders) signingKey() string   { return filepath.Join(f.config, "signing-key") }
-func (f folders) acl() string          { return filepath.Join(f.config, "acl") }
-func (f folders) store() string        { return filepath.Join(f.state, "store") }
-func (f folders) ledger() string       { return filepath.Join(f.state, "ledger") }
-func (f folders) localAgent() string   { return filepath.Join(f.state, "local-agent") }
+// machinesFile is Guix's where the head's store is, and lighter has none of its own.
+func (f folders) machinesFile() string {
+	own := filepath.Join(f.config, "machines.toml")
+	if theirs := filepath.Join(f.guix, guixMachinesFile); f.kind == storeDaemon && !isFile(own) && isFile(theirs) {
+		return theirs
+	}
+	return own
+}
+
+// signingKey and acl are Guix's where the head's store is.
+func (f folders) signingKey() string { return filepath.Join(f.keys(), "signing-key") }
+func (f folders) acl() string        { return filepath.Join(f.keys(), "acl") }
+
+func (f folders) keys() string {
+	if f.kind == storeDaemon {
+		return f.guix
+	}
+	return f.config
+}
+
+func (f folders) store() string      { return filepath.Join(f.state, "store") }
+func (f folders) ledger() string     { return filepath.Join(f.state, "ledger") }
+func (f folders) localAgent() string { return filepath.Join(f.state, "local-agent") }
 
 // folderFlags are the flags from which folders are found.
-type folderFlags struct{ state, config, socket *string }
+type folderFlags struct{ state, config, socket, store, daemonSocket *string }
 
 // The flags that a command needs. State and socket are asked for together,
 // since the socket's place follows the state's.
@@ -42,6 +63,8 @@ func socketFlags(fs *pflag.FlagSet) *folderFlags {
 func allFolderFlags(fs *pflag.FlagSet) *folderFlags {
 	f := socketFlags(fs)
 	f.state, f.config = stateFlag(fs), configFlag(fs)
+	f.store = fs.String("store", "", "the head's store is `KIND`: local, or guix-daemon's (else $LIGHTER_STORE, else local)")
+	f.daemonSocket = fs.String("daemon-socket", "", "guix-daemon's socket is `FILE` (else $GUIX_DAEMON_SOCKET, else where Guix has it)")
 	return f
 }
 
@@ -73,7 +96,30 @@ func (f *folderFlags) resolve(inv *invocation) (folders, error) {
 	if err != nil {
 		return folders{}, fmt.Errorf("socket: %w", err)
 	}
-	return folders{state: state, config: config, socket: socket}, nil
+	found := folders{state: state, config: config, socket: socket, kind: storeLocal}
+	if f.store == nil {
+		return found, nil
+	}
+	return found, f.resolveStore(inv, &found)
+}
+
+// resolveStore finds out which store the head has.
+func (f *folderFlags) resolveStore(inv *invocation, found *folders) error {
+	if found.kind = *f.store; found.kind == "" {
+		found.kind = inv.Getenv("LIGHTER_STORE")
+	}
+	switch found.kind {
+	case "":
+		found.kind = storeLocal
+	case storeLocal, storeDaemon:
+	default:
+		return usageErrorf("%s: --store %q: want %s or %s", inv.flags.Name(), found.kind, storeLocal, storeDaemon)
+	}
+	found.daemonSocket = *f.daemonSocket
+	if found.guix = inv.Getenv("GUIX_CONFIGURATION_DIRECTORY"); found.guix == "" {
+		found.guix = "/etc/guix"
+	}
+	return nil
 }
 
 // pick returns the absolute name of what the flag says, else the environment,

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"lighter/internal/agent"
-	"lighter/store/local"
+	"lighter/store"
 )
 
 // shutdownTimeout is how long the builds of an agent may take to be canceled.
@@ -26,7 +26,8 @@ type inProcessAgent struct {
 
 // agentSetup says what an agent in this process works with.
 type agentSetup struct {
-	store  *local.Store
+	store  store.Store
+	kind   string // of the store, storeLocal or storeDaemon
 	state  string // folder for the agent alone
 	disk   string // folder whose free space counts
 	public string // key with which the store signs, as an s-expression
@@ -35,7 +36,7 @@ type agentSetup struct {
 
 func startAgent(s agentSetup) (*inProcessAgent, error) {
 	a, err := agent.New(agent.Options{
-		Store: s.store, StateDir: s.state, DiskDir: s.disk, PublicKey: s.public, Logger: s.logger,
+		Store: s.store, StoreKind: s.kind, NeedsDerivations: s.kind == storeDaemon, StateDir: s.state, DiskDir: s.disk, PublicKey: s.public, Logger: s.logger,
 	})
 	if err != nil {
 		return nil, err

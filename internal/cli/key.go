@@ -277,7 +277,7 @@ func aclWord(changed, remove bool) string {
 // changeACL adds a key to the head's ACL, or removes it, and reports whether that
 // changed anything.
 func changeACL(f folders, key *signature.PublicKey, remove bool) (changed bool, err error) {
-	if err := os.MkdirAll(f.config, 0o755); err != nil {
+	if err := os.MkdirAll(f.keys(), 0o755); err != nil {
 		return false, err
 	}
 	err = signature.UpdateACL(f.acl(), func(acl *signature.ACL) error {

@@ -12,7 +12,6 @@ import (
 	"lighter/machines"
 	"lighter/nar/signature"
 	"lighter/sshtransport"
-	"lighter/store/local"
 )
 
 // linkMaker makes the links to machines: over SSH, or to an agent in this process
@@ -23,7 +22,7 @@ type linkMaker struct {
 	logger  *slog.Logger
 	agents  *agentFinder
 	public  *signature.PublicKey // of the head; nil where it has none yet
-	store   *local.Store         // of the head; nil opens it where it is needed
+	store   *headStore           // of the head; nil opens it where it is needed
 }
 
 func newLinkMaker(inv *invocation, f folders, agents string, logger *slog.Logger) (*linkMaker, error) {
@@ -86,18 +85,15 @@ func agentArgs(m *machines.Machine) []string {
 // localLink is the way to the agent in this process that builds in the head's store.
 type localLink struct {
 	*inProcessAgent
-	own *local.Store // to be closed with the link; nil if it is somebody else's
+	own *headStore // to be closed with the link; nil if it is somebody else's
 }
 
 func newLocalLink(l *linkMaker, m *machines.Machine) (*localLink, error) {
 	link := &localLink{}
 	s := l.store
 	if s == nil {
-		key, err := loadSigningKey(l.folders)
-		if err != nil {
-			return nil, err
-		}
-		if s, err = openStore(l.folders, key, l.logger); err != nil {
+		var err error
+		if s, err = openHeadStoreOf(context.Background(), l.folders, l.logger); err != nil {
 			return nil, err
 		}
 		link.own = s
@@ -107,7 +103,7 @@ func newLocalLink(l *linkMaker, m *machines.Machine) (*localLink, error) {
 		public = l.public.String()
 	}
 	a, err := startAgent(agentSetup{
-		store: s, state: l.folders.localAgent(), disk: l.folders.store(), public: public,
+		store: s.Store, kind: s.kind, state: l.folders.localAgent(), disk: s.disk, public: public,
 		logger: l.logger.With("machine", m.Name),
 	})
 	if err != nil {
@@ -128,5 +124,5 @@ func (l *localLink) closeStore() error {
 	if l.own == nil {
 		return nil
 	}
-	return l.own.Close()
+	return l.own.close()
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 
 	"lighter/nar"
@@ -102,9 +103,11 @@ func (h *head) prefetch(ctx context.Context, paths []store.Path) {
 	if len(unknown) == 0 {
 		return
 	}
-	if infos, err := s.Infos(ctx, unknown); err == nil {
-		h.remember(infos...)
+	infos, err := s.Infos(ctx, unknown)
+	if err != nil {
+		return
 	}
+	h.remember(slices.DeleteFunc(infos, func(info *store.Info) bool { return info == nil })...)
 }
 
 func (h *head) remember(infos ...*store.Info) {
