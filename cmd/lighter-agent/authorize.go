@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 
 	"lighter/nar/signature"
 )
@@ -77,9 +78,16 @@ func (s *settings) accept(keys []*signature.PublicKey) error {
 }
 
 // authorize accepts the keys in files.
-func authorize(_ context.Context, s *settings, files []string, io stdio) error {
+func authorize(ctx context.Context, s *settings, files []string, io stdio) error {
 	if len(files) == 0 {
 		return usageError{errors.New("authorize: which FILE?")}
+	}
+	kind, err := s.kind(ctx, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return err
+	}
+	if kind == kindDaemon {
+		return fmt.Errorf("authorize: guix-daemon has the store, and a list of its own; as root, run: guix archive --authorize < %s", files[0])
 	}
 	var keys []*signature.PublicKey
 	for _, file := range files {

@@ -1,13 +1,16 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"time"
 
 	"lighter/nar/signature"
 	"lighter/store"
+	"lighter/store/daemon"
 	"lighter/store/local"
 )
 
@@ -16,20 +19,82 @@ type backend struct {
 	store            store.Store
 	kind             string
 	folder           string // where its disk space is
-	publicKey        string
+	publicKey        string // empty if the store says it itself
 	needsDerivations bool
 	close            func() error
 }
 
+// The kinds of stores, as the flag and agentapi.Machine have them.
+const (
+	kindAuto   = "auto"
+	kindLocal  = "local"
+	kindDaemon = "guix-daemon"
+)
+
+// daemonTimeout is how long guix-daemon may take to answer before it is taken not to be
+// there.
+const daemonTimeout = 5 * time.Second
+
 // openStore opens the store that the flags ask for.
-func (s *settings) openStore(p place, logger *slog.Logger) (*backend, error) {
-	switch s.store {
-	case "auto", "local":
-		return s.openLocal(p, logger)
-	case "guix-daemon":
-		return nil, errors.New("--store=guix-daemon: this agent cannot use guix-daemon yet; use local")
+func (s *settings) openStore(ctx context.Context, p place, logger *slog.Logger) (*backend, error) {
+	kind, err := s.kind(ctx, logger)
+	if err != nil {
+		return nil, err
 	}
-	return nil, usageError{fmt.Errorf("--store %q: want auto, local or guix-daemon", s.store)}
+	if kind == kindDaemon {
+		return s.openDaemon(logger)
+	}
+	return s.openLocal(p, logger)
+}
+
+// kind returns the kind of store that the flags ask for: with auto that of guix-daemon,
+// if one answers.
+func (s *settings) kind(ctx context.Context, logger *slog.Logger) (string, error) {
+	switch s.store {
+	case kindLocal, kindDaemon:
+		return s.store, nil
+	case kindAuto:
+	default:
+		return "", usageError{fmt.Errorf("--store %q: want auto, local or guix-daemon", s.store)}
+	}
+	opts, err := s.daemonOptions(logger)
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(ctx, daemonTimeout)
+	defer cancel()
+	d, err := daemon.Open(ctx, opts)
+	if err != nil {
+		level := slog.LevelWarn
+		if errors.Is(err, fs.ErrNotExist) {
+			level = slog.LevelDebug
+		}
+		logger.Log(ctx, level, "no guix-daemon answers; this agent has a store of its own", "err", err)
+		return kindLocal, nil
+	}
+	return kindDaemon, d.Close()
+}
+
+func (s *settings) daemonOptions(logger *slog.Logger) (daemon.Options, error) {
+	dir, err := store.ParseDir(s.storeDir)
+	if err != nil {
+		return daemon.Options{}, usageError{err}
+	}
+	return daemon.Options{Socket: s.daemonSocket, Dir: dir, Logger: logger}, nil
+}
+
+// openDaemon uses the machine's guix-daemon, as this user. That it does not answer now is
+// no error: the agent says so to who asks, and it may be started later.
+func (s *settings) openDaemon(logger *slog.Logger) (*backend, error) {
+	opts, err := s.daemonOptions(logger)
+	if err != nil {
+		return nil, err
+	}
+	d, err := daemon.New(opts)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return &backend{store: d, kind: kindDaemon, folder: string(d.Dir()), needsDerivations: true, close: d.Close}, nil
 }
 
 func (s *settings) openLocal(p place, logger *slog.Logger) (*backend, error) {
@@ -48,7 +113,7 @@ func (s *settings) openLocal(p place, logger *slog.Logger) (*backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &backend{store: l, kind: "local", folder: p.store(), publicKey: key.Public().String(), close: l.Close}, nil
+	return &backend{store: l, kind: kindLocal, folder: p.store(), publicKey: key.Public().String(), close: l.Close}, nil
 }
 
 // ownKey returns the key with which this store signs, and makes it the first time. Of

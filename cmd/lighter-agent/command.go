@@ -16,6 +16,7 @@ import (
 	"lighter/internal/agentapi"
 	"lighter/sshtransport"
 	"lighter/store"
+	"lighter/store/daemon"
 )
 
 // The exit statuses.
@@ -113,9 +114,9 @@ func newFlags() (*settings, *pflag.FlagSet) {
 	fs := pflag.NewFlagSet("lighter-agent", pflag.ContinueOnError)
 	fs.SetOutput(io.Discard)
 	fs.StringVar(&s.state, "state", "", "folder `DIR` with store, key and builds (default /var/lib/lighter for root, ~/.local/share/lighter for others)")
-	fs.StringVar(&s.store, "store", "auto", "`KIND` of store: auto, local or guix-daemon")
+	fs.StringVar(&s.store, "store", kindAuto, "`KIND` of store: local, guix-daemon, or auto, which is guix-daemon where one answers")
 	fs.StringVar(&s.storeDir, "store-directory", string(store.DefaultDir), "logical store `DIR`ectory, as derivations write it")
-	fs.StringVar(&s.daemonSocket, "daemon-socket", "", "`FILE` on which guix-daemon listens, for --store=guix-daemon")
+	fs.StringVar(&s.daemonSocket, "daemon-socket", "", "`FILE` on which guix-daemon listens (default GUIX_DAEMON_SOCKET, or "+daemon.DefaultSocket+")")
 	fs.StringVar(&s.socket, "socket", "", "`FILE` on which the agent listens (default in a folder of this computer, named after --state)")
 	fs.DurationVar(&s.linger, "linger", time.Hour, "end after this `TIME` without builds and requests; 0 is never")
 	fs.StringVar(&s.logLevel, "log-level", "info", "least `LEVEL` of what is logged: debug, info, warn or error")
@@ -144,6 +145,8 @@ coordinator's key do nothing but build:
   restrict,command="/usr/local/bin/lighter-agent connect" ssh-ed25519 AAAA…
 There the coordinator's signing key has to be accepted once:
   lighter-agent authorize coordinator.pub
+or, where guix-daemon has the store, by root:
+  guix archive --authorize < coordinator.pub
 `)
 	_, _ = io.WriteString(w, b.String())
 }

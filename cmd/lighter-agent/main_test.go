@@ -265,8 +265,8 @@ func TestSocketDeleted(t *testing.T) {
 func TestDoesNotStart(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
-	text, err := h.run("", "start", "--store", "guix-daemon")
-	if err == nil || !strings.Contains(text, "cannot use guix-daemon yet") {
+	text, err := h.run("", "start", "--store", "guix-daemon", "--daemon-socket", "ssh://else.where")
+	if err == nil || !strings.Contains(text, `socket "ssh://else.where"`) {
 		t.Errorf("got %v: %s", err, text)
 	}
 	if text, err := h.run(`{"authorize": ["(public-key"]}`, "start"); err == nil || !strings.Contains(text, "key 1") {

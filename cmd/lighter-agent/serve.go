@@ -46,7 +46,7 @@ func serve(ctx context.Context, s *settings, _ []string, io stdio) error {
 	if err := p.makeState(); err != nil {
 		return err
 	}
-	backend, err := s.openStore(p, logger)
+	backend, err := s.openStore(ctx, p, logger)
 	if err != nil {
 		return err
 	}

@@ -40,6 +40,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -53,8 +54,10 @@ import (
 type Options struct {
 	// Store is where items are and builds are made. What else it can do the agent
 	// finds out: store.Builder, Leaser, Importer, Exporter, Collector, and the methods
-	// BuildProblem() error, which says why it cannot build, and
-	// ACL() (*signature.ACL, error), which says whose archives it takes.
+	// BuildProblem() error, which says why it cannot build;
+	// ACL() (*signature.ACL, error), which says whose archives it takes;
+	// PublicKey() (*signature.PublicKey, error), with which key it signs; and
+	// Warm(context.Context) error, which makes it ready to import and to export.
 	Store     store.Store
 	StoreKind string // as agentapi.Machine; empty is "local"
 	// NeedsDerivations is what agentapi.Machine says under that name.
@@ -63,7 +66,8 @@ type Options struct {
 	StateDir string
 	// DiskDir is where free disk is measured. Empty: StateDir.
 	DiskDir string
-	// PublicKey is the key with which Store signs, as an s-expression.
+	// PublicKey is the key with which Store signs, as an s-expression. Empty: the store
+	// is asked each time.
 	PublicKey string
 
 	Version string       // empty: version.Version
@@ -118,11 +122,12 @@ type Agent struct {
 	machine *machine
 	handler handler
 	lock    *os.File
+	warming atomic.Bool // the store is being made ready
 
 	// ctx is that of all builds. It ends with Shutdown.
 	ctx    context.Context
 	cancel context.CancelCauseFunc
-	group  sync.WaitGroup // the builds that run
+	group  sync.WaitGroup // the builds that run, and warm
 
 	mu       sync.Mutex // owns all below
 	entries  map[string]*entry
@@ -165,7 +170,30 @@ func New(opts Options) (*Agent, error) {
 		a.cancel(err)
 		return nil, errors.Join(err, a.lock.Close())
 	}
+	a.warm()
 	return a, nil
+}
+
+// warm has the store make itself ready for imports and exports, if it has to and is not
+// at it. It does not wait.
+func (a *Agent) warm() {
+	s, ok := a.opts.Store.(interface {
+		Warm(ctx context.Context) error
+	})
+	if !ok || !a.warming.CompareAndSwap(false, true) {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.ending {
+		return
+	}
+	a.group.Go(func() {
+		defer a.warming.Store(false)
+		if err := s.Warm(a.ctx); err != nil {
+			a.log.Debug("the store is not warm", "err", err)
+		}
+	})
 }
 
 // lockFolder makes sure that one agent alone works in the folder, as far as its file

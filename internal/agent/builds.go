@@ -123,6 +123,7 @@ func (a *Agent) put(ctx context.Context, id string, req *agentapi.BuildRequest) 
 	if err != nil {
 		return nil, err
 	}
+	a.warm()
 	e, leave, err := a.enter(ctx, id, true)
 	if err != nil {
 		return nil, err
@@ -218,16 +219,20 @@ func (a *Agent) validOutputs(ctx context.Context, drv *derivation.Derivation) (m
 	if drv == nil {
 		return nil, nil
 	}
-	infos := make(map[string]*store.Info, len(drv.Outputs))
+	paths := make([]store.Path, 0, len(drv.Outputs))
 	for _, output := range drv.Outputs {
-		info, err := a.opts.Store.Info(ctx, output.Path)
-		switch {
-		case errors.Is(err, store.ErrNotValid):
+		paths = append(paths, output.Path)
+	}
+	known, err := store.Infos(ctx, a.opts.Store, paths)
+	if err != nil {
+		return nil, err
+	}
+	infos := make(map[string]*store.Info, len(drv.Outputs))
+	for i, output := range drv.Outputs {
+		if known[i] == nil {
 			return nil, nil
-		case err != nil:
-			return nil, err
 		}
-		infos[output.Name] = info
+		infos[output.Name] = known[i]
 	}
 	return infos, nil
 }

@@ -41,6 +41,7 @@ func newHandler(a *Agent) handler {
 		"POST /v1/closure":        h.closure,
 		"POST /v1/import":         h.importArchive,
 		"POST /v1/export":         h.exportArchive,
+		"POST /v1/add-text":       h.addText,
 		"POST /v1/gc":             h.collectGarbage,
 		"/":                       h.unknown,
 	} {
@@ -402,6 +403,29 @@ func (h handler) exportArchive(w http.ResponseWriter, r *http.Request) (any, err
 		panic(http.ErrAbortHandler) // so that the reader does not take it for the end
 	}
 	return nil, err
+}
+
+// addText adds a text for somebody who tries whether the store works.
+func (h handler) addText(w http.ResponseWriter, r *http.Request) (any, error) {
+	adder, ok := h.agent.opts.Store.(store.Adder)
+	if !ok {
+		return nil, refuse(http.StatusNotImplemented, "", "add-text: the store of this agent takes no texts")
+	}
+	var req agentapi.AddTextRequest
+	if err := readJSON(w, r, &req); err != nil {
+		return nil, err
+	}
+	if len(req.Content) > agentapi.MaxText {
+		return nil, badRequest(fmt.Errorf("a text of %d bytes, more than %d", len(req.Content), agentapi.MaxText))
+	}
+	if err := store.CheckName(req.Name); err != nil {
+		return nil, badRequest(err)
+	}
+	path, err := adder.AddText(r.Context(), req.Name, req.Content, nil)
+	if err != nil {
+		return nil, err
+	}
+	return answered(h.agent.opts.Store.Info(r.Context(), path))
 }
 
 // hold protects items for the time of a request.

@@ -212,6 +212,9 @@ func TestBadRequests(t *testing.T) {
 		{"bad text", "PUT", "/v1/builds/b", `{"attempt":1,"derivation":"` + drv + `","outputs":["` + out + `"],"text":"aGVsbG8="}`, 400, "text of"},
 		{"bad offset", "GET", "/v1/builds/known/log?offset=x", "", 400, "offset"},
 		{"other store's item", "POST", "/v1/missing", `{"paths":["/nix/store/00000000000000000000000000000000-x"]}`, 400, "not in the store"},
+		{"no name of a text", "POST", "/v1/add-text", `{"content":"eA=="}`, 400, "name"},
+		{"slash in the name of a text", "POST", "/v1/add-text", `{"name":"../x","content":"eA=="}`, 400, "../x"},
+		{"long text", "POST", "/v1/add-text", `{"name":"x","content":"` + strings.Repeat("AAAA", 22<<10) + `"}`, 400, "more than"},
 		{"negative gc", "POST", "/v1/gc", `{"maxFreed":-1}`, 400, "negative"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -262,6 +265,32 @@ func TestStoreWithoutAbilities(t *testing.T) {
 	wantCode(t, err, 501, "")
 	_, err = r.client.CollectGarbage(t.Context(), &agentapi.GCRequest{})
 	wantCode(t, err, 501, "")
+	_, err = r.client.AddText(t.Context(), "x", nil)
+	wantCode(t, err, 501, "")
+}
+
+func TestAddText(t *testing.T) {
+	s := newFakeStore(t)
+	r := start(t, s)
+	info, err := r.client.AddText(t.Context(), "nonce", []byte("twenty-seven"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := store.DefaultDir.TextPath("nonce", []byte("twenty-seven"), nil)
+	if err != nil || info.Path != want || info.NARSize == 0 || len(info.References) > 0 {
+		t.Errorf("got %+v, want %s, %v", info, want, err)
+	}
+	archive, err := r.client.Export(t.Context(), []store.Path{info.Path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer archive.Close()
+	if infos, err := storeAccepting(newFakeStore(t), s).Import(t.Context(), archive, store.ImportOptions{}); err != nil || len(infos) != 1 {
+		t.Errorf("import of the export: %v, %v", infos, err)
+	}
+	if len(s.Leases()) != 0 {
+		t.Errorf("leases: %q", s.Leases())
+	}
 }
 
 // TestPanic shows that a mistake in one request leaves the agent alive.
@@ -334,8 +363,11 @@ func TestProc(t *testing.T) {
 	if got := availableMemory("MemTotal:  16303428 kB\nMemFree:  1024 kB\nMemAvailable:    2048 kB\n"); got != 2<<20 {
 		t.Errorf("memory %d", got)
 	}
-	for _, garbage := range []string{"", "x", "MemAvailable: x kB\n", "MemAvailable: 99999999999999999999 kB"} {
-		if load(garbage) != 0 || availableMemory(garbage) != 0 {
+	if got := uptime("350735.47 234388.90\n"); got != 350735.47 {
+		t.Errorf("uptime %v", got)
+	}
+	for _, garbage := range []string{"", "x", "NaN", "MemAvailable: x kB\n", "MemAvailable: 99999999999999999999 kB"} {
+		if load(garbage) != 0 || availableMemory(garbage) != 0 || uptime(garbage) != 0 {
 			t.Errorf("%q is read as a number", garbage)
 		}
 	}

@@ -2,7 +2,9 @@ package agent
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"os"
 	"runtime"
@@ -14,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"lighter/internal/agentapi"
+	"lighter/internal/api"
 	"lighter/nar/signature"
 )
 
@@ -130,10 +133,26 @@ func (a *Agent) describe() *agentapi.Machine {
 		Protocol: agentapi.Protocol, Version: a.opts.Version, PID: os.Getpid(), Started: m.started,
 		Kernel: m.kernel, Hostname: m.name, Systems: m.systems, Cores: runtime.NumCPU(),
 		Load: load(procFile("loadavg")), FreeDisk: free, FreeMemory: availableMemory(procFile("meminfo")), Now: time.Now(),
-		StoreKind: a.opts.StoreKind, StoreDir: a.opts.Store.Dir(), PublicKey: a.opts.PublicKey,
+		StoreKind: a.opts.StoreKind, StoreDir: a.opts.Store.Dir(), PublicKey: a.publicKey(),
 		AcceptsKeys:      a.acceptsKeys(),
+		Uptime:           uptime(procFile("uptime")),
 		NeedsDerivations: a.opts.NeedsDerivations, BuildProblem: m.buildProblem(), Running: a.countRunning(),
 	}
+}
+
+// publicKey returns the key with which the store signs, or nothing if it does not say.
+func (a *Agent) publicKey() string {
+	s, ok := a.opts.Store.(interface {
+		PublicKey() (*signature.PublicKey, error)
+	})
+	if a.opts.PublicKey != "" || !ok {
+		return a.opts.PublicKey
+	}
+	key, err := s.PublicKey()
+	if err != nil {
+		return "" // BuildProblem says what to do
+	}
+	return key.String()
 }
 
 // acceptsKeys returns the fingerprints of the keys whose archives the store takes, or
@@ -146,6 +165,9 @@ func (a *Agent) acceptsKeys() []string {
 		return nil
 	}
 	acl, err := s.ACL()
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) {
+		return nil // it is not for this user to know
+	}
 	if err != nil {
 		a.log.Warn("the list of authorized keys cannot be read", "err", err)
 		return nil
@@ -173,6 +195,16 @@ func load(loadavg string) float64 {
 		return 0
 	}
 	return v
+}
+
+// uptime returns the first field of /proc/uptime, proc(5).
+func uptime(text string) api.Seconds {
+	first, _, _ := strings.Cut(text, " ")
+	v, err := strconv.ParseFloat(first, 64)
+	if err != nil || !(v >= 0) { // not a number, that is
+		return 0
+	}
+	return api.Seconds(v)
 }
 
 // availableMemory returns MemAvailable of /proc/meminfo, in bytes.

@@ -79,15 +79,26 @@ var (
 // alone. The error matches fs.ErrNotExist if there is no socket, syscall.ECONNREFUSED if
 // nobody listens on it, and fs.ErrPermission if this user may not use it.
 func Open(ctx context.Context, opts Options) (*Store, error) {
-	s, err := newStore(opts)
-	if err == nil {
-		var c *conn
-		if c, err = s.pool.dial(ctx); err == nil {
-			s.pool.put(c)
-			return s, nil
-		}
+	s, err := New(opts)
+	if err != nil {
+		return nil, err
 	}
-	return nil, fmt.Errorf("open store: %w", err)
+	c, err := s.pool.dial(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	s.pool.put(c)
+	return s, nil
+}
+
+// New is Open without a connection: the first call makes one. The error is about the
+// options.
+func New(opts Options) (*Store, error) {
+	s, err := newStore(opts)
+	if err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	return s, nil
 }
 
 func newStore(opts Options) (*Store, error) {

@@ -1,0 +1,236 @@
+package main
+
+import (
+	"bytes"
+	"crypto/rand"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"lighter/internal/agentapi"
+	"lighter/nar"
+	"lighter/nar/signature"
+	"lighter/store"
+	"lighter/store/derivation"
+)
+
+// needDaemon is the gate in front of a real guix-daemon; realOptions in package
+// store/daemon has its variables. It returns the socket and a key that the daemon accepts.
+func needDaemon(t *testing.T) (string, *signature.PrivateKey) {
+	t.Helper()
+	socket, file := os.Getenv("LIGHTER_GUIX_DAEMON"), os.Getenv("LIGHTER_GUIX_KEY")
+	if socket == "" || file == "" {
+		if os.Getenv("LIGHTER_TEST_GUIX") == "required" {
+			t.Fatal("LIGHTER_GUIX_DAEMON or LIGHTER_GUIX_KEY is not set, and LIGHTER_TEST_GUIX is")
+		}
+		t.Skip("LIGHTER_GUIX_DAEMON and LIGHTER_GUIX_KEY are not set")
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := signature.ParsePrivateKey(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return socket, key
+}
+
+// item is an item of an archive.
+type item struct {
+	nar.Item
+	contents []byte // its NAR
+}
+
+func archive(t *testing.T, key *signature.PrivateKey, items ...item) io.Reader {
+	t.Helper()
+	var b bytes.Buffer
+	w := nar.NewArchiveWriter(&b)
+	for _, it := range items {
+		write := func(w io.Writer) error {
+			_, err := w.Write(it.contents)
+			return err
+		}
+		if err := w.WriteItem(&it.Item, write, key.Sign); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return &b
+}
+
+// packed returns a file or folder as an item.
+func packed(t *testing.T, name string) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	if err := nar.Pack(&b, name); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// shellItem is a busybox that is a shell.
+func shellItem(t *testing.T) item {
+	t.Helper()
+	file := os.Getenv("LIGHTER_GUIX_BUSYBOX")
+	if file == "" {
+		file = "/bin/busybox"
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder := filepath.Join(t.TempDir(), "sh")
+	if err := os.Mkdir(folder, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(folder, "sh"), text, 0o755); err != nil { // a busybox goes by its name
+		t.Fatal(err)
+	}
+	it := item{contents: packed(t, folder)}
+	hash, _, err := nar.Hash(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if it.Path, err = store.DefaultDir.SourcePath("sh", hash); err != nil {
+		t.Fatal(err)
+	}
+	return it
+}
+
+// derived is a new derivation, as a request and as an item.
+func derived(t *testing.T, system string, sh store.Path, script string) (*agentapi.BuildRequest, item) {
+	t.Helper()
+	d := &derivation.Derivation{
+		Outputs: []derivation.Output{{Name: "out"}}, Sources: []store.Path{sh}, System: system, Builder: string(sh) + "/sh", Args: []string{"-c", script},
+		Env: []derivation.EnvVar{{Name: "nonce", Value: rand.Text()}, {Name: "out"}},
+	}
+	if err := d.Fill(store.DefaultDir, "agent", nil); err != nil {
+		t.Fatal(err)
+	}
+	path, err := d.Path(store.DefaultDir, "agent")
+	if err != nil {
+		t.Fatal(err)
+	}
+	req := &agentapi.BuildRequest{
+		Attempt: 1, Derivation: path, Text: d.Marshal(), Inputs: []store.Path{path, sh}, Outputs: []store.Path{d.Outputs[0].Path},
+		MaxSilentTime: 3600,
+	}
+	file := filepath.Join(t.TempDir(), "drv")
+	if err := os.WriteFile(file, req.Text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	it := item{contents: packed(t, file)}
+	it.Path, it.References = path, []store.Path{sh}
+	return req, it
+}
+
+// TestDaemon has the real agent build with a real guix-daemon.
+func TestDaemon(t *testing.T) {
+	socket, key := needDaemon(t)
+	h := newHost(t)
+	h.start("", "--daemon-socket", socket)
+	client := h.client()
+	m, err := client.Machine(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.StoreKind != "guix-daemon" || !m.NeedsDerivations || m.BuildProblem != "" || m.FreeDisk == 0 || m.PublicKey == "" {
+		t.Errorf("machine: %+v", m)
+	}
+	if m.AcceptsKeys != nil && !slices.Contains(m.AcceptsKeys, key.Public().Fingerprint()) {
+		t.Errorf("accepted keys: %q lack %s", m.AcceptsKeys, key.Public().Fingerprint())
+	}
+	acl := new(signature.ACL)
+	own, err := signature.ParsePublicKey([]byte(m.PublicKey))
+	if err != nil {
+		t.Fatal(err)
+	}
+	acl.Add(own)
+	sh := shellItem(t)
+	if _, err := client.Import(t.Context(), archive(t, key, sh)); err != nil {
+		t.Fatalf("import: %v", err)
+	}
+	for _, id := range []string{"first", "second", "third", "fourth"} {
+		req, drv := derived(t, m.Systems[0], sh.Path, "echo building; echo made > $out")
+		began := time.Now()
+		lap := func() time.Duration {
+			d := time.Since(began)
+			began = time.Now()
+			return d.Round(10 * time.Microsecond)
+		}
+		status, err := client.PutBuild(t.Context(), id, req)
+		if err != nil || status.State != agentapi.Rooted || !slices.Equal(status.Missing, []store.Path{drv.Path}) {
+			t.Fatalf("put: %+v, %v", status, err)
+		}
+		put := lap()
+		if _, err := client.Import(t.Context(), archive(t, key, drv)); err != nil {
+			t.Fatalf("import: %v", err)
+		}
+		imported := lap()
+		if status, err = client.PutBuild(t.Context(), id, req); err != nil || status.State != agentapi.Running {
+			t.Fatalf("put: %+v, %v", status, err)
+		}
+		var log bytes.Buffer
+		status, err = client.Log(t.Context(), id, 0, &log)
+		if err != nil || status.State != agentapi.Succeeded || log.String() != "building\n" {
+			t.Fatalf("log %q, then %+v, %v", log.String(), status, err)
+		}
+		built := lap()
+		fetchSigned(t, client, acl, req.Outputs[0])
+		t.Logf("%s: put %v, import %v, put until built %v, export %v", id, put, imported, built, lap())
+		if err := client.DeleteBuild(t.Context(), id); err != nil {
+			t.Error(err)
+		}
+	}
+	if text, err := h.run("", "authorize", "/dev/null", "--daemon-socket", socket); err == nil || !strings.Contains(text, "guix archive --authorize") {
+		t.Errorf("authorize: %v: %s", err, text)
+	}
+}
+
+// fetchSigned checks the signature of what the agent exports.
+func fetchSigned(t *testing.T, client *agentapi.Client, acl *signature.ACL, path store.Path) {
+	t.Helper()
+	body, err := client.Export(t.Context(), []store.Path{path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer body.Close()
+	r := nar.NewArchiveReader(body, store.DefaultDir)
+	if _, err := r.Next(); err != nil {
+		t.Fatal(err)
+	}
+	it, err := r.Item()
+	if err != nil || it.Path != path {
+		t.Fatalf("export: %+v, %v", it, err)
+	}
+	if _, err := acl.Check(it.Signature, it.SignedHash); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestDaemonIsNotThere asks for guix-daemon where there is none.
+func TestDaemonIsNotThere(t *testing.T) {
+	h := newHost(t)
+	h.start("", "--store", "guix-daemon", "--daemon-socket", filepath.Join(h.dir, "gone"))
+	m, err := h.client().Machine(t.Context())
+	if err != nil || m.StoreKind != "guix-daemon" || !strings.Contains(m.BuildProblem, "start guix-daemon") {
+		t.Errorf("machine: %+v, %v", m, err)
+	}
+}
+
+// TestAutoWithoutDaemon finds the store of the agent's own.
+func TestAutoWithoutDaemon(t *testing.T) {
+	h := newHost(t)
+	h.start("", "--daemon-socket", filepath.Join(h.dir, "gone"))
+	m, err := h.client().Machine(t.Context())
+	if err != nil || m.StoreKind != "local" {
+		t.Errorf("machine: %+v, %v", m, err)
+	}
+}
