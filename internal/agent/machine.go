@@ -201,7 +201,7 @@ func load(loadavg string) float64 {
 func uptime(text string) api.Seconds {
 	first, _, _ := strings.Cut(text, " ")
 	v, err := strconv.ParseFloat(first, 64)
-	if err != nil || !(v >= 0) { // not a number, that is
+	if err != nil {
 		return 0
 	}
 	return api.Seconds(v)

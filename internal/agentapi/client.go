@@ -166,6 +166,11 @@ func (c *Client) Export(ctx context.Context, paths []store.Path) (io.ReadCloser,
 	return resp.Body, nil
 }
 
+// AddText adds a file with the given contents to the agent's store. Nothing roots it.
+func (c *Client) AddText(ctx context.Context, name string, content []byte) (*store.Info, error) {
+	return exchange[store.Info](ctx, c, http.MethodPost, "/v1/add-text", AddTextRequest{name, content})
+}
+
 // CollectGarbage deletes what nothing needs from the agent's store.
 func (c *Client) CollectGarbage(ctx context.Context, req *GCRequest) (*GCResult, error) {
 	return exchange[GCResult](ctx, c, http.MethodPost, "/v1/gc", req)

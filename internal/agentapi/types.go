@@ -12,6 +12,7 @@
 //	POST   /v1/closure                what is known of these items and all that they refer to
 //	POST   /v1/import                 body: an archive; answers with what it held
 //	POST   /v1/export                 body: paths; answers with a signed archive
+//	POST   /v1/add-text               adds a file with given contents to the store; answers with what it became
 //	POST   /v1/gc                     collect garbage
 //
 // Errors have a status of 400 or above and an [Error] as body.
@@ -52,10 +53,12 @@ type Machine struct {
 	Load       float64   `json:"load"`       // 1-minute average, not divided
 	FreeDisk   int64     `json:"freeDisk"`   // bytes, where the store is
 	FreeMemory int64     `json:"freeMemory"` // bytes, MemAvailable
-	Now        time.Time `json:"now"`
-	StoreKind  string    `json:"storeKind"` // "local" or "guix-daemon"
-	StoreDir   store.Dir `json:"storeDir"`  // logical
-	PublicKey  string    `json:"publicKey"` // s-expression; with which exports are signed
+	// Uptime is since when the machine runs; 0 if it does not say.
+	Uptime    api.Seconds `json:"uptime,omitempty"`
+	Now       time.Time   `json:"now"`
+	StoreKind string      `json:"storeKind"` // "local" or "guix-daemon"
+	StoreDir  store.Dir   `json:"storeDir"`  // logical
+	PublicKey string      `json:"publicKey"` // s-expression; with which exports are signed
 	// AcceptsKeys has the fingerprints of the keys whose archives the store takes;
 	// null means that the agent does not know.
 	AcceptsKeys []string `json:"acceptsKeys"`
@@ -126,6 +129,16 @@ type Paths struct {
 type Infos struct {
 	Infos []*store.Info `json:"infos"`
 }
+
+// AddTextRequest is the body of POST /v1/add-text; the answer is a store.Info. Nothing
+// roots what is added.
+type AddTextRequest struct {
+	Name    string `json:"name"`
+	Content []byte `json:"content"` // at most MaxText bytes
+}
+
+// MaxText is how many bytes can be added as a text.
+const MaxText = 64 << 10
 
 // GCRequest is the body of POST /v1/gc.
 type GCRequest struct {
