@@ -1,6 +1,6 @@
 # lighter: bare `make` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help build agents demo test lint format fuzz bench guix-lab guix-lab-down clean
+.PHONY: help build agents demo test lint format fuzz bench guix-lab guix-lab-down test-guix clean
 
 GO         ?= go
 BUILD      := build
@@ -22,9 +22,9 @@ endif
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: $(BUILD)/lighter $(BUILD)/lighter-agent ## lighter and lighter-agent for this machine, in build/
+build: $(BUILD)/lighter $(BUILD)/lighter-agent $(BUILD)/lighter-guix ## lighter, lighter-agent and lighter-guix for this machine, in build/
 
-$(BUILD)/lighter $(BUILD)/lighter-agent: $(BUILD)/%: $(SOURCES)
+$(BUILD)/lighter $(BUILD)/lighter-agent $(BUILD)/lighter-guix: $(BUILD)/%: $(SOURCES)
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/$*
 
 agents: $(PLATFORMS:%=$(BUILD)/agents/lighter-agent-%) ## static agents for every platform, in build/agents/
@@ -59,6 +59,10 @@ bench: build ## the figures of docs/performance.md, with the peers in the same r
 
 guix-lab: ## real Guix machines in folders, to try things on (root, Debian; docs/guix-lab.md)
 	internal/guixlab/lab.sh up
+
+test-guix: build agents guix-lab ## the tests with real guix-daemons and SSH servers, in that lab
+	$(GO) test -c $(TESTFLAGS) -tags guixlab -o $(BUILD)/guixlab.test ./internal/guixlab
+	internal/guixlab/lab.sh enter head /src/$(BUILD)/guixlab.test -test.timeout 20m $(GUIXTESTFLAGS)
 
 guix-lab-down: ## remove them
 	internal/guixlab/lab.sh down

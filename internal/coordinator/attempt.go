@@ -589,7 +589,11 @@ func (r *run) persist(ctx context.Context, m *machine, f func(ctx context.Contex
 
 // regain waits until the machine was reached again.
 func (r *run) regain(ctx context.Context, m *machine, pause time.Duration, lost error) error {
-	limited, cancel := context.WithTimeout(ctx, r.c.limits.MachineLostAfter)
+	patience := r.c.limits.MachineLostAfter
+	if r.phase == api.Placed || r.phase == api.Sending {
+		patience = min(patience, r.c.limits.SendPatience) // nothing is lost by going elsewhere
+	}
+	limited, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	select {
 	case <-time.After(pause):
@@ -601,7 +605,7 @@ func (r *run) regain(ctx context.Context, m *machine, pause time.Duration, lost 
 	if ended := context.Cause(ctx); ended != nil {
 		return ended
 	}
-	return r.blameMachine(m, api.CulpritLink, fmt.Errorf("not reached again for %s after: %w", r.c.limits.MachineLostAfter, lost))
+	return r.blameMachine(m, api.CulpritLink, fmt.Errorf("not reached again for %s after: %w", patience, lost))
 }
 
 // blame makes a failure of the attempt.

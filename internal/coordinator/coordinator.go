@@ -100,6 +100,9 @@ type Limits struct {
 	// MachineLostAfter is how long a build that runs on a machine which cannot be
 	// reached waits for it before it is built elsewhere; 5 min.
 	MachineLostAfter time.Duration
+	// SendPatience is how long a build that has not begun waits for a machine whose
+	// connection broke off, if that is shorter; 10 s.
+	SendPatience time.Duration
 	// MaxAttempts is how many attempts may fail for other reasons than the
 	// derivation before the build does; 10.
 	MaxAttempts int
@@ -128,6 +131,7 @@ func (l Limits) withDefaults() Limits {
 	setDefault(&l.RetryMin, time.Second)
 	setDefault(&l.RetryMax, time.Minute)
 	setDefault(&l.MachineLostAfter, 5*time.Minute)
+	setDefault(&l.SendPatience, 10*time.Second)
 	setDefault(&l.MaxAttempts, 10)
 	setDefault(&l.AttemptDelay, time.Second)
 	setDefault(&l.StartGrace, 10*time.Second)

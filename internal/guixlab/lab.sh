@@ -177,6 +177,7 @@ machine_inside() {
 	fi
 	start_sshd
 	[ "$m" = plain ] || start_daemon
+	echo $$ >"/lab/$m.pid"
 	trap - EXIT
 	touch "/lab/$m.ready"
 	exec sleep infinity
