@@ -45,7 +45,6 @@ func testImportNothing(t *testing.T, s *suite) {
 
 // testImportLeavesRest shows that what follows the end marker is still there.
 func testImportLeavesRest(t *testing.T, s *suite) {
-	s.notShared(t)
 	a, b := s.make(t, "a"), s.make(t, "b")
 	r := bytes.NewReader(append(archiveOf(t, s.Key, a), archiveOf(t, s.Key, b)...))
 	fill(t, s.store, r)
@@ -131,7 +130,7 @@ func testImportUntrusted(t *testing.T, s *suite) {
 	if !errors.Is(err, store.ErrUnauthorized) {
 		t.Errorf("Import of what a stranger signed: %v, want ErrUnauthorized", err)
 	}
-	if !mentions(err, it.path) && !s.Shared {
+	if !mentions(err, it.path) {
 		t.Errorf("the error does not name the item: %v", err)
 	}
 	if _, err = s.importer(t).Import(t.Context(), bytes.NewReader(archiveOf(t, nil, it)), store.ImportOptions{}); err == nil {
@@ -187,7 +186,7 @@ func testImportTruncated(t *testing.T, s *suite) {
 			if err == nil {
 				t.Error("Import took an archive that was cut off")
 			}
-			if diff := cmp.Diff(pathsOf([]made{first}), pathsIn(infos)); diff != "" && !s.Shared {
+			if diff := cmp.Diff(pathsOf([]made{first}), pathsIn(infos)); diff != "" {
 				t.Errorf("what Import found (-want +got)\n%s", diff)
 			}
 			wantContents(t, s.store, first)
@@ -232,7 +231,6 @@ func testImportMissingReference(t *testing.T, s *suite) {
 }
 
 func testImportAccept(t *testing.T, s *suite) {
-	s.notShared(t)
 	no := errors.New("not asked for")
 	a, b, c := s.make(t, "a"), s.make(t, "b", itself), s.make(t, "c")
 	var asked []store.Path
