@@ -27,7 +27,8 @@ type Fixture struct {
 	// Shared says that all stores that Open returns are one, with items of others in
 	// it, such as that of a guix-daemon. Then nothing is tested that needs a second
 	// store, deletes garbage, or reads the whole store. The suite's items have new
-	// names in each run and are not deleted.
+	// names in each run and are not deleted; those in archives that Guix made are, if the
+	// store is a Collector, before they are imported again.
 	Shared bool
 }
 
