@@ -30,8 +30,8 @@ var guixMachine = &scheme.RecordType{Name: "build-machine", Fields: []scheme.Rec
 	{Name: "location", Accessor: "build-machine-location", Innate: true},
 }}
 
-func schemeOptions() scheme.Options {
-	return scheme.Options{Getenv: os.LookupEnv, Records: []*scheme.RecordType{guixMachine}}
+func schemeOptions(limits scheme.Limits) scheme.Options {
+	return scheme.Options{Getenv: os.LookupEnv, Records: []*scheme.RecordType{guixMachine}, Limits: limits}
 }
 
 // ParseGuix reads and checks the contents of a file such as Guix's
@@ -45,10 +45,15 @@ func schemeOptions() scheme.Options {
 // error. The machines have the store StoreDaemon, and names made of their hosts. A
 // private key that the file does not name is left to ssh-agent and the usual keys.
 func ParseGuix(file string, data []byte) (all []Machine, warnings []*Error, err error) {
+	return parseGuix(file, data, scheme.Limits{})
+}
+
+func parseGuix(file string, data []byte, limits scheme.Limits) (all []Machine, warnings []*Error, err error) {
 	d := newDecoder(file, data, Guix)
-	value, at, err := scheme.Eval(d.doc, schemeOptions())
+	opts := schemeOptions(limits)
+	value, at, err := scheme.Eval(d.doc, opts)
 	if err != nil {
-		d.schemeError(err)
+		d.schemeError(err, opts)
 		return nil, nil, d.err()
 	}
 	records, ok := machineRecords(value)
@@ -80,7 +85,7 @@ func machineRecords(v scheme.Value) ([]*scheme.Record, bool) {
 }
 
 // schemeError reports why a program could not be evaluated.
-func (d *decoder) schemeError(err error) {
+func (d *decoder) schemeError(err error, opts scheme.Options) {
 	var (
 		wrong  *scheme.Error
 		absent *scheme.Unsupported
@@ -94,7 +99,7 @@ func (d *decoder) schemeError(err error) {
 		}
 		d.errorf(wrong.Offset, hint, "%s", wrong.Message)
 	case errors.As(err, &absent):
-		d.errorf(absent.Offset, d.insteadOf(absent), "%s", absent.Message())
+		d.errorf(absent.Offset, d.insteadOf(absent, opts), "%s", absent.Message())
 	case errors.As(err, &limit):
 		d.errorf(limit.Offset, "", "%s", limit.Limit)
 	default:
@@ -104,12 +109,12 @@ func (d *decoder) schemeError(err error) {
 }
 
 // insteadOf says what a person can do about a program that is beyond package scheme.
-func (d *decoder) insteadOf(absent *scheme.Unsupported) string {
+func (d *decoder) insteadOf(absent *scheme.Unsupported, opts scheme.Options) string {
 	hint := `"guix repl", where there is one, evaluates all of Scheme ("lighter machines import" asks it);`
 	if near := nearest(absent.Form, absent.Known); near != "" {
 		hint = fmt.Sprintf("did you mean %q? If not: ", near) + hint
 	}
-	return hint + "\n    or write the machines in TOML:\n" + indent(d.template())
+	return hint + "\n    or write the machines in TOML:\n" + indent(d.template(opts))
 }
 
 func indent(text string) string {
@@ -121,14 +126,14 @@ const templateMachines = 3
 
 // template returns TOML for the machines of a program that could not be evaluated, with
 // "…" for the values that could not be read.
-func (d *decoder) template() string {
-	records := scheme.Salvage(d.doc, schemeOptions())
+func (d *decoder) template(opts scheme.Options) string {
+	records := scheme.Salvage(d.doc, opts, templateMachines+1)
 	if len(records) == 0 {
 		records = []*scheme.Record{{Type: guixMachine}}
 	}
 	more := ""
 	if len(records) > templateMachines {
-		more = fmt.Sprintf("\n# … and %d more", len(records)-templateMachines)
+		more = "\n# … and more"
 		records = records[:templateMachines]
 	}
 	var texts []string

@@ -19,11 +19,11 @@
         (else (object->string value))))
 
 (define (place location)
-  (let ((utils (resolve-module '(guix diagnostics))))
-    (and location
-         (list ((module-ref utils 'location-file) location)
-               ((module-ref utils 'location-line) location)
-               ((module-ref utils 'location-column) location)))))
+  (and location
+       (let ((type (record-type-descriptor location)))
+         (map (lambda (field)
+                ((record-accessor type field) location))
+              '(file line column)))))
 
 (define (machine->datum machine)
   (let ((type (record-type-descriptor machine)))

@@ -80,7 +80,11 @@ const DefaultGuixTimeout = time.Minute
 // Load reads and checks a machines file in any format, and runs no program; see
 // [Read]. Its warnings are dropped.
 func Load(file string) ([]Machine, error) {
-	all, _, err := Read(context.Background(), file, Options{})
+	data, err := readFile(file)
+	if err != nil {
+		return nil, err
+	}
+	all, _, err := parse(file, data, "")
 	return all, err
 }
 
@@ -89,34 +93,45 @@ func Load(file string) ([]Machine, error) {
 // the error matches *[scheme.Unsupported], unless the guix program reads it. The
 // warnings are what a person should know of a file that is good.
 func Read(ctx context.Context, file string, opts Options) (all []Machine, warnings []*Error, err error) {
-	f, err := os.Open(file)
+	data, err := readFile(file)
 	if err != nil {
 		return nil, nil, err
+	}
+	all, warnings, err = parse(file, data, opts.Format)
+	if errors.As(err, new(*scheme.Unsupported)) {
+		return readWithGuix(ctx, file, data, opts, err)
+	}
+	return all, warnings, err
+}
+
+func readFile(file string) ([]byte, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
 	}
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, maxFileSize+1))
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if len(data) > maxFileSize {
-		return nil, nil, fmt.Errorf("read %s: more than %d bytes are no machines file", file, maxFileSize)
+		return nil, fmt.Errorf("read %s: more than %d bytes are no machines file", file, maxFileSize)
 	}
-	format := opts.Format
+	return data, nil
+}
+
+func parse(file string, data []byte, format Format) (all []Machine, warnings []*Error, err error) {
 	if format == "" {
 		format = FormatOf(file, data)
 	}
 	switch format {
 	case TOML:
 		all, err = ParseTOML(file, data)
+		return all, nil, err
 	case Nix:
-		all, warnings, err = ParseNix(file, data)
+		return ParseNix(file, data)
 	case Guix:
-		all, warnings, err = ParseGuix(file, data)
-		if errors.As(err, new(*scheme.Unsupported)) {
-			return readWithGuix(ctx, file, data, opts, err)
-		}
-	default:
-		return nil, nil, fmt.Errorf("read %s: there is no format %q of machines files", file, format)
+		return ParseGuix(file, data)
 	}
-	return all, warnings, err
+	return nil, nil, fmt.Errorf("read %s: there is no format %q of machines files", file, format)
 }

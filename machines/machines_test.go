@@ -18,6 +18,12 @@ var update = flag.Bool("update", false, "write the golden files anew")
 // golden runs got for each NAME.toml of an archive and compares with NAME.golden.
 func golden(t *testing.T, file string, got func(t *testing.T, name string, data []byte) string) {
 	t.Helper()
+	goldenOf(t, file, ".toml", got)
+}
+
+// goldenOf is golden for the files with that extension.
+func goldenOf(t *testing.T, file, extension string, got func(t *testing.T, name string, data []byte) string) {
+	t.Helper()
 	archive, err := txtar.ParseFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -30,7 +36,7 @@ func golden(t *testing.T, file string, got func(t *testing.T, name string, data 
 	}
 	out := &txtar.Archive{Comment: archive.Comment}
 	for _, f := range archive.Files {
-		name, ok := strings.CutSuffix(f.Name, ".toml")
+		name, ok := strings.CutSuffix(f.Name, extension)
 		if !ok {
 			continue
 		}
@@ -231,7 +237,9 @@ func TestLongLineIsCut(t *testing.T) {
 	}
 }
 
-func tomlFiles(t testing.TB, file string) [][]byte {
+func tomlFiles(t testing.TB, file string) [][]byte { return filesOf(t, file, ".toml") }
+
+func filesOf(t testing.TB, file, extension string) [][]byte {
 	t.Helper()
 	archive, err := txtar.ParseFile(file)
 	if err != nil {
@@ -239,7 +247,7 @@ func tomlFiles(t testing.TB, file string) [][]byte {
 	}
 	var all [][]byte
 	for _, f := range archive.Files {
-		if strings.HasSuffix(f.Name, ".toml") {
+		if strings.HasSuffix(f.Name, extension) {
 			all = append(all, f.Data)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // ParseNix reads and checks the contents of a file such as Nix's /etc/nix/machines, as
@@ -21,7 +22,15 @@ import (
 //
 // Compared with: Nix 2.34, src/libstore/machines.cc and ssh-store.cc.
 func ParseNix(file string, data []byte) (all []Machine, warnings []*Error, err error) {
+	return parseNix(file, data, thisSystem())
+}
+
+func parseNix(file string, data []byte, system string) (all []Machine, warnings []*Error, err error) {
 	d := newDecoder(file, data, Nix)
+	if i := invalidUTF8(d.doc); i >= 0 {
+		d.errorf(i, "save the file as UTF-8", "the file is not in UTF-8")
+		return nil, nil, d.err()
+	}
 	offset := 0
 	for line := range strings.Lines(d.doc) {
 		entries, _, _ := strings.Cut(line, "#")
@@ -29,10 +38,16 @@ func ParseNix(file string, data []byte) (all []Machine, warnings []*Error, err e
 		for entry := range strings.SplitSeq(entries, ";") {
 			words := splitWords(entry, start)
 			start += len(entry) + 1
-			if len(words) > 0 {
-				if m, ok := d.nixMachine(words); ok {
-					all = append(all, m)
-				}
+			if len(words) == 0 {
+				continue
+			}
+			if first := words[0].text; strings.HasPrefix(first, "[[") || strings.HasPrefix(first, "(") {
+				d.errorf(words[0].at, "the name of a TOML file ends in .toml, that of a Scheme file in .scm",
+					"this is not Nix's format of machines, which is expected here")
+				return nil, nil, d.err()
+			}
+			if m, ok := d.nixMachine(words, system); ok {
+				all = append(all, m)
 			}
 		}
 		offset += len(line)
@@ -42,6 +57,16 @@ func ParseNix(file string, data []byte) (all []Machine, warnings []*Error, err e
 	}
 	nameMachines(all)
 	return all, d.warnings, nil
+}
+
+// invalidUTF8 returns the offset of the first byte that is not UTF-8, or -1.
+func invalidUTF8(text string) int {
+	for i, r := range text {
+		if r == utf8.RuneError && !strings.HasPrefix(text[i:], "\uFFFD") {
+			return i
+		}
+	}
+	return -1
 }
 
 // word is a piece of a line, and where it stands.
@@ -86,7 +111,7 @@ const (
 )
 
 // nixMachine reads a line; ok is false for one that makes no machine.
-func (d *decoder) nixMachine(words []word) (m Machine, ok bool) {
+func (d *decoder) nixMachine(words []word, system string) (m Machine, ok bool) {
 	if strings.HasPrefix(words[0].text, "@") {
 		d.errorf(words[0].at, "read that file by itself, or put its lines here", "a file that includes another one is not read")
 		return m, false
@@ -97,18 +122,21 @@ func (d *decoder) nixMachine(words []word) (m Machine, ok bool) {
 		return m, false
 	}
 	m = defaults()
-	d.nixURI(&m, words[nixURI])
 	column := func(i int) (word, bool) {
 		if i < len(words) && words[i].text != "-" {
 			return words[i], true
 		}
 		return word{}, false
 	}
+	if w, ok := column(nixBuilds); ok && !d.nixBuilds(&m, w, words[0]) {
+		return m, false
+	}
+	d.nixURI(&m, words[nixURI])
 	if w, ok := column(nixSystems); ok {
 		v, at := w.list()
 		d.systems(&m, v, at)
 	} else {
-		m.Systems = []string{thisSystem()}
+		m.Systems = []string{system}
 		d.warnf(words[0].at, "", "%s has no systems; taken for %s, as this computer is", words[0].text, m.Systems[0])
 	}
 	if w, ok := column(nixKey); ok {
@@ -135,9 +163,6 @@ func (d *decoder) nixMachine(words []word) (m Machine, ok bool) {
 	if m.HostKey == "" {
 		d.warnf(words[0].at, "its base64 goes into the eighth column: base64 -w0 /etc/ssh/ssh_host_ed25519_key.pub",
 			"%s has no host key; known_hosts has to have it", words[0].text)
-	}
-	if w, ok := column(nixBuilds); ok {
-		return m, d.nixBuilds(&m, w, words[0])
 	}
 	return m, true
 }

@@ -64,12 +64,12 @@ func (d *decoder) example(key, value string) string {
 	return key + " = " + value
 }
 
-// falsehood is how the decoder's format writes false.
-func (d *decoder) falsehood() string {
+// boolean is how the decoder's format writes true or false.
+func (d *decoder) boolean(v bool) string {
 	if d.format == Guix {
-		return "#f"
+		return map[bool]string{true: "#t", false: "#f"}[v]
 	}
-	return "false"
+	return fmt.Sprint(v)
 }
 
 func (d *decoder) syntaxError(err error) {
@@ -420,7 +420,7 @@ func (d *decoder) features(key string, v any, at *node) []string {
 
 func (d *decoder) overloadThreshold(m *Machine, v any, at *node) {
 	hint := fmt.Sprintf("%s gives the machine no build while its load per core is 0.8 or more; %s disregards the load",
-		d.example("overload-threshold", "0.8"), d.falsehood())
+		d.example("overload-threshold", "0.8"), d.boolean(false))
 	if off, ok := v.(bool); ok && !off {
 		m.OverloadThreshold = 0
 		return
@@ -428,9 +428,9 @@ func (d *decoder) overloadThreshold(m *Machine, v any, at *node) {
 	threshold, ok := number(v)
 	switch {
 	case !ok:
-		d.wrongType("overload-threshold", v, at, "a number, or "+d.falsehood(), hint)
+		d.wrongType("overload-threshold", v, at, "a number, or "+d.boolean(false), hint)
 	case !(threshold > 0 && threshold <= 1000): // also refuses NaN
-		d.errorf(at.value, hint, "overload-threshold is %v; want a number above 0 and up to 1000, or %s", v, d.falsehood())
+		d.errorf(at.value, hint, "overload-threshold is %v; want a number above 0 and up to 1000, or %s", v, d.boolean(false))
 	}
 	m.OverloadThreshold = threshold
 }
@@ -538,7 +538,7 @@ func (d *decoder) texts(key string, v any, at *node, hint string) (texts []strin
 		text, ok := elem.(string)
 		switch {
 		case !ok:
-			d.errorf(place.value, hint, "%s has %s in its list; want strings", key, typeName(elem))
+			d.errorf(place.value, hint, "%s has %s in its list; want strings", key, d.kindOf(elem))
 		case strings.TrimSpace(text) == "":
 			d.errorf(place.value, "leave it out", "%s has an empty string", key)
 		case !d.checkText(key, text, place):
@@ -576,11 +576,15 @@ func number(v any) (float64, bool) {
 }
 
 func (d *decoder) wrongType(key string, v any, at *node, want, hint string) {
-	is := typeName(v)
-	if is == "false" {
-		is = d.falsehood()
+	d.errorf(at.value, hint, "%s is %s; want %s", key, d.kindOf(v), want)
+}
+
+// kindOf says what kind of value v is, as the decoder's format calls it.
+func (d *decoder) kindOf(v any) string {
+	if b, ok := v.(bool); ok {
+		return d.boolean(b)
 	}
-	d.errorf(at.value, hint, "%s is %s; want %s", key, is, want)
+	return typeName(v)
 }
 
 // otherValue is a value that TOML does not have, such as a symbol: what it is.

@@ -26,7 +26,7 @@ func machinesCommand() *command {
 describes it key by key.`,
 		sub: []*command{
 			machinesListCommand(), machinesCheckCommand(), machinesTestCommand(),
-			machinesStatusCommand(), machinesAuthorizeCommand(), machinesGCCommand(),
+			machinesStatusCommand(), machinesAuthorizeCommand(), machinesGCCommand(), machinesImportCommand(),
 		},
 	}
 }

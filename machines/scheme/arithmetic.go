@@ -185,25 +185,21 @@ func defineRounding() {
 			return f(x)
 		})
 	}
-	for _, name := range []string{"exact->inexact", "inexact"} {
-		primitive(name, 1, 1, func(c *call) Value {
-			f, _ := Float(c.number(0))
-			return f
-		})
-	}
-	for _, name := range []string{"inexact->exact", "exact"} {
-		primitive(name, 1, 1, func(c *call) Value {
-			f, ok := c.number(0).(float64)
-			if !ok {
-				return c.args[0]
-			}
-			r := new(big.Rat).SetFloat64(f)
-			if r == nil {
-				c.wrong(0, "a finite number")
-			}
-			return c.newNumber(r)
-		})
-	}
+	primitive("exact->inexact", 1, 1, func(c *call) Value {
+		f, _ := Float(c.number(0))
+		return f
+	})
+	primitive("inexact->exact", 1, 1, func(c *call) Value {
+		f, ok := c.number(0).(float64)
+		if !ok {
+			return c.args[0]
+		}
+		r := new(big.Rat).SetFloat64(f)
+		if r == nil {
+			c.wrong(0, "a finite number")
+		}
+		return c.newNumber(r)
+	})
 	primitive("number->string", 1, 2, func(c *call) Value {
 		radix := 10
 		if c.has(1) {

@@ -33,14 +33,6 @@ func (c *call) list(i int) []Value {
 	return elems
 }
 
-func (c *call) pair(i int) *Pair {
-	p, ok := c.args[i].(*Pair)
-	if !ok {
-		c.wrong(i, "a list with something in it")
-	}
-	return p
-}
-
 func (c *call) text(i int) string {
 	s, ok := c.args[i].(*String)
 	if !ok {
@@ -114,6 +106,14 @@ func (c *call) newTail(elems []Value, tail Value) Value {
 func (c *call) newString(text string) Value {
 	c.in.alloc(c.at, 48+len(text))
 	return &String{Text: text, At: -1}
+}
+
+// newSymbol makes a symbol.
+func (c *call) newSymbol(text string) Value {
+	if len(text) > maxSymbol {
+		overLimit(c.at, "a symbol of more than %d bytes", maxSymbol)
+	}
+	return Symbol(text)
 }
 
 // newNumber bounds the size of an exact number.

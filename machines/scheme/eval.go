@@ -58,7 +58,7 @@ func (in *interp) step(at, n int) {
 func (in *interp) alloc(at, n int) {
 	in.bytes += n
 	if in.bytes > in.limits.Bytes {
-		overLimit(at, "the program needs more than %d bytes of memory", in.limits.Bytes)
+		overLimit(at, "the program allocates more than %d bytes of memory", in.limits.Bytes)
 	}
 }
 
@@ -116,7 +116,7 @@ func (in *interp) variable(name Symbol, e *env, at int) Value {
 		if specialForms[name] != nil || in.records[name] != nil {
 			fail(at, "it stands first in a list: ("+string(name)+" …)", "%s is no variable", name)
 		}
-		panic(failure{&Unsupported{Form: cutText(string(name)), Known: in.known()}, at})
+		panic(failure{err: &Unsupported{Form: cutText(string(name))}, offset: at, known: in.known})
 	}
 	if _, early := v.(undefined); early {
 		fail(at, "", "%s is used before it has a value", name)

@@ -1,5 +1,7 @@
 package scheme
 
+import "slices"
+
 // specialForms evaluate their parts themselves.
 var specialForms map[Symbol]func(in *interp, n *node, e *env) (*node, *env, Value)
 
@@ -197,6 +199,10 @@ func (in *interp) let(n *node, e *env) (*node, *env, Value) {
 	inner := in.scope(e, n.at)
 	for _, b := range parts[0].list {
 		name, value := binding(b)
+		if slices.Contains(inner.names, name) {
+			fail(b.at, "", "%s gets a value twice", name)
+		}
+		in.step(b.at, len(inner.names)/16)
 		v := in.eval(value, e)
 		named(v, name)
 		in.bind(inner, name, v, b.at)

@@ -81,7 +81,7 @@ func parseReal(text string, radix int) Value {
 		}
 		return r
 	}
-	if isFraction || radix != 10 {
+	if isFraction || radix != 10 || strings.Trim(digits, "0123456789") == "" {
 		return nil
 	}
 	decimal, ok := decimalSyntax(digits)
@@ -89,7 +89,7 @@ func parseReal(text string, radix int) Value {
 		return nil
 	}
 	f, err := strconv.ParseFloat(sign+decimal, 64)
-	if err != nil && !math.IsInf(f, 0) {
+	if err != nil { // too big, which Guile refuses too
 		return nil
 	}
 	return f

@@ -29,7 +29,11 @@ func definePredicates() {
 	is("not", func(v Value) bool { return !truth(v) })
 	is("null?", func(v Value) bool { return v == Value(Empty{}) })
 	is("pair?", func(v Value) bool { _, ok := v.(*Pair); return ok })
-	is("list?", func(v Value) bool { _, ok := List(v); return ok })
+	primitive("list?", 1, 1, func(c *call) Value {
+		elems, ok := List(c.args[0])
+		c.in.step(c.at, len(elems))
+		return ok
+	})
 	is("string?", func(v Value) bool { _, ok := v.(*String); return ok })
 	is("symbol?", func(v Value) bool { _, ok := v.(Symbol); return ok })
 	is("keyword?", func(v Value) bool { _, ok := v.(Keyword); return ok })

@@ -52,6 +52,9 @@ func (n *node) isForm(name Symbol) bool {
 // maxNesting bounds the brackets in each other in the text.
 const maxNesting = 1000
 
+// maxSymbol bounds the length of a symbol, in bytes.
+const maxSymbol = 10_000
+
 // read returns the forms of a program.
 func read(text string, limits Limits) []*node {
 	r := &reader{text: text, most: limits.withDefaults().Nodes}
@@ -71,13 +74,12 @@ func read(text string, limits Limits) []*node {
 	}
 }
 
+// invalidUTF8 returns the offset of the first byte that is not UTF-8, or -1.
 func invalidUTF8(text string) int {
-	for i := 0; i < len(text); {
-		r, size := utf8.DecodeRuneInString(text[i:])
-		if r == utf8.RuneError && size == 1 {
+	for i, r := range text {
+		if r == utf8.RuneError && !strings.HasPrefix(text[i:], "\uFFFD") {
 			return i
 		}
-		i += size
 	}
 	return -1
 }
@@ -238,7 +240,7 @@ func (r *reader) list(n *node, end byte) {
 		r.space()
 		switch c := r.peek(); {
 		case r.pos >= len(r.text):
-			fail(n.at, "", "the bracket %q is not closed", open)
+			fail(n.at, fmt.Sprintf("%q is missing", string(end)), "the bracket %q is not closed", open)
 		case c == end:
 			r.pos++
 			r.depth--
@@ -297,6 +299,9 @@ func (r *reader) token() string {
 
 func (r *reader) take() string {
 	token := r.token()
+	if len(token) > maxSymbol {
+		overLimit(r.pos, "a word of more than %d bytes", maxSymbol)
+	}
 	r.pos += len(token)
 	return token
 }
@@ -465,12 +470,54 @@ var charNames = []struct {
 	name string
 	char Char
 }{
-	{"space", ' '}, {"newline", '\n'}, {"nul", 0}, {"alarm", 7}, {"backspace", 8}, {"tab", 9}, {"linefeed", 10},
-	{"vtab", 11}, {"page", 12}, {"return", 13}, {"esc", 27}, {"delete", 127}, {"escape", 27},
-	{"soh", 1}, {"stx", 2}, {"etx", 3}, {"eot", 4}, {"enq", 5}, {"ack", 6}, {"bel", 7}, {"bs", 8}, {"ht", 9},
-	{"lf", 10}, {"vt", 11}, {"ff", 12}, {"cr", 13}, {"so", 14}, {"si", 15}, {"dle", 16}, {"dc1", 17}, {"dc2", 18},
-	{"dc3", 19}, {"dc4", 20}, {"nak", 21}, {"syn", 22}, {"etb", 23}, {"can", 24}, {"em", 25}, {"sub", 26},
-	{"fs", 28}, {"gs", 29}, {"rs", 30}, {"us", 31}, {"sp", 32}, {"del", 127}, {"null", 0}, {"nl", 10}, {"np", 12},
+	{"space", ' '},
+	{"newline", '\n'},
+	{"nul", 0},
+	{"alarm", 7},
+	{"backspace", 8},
+	{"tab", 9},
+	{"linefeed", 10},
+	{"vtab", 11},
+	{"page", 12},
+	{"return", 13},
+	{"esc", 27},
+	{"delete", 127},
+	{"escape", 27},
+	{"soh", 1},
+	{"stx", 2},
+	{"etx", 3},
+	{"eot", 4},
+	{"enq", 5},
+	{"ack", 6},
+	{"bel", 7},
+	{"bs", 8},
+	{"ht", 9},
+	{"lf", 10},
+	{"vt", 11},
+	{"ff", 12},
+	{"cr", 13},
+	{"so", 14},
+	{"si", 15},
+	{"dle", 16},
+	{"dc1", 17},
+	{"dc2", 18},
+	{"dc3", 19},
+	{"dc4", 20},
+	{"nak", 21},
+	{"syn", 22},
+	{"etb", 23},
+	{"can", 24},
+	{"em", 25},
+	{"sub", 26},
+	{"fs", 28},
+	{"gs", 29},
+	{"rs", 30},
+	{"us", 31},
+	{"sp", 32},
+	{"del", 127},
+	{"null", 0},
+	{"nl", 10},
+	{"np", 12},
 }
 
 func charName(c Char) string {

@@ -21,7 +21,8 @@ type RecordField struct {
 	Required bool
 	// Accessor is the name of the procedure that returns the field, "" for none.
 	Accessor string
-	// Default is what the accessor returns for a field that is not given; nil is #f.
+	// Default is what the accessor returns for a field that is not given; with nil that
+	// is an [*Unsupported].
 	Default Value
 	// Innate says that (inherit RECORD) does not take the field over.
 	Innate bool
@@ -81,7 +82,8 @@ func (t *RecordType) define(globals map[Symbol]Value) {
 			case f.Default != nil:
 				return f.Default
 			}
-			return false
+			unsupported(c.at, f.Accessor+" of a record without "+f.Name)
+			return nil
 		}}
 	}
 }
@@ -131,11 +133,11 @@ func (t *RecordType) checkFields(n *node, specs []*node, inherits bool) {
 		case name == "inherit":
 			fail(s.at, "it stands before all fields", "inherit stands only once and first in a %s", t.Name)
 		case t.field(name) == nil:
-			panic(failure{&Error{
+			panic(failure{offset: s.list[0].at, err: &Error{
 				Message: fmt.Sprintf("unknown field %q", cutText(name)),
 				Hint:    "the fields are " + strings.Join(t.fieldNames(), ", "),
 				Word:    name, Known: t.fieldNames(),
-			}, s.list[0].at})
+			}})
 		case seen[name] != nil:
 			fail(s.list[0].at, "leave one of them out", "the field %s is there twice", name)
 		}
@@ -160,14 +162,17 @@ func (t *RecordType) checkFields(n *node, specs []*node, inherits bool) {
 }
 
 // salvage appends a record for each form below n that makes one.
-func (in *interp) salvage(n *node, all []*Record) []*Record {
+func (in *interp) salvage(n *node, all []*Record, most int) []*Record {
+	if len(all) >= most {
+		return all
+	}
 	if len(n.list) > 0 && !n.vector {
 		if t := in.records[n.list[0].symbol()]; t != nil {
 			return append(all, in.salvageRecord(t, n))
 		}
 	}
 	for _, e := range n.list {
-		all = in.salvage(e, all)
+		all = in.salvage(e, all, most)
 	}
 	return all
 }

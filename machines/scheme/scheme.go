@@ -44,7 +44,7 @@ type Limits struct {
 	Steps int // evaluations, calls and elements looked at; 10 million
 	Bytes int // estimated memory that is allocated, freed or not; 128 MiB
 	Depth int // of forms and calls in each other; 5,000
-	Nodes int // atoms and lists in the text; 1 million
+	Nodes int // atoms and lists in the text; 500,000
 }
 
 func (l Limits) withDefaults() Limits {
@@ -56,7 +56,7 @@ func (l Limits) withDefaults() Limits {
 	set(&l.Steps, 10_000_000)
 	set(&l.Bytes, 128<<20)
 	set(&l.Depth, 5_000)
-	set(&l.Nodes, 1_000_000)
+	set(&l.Nodes, 500_000)
 	return l
 }
 
@@ -144,11 +144,12 @@ func Read(text string, limits Limits) (data []Value, err error) {
 	return data, nil
 }
 
-// Salvage returns, for each form of the program that makes a record, wherever it
-// stands, a record with those fields whose values can be found without what is around
+// Salvage returns, for each of the first forms of the program that make a record,
+// wherever they stand, a record with those fields whose values can be found without what is around
 // the form. It is for showing a person what could be read of a program that Eval
-// could not evaluate. It never fails: of a text that is no Scheme it returns nothing.
-func Salvage(text string, opts Options) (all []*Record) {
+// could not evaluate. It never fails: of a text that is no Scheme it returns nothing. It stops after most
+// records.
+func Salvage(text string, opts Options, most int) (all []*Record) {
 	forms, err := func() (forms []*node, err error) {
 		defer recoverFailure(text, &err)
 		return read(text, opts.Limits), nil
@@ -163,7 +164,7 @@ func Salvage(text string, opts Options) (all []*Record) {
 		}
 	}
 	for _, n := range forms {
-		all = in.salvage(n, all)
+		all = in.salvage(n, all, most)
 	}
 	return all
 }
@@ -172,6 +173,7 @@ func Salvage(text string, opts Options) (all []*Record) {
 type failure struct {
 	err    error
 	offset int
+	known  func() []string // the names that are known, for an *Unsupported; may be nil
 }
 
 // recoverFailure turns a failure into an error with line and column.
@@ -190,6 +192,9 @@ func recoverFailure(text string, err *error) {
 			wrong.Pos = at
 		case errors.As(r.err, &absent):
 			absent.Pos = at
+			if r.known != nil {
+				absent.Known = r.known()
+			}
 		case errors.As(r.err, &limit):
 			limit.Pos = at
 		}
@@ -201,14 +206,14 @@ func recoverFailure(text string, err *error) {
 
 // fail stops the program with a mistake at an offset.
 func fail(offset int, hint, format string, args ...any) {
-	panic(failure{&Error{Message: fmt.Sprintf(format, args...), Hint: hint}, offset})
+	panic(failure{err: &Error{Message: fmt.Sprintf(format, args...), Hint: hint}, offset: offset})
 }
 
 // unsupported stops the program with something that is not here.
 func unsupported(offset int, form string) {
-	panic(failure{&Unsupported{Form: form}, offset})
+	panic(failure{err: &Unsupported{Form: form}, offset: offset})
 }
 
 func overLimit(offset int, format string, args ...any) {
-	panic(failure{&LimitError{Limit: fmt.Sprintf(format, args...)}, offset})
+	panic(failure{err: &LimitError{Limit: fmt.Sprintf(format, args...)}, offset: offset})
 }

@@ -130,14 +130,14 @@ func defineStrings() {
 	defineStringPredicates()
 	definePadding()
 	primitive("symbol->string", 1, 1, func(c *call) Value { return c.newString(string(c.symbol(0))) })
-	primitive("string->symbol", 1, 1, func(c *call) Value { return Symbol(c.text(0)) })
+	primitive("string->symbol", 1, 1, func(c *call) Value { return c.newSymbol(c.text(0)) })
 	primitive("symbol-append", 0, -1, func(c *call) Value {
 		text := ""
 		for i := range c.args {
 			text += string(c.symbol(i))
 			c.in.alloc(c.at, len(text))
 		}
-		return Symbol(text)
+		return c.newSymbol(text)
 	})
 	primitive("keyword->symbol", 1, 1, func(c *call) Value {
 		k, ok := c.args[0].(Keyword)
@@ -158,10 +158,6 @@ func defineStrings() {
 	primitive("format", 2, -1, (*call).format)
 	primitive("simple-format", 2, -1, (*call).format)
 	primitive("object->string", 1, 1, func(c *call) Value { return c.newString(c.printed(c.args[0], true)) })
-	primitive("basename", 1, 1, func(c *call) Value {
-		text := strings.TrimRight(c.text(0), "/")
-		return c.newString(text[strings.LastIndexByte(text, '/')+1:])
-	})
 }
 
 func defineStringPredicates() {
@@ -334,11 +330,9 @@ func (c *call) formatted(d directive, v Value) string {
 		return text + strings.Repeat(" ", max(d.width-utf8.RuneCountInString(text), 0))
 	}
 	n, ok := v.(*big.Rat)
-	text := ""
-	if ok && n.IsInt() {
-		text = n.Num().Text(radix)
-	} else {
-		text = c.printed(v, false)
+	if !ok || !n.IsInt() {
+		fail(c.at, "", "format: ~%c of %s; want a whole number", d.letter, kind(v))
 	}
+	text := n.Num().Text(radix)
 	return strings.Repeat(d.pad, max(d.width-utf8.RuneCountInString(text), 0)) + text
 }

@@ -125,7 +125,7 @@ func (p *printer) value(v Value, depth int) {
 	case *String:
 		p.string(v.Text)
 	case Symbol:
-		p.put(string(v))
+		p.symbol(string(v))
 	case Keyword:
 		p.put("#:" + string(v))
 	case Char:
@@ -167,6 +167,14 @@ func (p *printer) pair(v *Pair, depth int) {
 	p.put(")")
 }
 
+// symbol writes a name; one that would be read as something else, as "#{…}#".
+func (p *printer) symbol(name string) {
+	if p.quote && (name == "" || strings.ContainsAny(name, "()[]{};\"'`, \t\n\r\f") || '0' <= name[0] && name[0] <= '9' || name[0] == '#') {
+		name = "#{" + name + "}#"
+	}
+	p.put(name)
+}
+
 func (p *printer) string(text string) {
 	if !p.quote {
 		p.put(text)
@@ -176,7 +184,7 @@ func (p *printer) string(text string) {
 }
 
 var stringEscaper = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`, "\t", `\t`, "\r", `\r`, "\a", `\a`,
-	"\b", `\b`, "\v", `\v`, "\f", `\f`, "\x00", `\0`)
+	"\b", `\b`, "\v", `\v`, "\f", `\f`, "\x00", `\x00`)
 
 func (p *printer) char(c Char) {
 	switch name := charName(c); {

@@ -1,0 +1,169 @@
+package scheme
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// testMachine is like Guix's record of a machine.
+var testMachine = &RecordType{Name: "build-machine", Fields: []RecordField{
+	{Name: "name", Required: true, Accessor: "build-machine-name"},
+	{Name: "port", Accessor: "build-machine-port", Default: exact(22)},
+	{Name: "systems", Accessor: "build-machine-systems"},
+	{Name: "user", Required: true, Accessor: "build-machine-user"},
+	{Name: "host-key", Required: true, Accessor: "build-machine-host-key"},
+	{Name: "features", Accessor: "build-machine-features", Default: Empty{}},
+	{Name: "location", Innate: true},
+}}
+
+func testOptions() Options {
+	return Options{
+		Getenv:  func(name string) (string, bool) { return "/home/alice", name == "HOME" },
+		Records: []*RecordType{testMachine},
+	}
+}
+
+// TestGuileAgrees evaluates expressions of which it is known what Guile makes of them.
+func TestGuileAgrees(t *testing.T) {
+	text, err := os.ReadFile("testdata/expressions.scm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden, err := os.ReadFile("testdata/expressions.golden")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := strings.Split(strings.TrimSuffix(string(golden), "\n"), "\n")
+	lines := strings.Split(strings.TrimSuffix(strings.ReplaceAll(string(text), "\\\n", "\x00"), "\n"), "\n")
+	if len(lines) != len(want) {
+		t.Fatalf("%d expressions, %d values", len(lines), len(want))
+	}
+	for i, line := range lines {
+		line = strings.ReplaceAll(line, "\x00", "\\\n")
+		v, _, err := Eval(line, testOptions())
+		got := "error"
+		if err == nil {
+			got = Write(v, 1000)
+		}
+		if got != want[i] {
+			t.Errorf("%s\n got  %s (%v)\n want %s", line, got, err, want[i])
+		}
+	}
+}
+
+func TestErrors(t *testing.T) {
+	tests := []struct {
+		name, text string
+		want       string // the type and the text
+	}{
+		{"mistake", "\n  (car '())", `*scheme.Error 2:3: car: its argument is (); want a list that is long enough`},
+		{"column in characters", `(list "é" (car 5))`, `*scheme.Error 1:11: car: its argument is 5; want a list that is long enough`},
+		{"second argument", `(string-append "a" 5)`, `*scheme.Error 1:1: string-append: argument 2 is 5; want a string`},
+		{"unknown variable", "(frobnicate)", `*scheme.Unsupported 1:2: frobnicate is not known to lighter's own evaluator of Scheme`},
+		{"macro", "(define-syntax a b)", `*scheme.Unsupported 1:1: define-syntax is not known to lighter's own evaluator of Scheme`},
+		{"output", `(format #t "x")`, `*scheme.Unsupported 1:1: format with an output other than #f is not known to lighter's own evaluator of Scheme`},
+		{"form as variable", "(map cond '())", `*scheme.Error 1:6: cond is no variable`},
+		{"too early", "(letrec ((a b) (b 1)) a)", `*scheme.Error 1:13: b is used before it has a value`},
+		{"no pattern", "(match 5 ((a b) a))", `*scheme.Error 1:1: no pattern matches 5`},
+		{"unclosed", "(list (+ 1 2)", `*scheme.Error 1:1: the bracket "(" is not closed`},
+		{"error", `(error "no host:" "a" 'b)`, `*scheme.Error 1:1: the program stops with an error: no host: "a" b`},
+		{"else alone", "(else 1)", `*scheme.Error 1:1: else has no meaning here`},
+		{"define inside", "(list (define a 1))", `*scheme.Error 1:7: define has no meaning here`},
+		{"fields", "(build-machine (nam 1))", `*scheme.Error 1:17: unknown field "nam"`},
+		{"steps", "(let ((l (iota 99))) (let loop () (if (length (list-tail l 1)) (loop))))", `*scheme.LimitError 1:39: the program does not end within 100000 steps`},
+		{"depth", "(define (f) (+ 1 (f))) (f)", `*scheme.LimitError 1:19: more than 1000 forms and calls in each other`},
+		{"memory", `(let loop ((s "a")) (loop (string-append s s)))`, `*scheme.LimitError 1:27: the program allocates more than 3000000 bytes of memory`},
+		{"count", "(iota 1000000000000)", `*scheme.LimitError 1:1: iota of 1000000000000`},
+		{"quiet count", "(make-list 900000 (iota 10))", `*scheme.LimitError 1:1: the program does not end within 100000 steps`},
+		{"width", `(format #f "~99999d" 5)`, `*scheme.LimitError 1:1: format with a width of 99999`},
+		{"brackets", strings.Repeat("(", 2000), `*scheme.LimitError 1:1001: more than 1000 brackets in each other`},
+		{"quotes", strings.Repeat("'", 2000) + "a", `*scheme.LimitError 1:1001: more than 1000 brackets in each other`},
+		{"comments", strings.Repeat("#;", 2000) + "a", `*scheme.LimitError 1:2001: more than 1000 brackets in each other`},
+		{"words", strings.Repeat("a ", 4000), `*scheme.LimitError 1:6001: more than 3000 words and lists`},
+		{"digits", strings.Repeat("1", 5000), `*scheme.LimitError 1:1: a number of more than 4096 digits`},
+		{"growing number", "(let loop ((n 2)) (loop (* n n)))", `*scheme.LimitError 1:25: a number of more than 4096 bits`},
+		{"power", "(expt 2 100000)", `*scheme.LimitError 1:1: expt with an exponent of 100000`},
+		{
+			"shared list", "(define (twice l n) (if (= n 0) l (twice (cons l l) (- n 1)))) (equal? (twice '() 60) (twice '() 60))",
+			`*scheme.LimitError 1:64: the program does not end within 100000 steps`,
+		},
+		{
+			"shared list printed", "(define (twice l n) (if (= n 0) l (twice (cons l l) (- n 1)))) (object->string (twice '() 60))",
+			`*scheme.LimitError 1:64: object->string of more than 65536 bytes`,
+		},
+	}
+	opts := testOptions()
+	opts.Limits = Limits{Steps: 100_000, Bytes: 3_000_000, Depth: 1000, Nodes: 3000}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			v, _, err := Eval(tt.text, opts)
+			if got := fmt.Sprintf("%T %v", err, err); got != tt.want {
+				t.Errorf("got  %s (%v)\nwant %s", got, v, tt.want)
+			}
+		})
+	}
+}
+
+func TestNamesThatAreKnown(t *testing.T) {
+	_, _, err := Eval("(string-apend)", testOptions())
+	var absent *Unsupported
+	if !errors.As(err, &absent) || !slices.Contains(absent.Known, "string-append") || !slices.Contains(absent.Known, "build-machine") {
+		t.Errorf("got %#v", err)
+	}
+	_, _, err = Eval("(build-machine (nmae 1))", testOptions())
+	var wrong *Error
+	if !errors.As(err, &wrong) || wrong.Word != "nmae" || !slices.Contains(wrong.Known, "name") {
+		t.Errorf("got %#v", err)
+	}
+}
+
+func TestLastForm(t *testing.T) {
+	for text, want := range map[string]int{"": 0, "  ; nothing": 0, "1 2": 2, "(define a 1)\na ": 13} {
+		if _, at, err := Eval(text, Options{}); at != want || err != nil {
+			t.Errorf("%q: got %d, %v; want %d", text, at, err, want)
+		}
+	}
+}
+
+func TestSalvage(t *testing.T) {
+	const text = `(define key "k") (define wrong (car '()))
+(define base (build-machine (name "base") (user "u") (host-key key)))
+(frobnicate (list (build-machine (inherit base) (name (hostname)) (port 7) (colour "red") (odd)))
+  (build-machine))`
+	all := Salvage(text, testOptions(), 10)
+	if len(all) != 3 {
+		t.Fatalf("got %d records", len(all))
+	}
+	m := all[1].Fields
+	if len(m) != 4 || Write(m["port"].Value, 9) != "7" || Write(m["user"].Value, 9) != `"u"` || Write(m["name"].Value, 9) != `"base"` {
+		t.Errorf("got %v", m)
+	}
+	if n := len(Salvage(text, testOptions(), 2)); n != 2 {
+		t.Errorf("got %d records of at most 2", n)
+	}
+	if all := Salvage(`(build-machine (name "a)`, testOptions(), 9); all != nil {
+		t.Errorf("got %v from what is no Scheme", all)
+	}
+}
+
+func TestRead(t *testing.T) {
+	data, err := Read("(a . (b c)) 'd\n#(1 \"two\")", Limits{})
+	var got []string
+	for _, v := range data {
+		got = append(got, Write(v, 100))
+	}
+	if want := `(a b c) (quote d) #(1 "two")`; err != nil || strings.Join(got, " ") != want {
+		t.Errorf("got %s, %v", got, err)
+	}
+}
+
+func TestWriteIsCut(t *testing.T) {
+	v, _, err := Eval(`(list "ééééééééé" 1)`, Options{})
+	if got := Write(v, 6); err != nil || got != `("éé…` {
+		t.Errorf("got %s, %v", got, err)
+	}
+}
