@@ -217,10 +217,15 @@ func (d *decoder) guixMachines(records []*scheme.Record) ([]Machine, []*Error, e
 
 // guixFields read Guix's fields that lighter's files have too, but for name.
 var guixFields = map[string]func(d *decoder, m *Machine, v any, at *node){
-	"name":            func(d *decoder, m *Machine, v any, at *node) { d.hostNamed("name", m, v, at) },
-	"port":            (*decoder).port,
-	"user":            (*decoder).user,
-	"host-key":        (*decoder).hostKey,
+	"name": func(d *decoder, m *Machine, v any, at *node) { d.hostNamed("name", m, v, at) },
+	"port": (*decoder).port,
+	"user": (*decoder).user,
+	"host-key": func(d *decoder, m *Machine, v any, at *node) {
+		if text, ok := v.(string); ok {
+			v = strings.TrimSpace(text) // of a whole .pub file
+		}
+		d.hostKey(m, v, at)
+	},
 	"parallel-builds": (*decoder).parallelBuilds,
 	"speed":           (*decoder).speed,
 	"features": func(d *decoder, m *Machine, v any, at *node) {

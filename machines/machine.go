@@ -1,10 +1,13 @@
 // Package machines is the model of the machines that builds can run on, and the
-// file in which a person lists them.
+// files in which a person lists them: lighter's own in TOML, Guix's machines.scm, and
+// Nix's machines.
 //
-// [Load] reads that file, checks everything that can be checked without connecting
+// [Load] reads such a file, checks everything that can be checked without connecting
 // to a machine, and fills in the defaults. What is wrong is reported all at once,
 // each with file, line, column, the text of the line, and what would be right; see
-// [Error]. [FormatTOML] writes such a file.
+// [Error]. [FormatTOML] writes a file in TOML. [Read] does what Load does, says what a
+// good file has that is not taken over, and can have a guix program evaluate what is
+// beyond package scheme.
 //
 // The package connects to nothing and decides nothing: which build goes to which
 // machine is package scheduler's business, and how to get there sshtransport's.

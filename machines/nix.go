@@ -20,7 +20,7 @@ import (
 // base64 of a whole line "TYPE BASE64". "@FILE", which includes another file, is an
 // error. The machines have the store StoreAuto, and names made of their hosts.
 //
-// Compared with: Nix 2.34, src/libstore/machines.cc and ssh-store.cc.
+// Compared with: src/libstore/machines.cc of Nix.
 func ParseNix(file string, data []byte) (all []Machine, warnings []*Error, err error) {
 	return parseNix(file, data, thisSystem())
 }

@@ -38,6 +38,8 @@ func init() {
 		"cut":          (*interp).cut,
 		"match":        (*interp).match,
 		"match-lambda": (*interp).matchLambda,
+		"@":            (*interp).module,
+		"@@":           (*interp).module,
 
 		"use-modules":         ignored,
 		"define-module":       ignored,
@@ -51,6 +53,18 @@ func init() {
 		"unquote-splicing":    misplaced,
 		"else":                misplaced,
 	}
+}
+
+// module is (@ MODULE NAME): the name as it is outside of all definitions, whatever the
+// module.
+func (in *interp) module(n *node, _ *env) (*node, *env, Value) {
+	parts := n.parts(2, 2, "(@ MODULE NAME)")
+	name := parts[1].symbol()
+	p, ok := primitives[name]
+	if !ok {
+		unsupported(n.at, cutText(string(name))+" of a module")
+	}
+	return nil, nil, p
 }
 
 func ignored(*interp, *node, *env) (*node, *env, Value) { return nil, nil, Unspecified{} }

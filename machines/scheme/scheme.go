@@ -17,7 +17,7 @@
 // and have no effect: all names are always there. What is not: macros, input and
 // output, mutable data, continuations, multiple values, complex numbers.
 //
-// Compared with: Guile 3.0.10, module/ice-9/read.scm for the syntax, and Guix 1.5.0,
+// Compared with: Guile 3.0.11, module/ice-9/read.scm for the syntax, and Guix 1.5.0,
 // guix/records.scm for records.
 package scheme
 

@@ -315,3 +315,6 @@
 (build-machine)
 (build-machine-features (build-machine (name "n") (user "u") (host-key "k") (features (list name user))))
 (build-machine-systems (build-machine (name "n") (user "u") (host-key "k") (systems '("a"))))
+((@ (srfi srfi-1) append-map) list '(1 2))
+((@@ (guile) car) '(1))
+(let ((car cdr)) ((@ (guile) car) '(1 2)))
