@@ -83,6 +83,7 @@ const batchSize = 16 << 10
 // conn is a connection. One call uses it at a time.
 type conn struct {
 	net   *net.UnixConn
+	in    *countedReader // from net, for r
 	r     *wire.Reader
 	w     *wire.Writer
 	minor uint32
@@ -110,7 +111,8 @@ func dial(ctx context.Context, socket string) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{net: raw.(*net.UnixConn), r: wire.NewReader(raw), w: wire.NewWriterSize(raw, chunkSize+64), born: time.Now()}
+	in := &countedReader{r: raw}
+	c := &conn{net: raw.(*net.UnixConn), in: in, r: wire.NewReader(in), w: wire.NewWriterSize(raw, chunkSize+64), born: time.Now()}
 	c.r.Promise(math.MaxInt64)
 	if err := c.guarded(ctx, c.handshake); err != nil {
 		c.close()
@@ -212,7 +214,19 @@ func (c *conn) alive() bool {
 		quiet = errors.Is(err, unix.EAGAIN)
 		return true
 	})
-	return err == nil && quiet
+	return err == nil && quiet && c.in.n == c.r.Offset()
+}
+
+// countedReader counts what is read.
+type countedReader struct {
+	r io.Reader
+	n int64
+}
+
+func (c *countedReader) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	return n, err
 }
 
 func (c *conn) flush() error {
@@ -262,6 +276,9 @@ func (c *conn) reply(s *streams) error {
 	}
 	for {
 		part, err := c.r.Uint64()
+		if errors.Is(err, io.ErrUnexpectedEOF) {
+			c.answered = true // by a piece of a word
+		}
 		if err != nil {
 			return lost(err)
 		}

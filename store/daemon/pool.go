@@ -55,7 +55,8 @@ func (p *pool) take(ctx context.Context, want kind, options string) (*conn, erro
 		if c == nil {
 			return p.dial(ctx)
 		}
-		if c.alive() {
+		// A helper reads the ACL when it starts, and never again.
+		if c.alive() && (!c.warm || c.acl == p.stamp()) {
 			return c, nil
 		}
 		c.close()
@@ -106,10 +107,6 @@ func (p *pool) put(c *conn) {
 		c.close()
 		return
 	}
-	stamp := c.acl
-	if c.warm {
-		stamp = p.stamp()
-	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	same := 0
@@ -118,8 +115,7 @@ func (p *pool) put(c *conn) {
 			same++
 		}
 	}
-	// A helper reads the ACL when it starts, and never again.
-	if p.closed || same >= p.maxIdle || stamp != c.acl {
+	if p.closed || same >= p.maxIdle {
 		c.close()
 		return
 	}
