@@ -19,7 +19,8 @@ var helpers = []string{"substitute", "authenticate", "perform-download", "gc", "
 func IsHelper(args []string) bool { return len(args) > 0 && slices.Contains(helpers, args[0]) }
 
 // Main is the program that guix-daemon is given as $GUIX: it serves "offload", and
-// becomes the real guix for everything else. It returns the exit code.
+// becomes the real guix for everything else. What of "offload" people run is lighter's, if
+// that lies beside this program. It returns the exit code.
 func Main(args []string) int {
 	if len(args) == 6 && args[1] == "offload" {
 		cfg, err := Environment(args[2:], os.Getenv)
@@ -29,9 +30,30 @@ func Main(args []string) int {
 		}
 		return Run(cfg)
 	}
+	if len(args) > 1 && args[1] == "offload" {
+		execLighter(args[1:])
+	}
 	err := ExecGuix(args[1:])
 	fmt.Fprintln(os.Stderr, "lighter:", err)
 	return 127
+}
+
+// execLighter makes this process the lighter in the same folder, for a person who works
+// with guix-daemon. It returns if there is none, and then the real guix is right.
+func execLighter(args []string) {
+	self, err := os.Executable()
+	if err != nil {
+		return
+	}
+	if real, err := filepath.EvalSymlinks(self); err == nil {
+		self = real
+	}
+	env := os.Environ()
+	if _, ok := os.LookupEnv("LIGHTER_STORE"); !ok {
+		env = append(env, "LIGHTER_STORE=guix-daemon")
+	}
+	lighter := filepath.Join(filepath.Dir(self), "lighter")
+	_ = syscall.Exec(lighter, append([]string{lighter}, args...), env)
 }
 
 // realGuix are the places where guix is looked for, in this order, if $LIGHTER_GUIX does

@@ -70,6 +70,9 @@ func (c *command) find(args []string) (*command, []string, error) {
 			return s.find(args[1:])
 		}
 	}
+	if c.setup != nil {
+		return c, args, nil // it has arguments beside its commands
+	}
 	return nil, nil, c.unknown(args[0])
 }
 

@@ -18,11 +18,12 @@ import (
 // for the head itself.
 type linkMaker struct {
 	folders folders
+	file    string // that lists the machines, for errors
 	home    string
 	logger  *slog.Logger
 	agents  *agentFinder
 	public  *signature.PublicKey // of the head; nil where it has none yet
-	store   *headStore           // of the head; nil opens it where it is needed
+	store   *headStore           // of the head; needed for machines that are local
 }
 
 func newLinkMaker(inv *invocation, f folders, agents string, logger *slog.Logger) (*linkMaker, error) {
@@ -31,7 +32,7 @@ func newLinkMaker(inv *invocation, f folders, agents string, logger *slog.Logger
 		return nil, err
 	}
 	return &linkMaker{
-		folders: f, home: homeFolder(inv.Getenv), logger: logger, public: public,
+		folders: f, file: f.machinesFile(), home: homeFolder(inv.Getenv), logger: logger, public: public,
 		agents: newAgentFinder(agents, inv.Getenv("LIGHTER_AGENTS")),
 	}, nil
 }
@@ -47,7 +48,7 @@ func (l *linkMaker) link(m machines.Machine) (coordinator.Link, error) {
 	}
 	return sshtransport.New(sshtransport.Config{
 		Machine: m.Name, Addr: m.Addr(), User: m.User,
-		PrivateKey: m.PrivateKeyFile(l.home), HostKey: m.HostKey, HostKeySource: l.folders.machinesFile(),
+		PrivateKey: m.PrivateKeyFile(l.home), HostKey: m.HostKey, HostKeySource: l.file,
 		Bootstrap: sshtransport.Bootstrap{
 			Agents: l.agents.find, Args: agentArgs(&m), StartInput: input,
 		},
@@ -83,46 +84,24 @@ func agentArgs(m *machines.Machine) []string {
 }
 
 // localLink is the way to the agent in this process that builds in the head's store.
-type localLink struct {
-	*inProcessAgent
-	own *headStore // to be closed with the link; nil if it is somebody else's
-}
+type localLink struct{ *inProcessAgent }
 
 func newLocalLink(l *linkMaker, m *machines.Machine) (*localLink, error) {
-	link := &localLink{}
-	s := l.store
-	if s == nil {
-		var err error
-		if s, err = openHeadStoreOf(context.Background(), l.folders, l.logger); err != nil {
-			return nil, err
-		}
-		link.own = s
-	}
 	public := ""
 	if l.public != nil {
 		public = l.public.String()
 	}
 	a, err := startAgent(agentSetup{
-		store: s.Store, kind: s.kind, state: l.folders.localAgent(), disk: s.disk, public: public,
+		store: l.store.Store, kind: l.store.kind, state: l.folders.localAgent(), disk: l.store.disk, public: public,
 		logger: l.logger.With("machine", m.Name),
 	})
 	if err != nil {
-		return nil, errors.Join(err, link.closeStore())
+		return nil, err
 	}
-	link.inProcessAgent = a
-	return link, nil
+	return &localLink{a}, nil
 }
 
 func (l *localLink) DialAgent(ctx context.Context) (net.Conn, error) { return l.dial(ctx) }
 
 // Close ends the agent: builds on the head itself end with the coordinator.
-func (l *localLink) Close() error {
-	return errors.Join(l.stop(context.Background()), l.closeStore())
-}
-
-func (l *localLink) closeStore() error {
-	if l.own == nil {
-		return nil
-	}
-	return l.own.close()
-}
+func (l *localLink) Close() error { return l.stop(context.Background()) }

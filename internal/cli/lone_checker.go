@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"lighter/internal/agentapi"
@@ -23,16 +24,28 @@ type loneChecker struct {
 	links    *linkMaker
 }
 
-func newLoneChecker(inv *invocation, f folders) (*loneChecker, error) {
+func newLoneChecker(ctx context.Context, inv *invocation, f folders) (*loneChecker, error) {
 	list, err := loadMachines(f.machinesFile())
 	if err != nil {
 		return nil, err
 	}
-	links, err := newLinkMaker(inv, f, "", slog.New(slog.DiscardHandler))
+	quiet := slog.New(slog.DiscardHandler)
+	links, err := newLinkMaker(inv, f, "", quiet)
 	if err != nil {
 		return nil, err
 	}
-	return &loneChecker{folders: f, machines: list, links: links}, nil
+	l := &loneChecker{folders: f, machines: list, links: links}
+	if slices.ContainsFunc(list, func(m machines.Machine) bool { return m.Local }) {
+		links.store, err = openHeadStoreOf(ctx, f, quiet)
+	}
+	return l, err
+}
+
+func (l *loneChecker) close() error {
+	if l.links.store == nil {
+		return nil
+	}
+	return l.links.store.close()
 }
 
 // loneCheckTimeout bounds the check of one machine, which may upload the agent.

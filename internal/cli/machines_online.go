@@ -318,7 +318,7 @@ func newChecker(ctx context.Context, inv *invocation, f folders) (*checker, erro
 	if !errors.As(noAnswer(f, err), &noCoordinator) || noCoordinator.code != exitNoAnswer {
 		return nil, err
 	}
-	alone, err := newLoneChecker(inv, f)
+	alone, err := newLoneChecker(ctx, inv, f)
 	if err != nil {
 		return nil, err
 	}
@@ -357,5 +357,8 @@ func (c *checker) check(ctx context.Context, name string) (*api.MachineCheck, er
 func (c *checker) close() {
 	if c.client != nil {
 		c.client.Close()
+	}
+	if c.alone != nil {
+		_ = c.alone.close() // it was looked at, no more
 	}
 }

@@ -1,0 +1,259 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"lighter/hooks/buildhook"
+	"lighter/internal/cli/human"
+	"lighter/machines"
+)
+
+func offloadCommand() *command {
+	return &command{
+		name:  "offload",
+		short: "be guix-daemon's build hook; try the machines",
+		long: `guix-daemon runs "lighter offload SYSTEM MAX-SILENT-TIME PRINT-BUILD-TRACE? BUILD-TIMEOUT" to ask whether a build is offloaded, in the place of "guix offload"; docs/guix.md says how it is told to. It is nothing for people: questions come on standard input, and the exit codes are those that guix-daemon knows.
+
+The commands below do what those of "guix offload" do.`,
+		sub: []*command{offloadTestCommand(), offloadStatusCommand()},
+		// What guix-daemon does with a hook is end it.
+		takesSignals: true,
+		setup: func(*pflag.FlagSet) action {
+			return func(_ context.Context, inv *invocation) error { return runBuildHook(inv) }
+		},
+	}
+}
+
+// runBuildHook answers guix-daemon.
+func runBuildHook(inv *invocation) error {
+	if len(inv.args) < 4 {
+		names := []string{"test", "status"}
+		if len(inv.args) == 0 {
+			return usageErrorf("lighter offload: which one? %s (see \"lighter offload --help\")", strings.Join(names, ", "))
+		}
+		text := fmt.Sprintf("lighter offload: unknown command %q", inv.args[0])
+		if near := nearest(inv.args[0], names); near != "" {
+			return usageErrorf("%s; did you mean %q?", text, near)
+		}
+		return usageErrorf("%s; the commands are %s", text, strings.Join(names, ", "))
+	}
+	cfg, err := buildhook.Environment(inv.args, inv.Getenv)
+	if err != nil {
+		return usageErrorf("%w", err)
+	}
+	if code := buildhook.Run(cfg); code != buildhook.ExitBuilt {
+		return &exitError{code: code}
+	}
+	return nil
+}
+
+// offloadFlags are the flags of "offload test" and "offload status".
+type offloadFlags struct {
+	where   *folderFlags
+	agents  *string
+	timeout *time.Duration
+	asJSON  *bool
+}
+
+func addOffloadFlags(fs *pflag.FlagSet, timeout time.Duration) *offloadFlags {
+	f := &offloadFlags{
+		timeout: fs.Duration("timeout", timeout, "how long each machine may take, as in `TIME` 90s"),
+		asJSON:  fs.Bool("json", false, "print one JSON object a line, for each machine"),
+		agents:  fs.String("agents", "", "folder `DIR` with agents for the machines' platforms"),
+	}
+	f.where = allFolderFlags(fs)
+	return f
+}
+
+// offloadArgs are the arguments of both commands.
+const offloadArgs = "[FILE [REGEXP]]"
+
+// offloadArguments explains them.
+const offloadArguments = `FILE lists the machines, as Guix's machines.scm, as a machines.toml or as Nix's machines; by default it is machines.toml in the configuration folder, or /etc/guix/machines.scm where there is none or --store=guix-daemon is given. With REGEXP only machines are taken whose name it matches somewhere. An entry for an address that came before is left out.
+
+Where neither --store nor $LIGHTER_STORE says which store the head has, it is guix-daemon's if FILE is a machines.scm.`
+
+// offloading is what both commands work with.
+type offloading struct {
+	folders  folders
+	file     string // that lists the machines
+	format   machines.Format
+	machines []machines.Machine
+	links    *linkMaker
+	timeout  time.Duration // for each machine
+}
+
+// setUp finds out which machines are meant.
+func (f *offloadFlags) setUp(ctx context.Context, inv *invocation) (*offloading, error) {
+	if err := inv.arguments(offloadArgs, 0, 2); err != nil {
+		return nil, err
+	}
+	if *f.timeout <= 0 {
+		return nil, usageErrorf("%s: --timeout %s: want more than 0", inv.flags.Name(), *f.timeout)
+	}
+	found, err := f.where.resolve(inv)
+	if err != nil {
+		return nil, err
+	}
+	o := &offloading{file: found.machinesFile(), timeout: *f.timeout}
+	if theirs := filepath.Join(found.guix, guixMachinesFile); !isFile(o.file) && isFile(theirs) {
+		o.file = theirs
+	}
+	if len(inv.args) > 0 {
+		o.file = inv.args[0]
+	}
+	if *f.where.store == "" && inv.Getenv("LIGHTER_STORE") == "" && strings.HasSuffix(o.file, ".scm") {
+		found.kind = storeDaemon
+	}
+	o.folders = found
+	if err := o.read(ctx, inv); err != nil {
+		return nil, err
+	}
+	if err := o.choose(inv.args); err != nil {
+		return nil, err
+	}
+	if o.links, err = newLinkMaker(inv, found, *f.agents, slog.New(slog.DiscardHandler)); err != nil {
+		return nil, err
+	}
+	o.links.file = o.file
+	return o, nil
+}
+
+// read reads the machines file. One in Scheme that is beyond lighter is given to guix, as
+// "guix offload" does with all of them.
+func (o *offloading) read(ctx context.Context, inv *invocation) error {
+	var opts machines.Options
+	if guix, err := buildhook.FindGuix(inv.Getenv); err == nil {
+		opts.Guix = guix
+	}
+	list, warnings, err := machines.Read(ctx, o.file, opts)
+	for _, w := range warnings {
+		fmt.Fprintf(inv.Err, "lighter: warning: %s\n", errorText(w))
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("no machines file at %s; docs/machines.md describes it", o.file)
+	case errors.As(err, new(*fs.PathError)), ctx.Err() != nil:
+		return err
+	case err != nil:
+		return badInput(err)
+	case len(list) == 0:
+		return badInput(fmt.Errorf("%s lists no machine", o.file))
+	}
+	o.format = machines.FormatOf(o.file, nil)
+	o.machines = list
+	return nil
+}
+
+// choose leaves the machines that the arguments ask for, each once.
+func (o *offloading) choose(args []string) error {
+	type place struct {
+		user, addr, state string
+		local             bool
+	}
+	var names []string
+	seen := make(map[place]bool)
+	o.machines = slices.DeleteFunc(o.machines, func(m machines.Machine) bool {
+		p := place{m.User, m.Addr(), m.StateDirectory, m.Local}
+		again := seen[p]
+		seen[p] = true
+		if !again {
+			names = append(names, m.Name)
+		}
+		return again
+	})
+	if len(args) < 2 {
+		return nil
+	}
+	re, err := regexp.Compile(args[1])
+	if err != nil {
+		return usageErrorf("REGEXP: %w", err)
+	}
+	o.machines = slices.DeleteFunc(o.machines, func(m machines.Machine) bool {
+		return !re.MatchString(m.Name) && !re.MatchString(m.Host)
+	})
+	if len(o.machines) == 0 {
+		return usageErrorf("no machine of %s matches %q; there are %s", o.file, args[1], strings.Join(names, ", "))
+	}
+	return nil
+}
+
+// openHead opens the head's store, for the links too. A local machine's agent gets a folder
+// of its own, so that it is not in the way of a coordinator's.
+func (o *offloading) openHead(ctx context.Context) (*headStore, error) {
+	head, err := openHeadStoreOf(ctx, o.folders, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return nil, o.headError(err)
+	}
+	closeStore := head.close
+	temporary, err := os.MkdirTemp("", "lighter-offload-")
+	if err != nil {
+		return nil, errors.Join(err, closeStore())
+	}
+	head.close = func() error { return errors.Join(closeStore(), os.RemoveAll(temporary)) }
+	o.links.folders.state = temporary
+	o.links.store, o.links.public = head, head.publicKey // which may have been made just now
+	return head, nil
+}
+
+// each calls do for every machine, for all at the same time and each within the time
+// limit, and show with what it returned, in the order of the file. It ends at once with
+// ctx.
+func each[T any](ctx context.Context, o *offloading, do func(context.Context, *machines.Machine) T, show func(T) error) error {
+	var group sync.WaitGroup
+	defer group.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	results := make([]chan T, len(o.machines))
+	for i := range o.machines {
+		results[i] = make(chan T, 1)
+		group.Go(func() {
+			ctx, cancel := context.WithTimeoutCause(ctx, o.timeout, &tookTooLong{o.timeout})
+			defer cancel()
+			results[i] <- do(ctx, &o.machines[i])
+		})
+	}
+	for _, result := range results {
+		select {
+		case r := <-result:
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			if err := show(r); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// tookTooLong is why the work on a machine was given up.
+type tookTooLong struct{ limit time.Duration }
+
+func (e *tookTooLong) Error() string { return fmt.Sprintf("not done after %s", e.limit) }
+
+// Is makes it match context.DeadlineExceeded.
+func (e *tookTooLong) Is(target error) bool { return target == context.DeadlineExceeded }
+
+// unusable is the error of a command that found some of the machines bad.
+func (o *offloading) unusable(bad int) error {
+	if bad == 0 {
+		return nil
+	}
+	return &exitError{exitUnusable, fmt.Errorf("%d of %s can't be used", bad, human.Count(len(o.machines), "machine"))}
+}

@@ -1,0 +1,281 @@
+package cli
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/crypto/ssh"
+
+	"lighter/internal/agentapi"
+	"lighter/machines"
+	"lighter/nar/signature"
+	"lighter/sshtransport"
+	"lighter/store"
+)
+
+// problem is why a machine cannot be reached.
+type problem struct {
+	step string // stepSSH or stepAgent
+	err  error
+	fix  string // what to do
+}
+
+// explain says what is in the way to a machine, and what to do about it.
+func (o *offloading) explain(m *machines.Machine, err error) problem {
+	var down *sshtransport.DownError
+	if errors.As(err, &down) {
+		err = down.Cause // when the next try is matters only to who stays
+	}
+	if m.Local {
+		return problem{stepAgent, err, o.headFix(err)}
+	}
+	if fix := o.keyFix(m, err); fix != "" {
+		return problem{stepSSH, err, fix}
+	}
+	if fix := o.networkFix(m, err); fix != "" {
+		return problem{stepSSH, err, fix}
+	}
+	return problem{stepAgent, err, o.agentFix(m, err)}
+}
+
+// keyFix is about keys of SSH.
+func (o *offloading) keyFix(m *machines.Machine, err error) string {
+	var (
+		wrong   *sshtransport.HostKeyError
+		unknown *sshtransport.UnknownHostError
+		auth    *sshtransport.AuthError
+		key     *sshtransport.KeyError
+	)
+	switch {
+	case errors.As(err, &wrong):
+		return o.hostKeyFix(m, wrong)
+	case errors.As(err, &unknown):
+		return fmt.Sprintf("compare the key with the one on %s (ssh-keygen -lf /etc/ssh/ssh_host_*_key.pub there); if it is right, add to %s of %s:\n%s\nor to %s:\n%s",
+			m.Host, o.entry(m), o.file, o.hostKeyLine(unknown.Found), unknown.Files[0], unknown.Line())
+	case errors.As(err, &auth):
+		return o.loginFix(m, auth)
+	case errors.As(err, &key):
+		if errors.Is(err, fs.ErrNotExist) && m.PrivateKey != "" {
+			file := word(m.PrivateKeyFile(o.links.home))
+			return fmt.Sprintf("name the right file in %s of %s, or make one:\nssh-keygen -t ed25519 -N '' -f %s && %s", o.entry(m), o.file, file, o.sshCopyID(m, file))
+		}
+		if errors.Is(err, fs.ErrPermission) {
+			return "run this as the user as whom the coordinator runs, and make the file that user's"
+		}
+		return fmt.Sprintf("repair the file, or name another one in %s of %s", o.entry(m), o.file)
+	}
+	return ""
+}
+
+func (o *offloading) hostKeyFix(m *machines.Machine, e *sshtransport.HostKeyError) string {
+	const careful = "if nobody set the machine up anew, somebody may stand between: do nothing then; else "
+	if e.Found == nil {
+		return fmt.Sprintf("%sask it for a key: ssh-keyscan -p %d -t %s %s, and put that into %s of %s",
+			careful, m.Port, strings.TrimPrefix(e.Types[0], "ssh-"), word(m.Host), o.entry(m), o.file)
+	}
+	if m.HostKey == "" {
+		return fmt.Sprintf("%sremove the old key: ssh-keygen -R %s, and add to %s of %s:\n%s",
+			careful, word(knownHostsName(m)), o.entry(m), o.file, o.hostKeyLine(e.Found))
+	}
+	return fmt.Sprintf("%sput into %s of %s, in place of the key there:\n%s", careful, o.entry(m), o.file, o.hostKeyLine(e.Found))
+}
+
+// entry says where in the machines file something about a machine stands.
+func (o *offloading) entry(m *machines.Machine) string { return "the entry of " + m.Name }
+
+// hostKeyLine is a host key as the machines file has it.
+func (o *offloading) hostKeyLine(key ssh.PublicKey) string {
+	text := sshtransport.FormatHostKey(key)
+	switch o.format {
+	case machines.Guix:
+		return fmt.Sprintf("(host-key %q)", text)
+	case machines.Nix:
+		return base64.StdEncoding.EncodeToString([]byte(text)) + "   (the last column)"
+	}
+	return fmt.Sprintf("host-key = %q", text)
+}
+
+// knownHostsName is a machine's name in known_hosts.
+func knownHostsName(m *machines.Machine) string {
+	if m.Port == machines.DefaultPort {
+		return m.Host
+	}
+	return "[" + m.Host + "]:" + strconv.Itoa(m.Port)
+}
+
+func (o *offloading) loginFix(m *machines.Machine, e *sshtransport.AuthError) string {
+	if len(e.Keys) == 0 {
+		return "make a key: ssh-keygen -t ed25519, or name one as private-key in " + o.entry(m) + "; then " + o.sshCopyID(m, "")
+	}
+	file := ""
+	if m.PrivateKey != "" {
+		file = word(m.PrivateKeyFile(o.links.home))
+	}
+	return fmt.Sprintf("let the key in: %s\nif it is in already, see there: sshd's log, that ~/.ssh and its home belong to %s and nobody else can write there, and that %s is the user meant in %s",
+		o.sshCopyID(m, file), m.User, m.User, o.file)
+}
+
+// sshCopyID is a command that lets a key in; file is that of a private key, quoted, or
+// empty.
+func (o *offloading) sshCopyID(m *machines.Machine, file string) string {
+	command := "ssh-copy-id"
+	if file != "" {
+		command += " -i " + strings.TrimSuffix(file, "'") + ".pub" + file[len(strings.TrimSuffix(file, "'")):]
+	}
+	return command + portFlag(m) + " " + word(m.User+"@"+m.Host)
+}
+
+// sshTo is a command that runs another one on a machine.
+func sshTo(m *machines.Machine, user string) string {
+	return "ssh" + portFlag(m) + " " + word(user+"@"+m.Host)
+}
+
+func portFlag(m *machines.Machine) string {
+	if m.Port == machines.DefaultPort {
+		return ""
+	}
+	return " -p " + strconv.Itoa(m.Port)
+}
+
+// word quotes text for a shell, if need be.
+func word(text string) string {
+	for _, r := range text {
+		if !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./@:+,=", r) {
+			return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
+		}
+	}
+	return text
+}
+
+// networkFix is about the way to the SSH server.
+func (o *offloading) networkFix(m *machines.Machine, err error) string {
+	var name *net.DNSError
+	text := err.Error()
+	switch {
+	case errors.As(err, &name):
+		return fmt.Sprintf("put a name or address that can be found from here into %s of %s", o.entry(m), o.file)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Sprintf("start sshd on %s (systemctl start ssh; herd start ssh-daemon), or put the port on which it listens into %s of %s", m.Host, o.entry(m), o.file)
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.ETIMEDOUT),
+		strings.HasPrefix(text, "connecting to "):
+		return fmt.Sprintf("see whether %s is up and its address right (ping %s), and whether a firewall drops port %d", m.Host, word(m.Host), m.Port)
+	case strings.HasPrefix(text, "connect to "), strings.HasPrefix(text, "the SSH handshake "):
+		return fmt.Sprintf("see what answers there: ssh -v%s %s; an sshd with too many connections hangs up (MaxStartups)", portFlag(m), word(m.User+"@"+m.Host))
+	case errors.As(err, new(*tookTooLong)):
+		return "see how far it gets by hand: " + sshTo(m, m.User) + " true; --timeout gives it more time"
+	}
+	return ""
+}
+
+// agentFix is about getting the agent onto the machine and going.
+func (o *offloading) agentFix(m *machines.Machine, err error) string {
+	var failed *sshtransport.CommandError
+	isCommand := errors.As(err, &failed)
+	text := strings.ToLower(err.Error())
+	says := func(words ...string) bool {
+		for _, w := range words {
+			if strings.Contains(text, w) {
+				return true
+			}
+		}
+		return false
+	}
+	there := sshTo(m, m.User)
+	switch {
+	case errors.Is(err, syscall.ENOSPC), says("no space left", "quota"):
+		return fmt.Sprintf("make room in the home of %s there: %s df -h .", m.User, there)
+	case says("no lighter-agent for"):
+		return "" // the text says what to do
+	case says("currently not available", "runs no commands"):
+		return fmt.Sprintf("give %s a login shell there (chsh), or a forced command: lighter-agent help says how", m.User)
+	case says("does not offer it (subsystem"):
+		return `add to sshd_config there "Subsystem sftp internal-sftp", and have sshd read it again`
+	case isCommand && (failed.Status == 126 || says("permission denied", "cannot execute")) && says("lighter-agent"):
+		return fmt.Sprintf("programs cannot run from ~/.cache/lighter there (mounted noexec? %s findmnt -T .cache); make it a symbolic link to a folder where they can", there)
+	case isCommand && failed.Status == 127:
+		return fmt.Sprintf("see what the login shell does there: %s 'echo $PATH; ls -l .cache/lighter/agents'", there)
+	case says("read-only file system"):
+		return fmt.Sprintf("the agent is uploaded to ~/.cache/lighter there; make it a symbolic link to a folder that %s can write to", m.User)
+	case errors.Is(err, os.ErrPermission), says("permission denied"):
+		return fmt.Sprintf("let %s write there: the agent is uploaded to ~/.cache/lighter, and has its state in ~/.local/share/lighter or state-directory", m.User)
+	}
+	return "the agent's log is there: " + there + " 'cat .local/share/lighter/agents/*/agent.log'"
+}
+
+// storeFix is about a machine's store; text is what the machine said.
+func (o *offloading) storeFix(m *machines.Machine, info *agentapi.Machine, text string) string {
+	low := strings.ToLower(text)
+	isDaemon := info.StoreKind == storeDaemon
+	switch {
+	case strings.Contains(low, "no space left"), strings.Contains(low, "quota"):
+		return fmt.Sprintf("make room where %s is there: lighter machines gc %s, or guix gc there", info.StoreDir, m.Name)
+	case strings.Contains(low, "generate-key"), strings.Contains(low, "signing-key"):
+		return "as root on " + m.Host + ": guix archive --generate-key"
+	case isDaemon && strings.Contains(low, "permission denied"):
+		return fmt.Sprintf("let %s use guix-daemon's socket there: %s ls -ld %s %s shows whose it is; add %s to that group (usermod -aG GROUP %s), and end the agent that does not know it yet: %s pkill lighter-agent",
+			m.User, sshTo(m, m.User), word(filepath.Dir(m.DaemonSocket)), word(m.DaemonSocket), m.User, m.User, sshTo(m, m.User))
+	case isDaemon && (strings.Contains(low, "no such file") || strings.Contains(low, "connection refused")):
+		return fmt.Sprintf("start guix-daemon there (systemctl start guix-daemon; herd start guix-daemon), or put the socket on which it listens as daemon-socket into %s of %s", o.entry(m), o.file)
+	case strings.Contains(low, "no such request"):
+		return "an agent of another version builds there; try again when its builds are done"
+	}
+	return ""
+}
+
+// farACLFix is what to do about a machine that does not take what the head signs with the
+// key in a file.
+func (o *offloading) farACLFix(m *machines.Machine, info *agentapi.Machine, file string) string {
+	if info.StoreKind == storeDaemon {
+		return fmt.Sprintf("as root on %s, with the head's %s as standard input: guix archive --authorize\nfor example: %s guix archive --authorize < %s",
+			m.Host, filepath.Base(file), sshTo(m, "root"), word(file))
+	}
+	return fmt.Sprintf("on %s, with the head's %s: lighter-agent authorize FILE, or lighter agent --authorize FILE where that is the server", m.Host, filepath.Base(file))
+}
+
+// nearACLFix is what to do about a head that does not take what a machine signs.
+func (o *offloading) nearACLFix(m *machines.Machine, info *agentapi.Machine) string {
+	theirs := signature.PublicFile("/etc/guix/signing-key")
+	switch {
+	case o.folders.kind == storeDaemon && info.StoreKind == storeDaemon:
+		return fmt.Sprintf("as root here: %s cat %s | guix archive --authorize", sshTo(m, m.User), theirs)
+	case o.folders.kind == storeDaemon:
+		return "as root here: guix archive --authorize, with the machine's key, which --show-keys shows, as standard input"
+	case o.file == o.folders.machinesFile():
+		return "lighter machines authorize " + word(m.Name)
+	}
+	return "lighter key authorize, with the machine's key, which --show-keys shows, as standard input"
+}
+
+// headFix is what to do about the head's own store.
+func (o *offloading) headFix(err error) string {
+	if o.folders.kind != storeDaemon {
+		return ""
+	}
+	text := err.Error()
+	switch {
+	case errors.Is(err, store.ErrUnauthorized), strings.Contains(text, "generate-key"), errors.Is(err, context.DeadlineExceeded):
+		return ""
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return "start guix-daemon (systemctl start guix-daemon; herd start guix-daemon), or say where it listens with --daemon-socket; without Guix, --store=local"
+	case errors.Is(err, fs.ErrPermission):
+		return "let this user use guix-daemon's socket: add it to the socket's group"
+	}
+	return ""
+}
+
+// headError is the error of a head whose store cannot be used at all.
+func (o *offloading) headError(err error) error {
+	if fix := o.headFix(err); fix != "" {
+		return fmt.Errorf("%w\n  → %s", err, fix)
+	}
+	return err
+}

@@ -1,0 +1,197 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"lighter/internal/agentapi"
+	"lighter/internal/api"
+	"lighter/internal/cli/display"
+	"lighter/internal/cli/human"
+	"lighter/machines"
+)
+
+func offloadStatusCommand() *command {
+	return &command{
+		name:  "status",
+		args:  offloadArgs,
+		short: "show what machines say of themselves, all at the same time",
+		long: `Asks each machine what it is and how busy: kernel, architecture, store, load, free disk, clock, round trip, and how many builds lighter's agent there runs. Load is the average of a minute, and normalized what of it falls to each core. It uses connections of its own; "lighter machines status" says what a running coordinator knows.
+
+` + offloadArguments,
+		exits: []int{exitBadInput, exitUnusable, exitInterrupted},
+		examples: []example{
+			{"lighter offload status", "all machines"},
+			{"lighter offload status --json | jq -r '[.machine, .normalizedLoad] | @tsv'", "the load of each"},
+		},
+		setup: func(fs *pflag.FlagSet) action {
+			flags := addOffloadFlags(fs, 30*time.Second)
+			return func(ctx context.Context, inv *invocation) error {
+				o, err := flags.setUp(ctx, inv)
+				if err != nil {
+					return err
+				}
+				return o.status(ctx, inv, *flags.asJSON)
+			}
+		},
+	}
+}
+
+// machineState is what one machine says of itself.
+type machineState struct {
+	Machine string `json:"machine"`
+	Address string `json:"address,omitempty"` // USER@HOST:PORT; none for the head itself
+	OK      bool   `json:"ok"`
+	// Error says why it could not be asked, or cannot build, and Fix what to do.
+	Error string `json:"error,omitempty"`
+	Fix   string `json:"fix,omitempty"`
+
+	*stateFields
+	Warnings []string `json:"warnings,omitempty"`
+}
+
+// stateFields are there if the machine answered.
+type stateFields struct {
+	Kernel         string      `json:"kernel"`
+	Architecture   string      `json:"architecture"`
+	Hostname       string      `json:"hostname"`
+	StoreKind      string      `json:"storeKind"`
+	StoreDir       string      `json:"storeDir"`
+	Uptime         api.Seconds `json:"uptime"`
+	Cores          int         `json:"cores"`
+	Load           float64     `json:"load"` // 1-minute average
+	NormalizedLoad float64     `json:"normalizedLoad"`
+	FreeDisk       int64       `json:"freeDisk"` // bytes, where the store is
+	FreeMemory     int64       `json:"freeMemory"`
+	ClockSkew      api.Seconds `json:"clockSkew"` // machine minus head
+	RoundTrip      api.Seconds `json:"roundTrip"`
+	Agent          string      `json:"agent"` // version
+	Running        int         `json:"running"`
+
+	store, clock string
+}
+
+// status asks all machines.
+func (o *offloading) status(ctx context.Context, inv *invocation, asJSON bool) (err error) {
+	if slices.ContainsFunc(o.machines, func(m machines.Machine) bool { return m.Local }) {
+		head, err := o.openHead(ctx)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, head.close()) }()
+	}
+	bad := 0
+	err = each(ctx, o, o.ask, func(s *machineState) error {
+		if !s.OK {
+			bad++
+		}
+		if asJSON {
+			return writeJSONLine(inv.Out, s)
+		}
+		s.write(inv.Out, inv.style(inv.Out))
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return o.unusable(bad)
+}
+
+func (o *offloading) ask(ctx context.Context, m *machines.Machine) *machineState {
+	s := &machineState{Machine: m.Name}
+	if !m.Local {
+		s.Address = address(m)
+	}
+	r, err := o.reach(ctx, m)
+	if err != nil {
+		p := o.explain(m, err)
+		s.Error, s.Fix = p.err.Error(), p.fix
+		return s
+	}
+	defer r.close()
+	s.OK = true
+	s.fill(r, m)
+	if problem := r.info.BuildProblem; problem != "" {
+		s.OK, s.Error, s.Fix = false, problem, o.storeFix(m, r.info, problem)
+	}
+	return s
+}
+
+func (s *machineState) fill(r *reached, m *machines.Machine) {
+	info := r.info
+	load := info.Load / float64(max(1, info.Cores))
+	clock, far := r.clockText()
+	s.stateFields = &stateFields{
+		Kernel: info.Kernel, Architecture: architecture(info), Hostname: info.Hostname,
+		StoreKind: info.StoreKind, StoreDir: string(info.StoreDir), Uptime: info.Uptime,
+		Cores: info.Cores, Load: info.Load, NormalizedLoad: load, FreeDisk: info.FreeDisk, FreeMemory: info.FreeMemory,
+		ClockSkew: api.Seconds(r.skew.Seconds()), RoundTrip: api.Seconds(r.roundTrip.Seconds()),
+		Agent: info.Version, Running: info.Running, store: storeText(info), clock: clock,
+	}
+	if far {
+		s.Warnings = append(s.Warnings, "clock: "+clockFix)
+	}
+	if m.OverloadThreshold > 0 && load >= m.OverloadThreshold {
+		s.Warnings = append(s.Warnings, fmt.Sprintf("load: it gets no builds while its normalized load is not below its overload-threshold, %g", m.OverloadThreshold))
+	}
+	if info.FreeDisk < m.MinFreeDisk {
+		s.Warnings = append(s.Warnings, fmt.Sprintf("disk: it gets no builds while less than %s are free", human.Bytes(m.MinFreeDisk)))
+	}
+	if lacks := slices.DeleteFunc(slices.Clone(m.Systems), func(system string) bool { return slices.Contains(info.Systems, system) }); len(lacks) > 0 {
+		s.Warnings = append(s.Warnings, "systems: its kernel does not run "+strings.Join(lacks, ", ")+" by itself; without emulation (binfmt_misc) builds for it fail")
+	}
+}
+
+// architecture is what uname(1) says, as far as the name of a system tells.
+func architecture(info *agentapi.Machine) string {
+	if len(info.Systems) == 0 {
+		return "unknown"
+	}
+	arch, _, _ := strings.Cut(info.Systems[0], "-")
+	return arch
+}
+
+func (s *machineState) write(w io.Writer, style display.Style) {
+	fmt.Fprintln(w, human.Printable(s.Machine))
+	if s.stateFields != nil {
+		for _, field := range s.lines() {
+			fmt.Fprintf(w, "  %s: %s\n", field[0], human.Printable(field[1]))
+		}
+	}
+	if s.Error != "" {
+		fmt.Fprintf(w, "  %s: %s\n", style.Verdict(false, "", "error"), errorText(errors.New(s.Error)))
+		writeFix(w, "    ", s.Fix)
+	}
+	for _, warning := range s.Warnings {
+		fmt.Fprintf(w, "  warning: %s\n", human.Printable(warning))
+	}
+}
+
+// lines returns names and values, as "guix offload status" has them, and more.
+func (f *stateFields) lines() [][2]string {
+	uptime := "unknown"
+	if f.Uptime > 0 {
+		uptime = human.Elapsed(f.Uptime.Duration())
+	}
+	return [][2]string{
+		{"kernel", f.Kernel},
+		{"architecture", f.Architecture},
+		{"host name", f.Hostname},
+		{"store", f.store},
+		{"uptime", uptime},
+		{"load", fmt.Sprintf("%.2f on %s", f.Load, human.Count(f.Cores, "core"))},
+		{"normalized load", fmt.Sprintf("%.2f", f.NormalizedLoad)},
+		{"free disk space", human.Bytes(f.FreeDisk)},
+		{"free memory", human.Bytes(f.FreeMemory)},
+		{"clock", f.clock},
+		{"round trip", f.RoundTrip.Duration().Round(10 * time.Microsecond).String()},
+		{"agent", fmt.Sprintf("lighter-agent %s, %s running", f.Agent, human.Count(f.Running, "build"))},
+	}
+}
