@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -232,5 +233,20 @@ func TestDefineModule(t *testing.T) {
 	all, warnings, err := ParseGuix("machines.scm", []byte(text))
 	if len(all) != 0 || len(warnings) != 0 || err != nil {
 		t.Errorf("got %v, %v, %v", all, warnings, err)
+	}
+}
+
+// TestLongLists has lists that are much longer than any machine's, which take no longer
+// than they are long.
+func TestLongLists(t *testing.T) {
+	const text = `(list (build-machine (name "a") (user "u") (systems '("x86_64-linux")) (features (map number->string (iota 100000)))
+  (host-key "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDpf8W+vFz0WoC9lSKC0zs+o113ylen4DT8zwRxW2VZC")))`
+	start := time.Now()
+	all, _, err := ParseGuix("machines.scm", []byte(text))
+	if err != nil || len(all[0].Features) != 100000 {
+		t.Errorf("got %d machines, %v", len(all), err)
+	}
+	if took := time.Since(start); took > 10*time.Second {
+		t.Errorf("it took %s", took)
 	}
 }

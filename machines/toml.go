@@ -533,6 +533,7 @@ func (d *decoder) texts(key string, v any, at *node, hint string) (texts []strin
 		d.wrongType(key, v, at, "a list of strings", hint)
 		return nil, nil
 	}
+	there := make(map[string]bool)
 	for i, elem := range list {
 		place := at.elem(i)
 		text, ok := elem.(string)
@@ -542,9 +543,10 @@ func (d *decoder) texts(key string, v any, at *node, hint string) (texts []strin
 		case strings.TrimSpace(text) == "":
 			d.errorf(place.value, "leave it out", "%s has an empty string", key)
 		case !d.checkText(key, text, place):
-		case slices.Contains(texts, text):
+		case there[text]:
 			d.errorf(place.value, "leave it out", "%s has %q twice", key, text)
 		default:
+			there[text] = true
 			texts, places = append(texts, text), append(places, place)
 		}
 	}

@@ -121,7 +121,8 @@ func (c *call) newNumber(r *big.Rat) Value {
 	if r.Num().BitLen() > maxBits || r.Denom().BitLen() > maxBits {
 		overLimit(c.at, "a number of more than %d bits", maxBits)
 	}
-	c.in.alloc(c.at, 64+r.Num().BitLen()/8+r.Denom().BitLen()/8)
+	c.in.step(c.at, (r.Num().BitLen()+r.Denom().BitLen())/16)
+	c.in.alloc(c.at, 64+(r.Num().BitLen()+r.Denom().BitLen())/8)
 	return r
 }
 
