@@ -2,6 +2,7 @@ package scheme
 
 import (
 	"fmt"
+	"math"
 	"math/big"
 )
 
@@ -61,6 +62,9 @@ func (c *call) number(i int) Value {
 
 // integer returns an exact whole number.
 func (c *call) integer(i int) *big.Int {
+	if f, ok := c.args[i].(float64); ok && f == math.Trunc(f) {
+		unsupported(c.at, c.name+" of an inexact number")
+	}
 	n, ok := c.args[i].(*big.Rat)
 	if !ok || !n.IsInt() {
 		c.wrong(i, "a whole number")

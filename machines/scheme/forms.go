@@ -99,7 +99,7 @@ func (in *interp) ifForm(n *node, e *env) (*node, *env, Value) {
 }
 
 func (in *interp) cond(n *node, e *env) (*node, *env, Value) {
-	for _, clause := range n.list[1:] {
+	for _, clause := range n.parts(1, -1, "(cond (CONDITION VALUE …) … (else VALUE …))") {
 		if !clause.isList() || len(clause.list) == 0 {
 			fail(clause.at, "write (CONDITION VALUE …) or (else VALUE …)", "this is no clause of cond")
 		}
@@ -134,7 +134,7 @@ func (in *interp) sequence(forms []*node, e *env) (*node, *env, Value) {
 }
 
 func (in *interp) caseForm(n *node, e *env) (*node, *env, Value) {
-	parts := n.parts(1, -1, "(case KEY ((DATUM …) VALUE …) … (else VALUE …))")
+	parts := n.parts(2, -1, "(case KEY ((DATUM …) VALUE …) … (else VALUE …))")
 	key := in.eval(parts[0], e)
 	for _, clause := range parts[1:] {
 		if !clause.isList() || len(clause.list) == 0 {

@@ -286,9 +286,6 @@ func (c *call) format() Value {
 			args = args[1:]
 		}
 	}
-	if len(args) > 0 {
-		fail(c.at, "", "format: there are more arguments than the template needs")
-	}
 	return c.newString(b.String())
 }
 
