@@ -200,7 +200,12 @@ await_key() {
 }
 
 guix_setup() {
-	local m=$1 other
+	local m=$1 other base
+	# Build users of their own: guix-daemon kills every process of a build user that it
+	# sees, and the machines see each other's.
+	case $m in head) base=30100 ;; builder1) base=30200 ;; *) base=30300 ;; esac
+	awk -F: -v OFS=: -v id=$base '/^guixbuilder/ { $3 = id++ } { print }' /etc/passwd >/etc/passwd.new
+	mv /etc/passwd.new /etc/passwd
 	mkdir -p /gnu/store /var/guix /var/empty
 	chown root:guixbuild /gnu/store
 	chmod 1775 /gnu/store
