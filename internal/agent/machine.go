@@ -103,9 +103,12 @@ func (m *machine) freeDisk() (int64, error) {
 	return int64(min(free, math.MaxInt64)), nil
 }
 
-// problemInterval is for how long an answer to why nothing can be built is believed:
-// finding out takes a process, and somebody may mend it.
-const problemInterval = 30 * time.Second
+// How long an answer to why nothing can be built is believed: finding out takes a process.
+// Who mends a problem looks at once whether it is gone.
+const (
+	problemInterval   = time.Second
+	noProblemInterval = 30 * time.Second
+)
 
 func (m *machine) buildProblem() string {
 	if m.problems == nil {
@@ -113,7 +116,11 @@ func (m *machine) buildProblem() string {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.checked.IsZero() || time.Since(m.checked) > problemInterval {
+	interval := noProblemInterval
+	if m.problem != "" {
+		interval = problemInterval
+	}
+	if m.checked.IsZero() || time.Since(m.checked) > interval {
 		m.problem, m.checked = "", time.Now()
 		if err := m.problems.BuildProblem(); err != nil {
 			m.problem = err.Error()
