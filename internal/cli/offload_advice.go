@@ -39,6 +39,10 @@ func (o *offloading) explain(m *machines.Machine, err error) problem {
 		return problem{stepAgent, err, o.headFix(err)}
 	}
 	if fix := o.keyFix(m, err); fix != "" {
+		var unknown *sshtransport.UnknownHostError
+		if errors.As(err, &unknown) { // its own text has the line that the fix has
+			err = fmt.Errorf("host key of %s is not known; it shows %s %s", unknown.Addr, unknown.Found.Type(), ssh.FingerprintSHA256(unknown.Found))
+		}
 		return problem{stepSSH, err, fix}
 	}
 	if fix := o.networkFix(m, err); fix != "" {
@@ -59,19 +63,19 @@ func (o *offloading) keyFix(m *machines.Machine, err error) string {
 	case errors.As(err, &wrong):
 		return o.hostKeyFix(m, wrong)
 	case errors.As(err, &unknown):
-		return fmt.Sprintf("compare the key with the one on %s (ssh-keygen -lf /etc/ssh/ssh_host_*_key.pub there); if it is right, add to %s of %s:\n%s\nor to %s:\n%s",
-			m.Host, o.entry(m), o.file, o.hostKeyLine(unknown.Found), unknown.Files[0], unknown.Line())
+		return fmt.Sprintf("compare the key with the one on %s (ssh-keygen -lf /etc/ssh/ssh_host_*_key.pub there); if it is right, put into %s:\n%s\nor into %s:\n%s",
+			m.Host, o.entry(m), o.hostKeyLine(unknown.Found), unknown.Files[0], unknown.Line())
 	case errors.As(err, &auth):
 		return o.loginFix(m, auth)
 	case errors.As(err, &key):
 		if errors.Is(err, fs.ErrNotExist) && m.PrivateKey != "" {
 			file := word(m.PrivateKeyFile(o.links.home))
-			return fmt.Sprintf("name the right file in %s of %s, or make one:\nssh-keygen -t ed25519 -N '' -f %s && %s", o.entry(m), o.file, file, o.sshCopyID(m, file))
+			return fmt.Sprintf("name the right file in %s, or make one:\nssh-keygen -t ed25519 -N '' -f %s && %s", o.entry(m), file, o.sshCopyID(m, file))
 		}
 		if errors.Is(err, fs.ErrPermission) {
 			return "run this as the user as whom the coordinator runs, and make the file that user's"
 		}
-		return fmt.Sprintf("repair the file, or name another one in %s of %s", o.entry(m), o.file)
+		return fmt.Sprintf("repair the file, or name another one in %s", o.entry(m))
 	}
 	return ""
 }
@@ -79,18 +83,20 @@ func (o *offloading) keyFix(m *machines.Machine, err error) string {
 func (o *offloading) hostKeyFix(m *machines.Machine, e *sshtransport.HostKeyError) string {
 	const careful = "if nobody set the machine up anew, somebody may stand between: do nothing then; else "
 	if e.Found == nil {
-		return fmt.Sprintf("%sask it for a key: ssh-keyscan -p %d -t %s %s, and put that into %s of %s",
-			careful, m.Port, strings.TrimPrefix(e.Types[0], "ssh-"), word(m.Host), o.entry(m), o.file)
+		return fmt.Sprintf("%sask it for a key: ssh-keyscan -p %d -t %s %s, and put that into %s",
+			careful, m.Port, strings.TrimPrefix(e.Types[0], "ssh-"), word(m.Host), o.entry(m))
 	}
 	if m.HostKey == "" {
-		return fmt.Sprintf("%sremove the old key: ssh-keygen -R %s, and add to %s of %s:\n%s",
-			careful, word(knownHostsName(m)), o.entry(m), o.file, o.hostKeyLine(e.Found))
+		return fmt.Sprintf("%sremove the old key: ssh-keygen -R %s, and put into %s:\n%s",
+			careful, word(knownHostsName(m)), o.entry(m), o.hostKeyLine(e.Found))
 	}
-	return fmt.Sprintf("%sput into %s of %s, in place of the key there:\n%s", careful, o.entry(m), o.file, o.hostKeyLine(e.Found))
+	return fmt.Sprintf("%sput into %s, in place of the key there:\n%s", careful, o.entry(m), o.hostKeyLine(e.Found))
 }
 
-// entry says where in the machines file something about a machine stands.
-func (o *offloading) entry(m *machines.Machine) string { return "the entry of " + m.Name }
+// entry says where a machine stands in its file.
+func (o *offloading) entry(m *machines.Machine) string {
+	return "the entry of " + m.Name + " in " + o.file
+}
 
 // hostKeyLine is a host key as the machines file has it.
 func (o *offloading) hostKeyLine(key ssh.PublicKey) string {
@@ -120,8 +126,8 @@ func (o *offloading) loginFix(m *machines.Machine, e *sshtransport.AuthError) st
 	if m.PrivateKey != "" {
 		file = word(m.PrivateKeyFile(o.links.home))
 	}
-	return fmt.Sprintf("let the key in: %s\nif it is in already, see there: sshd's log, that ~/.ssh and its home belong to %s and nobody else can write there, and that %s is the user meant in %s",
-		o.sshCopyID(m, file), m.User, m.User, o.file)
+	return fmt.Sprintf("let the key in: %s\nif it is in already, see there: sshd's log, that ~/.ssh and its home belong to %s and nobody else can write there, and that %s is the right user for %s",
+		o.sshCopyID(m, file), m.User, m.User, o.entry(m))
 }
 
 // sshCopyID is a command that lets a key in; file is that of a private key, quoted, or
@@ -162,9 +168,9 @@ func (o *offloading) networkFix(m *machines.Machine, err error) string {
 	text := err.Error()
 	switch {
 	case errors.As(err, &name):
-		return fmt.Sprintf("put a name or address that can be found from here into %s of %s", o.entry(m), o.file)
+		return fmt.Sprintf("put a name or address that can be found from here into %s", o.entry(m))
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Sprintf("start sshd on %s (systemctl start ssh; herd start ssh-daemon), or put the port on which it listens into %s of %s", m.Host, o.entry(m), o.file)
+		return fmt.Sprintf("start sshd on %s (systemctl start ssh; herd start ssh-daemon), or put the port on which it listens into %s", m.Host, o.entry(m))
 	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.ETIMEDOUT),
 		strings.HasPrefix(text, "connecting to "):
 		return fmt.Sprintf("see whether %s is up and its address right (ping %s), and whether a firewall drops port %d", m.Host, word(m.Host), m.Port)
@@ -208,7 +214,28 @@ func (o *offloading) agentFix(m *machines.Machine, err error) string {
 	case errors.Is(err, os.ErrPermission), says("permission denied"):
 		return fmt.Sprintf("let %s write there: the agent is uploaded to ~/.cache/lighter, and has its state in ~/.local/share/lighter or state-directory", m.User)
 	}
-	return "the agent's log is there: " + there + " 'cat .local/share/lighter/agents/*/agent.log'"
+	return "the agent's log is there: " + there + " 'tail " + stateFolder(m) + "/agents/*/agent.log'"
+}
+
+// stateFolder is where the agent on a machine has its things, relative to the home if it
+// is not absolute.
+func stateFolder(m *machines.Machine) string {
+	switch {
+	case m.StateDirectory != "":
+		return m.StateDirectory
+	case m.User == "root":
+		return "/var/lib/lighter"
+	}
+	return ".local/share/lighter"
+}
+
+// storeProblem says what is wrong with a machine's store, and what to do.
+func (o *offloading) storeProblem(m *machines.Machine, info *agentapi.Machine) (text, fix string) {
+	text = info.BuildProblem
+	if fix = o.storeFix(m, info, text); fix != "" {
+		text, _, _ = strings.Cut(text, "; ") // what comes after it is a fix too
+	}
+	return text, fix
 }
 
 // storeFix is about a machine's store; text is what the machine said.
@@ -224,7 +251,7 @@ func (o *offloading) storeFix(m *machines.Machine, info *agentapi.Machine, text 
 		return fmt.Sprintf("let %s use guix-daemon's socket there: %s ls -ld %s %s shows whose it is; add %s to that group (usermod -aG GROUP %s), and end the agent that does not know it yet: %s pkill lighter-agent",
 			m.User, sshTo(m, m.User), word(filepath.Dir(m.DaemonSocket)), word(m.DaemonSocket), m.User, m.User, sshTo(m, m.User))
 	case isDaemon && (strings.Contains(low, "no such file") || strings.Contains(low, "connection refused")):
-		return fmt.Sprintf("start guix-daemon there (systemctl start guix-daemon; herd start guix-daemon), or put the socket on which it listens as daemon-socket into %s of %s", o.entry(m), o.file)
+		return fmt.Sprintf("start guix-daemon there (systemctl start guix-daemon; herd start guix-daemon), or put the socket on which it listens as daemon-socket into %s", o.entry(m))
 	case strings.Contains(low, "no such request"):
 		return "an agent of another version builds there; try again when its builds are done"
 	}
@@ -243,16 +270,18 @@ func (o *offloading) farACLFix(m *machines.Machine, info *agentapi.Machine, file
 
 // nearACLFix is what to do about a head that does not take what a machine signs.
 func (o *offloading) nearACLFix(m *machines.Machine, info *agentapi.Machine) string {
-	theirs := signature.PublicFile("/etc/guix/signing-key")
+	file := signature.PublicFile(stateFolder(m) + "/signing-key")
+	if info.StoreKind == storeDaemon {
+		file = signature.PublicFile("/etc/guix/signing-key")
+	}
+	get := sshTo(m, m.User) + " cat " + word(file)
 	switch {
-	case o.folders.kind == storeDaemon && info.StoreKind == storeDaemon:
-		return fmt.Sprintf("as root here: %s cat %s | guix archive --authorize", sshTo(m, m.User), theirs)
 	case o.folders.kind == storeDaemon:
-		return "as root here: guix archive --authorize, with the machine's key, which --show-keys shows, as standard input"
+		return "as root here: " + get + " | guix archive --authorize"
 	case o.file == o.folders.machinesFile():
 		return "lighter machines authorize " + word(m.Name)
 	}
-	return "lighter key authorize, with the machine's key, which --show-keys shows, as standard input"
+	return get + " | lighter key authorize"
 }
 
 // headFix is what to do about the head's own store.

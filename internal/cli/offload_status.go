@@ -22,7 +22,7 @@ func offloadStatusCommand() *command {
 	return &command{
 		name:  "status",
 		args:  offloadArgs,
-		short: "show what machines say of themselves, all at the same time",
+		short: "show what machines say of themselves now",
 		long: `Asks each machine what it is and how busy: kernel, architecture, store, load, free disk, clock, round trip, and how many builds lighter's agent there runs. Load is the average of a minute, and normalized what of it falls to each core. It uses connections of its own; "lighter machines status" says what a running coordinator knows.
 
 ` + offloadArguments,
@@ -118,8 +118,9 @@ func (o *offloading) ask(ctx context.Context, m *machines.Machine) *machineState
 	defer r.close()
 	s.OK = true
 	s.fill(r, m)
-	if problem := r.info.BuildProblem; problem != "" {
-		s.OK, s.Error, s.Fix = false, problem, o.storeFix(m, r.info, problem)
+	if r.info.BuildProblem != "" {
+		s.OK = false
+		s.Error, s.Fix = o.storeProblem(m, r.info)
 	}
 	return s
 }

@@ -213,8 +213,9 @@ func (x *tryer) store() bool {
 		x.bad("store", fmt.Errorf("its store is %s, the head's is %s", x.info.StoreDir, dir), "set the machine's store to the head's store directory")
 		return false
 	}
-	if problem := x.info.BuildProblem; problem != "" {
-		x.bad("store", errors.New(problem), x.storeFix(x.m, x.info, problem))
+	if x.info.BuildProblem != "" {
+		text, fix := x.storeProblem(x.m, x.info)
+		x.bad("store", errors.New(text), fix)
 		return false
 	}
 	x.good("store", fmt.Sprintf("%s, %s free", storeText(x.info), human.Bytes(x.info.FreeDisk)))
