@@ -42,8 +42,15 @@ func TestHandshake(t *testing.T) {
 		version uint64
 		want    string // in the error
 	}{
-		{0x160, ""}, {0x161, ""}, {0x163, ""}, {0x164, ""}, {0x165, ""},
-		{0x15f, "version 0x15f"}, {0x10c, "version 0x10c"}, {0x264, "version 0x264"}, {0x1_0000_0164, "more than"},
+		{0x160, ""},
+		{0x161, ""},
+		{0x163, ""},
+		{0x164, ""},
+		{0x165, ""},
+		{0x15f, "version 0x15f"},
+		{0x10c, "version 0x10c"},
+		{0x264, "version 0x264"},
+		{0x1_0000_0164, "more than"},
 	} {
 		t.Run(fmt.Sprintf("%#x", tt.version), func(t *testing.T) {
 			f := startFake(t, play(t))

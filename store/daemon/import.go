@@ -9,6 +9,7 @@ import (
 
 	"lighter/internal/wire"
 	"lighter/nar"
+	"lighter/nar/signature"
 	"lighter/store"
 )
 
@@ -181,6 +182,11 @@ func (k *cutter) run() error {
 		it, err := k.archive.Item()
 		if err != nil {
 			return err
+		}
+		// Text that is no s-expression ends the daemon's helper, and the daemon's process
+		// with it.
+		if _, err := signature.ParseSexp([]byte(it.Signature)); err != nil {
+			return fmt.Errorf("%s: %w: signature: %w", it.Path, store.ErrCorrupt, err)
 		}
 		info := &store.Info{
 			Path: it.Path, NARHash: it.NARHash, NARSize: it.NARSize, Deriver: it.Deriver,
