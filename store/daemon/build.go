@@ -23,6 +23,10 @@ const (
 // SandboxPaths of the request are not used, and inputs that are not valid are built. A
 // derivation that is not valid yet is added if the request has its text. Where the request
 // sets no limit, those of the daemon's command line hold.
+//
+// The daemon has a user for each builder that runs, and fails a build for which it has none
+// left; that is an error of the machine. So there must be as many build users as builds at
+// a time.
 func (s *Store) Build(ctx context.Context, req *store.BuildRequest) (*store.BuildResult, error) {
 	result, err := s.build(ctx, req)
 	var failed *store.BuildError
@@ -197,7 +201,7 @@ func (b *build) blame(err error) error {
 		b.timedOut(failed)
 	case !b.kindOf(failed, message):
 		if said.Status != statusPermanent {
-			return fmt.Errorf("%w: %s", said, strings.Join(b.lastNotes(), "; "))
+			return b.machineError(said)
 		}
 		failed.Failure = store.FailedExit
 	}
@@ -211,15 +215,14 @@ func (b *build) diskFull() bool {
 	})
 }
 
-// lastNotes returns the last of what the daemon said, to show.
-func (b *build) lastNotes() []string {
+// machineError adds the last of what the daemon said before to its error.
+func (b *build) machineError(said *Error) error {
 	const few = 5
 	notes := b.log.notes[max(0, len(b.log.notes)-few):]
-	shown := make([]string, 0, len(notes))
-	for _, n := range notes {
-		shown = append(shown, printable(n))
+	if len(notes) == 0 {
+		return said
 	}
-	return shown
+	return fmt.Errorf("%w: %s", said, printable(strings.Join(notes, "; ")))
 }
 
 func (b *build) timedOut(failed *store.BuildError) {
