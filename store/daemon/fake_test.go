@@ -3,6 +3,7 @@ package daemon
 import (
 	"bytes"
 	"context"
+	"embed"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
@@ -158,22 +159,24 @@ func (f *fake) open(change ...func(*Options)) *Store {
 	return open(f.t, opts)
 }
 
+//go:embed testdata/*.json
+var transcripts embed.FS
+
 // transcript returns the exchanges of a recorded connection, without the handshake.
-func transcript(t testing.TB, name string) []step {
-	t.Helper()
-	text, err := os.ReadFile("testdata/" + name + ".json")
+func transcript(name string) []step {
+	text, err := transcripts.ReadFile("testdata/" + name + ".json")
 	if err != nil {
-		t.Fatal(err)
+		panic(err)
 	}
 	var conns [][]struct{ From, Hex string }
 	if err := json.Unmarshal(text, &conns); err != nil {
-		t.Fatal(err)
+		panic(err)
 	}
 	var steps []step
 	for _, piece := range conns[0][4:] {
 		b, err := hex.DecodeString(piece.Hex)
 		if err != nil {
-			t.Fatal(err)
+			panic(err)
 		}
 		if piece.From == "client" {
 			steps = append(steps, step{want: b})
@@ -185,16 +188,14 @@ func transcript(t testing.TB, name string) []step {
 }
 
 // recorded returns the first exchange that begins with an opcode, and what follows it.
-func recorded(t testing.TB, name string, op opcode) []step {
-	t.Helper()
-	steps := transcript(t, name)
+func recorded(name string, op opcode) []step {
+	steps := transcript(name)
 	for i, s := range steps {
 		if bytes.HasPrefix(s.want, enc(op)) {
 			return steps[i:]
 		}
 	}
-	t.Fatalf("%s has no request %d", name, op)
-	return nil
+	panic(name + " has no such request")
 }
 
 // soon returns a context for what must not take long.

@@ -13,7 +13,7 @@ import (
 // panic, nor read for ever, nor take memory for what is only claimed.
 func FuzzAnswers(f *testing.F) {
 	for _, name := range []string{"queries", "archive-export", "build-local-ok", "build-local-fails"} {
-		for _, s := range transcript(f, name) {
+		for _, s := range transcript(name) {
 			f.Add(s.answer)
 		}
 	}
