@@ -27,10 +27,11 @@ import (
 	"lighter/store"
 )
 
-// TestMain is the program itself if it is called as lighter. So the test depends on all
+// TestMain is the program itself if it is called as lighter or guix. So the test depends on all
 // of the program, and go test does not take its result from the cache when that changed.
 func TestMain(m *testing.M) {
-	if filepath.Base(os.Args[0]) == "lighter" {
+	switch filepath.Base(os.Args[0]) {
+	case "lighter", "lighter-guix", "guix":
 		main()
 	}
 	os.Exit(m.Run())

@@ -69,8 +69,8 @@ func (o *offloading) keyFix(m *machines.Machine, err error) string {
 		return o.loginFix(m, auth)
 	case errors.As(err, &key):
 		if errors.Is(err, fs.ErrNotExist) && m.PrivateKey != "" {
-			file := word(m.PrivateKeyFile(o.links.home))
-			return fmt.Sprintf("name the right file in %s, or make one:\nssh-keygen -t ed25519 -N '' -f %s && %s", o.entry(m), file, o.sshCopyID(m, file))
+			file := m.PrivateKeyFile(o.links.home)
+			return fmt.Sprintf("name the right file in %s, or make one:\nssh-keygen -t ed25519 -N '' -f %s && %s", o.entry(m), word(file), sshCopyID(m, file))
 		}
 		if errors.Is(err, fs.ErrPermission) {
 			return "run this as the user as whom the coordinator runs, and make the file that user's"
@@ -82,9 +82,12 @@ func (o *offloading) keyFix(m *machines.Machine, err error) string {
 
 func (o *offloading) hostKeyFix(m *machines.Machine, e *sshtransport.HostKeyError) string {
 	const careful = "if nobody set the machine up anew, somebody may stand between: do nothing then; else "
-	if e.Found == nil {
+	if e.Found == nil && len(e.Types) > 0 {
 		return fmt.Sprintf("%sask it for a key: ssh-keyscan -p %d -t %s %s, and put that into %s",
 			careful, m.Port, strings.TrimPrefix(e.Types[0], "ssh-"), word(m.Host), o.entry(m))
+	}
+	if e.Found == nil {
+		return careful + "put the key that it shows into " + o.entry(m)
 	}
 	if m.HostKey == "" {
 		return fmt.Sprintf("%sremove the old key: ssh-keygen -R %s, and put into %s:\n%s",
@@ -120,22 +123,17 @@ func knownHostsName(m *machines.Machine) string {
 
 func (o *offloading) loginFix(m *machines.Machine, e *sshtransport.AuthError) string {
 	if len(e.Keys) == 0 {
-		return "make a key: ssh-keygen -t ed25519, or name one as private-key in " + o.entry(m) + "; then " + o.sshCopyID(m, "")
+		return "make a key: ssh-keygen -t ed25519, or name one as private-key in " + o.entry(m) + "; then " + sshCopyID(m, "")
 	}
-	file := ""
-	if m.PrivateKey != "" {
-		file = word(m.PrivateKeyFile(o.links.home))
-	}
-	return fmt.Sprintf("let the key in: %s\nif it is in already, see there: sshd's log, that ~/.ssh and its home belong to %s and nobody else can write there, and that %s is the right user for %s",
-		o.sshCopyID(m, file), m.User, m.User, o.entry(m))
+	return fmt.Sprintf("let the key in: %s\nif it is in already, see there: sshd's log, that ~/.ssh and its home belong to %s and nobody else can write there, and that %s is the right user",
+		sshCopyID(m, m.PrivateKeyFile(o.links.home)), m.User, m.User)
 }
 
-// sshCopyID is a command that lets a key in; file is that of a private key, quoted, or
-// empty.
-func (o *offloading) sshCopyID(m *machines.Machine, file string) string {
+// sshCopyID is a command that lets a key in; file is that of a private key, or empty.
+func sshCopyID(m *machines.Machine, file string) string {
 	command := "ssh-copy-id"
 	if file != "" {
-		command += " -i " + strings.TrimSuffix(file, "'") + ".pub" + file[len(strings.TrimSuffix(file, "'")):]
+		command += " -i " + word(file+".pub")
 	}
 	return command + portFlag(m) + " " + word(m.User+"@"+m.Host)
 }
@@ -197,15 +195,17 @@ func (o *offloading) agentFix(m *machines.Machine, err error) string {
 	}
 	there := sshTo(m, m.User)
 	switch {
-	case errors.Is(err, syscall.ENOSPC), says("no space left", "quota"):
-		return fmt.Sprintf("make room in the home of %s there: %s df -h .", m.User, there)
+	case errors.Is(err, syscall.ENOSPC), says("no space left"):
+		return fmt.Sprintf("make room in the home of %s there: %s df -h .cache", m.User, there)
+	case says("is a quota used up"):
+		return fmt.Sprintf("see whether it is mounted read-only, or a quota used up: %s 'findmnt -T .cache; quota'", there)
 	case says("no lighter-agent for"):
 		return "" // the text says what to do
 	case says("currently not available", "runs no commands"):
 		return fmt.Sprintf("give %s a login shell there (chsh), or a forced command: lighter-agent help says how", m.User)
 	case says("does not offer it (subsystem"):
 		return `add to sshd_config there "Subsystem sftp internal-sftp", and have sshd read it again`
-	case isCommand && (failed.Status == 126 || says("permission denied", "cannot execute")) && says("lighter-agent"):
+	case isCommand && failed.Status == 126:
 		return fmt.Sprintf("programs cannot run from ~/.cache/lighter there (mounted noexec? %s findmnt -T .cache); make it a symbolic link to a folder where they can", there)
 	case isCommand && failed.Status == 127:
 		return fmt.Sprintf("see what the login shell does there: %s 'echo $PATH; ls -l .cache/lighter/agents'", there)
@@ -275,13 +275,14 @@ func (o *offloading) nearACLFix(m *machines.Machine, info *agentapi.Machine) str
 		file = signature.PublicFile("/etc/guix/signing-key")
 	}
 	get := sshTo(m, m.User) + " cat " + word(file)
+	const elsewhere = "\n(--show-keys shows the machine's key too)"
 	switch {
 	case o.folders.kind == storeDaemon:
-		return "as root here: " + get + " | guix archive --authorize"
+		return "as root here: " + get + " | guix archive --authorize" + elsewhere
 	case o.file == o.folders.machinesFile():
 		return "lighter machines authorize " + word(m.Name)
 	}
-	return get + " | lighter key authorize"
+	return get + " | lighter key authorize" + elsewhere
 }
 
 // headFix is what to do about the head's own store.

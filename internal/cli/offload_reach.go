@@ -76,7 +76,7 @@ func (r *reached) clockText() (text string, far bool) {
 	return fmt.Sprintf("%s ahead of the head's", skew), far
 }
 
-const clockFix = "set the clocks, by NTP for example; builds work, but times of files and logs mislead, and make builds what is up to date"
+const clockFix = "set the clocks, by NTP for example; builds work, but times of files and logs mislead"
 
 // agentText describes the agent and what it runs on.
 func agentText(info *agentapi.Machine) string {
