@@ -1,6 +1,6 @@
 # lighter: bare `make` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help build agents demo test lint format fuzz bench guix-lab guix-lab-down test-guix clean
+.PHONY: help build agents demo test lint format fuzz bench guix-lab guix-lab-down test-guix bench-guix clean
 
 GO         ?= go
 BUILD      := build
@@ -63,6 +63,10 @@ guix-lab: ## real Guix machines in folders, to try things on (root, Debian; docs
 test-guix: build agents guix-lab ## the tests with real guix-daemons and SSH servers, in that lab
 	$(GO) test -c $(TESTFLAGS) -tags guixlab -o $(BUILD)/guixlab.test ./internal/guixlab
 	internal/guixlab/lab.sh enter head /src/$(BUILD)/guixlab.test -test.timeout 20m $(GUIXTESTFLAGS)
+
+bench-guix: build agents guix-lab ## the figures beside "guix offload" of docs/performance.md, in that lab
+	$(GO) build -o $(BUILD)/guix-bench ./internal/guixlab/bench
+	internal/guixlab/lab.sh enter head /src/$(BUILD)/guix-bench $(GUIXBENCHFLAGS)
 
 guix-lab-down: ## remove them
 	internal/guixlab/lab.sh down

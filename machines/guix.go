@@ -8,7 +8,7 @@ import (
 	"slices"
 	"strings"
 
-	"lighter/machines/scheme" //nolint:depguard // the reader of Scheme belongs to this package
+	"lighter/machines/scheme"
 )
 
 // guixMachine is Guix's record of a machine, <build-machine> in guix/scripts/offload.scm.

@@ -13,7 +13,7 @@ import (
 	"strings"
 	"time"
 
-	"lighter/machines/scheme" //nolint:depguard // the reader of Scheme belongs to this package
+	"lighter/machines/scheme"
 )
 
 // guixScript has Guix read a machines file and print what it read.

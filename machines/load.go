@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"lighter/machines/scheme" //nolint:depguard // the reader of Scheme belongs to this package
+	"lighter/machines/scheme"
 )
 
 // maxFileSize bounds a machines file, in bytes: some ten thousand machines.

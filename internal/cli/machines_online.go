@@ -246,6 +246,10 @@ func authorizeMachines(ctx context.Context, inv *invocation, f folders, c *check
 			return err
 		}
 		fmt.Fprintf(inv.Out, "%s: authorized: %s\n", name, key.Fingerprint())
+		if c.client != nil {
+			// So that the coordinator finds out now; what is wrong beside shows in its status.
+			_, _ = c.check(ctx, name)
+		}
 	}
 	return nil
 }

@@ -58,6 +58,8 @@ up() {
 	done
 	[ ${#missing[@]} = 0 ] || die "not found: ${missing[*]}; on Debian: apt-get install debootstrap util-linux"
 	mkdir -p "$lab"
+	# Guile's compiled files are named *.go. Go looks into no folder of another module.
+	echo 'module lab' >"$lab/go.mod"
 	[ -d "$lab/base" ] || make_base
 	rm -rf "$lab/machine" "$lab/run"
 	mkdir -p "$lab/run"
@@ -251,6 +253,7 @@ head_setup() {
 		done
 		echo ')'
 	} >/etc/guix/machines.scm
+	cp /etc/guix/machines.scm /lab/machines.scm
 }
 
 # Called again, by way of "lab.sh service MACHINE sshd", after somebody stopped it.
