@@ -191,12 +191,21 @@ func (o *offloading) choose(args []string) error {
 	return nil
 }
 
+// anyLocal reports whether the head itself is among the machines.
+func (o *offloading) anyLocal() bool {
+	return slices.ContainsFunc(o.machines, func(m machines.Machine) bool { return m.Local })
+}
+
 // openHead opens the head's store, for the links too. A local machine's agent gets a folder
 // of its own, so that it is not in the way of a coordinator's.
 func (o *offloading) openHead(ctx context.Context) (*headStore, error) {
 	head, err := openHeadStoreOf(ctx, o.folders, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return nil, o.headError(err)
+	}
+	o.links.store, o.links.public = head, head.publicKey // which may have been made just now
+	if !o.anyLocal() {
+		return head, nil
 	}
 	closeStore := head.close
 	temporary, err := os.MkdirTemp("", "lighter-offload-")
@@ -205,7 +214,6 @@ func (o *offloading) openHead(ctx context.Context) (*headStore, error) {
 	}
 	head.close = func() error { return errors.Join(closeStore(), os.RemoveAll(temporary)) }
 	o.links.folders.state = temporary
-	o.links.store, o.links.public = head, head.publicKey // which may have been made just now
 	return head, nil
 }
 

@@ -80,10 +80,10 @@ type stateFields struct {
 
 // status asks all machines.
 func (o *offloading) status(ctx context.Context, inv *invocation, asJSON bool) (err error) {
-	if slices.ContainsFunc(o.machines, func(m machines.Machine) bool { return m.Local }) {
-		head, err := o.openHead(ctx)
-		if err != nil {
-			return err
+	if o.anyLocal() {
+		head, headErr := o.openHead(ctx)
+		if headErr != nil {
+			return headErr
 		}
 		defer func() { err = errors.Join(err, head.close()) }()
 	}
