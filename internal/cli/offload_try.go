@@ -168,14 +168,16 @@ func (x *tryer) try(ctx context.Context) {
 	var err error
 	if x.reached, err = x.reach(ctx, x.m); err != nil {
 		p := x.explain(x.m, err)
-		if p.step != stepSSH {
-			x.good(stepSSH, "logged in as "+address(x.m))
+		if p.step != stepSSH && !x.m.Local {
+			x.good(stepSSH, "logged in as "+x.Address)
 		}
 		x.bad(p.step, p.err, p.fix)
 		return
 	}
 	defer x.close()
-	x.good(stepSSH, fmt.Sprintf("%s, round trip %s", address(x.m), x.roundTrip.Round(10*time.Microsecond)))
+	if !x.m.Local {
+		x.good(stepSSH, fmt.Sprintf("%s, round trip %s", x.Address, x.roundTrip.Round(10*time.Microsecond)))
+	}
 	if x.info.Protocol != agentapi.Protocol {
 		x.bad(stepAgent, fmt.Errorf("it speaks protocol %d, this lighter %d", x.info.Protocol, agentapi.Protocol), "use agents and lighter of the same release")
 		return
