@@ -139,7 +139,13 @@ func TestUsageErrors(t *testing.T) {
 		"authorized with FILE": {"key show --authorized x", "takes no FILE"},
 	} {
 		var out, errs bytes.Buffer
-		p := Process{In: strings.NewReader(""), Out: &out, Err: &errs, Getenv: func(string) string { return t.TempDir() }}
+		getenv := func(name string) string {
+			if name == "LIGHTER_STORE" {
+				return ""
+			}
+			return t.TempDir() // all others name folders and files
+		}
+		p := Process{In: strings.NewReader(""), Out: &out, Err: &errs, Getenv: getenv}
 		if code := Run(t.Context(), strings.Fields(c.args), p); code != exitUsage {
 			t.Errorf("%s: exit code %d, want %d", name, code, exitUsage)
 		}

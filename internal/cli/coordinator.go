@@ -74,7 +74,7 @@ func (c *coordinatorAction) run(ctx context.Context, inv *invocation) error {
 	if file == "" {
 		file = f.machinesFile()
 	}
-	list, err := loadMachines(file)
+	list, err := loadMachines(ctx, inv, file)
 	if err != nil {
 		return err
 	}

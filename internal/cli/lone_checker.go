@@ -25,7 +25,7 @@ type loneChecker struct {
 }
 
 func newLoneChecker(ctx context.Context, inv *invocation, f folders) (*loneChecker, error) {
-	list, err := loadMachines(f.machinesFile())
+	list, err := loadMachines(ctx, inv, f.machinesFile())
 	if err != nil {
 		return nil, err
 	}

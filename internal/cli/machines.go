@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"lighter/hooks/buildhook"
 	"lighter/internal/api"
 	"lighter/internal/cli/human"
 	"lighter/machines"
@@ -31,9 +32,15 @@ describes it key by key.`,
 	}
 }
 
-// loadMachines reads the machines file; its errors name file, line and column.
-func loadMachines(file string) ([]machines.Machine, error) {
-	list, err := machines.Load(file)
+// loadMachines reads the machines file; its errors name file, line and column. What a
+// person should know of a good file is written to standard error. A file of Guix's that
+// is beyond lighter's evaluator is given to guix, if there is one.
+func loadMachines(ctx context.Context, inv *invocation, file string) ([]machines.Machine, error) {
+	guix, _ := buildhook.FindGuix(inv.Getenv) // that there is none is fine
+	list, warnings, err := machines.Read(ctx, file, machines.Options{Guix: guix})
+	for _, w := range warnings {
+		fmt.Fprintln(inv.Err, withProgram(w.Error()))
+	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("no machines file at %s; docs/machines.md describes it", file)
@@ -69,12 +76,12 @@ would be right. FILE is by default machines.toml in the configuration folder.`,
 		},
 		setup: func(fs *pflag.FlagSet) action {
 			where := configFlags(fs)
-			return func(_ context.Context, inv *invocation) error {
+			return func(ctx context.Context, inv *invocation) error {
 				file, err := machinesFileArgument(inv, where)
 				if err != nil {
 					return err
 				}
-				list, err := machines.Load(file)
+				list, err := loadMachines(ctx, inv, file)
 				var problems machines.Errors
 				if errors.As(err, &problems) {
 					fmt.Fprintln(inv.Err, errorText(problems))
@@ -107,12 +114,12 @@ func machinesListCommand() *command {
 		setup: func(fs *pflag.FlagSet) action {
 			where := configFlags(fs)
 			asJSON := fs.Bool("json", false, "print one JSON object a line")
-			return func(_ context.Context, inv *invocation) error {
+			return func(ctx context.Context, inv *invocation) error {
 				file, err := machinesFileArgument(inv, where)
 				if err != nil {
 					return err
 				}
-				list, err := loadMachines(file)
+				list, err := loadMachines(ctx, inv, file)
 				if err != nil {
 					return err
 				}
