@@ -10,9 +10,11 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
+	"unicode"
 
 	"golang.org/x/sys/unix"
 
@@ -59,7 +61,20 @@ type build struct {
 	shipment *hookapi.Shipment
 	result   *hookapi.Result
 	lost     error // the conversation broke off
+	over     bool  // the archive is
+
+	// away says that the coordinator is gone, and until when it is waited for. It is back
+	// when it was heard.
+	away  bool
+	until time.Time
 }
+
+// localError is the failure of this computer, for which no coordinator and no machine is
+// to blame.
+type localError struct{ err error }
+
+func (e *localError) Error() string { return e.err.Error() }
+func (e *localError) Unwrap() error { return e.err }
 
 // run converses until the coordinator has said the last word, and returns the exit code.
 func (b *build) run() int {
@@ -82,7 +97,7 @@ func (b *build) run() int {
 			return b.end(b.result)
 		case b.lost != nil:
 			if err := b.regain(); err != nil {
-				b.say("%v", err)
+				b.say("%s: %v", b.order.Derivation.Base(), err)
 				return ExitTransient
 			}
 		}
@@ -105,12 +120,16 @@ func (b *build) next() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if b.away {
+		b.away = false
+		b.say("the coordinator is back")
+	}
 	switch kind {
 	case hookapi.Archive:
 		return payload, nil
 	case hookapi.Log:
 		if _, err := b.Log.Write(payload); err != nil {
-			return nil, fmt.Errorf("write the log: %w", err)
+			return nil, &localError{fmt.Errorf("write the log: %w", err)}
 		}
 		b.order.LogOffset += int64(len(payload))
 		b.told.touch()
@@ -123,11 +142,22 @@ func (b *build) next() ([]byte, error) {
 		b.progress(&p)
 		return nil, nil
 	case hookapi.Transfer:
-		b.shipment = new(hookapi.Shipment)
-		return nil, hookapi.Decode(payload, b.shipment)
+		var s hookapi.Shipment
+		if err := hookapi.Decode(payload, &s); err != nil {
+			return nil, err
+		}
+		b.shipment, b.over = &s, false
+		return nil, nil
+	case hookapi.End:
+		b.over = true
+		return nil, nil
 	case hookapi.Final:
-		b.result = new(hookapi.Result)
-		return nil, hookapi.Decode(payload, b.result)
+		var r hookapi.Result
+		if err := hookapi.Decode(payload, &r); err != nil {
+			return nil, err
+		}
+		b.result = &r
+		return nil, nil
 	}
 	return nil, fmt.Errorf("%w: a frame %q", hookapi.ErrFrame, kind)
 }
@@ -184,7 +214,7 @@ func (b *build) end(r *hookapi.Result) int {
 	if r.Machine != "" {
 		where = " offloaded to '" + r.Machine + "'"
 	}
-	b.told.printf(b.Out, "derivation '%s'%s failed: %s\n", drv, where, text)
+	b.told.printf(b.Out, "derivation '%s'%s failed: %s\n", drv, where, printable(text))
 	switch {
 	case f != nil && (f.Kind == string(store.FailedTimeout) || f.Kind == string(store.FailedSilence)):
 		return ExitTimedOut
@@ -194,15 +224,27 @@ func (b *build) end(r *hookapi.Result) int {
 	return ExitTransient
 }
 
-// regain takes the conversation up again after it broke off. The build goes on meanwhile.
+// redialPause is the time between two tries to reach the coordinator.
+const redialPause = 100 * time.Millisecond
+
+// regain takes the conversation up again after it broke off. The build goes on meanwhile,
+// and what came whole of the outputs stays.
 func (b *build) regain() error {
-	b.say("the coordinator is gone (%v); waiting for it, the build goes on", b.lost)
-	b.hangUp()
 	lost := b.lost
-	b.lost, b.shipment, b.attempt = nil, nil, 0
-	b.removeAll()
+	b.hangUp()
+	var own *localError
+	if errors.As(lost, &own) || errors.Is(lost, hookapi.ErrFrame) {
+		return lost // another conversation would go the same way
+	}
+	if b.away {
+		time.Sleep(redialPause) // it took the order, and said nothing
+	} else {
+		b.say("the coordinator is gone (%v); waiting for it, the build goes on", lost)
+		b.away, b.until = true, time.Now().Add(b.Patience)
+	}
+	b.lost, b.shipment = nil, nil
 	b.told.note(api.Queued, "waiting for the coordinator")
-	for deadline := time.Now().Add(b.Patience); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+	for ; time.Now().Before(b.until); time.Sleep(redialPause) {
 		conn, err := dial(b.Socket)
 		if err != nil {
 			lost = err
@@ -210,7 +252,6 @@ func (b *build) regain() error {
 		}
 		b.conn = conn
 		if lost = hookapi.WriteJSON(conn, hookapi.Build, &b.order); lost == nil {
-			b.say("the coordinator is back")
 			return nil
 		}
 		b.hangUp()
@@ -225,7 +266,7 @@ func (b *build) regain() error {
 func (b *build) receive(s *hookapi.Shipment) (code int, over bool) {
 	b.told.note(api.Fetching, fmt.Sprintf("retrieving %d items (%d MiB) from %s", s.Items, s.Bytes>>20, s.Machine))
 	err := b.unpack()
-	var receipt hookapi.Receipt
+	receipt := hookapi.Receipt{Number: s.Number}
 	switch {
 	case err == nil:
 	case b.lost != nil, b.shipment != nil, b.result != nil:
@@ -244,10 +285,11 @@ func (b *build) receive(s *hookapi.Shipment) (code int, over bool) {
 
 // isLocal reports whether this computer's file system is to blame.
 func isLocal(err error) bool {
+	var own *localError
 	var path *fs.PathError
 	var link *os.LinkError
 	var errno syscall.Errno
-	return errors.As(err, &path) || errors.As(err, &link) || errors.As(err, &errno)
+	return errors.As(err, &own) || errors.As(err, &path) || errors.As(err, &link) || errors.As(err, &errno)
 }
 
 // errInterrupted says that an archive ended before its time; the build knows why.
@@ -268,6 +310,9 @@ func (a *archive) Read(p []byte) (int, error) {
 		if err != nil || a.b.shipment != nil || a.b.result != nil {
 			return 0, errInterrupted
 		}
+		if a.b.over {
+			return 0, io.EOF
+		}
 		a.rest = chunk
 	}
 	n := copy(p, a.rest)
@@ -282,7 +327,7 @@ func (a *archive) Read(p []byte) (int, error) {
 func (b *build) unpack() error {
 	acl, err := signature.LoadACL(b.ACL)
 	if err != nil {
-		return err
+		return &localError{err}
 	}
 	b.removeAll()
 	absent := slices.Clone(b.order.Outputs)
@@ -355,6 +400,18 @@ func (t *teller) printf(w io.Writer, format string, args ...any) {
 	t.last = time.Now()
 	// That guix-daemon reads no more means that it is about to end this process.
 	_, _ = fmt.Fprintf(w, format, args...)
+}
+
+// printable returns a text from elsewhere without what would control a terminal, or be
+// taken for a line of guix-daemon's.
+func printable(text string) string {
+	text = strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) || r == '\n' || r == '\t' {
+			return r
+		}
+		return '?'
+	}, strings.TrimRight(text, "\n"))
+	return strings.ReplaceAll(text, "\n", "\n  ")
 }
 
 func (t *teller) touch() {

@@ -27,6 +27,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/hookapi"
+	"lighter/nar/signature"
 	"lighter/store"
 )
 
@@ -49,6 +50,8 @@ type Config struct {
 	// Patience is how long the coordinator may be away while it has something built;
 	// 0 means 2 minutes.
 	Patience time.Duration
+
+	answerTimeout time.Duration // how long the coordinator may take for an answer
 }
 
 // The exit codes that guix-daemon knows of a hook. Any other is a failure that says
@@ -60,13 +63,19 @@ const (
 	ExitTimedOut  = 101
 )
 
-const defaultPatience = 2 * time.Minute
+const (
+	defaultPatience      = 2 * time.Minute
+	defaultAnswerTimeout = 10 * time.Second
+)
 
 // Run answers guix-daemon until a build was done, or there are no more questions, and
 // returns the exit code.
 func Run(cfg Config) int {
 	if cfg.Patience <= 0 {
 		cfg.Patience = defaultPatience
+	}
+	if cfg.answerTimeout <= 0 {
+		cfg.answerTimeout = defaultAnswerTimeout
 	}
 	h := &hook{Config: cfg, in: bufio.NewReaderSize(cfg.In, 64<<10)}
 	defer h.hangUp()
@@ -139,6 +148,9 @@ func parseQuestion(line string, dir store.Dir) (*hookapi.Question, error) {
 	if err != nil {
 		return nil, err
 	}
+	if !drv.IsDerivation() || words[1] == "" {
+		return nil, fmt.Errorf("guix-daemon asks %.200q, which names no derivation or no system", line)
+	}
 	q := &hookapi.Question{Derivation: drv, System: words[1], WantsLocal: words[0] == "1"}
 	if words[3] != "" {
 		q.Features = strings.Split(words[3], ",")
@@ -150,13 +162,21 @@ func parseQuestion(line string, dir store.Dir) (*hookapi.Question, error) {
 func (h *hook) answer(verdict string) { h.told.printf(h.Out, "# %s\n", verdict) }
 
 // say tells the user something.
-func (h *hook) say(format string, args ...any) { h.told.printf(h.Out, "lighter: "+format+"\n", args...) }
+func (h *hook) say(format string, args ...any) {
+	h.told.printf(h.Out, "lighter: %s\n", printable(fmt.Sprintf(format, args...)))
+}
 
 // ask asks the coordinator. Where none answers guix-daemon builds by itself.
 func (h *hook) ask(q *hookapi.Question) string {
+	// Without the list of keys no output could be checked.
+	if _, err := signature.LoadACL(h.ACL); err != nil {
+		h.sayOnce(fmt.Sprintf("%v: nothing is offloaded", err))
+		return hookapi.Decline
+	}
+	old := h.conn
 	a, err := h.put(q)
-	if err != nil && h.conn != nil {
-		// The coordinator may have been started anew since the last question.
+	if err != nil && old != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		// The coordinator was started anew since the last question.
 		h.hangUp()
 		a, err = h.put(q)
 	}
@@ -185,9 +205,6 @@ func (h *hook) sayOnce(text string) {
 	h.reason = text
 }
 
-// answerTimeout is how long the coordinator may take for an answer.
-const answerTimeout = 10 * time.Second
-
 func (h *hook) put(q *hookapi.Question) (*hookapi.Answer, error) {
 	if h.conn == nil {
 		var err error
@@ -195,7 +212,7 @@ func (h *hook) put(q *hookapi.Question) (*hookapi.Answer, error) {
 			return nil, err
 		}
 	}
-	if err := h.conn.SetDeadline(time.Now().Add(answerTimeout)); err != nil {
+	if err := h.conn.SetDeadline(time.Now().Add(h.answerTimeout)); err != nil {
 		return nil, err
 	}
 	if err := hookapi.WriteJSON(h.conn, hookapi.Ask, q); err != nil {
@@ -229,6 +246,7 @@ func (h *hook) build(q *hookapi.Question) int {
 		h.say("%v", err)
 		return ExitTransient
 	}
+	b.told.note(api.Queued, "handed to the coordinator")
 	stop := b.keepTalking()
 	code := b.run()
 	stop()
@@ -253,6 +271,9 @@ func (h *hook) newBuild(q *hookapi.Question) (*build, error) {
 	}
 	if b.order.Outputs, err = h.list(); err != nil {
 		return nil, fmt.Errorf("guix-daemon's list of outputs: %w", err)
+	}
+	if len(b.order.Outputs) == 0 {
+		return nil, errors.New("guix-daemon's list of outputs is empty")
 	}
 	return b, nil
 }

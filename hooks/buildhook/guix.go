@@ -68,12 +68,15 @@ var realGuix = []string{
 
 // FindGuix returns the real guix program: never this one under that name.
 func FindGuix(getenv func(string) string) (string, error) {
-	if guix := getenv("LIGHTER_GUIX"); guix != "" {
-		return guix, nil
-	}
 	self, err := os.Stat("/proc/self/exe")
 	if err != nil {
 		return "", err
+	}
+	if guix := getenv("LIGHTER_GUIX"); guix != "" {
+		if info, err := os.Stat(guix); err == nil && os.SameFile(info, self) {
+			return "", fmt.Errorf("LIGHTER_GUIX: %s is lighter itself, not guix", guix)
+		}
+		return guix, nil
 	}
 	var places []string
 	for _, dir := range filepath.SplitList(getenv("PATH")) {

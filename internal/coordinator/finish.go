@@ -263,6 +263,10 @@ func (c *Coordinator) fetchFailed(r *run, out *outcome, f *api.Failure) {
 			t.skip[m.Name] = true
 		}
 		c.lose(t, f.Message)
+		if !c.elsewhere(t) {
+			clear(t.skip)
+			c.delay(t, f)
+		}
 	}
 }
 
@@ -412,7 +416,7 @@ func (c *Coordinator) cancelBuild(r *record, reason string) {
 	delete(c.builds, r.ID)
 	t.builds = slices.DeleteFunc(t.builds, func(other *record) bool { return other == r })
 	if len(t.builds) > 0 {
-		c.dropUnneeded(t)
+		c.withoutBuild(t)
 		return
 	}
 	if t.available {
@@ -443,7 +447,7 @@ func (c *Coordinator) cancelBuild(r *record, reason string) {
 // build of their own.
 func (c *Coordinator) substitute(t *task, canceled *record) {
 	b := canceled.Build
-	b.ID, b.State, b.Reason, b.Stopped = newID(), t.state, t.reason, nil
+	b.ID, b.State, b.Reason, b.Stopped, b.Offload = newID(), t.state, t.reason, nil, false
 	for d := range t.dependants {
 		if len(d.builds) > 0 {
 			b.Parent = d.builds[0].ID

@@ -3,6 +3,7 @@ package coordinator
 import (
 	"fmt"
 	"sync"
+	"time"
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
@@ -117,15 +118,40 @@ func (c *Coordinator) adopt(t *task, m *machine, s *agentapi.BuildStatus) {
 	c.finish(t, outcome{reason: "the outputs were on " + m.Name})
 }
 
-// bring starts what is next for outputs that a machine keeps: build hooks get them
+// bring starts what is next for builds whose outputs are there: build hooks get them
 // first, since guix-daemon makes them valid at home by that.
 func (c *Coordinator) bring(t *task) {
 	switch {
+	case t.kept == nil:
+		c.endServed(t, "the outputs were there")
 	case t.offloaded():
 		c.deliver(t)
 	case t.wantedHome():
 		c.fetchHome(t)
+	default:
+		c.endServed(t, "the outputs are on "+t.kept.Name)
 	}
+}
+
+// endServed ends builds that need nothing but that the outputs are where they are.
+func (c *Coordinator) endServed(t *task, reason string) {
+	now := time.Now()
+	for _, r := range t.builds {
+		r.Stopped, r.OutputPaths = &now, t.node.outputMap()
+		if t.kept != nil {
+			r.OutputsOn = t.kept.Name
+		}
+	}
+	c.finish(t, outcome{reason: reason})
+}
+
+// withoutBuild goes on with a task that has one build less, and others.
+func (c *Coordinator) withoutBuild(t *task) {
+	if t.available && t.run == nil && !c.delayed[t] {
+		c.bring(t)
+		return
+	}
+	c.dropUnneeded(t)
 }
 
 // fetchHome starts a run that fetches outputs which a machine keeps.

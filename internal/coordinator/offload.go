@@ -90,6 +90,12 @@ const (
 // mayOffload decides about one build. guix-daemon neither builds locally nor elsewhere
 // what was accepted once, so whatever speaks against it is found out here.
 func (c *Coordinator) mayOffload(ctx context.Context, q *hookapi.Question) (*hookapi.Answer, error) {
+	if _, err := c.head.node(ctx, q.Derivation); err != nil {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		return &hookapi.Answer{Verdict: hookapi.Decline, Reason: err.Error()}, nil
+	}
 	deadline := time.Now().Add(firstContact)
 	for {
 		var a hookapi.Answer
@@ -138,6 +144,7 @@ func (c *Coordinator) verdictOn(q *hookapi.Question) (a hookapi.Answer, hopeful 
 			full += c.machines[i].ParallelBuilds
 		case v.Rule == scheduler.RuleAvailable && !c.machines[i].tried():
 			hopeful = true
+			why = append(why, v.Machine+": "+v.Actual)
 		case v.Rule == scheduler.RuleAvailable, v.Rule == scheduler.RuleLoad, v.Rule == scheduler.RuleDisk:
 			why = append(why, v.Machine+": "+v.Actual)
 		}
@@ -162,15 +169,14 @@ func (m *machine) tried() bool { return m.state == stateUp || m.state == stateDo
 // the hook is gone: then the build is canceled.
 func (c *Coordinator) takeOrder(ctx context.Context, conn net.Conn, r *hookapi.Reader, o *hookapi.Order) error {
 	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
 	d := &delivery{
 		c: c, conn: conn, id: o.ID, logAttempt: o.LogAttempt, logOffset: o.LogOffset,
-		ctx: ctx, cancel: cancel, mail: newMailbox[any](), receipts: make(chan hookapi.Receipt, 1),
+		ctx: ctx, cancel: cancel, mail: newMailbox[any](),
 	}
-	var group sync.WaitGroup
-	defer group.Wait()
+	defer d.group.Wait()
+	defer cancel(nil)
 	defer conn.Close()
-	group.Go(func() { cancel(d.read(r)) })
+	d.group.Go(func() { cancel(d.read(r)) })
 	b, err := c.takeUpOrder(ctx, d, o)
 	defer c.post(func() { c.hookGone(d) })
 	if err != nil {
@@ -182,7 +188,7 @@ func (c *Coordinator) takeOrder(ctx context.Context, conn net.Conn, r *hookapi.R
 	if b.State.Final() {
 		return d.write(hookapi.Final, resultOf(b))
 	}
-	return d.report(&group)
+	return d.report()
 }
 
 // takeUpOrder submits the build, or finds it if an earlier conversation was about it.
@@ -197,10 +203,15 @@ func (c *Coordinator) takeUpOrder(ctx context.Context, d *delivery, o *hookapi.O
 			names = append(names, out.Name)
 		}
 	}
-	if len(names) != len(o.Outputs) {
+	switch {
+	case o.ID == "":
+		return nil, badRequest("an order without an id")
+	case len(o.Outputs) == 0:
+		return nil, badRequest("an order for no output of %s", o.Derivation)
+	case len(names) != len(o.Outputs):
 		return nil, badRequest("%s: not all of %v are its outputs", o.Derivation, o.Outputs)
 	}
-	c.group.Go(func() { c.head.prefetch(c.ctx, o.Inputs) }) //nolint:contextcheck // what it finds serves others too
+	d.group.Go(func() { c.head.prefetch(d.ctx, o.Inputs) }) //nolint:contextcheck // of the conversation
 	if err := c.do(ctx, func() { c.hooks[d.id] = d }); err != nil {
 		return nil, err
 	}
@@ -211,8 +222,11 @@ func (c *Coordinator) takeUpOrder(ctx context.Context, d *delivery, o *hookapi.O
 	if err != nil {
 		return nil, err
 	}
-	if answers[0].Build == nil {
+	switch b := answers[0].Build; {
+	case b == nil:
 		return nil, &api.Error{Code: answers[0].Code, Message: answers[0].Error}
+	case !b.Offload:
+		return nil, badRequest("id %s is the id of a client's build", o.ID)
 	}
 	found := make(chan bool, 1)
 	c.post(func() {
@@ -259,10 +273,15 @@ func (c *Coordinator) hookGone(d *delivery) {
 		delete(c.hooks, d.id)
 	}
 	rec := c.builds[d.id]
-	if rec == nil || rec.delivery != nil && rec.delivery != d || c.ctx.Err() != nil {
+	if rec == nil || !rec.Offload || c.ctx.Err() != nil {
 		return
 	}
-	rec.delivery = nil
+	if rec.delivery == d {
+		rec.delivery = nil
+	}
+	if rec.delivery != nil || c.hooks[d.id] != nil {
+		return
+	}
 	c.cancelBuild(rec, "guix-daemon does not want it any more")
 	c.placing = true
 }
@@ -326,13 +345,9 @@ func (r *run) handOver() (*outcome, error) {
 
 // delivered ends a build whose hook has the outputs.
 func (c *Coordinator) delivered(r *run) {
-	t, rec := r.task, r.deliver
-	if c.builds[rec.ID] == rec {
-		now := time.Now()
-		rec.Stopped, rec.State, rec.Reason = &now, api.Succeeded, "guix-daemon has the outputs"
-		c.save(rec, false)
-		delete(c.builds, rec.ID)
-		t.builds = slices.DeleteFunc(t.builds, func(other *record) bool { return other == rec })
+	t := r.task
+	if c.builds[r.deliver.ID] == r.deliver {
+		c.endDelivered(r.deliver)
 	}
 	if len(t.builds) > 0 {
 		c.bring(t)
@@ -341,6 +356,16 @@ func (c *Coordinator) delivered(r *run) {
 	t.state = api.Succeeded
 	c.releaseInputs(t)
 	c.dropUnneeded(t)
+}
+
+// endDelivered ends a build, but not its task.
+func (c *Coordinator) endDelivered(rec *record) {
+	t := rec.task
+	now := time.Now()
+	rec.Stopped, rec.State, rec.Reason = &now, api.Succeeded, "guix-daemon has the outputs"
+	c.save(rec, false)
+	delete(c.builds, rec.ID)
+	t.builds = slices.DeleteFunc(t.builds, func(other *record) bool { return other == rec })
 }
 
 // endHookGrace ends builds that an earlier coordinator left and whose hooks did not come
@@ -369,13 +394,12 @@ func (c *Coordinator) endHookGrace(ctx context.Context) {
 				c.cancelBuild(rec, "the build hook of guix-daemon did not come back for it")
 				return
 			}
-			now := time.Now()
-			t := rec.task
-			rec.Stopped, rec.State, rec.Reason = &now, api.Succeeded, "guix-daemon has the outputs"
-			c.save(rec, false)
-			delete(c.builds, rec.ID)
-			t.builds = slices.DeleteFunc(t.builds, func(other *record) bool { return other == rec })
-			c.dropUnneeded(t)
+			c.endDelivered(rec)
+			if t := rec.task; len(t.builds) == 0 && len(t.dependants) > 0 && !t.available {
+				c.substitute(t, rec)
+			} else {
+				c.withoutBuild(t)
+			}
 		})
 	}
 }
@@ -391,10 +415,13 @@ type delivery struct {
 	ctx        context.Context // ends with the conversation
 	cancel     context.CancelCauseFunc
 	mail       *mailbox[any] // *api.Build and openLog
-	receipts   chan hookapi.Receipt
 
-	writing sync.Mutex
-	conn    net.Conn
+	group sync.WaitGroup // every goroutine of the conversation
+
+	writing   sync.Mutex
+	conn      net.Conn
+	shipments int                  // that were announced
+	receipt   chan hookapi.Receipt // for the last of them; has room for one
 }
 
 // openLog says that a log can be read.
@@ -424,6 +451,48 @@ func (d *delivery) writeBytes(kind hookapi.Kind, p []byte) error {
 	return hookapi.Write(d.conn, kind, p)
 }
 
+// announce begins a shipment, numbers it, and ends an earlier one. It returns where the
+// receipt arrives.
+func (d *delivery) announce(s *hookapi.Shipment) (<-chan hookapi.Receipt, error) {
+	d.writing.Lock()
+	defer d.writing.Unlock()
+	d.shipments++
+	d.receipt = make(chan hookapi.Receipt, 1)
+	s.Number = d.shipments
+	return d.receipt, hookapi.WriteJSON(d.conn, hookapi.Transfer, s)
+}
+
+// errVoid says that another shipment was announced.
+var errVoid = errors.New("the shipment is void")
+
+// writeShipment writes a frame of a shipment.
+func (d *delivery) writeShipment(shipment int, kind hookapi.Kind, p []byte) error {
+	d.writing.Lock()
+	defer d.writing.Unlock()
+	if d.shipments != shipment {
+		return errVoid
+	}
+	return hookapi.Write(d.conn, kind, p)
+}
+
+// took passes on what the hook says of a shipment, unless that is void.
+func (d *delivery) took(r hookapi.Receipt) error {
+	d.writing.Lock()
+	defer d.writing.Unlock()
+	switch {
+	case r.Number < 1 || r.Number > d.shipments:
+		return hookapi.ErrFrame
+	case r.Number < d.shipments:
+		return nil
+	}
+	select {
+	case d.receipt <- r:
+		return nil
+	default:
+		return hookapi.ErrFrame // it is there already
+	}
+}
+
 // read takes the hook's receipts until it is gone.
 func (d *delivery) read(r *hookapi.Reader) error {
 	for {
@@ -435,17 +504,16 @@ func (d *delivery) read(r *hookapi.Reader) error {
 		if kind != hookapi.Delivered || hookapi.Decode(payload, &receipt) != nil {
 			return hookapi.ErrFrame
 		}
-		select {
-		case d.receipts <- receipt:
-		default:
-			return hookapi.ErrFrame // nothing was shipped
+		if err := d.took(receipt); err != nil {
+			return err
 		}
 	}
 }
 
 // report tells the hook what happens until the build is final.
-func (d *delivery) report(group *sync.WaitGroup) error {
+func (d *delivery) report() error {
 	var logged chan struct{} // closed when the log was copied
+	var opened openLog
 	var last hookapi.Progress
 	for {
 		select {
@@ -456,10 +524,14 @@ func (d *delivery) report(group *sync.WaitGroup) error {
 		for _, m := range d.mail.take() {
 			switch m := m.(type) {
 			case openLog:
+				if m == opened {
+					continue
+				}
+				opened = m
 				before := logged
 				logged = make(chan struct{})
 				done := logged
-				group.Go(func() {
+				d.group.Go(func() {
 					defer close(done)
 					d.copyLog(before, m)
 				})
@@ -472,9 +544,10 @@ func (d *delivery) report(group *sync.WaitGroup) error {
 				if p == last {
 					continue
 				}
-				if last = p; p.State == api.Fetching {
-					d.awaitLog(logged)
+				if p.State == api.Fetching || p.Attempt != last.Attempt {
+					d.awaitLog(logged) // the hook counts what it has of the log of an attempt
 				}
+				last = p
 				if err := d.write(hookapi.State, p); err != nil {
 					return err
 				}
@@ -538,7 +611,8 @@ func (d *delivery) ship(ctx context.Context, m *machine, s hookapi.Shipment, ite
 		return 0, err
 	}
 	defer body.Close()
-	if err := d.write(hookapi.Transfer, s); err != nil {
+	receipts, err := d.announce(&s)
+	if err != nil {
 		return 0, errHookGone
 	}
 	buf := shipBuffers.Get().(*[hookapi.MaxChunk]byte)
@@ -546,7 +620,7 @@ func (d *delivery) ship(ctx context.Context, m *machine, s hookapi.Shipment, ite
 	var shipped int64
 	for {
 		n, err := body.Read(buf[:])
-		if n > 0 && d.writeBytes(hookapi.Archive, buf[:n]) != nil {
+		if n > 0 && d.writeShipment(s.Number, hookapi.Archive, buf[:n]) != nil {
 			return shipped, errHookGone
 		}
 		shipped += int64(n)
@@ -557,8 +631,11 @@ func (d *delivery) ship(ctx context.Context, m *machine, s hookapi.Shipment, ite
 			return shipped, err
 		}
 	}
+	if d.writeShipment(s.Number, hookapi.End, nil) != nil {
+		return shipped, errHookGone
+	}
 	select {
-	case receipt := <-d.receipts:
+	case receipt := <-receipts:
 		return shipped, d.verdict(ctx, m, receipt)
 	case <-ctx.Done():
 		return shipped, context.Cause(ctx)

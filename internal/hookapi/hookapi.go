@@ -11,8 +11,8 @@
 // bytes of length, big-endian, and so many bytes. The hook sends any number of Ask,
 // each answered with a Reply, and then at most one Build. From there on the coordinator
 // sends State and Log frames; for each try to hand the outputs over a Transfer and the
-// archive in Archive frames, which the hook answers with a Delivered; and Final, the
-// last one. The build is wanted for as long as the conversation lasts.
+// archive in Archive frames and an End, which the hook answers with a Delivered; and
+// Final, the last one. The build is wanted for as long as the conversation lasts.
 //
 // The package uses no net/http, so that the hook starts fast.
 package hookapi
@@ -51,6 +51,7 @@ const (
 	Log       Kind = 'l' // coordinator: bytes of the build's log
 	Transfer  Kind = 't' // coordinator: a Shipment; what came of an earlier one is void
 	Archive   Kind = 'c' // coordinator: bytes of the shipment's archive
+	End       Kind = 'e' // coordinator: nothing; that was all of the archive
 	Final     Kind = 'f' // coordinator: a Result
 )
 
@@ -107,6 +108,7 @@ type Progress struct {
 
 // Shipment announces an archive of outputs.
 type Shipment struct {
+	Number  int    `json:"number"` // counts from 1 in a conversation
 	Machine string `json:"machine"`
 	Items   int    `json:"items"`
 	Bytes   int64  `json:"bytes"` // as NARs
@@ -114,7 +116,9 @@ type Shipment struct {
 
 // Receipt says whether outputs arrived whole and with a good signature.
 type Receipt struct {
-	Error string `json:"error,omitempty"` // empty if they did
+	Number int `json:"number"` // of the Shipment
+	// Error is for people; it is empty if they did.
+	Error string `json:"error,omitempty"`
 	// Local says that the hook is to blame, because its disk is full for instance, and
 	// neither the archive nor the machine that it is from.
 	Local bool `json:"local,omitempty"`
@@ -147,14 +151,11 @@ func (r *Reader) Next() (Kind, []byte, error) {
 	if _, err := io.ReadFull(r.r, header[:]); err != nil {
 		return 0, nil, err
 	}
-	kind, n := Kind(header[0]), int(binary.BigEndian.Uint32(header[1:]))
-	if n > limit(kind) {
-		return 0, nil, fmt.Errorf("%w: a frame %q of %d bytes", ErrFrame, kind, n)
+	kind, length := Kind(header[0]), binary.BigEndian.Uint32(header[1:])
+	if int64(length) > int64(limit(kind)) {
+		return 0, nil, fmt.Errorf("%w: a frame %q of %d bytes", ErrFrame, kind, length)
 	}
-	if n > cap(r.buf) {
-		r.buf = make([]byte, max(n, 4<<10))
-	}
-	payload := r.buf[:n]
+	payload := r.space(int(length))
 	if _, err := io.ReadFull(r.r, payload); err != nil {
 		if err == io.EOF {
 			err = io.ErrUnexpectedEOF
@@ -164,6 +165,18 @@ func (r *Reader) Next() (Kind, []byte, error) {
 	return kind, payload, nil
 }
 
+// space returns room for a payload. That for a long one is not kept: a conversation has
+// one such frame and lasts for hours.
+func (r *Reader) space(n int) []byte {
+	if n > MaxChunk {
+		return make([]byte, n)
+	}
+	if n > cap(r.buf) {
+		r.buf = make([]byte, max(n, 4<<10))
+	}
+	return r.buf[:n]
+}
+
 // limit is the greatest length of a frame of that kind; no other kind has any.
 func limit(k Kind) int {
 	switch k {
@@ -171,6 +184,8 @@ func limit(k Kind) int {
 		return MaxFrame
 	case Ask, Delivered, Reply, State, Log, Transfer, Archive, Final:
 		return MaxChunk
+	case End:
+		return 0
 	}
 	return -1
 }
@@ -236,7 +251,7 @@ func handshake(conn net.Conn) (*Reader, error) {
 		return nil, err
 	}
 	if !strings.HasPrefix(status, "HTTP/1.1 101 ") {
-		return nil, fmt.Errorf("%w: it answers %q", ErrFrame, status)
+		return nil, fmt.Errorf("%w: it answers %.100q", ErrFrame, status)
 	}
 	for range maxHeaders {
 		line, err := r.line()
@@ -255,8 +270,11 @@ const maxHeaders = 64
 // line reads one line of a header.
 func (r *Reader) line() (string, error) {
 	line, err := r.r.ReadSlice('\n')
-	if err == io.EOF {
+	switch err {
+	case io.EOF:
 		err = io.ErrUnexpectedEOF
+	case bufio.ErrBufferFull:
+		return "", fmt.Errorf("%w: it answers with a line of more than %d bytes", ErrFrame, len(line))
 	}
 	return strings.TrimRight(string(line), "\r\n"), err
 }
