@@ -166,7 +166,7 @@ func RestartDaemon(env []string, args ...string) error {
 	if err := StopDaemon(); err != nil {
 		return err
 	}
-	cmd := exec.Command("/bin/bash", append([]string{filepath.Join(Shared, "script"), "service", "daemon"}, args...)...)
+	cmd := exec.Command("/bin/bash", append([]string{filepath.Join(Shared, "script"), "service", "daemon"}, args...)...) //nolint:noctx // it returns when the daemon listens
 	cmd.Env = append(os.Environ(), env...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("start guix-daemon: %w: %s", err, out)

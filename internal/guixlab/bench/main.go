@@ -43,19 +43,20 @@ func main() {
 // work is one thing to be built.
 type work struct {
 	name     string
-	machines int // 1 or 2
-	slow     bool
+	machines int  // 1 or 2
+	slow     bool // with "guix offload"
+	big      bool // so that stores are emptied each time
 	prepare  func(ctx context.Context, b *bench) ([]store.Path, error)
 }
 
 var works = []work{
-	{"1 trivial build", 1, false, trivial(1)},
-	{"20 trivial builds, one machine, 4 slots", 1, false, trivial(20)},
-	{"200 trivial builds, two machines", 2, true, trivial(200)},
-	{"512 MiB random file in, the same out", 1, true, bigFile},
-	{"80 MiB of text in 4,000 files, in and out", 1, false, tree("text", 4000, 20<<10)},
-	{"20,000 files of 4 KiB, in and out", 1, false, tree("small", 20000, 4<<10)},
-	{"closure of 500 items that the machine has", 1, false, closure},
+	{name: "1 trivial build", machines: 1, prepare: trivial(1)},
+	{name: "20 trivial builds, one machine, 4 slots", machines: 1, prepare: trivial(20)},
+	{name: "200 trivial builds, two machines", machines: 2, slow: true, prepare: trivial(200)},
+	{name: "512 MiB random file in, the same out", machines: 1, big: true, prepare: bigFile},
+	{name: "80 MiB of text in 4,000 files, in and out", machines: 1, big: true, prepare: tree(4000, 20<<10)},
+	{name: "20,000 files of 4 KiB, in and out", machines: 1, big: true, prepare: tree(20000, 4<<10)},
+	{name: "closure of 500 items that the machine has", machines: 1, prepare: closure},
 }
 
 // bench is one run of the program.
@@ -71,11 +72,16 @@ func run() error {
 	n := flag.Int("n", 5, "measurements of each kind")
 	slow := flag.Int("slow", 5, "measurements of \"guix offload\" where it takes minutes")
 	only := flag.String("run", "", "work to do, a regular expression")
+	with := flag.String("with", "", "contenders to measure, a regular expression")
 	as := flag.String("as", "lighter", "user that the coordinator runs as")
 	flag.Parse()
 	wanted, err := regexp.Compile(*only)
 	if err != nil {
 		return fmt.Errorf("-run: %w", err)
+	}
+	contenders, err := regexp.Compile(*with)
+	if err != nil {
+		return fmt.Errorf("-with: %w", err)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -84,18 +90,19 @@ func run() error {
 		return err
 	}
 	defer os.RemoveAll(b.dir)
-	if err := os.Chmod(b.dir, 0o755); err != nil { //nolint:gosec // the coordinator's user goes through it
+	if err := os.Chmod(b.dir, 0o755); err != nil {
 		return err
 	}
 	if b.head, err = guixlab.OpenHead(ctx); err != nil {
 		return err
 	}
-	defer b.head.Close()
+	defer func() { b.head.Close() }()
 	b.all = []*contender{
 		{name: "guix offload", guix: "/usr/bin/guix"},
 		{name: "lighter, guix-daemon there", guix: guixlab.Programs + "/lighter-guix", machines: []string{"builder1", "builder2"}},
 		{name: "lighter, no Guix there", guix: guixlab.Programs + "/lighter-guix", machines: []string{"plain"}},
 	}
+	b.all = slices.DeleteFunc(b.all, func(c *contender) bool { return !contenders.MatchString(c.name) })
 	fmt.Print("| work |")
 	for _, c := range b.all {
 		fmt.Printf(" %s |", c.name)
@@ -135,6 +142,11 @@ func (b *bench) compare(ctx context.Context, w *work, n, slow int, as string) er
 			if err != nil {
 				return fmt.Errorf("%s: %w", c.name, err)
 			}
+			if w.big {
+				if err := b.collect(ctx); err != nil {
+					return err
+				}
+			}
 			if i > 0 { // the first one warms up
 				times[c] = append(times[c], took)
 			}
@@ -148,6 +160,10 @@ func (b *bench) compare(ctx context.Context, w *work, n, slow int, as string) er
 			continue
 		}
 		fmt.Printf(" %.3f s |", median(times[c]).Seconds())
+	}
+	if len(b.all) < 3 {
+		fmt.Println()
+		return nil
 	}
 	fmt.Printf(" %.0f |", median(times[b.all[0]]).Seconds()/median(times[b.all[1]]).Seconds())
 	for _, c := range contenders[:2] {
@@ -181,6 +197,30 @@ func (b *bench) once(ctx context.Context, w *work, c *contender) (time.Duration,
 	return c.build(ctx, drvs)
 }
 
+// collect empties the stores.
+func (b *bench) collect(ctx context.Context) error {
+	if err := b.head.Close(); err != nil { // which protects what it added
+		return err
+	}
+	clear(b.cache)
+	for _, m := range []string{"head", "builder1", "builder2"} {
+		if _, err := (guixlab.Machine{Name: m}).Run(ctx, "guix gc >/dev/null 2>&1"); err != nil {
+			return err
+		}
+	}
+	for _, c := range b.all {
+		if !slices.Contains(c.machines, "plain") || c.coordinator == nil {
+			continue
+		}
+		if out, err := exec.CommandContext(ctx, guixlab.Programs+"/lighter", "machines", "gc", "plain", "--socket="+filepath.Join(c.dir, "state", "coordinator.sock")).CombinedOutput(); err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+	}
+	var err error
+	b.head, err = guixlab.OpenHead(ctx)
+	return err
+}
+
 // ---- work --------------------------------------------------------------------------------
 
 func (b *bench) name(kind string) string {
@@ -204,7 +244,8 @@ func trivial(n int) func(context.Context, *bench) ([]store.Path, error) {
 // copyOf is a derivation that copies a new source, made by the script.
 func (b *bench) copyOf(ctx context.Context, script string) ([]store.Path, error) {
 	name := b.name("source")
-	tree := filepath.Join(b.dir, name)
+	// In memory: a file system that had thousands of files deleted is slow for a while.
+	tree := filepath.Join("/run", name)
 	defer os.RemoveAll(tree)
 	cmd := exec.CommandContext(ctx, "bash", "-c", script)
 	cmd.Env = append(os.Environ(), "out="+tree)
@@ -224,7 +265,7 @@ func bigFile(ctx context.Context, b *bench) ([]store.Path, error) {
 }
 
 // tree makes text in files.
-func tree(_ string, files, size int) func(context.Context, *bench) ([]store.Path, error) {
+func tree(files, size int) func(context.Context, *bench) ([]store.Path, error) {
 	return func(ctx context.Context, b *bench) ([]store.Path, error) {
 		script := fmt.Sprintf(`mkdir $out; cd $out; head -c %d /dev/urandom | base64 -w 70 | split -b %d -a 5 -d - f`, files*size*3/4, size)
 		return b.copyOf(ctx, script)
@@ -336,8 +377,10 @@ func (c *contender) startCoordinator(ctx context.Context, n int, as string) erro
 		home = "/var/lib/" + as
 	}
 	folders := []string{"--state=" + filepath.Join(c.dir, "state"), "--config=" + filepath.Join(c.dir, "config"), "--store=guix-daemon"}
-	args := append([]string{"--reuid=" + as, "--regid=" + as, "--clear-groups", "env", "HOME=" + home,
-		guixlab.Programs + "/lighter", "coordinator", "--agents=" + guixlab.Programs + "/agents"}, folders...)
+	args := append([]string{
+		"--reuid=" + as, "--regid=" + as, "--clear-groups", "env", "HOME=" + home,
+		guixlab.Programs + "/lighter", "coordinator", "--agents=" + guixlab.Programs + "/agents",
+	}, folders...)
 	c.coordinator = exec.Command("setpriv", args...) //nolint:noctx // ended by stop
 	log, err := os.Create(filepath.Join(c.dir, "log"))
 	if err != nil {
