@@ -202,6 +202,7 @@ func (c *Coordinator) dropUnneeded(t *task) {
 	if m := t.kept; m != nil {
 		c.release(t, m)
 	}
+	c.releaseInputs(t)
 }
 
 // attemptFailed decides what follows from an attempt that came to nothing.
@@ -447,7 +448,7 @@ func (c *Coordinator) cancelBuild(r *record, reason string) {
 // build of their own.
 func (c *Coordinator) substitute(t *task, canceled *record) {
 	b := canceled.Build
-	b.ID, b.State, b.Reason, b.Stopped, b.Offload = newID(), t.state, t.reason, nil, false
+	b.ID, b.State, b.Reason, b.Stopped, b.Offload = newID(), t.standing(), t.reason, nil, false
 	for d := range t.dependants {
 		if len(d.builds) > 0 {
 			b.Parent = d.builds[0].ID

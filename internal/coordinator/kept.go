@@ -187,6 +187,7 @@ func (c *Coordinator) lose(t *task, why string) {
 		c.expand(t)
 	} else {
 		c.remove(t)
+		c.releaseInputs(t)
 	}
 	for d := range dependants {
 		delete(d.inputs, t)

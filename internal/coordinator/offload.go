@@ -14,6 +14,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/hookapi"
+	"lighter/internal/ledger"
 	"lighter/scheduler"
 	"lighter/store"
 )
@@ -180,6 +181,9 @@ func (c *Coordinator) takeOrder(ctx context.Context, conn net.Conn, r *hookapi.R
 	b, err := c.takeUpOrder(ctx, d, o)
 	defer c.post(func() { c.hookGone(d) })
 	if err != nil {
+		if ctx.Err() != nil || passes(err) {
+			return err // the hook comes back
+		}
 		e := asError(err)
 		return d.write(hookapi.Final, hookapi.Result{State: api.Failed, Failure: &api.Failure{
 			Culprit: api.CulpritCoordinator, Phase: api.Queued, Message: e.Message,
@@ -189,6 +193,17 @@ func (c *Coordinator) takeOrder(ctx context.Context, conn net.Conn, r *hookapi.R
 		return d.write(hookapi.Final, resultOf(b))
 	}
 	return d.report()
+}
+
+// passes reports whether an order that was not taken up for that reason may be later, or by
+// a coordinator that is started anew.
+func passes(err error) bool {
+	for _, target := range []error{errStopping, ledger.ErrDiskFull, ledger.ErrFailed, ledger.ErrClosed} {
+		if errors.Is(err, target) {
+			return true
+		}
+	}
+	return false
 }
 
 // takeUpOrder submits the build, or finds it if an earlier conversation was about it.

@@ -454,3 +454,10 @@ func (f *hookFarm) recorded() {
 	f.c.post(func() { f.c.durably(func() { close(done) }) })
 	<-done
 }
+
+func cutPipe() net.Conn {
+	here, there := net.Pipe()
+	here.Close()
+	there.Close()
+	return here
+}

@@ -224,7 +224,7 @@ func (c *Coordinator) joinLive(t *task, b *api.Build) {
 		return
 	}
 	r.Started = t.builds[0].Started
-	r.State, r.Reason, r.Attempt = t.state, t.reason, t.attempt
+	r.State, r.Reason, r.Attempt = t.standing(), t.reason, t.attempt
 	if t.machine != nil {
 		r.Machine = t.machine.Name
 	}

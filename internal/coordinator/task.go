@@ -75,6 +75,15 @@ func (t *task) question() question {
 	return question{task: t, path: t.drv, outputs: t.wantedOutputs(), started: t.resume != nil || t.run != nil}
 }
 
+// standing is the state of a build that joins the task. That of a task which a start found
+// is not known yet.
+func (t *task) standing() api.State {
+	if t.state == "" {
+		return api.Queued
+	}
+	return t.state
+}
+
 // requestedOutputs returns the outputs that builds ask for, nil for all.
 func (t *task) requestedOutputs() []string {
 	set := make(map[string]bool)
