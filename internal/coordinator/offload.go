@@ -22,6 +22,8 @@ import (
 // getOffload takes up the conversation with a build hook, as package hookapi has it.
 func (c *Coordinator) getOffload(w http.ResponseWriter, r *http.Request) error {
 	if r.Header.Get("Upgrade") != hookapi.Protocol {
+		w.Header().Set("Connection", "Upgrade")
+		w.Header().Set("Upgrade", hookapi.Protocol)
 		return &api.Error{
 			Status: http.StatusUpgradeRequired, Code: api.CodeBadRequest,
 			Message: fmt.Sprintf("this is for the build hook of guix-daemon, which asks for the upgrade to %s", hookapi.Protocol),
