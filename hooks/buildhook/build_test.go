@@ -144,9 +144,13 @@ func TestWrongArchives(t *testing.T) {
 		archive func(l *lab) []byte
 		want    string
 	}{
-		"tampered contents":    {func(l *lab) []byte { return flip(l, "#!/bin/sh") }, "hello"},
-		"tampered second item": {func(l *lab) []byte { a := l.good("hello-lib", "hello"); a[strings.LastIndex(string(a), "#!/bin/sh")] ^= 1; return a }, "hello"},
-		"wrong signature":      {func(l *lab) []byte { return flip(l, "sig-val") }, "hello"},
+		"tampered contents": {func(l *lab) []byte { return flip(l, "#!/bin/sh") }, "hello"},
+		"tampered second item": {func(l *lab) []byte {
+			a := l.good("hello-lib", "hello")
+			a[strings.LastIndex(string(a), "#!/bin/sh")] ^= 1
+			return a
+		}, "hello"},
+		"wrong signature": {func(l *lab) []byte { return flip(l, "sig-val") }, "hello"},
 		"another key": {func(l *lab) []byte {
 			return l.archive(item{l.path("hello"), l.tree("x"), l.key}, item{l.path("hello-lib"), l.tree("x"), other})
 		}, "hello-lib"},
