@@ -333,7 +333,7 @@ func (b *build) unpack() error {
 	absent := slices.Clone(b.order.Outputs)
 	for r := nar.NewArchiveReader(&archive{b: b}, b.Dir); ; {
 		contents, err := r.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {

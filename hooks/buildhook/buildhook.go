@@ -81,7 +81,7 @@ func Run(cfg Config) int {
 	defer h.hangUp()
 	for {
 		line, err := h.line(maxQuestion)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return ExitBuilt // guix-daemon does not need this process any more
 		}
 		if err != nil {
@@ -341,5 +341,5 @@ func seconds(name, text string) (time.Duration, error) {
 	if err != nil {
 		return 0, fmt.Errorf("offload: %s %q: want seconds, 0 for no limit", name, text)
 	}
-	return time.Duration(n) * time.Second, nil //nolint:gosec // of 31 bits
+	return time.Duration(n) * time.Second, nil
 }

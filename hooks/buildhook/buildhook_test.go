@@ -234,6 +234,7 @@ func TestCoordinatorHangs(t *testing.T) {
 func TestCoordinatorIsSomethingElse(t *testing.T) {
 	l := newLab(t, nil)
 	l.mute = func(conn net.Conn) bool {
+		_, _ = conn.Read(make([]byte, 4096))
 		io.WriteString(conn, "HTTP/1.1 404 Not Found\r\n\r\n")
 		conn.Close()
 		return true
@@ -455,8 +456,11 @@ func TestEnvironment(t *testing.T) {
 	}
 	for _, bad := range [][]string{
 		nil, args[:3], append(slices.Clone(args), "x"),
-		{"x86_64-linux", "-1", "true", "0"}, {"x86_64-linux", "", "true", "0"}, {"x86_64-linux", "1h", "true", "0"},
-		{"x86_64-linux", "0", "true", "2147483648"}, {"x86_64-linux", "0", "true", "99999999999999999999"},
+		{"x86_64-linux", "-1", "true", "0"},
+		{"x86_64-linux", "", "true", "0"},
+		{"x86_64-linux", "1h", "true", "0"},
+		{"x86_64-linux", "0", "true", "2147483648"},
+		{"x86_64-linux", "0", "true", "99999999999999999999"},
 	} {
 		if cfg, err := environment(bad, env()); err == nil {
 			t.Errorf("%q: got %+v", bad, cfg)

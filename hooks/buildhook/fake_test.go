@@ -52,7 +52,7 @@ type lab struct {
 func newLab(t testing.TB, change func(*Config)) *lab {
 	t.Helper()
 	testkit.CheckLeaks(t)
-	dir, err := os.MkdirTemp("", "lighter") // a socket's name is short
+	dir, err := os.MkdirTemp("", "lighter") //nolint:usetesting // a socket's name is short
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +70,7 @@ func newLab(t testing.TB, change func(*Config)) *lab {
 	if err := os.WriteFile(filepath.Join(dir, "acl"), []byte(acl.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Mkdir(filepath.Join(dir, "store"), 0o755); err != nil { //nolint:gosec // as a store is
+	if err := os.Mkdir(filepath.Join(dir, "store"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	in, inWriter := io.Pipe()

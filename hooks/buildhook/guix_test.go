@@ -29,7 +29,7 @@ func script(t *testing.T, file string) string {
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(file, []byte(text), 0o700); err != nil { //nolint:gosec // a program
+	if err := os.WriteFile(file, []byte(text), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	return file
@@ -124,7 +124,11 @@ func lighterGuix(t *testing.T, args []string, env ...string) (stdout, stderr str
 func TestMainIsGuix(t *testing.T) {
 	guix := script(t, t.TempDir()+"/guix")
 	for _, args := range [][]string{
-		{"substitute", "--query"}, {"authenticate"}, {"gc", "--list-busy"}, {"build", "a b", "--x"}, {},
+		{"substitute", "--query"},
+		{"authenticate"},
+		{"gc", "--list-busy"},
+		{"build", "a b", "--x"},
+		{},
 		{"offload", "test"}, // a person's; no lighter lies beside this program
 	} {
 		out, errs, code := lighterGuix(t, args, "LIGHTER_GUIX="+guix)

@@ -228,7 +228,7 @@ func (c *Coordinator) takeUpOrder(ctx context.Context, d *delivery, o *hookapi.O
 	case len(names) != len(o.Outputs):
 		return nil, badRequest("%s: not all of %v are its outputs", o.Derivation, o.Outputs)
 	}
-	d.group.Go(func() { c.head.prefetch(d.ctx, o.Inputs) }) //nolint:contextcheck // of the conversation
+	d.group.Go(func() { c.head.prefetch(d.ctx, o.Inputs) })
 	if err := c.do(ctx, func() { c.hooks[d.id] = d }); err != nil {
 		return nil, err
 	}
@@ -622,7 +622,7 @@ var shipBuffers = sync.Pool{New: func() any { return new([hookapi.MaxChunk]byte)
 func (d *delivery) ship(ctx context.Context, m *machine, s hookapi.Shipment, items []store.Path) (int64, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	defer context.AfterFunc(d.ctx, func() { cancel(errHookGone) })()
+	defer context.AfterFunc(d.ctx, func() { cancel(errHookGone) })() //nolint:contextcheck // it is another's
 	body, err := m.client.Export(ctx, items)
 	if err != nil {
 		return 0, err

@@ -31,7 +31,7 @@ type hookFarm struct {
 
 func newHookFarm(t testing.TB, change func(*Config), names ...string) *hookFarm {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "lighter") // a socket's name is short
+	dir, err := os.MkdirTemp("", "lighter") //nolint:usetesting // a socket's name is short
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -283,7 +283,7 @@ func (f *hookFarm) items(archive []byte) ([]store.Path, error) {
 	r := nar.NewArchiveReader(bytes.NewReader(archive), store.DefaultDir)
 	for {
 		_, err := r.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return paths, nil
 		}
 		if err != nil {

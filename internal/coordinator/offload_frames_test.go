@@ -3,6 +3,7 @@ package coordinator
 import (
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -122,10 +123,12 @@ func TestOffloadBadOrders(t *testing.T) {
 // has something built.
 func TestOffloadRulesBrokenAfterTheOrder(t *testing.T) {
 	for name, write := range map[string]func(conn net.Conn) error{
-		"ask":              func(conn net.Conn) error { return hookapi.WriteJSON(conn, hookapi.Ask, hookapi.Question{}) },
-		"build":            func(conn net.Conn) error { return hookapi.WriteJSON(conn, hookapi.Build, hookapi.Order{}) },
-		"delivered":        func(conn net.Conn) error { return hookapi.WriteJSON(conn, hookapi.Delivered, hookapi.Receipt{}) },
-		"delivered first":  func(conn net.Conn) error { return hookapi.WriteJSON(conn, hookapi.Delivered, hookapi.Receipt{Number: 1}) },
+		"ask":       func(conn net.Conn) error { return hookapi.WriteJSON(conn, hookapi.Ask, hookapi.Question{}) },
+		"build":     func(conn net.Conn) error { return hookapi.WriteJSON(conn, hookapi.Build, hookapi.Order{}) },
+		"delivered": func(conn net.Conn) error { return hookapi.WriteJSON(conn, hookapi.Delivered, hookapi.Receipt{}) },
+		"delivered first": func(conn net.Conn) error {
+			return hookapi.WriteJSON(conn, hookapi.Delivered, hookapi.Receipt{Number: 1})
+		},
 		"delivered badly":  func(conn net.Conn) error { return hookapi.Write(conn, hookapi.Delivered, nil) },
 		"unknown":          func(conn net.Conn) error { _, err := io.WriteString(conn, "?\x00\x00\x00\x00"); return err },
 		"too much at once": func(conn net.Conn) error { _, err := io.WriteString(conn, "d\xff\xff\xff\xff"); return err },
@@ -190,7 +193,7 @@ func TestOffloadShutdown(t *testing.T) {
 	if err := <-f.farm.over; err != nil {
 		t.Error(err)
 	}
-	if err := f.server.Shutdown(t.Context()); err != nil && err != http.ErrServerClosed {
+	if err := f.server.Shutdown(t.Context()); err != nil && !errors.Is(err, http.ErrServerClosed) {
 		t.Error(err)
 	}
 	<-building.over

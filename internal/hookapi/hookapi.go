@@ -19,6 +19,7 @@ package hookapi
 
 import (
 	"bufio"
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -225,7 +226,8 @@ const handshakeTimeout = 5 * time.Second
 // Dial starts a conversation with the coordinator behind a Unix socket. The error of a
 // coordinator that isn't there is one of package net.
 func Dial(socket string) (net.Conn, *Reader, error) {
-	conn, err := net.DialTimeout("unix", socket, handshakeTimeout)
+	dialer := net.Dialer{Timeout: handshakeTimeout}
+	conn, err := dialer.DialContext(context.Background(), "unix", socket)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -270,10 +272,10 @@ const maxHeaders = 64
 // line reads one line of a header.
 func (r *Reader) line() (string, error) {
 	line, err := r.r.ReadSlice('\n')
-	switch err {
-	case io.EOF:
+	switch {
+	case errors.Is(err, io.EOF):
 		err = io.ErrUnexpectedEOF
-	case bufio.ErrBufferFull:
+	case errors.Is(err, bufio.ErrBufferFull):
 		return "", fmt.Errorf("%w: it answers with a line of more than %d bytes", ErrFrame, len(line))
 	}
 	return strings.TrimRight(string(line), "\r\n"), err
