@@ -8,6 +8,8 @@ BUILD      := build
 PLATFORMS  := linux-amd64 linux-arm64 linux-arm linux-386 linux-riscv64 linux-ppc64le
 FUZZTIME   ?= 10m
 PACKAGES   ?= ./...
+# With tests that have the build tag guixlab.
+GUIXPACKAGES ?= machines store/daemon cmd/lighter-agent internal/guixlab
 SOURCES    := $(shell find . -name '*.go' -not -path './build/*' 2>/dev/null) go.mod go.sum
 LDFLAGS    := -s -w
 
@@ -37,6 +39,7 @@ demo: build ## a coordinator and three machines on loopback build lighter's own 
 
 test: ## all tests (with the race detector in CI, or with RACE=1)
 	$(GO) vet $(PACKAGES)
+	$(GO) vet -tags guixlab $(GUIXPACKAGES:%=./%)
 	$(GO) test -timeout 20m $(TESTFLAGS) $(PACKAGES)
 
 lint: ## golangci-lint, pinned in .tools/go.mod
@@ -61,8 +64,14 @@ guix-lab: ## real Guix machines in folders, to try things on (root, Debian; docs
 	internal/guixlab/lab.sh up
 
 test-guix: build agents guix-lab ## the tests with real guix-daemons and SSH servers, in that lab
-	$(GO) test -c $(TESTFLAGS) -tags guixlab -o $(BUILD)/guixlab.test ./internal/guixlab
-	internal/guixlab/lab.sh enter head /src/$(BUILD)/guixlab.test -test.timeout 20m $(GUIXTESTFLAGS)
+	mkdir -p $(BUILD)/guixtests
+	for package in $(GUIXPACKAGES); do \
+		$(GO) test -c $(TESTFLAGS) -tags guixlab -o $(BUILD)/guixtests/$$(basename $$package).test ./$$package || exit 1; \
+	done
+	for package in $(GUIXPACKAGES); do \
+		internal/guixlab/lab.sh enter head env -C /src/$$package CI=$(CI) \
+			/src/$(BUILD)/guixtests/$$(basename $$package).test -test.timeout 20m $(GUIXTESTFLAGS) || exit 1; \
+	done
 
 bench-guix: build agents guix-lab ## the figures beside "guix offload" of docs/performance.md, in that lab
 	$(GO) build -o $(BUILD)/guix-bench ./internal/guixlab/bench

@@ -182,7 +182,8 @@ machine_inside() {
 	echo $$ >"/lab/$m.pid"
 	trap - EXIT
 	touch "/lab/$m.ready"
-	exec sleep infinity
+	sleep infinity &
+	wait # which takes note of whatever ends
 }
 
 make_key() {
@@ -256,13 +257,17 @@ head_setup() {
 	cp /etc/guix/machines.scm /lab/machines.scm
 }
 
-# Called again, by way of "lab.sh service MACHINE sshd", after somebody stopped it.
+# Called again, by way of "script service sshd", after somebody stopped it.
 start_sshd() {
 	/usr/sbin/sshd -E /var/log/sshd.log
 	until [ -s /run/sshd.pid ]; do sleep 0.02; done
 }
 
 start_daemon() {
+	local old
+	if old=$(cat /run/guix-daemon.pid 2>/dev/null) && kill "$old" 2>/dev/null; then
+		while grep -q '^State:.[^Z]' "/proc/$old/status" 2>/dev/null; do sleep 0.02; done
+	fi
 	rm -f /var/guix/daemon-socket/socket
 	mkdir -p /var/log/guix
 	setsid guix-daemon --build-users-group=guixbuild --no-substitutes "$@" >>/var/log/guix-daemon.log 2>&1 </dev/null &
