@@ -193,6 +193,9 @@ func (c *Coordinator) postBuilds(w http.ResponseWriter, r *http.Request) error {
 	if requests == nil {
 		requests = []api.Request{s.Request}
 	}
+	if slices.ContainsFunc(requests, func(r api.Request) bool { return r.Offload }) {
+		return badRequest("offload is for build hooks, which ask for it with GET %s", hookapi.Path)
+	}
 	answers, err := c.Submit(r.Context(), requests)
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -36,6 +37,23 @@ func TestOffloadWithoutUpgrade(t *testing.T) {
 	if !strings.Contains(head, "Upgrade: "+hookapi.Protocol) {
 		t.Errorf("the answer names no protocol:\n%s", head)
 	}
+}
+
+// TestOffloadIsNotForClients has a client ask for what only a hook can take.
+func TestOffloadIsNotForClients(t *testing.T) {
+	f := newHookFarm(t, nil, "m1")
+	conn, err := net.Dial("unix", f.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	body := `{"builds":[{"derivation":"` + string(f.drv("one", "")) + `","offload":true}]}`
+	fmt.Fprintf(conn, "POST /v1/builds HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+	answer, err := io.ReadAll(conn)
+	if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 400 ") || !strings.Contains(string(answer), "build hooks") {
+		t.Errorf("got %s, %v", answer, err)
+	}
+	f.over()
 }
 
 // TestOffloadBadFrames has a hook break the rules: the conversation ends, and what was
