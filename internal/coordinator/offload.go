@@ -391,7 +391,7 @@ func (c *Coordinator) endHookGrace(ctx context.Context) {
 	waiting := make(map[string][]store.Path)
 	err := c.do(ctx, func() {
 		for id, rec := range c.builds {
-			if rec.Offload && rec.delivery == nil {
+			if rec.Offload && rec.delivery == nil && c.hooks[id] == nil {
 				waiting[id] = values(rec.OutputPaths)
 			}
 		}
@@ -404,7 +404,7 @@ func (c *Coordinator) endHookGrace(ctx context.Context) {
 		done := err == nil && len(outputs) > 0 && len(absent) == 0
 		c.post(func() {
 			rec := c.builds[id]
-			if rec == nil || rec.delivery != nil {
+			if rec == nil || rec.delivery != nil || c.hooks[id] != nil {
 				return
 			}
 			if !done {
