@@ -165,6 +165,18 @@ func TestLists(t *testing.T) {
 	}
 }
 
+// TestBadLists has guix-daemon name what is no output after the build was accepted.
+func TestBadLists(t *testing.T) {
+	l := newLab(t, nil)
+	l.serve()
+	l.start()
+	l.write("0 x86_64-linux " + string(l.path("hello.drv")) + " ")
+	l.session().reply(hookapi.Accept, "")
+	l.write(string(l.path("hello.drv"))+" ", "/etc/passwd ")
+	l.exit(ExitTransient)
+	l.out.await(t, "guix-daemon's list of outputs: store path \"/etc/passwd\"")
+}
+
 func TestLongQuestion(t *testing.T) {
 	out := newOutput()
 	cfg := Config{In: strings.NewReader(strings.Repeat("x", maxQuestion+1) + "\n"), Out: out, Dir: store.DefaultDir}

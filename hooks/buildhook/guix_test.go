@@ -161,3 +161,37 @@ func TestMainOffloads(t *testing.T) {
 		t.Errorf("bad arguments: got %q, exit code %d", errs, code)
 	}
 }
+
+// TestMainIsLighter has a lighter beside this program, for people who work with guix-daemon.
+func TestMainIsLighter(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	program, err := os.ReadFile(self)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := os.WriteFile(dir+"/lighter-guix", program, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	text := "#!/bin/sh\necho \"$* $LIGHTER_STORE\"\nexit 43\n"
+	if err := os.WriteFile(dir+"/lighter", []byte(text), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(dir+"/lighter-guix", dir+"/guix"); err != nil {
+		t.Fatal(err)
+	}
+	for store, want := range map[string]string{"": "offload status guix-daemon\n", "LIGHTER_STORE=/x": "offload status /x\n"} {
+		cmd := exec.CommandContext(t.Context(), dir+"/guix", "offload", "status")
+		cmd.Env = append(os.Environ(), "LIGHTER_TEST_MAIN=1", "LIGHTER_GUIX=/nothing")
+		if store != "" {
+			cmd.Env = append(cmd.Env, store)
+		}
+		out, err := cmd.Output()
+		if string(out) != want || cmd.ProcessState.ExitCode() != 43 {
+			t.Errorf("with %q: got %q, %v, want %q", store, out, err, want)
+		}
+	}
+}

@@ -631,38 +631,51 @@ func TestOffloadComesBack(t *testing.T) {
 }
 
 // TestOffloadLateReceipt has a hook refuse an archive before it has all of it, and the link
-// break then: the receipt is not taken for one of the next shipment.
+// break then: the receipt is not taken for one of the next shipment, before or after which it
+// comes.
 func TestOffloadLateReceipt(t *testing.T) {
-	f := newHookFarm(t, nil, "m1")
-	a := f.agents["m1"]
-	cut := make(chan struct{})
-	first := true
-	h := f.newHook(f.drv("one", ""))
-	h.early = func(number int) *hookapi.Receipt {
-		if number > 1 {
-			return nil
-		}
-		close(cut)
-		return &hookapi.Receipt{Error: "refused at once"}
-	}
-	f.wrapExport("m1", func(r io.ReadCloser) io.ReadCloser {
-		if !first {
-			return r
-		}
-		first = false
-		return readFunc(func([]byte) (int, error) {
-			<-cut
-			time.Sleep(20 * time.Millisecond) // the receipt comes before the next shipment
-			a.cutLink(false)
-			return 0, errCut
+	for _, late := range []bool{false, true} {
+		t.Run(fmt.Sprint("late ", late), func(t *testing.T) {
+			f := newHookFarm(t, nil, "m1")
+			a := f.agents["m1"]
+			cut := make(chan struct{})
+			first := true
+			h := f.newHook(f.drv("one", ""))
+			h.early = func(number int) *hookapi.Receipt {
+				refused := hookapi.Receipt{Number: 1, Error: "refused at once"}
+				switch {
+				case number == 1 && !late:
+					defer close(cut)
+					return &refused
+				case number == 1:
+					close(cut)
+				case late:
+					if err := hookapi.WriteJSON(h.conn, hookapi.Delivered, refused); err != nil {
+						t.Error(err)
+					}
+				}
+				return nil
+			}
+			f.wrapExport("m1", func(r io.ReadCloser) io.ReadCloser {
+				if !first {
+					return r
+				}
+				first = false
+				return readFunc(func([]byte) (int, error) {
+					<-cut
+					time.Sleep(20 * time.Millisecond) // so that the receipt is there
+					a.cutLink(false)
+					return 0, errCut
+				})
+			})
+			h.start()
+			b := h.succeeds()
+			if len(h.ships) != 2 || b.Attempt != 1 {
+				t.Errorf("got %d shipments, %d attempts", len(h.ships), b.Attempt)
+			}
+			f.over()
 		})
-	})
-	h.start()
-	b := h.succeeds()
-	if len(h.ships) != 2 || b.Attempt != 1 {
-		t.Errorf("got %d shipments, %d attempts", len(h.ships), b.Attempt)
 	}
-	f.over()
 }
 
 // TestOffloadShipmentIsCut loses the link in the middle of an archive.
