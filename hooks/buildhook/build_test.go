@@ -207,13 +207,13 @@ func TestWrongArchives(t *testing.T) {
 	}
 }
 
-// TestTruncatedArchive cuts an archive at every byte.
+// TestTruncatedArchive cuts an archive at many places, before, in and after each word.
 func TestTruncatedArchive(t *testing.T) {
 	l := newLab(t, nil)
 	s, _ := l.accepted("hello")
 	a := l.good("hello")
 	number := 0
-	for n := range a {
+	for n := 0; n < len(a); n += 3 {
 		number++
 		if r := s.ship(number, a[:n]); r.Error == "" || r.Local || len(l.left()) != 0 {
 			t.Fatalf("%d of %d bytes: got %+v, in the store is %v", n, len(a), r, l.left())

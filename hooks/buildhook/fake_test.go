@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 }
 
 // patience bounds what a test waits for.
-const patience = 10 * time.Second
+const patience = 20 * time.Second
 
 // lab is a hook with guix-daemon and a coordinator, both played by the test.
 type lab struct {
@@ -222,9 +222,6 @@ func (l *lab) session() *session {
 	l.t.Helper()
 	select {
 	case s := <-l.sessions:
-		if err := s.conn.SetDeadline(time.Now().Add(patience)); err != nil {
-			l.t.Fatal(err)
-		}
 		return s
 	case <-time.After(patience):
 		l.t.Fatalf("the hook does not come; it said:\n%s", l.out)
@@ -234,6 +231,9 @@ func (l *lab) session() *session {
 
 func (s *session) expect(kind hookapi.Kind, v any) {
 	s.l.t.Helper()
+	if err := s.conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		s.l.t.Fatal(err)
+	}
 	got, payload, err := s.r.Next()
 	if err == nil && got != kind {
 		err = fmt.Errorf("a frame %q %s, want %q", got, payload, kind)

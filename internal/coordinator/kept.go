@@ -290,13 +290,15 @@ func (c *Coordinator) endGrace(m *machine) {
 		}
 	}
 	c.grace = nil
+	// One walk for all: a task whose dependants are not known yet would be dropped.
+	var questions []question
 	for _, t := range c.tasks {
 		if t.expanding {
-			c.expander.mail.put(t.question())
+			questions = append(questions, t.question())
 		}
 	}
 	// What is still spare after that walk is not needed.
-	c.expander.mail.put(question{whenDone: c.dropSpare})
+	c.expander.mail.put(append(questions, question{whenDone: c.dropSpare})...)
 	c.placing = true
 }
 

@@ -11,10 +11,11 @@ type mailbox[T any] struct {
 
 func newMailbox[T any]() *mailbox[T] { return &mailbox[T]{signal: make(chan struct{}, 1)} }
 
-func (m *mailbox[T]) put(v T) {
+// put puts values that are taken together.
+func (m *mailbox[T]) put(v ...T) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.mail = append(m.mail, v)
+	m.mail = append(m.mail, v...)
 	signal(m.signal)
 }
 

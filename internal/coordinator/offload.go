@@ -385,9 +385,34 @@ func (c *Coordinator) endDelivered(rec *record) {
 	t.builds = slices.DeleteFunc(t.builds, func(other *record) bool { return other == rec })
 }
 
+// awaitGraph waits until it is known which of the tasks that a start found need each other.
+func (c *Coordinator) awaitGraph(ctx context.Context) error {
+	for {
+		walked := make(chan struct{})
+		err := c.do(ctx, func() {
+			if c.grace == nil {
+				c.expander.mail.put(question{whenDone: func() { close(walked) }})
+			}
+		})
+		if err != nil {
+			return err
+		}
+		select {
+		case <-walked:
+			return nil
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
 // endHookGrace ends builds that an earlier coordinator left and whose hooks did not come
 // back. That the outputs are valid tells that the hook had them.
 func (c *Coordinator) endHookGrace(ctx context.Context) {
+	if c.awaitGraph(ctx) != nil {
+		return
+	}
 	waiting := make(map[string][]store.Path)
 	err := c.do(ctx, func() {
 		for id, rec := range c.builds {
