@@ -83,7 +83,10 @@ func (h *host) state() string  { return filepath.Join(h.dir, "state") }
 func (h *host) socket() string { return filepath.Join(h.dir, "s", "agent.sock") }
 
 func (h *host) command(args ...string) *exec.Cmd {
-	flags := []string{"--state", h.state(), "--socket", h.socket(), "--timeout", patience.String(), "--log-level", "debug"}
+	flags := []string{
+		"--state", h.state(), "--socket", h.socket(), "--timeout", patience.String(), "--log-level", "debug",
+		"--daemon-socket", filepath.Join(h.dir, "no-daemon"), // also where this computer has one
+	}
 	cmd := exec.Command(h.program, append(flags, args...)...)
 	cmd.Env = append(os.Environ(), asAgent+"=1")
 	cmd.Dir = h.dir
