@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"lighter/internal/api"
 	"lighter/scheduler"
 	"lighter/store"
 )
@@ -335,6 +336,10 @@ func (c *Coordinator) settle(tasks []*task) {
 		}
 		c.spread(t, later)
 		switch {
+		case t.resume != nil && t.waiting > 0 && t.state != api.Building && t.state != api.Fetching:
+			// An input that is kept for a build hook is not found again yet.
+			c.abandon(t, "its inputs are not there yet")
+			c.makeReady(t)
 		case t.resume != nil:
 			c.resume(t)
 		case t.run == nil && !t.available:

@@ -153,7 +153,10 @@ func TestOffloadHookDoesNotComeBack(t *testing.T) {
 				}
 				f.over()
 				if n := f.built("one"); n > 1 {
-					t.Errorf("built %d times", n)
+					t.Errorf("built %d times\n%s", n, f.history(h.order.ID))
+					for _, b := range f.children() {
+						t.Errorf("%s:\n%s", b.Derivation.Name(), f.history(b.ID))
+					}
 				}
 			})
 		}
