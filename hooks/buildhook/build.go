@@ -177,7 +177,7 @@ func (b *build) progress(p *hookapi.Progress) {
 	case p.State == api.Building && !b.remote:
 		b.remote = true
 		b.told.printf(b.Out, "@ build-remote %s %s\n", b.order.Derivation, p.Machine)
-	case p.State == api.Queued && p.Attempt > 0, p.State == api.Building && p.Reason != "":
+	case p.State == api.Queued && p.Attempt > 0 && p.Reason != "", p.State == api.Building && p.Reason != "":
 		b.sayOnce(fmt.Sprintf("%s: %s", b.order.Derivation.Base(), p.Reason))
 	}
 }

@@ -211,7 +211,7 @@ func writeMachineStatus(inv *invocation, list []api.MachineStatus, now time.Time
 			continue
 		}
 		again := ""
-		if m.NextTry != nil {
+		if m.NextTry != nil && !strings.Contains(m.Error, "(next try at ") {
 			again = " (next try " + human.Ago(*m.NextTry, now) + ")"
 		}
 		fmt.Fprintf(inv.Out, "\n%s: %s%s\n", human.Printable(m.Name), human.PrintableText(m.Error), again)

@@ -223,7 +223,7 @@ func (r *run) begin() (*agentapi.BuildStatus, error) {
 			if len(status.Missing) == 0 {
 				return r.blame(api.CulpritMachine, errors.New("its agent neither starts the build nor says what is missing"))
 			}
-			r.enter(api.Sending, time.Time{}, fmt.Sprintf("%d items", len(status.Missing)))
+			r.enter(api.Sending, time.Time{}, countItems(len(status.Missing)))
 			if err := r.send(ctx, status.Missing); err != nil {
 				return err
 			}
@@ -454,7 +454,7 @@ func (r *run) fetch(outputs map[string]*store.Info, names []string) error {
 	if err != nil || len(infos) == 0 {
 		return err
 	}
-	r.enter(api.Fetching, time.Time{}, fmt.Sprintf("%d items", len(infos)))
+	r.enter(api.Fetching, time.Time{}, countItems(len(infos)))
 	err = r.persist(r.ctx, r.machine, func(ctx context.Context) error {
 		n, err := r.machine.fetching.want(ctx, infos)
 		r.fetched.Add(n)
@@ -471,6 +471,14 @@ func (r *run) fetch(outputs map[string]*store.Info, names []string) error {
 		return &headError{err}
 	}
 	return nil
+}
+
+// countItems says for people how many items there are.
+func countItems(n int) string {
+	if n == 1 {
+		return "1 item"
+	}
+	return fmt.Sprintf("%d items", n)
 }
 
 // absent returns those of the closure of the wanted outputs that are not at home.
@@ -631,15 +639,15 @@ func (r *run) failure(err error) *api.Failure {
 		f.Machine = ""
 		return f
 	case errors.As(err, &answer):
-		return r.blame(api.CulpritMachine, fmt.Errorf("%s%s", strings.TrimSpace(answer.Message), hint(answer)))
+		return r.blame(api.CulpritMachine, fmt.Errorf("%s%s", strings.TrimSpace(answer.Message), r.machine.hint(answer)))
 	}
 	return r.blame(api.CulpritLink, err)
 }
 
 // hint says what a person can do about the error of a machine's agent.
-func hint(e *agentapi.Error) string {
+func (m *machine) hint(e *agentapi.Error) string {
 	if e.Code == agentapi.CodeUnauthorized {
-		return " (the machine does not accept the head's key; " + authorizeHead + ")"
+		return " (the machine does not accept the head's key; " + m.authorizeHead(m.storeKind()) + ")"
 	}
 	return ""
 }

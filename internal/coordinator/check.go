@@ -32,12 +32,33 @@ type checker struct {
 func (c *Coordinator) check(ctx context.Context, m *machine) (*api.MachineCheck, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.limits.ConnectTimeout)
 	defer cancel()
+	// A person who asks has perhaps mended what kept the machine away.
+	if link, ok := m.link.(interface{ Retry() }); ok {
+		link.Retry()
+	}
 	x := &checker{c: c, m: m}
 	ok := x.run(ctx)
-	m.contacts.wake()
+	x.settle(ctx)
 	result := &api.MachineCheck{Machine: m.Name, OK: ok, Steps: x.list}
 	err := c.do(ctx, func() { result.Status = m.status() })
 	return result, err
+}
+
+// checkSettle bounds how long a check waits for its news to show in the machine's status.
+const checkSettle = 2 * time.Second
+
+// settle has the supervisor look at the machine too, and waits for that.
+func (x *checker) settle(ctx context.Context) {
+	_, changed := x.m.contacts.seen()
+	x.m.contacts.wake()
+	if x.info == nil {
+		return // it will not be reached
+	}
+	select {
+	case <-changed:
+	case <-time.After(checkSettle):
+	case <-ctx.Done():
+	}
 }
 
 // run reports whether all steps went well.
@@ -146,7 +167,7 @@ func (x *checker) send(ctx context.Context) bool {
 		}
 	}
 	if err != nil {
-		return x.step("send", err, "authorize the head's key on the machine: "+authorizeHead)
+		return x.step("send", err, "authorize the head's key on the machine: "+x.m.authorizeHead(x.info.StoreKind))
 	}
 	return x.step("send", "it took an item that is signed by the head", "")
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"lighter/internal/agentapi"
@@ -32,6 +33,7 @@ type machine struct {
 	forgetter *forgetter
 	contacts  contacts
 	bandwidth bandwidth
+	kind      atomic.Value // of its store, a string
 
 	// All below belongs to the loop.
 	state   string // as api.MachineStatus.State
@@ -296,6 +298,7 @@ func (c *Coordinator) sighted(m *machine, s sighting) {
 	}
 	was := m.state
 	m.state, m.err, m.info, m.skew = stateUp, "", s.info, s.skew
+	m.kind.Store(s.info.StoreKind)
 	m.down, m.nextTry = time.Time{}, time.Time{}
 	problem := c.problemOf(m, &s)
 	if problem != m.problem || was != stateUp {
@@ -354,7 +357,12 @@ func (c *Coordinator) problemOf(m *machine, s *sighting) string {
 
 // authorizeHead says what a person does about a machine that does not accept the
 // head's key.
-const authorizeHead = "an uploaded agent is told of it when it starts, one behind lighter agent --listen with --authorize and the head's signing-key.pub"
+func (m *machine) authorizeHead(storeKind string) string {
+	if storeKind == "guix-daemon" {
+		return "as root on " + m.Name + ", with the head's signing-key.pub as standard input: guix archive --authorize"
+	}
+	return "an uploaded agent is told of it when it starts, one behind a forced command with lighter-agent authorize FILE, and one behind lighter agent --listen with --authorize FILE, where FILE is the head's signing-key.pub"
+}
 
 // headKeyProblem says why what the head signs is not accepted by a machine.
 func (c *Coordinator) headKeyProblem(m *machine, info *agentapi.Machine) string {
@@ -362,7 +370,7 @@ func (c *Coordinator) headKeyProblem(m *machine, info *agentapi.Machine) string 
 		return ""
 	}
 	if key := c.cfg.PublicKey.Fingerprint(); !slices.Contains(info.AcceptsKeys, key) {
-		return fmt.Sprintf("it does not accept the head's key %s; %s", key, authorizeHead)
+		return fmt.Sprintf("it does not accept the head's key %s; %s", key, m.authorizeHead(info.StoreKind))
 	}
 	return ""
 }
@@ -504,3 +512,11 @@ func (s *pathSet) contains(p store.Path) bool {
 }
 
 func (s *pathSet) clear() { clear(s.paths) }
+
+// storeKind is what the machine said last; runs ask, so it is not the loop's alone.
+func (m *machine) storeKind() string {
+	if kind, ok := m.kind.Load().(string); ok {
+		return kind
+	}
+	return ""
+}

@@ -77,7 +77,7 @@ func (m *machine) importError(batch []*store.Info, err error) error {
 	}
 	return &api.Failure{
 		Culprit: api.CulpritMachine, Phase: api.Sending, Machine: m.Name,
-		Message: fmt.Sprintf("import of %s there: %s%s", describe(batch), answer.Message, hint(answer)),
+		Message: fmt.Sprintf("import of %s there: %s%s", describe(batch), answer.Message, m.hint(answer)),
 	}
 }
 

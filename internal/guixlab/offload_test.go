@@ -249,10 +249,20 @@ func TestCheck(t *testing.T) {
 func TestKeepFailed(t *testing.T) {
 	f := newFarm(t, entry("builder1"))
 	drv := f.add(Recipe{Name: unique("kept"), Script: "echo a trace > trace; exit 1"})
-	f.buildFails("--keep-failed", string(drv))
-	// With "guix offload" nothing is kept on the machine either: guix-daemon does not
-	// tell its hook. Nothing may be left over for that.
-	f.nothingRuns("builder1", drv)
+	// guix itself does not offload what is to be kept, so that it is kept here.
+	text := f.buildFails("--keep-failed", "--max-jobs=1", string(drv))
+	contains(t, text, "keeping build directory")
+	_, rest, _ := strings.Cut(text, "keeping build directory `")
+	kept, _, _ := strings.Cut(rest, "'")
+	if trace, err := os.ReadFile(kept + "/trace"); err != nil || string(trace) != "a trace\n" {
+		t.Errorf("%s has %q (%v)", kept, trace, err)
+	}
+	if kept != "" {
+		os.RemoveAll(kept)
+	}
+	if b := f.buildOf(drv); b != nil {
+		t.Errorf("it was offloaded: %+v", b)
+	}
 }
 
 func TestNoOffload(t *testing.T) {
