@@ -82,7 +82,7 @@ const batchSize = 16 << 10
 
 // conn is a connection. One call uses it at a time.
 type conn struct {
-	net   *net.UnixConn
+	net   *socket
 	in    *countedReader // from net, for r
 	r     *wire.Reader
 	w     *wire.Writer
@@ -111,8 +111,12 @@ func dial(ctx context.Context, socket string) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	in := &countedReader{r: raw}
-	c := &conn{net: raw.(*net.UnixConn), in: in, r: wire.NewReader(in), w: wire.NewWriterSize(raw, chunkSize+64), born: time.Now()}
+	s, err := block(raw.(*net.UnixConn))
+	if err != nil {
+		return nil, err
+	}
+	in := &countedReader{r: s}
+	c := &conn{net: s, in: in, r: wire.NewReader(in), w: wire.NewWriterSize(s, chunkSize+64), born: time.Now()}
 	c.r.Promise(math.MaxInt64)
 	if err := c.guarded(ctx, c.handshake); err != nil {
 		c.close()

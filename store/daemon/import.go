@@ -14,7 +14,7 @@ import (
 )
 
 // readAhead is how many chunks of an archive are read while the daemon works.
-const readAhead = 8
+const readAhead = 32
 
 // Import implements store.Importer. The daemon checks hashes and signatures, and says
 // what refers to items that it lacks. The archive is read strictly before it gets it, and
