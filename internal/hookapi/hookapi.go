@@ -199,15 +199,16 @@ func Decode(payload []byte, v any) error {
 	return nil
 }
 
-// Write writes one frame with one call of w.Write.
+// Write writes one frame, with one system call if w is a connection.
 func Write(w io.Writer, kind Kind, payload []byte) error {
 	if len(payload) > limit(kind) {
 		return fmt.Errorf("%w: a frame %q of %d bytes", ErrFrame, kind, len(payload))
 	}
-	frame := make([]byte, 5, 5+len(payload))
-	frame[0] = byte(kind)
-	binary.BigEndian.PutUint32(frame[1:], uint32(len(payload))) //nolint:gosec // limit bounds it
-	_, err := w.Write(append(frame, payload...))
+	var header [5]byte
+	header[0] = byte(kind)
+	binary.BigEndian.PutUint32(header[1:], uint32(len(payload))) //nolint:gosec // limit bounds it
+	frame := net.Buffers{header[:], payload}
+	_, err := frame.WriteTo(w)
 	return err
 }
 
