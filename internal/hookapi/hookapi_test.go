@@ -58,18 +58,6 @@ func TestFrames(t *testing.T) {
 	}
 }
 
-func TestOneWritePerFrame(t *testing.T) {
-	n := 0
-	w := writerFunc(func(p []byte) (int, error) { n++; return len(p), nil })
-	if err := WriteJSON(w, Final, Result{State: api.Succeeded}); err != nil || n != 1 {
-		t.Errorf("%d writes, %v", n, err)
-	}
-	broken := errors.New("broken")
-	if err := Write(writerFunc(func([]byte) (int, error) { return 0, broken }), Log, nil); !errors.Is(err, broken) {
-		t.Errorf("got %v", err)
-	}
-}
-
 type writerFunc func(p []byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
