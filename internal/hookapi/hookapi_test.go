@@ -58,10 +58,6 @@ func TestFrames(t *testing.T) {
 	}
 }
 
-type writerFunc func(p []byte) (int, error)
-
-func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
-
 func TestLimits(t *testing.T) {
 	for k := range 256 {
 		kind := Kind(k)
