@@ -36,7 +36,7 @@ func block(c *net.UnixConn) (*socket, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("make a connection blocking", err)
 	}
-	return &socket{os.NewFile(uintptr(fd), "guix-daemon")}, nil //nolint:gosec // a descriptor is not negative
+	return &socket{os.NewFile(uintptr(fd), "guix-daemon")}, nil
 }
 
 // Close ends reads and writes that are under way, too.
