@@ -16,9 +16,10 @@ LDFLAGS    := -s -w
 export CGO_ENABLED = 0
 
 # The race detector needs cgo and a C compiler. CI has one; a developer asks with RACE=1.
+TESTCGO := 0
 ifneq ($(CI)$(RACE),)
 TESTFLAGS += -race
-test: export CGO_ENABLED = 1
+TESTCGO := 1
 endif
 
 help: ## list the targets
@@ -38,9 +39,9 @@ demo: build ## a coordinator and three machines on loopback build lighter's own 
 	$(BUILD)/lighter demo
 
 test: ## all tests (with the race detector in CI, or with RACE=1)
-	$(GO) vet $(PACKAGES)
+	CGO_ENABLED=$(TESTCGO) $(GO) vet $(PACKAGES)
 	$(GO) vet -tags guixlab $(GUIXPACKAGES:%=./%)
-	$(GO) test -timeout 20m $(TESTFLAGS) $(PACKAGES)
+	CGO_ENABLED=$(TESTCGO) $(GO) test -timeout 20m $(TESTFLAGS) $(PACKAGES)
 
 lint: ## golangci-lint, pinned in .tools/go.mod
 	cd .tools && $(GO) build -o ../$(BUILD)/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
@@ -66,7 +67,7 @@ guix-lab: ## real Guix machines in folders, to try things on (root, Debian; docs
 test-guix: build agents guix-lab ## the tests with real guix-daemons and SSH servers, in that lab
 	mkdir -p $(BUILD)/guixtests
 	for package in $(GUIXPACKAGES); do \
-		$(GO) test -c $(TESTFLAGS) -tags guixlab -o $(BUILD)/guixtests/$$(basename $$package).test ./$$package || exit 1; \
+		CGO_ENABLED=$(TESTCGO) $(GO) test -c $(TESTFLAGS) -tags guixlab -o $(BUILD)/guixtests/$$(basename $$package).test ./$$package || exit 1; \
 	done
 	for package in $(GUIXPACKAGES); do \
 		internal/guixlab/lab.sh enter head env -C /src/$$package CI=$(CI) \
