@@ -61,11 +61,12 @@ var works = []work{
 
 // bench is one run of the program.
 type bench struct {
-	head   *guixlab.Head
-	dir    string
-	unique int
-	cache  map[string]store.Path
-	all    []*contender
+	head    *guixlab.Head
+	dir     string
+	unique  int
+	cache   map[string]store.Path
+	noUsage bool
+	all     []*contender
 }
 
 func run() error {
@@ -73,6 +74,7 @@ func run() error {
 	slow := flag.Int("slow", 5, "measurements of \"guix offload\" where it takes minutes")
 	only := flag.String("run", "", "work to do, a regular expression")
 	with := flag.String("with", "", "contenders to measure, a regular expression")
+	usage := flag.Bool("usage", true, "measure CPU time and memory too, in runs of their own")
 	as := flag.String("as", "lighter", "user that the coordinator runs as")
 	flag.Parse()
 	wanted, err := regexp.Compile(*only)
@@ -85,7 +87,7 @@ func run() error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	b := &bench{cache: make(map[string]store.Path)}
+	b := &bench{cache: make(map[string]store.Path), noUsage: !*usage}
 	if b.dir, err = os.MkdirTemp("/var/lib/lighter", "bench-"); err != nil {
 		return err
 	}
@@ -161,7 +163,7 @@ func (b *bench) compare(ctx context.Context, w *work, n, slow int, as string) er
 		}
 		fmt.Printf(" %.3f s |", median(times[c]).Seconds())
 	}
-	if len(b.all) < 3 {
+	if len(b.all) < 3 || b.noUsage {
 		fmt.Println()
 		return nil
 	}
