@@ -356,7 +356,11 @@ func guixMachines(n int) error {
 		return err
 	}
 	parts := strings.Split(string(all), "(build-machine")
-	return os.WriteFile(file, []byte(strings.Join(parts[:n+1], "(build-machine")+"\n)\n"), 0o644) //nolint:gosec // as Guix has it
+	text := string(all)
+	if n+1 < len(parts) {
+		text = strings.Join(parts[:n+1], "(build-machine") + "\n)\n"
+	}
+	return os.WriteFile(file, []byte(text), 0o644) //nolint:gosec // as Guix has it
 }
 
 func (c *contender) startCoordinator(ctx context.Context, n int, as string) error {
