@@ -101,20 +101,13 @@ func TestGraph(t *testing.T) {
 		}
 		last = these
 	}
-	args := make([]string, len(last))
-	for i, drv := range last {
-		args[i] = string(drv)
+	args := make([]string, len(all))
+	for i, drv := range all {
+		args[i] = string(drv) // also those that no other needs
 	}
 	f.build(args...)
-	built := 0
 	for _, drv := range all {
 		out := f.Output(drv, "out")
-		if ok, err := store.IsValid(t.Context(), f.Store, out); err != nil {
-			t.Fatal(err)
-		} else if !ok {
-			continue // nothing of the last layer needs it
-		}
-		built++
 		f.content(out, want[drv])
 		info, err := f.Store.Info(t.Context(), out)
 		if err != nil {
@@ -126,10 +119,7 @@ func TestGraph(t *testing.T) {
 			}
 		}
 	}
-	if built < 300*8/10 {
-		t.Errorf("%d of %d derivations were built", built, len(all))
-	}
-	t.Logf("%d of %d derivations were needed and built", built, len(all))
+	t.Logf("%d derivations were built", len(all))
 }
 
 func TestBuildFails(t *testing.T) {
