@@ -32,11 +32,7 @@ func needDaemon(t *testing.T) (string, *signature.PrivateKey) {
 	if file == "" {
 		file = "/etc/guix/signing-key.sec"
 	}
-	text, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, err := signature.ParsePrivateKey(text)
+	key, err := signature.LoadPrivateKey(file)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -54,7 +54,7 @@ func newID() (string, error) {
 type build struct {
 	*hook
 	order   hookapi.Order
-	attempt int  // of the last progress; guarded by told, as is state
+	attempt int  // of the last progress
 	remote  bool // that the machine builds was told, for this attempt
 
 	// What ended the reading of an archive before its time.
@@ -264,7 +264,7 @@ func (b *build) regain() error {
 // receive takes a shipment of outputs and says whether it was good. It is over if the
 // store cannot take them.
 func (b *build) receive(s *hookapi.Shipment) (code int, over bool) {
-	b.told.note(api.Fetching, fmt.Sprintf("retrieving %d items (%d MiB) from %s", s.Items, s.Bytes>>20, s.Machine))
+	b.told.note(api.Fetching, fmt.Sprintf("retrieving %d MiB from %s", s.Bytes>>20, s.Machine))
 	err := b.unpack()
 	receipt := hookapi.Receipt{Number: s.Number}
 	switch {

@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"lighter/machines"
+
 	"github.com/spf13/pflag"
 )
 
@@ -14,15 +16,15 @@ type folders struct {
 	config string // machines.toml, signing-key.{pub,sec}, acl
 	socket string // the coordinator's
 
-	kind         string // of the head's store: storeLocal or storeDaemon
+	kind         string // of the head's store: machines.StoreLocal or machines.StoreDaemon
 	daemonSocket string // guix-daemon's; empty is the usual place
-	guix         string // Guix's own configuration folder, where kind is storeDaemon
+	guix         string // Guix's own configuration folder, where kind is machines.StoreDaemon
 }
 
 // machinesFile is Guix's where the head's store is, and lighter has none of its own.
 func (f folders) machinesFile() string {
 	own := filepath.Join(f.config, "machines.toml")
-	if theirs := filepath.Join(f.guix, guixMachinesFile); f.kind == storeDaemon && !isFile(own) && isFile(theirs) {
+	if theirs := filepath.Join(f.guix, guixMachinesFile); f.kind == machines.StoreDaemon && !isFile(own) && isFile(theirs) {
 		return theirs
 	}
 	return own
@@ -33,7 +35,7 @@ func (f folders) signingKey() string { return filepath.Join(f.keys(), "signing-k
 func (f folders) acl() string        { return filepath.Join(f.keys(), "acl") }
 
 func (f folders) keys() string {
-	if f.kind == storeDaemon {
+	if f.kind == machines.StoreDaemon {
 		return f.guix
 	}
 	return f.config
@@ -96,7 +98,7 @@ func (f *folderFlags) resolve(inv *invocation) (folders, error) {
 	if err != nil {
 		return folders{}, fmt.Errorf("socket: %w", err)
 	}
-	found := folders{state: state, config: config, socket: socket, kind: storeLocal}
+	found := folders{state: state, config: config, socket: socket, kind: machines.StoreLocal}
 	if f.store == nil {
 		return found, nil
 	}
@@ -110,10 +112,10 @@ func (f *folderFlags) resolveStore(inv *invocation, found *folders) error {
 	}
 	switch found.kind {
 	case "":
-		found.kind = storeLocal
-	case storeLocal, storeDaemon:
+		found.kind = machines.StoreLocal
+	case machines.StoreLocal, machines.StoreDaemon:
 	default:
-		return usageErrorf("%s: --store %q: want %s or %s", inv.flags.Name(), found.kind, storeLocal, storeDaemon)
+		return usageErrorf("%s: --store %q: want %s or %s", inv.flags.Name(), found.kind, machines.StoreLocal, machines.StoreDaemon)
 	}
 	found.daemonSocket = *f.daemonSocket
 	if found.guix = inv.Getenv("GUIX_CONFIGURATION_DIRECTORY"); found.guix == "" {

@@ -8,15 +8,11 @@ import (
 	"log/slog"
 	"os"
 
+	"lighter/machines"
+
 	"lighter/internal/coordinator"
 	"lighter/nar/signature"
 	"lighter/store/daemon"
-)
-
-// The kinds of store that the head can have.
-const (
-	storeLocal  = "local"
-	storeDaemon = "guix-daemon"
 )
 
 // headStore is the store of the head, as coordinator and local agents use it.
@@ -30,7 +26,7 @@ type headStore struct {
 }
 
 func openHeadStoreOf(ctx context.Context, f folders, logger *slog.Logger) (*headStore, error) {
-	if f.kind == storeDaemon {
+	if f.kind == machines.StoreDaemon {
 		return openDaemonStore(ctx, f, logger)
 	}
 	key, err := ensureKey(f.signingKey(), logger)
@@ -42,7 +38,7 @@ func openHeadStoreOf(ctx context.Context, f folders, logger *slog.Logger) (*head
 		return nil, err
 	}
 	return &headStore{
-		Store: s, kind: storeLocal, disk: f.store(), publicKey: key.Public(), close: s.Close,
+		Store: s, kind: machines.StoreLocal, disk: f.store(), publicKey: key.Public(), close: s.Close,
 		acl: func() (*signature.ACL, error) { return loadOwnACL(f) },
 	}, nil
 }
@@ -66,7 +62,7 @@ func openDaemonStore(ctx context.Context, f folders, logger *slog.Logger) (*head
 		return nil, fmt.Errorf("the head's store: %w", err)
 	}
 	return &headStore{
-		Store: s, kind: storeDaemon, disk: string(s.Dir()), publicKey: public, close: s.Close,
+		Store: s, kind: machines.StoreDaemon, disk: string(s.Dir()), publicKey: public, close: s.Close,
 		acl: func() (*signature.ACL, error) { return readACL(f.acl()) },
 	}, nil
 }

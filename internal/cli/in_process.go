@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"lighter/machines"
+
 	"lighter/internal/agent"
 	"lighter/store"
 )
@@ -27,7 +29,7 @@ type inProcessAgent struct {
 // agentSetup says what an agent in this process works with.
 type agentSetup struct {
 	store  store.Store
-	kind   string // of the store, storeLocal or storeDaemon
+	kind   string // of the store, machines.StoreLocal or machines.StoreDaemon
 	state  string // folder for the agent alone
 	disk   string // folder whose free space counts
 	public string // key with which the store signs, as an s-expression
@@ -36,7 +38,7 @@ type agentSetup struct {
 
 func startAgent(s agentSetup) (*inProcessAgent, error) {
 	a, err := agent.New(agent.Options{
-		Store: s.store, StoreKind: s.kind, NeedsDerivations: s.kind == storeDaemon, StateDir: s.state, DiskDir: s.disk, PublicKey: s.public, Logger: s.logger,
+		Store: s.store, StoreKind: s.kind, NeedsDerivations: s.kind == machines.StoreDaemon, StateDir: s.state, DiskDir: s.disk, PublicKey: s.public, Logger: s.logger,
 	})
 	if err != nil {
 		return nil, err

@@ -116,7 +116,7 @@ func (f *offloadFlags) setUp(ctx context.Context, inv *invocation) (*offloading,
 		o.file = inv.args[0]
 	}
 	if *f.where.store == "" && inv.Getenv("LIGHTER_STORE") == "" && strings.HasSuffix(o.file, ".scm") {
-		found.kind = storeDaemon
+		found.kind = machines.StoreDaemon
 	}
 	o.folders = found
 	if err := o.read(ctx, inv); err != nil {

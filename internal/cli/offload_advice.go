@@ -241,7 +241,7 @@ func (o *offloading) storeProblem(m *machines.Machine, info *agentapi.Machine) (
 // storeFix is about a machine's store; text is what the machine said.
 func (o *offloading) storeFix(m *machines.Machine, info *agentapi.Machine, text string) string {
 	low := strings.ToLower(text)
-	isDaemon := info.StoreKind == storeDaemon
+	isDaemon := info.StoreKind == machines.StoreDaemon
 	switch {
 	case strings.Contains(low, "no space left"), strings.Contains(low, "quota"):
 		return fmt.Sprintf("make room where %s is there: lighter machines gc %s, or guix gc there", info.StoreDir, m.Name)
@@ -261,7 +261,7 @@ func (o *offloading) storeFix(m *machines.Machine, info *agentapi.Machine, text 
 // farACLFix is what to do about a machine that does not take what the head signs with the
 // key in a file.
 func (o *offloading) farACLFix(m *machines.Machine, info *agentapi.Machine, file string) string {
-	if info.StoreKind == storeDaemon {
+	if info.StoreKind == machines.StoreDaemon {
 		return fmt.Sprintf("as root on %s, with the head's %s as standard input: guix archive --authorize\nfor example: %s guix archive --authorize < %s",
 			m.Host, filepath.Base(file), sshTo(m, "root"), word(file))
 	}
@@ -271,13 +271,13 @@ func (o *offloading) farACLFix(m *machines.Machine, info *agentapi.Machine, file
 // nearACLFix is what to do about a head that does not take what a machine signs.
 func (o *offloading) nearACLFix(m *machines.Machine, info *agentapi.Machine) string {
 	file := signature.PublicFile(stateFolder(m) + "/signing-key")
-	if info.StoreKind == storeDaemon {
+	if info.StoreKind == machines.StoreDaemon {
 		file = signature.PublicFile("/etc/guix/signing-key")
 	}
 	get := sshTo(m, m.User) + " cat " + word(file)
 	const elsewhere = "\n(--show-keys shows the machine's key too)"
 	switch {
-	case o.folders.kind == storeDaemon:
+	case o.folders.kind == machines.StoreDaemon:
 		return "as root here: " + get + " | guix archive --authorize" + elsewhere
 	case o.file == o.folders.machinesFile():
 		return "lighter machines authorize " + word(m.Name)
@@ -287,7 +287,7 @@ func (o *offloading) nearACLFix(m *machines.Machine, info *agentapi.Machine) str
 
 // headFix is what to do about the head's own store.
 func (o *offloading) headFix(err error) string {
-	if o.folders.kind != storeDaemon {
+	if o.folders.kind != machines.StoreDaemon {
 		return ""
 	}
 	text := err.Error()

@@ -85,7 +85,7 @@ func agentText(info *agentapi.Machine) string {
 
 // storeText describes the machine's store.
 func storeText(info *agentapi.Machine) string {
-	if info.StoreKind == storeDaemon {
+	if info.StoreKind == machines.StoreDaemon {
 		return fmt.Sprintf("guix-daemon's %s", info.StoreDir)
 	}
 	return fmt.Sprintf("lighter's own %s", info.StoreDir)

@@ -258,8 +258,8 @@ func TestOffloadAdvice(t *testing.T) {
 func TestOffloadStoreAdvice(t *testing.T) {
 	const connect = "connect to guix-daemon on /var/guix/daemon-socket/socket: dial unix /var/guix/daemon-socket/socket: connect: "
 	m := &machines.Machine{Name: "m", Host: "h", Port: machines.DefaultPort, User: "u", DaemonSocket: machines.DefaultDaemonSocket}
-	o := &offloading{file: "f", folders: folders{kind: storeDaemon}}
-	info := &agentapi.Machine{StoreKind: storeDaemon, StoreDir: store.DefaultDir}
+	o := &offloading{file: "f", folders: folders{kind: machines.StoreDaemon}}
+	info := &agentapi.Machine{StoreKind: machines.StoreDaemon, StoreDir: store.DefaultDir}
 	for _, tt := range []struct{ problem, text, fix string }{
 		{
 			connect + "no such file or directory; start guix-daemon (herd start guix-daemon), or say --daemon-socket",
@@ -311,7 +311,7 @@ func TestOffloadStatusText(t *testing.T) {
 	s.fill(&reached{
 		info: &agentapi.Machine{
 			Version: "1.2+abcd", Kernel: "Linux 6.1", Hostname: "node1", Systems: []string{"aarch64-linux"}, Cores: 4, Load: 6,
-			FreeDisk: 50 << 20, FreeMemory: 3 << 30, StoreKind: storeDaemon, StoreDir: store.DefaultDir, Running: 2, Uptime: api.Seconds(93784),
+			FreeDisk: 50 << 20, FreeMemory: 3 << 30, StoreKind: machines.StoreDaemon, StoreDir: store.DefaultDir, Running: 2, Uptime: api.Seconds(93784),
 		},
 		roundTrip: 1234567, skew: -2 * time.Minute,
 	}, &machines.Machine{Systems: []string{"aarch64-linux", "armhf-linux"}, OverloadThreshold: 0.8, MinFreeDisk: machines.DefaultMinFreeDisk})

@@ -86,9 +86,7 @@ func (h *head) known(ctx context.Context, p store.Path) (*store.Info, error) {
 // prefetch remembers what is known of items, for a store that can tell of many at once.
 // That it fails shows again where an item is asked for.
 func (h *head) prefetch(ctx context.Context, paths []store.Path) {
-	s, ok := h.Store.(interface {
-		Infos(ctx context.Context, paths []store.Path) ([]*store.Info, error)
-	})
+	s, ok := h.Store.(store.Informer)
 	if !ok {
 		return
 	}

@@ -358,7 +358,7 @@ func (c *Coordinator) problemOf(m *machine, s *sighting) string {
 // authorizeHead says what a person does about a machine that does not accept the
 // head's key.
 func (m *machine) authorizeHead(storeKind string) string {
-	if storeKind == "guix-daemon" {
+	if storeKind == machines.StoreDaemon {
 		return "as root on " + m.Name + ", with the head's signing-key.pub as standard input: guix archive --authorize"
 	}
 	return "an uploaded agent is told of it when it starts, one behind a forced command with lighter-agent authorize FILE, and one behind lighter agent --listen with --authorize FILE, where FILE is the head's signing-key.pub"

@@ -17,7 +17,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source_tree=$(cd "$here/../.." && pwd)
 lab=${LIGHTER_GUIX_LAB:-$source_tree/build/guix-lab}
 suite=${LIGHTER_GUIX_SUITE:-sid}
-mirror=${LIGHTER_GUIX_MIRROR:-http://deb.debian.org/debian}
+mirror=${LIGHTER_GUIX_MIRROR:-} # empty: debootstrap knows one
 packages=guix,openssh-server,openssh-client,libgcrypt20-dev,busybox-static,procps
 machines=(head builder1 builder2 plain)
 
@@ -82,7 +82,7 @@ up() {
 make_base() {
 	say "debootstrap of Debian $suite with $packages"
 	rm -rf "$lab/base.new"
-	debootstrap --variant=minbase --include=$packages "$suite" "$lab/base.new" "$mirror" >"$lab/debootstrap.log" 2>&1 ||
+	debootstrap --variant=minbase --include=$packages "$suite" "$lab/base.new" ${mirror:+"$mirror"} >"$lab/debootstrap.log" 2>&1 ||
 		die "debootstrap failed: $(tail -n 3 "$lab/debootstrap.log")"
 	local base=$lab/base.new
 	groupadd --root "$base" --system guixbuild 2>/dev/null || true

@@ -43,10 +43,7 @@ func TestOneBuild(t *testing.T) {
 	}
 	// The agent does not keep what guix-daemon has.
 	await(t, func() string {
-		if out := f.on("builder1", "ls /home/offload/.local/share/lighter*/builds 2>/dev/null; true"); strings.Contains(out, b.ID) {
-			return "the agent still has " + b.ID
-		}
-		return ""
+		return f.agentHas("builder1", b)
 	})
 }
 
@@ -159,12 +156,22 @@ func TestSilence(t *testing.T) {
 	f.nothingRuns("builder1", drv)
 }
 
+// runs returns the processes of a derivation's builder on a machine, as files in /proc.
+func (f *farm) runs(machine string, drv store.Path) string {
+	f.t.Helper()
+	return f.on(machine, "grep -lz "+filepath.Base(string(f.Output(drv, "out")))+" /proc/[0-9]*/environ 2>/dev/null; true")
+}
+
 // nothingRuns waits until no builder of a derivation runs on a machine.
 func (f *farm) nothingRuns(machine string, drv store.Path) {
 	f.t.Helper()
-	await(f.t, func() string {
-		return f.on(machine, "grep -lz "+filepath.Base(string(f.Output(drv, "out")))+" /proc/[0-9]*/environ 2>/dev/null | grep -v self; true")
-	})
+	await(f.t, func() string { return f.runs(machine, drv) })
+}
+
+// agentHas returns the files in which the agent on a machine has a build.
+func (f *farm) agentHas(machine string, b *api.Build) string {
+	f.t.Helper()
+	return f.on(machine, "find /home/offload -name '"+b.ID+".status'")
 }
 
 func TestWrongHash(t *testing.T) {
@@ -300,16 +307,20 @@ func TestInterrupt(t *testing.T) {
 	f := newFarm(t, entry("builder1"))
 	drv := f.add(Recipe{Name: unique("endless"), Script: "echo begun; sleep 3600"})
 	r := f.guix("build", string(drv))
-	f.awaitState(drv, api.Building)
+	b := f.awaitState(drv, api.Building)
 	await(t, func() string {
-		if f.on("builder1", "pgrep -f 'sleep 3600' || true") == "" {
+		switch {
+		case f.runs("builder1", drv) == "":
 			return "the builder did not start"
+		case f.agentHas("builder1", b) == "":
+			return "the agent has nothing of the build"
 		}
 		return ""
 	})
 	interrupt(r)
 	f.awaitState(drv, api.Canceled)
 	f.nothingRuns("builder1", drv)
+	await(t, func() string { return f.agentHas("builder1", b) })
 	f.absent(f.Output(drv, "out"))
 }
 

@@ -35,11 +35,7 @@ func realKey(t testing.TB) *signature.PrivateKey {
 	if file == "" {
 		file = "/etc/guix/signing-key.sec"
 	}
-	text, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, err := signature.ParsePrivateKey(text)
+	key, err := signature.LoadPrivateKey(file)
 	if err != nil {
 		t.Fatal(err)
 	}
