@@ -261,6 +261,7 @@ func (a *Agent) start(at *attempt, builder store.Builder, req *agentapi.BuildReq
 	if err := at.begin(cancel); err != nil {
 		cancel(err)
 		a.giveSlot()
+		a.group.Done()
 		return fmt.Errorf("build %s: %w", at.id, err)
 	}
 	go func() {
@@ -270,7 +271,7 @@ func (a *Agent) start(at *attempt, builder store.Builder, req *agentapi.BuildReq
 	return nil
 }
 
-// takeSlot counts a build that is to run, which Shutdown waits for.
+// takeSlot counts a build that is to run. Shutdown waits for it until group.Done.
 func (a *Agent) takeSlot(id string) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -290,7 +291,6 @@ func (a *Agent) giveSlot() {
 	defer a.mu.Unlock()
 	a.running--
 	a.active = time.Now()
-	a.group.Done()
 }
 
 // storeRequest translates the request for the store.
@@ -310,9 +310,10 @@ func storeRequest(req *agentapi.BuildRequest, log *buildLog) *store.BuildRequest
 
 // build runs in a goroutine of its own, which Agent.group waits for.
 func (a *Agent) build(ctx context.Context, at *attempt, builder store.Builder, req *store.BuildRequest) {
-	defer a.giveSlot()
+	defer a.group.Done()
 	at.log.Debug("build", "derivation", req.Derivation)
 	result, err := a.guarded(ctx, at, builder, req)
+	a.giveSlot() // before anybody hears of the end and puts the next one
 	status := a.outcome(ctx, at.snapshot(), result, err)
 	at.finish(status)
 	if f := status.Failure; f != nil && f.Culprit == api.CulpritMachine {
