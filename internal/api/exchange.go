@@ -3,6 +3,7 @@ package api
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"lighter/store"
 )
@@ -22,8 +23,11 @@ type Submission struct {
 // the ledger, or an error.
 type Submitted struct {
 	Build *Build `json:"build,omitempty"`
-	Error string `json:"error,omitempty"`
-	Code  string `json:"code,omitempty"`
+	// Skipped says why no build was made, where the request allows that: Build is the
+	// one that was there already, or nil.
+	Skipped string `json:"skipped,omitempty"`
+	Error   string `json:"error,omitempty"`
+	Code    string `json:"code,omitempty"`
 }
 
 // Submissions is the answer to POST /v1/builds, in the order of the requests.
@@ -42,12 +46,126 @@ type BuildList struct {
 type BuildStory struct {
 	Build  Build   `json:"build"`
 	Events []Event `json:"events"`
+	// WantedBy has the builds that wait for this one.
+	WantedBy []Build `json:"wantedBy,omitempty"`
 }
 
-// Cancellation is the body of, and the answer to, POST /v1/cancel: which builds
-// to cancel, and which of them were not final already.
-type Cancellation struct {
-	IDs []string `json:"ids"`
+// Filter selects builds. The zero value selects all.
+type Filter struct {
+	States     []State           `json:"states,omitempty"`     // any of these
+	Derivation store.Path        `json:"derivation,omitempty"` // exactly
+	Name       string            `json:"name,omitempty"`       // of the derivation, without hash and .drv; "hello-*" is all that start so
+	System     string            `json:"system,omitempty"`
+	Machine    string            `json:"machine,omitempty"` // of the current or last attempt
+	Tags       map[string]string `json:"tags,omitempty"`    // all of these; an empty value is any
+	NotTags    map[string]string `json:"notTags,omitempty"` // none of these; an empty value is any
+	Since      time.Time         `json:"since,omitzero"`    // submitted then or later
+	Until      time.Time         `json:"until,omitzero"`    // submitted before
+}
+
+// Empty reports whether the filter selects all.
+func (f *Filter) Empty() bool {
+	return len(f.States) == 0 && f.Derivation == "" && f.Name == "" && f.System == "" && f.Machine == "" &&
+		len(f.Tags) == 0 && len(f.NotTags) == 0 && f.Since.IsZero() && f.Until.IsZero()
+}
+
+// Selection is the body of POST /v1/cancel, /v1/retry and /v1/priority: builds by id,
+// perhaps abbreviated, or by filter, not both.
+type Selection struct {
+	IDs    []string `json:"ids,omitempty"`
+	Filter *Filter  `json:"filter,omitempty"`
+	// WithDependents adds all builds that need the selected ones, for cancel and retry.
+	WithDependents bool   `json:"withDependents,omitempty"`
+	Priority       int    `json:"priority,omitempty"` // the new one, for /v1/priority
+	Reason         string `json:"reason,omitempty"`   // for the history of each
+}
+
+// Selected is the answer: the builds that were changed, with the ids of at most the
+// first 10,000. Final builds are not canceled, and only failed, timed-out and canceled
+// ones are retried.
+type Selected struct {
+	IDs   []string `json:"ids"`
+	Count int      `json:"count"`
+}
+
+// OperatorNote is the body of requests that take only a reason, for people: POST
+// /v1/pause, /v1/resume, /v1/machines/{name}/drain and /resume.
+type OperatorNote struct {
+	Reason string `json:"reason,omitempty"`
+}
+
+// TagChange is the body of POST /v1/machines/{name}/tags.
+type TagChange struct {
+	Set    map[string]string `json:"set,omitempty"`
+	Remove []string          `json:"remove,omitempty"`
+}
+
+// Reloaded is the answer to POST /v1/reload: what became of the machines.
+type Reloaded struct {
+	Added   []string `json:"added,omitempty"`
+	Changed []string `json:"changed,omitempty"`
+	Removed []string `json:"removed,omitempty"`
+}
+
+// Prune is the body of POST /v1/prune: which final builds leave the ledger. They are
+// written, with their events, to a file of JSON lines in the state folder first.
+type Prune struct {
+	OlderThan Seconds `json:"olderThan"` // since they became final
+	States    []State `json:"states,omitempty"`
+	DryRun    bool    `json:"dryRun,omitempty"`
+	// KeepLogs leaves the logs of the builds where they are.
+	KeepLogs bool `json:"keepLogs,omitempty"`
+}
+
+// Pruned is the answer.
+type Pruned struct {
+	Builds int    `json:"builds"`
+	Events int    `json:"events"`
+	Logs   int    `json:"logs"`
+	File   string `json:"file,omitempty"` // with what was removed
+	Bytes  int64  `json:"bytes"`          // of the file
+}
+
+// HookRun is one run of an event hook that is to come, is under way, or is parked.
+type HookRun struct {
+	ID       string     `json:"id"`
+	Hook     string     `json:"hook"` // its name
+	Event    string     `json:"event"`
+	Build    string     `json:"build,omitempty"`
+	Machine  string     `json:"machine,omitempty"`
+	State    string     `json:"state"` // "waiting", "running", "retrying", "parked"
+	Tries    int        `json:"tries"`
+	Error    string     `json:"error,omitempty"`  // of the last try
+	Output   string     `json:"output,omitempty"` // its end
+	Since    time.Time  `json:"since"`            // of the event
+	NextTry  *time.Time `json:"nextTry,omitempty"`
+	EventSeq uint64     `json:"eventSeq"`
+}
+
+// HookStatus is how one configured hook stands.
+type HookStatus struct {
+	Name    string   `json:"name"`
+	Events  []string `json:"events"`
+	Command []string `json:"command,omitempty"`
+	BuiltIn string   `json:"builtIn,omitempty"`
+	Waiting int      `json:"waiting"`
+	Running int      `json:"running"`
+	Parked  int      `json:"parked"`
+	Done    int64    `json:"done"` // since the coordinator started
+}
+
+// HookList is the answer to GET /v1/hooks. Runs has the parked ones first.
+type HookList struct {
+	Hooks []HookStatus `json:"hooks"`
+	Runs  []HookRun    `json:"runs"`
+}
+
+// HookSelection is the body of POST /v1/hooks/retry and /v1/hooks/drop: parked runs by
+// id, or all of a hook, or all.
+type HookSelection struct {
+	IDs  []string `json:"ids,omitempty"`
+	Hook string   `json:"hook,omitempty"`
+	All  bool     `json:"all,omitempty"`
 }
 
 // Why is the answer to GET /v1/builds/{id}/why.

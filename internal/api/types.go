@@ -90,6 +90,27 @@ type Request struct {
 	Timeout       Seconds           `json:"timeout,omitempty"`
 	MaxSilentTime Seconds           `json:"maxSilentTime,omitempty"`
 	KeepFailed    bool              `json:"keepFailed,omitempty"`
+	// Retries is how often a failure of the derivation itself is tried again, on
+	// machines where it did not fail while there are any.
+	Retries int `json:"retries,omitempty"`
+	// On names the machines that may take the build, empty means all; Skip those that
+	// may not.
+	On   []string `json:"on,omitempty"`
+	Skip []string `json:"skip,omitempty"`
+	// Check is on how many different machines the derivation is built, whether or not
+	// its outputs are there, to compare what each made. 0 is a plain build.
+	Check int `json:"check,omitempty"`
+	// AllInputs says that each derivation that it needs, directly or not, gets a build
+	// of its own, also those whose outputs are there.
+	AllInputs bool `json:"allInputs,omitempty"`
+	// SkipIfBuilt makes no build if all wanted outputs are valid at home or published.
+	SkipIfBuilt bool `json:"skipIfBuilt,omitempty"`
+	// SkipIfSubmitted makes no build if there is one of this derivation, or of one with
+	// the same outputs, that did not fail and was not canceled.
+	SkipIfSubmitted bool `json:"skipIfSubmitted,omitempty"`
+	// DerivationSubstituteURLs are the servers from which the derivation is fetched,
+	// with its closure, if it is not at home.
+	DerivationSubstituteURLs []string `json:"derivationSubstituteURLs,omitempty"`
 	// Offload says that the outputs go to the build hook of a guix-daemon, which asked
 	// for the build, and not into the head's store. No client sets it.
 	Offload bool `json:"offload,omitempty"`
@@ -133,11 +154,45 @@ type Build struct {
 	// BuildTime is how long the builder itself ran on the machine.
 	BuildTime Seconds `json:"buildTime,omitempty"`
 	LogSize   int64   `json:"logSize,omitempty"` // bytes, uncompressed
+
+	// Retried is how many attempts of those that Retries grants were used.
+	Retried int `json:"retried,omitempty"`
+	// Hardware is that of the machine of the current or last attempt.
+	Hardware *Hardware `json:"hardware,omitempty"`
+	// Results has what a check found, by machine.
+	Results []CheckResult `json:"results,omitempty"`
 }
 
-// Event is one change of one build, or of a machine.
+// Hardware is what a machine is made of.
+type Hardware struct {
+	CPU    string `json:"cpu,omitempty"` // model name, as the kernel has it
+	Cores  int    `json:"cores,omitempty"`
+	Memory int64  `json:"memory,omitempty"` // bytes, all
+	Kernel string `json:"kernel,omitempty"`
+}
+
+// CheckResult is what one machine made of a derivation.
+type CheckResult struct {
+	Machine   string            `json:"machine"`
+	Hashes    map[string]string `json:"hashes,omitempty"`  // SHA-256 of the NAR, in base 32, by output
+	Differs   []string          `json:"differs,omitempty"` // files that are not as the first machine made them
+	Failure   *Failure          `json:"failure,omitempty"`
+	BuildTime Seconds           `json:"buildTime,omitempty"`
+}
+
+// The kinds of events that are not plain changes of a state.
+const (
+	KindSubmitted     = "submitted"      // first event of a build
+	KindMissingInputs = "missing-inputs" // Reason says which; the build waits for builds of them
+	KindMachineLost   = "machine-lost"   // for so long that its builds were freed
+	KindMachineBack   = "machine-back"   // after that
+	KindOperator      = "operator"       // a person changed something: drained, paused, ...
+)
+
+// Event is one change of one build, or of a machine, or of the coordinator.
 type Event struct {
-	Seq     uint64    `json:"seq"` // from 1, without gaps
+	Seq     uint64    `json:"seq"` // from 1, without gaps; those of pruned builds are gone
+	Kind    string    `json:"kind,omitempty"`
 	Time    time.Time `json:"time"`
 	Build   string    `json:"build,omitempty"`
 	State   State     `json:"state,omitempty"`
@@ -171,6 +226,30 @@ type MachineStatus struct {
 	ClockSkew  Seconds    `json:"clockSkew,omitempty"` // machine minus coordinator
 	PublicKey  string     `json:"publicKey,omitempty"` // with which its store signs
 	Bandwidth  float64    `json:"bandwidth,omitempty"` // measured, bytes/s
+
+	Tags map[string]string `json:"tags,omitempty"` // of the file, and of operators
+	// Draining says that an operator wants no new builds there, for DrainReason.
+	Draining    bool   `json:"draining,omitempty"`
+	DrainReason string `json:"drainReason,omitempty"`
+	// Quarantined says why it gets no builds, until then, after builds failed there
+	// that succeeded elsewhere.
+	Quarantined      string     `json:"quarantined,omitempty"`
+	QuarantinedUntil *time.Time `json:"quarantinedUntil,omitempty"`
+	// Removed says that it is not in the machines file any more and goes once its builds
+	// are done.
+	Removed bool `json:"removed,omitempty"`
+	// Refuses says why it gets no builds now, if that passes by itself: load, pressure,
+	// disk, inodes.
+	Refuses string `json:"refuses,omitempty"`
+
+	FreeInodes     int64   `json:"freeInodes,omitempty"`
+	BuildFreeDisk  int64   `json:"buildFreeDisk,omitempty"` // bytes, where builds have their folders
+	CPUPressure    float64 `json:"cpuPressure,omitempty"`   // percent of the last 10 s in which tasks waited
+	MemoryPressure float64 `json:"memoryPressure,omitempty"`
+
+	Hardware          *Hardware  `json:"hardware,omitempty"`
+	ParallelTransfers int        `json:"parallelTransfers,omitempty"`
+	LastGC            *time.Time `json:"lastGC,omitempty"`
 }
 
 // Transfer is one stream of items under way.
@@ -194,4 +273,45 @@ type Status struct {
 	Machines  []MachineStatus `json:"machines"`
 	Running   []Build         `json:"running"`
 	Transfers []Transfer      `json:"transfers"`
+
+	// Paused says why nothing is placed: an operator's reason, or the head's disk.
+	Paused string `json:"paused,omitempty"`
+	// Queues has what there is to do, by system.
+	Queues []SystemQueue `json:"queues,omitempty"`
+	// Failures has builds that failed lately, the newest first.
+	Failures []Build `json:"failures,omitempty"`
+	// Head is what is left on the head's disks.
+	Head HeadStatus `json:"head"`
+	// MachinesFile says when the machines file was read, and what is wrong with it now.
+	MachinesFile MachinesFileStatus `json:"machinesFile"`
+	// HooksPending and HooksParked count runs of event hooks.
+	HooksPending int `json:"hooksPending,omitempty"`
+	HooksParked  int `json:"hooksParked,omitempty"`
+}
+
+// SystemQueue is what there is to do for one system.
+type SystemQueue struct {
+	System  string `json:"system"`
+	Queued  int    `json:"queued"`
+	Waiting int    `json:"waiting"`
+	Running int    `json:"running"`
+	// Rate is how many builds ended in the last hour, or since the start if that was
+	// later; per hour.
+	Rate float64 `json:"rate"`
+	// Empty is the expected time until none are left; 0 if not known.
+	Empty Seconds `json:"empty,omitempty"`
+}
+
+// HeadStatus is what is left on the head's disks.
+type HeadStatus struct {
+	FreeDisk      int64 `json:"freeDisk"` // bytes, where the store is
+	FreeInodes    int64 `json:"freeInodes,omitempty"`
+	StateFreeDisk int64 `json:"stateFreeDisk"` // bytes, where ledger and logs are
+}
+
+// MachinesFileStatus says how the machines file stands.
+type MachinesFileStatus struct {
+	File  string     `json:"file,omitempty"`
+	Read  *time.Time `json:"read,omitempty"`
+	Error string     `json:"error,omitempty"` // the machines of before are in use
 }

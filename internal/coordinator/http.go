@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
@@ -226,39 +225,12 @@ func (c *Coordinator) getBuilds(w http.ResponseWriter, r *http.Request) error {
 
 func parseFilter(r *http.Request) (ledger.Filter, error) {
 	q := r.URL.Query()
-	f := ledger.Filter{Machine: q.Get("machine"), After: q.Get("after"), Limit: defaultPage}
-	for name := range q {
-		if !slices.Contains([]string{"state", "derivation", "machine", "tag", "since", "limit", "after"}, name) {
-			return f, badRequest("%q is no filter: there are state, derivation, machine, tag, since, limit and after", name)
-		}
+	f := ledger.Filter{After: q.Get("after"), Limit: defaultPage}
+	filter, err := api.ParseFilter(q, "limit", "after")
+	if err != nil {
+		return f, badRequest("%s", err)
 	}
-	for _, s := range q["state"] {
-		if !slices.Contains(api.States(), api.State(s)) {
-			return f, badRequest("state %q: there are %v", s, api.States())
-		}
-		f.States = append(f.States, api.State(s))
-	}
-	for _, tag := range q["tag"] {
-		k, v, ok := strings.Cut(tag, "=")
-		if !ok {
-			return f, badRequest("tag %q: want NAME=VALUE", tag)
-		}
-		if f.Tags == nil {
-			f.Tags = make(map[string]string)
-		}
-		f.Tags[k] = v
-	}
-	var err error
-	if s := q.Get("derivation"); s != "" {
-		if f.Derivation, err = store.ParsePath(s); err != nil {
-			return f, badRequest("derivation: %s", err)
-		}
-	}
-	if s := q.Get("since"); s != "" {
-		if f.Since, err = time.Parse(time.RFC3339Nano, s); err != nil {
-			return f, badRequest("since %q: want a time such as 2006-01-02T15:04:05Z", s)
-		}
-	}
+	f.Filter = *filter
 	if s := q.Get("limit"); s != "" {
 		n, err := strconv.Atoi(s)
 		if err != nil || n < 1 || n > maxPage {
@@ -346,7 +318,7 @@ func (c *Coordinator) postCancelOne(w http.ResponseWriter, r *http.Request) erro
 }
 
 func (c *Coordinator) postCancel(w http.ResponseWriter, r *http.Request) error {
-	var body api.Cancellation
+	var body api.Selection
 	if err := readJSON(r, &body); err != nil {
 		return err
 	}
@@ -372,7 +344,7 @@ func (c *Coordinator) cancelAndAnswer(w http.ResponseWriter, r *http.Request, id
 	if canceled == nil {
 		canceled = []string{}
 	}
-	return answer(w, api.Cancellation{IDs: canceled})
+	return answer(w, api.Selected{IDs: canceled, Count: len(canceled)})
 }
 
 func (c *Coordinator) getLog(w http.ResponseWriter, r *http.Request) error {

@@ -131,7 +131,7 @@ func TestListing(t *testing.T) {
 		t.Fatal(err)
 	}
 	var names []string
-	filter := apiclient.BuildFilter{Limit: 3, States: []api.State{api.Queued}}
+	filter := apiclient.BuildFilter{Filter: api.Filter{States: []api.State{api.Queued}}, Limit: 3}
 	for {
 		page, err := client.Builds(ctx, filter)
 		if err != nil {
@@ -147,11 +147,11 @@ func TestListing(t *testing.T) {
 	if want := []string{"d6.drv", "d5.drv", "d4.drv", "d3.drv", "d2.drv", "d1.drv", "d0.drv"}; !slices.Equal(names, want) {
 		t.Errorf("got %v, want %v", names, want)
 	}
-	page, err := client.Builds(ctx, apiclient.BuildFilter{Tags: map[string]string{"parity": "1"}})
+	page, err := client.Builds(ctx, apiclient.BuildFilter{Filter: api.Filter{Tags: map[string]string{"parity": "1"}}})
 	if err != nil || len(page.Builds) != 3 || page.Next != "" {
 		t.Errorf("by tag: %d builds, next %q, %v; want 3", len(page.Builds), page.Next, err)
 	}
-	page, err = client.Builds(ctx, apiclient.BuildFilter{Derivation: requests[2].Derivation})
+	page, err = client.Builds(ctx, apiclient.BuildFilter{Filter: api.Filter{Derivation: requests[2].Derivation}})
 	if err != nil || len(page.Builds) != 1 {
 		t.Errorf("by derivation: %d builds, %v; want 1", len(page.Builds), err)
 	}

@@ -15,7 +15,7 @@ func (c *Coordinator) recover(ctx context.Context) error {
 	if err := c.recoverMachines(ctx); err != nil {
 		return fmt.Errorf("start: %w", err)
 	}
-	for b, err := range c.ledger.Builds(ctx, ledger.Filter{States: ledger.NonFinal(), OldestFirst: true}) {
+	for b, err := range c.ledger.Builds(ctx, ledger.Filter{Filter: api.Filter{States: ledger.NonFinal()}, OldestFirst: true}) {
 		if err != nil {
 			return fmt.Errorf("start: %w", err)
 		}

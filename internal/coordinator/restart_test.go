@@ -184,7 +184,7 @@ func crashLoop(t *testing.T, http bool) {
 // allFinal checks that the ledger has no build that is not final.
 func (f *farm) allFinal() {
 	f.t.Helper()
-	for b, err := range f.ledger.Builds(f.t.Context(), ledger.Filter{States: ledger.NonFinal()}) {
+	for b, err := range f.ledger.Builds(f.t.Context(), ledger.Filter{Filter: api.Filter{States: ledger.NonFinal()}}) {
 		if err != nil {
 			f.t.Fatal(err)
 		}

@@ -305,7 +305,7 @@ func (f *farm) absent(p store.Path) {
 // buildOf returns what the coordinator has of the newest build of a derivation, or nil.
 func (f *farm) buildOf(drv store.Path) *api.Build {
 	f.t.Helper()
-	list, err := f.client.Builds(f.t.Context(), apiclient.BuildFilter{Derivation: drv, Limit: 1})
+	list, err := f.client.Builds(f.t.Context(), apiclient.BuildFilter{Filter: api.Filter{Derivation: drv}, Limit: 1})
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -354,7 +354,7 @@ func contains(t testing.TB, text string, parts ...string) {
 	}
 }
 
-func filterOf(drv store.Path) apiclient.BuildFilter { return apiclient.BuildFilter{Derivation: drv} }
+func filterOf(drv store.Path) apiclient.BuildFilter { return apiclient.BuildFilter{Filter: api.Filter{Derivation: drv}} }
 
 // newFarmAuthorized is newFarm with machines whose own keys are authorized on the head, by
 // the command that a person uses for that.

@@ -77,7 +77,7 @@ func BenchmarkOpen(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if n := len(list(b, l, Filter{States: NonFinal(), OldestFirst: true})); n != 1000 {
+		if n := len(list(b, l, Filter{Filter: api.Filter{States: NonFinal()}, OldestFirst: true})); n != 1000 {
 			b.Fatalf("%d builds", n)
 		}
 		if err := l.Close(); err != nil {

@@ -9,22 +9,16 @@ import (
 	"iter"
 	"maps"
 	"slices"
-	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 
 	"lighter/internal/api"
-	"lighter/store"
 )
 
 // Filter selects builds. The zero value selects all. States are found by an index,
 // the rest by reading every record.
 type Filter struct {
-	States     []api.State       // any of these; empty means all
-	Derivation store.Path        // exactly
-	Machine    string            // of the current or last attempt
-	Tags       map[string]string // all of these
-	Since      time.Time         // submitted then or later
+	api.Filter
 	// After is the id of a build: only what comes behind it in the listing.
 	After string
 	Limit int // 0 is none
@@ -35,17 +29,6 @@ type Filter struct {
 // NonFinal lists the states of builds whose history has not ended.
 func NonFinal() []api.State {
 	return slices.DeleteFunc(api.States(), api.State.Final)
-}
-
-func (f *Filter) matches(b *api.Build) bool {
-	for key, value := range f.Tags {
-		if found, ok := b.Tags[key]; !ok || found != value {
-			return false
-		}
-	}
-	return (f.Derivation == "" || f.Derivation == b.Derivation) &&
-		(f.Machine == "" || f.Machine == b.Machine) &&
-		!b.Submitted.Before(f.Since)
 }
 
 // head returns what an 'n' key says, or an error that matches ErrNotFound.
@@ -116,7 +99,7 @@ func (l *Ledger) Builds(ctx context.Context, f Filter) iter.Seq2[*api.Build, err
 				break
 			}
 			for _, b := range page {
-				if !f.matches(b) {
+				if !f.Matches(b) {
 					continue
 				}
 				if !yield(b, nil) {

@@ -26,6 +26,15 @@ type Change struct {
 	Duration *Duration
 	// Machine, if not nil, replaces what was known of that machine.
 	Machine *Machine
+	// Setting, if not nil, is kept, or removed.
+	Setting *Setting
+}
+
+// Setting is a value that is kept under a name, as JSON: what an operator decided, or how
+// far a reader of the events has come.
+type Setting struct {
+	Name  string
+	Value any // nil removes it
 }
 
 // Sample is one measured build.
@@ -73,11 +82,14 @@ type prepared struct {
 	duration *Duration
 	machine  *Machine
 	known    []byte // the machine, encoded
+	setting  string // its name; empty if there is none
+	value    []byte // nil removes the setting
 }
 
 // storedEvent is how an event stands in the ledger: without number and time, which
 // are known only when it is written.
 type storedEvent struct {
+	Kind    string       `json:"kind,omitempty"`
 	Build   string       `json:"build,omitempty"`
 	State   api.State    `json:"state,omitempty"`
 	Attempt int          `json:"attempt,omitempty"`
@@ -104,6 +116,18 @@ func prepare(c *Change) (*prepared, error) {
 		var err error
 		if p.known, err = json.Marshal(c.Machine); err != nil {
 			return nil, fmt.Errorf("machine %s: %w", c.Machine.Name, err)
+		}
+	}
+	if s := c.Setting; s != nil {
+		if s.Name == "" {
+			return nil, fmt.Errorf("setting without a name")
+		}
+		p.setting = s.Name
+		if s.Value != nil {
+			var err error
+			if p.value, err = json.Marshal(s.Value); err != nil {
+				return nil, fmt.Errorf("setting %s: %w", s.Name, err)
+			}
 		}
 	}
 	return p, nil
@@ -150,9 +174,9 @@ func (p *prepared) prepareEvent(c *Change) error {
 	var s storedEvent
 	if e == nil {
 		b := c.Build
-		s = storedEvent{b.ID, b.State, b.Attempt, b.Machine, b.Reason, b.Failure}
+		s = storedEvent{"", b.ID, b.State, b.Attempt, b.Machine, b.Reason, b.Failure}
 	} else {
-		s = storedEvent{e.Build, e.State, e.Attempt, e.Machine, e.Reason, e.Failure}
+		s = storedEvent{e.Kind, e.Build, e.State, e.Attempt, e.Machine, e.Reason, e.Failure}
 		p.always = true
 	}
 	switch {
@@ -172,6 +196,9 @@ func (p *prepared) prepareEvent(c *Change) error {
 				return fmt.Errorf("build %s: event with unknown state %q", s.Build, s.State)
 			}
 		}
+	}
+	if c.Create && s.Kind == "" {
+		s.Kind = api.KindSubmitted
 	}
 	var err error
 	if p.event, err = json.Marshal(s); err != nil {

@@ -115,7 +115,7 @@ func decodeEvent(key, value []byte) (api.Event, error) {
 	nanoseconds := int64(binary.BigEndian.Uint64(value)) // #nosec G115 -- written by the same conversion
 	return api.Event{
 		Seq: seq, Time: time.Unix(0, nanoseconds).UTC(),
-		Build: s.Build, State: s.State, Attempt: s.Attempt, Machine: s.Machine, Reason: s.Reason, Failure: s.Failure,
+		Kind: s.Kind, Build: s.Build, State: s.State, Attempt: s.Attempt, Machine: s.Machine, Reason: s.Reason, Failure: s.Failure,
 	}, nil
 }
 

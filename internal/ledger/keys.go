@@ -17,6 +17,7 @@ const (
 	prefixHistory  = 'h'
 	prefixDuration = 'd'
 	prefixMachine  = 'k'
+	prefixSetting  = 'o'
 )
 
 // stateCodes are part of the format.
@@ -77,6 +78,8 @@ func historyPrefix(number uint64) []byte {
 func keyDuration(name, system string) []byte {
 	return append(append([]byte{prefixDuration}, system...), "\x00"+name...)
 }
+
+func keySetting(name string) []byte { return append([]byte{prefixSetting}, name...) }
 
 func keyMachine(name string) []byte { return append([]byte{prefixMachine}, name...) }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
 )
@@ -62,4 +63,41 @@ func (l *Ledger) Machines(ctx context.Context) (map[string]Machine, error) {
 		return nil
 	})
 	return machines, err
+}
+
+// Setting decodes a setting into v, and reports whether there is one of that name.
+func (l *Ledger) Setting(ctx context.Context, name string, v any) (bool, error) {
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
+	if err := l.begin(); err != nil {
+		return false, err
+	}
+	defer l.end()
+	value, err := l.get(l.db, keySetting(name))
+	if errors.Is(err, pebble.ErrNotFound) {
+		return false, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(value, v)
+	}
+	if err != nil {
+		return false, fmt.Errorf("setting %s: %w", name, err)
+	}
+	return true, nil
+}
+
+// Settings calls fn for each setting whose name starts with a prefix, in the order of the
+// names.
+func (l *Ledger) Settings(ctx context.Context, prefix string, fn func(name string, value json.RawMessage) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := l.begin(); err != nil {
+		return err
+	}
+	defer l.end()
+	return l.scan(keySetting(prefix), func(key, value []byte) error {
+		return fn(string(key[1:]), slices.Clone(value))
+	})
 }

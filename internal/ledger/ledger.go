@@ -33,6 +33,7 @@
 //	'h' number event            index of events by build; empty
 //	'd' system NUL name         the last measured durations, JSON, most recent first
 //	'k' machine                 what was learnt of a machine, JSON
+//	'o' name                    a setting: what an operator decided, or a reader noted; JSON
 //
 // # Failure
 //

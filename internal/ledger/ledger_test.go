@@ -123,7 +123,7 @@ func TestHistoryOfABuild(t *testing.T) {
 	}
 	at := func(s int) time.Time { return time.Date(2026, 5, 1, 12, 0, s, 0, time.UTC) }
 	want := []api.Event{
-		{Seq: 1, Time: at(1), Build: "b1", State: api.Queued},
+		{Seq: 1, Kind: api.KindSubmitted, Time: at(1), Build: "b1", State: api.Queued},
 		{Seq: 2, Time: at(2), Build: "b1", State: api.Placed, Attempt: 1, Machine: "m", Reason: "earliest finish"},
 		{Seq: 3, Time: at(4), Build: "b1", State: api.Queued, Attempt: 1, Machine: "m", Reason: "the link broke", Failure: failure},
 		{Seq: 4, Time: at(5), Machine: "m", Reason: "down"},
@@ -169,7 +169,7 @@ func TestUnknownBuild(t *testing.T) {
 	if _, err := l.Apply(t.Context(), []Change{{Event: &api.Event{Build: "b"}}}, true); !errors.Is(err, ErrNotFound) {
 		t.Errorf("event: %v", err)
 	}
-	for _, err := range l.Builds(t.Context(), Filter{States: []api.State{"lost"}}) {
+	for _, err := range l.Builds(t.Context(), Filter{Filter: api.Filter{States: []api.State{"lost"}}}) {
 		if err == nil {
 			t.Error("an unknown state is accepted")
 		}
@@ -274,16 +274,16 @@ func TestListing(t *testing.T) {
 		{"after", Filter{After: newest[9], Limit: 2}, newest[10:12]},
 		{"after, oldest first", Filter{After: "b100", OldestFirst: true}, all[101:]},
 		{"after the last", Filter{After: "b000"}, nil},
-		{"one state", Filter{States: []api.State{api.Queued}}, pick(newest, func(i int) bool { return i%10 == 0 })},
-		{"states", Filter{States: NonFinal()}, pick(newest, func(i int) bool { return i%10 < 6 })},
-		{"states, oldest first", Filter{States: NonFinal(), OldestFirst: true}, pick(all, func(i int) bool { return i%10 < 6 })},
-		{"a state twice", Filter{States: []api.State{api.Failed, api.Failed}}, pick(newest, func(i int) bool { return i%10 == 7 })},
-		{"state and cursor", Filter{States: []api.State{api.Queued, api.Failed}, After: "b100", Limit: 3}, []string{"b097", "b090", "b087"}},
-		{"machine", Filter{Machine: "m2"}, pick(newest, func(i int) bool { return i%3 == 2 })},
-		{"tags", Filter{Tags: map[string]string{"half": "1", "": ""}}, pick(newest, func(i int) bool { return i%2 == 1 })},
-		{"no such tag", Filter{Tags: map[string]string{"none": ""}}, nil},
-		{"derivation", Filter{Derivation: store.Path("/gnu/store/0123456789abcdfghijklmnpqrsvwxyz-other.drv")}, []string{"b100"}},
-		{"since", Filter{Since: time.Date(2026, 5, 1, 3, 0, 0, 0, time.UTC)}, pick(newest, func(i int) bool { return i >= 180 })},
+		{"one state", Filter{Filter: api.Filter{States: []api.State{api.Queued}}}, pick(newest, func(i int) bool { return i%10 == 0 })},
+		{"states", Filter{Filter: api.Filter{States: NonFinal()}}, pick(newest, func(i int) bool { return i%10 < 6 })},
+		{"states, oldest first", Filter{Filter: api.Filter{States: NonFinal()}, OldestFirst: true}, pick(all, func(i int) bool { return i%10 < 6 })},
+		{"a state twice", Filter{Filter: api.Filter{States: []api.State{api.Failed, api.Failed}}}, pick(newest, func(i int) bool { return i%10 == 7 })},
+		{"state and cursor", Filter{Filter: api.Filter{States: []api.State{api.Queued, api.Failed}}, After: "b100", Limit: 3}, []string{"b097", "b090", "b087"}},
+		{"machine", Filter{Filter: api.Filter{Machine: "m2"}}, pick(newest, func(i int) bool { return i%3 == 2 })},
+		{"tags", Filter{Filter: api.Filter{Tags: map[string]string{"half": "1", "": ""}}}, pick(newest, func(i int) bool { return i%2 == 1 })},
+		{"no such tag", Filter{Filter: api.Filter{Tags: map[string]string{"none": ""}}}, nil},
+		{"derivation", Filter{Filter: api.Filter{Derivation: store.Path("/gnu/store/0123456789abcdfghijklmnpqrsvwxyz-other.drv")}}, []string{"b100"}},
+		{"since", Filter{Filter: api.Filter{Since: time.Date(2026, 5, 1, 3, 0, 0, 0, time.UTC)}}, pick(newest, func(i int) bool { return i >= 180 })},
 	}
 	for _, tt := range tests {
 		if diff := cmp.Diff(tt.want, list(t, l, tt.filter)); diff != "" {
@@ -308,7 +308,7 @@ func TestListing(t *testing.T) {
 	}
 	// Builds that move to another state while they are listed are listed once.
 	seen := make(map[string]int)
-	for b, err := range l.Builds(t.Context(), Filter{States: api.States(), OldestFirst: true}) {
+	for b, err := range l.Builds(t.Context(), Filter{Filter: api.Filter{States: api.States()}, OldestFirst: true}) {
 		if err != nil {
 			t.Fatal(err)
 		}

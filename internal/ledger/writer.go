@@ -282,9 +282,16 @@ func (g *group) addChange(p *prepared) (seq uint64, err error) {
 		}
 	}
 	if p.machine != nil {
-		return seq, g.batch.Set(keyMachine(p.machine.Name), p.known, nil)
+		err = g.batch.Set(keyMachine(p.machine.Name), p.known, nil)
 	}
-	return seq, nil
+	switch {
+	case p.setting == "":
+	case p.value == nil:
+		err = errors.Join(err, g.batch.Delete(keySetting(p.setting), nil))
+	default:
+		err = errors.Join(err, g.batch.Set(keySetting(p.setting), p.value, nil))
+	}
+	return seq, err
 }
 
 func (g *group) putBuild(p *prepared, old head, isNew bool) (head, error) {

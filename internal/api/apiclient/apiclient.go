@@ -17,7 +17,6 @@ import (
 
 	"lighter/internal/api"
 
-	"lighter/store"
 )
 
 // Limits on what a client believes of a coordinator.
@@ -102,35 +101,17 @@ func (c *Client) SubmitAll(ctx context.Context, requests []api.Request) ([]api.S
 	return all, nil
 }
 
-// BuildFilter selects builds. The zero value selects all.
+// BuildFilter selects a page of builds. The zero value selects the first of all.
 type BuildFilter struct {
-	States     []api.State
-	Derivation store.Path
-	Machine    string
-	Tags       map[string]string
-	Since      time.Time // submitted then or later
-	Limit      int       // of a page; 0 is the coordinator's
-	After      string    // BuildList.Next of the page before
+	api.Filter
+	Limit int    // of a page; 0 is the coordinator's
+	After string // BuildList.Next of the page before
 }
 
 func (f *BuildFilter) query() url.Values {
-	q := url.Values{}
-	for _, s := range f.States {
-		q.Add("state", string(s))
-	}
-	set := func(name, value string) {
-		if value != "" {
-			q.Set(name, value)
-		}
-	}
-	set("derivation", string(f.Derivation))
-	set("machine", f.Machine)
-	set("after", f.After)
-	for k, v := range f.Tags {
-		q.Add("tag", k+"="+v)
-	}
-	if !f.Since.IsZero() {
-		q.Set("since", f.Since.Format(time.RFC3339Nano))
+	q := f.Values()
+	if f.After != "" {
+		q.Set("after", f.After)
 	}
 	if f.Limit > 0 {
 		q.Set("limit", strconv.Itoa(f.Limit))
@@ -161,8 +142,90 @@ func (c *Client) Why(ctx context.Context, id string) (*api.Why, error) {
 
 // Cancel cancels builds. Those that are final already stay as they are.
 func (c *Client) Cancel(ctx context.Context, ids ...string) error {
-	_, err := post[api.Cancellation](ctx, c, "/v1/cancel", api.Cancellation{IDs: ids})
+	_, err := c.CancelAll(ctx, &api.Selection{IDs: ids})
 	return err
+}
+
+// CancelAll cancels the selected builds and says which were not final already.
+func (c *Client) CancelAll(ctx context.Context, s *api.Selection) (*api.Selected, error) {
+	return post[api.Selected](ctx, c, "/v1/cancel", s)
+}
+
+// Retry has builds that failed, timed out or were canceled tried again, under the same
+// ids.
+func (c *Client) Retry(ctx context.Context, s *api.Selection) (*api.Selected, error) {
+	return post[api.Selected](ctx, c, "/v1/retry", s)
+}
+
+// Prioritise gives builds that are not final another priority.
+func (c *Client) Prioritise(ctx context.Context, s *api.Selection) (*api.Selected, error) {
+	return post[api.Selected](ctx, c, "/v1/priority", s)
+}
+
+// Pause stops placing builds, until Resume. What runs goes on.
+func (c *Client) Pause(ctx context.Context, reason string) error {
+	_, err := post[struct{}](ctx, c, "/v1/pause", api.OperatorNote{Reason: reason})
+	return err
+}
+
+// Resume ends Pause.
+func (c *Client) Resume(ctx context.Context) error {
+	_, err := post[struct{}](ctx, c, "/v1/resume", struct{}{})
+	return err
+}
+
+// Reload has the coordinator read its machines file now. A bad one is refused whole.
+func (c *Client) Reload(ctx context.Context) (*api.Reloaded, error) {
+	return post[api.Reloaded](ctx, c, "/v1/reload", struct{}{})
+}
+
+// Drain lets a machine finish what it has and gives it nothing more, until
+// ResumeMachine.
+func (c *Client) Drain(ctx context.Context, name, reason string) (*api.MachineStatus, error) {
+	return post[api.MachineStatus](ctx, c, "/v1/machines/"+url.PathEscape(name)+"/drain", api.OperatorNote{Reason: reason})
+}
+
+// ResumeMachine ends Drain, and a quarantine.
+func (c *Client) ResumeMachine(ctx context.Context, name string) (*api.MachineStatus, error) {
+	return post[api.MachineStatus](ctx, c, "/v1/machines/"+url.PathEscape(name)+"/resume", struct{}{})
+}
+
+// TagMachine changes an operator's tags of a machine.
+func (c *Client) TagMachine(ctx context.Context, name string, change *api.TagChange) (*api.MachineStatus, error) {
+	return post[api.MachineStatus](ctx, c, "/v1/machines/"+url.PathEscape(name)+"/tags", change)
+}
+
+// Prune moves old builds out of the ledger.
+func (c *Client) Prune(ctx context.Context, p *api.Prune) (*api.Pruned, error) {
+	return post[api.Pruned](ctx, c, "/v1/prune", p)
+}
+
+// Hooks returns the event hooks and their runs that are not over.
+func (c *Client) Hooks(ctx context.Context) (*api.HookList, error) {
+	return get[api.HookList](ctx, c, "/v1/hooks", nil)
+}
+
+// RetryHooks has parked runs tried again, and returns how many.
+func (c *Client) RetryHooks(ctx context.Context, s *api.HookSelection) (*api.Selected, error) {
+	return post[api.Selected](ctx, c, "/v1/hooks/retry", s)
+}
+
+// DropHooks forgets parked runs, and returns how many.
+func (c *Client) DropHooks(ctx context.Context, s *api.HookSelection) (*api.Selected, error) {
+	return post[api.Selected](ctx, c, "/v1/hooks/drop", s)
+}
+
+// Metrics copies the coordinator's figures, in Prometheus's text format, to w.
+func (c *Client) Metrics(ctx context.Context, w io.Writer) error {
+	resp, err := c.do(ctx, http.MethodGet, "/v1/metrics", nil, nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(w, resp.Body); err != nil {
+		return fmt.Errorf("metrics: %w", err)
+	}
+	return nil
 }
 
 // Log copies the log of a build's current or last attempt to w, from an offset
