@@ -56,19 +56,29 @@ func (l *link) request(kind, text, refusal string) (*command, error) {
 	return c, nil
 }
 
-// openSessionChannel tries twice: OpenSSH counts a session until it is done with the
-// messages that came together with the end of that, so it may refuse a new one then.
-// A round trip later it does not.
+// Between tries to open a session that is refused.
+const (
+	sessionTries      = 8
+	firstSessionPause = 5 * time.Millisecond // it doubles: 635 ms in all
+)
+
+// openSessionChannel tries more than once: OpenSSH counts a session until it has seen the
+// end of its process and of the channel, so that where few are allowed it may refuse one
+// that comes right after another.
 func (l *link) openSessionChannel() (ssh.Channel, <-chan *ssh.Request, error) {
-	ch, requests, err := l.client.OpenChannel("session", nil)
-	var refused *ssh.OpenChannelError
-	if !errors.As(err, &refused) {
-		return ch, requests, err
+	pause := firstSessionPause
+	for try := 1; ; try++ {
+		ch, requests, err := l.client.OpenChannel("session", nil)
+		var refused *ssh.OpenChannelError
+		if !errors.As(err, &refused) || try == sessionTries {
+			return ch, requests, err
+		}
+		if lost := l.check(); lost != nil {
+			return nil, nil, lost
+		}
+		time.Sleep(pause)
+		pause *= 2
 	}
-	if lost := l.check(); lost != nil {
-		return nil, nil, lost
-	}
-	return l.client.OpenChannel("session", nil)
 }
 
 // follow reads what the server says beside standard output, until the session ends.
