@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // What a key that is absent from the file stands for. Where Guix has the same
@@ -72,8 +73,40 @@ type Machine struct {
 	// OverloadThreshold is the 1-minute load average per core from which on the
 	// machine gets no build; 0 disregards the load.
 	OverloadThreshold float64
-	// MinFreeDisk is how many bytes stay free where its store is.
+	// MinFreeDisk is how many bytes stay free where its store is, and where its builds
+	// have their folders.
 	MinFreeDisk int64
+	// MinFreeInodes is how many inodes stay free there; 0 disregards them.
+	MinFreeInodes int64
+	// MinFreeMemory is how many bytes of memory must be available for it to get another
+	// build; 0 disregards memory.
+	MinFreeMemory int64
+	// MaxCPUPressure and MaxMemoryPressure are the percentages of the last 10 seconds in
+	// which some task waited for the CPU, or for memory, from which on it gets no build (pressure
+	// stall information, the kernel's Documentation/accounting/psi.rst); 0 disregards them.
+	MaxCPUPressure    float64
+	MaxMemoryPressure float64
+
+	// ParallelTransfers bounds the streams of items to it, and those from it, at the same
+	// time; 0 is the coordinator's choice.
+	ParallelTransfers int
+	// SubstituteURLs are the servers from which it fetches inputs that it lacks, before
+	// the head sends them.
+	SubstituteURLs []string
+	// BuildCores is how many cores each build may use (NIX_BUILD_CORES); 0 lets the machine
+	// decide.
+	BuildCores int
+	// Timeout and MaxSilentTime bound builds there whose requests say nothing, and those
+	// that allow more; 0 is no limit.
+	Timeout       time.Duration
+	MaxSilentTime time.Duration
+	// Tags are for people, and for filters.
+	Tags map[string]string
+	// GCInterval is how often its garbage is collected; 0 is never. Of that, what was not
+	// used for GCOlderThan, and at most GCMaxFreed bytes (0 is no limit).
+	GCInterval  time.Duration
+	GCOlderThan time.Duration
+	GCMaxFreed  int64
 
 	Store        string   // StoreAuto, StoreDaemon or StoreLocal
 	DaemonSocket string   // of guix-daemon there

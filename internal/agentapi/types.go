@@ -53,6 +53,16 @@ type Machine struct {
 	Load       float64   `json:"load"`       // 1-minute average, not divided
 	FreeDisk   int64     `json:"freeDisk"`   // bytes, where the store is
 	FreeMemory int64     `json:"freeMemory"` // bytes, MemAvailable
+	// FreeInodes is where the store is; BuildFreeDisk (bytes) and BuildFreeInodes are where builds
+	// have their folders. Negative if not known, or if the file system has no such limit.
+	FreeInodes      int64 `json:"freeInodes,omitempty"`
+	BuildFreeDisk   int64 `json:"buildFreeDisk,omitempty"`
+	BuildFreeInodes int64 `json:"buildFreeInodes,omitempty"`
+	// CPUPressure and MemoryPressure are the percentages of the last 10 seconds in which
+	// some task waited for it; negative if the kernel does not say.
+	CPUPressure    float64      `json:"cpuPressure,omitempty"`
+	MemoryPressure float64      `json:"memoryPressure,omitempty"`
+	Hardware       api.Hardware `json:"hardware,omitzero"`
 	// Uptime is since when the machine runs; 0 if it does not say.
 	Uptime    api.Seconds `json:"uptime,omitempty"`
 	Now       time.Time   `json:"now"`
@@ -85,6 +95,13 @@ type BuildRequest struct {
 	// SandboxPaths are host paths, or "inside=outside", visible to the build
 	// beside the inputs. From the machine's configuration.
 	SandboxPaths []string `json:"sandboxPaths,omitempty"`
+	// SubstituteURLs are servers from which the agent fetches missing inputs, as far as
+	// they have them, before it says what is missing. From the machine's configuration.
+	SubstituteURLs []string `json:"substituteURLs,omitempty"`
+	// Check has the derivation built although its outputs are there. What is there stays;
+	// the outputs of the answer describe what was made, and can be read with
+	// GET /v1/builds/{id}/outputs/{name}.
+	Check bool `json:"check,omitempty"`
 }
 
 // The states of a build on an agent.
