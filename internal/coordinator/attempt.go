@@ -57,6 +57,12 @@ func (c *Coordinator) attempt(t *task, m *machine, reason string) {
 	t.attempt++
 	t.machine = m
 	r := c.newRun(t, m)
+	if m.info != nil && m.info.Hardware != (api.Hardware{}) {
+		hardware := m.info.Hardware
+		for _, rec := range t.builds {
+			rec.Hardware = &hardware
+		}
+	}
 	c.setState(t, api.Placed, reason)
 	c.group.Go(r.main)
 }

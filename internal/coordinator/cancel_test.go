@@ -9,7 +9,7 @@ import (
 
 func (f *farm) cancel(ids ...string) {
 	f.t.Helper()
-	if _, err := f.c.Cancel(f.t.Context(), ids); err != nil {
+	if _, err := f.c.Cancel(f.t.Context(), ids, ""); err != nil {
 		f.t.Fatal(err)
 	}
 }
@@ -83,7 +83,7 @@ func TestCancelQueued(t *testing.T) {
 	for _, id := range plugs {
 		f.awaitState(id, api.Canceled)
 	}
-	if canceled, err := f.c.Cancel(t.Context(), plugs); err != nil || len(canceled) != 0 {
+	if canceled, err := f.c.Cancel(t.Context(), plugs, ""); err != nil || len(canceled) != 0 {
 		t.Errorf("canceling again: %v, %v; want none", canceled, err)
 	}
 	f.idle()

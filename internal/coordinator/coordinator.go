@@ -77,6 +77,15 @@ type Config struct {
 	// PublicKey is the key with which Store signs, so that a machine that does not
 	// take its archives is found out before anything is sent. nil means: not known.
 	PublicKey *signature.PublicKey
+	// Fetch brings items of other stores home, with all that they refer to, from
+	// substitute servers. nil means that there is no way to do that.
+	Fetch func(ctx context.Context, urls []string, paths []store.Path) error
+	// SubstituteURLs are the servers for derivations that are not at home, where a request
+	// names none.
+	SubstituteURLs []string
+	// Published reports whether an item is published, so that it need not be built. nil
+	// means that nothing is.
+	Published func(store.Path) bool
 	LogDir    string // folder of the build logs; made if it isn't there
 	Logger    *slog.Logger
 	Version   string
@@ -109,6 +118,14 @@ type Limits struct {
 	// AttemptDelay is the time before machines that all failed are tried again. It
 	// doubles each time, up to 5 minutes; 1 s.
 	AttemptDelay time.Duration
+	// Retries is how often a failure of a derivation itself is tried again where a
+	// request does not say; DownloadRetries is that of fixed-output derivations whose
+	// builder fails, for which the network may be to blame; 3, negative for none.
+	Retries         int
+	DownloadRetries int
+	// KeepMissingInputs says that no builds are made for inputs that nobody asked for: a
+	// build that lacks them fails.
+	KeepMissingInputs bool
 	// StartGrace is how long a coordinator that finds unfinished builds waits for
 	// its machines to say what they have; 10 s.
 	StartGrace time.Duration
@@ -134,6 +151,9 @@ func (l Limits) withDefaults() Limits {
 	setDefault(&l.SendPatience, 10*time.Second)
 	setDefault(&l.MaxAttempts, 10)
 	setDefault(&l.AttemptDelay, time.Second)
+	if l.DownloadRetries == 0 {
+		l.DownloadRetries = 3
+	}
 	setDefault(&l.StartGrace, 10*time.Second)
 	setDefault(&l.HookGrace, time.Minute)
 	setDefault(&l.IdleAlarm, time.Minute)
@@ -160,6 +180,7 @@ type Coordinator struct {
 	started time.Time
 
 	mail     *mailbox[func()]
+	skipping sync.Mutex // held by submissions that depend on what was submitted
 	recorder *recorder
 	expander *expander
 	group    sync.WaitGroup // every goroutine that Run started

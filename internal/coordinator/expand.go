@@ -292,6 +292,11 @@ func (c *Coordinator) makeTasks(w *walk) []*task {
 			c.addKept(f.node, s)
 			continue
 		}
+		if c.limits.KeepMissingInputs {
+			f.err = fmt.Errorf("%s: its outputs are missing, and no build of it was submitted", p)
+			c.tellMissing(parent, []string{p.String()})
+			continue
+		}
 		made = append(made, c.newInternal(f.node, parent))
 	}
 	return made

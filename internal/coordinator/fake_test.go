@@ -23,7 +23,7 @@ import (
 )
 
 // fakeAgent is a machine whose builder does what the derivation's variable "script"
-// says, in words: "fail", "timeout", "machine" (the machine fails), "hold" (waits for
+// says, in words: "fail", "fail=MACHINE", "timeout", "machine" (the machine fails), "hold" (waits for
 // release), "log=TEXT". It verifies what it is sent, as its store does, refuses builds
 // whose inputs are missing, and counts what it was made to do. Its link can be cut.
 type fakeAgent struct {
@@ -273,7 +273,7 @@ func (a *fakeAgent) build(ctx context.Context, b *fakeBuild, drv *derivation.Der
 			case <-ctx.Done():
 				return
 			}
-		case word == "fail":
+		case word == "fail" || word == "fail="+a.name:
 			failure = &api.Failure{Culprit: api.CulpritDerivation, Kind: string(store.FailedExit), ExitCode: 1, Message: "exit 1"}
 		case word == "timeout":
 			failure = &api.Failure{Culprit: api.CulpritDerivation, Kind: string(store.FailedTimeout), Message: "too long"}

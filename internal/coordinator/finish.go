@@ -224,7 +224,9 @@ func (c *Coordinator) attemptFailed(r *run, out *outcome, err error) {
 	id := r.id
 	c.durably(func() { c.forget(m, id) })
 	if f.Final() {
-		c.fail(t, f)
+		if !c.retryOwn(r, f) {
+			c.fail(t, f)
+		}
 		return
 	}
 	t.failures = append(t.failures, *f)

@@ -216,11 +216,14 @@ type node struct {
 	inputs   []derivation.Input
 	sources  []store.Path
 	outputs  []derivation.Output
+	fixed    bool // its contents are known by their hash before they are made
 }
 
 func newNode(p store.Path, d *derivation.Derivation) *node {
+	_, fixed := d.FixedOutput()
 	return &node{
 		path: p, system: d.System, features: d.RequiredFeatures(), inputs: d.Inputs, sources: d.Sources, outputs: d.Outputs,
+		fixed: fixed,
 	}
 }
 

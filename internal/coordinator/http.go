@@ -51,6 +51,8 @@ func (c *Coordinator) Handler() http.Handler {
 	handle("GET /v1/builds/{id}/why", c.getWhy)
 	handle("POST /v1/builds/{id}/cancel", c.postCancelOne)
 	handle("POST /v1/cancel", c.postCancel)
+	handle("POST /v1/retry", c.postRetry)
+	handle("POST /v1/priority", c.postPriority)
 	handle("GET /v1/events", c.getEvents)
 	handle("GET "+hookapi.Path, c.getOffload)
 	handle("GET /v1/machines", c.getMachines)
@@ -286,7 +288,22 @@ func (c *Coordinator) getBuild(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return answer(w, api.BuildStory{Build: *b, Events: events})
+	story := api.BuildStory{Build: *b, Events: events}
+	err = c.do(r.Context(), func() {
+		rec := c.builds[b.ID]
+		if rec == nil {
+			return
+		}
+		for d := range rec.task.dependants {
+			if len(d.builds) > 0 && len(story.WantedBy) < maxListed {
+				story.WantedBy = append(story.WantedBy, d.builds[0].Build)
+			}
+		}
+	})
+	if err != nil {
+		return err
+	}
+	return answer(w, story)
 }
 
 func (c *Coordinator) getWhy(w http.ResponseWriter, r *http.Request) error {
@@ -307,44 +324,6 @@ func (c *Coordinator) getWhy(w http.ResponseWriter, r *http.Request) error {
 		why.Summary = "it is " + string(b.State)
 	}
 	return answer(w, why)
-}
-
-func (c *Coordinator) postCancelOne(w http.ResponseWriter, r *http.Request) error {
-	b, err := c.build(r)
-	if err != nil {
-		return err
-	}
-	return c.cancelAndAnswer(w, r, []string{b.ID})
-}
-
-func (c *Coordinator) postCancel(w http.ResponseWriter, r *http.Request) error {
-	var body api.Selection
-	if err := readJSON(r, &body); err != nil {
-		return err
-	}
-	if len(body.IDs) > maxCancel {
-		return badRequest("%d ids, at most %d are taken", len(body.IDs), maxCancel)
-	}
-	ids := make([]string, len(body.IDs))
-	for i, id := range body.IDs {
-		b, err := c.findBuild(r.Context(), id)
-		if err != nil {
-			return err
-		}
-		ids[i] = b.ID
-	}
-	return c.cancelAndAnswer(w, r, ids)
-}
-
-func (c *Coordinator) cancelAndAnswer(w http.ResponseWriter, r *http.Request, ids []string) error {
-	canceled, err := c.Cancel(r.Context(), ids)
-	if err != nil {
-		return err
-	}
-	if canceled == nil {
-		canceled = []string{}
-	}
-	return answer(w, api.Selected{IDs: canceled, Count: len(canceled)})
 }
 
 func (c *Coordinator) getLog(w http.ResponseWriter, r *http.Request) error {

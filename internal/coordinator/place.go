@@ -107,7 +107,10 @@ func (c *Coordinator) missing(b *scheduler.Build, machine string) int64 {
 // one could.
 func (c *Coordinator) neverReason(t *task) string {
 	b := c.schedulerBuild(t)
-	b.Skip = nil
+	b.Skip = slices.DeleteFunc(b.Skip, t.allows) // where it failed once it may still be tried again
+	if len(b.Skip) == len(c.machines) && len(c.machines) > 0 {
+		return "no machine can take it: none of those that it may use is in the machines file"
+	}
 	return c.neverTakes(&b)
 }
 
@@ -116,7 +119,7 @@ func (c *Coordinator) neverTakes(b *scheduler.Build) string {
 	var closest string
 	for _, v := range scheduler.Explain(b, c.staticMachines(), nil) {
 		switch v.Rule {
-		case scheduler.RuleSystem:
+		case scheduler.RuleSystem, scheduler.RuleSkip:
 		case scheduler.RuleFeatures, scheduler.RuleMandatory:
 			closest = v.String()
 		default:

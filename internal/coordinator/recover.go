@@ -86,10 +86,10 @@ func (c *Coordinator) recoverBuild(b *api.Build) {
 	if m := c.byName[b.Machine]; b.State.Running() && m != nil && b.Attempt >= t.attempt {
 		t.resume, t.state, t.machine = m, b.State, m
 	}
-	t.attempt = max(t.attempt, b.Attempt)
+	t.attempt, t.retried = max(t.attempt, b.Attempt), max(t.retried, b.Retried)
 	if b.Failure != nil && !slices.ContainsFunc(t.failures, func(f api.Failure) bool { return f == *b.Failure }) {
 		t.failures = append(t.failures, *b.Failure)
-		t.blamed = max(t.blamed, min(t.attempt-1, c.limits.MaxAttempts-1))
+		t.blamed = max(t.blamed, min(t.attempt-1-b.Retried, c.limits.MaxAttempts-1))
 	}
 	c.join(t, *b)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -37,6 +38,16 @@ func (c *Coordinator) Submit(ctx context.Context, requests []api.Request) ([]api
 	}
 	answers := make([]api.Submitted, len(requests))
 	c.prepare(ctx, requests, answers)
+	if err := c.submitInputs(ctx, answers); err != nil {
+		return nil, err
+	}
+	if slices.ContainsFunc(requests, func(r api.Request) bool { return r.SkipIfSubmitted }) {
+		c.skipping.Lock() // of two that come together, one sees the other
+		defer c.skipping.Unlock()
+		if err := c.skipSubmitted(ctx, answers); err != nil {
+			return nil, err
+		}
+	}
 	fresh, err := c.store(ctx, answers)
 	if err != nil {
 		return nil, err
@@ -52,8 +63,7 @@ func (c *Coordinator) prepare(ctx context.Context, requests []api.Request, answe
 	for range min(submitReaders, len(requests)) {
 		group.Go(func() {
 			for i := range next {
-				b, err := c.prepareOne(ctx, &requests[i])
-				answers[i] = submitted(b, err)
+				answers[i] = c.prepareOne(ctx, &requests[i])
 			}
 		})
 	}
@@ -82,20 +92,34 @@ func submitted(b *api.Build, err error) api.Submitted {
 	return api.Submitted{Error: e.Message, Code: e.Code}
 }
 
-func (c *Coordinator) prepareOne(ctx context.Context, r *api.Request) (*api.Build, error) {
+func (c *Coordinator) prepareOne(ctx context.Context, r *api.Request) api.Submitted {
 	if err := c.checkRequest(r); err != nil {
-		return nil, err
+		return submitted(nil, err)
 	}
-	n, err := c.head.node(ctx, r.Derivation)
+	n, err := c.nodeOf(ctx, r)
 	if errors.Is(err, store.ErrNotValid) {
-		return nil, &api.Error{Status: http.StatusUnprocessableEntity, Code: api.CodeNotValid, Message: err.Error()}
+		return submitted(nil, &api.Error{Status: http.StatusUnprocessableEntity, Code: api.CodeNotValid, Message: err.Error()})
 	}
 	if err != nil {
-		return nil, badRequest("%s", err)
+		return submitted(nil, badRequest("%s", err))
 	}
-	if _, err := n.outputPaths(r.Outputs); err != nil {
-		return nil, badRequest("%s", err)
+	wanted, err := n.outputPaths(r.Outputs)
+	if err != nil {
+		return submitted(nil, badRequest("%s", err))
 	}
+	if r.SkipIfBuilt {
+		switch reason, err := c.built(ctx, wanted); {
+		case err != nil:
+			return submitted(nil, err)
+		case reason != "":
+			return api.Submitted{Skipped: reason}
+		}
+	}
+	return submitted(newBuild(r, n), nil)
+}
+
+// newBuild makes the build of a request that is right.
+func newBuild(r *api.Request, n *node) *api.Build {
 	b := &api.Build{
 		Request: *r, System: n.system, Features: n.features, OutputPaths: n.outputMap(),
 		State: api.Queued, Submitted: time.Now(),
@@ -103,7 +127,7 @@ func (c *Coordinator) prepareOne(ctx context.Context, r *api.Request) (*api.Buil
 	if b.ID == "" {
 		b.ID = newID()
 	}
-	return b, nil
+	return b
 }
 
 // Limits on a request.
@@ -111,6 +135,10 @@ const (
 	maxTags     = 64
 	maxTagBytes = 1 << 10
 	maxOutputs  = 256
+	maxRetries  = 1000
+	maxChecks   = 100
+	maxNames    = 1000 // of machines
+	maxURLs     = 32
 )
 
 func (c *Coordinator) checkRequest(r *api.Request) error {
@@ -127,6 +155,20 @@ func (c *Coordinator) checkRequest(r *api.Request) error {
 		return badRequest("%d tags, at most %d are taken", len(r.Tags), maxTags)
 	case len(r.Outputs) > maxOutputs:
 		return badRequest("%d outputs, at most %d are taken", len(r.Outputs), maxOutputs)
+	}
+	switch {
+	case r.Retries < -1 || r.Retries > maxRetries:
+		return badRequest("retries %d is not in -1 (none) to %d", r.Retries, maxRetries)
+	case r.Check < 0 || r.Check > maxChecks:
+		return badRequest("check %d is not in 0 to %d", r.Check, maxChecks)
+	case r.Priority < -maxPriority || r.Priority > maxPriority:
+		return badRequest("priority %d is not in %d to %d", r.Priority, -maxPriority, maxPriority)
+	case len(r.On)+len(r.Skip) > maxNames:
+		return badRequest("%d names of machines, at most %d are taken", len(r.On)+len(r.Skip), maxNames)
+	case len(r.DerivationSubstituteURLs) > maxURLs:
+		return badRequest("%d substitute URLs, at most %d are taken", len(r.DerivationSubstituteURLs), maxURLs)
+	case r.Offload && (r.Check > 0 || r.AllInputs || r.SkipIfBuilt || r.SkipIfSubmitted):
+		return badRequest("guix-daemon asks for one build, and no more")
 	}
 	for k, v := range r.Tags {
 		if k == "" || len(k)+len(v) > maxTagBytes {
@@ -148,7 +190,7 @@ func (c *Coordinator) checkRequest(r *api.Request) error {
 func (c *Coordinator) store(ctx context.Context, answers []api.Submitted) (fresh []api.Build, err error) {
 	var changes []ledger.Change
 	for i := range answers {
-		if b := answers[i].Build; b != nil {
+		if b := answers[i].Build; b != nil && answers[i].Skipped == "" {
 			changes = append(changes, ledger.Change{Build: b, Create: true})
 			fresh = append(fresh, *b)
 		}
@@ -163,7 +205,7 @@ func (c *Coordinator) store(ctx context.Context, answers []api.Submitted) (fresh
 	fresh = nil
 	for i := range answers {
 		b := answers[i].Build
-		if b == nil {
+		if b == nil || answers[i].Skipped != "" {
 			continue
 		}
 		_, err := c.ledger.Apply(ctx, []ledger.Change{{Build: b, Create: true}}, true)
@@ -206,6 +248,7 @@ func (c *Coordinator) takeUp(builds []api.Build) {
 		t := c.tasks[b.Derivation]
 		if t == nil {
 			t = c.newTask(b.Derivation, b.ID)
+			t.attempt = b.Attempt // of a build that is tried again
 			c.join(t, *b)
 			c.expand(t)
 			continue
@@ -237,29 +280,23 @@ func (c *Coordinator) joinLive(t *task, b *api.Build) {
 
 // Cancel cancels builds and returns those that were not final, once that is durable.
 // An unknown id is an error, and nothing is canceled then.
-func (c *Coordinator) Cancel(ctx context.Context, ids []string) ([]string, error) {
+func (c *Coordinator) Cancel(ctx context.Context, ids []string, reason string) ([]string, error) {
 	for _, id := range ids {
 		if _, err := c.ledger.Build(ctx, id); err != nil {
 			return nil, err
 		}
 	}
-	canceled := make(chan []string, 1)
-	c.post(func() {
+	if reason == "" {
+		reason = "canceled by a client"
+	}
+	return c.durablyIn(ctx, func() []string {
 		var found []string
 		for _, id := range ids {
 			if r := c.builds[id]; r != nil {
-				c.cancelBuild(r, "canceled by a client")
+				c.cancelBuild(r, reason)
 				found = append(found, id)
 			}
 		}
-		c.durably(func() { canceled <- found })
+		return found
 	})
-	select {
-	case found := <-canceled:
-		return found, nil
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	case <-c.stopped:
-		return nil, errStopping
-	}
 }

@@ -3,6 +3,7 @@ package coordinator
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -49,6 +50,8 @@ type task struct {
 	run        *run     // nil if none is under way
 	resume     *machine // after a start: the attempt goes on there
 	skip       map[string]bool
+	failedOn   map[string]bool // machines on which the derivation itself failed
+	retried    int             // of the retries that its builds grant
 	failures   []api.Failure // of attempts, the newest last
 	blamed     int           // attempts that failed for other reasons than the derivation
 	rounds     int           // how often all machines had failed
@@ -131,6 +134,7 @@ func (c *Coordinator) newTask(drv store.Path, id string) *task {
 	t := &task{
 		drv: drv, id: id, seq: c.seq, state: api.Queued,
 		inputs: make(map[*task]bool), dependants: make(map[*task]bool), skip: make(map[string]bool),
+		failedOn: make(map[string]bool),
 	}
 	c.tasks[drv] = t
 	c.byID[id] = t
@@ -171,6 +175,7 @@ func (c *Coordinator) newInternal(n *node, parent *task) *task {
 		Request: api.Request{
 			ID: t.id, Derivation: n.path, Priority: parent.priority, Tags: first.Tags,
 			Timeout: first.Timeout, MaxSilentTime: first.MaxSilentTime, KeepFailed: first.KeepFailed,
+			Retries: first.Retries, Skip: first.Skip,
 		},
 		System: n.system, Features: n.features, Parent: first.ID, OutputPaths: n.outputMap(),
 		State: api.Queued, Submitted: time.Now(),
@@ -259,7 +264,7 @@ func (c *Coordinator) setInputs(t *task, inputs []*task) {
 func (c *Coordinator) makeReady(t *task) {
 	if t.waiting > 0 {
 		c.queue.Remove(t.id)
-		c.setState(t, api.Waiting, fmt.Sprintf("waits for %d inputs", t.waiting))
+		c.await(t)
 		return
 	}
 	now := time.Now()
@@ -273,6 +278,43 @@ func (c *Coordinator) makeReady(t *task) {
 	c.queue.Push(c.schedulerBuild(t))
 	c.setState(t, api.Queued, c.neverReason(t))
 	c.placing = true
+}
+
+// await has a task wait for its inputs. The event says which.
+func (c *Coordinator) await(t *task) {
+	if t.state == api.Waiting {
+		c.setState(t, api.Waiting, countWaiting(t.waiting))
+		return
+	}
+	c.setState(t, api.Waiting, countWaiting(t.waiting))
+	var missing []string
+	for in := range t.inputs {
+		if !in.available {
+			missing = append(missing, in.drv.String())
+		}
+	}
+	slices.Sort(missing)
+	c.tellMissing(t, missing)
+}
+
+// tellMissing makes events of the derivations that the builds of a task wait for.
+func (c *Coordinator) tellMissing(t *task, missing []string) {
+	if n := len(missing) - maxListed; n > 0 {
+		missing = append(missing[:maxListed], fmt.Sprintf("and %d more", n))
+	}
+	reason := strings.Join(missing, " ")
+	for _, r := range t.builds {
+		c.change(ledger.Change{Event: &api.Event{
+			Kind: api.KindMissingInputs, Build: r.ID, State: r.State, Attempt: r.Attempt, Reason: reason,
+		}})
+	}
+}
+
+func countWaiting(n int) string {
+	if n == 1 {
+		return "waits for 1 input"
+	}
+	return fmt.Sprintf("waits for %d inputs", n)
 }
 
 // wake puts tasks into the queue whose delay before the next attempt is over.
@@ -365,8 +407,20 @@ func (c *Coordinator) schedulerBuild(t *task) scheduler.Build {
 		ID: t.id, System: t.node.system, Features: t.node.features,
 		Priority: t.priority, Rank: t.rank, Seq: t.seq, Expected: t.expected,
 	}
-	for name := range t.skip {
-		b.Skip = append(b.Skip, name)
+	for _, m := range c.machines {
+		if t.skip[m.Name] || !t.allows(m.Name) {
+			b.Skip = append(b.Skip, m.Name)
+		}
 	}
 	return b
+}
+
+// allows reports whether any of the builds may be done on a machine.
+func (t *task) allows(machine string) bool {
+	for _, r := range t.builds {
+		if (len(r.On) == 0 || slices.Contains(r.On, machine)) && !slices.Contains(r.Skip, machine) {
+			return true
+		}
+	}
+	return len(t.builds) == 0
 }

@@ -1,0 +1,185 @@
+package coordinator
+
+import (
+	"context"
+	"fmt"
+
+	"lighter/internal/api"
+	"lighter/internal/ledger"
+	"lighter/store"
+)
+
+// ---- by itself ---------------------------------------------------------------------------
+
+// retryOwn tries a derivation that failed by itself once more, where its builds grant
+// that, and reports whether it does. A machine on which it did not fail yet comes first.
+func (c *Coordinator) retryOwn(r *run, f *api.Failure) bool {
+	t := r.task
+	t.failedOn[r.machine.Name] = true
+	granted := c.retries(t, f)
+	if t.retried >= granted {
+		return false
+	}
+	t.retried++
+	for _, rec := range t.builds {
+		rec.Retried = t.retried
+	}
+	t.failures = append(t.failures, *f)
+	clear(t.skip)
+	for name := range t.failedOn {
+		t.skip[name] = true
+	}
+	c.log.Info("a failed build is tried again", "build", t.id, "derivation", t.drv, "machine", r.machine.Name,
+		"retry", t.retried, "of", granted, "err", f.Message)
+	c.retryLater(t, f)
+	return true
+}
+
+// retries returns how many failures of its own a task may have before it fails for good.
+func (c *Coordinator) retries(t *task, f *api.Failure) int {
+	granted := 0
+	for _, r := range t.builds {
+		n := r.Retries
+		if n == 0 {
+			n = c.limits.Retries
+		}
+		granted = max(granted, n)
+	}
+	download := f.Kind == string(store.FailedExit) || f.Kind == string(store.FailedDownload)
+	if t.node.fixed && download && !t.offloaded() {
+		granted = max(granted, c.limits.DownloadRetries)
+	}
+	return granted
+}
+
+// ---- by a client -------------------------------------------------------------------------
+
+// retryable reports whether a client may have a build tried again. What a build hook asked
+// for is not: guix-daemon has had its answer.
+func retryable(b *api.Build) bool {
+	return b.State.Final() && b.State != api.Succeeded && !b.Offload
+}
+
+// Retry has builds that failed, timed out or were canceled tried again, under their ids,
+// and returns those for which that is so, once it is durable.
+func (c *Coordinator) Retry(ctx context.Context, ids []string, reason string) ([]string, error) {
+	var builds []*api.Build
+	for _, id := range ids {
+		b, err := c.ledger.Build(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		if retryable(b) {
+			builds = append(builds, b)
+		}
+	}
+	return c.durablyIn(ctx, func() []string {
+		var again []string
+		for _, b := range builds {
+			if c.builds[b.ID] != nil {
+				continue // somebody else was faster
+			}
+			b.State, b.Reason, b.Stopped, b.Started, b.Failure = api.Queued, reason, nil, nil, nil
+			b.Machine, b.Shares, b.Retried, b.Parent = "", "", 0, ""
+			record := *b
+			c.change(ledger.Change{Build: &record, Event: &api.Event{Reason: reason}})
+			c.takeUp([]api.Build{*b})
+			again = append(again, b.ID)
+		}
+		return again
+	})
+}
+
+// dependentsOfFailed returns the builds that failed because others did, of derivations
+// that are given.
+func (c *Coordinator) dependentsOfFailed(ctx context.Context, failed map[store.Path]bool) ([]string, error) {
+	var ids []string
+	filter := ledger.Filter{Filter: api.Filter{States: []api.State{api.Failed}}}
+	for b, err := range c.ledger.Builds(ctx, filter) {
+		if err != nil {
+			return nil, err
+		}
+		if f := b.Failure; f != nil && f.Kind == api.KindDependency && failed[f.Input] {
+			ids = append(ids, b.ID)
+		}
+	}
+	return ids, nil
+}
+
+// ---- priority ----------------------------------------------------------------------------
+
+// Prioritise gives builds that are not final another priority, and returns them, once it
+// is durable.
+func (c *Coordinator) Prioritise(ctx context.Context, ids []string, priority int, reason string) ([]string, error) {
+	if reason == "" {
+		reason = fmt.Sprintf("a client set the priority to %d", priority)
+	}
+	return c.durablyIn(ctx, func() []string {
+		var changed []string
+		for _, id := range ids {
+			r := c.builds[id]
+			if r == nil {
+				continue
+			}
+			r.Priority = priority
+			b := r.Build
+			c.change(ledger.Change{Build: &b, Event: &api.Event{
+				State: b.State, Attempt: b.Attempt, Machine: b.Machine, Reason: reason,
+			}})
+			c.reprioritise(r.task)
+			changed = append(changed, id)
+		}
+		c.placing = true
+		return changed
+	})
+}
+
+// reprioritise gives a task, and what it needs, the priority of the most urgent build that
+// is for it.
+func (c *Coordinator) reprioritise(t *task) {
+	work := []*task{t}
+	for len(work) > 0 {
+		t := work[len(work)-1]
+		work = work[:len(work)-1]
+		priority, set := 0, false
+		raise := func(n int) {
+			if !set || n > priority {
+				priority, set = n, true
+			}
+		}
+		for d := range t.dependants {
+			raise(d.priority)
+		}
+		for _, r := range t.builds {
+			if r.Parent == "" || len(t.dependants) == 0 {
+				raise(r.Priority)
+			}
+		}
+		if !set || priority == t.priority {
+			continue
+		}
+		t.priority = priority
+		c.queue.Reprioritise(t.id, t.priority, t.rank)
+		for in := range t.inputs {
+			work = append(work, in)
+		}
+	}
+}
+
+// durablyIn has the loop call f, and returns its result once what it changed is durable.
+func (c *Coordinator) durablyIn(ctx context.Context, f func() []string) ([]string, error) {
+	result := make(chan []string, 1)
+	c.post(func() {
+		list := f()
+		c.durably(func() { result <- list })
+	})
+	select {
+	case list := <-result:
+		return list, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	case <-c.stopped:
+		return nil, errStopping
+	}
+}
+
