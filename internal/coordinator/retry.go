@@ -182,4 +182,3 @@ func (c *Coordinator) durablyIn(ctx context.Context, f func() []string) ([]strin
 		return nil, errStopping
 	}
 }
-

@@ -52,9 +52,9 @@ type task struct {
 	skip       map[string]bool
 	failedOn   map[string]bool // machines on which the derivation itself failed
 	retried    int             // of the retries that its builds grant
-	failures   []api.Failure // of attempts, the newest last
-	blamed     int           // attempts that failed for other reasons than the derivation
-	rounds     int           // how often all machines had failed
+	failures   []api.Failure   // of attempts, the newest last
+	blamed     int             // attempts that failed for other reasons than the derivation
+	rounds     int             // how often all machines had failed
 
 	// available says that the outputs exist: at home, or on the machine kept.
 	available bool

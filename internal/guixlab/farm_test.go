@@ -354,7 +354,9 @@ func contains(t testing.TB, text string, parts ...string) {
 	}
 }
 
-func filterOf(drv store.Path) apiclient.BuildFilter { return apiclient.BuildFilter{Filter: api.Filter{Derivation: drv}} }
+func filterOf(drv store.Path) apiclient.BuildFilter {
+	return apiclient.BuildFilter{Filter: api.Filter{Derivation: drv}}
+}
 
 // newFarmAuthorized is newFarm with machines whose own keys are authorized on the head, by
 // the command that a person uses for that.

@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"lighter/internal/api"
-
 )
 
 // Limits on what a client believes of a coordinator.
