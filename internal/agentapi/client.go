@@ -166,6 +166,15 @@ func (c *Client) Export(ctx context.Context, paths []store.Path) (io.ReadCloser,
 	return resp.Body, nil
 }
 
+// Output returns the NAR of an output that a build with Check made. The caller closes it.
+func (c *Client) Output(ctx context.Context, id, name string) (io.ReadCloser, error) {
+	resp, err := c.do(ctx, http.MethodGet, "/v1/builds/"+url.PathEscape(id)+"/outputs/"+url.PathEscape(name), "", nil)
+	if err != nil {
+		return nil, err
+	}
+	return resp.Body, nil
+}
+
 // AddText adds a file with the given contents to the agent's store. Nothing roots it.
 func (c *Client) AddText(ctx context.Context, name string, content []byte) (*store.Info, error) {
 	return exchange[store.Info](ctx, c, http.MethodPost, "/v1/add-text", AddTextRequest{name, content})

@@ -24,6 +24,8 @@ type agent interface {
 	Import(ctx context.Context, archive io.Reader) ([]*store.Info, error)
 	// Export returns an archive, which the caller closes.
 	Export(ctx context.Context, paths []store.Path) (io.ReadCloser, error)
+	// Output returns the NAR of what a build with Check made, which the caller closes.
+	Output(ctx context.Context, id, name string) (io.ReadCloser, error)
 	CollectGarbage(ctx context.Context, req *agentapi.GCRequest) (*agentapi.GCResult, error)
 	Close()
 }

@@ -54,6 +54,9 @@ type run struct {
 
 // attempt starts the next attempt at a task.
 func (c *Coordinator) attempt(t *task, m *machine, reason string) {
+	if t.check != nil {
+		c.checkPlaced(t, m)
+	}
 	t.attempt++
 	t.machine = m
 	r := c.newRun(t, m)
@@ -79,6 +82,9 @@ func (c *Coordinator) newRun(t *task, m *machine) *run {
 		c: c, task: t, machine: m, id: t.id, known: t.known, attempt: t.attempt, node: t.node, inputs: t.inputPaths,
 		needs: m.info != nil && m.info.NeedsDerivations, options: buildOptions(t),
 		ctx: ctx, cancel: cancel, began: time.Now(), phase: api.Placed,
+	}
+	if t.check != nil {
+		r.options = t.check.options()
 	}
 	r.options.SandboxPaths = m.SandboxPaths
 	if t.hookOnly() {

@@ -200,7 +200,8 @@ type Coordinator struct {
 	ctx     context.Context      // of Run
 	hooks   map[string]*delivery // of build hooks that talk to us, by build id
 	tasks   map[store.Path]*task
-	builds  map[string]*record // that are not final
+	builds  map[string]*record         // that are not final
+	finals  map[string][]chan struct{} // closed when the build is final
 	queue   *scheduler.Queue
 	byID    map[string]*task // tasks by id, which is the id in queue
 	seq     uint64
@@ -225,7 +226,8 @@ func New(cfg Config) (*Coordinator, error) {
 		mail: newMailbox[func()](), recovered: make(chan struct{}), stopped: make(chan struct{}), fatal: make(chan error, 1),
 		byName: make(map[string]*machine),
 		hooks:  make(map[string]*delivery), tasks: make(map[store.Path]*task), builds: make(map[string]*record),
-		queue: scheduler.NewQueue(), byID: make(map[string]*task),
+		finals: make(map[string][]chan struct{}),
+		queue:  scheduler.NewQueue(), byID: make(map[string]*task),
 		delayed: make(map[*task]bool), spare: make(map[store.Path]*spare), alarmed: make(map[string]time.Time),
 	}
 	if c.log == nil {

@@ -3,11 +3,13 @@ package coordinator
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -56,6 +58,7 @@ type fakeBuild struct {
 	log     []byte
 	changed chan struct{}
 	cancel  context.CancelFunc
+	made    map[string][]byte // of a check: NARs by output
 }
 
 func newFakeAgent(t testing.TB, name string, key *signature.PrivateKey, acl *signature.ACL) *fakeAgent {
@@ -284,7 +287,9 @@ func (a *fakeAgent) build(ctx context.Context, b *fakeBuild, drv *derivation.Der
 		}
 	}
 	var outputs map[string]*store.Info
-	if failure == nil {
+	if failure == nil && b.request.Check {
+		outputs = a.make(b, drv, script)
+	} else if failure == nil {
 		var err error
 		if outputs, err = a.realise(ctx, b.request, drv); err != nil {
 			failure = &api.Failure{Culprit: api.CulpritMachine, Message: err.Error()}
@@ -302,6 +307,53 @@ func (a *fakeAgent) build(ctx context.Context, b *fakeBuild, drv *derivation.Der
 	}
 	close(b.changed)
 	b.changed = make(chan struct{})
+}
+
+// make does a check: the outputs are what realise makes, unless the script says
+// "differs=MACHINE" of this one.
+func (a *fakeAgent) make(b *fakeBuild, drv *derivation.Derivation, script string) map[string]*store.Info {
+	content := "built from " + b.request.Derivation.String()
+	if slices.Contains(strings.Fields(script), "differs="+a.name) {
+		content += " on " + a.name
+	}
+	outputs := make(map[string]*store.Info)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	b.made = make(map[string][]byte)
+	for _, o := range drv.Outputs {
+		var out bytes.Buffer
+		if err := writeFile(&out, content); err != nil {
+			panic(err) // a buffer takes everything
+		}
+		b.made[o.Name] = out.Bytes()
+		outputs[o.Name] = &store.Info{Path: o.Path, NARHash: sha256.Sum256(out.Bytes()), NARSize: int64(out.Len())}
+	}
+	return outputs
+}
+
+// writeFile writes the NAR of one file.
+func writeFile(out io.Writer, content string) error {
+	w := nar.NewWriter(out)
+	err := w.WriteHeader(&nar.Header{Kind: nar.Regular, Size: int64(len(content))})
+	if err == nil {
+		_, err = io.WriteString(w, content)
+	}
+	return errors.Join(err, w.Close())
+}
+
+func (a *fakeAgent) Output(ctx context.Context, id, name string) (io.ReadCloser, error) {
+	_, leave, err := a.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	b, err := a.find(id)
+	if err != nil {
+		return nil, err
+	}
+	return io.NopCloser(bytes.NewReader(b.made[name])), nil
 }
 
 // realise makes the outputs: each names its derivation and refers to all inputs that
@@ -343,14 +395,7 @@ func makeArchive(key *signature.PrivateKey, path store.Path, references []store.
 	var b bytes.Buffer
 	w := nar.NewArchiveWriter(&b)
 	err := w.WriteItem(&nar.Item{Path: path, References: references}, func(out io.Writer) error {
-		file := nar.NewWriter(out)
-		if err := file.WriteHeader(&nar.Header{Kind: nar.Regular, Size: int64(len(content))}); err != nil {
-			return err
-		}
-		if _, err := io.WriteString(file, content); err != nil {
-			return err
-		}
-		return file.Close()
+		return writeFile(out, content)
 	}, key.Sign)
 	err = errors.Join(err, w.Close())
 	return b.Bytes(), err

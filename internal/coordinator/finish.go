@@ -27,6 +27,10 @@ func (c *Coordinator) ended(r *run, out *outcome, err error) {
 	delete(r.machine.runs, r)
 	c.placing = true
 	t := r.task
+	if t.check != nil && t.run == r {
+		c.checkEnded(r, out, err)
+		return
+	}
 	if t.run != r {
 		if r.stale == "" {
 			c.log.Warn("an old attempt reported late; it is not believed", "build", r.id, "attempt", r.attempt, "machine", r.machine.Name, "err", err)
@@ -412,6 +416,10 @@ func (c *Coordinator) cancelTask(t *task, reason string) {
 
 // cancelBuild cancels one build. Its task goes on if another needs it.
 func (c *Coordinator) cancelBuild(r *record, reason string) {
+	if r.check != nil {
+		c.cancelCheck(r.check, reason)
+		return
+	}
 	t := r.task
 	now := time.Now()
 	r.Stopped, r.State, r.Reason = &now, api.Canceled, reason

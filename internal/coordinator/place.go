@@ -141,6 +141,12 @@ func (c *Coordinator) possible(b *scheduler.Build) bool {
 	return slices.ContainsFunc(verdicts, func(v scheduler.Verdict) bool { return v.OK() })
 }
 
+// possibleOn is possible for one machine.
+func (c *Coordinator) possibleOn(b *scheduler.Build, machine string) bool {
+	verdicts := scheduler.Explain(b, c.staticMachines(), nil)
+	return slices.ContainsFunc(verdicts, func(v scheduler.Verdict) bool { return v.Machine == machine && v.OK() })
+}
+
 // staticMachines has of the machines what stands in their file alone.
 func (c *Coordinator) staticMachines() []scheduler.Machine {
 	if c.static == nil {

@@ -69,6 +69,10 @@ func (c *Coordinator) recoverMachines(ctx context.Context) error {
 // recoverBuild makes a build of the ledger live again. Builds of the same derivation
 // share a task, as they did.
 func (c *Coordinator) recoverBuild(b *api.Build) {
+	if b.Check > 0 {
+		c.takeUpCheck(b)
+		return
+	}
 	id := b.ID
 	if b.Shares != "" {
 		id = b.Shares

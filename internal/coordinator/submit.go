@@ -245,6 +245,10 @@ func (c *Coordinator) takeUp(builds []api.Build) {
 		if c.builds[b.ID] != nil {
 			continue
 		}
+		if b.Check > 0 {
+			c.takeUpCheck(b)
+			continue
+		}
 		t := c.tasks[b.Derivation]
 		if t == nil {
 			t = c.newTask(b.Derivation, b.ID)

@@ -56,6 +56,11 @@ type task struct {
 	blamed     int             // attempts that failed for other reasons than the derivation
 	rounds     int             // how often all machines had failed
 
+	// check, if not nil, is what this is done for. Such a task has no builds of its own,
+	// and is not in Coordinator.tasks; so many more are to be queued when it is placed.
+	check      *checking
+	checksLeft int
+
 	// available says that the outputs exist: at home, or on the machine kept.
 	available bool
 	kept      *machine
@@ -68,6 +73,7 @@ type record struct {
 	// delivery is the conversation with the build hook that wants an offloaded build;
 	// nil if there is none now.
 	delivery *delivery
+	check    *checking // carries it out, if it asks for one; its task is not in the graph
 }
 
 // newID returns an id for a build. It is random, so that its first digits tell
@@ -215,6 +221,12 @@ func (c *Coordinator) save(r *record, force bool) {
 	b := r.Build // nothing that it points to is changed any more
 	if r.delivery != nil {
 		r.delivery.tell(&b)
+	}
+	if b.State.Final() {
+		for _, final := range c.finals[b.ID] {
+			close(final)
+		}
+		delete(c.finals, b.ID)
 	}
 	ch := ledger.Change{Build: &b}
 	if force {
@@ -421,6 +433,10 @@ func (t *task) allows(machine string) bool {
 		if (len(r.On) == 0 || slices.Contains(r.On, machine)) && !slices.Contains(r.Skip, machine) {
 			return true
 		}
+	}
+	if t.check != nil {
+		r := t.check.rec
+		return (len(r.On) == 0 || slices.Contains(r.On, machine)) && !slices.Contains(r.Skip, machine)
 	}
 	return len(t.builds) == 0
 }

@@ -1,0 +1,484 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"lighter/internal/agentapi"
+	"lighter/internal/api"
+	"lighter/nar"
+	"lighter/store"
+)
+
+// checking carries out a build that asks for a derivation to be built on several machines,
+// so that what they make can be compared: first a plain build, whose outputs are the
+// measure, then builds on other machines, at the same time as far as those have slots.
+//
+// It keeps nothing of its own in the ledger. All ids follow from that of the build, so that
+// a coordinator that is started anew does the same again, and finds what is done.
+type checking struct {
+	c      *Coordinator
+	req    api.Request
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+
+	node    *node
+	results []api.CheckResult
+	measure map[string]string // hashes of the outputs at home, by name
+
+	// The rest belongs to the loop.
+	rec    *record
+	used   map[string]bool // machines that built it, or build it now
+	tasks  map[*task]bool  // builds that were not over yet
+	others []string        // ids of plain builds that were made for this one
+	tries  int
+	ended  chan checked // has room for all
+}
+
+// checked is what one machine made.
+type checked struct {
+	machine *machine
+	id      string // of the build there
+	out     *outcome
+	err     error
+}
+
+// KindDiffers is the Kind of the failure of a check whose machines made different things.
+const KindDiffers = "differs"
+
+// takeUpCheck starts a check.
+func (c *Coordinator) takeUpCheck(b *api.Build) {
+	ctx, cancel := context.WithCancelCause(c.ctx)
+	k := &checking{
+		c: c, req: b.Request, ctx: ctx, cancel: cancel, used: make(map[string]bool), tasks: make(map[*task]bool),
+		ended: make(chan checked, maxChecks*(c.limits.MaxAttempts+1)),
+	}
+	k.rec = &record{Build: *b, task: &task{drv: b.Derivation, id: b.ID, state: b.State}, check: k}
+	c.builds[b.ID] = k.rec
+	c.group.Go(func() {
+		defer cancel(nil)
+		err := k.run()
+		c.post(func() { c.checkOver(k, err) })
+	})
+}
+
+// part returns the id of something that is done for the check.
+func (k *checking) part(name string) string {
+	return uuid.NewSHA1(uuid.MustParse(k.req.ID), []byte(name)).String()
+}
+
+func (k *checking) run() error {
+	n, err := k.c.head.node(k.ctx, k.req.Derivation)
+	if err != nil {
+		return err
+	}
+	k.node = n
+	want := k.req.Check
+	if err := k.needs(); err != nil {
+		return err
+	}
+	k.tell(api.Waiting, "has it built once, to compare with")
+	plain := k.req
+	plain.ID, plain.Check, plain.On = k.part("measure"), 0, nil
+	b, err := k.have(plain)
+	if err != nil {
+		return err
+	}
+	first := api.CheckResult{Machine: b.Machine, BuildTime: b.BuildTime}
+	if b.Machine == "" {
+		first.Machine = "the head"
+	} else {
+		want--
+	}
+	if first.Hashes, err = k.homeHashes(); err != nil {
+		return err
+	}
+	k.measure = first.Hashes
+	k.results = append(k.results, first)
+	if want == 0 {
+		return nil
+	}
+	return k.compare(b.Machine, want)
+}
+
+// needs has whatever the derivation needs brought home, or built.
+func (k *checking) needs() error {
+	for _, in := range k.node.inputs {
+		n, err := k.c.head.node(k.ctx, in.Path)
+		if err != nil {
+			return err
+		}
+		paths, err := n.outputPaths(in.Outputs)
+		if err != nil {
+			return err
+		}
+		absent, err := store.Missing(k.ctx, k.c.head.Store, paths)
+		if err != nil {
+			return err
+		}
+		if len(absent) == 0 {
+			continue
+		}
+		k.tell(api.Waiting, "waits for "+in.Path.String())
+		r := api.Request{
+			ID: k.part(in.Path.String()), Derivation: in.Path, Outputs: in.Outputs, Priority: k.req.Priority, Tags: k.req.Tags,
+			Timeout: k.req.Timeout, MaxSilentTime: k.req.MaxSilentTime, Retries: k.req.Retries,
+		}
+		if _, err := k.have(r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// have submits a plain build and waits until it succeeded.
+func (k *checking) have(r api.Request) (*api.Build, error) {
+	r.AllInputs, r.SkipIfBuilt, r.SkipIfSubmitted = false, false, false
+	if err := k.c.do(k.ctx, func() { k.others = append(k.others, r.ID) }); err != nil {
+		return nil, err
+	}
+	answers, err := k.c.Submit(k.ctx, []api.Request{r})
+	if err != nil {
+		return nil, err
+	}
+	if answers[0].Build == nil {
+		return nil, fmt.Errorf("%s: %s", r.Derivation, answers[0].Error)
+	}
+	b, err := k.c.awaitFinal(k.ctx, r.ID)
+	if err != nil {
+		return nil, err
+	}
+	if b.State != api.Succeeded {
+		f := b.Failure
+		if f == nil {
+			f = &api.Failure{Culprit: api.CulpritCoordinator, Phase: api.Waiting, Message: b.Reason}
+		}
+		return nil, &checkFailure{state: b.State, failure: *f}
+	}
+	return b, nil
+}
+
+// checkFailure ends a check as a build ended that it needs.
+type checkFailure struct {
+	state   api.State
+	failure api.Failure
+}
+
+func (e *checkFailure) Error() string { return e.failure.Message }
+
+// awaitFinal waits until a build is final.
+func (c *Coordinator) awaitFinal(ctx context.Context, id string) (*api.Build, error) {
+	final := make(chan struct{})
+	err := c.do(ctx, func() {
+		if c.builds[id] == nil {
+			close(final)
+		} else {
+			c.finals[id] = append(c.finals[id], final)
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case <-final:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	// What the loop changed before is in the ledger after this.
+	if _, err := c.durablyIn(ctx, func() []string { return nil }); err != nil {
+		return nil, err
+	}
+	return c.ledger.Build(ctx, id)
+}
+
+func (k *checking) homeHashes() (map[string]string, error) {
+	hashes := make(map[string]string, len(k.node.outputs))
+	for _, o := range k.node.outputs {
+		info, err := k.c.head.Info(k.ctx, o.Path)
+		if err != nil {
+			return nil, err
+		}
+		hashes[o.Name] = info.NARHash.String()
+	}
+	return hashes, nil
+}
+
+// compare has it built on so many machines, but not on one, and compares.
+func (k *checking) compare(but string, want int) error {
+	var inputs []store.Path
+	inputs = append(inputs, k.node.sources...)
+	for _, in := range k.node.inputs {
+		n, err := k.c.head.node(k.ctx, in.Path)
+		if err != nil {
+			return err
+		}
+		paths, err := n.outputPaths(in.Outputs)
+		if err != nil {
+			return err
+		}
+		inputs = append(inputs, paths...)
+	}
+	var short error
+	if err := k.c.do(k.ctx, func() {
+		if but != "" {
+			k.used[but] = true
+		}
+		if n := k.c.checkable(k); n < want {
+			short = fmt.Errorf("%d more machines are to build it, but only %d can", want, n)
+			return
+		}
+		k.c.nextCheck(k, inputs, want)
+	}); err != nil || short != nil {
+		return errors.Join(err, short)
+	}
+	for done := 0; done < want; {
+		var x checked
+		select {
+		case x = <-k.ended:
+		case <-k.ctx.Done():
+			return context.Cause(k.ctx)
+		}
+		again, err := k.judge(x)
+		if err != nil {
+			return err
+		}
+		if again == nil {
+			done++
+			k.tell(api.Building, fmt.Sprintf("%d of %d machines are done", done, want))
+			continue
+		}
+		var hopeless error
+		if err := k.c.do(k.ctx, func() {
+			k.tries++
+			if k.tries >= k.c.limits.MaxAttempts {
+				hopeless = again
+				return
+			}
+			if k.c.checkable(k) == 0 {
+				delete(k.used, x.machine.Name) // rather than none at all
+			}
+			k.c.nextCheck(k, inputs, 1)
+		}); err != nil || hopeless != nil {
+			return errors.Join(err, hopeless)
+		}
+	}
+	return nil
+}
+
+// judge takes over what a machine made. It returns again if the machine, and not the
+// derivation, is to blame that there is nothing.
+func (k *checking) judge(x checked) (again, err error) {
+	defer k.c.post(func() { k.c.forget(x.machine, x.id) })
+	result := api.CheckResult{Machine: x.machine.Name}
+	if x.err != nil {
+		var f *api.Failure
+		if !errors.As(x.err, &f) || !f.Final() {
+			return x.err, nil
+		}
+		result.Failure = f
+		k.results = append(k.results, result)
+		return nil, nil
+	}
+	result.BuildTime = api.Seconds(x.out.buildTime.Seconds())
+	result.Hashes = make(map[string]string)
+	for _, o := range k.node.outputs {
+		info := x.out.outputs[o.Name]
+		if info == nil {
+			return fmt.Errorf("machine %s does not say what it made of %s", x.machine.Name, o.Path), nil
+		}
+		result.Hashes[o.Name] = info.NARHash.String()
+		if result.Hashes[o.Name] == k.measure[o.Name] {
+			continue
+		}
+		files, err := k.differing(x, o.Name, o.Path)
+		if err != nil {
+			files = []string{fmt.Sprintf("%s (the files were not compared: %s)", o.Name, err)}
+		}
+		result.Differs = append(result.Differs, files...)
+	}
+	k.results = append(k.results, result)
+	return nil, nil
+}
+
+// maxDiffering bounds the files that a result names.
+const maxDiffering = 100
+
+// differing compares an output at home with what a machine made.
+func (k *checking) differing(x checked, name string, path store.Path) ([]string, error) {
+	ctx, cancel := context.WithCancel(k.ctx)
+	defer cancel()
+	theirs, err := x.machine.client.Output(ctx, x.id, name)
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+	ours, pipe := io.Pipe()
+	defer ours.Close()
+	k.c.group.Go(func() { pipe.CloseWithError(k.c.head.WriteNAR(ctx, pipe, path)) })
+	files, total, err := nar.Compare(ours, theirs, maxDiffering)
+	if err != nil {
+		return nil, err
+	}
+	for i := range files {
+		files[i] = name + "/" + strings.TrimPrefix(files[i], "./")
+	}
+	if n := total - len(files); n > 0 {
+		files = append(files, fmt.Sprintf("and %d more", n))
+	}
+	return files, nil
+}
+
+// tell tells how far the check is.
+func (k *checking) tell(s api.State, reason string) {
+	results := slices.Clone(k.results)
+	k.c.post(func() {
+		if r := k.rec; !r.State.Final() {
+			changed := r.State != s || r.Reason != reason
+			r.State, r.Reason, r.Results = s, reason, results
+			if changed {
+				k.c.save(r, true)
+			}
+		}
+	})
+}
+
+// ---- in the loop ---------------------------------------------------------------------------
+
+// checkable counts the machines that may build it for the check and did not yet.
+func (c *Coordinator) checkable(k *checking) int {
+	t := c.checkTask(k)
+	b := c.schedulerBuild(t)
+	n := 0
+	for _, m := range c.staticMachines() {
+		if c.possibleOn(&b, m.Name) {
+			n++
+		}
+	}
+	return n
+}
+
+// checkTask makes a task that is not among those of the queue's graph.
+func (c *Coordinator) checkTask(k *checking) *task {
+	return &task{
+		drv: k.rec.Derivation, id: k.part(fmt.Sprint("machine ", len(k.used), " try ", k.tries)), seq: c.seq, state: api.Queued,
+		node: k.node, check: k, priority: k.rec.Priority, inputs: map[*task]bool{}, dependants: map[*task]bool{},
+		skip: maps.Clone(k.used), failedOn: map[string]bool{}, queuedAt: time.Now(),
+	}
+}
+
+// nextCheck queues a build on one more machine; when that is placed, the next of so many.
+func (c *Coordinator) nextCheck(k *checking, inputs []store.Path, left int) {
+	c.seq++
+	t := c.checkTask(k)
+	t.inputPaths, t.checksLeft = inputs, left-1
+	k.tasks[t] = true
+	c.byID[t.id] = t
+	c.queue.Push(c.schedulerBuild(t))
+	c.placing = true
+}
+
+// checkPlaced is called when a build for a check goes to a machine.
+func (c *Coordinator) checkPlaced(t *task, m *machine) {
+	t.check.used[m.Name] = true
+	if t.checksLeft > 0 {
+		c.nextCheck(t.check, t.inputPaths, t.checksLeft)
+	}
+}
+
+// checkEnded hands what a machine made over.
+func (c *Coordinator) checkEnded(r *run, out *outcome, err error) {
+	t := r.task
+	t.run = nil
+	r.cancel(nil)
+	delete(c.byID, t.id)
+	delete(t.check.tasks, t)
+	if err != nil {
+		err = r.failure(err)
+	}
+	rec := t.check.rec
+	rec.SentBytes += r.sent.Load()
+	t.check.ended <- checked{r.machine, r.id, out, err}
+}
+
+// checkOver ends the check's build.
+func (c *Coordinator) checkOver(k *checking, err error) {
+	c.endCheckTasks(k, "the check is over")
+	r := k.rec
+	if c.builds[r.ID] != r || c.ctx.Err() != nil {
+		return
+	}
+	now := time.Now()
+	r.Stopped, r.Results, r.OutputPaths = &now, k.results, nil
+	if k.node != nil {
+		r.OutputPaths = k.node.outputMap()
+	}
+	r.State, r.Reason, r.Failure = k.verdict(err)
+	c.save(r, false)
+	delete(c.builds, r.ID)
+}
+
+func (k *checking) verdict(err error) (api.State, string, *api.Failure) {
+	var ended *checkFailure
+	switch {
+	case errors.As(err, &ended):
+		state := ended.state
+		if state == api.Canceled {
+			state = api.Failed // that one was canceled, not this
+		}
+		return state, ended.failure.Message, &ended.failure
+	case err != nil:
+		return api.Failed, err.Error(), &api.Failure{Culprit: api.CulpritCoordinator, Phase: api.Building, Message: err.Error()}
+	}
+	var differ []string
+	for _, r := range k.results[1:] {
+		switch {
+		case r.Failure != nil:
+			differ = append(differ, "it fails on "+r.Machine)
+		case len(r.Differs) > 0:
+			differ = append(differ, r.Machine+" made something else")
+		}
+	}
+	if len(differ) == 0 {
+		return api.Succeeded, fmt.Sprintf("%d machines made the same", len(k.results)), nil
+	}
+	text := fmt.Sprintf("compared with %s: %s", k.results[0].Machine, strings.Join(differ, "; "))
+	return api.Failed, text, &api.Failure{Culprit: api.CulpritDerivation, Phase: api.Building, Kind: KindDiffers, Message: text}
+}
+
+// cancelCheck ends a check that nobody wants.
+func (c *Coordinator) cancelCheck(k *checking, reason string) {
+	now := time.Now()
+	r := k.rec
+	r.Stopped, r.State, r.Reason = &now, api.Canceled, reason
+	c.save(r, false)
+	delete(c.builds, r.ID)
+	k.cancel(errAbandoned)
+	c.endCheckTasks(k, reason)
+	for _, id := range k.others {
+		if other := c.builds[id]; other != nil {
+			c.cancelBuild(other, reason)
+		}
+	}
+}
+
+func (c *Coordinator) endCheckTasks(k *checking, why string) {
+	for t := range k.tasks {
+		c.queue.Remove(t.id)
+		c.abandon(t, why)
+		delete(c.byID, t.id)
+	}
+	clear(k.tasks)
+}
+
+// options are those of the builds that are compared.
+func (k *checking) options() agentapi.BuildRequest {
+	return agentapi.BuildRequest{Timeout: k.rec.Timeout, MaxSilentTime: k.rec.MaxSilentTime, Check: true}
+}
