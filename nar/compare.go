@@ -2,6 +2,7 @@ package nar
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -61,7 +62,7 @@ func prints(r io.Reader, visit func(path string, p print) error) error {
 	tree := NewReader(r)
 	for {
 		h, err := tree.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {

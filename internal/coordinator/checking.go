@@ -313,16 +313,14 @@ const maxDiffering = 100
 
 // differing compares an output at home with what a machine made.
 func (k *checking) differing(x checked, name string, path store.Path) ([]string, error) {
-	ctx, cancel := context.WithCancel(k.ctx)
-	defer cancel()
-	theirs, err := x.machine.client.Output(ctx, x.id, name)
+	theirs, err := x.machine.client.Output(k.ctx, x.id, name)
 	if err != nil {
 		return nil, err
 	}
 	defer theirs.Close()
 	ours, pipe := io.Pipe()
-	defer ours.Close()
-	k.c.group.Go(func() { pipe.CloseWithError(k.c.head.WriteNAR(ctx, pipe, path)) })
+	defer ours.Close() // which ends the writer
+	k.c.group.Go(func() { pipe.CloseWithError(k.c.head.WriteNAR(k.ctx, pipe, path)) })
 	files, total, err := nar.Compare(ours, theirs, maxDiffering)
 	if err != nil {
 		return nil, err
