@@ -111,6 +111,9 @@ type Request struct {
 	// DerivationSubstituteURLs are the servers from which the derivation is fetched,
 	// with its closure, if it is not at home.
 	DerivationSubstituteURLs []string `json:"derivationSubstituteURLs,omitempty"`
+	// Attached says that the build is wanted only as long as a client says so, with GET
+	// /v1/attach: a minute after the last one has gone it is canceled.
+	Attached bool `json:"attached,omitempty"`
 	// Offload says that the outputs go to the build hook of a guix-daemon, which asked
 	// for the build, and not into the head's store. No client sets it.
 	Offload bool `json:"offload,omitempty"`

@@ -141,7 +141,7 @@ func (k *checking) needs() error {
 
 // have submits a plain build and waits until it succeeded.
 func (k *checking) have(r api.Request) (*api.Build, error) {
-	r.AllInputs, r.SkipIfBuilt, r.SkipIfSubmitted = false, false, false
+	r.AllInputs, r.SkipIfBuilt, r.SkipIfSubmitted, r.Attached = false, false, false, false
 	if err := k.c.do(k.ctx, func() { k.others = append(k.others, r.ID) }); err != nil {
 		return nil, err
 	}

@@ -132,6 +132,9 @@ type Limits struct {
 	// HookGrace is how long an offloaded build that an earlier coordinator left waits
 	// for its build hook to come back; 1 min.
 	HookGrace time.Duration
+	// AttachGrace is how long a build with Attached waits for a client that says that it
+	// wants it; 1 min.
+	AttachGrace time.Duration
 	// IdleAlarm is how long a build that a free machine could take may wait; 1 min.
 	IdleAlarm time.Duration
 	// MaxLog bounds a build's log, in bytes; what is longer is cut. 256 MiB.
@@ -156,6 +159,7 @@ func (l Limits) withDefaults() Limits {
 	}
 	setDefault(&l.StartGrace, 10*time.Second)
 	setDefault(&l.HookGrace, time.Minute)
+	setDefault(&l.AttachGrace, time.Minute)
 	setDefault(&l.IdleAlarm, time.Minute)
 	setDefault(&l.MaxLog, 256<<20)
 	return l
@@ -197,19 +201,20 @@ type Coordinator struct {
 	live sync.Map
 
 	// All below belongs to the loop.
-	ctx     context.Context      // of Run
-	hooks   map[string]*delivery // of build hooks that talk to us, by build id
-	tasks   map[store.Path]*task
-	builds  map[string]*record         // that are not final
-	finals  map[string][]chan struct{} // closed when the build is final
-	queue   *scheduler.Queue
-	byID    map[string]*task // tasks by id, which is the id in queue
-	seq     uint64
-	changes []ledger.Change // not handed to the recorder yet
-	after   []func()        // to be called, in the loop, once those are durable
-	placing bool            // place before waiting for mail again
-	placeAt time.Time       // or then; zero is never
-	delayed map[*task]bool  // with notBefore in the future
+	ctx      context.Context      // of Run
+	hooks    map[string]*delivery // of build hooks that talk to us, by build id
+	tasks    map[store.Path]*task
+	builds   map[string]*record         // that are not final
+	finals   map[string][]chan struct{} // closed when the build is final
+	attached map[string]int             // clients that want a build with Attached, by its id
+	queue    *scheduler.Queue
+	byID     map[string]*task // tasks by id, which is the id in queue
+	seq      uint64
+	changes  []ledger.Change // not handed to the recorder yet
+	after    []func()        // to be called, in the loop, once those are durable
+	placing  bool            // place before waiting for mail again
+	placeAt  time.Time       // or then; zero is never
+	delayed  map[*task]bool  // with notBefore in the future
 	// grace has the machines that did not say yet, after a start, what they have.
 	// Expansion waits for them. It is nil when that time is over.
 	grace   map[*machine]bool
@@ -226,8 +231,8 @@ func New(cfg Config) (*Coordinator, error) {
 		mail: newMailbox[func()](), recovered: make(chan struct{}), stopped: make(chan struct{}), fatal: make(chan error, 1),
 		byName: make(map[string]*machine),
 		hooks:  make(map[string]*delivery), tasks: make(map[store.Path]*task), builds: make(map[string]*record),
-		finals: make(map[string][]chan struct{}),
-		queue:  scheduler.NewQueue(), byID: make(map[string]*task),
+		finals: make(map[string][]chan struct{}), attached: make(map[string]int),
+		queue: scheduler.NewQueue(), byID: make(map[string]*task),
 		delayed: make(map[*task]bool), spare: make(map[store.Path]*spare), alarmed: make(map[string]time.Time),
 	}
 	if c.log == nil {

@@ -54,6 +54,7 @@ func (c *Coordinator) Handler() http.Handler {
 	handle("POST /v1/retry", c.postRetry)
 	handle("POST /v1/priority", c.postPriority)
 	handle("GET /v1/events", c.getEvents)
+	handle("GET /v1/attach", c.getAttach)
 	handle("GET "+hookapi.Path, c.getOffload)
 	handle("GET /v1/machines", c.getMachines)
 	handle("POST /v1/machines/{name}/check", c.postCheck)

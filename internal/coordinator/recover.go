@@ -69,6 +69,9 @@ func (c *Coordinator) recoverMachines(ctx context.Context) error {
 // recoverBuild makes a build of the ledger live again. Builds of the same derivation
 // share a task, as they did.
 func (c *Coordinator) recoverBuild(b *api.Build) {
+	if b.Attached {
+		c.awaitClient(b.ID)
+	}
 	if b.Check > 0 {
 		c.takeUpCheck(b)
 		return

@@ -164,6 +164,7 @@ func (c *Coordinator) submitInputsOf(ctx context.Context, parent *api.Build, see
 			// The same whenever this submission is repeated.
 			r.ID = uuid.NewSHA1(namespace, []byte(in.Path)).String()
 			r.Derivation, r.Outputs, r.AllInputs, r.SkipIfSubmitted, r.Check, r.On = in.Path, nil, false, true, 0, nil
+			r.Attached = false // nobody knows its id
 			batch = append(batch, api.Submitted{Build: newBuild(&r, input)})
 			if len(batch) == api.MaxSubmit {
 				if err := flush(); err != nil {

@@ -245,6 +245,9 @@ func (c *Coordinator) takeUp(builds []api.Build) {
 		if c.builds[b.ID] != nil {
 			continue
 		}
+		if b.Attached {
+			c.awaitClient(b.ID)
+		}
 		if b.Check > 0 {
 			c.takeUpCheck(b)
 			continue

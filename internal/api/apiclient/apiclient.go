@@ -214,6 +214,23 @@ func (c *Client) DropHooks(ctx context.Context, s *api.HookSelection) (*api.Sele
 	return post[api.Selected](ctx, c, "/v1/hooks/drop", s)
 }
 
+// Attach tells the coordinator that the caller wants builds with Attached, until ctx ends,
+// whose error it returns, or the coordinator goes away.
+func (c *Client) Attach(ctx context.Context, ids ...string) error {
+	resp, err := c.do(ctx, http.MethodGet, "/v1/attach", url.Values{"build": ids}, nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if _, err = io.Copy(io.Discard, resp.Body); err == nil {
+		err = io.ErrUnexpectedEOF
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return fmt.Errorf("attach: %w", err)
+}
+
 // Metrics copies the coordinator's figures, in Prometheus's text format, to w.
 func (c *Client) Metrics(ctx context.Context, w io.Writer) error {
 	resp, err := c.do(ctx, http.MethodGet, "/v1/metrics", nil, nil)
