@@ -2,21 +2,20 @@ package ledger
 
 import (
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
-	"maps"
 	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
 
 	"lighter/internal/api"
+	"lighter/store"
 )
 
-// Filter selects builds. The zero value selects all. States are found by an index,
-// the rest by reading every record.
+// Filter selects builds. The zero value selects all. All that it asks for is found by
+// indexes, however many builds there are and however few it selects.
 type Filter struct {
 	api.Filter
 	// After is the id of a build: only what comes behind it in the listing.
@@ -49,6 +48,10 @@ func (l *Ledger) record(r pebble.Reader, number uint64) (*api.Build, error) {
 		return nil, fmt.Errorf("build number %d: %w", number, err)
 	}
 	defer closer.Close()
+	return decodeBuild(number, value)
+}
+
+func decodeBuild(number uint64, value []byte) (*api.Build, error) {
 	var b api.Build
 	if err := json.Unmarshal(value, &b); err != nil {
 		return nil, fmt.Errorf("build number %d: %w", number, err)
@@ -77,9 +80,83 @@ func (l *Ledger) Build(ctx context.Context, id string) (*api.Build, error) {
 func (l *Ledger) Counts() map[api.State]int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	counts := maps.Clone(l.counts)
-	maps.DeleteFunc(counts, func(_ api.State, n int) bool { return n == 0 })
+	counts := make(map[api.State]int)
+	for key, n := range l.counts {
+		if n != 0 {
+			counts[key.state] += n
+		}
+	}
 	return counts
+}
+
+// SystemCounts returns how many builds are in each state that any is in, by system.
+func (l *Ledger) SystemCounts() map[string]map[api.State]int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	counts := make(map[string]map[api.State]int)
+	for key, n := range l.counts {
+		if n == 0 {
+			continue
+		}
+		if counts[key.system] == nil {
+			counts[key.system] = make(map[api.State]int)
+		}
+		counts[key.system][key.state] = n
+	}
+	return counts
+}
+
+// maxByOutput bounds what ByOutput returns.
+const maxByOutput = 100
+
+// ByOutput returns the ids of the builds that have made an output, or are to make it, as
+// far as their records say so: the newest first, and not more than 100.
+func (l *Ledger) ByOutput(ctx context.Context, path store.Path) (ids []string, err error) {
+	q := &query{all: [][]byte{termPrefix(outputTerm(string(path)))}, backward: true}
+	q.matches = func(b *api.Build) bool {
+		for _, output := range b.OutputPaths {
+			if output == path {
+				return true
+			}
+		}
+		return false
+	}
+	for e, err := range l.entries(ctx, q, everywhere()) {
+		if err != nil {
+			return nil, fmt.Errorf("builds of output %s: %w", path, err)
+		}
+		if ids = append(ids, e.build.ID); len(ids) == maxByOutput {
+			break
+		}
+	}
+	return ids, nil
+}
+
+// ByPrefix returns the ids that start with a prefix, in their order, and not more than
+// limit, which must be positive.
+func (l *Ledger) ByPrefix(ctx context.Context, prefix string, limit int) ([]string, error) {
+	if limit < 1 {
+		return nil, fmt.Errorf("builds whose ids start with %q: limit %d; want at least 1", prefix, limit)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if err := l.begin(); err != nil {
+		return nil, err
+	}
+	defer l.end()
+	var ids []string
+	enough := errors.New("enough")
+	err := l.scan(keyID(prefix), func(key, _ []byte) error {
+		if ids = append(ids, string(key[1:])); len(ids) == limit {
+			return enough
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, enough) {
+		return nil, fmt.Errorf("builds whose ids start with %q: %w", prefix, err)
+	}
+	return ids, nil
 }
 
 // pageSize is how many builds a listing reads at a time. No resources are held
@@ -87,33 +164,56 @@ func (l *Ledger) Counts() map[api.State]int {
 const pageSize = 64
 
 // Builds lists builds, newest first, as they are when the listing comes to them:
-// one that changes meanwhile is listed at most once. An error ends the listing.
+// one that changes meanwhile is listed at most once. Builds that are made after it has
+// begun may be missing. An error ends the listing.
 func (l *Ledger) Builds(ctx context.Context, f Filter) iter.Seq2[*api.Build, error] {
 	return func(yield func(*api.Build, error) bool) {
+		q, err := newQuery(&f)
+		if err != nil {
+			yield(nil, err)
+			return
+		}
 		at, err := l.start(f)
+		if err != nil {
+			yield(nil, err)
+			return
+		}
 		listed := 0
-		for err == nil {
-			var page []*api.Build
-			var more bool
-			if page, more, err = l.page(ctx, &f, at); err != nil {
-				break
+		for e, err := range l.entries(ctx, q, at) {
+			if !yield(e.build, err) {
+				return
 			}
-			for _, b := range page {
-				if !f.Matches(b) {
-					continue
-				}
-				if !yield(b, nil) {
-					return
-				}
-				if listed++; listed == f.Limit {
-					return
-				}
-			}
-			if !more {
+			if listed++; listed == f.Limit {
 				return
 			}
 		}
-		yield(nil, err)
+	}
+}
+
+// entry is a build as it stands in the ledger.
+type entry struct {
+	number uint64
+	value  []byte
+	build  *api.Build
+}
+
+// entries lists what a query selects, from a position on. An error ends the listing.
+func (l *Ledger) entries(ctx context.Context, q *query, at *position) iter.Seq2[entry, error] {
+	return func(yield func(entry, error) bool) {
+		var names *builds
+		for more := true; more; {
+			var page []entry
+			var err error
+			if page, more, err = l.page(ctx, q, at, &names); err != nil {
+				yield(entry{}, err)
+				return
+			}
+			for _, e := range page {
+				if !yield(e, nil) {
+					return
+				}
+			}
+		}
 	}
 }
 
@@ -121,8 +221,10 @@ func (l *Ledger) Builds(ctx context.Context, f Filter) iter.Seq2[*api.Build, err
 // are still to be listed.
 type position struct{ least, most uint64 }
 
+func everywhere() *position { return &position{least: 1, most: 1<<63 - 1} }
+
 func (l *Ledger) start(f Filter) (*position, error) {
-	at := &position{least: 1, most: 1<<63 - 1}
+	at := everywhere()
 	if f.After == "" {
 		return at, nil
 	}
@@ -143,9 +245,12 @@ func (l *Ledger) start(f Filter) (*position, error) {
 }
 
 // page reads the next builds and moves the position behind them.
-func (l *Ledger) page(ctx context.Context, f *Filter, at *position) (builds []*api.Build, more bool, err error) {
+func (l *Ledger) page(ctx context.Context, q *query, at *position, names **builds) (page []entry, more bool, err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, false, err
+	}
+	if at.least > at.most {
+		return nil, false, nil
 	}
 	if err := l.begin(); err != nil {
 		return nil, false, err
@@ -153,79 +258,59 @@ func (l *Ledger) page(ctx context.Context, f *Filter, at *position) (builds []*a
 	defer l.end()
 	snapshot := l.db.NewSnapshot()
 	defer func() { err = errors.Join(err, snapshot.Close()) }()
-	numbers, err := pageNumbers(snapshot, f, at)
+	s, err := q.open(ctx, snapshot, at, names)
 	if err != nil {
 		return nil, false, err
 	}
-	for _, number := range numbers {
-		b, err := l.record(snapshot, number)
-		if err != nil {
-			return nil, false, err
+	defer func() { err = errors.Join(err, s.Close()) }()
+	chunk := chunkOf(at.least)
+	if q.backward {
+		chunk = chunkOf(at.most)
+	}
+	for chunk != none {
+		var found mask
+		if chunk, found, err = s.next(ctx, chunk); err != nil || chunk == none {
+			return page, false, err
 		}
-		builds = append(builds, b)
-	}
-	if len(numbers) == 0 {
-		return nil, false, nil
-	}
-	last := numbers[len(numbers)-1]
-	if f.OldestFirst {
-		at.least = last + 1
-	} else {
-		at.most = last - 1
-	}
-	return builds, len(numbers) == pageSize && at.least <= at.most, nil
-}
-
-// pageNumbers returns the numbers of the next builds with the filter's states. It
-// takes up to a page from the index of each state, and of those the first.
-func pageNumbers(r pebble.Reader, f *Filter, at *position) ([]uint64, error) {
-	if at.least > at.most {
-		return nil, nil
-	}
-	prefixes := [][]byte{{prefixBuild}}
-	if len(f.States) > 0 {
-		prefixes = nil
-		for _, state := range f.States {
-			code, ok := stateCodes[state]
-			if !ok {
-				return nil, fmt.Errorf("list builds: unknown state %q", state)
+		numbers := found.numbers(chunk)
+		if q.backward {
+			slices.Reverse(numbers)
+		}
+		for _, number := range numbers {
+			if number < at.least || number > at.most {
+				continue
 			}
-			prefixes = append(prefixes, []byte{prefixState, code})
+			e, err := l.entry(snapshot, number)
+			if err != nil {
+				return nil, false, err
+			}
+			if !q.matches(e.build) {
+				continue
+			}
+			if page = append(page, e); len(page) == pageSize {
+				at.pass(number, q.backward)
+				return page, true, nil
+			}
 		}
+		chunk = s.direction.next(chunk)
 	}
-	var numbers []uint64
-	for _, prefix := range prefixes {
-		some, err := scanNumbers(r, prefix, at, f.OldestFirst)
-		if err != nil {
-			return nil, err
-		}
-		numbers = append(numbers, some...)
-	}
-	slices.Sort(numbers)
-	numbers = slices.Compact(numbers) // a state may be named twice
-	if !f.OldestFirst {
-		slices.Reverse(numbers)
-	}
-	return numbers[:min(len(numbers), pageSize)], nil
+	return page, false, nil
 }
 
-// scanNumbers returns up to a page of numbers that follow the prefix in keys.
-func scanNumbers(r pebble.Reader, prefix []byte, at *position, ascending bool) (numbers []uint64, err error) {
-	bound := func(n uint64) []byte { return binary.BigEndian.AppendUint64(slices.Clone(prefix), n) }
-	iter, err := r.NewIter(&pebble.IterOptions{LowerBound: bound(at.least), UpperBound: bound(at.most + 1)})
+// pass moves a position behind a build.
+func (at *position) pass(number uint64, backward bool) {
+	if backward {
+		at.most = number - 1
+	} else {
+		at.least = number + 1
+	}
+}
+
+func (l *Ledger) entry(r pebble.Reader, number uint64) (entry, error) {
+	value, err := l.get(r, keyBuild(number))
 	if err != nil {
-		return nil, err
+		return entry{}, fmt.Errorf("build number %d: %w", number, err)
 	}
-	defer func() { err = errors.Join(err, iter.Close()) }()
-	first, next := iter.Last, iter.Prev
-	if ascending {
-		first, next = iter.First, iter.Next
-	}
-	for ok := first(); ok && len(numbers) < pageSize; ok = next() {
-		if len(iter.Key()) != len(prefix)+8 {
-			return nil, corrupt(iter.Key())
-		}
-		numbers = append(numbers, binary.BigEndian.Uint64(iter.Key()[len(prefix):]))
-	}
-	return numbers, iter.Error()
+	b, err := decodeBuild(number, value)
+	return entry{number, value, b}, err
 }

@@ -76,6 +76,7 @@ type prepared struct {
 	state  byte // of the record, or what an event claims; 0 if it claims none
 
 	attempt uint32 // of the record
+	terms   *terms // of the record
 	event   []byte // without number and time
 	always  bool   // append the event also if state and attempt are the same
 
@@ -152,7 +153,11 @@ func (p *prepared) prepareBuild(b *api.Build) error {
 		return fmt.Errorf("build %s: attempt %d", b.ID, b.Attempt)
 	}
 	p.attempt = uint32(b.Attempt) // #nosec G115 -- checked above
-	var err error
+	p.terms = newTerms(b)
+	err := checkName(p.terms.name)
+	if err != nil {
+		return fmt.Errorf("build %s: %w", b.ID, err)
+	}
 	if p.record, err = json.Marshal(b); err != nil {
 		return fmt.Errorf("build %s: %w", b.ID, err)
 	}

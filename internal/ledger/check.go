@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -15,11 +16,11 @@ import (
 // maxProblems bounds what Check reports.
 const maxProblems = 100
 
-// Check reads the whole ledger, as it is now, and verifies every invariant: events
-// are numbered without gaps; each build has one number and one record, and stands
-// in the index of just its state; the index of events by build is complete; the
-// last event of a build says the state of its record; everything can be decoded.
-// It returns all that is wrong (the first 100 problems), joined.
+// Check reads the whole ledger, as it is now, and verifies every invariant: no number of
+// an event is missing that was not removed; each build has one number and one record, and
+// stands in just the indexes that its record says; the index of events by build is
+// complete; the last event of a build says the state of its record; everything can be
+// decoded. It returns all that is wrong (the first 100 problems), joined.
 func (l *Ledger) Check(ctx context.Context) (err error) {
 	if err := l.begin(); err != nil {
 		return err
@@ -27,18 +28,31 @@ func (l *Ledger) Check(ctx context.Context) (err error) {
 	defer l.end()
 	snapshot := l.db.NewSnapshot()
 	defer func() { err = errors.Join(err, snapshot.Close()) }()
-	c := &checker{ctx: ctx, l: l, r: snapshot, byID: make(map[string]*checked), byNumber: make(map[uint64]*checked)}
+	nobody := &checked{}
+	c := &checker{
+		ctx: ctx, l: l, r: snapshot, nobody: nobody,
+		byID: make(map[string]*checked), byNumber: map[uint64]*checked{0: nobody}, spans: make(map[int64]span), systems: make(map[string]bool),
+	}
+	if c.removed, err = l.readWatermark(snapshot); err != nil {
+		return err
+	}
+	c.events = c.removed.event // that the next event may come after
 	for _, step := range []struct {
 		prefix byte
 		visit  func(key, value []byte) error
 	}{
 		{prefixID, c.id},
+		{prefixTimes, c.times},
+		{prefixSystem, c.system},
 		{prefixBuild, c.record},
-		{prefixState, c.state},
+		{prefixTerm, c.term},
+		{prefixName, c.name},
 		{prefixEvent, c.event},
 		{prefixHistory, c.history},
 		{prefixDuration, c.duration},
 		{prefixMachine, c.machine},
+		{prefixSetting, c.setting},
+		{prefixOldState, c.unexpected},
 	} {
 		if err := scanFrom(snapshot, []byte{step.prefix}, step.visit); err != nil {
 			return errors.Join(append(c.problems, err)...)
@@ -48,26 +62,36 @@ func (l *Ledger) Check(ctx context.Context) (err error) {
 	return errors.Join(c.problems...)
 }
 
-// checked is what Check has found of one build.
+// checked is what Check has found of one build. Lists are kept as sums, whose order does
+// not count; see mix.
 type checked struct {
 	head
 	id        string
 	records   int
-	states    int // entries in the index of states
+	wants     uint64 // the indexes in which it must be
+	indexes   uint64 // those in which it is
 	events    int
+	eventSum  uint64
 	histories int // entries in the index of events
+	entrySum  uint64
 	last      api.State
 }
+
+// mix returns a number that stands for two in a sum.
+func mix(a, b uint64) uint64 { return sumTerms([]term{term(a), term(b)}) }
 
 type checker struct {
 	ctx      context.Context
 	l        *Ledger
 	r        pebble.Reader
 	problems []error
+	removed  watermark
+	nobody   *checked // has the events of no build
 	byID     map[string]*checked
 	byNumber map[uint64]*checked
+	spans    map[int64]span
+	systems  map[string]bool
 	events   uint64
-	eventsOf map[uint64]string // the build of each event
 }
 
 var errTooMany = errors.New("and more")
@@ -100,10 +124,26 @@ func (c *checker) numbered(key []byte, offset, length int) (*checked, error) {
 		return nil, c.problemf("%w", corrupt(key))
 	}
 	b := c.byNumber[binary.BigEndian.Uint64(key[offset:])]
-	if b == nil {
+	if b == nil || b == c.nobody && length != 17 {
 		return nil, c.problemf("entry %q of a build that is not there", key)
 	}
 	return b, c.ctx.Err()
+}
+
+func (c *checker) times(key, value []byte) error {
+	chunk, err := keyChunk(key, 1)
+	if err == nil {
+		c.spans[chunk], err = decodeSpan(value)
+	}
+	if err != nil {
+		return c.problemf("%w", err)
+	}
+	return c.ctx.Err()
+}
+
+func (c *checker) system(key, _ []byte) error {
+	c.systems[string(key[1:])] = true
+	return c.ctx.Err()
 }
 
 func (c *checker) record(key, value []byte) error {
@@ -120,49 +160,82 @@ func (c *checker) record(key, value []byte) error {
 		return c.problemf("build %s: its record says %s, %s, attempt %d; its entry %s, attempt %d",
 			b.id, r.ID, r.State, r.Attempt, codeStates[b.head.state], b.attempt)
 	}
+	t := newTerms(&r)
+	for _, term := range t.all(b.head.state) {
+		b.wants += mix(prefixTerm, uint64(term))
+	}
+	b.wants += mix(prefixName, uint64(newTerm("name", t.name)))
+	if h := t.head(b.number, b.head.state, b.attempt); h != b.head {
+		return c.problemf("build %s: its entry is not that of its record", b.id)
+	}
+	if s := c.spans[chunkOf(b.number)]; t.submitted < s.first || t.submitted > s.last || s == (span{}) {
+		return c.problemf("build %s was submitted at %s, and the index of times does not have it", b.id, r.Submitted)
+	}
+	if !c.systems[t.system] {
+		return c.problemf("build %s: its system %q is not listed", b.id, t.system)
+	}
 	return nil
 }
 
-func (c *checker) state(key, _ []byte) error {
-	b, err := c.numbered(key, 2, 10)
-	if b == nil {
-		return err
+func (c *checker) term(key, value []byte) error {
+	if len(key) != 17 {
+		return c.problemf("%w", corrupt(key))
 	}
-	b.states++
-	if key[1] != b.head.state {
-		return c.problemf("build %s is %s, and stands in the index of %s", b.id, codeStates[b.head.state], codeStates[key[1]])
+	return c.entries(key, 9, value, mix(prefixTerm, binary.BigEndian.Uint64(key[1:])))
+}
+
+func (c *checker) name(key, value []byte) error {
+	if len(key) < 10 || key[len(key)-9] != 0 {
+		return c.problemf("%w", corrupt(key))
 	}
-	return nil
+	return c.entries(key, len(key)-8, value, mix(prefixName, uint64(newTerm("name", string(key[1:len(key)-9])))))
+}
+
+// entries notes the builds of an entry of an index.
+func (c *checker) entries(key []byte, length int, value []byte, sum uint64) error {
+	chunk, err := keyChunk(key, length)
+	if err != nil {
+		return c.problemf("%w", err)
+	}
+	for _, number := range decodeMask(value).numbers(chunk) {
+		b := c.byNumber[number]
+		if b == nil || b == c.nobody {
+			if err := c.problemf("entry %q of build number %d, which is not there", key, number); err != nil {
+				return err
+			}
+			continue
+		}
+		b.indexes += sum
+	}
+	return c.ctx.Err()
 }
 
 func (c *checker) event(key, value []byte) error {
-	c.events++
 	e, err := decodeEvent(key, value)
 	if err != nil {
 		return c.problemf("%w", err)
 	}
-	if e.Seq != c.events {
-		err := c.problemf("event %d comes after event %d", e.Seq, c.events-1)
-		c.events = e.Seq
-		if err != nil {
-			return err
+	if e.Seq > c.removed.event {
+		c.events++
+		if e.Seq != c.events {
+			err := c.problemf("event %d comes after event %d", e.Seq, c.events-1)
+			c.events = e.Seq
+			if err != nil {
+				return err
+			}
 		}
 	}
-	if e.Build == "" {
-		return c.ctx.Err()
-	}
-	b := c.byID[e.Build]
-	if b == nil {
-		return c.problemf("event %d is of build %s, which is not there", e.Seq, e.Build)
+	b := c.nobody
+	if e.Build != "" {
+		if b = c.byID[e.Build]; b == nil {
+			return c.problemf("event %d is of build %s, which is not there", e.Seq, e.Build)
+		}
 	}
 	b.events++
+	b.eventSum += mix(prefixEvent, e.Seq)
 	if e.State != "" {
 		b.last = e.State
 	}
-	if c.eventsOf == nil {
-		c.eventsOf = make(map[uint64]string)
-	}
-	c.eventsOf[e.Seq] = e.Build
 	return c.ctx.Err()
 }
 
@@ -172,10 +245,19 @@ func (c *checker) history(key, _ []byte) error {
 		return err
 	}
 	b.histories++
-	if seq := binary.BigEndian.Uint64(key[9:]); c.eventsOf[seq] != b.id {
-		return c.problemf("event %d stands in the history of build %s, and is of build %q", seq, b.id, c.eventsOf[seq])
-	}
+	b.entrySum += mix(prefixEvent, binary.BigEndian.Uint64(key[9:]))
 	return nil
+}
+
+func (c *checker) setting(key, value []byte) error {
+	if len(key) < 2 || !json.Valid(value) {
+		return c.problemf("setting %q is no JSON", key[1:])
+	}
+	return c.ctx.Err()
+}
+
+func (c *checker) unexpected(key, _ []byte) error {
+	return c.problemf("entry %q of an older format", key)
 }
 
 func (c *checker) duration(key, value []byte) error {
@@ -199,15 +281,49 @@ func (c *checker) conclude() {
 		state := codeStates[b.head.state]
 		var err error
 		switch {
-		case b.records != 1 || b.states != 1:
-			err = c.problemf("build %s has %d records and %d entries in the index of states", b.id, b.records, b.states)
-		case b.events != b.histories:
-			err = c.problemf("build %s has %d events and %d entries in its history", b.id, b.events, b.histories)
+		case b.records != 1:
+			err = c.problemf("build %s has %d records", b.id, b.records)
 		case b.last != state:
 			err = c.problemf("build %s is %s, and its last event says %s", b.id, state, b.last)
+		case b.wants != b.indexes:
+			err = c.problemf("build %s (number %d) is not in the indexes that its record says: %s", b.id, b.number, c.missing(b))
 		}
 		if err != nil {
 			return
 		}
 	}
+	for _, b := range c.byNumber {
+		if b.events != b.histories || b.eventSum != b.entrySum {
+			if c.problemf("build %q has %d events and %d entries in its history, or others", b.id, b.events, b.histories) != nil {
+				return
+			}
+		}
+	}
+}
+
+// missing says which entries a build lacks in indexes.
+func (c *checker) missing(b *checked) string {
+	r, err := c.l.record(c.r, b.number)
+	if err != nil {
+		return err.Error()
+	}
+	t := newTerms(r)
+	keys := [][]byte{keyName(t.name, chunkOf(b.number))}
+	for _, term := range t.all(b.head.state) {
+		keys = append(keys, keyTerm(term, chunkOf(b.number)))
+	}
+	var lacks []string
+	for _, key := range keys {
+		ops, err := c.l.get(c.r, key)
+		if err != nil && !errors.Is(err, pebble.ErrNotFound) {
+			return err.Error()
+		}
+		if !decodeMask(ops).has(bitOf(b.number)) {
+			lacks = append(lacks, fmt.Sprintf("%q", key))
+		}
+	}
+	if lacks == nil {
+		return "it stands in others too"
+	}
+	return "it lacks " + strings.Join(lacks, ", ")
 }

@@ -43,7 +43,7 @@ func (l *Ledger) Events(ctx context.Context, from uint64, follow bool, fn func(a
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			events, err := l.readEvents(next, min(last, next+eventChunk-1))
+			events, err := l.readEvents(next, last)
 			if err != nil {
 				return err
 			}
@@ -51,8 +51,11 @@ func (l *Ledger) Events(ctx context.Context, from uint64, follow bool, fn func(a
 				if err := fn(e); err != nil {
 					return err
 				}
+				next = e.Seq + 1
 			}
-			next += uint64(len(events))
+			if len(events) < eventChunk {
+				next = last + 1
+			}
 		}
 		if !follow {
 			return ctx.Err()
@@ -69,7 +72,8 @@ func (l *Ledger) Events(ctx context.Context, from uint64, follow bool, fn func(a
 	}
 }
 
-// readEvents returns the events from first to last, all of which exist.
+// readEvents returns the events from first to last, or as many of them as are read at a
+// time. All of them exist, but for those that were removed.
 func (l *Ledger) readEvents(first, last uint64) (events []api.Event, err error) {
 	if err := l.begin(); err != nil {
 		return nil, err
@@ -80,7 +84,15 @@ func (l *Ledger) readEvents(first, last uint64) (events []api.Event, err error) 
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, iter.Close()) }()
-	for iter.First(); iter.Valid(); iter.Next() {
+	removed := l.watermark().event // of after the iterator was made
+	missing := func(want, found uint64) error {
+		if found > want && found > removed+1 {
+			return fmt.Errorf("ledger %s: event %d is missing", l.dir, max(want, removed+1))
+		}
+		return nil
+	}
+	next := first
+	for iter.First(); iter.Valid() && len(events) < eventChunk; iter.Next() {
 		value, err := iter.ValueAndErr()
 		if err != nil {
 			return nil, err
@@ -89,16 +101,16 @@ func (l *Ledger) readEvents(first, last uint64) (events []api.Event, err error) 
 		if err != nil {
 			return nil, err
 		}
-		if want := first + uint64(len(events)); e.Seq != want {
-			return nil, fmt.Errorf("ledger %s: event %d is missing", l.dir, want)
+		if err := missing(next, e.Seq); err != nil {
+			return nil, err
 		}
-		events = append(events, e)
+		events, next = append(events, e), e.Seq+1
 	}
 	if err := iter.Error(); err != nil {
 		return nil, err
 	}
-	if n := uint64(len(events)); n != last-first+1 {
-		return nil, fmt.Errorf("ledger %s: event %d is missing", l.dir, first+n)
+	if len(events) < eventChunk {
+		return events, missing(next, last+1)
 	}
 	return events, nil
 }

@@ -12,7 +12,11 @@ const (
 	prefixMeta     = 'm'
 	prefixBuild    = 'b'
 	prefixID       = 'n'
-	prefixState    = 's'
+	prefixTerm     = 'i'
+	prefixName     = 'w'
+	prefixTimes    = 't'
+	prefixSystem   = 'y'
+	prefixOldState = 's' // in format 1
 	prefixEvent    = 'e'
 	prefixHistory  = 'h'
 	prefixDuration = 'd'
@@ -50,19 +54,32 @@ func keyBuild(number uint64) []byte {
 
 func keyID(id string) []byte { return append([]byte{prefixID}, id...) }
 
-func keyState(code byte, number uint64) []byte {
-	return binary.BigEndian.AppendUint64([]byte{prefixState, code}, number)
+func keyTerm(t term, chunk int64) []byte { return appendChunk(termPrefix(t), chunk) }
+
+func termPrefix(t term) []byte {
+	return binary.BigEndian.AppendUint64([]byte{prefixTerm}, uint64(t))
 }
 
-func parseStateKey(key []byte) (api.State, uint64, error) {
-	if len(key) != 10 {
-		return "", 0, corrupt(key)
+func keyName(name string, chunk int64) []byte { return appendChunk(namePrefix(name), chunk) }
+
+func namePrefix(name string) []byte {
+	return append(append([]byte{prefixName}, name...), 0)
+}
+
+func keyTimes(chunk int64) []byte { return appendChunk([]byte{prefixTimes}, chunk) }
+
+func keySystem(name string) []byte { return append([]byte{prefixSystem}, name...) }
+
+func appendChunk(prefix []byte, chunk int64) []byte {
+	return binary.BigEndian.AppendUint64(prefix, uint64(chunk)) // #nosec G115 -- read back by the same conversion
+}
+
+// keyChunk returns the chunk at the end of a key whose other part has a length.
+func keyChunk(key []byte, length int) (int64, error) {
+	if len(key) != length+8 {
+		return 0, corrupt(key)
 	}
-	state, ok := codeStates[key[1]]
-	if !ok {
-		return "", 0, corrupt(key)
-	}
-	return state, binary.BigEndian.Uint64(key[2:]), nil
+	return int64(binary.BigEndian.Uint64(key[length:])), nil // #nosec G115 -- written by the same conversion
 }
 
 func keyEvent(seq uint64) []byte { return binary.BigEndian.AppendUint64([]byte{prefixEvent}, seq) }
@@ -94,25 +111,37 @@ func after(prefix []byte) []byte {
 	return nil // no key is behind 0xff…
 }
 
-// head is the value of an 'n' key: what must be known of a build to change it.
+// head is the value of an 'n' key: what must be known of a build to change it, its
+// record and the indexes.
 type head struct {
 	number  uint64
 	state   byte
 	attempt uint32
+	machine term   // 0 if it has none
+	fixed   uint64 // of its terms and the time of its submission; see sumTerms
+	outputs uint64 // 0 if none is known
 }
 
-const headSize = 8 + 1 + 4
+const headSize = 8 + 1 + 4 + 3*8
 
 func (h head) encode() []byte {
 	b := binary.BigEndian.AppendUint64(make([]byte, 0, headSize), h.number)
-	return binary.BigEndian.AppendUint32(append(b, h.state), h.attempt)
+	b = binary.BigEndian.AppendUint32(append(b, h.state), h.attempt)
+	for _, n := range []uint64{uint64(h.machine), h.fixed, h.outputs} {
+		b = binary.BigEndian.AppendUint64(b, n)
+	}
+	return b
 }
 
 func decodeHead(id string, value []byte) (head, error) {
 	if len(value) != headSize {
 		return head{}, corrupt(keyID(id))
 	}
-	return head{binary.BigEndian.Uint64(value), value[8], binary.BigEndian.Uint32(value[9:])}, nil
+	number := binary.BigEndian.Uint64
+	return head{
+		number: number(value), state: value[8], attempt: binary.BigEndian.Uint32(value[9:]),
+		machine: term(number(value[13:])), fixed: number(value[21:]), outputs: number(value[29:]),
+	}, nil
 }
 
 func corrupt(key []byte) error { return fmt.Errorf("corrupt entry %q", key) }

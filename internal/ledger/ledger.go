@@ -16,24 +16,48 @@
 // # Events
 //
 // Each change of a build's state or attempt appends an event. Events are numbered
-// from 1 without gaps, and [Ledger.Events] follows them from any number. After a
-// crash the numbers of events that were not durable are given out again.
+// from 1, and [Ledger.Events] follows them from any number. No number is missing but
+// those of events that [Ledger.Prune] has removed, and it says up to which there may
+// be such gaps. After a crash the numbers of events that were not durable are given
+// out again.
 //
 // # Keys
 //
 // Numbers are 8 bytes, big-endian. Builds are numbered in the order of their first
-// appearance, so that a listing by time is one scan.
+// appearance, so that a listing by time is one scan. A chunk is 128 builds with
+// successive numbers: their numbers divided by 128.
 //
 //	key                         value
 //	'm' NAME                    the ledger itself: 'm' "format" is the version of this scheme
 //	'b' number                  build: its record, JSON
-//	'n' id                      build: number, state (1 byte), attempt (4 bytes)
-//	's' state number            index of builds by state; empty
+//	'n' id                      build: number, state (1 byte), attempt (4 bytes), and what its
+//	                            indexes depend on: see head
+//	'i' term chunk              index of builds by a term: builds of the chunk that have it
+//	'w' name NUL chunk          index of builds by the derivation's name: the same
+//	't' chunk                   when builds of the chunk were submitted: the first and the last time
+//	'y' system                  there are, or were, builds for it; empty
 //	'e' event                   time (Unix, ns, 8 bytes), and the event without number and time, JSON
-//	'h' number event            index of events by build; empty
+//	'h' number event            index of events by build, 0 for those of none; empty
 //	'd' system NUL name         the last measured durations, JSON, most recent first
 //	'k' machine                 what was learnt of a machine, JSON
 //	'o' name                    a setting: what an operator decided, or a reader noted; JSON
+//
+// # Indexes
+//
+// A term is the hash of a property that a build may share with others: its state,
+// system, machine, derivation, an output, a tag, or a tag with its value. What an
+// index has of a chunk is a list of bytes, one for each build that has come or gone:
+// its place in the chunk, and the highest bit if it has gone. Writing such a byte
+// needs no reading, and Pebble joins the lists later (see merger). A build costs
+// about a byte in the index of a term that most builds have, and an entry of its own
+// in that of its derivation. A listing goes through the indexes of all that its filter
+// asks for at the same time, chunk by chunk, and skips what is missing in one of
+// them: a million builds are some 8,000 steps, even if nothing is found.
+//
+// # Formats
+//
+// Format 1 had an index of states alone. A ledger of that format is brought to the
+// present one when it is opened, which goes on where it was if it is interrupted.
 //
 // # Failure
 //
@@ -143,7 +167,7 @@ func (o Options) withDefaults() Options {
 }
 
 // format is the version of the key scheme. A ledger with a newer one is refused.
-const format = 1
+const format = 2
 
 // memTableSize is small, since two or three of them are in memory and recovery
 // reads as much.
@@ -162,16 +186,20 @@ type Ledger struct {
 	closed bool // guarded by use
 
 	// What follows belongs to the writing goroutine; see writer.go.
-	numbers uint64    // the last build's
-	events  uint64    // the last event's
-	synced  time.Time // when what is written but not synced must be; zero if all is
+	numbers uint64          // the last build's
+	events  uint64          // the last event's
+	synced  time.Time       // when what is written but not synced must be; zero if all is
+	systems map[string]bool // that have a 'y' key
 
 	mu      sync.Mutex
-	queue   []*request        // for the writing goroutine; guarded by mu
-	ended   bool              // nothing more goes into queue; guarded by mu
-	last    uint64            // the last event that readers see; guarded by mu
-	counts  map[api.State]int // of builds; guarded by mu
-	changed chan struct{}     // closed and made anew when last changes; guarded by mu
+	queue   []*request       // for the writing goroutine; guarded by mu
+	ended   bool             // nothing more goes into queue; guarded by mu
+	last    uint64           // the last event that readers see; guarded by mu
+	removed watermark        // guarded by mu
+	counts  map[countKey]int // of builds; guarded by mu
+	changed chan struct{}    // closed and made anew when last changes; guarded by mu
+
+	pruning sync.Mutex // held by Prune
 
 	wake    chan struct{} // holds a token when queue is not empty
 	closing chan struct{} // closed by Close
@@ -192,7 +220,8 @@ func Open(dir string, opts Options) (_ *Ledger, err error) {
 	l := &Ledger{
 		dir:     dir,
 		opts:    opts,
-		counts:  make(map[api.State]int),
+		systems: make(map[string]bool),
+		counts:  make(map[countKey]int),
 		changed: make(chan struct{}),
 		wake:    make(chan struct{}, 1),
 		closing: make(chan struct{}),
@@ -279,6 +308,7 @@ func (l *Ledger) pebbleOptions() *pebble.Options {
 		MaxOpenFiles:                256,
 		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
 		FormatMajorVersion:          pebble.FormatValueSeparation,
+		Merger:                      merger,
 		Logger:                      pebbleLogger{l},
 		EventListener: &pebble.EventListener{
 			BackgroundError: func(err error) { l.opts.Logger.Warn("ledger: background write", "error", err) },
@@ -304,43 +334,130 @@ func (l *Ledger) openDB() error {
 	return nil
 }
 
-// load reads what the writing goroutine keeps in memory, and makes a new ledger's
-// first entry.
+// countKey is what builds are counted by.
+type countKey struct {
+	system string
+	state  api.State
+}
+
+// watermark says how far numbers were given out to what is not there any more.
+type watermark struct {
+	event uint64 // up to here events may be missing
+	build uint64
+}
+
+func (w watermark) encode() []byte {
+	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, w.event), w.build)
+}
+
+func (l *Ledger) watermark() watermark {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.removed
+}
+
+func (l *Ledger) setWatermark(w watermark) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.removed = w
+}
+
+// load reads what the writing goroutine keeps in memory, makes a new ledger's first
+// entry, and brings an old ledger to the present format.
 func (l *Ledger) load() error {
 	if err := l.checkFormat(); err != nil {
 		return err
 	}
+	if err := l.migrate(); err != nil {
+		return err
+	}
 	var err error
+	if l.removed, err = l.readWatermark(l.db); err != nil {
+		return err
+	}
 	if l.numbers, err = l.lastNumber(keyBuild(0)[:1]); err != nil {
 		return err
 	}
 	if l.events, err = l.lastNumber(keyEvent(0)[:1]); err != nil {
 		return err
 	}
+	l.numbers, l.events = max(l.numbers, l.removed.build), max(l.events, l.removed.event)
 	l.last = l.events
-	return l.scan([]byte{prefixState}, func(key, _ []byte) error {
-		state, _, err := parseStateKey(key)
-		l.counts[state]++
+	return l.loadCounts()
+}
+
+func (l *Ledger) readWatermark(r pebble.Reader) (watermark, error) {
+	value, err := l.get(r, keyMeta("removed"))
+	switch {
+	case errors.Is(err, pebble.ErrNotFound):
+		return watermark{}, nil
+	case err != nil:
+		return watermark{}, err
+	case len(value) != 16:
+		return watermark{}, corrupt(keyMeta("removed"))
+	}
+	return watermark{binary.BigEndian.Uint64(value), binary.BigEndian.Uint64(value[8:])}, nil
+}
+
+// loadCounts counts builds by the indexes of states and systems.
+func (l *Ledger) loadCounts() error {
+	states := make(map[api.State]map[int64]mask)
+	for code, t := range codeTerms {
+		chunks := make(map[int64]mask)
+		states[codeStates[code]] = chunks
+		if err := l.scanChunks(t, func(chunk int64, m mask) { chunks[chunk] = m }); err != nil {
+			return err
+		}
+	}
+	return l.scan([]byte{prefixSystem}, func(key, _ []byte) error {
+		system := string(key[1:])
+		l.systems[system] = true
+		return l.scanChunks(systemTerm(system), func(chunk int64, m mask) {
+			for state, chunks := range states {
+				if n := m.and(chunks[chunk]).count(); n > 0 {
+					l.counts[countKey{system, state}] += n
+				}
+			}
+		})
+	})
+}
+
+// scanChunks calls fn for each chunk that has builds with a term.
+func (l *Ledger) scanChunks(t term, fn func(int64, mask)) error {
+	prefix := termPrefix(t)
+	return l.scan(prefix, func(key, value []byte) error {
+		chunk, err := keyChunk(key, len(prefix))
+		if m := decodeMask(value); err == nil && !m.empty() {
+			fn(chunk, m)
+		}
 		return err
 	})
 }
 
+// checkFormat refuses a ledger of a newer format, gives a new one its format, and
+// notes that one of an older format must be migrated.
 func (l *Ledger) checkFormat() error {
 	value, err := l.get(l.db, keyMeta("format"))
+	now := []byte(strconv.Itoa(format))
 	switch {
 	case errors.Is(err, pebble.ErrNotFound):
-		return l.db.Set(keyMeta("format"), []byte(strconv.Itoa(format)), pebble.Sync)
+		return l.db.Set(keyMeta("format"), now, pebble.Sync)
 	case err != nil:
 		return err
 	}
 	found, err := strconv.Atoi(string(value))
-	if err != nil {
-		return fmt.Errorf("its format is %q, which is no number", value)
-	}
-	if found > format {
+	switch {
+	case err != nil || found < 1:
+		return fmt.Errorf("its format is %q, which is none", value)
+	case found > format:
 		return fmt.Errorf("its format is %d, and this lighter knows formats up to %d: a newer lighter made it", found, format)
+	case found == format:
+		return nil
 	}
-	return nil
+	// From here on an older lighter refuses it.
+	b := l.db.NewBatch()
+	err = errors.Join(b.Set(keyMeta("format"), now, nil), b.Set(keyMigration, progress{}.encode(), nil))
+	return errors.Join(err, b.Commit(pebble.Sync), b.Close())
 }
 
 // lastNumber returns the number in the last key with a prefix of one byte.

@@ -3,6 +3,7 @@ package ledger
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -495,7 +496,7 @@ func TestOpenForAnother(t *testing.T) {
 func TestNewerFormat(t *testing.T) {
 	dir := t.TempDir()
 	l := open(t, dir, Options{})
-	if err := l.db.Set(keyMeta("format"), []byte("2"), nil); err != nil {
+	if err := l.db.Set(keyMeta("format"), []byte("3"), nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.Close(); err != nil {
@@ -503,7 +504,7 @@ func TestNewerFormat(t *testing.T) {
 	}
 	for range 2 { // the refusal leaves the folder unlocked
 		_, err := Open(dir, Options{})
-		if err == nil || !strings.Contains(err.Error(), "its format is 2, and this lighter knows formats up to 1") {
+		if err == nil || !strings.Contains(err.Error(), "its format is 3, and this lighter knows formats up to 2") {
 			t.Errorf("got %v", err)
 		}
 	}
@@ -588,17 +589,30 @@ func TestCheckFindsDamage(t *testing.T) {
 		{"lost event", func(l *Ledger) error { return l.db.Delete(keyEvent(1), nil) }, "event 2 comes after event 0"},
 		{"lost record", func(l *Ledger) error { return l.db.Delete(keyBuild(1), nil) }, "0 records"},
 		{"lost entry", func(l *Ledger) error { return l.db.Delete(keyID("a"), nil) }, "not there"},
-		{"lost index", func(l *Ledger) error { return l.db.Delete(keyState('q', 1), nil) }, "0 entries in the index"},
-		{"stale index", func(l *Ledger) error { return l.db.Set(keyState('p', 1), nil, nil) }, "stands in the index of placed"},
+		{"lost index", func(l *Ledger) error { return l.db.Delete(keyTerm(stateTerm(api.Queued), 0), nil) }, "it lacks"},
+		{"stale index", func(l *Ledger) error { return l.db.Merge(keyTerm(stateTerm(api.Placed), 0), []byte{1}, nil) }, "it stands in others too"},
+		{"lost name", func(l *Ledger) error { return l.db.Delete(keyName("hello-2.12", 0), nil) }, "it lacks"},
+		{"index of none", func(l *Ledger) error { return l.db.Merge(keyTerm(stateTerm(api.Queued), 0), []byte{7}, nil) }, "of build number 7, which is not there"},
+		{"short index", func(l *Ledger) error { return l.db.Set([]byte("iabc"), nil, nil) }, "corrupt entry"},
+		{"lost times", func(l *Ledger) error { return l.db.Delete(keyTimes(0), nil) }, "the index of times does not have it"},
+		{"wrong times", func(l *Ledger) error { return l.db.Set(keyTimes(0), span{1, 2}.encode(), nil) }, "the index of times does not have it"},
+		{"lost system", func(l *Ledger) error { return l.db.Delete(keySystem("x86_64-linux"), nil) }, "is not listed"},
+		{"stale entry", func(l *Ledger) error { return l.db.Set(keyID("a"), head{number: 1, state: 'q'}.encode(), nil) }, "not that of its record"},
+		{"old index", func(l *Ledger) error { return l.db.Set([]byte{prefixOldState}, nil, nil) }, "older format"},
+		{"bad setting", func(l *Ledger) error { return l.db.Set(keySetting("a"), []byte("{"), nil) }, "is no JSON"},
 		{"lost history", func(l *Ledger) error { return l.db.Delete(keyHistory(1, 1), nil) }, "1 events and 0 entries"},
-		{"wrong history", func(l *Ledger) error { return l.db.Set(keyHistory(1, 2), nil, nil) }, "stands in the history of build a"},
+		{"wrong history", func(l *Ledger) error {
+			return errors.Join(l.db.Delete(keyHistory(1, 1), nil), l.db.Set(keyHistory(1, 2), nil, nil))
+		}, "1 events and 1 entries in its history, or others"},
+		{"history of none", func(l *Ledger) error { return l.db.Set(keyHistory(9, 1), nil, nil) }, "not there"},
 		{"state without event", func(l *Ledger) error {
-			return errors.Join(l.db.Set(keyID("a"), head{1, 'p', 0}.encode(), nil),
-				l.db.Set(keyBuild(1), []byte(`{"id":"a","state":"placed"}`), nil),
-				l.db.Delete(keyState('q', 1), nil), l.db.Set(keyState('p', 1), nil, nil))
+			b := build("a", api.Placed)
+			record, err := json.Marshal(b)
+			return errors.Join(err, l.db.Set(keyID("a"), newTerms(b).head(1, 'p', 0).encode(), nil), l.db.Set(keyBuild(1), record, nil),
+				l.db.Merge(keyTerm(stateTerm(api.Queued), 0), []byte{1 | cleared}, nil), l.db.Merge(keyTerm(stateTerm(api.Placed), 0), []byte{1}, nil))
 		}, "a is placed, and its last event says queued"},
 		{"no JSON", func(l *Ledger) error { return l.db.Set(keyBuild(1), []byte("{"), nil) }, "unexpected end"},
-		{"two with a number", func(l *Ledger) error { return l.db.Set(keyID("c"), head{1, 'q', 0}.encode(), nil) }, "same number"},
+		{"two with a number", func(l *Ledger) error { return l.db.Set(keyID("c"), head{number: 1, state: 'q'}.encode(), nil) }, "same number"},
 		{"short entry", func(l *Ledger) error { return l.db.Set(keyID("c"), []byte("x"), nil) }, "corrupt entry"},
 		{"bad event", func(l *Ledger) error { return l.db.Set(keyEvent(3), nil, nil) }, "corrupt entry"},
 		{"bad duration", func(l *Ledger) error { return l.db.Set(keyDuration("a", "b"), nil, nil) }, "durations"},

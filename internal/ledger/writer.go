@@ -6,20 +6,20 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
-
-	"lighter/internal/api"
 )
 
 // maxGroup bounds the changes that share one batch.
 const maxGroup = 2000
 
-// request is one call of Apply.
+// request is one call of Apply, or a removal, which the writing goroutine does by itself.
 type request struct {
 	changes []*prepared
+	remove  func(*group) error
 	durable bool
 	seqs    []uint64
 	err     error
@@ -43,8 +43,17 @@ func (l *Ledger) Apply(ctx context.Context, changes []Change, durable bool) ([]u
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if err := l.enqueue(r); err != nil {
+	err := l.submit(r)
+	if err != nil {
 		return nil, err
+	}
+	return r.seqs, nil
+}
+
+// submit hands a request over and waits for its outcome.
+func (l *Ledger) submit(r *request) error {
+	if err := l.enqueue(r); err != nil {
+		return err
 	}
 	select {
 	case <-r.done:
@@ -52,10 +61,10 @@ func (l *Ledger) Apply(ctx context.Context, changes []Change, durable bool) ([]u
 		select {
 		case <-r.done: // it was done before
 		default:
-			return nil, l.Err()
+			return l.Err()
 		}
 	}
-	return r.seqs, r.err
+	return r.err
 }
 
 func (l *Ledger) enqueue(r *request) error {
@@ -104,12 +113,17 @@ func (l *Ledger) write() {
 	}
 }
 
-// take returns the requests that wait, up to about maxGroup changes.
+// take returns the requests that wait, up to about maxGroup changes. A removal comes
+// alone: it looks at what all before it have written.
 func (l *Ledger) take() []*request {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := 0
 	for changes := 0; n < len(l.queue) && changes < maxGroup; n++ {
+		if l.queue[n].remove != nil {
+			n = max(n, 1)
+			break
+		}
 		changes += len(l.queue[n].changes)
 	}
 	group := slices.Clone(l.queue[:n])
@@ -127,7 +141,12 @@ func (l *Ledger) commit(group []*request) {
 	durable := false
 	accepted := make([]*request, 0, len(group))
 	for _, r := range group {
-		if r.seqs, r.err = b.add(r.changes); r.err != nil {
+		if r.remove != nil {
+			if err := r.remove(b); err != nil {
+				answer(group, fmt.Errorf("ledger: %w", errors.Join(err, b.batch.Close()))) // it was alone, and nothing is written
+				return
+			}
+		} else if r.seqs, r.err = b.add(r.changes); r.err != nil {
 			r.err = fmt.Errorf("ledger: %w", r.err)
 			close(r.done)
 			continue
@@ -180,15 +199,22 @@ type group struct {
 	now     time.Time
 	numbers uint64
 	events  uint64
+	removed watermark
 	heads   map[string]head
+	terms   map[string]*terms // of the builds in heads that the group has written
 	samples map[string][]Sample
-	counts  map[api.State]int // what is added to those of the ledger
+	ops     map[string][]byte // what is to be merged into entries of indexes
+	spans   map[int64]span    // and into those of times, by chunk
+	systems map[string]bool   // those that are new
+	counts  map[countKey]int  // what is added to those of the ledger
 }
 
 func newGroup(l *Ledger) *group {
 	return &group{
-		l: l, batch: l.db.NewBatch(), now: l.opts.Now(), numbers: l.numbers, events: l.events,
-		heads: make(map[string]head), samples: make(map[string][]Sample), counts: make(map[api.State]int),
+		l: l, batch: l.db.NewBatch(), now: l.opts.Now(), numbers: l.numbers, events: l.events, removed: l.watermark(),
+		heads: make(map[string]head), terms: make(map[string]*terms), samples: make(map[string][]Sample),
+		ops: make(map[string][]byte), spans: make(map[int64]span),
+		systems: make(map[string]bool), counts: make(map[countKey]int),
 	}
 }
 
@@ -295,25 +321,119 @@ func (g *group) addChange(p *prepared) (seq uint64, err error) {
 }
 
 func (g *group) putBuild(p *prepared, old head, isNew bool) (head, error) {
-	h := head{number: old.number, state: p.state, attempt: p.attempt}
+	number := old.number
 	if isNew {
 		g.numbers++
-		h.number = g.numbers
+		number = g.numbers
 	}
-	err := g.batch.Set(keyBuild(h.number), p.record, nil)
+	h := p.terms.head(number, p.state, p.attempt)
+	err := g.batch.Set(keyBuild(number), p.record, nil)
 	if h == old {
 		return h, err
 	}
-	if isNew || h.state != old.state {
-		if !isNew {
-			err = errors.Join(err, g.batch.Delete(keyState(old.state, h.number), nil))
-			g.counts[codeStates[old.state]]--
-		}
-		err = errors.Join(err, g.batch.Set(keyState(h.state, h.number), nil, nil))
-		g.counts[codeStates[h.state]]++
+	if isNew {
+		g.index(h, p.terms)
+	} else {
+		err = errors.Join(err, g.reindex(p, old, h))
 	}
-	g.heads[p.id] = h
+	g.heads[p.id], g.terms[p.id] = h, p.terms
 	return h, errors.Join(err, g.batch.Set(keyID(p.id), h.encode(), nil))
+}
+
+// index enters a build into all indexes.
+func (g *group) index(h head, t *terms) {
+	for _, term := range t.all(h.state) {
+		g.op(keyTerm(term, chunkOf(h.number)), bitOf(h.number))
+	}
+	g.indexFixed(h, t)
+	g.counts[countKey{t.system, codeStates[h.state]}]++
+}
+
+// indexFixed enters a build into the indexes that have no terms.
+func (g *group) indexFixed(h head, t *terms) {
+	chunk := chunkOf(h.number)
+	g.op(keyName(t.name, chunk), bitOf(h.number))
+	s, ok := g.spans[chunk]
+	if !ok {
+		s = span{t.submitted, t.submitted}
+	}
+	g.spans[chunk] = s.join(span{t.submitted, t.submitted})
+	if !g.l.systems[t.system] {
+		g.systems[t.system] = true
+	}
+}
+
+// unindex takes a build out of all indexes.
+func (g *group) unindex(h head, t *terms) {
+	for _, term := range t.all(h.state) {
+		g.op(keyTerm(term, chunkOf(h.number)), bitOf(h.number)|cleared)
+	}
+	g.op(keyName(t.name, chunkOf(h.number)), bitOf(h.number)|cleared)
+	g.counts[countKey{t.system, codeStates[h.state]}]--
+}
+
+// reindex changes the entries of a build in the indexes that have changed. What else is
+// in the old record is read only if more changed than state, machine, and outputs that
+// were not known before.
+func (g *group) reindex(p *prepared, old, h head) error {
+	if h.fixed != old.fixed || h.outputs != old.outputs && old.outputs != 0 {
+		before, err := g.termsOf(p.id, old)
+		if err != nil {
+			return err
+		}
+		g.unindex(old, before)
+		g.index(h, p.terms)
+		return nil
+	}
+	chunk, bit := chunkOf(h.number), bitOf(h.number)
+	if h.state != old.state {
+		g.op(keyTerm(codeTerms[old.state], chunk), bit|cleared)
+		g.op(keyTerm(codeTerms[h.state], chunk), bit)
+		g.counts[countKey{p.terms.system, codeStates[old.state]}]--
+		g.counts[countKey{p.terms.system, codeStates[h.state]}]++
+	}
+	if h.machine != old.machine {
+		if old.machine != 0 {
+			g.op(keyTerm(old.machine, chunk), bit|cleared)
+		}
+		if h.machine != 0 {
+			g.op(keyTerm(h.machine, chunk), bit)
+		}
+	}
+	if h.outputs != old.outputs {
+		for _, t := range p.terms.outputs {
+			g.op(keyTerm(t, chunk), bit)
+		}
+	}
+	return nil
+}
+
+// termsOf returns the terms of a build as it stands in the ledger or in this group.
+func (g *group) termsOf(id string, h head) (*terms, error) {
+	if t := g.terms[id]; t != nil {
+		return t, nil
+	}
+	b, err := g.l.record(g.l.db, h.number)
+	if err != nil {
+		return nil, err
+	}
+	return newTerms(b), nil
+}
+
+func (g *group) op(key []byte, op byte) { g.ops[string(key)] = append(g.ops[string(key)], op) }
+
+// merge puts what was done to indexes into the batch.
+func (g *group) merge() (err error) {
+	for key, ops := range g.ops {
+		err = errors.Join(err, g.batch.Merge([]byte(key), ops, nil))
+	}
+	for chunk, s := range g.spans {
+		err = errors.Join(err, g.batch.Merge(keyTimes(chunk), s.encode(), nil))
+	}
+	for name := range g.systems {
+		err = errors.Join(err, g.batch.Set(keySystem(name), nil, nil))
+	}
+	return err
 }
 
 func (g *group) putEvent(p *prepared, number uint64) (uint64, error) {
@@ -321,10 +441,7 @@ func (g *group) putEvent(p *prepared, number uint64) (uint64, error) {
 	value := make([]byte, 0, 8+len(p.event))
 	value = binary.BigEndian.AppendUint64(value, uint64(g.now.UnixNano())) // #nosec G115 -- read back by the same conversion
 	err := g.batch.Set(keyEvent(g.events), append(value, p.event...), nil)
-	if p.id != "" {
-		err = errors.Join(err, g.batch.Set(keyHistory(number, g.events), nil, nil))
-	}
-	return g.events, err
+	return g.events, errors.Join(err, g.batch.Set(keyHistory(number, g.events), nil, nil))
 }
 
 func (g *group) putSample(d *Duration) error {
@@ -348,9 +465,13 @@ func (g *group) putSample(d *Duration) error {
 // write commits the batch.
 func (g *group) write(durable bool) (err error) {
 	defer func() { err = errors.Join(err, g.batch.Close()) }()
+	if err := g.merge(); err != nil {
+		return err
+	}
 	if g.batch.Empty() {
 		return nil
 	}
+	g.l.setWatermark(g.removed) // before the batch: who sees gaps must know of them
 	options := pebble.NoSync
 	if durable {
 		options = pebble.Sync
@@ -371,10 +492,11 @@ func (g *group) write(durable bool) (err error) {
 func (g *group) publish() {
 	l := g.l
 	l.numbers, l.events = g.numbers, g.events
+	maps.Copy(l.systems, g.systems)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for state, n := range g.counts {
-		l.counts[state] += n
+	for key, n := range g.counts {
+		l.counts[key] += n
 	}
 	if l.last != g.events {
 		l.last = g.events

@@ -1,0 +1,149 @@
+package ledger
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"lighter/internal/api"
+)
+
+// keyMigration is there while a ledger of format 1 is not wholly of format 2.
+var keyMigration = keyMeta("migration")
+
+// progress is how far a migration has come: the numbers of the last build and of the
+// last event that are done. Builds come first.
+type progress struct{ build, event uint64 }
+
+func (p progress) encode() []byte {
+	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, p.build), p.event)
+}
+
+// migrationStep is how many records are brought to the new format in a batch, with which
+// the progress is noted.
+const migrationStep = 1000
+
+// progressEvery is the time between messages of a long migration.
+const progressEvery = 5 * time.Second
+
+// migrate finishes a migration that was begun, perhaps by another process.
+func (l *Ledger) migrate() error {
+	value, err := l.get(l.db, keyMigration)
+	switch {
+	case errors.Is(err, pebble.ErrNotFound):
+		return nil
+	case err != nil:
+		return err
+	case len(value) != 16:
+		return corrupt(keyMigration)
+	}
+	m := &migration{l: l, done: progress{binary.BigEndian.Uint64(value), binary.BigEndian.Uint64(value[8:])}, logged: time.Now()}
+	l.opts.Logger.Info("ledger: bringing it to a new format", "folder", l.dir, "format", format, "fromBuild", m.done.build, "fromEvent", m.done.event)
+	if err := m.run(); err != nil {
+		return fmt.Errorf("bring it to format %d: %w", format, err)
+	}
+	l.opts.Logger.Info("ledger: it has the new format", "builds", m.done.build, "events", m.done.event)
+	return nil
+}
+
+// migration makes the indexes of format 2. Its batches are written in order and not
+// synced, except the last: what a crash leaves is a beginning of them.
+type migration struct {
+	l      *Ledger
+	done   progress
+	logged time.Time
+}
+
+func (m *migration) run() error {
+	for more := true; more; {
+		var err error
+		if more, err = m.step([]byte{prefixBuild}, &m.done.build, m.build); err != nil {
+			return err
+		}
+	}
+	for more := true; more; {
+		var err error
+		if more, err = m.step([]byte{prefixEvent}, &m.done.event, m.event); err != nil {
+			return err
+		}
+	}
+	b := m.l.db.NewBatch()
+	err := errors.Join(b.DeleteRange([]byte{prefixOldState}, after([]byte{prefixOldState}), nil), b.Delete(keyMigration, nil))
+	return errors.Join(err, b.Commit(pebble.Sync), b.Close())
+}
+
+// step brings the next records with a prefix to the new format, and reports whether
+// there may be more.
+func (m *migration) step(prefix []byte, done *uint64, visit func(g *group, number uint64, value []byte) error) (more bool, err error) {
+	g := newGroup(m.l)
+	from := binary.BigEndian.AppendUint64(prefix, *done+1)
+	n := 0
+	if err := m.read(from, after(prefix), &n, func(number uint64, value []byte) error {
+		*done = number
+		return visit(g, number, value)
+	}); err != nil {
+		return false, errors.Join(err, g.batch.Close())
+	}
+	if err := errors.Join(g.batch.Set(keyMigration, m.done.encode(), nil), g.write(false)); err != nil {
+		return false, err
+	}
+	for system := range g.systems {
+		m.l.systems[system] = true
+	}
+	if time.Since(m.logged) > progressEvery {
+		m.logged = time.Now()
+		m.l.opts.Logger.Info("ledger: bringing it to a new format", "builds", m.done.build, "events", m.done.event)
+	}
+	return n == migrationStep, nil
+}
+
+// read calls fn for up to migrationStep records, and counts them.
+func (m *migration) read(from, to []byte, n *int, fn func(number uint64, value []byte) error) (err error) {
+	iter, err := m.l.db.NewIter(&pebble.IterOptions{LowerBound: from, UpperBound: to})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, iter.Close()) }()
+	for iter.First(); iter.Valid() && *n < migrationStep; iter.Next() {
+		if len(iter.Key()) != 9 {
+			return corrupt(iter.Key())
+		}
+		value, err := iter.ValueAndErr()
+		if err != nil {
+			return err
+		}
+		if err := fn(binary.BigEndian.Uint64(iter.Key()[1:]), value); err != nil {
+			return err
+		}
+		*n++
+	}
+	return iter.Error()
+}
+
+// build indexes a build and makes its head anew.
+func (m *migration) build(g *group, number uint64, value []byte) error {
+	var b api.Build
+	if err := json.Unmarshal(value, &b); err != nil {
+		return fmt.Errorf("build number %d: %w", number, err)
+	}
+	p := new(prepared)
+	if err := p.prepareBuild(&b); err != nil {
+		return fmt.Errorf("build number %d: %w", number, err)
+	}
+	h := p.terms.head(number, p.state, p.attempt)
+	g.index(h, p.terms)
+	return g.batch.Set(keyID(b.ID), h.encode(), nil)
+}
+
+// event indexes an event that is of no build.
+func (m *migration) event(g *group, number uint64, value []byte) error {
+	e, err := decodeEvent(keyEvent(number), value)
+	if err != nil || e.Build != "" {
+		return err
+	}
+	return g.batch.Set(keyHistory(0, number), nil, nil)
+}

@@ -1,0 +1,450 @@
+package ledger
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"lighter/internal/api"
+)
+
+// PruneOptions say what Prune removes.
+type PruneOptions struct {
+	// Before is when a build must have become final: earlier than that.
+	Before time.Time
+	// States are final ones; empty means all of those.
+	States []api.State
+	// Limit is the most builds that are removed; 0 is none.
+	Limit int
+	// KeepEventsFrom is the number of the first event that somebody still has to see:
+	// nothing is removed whose history goes that far. 0 is no bound.
+	KeepEventsFrom uint64
+	// DryRun counts and removes nothing; archive and Sync are not called.
+	DryRun bool
+	// Sync makes durable what archive has written. It is called, if it is not nil, before
+	// anything that was archived is removed.
+	Sync func() error
+}
+
+// PruneResult says what Prune has removed, or would remove.
+type PruneResult struct {
+	Builds int
+	Events int // also those that are of no build
+	// Changed counts builds that changed after they had been archived: a retry, or a late
+	// report. They are still there, and a later Prune may archive them again.
+	Changed int
+}
+
+const (
+	// pruneBatch is how many builds the writing goroutine removes at a time.
+	pruneBatch = 128
+	// sweepBatch is how many entries of indexes, or events of no build, it does.
+	sweepBatch = 1000
+)
+
+// Prune removes builds that have been final for long, with their events and whatever
+// else the ledger has of them, and events of that time that are of no build. archive
+// gets each build and its history, oldest first, before anything of it is removed; a
+// batch of them follows, then Sync, then they are removed, durably. An error of either
+// ends it. Others may read and write meanwhile, and wait no longer than for a batch.
+//
+// The numbers of events that are removed are not used again. In the end the space is
+// given back, which takes a while; when ctx ends before that, everything is in order,
+// and Pebble does it later. There is one Prune at a time: others wait.
+func (l *Ledger) Prune(ctx context.Context, opts PruneOptions, archive func(*api.Build, []api.Event) error) (PruneResult, error) {
+	p := &pruning{l: l, opts: opts, archive: archive}
+	if err := p.check(); err != nil {
+		return PruneResult{}, fmt.Errorf("prune: %w", err)
+	}
+	l.pruning.Lock()
+	defer l.pruning.Unlock()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	ended := make(chan struct{})
+	defer close(ended)
+	go func() {
+		select {
+		case <-l.closing:
+			cancel(fmt.Errorf("ledger %s: %w", l.dir, ErrClosed))
+		case <-ended:
+		}
+	}()
+	err := p.run(ctx)
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		err = cause
+	}
+	if err != nil {
+		err = fmt.Errorf("prune: %w", err)
+	}
+	return p.result, err
+}
+
+// pruning is one run of Prune.
+type pruning struct {
+	l       *Ledger
+	opts    PruneOptions
+	archive func(*api.Build, []api.Event) error
+	result  PruneResult
+	batch   []candidate
+	removed watermark // the last build and event of those that were removed
+}
+
+// candidate is a build to be removed, as it was archived.
+type candidate struct {
+	entry
+	events []api.Event
+}
+
+func (p *pruning) check() error {
+	if p.opts.Before.IsZero() {
+		return errors.New("no time before which builds have ended")
+	}
+	for _, s := range p.opts.States {
+		if !s.Final() {
+			return fmt.Errorf("state %q: only builds that are final can go", s)
+		}
+	}
+	if len(p.opts.States) == 0 {
+		p.opts.States = slices.DeleteFunc(api.States(), func(s api.State) bool { return !s.Final() })
+	}
+	return nil
+}
+
+func (p *pruning) run(ctx context.Context) error {
+	if err := p.builds(ctx); err != nil {
+		return err
+	}
+	if err := p.otherEvents(ctx); err != nil {
+		return err
+	}
+	if p.removed == (watermark{}) {
+		return nil
+	}
+	if err := p.sweep(ctx); err != nil {
+		return err
+	}
+	return p.compact(ctx)
+}
+
+// builds removes builds, batch by batch.
+func (p *pruning) builds(ctx context.Context) error {
+	q, err := newQuery(&Filter{Filter: api.Filter{States: p.opts.States, Until: p.opts.Before}, OldestFirst: true})
+	if err != nil {
+		return err
+	}
+	chosen := 0
+	for e, err := range p.l.entries(ctx, q, everywhere()) {
+		if err != nil {
+			return err
+		}
+		if e.build.Stopped == nil || !e.build.Stopped.Before(p.opts.Before) {
+			continue
+		}
+		events, err := p.l.BuildEvents(ctx, e.build.ID)
+		if err != nil {
+			return err
+		}
+		if n := len(events); n == 0 || p.opts.KeepEventsFrom != 0 && events[n-1].Seq >= p.opts.KeepEventsFrom {
+			continue
+		}
+		chosen++
+		if p.opts.DryRun {
+			p.result.Builds++
+			p.result.Events += len(events)
+		} else if p.batch = append(p.batch, candidate{e, events}); len(p.batch) == pruneBatch {
+			if err := p.flush(); err != nil {
+				return err
+			}
+		}
+		if chosen == p.opts.Limit {
+			break
+		}
+	}
+	return p.flush()
+}
+
+// flush archives and removes the batch.
+func (p *pruning) flush() error {
+	if len(p.batch) == 0 {
+		return nil
+	}
+	for _, c := range p.batch {
+		if err := p.archive(c.build, c.events); err != nil {
+			return fmt.Errorf("archive build %s: %w", c.build.ID, err)
+		}
+	}
+	if p.opts.Sync != nil {
+		if err := p.opts.Sync(); err != nil {
+			return fmt.Errorf("archive: %w", err)
+		}
+	}
+	err := p.l.submit(&request{remove: p.removeBatch, durable: true, done: make(chan struct{})})
+	p.batch = p.batch[:0]
+	return err
+}
+
+// removeBatch removes the builds of the batch that are as they were archived. The writing
+// goroutine calls it.
+func (p *pruning) removeBatch(g *group) (err error) {
+	iter, err := p.l.db.NewIter(&pebble.IterOptions{LowerBound: []byte{prefixHistory}, UpperBound: after([]byte{prefixHistory})})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, iter.Close()) }()
+	result := p.result
+	for _, c := range p.batch {
+		same, err := p.unchanged(iter, &c)
+		switch {
+		case err != nil:
+			return err
+		case !same:
+			result.Changed++
+			continue
+		}
+		if err := g.remove(&c); err != nil {
+			return err
+		}
+		result.Builds++
+		result.Events += len(c.events)
+	}
+	p.removed, p.result = g.removed, result
+	return nil
+}
+
+// unchanged reports whether a build is still as it was archived: its record, and the end
+// of its history.
+func (p *pruning) unchanged(history *pebble.Iterator, c *candidate) (bool, error) {
+	value, closer, err := p.l.db.Get(keyBuild(c.number))
+	if err != nil {
+		return false, fmt.Errorf("build %s: %w", c.build.ID, err)
+	}
+	same := bytes.Equal(value, c.value)
+	if err := closer.Close(); err != nil || !same {
+		return false, err
+	}
+	ok := history.SeekLT(historyPrefix(c.number + 1))
+	return ok && bytes.Equal(history.Key(), keyHistory(c.number, c.events[len(c.events)-1].Seq)), history.Error()
+}
+
+// remove takes a build and its events out of the ledger.
+func (g *group) remove(c *candidate) error {
+	h, err := g.l.head(g.l.db, c.build.ID)
+	if err != nil {
+		return err
+	}
+	g.unindex(h, newTerms(c.build))
+	err = errors.Join(g.batch.Delete(keyBuild(c.number), nil), g.batch.Delete(keyID(c.build.ID), nil))
+	for _, e := range c.events {
+		err = errors.Join(err, g.removeEvent(c.number, e.Seq))
+	}
+	return errors.Join(err, g.raise(watermark{build: c.number}))
+}
+
+func (g *group) removeEvent(number, seq uint64) error {
+	return errors.Join(g.batch.Delete(keyEvent(seq), nil), g.batch.Delete(keyHistory(number, seq), nil), g.raise(watermark{event: seq}))
+}
+
+// raise notes that numbers are missing.
+func (g *group) raise(to watermark) error {
+	raised := watermark{max(g.removed.event, to.event), max(g.removed.build, to.build)}
+	if raised == g.removed {
+		return nil
+	}
+	g.removed = raised
+	return g.batch.Set(keyMeta("removed"), raised.encode(), nil)
+}
+
+// otherEvents removes the events of no build.
+func (p *pruning) otherEvents(ctx context.Context) error {
+	for from := uint64(0); ; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		seqs, more, err := p.oldEvents(from)
+		if err != nil || len(seqs) == 0 {
+			return err
+		}
+		p.result.Events += len(seqs)
+		if !p.opts.DryRun {
+			remove := func(g *group) (err error) {
+				for _, seq := range seqs {
+					err = errors.Join(err, g.removeEvent(0, seq))
+				}
+				p.removed = g.removed
+				return err
+			}
+			if err := p.l.submit(&request{remove: remove, durable: true, done: make(chan struct{})}); err != nil {
+				return err
+			}
+		}
+		if !more {
+			return nil
+		}
+		from = seqs[len(seqs)-1] + 1
+	}
+}
+
+// oldEvents returns the numbers of the next events that are of no build and old enough,
+// and whether there may be more.
+func (p *pruning) oldEvents(from uint64) (seqs []uint64, more bool, err error) {
+	if err := p.l.begin(); err != nil {
+		return nil, false, err
+	}
+	defer p.l.end()
+	iter, err := p.l.db.NewIter(&pebble.IterOptions{LowerBound: keyHistory(0, from), UpperBound: historyPrefix(1)})
+	if err != nil {
+		return nil, false, err
+	}
+	defer func() { err = errors.Join(err, iter.Close()) }()
+	for iter.First(); iter.Valid() && len(seqs) < sweepBatch; iter.Next() {
+		if len(iter.Key()) != 17 {
+			return nil, false, corrupt(iter.Key())
+		}
+		seq := binary.BigEndian.Uint64(iter.Key()[9:])
+		value, err := p.l.get(p.l.db, keyEvent(seq))
+		if err != nil {
+			return nil, false, fmt.Errorf("event %d: %w", seq, err)
+		}
+		e, err := decodeEvent(keyEvent(seq), value)
+		if err != nil {
+			return nil, false, err
+		}
+		if !e.Time.Before(p.opts.Before) || p.opts.KeepEventsFrom != 0 && seq >= p.opts.KeepEventsFrom {
+			return seqs, false, nil
+		}
+		seqs = append(seqs, seq)
+	}
+	return seqs, len(seqs) == sweepBatch, iter.Error()
+}
+
+// sweep removes entries of indexes that have no builds any more.
+func (p *pruning) sweep(ctx context.Context) error {
+	for _, prefix := range []byte{prefixTerm, prefixName, prefixTimes} {
+		for from := []byte{prefix}; from != nil; {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			keys, next, err := p.emptyEntries(from, after([]byte{prefix}))
+			if err != nil {
+				return err
+			}
+			from = next
+			if len(keys) == 0 {
+				continue
+			}
+			remove := func(g *group) error { return p.removeEntries(g, keys) }
+			if err := p.l.submit(&request{remove: remove, done: make(chan struct{})}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// maxSweep bounds the entries that are looked at with one iterator.
+const maxSweep = 100_000
+
+// emptyEntries returns the next entries without builds, and where to go on, nil at the
+// end.
+func (p *pruning) emptyEntries(from, to []byte) (keys [][]byte, next []byte, err error) {
+	if err := p.l.begin(); err != nil {
+		return nil, nil, err
+	}
+	defer p.l.end()
+	iter, err := p.l.db.NewIter(&pebble.IterOptions{LowerBound: from, UpperBound: to})
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() { err = errors.Join(err, iter.Close()) }()
+	seen := 0
+	for iter.First(); iter.Valid(); iter.Next() {
+		if seen++; seen > maxSweep || len(keys) == sweepBatch {
+			return keys, slices.Clone(iter.Key()), nil
+		}
+		value, err := iter.ValueAndErr()
+		if err != nil {
+			return nil, nil, err
+		}
+		empty, err := p.isEmpty(p.l.db, iter.Key(), value)
+		if err != nil {
+			return nil, nil, err
+		}
+		if empty {
+			keys = append(keys, slices.Clone(iter.Key()))
+		}
+	}
+	return keys, nil, iter.Error()
+}
+
+// isEmpty reports whether an entry of an index has no builds.
+func (p *pruning) isEmpty(r pebble.Reader, key, value []byte) (bool, error) {
+	if key[0] != prefixTimes {
+		return decodeMask(value).empty(), nil
+	}
+	chunk, err := keyChunk(key, 1)
+	if err != nil {
+		return false, err
+	}
+	first := uint64(chunk) * chunkSize // #nosec G115 -- none is negative
+	if first+chunkSize > p.removed.build {
+		return false, nil // there may be builds to come
+	}
+	iter, err := r.NewIter(&pebble.IterOptions{LowerBound: keyBuild(first), UpperBound: keyBuild(first + chunkSize)})
+	if err != nil {
+		return false, err
+	}
+	found := iter.First()
+	return !found, errors.Join(iter.Error(), iter.Close())
+}
+
+// removeEntries removes entries that are still empty. The writing goroutine calls it.
+func (p *pruning) removeEntries(g *group, keys [][]byte) error {
+	for _, key := range keys {
+		value, err := p.l.get(p.l.db, key)
+		if errors.Is(err, pebble.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		empty, err := p.isEmpty(p.l.db, key, value)
+		if err != nil {
+			return err
+		}
+		if empty {
+			if err := g.batch.Delete(key, nil); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// compact makes the disk give back what was removed.
+func (p *pruning) compact(ctx context.Context) error {
+	ranges := [][2][]byte{
+		{keyEvent(0), keyEvent(p.removed.event + 1)},
+		{keyHistory(0, 0), historyPrefix(p.removed.build + 1)},
+		{keyBuild(0), keyBuild(p.removed.build + 1)},
+	}
+	for _, prefix := range []byte{prefixID, prefixTerm, prefixName, prefixTimes} {
+		ranges = append(ranges, [2][]byte{{prefix}, after([]byte{prefix})})
+	}
+	for _, r := range ranges {
+		if err := p.l.begin(); err != nil {
+			return err
+		}
+		err := p.l.await(func() error { return p.l.db.Compact(ctx, r[0], r[1], false) })
+		p.l.end()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
