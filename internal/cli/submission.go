@@ -152,7 +152,7 @@ func parseRequest(text string, request *api.Request) error {
 	d := json.NewDecoder(strings.NewReader(text))
 	d.DisallowUnknownFields()
 	switch err := d.Decode(request); {
-	case err == io.ErrUnexpectedEOF:
+	case errors.Is(err, io.ErrUnexpectedEOF):
 		return errors.New("the JSON object does not end on its line")
 	case err != nil:
 		return errors.New(strings.TrimPrefix(err.Error(), "json: "))
@@ -253,6 +253,10 @@ func (n *submissionCount) add(m submissionCount) {
 	n.There += m.There
 	n.Skipped += m.Skipped
 	n.Refused += m.Refused
+}
+
+func (n submissionCount) minus(m submissionCount) submissionCount {
+	return submissionCount{New: n.New - m.New, There: n.There - m.There, Skipped: n.Skipped - m.Skipped, Refused: n.Refused - m.Refused}
 }
 
 // String is such as "12 submitted, 3 were there already".
@@ -383,34 +387,43 @@ func (s *submitter) submit(ctx context.Context, portion []api.Request) (submissi
 }
 
 // patiently submits, and waits for a coordinator that is away.
-func (s *submitter) patiently(ctx context.Context, portion []api.Request) ([]api.Submitted, error) {
+func (s *submitter) patiently(ctx context.Context, portion []api.Request) (answers []api.Submitted, err error) {
+	err = whileAway(ctx, s.patience, s.waiting, func() error {
+		answers, err = s.client.SubmitAll(ctx, portion)
+		return err
+	})
+	if err == nil && len(answers) != len(portion) {
+		err = fmt.Errorf("submit: got %d answers to %d requests", len(answers), len(portion))
+	}
+	return answers, err
+}
+
+// whileAway calls do until the coordinator answers it, for good or ill, or has been away
+// for longer than patience. It tells waiting, unless that is nil, that it waits.
+func whileAway(ctx context.Context, patience time.Duration, waiting func(error), do func() error) error {
 	const firstDelay, lastDelay = 50 * time.Millisecond, 5 * time.Second
-	delay := firstDelay
 	var lost time.Time
-	for {
-		answers, err := s.client.SubmitAll(ctx, portion)
+	for delay := firstDelay; ; delay = min(2*delay, lastDelay) {
+		err := do()
 		switch {
-		case err == nil && len(answers) != len(portion):
-			return nil, fmt.Errorf("submit: got %d answers to %d requests", len(answers), len(portion))
 		case err == nil:
-			return answers, nil
+			return nil
 		case ctx.Err() != nil:
-			return nil, context.Cause(ctx)
+			return context.Cause(ctx)
 		case !isAway(err):
-			return nil, err
+			return err
 		case lost.IsZero():
 			lost = time.Now()
-			if s.waiting != nil {
-				s.waiting(err)
+			if waiting != nil && patience > 0 {
+				waiting(err)
 			}
 		}
-		if time.Since(lost) >= s.patience {
-			return nil, err
+		if time.Since(lost) >= patience {
+			return err
 		}
 		if err := sleep(ctx, delay); err != nil {
-			return nil, err
+			return err
 		}
-		delay = min(2*delay, lastDelay)
 	}
 }
 

@@ -58,7 +58,8 @@ const (
 func (c *Client) Revisions(ctx context.Context, repository int, branch string, limit int) ([]Revision, error) {
 	path := fmt.Sprintf("/repository/%d/branch/%s.json", repository, url.PathEscape(branch))
 	q := url.Values{"limit_results": {strconv.Itoa(limit)}}
-	return list(ctx, c, path, q, "revisions", min(limit, maxRevisions), parseRevision)
+	all, err := list(ctx, c, path, q, "revisions", maxRevisions, parseRevision)
+	return all[:min(limit, len(all))], err
 }
 
 var commitForm = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
