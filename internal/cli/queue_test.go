@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/rogpeppe/go-internal/testscript"
 
 	"lighter/internal/api"
 	"lighter/internal/dataservice"
@@ -556,4 +557,36 @@ func TestQueueUsage(t *testing.T) {
 			t.Errorf("%s: exit code %d, %q, want %q", args, code, errs, want)
 		}
 	}
+}
+
+// startDataService serves one revision of master, whose derivations are the lines of a
+// file, whatever that has then.
+func startDataService(ts *testscript.TestScript, _ bool, args []string) {
+	file, system := ts.MkAbs(args[0]), ts.Getenv("SYSTEM")
+	answer := func(r *http.Request) (string, error) {
+		q := r.URL.Query()
+		if strings.HasPrefix(r.URL.Path, "/repository/1/branch/master") {
+			return `{"revisions":[{"date":"2022-01-30 09:15:00","commit-hash":"` + strings.Repeat("1", 40) + `","data_available":true}]}`, nil
+		}
+		if q.Get("system") != system || q.Get("after_name") != "" {
+			return `{"derivations":[]}`, nil
+		}
+		text, err := os.ReadFile(file)
+		var list []string
+		for _, drv := range strings.Fields(string(text)) {
+			list = append(list, fmt.Sprintf(`{"derivation":%q,"system":%q,"target":""}`, drv, system))
+		}
+		return `{"derivations":[` + strings.Join(list, ",") + `]}`, err
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		text, err := answer(r)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprint(w, text)
+	}))
+	ts.Defer(server.Close)
+	ts.Setenv("DATA_SERVICE", server.URL)
 }
