@@ -85,6 +85,7 @@ ask it, or work on the head's own store, keys and configuration.`,
 		sub: []*command{
 			buildCommand(),
 			buildsCommand(),
+			queueCommand(),
 			machinesCommand(),
 			statusCommand(),
 			eventsCommand(),

@@ -18,10 +18,11 @@ import (
 
 // scriptCommands are the commands that scripts have beside testscript's own.
 var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
-	"start-machine":     startMachine,
-	"start-coordinator": startCoordinator,
-	"kill-coordinator":  killCoordinator,
-	"await":             await,
+	"start-machine":      startMachine,
+	"start-coordinator":  startCoordinator,
+	"kill-coordinator":   killCoordinator,
+	"start-data-service": startDataService,
+	"await":              await,
 }
 
 // scriptTimeout is how long scripts wait for something that must happen.

@@ -1,0 +1,222 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"lighter/internal/api"
+	"lighter/internal/api/apiclient"
+	"lighter/internal/dataservice"
+	"lighter/internal/version"
+)
+
+func queueCommand() *command {
+	return &command{
+		name:  "queue",
+		short: "have the packages of new revisions of Guix built",
+		long: `Asks a Guix Data Service for the revisions of branches, and has the coordinator
+build the derivations of the packages of those that are new. Each build gets the
+tags branch, commit and system, and target if it is a cross-build, by which
+"lighter builds" finds it.
+
+A revision is done when the coordinator has acknowledged all of its derivations.
+Its commit is then added to the file of processed commits. What was interrupted
+is done again, and makes no second builds. The same file can be taken over from
+the Guix Build Coordinator.
+
+It goes on until it is interrupted, and looks for new revisions at each
+interval. That the service or the coordinator is away for a while ends nothing.`,
+		exits: []int{exitNoAnswer, exitBadInput, exitInterrupted},
+		examples: []example{
+			{"lighter queue --latest-only --derivation-substitute-urls https://data.guix.gnu.org", "follow master, for the systems of all machines"},
+			{"lighter queue --once --dry-run --system x86_64-linux --revisions 1", "print the derivations of the newest revision"},
+			{"lighter queue --branch core-packages-team --system aarch64-linux --supersede", "build only the newest revision of another branch"},
+			{"lighter queue --systems-and-targets x86_64-linux=riscv64-linux-gnu", "cross-builds alone"},
+		},
+		takesSignals: true,
+		setup: func(fs *pflag.FlagSet) action {
+			q := new(queueAction)
+			fs.StringVar(&q.service, "guix-data-service", "https://data.guix.gnu.org", "the service's `URL`")
+			fs.IntVar(&q.repository, "repository", 1, "number of the repository there")
+			fs.StringArrayVar(&q.branches, "branch", []string{"master"}, "`NAME` of a branch; may be repeated")
+			fs.StringArrayVar(&q.systems, "system", nil, "build for `SYSTEM`; may be repeated; without this and the next flag, for those of the coordinator's machines")
+			fs.StringArrayVar(&q.targets, "systems-and-targets", nil, "`SYSTEM=TARGET`: cross-build on SYSTEM for TARGET; may be repeated")
+			fs.StringVar(&q.processed, "processed-commits", "", "`FILE` with the commits that are done, one a line (default processed-commits in the state folder)")
+			fs.IntVar(&q.revisions, "revisions", 100, "look at so many of the newest revisions of a branch")
+			fs.BoolVar(&q.latestOnly, "latest-only", false, "of the revisions that are not done, take the newest alone")
+			fs.BoolVar(&q.supersede, "supersede", false, "cancel the unfinished builds of a branch's older revisions; implies --latest-only and --skip-if-built")
+			fs.BoolVar(&q.skipIfBuilt, "skip-if-built", false, "make no build where the outputs are valid or published")
+			fs.StringArrayVar(&q.substitutes, "derivation-substitute-urls", nil, "`URL` of a substitute server that has the derivations; may be repeated")
+			fs.IntVarP(&q.priority, "priority", "p", 0, "builds with a higher number go first")
+			fs.StringToStringVar(&q.tags, "tag", nil, "`k=v` for the builds, beside those that they get anyway; may be repeated")
+			fs.DurationVar(&q.interval, "interval", 10*time.Minute, "look for new revisions so often")
+			fs.BoolVar(&q.once, "once", false, "look once, and end")
+			fs.BoolVarP(&q.dryRun, "dry-run", "n", false, "print the derivations and submit nothing; implies --once")
+			q.log = addLogFlags(fs)
+			q.where = socketFlags(fs)
+			q.where.state = stateFlag(fs)
+			return clientAction(q.where, q.run)
+		},
+	}
+}
+
+// queueAction is one run of "lighter queue".
+type queueAction struct {
+	where                      *folderFlags
+	log                        *logFlags
+	service, processed         string
+	repository, revisions      int
+	branches, systems, targets []string
+	substitutes                []string
+	latestOnly, supersede      bool
+	skipIfBuilt, once, dryRun  bool
+	priority                   int
+	tags                       map[string]string
+	interval                   time.Duration
+}
+
+// coordinatorPatience is how long "lighter queue" waits for a coordinator before it leaves
+// the rest to the next round.
+const coordinatorPatience = 10 * time.Minute
+
+func (a *queueAction) run(ctx context.Context, inv *invocation, client *apiclient.Client, f folders) error {
+	if err := inv.arguments("", 0, 0); err != nil {
+		return err
+	}
+	q, err := a.queuer(inv)
+	if err != nil {
+		return err
+	}
+	logger, err := a.log.logger(inv, inv.Err)
+	if err != nil {
+		return err
+	}
+	service, err := dataservice.New(dataservice.Options{URL: a.service, UserAgent: "lighter/" + version.Version, Logger: logger})
+	if err != nil {
+		return usageErrorf("%s: --guix-data-service: %w", inv.flags.Name(), err)
+	}
+	defer service.Close()
+	file := a.processed
+	if file == "" {
+		file = filepath.Join(f.state, "processed-commits")
+	}
+	commits, err := openCommits(file)
+	if err != nil {
+		return err
+	}
+	q.log, q.service, q.coordinator, q.commits = logger, service, client, commits
+	ctx, stop := cancelOnSignal(ctx, inv.Signals)
+	defer stop()
+	return errors.Join(a.rounds(ctx, q), commits.close())
+}
+
+// rounds looks for revisions once, or until it is interrupted, which is a good end then.
+func (a *queueAction) rounds(ctx context.Context, q *queuer) error {
+	if a.dryRun {
+		return q.round(ctx)
+	}
+	if a.once {
+		// A person who looks on wants to know at once that there is no coordinator.
+		if _, err := q.coordinator.Machines(ctx); err != nil {
+			return err
+		}
+		return q.round(ctx)
+	}
+	for {
+		err := q.round(ctx)
+		if err == nil {
+			err = sleep(ctx, a.interval)
+		} else if ctx.Err() == nil {
+			q.log.Error("not all was done; it is tried again", "err", err, "in", a.interval)
+			err = sleep(ctx, a.interval)
+		}
+		switch {
+		case errors.Is(err, errInterrupted):
+			q.log.Info("interrupted; what is not done is done next time")
+			return nil
+		case err != nil:
+			return err
+		}
+	}
+}
+
+// queueTags are those that builds get without being asked for.
+var queueTags = []string{"branch", "commit", "system", "target"}
+
+// platformForm is that of systems and targets.
+var platformForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
+
+// queuer makes the value that does the work, of flags that it checks.
+func (a *queueAction) queuer(inv *invocation) (*queuer, error) {
+	wrong := func(format string, args ...any) (*queuer, error) {
+		return nil, usageErrorf(inv.flags.Name()+": "+format, args...)
+	}
+	switch {
+	case a.repository < 1:
+		return wrong("--repository %d: the service counts from 1", a.repository)
+	case a.revisions < 1:
+		return wrong("--revisions %d: want 1 or more", a.revisions)
+	case a.interval <= 0:
+		return wrong("--interval %s: want a time such as 10m", a.interval)
+	case slices.Contains(a.branches, ""):
+		return wrong("--branch: the name is empty")
+	}
+	q := &queuer{
+		repository: a.repository, branches: a.branches, revisions: a.revisions,
+		latestOnly: a.latestOnly || a.supersede, supersede: a.supersede, patience: coordinatorPatience,
+		vain: make(map[string]int),
+		base: api.Request{
+			Priority: a.priority, Tags: a.tags, DerivationSubstituteURLs: a.substitutes,
+			SkipIfBuilt: a.skipIfBuilt || a.supersede,
+			// Where older revisions are superseded, a build of one would be canceled though
+			// a newer revision counts on it. So each gets its own; the coordinator builds a
+			// derivation once for all of them.
+			SkipIfSubmitted: !a.supersede,
+		},
+	}
+	if a.dryRun {
+		q.patience = 0
+		q.print = func(d dataservice.Derivation) { fmt.Fprintln(inv.Out, d.Path) }
+	}
+	for _, tag := range queueTags {
+		if _, taken := a.tags[tag]; taken {
+			return wrong("--tag %s: builds get this one anyway", tag)
+		}
+	}
+	for _, s := range a.systems {
+		if !platformForm.MatchString(s) {
+			return wrong("--system %q: want one such as x86_64-linux", s)
+		}
+		q.platforms = append(q.platforms, platform{system: s})
+	}
+	for _, pair := range a.targets {
+		system, target, _ := strings.Cut(pair, "=")
+		if !platformForm.MatchString(system) || !platformForm.MatchString(target) {
+			return wrong("--systems-and-targets %q: want SYSTEM=TARGET, such as x86_64-linux=aarch64-linux-gnu", pair)
+		}
+		q.platforms = append(q.platforms, platform{system, target})
+	}
+	return q, nil
+}
+
+// tagsFor returns the tags of the builds of a revision for a platform.
+func (q *queuer) tagsFor(branch, commit string, p platform) map[string]string {
+	tags := maps.Clone(q.base.Tags)
+	if tags == nil {
+		tags = make(map[string]string)
+	}
+	tags["branch"], tags["commit"], tags["system"] = branch, commit, p.system
+	if p.target != "" {
+		tags["target"] = p.target
+	}
+	return tags
+}
