@@ -355,7 +355,6 @@ func (h *hook) moveParked(ctx context.Context, numbers []number, move func(numbe
 	}
 	var moved []number
 	for chunk := range slices.Chunk(numbers, moveChunk) {
-		found := make(map[number]*record)
 		var order []number
 		var changes []Setting
 		for _, n := range chunk {
@@ -365,7 +364,7 @@ func (h *hook) moveParked(ctx context.Context, numbers []number, move func(numbe
 				return moved, err
 			}
 			if ok {
-				found[n], order = rec, append(order, n)
+				order = append(order, n)
 				changes = append(changes, h.setting(parkedPrefix, n, nil))
 				changes = append(changes, move(n, rec)...)
 			}
