@@ -64,6 +64,7 @@ type Engine struct {
 	log      *slog.Logger
 	limits   limits
 	details  atomic.Int64 // parked runs whose output is kept
+	recent   *recent
 
 	// change is held by whoever starts and stops hooks, which may take a while.
 	change sync.Mutex
@@ -86,6 +87,7 @@ func New(o Options) (*Engine, error) {
 		ledger: o.Ledger, programs: o.Programs, log: o.Logger, limits: o.limits.withDefaults(),
 		configs: slices.Clone(o.Hooks), builtIns: o.BuiltIns,
 	}
+	e.recent = &recent{ledger: e.ledger, max: e.limits.scan}
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)
 	}
@@ -105,6 +107,7 @@ var errRemoved = errors.New("the hook is not in the configuration any more")
 func (e *Engine) Start(ctx context.Context) error {
 	e.change.Lock()
 	defer e.change.Unlock()
+	seen := e.ledger.LastEvent() // before any hook looks
 	e.mu.Lock()
 	e.ctx = ctx
 	configs := e.configs
@@ -112,7 +115,7 @@ func (e *Engine) Start(ctx context.Context) error {
 	if err := e.adopt(ctx, configs); err != nil {
 		return fmt.Errorf("hooks: %w", err)
 	}
-	e.group.Go(func() { e.watch(ctx) })
+	e.group.Go(func() { e.watch(ctx, seen) })
 	return nil
 }
 
@@ -187,6 +190,9 @@ func (e *Engine) adopt(ctx context.Context, configs []Config) error {
 	e.mu.Lock()
 	e.hooks = list
 	e.mu.Unlock()
+	for _, h := range list {
+		h.nudge() // what happened since it first looked, when nobody would have told it
+	}
 	return e.forgetOthers(ctx, wanted)
 }
 
@@ -262,9 +268,8 @@ func (e *Engine) forgetAll(ctx context.Context, prefix string) (count int, err e
 	}
 }
 
-// watch wakes the hooks when there are new events, until ctx ends.
-func (e *Engine) watch(ctx context.Context) {
-	seen := e.ledger.LastEvent()
+// watch wakes the hooks when there are events after those seen, until ctx ends.
+func (e *Engine) watch(ctx context.Context, seen uint64) {
 	for {
 		err := e.ledger.Events(ctx, seen+1, true, func(api.Event) error { return errEnough })
 		if ctx.Err() != nil {

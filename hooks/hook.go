@@ -364,7 +364,7 @@ func (h *hook) take(ctx context.Context) (more bool, err error) {
 	var subjects []string
 	now := time.Now()
 	at, looked := from-1, 0
-	err = h.engine.ledger.Events(ctx, from, false, func(ev api.Event) error {
+	err = h.engine.recent.read(ctx, from, last, func(ev api.Event) error {
 		for part, name := range NamesOf(&ev) {
 			wanted, err := h.wanted(ctx, &cfg, name, &ev)
 			if err != nil {
