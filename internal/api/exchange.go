@@ -152,6 +152,9 @@ type HookStatus struct {
 	Running int      `json:"running"`
 	Parked  int      `json:"parked"`
 	Done    int64    `json:"done"` // since the coordinator started
+	// Behind is how many events the hook has not looked at yet: it looks at more when
+	// there is room among its runs.
+	Behind uint64 `json:"behind,omitempty"`
 }
 
 // HookList is the answer to GET /v1/hooks. Runs has the parked ones first.

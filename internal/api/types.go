@@ -190,6 +190,7 @@ const (
 	KindMachineLost   = "machine-lost"   // for so long that its builds were freed
 	KindMachineBack   = "machine-back"   // after that
 	KindOperator      = "operator"       // a person changed something: drained, paused, ...
+	KindNote          = "note"           // the build is in the same state; its reason or machine is another
 )
 
 // Event is one change of one build, or of a machine, or of the coordinator.

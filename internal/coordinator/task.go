@@ -231,7 +231,7 @@ func (c *Coordinator) save(r *record, force bool) {
 	ch := ledger.Change{Build: &b}
 	if force {
 		ch.Event = &api.Event{
-			Build: b.ID, State: b.State, Attempt: b.Attempt, Machine: b.Machine, Reason: b.Reason, Failure: b.Failure,
+			Kind: api.KindNote, Build: b.ID, State: b.State, Attempt: b.Attempt, Machine: b.Machine, Reason: b.Reason, Failure: b.Failure,
 		}
 	}
 	c.change(ch)

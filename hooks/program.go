@@ -1,0 +1,163 @@
+package hooks
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"lighter/internal/api"
+)
+
+// Programs says how the programs of hooks are run. The zero value is good.
+type Programs struct {
+	// Socket is the coordinator's, so that a hook can run lighter.
+	Socket string
+	// Dir is the working directory; empty is the coordinator's own.
+	Dir string
+	// Env is the environment, to which the event's facts are added; nil is the
+	// coordinator's own.
+	Env []string
+
+	grace time.Duration // 0 is killGrace; for tests
+}
+
+// killGrace is the time between SIGTERM and SIGKILL.
+const killGrace = 3 * time.Second
+
+// program is the built-in that runs a program.
+type program struct {
+	Programs
+	command []string
+}
+
+// Run starts the program in a process group of its own and waits for it. What is left
+// of the group when the program is over is killed.
+func (p *program) Run(ctx context.Context, e *Event) (string, error) {
+	input, err := json.Marshal(e)
+	if err != nil {
+		return "", Permanent(err)
+	}
+	output := &tail{max: maxOutput}
+	cmd := exec.CommandContext(ctx, p.command[0], p.command[1:]...)
+	cmd.Dir = p.Dir
+	cmd.Env = p.environment(e)
+	// A program that does not read, or not all, is no error: os/exec knows EPIPE.
+	cmd.Stdin = bytes.NewReader(append(input, '\n'))
+	cmd.Stdout, cmd.Stderr = output, output
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+	// It also bounds the wait for pipes that a grandchild of a program that has ended
+	// keeps open.
+	if cmd.WaitDelay = p.grace; cmd.WaitDelay == 0 {
+		cmd.WaitDelay = killGrace
+	}
+	if err := cmd.Start(); err != nil {
+		return "", err
+	}
+	err = cmd.Wait()
+	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+	if errors.Is(err, exec.ErrWaitDelay) && cmd.ProcessState.Success() && ctx.Err() == nil {
+		err = nil // the program ended well, and left somebody behind
+	}
+	if err != nil {
+		err = fmt.Errorf("%s: %w", p.command[0], err)
+	}
+	return output.String(), err
+}
+
+// environment has the main facts of an event.
+func (p *program) environment(e *Event) []string {
+	env := p.Env
+	if env == nil {
+		env = os.Environ()
+	}
+	env = slices.Clone(env)
+	set := func(name, value string) {
+		// What the kernel would refuse is in the JSON alone.
+		if !strings.Contains(value, "\x00") && len(value) < maxVariable {
+			env = append(env, name+"="+value)
+		}
+	}
+	set("LIGHTER_EVENT", e.Name)
+	set("LIGHTER_BUILD_ID", e.Event.Build)
+	set("LIGHTER_STATE", string(e.Event.State))
+	set("LIGHTER_MACHINE", e.Machine)
+	if p.Socket != "" {
+		set("LIGHTER_SOCKET", p.Socket)
+	}
+	b := e.Build
+	if b == nil {
+		b = &api.Build{}
+	}
+	var outputs []string
+	for _, name := range slices.Sorted(maps.Keys(b.OutputPaths)) {
+		outputs = append(outputs, string(b.OutputPaths[name]))
+	}
+	set("LIGHTER_DERIVATION", string(b.Derivation))
+	set("LIGHTER_SYSTEM", b.System)
+	set("LIGHTER_OUTPUTS", strings.Join(outputs, " "))
+	for _, name := range slices.Sorted(maps.Keys(b.Tags)) {
+		set("LIGHTER_TAG_"+variableName(name), b.Tags[name])
+	}
+	return env
+}
+
+// maxVariable bounds one variable, in bytes; Linux takes at most 128 KiB.
+const maxVariable = 100 << 10
+
+// variableName makes a name that shells can use of a tag's.
+func variableName(tag string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '_' || r >= '0' && r <= '9' || r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z' {
+			return r
+		}
+		return '_'
+	}, tag)
+}
+
+// maxOutput is how much of a run's output is kept, in bytes.
+const maxOutput = 16 << 10
+
+// tail keeps the end of what is written to it. One goroutine writes.
+type tail struct {
+	max  int
+	kept []byte
+	lost bool
+}
+
+func (t *tail) Write(p []byte) (int, error) {
+	n := len(p)
+	if len(p) > t.max {
+		p, t.lost = p[len(p)-t.max:], true
+	}
+	if over := len(t.kept) + len(p) - t.max; over > 0 {
+		t.kept, t.lost = append(t.kept[:0], t.kept[over:]...), true
+	}
+	t.kept = append(t.kept, p...)
+	return n, nil
+}
+
+// String says when the beginning is missing. It is valid UTF-8.
+func (t *tail) String() string {
+	text := strings.ToValidUTF8(string(t.kept), "\uFFFD")
+	if t.lost {
+		return "…" + text
+	}
+	return text
+}
+
+// clip bounds the output of a built-in as that of a program.
+func clip(output string) string {
+	t := &tail{max: maxOutput}
+	_, _ = t.Write([]byte(output))
+	return t.String()
+}
