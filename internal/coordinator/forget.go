@@ -55,6 +55,13 @@ func (f *forgetter) settle(ctx context.Context, id string) error {
 	}
 }
 
+// idle reports whether no request is left, or under way.
+func (f *forgetter) idle() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.wanted) == 0 && len(f.now) == 0
+}
+
 func (f *forgetter) next() (id string, done func(), ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -65,6 +65,7 @@ type record struct {
 	// delivery is the conversation with the build hook that wants an offloaded build;
 	// nil if there is none now.
 	delivery *delivery
+	counted  countedAs // where counters have it
 }
 
 // newID returns an id for a build. It is random, so that its first digits tell
@@ -158,6 +159,7 @@ func (c *Coordinator) join(t *task, b api.Build) *record {
 	}
 	t.builds = append(t.builds, r)
 	c.builds[b.ID] = r
+	c.counts.count(r)
 	t.priority = max(t.priority, b.Priority)
 	return r
 }
@@ -207,6 +209,7 @@ func (c *Coordinator) setState(t *task, s api.State, reason string) {
 // save writes a build's record; with force an event is made though its state is the
 // same as before.
 func (c *Coordinator) save(r *record, force bool) {
+	c.finished(r)
 	b := r.Build // nothing that it points to is changed any more
 	if r.delivery != nil {
 		r.delivery.tell(&b)
