@@ -32,8 +32,9 @@ func refusal(m *machines.Machine, info *agentapi.Machine, slack float64) string 
 		{"inodes where builds have their folders", info.BuildFreeInodes, m.MinFreeInodes, countOf},
 		{"memory", info.FreeMemory, m.MinFreeMemory, sizeOf},
 	} {
-		if rule.has >= 0 && rule.min > 0 && float64(rule.has) < float64(rule.min)*(1+slack) {
-			return fmt.Sprintf("%s free of %s, with less than %s it gets no builds", rule.quantity(rule.has), rule.what, rule.quantity(rule.min))
+		limit := float64(rule.min) * (1 + slack)
+		if rule.has >= 0 && rule.min > 0 && float64(rule.has) < limit {
+			return fmt.Sprintf("%s free of %s, with less than %s it gets no builds", rule.quantity(rule.has), rule.what, rule.quantity(int64(limit)))
 		}
 	}
 	for _, rule := range []struct {
@@ -43,8 +44,9 @@ func refusal(m *machines.Machine, info *agentapi.Machine, slack float64) string 
 		{"memory", info.MemoryPressure, m.MaxMemoryPressure},
 		{"CPU", info.CPUPressure, m.MaxCPUPressure},
 	} {
-		if rule.has >= 0 && rule.max > 0 && rule.has >= rule.max*(1-slack) {
-			return fmt.Sprintf("%s pressure %.1f%%, from %.4g%% on it gets no builds", rule.what, rule.has, rule.max)
+		limit := rule.max * (1 - slack)
+		if rule.has >= 0 && rule.max > 0 && rule.has >= limit {
+			return fmt.Sprintf("%s pressure %.1f%%, from %.4g%% on it gets no builds", rule.what, rule.has, limit)
 		}
 	}
 	return ""

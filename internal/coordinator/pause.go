@@ -104,8 +104,9 @@ func (l *HeadLimits) lacks(s *api.HeadStatus, slack float64) string {
 		{"where the coordinator's state is", s.StateFreeDisk, l.MinFreeStateDisk, sizeOf},
 		{"inodes where the store is", s.FreeInodes, l.MinFreeInodes, countOf},
 	} {
-		if rule.has >= 0 && rule.min > 0 && float64(rule.has) < float64(rule.min)*(1+slack) {
-			return fmt.Sprintf("%s free %s, %s are wanted", rule.quantity(rule.has), rule.what, rule.quantity(rule.min))
+		limit := float64(rule.min) * (1 + slack)
+		if rule.has >= 0 && rule.min > 0 && float64(rule.has) < limit {
+			return fmt.Sprintf("%s free %s, %s are wanted", rule.quantity(rule.has), rule.what, rule.quantity(int64(limit)))
 		}
 	}
 	return ""
