@@ -63,7 +63,9 @@ func TestLostMachineGoesOn(t *testing.T) {
 	f, b := lostFarm(t, "log=a hold log=b", "m1")
 	f.await(b.ID, func(b *api.Build) bool { return b.State == api.Queued && b.Failure != nil })
 	f.agents["m1"].up()
-	f.await(b.ID, func(b *api.Build) bool { return b.State == api.Building && strings.Contains(f.history(b.ID), "still builds it") })
+	f.await(b.ID, func(b *api.Build) bool {
+		return b.State == api.Building && strings.Contains(f.history(b.ID), "still builds it")
+	})
 	f.releaseAll("one")
 	got := f.awaitState(b.ID, api.Succeeded)
 	if got.Attempt != 1 || f.agents["m1"].count("one") != 1 {

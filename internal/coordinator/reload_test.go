@@ -361,7 +361,9 @@ func TestWatchFile(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	entry := func(name string) string { return "[[machine]]\nname = \"" + name + "\"\nsystems = [\"x86_64-linux\"]\nuser = \"me\"\n" }
+	entry := func(name string) string {
+		return "[[machine]]\nname = \"" + name + "\"\nsystems = [\"x86_64-linux\"]\nuser = \"me\"\n"
+	}
 	write(entry("m1"))
 	f.config.MachinesFile = file
 	f.config.LoadMachines = func(context.Context) ([]machines.Machine, error) { return machines.Load(file) }
