@@ -35,6 +35,8 @@ func (m *Machine) busy(missing int64, started int) (rule Rule, wanted, actual st
 	switch {
 	case m.Unavailable != "":
 		return RuleAvailable, "a machine that is up", m.Unavailable
+	case m.Refuses != "":
+		return RuleAdmission, "a machine with room for it", m.Refuses
 	case m.overloaded(started):
 		actual := fmt.Sprintf("load %.2f per core", m.Load)
 		if n := m.JustStarted + started; n > 0 && m.Cores > 0 {

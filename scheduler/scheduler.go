@@ -85,6 +85,9 @@ type Machine struct {
 	// Unavailable, if not empty, says why nothing can be placed here now:
 	// "down: connection refused", "draining".
 	Unavailable string
+	// Refuses, if not empty, says what the machine lacks for another build now: memory,
+	// inodes.
+	Refuses string
 }
 
 // Build is one build that is ready to be placed.
@@ -196,6 +199,7 @@ const (
 	RuleMandatory Rule = "mandatory-features"
 	RuleSkip      Rule = "skip"
 	RuleAvailable Rule = "available"
+	RuleAdmission Rule = "admission"
 	RuleLoad      Rule = "load"
 	RuleDisk      Rule = "disk"
 	RuleSlots     Rule = "slots"

@@ -39,6 +39,7 @@ type run struct {
 
 	ctx    context.Context
 	cancel context.CancelCauseFunc
+	over   chan struct{} // closed when main returns
 	began  time.Time
 	stale  string // for the loop alone: why it was given up
 
@@ -80,13 +81,9 @@ func (c *Coordinator) newRun(t *task, m *machine) *run {
 	ctx, cancel := context.WithCancelCause(c.ctx)
 	r := &run{
 		c: c, task: t, machine: m, id: t.id, known: t.known, attempt: t.attempt, node: t.node, inputs: t.inputPaths,
-		needs: m.info != nil && m.info.NeedsDerivations, options: buildOptions(t),
-		ctx: ctx, cancel: cancel, began: time.Now(), phase: api.Placed,
+		needs: m.info != nil && m.info.NeedsDerivations, options: m.optionsFor(t),
+		ctx: ctx, cancel: cancel, began: time.Now(), phase: api.Placed, over: make(chan struct{}),
 	}
-	if t.check != nil {
-		r.options = t.check.options()
-	}
-	r.options.SandboxPaths = m.SandboxPaths
 	if t.hookOnly() {
 		r.lease = noLease{}
 	}
@@ -95,29 +92,8 @@ func (c *Coordinator) newRun(t *task, m *machine) *run {
 	return r
 }
 
-// buildOptions are those of the build that asks for most time.
-func buildOptions(t *task) agentapi.BuildRequest {
-	var o agentapi.BuildRequest
-	for i, r := range t.builds {
-		if i == 0 {
-			o.Timeout, o.MaxSilentTime = r.Timeout, r.MaxSilentTime
-		}
-		o.Timeout = longer(o.Timeout, r.Timeout)
-		o.MaxSilentTime = longer(o.MaxSilentTime, r.MaxSilentTime)
-		o.KeepFailed = o.KeepFailed || r.KeepFailed
-	}
-	return o
-}
-
-// longer returns the longer of two times of which 0 is no limit.
-func longer(a, b api.Seconds) api.Seconds {
-	if a == 0 || b == 0 {
-		return 0
-	}
-	return max(a, b)
-}
-
 func (r *run) main() {
+	defer close(r.over)
 	out, err := r.perform()
 	if r.lease != nil {
 		if err := r.lease.Release(); err != nil {
@@ -192,7 +168,7 @@ func (r *run) attach() (*agentapi.BuildStatus, error) {
 		return err
 	})
 	switch {
-	case err == nil && status.Attempt == r.attempt && status.State != agentapi.Rooted:
+	case err == nil && status.Attempt == r.attempt && status.State != agentapi.Rooted, err == nil && r.mayAdopt(status):
 		return status, nil
 	case err == nil && status.Attempt <= r.attempt && r.resumed == api.Placed, unknownBuild(err) && r.resumed == api.Placed:
 		return nil, nil

@@ -12,7 +12,6 @@ import (
 
 	"github.com/google/uuid"
 
-	"lighter/internal/agentapi"
 	"lighter/internal/api"
 	"lighter/nar"
 	"lighter/store"
@@ -474,9 +473,4 @@ func (c *Coordinator) endCheckTasks(k *checking, why string) {
 		delete(c.byID, t.id)
 	}
 	clear(k.tasks)
-}
-
-// options are those of the builds that are compared.
-func (k *checking) options() agentapi.BuildRequest {
-	return agentapi.BuildRequest{Timeout: k.rec.Timeout, MaxSilentTime: k.rec.MaxSilentTime, Check: true}
 }

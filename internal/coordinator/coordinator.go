@@ -71,6 +71,14 @@ type Config struct {
 	// NewLink makes the link to a machine, also to one that is Local. It does not
 	// connect. The coordinator closes the link.
 	NewLink func(machines.Machine) (Link, error)
+	// LoadMachines reads the machines file anew; nil means that it is read once, by the
+	// caller. MachinesFile is its name: it is read again when the file changes.
+	LoadMachines func(context.Context) ([]machines.Machine, error)
+	MachinesFile string
+	// StoreFolder and StateFolder are the folders whose disks HeadLimits are about: of the
+	// store, and of ledger and logs. Empty ones are not looked at.
+	StoreFolder, StateFolder string
+	HeadLimits               HeadLimits
 	// ACL returns the keys whose archives Store takes, so that a machine with
 	// another key is found out before it builds anything. nil means: not known.
 	ACL func() (*signature.ACL, error)
@@ -91,7 +99,8 @@ type Config struct {
 	Version   string
 	Limits    Limits
 
-	newAgent func(m *machine) agent // nil is the real one; for tests
+	newAgent  func(m *machine) agent         // nil is the real one; for tests
+	headSpace func() (api.HeadStatus, error) // nil asks the file systems; for tests
 }
 
 // Limits are the numbers that a coordinator works with. The zero value is good.
@@ -135,6 +144,11 @@ type Limits struct {
 	// AttachGrace is how long a build with Attached waits for a client that says that it
 	// wants it; 1 min.
 	AttachGrace time.Duration
+	// QuarantineTime is how long a machine gets no builds on which builds fail that
+	// succeed elsewhere; 1 h.
+	QuarantineTime time.Duration
+	// WatchInterval is the time between looks at the machines file; 2 s.
+	WatchInterval time.Duration
 	// IdleAlarm is how long a build that a free machine could take may wait; 1 min.
 	IdleAlarm time.Duration
 	// MaxLog bounds a build's log, in bytes; what is longer is cut. 256 MiB.
@@ -160,6 +174,8 @@ func (l Limits) withDefaults() Limits {
 	setDefault(&l.StartGrace, 10*time.Second)
 	setDefault(&l.HookGrace, time.Minute)
 	setDefault(&l.AttachGrace, time.Minute)
+	setDefault(&l.QuarantineTime, time.Hour)
+	setDefault(&l.WatchInterval, 2*time.Second)
 	setDefault(&l.IdleAlarm, time.Minute)
 	setDefault(&l.MaxLog, 256<<20)
 	return l
@@ -194,14 +210,27 @@ type Coordinator struct {
 	stopped chan struct{}
 	fatal   chan error
 
-	machines []*machine // in the order of the file; the slice is not changed
-	byName   map[string]*machine
 	// live has the *node of every task that was expanded, by derivation. The loop
 	// writes it, the expander reads it.
 	live sync.Map
+	// hookCounts returns how many runs of event hooks are to come, and how many are parked.
+	// Any goroutine may call it; nil means that there are no hooks.
+	hookCounts func() (pending, parked int)
+	room       *gate // shut while the head's disks are full; then nothing is fetched home
 
-	// All below belongs to the loop.
-	ctx      context.Context      // of Run
+	// All below belongs to the loop, but for what New and recover do before it runs.
+	ctx      context.Context // of Run
+	machines []*machine      // in the order of the file, and those that are to go
+	byName   map[string]*machine
+	file     machinesFile
+	pause    pauseSetting
+	headLow  string // what the head's disks lack; empty if nothing
+	space    api.HeadStatus
+	counts   counters
+	gc       timedGC
+
+	leavingWatched bool // somebody looks whether machines that are to go can
+
 	hooks    map[string]*delivery // of build hooks that talk to us, by build id
 	tasks    map[store.Path]*task
 	builds   map[string]*record         // that are not final
@@ -218,7 +247,7 @@ type Coordinator struct {
 	// grace has the machines that did not say yet, after a start, what they have.
 	// Expansion waits for them. It is nil when that time is over.
 	grace   map[*machine]bool
-	static  []scheduler.Machine   // what stands in the machines file
+	static  []scheduler.Machine   // what stands in the machines file; nil is not known
 	spare   map[store.Path]*spare // during the grace: outputs that machines keep
 	alarmed map[string]time.Time  // builds about whose waiting something was logged
 }
@@ -229,6 +258,7 @@ func New(cfg Config) (*Coordinator, error) {
 		cfg: cfg, limits: cfg.Limits.withDefaults(), log: cfg.Logger, ledger: cfg.Ledger,
 		head: newHead(cfg.Store), kept: newKeptItems(), moving: newTransfers(), started: time.Now(),
 		mail: newMailbox[func()](), recovered: make(chan struct{}), stopped: make(chan struct{}), fatal: make(chan error, 1),
+		room: newGate(), counts: newCounters(),
 		byName: make(map[string]*machine),
 		hooks:  make(map[string]*delivery), tasks: make(map[store.Path]*task), builds: make(map[string]*record),
 		finals: make(map[string][]chan struct{}), attached: make(map[string]int),
@@ -238,6 +268,7 @@ func New(cfg Config) (*Coordinator, error) {
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
+	c.noteFile(cfg.MachinesFile)
 	var err error
 	if c.logs, err = newLogFolder(cfg.LogDir, c.limits.MaxLog); err != nil {
 		return nil, err
@@ -248,10 +279,10 @@ func New(cfg Config) (*Coordinator, error) {
 		if c.byName[m.Name] != nil {
 			return nil, fmt.Errorf("machine %s: is there twice", m.Name)
 		}
-		machine := newMachine(c, m)
-		if machine.link, err = cfg.NewLink(m); err != nil {
+		machine, err := c.openMachine(m)
+		if err != nil {
 			c.closeLinks()
-			return nil, fmt.Errorf("machine %s: %w", m.Name, err)
+			return nil, err
 		}
 		c.machines = append(c.machines, machine)
 		c.byName[m.Name] = machine
@@ -289,11 +320,12 @@ func (c *Coordinator) start() {
 	c.group.Go(func() { c.recorder.run(c.ctx) })
 	c.group.Go(func() { c.expander.run(c.ctx) })
 	for _, m := range c.machines {
-		m.sending.open(c.ctx)
-		m.fetching.open(c.ctx)
-		c.group.Go(func() { m.supervise(c.ctx) })
-		c.group.Go(func() { m.forgetter.run(c.ctx) })
+		m.start(c.ctx)
 	}
+	if c.cfg.LoadMachines != nil && c.cfg.MachinesFile != "" {
+		c.group.Go(func() { c.watchMachines(c.ctx) })
+	}
+	c.group.Go(func() { c.watchHead(c.ctx) })
 }
 
 func (c *Coordinator) loop() error {
@@ -321,6 +353,7 @@ func (c *Coordinator) loop() error {
 			c.placing, c.placeAt = true, time.Time{}
 		case <-tick.C:
 			c.lookForIdleMachines()
+			c.collectWhenDue(time.Now())
 		}
 		if c.placing {
 			c.place()
@@ -365,10 +398,7 @@ func (c *Coordinator) stop(err error) {
 
 func (c *Coordinator) closeLinks() {
 	for _, m := range c.machines {
-		m.client.Close()
-		if err := m.link.Close(); err != nil {
-			m.log.Debug("the link was not closed cleanly", "err", err)
-		}
+		m.close()
 	}
 }
 
@@ -388,6 +418,10 @@ func (c *Coordinator) handOver() {
 }
 
 // event records something about a machine.
-func (c *Coordinator) event(machine, reason string) {
-	c.change(ledger.Change{Event: &api.Event{Machine: machine, Reason: reason}})
+func (c *Coordinator) event(machine, reason string) { c.machineEvent("", machine, reason) }
+
+// machineEvent is event for one of a kind. The machine may be empty: then it is about the
+// coordinator.
+func (c *Coordinator) machineEvent(kind, machine, reason string) {
+	c.change(ledger.Change{Event: &api.Event{Kind: kind, Machine: machine, Reason: reason}})
 }

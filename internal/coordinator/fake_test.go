@@ -565,3 +565,30 @@ type noLink struct{}
 
 func (noLink) DialAgent(context.Context) (net.Conn, error) { return nil, errors.New("no link") }
 func (noLink) Close() error                                { return nil }
+
+// unreachable is a way to an agent that can break while others lead to it.
+type unreachable struct {
+	*fakeAgent
+	broken func() bool
+}
+
+func (u *unreachable) Machine(ctx context.Context) (*agentapi.Machine, error) {
+	if u.broken() {
+		return nil, errors.New("no route to host")
+	}
+	return u.fakeAgent.Machine(ctx)
+}
+
+func (u *unreachable) Log(ctx context.Context, id string, offset int64, w io.Writer) (*agentapi.BuildStatus, error) {
+	if u.broken() {
+		return nil, errors.New("no route to host")
+	}
+	return u.fakeAgent.Log(ctx, id, offset, w)
+}
+
+func (u *unreachable) Build(ctx context.Context, id string) (*agentapi.BuildStatus, error) {
+	if u.broken() {
+		return nil, errors.New("no route to host")
+	}
+	return u.fakeAgent.Build(ctx, id)
+}

@@ -218,6 +218,7 @@ func (c *Coordinator) attemptFailed(r *run, out *outcome, err error) {
 		return
 	}
 	f := r.failure(err)
+	c.counts.attemptFailed(f.Culprit)
 	for _, rec := range t.builds {
 		rec.Failure = f
 	}

@@ -55,6 +55,13 @@ func (f *forgetter) settle(ctx context.Context, id string) error {
 	}
 }
 
+// idle reports whether no request is left, or under way.
+func (f *forgetter) idle() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.wanted) == 0 && len(f.now) == 0
+}
+
 func (f *forgetter) next() (id string, done func(), ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -105,6 +112,7 @@ func (f *forgetter) tell(ctx context.Context, id string) {
 	ctx, cancel := context.WithTimeout(ctx, f.m.c.limits.ContactTimeout)
 	defer cancel()
 	if err := f.m.client.DeleteBuild(ctx, id); err != nil && !unknownBuild(err) && context.Cause(ctx) == nil {
+		f.m.contacts.poke() // if it is away, that is known soon, and what it has is looked at when it is back
 		f.m.log.Info("the agent was not told to forget a build; it is told when it is reached again", "build", id, "err", err)
 	}
 }

@@ -7,16 +7,13 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
 
-	"lighter/internal/agentapi"
 	"lighter/internal/api"
 	"lighter/internal/hookapi"
 	"lighter/internal/ledger"
-	"lighter/store"
 )
 
 // Limits on what clients send and get.
@@ -59,6 +56,13 @@ func (c *Coordinator) Handler() http.Handler {
 	handle("GET /v1/machines", c.getMachines)
 	handle("POST /v1/machines/{name}/check", c.postCheck)
 	handle("POST /v1/machines/{name}/gc", c.postGC)
+	handle("POST /v1/machines/{name}/drain", c.postDrain)
+	handle("POST /v1/machines/{name}/resume", c.postResumeMachine)
+	handle("POST /v1/machines/{name}/tags", c.postTags)
+	handle("POST /v1/reload", c.postReload)
+	handle("POST /v1/pause", c.postPause)
+	handle("POST /v1/resume", c.postResume)
+	handle("GET /v1/metrics", c.getMetrics)
 	handle("/", func(_ http.ResponseWriter, r *http.Request) error {
 		return &api.Error{Status: http.StatusNotFound, Code: api.CodeNotFound, Message: fmt.Sprintf("%s %s: no such operation", r.Method, r.URL.Path)}
 	})
@@ -134,50 +138,6 @@ func bodyError(err error) error {
 
 func (c *Coordinator) getVersion(w http.ResponseWriter, _ *http.Request) error {
 	return answer(w, api.Version{Version: c.cfg.Version, API: api.APIVersion})
-}
-
-func (c *Coordinator) getStatus(w http.ResponseWriter, r *http.Request) error {
-	s, err := c.Status(r.Context())
-	if err != nil {
-		return err
-	}
-	return answer(w, s)
-}
-
-// maxRunning bounds the running builds that a status lists.
-const maxRunning = 1000
-
-// Status returns the coordinator at one glance.
-func (c *Coordinator) Status(ctx context.Context) (*api.Status, error) {
-	s := &api.Status{
-		Version: c.cfg.Version, PID: os.Getpid(), Started: c.started, Counts: c.ledger.Counts(),
-		LastEvent: c.ledger.LastEvent(), Running: []api.Build{}, Transfers: c.moving.list(),
-	}
-	err := c.do(ctx, func() {
-		for _, m := range c.machines {
-			s.Machines = append(s.Machines, m.status())
-			for run := range m.runs {
-				if t := run.task; t.run == run && len(t.builds) > 0 && len(s.Running) < maxRunning {
-					s.Running = append(s.Running, t.builds[0].Build)
-				}
-			}
-		}
-	})
-	slices.SortFunc(s.Running, func(a, b api.Build) int { return a.Submitted.Compare(b.Submitted) })
-	return s, err
-}
-
-func (c *Coordinator) getMachines(w http.ResponseWriter, r *http.Request) error {
-	list := []api.MachineStatus{}
-	err := c.do(r.Context(), func() {
-		for _, m := range c.machines {
-			list = append(list, m.status())
-		}
-	})
-	if err != nil {
-		return err
-	}
-	return answer(w, list)
 }
 
 // submission is the body of POST /v1/builds: a list, or one request.
@@ -501,53 +461,4 @@ func (c *Coordinator) getEvents(w http.ResponseWriter, r *http.Request) error {
 		panic(http.ErrAbortHandler) // it has started; the client must not take it for the end
 	}
 	return nil
-}
-
-func (c *Coordinator) machine(r *http.Request) (*machine, error) {
-	name := r.PathValue("name")
-	if m := c.byName[name]; m != nil {
-		return m, nil
-	}
-	return nil, &api.Error{Status: http.StatusNotFound, Code: api.CodeNotFound, Message: fmt.Sprintf("no machine is named %q", name)}
-}
-
-func (c *Coordinator) postCheck(w http.ResponseWriter, r *http.Request) error {
-	m, err := c.machine(r)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := c.untilStopped(r.Context())
-	defer cancel()
-	check, err := c.check(ctx, m)
-	if err != nil {
-		return err
-	}
-	return answer(w, check)
-}
-
-func (c *Coordinator) postGC(w http.ResponseWriter, r *http.Request) error {
-	m, err := c.machine(r)
-	if err != nil {
-		return err
-	}
-	var body api.MachineGC
-	if err := readJSON(r, &body); err != nil {
-		return err
-	}
-	ctx, cancel := c.untilStopped(r.Context())
-	defer cancel()
-	result, err := m.client.CollectGarbage(ctx, &agentapi.GCRequest{
-		MaxFreed: body.MaxFreed, OlderThan: body.OlderThan, DryRun: body.DryRun,
-	})
-	if err != nil {
-		if ended := context.Cause(ctx); ended != nil {
-			return ended
-		}
-		return &api.Error{Status: http.StatusBadGateway, Code: api.CodeMachineError, Message: fmt.Sprintf("machine %s: %s", m.Name, err)}
-	}
-	deleted := result.Deleted
-	if deleted == nil {
-		deleted = []store.Path{}
-	}
-	return answer(w, api.MachineGCResult{Deleted: deleted, Freed: result.Freed})
 }

@@ -49,6 +49,17 @@ func (k *keptItems) remove(m *machine, paths []store.Path) {
 	}
 }
 
+// move notes that a machine is another one now.
+func (k *keptItems) move(from, to *machine) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for p, item := range k.items {
+		if item.machine == from {
+			k.items[p] = keptItem{item.info, to}
+		}
+	}
+}
+
 // spare is a build that an agent finished and a task may need, after a start.
 type spare struct {
 	machine *machine
@@ -75,6 +86,9 @@ func (c *Coordinator) release(t *task, m *machine) {
 func (c *Coordinator) forget(m *machine, id string) {
 	if t := c.byID[id]; t != nil && t.uses(m) {
 		return
+	}
+	if m.state == stateDown {
+		return // what is still wanted of what it has is known when it is back
 	}
 	m.forgetter.forget(id)
 }
@@ -265,6 +279,8 @@ func (c *Coordinator) reconcileBuild(m *machine, s *agentapi.BuildStatus) {
 		if !t.expanding {
 			c.expand(t)
 		}
+	case c.stillWanted(t, m, s):
+		c.useOld(t, m, s)
 	case s.State == agentapi.Succeeded && c.grace != nil && (t == nil || t.run == nil && t.resume == nil):
 		if other := c.spare[s.Derivation]; other != nil && (other.machine != m || other.status.ID != s.ID) {
 			c.forget(other.machine, other.status.ID) // one is enough

@@ -15,13 +15,13 @@ import (
 type lane struct {
 	ctx      context.Context // of the streams
 	group    *sync.WaitGroup // counts them
-	streams  int             // so many at most
 	maxBytes int64           // of a batch, unless its one item has more
 	maxItems int
 	// move carries one batch, references first, and returns when it is there.
 	move func(ctx context.Context, batch []*store.Info) error
 
 	mu      sync.Mutex
+	streams int                   // so many at most
 	cargo   map[store.Path]*cargo // everything that is not there yet
 	waiting []*cargo              // in the order in which it was asked for
 	running int
@@ -48,6 +48,14 @@ var errUnwanted = errors.New("nobody waits for the items any more")
 
 // open says how long the lane's streams live: longer than whoever first wants an item.
 func (l *lane) open(ctx context.Context) { l.ctx = ctx }
+
+// setStreams changes how many streams there are at most.
+func (l *lane) setStreams(n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.streams = n
+	l.startLocked()
+}
 
 // want returns when all the items, in whatever order they are given, are there; and
 // the NAR bytes of those that nobody had asked for before.

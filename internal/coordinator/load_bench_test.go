@@ -313,6 +313,10 @@ func (m *simMachine) Export(_ context.Context, paths []store.Path) (io.ReadClose
 	return io.NopCloser(bytes.NewReader(append(all, end...))), nil
 }
 
+func (m *simMachine) Output(context.Context, string, string) (io.ReadCloser, error) {
+	return nil, errors.New("nothing is checked here")
+}
+
 func (m *simMachine) CollectGarbage(context.Context, *agentapi.GCRequest) (*agentapi.GCResult, error) {
 	return &agentapi.GCResult{}, nil
 }

@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,33 +22,42 @@ import (
 	"lighter/store"
 )
 
-// machine is what the coordinator has of one machine.
+// machine is what the coordinator has of one machine. The way to it (see sameWay) is that
+// of the file when it was made; with another way it is another machine.
 type machine struct {
-	machines.Machine
-	c         *Coordinator
-	log       *slog.Logger
-	link      Link
-	client    agent
-	sending   *lane // of items to it
-	fetching  *lane // of items from it
-	forgetter *forgetter
-	contacts  contacts
-	bandwidth bandwidth
-	kind      atomic.Value // of its store, a string
+	machines.Machine // the rest of it belongs to the loop, but for the name
+	c                *Coordinator
+	log              *slog.Logger
+	link             Link
+	client           agent
+	sending          *lane // of items to it
+	fetching         *lane // of items from it
+	forgetter        *forgetter
+	contacts         contacts
+	bandwidth        bandwidth
+	kind             atomic.Value            // of its store, a string
+	cancel           context.CancelCauseFunc // ends all that start started
 
 	// All below belongs to the loop.
-	state   string // as api.MachineStatus.State
-	err     string // why it is down
-	problem string // why it gets no builds though it is up
-	down    time.Time
-	nextTry time.Time
-	info    *agentapi.Machine // of the last contact
-	skew    time.Duration     // its clock minus ours
-	runs    map[*run]struct{}
-	has     *pathSet // items that it is believed to have
-	speed   scheduler.SpeedEstimate
-	learnt  bool // something that is not in the ledger yet
-	saved   time.Time
+	state     string // as api.MachineStatus.State
+	err       string // why it is down
+	problem   string // why it gets no builds though it is up
+	down      time.Time
+	nextTry   time.Time
+	info      *agentapi.Machine // of the last contact
+	skew      time.Duration     // its clock minus ours
+	runs      map[*run]struct{}
+	has       *pathSet // items that it is believed to have
+	speed     scheduler.SpeedEstimate
+	removed   bool              // from the file; it goes when its builds are done
+	next      *machines.Machine // what the file has now, with another way there
+	setting   machineSetting
+	refuses   string    // why it gets no builds for now, as refusal says
+	refusedAt time.Time // when that was so last
+	gcError   string    // why its garbage was not collected in time
+	gcAfter   time.Time // not before that
+	learnt    bool      // something that is not in the ledger yet
+	saved     time.Time
 }
 
 // The states of a machine.
@@ -69,15 +79,50 @@ func newMachine(c *Coordinator, m machines.Machine) *machine {
 	} else {
 		x.client = agentapi.NewClient(func(ctx context.Context) (net.Conn, error) { return x.link.DialAgent(ctx) })
 	}
-	x.sending = c.newLane(x.send)
-	x.fetching = c.newLane(x.fetch)
+	x.sending = c.newLane(m.ParallelTransfers, x.send)
+	x.fetching = c.newLane(m.ParallelTransfers, x.fetch)
 	x.forgetter = newForgetter(x)
 	return x
 }
 
-func (c *Coordinator) newLane(move func(context.Context, []*store.Info) error) *lane {
+// errRemoved is the cause of the end of what was about a machine that is gone.
+var errRemoved = errors.New("the machine is not in the machines file any more")
+
+// openMachine makes a machine and its link.
+func (c *Coordinator) openMachine(m machines.Machine) (x *machine, err error) {
+	x = newMachine(c, m)
+	if x.link, err = c.cfg.NewLink(m); err != nil {
+		return nil, fmt.Errorf("machine %s: %w", m.Name, err)
+	}
+	return x, nil
+}
+
+// start starts what looks after the machine until ctx ends, or stop is called.
+func (m *machine) start(ctx context.Context) {
+	ctx, m.cancel = context.WithCancelCause(ctx)
+	m.sending.open(ctx)
+	m.fetching.open(ctx)
+	m.c.group.Go(func() { m.supervise(ctx) })
+	m.c.group.Go(func() { m.forgetter.run(ctx) })
+}
+
+// stop ends all about the machine, but for what its agent does.
+func (m *machine) stop() {
+	m.cancel(errRemoved)
+	m.c.group.Go(m.close)
+}
+
+// close closes the way to it.
+func (m *machine) close() {
+	m.client.Close()
+	if err := m.link.Close(); err != nil {
+		m.log.Debug("the link was not closed cleanly", "err", err)
+	}
+}
+
+func (c *Coordinator) newLane(streams int, move func(context.Context, []*store.Info) error) *lane {
 	return &lane{
-		group: &c.group, streams: c.limits.Streams, maxBytes: c.limits.BatchBytes, maxItems: c.limits.BatchItems,
+		group: &c.group, streams: cmp.Or(streams, c.limits.Streams), maxBytes: c.limits.BatchBytes, maxItems: c.limits.BatchItems,
 		move: move, cargo: make(map[store.Path]*cargo),
 	}
 }
@@ -285,13 +330,16 @@ func (c *Coordinator) knownBuilds(ctx context.Context, list []agentapi.BuildStat
 }
 
 func (c *Coordinator) connecting(m *machine) {
-	if m.state == stateUnknown {
+	if m.state == stateUnknown && c.byName[m.Name] == m {
 		m.state = stateConnecting
 	}
 }
 
 // sighted takes over what a look at a machine found.
 func (c *Coordinator) sighted(m *machine, s sighting) {
+	if c.byName[m.Name] != m {
+		return // it is gone
+	}
 	if s.err != nil {
 		c.unreachable(m, s)
 		return
@@ -312,6 +360,8 @@ func (c *Coordinator) sighted(m *machine, s sighting) {
 		}
 	}
 	m.problem = problem
+	c.admit(m, time.Now())
+	c.machineBack(m)
 	if was != stateUp {
 		c.reconcile(m, &s)
 	}
@@ -332,6 +382,7 @@ func (c *Coordinator) unreachable(m *machine, s sighting) {
 	m.state, m.err, m.nextTry = stateDown, text, s.next
 	if now.Sub(m.down) >= c.limits.MachineLostAfter {
 		c.loseAll(m, "its machine "+m.Name+" cannot be reached")
+		c.machineLost(m)
 	}
 	c.endGrace(m)
 	c.placing = true
@@ -393,10 +444,18 @@ func keyProblem(name, publicKey string, acl *signature.ACL) string {
 // unavailable says why nothing can be placed on the machine now.
 func (m *machine) unavailable() string {
 	switch {
+	case m.removed:
+		return "removed from the machines file"
+	case m.setting.Draining:
+		return withReason("draining", m.setting.DrainReason)
 	case m.state == stateDown:
 		return "down: " + m.err
 	case m.state != stateUp:
 		return "not reached yet"
+	case m.next != nil:
+		return "its entry in the machines file changed; it is reached the new way once its builds are done"
+	case m.setting.Quarantined != "":
+		return "in quarantine until " + m.setting.QuarantinedUntil.Format(time.DateTime) + ": " + m.setting.Quarantined
 	}
 	return m.problem
 }
@@ -416,34 +475,6 @@ func (c *Coordinator) saveLearnt(m *machine) {
 		Name: m.Name, Bandwidth: m.bandwidth.value(), SpeedLog: m.speed.Log, SpeedSamples: m.speed.Samples,
 		PublicKey: m.info.PublicKey, Updated: m.saved,
 	}})
-}
-
-// status is what clients are told of the machine.
-func (m *machine) status() api.MachineStatus {
-	s := api.MachineStatus{
-		Name: m.Name, Systems: m.Systems, Features: m.Features, MandatoryFeatures: m.MandatoryFeatures,
-		ParallelBuilds: m.ParallelBuilds, Speed: m.Speed, Local: m.Local,
-		State: m.state, Error: m.err, Bandwidth: m.bandwidth.value(),
-	}
-	if m.state == stateUp {
-		s.Error = m.problem
-	}
-	if m.state == stateDown && !m.nextTry.IsZero() {
-		next := m.nextTry
-		s.NextTry = &next
-	}
-	for r := range m.runs {
-		if !r.fetchOnly {
-			s.Running++
-		}
-	}
-	if info := m.info; info != nil {
-		s.Agent, s.Kernel, s.StoreKind, s.Cores = info.Version, info.Kernel, info.StoreKind, info.Cores
-		s.Load = info.Load / float64(max(1, info.Cores))
-		s.FreeDisk, s.FreeMemory, s.PublicKey = info.FreeDisk, info.FreeMemory, info.PublicKey
-		s.ClockSkew = api.Seconds(m.skew.Seconds())
-	}
-	return s
 }
 
 // bandwidth is a moving average of what was measured, in bytes/s.

@@ -133,6 +133,9 @@ func (c *Coordinator) verdictOn(q *hookapi.Question) (a hookapi.Answer, hopeful 
 	if s := c.recorder.stalled.Load(); s != nil {
 		return later("the coordinator's ledger takes no changes: " + s.err.Error()), false
 	}
+	if held := c.held(); held != "" {
+		return later("the coordinator is " + held), false
+	}
 	if t := c.tasks[q.Derivation]; t != nil && t.wantedHome() {
 		// Its outputs go into the store, for which guix-daemon must let go of them.
 		return hookapi.Answer{Verdict: hookapi.Postpone, Reason: "a client of the coordinator has it built already"}, false
@@ -148,7 +151,7 @@ func (c *Coordinator) verdictOn(q *hookapi.Question) (a hookapi.Answer, hopeful 
 		case v.Rule == scheduler.RuleAvailable && !c.machines[i].tried():
 			hopeful = true
 			why = append(why, v.Machine+": "+v.Actual)
-		case v.Rule == scheduler.RuleAvailable, v.Rule == scheduler.RuleLoad, v.Rule == scheduler.RuleDisk:
+		case v.Rule == scheduler.RuleAvailable, v.Rule == scheduler.RuleAdmission, v.Rule == scheduler.RuleLoad, v.Rule == scheduler.RuleDisk:
 			why = append(why, v.Machine+": "+v.Actual)
 		}
 	}

@@ -26,7 +26,8 @@ func (c *Coordinator) place() {
 	c.placing = false
 	now := time.Now()
 	c.wake(now)
-	if c.queue.Len() == 0 || c.grace != nil || c.recorder.stalled.Load() != nil {
+	c.endQuarantines(now)
+	if c.queue.Len() == 0 || c.held() != "" || c.grace != nil || c.recorder.stalled.Load() != nil {
 		return
 	}
 	c.begin(c.plan(now))
@@ -48,6 +49,7 @@ func (c *Coordinator) begin(plan scheduler.Plan) {
 	for i := range plan.Assignments {
 		a := &plan.Assignments[i]
 		if t := c.byID[a.Build.ID]; t != nil {
+			c.counts.placed(time.Since(t.queuedAt))
 			c.attempt(t, c.byName[a.Machine], fmt.Sprintf("finished earliest there, in %s", a.Finish.Round(time.Millisecond)))
 		}
 	}
@@ -66,6 +68,7 @@ func (c *Coordinator) schedulerMachine(m *machine, now time.Time) scheduler.Mach
 		Name: m.Name, Systems: m.Systems, Features: m.Features, MandatoryFeatures: m.MandatoryFeatures,
 		Slots: m.ParallelBuilds, Speed: m.speed.Speed(m.Speed), Bandwidth: m.bandwidth.value(), Pending: m.sending.pending(),
 		OverloadThreshold: m.OverloadThreshold, FreeDisk: -1, MinFreeDisk: m.MinFreeDisk, Unavailable: m.unavailable(),
+		Refuses: m.refuses,
 	}
 	if m.Local {
 		s.Bandwidth = math.Inf(1)
@@ -151,6 +154,9 @@ func (c *Coordinator) possibleOn(b *scheduler.Build, machine string) bool {
 func (c *Coordinator) staticMachines() []scheduler.Machine {
 	if c.static == nil {
 		for _, m := range c.machines {
+			if m.removed {
+				continue
+			}
 			c.static = append(c.static, scheduler.Machine{
 				Name: m.Name, Systems: m.Systems, Features: m.Features, MandatoryFeatures: m.MandatoryFeatures,
 				Slots: m.ParallelBuilds, FreeDisk: -1,
@@ -163,7 +169,7 @@ func (c *Coordinator) staticMachines() []scheduler.Machine {
 // lookForIdleMachines checks that no build waits which a free machine could take.
 // The loop places whenever something changed, so what is found here is a bug.
 func (c *Coordinator) lookForIdleMachines() {
-	if c.grace != nil || c.recorder.stalled.Load() != nil || c.queue.Len() == 0 {
+	if c.grace != nil || c.recorder.stalled.Load() != nil || c.queue.Len() == 0 || c.held() != "" {
 		return
 	}
 	now := time.Now()
@@ -195,6 +201,9 @@ func (c *Coordinator) why(t *task, r *record) *api.Why {
 			w.WaitsFor = append(w.WaitsFor, in.builds[0].Build)
 		}
 	}
+	if t.state == api.Fetching && c.headLow != "" {
+		w.Summary = c.held()
+	}
 	if t.node == nil || t.state != api.Queued {
 		return w
 	}
@@ -211,6 +220,9 @@ func (c *Coordinator) why(t *task, r *record) *api.Why {
 		if v.OK() {
 			could = append(could, v.Machine)
 		}
+	}
+	if held := c.held(); held != "" {
+		w.Summary = held
 	}
 	if w.Summary == "" {
 		w.Summary = c.waitReason(t, could, now)

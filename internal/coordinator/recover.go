@@ -54,16 +54,17 @@ func (c *Coordinator) recover(ctx context.Context) error {
 }
 
 func (c *Coordinator) recoverMachines(ctx context.Context) error {
-	learnt, err := c.ledger.Machines(ctx)
+	past, err := c.pastOf(ctx)
 	if err != nil {
 		return err
 	}
 	for _, m := range c.machines {
-		l := learnt[m.Name]
-		m.bandwidth.set(l.Bandwidth)
-		m.speed.Log, m.speed.Samples = l.SpeedLog, l.SpeedSamples
+		m.remember(past)
 	}
-	return nil
+	if err := c.recoverFailures(ctx); err != nil {
+		return err
+	}
+	return c.recoverPause(ctx)
 }
 
 // recoverBuild makes a build of the ledger live again. Builds of the same derivation
@@ -92,6 +93,8 @@ func (c *Coordinator) recoverBuild(b *api.Build) {
 	}
 	if m := c.byName[b.Machine]; b.State.Running() && m != nil && b.Attempt >= t.attempt {
 		t.resume, t.state, t.machine = m, b.State, m
+	} else if b.State.Running() && m == nil {
+		c.log.Warn("an attempt is lost: its machine is not in the machines file any more", "build", b.ID, "machine", b.Machine)
 	}
 	t.attempt, t.retried = max(t.attempt, b.Attempt), max(t.retried, b.Retried)
 	if b.Failure != nil && !slices.ContainsFunc(t.failures, func(f api.Failure) bool { return f == *b.Failure }) {
@@ -103,6 +106,12 @@ func (c *Coordinator) recoverBuild(b *api.Build) {
 
 // resume goes on with an attempt that was under way when the coordinator stopped.
 func (c *Coordinator) resume(t *task) {
+	c.takeAgain(t, "the coordinator was started again and takes it up", nil)
+}
+
+// takeAgain goes on with the attempt that is under way on the machine resume, once before
+// is closed, if that is not nil.
+func (c *Coordinator) takeAgain(t *task, reason string, before <-chan struct{}) {
 	m := t.resume
 	t.resume = nil
 	r := c.newRun(t, m)
@@ -111,6 +120,11 @@ func (c *Coordinator) resume(t *task) {
 	if t.state != api.Building && t.state != api.Fetching {
 		r.resumed = api.Placed
 	}
-	c.setState(t, t.state, "the coordinator was started again and takes it up")
-	c.group.Go(r.main)
+	c.setState(t, t.state, reason)
+	c.group.Go(func() {
+		if before != nil {
+			<-before
+		}
+		r.main()
+	})
 }

@@ -74,6 +74,7 @@ type record struct {
 	// nil if there is none now.
 	delivery *delivery
 	check    *checking // carries it out, if it asks for one; its task is not in the graph
+	counted  countedAs // where counters have it
 }
 
 // newID returns an id for a build. It is random, so that its first digits tell
@@ -168,6 +169,7 @@ func (c *Coordinator) join(t *task, b api.Build) *record {
 	}
 	t.builds = append(t.builds, r)
 	c.builds[b.ID] = r
+	c.counts.count(r)
 	t.priority = max(t.priority, b.Priority)
 	return r
 }
@@ -218,6 +220,7 @@ func (c *Coordinator) setState(t *task, s api.State, reason string) {
 // save writes a build's record; with force an event is made though its state is the
 // same as before.
 func (c *Coordinator) save(r *record, force bool) {
+	c.finished(r)
 	b := r.Build // nothing that it points to is changed any more
 	if r.delivery != nil {
 		r.delivery.tell(&b)

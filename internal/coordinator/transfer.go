@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -95,6 +96,9 @@ var errNotAsked = errors.New("it was not asked for")
 // fetch is the move of a machine's fetching lane: one archive goes from the answer's
 // body into the head's store, which checks every item before it becomes visible.
 func (m *machine) fetch(ctx context.Context, batch []*store.Info) error {
+	if err := m.c.room.wait(ctx); err != nil {
+		return err
+	}
 	tr := m.c.moving.start(m.Name, "fetch", batch)
 	defer m.c.moving.end(tr)
 	asked := make(map[store.Path]bool, len(batch))
@@ -148,9 +152,13 @@ func (m *machine) fetchFailure(err error) error {
 
 // transfers has the streams that are under way.
 type transfers struct {
-	mu  sync.Mutex
-	all map[*transfer]struct{}
+	mu    sync.Mutex
+	all   map[*transfer]struct{}
+	total map[moved]int64 // bytes of those that are over
 }
+
+// moved names a machine and a direction.
+type moved struct{ machine, direction string }
 
 type transfer struct {
 	api.Transfer
@@ -158,7 +166,9 @@ type transfer struct {
 	started time.Time
 }
 
-func newTransfers() *transfers { return &transfers{all: make(map[*transfer]struct{})} }
+func newTransfers() *transfers {
+	return &transfers{all: make(map[*transfer]struct{}), total: make(map[moved]int64)}
+}
 
 func (t *transfers) start(machine, direction string, batch []*store.Info) *transfer {
 	now := time.Now()
@@ -178,6 +188,30 @@ func (t *transfers) end(tr *transfer) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.all, tr)
+	t.total[moved{tr.Machine, tr.Direction}] += tr.bytes.Load()
+}
+
+// totals returns the bytes that were moved since the start.
+func (t *transfers) totals() map[moved]int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	sums := maps.Clone(t.total)
+	for tr := range t.all {
+		sums[moved{tr.Machine, tr.Direction}] += tr.bytes.Load()
+	}
+	return sums
+}
+
+// none reports whether nothing moves to or from a machine.
+func (t *transfers) none(machine string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for tr := range t.all {
+		if tr.Machine == machine {
+			return false
+		}
+	}
+	return true
 }
 
 // list returns the transfers under way, the oldest first.

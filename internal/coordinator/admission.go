@@ -1,0 +1,106 @@
+package coordinator
+
+import (
+	"fmt"
+	"time"
+
+	"lighter/internal/agentapi"
+	"lighter/internal/api"
+	"lighter/machines"
+)
+
+// admissionSlack is by how much a machine must be better than a limit says to get builds
+// again that it was refused: limits with a hundredth in between would flap.
+const admissionSlack = 0.1
+
+// admissionRest is how long it must have been within its limits for that.
+const admissionRest = 20 * time.Second
+
+// refusal says which of a machine's limits its state is beyond, the first in the order of
+// what is worst; empty if none is. With slack it must be that much better than the limits, as
+// a part of them. What an agent does not know does not count.
+func refusal(m *machines.Machine, info *agentapi.Machine, slack float64) string {
+	for _, rule := range []struct {
+		what     string
+		has      int64
+		min      int64
+		quantity func(int64) string
+	}{
+		{"disk where its store is", info.FreeDisk, m.MinFreeDisk, sizeOf},
+		{"inodes where its store is", info.FreeInodes, m.MinFreeInodes, countOf},
+		{"disk where builds have their folders", info.BuildFreeDisk, m.MinFreeDisk, sizeOf},
+		{"inodes where builds have their folders", info.BuildFreeInodes, m.MinFreeInodes, countOf},
+		{"memory", info.FreeMemory, m.MinFreeMemory, sizeOf},
+	} {
+		limit := float64(rule.min) * (1 + slack)
+		if rule.has >= 0 && rule.min > 0 && float64(rule.has) < limit {
+			return fmt.Sprintf("%s free of %s, with less than %s it gets no builds", rule.quantity(rule.has), rule.what, rule.quantity(int64(limit)))
+		}
+	}
+	for _, rule := range []struct {
+		what     string
+		has, max float64
+	}{
+		{"memory", info.MemoryPressure, m.MaxMemoryPressure},
+		{"CPU", info.CPUPressure, m.MaxCPUPressure},
+	} {
+		limit := rule.max * (1 - slack)
+		if rule.has >= 0 && rule.max > 0 && rule.has >= limit {
+			return fmt.Sprintf("%s pressure %.1f%%, from %.4g%% on it gets no builds", rule.what, rule.has, limit)
+		}
+	}
+	return ""
+}
+
+// withUnknown marks what an agent of before these figures does not say. It says nothing of
+// the machine's hardware either.
+func withUnknown(info *agentapi.Machine) *agentapi.Machine {
+	if info.Hardware != (api.Hardware{}) {
+		return info
+	}
+	marked := *info
+	marked.FreeInodes, marked.BuildFreeDisk, marked.BuildFreeInodes = -1, -1, -1
+	marked.CPUPressure, marked.MemoryPressure = -1, -1
+	return &marked
+}
+
+// admit decides whether a machine gets builds in the state in which it was found.
+func (c *Coordinator) admit(m *machine, now time.Time) {
+	info := withUnknown(m.info)
+	text := refusal(&m.Machine, info, 0)
+	switch {
+	case text != "":
+		m.refusedAt = now
+		if m.refuses == "" {
+			m.log.Warn("the machine gets no builds for now", "why", text)
+			c.event(m.Name, "gets no builds for now: "+text)
+		}
+		m.refuses = text
+	case m.refuses == "":
+	case now.Sub(m.refusedAt) < admissionRest:
+	default:
+		if text := refusal(&m.Machine, info, admissionSlack); text != "" {
+			m.refuses = text
+			return
+		}
+		m.refuses = ""
+		m.log.Info("the machine gets builds again")
+		c.event(m.Name, "gets builds again")
+	}
+}
+
+// sizeOf prints a number of bytes for people.
+func sizeOf(n int64) string {
+	const unit = 1024
+	if n < unit {
+		return fmt.Sprintf("%d B", n)
+	}
+	size, prefix := float64(n)/unit, 0
+	for size >= unit && prefix < len("KMGTP")-1 {
+		size /= unit
+		prefix++
+	}
+	return fmt.Sprintf("%.1f %ciB", size, "KMGTP"[prefix])
+}
+
+func countOf(n int64) string { return fmt.Sprint(n) }

@@ -1,0 +1,277 @@
+package coordinator
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"time"
+
+	"lighter/internal/api"
+	"lighter/internal/ledger"
+	"lighter/scheduler"
+)
+
+// Limits on what is counted and kept in memory.
+const (
+	maxSystems     = 64     // that are told apart; what is beyond counts as otherSystem
+	maxFailures    = 20     // that a status has
+	failuresLooked = 2000   // builds of the ledger among which those of a start are looked for
+	maxSampled     = 10_000 // tasks whose expected durations a status adds up
+)
+
+const otherSystem = "other"
+
+// counters is what the loop counts. Nothing of it is in the ledger.
+type counters struct {
+	live       map[string]*liveCounts // by system
+	ended      map[string]*hour       // by system
+	finals     map[api.State]uint64   // builds that became final, by state
+	failed     map[api.Culprit]uint64 // attempts
+	placements uint64
+	latency    histogram   // from queued to placed
+	failures   []api.Build // that failed last, the newest first
+}
+
+// liveCounts are the builds of a system that are not final.
+type liveCounts struct{ queued, waiting, running int }
+
+// countedAs says where a build is counted.
+type countedAs struct {
+	state  api.State // Queued, Waiting, or Building for all that run; empty: nowhere
+	system string
+}
+
+func newCounters() counters {
+	return counters{
+		live: make(map[string]*liveCounts), ended: make(map[string]*hour),
+		finals: make(map[api.State]uint64), failed: make(map[api.Culprit]uint64), latency: newHistogram(),
+	}
+}
+
+// count counts a build as what it is now.
+func (n *counters) count(r *record) {
+	var as countedAs
+	switch {
+	case r.State.Final():
+	case r.State.Running():
+		as = countedAs{api.Building, n.known(r.System)}
+	case r.State == api.Waiting:
+		as = countedAs{api.Waiting, n.known(r.System)}
+	default:
+		as = countedAs{api.Queued, n.known(r.System)}
+	}
+	if as != r.counted {
+		n.add(r.counted, -1)
+		n.add(as, 1)
+		r.counted = as
+	}
+}
+
+// known returns the name under which a system is counted.
+func (n *counters) known(system string) string {
+	if n.live[system] == nil {
+		if len(n.live) >= maxSystems {
+			system = otherSystem
+		}
+		if n.live[system] == nil {
+			n.live[system], n.ended[system] = &liveCounts{}, &hour{}
+		}
+	}
+	return system
+}
+
+func (n *counters) add(as countedAs, d int) {
+	switch l := n.live[as.system]; as.state {
+	case api.Queued:
+		l.queued += d
+	case api.Waiting:
+		l.waiting += d
+	case api.Building:
+		l.running += d
+	}
+}
+
+// finished counts a build whose record is about to be saved. It is called for every change;
+// only what is new counts.
+func (c *Coordinator) finished(r *record) {
+	n := &c.counts
+	was := r.counted
+	n.count(r)
+	if !r.State.Final() || was == (countedAs{}) {
+		return
+	}
+	n.finals[r.State]++
+	n.ended[was.system].add(time.Now())
+	if listedFailure(&r.Build) {
+		n.failures = slices.Insert(n.failures, 0, r.Build)
+		n.failures = n.failures[:min(len(n.failures), maxFailures)]
+	}
+}
+
+// listedFailure reports whether a build is one of those that a status shows: it failed
+// itself, and not for another's sake.
+func listedFailure(b *api.Build) bool {
+	return (b.State == api.Failed || b.State == api.TimedOut) && (b.Failure == nil || b.Failure.Kind != api.KindDependency)
+}
+
+// recoverFailures finds the failures that a status shows in the ledger.
+func (c *Coordinator) recoverFailures(ctx context.Context) error {
+	filter := ledger.Filter{Filter: api.Filter{States: []api.State{api.Failed, api.TimedOut}}, Limit: failuresLooked}
+	for b, err := range c.ledger.Builds(ctx, filter) {
+		if err != nil {
+			return err
+		}
+		if listedFailure(b) {
+			c.counts.failures = append(c.counts.failures, *b)
+		}
+		if len(c.counts.failures) == maxFailures {
+			break
+		}
+	}
+	slices.SortStableFunc(c.counts.failures, func(a, b api.Build) int { return stopped(&b).Compare(stopped(&a)) })
+	return nil
+}
+
+func stopped(b *api.Build) time.Time {
+	if b.Stopped != nil {
+		return *b.Stopped
+	}
+	return b.Submitted
+}
+
+// placed counts a build that was placed so long after it could be.
+func (n *counters) placed(waited time.Duration) {
+	n.placements++
+	n.latency.observe(waited.Seconds())
+}
+
+func (n *counters) attemptFailed(by api.Culprit) { n.failed[by]++ }
+
+// hour counts what happened in the last 60 minutes.
+type hour struct {
+	minutes [60]int
+	last    int64 // minute of the newest count, since 1970
+}
+
+func (h *hour) add(now time.Time) {
+	h.advance(now)
+	h.minutes[h.last%60]++
+}
+
+func (h *hour) sum(now time.Time) int {
+	h.advance(now)
+	sum := 0
+	for _, n := range h.minutes {
+		sum += n
+	}
+	return sum
+}
+
+func (h *hour) advance(now time.Time) {
+	minute := now.Unix() / 60
+	if minute-h.last >= 60 {
+		h.minutes = [60]int{}
+		h.last = minute
+	}
+	for ; h.last < minute; h.last++ {
+		h.minutes[(h.last+1)%60] = 0
+	}
+}
+
+// queues says what there is to do, by system.
+func (c *Coordinator) queues(now time.Time) []api.SystemQueue {
+	since := min(now.Sub(c.started), time.Hour).Hours()
+	left := c.workLeft(now)
+	var list []api.SystemQueue
+	for _, system := range slices.Sorted(maps.Keys(c.counts.live)) {
+		l := c.counts.live[system]
+		q := api.SystemQueue{System: system, Queued: l.queued, Waiting: l.waiting, Running: l.running}
+		// What was counted in a moment says nothing of an hour.
+		q.Rate = float64(c.counts.ended[system].sum(now)) / max(since, time.Minute.Hours())
+		if l.queued+l.waiting+l.running > 0 {
+			q.Empty = api.Seconds(c.timeFor(system, left[system]).Seconds())
+		} else if q.Rate == 0 {
+			continue
+		}
+		list = append(list, q)
+	}
+	return list
+}
+
+// work is what is to be done for one system, as it would take at speed 1.
+type work struct{ all, path time.Duration }
+
+// workLeft adds up the expected durations of what is to be built, and finds the longest path
+// of builds that need each other. Of very many it takes a sample.
+func (c *Coordinator) workLeft(now time.Time) map[string]*work {
+	left := make(map[string]*work)
+	looked := 0
+	for _, t := range c.tasks {
+		if looked++; looked > maxSampled {
+			break
+		}
+		if t.available || len(t.builds) == 0 {
+			continue
+		}
+		system := c.counts.known(t.builds[0].System)
+		w := left[system]
+		if w == nil {
+			w = &work{}
+			left[system] = w
+		}
+		expected := t.expected
+		if expected == 0 {
+			expected = scheduler.DefaultDuration
+		}
+		w.path = max(w.path, t.rank)
+		if t.run != nil {
+			expected = max(0, expected-now.Sub(t.run.began))
+		}
+		w.all += expected
+	}
+	if n := len(c.tasks); n > maxSampled {
+		for _, w := range left {
+			w.all = time.Duration(float64(w.all) * float64(n) / maxSampled)
+		}
+	}
+	return left
+}
+
+// timeFor says how long the machines that take builds now need for work; 0 if there are
+// none.
+func (c *Coordinator) timeFor(system string, w *work) time.Duration {
+	var speed, fastest float64
+	for _, m := range c.machines {
+		if m.unavailable() == "" && slices.Contains(m.Systems, system) {
+			s := m.speed.Speed(m.Speed)
+			speed += s * float64(m.ParallelBuilds)
+			fastest = max(fastest, s)
+		}
+	}
+	if w == nil || speed <= 0 {
+		return 0
+	}
+	return time.Duration(max(float64(w.all)/speed, float64(w.path)/fastest))
+}
+
+// histogram counts observations by size, as Prometheus has it.
+type histogram struct {
+	bounds []float64 // upper ones, growing
+	counts []uint64  // one more than bounds
+	sum    float64
+}
+
+func newHistogram() histogram {
+	bounds := []float64{0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 60, 300, 1800, 7200}
+	return histogram{bounds: bounds, counts: make([]uint64, len(bounds)+1)}
+}
+
+func (h *histogram) observe(v float64) {
+	i, _ := slices.BinarySearch(h.bounds, v)
+	h.counts[i]++
+	h.sum += v
+}
+
+func (h *histogram) clone() histogram {
+	return histogram{h.bounds, slices.Clone(h.counts), h.sum}
+}

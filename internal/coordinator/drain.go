@@ -1,0 +1,269 @@
+package coordinator
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"lighter/internal/api"
+	"lighter/internal/ledger"
+)
+
+// machineSettings is how the names of the ledger's settings start that are about a machine.
+const machineSettings = "machine/"
+
+// machineSetting is what the ledger keeps of a machine beside what was learnt of it: what
+// operators decided, and what must not be forgotten by a restart.
+type machineSetting struct {
+	Draining    bool   `json:"draining,omitempty"`
+	DrainReason string `json:"drainReason,omitempty"`
+	// Tags were set by operators; Untagged are tags of the file that they removed.
+	Tags     map[string]string `json:"tags,omitempty"`
+	Untagged []string          `json:"untagged,omitempty"`
+	// Quarantined says why it gets no builds until QuarantinedUntil.
+	Quarantined      string     `json:"quarantined,omitempty"`
+	QuarantinedUntil *time.Time `json:"quarantinedUntil,omitempty"`
+	// Disagreed counts builds that failed there and succeeded elsewhere.
+	Disagreed int        `json:"disagreed,omitempty"`
+	Lost      bool       `json:"lost,omitempty"` // its builds were freed
+	LastGC    *time.Time `json:"lastGC,omitempty"`
+}
+
+// saveSetting has the ledger keep a machine's setting as it is now.
+func (c *Coordinator) saveSetting(m *machine) {
+	s := m.setting
+	s.Tags, s.Untagged = maps.Clone(s.Tags), slices.Clone(s.Untagged)
+	c.change(ledger.Change{Setting: &ledger.Setting{Name: machineSettings + m.Name, Value: s}})
+}
+
+// withReason adds a person's reason to what was done, if there is one.
+func withReason(what, reason string) string {
+	if reason == "" {
+		return what
+	}
+	return what + ": " + reason
+}
+
+// operate records what an operator did about a machine, and looks at the queue again.
+func (c *Coordinator) operate(m *machine, text string) {
+	c.saveSetting(m)
+	c.machineEvent(api.KindOperator, m.Name, text)
+	m.log.Info("an operator changed a machine", "what", text)
+	c.placing = true
+}
+
+func (c *Coordinator) drainMachine(m *machine, reason string) {
+	m.setting.Draining, m.setting.DrainReason = true, reason
+	c.operate(m, withReason("draining", reason))
+}
+
+// resumeMachine ends draining and quarantine.
+func (c *Coordinator) resumeMachine(m *machine, reason string) {
+	s := &m.setting
+	s.Draining, s.DrainReason = false, ""
+	s.Quarantined, s.QuarantinedUntil, s.Disagreed = "", nil, 0
+	c.operate(m, withReason("resumed", reason))
+}
+
+// quarantine has a machine get no builds for a time, because builds fail there that
+// succeed elsewhere.
+func (c *Coordinator) quarantine(m *machine, why string) {
+	if c.byName[m.Name] != m || m.setting.Quarantined != "" {
+		return
+	}
+	until := time.Now().Add(c.limits.QuarantineTime).Round(time.Second)
+	m.setting.Quarantined, m.setting.QuarantinedUntil = why, &until
+	m.log.Warn("the machine is in quarantine; machines resume ends that", "why", why, "until", until)
+	c.saveSetting(m)
+	c.event(m.Name, "in quarantine until "+until.Format(time.DateTime)+": "+why)
+	c.placeBy(until)
+}
+
+// endQuarantines lets machines be tried again whose time in quarantine is over. What was
+// held against them counts half.
+func (c *Coordinator) endQuarantines(now time.Time) {
+	for _, m := range c.machines {
+		s := &m.setting
+		switch {
+		case s.QuarantinedUntil == nil:
+		case now.Before(*s.QuarantinedUntil):
+			c.placeBy(*s.QuarantinedUntil)
+		default:
+			s.Quarantined, s.QuarantinedUntil, s.Disagreed = "", nil, s.Disagreed/2
+			m.log.Info("the machine's quarantine is over")
+			c.saveSetting(m)
+			c.event(m.Name, "quarantine is over")
+		}
+	}
+}
+
+// machineLost notes that a machine's builds were freed.
+func (c *Coordinator) machineLost(m *machine) {
+	if m.setting.Lost {
+		return
+	}
+	m.setting.Lost = true
+	c.saveSetting(m)
+	m.log.Warn("the machine is lost; what it built is built elsewhere", "away", time.Since(m.down).Round(time.Second))
+	c.machineEvent(api.KindMachineLost, m.Name, fmt.Sprintf("not reached for %s: %s", time.Since(m.down).Round(time.Second), m.err))
+}
+
+// machineBack notes that a machine which was lost is there again.
+func (c *Coordinator) machineBack(m *machine) {
+	if !m.setting.Lost {
+		return
+	}
+	m.setting.Lost = false
+	c.saveSetting(m)
+	c.machineEvent(api.KindMachineBack, m.Name, "reached again")
+}
+
+// tags are those of the file, as operators changed them.
+func (m *machine) tags() map[string]string {
+	tags := maps.Clone(m.Tags)
+	for _, name := range m.setting.Untagged {
+		delete(tags, name)
+	}
+	if tags == nil && len(m.setting.Tags) > 0 {
+		tags = make(map[string]string)
+	}
+	maps.Copy(tags, m.setting.Tags)
+	return tags
+}
+
+// tagMachine changes a machine's tags.
+func (c *Coordinator) tagMachine(m *machine, change *api.TagChange) error {
+	s := m.setting
+	s.Tags, s.Untagged = maps.Clone(s.Tags), slices.Clone(s.Untagged)
+	var did []string
+	for _, name := range change.Remove {
+		delete(s.Tags, name)
+		if _, filed := m.Tags[name]; filed && !slices.Contains(s.Untagged, name) {
+			s.Untagged = append(s.Untagged, name)
+		}
+		did = append(did, "without "+name)
+	}
+	for _, name := range slices.Sorted(maps.Keys(change.Set)) {
+		if s.Tags == nil {
+			s.Tags = make(map[string]string)
+		}
+		s.Tags[name] = change.Set[name]
+		s.Untagged = slices.DeleteFunc(s.Untagged, func(x string) bool { return x == name })
+		did = append(did, name+"="+change.Set[name])
+	}
+	if len(s.Tags) > maxTags || len(s.Untagged) > maxTags {
+		return badRequest("machine %s would have more than %d tags", m.Name, maxTags)
+	}
+	m.setting = s
+	c.operate(m, "tags: "+strings.Join(did, ", "))
+	return nil
+}
+
+func checkTags(change *api.TagChange) error {
+	if len(change.Set) == 0 && len(change.Remove) == 0 {
+		return badRequest("neither set nor remove names a tag")
+	}
+	if len(change.Set) > maxTags || len(change.Remove) > maxTags {
+		return badRequest("at most %d tags are changed at once", maxTags)
+	}
+	for k, v := range change.Set {
+		if k == "" || len(k)+len(v) > maxTagBytes {
+			return badRequest("tag %.40q: a tag has a name, and at most %d bytes", k, maxTagBytes)
+		}
+		if slices.Contains(change.Remove, k) {
+			return badRequest("tag %.40q is to be both set and removed", k)
+		}
+	}
+	return nil
+}
+
+// maxNote bounds an operator's reason, in bytes.
+const maxNote = 1 << 10
+
+func readNote(r *http.Request) (string, error) {
+	var note api.OperatorNote
+	if err := readJSON(r, &note); err != nil {
+		return "", err
+	}
+	if len(note.Reason) > maxNote {
+		return "", badRequest("the reason has %d bytes, at most %d are taken", len(note.Reason), maxNote)
+	}
+	return note.Reason, nil
+}
+
+// durable has the loop call f, and returns when what f changed is in the ledger.
+func (c *Coordinator) durable(ctx context.Context, f func() error) error {
+	done := make(chan error, 1)
+	c.post(func() {
+		if err := f(); err != nil {
+			done <- err
+			return
+		}
+		c.durably(func() { done <- nil })
+	})
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-c.stopped:
+		return errStopping
+	}
+}
+
+// changeMachine has f change the machine that a request names, and answers with how it
+// stands then.
+func (c *Coordinator) changeMachine(w http.ResponseWriter, r *http.Request, f func(m *machine) error) error {
+	var status api.MachineStatus
+	if err := c.durable(r.Context(), func() error {
+		m, err := c.named(r.PathValue("name"))
+		if err != nil {
+			return err
+		}
+		if err := f(m); err != nil {
+			return err
+		}
+		status = c.machineStatus(m)
+		return nil
+	}); err != nil {
+		return err
+	}
+	return answer(w, status)
+}
+
+func (c *Coordinator) postDrain(w http.ResponseWriter, r *http.Request) error {
+	reason, err := readNote(r)
+	if err != nil {
+		return err
+	}
+	return c.changeMachine(w, r, func(m *machine) error {
+		c.drainMachine(m, reason)
+		return nil
+	})
+}
+
+func (c *Coordinator) postResumeMachine(w http.ResponseWriter, r *http.Request) error {
+	reason, err := readNote(r)
+	if err != nil {
+		return err
+	}
+	return c.changeMachine(w, r, func(m *machine) error {
+		c.resumeMachine(m, reason)
+		return nil
+	})
+}
+
+func (c *Coordinator) postTags(w http.ResponseWriter, r *http.Request) error {
+	var change api.TagChange
+	if err := readJSON(r, &change); err != nil {
+		return err
+	}
+	if err := checkTags(&change); err != nil {
+		return err
+	}
+	return c.changeMachine(w, r, func(m *machine) error { return c.tagMachine(m, &change) })
+}

@@ -1,0 +1,122 @@
+package coordinator
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"time"
+
+	"lighter/internal/agentapi"
+	"lighter/internal/api"
+	"lighter/store"
+)
+
+// How machines' garbage is collected in time.
+const (
+	// gcTimeout bounds one collection.
+	gcTimeout = 2 * time.Hour
+	// gcRetry is the time after which a collection that failed is tried again.
+	gcRetry = 10 * time.Minute
+	// gcPatience is the part of its interval for which a collection waits until nothing
+	// is carried to or from the machine.
+	gcPatience = 0.25
+)
+
+// timedGC says what machine's garbage is collected in time now.
+type timedGC struct{ machine *machine }
+
+// collectWhenDue starts collecting the garbage of the machine whose time has come most, if
+// none is collected now.
+func (c *Coordinator) collectWhenDue(now time.Time) {
+	if c.gc.machine != nil {
+		return
+	}
+	var chosen *machine
+	var most time.Duration
+	for _, m := range c.machines {
+		if overdue, due := m.gcDue(now); due && (chosen == nil || overdue > most) {
+			chosen, most = m, overdue
+		}
+	}
+	if chosen == nil {
+		return
+	}
+	m, req := chosen, &agentapi.GCRequest{MaxFreed: chosen.GCMaxFreed, OlderThan: api.Seconds(chosen.GCOlderThan.Seconds())}
+	c.gc.machine = m
+	c.group.Go(func() {
+		ctx, cancel := context.WithTimeout(c.ctx, gcTimeout)
+		defer cancel()
+		result, err := m.client.CollectGarbage(ctx, req)
+		c.post(func() {
+			c.gc.machine = nil
+			c.collected(m, result, err)
+		})
+	})
+}
+
+// gcDue reports whether it is time to collect a machine's garbage, and for how long it has
+// been.
+func (m *machine) gcDue(now time.Time) (overdue time.Duration, due bool) {
+	if m.GCInterval <= 0 || m.state != stateUp || m.leaving() || now.Before(m.gcAfter) {
+		return 0, false
+	}
+	overdue = m.GCInterval
+	if last := m.setting.LastGC; last != nil {
+		overdue = now.Sub(*last) - m.GCInterval
+	}
+	if overdue < 0 {
+		return 0, false
+	}
+	busy := !m.c.moving.none(m.Name) || m.sending.pending() > 0
+	return overdue, !busy || float64(overdue) > gcPatience*float64(m.GCInterval)
+}
+
+// collected notes how collecting a machine's garbage went.
+func (c *Coordinator) collected(m *machine, result *agentapi.GCResult, err error) {
+	if err != nil {
+		m.gcError, m.gcAfter = err.Error(), time.Now().Add(gcRetry)
+		m.log.Warn("the machine's garbage was not collected", "err", err)
+		c.event(m.Name, "garbage was not collected: "+err.Error())
+		return
+	}
+	c.noteGC(m)
+	m.log.Info("the machine's garbage was collected", "items", len(result.Deleted), "freed", sizeOf(result.Freed))
+}
+
+func (c *Coordinator) noteGC(m *machine) {
+	now := time.Now()
+	m.setting.LastGC, m.gcError = &now, ""
+	m.has.clear()
+	c.saveSetting(m)
+	m.contacts.poke() // its free disk is another now
+}
+
+func (c *Coordinator) postGC(w http.ResponseWriter, r *http.Request) error {
+	m, err := c.machine(r)
+	if err != nil {
+		return err
+	}
+	var body api.MachineGC
+	if err := readJSON(r, &body); err != nil {
+		return err
+	}
+	ctx, cancel := c.untilStopped(r.Context())
+	defer cancel()
+	result, err := m.client.CollectGarbage(ctx, &agentapi.GCRequest{
+		MaxFreed: body.MaxFreed, OlderThan: body.OlderThan, DryRun: body.DryRun,
+	})
+	if err != nil {
+		if ended := context.Cause(ctx); ended != nil {
+			return ended
+		}
+		return &api.Error{Status: http.StatusBadGateway, Code: api.CodeMachineError, Message: fmt.Sprintf("machine %s: %s", m.Name, err)}
+	}
+	if !body.DryRun {
+		c.post(func() { c.noteGC(m) })
+	}
+	deleted := result.Deleted
+	if deleted == nil {
+		deleted = []store.Path{}
+	}
+	return answer(w, api.MachineGCResult{Deleted: deleted, Freed: result.Freed})
+}

@@ -1,0 +1,61 @@
+package coordinator
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"lighter/internal/agentapi"
+	"lighter/internal/api"
+)
+
+// optionsFor returns what the request to a machine's agent says of how a task is built there,
+// as the task's builds and the machine's entry have it. Attempt, derivation, inputs and
+// outputs are the run's to fill in.
+func (m *machine) optionsFor(t *task) agentapi.BuildRequest {
+	o := buildOptions(t)
+	o.Timeout = shorter(o.Timeout, m.Timeout)
+	o.MaxSilentTime = shorter(o.MaxSilentTime, m.MaxSilentTime)
+	o.Cores = m.BuildCores
+	o.SandboxPaths = slices.Clone(m.SandboxPaths)
+	o.SubstituteURLs = slices.Clone(m.SubstituteURLs)
+	return o
+}
+
+// buildOptions are those of the build that asks for most time.
+func buildOptions(t *task) agentapi.BuildRequest {
+	var o agentapi.BuildRequest
+	builds := t.builds
+	if t.check != nil {
+		o.Check, builds = true, []*record{t.check.rec}
+	}
+	for i, r := range builds {
+		if i == 0 {
+			o.Timeout, o.MaxSilentTime = r.Timeout, r.MaxSilentTime
+		}
+		o.Timeout = longer(o.Timeout, r.Timeout)
+		o.MaxSilentTime = longer(o.MaxSilentTime, r.MaxSilentTime)
+		o.KeepFailed = o.KeepFailed || r.KeepFailed
+	}
+	return o
+}
+
+// longer returns the longer of two times of which 0 is no limit.
+func longer(a, b api.Seconds) api.Seconds {
+	if a == 0 || b == 0 {
+		return 0
+	}
+	return max(a, b)
+}
+
+// shorter returns a request's limit as a machine bounds it, where 0 is no limit.
+func shorter(a api.Seconds, bound time.Duration) api.Seconds {
+	b := api.Seconds(bound.Seconds())
+	if a == 0 || b == 0 {
+		return a + b
+	}
+	return min(a, b)
+}
+
+// streams is how many streams of items there may be in each direction.
+func (m *machine) streams() int { return cmp.Or(m.ParallelTransfers, m.c.limits.Streams) }

@@ -1,0 +1,235 @@
+package coordinator
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"math"
+	"net/http"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"lighter/internal/api"
+	"lighter/internal/ledger"
+)
+
+// pausedSetting is the name of the ledger's setting that says whether an operator paused
+// the coordinator.
+const pausedSetting = "paused"
+
+type pauseSetting struct {
+	Paused bool   `json:"paused"`
+	Reason string `json:"reason,omitempty"`
+}
+
+// held says why nothing is placed; empty if builds are.
+func (c *Coordinator) held() string {
+	switch {
+	case c.pause.Paused:
+		return withReason("paused", c.pause.Reason)
+	case c.headLow != "":
+		return "paused until there is room on the head: " + c.headLow
+	}
+	return ""
+}
+
+// setPaused pauses placing for an operator, or ends that. What runs goes on.
+func (c *Coordinator) setPaused(paused bool, reason string) {
+	s := &ledger.Setting{Name: pausedSetting}
+	text := withReason("resumed", reason)
+	c.pause = pauseSetting{}
+	if paused {
+		c.pause = pauseSetting{true, reason}
+		s.Value = c.pause
+		text = withReason("paused", reason)
+	}
+	c.change(ledger.Change{Setting: s})
+	c.machineEvent(api.KindOperator, "", text)
+	c.log.Info("an operator changed the coordinator", "what", text)
+	c.placing = true
+}
+
+func (c *Coordinator) recoverPause(ctx context.Context) error {
+	_, err := c.ledger.Setting(ctx, pausedSetting, &c.pause)
+	if err == nil && c.pause.Paused {
+		c.log.Warn("nothing is started: an operator paused the coordinator", "reason", c.pause.Reason)
+	}
+	return err
+}
+
+func (c *Coordinator) postPause(w http.ResponseWriter, r *http.Request) error {
+	return c.changePaused(w, r, true)
+}
+
+func (c *Coordinator) postResume(w http.ResponseWriter, r *http.Request) error {
+	return c.changePaused(w, r, false)
+}
+
+func (c *Coordinator) changePaused(w http.ResponseWriter, r *http.Request, paused bool) error {
+	reason, err := readNote(r)
+	if err != nil {
+		return err
+	}
+	if err := c.durable(r.Context(), func() error {
+		c.setPaused(paused, reason)
+		return nil
+	}); err != nil {
+		return err
+	}
+	return answer(w, json.RawMessage("{}"))
+}
+
+// ---- room on the head ----------------------------------------------------------------
+
+// HeadLimits are what must be free on the head's disks for it to start builds and to fetch
+// outputs; 0 disregards it.
+type HeadLimits struct {
+	MinFreeDisk      int64 // bytes, where the store is
+	MinFreeInodes    int64 // there
+	MinFreeStateDisk int64 // bytes, where ledger and logs are
+}
+
+// lacks says which limit the head is beyond. With slack there must be that much more than
+// the limits, as a part of them.
+func (l *HeadLimits) lacks(s *api.HeadStatus, slack float64) string {
+	for _, rule := range []struct {
+		what     string
+		has, min int64
+		quantity func(int64) string
+	}{
+		{"where the store is", s.FreeDisk, l.MinFreeDisk, sizeOf},
+		{"where the coordinator's state is", s.StateFreeDisk, l.MinFreeStateDisk, sizeOf},
+		{"inodes where the store is", s.FreeInodes, l.MinFreeInodes, countOf},
+	} {
+		limit := float64(rule.min) * (1 + slack)
+		if rule.has >= 0 && rule.min > 0 && float64(rule.has) < limit {
+			return fmt.Sprintf("%s free %s, %s are wanted", rule.quantity(rule.has), rule.what, rule.quantity(int64(limit)))
+		}
+	}
+	return ""
+}
+
+// headInterval is the time between looks at the head's disks.
+const headInterval = 5 * time.Second
+
+// watchHead looks at the head's disks.
+func (c *Coordinator) watchHead(ctx context.Context) {
+	measure := c.cfg.headSpace
+	if measure == nil {
+		measure = c.measureHead
+	}
+	failed := false
+	for {
+		space, err := measure()
+		if err != nil && !failed {
+			c.log.Warn("the head's free disk is not known", "err", err)
+		}
+		if failed = err != nil; !failed {
+			c.post(func() { c.headMeasured(space) })
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(headInterval):
+		}
+	}
+}
+
+// headMeasured pauses, or goes on, as there is room on the head.
+func (c *Coordinator) headMeasured(space api.HeadStatus) {
+	c.space = space
+	slack := 0.0
+	if c.headLow != "" {
+		slack = admissionSlack
+	}
+	low := c.cfg.HeadLimits.lacks(&space, slack)
+	switch {
+	case low != "" && c.headLow == "":
+		c.log.Error("the head has no room: nothing is started or fetched until it has", "why", low)
+		c.event("", "paused until there is room on the head: "+low)
+		c.room.shut()
+	case low == "" && c.headLow != "":
+		c.log.Info("the head has room again")
+		c.event("", "there is room on the head again")
+		c.room.open()
+		c.placing = true
+	}
+	c.headLow = low
+}
+
+// measureHead asks the file systems. What is not known is negative.
+func (c *Coordinator) measureHead() (api.HeadStatus, error) {
+	s := api.HeadStatus{FreeDisk: -1, FreeInodes: -1, StateFreeDisk: -1}
+	var err error
+	if c.cfg.StoreFolder != "" {
+		if s.FreeDisk, s.FreeInodes, err = freeSpace(c.cfg.StoreFolder); err != nil {
+			return s, err
+		}
+	}
+	if c.cfg.StateFolder != "" {
+		s.StateFreeDisk, _, err = freeSpace(c.cfg.StateFolder)
+	}
+	return s, err
+}
+
+// freeSpace returns the bytes and inodes that are free for ordinary users. A file system
+// without a number of inodes has -1.
+func freeSpace(folder string) (bytes, inodes int64, err error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(folder, &st); err != nil {
+		return -1, -1, &fs.PathError{Op: "statfs", Path: folder, Err: err}
+	}
+	bytes = int64(min(st.Bavail*uint64(max(0, st.Bsize)), math.MaxInt64))
+	if st.Files == 0 {
+		return bytes, -1, nil
+	}
+	return bytes, int64(min(st.Ffree, math.MaxInt64)), nil
+}
+
+// gate lets through, or makes wait.
+type gate struct {
+	mu     sync.Mutex
+	opened chan struct{} // closed when it is open
+}
+
+func newGate() *gate {
+	g := &gate{opened: make(chan struct{})}
+	close(g.opened)
+	return g
+}
+
+func (g *gate) shut() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	select {
+	case <-g.opened:
+		g.opened = make(chan struct{})
+	default:
+	}
+}
+
+func (g *gate) open() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	select {
+	case <-g.opened:
+	default:
+		close(g.opened)
+	}
+}
+
+// wait returns when the gate is open, or with the reason for which ctx ended.
+func (g *gate) wait(ctx context.Context) error {
+	g.mu.Lock()
+	opened := g.opened
+	g.mu.Unlock()
+	select {
+	case <-opened:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

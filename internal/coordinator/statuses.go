@@ -1,0 +1,163 @@
+package coordinator
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"slices"
+	"time"
+
+	"lighter/internal/api"
+	"lighter/scheduler"
+)
+
+// maxRunning bounds the running builds that a status lists.
+const maxRunning = 1000
+
+// Status returns the coordinator at one glance.
+func (c *Coordinator) Status(ctx context.Context) (*api.Status, error) {
+	s := &api.Status{
+		Version: c.cfg.Version, PID: os.Getpid(), Started: c.started, Counts: c.ledger.Counts(),
+		LastEvent: c.ledger.LastEvent(), Running: []api.Build{}, Transfers: c.moving.list(),
+	}
+	s.HooksPending, s.HooksParked = c.hookRuns()
+	err := c.do(ctx, func() {
+		now := time.Now()
+		for _, m := range c.machines {
+			s.Machines = append(s.Machines, c.machineStatus(m))
+			for run := range m.runs {
+				if t := run.task; t.run == run && len(t.builds) > 0 && len(s.Running) < maxRunning {
+					s.Running = append(s.Running, t.builds[0].Build)
+				}
+			}
+		}
+		s.Paused, s.Head, s.MachinesFile = c.held(), c.space, c.file.status
+		s.Queues = c.queues(now)
+		s.Failures = slices.Clone(c.counts.failures)
+	})
+	slices.SortFunc(s.Running, func(a, b api.Build) int { return a.Submitted.Compare(b.Submitted) })
+	return s, err
+}
+
+func (c *Coordinator) getStatus(w http.ResponseWriter, r *http.Request) error {
+	s, err := c.Status(r.Context())
+	if err != nil {
+		return err
+	}
+	return answer(w, s)
+}
+
+func (c *Coordinator) getMachines(w http.ResponseWriter, r *http.Request) error {
+	list := []api.MachineStatus{}
+	err := c.do(r.Context(), func() {
+		for _, m := range c.machines {
+			list = append(list, c.machineStatus(m))
+		}
+	})
+	if err != nil {
+		return err
+	}
+	return answer(w, list)
+}
+
+// machine returns the machine that a request names.
+func (c *Coordinator) machine(r *http.Request) (m *machine, err error) {
+	if e := c.do(r.Context(), func() { m, err = c.named(r.PathValue("name")) }); e != nil {
+		return nil, e
+	}
+	return m, err
+}
+
+func (c *Coordinator) named(name string) (*machine, error) {
+	if m := c.byName[name]; m != nil {
+		return m, nil
+	}
+	return nil, &api.Error{Status: http.StatusNotFound, Code: api.CodeNotFound, Message: fmt.Sprintf("no machine is named %q", name)}
+}
+
+func (c *Coordinator) postCheck(w http.ResponseWriter, r *http.Request) error {
+	m, err := c.machine(r)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := c.untilStopped(r.Context())
+	defer cancel()
+	check, err := c.check(ctx, m)
+	if err != nil {
+		return err
+	}
+	return answer(w, check)
+}
+
+// machineStatus is what clients are told of a machine.
+func (c *Coordinator) machineStatus(m *machine) api.MachineStatus {
+	s := api.MachineStatus{
+		Name: m.Name, Systems: m.Systems, Features: m.Features, MandatoryFeatures: m.MandatoryFeatures,
+		ParallelBuilds: m.ParallelBuilds, Speed: m.Speed, Local: m.Local,
+		State: m.state, Error: m.err, Bandwidth: m.bandwidth.value(),
+		Tags: m.tags(), Draining: m.setting.Draining, DrainReason: m.setting.DrainReason,
+		Quarantined: m.setting.Quarantined, QuarantinedUntil: m.setting.QuarantinedUntil,
+		Removed: m.removed, ParallelTransfers: m.streams(), LastGC: m.setting.LastGC,
+		Running: m.running(),
+	}
+	switch {
+	case m.state == stateUp && m.problem != "":
+		s.Error = m.problem
+	case m.state == stateUp && m.next != nil:
+		s.Error = m.unavailable()
+	case m.state == stateUp && m.gcError != "":
+		s.Error = "its garbage was not collected: " + m.gcError
+	case m.state == stateDown && !m.nextTry.IsZero():
+		next := m.nextTry
+		s.NextTry = &next
+	}
+	if m.info != nil {
+		m.describe(&s)
+		s.Refuses = c.refuses(m)
+	}
+	return s
+}
+
+// describe fills in what the agent said last.
+func (m *machine) describe(s *api.MachineStatus) {
+	info := withUnknown(m.info)
+	s.Agent, s.Kernel, s.StoreKind, s.Cores = info.Version, info.Kernel, info.StoreKind, info.Cores
+	s.Load = info.Load / float64(max(1, info.Cores))
+	s.FreeDisk, s.FreeMemory, s.PublicKey = info.FreeDisk, info.FreeMemory, info.PublicKey
+	s.FreeInodes, s.BuildFreeDisk = info.FreeInodes, info.BuildFreeDisk
+	s.CPUPressure, s.MemoryPressure = info.CPUPressure, info.MemoryPressure
+	s.ClockSkew = api.Seconds(m.skew.Seconds())
+	if info.Hardware != (api.Hardware{}) {
+		hardware := info.Hardware
+		s.Hardware = &hardware
+	}
+}
+
+// running is how many slots are taken.
+func (m *machine) running() int {
+	n := 0
+	for r := range m.runs {
+		if !r.fetchOnly {
+			n++
+		}
+	}
+	return n
+}
+
+// refuses says why a machine that is up gets no builds now, if that passes by itself.
+func (c *Coordinator) refuses(m *machine) string {
+	if m.state != stateUp || len(m.Systems) == 0 {
+		return ""
+	}
+	b := scheduler.Build{ID: "any", System: m.Systems[0], Features: m.MandatoryFeatures}
+	for _, v := range scheduler.Explain(&b, []scheduler.Machine{c.schedulerMachine(m, time.Now())}, nil) {
+		switch v.Rule {
+		case scheduler.RuleAdmission:
+			return v.Actual
+		case scheduler.RuleLoad, scheduler.RuleDisk:
+			return v.Actual + ", wanted is " + v.Wanted
+		}
+	}
+	return ""
+}
