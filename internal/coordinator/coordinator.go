@@ -144,6 +144,9 @@ type Limits struct {
 	// AttachGrace is how long a build with Attached waits for a client that says that it
 	// wants it; 1 min.
 	AttachGrace time.Duration
+	// QuarantineAfter is after how many builds that failed on a machine and succeeded
+	// elsewhere it is put into quarantine; 3, negative for never.
+	QuarantineAfter int
 	// QuarantineTime is how long a machine gets no builds on which builds fail that
 	// succeed elsewhere; 1 h.
 	QuarantineTime time.Duration
@@ -174,6 +177,9 @@ func (l Limits) withDefaults() Limits {
 	setDefault(&l.StartGrace, 10*time.Second)
 	setDefault(&l.HookGrace, time.Minute)
 	setDefault(&l.AttachGrace, time.Minute)
+	if l.QuarantineAfter == 0 {
+		l.QuarantineAfter = 3
+	}
 	setDefault(&l.QuarantineTime, time.Hour)
 	setDefault(&l.WatchInterval, 2*time.Second)
 	setDefault(&l.IdleAlarm, time.Minute)

@@ -66,6 +66,8 @@ func (c *Coordinator) attemptSucceeded(r *run, out *outcome) {
 		return
 	}
 	c.measure(r, out)
+	m.succeeded()
+	c.disagree(t, m)
 	var size int64
 	for _, info := range out.outputs {
 		size += info.NARSize
@@ -241,6 +243,9 @@ func (c *Coordinator) attemptFailed(r *run, out *outcome, err error) {
 	if t.blamed >= c.limits.MaxAttempts {
 		c.fail(t, c.allFailed(t, f))
 		return
+	}
+	if f.Culprit == api.CulpritMachine {
+		c.mishap(m, t, f)
 	}
 	if f.Culprit == api.CulpritMachine || f.Culprit == api.CulpritLink {
 		t.skip[m.Name] = true

@@ -22,7 +22,6 @@ const (
 	defaultPage = 100      // builds
 	maxPage     = 1000
 	maxCancel   = 100_000
-	maxPrefixed = 10_000 // builds among which an abbreviated id is looked for
 	minPrefix   = 4
 	maxLogTail  = 16 << 20 // bytes
 )
@@ -218,23 +217,16 @@ func (c *Coordinator) findBuild(ctx context.Context, id string) (*api.Build, err
 	if len(id) < minPrefix {
 		return nil, badRequest("id %q: want at least %d digits of it", id, minPrefix)
 	}
-	var found *api.Build
-	for b, err := range c.ledger.Builds(ctx, ledger.Filter{Limit: maxPrefixed}) {
-		if err != nil {
-			return nil, err
-		}
-		if !strings.HasPrefix(b.ID, id) {
-			continue
-		}
-		if found != nil {
-			return nil, badRequest("id %s is the start of %s and of %s", id, found.ID, b.ID)
-		}
-		found = b
-	}
-	if found == nil {
+	ids, err := c.ledger.ByPrefix(ctx, id, 2)
+	switch {
+	case err != nil:
+		return nil, err
+	case len(ids) == 0:
 		return nil, fmt.Errorf("build %s: %w", id, ledger.ErrNotFound)
+	case len(ids) > 1:
+		return nil, badRequest("id %s is the start of %s and of %s", id, ids[0], ids[1])
 	}
-	return found, nil
+	return c.ledger.Build(ctx, ids[0])
 }
 
 func (c *Coordinator) getBuild(w http.ResponseWriter, r *http.Request) error {

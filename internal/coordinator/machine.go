@@ -57,7 +57,13 @@ type machine struct {
 	gcError   string    // why its garbage was not collected in time
 	gcAfter   time.Time // not before that
 	learnt    bool      // something that is not in the ledger yet
-	saved     time.Time
+	// What is held against it lately; see blame.go.
+	mishaps    int        // builds in a row that failed for its own reasons
+	failedLast store.Path // the derivation of the last of them
+	restUntil  time.Time
+	restReason string
+
+	saved time.Time
 }
 
 // The states of a machine.
@@ -457,7 +463,7 @@ func (m *machine) unavailable() string {
 	case m.setting.Quarantined != "":
 		return "in quarantine until " + m.setting.QuarantinedUntil.Format(time.DateTime) + ": " + m.setting.Quarantined
 	}
-	return m.problem
+	return cmp.Or(m.problem, m.resting(time.Now()))
 }
 
 // saveInterval is the least time between two records of what was learnt of a machine.

@@ -3,6 +3,7 @@ package coordinator
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -414,4 +415,61 @@ func serveAPI(t *testing.T, f *farm) *apiclient.Client {
 	client, stop := f.serve(socketOf(t))
 	t.Cleanup(stop)
 	return client
+}
+
+func TestDisagreementsEndInQuarantine(t *testing.T) {
+	f := newFarm(t, faster("m1"), "m1", "m2")
+	f.ready("m1", "m2")
+	for i := range 3 {
+		id := f.request(api.Request{Derivation: f.drv(fmt.Sprint("d", i), "fail=m1"), Retries: 1})[0]
+		if b := f.awaitState(id, api.Succeeded); b.Machine != "m2" {
+			t.Errorf("built on %s", b.Machine)
+		}
+	}
+	id := f.submit(f.drv("after", ""))[0]
+	if b := f.awaitState(id, api.Succeeded); b.Machine != "m2" || b.Attempt != 1 {
+		t.Errorf("built on %s in attempt %d, though m1 is in quarantine", b.Machine, b.Attempt)
+	}
+	list, err := serveAPI(t, f).Machines(t.Context())
+	if err != nil || !strings.Contains(list[0].Quarantined, "3 builds failed there that succeeded elsewhere") {
+		t.Errorf("got %+v, %v", list, err)
+	}
+	f.idle()
+}
+
+func TestMachineRests(t *testing.T) {
+	f := newFarm(t, faster("m1"), "m1", "m2")
+	f.ready("m1", "m2")
+	for i := range restAfter {
+		f.awaitState(f.submit(f.drv(fmt.Sprint("d", i), "machine=m1"))[0], api.Succeeded)
+	}
+	id := f.submit(f.drv("after", ""))[0]
+	if b := f.awaitState(id, api.Succeeded); b.Machine != "m2" || b.Attempt != 1 {
+		t.Errorf("built on %s in attempt %d, though m1 rests", b.Machine, b.Attempt)
+	}
+	// After a second it is tried again.
+	f.until("m1 builds", func() bool {
+		return f.awaitState(f.submit(f.drv(newID(), ""))[0], api.Succeeded).Machine == "m1"
+	})
+	f.idle()
+}
+
+func TestSkipIfOutputsSubmitted(t *testing.T) {
+	f := newFarm(t, nil, "m1")
+	fixed := func(name string) store.Path {
+		return f.derive(&derivation.Derivation{System: "x86_64-linux", Outputs: []derivation.Output{{
+			Name: "out", HashAlgorithm: "sha256", Hash: strings.Repeat("cd", 32),
+		}}, Env: []derivation.EnvVar{{Name: "mirror", Value: name}}}, "source", "hold")
+	}
+	one, two := fixed("one"), fixed("two")
+	if f.output(one) != f.output(two) || one == two {
+		t.Fatalf("want two derivations with one output, got %s and %s", one, two)
+	}
+	id := f.submit(one)[0]
+	answers, err := f.c.Submit(t.Context(), []api.Request{{Derivation: two, SkipIfSubmitted: true}})
+	if err != nil || answers[0].Build == nil || answers[0].Build.ID != id || answers[0].Skipped == "" {
+		t.Errorf("got %+v, %v", answers, err)
+	}
+	f.cancel(id)
+	f.idle()
 }

@@ -91,6 +91,22 @@ func (c *Coordinator) submittedBefore(ctx context.Context, b *api.Build) (*api.B
 			return old, nil
 		}
 	}
+	for _, output := range b.OutputPaths {
+		ids, err := c.ledger.ByOutput(ctx, output)
+		if err != nil {
+			return nil, err
+		}
+		for _, id := range ids {
+			old, err := c.ledger.Build(ctx, id)
+			if err != nil {
+				return nil, err
+			}
+			if hopeful(old) && old.System == b.System {
+				return old, nil
+			}
+		}
+		break // those with one output have all
+	}
 	return nil, nil
 }
 
