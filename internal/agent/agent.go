@@ -66,6 +66,12 @@ type Options struct {
 	StateDir string
 	// DiskDir is where free disk is measured. Empty: StateDir.
 	DiskDir string
+	// BuildDir is where builds have their folders, and free disk is measured too. Empty:
+	// DiskDir.
+	BuildDir string
+	// procDir is where the kernel says how the machine is; tests have their own. Empty:
+	// /proc.
+	procDir string
 	// PublicKey is the key with which Store signs, as an s-expression. Empty: the store
 	// is asked each time.
 	PublicKey string
@@ -96,6 +102,8 @@ const (
 func (o Options) withDefaults() Options {
 	setDefault(&o.StoreKind, "local")
 	setDefault(&o.DiskDir, o.StateDir)
+	setDefault(&o.BuildDir, o.DiskDir)
+	setDefault(&o.procDir, "/proc")
 	setDefault(&o.Version, version.Version)
 	setDefault(&o.KeepBuilds, defaultKeepBuilds)
 	setDefault(&o.MaxLog, defaultMaxLog)

@@ -206,8 +206,10 @@ const minFreeDisk = 10 << 20
 
 // blame says whose fault it is that a derivation failed.
 func (a *Agent) blame(failed *store.BuildError) *api.Failure {
-	if free, err := a.machine.freeDisk(); err == nil && free < minFreeDisk {
-		return machineFailure(fmt.Errorf("only %d bytes are free on the disk: %w", free, failed))
+	for _, dir := range []string{a.machine.diskDir, a.machine.buildDir} {
+		if free, err := freeSpace(dir); err == nil && free.bytes < minFreeDisk {
+			return machineFailure(fmt.Errorf("only %d bytes are free in %s: %w", free.bytes, dir, failed))
+		}
 	}
 	return &api.Failure{
 		Culprit: api.CulpritDerivation, Phase: api.Building, Kind: string(failed.Failure),
