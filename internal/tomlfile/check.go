@@ -64,8 +64,8 @@ func (d *Decoder) Texts(key string, v any, at *Place, hint string) (texts []stri
 	return d.texts(key, v, at, hint, true)
 }
 
-// Words accepts a list of texts, such as a command's words, of which some may be the same
-// or empty.
+// Words accepts a list of texts such as a command's words: some may be the same, or empty,
+// or have several lines.
 func (d *Decoder) Words(key string, v any, at *Place, hint string) []string {
 	texts, _ := d.texts(key, v, at, hint, false)
 	return texts
@@ -86,7 +86,7 @@ func (d *Decoder) texts(key string, v any, at *Place, hint string, asSet bool) (
 			d.Errorf(place.Value, hint, "%s has %s in its list; want strings", key, d.KindOf(elem))
 		case asSet && strings.TrimSpace(text) == "":
 			d.Errorf(place.Value, "leave it out", "%s has an empty string", key)
-		case text != "" && strings.ContainsFunc(text, isControl):
+		case asSet && strings.ContainsFunc(text, isControl), strings.ContainsRune(text, 0):
 			d.Errorf(place.Value, "", "%s has a control character", key)
 		case asSet && there[text]:
 			d.Errorf(place.Value, "leave it out", "%s has %q twice", key, text)
@@ -244,9 +244,18 @@ func urlProblem(text string) string {
 // maxTag bounds the name and the value of a tag, in bytes.
 const maxTag = 1000
 
-// Tags accepts a table of texts. A name is not empty and has no "=", because NAME=VALUE is
-// how tags are written elsewhere.
+// Tags accepts a table of texts that are not empty. A name is not empty and has no "=",
+// because NAME=VALUE is how tags are written elsewhere.
 func (d *Decoder) Tags(key string, v any, at *Place) map[string]string {
+	return d.tags(key, v, at, false)
+}
+
+// AnyTags is Tags for a filter, where an empty text stands for any.
+func (d *Decoder) AnyTags(key string, v any, at *Place) map[string]string {
+	return d.tags(key, v, at, true)
+}
+
+func (d *Decoder) tags(key string, v any, at *Place, orEmpty bool) map[string]string {
 	hint := d.Example(key, `{ rack = "b3", owner = "alice" }`)
 	table, ok := v.(map[string]any)
 	if !ok {
@@ -263,8 +272,8 @@ func (d *Decoder) Tags(key string, v any, at *Place) map[string]string {
 		case strings.TrimSpace(name) == "" || strings.ContainsRune(name, '=') || strings.ContainsFunc(name, isControl):
 			d.Errorf(place.Key, "a tag's name is not empty, and has no = in it", "%q cannot be a tag's name", name)
 		case len(name) > maxTag || len(value) > maxTag:
-			d.Errorf(place.Key, "", "the tag %q has more than %d bytes", name[:min(len(name), 40)], maxTag)
-		case d.checkText("the tag "+Quote(name), value, place):
+			d.Errorf(place.Key, "", "the tag %q has more than %d bytes", cut(name), maxTag)
+		case value == "" && orEmpty, d.checkText("the tag "+Quote(name), value, place):
 			tags[name] = value
 		}
 	}
@@ -272,6 +281,15 @@ func (d *Decoder) Tags(key string, v any, at *Place) map[string]string {
 		return nil
 	}
 	return tags
+}
+
+// cut shortens a long name for an error.
+func cut(name string) string {
+	const most = 40
+	if len(name) <= most {
+		return name
+	}
+	return strings.ToValidUTF8(name[:most], "") + "…"
 }
 
 // Path refuses names of files that depend on where one stands, unless otherwiseGood.
@@ -312,7 +330,7 @@ func TypeName(v any) string {
 		return "a number with a fraction"
 	case bool:
 		return fmt.Sprint(v)
-	case []any:
+	case []any, []string:
 		return "a list"
 	case []map[string]any:
 		return "a list of tables"
