@@ -137,10 +137,12 @@ type BuildRequest struct {
 	SandboxPaths []string
 
 	// Check has the derivation built although its outputs are valid. What is valid stays
-	// as it is, and what was made is not kept: the result describes it, with Registered
-	// zero, and Made gets it. A store that cannot tell what was made, but only that it
-	// differs from what is valid, fails with FailedDifference. Where outputs are not valid,
-	// a store may build and register them in the usual way first.
+	// as it is, and what was made is not kept: the result describes it, and Made gets it.
+	// Where outputs are not valid, a store may build and register them in the usual way.
+	//
+	// guix-daemon compares by itself. Where that finds a difference, it is told what was
+	// made only with KeepFailed, of one output, and without its references; else the check
+	// fails with FailedDifference. The result may lack outputs of which it said nothing.
 	Check bool
 	// Made returns where the NAR of an output that a check made goes, by the output's name;
 	// nil drops them. The store closes it. Only after a check that succeeded was it written
