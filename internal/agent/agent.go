@@ -23,6 +23,7 @@
 //	lock               held while the agent runs
 //	builds/ID.status   the states of a build that was started; see record
 //	builds/ID.log-N    what the builder wrote in attempt N so far, if anything
+//	builds/ID.made-N-X an output that attempt N made, if it is a check, as a NAR
 //
 // An agent that starts takes over the finished builds of the one before it. Those that
 // ran then are reported as failures of the machine. Nothing here is synced: what a power
