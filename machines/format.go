@@ -3,9 +3,10 @@ package machines
 import (
 	"bytes"
 	"fmt"
-	"slices"
 	"strconv"
-	"strings"
+	"time"
+
+	"lighter/internal/tomlfile"
 )
 
 // FormatTOML prints machines as a file from which ParseTOML reads the same: one key
@@ -29,62 +30,49 @@ func (m *Machine) format(b *bytes.Buffer) {
 	}
 	def := defaults()
 	b.WriteString("[[machine]]\n")
-	line(true, "name", quote(m.Name))
-	line(!m.Local && m.Host != m.Name, "host", quote(m.Host))
+	line(true, "name", tomlfile.Quote(m.Name))
+	line(!m.Local && m.Host != m.Name, "host", tomlfile.Quote(m.Host))
 	line(!m.Local && m.Port != def.Port, "port", strconv.Itoa(m.Port))
 	line(m.Local, "local", "true")
-	line(true, "systems", quoteList(m.Systems))
-	line(m.User != "", "user", quote(m.User))
-	line(m.PrivateKey != "", "private-key", quote(m.PrivateKey))
-	line(m.HostKey != "", "host-key", quote(m.HostKey))
+	line(true, "systems", tomlfile.QuoteList(m.Systems))
+	line(m.User != "", "user", tomlfile.Quote(m.User))
+	line(m.PrivateKey != "", "private-key", tomlfile.Quote(m.PrivateKey))
+	line(m.HostKey != "", "host-key", tomlfile.Quote(m.HostKey))
 	line(m.ParallelBuilds != def.ParallelBuilds, "parallel-builds", strconv.Itoa(m.ParallelBuilds))
-	line(m.Speed != def.Speed, "speed", formatFloat(m.Speed))
-	line(len(m.Features) > 0, "features", quoteList(m.Features))
-	line(len(m.MandatoryFeatures) > 0, "mandatory-features", quoteList(m.MandatoryFeatures))
+	line(m.Speed != def.Speed, "speed", tomlfile.FormatFloat(m.Speed))
+	line(len(m.Features) > 0, "features", tomlfile.QuoteList(m.Features))
+	line(len(m.MandatoryFeatures) > 0, "mandatory-features", tomlfile.QuoteList(m.MandatoryFeatures))
 	if m.OverloadThreshold == 0 {
 		line(true, "overload-threshold", "false")
 	} else {
-		line(m.OverloadThreshold != def.OverloadThreshold, "overload-threshold", formatFloat(m.OverloadThreshold))
+		line(m.OverloadThreshold != def.OverloadThreshold, "overload-threshold", tomlfile.FormatFloat(m.OverloadThreshold))
 	}
-	line(m.MinFreeDisk != def.MinFreeDisk, "min-free-disk", quote(formatSize(m.MinFreeDisk)))
-	line(m.Store != def.Store, "store", quote(m.Store))
-	line(m.DaemonSocket != def.DaemonSocket, "daemon-socket", quote(m.DaemonSocket))
-	line(len(m.SandboxPaths) > 0, "sandbox-paths", quoteList(m.SandboxPaths))
-	line(m.StateDirectory != "", "state-directory", quote(m.StateDirectory))
+	line(m.MinFreeDisk != def.MinFreeDisk, "min-free-disk", tomlfile.Quote(tomlfile.FormatSize(m.MinFreeDisk)))
+	m.formatAdmission(line, &def)
+	line(m.Store != def.Store, "store", tomlfile.Quote(m.Store))
+	line(m.DaemonSocket != def.DaemonSocket, "daemon-socket", tomlfile.Quote(m.DaemonSocket))
+	line(len(m.SandboxPaths) > 0, "sandbox-paths", tomlfile.QuoteList(m.SandboxPaths))
+	line(m.StateDirectory != "", "state-directory", tomlfile.Quote(m.StateDirectory))
 }
 
-// quote writes a basic string of TOML.
-func quote(text string) string {
-	var b strings.Builder
-	b.WriteByte('"')
-	for _, r := range text {
-		switch {
-		case r == '"' || r == '\\':
-			b.WriteByte('\\')
-			b.WriteRune(r)
-		case r < ' ' || r == 0x7f:
-			fmt.Fprintf(&b, `\u%04X`, r)
-		default:
-			b.WriteRune(r)
-		}
+// formatAdmission prints what was added to Guix's idea of a machine: when it takes builds,
+// their limits, and what keeps its store small.
+func (m *Machine) formatAdmission(line func(write bool, key, value string), def *Machine) {
+	size := func(key string, n, def int64) { line(n != def, key, tomlfile.Quote(tomlfile.FormatSize(n))) }
+	duration := func(key string, length time.Duration) {
+		line(length != 0, key, tomlfile.Quote(tomlfile.FormatDuration(length)))
 	}
-	b.WriteByte('"')
-	return b.String()
-}
-
-func quoteList(texts []string) string {
-	quoted := slices.Clone(texts)
-	for i, text := range quoted {
-		quoted[i] = quote(text)
-	}
-	return "[" + strings.Join(quoted, ", ") + "]"
-}
-
-// formatFloat writes a TOML float, which needs a fraction or an exponent.
-func formatFloat(f float64) string {
-	text := strconv.FormatFloat(f, 'f', -1, 64)
-	if !strings.Contains(text, ".") {
-		text += ".0"
-	}
-	return text
+	line(m.MinFreeInodes != def.MinFreeInodes, "min-free-inodes", strconv.FormatInt(m.MinFreeInodes, 10))
+	size("min-free-memory", m.MinFreeMemory, 0)
+	line(m.MaxCPUPressure != 0, "max-cpu-pressure", tomlfile.FormatFloat(m.MaxCPUPressure))
+	line(m.MaxMemoryPressure != 0, "max-memory-pressure", tomlfile.FormatFloat(m.MaxMemoryPressure))
+	line(m.ParallelTransfers != 0, "parallel-transfers", strconv.Itoa(m.ParallelTransfers))
+	line(len(m.SubstituteURLs) > 0, "substitute-urls", tomlfile.QuoteList(m.SubstituteURLs))
+	line(m.BuildCores != 0, "build-cores", strconv.Itoa(m.BuildCores))
+	duration("timeout", m.Timeout)
+	duration("max-silent-time", m.MaxSilentTime)
+	line(len(m.Tags) > 0, "tags", tomlfile.FormatTable(m.Tags))
+	duration("gc-interval", m.GCInterval)
+	duration("gc-older-than", m.GCOlderThan)
+	size("gc-max-freed", m.GCMaxFreed, 0)
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"lighter/internal/tomlfile"
 	"lighter/machines/scheme"
 )
 
@@ -51,16 +52,16 @@ func ParseGuix(file string, data []byte) (all []Machine, warnings []*Error, err 
 func parseGuix(file string, data []byte, limits scheme.Limits) (all []Machine, warnings []*Error, err error) {
 	d := newDecoder(file, data, Guix)
 	opts := schemeOptions(limits)
-	value, at, err := scheme.Eval(d.doc, opts)
+	value, at, err := scheme.Eval(d.Doc, opts)
 	if err != nil {
 		d.schemeError(err, opts)
-		return nil, nil, d.err()
+		return nil, nil, d.Err()
 	}
 	records, ok := machineRecords(value)
 	if !ok {
-		d.warnf(at, "the last value of the file is the list: (list (build-machine …) …)",
+		d.Warnf(at, "the last value of the file is the list: (list (build-machine …) …)",
 			"the file's value is %s, not a list of build-machine; Guix ignores such a file", valueText(value))
-		return nil, d.warnings, nil
+		return nil, d.Warnings, nil
 	}
 	return d.guixMachines(records)
 }
@@ -94,24 +95,24 @@ func (d *decoder) schemeError(err error, opts scheme.Options) {
 	switch {
 	case errors.As(err, &wrong):
 		hint := wrong.Hint
-		if near := nearest(wrong.Word, wrong.Known); near != "" {
+		if near := tomlfile.Nearest(wrong.Word, wrong.Known); near != "" {
 			hint = fmt.Sprintf("did you mean %q?", near)
 		}
-		d.errorf(wrong.Offset, hint, "%s", wrong.Message)
+		d.Errorf(wrong.Offset, hint, "%s", wrong.Message)
 	case errors.As(err, &absent):
-		d.errorf(absent.Offset, d.insteadOf(absent, opts), "%s", absent.Message())
+		d.Errorf(absent.Offset, d.insteadOf(absent, opts), "%s", absent.Message())
 	case errors.As(err, &limit):
-		d.errorf(limit.Offset, "", "%s", limit.Limit)
+		d.Errorf(limit.Offset, "", "%s", limit.Limit)
 	default:
-		d.errorf(0, "", "%s", err)
+		d.Errorf(0, "", "%s", err)
 	}
-	d.errs[len(d.errs)-1].Err = err
+	d.Errs[len(d.Errs)-1].Err = err
 }
 
 // insteadOf says what a person can do about a program that is beyond package scheme.
 func (d *decoder) insteadOf(absent *scheme.Unsupported, opts scheme.Options) string {
 	hint := `"guix repl", where there is one, evaluates all of Scheme ("lighter machines import" asks it);`
-	if near := nearest(absent.Form, absent.Known); near != "" {
+	if near := tomlfile.Nearest(absent.Form, absent.Known); near != "" {
 		hint = fmt.Sprintf("did you mean %q? If not: ", near) + hint
 	}
 	return hint + "\n    or write the machines in TOML:\n" + indent(d.template(opts))
@@ -127,7 +128,7 @@ const templateMachines = 3
 // template returns TOML for the machines of a program that could not be evaluated, with
 // "…" for the values that could not be read.
 func (d *decoder) template(opts scheme.Options) string {
-	records := scheme.Salvage(d.doc, opts, templateMachines+1)
+	records := scheme.Salvage(d.Doc, opts, templateMachines+1)
 	if len(records) == 0 {
 		records = []*scheme.Record{{Type: guixMachine}}
 	}
@@ -166,13 +167,13 @@ func templateValue(key string, v scheme.Value) string {
 	var text string
 	switch x := plain.(type) {
 	case string:
-		if text = quote(x); key == "systems" {
+		if text = tomlfile.Quote(x); key == "systems" {
 			text = "[" + text + "]"
 		}
 	case int64:
 		text = fmt.Sprint(x)
 	case float64:
-		text = formatFloat(x)
+		text = tomlfile.FormatFloat(x)
 	case bool:
 		text = fmt.Sprint(x)
 	case []any:
@@ -181,8 +182,8 @@ func templateValue(key string, v scheme.Value) string {
 			s, _ := e.(string)
 			texts = append(texts, s)
 		}
-		text = quoteList(texts)
-	case otherValue:
+		text = tomlfile.QuoteList(texts)
+	case tomlfile.OtherValue:
 		if key == "systems" || key == "features" {
 			return `["…"]`
 		}
@@ -205,22 +206,22 @@ func (d *decoder) guixMachines(records []*scheme.Record) ([]Machine, []*Error, e
 	for _, r := range records {
 		all = append(all, d.guixMachine(r))
 	}
-	if err := d.err(); err != nil {
+	if err := d.Err(); err != nil {
 		return nil, nil, err
 	}
 	nameMachines(all)
 	if len(all) == 0 {
 		all = nil
 	}
-	return all, d.warnings, nil
+	return all, d.Warnings, nil
 }
 
 // guixFields read Guix's fields that lighter's files have too, but for name.
-var guixFields = map[string]func(d *decoder, m *Machine, v any, at *node){
-	"name": func(d *decoder, m *Machine, v any, at *node) { d.hostNamed("name", m, v, at) },
+var guixFields = map[string]func(d *decoder, m *Machine, v any, at *tomlfile.Place){
+	"name": func(d *decoder, m *Machine, v any, at *tomlfile.Place) { d.hostNamed("name", m, v, at) },
 	"port": (*decoder).port,
 	"user": (*decoder).user,
-	"host-key": func(d *decoder, m *Machine, v any, at *node) {
+	"host-key": func(d *decoder, m *Machine, v any, at *tomlfile.Place) {
 		if text, ok := v.(string); ok {
 			v = strings.TrimSpace(text) // of a whole .pub file
 		}
@@ -228,12 +229,12 @@ var guixFields = map[string]func(d *decoder, m *Machine, v any, at *node){
 	},
 	"parallel-builds": (*decoder).parallelBuilds,
 	"speed":           (*decoder).speed,
-	"features": func(d *decoder, m *Machine, v any, at *node) {
+	"features": func(d *decoder, m *Machine, v any, at *tomlfile.Place) {
 		m.Features = d.features("features", v, at)
 	},
 	"overload-threshold": (*decoder).overloadThreshold,
 	"daemon-socket":      (*decoder).guixDaemonSocket,
-	"private-key": func(d *decoder, m *Machine, v any, at *node) {
+	"private-key": func(d *decoder, m *Machine, v any, at *tomlfile.Place) {
 		if off, ok := v.(bool); !ok || off { // #f is what Guix has without a home folder
 			d.privateKey(m, v, at)
 		}
@@ -253,8 +254,8 @@ func (d *decoder) guixMachine(r *scheme.Record) Machine {
 	d.guixSystems(&m, r)
 	for _, name := range []string{"compression", "compression-level"} {
 		f, ok := r.Fields[name]
-		if said := slices.ContainsFunc(d.warnings, func(w *Error) bool { return strings.HasPrefix(w.Message, name+" ") }); ok && f.Given && !said {
-			d.warnf(f.Name, "", "%s has no effect: lighter's SSH connections are not compressed", name)
+		if said := slices.ContainsFunc(d.Warnings, func(w *Error) bool { return strings.HasPrefix(w.Message, name+" ") }); ok && f.Given && !said {
+			d.Warnf(f.Name, "", "%s has no effect: lighter's SSH connections are not compressed", name)
 		}
 	}
 	return m
@@ -272,27 +273,27 @@ func (d *decoder) guixSystems(m *Machine, r *scheme.Record) {
 	case many:
 		v, at := plainValue(systems.Value, systems.At)
 		if _, ok := v.(string); ok {
-			d.errorf(at.value, d.example("systems", `["x86_64-linux"]`), "systems is a string; want a list of strings")
+			d.Errorf(at.Value, d.example("systems", `["x86_64-linux"]`), "systems is a string; want a list of strings")
 			return
 		}
 		d.systems(m, v, at)
 		if one && system.Given && systems.Given {
-			d.warnf(system.Name, "leave it out", "system has no effect beside systems")
+			d.Warnf(system.Name, "leave it out", "system has no effect beside systems")
 		}
 	case one:
 		v, at := plainValue(system.Value, system.At)
-		if text, ok := d.text("system", v, at); ok {
+		if text, ok := d.Text("system", v, at); ok {
 			d.systems(m, text, at)
-			d.warnf(system.Name, d.example("systems", "["+quote(text)+"]"), "the field system is deprecated")
+			d.Warnf(system.Name, d.example("systems", "["+tomlfile.Quote(text)+"]"), "the field system is deprecated")
 		}
 	default:
-		d.errorf(r.At, "add "+d.example("systems", `["x86_64-linux"]`), "%s has no systems", name)
+		d.Errorf(r.At, "add "+d.example("systems", `["x86_64-linux"]`), "%s has no systems", name)
 	}
 }
 
 // guixDaemonSocket accepts a file name, or a URI of a file. Guix has other URIs too,
 // for daemons that are not on the machine.
-func (d *decoder) guixDaemonSocket(m *Machine, v any, at *node) {
+func (d *decoder) guixDaemonSocket(m *Machine, v any, at *tomlfile.Place) {
 	uri, ok := v.(string)
 	if !ok {
 		d.daemonSocket(m, v, at)
@@ -305,19 +306,19 @@ func (d *decoder) guixDaemonSocket(m *Machine, v any, at *node) {
 	case scheme == "file" || scheme == "unix":
 		d.daemonSocket(m, strings.TrimPrefix(rest, "//"), at)
 	default:
-		d.errorf(at.value, d.example("daemon-socket", quote(DefaultDaemonSocket)),
+		d.Errorf(at.Value, d.example("daemon-socket", tomlfile.Quote(DefaultDaemonSocket)),
 			"daemon-socket is %q; lighter's agent connects to a socket on its own machine", uri)
 	}
 }
 
 // plainValue turns a value of Scheme into one as the TOML library returns it, with its
 // place: that of the literal, else at.
-func plainValue(v scheme.Value, at int) (any, *node) {
-	n := &node{key: at, value: at}
+func plainValue(v scheme.Value, at int) (any, *tomlfile.Place) {
+	n := &tomlfile.Place{Key: at, Value: at}
 	switch x := v.(type) {
 	case *scheme.String:
 		if x.At >= 0 {
-			n.value = x.At
+			n.Value = x.At
 		}
 		return x.Text, n
 	case bool:
@@ -331,20 +332,20 @@ func plainValue(v scheme.Value, at int) (any, *node) {
 		f, _ := x.Float64()
 		return f, n
 	case nil:
-		return otherValue("nothing"), n
+		return tomlfile.OtherValue("nothing"), n
 	}
 	elems, ok := scheme.List(v)
 	if !ok {
-		return otherValue(valueText(v)), n
+		return tomlfile.OtherValue(valueText(v)), n
 	}
 	plain := make([]any, 0, len(elems))
 	for _, e := range elems {
 		if _, isPair := e.(*scheme.Pair); isPair { // deeper lists mean nothing here
-			plain, n.elems = append(plain, otherValue("a list")), append(n.elems, &node{key: at, value: at})
+			plain, n.Elems = append(plain, tomlfile.OtherValue("a list")), append(n.Elems, &tomlfile.Place{Key: at, Value: at})
 			continue
 		}
 		p, place := plainValue(e, at)
-		plain, n.elems = append(plain, p), append(n.elems, place)
+		plain, n.Elems = append(plain, p), append(n.Elems, place)
 	}
 	return plain, n
 }

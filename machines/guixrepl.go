@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"lighter/internal/tomlfile"
 	"lighter/machines/scheme"
 )
 
@@ -42,7 +43,7 @@ func readWithGuix(ctx context.Context, file string, data []byte, opts Options, a
 		return nil, nil, Errors{&first}
 	}
 	if notes != "" {
-		d.warnf(0, "", "%s repl says: %s", opts.Guix, notes)
+		d.Warnf(0, "", "%s repl says: %s", opts.Guix, notes)
 	}
 	return d.guixMachines(records)
 }
@@ -50,7 +51,7 @@ func readWithGuix(ctx context.Context, file string, data []byte, opts Options, a
 // The most that the guix program may print, in bytes: on standard output, and of its
 // messages.
 const (
-	maxGuixOutput   = 4 * maxFileSize
+	maxGuixOutput   = 4 * tomlfile.MaxSize
 	maxGuixMessages = 8 << 10
 )
 
@@ -210,13 +211,13 @@ func (d *decoder) guixPlace(v scheme.Value, file string) int {
 	}
 	offset := 0
 	for n := line.Num().Int64(); n > 1; n-- {
-		i := strings.IndexByte(d.doc[offset:], '\n')
+		i := strings.IndexByte(d.Doc[offset:], '\n')
 		if i < 0 {
 			return 0
 		}
 		offset += i + 1
 	}
-	return min(offset+int(max(column.Num().Int64(), 0)), len(d.doc))
+	return min(offset+int(max(column.Num().Int64(), 0)), len(d.Doc))
 }
 
 // isGuixDefault reports whether a field has the value that Guix gives one that the file

@@ -4,17 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
+	"lighter/internal/tomlfile"
 	"lighter/machines/scheme"
 )
-
-// maxFileSize bounds a machines file, in bytes: some ten thousand machines.
-const maxFileSize = 16 << 20
 
 // Format is a way in which machines are written in a file.
 type Format string
@@ -80,7 +76,7 @@ const DefaultGuixTimeout = time.Minute
 // Load reads and checks a machines file in any format, and runs no program; see
 // [Read]. Its warnings are dropped.
 func Load(file string) ([]Machine, error) {
-	data, err := readFile(file)
+	data, err := tomlfile.ReadFile(file, "machines file")
 	if err != nil {
 		return nil, err
 	}
@@ -93,7 +89,7 @@ func Load(file string) ([]Machine, error) {
 // the error matches *[scheme.Unsupported], unless the guix program reads it. The
 // warnings are what a person should know of a file that is good.
 func Read(ctx context.Context, file string, opts Options) (all []Machine, warnings []*Error, err error) {
-	data, err := readFile(file)
+	data, err := tomlfile.ReadFile(file, "machines file")
 	if err != nil {
 		return nil, nil, err
 	}
@@ -102,22 +98,6 @@ func Read(ctx context.Context, file string, opts Options) (all []Machine, warnin
 		return readWithGuix(ctx, file, data, opts, err)
 	}
 	return all, warnings, err
-}
-
-func readFile(file string) ([]byte, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxFileSize+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(data) > maxFileSize {
-		return nil, fmt.Errorf("read %s: more than %d bytes are no machines file", file, maxFileSize)
-	}
-	return data, nil
 }
 
 func parse(file string, data []byte, format Format) (all []Machine, warnings []*Error, err error) {

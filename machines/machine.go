@@ -29,6 +29,7 @@ const (
 	DefaultSpeed             = 1.0
 	DefaultOverloadThreshold = 0.8
 	DefaultMinFreeDisk       = 100 << 20 // bytes
+	DefaultMinFreeInodes     = 10000
 	DefaultDaemonSocket      = "/var/guix/daemon-socket/socket"
 )
 

@@ -11,6 +11,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/txtar"
+
+	"lighter/internal/tomlfile"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -104,11 +106,13 @@ local = true
 	want := []Machine{{
 		Name: "one", Host: "one", Port: 22, Systems: []string{"x86_64-linux"}, User: "offload",
 		ParallelBuilds: 1, Speed: 1, OverloadThreshold: 0.8, MinFreeDisk: 100 << 20,
-		Store: "auto", DaemonSocket: "/var/guix/daemon-socket/socket",
+		MinFreeInodes: 10000,
+		Store:         "auto", DaemonSocket: "/var/guix/daemon-socket/socket",
 	}, {
 		Name: "head", Systems: []string{"x86_64-linux", "i686-linux"}, Local: true,
 		ParallelBuilds: 1, Speed: 1, OverloadThreshold: 0.8, MinFreeDisk: 100 << 20,
-		Store: "auto", DaemonSocket: "/var/guix/daemon-socket/socket",
+		MinFreeInodes: 10000,
+		Store:         "auto", DaemonSocket: "/var/guix/daemon-socket/socket",
 	}}
 	if diff := cmp.Diff(want, all); diff != "" {
 		t.Errorf("machines (-want +got):\n%s", diff)
@@ -140,7 +144,7 @@ func TestLoad(t *testing.T) {
 	if all, err := Load(file); err != nil || len(all) != 1 {
 		t.Errorf("got %v, %v", all, err)
 	}
-	if err := os.Truncate(file, maxFileSize+1); err != nil {
+	if err := os.Truncate(file, tomlfile.MaxSize+1); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := Load(file); err == nil || !strings.Contains(err.Error(), "no machines file") {
@@ -170,71 +174,33 @@ func TestAddr(t *testing.T) {
 	}
 }
 
-func TestParseSize(t *testing.T) {
-	tests := []struct {
-		text string
-		want int64
-		good bool
-	}{
-		{"0", 0, true},
-		{"4096", 4096, true},
-		{"100MiB", 100 << 20, true},
-		{"1.5 GB", 1500000000, true},
-		{"1.5gib", 3 << 29, true},
-		{"2 kb", 2000, true},
-		{"10B", 10, true},
-		{"9223372036854775807", 1<<63 - 1, true},
-		{"8191PiB", 8191 << 50, true},
-		{"8192PiB", 0, false},
-		{"9223372036854775808", 0, false},
-		{"9007199254740993", 9007199254740993, true}, // no float in between
-		{"", 0, false},
-		{"MiB", 0, false},
-		{"-1", 0, false},
-		{"1e3", 0, false},
-		{"1.2.3", 0, false},
-		{".", 0, false},
-		{"0x10", 0, false},
-		{"10 Mbit", 0, false},
-		{"10 M", 0, false},
-		{"NaN", 0, false},
-	}
-	for _, tt := range tests {
-		got, err := parseSize(tt.text)
-		if (err == nil) != tt.good || got != tt.want {
-			t.Errorf("%q: got %d, %v", tt.text, got, err)
-		}
-		if !tt.good {
-			continue
-		}
-		if again, err := parseSize(formatSize(got)); err != nil || again != got {
-			t.Errorf("%q: %s reads as %d, %v", tt.text, formatSize(got), again, err)
+func FuzzParseTOML(f *testing.F) {
+	f.Add([]byte("top . \"le\\u0076el\" = 'a # b'\n[machine.sub]\nx = {a = 1}"))
+	for _, file := range []string{"testdata/good.txtar", "testdata/bad.txtar"} {
+		for _, data := range tomlFiles(f, file) {
+			f.Add(data)
 		}
 	}
-}
-
-func TestNearest(t *testing.T) {
-	for word, want := range map[string]string{
-		"sytems": "systems", "private_key": "private-key", "paralell-builds": "parallel-builds",
-		"hostkey": "host-key", "nmae": "name", "overload": "", "compression": "", "x": "", "": "",
-		"features-mandatory-and-so-on-for-a-very-long-time-" + strings.Repeat("x", 100): "",
-	} {
-		if got := nearest(word, keyNames); got != want {
-			t.Errorf("%q: got %q, want %q", word, got, want)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		all, err := ParseTOML("fuzz.toml", data)
+		if err != nil {
+			if errs, ok := err.(Errors); !ok || len(errs) == 0 { //nolint:errorlint // must be just that
+				t.Fatalf("unexpected error %#v", err)
+			}
+			if err.Error() == "" {
+				t.Fatal("error without a text")
+			}
+			return
 		}
-	}
-}
-
-func TestLongLineIsCut(t *testing.T) {
-	e := &Error{File: "f", Line: 1, Column: 301, Text: strings.Repeat("a", 300) + "X\x1b" + strings.Repeat("b", 300), Message: "m"}
-	lines := strings.Split(e.Error(), "\n")
-	text, caret := []rune(lines[1]), []rune(lines[2])
-	if text[len(caret)-1] != 'X' {
-		t.Errorf("the caret is not under the place:\n%s", e)
-	}
-	if len(text) > 140 || strings.Contains(lines[1], "\x1b") {
-		t.Errorf("the line is not cut, or not printable: %q", lines[1])
-	}
+		text := FormatTOML(all)
+		again, err := ParseTOML("formatted.toml", text)
+		if err != nil {
+			t.Fatalf("formatted:\n%s\n%v", text, err)
+		}
+		if diff := cmp.Diff(all, again); diff != "" {
+			t.Fatalf("formatted and read again (-want +got):\n%s", diff)
+		}
+	})
 }
 
 func tomlFiles(t testing.TB, file string) [][]byte { return filesOf(t, file, ".toml") }

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"lighter/internal/tomlfile"
 )
 
 // ParseNix reads and checks the contents of a file such as Nix's /etc/nix/machines, as
@@ -27,12 +29,12 @@ func ParseNix(file string, data []byte) (all []Machine, warnings []*Error, err e
 
 func parseNix(file string, data []byte, system string) (all []Machine, warnings []*Error, err error) {
 	d := newDecoder(file, data, Nix)
-	if i := invalidUTF8(d.doc); i >= 0 {
-		d.errorf(i, "save the file as UTF-8", "the file is not in UTF-8")
-		return nil, nil, d.err()
+	if i := invalidUTF8(d.Doc); i >= 0 {
+		d.Errorf(i, "save the file as UTF-8", "the file is not in UTF-8")
+		return nil, nil, d.Err()
 	}
 	offset := 0
-	for line := range strings.Lines(d.doc) {
+	for line := range strings.Lines(d.Doc) {
 		entries, _, _ := strings.Cut(line, "#")
 		start := offset
 		for entry := range strings.SplitSeq(entries, ";") {
@@ -42,9 +44,9 @@ func parseNix(file string, data []byte, system string) (all []Machine, warnings 
 				continue
 			}
 			if first := words[0].text; strings.HasPrefix(first, "[[") || strings.HasPrefix(first, "(") {
-				d.errorf(words[0].at, "the name of a TOML file ends in .toml, that of a Scheme file in .scm",
+				d.Errorf(words[0].at, "the name of a TOML file ends in .toml, that of a Scheme file in .scm",
 					"this is not Nix's format of machines, which is expected here")
-				return nil, nil, d.err()
+				return nil, nil, d.Err()
 			}
 			if m, ok := d.nixMachine(words, system); ok {
 				all = append(all, m)
@@ -52,11 +54,11 @@ func parseNix(file string, data []byte, system string) (all []Machine, warnings 
 		}
 		offset += len(line)
 	}
-	if err := d.err(); err != nil {
+	if err := d.Err(); err != nil {
 		return nil, nil, err
 	}
 	nameMachines(all)
-	return all, d.warnings, nil
+	return all, d.Warnings, nil
 }
 
 // invalidUTF8 returns the offset of the first byte that is not UTF-8, or -1.
@@ -75,7 +77,7 @@ type word struct {
 	at   int
 }
 
-func (w word) place() *node { return &node{key: w.at, value: w.at} }
+func (w word) place() *tomlfile.Place { return &tomlfile.Place{Key: w.at, Value: w.at} }
 
 // splitWords splits at blanks.
 func splitWords(text string, at int) []word {
@@ -113,11 +115,11 @@ const (
 // nixMachine reads a line; ok is false for one that makes no machine.
 func (d *decoder) nixMachine(words []word, system string) (m Machine, ok bool) {
 	if strings.HasPrefix(words[0].text, "@") {
-		d.errorf(words[0].at, "read that file by itself, or put its lines here", "a file that includes another one is not read")
+		d.Errorf(words[0].at, "read that file by itself, or put its lines here", "a file that includes another one is not read")
 		return m, false
 	}
 	if len(words) > nixColumns {
-		d.errorf(words[nixColumns].at, "the columns are URI, systems, key, builds, speed, features, mandatory features, host key",
+		d.Errorf(words[nixColumns].at, "the columns are URI, systems, key, builds, speed, features, mandatory features, host key",
 			"%q stands after the last column", words[nixColumns].text)
 		return m, false
 	}
@@ -137,7 +139,7 @@ func (d *decoder) nixMachine(words []word, system string) (m Machine, ok bool) {
 		d.systems(&m, v, at)
 	} else {
 		m.Systems = []string{system}
-		d.warnf(words[0].at, "", "%s has no systems; taken for %s, as this computer is", words[0].text, m.Systems[0])
+		d.Warnf(words[0].at, "", "%s has no systems; taken for %s, as this computer is", words[0].text, m.Systems[0])
 	}
 	if w, ok := column(nixKey); ok {
 		d.privateKey(&m, w.text, w.place())
@@ -146,7 +148,7 @@ func (d *decoder) nixMachine(words []word, system string) (m Machine, ok bool) {
 		if speed, err := strconv.ParseFloat(w.text, 64); err == nil {
 			d.speed(&m, speed, w.place())
 		} else {
-			d.errorf(w.at, "the fifth column is the speed: 2.0", "the speed %q is no number", w.text)
+			d.Errorf(w.at, "the fifth column is the speed: 2.0", "the speed %q is no number", w.text)
 		}
 	}
 	if w, ok := column(nixFeatures); ok {
@@ -161,7 +163,7 @@ func (d *decoder) nixMachine(words []word, system string) (m Machine, ok bool) {
 		d.nixHostKey(&m, w)
 	}
 	if m.HostKey == "" {
-		d.warnf(words[0].at, "its base64 goes into the eighth column: base64 -w0 /etc/ssh/ssh_host_ed25519_key.pub",
+		d.Warnf(words[0].at, "its base64 goes into the eighth column: base64 -w0 /etc/ssh/ssh_host_ed25519_key.pub",
 			"%s has no host key; known_hosts has to have it", words[0].text)
 	}
 	return m, true
@@ -172,11 +174,11 @@ func (d *decoder) nixMachine(words []word, system string) (m Machine, ok bool) {
 func (d *decoder) nixBuilds(m *Machine, w, uri word) (ok bool) {
 	n, err := strconv.ParseInt(w.text, 10, 64)
 	if err != nil {
-		d.errorf(w.at, "the fourth column is the number of builds at the same time: 4", "%q is no whole number", w.text)
+		d.Errorf(w.at, "the fourth column is the number of builds at the same time: 4", "%q is no whole number", w.text)
 		return true
 	}
 	if n == 0 {
-		d.warnf(w.at, "", "%s is left out: it has 0 builds", uri.text)
+		d.Warnf(w.at, "", "%s is left out: it has 0 builds", uri.text)
 		return false
 	}
 	d.parallelBuilds(m, n, w.place())
@@ -184,10 +186,10 @@ func (d *decoder) nixBuilds(m *Machine, w, uri word) (ok bool) {
 }
 
 // list splits a word at commas.
-func (w word) list() ([]any, *node) {
+func (w word) list() ([]any, *tomlfile.Place) {
 	values, n := []any{}, w.place()
 	for _, part := range splitAt(w.text, w.at, func(r rune) bool { return r == ',' }) {
-		values, n.elems = append(values, part.text), append(n.elems, part.place())
+		values, n.Elems = append(values, part.text), append(n.Elems, part.place())
 	}
 	return values, n
 }
@@ -211,13 +213,13 @@ func (d *decoder) nixURI(m *Machine, w word) {
 	scheme, rest, ok := strings.Cut(text, "://")
 	switch {
 	case !ok && (text == "auto" || text == "daemon" || text == "local" || strings.Contains(text, "/")):
-		d.errorf(w.at, form+"; the head itself is a machine with local = true in TOML", "%q is a store on this computer", text)
+		d.Errorf(w.at, form+"; the head itself is a machine with local = true in TOML", "%q is a store on this computer", text)
 		return
 	case !ok:
 		scheme, rest = "ssh", text
 	}
 	if scheme != "ssh" && scheme != "ssh-ng" {
-		d.errorf(w.at, form, "a machine is reached over SSH, not by %q", scheme+"://")
+		d.Errorf(w.at, form, "a machine is reached over SSH, not by %q", scheme+"://")
 		return
 	}
 	at := w.at + len(text) - len(rest)
@@ -225,21 +227,21 @@ func (d *decoder) nixURI(m *Machine, w word) {
 	rest = strings.TrimSuffix(rest, "/")
 	user, host, hasUser := cutLast(rest, "@")
 	if hasUser {
-		d.user(m, user, &node{key: at, value: at})
+		d.user(m, user, &tomlfile.Place{Key: at, Value: at})
 		at += len(user) + 1
 	} else {
 		host = rest
-		d.errorf(w.at, fmt.Sprintf("write ssh://USER@%s: SSH's own configuration is not read", rest), "%q has no user", text)
+		d.Errorf(w.at, fmt.Sprintf("write ssh://USER@%s: SSH's own configuration is not read", rest), "%q has no user", text)
 	}
 	name, port, hasPort := cutPort(host)
 	if hasPort {
 		if n, err := strconv.ParseInt(port, 10, 64); err == nil {
-			d.port(m, n, &node{value: at + len(host) - len(port)})
+			d.port(m, n, &tomlfile.Place{Value: at + len(host) - len(port)})
 		} else {
-			d.errorf(at+len(host)-len(port), form+":2222", "the port %q is no number", port)
+			d.Errorf(at+len(host)-len(port), form+":2222", "the port %q is no number", port)
 		}
 	}
-	d.hostNamed("host", m, name, &node{key: at, value: at})
+	d.hostNamed("host", m, name, &tomlfile.Place{Key: at, Value: at})
 	if query != "" {
 		d.nixQuery(m, query, w.at+strings.IndexByte(text, '?')+1)
 	}
@@ -272,18 +274,18 @@ func cutPort(text string) (host, port string, ok bool) {
 func (d *decoder) nixQuery(m *Machine, query string, at int) {
 	for option := range strings.SplitSeq(query, "&") {
 		key, escaped, _ := strings.Cut(option, "=")
-		place := &node{key: at, value: at + len(key) + 1}
+		place := &tomlfile.Place{Key: at, Value: at + len(key) + 1}
 		value, err := url.PathUnescape(escaped)
 		switch {
 		case option == "":
 		case err != nil:
-			d.errorf(at, "%HH stands for a character; %25 for %", "%v", err)
+			d.Errorf(at, "%HH stands for a character; %25 for %", "%v", err)
 		case key == "ssh-key":
 			d.privateKey(m, value, place)
 		case key == "base64-ssh-public-host-key":
-			d.nixHostKey(m, word{value, place.value})
+			d.nixHostKey(m, word{value, place.Value})
 		default:
-			d.warnf(at, "", "%s has no effect", key)
+			d.Warnf(at, "", "%s has no effect", key)
 		}
 		at += len(option) + 1
 	}
@@ -295,13 +297,13 @@ func (d *decoder) nixHostKey(m *Machine, w word) {
 	line, err := base64.StdEncoding.DecodeString(w.text)
 	if err != nil {
 		if line, err = base64.RawStdEncoding.DecodeString(w.text); err != nil {
-			d.errorf(w.at, hint, "the host key is no base64: %q", cutLong(w.text))
+			d.Errorf(w.at, hint, "the host key is no base64: %q", cutLong(w.text))
 			return
 		}
 	}
 	key, wrong := parseHostKey(strings.TrimSpace(string(line)))
 	if wrong != nil {
-		d.errorf(w.at, hint, "%s", wrong.message)
+		d.Errorf(w.at, hint, "%s", wrong.message)
 		return
 	}
 	m.HostKey = key

@@ -1,39 +1,34 @@
 package machines
 
 import (
-	"errors"
 	"fmt"
 	"math"
-	"path"
 	"slices"
 	"strings"
+	"time"
 
-	"github.com/BurntSushi/toml"
+	"lighter/internal/tomlfile"
 )
 
-// maxBuilds bounds parallel-builds and port bounds itself.
-const maxBuilds = 10000
+// The greatest values of parallel-builds, parallel-transfers and build-cores: beyond any
+// machine's, so that a digit too many is noticed.
+const (
+	maxBuilds    = 10000
+	maxTransfers = 1000
+	maxCores     = 100000
+)
 
 // ParseTOML reads and checks the contents of a machines file. The name of the file
 // is for errors alone. A file without any machine is good. All that is wrong is
 // reported at once, as Errors; with wrong syntax, the first place alone.
 func ParseTOML(file string, data []byte) ([]Machine, error) {
 	d := newDecoder(file, data, TOML)
-	places := locate(d.doc)
-	if places.tooDeep >= 0 {
-		d.errorf(places.tooDeep, "", "more than %d tables or lists in each other are no machines file", maxDepth)
-		return nil, d.err()
+	document, root, ok := d.Parse()
+	if !ok {
+		return nil, d.Err()
 	}
-	var document map[string]any
-	if _, err := toml.Decode(d.doc, &document); err != nil {
-		d.syntaxError(err)
-		return nil, d.err()
-	}
-	if places.twice >= 0 {
-		d.errorf(places.twice, "leave one of them out", "the key is there twice")
-	}
-	all := d.document(document, places.root)
-	if err := d.err(); err != nil {
+	all := d.document(document, root)
+	if err := d.Err(); err != nil {
 		return nil, err
 	}
 	return all, nil
@@ -41,12 +36,14 @@ func ParseTOML(file string, data []byte) ([]Machine, error) {
 
 // decoder turns a parsed document into machines and reports all that is wrong.
 type decoder struct {
-	reporter
+	tomlfile.Decoder
 	format Format
 }
 
 func newDecoder(file string, data []byte, format Format) *decoder {
-	return &decoder{reporter: reporter{file: file, doc: strings.TrimPrefix(string(data), "\ufeff")}, format: format}
+	d := &decoder{Decoder: tomlfile.NewDecoder(file, data), format: format}
+	d.Syntax = tomlfile.Syntax{Example: d.example, Boolean: d.boolean}
+	return d
 }
 
 // example writes a field with a value as a file of the decoder's format has it; for
@@ -72,49 +69,36 @@ func (d *decoder) boolean(v bool) string {
 	return fmt.Sprint(v)
 }
 
-func (d *decoder) syntaxError(err error) {
-	var syntax toml.ParseError
-	if !errors.As(err, &syntax) {
-		d.errorf(0, "", "%s", strings.TrimPrefix(err.Error(), "toml: "))
-		return
-	}
-	var hint string
-	if strings.HasPrefix(syntax.Message, "expected value but found") {
-		hint = `a string stands in quotes: key = "value"`
-	}
-	d.errorf(syntax.Position.Start, hint, "%s", syntax.Message)
-}
-
-func (d *decoder) document(document map[string]any, at *node) []Machine {
+func (d *decoder) document(document map[string]any, at *tomlfile.Place) []Machine {
 	for key := range document {
 		if key != "machine" {
-			d.unknownKey(key, at.at(key).key, []string{"machine"}, "each machine starts with a line [[machine]]")
+			d.UnknownKey(key, at.At(key).Key, []string{"machine"}, "each machine starts with a line [[machine]]")
 		}
 	}
 	found, ok := document["machine"]
 	if !ok {
 		return nil
 	}
-	at = at.at("machine")
-	tables, ok := tablesOf(found)
+	at = at.At("machine")
+	tables, ok := tomlfile.Tables(found)
 	if !ok {
-		d.errorf(at.key, "start each machine with a line [[machine]], in two pairs of brackets",
-			"machine is %s, not a list of tables", typeName(found))
+		d.Errorf(at.Key, "start each machine with a line [[machine]], in two pairs of brackets",
+			"machine is %s, not a list of tables", tomlfile.TypeName(found))
 		return nil
 	}
 	var all []Machine
 	first := make(map[string]int) // name to line
 	for i, table := range tables {
-		where := at.elem(i)
+		where := at.Elem(i)
 		m := d.machine(table, where)
 		all = append(all, m)
 		if m.Name == "" {
 			continue
 		}
-		name := where.at("name").value
-		line, _, _ := d.position(name)
+		name := where.At("name").Value
+		line, _, _ := d.Position(name)
 		if earlier, ok := first[m.Name]; ok {
-			d.errorf(name, "give each machine a name of its own; the address can stand in host",
+			d.Errorf(name, "give each machine a name of its own; the address can stand in host",
 				"machine %q is already on line %d", m.Name, earlier)
 			continue
 		}
@@ -123,29 +107,10 @@ func (d *decoder) document(document map[string]any, at *node) []Machine {
 	return all
 }
 
-// tablesOf accepts both [[machine]] and machine = [{…}].
-func tablesOf(v any) ([]map[string]any, bool) {
-	switch v := v.(type) {
-	case []map[string]any:
-		return v, true
-	case []any:
-		tables := make([]map[string]any, len(v))
-		for i, elem := range v {
-			table, ok := elem.(map[string]any)
-			if !ok {
-				return nil, false
-			}
-			tables[i] = table
-		}
-		return tables, true
-	}
-	return nil, false
-}
-
 // field reads one key of a machine. at is the position of the key and its value.
 type field struct {
 	key  string
-	read func(d *decoder, m *Machine, v any, at *node)
+	read func(d *decoder, m *Machine, v any, at *tomlfile.Place)
 	// ssh says that the key has no meaning for a local machine.
 	ssh bool
 }
@@ -163,12 +128,27 @@ var fields = []field{
 	{key: "host-key", read: (*decoder).hostKey, ssh: true},
 	{key: "parallel-builds", read: (*decoder).parallelBuilds},
 	{key: "speed", read: (*decoder).speed},
-	{key: "features", read: func(d *decoder, m *Machine, v any, at *node) { m.Features = d.features("features", v, at) }},
-	{key: "mandatory-features", read: func(d *decoder, m *Machine, v any, at *node) {
+	{key: "features", read: func(d *decoder, m *Machine, v any, at *tomlfile.Place) { m.Features = d.features("features", v, at) }},
+	{key: "mandatory-features", read: func(d *decoder, m *Machine, v any, at *tomlfile.Place) {
 		m.MandatoryFeatures = d.features("mandatory-features", v, at)
 	}},
 	{key: "overload-threshold", read: (*decoder).overloadThreshold},
-	{key: "min-free-disk", read: (*decoder).minFreeDisk},
+	size("min-free-disk", "100MiB", func(m *Machine) *int64 { return &m.MinFreeDisk }),
+	{key: "min-free-inodes", read: (*decoder).minFreeInodes},
+	size("min-free-memory", "2GiB", func(m *Machine) *int64 { return &m.MinFreeMemory }),
+	pressure("max-cpu-pressure", func(m *Machine) *float64 { return &m.MaxCPUPressure }),
+	pressure("max-memory-pressure", func(m *Machine) *float64 { return &m.MaxMemoryPressure }),
+	{key: "parallel-transfers", read: (*decoder).parallelTransfers},
+	{key: "substitute-urls", read: func(d *decoder, m *Machine, v any, at *tomlfile.Place) {
+		m.SubstituteURLs = d.URLs("substitute-urls", v, at, d.example("substitute-urls", `["https://ci.guix.gnu.org"]`))
+	}},
+	{key: "build-cores", read: (*decoder).buildCores},
+	duration("timeout", "24h", time.Second, func(m *Machine) *time.Duration { return &m.Timeout }),
+	duration("max-silent-time", "1h", time.Second, func(m *Machine) *time.Duration { return &m.MaxSilentTime }),
+	{key: "tags", read: func(d *decoder, m *Machine, v any, at *tomlfile.Place) { m.Tags = d.Tags("tags", v, at) }},
+	duration("gc-interval", "1d", time.Minute, func(m *Machine) *time.Duration { return &m.GCInterval }),
+	duration("gc-older-than", "30d", 0, func(m *Machine) *time.Duration { return &m.GCOlderThan }),
+	size("gc-max-freed", "10GiB", func(m *Machine) *int64 { return &m.GCMaxFreed }),
 	{key: "store", read: (*decoder).store},
 	{key: "daemon-socket", read: (*decoder).daemonSocket},
 	{key: "sandbox-paths", read: (*decoder).sandboxPaths},
@@ -191,29 +171,26 @@ func defaults() Machine {
 		Speed:             DefaultSpeed,
 		OverloadThreshold: DefaultOverloadThreshold,
 		MinFreeDisk:       DefaultMinFreeDisk,
+		MinFreeInodes:     DefaultMinFreeInodes,
 		Store:             StoreAuto,
 		DaemonSocket:      DefaultDaemonSocket,
 	}
 }
 
-func (d *decoder) machine(table map[string]any, at *node) Machine {
+func (d *decoder) machine(table map[string]any, at *tomlfile.Place) Machine {
 	m := defaults()
 	for _, f := range fields {
 		if v, ok := table[f.key]; ok {
-			f.read(d, &m, v, at.at(f.key))
+			f.read(d, &m, v, at.At(f.key))
 		}
 	}
-	for key := range table {
-		if !slices.Contains(keyNames, key) {
-			d.unknownKey(key, at.at(key).key, keyNames, "the keys are "+strings.Join(keyNames, ", "))
-		}
-	}
+	d.CheckKeys(table, at, keyNames)
 	d.required(table, at)
 	if m.Local {
 		m.Host, m.Port = "", 0
 		for _, f := range fields {
 			if _, ok := table[f.key]; ok && f.ssh {
-				d.errorf(at.at(f.key).key, "leave it out, or leave local out",
+				d.Errorf(at.At(f.key).Key, "leave it out, or leave local out",
 					"%s has no meaning for the local machine, which is reached without SSH", f.key)
 			}
 		}
@@ -223,63 +200,55 @@ func (d *decoder) machine(table map[string]any, at *node) Machine {
 	return m
 }
 
-func (d *decoder) required(table map[string]any, at *node) {
+func (d *decoder) required(table map[string]any, at *tomlfile.Place) {
 	of := ""
 	if name, ok := table["name"].(string); ok {
 		of = fmt.Sprintf(" %q", name)
 	}
 	if _, ok := table["name"]; !ok {
-		d.errorf(at.key, `add a line such as name = "builder1.example.org"`, "a machine without a name")
+		d.Errorf(at.Key, `add a line such as name = "builder1.example.org"`, "a machine without a name")
 	}
 	local, _ := table["local"].(bool)
 	if _, ok := table["user"]; !ok && !local {
-		d.errorf(at.key, `add a line such as user = "offload"`, "the machine%s has no user", of)
+		d.Errorf(at.Key, `add a line such as user = "offload"`, "the machine%s has no user", of)
 	}
 	_, one := table["system"]
 	_, many := table["systems"]
 	switch {
 	case one && many:
-		second := max(at.at("system").key, at.at("systems").key)
-		d.errorf(second, "write them all in one list, systems", "the machine%s has both system and systems", of)
+		second := max(at.At("system").Key, at.At("systems").Key)
+		d.Errorf(second, "write them all in one list, systems", "the machine%s has both system and systems", of)
 	case !one && !many:
-		d.errorf(at.key, `add a line such as systems = ["x86_64-linux"]`, "the machine%s has no systems", of)
+		d.Errorf(at.Key, `add a line such as systems = ["x86_64-linux"]`, "the machine%s has no systems", of)
 	}
 }
 
-func (d *decoder) unknownKey(key string, offset int, known []string, otherwise string) {
-	hint := otherwise
-	if near := nearest(key, known); near != "" {
-		hint = fmt.Sprintf("did you mean %q?", near)
-	}
-	d.errorf(offset, hint, "unknown key %q", key)
-}
-
-func (d *decoder) name(m *Machine, v any, at *node) {
+func (d *decoder) name(m *Machine, v any, at *tomlfile.Place) {
 	const hint = "a name has letters, digits, dots, dashes and underscores; an address of another kind goes into host"
-	name, ok := d.text("name", v, at)
+	name, ok := d.Text("name", v, at)
 	if !ok {
 		return
 	}
 	m.Name = name
 	switch user, host, hasUser := strings.Cut(name, "@"); {
 	case hasUser:
-		d.errorf(at.value, fmt.Sprintf("write name = %s and user = %s", quote(host), quote(user)), "the name %q has a user in it", name)
+		d.Errorf(at.Value, fmt.Sprintf("write name = %s and user = %s", tomlfile.Quote(host), tomlfile.Quote(user)), "the name %q has a user in it", name)
 	case len(name) > 253:
-		d.errorf(at.value, hint, "the name has more than 253 characters")
+		d.Errorf(at.Value, hint, "the name has more than 253 characters")
 	case strings.HasPrefix(name, "-"), strings.Trim(name, ".") == "", strings.Trim(name, nameCharacters) != "":
-		d.errorf(at.value, hint, "%q cannot be a machine's name", name)
+		d.Errorf(at.Value, hint, "%q cannot be a machine's name", name)
 	}
 }
 
 const nameCharacters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_"
 
-func (d *decoder) host(m *Machine, v any, at *node) {
+func (d *decoder) host(m *Machine, v any, at *tomlfile.Place) {
 	d.hostNamed("host", m, v, at)
 }
 
 // hostNamed reads the host from a field with that name.
-func (d *decoder) hostNamed(key string, m *Machine, v any, at *node) {
-	host, ok := d.text(key, v, at)
+func (d *decoder) hostNamed(key string, m *Machine, v any, at *tomlfile.Place) {
+	host, ok := d.Text(key, v, at)
 	if !ok {
 		return
 	}
@@ -289,35 +258,35 @@ func (d *decoder) hostNamed(key string, m *Machine, v any, at *node) {
 	name, port, hasPort := strings.Cut(host, ":")
 	switch {
 	case strings.Contains(host, "@"):
-		d.errorf(at.value, "write the user into user", "the host %q has a user in it", host)
+		d.Errorf(at.Value, "write the user into user", "the host %q has a user in it", host)
 	case hasPort && !isIPv6:
-		d.errorf(at.value, fmt.Sprintf("write %s and %s", d.example(key, quote(name)), d.example("port", port)), "the host %q has a port in it", host)
+		d.Errorf(at.Value, fmt.Sprintf("write %s and %s", d.example(key, tomlfile.Quote(name)), d.example("port", port)), "the host %q has a port in it", host)
 	case strings.HasPrefix(host, "-"), len(host) > 253, strings.Trim(host, nameCharacters+":%") != "":
-		d.errorf(at.value, "a host name or an IP address", "%q cannot be a host", host)
+		d.Errorf(at.Value, "a host name or an IP address", "%q cannot be a host", host)
 	}
 }
 
-func (d *decoder) port(m *Machine, v any, at *node) {
-	m.Port = d.integer("port", v, at, 1, 65535, d.example("port", "22"))
+func (d *decoder) port(m *Machine, v any, at *tomlfile.Place) {
+	m.Port = d.Integer("port", v, at, 1, 65535, d.example("port", "22"))
 }
 
-func (d *decoder) local(m *Machine, v any, at *node) {
+func (d *decoder) local(m *Machine, v any, at *tomlfile.Place) {
 	local, ok := v.(bool)
 	if !ok {
-		d.wrongType("local", v, at, "true or false", "local = true")
+		d.WrongType("local", v, at, "true or false", "local = true")
 	}
 	m.Local = local
 }
 
-func (d *decoder) systems(m *Machine, v any, at *node) {
+func (d *decoder) systems(m *Machine, v any, at *tomlfile.Place) {
 	var systems []string
-	var places []*node
+	var places []*tomlfile.Place
 	if one, ok := v.(string); ok {
-		systems, places = []string{one}, []*node{at}
+		systems, places = []string{one}, []*tomlfile.Place{at}
 	} else {
-		systems, places = d.texts("systems", v, at, d.example("systems", `["x86_64-linux"]`))
+		systems, places = d.Texts("systems", v, at, d.example("systems", `["x86_64-linux"]`))
 		if list, ok := v.([]any); ok && len(list) == 0 {
-			d.errorf(at.value, d.example("systems", `["x86_64-linux"]`), "systems is empty: the machine would get no build")
+			d.Errorf(at.Value, d.example("systems", `["x86_64-linux"]`), "systems is empty: the machine would get no build")
 		}
 	}
 	for i, system := range systems {
@@ -326,24 +295,24 @@ func (d *decoder) systems(m *Machine, v any, at *node) {
 	m.Systems = systems
 }
 
-func (d *decoder) system(system string, at *node) {
+func (d *decoder) system(system string, at *tomlfile.Place) {
 	if slices.Contains(knownSystems, system) {
 		return
 	}
-	near := nearest(system, knownSystems)
+	near := tomlfile.Nearest(system, knownSystems)
 	machine, kernel, ok := strings.Cut(system, "-")
 	const letters = "abcdefghijklmnopqrstuvwxyz0123456789_"
 	wellFormed := ok && machine != "" && kernel != "" && strings.Trim(machine+kernel, letters) == ""
 	// A system that nobody here has heard of is accepted, unless it looks like a
 	// slip of the pen: a machine with a wrong system would wait in silence.
-	if wellFormed && (near == "" || editDistance(system, near) > 2) {
+	if wellFormed && (near == "" || tomlfile.EditDistance(system, near) > 2) {
 		return
 	}
 	hint := `a system is an architecture and a kernel, such as "x86_64-linux"`
 	if near != "" {
 		hint = fmt.Sprintf("did you mean %q?", near)
 	}
-	d.errorf(at.value, hint, "unknown system %q", system)
+	d.Errorf(at.Value, hint, "unknown system %q", system)
 }
 
 // knownSystems are those of Guix, and others that Nix knows.
@@ -357,24 +326,24 @@ var knownSystems = []string{
 	"x86_64-netbsd", "x86_64-openbsd", "x86_64-solaris",
 }
 
-func (d *decoder) user(m *Machine, v any, at *node) {
-	user, ok := d.text("user", v, at)
+func (d *decoder) user(m *Machine, v any, at *tomlfile.Place) {
+	user, ok := d.Text("user", v, at)
 	if ok && (strings.ContainsAny(user, " \t\n:@/") || strings.HasPrefix(user, "-")) {
-		d.errorf(at.value, d.example("user", `"offload"`), "%q cannot be the name of a user", user)
+		d.Errorf(at.Value, d.example("user", `"offload"`), "%q cannot be the name of a user", user)
 	}
 	m.User = user
 }
 
-func (d *decoder) privateKey(m *Machine, v any, at *node) {
-	file, ok := d.text("private-key", v, at)
+func (d *decoder) privateKey(m *Machine, v any, at *tomlfile.Place) {
+	file, ok := d.Text("private-key", v, at)
 	if ok {
 		m.PrivateKey = file
-		d.checkPath("private-key", file, at, strings.HasPrefix(file, "~/"), d.example("private-key", `"~/.ssh/id_ed25519"`))
+		d.Path("private-key", file, at, strings.HasPrefix(file, "~/"), d.example("private-key", `"~/.ssh/id_ed25519"`))
 	}
 }
 
-func (d *decoder) hostKey(m *Machine, v any, at *node) {
-	text, ok := d.text("host-key", v, at)
+func (d *decoder) hostKey(m *Machine, v any, at *tomlfile.Place) {
+	text, ok := d.Text("host-key", v, at)
 	if !ok {
 		return
 	}
@@ -383,237 +352,129 @@ func (d *decoder) hostKey(m *Machine, v any, at *node) {
 	if wrong == nil {
 		return
 	}
-	offset := at.value
+	offset := at.Value
 	// The offset in the value is that in the file only where the string is
 	// written plainly, between single quotation marks.
-	if at.value+1+len(text) <= len(d.doc) && d.doc[at.value+1:at.value+1+len(text)] == text {
+	if at.Value+1+len(text) <= len(d.Doc) && d.Doc[at.Value+1:at.Value+1+len(text)] == text {
 		offset += 1 + wrong.offset
 	}
-	d.errorf(offset, wrong.hint, "%s", wrong.message)
+	d.Errorf(offset, wrong.hint, "%s", wrong.message)
 }
 
-func (d *decoder) parallelBuilds(m *Machine, v any, at *node) {
-	m.ParallelBuilds = d.integer("parallel-builds", v, at, 1, maxBuilds, d.example("parallel-builds", "4"))
+func (d *decoder) parallelBuilds(m *Machine, v any, at *tomlfile.Place) {
+	m.ParallelBuilds = d.Integer("parallel-builds", v, at, 1, maxBuilds, d.example("parallel-builds", "4"))
 }
 
-func (d *decoder) speed(m *Machine, v any, at *node) {
+func (d *decoder) speed(m *Machine, v any, at *tomlfile.Place) {
 	hint := d.example("speed", "2.0") + " for a machine that is twice as fast as one of speed 1"
-	speed, ok := number(v)
+	speed, ok := tomlfile.Number(v)
 	switch {
 	case !ok:
-		d.wrongType("speed", v, at, "a number", hint)
+		d.WrongType("speed", v, at, "a number", hint)
 	case !(speed >= 1e-6 && speed <= 1e6): // also refuses NaN
-		d.errorf(at.value, hint, "speed is %v; want a number from 0.000001 to 1000000", v)
+		d.Errorf(at.Value, hint, "speed is %v; want a number from 0.000001 to 1000000", v)
 	}
 	m.Speed = speed
 }
 
-func (d *decoder) features(key string, v any, at *node) []string {
-	features, places := d.texts(key, v, at, d.example(key, `["kvm", "big-parallel"]`))
+func (d *decoder) features(key string, v any, at *tomlfile.Place) []string {
+	features, places := d.Texts(key, v, at, d.example(key, `["kvm", "big-parallel"]`))
 	for i, feature := range features {
 		if strings.ContainsAny(feature, ", \t\n\r") {
-			d.errorf(places[i].value, "write each feature as a string of its own, in a list", "the feature %q is not one word", feature)
+			d.Errorf(places[i].Value, "write each feature as a string of its own, in a list", "the feature %q is not one word", feature)
 		}
 	}
 	return features
 }
 
-func (d *decoder) overloadThreshold(m *Machine, v any, at *node) {
+func (d *decoder) overloadThreshold(m *Machine, v any, at *tomlfile.Place) {
 	hint := fmt.Sprintf("%s gives the machine no build while its load per core is 0.8 or more; %s disregards the load",
 		d.example("overload-threshold", "0.8"), d.boolean(false))
 	if off, ok := v.(bool); ok && !off {
 		m.OverloadThreshold = 0
 		return
 	}
-	threshold, ok := number(v)
+	threshold, ok := tomlfile.Number(v)
 	switch {
 	case !ok:
-		d.wrongType("overload-threshold", v, at, "a number, or "+d.boolean(false), hint)
+		d.WrongType("overload-threshold", v, at, "a number, or "+d.boolean(false), hint)
 	case !(threshold > 0 && threshold <= 1000): // also refuses NaN
-		d.errorf(at.value, hint, "overload-threshold is %v; want a number above 0 and up to 1000, or %s", v, d.boolean(false))
+		d.Errorf(at.Value, hint, "overload-threshold is %v; want a number above 0 and up to 1000, or %s", v, d.boolean(false))
 	}
 	m.OverloadThreshold = threshold
 }
 
-func (d *decoder) minFreeDisk(m *Machine, v any, at *node) {
-	const hint = `min-free-disk = "100MiB"; the units are B, kB, KiB, MB, MiB, GB, GiB, TB, TiB, PB, PiB`
-	switch v := v.(type) {
-	case int64:
-		if v < 0 {
-			d.errorf(at.value, hint, "min-free-disk is %d; want 0 or more", v)
-		}
-		m.MinFreeDisk = v
-	case string:
-		size, err := parseSize(v)
-		if err != nil {
-			d.errorf(at.value, hint, "min-free-disk is %q, which is no size: %v", v, err)
-		}
-		m.MinFreeDisk = size
-	default:
-		d.wrongType("min-free-disk", v, at, "a size", hint)
-	}
+func (d *decoder) minFreeInodes(m *Machine, v any, at *tomlfile.Place) {
+	m.MinFreeInodes = int64(d.Integer("min-free-inodes", v, at, 0, math.MaxInt32, d.example("min-free-inodes", "10000")+"; 0 disregards them"))
 }
 
-func (d *decoder) store(m *Machine, v any, at *node) {
+func (d *decoder) parallelTransfers(m *Machine, v any, at *tomlfile.Place) {
+	m.ParallelTransfers = d.Integer("parallel-transfers", v, at, 1, maxTransfers, d.example("parallel-transfers", "4"))
+}
+
+func (d *decoder) buildCores(m *Machine, v any, at *tomlfile.Place) {
+	m.BuildCores = d.Integer("build-cores", v, at, 0, maxCores, d.example("build-cores", "8")+"; 0 lets the machine decide")
+}
+
+// pressure reads a percentage of the kernel's pressure stall information.
+func pressure(key string, of func(m *Machine) *float64) field {
+	return field{key: key, read: func(d *decoder, m *Machine, v any, at *tomlfile.Place) {
+		hint := fmt.Sprintf("%s gives the machine no build while that many percent of the last 10 seconds were spent waiting; %s disregards it",
+			d.example(key, "80"), d.boolean(false))
+		*of(m) = d.Percent(key, v, at, hint)
+	}}
+}
+
+// size reads a number of bytes.
+func size(key, example string, of func(m *Machine) *int64) field {
+	return field{key: key, read: func(d *decoder, m *Machine, v any, at *tomlfile.Place) { *of(m) = d.Size(key, v, at, example) }}
+}
+
+// duration reads a duration, which is 0 or at least the least.
+func duration(key, example string, least time.Duration, of func(m *Machine) *time.Duration) field {
+	return field{key: key, read: func(d *decoder, m *Machine, v any, at *tomlfile.Place) {
+		*of(m) = d.Duration(key, v, at, least, example)
+	}}
+}
+
+func (d *decoder) store(m *Machine, v any, at *tomlfile.Place) {
 	kinds := []string{StoreAuto, StoreDaemon, StoreLocal}
-	kind, ok := d.text("store", v, at)
+	kind, ok := d.Text("store", v, at)
 	if ok && !slices.Contains(kinds, kind) {
 		hint := `the kinds are "auto", "guix-daemon" and "local"`
-		if near := nearest(kind, kinds); near != "" {
+		if near := tomlfile.Nearest(kind, kinds); near != "" {
 			hint = fmt.Sprintf("did you mean %q?", near)
 		}
-		d.errorf(at.value, hint, "unknown kind of store %q", kind)
+		d.Errorf(at.Value, hint, "unknown kind of store %q", kind)
 	}
 	m.Store = kind
 }
 
-func (d *decoder) daemonSocket(m *Machine, v any, at *node) {
-	file, ok := d.text("daemon-socket", v, at)
+func (d *decoder) daemonSocket(m *Machine, v any, at *tomlfile.Place) {
+	file, ok := d.Text("daemon-socket", v, at)
 	if ok {
-		d.checkPath("daemon-socket", file, at, false, d.example("daemon-socket", quote(DefaultDaemonSocket)))
+		d.Path("daemon-socket", file, at, false, d.example("daemon-socket", tomlfile.Quote(DefaultDaemonSocket)))
 	}
 	m.DaemonSocket = file
 }
 
-func (d *decoder) sandboxPaths(m *Machine, v any, at *node) {
+func (d *decoder) sandboxPaths(m *Machine, v any, at *tomlfile.Place) {
 	const hint = `sandbox-paths = ["/bin/sh", "/inside=/outside"]`
-	entries, places := d.texts("sandbox-paths", v, at, hint)
+	entries, places := d.Texts("sandbox-paths", v, at, hint)
 	for i, entry := range entries {
 		inside, outside, ok := strings.Cut(entry, "=")
-		d.checkPath("sandbox-paths", inside, places[i], false, hint)
+		d.Path("sandbox-paths", inside, places[i], false, hint)
 		if ok {
-			d.checkPath("sandbox-paths", outside, places[i], false, hint)
+			d.Path("sandbox-paths", outside, places[i], false, hint)
 		}
 	}
 	m.SandboxPaths = entries
 }
 
-func (d *decoder) stateDirectory(m *Machine, v any, at *node) {
-	dir, ok := d.text("state-directory", v, at)
+func (d *decoder) stateDirectory(m *Machine, v any, at *tomlfile.Place) {
+	dir, ok := d.Text("state-directory", v, at)
 	if ok {
-		d.checkPath("state-directory", dir, at, false, `state-directory = "/var/lib/lighter"`)
+		d.Path("state-directory", dir, at, false, `state-directory = "/var/lib/lighter"`)
 	}
 	m.StateDirectory = dir
-}
-
-// checkPath refuses names of files that depend on where one stands.
-func (d *decoder) checkPath(key, name string, at *node, otherwiseGood bool, hint string) {
-	clean := path.IsAbs(name) && (path.Clean(name) == name || path.Clean(name)+"/" == name)
-	if !clean && !otherwiseGood {
-		d.errorf(at.value, hint, "%s: %q is not an absolute file name without . and .. in it", key, name)
-	}
-}
-
-// text accepts a text that is not empty and has no control characters.
-func (d *decoder) text(key string, v any, at *node) (string, bool) {
-	text, ok := v.(string)
-	if !ok {
-		d.wrongType(key, v, at, "a string", d.example(key, `"…"`))
-		return "", false
-	}
-	return text, d.checkText(key, text, at)
-}
-
-func (d *decoder) checkText(key, text string, at *node) bool {
-	switch {
-	case strings.TrimSpace(text) == "":
-		d.errorf(at.value, "give it a value, or leave the line out", "%s is empty", key)
-		return false
-	case strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r == 0x7f }):
-		d.errorf(at.value, "", "%s has a control character", key)
-		return false
-	}
-	return true
-}
-
-// texts accepts a list of texts, each once, and returns their positions too.
-func (d *decoder) texts(key string, v any, at *node, hint string) (texts []string, places []*node) {
-	list, ok := v.([]any)
-	if !ok {
-		d.wrongType(key, v, at, "a list of strings", hint)
-		return nil, nil
-	}
-	there := make(map[string]bool)
-	for i, elem := range list {
-		place := at.elem(i)
-		text, ok := elem.(string)
-		switch {
-		case !ok:
-			d.errorf(place.value, hint, "%s has %s in its list; want strings", key, d.kindOf(elem))
-		case strings.TrimSpace(text) == "":
-			d.errorf(place.value, "leave it out", "%s has an empty string", key)
-		case !d.checkText(key, text, place):
-		case there[text]:
-			d.errorf(place.value, "leave it out", "%s has %q twice", key, text)
-		default:
-			there[text] = true
-			texts, places = append(texts, text), append(places, place)
-		}
-	}
-	return texts, places
-}
-
-// integer accepts a whole number in the given range.
-func (d *decoder) integer(key string, v any, at *node, least, most int, hint string) int {
-	n, ok := v.(int64)
-	switch {
-	case !ok:
-		d.wrongType(key, v, at, "a whole number", hint)
-	case n < int64(least) || n > int64(most):
-		d.errorf(at.value, hint, "%s is %d; want a number from %d to %d", key, n, least, most)
-		n = int64(least)
-	}
-	return int(n)
-}
-
-// number accepts both 2 and 2.0.
-func number(v any) (float64, bool) {
-	switch v := v.(type) {
-	case int64:
-		return float64(v), true
-	case float64:
-		return v, !math.IsNaN(v)
-	}
-	return 0, false
-}
-
-func (d *decoder) wrongType(key string, v any, at *node, want, hint string) {
-	d.errorf(at.value, hint, "%s is %s; want %s", key, d.kindOf(v), want)
-}
-
-// kindOf says what kind of value v is, as the decoder's format calls it.
-func (d *decoder) kindOf(v any) string {
-	if b, ok := v.(bool); ok {
-		return d.boolean(b)
-	}
-	return typeName(v)
-}
-
-// otherValue is a value that TOML does not have, such as a symbol: what it is.
-type otherValue string
-
-// typeName says what kind of value v is.
-func typeName(v any) string {
-	switch v := v.(type) {
-	case string:
-		return "a string"
-	case int64:
-		return "a whole number"
-	case float64:
-		if math.IsNaN(v) {
-			return "not a number"
-		}
-		return "a number with a fraction"
-	case bool:
-		return fmt.Sprint(v)
-	case []any:
-		return "a list"
-	case []map[string]any:
-		return "a list of tables"
-	case map[string]any:
-		return "a table"
-	case otherValue:
-		return string(v)
-	}
-	return "a date or time"
 }

@@ -136,6 +136,19 @@ type BuildRequest struct {
 	// that the build may see beside its inputs. guix-daemon decides by itself.
 	SandboxPaths []string
 
+	// Check has the derivation built although its outputs are valid. What is valid stays
+	// as it is, and what was made is not kept: the result describes it, and Made gets it.
+	// Where outputs are not valid, a store may build and register them in the usual way.
+	//
+	// guix-daemon compares by itself. Where that finds a difference, it is told what was
+	// made only with KeepFailed, of one output, and without its references; else the check
+	// fails with FailedDifference. The result may lack outputs of which it said nothing.
+	Check bool
+	// Made returns where the NAR of an output that a check made goes, by the output's name;
+	// nil drops them. The store closes it. Only after a check that succeeded was it written
+	// completely; an output may be asked for more than once, of which the last counts.
+	Made func(output string) (io.WriteCloser, error)
+
 	// Log gets the builder's standard output and error as they are written. It
 	// is not called concurrently. May be nil.
 	Log io.Writer
@@ -169,6 +182,7 @@ const (
 	FailedHashMismatch BuildFailure = "hash-mismatch" // fixed output with other contents
 	FailedReferences   BuildFailure = "references"    // forbidden reference
 	FailedDownload     BuildFailure = "download"      // builtin:download found no good source
+	FailedDifference   BuildFailure = "difference"    // a check made something else than what is valid
 )
 
 // BuildError is the failure of a derivation, as opposed to that of a machine.

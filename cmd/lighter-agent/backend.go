@@ -19,6 +19,7 @@ type backend struct {
 	store            store.Store
 	kind             string
 	folder           string // where its disk space is
+	builds           string // where its builds have their folders
 	publicKey        string // empty if the store says it itself
 	needsDerivations bool
 	close            func() error
@@ -34,6 +35,10 @@ const (
 // daemonTimeout is how long guix-daemon may take to answer before it is taken not to be
 // there.
 const daemonTimeout = 5 * time.Second
+
+// daemonBuilds is where guix-daemon has the folders of its builds, if it was started
+// without TMPDIR, which it does not say.
+const daemonBuilds = "/tmp"
 
 // openStore opens the store that the flags ask for.
 func (s *settings) openStore(ctx context.Context, p place, logger *slog.Logger) (*backend, error) {
@@ -94,7 +99,7 @@ func (s *settings) openDaemon(logger *slog.Logger) (*backend, error) {
 	if err != nil {
 		return nil, usageError{err}
 	}
-	return &backend{store: d, kind: kindDaemon, folder: string(d.Dir()), needsDerivations: true, close: d.Close}, nil
+	return &backend{store: d, kind: kindDaemon, folder: string(d.Dir()), builds: daemonBuilds, needsDerivations: true, close: d.Close}, nil
 }
 
 func (s *settings) openLocal(p place, logger *slog.Logger) (*backend, error) {
@@ -113,7 +118,7 @@ func (s *settings) openLocal(p place, logger *slog.Logger) (*backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &backend{store: l, kind: kindLocal, folder: p.store(), publicKey: key.Public().String(), close: l.Close}, nil
+	return &backend{store: l, kind: kindLocal, folder: p.store(), builds: p.store(), publicKey: key.Public().String(), close: l.Close}, nil
 }
 
 // ownKey returns the key with which this store signs, and makes it the first time. Of

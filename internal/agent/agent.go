@@ -23,6 +23,7 @@
 //	lock               held while the agent runs
 //	builds/ID.status   the states of a build that was started; see record
 //	builds/ID.log-N    what the builder wrote in attempt N so far, if anything
+//	builds/ID.made-N-X an output that attempt N made, if it is a check, as a NAR
 //
 // An agent that starts takes over the finished builds of the one before it. Those that
 // ran then are reported as failures of the machine. Nothing here is synced: what a power
@@ -66,6 +67,12 @@ type Options struct {
 	StateDir string
 	// DiskDir is where free disk is measured. Empty: StateDir.
 	DiskDir string
+	// BuildDir is where builds have their folders, and free disk is measured too. Empty:
+	// DiskDir.
+	BuildDir string
+	// procDir is where the kernel says how the machine is; tests have their own. Empty:
+	// /proc.
+	procDir string
 	// PublicKey is the key with which Store signs, as an s-expression. Empty: the store
 	// is asked each time.
 	PublicKey string
@@ -96,6 +103,8 @@ const (
 func (o Options) withDefaults() Options {
 	setDefault(&o.StoreKind, "local")
 	setDefault(&o.DiskDir, o.StateDir)
+	setDefault(&o.BuildDir, o.DiskDir)
+	setDefault(&o.procDir, "/proc")
 	setDefault(&o.Version, version.Version)
 	setDefault(&o.KeepBuilds, defaultKeepBuilds)
 	setDefault(&o.MaxLog, defaultMaxLog)

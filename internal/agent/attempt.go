@@ -24,6 +24,8 @@ type attempt struct {
 	output     *buildLog
 	record     record
 
+	madePrefix string // of the names of files with what a check makes
+
 	// lease belongs to who has the turn of the entry.
 	lease store.Lease
 
@@ -33,13 +35,15 @@ type attempt struct {
 	// cancel ends the running build, whose end closes over. Nil if it was not started.
 	cancel context.CancelCauseFunc
 	over   chan struct{}
+	// outputs are the names of those that a check has begun to make.
+	outputs map[string]bool
 }
 
 func (a *Agent) newAttempt(id string, number int, derivation store.Path) *attempt {
 	at := &attempt{
 		id: id, number: number, derivation: derivation,
 		log:    a.log.With("build", id, "attempt", number),
-		record: record{name: a.buildFile(id + recordSuffix)},
+		record: record{name: a.buildFile(id + recordSuffix)}, madePrefix: a.buildFile(madePrefix(id, number)),
 	}
 	at.status = agentapi.BuildStatus{ID: id, Attempt: number, Derivation: derivation, State: agentapi.Rooted}
 	at.output = newBuildLog(a.buildFile(logName(id, number)), a.opts.MaxLog, at.log)
@@ -106,6 +110,7 @@ func (at *attempt) release() {
 // discard releases what the attempt holds and removes its files. It must not run.
 func (at *attempt) discard() {
 	at.release()
+	at.removeOutputs()
 	if err := errors.Join(at.record.remove(), at.output.remove()); err != nil {
 		at.log.Warn("the files of a build were not removed", "err", err)
 	}
@@ -206,8 +211,10 @@ const minFreeDisk = 10 << 20
 
 // blame says whose fault it is that a derivation failed.
 func (a *Agent) blame(failed *store.BuildError) *api.Failure {
-	if free, err := a.machine.freeDisk(); err == nil && free < minFreeDisk {
-		return machineFailure(fmt.Errorf("only %d bytes are free on the disk: %w", free, failed))
+	for _, dir := range []string{a.machine.diskDir, a.machine.buildDir} {
+		if free, err := freeSpace(dir); err == nil && free.bytes < minFreeDisk {
+			return machineFailure(fmt.Errorf("only %d bytes are free in %s: %w", free.bytes, dir, failed))
+		}
 	}
 	return &api.Failure{
 		Culprit: api.CulpritDerivation, Phase: api.Building, Kind: string(failed.Failure),

@@ -170,7 +170,7 @@ func (a *Agent) rooted(ctx context.Context, e *entry, id string, req *agentapi.B
 		return nil, fmt.Errorf("build %s: %w", id, err)
 	}
 	at.mu.Lock()
-	at.asked = time.Now()
+	at.asked, at.status.Check = time.Now(), req.Check
 	at.mu.Unlock()
 	if at != old {
 		if old != nil {
@@ -183,12 +183,14 @@ func (a *Agent) rooted(ctx context.Context, e *entry, id string, req *agentapi.B
 
 // proceed starts a rooted attempt unless inputs are missing, or nothing is to be done.
 func (a *Agent) proceed(ctx context.Context, at *attempt, builder store.Builder, req *agentapi.BuildRequest, drv *derivation.Derivation) error {
-	outputs, err := a.validOutputs(ctx, drv)
-	if err != nil {
-		return fmt.Errorf("build %s: %w", at.id, err)
-	}
-	if outputs != nil {
-		return at.succeed(outputs)
+	if !req.Check {
+		outputs, err := a.validOutputs(ctx, drv)
+		if err != nil {
+			return fmt.Errorf("build %s: %w", at.id, err)
+		}
+		if outputs != nil {
+			return at.succeed(outputs)
+		}
 	}
 	missing, err := store.Missing(ctx, a.opts.Store, a.needed(req))
 	if err != nil {
@@ -265,7 +267,7 @@ func (a *Agent) start(at *attempt, builder store.Builder, req *agentapi.BuildReq
 		return fmt.Errorf("build %s: %w", at.id, err)
 	}
 	go func() {
-		a.build(ctx, at, builder, storeRequest(req, at.output))
+		a.build(ctx, at, builder, storeRequest(req, at))
 		cancel(nil)
 	}()
 	return nil
@@ -294,10 +296,11 @@ func (a *Agent) giveSlot() {
 }
 
 // storeRequest translates the request for the store.
-func storeRequest(req *agentapi.BuildRequest, log *buildLog) *store.BuildRequest {
+func storeRequest(req *agentapi.BuildRequest, at *attempt) *store.BuildRequest {
 	r := &store.BuildRequest{
 		Derivation: req.Derivation, Inputs: req.Inputs, Cores: req.Cores, KeepFailed: req.KeepFailed, SandboxPaths: req.SandboxPaths,
-		Timeout: req.Timeout.Duration(), MaxSilentTime: req.MaxSilentTime.Duration(), Log: log,
+		Timeout: req.Timeout.Duration(), MaxSilentTime: req.MaxSilentTime.Duration(), Log: at.output,
+		Check: req.Check, Made: at.makeOutput,
 	}
 	if len(req.Text) > 0 {
 		r.Text = req.Text
@@ -315,6 +318,9 @@ func (a *Agent) build(ctx context.Context, at *attempt, builder store.Builder, r
 	result, err := a.guarded(ctx, at, builder, req)
 	a.giveSlot() // before anybody hears of the end and puts the next one
 	status := a.outcome(ctx, at.snapshot(), result, err)
+	if status.State != agentapi.Succeeded {
+		at.removeOutputs()
+	}
 	at.finish(status)
 	if f := status.Failure; f != nil && f.Culprit == api.CulpritMachine {
 		at.log.Warn("build failed for reasons of this machine", "derivation", req.Derivation, "err", f.Message)
@@ -380,8 +386,8 @@ func (a *Agent) load(ctx context.Context) error {
 		return err
 	}
 	for _, file := range files {
-		id, isRecord := buildOf(file.Name())
-		if !isRecord {
+		id, kind := buildOf(file.Name())
+		if kind != recordFile {
 			continue
 		}
 		at, err := a.restore(ctx, id)
@@ -392,7 +398,8 @@ func (a *Agent) load(ctx context.Context) error {
 		a.entries[at.id] = &entry{id: at.id, turn: make(chan struct{}, 1), attempt: at}
 	}
 	for _, file := range files {
-		if id, _ := buildOf(file.Name()); a.entries[id] != nil {
+		id, kind := buildOf(file.Name())
+		if e := a.entries[id]; e != nil && (kind != madeFile || e.attempt.made(file.Name())) {
 			continue
 		}
 		if err := removeFile(a.buildFile(file.Name())); err != nil {
@@ -414,7 +421,11 @@ func (a *Agent) restore(ctx context.Context, id string) (*attempt, error) {
 	at := a.newAttempt(id, status.Attempt, status.Derivation)
 	at.output = openBuildLog(at.output.name, at.log)
 	at.asked = time.Now()
-	if status.State == agentapi.Succeeded {
+	if status.State == agentapi.Succeeded && status.Check {
+		if lost := at.lostOutput(status); lost != nil {
+			status.State, status.Outputs, status.Failure = agentapi.Failed, nil, machineFailure(lost)
+		}
+	} else if status.State == agentapi.Succeeded {
 		if lost := a.protect(ctx, at, status); lost != nil {
 			status.State, status.Outputs, status.Failure = agentapi.Failed, nil, machineFailure(lost)
 		}

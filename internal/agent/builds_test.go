@@ -137,19 +137,31 @@ func TestPutAgain(t *testing.T) {
 	}
 }
 
+// signal gets something when it is first written to.
+type signal chan struct{}
+
+func (s signal) Write(p []byte) (int, error) {
+	select {
+	case s <- struct{}{}:
+	default:
+	}
+	return len(p), nil
+}
+
 func TestAttempts(t *testing.T) {
 	s := newFakeStore(t)
 	r := start(t, s)
 	r.put("b", request(t, 2, "a", "log=first hold"))
 	<-s.held
-	first := make(chan *agentapi.BuildStatus)
+	first, reads := make(chan *agentapi.BuildStatus), make(signal, 1)
 	go func() {
-		status, err := r.client.Log(context.Background(), "b", 0, new(bytes.Buffer))
+		status, err := r.client.Log(context.Background(), "b", 0, reads)
 		if err != nil {
 			t.Error(err)
 		}
 		first <- status
 	}()
+	<-reads // else the log may be gone before it is opened
 	_, err := r.client.PutBuild(t.Context(), "b", request(t, 1, "a", "hold"))
 	wantCode(t, err, 409, agentapi.CodeOldAttempt)
 	_, err = r.client.PutBuild(t.Context(), "b", request(t, 2, "other", "hold"))

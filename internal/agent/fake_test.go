@@ -24,7 +24,8 @@ import (
 // fakeStore is a Memory whose builder does what the last of a derivation's arguments
 // says, in words: "hold" waits for release or the end, "stuck" for release alone, "log=TEXT" writes a line, "exit" fails as
 // the derivation's fault, "broken" as the machine's, "panic" panics, "nothing" succeeds without
-// making anything. Then it makes the outputs, which refer to the inputs that it was given.
+// making anything. Then it makes the outputs, which refer to the inputs that it was given. A check
+// makes other ones, unless it has the word "half", with which it fails after the first byte.
 type fakeStore struct {
 	*storetest.Memory
 	key *signature.PrivateKey
@@ -94,6 +95,14 @@ func (s *fakeStore) Build(ctx context.Context, req *store.BuildRequest) (*store.
 		}
 	}
 	outputs := make(map[string]*store.Info)
+	if req.Check {
+		for _, o := range drv.Outputs {
+			if outputs[o.Name], err = s.check(req, o, "checked "+name, slices.Contains(drv.Args, "half")); err != nil {
+				return nil, err
+			}
+		}
+		return &store.BuildResult{Outputs: outputs}, nil
+	}
 	for _, o := range drv.Outputs {
 		if err := s.add(ctx, o.Path, "made by "+name, req.Inputs); err != nil {
 			return nil, err
@@ -103,6 +112,28 @@ func (s *fakeStore) Build(ctx context.Context, req *store.BuildRequest) (*store.
 		}
 	}
 	return &store.BuildResult{Outputs: outputs}, nil
+}
+
+// check makes an output for who asked for the check alone.
+func (s *fakeStore) check(req *store.BuildRequest, o derivation.Output, content string, half bool) (*store.Info, error) {
+	w, err := req.Made(o.Name)
+	if err != nil {
+		return nil, err
+	}
+	if half {
+		_, err := w.Write([]byte{'x'})
+		return nil, errors.Join(&store.BuildError{Derivation: req.Derivation, Failure: store.FailedOutput, Message: "half"}, err, w.Close())
+	}
+	var h nar.Hasher
+	n := nar.NewWriter(io.MultiWriter(&h, w))
+	if err := n.WriteHeader(&nar.Header{Kind: nar.Regular, Size: int64(len(content))}); err != nil {
+		return nil, err
+	}
+	_, err = io.WriteString(n, content)
+	if err = errors.Join(err, n.Close(), w.Close()); err != nil {
+		return nil, err
+	}
+	return &store.Info{Path: o.Path, NARHash: h.Sum(), NARSize: h.Size(), Deriver: req.Derivation}, nil
 }
 
 func (s *fakeStore) count(name string) int {

@@ -36,14 +36,17 @@ func newHandler(a *Agent) handler {
 		"PUT /v1/builds/{id}":     h.putBuild,
 		"GET /v1/builds/{id}":     h.getBuild,
 		"GET /v1/builds/{id}/log": h.getLog,
-		"DELETE /v1/builds/{id}":  h.deleteBuild,
-		"POST /v1/missing":        h.missing,
-		"POST /v1/closure":        h.closure,
-		"POST /v1/import":         h.importArchive,
-		"POST /v1/export":         h.exportArchive,
-		"POST /v1/add-text":       h.addText,
-		"POST /v1/gc":             h.collectGarbage,
-		"/":                       h.unknown,
+
+		"GET /v1/builds/{id}/outputs/{name}": h.getOutput,
+
+		"DELETE /v1/builds/{id}": h.deleteBuild,
+		"POST /v1/missing":       h.missing,
+		"POST /v1/closure":       h.closure,
+		"POST /v1/import":        h.importArchive,
+		"POST /v1/export":        h.exportArchive,
+		"POST /v1/add-text":      h.addText,
+		"POST /v1/gc":            h.collectGarbage,
+		"/":                      h.unknown,
 	} {
 		h.mux.HandleFunc(pattern, h.guarded(f))
 	}

@@ -360,14 +360,14 @@ func TestProc(t *testing.T) {
 	if got := load("0.52 0.58 0.59 2/1165 12345\n"); got != 0.52 {
 		t.Errorf("load %v", got)
 	}
-	if got := availableMemory("MemTotal:  16303428 kB\nMemFree:  1024 kB\nMemAvailable:    2048 kB\n"); got != 2<<20 {
+	if got := memory("MemTotal:  16303428 kB\nMemFree:  1024 kB\nMemAvailable:    2048 kB\n", "MemAvailable:"); got != 2<<20 {
 		t.Errorf("memory %d", got)
 	}
 	if got := uptime("350735.47 234388.90\n"); got != 350735.47 {
 		t.Errorf("uptime %v", got)
 	}
 	for _, garbage := range []string{"", "x", "MemAvailable: x kB\n", "MemAvailable: 99999999999999999999 kB"} {
-		if load(garbage) != 0 || availableMemory(garbage) != 0 || uptime(garbage) != 0 {
+		if load(garbage) != 0 || memory(garbage, "MemAvailable:") != 0 || uptime(garbage) != 0 {
 			t.Errorf("%q is read as a number", garbage)
 		}
 	}

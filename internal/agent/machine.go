@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math"
+	"math/bits"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -22,11 +25,14 @@ import (
 
 // machine finds out what the computer is.
 type machine struct {
-	diskDir string
-	started time.Time
-	kernel  string
-	name    string
-	systems []string
+	diskDir  string
+	buildDir string
+	procDir  string
+	started  time.Time
+	kernel   string
+	name     string
+	systems  []string
+	hardware api.Hardware
 
 	problems interface{ BuildProblem() error } // nil if the store has none
 
@@ -36,13 +42,18 @@ type machine struct {
 }
 
 func newMachine(opts *Options) *machine {
-	m := &machine{diskDir: opts.DiskDir, started: time.Now()}
+	m := &machine{diskDir: opts.DiskDir, buildDir: opts.BuildDir, procDir: opts.procDir, started: time.Now()}
 	m.problems, _ = opts.Store.(interface{ BuildProblem() error })
 	var uts unix.Utsname
 	if unix.Uname(&uts) == nil {
 		m.kernel = cString(uts.Sysname[:]) + " " + cString(uts.Release[:])
 		m.name = cString(uts.Nodename[:])
 		m.systems = systems(cString(uts.Machine[:]), runs32Bit)
+	}
+	// The kernel asks each processor for what stands in cpuinfo, so this is not for
+	// every question.
+	m.hardware = api.Hardware{
+		CPU: cpuModel(m.proc("cpuinfo")), Cores: runtime.NumCPU(), Memory: memory(m.proc("meminfo"), "MemTotal:"), Kernel: m.kernel,
 	}
 	return m
 }
@@ -93,14 +104,32 @@ func runs32Bit() bool {
 	return <-ok
 }
 
-// freeDisk returns how many bytes are free for ordinary users where the store is.
-func (m *machine) freeDisk() (int64, error) {
+// space is what is free on a file system for ordinary users.
+type space struct {
+	bytes  int64
+	inodes int64 // negative if it has no limit, or if it is not known
+}
+
+// freeSpace returns what is free where a folder is.
+func freeSpace(dir string) (space, error) {
 	var fs unix.Statfs_t
-	if err := unix.Statfs(m.diskDir, &fs); err != nil {
-		return 0, fmt.Errorf("free disk of %s: %w", m.diskDir, err)
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return space{inodes: -1}, fmt.Errorf("free disk of %s: %w", dir, err)
 	}
-	free := fs.Bavail * uint64(max(0, fs.Bsize))
-	return int64(min(free, math.MaxInt64)), nil
+	return spaceOf(&fs), nil
+}
+
+func spaceOf(fs *unix.Statfs_t) space {
+	hi, free := bits.Mul64(fs.Bavail, uint64(max(0, fs.Bsize))) // #nosec G115 -- not negative
+	if hi != 0 {
+		free = math.MaxInt64
+	}
+	free = min(free, math.MaxInt64)
+	s := space{bytes: int64(free), inodes: -1}
+	if fs.Files != 0 { // btrfs and others make inodes as they need them
+		s.inodes = int64(min(fs.Ffree, math.MaxInt64))
+	}
+	return s
 }
 
 // How long an answer to why nothing can be built is believed: finding out takes a process.
@@ -132,17 +161,25 @@ func (m *machine) buildProblem() string {
 // describe answers GET /v1/machine. What cannot be found out is left out.
 func (a *Agent) describe() *agentapi.Machine {
 	m := a.machine
-	free, err := m.freeDisk()
+	free, err := freeSpace(m.diskDir)
 	if err != nil {
 		a.log.Warn("the free disk is not known", "err", err)
+	}
+	build, err := freeSpace(m.buildDir)
+	if err != nil {
+		a.log.Warn("the free disk for builds is not known", "err", err)
+		build = space{bytes: -1, inodes: -1}
 	}
 	return &agentapi.Machine{
 		Protocol: agentapi.Protocol, Version: a.opts.Version, PID: os.Getpid(), Started: m.started,
 		Kernel: m.kernel, Hostname: m.name, Systems: m.systems, Cores: runtime.NumCPU(),
-		Load: load(procFile("loadavg")), FreeDisk: free, FreeMemory: availableMemory(procFile("meminfo")), Now: time.Now(),
+		Load: load(m.proc("loadavg")), FreeMemory: memory(m.proc("meminfo"), "MemAvailable:"), Now: time.Now(),
+		FreeDisk: free.bytes, FreeInodes: free.inodes, BuildFreeDisk: build.bytes, BuildFreeInodes: build.inodes,
+		CPUPressure: pressure(m.proc("pressure/cpu")), MemoryPressure: pressure(m.proc("pressure/memory")),
+		Hardware:  m.hardware,
 		StoreKind: a.opts.StoreKind, StoreDir: a.opts.Store.Dir(), PublicKey: a.publicKey(),
 		AcceptsKeys:      a.acceptsKeys(),
-		Uptime:           uptime(procFile("uptime")),
+		Uptime:           uptime(m.proc("uptime")),
 		NeedsDerivations: a.opts.NeedsDerivations, BuildProblem: m.buildProblem(), Running: a.countRunning(),
 	}
 }
@@ -186,10 +223,21 @@ func (a *Agent) acceptsKeys() []string {
 	return prints
 }
 
-func procFile(name string) string {
-	content, err := os.ReadFile("/proc/" + name)
+// maxProcFile bounds what is read of a file in /proc: cpuinfo has a kilobyte for each
+// processor, and its first one is enough.
+const maxProcFile = 64 << 10
+
+// proc returns what a file in /proc holds, or nothing if it is not there: /proc may not
+// be mounted, and the kernel may not know of pressure.
+func (m *machine) proc(name string) string {
+	f, err := os.Open(filepath.Join(m.procDir, name))
 	if err != nil {
-		return "" // not mounted
+		return ""
+	}
+	defer f.Close()
+	content, err := io.ReadAll(io.LimitReader(f, maxProcFile))
+	if err != nil {
+		return ""
 	}
 	return string(content)
 }
@@ -214,10 +262,46 @@ func uptime(text string) api.Seconds {
 	return api.Seconds(v)
 }
 
-// availableMemory returns MemAvailable of /proc/meminfo, in bytes.
-func availableMemory(meminfo string) int64 {
+// pressure returns the percentage of the last 10 seconds in which some task waited, of
+// a file in /proc/pressure (the kernel's Documentation/accounting/psi.rst); negative if
+// it does not say.
+func pressure(text string) float64 {
+	for line := range strings.Lines(text) {
+		rest, ok := strings.CutPrefix(line, "some avg10=")
+		if !ok {
+			continue
+		}
+		percent, _, _ := strings.Cut(rest, " ")
+		if v, err := strconv.ParseFloat(percent, 64); err == nil && v >= 0 && v <= 100 {
+			return v
+		}
+	}
+	return -1
+}
+
+// cpuModel returns what /proc/cpuinfo calls the first processor, or nothing. The keys are
+// those of x86, MIPS, RISC-V, POWER and, for a board, ARM.
+func cpuModel(cpuinfo string) string {
+	found := make(map[string]string)
+	for line := range strings.Lines(cpuinfo) {
+		key, value, _ := strings.Cut(line, ":")
+		key, value = strings.TrimSpace(key), strings.TrimSpace(value)
+		if _, ok := found[key]; !ok && value != "" {
+			found[key] = value
+		}
+	}
+	for _, key := range []string{"model name", "Model Name", "cpu model", "uarch", "cpu", "Model", "Hardware"} {
+		if model := found[key]; model != "" {
+			return model
+		}
+	}
+	return ""
+}
+
+// memory returns a line of /proc/meminfo, such as that of "MemAvailable:", in bytes, or 0.
+func memory(meminfo, key string) int64 {
 	for line := range strings.Lines(meminfo) {
-		if kib, ok := strings.CutPrefix(line, "MemAvailable:"); ok {
+		if kib, ok := strings.CutPrefix(line, key); ok {
 			v, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(kib), " kB"), 10, 64)
 			if err == nil && v >= 0 && v < math.MaxInt64>>10 {
 				return v << 10

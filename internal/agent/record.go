@@ -104,10 +104,23 @@ const logMark = ".log-"
 
 func logName(id string, attempt int) string { return id + logMark + strconv.Itoa(attempt) }
 
-// buildOf returns the id of the build that a file is of: a record, or a log.
-func buildOf(name string) (id string, isRecord bool) {
+// The kinds of files of a build.
+type fileKind int
+
+const (
+	recordFile fileKind = iota
+	logFile
+	madeFile
+)
+
+// buildOf returns the id of the build that a file is of, and what kind of file it is.
+func buildOf(name string) (id string, kind fileKind) {
 	if id, ok := strings.CutSuffix(name, recordSuffix); ok {
-		return id, true
+		return id, recordFile
 	}
-	return name[:max(0, strings.LastIndex(name, logMark))], false
+	log, made := strings.LastIndex(name, logMark), strings.LastIndex(name, madeMark)
+	if made > log { // neither mark can stand behind the other one
+		return name[:made], madeFile
+	}
+	return name[:max(0, log)], logFile
 }

@@ -118,6 +118,16 @@ func (c *Client) Log(ctx context.Context, id string, offset int64, w io.Writer) 
 	return status, nil
 }
 
+// Output returns what a check made, as a NAR that ends in an error if it was not sent
+// completely. The caller closes it.
+func (c *Client) Output(ctx context.Context, id, output string) (io.ReadCloser, error) {
+	resp, err := c.do(ctx, http.MethodGet, buildURL(id)+"/outputs/"+url.PathEscape(output), "", nil)
+	if err != nil {
+		return nil, err
+	}
+	return resp.Body, nil
+}
+
 func buildURL(id string) string { return "/v1/builds/" + url.PathEscape(id) }
 
 // Missing returns those of the items that the agent's store lacks.
@@ -160,15 +170,6 @@ func (c *Client) Export(ctx context.Context, paths []store.Path) (io.ReadCloser,
 		return nil, err
 	}
 	resp, err := c.do(ctx, http.MethodPost, "/v1/export", jsonType, bytes.NewReader(text))
-	if err != nil {
-		return nil, err
-	}
-	return resp.Body, nil
-}
-
-// Output returns the NAR of an output that a build with Check made. The caller closes it.
-func (c *Client) Output(ctx context.Context, id, name string) (io.ReadCloser, error) {
-	resp, err := c.do(ctx, http.MethodGet, "/v1/builds/"+url.PathEscape(id)+"/outputs/"+url.PathEscape(name), "", nil)
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@
 //	GET    /v1/builds                 all builds that the agent knows
 //	PUT    /v1/builds/{id}            root the inputs, say what is missing, start if nothing is
 //	GET    /v1/builds/{id}            its state
+//	GET    /v1/builds/{id}/outputs/{name}  what a check made, as a NAR
 //	GET    /v1/builds/{id}/log        ?offset=N; follows to the end; trailer Lighter-Build has the final BuildStatus
 //	DELETE /v1/builds/{id}            cancel it if it runs, release its roots, forget it
 //	POST   /v1/missing                which of these items the store lacks
@@ -36,6 +37,9 @@ const LogTrailer = "Lighter-Build"
 
 // MaxTrailer is the greatest length of a log's trailer, in bytes.
 const MaxTrailer = 16 << 10
+
+// NARType is the media type of a NAR.
+const NARType = "application/x-nix-nar"
 
 // ArchiveType is the media type of an archive (the export stream).
 const ArchiveType = "application/x-guix-archive"
@@ -124,8 +128,11 @@ type BuildStatus struct {
 	Stopped    time.Time    `json:"stopped,omitzero"`
 	LogSize    int64        `json:"logSize"` // bytes so far
 	// Outputs, by name, once it has succeeded.
-	Outputs      map[string]*store.Info `json:"outputs,omitempty"`
-	AlreadyValid bool                   `json:"alreadyValid,omitempty"`
+	Outputs map[string]*store.Info `json:"outputs,omitempty"`
+	// Check says that the outputs are what a check made. They are not in the store, and
+	// some may be left out: see store.BuildRequest.
+	Check        bool `json:"check,omitempty"`
+	AlreadyValid bool `json:"alreadyValid,omitempty"`
 	// Failure, once it has failed: the derivation's or the machine's.
 	Failure *api.Failure `json:"failure,omitempty"`
 	// Partial says, in a log's trailer alone, that Outputs was left out.

@@ -45,7 +45,12 @@ func (s *Store) build(ctx context.Context, req *store.BuildRequest) (*store.Buil
 	}
 	b := &build{store: s, req: req, options: s.options(req)}
 	b.log = buildLog{derivation: req.Derivation, out: req.Log}
-	err := s.with(ctx, forBuild, b.options, b.run)
+	err := s.with(ctx, forBuild, b.options, func(c *conn) error {
+		if req.Check {
+			return b.check(ctx, c)
+		}
+		return b.run(c)
+	})
 	switch {
 	case ctx.Err() != nil && err != nil:
 		return nil, context.Cause(ctx)
@@ -74,11 +79,11 @@ func (b *build) run(c *conn) error {
 		return err
 	}
 	began := time.Now()
-	if !valid {
+	if len(valid) < len(b.drv.Outputs) {
 		if err := c.setOptions(b.options); err != nil {
 			return err
 		}
-		if err := b.realize(c); err != nil {
+		if err := b.realize(c, modeNormal); err != nil {
 			return err
 		}
 	}
@@ -87,42 +92,48 @@ func (b *build) run(c *conn) error {
 	if err != nil {
 		return err
 	}
-	b.result = &store.BuildResult{Outputs: outputs, Started: began, Stopped: stopped, AlreadyValid: b.log.started.IsZero()}
+	b.setResult(outputs, began, stopped)
+	b.result.AlreadyValid = b.log.started.IsZero()
+	return nil
+}
+
+// setResult makes the result, with the times that the daemon told if it did.
+func (b *build) setResult(outputs map[string]*store.Info, began, stopped time.Time) {
+	b.result = &store.BuildResult{Outputs: outputs, Started: began, Stopped: stopped}
 	if !b.log.started.IsZero() {
 		b.result.Started = b.log.started
 	}
 	if !b.log.stopped.IsZero() {
 		b.result.Stopped = b.log.stopped
 	}
-	return nil
 }
 
-// prepare reads the derivation, makes sure that the daemon has it, and reports whether all
-// of its outputs are valid.
-func (b *build) prepare(c *conn) (bool, error) {
+// prepare reads the derivation, makes sure that the daemon has it, and returns which of its
+// outputs are valid.
+func (b *build) prepare(c *conn) (valid []store.Path, err error) {
 	s, text := b.store, b.req.Text
 	// What is protected is looked at afterwards.
 	if err := c.addTempRoots([]store.Path{b.req.Derivation}); err != nil {
-		return false, err
+		return nil, err
 	}
 	there, err := s.subsetOn(c, opQueryValidPaths, []store.Path{b.req.Derivation})
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	if text == nil {
 		if len(there) == 0 {
-			return false, &notValidError{b.req.Derivation}
+			return nil, &notValidError{b.req.Derivation}
 		}
 		if text, err = s.readText(b.req.Derivation, derivation.MaxSize); err != nil {
-			return false, err
+			return nil, err
 		}
 	}
 	if b.drv, err = derivation.Parse(s.dir, text); err != nil {
-		return false, err
+		return nil, err
 	}
 	if len(there) == 0 {
 		if err := b.add(c); err != nil {
-			return false, err
+			return nil, err
 		}
 	}
 	paths := make([]store.Path, 0, len(b.drv.Outputs))
@@ -130,10 +141,9 @@ func (b *build) prepare(c *conn) (bool, error) {
 		paths = append(paths, o.Path)
 	}
 	if err := c.addTempRoots(paths); err != nil {
-		return false, err
+		return nil, err
 	}
-	valid, err := s.subsetOn(c, opQueryValidPaths, paths)
-	return len(valid) == len(paths), err
+	return s.subsetOn(c, opQueryValidPaths, paths)
 }
 
 // add adds the derivation.
@@ -149,10 +159,16 @@ func (b *build) add(c *conn) error {
 	return b.store.addText(c, path, b.req.Text, refs)
 }
 
-func (b *build) realize(c *conn) error {
+// The modes of build-things (BuildMode in libstore).
+const (
+	modeNormal = 0
+	modeCheck  = 2
+)
+
+func (b *build) realize(c *conn, mode uint64) error {
 	c.op(opBuildThings)
 	c.putPaths([]store.Path{b.req.Derivation})
-	_ = c.w.Uint64(0) // the normal mode; the error comes with call
+	_ = c.w.Uint64(mode) // the error comes with call
 	err := c.call(&streams{log: b.log.write})
 	b.log.end()
 	if err != nil {
@@ -252,6 +268,7 @@ var kinds = []struct {
 	{"is not allowed to refer to", store.FailedReferences},
 	{"is not allowed to have direct references", store.FailedReferences},
 	{"invalid reference specifier", store.FailedReferences},
+	{differenceWords, store.FailedDifference},
 }
 
 // kindOf fills in how the derivation failed, and reports whether it did.

@@ -188,6 +188,42 @@ func TestRealKeepFailed(t *testing.T) {
 	}
 }
 
+func TestRealCheck(t *testing.T) {
+	testkit.CheckLeaks(t)
+	s := open(t, realOptions(t))
+	for _, tt := range []struct {
+		name, script string
+		differs      bool
+	}{{"same", "echo same > $out", false}, {"random", "head -c 8 /dev/urandom > $out", true}} {
+		drv, text, outputs := derive(t, s, recipe{name: tt.name, script: tt.script})
+		req := &store.BuildRequest{Derivation: drv, Text: text}
+		built, err := s.Build(t.Context(), req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Check = true
+		_, err = s.Build(t.Context(), req)
+		var failed *store.BuildError
+		if tt.differs != (errors.As(err, &failed) && failed.Failure == store.FailedDifference) || !tt.differs && err != nil {
+			t.Errorf("%s, nothing kept: got %v", tt.name, err)
+		}
+		req.KeepFailed = true
+		made := madeBy(req)
+		result, err := s.Build(t.Context(), req)
+		if err != nil {
+			t.Fatalf("%s: %v", tt.name, err)
+		}
+		var h nar.Hasher
+		_, _ = h.Write(made["out"].Bytes())
+		if got := result.Outputs["out"]; result.AlreadyValid || got.NARHash != h.Sum() || (got.NARHash != built.Outputs["out"].NARHash) != tt.differs {
+			t.Errorf("%s: made %+v, was %+v", tt.name, got, built.Outputs["out"])
+		}
+		if info, err := s.Info(t.Context(), outputs["out"]); err != nil || info.NARHash != built.Outputs["out"].NARHash {
+			t.Errorf("%s: what is valid has changed: %+v, %v", tt.name, info, err)
+		}
+	}
+}
+
 func TestRealBuildOptions(t *testing.T) {
 	s := open(t, realOptions(t))
 	drv, text, _ := derive(t, s, recipe{name: "cores", script: "echo $NIX_BUILD_CORES; echo > $out"})

@@ -18,7 +18,8 @@ import (
 // contents are computed anew and compared; those of others are believed, since only
 // the whole graph of derivations could tell, and are the business of whoever asks.
 //
-// A build of an output that is being built by the same open store waits for it.
+// A build of an output that is being built by the same open store waits for it. A check
+// never does: it has a folder of its own, and publishes nothing.
 func (s *Store) Build(ctx context.Context, req *store.BuildRequest) (*store.BuildResult, error) {
 	result, err := s.build(ctx, req)
 	var failure *store.BuildError
@@ -40,6 +41,9 @@ func (s *Store) build(ctx context.Context, req *store.BuildRequest) (*store.Buil
 	defer b.lease.Release() //nolint:errcheck // a lease that stays ends with the store
 	if err := b.lease.Add(ctx, append(slices.Clone(b.outputs), req.Derivation)...); err != nil {
 		return nil, err
+	}
+	if req.Check {
+		return b.run(ctx)
 	}
 	if result, err := b.alreadyValid(ctx); result != nil || err != nil {
 		return result, err

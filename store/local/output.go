@@ -18,8 +18,8 @@ import (
 	"lighter/store/derivation"
 )
 
-// register checks what the builder has left and publishes it. It returns what is
-// known of the outputs that were not valid before.
+// register checks what the builder has left and publishes it, unless this is a check. It
+// returns what is known of the outputs that were not valid before, or of all in a check.
 func (b *build) register(ctx context.Context) (map[store.Path]*store.Info, error) {
 	candidates := make([]store.Path, 0, len(b.inputs)+len(b.outputs))
 	for _, r := range b.inputs {
@@ -46,6 +46,9 @@ func (b *build) register(ctx context.Context) (map[store.Path]*store.Info, error
 	sorted, err := store.SortInfos(fresh)
 	if err != nil {
 		return nil, b.failure(store.FailedReferences, "%v", err)
+	}
+	if b.req.Check {
+		return infos, nil // what was made goes with the build's folder
 	}
 	var items []*finished
 	for _, info := range sorted {
@@ -90,7 +93,7 @@ func (b *build) finish(ctx context.Context, o derivation.Output, candidates []st
 	}
 	scan := newScanner(candidates)
 	var h nar.Hasher
-	if err := nar.Pack(ctxWriter{ctx, io.MultiWriter(&h, scan)}, tree); err != nil {
+	if err := b.pack(ctx, io.MultiWriter(&h, scan), tree, o.Name); err != nil {
 		return nil, err
 	}
 	state, err := h.State()
@@ -104,6 +107,19 @@ func (b *build) finish(ctx context.Context, o derivation.Output, candidates []st
 		References: scan.references(),
 		Deriver:    b.req.Derivation,
 	}}, nil
+}
+
+// pack writes an output's NAR to w, and in a check to where the request wants it too.
+func (b *build) pack(ctx context.Context, w io.Writer, tree, output string) error {
+	if !b.req.Check || b.req.Made == nil {
+		return nar.Pack(ctxWriter{ctx, w}, tree)
+	}
+	made, err := b.req.Made(output)
+	if err != nil {
+		return err
+	}
+	err = nar.Pack(ctxWriter{ctx, io.MultiWriter(w, made)}, tree)
+	return errors.Join(err, made.Close())
 }
 
 // inside returns the text of an error about an output, with the names that the builder

@@ -1,4 +1,4 @@
-package machines
+package tomlfile
 
 import (
 	"fmt"
@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// sizeUnits in the order in which FormatTOML tries them. SI units are powers of
+// sizeUnits in the order in which FormatSize tries them. SI units are powers of
 // 1000 and those with an i are powers of 1024.
 var sizeUnits = []struct {
 	name  string
@@ -26,9 +26,9 @@ var sizeUnits = []struct {
 	{"B", 1},
 }
 
-// parseSize reads a number of bytes: "100MiB", "1.5 GB", "4096". Units may be in
+// ParseSize reads a number of bytes: "100MiB", "1.5 GB", "4096". Units may be in
 // any case; a part of a byte is dropped.
-func parseSize(text string) (int64, error) {
+func ParseSize(text string) (int64, error) {
 	digits := strings.TrimRightFunc(text, func(r rune) bool {
 		return r == ' ' || ('a' <= r && r <= 'z') || ('A' <= r && r <= 'Z')
 	})
@@ -59,9 +59,9 @@ func parseSize(text string) (int64, error) {
 	return int64(f), nil
 }
 
-// formatSize is the inverse of parseSize, with the largest unit that leaves a
+// FormatSize is the inverse of ParseSize, with the largest unit that leaves a
 // whole number.
-func formatSize(n int64) string {
+func FormatSize(n int64) string {
 	for _, u := range sizeUnits {
 		if n != 0 && n%u.bytes == 0 {
 			return strconv.FormatInt(n/u.bytes, 10) + u.name

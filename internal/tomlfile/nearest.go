@@ -1,11 +1,11 @@
-package machines
+package tomlfile
 
-// nearest returns the known word that a person most likely meant, or "" if none is
+// Nearest returns the known word that a person most likely meant, or "" if none is
 // near: at most a third of its letters wrong, missing, too many or swapped.
-func nearest(word string, known []string) string {
+func Nearest(word string, known []string) string {
 	best, bestDistance := "", max(2, len(word)/3)+1
 	for _, candidate := range known {
-		if d := editDistance(word, candidate); d < bestDistance {
+		if d := EditDistance(word, candidate); d < bestDistance {
 			best, bestDistance = candidate, d
 		}
 	}
@@ -15,9 +15,9 @@ func nearest(word string, known []string) string {
 	return best
 }
 
-// editDistance counts the bytes to insert, delete, replace or swap with their
+// EditDistance counts the bytes to insert, delete, replace or swap with their
 // neighbour to get from a to b (optimal string alignment).
-func editDistance(a, b string) int {
+func EditDistance(a, b string) int {
 	const longest = 100 // the words known have less
 	if len(a) > longest || len(b) > longest {
 		return longest

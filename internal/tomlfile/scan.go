@@ -1,4 +1,4 @@
-package machines
+package tomlfile
 
 import (
 	"strconv"
@@ -6,14 +6,14 @@ import (
 	"unicode/utf8"
 )
 
-// node says where one value of a TOML document stands. The TOML library reports
+// Place says where one value of a TOML document stands. The TOML library reports
 // positions for wrong syntax alone, and most of what a person gets wrong has the
 // right syntax, so this scanner finds again what the library has parsed.
-type node struct {
-	key   int // byte offset of its key or table header; of an array's element, its own
-	value int // byte offset of the value
-	table map[string]*node
-	elems []*node
+type Place struct {
+	Key   int // byte offset of its key or table header; of an array's element, its own
+	Value int // byte offset of the value
+	table map[string]*Place
+	Elems []*Place
 }
 
 // locate returns the positions of all values of a document that the TOML library
@@ -27,7 +27,7 @@ func locate(doc string) places {
 
 // places is where everything in a document stands.
 type places struct {
-	root *node
+	root *Place
 	// tooDeep is the offset of a value that is nested deeper than maxDepth, or -1.
 	tooDeep int
 	// twice is the offset of a key that stood before, or -1. In a few cases the
@@ -35,7 +35,7 @@ type places struct {
 	twice int
 }
 
-func (s *scanner) document() *node {
+func (s *scanner) document() *Place {
 	root := newTable(0)
 	current := root
 	for {
@@ -55,7 +55,7 @@ func (s *scanner) document() *node {
 	}
 }
 
-func newTable(at int) *node { return &node{key: at, value: at, table: make(map[string]*node)} }
+func newTable(at int) *Place { return &Place{Key: at, Value: at, table: make(map[string]*Place)} }
 
 // keyPart is one part of a dotted key.
 type keyPart struct {
@@ -65,7 +65,7 @@ type keyPart struct {
 
 // child returns the table below n with that name, making it if it is not there.
 // Of an array of tables it is the last one that is meant.
-func (n *node) child(part keyPart) *node {
+func (n *Place) child(part keyPart) *Place {
 	next := n.table[part.name]
 	if next == nil {
 		next = newTable(part.pos)
@@ -74,35 +74,35 @@ func (n *node) child(part keyPart) *node {
 	return next.last()
 }
 
-func (n *node) put(name string, value *node) {
+func (n *Place) put(name string, value *Place) {
 	if n.table == nil {
-		n.table = make(map[string]*node)
+		n.table = make(map[string]*Place)
 	}
 	n.table[name] = value
 }
 
-func (n *node) last() *node {
-	if len(n.elems) > 0 {
-		return n.elems[len(n.elems)-1]
+func (n *Place) last() *Place {
+	if len(n.Elems) > 0 {
+		return n.Elems[len(n.Elems)-1]
 	}
 	return n
 }
 
-// at returns the position of a table's entry, or of the table for one that is
+// At returns the position of a table's entry, or of the table for one that is
 // not there.
-func (n *node) at(name string) *node {
+func (n *Place) At(name string) *Place {
 	if found := n.table[name]; found != nil {
 		return found
 	}
-	return &node{key: n.key, value: n.value}
+	return &Place{Key: n.Key, Value: n.Value}
 }
 
-// elem returns the position of an array's element, or of the array.
-func (n *node) elem(i int) *node {
-	if i < len(n.elems) {
-		return n.elems[i]
+// Elem returns the position of an array's element, or of the array.
+func (n *Place) Elem(i int) *Place {
+	if i < len(n.Elems) {
+		return n.Elems[i]
 	}
-	return &node{key: n.key, value: n.value}
+	return &Place{Key: n.Key, Value: n.Value}
 }
 
 type scanner struct {
@@ -150,7 +150,7 @@ func (s *scanner) blanks() {
 }
 
 // header reads "[a.b]" or "[[a.b]]" and returns the table that it opens.
-func (s *scanner) header(root *node) *node {
+func (s *scanner) header(root *Place) *Place {
 	start := s.pos
 	array := s.has("[[")
 	s.pos++
@@ -178,11 +178,11 @@ func (s *scanner) header(root *node) *node {
 		list = newTable(start)
 		table.put(name, list)
 	}
-	list.elems = append(list.elems, newTable(start))
+	list.Elems = append(list.Elems, newTable(start))
 	return list.last()
 }
 
-func (s *scanner) keyValue(table *node) {
+func (s *scanner) keyValue(table *Place) {
 	path := s.keyPath()
 	s.blanks()
 	if s.peek() != '=' || len(path) == 0 {
@@ -197,9 +197,9 @@ func (s *scanner) keyValue(table *node) {
 		table = table.child(part)
 	}
 	last := path[len(path)-1]
-	value.key = path[0].pos
+	value.Key = path[0].pos
 	if table.table[last.name] != nil && s.twice < 0 {
-		s.twice = value.key
+		s.twice = value.Key
 	}
 	table.put(last.name, value)
 }
@@ -236,8 +236,8 @@ func (s *scanner) keyPath() []keyPart {
 	}
 }
 
-func (s *scanner) value() *node {
-	n := &node{key: s.pos, value: s.pos}
+func (s *scanner) value() *Place {
+	n := &Place{Key: s.pos, Value: s.pos}
 	s.depth++
 	defer func() { s.depth-- }()
 	if s.depth > maxDepth && s.tooDeep < 0 {
@@ -247,9 +247,9 @@ func (s *scanner) value() *node {
 	case c == '"' || c == '\'':
 		s.skipString()
 	case c == '[' && s.depth <= maxDepth:
-		s.list(']', func() { n.elems = append(n.elems, s.value()) })
+		s.list(']', func() { n.Elems = append(n.Elems, s.value()) })
 	case c == '{' && s.depth <= maxDepth:
-		n.table = make(map[string]*node)
+		n.table = make(map[string]*Place)
 		s.list('}', func() { s.keyValue(n) })
 	default:
 		for strings.IndexByte(",]}#\r\n", s.peek()) < 0 && s.pos < len(s.doc) {

@@ -1,4 +1,4 @@
-package machines
+package tomlfile
 
 import (
 	"fmt"
@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"github.com/BurntSushi/toml"
-	"github.com/google/go-cmp/cmp"
 )
 
 // everything has every kind of key, header, string and list that TOML knows.
@@ -50,41 +49,41 @@ func TestLocateFindsEveryValue(t *testing.T) {
 
 func TestLocatePositions(t *testing.T) {
 	root := locate(everything).root
-	second := root.at("machine").elem(1)
+	second := root.At("machine").Elem(1)
 	tests := []struct {
 		name   string
 		offset int
 		want   string // what stands there
 	}{
-		{"quoted dotted key", root.at("top").at("level").value, `'a # b'`},
-		{"element after a comment", root.at("list").elem(1).value, `"two]"`},
-		{"string of several lines", root.at("list").elem(2).value, `"""three`},
-		{"element after one", root.at("list").elem(3).value, `'''four'''`},
-		{"nested list", root.at("list").elem(4).elem(1).elem(0).value, `6]`},
-		{"inline table", root.at("inline").at("b").at("c").value, `"}"`},
-		{"table in a list in an inline table", root.at("inline").at("d").elem(1).at("e").value, `2 }`},
-		{"quotes before the end", root.at("text").value, `""" \"""`},
-		{"after them", root.at("literal").key, `literal`},
-		{"key of the first machine", root.at("machine").elem(0).at("quoted key").key, `"quoted key" = 1`},
-		{"literal key", root.at("machine").elem(0).at(`literal \key`).value, "2\n"},
-		{"table of the first machine", root.at("machine").elem(0).at("sub").key, "[machine.sub]"},
-		{"list below it", root.at("machine").elem(0).at("subs").elem(1).at("y").value, "2\n"},
-		{"second machine", second.key, "[[ machine ]]"},
-		{"its name", second.at("name").value, `"two"`},
-		{"dotted key in it", second.at("sub").at("z").at("w").value, "4\n"},
-		{"absent key: the table's", second.at("nothing").key, "[[ machine ]]"},
-		{"the last value", root.at("other").at("table").at("v").value, "true"},
+		{"quoted dotted key", root.At("top").At("level").Value, `'a # b'`},
+		{"element after a comment", root.At("list").Elem(1).Value, `"two]"`},
+		{"string of several lines", root.At("list").Elem(2).Value, `"""three`},
+		{"element after one", root.At("list").Elem(3).Value, `'''four'''`},
+		{"nested list", root.At("list").Elem(4).Elem(1).Elem(0).Value, `6]`},
+		{"inline table", root.At("inline").At("b").At("c").Value, `"}"`},
+		{"table in a list in an inline table", root.At("inline").At("d").Elem(1).At("e").Value, `2 }`},
+		{"quotes before the end", root.At("text").Value, `""" \"""`},
+		{"after them", root.At("literal").Key, `literal`},
+		{"key of the first machine", root.At("machine").Elem(0).At("quoted key").Key, `"quoted key" = 1`},
+		{"literal key", root.At("machine").Elem(0).At(`literal \key`).Value, "2\n"},
+		{"table of the first machine", root.At("machine").Elem(0).At("sub").Key, "[machine.sub]"},
+		{"list below it", root.At("machine").Elem(0).At("subs").Elem(1).At("y").Value, "2\n"},
+		{"second machine", second.Key, "[[ machine ]]"},
+		{"its name", second.At("name").Value, `"two"`},
+		{"dotted key in it", second.At("sub").At("z").At("w").Value, "4\n"},
+		{"absent key: the table's", second.At("nothing").Key, "[[ machine ]]"},
+		{"the last value", root.At("other").At("table").At("v").Value, "true"},
 	}
 	for _, tt := range tests {
 		if !strings.HasPrefix(everything[tt.offset:], tt.want) {
-			line, column, text := (&reporter{doc: everything}).position(tt.offset)
+			line, column, text := (&Reporter{Doc: everything}).Position(tt.offset)
 			t.Errorf("%s: got %d:%d %q, want %q", tt.name, line, column, text, tt.want)
 		}
 	}
 }
 
 // lost lists the values of a document that have no position of their own.
-func lost(v any, at *node, path string) []string {
+func lost(v any, at *Place, path string) []string {
 	var missing []string
 	switch v := v.(type) {
 	case map[string]any:
@@ -108,12 +107,12 @@ func lost(v any, at *node, path string) []string {
 	return missing
 }
 
-func lostElem(v any, i, n int, at *node, path string) []string {
+func lostElem(v any, i, n int, at *Place, path string) []string {
 	name := fmt.Sprintf("%s[%d]", path, i)
-	if len(at.elems) != n {
+	if len(at.Elems) != n {
 		return []string{name}
 	}
-	return lost(v, at.elems[i], name)
+	return lost(v, at.Elems[i], name)
 }
 
 func TestDeepNestingIsRefused(t *testing.T) {
@@ -125,39 +124,11 @@ func TestDeepNestingIsRefused(t *testing.T) {
 		"braces":   strings.Repeat("a = {", n) + strings.Repeat("}", n),
 		"both":     strings.Repeat("a.b.c = [{", n),
 	} {
-		if _, err := ParseTOML(name, []byte(doc)); err == nil || !strings.Contains(err.Error(), "in each other") {
-			t.Errorf("%s: got %v", name, err)
+		d := NewDecoder(name, []byte(doc))
+		if _, _, ok := d.Parse(); ok || d.Err() == nil || !strings.Contains(d.Err().Error(), "in each other") {
+			t.Errorf("%s: got %v", name, d.Err())
 		}
 	}
-}
-
-func FuzzParseTOML(f *testing.F) {
-	f.Add([]byte(everything))
-	for _, file := range []string{"testdata/good.txtar", "testdata/bad.txtar"} {
-		for _, data := range tomlFiles(f, file) {
-			f.Add(data)
-		}
-	}
-	f.Fuzz(func(t *testing.T, data []byte) {
-		all, err := ParseTOML("fuzz.toml", data)
-		if err != nil {
-			if errs, ok := err.(Errors); !ok || len(errs) == 0 { //nolint:errorlint // must be just that
-				t.Fatalf("unexpected error %#v", err)
-			}
-			if err.Error() == "" {
-				t.Fatal("error without a text")
-			}
-			return
-		}
-		text := FormatTOML(all)
-		again, err := ParseTOML("formatted.toml", text)
-		if err != nil {
-			t.Fatalf("formatted:\n%s\n%v", text, err)
-		}
-		if diff := cmp.Diff(all, again); diff != "" {
-			t.Fatalf("formatted and read again (-want +got):\n%s", diff)
-		}
-	})
 }
 
 // FuzzLocate checks that every value that the TOML library finds is located.

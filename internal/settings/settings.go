@@ -1,0 +1,223 @@
+// Package settings is what a person can say of the coordinator in its settings file,
+// lighter.toml: limits, what happens when machines or builds fail, how much room stays
+// free, programs that run on events, and where outputs are published.
+//
+// [Load] reads such a file, checks all of it, and fills in the defaults. What is wrong is
+// reported all at once, each with file, line, column, the text of the line, and what
+// would be right; see [Error]. What the options of a built-in hook mean is the hook's
+// business: it reads them with [Hook.ReadOptions], whose errors name their places too.
+//
+// docs/settings.md documents the keys.
+package settings
+
+import (
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"slices"
+	"time"
+
+	"lighter/internal/tomlfile"
+)
+
+// Error is one thing wrong in a settings file.
+type Error = tomlfile.Error
+
+// Errors is all that is wrong in a settings file, in the order of the file; there is at
+// least one.
+type Errors = tomlfile.Errors
+
+// Settings is all that a settings file says. A value that came from this package is valid
+// and has the defaults filled in.
+type Settings struct {
+	Coordinator Coordinator
+	Head        Head
+	Ledger      Ledger
+	Log         Log
+	Hooks       []Hook // in the order of the file
+	Publish     Publish
+}
+
+// Coordinator is the table [coordinator].
+type Coordinator struct {
+	// MachineLostAfter is how long a build that runs on a machine which cannot be reached
+	// is waited for, before it is freed to go elsewhere. 5 minutes; 0 is for ever.
+	MachineLostAfter time.Duration
+	// MaxAttempts is how many attempts at a build may fail for other reasons than the
+	// derivation. At least 1; 10.
+	MaxAttempts int
+	// Retries is how often a failure of the derivation itself is tried again, for builds
+	// whose requests don't say. 0.
+	Retries int
+	// DownloadRetries is the same for fixed-output derivations, at least; 3.
+	DownloadRetries int
+	// QuarantineAfter is how many derivations must fail on a machine and succeed elsewhere
+	// for it to get no builds for QuarantineTime. 3 and 1 hour; 0 is never. QuarantineTime
+	// is at least a second.
+	QuarantineAfter int
+	QuarantineTime  time.Duration
+	// ParallelTransfers bounds the streams of items to each machine, and those from it, at
+	// the same time, unless its own entry says. At least 1; 4.
+	ParallelTransfers int
+	// BuildMissingInputs has builds made of inputs that are nowhere to be had. True.
+	BuildMissingInputs bool
+	// IdleAlarm is how long a build that a free machine could take may wait before the
+	// log says why. 1 minute; 0 is for ever.
+	IdleAlarm time.Duration
+	// MaxLog bounds a build's log, in bytes; what is longer is cut. 256 MiB.
+	MaxLog int64
+	// Timeout and MaxSilentTime bound builds whose requests don't say; 0, which is the
+	// default, is no limit.
+	Timeout       time.Duration
+	MaxSilentTime time.Duration
+}
+
+// Head is the table [head]: what must stay free there. Below it the coordinator pauses,
+// and resumes by itself.
+type Head struct {
+	MinFreeDisk      int64 // bytes, where the store is; 1 GiB
+	MinFreeStateDisk int64 // bytes, where ledger and logs are; 256 MiB
+	MinFreeInodes    int64 // where either is; 10,000; 0 disregards them
+}
+
+// Ledger is the table [ledger].
+type Ledger struct {
+	// PruneAfter is how long a build stays in the ledger after its end; 0, which is the
+	// default, is for ever.
+	PruneAfter time.Duration
+	// KeepLogs spares the logs of builds that are pruned. False.
+	KeepLogs bool
+	// SyncDelay bounds how long a change that nobody was promised waits to be written
+	// durably. 1 ms to 10 s; 200 ms.
+	SyncDelay time.Duration
+}
+
+// The formats of the coordinator's own log.
+const (
+	FormatText = "text"
+	FormatJSON = "json"
+)
+
+// Log is the table [log].
+type Log struct {
+	Level  slog.Level // Info
+	Format string     // FormatText, which is the default, or FormatJSON
+}
+
+// The events that a hook can ask for.
+const (
+	BuildSubmitted     = "build-submitted"
+	BuildStarted       = "build-started"
+	BuildSucceeded     = "build-succeeded"
+	BuildFailed        = "build-failed"
+	BuildTimedOut      = "build-timed-out"
+	BuildCanceled      = "build-canceled"
+	BuildMissingInputs = "build-missing-inputs"
+	MachineLost        = "machine-lost"
+	MachineBack        = "machine-back"
+)
+
+var eventNames = []string{
+	BuildSubmitted, BuildStarted, BuildSucceeded, BuildFailed, BuildTimedOut, BuildCanceled, BuildMissingInputs, MachineLost, MachineBack,
+}
+
+// Events returns the names of all events.
+func Events() []string { return slices.Clone(eventNames) }
+
+// The built-in hooks.
+const (
+	BuiltInPublish     = "publish"
+	BuiltInMirror      = "mirror"
+	BuiltInPruneLogs   = "prune-logs"
+	BuiltInBuildEvents = "build-events"
+)
+
+var builtInNames = []string{BuiltInPublish, BuiltInMirror, BuiltInPruneLogs, BuiltInBuildEvents}
+
+// BuiltIns returns the names of all built-in hooks.
+func BuiltIns() []string { return slices.Clone(builtInNames) }
+
+// Hook is a table [[hook]]: what runs on events.
+type Hook struct {
+	// Name is unique. It is made of at most 100 letters, digits, dots, dashes and
+	// underscores, the first one no dot.
+	Name   string
+	Events []string // names of events, each once; never empty
+	// Command is the program and its arguments. A command that is written as one string
+	// is given to /bin/sh. It is empty for a built-in hook.
+	Command []string
+	// BuiltIn is the name of a built-in hook, or empty.
+	BuiltIn  string
+	Timeout  time.Duration // of one run; at least a second; 5 minutes
+	Parallel int           // runs at the same time; at least 1; 1
+	// Tries is after how many failures a run is parked. At least 1; 8.
+	Tries int
+	// Tags are those that a build must have for the hook to run; an empty one must be there
+	// with any value. Events of machines have none, and always count.
+	Tags map[string]string
+	// Options are those of a built-in hook: string, int64, float64, bool or []string. See
+	// ReadOptions.
+	Options map[string]any
+
+	// places is where the options stand; nil in a hook that came from no file.
+	places *places
+}
+
+// places is where a hook's options stand in a document.
+type places struct {
+	file, doc, home string // as Parse got them
+	hook            *tomlfile.Place
+	options         *tomlfile.Place
+}
+
+// Publish is the table [publish]: how outputs are made available to others.
+type Publish struct {
+	// Folder is where narinfos and archives go; empty: nothing is published.
+	Folder string
+	// Key is the file of the key that signs them; empty: the head's.
+	Key         string
+	Compression string // CompressZstd, which is the default, CompressGzip or CompressNone
+	// Level is that of the compression: 1 to 22 for zstd, 1 to 9 for gzip; 0, which is the
+	// default, is the compressor's choice.
+	Level int
+}
+
+// The ways to compress what is published.
+const (
+	CompressZstd = "zstd"
+	CompressGzip = "gzip"
+	CompressNone = "none"
+)
+
+// Default returns the settings of an empty file.
+func Default() *Settings {
+	return &Settings{
+		Coordinator: Coordinator{
+			MachineLostAfter: 5 * time.Minute, MaxAttempts: 10, DownloadRetries: 3, QuarantineAfter: 3, QuarantineTime: time.Hour,
+			ParallelTransfers: 4, BuildMissingInputs: true, IdleAlarm: time.Minute, MaxLog: 256 << 20,
+		},
+		Head:    Head{MinFreeDisk: 1 << 30, MinFreeStateDisk: 256 << 20, MinFreeInodes: 10000},
+		Ledger:  Ledger{SyncDelay: 200 * time.Millisecond},
+		Log:     Log{Level: slog.LevelInfo, Format: FormatText},
+		Publish: Publish{Compression: CompressZstd},
+	}
+}
+
+// Load reads and checks a settings file. One that is not there is as good as an empty
+// one. What is wrong in it comes as Errors; a file that cannot be read as an
+// *fs.PathError. In names of files, "~/" is the home folder of this user.
+func Load(file string) (*Settings, error) {
+	data, err := tomlfile.ReadFile(file, "settings file")
+	if errors.Is(err, fs.ErrNotExist) {
+		return Default(), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		home = "" // which is an error for who writes "~/"
+	}
+	return Parse(file, data, home)
+}
