@@ -120,6 +120,12 @@ type BuiltIn interface {
 // parked at once.
 func Permanent(err error) error { return &permanentError{err} }
 
+// IsPermanent says whether an error was made by Permanent.
+func IsPermanent(err error) bool {
+	var permanent *permanentError
+	return errors.As(err, &permanent)
+}
+
 type permanentError struct{ err error }
 
 func (e *permanentError) Error() string { return e.err.Error() }

@@ -56,6 +56,11 @@ func (c *Coordinator) Handler() http.Handler {
 	handle("GET /v1/machines", c.getMachines)
 	handle("POST /v1/machines/{name}/check", c.postCheck)
 	handle("POST /v1/machines/{name}/gc", c.postGC)
+	handle("GET /v1/hooks", c.getHooks)
+	handle("GET /v1/hooks/{hook}/{run}", c.getHookRun)
+	handle("POST /v1/hooks/retry", c.postHooksRetry)
+	handle("POST /v1/hooks/drop", c.postHooksDrop)
+	handle("POST /v1/hooks/{hook}/test", c.postHooksTest)
 	handle("/", func(_ http.ResponseWriter, r *http.Request) error {
 		return &api.Error{Status: http.StatusNotFound, Code: api.CodeNotFound, Message: fmt.Sprintf("%s %s: no such operation", r.Method, r.URL.Path)}
 	})
@@ -160,6 +165,7 @@ func (c *Coordinator) Status(ctx context.Context) (*api.Status, error) {
 			}
 		}
 	})
+	s.HooksPending, s.HooksParked = c.eventHooks.Counts()
 	slices.SortFunc(s.Running, func(a, b api.Build) int { return a.Submitted.Compare(b.Submitted) })
 	return s, err
 }
