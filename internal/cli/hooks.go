@@ -76,7 +76,7 @@ func writeHooks(inv *invocation, list *api.HookList, now time.Time) error {
 	for i := range list.Hooks {
 		h := &list.Hooks[i]
 		hooks.add(h.Name, hookDoes(h), strings.Join(h.Events, " "), human.Number(h.Waiting), human.Number(h.Running), human.Number(h.Parked),
-			human.Number(int(h.Done)), human.Number(int(h.Behind)))
+			human.Number(int(h.Done)), human.Number(int(h.Behind))) // #nosec G115 -- counts of events
 	}
 	if err := hooks.write(inv.Out, outputWidth(inv.Out)); err != nil {
 		return err
