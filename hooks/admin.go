@@ -122,10 +122,7 @@ func (e *Engine) find(id string) (*hook, number, error) {
 	name, text, ok := strings.Cut(id, "/")
 	n, err := parseNumber(text)
 	if !ok || err != nil {
-		return nil, 0, &api.Error{
-			Status: http.StatusBadRequest, Code: api.CodeBadRequest,
-			Message: fmt.Sprintf("run %q: want the name of a hook and a number, such as publish/1042", id),
-		}
+		return nil, 0, badRequest("run %q: want the name of a hook and a number, such as publish/1042", id)
 	}
 	h, err := e.hook(name)
 	return h, n, err
@@ -221,9 +218,7 @@ func (e *Engine) each(ctx context.Context, s *api.HookSelection,
 		}
 	}
 	if given != 1 {
-		return nil, &api.Error{
-			Status: http.StatusBadRequest, Code: api.CodeBadRequest, Message: "want one of: ids of runs, the name of a hook, or all",
-		}
+		return nil, badRequest("want one of: ids of runs, the name of a hook, or all")
 	}
 	done := &api.Selected{IDs: []string{}}
 	add := func(h *hook, numbers ...number) {

@@ -198,6 +198,9 @@ func (e *Engine) adopt(ctx context.Context, configs []Config) error {
 
 // runner returns what carries a hook's runs out.
 func (e *Engine) runner(c *Config) BuiltIn {
+	if c.Runner != nil {
+		return c.Runner
+	}
 	if c.BuiltIn != "" {
 		e.mu.Lock()
 		defer e.mu.Unlock()

@@ -503,13 +503,17 @@ func TestCheck(t *testing.T) {
 	if err := good.Check(builtIns); err != nil {
 		t.Error(err)
 	}
+	own := Config{Name: "_", Events: []string{BuildStarted}, BuiltIn: "other", Runner: &recorder{}}
+	if err := own.Check(builtIns); err != nil {
+		t.Error(err)
+	}
 	for _, test := range []struct {
 		want   string
 		change func(*Config)
 	}{
 		{`want a name`, func(c *Config) { c.Name = "a/b" }},
 		{`want a name`, func(c *Config) { c.Name = "" }},
-		{`want a name`, func(c *Config) { c.Name = strings.Repeat("a", 65) }},
+		{`want a name`, func(c *Config) { c.Name = strings.Repeat("a", 101) }},
 		{`hook a-1.x_y: it has no events`, func(c *Config) { c.Events = nil }},
 		{`no event is called "build-done"; there are build-submitted, `, func(c *Config) { c.Events = []string{"build-done"} }},
 		{`a command and a built-in`, func(c *Config) { c.BuiltIn = "note" }},
@@ -519,7 +523,7 @@ func TestCheck(t *testing.T) {
 		{`command "": want an absolute`, func(c *Config) { c.Command = []string{""} }},
 		{`NUL`, func(c *Config) { c.Command = []string{"x", "\x00"} }},
 		{`timeout -1s`, func(c *Config) { c.Timeout = -time.Second }},
-		{`parallel 1025`, func(c *Config) { c.Parallel = 1025 }},
+		{`parallel 10001`, func(c *Config) { c.Parallel = 10001 }},
 		{`tries -1`, func(c *Config) { c.Tries = -1 }},
 	} {
 		c := good

@@ -161,7 +161,9 @@ func (m *memory) emit(events ...api.Event) {
 	m.changed = make(chan struct{})
 }
 
-func path(name string) store.Path { return store.Path("/gnu/store/" + strings.Repeat("a", 32) + "-" + name) }
+func path(name string) store.Path {
+	return store.Path("/gnu/store/" + strings.Repeat("a", 32) + "-" + name)
+}
 
 // build makes a build known, and returns its id.
 func (m *memory) build(id string, tags map[string]string) string {

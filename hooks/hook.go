@@ -74,7 +74,7 @@ func (e *Engine) open(ctx context.Context, c Config, runner BuiltIn) (*hook, err
 	own, cancel := context.WithCancelCause(e.ctx)
 	e.mu.Unlock()
 	h.cancel = cancel
-	go h.loop(own)
+	go h.loop(own) //nolint:contextcheck // it lives as long as the engine, not as the change that adds it
 	return h, nil
 }
 

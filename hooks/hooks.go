@@ -120,6 +120,12 @@ type BuiltIn interface {
 // parked at once.
 func Permanent(err error) error { return &permanentError{err} }
 
+// IsPermanent says whether an error was made by Permanent.
+func IsPermanent(err error) bool {
+	var permanent *permanentError
+	return errors.As(err, &permanent)
+}
+
 type permanentError struct{ err error }
 
 func (e *permanentError) Error() string { return e.err.Error() }
@@ -134,9 +140,9 @@ const (
 
 // Limits on a Config.
 const (
-	maxParallel = 1024
-	maxTries    = 1000
-	maxName     = 64
+	maxParallel = 10_000
+	maxTries    = 10_000
+	maxName     = 100
 )
 
 // Config is one hook. It has either a Command or a BuiltIn.
@@ -146,7 +152,10 @@ type Config struct {
 	// Command is a program and its arguments: an absolute file name, or a name
 	// without slash, which is looked for in the coordinator's PATH.
 	Command []string
-	BuiltIn string // name of a BuiltIn that the engine was given
+	BuiltIn string // name of a built-in
+	// Runner is the built-in itself, with options of its own; nil is the one that the
+	// engine was given under that name.
+	Runner BuiltIn
 	// Timeout bounds one try; 0 is DefaultTimeout.
 	Timeout time.Duration
 	// Parallel bounds the runs at the same time; 0 is DefaultParallel, or the
@@ -159,7 +168,7 @@ type Config struct {
 	Tags map[string]string
 }
 
-var goodName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
+var goodName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]*$`)
 
 // Check says what is wrong with one hook.
 func (c *Config) Check(builtIns map[string]BuiltIn) error {
@@ -182,7 +191,7 @@ func (c *Config) Check(builtIns map[string]BuiltIn) error {
 		return wrong("it has a command and a built-in; want one of them")
 	case len(c.Command) == 0 && c.BuiltIn == "":
 		return wrong("it has neither a command nor a built-in")
-	case c.BuiltIn != "" && builtIns[c.BuiltIn] == nil:
+	case c.BuiltIn != "" && c.Runner == nil && builtIns[c.BuiltIn] == nil:
 		return wrong("no built-in is called %q", c.BuiltIn)
 	case len(c.Command) > 0 && (c.Command[0] == "" || strings.Contains(c.Command[0], "/") && !filepath.IsAbs(c.Command[0])):
 		return wrong("command %q: want an absolute file name, or a name without slash, which is looked for in PATH", c.Command[0])

@@ -38,7 +38,7 @@ func (h *hook) try(ctx context.Context, r *run, cfg *Config, runner BuiltIn) {
 		err = fmt.Errorf("took longer than %s: %w", cfg.Timeout, err)
 	}
 	rec.Tries, rec.Error, rec.Output = rec.Tries+1, errorText(err), clip(output)
-	if permanent := new(*permanentError); rec.Tries < cfg.Tries && !errors.As(err, permanent) {
+	if rec.Tries < cfg.Tries && !IsPermanent(err) {
 		h.retryLater(r, rec)
 		return
 	}

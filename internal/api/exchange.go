@@ -163,6 +163,24 @@ type HookList struct {
 	Runs  []HookRun    `json:"runs"`
 }
 
+// HookTest is the body of POST /v1/hooks/{name}/test.
+type HookTest struct {
+	Build string `json:"build,omitempty"` // its id
+	// Event is the name of the event that the hook is told of; empty is the one of the
+	// state that the build is in.
+	Event   string `json:"event,omitempty"`
+	Machine string `json:"machine,omitempty"` // for events of machines
+}
+
+// HookTested is its answer.
+type HookTested struct {
+	Event  string  `json:"event"`
+	OK     bool    `json:"ok"`
+	Error  string  `json:"error,omitempty"`
+	Output string  `json:"output,omitempty"` // its end
+	Took   Seconds `json:"took"`
+}
+
 // HookSelection is the body of POST /v1/hooks/retry and /v1/hooks/drop: parked runs by
 // id, or all of a hook, or all.
 type HookSelection struct {

@@ -10,11 +10,13 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 // logFolder keeps the logs of builds: one file for each attempt, AB/ID.ATTEMPT.log
 // where AB are the last digits of the id, written as the log arrives and compressed
-// with gzip when it is complete.
+// with gzip when it is complete. The hook prune-logs may have made .zst of it later.
 type logFolder struct {
 	dir string
 	max int64 // bytes of one log
@@ -72,6 +74,7 @@ func (f *logFolder) remove(id string, attempt int) {
 	name := f.file(id, attempt)
 	os.Remove(name)
 	os.Remove(name + ".gz")
+	os.Remove(name + ".zst")
 }
 
 // size returns how much of the log was taken, in bytes.
@@ -228,19 +231,46 @@ func openAt(name string, offset int64) (*os.File, error) {
 	return file, nil
 }
 
-func (f *logFolder) copyCompressed(w io.Writer, name string, offset int64) error {
+// maxLogWindow bounds the memory that a log compressed with zstd may ask for, in bytes.
+const maxLogWindow = 8 << 20
+
+// openCompressed opens a log as it was compressed, if it was.
+func openCompressed(name string) (*os.File, io.ReadCloser, error) {
 	file, err := os.Open(name + ".gz")
+	if err == nil {
+		z, err := gzip.NewReader(file)
+		return file, z, err
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, err
+	}
+	// In this order: prune-logs makes the new file before it removes the old one.
+	file, err = os.Open(name + ".zst")
 	if errors.Is(err, fs.ErrNotExist) {
-		return errNoLog
+		return nil, nil, errNoLog
 	}
 	if err != nil {
+		return nil, nil, err
+	}
+	z, err := zstd.NewReader(file, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxLogWindow))
+	if err != nil {
+		return file, nil, err
+	}
+	return file, z.IOReadCloser(), nil
+}
+
+func (f *logFolder) copyCompressed(w io.Writer, name string, offset int64) error {
+	file, z, err := openCompressed(name)
+	if file != nil {
+		defer file.Close()
+	}
+	switch {
+	case errors.Is(err, errNoLog):
 		return err
+	case err != nil:
+		return fmt.Errorf("log %s: %w", name, err)
 	}
-	defer file.Close()
-	z, err := gzip.NewReader(file)
-	if err != nil {
-		return fmt.Errorf("log %s: %w", file.Name(), err)
-	}
+	defer z.Close()
 	// What is there was written by keepLocked, which bounds it.
 	log := io.LimitReader(z, f.max)
 	if _, err := io.CopyN(io.Discard, log, offset); err != nil {

@@ -4,9 +4,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"os"
 	"strings"
 	"testing"
+	"time"
+
+	"lighter/hooks/prunelogs"
 )
 
 func TestLogIsCompressedAndRead(t *testing.T) {
@@ -74,6 +78,44 @@ func TestLogIsFollowed(t *testing.T) {
 	l.finish()
 	if got := <-r; got != "one two three" {
 		t.Errorf("got %q", got)
+	}
+}
+
+// TestPrunedLog: a log that prune-logs has compressed is read as any other.
+func TestPrunedLog(t *testing.T) {
+	dir := t.TempDir()
+	f, err := newLogFolder(dir, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := f.open("abcd", 1)
+	text := strings.Repeat("a line of a log\n", 1000)
+	l.Write([]byte(text))
+	l.finish()
+	old := time.Now().Add(-2 * prunelogs.MinAge)
+	if err := os.Chtimes(l.name+".gz", old, old); err != nil {
+		t.Fatal(err)
+	}
+	p, err := prunelogs.New(prunelogs.Options{Dir: dir, OlderThan: prunelogs.MinAge, Compress: "zstd"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if output, err := p.Run(t.Context(), nil); err != nil {
+		t.Fatal(output, err)
+	}
+	if _, err := os.Stat(l.name + ".zst"); err != nil {
+		t.Fatal(err)
+	}
+	for _, offset := range []int64{0, 100, 16000, 20000} {
+		var b bytes.Buffer
+		err := f.copyTo(t.Context(), &b, "abcd", 1, offset, false, nil)
+		if want := text[min(offset, 16000):]; err != nil || b.String() != want {
+			t.Errorf("from %d: %d bytes, %v", offset, b.Len(), err)
+		}
+	}
+	f.remove("abcd", 1)
+	if err := f.copyTo(t.Context(), io.Discard, "abcd", 1, 0, false, nil); !errors.Is(err, errNoLog) {
+		t.Errorf("removed: %v", err)
 	}
 }
 

@@ -37,6 +37,7 @@ import (
 	"sync"
 	"time"
 
+	"lighter/hooks"
 	"lighter/internal/api"
 	"lighter/internal/ledger"
 	"lighter/machines"
@@ -98,6 +99,12 @@ type Config struct {
 	Logger    *slog.Logger
 	Version   string
 	Limits    Limits
+
+	// Hooks are the event hooks, with the built-ins that they name, and how programs
+	// are run.
+	Hooks        []hooks.Config
+	BuiltIns     map[string]hooks.BuiltIn
+	HookPrograms hooks.Programs
 
 	newAgent  func(m *machine) agent         // nil is the real one; for tests
 	headSpace func() (api.HeadStatus, error) // nil asks the file systems; for tests
@@ -205,11 +212,12 @@ type Coordinator struct {
 	moving  *transfers
 	started time.Time
 
-	mail     *mailbox[func()]
-	skipping sync.Mutex // held by submissions that depend on what was submitted
-	recorder *recorder
-	expander *expander
-	group    sync.WaitGroup // every goroutine that Run started
+	mail       *mailbox[func()]
+	skipping   sync.Mutex // held by submissions that depend on what was submitted
+	recorder   *recorder
+	expander   *expander
+	eventHooks *hooks.Engine
+	group      sync.WaitGroup // every goroutine that Run started
 	// recovered is closed when Run has read what the ledger has of earlier runs.
 	recovered chan struct{}
 	// stopped is closed when Run is about to return, or has; fatal is why, before.
@@ -279,6 +287,10 @@ func New(cfg Config) (*Coordinator, error) {
 	if c.logs, err = newLogFolder(cfg.LogDir, c.limits.MaxLog); err != nil {
 		return nil, err
 	}
+	if c.eventHooks, err = newEventHooks(c); err != nil {
+		return nil, err
+	}
+	c.hookCounts = c.eventHooks.Counts
 	c.recorder = newRecorder(c)
 	c.expander = newExpander(c)
 	for _, m := range cfg.Machines {
@@ -306,6 +318,9 @@ func (c *Coordinator) Run(ctx context.Context) error {
 	c.ctx = runCtx
 	err := c.recover(runCtx)
 	if err == nil {
+		err = c.eventHooks.Start(runCtx)
+	}
+	if err == nil {
 		close(c.recovered)
 		c.start()
 		err = c.loop()
@@ -316,6 +331,7 @@ func (c *Coordinator) Run(ctx context.Context) error {
 	close(c.stopped)
 	cancel(errStopping)
 	c.closeLinks()
+	c.eventHooks.Wait()
 	c.group.Wait()
 	c.drain() //nolint:contextcheck // ctx is over; the last write has its own bound
 	return err

@@ -62,6 +62,11 @@ func (c *Coordinator) Handler() http.Handler {
 	handle("POST /v1/pause", c.postPause)
 	handle("POST /v1/resume", c.postResume)
 	handle("GET /v1/metrics", c.getMetrics)
+	handle("GET /v1/hooks", c.getHooks)
+	handle("GET /v1/hooks/{hook}/{run}", c.getHookRun)
+	handle("POST /v1/hooks/retry", c.postHooksRetry)
+	handle("POST /v1/hooks/drop", c.postHooksDrop)
+	handle("POST /v1/hooks/{hook}/test", c.postHooksTest)
 	handle("/", func(_ http.ResponseWriter, r *http.Request) error {
 		return &api.Error{Status: http.StatusNotFound, Code: api.CodeNotFound, Message: fmt.Sprintf("%s %s: no such operation", r.Method, r.URL.Path)}
 	})

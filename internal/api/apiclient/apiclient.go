@@ -204,6 +204,18 @@ func (c *Client) Hooks(ctx context.Context) (*api.HookList, error) {
 	return get[api.HookList](ctx, c, "/v1/hooks", nil)
 }
 
+// HookRun returns one run of an event hook that is not over, with its output. The id is
+// such as "publish/1042".
+func (c *Client) HookRun(ctx context.Context, id string) (*api.HookRun, error) {
+	hook, run, _ := strings.Cut(id, "/")
+	return get[api.HookRun](ctx, c, "/v1/hooks/"+url.PathEscape(hook)+"/"+url.PathEscape(run), nil)
+}
+
+// TestHook carries an event hook out once, for a build as it is now, and waits for it.
+func (c *Client) TestHook(ctx context.Context, hook string, t *api.HookTest) (*api.HookTested, error) {
+	return post[api.HookTested](ctx, c, "/v1/hooks/"+url.PathEscape(hook)+"/test", t)
+}
+
 // RetryHooks has parked runs tried again, and returns how many.
 func (c *Client) RetryHooks(ctx context.Context, s *api.HookSelection) (*api.Selected, error) {
 	return post[api.Selected](ctx, c, "/v1/hooks/retry", s)

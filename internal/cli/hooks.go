@@ -1,0 +1,328 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"lighter/internal/api"
+	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/human"
+)
+
+func hooksCommand() *command {
+	return &command{
+		name:  "hooks",
+		short: "look at event hooks, and retry what failed",
+		long: `Event hooks are programs and built-ins that the coordinator runs when something happens to a build or a machine. A run that fails is tried again, ever later; after some tries it is parked, which means that it waits for a person.
+
+A run is named after its hook and the number of its event, such as publish/1042. docs/hooks.md says how to write hooks.`,
+		sub: []*command{
+			hooksListCommand(), hooksShowCommand(), hooksRetryCommand(), hooksDropCommand(), hooksTestCommand(),
+		},
+	}
+}
+
+func hooksListCommand() *command {
+	return &command{
+		name:  "list",
+		short: "list hooks, and the runs that failed",
+		long: `Lists the hooks with the numbers of their runs, then the runs that are parked or wait for their next try. BEHIND is how many events a hook has not looked at yet: it looks at more when it has carried out what it has.
+
+With --json there is one object with all, also the runs that merely wait; at most 1000 parked ones and 1000 others.`,
+		exits: []int{exitNoAnswer},
+		examples: []example{
+			{"lighter hooks list", "how the hooks stand"},
+			{"lighter hooks list --json | jq -r '.runs[] | select(.state == \"parked\") | .id'", "what is parked, for a program"},
+		},
+		setup: func(fs *pflag.FlagSet) action {
+			where := socketFlags(fs)
+			asJSON := fs.Bool("json", false, "print a JSON object")
+			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
+				if err := inv.arguments("", 0, 0); err != nil {
+					return err
+				}
+				list, err := client.Hooks(ctx)
+				if err != nil {
+					return err
+				}
+				if *asJSON {
+					return writeJSON(inv.Out, list)
+				}
+				return writeHooks(inv, list, time.Now())
+			})
+		},
+	}
+}
+
+// hookDoes is what a hook runs, for a table.
+func hookDoes(h *api.HookStatus) string {
+	if h.BuiltIn != "" {
+		return "built in: " + h.BuiltIn
+	}
+	return strings.Join(h.Command, " ")
+}
+
+func writeHooks(inv *invocation, list *api.HookList, now time.Time) error {
+	if len(list.Hooks) == 0 {
+		fmt.Fprintln(inv.Err, "no hooks")
+		return nil
+	}
+	hooks := table{heading: []string{"HOOK", "RUNS", "EVENTS", "WAITING", "RUNNING", "PARKED", "DONE", "BEHIND"}}
+	for i := range list.Hooks {
+		h := &list.Hooks[i]
+		hooks.add(h.Name, hookDoes(h), strings.Join(h.Events, " "), human.Number(h.Waiting), human.Number(h.Running), human.Number(h.Parked),
+			human.Number(int(h.Done)), human.Number(int(h.Behind))) // #nosec G115 -- counts of events
+	}
+	if err := hooks.write(inv.Out, outputWidth(inv.Out)); err != nil {
+		return err
+	}
+	runs := table{heading: []string{"RUN", "STATE", "EVENT", "OF", "SINCE", "TRIES", "NEXT", "WHY"}}
+	for i := range list.Runs {
+		r := &list.Runs[i]
+		if r.State != "parked" && r.Tries == 0 {
+			continue
+		}
+		runs.add(r.ID, r.State, r.Event, runSubject(r), human.Ago(r.Since, now), human.Number(r.Tries),
+			known(r.NextTry != nil, nextTry(r, now)), oneLine(r.Error))
+	}
+	if len(runs.rows) == 0 {
+		return nil
+	}
+	fmt.Fprintln(inv.Out)
+	return runs.write(inv.Out, outputWidth(inv.Out))
+}
+
+// runSubject is the build or the machine that a run is about.
+func runSubject(r *api.HookRun) string {
+	if r.Build != "" {
+		return r.Build[:min(shortID, len(r.Build))]
+	}
+	return r.Machine
+}
+
+func nextTry(r *api.HookRun, now time.Time) string {
+	switch {
+	case r.NextTry == nil:
+		return ""
+	case r.NextTry.After(now):
+		return "in " + human.Duration(r.NextTry.Sub(now))
+	}
+	return "now"
+}
+
+func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }
+
+func hooksShowCommand() *command {
+	return &command{
+		name:  "show",
+		args:  "RUN…",
+		short: "show a run with its output",
+		long:  `Shows all that is known of runs that wait or are parked, with the end of what the last try wrote. Runs that are done are not kept.`,
+		exits: []int{exitNoAnswer},
+		examples: []example{
+			{"lighter hooks show publish/1042", "why did it fail?"},
+		},
+		setup: func(fs *pflag.FlagSet) action {
+			where := socketFlags(fs)
+			asJSON := fs.Bool("json", false, "print one JSON object a line")
+			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
+				if err := inv.arguments("RUN", 1, -1); err != nil {
+					return err
+				}
+				for i, id := range inv.args {
+					run, err := client.HookRun(ctx, id)
+					if err != nil {
+						return err
+					}
+					if *asJSON {
+						err = writeJSONLine(inv.Out, run)
+					} else {
+						if i > 0 {
+							fmt.Fprintln(inv.Out)
+						}
+						err = writeHookRun(inv.Out, run, time.Now())
+					}
+					if err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		},
+	}
+}
+
+func writeHookRun(w io.Writer, r *api.HookRun, now time.Time) error {
+	var s strings.Builder
+	field := func(name, value string) {
+		if value != "" {
+			fmt.Fprintf(&s, "%-8s %s\n", name, human.Printable(value))
+		}
+	}
+	field("run", r.ID)
+	field("hook", r.Hook)
+	field("event", fmt.Sprintf("%s, number %d, %s", r.Event, r.EventSeq, human.Ago(r.Since, now)))
+	field("build", r.Build)
+	field("machine", r.Machine)
+	field("state", r.State)
+	field("tries", human.Number(r.Tries))
+	field("next", nextTry(r, now))
+	field("error", r.Error)
+	writeHookOutput(&s, r.Output)
+	_, err := io.WriteString(w, s.String())
+	return err
+}
+
+// writeHookOutput writes what a hook wrote, made harmless.
+func writeHookOutput(s *strings.Builder, output string) {
+	if output == "" {
+		return
+	}
+	fmt.Fprintln(s)
+	for line := range strings.Lines(output) {
+		fmt.Fprintf(s, "│ %s\n", human.LogLine(strings.TrimRight(line, "\n")))
+	}
+}
+
+// hookSelection are the arguments and flags that name runs.
+type hookSelection struct {
+	hook string
+	all  bool
+}
+
+func (h *hookSelection) define(fs *pflag.FlagSet, do string) {
+	fs.StringVar(&h.hook, "hook", "", do+" all parked runs of the hook `NAME`")
+	fs.BoolVar(&h.all, "all", false, do+" all parked runs")
+}
+
+func (h *hookSelection) selection(inv *invocation) (*api.HookSelection, error) {
+	given := 0
+	for _, set := range []bool{len(inv.args) > 0, h.hook != "", h.all} {
+		if set {
+			given++
+		}
+	}
+	if given != 1 {
+		return nil, usageErrorf("%s: want runs, or --hook, or --all", inv.flags.Name())
+	}
+	return &api.HookSelection{IDs: inv.args, Hook: h.hook, All: h.all}, nil
+}
+
+// hooksSelecting is a command that does something to selected runs, and says so with
+// the words of done.
+func hooksSelecting(c *command, do, done string, ask func(*apiclient.Client, context.Context, *api.HookSelection) (*api.Selected, error)) *command {
+	c.args = "[RUN…]"
+	c.exits = []int{exitNoAnswer}
+	c.setup = func(fs *pflag.FlagSet) action {
+		var which hookSelection
+		where := socketFlags(fs)
+		which.define(fs, do)
+		asJSON := fs.Bool("json", false, "print a JSON object")
+		return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
+			selection, err := which.selection(inv)
+			if err != nil {
+				return err
+			}
+			selected, err := ask(client, ctx, selection)
+			if err != nil {
+				return err
+			}
+			if *asJSON {
+				return writeJSON(inv.Out, selected)
+			}
+			fmt.Fprintf(inv.Out, "%s %s\n", human.Count(selected.Count, "run"), done)
+			return nil
+		})
+	}
+	return c
+}
+
+func hooksRetryCommand() *command {
+	return hooksSelecting(&command{
+		name:  "retry",
+		short: "try runs again",
+		long: `Has parked runs carried out again, with all their tries. Those that wait for their next try are tried now.
+
+A run that was parked comes after later ones of the same build, which did not wait for it.`,
+		examples: []example{
+			{"lighter hooks retry publish/1042", "one run"},
+			{"lighter hooks retry --hook publish", "all that is parked, once the hook is repaired"},
+		},
+	}, "retry", "will be tried again", (*apiclient.Client).RetryHooks)
+}
+
+func hooksDropCommand() *command {
+	return hooksSelecting(&command{
+		name:  "drop",
+		short: "forget runs",
+		long:  `Forgets parked runs: they are not carried out. A run that is named may also be one that waits for its next try.`,
+		examples: []example{
+			{"lighter hooks drop publish/1042", "one run"},
+			{"lighter hooks drop --all", "all that is parked"},
+		},
+	}, "drop", "dropped", (*apiclient.Client).DropHooks)
+}
+
+func hooksTestCommand() *command {
+	return &command{
+		name:  "test",
+		args:  "HOOK [BUILD]",
+		short: "carry a hook out once, by hand",
+		long: `Carries a hook out once, on the coordinator, for a build as it is now, and prints what it wrote. The event is the one of the build's state, if --event names no other; its number is 0. Nothing of it is kept, and it is not tried again.
+
+For the events of machines, machine-lost and machine-back, name a machine in place of a build.`,
+		exits: []int{exitNoAnswer},
+		examples: []example{
+			{"lighter hooks test publish 3f2a91c0", "what would it do with this build?"},
+			{"lighter hooks test mail --event machine-lost --machine eightysix", "an event of a machine"},
+		},
+		setup: func(fs *pflag.FlagSet) action {
+			var test api.HookTest
+			where := socketFlags(fs)
+			fs.StringVar(&test.Event, "event", "", "the event is `NAME`")
+			fs.StringVar(&test.Machine, "machine", "", "the event is about the machine `NAME`")
+			asJSON := fs.Bool("json", false, "print a JSON object")
+			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
+				if err := inv.arguments("HOOK", 1, 2); err != nil {
+					return err
+				}
+				if len(inv.args) == 2 {
+					test.Build = inv.args[1]
+				}
+				tested, err := client.TestHook(ctx, inv.args[0], &test)
+				if err != nil {
+					return err
+				}
+				return writeHookTested(inv, inv.args[0], tested, *asJSON)
+			})
+		},
+	}
+}
+
+func writeHookTested(inv *invocation, hook string, tested *api.HookTested, asJSON bool) error {
+	if asJSON {
+		if err := writeJSON(inv.Out, tested); err != nil {
+			return err
+		}
+	} else {
+		var s strings.Builder
+		result := "done"
+		if !tested.OK {
+			result = "failed: " + tested.Error
+		}
+		fmt.Fprintf(&s, "%s, %s: %s, in %s\n", hook, tested.Event, human.Printable(result), human.Duration(tested.Took.Duration()))
+		writeHookOutput(&s, tested.Output)
+		if _, err := io.WriteString(inv.Out, s.String()); err != nil {
+			return err
+		}
+	}
+	if !tested.OK {
+		return &exitError{code: exitFailure}
+	}
+	return nil
+}

@@ -1,0 +1,107 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"lighter/hooks"
+	"lighter/internal/api"
+	"lighter/internal/ledger"
+)
+
+// hookLedger is what the engine of event hooks sees of the ledger.
+type hookLedger struct{ *ledger.Ledger }
+
+func (l hookLedger) Build(ctx context.Context, id string) (*api.Build, error) {
+	b, err := l.Ledger.Build(ctx, id)
+	if errors.Is(err, ledger.ErrNotFound) {
+		return nil, fmt.Errorf("%w: %w", api.ErrNotFound, err)
+	}
+	return b, err
+}
+
+func (l hookLedger) Apply(ctx context.Context, settings []hooks.Setting, durable bool) error {
+	changes := make([]ledger.Change, len(settings))
+	for i, s := range settings {
+		changes[i].Setting = &ledger.Setting{Name: s.Name, Value: s.Value}
+	}
+	_, err := l.Ledger.Apply(ctx, changes, durable)
+	return err
+}
+
+func newEventHooks(c *Coordinator) (*hooks.Engine, error) {
+	return hooks.New(hooks.Options{
+		Ledger: hookLedger{c.ledger}, Hooks: c.cfg.Hooks, BuiltIns: c.cfg.BuiltIns, Programs: c.cfg.HookPrograms, Logger: c.log,
+	})
+}
+
+// SetHooks takes another configuration of event hooks: new ones start with the next
+// event, missing ones are stopped and lose their runs. A nil map leaves the built-ins as
+// they are. What is bad is refused whole. It may take some seconds, in which programs of
+// removed hooks end.
+func (c *Coordinator) SetHooks(ctx context.Context, list []hooks.Config, builtIns map[string]hooks.BuiltIn) error {
+	return c.eventHooks.SetHooks(ctx, list, builtIns)
+}
+
+// hooksSeen returns the number of the event up to which no event hook needs events and
+// their builds any more; 0 before Run has started the hooks.
+func (c *Coordinator) hooksSeen() uint64 { return c.eventHooks.Seen() }
+
+func (c *Coordinator) getHooks(w http.ResponseWriter, r *http.Request) error {
+	list, err := c.eventHooks.List(r.Context())
+	if err != nil {
+		return err
+	}
+	return answer(w, list)
+}
+
+func (c *Coordinator) getHookRun(w http.ResponseWriter, r *http.Request) error {
+	run, err := c.eventHooks.Run(r.Context(), r.PathValue("hook")+"/"+r.PathValue("run"))
+	if err != nil {
+		return err
+	}
+	return answer(w, run)
+}
+
+func (c *Coordinator) postHooksRetry(w http.ResponseWriter, r *http.Request) error {
+	return selectHookRuns(w, r, c.eventHooks.Retry)
+}
+
+func (c *Coordinator) postHooksDrop(w http.ResponseWriter, r *http.Request) error {
+	return selectHookRuns(w, r, c.eventHooks.Drop)
+}
+
+func selectHookRuns(w http.ResponseWriter, r *http.Request, do func(context.Context, *api.HookSelection) (*api.Selected, error)) error {
+	var s api.HookSelection
+	if err := readJSON(r, &s); err != nil {
+		return err
+	}
+	selected, err := do(r.Context(), &s)
+	if err != nil {
+		return err
+	}
+	return answer(w, selected)
+}
+
+func (c *Coordinator) postHooksTest(w http.ResponseWriter, r *http.Request) error {
+	var t api.HookTest
+	if err := readJSON(r, &t); err != nil {
+		return err
+	}
+	if t.Build != "" {
+		b, err := c.findBuild(r.Context(), t.Build)
+		if err != nil {
+			return err
+		}
+		t.Build = b.ID
+	}
+	ctx, cancel := c.untilStopped(r.Context())
+	defer cancel()
+	tested, err := c.eventHooks.Test(ctx, r.PathValue("hook"), &t)
+	if err != nil {
+		return err
+	}
+	return answer(w, tested)
+}
