@@ -131,7 +131,7 @@ func (c *Coordinator) Reload(ctx context.Context) (*api.Reloaded, error) {
 		return nil, context.Cause(ctx)
 	}
 	var became *api.Reloaded
-	if e := c.do(ctx, func() {
+	if e := c.do(ctx, func() { //nolint:contextcheck // streams live as long as their lane
 		if err == nil {
 			became, err = c.useMachines(list, past)
 		}
@@ -430,9 +430,9 @@ func (c *Coordinator) letGo(m *machine) {
 	}
 	n, err := c.openMachine(*m.next)
 	if err != nil {
-		if text := "it cannot be reached as the machines file says now: " + err.Error(); m.problem != text {
-			m.problem = text
-			m.log.Error("the machine gets no builds", "why", text)
+		if text := err.Error(); m.nextError != text {
+			m.nextError = text
+			m.log.Error("the machine cannot be reached as the machines file says now", "err", text)
 		}
 		return // it is tried again
 	}
