@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -88,6 +89,7 @@ func (p *program) environment(e *Event) []string {
 		}
 	}
 	set("LIGHTER_EVENT", e.Name)
+	set("LIGHTER_EVENT_SEQ", strconv.FormatUint(e.Seq, 10))
 	set("LIGHTER_BUILD_ID", e.Event.Build)
 	set("LIGHTER_STATE", string(e.Event.State))
 	set("LIGHTER_MACHINE", e.Machine)

@@ -59,7 +59,7 @@ func newCandidate(m *Machine) *candidate {
 // usable reports whether the machine can take a build now or when one of its
 // builds ends. One that is overloaded by others is left alone.
 func (c *candidate) usable() bool {
-	return c.free > 0 || c.Unavailable == "" && !c.diskFull(0) && len(c.Busy) > 0
+	return c.free > 0 || c.Unavailable == "" && c.Refuses == "" && !c.diskFull(0) && len(c.Busy) > 0
 }
 
 // wait returns the seconds until a slot is free.

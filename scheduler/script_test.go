@@ -178,6 +178,8 @@ func (s *script) machine(name string, settings []string) error {
 			m.MinFreeDisk, err = strconv.ParseInt(value, 10, 64)
 		case "unavailable":
 			m.Unavailable = strings.ReplaceAll(value, "_", " ")
+		case "refuses":
+			m.Refuses = strings.ReplaceAll(value, "_", " ")
 		case "busy":
 			m.Busy = nil
 			for text := range strings.SplitSeq(value, ",") {

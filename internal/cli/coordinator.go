@@ -91,14 +91,14 @@ func (c *coordinatorAction) run(ctx context.Context, inv *invocation) error {
 	// Being asked to stop is a good end.
 	ctx, stop := cancelOnSignal(ctx, inv.Signals)
 	defer stop()
-	err = c.coordinate(ctx, inv, f, list, listener, logger)
+	err = c.coordinate(ctx, inv, f, file, list, listener, logger)
 	if errors.Is(err, errInterrupted) {
 		return nil
 	}
 	return err
 }
 
-func (c *coordinatorAction) coordinate(ctx context.Context, inv *invocation, f folders, list []machines.Machine, listener net.Listener, logger *slog.Logger) (err error) {
+func (c *coordinatorAction) coordinate(ctx context.Context, inv *invocation, f folders, file string, list []machines.Machine, listener net.Listener, logger *slog.Logger) (err error) {
 	s, err := openHeadStoreOf(ctx, f, logger)
 	if err != nil {
 		return err
@@ -115,10 +115,12 @@ func (c *coordinatorAction) coordinate(ctx context.Context, inv *invocation, f f
 	links.store = s
 	one, err := coordinator.New(coordinator.Config{
 		Store: s.Store, Ledger: records, Machines: list,
-		NewLink:   func(m machines.Machine) (coordinator.Link, error) { return links.link(m) },
-		ACL:       s.acl,
-		PublicKey: s.publicKey,
-		LogDir:    filepath.Join(f.state, "log"), Logger: logger, Version: version.Version,
+		NewLink:      func(m machines.Machine) (coordinator.Link, error) { return links.link(m) },
+		ACL:          s.acl,
+		PublicKey:    s.publicKey,
+		LoadMachines: func(ctx context.Context) ([]machines.Machine, error) { return loadMachines(ctx, inv, file) },
+		MachinesFile: file, StoreFolder: s.disk, StateFolder: f.state,
+		LogDir: filepath.Join(f.state, "log"), Logger: logger, Version: version.Version,
 	})
 	if err != nil {
 		return errors.Join(err, records.Close())

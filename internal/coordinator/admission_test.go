@@ -32,28 +32,48 @@ func TestRefusal(t *testing.T) {
 		want   string
 	}{
 		{"well", func(*machines.Machine, *agentapi.Machine) {}, 0, ""},
-		{"store's disk", func(_ *machines.Machine, i *agentapi.Machine) { i.FreeDisk = 1<<30 - 1 }, 0,
-			"1024.0 MiB free of disk where its store is, with less than 1.0 GiB it gets no builds"},
+		{
+			"store's disk", func(_ *machines.Machine, i *agentapi.Machine) { i.FreeDisk = 1<<30 - 1 }, 0,
+			"1024.0 MiB free of disk where its store is, with less than 1.0 GiB it gets no builds",
+		},
 		{"just enough", func(_ *machines.Machine, i *agentapi.Machine) { i.FreeDisk = 1 << 30 }, 0, ""},
-		{"just enough is not, with slack", func(_ *machines.Machine, i *agentapi.Machine) { i.FreeDisk = 1 << 30 }, 0.1,
-			"1.0 GiB free of disk where its store is, with less than 1.1 GiB it gets no builds"},
-		{"full", func(_ *machines.Machine, i *agentapi.Machine) { i.BuildFreeDisk = 0 }, 0,
-			"0 B free of disk where builds have their folders, with less than 1.0 GiB it gets no builds"},
-		{"store's inodes", func(_ *machines.Machine, i *agentapi.Machine) { i.FreeInodes = 999 }, 0,
-			"999 free of inodes where its store is, with less than 1000 it gets no builds"},
-		{"build folder's inodes", func(_ *machines.Machine, i *agentapi.Machine) { i.BuildFreeInodes = 7 }, 0,
-			"7 free of inodes where builds have their folders, with less than 1000 it gets no builds"},
-		{"memory", func(_ *machines.Machine, i *agentapi.Machine) { i.FreeMemory = 1 << 29 }, 0,
-			"512.0 MiB free of memory, with less than 2.0 GiB it gets no builds"},
-		{"memory pressure", func(_ *machines.Machine, i *agentapi.Machine) { i.MemoryPressure = 10 }, 0,
-			"memory pressure 10.0%, from 10% on it gets no builds"},
-		{"CPU pressure", func(_ *machines.Machine, i *agentapi.Machine) { i.CPUPressure = 80.25 }, 0,
-			"CPU pressure 80.2%, from 50% on it gets no builds"},
+		{
+			"just enough is not, with slack", func(_ *machines.Machine, i *agentapi.Machine) { i.FreeDisk = 1 << 30 }, 0.1,
+			"1.0 GiB free of disk where its store is, with less than 1.1 GiB it gets no builds",
+		},
+		{
+			"full", func(_ *machines.Machine, i *agentapi.Machine) { i.BuildFreeDisk = 0 }, 0,
+			"0 B free of disk where builds have their folders, with less than 1.0 GiB it gets no builds",
+		},
+		{
+			"store's inodes", func(_ *machines.Machine, i *agentapi.Machine) { i.FreeInodes = 999 }, 0,
+			"999 free of inodes where its store is, with less than 1000 it gets no builds",
+		},
+		{
+			"build folder's inodes", func(_ *machines.Machine, i *agentapi.Machine) { i.BuildFreeInodes = 7 }, 0,
+			"7 free of inodes where builds have their folders, with less than 1000 it gets no builds",
+		},
+		{
+			"memory", func(_ *machines.Machine, i *agentapi.Machine) { i.FreeMemory = 1 << 29 }, 0,
+			"512.0 MiB free of memory, with less than 2.0 GiB it gets no builds",
+		},
+		{
+			"memory pressure", func(_ *machines.Machine, i *agentapi.Machine) { i.MemoryPressure = 10 }, 0,
+			"memory pressure 10.0%, from 10% on it gets no builds",
+		},
+		{
+			"CPU pressure", func(_ *machines.Machine, i *agentapi.Machine) { i.CPUPressure = 80.25 }, 0,
+			"CPU pressure 80.2%, from 50% on it gets no builds",
+		},
 		{"below", func(_ *machines.Machine, i *agentapi.Machine) { i.CPUPressure = 46 }, 0, ""},
-		{"below, with slack", func(_ *machines.Machine, i *agentapi.Machine) { i.CPUPressure = 46 }, 0.1,
-			"CPU pressure 46.0%, from 45% on it gets no builds"},
-		{"the worst comes first", func(_ *machines.Machine, i *agentapi.Machine) { i.CPUPressure, i.FreeMemory = 99, 0 }, 0,
-			"0 B free of memory, with less than 2.0 GiB it gets no builds"},
+		{
+			"below, with slack", func(_ *machines.Machine, i *agentapi.Machine) { i.CPUPressure = 46 }, 0.1,
+			"CPU pressure 46.0%, from 45% on it gets no builds",
+		},
+		{
+			"the worst comes first", func(_ *machines.Machine, i *agentapi.Machine) { i.CPUPressure, i.FreeMemory = 99, 0 }, 0,
+			"0 B free of memory, with less than 2.0 GiB it gets no builds",
+		},
 		{"not known", func(_ *machines.Machine, i *agentapi.Machine) {
 			i.FreeInodes, i.BuildFreeDisk, i.BuildFreeInodes, i.CPUPressure, i.MemoryPressure = -1, -1, -1, -1, -1
 		}, 0.1, ""},
@@ -84,9 +104,21 @@ func TestAdmissionDoesNotFlap(t *testing.T) {
 			pressure float64
 			refused  bool
 		}{
-			{49, false}, {50, true}, {20, true}, {20, false}, // a rest, and then well below
-			{49, false}, {51, true}, {49, true}, {49, true}, {49, true}, {44, false},
-			{90, true}, {40, true}, {90, true}, {40, true}, {40, false},
+			{49, false},
+			{50, true},
+			{20, true},
+			{20, false}, // a rest, and then well below
+			{49, false},
+			{51, true},
+			{49, true},
+			{49, true},
+			{49, true},
+			{44, false},
+			{90, true},
+			{40, true},
+			{90, true},
+			{40, true},
+			{40, false},
 		} {
 			info := well
 			info.CPUPressure = step.pressure

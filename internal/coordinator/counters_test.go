@@ -21,8 +21,14 @@ func TestHour(t *testing.T) {
 			add   int
 			want  int
 		}{
-			{0, 3, 3}, {30 * time.Minute, 2, 5}, {29 * time.Minute, 0, 5}, {time.Minute, 0, 2}, {time.Minute, 1, 3},
-			{59 * time.Minute, 0, 1}, {5 * time.Hour, 0, 0}, {0, 1, 1},
+			{0, 3, 3},
+			{30 * time.Minute, 2, 5},
+			{29 * time.Minute, 0, 5},
+			{time.Minute, 0, 2},
+			{time.Minute, 1, 3},
+			{59 * time.Minute, 0, 1},
+			{5 * time.Hour, 0, 0},
+			{0, 1, 1},
 		} {
 			time.Sleep(step.sleep)
 			for range step.add {
@@ -39,13 +45,13 @@ func TestHour(t *testing.T) {
 func TestQueues(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &Coordinator{counts: newCounters(), tasks: make(map[store.Path]*task), started: time.Now()}
-		for _, m := range []machine{
+		for _, m := range []*machine{
 			{Machine: machines.Machine{Name: "a", Systems: []string{"x"}, ParallelBuilds: 3, Speed: 1}, state: stateUp},
 			{Machine: machines.Machine{Name: "b", Systems: []string{"x", "y"}, ParallelBuilds: 1, Speed: 2}, state: stateUp},
 			{Machine: machines.Machine{Name: "c", Systems: []string{"x"}, ParallelBuilds: 100, Speed: 1}, state: stateDown},
 			{Machine: machines.Machine{Name: "d", Systems: []string{"z"}, ParallelBuilds: 9, Speed: 1}, state: stateUp, setting: machineSetting{Draining: true}},
 		} {
-			c.machines = append(c.machines, &m)
+			c.machines = append(c.machines, m)
 		}
 		add := func(system string, state api.State, expected, rank time.Duration) *record {
 			name := store.Path(fmt.Sprint(len(c.tasks)))

@@ -69,6 +69,14 @@ func (c *Coordinator) resumeMachine(m *machine, reason string) {
 	c.operate(m, withReason("resumed", reason))
 }
 
+// disagreed counts a build that failed on a machine and succeeded elsewhere, and returns how
+// many count against it by now.
+func (c *Coordinator) disagreed(m *machine) int {
+	m.setting.Disagreed++
+	c.saveSetting(m)
+	return m.setting.Disagreed
+}
+
 // quarantine has a machine get no builds for a time, because builds fail there that
 // succeed elsewhere.
 func (c *Coordinator) quarantine(m *machine, why string) {

@@ -166,7 +166,9 @@ func TestQuarantine(t *testing.T) {
 	quarantine := func() {
 		if err := f.c.do(t.Context(), func() {
 			m := f.c.byName["m1"]
-			m.setting.Disagreed = 5
+			for range 5 {
+				f.c.disagreed(m)
+			}
 			f.c.quarantine(m, "3 builds failed there and succeeded on m2")
 		}); err != nil {
 			t.Fatal(err)

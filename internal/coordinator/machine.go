@@ -51,6 +51,7 @@ type machine struct {
 	speed     scheduler.SpeedEstimate
 	removed   bool              // from the file; it goes when its builds are done
 	next      *machines.Machine // what the file has now, with another way there
+	nextError string            // why that cannot be tried
 	setting   machineSetting
 	refuses   string    // why it gets no builds for now, as refusal says
 	refusedAt time.Time // when that was so last
@@ -458,6 +459,8 @@ func (m *machine) unavailable() string {
 		return "down: " + m.err
 	case m.state != stateUp:
 		return "not reached yet"
+	case m.next != nil && m.nextError != "":
+		return "it cannot be reached as the machines file says now: " + m.nextError
 	case m.next != nil:
 		return "its entry in the machines file changed; it is reached the new way once its builds are done"
 	case m.setting.Quarantined != "":

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"lighter/internal/agentapi"
 	"lighter/internal/api"
 )
 
@@ -44,14 +45,19 @@ type measured struct {
 // machineMetrics are the figures of one machine.
 type machineMetrics struct {
 	api.MachineStatus
-	admitted bool // takes builds, but for its slots and load
+	admitted bool              // takes builds, but for its slots and load
+	info     *agentapi.Machine // what is not known is negative; nil if nothing is
 }
 
 func (c *Coordinator) measureLoop(ctx context.Context) (*measured, error) {
 	var m measured
 	err := c.do(ctx, func() {
 		for _, x := range c.machines {
-			m.machines = append(m.machines, machineMetrics{c.machineStatus(x), x.unavailable() == "" && x.refuses == ""})
+			one := machineMetrics{MachineStatus: c.machineStatus(x), admitted: x.unavailable() == "" && x.refuses == ""}
+			if x.info != nil {
+				one.info = withUnknown(x.info)
+			}
+			m.machines = append(m.machines, one)
 		}
 		m.queues, m.head, m.paused = c.queues(time.Now()), c.space, c.held() != ""
 		n := &c.counts
@@ -114,27 +120,37 @@ func (c *Coordinator) machineMetrics(w *metricsText, m *measured) {
 	}
 	for _, f := range []struct {
 		name, help string
-		value      func(*machineMetrics) float64 // negative is not known
+		value      func(*machineMetrics) float64
 	}{
 		{"up", "Whether the machine is reached.", func(x *machineMetrics) float64 { return oneIf(x.State == stateUp) }},
 		{"admits", "Whether the machine takes builds, but for its slots and load.", func(x *machineMetrics) float64 { return oneIf(x.admitted) }},
 		{"slots", "Builds that the machine takes at the same time.", func(x *machineMetrics) float64 { return float64(x.ParallelBuilds) }},
 		{"running", "Slots that are taken.", func(x *machineMetrics) float64 { return float64(x.Running) }},
-		{"load", "Load average of a minute, for each core.", func(x *machineMetrics) float64 { return x.Load }},
-		{"cpu_pressure_percent", "Part of the last 10 seconds in which tasks waited for the CPU.", func(x *machineMetrics) float64 { return x.CPUPressure }},
-		{"memory_pressure_percent", "Part of the last 10 seconds in which tasks waited for memory.", func(x *machineMetrics) float64 { return x.MemoryPressure }},
-		{"free_disk_bytes", "Free where the machine's store is.", func(x *machineMetrics) float64 { return float64(x.FreeDisk) }},
-		{"free_inodes", "Free where the machine's store is.", func(x *machineMetrics) float64 { return float64(x.FreeInodes) }},
-		{"build_free_disk_bytes", "Free where builds have their folders.", func(x *machineMetrics) float64 { return float64(x.BuildFreeDisk) }},
-		{"free_memory_bytes", "Memory available there.", func(x *machineMetrics) float64 { return float64(x.FreeMemory) }},
-		{"bandwidth_bytes_per_second", "Measured, towards the machine and back.", func(x *machineMetrics) float64 { return x.Bandwidth }},
+		{"bandwidth_bytes_per_second", "Measured, towards the machine; 0 if not known.", func(x *machineMetrics) float64 { return x.Bandwidth }},
 	} {
 		name := "lighter_machine_" + f.name
 		w.family(name, "gauge", f.help)
 		for i := range m.machines {
-			x := &m.machines[i]
-			if v := f.value(x); v >= 0 && (x.Agent != "" || f.name == "up" || f.name == "admits" || f.name == "slots" || f.name == "running") {
-				w.sample(name, v, "machine", x.Name)
+			w.sample(name, f.value(&m.machines[i]), "machine", m.machines[i].Name)
+		}
+	}
+	for _, f := range []struct {
+		name, help string
+		value      func(*agentapi.Machine) float64 // negative is not known
+	}{
+		{"load", "Load average of a minute, for each core.", func(i *agentapi.Machine) float64 { return i.Load / float64(max(1, i.Cores)) }},
+		{"cpu_pressure_percent", "Part of the last 10 seconds in which tasks waited for the CPU.", func(i *agentapi.Machine) float64 { return i.CPUPressure }},
+		{"memory_pressure_percent", "Part of the last 10 seconds in which tasks waited for memory.", func(i *agentapi.Machine) float64 { return i.MemoryPressure }},
+		{"free_disk_bytes", "Free where the machine's store is.", func(i *agentapi.Machine) float64 { return float64(i.FreeDisk) }},
+		{"free_inodes", "Free where the machine's store is.", func(i *agentapi.Machine) float64 { return float64(i.FreeInodes) }},
+		{"build_free_disk_bytes", "Free where builds have their folders.", func(i *agentapi.Machine) float64 { return float64(i.BuildFreeDisk) }},
+		{"free_memory_bytes", "Memory available there.", func(i *agentapi.Machine) float64 { return float64(i.FreeMemory) }},
+	} {
+		name := "lighter_machine_" + f.name
+		w.family(name, "gauge", f.help)
+		for i := range m.machines {
+			if x := &m.machines[i]; x.info != nil && f.value(x.info) >= 0 {
+				w.sample(name, f.value(x.info), "machine", x.Name)
 			}
 		}
 	}

@@ -26,8 +26,12 @@ func TestOptionsFor(t *testing.T) {
 		{"only asked for", machines.Machine{}, []api.Request{{Timeout: 7200}}, agentapi.BuildRequest{Timeout: 7200}},
 		{"two builds", limits, []api.Request{{Timeout: 60}, {Timeout: 120, KeepFailed: true}}, agentapi.BuildRequest{Timeout: 120, MaxSilentTime: 60, KeepFailed: true}},
 		{"one without limit", limits, []api.Request{{Timeout: 60}, {}}, agentapi.BuildRequest{Timeout: 3600, MaxSilentTime: 60}},
-		{"the rest", machines.Machine{BuildCores: 3, SandboxPaths: []string{"/x"}, SubstituteURLs: []string{"https://s.example"}}, []api.Request{{}},
-			agentapi.BuildRequest{Cores: 3, SandboxPaths: []string{"/x"}, SubstituteURLs: []string{"https://s.example"}}},
+		{
+			"the rest",
+			machines.Machine{BuildCores: 3, SandboxPaths: []string{"/x"}, SubstituteURLs: []string{"https://s.example"}},
+			[]api.Request{{}},
+			agentapi.BuildRequest{Cores: 3, SandboxPaths: []string{"/x"}, SubstituteURLs: []string{"https://s.example"}},
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			m := &machine{Machine: tt.machine}

@@ -131,7 +131,7 @@ func (c *Coordinator) Reload(ctx context.Context) (*api.Reloaded, error) {
 		return nil, context.Cause(ctx)
 	}
 	var became *api.Reloaded
-	if e := c.do(ctx, func() {
+	if e := c.do(ctx, func() { //nolint:contextcheck // streams live as long as their lane
 		if err == nil {
 			became, err = c.useMachines(list, past)
 		}
@@ -330,12 +330,33 @@ func (m *machine) take(n *machines.Machine) {
 	}
 }
 
+// requeueAtOnce is how many tasks the loop looks at in one go when the machines changed.
+const requeueAtOnce = 2000
+
 // machinesChanged goes on with builds that became possible, or impossible.
 func (c *Coordinator) machinesChanged() {
 	c.static = nil
 	c.placing = true
+	tasks := make([]*task, 0, len(c.tasks))
 	for _, t := range c.tasks {
-		if t.state != api.Queued || t.node == nil || t.run != nil || t.resume != nil || t.available || t.expanding || c.delayed[t] || t.waiting > 0 {
+		if t.inQueue() {
+			tasks = append(tasks, t)
+		}
+	}
+	c.requeue(tasks)
+	c.settleMachines()
+}
+
+// inQueue reports whether the task waits for nothing but a machine.
+func (t *task) inQueue() bool {
+	return t.state == api.Queued && t.node != nil && t.run == nil && t.resume == nil && !t.available && !t.expanding && t.waiting == 0
+}
+
+// requeue looks anew where tasks may be built. Of very many it leaves some for later, so that
+// the loop does other things meanwhile.
+func (c *Coordinator) requeue(tasks []*task) {
+	for _, t := range tasks[:min(len(tasks), requeueAtOnce)] {
+		if c.tasks[t.drv] != t || !t.inQueue() || c.delayed[t] {
 			continue
 		}
 		if len(t.skip) > 0 && !c.elsewhere(t) {
@@ -347,11 +368,14 @@ func (c *Coordinator) machinesChanged() {
 		}
 		c.setState(t, api.Queued, c.neverReason(t))
 	}
-	c.settleMachines()
+	c.placing = true
+	if rest := tasks[min(len(tasks), requeueAtOnce):]; len(rest) > 0 {
+		c.post(func() { c.requeue(rest) })
+	}
 }
 
 // leavingInterval is the time between looks whether machines that are to go can.
-const leavingInterval = 250 * time.Millisecond
+const leavingInterval = 500 * time.Millisecond
 
 // watchLeaving looks after machines that are to go until there are none.
 func (c *Coordinator) watchLeaving(ctx context.Context) {
@@ -430,9 +454,9 @@ func (c *Coordinator) letGo(m *machine) {
 	}
 	n, err := c.openMachine(*m.next)
 	if err != nil {
-		if text := "it cannot be reached as the machines file says now: " + err.Error(); m.problem != text {
-			m.problem = text
-			m.log.Error("the machine gets no builds", "why", text)
+		if text := err.Error(); m.nextError != text {
+			m.nextError = text
+			m.log.Error("the machine cannot be reached as the machines file says now", "err", text)
 		}
 		return // it is tried again
 	}

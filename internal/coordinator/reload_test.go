@@ -425,3 +425,34 @@ func (f *farm) feature(name, feature string) store.Path {
 	d := &derivation.Derivation{System: "x86_64-linux", Env: []derivation.EnvVar{{Name: "requiredSystemFeatures", Value: feature}}}
 	return f.derive(d, name, "")
 }
+
+// TestReloadWithoutLink has a machine's entry change to one that no link can be made for, and
+// be mended.
+func TestReloadWithoutLink(t *testing.T) {
+	f, l, all := reloadable(t, 1, "m1")
+	f.shutDown()
+	f.config.NewLink = func(m machines.Machine) (Link, error) {
+		if m.Host == "bad" {
+			return nil, errors.New("no key")
+		}
+		return noLink{}, nil
+	}
+	f.start()
+	bad := all[0]
+	bad.Host = "bad"
+	l.set(nil, bad)
+	f.reload()
+	const want = "it cannot be reached as the machines file says now: machine m1: no key"
+	f.until("its status says so", func() bool { return f.statusOf("m1").Error == want })
+	id := f.submit(f.drv("one", ""))[0]
+	f.until("why says so", func() bool {
+		w := f.why(id)
+		return len(w.Machines) == 1 && w.Machines[0].Actual == want
+	})
+	good := all[0]
+	good.Host = "good"
+	l.set(nil, good)
+	f.reload()
+	f.awaitState(id, api.Succeeded)
+	f.idle()
+}

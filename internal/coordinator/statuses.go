@@ -125,8 +125,9 @@ func (m *machine) describe(s *api.MachineStatus) {
 	s.Agent, s.Kernel, s.StoreKind, s.Cores = info.Version, info.Kernel, info.StoreKind, info.Cores
 	s.Load = info.Load / float64(max(1, info.Cores))
 	s.FreeDisk, s.FreeMemory, s.PublicKey = info.FreeDisk, info.FreeMemory, info.PublicKey
-	s.FreeInodes, s.BuildFreeDisk = info.FreeInodes, info.BuildFreeDisk
-	s.CPUPressure, s.MemoryPressure = info.CPUPressure, info.MemoryPressure
+	// What is not known is left out.
+	s.FreeInodes, s.BuildFreeDisk = max(0, info.FreeInodes), max(0, info.BuildFreeDisk)
+	s.CPUPressure, s.MemoryPressure = max(0, info.CPUPressure), max(0, info.MemoryPressure)
 	s.ClockSkew = api.Seconds(m.skew.Seconds())
 	if info.Hardware != (api.Hardware{}) {
 		hardware := info.Hardware
