@@ -288,7 +288,7 @@ func signatureText(field string) (string, error) {
 		if c > 0xff {
 			return "", corrupt("signature: it has a character that is no byte")
 		}
-		raw = append(raw, byte(c))
+		raw = append(raw, byte(c)) //nolint:gosec // it is a byte, checked above
 	}
 	return string(raw), nil
 }
