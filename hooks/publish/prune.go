@@ -34,10 +34,15 @@ type Pruned struct {
 // old. What refers to an item goes before it. Items may be published meanwhile, by this
 // process or another one: what is published again stays.
 func (w *Writer) Prune(ctx context.Context, olderThan time.Duration) (*Pruned, error) {
-	p := &pruner{fs: w.fs, dir: w.opts.Dir, result: new(Pruned), items: make(map[string]*published), before: time.Now().Add(-olderThan)}
+	return Prune(ctx, w.fs, w.opts.Dir, olderThan)
+}
+
+// Prune is Writer.Prune for who has no key. The result is there beside an error, too.
+func Prune(ctx context.Context, folder FS, dir store.Dir, olderThan time.Duration) (*Pruned, error) {
+	p := &pruner{fs: folder, dir: dir, result: new(Pruned), items: make(map[string]*published), before: time.Now().Add(-olderThan)}
 	err := p.run(ctx)
 	if err != nil {
-		err = fmt.Errorf("prune %s: %w", w.fs, err)
+		err = fmt.Errorf("prune %s: %w", folder, err)
 	}
 	return p.result, err
 }
