@@ -120,8 +120,8 @@ func (s *Store) addFlat(ctx context.Context, path store.Path, content []byte) er
 }
 
 // Download implements store.Downloader with guix-daemon's substitution, whatever
-// Options.Substitutes says. Its ACL decides whose signatures count, and a daemon that was
-// started with --no-substitutes obeys too.
+// Options.Substitutes says. Its ACL decides whose signatures count. A daemon that was started
+// with --no-substitutes does it for nobody.
 func (s *Store) Download(ctx context.Context, path store.Path, urls []string) error {
 	for _, u := range urls {
 		if u == "" || strings.ContainsAny(u, " \t\n\x00") {
