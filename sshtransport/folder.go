@@ -293,7 +293,7 @@ func (f *Folder) Put(ctx context.Context, name string, fill func(io.Writer) erro
 	if err != nil {
 		return err
 	}
-	if err := p.run(fill); err != nil {
+	if err := p.run(ctx, fill); err != nil {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -304,7 +304,7 @@ func (f *Folder) Put(ctx context.Context, name string, fill func(io.Writer) erro
 
 // folderPut is one run of Put, on one connection.
 type folderPut struct {
-	ctx       context.Context
+	ctx       context.Context // of Write
 	session   *folderSession
 	file, tmp string
 	out       *sftp.File
@@ -331,11 +331,11 @@ func (p *folderPut) create() error {
 }
 
 // run writes the file, checks its length, and gives it its name.
-func (p *folderPut) run(fill func(io.Writer) error) (err error) {
+func (p *folderPut) run(ctx context.Context, fill func(io.Writer) error) (err error) {
 	defer func() {
 		if err != nil && p.session.link.lostError() == nil {
 			// The context may be over; this takes as long as the time limit at most.
-			_ = p.step("removing what was not completed", func() error { return p.session.client.Remove(p.tmp) })
+			_ = p.step(ctx, "removing what was not completed", func() error { return p.session.client.Remove(p.tmp) })
 		}
 	}()
 	w := bufio.NewWriterSize(p, folderBuffer)
@@ -343,24 +343,24 @@ func (p *folderPut) run(fill func(io.Writer) error) (err error) {
 	if err == nil {
 		err = w.Flush()
 	}
-	if closeErr := p.step("closing a file", p.finish); err == nil {
+	if closeErr := p.step(ctx, "closing a file", p.finish); err == nil {
 		err = closeErr
 	}
-	if err == nil && p.ctx.Err() != nil {
-		err = context.Cause(p.ctx)
+	if err == nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
 	}
 	if err != nil {
 		return err
 	}
-	return p.step("naming a file", func() error {
+	return p.step(ctx, "naming a file", func() error {
 		u := &uploader{link: p.session.link, client: p.session.client}
 		return u.rename(p.tmp, p.file)
 	})
 }
 
 // step is guarded for what is to be done even if the context is over.
-func (p *folderPut) step(what string, f func() error) error {
-	return p.session.guarded(context.WithoutCancel(p.ctx), what, f)
+func (p *folderPut) step(ctx context.Context, what string, f func() error) error {
+	return p.session.guarded(context.WithoutCancel(ctx), what, f)
 }
 
 // Write sends a piece.

@@ -68,7 +68,7 @@ func (f Folder) Put(ctx context.Context, name string, fill func(io.Writer) error
 	}
 	// The name of an item may be as long as a file's name may, so nothing is added to it.
 	tmp := filepath.Join(dir, temporary+strings.ToLower(rand.Text()))
-	out, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644) //nolint:gosec // it is to be served to anybody
+	out, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
 		return err
 	}

@@ -28,7 +28,7 @@ func handlerOf(t *testing.T, folder string) http.Handler {
 }
 
 // get returns the answer to one request.
-func get(h http.Handler, method, path string, headers ...string) *http.Response {
+func get(h http.Handler, method, path string, headers ...string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(method, "http://host/", nil)
 	r.URL.Path = path
 	for i := 0; i < len(headers); i += 2 {
@@ -36,7 +36,7 @@ func get(h http.Handler, method, path string, headers ...string) *http.Response 
 	}
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, r)
-	return w.Result()
+	return w
 }
 
 func TestServe(t *testing.T) {
@@ -59,7 +59,7 @@ func TestServe(t *testing.T) {
 		t.Fatal(err)
 	}
 	h := handlerOf(t, b.folder)
-	etag := get(h, "GET", nar).Header.Get("ETag")
+	etag := get(h, "GET", nar).Header().Get("ETag")
 	for _, test := range []struct {
 		name, method, path string
 		headers            []string
@@ -92,25 +92,25 @@ func TestServe(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			resp := get(h, test.method, test.path, test.headers...)
-			body, err := io.ReadAll(resp.Body)
-			if err != nil || resp.StatusCode != test.status {
-				t.Errorf("got %s, %v, want %d", resp.Status, err, test.status)
+			body := resp.Body.String()
+			if resp.Code != test.status {
+				t.Errorf("got %d, want %d", resp.Code, test.status)
 			}
-			if test.body != "*" && string(body) != test.body {
+			if test.body != "*" && body != test.body {
 				t.Errorf("got %q, want %q", body, test.body)
 			}
-			if got := resp.Header.Get("Content-Type"); test.kind != "" && !strings.HasPrefix(got, test.kind) {
+			if got := resp.Header().Get("Content-Type"); test.kind != "" && !strings.HasPrefix(got, test.kind) {
 				t.Errorf("got type %q, want %q", got, test.kind)
 			}
-			if test.name == "head" && resp.Header.Get("Content-Length") != fmt.Sprint(len(file)) {
-				t.Errorf("got length %q", resp.Header.Get("Content-Length"))
+			if test.name == "head" && resp.Header().Get("Content-Length") != fmt.Sprint(len(file)) {
+				t.Errorf("got length %q", resp.Header().Get("Content-Length"))
 			}
 		})
 	}
 	resp := get(h, "GET", "/log/"+build.Derivation.Base(), "Accept-Encoding", "gzip")
 	z, err := gzip.NewReader(resp.Body)
-	if err != nil || resp.Header.Get("Content-Encoding") != "gzip" {
-		t.Fatalf("%v, %v", resp.Header, err)
+	if err != nil || resp.Header().Get("Content-Encoding") != "gzip" {
+		t.Fatalf("%v, %v", resp.Header(), err)
 	}
 	if text, err := io.ReadAll(z); err != nil || string(text) != "the log" {
 		t.Errorf("got %q, %v", text, err)
@@ -122,8 +122,8 @@ func TestServeNoLinks(t *testing.T) {
 	if err := os.Symlink("/etc/hostname", filepath.Join(folder, "link.narinfo")); err != nil {
 		t.Fatal(err)
 	}
-	if resp := get(handlerOf(t, folder), "GET", "/link.narinfo"); resp.StatusCode != http.StatusNotFound {
-		t.Errorf("got %s", resp.Status)
+	if resp := get(handlerOf(t, folder), "GET", "/link.narinfo"); resp.Code != http.StatusNotFound {
+		t.Errorf("got %d", resp.Code)
 	}
 }
 
