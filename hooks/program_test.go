@@ -51,7 +51,7 @@ func TestProgramGetsTheEvent(t *testing.T) {
 LIGHTER_BUILD_ID=b1
 LIGHTER_DERIVATION=` + string(path("x.drv")) + `
 LIGHTER_EVENT=build-succeeded
-LIGHTER_EVENT_SEQ=SEQ
+LIGHTER_EVENT_SEQ=7
 LIGHTER_MACHINE=m1
 LIGHTER_OUTPUTS=` + string(path("x-doc")) + " " + string(path("x")) + `
 LIGHTER_SOCKET=/run/s

@@ -220,6 +220,8 @@ func writeFlag(b *bytes.Buffer, f *pflag.Flag) {
 
 func (c *command) synopsis() string {
 	switch {
+	case len(c.sub) > 0 && c.setup != nil:
+		return c.path() + " [FLAGS]\n  " + c.path() + " COMMAND"
 	case len(c.sub) > 0:
 		return c.path() + " COMMAND"
 	case c.args != "":

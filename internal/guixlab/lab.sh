@@ -18,7 +18,7 @@ source_tree=$(cd "$here/../.." && pwd)
 lab=${LIGHTER_GUIX_LAB:-$source_tree/build/guix-lab}
 suite=${LIGHTER_GUIX_SUITE:-sid}
 mirror=${LIGHTER_GUIX_MIRROR:-} # empty: debootstrap knows one
-packages=guix,openssh-server,openssh-client,libgcrypt20-dev,busybox-static,procps
+packages=guix,guile-zstd,openssh-server,openssh-client,libgcrypt20-dev,busybox-static,procps
 machines=(head builder1 builder2 plain)
 
 die() { echo "guix-lab: $*" >&2; exit 1; }
@@ -263,6 +263,8 @@ start_sshd() {
 	until [ -s /run/sshd.pid ]; do sleep 0.02; done
 }
 
+# LAB_SUBSTITUTES=--substitute-urls=URL lets guix-daemon substitute: it does not, whatever a
+# client asks, when it was started with --no-substitutes.
 start_daemon() {
 	local old
 	if old=$(cat /run/guix-daemon.pid 2>/dev/null) && kill "$old" 2>/dev/null; then
@@ -270,7 +272,7 @@ start_daemon() {
 	fi
 	rm -f /var/guix/daemon-socket/socket
 	mkdir -p /var/log/guix
-	setsid guix-daemon --build-users-group=guixbuild --no-substitutes "$@" >>/var/log/guix-daemon.log 2>&1 </dev/null &
+	setsid guix-daemon --build-users-group=guixbuild "${LAB_SUBSTITUTES:---no-substitutes}" "$@" >>/var/log/guix-daemon.log 2>&1 </dev/null &
 	echo $! >/run/guix-daemon.pid
 	until [ -S /var/guix/daemon-socket/socket ]; do sleep 0.02; done
 }

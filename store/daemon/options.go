@@ -16,10 +16,15 @@ import (
 // The log of builders comes with a line before each piece of it, so that a builder
 // cannot say what only the daemon may.
 func (s *Store) options(req *store.BuildRequest) string {
+	return s.optionsWith(req, s.substitutes, nil)
+}
+
+// optionsWith is options with more pairs of names and values.
+func (s *Store) optionsWith(req *store.BuildRequest, substitutes bool, more []string) string {
 	if req == nil {
 		req = new(store.BuildRequest)
 	}
-	pairs := []string{"multiplexed-build-output", "true"}
+	pairs := append([]string{"multiplexed-build-output", "true"}, more...)
 	add := func(name string, value int64) {
 		// What is not set is left to the daemon's own command line.
 		if value > 0 {
@@ -39,7 +44,7 @@ func (s *Store) options(req *store.BuildRequest) string {
 	_ = w.Uint64(0)            // verbosity of builds: their log
 	_ = w.Uint64(0)            // type of the log
 	_ = w.Bool(true)           // build trace: what became of a build
-	_ = w.Bool(s.substitutes)
+	_ = w.Bool(substitutes)
 	_ = w.Uint64(uint64(len(pairs) / 2))
 	for _, p := range pairs {
 		_ = w.String(p)

@@ -262,26 +262,29 @@ func (s *Store) about(ctx context.Context, op opcode, path store.Path, got func(
 // EnsurePath makes an item valid, by a substitute if Options.Substitutes allows that. An
 // item that cannot be had is an *Error.
 func (s *Store) EnsurePath(ctx context.Context, path store.Path) error {
-	err := s.check(path)
-	if err == nil {
-		o := s.options(nil)
-		err = s.with(ctx, forBuild, o, func(c *conn) error {
-			if err := c.setOptions(o); err != nil {
-				return err
-			}
-			c.rooted = true
-			c.op(opEnsurePath)
-			c.putPath(path)
-			if err := c.call(nil); err != nil {
-				return err
-			}
-			return c.getDone()
-		})
-	}
-	if err != nil {
+	if err := s.ensurePath(ctx, path, s.options(nil)); err != nil {
 		return fmt.Errorf("ensure %s: %w", path, err)
 	}
 	return nil
+}
+
+// ensurePath makes an item valid with these options in force.
+func (s *Store) ensurePath(ctx context.Context, path store.Path, options string) error {
+	if err := s.check(path); err != nil {
+		return err
+	}
+	return s.with(ctx, forBuild, options, func(c *conn) error {
+		if err := c.setOptions(options); err != nil {
+			return err
+		}
+		c.rooted = true
+		c.op(opEnsurePath)
+		c.putPath(path)
+		if err := c.call(nil); err != nil {
+			return err
+		}
+		return c.getDone()
+	})
 }
 
 // AddIndirectRoot makes a root of the symlink with the given absolute name, which points

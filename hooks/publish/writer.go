@@ -1,0 +1,385 @@
+// Package publish makes a folder from which Guix substitutes, with the layout of guix
+// publish, so that any web server for static files can serve it, or [Handler]:
+//
+//	nix-cache-info            which store this is for
+//	signing-key.pub           the key that signed the narinfos, for guix archive --authorize
+//	HASH.narinfo              what an item is, signed
+//	nar/zstd/HASH-NAME        its NAR; nar/gzip/HASH-NAME, nar/HASH-NAME if not compressed
+//	log/HASH-NAME.drv.gz      the log of a build; served as log/HASH-NAME.drv
+//	failures/HASH             a build that failed, as JSON: see [Failure]
+//
+// A file is complete when it has its name, and an item's NAR is there before its narinfo.
+// Several processes may write to one folder.
+package publish
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net/url"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+
+	"lighter/internal/api"
+	"lighter/nar"
+	"lighter/nar/signature"
+	"lighter/store"
+	"lighter/store/narinfo"
+)
+
+// keyName is the file with the public key.
+const keyName = "signing-key.pub"
+
+// renewAfter is how old an item's file may be, when it is published again, without being
+// touched.
+const renewAfter = time.Minute
+
+// Source is a store from which items are published.
+type Source interface {
+	store.Store
+	store.NARWriter
+}
+
+// Options are what a Writer is made with. FS and Key must be set.
+type Options struct {
+	FS  FS
+	Key *signature.PrivateKey // signs the narinfos
+	// Dir is the store directory of all items; /gnu/store if empty.
+	Dir store.Dir
+	// Host is named in signatures, for people. Empty: this computer's.
+	Host string
+
+	Compression string // narinfo.Zstd, Gzip or None; Zstd if empty
+	Level       int    // 1 to 22 for zstd, 1 to 9 for gzip; 0 is the method's default
+	Parallel    int    // items that are written at a time; 0 is 4
+
+	// Store has the outputs of builds, for PublishBuild.
+	Store Source
+	// OutputsOnly says that PublishBuild does not publish what outputs refer to.
+	OutputsOnly bool
+	// Logs returns the log of a build, for PublishBuild and PublishFailure. Nil: logs are
+	// not published. An error that matches fs.ErrNotExist means that there is none.
+	Logs func(context.Context, *api.Build) (io.ReadCloser, error)
+
+	Logger *slog.Logger // nil is slog.Default()
+}
+
+// Writer publishes. It may be used from several goroutines.
+type Writer struct {
+	opts     Options
+	fs       FS
+	encoders sync.Pool     // of *zstd.Encoder
+	places   chan struct{} // holds one for each item that is being written
+
+	mu      sync.Mutex // owns what follows
+	started bool
+	flights map[store.Path]chan struct{} // items under way; closed when they are done
+}
+
+// New returns a Writer. Nothing is written yet; the error is about the options.
+func New(opts Options) (*Writer, error) {
+	if opts.FS == nil || opts.Key == nil {
+		return nil, errors.New("publish: want a folder and a key")
+	}
+	setDefault(&opts.Dir, store.DefaultDir)
+	setDefault(&opts.Compression, narinfo.Zstd)
+	setDefault(&opts.Parallel, 4)
+	setDefault(&opts.Logger, slog.Default())
+	if opts.Host == "" {
+		opts.Host, _ = os.Hostname() // for people: it may be empty
+	}
+	if err := checkLevel(opts.Compression, opts.Level); err != nil {
+		return nil, fmt.Errorf("publish: %w", err)
+	}
+	return &Writer{
+		opts: opts, fs: opts.FS,
+		places:  make(chan struct{}, opts.Parallel),
+		flights: make(map[store.Path]chan struct{}),
+	}, nil
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+func checkLevel(compression string, level int) error {
+	most := map[string]int{narinfo.Zstd: 22, narinfo.Gzip: gzip.BestCompression, narinfo.None: 0}
+	top, ok := most[compression]
+	switch {
+	case !ok:
+		return fmt.Errorf("compression %q: want zstd, gzip or none", compression)
+	case level < 0 || level > top:
+		return fmt.Errorf("compression level %d: %s has levels up to %d", level, compression, top)
+	}
+	return nil
+}
+
+// String says where the folder is.
+func (w *Writer) String() string { return w.fs.String() }
+
+// start writes what a folder has once. Another Writer may do so at the same time.
+func (w *Writer) start(ctx context.Context) error {
+	w.mu.Lock()
+	started := w.started
+	w.mu.Unlock()
+	if started {
+		return nil
+	}
+	text, err := w.fs.Read(ctx, narinfo.CacheInfoName, 4<<10)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		info := narinfo.CacheInfo{StoreDir: w.opts.Dir, WantMassQuery: true, Priority: 100}
+		err = w.put(ctx, narinfo.CacheInfoName, []byte(info.String()))
+	case err == nil:
+		err = w.checkFolder(text)
+	}
+	if err == nil {
+		err = w.put(ctx, keyName, []byte(w.opts.Key.Public().String()))
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", w.fs, err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.started = true
+	return nil
+}
+
+// checkFolder refuses a folder with the items of another store.
+func (w *Writer) checkFolder(text []byte) error {
+	info, err := narinfo.ParseCacheInfo(text)
+	if err == nil && info.StoreDir != w.opts.Dir {
+		err = fmt.Errorf("it is for items of %s, not of %s", info.StoreDir, w.opts.Dir)
+	}
+	return err
+}
+
+func (w *Writer) put(ctx context.Context, name string, text []byte) error {
+	return w.fs.Put(ctx, name, func(out io.Writer) error {
+		_, err := out.Write(text)
+		return err
+	})
+}
+
+// Publish publishes items of a store, references first. What is there already is not
+// written again, but counts as published now. It returns the items that it has written,
+// also beside an error.
+func (w *Writer) Publish(ctx context.Context, from store.NARWriter, infos ...*store.Info) ([]store.Path, error) {
+	sorted, err := store.SortInfos(infos)
+	if err == nil {
+		err = w.start(ctx)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("publish: %w", err)
+	}
+	var written []store.Path
+	for _, info := range sorted {
+		fresh, err := w.item(ctx, from, info)
+		if err != nil {
+			return written, fmt.Errorf("publish %s in %s: %w", info.Path, w.fs, err)
+		}
+		if fresh {
+			written = append(written, info.Path)
+		}
+	}
+	return written, nil
+}
+
+// PublishPaths publishes items by name, and with closure also what they refer to. They are
+// protected from garbage collection meanwhile, if the store can do that.
+func (w *Writer) PublishPaths(ctx context.Context, from Source, closure bool, paths ...store.Path) ([]store.Path, error) {
+	if leaser, ok := from.(store.Leaser); ok {
+		lease, err := leaser.Lease(ctx, "publish")
+		if err != nil {
+			return nil, fmt.Errorf("publish: %w", err)
+		}
+		defer lease.Release() //nolint:errcheck // a lease that stays ends with the store
+		// A lease of an item protects what it refers to.
+		if err := lease.Add(ctx, paths...); err != nil {
+			return nil, fmt.Errorf("publish: %w", err)
+		}
+	}
+	infos, err := infosOf(ctx, from, closure, paths)
+	if err != nil {
+		return nil, fmt.Errorf("publish: %w", err)
+	}
+	return w.Publish(ctx, from, infos...)
+}
+
+func infosOf(ctx context.Context, from store.Store, closure bool, paths []store.Path) ([]*store.Info, error) {
+	if closure {
+		return store.Closure(ctx, from, paths)
+	}
+	infos, err := store.Infos(ctx, from, paths)
+	if err != nil {
+		return nil, err
+	}
+	for i, info := range infos {
+		if info == nil {
+			return nil, store.NotValid(paths[i])
+		}
+	}
+	return infos, nil
+}
+
+// Published reports whether an item is in the folder.
+func (w *Writer) Published(ctx context.Context, path store.Path) (bool, error) {
+	_, err := w.fs.Stat(ctx, narinfo.Name(path))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// item publishes one item, unless it is there, or somebody does already: then it waits and
+// sees. It reports whether it has written it.
+func (w *Writer) item(ctx context.Context, from store.NARWriter, info *store.Info) (bool, error) {
+	for {
+		w.mu.Lock()
+		other := w.flights[info.Path]
+		if other == nil {
+			own := make(chan struct{})
+			w.flights[info.Path] = own
+			w.mu.Unlock()
+			fresh, err := w.writeItem(ctx, from, info)
+			w.mu.Lock()
+			delete(w.flights, info.Path)
+			w.mu.Unlock()
+			close(own)
+			return fresh, err
+		}
+		w.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return false, context.Cause(ctx)
+		case <-other:
+		}
+	}
+}
+
+func (w *Writer) writeItem(ctx context.Context, from store.NARWriter, info *store.Info) (bool, error) {
+	found, err := w.fs.Stat(ctx, narinfo.Name(info.Path))
+	switch {
+	case err == nil && time.Since(found.ModTime()) < renewAfter:
+		return false, nil
+	case err == nil:
+		err = w.fs.Touch(ctx, narinfo.Name(info.Path))
+		if !errors.Is(err, fs.ErrNotExist) {
+			return false, err
+		} // else it was pruned just now
+	case !errors.Is(err, fs.ErrNotExist):
+		return false, err
+	}
+	select {
+	case w.places <- struct{}{}:
+		defer func() { <-w.places }()
+	case <-ctx.Done():
+		return false, context.Cause(ctx)
+	}
+	name := w.narName(info.Path)
+	size, err := w.writeNAR(ctx, from, info, name)
+	if err != nil {
+		return false, err
+	}
+	text, err := narinfo.Sign(w.opts.Key, w.opts.Host, info, []narinfo.Download{
+		{URL: (&url.URL{Path: name}).EscapedPath(), Compression: w.opts.Compression, FileSize: size},
+	})
+	if err == nil {
+		err = w.put(ctx, narinfo.Name(info.Path), text)
+	}
+	if err != nil {
+		return false, err
+	}
+	w.opts.Logger.Debug("published", "item", string(info.Path), "bytes", size, "in", w.fs.String())
+	return true, nil
+}
+
+// narName returns the file of an item's NAR.
+func (w *Writer) narName(path store.Path) string {
+	if w.opts.Compression == narinfo.None {
+		return "nar/" + path.Base()
+	}
+	return "nar/" + w.opts.Compression + "/" + path.Base()
+}
+
+// writeNAR writes an item's NAR and returns the size of the file. Contents that have not the
+// hash that the store knows get no name.
+func (w *Writer) writeNAR(ctx context.Context, from store.NARWriter, info *store.Info, name string) (int64, error) {
+	var size int64
+	err := w.fs.Put(ctx, name, func(out io.Writer) error {
+		counted := &counter{w: out}
+		z, end, err := w.compress(counted)
+		if err != nil {
+			return err
+		}
+		var hash nar.Hasher
+		err = from.WriteNAR(ctx, io.MultiWriter(z, &hash), info.Path)
+		if endErr := end(); err == nil {
+			err = endErr
+		}
+		if err != nil {
+			return err
+		}
+		if got := hash.Sum(); got != info.NARHash || hash.Size() != info.NARSize {
+			return fmt.Errorf("%w: its NAR has %d bytes and hash %s, not %d bytes and %s",
+				store.ErrCorrupt, hash.Size(), got, info.NARSize, info.NARHash)
+		}
+		size = counted.n
+		return nil
+	})
+	return size, err
+}
+
+// compress returns a writer that compresses to out, and what ends it.
+func (w *Writer) compress(out io.Writer) (io.Writer, func() error, error) {
+	switch w.opts.Compression {
+	case narinfo.None:
+		return out, func() error { return nil }, nil
+	case narinfo.Gzip:
+		level := w.opts.Level
+		setDefault(&level, gzip.DefaultCompression)
+		z, err := gzip.NewWriterLevel(out, level)
+		if err != nil {
+			return nil, nil, err
+		}
+		return z, z.Close, nil
+	}
+	z, ok := w.encoders.Get().(*zstd.Encoder)
+	if !ok {
+		level := w.opts.Level
+		setDefault(&level, 3)
+		var err error
+		if z, err = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(level))); err != nil {
+			return nil, nil, err
+		}
+	}
+	z.Reset(out)
+	return z, func() error {
+		err := z.Close()
+		z.Reset(nil)
+		w.encoders.Put(z)
+		return err
+	}, nil
+}
+
+// counter counts what passes.
+type counter struct {
+	w io.Writer
+	n int64
+}
+
+func (c *counter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.n += int64(n)
+	return n, err
+}

@@ -1,0 +1,240 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"lighter/hooks/publish"
+	"lighter/internal/cli/human"
+	"lighter/machines"
+	"lighter/nar/signature"
+	"lighter/store"
+	"lighter/store/narinfo"
+)
+
+func publishCommand() *command {
+	return &command{
+		name:  "publish",
+		short: "serve a folder from which Guix substitutes; fill it, prune it",
+		long: `The folder has signed narinfos and compressed NARs, with the names that guix
+publish gives them, so that any web server for static files can serve it, or this
+command. It is filled by "lighter publish add", or for each build by the
+coordinator's publish hook.
+
+A Guix that is to use it authorizes the key in the folder's signing-key.pub with
+"guix archive --authorize", and gets --substitute-urls=http://HOST:PORT.
+
+GET and HEAD are answered for the files of a published folder, and for no others.
+With no --listen nobody would be answered, and nothing starts. Folders are not
+listed, and nothing is written. --log-level debug logs every request.`,
+		examples: []example{
+			{"lighter publish --dir /srv/substitutes --listen 127.0.0.1:8080", "for this computer, or for a proxy on it that adds TLS"},
+			{"lighter publish --dir /srv/substitutes --listen /run/substitutes.sock", "on a Unix socket"},
+		},
+		setup: servePublished,
+		sub:   []*command{publishAddCommand(), publishPruneCommand()},
+	}
+}
+
+// servePublished serves a folder until a signal comes.
+func servePublished(flags *pflag.FlagSet) action {
+	dir := flags.String("dir", "", "the published folder is `DIR`")
+	listen := flags.String("listen", "", "answer on `ADDR`: HOST:PORT, or the absolute name of a Unix socket")
+	log := addLogFlags(flags)
+	return func(ctx context.Context, inv *invocation) error {
+		if err := inv.arguments("", 0, 0); err != nil {
+			return err
+		}
+		if *dir == "" || *listen == "" {
+			return usageErrorf("%s: want --dir DIR and --listen ADDR; see \"%s --help\"", inv.flags.Name(), inv.flags.Name())
+		}
+		logger, err := log.logger(inv, inv.Err)
+		if err != nil {
+			return err
+		}
+		if _, err := os.Stat(filepath.Join(*dir, narinfo.CacheInfoName)); err != nil {
+			return fmt.Errorf("%s is no published folder: %w; \"lighter publish add\" makes one", *dir, err)
+		}
+		l, url, err := listenFor(ctx, *listen)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(inv.Out, url)
+		logger.Info("serving substitutes", "folder", *dir, "on", url)
+		if err := publish.Serve(ctx, l, *dir, logger); err != nil {
+			return fmt.Errorf("serve %s: %w", *dir, err)
+		}
+		return nil
+	}
+}
+
+// listenFor listens on an address, or on a Unix socket if that is an absolute file name, and
+// returns its URL.
+func listenFor(ctx context.Context, addr string) (net.Listener, string, error) {
+	if !filepath.IsAbs(addr) {
+		var config net.ListenConfig
+		l, err := config.Listen(ctx, "tcp", addr)
+		if err != nil {
+			return nil, "", fmt.Errorf("--listen %s: %w", addr, err)
+		}
+		return l, "http://" + l.Addr().String(), nil
+	}
+	var dialer net.Dialer
+	if c, err := dialer.DialContext(ctx, "unix", addr); err == nil {
+		c.Close()
+		return nil, "", fmt.Errorf("--listen %s: somebody listens on it already", addr)
+	}
+	l, err := listenSocket(ctx, addr)
+	return l, "unix://" + addr, err
+}
+
+func publishAddCommand() *command {
+	return &command{
+		name:  "add",
+		args:  "PATH… --to DIR",
+		short: "publish items of the head's store, with what they refer to",
+		long: `Writes narinfos, signed with the head's key, and NARs of the items, and of all that
+they refer to. What is in the folder already is not written again. Of a derivation
+it publishes the text, not the outputs.`,
+		examples: []example{
+			{"lighter publish add /gnu/store/…-hello-2.12 --to /srv/substitutes", "from lighter's own store"},
+			{"lighter publish add --store guix-daemon /gnu/store/…-hello-2.12 --to /srv/substitutes", "from Guix's store and with its key, as root"},
+		},
+		setup: func(flags *pflag.FlagSet) action {
+			a := &publishAdd{where: allFolderFlags(flags)}
+			flags.StringVar(&a.to, "to", "", "publish in the folder `DIR`, which is made if need be")
+			flags.StringVar(&a.compression, "compression", narinfo.Zstd, "compress NARs with `METHOD` zstd or gzip, or none")
+			flags.IntVar(&a.level, "level", 0, "compression level, 1 to 22 for zstd and 1 to 9 for gzip (default the method's)")
+			flags.BoolVar(&a.alone, "no-closure", false, "only the items, not what they refer to")
+			return a.run
+		},
+	}
+}
+
+// publishAdd is one run of "lighter publish add".
+type publishAdd struct {
+	where           *folderFlags
+	to, compression string
+	level           int
+	alone           bool
+}
+
+func (a *publishAdd) run(ctx context.Context, inv *invocation) error {
+	if err := inv.arguments("PATH", 1, -1); err != nil {
+		return err
+	}
+	if a.to == "" {
+		return usageErrorf("%s: --to DIR is missing", inv.flags.Name())
+	}
+	f, err := a.where.resolve(inv)
+	if err != nil {
+		return err
+	}
+	key, err := publishingKey(f)
+	if err != nil {
+		return err
+	}
+	logger := slog.New(slog.DiscardHandler)
+	w, err := publish.New(publish.Options{FS: publish.Folder(a.to), Key: key, Compression: a.compression, Level: a.level, Logger: logger})
+	if err != nil {
+		return &exitError{exitUsage, err}
+	}
+	head, err := openHeadStoreOf(ctx, f, logger)
+	if err != nil {
+		return err
+	}
+	defer head.close() //nolint:errcheck // it was only read
+	paths, err := pathArguments(head.Dir(), inv.args)
+	if err != nil {
+		return err
+	}
+	written, err := w.PublishPaths(ctx, head, !a.alone, paths...)
+	for _, p := range written {
+		fmt.Fprintln(inv.Out, p)
+	}
+	return err
+}
+
+// publishingKey loads the key with which the head signs.
+func publishingKey(f folders) (*signature.PrivateKey, error) {
+	file := signature.SecretFile(f.signingKey())
+	key, err := signature.LoadPrivateKey(file)
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return nil, fmt.Errorf("%w: who may read the key may publish", err)
+	case errors.Is(err, fs.ErrNotExist) && f.kind == machines.StoreDaemon:
+		return nil, fmt.Errorf("no signing key at %s; make one, as root, with: guix archive --generate-key", file)
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("no signing key at %s; make one with: lighter key generate", file)
+	}
+	return key, err
+}
+
+// pathArguments reads names of items, with or without the store's directory.
+func pathArguments(dir store.Dir, args []string) ([]store.Path, error) {
+	paths := make([]store.Path, 0, len(args))
+	for _, arg := range args {
+		if !strings.HasPrefix(arg, "/") {
+			arg = string(dir) + "/" + arg
+		}
+		path, err := dir.ParsePath(filepath.Clean(arg))
+		if err != nil {
+			return nil, &exitError{exitUsage, err}
+		}
+		paths = append(paths, path)
+	}
+	return paths, nil
+}
+
+func publishPruneCommand() *command {
+	return &command{
+		name:  "prune",
+		args:  "--dir DIR",
+		short: "remove from a folder what was not published lately",
+		long: `Removes items that were not published for longer than --older-than, with their NARs;
+what an item refers to that stays, stays. An item that is published again counts as
+new. Logs and failures go when they are as old. Others may publish meanwhile.`,
+		examples: []example{
+			{"lighter publish prune --dir /srv/substitutes --older-than 2160h", "what nobody has built for 90 days"},
+		},
+		setup: func(flags *pflag.FlagSet) action {
+			dir := flags.String("dir", "", "the published folder is `DIR`")
+			olderThan := flags.Duration("older-than", 0, "remove what was not published for so long, such as 720h")
+			return func(ctx context.Context, inv *invocation) error {
+				if err := inv.arguments("", 0, 0); err != nil {
+					return err
+				}
+				if *dir == "" || *olderThan <= 0 {
+					return usageErrorf("%s: want --dir DIR and --older-than TIME", inv.flags.Name())
+				}
+				return prunePublished(ctx, inv, *dir, *olderThan)
+			}
+		},
+	}
+}
+
+func prunePublished(ctx context.Context, inv *invocation, dir string, olderThan time.Duration) error {
+	folder := publish.Folder(dir)
+	text, err := folder.Read(ctx, narinfo.CacheInfoName, 4<<10)
+	if err != nil {
+		return fmt.Errorf("%s is no published folder: %w", dir, err)
+	}
+	info, err := narinfo.ParseCacheInfo(text)
+	if err != nil {
+		return err
+	}
+	pruned, err := publish.Prune(ctx, folder, info.StoreDir, olderThan)
+	fmt.Fprintf(inv.Out, "removed %s in %s, %s\n",
+		human.Count(len(pruned.Items), "item"), human.Count(pruned.Files, "file"), human.Bytes(pruned.Freed))
+	return err
+}

@@ -1,0 +1,259 @@
+package substitute
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+
+	"lighter/nar"
+	"lighter/nar/signature"
+	"lighter/store"
+	"lighter/store/narinfo"
+)
+
+// Fetch writes the NAR of an item to w and returns what is known of the item. Hash and size
+// are checked: on an error what was written is not the item. Another server, or another file
+// of the same one, is tried as long as nothing was written.
+func (c *Client) Fetch(ctx context.Context, path store.Path, w io.Writer) (*store.Info, error) {
+	acl, err := c.acl()
+	if err != nil {
+		return nil, err
+	}
+	var info *store.Info
+	err = c.try(ctx, acl, path, func(found *narinfo.Info, r *narReader) (bool, error) {
+		info = &found.Info
+		_, err := io.Copy(w, r)
+		return r.hash.Size() > 0, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("fetch: %w", err)
+	}
+	return info, nil
+}
+
+// try opens the NAR of an item, on one server after the other, for use, until that has no
+// error or says that its error is final. It joins what went wrong.
+func (c *Client) try(ctx context.Context, acl *signature.ACL, path store.Path, use func(*narinfo.Info, *narReader) (final bool, err error)) error {
+	if err := take(ctx, c.downloads); err != nil {
+		return err
+	}
+	defer func() { <-c.downloads }()
+	missing := &MissingError{Path: path}
+	for _, s := range c.servers {
+		info, err := s.lookup(ctx, acl, path)
+		if err == nil {
+			var final bool
+			if final, err = s.tryFiles(ctx, info, use); err == nil || final || ctx.Err() != nil {
+				return s.explain(path, err)
+			}
+			s.forget(path)
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		missing.Tried = append(missing.Tried, &ServerError{Server: s.String(), Path: path, Err: err})
+	}
+	return missing
+}
+
+// explain names server and item.
+func (s *server) explain(path store.Path, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", path, &ServerError{Server: s.String(), Path: path, Err: err})
+}
+
+// tryFiles tries the files in which one server has an item.
+func (s *server) tryFiles(ctx context.Context, info *narinfo.Info, use func(*narinfo.Info, *narReader) (bool, error)) (final bool, err error) {
+	var errs []error
+	for _, d := range choose(info.Downloads) {
+		final, err := s.tryFile(ctx, info, d, use)
+		if err == nil || final || ctx.Err() != nil {
+			return final, err
+		}
+		errs = append(errs, fmt.Errorf("%s: %w", d.URL, err))
+	}
+	if len(errs) == 0 {
+		return false, unsupported(info.Downloads)
+	}
+	return false, errors.Join(errs...)
+}
+
+// choose returns the files that can be read, the best first: the smallest where all sizes
+// are known, else by compression.
+func choose(downloads []narinfo.Download) []narinfo.Download {
+	ranks := []string{narinfo.Zstd, narinfo.Gzip, narinfo.None}
+	usable := slices.DeleteFunc(slices.Clone(downloads), func(d narinfo.Download) bool { return !slices.Contains(ranks, d.Compression) })
+	sized := !slices.ContainsFunc(usable, func(d narinfo.Download) bool { return d.FileSize == 0 })
+	slices.SortStableFunc(usable, func(a, b narinfo.Download) int {
+		if sized && a.FileSize != b.FileSize {
+			return int(min(max(a.FileSize-b.FileSize, -1), 1))
+		}
+		return slices.Index(ranks, a.Compression) - slices.Index(ranks, b.Compression)
+	})
+	return usable
+}
+
+func unsupported(downloads []narinfo.Download) error {
+	var names []string
+	for _, d := range downloads {
+		names = append(names, fmt.Sprintf("%q", d.Compression))
+	}
+	return fmt.Errorf("its NAR is compressed as %s, which is not supported: want zstd, gzip or none", strings.Join(names, ", "))
+}
+
+// tryFile opens one file and hands it on.
+func (s *server) tryFile(ctx context.Context, info *narinfo.Info, d narinfo.Download, use func(*narinfo.Info, *narReader) (bool, error)) (bool, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	silence := time.AfterFunc(s.client.opts.Timeout, func() { cancel(errTooSlow) })
+	defer silence.Stop()
+	f, err := s.open(ctx, d.URL)
+	silence.Stop()
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	if want := declared(info, d); f.size >= 0 && want >= 0 && f.size != want {
+		return false, fmt.Errorf("%w: the file has %d bytes, not %d", store.ErrCorrupt, f.size, want)
+	}
+	in := &watched{ctx: ctx, server: s, r: f, silence: silence}
+	contents, closeContents, err := decompress(d.Compression, in)
+	if err != nil {
+		return false, err
+	}
+	defer closeContents()
+	r := &narReader{r: contents, want: &info.Info, sized: f.size >= 0}
+	final, err := use(info, r)
+	if r.err != nil {
+		err = r.err // it is the cause, whatever became of it
+	}
+	if err == nil {
+		s.good()
+		// Whoever unpacks stops at the NAR's end; the connection can be used again if the
+		// file's end is read.
+		_, _ = r.Read(make([]byte, 1))
+	}
+	return final, err
+}
+
+// declared returns how large the file should be, or -1 if nobody says.
+func declared(info *narinfo.Info, d narinfo.Download) int64 {
+	switch {
+	case d.Compression == narinfo.None:
+		return info.NARSize
+	case d.FileSize > 0:
+		return d.FileSize
+	}
+	return -1
+}
+
+// watched reads from a server. Too long a silence is an error, and so is the end of its
+// context; time that passes between reads does not count.
+type watched struct {
+	ctx     context.Context
+	server  *server
+	r       io.Reader
+	silence *time.Timer
+}
+
+func (w *watched) Read(p []byte) (int, error) {
+	w.silence.Reset(w.server.client.opts.Timeout)
+	n, err := w.r.Read(p)
+	w.silence.Stop()
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = w.server.blame(w.ctx, err)
+	}
+	return n, err
+}
+
+// maxWindow bounds what a zstd file may ask for, in bytes: that of zstd --ultra -22.
+const maxWindow = 128 << 20
+
+// decompress returns a reader of what is in a file, and what to call afterwards.
+func decompress(compression string, r io.Reader) (io.Reader, func(), error) {
+	switch compression {
+	case narinfo.None:
+		return r, func() {}, nil
+	case narinfo.Gzip:
+		z, err := gzip.NewReader(bufio.NewReader(r))
+		if err != nil {
+			return nil, nil, fmt.Errorf("gzip: %w", err)
+		}
+		return z, func() {}, nil
+	default:
+		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true))
+		if err != nil {
+			return nil, nil, fmt.Errorf("zstd: %w", err)
+		}
+		return z, z.Close, nil
+	}
+}
+
+// narReader reads a NAR of known size and checks it. It never waits for more than that:
+// guix publish leaves the connection open after a NAR that is not compressed.
+type narReader struct {
+	r     io.Reader
+	want  *store.Info
+	sized bool // the length of the file is known, so that looking for its end does not wait
+	hash  nar.Hasher
+	done  bool
+	err   error // the first, other than io.EOF
+}
+
+func (r *narReader) Read(p []byte) (int, error) {
+	if r.err != nil {
+		return 0, r.err
+	}
+	if r.done {
+		return 0, io.EOF
+	}
+	left := r.want.NARSize - r.hash.Size()
+	if left == 0 {
+		r.done = true
+		if r.err = r.finish(); r.err != nil {
+			return 0, r.err
+		}
+		return 0, io.EOF
+	}
+	n, err := r.r.Read(p[:min(int64(len(p)), left)])
+	_, _ = r.hash.Write(p[:n]) // it never fails
+	switch {
+	case errors.Is(err, io.EOF) && int64(n) < left:
+		r.err = fmt.Errorf("%w: its NAR ends after %d bytes of %d", store.ErrCorrupt, r.hash.Size(), r.want.NARSize)
+	case err != nil && !errors.Is(err, io.EOF):
+		r.err = fmt.Errorf("after %d bytes of %d: %w", r.hash.Size(), r.want.NARSize, err)
+	}
+	if n > 0 {
+		return n, nil // the error comes with the next one
+	}
+	return n, r.err
+}
+
+// finish checks what was read.
+func (r *narReader) finish() error {
+	if got := r.hash.Sum(); got != r.want.NARHash {
+		return fmt.Errorf("%w: its NAR has hash %s, not %s", store.ErrCorrupt, got, r.want.NARHash)
+	}
+	if !r.sized {
+		return nil
+	}
+	var more [1]byte
+	n, err := io.ReadFull(r.r, more[:])
+	if n > 0 {
+		return fmt.Errorf("%w: its NAR is longer than %d bytes", store.ErrCorrupt, r.want.NARSize)
+	}
+	if !errors.Is(err, io.EOF) {
+		return err
+	}
+	return nil
+}
