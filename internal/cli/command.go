@@ -173,7 +173,8 @@ var commonFlags = []string{"socket", "state", "config", "help", "version"}
 func writeFlags(b *bytes.Buffer, fs *pflag.FlagSet) {
 	var own, common []*pflag.Flag
 	fs.VisitAll(func(f *pflag.Flag) {
-		if slices.Contains(commonFlags, f.Name) {
+		// A filter by state is no folder.
+		if slices.Contains(commonFlags, f.Name) && f.Value.Type() != "stringSlice" {
 			common = append(common, f)
 		} else {
 			own = append(own, f)
@@ -220,6 +221,8 @@ func writeFlag(b *bytes.Buffer, f *pflag.Flag) {
 
 func (c *command) synopsis() string {
 	switch {
+	case len(c.sub) > 0 && c.setup != nil:
+		return strings.TrimRight(c.path()+" [FLAGS] "+c.args, " ") + "\n  " + c.path() + " COMMAND"
 	case len(c.sub) > 0:
 		return c.path() + " COMMAND"
 	case c.args != "":
