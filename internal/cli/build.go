@@ -28,6 +28,8 @@ func buildCommand() *command {
 
 DRV is the path of a derivation in the head's store, or a file that holds one whose inputs are in that store; "-" reads more of them from standard input, one a line. A derivation that is not in the store is fetched by the coordinator if --derivation-substitute-urls says from where.
 
+Tens of thousands of derivations are submitted piece by piece. Each piece is durable before the next one goes; with --submission NAME the same command can be run again after an interruption, and gets the builds that are there already.
+
 A line of standard input that starts with "{" is a JSON object with a request of its own: "derivation", and whatever of "id", "outputs", "priority", "tags", "timeout" and "maxSilentTime" (in seconds), "keepFailed", "retries", "on", "skip", "check", "allInputs", "skipIfBuilt", "skipIfSubmitted" and "derivationSubstituteURLs" differs from what the flags say. Tags are added to those of the flags.
 
 With --skip-if-built and --skip-if-submitted some requests make no build. They are named on standard error, and are no failure.
@@ -41,6 +43,7 @@ The first interrupt cancels the builds, a second one leaves at once. After --det
 			{"lighter build --keep-going - < derivations.txt", "build many, whatever becomes of the others"},
 			{"id=$(lighter build --detach --priority 10 --tag nightly=1 /gnu/store/…-hello-2.12.drv)", "submit it and go on"},
 			{"lighter build --check 2 /gnu/store/…-hello-2.12.drv", "is it reproducible?"},
+			{"lighter build --detach --submission all-of-3f2a91c - < derivations.txt", "a hundred thousand, perhaps in several runs"},
 			{"lighter build --detach --skip-if-built --tag branch=master --tag commit=$c --supersede branch - < derivations.txt", "a new commit of a branch: what only older ones wanted is canceled"},
 			{`echo '{"derivation": "/gnu/store/…-hello-2.12.drv", "priority": 5, "on": ["alpha"]}' | lighter build -d -`, "with options of its own"},
 			{"ls $(lighter store path $(lighter build /gnu/store/…-hello-2.12.drv))", "look at the files of the result"},
@@ -65,7 +68,7 @@ type buildAction struct {
 	detach, keepGoing, json, quiet bool
 	jsonInput                      bool
 	timeout, maxSilentTime         time.Duration
-	supersede                      string
+	supersede, submission          string
 	base                           api.Request // what the flags say of each request
 	refused                        int         // requests that the coordinator did not take
 }
@@ -77,6 +80,7 @@ func (b *buildAction) requestFlags(fs *pflag.FlagSet) {
 	fs.IntVarP(&r.Priority, "priority", "p", 0, "builds with a higher number go first")
 	fs.StringToStringVar(&r.Tags, "tag", nil, "`k=v` to find the builds by; may be repeated")
 	fs.StringVar(&b.supersede, "supersede", "", "when all is submitted, cancel unfinished builds with the same value of the tag `KEY` and other values of the other tags")
+	fs.StringVar(&b.submission, "submission", "", "the submission's `NAME`, from which the builds' ids follow: the same command line goes on where it broke off")
 	fs.BoolVar(&r.SkipIfBuilt, "skip-if-built", false, "make no build where the outputs are in the store, or published")
 	fs.BoolVar(&r.SkipIfSubmitted, "skip-if-submitted", false, "make no build where there is one for the same outputs that did not fail and was not canceled")
 	fs.BoolVar(&r.AllInputs, "all-inputs", false, "every derivation that it needs, directly or not, gets a build of its own, also if its outputs are there")
@@ -98,6 +102,9 @@ func (b *buildAction) complete(inv *invocation) error {
 	}
 	if err := inv.arguments("DRV", 1, -1); err != nil {
 		return err
+	}
+	if b.base.ID != "" && (len(inv.args) > 1 || b.submission != "") {
+		return usageErrorf("%s: --id is for one derivation, and does not go with --submission; in JSON each line has an \"id\"", command)
 	}
 	b.base.Timeout, b.base.MaxSilentTime = seconds(b.timeout), seconds(b.maxSilentTime)
 	if err := checkRequest(&b.base); err != nil {

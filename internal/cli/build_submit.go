@@ -7,8 +7,6 @@ import (
 	"io"
 	"time"
 
-	"github.com/google/uuid"
-
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/display"
@@ -16,71 +14,94 @@ import (
 	"lighter/store"
 )
 
+// submission is what became of the requests of one run of "lighter build".
+type submission struct {
+	client  submitClient
+	builds  []*api.Build    // to be waited for
+	kept    map[string]bool // ids of these, and of builds for whose sake requests were skipped
+	skipped int
+	refused error // the first refusal, if that ends everything
+}
+
+// SubmitAll submits one portion. An interrupt does not break it off, so that it is known
+// what there is to cancel; no other portion follows after one, nor after a refusal.
+func (s *submission) SubmitAll(ctx context.Context, requests []api.Request) ([]api.Submitted, error) {
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	if s.refused != nil {
+		return nil, s.refused
+	}
+	return s.client.SubmitAll(context.WithoutCancel(ctx), requests)
+}
+
 // submit asks for the builds and returns those that the coordinator took. That it
 // refused one ends everything, and cancels the others, unless --keep-going. So does an
 // interrupt.
-func (b *buildAction) submit(ctx context.Context, inv *invocation, client *apiclient.Client, f folders) ([]*api.Build, error) {
+func (b *buildAction) submit(ctx context.Context, inv *invocation, client *apiclient.Client, f folders) (_ []*api.Build, err error) {
 	signaled, stop := cancelOnSignal(ctx, inv.Signals)
 	defer stop()
-	input := &inputReader{inv: inv, folders: f, base: &b.base, onlyJSON: b.jsonInput, supersede: b.supersede != ""}
-	requests, err := input.read(signaled)
-	if err != nil {
-		return nil, err
+	finder := &derivationFinder{folders: f, onlyJSON: b.jsonInput}
+	s := &submission{client: client, kept: make(map[string]bool)}
+	progress := newProgress(inv, b.quiet)
+	reader := &requestReader{base: b.base, submission: b.submission, derivation: finder.find}
+	submitter := &submitter{
+		client: s, patience: coordinatorGrace,
+		each: func(r *api.Request, a *api.Submitted) error {
+			b.answered(inv, s, r, a)
+			progress.add()
+			return nil
+		},
+		waiting: func(error) { progress.say("the coordinator went away; waiting for it to come back") },
 	}
-	if b.base.ID != "" && len(requests) > 1 {
-		return nil, usageErrorf("%s: --id is for one derivation, got %d", inv.flags.Name(), len(requests))
-	}
-	progress := newProgress(inv, b.quiet, len(requests))
-	answers, err := submitChunks(signaled, client, requests, progress.show)
+	count, err := submitter.run(signaled, b.checked(reader.all(signaled, inv.args, inv.In)))
 	progress.close()
-	builds, refused := b.sort(inv, requests, answers)
-	if refused == nil {
-		refused = err
-	}
-	if refused != nil && (err == nil || errors.Is(err, errInterrupted)) {
-		// Builds that stay although their submission broke off can be submitted again.
-		return nil, errors.Join(refused, cancelBuilds(ctx, client, builds))
-	}
-	if refused != nil {
-		return nil, refused
-	}
-	if b.supersede == "" {
-		return builds, nil
-	}
-	if b.refused > 0 {
-		fmt.Fprintln(inv.Err, "lighter: nothing is superseded, since not all was taken")
-		return builds, nil
-	}
-	return builds, b.cancelSuperseded(signaled, inv, client, answers)
-}
-
-// sort returns the builds that are to be waited for, and why the first request was
-// refused, if one was and that ends everything.
-func (b *buildAction) sort(inv *invocation, requests []api.Request, answers []api.Submitted) (builds []*api.Build, refused error) {
-	skipped := 0
-	for i := range answers {
-		a := &answers[i]
-		switch {
-		case a.Skipped != "":
-			if skipped++; skipped <= maxSkippedLines && !b.quiet {
-				fmt.Fprintln(inv.Err, skippedLine(requests[i].Derivation, a))
-			}
-		case a.Build != nil:
-			builds = append(builds, a.Build)
-		default:
-			err := fmt.Errorf("%s: %w", requests[i].Derivation, &api.Error{Code: a.Code, Message: a.Error})
-			if b.keepGoing && len(requests) > 1 {
-				b.refused++
-				fmt.Fprintf(inv.Err, "lighter: %s\n", errorText(err))
-			} else if refused == nil {
-				refused = err
-			}
-		}
-	}
-	if more := skipped - maxSkippedLines; more > 0 && !b.quiet {
+	if more := s.skipped - maxSkippedLines; more > 0 && !b.quiet {
 		fmt.Fprintf(inv.Err, "skipped   %s more\n", human.Number(more))
 	}
-	return builds, refused
+	if s.refused != nil {
+		err = s.refused
+	}
+	switch {
+	case s.refused != nil, errors.Is(err, errInterrupted):
+		return nil, errors.Join(err, cancelBuilds(ctx, client, s.builds), finder.close())
+	case err != nil && count.Sum() > 0:
+		// These go on: who submits again can name the submission, or skip them.
+		err = fmt.Errorf("after %s: %w", count, err)
+		fallthrough
+	case err != nil:
+		return nil, errors.Join(err, finder.close())
+	}
+	if err := finder.close(); err != nil {
+		return nil, err
+	}
+	if b.supersede != "" {
+		err = b.cancelSuperseded(signaled, inv, client, s.kept)
+	}
+	return s.builds, err
+}
+
+// answered takes the answer to one request.
+func (b *buildAction) answered(inv *invocation, s *submission, r *api.Request, a *api.Submitted) {
+	if a.Build != nil {
+		s.kept[a.Build.ID] = true
+	}
+	switch {
+	case a.Skipped != "":
+		if s.skipped++; s.skipped <= maxSkippedLines && !b.quiet {
+			fmt.Fprintln(inv.Err, skippedLine(r.Derivation, a))
+		}
+	case a.Build != nil:
+		s.builds = append(s.builds, a.Build)
+	default:
+		err := fmt.Errorf("%s: %w", r.Derivation, &api.Error{Code: a.Code, Message: a.Error})
+		if b.keepGoing {
+			b.refused++
+			fmt.Fprintf(inv.Err, "lighter: %s\n", errorText(err))
+		} else if s.refused == nil {
+			s.refused = err
+		}
+	}
 }
 
 // maxSkippedLines bounds how many skipped requests are named.
@@ -92,56 +113,6 @@ func skippedLine(drv store.Path, a *api.Submitted) string {
 		line += " (build " + human.Printable(short(a.Build.ID)) + ")"
 	}
 	return line
-}
-
-// submitChunks submits requests in pieces of api.MaxSubmit, each of which is durable
-// before the next one goes, and returns what became of each request that was sent. It
-// gives each request an id, so that a piece can be sent again after the coordinator went
-// away: what it has already stays as it is.
-func submitChunks(ctx context.Context, client *apiclient.Client, requests []api.Request, progress func(done int)) ([]api.Submitted, error) {
-	var answers []api.Submitted
-	for i := range requests {
-		if requests[i].ID == "" {
-			requests[i].ID = uuid.NewString()
-		}
-	}
-	for len(answers) < len(requests) {
-		progress(len(answers))
-		part := requests[len(answers):min(len(answers)+api.MaxSubmit, len(requests))]
-		if ctx.Err() != nil {
-			return answers, context.Cause(ctx)
-		}
-		// An interrupt does not break a piece off, so that it is known what to cancel.
-		got, err := submitChunk(context.WithoutCancel(ctx), client, part)
-		if err != nil && len(requests) > len(part) {
-			err = fmt.Errorf("after %s of %s requests: %w", human.Number(len(answers)), human.Number(len(requests)), err)
-		}
-		if err != nil {
-			return answers, err
-		}
-		answers = append(answers, got...)
-	}
-	progress(len(answers))
-	return answers, nil
-}
-
-// submitChunk submits one piece; a coordinator that goes away meanwhile has
-// coordinatorGrace to come back.
-func submitChunk(ctx context.Context, client *apiclient.Client, part []api.Request) ([]api.Submitted, error) {
-	const firstDelay, lastDelay = 100 * time.Millisecond, 2 * time.Second
-	started := time.Now()
-	for delay := firstDelay; ; delay = min(2*delay, lastDelay) {
-		answers, err := client.SubmitAll(ctx, part)
-		var refused *api.Error
-		if err == nil || errors.As(err, &refused) && !errors.Is(err, api.ErrUnavailable) || time.Since(started) > coordinatorGrace {
-			return answers, err
-		}
-		select {
-		case <-time.After(delay):
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-	}
 }
 
 // cancelBuilds cancels builds, in pieces.
@@ -170,12 +141,10 @@ func cancelIDs(ctx context.Context, client *apiclient.Client, ids []string, reas
 // cancelSuperseded cancels the unfinished builds that have this submission's value of
 // the tag that supersedes, and not all of its other tags. Builds that this submission was
 // told are there already stay.
-func (b *buildAction) cancelSuperseded(ctx context.Context, inv *invocation, client *apiclient.Client, answers []api.Submitted) error {
-	kept := make(map[string]bool)
-	for i := range answers {
-		if answers[i].Build != nil {
-			kept[answers[i].Build.ID] = true
-		}
+func (b *buildAction) cancelSuperseded(ctx context.Context, inv *invocation, client *apiclient.Client, kept map[string]bool) error {
+	if b.refused > 0 {
+		fmt.Fprintln(inv.Err, "lighter: nothing is superseded, since not all was taken")
+		return nil
 	}
 	filter := &api.Filter{States: openStates(), Tags: map[string]string{b.supersede: b.base.Tags[b.supersede]}}
 	var others []string
@@ -217,35 +186,49 @@ func hasTags(b *api.Build, tags map[string]string) bool {
 	return true
 }
 
-// progress says how far a long submission is, on one line of a terminal or on one line a
-// piece elsewhere.
+// progress says how far a long submission is, on one line of a terminal, or on a line now
+// and then elsewhere.
 type progress struct {
-	total  int
-	w      io.Writer // nil shows nothing
-	screen *display.Screen
+	w      io.Writer
+	quiet  bool
+	screen *display.Screen // nil where it can't be drawn on
+	done   int
+	shown  time.Time
 }
 
-func newProgress(inv *invocation, quiet bool, total int) *progress {
-	p := &progress{total: total}
-	if quiet || total <= api.MaxSubmit {
-		return p
-	}
-	p.w = inv.Err
-	if t := inv.canDraw(inv.Err); t != nil {
+func newProgress(inv *invocation, quiet bool) *progress {
+	p := &progress{w: inv.Err, quiet: quiet}
+	if t := inv.canDraw(inv.Err); t != nil && !quiet {
 		p.screen = display.NewScreen(t, func() (int, int) { return terminalSize(t) })
 	}
 	return p
 }
 
-func (p *progress) show(done int) {
-	if p.w == nil {
-		return
+// shortSubmission is how many requests are submitted without a word.
+const shortSubmission = 1000
+
+// add counts one request.
+func (p *progress) add() {
+	p.done++
+	switch {
+	case p.quiet || p.done <= shortSubmission:
+	case p.screen != nil && time.Since(p.shown) > frameInterval:
+		p.shown = time.Now()
+		// A terminal that is gone has no use for an error.
+		_ = p.screen.Draw(nil, []string{"submitted " + human.Number(p.done)})
+	case p.screen == nil && p.done%api.MaxSubmit == 0:
+		fmt.Fprintln(p.w, "submitted", human.Number(p.done))
 	}
-	line := fmt.Sprintf("submitted %s of %s", human.Number(done), human.Number(p.total))
-	if p.screen != nil {
-		_ = p.screen.Draw(nil, []string{line}) // a terminal that is gone has no use for an error
-	} else if done > 0 {
-		fmt.Fprintln(p.w, line)
+}
+
+// say writes a line that stays.
+func (p *progress) say(text string) {
+	switch {
+	case p.quiet:
+	case p.screen != nil:
+		_ = p.screen.Draw([]string{text}, nil)
+	default:
+		fmt.Fprintln(p.w, text)
 	}
 }
 

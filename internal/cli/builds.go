@@ -32,7 +32,7 @@ func buildsListCommand() *command {
 	return &command{
 		name:  "list",
 		short: "list builds, the newest first",
-		long: `Lists the builds that all the filters select. Builds come page by page, so that also a million of them are shown from the first on, and in constant memory.`,
+		long:  `Lists the builds that all the filters select. Builds come page by page, so that also a million of them are shown from the first on, and in constant memory.`,
 		exits: []int{exitNoAnswer},
 		examples: []example{
 			{"lighter builds list", "the last ones"},

@@ -254,7 +254,7 @@ func buildsPruneCommand() *command {
 	return &command{
 		name:  "prune",
 		short: "move old builds out of the ledger",
-		long: `Builds that have been finished for so long leave the ledger. Before, they are written with their events to a file of JSON lines in the state folder. Builds that another build still needs stay.`,
+		long:  `Builds that have been finished for so long leave the ledger. Before, they are written with their events to a file of JSON lines in the state folder. Builds that another build still needs stay.`,
 		exits: []int{exitNoAnswer},
 		examples: []example{
 			{"lighter builds prune --older-than 30d --dry-run", "what would go?"},

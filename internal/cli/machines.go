@@ -109,7 +109,7 @@ func machinesListCommand() *command {
 		name:  "list",
 		args:  "[FILE]",
 		short: "show the machines, and how they stand",
-		long: `Shows what the coordinator knows of its machines now, as "lighter machines status" does. With FILE, with --file, or where no coordinator runs it shows what the machines file says of them.`,
+		long:  `Shows what the coordinator knows of its machines now, as "lighter machines status" does. With FILE, with --file, or where no coordinator runs it shows what the machines file says of them.`,
 		exits: []int{exitBadInput},
 		examples: []example{
 			{"lighter machines list", "the head's machines"},
