@@ -81,7 +81,7 @@ func (b *buildAction) checked(requests iter.Seq2[api.Request, error]) iter.Seq2[
 		n := 0
 		for r, err := range requests {
 			if n++; err == nil {
-				err = b.checkOne(&r, n)
+				err = b.checkOne(&r)
 			}
 			if !yield(r, err) || err != nil {
 				return
@@ -93,11 +93,8 @@ func (b *buildAction) checked(requests iter.Seq2[api.Request, error]) iter.Seq2[
 	}
 }
 
-// checkOne checks the n-th request.
-func (b *buildAction) checkOne(r *api.Request, n int) error {
-	if b.base.ID != "" && n > 1 {
-		return usageErrorf("lighter build: --id is for one derivation; in JSON each line has an \"id\"")
-	}
+// checkOne checks one request.
+func (b *buildAction) checkOne(r *api.Request) error {
 	err := checkRequest(r)
 	for k, v := range b.base.Tags {
 		if b.supersede != "" && r.Tags[k] != v {

@@ -18,7 +18,7 @@ import (
 func buildsCommand() *command {
 	return &command{
 		name:  "builds",
-		short: "look at builds and their logs; cancel, retry, hurry and prune them",
+		short: "look at builds and their logs; cancel, retry, prune them",
 		long: `Every build has an id; the first eight characters are enough. The coordinator
 remembers all builds until they are pruned.`,
 		sub: []*command{

@@ -184,8 +184,8 @@ func buildsRetryCommand() *command {
 	return &command{
 		name:  "retry",
 		args:  "[ID…]",
-		short: "have builds tried again that failed, timed out or were canceled",
-		long: `Puts builds back into the queue, under the same ids. Builds that failed because of one that they need are tried again with it if --with-dependents is given.
+		short: "try builds again that did not succeed",
+		long: `Puts builds that failed, timed out or were canceled back into the queue, under the same ids. Builds that failed because of one that they need are tried again with it if --with-dependents is given.
 
 ` + selectionText,
 		exits: []int{exitNoAnswer, exitInterrupted},

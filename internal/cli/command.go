@@ -173,6 +173,9 @@ var commonFlags = []string{"socket", "state", "config", "help", "version"}
 func writeFlags(b *bytes.Buffer, fs *pflag.FlagSet) {
 	var own, common []*pflag.Flag
 	fs.VisitAll(func(f *pflag.Flag) {
+		if f.Hidden {
+			return
+		}
 		// A filter by state is no folder.
 		if slices.Contains(commonFlags, f.Name) && f.Value.Type() != "stringSlice" {
 			common = append(common, f)

@@ -83,8 +83,8 @@ func machinesDrainCommand() *command {
 	return &command{
 		name:  "drain",
 		args:  "NAME…",
-		short: "let machines finish what they have and give them nothing more",
-		long:  `What runs on the machines goes on. They get no new builds until "lighter machines resume", also across restarts of the coordinator. A machine is "drained" when nothing runs there any more.`,
+		short: "give machines no new builds",
+		long:  `Machines finish what they have. They get no new builds until "lighter machines resume", also across restarts of the coordinator. A machine is "drained" when nothing runs there any more.`,
 		exits: []int{exitNoAnswer},
 		examples: []example{
 			{"lighter machines drain --reason 'new kernel' alpha", "before a machine is worked on"},

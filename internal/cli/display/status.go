@@ -21,10 +21,10 @@ func StatusLines(s *api.Status, now time.Time, width, height int, style Style) [
 	}
 	page := statusHeader(s, now, width, style)
 	sections := []section{
-		{queueLines(s.Queues, width, style), 5},
-		{machineLines(s, now, width, height, style), 13},
-		{failureLines(s.Failures, now, width, style), 3},
-		{runningLines(s, now, width, style), 0},
+		{lines: queueLines(s.Queues, width, style), least: 5, floor: smallest},
+		{lines: machineLines(s, now, width, height, style), least: 13, floor: smallest},
+		{lines: failureLines(s.Failures, now, width, style), least: 3, floor: 1, brief: "FAILED LATELY: " + human.Count(len(s.Failures), "build")},
+		{lines: runningLines(s, now, width, style), brief: "UNDER WAY: " + human.Count(len(s.Running), "build") + ", " + human.Count(len(s.Transfers), "transfer")},
 	}
 	sections = slices.DeleteFunc(sections, func(c section) bool { return len(c.lines) == 0 })
 	if height <= 0 {
@@ -53,21 +53,26 @@ func StatusLines(s *api.Status, now time.Time, width, height int, style Style) [
 // section is a heading with lines below it.
 type section struct {
 	lines []string
-	least int // lines that it gets before any section gets more
+	least int    // lines that it gets before any section gets more
+	floor int    // lines that it keeps where others lack their least
+	brief string // all of it in a line; may be empty
 }
+
+// smallest is the least number of lines with which a section says anything without its
+// brief form: its heading, a line, and how many more there are.
+const smallest = 3
 
 // cut returns at most n lines, the last of which counts those that are left out.
 func (c section) cut(n, width int, style Style) []string {
-	if n >= len(c.lines) {
+	switch {
+	case n >= len(c.lines):
 		return c.lines
+	case n < smallest && c.brief != "":
+		return []string{style.paint(bold, human.Truncate(c.brief, width))}
 	}
 	more := fmt.Sprintf("  and %s more", human.Number(len(c.lines)-n+1))
 	return append(slices.Clone(c.lines[:n-1]), style.paint(dim, human.Truncate(more, width)))
 }
-
-// smallest is the least number of lines with which a section says anything: its heading,
-// a line, and how many more there are.
-const smallest = 3
 
 // shareRoom returns how many lines each section gets, of that many.
 func shareRoom(sections []section, room int) []int {
@@ -76,12 +81,12 @@ func shareRoom(sections []section, room int) []int {
 		rooms[i] = min(len(c.lines), c.least)
 		room -= rooms[i]
 	}
-	// Too little: the last ones give way first, to their smallest and then altogether.
-	for _, atLeast := range []int{smallest, 0} {
+	// Too little: the last ones give way first, to their floor and then altogether.
+	for _, all := range []bool{false, true} {
 		for i := len(sections) - 1; i >= 0 && room < 0; i-- {
-			keep := min(atLeast, rooms[i])
-			if atLeast > 0 {
-				keep = max(keep, rooms[i]+room)
+			keep := 0
+			if !all {
+				keep = min(rooms[i], max(sections[i].floor, rooms[i]+room))
 			}
 			room += rooms[i] - keep
 			rooms[i] = keep
@@ -89,7 +94,7 @@ func shareRoom(sections []section, room int) []int {
 	}
 	for i, c := range sections {
 		more := min(max(room, 0), len(c.lines)-rooms[i])
-		if got := rooms[i] + more; got < min(smallest, len(c.lines)) {
+		if got := rooms[i] + more; got < min(smallest, len(c.lines)) && (c.brief == "" || got == 0) {
 			continue
 		}
 		rooms[i] += more
@@ -386,7 +391,7 @@ func (g *grid) widths(width int) []int {
 		return n
 	}
 	// Fewer cells of a note than this say nothing.
-	const leastNote = 24
+	const leastNote = 16
 	for _, i := range g.optional {
 		if left() < min(widths[last], leastNote) {
 			widths[i] = 0
