@@ -227,7 +227,7 @@ func stateColour(word string) string {
 }
 
 // machineLines is the table of machines. Where there is no room for all, those in trouble
-// come first, then those that build.
+// come first.
 func machineLines(s *api.Status, now time.Time, width, height int, style Style) []string {
 	if len(s.Machines) == 0 {
 		return nil
@@ -235,7 +235,7 @@ func machineLines(s *api.Status, now time.Time, width, height int, style Style) 
 	list := slices.Clone(s.Machines)
 	if height > 0 && len(list)+1 > height/2 {
 		slices.SortStableFunc(list, func(a, b api.MachineStatus) int {
-			return cmp.Or(cmp.Compare(machineRank(&a), machineRank(&b)), cmp.Compare(b.Running, a.Running))
+			return cmp.Compare(machineRank(&a), machineRank(&b))
 		})
 	}
 	moving := make(map[string][]api.Transfer)
@@ -258,7 +258,27 @@ func machineLines(s *api.Status, now time.Time, width, height int, style Style) 
 			known(m.CPUPressure > 0 || m.MemoryPressure > 0, fmt.Sprintf("%.0f/%.0f%%", m.CPUPressure, m.MemoryPressure)),
 			known(m.FreeDisk > 0, human.Bytes(m.FreeDisk)), movingText(moving[m.Name], now), note)
 	}
+	g.foldIntoNote(g.widths(width))
 	return g.lines(width, style)
+}
+
+// foldIntoNote gives machines without a note what they lose with columns for which there
+// is no room.
+func (g *grid) foldIntoNote(widths []int) {
+	note := len(g.heading) - 1
+	for i := range g.rows {
+		r := &g.rows[i]
+		if r.span > 0 || r.cells[note] != "" {
+			continue
+		}
+		var parts []string
+		for _, column := range slices.Backward(g.optional) {
+			if cell := r.cells[column]; widths[column] == 0 && cell != "" && cell != "-" {
+				parts = append(parts, cell)
+			}
+		}
+		r.cells[note] = strings.Join(parts, " ")
+	}
 }
 
 func known(is bool, text string) string {
