@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"time"
 
@@ -80,11 +81,13 @@ func freeSpace(folder string) (freeBytes, freeInodes int64, err error) {
 	if err := unix.Statfs(folder, &s); err != nil {
 		return 0, 0, &os.PathError{Op: "statfs", Path: folder, Err: err}
 	}
-	free := int64(s.Bavail) * int64(s.Bsize)
+	// What does not fit an int64 is more than anybody asks for.
+	free := min(s.Bavail*uint64(max(0, s.Bsize)), math.MaxInt64)
+	inodes := min(s.Ffree, math.MaxInt64)
 	if s.Files == 0 { // such as btrfs, which has no fixed number
-		return free, -1, nil
+		return int64(free), -1, nil
 	}
-	return free, int64(s.Ffree), nil
+	return int64(free), int64(inodes), nil
 }
 
 // timeError is TIME_ERROR of adjtimex(2): the clock is not synchronised.

@@ -232,8 +232,11 @@ func TestDoctorSeesTheBuildHook(t *testing.T) {
 
 func TestPlatforms(t *testing.T) {
 	got := platforms([]machines.Machine{
-		{Systems: []string{"x86_64-linux", "i686-linux"}}, {Systems: []string{"aarch64-linux", "armhf-linux"}}, {Systems: []string{"i686-linux"}},
-		{Systems: []string{"x86_64-linux"}}, {Systems: []string{"riscv64-linux"}, Local: true},
+		{Systems: []string{"x86_64-linux", "i686-linux"}},
+		{Systems: []string{"aarch64-linux", "armhf-linux"}},
+		{Systems: []string{"i686-linux"}},
+		{Systems: []string{"x86_64-linux"}},
+		{Systems: []string{"riscv64-linux"}, Local: true},
 	})
 	want := [][2]string{{"linux", "amd64"}, {"linux", "arm64"}, {"linux", "386"}}
 	if len(got) != len(want) || got[0] != want[0] || got[1] != want[1] || got[2] != want[2] {

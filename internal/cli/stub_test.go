@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -30,11 +29,7 @@ type stub struct {
 
 func newStub(t *testing.T) *stub {
 	t.Helper()
-	folder, err := os.MkdirTemp("", "stub") // short, as names of sockets must be
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(folder) })
+	folder := t.TempDir()
 	s := &stub{t: t, folder: folder, mux: http.NewServeMux(), socket: filepath.Join(folder, "s")}
 	s.start()
 	return s
