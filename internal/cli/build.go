@@ -1,26 +1,22 @@
 package cli
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/spf13/pflag"
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/display"
-	"lighter/store"
 )
 
 func buildCommand() *command {
@@ -28,23 +24,28 @@ func buildCommand() *command {
 		name:  "build",
 		args:  "DRV…",
 		short: "have derivations built, and wait for them",
-		long: `Has the coordinator build each DRV, and first whatever it needs that is not
-there. On a terminal the running builds and transfers are shown as they happen;
-elsewhere there is a line for each start and each end. When all are done the
-paths of their outputs are printed on standard output.
+		long: `Has the coordinator build each DRV, and first whatever it needs that is not there. On a terminal the running builds and transfers are shown as they happen; elsewhere there is a line for each start and each end. When all are done the paths of their outputs are printed on standard output.
 
-DRV is the path of a derivation in the head's store, or a file that holds one
-whose inputs are in that store; "-" reads more of them from standard input, one
-a line.
+DRV is the path of a derivation in the head's store, or a file that holds one whose inputs are in that store; "-" reads more of them from standard input, one a line. A derivation that is not in the store is fetched by the coordinator if --derivation-substitute-urls says from where.
 
-The first interrupt cancels the builds, a second one leaves at once. After
---detach, or if this command is killed, the builds go on; "lighter builds" shows
-them.`,
-		exits: []int{exitBuildFailed, exitCanceled, exitNoAnswer, exitBadInput, exitInterrupted},
+Tens of thousands of derivations are submitted piece by piece. Each piece is durable before the next one goes; with --submission NAME the same command can be run again after an interruption, and gets the builds that are there already.
+
+A line of standard input that starts with "{" is a JSON object with a request of its own: "derivation", and whatever of "id", "outputs", "priority", "tags", "timeout" and "maxSilentTime" (in seconds), "keepFailed", "retries", "on", "skip", "check", "allInputs", "skipIfBuilt", "skipIfSubmitted" and "derivationSubstituteURLs" differs from what the flags say. Tags are added to those of the flags.
+
+With --skip-if-built and --skip-if-submitted some requests make no build. They are named on standard error, and are no failure.
+
+With --check N each derivation is built on N different machines, and what they made is compared; the files that differ are listed.
+
+The first interrupt cancels the builds, a second one leaves at once. After --detach, or if this command is killed, the builds go on; "lighter builds" shows them.`,
+		exits: []int{exitBuildFailed, exitCanceled, exitNoAnswer, exitBadInput, exitDiffers, exitInterrupted},
 		examples: []example{
 			{"lighter build /gnu/store/…-hello-2.12.drv", "build one derivation"},
 			{"lighter build --keep-going - < derivations.txt", "build many, whatever becomes of the others"},
 			{"id=$(lighter build --detach --priority 10 --tag nightly=1 /gnu/store/…-hello-2.12.drv)", "submit it and go on"},
+			{"lighter build --check 2 /gnu/store/…-hello-2.12.drv", "is it reproducible?"},
+			{"lighter build --detach --submission all-of-3f2a91c - < derivations.txt", "a hundred thousand, perhaps in several runs"},
+			{"lighter build --detach --skip-if-built --tag branch=master --tag commit=$c --supersede branch - < derivations.txt", "a new commit of a branch: what only older ones wanted is canceled"},
+			{`echo '{"derivation": "/gnu/store/…-hello-2.12.drv", "priority": 5, "on": ["alpha"]}' | lighter build -d -`, "with options of its own"},
 			{"ls $(lighter store path $(lighter build /gnu/store/…-hello-2.12.drv))", "look at the files of the result"},
 		},
 		takesSignals: true,
@@ -54,11 +55,8 @@ them.`,
 			fs.BoolVarP(&b.keepGoing, "keep-going", "k", false, "after a failure go on with the other derivations")
 			fs.BoolVar(&b.json, "json", false, "print the builds as JSON, one a line, instead of output paths")
 			fs.BoolVarP(&b.quiet, "quiet", "q", false, "show nothing while building")
-			fs.IntVarP(&b.priority, "priority", "p", 0, "builds with a higher number go first")
-			fs.DurationVar(&b.timeout, "timeout", 0, "stop a build that takes longer, such as 2h")
-			fs.DurationVar(&b.maxSilentTime, "max-silent-time", 0, "stop a build that writes nothing for so long")
-			fs.BoolVar(&b.keepFailed, "keep-failed", false, "keep the folder of a failed build on its machine")
-			fs.StringToStringVar(&b.tags, "tag", nil, "`k=v` to find the build by; may be repeated")
+			fs.BoolVar(&b.jsonInput, "json-input", false, "every line of standard input must be a JSON object; without DRV it is read as with \"-\"")
+			b.requestFlags(fs)
 			return clientAction(b.where, b.run)
 		},
 	}
@@ -68,92 +66,121 @@ them.`,
 type buildAction struct {
 	where                          *folderFlags
 	detach, keepGoing, json, quiet bool
-	keepFailed                     bool
-	priority                       int
+	jsonInput                      bool
 	timeout, maxSilentTime         time.Duration
-	tags                           map[string]string
+	supersede, submission          string
+	base                           api.Request // what the flags say of each request
+	refused                        int         // requests that the coordinator did not take
 }
 
-func (b *buildAction) run(ctx context.Context, inv *invocation, client *apiclient.Client, f folders) error {
+// requestFlags defines the flags that say how to build.
+func (b *buildAction) requestFlags(fs *pflag.FlagSet) {
+	r := &b.base
+	fs.StringVar(&r.ID, "id", "", "the build gets this `UUID`; for one derivation. If there is that build already it is the one")
+	fs.IntVarP(&r.Priority, "priority", "p", 0, "builds with a higher number go first")
+	fs.StringToStringVar(&r.Tags, "tag", nil, "`k=v` to find the builds by; may be repeated")
+	fs.StringVar(&b.supersede, "supersede", "", "when all is submitted, cancel unfinished builds with the same value of the tag `KEY` and other values of the other tags")
+	fs.StringVar(&b.submission, "submission", "", "the submission's `NAME`, from which the builds' ids follow: the same command line goes on where it broke off")
+	fs.BoolVar(&r.SkipIfBuilt, "skip-if-built", false, "make no build where the outputs are in the store, or published")
+	fs.BoolVar(&r.SkipIfSubmitted, "skip-if-submitted", false, "make no build where there is one for the same outputs that did not fail and was not canceled")
+	fs.BoolVar(&r.AllInputs, "all-inputs", false, "every derivation that it needs, directly or not, gets a build of its own, also if its outputs are there")
+	fs.DurationVar(&b.timeout, "timeout", 0, "stop a build that takes longer, such as 2h")
+	fs.DurationVar(&b.maxSilentTime, "max-silent-time", 0, "stop a build that writes nothing for so long")
+	fs.IntVar(&r.Retries, "retries", 0, "after a failure of the derivation itself try it `N` times more, elsewhere if possible")
+	fs.IntVar(&r.Check, "check", 0, "build on `N` different machines and compare what they made; exit code 8 if it differs")
+	fs.StringSliceVar(&r.On, "on", nil, "build only on this `MACHINE`; may be repeated")
+	fs.StringSliceVar(&r.Skip, "skip", nil, "don't build on this `MACHINE`; may be repeated")
+	fs.StringSliceVar(&r.DerivationSubstituteURLs, "derivation-substitute-urls", nil, "fetch derivations that are not in the store, with all that they need, from these `URL`s")
+	fs.BoolVar(&r.KeepFailed, "keep-failed", false, "keep the folder of a failed build on its machine")
+}
+
+// complete checks the flags.
+func (b *buildAction) complete(inv *invocation) error {
+	command := inv.flags.Name()
+	if b.jsonInput && len(inv.args) == 0 {
+		inv.args = []string{"-"}
+	}
 	if err := inv.arguments("DRV", 1, -1); err != nil {
 		return err
 	}
-	if b.timeout < 0 || b.maxSilentTime < 0 {
-		return usageErrorf("%s: a time limit can't be negative", inv.flags.Name())
+	if b.base.ID != "" && (len(inv.args) > 1 || b.submission != "") {
+		return usageErrorf("%s: --id is for one derivation, and does not go with --submission; in JSON each line has an \"id\"", command)
+	}
+	b.base.Timeout, b.base.MaxSilentTime = seconds(b.timeout), seconds(b.maxSilentTime)
+	if err := checkRequest(&b.base); err != nil {
+		return usageErrorf("%s: %w", command, err)
+	}
+	if b.supersede == "" {
+		return nil
+	}
+	if _, ok := b.base.Tags[b.supersede]; !ok {
+		return usageErrorf("%s: --supersede %s: the submission has no such tag; give it one with --tag %s=VALUE", command, b.supersede, b.supersede)
+	}
+	if len(b.base.Tags) == 1 {
+		return usageErrorf("%s: --supersede %s: nothing tells this submission from those before it; give it another --tag", command, b.supersede)
+	}
+	return nil
+}
+
+// checkRequest says what is wrong with a request in itself.
+func checkRequest(r *api.Request) error {
+	switch {
+	case r.Timeout < 0 || r.MaxSilentTime < 0:
+		return errors.New("a time limit can't be negative")
+	case r.Retries < 0:
+		return errors.New("retries can't be negative")
+	case r.Check < 0:
+		return errors.New("the number of machines of a check can't be negative")
+	case r.ID != "" && uuid.Validate(r.ID) != nil:
+		return fmt.Errorf("id %q: want a UUID, such as %s", r.ID, uuid.NewString())
+	}
+	for _, name := range r.On {
+		if slices.Contains(r.Skip, name) {
+			return fmt.Errorf("machine %s is both the one to build on and one to skip", name)
+		}
+	}
+	return nil
+}
+
+func (b *buildAction) run(ctx context.Context, inv *invocation, client *apiclient.Client, f folders) error {
+	if err := b.complete(inv); err != nil {
+		return err
 	}
 	// Before anything is added to the store: is there anybody to build it?
 	status, err := client.Status(ctx)
 	if err != nil {
 		return err
 	}
-	paths, err := derivationArguments(ctx, inv, f)
-	if err != nil {
-		return err
-	}
-	builds, err := b.submit(ctx, inv, client, paths)
+	builds, err := b.submit(ctx, inv, client, f)
 	if err != nil {
 		return err
 	}
 	if b.detach {
 		err = b.printDetached(inv, builds)
-	} else {
-		w := b.watcher(inv, client, builds, status.LastEvent+1)
-		resized := make(chan os.Signal, 1)
-		signal.Notify(resized, syscall.SIGWINCH)
-		defer signal.Stop(resized)
-		w.resized = resized
-		err = w.watch(ctx)
-		if err == nil {
-			err = b.finish(inv, w)
-		}
-		if err == errInterrupted { //nolint:errorlint // with more to it there is more to say
-			err = &exitError{code: exitInterrupted} // the person was told
-		}
+	} else if len(builds) > 0 {
+		err = b.wait(ctx, inv, client, builds, status.LastEvent+1)
 	}
-	if err == nil && len(builds) < len(paths) {
+	if err == nil && b.refused > 0 {
 		return &exitError{code: exitFailure}
 	}
 	return err
 }
 
-// submit asks for the builds and returns those that the coordinator took. That it
-// refused one ends everything, and cancels the others, unless --keep-going.
-func (b *buildAction) submit(ctx context.Context, inv *invocation, client *apiclient.Client, paths []store.Path) ([]*api.Build, error) {
-	requests := make([]api.Request, 0, len(paths))
-	for _, p := range paths {
-		requests = append(requests, b.request(p))
+// wait shows the builds until they are final, and then what became of them.
+func (b *buildAction) wait(ctx context.Context, inv *invocation, client *apiclient.Client, builds []*api.Build, next uint64) error {
+	w := b.watcher(inv, client, builds, next)
+	resized := make(chan os.Signal, 1)
+	signal.Notify(resized, syscall.SIGWINCH)
+	defer signal.Stop(resized)
+	w.resized = resized
+	err := w.watch(ctx)
+	if err == nil {
+		return b.finish(inv, w)
 	}
-	answers, err := client.SubmitAll(ctx, requests)
-	if err != nil {
-		return nil, err
+	if err == errInterrupted { //nolint:errorlint // with more to it there is more to say
+		return &exitError{code: exitInterrupted} // the person was told
 	}
-	var builds []*api.Build
-	var ids []string
-	var refused error
-	for i, a := range answers {
-		if a.Build != nil {
-			builds = append(builds, a.Build)
-			ids = append(ids, a.Build.ID)
-			continue
-		}
-		err := fmt.Errorf("%s: %w", paths[i], &api.Error{Code: a.Code, Message: a.Error})
-		if b.keepGoing && len(answers) > 1 {
-			fmt.Fprintf(inv.Err, "lighter: %s\n", errorText(err))
-		} else if refused == nil {
-			refused = err
-		}
-	}
-	if refused != nil && len(ids) > 0 {
-		refused = errors.Join(refused, client.Cancel(ctx, ids...))
-	}
-	return builds, refused
-}
-
-func (b *buildAction) request(drv store.Path) api.Request {
-	return api.Request{
-		Derivation: drv, Priority: b.priority, Tags: b.tags, KeepFailed: b.keepFailed,
-		Timeout: seconds(b.timeout), MaxSilentTime: seconds(b.maxSilentTime),
-	}
+	return err
 }
 
 func seconds(d time.Duration) api.Seconds { return api.Seconds(d.Seconds()) }
@@ -202,10 +229,16 @@ func (b *buildAction) finish(inv *invocation, w *watcher) error {
 	code := exitDone
 	for _, build := range w.model.Wanted() {
 		switch {
-		case build.State == api.Failed, build.State == api.TimedOut:
+		case (build.State == api.Failed || build.State == api.TimedOut) && !checkDiffers(build):
 			code = exitBuildFailed
 		case build.State == api.Canceled && code == exitDone:
 			code = exitCanceled
+		}
+		if len(build.Results) > 0 {
+			b.printCheck(inv, build)
+			if checkDiffers(build) && code != exitBuildFailed {
+				code = exitDiffers
+			}
 		}
 		if err := b.printResult(inv, build); err != nil {
 			return err
@@ -220,6 +253,16 @@ func (b *buildAction) finish(inv *invocation, w *watcher) error {
 	return nil
 }
 
+// printCheck says what the machines of a check made.
+func (b *buildAction) printCheck(inv *invocation, build *api.Build) {
+	if b.quiet && !checkDiffers(build) {
+		return
+	}
+	for _, line := range checkLines(build) {
+		fmt.Fprintln(inv.Err, line)
+	}
+}
+
 func (b *buildAction) printResult(inv *invocation, build *api.Build) error {
 	if b.json {
 		return writeJSONLine(inv.Out, build)
@@ -231,74 +274,4 @@ func (b *buildAction) printResult(inv *invocation, build *api.Build) error {
 		fmt.Fprintln(inv.Out, build.OutputPaths[name])
 	}
 	return nil
-}
-
-// derivationArguments returns the paths of the derivations that the arguments
-// name, each once. Files that are in no store are added to the head's.
-func derivationArguments(ctx context.Context, inv *invocation, f folders) ([]store.Path, error) {
-	args, err := expandDash(inv)
-	if err != nil {
-		return nil, err
-	}
-	var paths []store.Path
-	seen := make(map[store.Path]bool)
-	for _, arg := range args {
-		path, err := derivationArgument(ctx, f, arg)
-		if err != nil {
-			return nil, err
-		}
-		if !seen[path] {
-			seen[path] = true
-			paths = append(paths, path)
-		}
-	}
-	if len(paths) == 0 {
-		return nil, usageErrorf("%s: standard input names no derivation", inv.flags.Name())
-	}
-	return paths, nil
-}
-
-// expandDash puts the lines of standard input in place of "-".
-func expandDash(inv *invocation) ([]string, error) {
-	var args []string
-	for _, arg := range inv.args {
-		if arg != "-" {
-			args = append(args, arg)
-			continue
-		}
-		lines := bufio.NewScanner(inv.In)
-		for lines.Scan() {
-			if line := strings.TrimSpace(lines.Text()); line != "" {
-				args = append(args, line)
-			}
-		}
-		if err := lines.Err(); err != nil {
-			return nil, fmt.Errorf("read standard input: %w", err)
-		}
-	}
-	return args, nil
-}
-
-func derivationArgument(ctx context.Context, f folders, arg string) (store.Path, error) {
-	path, err := store.DefaultDir.ParsePath(filepath.Clean(arg))
-	if err == nil {
-		if !path.IsDerivation() {
-			return "", &exitError{exitUsage, fmt.Errorf("%s: no derivation; its name does not end in .drv", path)}
-		}
-		return path, nil
-	}
-	s, err := openStore(f, nil, slog.New(slog.DiscardHandler))
-	if err != nil {
-		return "", err
-	}
-	defer s.Close()
-	_, d, err := readDerivation(s, arg)
-	if err != nil {
-		return "", err
-	}
-	name := fileDerivationName(arg)
-	if err := d.Check(s.Dir(), name, resolver(s)); err != nil {
-		return "", badInput(fmt.Errorf("%s: %w", arg, err))
-	}
-	return s.AddText(ctx, name+".drv", d.Marshal(), d.References())
 }

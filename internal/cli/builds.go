@@ -5,8 +5,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -15,17 +13,17 @@ import (
 	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/display"
 	"lighter/internal/cli/human"
-	"lighter/store"
 )
 
 func buildsCommand() *command {
 	return &command{
 		name:  "builds",
-		short: "look at builds, their logs, and cancel them",
+		short: "look at builds and their logs; cancel, retry, prune them",
 		long: `Every build has an id; the first eight characters are enough. The coordinator
-remembers all builds.`,
+remembers all builds until they are pruned.`,
 		sub: []*command{
-			buildsListCommand(), buildsShowCommand(), buildsLogCommand(), buildsWhyCommand(), buildsCancelCommand(),
+			buildsListCommand(), buildsShowCommand(), buildsLogCommand(), buildsWhyCommand(),
+			buildsCancelCommand(), buildsRetryCommand(), buildsPriorityCommand(), buildsPruneCommand(),
 		},
 	}
 }
@@ -34,128 +32,104 @@ func buildsListCommand() *command {
 	return &command{
 		name:  "list",
 		short: "list builds, the newest first",
+		long:  `Lists the builds that all the filters select. Builds come page by page, so that also a million of them are shown from the first on, and in constant memory.`,
 		exits: []int{exitNoAnswer},
 		examples: []example{
 			{"lighter builds list", "the last ones"},
-			{"lighter builds list --only failed,timed-out --since 24h", "what failed since yesterday"},
-			{"lighter builds list --running", "what is on machines now"},
-			{"lighter builds list --tag nightly=1 --json | jq -r .id", "ids for a program"},
+			{"lighter builds list --state failed,timed-out --since yesterday", "what failed since yesterday"},
+			{"lighter builds list --state running", "what is on machines now"},
+			{"lighter builds list --name 'python-*' --system aarch64-linux --state open", "what is left to do of these"},
+			{"lighter builds list --tag branch=master --not-tag commit=3f2a91c --ids --limit 0", "ids for a program"},
 		},
 		setup: func(fs *pflag.FlagSet) action {
 			l := &buildsLister{}
 			where := socketFlags(fs)
-			fs.StringSliceVarP(&l.states, "only", "o", nil, "only builds in these states: "+joinStates(", "))
-			fs.BoolVar(&l.running, "running", false, "only builds that are on a machine now")
-			fs.BoolVar(&l.open, "open", false, "only builds that are not finished")
-			fs.StringVarP(&l.filter.Machine, "machine", "m", "", "only builds whose last attempt was on this machine")
-			fs.StringVar(&l.derivation, "derivation", "", "only builds of this derivation")
-			fs.StringToStringVar(&l.filter.Tags, "tag", nil, "only builds with the tag `k=v`; may be repeated")
-			fs.DurationVar(&l.since, "since", 0, "only builds submitted less than this ago, such as 24h")
+			l.filters = addFilterFlags(fs)
 			fs.IntVarP(&l.limit, "limit", "n", 30, "show at most so many; 0 is all")
+			fs.BoolVar(&l.absolute, "absolute", false, "show dates instead of how long ago it was")
+			fs.BoolVar(&l.ids, "ids", false, "print only the ids, one a line")
 			fs.BoolVar(&l.json, "json", false, "print one JSON object a line")
 			return clientAction(where, l.run)
 		},
 	}
 }
 
-func joinStates(between string) string {
-	var names []string
-	for _, s := range api.States() {
-		names = append(names, string(s))
-	}
-	return strings.Join(names, between)
-}
-
 // buildsLister is one run of "lighter builds list".
 type buildsLister struct {
-	states        []string
-	running, open bool
-	derivation    string
-	since         time.Duration
-	limit         int
-	json          bool
-	filter        apiclient.BuildFilter
+	filters             *filterFlags
+	limit               int
+	absolute, ids, json bool
+
+	now   time.Time
+	table tableStream
+	shown int
 }
 
 func (l *buildsLister) run(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
 	if err := inv.arguments("", 0, 0); err != nil {
 		return err
 	}
-	if err := l.complete(inv); err != nil {
+	if l.limit < 0 || l.ids && l.json {
+		return usageErrorf("%s: --limit can't be negative, and --ids does not go with --json", inv.flags.Name())
+	}
+	l.now = time.Now()
+	filter, err := l.filters.filter(inv, l.now)
+	if err != nil {
 		return err
 	}
-	now := time.Now()
-	if l.since > 0 {
-		l.filter.Since = now.Add(-l.since)
+	l.table = tableStream{
+		w: inv.Out, width: outputWidth(inv.Out),
+		heading: []string{"ID", "STATE", "NAME", "MACHINE", "SUBMITTED", "TOOK", "WHY"},
 	}
-	var shown []api.Build
-	more := false
-	err := l.each(ctx, client, func(b *api.Build) (bool, error) {
-		if l.limit > 0 && len(shown) == l.limit {
-			more = true
-			return false, nil
-		}
-		shown = append(shown, *b)
-		if l.json {
-			return true, writeJSONLine(inv.Out, b)
-		}
-		return true, nil
+	more, err := eachPage(ctx, client, filter, l.limit, func(page []api.Build) error {
+		l.shown += len(page)
+		return l.write(inv, page)
 	})
-	if err != nil || l.json {
+	switch {
+	case err != nil:
 		return err
-	}
-	if len(shown) == 0 {
+	case l.shown == 0 && !l.json:
 		fmt.Fprintln(inv.Err, "no builds")
-		return nil
-	}
-	if err := writeBuilds(inv, shown, now); err != nil {
-		return err
-	}
-	if more {
+	case more && !l.json:
 		fmt.Fprintf(inv.Err, "there are more; see --limit\n")
 	}
 	return nil
 }
 
-func (l *buildsLister) complete(inv *invocation) error {
-	for _, name := range l.states {
-		if !slices.Contains(api.States(), api.State(name)) {
-			return usageErrorf("%s: no state is called %q; they are %s", inv.flags.Name(), name, joinStates(", "))
-		}
-		l.filter.States = append(l.filter.States, api.State(name))
-	}
-	for _, s := range api.States() {
-		if l.running && s.Running() || l.open && !s.Final() {
-			l.filter.States = append(l.filter.States, s)
-		}
-	}
-	if l.derivation == "" {
-		return nil
-	}
-	path, err := store.ParsePath(l.derivation)
-	if err != nil {
-		return &exitError{exitUsage, err}
-	}
-	l.filter.Derivation = path
-	return nil
-}
-
-// each calls fn for the builds of all pages, until it returns false.
-func (l *buildsLister) each(ctx context.Context, client *apiclient.Client, fn func(*api.Build) (bool, error)) error {
-	for {
-		page, err := client.Builds(ctx, l.filter)
-		if err != nil {
-			return err
-		}
-		for i := range page.Builds {
-			if more, err := fn(&page.Builds[i]); err != nil || !more {
+// write shows one page.
+func (l *buildsLister) write(inv *invocation, page []api.Build) error {
+	t := table{}
+	for i := range page {
+		b := &page[i]
+		switch {
+		case l.json:
+			if err := writeJSONLine(inv.Out, b); err != nil {
 				return err
 			}
+		case l.ids:
+			if _, err := fmt.Fprintln(inv.Out, human.Printable(b.ID)); err != nil {
+				return err
+			}
+		default:
+			t.add(l.row(b)...)
 		}
-		if page.Next == "" {
-			return nil
-		}
-		l.filter.After = page.Next
+	}
+	if len(t.rows) == 0 {
+		return nil
+	}
+	return l.table.write(t.rows)
+}
+
+// row has the cells of a build.
+func (l *buildsLister) row(b *api.Build) []string {
+	submitted := human.Ago(b.Submitted, l.now)
+	if l.absolute {
+		submitted = human.Stamp(b.Submitted)
+	}
+	took := tookTime(b, l.now)
+	return []string{
+		short(b.ID), string(b.State), display.Name(b), known(b.Machine != "", b.Machine), submitted,
+		known(took > 0, human.Duration(took)), buildReason(b),
 	}
 }
 
@@ -188,7 +162,7 @@ func buildsShowCommand() *command {
 						if i > 0 {
 							fmt.Fprintln(inv.Out)
 						}
-						err = writeStory(inv.Out, &story.Build, story.Events, time.Now())
+						err = showStory(ctx, inv, client, story)
 					}
 					if err != nil {
 						return err
@@ -318,7 +292,7 @@ func writeWhy(w io.Writer, why *api.Why) {
 	fmt.Fprintf(w, "%s is %s: %s\n", human.Printable(display.Name(&why.Build)), why.Build.State, human.Printable(why.Summary))
 	for i := range why.WaitsFor {
 		b := &why.WaitsFor[i]
-		fmt.Fprintf(w, "  waits for %s %s, which is %s\n", b.ID[:min(shortID, len(b.ID))], human.Printable(display.Name(b)), b.State)
+		fmt.Fprintf(w, "  waits for %s %s, which is %s\n", short(b.ID), human.Printable(display.Name(b)), b.State)
 	}
 	for i := range why.Machines {
 		fmt.Fprintf(w, "  %s\n", human.Printable(why.Machines[i].String()))
@@ -326,49 +300,4 @@ func writeWhy(w io.Writer, why *api.Why) {
 	for i := range why.Attempts {
 		fmt.Fprintf(w, "  tried before: %s\n", human.Printable(why.Attempts[i].Error()))
 	}
-}
-
-func buildsCancelCommand() *command {
-	return &command{
-		name:  "cancel",
-		args:  "ID…",
-		short: "cancel builds",
-		long: `Cancels builds, and those that only exist for their sake. Builds that are finished
-stay as they are.`,
-		exits: []int{exitNoAnswer},
-		examples: []example{
-			{"lighter builds cancel 3f2a91c0 77b0c2de", "two builds"},
-			{"lighter builds list --open --limit 0 --json | jq -r .id | xargs lighter builds cancel", "all of them"},
-		},
-		setup: func(fs *pflag.FlagSet) action {
-			where := socketFlags(fs)
-			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
-				if err := inv.arguments("ID", 1, -1); err != nil {
-					return err
-				}
-				if err := client.Cancel(ctx, inv.args...); err != nil {
-					return err
-				}
-				for _, id := range inv.args {
-					b, err := client.Build(ctx, id)
-					if err != nil {
-						return err
-					}
-					fmt.Fprintf(inv.Out, "%s %s\n", b.ID, cancelWord(b.State))
-				}
-				return nil
-			})
-		},
-	}
-}
-
-// cancelWord says what became of a build that was to be canceled.
-func cancelWord(s api.State) string {
-	switch {
-	case s == api.Canceled:
-		return "canceled"
-	case s.Final():
-		return "was " + string(s) + " already"
-	}
-	return "is being canceled"
 }

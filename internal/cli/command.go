@@ -173,7 +173,11 @@ var commonFlags = []string{"socket", "state", "config", "help", "version"}
 func writeFlags(b *bytes.Buffer, fs *pflag.FlagSet) {
 	var own, common []*pflag.Flag
 	fs.VisitAll(func(f *pflag.Flag) {
-		if slices.Contains(commonFlags, f.Name) {
+		if f.Hidden {
+			return
+		}
+		// A filter by state is no folder.
+		if slices.Contains(commonFlags, f.Name) && f.Value.Type() != "stringSlice" {
 			common = append(common, f)
 		} else {
 			own = append(own, f)
@@ -221,7 +225,7 @@ func writeFlag(b *bytes.Buffer, f *pflag.Flag) {
 func (c *command) synopsis() string {
 	switch {
 	case len(c.sub) > 0 && c.setup != nil:
-		return c.path() + " [FLAGS]\n  " + c.path() + " COMMAND"
+		return strings.TrimRight(c.path()+" [FLAGS] "+c.args, " ") + "\n  " + c.path() + " COMMAND"
 	case len(c.sub) > 0:
 		return c.path() + " COMMAND"
 	case c.args != "":

@@ -20,6 +20,7 @@ const (
 	exitNoAnswer    = 5
 	exitBadInput    = 6
 	exitUnusable    = 7
+	exitDiffers     = 8
 	exitInterrupted = 130
 )
 
@@ -32,6 +33,7 @@ var exitCodes = map[int]string{
 	exitNoAnswer:    "no coordinator answers",
 	exitBadInput:    "a file, archive, derivation or key is wrong: malformed, corrupt, or signed by a key that is not authorized",
 	exitUnusable:    "a machine can't be used",
+	exitDiffers:     "machines made different outputs of the same derivation",
 	exitInterrupted: "interrupted",
 }
 

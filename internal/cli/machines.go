@@ -15,6 +15,8 @@ import (
 
 	"lighter/hooks/buildhook"
 	"lighter/internal/api"
+	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/display"
 	"lighter/internal/cli/human"
 	"lighter/machines"
 )
@@ -26,8 +28,9 @@ func machinesCommand() *command {
 		long: `Machines are listed in machines.toml in the configuration folder. docs/machines.md
 describes it key by key.`,
 		sub: []*command{
-			machinesListCommand(), machinesCheckCommand(), machinesTestCommand(),
-			machinesStatusCommand(), machinesAuthorizeCommand(), machinesGCCommand(), machinesImportCommand(),
+			machinesListCommand(), machinesStatusCommand(), machinesTestCommand(),
+			machinesDrainCommand(), machinesResumeCommand(), machinesTagCommand(), machinesGCCommand(), machinesReloadCommand(),
+			machinesAuthorizeCommand(), machinesCheckCommand(), machinesImportCommand(),
 		},
 	}
 }
@@ -105,37 +108,74 @@ func machinesListCommand() *command {
 	return &command{
 		name:  "list",
 		args:  "[FILE]",
-		short: "show the machines of a machines file",
+		short: "show the machines, and how they stand",
+		long:  `Shows what the coordinator knows of its machines now, as "lighter machines status" does. With FILE, with --file, or where no coordinator runs it shows what the machines file says of them.`,
 		exits: []int{exitBadInput},
 		examples: []example{
 			{"lighter machines list", "the head's machines"},
-			{"lighter machines list --json /etc/lighter/machines.toml", "for a program, one machine a line"},
+			{"lighter machines list --json | jq -r 'select(.draining) | .name'", "for a program, one machine a line"},
+			{"lighter machines list --json /etc/lighter/machines.toml", "what a file says"},
 		},
 		setup: func(fs *pflag.FlagSet) action {
-			where := configFlags(fs)
+			where := socketFlags(fs)
+			where.config = configFlag(fs)
 			asJSON := fs.Bool("json", false, "print one JSON object a line")
+			fromFile := fs.Bool("file", false, "show the head's machines file, whether or not a coordinator runs")
 			return func(ctx context.Context, inv *invocation) error {
-				file, err := machinesFileArgument(inv, where)
-				if err != nil {
-					return err
+				if len(inv.args) == 0 && !*fromFile {
+					f, err := where.resolve(inv)
+					if err != nil {
+						return err
+					}
+					client := apiclient.NewClient(f.socket)
+					defer client.Close()
+					list, err := client.Machines(ctx)
+					if err == nil {
+						return writeMachines(inv, list, *asJSON)
+					}
+					if !errors.Is(err, api.ErrUnavailable) {
+						return err
+					}
 				}
-				list, err := loadMachines(ctx, inv, file)
-				if err != nil {
-					return err
-				}
-				if *asJSON {
-					return writeMachinesJSON(inv, list)
-				}
-				t := table{heading: []string{"NAME", "ADDRESS", "SYSTEMS", "SLOTS", "SPEED", "FEATURES"}}
-				for i := range list {
-					m := &list[i]
-					t.add(m.Name, address(m), strings.Join(m.Systems, ","), strconv.Itoa(m.ParallelBuilds),
-						speed(m.Speed), features(m.Features, m.MandatoryFeatures))
-				}
-				return t.write(inv.Out, outputWidth(inv.Out))
+				return listMachinesFile(ctx, inv, where, *asJSON)
 			}
 		},
 	}
+}
+
+// writeMachines writes what the coordinator knows of its machines.
+func writeMachines(inv *invocation, list []api.MachineStatus, asJSON bool) error {
+	if !asJSON {
+		return writeMachineStatus(inv, list, time.Now())
+	}
+	for i := range list {
+		if err := writeJSONLine(inv.Out, &list[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// listMachinesFile writes what a machines file says.
+func listMachinesFile(ctx context.Context, inv *invocation, where *folderFlags, asJSON bool) error {
+	file, err := machinesFileArgument(inv, where)
+	if err != nil {
+		return err
+	}
+	list, err := loadMachines(ctx, inv, file)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return writeMachinesJSON(inv, list)
+	}
+	t := table{heading: []string{"NAME", "ADDRESS", "SYSTEMS", "SLOTS", "SPEED", "FEATURES"}}
+	for i := range list {
+		m := &list[i]
+		t.add(m.Name, address(m), strings.Join(m.Systems, ","), strconv.Itoa(m.ParallelBuilds),
+			speed(m.Speed), features(m.Features, m.MandatoryFeatures))
+	}
+	return t.write(inv.Out, outputWidth(inv.Out))
 }
 
 func address(m *machines.Machine) string {
@@ -193,28 +233,22 @@ func writeMachinesJSON(inv *invocation, list []machines.Machine) error {
 }
 
 // writeMachineStatus writes the table of "machines status". Below it stands why
-// machines are down.
+// machines get no builds.
 func writeMachineStatus(inv *invocation, list []api.MachineStatus, now time.Time) error {
-	t := table{heading: []string{"NAME", "STATE", "SLOTS", "SYSTEMS", "SPEED", "LOAD", "FREE DISK", "BANDWIDTH", "STORE"}}
+	t := table{heading: []string{"NAME", "STATE", "SLOTS", "SYSTEMS", "SPEED", "LOAD", "FREE DISK", "BANDWIDTH", "STORE", "TAGS"}}
 	for i := range list {
 		m := &list[i]
-		t.add(m.Name, m.State, fmt.Sprintf("%d/%d", m.Running, m.ParallelBuilds), strings.Join(m.Systems, ","), speed(m.Speed),
+		t.add(m.Name, display.MachineState(m), fmt.Sprintf("%d/%d", m.Running, m.ParallelBuilds), strings.Join(m.Systems, ","), speed(m.Speed),
 			known(m.Cores > 0, strconv.FormatFloat(m.Load, 'f', 2, 64)), known(m.FreeDisk > 0, human.Bytes(m.FreeDisk)),
-			known(m.Bandwidth > 0, human.Rate(m.Bandwidth)), known(m.StoreKind != "", m.StoreKind))
+			known(m.Bandwidth > 0, human.Rate(m.Bandwidth)), known(m.StoreKind != "", m.StoreKind), known(len(m.Tags) > 0, tagText(m.Tags)))
 	}
 	if err := t.write(inv.Out, outputWidth(inv.Out)); err != nil {
 		return err
 	}
 	for i := range list {
-		m := &list[i]
-		if m.Error == "" {
-			continue
+		if note := display.MachineNote(&list[i], now); note != "" {
+			fmt.Fprintf(inv.Out, "\n%s: %s\n", human.Printable(list[i].Name), human.PrintableText(note))
 		}
-		again := ""
-		if m.NextTry != nil && !strings.Contains(m.Error, "(next try at ") {
-			again = " (next try " + human.Ago(*m.NextTry, now) + ")"
-		}
-		fmt.Fprintf(inv.Out, "\n%s: %s%s\n", human.Printable(m.Name), human.PrintableText(m.Error), again)
 	}
 	return nil
 }

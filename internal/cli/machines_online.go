@@ -7,7 +7,6 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
@@ -40,15 +39,7 @@ func machinesStatusCommand() *command {
 				if err != nil {
 					return err
 				}
-				if !*asJSON {
-					return writeMachineStatus(inv, list, time.Now())
-				}
-				for i := range list {
-					if err := writeJSONLine(inv.Out, &list[i]); err != nil {
-						return err
-					}
-				}
-				return nil
+				return writeMachines(inv, list, *asJSON)
 			})
 		},
 	}

@@ -24,6 +24,7 @@ import (
 func offloadCommand() *command {
 	return &command{
 		name:  "offload",
+		args:  "SYSTEM MAX-SILENT-TIME TRACE? TIMEOUT",
 		short: "be guix-daemon's build hook; try the machines",
 		long: `guix-daemon runs "lighter offload SYSTEM MAX-SILENT-TIME PRINT-BUILD-TRACE? BUILD-TIMEOUT" to ask whether a build is offloaded, in the place of "guix offload"; docs/guix.md says how it is told to. It is nothing for people: questions come on standard input, and the exit codes are those that guix-daemon knows.
 

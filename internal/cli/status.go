@@ -2,32 +2,44 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/spf13/pflag"
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
-	"lighter/internal/cli/human"
+	"lighter/internal/cli/display"
 )
 
 func statusCommand() *command {
 	return &command{
 		name:  "status",
 		short: "show the coordinator at one glance",
+		long: `Shows in one screen whether builds are placed, what there is to do for each system and until when, the machines, what failed lately, and what is under way. On a terminal it takes the screen that there is, and says how much more there would be; elsewhere all is shown.
+
+CPU/MEM is the percentage of the last seconds in which some task on the machine waited for the processor, and for memory. An arrow up is a transfer to the machine, one down a transfer from it.`,
 		exits: []int{exitNoAnswer},
 		examples: []example{
 			{"lighter status", "builds, machines, what runs and what travels"},
-			{"watch -n 1 lighter status", "the same every second"},
+			{"lighter status --watch", "the same, every second, until it is interrupted"},
 			{"lighter status --json | jq .counts", "for a program"},
 		},
 		setup: func(fs *pflag.FlagSet) action {
 			where := socketFlags(fs)
-			asJSON := fs.Bool("json", false, "print a JSON object")
+			asJSON := fs.Bool("json", false, "print a JSON object; with --watch one a line")
+			watch := fs.BoolP("watch", "w", false, "show it anew every second")
 			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
 				if err := inv.arguments("", 0, 0); err != nil {
 					return err
+				}
+				if *watch {
+					return watchStatus(ctx, inv, client, *asJSON)
 				}
 				status, err := client.Status(ctx)
 				if err != nil {
@@ -42,53 +54,106 @@ func statusCommand() *command {
 	}
 }
 
-func eventsCommand() *command {
-	return &command{
-		name:  "events",
-		args:  "[ID…]",
-		short: "print what happens to builds and machines",
-		long: `Prints a line for each change of a build or a machine; with ID only for those
-builds. Events have numbers without gaps, so that a program can go on where it
-stopped: --from.`,
-		exits: []int{exitNoAnswer},
-		examples: []example{
-			{"lighter events --follow", "what happens from now on"},
-			{"lighter events --from 1 --json", "everything that ever happened, one JSON object a line"},
-		},
-		setup: func(fs *pflag.FlagSet) action {
-			where := socketFlags(fs)
-			follow := fs.BoolP("follow", "f", false, "go on as things happen, also across a restart of the coordinator")
-			from := fs.Uint64("from", 0, "number of the first event (default: with --follow the next one, else 1)")
-			asJSON := fs.Bool("json", false, "print one JSON object a line")
-			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
-				first := *from
-				if *follow && !inv.flags.Changed("from") {
-					status, err := client.Status(ctx)
-					if err != nil {
-						return err
-					}
-					first = status.LastEvent + 1
-				}
-				show := func(ev *api.Event) error {
-					if *asJSON {
-						return writeJSONLine(inv.Out, ev)
-					}
-					_, err := fmt.Fprintf(inv.Out, "%d %s %s %s\n", ev.Seq, ev.Time.Local().Format("2006-01-02 15:04:05.000"), eventSubject(ev), eventText(ev))
-					return err
-				}
-				if *follow {
-					return client.FollowAcross(ctx, first, coordinatorGrace, show, inv.args...)
-				}
-				return client.Events(ctx, first, show, inv.args...)
-			})
-		},
+// writeStatus writes the page of "lighter status".
+func writeStatus(inv *invocation, s *api.Status, now time.Time) error {
+	width, height := 0, 0
+	if t := terminal(inv.Out); t != nil {
+		if width, height = terminalSize(t); height > 1 {
+			height-- // for the prompt
+		}
+	}
+	return writeLines(inv.Out, display.StatusLines(s, now, width, height, inv.style(inv.Out)))
+}
+
+func writeLines(w io.Writer, lines []string) error {
+	for _, line := range lines {
+		if _, err := fmt.Fprintln(w, line); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// statusInterval is how often "status --watch" asks.
+const statusInterval = time.Second
+
+// watchStatus shows the status until the context ends, which is a good end.
+func watchStatus(ctx context.Context, inv *invocation, client *apiclient.Client, asJSON bool) error {
+	t := inv.canDraw(inv.Out)
+	if t == nil && !asJSON {
+		return usageErrorf("%s: --watch wants a terminal that it can draw on, or --json", inv.flags.Name())
+	}
+	show := func(s *api.Status, _ error) error { return writeJSONLine(inv.Out, s) }
+	if !asJSON {
+		w := newStatusWatcher(inv, t)
+		defer w.close()
+		show = w.show
+	}
+	resized := make(chan os.Signal, 1)
+	signal.Notify(resized, syscall.SIGWINCH)
+	defer signal.Stop(resized)
+	err := pollStatus(ctx, client, resized, show)
+	if errors.Is(context.Cause(ctx), errInterrupted) {
+		return nil
+	}
+	return err
+}
+
+// pollStatus calls show with the status now and then, with the last one and an error where
+// the coordinator is away, for at most coordinatorGrace.
+func pollStatus(ctx context.Context, client *apiclient.Client, resized <-chan os.Signal, show func(*api.Status, error) error) error {
+	ticks := time.NewTicker(statusInterval)
+	defer ticks.Stop()
+	var last *api.Status
+	answered := time.Now()
+	for {
+		status, err := client.Status(ctx)
+		switch {
+		case err == nil:
+			last, answered = status, time.Now()
+			err = show(status, nil)
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case last != nil && time.Since(answered) < coordinatorGrace:
+			err = show(last, err)
+		}
+		if err != nil {
+			return err
+		}
+		select {
+		case <-ticks.C:
+		case <-resized:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
 }
 
-// eventSubject is the build's id, or a dash where the event is a machine's.
-func eventSubject(ev *api.Event) string {
-	if ev.Build == "" {
-		return "-"
-	}
-	return human.Printable(ev.Build)
+// statusWatcher draws the status in place.
+type statusWatcher struct {
+	screen *display.Screen
+	style  display.Style
+	last   []string
 }
+
+func newStatusWatcher(inv *invocation, t *os.File) *statusWatcher {
+	return &statusWatcher{
+		screen: display.NewScreen(t, func() (int, int) { return terminalSize(t) }),
+		style:  inv.style(t),
+	}
+}
+
+func (w *statusWatcher) show(s *api.Status, lost error) error {
+	width, height := w.screen.Size()
+	if lost != nil {
+		height = max(1, height-1)
+	}
+	w.last = display.StatusLines(s, time.Now(), width, height, w.style)
+	if lost != nil {
+		w.last = append(w.last, w.style.Verdict(false, "", "the coordinator went away; waiting for it to come back"))
+	}
+	return w.screen.Draw(nil, w.last)
+}
+
+// close leaves the last page on the terminal.
+func (w *statusWatcher) close() { _ = w.screen.Close(w.last) }

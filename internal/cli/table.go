@@ -23,24 +23,44 @@ func (t *table) add(cells ...string) {
 // write writes the table. A width above 0 is that of a terminal: lines are cut
 // there, and the widest column gives way first.
 func (t *table) write(w io.Writer, width int) error {
-	widths := make([]int, len(t.heading))
-	for _, row := range append([][]string{t.heading}, t.rows...) {
-		for i, c := range row {
-			widths[i] = max(widths[i], human.Width(c))
+	s := tableStream{w: w, width: width, heading: t.heading}
+	return s.write(t.rows)
+}
+
+// tableStream is a table that is written in parts. The first part decides on the widths
+// of the columns; later ones are cut there on a terminal, and elsewhere make them wider.
+type tableStream struct {
+	w       io.Writer
+	width   int // of the terminal; 0 is no limit
+	heading []string
+	widths  []int
+}
+
+func (s *tableStream) write(rows [][]string) error {
+	first := s.widths == nil
+	if first {
+		rows = append([][]string{s.heading}, rows...)
+		s.widths = make([]int, len(s.heading))
+	}
+	if first || s.width == 0 {
+		for _, row := range rows {
+			for i, c := range row {
+				s.widths[i] = max(s.widths[i], human.Width(c))
+			}
 		}
 	}
-	if width > 0 {
-		shrink(widths, width)
+	if first && s.width > 0 {
+		shrink(s.widths, s.width)
 	}
 	var b strings.Builder
-	for _, row := range append([][]string{t.heading}, t.rows...) {
+	for _, row := range rows {
 		line := ""
 		for i, c := range row {
-			line += human.Pad(human.TruncateMiddle(c, widths[i]), widths[i]) + "  "
+			line += human.Pad(human.TruncateMiddle(c, s.widths[i]), s.widths[i]) + "  "
 		}
 		b.WriteString(strings.TrimRight(line, " ") + "\n")
 	}
-	_, err := io.WriteString(w, b.String())
+	_, err := io.WriteString(s.w, b.String())
 	return err
 }
 

@@ -238,6 +238,9 @@ func (w *watcher) update(ctx context.Context, u followed) error {
 // happened while nobody watched.
 func (w *watcher) refresh(ctx context.Context) error {
 	for _, old := range w.model.Wanted() {
+		if old.State.Final() {
+			continue
+		}
 		// An error says that it is gone again; follow will say so too.
 		if b, err := w.client.Build(ctx, old.ID); err == nil {
 			w.model.Put(b, w.now())
@@ -301,14 +304,10 @@ func (w *watcher) settle(ctx context.Context, id string) error {
 		text = append(text, w.logTail(ctx, b)...)
 	}
 	w.show.lines(text...)
-	if b.State == api.Succeeded || w.keepGoing || w.canceled || !w.wanted(id) {
+	if b.State == api.Succeeded || w.keepGoing || w.canceled || !w.model.Asked(id) {
 		return nil
 	}
 	return w.cancelRest(ctx)
-}
-
-func (w *watcher) wanted(id string) bool {
-	return slices.ContainsFunc(w.model.Wanted(), func(b *api.Build) bool { return b.ID == id })
 }
 
 // ownFailure reports whether the build failed by itself, so that its log says why.
@@ -339,10 +338,12 @@ func (w *watcher) cancelRest(ctx context.Context) error {
 			ids = append(ids, b.ID)
 		}
 	}
-	if len(ids) == 0 {
-		return nil
+	for part := range slices.Chunk(ids, api.MaxSubmit) {
+		if err := w.client.Cancel(ctx, part...); err != nil {
+			return err
+		}
 	}
-	return w.client.Cancel(ctx, ids...)
+	return nil
 }
 
 // interrupt is the answer to a signal: the first cancels, the second leaves.

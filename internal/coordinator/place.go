@@ -111,7 +111,7 @@ func (c *Coordinator) missing(b *scheduler.Build, machine string) int64 {
 func (c *Coordinator) neverReason(t *task) string {
 	b := c.schedulerBuild(t)
 	b.Skip = slices.DeleteFunc(b.Skip, t.allows) // where it failed once it may still be tried again
-	if len(b.Skip) == len(c.machines) && len(c.machines) > 0 {
+	if n := len(c.staticMachines()); n > 0 && len(b.Skip) >= n {
 		return "no machine can take it: none of those that it may use is in the machines file"
 	}
 	return c.neverTakes(&b)

@@ -19,7 +19,9 @@ import (
 // for, and those that the coordinator made for their sake.
 type Model struct {
 	started time.Time
-	wanted  []string // ids that the client asked for
+	wanted  []string        // ids that the client asked for
+	isOurs  map[string]bool // the same ids
+	open    int             // how many of them are not final
 	builds  map[string]*entry
 	foreign map[string]bool // ids that are none of our business
 	counts  map[api.State]int
@@ -40,6 +42,7 @@ type entry struct {
 func NewModel(now time.Time) *Model {
 	return &Model{
 		started: now,
+		isOurs:  make(map[string]bool),
 		builds:  make(map[string]*entry),
 		foreign: make(map[string]bool),
 		counts:  make(map[api.State]int),
@@ -48,8 +51,12 @@ func NewModel(now time.Time) *Model {
 
 // Want adds a build that the client asked for.
 func (m *Model) Want(b *api.Build, now time.Time) {
-	if !slices.Contains(m.wanted, b.ID) {
+	if !m.isOurs[b.ID] {
+		m.isOurs[b.ID] = true
 		m.wanted = append(m.wanted, b.ID)
+		if old := m.builds[b.ID]; old == nil || !old.State.Final() {
+			m.open++
+		}
 	}
 	delete(m.foreign, b.ID)
 	m.put(b, now)
@@ -99,6 +106,9 @@ func (m *Model) put(b *api.Build, now time.Time) {
 		}
 	}
 	m.counts[e.State]++
+	if m.isOurs[b.ID] && e.State.Final() && (old == nil || !old.State.Final()) {
+		m.open--
+	}
 	if e.State.Final() {
 		m.sent += e.SentBytes
 		m.fetched += e.FetchBytes
@@ -114,6 +124,9 @@ func (m *Model) Apply(ev *api.Event) {
 	}
 	m.counts[e.State]--
 	m.counts[ev.State]++
+	if m.isOurs[ev.Build] && ev.State.Final() {
+		m.open--
+	}
 	if ev.State != e.State || ev.Attempt != e.Attempt {
 		e.since = ev.Time
 	}
@@ -133,13 +146,11 @@ func (m *Model) SetStatus(s *api.Status) {
 
 // Done reports whether every wanted build is final.
 func (m *Model) Done() bool {
-	for _, id := range m.wanted {
-		if !m.builds[id].State.Final() {
-			return false
-		}
-	}
-	return true
+	return m.open == 0
 }
+
+// Asked reports whether the client asked for the build itself.
+func (m *Model) Asked(id string) bool { return m.isOurs[id] }
 
 // Wanted returns the builds that the client asked for, in its order.
 func (m *Model) Wanted() []*api.Build {

@@ -195,3 +195,32 @@ func TestLogTail(t *testing.T) {
 		t.Errorf("LogTail of nothing = %q", got)
 	}
 }
+
+// TestDone covers the ways in which a wanted build gets to its end.
+func TestDone(t *testing.T) {
+	m := display.NewModel(start)
+	m.Want(build("1", "a", api.Queued, ""), start)
+	m.Want(build("1", "a", api.Queued, ""), start) // again
+	m.Want(build("2", "b", api.Succeeded, ""), start)
+	m.Put(build("3", "child", api.Queued, "1"), start)
+	m.Want(build("4", "d", api.Queued, ""), start)
+	m.Apply(&api.Event{Build: "3", State: api.Failed}) // a child's end is no end
+	if m.Done() || !m.Asked("1") || m.Asked("3") {
+		t.Errorf("done %v, asked for 1: %v, for 3: %v", m.Done(), m.Asked("1"), m.Asked("3"))
+	}
+	m.Apply(&api.Event{Build: "1", State: api.Canceled})
+	m.Apply(&api.Event{Build: "1", State: api.Canceled})
+	m.Put(build("1", "a", api.Canceled, ""), start)
+	if m.Done() {
+		t.Error("done although one is queued")
+	}
+	m.Put(build("4", "d", api.Succeeded, ""), start)
+	if !m.Done() || len(m.Wanted()) != 3 {
+		t.Errorf("not done: %v", m.Wanted())
+	}
+	m.Want(build("3", "child", api.Failed, "1"), start) // known, and over
+	m.Want(build("5", "e", api.Building, ""), start)
+	if m.Done() || !m.Asked("3") {
+		t.Error("done although one builds")
+	}
+}

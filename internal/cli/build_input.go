@@ -1,0 +1,108 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"path/filepath"
+	"sync"
+
+	"lighter/internal/api"
+	"lighter/store"
+	"lighter/store/local"
+)
+
+// derivationFinder finds the derivations that arguments and lines mean. Files that are in
+// no store are added to the head's. The goroutine that reads may outlive a submission that
+// broke off, and then finds nothing any more.
+type derivationFinder struct {
+	folders  folders
+	onlyJSON bool // nothing but JSON is welcome
+
+	mu     sync.Mutex
+	store  *local.Store // opened when the first file is to be added
+	closed bool
+}
+
+func (d *derivationFinder) close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.closed = true
+	if d.store == nil {
+		return nil
+	}
+	return d.store.Close()
+}
+
+// find returns the path of a derivation that is named by path or file. Whether a path is
+// in the store is the coordinator's to find out: it may fetch it.
+func (d *derivationFinder) find(ctx context.Context, arg string) (store.Path, error) {
+	if d.onlyJSON {
+		return "", badInput(fmt.Errorf("%.60q is no JSON object, as --json-input wants", arg))
+	}
+	path, err := store.DefaultDir.ParsePath(filepath.Clean(arg))
+	if err == nil {
+		if !path.IsDerivation() {
+			return "", &exitError{exitUsage, fmt.Errorf("%s: no derivation; its name does not end in .drv", path)}
+		}
+		return path, nil
+	}
+	return d.add(ctx, arg)
+}
+
+// add adds a derivation in a file to the head's store.
+func (d *derivationFinder) add(ctx context.Context, arg string) (_ store.Path, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return "", fmt.Errorf("%s: %w", arg, context.Canceled)
+	}
+	if d.store == nil {
+		if d.store, err = openStore(d.folders, nil, slog.New(slog.DiscardHandler)); err != nil {
+			return "", err
+		}
+	}
+	_, drv, err := readDerivation(d.store, arg)
+	if err != nil {
+		return "", err
+	}
+	name := fileDerivationName(arg)
+	if err := drv.Check(d.store.Dir(), name, resolver(d.store)); err != nil {
+		return "", badInput(fmt.Errorf("%s: %w", arg, err))
+	}
+	return d.store.AddText(ctx, name+".drv", drv.Marshal(), drv.References())
+}
+
+// checked checks the requests of a sequence, whose JSON may say anything.
+func (b *buildAction) checked(requests iter.Seq2[api.Request, error]) iter.Seq2[api.Request, error] {
+	return func(yield func(api.Request, error) bool) {
+		n := 0
+		for r, err := range requests {
+			if n++; err == nil {
+				err = b.checkOne(&r)
+			}
+			if !yield(r, err) || err != nil {
+				return
+			}
+		}
+		if n == 0 {
+			yield(api.Request{}, usageErrorf("lighter build: standard input names no derivation"))
+		}
+	}
+}
+
+// checkOne checks one request.
+func (b *buildAction) checkOne(r *api.Request) error {
+	err := checkRequest(r)
+	for k, v := range b.base.Tags {
+		if b.supersede != "" && r.Tags[k] != v {
+			err = errors.Join(err, fmt.Errorf("tag %s is %q here and %q in the flags, by which --supersede goes", k, r.Tags[k], v))
+		}
+	}
+	if err != nil {
+		return badInput(fmt.Errorf("request for %s: %w", r.Derivation, err))
+	}
+	return nil
+}

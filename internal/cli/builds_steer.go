@@ -1,0 +1,322 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"lighter/internal/api"
+	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/human"
+)
+
+// selectionFlags say which builds a command changes: those that are named, or those that
+// the filters of "builds list" select.
+type selectionFlags struct {
+	filters    *filterFlags
+	yes, json  bool
+	dependents bool
+	reason     string
+}
+
+func addSelectionFlags(fs *pflag.FlagSet, dependents bool) *selectionFlags {
+	f := &selectionFlags{}
+	fs.StringVar(&f.reason, "reason", "", "why, for the history of the builds")
+	if dependents {
+		fs.BoolVar(&f.dependents, "with-dependents", false, "also all builds that need them, directly or not")
+	}
+	fs.BoolVarP(&f.yes, "yes", "y", false, "don't ask, also if a filter selects many builds")
+	fs.BoolVar(&f.json, "json", false, "print a JSON object")
+	f.filters = addFilterFlags(fs)
+	return f
+}
+
+// choose returns what ids and flags select, or nil if a person was asked and said no.
+// preset is what a filter also says where the flags name no state.
+func (f *selectionFlags) choose(ctx context.Context, inv *invocation, client *apiclient.Client, ids []string, verb string, preset []api.State) (*api.Selection, error) {
+	filter, err := f.filters.filter(inv, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	selection := &api.Selection{IDs: ids, WithDependents: f.dependents, Reason: f.reason}
+	switch {
+	case len(ids) > 0 && !filter.Empty():
+		return nil, usageErrorf("%s: builds are named by ID or by filter, not both", inv.flags.Name())
+	case len(ids) == 0 && filter.Empty():
+		return nil, usageErrorf("%s: which builds? Want an ID, or a filter such as --state or --tag; see \"%s --help\"", inv.flags.Name(), inv.flags.Name())
+	case len(ids) > 0:
+		return selection, nil
+	}
+	if len(filter.States) == 0 {
+		filter.States = preset
+	}
+	selection.Filter = filter
+	if f.yes || f.json {
+		return selection, nil
+	}
+	ok, err := f.confirm(ctx, inv, client, filter, verb)
+	if err != nil || !ok {
+		return nil, err
+	}
+	return selection, nil
+}
+
+// maxCounted bounds how many builds are counted before a person is asked about them.
+const maxCounted = 100_000
+
+// confirm shows how many builds a filter selects, and on a terminal asks about them. That
+// there are none is a no.
+func (f *selectionFlags) confirm(ctx context.Context, inv *invocation, client *apiclient.Client, filter *api.Filter, verb string) (bool, error) {
+	n := 0
+	more, err := eachPage(ctx, client, filter, maxCounted, func(page []api.Build) error {
+		n += len(page)
+		return nil
+	})
+	if err != nil {
+		return false, err
+	}
+	if n == 0 {
+		fmt.Fprintln(inv.Err, "no builds")
+		return false, nil
+	}
+	count := human.Count(n, "build")
+	if more {
+		count = "more than " + count
+	}
+	if terminal(inv.In) == nil {
+		fmt.Fprintf(inv.Err, "the filter selects %s\n", count)
+		return true, nil
+	}
+	ok, err := ask(ctx, inv, fmt.Sprintf("The filter selects %s. %s?", count, verb))
+	if err == nil && !ok {
+		fmt.Fprintln(inv.Err, "nothing was changed")
+	}
+	return ok, err
+}
+
+// maxLookups bounds how many builds that were named but not changed are looked at to say
+// why.
+const maxLookups = 100
+
+// write says which builds were changed, and of those that were named what the others are.
+func (f *selectionFlags) write(ctx context.Context, inv *invocation, client *apiclient.Client, selection *api.Selection, done *api.Selected, participle string) error {
+	if f.json {
+		return writeJSON(inv.Out, done)
+	}
+	for _, id := range done.IDs {
+		if _, err := fmt.Fprintf(inv.Out, "%s %s\n", human.Printable(id), participle); err != nil {
+			return err
+		}
+	}
+	if left := done.Count - len(done.IDs); left > 0 {
+		fmt.Fprintf(inv.Out, "and %s more\n", human.Number(left))
+	}
+	if selection.Filter != nil && done.Count == 0 {
+		fmt.Fprintln(inv.Err, "no build was changed")
+	}
+	for _, id := range selection.IDs[:min(len(selection.IDs), maxLookups)] {
+		if slices.ContainsFunc(done.IDs, func(full string) bool { return strings.HasPrefix(full, id) }) {
+			continue
+		}
+		b, err := client.Build(ctx, id)
+		if err != nil {
+			return err
+		}
+		if _, err := fmt.Fprintf(inv.Out, "%s stays %s\n", human.Printable(b.ID), b.State); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const selectionText = `Builds are named by their ids, or by the filters of "lighter builds list". With a filter, the number of builds that it selects is shown, and on a terminal there is a question.`
+
+func buildsCancelCommand() *command {
+	return &command{
+		name:  "cancel",
+		args:  "[ID…]",
+		short: "cancel builds",
+		long: `Cancels builds, and those that only exist for their sake; one that runs is stopped on its machine. Builds that are finished stay as they are, and are no failure.
+
+` + selectionText,
+		exits: []int{exitNoAnswer, exitInterrupted},
+		examples: []example{
+			{"lighter builds cancel 3f2a91c0 77b0c2de", "two builds"},
+			{"lighter builds cancel --with-dependents --reason 'wrong patch' 3f2a91c0", "one, and all that need it"},
+			{"lighter builds cancel --tag commit=3f2a91c", "all of a commit, after a question"},
+			{"lighter builds cancel --yes --state open", "all that there is to do"},
+		},
+		setup: func(fs *pflag.FlagSet) action {
+			where := socketFlags(fs)
+			f := addSelectionFlags(fs, true)
+			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
+				selection, err := f.choose(ctx, inv, client, inv.args, "Cancel them", openStates())
+				if err != nil || selection == nil {
+					return err
+				}
+				done, err := client.CancelAll(ctx, selection)
+				if err != nil {
+					return err
+				}
+				return f.write(ctx, inv, client, selection, done, "canceled")
+			})
+		},
+	}
+}
+
+// openStates are those in which a build can be canceled, or hurried.
+func openStates() []api.State {
+	var states []api.State
+	for _, s := range api.States() {
+		if !s.Final() {
+			states = append(states, s)
+		}
+	}
+	return states
+}
+
+func buildsRetryCommand() *command {
+	return &command{
+		name:  "retry",
+		args:  "[ID…]",
+		short: "try builds again that did not succeed",
+		long: `Puts builds that failed, timed out or were canceled back into the queue, under the same ids. Builds that failed because of one that they need are tried again with it if --with-dependents is given.
+
+` + selectionText,
+		exits: []int{exitNoAnswer, exitInterrupted},
+		examples: []example{
+			{"lighter builds retry --with-dependents 3f2a91c0", "one build, and what failed because of it"},
+			{"lighter builds retry --machine beta --since 2h", "what did not succeed on a machine in the last two hours"},
+		},
+		setup: func(fs *pflag.FlagSet) action {
+			where := socketFlags(fs)
+			f := addSelectionFlags(fs, true)
+			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
+				selection, err := f.choose(ctx, inv, client, inv.args, "Try them again", []api.State{api.Failed, api.TimedOut, api.Canceled})
+				if err != nil || selection == nil {
+					return err
+				}
+				done, err := client.Retry(ctx, selection)
+				if err != nil {
+					return err
+				}
+				return f.write(ctx, inv, client, selection, done, "queued again")
+			})
+		},
+	}
+}
+
+func buildsPriorityCommand() *command {
+	return &command{
+		name:  "priority",
+		args:  "N [ID…]",
+		short: "give builds another priority",
+		long: `Gives builds that are not finished another priority: builds with a higher number go first. Write a negative one after "--".
+
+` + selectionText,
+		exits: []int{exitNoAnswer, exitInterrupted},
+		examples: []example{
+			{"lighter builds priority 100 3f2a91c0", "this one first"},
+			{"lighter builds priority --tag branch=staging -- -10", "that branch last"},
+		},
+		setup: func(fs *pflag.FlagSet) action {
+			where := socketFlags(fs)
+			f := addSelectionFlags(fs, false)
+			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
+				if err := inv.arguments("N", 1, -1); err != nil {
+					return err
+				}
+				priority, err := strconv.Atoi(inv.args[0])
+				if err != nil {
+					return usageErrorf("%s: %q is no priority; want a whole number, and after it the builds", inv.flags.Name(), inv.args[0])
+				}
+				selection, err := f.choose(ctx, inv, client, inv.args[1:], fmt.Sprintf("Give them priority %d", priority), openStates())
+				if err != nil || selection == nil {
+					return err
+				}
+				selection.Priority = priority
+				done, err := client.Prioritise(ctx, selection)
+				if err != nil {
+					return err
+				}
+				return f.write(ctx, inv, client, selection, done, fmt.Sprintf("has priority %d", priority))
+			})
+		},
+	}
+}
+
+func buildsPruneCommand() *command {
+	return &command{
+		name:  "prune",
+		short: "move old builds out of the ledger",
+		long:  `Builds that have been finished for so long leave the ledger. Before, they are written with their events to a file of JSON lines in the state folder. Builds that another build still needs stay.`,
+		exits: []int{exitNoAnswer},
+		examples: []example{
+			{"lighter builds prune --older-than 30d --dry-run", "what would go?"},
+			{"lighter builds prune --older-than 90d --state failed,timed-out,canceled --keep-logs", "only what did not succeed, and keep the logs"},
+		},
+		setup: func(fs *pflag.FlagSet) action {
+			where := socketFlags(fs)
+			older := fs.String("older-than", "", "how long they have been finished, such as `TIME` 30d or 12w; must be given")
+			states := fs.StringSliceP("state", "o", nil, "only builds in this final `STATE`; may be repeated")
+			dryRun := fs.Bool("dry-run", false, "only say what would go")
+			keepLogs := fs.Bool("keep-logs", false, "leave the logs of the builds where they are")
+			asJSON := fs.Bool("json", false, "print a JSON object")
+			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
+				if err := inv.arguments("", 0, 0); err != nil {
+					return err
+				}
+				prune, err := pruneRequest(inv.flags.Name(), *older, *states)
+				if err != nil {
+					return err
+				}
+				prune.DryRun, prune.KeepLogs = *dryRun, *keepLogs
+				done, err := client.Prune(ctx, prune)
+				if err != nil {
+					return err
+				}
+				if *asJSON {
+					return writeJSON(inv.Out, done)
+				}
+				return writePruned(inv, done, *dryRun)
+			})
+		},
+	}
+}
+
+func pruneRequest(command, older string, states []string) (*api.Prune, error) {
+	if older == "" {
+		return nil, usageErrorf("%s: how old? Want --older-than, such as 30d", command)
+	}
+	age, err := human.ParseDuration(older)
+	if err != nil {
+		return nil, usageErrorf("%s: --older-than: %w", command, err)
+	}
+	list, err := parseStates(command, states)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range list {
+		if !s.Final() {
+			return nil, usageErrorf("%s: a build that is %s is not finished; only finished ones are pruned", command, s)
+		}
+	}
+	return &api.Prune{OlderThan: seconds(age), States: list}, nil
+}
+
+func writePruned(inv *invocation, done *api.Pruned, dryRun bool) error {
+	format := "%s with %s left the ledger, %s went\n"
+	if dryRun {
+		format = "%s with %s would leave the ledger, %s would go\n"
+	}
+	_, err := fmt.Fprintf(inv.Out, format, human.Count(done.Builds, "build"), human.Count(done.Events, "event"), human.Count(done.Logs, "log"))
+	if err == nil && done.File != "" {
+		_, err = fmt.Fprintf(inv.Out, "they are in %s (%s)\n", human.Printable(done.File), human.Bytes(done.Bytes))
+	}
+	return err
+}

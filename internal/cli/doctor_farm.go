@@ -1,0 +1,347 @@
+package cli
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"lighter/internal/cli/display"
+	"lighter/internal/cli/human"
+	"lighter/machines"
+)
+
+// What follows are the checks of what the head runs, and of the machines.
+
+// goPlatforms are the names that Go has for the processors of Guix's systems. Of armhf
+// there are several, and an agent for arm64 serves it.
+var goPlatforms = map[string]string{
+	"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "riscv64": "riscv64", "powerpc64le": "ppc64le",
+}
+
+// platforms returns the platforms of the machines in Go's words. A machine that can also
+// build for the 32 bits of its processor needs one agent, for its 64.
+func platforms(list []machines.Machine) [][2]string {
+	var found [][2]string
+	for i := range list {
+		m := &list[i]
+		if m.Local {
+			continue
+		}
+		for _, system := range m.Systems {
+			arch, goos, _ := strings.Cut(system, "-")
+			smaller := arch == "i686" && slices.Contains(m.Systems, "x86_64-"+goos)
+			if p := [2]string{goos, goPlatforms[arch]}; p[1] != "" && !smaller && !slices.Contains(found, p) {
+				found = append(found, p)
+			}
+		}
+	}
+	return found
+}
+
+func (d *doctor) checkAgents(ctx context.Context) {
+	const check = "agents"
+	finder := newAgentFinder("", d.inv.Getenv("LIGHTER_AGENTS"))
+	for _, p := range platforms(d.machines) {
+		agent, err := finder.find(ctx, p[0], p[1])
+		switch {
+		case err != nil && len(finder.folders) > 0:
+			d.problem(check, "make agents, and install build/agents/* to "+finder.folders[len(finder.folders)-1]+", or say with $LIGHTER_AGENTS where they are; a coordinator with --agents may have its own", "%v", err)
+		case err != nil:
+			d.problem(check, "make agents, and say with $LIGHTER_AGENTS where they are", "%v", err)
+		default:
+			d.ok(check, "lighter-agent for %s/%s, %s", p[0], p[1], human.Bytes(agent.Size))
+		}
+	}
+}
+
+// checkStore opens the head's store, and tries a sandbox where the head itself builds.
+func (d *doctor) checkStore(ctx context.Context) {
+	const check = "store"
+	if d.folders.kind == machines.StoreDaemon {
+		s, err := openDaemonStore(ctx, d.folders, d.logger)
+		if err != nil {
+			d.problem(check, "start guix-daemon (systemctl start guix-daemon), or name its socket with --daemon-socket", "%v", err)
+			return
+		}
+		defer func() { _ = s.close() }() // it was looked at, no more
+		d.ok(check, "guix-daemon's %s", s.disk)
+		return
+	}
+	if _, err := os.Stat(d.folders.store()); errors.Is(err, fs.ErrNotExist) {
+		d.note(check, "the coordinator makes it when it is first started", "%s is not there", d.folders.store())
+		return
+	}
+	s, err := openStore(d.folders, nil, d.logger)
+	if err != nil {
+		d.problem(check, "run this as the coordinator's user; if that does not help, lighter store verify", "%v", err)
+		return
+	}
+	defer s.Close()
+	d.ok(check, "lighter's own, in %s", d.folders.store())
+	if !slices.ContainsFunc(d.machines, func(m machines.Machine) bool { return m.Local }) {
+		return
+	}
+	// The head is a machine too.
+	if err := s.BuildProblem(); err != nil { //nolint:contextcheck // it bounds itself
+		d.problem("sandbox", "do what it says, or take the local machine out of the machines file", "%v", err)
+		return
+	}
+	d.ok("sandbox", "builds work here: user namespaces and mounts are allowed")
+}
+
+// checkDaemon looks whether guix-daemon offloads to lighter.
+func (d *doctor) checkDaemon(context.Context) {
+	const check = "guix-daemon"
+	pid, err := d.findProcess("guix-daemon")
+	if err != nil || pid == "" {
+		if d.folders.kind == machines.StoreDaemon {
+			d.note(check, "", "it does not run in sight of this process, so that it can't be told to whom it offloads")
+		}
+		return
+	}
+	environ, err := os.ReadFile(filepath.Join(d.host.proc, pid, "environ"))
+	if err != nil {
+		d.note(check, "run this as root to find out", "process %s: its environment can't be read, so that it can't be told to whom it offloads", pid)
+		return
+	}
+	guix := ""
+	for v := range bytes.SplitSeq(environ, []byte{0}) {
+		if value, ok := strings.CutPrefix(string(v), "GUIX="); ok {
+			guix = value
+		}
+	}
+	switch {
+	case filepath.Base(guix) == "lighter-guix" && !isFile(guix):
+		d.problem(check, "make install, or name the right file in GUIX; then restart guix-daemon", "process %s offloads by %s, which is not there", pid, guix)
+	case filepath.Base(guix) == "lighter-guix":
+		d.ok(check, "process %s offloads by %s", pid, guix)
+	default:
+		d.note(check, "docs/guix.md, step 6, says how it is told to; nothing to do if it is not meant to", "process %s does not offload to lighter (GUIX is %q)", pid, guix)
+	}
+}
+
+// findProcess returns the number of the first process of that name, or "".
+func (d *doctor) findProcess(name string) (string, error) {
+	entries, err := os.ReadDir(d.host.proc)
+	if err != nil {
+		return "", err
+	}
+	for _, e := range entries {
+		if _, err := strconv.Atoi(e.Name()); err != nil {
+			continue
+		}
+		comm, err := os.ReadFile(filepath.Join(d.host.proc, e.Name(), "comm"))
+		if err == nil && strings.TrimSpace(string(comm)) == name {
+			return e.Name(), nil
+		}
+	}
+	return "", nil
+}
+
+// Less than this on a disk is a problem, or worth a note.
+const (
+	tooLittleDisk = 1 << 30 // bytes
+	littleDisk    = 10 << 30
+	fewInodes     = 100_000
+)
+
+func (d *doctor) checkSpace(context.Context) {
+	folders := []string{d.folders.state}
+	if d.folders.kind == machines.StoreDaemon {
+		folders = append(folders, "/gnu/store")
+	}
+	for _, folder := range folders {
+		const check = "disk"
+		free, inodes, err := d.host.statfs(folder)
+		const fix = "make room: lighter store gc, lighter builds prune --older-than 30d, guix gc; or move the folder"
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			d.problem(check, "", "%v", err)
+		case free < tooLittleDisk:
+			d.problem(check, fix, "%s has only %s free", folder, human.Bytes(free))
+		case inodes >= 0 && inodes < fewInodes:
+			d.problem(check, fix, "%s has only %s inodes free", folder, human.Number(int(inodes)))
+		case free < littleDisk:
+			d.note(check, fix, "%s has %s free", folder, human.Bytes(free))
+		default:
+			d.ok(check, "%s has %s free", folder, human.Bytes(free))
+		}
+	}
+}
+
+func (d *doctor) checkClock(context.Context) {
+	const check = "clock"
+	now := d.host.now()
+	synced, err := d.host.clockSynced()
+	switch {
+	case now.Year() < 2026:
+		d.problem(check, "set the clock, by NTP for example", "it says %s", human.Stamp(now))
+	case err == nil && !synced:
+		d.note(check, "run an NTP client, unless the clock is kept from outside, as in a container", "the kernel says that nothing keeps it")
+	default:
+		d.ok(check, "%s", human.Stamp(now))
+	}
+	for _, m := range d.machineStatus() {
+		if skew := m.ClockSkew.Duration(); skew.Abs() > maxClockSkew {
+			d.note(check, clockFix, "that of %s differs by %s", m.Name, human.Duration(skew.Abs()))
+		}
+	}
+}
+
+// filesPerMachine is about how many files a machine's connections take, with transfers
+// and the logs of its builds; filesOfItself what the coordinator takes anyhow.
+const (
+	filesPerMachine = 32
+	filesOfItself   = 1024
+)
+
+// checkLimits compares how many files the coordinator may open with what it may need.
+func (d *doctor) checkLimits(context.Context) {
+	const check = "open files"
+	limit, whose := d.fileLimit()
+	need := uint64(filesOfItself + filesPerMachine*max(len(d.machines), len(d.machineStatus())))
+	if limit >= need {
+		d.ok(check, "%s may open %d", whose, limit)
+		return
+	}
+	d.problem(check, "LimitNOFILE=65536 in its systemd unit, or ulimit -Hn 65536 before it is started", "%s may open %d, and may need %d", whose, limit, need)
+}
+
+// fileLimit returns the hard limit, to which Go programs raise the soft one: of the
+// coordinator, if that can be told, else of this process.
+func (d *doctor) fileLimit() (limit uint64, whose string) {
+	if d.status != nil {
+		text, err := os.ReadFile(filepath.Join(d.host.proc, strconv.Itoa(d.status.PID), "limits"))
+		if n, ok := parseFileLimit(text); err == nil && ok {
+			return n, "the coordinator"
+		}
+	}
+	var r unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &r); err != nil {
+		return 0, "this process"
+	}
+	return r.Max, "this process"
+}
+
+// parseFileLimit finds the hard limit in /proc/PID/limits, see proc_pid_limits(5).
+func parseFileLimit(text []byte) (uint64, bool) {
+	lines := bufio.NewScanner(bytes.NewReader(text))
+	for lines.Scan() {
+		rest, ok := strings.CutPrefix(lines.Text(), "Max open files")
+		if !ok {
+			continue
+		}
+		fields := strings.Fields(rest)
+		if len(fields) < 2 {
+			return 0, false
+		}
+		if fields[1] == "unlimited" {
+			return 1 << 62, true
+		}
+		n, err := strconv.ParseUint(fields[1], 10, 64)
+		return n, err == nil
+	}
+	return 0, false
+}
+
+// checkCoordinator looks at what the coordinator says of itself.
+func (d *doctor) checkCoordinator(context.Context) {
+	if d.status == nil {
+		return
+	}
+	if d.status.Paused != "" {
+		d.note("coordinator", "lighter coordinator resume, once the reason is gone", "nothing is placed: %s", d.status.Paused)
+	}
+	if d.status.MachinesFile.Error != "" {
+		d.problem("machines file", "mend it: lighter machines check; the coordinator then takes it over", "the coordinator works with the machines of before: %s", d.status.MachinesFile.Error)
+	}
+}
+
+func (d *doctor) checkMachines(context.Context) {
+	now := d.host.now()
+	for _, m := range d.machineStatus() {
+		word, why := display.MachineState(&m), display.MachineNote(&m, now)
+		if why != "" {
+			why = ": " + why
+		}
+		check := "machine " + m.Name
+		switch word {
+		case "down":
+			d.problem(check, "lighter machines test "+m.Name+" says what to do", "it is down%s", why)
+		case "quarantined":
+			d.problem(check, "look at what failed there (lighter builds list --state failed --machine "+m.Name+"), mend it, then: lighter machines resume "+m.Name, "it is quarantined%s", why)
+		case "draining", "drained":
+			d.note(check, "lighter machines resume "+m.Name+", when it shall build again", "it is %s%s", word, why)
+		case "up":
+			d.ok(check, "up, %d of %s taken", m.Running, human.Count(m.ParallelBuilds, "slot"))
+		case "refuses":
+			d.note(check, "it passes by itself, unless the limits in the machines file are wrong", "it takes no builds now%s", why)
+		default:
+			d.note(check, "", "it is %s%s", word, why)
+		}
+	}
+}
+
+func (d *doctor) checkHooks(context.Context) {
+	if d.status == nil {
+		return
+	}
+	if n := d.status.HooksParked; n > 0 {
+		d.problem("event hooks", "lighter hooks list shows why; then lighter hooks retry", "%s failed again and again, and waits for you", human.Count(n, "run"))
+		return
+	}
+	d.ok("event hooks", "%s to come, none parked", human.Count(d.status.HooksPending, "run"))
+}
+
+// bigLedger is the size in bytes from which on pruning is worth a note.
+const bigLedger = 10 << 30
+
+func (d *doctor) checkLedger(ctx context.Context) {
+	const check = "ledger"
+	size, err := folderSize(ctx, d.folders.ledger())
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		d.note(check, "the coordinator makes it when it is first started", "%s is not there", d.folders.ledger())
+	case err != nil:
+		d.note(check, "run this as the coordinator's user to find out", "its size can't be told: %v", err)
+	case size > bigLedger:
+		d.note(check, "lighter builds prune --older-than 90d", "%s in %s", human.Bytes(size), d.folders.ledger())
+	default:
+		d.ok(check, "%s in %s", human.Bytes(size), d.folders.ledger())
+	}
+}
+
+// folderSize sums the files of a folder up. Files that go meanwhile count as nothing.
+func folderSize(ctx context.Context, folder string) (int64, error) {
+	if _, err := os.Stat(folder); err != nil {
+		return 0, err
+	}
+	var total int64
+	err := filepath.WalkDir(folder, func(_ string, e fs.DirEntry, err error) error {
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.Is(err, fs.ErrNotExist):
+			return nil
+		case err != nil:
+			return err
+		case e.IsDir():
+			return nil
+		}
+		if info, err := e.Info(); err == nil {
+			total += info.Size()
+		}
+		return nil
+	})
+	return total, err
+}

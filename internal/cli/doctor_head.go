@@ -1,0 +1,264 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"syscall"
+
+	"lighter/hooks/buildhook"
+	"lighter/internal/api"
+	"lighter/internal/cli/human"
+	"lighter/internal/version"
+	"lighter/machines"
+	"lighter/nar/signature"
+)
+
+// What follows are the checks of files and folders of the head.
+
+// ownerName returns the name of the user to whom a file belongs.
+func ownerName(info fs.FileInfo) string {
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return "nobody known"
+	}
+	id := strconv.FormatUint(uint64(stat.Uid), 10)
+	if u, err := user.LookupId(id); err == nil {
+		return u.Username
+	}
+	return "user " + id
+}
+
+// othersWrite holds for modes that let others than owner and group write.
+func othersWrite(info fs.FileInfo) bool { return info.Mode().Perm()&0o002 != 0 }
+
+func (d *doctor) checkFolders(context.Context) {
+	d.checkFolder("state folder", d.folders.state, "the coordinator makes it when it is first started")
+	d.checkFolder("configuration", d.folders.config, "make it, and put machines.toml there: docs/machines.md describes it")
+}
+
+func (d *doctor) checkFolder(check, folder, missing string) {
+	info, err := os.Stat(folder)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		d.note(check, missing, "%s is not there", folder)
+	case err != nil:
+		d.problem(check, "let the user who runs this look at it", "%v", err)
+	case !info.IsDir():
+		d.problem(check, "move the file away", "%s is no folder", folder)
+	case othersWrite(info):
+		d.problem(check, "chmod o-w "+word(folder), "%s: whoever is on this computer may write there (mode %04o)", folder, info.Mode().Perm())
+	default:
+		d.ok(check, "%s, mode %04o, of %s", folder, info.Mode().Perm(), ownerName(info))
+	}
+}
+
+func (d *doctor) checkSocket(ctx context.Context) {
+	const check = "socket"
+	socket := d.folders.socket
+	const start = "start the coordinator: lighter coordinator, or systemctl start lighter-coordinator"
+	info, err := os.Lstat(socket)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		d.problem(check, start, "%s is not there, so that no coordinator runs", socket)
+		return
+	case err != nil:
+		d.problem(check, "run this as the coordinator's user, or as one of its group", "%v", err)
+		return
+	case info.Mode().Type() != os.ModeSocket:
+		d.problem(check, "move it away, or name the right one with --socket", "%s is no socket", socket)
+		return
+	case othersWrite(info):
+		d.problem(check, "chmod o-rwx "+word(socket), "%s: whoever is on this computer may have things built (mode %04o)", socket, info.Mode().Perm())
+	default:
+		d.ok(check, "%s, mode %04o, of %s", socket, info.Mode().Perm(), ownerName(info))
+	}
+	status, err := d.client.Status(ctx)
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		d.problem(check, start, "%s: nobody listens there; a coordinator that was killed left it behind", socket)
+	case errors.Is(err, fs.ErrPermission):
+		d.problem(check, fmt.Sprintf("run this as %s, or as one of its group", ownerName(info)), "%s: no access", socket)
+	case err != nil:
+		d.problem(check, "look at the coordinator's log", "the coordinator does not answer: %v", err)
+	default:
+		d.status = status
+		d.checkVersion(ctx)
+	}
+}
+
+func (d *doctor) checkVersion(ctx context.Context) {
+	const check = "coordinator"
+	v, err := d.client.Version(ctx)
+	switch {
+	case err != nil:
+		d.problem(check, "look at the coordinator's log", "it does not say its version: %v", err)
+	case v.API != api.APIVersion:
+		d.problem(check, "install the same version of lighter for both, and restart the coordinator", "it speaks version %d of the API, this program %d", v.API, api.APIVersion)
+	case v.Version != version.Version:
+		d.note(check, "restart the coordinator; builds on machines go on meanwhile", "it is version %s, this program %s", v.Version, version.Version)
+	default:
+		d.ok(check, "version %s, process %d, started %s", v.Version, d.status.PID, human.Ago(d.status.Started, d.host.now()))
+	}
+}
+
+// settingsFile is the file with the coordinator's settings, in the configuration folder.
+const settingsFile = "lighter.toml"
+
+// checkSettings looks at the file of settings, which may name programs to run. What it
+// says is read by the coordinator, which refuses to start with a bad one.
+func (d *doctor) checkSettings(context.Context) {
+	const check = "settings"
+	file := filepath.Join(d.folders.config, settingsFile)
+	f, err := os.Open(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		d.ok(check, "there is no %s, so that all is as it is by default", file)
+		return
+	}
+	if err != nil {
+		d.problem(check, "let the coordinator's user read it", "%v", err)
+		return
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		d.problem(check, "", "%v", err)
+	case !info.Mode().IsRegular():
+		d.problem(check, "move it away", "%s is no file", file)
+	case othersWrite(info):
+		d.problem(check, "chmod o-w "+word(file), "%s: whoever is on this computer may write it, and it names programs that are run", file)
+	default:
+		d.ok(check, "%s", file)
+	}
+}
+
+func (d *doctor) checkMachinesFile(ctx context.Context) {
+	const check = "machines file"
+	file := d.folders.machinesFile()
+	guix, _ := buildhook.FindGuix(d.inv.Getenv) // that there is none is fine
+	list, warnings, err := machines.Read(ctx, file, machines.Options{Guix: guix})
+	var wrong machines.Errors
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		d.problem(check, "write it; docs/machines.md describes it, examples/machines.toml is one", "%s is not there", file)
+		return
+	case errors.As(err, &wrong):
+		for _, e := range wrong {
+			d.problem(check, "lighter machines check shows the line, and what would be right", "%v", e)
+		}
+		return
+	case err != nil:
+		d.problem(check, "let the coordinator's user read it", "%v", err)
+		return
+	}
+	d.machines = list
+	slots := 0
+	for i := range list {
+		slots += list[i].ParallelBuilds
+	}
+	if len(list) == 0 {
+		d.problem(check, "add a machine; docs/machines.md says how", "%s lists no machine", file)
+		return
+	}
+	d.ok(check, "%s: %s, %s", file, human.Count(len(list), "machine"), human.Count(slots, "slot"))
+	for _, w := range warnings {
+		d.note(check, "", "%v", w)
+	}
+}
+
+func (d *doctor) checkKeys(context.Context) {
+	const check = "signing key"
+	public := signature.PublicFile(d.folders.signingKey())
+	key, err := signature.LoadPublicKey(public)
+	generate := "lighter key generate"
+	if d.folders.kind == machines.StoreDaemon {
+		generate = "guix archive --generate-key, as root"
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && d.folders.kind == machines.StoreLocal && d.status == nil:
+		d.note(check, "the coordinator makes it on its first start, or "+generate, "%s is not there yet", public)
+		return
+	case errors.Is(err, fs.ErrNotExist):
+		d.problem(check, generate, "%s is not there", public)
+		return
+	case err != nil:
+		d.problem(check, "put the right file there from a backup, or make a new key and authorize it on the machines: "+generate, "%v", err)
+		return
+	}
+	secret := signature.SecretFile(d.folders.signingKey())
+	info, err := os.Stat(secret)
+	switch {
+	case err != nil && d.folders.kind == machines.StoreDaemon:
+		d.ok(check, "%s; guix-daemon signs", key.Fingerprint())
+	case err != nil:
+		d.problem(check, "put it there from a backup, or make a new key: move "+word(public)+" away, and "+generate, "%v", err)
+	case info.Mode().Perm()&0o077 != 0:
+		d.problem(check, "chmod 600 "+word(secret), "%s: others than its owner may use the secret key (mode %04o)", secret, info.Mode().Perm())
+	default:
+		d.checkPair(check, secret, key)
+	}
+}
+
+// checkPair makes sure that the secret key is that of the public one.
+func (d *doctor) checkPair(check, file string, public *signature.PublicKey) {
+	secret, err := signature.LoadPrivateKey(file)
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		d.ok(check, "%s; only its owner may use it", public.Fingerprint())
+	case err != nil:
+		d.problem(check, "put the right file there from a backup", "%v", err)
+	case !secret.Public().Equal(public):
+		d.problem(check, "put the two files of one key there", "%s is not the secret key of the public one beside it", file)
+	default:
+		d.ok(check, "%s", public.Fingerprint())
+	}
+}
+
+// checkACL asks whether what the machines sign is taken.
+func (d *doctor) checkACL(context.Context) {
+	const check = "ACL"
+	file := d.folders.acl()
+	info, err := os.Stat(file)
+	if err == nil && othersWrite(info) {
+		d.problem(check, "chmod o-w "+word(file), "%s: whoever is on this computer may write it, and so decide what is trusted", file)
+	}
+	read := loadOwnACL
+	if d.folders.kind == machines.StoreDaemon {
+		read = func(f folders) (*signature.ACL, error) { return readACL(f.acl()) }
+	}
+	acl, err := read(d.folders)
+	if err != nil {
+		d.problem(check, "repair it, or move it away and authorize the machines again: lighter machines authorize NAME", "%v", err)
+		return
+	}
+	before := len(d.findings)
+	for _, m := range d.machineStatus() {
+		if m.PublicKey == "" {
+			continue // it was never up
+		}
+		key, err := signature.ParsePublicKey([]byte(m.PublicKey))
+		switch {
+		case err != nil:
+			d.problem(check, "lighter machines test "+word(m.Name), "%s signs with something that is no key: %v", m.Name, err)
+		case !acl.Authorized(key):
+			d.problem(check, "lighter machines authorize "+word(m.Name), "%s signs with %s, which is not authorized: what it builds is not taken", m.Name, key.Fingerprint())
+		}
+	}
+	if len(d.findings) == before {
+		d.ok(check, "%s: %s authorized", file, human.Count(len(acl.Keys()), "key"))
+	}
+}
+
+// machineStatus returns what the coordinator knows of its machines, if one answers.
+func (d *doctor) machineStatus() []api.MachineStatus {
+	if d.status == nil {
+		return nil
+	}
+	return d.status.Machines
+}

@@ -1,0 +1,260 @@
+package cli
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"lighter/internal/api"
+	"lighter/internal/version"
+	"lighter/machines"
+	"lighter/nar/signature"
+)
+
+// installation is one that a doctor looks at: a good one, until a test breaks it.
+type installation struct {
+	*stub
+	f      folders
+	status api.Status
+	host   host
+	env    map[string]string
+}
+
+func newInstallation(t *testing.T) *installation {
+	t.Helper()
+	s := newStub(t)
+	in := &installation{
+		stub: s, env: map[string]string{"HOME": s.folder, "LIGHTER_AGENTS": filepath.Join(s.folder, "agents")},
+		f: folders{
+			state: filepath.Join(s.folder, "state"), config: filepath.Join(s.folder, "config"), socket: s.socket, kind: machines.StoreLocal,
+		},
+	}
+	if err := os.Chmod(s.socket, 0o660); err != nil {
+		t.Fatal(err)
+	}
+	for _, folder := range []string{in.f.state, in.f.ledger(), in.f.config, in.env["LIGHTER_AGENTS"], filepath.Join(s.folder, "proc", "7")} {
+		if err := os.MkdirAll(folder, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	key, err := makeSigningKey(in.f.signingKey())
+	if err != nil {
+		t.Fatal(err)
+	}
+	in.write("config/machines.toml", "[[machine]]\nname = \"alpha\"\nsystems = [\"x86_64-linux\", \"i686-linux\"]\nuser = \"offload\"\n")
+	in.write("agents/lighter-agent-linux-amd64", "an agent")
+	in.write("proc/7/limits", "Limit  Soft Limit  Hard Limit  Units\nMax open files            1024                 65536                files\n")
+	in.status = api.Status{PID: 7, Started: time.Now(), Machines: []api.MachineStatus{
+		{Name: "alpha", State: "up", ParallelBuilds: 4, PublicKey: key.Public().String()},
+	}}
+	in.host = host{
+		proc: filepath.Join(s.folder, "proc"), now: time.Now,
+		statfs:      func(string) (int64, int64, error) { return 100 << 30, 1 << 30, nil },
+		clockSynced: func() (bool, error) { return true, nil },
+	}
+	return in
+}
+
+func (in *installation) write(name, text string) {
+	in.t.Helper()
+	if err := os.WriteFile(filepath.Join(in.folder, name), []byte(text), 0o600); err != nil {
+		in.t.Fatal(err)
+	}
+}
+
+func (in *installation) chmod(name string, mode fs.FileMode) {
+	in.t.Helper()
+	if err := os.Chmod(filepath.Join(in.folder, name), mode); err != nil {
+		in.t.Fatal(err)
+	}
+}
+
+// examine returns what the doctor says, and its exit code.
+func (in *installation) examine(asJSON bool) result {
+	in.t.Helper()
+	in.answer("GET /v1/status", &in.status)
+	in.answer("GET /v1/version", api.Version{Version: version.Version, API: api.APIVersion})
+	var out bytes.Buffer
+	inv := &invocation{Process: Process{Out: &out, Err: &out, Getenv: func(name string) string { return in.env[name] }}}
+	d := newDoctor(inv, in.f)
+	d.host = in.host
+	err := d.run(in.t.Context(), asJSON)
+	code := exitDone
+	if err != nil {
+		code, _ = exitCode(err)
+	}
+	return result{code: code, out: out.String()}
+}
+
+func TestDoctorFindsAGoodInstallationGood(t *testing.T) {
+	in := newInstallation(t)
+	got := in.examine(false)
+	got.want(t, exitDone, "\n0 problems, ", "")
+	for _, want := range []string{
+		"OK       state folder   ", "OK       socket         ", "OK       machines file  ", "1 machine, 1 slot", "OK       signing key    SHA256:",
+		"OK       ACL            ", "lighter-agent for linux/amd64", "the coordinator may open 65536", "OK       machine alpha  up, 0 of 4 slots taken",
+		"OK       event hooks    ", "OK       ledger         ",
+	} {
+		got.want(t, exitDone, want, "")
+	}
+	in = newInstallation(t)
+	if got := in.examine(true); strings.Count(got.out, `"level":"ok"`) < 10 || strings.Contains(got.out, "problems,") {
+		t.Errorf("as JSON: %s", got.out)
+	}
+}
+
+func TestDoctorSaysWhatToFix(t *testing.T) {
+	other, err := signature.GenerateKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		breakIt func(in *installation)
+		problem string // after the name of the check
+		fix     string
+	}{
+		"open folder":    {func(in *installation) { in.chmod("state", 0o777) }, "state folder   ", "chmod o-w "},
+		"open socket":    {func(in *installation) { in.chmod("s", 0o666) }, "socket         ", "chmod o-rwx "},
+		"no socket":      {func(in *installation) { in.f.socket += "x" }, "socket         ", "lighter coordinator"},
+		"no real socket": {func(in *installation) { in.f.socket = filepath.Join(in.folder, "config", "machines.toml") }, "socket         ", "--socket"},
+		"old socket":     {func(in *installation) { in.f.socket = leftBehind(in) }, "socket         ", "lighter coordinator"},
+		"open settings":  {func(in *installation) { in.write("config/lighter.toml", ""); in.chmod("config/lighter.toml", 0o666) }, "settings       ", "chmod o-w "},
+		"no machines":    {func(in *installation) { in.write("config/machines.toml", "") }, "machines file  ", ""},
+		"bad machines":   {func(in *installation) { in.write("config/machines.toml", "[[machine]]\nname = 7\n") }, "machines file  ", "lighter machines check"},
+		"no key":         {func(in *installation) { os.Remove(in.f.signingKey() + ".pub") }, "signing key    ", "lighter key generate"},
+		"open key":       {func(in *installation) { in.chmod("config/signing-key.sec", 0o644) }, "signing key    ", "chmod 600 "},
+		"another's key":  {func(in *installation) { in.write("config/signing-key.pub", other.Public().String()) }, "signing key    ", "the two files of one key"},
+		"bad ACL":        {func(in *installation) { in.write("config/acl", "(acl") }, "ACL            ", "lighter machines authorize"},
+		"unknown signer": {func(in *installation) { in.status.Machines[0].PublicKey = other.Public().String() }, "ACL            ", "lighter machines authorize alpha"},
+		"no agent": {func(in *installation) {
+			os.Remove(filepath.Join(in.folder, "agents", "lighter-agent-linux-amd64"))
+			in.machine("riscv64-linux")
+		}, "agents         ", "make agents"},
+		"full disk": {func(in *installation) {
+			in.host.statfs = func(string) (int64, int64, error) { return 1 << 20, -1, nil }
+		}, "disk           ", "make room"},
+		"no inodes": {func(in *installation) {
+			in.host.statfs = func(string) (int64, int64, error) { return 1 << 40, 12, nil }
+		}, "disk           ", "make room"},
+		"no statfs": {func(in *installation) {
+			in.host.statfs = func(string) (int64, int64, error) { return 0, 0, errors.New("broken") }
+		}, "disk           broken", ""},
+		"wrong clock":  {func(in *installation) { in.host.now = func() time.Time { return time.Unix(0, 0) } }, "clock          ", "set the clock"},
+		"few files":    {func(in *installation) { in.write("proc/7/limits", "Max open files 10 20 files\n") }, "open files     the coordinator may open 20", "LimitNOFILE"},
+		"machine down": {func(in *installation) { in.status.Machines[0].State = "down"; in.status.Machines[0].Error = evil }, `machine alpha  it is down: evil\x1b[2J`, "lighter machines test alpha"},
+		"quarantine":   {func(in *installation) { in.status.Machines[0].Quarantined = evil }, "machine alpha  it is quarantined: evil", "lighter machines resume alpha"},
+		"parked hooks": {func(in *installation) { in.status.HooksParked = 2 }, "event hooks    2 runs", "lighter hooks retry"},
+		"refused file": {func(in *installation) { in.status.MachinesFile.Error = "line 3" }, "machines file  the coordinator works", "mend it"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			in := newInstallation(t)
+			c.breakIt(in)
+			got := in.examine(false)
+			got.want(t, exitFailure, "PROBLEM  "+c.problem, "")
+			got.want(t, exitFailure, c.fix, "")
+		})
+	}
+}
+
+// machine makes the machines file list one for that system.
+func (in *installation) machine(system string) {
+	in.write("config/machines.toml", "[[machine]]\nname = \"alpha\"\nsystem = \""+system+"\"\nuser = \"offload\"\n")
+}
+
+// leftBehind returns a socket on which nobody listens.
+func leftBehind(in *installation) string {
+	dead := &stub{t: in.t, folder: in.folder, mux: in.mux, socket: filepath.Join(in.folder, "dead")}
+	stop := dead.start()
+	// Closing a listener removes its socket; another name of it stays.
+	kept := filepath.Join(in.folder, "kept")
+	if err := os.Link(dead.socket, kept); err != nil {
+		in.t.Fatal(err)
+	}
+	stop()
+	if err := os.Chmod(kept, 0o660); err != nil {
+		in.t.Fatal(err)
+	}
+	return kept
+}
+
+func TestDoctorNotes(t *testing.T) {
+	for name, c := range map[string]struct {
+		breakIt func(in *installation)
+		note    string
+	}{
+		"paused":       {func(in *installation) { in.status.Paused = evil }, `coordinator    nothing is placed: evil\x1b`},
+		"drained":      {func(in *installation) { in.status.Machines[0].Draining = true }, "machine alpha  it is drained"},
+		"refuses":      {func(in *installation) { in.status.Machines[0].Refuses = "load" }, "machine alpha  it takes no builds now: load"},
+		"skewed":       {func(in *installation) { in.status.Machines[0].ClockSkew = -300 }, "clock          that of alpha differs by 5m00s"},
+		"unkept clock": {func(in *installation) { in.host.clockSynced = func() (bool, error) { return false, nil } }, "clock          the kernel says"},
+		"little disk": {func(in *installation) {
+			in.host.statfs = func(string) (int64, int64, error) { return 2 << 30, -1, nil }
+		}, "disk           "},
+		"no ledger":       {func(in *installation) { os.Remove(in.f.ledger()) }, "ledger         "},
+		"no state folder": {func(in *installation) { in.f.state += "x" }, "state folder   "},
+		"another's hook":  {func(in *installation) { in.daemon("GUIX=/usr/bin/guix") }, `guix-daemon    process 12 does not offload to lighter (GUIX is "/usr/bin/guix")`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			in := newInstallation(t)
+			c.breakIt(in)
+			in.examine(false).want(t, exitDone, "note     "+c.note, "")
+		})
+	}
+}
+
+// daemon lets a guix-daemon with that environment run.
+func (in *installation) daemon(environ string) {
+	in.t.Helper()
+	if err := os.MkdirAll(filepath.Join(in.folder, "proc", "12"), 0o755); err != nil {
+		in.t.Fatal(err)
+	}
+	in.write("proc/12/comm", "guix-daemon\n")
+	in.write("proc/12/environ", "PATH=/bin\x00"+environ+"\x00")
+}
+
+func TestDoctorSeesTheBuildHook(t *testing.T) {
+	in := newInstallation(t)
+	hook := filepath.Join(in.folder, "lighter-guix")
+	in.daemon("GUIX=" + hook)
+	in.examine(false).want(t, exitFailure, "PROBLEM  guix-daemon    process 12 offloads by "+hook+", which is not there", "")
+	in = newInstallation(t)
+	hook = filepath.Join(in.folder, "lighter-guix")
+	in.write("lighter-guix", "")
+	in.daemon("GUIX=" + hook)
+	in.examine(false).want(t, exitDone, "OK       guix-daemon    process 12 offloads by "+hook, "")
+}
+
+func TestPlatforms(t *testing.T) {
+	got := platforms([]machines.Machine{
+		{Systems: []string{"x86_64-linux", "i686-linux"}},
+		{Systems: []string{"aarch64-linux", "armhf-linux"}},
+		{Systems: []string{"i686-linux"}},
+		{Systems: []string{"x86_64-linux"}},
+		{Systems: []string{"riscv64-linux"}, Local: true},
+	})
+	want := [][2]string{{"linux", "amd64"}, {"linux", "arm64"}, {"linux", "386"}}
+	if len(got) != len(want) || got[0] != want[0] || got[1] != want[1] || got[2] != want[2] {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+func TestParseFileLimit(t *testing.T) {
+	for text, want := range map[string]uint64{
+		"Max open files            1024                 524288               files\n": 524288,
+		"Max open files unlimited unlimited files":                                    1 << 62,
+		"Max cpu time 1 2 3":   0,
+		"Max open files 1":     0,
+		"Max open files a b c": 0,
+		strconv.Itoa(1 << 20):  0,
+	} {
+		if got, ok := parseFileLimit([]byte(text)); got != want || ok != (want > 0) {
+			t.Errorf("%q: %d, %v; want %d", text, got, ok, want)
+		}
+	}
+}

@@ -1,0 +1,122 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/spf13/pflag"
+
+	"lighter/internal/api"
+	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/human"
+)
+
+func eventsCommand() *command {
+	return &command{
+		name:  "events",
+		args:  "[ID…]",
+		short: "print what happens to builds and machines",
+		long: `Prints a line for each change of a build, a machine or the coordinator; with ID only for those builds. Each event is printed once, in order, also where the coordinator is restarted meanwhile.
+
+Events have numbers without gaps, so that a program can go on where it stopped: --from. Only those of builds that were pruned are gone. --state, --machine and --kind show fewer of them; the numbers stay.`,
+		exits: []int{exitNoAnswer},
+		examples: []example{
+			{"lighter events --follow", "what happens from now on"},
+			{"lighter events --from 1 --json", "everything that ever happened, one JSON object a line"},
+			{"lighter events --follow --from 4711 --json", "for a program that has seen 4710"},
+			{"lighter events --follow --state failed,timed-out", "only what fails"},
+		},
+		setup: func(fs *pflag.FlagSet) action {
+			e := &eventsAction{}
+			where := socketFlags(fs)
+			fs.BoolVarP(&e.follow, "follow", "f", false, "go on as things happen, also across a restart of the coordinator")
+			fs.Uint64Var(&e.from, "from", 0, "number of the first event (default: with --follow the next one, else 1)")
+			fs.StringSliceVarP(&e.states, "state", "o", nil, "only events in which a build comes into this `STATE`, or one of open, running and done; may be repeated")
+			fs.StringVarP(&e.machine, "machine", "m", "", "only events of this machine, by `NAME`")
+			fs.StringSliceVar(&e.kinds, "kind", nil, "only events of this `KIND`: submitted, missing-inputs, machine-lost, machine-back or operator; may be repeated")
+			fs.BoolVar(&e.json, "json", false, "print one JSON object a line")
+			return clientAction(where, e.run)
+		},
+	}
+}
+
+// eventsAction is one run of "lighter events".
+type eventsAction struct {
+	follow, json  bool
+	from          uint64
+	states, kinds []string
+	machine       string
+	wanted        []api.State
+}
+
+func (e *eventsAction) run(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
+	var err error
+	if e.wanted, err = parseStates(inv.flags.Name(), e.states); err != nil {
+		return err
+	}
+	kinds := []string{api.KindSubmitted, api.KindMissingInputs, api.KindMachineLost, api.KindMachineBack, api.KindOperator}
+	for _, kind := range e.kinds {
+		if !slices.Contains(kinds, kind) {
+			return usageErrorf("%s: no kind of event is called %q; there are %q", inv.flags.Name(), kind, kinds)
+		}
+	}
+	if e.follow && !inv.flags.Changed("from") {
+		status, err := client.Status(ctx)
+		if err != nil {
+			return err
+		}
+		e.from = status.LastEvent + 1
+	}
+	show := func(ev *api.Event) error { return e.show(inv, ev) }
+	if e.follow {
+		return client.FollowAcross(ctx, e.from, coordinatorGrace, show, inv.args...)
+	}
+	return client.Events(ctx, e.from, show, inv.args...)
+}
+
+func (e *eventsAction) selects(ev *api.Event) bool {
+	return (len(e.wanted) == 0 || slices.Contains(e.wanted, ev.State)) &&
+		(len(e.kinds) == 0 || slices.Contains(e.kinds, ev.Kind)) &&
+		(e.machine == "" || e.machine == ev.Machine)
+}
+
+func (e *eventsAction) show(inv *invocation, ev *api.Event) error {
+	if !e.selects(ev) {
+		return nil
+	}
+	if e.json {
+		return writeJSONLine(inv.Out, ev)
+	}
+	_, err := fmt.Fprintf(inv.Out, "%d %s %s %s\n", ev.Seq, ev.Time.Local().Format("2006-01-02 15:04:05.000"), eventSubject(ev), eventText(ev))
+	return err
+}
+
+// eventSubject is the build's id, or a dash where the event is a machine's.
+func eventSubject(ev *api.Event) string {
+	if ev.Build == "" {
+		return "-"
+	}
+	return human.Printable(ev.Build)
+}
+
+func metricsCommand() *command {
+	return &command{
+		name:  "metrics",
+		short: "print the coordinator's figures for Prometheus",
+		long:  `Prints what GET /v1/metrics on the coordinator's socket answers, in Prometheus's text format: builds by state, queues, machines, transfers, times. docs/farm.md says how a Prometheus server gets at it.`,
+		exits: []int{exitNoAnswer},
+		examples: []example{
+			{"lighter metrics", "all figures"},
+			{"lighter metrics > /var/lib/node_exporter/lighter.prom.new && mv /var/lib/node_exporter/lighter.prom.new /var/lib/node_exporter/lighter.prom", "for node_exporter's textfile collector"},
+		},
+		setup: func(fs *pflag.FlagSet) action {
+			return clientAction(socketFlags(fs), func(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
+				if err := inv.arguments("", 0, 0); err != nil {
+					return err
+				}
+				return client.Metrics(ctx, inv.Out)
+			})
+		},
+	}
+}

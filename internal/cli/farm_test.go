@@ -1,0 +1,179 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"lighter/internal/api"
+)
+
+func TestEventsAcrossRestarts(t *testing.T) {
+	s := newStub(t)
+	// Each life of the coordinator tells of two events more, and then goes away.
+	const last = 6
+	lives := make(chan struct{}, last)
+	s.mux.HandleFunc("GET /v1/events", func(w http.ResponseWriter, r *http.Request) {
+		from, _ := strconv.Atoi(r.URL.Query().Get("from"))
+		for seq := from; seq < from+2 && seq <= last; seq++ {
+			state := api.Queued
+			if seq%2 == 0 {
+				state = api.Failed
+			}
+			_ = json.NewEncoder(w).Encode(api.Event{Seq: uint64(seq), Build: "b", State: state, Machine: "m" + strconv.Itoa(seq), Reason: evil})
+		}
+		lives <- struct{}{}
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	out := &untilLines{n: last, done: cancel}
+	var errs bytes.Buffer
+	getenv := func(name string) string { return map[string]string{"LIGHTER_SOCKET": s.socket, "HOME": s.folder}[name] }
+	Run(ctx, []string{"events", "--follow", "--from", "1", "--json"}, Process{Out: out, Err: &errs, Getenv: getenv})
+	var seqs []uint64
+	for line := range strings.Lines(out.String()) {
+		var ev api.Event
+		if err := json.Unmarshal([]byte(line), &ev); err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		seqs = append(seqs, ev.Seq)
+	}
+	if diff := cmp.Diff([]uint64{1, 2, 3, 4, 5, 6}, seqs); diff != "" {
+		t.Errorf("(-want +got):\n%s%s", diff, errs.String())
+	}
+	if len(lives) != 3 {
+		t.Errorf("asked %d times, want 3", len(lives))
+	}
+}
+
+// untilLines calls done once it has so many lines.
+type untilLines struct {
+	bytes.Buffer
+	n    int
+	done func()
+}
+
+func (u *untilLines) Write(p []byte) (int, error) {
+	n, err := u.Buffer.Write(p)
+	if bytes.Count(u.Bytes(), []byte("\n")) >= u.n {
+		u.done()
+	}
+	return n, err
+}
+
+func TestEventFilters(t *testing.T) {
+	s := newStub(t)
+	events := []api.Event{
+		{Seq: 1, Build: "b", Kind: api.KindSubmitted, State: api.Queued},
+		{Seq: 2, Build: "b", State: api.Building, Machine: "alpha"},
+		{Seq: 3, Machine: "beta", Kind: api.KindMachineLost, Reason: evil},
+		{Seq: 4, Build: "b", State: api.Failed, Machine: "alpha"},
+	}
+	s.mux.HandleFunc("GET /v1/events", func(w http.ResponseWriter, _ *http.Request) {
+		for i := range events {
+			_ = json.NewEncoder(w).Encode(events[i])
+		}
+	})
+	for args, want := range map[string]string{
+		"":                       "1 2 3 4",
+		"--state failed,running": "2 4",
+		"--machine alpha":        "2 4",
+		"--kind machine-lost":    "3",
+		"--state done b":         "4",
+	} {
+		r := s.run("", append([]string{"events"}, strings.Fields(args)...)...)
+		r.want(t, exitDone, "", "")
+		var seqs []string
+		for line := range strings.Lines(r.out) {
+			seqs = append(seqs, strings.Fields(line)[0])
+		}
+		if got := strings.Join(seqs, " "); got != want {
+			t.Errorf("%q: events %s, want %s", args, got, want)
+		}
+	}
+	s.run("", "events", "--kind", "machine-lost").want(t, exitDone, `machine-lost on beta: evil\x1b`, "")
+	s.run("", "events", "--kind", "lost").want(t, exitUsage, "", `no kind of event is called "lost"`)
+}
+
+func TestMetrics(t *testing.T) {
+	s := newStub(t)
+	s.mux.HandleFunc("GET /v1/metrics", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "lighter_builds 3\n") })
+	s.run("", "metrics").want(t, exitDone, "lighter_builds 3\n", "")
+}
+
+func TestSteeringMachines(t *testing.T) {
+	s := newStub(t)
+	m := api.MachineStatus{Name: "alpha", State: "up", Running: 2, ParallelBuilds: 4, Draining: true, DrainReason: evil, Tags: map[string]string{"rack": "2", "disk": "ssd"}}
+	s.answer("GET /v1/machines", []api.MachineStatus{m, {Name: "beta", State: "down", Error: evil}})
+	for _, path := range []string{"drain", "resume", "tags"} {
+		s.answer("POST /v1/machines/{name}/"+path, m)
+	}
+	for args, want := range map[string]string{
+		"drain --reason kernel alpha beta": `POST /v1/machines/alpha/drain {"reason":"kernel"}` + "\n" + `POST /v1/machines/beta/drain {"reason":"kernel"}`,
+		"resume alpha":                     `POST /v1/machines/alpha/resume {}`,
+		"tag alpha rack=2 disk- x=a=b":     `POST /v1/machines/alpha/tags {"set":{"rack":"2","x":"a=b"},"remove":["disk"]}`,
+	} {
+		s.run("", append([]string{"machines"}, strings.Fields(args)...)...).
+			want(t, exitDone, `alpha: draining, 2 builds running: evil\x1b[2J\r\x07 [disk=ssd,rack=2]`, "")
+		if got := strings.Join(s.requests("POST"), "\n"); got != want {
+			t.Errorf("%q: asked\n%s\nwant\n%s", args, got, want)
+		}
+	}
+	for args, want := range map[string]string{
+		"drain":               "NAME is missing",
+		"drain alhpa":         `no machine is called "alhpa"; did you mean "alpha"?`,
+		"tag alpha":           "want NAME and tags",
+		"tag alpha rack":      `"rack": want KEY=VALUE`,
+		"tag alpha rack=- x-": "",
+		"tag alpha x=1 x-":    "both set and removed",
+	} {
+		r := s.run("", append([]string{"machines"}, strings.Fields(args)...)...)
+		if want != "" {
+			r.want(t, exitUsage, "", want)
+		} else {
+			r.want(t, exitDone, "", "")
+		}
+	}
+	list := s.run("", "machines", "list")
+	list.want(t, exitDone, "alpha  draining  2/4", "")
+	list.want(t, exitDone, `beta: evil\x1b`, "")
+	s.run("", "machines", "list", "--json").want(t, exitDone, `"draining":true,"drainReason":"evil\u001b[2J\r\u0007"`, "")
+
+	s.answer("POST /v1/reload", api.Reloaded{Added: []string{"gamma"}, Removed: []string{evil}})
+	s.run("", "machines", "reload").want(t, exitDone, "added: gamma\nremoved: evil\\x1b", "")
+	s.run("", "coordinator", "reload", "--json").want(t, exitDone, `"added"`, "")
+}
+
+func TestPauseAndResume(t *testing.T) {
+	s := newStub(t)
+	s.answer("POST /v1/pause", struct{}{})
+	s.answer("POST /v1/resume", struct{}{})
+	s.answer("GET /v1/status", api.Status{Paused: "the head's disk is full " + evil})
+	s.run("", "coordinator", "pause", "--reason", "move").want(t, exitDone, "paused; what runs goes on\n", "")
+	s.run("", "coordinator", "resume").want(t, exitDone, `resumed, but still paused: the head's disk is full evil\x1b`, "")
+	if diff := cmp.Diff([]string{`POST /v1/pause {"reason":"move"}`, `POST /v1/resume {}`}, s.requests("POST")); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	s.run("", "coordinator", "pause", "now").want(t, exitUsage, "", `takes no arguments, got "now"`)
+}
+
+func TestStatusWatchAsJSON(t *testing.T) {
+	s := newStub(t)
+	s.answer("GET /v1/status", api.Status{Version: "1"})
+	ctx, cancel := context.WithCancel(t.Context())
+	out := &untilLines{n: 2, done: cancel}
+	getenv := func(name string) string { return map[string]string{"LIGHTER_SOCKET": s.socket, "HOME": s.folder}[name] }
+	Run(ctx, []string{"status", "--watch", "--json"}, Process{Out: out, Err: io.Discard, Getenv: getenv})
+	if lines := strings.Count(out.String(), `{"version":"1"`); lines < 2 {
+		t.Errorf("got %q", out.String())
+	}
+	s.run("", "status", "--watch").want(t, exitUsage, "", "--watch wants a terminal")
+	s.run("", "status").want(t, exitDone, "builds: none yet\n", "")
+}

@@ -1,0 +1,185 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"lighter/internal/api"
+	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/human"
+	"lighter/store"
+)
+
+// filterFlags select builds; "list" has them, and all commands that change what list
+// would show.
+type filterFlags struct {
+	states, only, tags, notTags     []string
+	running, open                   bool
+	system, machine                 string
+	derivation, name, since, before string
+}
+
+func addFilterFlags(fs *pflag.FlagSet) *filterFlags {
+	f := &filterFlags{}
+	fs.StringSliceVarP(&f.states, "state", "o", nil, "builds in this `STATE`: "+joinStates(", ")+", or one of the words "+joinWords()+"; may be repeated")
+	fs.BoolVar(&f.running, "running", false, "the same as --state running")
+	fs.BoolVar(&f.open, "open", false, "the same as --state open")
+	fs.StringArrayVarP(&f.tags, "tag", "t", nil, "builds with the tag `k=v`, or k= with whatever value; may be repeated, for builds with all of them")
+	fs.StringArrayVar(&f.notTags, "not-tag", nil, "builds without the tag `k=v`, or k= for whatever value; may be repeated")
+	fs.StringVar(&f.system, "system", "", "builds for this `SYSTEM`, such as aarch64-linux")
+	fs.StringVarP(&f.machine, "machine", "m", "", "builds whose current or last attempt is on this machine, by `NAME`")
+	fs.StringVar(&f.derivation, "derivation", "", "builds of this derivation, by `PATH`")
+	fs.StringVar(&f.name, "name", "", "builds of derivations of this `NAME`, without hash and .drv; \"hello-*\" is all that start so")
+	fs.StringVar(&f.since, "since", "", "builds submitted at this `TIME` or later: 2h (ago), yesterday, monday, 14:30, 2026-11-20, \"2026-11-20 14:30\"")
+	fs.StringVar(&f.before, "until", "", "builds submitted before this `TIME`")
+	fs.StringSliceVar(&f.only, "only", nil, "the same as --state")
+	_ = fs.MarkHidden("only") // which errs for a flag that isn't there alone
+	return f
+}
+
+// stateWords stand for several states.
+var stateWords = []struct {
+	word string
+	has  func(api.State) bool
+}{
+	{"open", func(s api.State) bool { return !s.Final() }},
+	{"running", api.State.Running},
+	{"done", api.State.Final},
+}
+
+func joinWords() string {
+	var words []string
+	for _, w := range stateWords {
+		words = append(words, w.word)
+	}
+	return strings.Join(words, ", ")
+}
+
+func joinStates(between string) string {
+	var names []string
+	for _, s := range api.States() {
+		names = append(names, string(s))
+	}
+	return strings.Join(names, between)
+}
+
+// parseStates returns the states that names and words stand for, in their order.
+func parseStates(command string, names []string) ([]api.State, error) {
+	var states []api.State
+	for _, name := range names {
+		found := slices.Contains(api.States(), api.State(name))
+		if found {
+			states = append(states, api.State(name))
+		}
+		for _, w := range stateWords {
+			if w.word != name {
+				continue
+			}
+			found = true
+			for _, s := range api.States() {
+				if w.has(s) {
+					states = append(states, s)
+				}
+			}
+		}
+		if !found {
+			return nil, usageErrorf("%s: no state is called %q; they are %s, and there are the words %s", command, name, joinStates(", "), joinWords())
+		}
+	}
+	slices.SortFunc(states, func(a, b api.State) int {
+		return slices.Index(api.States(), a) - slices.Index(api.States(), b)
+	})
+	return slices.Compact(states), nil
+}
+
+// parseTagList reads tags as they stand in flags.
+func parseTagList(command, flag string, list []string) (map[string]string, error) {
+	tags := make(map[string]string, len(list))
+	for _, tag := range list {
+		k, v, ok := strings.Cut(tag, "=")
+		if !ok || k == "" {
+			return nil, usageErrorf("%s: --%s %q: want NAME=VALUE", command, flag, tag)
+		}
+		tags[k] = v
+	}
+	return tags, nil
+}
+
+// filter returns what the flags select.
+func (f *filterFlags) filter(inv *invocation, now time.Time) (*api.Filter, error) {
+	command := inv.flags.Name()
+	names := append(slices.Clone(f.states), f.only...)
+	if f.running {
+		names = append(names, "running")
+	}
+	if f.open {
+		names = append(names, "open")
+	}
+	filter := &api.Filter{Name: f.name, System: f.system, Machine: f.machine}
+	var err error
+	if filter.States, err = parseStates(command, names); err != nil {
+		return nil, err
+	}
+	if filter.Tags, err = parseTagList(command, "tag", f.tags); err != nil {
+		return nil, err
+	}
+	if filter.NotTags, err = parseTagList(command, "not-tag", f.notTags); err != nil {
+		return nil, err
+	}
+	if f.derivation != "" {
+		if filter.Derivation, err = store.ParsePath(f.derivation); err != nil {
+			return nil, usageErrorf("%s: --derivation: %w", command, err)
+		}
+	}
+	for _, t := range []struct {
+		flag, text string
+		to         *time.Time
+	}{{"since", f.since, &filter.Since}, {"until", f.before, &filter.Until}} {
+		if t.text == "" {
+			continue
+		}
+		if *t.to, err = human.ParseTime(t.text, now); err != nil {
+			return nil, usageErrorf("%s: --%s: %w", command, t.flag, err)
+		}
+	}
+	if err := filter.Check(); err != nil {
+		return nil, usageErrorf("%s: %w", command, err)
+	}
+	return filter, nil
+}
+
+// pageSize is how many builds are asked for at once where all are wanted.
+const pageSize = 1000
+
+// eachPage calls fn for the pages of builds that a filter selects, until it returns
+// an error. limit bounds the builds of all pages, 0 is no limit; more reports whether it
+// left any out.
+func eachPage(ctx context.Context, client *apiclient.Client, filter *api.Filter, limit int, fn func([]api.Build) error) (more bool, err error) {
+	left, ask := limit, apiclient.BuildFilter{Filter: *filter}
+	for {
+		ask.Limit = pageSize
+		if limit > 0 {
+			ask.Limit = min(left, pageSize)
+		}
+		page, err := client.Builds(ctx, ask)
+		if err != nil {
+			return false, err
+		}
+		left -= len(page.Builds)
+		if err := fn(page.Builds); err != nil {
+			return false, err
+		}
+		if page.Next == "" || limit > 0 && left <= 0 {
+			return page.Next != "", nil
+		}
+		if page.Next == ask.After {
+			return false, fmt.Errorf("the coordinator sends the page after %s again and again", page.Next)
+		}
+		ask.After = page.Next
+	}
+}

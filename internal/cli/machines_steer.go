@@ -1,0 +1,230 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"lighter/internal/api"
+	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/display"
+	"lighter/internal/cli/human"
+)
+
+// machineAction is the action of a command that changes machines, one after the other,
+// and shows how each stands then.
+func machineAction(where *folderFlags, asJSON *bool, change func(ctx context.Context, client *apiclient.Client, name string) (*api.MachineStatus, error)) action {
+	return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
+		if err := inv.arguments("NAME", 1, -1); err != nil {
+			return err
+		}
+		if err := machinesExist(ctx, inv, client, inv.args); err != nil {
+			return err
+		}
+		for _, name := range inv.args {
+			status, err := change(ctx, client, name)
+			if err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			if err := writeMachine(inv.Out, status, *asJSON); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// machinesExist says which name is no machine's before anything is changed.
+func machinesExist(ctx context.Context, inv *invocation, client *apiclient.Client, names []string) error {
+	list, err := client.Machines(ctx)
+	if err != nil {
+		return err
+	}
+	c := &checker{}
+	for i := range list {
+		c.names = append(c.names, list[i].Name)
+	}
+	_, err = c.choose(inv, names)
+	return err
+}
+
+// writeMachine says in one line how a machine stands.
+func writeMachine(w io.Writer, m *api.MachineStatus, asJSON bool) error {
+	if asJSON {
+		return writeJSONLine(w, m)
+	}
+	text := fmt.Sprintf("%s: %s, %s running", m.Name, display.MachineState(m), human.Count(m.Running, "build"))
+	if note := display.MachineNote(m, time.Now()); note != "" {
+		text += ": " + note
+	}
+	if tags := tagText(m.Tags); tags != "" {
+		text += " [" + tags + "]"
+	}
+	_, err := fmt.Fprintln(w, human.Printable(text))
+	return err
+}
+
+// tagText lists tags, sorted: "disk=ssd,rack=2".
+func tagText(tags map[string]string) string {
+	var list []string
+	for k, v := range tags {
+		list = append(list, k+"="+v)
+	}
+	slices.Sort(list)
+	return strings.Join(list, ",")
+}
+
+func machinesDrainCommand() *command {
+	return &command{
+		name:  "drain",
+		args:  "NAME…",
+		short: "give machines no new builds",
+		long:  `Machines finish what they have. They get no new builds until "lighter machines resume", also across restarts of the coordinator. A machine is "drained" when nothing runs there any more.`,
+		exits: []int{exitNoAnswer},
+		examples: []example{
+			{"lighter machines drain --reason 'new kernel' alpha", "before a machine is worked on"},
+		},
+		setup: func(fs *pflag.FlagSet) action {
+			where := socketFlags(fs)
+			reason := fs.String("reason", "", "why, for whoever wonders")
+			asJSON := fs.Bool("json", false, "print one JSON object a line")
+			return machineAction(where, asJSON, func(ctx context.Context, client *apiclient.Client, name string) (*api.MachineStatus, error) {
+				return client.Drain(ctx, name, *reason)
+			})
+		},
+	}
+}
+
+func machinesResumeCommand() *command {
+	return &command{
+		name:  "resume",
+		args:  "NAME…",
+		short: "give machines builds again",
+		long:  `Ends what "lighter machines drain" began, and a quarantine.`,
+		exits: []int{exitNoAnswer},
+		examples: []example{
+			{"lighter machines resume alpha", "the machine is back"},
+		},
+		setup: func(fs *pflag.FlagSet) action {
+			where := socketFlags(fs)
+			asJSON := fs.Bool("json", false, "print one JSON object a line")
+			return machineAction(where, asJSON, func(ctx context.Context, client *apiclient.Client, name string) (*api.MachineStatus, error) {
+				return client.ResumeMachine(ctx, name)
+			})
+		},
+	}
+}
+
+func machinesTagCommand() *command {
+	return &command{
+		name:  "tag",
+		args:  "NAME KEY=VALUE… KEY-…",
+		short: "change the tags of a machine",
+		long:  `KEY=VALUE sets a tag, KEY- removes one. Tags that are set here are kept across restarts and go before those of the machines file.`,
+		exits: []int{exitNoAnswer},
+		examples: []example{
+			{"lighter machines tag alpha rack=2 disk=ssd", "set two tags"},
+			{"lighter machines tag alpha rack-", "remove one"},
+		},
+		setup: func(fs *pflag.FlagSet) action {
+			where := socketFlags(fs)
+			asJSON := fs.Bool("json", false, "print a JSON object")
+			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
+				if err := inv.arguments("NAME and tags", 2, -1); err != nil {
+					return err
+				}
+				change, err := tagChange(inv.flags.Name(), inv.args[1:])
+				if err != nil {
+					return err
+				}
+				if err := machinesExist(ctx, inv, client, inv.args[:1]); err != nil {
+					return err
+				}
+				status, err := client.TagMachine(ctx, inv.args[0], change)
+				if err != nil {
+					return fmt.Errorf("%s: %w", inv.args[0], err)
+				}
+				return writeMachine(inv.Out, status, *asJSON)
+			})
+		},
+	}
+}
+
+// tagChange reads "k=v" and "k-".
+func tagChange(command string, args []string) (*api.TagChange, error) {
+	change := &api.TagChange{Set: make(map[string]string)}
+	for _, arg := range args {
+		k, v, set := strings.Cut(arg, "=")
+		gone, remove := strings.CutSuffix(arg, "-")
+		switch {
+		case set && k != "":
+			change.Set[k] = v
+		case !set && remove && gone != "":
+			change.Remove = append(change.Remove, gone)
+		default:
+			return nil, usageErrorf("%s: %q: want KEY=VALUE to set a tag, or KEY- to remove one", command, arg)
+		}
+	}
+	for _, k := range change.Remove {
+		if _, ok := change.Set[k]; ok {
+			return nil, usageErrorf("%s: tag %q is both set and removed", command, k)
+		}
+	}
+	return change, nil
+}
+
+func machinesReloadCommand() *command {
+	return &command{
+		name:  "reload",
+		short: "have the coordinator read its machines file now",
+		long:  `The coordinator rereads its machines file by itself when it changes; this does not wait for that. A bad file is refused as a whole, with what is wrong, and the machines stay as they are. A machine that is not in the file any more finishes its builds first.`,
+		exits: []int{exitNoAnswer},
+		examples: []example{
+			{"lighter machines check && lighter machines reload", "after a change of the file"},
+		},
+		setup: reloadAction,
+	}
+}
+
+// reloadAction is that of "machines reload" and "coordinator reload".
+func reloadAction(fs *pflag.FlagSet) action {
+	where := socketFlags(fs)
+	asJSON := fs.Bool("json", false, "print a JSON object")
+	return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
+		if err := inv.arguments("", 0, 0); err != nil {
+			return err
+		}
+		done, err := client.Reload(ctx)
+		if err != nil {
+			return err
+		}
+		if *asJSON {
+			return writeJSON(inv.Out, done)
+		}
+		return writeReloaded(inv.Out, done)
+	})
+}
+
+func writeReloaded(w io.Writer, done *api.Reloaded) error {
+	if len(done.Added)+len(done.Changed)+len(done.Removed) == 0 {
+		_, err := fmt.Fprintln(w, "nothing changed")
+		return err
+	}
+	for _, part := range []struct {
+		word  string
+		names []string
+	}{{"added", done.Added}, {"changed", done.Changed}, {"removed", done.Removed}} {
+		if len(part.names) == 0 {
+			continue
+		}
+		if _, err := fmt.Fprintf(w, "%s: %s\n", part.word, human.Printable(strings.Join(part.names, ", "))); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,263 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"lighter/internal/api"
+	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/display"
+	"lighter/internal/cli/human"
+)
+
+// showStory writes all that is known of one build.
+func showStory(ctx context.Context, inv *invocation, client *apiclient.Client, story *api.BuildStory) error {
+	var why *api.Why
+	if s := story.Build.State; s == api.Queued || s == api.Waiting {
+		// What it waits for is no part of the record; without an answer it is left out.
+		why, _ = client.Why(ctx, story.Build.ID)
+	}
+	return writeStory(inv.Out, story, why, time.Now(), outputWidth(inv.Out))
+}
+
+// maxShownBuilds bounds lists of builds inside a story.
+const maxShownBuilds = 20
+
+// writeStory writes a build's record, its attempts, who waits for it, and its events. why
+// may be nil.
+func writeStory(w io.Writer, story *api.BuildStory, why *api.Why, now time.Time, width int) error {
+	t := &storyText{now: now, width: width}
+	t.record(&story.Build)
+	t.timing(&story.Build)
+	t.request(&story.Build.Request)
+	t.outputs(&story.Build)
+	t.check(&story.Build)
+	if why != nil {
+		t.builds("waits for", why.WaitsFor)
+	}
+	t.builds("wanted by", story.WantedBy)
+	t.attempts(story)
+	t.events(story)
+	_, err := io.WriteString(w, t.String())
+	return err
+}
+
+// storyText is the text of a story as it grows.
+type storyText struct {
+	strings.Builder
+	now   time.Time
+	width int // of the terminal; 0 is no limit
+}
+
+// field writes a line with a name and a value, if there is a value.
+func (t *storyText) field(name, format string, args ...any) {
+	fmt.Fprintf(t, "%-12s %s\n", name, human.Printable(fmt.Sprintf(format, args...)))
+}
+
+func (t *storyText) fieldIf(is bool, name, format string, args ...any) {
+	if is {
+		t.field(name, format, args...)
+	}
+}
+
+// when writes a time as dates and as people say it.
+func (t *storyText) when(name string, at time.Time) {
+	t.field(name, "%s (%s)", human.Stamp(at), human.Ago(at, t.now))
+}
+
+func (t *storyText) record(b *api.Build) {
+	t.field("build", "%s", b.ID)
+	t.field("derivation", "%s", b.Derivation)
+	t.field("system", "%s", strings.Join(append([]string{b.System}, b.Features...), ", "))
+	t.field("state", "%s", b.State)
+	t.fieldIf(buildReason(b) != "", "why", "%s", buildReason(b))
+	t.fieldIf(b.Machine != "", "machine", "%s, attempt %d", b.Machine, b.Attempt)
+	if h := b.Hardware; h != nil {
+		t.field("hardware", "%s", hardwareText(h))
+	}
+	t.fieldIf(b.Parent != "", "for", "build %s", b.Parent)
+	t.fieldIf(b.Shares != "", "shares", "the attempts of build %s", b.Shares)
+}
+
+func hardwareText(h *api.Hardware) string {
+	var parts []string
+	for _, p := range []struct {
+		is   bool
+		text string
+	}{
+		{h.CPU != "", h.CPU},
+		{h.Cores > 0, human.Count(h.Cores, "core")},
+		{h.Memory > 0, human.Bytes(h.Memory)},
+		{h.Kernel != "", h.Kernel},
+	} {
+		if p.is {
+			parts = append(parts, p.text)
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+func (t *storyText) timing(b *api.Build) {
+	t.when("submitted", b.Submitted)
+	if b.Started != nil {
+		t.when("started", *b.Started)
+	}
+	if b.Stopped != nil {
+		t.when("stopped", *b.Stopped)
+	}
+	t.fieldIf(b.BuildTime > 0, "built in", "%s", human.Duration(b.BuildTime.Duration()))
+	t.fieldIf(b.SentBytes+b.FetchBytes > 0, "traffic", "%s sent, %s fetched", human.Bytes(b.SentBytes), human.Bytes(b.FetchBytes))
+}
+
+func (t *storyText) request(r *api.Request) {
+	t.fieldIf(r.Priority != 0, "priority", "%d", r.Priority)
+	t.fieldIf(r.Timeout > 0, "timeout", "%s", human.Duration(r.Timeout.Duration()))
+	t.fieldIf(r.MaxSilentTime > 0, "max silent", "%s", human.Duration(r.MaxSilentTime.Duration()))
+	t.fieldIf(r.Retries > 0, "retries", "%d", r.Retries)
+	t.fieldIf(r.Check > 0, "check", "on %s", human.Count(r.Check, "machine"))
+	t.fieldIf(len(r.On) > 0, "only on", "%s", strings.Join(r.On, ", "))
+	t.fieldIf(len(r.Skip) > 0, "never on", "%s", strings.Join(r.Skip, ", "))
+	for _, k := range slices.Sorted(maps.Keys(r.Tags)) {
+		t.field("tag", "%s=%s", k, r.Tags[k])
+	}
+}
+
+func (t *storyText) outputs(b *api.Build) {
+	for _, name := range slices.Sorted(maps.Keys(b.OutputPaths)) {
+		t.field("output", "%s %s", name, b.OutputPaths[name])
+	}
+	t.fieldIf(b.OutputSize > 0, "output size", "%s", human.Bytes(b.OutputSize))
+	t.fieldIf(b.OutputsOn != "", "kept on", "%s, as nobody asked for the outputs here", b.OutputsOn)
+	t.fieldIf(b.LogSize > 0, "log", "%s: lighter builds log %s", human.Bytes(b.LogSize), b.ID)
+	if b.Failure != nil && b.Failure.KeptIn != "" {
+		t.field("kept in", "%s on %s", b.Failure.KeptIn, b.Failure.Machine)
+	}
+}
+
+func (t *storyText) check(b *api.Build) {
+	if len(b.Results) == 0 {
+		return
+	}
+	fmt.Fprintf(t, "\n%s\n", strings.Join(checkLines(b), "\n"))
+}
+
+// builds writes a list of other builds.
+func (t *storyText) builds(name string, list []api.Build) {
+	for i := range list[:min(len(list), maxShownBuilds)] {
+		b := &list[i]
+		t.field(name, "%s %s, which is %s", short(b.ID), display.Name(b), b.State)
+	}
+	if more := len(list) - maxShownBuilds; more > 0 {
+		t.field(name, "and %s more", human.Number(more))
+	}
+}
+
+// attempt is one try on one machine, as the events tell it.
+type attempt struct {
+	number  int
+	machine string
+	at      map[api.State]time.Time // when it came into each state
+	end     time.Time               // zero while it goes on
+	outcome string
+}
+
+// attemptsOf reads attempts from a build's events, in order.
+func attemptsOf(events []api.Event) []*attempt {
+	var list []*attempt
+	for i := range events {
+		ev := &events[i]
+		if ev.Attempt == 0 {
+			continue
+		}
+		last := len(list) - 1
+		if last < 0 || list[last].number != ev.Attempt {
+			if !ev.State.Running() {
+				continue // says why the one before it is over
+			}
+			list = append(list, &attempt{number: ev.Attempt, at: make(map[api.State]time.Time)})
+			last++
+		}
+		list[last].take(ev)
+	}
+	return list
+}
+
+func (a *attempt) take(ev *api.Event) {
+	if a.machine == "" {
+		a.machine = ev.Machine
+	}
+	if !a.end.IsZero() {
+		return
+	}
+	if ev.State.Running() && ev.Failure == nil {
+		if _, ok := a.at[ev.State]; !ok {
+			a.at[ev.State] = ev.Time
+		}
+		return
+	}
+	a.end = ev.Time
+	switch {
+	case ev.Failure != nil:
+		a.outcome = fmt.Sprintf("%s: %s", ev.Failure.Culprit, ev.Failure.Message)
+	case ev.State.Final():
+		a.outcome = string(ev.State)
+	default:
+		a.outcome = ev.Reason
+	}
+}
+
+// phase returns how long an attempt was in a state, or 0 if it never was.
+func (a *attempt) phase(s api.State, now time.Time) time.Duration {
+	from, ok := a.at[s]
+	if !ok {
+		return 0
+	}
+	to := now
+	if !a.end.IsZero() {
+		to = a.end
+	}
+	for _, at := range a.at {
+		if at.After(from) && at.Before(to) {
+			to = at
+		}
+	}
+	return max(0, to.Sub(from))
+}
+
+// attempts writes the table of attempts, with how long each was in which phase.
+func (t *storyText) attempts(story *api.BuildStory) {
+	list := attemptsOf(story.Events)
+	if len(list) == 0 {
+		return
+	}
+	table := table{heading: []string{"ATTEMPT", "MACHINE", "PLACED", "SENDING", "BUILDING", "FETCHING", "OUTCOME"}}
+	for _, a := range list {
+		cells := []string{strconv.Itoa(a.number), a.machine}
+		for _, s := range []api.State{api.Placed, api.Sending, api.Building, api.Fetching} {
+			_, ok := a.at[s]
+			cells = append(cells, known(ok, human.Duration(a.phase(s, t.now))))
+		}
+		outcome := a.outcome
+		if a.end.IsZero() {
+			outcome = "goes on"
+		}
+		table.add(append(cells, outcome)...)
+	}
+	t.WriteString("\n")
+	_ = table.write(t, t.width) // a Builder takes everything
+}
+
+func (t *storyText) events(story *api.BuildStory) {
+	if len(story.Events) > 0 {
+		t.WriteString("\n")
+	}
+	for i := range story.Events {
+		t.WriteString(eventLine(&story.Events[i], story.Build.Submitted) + "\n")
+	}
+}
