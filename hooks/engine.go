@@ -174,16 +174,18 @@ func (e *Engine) adopt(ctx context.Context, configs []Config) error {
 		}
 	}
 	var list []*hook
+	var failed error
 	for _, c := range configs {
 		runner := e.runner(&c)
 		h := running[c.Name]
-		if h == nil {
+		if h != nil {
+			h.configure(c, runner)
+		} else {
 			var err error
 			if h, err = e.open(ctx, c, runner); err != nil {
-				return fmt.Errorf("hook %s: %w", c.Name, err)
+				failed = errors.Join(failed, fmt.Errorf("hook %s: %w", c.Name, err))
+				continue
 			}
-		} else {
-			h.configure(c, runner)
 		}
 		list = append(list, h)
 	}
@@ -193,7 +195,7 @@ func (e *Engine) adopt(ctx context.Context, configs []Config) error {
 	for _, h := range list {
 		h.nudge() // what happened since it first looked, when nobody would have told it
 	}
-	return e.forgetOthers(ctx, wanted)
+	return errors.Join(failed, e.forgetOthers(ctx, wanted))
 }
 
 // runner returns what carries a hook's runs out.

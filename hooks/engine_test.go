@@ -108,7 +108,7 @@ func TestRetryParkAndRetryAgain(t *testing.T) {
 		if diff := cmp.Diff([]string{"h/2 parked 8", "h/4 parked 8"}, b.states()); diff != "" {
 			t.Fatalf("(-want +got)\n%s", diff)
 		}
-		run, err := b.engine.Run(t.Context(), "h/2")
+		run, err := b.engine.Run(b.t.Context(), "h/2")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -131,7 +131,7 @@ func TestRetryParkAndRetryAgain(t *testing.T) {
 			derivation = string(e.Build.Derivation)
 			return "", nil
 		}
-		got, err := b.engine.Retry(t.Context(), &api.HookSelection{IDs: []string{"h/2"}})
+		got, err := b.engine.Retry(b.t.Context(), &api.HookSelection{IDs: []string{"h/2"}})
 		if err != nil || got.Count != 1 {
 			t.Fatal(got, err)
 		}
@@ -142,7 +142,7 @@ func TestRetryParkAndRetryAgain(t *testing.T) {
 		if !strings.Contains(derivation, "b1") {
 			t.Errorf("the derivation is %q", derivation)
 		}
-		got, err = b.engine.Drop(t.Context(), &api.HookSelection{All: true})
+		got, err = b.engine.Drop(b.t.Context(), &api.HookSelection{All: true})
 		if err != nil || got.Count != 1 {
 			t.Fatal(got, err)
 		}
@@ -187,18 +187,18 @@ func TestSelections(t *testing.T) {
 		}
 		for _, s := range bad {
 			var answer *api.Error
-			if _, err := b.engine.Retry(t.Context(), &s); !errors.As(err, &answer) {
+			if _, err := b.engine.Retry(b.t.Context(), &s); !errors.As(err, &answer) {
 				t.Errorf("%+v: %v", s, err)
 			}
-			if _, err := b.engine.Drop(t.Context(), &s); !errors.As(err, &answer) {
+			if _, err := b.engine.Drop(b.t.Context(), &s); !errors.As(err, &answer) {
 				t.Errorf("%+v: %v", s, err)
 			}
 		}
-		if got, err := b.engine.Drop(t.Context(), &api.HookSelection{IDs: []string{"h1/2"}}); err != nil || got.Count != 1 {
+		if got, err := b.engine.Drop(b.t.Context(), &api.HookSelection{IDs: []string{"h1/2"}}); err != nil || got.Count != 1 {
 			t.Error(got, err)
 		}
 		b.note.do = nil
-		got, err := b.engine.Retry(t.Context(), &api.HookSelection{Hook: "h1"})
+		got, err := b.engine.Retry(b.t.Context(), &api.HookSelection{Hook: "h1"})
 		if err != nil || !slices.Equal(got.IDs, []string{"h1/1", "h1/3", "h1/4", "h1/5"}) {
 			t.Error(got, err)
 		}
@@ -206,7 +206,7 @@ func TestSelections(t *testing.T) {
 		if pending, parked := b.engine.Counts(); pending != 0 || parked != 5 {
 			t.Errorf("%d pending, %d parked", pending, parked)
 		}
-		if got, err := b.engine.Drop(t.Context(), &api.HookSelection{All: true}); err != nil || got.Count != 5 {
+		if got, err := b.engine.Drop(b.t.Context(), &api.HookSelection{All: true}); err != nil || got.Count != 5 {
 			t.Error(got, err)
 		}
 		if n := b.engine.details.Load(); n != 0 {
@@ -225,11 +225,11 @@ func TestRetryingRun(t *testing.T) {
 		b.ledger.emit(of(b.ledger.build("b1", nil), api.Building)...)
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		run, err := b.engine.Run(t.Context(), "h/1")
+		run, err := b.engine.Run(b.t.Context(), "h/1")
 		if err != nil || run.State != "retrying" || run.Output != "half" || run.NextTry == nil {
 			t.Fatalf("%+v %v", run, err)
 		}
-		if _, err := b.engine.Retry(t.Context(), &api.HookSelection{All: true}); err != nil {
+		if _, err := b.engine.Retry(b.t.Context(), &api.HookSelection{All: true}); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Second)
@@ -240,7 +240,7 @@ func TestRetryingRun(t *testing.T) {
 		if seen := b.engine.Seen(); seen != 0 {
 			t.Errorf("seen %d: the run still needs the event", seen)
 		}
-		if _, err := b.engine.Drop(t.Context(), &api.HookSelection{IDs: []string{"h/1"}}); err != nil {
+		if _, err := b.engine.Drop(b.t.Context(), &api.HookSelection{IDs: []string{"h/1"}}); err != nil {
 			t.Fatal(err)
 		}
 		if seen := b.engine.Seen(); seen != 1 || len(b.ledger.names(runPrefix)) != 0 {
@@ -300,7 +300,7 @@ func TestTimeoutAndPanic(t *testing.T) {
 		b.ledger.emit(of(b.ledger.build("b2", nil), api.Building)...)
 		b.settle()
 		for id, want := range map[string]string{"h/1": "took longer than 1m0s: ", "h/2": "panic: oh"} {
-			run, err := b.engine.Run(t.Context(), id)
+			run, err := b.engine.Run(b.t.Context(), id)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -333,7 +333,7 @@ func TestConfigurationChanges(t *testing.T) {
 		// The old one goes on as it is configured now, and a new one is there.
 		fail = false
 		old.Events = append(old.Events, BuildSucceeded)
-		if err := b.engine.SetHooks(t.Context(), []Config{old, hookOn("new", BuildStarted, BuildSucceeded)}, nil); err != nil {
+		if err := b.engine.SetHooks(b.t.Context(), []Config{old, hookOn("new", BuildStarted, BuildSucceeded)}, nil); err != nil {
 			t.Fatal(err)
 		}
 		b.ledger.emit(of("b1", api.Succeeded)...)
@@ -341,7 +341,7 @@ func TestConfigurationChanges(t *testing.T) {
 		if diff := cmp.Diff([]string{"b1 build-started 1", "b1 build-succeeded 1", "b1 build-succeeded 1"}, b.note.told()); diff != "" {
 			t.Errorf("(-want +got)\n%s", diff)
 		}
-		if err := b.engine.SetHooks(t.Context(), []Config{{Name: "bad"}}, nil); err == nil {
+		if err := b.engine.SetHooks(b.t.Context(), []Config{{Name: "bad"}}, nil); err == nil {
 			t.Error("a bad hook was taken")
 		}
 		if n := len(b.list().Hooks); n != 2 {
@@ -349,7 +349,7 @@ func TestConfigurationChanges(t *testing.T) {
 		}
 
 		// The old one goes, with its parked run; also one that goes while nothing runs.
-		if err := b.engine.SetHooks(t.Context(), []Config{hookOn("new", BuildStarted)}, nil); err != nil {
+		if err := b.engine.SetHooks(b.t.Context(), []Config{hookOn("new", BuildStarted)}, nil); err != nil {
 			t.Fatal(err)
 		}
 		if diff := cmp.Diff([]string{"cursor/new"}, b.ledger.names("hooks/")); diff != "" {

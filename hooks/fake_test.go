@@ -313,3 +313,20 @@ func (b *bench) states() []string {
 }
 
 var errNo = errors.New("no")
+
+// prunedLedger has only some of the events.
+type prunedLedger struct {
+	*memory
+	left []api.Event
+}
+
+func (p *prunedLedger) Events(_ context.Context, from uint64, _ bool, fn func(api.Event) error) error {
+	for _, ev := range p.left {
+		if ev.Seq >= from {
+			if err := fn(ev); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

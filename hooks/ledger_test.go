@@ -93,6 +93,7 @@ func TestKill(t *testing.T) {
 			t.Fatal("it comes to no end")
 		}
 		if runHooksUntil(t, dir, 20*(round+1)) {
+			t.Logf("killed %d times", round)
 			break
 		}
 	}

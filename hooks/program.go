@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -54,7 +55,12 @@ func (p *program) Run(ctx context.Context, e *Event) (string, error) {
 	// A program that does not read, or not all, is no error: os/exec knows EPIPE.
 	cmd.Stdin = bytes.NewReader(append(input, '\n'))
 	cmd.Stdout, cmd.Stderr = output, output
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	// A coordinator that is killed takes the program with it: the next one carries the
+	// run out again, and both at the same time would be out of order. The signal comes
+	// when the thread ends that started the program.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	// It also bounds the wait for pipes that a grandchild of a program that has ended
 	// keeps open.
@@ -91,7 +97,7 @@ func (p *program) environment(e *Event) []string {
 	set("LIGHTER_EVENT", e.Name)
 	set("LIGHTER_EVENT_SEQ", strconv.FormatUint(e.Seq, 10))
 	set("LIGHTER_BUILD_ID", e.Event.Build)
-	set("LIGHTER_STATE", string(e.Event.State))
+	set("LIGHTER_BUILD_STATE", string(e.Event.State)) // LIGHTER_STATE is lighter's state folder
 	set("LIGHTER_MACHINE", e.Machine)
 	if p.Socket != "" {
 		set("LIGHTER_SOCKET", p.Socket)

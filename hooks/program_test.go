@@ -49,13 +49,13 @@ func TestProgramGetsTheEvent(t *testing.T) {
 	}
 	want := p.Dir + `
 LIGHTER_BUILD_ID=b1
+LIGHTER_BUILD_STATE=succeeded
 LIGHTER_DERIVATION=` + string(path("x.drv")) + `
 LIGHTER_EVENT=build-succeeded
 LIGHTER_EVENT_SEQ=7
 LIGHTER_MACHINE=m1
 LIGHTER_OUTPUTS=` + string(path("x-doc")) + " " + string(path("x")) + `
 LIGHTER_SOCKET=/run/s
-LIGHTER_STATE=succeeded
 LIGHTER_SYSTEM=x86_64-linux
 LIGHTER_TAG_a_b_c=2
 LIGHTER_TAG_set=nightly 1

@@ -72,7 +72,7 @@ func writeHooks(inv *invocation, list *api.HookList, now time.Time) error {
 		fmt.Fprintln(inv.Err, "no hooks")
 		return nil
 	}
-	hooks := table{heading: []string{"HOOK", "RUNS", "EVENTS", "WAITING", "RUNNING", "PARKED", "DONE", "BEHIND"}}
+	hooks := table{heading: []string{"HOOK", "COMMAND", "EVENTS", "WAITING", "RUNNING", "PARKED", "DONE", "BEHIND"}}
 	for i := range list.Hooks {
 		h := &list.Hooks[i]
 		hooks.add(h.Name, hookDoes(h), strings.Join(h.Events, " "), human.Number(h.Waiting), human.Number(h.Running), human.Number(h.Parked),

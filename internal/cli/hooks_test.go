@@ -94,7 +94,7 @@ func TestHooks(t *testing.T) {
 		asked           string
 	}{
 		{args: "list", out: `
-HOOK     RUNS               EVENTS                     WAITING  RUNNING  PARKED  DONE    BEHIND
+HOOK     COMMAND            EVENTS                     WAITING  RUNNING  PARKED  DONE    BEHIND
 publish  built in: publish  build-succeeded            2        0        1       12,345  7
 mail     /bin/mail me       build-failed machine-lost  0        1        0       0       0
 
