@@ -45,13 +45,11 @@ func TestHour(t *testing.T) {
 func TestQueues(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &Coordinator{counts: newCounters(), tasks: make(map[store.Path]*task), started: time.Now()}
-		for _, m := range []*machine{
+		c.machines = []*machine{
 			{Machine: machines.Machine{Name: "a", Systems: []string{"x"}, ParallelBuilds: 3, Speed: 1}, state: stateUp},
 			{Machine: machines.Machine{Name: "b", Systems: []string{"x", "y"}, ParallelBuilds: 1, Speed: 2}, state: stateUp},
 			{Machine: machines.Machine{Name: "c", Systems: []string{"x"}, ParallelBuilds: 100, Speed: 1}, state: stateDown},
 			{Machine: machines.Machine{Name: "d", Systems: []string{"z"}, ParallelBuilds: 9, Speed: 1}, state: stateUp, setting: machineSetting{Draining: true}},
-		} {
-			c.machines = append(c.machines, m)
 		}
 		add := func(system string, state api.State, expected, rank time.Duration) *record {
 			name := store.Path(fmt.Sprint(len(c.tasks)))

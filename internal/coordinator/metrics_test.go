@@ -131,6 +131,7 @@ func TestMetrics(t *testing.T) {
 	f.awaitState(f.submit(f.drv("bad", "fail"))[0], api.Failed)
 	held := f.submit(f.drv("held", "hold"))[0]
 	f.awaitState(held, api.Building)
+	f.until("the ledger counts it", func() bool { return f.ledger.Counts()[api.Building] == 1 })
 	var b bytes.Buffer
 	if err := client.Metrics(t.Context(), &b); err != nil {
 		t.Fatal(err)
