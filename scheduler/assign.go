@@ -50,7 +50,7 @@ func newCandidate(m *Machine) *candidate {
 	for _, d := range m.Busy {
 		c.ends.push(max(0, d.Seconds()))
 	}
-	if rule, _, _ := m.busy(0, 0); rule == "" {
+	if m.occupied(0, 0) == "" {
 		c.free = m.Slots - len(m.Busy)
 	}
 	return c
@@ -144,7 +144,7 @@ func newRound(in Input) *round {
 		}
 		f := &fit{}
 		for _, m := range all {
-			if rule, _, _ := mismatch(m.Machine, c.system, c.features, c.skip); rule == "" && m.usable() {
+			if m.usable() && m.excludes(c.system, c.features, c.skip) == "" {
 				f.candidates = append(f.candidates, m)
 			}
 		}
