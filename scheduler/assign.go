@@ -176,7 +176,7 @@ func newCandidates(list []Machine) (all []*candidate, machines []*Machine) {
 		n := len(m.Busy) + max(0, m.Slots)
 		unsorted[i].init(m, ends[:0:n])
 		ends = ends[n:]
-		order[i], machines[i] = int32(i), m //nolint:gosec // there are not that many machines
+		order[i], machines[i] = int32(i), m
 	}
 	slices.SortFunc(order, func(a, b int32) int {
 		x, y := &unsorted[a], &unsorted[b]
