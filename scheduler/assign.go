@@ -1,9 +1,9 @@
 package scheduler
 
 import (
-	"cmp"
 	"math"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -39,22 +39,30 @@ type candidate struct {
 }
 
 func newCandidate(m *Machine) *candidate {
-	c := &candidate{Machine: m, speed: m.Speed, bandwidth: m.Bandwidth, pending: float64(m.Pending)}
+	c := new(candidate)
+	c.init(m, make([]float64, 0, len(m.Busy)))
+	return c
+}
+
+// init makes c the candidate of a machine, with room for the ends of its slots.
+func (c *candidate) init(m *Machine, ends []float64) {
+	*c = candidate{Machine: m, speed: m.Speed, bandwidth: m.Bandwidth, pending: float64(m.Pending)}
 	if !(c.speed > 0) {
 		c.speed = 1
 	}
 	if !(c.bandwidth > 0) {
 		c.bandwidth = DefaultBandwidth
 	}
-	c.ends.less = func(a, b float64) bool { return a < b }
+	c.ends = heap[float64]{items: ends, less: earlier}
 	for _, d := range m.Busy {
 		c.ends.push(max(0, d.Seconds()))
 	}
-	if rule, _, _ := m.busy(0, 0); rule == "" {
+	if m.occupied(0, 0) == "" {
 		c.free = m.Slots - len(m.Busy)
 	}
-	return c
 }
+
+func earlier(a, b float64) bool { return a < b }
 
 // usable reports whether the machine can take a build now or when one of its
 // builds ends. One that is overloaded by others is left alone.
@@ -125,26 +133,19 @@ type fit struct {
 
 func newRound(in Input) *round {
 	r := &round{now: in.Now, missing: in.Missing, fits: make(map[*class]*fit)}
-	var all []*candidate
-	var machines []*Machine
-	for i := range in.Machines {
-		c := newCandidate(&in.Machines[i])
-		all = append(all, c)
-		machines = append(machines, c.Machine)
+	all, machines := newCandidates(in.Machines)
+	for _, c := range all {
 		r.free += c.free
 		r.slots += c.Slots
 	}
-	slices.SortFunc(all, func(a, b *candidate) int {
-		return cmp.Or(cmp.Compare(b.speed, a.speed), cmp.Compare(a.Name, b.Name))
-	})
 	var classes []*class
 	for _, c := range in.Queue.sorted() {
 		if b := blocked(c, machines); b != nil {
 			r.plan.Blocked = append(r.plan.Blocked, *b)
 		}
-		f := &fit{}
+		f := &fit{candidates: make([]*candidate, 0, len(all))}
 		for _, m := range all {
-			if rule, _, _ := mismatch(m.Machine, c.system, c.features, c.skip); rule == "" && m.usable() {
+			if m.usable() && m.excludes(c.system, c.features, c.skip) == "" {
 				f.candidates = append(f.candidates, m)
 			}
 		}
@@ -155,6 +156,43 @@ func newRound(in Input) *round {
 	}
 	r.merge = newMerge(classes)
 	return r
+}
+
+// newCandidates makes all candidates of a round, the fastest first, then by name. The
+// machines are in the given order.
+func newCandidates(list []Machine) (all []*candidate, machines []*Machine) {
+	room := 0
+	for i := range list {
+		room += len(list[i].Busy) + max(0, list[i].Slots)
+	}
+	// A round is short, and there are many: it takes its memory in a few pieces, and
+	// sorts numbers, since to move pointers is dear while garbage is collected.
+	ends := make([]float64, room)
+	unsorted := make([]candidate, len(list))
+	order := make([]int32, len(list))
+	machines = make([]*Machine, len(list))
+	for i := range list {
+		m := &list[i]
+		n := len(m.Busy) + max(0, m.Slots)
+		unsorted[i].init(m, ends[:0:n])
+		ends = ends[n:]
+		order[i], machines[i] = int32(i), m
+	}
+	slices.SortFunc(order, func(a, b int32) int {
+		x, y := &unsorted[a], &unsorted[b]
+		switch {
+		case x.speed > y.speed:
+			return -1
+		case x.speed < y.speed:
+			return 1
+		}
+		return strings.Compare(x.Name, y.Name)
+	})
+	all = make([]*candidate, len(list))
+	for i, n := range order {
+		all[i] = &unsorted[n]
+	}
+	return all, machines
 }
 
 // choice is a machine for a build, with what follows from it.

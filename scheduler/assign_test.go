@@ -92,6 +92,9 @@ func checkPlan(t *testing.T, in Input, p Plan) {
 		if a.Missing != lacks {
 			t.Errorf("%s lacks %d bytes for %s, not %d", a.Machine, lacks, a.Build.ID, a.Missing)
 		}
+		if !Possible(a.Build, in.Machines) {
+			t.Errorf("%s is placed, though it is not possible", a.Build.ID)
+		}
 		v := Explain(a.Build, []Machine{*m}, in.Missing)[0]
 		if !v.OK() {
 			t.Errorf("%s is placed on %s", a.Build.ID, v.String())
@@ -356,6 +359,51 @@ func BenchmarkAssign(b *testing.B) {
 			}
 		})
 	}
+}
+
+// BenchmarkAssignFew is a round of a farm that keeps up: 200 machines, half of whose
+// slots are taken, and a build or two that just got ready.
+func BenchmarkAssignFew(b *testing.B) {
+	machines := make([]Machine, 200)
+	for i := range machines {
+		machines[i] = Machine{
+			Name: fmt.Sprintf("m%03d", i*77%200), Systems: []string{"i686-linux", "x86_64-linux"}, Slots: 4, Speed: 1 + float64(i%40)/100,
+			Cores: 4, OverloadThreshold: 2, FreeDisk: 1 << 40, MinFreeDisk: 1 << 30, Busy: make([]time.Duration, i%5),
+		}
+	}
+	for _, n := range []int{1, 16} {
+		b.Run(fmt.Sprintf("builds=%d", n), func(b *testing.B) {
+			queue := NewQueue()
+			for i := range n {
+				queue.Push(Build{ID: fmt.Sprintf("b%d", i), System: "x86_64-linux", Seq: uint64(i)})
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				if p := Assign(Input{Now: epoch, Machines: machines, Queue: queue}); len(p.Assignments) != n {
+					b.Fatalf("%d assignments", len(p.Assignments))
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkPossible(b *testing.B) {
+	_, machines := manyBuilds()
+	build := Build{System: "x86_64-linux", Features: []string{"kvm"}}
+	b.Run("Possible", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if !Possible(&build, machines) {
+				b.Fatal("no machine")
+			}
+		}
+	})
+	b.Run("Explain", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			Explain(&build, machines, nil)
+		}
+	})
 }
 
 func BenchmarkQueue(b *testing.B) {

@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -12,22 +13,32 @@ func Explain(b *Build, machines []Machine, missing func(b *Build, machine string
 	verdicts := make([]Verdict, len(machines))
 	for i := range machines {
 		m := &machines[i]
-		v := Verdict{Machine: m.Name}
-		v.Rule, v.Wanted, v.Actual = mismatch(m, b.System, b.Features, b.Skip)
+		v := Verdict{Machine: m.Name, Rule: m.excludes(b.System, b.Features, b.Skip)}
+		var lacks int64
 		if v.Rule == "" {
-			var lacks int64
 			if missing != nil {
 				lacks = missing(b, m.Name)
 			}
-			v.Rule, v.Wanted, v.Actual = m.busy(lacks, 0)
-			if v.Rule == "" || v.Rule == RuleSlots {
+			if v.Rule = m.occupied(lacks, 0); v.Rule == "" || v.Rule == RuleSlots {
 				c := newCandidate(m)
 				v.Finish = duration(c.wait() + c.transfer(lacks) + c.build(b))
 			}
 		}
+		v.Wanted, v.Actual = m.words(v.Rule, b, lacks)
 		verdicts[i] = v
 	}
 	return verdicts
+}
+
+// Possible reports whether a machine of the list could take the build if it were idle
+// and up. It is what Explain would find, at a fraction of the cost where one can.
+func Possible(b *Build, machines []Machine) bool {
+	for i := range machines {
+		if m := &machines[i]; m.Slots > 0 && m.excludes(b.System, b.Features, b.Skip) == "" {
+			return true
+		}
+	}
+	return false
 }
 
 // String says it in a line.
@@ -46,33 +57,42 @@ func (r Rule) permanent() bool {
 // blocked says why no machine can take the builds of a class now, or returns nil
 // if one can.
 func blocked(c *class, machines []*Machine) *Blocked {
+	if slices.ContainsFunc(machines, func(m *Machine) bool { return c.obstacle(m) == "" }) {
+		return nil
+	}
 	b := &Blocked{System: c.system, Features: c.features, Skip: c.skip, Builds: len(c.heap.items), Never: true}
 	excluded := make(map[Rule]int)
 	var busy []string
+	const shown = 5
+	more := 0
 	for _, m := range machines {
-		rule, _, actual := mismatch(m, c.system, c.features, c.skip)
-		if rule == "" {
-			rule, _, actual = m.busy(0, 0)
-		}
-		switch {
-		case rule == "":
-			return nil
+		switch rule := c.obstacle(m); {
 		case rule.permanent():
 			excluded[rule]++
+		case len(busy) == shown:
+			more++
 		default:
 			b.Never = false
+			_, actual := m.words(rule, nil, 0)
 			busy = append(busy, m.Name+": "+actual)
 		}
 	}
-	const shown = 5
-	if n := len(busy) - shown; n > 0 {
-		busy = append(busy[:shown], fmt.Sprintf("and %d more", n))
+	if more > 0 {
+		busy = append(busy, fmt.Sprintf("and %d more", more))
 	}
 	b.Reason = strings.Join(busy, "; ")
 	if b.Never {
 		b.Reason = c.neverReason(excluded, len(machines))
 	}
 	return b
+}
+
+// obstacle returns the first rule that keeps builds of the class from a machine now.
+func (c *class) obstacle(m *Machine) Rule {
+	if rule := m.excludes(c.system, c.features, c.skip); rule != "" {
+		return rule
+	}
+	return m.occupied(0, 0)
 }
 
 // neverReason names the rule that the machines which come closest fail.

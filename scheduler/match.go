@@ -6,53 +6,80 @@ import (
 	"strings"
 )
 
-// mismatch applies the rules that do not depend on the hour: what the machine is
-// for, and where the build shall not go. Features and skip are of the build.
-func mismatch(m *Machine, system string, features, skip []string) (rule Rule, wanted, actual string) {
+// excludes applies the rules that do not depend on the hour: what the machine is for,
+// and where the build shall not go. It returns the first that excludes the machine, or
+// nothing. Features and skip are of the build.
+func (m *Machine) excludes(system string, features, skip []string) Rule {
 	if !slices.Contains(m.Systems, system) {
-		return RuleSystem, system, list(m.Systems)
+		return RuleSystem
 	}
 	for _, f := range features {
 		if !slices.Contains(m.Features, f) && !slices.Contains(m.MandatoryFeatures, f) {
-			return RuleFeatures, list(features), list(slices.Concat(m.Features, m.MandatoryFeatures))
+			return RuleFeatures
 		}
 	}
 	for _, f := range m.MandatoryFeatures {
 		if !slices.Contains(features, f) {
-			return RuleMandatory, "a build that requires " + list(m.MandatoryFeatures), "requires " + list(features)
+			return RuleMandatory
 		}
 	}
 	if slices.Contains(skip, m.Name) {
-		return RuleSkip, "another machine", "the build is not to use this one again"
+		return RuleSkip
 	}
-	return "", "", ""
+	return ""
 }
 
-// busy applies the rules about what the machine does now; missing is how many
+// occupied applies the rules about what the machine does now; missing is how many
 // bytes the build lacks there. started counts the builds that this round has
 // placed there already.
-func (m *Machine) busy(missing int64, started int) (rule Rule, wanted, actual string) {
+func (m *Machine) occupied(missing int64, started int) Rule {
 	switch {
 	case m.Unavailable != "":
-		return RuleAvailable, "a machine that is up", m.Unavailable
+		return RuleAvailable
 	case m.Refuses != "":
-		return RuleAdmission, "a machine with room for it", m.Refuses
+		return RuleAdmission
 	case m.overloaded(started):
-		actual := fmt.Sprintf("load %.2f per core", m.Load)
-		if n := m.JustStarted + started; n > 0 && m.Cores > 0 {
-			actual += fmt.Sprintf(", and %d just started on %d cores", n, m.Cores)
-		}
-		return RuleLoad, fmt.Sprintf("load below %.2f per core", m.OverloadThreshold), actual
+		return RuleLoad
 	case m.diskFull(missing):
-		actual := bytes(m.FreeDisk) + " free"
+		return RuleDisk
+	case len(m.Busy)+started >= m.Slots:
+		return RuleSlots
+	}
+	return ""
+}
+
+// words says for people what a rule asks for and what there is. It is apart from the
+// rules because a round applies those often, and this is slow.
+func (m *Machine) words(rule Rule, b *Build, missing int64) (wanted, actual string) {
+	switch rule {
+	case RuleSystem:
+		return b.System, list(m.Systems)
+	case RuleFeatures:
+		return list(b.Features), list(slices.Concat(m.Features, m.MandatoryFeatures))
+	case RuleMandatory:
+		return "a build that requires " + list(m.MandatoryFeatures), "requires " + list(b.Features)
+	case RuleSkip:
+		return "another machine", "the build is not to use this one again"
+	case RuleAvailable:
+		return "a machine that is up", m.Unavailable
+	case RuleAdmission:
+		return "a machine with room for it", m.Refuses
+	case RuleLoad:
+		actual = fmt.Sprintf("load %.2f per core", m.Load)
+		if m.JustStarted > 0 && m.Cores > 0 {
+			actual += fmt.Sprintf(", and %d just started on %d cores", m.JustStarted, m.Cores)
+		}
+		return fmt.Sprintf("load below %.2f per core", m.OverloadThreshold), actual
+	case RuleDisk:
+		actual = bytes(m.FreeDisk) + " free"
 		if missing+m.Pending > 0 {
 			actual += fmt.Sprintf(", and %s on the way or to be sent", bytes(missing+m.Pending))
 		}
-		return RuleDisk, bytes(m.MinFreeDisk) + " left free", actual
-	case len(m.Busy)+started >= m.Slots:
-		return RuleSlots, "a free slot", fmt.Sprintf("%d of %d taken", len(m.Busy)+started, m.Slots)
+		return bytes(m.MinFreeDisk) + " left free", actual
+	case RuleSlots:
+		return "a free slot", fmt.Sprintf("%d of %d taken", len(m.Busy), m.Slots)
 	}
-	return "", "", ""
+	return "", ""
 }
 
 // overloaded counts each build that the load average does not show yet as one

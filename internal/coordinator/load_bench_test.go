@@ -21,6 +21,7 @@ import (
 	"lighter/machines"
 	"lighter/nar/signature"
 	"lighter/store"
+	"lighter/store/derivation"
 	"lighter/store/storetest"
 )
 
@@ -30,6 +31,8 @@ const (
 	loadMachines = 200
 	loadSlots    = 4 // of each
 	loadBuild    = 200 * time.Millisecond
+	loadInputs   = 40   // items that a build needs
+	loadItems    = 1000 // that there are
 )
 
 // BenchmarkLoad has 64 clients submit builds of 200 ms, one by one, while 200 machines
@@ -131,10 +134,17 @@ func newLoadFarm(b *testing.B, builds int) *loadFarm {
 	f := &loadFarm{farm: unstarted(b), results: make(map[store.Path]*simResult), outputs: make(map[store.Path]*simResult)}
 	key := newKey(b)
 	f.acl.Add(key.Public())
+	sources := f.sources(b)
+	random := rand.New(rand.NewPCG(1, 2))
 	for i := range builds {
+		d := &derivation.Derivation{System: "x86_64-linux"}
+		for range loadInputs {
+			d.Sources = append(d.Sources, sources[random.IntN(len(sources))])
+		}
+		slices.Sort(d.Sources)
+		d.Sources = slices.Compact(d.Sources)
 		// So many packages, of which some have been built before.
-		drv := f.drv(fmt.Sprintf("package%d-1.%d", i%500, i), "")
-		f.drvs = append(f.drvs, drv)
+		f.drvs = append(f.drvs, f.deriveOnly(d, fmt.Sprintf("package%d-1.%d", i%500, i)))
 	}
 	f.makeResults(b, key)
 	f.config.Logger = slog.New(slog.DiscardHandler)
@@ -148,6 +158,33 @@ func newLoadFarm(b *testing.B, builds int) *loadFarm {
 	b.Cleanup(f.shutDown)
 	f.awaitMachines(b)
 	return f
+}
+
+// sources are items of the head that builds need.
+func (f *loadFarm) sources(b *testing.B) []store.Path {
+	var all []store.Path
+	for i := range loadItems {
+		p, err := f.head.AddText(b.Context(), fmt.Sprintf("item-%d", i), fmt.Appendf(nil, "item %d", i), nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		all = append(all, p)
+	}
+	return all
+}
+
+// deriveOnly adds a derivation to the head's store.
+func (f *loadFarm) deriveOnly(d *derivation.Derivation, name string) store.Path {
+	d.Builder, d.Outputs = "builtin:fake", []derivation.Output{{Name: "out"}}
+	d.Env = []derivation.EnvVar{{Name: "out"}}
+	if err := f.hasher.Fill(name, d); err != nil {
+		f.t.Fatal(err)
+	}
+	path, err := f.head.AddText(f.t.Context(), name+".drv", d.Marshal(), d.References())
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return path
 }
 
 // makeResults makes the archives of all outputs, on all processors.

@@ -3,7 +3,6 @@ package coordinator
 import (
 	"fmt"
 	"math"
-	"slices"
 	"strings"
 	"time"
 
@@ -119,6 +118,9 @@ func (c *Coordinator) neverReason(t *task) string {
 
 // neverTakes is neverReason for any build.
 func (c *Coordinator) neverTakes(b *scheduler.Build) string {
+	if scheduler.Possible(b, c.staticMachines()) {
+		return ""
+	}
 	var closest string
 	for _, v := range scheduler.Explain(b, c.staticMachines(), nil) {
 		switch v.Rule {
@@ -140,8 +142,7 @@ func (c *Coordinator) neverTakes(b *scheduler.Build) string {
 
 // possible reports whether a machine of the list may take a build, idle and up.
 func (c *Coordinator) possible(b *scheduler.Build) bool {
-	verdicts := scheduler.Explain(b, c.staticMachines(), nil)
-	return slices.ContainsFunc(verdicts, func(v scheduler.Verdict) bool { return v.OK() })
+	return scheduler.Possible(b, c.staticMachines())
 }
 
 // possibleOn is possible for one machine.
