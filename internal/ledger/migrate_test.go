@@ -179,9 +179,7 @@ func TestMigrationIsInterrupted(t *testing.T) {
 		if writes.Load() <= n {
 			break
 		}
-		if n > 40 {
-			n += n / 4
-		}
+		n += n / 4
 	}
 	if resumed == 0 {
 		t.Error("no migration was resumed in the middle")
