@@ -1,7 +1,7 @@
 // Command bench measures lighter beside its peers, in the same run on the same
 // machine: each of ours alternates with the peer's, and medians are compared.
 //
-//	go run ./internal/bench [-n 5] [-run REGEXP]
+//	go run ./internal/bench [-n 5] [-run REGEXP] [-builds 1000000]
 //
 // The result is a Markdown table. Machines are noisy: the ratio is what counts.
 package main
@@ -27,6 +27,7 @@ var sections = []section{
 	{"tar", benchTar},
 	{"ssh", benchSSH},
 	{"ledger", benchLedger},
+	{"million", benchMillion},
 	{"builds", benchFarm},
 	{"memory", benchMemory},
 }
@@ -34,6 +35,7 @@ var sections = []section{
 // bench is one run of the program.
 type bench struct {
 	runs   int
+	builds int    // in the section "million"
 	folder string // for files; deleted in the end
 	rows   []row
 }
@@ -54,14 +56,22 @@ func run() error {
 	n := flag.Int("n", 5, "measurements of each kind")
 	only := flag.String("run", "", "sections to run, a regular expression")
 	folder := flag.String("dir", "", "folder for files (default a temporary one)")
+	builds := flag.Int("builds", 1_000_000, "builds in the ledger of the section \"million\"; it takes about 2 KB for each, and twice that while it prunes")
+	opened := flag.String("million-start", "", "open this ledger, and say what it takes (for the section \"million\")")
 	flag.Parse()
+	if *opened != "" {
+		return startOnce(*opened)
+	}
+	if *builds < 10_000 {
+		return fmt.Errorf("-builds %d: want at least 10000", *builds)
+	}
 	wanted, err := regexp.Compile(*only)
 	if err != nil {
 		return fmt.Errorf("-run: %w", err)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	b := &bench{runs: *n}
+	b := &bench{runs: *n, builds: *builds}
 	if b.folder, err = os.MkdirTemp(*folder, "lighter-bench-"); err != nil {
 		return err
 	}

@@ -32,7 +32,8 @@ func (l *Ledger) news() (uint64, <-chan struct{}) {
 const eventChunk = 256
 
 // Events calls fn for every event with number from (0 counts as 1) and above, in
-// order, none missed and none twice, and returns fn's error if it returns one.
+// order, none missed and none twice, and returns fn's error if it returns one. Those
+// that Prune has removed are skipped.
 // With follow it goes on with events to come, until the context ends (its error is
 // returned) or the ledger is closed (ErrClosed).
 func (l *Ledger) Events(ctx context.Context, from uint64, follow bool, fn func(api.Event) error) error {

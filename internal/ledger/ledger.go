@@ -138,7 +138,8 @@ type Options struct {
 	// FS is the file system; nil is the real one. Tests have disks that fail.
 	FS vfs.FS
 
-	memTable uint64 // for tests: the size of the tables in memory, in bytes; 0 is memTableSize
+	memTable uint64        // for tests: the size of the tables in memory, in bytes; 0 is memTableSize
+	migrated func(*Ledger) // for tests: called after each step of a migration, if not nil
 }
 
 func (o Options) withDefaults() Options {

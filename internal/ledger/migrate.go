@@ -94,6 +94,9 @@ func (m *migration) step(prefix []byte, done *uint64, visit func(g *group, numbe
 	for system := range g.systems {
 		m.l.systems[system] = true
 	}
+	if m.l.opts.migrated != nil {
+		m.l.opts.migrated(m.l)
+	}
 	if time.Since(m.logged) > progressEvery {
 		m.logged = time.Now()
 		m.l.opts.Logger.Info("ledger: bringing it to a new format", "builds", m.done.build, "events", m.done.event)

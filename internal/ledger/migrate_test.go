@@ -97,10 +97,10 @@ func (quiet) Errorf(string, ...any)        {}
 func (quiet) Fatalf(text string, a ...any) { panic(fmt.Sprintf(text, a...)) }
 
 // verifyMigrated compares a ledger with the builds that were in it before.
-func verifyMigrated(t *testing.T, l *Ledger, m *model, last uint64) {
+func verifyMigrated(t *testing.T, l *Ledger, m *model, last uint64, filters int) {
 	t.Helper()
 	check(t, l)
-	m.compare(t, l, 50)
+	m.compare(t, l, filters)
 	var paused bool
 	if found, err := l.Setting(t.Context(), "paused", &paused); err != nil || !found || !paused {
 		t.Errorf("setting: %v, %v, %v", found, paused, err)
@@ -122,7 +122,7 @@ func TestMigration(t *testing.T) {
 	var log bytes.Buffer
 	opts := Options{FS: fs, Logger: slog.New(slog.NewTextHandler(&log, nil))}
 	l := open(t, "ledger", opts)
-	verifyMigrated(t, l, m, last)
+	verifyMigrated(t, l, m, last, 50)
 	if !strings.Contains(log.String(), "bringing it to a new format") || !strings.Contains(log.String(), "builds=2500") {
 		t.Errorf("log: %s", &log)
 	}
@@ -141,13 +141,37 @@ func TestMigration(t *testing.T) {
 	check(t, l)
 }
 
-// A migration that fails at any write, or after which the machine loses power, is gone on
-// with at the next start. From its first write on, an older lighter refuses the ledger.
+// A migration that is cut off after any of its steps goes on there at the next start.
 func TestMigrationIsInterrupted(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	m, last := writeFormat1(t, fs, migrationStep+200)
+	var crashed []*vfs.MemFS
+	l := open(t, "ledger", Options{FS: fs, memTable: smallTable, migrated: func(l *Ledger) {
+		if err := l.db.LogData(nil, pebble.Sync); err != nil {
+			t.Error(err)
+		}
+		crashed = append(crashed, fs.CrashClone(vfs.CrashCloneCfg{}))
+	}})
+	verifyMigrated(t, l, m, last, 15)
+	if len(crashed) != 2+3 { // of builds, and of events, of which there are more
+		t.Errorf("%d steps", len(crashed))
+	}
+	for i, fs := range crashed {
+		var log bytes.Buffer
+		l := open(t, "ledger", Options{FS: fs, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		if text := log.String(); strings.Contains(text, "fromBuild=0") || strings.Contains(text, "fromEvent=0") != (i < 2) {
+			t.Errorf("after step %d it began anew: %s", i, text)
+		}
+		verifyMigrated(t, l, m, last, 15)
+	}
+}
+
+// Wherever a migration fails, and whatever of it is then on the disk, the next start
+// makes a whole ledger of it.
+func TestMigrationFails(t *testing.T) {
 	old := vfs.NewCrashableMem()
-	m, last := writeFormat1(t, old, 2500)
-	resumed := 0
-	for n := int64(0); ; n++ {
+	m, last := writeFormat1(t, old, migrationStep/4)
+	for n := int64(0); ; n += 1 + n/3 {
 		fs := old.CrashClone(vfs.CrashCloneCfg{})
 		var writes atomic.Int64
 		injector := errorfs.InjectorFunc(func(op errorfs.Op) error {
@@ -160,31 +184,14 @@ func TestMigrationIsInterrupted(t *testing.T) {
 		if err == nil {
 			_ = l.Close()
 		}
-		crashed := fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 50, RNG: rand.New(rand.NewPCG(uint64(n), 6))})
-		var log bytes.Buffer
-		l, err = Open("ledger", Options{FS: crashed, Logger: slog.New(slog.NewTextHandler(&log, nil))})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if text := log.String(); strings.Contains(text, "fromBuild") && !strings.Contains(text, "fromBuild=0") {
-			resumed++
-		}
-		verifyMigrated(t, l, m, last)
-		if err := l.Close(); err != nil {
-			t.Fatal(err)
-		}
+		l = open(t, "ledger", Options{FS: fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 50, RNG: rand.New(rand.NewPCG(uint64(n), 6))})})
+		verifyMigrated(t, l, m, last, 15)
 		if t.Failed() {
 			t.Fatalf("after %d writes", n)
 		}
 		if writes.Load() <= n {
-			break
+			return
 		}
-		if n > 40 {
-			n += n / 4
-		}
-	}
-	if resumed == 0 {
-		t.Error("no migration was resumed in the middle")
 	}
 }
 

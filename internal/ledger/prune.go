@@ -92,6 +92,7 @@ type pruning struct {
 	archive func(*api.Build, []api.Event) error
 	result  PruneResult
 	batch   []candidate
+	chosen  int       // builds that were to be removed so far
 	removed watermark // the last build and event of those that were removed
 }
 
@@ -138,7 +139,6 @@ func (p *pruning) builds(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	chosen := 0
 	for e, err := range p.l.entries(ctx, q, everywhere()) {
 		if err != nil {
 			return err
@@ -146,32 +146,35 @@ func (p *pruning) builds(ctx context.Context) error {
 		if e.build.Stopped == nil || !e.build.Stopped.Before(p.opts.Before) {
 			continue
 		}
-		events, err := p.l.BuildEvents(ctx, e.build.ID)
-		if err != nil {
-			return err
-		}
-		if n := len(events); n == 0 || p.opts.KeepEventsFrom != 0 && events[n-1].Seq >= p.opts.KeepEventsFrom {
-			continue
-		}
-		chosen++
-		if p.opts.DryRun {
-			p.result.Builds++
-			p.result.Events += len(events)
-		} else if p.batch = append(p.batch, candidate{e, events}); len(p.batch) == pruneBatch {
+		p.batch = append(p.batch, candidate{entry: e})
+		if n := len(p.batch); n == pruneBatch || p.chosen+n == p.opts.Limit {
 			if err := p.flush(); err != nil {
 				return err
 			}
 		}
-		if chosen == p.opts.Limit {
+		if p.opts.Limit != 0 && p.chosen == p.opts.Limit {
 			break
 		}
 	}
 	return p.flush()
 }
 
-// flush archives and removes the batch.
+// flush archives and removes the batch, but for the builds whose events somebody has to
+// see.
 func (p *pruning) flush() error {
+	if err := p.histories(); err != nil {
+		return err
+	}
+	p.chosen += len(p.batch)
 	if len(p.batch) == 0 {
+		return nil
+	}
+	if p.opts.DryRun {
+		for _, c := range p.batch {
+			p.result.Builds++
+			p.result.Events += len(c.events)
+		}
+		p.batch = p.batch[:0]
 		return nil
 	}
 	for _, c := range p.batch {
@@ -187,6 +190,62 @@ func (p *pruning) flush() error {
 	err := p.l.submit(&request{remove: p.removeBatch, durable: true, done: make(chan struct{})})
 	p.batch = p.batch[:0]
 	return err
+}
+
+// histories reads the events of the batch, and takes builds out of it that must stay.
+func (p *pruning) histories() (err error) {
+	if err := p.l.begin(); err != nil {
+		return err
+	}
+	defer p.l.end()
+	snapshot := p.l.db.NewSnapshot()
+	defer func() { err = errors.Join(err, snapshot.Close()) }()
+	history, err := snapshot.NewIter(&pebble.IterOptions{LowerBound: []byte{prefixHistory}, UpperBound: after([]byte{prefixHistory})})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, history.Close()) }()
+	events, err := snapshot.NewIter(&pebble.IterOptions{LowerBound: []byte{prefixEvent}, UpperBound: after([]byte{prefixEvent})})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, events.Close()) }()
+	kept := p.batch[:0]
+	for _, c := range p.batch {
+		if c.events, err = readHistory(history, events, c.number); err != nil {
+			return fmt.Errorf("history of build %s: %w", c.build.ID, err)
+		}
+		if n := len(c.events); n > 0 && (p.opts.KeepEventsFrom == 0 || c.events[n-1].Seq < p.opts.KeepEventsFrom) {
+			kept = append(kept, c)
+		}
+	}
+	p.batch = kept
+	return nil
+}
+
+// readHistory reads the events of a build with iterators over the index of them, and over
+// all events.
+func readHistory(history, events *pebble.Iterator, number uint64) (found []api.Event, err error) {
+	prefix := historyPrefix(number)
+	for ok := history.SeekGE(prefix); ok && bytes.HasPrefix(history.Key(), prefix); ok = history.Next() {
+		if len(history.Key()) != 17 {
+			return nil, corrupt(history.Key())
+		}
+		key := keyEvent(binary.BigEndian.Uint64(history.Key()[9:]))
+		if !events.SeekGE(key) || !bytes.Equal(events.Key(), key) {
+			return nil, errors.Join(corrupt(history.Key()), events.Error())
+		}
+		value, err := events.ValueAndErr()
+		if err != nil {
+			return nil, err
+		}
+		e, err := decodeEvent(key, value)
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, e)
+	}
+	return found, history.Error()
 }
 
 // removeBatch removes the builds of the batch that are as they were archived. The writing
