@@ -182,7 +182,7 @@ func (a *Agent) substitute(ctx context.Context, at *attempt, req *agentapi.Build
 	}
 	limited, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	defer context.AfterFunc(a.ctx, func() { cancel(errShutdown) })()
+	defer context.AfterFunc(a.ctx, func() { cancel(errShutdown) })() //nolint:contextcheck // both end it
 	a.setInterrupt(at.id, cancel)
 	defer a.setInterrupt(at.id, nil)
 	a.substitutes.fetch(limited, req.SubstituteURLs, missing)
