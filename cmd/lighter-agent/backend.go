@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"time"
 
+	"lighter/internal/agent"
 	"lighter/nar/signature"
 	"lighter/store"
 	"lighter/store/daemon"
@@ -22,6 +23,7 @@ type backend struct {
 	builds           string // where its builds have their folders
 	publicKey        string // empty if the store says it itself
 	needsDerivations bool
+	substituter      agent.Substituter // nil if it gets nothing from servers
 	close            func() error
 }
 
@@ -99,7 +101,7 @@ func (s *settings) openDaemon(logger *slog.Logger) (*backend, error) {
 	if err != nil {
 		return nil, usageError{err}
 	}
-	return &backend{store: d, kind: kindDaemon, folder: string(d.Dir()), builds: daemonBuilds, needsDerivations: true, close: d.Close}, nil
+	return &backend{store: d, kind: kindDaemon, folder: string(d.Dir()), builds: daemonBuilds, needsDerivations: true, substituter: d, close: d.Close}, nil
 }
 
 func (s *settings) openLocal(p place, logger *slog.Logger) (*backend, error) {

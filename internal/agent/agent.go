@@ -63,6 +63,12 @@ type Options struct {
 	StoreKind string // as agentapi.Machine; empty is "local"
 	// NeedsDerivations is what agentapi.Machine says under that name.
 	NeedsDerivations bool
+	// Substituter gets missing inputs from the servers that requests name; nil: nothing does.
+	Substituter Substituter
+	// SubstituteTimeout bounds how long a request waits for them; 0 is 5 minutes.
+	// SubstitutePause is how long the servers are not asked again for what they did not
+	// have; 0 is 5 minutes.
+	SubstituteTimeout, SubstitutePause time.Duration
 	// StateDir is a folder for this agent alone; it is made if need be.
 	StateDir string
 	// DiskDir is where free disk is measured. Empty: StateDir.
@@ -98,6 +104,7 @@ const (
 	defaultMaxLog     = 1 << 30
 	defaultMaxBuilds  = 100_000
 	defaultMaxRunning = 1024
+	defaultSubstitute = 5 * time.Minute
 )
 
 func (o Options) withDefaults() Options {
@@ -107,6 +114,8 @@ func (o Options) withDefaults() Options {
 	setDefault(&o.procDir, "/proc")
 	setDefault(&o.Version, version.Version)
 	setDefault(&o.KeepBuilds, defaultKeepBuilds)
+	setDefault(&o.SubstituteTimeout, defaultSubstitute)
+	setDefault(&o.SubstitutePause, defaultSubstitute)
 	setDefault(&o.MaxLog, defaultMaxLog)
 	setDefault(&o.MaxBuilds, defaultMaxBuilds)
 	setDefault(&o.MaxRunning, defaultMaxRunning)
@@ -132,6 +141,8 @@ type Agent struct {
 	handler handler
 	lock    *os.File
 	warming atomic.Bool // the store is being made ready
+
+	substitutes *substitutes // nil if there is no Substituter
 
 	// ctx is that of all builds. It ends with Shutdown.
 	ctx    context.Context
@@ -174,6 +185,9 @@ func New(opts Options) (*Agent, error) {
 		entries: make(map[string]*entry), active: time.Now(),
 	}
 	a.handler = newHandler(a)
+	if opts.Substituter != nil {
+		a.substitutes = newSubstitutes(&opts, a.log)
+	}
 	a.ctx, a.cancel = context.WithCancelCause(context.Background())
 	if err := a.load(a.ctx); err != nil {
 		a.cancel(err)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"runtime/debug"
 	"slices"
@@ -24,6 +25,12 @@ type entry struct {
 	// attempt is the current one, nil while the first one is made. It is changed
 	// by who has the turn, under Agent.mu.
 	attempt *attempt
+
+	// Both are under Agent.mu. hurried counts those who wait for the turn to put an end to
+	// the attempt; interrupt ends what gets its inputs from substitute servers, nil if
+	// nothing does.
+	hurried   int
+	interrupt context.CancelCauseFunc
 }
 
 // enter waits for the turn to change what is under an id, which create makes if there
@@ -124,7 +131,9 @@ func (a *Agent) put(ctx context.Context, id string, req *agentapi.BuildRequest) 
 		return nil, err
 	}
 	a.warm()
+	waited := a.hurry(id, req.Attempt)
 	e, leave, err := a.enter(ctx, id, true)
+	waited()
 	if err != nil {
 		return nil, err
 	}
@@ -193,6 +202,9 @@ func (a *Agent) proceed(ctx context.Context, at *attempt, builder store.Builder,
 		}
 	}
 	missing, err := store.Missing(ctx, a.opts.Store, a.needed(req))
+	if err == nil {
+		missing, err = a.substitute(ctx, at, req, missing)
+	}
 	if err != nil {
 		return fmt.Errorf("build %s: %w", at.id, err)
 	}
@@ -346,7 +358,9 @@ func (a *Agent) guarded(ctx context.Context, at *attempt, builder store.Builder,
 
 // remove does what DELETE asks for.
 func (a *Agent) remove(ctx context.Context, id string) error {
+	waited := a.hurry(id, math.MaxInt)
 	e, leave, err := a.enter(ctx, id, false)
+	waited()
 	if err != nil {
 		return err
 	}

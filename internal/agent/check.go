@@ -2,7 +2,9 @@ package agent
 
 import (
 	"fmt"
+	"net/url"
 	"slices"
+	"strings"
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
@@ -16,6 +18,7 @@ const (
 	maxAttempt = 1 << 30
 	maxOutputs = 1 << 10
 	maxSandbox = 1 << 10
+	maxServers = 1 << 8
 	maxCores   = 1 << 16
 	maxSeconds = api.Seconds(10 * 365 * 24 * 3600)
 	maxIDLen   = 64
@@ -51,6 +54,10 @@ func (a *Agent) check(req *agentapi.BuildRequest) (*derivation.Derivation, error
 		wrong = fmt.Errorf("%d outputs are not 1 to %d", len(req.Outputs), maxOutputs)
 	case len(req.SandboxPaths) > maxSandbox:
 		wrong = fmt.Errorf("%d sandbox paths are more than %d", len(req.SandboxPaths), maxSandbox)
+	case len(req.SubstituteURLs) > maxServers:
+		wrong = fmt.Errorf("%d substitute URLs are more than %d", len(req.SubstituteURLs), maxServers)
+	case slices.ContainsFunc(req.SubstituteURLs, badURL):
+		wrong = fmt.Errorf("substitute URLs %q: want http, https and file, without blanks", req.SubstituteURLs)
 	case req.Cores < 0 || req.Cores > maxCores:
 		wrong = fmt.Errorf("cores %d is not in 0 to %d", req.Cores, maxCores)
 	case !(req.Timeout >= 0 && req.Timeout <= maxSeconds):
@@ -76,6 +83,12 @@ func (a *Agent) check(req *agentapi.BuildRequest) (*derivation.Derivation, error
 		}
 	}
 	return drv, nil
+}
+
+// badURL reports whether a text cannot be the address of a substitute server.
+func badURL(text string) bool {
+	u, err := url.Parse(text)
+	return err != nil || u.Scheme != "http" && u.Scheme != "https" && u.Scheme != "file" || strings.ContainsAny(text, " \t\r\n")
 }
 
 // checkPaths says which one is no item of this store.

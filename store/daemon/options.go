@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"math"
 	"strconv"
+	"strings"
 	"time"
 
 	"lighter/internal/wire"
@@ -34,16 +35,27 @@ func (s *Store) optionsWith(req *store.BuildRequest, substitutes bool, more []st
 	add("build-timeout", seconds(req.Timeout))
 	add("build-max-silent-time", seconds(req.MaxSilentTime))
 	add("build-cores", int64(req.Cores))
+	return encodeOptions(req.KeepFailed, false, s.substitutes, pairs)
+}
+
+// substituteOptions returns the options with which items come from the servers. A user whom
+// the daemon does not trust may name servers too: what they send must be signed by a key of
+// the daemon's ACL.
+func substituteOptions(urls []string) string {
+	return encodeOptions(false, true, true, []string{"multiplexed-build-output", "true", "substitute-urls", strings.Join(urls, " ")})
+}
+
+func encodeOptions(keepFailed, keepGoing, substitutes bool, pairs []string) string {
 	var b bytes.Buffer
 	w := wire.NewWriter(&b)
-	_ = w.Bool(req.KeepFailed) // errors stay until Flush, which has none
-	_ = w.Bool(false)          // keep going
-	_ = w.Bool(false)          // fallback
-	_ = w.Uint64(0)            // verbosity: errors
-	_ = w.Bool(false)          // offload: this is what offloads
-	_ = w.Uint64(0)            // verbosity of builds: their log
-	_ = w.Uint64(0)            // type of the log
-	_ = w.Bool(true)           // build trace: what became of a build
+	_ = w.Bool(keepFailed) // errors stay until Flush, which has none
+	_ = w.Bool(keepGoing)
+	_ = w.Bool(false) // fallback
+	_ = w.Uint64(0)   // verbosity: errors
+	_ = w.Bool(false) // offload: this is what offloads
+	_ = w.Uint64(0)   // verbosity of builds: their log
+	_ = w.Uint64(0)   // type of the log
+	_ = w.Bool(true)  // build trace: what became of a build
 	_ = w.Bool(substitutes)
 	_ = w.Uint64(uint64(len(pairs) / 2))
 	for _, p := range pairs {

@@ -33,6 +33,40 @@ func (s *Store) SubstitutablePaths(ctx context.Context, paths []store.Path) ([]s
 	return found, nil
 }
 
+// Substitute has the daemon download those of the paths that the servers have, and what they
+// refer to. It returns the ones that are valid afterwards, also beside an error, which is
+// about the others; what no server has is no error. The daemon takes what is signed by a
+// key of its ACL.
+func (s *Store) Substitute(ctx context.Context, urls []string, paths []store.Path) ([]store.Path, error) {
+	err := s.check(paths...)
+	if err == nil && len(paths) > 0 {
+		o := substituteOptions(urls)
+		err = s.with(ctx, forBuild, o, func(c *conn) error {
+			if err := c.addTempRoots(paths); err != nil {
+				return err
+			}
+			if err := c.setOptions(o); err != nil {
+				return err
+			}
+			c.op(opBuildThings)
+			c.putPaths(paths)
+			_ = c.w.Uint64(modeNormal) // the error comes with call
+			if err := c.call(nil); err != nil {
+				return err
+			}
+			return c.getDone()
+		})
+	}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	fetched, asked := s.ValidPaths(ctx, paths)
+	if err = errors.Join(err, asked); err != nil {
+		err = fmt.Errorf("substitute %d items: %w", len(paths), err)
+	}
+	return fetched, err
+}
+
 // SubstitutableInfos returns what is known of those of the paths that the daemon could
 // download, in no order. It may take as long as the servers do.
 func (s *Store) SubstitutableInfos(ctx context.Context, paths []store.Path) ([]Substitutable, error) {
