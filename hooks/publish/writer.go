@@ -240,7 +240,14 @@ func infosOf(ctx context.Context, from store.Store, closure bool, paths []store.
 }
 
 // Published reports whether an item is in the folder.
+// What this Writer has found or made lately it does not look for.
 func (w *Writer) Published(ctx context.Context, path store.Path) (bool, error) {
+	w.mu.Lock()
+	seen := time.Since(w.seen[path]) < renewAfter
+	w.mu.Unlock()
+	if seen {
+		return true, nil
+	}
 	_, err := w.fs.Stat(ctx, narinfo.Name(path))
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil

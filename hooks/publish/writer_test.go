@@ -46,8 +46,10 @@ func TestPublish(t *testing.T) {
 			b.wantFiles(narinfo.Name(source), narinfo.Name(top), test.folder+source.Base(), test.folder+top.Base())
 			b.fetches("file://"+b.folder, source, top)
 			for p, want := range map[store.Path]bool{source: true, top: true, other: false} {
-				if got, err := w.Published(t.Context(), p); err != nil || got != want {
-					t.Errorf("published %s: %t, %v", p, got, err)
+				for _, w := range []*Writer{w, b.writer(nil)} {
+					if got, err := w.Published(t.Context(), p); err != nil || got != want {
+						t.Errorf("published %s: %t, %v", p, got, err)
+					}
 				}
 			}
 			if written := b.publish(w, true, top); len(written) != 0 || b.nars[top] != 1 {
