@@ -57,6 +57,11 @@
 // session, whatever its command, like such an account, and takes channels of type
 // direct-streamlocal@openssh.com to ServerSocket.
 //
+// # Folders
+//
+// Folder needs no agent: it reads and writes whole files of a folder on a machine by SFTP,
+// on a connection of its own that is made again when it was lost.
+//
 // # Speed
 //
 // A channel's window in golang.org/x/crypto/ssh is 2 MiB and fixed. One stream thus

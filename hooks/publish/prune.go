@@ -9,6 +9,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"lighter/store"
@@ -18,6 +19,13 @@ import (
 // orphanAge is how old a file may become that no narinfo tells of, in case that one is on
 // its way.
 const orphanAge = 24 * time.Hour
+
+// leastPrune is the least age at which something is removed.
+const leastPrune = time.Hour
+
+// parallelLoads is how many narinfos are read at a time; each takes a round trip where the
+// folder is on another host.
+const parallelLoads = 16
 
 // narFolders are those in which NARs may be.
 var narFolders = []string{"nar", "nar/" + narinfo.Zstd, "nar/" + narinfo.Gzip}
@@ -31,14 +39,18 @@ type Pruned struct {
 
 // Prune removes items that were not published for longer than that, other than those to
 // which an item refers that stays; and logs, failures and what broke off, if they are as
-// old. What refers to an item goes before it. Items may be published meanwhile, by this
+// old. That is an hour at least. What refers to an item goes before it. Items may be published meanwhile, by this
 // process or another one: what is published again stays.
 func (w *Writer) Prune(ctx context.Context, olderThan time.Duration) (*Pruned, error) {
+	defer w.forget()
 	return Prune(ctx, w.fs, w.opts.Dir, olderThan)
 }
 
 // Prune is Writer.Prune for who has no key. The result is there beside an error, too.
 func Prune(ctx context.Context, folder FS, dir store.Dir, olderThan time.Duration) (*Pruned, error) {
+	if olderThan < leastPrune {
+		return new(Pruned), fmt.Errorf("prune %s: %v is too short, since somebody may publish meanwhile: want %v or more", folder, olderThan, leastPrune)
+	}
 	p := &pruner{fs: folder, dir: dir, result: new(Pruned), items: make(map[string]*published), before: time.Now().Add(-olderThan)}
 	err := p.run(ctx)
 	if err != nil {
@@ -49,6 +61,7 @@ func Prune(ctx context.Context, folder FS, dir store.Dir, olderThan time.Duratio
 
 // Remove removes items, whatever refers to them.
 func (w *Writer) Remove(ctx context.Context, paths ...store.Path) error {
+	defer w.forget()
 	p := &pruner{fs: w.fs, dir: w.opts.Dir, result: new(Pruned)}
 	for _, item := range paths {
 		it, err := p.load(ctx, narinfo.Name(item))
@@ -112,27 +125,51 @@ func (p *pruner) loadAll(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var young []*published
-	for _, f := range files {
-		if !strings.HasSuffix(f.Name(), ".narinfo") || !f.Mode().IsRegular() {
-			continue
-		}
-		it, err := p.load(ctx, f.Name())
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		p.items[it.info.Path.HashPart()] = it
-		if !f.ModTime().Before(p.before) {
-			young = append(young, it)
+	files = slices.DeleteFunc(files, func(f fs.FileInfo) bool { return !strings.HasSuffix(f.Name(), ".narinfo") || !f.Mode().IsRegular() })
+	loaded, err := p.loadThese(ctx, files)
+	if err != nil {
+		return err
+	}
+	for _, it := range loaded {
+		if it != nil {
+			p.items[it.info.Path.HashPart()] = it
 		}
 	}
-	for _, it := range young {
-		p.keep(it)
+	for i, it := range loaded {
+		if it != nil && !files[i].ModTime().Before(p.before) {
+			p.keep(it)
+		}
 	}
 	return nil
+}
+
+// loadThese reads narinfos; of those that are gone meanwhile it returns nil.
+func (p *pruner) loadThese(ctx context.Context, files []fs.FileInfo) ([]*published, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	loaded := make([]*published, len(files))
+	next := make(chan int)
+	var workers sync.WaitGroup
+	for range min(parallelLoads, len(files)) {
+		workers.Go(func() {
+			for i := range next {
+				it, err := p.load(ctx, files[i].Name())
+				if err != nil && !errors.Is(err, fs.ErrNotExist) {
+					cancel(err)
+				}
+				loaded[i] = it
+			}
+		})
+	}
+	for i := range files {
+		if ctx.Err() != nil {
+			break
+		}
+		next <- i
+	}
+	close(next)
+	workers.Wait()
+	return loaded, context.Cause(ctx)
 }
 
 func (p *pruner) load(ctx context.Context, name string) (*published, error) {

@@ -38,8 +38,11 @@ import (
 const keyName = "signing-key.pub"
 
 // renewAfter is how old an item's file may be, when it is published again, without being
-// touched.
-const renewAfter = time.Minute
+// touched, and how long a Writer believes that an item is there. Much less than leastPrune.
+const renewAfter = 10 * time.Minute
+
+// maxSeen is how many items a Writer knows to be there.
+const maxSeen = 100_000
 
 // Source is a store from which items are published.
 type Source interface {
@@ -81,6 +84,9 @@ type Writer struct {
 	mu      sync.Mutex // owns what follows
 	started bool
 	flights map[store.Path]chan struct{} // items under way; closed when they are done
+	// seen has when items were found or made, so that of a closure that is there already
+	// a folder on another host is not asked item by item for each build.
+	seen map[store.Path]time.Time
 }
 
 // New returns a Writer. Nothing is written yet; the error is about the options.
@@ -102,6 +108,7 @@ func New(opts Options) (*Writer, error) {
 		opts: opts, fs: opts.FS,
 		places:  make(chan struct{}, opts.Parallel),
 		flights: make(map[store.Path]chan struct{}),
+		seen:    make(map[store.Path]time.Time),
 	}, nil
 }
 
@@ -233,7 +240,14 @@ func infosOf(ctx context.Context, from store.Store, closure bool, paths []store.
 }
 
 // Published reports whether an item is in the folder.
+// What this Writer has found or made lately it does not look for.
 func (w *Writer) Published(ctx context.Context, path store.Path) (bool, error) {
+	w.mu.Lock()
+	seen := time.Since(w.seen[path]) < renewAfter
+	w.mu.Unlock()
+	if seen {
+		return true, nil
+	}
 	_, err := w.fs.Stat(ctx, narinfo.Name(path))
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -246,6 +260,10 @@ func (w *Writer) Published(ctx context.Context, path store.Path) (bool, error) {
 func (w *Writer) item(ctx context.Context, from store.NARWriter, info *store.Info) (bool, error) {
 	for {
 		w.mu.Lock()
+		if time.Since(w.seen[info.Path]) < renewAfter {
+			w.mu.Unlock()
+			return false, nil
+		}
 		other := w.flights[info.Path]
 		if other == nil {
 			own := make(chan struct{})
@@ -254,6 +272,9 @@ func (w *Writer) item(ctx context.Context, from store.NARWriter, info *store.Inf
 			fresh, err := w.writeItem(ctx, from, info)
 			w.mu.Lock()
 			delete(w.flights, info.Path)
+			if err == nil {
+				w.sawLocked(info.Path)
+			}
 			w.mu.Unlock()
 			close(own)
 			return fresh, err
@@ -265,6 +286,21 @@ func (w *Writer) item(ctx context.Context, from store.NARWriter, info *store.Inf
 		case <-other:
 		}
 	}
+}
+
+// sawLocked notes that an item is there.
+func (w *Writer) sawLocked(path store.Path) {
+	if len(w.seen) >= maxSeen {
+		clear(w.seen)
+	}
+	w.seen[path] = time.Now()
+}
+
+// forget ends what is believed to be there.
+func (w *Writer) forget() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	clear(w.seen)
 }
 
 func (w *Writer) writeItem(ctx context.Context, from store.NARWriter, info *store.Info) (bool, error) {

@@ -46,8 +46,10 @@ func TestPublish(t *testing.T) {
 			b.wantFiles(narinfo.Name(source), narinfo.Name(top), test.folder+source.Base(), test.folder+top.Base())
 			b.fetches("file://"+b.folder, source, top)
 			for p, want := range map[store.Path]bool{source: true, top: true, other: false} {
-				if got, err := w.Published(t.Context(), p); err != nil || got != want {
-					t.Errorf("published %s: %t, %v", p, got, err)
+				for _, w := range []*Writer{w, b.writer(nil)} {
+					if got, err := w.Published(t.Context(), p); err != nil || got != want {
+						t.Errorf("published %s: %t, %v", p, got, err)
+					}
 				}
 			}
 			if written := b.publish(w, true, top); len(written) != 0 || b.nars[top] != 1 {
@@ -215,9 +217,9 @@ func TestPrune(t *testing.T) {
 func TestPublishRenews(t *testing.T) {
 	b := newBench(t)
 	p := b.text("item", "x")
-	w := b.writer(nil)
-	b.publish(w, true, p)
+	b.publish(b.writer(nil), true, p)
 	b.age(48*time.Hour, narinfo.Name(p), "nar/zstd/"+p.Base())
+	w := b.writer(nil)
 	b.publish(w, true, p)
 	if pruned, err := w.Prune(t.Context(), time.Hour); err != nil || len(pruned.Items) > 0 {
 		t.Errorf("removed %s, %v", pruned.Items, err)
@@ -255,6 +257,55 @@ func TestPruneWhilePublishing(t *testing.T) {
 		t.Errorf("removed %s, %v", pruned.Items, err)
 	}
 	b.fetches("file://"+b.folder, top, source)
+}
+
+// counting is an FS that counts how often it is asked for files.
+type counting struct {
+	FS
+	stats int
+}
+
+func (c *counting) Stat(ctx context.Context, name string) (fs.FileInfo, error) {
+	c.stats++
+	return c.FS.Stat(ctx, name)
+}
+
+func TestPublishRemembers(t *testing.T) {
+	b := newBench(t)
+	source := b.text("source", "x")
+	first, next := b.text("first", "1", source), b.text("next", "2", source)
+	c := &counting{FS: b.fs}
+	w := b.writer(func(o *Options) { o.FS = c })
+	b.publish(w, true, first)
+	b.publish(w, true, next)
+	b.publish(w, true, first)
+	if c.stats != 3 {
+		t.Errorf("asked %d times for 3 items", c.stats)
+	}
+	if err := w.Remove(t.Context(), source); err != nil {
+		t.Fatal(err)
+	}
+	if written := b.publish(w, true, next); !slices.Equal(written, []store.Path{source}) {
+		t.Errorf("after it was removed: %s", written)
+	}
+}
+
+func TestPruneTooYoung(t *testing.T) {
+	if _, err := newBench(t).writer(nil).Prune(t.Context(), time.Minute); err == nil || !strings.Contains(err.Error(), "1h0m0s or more") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestPruneBadFolder(t *testing.T) {
+	b := newBench(t)
+	w := b.writer(nil)
+	b.publish(w, true, b.text("item", "x"))
+	if err := os.WriteFile(filepath.Join(b.folder, "bad.narinfo"), []byte("rubbish"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Prune(t.Context(), time.Hour); !errors.Is(err, store.ErrCorrupt) || !strings.Contains(err.Error(), "bad.narinfo") {
+		t.Errorf("got %v", err)
+	}
 }
 
 func TestRemove(t *testing.T) {

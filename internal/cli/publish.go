@@ -209,7 +209,7 @@ new. Logs and failures go when they are as old. Others may publish meanwhile.`,
 		},
 		setup: func(flags *pflag.FlagSet) action {
 			dir := flags.String("dir", "", "the published folder is `DIR`")
-			olderThan := flags.Duration("older-than", 0, "remove what was not published for so long, such as 720h")
+			olderThan := flags.Duration("older-than", 0, "remove what was not published for so long, such as 720h; an hour at least")
 			return func(ctx context.Context, inv *invocation) error {
 				if err := inv.arguments("", 0, 0); err != nil {
 					return err
