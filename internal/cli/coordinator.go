@@ -4,18 +4,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
-	"path/filepath"
+	"os"
 	"time"
 
 	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
 
+	"lighter/internal/api"
 	"lighter/internal/coordinator"
 	"lighter/internal/ledger"
+	"lighter/internal/settings"
 	"lighter/internal/version"
 	"lighter/machines"
 	"lighter/nar/signature"
@@ -26,6 +29,8 @@ func coordinatorCommand() *command {
 		name:  "coordinator",
 		short: "run the process that has things built",
 		long: `Runs the coordinator in the foreground, until it is interrupted or terminated. It owns the queue, the ledger and the connections to the machines; there is one for a state folder. Builds on machines go on while it is away, and when it is started again it takes up everything where it was, also after it was killed.
+
+Beside the machines file there may be lighter.toml, with limits, event hooks, and where to publish; docs/settings.md describes it. The machines file is read again when it changes, and the hooks of lighter.toml with "lighter coordinator reload"; its other settings hold from the next start on.
 
 With --store=guix-daemon the head's store is Guix's: derivations and inputs are read there, what machines sign is judged by /etc/guix/acl, and the machines may be those of /etc/guix/machines.scm. guix-daemon offloads to this coordinator when it is told to run lighter-guix; docs/guix.md says how.
 
@@ -66,6 +71,11 @@ func (c *coordinatorAction) run(ctx context.Context, inv *invocation) error {
 	if err != nil {
 		return err
 	}
+	set, err := loadSettings(f)
+	if err != nil {
+		return err
+	}
+	c.log.otherwise(set.Log.Level, set.Log.Format)
 	logger, err := c.log.logger(inv, inv.Err)
 	if err != nil {
 		return err
@@ -91,20 +101,20 @@ func (c *coordinatorAction) run(ctx context.Context, inv *invocation) error {
 	// Being asked to stop is a good end.
 	ctx, stop := cancelOnSignal(ctx, inv.Signals)
 	defer stop()
-	err = c.coordinate(ctx, inv, f, file, list, listener, logger)
+	err = c.coordinate(ctx, inv, f, set, file, list, listener, logger)
 	if errors.Is(err, errInterrupted) {
 		return nil
 	}
 	return err
 }
 
-func (c *coordinatorAction) coordinate(ctx context.Context, inv *invocation, f folders, file string, list []machines.Machine, listener net.Listener, logger *slog.Logger) (err error) {
+func (c *coordinatorAction) coordinate(ctx context.Context, inv *invocation, f folders, set *settings.Settings, file string, list []machines.Machine, listener net.Listener, logger *slog.Logger) (err error) {
 	s, err := openHeadStoreOf(ctx, f, logger)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
-	records, err := ledger.Open(f.ledger(), ledger.Options{Logger: logger})
+	records, err := ledger.Open(f.ledger(), ledger.Options{Logger: logger, SyncDelay: set.Ledger.SyncDelay})
 	if err != nil {
 		return fmt.Errorf("open ledger %s: %w", f.ledger(), err)
 	}
@@ -113,14 +123,30 @@ func (c *coordinatorAction) coordinate(ctx context.Context, inv *invocation, f f
 		return errors.Join(err, records.Close())
 	}
 	links.store = s
-	one, err := coordinator.New(coordinator.Config{
+	var one *coordinator.Coordinator
+	hookMaker := &hookMaker{
+		folders: f, head: s, logger: logger, home: homeFolder(inv.Getenv),
+		log: func(ctx context.Context, w io.Writer, b *api.Build) error { return one.WriteLog(ctx, w, b) },
+	}
+	defer hookMaker.close()
+	hooks, err := hookMaker.configure(set)
+	if err != nil {
+		return errors.Join(err, records.Close())
+	}
+	servers := newFetcher(s, logger)
+	defer servers.close()
+	one, err = coordinator.New(coordinator.Config{
 		Store: s.Store, Ledger: records, Machines: list,
 		NewLink:      func(m machines.Machine) (coordinator.Link, error) { return links.link(m) },
 		ACL:          s.acl,
 		PublicKey:    s.publicKey,
 		LoadMachines: func(ctx context.Context) ([]machines.Machine, error) { return loadMachines(ctx, inv, file) },
 		MachinesFile: file, StoreFolder: s.disk, StateFolder: f.state,
-		LogDir: filepath.Join(f.state, "log"), Logger: logger, Version: version.Version,
+		HeadLimits: headLimitsOf(set), Limits: limitsOf(set),
+		Hooks: hooks, HookPrograms: hookMaker.programs(os.Environ()), Published: hookMaker.published,
+		Fetch: servers.fetch, SubstituteURLs: set.Coordinator.DerivationSubstituteURLs,
+		Reload: func(ctx context.Context) error { return hookMaker.reload(ctx, one) },
+		LogDir: f.logs(), Logger: logger, Version: version.Version,
 	})
 	if err != nil {
 		return errors.Join(err, records.Close())

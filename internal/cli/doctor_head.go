@@ -110,8 +110,7 @@ func (d *doctor) checkVersion(ctx context.Context) {
 // settingsFile is the file with the coordinator's settings, in the configuration folder.
 const settingsFile = "lighter.toml"
 
-// checkSettings looks at the file of settings, which may name programs to run. What it
-// says is read by the coordinator, which refuses to start with a bad one.
+// checkSettings looks at the file of settings, which may name programs to run.
 func (d *doctor) checkSettings(context.Context) {
 	const check = "settings"
 	file := filepath.Join(d.folders.config, settingsFile)
@@ -134,6 +133,10 @@ func (d *doctor) checkSettings(context.Context) {
 	case othersWrite(info):
 		d.problem(check, "chmod o-w "+word(file), "%s: whoever is on this computer may write it, and it names programs that are run", file)
 	default:
+		if _, err := loadSettings(d.folders); err != nil {
+			d.problem(check, "mend it; docs/settings.md describes it", "%v", err)
+			return
+		}
 		d.ok(check, "%s", file)
 	}
 }

@@ -11,10 +11,24 @@ import (
 )
 
 // logFlags say what a long-lived process writes to its standard error.
-type logFlags struct{ level, format *string }
+type logFlags struct {
+	level, format *string
+	flags         *pflag.FlagSet
+}
+
+// otherwise says what holds where the command line does not say.
+func (f *logFlags) otherwise(level slog.Level, format string) {
+	if !f.flags.Changed("log-level") {
+		*f.level = strings.ToLower(level.String())
+	}
+	if !f.flags.Changed("log-format") {
+		*f.format = format
+	}
+}
 
 func addLogFlags(fs *pflag.FlagSet) *logFlags {
 	return &logFlags{
+		flags:  fs,
 		level:  fs.String("log-level", "info", "what to log: debug, info, warn or error"),
 		format: fs.String("log-format", "text", "how to log: text, logfmt or json"),
 	}

@@ -94,11 +94,14 @@ type Config struct {
 	SubstituteURLs []string
 	// Published reports whether an item is published, so that it need not be built. nil
 	// means that nothing is.
-	Published func(store.Path) bool
-	LogDir    string // folder of the build logs; made if it isn't there
-	Logger    *slog.Logger
-	Version   string
-	Limits    Limits
+	Published func(context.Context, store.Path) bool
+	// Reload, if not nil, is called when somebody asks for the machines file to be read
+	// again: for what else may have changed.
+	Reload  func(context.Context) error
+	LogDir  string // folder of the build logs; made if it isn't there
+	Logger  *slog.Logger
+	Version string
+	Limits  Limits
 
 	// Hooks are the event hooks, with the built-ins that they name, and how programs
 	// are run.
@@ -159,6 +162,9 @@ type Limits struct {
 	QuarantineTime time.Duration
 	// WatchInterval is the time between looks at the machines file; 2 s.
 	WatchInterval time.Duration
+	// Timeout and MaxSilentTime bound the builds of clients that do not say; 0 is no limit.
+	Timeout       time.Duration
+	MaxSilentTime time.Duration
 	// IdleAlarm is how long a build that a free machine could take may wait; 1 min.
 	IdleAlarm time.Duration
 	// MaxLog bounds a build's log, in bytes; what is longer is cut. 256 MiB.

@@ -370,6 +370,11 @@ func (c *Coordinator) awaitEvent(ctx context.Context, id string, from uint64) er
 	return err
 }
 
+// WriteLog writes the log of a build's current or last attempt, as far as there is one.
+func (c *Coordinator) WriteLog(ctx context.Context, w io.Writer, b *api.Build) error {
+	return c.copyLog(ctx, w, b, 0, false, nil)
+}
+
 func (c *Coordinator) copyLog(ctx context.Context, w io.Writer, b *api.Build, offset int64, follow bool, flush func()) error {
 	if b.Attempt == 0 {
 		return fmt.Errorf("build %s: %w: it was not tried yet", b.ID, errNoLog)

@@ -561,6 +561,11 @@ func (c *Coordinator) postReload(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	became, err := c.Reload(r.Context())
+	if err == nil && c.cfg.Reload != nil {
+		if err = c.cfg.Reload(r.Context()); err != nil {
+			err = &api.Error{Status: http.StatusUnprocessableEntity, Code: api.CodeBadRequest, Message: err.Error()}
+		}
+	}
 	if err != nil {
 		return err
 	}

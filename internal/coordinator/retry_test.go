@@ -84,7 +84,7 @@ func TestOnAndSkip(t *testing.T) {
 
 func TestSkipIfBuilt(t *testing.T) {
 	published := make(map[store.Path]bool)
-	f := newFarm(t, func(cfg *Config) { cfg.Published = func(p store.Path) bool { return published[p] } }, "m1")
+	f := newFarm(t, func(cfg *Config) { cfg.Published = func(_ context.Context, p store.Path) bool { return published[p] } }, "m1")
 	one, two := f.drv("one", ""), f.drv("two", "")
 	published[f.output(two)] = true
 	f.awaitState(f.submit(one)[0], api.Succeeded)

@@ -45,7 +45,7 @@ func (c *Coordinator) built(ctx context.Context, outputs []store.Path) (string, 
 		return "", nil
 	}
 	for _, p := range absent {
-		if !c.cfg.Published(p) {
+		if !c.cfg.Published(ctx, p) {
 			return "", nil
 		}
 	}

@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -115,7 +116,12 @@ func (c *Coordinator) prepareOne(ctx context.Context, r *api.Request) api.Submit
 			return api.Submitted{Skipped: reason}
 		}
 	}
-	return submitted(newBuild(r, n), nil)
+	b := newBuild(r, n)
+	if !b.Offload { // guix-daemon has limits of its own
+		b.Timeout = cmp.Or(b.Timeout, api.Seconds(c.limits.Timeout.Seconds()))
+		b.MaxSilentTime = cmp.Or(b.MaxSilentTime, api.Seconds(c.limits.MaxSilentTime.Seconds()))
+	}
+	return submitted(b, nil)
 }
 
 // newBuild makes the build of a request that is right.

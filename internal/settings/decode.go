@@ -70,6 +70,9 @@ func sections(s *Settings) []section {
 			boolean("build-missing-inputs", &c.BuildMissingInputs),
 			duration("idle-alarm", "1m", &c.IdleAlarm, time.Second),
 			{"max-log", func(d *decoder, v any, at *tomlfile.Place) { d.maxLog(c, v, at) }},
+			{"derivation-substitute-urls", func(d *decoder, v any, at *tomlfile.Place) {
+				c.DerivationSubstituteURLs = d.URLs("derivation-substitute-urls", v, at, d.Example("derivation-substitute-urls", `["https://bordeaux.guix.gnu.org"]`))
+			}},
 			duration("timeout", "24h", &c.Timeout, time.Second),
 			duration("max-silent-time", "1h", &c.MaxSilentTime, time.Second),
 		}},
@@ -316,7 +319,7 @@ func (d *decoder) hooks(v any, at *tomlfile.Place) []Hook {
 }
 
 func (d *decoder) hook(table map[string]any, at *tomlfile.Place) Hook {
-	h := Hook{Timeout: 5 * time.Minute, Parallel: 1, Tries: 8}
+	h := Hook{Timeout: 5 * time.Minute, Tries: 8}
 	h.places = &places{file: d.File, doc: d.Doc, home: d.home, hook: at, options: at.At("options")}
 	d.fields(table, at, []field{
 		{"name", func(d *decoder, v any, at *tomlfile.Place) { h.Name = d.hookName(v, at) }},

@@ -67,6 +67,9 @@ type Coordinator struct {
 	IdleAlarm time.Duration
 	// MaxLog bounds a build's log, in bytes; what is longer is cut. 256 MiB.
 	MaxLog int64
+	// DerivationSubstituteURLs are the servers from which derivations that are not in the
+	// head's store are fetched, where a request names none. None.
+	DerivationSubstituteURLs []string
 	// Timeout and MaxSilentTime bound builds whose requests don't say; 0, which is the
 	// default, is no limit.
 	Timeout       time.Duration
@@ -150,7 +153,7 @@ type Hook struct {
 	// BuiltIn is the name of a built-in hook, or empty.
 	BuiltIn  string
 	Timeout  time.Duration // of one run; at least a second; 5 minutes
-	Parallel int           // runs at the same time; at least 1; 1
+	Parallel int           // runs at the same time; 0: 1, or a built-in's own choice
 	// Tries is after how many failures a run is parked. At least 1; 8.
 	Tries int
 	// Tags are those that a build must have for the hook to run; an empty one must be there

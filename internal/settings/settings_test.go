@@ -42,7 +42,7 @@ func TestExample(t *testing.T) {
 	want.Coordinator.Timeout, want.Coordinator.MaxSilentTime = 24*time.Hour, time.Hour
 	want.Ledger.PruneAfter = 90 * 24 * time.Hour
 	want.Publish = Publish{Folder: "/srv/lighter/publish", Key: "/etc/lighter/publish.sec", Compression: "zstd", Level: 9}
-	hook := Hook{Timeout: 5 * time.Minute, Parallel: 1, Tries: 8}
+	hook := Hook{Timeout: 5 * time.Minute, Tries: 8}
 	publish, notify, last, tidy := hook, hook, hook, hook
 	publish.Name, publish.Events, publish.BuiltIn = "publish", []string{BuildSucceeded}, BuiltInPublish
 	publish.Parallel, publish.Tags = 2, map[string]string{"publish": ""}

@@ -1,0 +1,362 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"net"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"lighter/hooks"
+	"lighter/hooks/buildevents"
+	"lighter/hooks/prunelogs"
+	"lighter/hooks/publish"
+	"lighter/internal/api"
+	"lighter/internal/coordinator"
+	"lighter/internal/settings"
+	"lighter/nar/signature"
+	"lighter/sshtransport"
+	"lighter/store"
+	"lighter/store/substitute"
+)
+
+// settings.go makes of lighter.toml what the coordinator works with.
+
+func (f folders) settingsFile() string { return filepath.Join(f.config, settingsFile) }
+func (f folders) logs() string         { return filepath.Join(f.state, "log") }
+
+// loadSettings reads lighter.toml; one that is not there is as good as an empty one.
+func loadSettings(f folders) (*settings.Settings, error) {
+	s, err := settings.Load(f.settingsFile())
+	if errors.As(err, new(*fs.PathError)) {
+		return nil, err
+	}
+	return s, badInput(err)
+}
+
+// forEver is a time that nobody waits for, for limits of which 0 would mean the default.
+const forEver = 100 * 365 * 24 * time.Hour
+
+func limitsOf(s *settings.Settings) coordinator.Limits {
+	c := &s.Coordinator
+	l := coordinator.Limits{
+		MachineLostAfter: cmp.Or(c.MachineLostAfter, forEver), MaxAttempts: c.MaxAttempts, Retries: c.Retries,
+		DownloadRetries: c.DownloadRetries, QuarantineAfter: c.QuarantineAfter, QuarantineTime: c.QuarantineTime,
+		Streams: c.ParallelTransfers, KeepMissingInputs: !c.BuildMissingInputs, IdleAlarm: cmp.Or(c.IdleAlarm, forEver),
+		MaxLog: c.MaxLog, Timeout: c.Timeout, MaxSilentTime: c.MaxSilentTime,
+	}
+	if l.DownloadRetries == 0 {
+		l.DownloadRetries = -1
+	}
+	if l.QuarantineAfter == 0 {
+		l.QuarantineAfter = -1
+	}
+	return l
+}
+
+func headLimitsOf(s *settings.Settings) coordinator.HeadLimits {
+	return coordinator.HeadLimits{
+		MinFreeDisk: s.Head.MinFreeDisk, MinFreeInodes: s.Head.MinFreeInodes, MinFreeStateDisk: s.Head.MinFreeStateDisk,
+	}
+}
+
+// ---- hooks ---------------------------------------------------------------------------------
+
+// hookMaker makes hooks of what the settings say. What built-ins share, and what has to be
+// closed in the end, is in it.
+type hookMaker struct {
+	folders folders
+	head    *headStore
+	logger  *slog.Logger
+	home    string
+	// log copies a build's log; it is set before hooks run.
+	log func(ctx context.Context, w io.Writer, b *api.Build) error
+
+	mu      sync.Mutex
+	folder  *publish.Writer   // of [publish], nil if there is none
+	closing map[string]func() // of mirrors, by hook
+}
+
+// programs says how hooks are run: with the folders of this coordinator, so that a hook may
+// call lighter.
+func (m *hookMaker) programs(env []string) hooks.Programs {
+	env = slices.DeleteFunc(slices.Clone(env), func(s string) bool {
+		return strings.HasPrefix(s, "LIGHTER_STATE=") || strings.HasPrefix(s, "LIGHTER_CONFIG=") || strings.HasPrefix(s, "LIGHTER_STORE=")
+	})
+	env = append(env, "LIGHTER_STATE="+m.folders.state, "LIGHTER_CONFIG="+m.folders.config, "LIGHTER_STORE="+m.folders.kind)
+	return hooks.Programs{Socket: m.folders.socket, Dir: m.folders.state, Env: env}
+}
+
+// configure makes the hooks that the settings name. What is wrong comes with its place.
+func (m *hookMaker) configure(s *settings.Settings) ([]hooks.Config, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	folder, err := m.publishFolder(s)
+	if err != nil {
+		return nil, err
+	}
+	closing := make(map[string]func())
+	var list []hooks.Config
+	for i := range s.Hooks {
+		h := &s.Hooks[i]
+		c := hooks.Config{
+			Name: h.Name, Events: h.Events, Command: h.Command, BuiltIn: h.BuiltIn,
+			Timeout: h.Timeout, Parallel: h.Parallel, Tries: h.Tries, Tags: h.Tags,
+		}
+		if h.BuiltIn != "" {
+			var end func()
+			if c.Runner, end, err = m.builtIn(s, h, folder); err == nil && end != nil {
+				closing[h.Name] = end
+			}
+		}
+		if err == nil {
+			err = c.Check(nil)
+		}
+		if err != nil {
+			closeAll(closing)
+			return nil, badInput(err)
+		}
+		list = append(list, c)
+	}
+	closeAll(m.closing)
+	m.folder, m.closing = folder, closing
+	return list, nil
+}
+
+// reload takes the hooks of the settings file as it is now. All else needs a new start.
+func (m *hookMaker) reload(ctx context.Context, c *coordinator.Coordinator) error {
+	s, err := loadSettings(m.folders)
+	if err != nil {
+		return err
+	}
+	list, err := m.configure(s)
+	if err != nil {
+		return err
+	}
+	return c.SetHooks(ctx, list, nil)
+}
+
+func closeAll(closing map[string]func()) {
+	for _, end := range closing {
+		end()
+	}
+}
+
+func (m *hookMaker) close() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	closeAll(m.closing)
+	m.closing = nil
+}
+
+// published reports whether an item is in the folder of [publish].
+func (m *hookMaker) published(ctx context.Context, p store.Path) bool {
+	m.mu.Lock()
+	folder := m.folder
+	m.mu.Unlock()
+	if folder == nil {
+		return false
+	}
+	there, err := folder.Published(ctx, p)
+	if err != nil {
+		m.logger.Warn("it is not known whether an item is published", "item", p, "err", err)
+	}
+	return there
+}
+
+// publishFolder returns the writer of the folder that [publish] names; nil if it names none.
+func (m *hookMaker) publishFolder(s *settings.Settings) (*publish.Writer, error) {
+	if s.Publish.Folder == "" {
+		return nil, nil
+	}
+	return m.writer(s, publish.Folder(s.Publish.Folder), false)
+}
+
+func (m *hookMaker) writer(s *settings.Settings, to publish.FS, outputsOnly bool) (*publish.Writer, error) {
+	var key *signature.PrivateKey
+	var err error
+	if s.Publish.Key != "" {
+		key, err = signature.LoadPrivateKey(s.Publish.Key)
+	} else {
+		key, err = publishingKey(m.folders)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("publish: %w", err)
+	}
+	return publish.New(publish.Options{
+		FS: to, Key: key, Dir: m.head.Dir(), Compression: s.Publish.Compression, Level: s.Publish.Level,
+		Store: m.head, OutputsOnly: outputsOnly, Logs: m.openLog, Logger: m.logger,
+	})
+}
+
+// openLog returns the log of a build for publishing.
+func (m *hookMaker) openLog(ctx context.Context, b *api.Build) (io.ReadCloser, error) {
+	if b.Attempt == 0 || b.LogSize == 0 {
+		return nil, fmt.Errorf("build %s: %w: it has no log", b.ID, fs.ErrNotExist)
+	}
+	r, w := io.Pipe()
+	go func() { w.CloseWithError(m.log(ctx, w, b)) }()
+	return r, nil
+}
+
+// builtIn makes a built-in hook of its options. end, if not nil, is called when it is not used
+// any more.
+func (m *hookMaker) builtIn(s *settings.Settings, h *settings.Hook, folder *publish.Writer) (runner hooks.BuiltIn, end func(), err error) {
+	o := h.ReadOptions()
+	switch h.BuiltIn {
+	case settings.BuiltInPruneLogs:
+		options := prunelogs.Options{
+			Dir: m.folders.logs(), OlderThan: o.Duration("older-than", 30*24*time.Hour, prunelogs.MinAge),
+			Compress: o.Choice("compress", "", "zstd", "gzip"), Every: o.Duration("every", prunelogs.DefaultEvery, time.Minute),
+		}
+		if err := o.Err(); err != nil {
+			return nil, nil, err
+		}
+		runner, err = prunelogs.New(options)
+	case settings.BuiltInBuildEvents:
+		options := buildevents.Options{
+			URL: o.Text("url", ""), BuildServer: o.Text("build-server", ""), Token: o.Text("token", ""),
+		}
+		if err := o.Err(); err != nil {
+			return nil, nil, err
+		}
+		runner, err = buildevents.New(options)
+	case settings.BuiltInPublish:
+		if err := o.Err(); err != nil {
+			return nil, nil, err
+		}
+		if folder == nil {
+			return nil, nil, h.OptionError("", "[publish]\nfolder = \"/srv/lighter\"", "the hook %s publishes in the folder that [publish] names, and it names none", h.Name)
+		}
+		runner = publishHook{folder}
+	case settings.BuiltInMirror:
+		return m.mirror(s, h, o)
+	default:
+		err = fmt.Errorf("hook %s: no built-in is called %q", h.Name, h.BuiltIn)
+	}
+	if err != nil {
+		return nil, nil, h.OptionError("", "", "%s", err)
+	}
+	return runner, nil, nil
+}
+
+// mirror publishes on another host, over SFTP.
+func (m *hookMaker) mirror(s *settings.Settings, h *settings.Hook, o *settings.OptionReader) (hooks.BuiltIn, func(), error) {
+	host, user, folder := o.Text("host", ""), o.Text("user", ""), o.Text("folder", "")
+	port := o.Integer("port", 22, 1, 65535)
+	key, hostKey := o.Text("private-key", ""), o.Text("host-key", "")
+	outputsOnly := o.Boolean("outputs-only", false)
+	for _, needed := range []struct{ name, value, example string }{
+		{"host", host, "mirror.example.org"}, {"user", user, "lighter"}, {"folder", folder, "/srv/substitutes"},
+	} {
+		if needed.value == "" {
+			o.Errorf(needed.name, fmt.Sprintf("%s = %q", needed.name, needed.example), "the hook %s has no option %s", h.Name, needed.name)
+		}
+	}
+	if err := o.Err(); err != nil {
+		return nil, nil, err
+	}
+	if rest, ok := strings.CutPrefix(key, "~/"); ok {
+		key = filepath.Join(m.home, rest)
+	}
+	there := sshtransport.NewFolder(sshtransport.Config{
+		Machine: h.Name, Addr: net.JoinHostPort(host, strconv.Itoa(port)), User: user, PrivateKey: key, HostKey: hostKey,
+		HostKeySource: m.folders.settingsFile(), Logger: m.logger,
+	}, folder)
+	w, err := m.writer(s, there, outputsOnly)
+	if err != nil {
+		return nil, nil, errors.Join(err, there.Close())
+	}
+	return publishHook{w}, func() {
+		if err := there.Close(); err != nil {
+			m.logger.Debug("the connection of a mirror was not closed cleanly", "hook", h.Name, "err", err)
+		}
+	}, nil
+}
+
+// publishHook publishes what builds made, and what they failed with.
+type publishHook struct{ w *publish.Writer }
+
+// Run is called for each event of the hook.
+func (p publishHook) Run(ctx context.Context, e *hooks.Event) (string, error) {
+	switch {
+	case e.Build == nil:
+		return "there is no build to publish", nil
+	case e.Name == hooks.BuildSucceeded:
+		return p.w.PublishBuild(ctx, e.Build)
+	case e.Name == hooks.BuildFailed, e.Name == hooks.BuildTimedOut:
+		return p.w.PublishFailure(ctx, e.Build)
+	}
+	return "nothing is published of " + e.Name, nil
+}
+
+// Parallel is how many runs there may be where the settings do not say.
+func (publishHook) Parallel() int { return 4 }
+
+// ---- substitutes ---------------------------------------------------------------------------
+
+// maxServerLists bounds the clients that are kept, each for one list of servers.
+const maxServerLists = 32
+
+// fetcher brings derivations home from substitute servers.
+type fetcher struct {
+	head   *headStore
+	logger *slog.Logger
+
+	mu      sync.Mutex
+	clients map[string]*substitute.Client // by the servers' URLs
+}
+
+func newFetcher(head *headStore, logger *slog.Logger) *fetcher {
+	return &fetcher{head: head, logger: logger, clients: make(map[string]*substitute.Client)}
+}
+
+func (f *fetcher) client(urls []string) (*substitute.Client, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	name := strings.Join(urls, " ")
+	if c := f.clients[name]; c != nil {
+		return c, nil
+	}
+	c, err := substitute.New(substitute.Options{URLs: urls, ACL: f.head.acl, Dir: f.head.Dir(), Logger: f.logger})
+	if err != nil {
+		return nil, err
+	}
+	if len(f.clients) >= maxServerLists {
+		for old := range f.clients { // whoever uses it goes on with it
+			delete(f.clients, old)
+			break
+		}
+	}
+	f.clients[name] = c
+	return c, nil
+}
+
+// fetch is coordinator.Config.Fetch.
+func (f *fetcher) fetch(ctx context.Context, urls []string, paths []store.Path) error {
+	c, err := f.client(urls)
+	if err != nil {
+		return err
+	}
+	_, err = c.FetchClosure(ctx, f.head.Store, paths)
+	return err
+}
+
+func (f *fetcher) close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for c := range maps.Values(f.clients) {
+		c.Close()
+	}
+	clear(f.clients)
+}
