@@ -40,6 +40,7 @@ func TestExample(t *testing.T) {
 	}
 	want := Default()
 	want.Coordinator.Timeout, want.Coordinator.MaxSilentTime = 24*time.Hour, time.Hour
+	want.Coordinator.DerivationSubstituteURLs = []string{"https://bordeaux.guix.gnu.org"}
 	want.Ledger.PruneAfter = 90 * 24 * time.Hour
 	want.Publish = Publish{Folder: "/srv/lighter/publish", Key: "/etc/lighter/publish.sec", Compression: "zstd", Level: 9}
 	hook := Hook{Timeout: 5 * time.Minute, Tries: 8}
@@ -48,6 +49,7 @@ func TestExample(t *testing.T) {
 	publish.Parallel, publish.Tags = 2, map[string]string{"publish": ""}
 	notify.Name, notify.Events = "notify", []string{BuildFailed, BuildTimedOut, MachineLost}
 	notify.Command, notify.Timeout = []string{"/usr/local/bin/notify", "--to", "alice"}, time.Minute
+	notify.Parallel = 1
 	last.Name, last.Events = "last-event", []string{MachineBack}
 	last.Command = []string{"/bin/sh", "-c", "cat > /run/lighter/last-event.json"}
 	tidy.Name, tidy.Events, tidy.BuiltIn = "tidy", []string{BuildSucceeded, BuildFailed}, BuiltInPruneLogs
