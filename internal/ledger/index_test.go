@@ -95,7 +95,7 @@ func (m *model) filter() Filter {
 	maybe(func() { f.States = []api.State{pick(rng, api.States()...), pick(rng, api.States()...)} })
 	maybe(func() { f.Derivation = path(rng.IntN(50), pick(rng, someNames...)+".drv") })
 	maybe(func() {
-		f.Name = pick(rng, append([]string{"h*", "hello-*", "hello-2.13*", "*", "zzz*", "none"}, someNames...)...)
+		f.Name = pick(rng, append([]string{"h*", "hello-*", "go-*", "-*", "hello-2.13*", "*", "zzz*", "none"}, someNames...)...)
 	})
 	maybe(func() { f.System = pick(rng, someSystems...) })
 	maybe(func() { f.Machine = pick(rng, someMachines...) })
