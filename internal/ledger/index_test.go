@@ -329,8 +329,8 @@ func TestMerger(t *testing.T) {
 			pieces = append(pieces, piece)
 		}
 		want := decodeMask(slices.Concat(pieces...))
-		from, to := rng.IntN(len(pieces)), 0
-		to = from
+		from := rng.IntN(len(pieces))
+		to := from
 		key := keyTerm(1, 1)
 		m, err := merger.Merge(key, pieces[from])
 		if err != nil {
