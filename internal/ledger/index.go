@@ -228,6 +228,13 @@ func machineTerm(name string) term { return newTerm("machine", name) }
 func outputTerm(path string) term  { return newTerm("output", path) }
 func drvTerm(path string) term     { return newTerm("derivation", path) }
 
+// everyTerm is that of all builds.
+var everyTerm = newTerm("build", "")
+
+// kindTerm is the term of the start of a name, up to its first dash: "python-" for
+// "python-numpy-2.1", as many builds have it.
+func kindTerm(start string) term { return newTerm("kind", start) }
+
 // tagTerm is the term of a tag with a value or, if the value is empty, with any.
 func tagTerm(key, value string) term {
 	if value == "" {
@@ -247,7 +254,7 @@ var codeTerms = func() map[byte]term {
 
 // terms is what a build is found by, beside its state.
 type terms struct {
-	fixed     []term // of derivation, system and tags, sorted: what seldom changes
+	fixed     []term // of derivation, system and tags, sorted: what seldom changes; and everyTerm
 	outputs   []term // sorted
 	machine   term   // 0 if it has none
 	name      string // of the derivation
@@ -257,7 +264,10 @@ type terms struct {
 
 func newTerms(b *api.Build) *terms {
 	t := &terms{name: api.DerivationName(b.Derivation), system: b.System, submitted: nanoseconds(b.Submitted)}
-	t.fixed = append(t.fixed, systemTerm(b.System))
+	t.fixed = append(t.fixed, everyTerm, systemTerm(b.System))
+	if kind, _, ok := strings.Cut(t.name, "-"); ok {
+		t.fixed = append(t.fixed, kindTerm(kind+"-"))
+	}
 	if b.Derivation != "" {
 		t.fixed = append(t.fixed, drvTerm(string(b.Derivation)))
 	}

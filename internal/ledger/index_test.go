@@ -95,7 +95,7 @@ func (m *model) filter() Filter {
 	maybe(func() { f.States = []api.State{pick(rng, api.States()...), pick(rng, api.States()...)} })
 	maybe(func() { f.Derivation = path(rng.IntN(50), pick(rng, someNames...)+".drv") })
 	maybe(func() {
-		f.Name = pick(rng, append([]string{"h*", "hello-*", "hello-2.13*", "*", "zzz*", "none"}, someNames...)...)
+		f.Name = pick(rng, append([]string{"h*", "hello-*", "go-*", "-*", "hello-2.13*", "*", "zzz*", "none"}, someNames...)...)
 	})
 	maybe(func() { f.System = pick(rng, someSystems...) })
 	maybe(func() { f.Machine = pick(rng, someMachines...) })
@@ -329,8 +329,8 @@ func TestMerger(t *testing.T) {
 			pieces = append(pieces, piece)
 		}
 		want := decodeMask(slices.Concat(pieces...))
-		from, to := rng.IntN(len(pieces)), 0
-		to = from
+		from := rng.IntN(len(pieces))
+		to := from
 		key := keyTerm(1, 1)
 		m, err := merger.Merge(key, pieces[from])
 		if err != nil {

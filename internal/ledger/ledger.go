@@ -45,7 +45,8 @@
 // # Indexes
 //
 // A term is the hash of a property that a build may share with others: its state,
-// system, machine, derivation, an output, a tag, or a tag with its value. What an
+// system, machine, derivation, its name up to the first dash, an output, a tag, or a tag
+// with its value; one is that of all builds. What an
 // index has of a chunk is a list of bytes, one for each build that has come or gone:
 // its place in the chunk, and the highest bit if it has gone. Writing such a byte
 // needs no reading, and Pebble joins the lists later (see merger). A build costs

@@ -47,9 +47,12 @@ func newQuery(f *Filter) (*query, error) {
 	if f.Machine != "" {
 		q.all = append(q.all, termPrefix(machineTerm(f.Machine)))
 	}
-	if prefix, ok := strings.CutSuffix(f.Name, "*"); ok {
+	switch prefix, ok := strings.CutSuffix(f.Name, "*"); {
+	case ok && prefix != "" && strings.IndexByte(prefix, '-') == len(prefix)-1:
+		q.all = append(q.all, termPrefix(kindTerm(prefix)))
+	case ok:
 		q.names = prefix
-	} else if f.Name != "" {
+	case f.Name != "":
 		q.all = append(q.all, namePrefix(f.Name))
 	}
 	if !f.Since.IsZero() || !f.Until.IsZero() {
@@ -58,10 +61,8 @@ func newQuery(f *Filter) (*query, error) {
 			q.within.last = 1<<63 - 1
 		}
 	}
-	if len(q.any) == 0 && len(q.all) == 0 { // every build is in some state
-		for _, t := range codeTerms {
-			q.any = append(q.any, termPrefix(t))
-		}
+	if len(q.any) == 0 && len(q.all) == 0 {
+		q.all = append(q.all, termPrefix(everyTerm))
 	}
 	return q, nil
 }
