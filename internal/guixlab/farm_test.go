@@ -73,6 +73,12 @@ func newFarm(t *testing.T, machines ...string) *farm {
 
 func startFarm(t *testing.T, machines ...string) *farm {
 	t.Helper()
+	return startFarmWith(t, "", machines...)
+}
+
+// startFarmWith starts a farm with a lighter.toml.
+func startFarmWith(t *testing.T, settings string, machines ...string) *farm {
+	t.Helper()
 	dir, err := os.MkdirTemp("/var/lib/lighter", "farm-*") //nolint:usetesting // the coordinator's user has to get there
 	if err != nil {
 		t.Fatal(err)
@@ -85,6 +91,9 @@ func startFarm(t *testing.T, machines ...string) *farm {
 		}
 	}
 	f.write(machines...)
+	if err := os.WriteFile(filepath.Join(dir, "config", "lighter.toml"), []byte(settings), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	if out, err := exec.Command("chown", "-R", "lighter", dir).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
@@ -372,15 +381,21 @@ func newFarmAuthorized(t *testing.T, machines ...string) *farm {
 		}
 	})
 	f := startFarm(t, machines...)
-	await(t, func() string {
+	f.authorize("plain")
+	f.awaitUp(len(machines))
+	return f
+}
+
+// authorize has the head accept a machine's key, as a person does.
+func (f *farm) authorize(machine string) {
+	f.t.Helper()
+	await(f.t, func() string {
 		cmd := exec.Command(Programs+"/lighter", "machines", "authorize", "--yes", "--store=guix-daemon",
-			"--socket="+f.socket, "--config="+filepath.Join(f.dir, "config"), "plain")
+			"--socket="+f.socket, "--config="+filepath.Join(f.dir, "config"), machine)
 		out, err := cmd.CombinedOutput()
 		if err != nil {
 			return err.Error() + ": " + string(out)
 		}
 		return ""
 	})
-	f.awaitUp(len(machines))
-	return f
 }

@@ -77,7 +77,7 @@ func (h *Head) addBusybox(ctx context.Context) (store.Path, error) {
 	if err := os.WriteFile(filepath.Join(bin, "busybox"), program, 0o755); err != nil { //nolint:gosec // a program
 		return "", err
 	}
-	for _, applet := range []string{"sh", "cat", "cp", "sleep", "mkdir", "dd", "ln", "seq", "rm", "date"} {
+	for _, applet := range []string{"sh", "cat", "cp", "sleep", "mkdir", "dd", "ln", "seq", "rm", "date", "od", "test"} {
 		if err := os.Symlink("busybox", filepath.Join(bin, applet)); err != nil {
 			return "", err
 		}
