@@ -30,7 +30,7 @@ func (c *Coordinator) getAttach(w http.ResponseWriter, r *http.Request) error {
 	defer c.post(func() { c.attach(ids, -1) })
 	w.WriteHeader(http.StatusOK)
 	if err := http.NewResponseController(w).Flush(); err != nil {
-		return nil //nolint:nilerr // the client is gone
+		return nil // the client is gone
 	}
 	<-ctx.Done()
 	return nil

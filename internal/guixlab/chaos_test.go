@@ -54,7 +54,7 @@ func TestChaos(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(hooks) })
-	if err := os.Chmod(hooks, 0o777); err != nil { //nolint:gosec // the coordinator's user writes there
+	if err := os.Chmod(hooks, 0o777); err != nil {
 		t.Fatal(err)
 	}
 	f := newChaosFarm(t, chaosSettings(t, hooks), machines...)
@@ -96,7 +96,7 @@ func chaosSettings(t *testing.T, dir string) string {
 	err := os.WriteFile(script, []byte(`#!/bin/sh
 echo "$LIGHTER_EVENT_SEQ $LIGHTER_EVENT $LIGHTER_BUILD_ID" >>`+dir+`/calls
 [ $(od -An -N1 -tu1 /dev/urandom) -gt 20 ]
-`), 0o755) //nolint:gosec // a program
+`), 0o755)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +121,7 @@ func newChaosFarm(t *testing.T, settings string, machines ...string) *farm {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := os.WriteFile("/etc/guix/acl", acl, 0o644); err != nil { //nolint:gosec // all may read it
+		if err := os.WriteFile("/etc/guix/acl", acl, 0o644); err != nil {
 			t.Error(err)
 		}
 	})
@@ -312,7 +312,7 @@ func (c *chaos) happen(ctx context.Context) {
 			c.t.Errorf("chaos: %v", err)
 		}
 	}
-	what := ""
+	var what string
 	switch action {
 	case 0, 1:
 		what = "sshd killed"
