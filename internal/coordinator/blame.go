@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"lighter/internal/api"
@@ -11,6 +12,10 @@ import (
 // succeed elsewhere: after a few of these it is put into quarantine, where a person finds it.
 // Or it fails itself, one build after the other, and would do so with all that wait: then it
 // rests, for a time that grows with every failure, and is tried again.
+
+// forgiveAfter is after how many good builds one that failed on a machine alone is forgiven:
+// builds that fail now and then are common, and not the machine's fault.
+const forgiveAfter = 20
 
 // disagree counts, against the machines on which a derivation failed, that it succeeded on
 // another.
@@ -22,13 +27,27 @@ func (c *Coordinator) disagree(t *task, on *machine) {
 		}
 		m.setting.Disagreed++
 		c.log.Warn("a build failed on one machine and succeeded on another", "derivation", t.drv, "failed", name, "succeeded", on.Name)
-		if n := m.setting.Disagreed; n >= c.limits.QuarantineAfter {
+		if n := m.setting.Disagreed; n >= c.limits.QuarantineAfter && c.dispensable(m) {
 			c.quarantine(m, fmt.Sprintf("%d builds failed there that succeeded elsewhere, the last one %s on %s", n, t.drv.Name(), on.Name))
 		} else {
 			c.saveSetting(m)
 		}
 	}
 	clear(t.failedOn)
+}
+
+// dispensable reports whether others can do without a machine: a farm that works now and
+// then is better than one that stands still.
+func (c *Coordinator) dispensable(m *machine) bool {
+	for _, system := range m.Systems {
+		if !slices.ContainsFunc(c.machines, func(other *machine) bool {
+			return other != m && !other.removed && other.setting.Quarantined == "" && slices.Contains(other.Systems, system)
+		}) {
+			m.log.Warn("the machine is not put into quarantine: no other builds for its system", "system", system)
+			return false
+		}
+	}
+	return true
 }
 
 // How long a machine rests that failed itself.
@@ -63,4 +82,10 @@ func (m *machine) resting(now time.Time) string {
 }
 
 // succeeded forgets what was held against a machine that has built something.
-func (m *machine) succeeded() { m.mishaps, m.failedLast, m.restUntil = 0, "", time.Time{} }
+func (c *Coordinator) succeeded(m *machine) {
+	m.mishaps, m.failedLast, m.restUntil = 0, "", time.Time{}
+	if m.goodBuilds++; m.goodBuilds%forgiveAfter == 0 && m.setting.Disagreed > 0 {
+		m.setting.Disagreed--
+		c.saveSetting(m)
+	}
+}

@@ -230,6 +230,8 @@ type Coordinator struct {
 	stopped chan struct{}
 	fatal   chan error
 
+	items   *itemNumbers // of what machines have; for the loop
+	lacking *lackedItems // the build that missing was asked about last; for the loop
 	// live has the *node of every task that was expanded, by derivation. The loop
 	// writes it, the expander reads it.
 	live sync.Map
@@ -279,8 +281,8 @@ func New(cfg Config) (*Coordinator, error) {
 		head: newHead(cfg.Store), kept: newKeptItems(), moving: newTransfers(), started: time.Now(),
 		mail: newMailbox[func()](), recovered: make(chan struct{}), stopped: make(chan struct{}), fatal: make(chan error, 1),
 		room: newGate(), counts: newCounters(),
-		byName: make(map[string]*machine),
-		hooks:  make(map[string]*delivery), tasks: make(map[store.Path]*task), builds: make(map[string]*record),
+		byName: make(map[string]*machine), items: newItemNumbers(maxItems),
+		hooks: make(map[string]*delivery), tasks: make(map[store.Path]*task), builds: make(map[string]*record),
 		finals: make(map[string][]chan struct{}), attached: make(map[string]int),
 		queue: scheduler.NewQueue(), byID: make(map[string]*task),
 		delayed: make(map[*task]bool), spare: make(map[store.Path]*spare), alarmed: make(map[string]time.Time),

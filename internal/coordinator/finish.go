@@ -66,7 +66,7 @@ func (c *Coordinator) attemptSucceeded(r *run, out *outcome) {
 		return
 	}
 	c.measure(r, out)
-	m.succeeded()
+	c.succeeded(m)
 	c.disagree(t, m)
 	var size int64
 	for _, info := range out.outputs {

@@ -17,11 +17,11 @@ import (
 const (
 	// maxDerivation bounds the text of a derivation, in bytes.
 	maxDerivation = 64 << 20
-	// maxInfos, maxNodes and maxPaths bound what is remembered of items, of derivations,
-	// and of what a machine has.
+	// maxInfos, maxNodes and maxItems bound what is remembered of items, of derivations,
+	// and of which items machines have, all machines together.
 	maxInfos = 1 << 15
 	maxNodes = 1 << 14
-	maxPaths = 1 << 17
+	maxItems = 1 << 18
 )
 
 // headError is the failure of the head itself, its store for instance, for which no

@@ -47,7 +47,7 @@ type machine struct {
 	info      *agentapi.Machine // of the last contact
 	skew      time.Duration     // its clock minus ours
 	runs      map[*run]struct{}
-	has       *pathSet // items that it is believed to have
+	has       *itemSet // items that it is believed to have
 	speed     scheduler.SpeedEstimate
 	removed   bool              // from the file; it goes when its builds are done
 	next      *machines.Machine // what the file has now, with another way there
@@ -63,6 +63,7 @@ type machine struct {
 	failedLast store.Path // the derivation of the last of them
 	restUntil  time.Time
 	restReason string
+	goodBuilds int // since the start
 
 	saved time.Time
 }
@@ -78,7 +79,7 @@ const (
 func newMachine(c *Coordinator, m machines.Machine) *machine {
 	x := &machine{
 		Machine: m, c: c, log: c.log.With("machine", m.Name), state: stateUnknown,
-		runs: make(map[*run]struct{}), has: newPathSet(),
+		runs: make(map[*run]struct{}), has: c.items.newSet(),
 	}
 	x.contacts.init()
 	if c.cfg.newAgent != nil {
@@ -533,25 +534,6 @@ func (b *bandwidth) takeChanged() bool {
 	b.changed = false
 	return changed
 }
-
-// pathSet is a bounded set of items.
-type pathSet struct{ paths map[store.Path]struct{} }
-
-func newPathSet() *pathSet { return &pathSet{make(map[store.Path]struct{})} }
-
-func (s *pathSet) add(paths ...store.Path) {
-	for _, p := range paths {
-		makeRoom(s.paths, maxPaths)
-		s.paths[p] = struct{}{}
-	}
-}
-
-func (s *pathSet) contains(p store.Path) bool {
-	_, ok := s.paths[p]
-	return ok
-}
-
-func (s *pathSet) clear() { clear(s.paths) }
 
 // storeKind is what the machine said last; runs ask, so it is not the loop's alone.
 func (m *machine) storeKind() string {

@@ -56,6 +56,7 @@ func (c *Coordinator) begin(plan scheduler.Plan) {
 }
 
 func (c *Coordinator) schedulerMachines(now time.Time) []scheduler.Machine {
+	c.lacking = nil // sizes, and what machines have, may be others since the last round
 	list := make([]scheduler.Machine, len(c.machines))
 	for i, m := range c.machines {
 		list[i] = c.schedulerMachine(m, now)
@@ -97,13 +98,45 @@ func (c *Coordinator) missing(b *scheduler.Build, machine string) int64 {
 	if t == nil || m == nil || m.Local {
 		return 0
 	}
-	var sum int64
-	for _, p := range t.inputPaths {
-		if !m.has.contains(p) {
-			sum += c.sizeOf(p)
+	l := c.lacking
+	if l == nil || l.task != t || l.generation != c.items.generation {
+		l = c.lackedItems(t)
+		c.lacking = l
+	}
+	sum := l.everywhere
+	for i := range l.items {
+		if !m.has.has(l.items[i].number) {
+			sum += l.items[i].size
 		}
 	}
 	return sum
+}
+
+// lackedItems has the inputs of a build as missing needs them: it asks about each
+// machine in turn.
+type lackedItems struct {
+	task       *task
+	generation int
+	items      []numberedItem
+	everywhere int64 // bytes of those that no machine has
+}
+
+type numberedItem struct {
+	number uint32
+	size   int64 // bytes
+}
+
+func (c *Coordinator) lackedItems(t *task) *lackedItems {
+	l := &lackedItems{task: t, generation: c.items.generation, items: make([]numberedItem, 0, len(t.inputPaths))}
+	for _, p := range t.inputPaths {
+		size := c.sizeOf(p)
+		if n, ok := c.items.of(p); ok {
+			l.items = append(l.items, numberedItem{n, size})
+		} else {
+			l.everywhere += size
+		}
+	}
+	return l
 }
 
 // neverReason says why no machine of the list could ever take a task; it is empty if
