@@ -36,7 +36,7 @@ func buildReason(b *api.Build) string {
 	case api.Succeeded:
 		return ""
 	}
-	return b.Reason
+	return human.OneLine(b.Reason)
 }
 
 // eventLine is one line of a build's history; times count from its submission.
@@ -57,10 +57,10 @@ func eventText(ev *api.Event) string {
 		text += fmt.Sprintf(" (attempt %d)", ev.Attempt)
 	}
 	switch {
-	case ev.Failure != nil:
+	case ev.Failure != nil && (ev.State.Final() || ev.Reason == ""):
 		text += ": " + ev.Failure.Error()
 	case ev.Reason != "":
 		text += ": " + ev.Reason
 	}
-	return human.Printable(strings.TrimSpace(text))
+	return human.OneLine(strings.TrimSpace(text))
 }

@@ -204,7 +204,7 @@ func (a *attempt) take(ev *api.Event) {
 	a.end = ev.Time
 	switch {
 	case ev.Failure != nil:
-		a.outcome = fmt.Sprintf("%s: %s", ev.Failure.Culprit, ev.Failure.Message)
+		a.outcome = human.OneLine(fmt.Sprintf("%s: %s", ev.Failure.Culprit, ev.Failure.Message))
 	case ev.State.Final():
 		a.outcome = string(ev.State)
 	default:

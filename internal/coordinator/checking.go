@@ -231,7 +231,7 @@ func (k *checking) compare(but string, want int) error {
 			k.used[but] = true
 		}
 		if n := k.c.checkable(k); n < want {
-			short = fmt.Errorf("%d more machines are to build it, but only %d can", want, n)
+			short = fmt.Errorf("so many machines that did not build it yet are to build it: %d; so many can: %d", want, n)
 			return
 		}
 		k.c.nextCheck(k, inputs, want)

@@ -65,7 +65,7 @@ func TestCheckFailsOnOne(t *testing.T) {
 func TestCheckWithoutEnoughMachines(t *testing.T) {
 	f := newFarm(t, nil, "m1", "m2", "m3")
 	b := f.awaitState(f.checkBuild(api.Request{Derivation: f.drv("one", ""), Check: 3, Skip: []string{"m2"}}), api.Failed)
-	if !strings.Contains(b.Failure.Message, "2 more machines are to build it, but only 1 can") {
+	if !strings.Contains(b.Failure.Message, "are to build it: 2; so many can: 1") {
 		t.Errorf("got %+v", b.Failure)
 	}
 	f.idle()

@@ -234,7 +234,10 @@ func (c *Coordinator) save(r *record, force bool) {
 	ch := ledger.Change{Build: &b}
 	if force {
 		ch.Event = &api.Event{
-			Kind: api.KindNote, Build: b.ID, State: b.State, Attempt: b.Attempt, Machine: b.Machine, Reason: b.Reason, Failure: b.Failure,
+			Kind: api.KindNote, Build: b.ID, State: b.State, Attempt: b.Attempt, Machine: b.Machine, Reason: b.Reason,
+		}
+		if !b.State.Running() { // it would be that of an earlier attempt
+			ch.Event.Failure = b.Failure
 		}
 	}
 	c.change(ch)

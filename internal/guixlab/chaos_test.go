@@ -5,6 +5,7 @@ package guixlab
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -312,6 +313,22 @@ func (c *chaos) happen(ctx context.Context) {
 			c.t.Errorf("chaos: %v", err)
 		}
 	}
+	// A coordinator that was just started reads its ledger first.
+	ask := func(f func() error) {
+		var err error
+		for deadline := time.Now().Add(patience); time.Now().Before(deadline) && ctx.Err() == nil; wait(50 * time.Millisecond) {
+			if err = f(); !errors.Is(err, api.ErrUnavailable) {
+				break
+			}
+		}
+		must(err)
+	}
+	reload := func() {
+		ask(func() error {
+			_, err := c.client.Reload(ctx)
+			return err
+		})
+	}
 	var what string
 	switch action {
 	case 0, 1:
@@ -330,15 +347,15 @@ func (c *chaos) happen(ctx context.Context) {
 		c.start()
 	case 3:
 		what = "machine drained"
-		_, err := c.client.Drain(ctx, m.Name, "chaos")
+		ask(func() error {
+			_, err := c.client.Drain(ctx, m.Name, "chaos")
+			return err
+		})
 		wait(pause)
-		for range 50 {
-			if _, e := c.client.ResumeMachine(ctx, m.Name); e == nil {
-				break
-			}
-			wait(100 * time.Millisecond)
-		}
-		must(err)
+		ask(func() error {
+			_, err := c.client.ResumeMachine(ctx, m.Name)
+			return err
+		})
 	case 4:
 		what = "machines file changed"
 		left := append([]string(nil), c.machines...)
@@ -349,16 +366,14 @@ func (c *chaos) happen(ctx context.Context) {
 			left[i] += fmt.Sprintf("\ntags = { chaos = \"%d\" }\nparallel-transfers = 2\n", c.rng.IntN(100))
 		}
 		c.write(left...)
-		_, err := c.client.Reload(ctx)
-		must(err)
+		reload()
 		wait(pause)
 		c.write("[[machine]]\nname = 1") // refused
 		if _, err := c.client.Reload(ctx); err == nil {
 			c.t.Error("chaos: a bad machines file was taken")
 		}
 		c.write(c.machines...)
-		_, err = c.client.Reload(ctx)
-		must(err)
+		reload()
 	case 5:
 		what = "disk filled"
 		c.on("plain", "dd if=/dev/zero of="+plainState+"/filler bs=1M 2>/dev/null; true")

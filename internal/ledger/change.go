@@ -180,6 +180,9 @@ func (p *prepared) prepareEvent(c *Change) error {
 	if e == nil {
 		b := c.Build
 		s = storedEvent{"", b.ID, b.State, b.Attempt, b.Machine, b.Reason, b.Failure}
+		if b.State.Running() {
+			s.Failure = nil // that of an earlier attempt
+		}
 	} else {
 		s = storedEvent{e.Kind, e.Build, e.State, e.Attempt, e.Machine, e.Reason, e.Failure}
 		p.always = true

@@ -191,3 +191,16 @@ func FuzzPrintable(f *testing.F) {
 		}
 	})
 }
+
+func TestOneLine(t *testing.T) {
+	for _, test := range []struct{ text, want string }{
+		{"one", "one"},
+		{"exit code 1; its last lines were:\nworking\n\n  no luck\r\n", "exit code 1; its last lines were: working; no luck"},
+		{"a\n\x1bb", "a; \\x1bb"},
+		{"\n", ""},
+	} {
+		if got := human.OneLine(test.text); got != test.want {
+			t.Errorf("OneLine(%q) = %q, want %q", test.text, got, test.want)
+		}
+	}
+}

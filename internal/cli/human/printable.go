@@ -22,6 +22,29 @@ func PrintableText(s string) string {
 	return escape(s, func(r rune) bool { return r == '\n' || r == '\t' })
 }
 
+// OneLine is Printable for text of several lines that is to be one: the lines stand behind
+// each other.
+func OneLine(s string) string {
+	if !strings.ContainsAny(s, "\r\n") {
+		return Printable(s)
+	}
+	var b strings.Builder
+	for line := range strings.FieldsFuncSeq(s, func(r rune) bool { return r == '\n' || r == '\r' }) {
+		if line = strings.TrimSpace(line); line == "" {
+			continue
+		}
+		switch text := b.String(); {
+		case text == "":
+		case strings.HasSuffix(text, ":"), strings.HasSuffix(text, ";"):
+			b.WriteByte(' ')
+		default:
+			b.WriteString("; ")
+		}
+		b.WriteString(line)
+	}
+	return Printable(b.String())
+}
+
 func escape(s string, keep func(rune) bool) string {
 	if !needsEscape(s, keep) {
 		return s
