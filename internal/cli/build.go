@@ -36,13 +36,14 @@ With --skip-if-built and --skip-if-submitted some requests make no build. They a
 
 With --check N each derivation is built on N different machines, and what they made is compared; the files that differ are listed.
 
-The first interrupt cancels the builds, a second one leaves at once. After --detach, or if this command is killed, the builds go on; "lighter builds" shows them.`,
+The first interrupt cancels the builds, a second one leaves at once. After --detach, or if this command is killed without --attached, the builds go on; "lighter builds" shows them.`,
 		exits: []int{exitBuildFailed, exitCanceled, exitNoAnswer, exitBadInput, exitDiffers, exitInterrupted},
 		examples: []example{
 			{"lighter build /gnu/store/…-hello-2.12.drv", "build one derivation"},
 			{"lighter build --keep-going - < derivations.txt", "build many, whatever becomes of the others"},
 			{"id=$(lighter build --detach --priority 10 --tag nightly=1 /gnu/store/…-hello-2.12.drv)", "submit it and go on"},
 			{"lighter build --check 2 /gnu/store/…-hello-2.12.drv", "is it reproducible?"},
+			{"lighter build --attached --on fast /gnu/store/…-hello-2.12.drv", "in a job of a CI system, which may be killed; on one machine"},
 			{"lighter build --detach --submission all-of-3f2a91c - < derivations.txt", "a hundred thousand, perhaps in several runs"},
 			{"lighter build --detach --skip-if-built --tag branch=master --tag commit=$c --supersede branch - < derivations.txt", "a new commit of a branch: what only older ones wanted is canceled"},
 			{`echo '{"derivation": "/gnu/store/…-hello-2.12.drv", "priority": 5, "on": ["alpha"]}' | lighter build -d -`, "with options of its own"},
@@ -91,6 +92,7 @@ func (b *buildAction) requestFlags(fs *pflag.FlagSet) {
 	fs.StringSliceVar(&r.On, "on", nil, "build only on this `MACHINE`; may be repeated")
 	fs.StringSliceVar(&r.Skip, "skip", nil, "don't build on this `MACHINE`; may be repeated")
 	fs.StringSliceVar(&r.DerivationSubstituteURLs, "derivation-substitute-urls", nil, "fetch derivations that are not in the store, with all that they need, from these `URL`s")
+	fs.BoolVar(&r.Attached, "attached", false, "cancel the builds a minute after this command has ended, however that happens")
 	fs.BoolVar(&r.KeepFailed, "keep-failed", false, "keep the folder of a failed build on its machine")
 }
 
@@ -109,6 +111,9 @@ func (b *buildAction) complete(inv *invocation) error {
 	b.base.Timeout, b.base.MaxSilentTime = seconds(b.timeout), seconds(b.maxSilentTime)
 	if err := checkRequest(&b.base); err != nil {
 		return usageErrorf("%s: %w", command, err)
+	}
+	if b.base.Attached && b.detach {
+		return usageErrorf("%s: --attached goes with waiting, and --detach is the opposite", command)
 	}
 	if b.supersede == "" {
 		return nil
@@ -168,6 +173,13 @@ func (b *buildAction) run(ctx context.Context, inv *invocation, client *apiclien
 
 // wait shows the builds until they are final, and then what became of them.
 func (b *buildAction) wait(ctx context.Context, inv *invocation, client *apiclient.Client, builds []*api.Build, next uint64) error {
+	if b.base.Attached {
+		release, err := hold(ctx, client, builds)
+		if err != nil {
+			return err
+		}
+		defer release()
+	}
 	w := b.watcher(inv, client, builds, next)
 	resized := make(chan os.Signal, 1)
 	signal.Notify(resized, syscall.SIGWINCH)

@@ -1,0 +1,43 @@
+package cli
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"lighter/internal/api"
+	"lighter/internal/api/apiclient"
+)
+
+// maxHeld bounds the builds that one command holds: their ids go into one request.
+const maxHeld = 10_000
+
+// hold tells the coordinator that somebody wants these builds, until release is called or
+// this process is gone; also a coordinator that takes the place of this one.
+func hold(ctx context.Context, client *apiclient.Client, builds []*api.Build) (release func(), err error) {
+	if len(builds) > maxHeld {
+		return nil, usageErrorf("--attached is for at most %d builds, not for %d", maxHeld, len(builds))
+	}
+	var ids []string
+	for _, b := range builds {
+		if b.Attached {
+			ids = append(ids, b.ID)
+		}
+	}
+	if len(ids) == 0 {
+		return func() {}, nil
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var group sync.WaitGroup
+	group.Go(func() {
+		const pause = 500 * time.Millisecond
+		for ctx.Err() == nil {
+			_ = client.Attach(ctx, ids...) // ends when the coordinator does; what is wrong shows in the builds
+			_ = sleep(ctx, pause)
+		}
+	})
+	return func() {
+		cancel()
+		group.Wait()
+	}, nil
+}
