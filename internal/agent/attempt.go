@@ -241,3 +241,16 @@ func shorten(text string) string {
 func diskFull(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }
+
+// has reports whether a file of the build is of this attempt, and not of one before it that an
+// agent was killed over.
+func (at *attempt) has(kind fileKind, name string) bool {
+	switch kind {
+	case logFile:
+		return name == logName(at.id, at.number)
+	case madeFile:
+		return at.made(name)
+	case recordFile:
+	}
+	return true
+}

@@ -413,7 +413,7 @@ func (a *Agent) load(ctx context.Context) error {
 	}
 	for _, file := range files {
 		id, kind := buildOf(file.Name())
-		if e := a.entries[id]; e != nil && (kind != madeFile || e.attempt.made(file.Name())) {
+		if e := a.entries[id]; e != nil && e.attempt.has(kind, file.Name()) {
 			continue
 		}
 		if err := removeFile(a.buildFile(file.Name())); err != nil {

@@ -293,8 +293,10 @@ func TestRestart(t *testing.T) {
 	saveForTest(t, dir, "moved", `{"id":"elsewhere","attempt":7,"state":"failed"}`)
 
 	saveForTest(t, dir, "orphan", "")
-	if err := os.WriteFile(filepath.Join(dir, "builds", "orphan.log-3"), []byte("text"), 0o600); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"orphan.log-3", "bad.log-3"} { // the second is of an attempt before the one that is known
+		if err := os.WriteFile(filepath.Join(dir, "builds", name), []byte("text"), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 
 	r = start(t, s, inDir)
