@@ -57,10 +57,10 @@ func eventText(ev *api.Event) string {
 		text += fmt.Sprintf(" (attempt %d)", ev.Attempt)
 	}
 	switch {
-	case ev.Failure != nil:
+	case ev.Failure != nil && !ev.State.Running(): // else it is that of an attempt before
 		text += ": " + ev.Failure.Error()
 	case ev.Reason != "":
 		text += ": " + ev.Reason
 	}
-	return human.Printable(strings.TrimSpace(text))
+	return human.Line(text)
 }

@@ -17,6 +17,25 @@ func Printable(s string) string {
 	return escape(s, func(rune) bool { return false })
 }
 
+// Line is Printable for text that may have several lines: they are joined to one.
+func Line(s string) string {
+	var line strings.Builder
+	for part := range strings.Lines(s) {
+		part = strings.TrimSpace(part)
+		switch {
+		case part == "":
+			continue
+		case line.Len() == 0:
+		case strings.HasSuffix(line.String(), ":"):
+			line.WriteString(" ")
+		default:
+			line.WriteString(" | ")
+		}
+		line.WriteString(part)
+	}
+	return Printable(line.String())
+}
+
 // PrintableText is Printable for text of several lines: line ends and tabs stay.
 func PrintableText(s string) string {
 	return escape(s, func(r rune) bool { return r == '\n' || r == '\t' })
