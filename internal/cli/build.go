@@ -84,9 +84,9 @@ func (b *buildAction) requestFlags(fs *pflag.FlagSet) {
 	fs.BoolVar(&r.SkipIfBuilt, "skip-if-built", false, "make no build where the outputs are in the store, or published")
 	fs.BoolVar(&r.SkipIfSubmitted, "skip-if-submitted", false, "make no build where there is one for the same outputs that did not fail and was not canceled")
 	fs.BoolVar(&r.AllInputs, "all-inputs", false, "every derivation that it needs, directly or not, gets a build of its own, also if its outputs are there")
-	fs.DurationVar(&b.timeout, "timeout", 0, "stop a build that takes longer, such as 2h")
-	fs.DurationVar(&b.maxSilentTime, "max-silent-time", 0, "stop a build that writes nothing for so long")
-	fs.IntVar(&r.Retries, "retries", 0, "after a failure of the derivation itself try it `N` times more, elsewhere if possible")
+	durationFlag(fs, &b.timeout, "timeout", 0, "stop a build that takes longer, such as 2h or 1d")
+	durationFlag(fs, &b.maxSilentTime, "max-silent-time", 0, "stop a build that writes nothing for so long")
+	fs.IntVar(&r.Retries, "retries", 0, "after a failure of the derivation itself try it `N` times more, elsewhere if possible; 0 is never (default: what the coordinator's settings say)")
 	fs.IntVar(&r.Check, "check", 0, "build on `N` different machines and compare what they made; exit code 8 if it differs")
 	fs.StringSliceVar(&r.On, "on", nil, "build only on this `MACHINE`; may be repeated")
 	fs.StringSliceVar(&r.Skip, "skip", nil, "don't build on this `MACHINE`; may be repeated")
@@ -106,6 +106,9 @@ func (b *buildAction) complete(inv *invocation) error {
 	if b.base.ID != "" && (len(inv.args) > 1 || b.submission != "") {
 		return usageErrorf("%s: --id is for one derivation, and does not go with --submission; in JSON each line has an \"id\"", command)
 	}
+	if b.base.Retries == 0 && inv.flags.Changed("retries") {
+		b.base.Retries = noRetries
+	}
 	b.base.Timeout, b.base.MaxSilentTime = seconds(b.timeout), seconds(b.maxSilentTime)
 	if err := checkRequest(&b.base); err != nil {
 		return usageErrorf("%s: %w", command, err)
@@ -122,12 +125,15 @@ func (b *buildAction) complete(inv *invocation) error {
 	return nil
 }
 
+// noRetries in a request says that there are none; 0 leaves it to the coordinator.
+const noRetries = -1
+
 // checkRequest says what is wrong with a request in itself.
 func checkRequest(r *api.Request) error {
 	switch {
 	case r.Timeout < 0 || r.MaxSilentTime < 0:
 		return errors.New("a time limit can't be negative")
-	case r.Retries < 0:
+	case r.Retries < noRetries:
 		return errors.New("retries can't be negative")
 	case r.Check < 0:
 		return errors.New("the number of machines of a check can't be negative")

@@ -74,6 +74,12 @@ func TestBuildRequests(t *testing.T) {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 
+	k.requests = nil
+	s.run("", "build", "-d", "--id", id, "--retries", "0", "--timeout", "1d12h", string(drv("hello"))).want(t, exitDone, "", "")
+	if diff := cmp.Diff([]api.Request{{ID: id, Derivation: drv("hello"), Retries: -1, Timeout: 36 * 3600}}, k.requests); diff != "" {
+		t.Errorf("no retries (-want +got):\n%s", diff)
+	}
+
 	// JSON lines go before the flags, and their tags are added.
 	k.requests = nil
 	lines := fmt.Sprintf("%s\n\n{\"derivation\":%q,\"priority\":9,\"tags\":{\"c\":\"d\"},\"on\":[\"alpha\"]}\n%s\n", drv("one"), drv("two"), drv("one"))
@@ -112,7 +118,8 @@ func TestBuildRefusesWrongRequests(t *testing.T) {
 		"id of two":          {"--id 11111111-2222-4333-8444-555555555555 " + hello + " " + string(drv("x")), "", exitUsage, "--id is for one derivation"},
 		"id of many lines":   {"--id 11111111-2222-4333-8444-555555555555 -", hello + "\n" + string(drv("x")), exitBadInput, "asked for before"},
 		"on and skip":        {"--on a --skip a " + hello, "", exitUsage, "machine a is both"},
-		"negative retries":   {"--retries=-1 " + hello, "", exitUsage, "can't be negative"},
+		"negative retries":   {"--retries=-2 " + hello, "", exitUsage, "can't be negative"},
+		"bad timeout":        {"--timeout 5 " + hello, "", exitUsage, "want one such as 90s"},
 		"supersede nothing":  {"--supersede branch " + hello, "", exitUsage, "has no such tag"},
 		"supersede itself":   {"--supersede branch --tag branch=x " + hello, "", exitUsage, "nothing tells this submission"},
 		"tag of a line":      {"--supersede branch --tag branch=x --tag commit=1 -", `{"derivation":"` + hello + `","tags":{"commit":"2"}}`, exitBadInput, "tag commit"},
