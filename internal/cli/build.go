@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/display"
+	"lighter/internal/cli/human"
 )
 
 func buildCommand() *command {
@@ -157,6 +159,7 @@ func (b *buildAction) run(ctx context.Context, inv *invocation, client *apiclien
 	if err != nil {
 		return err
 	}
+	warnOfMachines(inv, &b.base, status.Machines)
 	builds, err := b.submit(ctx, inv, client, f)
 	if err != nil {
 		return err
@@ -170,6 +173,22 @@ func (b *buildAction) run(ctx context.Context, inv *invocation, client *apiclien
 		return &exitError{code: exitFailure}
 	}
 	return err
+}
+
+// warnOfMachines says which names of --on and --skip are no machine's. That is no error: the
+// machine may be added later, and until then the build waits.
+func warnOfMachines(inv *invocation, r *api.Request, there []api.MachineStatus) {
+	known := make(map[string]bool, len(there))
+	names := make([]string, len(there))
+	for i := range there {
+		names[i] = there[i].Name
+		known[names[i]] = true
+	}
+	for _, name := range slices.Concat(r.On, r.Skip) {
+		if len(there) > 0 && !known[name] {
+			fmt.Fprintf(inv.Err, "warning: no machine is called %q; there are %s\n", name, human.Printable(strings.Join(names, ", ")))
+		}
+	}
 }
 
 // wait shows the builds until they are final, and then what became of them.

@@ -21,10 +21,11 @@ type taker struct {
 	requests []api.Request
 	portions []int
 	finish   func(r *api.Request) api.Submitted
+	machines []api.MachineStatus
 }
 
 func (k *taker) serve(s *stub) {
-	s.answer("GET /v1/status", api.Status{LastEvent: 7})
+	s.answer("GET /v1/status", api.Status{LastEvent: 7, Machines: k.machines})
 	s.mux.HandleFunc("POST /v1/builds", func(w http.ResponseWriter, r *http.Request) {
 		var body api.Submission
 		if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
@@ -137,6 +138,20 @@ func TestBuildRefusesWrongRequests(t *testing.T) {
 				t.Errorf("submitted %v", k.requests)
 			}
 		})
+	}
+}
+
+func TestUnknownMachinesAreNamed(t *testing.T) {
+	s := newStub(t)
+	k := &taker{finish: taken(api.Queued), machines: []api.MachineStatus{{Name: "alpha"}, {Name: "beta"}}}
+	k.serve(s)
+	s.run("", "build", "-d", "--on", "alpha", "--on", "gamma", "--skip", "beta", string(drv("hello"))).
+		want(t, exitDone, "", "warning: no machine is called \"gamma\"; there are alpha, beta\n")
+	if got := s.run("", "build", "-d", "--on", "alpha", "--skip", "beta", string(drv("hello"))); got.err != "" {
+		t.Errorf("machines that are there: %q", got.err)
+	}
+	if len(k.requests) != 2 {
+		t.Errorf("submitted %v", k.requests)
 	}
 }
 
