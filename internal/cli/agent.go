@@ -193,7 +193,7 @@ func (a *agentAction) printEntry(ctx context.Context, inv *invocation, agent *in
 	m := machines.Machine{
 		Name: a.name, Host: host, Port: port, Systems: info.Systems, User: userName(), HostKey: sshtransport.FormatHostKey(hostKey),
 		ParallelBuilds: max(1, runtime.NumCPU()/2), Speed: machines.DefaultSpeed,
-		OverloadThreshold: machines.DefaultOverloadThreshold, MinFreeDisk: machines.DefaultMinFreeDisk,
+		OverloadThreshold: machines.DefaultOverloadThreshold, MinFreeDisk: machines.DefaultMinFreeDisk, MinFreeInodes: machines.DefaultMinFreeInodes,
 		Store: machines.StoreAuto, DaemonSocket: machines.DefaultDaemonSocket, SandboxPaths: a.sandboxPaths,
 	}
 	if info.BuildProblem != "" {

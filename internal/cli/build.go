@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/display"
+	"lighter/internal/cli/human"
 )
 
 func buildCommand() *command {
@@ -85,9 +87,9 @@ func (b *buildAction) requestFlags(fs *pflag.FlagSet) {
 	fs.BoolVar(&r.SkipIfBuilt, "skip-if-built", false, "make no build where the outputs are in the store, or published")
 	fs.BoolVar(&r.SkipIfSubmitted, "skip-if-submitted", false, "make no build where there is one for the same outputs that did not fail and was not canceled")
 	fs.BoolVar(&r.AllInputs, "all-inputs", false, "every derivation that it needs, directly or not, gets a build of its own, also if its outputs are there")
-	fs.DurationVar(&b.timeout, "timeout", 0, "stop a build that takes longer, such as 2h")
-	fs.DurationVar(&b.maxSilentTime, "max-silent-time", 0, "stop a build that writes nothing for so long")
-	fs.IntVar(&r.Retries, "retries", 0, "after a failure of the derivation itself try it `N` times more, elsewhere if possible")
+	durationFlag(fs, &b.timeout, "timeout", 0, "stop a build that takes longer, such as 2h or 1d")
+	durationFlag(fs, &b.maxSilentTime, "max-silent-time", 0, "stop a build that writes nothing for so long")
+	fs.IntVar(&r.Retries, "retries", 0, "after a failure of the derivation itself try it `N` times more, elsewhere if possible; 0 is never (default: what the coordinator's settings say)")
 	fs.IntVar(&r.Check, "check", 0, "build on `N` different machines and compare what they made; exit code 8 if it differs")
 	fs.StringSliceVar(&r.On, "on", nil, "build only on this `MACHINE`; may be repeated")
 	fs.StringSliceVar(&r.Skip, "skip", nil, "don't build on this `MACHINE`; may be repeated")
@@ -108,6 +110,9 @@ func (b *buildAction) complete(inv *invocation) error {
 	if b.base.ID != "" && (len(inv.args) > 1 || b.submission != "") {
 		return usageErrorf("%s: --id is for one derivation, and does not go with --submission; in JSON each line has an \"id\"", command)
 	}
+	if b.base.Retries == 0 && inv.flags.Changed("retries") {
+		b.base.Retries = noRetries
+	}
 	b.base.Timeout, b.base.MaxSilentTime = seconds(b.timeout), seconds(b.maxSilentTime)
 	if err := checkRequest(&b.base); err != nil {
 		return usageErrorf("%s: %w", command, err)
@@ -127,12 +132,15 @@ func (b *buildAction) complete(inv *invocation) error {
 	return nil
 }
 
+// noRetries in a request says that there are none; 0 leaves it to the coordinator.
+const noRetries = -1
+
 // checkRequest says what is wrong with a request in itself.
 func checkRequest(r *api.Request) error {
 	switch {
 	case r.Timeout < 0 || r.MaxSilentTime < 0:
 		return errors.New("a time limit can't be negative")
-	case r.Retries < 0:
+	case r.Retries < noRetries:
 		return errors.New("retries can't be negative")
 	case r.Check < 0:
 		return errors.New("the number of machines of a check can't be negative")
@@ -156,6 +164,7 @@ func (b *buildAction) run(ctx context.Context, inv *invocation, client *apiclien
 	if err != nil {
 		return err
 	}
+	warnOfMachines(inv, &b.base, status.Machines)
 	builds, err := b.submit(ctx, inv, client, f)
 	if err != nil {
 		return err
@@ -169,6 +178,22 @@ func (b *buildAction) run(ctx context.Context, inv *invocation, client *apiclien
 		return &exitError{code: exitFailure}
 	}
 	return err
+}
+
+// warnOfMachines says which names of --on and --skip are no machine's. That is no error: the
+// machine may be added later, and until then the build waits.
+func warnOfMachines(inv *invocation, r *api.Request, there []api.MachineStatus) {
+	known := make(map[string]bool, len(there))
+	names := make([]string, len(there))
+	for i := range there {
+		names[i] = there[i].Name
+		known[names[i]] = true
+	}
+	for _, name := range slices.Concat(r.On, r.Skip) {
+		if len(there) > 0 && !known[name] {
+			fmt.Fprintf(inv.Err, "warning: no machine is called %q; there are %s\n", name, human.Printable(strings.Join(names, ", ")))
+		}
+	}
 }
 
 // wait shows the builds until they are final, and then what became of them.

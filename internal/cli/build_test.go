@@ -21,10 +21,11 @@ type taker struct {
 	requests []api.Request
 	portions []int
 	finish   func(r *api.Request) api.Submitted
+	machines []api.MachineStatus
 }
 
 func (k *taker) serve(s *stub) {
-	s.answer("GET /v1/status", api.Status{LastEvent: 7})
+	s.answer("GET /v1/status", api.Status{LastEvent: 7, Machines: k.machines})
 	s.mux.HandleFunc("POST /v1/builds", func(w http.ResponseWriter, r *http.Request) {
 		var body api.Submission
 		if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
@@ -74,6 +75,12 @@ func TestBuildRequests(t *testing.T) {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 
+	k.requests = nil
+	s.run("", "build", "-d", "--id", id, "--retries", "0", "--timeout", "1d12h", string(drv("hello"))).want(t, exitDone, "", "")
+	if diff := cmp.Diff([]api.Request{{ID: id, Derivation: drv("hello"), Retries: -1, Timeout: 36 * 3600}}, k.requests); diff != "" {
+		t.Errorf("no retries (-want +got):\n%s", diff)
+	}
+
 	// JSON lines go before the flags, and their tags are added.
 	k.requests = nil
 	lines := fmt.Sprintf("%s\n\n{\"derivation\":%q,\"priority\":9,\"tags\":{\"c\":\"d\"},\"on\":[\"alpha\"]}\n%s\n", drv("one"), drv("two"), drv("one"))
@@ -112,7 +119,8 @@ func TestBuildRefusesWrongRequests(t *testing.T) {
 		"id of two":          {"--id 11111111-2222-4333-8444-555555555555 " + hello + " " + string(drv("x")), "", exitUsage, "--id is for one derivation"},
 		"id of many lines":   {"--id 11111111-2222-4333-8444-555555555555 -", hello + "\n" + string(drv("x")), exitBadInput, "asked for before"},
 		"on and skip":        {"--on a --skip a " + hello, "", exitUsage, "machine a is both"},
-		"negative retries":   {"--retries=-1 " + hello, "", exitUsage, "can't be negative"},
+		"negative retries":   {"--retries=-2 " + hello, "", exitUsage, "can't be negative"},
+		"bad timeout":        {"--timeout 5 " + hello, "", exitUsage, "want one such as 90s"},
 		"supersede nothing":  {"--supersede branch " + hello, "", exitUsage, "has no such tag"},
 		"supersede itself":   {"--supersede branch --tag branch=x " + hello, "", exitUsage, "nothing tells this submission"},
 		"tag of a line":      {"--supersede branch --tag branch=x --tag commit=1 -", `{"derivation":"` + hello + `","tags":{"commit":"2"}}`, exitBadInput, "tag commit"},
@@ -130,6 +138,20 @@ func TestBuildRefusesWrongRequests(t *testing.T) {
 				t.Errorf("submitted %v", k.requests)
 			}
 		})
+	}
+}
+
+func TestUnknownMachinesAreNamed(t *testing.T) {
+	s := newStub(t)
+	k := &taker{finish: taken(api.Queued), machines: []api.MachineStatus{{Name: "alpha"}, {Name: "beta"}}}
+	k.serve(s)
+	s.run("", "build", "-d", "--on", "alpha", "--on", "gamma", "--skip", "beta", string(drv("hello"))).
+		want(t, exitDone, "", "warning: no machine is called \"gamma\"; there are alpha, beta\n")
+	if got := s.run("", "build", "-d", "--on", "alpha", "--skip", "beta", string(drv("hello"))); got.err != "" {
+		t.Errorf("machines that are there: %q", got.err)
+	}
+	if len(k.requests) != 2 {
+		t.Errorf("submitted %v", k.requests)
 	}
 }
 
@@ -281,7 +303,7 @@ func TestCheckHasItsOwnExitCode(t *testing.T) {
 		}}
 		k.serve(s)
 		got := s.run("", "build", "--check", "2", string(drv("hello")))
-		got.want(t, code, "", "  beta: out is "+hash+"\n")
+		got.want(t, code, "", "  beta: out is sha256:"+hash+"\n")
 		if hash == "2" {
 			got.want(t, code, "", "  beta: differs: bin/hello\n")
 		}

@@ -209,7 +209,7 @@ func TestShowTellsTheStory(t *testing.T) {
 	b.Attempt, b.Machine, b.LogSize, b.SentBytes = 2, "beta", 4096, 1<<20
 	b.Hardware = &api.Hardware{CPU: "Fast " + evil, Cores: 8, Memory: 16 << 30, Kernel: "Linux 6.6"}
 	b.Tags = map[string]string{"why": evil}
-	b.Results = []api.CheckResult{{Machine: "alpha", Hashes: map[string]string{"out": "aa"}}, {Machine: "beta", Hashes: map[string]string{"out": "bb"}, Differs: []string{"bin/" + evil}}}
+	b.Results = []api.CheckResult{{Machine: "alpha", Hashes: map[string]string{"out": "sha256:aa"}}, {Machine: "beta", Hashes: map[string]string{"out": "bb"}, Differs: []string{"bin/" + evil}}}
 	failure := &api.Failure{Culprit: api.CulpritLink, Phase: api.Sending, Machine: "alpha", Message: "lost " + evil}
 	event := func(seconds int, attempt int, machine string, state api.State, f *api.Failure) api.Event {
 		return api.Event{Time: at.Add(time.Duration(seconds) * time.Second), Attempt: attempt, Machine: machine, State: state, Failure: f}
@@ -217,8 +217,9 @@ func TestShowTellsTheStory(t *testing.T) {
 	story := api.BuildStory{Build: b, Events: []api.Event{
 		event(0, 0, "", api.Queued, nil),
 		event(1, 1, "alpha", api.Placed, nil), event(2, 1, "alpha", api.Sending, nil), event(12, 1, "alpha", api.Queued, failure),
-		event(20, 2, "beta", api.Placed, nil), event(21, 2, "beta", api.Sending, nil), event(25, 2, "beta", api.Building, nil),
-		event(85, 2, "beta", api.Fetching, nil), event(88, 2, "beta", api.Succeeded, nil),
+		// A running build has the failure of the attempt before, until it ends well.
+		event(20, 2, "beta", api.Placed, failure), event(21, 2, "beta", api.Sending, failure), event(25, 2, "beta", api.Building, failure),
+		event(85, 2, "beta", api.Fetching, failure), event(88, 2, "beta", api.Succeeded, nil),
 	}}
 	for i := range 25 {
 		story.WantedBy = append(story.WantedBy, oneBuild(fmt.Sprintf("bbbb%04d", i), "release", api.Waiting))
@@ -229,9 +230,10 @@ func TestShowTellsTheStory(t *testing.T) {
 	for _, want := range []string{
 		"build        aaaa1111-2222\n", `hardware     Fast evil\x1b[2J\r\x07, 8 cores, 16.0 GiB, Linux 6.6`,
 		"ago)\n", "waits for    cccc3333 gcc, which is building\n", "wanted by    bbbb0000 release, which is waiting\n", "wanted by    and 5 more\n",
-		"log          4.00 KiB: lighter builds log aaaa1111-2222\n", "2 machines differ", `beta: differs: bin/evil\x1b`,
+		"log          4.00 KiB: lighter builds log aaaa1111-2222\n", "2 machines differ", "alpha: out is sha256:aa\n", `beta: differs: bin/evil\x1b`,
 		"1        alpha    1.0s    10s      -         -         link: lost evil",
 		"2        beta     1.0s    4.0s     1m00s     3.0s      succeeded\n",
+		"  building on beta (attempt 2)\n",
 	} {
 		got.want(t, exitDone, want, "")
 	}

@@ -36,7 +36,7 @@ func buildReason(b *api.Build) string {
 	case api.Succeeded:
 		return ""
 	}
-	return human.OneLine(b.Reason)
+	return human.Line(b.Reason)
 }
 
 // eventLine is one line of a build's history; times count from its submission.
@@ -57,10 +57,10 @@ func eventText(ev *api.Event) string {
 		text += fmt.Sprintf(" (attempt %d)", ev.Attempt)
 	}
 	switch {
-	case ev.Failure != nil && (ev.State.Final() || ev.Reason == ""):
+	case ev.Failure != nil && !ev.State.Running(): // else it is that of an attempt before
 		text += ": " + ev.Failure.Error()
 	case ev.Reason != "":
 		text += ": " + ev.Reason
 	}
-	return human.OneLine(strings.TrimSpace(text))
+	return human.Line(text)
 }

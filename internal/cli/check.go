@@ -77,7 +77,7 @@ func checkLines(b *api.Build) []string {
 			took = " in " + human.Duration(r.BuildTime.Duration())
 		}
 		for _, output := range slices.Sorted(maps.Keys(r.Hashes)) {
-			add("%s: %s is %s%s", r.Machine, output, r.Hashes[output], took)
+			add("%s: %s is sha256:%s%s", r.Machine, output, strings.TrimPrefix(r.Hashes[output], "sha256:"), took)
 		}
 		for _, file := range r.Differs[:min(len(r.Differs), maxDiffering)] {
 			add("%s: differs: %s", r.Machine, file)

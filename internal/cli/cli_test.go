@@ -135,7 +135,7 @@ func TestUsageErrors(t *testing.T) {
 		"wrong state":          {"builds list --only don", `no state is called "don"; they are queued`},
 		"flag before command":  {"--state x build", `unknown flag --state`},
 		"control characters":   {"\x1b[2J", `unknown command "\x1b[2J"`},
-		"negative time limit":  {"build --timeout=-1s x", "can't be negative"},
+		"negative time limit":  {"build --timeout=-1s x", "is no length of time"},
 		"authorized with FILE": {"key show --authorized x", "takes no FILE"},
 	} {
 		var out, errs bytes.Buffer

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/display"
 	"lighter/internal/cli/human"
 )
 
@@ -68,7 +69,7 @@ func coordinatorResumeCommand() *command {
 				}
 				text := "resumed"
 				if status.Paused != "" {
-					text = "resumed, but still paused: " + status.Paused
+					text = "resumed, but still " + display.Paused(status.Paused)
 				}
 				_, err = fmt.Fprintln(inv.Out, human.Printable(text))
 				return err

@@ -141,7 +141,7 @@ func machinesGCCommand() *command {
 		short: "delete from machines' stores what no build needs",
 		exits: []int{exitNoAnswer},
 		examples: []example{
-			{"lighter machines gc --older-than 72h alpha", "outputs that nobody asked for in three days"},
+			{"lighter machines gc --older-than 3d alpha", "outputs that nobody asked for in three days"},
 		},
 		setup: func(fs *pflag.FlagSet) action {
 			where := socketFlags(fs)

@@ -205,19 +205,20 @@ func publishPruneCommand() *command {
 what an item refers to that stays, stays. An item that is published again counts as
 new. Logs and failures go when they are as old. Others may publish meanwhile.`,
 		examples: []example{
-			{"lighter publish prune --dir /srv/substitutes --older-than 2160h", "what nobody has built for 90 days"},
+			{"lighter publish prune --dir /srv/substitutes --older-than 90d", "what nobody has built for 90 days"},
 		},
 		setup: func(flags *pflag.FlagSet) action {
 			dir := flags.String("dir", "", "the published folder is `DIR`")
-			olderThan := flags.Duration("older-than", 0, "remove what was not published for so long, such as 720h; an hour at least")
+			var olderThan time.Duration
+			durationFlag(flags, &olderThan, "older-than", 0, "remove what was not published for so long, such as 30d; an hour at least")
 			return func(ctx context.Context, inv *invocation) error {
 				if err := inv.arguments("", 0, 0); err != nil {
 					return err
 				}
-				if *dir == "" || *olderThan <= 0 {
+				if *dir == "" || olderThan <= 0 {
 					return usageErrorf("%s: want --dir DIR and --older-than TIME", inv.flags.Name())
 				}
-				return prunePublished(ctx, inv, *dir, *olderThan)
+				return prunePublished(ctx, inv, *dir, olderThan)
 			}
 		},
 	}

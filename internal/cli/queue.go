@@ -58,7 +58,7 @@ interval. That the service or the coordinator is away for a while ends nothing.`
 			fs.StringArrayVar(&q.substitutes, "derivation-substitute-urls", nil, "`URL` of a substitute server that has the derivations; may be repeated")
 			fs.IntVarP(&q.priority, "priority", "p", 0, "builds with a higher number go first")
 			fs.StringToStringVar(&q.tags, "tag", nil, "`k=v` for the builds, beside those that they get anyway; may be repeated")
-			fs.DurationVar(&q.interval, "interval", 10*time.Minute, "look for new revisions so often")
+			durationFlag(fs, &q.interval, "interval", 10*time.Minute, "look for new revisions so often")
 			fs.BoolVar(&q.once, "once", false, "look once, and end")
 			fs.BoolVarP(&q.dryRun, "dry-run", "n", false, "print the derivations and submit nothing; implies --once")
 			q.log = addLogFlags(fs)

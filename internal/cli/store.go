@@ -404,7 +404,7 @@ func storeGCCommand() *command {
 their paths. For a machine's store there is "lighter machines gc".`,
 		examples: []example{
 			{"lighter store gc --dry-run", "what would go?"},
-			{"lighter store gc --max-freed 5GiB --older-than 72h", "make some room, sparing what is new"},
+			{"lighter store gc --max-freed 5GiB --older-than 3d", "make some room, sparing what is new"},
 		},
 		setup: func(fs *pflag.FlagSet) action {
 			where := stateFlags(fs)
@@ -425,7 +425,7 @@ their paths. For a machine's store there is "lighter machines gc".`,
 func gcFlags(fs *pflag.FlagSet) (*store.GCOptions, *sizeValue) {
 	opts, maxFreed := new(store.GCOptions), new(sizeValue)
 	fs.BoolVarP(&opts.DryRun, "dry-run", "n", false, "only print what would be deleted")
-	fs.DurationVar(&opts.OlderThan, "older-than", 0, "spare items that came into the store less than this ago")
+	durationFlag(fs, &opts.OlderThan, "older-than", 0, "spare items that came into the store less than this ago")
 	fs.Var(maxFreed, "max-freed", "stop after so many bytes, such as 5GiB")
 	return opts, maxFreed
 }

@@ -195,7 +195,8 @@ func (a *attempt) take(ev *api.Event) {
 	if !a.end.IsZero() {
 		return
 	}
-	if ev.State.Running() && ev.Failure == nil {
+	// The failure of a running build is that of an attempt before.
+	if ev.State.Running() {
 		if _, ok := a.at[ev.State]; !ok {
 			a.at[ev.State] = ev.Time
 		}
@@ -204,7 +205,7 @@ func (a *attempt) take(ev *api.Event) {
 	a.end = ev.Time
 	switch {
 	case ev.Failure != nil:
-		a.outcome = human.OneLine(fmt.Sprintf("%s: %s", ev.Failure.Culprit, ev.Failure.Message))
+		a.outcome = human.Line(fmt.Sprintf("%s: %s", ev.Failure.Culprit, ev.Failure.Message))
 	case ev.State.Final():
 		a.outcome = string(ev.State)
 	default:

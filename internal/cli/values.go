@@ -7,7 +7,39 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"lighter/internal/cli/human"
 )
+
+// durationValue is a flag that holds a length of time: "90s", "2h30m", "30d", "2w".
+type durationValue time.Duration
+
+// durationFlag defines such a flag.
+func durationFlag(fs *pflag.FlagSet, p *time.Duration, name string, value time.Duration, usage string) {
+	*p = value
+	fs.Var((*durationValue)(p), name, usage)
+}
+
+func (v *durationValue) Type() string { return "duration" }
+
+func (v *durationValue) String() string {
+	if *v == 0 {
+		return ""
+	}
+	return time.Duration(*v).String()
+}
+
+func (v *durationValue) Set(s string) error {
+	d, err := human.ParseDuration(s)
+	if err != nil {
+		return err
+	}
+	*v = durationValue(d)
+	return nil
+}
 
 // sizeValue is a flag that holds a number of bytes: "500MiB", "2 GB", "1048576".
 type sizeValue int64

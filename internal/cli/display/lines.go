@@ -322,15 +322,19 @@ func FailureText(b *api.Build) string {
 	f := b.Failure
 	switch {
 	case f == nil && b.Reason != "":
-		return human.OneLine(b.Reason)
+		return human.Line(b.Reason)
 	case f == nil:
 		return "the reason is not known"
 	case f.Kind == api.KindDependency && f.Input != "":
-		return "needs " + human.OneLine(strings.TrimSuffix(f.Input.Name(), ".drv")) + ", which failed"
+		became := "failed"
+		if strings.HasSuffix(f.Message, "was canceled") {
+			became = "was canceled"
+		}
+		return "needs " + human.Printable(strings.TrimSuffix(f.Input.Name(), ".drv")) + ", which " + became
 	case f.Culprit == api.CulpritDerivation || f.Message == "":
-		return human.OneLine(strings.TrimSpace(f.Message))
+		return human.Line(f.Message)
 	}
-	return human.OneLine(fmt.Sprintf("the %s failed while %s: %s", f.Culprit, f.Phase, strings.TrimSpace(f.Message)))
+	return human.Line(fmt.Sprintf("the %s failed while %s: %s", f.Culprit, f.Phase, f.Message))
 }
 
 // Start returns a line that says where a build starts, for output that is no

@@ -103,6 +103,15 @@ func shareRoom(sections []section, room int) []int {
 	return rooms
 }
 
+// Paused returns why the coordinator is paused, after that word, which the coordinator's
+// own reasons begin with.
+func Paused(why string) string {
+	if strings.HasPrefix(why, "paused") {
+		return why
+	}
+	return "paused: " + why
+}
+
 // statusHeader is what stands on top: who it is, the counts, and what stands in the way.
 func statusHeader(s *api.Status, now time.Time, width int, style Style) []string {
 	var lines []string
@@ -111,7 +120,7 @@ func statusHeader(s *api.Status, now time.Time, width int, style Style) []string
 	}
 	add(bold, fmt.Sprintf("coordinator %s, process %d, started %s", s.Version, s.PID, human.Ago(s.Started, now)))
 	if s.Paused != "" {
-		add(yellow, "paused: "+s.Paused)
+		add(yellow, Paused(s.Paused))
 	}
 	if s.MachinesFile.Error != "" {
 		add(red, "machines file, not taken over: "+strings.TrimPrefix(s.MachinesFile.Error, "machines file: "))

@@ -49,6 +49,17 @@ func farm(n int) *api.Status {
 	return s
 }
 
+func TestPaused(t *testing.T) {
+	for why, want := range map[string]string{
+		"new kernel": "paused: new kernel", "paused: new kernel": "paused: new kernel", "paused": "paused",
+		"paused until there is room on the head: 1 MiB": "paused until there is room on the head: 1 MiB",
+	} {
+		if got := display.Paused(why); got != want {
+			t.Errorf("%q: got %q, want %q", why, got, want)
+		}
+	}
+}
+
 func TestStatusFitsTheTerminal(t *testing.T) {
 	for _, machines := range []int{0, 3, 12, 100} {
 		for _, size := range [][2]int{{80, 23}, {79, 24}, {200, 49}, {40, 12}, {20, 5}, {10, 1}, {0, 0}} {

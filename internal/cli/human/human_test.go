@@ -134,6 +134,20 @@ func TestPrintable(t *testing.T) {
 	}
 }
 
+func TestLine(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                             "",
+		"one\n":                        "one",
+		"its last lines were:\noops\n": "its last lines were: oops",
+		" a \n\n b\r\nc":               "a | b | c",
+		"a\x1b\nb":                     `a\x1b | b`,
+	} {
+		if got := human.Line(text); got != want {
+			t.Errorf("%q: got %q, want %q", text, got, want)
+		}
+	}
+}
+
 func TestLogLine(t *testing.T) {
 	for name, c := range map[string]struct{ in, want string }{
 		"colours":       {"\x1b[1;31merror:\x1b[0m no", "error: no"},
@@ -190,17 +204,4 @@ func FuzzPrintable(f *testing.F) {
 			}
 		}
 	})
-}
-
-func TestOneLine(t *testing.T) {
-	for _, test := range []struct{ text, want string }{
-		{"one", "one"},
-		{"exit code 1; its last lines were:\nworking\n\n  no luck\r\n", "exit code 1; its last lines were: working; no luck"},
-		{"a\n\x1bb", "a; \\x1bb"},
-		{"\n", ""},
-	} {
-		if got := human.OneLine(test.text); got != test.want {
-			t.Errorf("OneLine(%q) = %q, want %q", test.text, got, test.want)
-		}
-	}
 }

@@ -17,32 +17,28 @@ func Printable(s string) string {
 	return escape(s, func(rune) bool { return false })
 }
 
+// Line is Printable for text that may have several lines: they are joined to one.
+func Line(s string) string {
+	var line strings.Builder
+	for part := range strings.Lines(s) {
+		part = strings.TrimSpace(part)
+		switch {
+		case part == "":
+			continue
+		case line.Len() == 0:
+		case strings.HasSuffix(line.String(), ":"):
+			line.WriteString(" ")
+		default:
+			line.WriteString(" | ")
+		}
+		line.WriteString(part)
+	}
+	return Printable(line.String())
+}
+
 // PrintableText is Printable for text of several lines: line ends and tabs stay.
 func PrintableText(s string) string {
 	return escape(s, func(r rune) bool { return r == '\n' || r == '\t' })
-}
-
-// OneLine is Printable for text of several lines that is to be one: the lines stand behind
-// each other.
-func OneLine(s string) string {
-	if !strings.ContainsAny(s, "\r\n") {
-		return Printable(s)
-	}
-	var b strings.Builder
-	for line := range strings.FieldsFuncSeq(s, func(r rune) bool { return r == '\n' || r == '\r' }) {
-		if line = strings.TrimSpace(line); line == "" {
-			continue
-		}
-		switch text := b.String(); {
-		case text == "":
-		case strings.HasSuffix(text, ":"), strings.HasSuffix(text, ";"):
-			b.WriteByte(' ')
-		default:
-			b.WriteString("; ")
-		}
-		b.WriteString(line)
-	}
-	return Printable(b.String())
 }
 
 func escape(s string, keep func(rune) bool) string {
