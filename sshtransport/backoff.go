@@ -5,7 +5,7 @@ import "time"
 // How long a machine is left alone after it could not be reached.
 const (
 	firstPause = time.Second
-	maxPause   = 5 * time.Minute
+	maxPause   = time.Minute // so long a machine that is back may wait to be noticed
 	// permanentPause is the least after an error that a person must do something about.
 	permanentPause = time.Minute
 )
@@ -17,7 +17,7 @@ type backoff struct{ failures int }
 // quarter by chance in [0, 1).
 func (b *backoff) next(permanent bool, chance float64) time.Duration {
 	pause := maxPause
-	if b.failures < 9 { // 2⁹ s is more than maxPause
+	if b.failures < 6 { // 2⁶ s is more than maxPause
 		pause = firstPause << b.failures
 	}
 	b.failures++

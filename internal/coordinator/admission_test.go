@@ -171,7 +171,7 @@ func TestAdmission(t *testing.T) {
 		return done
 	})
 	f.awaitState(id, api.Succeeded)
-	if got := f.events(""); !strings.Contains(strings.Join(got, "\n"), "m1 gets no builds for now: 1.0 MiB free") || !strings.Contains(strings.Join(got, "\n"), "m1 gets builds again") {
+	if got := f.events(""); !strings.Contains(strings.Join(got, "\n"), "free of memory, with less than 1.0 GiB it gets no builds") || !strings.Contains(strings.Join(got, "\n"), "m1 gets builds again") {
 		t.Errorf("got %q", got)
 	}
 	f.idle()

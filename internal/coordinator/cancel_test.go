@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"context"
+	"strings"
 	"testing"
 
 	"lighter/internal/api"
@@ -57,14 +58,14 @@ func TestCancelKeepsWhatOthersNeed(t *testing.T) {
 	f.idle()
 }
 
-func TestCancelInternalFailsThoseThatNeedIt(t *testing.T) {
+func TestCancelInternalCancelsThoseThatNeedIt(t *testing.T) {
 	f := newFarm(t, nil, "m1")
 	base := f.drv("base", "hold")
 	id := f.submit(f.drv("top", "", base))[0]
 	child := f.awaitChild(base, api.Building)
 	f.cancel(child.ID)
-	if b := f.awaitState(id, api.Failed); b.Failure.Kind != api.KindDependency || b.Failure.Input != base {
-		t.Errorf("got %+v", b.Failure)
+	if b := f.awaitState(id, api.Canceled); b.Failure != nil || !strings.Contains(b.Reason, string(base)+", which it needs, was canceled") {
+		t.Errorf("got %+v", b)
 	}
 	f.awaitState(child.ID, api.Canceled)
 	f.idle()

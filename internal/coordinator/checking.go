@@ -444,7 +444,11 @@ func (k *checking) verdict(err error) (api.State, string, *api.Failure) {
 		}
 	}
 	if len(differ) == 0 {
-		return api.Succeeded, fmt.Sprintf("%d machines made the same", len(k.results)), nil
+		var by []string
+		for _, r := range k.results {
+			by = append(by, r.Machine)
+		}
+		return api.Succeeded, "the same from " + strings.Join(by, ", "), nil
 	}
 	text := fmt.Sprintf("compared with %s: %s", k.results[0].Machine, strings.Join(differ, "; "))
 	return api.Failed, text, &api.Failure{Culprit: api.CulpritDerivation, Phase: api.Building, Kind: KindDiffers, Message: text}

@@ -446,18 +446,28 @@ func (c *Coordinator) cancelBuild(r *record, reason string) {
 		c.substitute(t, r)
 		return
 	}
-	// Those that need it cannot go on: somebody does not want what they need.
-	for d := range t.dependants {
-		delete(d.inputs, t)
-		if d.run == nil && d.resume == nil && !d.available {
-			c.fail(d, &api.Failure{
-				Culprit: api.CulpritCoordinator, Phase: api.Waiting, Kind: api.KindDependency, Input: t.drv,
-				Message: fmt.Sprintf("%s, which it needs, was canceled", t.drv),
-			})
+	c.cancelDependants(t)
+	c.cancelTask(t, reason)
+}
+
+// cancelDependants cancels what cannot go on since somebody does not want what it needs. That
+// is no failure of it.
+func (c *Coordinator) cancelDependants(t *task) {
+	work := []*task{t}
+	for len(work) > 0 {
+		t := work[len(work)-1]
+		work = work[:len(work)-1]
+		dependants := t.dependants
+		t.dependants = make(map[*task]bool)
+		for d := range dependants {
+			delete(d.inputs, t)
+			if d.run != nil || d.resume != nil || d.available || c.tasks[d.drv] != d {
+				continue
+			}
+			work = append(work, d)
+			c.cancelTask(d, fmt.Sprintf("%s, which it needs, was canceled", t.drv))
 		}
 	}
-	clear(t.dependants)
-	c.cancelTask(t, reason)
 }
 
 // substitute gives a task whose last build was canceled, but that others need, a

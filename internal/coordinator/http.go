@@ -279,7 +279,7 @@ func (c *Coordinator) getWhy(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if why.Summary == "" && b.State.Final() {
-		why.Summary = "it is " + string(b.State)
+		why.Summary = "it is over"
 	}
 	return answer(w, why)
 }

@@ -213,7 +213,7 @@ func (c *Coordinator) setState(t *task, s api.State, reason string) {
 		if t.id != r.ID {
 			r.Shares = t.id
 		}
-		c.save(r, same)
+		c.save(r, same && reason != "") // that a reason has gone is no news
 	}
 }
 

@@ -326,11 +326,7 @@ func FailureText(b *api.Build) string {
 	case f == nil:
 		return "the reason is not known"
 	case f.Kind == api.KindDependency && f.Input != "":
-		became := "failed"
-		if strings.HasSuffix(f.Message, "was canceled") {
-			became = "was canceled"
-		}
-		return "needs " + human.Printable(strings.TrimSuffix(f.Input.Name(), ".drv")) + ", which " + became
+		return "needs " + human.Printable(strings.TrimSuffix(f.Input.Name(), ".drv")) + ", which failed"
 	case f.Culprit == api.CulpritDerivation || f.Message == "":
 		return human.Line(f.Message)
 	}

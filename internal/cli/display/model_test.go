@@ -163,14 +163,10 @@ func TestOutcome(t *testing.T) {
 	link.Failure = &api.Failure{Culprit: api.CulpritLink, Phase: api.Sending, Message: "connection reset"}
 	dependency := build("3", "hello", api.Failed, "")
 	dependency.Failure = &api.Failure{Culprit: api.CulpritDerivation, Kind: api.KindDependency, Input: build("", "lib", "", "").Derivation}
-	canceled := build("3", "hello", api.Failed, "")
-	canceled.Failure = &api.Failure{Culprit: api.CulpritDerivation, Kind: api.KindDependency, Input: dependency.Failure.Input, Message: "lib, which it needs, was canceled"}
 	for name, c := range map[string]struct {
 		build *api.Build
 		want  string
 	}{
-		"needs one canceled": {canceled, "failed    hello: needs lib, which was canceled"},
-
 		"succeeded":   {succeeded, "built     hello on alpha in 3.2s, 3.00 MiB"},
 		"there":       {build("1", "hello", api.Succeeded, ""), "built     hello (was there already)"},
 		"failed":      {failed, `failed    hello on beta: the builder exited with 1`},
