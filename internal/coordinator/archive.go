@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"math"
 	"os"
 	"path/filepath"
 	"time"
@@ -184,11 +183,11 @@ func wholeFrames(file *os.File) (int64, error) {
 	var last, end int64
 	for end < info.Size() {
 		next, err := frameEnd(file, end)
+		if errors.Is(err, errNoFrame) || next > info.Size() {
+			break
+		}
 		if err != nil {
 			return 0, err
-		}
-		if next == 0 || next > info.Size() {
-			break
 		}
 		last, end = end, next
 	}
@@ -206,8 +205,11 @@ func wholeFrames(file *os.File) (int64, error) {
 	return end, nil
 }
 
-// frameEnd returns where the frame ends that begins at an offset, as its headers say; 0 if
-// there is none. RFC 8878, section 3.1.1, says how it is made.
+var errNoFrame = errors.New("no whole frame")
+
+// frameEnd returns where the frame ends that begins at an offset, as its headers say, or
+// errNoFrame. That may be behind the end of the file. RFC 8878, section 3.1.1, says how it
+// is made.
 func frameEnd(r io.ReaderAt, at int64) (int64, error) {
 	var start [zstd.HeaderMaxSize]byte
 	n, err := r.ReadAt(start[:], at)
@@ -215,15 +217,15 @@ func frameEnd(r io.ReaderAt, at int64) (int64, error) {
 		return 0, err
 	}
 	var header zstd.Header
-	if header.Decode(start[:n]) != nil || header.Skippable {
-		return 0, nil
+	if err := header.Decode(start[:n]); err != nil || header.Skippable {
+		return 0, errNoFrame
 	}
 	at += int64(header.HeaderSize)
 	for last := false; !last; {
 		var block [4]byte
 		switch n, err := r.ReadAt(block[:3], at); {
 		case n < 3 && err == io.EOF:
-			return 0, nil
+			return 0, errNoFrame
 		case n < 3:
 			return 0, err
 		}
@@ -234,10 +236,7 @@ func frameEnd(r io.ReaderAt, at int64) (int64, error) {
 		case 1: // one byte, repeated
 			size = 1
 		case 3:
-			return 0, nil
-		}
-		if at > math.MaxInt64/2 {
-			return 0, nil
+			return 0, errNoFrame
 		}
 		at += 3 + size
 	}
