@@ -27,6 +27,8 @@ const (
 	pruneInterval = 6 * time.Hour
 	// pruneProgress is the time between two lines in the log about one prune.
 	pruneProgress = 10 * time.Second
+	// logsPatience bounds how long the logs of one batch of builds may take.
+	logsPatience = time.Minute
 	// maxPruneAge bounds how old builds can be asked to be.
 	maxPruneAge = api.Seconds(100 * 365 * 24 * 3600)
 )
@@ -276,6 +278,9 @@ func (p *pruneRun) remove(ctx context.Context, remove func() error) error {
 	if p.req.KeepLogs {
 		return nil
 	}
+	// Nobody would find them again, so this goes on where all else ends.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), logsPatience)
+	defer cancel()
 	return p.removeLogs(ctx, batch)
 }
 
