@@ -142,6 +142,7 @@ func (c *coordinatorAction) coordinate(ctx context.Context, inv *invocation, f f
 		PublicKey:    s.publicKey,
 		LoadMachines: func(ctx context.Context) ([]machines.Machine, error) { return loadMachines(ctx, inv, file) },
 		MachinesFile: file, StoreFolder: s.disk, StateFolder: f.state,
+		PruneAfter: set.Ledger.PruneAfter, PruneKeepLogs: set.Ledger.KeepLogs,
 		HeadLimits: headLimitsOf(set), Limits: limitsOf(set),
 		Hooks: hooks, HookPrograms: hookMaker.programs(os.Environ()), Published: hookMaker.published,
 		Fetch: servers.fetch, SubstituteURLs: set.Coordinator.DerivationSubstituteURLs,

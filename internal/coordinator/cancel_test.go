@@ -113,15 +113,17 @@ func TestCancelWhileSendingAndFetching(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := newFarm(t, nil, "m1")
 			a := f.agents["m1"]
-			ended := make(chan struct{})
+			begun, ended := make(chan struct{}), make(chan struct{})
 			a.set(func(a *fakeAgent) {
 				c.hook(a, func(ctx context.Context) {
+					close(begun)
 					<-ctx.Done()
 					close(ended)
 				})
 			})
 			id := f.submit(f.drv("one", ""))[0]
 			f.awaitState(id, c.state)
+			<-begun
 			f.cancel(id)
 			f.awaitState(id, api.Canceled)
 			<-ended // the stream ends, since nobody wants what it carries

@@ -109,6 +109,11 @@ type Config struct {
 	BuiltIns     map[string]hooks.BuiltIn
 	HookPrograms hooks.Programs
 
+	// PruneAfter is how long builds have been final when they leave the ledger for a file
+	// in StateFolder by themselves, with their logs unless PruneKeepLogs is set; 0 is never.
+	PruneAfter    time.Duration
+	PruneKeepLogs bool
+
 	newAgent  func(m *machine) agent         // nil is the real one; for tests
 	headSpace func() (api.HeadStatus, error) // nil asks the file systems; for tests
 }
@@ -220,6 +225,7 @@ type Coordinator struct {
 
 	mail       *mailbox[func()]
 	skipping   sync.Mutex // held by submissions that depend on what was submitted
+	pruning    *pruning
 	recorder   *recorder
 	expander   *expander
 	eventHooks *hooks.Engine
@@ -279,7 +285,7 @@ func New(cfg Config) (*Coordinator, error) {
 	c := &Coordinator{
 		cfg: cfg, limits: cfg.Limits.withDefaults(), log: cfg.Logger, ledger: cfg.Ledger,
 		head: newHead(cfg.Store), kept: newKeptItems(), moving: newTransfers(), started: time.Now(),
-		mail: newMailbox[func()](), recovered: make(chan struct{}), stopped: make(chan struct{}), fatal: make(chan error, 1),
+		mail: newMailbox[func()](), pruning: newPruning(), recovered: make(chan struct{}), stopped: make(chan struct{}), fatal: make(chan error, 1),
 		room: newGate(), counts: newCounters(),
 		byName: make(map[string]*machine), items: newItemNumbers(maxItems),
 		hooks: make(map[string]*delivery), tasks: make(map[store.Path]*task), builds: make(map[string]*record),
@@ -356,6 +362,7 @@ func (c *Coordinator) start() {
 		c.group.Go(func() { c.watchMachines(c.ctx) })
 	}
 	c.group.Go(func() { c.watchHead(c.ctx) })
+	c.group.Go(func() { c.pruneInTime(c.ctx) })
 }
 
 func (c *Coordinator) loop() error {

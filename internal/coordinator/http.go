@@ -49,6 +49,7 @@ func (c *Coordinator) Handler() http.Handler {
 	handle("POST /v1/cancel", c.postCancel)
 	handle("POST /v1/retry", c.postRetry)
 	handle("POST /v1/priority", c.postPriority)
+	handle("POST /v1/prune", c.postPrune)
 	handle("GET /v1/events", c.getEvents)
 	handle("GET /v1/attach", c.getAttach)
 	handle("GET "+hookapi.Path, c.getOffload)

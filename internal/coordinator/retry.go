@@ -63,10 +63,15 @@ func retryable(b *api.Build) bool {
 // Retry has builds that failed, timed out or were canceled tried again, under their ids,
 // and returns those for which that is so, once it is durable.
 func (c *Coordinator) Retry(ctx context.Context, ids []string, reason string) ([]string, error) {
+	release, err := c.pruning.hold(ctx)
+	if err != nil {
+		return nil, err
+	}
 	var builds []*api.Build
 	for _, id := range ids {
 		b, err := c.ledger.Build(ctx, id)
 		if err != nil {
+			release()
 			return nil, err
 		}
 		if retryable(b) {
@@ -74,6 +79,7 @@ func (c *Coordinator) Retry(ctx context.Context, ids []string, reason string) ([
 		}
 	}
 	return c.durablyIn(ctx, func() []string {
+		c.durably(release)
 		var again []string
 		for _, b := range builds {
 			if c.builds[b.ID] != nil {

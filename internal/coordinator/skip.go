@@ -98,6 +98,9 @@ func (c *Coordinator) submittedBefore(ctx context.Context, b *api.Build) (*api.B
 		}
 		for _, id := range ids {
 			old, err := c.ledger.Build(ctx, id)
+			if errors.Is(err, ledger.ErrNotFound) {
+				continue // it has left the ledger just now
+			}
 			if err != nil {
 				return nil, err
 			}

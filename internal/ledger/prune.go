@@ -30,6 +30,11 @@ type PruneOptions struct {
 	// Sync makes durable what archive has written. It is called, if it is not nil, before
 	// anything that was archived is removed.
 	Sync func() error
+	// Keep reports whether a build stays though it might go; nil is none does.
+	Keep func(*api.Build, []api.Event) bool
+	// Around is called, if it is not nil, with what removes a batch that was archived. It
+	// calls that, unless there is an error before.
+	Around func(remove func() error) error
 }
 
 // PruneResult says what Prune has removed, or would remove.
@@ -187,7 +192,14 @@ func (p *pruning) flush() error {
 			return fmt.Errorf("archive: %w", err)
 		}
 	}
-	err := p.l.submit(&request{remove: p.removeBatch, durable: true, done: make(chan struct{})})
+	remove := func() error {
+		return p.l.submit(&request{remove: p.removeBatch, durable: true, done: make(chan struct{})})
+	}
+	around := p.opts.Around
+	if around == nil {
+		around = func(remove func() error) error { return remove() }
+	}
+	err := around(remove)
 	p.batch = p.batch[:0]
 	return err
 }
@@ -215,7 +227,11 @@ func (p *pruning) histories() (err error) {
 		if c.events, err = readHistory(history, events, c.number); err != nil {
 			return fmt.Errorf("history of build %s: %w", c.build.ID, err)
 		}
-		if n := len(c.events); n > 0 && (p.opts.KeepEventsFrom == 0 || c.events[n-1].Seq < p.opts.KeepEventsFrom) {
+		n := len(c.events)
+		switch {
+		case n == 0, p.opts.KeepEventsFrom != 0 && c.events[n-1].Seq >= p.opts.KeepEventsFrom:
+		case p.opts.Keep != nil && p.opts.Keep(c.build, c.events):
+		default:
 			kept = append(kept, c)
 		}
 	}

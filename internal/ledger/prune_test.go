@@ -411,3 +411,55 @@ func sizeOf(t *testing.T, dir string) (size int64) {
 	}
 	return size
 }
+
+// TestPruneAsked: the caller says what stays, and what is around each removal.
+func TestPruneAsked(t *testing.T) {
+	l := fill(t, vfs.NewMem())
+	var asked, steps []string
+	opts := PruneOptions{
+		Before: day(7),
+		Keep: func(b *api.Build, events []api.Event) bool {
+			asked = append(asked, fmt.Sprint(b.ID, len(events)))
+			return b.ID == "b"
+		},
+		Sync: func() error {
+			steps = append(steps, "sync")
+			return nil
+		},
+		Around: func(remove func() error) error {
+			steps = append(steps, "before", fmt.Sprint(has(t, l, "a")))
+			err := remove()
+			steps = append(steps, "after", fmt.Sprint(has(t, l, "a")))
+			return err
+		},
+	}
+	opts.DryRun = true
+	if result, _ := prune(t, l, opts); result.Builds != 3 || steps != nil {
+		t.Errorf("dry run: %+v, %v", result, steps)
+	}
+	opts.DryRun, asked = false, nil
+	result, archived := prune(t, l, opts)
+	if result.Builds != 3 || len(archived) != 3 || !has(t, l, "b") {
+		t.Errorf("%+v, archived %v", result, archived)
+	}
+	if want := []string{"a2", "b2", "d2", "f2"}; !slices.Equal(asked, want) {
+		t.Errorf("asked %v, want %v", asked, want)
+	}
+	if want := []string{"sync", "before", "true", "after", "false"}; !slices.Equal(steps, want) {
+		t.Errorf("steps %v, want %v", steps, want)
+	}
+	broken := errors.New("broken")
+	opts.Keep, opts.Around = nil, func(func() error) error { return broken }
+	if _, err := l.Prune(t.Context(), opts, func(*api.Build, []api.Event) error { return nil }); !errors.Is(err, broken) || !has(t, l, "b") {
+		t.Errorf("without removing: %v", err)
+	}
+}
+
+func has(t *testing.T, l *Ledger, id string) bool {
+	t.Helper()
+	_, err := l.Build(t.Context(), id)
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		t.Fatal(err)
+	}
+	return err == nil
+}

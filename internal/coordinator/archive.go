@@ -1,0 +1,269 @@
+package coordinator
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+
+	"lighter/internal/api"
+)
+
+// archive is a file with builds that leave the ledger: a line of JSON for each,
+// compressed with zstd. What was written up to a sync is a frame of its own, so that a
+// file that was cut short is whole up to the last one. Its name ends in partSuffix until
+// it is finished.
+type archive struct {
+	dir    string
+	now    func() time.Time // that its name says
+	name   string           // that it gets; empty before the first build
+	file   *os.File
+	frame  *zstd.Encoder
+	lines  *json.Encoder // into frame
+	open   bool          // something was written since the last sync
+	synced int64         // bytes that are on the disk
+}
+
+// archived is one line.
+type archived struct {
+	Build  *api.Build  `json:"build"`
+	Events []api.Event `json:"events"`
+}
+
+const (
+	archiveFolder = "archive" // in the state folder
+	archiveSuffix = ".jsonl.zst"
+	partSuffix    = ".part"
+)
+
+// add writes a build and its history.
+func (a *archive) add(b *api.Build, events []api.Event) error {
+	if a.file == nil {
+		if err := a.create(); err != nil {
+			return err
+		}
+	}
+	a.open = true
+	return a.lines.Encode(archived{b, events})
+}
+
+func (a *archive) create() error {
+	if err := os.MkdirAll(a.dir, 0o755); err != nil {
+		return err
+	}
+	if err := syncDir(filepath.Dir(a.dir)); err != nil {
+		return err
+	}
+	name, err := a.freeName()
+	if err != nil {
+		return err
+	}
+	file, err := os.OpenFile(name+partSuffix, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	a.name, a.file = name, file
+	if a.frame, err = zstd.NewWriter(file, zstd.WithEncoderConcurrency(1)); err != nil {
+		return err
+	}
+	a.lines = json.NewEncoder(a.frame)
+	return syncDir(a.dir)
+}
+
+// freeName returns the name of a file that isn't there, finished or not. Nobody else
+// makes any: the folder is that of a ledger, which is open once.
+func (a *archive) freeName() (string, error) {
+	base := filepath.Join(a.dir, "builds-"+a.now().UTC().Format("20060102T150405Z"))
+	name := base + archiveSuffix
+	for n := 2; ; n++ {
+		_, err := os.Lstat(name)
+		_, partErr := os.Lstat(name + partSuffix)
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && errors.Is(partErr, fs.ErrNotExist):
+			return name, nil
+		case err != nil && !errors.Is(err, fs.ErrNotExist):
+			return "", err
+		case partErr != nil && !errors.Is(partErr, fs.ErrNotExist):
+			return "", partErr
+		}
+		name = fmt.Sprintf("%s-%d%s", base, n, archiveSuffix)
+	}
+}
+
+// sync makes what was added durable.
+func (a *archive) sync() error {
+	if !a.open {
+		return nil
+	}
+	if err := errors.Join(a.frame.Close(), a.file.Sync()); err != nil {
+		return err
+	}
+	at, err := a.file.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return err
+	}
+	a.synced, a.open = at, false
+	a.frame.Reset(a.file)
+	return nil
+}
+
+// finish gives the file its name and returns its size. What was not synced is left out:
+// those builds are still in the ledger. Without any build there is no file.
+func (a *archive) finish() (size int64, err error) {
+	if a.file == nil {
+		return 0, nil
+	}
+	file := a.file
+	a.file = nil
+	return finishArchive(file, a.name, a.synced)
+}
+
+// finishArchive cuts an archive to a size, closes it and gives it its name. Nothing is
+// left of one without builds.
+func finishArchive(file *os.File, name string, size int64) (int64, error) {
+	part := file.Name()
+	err := file.Truncate(size)
+	if err == nil {
+		err = file.Sync()
+	}
+	if err = errors.Join(err, file.Close()); err != nil {
+		return 0, err
+	}
+	if size == 0 {
+		err = os.Remove(part)
+	} else {
+		err = os.Rename(part, name)
+	}
+	return size, errors.Join(err, syncDir(filepath.Dir(name)))
+}
+
+// finishArchives does so with what a crash left of archives in a folder, and returns the
+// names of those in which there are builds.
+func finishArchives(dir string) (names []string, err error) {
+	parts, err := filepath.Glob(filepath.Join(escapeGlob(dir), "*"+archiveSuffix+partSuffix))
+	if err != nil {
+		return nil, err
+	}
+	for _, part := range parts {
+		file, openErr := os.OpenFile(part, os.O_RDWR, 0)
+		if openErr != nil {
+			err = errors.Join(err, openErr)
+			continue
+		}
+		size, wholeErr := wholeFrames(file)
+		if wholeErr != nil {
+			err = errors.Join(err, fmt.Errorf("%s: %w", part, wholeErr), file.Close())
+			continue
+		}
+		name := part[:len(part)-len(partSuffix)]
+		size, finishErr := finishArchive(file, name, size)
+		if finishErr != nil {
+			err = errors.Join(err, finishErr)
+		} else if size > 0 {
+			names = append(names, name)
+		}
+	}
+	return names, err
+}
+
+// wholeFrames returns how many bytes from the start of a file are whole frames. Of the
+// last one the contents are checked too: all before it were synced when it was begun.
+func wholeFrames(file *os.File) (int64, error) {
+	info, err := file.Stat()
+	if err != nil {
+		return 0, err
+	}
+	var last, end int64
+	for end < info.Size() {
+		next, err := frameEnd(file, end)
+		if errors.Is(err, errNoFrame) || next > info.Size() {
+			break
+		}
+		if err != nil {
+			return 0, err
+		}
+		last, end = end, next
+	}
+	z, err := zstd.NewReader(io.NewSectionReader(file, last, end-last), zstd.WithDecoderConcurrency(1))
+	if err != nil {
+		return 0, err
+	}
+	defer z.Close()
+	switch _, err := io.Copy(io.Discard, z); {
+	case errors.As(err, new(*fs.PathError)):
+		return 0, err // the disk's fault, not the frame's
+	case err != nil:
+		return last, nil
+	}
+	return end, nil
+}
+
+var errNoFrame = errors.New("no whole frame")
+
+// frameEnd returns where the frame ends that begins at an offset, as its headers say, or
+// errNoFrame. That may be behind the end of the file. RFC 8878, section 3.1.1, says how it
+// is made.
+func frameEnd(r io.ReaderAt, at int64) (int64, error) {
+	var start [zstd.HeaderMaxSize]byte
+	n, err := r.ReadAt(start[:], at)
+	if err != nil && err != io.EOF {
+		return 0, err
+	}
+	var header zstd.Header
+	if err := header.Decode(start[:n]); err != nil || header.Skippable {
+		return 0, errNoFrame
+	}
+	at += int64(header.HeaderSize)
+	for last := false; !last; {
+		var block [4]byte
+		switch n, err := r.ReadAt(block[:3], at); {
+		case n < 3 && err == io.EOF:
+			return 0, errNoFrame
+		case n < 3:
+			return 0, err
+		}
+		bits := binary.LittleEndian.Uint32(block[:])
+		last = bits&1 != 0
+		size := int64(bits >> 3)
+		switch bits >> 1 & 3 {
+		case 1: // one byte, repeated
+			size = 1
+		case 3:
+			return 0, errNoFrame
+		}
+		at += 3 + size
+	}
+	if header.HasCheckSum {
+		at += 4
+	}
+	return at, nil
+}
+
+// escapeGlob makes a pattern that matches a name alone.
+func escapeGlob(name string) string {
+	var b []byte
+	for i := range len(name) {
+		switch name[i] {
+		case '*', '?', '[', '\\':
+			b = append(b, '\\')
+		}
+		b = append(b, name[i])
+	}
+	return string(b)
+}
+
+// syncDir makes the names in a folder durable.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
