@@ -282,16 +282,33 @@ func (k *checking) judge(x checked) (again, err error) {
 		if !errors.As(x.err, &f) || !f.Final() {
 			return x.err, nil
 		}
-		result.Failure = f
+		if f.Kind == string(store.FailedDifference) {
+			result.Differs = []string{"files that are not known: " + f.Message}
+		} else {
+			result.Failure = f
+		}
 		k.results = append(k.results, result)
 		return nil, nil
 	}
 	result.BuildTime = api.Seconds(x.out.buildTime.Seconds())
+	if err := k.compareOutputs(x, &result); err != nil {
+		return err, nil
+	}
+	k.results = append(k.results, result)
+	return nil, nil
+}
+
+// compareOutputs fills in what a machine made, and what of it differs. A machine that stops at
+// the first output that differs says nothing of others: that is an error only where all that
+// it does say is as expected.
+func (k *checking) compareOutputs(x checked, result *api.CheckResult) error {
 	result.Hashes = make(map[string]string)
+	var untold error
 	for _, o := range k.node.outputs {
 		info := x.out.outputs[o.Name]
 		if info == nil {
-			return fmt.Errorf("machine %s does not say what it made of %s", x.machine.Name, o.Path), nil
+			untold = fmt.Errorf("machine %s does not say what it made of %s", x.machine.Name, o.Path)
+			continue
 		}
 		result.Hashes[o.Name] = info.NARHash.String()
 		if result.Hashes[o.Name] == k.measure[o.Name] {
@@ -303,8 +320,10 @@ func (k *checking) judge(x checked) (again, err error) {
 		}
 		result.Differs = append(result.Differs, files...)
 	}
-	k.results = append(k.results, result)
-	return nil, nil
+	if len(result.Differs) > 0 {
+		return nil
+	}
+	return untold
 }
 
 // maxDiffering bounds the files that a result names.
