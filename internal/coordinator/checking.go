@@ -93,7 +93,7 @@ func (k *checking) run() error {
 	}
 	first := api.CheckResult{Machine: b.Machine, BuildTime: b.BuildTime}
 	if b.Machine == "" {
-		first.Machine = "the head"
+		first.Machine = api.TheHead
 	} else {
 		want--
 	}
@@ -205,7 +205,7 @@ func (k *checking) homeHashes() (map[string]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		hashes[o.Name] = info.NARHash.String()
+		hashes[o.Name] = store.EncodeBase32(info.NARHash[:])
 	}
 	return hashes, nil
 }
@@ -310,7 +310,7 @@ func (k *checking) compareOutputs(x checked, result *api.CheckResult) error {
 			untold = fmt.Errorf("machine %s does not say what it made of %s", x.machine.Name, o.Path)
 			continue
 		}
-		result.Hashes[o.Name] = info.NARHash.String()
+		result.Hashes[o.Name] = store.EncodeBase32(info.NARHash[:])
 		if result.Hashes[o.Name] == k.measure[o.Name] {
 			continue
 		}
@@ -344,7 +344,11 @@ func (k *checking) differing(x checked, name string, path store.Path) ([]string,
 		return nil, err
 	}
 	for i := range files {
-		files[i] = name + "/" + strings.TrimPrefix(files[i], "./")
+		if file := strings.TrimPrefix(files[i], "./"); file == "." {
+			files[i] = name // the output is no folder, or one is none
+		} else {
+			files[i] = name + "/" + file
+		}
 	}
 	if n := total - len(files); n > 0 {
 		files = append(files, fmt.Sprintf("and %d more", n))
@@ -453,20 +457,52 @@ func (k *checking) verdict(err error) (api.State, string, *api.Failure) {
 	case err != nil:
 		return api.Failed, err.Error(), &api.Failure{Culprit: api.CulpritCoordinator, Phase: api.Building, Message: err.Error()}
 	}
-	var differ []string
+	if text := k.differences(); text != "" {
+		return api.Failed, text, &api.Failure{Culprit: api.CulpritDerivation, Phase: api.Building, Kind: KindDiffers, Message: text}
+	}
+	if k.results[0].Machine == api.TheHead {
+		return api.Succeeded, machinesText(len(k.results)-1) + " made what the head has", nil
+	}
+	return api.Succeeded, machinesText(len(k.results)) + " made the same", nil
+}
+
+// differences says which machines did not do as the first one, or "".
+func (k *checking) differences() string {
+	var other, failed, parts []string
 	for _, r := range k.results[1:] {
 		switch {
 		case r.Failure != nil:
-			differ = append(differ, "it fails on "+r.Machine)
+			failed = append(failed, r.Machine)
 		case len(r.Differs) > 0:
-			differ = append(differ, r.Machine+" made something else")
+			other = append(other, r.Machine)
 		}
 	}
-	if len(differ) == 0 {
-		return api.Succeeded, fmt.Sprintf("%d machines made the same", len(k.results)), nil
+	if len(other) > 0 {
+		parts = append(parts, enumerate(other)+" made something else")
 	}
-	text := fmt.Sprintf("compared with %s: %s", k.results[0].Machine, strings.Join(differ, "; "))
-	return api.Failed, text, &api.Failure{Culprit: api.CulpritDerivation, Phase: api.Building, Kind: KindDiffers, Message: text}
+	if len(failed) > 0 {
+		parts = append(parts, "it fails on "+enumerate(failed))
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("compared with %s: %s", k.results[0].Machine, strings.Join(parts, "; "))
+}
+
+// enumerate sorts names, and returns a text with all of them.
+func enumerate(names []string) string {
+	slices.Sort(names)
+	if n := len(names) - 1; n > 0 {
+		return strings.Join(names[:n], ", ") + " and " + names[n]
+	}
+	return names[0]
+}
+
+func machinesText(n int) string {
+	if n == 1 {
+		return "1 machine"
+	}
+	return fmt.Sprintf("%d machines", n)
 }
 
 // cancelCheck ends a check that nobody wants.

@@ -25,12 +25,16 @@ func TestCheckFindsTheSame(t *testing.T) {
 	machines := make(map[string]bool)
 	for _, r := range b.Results {
 		machines[r.Machine] = true
-		if r.Failure != nil || r.Differs != nil || r.Hashes["out"] != b.Results[0].Hashes["out"] || r.Hashes["out"] == "" {
+		if r.Failure != nil || r.Differs != nil || r.Hashes["out"] != b.Results[0].Hashes["out"] || len(r.Hashes["out"]) != 52 {
 			t.Errorf("got %+v", r)
 		}
 	}
 	if len(machines) != 3 || len(b.Results) != 3 || b.Reason != "3 machines made the same" {
 		t.Errorf("built on %v: %+v", machines, b)
+	}
+	b = f.awaitState(f.request(api.Request{Derivation: b.Derivation, Check: 1})[0], api.Succeeded)
+	if b.Reason != "1 machine made what the head has" || len(b.Results) != 2 || b.Results[0].Machine != api.TheHead {
+		t.Errorf("where the head has it: %+v", b)
 	}
 	f.idle()
 }
@@ -46,11 +50,11 @@ func TestCheckFindsDifferences(t *testing.T) {
 		t.Fatalf("got %+v of %+v", b.Failure, b.Results)
 	}
 	for _, r := range b.Results {
-		if want := r.Machine == "m2"; (len(r.Differs) == 1 && r.Differs[0] == "out/.") != want {
+		if want := r.Machine == "m2"; (len(r.Differs) == 1 && r.Differs[0] == "out") != want {
 			t.Errorf("got %+v", r)
 		}
 	}
-	if b.Results[0].Machine != "the head" {
+	if b.Results[0].Machine != api.TheHead {
 		t.Errorf("compared with %s", b.Results[0].Machine)
 	}
 	f.idle()
@@ -72,6 +76,14 @@ func TestCheckWithoutEnoughMachines(t *testing.T) {
 		t.Errorf("got %+v", b.Failure)
 	}
 	f.idle()
+}
+
+func TestEnumerate(t *testing.T) {
+	for want, names := range map[string][]string{"a": {"a"}, "a and b": {"b", "a"}, "a, b and c": {"c", "a", "b"}} {
+		if got := enumerate(names); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
 }
 
 func TestCheckOfWhatFails(t *testing.T) {
@@ -169,7 +181,7 @@ func TestCheckOfSeveralOutputs(t *testing.T) {
 	}
 	for _, r := range b.Results {
 		switch {
-		case r.Machine == "m2" && (!slices.Equal(r.Differs, []string{"doc/."}) || len(r.Hashes) != 1 || r.Failure != nil):
+		case r.Machine == "m2" && (!slices.Equal(r.Differs, []string{"doc"}) || len(r.Hashes) != 1 || r.Failure != nil):
 			t.Errorf("got %+v", r)
 		case r.Machine != "m2" && (r.Differs != nil || len(r.Hashes) != 2):
 			t.Errorf("got %+v", r)
