@@ -309,7 +309,10 @@ func TestMachineAuthorizesItsServer(t *testing.T) {
 	if b.SentBytes < big {
 		t.Errorf("only %d bytes were sent: a key that nobody authorized counts", b.SentBytes)
 	}
-	f.on("plain", "set -e; agent=$(ls -t ~offload/.cache/lighter/agents/*/lighter-agent* | head -n 1); cp /lab/keys/builder1.guix.pub /tmp/server.pub; chmod 644 /tmp/server.pub; su offload -s /bin/sh -c \"$agent authorize /tmp/server.pub\"")
+	const acl = "~offload/.local/share/lighter/acl"
+	f.on("plain", "cp -p "+acl+" /tmp/acl.before")
+	t.Cleanup(func() { f.on("plain", "mv /tmp/acl.before "+acl) })
+	f.on("plain", "set -e; agent=$(ls -t ~offload/.cache/lighter/agents/*/lighter-agent* | head -n 1); su offload -s /bin/sh -c \"$agent authorize -\" < /lab/keys/builder1.guix.pub")
 	b = f.builds(api.Request{Derivation: f.reads("taken", shared())}, api.Succeeded)
 	if b.SentBytes >= big {
 		t.Errorf("%d bytes were sent of what the machine's server has", b.SentBytes)
