@@ -176,7 +176,7 @@ type Hardware struct {
 
 // CheckResult is what one machine made of a derivation.
 type CheckResult struct {
-	Machine   string            `json:"machine"` // or TheHead
+	Machine   string            `json:"machine"`           // or TheHead
 	Hashes    map[string]string `json:"hashes,omitempty"`  // SHA-256 of the NAR, in base 32, by output
 	Differs   []string          `json:"differs,omitempty"` // files that are not as the first machine made them
 	Failure   *Failure          `json:"failure,omitempty"`

@@ -160,9 +160,10 @@ func (cl *closure) level(ctx context.Context, paths []store.Path) ([]*store.Info
 // is none.
 func (cl *closure) problem(err error) {
 	var absent *MissingError
-	if len(cl.problems) < maxProblems && !(errors.As(err, &absent) && absent.Certain()) {
-		cl.problems = append(cl.problems, err)
+	if errors.As(err, &absent) && absent.Certain() || len(cl.problems) >= maxProblems {
+		return
 	}
+	cl.problems = append(cl.problems, err)
 }
 
 // goesOn reports whether an error is about one item only. What the store says, such as that
