@@ -13,6 +13,7 @@ import (
 	"lighter/store"
 	"lighter/store/daemon"
 	"lighter/store/local"
+	"lighter/store/substitute"
 )
 
 // backend is the store that an agent serves.
@@ -113,14 +114,19 @@ func (s *settings) openLocal(p place, logger *slog.Logger) (*backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	l, err := local.Open(local.Options{
-		Root: p.store(), Dir: dir, Key: key, Logger: logger,
-		ACL: func() (*signature.ACL, error) { return readACL(p.acl()) },
-	})
+	acl := func() (*signature.ACL, error) { return readACL(p.acl()) }
+	l, err := local.Open(local.Options{Root: p.store(), Dir: dir, Key: key, Logger: logger, ACL: acl})
 	if err != nil {
 		return nil, err
 	}
-	return &backend{store: l, kind: kindLocal, folder: p.store(), builds: p.store(), publicKey: key.Public().String(), close: l.Close}, nil
+	servers := substitute.NewPool(l, substitute.Options{ACL: acl, Logger: logger})
+	return &backend{
+		store: l, kind: kindLocal, folder: p.store(), builds: p.store(), publicKey: key.Public().String(), substituter: servers,
+		close: func() error {
+			servers.Close()
+			return l.Close()
+		},
+	}, nil
 }
 
 // ownKey returns the key with which this store signs, and makes it the first time. Of

@@ -27,6 +27,10 @@ const (
 	substituteRuns = 4
 	// maxTried bounds how many items are remembered that could not be had.
 	maxTried = 200_000
+	// maxAside bounds how many lists of servers are remembered that took too long, and
+	// maxAsideFactor for how much longer than the first time they are left alone.
+	maxAside       = 1000
+	maxAsideFactor = 12
 )
 
 // substitutes asks a Substituter, for several builds at the same time, for each item once.
@@ -42,6 +46,15 @@ type substitutes struct {
 	fetching map[wanted]chan struct{}
 	// tried has until when it is not asked for an item that it did not get.
 	tried map[wanted]time.Time
+	// aside has the servers that took too long the last time they were asked. Without it
+	// each build would wait for servers that take connections and never answer.
+	aside map[string]slow
+}
+
+// slow is for how long servers are not asked for anything.
+type slow struct {
+	until time.Time
+	times int // in a row
 }
 
 // wanted is an item, and the servers that it shall come from.
@@ -54,7 +67,7 @@ func newSubstitutes(opts *Options, log *slog.Logger) *substitutes {
 	return &substitutes{
 		from: opts.Substituter, timeout: opts.SubstituteTimeout, pause: opts.SubstitutePause, log: log,
 		slots:    make(chan struct{}, substituteRuns),
-		fetching: make(map[wanted]chan struct{}), tried: make(map[wanted]time.Time),
+		fetching: make(map[wanted]chan struct{}), tried: make(map[wanted]time.Time), aside: make(map[string]slow),
 	}
 }
 
@@ -81,14 +94,18 @@ func (s *substitutes) fetch(ctx context.Context, urls []string, paths []store.Pa
 func (s *substitutes) get(ctx context.Context, urls []string, servers string, paths []store.Path) {
 	var missed []store.Path
 	defer func() { s.release(servers, paths, missed, time.Now()) }()
-	missed = s.run(ctx, urls, paths)
+	missed = s.run(ctx, urls, servers, paths)
 }
 
 // claim returns the items that the caller is to get, and of those that somebody else is
-// getting when that is over. What was not to be had a short time ago is left out.
+// getting when that is over. What was not to be had a short time ago is left out, and
+// everything while the servers are set aside.
 func (s *substitutes) claim(servers string, paths []store.Path, now time.Time) (mine []store.Path, others []chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if now.Before(s.aside[servers].until) {
+		return nil, nil
+	}
 	over := make(chan struct{})
 	waits := make(map[chan struct{}]bool)
 	for _, p := range paths {
@@ -132,22 +149,48 @@ func (s *substitutes) release(servers string, mine, missed []store.Path, now tim
 	}
 }
 
+// tookTooLong sets servers aside, for longer each time.
+func (s *substitutes) tookTooLong(servers string, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	last, known := s.aside[servers]
+	if now.Before(last.until) || !known && len(s.aside) >= maxAside {
+		return // another call was as slow, or there are too many
+	}
+	times := min(last.times+1, maxAsideFactor)
+	s.aside[servers] = slow{now.Add(time.Duration(times) * s.pause), times}
+}
+
+// answered ends that servers are set aside.
+func (s *substitutes) answered(servers string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.aside, servers)
+}
+
 var errSubstituteTimeout = errors.New("the servers took too long")
 
 // run asks for items, and returns those that it did not get. If somebody has ended the
 // context it says nothing about them.
-func (s *substitutes) run(ctx context.Context, urls []string, paths []store.Path) (missed []store.Path) {
+func (s *substitutes) run(ctx context.Context, urls []string, servers string, paths []store.Path) (missed []store.Path) {
 	var fetched []store.Path
 	var err error
-	began := time.Now()
+	began, asked := time.Now(), false
 	select {
 	case s.slots <- struct{}{}:
+		asked = true
 		fetched, err = s.ask(ctx, urls, paths)
 	case <-ctx.Done():
 	}
-	if ctx.Err() != nil {
-		if err = context.Cause(ctx); !errors.Is(err, errSubstituteTimeout) {
-			return nil
+	switch {
+	case ctx.Err() == nil:
+		s.answered(servers)
+	case !errors.Is(context.Cause(ctx), errSubstituteTimeout):
+		return nil
+	default:
+		err = context.Cause(ctx)
+		if asked {
+			s.tookTooLong(servers, time.Now())
 		}
 	}
 	got := make(map[store.Path]bool, len(fetched))

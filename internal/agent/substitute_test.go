@@ -239,6 +239,59 @@ func TestSubstituteTimes(t *testing.T) {
 	})
 }
 
+// TestSubstituteAside has servers that never answer: only the first builds wait for them.
+func TestSubstituteAside(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		silent := true
+		servers := &fakeServers{hold: func(ctx context.Context) error {
+			if !silent {
+				return nil
+			}
+			<-ctx.Done()
+			return context.Cause(ctx)
+		}}
+		s := newTestSubstitutes(servers)
+		fetch := func(name string, waits time.Duration, calls int) {
+			t.Helper()
+			began := time.Now()
+			s.fetch(t.Context(), []string{server}, list(t, name))
+			if took := time.Since(began); took != waits || len(servers.seen()) != calls {
+				t.Errorf("%s: waited for %s, %d calls; want %s, %d", name, took, len(servers.seen()), waits, calls)
+			}
+		}
+		var group sync.WaitGroup
+		for _, name := range []string{"a", "b"} {
+			group.Go(func() { s.fetch(t.Context(), []string{server}, list(t, name)) })
+		}
+		group.Wait() // they count as one
+		fetch("c", 0, 2)
+		time.Sleep(defaultSubstitute)
+		fetch("d", defaultSubstitute, 3)
+		time.Sleep(defaultSubstitute) // it is twice as long now
+		fetch("e", 0, 3)
+		time.Sleep(defaultSubstitute)
+		silent = false
+		fetch("f", 0, 4)
+		fetch("g", 0, 5)
+		if len(s.aside) != 0 {
+			t.Errorf("%v is still aside", s.aside)
+		}
+		for range 2 * maxAsideFactor {
+			s.tookTooLong(server, time.Now())
+			time.Sleep(maxAsideFactor * defaultSubstitute)
+		}
+		if times := s.aside[server].times; times != maxAsideFactor {
+			t.Errorf("they are left alone %d times as long", times)
+		}
+		for i := range 2 * maxAside {
+			s.tookTooLong(strconv.Itoa(i), time.Now())
+		}
+		if len(s.aside) != maxAside {
+			t.Errorf("%d lists of servers are remembered", len(s.aside))
+		}
+	})
+}
+
 func TestSubstituteBound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		servers := &fakeServers{hold: func(context.Context) error { time.Sleep(time.Second); return nil }}

@@ -176,12 +176,16 @@ type Hardware struct {
 
 // CheckResult is what one machine made of a derivation.
 type CheckResult struct {
-	Machine   string            `json:"machine"`
-	Hashes    map[string]string `json:"hashes,omitempty"`  // of the NAR, as "sha256:" and base 32, by output
+	Machine   string            `json:"machine"`           // or TheHead
+	Hashes    map[string]string `json:"hashes,omitempty"`  // SHA-256 of the NAR, in base 32, by output
 	Differs   []string          `json:"differs,omitempty"` // files that are not as the first machine made them
 	Failure   *Failure          `json:"failure,omitempty"`
 	BuildTime Seconds           `json:"buildTime,omitempty"`
 }
+
+// TheHead is the machine of what the head had before a check, which the others are compared
+// with. No machine has such a name.
+const TheHead = "the head"
 
 // The kinds of events that are not plain changes of a state.
 const (

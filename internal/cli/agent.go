@@ -123,10 +123,8 @@ func (a *agentAction) serve(ctx context.Context, inv *invocation, logger *slog.L
 	if err := a.authorizeKeys(folders); err != nil {
 		return err
 	}
-	s, err := local.Open(local.Options{
-		Root: folders.store(), Dir: store.DefaultDir, Key: key, Logger: logger,
-		ACL: func() (*signature.ACL, error) { return readACL(folders.acl()) },
-	})
+	acl := func() (*signature.ACL, error) { return readACL(folders.acl()) }
+	s, err := local.Open(local.Options{Root: folders.store(), Dir: store.DefaultDir, Key: key, Logger: logger, ACL: acl})
 	if err != nil {
 		return err
 	}
@@ -140,7 +138,7 @@ func (a *agentAction) serve(ctx context.Context, inv *invocation, logger *slog.L
 		return fmt.Errorf("who may log in: %w", err)
 	}
 	agent, err := startAgent(agentSetup{
-		store: s, state: folders.agent(), disk: folders.store(), public: key.Public().String(), logger: logger,
+		store: s, state: folders.agent(), disk: folders.store(), public: key.Public().String(), acl: acl, logger: logger,
 	})
 	if err != nil {
 		return err

@@ -242,6 +242,24 @@ func TestShowTellsTheStory(t *testing.T) {
 	}
 }
 
+func TestCheckLines(t *testing.T) {
+	b := oneBuild("aaaa0001", "hello", api.Failed)
+	b.Results = []api.CheckResult{
+		{Machine: api.TheHead, Hashes: map[string]string{"doc": "1", "out": "2"}},
+		{Machine: "a", Hashes: map[string]string{"doc": "3"}, Differs: []string{"doc/x"}, BuildTime: 2},
+		{Machine: "b", Failure: &api.Failure{Message: "exit 1\n", KeptIn: "/tmp/guix-build-hello.drv-0"}},
+	}
+	want := []string{
+		"check     hello: what the head has and what 1 machine made differ",
+		"  the head: doc is sha256:1", "  the head: out is sha256:2",
+		"  a: doc is sha256:3 in 2.0s", "  a: out: it does not say what it made", "  a: differs: doc/x",
+		"  b: failed: exit 1, kept in /tmp/guix-build-hello.drv-0",
+	}
+	if diff := cmp.Diff(want, checkLines(&b)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
 func TestCheckVerdict(t *testing.T) {
 	hashes := func(machine, hash string) api.CheckResult {
 		return api.CheckResult{Machine: machine, Hashes: map[string]string{"out": hash}}
@@ -252,10 +270,13 @@ func TestCheckVerdict(t *testing.T) {
 		want    string
 		differs bool
 	}{
-		"the same":     {[]api.CheckResult{hashes("a", "1"), hashes("b", "1")}, "2 machines made the same", false},
-		"different":    {[]api.CheckResult{hashes("a", "1"), hashes("b", "2")}, "2 machines differ", true},
-		"one failed":   {[]api.CheckResult{hashes("a", "1"), failed}, "nothing to compare", false},
-		"files differ": {[]api.CheckResult{hashes("a", "1"), {Machine: "b", Differs: []string{"x"}}}, "2 machines differ", true},
+		"the same":           {[]api.CheckResult{hashes("a", "1"), hashes("b", "1")}, "2 machines made the same", false},
+		"different":          {[]api.CheckResult{hashes("a", "1"), hashes("b", "2")}, "2 machines differ", true},
+		"one failed":         {[]api.CheckResult{hashes("a", "1"), failed}, "nothing to compare", false},
+		"as on the head":     {[]api.CheckResult{hashes(api.TheHead, "1"), hashes("b", "1"), hashes("c", "1")}, "2 machines made what the head has", false},
+		"not as on the head": {[]api.CheckResult{hashes(api.TheHead, "1"), hashes("b", "2")}, "what the head has and what 1 machine made differ", true},
+		"only the head":      {[]api.CheckResult{hashes(api.TheHead, "1"), failed}, "only the head has it", false},
+		"files differ":       {[]api.CheckResult{hashes("a", "1"), {Machine: "b", Differs: []string{"x"}}}, "2 machines differ", true},
 	} {
 		text, differs := checkVerdict(&api.Build{Results: c.results})
 		if !strings.Contains(text, c.want) || differs != c.differs {

@@ -17,14 +17,21 @@ const maxDiffering = 50
 // checkVerdict says whether the machines of a check made the same of a derivation. Fewer
 // than two results say nothing.
 func checkVerdict(b *api.Build) (text string, differs bool) {
-	made := madeIt(b)
-	switch {
-	case checkDiffers(b):
-		return fmt.Sprintf("%s differ", human.Count(made, "machine")), true
+	made, head := madeIt(b)
+	count := human.Count(made, "machine")
+	switch differs := checkDiffers(b); {
+	case differs && head:
+		return fmt.Sprintf("what the head has and what %s made differ", count), true
+	case differs:
+		return count + " differ", true
+	case head && made == 0:
+		return "only the head has it, so that there is nothing to compare", false
+	case head:
+		return count + " made what the head has", false
 	case made < 2:
-		return fmt.Sprintf("built by %s, so that there is nothing to compare", human.Count(made, "machine")), false
+		return fmt.Sprintf("built by %s, so that there is nothing to compare", count), false
 	}
-	return fmt.Sprintf("%s made the same", human.Count(made, "machine")), false
+	return count + " made the same", false
 }
 
 // checkDiffers reports whether two machines made different outputs of the same name.
@@ -48,15 +55,17 @@ func checkDiffers(b *api.Build) bool {
 	return false
 }
 
-// madeIt counts the machines that built it.
-func madeIt(b *api.Build) int {
-	n := 0
+// madeIt counts the machines that built it, and says whether the head had it before.
+func madeIt(b *api.Build) (n int, head bool) {
 	for i := range b.Results {
-		if b.Results[i].Failure == nil {
+		switch r := &b.Results[i]; {
+		case r.Machine == api.TheHead:
+			head = true
+		case r.Failure == nil:
 			n++
 		}
 	}
-	return n
+	return n, head
 }
 
 // checkLines says what each machine of a check made of a build, ready to print.
@@ -69,7 +78,11 @@ func checkLines(b *api.Build) []string {
 	for i := range b.Results {
 		r := &b.Results[i]
 		if r.Failure != nil {
-			add("%s: failed: %s", r.Machine, strings.TrimSpace(r.Failure.Message))
+			kept := ""
+			if r.Failure.KeptIn != "" {
+				kept = ", kept in " + r.Failure.KeptIn
+			}
+			add("%s: failed: %s%s", r.Machine, strings.TrimSpace(r.Failure.Message), kept)
 			continue
 		}
 		took := ""
@@ -78,6 +91,11 @@ func checkLines(b *api.Build) []string {
 		}
 		for _, output := range slices.Sorted(maps.Keys(r.Hashes)) {
 			add("%s: %s is sha256:%s%s", r.Machine, output, strings.TrimPrefix(r.Hashes[output], "sha256:"), took)
+		}
+		for _, output := range slices.Sorted(maps.Keys(b.Results[0].Hashes)) {
+			if r.Hashes[output] == "" {
+				add("%s: %s: it does not say what it made", r.Machine, output)
+			}
 		}
 		for _, file := range r.Differs[:min(len(r.Differs), maxDiffering)] {
 			add("%s: differs: %s", r.Machine, file)

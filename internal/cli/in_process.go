@@ -8,10 +8,11 @@ import (
 	"sync"
 	"time"
 
-	"lighter/machines"
-
 	"lighter/internal/agent"
+	"lighter/machines"
+	"lighter/nar/signature"
 	"lighter/store"
+	"lighter/store/substitute"
 )
 
 // shutdownTimeout is how long the builds of an agent may take to be canceled.
@@ -24,26 +25,36 @@ type inProcessAgent struct {
 	ctx    context.Context // ends with stop
 	cancel context.CancelFunc
 	group  sync.WaitGroup // streams, and the agent's own housekeeping
+	// servers get what the agent's store does not get by itself; nil if it does.
+	servers *substitute.Pool
 }
 
 // agentSetup says what an agent in this process works with.
 type agentSetup struct {
 	store  store.Store
-	kind   string // of the store, machines.StoreLocal or machines.StoreDaemon
-	state  string // folder for the agent alone
-	disk   string // folder whose free space counts
-	public string // key with which the store signs, as an s-expression
+	kind   string                         // of the store, machines.StoreLocal or machines.StoreDaemon
+	state  string                         // folder for the agent alone
+	disk   string                         // folder whose free space counts
+	public string                         // key with which the store signs, as an s-expression
+	acl    func() (*signature.ACL, error) // whose substitutes it takes
 	logger *slog.Logger
 }
 
 func startAgent(s agentSetup) (*inProcessAgent, error) {
+	p := &inProcessAgent{logger: s.logger}
+	substituter, ok := s.store.(agent.Substituter)
+	if !ok {
+		p.servers = substitute.NewPool(s.store, substitute.Options{ACL: s.acl, Logger: s.logger})
+		substituter = p.servers
+	}
 	a, err := agent.New(agent.Options{
-		Store: s.store, StoreKind: s.kind, NeedsDerivations: s.kind == machines.StoreDaemon, StateDir: s.state, DiskDir: s.disk, PublicKey: s.public, Logger: s.logger,
+		Store: s.store, StoreKind: s.kind, NeedsDerivations: s.kind == machines.StoreDaemon, StateDir: s.state, DiskDir: s.disk, PublicKey: s.public,
+		Substituter: substituter, Logger: s.logger,
 	})
 	if err != nil {
 		return nil, err
 	}
-	p := &inProcessAgent{agent: a, logger: s.logger}
+	p.agent = a
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.group.Go(func() { _ = a.Run(p.ctx) }) // it says just why it is over
 	return p, nil
@@ -73,6 +84,9 @@ func (p *inProcessAgent) stop(ctx context.Context) error {
 	err := p.agent.Shutdown(ctx)
 	p.cancel()
 	p.group.Wait()
+	if p.servers != nil {
+		p.servers.Close()
+	}
 	if err != nil {
 		return errors.Join(errors.New("builds did not end in time"), err)
 	}

@@ -93,7 +93,7 @@ func newLocalLink(l *linkMaker, m *machines.Machine) (*localLink, error) {
 	}
 	a, err := startAgent(agentSetup{
 		store: l.store.Store, kind: l.store.kind, state: l.folders.localAgent(), disk: l.store.disk, public: public,
-		logger: l.logger.With("machine", m.Name),
+		acl: l.store.acl, logger: l.logger.With("machine", m.Name),
 	})
 	if err != nil {
 		return nil, err

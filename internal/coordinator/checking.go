@@ -93,7 +93,7 @@ func (k *checking) run() error {
 	}
 	first := api.CheckResult{Machine: b.Machine, BuildTime: b.BuildTime}
 	if b.Machine == "" {
-		first.Machine = "the head"
+		first.Machine = api.TheHead
 	} else {
 		want--
 	}
@@ -205,7 +205,7 @@ func (k *checking) homeHashes() (map[string]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		hashes[o.Name] = info.NARHash.String()
+		hashes[o.Name] = store.EncodeBase32(info.NARHash[:])
 	}
 	return hashes, nil
 }
@@ -282,18 +282,35 @@ func (k *checking) judge(x checked) (again, err error) {
 		if !errors.As(x.err, &f) || !f.Final() {
 			return x.err, nil
 		}
-		result.Failure = f
+		if f.Kind == string(store.FailedDifference) {
+			result.Differs = []string{"files that are not known: " + f.Message}
+		} else {
+			result.Failure = f
+		}
 		k.results = append(k.results, result)
 		return nil, nil
 	}
 	result.BuildTime = api.Seconds(x.out.buildTime.Seconds())
+	if err := k.compareOutputs(x, &result); err != nil {
+		return err, nil
+	}
+	k.results = append(k.results, result)
+	return nil, nil
+}
+
+// compareOutputs fills in what a machine made, and what of it differs. A machine that stops at
+// the first output that differs says nothing of others: that is an error only where all that
+// it does say is as expected.
+func (k *checking) compareOutputs(x checked, result *api.CheckResult) error {
 	result.Hashes = make(map[string]string)
+	var untold error
 	for _, o := range k.node.outputs {
 		info := x.out.outputs[o.Name]
 		if info == nil {
-			return fmt.Errorf("machine %s does not say what it made of %s", x.machine.Name, o.Path), nil
+			untold = fmt.Errorf("machine %s does not say what it made of %s", x.machine.Name, o.Path)
+			continue
 		}
-		result.Hashes[o.Name] = info.NARHash.String()
+		result.Hashes[o.Name] = store.EncodeBase32(info.NARHash[:])
 		if result.Hashes[o.Name] == k.measure[o.Name] {
 			continue
 		}
@@ -303,8 +320,10 @@ func (k *checking) judge(x checked) (again, err error) {
 		}
 		result.Differs = append(result.Differs, files...)
 	}
-	k.results = append(k.results, result)
-	return nil, nil
+	if len(result.Differs) > 0 {
+		return nil
+	}
+	return untold
 }
 
 // maxDiffering bounds the files that a result names.
@@ -325,7 +344,11 @@ func (k *checking) differing(x checked, name string, path store.Path) ([]string,
 		return nil, err
 	}
 	for i := range files {
-		files[i] = name + "/" + strings.TrimPrefix(files[i], "./")
+		if file := strings.TrimPrefix(files[i], "./"); file == "." {
+			files[i] = name // the output is no folder, or one is none
+		} else {
+			files[i] = name + "/" + file
+		}
 	}
 	if n := total - len(files); n > 0 {
 		files = append(files, fmt.Sprintf("and %d more", n))
@@ -434,24 +457,52 @@ func (k *checking) verdict(err error) (api.State, string, *api.Failure) {
 	case err != nil:
 		return api.Failed, err.Error(), &api.Failure{Culprit: api.CulpritCoordinator, Phase: api.Building, Message: err.Error()}
 	}
-	var differ []string
+	if text := k.differences(); text != "" {
+		return api.Failed, text, &api.Failure{Culprit: api.CulpritDerivation, Phase: api.Building, Kind: KindDiffers, Message: text}
+	}
+	if k.results[0].Machine == api.TheHead {
+		return api.Succeeded, machinesText(len(k.results)-1) + " made what the head has", nil
+	}
+	return api.Succeeded, machinesText(len(k.results)) + " made the same", nil
+}
+
+// differences says which machines did not do as the first one, or "".
+func (k *checking) differences() string {
+	var other, failed, parts []string
 	for _, r := range k.results[1:] {
 		switch {
 		case r.Failure != nil:
-			differ = append(differ, "it fails on "+r.Machine)
+			failed = append(failed, r.Machine)
 		case len(r.Differs) > 0:
-			differ = append(differ, r.Machine+" made something else")
+			other = append(other, r.Machine)
 		}
 	}
-	if len(differ) == 0 {
-		var by []string
-		for _, r := range k.results {
-			by = append(by, r.Machine)
-		}
-		return api.Succeeded, "the same from " + strings.Join(by, ", "), nil
+	if len(other) > 0 {
+		parts = append(parts, enumerate(other)+" made something else")
 	}
-	text := fmt.Sprintf("compared with %s: %s", k.results[0].Machine, strings.Join(differ, "; "))
-	return api.Failed, text, &api.Failure{Culprit: api.CulpritDerivation, Phase: api.Building, Kind: KindDiffers, Message: text}
+	if len(failed) > 0 {
+		parts = append(parts, "it fails on "+enumerate(failed))
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("compared with %s: %s", k.results[0].Machine, strings.Join(parts, "; "))
+}
+
+// enumerate sorts names, and returns a text with all of them.
+func enumerate(names []string) string {
+	slices.Sort(names)
+	if n := len(names) - 1; n > 0 {
+		return strings.Join(names[:n], ", ") + " and " + names[n]
+	}
+	return names[0]
+}
+
+func machinesText(n int) string {
+	if n == 1 {
+		return "1 machine"
+	}
+	return fmt.Sprintf("%d machines", n)
 }
 
 // cancelCheck ends a check that nobody wants.

@@ -1,11 +1,14 @@
 package coordinator
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
 	"lighter/internal/api"
 	"lighter/internal/ledger"
+	"lighter/store"
+	"lighter/store/derivation"
 )
 
 func (f *farm) checkBuild(r api.Request) string {
@@ -22,12 +25,16 @@ func TestCheckFindsTheSame(t *testing.T) {
 	machines := make(map[string]bool)
 	for _, r := range b.Results {
 		machines[r.Machine] = true
-		if r.Failure != nil || r.Differs != nil || r.Hashes["out"] != b.Results[0].Hashes["out"] || r.Hashes["out"] == "" {
+		if r.Failure != nil || r.Differs != nil || r.Hashes["out"] != b.Results[0].Hashes["out"] || len(r.Hashes["out"]) != 52 {
 			t.Errorf("got %+v", r)
 		}
 	}
-	if len(machines) != 3 || len(b.Results) != 3 || !strings.HasPrefix(b.Reason, "the same from m") {
+	if len(machines) != 3 || len(b.Results) != 3 || b.Reason != "3 machines made the same" {
 		t.Errorf("built on %v: %+v", machines, b)
+	}
+	b = f.awaitState(f.request(api.Request{Derivation: b.Derivation, Check: 1})[0], api.Succeeded)
+	if b.Reason != "1 machine made what the head has" || len(b.Results) != 2 || b.Results[0].Machine != api.TheHead {
+		t.Errorf("where the head has it: %+v", b)
 	}
 	f.idle()
 }
@@ -43,11 +50,11 @@ func TestCheckFindsDifferences(t *testing.T) {
 		t.Fatalf("got %+v of %+v", b.Failure, b.Results)
 	}
 	for _, r := range b.Results {
-		if want := r.Machine == "m2"; (len(r.Differs) == 1 && r.Differs[0] == "out/.") != want {
+		if want := r.Machine == "m2"; (len(r.Differs) == 1 && r.Differs[0] == "out") != want {
 			t.Errorf("got %+v", r)
 		}
 	}
-	if b.Results[0].Machine != "the head" {
+	if b.Results[0].Machine != api.TheHead {
 		t.Errorf("compared with %s", b.Results[0].Machine)
 	}
 	f.idle()
@@ -69,6 +76,14 @@ func TestCheckWithoutEnoughMachines(t *testing.T) {
 		t.Errorf("got %+v", b.Failure)
 	}
 	f.idle()
+}
+
+func TestEnumerate(t *testing.T) {
+	for want, names := range map[string][]string{"a": {"a"}, "a and b": {"b", "a"}, "a, b and c": {"c", "a", "b"}} {
+		if got := enumerate(names); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
 }
 
 func TestCheckOfWhatFails(t *testing.T) {
@@ -143,6 +158,65 @@ func TestCheckAfterRestart(t *testing.T) {
 	}
 	if b := f.awaitState(id, api.Succeeded); len(b.Results) != 2 {
 		t.Errorf("got %+v", b.Results)
+	}
+	f.idle()
+}
+
+// twoOutputs makes a derivation with two outputs.
+func (f *farm) twoOutputs(script string) store.Path {
+	f.t.Helper()
+	d := &derivation.Derivation{System: "x86_64-linux", Outputs: []derivation.Output{{Name: "doc"}, {Name: "out"}}}
+	return f.derive(d, "two", script)
+}
+
+// m2 stops at the first output that differs, as guix-daemon does.
+func TestCheckOfSeveralOutputs(t *testing.T) {
+	f := newFarm(t, nil, "m1", "m2", "m3")
+	drv := f.twoOutputs("differs=m2 untold=m2")
+	f.ready("m1", "m2", "m3")
+	f.awaitState(f.request(api.Request{Derivation: drv, On: []string{"m1"}})[0], api.Succeeded)
+	b := f.awaitState(f.request(api.Request{Derivation: drv, Check: 3})[0], api.Failed)
+	if b.Failure.Kind != KindDiffers || len(b.Results) != 4 {
+		t.Fatalf("got %+v of %+v", b.Failure, b.Results)
+	}
+	for _, r := range b.Results {
+		switch {
+		case r.Machine == "m2" && (!slices.Equal(r.Differs, []string{"doc"}) || len(r.Hashes) != 1 || r.Failure != nil):
+			t.Errorf("got %+v", r)
+		case r.Machine != "m2" && (r.Differs != nil || len(r.Hashes) != 2):
+			t.Errorf("got %+v", r)
+		}
+	}
+	f.idle()
+}
+
+// What is as expected, and not all of it, is no result.
+func TestCheckWithoutAnOutput(t *testing.T) {
+	f := newFarm(t, nil, "m1", "m2")
+	drv := f.twoOutputs("untold=m2")
+	f.ready("m1", "m2")
+	f.awaitState(f.request(api.Request{Derivation: drv, On: []string{"m1"}})[0], api.Succeeded)
+	b := f.awaitState(f.request(api.Request{Derivation: drv, Check: 1, On: []string{"m2"}})[0], api.Failed)
+	if b.Failure.Culprit == api.CulpritDerivation || !strings.Contains(b.Failure.Message, "does not say what it made of "+string(store.DefaultDir)) {
+		t.Errorf("got %+v", b.Failure)
+	}
+	f.idle()
+}
+
+// A machine that only says that what it made differs is believed, and not to blame.
+func TestCheckThatKeepsNothing(t *testing.T) {
+	f := newFarm(t, nil, "m1", "m2", "m3")
+	drv := f.drv("one", "difference=m2")
+	f.ready("m1", "m2", "m3")
+	f.awaitState(f.request(api.Request{Derivation: drv, On: []string{"m1"}})[0], api.Succeeded)
+	b := f.awaitState(f.request(api.Request{Derivation: drv, Check: 3})[0], api.Failed)
+	if b.Failure.Kind != KindDiffers || !strings.Contains(b.Failure.Message, "m2 made something else") || len(b.Results) != 4 {
+		t.Fatalf("got %+v of %+v", b.Failure, b.Results)
+	}
+	for _, r := range b.Results {
+		if differs := len(r.Differs) == 1 && strings.Contains(r.Differs[0], "may not be deterministic"); differs != (r.Machine == "m2") || r.Failure != nil {
+			t.Errorf("got %+v", r)
+		}
 	}
 	f.idle()
 }

@@ -7,6 +7,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/machines"
 )
 
 // optionsFor returns what the request to a machine's agent says of how a task is built there,
@@ -19,6 +20,9 @@ func (m *machine) optionsFor(t *task) agentapi.BuildRequest {
 	o.Cores = m.BuildCores
 	o.SandboxPaths = slices.Clone(m.SandboxPaths)
 	o.SubstituteURLs = slices.Clone(m.SubstituteURLs)
+	if o.Check && m.storeKind() == machines.StoreDaemon {
+		o.KeepFailed = true // else it does not say what it made, only that it differs
+	}
 	return o
 }
 

@@ -46,6 +46,20 @@ func TestOptionsFor(t *testing.T) {
 	}
 }
 
+// TestOptionsForChecks shows that guix-daemon is told to keep what it makes, and that no
+// other store is, which would keep the folders of builds that fail.
+func TestOptionsForChecks(t *testing.T) {
+	work := task{check: &checking{rec: &record{Build: api.Build{Request: api.Request{Timeout: 60}}}}}
+	for kind, keep := range map[string]bool{machines.StoreDaemon: true, machines.StoreLocal: false} {
+		var m machine
+		m.kind.Store(kind)
+		want := agentapi.BuildRequest{Check: true, KeepFailed: keep, Timeout: 60}
+		if diff := cmp.Diff(want, m.optionsFor(&work)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", kind, diff)
+		}
+	}
+}
+
 // TestParallelTransfers shows that a machine's entry bounds its lanes, also when it changes.
 func TestParallelTransfers(t *testing.T) {
 	c := &Coordinator{limits: Limits{}.withDefaults()}

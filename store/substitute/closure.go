@@ -22,6 +22,18 @@ import (
 //
 // An item that no server has is a *MissingError.
 func (c *Client) FetchClosure(ctx context.Context, target store.Store, roots []store.Path) ([]store.Path, error) {
+	return c.fetchClosure(ctx, target, roots, new(closure))
+}
+
+// FetchWhatIsThere is FetchClosure for as much as can be had: what no server gives keeps only
+// what refers to it from being fetched. That no server has an item is no error; of other
+// problems the error has the first ones.
+func (c *Client) FetchWhatIsThere(ctx context.Context, target store.Store, roots []store.Path) ([]store.Path, error) {
+	return c.fetchClosure(ctx, target, roots, &closure{partial: true, absent: make(map[store.Path]bool)})
+}
+
+// fetchClosure completes a closure that says no more than how it is to be fetched.
+func (c *Client) fetchClosure(ctx context.Context, target store.Store, roots []store.Path, cl *closure) ([]store.Path, error) {
 	to, ok := target.(store.Substitutee)
 	if !ok {
 		return nil, fmt.Errorf("fetch closure: this kind of store takes no substitutes: %w", errors.ErrUnsupported)
@@ -35,7 +47,7 @@ func (c *Client) FetchClosure(ctx context.Context, target store.Store, roots []s
 	if err != nil {
 		return nil, err
 	}
-	cl := &closure{client: c, acl: acl, store: target, to: to, neededBy: make(map[store.Path]store.Path)}
+	cl.client, cl.acl, cl.store, cl.to, cl.neededBy = c, acl, target, to, make(map[store.Path]store.Path)
 	if leaser, ok := target.(store.Leaser); ok {
 		if cl.lease, err = leaser.Lease(ctx, "substitutes"); err != nil {
 			return nil, fmt.Errorf("fetch closure: %w", err)
@@ -43,14 +55,21 @@ func (c *Client) FetchClosure(ctx context.Context, target store.Store, roots []s
 		defer cl.lease.Release() //nolint:errcheck // a lease that stays ends with the store
 	}
 	fetched, err := cl.fetch(ctx, roots)
-	if err != nil {
+	if err = errors.Join(append(cl.problems, err)...); err != nil {
 		return fetched, fmt.Errorf("fetch closure: %w", err)
 	}
 	return fetched, nil
 }
 
-// closure is one run of FetchClosure.
+// maxProblems is how many errors a closure that goes on after them keeps.
+const maxProblems = 3
+
+// closure is one run of FetchClosure, or of FetchWhatIsThere.
 type closure struct {
+	partial  bool                // what fails stops only what refers to it
+	absent   map[store.Path]bool // where partial: what no server has, or none that can be asked
+	problems []error             // where partial
+
 	client *Client
 	acl    *signature.ACL
 	store  store.Store
@@ -125,11 +144,33 @@ func (cl *closure) level(ctx context.Context, paths []store.Path) ([]*store.Info
 		var absent *MissingError
 		if errors.As(a.Err, &absent) {
 			absent.NeededBy = cl.neededBy[absent.Path]
-			return nil, absent
+			if !cl.partial {
+				return nil, absent
+			}
+			cl.absent[absent.Path] = true
+			cl.problem(absent)
+			continue
 		}
 		infos = append(infos, &a.Info.Info)
 	}
 	return infos, nil
+}
+
+// problem keeps an error with which a partial closure goes on. That an item is on no server
+// is none.
+func (cl *closure) problem(err error) {
+	var absent *MissingError
+	if errors.As(err, &absent) && absent.Certain() || len(cl.problems) >= maxProblems {
+		return
+	}
+	cl.problems = append(cl.problems, err)
+}
+
+// goesOn reports whether an error is about one item only. What the store says, such as that
+// the disk is full, is about all.
+func (cl *closure) goesOn(ctx context.Context, err error) bool {
+	var missing *MissingError
+	return cl.partial && ctx.Err() == nil && errors.As(err, &missing)
 }
 
 // outcome is how it went with one item.
@@ -143,7 +184,7 @@ type outcome struct {
 func (cl *closure) run(ctx context.Context, infos []*store.Info) (fetched []store.Path, first error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	waits, users := dependencies(infos)
+	waits, users := cl.dependencies(infos)
 	var ready []*store.Info
 	for _, info := range infos {
 		if waits[info.Path] == 0 {
@@ -166,6 +207,9 @@ func (cl *closure) run(ctx context.Context, infos []*store.Info) (fetched []stor
 		o := <-outcomes
 		running--
 		switch {
+		case cl.goesOn(ctx, o.err):
+			cl.problem(o.err)
+			continue // what refers to it waits for ever
 		case o.err != nil:
 			if first == nil {
 				first = o.err
@@ -184,8 +228,9 @@ func (cl *closure) run(ctx context.Context, infos []*store.Info) (fetched []stor
 	return fetched, first
 }
 
-// dependencies returns for how many of the others each item waits, and who waits for it.
-func dependencies(infos []*store.Info) (map[store.Path]int, map[store.Path][]*store.Info) {
+// dependencies returns for how many of the others each item waits, and who waits for it. What
+// is absent is waited for as well, so that nothing that refers to it is fetched.
+func (cl *closure) dependencies(infos []*store.Info) (map[store.Path]int, map[store.Path][]*store.Info) {
 	waits := make(map[store.Path]int, len(infos))
 	users := make(map[store.Path][]*store.Info)
 	for _, info := range infos {
@@ -193,7 +238,7 @@ func dependencies(infos []*store.Info) (map[store.Path]int, map[store.Path][]*st
 	}
 	for _, info := range infos {
 		for _, ref := range info.References {
-			if _, ok := waits[ref]; ok && ref != info.Path {
+			if _, ok := waits[ref]; (ok || cl.absent[ref]) && ref != info.Path {
 				waits[info.Path]++
 				users[ref] = append(users[ref], info)
 			}

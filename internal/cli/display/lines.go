@@ -304,6 +304,9 @@ func verdict(style Style, colour, word string) string {
 }
 
 func succeeded(b *api.Build, where string) string {
+	if b.Check > 0 {
+		return fmt.Sprintf(" on %s, with the same result", human.Count(b.Check, "machine"))
+	}
 	if b.Machine == "" {
 		return " (was there already)"
 	}

@@ -161,6 +161,8 @@ func TestOutcome(t *testing.T) {
 	failed.Failure = &api.Failure{Culprit: api.CulpritDerivation, Phase: api.Building, Message: "the builder exited with 1\n"}
 	link := on("beta", build("2", "hello", api.Failed, ""))
 	link.Failure = &api.Failure{Culprit: api.CulpritLink, Phase: api.Sending, Message: "connection reset"}
+	checked := build("4", "hello", api.Succeeded, "")
+	checked.Check = 3
 	dependency := build("3", "hello", api.Failed, "")
 	dependency.Failure = &api.Failure{Culprit: api.CulpritDerivation, Kind: api.KindDependency, Input: build("", "lib", "", "").Derivation}
 	for name, c := range map[string]struct {
@@ -169,6 +171,7 @@ func TestOutcome(t *testing.T) {
 	}{
 		"succeeded":   {succeeded, "built     hello on alpha in 3.2s, 3.00 MiB"},
 		"there":       {build("1", "hello", api.Succeeded, ""), "built     hello (was there already)"},
+		"checked":     {checked, "built     hello on 3 machines, with the same result"},
 		"failed":      {failed, `failed    hello on beta: the builder exited with 1`},
 		"link":        {link, "failed    hello on beta: the link failed while sending: connection reset"},
 		"dependency":  {dependency, "failed    hello: needs lib, which failed"},

@@ -1,0 +1,104 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"lighter/internal/agentapi"
+	"lighter/internal/testkit"
+	"lighter/nar"
+	"lighter/nar/signature"
+	"lighter/store"
+	"lighter/store/derivation"
+	"lighter/store/local"
+	"lighter/store/narinfo"
+)
+
+// TestInProcessAgentSubstitutes shows that an agent in this process gets inputs from servers.
+func TestInProcessAgentSubstitutes(t *testing.T) {
+	testkit.CheckLeaks(t)
+	key, err := signature.GenerateKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	acl := func() (*signature.ACL, error) {
+		var a signature.ACL
+		a.Add(key.Public())
+		return &a, nil
+	}
+	logger := slog.New(slog.DiscardHandler)
+	s, err := local.Open(local.Options{Root: t.TempDir(), Dir: store.DefaultDir, NoSync: true, Logger: logger, ACL: acl})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	state := t.TempDir()
+	a, err := startAgent(agentSetup{store: s, state: state, disk: state, acl: acl, logger: logger})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := a.stop(context.Background()); err != nil {
+			t.Error(err)
+		}
+	}()
+	client := agentapi.NewClient(a.dial)
+	defer client.Close()
+
+	folder := t.TempDir()
+	input := publishItem(t, folder, key)
+	drv := &derivation.Derivation{Outputs: []derivation.Output{{Name: "out"}}, System: "x86_64-linux", Builder: "/bin/sh", Env: []derivation.EnvVar{{Name: "out"}}}
+	if err := drv.Fill(store.DefaultDir, "x", nil); err != nil {
+		t.Fatal(err)
+	}
+	path, err := drv.Path(store.DefaultDir, "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	absent, err := store.DefaultDir.TextPath("absent", nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	status, err := client.PutBuild(t.Context(), "one", &agentapi.BuildRequest{
+		Attempt: 1, Derivation: path, Text: drv.Marshal(), Outputs: []store.Path{drv.Outputs[0].Path},
+		Inputs: []store.Path{absent, input}, SubstituteURLs: []string{"file://" + folder},
+	})
+	if err != nil || len(status.Missing) != 1 || status.Missing[0] != absent {
+		t.Errorf("got %+v, %v; want only %s to be missing", status, err, absent)
+	}
+}
+
+// publishItem writes an item into a folder that a substitute server could serve.
+func publishItem(t *testing.T, folder string, key *signature.PrivateKey) store.Path {
+	t.Helper()
+	const name = "item"
+	file := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(file, []byte(name), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var contents bytes.Buffer
+	if err := nar.Pack(&contents, file); err != nil {
+		t.Fatal(err)
+	}
+	var h nar.Hasher
+	_, _ = h.Write(contents.Bytes())
+	path, err := store.DefaultDir.TextPath(name, []byte(name), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	info := &store.Info{Path: path, NARHash: h.Sum(), NARSize: h.Size()}
+	text, err := narinfo.Sign(key, "test", info, []narinfo.Download{{URL: "item.nar", Compression: narinfo.None}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, contents := range map[string][]byte{narinfo.Name(path): text, "item.nar": contents.Bytes()} {
+		if err := os.WriteFile(filepath.Join(folder, file), contents, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return path
+}
