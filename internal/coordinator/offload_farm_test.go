@@ -261,10 +261,17 @@ func (h *fakeHook) note(f func()) {
 	f()
 }
 
+// onReceive has f, or check if it is nil, take the archives that come.
+func (h *fakeHook) onReceive(f func(number int, archive []byte) hookapi.Receipt) {
+	h.note(func() { h.receive = f })
+}
+
 // check reads an archive as a build hook does.
 func (h *fakeHook) check(number int, archive []byte) hookapi.Receipt {
-	if h.receive != nil {
-		return h.receive(number, archive)
+	var receive func(int, []byte) hookapi.Receipt
+	h.note(func() { receive = h.receive })
+	if receive != nil {
+		return receive(number, archive)
 	}
 	items, err := h.f.items(archive)
 	if err != nil {

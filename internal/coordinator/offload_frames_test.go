@@ -171,7 +171,7 @@ func TestOffloadReceiptTwice(t *testing.T) {
 	f := newHookFarm(t, func(c *Config) { c.Limits.MaxAttempts = 3 }, "m1")
 	h := f.newHook(f.drv("one", ""))
 	h.early = func(int) *hookapi.Receipt { return &hookapi.Receipt{Error: "refused"} }
-	h.receive = func(int, []byte) hookapi.Receipt { return hookapi.Receipt{Error: "again"} }
+	h.onReceive(func(int, []byte) hookapi.Receipt { return hookapi.Receipt{Error: "again"} })
 	h.start()
 	<-h.over
 	if b := f.awaitFinal(h.order.ID); b.State != api.Failed && b.State != api.Canceled {

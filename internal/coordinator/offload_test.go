@@ -254,13 +254,13 @@ func TestOffloadRefusedArchive(t *testing.T) {
 		t.Run(fmt.Sprint(len(names)), func(t *testing.T) {
 			f := newHookFarm(t, nil, names...)
 			h := f.newHook(f.drv("one", "log=x"))
-			h.receive = func(number int, archive []byte) hookapi.Receipt {
+			h.onReceive(func(number int, archive []byte) hookapi.Receipt {
 				if number == 1 {
 					return hookapi.Receipt{Error: "bad signature"}
 				}
-				h.receive = nil
+				h.onReceive(nil)
 				return h.check(number, archive)
-			}
+			})
 			h.start()
 			if r := h.result(); r.State != api.Succeeded {
 				t.Fatalf("got %+v", r)
@@ -286,7 +286,7 @@ func TestOffloadRefusedArchive(t *testing.T) {
 func TestOffloadAlwaysRefused(t *testing.T) {
 	f := newHookFarm(t, func(c *Config) { c.Limits.MaxAttempts = 3 }, "m1", "m2")
 	h := f.newHook(f.drv("one", ""))
-	h.receive = func(int, []byte) hookapi.Receipt { return hookapi.Receipt{Error: "bad signature"} }
+	h.onReceive(func(int, []byte) hookapi.Receipt { return hookapi.Receipt{Error: "bad signature"} })
 	h.start()
 	r := h.result()
 	if r.State != api.Failed || r.Failure == nil || r.Failure.Culprit != api.CulpritMachine || !strings.Contains(r.Failure.Message, "bad signature") {
@@ -304,10 +304,10 @@ func TestOffloadRefusedByAFullDisk(t *testing.T) {
 	f := newHookFarm(t, nil, "m1")
 	h := f.newHook(f.drv("one", ""))
 	answered := make(chan struct{})
-	h.receive = func(int, []byte) hookapi.Receipt {
+	h.onReceive(func(int, []byte) hookapi.Receipt {
 		close(answered)
 		return hookapi.Receipt{Error: "no space left on device", Local: true}
-	}
+	})
 	h.start()
 	<-answered
 	time.Sleep(10 * time.Millisecond)
@@ -452,11 +452,11 @@ func TestOffloadAndClient(t *testing.T) {
 				h.awaitState(api.Building)
 			}
 			home := true
-			h.receive = func(number int, archive []byte) hookapi.Receipt {
+			h.onReceive(func(number int, archive []byte) hookapi.Receipt {
 				home = f.valid(f.output(drv))
-				h.receive = nil
+				h.onReceive(nil)
 				return h.check(number, archive)
-			}
+			})
 			f.releaseAll("one")
 			h.succeeds()
 			f.awaitState(id, api.Succeeded)
