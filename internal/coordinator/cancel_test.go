@@ -128,9 +128,7 @@ func TestCancelWhileSendingAndFetching(t *testing.T) {
 			f.awaitState(id, api.Canceled)
 			<-ended // the stream ends, since nobody wants what it carries
 			f.idle()
-			if left := f.c.moving.list(); len(left) != 0 {
-				t.Errorf("transfers are left: %v", left)
-			}
+			f.until("no transfer is left", func() bool { return len(f.c.moving.list()) == 0 })
 		})
 	}
 }

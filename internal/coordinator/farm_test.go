@@ -322,6 +322,10 @@ func (f *farm) idle() {
 			kept += a.knows()
 		}
 		if tasks == 0 && builds == 0 && kept == 0 {
+			// The ledger may be a little behind the loop.
+			if _, err := f.c.durablyIn(context.Background(), func() []string { return nil }); err != nil {
+				f.t.Fatal(err)
+			}
 			return
 		}
 		if time.Now().After(deadline) {

@@ -98,12 +98,9 @@ func (f *hookFarm) over() {
 		return hooks == 0
 	})
 	f.allFinal()
-	if left := f.c.moving.list(); len(left) != 0 {
-		f.t.Errorf("transfers are left: %v", left)
-	}
-	if leases := f.head.Leases(); len(leases) != 0 {
-		f.t.Errorf("leases are left: %v", leases)
-	}
+	// What was abandoned ends by itself.
+	f.until("no transfer is left", func() bool { return len(f.c.moving.list()) == 0 })
+	f.until("no lease is left", func() bool { return len(f.head.Leases()) == 0 })
 }
 
 func (f *hookFarm) question(drv store.Path) *hookapi.Question {
