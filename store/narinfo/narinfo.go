@@ -38,10 +38,11 @@ const MaxSize = 1 << 20
 // maxDownloads is how many URLs a narinfo may have.
 const maxDownloads = 16
 
-// Ways to compress a NAR. Guix knows others too.
+// Ways to compress a NAR. Guix knows others too. Lzip is only read, never written.
 const (
 	None = "none"
 	Gzip = "gzip"
+	Lzip = "lzip"
 	Zstd = "zstd"
 )
 

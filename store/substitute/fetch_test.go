@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -48,25 +50,64 @@ func TestFolderOfGuix(t *testing.T) {
 		t.Errorf("got %d bytes, %v", len(got), err)
 	}
 
-	// Without the gzip one there is none that can be read.
-	if err := os.Remove(filepath.Join(folder, "nar/gzip", vec.Base())); err != nil {
+	remove := func(name string) {
+		if err := os.Remove(filepath.Join(folder, name, vec.Base())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	remove("nar/gzip")
+	got, err = fetch(t.Context(), newClient(t, opts), vec)
+	if err != nil || !bytes.Equal(got, read(t, vec.Base()+".nar")) {
+		t.Errorf("lzip: got %d bytes, %v", len(got), err)
+	}
+	damaged := read(t, vec.Base()+".nar.lzip")
+	damaged[len(damaged)-20]++ // in the CRC
+	if err := os.WriteFile(filepath.Join(folder, "nar/lzip", vec.Base()), damaged, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	_, err = fetch(t.Context(), newClient(t, opts), vec)
-	wantError(t, err, string(vec), "file://"+folder, "nar/gzip/"+vec.Base()+": not there")
-	file := filepath.Join(folder, vec.HashPart()+".narinfo")
-	text := strings.Replace(string(read(t, vec.HashPart()+".narinfo")), "Compression: gzip", "Compression: lzip", 1)
-	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+	wantError(t, err, string(vec), "file://"+folder+": lzip: member 1, at byte 0: its data has CRC ")
+	remove("nar/lzip")
+	_, err = fetch(t.Context(), newClient(t, opts), vec)
+	wantError(t, err, string(vec), "file://"+folder, "nar/gzip/"+vec.Base()+": not there", "nar/lzip/"+vec.Base()+": not there")
+
+	text := regexp.MustCompile("Compression: .zip").ReplaceAllString(string(read(t, vec.HashPart()+".narinfo")), "Compression: bzip2")
+	if err := os.WriteFile(filepath.Join(folder, vec.HashPart()+".narinfo"), []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	_, err = fetch(t.Context(), newClient(t, opts), vec)
-	wantError(t, err, string(vec), `"lzip", "lzip", which is not supported`)
+	wantError(t, err, string(vec), `"bzip2", "bzip2", which is not supported: want zstd, gzip, none or lzip`)
+}
+
+func TestChoose(t *testing.T) {
+	for _, test := range []struct{ downloads, want string }{
+		{"lzip none gzip zstd", "zstd gzip none lzip"},
+		{"lzip bzip2", "lzip"},
+		{"bzip2", ""},
+		{"lzip:1 none:4 gzip:2 zstd:3", "gzip:2 zstd:3 none:4 lzip:1"},
+		{"zstd:2 gzip:2", "zstd:2 gzip:2"},
+		{"none:1 zstd lzip:1", "zstd none:1 lzip:1"},
+	} {
+		var downloads []narinfo.Download
+		for _, s := range strings.Fields(test.downloads) {
+			how, size, _ := strings.Cut(s, ":")
+			n, _ := strconv.ParseInt("0"+size, 10, 64) // 0 if it is not known
+			downloads = append(downloads, narinfo.Download{URL: s, Compression: how, FileSize: n})
+		}
+		var got []string
+		for _, d := range choose(downloads) {
+			got = append(got, d.URL)
+		}
+		if got := strings.Join(got, " "); got != test.want {
+			t.Errorf("%s: got %q, want %q", test.downloads, got, test.want)
+		}
+	}
 }
 
 func TestFetch(t *testing.T) {
 	o := newOrigin(t)
 	path := o.text("item", strings.Repeat("contents ", 100_000))
-	for _, how := range [][]string{{narinfo.Zstd}, {narinfo.Gzip}, {narinfo.None}, {"lzip", narinfo.Gzip}, {narinfo.None, narinfo.Zstd}} {
+	for _, how := range [][]string{{narinfo.Zstd}, {narinfo.Gzip}, {narinfo.None}, {narinfo.Lzip, narinfo.Gzip}, {narinfo.None, narinfo.Zstd}} {
 		t.Run(strings.Join(how, " "), func(t *testing.T) {
 			o.serve(path, how...)
 			got, err := fetch(t.Context(), newClient(t, Options{URLs: []string{o.listen()}, ACL: acl(o)}), path)
@@ -105,6 +146,7 @@ func TestFetchRefuses(t *testing.T) {
 			o.serve(p, narinfo.Gzip)
 			o.put("nar/gzip/"+p.Base(), []byte("this is something else"))
 		}, Options{}, nil, []string{"gzip: "}},
+		{"no lzip", func(o *origin, p store.Path) { o.serve(p, narinfo.Lzip) }, Options{}, nil, []string{"lzip: member 1, at byte 0: it starts with "}},
 		{"another file size", func(o *origin, p store.Path) {
 			o.serve(p, narinfo.Gzip)
 			o.put(narinfo.Name(p), append(o.files[narinfo.Name(p)], "FileSize: 7\n"...))
