@@ -37,6 +37,8 @@
   (lighter  lighter-configuration-lighter)  ;package
   (machines lighter-configuration-machines  ;file-like, a machines.toml, or #f:
             (default #f))                   ;then /etc/guix/machines.scm counts
+  (settings lighter-configuration-settings  ;file-like, a lighter.toml, or #f
+            (default #f))
   ;; Who is in this group may speak to the coordinator. Where guix-daemon is no root,
   ;; (privileged? #f), it must be "guix-daemon".
   (group    lighter-configuration-group
@@ -67,10 +69,14 @@
           (chmod #$%state #o750)))))
 
 (define (lighter-etc config)
-  (match-record config <lighter-configuration> (machines)
-    (if machines
-        `(("lighter/machines.toml" ,machines))
-        '())))
+  (match-record config <lighter-configuration> (machines settings)
+    (append
+     (if settings
+         `(("lighter/lighter.toml" ,settings))
+         '())
+     (if machines
+         `(("lighter/machines.toml" ,machines))
+         '()))))
 
 (define (lighter-shepherd-services config)
   (match-record config <lighter-configuration> (lighter group options)
