@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -241,8 +242,8 @@ func TestCanceledSender(t *testing.T) {
 	if err := <-results; err != nil {
 		t.Errorf("other: %v", err)
 	}
-	// The service may have taken the first request before it saw that nobody waits.
-	if got := s.taken(); len(got) == 0 || len(got[len(got)-1]) != 1 || !strings.Contains(got[len(got)-1][0], "other") {
+	// The service may have taken the first request too, before or after the other one.
+	if got := s.taken(); !slices.ContainsFunc(got, func(items []string) bool { return len(items) == 1 && strings.Contains(items[0], "other") }) {
 		t.Errorf("taken: %v", got)
 	}
 }
