@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -226,10 +227,9 @@ func TestInterruptedSubmissionIsCanceled(t *testing.T) {
 	s.answer("POST /v1/cancel", api.Selected{})
 	// The interrupt comes while standard input is awaited.
 	signals := make(chan os.Signal, 1)
+	interrupt := sync.OnceFunc(func() { signals <- os.Interrupt })
 	in := readerFunc(func(p []byte) (int, error) {
-		if len(k.portions) == 0 && len(signals) == 0 {
-			signals <- os.Interrupt
-		}
+		interrupt()
 		<-t.Context().Done()
 		return 0, t.Context().Err()
 	})
