@@ -162,12 +162,12 @@ func (m *model) compare(t *testing.T, l *Ledger, filters int) {
 // Whatever is done to builds, and in whatever groups, every filter finds what it should,
 // also after Pebble has merged what was written, and after a start.
 func TestIndexes(t *testing.T) {
-	for seed := range uint64(4) {
+	for seed := range uint64(2) {
 		fs := vfs.NewMem()
 		opts := Options{FS: fs, memTable: smallTable}
 		l := open(t, "ledger", opts)
 		m := newModel(seed)
-		for range 3 {
+		for range 2 {
 			for range 150 {
 				changes := make([]Change, 1+m.rng.IntN(15))
 				for i := range changes {
@@ -177,7 +177,7 @@ func TestIndexes(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			m.compare(t, l, 150)
+			m.compare(t, l, 60)
 			check(t, l)
 			if m.rng.IntN(2) == 0 {
 				if err := l.db.Compact(t.Context(), []byte{0}, []byte{255}, false); err != nil {
@@ -189,7 +189,7 @@ func TestIndexes(t *testing.T) {
 			}
 			l = open(t, "ledger", opts)
 		}
-		m.compare(t, l, 300)
+		m.compare(t, l, 100)
 		check(t, l)
 	}
 }
