@@ -177,7 +177,7 @@ func TestIndexes(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			m.compare(t, l, 60)
+			m.compare(t, l, 30)
 			check(t, l)
 			if m.rng.IntN(2) == 0 {
 				if err := l.db.Compact(t.Context(), []byte{0}, []byte{255}, false); err != nil {
@@ -189,7 +189,7 @@ func TestIndexes(t *testing.T) {
 			}
 			l = open(t, "ledger", opts)
 		}
-		m.compare(t, l, 100)
+		m.compare(t, l, 60)
 		check(t, l)
 	}
 }

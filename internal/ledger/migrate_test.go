@@ -122,7 +122,7 @@ func TestMigration(t *testing.T) {
 	var log bytes.Buffer
 	opts := Options{FS: fs, Logger: slog.New(slog.NewTextHandler(&log, nil))}
 	l := open(t, "ledger", opts)
-	verifyMigrated(t, l, m, last, 50)
+	verifyMigrated(t, l, m, last, 20)
 	if !strings.Contains(log.String(), "bringing it to a new format") || !strings.Contains(log.String(), "builds=2500") {
 		t.Errorf("log: %s", &log)
 	}
@@ -134,10 +134,10 @@ func TestMigration(t *testing.T) {
 	if log.Len() > 0 {
 		t.Errorf("log of another start: %s", &log)
 	}
-	for range 500 {
+	for range 150 {
 		apply(t, l, m.change())
 	}
-	m.compare(t, l, 50)
+	m.compare(t, l, 20)
 	check(t, l)
 }
 

@@ -249,7 +249,7 @@ func TestPruneSparesWhatChanges(t *testing.T) {
 // event that is missing for another reason is still an error.
 func TestPruneWhileFollowed(t *testing.T) {
 	l := open(t, "ledger", Options{FS: vfs.NewMem(), memTable: smallTable})
-	const n = 2000
+	const n = 600
 	stop := make(chan struct{})
 	var group sync.WaitGroup
 	group.Go(func() {
@@ -314,7 +314,7 @@ func TestPruneWhileFollowed(t *testing.T) {
 func TestCrashWhilePruning(t *testing.T) {
 	fs := vfs.NewCrashableMem()
 	l := open(t, "ledger", Options{FS: fs, SyncDelay: time.Millisecond, memTable: smallTable})
-	const n = 4000
+	const n = 1500
 	var changes []Change
 	want := make(map[string]bool)
 	for i := range n {
@@ -375,7 +375,7 @@ func TestPruneShrinks(t *testing.T) {
 	dir := t.TempDir()
 	l := open(t, dir, Options{memTable: smallTable})
 	rng := rand.New(rand.NewPCG(1, 9))
-	for range 40 {
+	for range 20 {
 		var changes []Change
 		for range 100 {
 			b := ended(fmt.Sprintf("%x", rng.Uint64()), api.Succeeded, 1)
