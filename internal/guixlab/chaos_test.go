@@ -127,7 +127,7 @@ func newChaosFarm(t *testing.T, settings string, machines ...string) *farm {
 		}
 	})
 	f := startFarmWith(t, settings, machines...)
-	f.on("plain", "mkdir -p "+plainState+" && mount -t tmpfs -o size=512M,mode=755 tmpfs "+plainState+" && chown -R offload /home/offload/.local")
+	f.on("plain", "runuser -u offload -- mkdir -p "+plainState+" && mount -t tmpfs -o size=512M,mode=755,uid=$(id -u offload) tmpfs "+plainState)
 	t.Cleanup(func() {
 		f.on("plain", "pkill -KILL -u offload lighter-agent; umount -l "+plainState)
 	})
