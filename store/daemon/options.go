@@ -35,7 +35,7 @@ func (s *Store) optionsWith(req *store.BuildRequest, substitutes bool, more []st
 	add("build-timeout", seconds(req.Timeout))
 	add("build-max-silent-time", seconds(req.MaxSilentTime))
 	add("build-cores", int64(req.Cores))
-	return encodeOptions(req.KeepFailed, false, s.substitutes, pairs)
+	return encodeOptions(req.KeepFailed, false, substitutes, pairs)
 }
 
 // substituteOptions returns the options with which items come from the servers. A user whom
