@@ -72,3 +72,17 @@ func TestAddSubstituteRefuses(t *testing.T) {
 		}
 	}
 }
+
+// A download substitutes whatever the store does otherwise.
+func TestOptionsOfDownloads(t *testing.T) {
+	for _, always := range []bool{false, true} {
+		s := &Store{substitutes: always}
+		with, without := s.optionsWith(nil, true, nil), s.optionsWith(nil, false, nil)
+		if with == without {
+			t.Error("the options do not say whether to substitute")
+		}
+		if want := map[bool]string{false: without, true: with}[always]; s.options(nil) != want {
+			t.Errorf("options of a store with substitutes %v", always)
+		}
+	}
+}
