@@ -71,11 +71,11 @@ func (m *Machine) words(rule Rule, b *Build, missing int64) (wanted, actual stri
 		}
 		return fmt.Sprintf("load below %.2f per core", m.OverloadThreshold), actual
 	case RuleDisk:
-		actual = bytes(m.FreeDisk) + " free"
+		actual = FormatSize(m.FreeDisk) + " free"
 		if missing+m.Pending > 0 {
-			actual += fmt.Sprintf(", and %s on the way or to be sent", bytes(missing+m.Pending))
+			actual += fmt.Sprintf(", and %s on the way or to be sent", FormatSize(missing+m.Pending))
 		}
-		return bytes(m.MinFreeDisk) + " left free", actual
+		return FormatSize(m.MinFreeDisk) + " left free", actual
 	case RuleSlots:
 		return "a free slot", fmt.Sprintf("%d of %d taken", len(m.Busy), m.Slots)
 	}
@@ -103,8 +103,8 @@ func list(words []string) string {
 	return strings.Join(words, ", ")
 }
 
-// bytes prints a size for people.
-func bytes(n int64) string {
+// FormatSize writes a number of bytes for people, such as "1.5 GiB".
+func FormatSize(n int64) string {
 	const unit = 1024
 	if n < unit {
 		return fmt.Sprintf("%d B", n)

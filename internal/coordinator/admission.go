@@ -7,6 +7,7 @@ import (
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
 	"lighter/machines"
+	"lighter/scheduler"
 )
 
 // admissionSlack is by how much a machine must be better than a limit says to get builds
@@ -26,11 +27,11 @@ func refusal(m *machines.Machine, info *agentapi.Machine, slack float64) string 
 		min      int64
 		quantity func(int64) string
 	}{
-		{"disk where its store is", info.FreeDisk, m.MinFreeDisk, sizeOf},
+		{"disk where its store is", info.FreeDisk, m.MinFreeDisk, scheduler.FormatSize},
 		{"inodes where its store is", info.FreeInodes, m.MinFreeInodes, countOf},
-		{"disk where builds have their folders", info.BuildFreeDisk, m.MinFreeDisk, sizeOf},
+		{"disk where builds have their folders", info.BuildFreeDisk, m.MinFreeDisk, scheduler.FormatSize},
 		{"inodes where builds have their folders", info.BuildFreeInodes, m.MinFreeInodes, countOf},
-		{"memory", info.FreeMemory, m.MinFreeMemory, sizeOf},
+		{"memory", info.FreeMemory, m.MinFreeMemory, scheduler.FormatSize},
 	} {
 		limit := float64(rule.min) * (1 + slack)
 		if rule.has >= 0 && rule.min > 0 && float64(rule.has) < limit {
@@ -87,20 +88,6 @@ func (c *Coordinator) admit(m *machine, now time.Time) {
 		m.log.Info("the machine gets builds again")
 		c.event(m.Name, "gets builds again")
 	}
-}
-
-// sizeOf prints a number of bytes for people.
-func sizeOf(n int64) string {
-	const unit = 1024
-	if n < unit {
-		return fmt.Sprintf("%d B", n)
-	}
-	size, prefix := float64(n)/unit, 0
-	for size >= unit && prefix < len("KMGTP")-1 {
-		size /= unit
-		prefix++
-	}
-	return fmt.Sprintf("%.1f %ciB", size, "KMGTP"[prefix])
 }
 
 func countOf(n int64) string { return fmt.Sprint(n) }

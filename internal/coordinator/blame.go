@@ -25,12 +25,10 @@ func (c *Coordinator) disagree(t *task, on *machine) {
 		if m == nil || m == on || c.limits.QuarantineAfter < 0 {
 			continue
 		}
-		m.setting.Disagreed++
+		n := c.disagreed(m)
 		c.log.Warn("a build failed on one machine and succeeded on another", "derivation", t.drv, "failed", name, "succeeded", on.Name)
-		if n := m.setting.Disagreed; n >= c.limits.QuarantineAfter && c.dispensable(m) {
+		if n >= c.limits.QuarantineAfter && c.dispensable(m) {
 			c.quarantine(m, fmt.Sprintf("%d builds failed there that succeeded elsewhere, the last one %s on %s", n, t.drv.Name(), on.Name))
-		} else {
-			c.saveSetting(m)
 		}
 	}
 	clear(t.failedOn)

@@ -30,6 +30,7 @@ type checking struct {
 	cancel context.CancelCauseFunc
 
 	node    *node
+	inputs  []store.Path // outputs of inputs, and sources
 	results []api.CheckResult
 	measure map[string]string // hashes of the outputs at home, by name
 
@@ -110,6 +111,7 @@ func (k *checking) run() error {
 
 // needs has whatever the derivation needs brought home, or built.
 func (k *checking) needs() error {
+	k.inputs = append(k.inputs, k.node.sources...)
 	for _, in := range k.node.inputs {
 		n, err := k.c.head.node(k.ctx, in.Path)
 		if err != nil {
@@ -119,6 +121,7 @@ func (k *checking) needs() error {
 		if err != nil {
 			return err
 		}
+		k.inputs = append(k.inputs, paths...)
 		absent, err := store.Missing(k.ctx, k.c.head.Store, paths)
 		if err != nil {
 			return err
@@ -192,7 +195,7 @@ func (c *Coordinator) awaitFinal(ctx context.Context, id string) (*api.Build, er
 		return nil, context.Cause(ctx)
 	}
 	// What the loop changed before is in the ledger after this.
-	if _, err := c.durablyIn(ctx, func() []string { return nil }); err != nil {
+	if err := c.durable(ctx, func() error { return nil }); err != nil {
 		return nil, err
 	}
 	return c.ledger.Build(ctx, id)
@@ -212,19 +215,6 @@ func (k *checking) homeHashes() (map[string]string, error) {
 
 // compare has it built on so many machines, but not on one, and compares.
 func (k *checking) compare(but string, want int) error {
-	var inputs []store.Path
-	inputs = append(inputs, k.node.sources...)
-	for _, in := range k.node.inputs {
-		n, err := k.c.head.node(k.ctx, in.Path)
-		if err != nil {
-			return err
-		}
-		paths, err := n.outputPaths(in.Outputs)
-		if err != nil {
-			return err
-		}
-		inputs = append(inputs, paths...)
-	}
 	var short error
 	if err := k.c.do(k.ctx, func() {
 		if but != "" {
@@ -234,7 +224,7 @@ func (k *checking) compare(but string, want int) error {
 			short = fmt.Errorf("so many machines that did not build it yet are to build it: %d; so many can: %d", want, n)
 			return
 		}
-		k.c.nextCheck(k, inputs, want)
+		k.c.nextCheck(k, want)
 	}); err != nil || short != nil {
 		return errors.Join(err, short)
 	}
@@ -245,10 +235,7 @@ func (k *checking) compare(but string, want int) error {
 		case <-k.ctx.Done():
 			return context.Cause(k.ctx)
 		}
-		again, err := k.judge(x)
-		if err != nil {
-			return err
-		}
+		again := k.judge(x)
 		if again == nil {
 			done++
 			k.tell(api.Building, fmt.Sprintf("%d of %d machines are done", done, want))
@@ -264,7 +251,7 @@ func (k *checking) compare(but string, want int) error {
 			if k.c.checkable(k) == 0 {
 				delete(k.used, x.machine.Name) // rather than none at all
 			}
-			k.c.nextCheck(k, inputs, 1)
+			k.c.nextCheck(k, 1)
 		}); err != nil || hopeless != nil {
 			return errors.Join(err, hopeless)
 		}
@@ -272,15 +259,15 @@ func (k *checking) compare(but string, want int) error {
 	return nil
 }
 
-// judge takes over what a machine made. It returns again if the machine, and not the
+// judge takes over what a machine made. It returns an error if the machine, and not the
 // derivation, is to blame that there is nothing.
-func (k *checking) judge(x checked) (again, err error) {
+func (k *checking) judge(x checked) error {
 	defer k.c.post(func() { k.c.forget(x.machine, x.id) })
 	result := api.CheckResult{Machine: x.machine.Name}
 	if x.err != nil {
 		var f *api.Failure
 		if !errors.As(x.err, &f) || !f.Final() {
-			return x.err, nil
+			return x.err
 		}
 		if f.Kind == string(store.FailedDifference) {
 			result.Differs = []string{"files that are not known: " + f.Message}
@@ -288,14 +275,14 @@ func (k *checking) judge(x checked) (again, err error) {
 			result.Failure = f
 		}
 		k.results = append(k.results, result)
-		return nil, nil
+		return nil
 	}
 	result.BuildTime = api.Seconds(x.out.buildTime.Seconds())
 	if err := k.compareOutputs(x, &result); err != nil {
-		return err, nil
+		return err
 	}
 	k.results = append(k.results, result)
-	return nil, nil
+	return nil
 }
 
 // compareOutputs fills in what a machine made, and what of it differs. A machine that stops at
@@ -395,10 +382,10 @@ func (c *Coordinator) checkTask(k *checking) *task {
 }
 
 // nextCheck queues a build on one more machine; when that is placed, the next of so many.
-func (c *Coordinator) nextCheck(k *checking, inputs []store.Path, left int) {
+func (c *Coordinator) nextCheck(k *checking, left int) {
 	c.seq++
 	t := c.checkTask(k)
-	t.inputPaths, t.checksLeft = inputs, left-1
+	t.inputPaths, t.checksLeft = k.inputs, left-1
 	k.tasks[t] = true
 	c.byID[t.id] = t
 	c.queue.Push(c.schedulerBuild(t))
@@ -409,7 +396,7 @@ func (c *Coordinator) nextCheck(k *checking, inputs []store.Path, left int) {
 func (c *Coordinator) checkPlaced(t *task, m *machine) {
 	t.check.used[m.Name] = true
 	if t.checksLeft > 0 {
-		c.nextCheck(t.check, t.inputPaths, t.checksLeft)
+		c.nextCheck(t.check, t.checksLeft)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/scheduler"
 	"lighter/store"
 )
 
@@ -80,7 +81,7 @@ func (c *Coordinator) collected(m *machine, result *agentapi.GCResult, err error
 		return
 	}
 	c.noteGC(m)
-	m.log.Info("the machine's garbage was collected", "items", len(result.Deleted), "freed", sizeOf(result.Freed))
+	m.log.Info("the machine's garbage was collected", "items", len(result.Deleted), "freed", scheduler.FormatSize(result.Freed))
 }
 
 func (c *Coordinator) noteGC(m *machine) {

@@ -14,6 +14,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/ledger"
+	"lighter/scheduler"
 )
 
 // pausedSetting is the name of the ledger's setting that says whether an operator paused
@@ -100,8 +101,8 @@ func (l *HeadLimits) lacks(s *api.HeadStatus, slack float64) string {
 		has, min int64
 		quantity func(int64) string
 	}{
-		{"where the store is", s.FreeDisk, l.MinFreeDisk, sizeOf},
-		{"where the coordinator's state is", s.StateFreeDisk, l.MinFreeStateDisk, sizeOf},
+		{"where the store is", s.FreeDisk, l.MinFreeDisk, scheduler.FormatSize},
+		{"where the coordinator's state is", s.StateFreeDisk, l.MinFreeStateDisk, scheduler.FormatSize},
 		{"inodes where the store is", s.FreeInodes, l.MinFreeInodes, countOf},
 	} {
 		limit := float64(rule.min) * (1 + slack)

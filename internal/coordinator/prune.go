@@ -16,6 +16,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/ledger"
+	"lighter/scheduler"
 	"lighter/store"
 )
 
@@ -230,7 +231,7 @@ func (p *pruneRun) report() {
 		log.Debug("looked for old builds in the ledger")
 		return
 	}
-	log.Info("old builds left the ledger", "file", p.result.File, "size", sizeOf(p.result.Bytes), "took", time.Since(p.began).Round(time.Millisecond))
+	log.Info("old builds left the ledger", "file", p.result.File, "size", scheduler.FormatSize(p.result.Bytes), "took", time.Since(p.began).Round(time.Millisecond))
 }
 
 // stays reports whether a machine may still know a build.

@@ -174,17 +174,13 @@ func (c *Coordinator) reprioritise(t *task) {
 
 // durablyIn has the loop call f, and returns its result once what it changed is durable.
 func (c *Coordinator) durablyIn(ctx context.Context, f func() []string) ([]string, error) {
-	result := make(chan []string, 1)
-	c.post(func() {
-		list := f()
-		c.durably(func() { result <- list })
+	var list []string
+	err := c.durable(ctx, func() error {
+		list = f()
+		return nil
 	})
-	select {
-	case list := <-result:
-		return list, nil
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	case <-c.stopped:
-		return nil, errStopping
+	if err != nil {
+		return nil, err // and the list is the loop's, which may not have come to it
 	}
+	return list, nil
 }

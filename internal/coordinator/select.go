@@ -134,13 +134,17 @@ func (c *Coordinator) withDependents(ctx context.Context, ids []string) ([]strin
 			}
 		}
 	})
-	all = append(all, ids...)
-	seen := make(map[string]bool, len(all))
-	return slices.DeleteFunc(all, func(id string) bool {
+	return unique(append(all, ids...)), err
+}
+
+// unique leaves out what is there a second time.
+func unique(ids []string) []string {
+	seen := make(map[string]bool, len(ids))
+	return slices.DeleteFunc(ids, func(id string) bool {
 		twice := seen[id]
 		seen[id] = true
 		return twice
-	}), err
+	})
 }
 
 func (c *Coordinator) postRetry(w http.ResponseWriter, r *http.Request) error {
@@ -170,11 +174,7 @@ func (c *Coordinator) postRetry(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return err
 		}
-		for _, id := range dependents {
-			if !slices.Contains(s.IDs, id) {
-				ids = append(ids, id)
-			}
-		}
+		ids = unique(append(ids, dependents...))
 	}
 	reason := s.Reason
 	if reason == "" {
