@@ -106,6 +106,8 @@ func benchMemory(ctx context.Context, b *bench) error {
 // farm is a coordinator and machines, in processes of their own.
 type farm struct {
 	folder      string
+	state       string // of the head
+	config      string
 	program     string
 	env         []string
 	processes   []*exec.Cmd
@@ -115,6 +117,19 @@ type farm struct {
 }
 
 func startFarm(ctx context.Context, folder string, names ...string) (*farm, error) {
+	f, err := newFarm(ctx, folder)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.start(ctx, names); err != nil {
+		f.stop()
+		return nil, err
+	}
+	return f, nil
+}
+
+// newFarm makes folders and keys.
+func newFarm(ctx context.Context, folder string) (*farm, error) {
 	program, err := filepath.Abs("build/lighter")
 	if err != nil {
 		return nil, err
@@ -123,35 +138,33 @@ func startFarm(ctx context.Context, folder string, names ...string) (*farm, erro
 	if f.folder, err = os.MkdirTemp(folder, "farm-"); err != nil {
 		return nil, err
 	}
-	state, config := filepath.Join(f.folder, "state"), filepath.Join(f.folder, "config")
-	f.env = append(os.Environ(), "LIGHTER_STATE="+state, "LIGHTER_CONFIG="+config, "HOME="+f.folder)
-	if err := f.start(ctx, state, config, names); err != nil {
-		f.stop()
+	f.state, f.config = filepath.Join(f.folder, "state"), filepath.Join(f.folder, "config")
+	f.env = append(os.Environ(), "LIGHTER_STATE="+f.state, "LIGHTER_CONFIG="+f.config, "HOME="+f.folder)
+	if err := errors.Join(os.Mkdir(f.state, 0o755), os.Mkdir(f.config, 0o755)); err != nil {
 		return nil, err
+	}
+	if out, err := exec.CommandContext(ctx, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f.key()).CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("ssh-keygen: %w: %s", err, out)
+	}
+	if err := f.lighter(ctx, "key", "generate").Run(); err != nil {
+		return nil, fmt.Errorf("key generate: %w", err)
 	}
 	return f, nil
 }
 
-func (f *farm) start(ctx context.Context, state, config string, names []string) error {
-	if err := os.MkdirAll(config, 0o755); err != nil {
-		return err
-	}
-	key := filepath.Join(config, "ssh-key")
-	if out, err := exec.CommandContext(ctx, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key).CombinedOutput(); err != nil {
-		return fmt.Errorf("ssh-keygen: %w: %s", err, out)
-	}
-	if err := f.lighter(ctx, "key", "generate").Run(); err != nil {
-		return fmt.Errorf("key generate: %w", err)
-	}
+func (f *farm) key() string { return filepath.Join(f.config, "ssh-key") }
+
+// start starts machines of the given names and the coordinator.
+func (f *farm) start(ctx context.Context, names []string) error {
 	var list []machines.Machine
 	for _, name := range names {
-		m, err := f.startMachine(ctx, name, key)
+		m, err := f.startMachine(ctx, name)
 		if err != nil {
 			return err
 		}
 		list = append(list, *m)
 	}
-	if err := os.WriteFile(filepath.Join(config, "machines.toml"), machines.FormatTOML(list), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(f.config, "machines.toml"), machines.FormatTOML(list), 0o600); err != nil {
 		return err
 	}
 	for _, name := range names {
@@ -159,17 +172,25 @@ func (f *farm) start(ctx context.Context, state, config string, names []string) 
 			return fmt.Errorf("authorize %s: %w", name, err)
 		}
 	}
+	if err := f.startCoordinator(ctx); err != nil {
+		return err
+	}
+	var err error
+	f.head, err = local.Open(local.Options{Root: filepath.Join(f.state, "store")})
+	return err
+}
+
+// startCoordinator returns when it answers.
+func (f *farm) startCoordinator(ctx context.Context) error {
 	f.coordinator = f.lighter(ctx, "coordinator", "--log-level", "warn")
 	if err := f.launch(f.coordinator); err != nil {
 		return err
 	}
-	for range 200 {
+	for range 400 {
 		if f.lighter(ctx, "status").Run() == nil {
-			var err error
-			f.head, err = local.Open(local.Options{Root: filepath.Join(state, "store")})
-			return err
+			return nil
 		}
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(25 * time.Millisecond)
 	}
 	return errors.New("the coordinator does not answer")
 }
@@ -189,7 +210,8 @@ func (f *farm) launch(cmd *exec.Cmd) error {
 	return nil
 }
 
-func (f *farm) startMachine(ctx context.Context, name, key string) (*machines.Machine, error) {
+func (f *farm) startMachine(ctx context.Context, name string) (*machines.Machine, error) {
+	key := f.key()
 	args := []string{"agent", "--listen", "127.0.0.1:0", "--name", name, "--state", filepath.Join(f.folder, name), "--authorized-keys", key + ".pub", "--authorize", filepath.Join(filepath.Dir(key), "signing-key.pub")}
 	for _, path := range []string{"/bin", "/usr", "/lib", "/lib64"} {
 		if _, err := os.Stat(path); err == nil {

@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"runtime"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -28,7 +29,7 @@ import (
 func benchMillion(ctx context.Context, b *bench) error {
 	dir := filepath.Join(b.folder, "million")
 	m := &million{bench: b, dir: dir, farm: newFakeFarm(b.builds)}
-	for _, step := range []func(context.Context) error{m.fill, m.start, m.lists, m.submissions, m.prune, m.start, m.lists} {
+	for _, step := range []func(context.Context) error{m.fill, m.start, m.lists, m.commands, m.submissions, m.prune, m.start, m.lists} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -226,6 +227,48 @@ func (m *million) ask(what string, longest *time.Duration, question func() error
 	}
 	m.row(what, "%s, the longest %s%s", milliseconds(middle), milliseconds(most), text)
 	return nil
+}
+
+// commands measures a coordinator with that ledger and no machines, as a person at a
+// terminal sees it: each command is a process of its own.
+func (m *million) commands(ctx context.Context) error {
+	f, err := newFarm(ctx, m.folder)
+	if err != nil {
+		return err
+	}
+	defer f.stop()
+	moved := filepath.Join(f.state, "ledger")
+	if err := errors.Join(os.Rename(m.dir, moved), os.WriteFile(filepath.Join(f.config, "machines.toml"), nil, 0o600)); err != nil {
+		return err
+	}
+	m.dir = moved
+	begun := time.Now()
+	if err := f.startCoordinator(ctx); err != nil {
+		return err
+	}
+	m.row("a coordinator, from its start to its first answer", "%s", milliseconds(time.Since(begun)))
+	var longest time.Duration
+	some := m.farm.build(m.builds / 2)
+	for _, args := range [][]string{
+		{"status"},
+		{"builds", "list"},
+		{"builds", "list", "--state", "failed", "--name", "rust-*"},
+		{"builds", "list", "--tag", "commit=" + some.Tags["commit"], "--json"},
+		{"builds", "show", some.ID},
+	} {
+		err := m.ask("lighter "+strings.Join(args, " "), &longest, func() error {
+			if out, err := f.lighter(ctx, args...).CombinedOutput(); err != nil {
+				return fmt.Errorf("%w: %s", err, out)
+			}
+			return nil
+		}, nil)
+		if err != nil {
+			return err
+		}
+	}
+	peak, err := f.coordinatorPeak()
+	m.row("its memory at most", "%d MiB", peak>>20)
+	return err
 }
 
 // submissions measures durable submissions from many clients at that size.
