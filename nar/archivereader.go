@@ -76,7 +76,7 @@ func (a *ArchiveReader) Item() (*Item, error) {
 	if a.nar == nil {
 		return nil, errors.New("read archive: Item is called before Next")
 	}
-	if _, err := io.CopyBuffer(io.Discard, struct{ io.Reader }{a.nar}, make([]byte, contentBuffer)); err != nil {
+	if _, err := io.Copy(io.Discard, a.nar); err != nil {
 		return nil, a.fail(err)
 	}
 	a.nar = nil

@@ -14,13 +14,16 @@ import (
 // stays.
 type ArchiveWriter struct {
 	w      io.Writer
-	hash   Hasher // of the current item
+	out    *wire.Writer // of what is not NARs
+	hash   Hasher       // of the current item
 	err    error
 	closed bool
 }
 
 // NewArchiveWriter returns a writer of one archive to w.
-func NewArchiveWriter(w io.Writer) *ArchiveWriter { return &ArchiveWriter{w: w} }
+func NewArchiveWriter(w io.Writer) *ArchiveWriter {
+	return &ArchiveWriter{w: w, out: wire.NewWriterSize(w, 4<<10)}
+}
 
 // WriteItem writes one item: its NAR, which writeNAR writes, and its Path,
 // References and Deriver. It sets the item's NARHash, NARSize and SignedHash, and
@@ -77,7 +80,7 @@ func (a *ArchiveWriter) writeItem(item *Item, writeNAR func(io.Writer) error, si
 		}
 		item.NARHash, item.NARSize = a.hash.Sum(), a.hash.Size()
 	}
-	if err := describe(signed, item); err != nil {
+	if err := a.describe(signed, item); err != nil {
 		return err
 	}
 	item.SignedHash = a.hash.Sum()
@@ -95,8 +98,9 @@ func (a *ArchiveWriter) writeItem(item *Item, writeNAR func(io.Writer) error, si
 }
 
 // describe writes the part of the description that is signed.
-func describe(w io.Writer, item *Item) error {
-	out := wire.NewWriter(w)
+func (a *ArchiveWriter) describe(w io.Writer, item *Item) error {
+	out := a.out
+	out.Reset(w)
 	_ = out.Uint64(itemMagic) // errors stay until Flush
 	_ = out.String(string(item.Path))
 	_ = out.Uint64(uint64(len(item.References)))
@@ -108,7 +112,8 @@ func describe(w io.Writer, item *Item) error {
 }
 
 func (a *ArchiveWriter) signature(s string) error {
-	out := wire.NewWriter(a.w)
+	out := a.out
+	out.Reset(a.w)
 	_ = out.Bool(s != "") // errors stay until Flush
 	if s != "" {
 		_ = out.String(s)
@@ -117,7 +122,8 @@ func (a *ArchiveWriter) signature(s string) error {
 }
 
 func (a *ArchiveWriter) mark(v uint64) error {
-	out := wire.NewWriterSize(a.w, 0)
+	out := a.out
+	out.Reset(a.w)
 	_ = out.Uint64(v) // errors stay until Flush
 	return out.Flush()
 }

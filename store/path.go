@@ -43,11 +43,15 @@ func (d Dir) Path(base string) (Path, error) {
 
 // ParsePath reads the name of an item directly below the directory.
 func (d Dir) ParsePath(s string) (Path, error) {
-	base, ok := strings.CutPrefix(s, string(d)+"/")
-	if !ok {
+	rest, ok := strings.CutPrefix(s, string(d))
+	base, slash := strings.CutPrefix(rest, "/")
+	if !ok || !slash {
 		return "", fmt.Errorf("store path %q: not in the store %s", s, d)
 	}
-	return d.Path(base)
+	if err := checkBase(base); err != nil {
+		return "", fmt.Errorf("store path %q: %w", s, err)
+	}
+	return Path(s), nil
 }
 
 // Path is the full logical name of a store item: "/gnu/store/HASH-NAME". A value

@@ -17,10 +17,12 @@ import (
 const (
 	// maxDerivation bounds the text of a derivation, in bytes.
 	maxDerivation = 64 << 20
-	// maxInfos, maxNodes and maxItems bound what is remembered of items, of derivations,
-	// and of which items machines have, all machines together.
+	// maxInfos, maxNodes, maxPaths and maxItems bound what is remembered of items, of
+	// derivations, of their inputs' names, and of which items machines have, all machines
+	// together.
 	maxInfos = 1 << 15
 	maxNodes = 1 << 14
+	maxPaths = 1 << 16
 	maxItems = 1 << 18
 )
 
@@ -38,10 +40,11 @@ type head struct {
 	mu    sync.Mutex
 	infos map[store.Path]*store.Info // of items that were valid when they were looked at
 	nodes map[store.Path]*node
+	paths map[store.Path]store.Path // the one in memory of those that are equal
 }
 
 func newHead(s Store) *head {
-	return &head{Store: s, infos: make(map[store.Path]*store.Info), nodes: make(map[store.Path]*node)}
+	return &head{Store: s, infos: make(map[store.Path]*store.Info), nodes: make(map[store.Path]*node), paths: make(map[store.Path]store.Path)}
 }
 
 // lease protects items of the head while they are needed.
@@ -163,8 +166,8 @@ func (h *head) text(ctx context.Context, p store.Path) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read derivation %s: %w", p, err)
 	}
-	text, err := io.ReadAll(r)
-	if err != nil {
+	text := make([]byte, min(header.Size, maxDerivation)) // the size is a claim
+	if _, err := io.ReadFull(r, text); err != nil {
 		return nil, fmt.Errorf("read derivation %s: %w", p, err)
 	}
 	return text, nil
@@ -203,10 +206,39 @@ func (h *head) node(ctx context.Context, p store.Path) (*node, error) {
 	n = newNode(p, drv)
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.share(n)
 	makeRoom(h.nodes, maxNodes)
 	h.nodes[p] = n
 	return n, nil
 }
+
+// share has a node use the memory of others for the names that it has in common with
+// them: most derivations have most of their inputs in common.
+func (h *head) share(n *node) {
+	one := func(p store.Path) store.Path {
+		known, ok := h.paths[p]
+		if !ok {
+			makeRoom(h.paths, maxPaths)
+			h.paths[p], known = p, p
+		}
+		return known
+	}
+	sources := make([]store.Path, len(n.sources))
+	for i, p := range n.sources {
+		sources[i] = one(p)
+	}
+	inputs := make([]derivation.Input, len(n.inputs))
+	for i, in := range n.inputs {
+		inputs[i] = derivation.Input{Path: one(in.Path), Outputs: in.Outputs}
+		if slices.Equal(in.Outputs, onlyOut) {
+			inputs[i].Outputs = onlyOut
+		}
+	}
+	n.sources, n.inputs = sources, inputs
+}
+
+// onlyOut is what most inputs are needed for. It is not changed.
+var onlyOut = []string{"out"}
 
 // node is what is remembered of a derivation. It does not change.
 type node struct {

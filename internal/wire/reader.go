@@ -26,7 +26,12 @@ type Reader struct {
 
 // NewReader returns a Reader that takes from r what it is asked for and nothing more.
 func NewReader(r io.Reader) *Reader {
-	return &Reader{src: r, buf: make([]byte, readerSize)}
+	size := readerSize
+	// Of what is small and in memory, such as derivations, there is much.
+	if memory, ok := r.(interface{ Len() int }); ok {
+		size = min(size, max(memory.Len(), 512))
+	}
+	return &Reader{src: r, buf: make([]byte, size)}
 }
 
 // Offset returns how many bytes were consumed.

@@ -27,6 +27,9 @@ func NewWriterSize(w io.Writer, size int) *Writer {
 	return &Writer{dst: w, buf: make([]byte, max(size, 64))}
 }
 
+// Reset makes w as NewWriter would have made it, with the buffer that it has.
+func (w *Writer) Reset(dst io.Writer) { *w = Writer{dst: dst, buf: w.buf} }
+
 // Offset returns how many bytes were written, those in the buffer included.
 func (w *Writer) Offset() int64 { return w.offset }
 
