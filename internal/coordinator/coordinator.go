@@ -238,6 +238,8 @@ type Coordinator struct {
 
 	items   *itemNumbers // of what machines have; for the loop
 	lacking *lackedItems // the build that missing was asked about last; for the loop
+	// described is the memory of schedulerMachines; for the loop.
+	described []scheduler.Machine
 	// live has the *node of every task that was expanded, by derivation. The loop
 	// writes it, the expander reads it.
 	live sync.Map

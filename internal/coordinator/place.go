@@ -55,21 +55,27 @@ func (c *Coordinator) begin(plan scheduler.Plan) {
 	}
 }
 
+// schedulerMachines describes all machines. The result is valid until the next call.
 func (c *Coordinator) schedulerMachines(now time.Time) []scheduler.Machine {
 	c.lacking = nil // sizes, and what machines have, may be others since the last round
-	list := make([]scheduler.Machine, len(c.machines))
-	for i, m := range c.machines {
-		list[i] = c.schedulerMachine(m, now)
+	if n := len(c.machines); cap(c.described) < n {
+		c.described = make([]scheduler.Machine, n)
+	} else {
+		c.described = c.described[:n]
 	}
-	return list
+	for i, m := range c.machines {
+		c.described[i] = c.schedulerMachine(m, now, c.described[i].Busy)
+	}
+	return c.described
 }
 
-func (c *Coordinator) schedulerMachine(m *machine, now time.Time) scheduler.Machine {
+// schedulerMachine describes a machine, in the memory of an earlier Busy, which may be nil.
+func (c *Coordinator) schedulerMachine(m *machine, now time.Time, busy []time.Duration) scheduler.Machine {
 	s := scheduler.Machine{
 		Name: m.Name, Systems: m.Systems, Features: m.Features, MandatoryFeatures: m.MandatoryFeatures,
 		Slots: m.ParallelBuilds, Speed: m.speed.Speed(m.Speed), Bandwidth: m.bandwidth.value(), Pending: m.sending.pending(),
 		OverloadThreshold: m.OverloadThreshold, FreeDisk: -1, MinFreeDisk: m.MinFreeDisk, Unavailable: m.unavailable(),
-		Refuses: m.refuses,
+		Refuses: m.refuses, Busy: busy[:0],
 	}
 	if m.Local {
 		s.Bandwidth = math.Inf(1)

@@ -152,7 +152,7 @@ func (c *Coordinator) refuses(m *machine) string {
 		return ""
 	}
 	b := scheduler.Build{ID: "any", System: m.Systems[0], Features: m.MandatoryFeatures}
-	for _, v := range scheduler.Explain(&b, []scheduler.Machine{c.schedulerMachine(m, time.Now())}, nil) {
+	for _, v := range scheduler.Explain(&b, []scheduler.Machine{c.schedulerMachine(m, time.Now(), nil)}, nil) {
 		switch v.Rule {
 		case scheduler.RuleAdmission:
 			return v.Actual
