@@ -26,21 +26,35 @@ func (l *Ledger) Durations(ctx context.Context, name, system string) ([]Sample, 
 		return nil, err
 	}
 	defer l.end()
-	return l.samples(keyDuration(name, system))
+	samples, err := l.samplesOf(keyDuration(name, system))
+	return slices.Clone(samples), err
 }
 
-func (l *Ledger) samples(key []byte) ([]Sample, error) {
-	value, err := l.get(l.db, key)
-	if errors.Is(err, pebble.ErrNotFound) {
-		return nil, nil
+// samplesRemembered is how many packages' samples are kept in memory, about.
+const samplesRemembered = 1 << 13
+
+// samplesOf returns the samples of a package, which must not be changed. They are asked
+// for when a build comes and when it ends, and builds of a package come close together.
+func (l *Ledger) samplesOf(key []byte) ([]Sample, error) {
+	l.sampling.Lock()
+	defer l.sampling.Unlock() // also while it is read, so that nothing older comes in afterwards
+	if samples, ok := l.samples[string(key)]; ok {
+		return samples, nil
 	}
-	if err != nil {
+	value, err := l.get(l.db, key)
+	if err != nil && !errors.Is(err, pebble.ErrNotFound) {
 		return nil, err
 	}
 	var samples []Sample
-	if err := json.Unmarshal(value, &samples); err != nil {
-		return nil, fmt.Errorf("durations %q: %w", key[1:], err)
+	if err == nil {
+		if err := json.Unmarshal(value, &samples); err != nil {
+			return nil, fmt.Errorf("durations %q: %w", key[1:], err)
+		}
 	}
+	if len(l.samples) >= samplesRemembered {
+		clear(l.samples)
+	}
+	l.samples[string(key)] = samples
 	return samples, nil
 }
 

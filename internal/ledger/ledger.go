@@ -201,6 +201,9 @@ type Ledger struct {
 	counts  map[countKey]int // of builds; guarded by mu
 	changed chan struct{}    // closed and made anew when last changes; guarded by mu
 
+	sampling sync.Mutex
+	samples  map[string][]Sample // of packages asked for lately; guarded by sampling, the slices don't change
+
 	pruning sync.Mutex // held by Prune
 
 	wake    chan struct{} // holds a token when queue is not empty
@@ -224,6 +227,7 @@ func Open(dir string, opts Options) (_ *Ledger, err error) {
 		opts:    opts,
 		systems: make(map[string]bool),
 		counts:  make(map[countKey]int),
+		samples: make(map[string][]Sample),
 		changed: make(chan struct{}),
 		wake:    make(chan struct{}, 1),
 		closing: make(chan struct{}),

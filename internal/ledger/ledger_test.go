@@ -427,7 +427,8 @@ func TestCloseWritesWhatWasNotDurable(t *testing.T) {
 }
 
 func TestDurations(t *testing.T) {
-	l := open(t, t.TempDir(), Options{})
+	dir := t.TempDir()
+	l := open(t, dir, Options{})
 	for i := range maxSamples + 4 {
 		if err := l.AddDuration(t.Context(), "hello", "x86_64-linux", Sample{Machine: "m", Speed: 1, Seconds: float64(i)}); err != nil {
 			t.Fatal(err)
@@ -450,6 +451,22 @@ func TestDurations(t *testing.T) {
 		t.Errorf("got %v, %v", got, err)
 	}
 	check(t, l)
+	got[0].Seconds = 0 // the caller's
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l = open(t, dir, Options{}) // what was remembered is on disk
+	for range 2 {
+		got, err = l.Durations(t.Context(), "i686", "hello")
+		if err != nil || got != nil {
+			t.Errorf("got %v, %v", got, err)
+		}
+		got, err = l.Durations(t.Context(), "hello", "i686-linux")
+		if err != nil || len(got) != 2 || got[0].Seconds != 101 {
+			t.Errorf("got %v, %v", got, err)
+		}
+		got[0].Seconds = 0
+	}
 }
 
 func TestMachines(t *testing.T) {

@@ -449,7 +449,7 @@ func (g *group) putSample(d *Duration) error {
 	samples, ok := g.samples[string(key)]
 	if !ok {
 		var err error
-		if samples, err = g.l.samples(key); err != nil {
+		if samples, err = g.l.samplesOf(key); err != nil {
 			return err
 		}
 	}
@@ -493,6 +493,9 @@ func (g *group) publish() {
 	l := g.l
 	l.numbers, l.events = g.numbers, g.events
 	maps.Copy(l.systems, g.systems)
+	l.sampling.Lock()
+	maps.Copy(l.samples, g.samples)
+	l.sampling.Unlock()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for key, n := range g.counts {
