@@ -208,26 +208,29 @@ func (c *Coordinator) store(ctx context.Context, answers []api.Submitted) (fresh
 	if !errors.Is(err, ledger.ErrExists) {
 		return fresh, err
 	}
-	// Some are there already, as where a client asks again: those that are not go first,
-	// all at once.
-	if changes, fresh, err = c.absent(ctx, changes); err != nil {
-		return nil, err
-	}
-	if _, err = c.ledger.Apply(ctx, changes, true); err != nil {
-		if !errors.Is(err, ledger.ErrExists) {
-			return nil, err
-		}
-		fresh = nil // somebody was faster; one by one, then
-	}
-	taken := make(map[string]bool, len(fresh))
-	for i := range fresh {
-		taken[fresh[i].ID] = true
-	}
+	// Some are there already, as where a client asks again.
+	changes, fresh = nil, nil
+	var created []int // answers
 	for i := range answers {
 		b := answers[i].Build
-		if b == nil || answers[i].Skipped != "" || taken[b.ID] {
+		if b == nil || answers[i].Skipped != "" {
 			continue
 		}
+		old, err := c.existing(ctx, b)
+		if errors.Is(err, ledger.ErrNotFound) {
+			changes = append(changes, ledger.Change{Build: b, Create: true})
+			fresh = append(fresh, *b)
+			created = append(created, i)
+			continue
+		}
+		answers[i] = submitted(old, err)
+	}
+	if _, err = c.ledger.Apply(ctx, changes, true); !errors.Is(err, ledger.ErrExists) {
+		return fresh, err
+	}
+	fresh = nil // somebody was faster; one by one, then
+	for _, i := range created {
+		b := answers[i].Build
 		_, err := c.ledger.Apply(ctx, []ledger.Change{{Build: b, Create: true}}, true)
 		switch {
 		case errors.Is(err, ledger.ErrExists):
@@ -241,20 +244,6 @@ func (c *Coordinator) store(ctx context.Context, answers []api.Submitted) (fresh
 		}
 	}
 	return fresh, nil
-}
-
-// absent returns those of new builds whose ids the ledger does not have.
-func (c *Coordinator) absent(ctx context.Context, changes []ledger.Change) (some []ledger.Change, builds []api.Build, err error) {
-	for i := range changes {
-		switch _, err := c.ledger.Build(ctx, changes[i].Build.ID); {
-		case errors.Is(err, ledger.ErrNotFound):
-			some = append(some, changes[i])
-			builds = append(builds, *changes[i].Build)
-		case err != nil:
-			return nil, nil, err
-		}
-	}
-	return some, builds, nil
 }
 
 // existing returns the build of the ledger that has the id of a request.
