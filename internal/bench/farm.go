@@ -58,6 +58,38 @@ func benchFarm(ctx context.Context, b *bench) error {
 	return nil
 }
 
+// benchSubmission submits derivations that nothing builds, from one list, twice: the
+// second time they are there already, as after an interruption.
+func benchSubmission(ctx context.Context, b *bench) error {
+	const builds = 20_000
+	f, err := newFarm(ctx, b.folder)
+	if err != nil {
+		return err
+	}
+	defer f.stop()
+	if err := f.start(ctx, nil); err != nil {
+		return err
+	}
+	var list bytes.Buffer
+	for n := range builds {
+		path, err := f.addDerivation(ctx, fmt.Sprintf("submitted-%d", n), nil, "echo hello > $out")
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(&list, path)
+	}
+	for _, what := range []string{"derivations submitted from a list", "the same list again"} {
+		cmd := f.lighter(ctx, "build", "--detach", "--quiet", "--submission", "bench", "-")
+		cmd.Stdin = bytes.NewReader(list.Bytes())
+		start := time.Now()
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("lighter build: %w: %s", err, out)
+		}
+		b.rows = append(b.rows, row{what, fmt.Sprintf("%.0f / s", builds/time.Since(start).Seconds()), "", ""})
+	}
+	return nil
+}
+
 // bareNamespaces returns how many shells a second start and end in namespaces like a
 // build's, eight at a time: how fast this machine is at what builds cannot do without.
 func bareNamespaces(ctx context.Context, n int) (float64, error) {

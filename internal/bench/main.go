@@ -28,6 +28,7 @@ var sections = []section{
 	{"ssh", benchSSH},
 	{"ledger", benchLedger},
 	{"million", benchMillion},
+	{"submission", benchSubmission},
 	{"builds", benchFarm},
 	{"memory", benchMemory},
 }
