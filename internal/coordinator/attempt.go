@@ -74,7 +74,7 @@ func (c *Coordinator) attempt(t *task, m *machine, reason string) {
 // hookOnly reports whether none but build hooks want a task. guix-daemon protects what it
 // needs for those.
 func (t *task) hookOnly() bool {
-	return len(t.dependants) == 0 && len(t.builds) > 0 && !slices.ContainsFunc(t.builds, func(r *record) bool { return !r.Offload })
+	return t.dependants.size() == 0 && len(t.builds) > 0 && !slices.ContainsFunc(t.builds, func(r *record) bool { return !r.Offload })
 }
 
 func (c *Coordinator) newRun(t *task, m *machine) *run {

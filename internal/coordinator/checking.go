@@ -376,8 +376,8 @@ func (c *Coordinator) checkable(k *checking) int {
 func (c *Coordinator) checkTask(k *checking) *task {
 	return &task{
 		drv: k.rec.Derivation, id: k.part(fmt.Sprint("machine ", len(k.used), " try ", k.tries)), seq: c.seq, state: api.Queued,
-		node: k.node, check: k, priority: k.rec.Priority, inputs: map[*task]bool{}, dependants: map[*task]bool{},
-		skip: maps.Clone(k.used), failedOn: map[string]bool{}, queuedAt: time.Now(),
+		node: k.node, check: k, priority: k.rec.Priority,
+		skip: maps.Clone(k.used), queuedAt: time.Now(),
 	}
 }
 

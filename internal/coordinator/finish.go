@@ -166,7 +166,7 @@ func (c *Coordinator) setAvailable(t *task) {
 		return
 	}
 	t.available = true
-	for d := range t.dependants {
+	for d := range t.dependants.all() {
 		if d.run != nil || d.available {
 			continue
 		}
@@ -187,9 +187,9 @@ func (c *Coordinator) endBuilds(t *task) {
 // releaseInputs says that a task which is over needs its inputs no more.
 func (c *Coordinator) releaseInputs(t *task) {
 	inputs := t.inputs
-	t.inputs = make(map[*task]bool)
-	for in := range inputs {
-		delete(in.dependants, t)
+	t.inputs = taskSet{}
+	for in := range inputs.all() {
+		in.dependants.remove(t)
 		c.dropUnneeded(in)
 	}
 }
@@ -197,7 +197,7 @@ func (c *Coordinator) releaseInputs(t *task) {
 // dropUnneeded removes a task that nobody needs and no client asked for: what is kept
 // of its outputs, or what is still to be done for it.
 func (c *Coordinator) dropUnneeded(t *task) {
-	if len(t.dependants) > 0 || c.tasks[t.drv] != t || t.wantedHome() || t.offloaded() {
+	if t.dependants.size() > 0 || c.tasks[t.drv] != t || t.wantedHome() || t.offloaded() {
 		return
 	}
 	if !t.available {
@@ -248,7 +248,7 @@ func (c *Coordinator) attemptFailed(r *run, out *outcome, err error) {
 		c.mishap(m, t, f)
 	}
 	if f.Culprit == api.CulpritMachine || f.Culprit == api.CulpritLink {
-		t.skip[m.Name] = true
+		mark(&t.skip, m.Name)
 	}
 	c.retryLater(t, f)
 }
@@ -273,7 +273,7 @@ func (c *Coordinator) fetchFailed(r *run, out *outcome, f *api.Failure) {
 		c.placeBy(t.notBefore)
 	default:
 		if f.Culprit == api.CulpritMachine {
-			t.skip[m.Name] = true
+			mark(&t.skip, m.Name)
 		}
 		c.lose(t, f.Message)
 		if !c.elsewhere(t) {
@@ -339,13 +339,13 @@ func (c *Coordinator) fail(t *task, f *api.Failure) {
 		if c.tasks[t.drv] != t {
 			continue
 		}
-		for d := range t.dependants {
-			delete(d.inputs, t)
+		for d := range t.dependants.all() {
+			d.inputs.remove(t)
 			if d.run == nil && d.resume == nil && !d.available {
 				work = append(work, doomed{d, dependencyFailure(t.drv, f)})
 			}
 		}
-		clear(t.dependants)
+		t.dependants = taskSet{}
 		c.endFailed(t, f)
 	}
 }
@@ -442,7 +442,7 @@ func (c *Coordinator) cancelBuild(r *record, reason string) {
 		c.dropUnneeded(t)
 		return
 	}
-	if r.Parent == "" && len(t.dependants) > 0 {
+	if r.Parent == "" && t.dependants.size() > 0 {
 		c.substitute(t, r)
 		return
 	}
@@ -458,9 +458,9 @@ func (c *Coordinator) cancelDependants(t *task) {
 		t := work[len(work)-1]
 		work = work[:len(work)-1]
 		dependants := t.dependants
-		t.dependants = make(map[*task]bool)
-		for d := range dependants {
-			delete(d.inputs, t)
+		t.dependants = taskSet{}
+		for d := range dependants.all() {
+			d.inputs.remove(t)
 			if d.run != nil || d.resume != nil || d.available || c.tasks[d.drv] != d {
 				continue
 			}
@@ -475,7 +475,7 @@ func (c *Coordinator) cancelDependants(t *task) {
 func (c *Coordinator) substitute(t *task, canceled *record) {
 	b := canceled.Build
 	b.ID, b.State, b.Reason, b.Stopped, b.Offload = newID(), t.standing(), t.reason, nil, false
-	for d := range t.dependants {
+	for d := range t.dependants.all() {
 		if len(d.builds) > 0 {
 			b.Parent = d.builds[0].ID
 			break

@@ -263,14 +263,15 @@ func (f *farm) awaitChild(drv store.Path, s api.State) *api.Build {
 
 func TestCircleIsFoundOut(t *testing.T) {
 	a, b, c, d := &task{}, &task{}, &task{}, &task{}
-	a.inputs = map[*task]bool{b: true}
-	b.inputs = map[*task]bool{c: true, d: true}
-	c.inputs = map[*task]bool{b: true}
+	a.inputs.add(b)
+	b.inputs.add(c)
+	b.inputs.add(d)
+	c.inputs.add(b)
 	sorted, circular := sortTasks([]*task{a, b, c, d})
 	if !slices.Equal(sorted, []*task{a}) || len(circular) != 3 {
 		t.Errorf("got %d sorted and %d circular, want 1 and 3", len(sorted), len(circular))
 	}
-	c.inputs = nil
+	c.inputs = taskSet{}
 	if sorted, circular := sortTasks([]*task{d, c, b, a}); len(sorted) != 4 || len(circular) != 0 || sorted[0] != a || sorted[1] != b {
 		t.Errorf("got %d sorted and %d circular, want 4 in order", len(sorted), len(circular))
 	}

@@ -253,7 +253,7 @@ func (c *Coordinator) getBuild(w http.ResponseWriter, r *http.Request) error {
 		if rec == nil {
 			return
 		}
-		for d := range rec.task.dependants {
+		for d := range rec.task.dependants.all() {
 			if len(d.builds) > 0 && len(story.WantedBy) < maxListed {
 				story.WantedBy = append(story.WantedBy, d.builds[0].Build)
 			}

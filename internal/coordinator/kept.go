@@ -194,7 +194,7 @@ func (c *Coordinator) lose(t *task, why string) {
 	c.release(t, m)
 	t.available = false
 	dependants := t.dependants
-	t.dependants = make(map[*task]bool)
+	t.dependants = taskSet{}
 	if len(t.builds) > 0 {
 		c.abandon(t, why)
 		c.setState(t, api.Queued, "built again: "+why)
@@ -203,8 +203,8 @@ func (c *Coordinator) lose(t *task, why string) {
 		c.remove(t)
 		c.releaseInputs(t)
 	}
-	for d := range dependants {
-		delete(d.inputs, t)
+	for d := range dependants.all() {
+		d.inputs.remove(t)
 		if d.run != nil || d.resume != nil || d.available {
 			continue
 		}
@@ -239,7 +239,7 @@ func (c *Coordinator) inputsLost(r *run, lost []store.Path) {
 		return
 	}
 	c.setState(t, api.Waiting, fmt.Sprintf("%s was lost and is built again", lost[0]))
-	for in := range t.inputs {
+	for in := range t.inputs.all() {
 		if in.kept != nil {
 			c.lose(in, "its outputs were not found there any more")
 		}

@@ -440,7 +440,7 @@ func (c *Coordinator) endHookGrace(ctx context.Context) {
 				return
 			}
 			c.endDelivered(rec)
-			if t := rec.task; len(t.builds) == 0 && len(t.dependants) > 0 && !t.available {
+			if t := rec.task; len(t.builds) == 0 && t.dependants.size() > 0 && !t.available {
 				c.substitute(t, rec)
 			} else {
 				c.withoutBuild(t)

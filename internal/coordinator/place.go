@@ -237,7 +237,7 @@ func (c *Coordinator) lookForIdleMachines() {
 // why explains where a build stands.
 func (c *Coordinator) why(t *task, r *record) *api.Why {
 	w := &api.Why{Build: r.Build, Summary: r.Reason, Attempts: t.failures}
-	for in := range t.inputs {
+	for in := range t.inputs.all() {
 		if !in.available && len(in.builds) > 0 && len(w.WaitsFor) < maxListed {
 			w.WaitsFor = append(w.WaitsFor, in.builds[0].Build)
 		}

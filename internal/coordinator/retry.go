@@ -15,7 +15,7 @@ import (
 // that, and reports whether it does. A machine on which it did not fail yet comes first.
 func (c *Coordinator) retryOwn(r *run, f *api.Failure) bool {
 	t := r.task
-	t.failedOn[r.machine.Name] = true
+	mark(&t.failedOn, r.machine.Name)
 	granted := c.retries(t, f)
 	if t.retried >= granted {
 		return false
@@ -27,7 +27,7 @@ func (c *Coordinator) retryOwn(r *run, f *api.Failure) bool {
 	t.failures = append(t.failures, *f)
 	clear(t.skip)
 	for name := range t.failedOn {
-		t.skip[name] = true
+		mark(&t.skip, name)
 	}
 	c.log.Info("a failed build is tried again", "build", t.id, "derivation", t.drv, "machine", r.machine.Name,
 		"retry", t.retried, "of", granted, "err", f.Message)
@@ -153,11 +153,11 @@ func (c *Coordinator) reprioritise(t *task) {
 				priority, set = n, true
 			}
 		}
-		for d := range t.dependants {
+		for d := range t.dependants.all() {
 			raise(d.priority)
 		}
 		for _, r := range t.builds {
-			if r.Parent == "" || len(t.dependants) == 0 {
+			if r.Parent == "" || t.dependants.size() == 0 {
 				raise(r.Priority)
 			}
 		}
@@ -166,7 +166,7 @@ func (c *Coordinator) reprioritise(t *task) {
 		}
 		t.priority = priority
 		c.queue.Reprioritise(t.id, t.priority, t.rank)
-		for in := range t.inputs {
+		for in := range t.inputs.all() {
 			work = append(work, in)
 		}
 	}

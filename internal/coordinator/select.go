@@ -121,7 +121,7 @@ func (c *Coordinator) withDependents(ctx context.Context, ids []string) ([]strin
 				return
 			}
 			seen[t] = true
-			for d := range t.dependants {
+			for d := range t.dependants.all() {
 				add(d)
 				for _, r := range d.builds {
 					all = append(all, r.ID)

@@ -32,8 +32,8 @@ type task struct {
 	expanding  bool
 	node       *node
 	inputPaths []store.Path // outputs of inputs, and sources
-	inputs     map[*task]bool
-	dependants map[*task]bool
+	inputs     taskSet
+	dependants taskSet
 	waiting    int // inputs that are not available
 
 	priority      int
@@ -114,7 +114,7 @@ func (t *task) requestedOutputs() []string {
 
 // wantedOutputs is as requestedOutputs, but all where other tasks need some.
 func (t *task) wantedOutputs() []string {
-	if len(t.dependants) > 0 {
+	if t.dependants.size() > 0 {
 		return nil
 	}
 	return t.requestedOutputs()
@@ -140,12 +140,18 @@ func (c *Coordinator) newTask(drv store.Path, id string) *task {
 	c.seq++
 	t := &task{
 		drv: drv, id: id, seq: c.seq, state: api.Queued,
-		inputs: make(map[*task]bool), dependants: make(map[*task]bool), skip: make(map[string]bool),
-		failedOn: make(map[string]bool),
 	}
 	c.tasks[drv] = t
 	c.byID[id] = t
 	return t
+}
+
+// mark adds a name to a set, which may be nil: most tasks never fail.
+func mark(set *map[string]bool, name string) {
+	if *set == nil {
+		*set = make(map[string]bool)
+	}
+	(*set)[name] = true
 }
 
 // remove drops a task that is over.
@@ -258,21 +264,21 @@ func (c *Coordinator) expand(t *task) {
 // setInputs gives a task its edges, in place of those that it has.
 func (c *Coordinator) setInputs(t *task, inputs []*task) {
 	old := t.inputs
-	t.inputs, t.waiting = make(map[*task]bool, len(inputs)), 0
+	t.inputs, t.waiting = taskSet{few: make([]*task, 0, min(len(inputs), maxFew))}, 0
 	for _, in := range inputs {
-		if t.inputs[in] || in == t {
+		if in == t || t.inputs.has(in) {
 			continue
 		}
-		t.inputs[in] = true
-		in.dependants[t] = true
+		t.inputs.add(in)
+		in.dependants.add(t)
 		if !in.available {
 			t.waiting++
 		}
 	}
 	c.live.Store(t.drv, t.node)
-	for in := range old {
-		if !t.inputs[in] {
-			delete(in.dependants, t)
+	for in := range old.all() {
+		if !t.inputs.has(in) {
+			in.dependants.remove(t)
 			c.dropUnneeded(in)
 		}
 	}
@@ -306,7 +312,7 @@ func (c *Coordinator) await(t *task) {
 	}
 	c.setState(t, api.Waiting, countWaiting(t.waiting))
 	var missing []string
-	for in := range t.inputs {
+	for in := range t.inputs.all() {
 		if !in.available {
 			missing = append(missing, in.drv.String())
 		}
@@ -357,7 +363,7 @@ func (c *Coordinator) wake(now time.Time) {
 // from tasks in later: their turn will come.
 func (c *Coordinator) spread(t *task, later map[*task]bool) {
 	t.rank = max(t.rank, t.expected)
-	for d := range t.dependants {
+	for d := range t.dependants.all() {
 		t.rank = max(t.rank, t.expected+d.rank)
 		t.priority = max(t.priority, d.priority)
 	}
@@ -365,7 +371,7 @@ func (c *Coordinator) spread(t *task, later map[*task]bool) {
 	for len(work) > 0 {
 		x := work[len(work)-1]
 		work = work[:len(work)-1]
-		for in := range x.inputs {
+		for in := range x.inputs.all() {
 			rank, priority := max(in.rank, in.expected+x.rank), max(in.priority, x.priority)
 			if rank == in.rank && priority == in.priority {
 				continue
@@ -387,7 +393,7 @@ func sortTasks(tasks []*task) (sorted, circular []*task) {
 		needed[t] = 0
 	}
 	count := func(t *task, n int) (free []*task) {
-		for in := range t.inputs {
+		for in := range t.inputs.all() {
 			if _, ours := needed[in]; !ours {
 				continue
 			}
