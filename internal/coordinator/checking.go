@@ -113,11 +113,11 @@ func (k *checking) run() error {
 func (k *checking) needs() error {
 	k.inputs = append(k.inputs, k.node.sources...)
 	for _, in := range k.node.inputs {
-		n, err := k.c.head.node(k.ctx, in.Path)
+		n, err := k.c.head.node(k.ctx, in)
 		if err != nil {
 			return err
 		}
-		paths, err := n.outputPaths(in.Outputs)
+		paths, err := n.outputPaths(k.node.inputOutputs(in))
 		if err != nil {
 			return err
 		}
@@ -129,9 +129,9 @@ func (k *checking) needs() error {
 		if len(absent) == 0 {
 			continue
 		}
-		k.tell(api.Waiting, "waits for "+in.Path.String())
+		k.tell(api.Waiting, "waits for "+in.String())
 		r := api.Request{
-			ID: k.part(in.Path.String()), Derivation: in.Path, Outputs: in.Outputs, Priority: k.req.Priority, Tags: k.req.Tags,
+			ID: k.part(in.String()), Derivation: in, Outputs: k.node.inputOutputs(in), Priority: k.req.Priority, Tags: k.req.Tags,
 			Timeout: k.req.Timeout, MaxSilentTime: k.req.MaxSilentTime, Retries: k.req.Retries,
 		}
 		if _, err := k.have(r); err != nil {

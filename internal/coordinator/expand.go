@@ -189,22 +189,22 @@ func (e *expander) ask(ctx context.Context, w *walk, level []wantedOf) error {
 // inputs visits the inputs of a derivation and fills in what its build needs.
 func (e *expander) inputs(ctx context.Context, w *walk, f *walked) []wantedOf {
 	var below []wantedOf
-	f.inputPaths = append([]store.Path(nil), f.node.sources...)
+	f.inputPaths = append(make([]store.Path, 0, len(f.node.sources)+len(f.node.inputs)), f.node.sources...)
 	for _, in := range f.node.inputs {
-		input := w.found[in.Path]
+		input := w.found[in]
 		if input == nil {
-			input = w.visit(in.Path, f.node.path)
-			if input.node = e.c.liveNode(in.Path); input.node != nil {
+			input = w.visit(in, f.node.path)
+			if input.node = e.c.liveNode(in); input.node != nil {
 				input.live = true
 			} else {
-				e.read(ctx, input, in.Path)
+				e.read(ctx, input, in)
 			}
 		}
 		if input.err != nil {
 			f.err = fmt.Errorf("input %w", input.err)
 			return below
 		}
-		paths, err := input.node.outputPaths(in.Outputs)
+		paths, err := input.node.outputPaths(f.node.inputOutputs(in))
 		if err != nil {
 			f.err = err
 			return below
@@ -212,7 +212,7 @@ func (e *expander) inputs(ctx context.Context, w *walk, f *walked) []wantedOf {
 		f.inputPaths = append(f.inputPaths, paths...)
 		if !input.live && !input.missing {
 			// Another dependant may have asked, but about other outputs.
-			below = append(below, wantedOf{path: in.Path, outputs: paths})
+			below = append(below, wantedOf{path: in, outputs: paths})
 		}
 	}
 	return below
@@ -269,8 +269,8 @@ func (w *walk) unreadable(f *walked) (store.Path, error) {
 		return "", f.err
 	}
 	for _, in := range f.node.inputs {
-		if input := w.found[in.Path]; input != nil && input.err != nil {
-			return in.Path, input.err
+		if input := w.found[in]; input != nil && input.err != nil {
+			return in, input.err
 		}
 	}
 	return "", nil
@@ -307,8 +307,8 @@ func (c *Coordinator) makeTasks(w *walk) []*task {
 func (c *Coordinator) link(t *task, f *walked, w *walk) bool {
 	inputs := make([]*task, 0, len(f.node.inputs))
 	for _, in := range f.node.inputs {
-		input := c.tasks[in.Path]
-		switch found := w.found[in.Path]; {
+		input := c.tasks[in]
+		switch found := w.found[in]; {
 		case input != nil:
 			inputs = append(inputs, input)
 		case found == nil || found.live || found.missing:

@@ -360,5 +360,4 @@ func (f *farm) valid(p store.Path) bool {
 
 type (
 	machineEntry = machines.Machine
-	input        = derivation.Input
 )

@@ -215,37 +215,25 @@ func (h *head) node(ctx context.Context, p store.Path) (*node, error) {
 // share has a node use the memory of others for the names that it has in common with
 // them: most derivations have most of their inputs in common.
 func (h *head) share(n *node) {
-	one := func(p store.Path) store.Path {
-		known, ok := h.paths[p]
-		if !ok {
-			makeRoom(h.paths, maxPaths)
-			h.paths[p], known = p, p
-		}
-		return known
-	}
-	sources := make([]store.Path, len(n.sources))
-	for i, p := range n.sources {
-		sources[i] = one(p)
-	}
-	inputs := make([]derivation.Input, len(n.inputs))
-	for i, in := range n.inputs {
-		inputs[i] = derivation.Input{Path: one(in.Path), Outputs: in.Outputs}
-		if slices.Equal(in.Outputs, onlyOut) {
-			inputs[i].Outputs = onlyOut
+	for _, names := range [][]store.Path{n.inputs, n.sources} {
+		for i, p := range names {
+			known, ok := h.paths[p]
+			if !ok {
+				makeRoom(h.paths, maxPaths)
+				h.paths[p], known = p, p
+			}
+			names[i] = known
 		}
 	}
-	n.sources, n.inputs = sources, inputs
 }
-
-// onlyOut is what most inputs are needed for. It is not changed.
-var onlyOut = []string{"out"}
 
 // node is what is remembered of a derivation. It does not change.
 type node struct {
 	path     store.Path
 	system   string
 	features []string
-	inputs   []derivation.Input
+	inputs   []store.Path            // derivations
+	wanted   map[store.Path][]string // outputs of inputs, where that is not "out" alone
 	sources  []store.Path
 	outputs  []derivation.Output
 	fixed    bool // its contents are known by their hash before they are made
@@ -253,10 +241,32 @@ type node struct {
 
 func newNode(p store.Path, d *derivation.Derivation) *node {
 	_, fixed := d.FixedOutput()
-	return &node{
-		path: p, system: d.System, features: d.RequiredFeatures(), inputs: d.Inputs, sources: d.Sources, outputs: d.Outputs,
-		fixed: fixed,
+	n := &node{
+		path: p, system: d.System, features: d.RequiredFeatures(), inputs: make([]store.Path, len(d.Inputs)), sources: slices.Clone(d.Sources),
+		outputs: d.Outputs, fixed: fixed,
 	}
+	for i, in := range d.Inputs {
+		n.inputs[i] = in.Path
+		if slices.Equal(in.Outputs, onlyOut) {
+			continue
+		}
+		if n.wanted == nil {
+			n.wanted = make(map[store.Path][]string)
+		}
+		n.wanted[in.Path] = in.Outputs
+	}
+	return n
+}
+
+// onlyOut is what most inputs are needed for. It is not changed.
+var onlyOut = []string{"out"}
+
+// inputOutputs returns the names of the outputs that are needed of an input.
+func (n *node) inputOutputs(input store.Path) []string {
+	if names, ok := n.wanted[input]; ok {
+		return names
+	}
+	return onlyOut
 }
 
 // outputPaths returns the paths of the named outputs, or of all if none is named.

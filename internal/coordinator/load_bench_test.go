@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"runtime"
 	"slices"
@@ -102,6 +103,68 @@ func benchmarkLoad(b *testing.B, rate float64) {
 	b.ReportMetric(milliseconds(latencies[len(latencies)*99/100]), "p99-ms")
 	b.ReportMetric(float64(used)/float64(time.Microsecond)/float64(b.N), "cpu-µs/build")
 	b.ReportMetric(0, "ns/op") // means nothing where clients sleep
+}
+
+// BenchmarkQueued submits a graph of b.N derivations, a thousand at a time, that nobody
+// builds: each needs 40 others, half of them among the first hundred. Reported is what a build that waits takes in memory.
+func BenchmarkQueued(b *testing.B) {
+	f := &loadFarm{farm: unstarted(b)}
+	random := rand.New(rand.NewPCG(1, 2))
+	requests := make([]api.Request, b.N)
+	for i := range requests {
+		d := &derivation.Derivation{System: "x86_64-linux"}
+		inputs := make(map[store.Path]bool)
+		for n := range min(i, loadInputs) {
+			among := i
+			if n%2 == 0 {
+				among = min(i, 100)
+			}
+			inputs[requests[random.IntN(among)].Derivation] = true
+		}
+		for _, in := range slices.Sorted(maps.Keys(inputs)) {
+			d.Inputs = append(d.Inputs, derivation.Input{Path: in, Outputs: []string{"out"}})
+		}
+		requests[i].Derivation = f.deriveOnly(d, fmt.Sprintf("package%d-1.%d", i%500, i))
+		requests[i].Tags = map[string]string{"branch": "master", "commit": "3f2a91c"}
+		if err := f.hasher.Add(requests[i].Derivation, d); err != nil {
+			b.Fatal(err)
+		}
+	}
+	f.config.Logger = slog.New(slog.DiscardHandler)
+	f.start()
+	b.Cleanup(f.shutDown)
+	before := liveHeap()
+	b.ResetTimer()
+	for part := range slices.Chunk(requests, 1000) {
+		if _, err := f.c.Submit(b.Context(), part); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for expanding := 1; expanding > 0; time.Sleep(time.Millisecond) {
+		if err := f.c.do(b.Context(), func() {
+			expanding = b.N - len(f.c.tasks)
+			for _, t := range f.c.tasks {
+				if t.expanding {
+					expanding++
+				}
+			}
+		}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.StopTimer()
+	for last := uint64(0); f.ledger.LastEvent() != last; time.Sleep(time.Second) { // until all is written
+		last = f.ledger.LastEvent()
+	}
+	b.ReportMetric(float64(liveHeap()-before)/float64(b.N), "live-B/build")
+}
+
+// liveHeap returns the bytes of all objects that are in use.
+func liveHeap() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc) // #nosec G115 -- far from 2^63
 }
 
 // processorTime returns what the process used, which says more than the clock where the

@@ -214,5 +214,5 @@ func (f *farm) dooms(drv store.Path) bool {
 	if strings.Contains(string(text), `("script","fail")`) {
 		return true
 	}
-	return slices.ContainsFunc(n.inputs, func(in input) bool { return f.dooms(in.Path) })
+	return slices.ContainsFunc(n.inputs, f.dooms)
 }

@@ -167,22 +167,22 @@ func (c *Coordinator) submitInputsOf(ctx context.Context, parent *api.Build, see
 		}
 		work = work[:len(work)-1]
 		for _, in := range n.inputs {
-			if seen[in.Path] {
+			if seen[in] {
 				continue
 			}
-			seen[in.Path] = true
+			seen[in] = true
 			if len(seen) > maxInputs {
 				return badRequest("%s needs more than %d derivations", parent.Derivation, maxInputs)
 			}
-			work = append(work, in.Path)
-			input, err := c.head.node(ctx, in.Path)
+			work = append(work, in)
+			input, err := c.head.node(ctx, in)
 			if err != nil {
 				return err
 			}
 			r := parent.Request
 			// The same whenever this submission is repeated.
-			r.ID = uuid.NewSHA1(namespace, []byte(in.Path)).String()
-			r.Derivation, r.Outputs, r.AllInputs, r.SkipIfSubmitted, r.Check, r.On = in.Path, nil, false, true, 0, nil
+			r.ID = uuid.NewSHA1(namespace, []byte(in)).String()
+			r.Derivation, r.Outputs, r.AllInputs, r.SkipIfSubmitted, r.Check, r.On = in, nil, false, true, 0, nil
 			r.Attached = false // nobody knows its id
 			batch = append(batch, api.Submitted{Build: newBuild(&r, input)})
 			if len(batch) == api.MaxSubmit {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"sync"
@@ -36,6 +37,11 @@ func (c *Coordinator) Submit(ctx context.Context, requests []api.Request) ([]api
 		return nil, context.Cause(ctx)
 	case <-c.stopped:
 		return nil, errStopping
+	}
+	for i := 1; i < len(requests); i++ {
+		if maps.Equal(requests[i].Tags, requests[i-1].Tags) {
+			requests[i].Tags = requests[i-1].Tags // they stay in memory, and are not changed
+		}
 	}
 	answers := make([]api.Submitted, len(requests))
 	c.prepare(ctx, requests, answers)
