@@ -15,10 +15,13 @@ func (c *Coordinator) recover(ctx context.Context) error {
 	if err := c.recoverMachines(ctx); err != nil {
 		return fmt.Errorf("start: %w", err)
 	}
+	var tags map[string]string
 	for b, err := range c.ledger.Builds(ctx, ledger.Filter{Filter: api.Filter{States: ledger.NonFinal()}, OldestFirst: true}) {
 		if err != nil {
 			return fmt.Errorf("start: %w", err)
 		}
+		tags = sameTags(b.Tags, tags)
+		b.Tags = tags
 		c.recoverBuild(b)
 	}
 	if len(c.tasks) == 0 {

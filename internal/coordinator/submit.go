@@ -39,9 +39,7 @@ func (c *Coordinator) Submit(ctx context.Context, requests []api.Request) ([]api
 		return nil, errStopping
 	}
 	for i := 1; i < len(requests); i++ {
-		if maps.Equal(requests[i].Tags, requests[i-1].Tags) {
-			requests[i].Tags = requests[i-1].Tags // they stay in memory, and are not changed
-		}
+		requests[i].Tags = sameTags(requests[i].Tags, requests[i-1].Tags)
 	}
 	answers := make([]api.Submitted, len(requests))
 	c.prepare(ctx, requests, answers)
@@ -61,6 +59,15 @@ func (c *Coordinator) Submit(ctx context.Context, requests []api.Request) ([]api
 	}
 	c.post(func() { c.takeUp(fresh) })
 	return answers, nil
+}
+
+// sameTags returns the tags of the build before if they are equal: those of builds that
+// wait stay in memory, and are not changed.
+func sameTags(tags, before map[string]string) map[string]string {
+	if maps.Equal(tags, before) {
+		return before
+	}
+	return tags
 }
 
 // prepare makes a build of each request that is right.
