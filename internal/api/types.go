@@ -181,6 +181,10 @@ type CheckResult struct {
 	Differs   []string          `json:"differs,omitempty"` // files that are not as the first machine made them
 	Failure   *Failure          `json:"failure,omitempty"`
 	BuildTime Seconds           `json:"buildTime,omitempty"`
+	// LogID and LogAttempt say under which id and as which attempt the log is kept, if
+	// there was a build.
+	LogID      string `json:"logID,omitempty"`
+	LogAttempt int    `json:"logAttempt,omitempty"`
 }
 
 // TheHead is the machine of what the head had before a check, which the others are compared

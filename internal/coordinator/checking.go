@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,6 +48,7 @@ type checking struct {
 type checked struct {
 	machine *machine
 	id      string // of the build there
+	attempt int
 	out     *outcome
 	err     error
 }
@@ -71,8 +73,26 @@ func (c *Coordinator) takeUpCheck(b *api.Build) {
 }
 
 // part returns the id of something that is done for the check.
-func (k *checking) part(name string) string {
-	return uuid.NewSHA1(uuid.MustParse(k.req.ID), []byte(name)).String()
+func (k *checking) part(name string) string { return partOfCheck(k.req.ID, name) }
+
+func partOfCheck(check, name string) string {
+	return uuid.NewSHA1(uuid.MustParse(check), []byte(name)).String()
+}
+
+// comparisonID returns the id of a build on one more machine, when so many machines are in
+// use and so many builds were in vain.
+func comparisonID(check string, machines, tries int) string {
+	return partOfCheck(check, fmt.Sprint("machine ", machines, " try ", tries))
+}
+
+// comparisons returns all ids that builds for a check may have had on machines.
+func (c *Coordinator) comparisons(b *api.Build) (ids []string) {
+	for machines := range b.Check + c.limits.MaxAttempts + 1 {
+		for tries := range c.limits.MaxAttempts + 1 {
+			ids = append(ids, comparisonID(b.ID, machines, tries))
+		}
+	}
+	return ids
 }
 
 func (k *checking) run() error {
@@ -89,10 +109,15 @@ func (k *checking) run() error {
 	plain := k.req
 	plain.ID, plain.Check, plain.On = k.part("measure"), 0, nil
 	b, err := k.have(plain)
+	if ended := (*checkFailure)(nil); errors.As(err, &ended) && ended.build.Attempt > 0 {
+		f := ended.failure
+		k.results = append(k.results, firstResult(ended.build))
+		k.results[0].Failure = &f
+	}
 	if err != nil {
 		return err
 	}
-	first := api.CheckResult{Machine: b.Machine, BuildTime: b.BuildTime}
+	first := firstResult(b)
 	if b.Machine == "" {
 		first.Machine = api.TheHead
 	} else {
@@ -141,6 +166,15 @@ func (k *checking) needs() error {
 	return nil
 }
 
+// firstResult is what the plain build made, but for its hashes.
+func firstResult(b *api.Build) api.CheckResult {
+	r := api.CheckResult{Machine: b.Machine, BuildTime: b.BuildTime}
+	if b.Attempt > 0 {
+		r.LogID, r.LogAttempt = cmp.Or(b.Shares, b.ID), b.Attempt
+	}
+	return r
+}
+
 // have submits a plain build and waits until it succeeded.
 func (k *checking) have(r api.Request) (*api.Build, error) {
 	r.AllInputs, r.SkipIfBuilt, r.SkipIfSubmitted, r.Attached = false, false, false, false
@@ -163,7 +197,7 @@ func (k *checking) have(r api.Request) (*api.Build, error) {
 		if f == nil {
 			f = &api.Failure{Culprit: api.CulpritCoordinator, Phase: api.Waiting, Message: b.Reason}
 		}
-		return nil, &checkFailure{state: b.State, failure: *f}
+		return nil, &checkFailure{state: b.State, failure: *f, build: b}
 	}
 	return b, nil
 }
@@ -172,6 +206,7 @@ func (k *checking) have(r api.Request) (*api.Build, error) {
 type checkFailure struct {
 	state   api.State
 	failure api.Failure
+	build   *api.Build
 }
 
 func (e *checkFailure) Error() string { return e.failure.Message }
@@ -263,7 +298,7 @@ func (k *checking) compare(but string, want int) error {
 // derivation, is to blame that there is nothing.
 func (k *checking) judge(x checked) error {
 	defer k.c.post(func() { k.c.forget(x.machine, x.id) })
-	result := api.CheckResult{Machine: x.machine.Name}
+	result := api.CheckResult{Machine: x.machine.Name, LogID: x.id, LogAttempt: x.attempt}
 	if x.err != nil {
 		var f *api.Failure
 		if !errors.As(x.err, &f) || !f.Final() {
@@ -375,7 +410,7 @@ func (c *Coordinator) checkable(k *checking) int {
 // checkTask makes a task that is not among those of the queue's graph.
 func (c *Coordinator) checkTask(k *checking) *task {
 	return &task{
-		drv: k.rec.Derivation, id: k.part(fmt.Sprint("machine ", len(k.used), " try ", k.tries)), seq: c.seq, state: api.Queued,
+		drv: k.rec.Derivation, id: comparisonID(k.req.ID, len(k.used), k.tries), seq: c.seq, state: api.Queued,
 		node: k.node, check: k, priority: k.rec.Priority,
 		skip: maps.Clone(k.used), queuedAt: time.Now(),
 	}
@@ -412,7 +447,7 @@ func (c *Coordinator) checkEnded(r *run, out *outcome, err error) {
 	}
 	rec := t.check.rec
 	rec.SentBytes += r.sent.Load()
-	t.check.ended <- checked{r.machine, r.id, out, err}
+	t.check.ended <- checked{r.machine, r.id, r.attempt, out, err}
 }
 
 // checkOver ends the check's build.

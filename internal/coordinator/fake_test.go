@@ -26,7 +26,7 @@ import (
 
 // fakeAgent is a machine whose builder does what the derivation's variable "script"
 // says, in words: "fail", "fail=MACHINE", "timeout", "machine" (the machine fails), "hold" (waits for
-// release), "log=TEXT". It verifies what it is sent, as its store does, refuses builds
+// release), "log=TEXT" (with its name for "@"). It verifies what it is sent, as its store does, refuses builds
 // whose inputs are missing, and counts what it was made to do. Its link can be cut.
 type fakeAgent struct {
 	name  string
@@ -285,7 +285,7 @@ func (a *fakeAgent) build(ctx context.Context, b *fakeBuild, drv *derivation.Der
 		case word == "machine" || word == "machine="+a.name:
 			failure = &api.Failure{Culprit: api.CulpritMachine, Message: "no space left on device"}
 		case strings.HasPrefix(word, "log="):
-			a.write(b, strings.TrimPrefix(word, "log=")+"\n")
+			a.write(b, strings.ReplaceAll(strings.TrimPrefix(word, "log="), "@", a.name)+"\n")
 		}
 	}
 	var outputs map[string]*store.Info

@@ -37,7 +37,7 @@ func TestLinkLostWhileBuilding(t *testing.T) {
 		t.Errorf("attempt %d, built %d times; want the build to go on", b.Attempt, a.count("one"))
 	}
 	var log strings.Builder
-	if err := f.c.copyLog(t.Context(), &log, b, 0, false, nil); err != nil || log.String() != "before\nafter\n" {
+	if err := f.c.WriteLog(t.Context(), &log, b); err != nil || log.String() != "before\nafter\n" {
 		t.Errorf("log %q, %v", log.String(), err)
 	}
 	f.idle()

@@ -34,7 +34,7 @@ func (f *farm) finishAway(b *api.Build) {
 func (f *farm) log(b *api.Build) string {
 	f.t.Helper()
 	var log strings.Builder
-	if err := f.c.copyLog(f.t.Context(), &log, b, 0, false, nil); err != nil {
+	if err := f.c.WriteLog(f.t.Context(), &log, b); err != nil {
 		f.t.Error(err)
 	}
 	return log.String()

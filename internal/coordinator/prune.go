@@ -152,8 +152,7 @@ type pruneRun struct {
 // leaving is what is left to be known of a build that is archived.
 type leaving struct {
 	derivation store.Path
-	ids        []string // under which there may be logs
-	attempts   int
+	logs       []attemptLog // there may be: up to these attempts
 }
 
 func (c *Coordinator) newPrune(ctx context.Context, req *api.Prune) (*pruneRun, error) {
@@ -242,18 +241,18 @@ func (p *pruneRun) stays(b *api.Build, events []api.Event) bool {
 	case stays:
 		p.kept++
 	case p.req.DryRun && !p.req.KeepLogs:
-		p.result.Logs += p.c.logs.count(b.ID, b.Attempt)
+		for _, l := range p.c.logsOf(b) {
+			if l.id != b.Shares { // that is counted with the build whose id it is
+				p.result.Logs += p.c.logs.count(l.id, l.attempt)
+			}
+		}
 	}
 	return stays
 }
 
 // add archives a build.
 func (p *pruneRun) add(b *api.Build, events []api.Event) error {
-	ids := []string{b.ID}
-	if b.Shares != "" {
-		ids = append(ids, b.Shares)
-	}
-	p.batch = append(p.batch, leaving{b.Derivation, ids, b.Attempt})
+	p.batch = append(p.batch, leaving{b.Derivation, p.c.logsOf(b)})
 	return p.archive.add(b, events)
 }
 
@@ -291,17 +290,18 @@ func (p *pruneRun) removeLogs(ctx context.Context, batch []leaving) error {
 	used := make(map[store.Path]map[string]bool)
 	for _, l := range batch {
 		if used[l.derivation] == nil {
-			ids, err := p.logsOf(ctx, l.derivation)
+			ids, err := p.idsOf(ctx, l.derivation)
 			if err != nil {
 				return err
 			}
 			used[l.derivation] = ids
 		}
-		for _, id := range l.ids {
-			if used[l.derivation][id] {
+		shared := used[l.derivation]
+		for _, l := range l.logs {
+			if shared[l.id] {
 				continue
 			}
-			n, err := p.c.logs.removeAll(id, l.attempts)
+			n, err := p.c.logs.removeAll(l.id, l.attempt)
 			p.result.Logs += n
 			if p.logErr == nil {
 				p.logErr = err
@@ -311,8 +311,23 @@ func (p *pruneRun) removeLogs(ctx context.Context, batch []leaving) error {
 	return nil
 }
 
-// logsOf returns the ids under which there may be logs of builds of a derivation.
-func (p *pruneRun) logsOf(ctx context.Context, drv store.Path) (map[string]bool, error) {
+// logsOf returns the last logs that there may be of a build: those of earlier attempts have
+// the same id.
+func (c *Coordinator) logsOf(b *api.Build) []attemptLog {
+	list := []attemptLog{{b.ID, b.Attempt}}
+	if b.Shares != "" {
+		list = append(list, attemptLog{b.Shares, b.Attempt})
+	}
+	if b.Check > 0 {
+		for _, id := range c.comparisons(b) {
+			list = append(list, attemptLog{id, 1})
+		}
+	}
+	return list
+}
+
+// idsOf returns the ids under which there may be logs of builds of a derivation.
+func (p *pruneRun) idsOf(ctx context.Context, drv store.Path) (map[string]bool, error) {
 	ids := make(map[string]bool)
 	for b, err := range p.c.ledger.Builds(ctx, ledger.Filter{Filter: api.Filter{Derivation: drv}}) {
 		if err != nil {

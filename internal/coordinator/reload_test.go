@@ -303,7 +303,7 @@ func TestReloadRepairsWay(t *testing.T) {
 	}
 	done := f.awaitState(b.ID, api.Succeeded)
 	var log strings.Builder
-	if err := f.c.copyLog(t.Context(), &log, done, 0, false, nil); err != nil || log.String() != "one\ntwo\n" || done.Attempt != 1 {
+	if err := f.c.WriteLog(t.Context(), &log, done); err != nil || log.String() != "one\ntwo\n" || done.Attempt != 1 {
 		t.Errorf("attempt %d, log %q, %v", done.Attempt, log.String(), err)
 	}
 	f.idle()

@@ -259,18 +259,50 @@ func (c *Client) Metrics(ctx context.Context, w io.Writer) error {
 // Log copies the log of a build's current or last attempt to w, from an offset
 // in bytes on. With follow it goes on until the build is final.
 func (c *Client) Log(ctx context.Context, id string, offset int64, follow bool, w io.Writer) error {
-	q := url.Values{"offset": {strconv.FormatInt(offset, 10)}}
-	if follow {
+	return c.LogOf(ctx, id, LogQuery{Offset: offset, Follow: follow}, w)
+}
+
+// LogQuery says which log of a build is wanted, and how much of it.
+type LogQuery struct {
+	Attempt int    // 0 is the current or last one
+	Machine string // the last attempt there; of a check, what that machine built
+	Offset  int64  // bytes
+	Follow  bool   // on until the build is final; or, with Attempt or Machine, that attempt
+}
+
+// LogOf copies a log to w.
+func (c *Client) LogOf(ctx context.Context, id string, query LogQuery, w io.Writer) error {
+	q := query.values()
+	q.Set("offset", strconv.FormatInt(query.Offset, 10))
+	if query.Follow {
 		q.Set("follow", "1")
 	}
 	return c.copyLog(ctx, id, q, w)
 }
 
+// LogTailOf is as LogTail, for another log than the last one; the rest of the query is not used.
+func (c *Client) LogTailOf(ctx context.Context, id string, query LogQuery, size int64) ([]byte, error) {
+	var b bytes.Buffer
+	q := query.values()
+	q.Set("tail", strconv.FormatInt(size, 10))
+	err := c.copyLog(ctx, id, q, &b)
+	return b.Bytes(), err
+}
+
+func (q *LogQuery) values() url.Values {
+	v := make(url.Values)
+	if q.Attempt > 0 {
+		v.Set("attempt", strconv.Itoa(q.Attempt))
+	}
+	if q.Machine != "" {
+		v.Set("machine", q.Machine)
+	}
+	return v
+}
+
 // LogTail returns at most that many bytes from the end of a build's log.
 func (c *Client) LogTail(ctx context.Context, id string, size int64) ([]byte, error) {
-	var b bytes.Buffer
-	err := c.copyLog(ctx, id, url.Values{"tail": {strconv.FormatInt(size, 10)}}, &b)
-	return b.Bytes(), err
+	return c.LogTailOf(ctx, id, LogQuery{}, size)
 }
 
 func (c *Client) copyLog(ctx context.Context, id string, q url.Values, w io.Writer) error {

@@ -1,0 +1,146 @@
+package coordinator
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"lighter/internal/api"
+	"lighter/internal/api/apiclient"
+)
+
+// logOf returns a build's log, or the error that there is none.
+func logOf(t *testing.T, client *apiclient.Client, id string, query apiclient.LogQuery) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	var b bytes.Buffer
+	if err := client.LogOf(ctx, id, query, &b); err != nil {
+		return err.Error()
+	}
+	tail, err := client.LogTailOf(ctx, id, query, 2)
+	if err != nil || !bytes.Equal(tail, b.Bytes()[max(0, b.Len()-2):]) {
+		t.Errorf("its tail: %q, %v", tail, err)
+	}
+	return b.String()
+}
+
+// TestLogOfAttempt reads the logs of all attempts of a build that was retried.
+func TestLogOfAttempt(t *testing.T) {
+	f := newFarm(t, nil, "m1", "m2")
+	client, closeAll := f.serve(socketOf(t))
+	defer closeAll()
+	f.ready("m1", "m2")
+	id := f.request(api.Request{Derivation: f.drv("one", "log=on-@ fail"), Retries: 1})[0]
+	b := f.awaitState(id, api.Failed)
+	if b.Attempt != 2 {
+		t.Fatalf("attempts: %d", b.Attempt)
+	}
+	first := "m1"
+	if b.Machine == "m1" {
+		first = "m2"
+	}
+	for _, c := range []struct {
+		query apiclient.LogQuery
+		want  string
+	}{
+		{apiclient.LogQuery{}, "on-" + b.Machine + "\n"},
+		{apiclient.LogQuery{Attempt: 1}, "on-" + first + "\n"},
+		{apiclient.LogQuery{Attempt: 2, Follow: true}, "on-" + b.Machine + "\n"},
+		{apiclient.LogQuery{Machine: first}, "on-" + first + "\n"},
+		{apiclient.LogQuery{Machine: b.Machine, Offset: 3}, b.Machine + "\n"},
+	} {
+		query := c.query
+		query.Follow = false
+		if query.Offset == 0 {
+			if got := logOf(t, client, id, query); got != c.want {
+				t.Errorf("%+v: got %q, want %q", query, got, c.want)
+			}
+		}
+		var log bytes.Buffer
+		if err := client.LogOf(t.Context(), id, c.query, &log); err != nil || log.String() != c.want {
+			t.Errorf("%+v: got %q, %v; want %q", c.query, log.String(), err, c.want)
+		}
+	}
+	for want, query := range map[string]apiclient.LogQuery{
+		"has no attempt 3: the last one is 2":   {Attempt: 3},
+		"was not tried on a machine \"m7\"":     {Machine: "m7"},
+		"attempt and machine: choose by one of": {Attempt: 1, Machine: "m1"},
+	} {
+		if got := logOf(t, client, id, query); !strings.Contains(got, want) {
+			t.Errorf("%+v: got %q, want %q", query, got, want)
+		}
+	}
+}
+
+// TestLogOfCheck reads what each machine wrote that built for a check, and has it pruned.
+func TestLogOfCheck(t *testing.T) {
+	f := newFarm(t, keepsState, "m1", "m2", "m3")
+	client, closeAll := f.serve(socketOf(t))
+	defer closeAll()
+	drv := f.drv("one", "log=on-@ fail=m3")
+	f.ready("m1", "m2", "m3")
+	// The measure is not to be what fails.
+	f.awaitState(f.request(api.Request{Derivation: drv, On: []string{"m1"}})[0], api.Succeeded)
+	id := f.request(api.Request{Derivation: drv, Check: 3})[0]
+	f.awaitState(id, api.Failed)
+	for machine, want := range map[string]string{"": "on-m3\n", "m2": "on-m2\n", "m3": "on-m3\n", "m9": "was not tried on a machine"} {
+		if got := logOf(t, client, id, apiclient.LogQuery{Machine: machine}); !strings.Contains(got, want) {
+			t.Errorf("%q: got %q, want %q", machine, got, want)
+		}
+	}
+
+	if got := logOf(t, client, id, apiclient.LogQuery{Attempt: 1}); !strings.Contains(got, "it has logs by machine") {
+		t.Errorf("an attempt of a check: %q", got)
+	}
+
+	failed := f.request(api.Request{Derivation: f.drv("two", "log=on-@ timeout"), Check: 2})[0]
+	b := f.awaitState(failed, api.TimedOut)
+	if want := "on-" + b.Results[0].Machine + "\n"; logOf(t, client, failed, apiclient.LogQuery{}) != want {
+		t.Errorf("the log of a check whose measure failed: want %q", want)
+	}
+
+	holds := f.request(api.Request{Derivation: f.drv("three", "log=on-@ hold"), Check: 2})[0]
+	followed := make(chan string, 1)
+	go func() { followed <- logOf(t, client, holds, apiclient.LogQuery{Follow: true}) }()
+	f.releaseAll("three")
+	f.awaitState(holds, api.Succeeded)
+	if got := <-followed; !strings.HasPrefix(got, "on-m") {
+		t.Errorf("followed: %q", got)
+	}
+	f.idle()
+	f.hooksSawAll()
+
+	if names := f.logFiles(); len(names) < 7 {
+		t.Fatalf("there are logs %v", names)
+	}
+	dry, err := client.Prune(t.Context(), &api.Prune{OlderThan: 1e-6, DryRun: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done, err := client.Prune(t.Context(), &api.Prune{OlderThan: 1e-6})
+	if err != nil || done.Logs != dry.Logs {
+		t.Errorf("pruned %+v, %v, after %+v", done, err, dry)
+	}
+	if names := f.logFiles(); len(names) > 0 {
+		t.Errorf("logs are left: %v", names)
+	}
+}
+
+// logFiles returns the names of all logs.
+func (f *farm) logFiles() []string {
+	names, err := filepath.Glob(filepath.Join(f.config.LogDir, "*", "*"))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	for _, name := range names {
+		if info, err := os.Stat(name); err != nil || info.IsDir() {
+			f.t.Errorf("%s: %v", name, err)
+		}
+	}
+	return names
+}
