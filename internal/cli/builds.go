@@ -180,17 +180,22 @@ func buildsLogCommand() *command {
 		args:  "ID",
 		short: "print the log of a build",
 		long: `Prints what the builder of the current or last attempt wrote. On a terminal,
-control characters other than colours are made harmless.`,
+control characters other than colours are made harmless. Of a check, that is
+the first machine on which the build fails, or else the first of all.`,
 		exits: []int{exitNoAnswer},
 		examples: []example{
 			{"lighter builds log 3f2a91c0", "all of it"},
 			{"lighter builds log --follow 3f2a91c0", "and what comes, until the build is finished"},
 			{"lighter builds log --tail 4KiB 3f2a91c0", "only the end"},
+			{"lighter builds log --attempt 1 3f2a91c0", "what the first attempt wrote, of one that was retried"},
+			{"lighter builds log --machine beta 3f2a91c0", "what the last attempt on beta wrote; of a check, what beta wrote"},
 		},
 		setup: func(fs *pflag.FlagSet) action {
 			where := socketFlags(fs)
 			follow := fs.BoolP("follow", "f", false, "go on until the build is finished")
 			offset := fs.Int64("offset", 0, "start at this byte")
+			attempt := fs.Int("attempt", 0, "the log of this attempt, by `NUMBER`; the first is 1")
+			machine := fs.StringP("machine", "m", "", "the log of the last attempt on this machine, by `NAME`")
 			var tail sizeValue
 			fs.Var(&tail, "tail", "print only so many bytes at the end, such as 4KiB")
 			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
@@ -200,16 +205,20 @@ control characters other than colours are made harmless.`,
 				if *offset < 0 || tail > 0 && (*follow || *offset > 0) {
 					return usageErrorf("%s: --tail goes with neither --follow nor --offset, and --offset can't be negative", inv.flags.Name())
 				}
+				if *attempt < 0 || *attempt > 0 && *machine != "" {
+					return usageErrorf("%s: --attempt does not go with --machine, and can't be negative", inv.flags.Name())
+				}
+				query := apiclient.LogQuery{Attempt: *attempt, Machine: *machine, Offset: *offset, Follow: *follow}
 				out, finish := logWriter(inv.Out)
 				if tail > 0 {
-					text, err := client.LogTail(ctx, inv.args[0], int64(tail))
+					text, err := client.LogTailOf(ctx, inv.args[0], query, int64(tail))
 					if err != nil {
 						return err
 					}
 					_, err = out.Write(text)
 					return firstError(err, finish())
 				}
-				return firstError(client.Log(ctx, inv.args[0], *offset, *follow, out), finish())
+				return firstError(client.LogOf(ctx, inv.args[0], query, out), finish())
 			})
 		},
 	}

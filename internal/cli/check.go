@@ -83,6 +83,9 @@ func checkLines(b *api.Build) []string {
 				kept = ", kept in " + r.Failure.KeptIn
 			}
 			add("%s: failed: %s%s", r.Machine, strings.TrimSpace(r.Failure.Message), kept)
+			if r.LogID != "" {
+				add("%s: log: lighter builds log --machine %s %s", r.Machine, r.Machine, b.ID)
+			}
 			continue
 		}
 		took := ""

@@ -310,8 +310,12 @@ func (w *watcher) settle(ctx context.Context, id string) error {
 	return w.cancelRest(ctx)
 }
 
-// ownFailure reports whether the build failed by itself, so that its log says why.
+// ownFailure reports whether the build failed by itself, so that its log says why. Where
+// machines made different things, no log does.
 func ownFailure(b *api.Build) bool {
+	if b.Check > 0 && !slices.ContainsFunc(b.Results, func(r api.CheckResult) bool { return r.Failure != nil }) {
+		return false
+	}
 	return (b.State == api.Failed || b.State == api.TimedOut) &&
 		(b.Failure == nil || b.Failure.Kind != api.KindDependency)
 }
