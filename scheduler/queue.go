@@ -80,12 +80,15 @@ func (q *Queue) Remove(id string) bool {
 }
 
 // Reprioritise changes how urgent a build is and reports whether it was there.
-func (q *Queue) Reprioritise(id string, priority int, rank time.Duration) bool {
+func (q *Queue) Reprioritise(id string, priority int, rank time.Duration, dependants int) bool {
 	e := q.builds[id]
 	if e == nil {
 		return false
 	}
-	e.Priority, e.Rank = priority, rank
+	if e.Priority == priority && e.Rank == rank && e.Dependants == dependants {
+		return true
+	}
+	e.Priority, e.Rank, e.Dependants = priority, rank, dependants
 	e.class.heap.fix(e.index)
 	return true
 }

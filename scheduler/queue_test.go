@@ -19,7 +19,7 @@ func TestQueueAgainstSlice(t *testing.T) {
 		case 0, 1:
 			b := Build{
 				ID: id, System: fmt.Sprint(rng.IntN(3)), Priority: rng.IntN(3),
-				Rank: time.Duration(rng.IntN(5)), Seq: uint64(rng.IntN(100)),
+				Rank: time.Duration(rng.IntN(5)), Dependants: rng.IntN(3), Seq: uint64(rng.IntN(100)),
 			}
 			queue.Push(b)
 			model[id] = b
@@ -31,8 +31,8 @@ func TestQueueAgainstSlice(t *testing.T) {
 			delete(model, id)
 		case 3:
 			b, want := model[id]
-			b.Priority, b.Rank = rng.IntN(3), time.Duration(rng.IntN(5))
-			if got := queue.Reprioritise(id, b.Priority, b.Rank); got != want {
+			b.Priority, b.Rank, b.Dependants = rng.IntN(3), time.Duration(rng.IntN(5)), rng.IntN(3)
+			if got := queue.Reprioritise(id, b.Priority, b.Rank, b.Dependants); got != want {
 				t.Fatalf("step %d: reprioritise %s: got %t", step, id, got)
 			}
 			if want {

@@ -8,7 +8,8 @@
 // # Earliest finish time
 //
 // Builds are looked at in order of urgency: higher priority first, then the longest
-// remaining path to the end of the graph, then submission order. For each, and for
+// remaining path to the end of the graph, then more builds that wait for it, then
+// submission order. For each, and for
 // each machine that may take it, the expected finish is
 //
 //	wait for a slot + (bytes queued + bytes it lacks) / bandwidth + expected duration / speed
@@ -102,6 +103,8 @@ type Build struct {
 	// Rank is the longest remaining path to the end of the graph, this build
 	// included (see Ranks).
 	Rank time.Duration
+	// Dependants is how many builds wait for this one, among others or not.
+	Dependants int
 	// Seq is the order of submission, the last criterion.
 	Seq uint64
 	// Expected is how long it should take at speed 1; 0 is DefaultDuration.
@@ -115,6 +118,8 @@ func urgent(a, b *Build) bool {
 		return a.Priority > b.Priority
 	case a.Rank != b.Rank:
 		return a.Rank > b.Rank
+	case a.Dependants != b.Dependants:
+		return a.Dependants > b.Dependants
 	case a.Seq != b.Seq:
 		return a.Seq < b.Seq
 	}

@@ -104,7 +104,7 @@ func (s *script) run(line string) (output []string, err error) {
 	case "reprioritise":
 		priority, err := strconv.Atoi(words[2])
 		b, _ := s.queue.Get(words[1])
-		if !s.queue.Reprioritise(words[1], priority, b.Rank) {
+		if !s.queue.Reprioritise(words[1], priority, b.Rank, b.Dependants) {
 			return nil, fmt.Errorf("no build %s", words[1])
 		}
 		return nil, err
@@ -214,6 +214,8 @@ func (s *script) build(name string, settings []string) error {
 			b.Priority, err = strconv.Atoi(value)
 		case "rank":
 			b.Rank, err = time.ParseDuration(value)
+		case "dependants":
+			b.Dependants, err = strconv.Atoi(value)
 		case "takes":
 			b.Expected, err = time.ParseDuration(value)
 		default:

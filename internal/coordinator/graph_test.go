@@ -291,3 +291,39 @@ func TestNoMachineForSystem(t *testing.T) {
 	f.awaitState(id, api.Canceled)
 	f.idle()
 }
+
+// TestMoreDependantsFirst has two builds that are ready, as urgent as each other but for how
+// many wait for them.
+func TestMoreDependantsFirst(t *testing.T) {
+	f := newFarm(t, nil, "m1")
+	f.ready("m1")
+	inLoop := func(look func()) {
+		t.Helper()
+		if err := f.c.do(t.Context(), look); err != nil {
+			t.Fatal(err)
+		}
+	}
+	inLoop(func() { f.c.setPaused(true, "to look at the queue") })
+	one, many := f.drv("one", ""), f.drv("many", "")
+	f.submit(one)
+	f.submit(many)
+	f.submit(f.drv("top", "", one))
+	for _, name := range []string{"top1", "top2", "top3"} {
+		f.submit(f.drv(name, "", many))
+	}
+	f.until("both are ready, and what waits for them is known", func() (known bool) {
+		inLoop(func() {
+			known = f.c.queue.Len() == 2 && f.c.tasks[one].dependants.size() == 1 && f.c.tasks[many].dependants.size() == 3
+		})
+		return known
+	})
+	var order []int
+	inLoop(func() {
+		for b := range f.c.queue.All() {
+			order = append(order, b.Dependants)
+		}
+	})
+	if !slices.Equal(order, []int{3, 1}) {
+		t.Errorf("in the queue are builds that so many wait for: %v", order)
+	}
+}

@@ -165,7 +165,7 @@ func (c *Coordinator) reprioritise(t *task) {
 			continue
 		}
 		t.priority = priority
-		c.queue.Reprioritise(t.id, t.priority, t.rank)
+		c.resort(t)
 		for in := range t.inputs.all() {
 			work = append(work, in)
 		}

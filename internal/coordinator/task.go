@@ -261,6 +261,11 @@ func (c *Coordinator) expand(t *task) {
 	}
 }
 
+// resort tells the queue how urgent a task is now, if it is there.
+func (c *Coordinator) resort(t *task) {
+	c.queue.Reprioritise(t.id, t.priority, t.rank, t.dependants.size())
+}
+
 // setInputs gives a task its edges, in place of those that it has.
 func (c *Coordinator) setInputs(t *task, inputs []*task) {
 	old := t.inputs
@@ -271,6 +276,7 @@ func (c *Coordinator) setInputs(t *task, inputs []*task) {
 		}
 		t.inputs.add(in)
 		in.dependants.add(t)
+		c.resort(in)
 		if !in.available {
 			t.waiting++
 		}
@@ -377,7 +383,7 @@ func (c *Coordinator) spread(t *task, later map[*task]bool) {
 				continue
 			}
 			in.rank, in.priority = rank, priority
-			c.queue.Reprioritise(in.id, priority, rank)
+			c.resort(in)
 			if !later[in] {
 				work = append(work, in)
 			}
@@ -429,7 +435,7 @@ func sortTasks(tasks []*task) (sorted, circular []*task) {
 func (c *Coordinator) schedulerBuild(t *task) scheduler.Build {
 	b := scheduler.Build{
 		ID: t.id, System: t.node.system, Features: t.node.features,
-		Priority: t.priority, Rank: t.rank, Seq: t.seq, Expected: t.expected,
+		Priority: t.priority, Rank: t.rank, Dependants: t.dependants.size(), Seq: t.seq, Expected: t.expected,
 	}
 	for _, m := range c.machines {
 		if t.skip[m.Name] || !t.allows(m.Name) {
