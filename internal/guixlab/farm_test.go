@@ -221,7 +221,10 @@ type run struct {
 // guix starts "guix ARGS".
 func (f *farm) guix(args ...string) *run {
 	f.t.Helper()
-	r := &run{t: f.t, cmd: exec.Command("guix", args...), done: make(chan error, 1)}
+	// What starts the tests in the background may have them ignore interrupts, and so
+	// everything below them.
+	cmd := exec.Command("env", append([]string{"--default-signal=INT", "guix"}, args...)...)
+	r := &run{t: f.t, cmd: cmd, done: make(chan error, 1)}
 	r.cmd.Stdout, r.cmd.Stderr = &r.out, &r.text
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := r.cmd.Start(); err != nil {

@@ -299,8 +299,11 @@ func TestWantsLocal(t *testing.T) {
 }
 
 func interrupt(r *run) {
+	r.t.Helper()
 	_ = r.cmd.Process.Signal(syscall.SIGINT)
-	<-r.done
+	if code := r.code(); code == 0 {
+		r.t.Errorf("guix succeeded although it was interrupted:\n%s", r.text.String())
+	}
 }
 
 func TestInterrupt(t *testing.T) {
