@@ -9,8 +9,8 @@
 //
 // Builds are looked at in order of urgency: higher priority first, then the longest
 // remaining path to the end of the graph, then more builds that wait for it, then
-// submission order. For each, and for
-// each machine that may take it, the expected finish is
+// submission order. For each, and for each machine that may take it, the expected
+// finish is
 //
 //	wait for a slot + (bytes queued + bytes it lacks) / bandwidth + expected duration / speed
 //

@@ -1,7 +1,6 @@
 package coordinator
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -40,8 +39,9 @@ type checking struct {
 	used   map[string]bool // machines that built it, or build it now
 	tasks  map[*task]bool  // builds that were not over yet
 	others []string        // ids of plain builds that were made for this one
-	tries  int
-	ended  chan checked // has room for all
+	made   int             // builds on machines that were begun
+	tries  int             // of them, those that were in vain
+	ended  chan checked    // has room for all
 }
 
 // checked is what one machine made.
@@ -79,18 +79,16 @@ func partOfCheck(check, name string) string {
 	return uuid.NewSHA1(uuid.MustParse(check), []byte(name)).String()
 }
 
-// comparisonID returns the id of a build on one more machine, when so many machines are in
-// use and so many builds were in vain.
-func comparisonID(check string, machines, tries int) string {
-	return partOfCheck(check, fmt.Sprint("machine ", machines, " try ", tries))
+// comparisonID returns the id of the nth build on a machine that is to be compared, from 0.
+func comparisonID(check string, n int) string {
+	return partOfCheck(check, fmt.Sprint("comparison ", n))
 }
 
-// comparisons returns all ids that builds for a check may have had on machines.
+// comparisons returns all ids that builds for a check may have had on machines: so many
+// count, and fewer than MaxAttempts are in vain.
 func (c *Coordinator) comparisons(b *api.Build) (ids []string) {
-	for machines := range b.Check + c.limits.MaxAttempts + 1 {
-		for tries := range c.limits.MaxAttempts + 1 {
-			ids = append(ids, comparisonID(b.ID, machines, tries))
-		}
+	for n := range b.Check + c.limits.MaxAttempts {
+		ids = append(ids, comparisonID(b.ID, n))
 	}
 	return ids
 }
@@ -170,7 +168,7 @@ func (k *checking) needs() error {
 func firstResult(b *api.Build) api.CheckResult {
 	r := api.CheckResult{Machine: b.Machine, BuildTime: b.BuildTime}
 	if b.Attempt > 0 {
-		r.LogID, r.LogAttempt = cmp.Or(b.Shares, b.ID), b.Attempt
+		r.LogID, r.LogAttempt = logID(b), b.Attempt
 	}
 	return r
 }
@@ -410,7 +408,7 @@ func (c *Coordinator) checkable(k *checking) int {
 // checkTask makes a task that is not among those of the queue's graph.
 func (c *Coordinator) checkTask(k *checking) *task {
 	return &task{
-		drv: k.rec.Derivation, id: comparisonID(k.req.ID, len(k.used), k.tries), seq: c.seq, state: api.Queued,
+		drv: k.rec.Derivation, id: comparisonID(k.req.ID, k.made), seq: c.seq, state: api.Queued,
 		node: k.node, check: k, priority: k.rec.Priority,
 		skip: maps.Clone(k.used), queuedAt: time.Now(),
 	}
@@ -420,6 +418,7 @@ func (c *Coordinator) checkTask(k *checking) *task {
 func (c *Coordinator) nextCheck(k *checking, left int) {
 	c.seq++
 	t := c.checkTask(k)
+	k.made++
 	t.inputPaths, t.checksLeft = k.inputs, left-1
 	k.tasks[t] = true
 	c.byID[t.id] = t

@@ -53,11 +53,14 @@ type attemptLog struct {
 	attempt int // 0 if there was none
 }
 
+// logID returns the id under which the logs of a build are kept, unless it is a check.
+func logID(b *api.Build) string { return cmp.Or(b.Shares, b.ID) }
+
 // lastLog returns the log of a build's current or last attempt. Of a check it is that of the
 // first machine on which the build fails, or of the first of all.
 func lastLog(b *api.Build) attemptLog {
 	if b.Check == 0 {
-		return attemptLog{cmp.Or(b.Shares, b.ID), b.Attempt}
+		return attemptLog{logID(b), b.Attempt}
 	}
 	var last attemptLog
 	for i := range b.Results {
@@ -88,7 +91,7 @@ func (c *Coordinator) chosenLog(ctx context.Context, b *api.Build, q url.Values)
 	case attempt > int64(b.Attempt):
 		return chosen, badRequest("build %s has no attempt %d: the last one is %d", b.ID, attempt, b.Attempt)
 	case attempt > 0:
-		return attemptLog{cmp.Or(b.Shares, b.ID), int(attempt)}, nil
+		return attemptLog{logID(b), int(attempt)}, nil
 	case machine == "":
 		return chosen, nil
 	}
@@ -127,7 +130,7 @@ func (c *Coordinator) triedOn(ctx context.Context, b *api.Build, machine string)
 	events, err := c.ledger.BuildEvents(ctx, b.ID)
 	for i := range events {
 		if events[i].Machine == machine && events[i].Attempt > 0 {
-			found = attemptLog{cmp.Or(b.Shares, b.ID), events[i].Attempt}
+			found = attemptLog{logID(b), events[i].Attempt}
 		}
 	}
 	return found, err

@@ -104,6 +104,11 @@ func TestLogOfCheck(t *testing.T) {
 		t.Errorf("the log of a check whose measure failed: want %q", want)
 	}
 
+	// What was in vain since the machine failed has a log too.
+	vain := f.drv("vain", "log=on-@ machine=m2")
+	f.awaitState(f.request(api.Request{Derivation: vain, On: []string{"m1"}})[0], api.Succeeded)
+	f.awaitState(f.request(api.Request{Derivation: vain, Check: 2})[0], api.Succeeded)
+
 	holds := f.request(api.Request{Derivation: f.drv("three", "log=on-@ hold"), Check: 2})[0]
 	followed := make(chan string, 1)
 	go func() { followed <- logOf(t, client, holds, apiclient.LogQuery{Follow: true}) }()

@@ -165,7 +165,7 @@ func (c *Coordinator) reprioritise(t *task) {
 			continue
 		}
 		t.priority = priority
-		c.resort(t)
+		c.moveInQueue(t)
 		for in := range t.inputs.all() {
 			work = append(work, in)
 		}

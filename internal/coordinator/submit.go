@@ -317,7 +317,7 @@ func (c *Coordinator) joinLive(t *task, b *api.Build) {
 	c.save(r, false)
 	if t.node != nil && !t.expanding {
 		c.spread(t, nil)
-		c.resort(t)
+		c.moveInQueue(t)
 	}
 }
 

@@ -261,8 +261,8 @@ func (c *Coordinator) expand(t *task) {
 	}
 }
 
-// resort tells the queue how urgent a task is now, if it is there.
-func (c *Coordinator) resort(t *task) {
+// moveInQueue tells the queue how urgent a task is now, if it is there.
+func (c *Coordinator) moveInQueue(t *task) {
 	c.queue.Reprioritise(t.id, t.priority, t.rank, t.dependants.size())
 }
 
@@ -276,7 +276,7 @@ func (c *Coordinator) setInputs(t *task, inputs []*task) {
 		}
 		t.inputs.add(in)
 		in.dependants.add(t)
-		c.resort(in)
+		c.moveInQueue(in)
 		if !in.available {
 			t.waiting++
 		}
@@ -383,7 +383,7 @@ func (c *Coordinator) spread(t *task, later map[*task]bool) {
 				continue
 			}
 			in.rank, in.priority = rank, priority
-			c.resort(in)
+			c.moveInQueue(in)
 			if !later[in] {
 				work = append(work, in)
 			}

@@ -117,15 +117,7 @@ tries = 100
 // newChaosFarm is newFarm with settings, and with a small disk for the plain machine's store.
 func newChaosFarm(t *testing.T, settings string, machines ...string) *farm {
 	t.Helper()
-	acl, err := os.ReadFile("/etc/guix/acl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.WriteFile("/etc/guix/acl", acl, 0o644); err != nil {
-			t.Error(err)
-		}
-	})
+	restoreACL(t)
 	f := startFarmWith(t, settings, machines...)
 	f.on("plain", "runuser -u offload -- mkdir -p "+plainState+" && mount -t tmpfs -o size=512M,mode=755,uid=$(id -u offload) tmpfs "+plainState)
 	t.Cleanup(func() {

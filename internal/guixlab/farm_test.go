@@ -370,9 +370,8 @@ func filterOf(drv store.Path) apiclient.BuildFilter {
 	return apiclient.BuildFilter{Filter: api.Filter{Derivation: drv}}
 }
 
-// newFarmAuthorized is newFarm with machines whose own keys are authorized on the head, by
-// the command that a person uses for that.
-func newFarmAuthorized(t *testing.T, machines ...string) *farm {
+// restoreACL puts the head's ACL back when the test is over.
+func restoreACL(t *testing.T) {
 	t.Helper()
 	acl, err := os.ReadFile("/etc/guix/acl")
 	if err != nil {
@@ -383,6 +382,13 @@ func newFarmAuthorized(t *testing.T, machines ...string) *farm {
 			t.Error(err)
 		}
 	})
+}
+
+// newFarmAuthorized is newFarm with machines whose own keys are authorized on the head, by
+// the command that a person uses for that.
+func newFarmAuthorized(t *testing.T, machines ...string) *farm {
+	t.Helper()
+	restoreACL(t)
 	f := startFarm(t, machines...)
 	f.authorize("plain")
 	f.awaitUp(len(machines))

@@ -461,15 +461,7 @@ func TestKeyNotAuthorized(t *testing.T) {
 }
 
 func TestMachineNotTrusted(t *testing.T) {
-	acl, err := os.ReadFile("/etc/guix/acl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.WriteFile("/etc/guix/acl", acl, 0o644); err != nil {
-			t.Error(err)
-		}
-	})
+	restoreACL(t)
 	f := newFarm(t, entry("builder1"))
 	if err := os.WriteFile("/etc/guix/acl", []byte("(acl)\n"), 0o644); err != nil {
 		t.Fatal(err)
