@@ -2,7 +2,6 @@ package scheme
 
 import (
 	"fmt"
-	"math"
 	"math/big"
 )
 
@@ -43,14 +42,6 @@ func (c *call) text(i int) string {
 	return s.Text
 }
 
-func (c *call) symbol(i int) Symbol {
-	s, ok := c.args[i].(Symbol)
-	if !ok {
-		c.wrong(i, "a symbol")
-	}
-	return s
-}
-
 func (c *call) number(i int) Value {
 	switch c.args[i].(type) {
 	case *big.Rat, float64:
@@ -60,33 +51,13 @@ func (c *call) number(i int) Value {
 	return nil
 }
 
-// integer returns an exact whole number.
-func (c *call) integer(i int) *big.Int {
-	if f, ok := c.args[i].(float64); ok && f == math.Trunc(f) {
-		unsupported(c.at, c.name+" of an inexact number")
-	}
-	n, ok := c.args[i].(*big.Rat)
-	if !ok || !n.IsInt() {
-		c.wrong(i, "a whole number")
-	}
-	return n.Num()
-}
-
-// index returns a whole number from 0 to most.
-func (c *call) index(i, most int) int {
-	n := c.integer(i)
-	if n.Sign() < 0 || !n.IsInt64() || n.Int64() > int64(most) {
-		fail(c.at, "", "%s: %s is out of range; want a number from 0 to %d", c.name, kind(c.args[i]), most)
-	}
-	return int(n.Int64())
-}
-
 // count returns a number of things to make.
 func (c *call) count(i int) int {
-	n := c.integer(i)
-	if n.Sign() < 0 {
-		c.wrong(i, "a number that is not negative")
+	r, ok := c.args[i].(*big.Rat)
+	if !ok || !r.IsInt() || r.Sign() < 0 {
+		c.wrong(i, "a whole number that is not negative")
 	}
+	n := r.Num()
 	if !n.IsInt64() || n.Int64() > int64(c.in.limits.Bytes) {
 		overLimit(c.at, "%s of %s", c.name, kind(c.args[i]))
 	}
@@ -110,14 +81,6 @@ func (c *call) newTail(elems []Value, tail Value) Value {
 func (c *call) newString(text string) Value {
 	c.in.alloc(c.at, 48+len(text))
 	return &String{Text: text, At: -1}
-}
-
-// newSymbol makes a symbol.
-func (c *call) newSymbol(text string) Value {
-	if len(text) > maxSymbol {
-		overLimit(c.at, "a symbol of more than %d bytes", maxSymbol)
-	}
-	return Symbol(text)
 }
 
 // newNumber bounds the size of an exact number.
@@ -158,21 +121,9 @@ func (in *interp) equal(a, b Value, at int) bool {
 		}
 		a, b = x.Cdr, y.Cdr
 	}
-	switch x := a.(type) {
-	case *String:
+	if x, ok := a.(*String); ok {
 		y, ok := b.(*String)
 		return ok && x.Text == y.Text
-	case *Vector:
-		y, ok := b.(*Vector)
-		if !ok || len(x.Elems) != len(y.Elems) {
-			return false
-		}
-		for i := range x.Elems {
-			if !in.equal(x.Elems[i], y.Elems[i], at) {
-				return false
-			}
-		}
-		return true
 	}
 	return eqv(a, b)
 }

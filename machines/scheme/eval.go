@@ -1,6 +1,7 @@
 package scheme
 
 import (
+	"fmt"
 	"slices"
 )
 
@@ -191,8 +192,6 @@ func (in *interp) once(n *node, e *env) (*node, *env, Value) {
 		return nil, nil, n.atom
 	}
 	switch {
-	case n.vector:
-		return nil, nil, n.datum()
 	case n.tail != nil:
 		fail(n.at, "", "a form has no dot")
 	case len(n.list) == 0:
@@ -246,6 +245,9 @@ func (in *interp) apply(f Value, args []Value, at int) Value {
 }
 
 func (in *interp) callPrimitive(p *Procedure, args []Value, at int) Value {
+	if p.narrow && len(args) > p.most {
+		unsupported(at, fmt.Sprintf("%s with %d arguments", p.name, len(args)))
+	}
 	if len(args) < p.least || p.most >= 0 && len(args) > p.most {
 		fail(at, "", "%s takes %s, not %d", p.name, arity(p.least, p.most), len(args))
 	}
@@ -317,7 +319,7 @@ func (in *interp) definition(n *node, e *env) (name Symbol, value func(*env) Val
 		}
 		return name, func(e *env) Value { return in.eval(n.list[2], e) }, true
 	}
-	if target.atom != nil || target.vector || len(target.list) == 0 {
+	if target.atom != nil || len(target.list) == 0 {
 		fail(target.at, "(define NAME VALUE) or (define (NAME ARGUMENT …) BODY …)", "%s needs a name", form)
 	}
 	if name = target.list[0].symbol(); name == "" {

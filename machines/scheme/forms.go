@@ -12,7 +12,7 @@ var otherForms = []string{
 	"define-syntax", "define-syntax-rule", "let-syntax", "letrec-syntax", "syntax-rules", "syntax-case",
 	"define-record-type", "define-record-type*", "case-lambda", "let-values", "let*-values", "define-values", "receive",
 	"parameterize", "with-fluids", "delay", "catch", "guard", "with-exception-handler", "dynamic-wind", "include",
-	"load", "primitive-load", "eval", "gexp",
+	"load", "primitive-load", "eval", "gexp", "case", "letrec", "letrec*", "do", "set!", "cut",
 }
 
 func init() {
@@ -21,7 +21,6 @@ func init() {
 		"quasiquote":   (*interp).quasiquote,
 		"if":           (*interp).ifForm,
 		"cond":         (*interp).cond,
-		"case":         (*interp).caseForm,
 		"when":         (*interp).when,
 		"unless":       (*interp).when,
 		"and":          (*interp).and,
@@ -29,13 +28,8 @@ func init() {
 		"begin":        (*interp).begin,
 		"let":          (*interp).let,
 		"let*":         (*interp).letStar,
-		"letrec":       (*interp).letrec,
-		"letrec*":      (*interp).letrec,
 		"lambda":       (*interp).lambda,
 		"lambda*":      (*interp).lambda,
-		"do":           (*interp).do,
-		"set!":         (*interp).set,
-		"cut":          (*interp).cut,
 		"match":        (*interp).match,
 		"match-lambda": (*interp).matchLambda,
 		"@":            (*interp).module,
@@ -133,28 +127,6 @@ func (in *interp) sequence(forms []*node, e *env) (*node, *env, Value) {
 	return forms[last], e, nil
 }
 
-func (in *interp) caseForm(n *node, e *env) (*node, *env, Value) {
-	parts := n.parts(2, -1, "(case KEY ((DATUM …) VALUE …) … (else VALUE …))")
-	key := in.eval(parts[0], e)
-	for _, clause := range parts[1:] {
-		if !clause.isList() || len(clause.list) == 0 {
-			fail(clause.at, "write ((DATUM …) VALUE …) or (else VALUE …)", "this is no clause of case")
-		}
-		matches := clause.isForm("else")
-		for _, d := range clause.list[0].list {
-			matches = matches || eqv(key, d.datum())
-			in.step(d.at, 1)
-		}
-		if matches {
-			if len(clause.list) > 1 && clause.list[1].symbol() == "=>" {
-				unsupported(clause.at, "=> in case")
-			}
-			return in.sequence(clause.list[1:], e)
-		}
-	}
-	return nil, nil, Unspecified{}
-}
-
 func (in *interp) when(n *node, e *env) (*node, *env, Value) {
 	name := n.list[0].symbol()
 	parts := n.parts(1, -1, "("+string(name)+" CONDITION VALUE …)")
@@ -204,8 +176,8 @@ const letForm = "(let ((NAME VALUE) …) BODY …)"
 
 func (in *interp) let(n *node, e *env) (*node, *env, Value) {
 	parts := n.parts(2, -1, letForm)
-	if name := parts[0].symbol(); name != "" {
-		return in.namedLet(n, name, e)
+	if parts[0].symbol() != "" {
+		unsupported(n.at, "a let with a name")
 	}
 	if !parts[0].isList() {
 		fail(parts[0].at, "write "+letForm, "let needs a list of names and values")
@@ -224,25 +196,6 @@ func (in *interp) let(n *node, e *env) (*node, *env, Value) {
 	return in.body(parts[1:], inner, n.at)
 }
 
-func (in *interp) namedLet(n *node, name Symbol, e *env) (*node, *env, Value) {
-	parts := n.parts(3, -1, "(let NAME ((VARIABLE VALUE) …) BODY …)")
-	if !parts[1].isList() {
-		fail(parts[1].at, "write (let NAME ((VARIABLE VALUE) …) BODY …)", "let needs a list of names and values")
-	}
-	loop := in.scope(e, n.at)
-	formals := &node{at: parts[1].at, list: []*node{}}
-	var args []Value
-	for _, b := range parts[1].list {
-		_, value := binding(b)
-		formals.list = append(formals.list, b.list[0])
-		args = append(args, in.eval(value, e))
-	}
-	f := in.closure(n, formals, parts[2:], loop, false).(*Procedure)
-	f.name = string(name)
-	in.bind(loop, name, f, n.at)
-	return in.body(f.body, in.bindArguments(f, args, n.at), n.at)
-}
-
 func (in *interp) letStar(n *node, e *env) (*node, *env, Value) {
 	parts := n.parts(2, -1, "(let* ((NAME VALUE) …) BODY …)")
 	if !parts[0].isList() {
@@ -258,149 +211,45 @@ func (in *interp) letStar(n *node, e *env) (*node, *env, Value) {
 	return in.body(parts[1:], e, n.at)
 }
 
-func (in *interp) letrec(n *node, e *env) (*node, *env, Value) {
-	parts := n.parts(2, -1, "(letrec ((NAME VALUE) …) BODY …)")
-	if !parts[0].isList() {
-		fail(parts[0].at, "write (letrec ((NAME VALUE) …) BODY …)", "letrec needs a list of names and values")
-	}
-	inner := in.scope(e, n.at)
-	for _, b := range parts[0].list {
-		name, _ := binding(b)
-		in.bind(inner, name, undefined{}, b.at)
-	}
-	for _, b := range parts[0].list {
-		name, value := binding(b)
-		v := in.eval(value, inner)
-		named(v, name)
-		in.bind(inner, name, v, b.at)
-	}
-	return in.body(parts[1:], inner, n.at)
-}
-
 func (in *interp) lambda(n *node, e *env) (*node, *env, Value) {
 	parts := n.parts(2, -1, "(lambda (ARGUMENT …) BODY …)")
 	return nil, nil, in.closure(n, parts[0], parts[1:], e, n.list[0].symbol() == "lambda*")
 }
 
-// do is (do ((VARIABLE INIT STEP) …) (TEST VALUE …) BODY …).
-func (in *interp) do(n *node, e *env) (*node, *env, Value) {
-	const form = "(do ((VARIABLE INIT STEP) …) (TEST VALUE …) BODY …)"
-	parts := n.parts(2, -1, form)
-	if !parts[0].isList() || !parts[1].isList() || len(parts[1].list) == 0 {
-		fail(n.at, "write "+form, "do is not written so")
-	}
-	vars := parts[0].list
-	scope := in.scope(e, n.at)
-	for _, v := range vars {
-		if !v.isList() || len(v.list) < 2 || len(v.list) > 3 || v.list[0].symbol() == "" {
-			fail(v.at, "write (VARIABLE INIT STEP)", "this is no variable of do")
-		}
-		in.bind(scope, v.list[0].symbol(), in.eval(v.list[1], e), v.at)
-	}
-	for !truth(in.eval(parts[1].list[0], scope)) {
-		for _, b := range parts[2:] {
-			in.eval(b, scope)
-		}
-		next := in.scope(e, n.at)
-		for i, v := range vars {
-			value := scope.values[min(i, len(scope.values)-1)]
-			if len(v.list) == 3 {
-				value = in.eval(v.list[2], scope)
-			}
-			in.bind(next, v.list[0].symbol(), value, v.at)
-		}
-		scope = next
-	}
-	return in.sequence(parts[1].list[1:], scope)
-}
-
-func (in *interp) set(n *node, e *env) (*node, *env, Value) {
-	parts := n.parts(2, 2, "(set! NAME VALUE)")
-	name := parts[0].symbol()
-	if name == "" {
-		unsupported(n.at, "set! of something that is no variable")
-	}
-	v := in.eval(parts[1], e)
-	if place := in.find(name, e, n.at); place != nil {
-		*place = v
-		return nil, nil, Unspecified{}
-	}
-	in.variable(name, nil, parts[0].at)
-	in.globals[name] = v
-	return nil, nil, Unspecified{}
-}
-
-// cut is SRFI-26's: a call with some arguments left open as <>.
-func (in *interp) cut(n *node, e *env) (*node, *env, Value) {
-	parts := n.parts(1, -1, "(cut PROCEDURE ARGUMENT …)")
-	values := make([]Value, len(parts))
-	var open []int
-	rest := false
-	for i, p := range parts {
-		switch p.symbol() {
-		case "<>":
-			open = append(open, i)
-		case "<...>":
-			if i != len(parts)-1 {
-				fail(p.at, "", "<...> stands last in cut")
-			}
-			rest, values = true, values[:i]
-		default:
-			values[i] = in.eval(p, e)
-		}
-	}
-	most := len(open)
-	if rest {
-		most = -1
-	}
-	return nil, nil, &Procedure{name: "cut", least: len(open), most: most, primitive: func(c *call) Value {
-		in.alloc(c.at, 16*(len(values)+len(c.args)))
-		all := append([]Value(nil), values...)
-		for i, slot := range open {
-			all[slot] = c.args[i]
-		}
-		all = append(all, c.args[len(open):]...)
-		return in.apply(all[0], all[1:], c.at)
-	}}
-}
-
 func (in *interp) quasiquote(n *node, e *env) (*node, *env, Value) {
-	return nil, nil, in.quasi(n.parts(1, 1, "(quasiquote DATUM)")[0], e, 1)
+	return nil, nil, in.quasi(n.parts(1, 1, "(quasiquote DATUM)")[0], e)
 }
 
-// quasi returns a datum in which what is unquoted at depth 1 is evaluated.
-func (in *interp) quasi(n *node, e *env, depth int) Value {
+// quasi returns a datum in which what is unquoted is evaluated.
+func (in *interp) quasi(n *node, e *env) Value {
 	in.step(n.at, 1)
 	in.enter(n.at)
 	defer func() { in.depth-- }()
 	if n.atom != nil {
 		return n.atom
 	}
-	if !n.vector && n.tail == nil && len(n.list) == 2 {
+	if n.tail == nil && len(n.list) == 2 {
 		switch n.list[0].symbol() {
 		case "unquote":
-			if depth == 1 {
-				return in.eval(n.list[1], e)
-			}
-			return in.requote(n, e, depth-1)
+			return in.eval(n.list[1], e)
 		case "quasiquote":
-			return in.requote(n, e, depth+1)
+			unsupported(n.at, "a quasiquote in another one")
 		}
 	}
 	elems := n.list
 	var tail Value = Empty{}
 	if n.tail != nil {
-		tail = in.quasi(n.tail, e, depth)
+		tail = in.quasi(n.tail, e)
 	}
 	// `(a . ,b) was read as (a unquote b).
-	if i := len(elems) - 2; i > 0 && !n.vector && elems[i].symbol() == "unquote" && depth == 1 {
+	if i := len(elems) - 2; i > 0 && elems[i].symbol() == "unquote" {
 		tail = in.eval(elems[i+1], e)
 		elems = elems[:i]
 	}
 	var values []Value
 	for i, x := range elems {
-		if !x.isForm("unquote-splicing") || len(x.list) != 2 || depth != 1 {
-			values = append(values, in.quasi(x, e, depth))
+		if !x.isForm("unquote-splicing") || len(x.list) != 2 {
+			values = append(values, in.quasi(x, e))
 			continue
 		}
 		v := in.eval(x.list[1], e)
@@ -409,20 +258,12 @@ func (in *interp) quasi(n *node, e *env, depth int) Value {
 		case ok:
 			in.step(x.at, len(spliced))
 			values = append(values, spliced...)
-		case i == len(elems)-1 && tail == Value(Empty{}) && !n.vector:
+		case i == len(elems)-1 && tail == Value(Empty{}):
 			tail = v
 		default:
 			fail(x.list[1].at, "", "%s is no list that ,@ could put in", kind(v))
 		}
 	}
 	in.alloc(n.at, pairSize*len(values))
-	if n.vector {
-		return &Vector{values}
-	}
 	return list(values, tail)
-}
-
-// requote returns a quotation within a quotation.
-func (in *interp) requote(n *node, e *env, depth int) Value {
-	return list([]Value{n.list[0].atom, in.quasi(n.list[1], e, depth)}, Empty{})
 }

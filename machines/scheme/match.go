@@ -1,7 +1,7 @@
 package scheme
 
 // match is (match VALUE (PATTERN BODY …) …) of (ice-9 match), with patterns that are
-// names, _, constants, quoted data, lists, and lists with a tail or a last "...".
+// names, _, constants, quoted data, and lists, with a tail or without.
 func (in *interp) match(n *node, e *env) (*node, *env, Value) {
 	parts := n.parts(2, -1, "(match VALUE (PATTERN BODY …) …)")
 	return in.matchClauses(parts[1:], in.eval(parts[0], e), e, n.at)
@@ -53,8 +53,6 @@ func (in *interp) matches(p *node, v Value, e *env) bool {
 		return true
 	case p.atom != nil:
 		return in.equal(p.atom, v, p.at)
-	case p.vector:
-		unsupported(p.at, "a vector in a pattern of match")
 	}
 	if len(p.list) > 0 {
 		switch head := p.list[0].symbol(); head {
@@ -68,11 +66,7 @@ func (in *interp) matches(p *node, v Value, e *env) bool {
 }
 
 func (in *interp) matchesList(p *node, v Value, e *env) bool {
-	elems := p.list
-	if k := len(elems); k >= 2 && elems[k-1].symbol() == "..." && p.tail == nil {
-		return in.matchesRest(elems[:k-2], elems[k-2], v, e)
-	}
-	for _, x := range elems {
+	for _, x := range p.list {
 		pair, ok := v.(*Pair)
 		if !ok || !in.matches(x, pair.Car, e) {
 			return false
@@ -83,56 +77,4 @@ func (in *interp) matchesList(p *node, v Value, e *env) bool {
 		return in.matches(p.tail, v, e)
 	}
 	return v == Value(Empty{})
-}
-
-// matchesRest matches (FIRST … EACH ...).
-func (in *interp) matchesRest(front []*node, each *node, v Value, e *env) bool {
-	for _, x := range front {
-		pair, ok := v.(*Pair)
-		if !ok || !in.matches(x, pair.Car, e) {
-			return false
-		}
-		v = pair.Cdr
-	}
-	values, ok := List(v)
-	if !ok {
-		return false
-	}
-	var names []Symbol
-	collect(each, &names)
-	found := make([][]Value, len(names))
-	for _, value := range values {
-		one := in.scope(nil, each.at)
-		if !in.matches(each, value, one) {
-			return false
-		}
-		for i, name := range names {
-			place := in.find(name, one, each.at)
-			if place == nil {
-				return false
-			}
-			found[i] = append(found[i], *place)
-		}
-	}
-	for i, name := range names {
-		in.alloc(each.at, pairSize*len(found[i]))
-		in.bind(e, name, list(found[i], Empty{}), each.at)
-	}
-	return true
-}
-
-// collect appends the names that a pattern binds.
-func collect(p *node, names *[]Symbol) {
-	if name := p.symbol(); name != "" && name != "_" {
-		*names = append(*names, name)
-	}
-	if p.isForm("quote") {
-		return
-	}
-	for _, x := range p.list {
-		collect(x, names)
-	}
-	if p.tail != nil {
-		collect(p.tail, names)
-	}
 }

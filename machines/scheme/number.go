@@ -12,59 +12,17 @@ const maxBits = 4096
 
 func exact(n int64) *big.Rat { return big.NewRat(n, 1) }
 
-// parseNumber reads a real number as Guile writes it: "2", "-3/4", "2.", ".5",
-// "1e3", "#x16", "#e1.5", "+inf.0". isComplex reports a complex number, for which v is
-// nil, as it is for what is no number at all.
-func parseNumber(text string, radix int) (v Value, isComplex bool) {
-	exactness := byte(0)
-	for len(text) >= 2 && text[0] == '#' {
-		switch c := text[1] | 0x20; c {
-		case 'x':
-			radix = 16
-		case 'd':
-			radix = 10
-		case 'o':
-			radix = 8
-		case 'b':
-			radix = 2
-		case 'e', 'i':
-			exactness = c
-		default:
-			return nil, false
-		}
+// parseNumber reads a real number as Guile writes it: "2", "-3/4", "2.", ".5", "1e3",
+// "#x16". It returns nil for what is none.
+func parseNumber(text string) Value {
+	radix := 10
+	if len(text) > 2 && text[0] == '#' {
+		radix = map[byte]int{'x': 16, 'd': 10, 'o': 8, 'b': 2}[text[1]|0x20]
 		text = text[2:]
 	}
-	v = parseReal(text, radix)
-	if v == nil {
-		return nil, complexNumber(text, radix)
-	}
-	switch x := v.(type) {
-	case float64:
-		if exactness == 'e' {
-			if v = parseDecimalExactly(text); v == nil {
-				return nil, false
-			}
-		}
-	case *big.Rat:
-		if exactness == 'i' {
-			v, _ = x.Float64()
-		}
-	}
-	return v, false
-}
-
-func parseReal(text string, radix int) Value {
 	sign, digits := "", text
 	if text != "" && (text[0] == '+' || text[0] == '-') {
 		sign, digits = text[:1], text[1:]
-	}
-	if sign != "" {
-		switch strings.ToLower(digits) {
-		case "inf.0":
-			return math.Inf(map[string]int{"+": 1, "-": -1}[sign])
-		case "nan.0":
-			return math.NaN()
-		}
 	}
 	numerator, denominator, isFraction := strings.Cut(digits, "/")
 	if n := parseNatural(numerator, radix); n != nil {
@@ -81,14 +39,13 @@ func parseReal(text string, radix int) Value {
 		}
 		return r
 	}
-	if isFraction || radix != 10 || strings.Trim(digits, "0123456789") == "" {
+	if isFraction || radix != 10 || strings.Trim(digits, "0123456789.eE+-") != "" || !strings.ContainsAny(digits, "0123456789") {
 		return nil
 	}
-	decimal, ok := decimalSyntax(digits)
-	if !ok {
-		return nil
+	if strings.Trim(digits, "0123456789") == "" {
+		return nil // it is too long to be exact
 	}
-	f, err := strconv.ParseFloat(sign+decimal, 64)
+	f, err := strconv.ParseFloat(text, 64)
 	if err != nil { // too big, which Guile refuses too
 		return nil
 	}
@@ -96,7 +53,7 @@ func parseReal(text string, radix int) Value {
 }
 
 func parseNatural(digits string, radix int) *big.Int {
-	if digits == "" || len(digits) > maxBits || strings.ContainsAny(digits, "+-_") {
+	if digits == "" || len(digits) > maxBits || radix == 0 || strings.ContainsAny(digits, "+-_") {
 		return nil
 	}
 	n, ok := new(big.Int).SetString(digits, radix)
@@ -106,76 +63,11 @@ func parseNatural(digits string, radix int) *big.Int {
 	return n
 }
 
-// decimalSyntax checks "12.5e3" with any of the exponents' letters, and returns it with
-// an e.
-func decimalSyntax(text string) (string, bool) {
-	mantissa, exponent := text, ""
-	if i := strings.IndexAny(text, "eEsSfFdDlL"); i >= 0 {
-		mantissa, exponent = text[:i], text[i+1:]
-		unsigned := strings.TrimLeft(exponent, "+-")
-		if len(exponent)-len(unsigned) > 1 || unsigned == "" || strings.Trim(unsigned, "0123456789") != "" {
-			return "", false
-		}
-		exponent = "e" + exponent
-	}
-	digits := strings.Replace(mantissa, ".", "", 1)
-	if digits == "" || strings.Trim(digits, "0123456789") != "" {
-		return "", false
-	}
-	return mantissa + exponent, true
-}
-
-// parseDecimalExactly reads the digits after #e. A huge exponent has no exact value
-// here.
-func parseDecimalExactly(text string) Value {
-	sign, digits := "", text
-	if text[0] == '+' || text[0] == '-' {
-		sign, digits = text[:1], text[1:]
-	}
-	decimal, ok := decimalSyntax(digits)
-	if !ok {
-		return nil
-	}
-	if _, exponent, ok := strings.Cut(decimal, "e"); ok {
-		if n, err := strconv.Atoi(exponent); err != nil || n > 1000 || n < -1000 {
-			return nil
-		}
-	}
-	r, ok := new(big.Rat).SetString(sign + decimal)
-	if !ok || len(decimal) > maxBits {
-		return nil
-	}
-	return r
-}
-
-// complexNumber reports whether the text is a complex number, such as "1+2i" or "+i".
-func complexNumber(text string, radix int) bool {
-	if re, angle, ok := strings.Cut(text, "@"); ok {
-		return parseReal(re, radix) != nil && parseReal(angle, radix) != nil
-	}
-	rest, ok := strings.CutSuffix(text, "i")
-	if !ok || rest == "" {
-		return false
-	}
-	at := strings.LastIndexAny(rest, "+-")
-	if at > 0 && radix == 10 && (rest[at-1]|0x20) == 'e' {
-		at = strings.LastIndexAny(rest[:at-1], "+-")
-	}
-	if at < 0 {
-		return false
-	}
-	re, im := rest[:at], rest[at:]
-	return (re == "" || parseReal(re, radix) != nil) && (len(im) == 1 || parseReal(im, radix) != nil)
-}
-
 // numberText writes a number as Guile's number->string does.
-func numberText(v Value, radix int) string {
+func numberText(v Value) string {
 	switch x := v.(type) {
 	case *big.Rat:
-		if x.IsInt() {
-			return x.Num().Text(radix)
-		}
-		return x.Num().Text(radix) + "/" + x.Denom().Text(radix)
+		return x.RatString()
 	case float64:
 		return floatText(x)
 	}
@@ -186,21 +78,14 @@ func floatText(f float64) string {
 	switch {
 	case math.IsNaN(f):
 		return "+nan.0"
-	case math.IsInf(f, 1):
-		return "+inf.0"
-	case math.IsInf(f, -1):
-		return "-inf.0"
+	case math.IsInf(f, 0):
+		return map[bool]string{true: "+inf.0", false: "-inf.0"}[f > 0]
 	case f != 0 && (math.Abs(f) >= 1e21 || math.Abs(f) < 1e-3):
-		text := strconv.FormatFloat(f, 'e', -1, 64)
-		mantissa, exponent, _ := strings.Cut(text, "e")
-		sign := ""
-		if exponent[0] == '-' {
-			sign = "-"
-		}
+		mantissa, exponent, _ := strings.Cut(strconv.FormatFloat(f, 'e', -1, 64), "e")
 		if !strings.Contains(mantissa, ".") {
 			mantissa += ".0"
 		}
-		return mantissa + "e" + sign + strings.TrimLeft(exponent, "+-0")
+		return mantissa + "e" + strings.TrimPrefix(exponent[:1], "+") + strings.TrimLeft(exponent, "+-0")
 	}
 	text := strconv.FormatFloat(f, 'f', -1, 64)
 	if !strings.Contains(text, ".") {
@@ -219,4 +104,86 @@ func Float(v Value) (f float64, ok bool) {
 		return x, true
 	}
 	return 0, false
+}
+
+// combine computes exactly if both numbers are exact.
+func (c *call) combine(a, b Value, exactly func(z, x, y *big.Rat) *big.Rat, roughly func(x, y float64) float64) Value {
+	x, ok := a.(*big.Rat)
+	y, both := b.(*big.Rat)
+	if ok && both {
+		return c.newNumber(exactly(new(big.Rat), x, y))
+	}
+	f, _ := Float(a)
+	g, _ := Float(b)
+	return roughly(f, g)
+}
+
+func (c *call) add(a, b Value) Value {
+	return c.combine(a, b, (*big.Rat).Add, func(x, y float64) float64 { return x + y })
+}
+
+func (c *call) multiply(a, b Value) Value {
+	return c.combine(a, b, (*big.Rat).Mul, func(x, y float64) float64 { return x * y })
+}
+
+func (c *call) subtract(a, b Value) Value {
+	return c.combine(a, b, (*big.Rat).Sub, func(x, y float64) float64 { return x - y })
+}
+
+func (c *call) divide(a, b Value) Value {
+	if d, ok := b.(*big.Rat); ok && d.Sign() == 0 {
+		fail(c.at, "", "%s: division by zero", c.name)
+	}
+	return c.combine(a, b, (*big.Rat).Quo, func(x, y float64) float64 { return x / y })
+}
+
+func defineNumbers() {
+	// fold computes from left to right, from start on where it takes no or one number.
+	fold := func(name string, least int, start int64, f func(c *call, a, b Value) Value) {
+		primitive(name, least, -1, func(c *call) Value {
+			var v Value = exact(start)
+			from := 0
+			if len(c.args) > 1 {
+				v, from = c.number(0), 1
+			}
+			for i := from; i < len(c.args); i++ {
+				v = f(c, v, c.number(i))
+			}
+			return v
+		})
+	}
+	fold("+", 0, 0, (*call).add)
+	fold("*", 0, 1, (*call).multiply)
+	fold("-", 1, 0, (*call).subtract)
+	fold("/", 1, 1, (*call).divide)
+	primitive("1+", 1, 1, func(c *call) Value { return c.add(c.number(0), exact(1)) })
+	primitive("1-", 1, 1, func(c *call) Value { return c.subtract(c.number(0), exact(1)) })
+
+	for name, holds := range map[string]func(x, y float64) bool{
+		"=": func(x, y float64) bool { return x == y },
+		"<": func(x, y float64) bool { return x < y },
+		">": func(x, y float64) bool { return x > y },
+	} {
+		narrow(name, 2, 2, func(c *call) Value {
+			x, _ := Float(c.number(0))
+			y, _ := Float(c.number(1))
+			return holds(x, y)
+		})
+	}
+	primitive("number?", 1, 1, func(c *call) Value { _, ok := Float(c.args[0]); return ok })
+	narrow("number->string", 1, 1, func(c *call) Value { return c.newString(numberText(c.number(0))) })
+	primitive("iota", 1, 3, func(c *call) Value {
+		elems := make([]Value, c.count(0))
+		var start, step Value = exact(0), exact(1)
+		if c.has(1) {
+			start = c.number(1)
+		}
+		if c.has(2) {
+			step = c.number(2)
+		}
+		for i := range elems {
+			elems[i] = c.add(start, c.multiply(exact(int64(i)), step))
+		}
+		return list(elems, Empty{})
+	})
 }

@@ -27,7 +27,7 @@ func parseParams(n *node, star bool) *params {
 		p.rest = name
 		return p
 	}
-	if n.atom != nil || n.vector {
+	if n.atom != nil {
 		fail(n.at, "", "want a list of parameters, not %s", kind(n.atom))
 	}
 	const (

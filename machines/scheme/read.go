@@ -3,17 +3,15 @@ package scheme
 import (
 	"fmt"
 	"strings"
-	"unicode"
 	"unicode/utf8"
 )
 
-// node is a piece of the program's text: an atom, a list or a vector.
+// node is a piece of the program's text: an atom or a list.
 type node struct {
-	at     int   // byte offset
-	atom   Value // nil for a list or a vector
-	list   []*node
-	tail   *node // what stands after a dot
-	vector bool
+	at   int   // byte offset
+	atom Value // nil for a list
+	list []*node
+	tail *node // what stands after a dot
 }
 
 // datum returns what (quote N) evaluates to.
@@ -24,9 +22,6 @@ func (n *node) datum() Value {
 	elems := make([]Value, len(n.list))
 	for i, e := range n.list {
 		elems[i] = e.datum()
-	}
-	if n.vector {
-		return &Vector{elems}
 	}
 	var tail Value = Empty{}
 	if n.tail != nil {
@@ -42,7 +37,7 @@ func (n *node) symbol() Symbol {
 }
 
 // isList reports whether the node is a proper list.
-func (n *node) isList() bool { return n.atom == nil && !n.vector && n.tail == nil }
+func (n *node) isList() bool { return n.atom == nil && n.tail == nil }
 
 // isForm reports whether the node is a list that starts with a name.
 func (n *node) isForm(name Symbol) bool {
@@ -268,13 +263,13 @@ func (r *reader) dotted(n *node, end byte) {
 	if r.peek() != end {
 		fail(r.pos, "", "more than one value stands after the dot")
 	}
-	switch {
-	case tail.atom == nil && !tail.vector: // (a . (b c)) is (a b c)
-		n.list = append(n.list, tail.list...)
-		n.tail = tail.tail
-	default:
+	if tail.atom != nil {
 		n.tail = tail
+		return
 	}
+	// (a . (b c)) is (a b c).
+	n.list = append(n.list, tail.list...)
+	n.tail = tail.tail
 }
 
 func (r *reader) prefixed(n *node, prefix string, name Symbol) {
@@ -310,11 +305,7 @@ func (r *reader) word() Value {
 	start := r.pos
 	token := r.take()
 	if strings.IndexByte("0123456789+-.", token[0]) >= 0 {
-		number, isComplex := parseNumber(token, 10)
-		if isComplex {
-			unsupported(start, "the complex number "+token)
-		}
-		if number != nil {
+		if number := parseNumber(token); number != nil {
 			return number
 		}
 		if strings.Trim(token, "0123456789") == "" {
@@ -328,17 +319,6 @@ func (r *reader) word() Value {
 func (r *reader) sharp(n *node) {
 	start := r.pos
 	switch {
-	case r.has(`#\`):
-		n.atom = r.char()
-		return
-	case r.has("#("):
-		r.pos++
-		r.list(n, ')')
-		if n.tail != nil {
-			fail(start, "", "a vector has no dot")
-		}
-		n.vector = true
-		return
 	case r.has("#:"):
 		r.pos += 2
 		name := r.token()
@@ -348,9 +328,6 @@ func (r *reader) sharp(n *node) {
 		r.pos += len(name)
 		n.atom = Keyword(name)
 		return
-	case r.has("#{"):
-		n.atom = r.extendedSymbol()
-		return
 	}
 	token := r.take()
 	switch strings.ToLower(token) {
@@ -359,17 +336,9 @@ func (r *reader) sharp(n *node) {
 	case "#f", "#false":
 		n.atom = false
 	default:
-		if len(token) > 1 && strings.IndexByte("xdobeiXDOBEI", token[1]) >= 0 {
-			number, isComplex := parseNumber(token, 10)
-			if number == nil && !isComplex {
-				fail(start, "", "%s is no number", cutText(token))
-			}
-			if number != nil {
-				n.atom = number
-				return
-			}
+		if n.atom = parseNumber(token); n.atom == nil {
+			unsupported(start, "the syntax "+cutText(token))
 		}
-		unsupported(start, "the syntax "+cutText(token))
 	}
 }
 
@@ -380,20 +349,6 @@ func cutText(text string) string {
 		return text
 	}
 	return strings.ToValidUTF8(text[:longest], "") + "…"
-}
-
-func (r *reader) extendedSymbol() Value {
-	start := r.pos
-	i := strings.Index(r.text[start:], "}#")
-	if i < 0 {
-		fail(start, "it ends with }#", "a symbol that starts with #{ does not end")
-	}
-	name := r.text[start+2 : start+i]
-	if strings.Contains(name, `\`) {
-		unsupported(start, `a symbol with \ in #{…}#`)
-	}
-	r.pos = start + i + 2
-	return Symbol(name)
 }
 
 // string reads a string; it starts at pos.
@@ -462,100 +417,4 @@ func lower(c byte) byte {
 		return c | 0x20
 	}
 	return c
-}
-
-// charNames are Guile's names of characters; of several for the same one, the first is
-// written.
-var charNames = []struct {
-	name string
-	char Char
-}{
-	{"space", ' '},
-	{"newline", '\n'},
-	{"nul", 0},
-	{"alarm", 7},
-	{"backspace", 8},
-	{"tab", 9},
-	{"linefeed", 10},
-	{"vtab", 11},
-	{"page", 12},
-	{"return", 13},
-	{"esc", 27},
-	{"delete", 127},
-	{"escape", 27},
-	{"soh", 1},
-	{"stx", 2},
-	{"etx", 3},
-	{"eot", 4},
-	{"enq", 5},
-	{"ack", 6},
-	{"bel", 7},
-	{"bs", 8},
-	{"ht", 9},
-	{"lf", 10},
-	{"vt", 11},
-	{"ff", 12},
-	{"cr", 13},
-	{"so", 14},
-	{"si", 15},
-	{"dle", 16},
-	{"dc1", 17},
-	{"dc2", 18},
-	{"dc3", 19},
-	{"dc4", 20},
-	{"nak", 21},
-	{"syn", 22},
-	{"etb", 23},
-	{"can", 24},
-	{"em", 25},
-	{"sub", 26},
-	{"fs", 28},
-	{"gs", 29},
-	{"rs", 30},
-	{"us", 31},
-	{"sp", 32},
-	{"del", 127},
-	{"null", 0},
-	{"nl", 10},
-	{"np", 12},
-}
-
-func charName(c Char) string {
-	for _, n := range charNames {
-		if n.char == c {
-			return n.name
-		}
-	}
-	return ""
-}
-
-func (r *reader) char() Value {
-	start := r.pos
-	r.pos += 2
-	if r.pos >= len(r.text) {
-		fail(start, "", `nothing stands after #\`)
-	}
-	first, size := utf8.DecodeRuneInString(r.text[r.pos:])
-	token := r.token()
-	if token == "" { // the character is itself a delimiter
-		token = r.text[r.pos : r.pos+size]
-	}
-	r.pos += len(token)
-	if len(token) == size {
-		return Char(first)
-	}
-	for _, n := range charNames {
-		if strings.EqualFold(n.name, token) {
-			return n.char
-		}
-	}
-	digits, radix := token, 8
-	if first == 'x' {
-		digits, radix = token[1:], 16
-	}
-	if n := parseNatural(digits, radix); n != nil && n.IsInt64() && n.Int64() <= unicode.MaxRune && utf8.ValidRune(rune(n.Int64())) { // #nosec G115 -- bounded
-		return Char(n.Int64()) // #nosec G115 -- bounded
-	}
-	fail(start, "", "there is no character with the name %q", cutText(token))
-	return nil
 }

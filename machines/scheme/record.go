@@ -166,7 +166,7 @@ func (in *interp) salvage(n *node, all []*Record, most int) []*Record {
 	if len(all) >= most {
 		return all
 	}
-	if len(n.list) > 0 && !n.vector {
+	if len(n.list) > 0 {
 		if t := in.records[n.list[0].symbol()]; t != nil {
 			return append(all, in.salvageRecord(t, n))
 		}

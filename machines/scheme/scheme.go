@@ -9,13 +9,12 @@
 // an [*Unsupported], on which a caller may turn to the real thing; what Guile refuses
 // as well in an [*Error].
 //
-// What is there: quote and quasiquote, define, define*, lambda, lambda*, let in all its
-// kinds, if, cond, case, when, unless, and, or, begin, do, set!, match and
-// match-lambda with patterns of lists and constants, cut; exact and inexact real
-// numbers; the procedures over lists, strings, characters and numbers that such files
-// use, those of SRFI-1 among them; format. use-modules and define-module are read
-// and have no effect: all names are always there. What is not: macros, input and
-// output, mutable data, continuations, multiple values, complex numbers.
+// What is there is what such files are made of: quote and quasiquote, define, define*,
+// lambda, lambda*, let, let*, if, cond, when, unless, and, or, begin, match and
+// match-lambda with patterns of lists and constants; numbers, strings, symbols, keywords
+// and lists, with the procedures over them that are in this package's tables; format.
+// use-modules and define-module are read and have no effect: all names are always there.
+// For the rest, from loops and characters to macros, there is Guile.
 //
 // Compared with: Guile 3.0.11, module/ice-9/read.scm for the syntax, and Guix 1.5.0,
 // guix/records.scm for records.

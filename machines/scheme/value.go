@@ -3,12 +3,10 @@ package scheme
 import (
 	"math/big"
 	"strings"
-	"unicode"
 )
 
 // Value is what a program computes with: a bool, a *big.Rat (an exact number), a
-// float64, a *String, [Symbol], [Keyword], [Char], *[Pair], [Empty], *[Vector],
-// *[Procedure], *[Record] or [Unspecified]. Values are not changed once made.
+// float64, a *String, [Symbol], [Keyword], *[Pair], [Empty], *[Procedure], *[Record] or [Unspecified]. Values are not changed once made.
 type Value any
 
 // String is a string.
@@ -25,17 +23,11 @@ type Symbol string
 // Keyword is "#:name", without the "#:".
 type Keyword string
 
-// Char is a character.
-type Char rune
-
 // Pair is a cell of a list.
 type Pair struct{ Car, Cdr Value }
 
 // Empty is the empty list.
 type Empty struct{}
-
-// Vector is "#(…)".
-type Vector struct{ Elems []Value }
 
 // Unspecified is the value of what has none, such as a definition.
 type Unspecified struct{}
@@ -45,7 +37,8 @@ type Procedure struct {
 	name string
 	// Either a primitive…
 	primitive   func(c *call) Value
-	least, most int // arguments; most < 0 is no limit
+	least, most int  // arguments; most < 0 is no limit
+	narrow      bool // Guile's takes more arguments than most
 	// …or a closure.
 	params *params
 	body   []*node
@@ -121,22 +114,17 @@ func (p *printer) value(v Value, depth int) {
 	case bool:
 		p.put(map[bool]string{true: "#t", false: "#f"}[v])
 	case *big.Rat, float64:
-		p.put(numberText(v, 10))
+		p.put(numberText(v))
 	case *String:
 		p.string(v.Text)
 	case Symbol:
 		p.symbol(string(v))
 	case Keyword:
 		p.put("#:" + string(v))
-	case Char:
-		p.char(v)
 	case Empty:
 		p.put("()")
 	case *Pair:
 		p.pair(v, depth)
-	case *Vector:
-		p.put("#")
-		p.value(list(v.Elems, Empty{}), depth+1)
 	case *Procedure:
 		p.put("#<procedure " + v.name + ">")
 	case *Record:
@@ -185,19 +173,6 @@ func (p *printer) string(text string) {
 
 var stringEscaper = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`, "\t", `\t`, "\r", `\r`, "\a", `\a`,
 	"\b", `\b`, "\v", `\v`, "\f", `\f`, "\x00", `\x00`)
-
-func (p *printer) char(c Char) {
-	switch name := charName(c); {
-	case !p.quote:
-		p.put(string(rune(c)))
-	case name != "":
-		p.put(`#\` + name)
-	case unicode.IsPrint(rune(c)):
-		p.put(`#\` + string(rune(c)))
-	default:
-		p.put(`#\x` + numberText(big.NewRat(int64(c), 1), 16))
-	}
-}
 
 // kind says what a value is, for messages: "the number 3", "a procedure".
 func kind(v Value) string {
