@@ -189,18 +189,19 @@ func checkTags(change *api.TagChange) error {
 	return nil
 }
 
-// maxNote bounds an operator's reason, in bytes.
-const maxNote = 1 << 10
+func checkReason(reason string) error {
+	if err := api.CheckText("the reason", reason, api.MaxNote); err != nil {
+		return badRequest("%s", err)
+	}
+	return nil
+}
 
 func readNote(r *http.Request) (string, error) {
 	var note api.OperatorNote
 	if err := readJSON(r, &note); err != nil {
 		return "", err
 	}
-	if len(note.Reason) > maxNote {
-		return "", badRequest("the reason has %d bytes, at most %d are taken", len(note.Reason), maxNote)
-	}
-	return note.Reason, nil
+	return note.Reason, checkReason(note.Reason)
 }
 
 // durable has the loop call f, and returns when what f changed is in the ledger.

@@ -61,7 +61,7 @@ func TestDrainAndResume(t *testing.T) {
 	if _, err := client.Drain(t.Context(), "m9", ""); err == nil || err.Error() != `no machine is named "m9"` {
 		t.Errorf("got %v", err)
 	}
-	if _, err := client.Drain(t.Context(), "m1", strings.Repeat("x", maxNote+1)); err == nil || !strings.Contains(err.Error(), "at most 1024") {
+	if _, err := client.Drain(t.Context(), "m1", strings.Repeat("x", api.MaxNote+1)); err == nil || !strings.Contains(err.Error(), "at most 1024") {
 		t.Errorf("got %v", err)
 	}
 	f.idle()

@@ -33,7 +33,7 @@ func readSelection(r *http.Request) (*api.Selection, error) {
 			return nil, badRequest("%s", err)
 		}
 	}
-	return s, nil
+	return s, checkReason(s.Reason)
 }
 
 // selected returns the builds of a selection. A filter selects, of the given states alone,

@@ -1,0 +1,24 @@
+package api
+
+import (
+	"fmt"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// CheckText says what is wrong with a text of one line: more than most bytes, bytes that are
+// not UTF-8, or control characters, which would be commands to a terminal or the end of a
+// line in a file. The name of what it is begins the error.
+func CheckText(what, text string, most int) error {
+	switch {
+	case len(text) > most:
+		return fmt.Errorf("%s has %d bytes, at most %d are taken", what, len(text), most)
+	case !utf8.ValidString(text):
+		return fmt.Errorf("%s %.40q is not UTF-8", what, text)
+	}
+	if at := strings.IndexFunc(text, unicode.IsControl); at >= 0 {
+		return fmt.Errorf("%s %.40q has a control character; want one line of plain text", what, text[at:])
+	}
+	return nil
+}
