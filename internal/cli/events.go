@@ -104,7 +104,7 @@ func metricsCommand() *command {
 	return &command{
 		name:  "metrics",
 		short: "print the coordinator's figures for Prometheus",
-		long:  `Prints what GET /v1/metrics on the coordinator's socket answers, in Prometheus's text format: builds by state, queues, machines, transfers, times. docs/farm.md says how a Prometheus server gets at it.`,
+		long:  `Prints what GET /v1/metrics on the coordinator's socket answers, in Prometheus's text format: builds by state, queues, machines, transfers, times. docs/metrics.md has the names, and how a Prometheus server gets at them.`,
 		exits: []int{exitNoAnswer},
 		examples: []example{
 			{"lighter metrics", "all figures"},

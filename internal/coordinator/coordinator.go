@@ -37,6 +37,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"lighter/hooks"
 	"lighter/internal/api"
 	"lighter/internal/ledger"
@@ -222,6 +224,7 @@ type Coordinator struct {
 	kept    *keptItems
 	moving  *transfers
 	started time.Time
+	process *prometheus.Registry // figures of this process, for the metrics
 
 	mail       *mailbox[func()]
 	skipping   sync.Mutex // held by submissions that depend on what was submitted
@@ -286,7 +289,7 @@ type Coordinator struct {
 func New(cfg Config) (*Coordinator, error) {
 	c := &Coordinator{
 		cfg: cfg, limits: cfg.Limits.withDefaults(), log: cfg.Logger, ledger: cfg.Ledger,
-		head: newHead(cfg.Store), kept: newKeptItems(), moving: newTransfers(), started: time.Now(),
+		head: newHead(cfg.Store), kept: newKeptItems(), moving: newTransfers(), started: time.Now(), process: processMetrics(),
 		mail: newMailbox[func()](), pruning: newPruning(), recovered: make(chan struct{}), stopped: make(chan struct{}), fatal: make(chan error, 1),
 		room: newGate(), counts: newCounters(),
 		byName: make(map[string]*machine), items: newItemNumbers(maxItems),

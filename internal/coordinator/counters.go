@@ -6,6 +6,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"lighter/internal/api"
 	"lighter/internal/ledger"
 	"lighter/scheduler"
@@ -28,8 +30,8 @@ type counters struct {
 	finals     map[api.State]uint64   // builds that became final, by state
 	failed     map[api.Culprit]uint64 // attempts
 	placements uint64
-	latency    histogram   // from queued to placed
-	failures   []api.Build // that failed last, the newest first
+	latency    prometheus.Histogram // from when it could be placed to when it was
+	failures   []api.Build          // that failed last, the newest first
 }
 
 // liveCounts are the builds of a system that are not final.
@@ -44,7 +46,7 @@ type countedAs struct {
 func newCounters() counters {
 	return counters{
 		live: make(map[string]*liveCounts), ended: make(map[string]*hour),
-		finals: make(map[api.State]uint64), failed: make(map[api.Culprit]uint64), latency: newHistogram(),
+		finals: make(map[api.State]uint64), failed: make(map[api.Culprit]uint64), latency: newLatency(),
 	}
 }
 
@@ -142,7 +144,7 @@ func stopped(b *api.Build) time.Time {
 // placed counts a build that was placed so long after it could be.
 func (n *counters) placed(waited time.Duration) {
 	n.placements++
-	n.latency.observe(waited.Seconds())
+	n.latency.Observe(waited.Seconds())
 }
 
 func (n *counters) attemptFailed(by api.Culprit) { n.failed[by]++ }
@@ -252,26 +254,4 @@ func (c *Coordinator) timeFor(system string, w *work) time.Duration {
 		return 0
 	}
 	return time.Duration(max(float64(w.all)/speed, float64(w.path)/fastest))
-}
-
-// histogram counts observations by size, as Prometheus has it.
-type histogram struct {
-	bounds []float64 // upper ones, growing
-	counts []uint64  // one more than bounds
-	sum    float64
-}
-
-func newHistogram() histogram {
-	bounds := []float64{0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 60, 300, 1800, 7200}
-	return histogram{bounds: bounds, counts: make([]uint64, len(bounds)+1)}
-}
-
-func (h *histogram) observe(v float64) {
-	i, _ := slices.BinarySearch(h.bounds, v)
-	h.counts[i]++
-	h.sum += v
-}
-
-func (h *histogram) clone() histogram {
-	return histogram{h.bounds, slices.Clone(h.counts), h.sum}
 }
