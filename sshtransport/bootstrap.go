@@ -201,7 +201,7 @@ func agentOf(line, program string) (agent, error) {
 	if err != nil {
 		return agent{}, fmt.Errorf("%s start: %w", program, err)
 	}
-	connect, err := quote(program, "connect", "--socket", answer.Socket)
+	connect, err := quote(program, "relay", answer.Socket)
 	if err != nil {
 		return agent{}, err
 	}

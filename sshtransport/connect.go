@@ -13,13 +13,14 @@ import (
 const relayBuffer = 128 << 10
 
 // ServeConnect is what "lighter-agent connect" does: it connects to the agent's
-// socket, writes the magic line to stdout, and relays both ways. The end of stdin is
+// socket, writes intro to it, which says who is at the other end, and the magic line to
+// stdout, and relays both ways. The end of stdin is
 // passed on to the agent, which may go on answering; ServeConnect returns when the
 // agent has closed its end, or the context has ended. It may then leave a goroutine
 // behind that is in stdin.Read; it ends with that call.
 //
 // Where no agent listens, nothing is written and the error is of the connect alone.
-func ServeConnect(ctx context.Context, socket string, stdin io.Reader, stdout io.Writer) error {
+func ServeConnect(ctx context.Context, socket string, intro []byte, stdin io.Reader, stdout io.Writer) error {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", socket)
 	if err != nil {
@@ -28,6 +29,9 @@ func ServeConnect(ctx context.Context, socket string, stdin io.Reader, stdout io
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
+	if _, err := conn.Write(intro); err != nil {
+		return fmt.Errorf("agent's socket: %w", err)
+	}
 	if err := WriteConnect(stdout); err != nil {
 		return fmt.Errorf("stdout: %w", err)
 	}

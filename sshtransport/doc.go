@@ -46,7 +46,7 @@
 //
 // ModeSession: where the server forbids that, each stream is a session that runs
 //
-//	REMOTE-DIR/SHA256/lighter-agent connect --socket SOCKET
+//	REMOTE-DIR/SHA256/lighter-agent relay SOCKET
 //
 // which prints the magic line "lighter-agent/1 connect" (WriteConnect), and from then
 // on relays its standard input and output to the socket (ServeConnect does all of it).

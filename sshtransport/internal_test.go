@@ -110,8 +110,8 @@ func TestAgentOf(t *testing.T) {
 		want agent
 		err  string
 	}{
-		{`lighter-agent/1 start {"socket":"/run/a b"}`, agent{socket: "/run/a b", connect: "p connect --socket '/run/a b'"}, ""},
-		{`lighter-agent/1 start {"socket":"/x","new":[1]}`, agent{socket: "/x", connect: "p connect --socket /x"}, ""},
+		{`lighter-agent/1 start {"socket":"/run/a b"}`, agent{socket: "/run/a b", connect: "p relay '/run/a b'"}, ""},
+		{`lighter-agent/1 start {"socket":"/x","new":[1]}`, agent{socket: "/x", connect: "p relay /x"}, ""},
 		{"lighter-agent/1 connect", agent{mode: ModeSession, connect: "lighter-agent connect", fixed: true}, ""},
 		{`lighter-agent/1 start {"socket":"x"}`, agent{}, `the agent's socket "x" is not absolute`},
 		{`lighter-agent/1 start {"socket":"/a\nb"}`, agent{}, "line break"},

@@ -52,7 +52,9 @@ func agentMain(args []string) error {
 	case "serve":
 		return agentServe(*dir)
 	case "connect":
-		return sshtransport.ServeConnect(context.Background(), *socket, os.Stdin, os.Stdout)
+		return sshtransport.ServeConnect(context.Background(), *socket, nil, os.Stdin, os.Stdout)
+	case "relay":
+		return sshtransport.ServeConnect(context.Background(), flags.Arg(0), nil, os.Stdin, os.Stdout)
 	}
 	return fmt.Errorf("unknown command %q", args[0])
 }

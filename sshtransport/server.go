@@ -44,10 +44,11 @@ type Server struct {
 	HostKey ssh.Signer
 	// AuthorizedKeys returns the keys that may log in. It is asked at each login.
 	AuthorizedKeys func() ([]ssh.PublicKey, error)
-	// Handle serves one stream to its end; then the stream is closed. The context ends
+	// Handle serves one stream to its end, for who has logged in with the key; then the
+	// stream is closed. The context ends
 	// when the server is to stop. Reading deadlines work; see SetWriteDeadline of the
 	// connection for the others, which are refused.
-	Handle func(context.Context, net.Conn)
+	Handle func(context.Context, net.Conn, ssh.PublicKey)
 	// MaxConnections bounds connections, also those that are not logged in. Further
 	// ones are closed at once. Zero means 64.
 	MaxConnections int
@@ -161,11 +162,16 @@ func (r *serverRun) serve(ctx context.Context, c net.Conn) {
 		logger.Info("login refused", "error", printable(err.Error()))
 		return
 	}
-	x := &serverConn{run: r, conn: conn, logger: logger, failed: make(chan struct{})}
+	key, err := ssh.ParsePublicKey([]byte(conn.Permissions.Extensions[keyExtension]))
+	if err != nil { // it was written by PublicKeyCallback
+		conn.Close()
+		return
+	}
+	x := &serverConn{run: r, conn: conn, key: key, logger: logger, failed: make(chan struct{})}
 	r.mu.Lock()
 	r.conns[x] = struct{}{}
 	r.mu.Unlock()
-	logger.Info("logged in", "key", conn.Permissions.Extensions[keyExtension])
+	logger.Info("logged in", "key", describeKey(key))
 	x.serve(ctx, channels, requests)
 	r.mu.Lock()
 	delete(r.conns, x)
@@ -184,7 +190,7 @@ func (r *serverRun) limitLogin(ctx context.Context, c net.Conn) (stop func() boo
 	}
 }
 
-// keyExtension is where the fingerprint of the login's key is kept.
+// keyExtension is where the login's key is kept.
 const keyExtension = "lighter-key"
 
 func (r *serverRun) config(logger *slog.Logger) *ssh.ServerConfig {
@@ -201,7 +207,7 @@ func (r *serverRun) config(logger *slog.Logger) *ssh.ServerConfig {
 			if !slices.ContainsFunc(allowed, func(k ssh.PublicKey) bool { return keysEqual(k, key) }) {
 				return nil, fmt.Errorf("key %s is not authorized", describeKey(key))
 			}
-			return &ssh.Permissions{Extensions: map[string]string{keyExtension: describeKey(key)}}, nil
+			return &ssh.Permissions{Extensions: map[string]string{keyExtension: string(key.Marshal())}}, nil
 		},
 	}
 	config.AddHostKey(r.HostKey)
@@ -212,6 +218,7 @@ func (r *serverRun) config(logger *slog.Logger) *ssh.ServerConfig {
 type serverConn struct {
 	run     *serverRun
 	conn    *ssh.ServerConn
+	key     ssh.PublicKey // that logged in
 	logger  *slog.Logger
 	streams group         // goroutines of streams
 	failed  chan struct{} // closed when the connection is over
@@ -317,7 +324,7 @@ func (c *serverConn) handle(ctx context.Context, ch ssh.Channel, session bool) {
 	}
 	// The end of ctx is the business of Handle; closing is the way to interrupt it, and
 	// done when time is up, with the connection.
-	c.run.Handle(ctx, s)
+	c.run.Handle(ctx, s, c.key)
 	_ = s.Close() // which never fails
 	goroutines.wait()
 }

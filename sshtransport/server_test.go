@@ -49,7 +49,7 @@ func (l *connListener) Close() error {
 func (l *connListener) Addr() net.Addr { return &net.UnixAddr{Name: "streams", Net: "unix"} }
 
 // handle is for Server.Handle: it returns when the connection is closed.
-func (l *connListener) handle(ctx context.Context, c net.Conn) {
+func (l *connListener) handle(ctx context.Context, c net.Conn, _ ssh.PublicKey) {
 	closed := &closingConn{Conn: c, closed: make(chan struct{})}
 	select {
 	case l.conns <- closed:

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 
+	"lighter/internal/owner"
 	"lighter/nar/signature"
 )
 
@@ -86,7 +87,7 @@ func authorize(ctx context.Context, s *settings, files []string, io stdio) error
 	if err != nil {
 		return err
 	}
-	if kind == kindDaemon {
+	if kind == owner.StoreDaemon {
 		return fmt.Errorf("authorize: guix-daemon has the store, and a list of its own; as root, run: guix archive --authorize < %s", files[0])
 	}
 	var keys []*signature.PublicKey

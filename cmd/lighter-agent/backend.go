@@ -3,12 +3,12 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"log/slog"
 	"time"
 
 	"lighter/internal/agent"
+	"lighter/internal/owner"
 	"lighter/nar/signature"
 	"lighter/store"
 	"lighter/store/daemon"
@@ -28,13 +28,6 @@ type backend struct {
 	close            func() error
 }
 
-// The kinds of stores, as the flag and agentapi.Machine have them.
-const (
-	kindAuto   = "auto"
-	kindLocal  = "local"
-	kindDaemon = "guix-daemon"
-)
-
 // daemonTimeout is how long guix-daemon may take to answer before it is taken not to be
 // there.
 const daemonTimeout = 5 * time.Second
@@ -49,7 +42,7 @@ func (s *settings) openStore(ctx context.Context, p place, logger *slog.Logger) 
 	if err != nil {
 		return nil, err
 	}
-	if kind == kindDaemon {
+	if kind == owner.StoreDaemon {
 		return s.openDaemon(logger)
 	}
 	return s.openLocal(p, logger)
@@ -58,12 +51,8 @@ func (s *settings) openStore(ctx context.Context, p place, logger *slog.Logger) 
 // kind returns the kind of store that the flags ask for: with auto that of guix-daemon,
 // if one answers.
 func (s *settings) kind(ctx context.Context, logger *slog.Logger) (string, error) {
-	switch s.store {
-	case kindLocal, kindDaemon:
-		return s.store, nil
-	case kindAuto:
-	default:
-		return "", usageError{fmt.Errorf("--store %q: want auto, local or guix-daemon", s.store)}
+	if s.Store != owner.StoreAuto {
+		return s.Store, nil
 	}
 	opts, err := s.daemonOptions(logger)
 	if err != nil {
@@ -78,9 +67,9 @@ func (s *settings) kind(ctx context.Context, logger *slog.Logger) (string, error
 			level = slog.LevelDebug
 		}
 		logger.Log(ctx, level, "no guix-daemon answers; this agent has a store of its own", "err", err)
-		return kindLocal, nil
+		return owner.StoreLocal, nil
 	}
-	return kindDaemon, d.Close()
+	return owner.StoreDaemon, d.Close()
 }
 
 func (s *settings) daemonOptions(logger *slog.Logger) (daemon.Options, error) {
@@ -88,7 +77,7 @@ func (s *settings) daemonOptions(logger *slog.Logger) (daemon.Options, error) {
 	if err != nil {
 		return daemon.Options{}, usageError{err}
 	}
-	return daemon.Options{Socket: s.daemonSocket, Dir: dir, Logger: logger}, nil
+	return daemon.Options{Socket: s.DaemonSocket, Dir: dir, Logger: logger}, nil
 }
 
 // openDaemon uses the machine's guix-daemon, as this user. That it does not answer now is
@@ -102,7 +91,7 @@ func (s *settings) openDaemon(logger *slog.Logger) (*backend, error) {
 	if err != nil {
 		return nil, usageError{err}
 	}
-	return &backend{store: d, kind: kindDaemon, folder: string(d.Dir()), builds: daemonBuilds, needsDerivations: true, substituter: d, close: d.Close}, nil
+	return &backend{store: d, kind: owner.StoreDaemon, folder: string(d.Dir()), builds: daemonBuilds, needsDerivations: true, substituter: d, close: d.Close}, nil
 }
 
 func (s *settings) openLocal(p place, logger *slog.Logger) (*backend, error) {
@@ -115,13 +104,15 @@ func (s *settings) openLocal(p place, logger *slog.Logger) (*backend, error) {
 		return nil, err
 	}
 	acl := func() (*signature.ACL, error) { return readACL(p.acl()) }
-	l, err := local.Open(local.Options{Root: p.store(), Dir: dir, Key: key, Logger: logger, ACL: acl})
+	opts := local.Options{Root: p.store(), Dir: dir, Key: key, Logger: logger, ACL: acl}
+	s.StoreOptions(&opts)
+	l, err := local.Open(opts)
 	if err != nil {
 		return nil, err
 	}
 	servers := substitute.NewPool(l, substitute.Options{ACL: acl, Logger: logger})
 	return &backend{
-		store: l, kind: kindLocal, folder: p.store(), builds: p.store(), publicKey: key.Public().String(), substituter: servers,
+		store: l, kind: owner.StoreLocal, folder: p.store(), builds: p.store(), publicKey: key.Public().String(), substituter: servers,
 		close: func() error {
 			servers.Close()
 			return l.Close()

@@ -13,10 +13,11 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"lighter/internal/agent"
 	"lighter/internal/agentapi"
+	"lighter/internal/owner"
 	"lighter/sshtransport"
 	"lighter/store"
-	"lighter/store/daemon"
 )
 
 // The exit statuses.
@@ -32,16 +33,16 @@ type stdio struct {
 	out, err io.Writer
 }
 
-// settings are what flags say. Every command has the same ones.
+// settings are what flags and the owner's file say. Every command has the same ones.
 type settings struct {
-	state        string
-	store        string
-	storeDir     string
-	daemonSocket string
-	socket       string
-	linger       time.Duration
-	logLevel     string
-	timeout      time.Duration
+	*owner.Options
+	file     string // the owner's
+	head     string
+	storeDir string
+	socket   string
+	linger   time.Duration
+	logLevel string
+	timeout  time.Duration
 }
 
 // command is a word after the program's name.
@@ -53,7 +54,8 @@ type command struct {
 func commands() []command {
 	return []command{
 		{"start", "", "make sure that an agent serves, and say where; standard input may have {\"authorize\": [\"(public-key …)\"]}", start},
-		{"connect", "", "relay standard input and output to the agent; starts one unless --socket is given; for forced commands", connect},
+		{"connect", "", "relay standard input and output to the agent, for a head that may ask for what the owner offers; starts one unless --socket is given; for forced commands", connect},
+		{"relay", "SOCKET", "relay standard input and output to the agent there, for a head that has the account itself", relay},
 		{"serve", "", "be the agent, in the foreground", serve},
 		{"stop", "", "end the agent; builds that run are canceled", stop},
 		{"authorize", "FILE…", "accept items that are signed by the keys in the files, - is standard input", authorize},
@@ -104,19 +106,26 @@ func dispatch(ctx context.Context, args []string, io stdio) error {
 		if c.args == "" && len(rest) > 0 {
 			return usageError{fmt.Errorf("%s: unexpected argument %q", name, rest[0])}
 		}
+		if err := s.Load(s.file, flags.Changed("settings") && s.file != ""); err != nil {
+			return err
+		}
 		return c.run(ctx, s, rest, io)
 	}
 	return usageError{fmt.Errorf("unknown command %q", name)}
 }
 
 func newFlags() (*settings, *pflag.FlagSet) {
-	s := new(settings)
+	s := &settings{Options: owner.NewOptions()}
 	fs := pflag.NewFlagSet("lighter-agent", pflag.ContinueOnError)
 	fs.SetOutput(io.Discard)
-	fs.StringVar(&s.state, "state", "", "folder `DIR` with store, key and builds (default /var/lib/lighter for root, ~/.local/share/lighter for others)")
-	fs.StringVar(&s.store, "store", kindAuto, "`KIND` of store: local, guix-daemon, or auto, which is guix-daemon where one answers")
+	for _, option := range s.All {
+		if f := fs.VarPF(option, option.Flag, "", option.What); option.Type() == "bool" {
+			f.NoOptDefVal = "true"
+		}
+	}
+	fs.StringVar(&s.file, "settings", owner.DefaultFile(), "`FILE` of this machine's owner with more of these settings; flags count more")
+	fs.StringVar(&s.head, "head", "", "connect: the head's `NAME`; heads with different ones don't see each other's builds")
 	fs.StringVar(&s.storeDir, "store-directory", string(store.DefaultDir), "logical store `DIR`ectory, as derivations write it")
-	fs.StringVar(&s.daemonSocket, "daemon-socket", "", "`FILE` on which guix-daemon listens (default GUIX_DAEMON_SOCKET, or "+daemon.DefaultSocket+")")
 	fs.StringVar(&s.socket, "socket", "", "`FILE` on which the agent listens (default in a folder of this computer, named after --state)")
 	fs.DurationVar(&s.linger, "linger", time.Hour, "end after this `TIME` without builds and requests; 0 is never")
 	fs.StringVar(&s.logLevel, "log-level", "info", "least `LEVEL` of what is logged: debug, info, warn or error")
@@ -142,7 +151,9 @@ exit status: 0 done, 1 failed, 2 wrong usage
 
 An account for offloading alone, with this line in its ~/.ssh/authorized_keys, lets the
 coordinator's key do nothing but build:
-  restrict,command="/usr/local/bin/lighter-agent connect" ssh-ed25519 AAAA…
+  restrict,command="/usr/local/bin/lighter-agent --sandbox-path=/bin/sh connect" ssh-ed25519 AAAA…
+What builds may see beside their inputs, and all else that the coordinator could ask for,
+stands in this line or in the file of --settings; docs/machines.md explains it.
 There the coordinator's signing key has to be accepted once:
   lighter-agent authorize coordinator.pub
 or, where guix-daemon has the store, by root:
@@ -169,8 +180,14 @@ func (s *settings) logger(w io.Writer) (*slog.Logger, error) {
 	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level})), nil
 }
 
-// connect is a stream to the agent on standard input and output.
+// connect is a stream to the agent on standard input and output. Who is at its other end
+// has no say in the command line.
 func connect(ctx context.Context, s *settings, _ []string, io stdio) error {
+	head := agent.Head{Name: s.head, Offer: s.Offer()}
+	intro, err := head.Introduction()
+	if err != nil {
+		return usageError{err}
+	}
 	socket := s.socket
 	if socket == "" {
 		answer, err := s.ensure(ctx)
@@ -179,7 +196,15 @@ func connect(ctx context.Context, s *settings, _ []string, io stdio) error {
 		}
 		socket = answer.Socket
 	}
-	return sshtransport.ServeConnect(ctx, socket, io.in, io.out)
+	return sshtransport.ServeConnect(ctx, socket, intro, io.in, io.out)
+}
+
+// relay is a stream to the agent for who could have connected to its socket, too.
+func relay(ctx context.Context, _ *settings, args []string, io stdio) error {
+	if len(args) != 1 {
+		return usageError{errors.New("relay: which SOCKET?")}
+	}
+	return sshtransport.ServeConnect(ctx, args[0], nil, io.in, io.out)
 }
 
 // start makes sure that an agent serves.

@@ -51,7 +51,7 @@ const maxSocketName = 107
 func (s *settings) place() (place, error) {
 	var p place
 	var err error
-	if p.state, err = absolute(s.state, defaultState); err != nil {
+	if p.state, err = absolute(s.State, defaultState); err != nil {
 		return place{}, fmt.Errorf("state folder: %w", err)
 	}
 	if p.socket, err = absolute(s.socket, func() (string, error) { return defaultSocket(p.state), nil }); err != nil {

@@ -75,6 +75,7 @@ func (s *settings) newAgent(ctx context.Context, p place, b *backend, logger *sl
 		a, err := agent.New(agent.Options{
 			Store: b.store, StoreKind: b.kind, NeedsDerivations: b.needsDerivations, PublicKey: b.publicKey,
 			StateDir: p.agent(), DiskDir: b.folder, BuildDir: b.builds, Substituter: b.substituter, Version: version, Logger: logger, Linger: s.linger,
+			MaxRunning: s.MaxBuilds,
 		})
 		if !errors.Is(err, agent.ErrInUse) || time.Now().After(deadline) {
 			return a, err

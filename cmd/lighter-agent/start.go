@@ -84,8 +84,7 @@ func (s *settings) spawn(ctx context.Context, p place) (*sshtransport.StartAnswe
 		return nil, err
 	}
 	//nolint:noctx // the agent outlives the context
-	cmd := exec.Command(program, "serve", "--state", p.state, "--socket", p.socket, "--store", s.store,
-		"--store-directory", s.storeDir, "--daemon-socket", s.daemonSocket, "--linger", s.linger.String(), "--log-level", s.logLevel)
+	cmd := exec.Command(program, s.serveArgs(p)...)
 	cmd.Dir = "/"
 	cmd.Env = slices.DeleteFunc(os.Environ(), ofLogin)
 	cmd.Stdout, cmd.Stderr = log, log
@@ -98,6 +97,12 @@ func (s *settings) spawn(ctx context.Context, p place) (*sshtransport.StartAnswe
 		return nil, fmt.Errorf("the agent does not start: %w%s", err, logTail(p.log(), before))
 	}
 	return answer, nil
+}
+
+// serveArgs are the arguments with which an agent has these settings.
+func (s *settings) serveArgs(p place) []string {
+	args := append([]string{"serve", "--settings="}, s.Args()...)
+	return append(args, "--state="+p.state, "--socket="+p.socket, "--store-directory="+s.storeDir, "--linger="+s.linger.String(), "--log-level="+s.logLevel)
 }
 
 // awaitAgent waits until an agent answers. The process that was started to be it ends if

@@ -110,11 +110,13 @@ func (a *Agent) attempt(id string) (*attempt, error) {
 	return nil, unknownBuild(id)
 }
 
-// list returns the states of all builds, by id.
-func (a *Agent) list() []agentapi.BuildStatus {
+// list returns the states of all builds of a head, by id.
+func (a *Agent) list(head *Head) []agentapi.BuildStatus {
 	list := []agentapi.BuildStatus{}
 	for _, at := range a.attempts() {
-		list = append(list, at.snapshot())
+		if own, ok := head.own(at.snapshot()); ok {
+			list = append(list, own)
+		}
 	}
 	slices.SortFunc(list, func(x, y agentapi.BuildStatus) int { return cmp.Compare(x.ID, y.ID) })
 	return list
@@ -429,7 +431,7 @@ func (a *Agent) restore(ctx context.Context, id string) (*attempt, error) {
 	if err != nil {
 		return nil, err
 	}
-	if status.ID != id || !validID(id) || status.Attempt < 1 {
+	if status.ID != id || !validKey(id) || status.Attempt < 1 {
 		return nil, fmt.Errorf("its record is of build %q, attempt %d", status.ID, status.Attempt)
 	}
 	at := a.newAttempt(id, status.Attempt, status.Derivation)

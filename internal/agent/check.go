@@ -40,6 +40,16 @@ func validID(id string) bool {
 	return true
 }
 
+// validKey reports whether a text is a valid id, behind the name of a head if it is one's.
+func validKey(text string) bool {
+	name, id, ok := strings.Cut(text, headMark)
+	if !ok {
+		return validID(text)
+	}
+	h := Head{Name: name}
+	return name != "" && h.Check() == nil && validID(id)
+}
+
 // check returns the derivation that a request to build has the text of, or nil if it
 // has none, or says what is wrong with the request.
 func (a *Agent) check(req *agentapi.BuildRequest) (*derivation.Derivation, error) {

@@ -264,7 +264,7 @@ func start(t testing.TB, s *fakeStore, change ...func(*Options)) *rig {
 		r.conns = append(r.conns, here)
 		r.mu.Unlock()
 		serving.Go(func() {
-			if err := a.ServeConn(ctx, there); err != nil {
+			if err := a.ServeConn(ctx, there, nil); err != nil {
 				t.Error(err)
 			}
 		})

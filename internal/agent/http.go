@@ -155,21 +155,23 @@ func (h handler) unknown(_ http.ResponseWriter, r *http.Request) (any, error) {
 	return nil, refuse(http.StatusNotFound, "", "no such request: %s %s", r.Method, r.URL.Path)
 }
 
-func (h handler) getMachine(http.ResponseWriter, *http.Request) (any, error) {
-	return h.agent.describe(), nil
+func (h handler) getMachine(_ http.ResponseWriter, r *http.Request) (any, error) {
+	m := h.agent.describe()
+	m.Offer = headOf(r).offer()
+	return m, nil
 }
 
-func (h handler) getBuilds(http.ResponseWriter, *http.Request) (any, error) {
-	return h.agent.list(), nil
+func (h handler) getBuilds(_ http.ResponseWriter, r *http.Request) (any, error) {
+	return h.agent.list(headOf(r)), nil
 }
 
-// buildID returns the id in the request's path.
+// buildID returns the id in the request's path, as the agent knows it.
 func buildID(r *http.Request) (string, error) {
 	id := r.PathValue("id")
 	if !validID(id) {
 		return "", badRequest(fmt.Errorf("build id %q: want 1 to %d letters, digits, dots, dashes and underscores, and no dot at the start", shorten(id), maxIDLen))
 	}
-	return id, nil
+	return headOf(r).prefix() + id, nil
 }
 
 func (h handler) putBuild(w http.ResponseWriter, r *http.Request) (any, error) {
@@ -181,7 +183,15 @@ func (h handler) putBuild(w http.ResponseWriter, r *http.Request) (any, error) {
 	if err := readJSON(w, r, req); err != nil {
 		return nil, err
 	}
-	return answered(h.agent.put(r.Context(), id, req))
+	if err := headOf(r).limit(req); err != nil {
+		return nil, err
+	}
+	status, err := h.agent.put(r.Context(), id, req)
+	if err != nil {
+		return nil, err
+	}
+	own, _ := headOf(r).own(*status)
+	return own, nil
 }
 
 // answered keeps a nil pointer from becoming an answer that is not nil.
@@ -197,7 +207,8 @@ func (h handler) getBuild(_ http.ResponseWriter, r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return at.snapshot(), nil
+	own, _ := headOf(r).own(at.snapshot())
+	return own, nil
 }
 
 func (h handler) attempt(r *http.Request) (*attempt, error) {
@@ -262,7 +273,8 @@ func sendLog(w http.ResponseWriter, r *http.Request, at *attempt, offset int64) 
 		}
 		panic(http.ErrAbortHandler)
 	}
-	header.Set(agentapi.LogTrailer, trailer(status))
+	own, _ := headOf(r).own(status)
+	header.Set(agentapi.LogTrailer, trailer(own))
 	return nil
 }
 
@@ -472,6 +484,9 @@ func (h handler) collectGarbage(w http.ResponseWriter, r *http.Request) (any, er
 	collector, ok := h.agent.opts.Store.(store.Collector)
 	if !ok {
 		return nil, refuse(http.StatusNotImplemented, "", "gc: the store of this agent collects no garbage")
+	}
+	if o := headOf(r).offer(); o != nil && !o.CollectGarbage {
+		return nil, refuse(http.StatusForbidden, agentapi.CodeNotOffered, "gc: the machine's owner does not let heads collect garbage")
 	}
 	var req agentapi.GCRequest
 	if err := readJSON(w, r, &req); err != nil {

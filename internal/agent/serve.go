@@ -22,14 +22,19 @@ const (
 func (a *Agent) server() *http.Server {
 	return &http.Server{
 		Handler: a, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
-		ErrorLog: slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
+		ErrorLog: slog.NewLogLogger(a.log.Handler(), slog.LevelDebug), ConnContext: connContext,
 	}
 }
 
-// Serve answers on the connections that the listener gives until the context ends. It
+// Serve answers on the connections that the listener gives until the context ends. They
+// are of the account itself, but for those that begin with the introduction of a Head. It
 // closes the listener, lets requests that are under way finish for a few seconds,
 // closes all connections and returns nil then. Builds go on; Shutdown ends them.
 func (a *Agent) Serve(ctx context.Context, l net.Listener) error {
+	return a.serve(ctx, introduced{l})
+}
+
+func (a *Agent) serve(ctx context.Context, l net.Listener) error {
 	server := a.server()
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(l) }()
@@ -53,11 +58,14 @@ func (a *Agent) Serve(ctx context.Context, l net.Listener) error {
 }
 
 // ServeConn answers on one connection until either side closes it or the context ends,
-// and closes it.
-func (a *Agent) ServeConn(ctx context.Context, conn net.Conn) error {
+// and closes it. It is that of a head, or of the account itself if head is nil.
+func (a *Agent) ServeConn(ctx context.Context, conn net.Conn, head *Head) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	return a.Serve(ctx, &oneConn{conn: &closeConn{Conn: conn, closed: cancel}, ctx: ctx})
+	if head != nil {
+		conn = &headConn{Conn: conn, head: head}
+	}
+	return a.serve(ctx, &oneConn{conn: &closeConn{Conn: conn, closed: cancel}, ctx: ctx})
 }
 
 // oneConn is a listener with one connection.

@@ -81,6 +81,8 @@ type Machine struct {
 	NeedsDerivations bool   `json:"needsDerivations,omitempty"`
 	BuildProblem     string `json:"buildProblem,omitempty"` // why this machine can't build, e.g. no user namespaces
 	Running          int    `json:"running"`                // builds
+	// Offer is what this coordinator may ask for; null if it has the account itself.
+	Offer *Offer `json:"offer,omitempty"`
 }
 
 // BuildRequest is the body of PUT /v1/builds/{id}. The same id, attempt and
@@ -188,6 +190,7 @@ const (
 	CodeUnauthorized = "unauthorized"  // 403: store.ErrUnauthorized
 	CodeCorrupt      = "corrupt"       // 422: store.ErrCorrupt
 	CodeDiskFull     = "disk-full"     // 507
+	CodeNotOffered   = "not-offered"   // 403: the machine's owner does not offer it
 )
 
 // Error is the body of an answer that is none.

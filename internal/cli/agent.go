@@ -2,6 +2,8 @@ package cli
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -10,13 +12,16 @@ import (
 	"os/user"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/pflag"
 	"golang.org/x/crypto/ssh"
 
+	"lighter/internal/agent"
 	"lighter/internal/agentapi"
+	"lighter/internal/owner"
 	"lighter/machines"
 	"lighter/nar/signature"
 	"lighter/sshtransport"
@@ -28,7 +33,7 @@ func agentCommand() *command {
 	return &command{
 		name:  "agent",
 		short: "make this computer a machine without sshd",
-		long: `Runs an SSH server of lighter's own in the foreground, with the agent and its store behind it. It offers builds and nothing else: no shell, no commands, no files. Where there is an sshd this is not needed: the coordinator uploads its agent by itself.
+		long: `Runs an SSH server of lighter's own in the foreground, with the agent and its store behind it. It offers builds and nothing else: no shell, no commands, no files; of this computer's files builds see those of --sandbox-path. Heads with different keys don't see each other's builds. Where there is an sshd this is not needed: the coordinator uploads its agent by itself.
 
 First an entry for the coordinator's machines file is printed, with the host key, and an empty line; user and private-key may have to be changed there. Who logs in needs a key in --authorized-keys. What the coordinator sends must be signed by a key named with --authorize, once: "lighter key show" prints it on the head.`,
 		exits: []int{exitBadInput},
@@ -45,7 +50,16 @@ First an entry for the coordinator's machines file is printed, with the host key
 			fs.StringVar(&a.hostKey, "host-key", "", "the server's private key is `FILE`, which is made if need be (default ssh-host-key in the state folder)")
 			fs.StringVar(&a.authorizedKeys, "authorized-keys", "", "who may log in: public SSH keys in `FILE`, one a line (default ~/.ssh/authorized_keys)")
 			fs.StringArrayVar(&a.authorize, "authorize", nil, "accept from now on what is signed by the public key in `FILE`; may be repeated")
-			fs.StringArrayVar(&a.sandboxPaths, "sandbox-path", nil, "`PATH` here that builds may see beside their inputs, for the entry; may be repeated")
+			fs.StringVar(&a.settings, "settings", owner.DefaultFile(), "`FILE` of this machine's owner with more of these settings; flags count more")
+			a.owner = owner.NewOptions()
+			for _, option := range a.owner.All {
+				if slices.Contains(notOfServer, option.Key) {
+					continue
+				}
+				if f := fs.VarPF(option, option.Flag, "", option.What); option.Type() == "bool" {
+					f.NoOptDefVal = "true"
+				}
+			}
 			a.log = addLogFlags(fs)
 			return a.run
 		},
@@ -56,9 +70,15 @@ First an entry for the coordinator's machines file is printed, with the host key
 type agentAction struct {
 	listen, name, state     string
 	hostKey, authorizedKeys string
-	authorize, sandboxPaths []string
+	settings                string
+	authorize               []string
+	owner                   *owner.Options
 	log                     *logFlags
 }
+
+// notOfServer are the keys of options that are no flags here: the state folder has one of
+// its own, and the store is always the embedded one.
+var notOfServer = []string{"state-directory", "store", "daemon-socket"}
 
 // agentFolders says where a machine has its things; lighter-agent uses the same names.
 type agentFolders string
@@ -94,6 +114,15 @@ func (a *agentAction) run(ctx context.Context, inv *invocation) error {
 
 // complete fills in what no flag said.
 func (a *agentAction) complete(inv *invocation) error {
+	if err := a.owner.Load(a.settings, inv.flags.Changed("settings") && a.settings != ""); err != nil {
+		return badInput(err)
+	}
+	if a.owner.Store == owner.StoreDaemon {
+		return badInput(fmt.Errorf("%s: store is %q, and lighter agent has a store of its own: leave that out, or give another file with --settings", a.settings, a.owner.Store))
+	}
+	if a.state == "" {
+		a.state = a.owner.State
+	}
 	f, err := (&folderFlags{state: &a.state}).resolve(inv)
 	if err != nil {
 		return err
@@ -124,7 +153,9 @@ func (a *agentAction) serve(ctx context.Context, inv *invocation, logger *slog.L
 		return err
 	}
 	acl := func() (*signature.ACL, error) { return readACL(folders.acl()) }
-	s, err := local.Open(local.Options{Root: folders.store(), Dir: store.DefaultDir, Key: key, Logger: logger, ACL: acl})
+	opts := local.Options{Root: folders.store(), Dir: store.DefaultDir, Key: key, Logger: logger, ACL: acl}
+	a.owner.StoreOptions(&opts)
+	s, err := local.Open(opts)
 	if err != nil {
 		return err
 	}
@@ -137,26 +168,35 @@ func (a *agentAction) serve(ctx context.Context, inv *invocation, logger *slog.L
 	if _, err := authorized(); err != nil {
 		return fmt.Errorf("who may log in: %w", err)
 	}
-	agent, err := startAgent(agentSetup{
+	builder, err := startAgent(agentSetup{
 		store: s, state: folders.agent(), disk: folders.store(), public: key.Public().String(), acl: acl, logger: logger,
+		maxBuilds: a.owner.MaxBuilds,
 	})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, agent.stop(ctx)) }()
+	defer func() { err = errors.Join(err, builder.stop(ctx)) }()
 	var config net.ListenConfig
 	listener, err := config.Listen(ctx, "tcp", a.listen)
 	if err != nil {
 		return err
 	}
-	if err := a.printEntry(ctx, inv, agent, listener.Addr(), hostKey.PublicKey()); err != nil {
+	if err := a.printEntry(ctx, inv, builder, listener.Addr(), hostKey.PublicKey()); err != nil {
 		return errors.Join(err, listener.Close())
 	}
 	logger.Info("machine is ready", "address", listener.Addr().String(), "signs-with", key.Public().Fingerprint(), "version", agentapi.Protocol)
-	server := &sshtransport.Server{HostKey: hostKey, AuthorizedKeys: authorized, Handle: agent.serve, Logger: logger}
+	server := &sshtransport.Server{HostKey: hostKey, AuthorizedKeys: authorized, Logger: logger, Handle: func(ctx context.Context, conn net.Conn, key ssh.PublicKey) {
+		builder.serve(ctx, conn, a.head(key))
+	}}
 	err = server.Serve(ctx, listener)
 	logger.Info("machine stops")
 	return err
+}
+
+// head is who logs in with a key.
+func (a *agentAction) head(key ssh.PublicKey) *agent.Head {
+	sum := sha256.Sum256(key.Marshal())
+	return &agent.Head{Name: hex.EncodeToString(sum[:8]), Offer: a.owner.Offer()}
 }
 
 // authorizeKeys puts the keys that --authorize names into the machine's ACL.
@@ -177,8 +217,8 @@ func (a *agentAction) authorizeKeys(folders agentFolders) error {
 }
 
 // printEntry prints the machine's entry for the coordinator's machines file.
-func (a *agentAction) printEntry(ctx context.Context, inv *invocation, agent *inProcessAgent, addr net.Addr, hostKey ssh.PublicKey) error {
-	client := agentapi.NewClient(agent.dial)
+func (a *agentAction) printEntry(ctx context.Context, inv *invocation, builder *inProcessAgent, addr net.Addr, hostKey ssh.PublicKey) error {
+	client := agentapi.NewClient(builder.dial)
 	defer client.Close()
 	info, err := client.Machine(ctx)
 	if err != nil {
@@ -188,11 +228,15 @@ func (a *agentAction) printEntry(ctx context.Context, inv *invocation, agent *in
 	if err != nil {
 		return err
 	}
+	parallel := max(1, runtime.NumCPU()/2)
+	if a.owner.MaxBuilds > 0 {
+		parallel = min(parallel, a.owner.MaxBuilds)
+	}
 	m := machines.Machine{
 		Name: a.name, Host: host, Port: port, Systems: info.Systems, User: userName(), HostKey: sshtransport.FormatHostKey(hostKey),
-		ParallelBuilds: max(1, runtime.NumCPU()/2), Speed: machines.DefaultSpeed,
+		ParallelBuilds: parallel, Speed: machines.DefaultSpeed,
 		OverloadThreshold: machines.DefaultOverloadThreshold, MinFreeDisk: machines.DefaultMinFreeDisk, MinFreeInodes: machines.DefaultMinFreeInodes,
-		Store: machines.StoreAuto, DaemonSocket: machines.DefaultDaemonSocket, SandboxPaths: a.sandboxPaths,
+		Store: machines.StoreAuto, DaemonSocket: machines.DefaultDaemonSocket, SandboxPaths: a.owner.SandboxPaths, SubstituteURLs: a.owner.SubstituteURLs,
 	}
 	if info.BuildProblem != "" {
 		fmt.Fprintf(inv.Err, "lighter agent: no builds are possible here: %s\n", errorText(errors.New(info.BuildProblem)))

@@ -38,6 +38,8 @@ type agentSetup struct {
 	public string                         // key with which the store signs, as an s-expression
 	acl    func() (*signature.ACL, error) // whose substitutes it takes
 	logger *slog.Logger
+	// maxBuilds is how many builds run at a time; 0 is no limit.
+	maxBuilds int
 }
 
 func startAgent(s agentSetup) (*inProcessAgent, error) {
@@ -49,7 +51,7 @@ func startAgent(s agentSetup) (*inProcessAgent, error) {
 	}
 	a, err := agent.New(agent.Options{
 		Store: s.store, StoreKind: s.kind, NeedsDerivations: s.kind == machines.StoreDaemon, StateDir: s.state, DiskDir: s.disk, PublicKey: s.public,
-		Substituter: substituter, Logger: s.logger,
+		Substituter: substituter, Logger: s.logger, MaxRunning: s.maxBuilds,
 	})
 	if err != nil {
 		return nil, err
@@ -66,13 +68,13 @@ func (p *inProcessAgent) dial(context.Context) (net.Conn, error) {
 		return nil, net.ErrClosed
 	}
 	here, there := net.Pipe()
-	p.group.Go(func() { p.serve(p.ctx, there) })
+	p.group.Go(func() { p.serve(p.ctx, there, nil) })
 	return here, nil
 }
 
-// serve answers on a stream to its end.
-func (p *inProcessAgent) serve(ctx context.Context, conn net.Conn) {
-	if err := p.agent.ServeConn(ctx, conn); err != nil && ctx.Err() == nil {
+// serve answers on a stream to its end, to a head or, if that is nil, to this process.
+func (p *inProcessAgent) serve(ctx context.Context, conn net.Conn, head *agent.Head) {
+	if err := p.agent.ServeConn(ctx, conn, head); err != nil && ctx.Err() == nil {
 		p.logger.Debug("stream ended", "err", err)
 	}
 }

@@ -80,12 +80,12 @@ func (l *loneChecker) checkMachine(ctx context.Context, m *machines.Machine) (*a
 	check.Status.PublicKey = info.PublicKey
 	addStep(check, "link", "connected", "")
 	addStep(check, "agent", fmt.Sprintf("lighter-agent %s on %s, %s, %d cores", info.Version, info.Hostname, info.Kernel, info.Cores), "")
-	l.judge(check, info)
+	l.judge(check, m, info)
 	return check, nil
 }
 
 // judge adds a step for each thing that the agent said of its machine.
-func (l *loneChecker) judge(check *api.MachineCheck, info *agentapi.Machine) {
+func (l *loneChecker) judge(check *api.MachineCheck, m *machines.Machine, info *agentapi.Machine) {
 	var problem any = fmt.Sprintf("protocol %d", info.Protocol)
 	if info.Protocol != agentapi.Protocol {
 		problem = fmt.Errorf("the agent speaks protocol %d, this lighter %d", info.Protocol, agentapi.Protocol)
@@ -103,6 +103,14 @@ func (l *loneChecker) judge(check *api.MachineCheck, info *agentapi.Machine) {
 		problem = errors.New(info.BuildProblem)
 	}
 	addStep(check, "build", problem, "see the text; without it the machine gets no builds")
+
+	if info.Offer != nil {
+		problem = "its owner offers all that its entry asks for"
+		if refused := info.Offer.Refuses(m.SandboxPaths, m.SubstituteURLs, m.ParallelBuilds); refused != "" {
+			problem = errors.New(refused)
+		}
+		addStep(check, "offer", problem, "")
+	}
 
 	problem = "the head accepts its key"
 	if err := l.keyProblem(info.PublicKey); err != nil {

@@ -232,6 +232,10 @@ func stateFolder(m *machines.Machine) string {
 // storeProblem says what is wrong with a machine's store, and what to do.
 func (o *offloading) storeProblem(m *machines.Machine, info *agentapi.Machine) (text, fix string) {
 	text = info.BuildProblem
+	if text == "" {
+		text, fix, _ = strings.Cut(info.Offer.Refuses(m.SandboxPaths, m.SubstituteURLs, m.ParallelBuilds), ": ")
+		return text, fix
+	}
 	if fix = o.storeFix(m, info, text); fix != "" {
 		text, _, _ = strings.Cut(text, "; ") // what comes after it is a fix too
 	}

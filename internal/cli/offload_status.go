@@ -118,9 +118,8 @@ func (o *offloading) ask(ctx context.Context, m *machines.Machine) *machineState
 	defer r.close()
 	s.OK = true
 	s.fill(r, m)
-	if r.info.BuildProblem != "" {
-		s.OK = false
-		s.Error, s.Fix = o.storeProblem(m, r.info)
+	if text, fix := o.storeProblem(m, r.info); text != "" {
+		s.OK, s.Error, s.Fix = false, text, fix
 	}
 	return s
 }

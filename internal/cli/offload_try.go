@@ -215,8 +215,7 @@ func (x *tryer) store() bool {
 		x.bad("store", fmt.Errorf("its store is %s, the head's is %s", x.info.StoreDir, dir), "set the machine's store to the head's store directory")
 		return false
 	}
-	if x.info.BuildProblem != "" {
-		text, fix := x.storeProblem(x.m, x.info)
+	if text, fix := x.storeProblem(x.m, x.info); text != "" {
 		x.bad("store", errors.New(text), fix)
 		return false
 	}

@@ -68,6 +68,7 @@ func (x *checker) run(ctx context.Context) bool {
 	}
 	ok := x.step("store", x.storeDir(), "set the machine's store to the head's store directory")
 	ok = x.step("build", x.builds(), "see the text; without it the machine gets no builds") && ok
+	ok = x.offer() && ok
 	ok = x.key() && ok
 	x.clock()
 	if x.info.StoreDir != x.c.head.Dir() {
@@ -122,6 +123,17 @@ func (x *checker) builds() any {
 		return errors.New(x.info.BuildProblem)
 	}
 	return "it can build"
+}
+
+// offer compares the machine's entry with what its owner lets this head ask for.
+func (x *checker) offer() bool {
+	if x.info.Offer == nil {
+		return true
+	}
+	if refused := x.info.Offer.Refuses(x.m.SandboxPaths, x.m.SubstituteURLs, x.m.ParallelBuilds); refused != "" {
+		return x.step("offer", errors.New(refused), "")
+	}
+	return x.step("offer", "its owner offers all that its entry asks for", "")
 }
 
 func (x *checker) key() bool {

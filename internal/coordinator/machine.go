@@ -408,6 +408,9 @@ func (c *Coordinator) problemOf(m *machine, s *sighting) string {
 	case info.BuildProblem != "":
 		return "it cannot build: " + info.BuildProblem
 	}
+	if refused := info.Offer.Refuses(m.SandboxPaths, m.SubstituteURLs, m.ParallelBuilds); refused != "" {
+		return refused
+	}
 	if problem := keyProblem(m.Name, info.PublicKey, s.acl); problem != "" {
 		return problem
 	}

@@ -224,6 +224,14 @@ func (d *Decoder) URLs(key string, v any, at *Place, hint string) []string {
 	return texts
 }
 
+// CheckURL says what is wrong with an address of which URLs accepts lists.
+func CheckURL(text string) error {
+	if problem := urlProblem(text); problem != "" {
+		return fmt.Errorf("%q %s", text, problem)
+	}
+	return nil
+}
+
 func urlProblem(text string) string {
 	u, err := url.Parse(text)
 	switch {

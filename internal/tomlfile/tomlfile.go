@@ -33,6 +33,11 @@ func ReadFile(file, what string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
+	return Read(f, file, what)
+}
+
+// Read is ReadFile of a file that is open.
+func Read(f io.Reader, file, what string) ([]byte, error) {
 	data, err := io.ReadAll(io.LimitReader(f, MaxSize+1))
 	if err != nil {
 		return nil, err
