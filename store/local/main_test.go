@@ -20,6 +20,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(memberVariable) != "" {
 		os.Exit(runMember())
 	}
+	if name := os.Getenv(attackVariable); name != "" {
+		os.Exit(runAttack(name))
+	}
 	os.Exit(m.Run())
 }
 

@@ -89,16 +89,46 @@ func (b *build) runBuilder(ctx context.Context) error {
 	}
 	switch end.Kind {
 	case sandbox.NoExec:
-		err := fmt.Errorf("start the builder %s: %w", b.drv.Builder, end.Errno)
-		if _, _, inStore := b.store.dir.ParsePathWithin(b.drv.Builder); inStore != nil {
-			return fmt.Errorf("%w; it is not in the store, so the machine's sandbox paths must have it", err)
-		}
-		return b.failure(store.FailedExit, "%v", err)
+		return b.notStarted(end.Errno)
 	case sandbox.Exited:
 		return b.exitError(end.Status)
-	case sandbox.Failed, sandbox.Started:
+	case sandbox.Started:
+		return b.plainFailure("the builder made the first process of its sandbox end")
+	case sandbox.Failed:
 	}
 	return fmt.Errorf("the sandbox ended with message %q", end.Kind)
+}
+
+// notStarted returns the error of a builder that the kernel does not execute. It is
+// the derivation's: whether the builder is in the store or not, it says what to run.
+// Only what a machine's owner has promised beyond what the kernel says is the machine's.
+func (b *build) notStarted(errno unix.Errno) error {
+	if errno == unix.ENOEXEC && !slices.Contains(machineSystems(), b.drv.System) {
+		return fmt.Errorf("start the builder: %w; this machine is said to build for %s, and doesn't run such programs", errno, b.drv.System)
+	}
+	hint := ""
+	if _, _, err := b.store.dir.ParsePathWithin(b.drv.Builder); err != nil {
+		hint = "; it is not in the store, so the machine's sandbox paths must have it"
+	}
+	return b.plainFailure("start the builder %s: %v%s", shorten(b.drv.Builder), errno, hint)
+}
+
+// plainFailure is a failure with the exit code that guix-daemon gives where there is
+// no builder whose code it could be.
+func (b *build) plainFailure(format string, args ...any) error {
+	failure := b.failure(store.FailedExit, format, args...)
+	failure.ExitCode = 1
+	return failure
+}
+
+// maxShown bounds what a message shows of a derivation's text, in bytes.
+const maxShown = 256
+
+func shorten(text string) string {
+	if len(text) <= maxShown {
+		return text
+	}
+	return text[:maxShown] + "…"
 }
 
 // exitError returns the error of a builder that has ended in some way but success.
@@ -133,11 +163,11 @@ func (b *build) sandboxConfig(ctx context.Context) (*sandbox.Config, error) {
 	c.Args = append([]string{path.Base(b.drv.Builder)}, b.drv.Args...)
 	c.Env = b.environment()
 	if !path.IsAbs(b.drv.Builder) {
-		return nil, b.failure(store.FailedExit, "the builder %q is no absolute file name", b.drv.Builder)
+		return nil, b.plainFailure("the builder %q is no absolute file name", shorten(b.drv.Builder))
 	}
 	for _, v := range slices.Concat(c.Args, c.Env, []string{c.Builder}) {
 		if strings.IndexByte(v, 0) >= 0 {
-			return nil, b.failure(store.FailedExit, "the derivation has a NUL in a builder's argument or variable")
+			return nil, b.plainFailure("the derivation has a NUL in a builder's argument or variable")
 		}
 	}
 	for _, text := range b.req.SandboxPaths {
@@ -240,7 +270,7 @@ func (s *Store) runSandbox(ctx context.Context, c *sandbox.Config, log io.Writer
 	_, _ = p.control.Write(c.Encode())
 	said, _ := io.ReadAll(io.LimitReader(p.control, 1<<20))
 
-	_, err = p.process.Wait()
+	state, err := p.process.Wait()
 	stop()
 	_ = p.log.SetReadDeadline(time.Now().Add(drainTime))
 	<-logged
@@ -252,11 +282,14 @@ func (s *Store) runSandbox(ctx context.Context, c *sandbox.Config, log io.Writer
 	if ctx.Err() != nil {
 		return sandbox.Message{}, context.Cause(ctx)
 	}
-	return s.lastMessage(c, said)
+	return lastMessage(c, said, state.Sys().(syscall.WaitStatus)) //nolint:forcetypeassert // it is on Linux
 }
 
-// lastMessage returns the last message of a sandbox, or what it says went wrong.
-func (s *Store) lastMessage(c *sandbox.Config, said []byte) (sandbox.Message, error) {
+// lastMessage returns the last message of a sandbox that ended with a status, or what
+// it says went wrong. That the builder has started is the last message if the builder
+// has ended the sandbox: it can do so in no way that is known, but it can't do so with
+// SIGKILL, which is from outside.
+func lastMessage(c *sandbox.Config, said []byte, status syscall.WaitStatus) (sandbox.Message, error) {
 	var last sandbox.Message
 	d := sandbox.NewDecoder(said)
 	for {
@@ -271,7 +304,7 @@ func (s *Store) lastMessage(c *sandbox.Config, said []byte) (sandbox.Message, er
 		return last, setupError(last.Step, last.Errno)
 	case last.Kind == 0 && !c.Probe:
 		return last, errors.New("the sandbox ended before it said anything")
-	case last.Kind == sandbox.Started:
+	case last.Kind == sandbox.Started && status.Signaled() && status.Signal() == unix.SIGKILL:
 		return last, errors.New("the sandbox was killed from outside")
 	}
 	return last, nil

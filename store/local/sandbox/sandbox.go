@@ -76,8 +76,8 @@ type Kind byte
 
 // The messages.
 const (
-	Failed  Kind = 'F' // the sandbox could not be set up: step and errno follow
-	NoExec  Kind = 'N' // the builder could not be started: the same follows
+	Failed  Kind = 'F' // this machine could not set the sandbox up: step and errno follow
+	NoExec  Kind = 'N' // the builder is not what can be started: the same follows
 	Started Kind = 'S' // the builder has been started
 	Exited  Kind = 'X' // the builder has ended: its wait status follows
 )

@@ -3,7 +3,6 @@ package sandbox
 import (
 	"runtime"
 	"syscall"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,6 +20,7 @@ func init() {
 type stage struct {
 	Config
 	root string // where the sandbox's root is mounted, as seen from outside
+	oom  oomScore
 }
 
 // run sets the sandbox up and stays until the builder ends. It never returns.
@@ -37,7 +37,16 @@ func run() {
 	if s.Probe {
 		exit(0)
 	}
-	s.wait(s.start())
+	s.refuseOwnProgram()
+	if !s.SetUser { // else the builder is somebody who can't send signals to this process
+		s.harden()
+	}
+	builder := s.start()
+	if s.SetUser {
+		s.harden()
+	}
+	s.oom.restore()
+	s.wait(builder)
 }
 
 // receive reads the configuration.
@@ -120,12 +129,7 @@ func (s *stage) isolate() {
 	if !s.HostNetwork {
 		loopback()
 	}
-	// If memory runs out, the build goes first. Its own file in /proc is not ours any
-	// more once this process is not dumpable.
-	if fd, err := unix.Open("/proc/self/oom_score_adj", unix.O_WRONLY|unix.O_CLOEXEC, 0); err == nil {
-		_, _ = unix.Write(fd, []byte("1000"))
-		_ = unix.Close(fd)
-	}
+	s.oom.offer()
 	// Nothing in the sandbox may look into this process: it is the starter's program,
 	// and it keeps privileges longer than the builder.
 	must("become undumpable", unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0))
@@ -154,9 +158,8 @@ func (s *stage) restrict() {
 		fail(Failed, "set the personality", errno)
 	}
 	// What the starter ignores, such as SIGHUP under nohup, the builder shall not.
-	var action [64]byte // a struct sigaction with SIG_DFL
 	for _, sig := range []unix.Signal{unix.SIGHUP, unix.SIGINT} {
-		_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(&action)), 0, 8, 0, 0)
+		defaultAction(sig)
 	}
 	for c := uintptr(0); ; c++ {
 		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil {
@@ -168,6 +171,7 @@ func (s *stage) restrict() {
 	}
 	must("clear ambient capabilities", unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
 	must("set no_new_privs", unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+	confine()
 	if !s.SetUser {
 		must("drop capabilities", dropCapabilities())
 	}
@@ -200,22 +204,26 @@ func (s *stage) start() int {
 	}
 	pid, err := syscall.ForkExec(s.Builder, s.Args, attr)
 	if err != nil {
-		fail(NoExec, "start "+s.Builder, err)
+		fail(notStarted(err), "start the builder", err)
 	}
 	tell(&Message{Kind: Started})
 	return pid
 }
 
+// notStarted tells what this machine lacks at the moment from what the builder is.
+func notStarted(err error) Kind {
+	errno, ok := err.(unix.Errno) //nolint:errorlint // see fail
+	if ok && (errno == unix.ENOMEM || errno == unix.EAGAIN || errno == unix.EMFILE || errno == unix.ENFILE) {
+		return Failed
+	}
+	return NoExec
+}
+
 // wait reaps until the builder itself has ended.
 func (s *stage) wait(builder int) {
-	// Fewer open ends of the log, and no privileges in the threads that had not
-	// dropped them. It fails, to no harm, in programs that use cgo.
-	for fd := range ControlFD {
+	for fd := range ControlFD { // fewer open ends of the log
 		_ = unix.Close(fd)
 	}
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var none [2]unix.CapUserData
-	_, _, _ = syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&none)), 0)
 	for {
 		var status unix.WaitStatus
 		pid, err := unix.Wait4(-1, &status, 0, nil)
