@@ -50,6 +50,9 @@ func newMachine(opts *Options) *machine {
 		m.name = cString(uts.Nodename[:])
 		m.systems = systems(cString(uts.Machine[:]), runs32Bit)
 	}
+	if s, ok := opts.Store.(interface{ Systems() []string }); ok {
+		m.systems = s.Systems()
+	}
 	// The kernel asks each processor for what stands in cpuinfo, so this is not for
 	// every question.
 	m.hardware = api.Hardware{

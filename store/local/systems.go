@@ -1,8 +1,11 @@
 package local
 
 import (
+	"errors"
+	"os"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -38,7 +41,10 @@ func machineSystems() []string {
 	}
 	switch machine := unix.ByteSliceToString(u.Machine[:]); machine {
 	case "x86_64":
-		return []string{"x86_64-linux", "i686-linux"}
+		if runsI386() {
+			return []string{"x86_64-linux", "i686-linux"}
+		}
+		return []string{"x86_64-linux"}
 	case "i386", "i486", "i586", "i686":
 		return []string{"i686-linux"}
 	case "aarch64":
@@ -69,6 +75,38 @@ var runs32Bit = sync.OnceValue(func() bool {
 	_, _, _ = unix.Syscall(unix.SYS_PERSONALITY, old, 0, 0)
 	return refused == 0
 })
+
+// runsI386 reports whether a 64-bit x86 kernel runs 32-bit programs: it may be made
+// without them, or started with ia32_emulation=0.
+var runsI386 = sync.OnceValue(func() bool { return runs(i386Program) })
+
+// runs reports whether the kernel runs a program, by running it.
+func runs(program []byte) bool {
+	fd, err := unix.MemfdCreate("i386", unix.MFD_CLOEXEC|unix.MFD_EXEC)
+	if errors.Is(err, unix.EINVAL) { // before Linux 6.3
+		fd, err = unix.MemfdCreate("i386", unix.MFD_CLOEXEC)
+	}
+	if err != nil {
+		return true // nothing is known
+	}
+	file := os.NewFile(uintptr(fd), "i386")
+	defer file.Close()
+	if _, err := file.Write(program); err != nil {
+		return true
+	}
+	process, err := os.StartProcess("/proc/self/fd/"+strconv.Itoa(fd), []string{"i386"}, &os.ProcAttr{Env: []string{}})
+	if err != nil {
+		return !errors.Is(err, unix.ENOEXEC)
+	}
+	state, err := process.Wait()
+	return err != nil || state.Success()
+}
+
+// i386Program is an ELF file of one segment: mov $1, %eax; xor %ebx, %ebx; int $0x80.
+var i386Program = []byte("\x7fELF\x01\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00" +
+	"\x02\x00\x03\x00\x01\x00\x00\x00\x54\x80\x04\x08\x34\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x34\x00\x20\x00\x01\x00\x00\x00\x00\x00\x00\x00" +
+	"\x01\x00\x00\x00\x00\x00\x00\x00\x00\x80\x04\x08\x00\x80\x04\x08\x5d\x00\x00\x00\x5d\x00\x00\x00\x05\x00\x00\x00\x00\x10\x00\x00" +
+	"\xb8\x01\x00\x00\x00\x31\xdb\xcd\x80")
 
 // personality returns the personality of builders for a system: no randomized
 // addresses, and for the 32-bit systems of 64-bit machines what makes uname say so.
