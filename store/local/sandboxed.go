@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"path"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -245,11 +244,12 @@ func (b *build) sandboxPath(text string) (sandbox.Bind, error) {
 	case inside == "/proc" || strings.HasPrefix(inside, "/proc/") || inside == "/dev" || inside == "/tmp" || strings.HasPrefix(inside, "/tmp/"):
 		return sandbox.Bind{}, fmt.Errorf("sandbox path %q: %s is the sandbox's own", text, inside)
 	}
-	real, err := filepath.EvalSymlinks(outside)
+	bind, err := b.store.outside(outside)
 	if err != nil {
 		return sandbox.Bind{}, fmt.Errorf("sandbox path %q: %w", text, err)
 	}
-	return sandbox.Bind{Outside: real, Inside: inside}, nil
+	bind.Inside = inside
+	return bind, nil
 }
 
 // runSandbox runs a sandbox until it ends, and returns its last message. If the

@@ -43,6 +43,9 @@ type Options struct {
 	// builders run as where this process is root. 0 is 30001 and 30000; they should
 	// belong to nobody else. Builds of an ordinary user run as that user.
 	BuildUID, BuildGID uint32
+	// Hidden are files and folders, beside Root, that no sandbox path may show to a build:
+	// keys, and the agent's socket.
+	Hidden []string
 	// MaxProcesses bounds the processes and threads of one build; 0 is 1,024 for
 	// each core and for each of four more.
 	MaxProcesses uint64

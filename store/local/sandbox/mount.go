@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -11,11 +12,11 @@ var devices = []string{"full", "kvm", "null", "random", "tty", "urandom", "zero"
 
 // links are symlinks in the sandbox.
 var links = []Bind{
-	{"/proc/self/fd", "/dev/fd"},
-	{"/proc/self/fd/0", "/dev/stdin"},
-	{"/proc/self/fd/1", "/dev/stdout"},
-	{"/proc/self/fd/2", "/dev/stderr"},
-	{"/dev/pts/ptmx", "/dev/ptmx"},
+	{Outside: "/proc/self/fd", Inside: "/dev/fd"},
+	{Outside: "/proc/self/fd/0", Inside: "/dev/stdin"},
+	{Outside: "/proc/self/fd/1", Inside: "/dev/stdout"},
+	{Outside: "/proc/self/fd/2", Inside: "/dev/stderr"},
+	{Outside: "/dev/pts/ptmx", Inside: "/dev/ptmx"},
 }
 
 // mount makes the sandbox's tree at Root. All of it is read-only in the end, but
@@ -109,9 +110,16 @@ func (s *stage) device(name string) {
 // path binds a file or folder with all that is mounted in it: a part could show
 // what the mounts hide, so the kernel allows but the whole. Where a place is in
 // another of Paths, it must exist there, since nothing may be made outside.
+//
+// What is mounted is what was opened and looked at: its name may lead elsewhere by now.
 func (s *stage) path(b Bind) {
+	fd, err := unix.Open(b.Outside, unix.O_PATH|unix.O_CLOEXEC, 0)
+	must("find "+b.Outside, err)
 	var st unix.Stat_t
-	must("find "+b.Outside, unix.Stat(b.Outside, &st))
+	must("find "+b.Outside, unix.Fstat(fd, &st))
+	if b.Inode != 0 && (st.Dev != b.Device || st.Ino != b.Inode) {
+		fail(Failed, b.Outside+" was replaced", unix.ESTALE)
+	}
 	if !s.within(b.Inside) {
 		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
 			s.mkdir(b.Inside)
@@ -120,7 +128,9 @@ func (s *stage) path(b Bind) {
 			s.touch(b.Inside)
 		}
 	}
-	must("mount "+b.Outside+" at "+b.Inside, unix.Mount(b.Outside, s.root+b.Inside, "", unix.MS_BIND|unix.MS_REC, ""))
+	opened := "/proc/self/fd/" + strconv.Itoa(fd)
+	must("mount "+b.Outside+" at "+b.Inside, unix.Mount(opened, s.root+b.Inside, "", unix.MS_BIND|unix.MS_REC, ""))
+	_ = unix.Close(fd)
 }
 
 // within reports whether a place is in one of Paths.
@@ -155,7 +165,7 @@ func (s *stage) protectEach(writable []string) {
 		if len(fields) < 6 {
 			continue
 		}
-		name := unescape(fields[4])
+		name := Unescape(fields[4])
 		if name != s.root && !strings.HasPrefix(name, s.root+"/") {
 			continue
 		}
@@ -188,8 +198,8 @@ func remountFlags(options string) uintptr {
 	return flags
 }
 
-// unescape undoes the octal escapes of mountinfo.
-func unescape(s string) string {
+// Unescape undoes the octal escapes of mountinfo.
+func Unescape(s string) string {
 	if !strings.Contains(s, `\`) {
 		return s
 	}

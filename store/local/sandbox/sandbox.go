@@ -65,8 +65,12 @@ type Config struct {
 	Probe bool
 }
 
-// Bind is a file or folder from outside at a place inside.
-type Bind struct{ Outside, Inside string }
+// Bind is a file or folder from outside at a place inside. Of Paths, it must be the one
+// that Device and Inode say, unless they are 0.
+type Bind struct {
+	Outside, Inside string
+	Device, Inode   uint64
+}
 
 // File is a small file, and the folders that it is in.
 type File struct{ Inside, Contents string }
@@ -157,7 +161,7 @@ func (c *Config) each(x codec) {
 		x.String(s)
 	}
 	list(x, &c.Items, func(b *Bind) { x.String(&b.Outside); x.String(&b.Inside) })
-	list(x, &c.Paths, func(b *Bind) { x.String(&b.Outside); x.String(&b.Inside) })
+	list(x, &c.Paths, func(b *Bind) { x.String(&b.Outside); x.String(&b.Inside); x.Number(&b.Device); x.Number(&b.Inode) })
 	list(x, &c.Files, func(f *File) { x.String(&f.Inside); x.String(&f.Contents) })
 	list(x, &c.Args, x.String)
 	list(x, &c.Env, x.String)

@@ -1,0 +1,118 @@
+package local
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"lighter/store/local/sandbox"
+)
+
+// CheckSandboxPath says why no build may see a file or folder of this machine: it is not
+// there, or it would show the store's folder or one of Options.Hidden.
+func (s *Store) CheckSandboxPath(outside string) error {
+	_, err := s.outside(outside)
+	return err
+}
+
+// outside finds what a sandbox path names, and what it is: whoever mounts it later looks
+// whether it still is that.
+func (s *Store) outside(name string) (sandbox.Bind, error) {
+	var b sandbox.Bind
+	fd, err := unix.Open(name, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return b, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return b, &os.PathError{Op: "stat", Path: name, Err: err}
+	}
+	real, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
+	if err != nil {
+		return b, err
+	}
+	mounts, err := readMounts()
+	if err != nil {
+		return b, err
+	}
+	shown := mounts.below(real)
+	for _, hidden := range append([]string{string(s.layout)}, s.opts.Hidden...) {
+		for _, h := range mounts.below(realName(hidden)) {
+			for _, p := range shown {
+				if p.overlaps(h) {
+					return b, fmt.Errorf("%s would show %s, which is the agent's own", name, hidden)
+				}
+			}
+		}
+	}
+	b.Outside, b.Device, b.Inode = real, st.Dev, st.Ino
+	return b, nil
+}
+
+// realName returns a name without symlinks, as far as there is something of that name.
+func realName(name string) string {
+	real, err := filepath.EvalSymlinks(name)
+	if err == nil {
+		return real
+	}
+	if dir := filepath.Dir(name); errors.Is(err, os.ErrNotExist) && dir != name {
+		return filepath.Join(realName(dir), filepath.Base(name))
+	}
+	return name
+}
+
+// spot is a place in a file system, however that is mounted.
+type spot struct{ device, name string }
+
+// overlaps reports whether one is the other, or in it.
+func (s spot) overlaps(t spot) bool {
+	return s.device == t.device && (within(s.name, t.name) || within(t.name, s.name))
+}
+
+func within(name, dir string) bool {
+	return name == dir || dir == "/" || strings.HasPrefix(name, dir+"/")
+}
+
+// mount is a line of /proc/self/mountinfo (proc(5)).
+type mount struct {
+	spot  // what is mounted
+	point string
+}
+
+type mounts []mount
+
+func readMounts() (mounts, error) {
+	text, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	var list mounts
+	for line := range strings.Lines(string(text)) {
+		if fields := strings.Fields(line); len(fields) > 5 {
+			list = append(list, mount{spot{fields[2], sandbox.Unescape(fields[3])}, sandbox.Unescape(fields[4])})
+		}
+	}
+	return list, nil
+}
+
+// below returns what can be seen at a name, which has no symlinks, and below it.
+func (m mounts) below(name string) []spot {
+	var at mount
+	var spots []spot
+	for _, x := range m {
+		switch {
+		case within(name, x.point) && len(x.point) >= len(at.point):
+			at = x // of several at one point, the last one is on top
+		case within(x.point, name):
+			spots = append(spots, x.spot)
+		}
+	}
+	rest := strings.TrimPrefix(name, at.point)
+	return append(spots, spot{at.device, path.Join("/", at.name, rest)})
+}
