@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"lighter/internal/agentapi"
+	"lighter/internal/owner"
 	"lighter/internal/version"
 )
 
@@ -37,11 +38,9 @@ func (p place) agent() string      { return filepath.Join(p.state, "agents", nod
 func (p place) log() string        { return filepath.Join(p.agent(), "agent.log") }
 func (p place) startLock() string  { return p.socket + ".lock" }
 
-// makeState makes the state folder. Everybody may enter: builders do that run as another
-// user, and what is nobody else's business has a mode of its own.
-func (p place) makeState() error {
-	return os.MkdirAll(p.state, 0o755)
-}
+// makeState makes the state folder. Builders that run as another user need not enter it:
+// what they see is mounted for them.
+func (p place) makeState() error { return owner.MakeState(p.state) }
 
 // maxSocketName is how long the name of a Unix socket may be (sun_path, unix(7),
 // without its NUL).

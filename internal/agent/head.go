@@ -64,6 +64,22 @@ func (h *Head) offer() *agentapi.Offer {
 	return h.Offer
 }
 
+// usable returns an offer that says which of its sandbox paths the store would not show.
+func (a *Agent) usable(o *agentapi.Offer) *agentapi.Offer {
+	s, ok := a.opts.Store.(interface{ CheckSandboxPath(outside string) error })
+	if o == nil || !ok {
+		return o
+	}
+	checked := *o
+	checked.Unusable = make(map[string]string)
+	for _, text := range o.SandboxPaths {
+		if err := s.CheckSandboxPath(text[strings.IndexByte(text, '=')+1:]); err != nil {
+			checked.Unusable[text] = err.Error()
+		}
+	}
+	return &checked
+}
+
 // limit changes a request to what the owner offers. What cannot be had in any part is an
 // error.
 func (h *Head) limit(req *agentapi.BuildRequest) error {

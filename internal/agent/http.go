@@ -157,7 +157,7 @@ func (h handler) unknown(_ http.ResponseWriter, r *http.Request) (any, error) {
 
 func (h handler) getMachine(_ http.ResponseWriter, r *http.Request) (any, error) {
 	m := h.agent.describe()
-	m.Offer = headOf(r).offer()
+	m.Offer = h.agent.usable(headOf(r).offer())
 	return m, nil
 }
 

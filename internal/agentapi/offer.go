@@ -16,6 +16,8 @@ type Offer struct {
 	// SandboxPaths, as in BuildRequest. A request chooses one by its whole text, or by its
 	// name inside.
 	SandboxPaths []string `json:"sandboxPaths,omitempty"`
+	// Unusable says of some of them why they cannot be had.
+	Unusable map[string]string `json:"unusable,omitempty"`
 	// SubstituteURLs are the servers that requests may name.
 	SubstituteURLs []string `json:"substituteURLs,omitempty"`
 	// KeepFailed and CollectGarbage say whether a head may ask for that.
@@ -59,6 +61,13 @@ func (o *Offer) Refuses(sandboxPaths, substituteURLs []string, parallelBuilds in
 	var refused []string
 	if o != nil && o.MaxBuilds > 0 && parallelBuilds > o.MaxBuilds {
 		refused = append(refused, fmt.Sprintf("its owner lets %d builds run at a time: set parallel-builds to that, not to %d", o.MaxBuilds, parallelBuilds))
+	}
+	if o != nil {
+		for _, text := range sandboxPaths {
+			if chosen, ok := o.Choose(text); ok && o.Unusable[chosen] != "" && len(refused) < maxRefused {
+				refused = append(refused, fmt.Sprintf("the sandbox path %q, which its owner offers, cannot be had: %s", text, o.Unusable[chosen]))
+			}
+		}
 	}
 	for _, kind := range []struct {
 		key, what string

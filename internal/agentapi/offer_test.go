@@ -41,6 +41,10 @@ func TestOfferRefuses(t *testing.T) {
 	if got := (*Offer)(nil).Refuses([]string{"/x"}, []string{"y"}, 100); got != "" {
 		t.Error(got)
 	}
+	o.Unusable = map[string]string{"/bin": "it is gone"}
+	if got := o.Refuses([]string{"/bin"}, nil, 1); !strings.Contains(got, `"/bin", which its owner offers, cannot be had: it is gone`) {
+		t.Error(got)
+	}
 	got := o.Refuses([]string{"/a", "/b", "/c", "/d\x1b", "/e"}, []string{"file:///root"}, 3)
 	for _, want := range []string{`"/a", "/b", "/c", 2 more`, `"file:///root"`, "parallel-builds", "sandbox-paths of agent.toml there"} {
 		if !strings.Contains(got, want) {

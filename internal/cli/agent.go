@@ -102,6 +102,9 @@ func (a *agentAction) run(ctx context.Context, inv *invocation) error {
 	if err != nil {
 		return err
 	}
+	if err := owner.MakeState(a.state); err != nil {
+		return err
+	}
 	lock, err := lockFolder(a.state, "agent")
 	if err != nil {
 		return err
@@ -153,13 +156,18 @@ func (a *agentAction) serve(ctx context.Context, inv *invocation, logger *slog.L
 		return err
 	}
 	acl := func() (*signature.ACL, error) { return readACL(folders.acl()) }
-	opts := local.Options{Root: folders.store(), Dir: store.DefaultDir, Key: key, Logger: logger, ACL: acl}
+	opts := local.Options{Root: folders.store(), Dir: store.DefaultDir, Key: key, Logger: logger, ACL: acl, Hidden: []string{a.state, a.hostKey, a.authorizedKeys}}
 	a.owner.StoreOptions(&opts)
 	s, err := local.Open(opts)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
+	for _, path := range a.owner.SandboxPaths {
+		if err := s.CheckSandboxPath(path[strings.IndexByte(path, '=')+1:]); err != nil {
+			return badInput(fmt.Errorf("sandbox path %s: %w", path, err))
+		}
+	}
 	hostKey, err := sshtransport.LoadOrCreateHostKey(a.hostKey)
 	if err != nil {
 		return err

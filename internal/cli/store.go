@@ -49,7 +49,8 @@ func openHeadStore(inv *invocation, where *folderFlags) (*local.Store, error) {
 func openStore(f folders, key *signature.PrivateKey, logger *slog.Logger) (*local.Store, error) {
 	return local.Open(local.Options{
 		Root: f.store(), Dir: store.DefaultDir, Key: key, Logger: logger,
-		ACL: func() (*signature.ACL, error) { return loadOwnACL(f) },
+		ACL:    func() (*signature.ACL, error) { return loadOwnACL(f) },
+		Hidden: []string{f.state, f.config, f.socket},
 	})
 }
 

@@ -71,3 +71,33 @@ func Safe(name string, info fs.FileInfo) error {
 	}
 	return nil
 }
+
+// MakeState makes an agent's state folder, for this user alone. One that is there and lets
+// others in does so no more, unless a coordinator has it, too, whose socket is for others.
+// One that belongs to somebody else, or that others can write to, is refused.
+func MakeState(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	mode := info.Mode().Perm()
+	_, coordinator := os.Lstat(filepath.Join(dir, "ledger"))
+	switch {
+	case ok && int64(stat.Uid) != int64(os.Getuid()):
+		return fmt.Errorf("state folder %s belongs to user %d, not to %d who runs this: choose another one, or chown it", dir, stat.Uid, os.Getuid())
+	case coordinator == nil && mode&0o022 != 0:
+		return fmt.Errorf("state folder %s has mode %04o, so that others can change what is in it: chmod go-w %s", dir, mode, dir)
+	case coordinator == nil || mode&0o077 == 0:
+		return nil
+	}
+	return f.Chmod(mode &^ 0o077)
+}

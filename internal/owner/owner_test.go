@@ -185,3 +185,51 @@ func TestSize(t *testing.T) {
 		t.Error("much is a size")
 	}
 }
+
+func TestMakeState(t *testing.T) {
+	dir := t.TempDir()
+	for _, tt := range []struct {
+		name, want string
+		mode       os.FileMode
+		ledger     bool
+		after      os.FileMode
+	}{
+		{"new", "", 0, false, 0o700},
+		{"open", "", 0o755, false, 0o700},
+		{"all may write", "", 0o777, false, 0o700},
+		{"of a coordinator", "", 0o755, true, 0o755},
+		{"of a careless coordinator", "others can change", 0o775, true, 0o775},
+		{"closed", "", 0o500, false, 0o500},
+	} {
+		state := filepath.Join(dir, tt.name, "state")
+		if tt.mode != 0 {
+			if err := os.MkdirAll(state, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if tt.ledger {
+				if err := os.Mkdir(filepath.Join(state, "ledger"), 0o700); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := os.Chmod(state, tt.mode); err != nil {
+				t.Fatal(err)
+			}
+		}
+		err := MakeState(state)
+		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v, want %q", tt.name, err, tt.want)
+		}
+		if info, err := os.Stat(state); err != nil || info.Mode().Perm() != tt.after {
+			t.Errorf("%s: mode %v, %v, want %v", tt.name, info.Mode(), err, tt.after)
+		}
+	}
+	if os.Getuid() == 0 {
+		theirs := filepath.Join(dir, "theirs")
+		if err := errors.Join(os.Mkdir(theirs, 0o700), os.Chown(theirs, 12345, 12345)); err != nil {
+			t.Fatal(err)
+		}
+		if err := MakeState(theirs); err == nil || !strings.Contains(err.Error(), "belongs to user 12345") {
+			t.Errorf("another's: %v", err)
+		}
+	}
+}
