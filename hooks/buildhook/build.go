@@ -1,8 +1,6 @@
 package buildhook
 
 import (
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -14,7 +12,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-	"unicode"
 
 	"golang.org/x/sys/unix"
 
@@ -39,29 +36,25 @@ func dial(socket string) (*conversation, error) {
 	return &conversation{conn, frames}, nil
 }
 
-// newID returns a random UUID (RFC 9562, version 4).
-func newID() (string, error) {
-	var b [16]byte
-	if _, err := rand.Read(b[:]); err != nil {
-		return "", err
-	}
-	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
-	h := hex.EncodeToString(b[:])
-	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:], nil
-}
-
 // build is one accepted build.
 type build struct {
 	*hook
 	order   hookapi.Order
-	attempt int  // of the last progress
-	remote  bool // that the machine builds was told, for this attempt
+	attempt int   // of the last progress
+	remote  bool  // that the machine builds was told, for this attempt
+	logged  int64 // bytes of logs, of all attempts
 
 	// What ended the reading of an archive before its time.
 	shipment *hookapi.Shipment
 	result   *hookapi.Result
 	lost     error // the conversation broke off
 	over     bool  // the archive is
+
+	shipments int  // that were announced in this conversation
+	shipping  bool // an archive was announced, and its end was not
+	// delivered says that each output is in the store as this process has checked it. What
+	// was there before, and what the coordinator says, does not count.
+	delivered bool
 
 	// away says that the coordinator is gone, and until when it is waited for. It is back
 	// when it was heard.
@@ -78,6 +71,7 @@ func (e *localError) Unwrap() error { return e.err }
 
 // run converses until the coordinator has said the last word, and returns the exit code.
 func (b *build) run() int {
+	b.told.hear()
 	if err := hookapi.WriteJSON(b.conn, hookapi.Build, &b.order); err != nil {
 		b.lost = err
 	}
@@ -114,26 +108,35 @@ func (b *build) await() error {
 	return nil
 }
 
-// next reads a frame and does what it asks for. Bytes of an archive are returned.
+// next reads a frame and does what it asks for. Bytes of an archive are returned. A
+// coordinator that says nothing for too long is an error.
 func (b *build) next() ([]byte, error) {
+	if err := b.conn.SetReadDeadline(time.Now().Add(b.silence)); err != nil {
+		return nil, err
+	}
 	kind, payload, err := b.conn.frames.Next()
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = fmt.Errorf("it said nothing for %s", b.silence)
+	}
 	if err != nil {
 		return nil, err
 	}
+	b.told.hear()
 	if b.away {
 		b.away = false
 		b.say("the coordinator is back")
 	}
 	switch kind {
 	case hookapi.Archive:
+		if !b.shipping || len(payload) == 0 {
+			break
+		}
 		return payload, nil
 	case hookapi.Log:
-		if _, err := b.Log.Write(payload); err != nil {
-			return nil, &localError{fmt.Errorf("write the log: %w", err)}
+		if len(payload) == 0 {
+			break
 		}
-		b.order.LogOffset += int64(len(payload))
-		b.told.touch()
-		return nil, nil
+		return nil, b.log(payload)
 	case hookapi.State:
 		var p hookapi.Progress
 		if err := hookapi.Decode(payload, &p); err != nil {
@@ -146,10 +149,16 @@ func (b *build) next() ([]byte, error) {
 		if err := hookapi.Decode(payload, &s); err != nil {
 			return nil, err
 		}
-		b.shipment, b.over = &s, false
+		if b.shipments++; s.Number != b.shipments {
+			return nil, fmt.Errorf("%w: shipment %d after %d", hookapi.ErrFrame, s.Number, b.shipments-1)
+		}
+		b.shipment, b.shipping, b.over = &s, true, false
 		return nil, nil
 	case hookapi.End:
-		b.over = true
+		if !b.shipping {
+			break
+		}
+		b.shipping, b.over = false, true
 		return nil, nil
 	case hookapi.Final:
 		var r hookapi.Result
@@ -159,7 +168,24 @@ func (b *build) next() ([]byte, error) {
 		b.result = &r
 		return nil, nil
 	}
-	return nil, fmt.Errorf("%w: a frame %q", hookapi.ErrFrame, kind)
+	return nil, fmt.Errorf("%w: a frame %q of %d bytes, which is not its turn", hookapi.ErrFrame, kind, len(payload))
+}
+
+// maxLog is how many bytes of logs are passed on for one build: guix-daemon keeps them. A
+// coordinator cuts the log of each attempt long before.
+const maxLog = 8 << 30
+
+// log passes a part of the log on, byte by byte: as if guix-daemon ran the builder itself.
+func (b *build) log(p []byte) error {
+	if b.logged += int64(len(p)); b.logged > maxLog {
+		return fmt.Errorf("%w: a log of more than %d GiB", hookapi.ErrFrame, maxLog>>30)
+	}
+	if _, err := b.Log.Write(p); err != nil {
+		return &localError{fmt.Errorf("write the log: %w", err)}
+	}
+	b.order.LogOffset += int64(len(p))
+	b.told.touch()
+	return nil
 }
 
 // progress tells the user what has changed.
@@ -197,13 +223,11 @@ func describe(p *hookapi.Progress) string {
 func (b *build) end(r *hookapi.Result) int {
 	drv := b.order.Derivation
 	if r.State == api.Succeeded {
-		for _, p := range b.order.Outputs {
-			if _, err := os.Lstat(string(p)); err != nil {
-				b.say("%s was built, but an output is not in the store: %v", drv, err)
-				return ExitTransient
-			}
+		if b.delivered {
+			return ExitBuilt
 		}
-		return ExitBuilt
+		b.say("%s: the coordinator says that it was built, and has not delivered the outputs", drv)
+		return ExitTransient
 	}
 	text := r.Reason
 	f := r.Failure
@@ -242,8 +266,7 @@ func (b *build) regain() error {
 		b.say("the coordinator is gone (%v); waiting for it, the build goes on", lost)
 		b.away, b.until = true, time.Now().Add(b.Patience)
 	}
-	b.lost, b.shipment = nil, nil
-	b.told.note(api.Queued, "waiting for the coordinator")
+	b.lost, b.shipment, b.shipments, b.shipping = nil, nil, 0, false
 	for ; time.Now().Before(b.until); time.Sleep(redialPause) {
 		conn, err := dial(b.Socket)
 		if err != nil {
@@ -265,7 +288,7 @@ func (b *build) regain() error {
 // store cannot take them.
 func (b *build) receive(s *hookapi.Shipment) (code int, over bool) {
 	b.told.note(api.Fetching, fmt.Sprintf("retrieving %d MiB from %s", s.Bytes>>20, s.Machine))
-	err := b.unpack()
+	err := b.unpack(s)
 	receipt := hookapi.Receipt{Number: s.Number}
 	switch {
 	case err == nil:
@@ -324,14 +347,19 @@ func (a *archive) Read(p []byte) (int, error) {
 // which item it was after the contents, so that each is unpacked under the name of one
 // that is still to come, and renamed: of all names in the store, guix-daemon's garbage
 // collector spares just those of the outputs.
-func (b *build) unpack() error {
+func (b *build) unpack(s *hookapi.Shipment) error {
 	acl, err := signature.LoadACL(b.ACL)
 	if err != nil {
 		return &localError{err}
 	}
 	b.removeAll()
+	if err := b.checkSpace(s.Bytes); err != nil {
+		return err
+	}
 	absent := slices.Clone(b.order.Outputs)
-	for r := nar.NewArchiveReader(&archive{b: b}, b.Dir); ; {
+	in := &archive{b: b}
+	announced := &announced{b: b, bytes: s.Bytes}
+	for r := nar.NewArchiveReader(in, b.Dir); ; {
 		contents, err := r.Next()
 		if errors.Is(err, io.EOF) {
 			break
@@ -343,7 +371,8 @@ func (b *build) unpack() error {
 			return errors.New("there is more in the archive than the outputs")
 		}
 		spot := string(absent[0])
-		if err := nar.Unpack(contents, spot); err != nil {
+		announced.r = contents
+		if err := nar.Unpack(announced, spot); err != nil {
 			return err
 		}
 		item, err := r.Item()
@@ -370,12 +399,64 @@ func (b *build) unpack() error {
 	if len(absent) > 0 {
 		return fmt.Errorf("%s is not in the archive", absent[0])
 	}
+	if n, err := in.Read(make([]byte, 1)); n > 0 {
+		return errors.New("there is something behind the end of the archive")
+	} else if !errors.Is(err, io.EOF) {
+		return err
+	}
+	b.delivered = true
 	return nil
+}
+
+// Limits on what is written before it is known whether it is good, in bytes.
+const (
+	// keptFree is what stays free in the store's file system.
+	keptFree = 64 << 20
+	// spaceEvery is how much of a NAR is unpacked between two looks at what is free: small
+	// files take more of a disk than of a NAR, and others write there too.
+	spaceEvery = 1 << 20
+)
+
+// checkSpace returns an error where there is no room for so many bytes.
+func (b *build) checkSpace(bytes int64) error {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(string(b.Dir), &fs); err != nil {
+		return &localError{fmt.Errorf("%s: %w", b.Dir, err)}
+	}
+	free := int64(fs.Bavail) * fs.Bsize //nolint:gosec // no file system has 2^63 bytes
+	if bytes > free-keptFree {
+		return &localError{fmt.Errorf("%w: %s has %d MiB free, of which %d MiB stay free, and the outputs have %d MiB",
+			unix.ENOSPC, b.Dir, free>>20, keptFree>>20, bytes>>20)}
+	}
+	return nil
+}
+
+// announced reads the NARs of a shipment, and not a byte more than was announced.
+type announced struct {
+	b     *build
+	r     io.Reader // the NAR that is being read
+	bytes int64     // that are still to come, of all NARs together
+	since int64     // read since the free space was looked at
+}
+
+func (a *announced) Read(p []byte) (int, error) {
+	n, err := a.r.Read(p[:min(int64(len(p)), a.bytes+1)])
+	if a.bytes -= int64(n); a.bytes < 0 {
+		return 0, errors.New("there are more bytes in the archive than were announced")
+	}
+	if a.since += int64(n); a.since >= spaceEvery {
+		a.since = 0
+		if err := a.b.checkSpace(0); err != nil {
+			return 0, err
+		}
+	}
+	return n, err
 }
 
 // removeAll removes what there is of the outputs. None of it is valid: guix-daemon asks
 // for outputs that are not, and keeps everybody else away from them.
 func (b *build) removeAll() {
+	b.delivered = false
 	for _, p := range b.order.Outputs {
 		if err := nar.RemoveAll(string(p)); err != nil {
 			b.say("%v", err)
@@ -390,6 +471,7 @@ func (b *build) removeAll() {
 type teller struct {
 	mu    sync.Mutex
 	last  time.Time
+	heard time.Time // when the coordinator said something last
 	state api.State
 	text  string // about the state
 }
@@ -402,22 +484,23 @@ func (t *teller) printf(w io.Writer, format string, args ...any) {
 	_, _ = fmt.Fprintf(w, format, args...)
 }
 
-// printable returns a text from elsewhere without what would control a terminal, or be
-// taken for a line of guix-daemon's.
+// printable returns a text from elsewhere as what follows the start of a line: nothing in it
+// starts another one, which guix-daemon or its clients could take for one of their own.
 func printable(text string) string {
-	text = strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) || r == '\n' || r == '\t' {
-			return r
-		}
-		return '?'
-	}, strings.TrimRight(text, "\n"))
-	return strings.ReplaceAll(text, "\n", "\n  ")
+	return strings.ReplaceAll(hookapi.Printable(text), "\n", "\n  ")
 }
 
 func (t *teller) touch() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.last = time.Now()
+}
+
+// hear notes that the coordinator has said something.
+func (t *teller) hear() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.heard = time.Now()
 }
 
 func (t *teller) note(state api.State, text string) {
@@ -433,7 +516,8 @@ const (
 )
 
 // keepTalking says from time to time what is going on, as long as that is not the
-// builder's business: how long that may be silent is for guix-daemon to watch.
+// builder's business: how long that may be silent is for guix-daemon to watch. So it is
+// for how long the coordinator may be: nothing is said for one that says nothing itself.
 func (b *build) keepTalking() (stop func()) {
 	quiet := maxQuiet
 	if b.MaxSilentTime > 0 {
@@ -448,11 +532,7 @@ func (b *build) keepTalking() (stop func()) {
 			case <-done:
 				return
 			case now := <-ticker.C:
-				b.told.mu.Lock()
-				due := b.told.state != api.Building && now.Sub(b.told.last) >= quiet/2
-				text := b.told.text
-				b.told.mu.Unlock()
-				if due && text != "" {
+				if text := b.told.due(now, quiet/2, 2*b.order.AliveEvery()); text != "" {
 					b.say("%s: %s", b.order.Derivation.Base(), text)
 				}
 			}
@@ -463,6 +543,17 @@ func (b *build) keepTalking() (stop func()) {
 		close(done)
 		<-over
 	}
+}
+
+// due returns what is to be said now, if anything: not while it is being built, nor where
+// something was said since quiet, or nothing was heard for longer than alive.
+func (t *teller) due(now time.Time, quiet, alive time.Duration) string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.state == api.Building || now.Sub(t.last) < quiet || !t.heard.IsZero() && now.Sub(t.heard) > alive {
+		return ""
+	}
+	return t.text
 }
 
 // How the hook waits for guix-daemon to have read the log.

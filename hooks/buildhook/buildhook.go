@@ -52,6 +52,7 @@ type Config struct {
 	Patience time.Duration
 
 	answerTimeout time.Duration // how long the coordinator may take for an answer
+	silence       time.Duration // how long it may say nothing while it has an order
 }
 
 // The exit codes that guix-daemon knows of a hook. Any other is a failure that says
@@ -76,6 +77,9 @@ func Run(cfg Config) int {
 	}
 	if cfg.answerTimeout <= 0 {
 		cfg.answerTimeout = defaultAnswerTimeout
+	}
+	if cfg.silence <= 0 {
+		cfg.silence = hookapi.Silence
 	}
 	h := &hook{Config: cfg, in: bufio.NewReaderSize(cfg.In, 64<<10)}
 	defer h.hangUp()
@@ -114,7 +118,7 @@ type hook struct {
 // Limits on what guix-daemon says, in bytes. The lists of inputs and outputs are closures.
 const (
 	maxQuestion = 64 << 10
-	maxList     = hookapi.MaxFrame / 2
+	maxList     = 32 << 20
 )
 
 // line reads a line, without its end.
@@ -155,6 +159,9 @@ func parseQuestion(line string, dir store.Dir) (*hookapi.Question, error) {
 	if words[3] != "" {
 		q.Features = strings.Split(words[3], ",")
 	}
+	if err := q.Check(); err != nil {
+		return nil, fmt.Errorf("guix-daemon asks about %s: %w", drv.Base(), err)
+	}
 	return q, nil
 }
 
@@ -191,8 +198,6 @@ func (h *hook) ask(q *hookapi.Question) string {
 		h.sayOnce(fmt.Sprintf("%s is not offloaded: %s", q.Derivation.Base(), a.Reason))
 	case hookapi.Postpone:
 		h.sayOnce(fmt.Sprintf("%s waits: %s", q.Derivation.Base(), a.Reason))
-	default:
-		return hookapi.Decline
 	}
 	return a.Verdict
 }
@@ -258,17 +263,19 @@ func (h *hook) build(q *hookapi.Question) int {
 }
 
 func (h *hook) newBuild(q *hookapi.Question) (*build, error) {
-	id, err := newID()
+	id, secret, err := hookapi.NewID()
 	if err != nil {
 		return nil, err
 	}
 	b := &build{hook: h, order: hookapi.Order{
-		ID: id, Derivation: q.Derivation,
+		ID: id, Secret: secret, Derivation: q.Derivation,
 		Timeout: api.Seconds(h.Timeout.Seconds()), MaxSilentTime: api.Seconds(h.MaxSilentTime.Seconds()),
 	}}
-	if b.order.Inputs, err = h.list(); err != nil {
+	inputs, err := h.list()
+	if err != nil {
 		return nil, fmt.Errorf("guix-daemon's list of inputs: %w", err)
 	}
+	b.order.SetInputs(inputs)
 	if b.order.Outputs, err = h.list(); err != nil {
 		return nil, fmt.Errorf("guix-daemon's list of outputs: %w", err)
 	}

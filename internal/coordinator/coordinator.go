@@ -35,6 +35,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -250,6 +251,9 @@ type Coordinator struct {
 	// Any goroutine may call it; nil means that there are no hooks.
 	hookCounts func() (pending, parked int)
 	room       *gate // shut while the head's disks are full; then nothing is fetched home
+	// conversations counts those with build hooks.
+	conversations atomic.Int32
+	longOrders    chan struct{} // holds one for each that is in memory
 
 	// All below belongs to the loop, but for what New and recover do before it runs.
 	ctx      context.Context // of Run
@@ -290,7 +294,8 @@ func New(cfg Config) (*Coordinator, error) {
 	c := &Coordinator{
 		cfg: cfg, limits: cfg.Limits.withDefaults(), log: cfg.Logger, ledger: cfg.Ledger,
 		head: newHead(cfg.Store), kept: newKeptItems(), moving: newTransfers(), started: time.Now(), process: processMetrics(),
-		mail: newMailbox[func()](), pruning: newPruning(), recovered: make(chan struct{}), stopped: make(chan struct{}), fatal: make(chan error, 1),
+		longOrders: make(chan struct{}, maxLongOrders),
+		mail:       newMailbox[func()](), pruning: newPruning(), recovered: make(chan struct{}), stopped: make(chan struct{}), fatal: make(chan error, 1),
 		room: newGate(), counts: newCounters(),
 		byName: make(map[string]*machine), items: newItemNumbers(maxItems),
 		hooks: make(map[string]*delivery), tasks: make(map[store.Path]*task), builds: make(map[string]*record),

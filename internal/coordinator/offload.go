@@ -29,6 +29,14 @@ func (c *Coordinator) getOffload(w http.ResponseWriter, r *http.Request) error {
 			Message: fmt.Sprintf("this is for the build hook of guix-daemon, which asks for the upgrade to %s", hookapi.Protocol),
 		}
 	}
+	if n := c.conversations.Add(1); n > maxConversations {
+		c.conversations.Add(-1)
+		return &api.Error{
+			Status: http.StatusServiceUnavailable, Code: api.CodeUnavailable,
+			Message: fmt.Sprintf("%d build hooks talk to the coordinator already", maxConversations),
+		}
+	}
+	defer c.conversations.Add(-1)
 	conn, buffered, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		return err
@@ -50,14 +58,17 @@ func (c *Coordinator) getOffload(w http.ResponseWriter, r *http.Request) error {
 // converse answers a hook's questions until it has something built, or ends.
 func (c *Coordinator) converse(ctx context.Context, conn net.Conn, r *hookapi.Reader) error {
 	for {
-		kind, payload, err := r.Next()
+		if err := conn.SetReadDeadline(time.Now().Add(questionPause)); err != nil {
+			return err
+		}
+		kind, length, err := r.Header()
 		if err != nil {
 			return err
 		}
 		switch kind {
 		case hookapi.Ask:
 			var q hookapi.Question
-			if err := hookapi.Decode(payload, &q); err != nil {
+			if err := decodeNext(r, length, &q); err != nil {
 				return err
 			}
 			a, err := c.mayOffload(ctx, &q)
@@ -68,15 +79,45 @@ func (c *Coordinator) converse(ctx context.Context, conn net.Conn, r *hookapi.Re
 				return err
 			}
 		case hookapi.Build:
-			var o hookapi.Order
-			if err := hookapi.Decode(payload, &o); err != nil {
-				return err
-			}
-			return c.takeOrder(ctx, conn, r, &o)
+			return c.readOrder(ctx, conn, r, length)
 		default:
 			return fmt.Errorf("%w: a frame %q before a build", hookapi.ErrFrame, kind)
 		}
 	}
+}
+
+func decodeNext(r *hookapi.Reader, length int, v any) error {
+	payload, err := r.Payload(length)
+	if err != nil {
+		return err
+	}
+	return hookapi.Decode(payload, v)
+}
+
+// readOrder reads an order and has it done. Only few long ones are in memory at a time,
+// until what is to be known of their inputs is.
+func (c *Coordinator) readOrder(ctx context.Context, conn net.Conn, r *hookapi.Reader, length int) error {
+	release := func() {}
+	if length > hookapi.MaxChunk {
+		select {
+		case c.longOrders <- struct{}{}:
+			release = func() { <-c.longOrders }
+		case <-time.After(questionPause):
+			return errors.New("there are too many long orders")
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	var o hookapi.Order
+	err := decodeNext(r, length, &o)
+	if err == nil {
+		err = conn.SetReadDeadline(time.Time{})
+	}
+	if err != nil {
+		release()
+		return err
+	}
+	return c.takeOrder(ctx, conn, r, &o, release)
 }
 
 // ---- whether to take it --------------------------------------------------------------
@@ -88,6 +129,15 @@ const (
 	// maxQueuedPerSlot is how many offloaded builds may wait for each slot. Each is a
 	// process on the head.
 	maxQueuedPerSlot = 64
+	// maxConversations bounds hooks that ask, wait, or have something built. Each is a
+	// descriptor and two goroutines here.
+	maxConversations = 8 << 10
+	// maxLongOrders is how many orders of more than a chunk are in memory at a time; each
+	// may be some ten MB.
+	maxLongOrders = 4
+	// questionPause is how long a hook may take for a question, or the order. One that
+	// guix-daemon keeps for later begins another conversation then.
+	questionPause = time.Minute
 )
 
 // mayOffload decides about one build. guix-daemon neither builds locally nor elsewhere
@@ -172,17 +222,25 @@ func (m *machine) tried() bool { return m.state == stateUp || m.state == stateDo
 // ---- one build -------------------------------------------------------------------------
 
 // takeOrder has a build done and hands its outputs over. It returns when that is over, or
-// the hook is gone: then the build is canceled.
-func (c *Coordinator) takeOrder(ctx context.Context, conn net.Conn, r *hookapi.Reader, o *hookapi.Order) error {
+// the hook is gone: then the build is canceled. It calls release when the order's inputs
+// are not needed any more.
+func (c *Coordinator) takeOrder(ctx context.Context, conn net.Conn, r *hookapi.Reader, o *hookapi.Order, release func()) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	d := &delivery{
 		c: c, conn: conn, id: o.ID, logAttempt: o.LogAttempt, logOffset: o.LogOffset,
 		ctx: ctx, cancel: cancel, mail: newMailbox[any](),
 	}
+	inputs := o.Inputs
+	o.Inputs = nil
 	defer d.group.Wait()
 	defer cancel(nil)
 	defer conn.Close()
 	d.group.Go(func() { cancel(d.read(r)) })
+	d.group.Go(func() {
+		defer release()
+		c.head.prefetch(d.ctx, inputs)
+	})
+	d.group.Go(func() { d.repeat(o.AliveEvery()) })
 	b, err := c.takeUpOrder(ctx, d, o)
 	defer c.post(func() { c.hookGone(d) })
 	if err != nil {
@@ -213,6 +271,9 @@ func passes(err error) bool {
 
 // takeUpOrder submits the build, or finds it if an earlier conversation was about it.
 func (c *Coordinator) takeUpOrder(ctx context.Context, d *delivery, o *hookapi.Order) (*api.Build, error) {
+	if err := o.Check(); err != nil {
+		return nil, badRequest("%v", err)
+	}
 	n, err := c.head.node(ctx, o.Derivation)
 	if err != nil {
 		return nil, err
@@ -223,15 +284,9 @@ func (c *Coordinator) takeUpOrder(ctx context.Context, d *delivery, o *hookapi.O
 			names = append(names, out.Name)
 		}
 	}
-	switch {
-	case o.ID == "":
-		return nil, badRequest("an order without an id")
-	case len(o.Outputs) == 0:
-		return nil, badRequest("an order for no output of %s", o.Derivation)
-	case len(names) != len(o.Outputs):
+	if len(names) != len(o.Outputs) {
 		return nil, badRequest("%s: not all of %v are its outputs", o.Derivation, o.Outputs)
 	}
-	d.group.Go(func() { c.head.prefetch(d.ctx, o.Inputs) })
 	if err := c.do(ctx, func() { c.hooks[d.id] = d }); err != nil {
 		return nil, err
 	}
@@ -352,6 +407,9 @@ func (r *run) handOver() (*outcome, error) {
 			s.Bytes += item.info.NARSize
 		}
 	}
+	if s.Bytes < 0 || s.Bytes > hookapi.MaxShipment {
+		return nil, r.blame(api.CulpritMachine, fmt.Errorf("its outputs have %d bytes: want at most %d", s.Bytes, int64(hookapi.MaxShipment)))
+	}
 	err = r.persist(r.ctx, r.machine, func(ctx context.Context) error {
 		n, err := r.to.ship(ctx, r.machine, s, wanted)
 		r.fetched.Add(n)
@@ -465,6 +523,7 @@ type delivery struct {
 
 	writing   sync.Mutex
 	conn      net.Conn
+	last      hookapi.Progress     // that was written
 	shipments int                  // that were announced
 	receipt   chan hookapi.Receipt // for the last of them; has room for one
 }
@@ -488,6 +547,39 @@ func (d *delivery) write(kind hookapi.Kind, v any) error {
 	d.writing.Lock()
 	defer d.writing.Unlock()
 	return hookapi.WriteJSON(d.conn, kind, v)
+}
+
+func (d *delivery) writeState(p hookapi.Progress) error {
+	d.writing.Lock()
+	defer d.writing.Unlock()
+	d.last = p
+	return hookapi.WriteJSON(d.conn, hookapi.State, p)
+}
+
+// repeat tells the hook again how its build stands, as long as the loop goes on: that is
+// how the hook knows of it.
+func (d *delivery) repeat(every time.Duration) {
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+		case <-d.ctx.Done():
+			return
+		}
+		if d.c.do(d.ctx, func() {}) != nil {
+			return
+		}
+		d.writing.Lock()
+		var err error
+		if d.last.State != "" {
+			err = hookapi.WriteJSON(d.conn, hookapi.State, d.last)
+		}
+		d.writing.Unlock()
+		if err != nil {
+			return
+		}
+	}
 }
 
 func (d *delivery) writeBytes(kind hookapi.Kind, p []byte) error {
@@ -593,7 +685,7 @@ func (d *delivery) report() error {
 					d.awaitLog(logged) // the hook counts what it has of the log of an attempt
 				}
 				last = p
-				if err := d.write(hookapi.State, p); err != nil {
+				if err := d.writeState(p); err != nil {
 					return err
 				}
 			}

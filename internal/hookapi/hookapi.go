@@ -12,7 +12,12 @@
 // each answered with a Reply, and then at most one Build. From there on the coordinator
 // sends State and Log frames; for each try to hand the outputs over a Transfer and the
 // archive in Archive frames and an End, which the hook answers with a Delivered; and
-// Final, the last one. The build is wanted for as long as the conversation lasts.
+// Final, the last one. The build is wanted for as long as the conversation lasts. A
+// coordinator that has nothing to say repeats its last State, see [Order.AliveEvery].
+//
+// Neither side believes the other: whoever may write to the socket can be the hook, and
+// the hook has guix-daemon's rights, which the coordinator has not. So whatever a frame
+// says is bounded before it is allocated, and checked by [Decode].
 //
 // The package uses no net/http, so that the hook starts fast.
 package hookapi
@@ -26,6 +31,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -57,8 +63,8 @@ const (
 )
 
 // MaxFrame bounds a frame's length, in bytes. The longest is an Order, which lists the
-// closure of a build's inputs.
-const MaxFrame = 64 << 20
+// closure of a build's inputs: room for some 200,000, ten times what a large package has.
+const MaxFrame = 16 << 20
 
 // MaxChunk is how long Log and Archive frames are at most, in bytes.
 const MaxChunk = 256 << 10
@@ -88,9 +94,12 @@ const (
 // Order has a build done that was accepted. Given again with the same id, after the
 // conversation broke off, it is about the same build.
 type Order struct {
-	ID            string       `json:"id"` // UUID
-	Derivation    store.Path   `json:"derivation"`
-	Inputs        []store.Path `json:"inputs"`  // closures of the derivation and of its inputs
+	ID         string     `json:"id"` // UUID, and what it was made of: see NewID
+	Secret     string     `json:"secret,omitempty"`
+	Derivation store.Path `json:"derivation"`
+	// Inputs are those of the closures of the derivation and of its inputs that an order
+	// has room for, see SetInputs: a hint, what the coordinator will want to know of.
+	Inputs        []store.Path `json:"inputs"`
 	Outputs       []store.Path `json:"outputs"` // that are to be delivered
 	Timeout       api.Seconds  `json:"timeout,omitempty"`
 	MaxSilentTime api.Seconds  `json:"maxSilentTime,omitempty"`
@@ -142,40 +151,69 @@ type Reader struct {
 	buf []byte
 }
 
-// NewReader returns a reader of frames.
-func NewReader(r io.Reader) *Reader { return &Reader{r: bufio.NewReaderSize(r, 64<<10)} }
+// NewReader returns a reader of frames. It has a small buffer, unless r is a bufio.Reader:
+// most conversations say little.
+func NewReader(r io.Reader) *Reader { return &Reader{r: bufio.NewReaderSize(r, 4<<10)} }
 
 // Next returns the next frame. The payload is valid until the next call. At the end of
 // the stream it returns io.EOF, and in the middle of a frame io.ErrUnexpectedEOF.
 func (r *Reader) Next() (Kind, []byte, error) {
-	var header [5]byte
-	if _, err := io.ReadFull(r.r, header[:]); err != nil {
+	kind, length, err := r.Header()
+	if err != nil {
 		return 0, nil, err
 	}
-	kind, length := Kind(header[0]), binary.BigEndian.Uint32(header[1:])
-	if int64(length) > int64(limit(kind)) {
-		return 0, nil, fmt.Errorf("%w: a frame %q of %d bytes", ErrFrame, kind, length)
-	}
-	payload := r.space(int(length))
-	if _, err := io.ReadFull(r.r, payload); err != nil {
-		if err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
+	payload, err := r.Payload(length)
+	if err != nil {
 		return 0, nil, err
 	}
 	return kind, payload, nil
 }
 
-// space returns room for a payload. That for a long one is not kept: a conversation has
-// one such frame and lasts for hours.
-func (r *Reader) space(n int) []byte {
-	if n > MaxChunk {
-		return make([]byte, n)
+// Header is the first half of Next, for who wants to know how long a frame is before
+// Payload reads it.
+func (r *Reader) Header() (kind Kind, length int, err error) {
+	var header [5]byte
+	if _, err := io.ReadFull(r.r, header[:]); err != nil {
+		return 0, 0, err
 	}
-	if n > cap(r.buf) {
-		r.buf = make([]byte, max(n, 4<<10))
+	kind, n := Kind(header[0]), binary.BigEndian.Uint32(header[1:])
+	if int64(n) > int64(limit(kind)) {
+		return 0, 0, fmt.Errorf("%w: a frame %q of %d bytes", ErrFrame, kind, n)
 	}
-	return r.buf[:n]
+	return kind, int(n), nil
+}
+
+// Payload is the second half of Next. Room for a long one is made as its bytes arrive, and
+// not kept: a conversation has one such frame and lasts for hours.
+func (r *Reader) Payload(length int) ([]byte, error) {
+	if length > MaxChunk {
+		return r.long(length)
+	}
+	if length > cap(r.buf) {
+		r.buf = make([]byte, max(length, 4<<10))
+	}
+	return r.buf[:length], r.fill(r.buf[:length])
+}
+
+func (r *Reader) long(length int) ([]byte, error) {
+	var payload []byte
+	for have := 0; have < length; have = len(payload) {
+		payload = slices.Grow(payload, min(length-have, max(have, MaxChunk)))
+		payload = payload[:min(length, cap(payload))]
+		if err := r.fill(payload[have:]); err != nil {
+			return nil, err
+		}
+	}
+	return payload, nil
+}
+
+// fill reads a part of a payload.
+func (r *Reader) fill(p []byte) error {
+	_, err := io.ReadFull(r.r, p)
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
 }
 
 // limit is the greatest length of a frame of that kind; no other kind has any.
@@ -189,14 +227,6 @@ func limit(k Kind) int {
 		return 0
 	}
 	return -1
-}
-
-// Decode reads the JSON of a frame.
-func Decode(payload []byte, v any) error {
-	if err := json.Unmarshal(payload, v); err != nil {
-		return fmt.Errorf("%w: %w", ErrFrame, err)
-	}
-	return nil
 }
 
 // Write writes one frame, with one system call if w is a connection.
@@ -248,7 +278,7 @@ func handshake(conn net.Conn) (*Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := NewReader(conn)
+	r := NewReader(bufio.NewReaderSize(conn, 64<<10))
 	status, err := r.line()
 	if err != nil {
 		return nil, err
