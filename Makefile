@@ -1,9 +1,10 @@
 # lighter: bare `make` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help build agents demo test lint format fuzz bench guix-lab guix-lab-down test-guix bench-guix clean
+.PHONY: help build agents man install demo test lint format fuzz bench guix-lab guix-lab-down test-guix bench-guix clean
 
 GO         ?= go
 BUILD      := build
+PREFIX     ?= /usr/local
 # Agents are uploaded to machines, so they are made for all of these.
 PLATFORMS  := linux-amd64 linux-arm64 linux-arm linux-386 linux-riscv64 linux-ppc64le
 FUZZTIME   ?= 10m
@@ -34,6 +35,19 @@ agents: $(PLATFORMS:%=$(BUILD)/agents/lighter-agent-%) ## static agents for ever
 
 $(BUILD)/agents/lighter-agent-%: $(SOURCES)
 	GOOS=$(word 1,$(subst -, ,$*)) GOARCH=$(word 2,$(subst -, ,$*)) $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/lighter-agent
+
+man: ## a manual page for every command, in build/man/
+	rm -rf $(BUILD)/man && mkdir -p $(BUILD)/man
+	$(GO) run ./internal/cli/manpages $(BUILD)/man
+
+install: build agents man ## into PREFIX (/usr/local), or below DESTDIR
+	install -D -t $(DESTDIR)$(PREFIX)/bin $(BUILD)/lighter $(BUILD)/lighter-agent $(BUILD)/lighter-guix
+	install -D -t $(DESTDIR)$(PREFIX)/lib/lighter/agents $(PLATFORMS:%=$(BUILD)/agents/lighter-agent-%)
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man1 $(BUILD)/man/*.1
+	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+	$(BUILD)/lighter completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/lighter
+	$(BUILD)/lighter completion zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_lighter
+	$(BUILD)/lighter completion fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/lighter.fish
 
 demo: build ## a coordinator and three machines on loopback build lighter's own source tree
 	$(BUILD)/lighter demo

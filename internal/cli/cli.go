@@ -16,10 +16,9 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
-
-	"lighter/internal/version"
 )
 
 // Process is what a command has of its process.
@@ -44,11 +43,12 @@ func Main() int {
 // Run runs one command line, without the program's name, and returns the exit
 // code. Errors are written to p.Err.
 func Run(ctx context.Context, args []string, p Process) int {
-	root := rootCommand()
-	cmd, rest, err := root.find(args)
-	if err == nil {
-		err = cmd.invoke(ctx, p, rest)
-	}
+	root := rootCommand().cobra(p) //nolint:contextcheck // each command gets ctx from ExecuteContext
+	root.SetArgs(slices.Concat([]string{}, args)) // of none it would take the process's
+	root.SetIn(p.In)
+	root.SetOut(p.Out)
+	root.SetErr(p.Err)
+	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return exitDone
 	}
@@ -102,61 +102,9 @@ ask it, or work on the head's own store, keys and configuration.`,
 			demoCommand(),
 		},
 	}
-	root.sub = append(root.sub, helpCommand(root))
+	root.sub = append(root.sub, completionCommand(root), helpCommand(root))
 	root.adopt()
 	return root
-}
-
-// invoke parses the command's flags and runs it. The first signal ends ctx, a
-// second one the process, unless the command takes the signals for itself.
-func (c *command) invoke(ctx context.Context, p Process, args []string) error {
-	fs := c.newFlagSet()
-	var help, showVersion *bool
-	var action action
-	if c.setup != nil {
-		action = c.setup(fs)
-	}
-	help = fs.BoolP("help", "h", false, "show this text")
-	if c.parent == nil {
-		showVersion = fs.Bool("version", false, "print lighter's version")
-	}
-	if err := c.parse(fs, args); err != nil {
-		return err
-	}
-	switch {
-	case *help:
-		return c.writeHelp(p.Out)
-	case showVersion != nil && *showVersion:
-		_, err := fmt.Fprintf(p.Out, "lighter %s\n", version.Version)
-		return err
-	case action == nil:
-		return c.incomplete(p)
-	}
-	if !c.takesSignals {
-		var stop context.CancelFunc
-		ctx, stop = cancelOnSignal(ctx, p.Signals)
-		defer stop()
-	}
-	err := action(ctx, &invocation{Process: p, args: fs.Args(), flags: fs})
-	if err != nil && errors.Is(err, context.Canceled) && errors.Is(context.Cause(ctx), errInterrupted) {
-		return errInterrupted
-	}
-	return err
-}
-
-// incomplete answers a command that only has others below it.
-func (c *command) incomplete(p Process) error {
-	if c.parent == nil {
-		if err := c.writeHelp(p.Err); err != nil {
-			return err
-		}
-		return &exitError{code: exitUsage}
-	}
-	var names []string
-	for _, s := range c.sub {
-		names = append(names, s.name)
-	}
-	return usageErrorf("%s: which one? %s (see \"%s --help\")", c.path(), strings.Join(names, ", "), c.path())
 }
 
 var errInterrupted = errors.New("interrupted")

@@ -133,7 +133,7 @@ func TestUsageErrors(t *testing.T) {
 		"help below a leaf":    {"help build now", `lighter build has no command "now" below it`},
 		"wrong size":           {"store gc --max-freed lots", `"lots" is no size`},
 		"wrong state":          {"builds list --only don", `no state is called "don"; they are queued`},
-		"flag before command":  {"--state x build", `unknown flag --state`},
+		"flag before command":  {"--nonsense x build", `unknown flag --nonsense`},
 		"control characters":   {"\x1b[2J", `unknown command "\x1b[2J"`},
 		"negative time limit":  {"build --timeout=-1s x", "is no length of time"},
 		"authorized with FILE": {"key show --authorized x", "takes no FILE"},

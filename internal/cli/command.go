@@ -9,15 +9,17 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"lighter/internal/cli/human"
+	"lighter/internal/version"
 )
 
 // command is a node of the tree. It has an action, or commands below it.
 type command struct {
 	name     string
-	args     string // what follows the flags in the synopsis: "DRV…"
+	args     string // what follows the flags in the synopsis: "DRV…"; see argumentValues
 	short    string // one line, no full stop
 	long     string // paragraphs, with an empty line in between
 	examples []example
@@ -59,21 +61,16 @@ func (c *command) path() string {
 	return c.parent.path() + " " + c.name
 }
 
-// find returns the command that args name, and the arguments after its name.
-// Flags may stand in front of a subcommand's name only where c has that flag.
-func (c *command) find(args []string) (*command, []string, error) {
-	if len(c.sub) == 0 || len(args) == 0 || strings.HasPrefix(args[0], "-") {
-		return c, args, nil
-	}
-	for _, s := range c.sub {
-		if s.name == args[0] {
-			return s.find(args[1:])
+// find returns the command that names lead to from c, and the names that lead nowhere.
+func (c *command) find(names []string) (*command, []string) {
+	if len(names) > 0 {
+		for _, s := range c.sub {
+			if s.name == names[0] {
+				return s.find(names[1:])
+			}
 		}
 	}
-	if c.setup != nil {
-		return c, args, nil // it has arguments beside its commands
-	}
-	return nil, nil, c.unknown(args[0])
+	return c, names
 }
 
 func (c *command) unknown(name string) error {
@@ -88,20 +85,50 @@ func (c *command) unknown(name string) error {
 	return usageErrorf("%s; the commands are %s", text, strings.Join(names, ", "))
 }
 
-func (c *command) newFlagSet() *pflag.FlagSet {
+// allFlags returns the command's flags and its action, nil if it only has commands below it.
+func (c *command) allFlags() (*pflag.FlagSet, action) {
 	fs := pflag.NewFlagSet(c.path(), pflag.ContinueOnError)
-	fs.SetOutput(io.Discard)
-	fs.Usage = func() {}
 	fs.SortFlags = false
-	return fs
+	var do action
+	if c.setup != nil {
+		do = c.setup(fs)
+	}
+	fs.BoolP("help", "h", false, "show this text")
+	if c.parent == nil {
+		fs.Bool("version", false, "print lighter's version")
+	}
+	return fs, do
 }
 
-// parse reads the flags; its errors name the nearest known flag.
-func (c *command) parse(fs *pflag.FlagSet, args []string) error {
-	err := fs.Parse(args)
-	if err == nil {
-		return nil
+// cobra returns the command, and all below it, for the library that finds the command of a
+// command line, parses its flags, and completes what is typed. Help and errors are ours.
+func (c *command) cobra(p Process) *cobra.Command {
+	fs, do := c.allFlags()
+	cmd := &cobra.Command{
+		Use: c.name, Short: c.short, Args: cobra.ArbitraryArgs,
+		SilenceErrors: true, SilenceUsage: true,
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.run(cmd.Context(), do, &invocation{Process: p, args: args, flags: fs})
+		},
 	}
+	cmd.Flags().SortFlags = false
+	cmd.Flags().AddFlagSet(fs)
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return c.flagError(fs, err) })
+	cmd.SetHelpFunc(func(*cobra.Command, []string) { _ = c.writeHelp(p.Out) })
+	c.complete(cmd, p, fs)
+	for _, s := range c.sub {
+		sub := s.cobra(p)
+		cmd.AddCommand(sub)
+		if s.name == "help" {
+			cmd.SetHelpCommand(sub)
+		}
+	}
+	return cmd
+}
+
+// flagError says of a flag that is not known which one was meant.
+func (c *command) flagError(fs *pflag.FlagSet, err error) error {
 	var notExist *pflag.NotExistError
 	if !errors.As(err, &notExist) {
 		return usageErrorf("%s: %w", c.path(), err)
@@ -116,6 +143,46 @@ func (c *command) parse(fs *pflag.FlagSet, args []string) error {
 		return usageErrorf("%s: unknown flag --%s; did you mean --%s?", c.path(), given, near)
 	}
 	return usageErrorf("%s: unknown flag --%s; see \"%s --help\"", c.path(), given, c.path())
+}
+
+// run runs the command. The first signal ends ctx, a second one the process, unless the
+// command takes the signals for itself.
+func (c *command) run(ctx context.Context, do action, inv *invocation) error {
+	if showVersion, _ := inv.flags.GetBool("version"); showVersion && c.parent == nil {
+		_, err := fmt.Fprintf(inv.Out, "lighter %s\n", version.Version)
+		return err
+	}
+	if do == nil {
+		return c.incomplete(inv)
+	}
+	if !c.takesSignals {
+		var stop context.CancelFunc
+		ctx, stop = cancelOnSignal(ctx, inv.Signals)
+		defer stop()
+	}
+	err := do(ctx, inv)
+	if err != nil && errors.Is(err, context.Canceled) && errors.Is(context.Cause(ctx), errInterrupted) {
+		return errInterrupted
+	}
+	return err
+}
+
+// incomplete answers a command that only has others below it.
+func (c *command) incomplete(inv *invocation) error {
+	if len(inv.args) > 0 {
+		return c.unknown(inv.args[0])
+	}
+	if c.parent == nil {
+		if err := c.writeHelp(inv.Err); err != nil {
+			return err
+		}
+		return &exitError{code: exitUsage}
+	}
+	var names []string
+	for _, s := range c.sub {
+		names = append(names, s.name)
+	}
+	return usageErrorf("%s: which one? %s (see \"%s --help\")", c.path(), strings.Join(names, ", "), c.path())
 }
 
 // arguments checks how many arguments there are; atMost < 0 is no limit.
@@ -144,14 +211,7 @@ func (c *command) writeHelp(w io.Writer) error {
 		fmt.Fprintf(&b, "\nDESCRIPTION\n%s\n", indent(paragraphs(c.long)))
 	}
 	c.writeCommands(&b)
-	fs := c.newFlagSet()
-	if c.setup != nil {
-		c.setup(fs)
-	}
-	fs.BoolP("help", "h", false, "show this text")
-	if c.parent == nil {
-		fs.Bool("version", false, "print lighter's version")
-	}
+	fs, _ := c.allFlags()
 	writeFlags(&b, fs)
 	if len(c.examples) > 0 {
 		b.WriteString("\nEXAMPLES\n")
@@ -314,14 +374,14 @@ func helpCommand(root *command) *command {
 		},
 		setup: func(*pflag.FlagSet) action {
 			return func(_ context.Context, inv *invocation) error {
-				cmd, rest, err := root.find(inv.args)
-				if err != nil {
-					return err
+				cmd, rest := root.find(inv.args)
+				switch {
+				case len(rest) == 0:
+					return cmd.writeHelp(inv.Out)
+				case len(cmd.sub) > 0:
+					return cmd.unknown(rest[0])
 				}
-				if len(rest) > 0 {
-					return usageErrorf("%s has no command %q below it", cmd.path(), rest[0])
-				}
-				return cmd.writeHelp(inv.Out)
+				return usageErrorf("%s has no command %q below it", cmd.path(), rest[0])
 			}
 		},
 	}

@@ -16,6 +16,12 @@ type logFlags struct {
 	flags         *pflag.FlagSet
 }
 
+// What --log-level and --log-format take.
+var (
+	logLevels  = []string{"debug", "info", "warn", "error"}
+	logFormats = []string{"text", "logfmt", "json"}
+)
+
 // otherwise says what holds where the command line does not say.
 func (f *logFlags) otherwise(level slog.Level, format string) {
 	if !f.flags.Changed("log-level") {
@@ -36,15 +42,14 @@ func addLogFlags(fs *pflag.FlagSet) *logFlags {
 
 // logger returns a logger that writes to w.
 func (f *logFlags) logger(inv *invocation, w io.Writer) (*slog.Logger, error) {
-	levels := []string{"debug", "info", "warn", "error"}
 	level, err := log.ParseLevel(*f.level)
 	if err != nil {
-		return nil, usageErrorf("%s: --log-level %q is none of %s", inv.flags.Name(), *f.level, strings.Join(levels, ", "))
+		return nil, usageErrorf("%s: --log-level %q is none of %s", inv.flags.Name(), *f.level, strings.Join(logLevels, ", "))
 	}
 	formatters := map[string]log.Formatter{"text": log.TextFormatter, "logfmt": log.LogfmtFormatter, "json": log.JSONFormatter}
 	formatter, ok := formatters[*f.format]
 	if !ok {
-		return nil, usageErrorf("%s: --log-format %q is none of text, logfmt, json", inv.flags.Name(), *f.format)
+		return nil, usageErrorf("%s: --log-format %q is none of %s", inv.flags.Name(), *f.format, strings.Join(logFormats, ", "))
 	}
 	return slog.New(log.NewWithOptions(w, log.Options{
 		Level: level, Formatter: formatter, ReportTimestamp: true, TimeFormat: time.RFC3339,
