@@ -41,6 +41,13 @@ const (
 	MaxURLs = 32
 	// MaxAttempt is the highest number of an attempt: what the ledger has room for.
 	MaxAttempt = math.MaxInt32
+	// MaxRetries, MaxChecks and MaxPriority bound what a request asks for; sums of
+	// priorities are safe.
+	MaxRetries  = 1000
+	MaxChecks   = 100
+	MaxPriority = 1_000_000
+	// MaxMachines is how many machines a request may name.
+	MaxMachines = 1000
 
 	// MaxRequest bounds the record of a build that is new, as JSON; what comes to it later
 	// finds room up to MaxRecord. Even a build with many tags and machines has a few KB.
@@ -50,9 +57,9 @@ const (
 	// MaxEvent bounds an event, as JSON: its reason and a failure, if every letter of theirs
 	// has to be escaped.
 	MaxEvent = 64 << 10
-	// MaxSetting bounds what is kept under a name, as JSON: a run of an event hook has its
-	// event in it, and the end of what the program wrote.
-	MaxSetting = 256 << 10
+	// MaxSetting bounds what is kept under a name, as JSON: of a parked run of an event hook
+	// that is the record of its build, and the end of what the program wrote.
+	MaxSetting = 2 * MaxRecord
 )
 
 // Cut returns a text of at most limit bytes: where it has more, as much of its start as

@@ -198,6 +198,8 @@ const (
 	KindMachineLost   = "machine-lost"   // for so long that its builds were freed
 	KindMachineBack   = "machine-back"   // after that
 	KindOperator      = "operator"       // a person changed something: drained, paused, ...
+	KindUnusable      = "unusable"       // stands for one that the ledger can't read; Reason says why
+	KindRefused       = "refused"        // the ledger refused what became of a build; also the Kind of its failure
 	KindNote          = "note"           // the build is in the same state; its reason or machine is another
 )
 

@@ -2,7 +2,6 @@ package ledger
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
@@ -45,22 +44,38 @@ func (l *Ledger) head(r pebble.Reader, id string) (head, error) {
 func (l *Ledger) record(r pebble.Reader, number uint64) (*api.Build, error) {
 	value, closer, err := r.Get(keyBuild(number))
 	if err != nil {
-		return nil, fmt.Errorf("build number %d: %w", number, err)
+		return nil, missingRecord(number, err)
 	}
 	defer closer.Close()
 	return decodeBuild(number, value)
 }
 
-func decodeBuild(number uint64, value []byte) (*api.Build, error) {
-	var b api.Build
-	if err := json.Unmarshal(value, &b); err != nil {
-		return nil, fmt.Errorf("build number %d: %w", number, err)
+// missingRecord is the error of a record that an index has, and that could not be read.
+func missingRecord(number uint64, err error) error {
+	if errors.Is(err, pebble.ErrNotFound) {
+		return unusable(errors.New("it is in an index, and its record is missing"), "build number %d", number)
 	}
-	return &b, nil
+	return fmt.Errorf("build number %d: %w", number, err)
+}
+
+// decodeBuild reads a record. Texts that an older version wrote longer than they may be
+// now are cut.
+func decodeBuild(number uint64, value []byte) (*api.Build, error) {
+	b, err := decode(value, func(b *api.Build) error {
+		b.Shorten()
+		return validBuild(b)
+	})
+	if err == nil {
+		return b, nil
+	}
+	if checkID(b.ID) == nil {
+		return nil, unusable(err, "build %s (number %d)", b.ID, number)
+	}
+	return nil, unusable(err, "build number %d", number)
 }
 
 // Build returns a build's record, which the caller owns, or an error that matches
-// ErrNotFound.
+// ErrNotFound, or a *RecordError.
 func (l *Ledger) Build(ctx context.Context, id string) (*api.Build, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -163,9 +178,13 @@ func (l *Ledger) ByPrefix(ctx context.Context, prefix string, limit int) ([]stri
 // while the caller looks at them.
 const pageSize = 64
 
+// pageBytes is the size of records, in bytes, from which on no more are read at a time.
+const pageBytes = 4 << 20
+
 // Builds lists builds, newest first, as they are when the listing comes to them:
 // one that changes meanwhile is listed at most once. Builds that are made after it has
-// begun may be missing. An error ends the listing.
+// begun may be missing, and so are those whose records can't be used: see SetAside. An
+// error ends the listing.
 func (l *Ledger) Builds(ctx context.Context, f Filter) iter.Seq2[*api.Build, error] {
 	return func(yield func(*api.Build, error) bool) {
 		q, err := newQuery(&f)
@@ -263,6 +282,7 @@ func (l *Ledger) page(ctx context.Context, q *query, at *position, names **build
 		return nil, false, err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
+	size := 0
 	chunk := chunkOf(at.least)
 	if q.backward {
 		chunk = chunkOf(at.most)
@@ -281,13 +301,18 @@ func (l *Ledger) page(ctx context.Context, q *query, at *position, names **build
 				continue
 			}
 			e, err := l.entry(snapshot, number)
+			if isRecordError(err) {
+				l.setAside(err)
+				continue
+			}
 			if err != nil {
 				return nil, false, err
 			}
 			if !q.matches(e.build) {
 				continue
 			}
-			if page = append(page, e); len(page) == pageSize {
+			size += len(e.value)
+			if page = append(page, e); len(page) == pageSize || size >= pageBytes {
 				at.pass(number, q.backward)
 				return page, true, nil
 			}
@@ -309,7 +334,7 @@ func (at *position) pass(number uint64, backward bool) {
 func (l *Ledger) entry(r pebble.Reader, number uint64) (entry, error) {
 	value, err := l.get(r, keyBuild(number))
 	if err != nil {
-		return entry{}, fmt.Errorf("build number %d: %w", number, err)
+		return entry{}, missingRecord(number, err)
 	}
 	b, err := decodeBuild(number, value)
 	return entry{number, value, b}, err

@@ -1,9 +1,7 @@
 package ledger
 
 import (
-	"encoding/json"
 	"fmt"
-	"math"
 	"time"
 
 	"lighter/internal/api"
@@ -65,9 +63,6 @@ type Machine struct {
 	Updated      time.Time `json:"updated,omitzero"`
 }
 
-// maxIDLen bounds ids of builds; a UUID has 36 bytes.
-const maxIDLen = 200
-
 // prepared is a change, encoded as far as its caller can.
 type prepared struct {
 	id     string // of the build that it is about; empty if it is about none
@@ -107,31 +102,39 @@ func prepare(c *Change) (*prepared, error) {
 	if err := p.prepareEvent(c); err != nil {
 		return nil, err
 	}
-	if c.Duration != nil && (c.Duration.Name == "" || c.Duration.System == "") {
-		return nil, fmt.Errorf("duration without name or system")
-	}
-	if c.Machine != nil {
-		if c.Machine.Name == "" {
-			return nil, fmt.Errorf("machine without a name")
-		}
-		var err error
-		if p.known, err = json.Marshal(c.Machine); err != nil {
-			return nil, fmt.Errorf("machine %s: %w", c.Machine.Name, err)
+	if d := c.Duration; d != nil {
+		if err := d.valid(); err != nil {
+			return nil, fmt.Errorf("duration of %.100q: %w", d.Name, err)
 		}
 	}
-	if s := c.Setting; s != nil {
-		if s.Name == "" {
-			return nil, fmt.Errorf("setting without a name")
+	if m := c.Machine; m != nil {
+		err := m.valid()
+		if err == nil {
+			p.known, err = encode(m, api.MaxRecord)
 		}
-		p.setting = s.Name
-		if s.Value != nil {
-			var err error
-			if p.value, err = json.Marshal(s.Value); err != nil {
-				return nil, fmt.Errorf("setting %s: %w", s.Name, err)
-			}
+		if err != nil {
+			return nil, fmt.Errorf("machine %.100q: %w", m.Name, err)
 		}
 	}
-	return p, nil
+	return p, p.prepareSetting(c.Setting)
+}
+
+func (p *prepared) prepareSetting(s *Setting) error {
+	if s == nil {
+		return nil
+	}
+	p.setting = s.Name
+	value, err := encode(s.Value, api.MaxSetting)
+	if err == nil {
+		err = validSetting(s.Name, value)
+	}
+	if err != nil {
+		return fmt.Errorf("setting %.100q: %w", s.Name, err)
+	}
+	if s.Value != nil {
+		p.value = value
+	}
+	return nil
 }
 
 func (p *prepared) prepareBuild(b *api.Build) error {
@@ -142,75 +145,72 @@ func (p *prepared) prepareBuild(b *api.Build) error {
 		return nil
 	}
 	p.id = b.ID
-	if err := checkID(b.ID); err != nil {
-		return err
+	err := validBuild(b)
+	if err == nil {
+		limit := api.MaxRecord
+		if p.create {
+			limit = api.MaxRequest
+		}
+		p.record, err = encode(b, limit)
 	}
-	var ok bool
-	if p.state, ok = stateCodes[b.State]; !ok {
-		return fmt.Errorf("build %s: unknown state %q", b.ID, b.State)
-	}
-	if b.Attempt < 0 || b.Attempt > math.MaxInt32 {
-		return fmt.Errorf("build %s: attempt %d", b.ID, b.Attempt)
-	}
-	p.attempt = uint32(b.Attempt) // #nosec G115 -- checked above
-	p.terms = newTerms(b)
-	err := checkName(p.terms.name)
 	if err != nil {
-		return fmt.Errorf("build %s: %w", b.ID, err)
+		return fmt.Errorf("build %.100q: %w", b.ID, err)
 	}
-	if p.record, err = json.Marshal(b); err != nil {
-		return fmt.Errorf("build %s: %w", b.ID, err)
-	}
-	return nil
-}
-
-func checkID(id string) error {
-	if id == "" || len(id) > maxIDLen {
-		return fmt.Errorf("build %q: its id must have 1 to %d bytes", id, maxIDLen)
-	}
+	p.state, p.attempt = stateCodes[b.State], uint32(b.Attempt) // #nosec G115 -- checked by validBuild
+	p.terms = newTerms(b)
 	return nil
 }
 
 func (p *prepared) prepareEvent(c *Change) error {
-	e := c.Event
-	if e == nil && c.Build == nil {
-		return nil
-	}
-	var s storedEvent
-	if e == nil {
-		b := c.Build
-		s = storedEvent{"", b.ID, b.State, b.Attempt, b.Machine, b.Reason, b.Failure}
-		if b.State.Running() {
-			s.Failure = nil // that of an earlier attempt
-		}
-	} else {
-		s = storedEvent{e.Kind, e.Build, e.State, e.Attempt, e.Machine, e.Reason, e.Failure}
-		p.always = true
-	}
-	switch {
-	case c.Build != nil:
-		if s.Build != "" && s.Build != c.Build.ID || s.State != "" && s.State != c.Build.State {
-			return fmt.Errorf("build %s, %s: its event is about build %s, %s", c.Build.ID, c.Build.State, s.Build, s.State)
-		}
-		s.Build, s.State, s.Attempt = c.Build.ID, c.Build.State, c.Build.Attempt
-	case s.Build != "":
-		if err := checkID(s.Build); err != nil {
-			return err
-		}
-		p.id = s.Build
-		if s.State != "" {
-			var ok bool
-			if p.state, ok = stateCodes[s.State]; !ok {
-				return fmt.Errorf("build %s: event with unknown state %q", s.Build, s.State)
-			}
-		}
+	s, err := p.storedEvent(c)
+	if s == nil || err != nil {
+		return err
 	}
 	if c.Create && s.Kind == "" {
 		s.Kind = api.KindSubmitted
 	}
-	var err error
-	if p.event, err = json.Marshal(s); err != nil {
-		return fmt.Errorf("event: %w", err)
+	if err := s.valid(); err != nil {
+		return fmt.Errorf("event of build %.100q: %w", s.Build, err)
+	}
+	if c.Build == nil && s.Build != "" {
+		p.id, p.state = s.Build, stateCodes[s.State]
+	}
+	if p.event, err = encode(s, api.MaxEvent); err != nil {
+		return fmt.Errorf("event of build %.100q: %w", s.Build, err)
 	}
 	return nil
+}
+
+// storedEvent returns the event of a change, which may be made of its build, or nil.
+func (p *prepared) storedEvent(c *Change) (*storedEvent, error) {
+	e, b := c.Event, c.Build
+	switch {
+	case e == nil && b == nil:
+		return nil, nil
+	case e == nil:
+		s := &storedEvent{"", b.ID, b.State, b.Attempt, b.Machine, b.Reason, b.Failure}
+		if b.State.Running() {
+			s.Failure = nil // that of an earlier attempt
+		}
+		return s, nil
+	}
+	p.always = true
+	s := &storedEvent{e.Kind, e.Build, e.State, e.Attempt, e.Machine, e.Reason, e.Failure}
+	if b != nil {
+		if s.Build != "" && s.Build != b.ID || s.State != "" && s.State != b.State {
+			return nil, fmt.Errorf("build %s, %s: its event is about build %.100q, %.40q", b.ID, b.State, s.Build, s.State)
+		}
+		s.Build, s.State, s.Attempt = b.ID, b.State, b.Attempt
+	}
+	return s, nil
+}
+
+// size is about how many bytes the change takes in a batch.
+func (p *prepared) size() int {
+	const perEntry = 64 // a key, and what an index gets
+	n := 8*perEntry + len(p.record) + len(p.event) + len(p.known) + len(p.value)
+	if p.terms != nil {
+		n += perEntry * (len(p.terms.fixed) + len(p.terms.outputs))
+	}
+	return n
 }

@@ -3,7 +3,6 @@ package ledger
 import (
 	"context"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -32,8 +31,11 @@ func (l *Ledger) Check(ctx context.Context) (err error) {
 	c := &checker{
 		ctx: ctx, l: l, r: snapshot, nobody: nobody,
 		byID: make(map[string]*checked), byNumber: map[uint64]*checked{0: nobody}, spans: make(map[int64]span), systems: make(map[string]bool),
+		unread: make(map[uint64]bool),
 	}
-	if c.removed, err = l.readWatermark(snapshot); err != nil {
+	if c.removed, err = l.readWatermark(snapshot); isRecordError(err) {
+		c.problems, c.removed = append(c.problems, err), l.watermark()
+	} else if err != nil {
 		return err
 	}
 	c.events = c.removed.event // that the next event may come after
@@ -75,6 +77,8 @@ type checked struct {
 	histories int // entries in the index of events
 	entrySum  uint64
 	last      api.State
+	unread    bool // its record can't be used
+	unheard   bool // nor an event of it
 }
 
 // mix returns a number that stands for two in a sum.
@@ -92,6 +96,7 @@ type checker struct {
 	spans    map[int64]span
 	systems  map[string]bool
 	events   uint64
+	unread   map[uint64]bool // events that can't be used
 }
 
 var errTooMany = errors.New("and more")
@@ -109,7 +114,7 @@ func (c *checker) id(key, value []byte) error {
 	b := &checked{id: string(key[1:])}
 	var err error
 	if b.head, err = decodeHead(b.id, value); err != nil {
-		return c.problemf("build %s: %w", b.id, err)
+		return c.problemf("%w", err)
 	}
 	if other := c.byNumber[b.number]; other != nil {
 		return c.problemf("builds %s and %s have the same number %d", other.id, b.id, b.number)
@@ -132,9 +137,10 @@ func (c *checker) numbered(key []byte, offset, length int) (*checked, error) {
 
 func (c *checker) times(key, value []byte) error {
 	chunk, err := keyChunk(key, 1)
-	if err == nil {
-		c.spans[chunk], err = decodeSpan(value)
+	if err == nil && (len(value) == 0 || len(value)%spanSize != 0) {
+		err = corrupt(key)
 	}
+	c.spans[chunk] = decodeSpan(value)
 	if err != nil {
 		return c.problemf("%w", err)
 	}
@@ -152,15 +158,16 @@ func (c *checker) record(key, value []byte) error {
 		return err
 	}
 	b.records++
-	var r api.Build
-	if err := json.Unmarshal(value, &r); err != nil {
-		return c.problemf("build %s: %w", b.id, err)
+	r, err := decodeBuild(b.number, value)
+	if err != nil {
+		b.unread = true
+		return c.problemf("%w", err)
 	}
 	if r.ID != b.id || stateCodes[r.State] != b.head.state || r.Attempt != int(b.attempt) {
 		return c.problemf("build %s: its record says %s, %s, attempt %d; its entry %s, attempt %d",
 			b.id, r.ID, r.State, r.Attempt, codeStates[b.head.state], b.attempt)
 	}
-	t := newTerms(&r)
+	t := newTerms(r)
 	for _, term := range t.all(b.head.state) {
 		b.wants += mix(prefixTerm, uint64(term))
 	}
@@ -168,7 +175,7 @@ func (c *checker) record(key, value []byte) error {
 	if h := t.head(b.number, b.head.state, b.attempt); h != b.head {
 		return c.problemf("build %s: its entry is not that of its record", b.id)
 	}
-	if s := c.spans[chunkOf(b.number)]; t.submitted < s.first || t.submitted > s.last || s == (span{}) {
+	if s, ok := c.spans[chunkOf(b.number)]; !ok || t.submitted < s.first || t.submitted > s.last {
 		return c.problemf("build %s was submitted at %s, and the index of times does not have it", b.id, r.Submitted)
 	}
 	if !c.systems[t.system] {
@@ -211,9 +218,15 @@ func (c *checker) entries(key []byte, length int, value []byte, sum uint64) erro
 }
 
 func (c *checker) event(key, value []byte) error {
+	if len(key) != 9 {
+		return c.problemf("%w", corrupt(key))
+	}
 	e, err := decodeEvent(key, value)
 	if err != nil {
-		return c.problemf("%w", err)
+		c.unread[e.Seq] = true
+		if err := c.problemf("%w", err); err != nil {
+			return err
+		}
 	}
 	if e.Seq > c.removed.event {
 		c.events++
@@ -224,6 +237,9 @@ func (c *checker) event(key, value []byte) error {
 				return err
 			}
 		}
+	}
+	if c.unread[e.Seq] {
+		return c.ctx.Err()
 	}
 	b := c.nobody
 	if e.Build != "" {
@@ -244,14 +260,18 @@ func (c *checker) history(key, _ []byte) error {
 	if b == nil {
 		return err
 	}
+	if c.unread[binary.BigEndian.Uint64(key[9:])] {
+		b.unheard = true
+		return nil
+	}
 	b.histories++
 	b.entrySum += mix(prefixEvent, binary.BigEndian.Uint64(key[9:]))
 	return nil
 }
 
 func (c *checker) setting(key, value []byte) error {
-	if len(key) < 2 || !json.Valid(value) {
-		return c.problemf("setting %q is no JSON", key[1:])
+	if err := validSetting(string(key[1:]), value); err != nil {
+		return c.problemf("%w", unusable(err, "setting %q", key[1:]))
 	}
 	return c.ctx.Err()
 }
@@ -261,17 +281,15 @@ func (c *checker) unexpected(key, _ []byte) error {
 }
 
 func (c *checker) duration(key, value []byte) error {
-	var samples []Sample
-	if err := json.Unmarshal(value, &samples); err != nil || len(samples) > maxSamples {
-		return c.problemf("durations %q: %d samples, %v", key[1:], len(samples), err)
+	if _, err := decodeSamples(key, value); err != nil {
+		return c.problemf("%w", err)
 	}
 	return c.ctx.Err()
 }
 
 func (c *checker) machine(key, value []byte) error {
-	var m Machine
-	if err := json.Unmarshal(value, &m); err != nil || m.Name != string(key[1:]) {
-		return c.problemf("machine %q: found %q, %v", key[1:], m.Name, err)
+	if _, err := decodeMachine(key, value); err != nil {
+		return c.problemf("%w", err)
 	}
 	return c.ctx.Err()
 }
@@ -283,7 +301,8 @@ func (c *checker) conclude() {
 		switch {
 		case b.records != 1:
 			err = c.problemf("build %s has %d records", b.id, b.records)
-		case b.last != state:
+		case b.unread:
+		case b.last != state && !b.unheard:
 			err = c.problemf("build %s is %s, and its last event says %s", b.id, state, b.last)
 		case b.wants != b.indexes:
 			err = c.problemf("build %s (number %d) is not in the indexes that its record says: %s", b.id, b.number, c.missing(b))

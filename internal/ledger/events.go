@@ -3,7 +3,6 @@ package ledger
 import (
 	"context"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -98,10 +97,11 @@ func (l *Ledger) readEvents(first, last uint64) (events []api.Event, err error) 
 		if err != nil {
 			return nil, err
 		}
-		e, err := decodeEvent(iter.Key(), value)
-		if err != nil {
-			return nil, err
+		if len(iter.Key()) != 9 {
+			l.setAside(corrupt(iter.Key()))
+			continue
 		}
+		e := l.readEvent(iter.Key(), value)
 		if err := missing(next, e.Seq); err != nil {
 			return nil, err
 		}
@@ -116,20 +116,37 @@ func (l *Ledger) readEvents(first, last uint64) (events []api.Event, err error) 
 	return events, nil
 }
 
+// readEvent returns an event, or what stands for one that can't be used: nobody who
+// follows events shall miss a number, or be stopped by one.
+func (l *Ledger) readEvent(key, value []byte) api.Event {
+	e, err := decodeEvent(key, value)
+	if err != nil {
+		l.setAside(err)
+		e.Kind, e.Reason = api.KindUnusable, api.Cut("the ledger has an event here that can't be used: "+err.Error(), api.MaxReason)
+	}
+	return e
+}
+
+// decodeEvent reads an event whose key has the right length. With an error, a
+// *RecordError, it returns just number and time. Texts that an older version wrote longer
+// than they may be now are cut.
 func decodeEvent(key, value []byte) (api.Event, error) {
-	if len(key) != 9 || len(value) < 8 {
-		return api.Event{}, corrupt(key)
+	e := api.Event{Seq: binary.BigEndian.Uint64(key[1:])}
+	if len(value) < 8 {
+		return e, unusable(errors.New("corrupt entry"), "event %d", e.Seq)
 	}
-	seq := binary.BigEndian.Uint64(key[1:])
-	var s storedEvent
-	if err := json.Unmarshal(value[8:], &s); err != nil {
-		return api.Event{}, fmt.Errorf("event %d: %w", seq, err)
+	e.Time = time.Unix(0, int64(binary.BigEndian.Uint64(value))).UTC() // #nosec G115 -- written by the same conversion
+	s, err := decode(value[8:], func(s *storedEvent) error {
+		texts := api.Event{Reason: s.Reason, Failure: s.Failure}
+		texts.Shorten()
+		s.Reason, s.Failure = texts.Reason, texts.Failure
+		return s.valid()
+	})
+	if err != nil {
+		return e, unusable(err, "event %d", e.Seq)
 	}
-	nanoseconds := int64(binary.BigEndian.Uint64(value)) // #nosec G115 -- written by the same conversion
-	return api.Event{
-		Seq: seq, Time: time.Unix(0, nanoseconds).UTC(),
-		Kind: s.Kind, Build: s.Build, State: s.State, Attempt: s.Attempt, Machine: s.Machine, Reason: s.Reason, Failure: s.Failure,
-	}, nil
+	e.Kind, e.Build, e.State, e.Attempt, e.Machine, e.Reason, e.Failure = s.Kind, s.Build, s.State, s.Attempt, s.Machine, s.Reason, s.Failure
+	return e, nil
 }
 
 // BuildEvents returns the history of one build, oldest first, or an error that
@@ -149,16 +166,20 @@ func (l *Ledger) BuildEvents(ctx context.Context, id string) ([]api.Event, error
 	var events []api.Event
 	err = l.scan(historyPrefix(h.number), func(key, _ []byte) error {
 		if len(key) != 17 {
-			return corrupt(key)
+			l.setAside(corrupt(key))
+			return nil
 		}
 		eventKey := keyEvent(binary.BigEndian.Uint64(key[9:]))
 		value, err := l.get(l.db, eventKey)
+		if errors.Is(err, pebble.ErrNotFound) {
+			l.setAside(unusable(errors.New("it is missing"), "event %d", binary.BigEndian.Uint64(key[9:])))
+			return nil
+		}
 		if err != nil {
 			return fmt.Errorf("history of build %s: %w", id, err)
 		}
-		e, err := decodeEvent(eventKey, value)
-		events = append(events, e)
-		return err
+		events = append(events, l.readEvent(eventKey, value))
+		return nil
 	})
 	return events, err
 }

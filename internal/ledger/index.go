@@ -3,7 +3,6 @@ package ledger
 import (
 	"crypto/sha256"
 	"encoding/binary"
-	"fmt"
 	"io"
 	"math"
 	"math/bits"
@@ -170,16 +169,18 @@ func (s span) join(other span) span {
 	return span{min(s.first, other.first), max(s.last, other.last)}
 }
 
-func decodeSpan(value []byte) (span, error) {
+// decodeSpan returns all of time for what is no range: builds are looked for where there
+// are none then, and none is missed.
+func decodeSpan(value []byte) span {
 	if len(value) == 0 || len(value)%spanSize != 0 {
-		return span{}, fmt.Errorf("corrupt range of times %q", value)
+		return span{math.MinInt64, math.MaxInt64}
 	}
 	all := span{math.MaxInt64, math.MinInt64}
 	for ; len(value) > 0; value = value[spanSize:] {
 		first, last := binary.BigEndian.Uint64(value), binary.BigEndian.Uint64(value[8:])
 		all = all.join(span{int64(first), int64(last)}) // #nosec G115 -- written by the same conversion
 	}
-	return all, nil
+	return all
 }
 
 // spanMerger joins spans.
@@ -196,8 +197,7 @@ func (s *spanMerger) MergeOlder(value []byte) error { return s.MergeNewer(value)
 
 // Finish implements pebble.ValueMerger.
 func (s *spanMerger) Finish(bool) ([]byte, io.Closer, error) {
-	all, err := decodeSpan(s.values)
-	return all.encode(), nil, err
+	return decodeSpan(s.values).encode(), nil, nil
 }
 
 // nanoseconds returns a time as spans have it; one that is out of their range becomes the
@@ -314,13 +314,4 @@ func sumTerms(list []term) uint64 {
 		sum ^= sum >> 32
 	}
 	return sum | 1
-}
-
-// checkName refuses what the index of names cannot hold; the name of a valid store path
-// is none of these.
-func checkName(name string) error {
-	if strings.IndexByte(name, 0) >= 0 {
-		return fmt.Errorf("a zero byte in the name %q of its derivation", name)
-	}
-	return nil
 }

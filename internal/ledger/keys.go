@@ -2,7 +2,7 @@ package ledger
 
 import (
 	"encoding/binary"
-	"fmt"
+	"errors"
 
 	"lighter/internal/api"
 )
@@ -134,8 +134,8 @@ func (h head) encode() []byte {
 }
 
 func decodeHead(id string, value []byte) (head, error) {
-	if len(value) != headSize {
-		return head{}, corrupt(keyID(id))
+	if len(value) != headSize || codeStates[value[8]] == "" {
+		return head{}, unusable(errors.New("corrupt entry"), "build %s", id)
 	}
 	number := binary.BigEndian.Uint64
 	return head{
@@ -143,5 +143,3 @@ func decodeHead(id string, value []byte) (head, error) {
 		machine: term(number(value[13:])), fixed: number(value[21:]), outputs: number(value[29:]),
 	}, nil
 }
-
-func corrupt(key []byte) error { return fmt.Errorf("corrupt entry %q", key) }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/cockroachdb/pebble/v2"
 )
@@ -47,8 +48,8 @@ func (l *Ledger) samplesOf(key []byte) ([]Sample, error) {
 	}
 	var samples []Sample
 	if err == nil {
-		if err := json.Unmarshal(value, &samples); err != nil {
-			return nil, fmt.Errorf("durations %q: %w", key[1:], err)
+		if samples, err = decodeSamples(key, value); err != nil {
+			l.setAside(err)
 		}
 	}
 	if len(l.samples) >= samplesRemembered {
@@ -56,6 +57,37 @@ func (l *Ledger) samplesOf(key []byte) ([]Sample, error) {
 	}
 	l.samples[string(key)] = samples
 	return samples, nil
+}
+
+// decodeSamples reads the samples of a package. With an error, a *RecordError, it returns
+// those that can be used.
+func decodeSamples(key, value []byte) ([]Sample, error) {
+	what := strings.ReplaceAll(string(key[1:]), "\x00", " ")
+	var samples []Sample
+	if err := json.Unmarshal(value, &samples); err != nil {
+		return nil, unusable(err, "durations of %q", what)
+	}
+	for i := range samples {
+		if err := samples[i].valid(); err != nil {
+			good := slices.DeleteFunc(samples, func(s Sample) bool { return s.valid() != nil })
+			return good[:min(len(good), maxSamples)], unusable(err, "durations of %q", what)
+		}
+	}
+	if len(samples) > maxSamples {
+		return samples[:maxSamples], unusable(fmt.Errorf("%d samples, at most %d are kept", len(samples), maxSamples), "durations of %q", what)
+	}
+	return samples, nil
+}
+
+func decodeMachine(key, value []byte) (*Machine, error) {
+	m, err := decode(value, (*Machine).valid)
+	if err == nil && m.Name != string(key[1:]) {
+		err = fmt.Errorf("it is about %q", m.Name)
+	}
+	if err != nil {
+		return nil, unusable(err, "machine %q", key[1:])
+	}
+	return m, nil
 }
 
 // Machines returns what was learnt of machines, by name.
@@ -69,17 +101,19 @@ func (l *Ledger) Machines(ctx context.Context) (map[string]Machine, error) {
 	defer l.end()
 	machines := make(map[string]Machine)
 	err := l.scan([]byte{prefixMachine}, func(key, value []byte) error {
-		var m Machine
-		if err := json.Unmarshal(value, &m); err != nil {
-			return fmt.Errorf("machine %s: %w", key[1:], err)
+		m, err := decodeMachine(key, value)
+		if err != nil {
+			l.setAside(err)
+			return nil
 		}
-		machines[string(key[1:])] = m
+		machines[m.Name] = *m
 		return nil
 	})
 	return machines, err
 }
 
-// Setting decodes a setting into v, and reports whether there is one of that name.
+// Setting decodes a setting into v, and reports whether there is one of that name. One that
+// can't be decoded gives a *RecordError.
 func (l *Ledger) Setting(ctx context.Context, name string, v any) (bool, error) {
 	if err := ctx.Err(); err != nil {
 		return false, err
@@ -92,17 +126,19 @@ func (l *Ledger) Setting(ctx context.Context, name string, v any) (bool, error) 
 	if errors.Is(err, pebble.ErrNotFound) {
 		return false, nil
 	}
-	if err == nil {
-		err = json.Unmarshal(value, v)
-	}
 	if err != nil {
 		return false, fmt.Errorf("setting %s: %w", name, err)
+	}
+	if err := json.Unmarshal(value, v); err != nil {
+		err = unusable(err, "setting %q", name)
+		l.setAside(err)
+		return false, err
 	}
 	return true, nil
 }
 
 // Settings calls fn for each setting whose name starts with a prefix, in the order of the
-// names.
+// names. Values that are not JSON are left out.
 func (l *Ledger) Settings(ctx context.Context, prefix string, fn func(name string, value json.RawMessage) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -112,6 +148,10 @@ func (l *Ledger) Settings(ctx context.Context, prefix string, fn func(name strin
 	}
 	defer l.end()
 	return l.scan(keySetting(prefix), func(key, value []byte) error {
+		if err := validSetting(string(key[1:]), value); err != nil {
+			l.setAside(unusable(err, "setting %q", key[1:]))
+			return nil
+		}
 		return fn(string(key[1:]), slices.Clone(value))
 	})
 }

@@ -100,6 +100,9 @@ var ErrExists = errors.New("the build exists already")
 // ledger stays usable, and takes changes again when there is room again.
 var ErrDiskFull = errors.New("the disk is full")
 
+// ErrTooLarge is matched by the error of changes that are more than can be made at once.
+var ErrTooLarge = errors.New("too much at once")
+
 // ErrClosed is matched by the errors of a closed ledger.
 var ErrClosed = errors.New("the ledger is closed")
 
@@ -209,6 +212,8 @@ type Ledger struct {
 	wake    chan struct{} // holds a token when queue is not empty
 	closing chan struct{} // closed by Close
 	written chan struct{} // closed when the writing goroutine has ended
+
+	aside aside // records that can't be used
 
 	failure  atomic.Pointer[error]
 	failOnce sync.Once
@@ -378,7 +383,11 @@ func (l *Ledger) load() error {
 		return err
 	}
 	var err error
-	if l.removed, err = l.readWatermark(l.db); err != nil {
+	l.removed, err = l.readWatermark(l.db)
+	unknown := isRecordError(err)
+	if unknown {
+		l.setAside(err)
+	} else if err != nil {
 		return err
 	}
 	if l.numbers, err = l.lastNumber(keyBuild(0)[:1]); err != nil {
@@ -386,6 +395,9 @@ func (l *Ledger) load() error {
 	}
 	if l.events, err = l.lastNumber(keyEvent(0)[:1]); err != nil {
 		return err
+	}
+	if unknown {
+		l.removed = watermark{l.events, l.numbers} // anything may have been
 	}
 	l.numbers, l.events = max(l.numbers, l.removed.build), max(l.events, l.removed.event)
 	l.last = l.events
@@ -400,7 +412,7 @@ func (l *Ledger) readWatermark(r pebble.Reader) (watermark, error) {
 	case err != nil:
 		return watermark{}, err
 	case len(value) != 16:
-		return watermark{}, corrupt(keyMeta("removed"))
+		return watermark{}, unusable(fmt.Errorf("corrupt entry: %x", value), "the note of what was removed")
 	}
 	return watermark{binary.BigEndian.Uint64(value), binary.BigEndian.Uint64(value[8:])}, nil
 }
@@ -417,6 +429,10 @@ func (l *Ledger) loadCounts() error {
 	}
 	return l.scan([]byte{prefixSystem}, func(key, _ []byte) error {
 		system := string(key[1:])
+		if err := validName("system", system, api.MaxName); err != nil {
+			l.setAside(unusable(err, "entry %q", key))
+			return nil
+		}
 		l.systems[system] = true
 		return l.scanChunks(systemTerm(system), func(chunk int64, m mask) {
 			for state, chunks := range states {
@@ -433,10 +449,12 @@ func (l *Ledger) scanChunks(t term, fn func(int64, mask)) error {
 	prefix := termPrefix(t)
 	return l.scan(prefix, func(key, value []byte) error {
 		chunk, err := keyChunk(key, len(prefix))
-		if m := decodeMask(value); err == nil && !m.empty() {
+		if err != nil {
+			l.setAside(err)
+		} else if m := decodeMask(value); !m.empty() {
 			fn(chunk, m)
 		}
-		return err
+		return nil
 	})
 }
 
@@ -466,6 +484,10 @@ func (l *Ledger) checkFormat() error {
 	return errors.Join(err, b.Commit(pebble.Sync), b.Close())
 }
 
+// maxNumber bounds numbers of builds and events: there is room for as many again, and no
+// sum of them overflows.
+const maxNumber = 1 << 62
+
 // lastNumber returns the number in the last key with a prefix of one byte.
 func (l *Ledger) lastNumber(prefix []byte) (number uint64, err error) {
 	iter, err := l.db.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: after(prefix)})
@@ -473,13 +495,15 @@ func (l *Ledger) lastNumber(prefix []byte) (number uint64, err error) {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, iter.Close()) }()
-	if !iter.Last() {
-		return 0, iter.Error()
+	for ok := iter.Last(); ok; ok = iter.Prev() {
+		if len(iter.Key()) == 9 {
+			if number := binary.BigEndian.Uint64(iter.Key()[1:]); number <= maxNumber {
+				return number, nil
+			}
+		}
+		l.setAside(corrupt(iter.Key()))
 	}
-	if len(iter.Key()) != 9 {
-		return 0, corrupt(iter.Key())
-	}
-	return binary.BigEndian.Uint64(iter.Key()[1:]), nil
+	return 0, iter.Error()
 }
 
 // get returns a copy of a value, or pebble.ErrNotFound.

@@ -2,14 +2,11 @@ package ledger
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
-
-	"lighter/internal/api"
 )
 
 // keyMigration is there while a ledger of format 1 is not wholly of format 2.
@@ -39,7 +36,8 @@ func (l *Ledger) migrate() error {
 	case err != nil:
 		return err
 	case len(value) != 16:
-		return corrupt(keyMigration)
+		l.setAside(unusable(fmt.Errorf("corrupt entry: %x", value), "the note of how far a migration has come"))
+		value = progress{}.encode() // what was done may be done again
 	}
 	m := &migration{l: l, done: progress{binary.BigEndian.Uint64(value), binary.BigEndian.Uint64(value[8:])}, logged: time.Now()}
 	l.opts.Logger.Info("ledger: bringing it to a new format", "folder", l.dir, "format", format, "fromBuild", m.done.build, "fromEvent", m.done.event)
@@ -113,7 +111,8 @@ func (m *migration) read(from, to []byte, n *int, fn func(number uint64, value [
 	defer func() { err = errors.Join(err, iter.Close()) }()
 	for iter.First(); iter.Valid() && *n < migrationStep; iter.Next() {
 		if len(iter.Key()) != 9 {
-			return corrupt(iter.Key())
+			m.l.setAside(corrupt(iter.Key()))
+			continue
 		}
 		value, err := iter.ValueAndErr()
 		if err != nil {
@@ -129,24 +128,26 @@ func (m *migration) read(from, to []byte, n *int, fn func(number uint64, value [
 
 // build indexes a build and makes its head anew.
 func (m *migration) build(g *group, number uint64, value []byte) error {
-	var b api.Build
-	if err := json.Unmarshal(value, &b); err != nil {
-		return fmt.Errorf("build number %d: %w", number, err)
+	b, err := decodeBuild(number, value)
+	if err != nil {
+		m.l.setAside(err)
+		return nil
 	}
-	p := new(prepared)
-	if err := p.prepareBuild(&b); err != nil {
-		return fmt.Errorf("build number %d: %w", number, err)
-	}
-	h := p.terms.head(number, p.state, p.attempt)
-	g.index(h, p.terms)
+	t := newTerms(b)
+	h := t.head(number, stateCodes[b.State], uint32(b.Attempt)) // #nosec G115 -- checked by decodeBuild
+	g.index(h, t)
 	return g.batch.Set(keyID(b.ID), h.encode(), nil)
 }
 
 // event indexes an event that is of no build.
 func (m *migration) event(g *group, number uint64, value []byte) error {
 	e, err := decodeEvent(keyEvent(number), value)
-	if err != nil || e.Build != "" {
-		return err
+	if err != nil {
+		m.l.setAside(err)
+		return nil
+	}
+	if e.Build != "" {
+		return nil
 	}
 	return g.batch.Set(keyHistory(0, number), nil, nil)
 }

@@ -199,8 +199,6 @@ func TestBrokenFormat(t *testing.T) {
 	for _, tt := range []struct{ key, value, want string }{
 		{"mformat", "x", `its format is "x", which is none`},
 		{"mformat", "0", `its format is "0", which is none`},
-		{"mmigration", "x", "corrupt entry"},
-		{"mremoved", "x", "corrupt entry"},
 	} {
 		fs := vfs.NewMem()
 		l := open(t, "ledger", Options{FS: fs})

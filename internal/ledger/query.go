@@ -102,7 +102,7 @@ type indexSource struct {
 	direction
 	iter   *pebble.Iterator
 	prefix []byte
-	decode func([]byte) (mask, error)
+	decode func([]byte) mask
 	begun  bool
 }
 
@@ -114,7 +114,7 @@ func openIndex(r pebble.Reader, prefix []byte, at *position, backward direction)
 	if err != nil {
 		return nil, err
 	}
-	return &indexSource{direction: backward, iter: iter, prefix: prefix, decode: func(ops []byte) (mask, error) { return decodeMask(ops), nil }}, nil
+	return &indexSource{direction: backward, iter: iter, prefix: prefix, decode: decodeMask}, nil
 }
 
 // openTimes is an index of chunks in which builds may have been submitted within a span.
@@ -123,12 +123,11 @@ func openTimes(r pebble.Reader, within span, at *position, backward direction) (
 	if err != nil {
 		return nil, err
 	}
-	s.decode = func(value []byte) (mask, error) {
-		found, err := decodeSpan(value)
-		if err != nil || found.last < within.first || found.first > within.last {
-			return mask{}, err
+	s.decode = func(value []byte) mask {
+		if found := decodeSpan(value); found.last < within.first || found.first > within.last {
+			return mask{}
 		}
-		return mask{^uint64(0), ^uint64(0)}, nil
+		return mask{^uint64(0), ^uint64(0)}
 	}
 	return s, nil
 }
@@ -144,17 +143,17 @@ func (s *indexSource) seek(chunk int64) (int64, mask, error) {
 	}
 	for steps := 0; ok; steps++ {
 		at, err := keyChunk(s.iter.Key(), len(s.prefix))
-		if err != nil {
-			return none, mask{}, err
+		if err != nil { // no entry of this index
+			ok = s.step()
+			continue
 		}
 		if s.reached(at, chunk) {
 			value, err := s.iter.ValueAndErr()
 			if err != nil {
 				return none, mask{}, err
 			}
-			m, err := s.decode(value)
-			if err != nil || !m.empty() {
-				return at, m, err
+			if m := s.decode(value); !m.empty() {
+				return at, m, nil
 			}
 			chunk, steps = s.next(at), 0 // the next one has come far enough
 		}
@@ -262,10 +261,7 @@ func readNames(ctx context.Context, r pebble.Reader, prefix string, at *position
 			return nil, ctx.Err()
 		}
 		chunk, err := keyChunk(iter.Key(), max(len(iter.Key())-8, 0))
-		if err != nil {
-			return nil, err
-		}
-		if chunk < first || chunk > last {
+		if err != nil || chunk < first || chunk > last {
 			continue
 		}
 		value, err := iter.ValueAndErr()

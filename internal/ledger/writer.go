@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -13,12 +14,22 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 )
 
-// maxGroup bounds the changes that share one batch.
-const maxGroup = 2000
+const (
+	// maxGroup bounds the changes that share one batch, and maxGroupSize their bytes,
+	// unless one call of Apply alone has more.
+	maxGroup     = 2000
+	maxGroupSize = 8 << 20
+	// MaxApply bounds the bytes of one call of Apply: what memory, and whoever waits
+	// behind it, can bear. Pebble itself panics at 4 GiB.
+	MaxApply = 64 << 20
+)
 
 // request is one call of Apply, or a removal, which the writing goroutine does by itself.
 type request struct {
 	changes []*prepared
+	size    int  // of the changes, in bytes, about
+	each    bool // changes are made each for itself
+	refused []Refusal
 	remove  func(*group) error
 	durable bool
 	seqs    []uint64
@@ -26,19 +37,59 @@ type request struct {
 	done    chan struct{}
 }
 
+// Refusal is a change that can't be made, and why: it is wrong in itself, or doesn't go
+// with what the ledger has.
+type Refusal struct {
+	Index int // among the changes of the call
+	Err   error
+}
+
+// RefusedError is the error of changes that can't be made. Nothing was changed, and the
+// ledger goes on. It matches what the errors of the refusals match, such as ErrExists.
+type RefusedError struct {
+	Refusals []Refusal // at least one
+}
+
+func (e *RefusedError) Error() string {
+	text := "ledger: " + e.Refusals[0].Err.Error()
+	if n := len(e.Refusals) - 1; n > 0 {
+		text += fmt.Sprintf("; and %d more changes are refused", n)
+	}
+	return text
+}
+
+// Unwrap returns the reasons.
+func (e *RefusedError) Unwrap() []error {
+	list := make([]error, len(e.Refusals))
+	for i, r := range e.Refusals {
+		list[i] = r.Err
+	}
+	return list
+}
+
 // Apply makes changes, together or not at all, and returns the number of each
 // one's event (0 if it has none). If durable is set, it returns when they are on
-// disk, else when they are visible to readers.
+// disk, else when they are visible to readers. Changes that can't be made give a
+// *RefusedError.
 //
 // The context is looked at before the changes are handed over. From then on Apply
 // waits for the outcome, which nobody would know otherwise.
 func (l *Ledger) Apply(ctx context.Context, changes []Change, durable bool) ([]uint64, error) {
 	r := &request{durable: durable, changes: make([]*prepared, len(changes)), done: make(chan struct{})}
+	var refused []Refusal
 	for i := range changes {
-		var err error
-		if r.changes[i], err = prepare(&changes[i]); err != nil {
-			return nil, fmt.Errorf("ledger: %w", err)
+		p, err := prepare(&changes[i])
+		if err != nil {
+			refused = append(refused, Refusal{i, err})
+			continue
 		}
+		r.changes[i] = p
+		if r.size += p.size(); r.size > MaxApply {
+			return nil, fmt.Errorf("ledger: %w: the first %d changes of %d have %d bytes, at most %d are taken at once", ErrTooLarge, i+1, len(changes), r.size, MaxApply)
+		}
+	}
+	if refused != nil {
+		return nil, &RefusedError{refused}
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -48,6 +99,44 @@ func (l *Ledger) Apply(ctx context.Context, changes []Change, durable bool) ([]u
 		return nil, err
 	}
 	return r.seqs, nil
+}
+
+// ApplyEach makes changes in their order, each for itself: those that can't be made are
+// returned, and keep no other from being made. It takes any number of them, and writes
+// them in as many batches as that needs. Of an error of the ledger itself, done says how
+// many changes were made or refused before.
+func (l *Ledger) ApplyEach(ctx context.Context, changes []Change, durable bool) (done int, refused []Refusal, err error) {
+	for done < len(changes) {
+		r := &request{durable: durable, each: true, done: make(chan struct{})}
+		indexes := make([]int, 0, min(maxGroup, len(changes)-done))
+		next := done
+		for ; next < len(changes) && len(r.changes) < maxGroup && r.size < maxGroupSize; next++ {
+			p, err := prepare(&changes[next])
+			if err != nil {
+				refused = append(refused, Refusal{next, err})
+				continue
+			}
+			r.changes, indexes = append(r.changes, p), append(indexes, next)
+			r.size += p.size()
+		}
+		if err := ctx.Err(); err != nil {
+			return done, refusedBefore(refused, done), err
+		}
+		if err := l.submit(r); err != nil {
+			return done, refusedBefore(refused, done), err
+		}
+		for _, one := range r.refused {
+			refused = append(refused, Refusal{indexes[one.Index], one.Err})
+		}
+		done = next
+	}
+	slices.SortFunc(refused, func(a, b Refusal) int { return cmp.Compare(a.Index, b.Index) })
+	return done, refused, nil
+}
+
+// refusedBefore returns the refusals of the first changes.
+func refusedBefore(refused []Refusal, n int) []Refusal {
+	return slices.DeleteFunc(refused, func(r Refusal) bool { return r.Index >= n })
 }
 
 // submit hands a request over and waits for its outcome.
@@ -113,18 +202,22 @@ func (l *Ledger) write() {
 	}
 }
 
-// take returns the requests that wait, up to about maxGroup changes. A removal comes
-// alone: it looks at what all before it have written.
+// take returns the requests that wait, up to maxGroup changes and maxGroupSize bytes, but
+// at least one. A removal comes alone: it looks at what all before it have written.
 func (l *Ledger) take() []*request {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := 0
-	for changes := 0; n < len(l.queue) && changes < maxGroup; n++ {
-		if l.queue[n].remove != nil {
-			n = max(n, 1)
+	for changes, size := 0, 0; n < len(l.queue); n++ {
+		r := l.queue[n]
+		changes, size = changes+len(r.changes), size+r.size
+		if n > 0 && (r.remove != nil || changes > maxGroup || size > maxGroupSize) {
 			break
 		}
-		changes += len(l.queue[n].changes)
+		if r.remove != nil {
+			n = 1
+			break
+		}
 	}
 	group := slices.Clone(l.queue[:n])
 	l.queue = slices.Delete(l.queue, 0, n)
@@ -146,17 +239,19 @@ func (l *Ledger) commit(group []*request) {
 				answer(group, fmt.Errorf("ledger: %w", errors.Join(err, b.batch.Close()))) // it was alone, and nothing is written
 				return
 			}
-		} else if r.seqs, r.err = b.add(r.changes); r.err != nil {
-			r.err = fmt.Errorf("ledger: %w", r.err)
+		} else if r.err = b.add(r); r.err != nil {
 			close(r.done)
 			continue
 		}
 		accepted = append(accepted, r)
 		durable = durable || r.durable
 	}
+	if l.Err() != nil {
+		return // all get the failure
+	}
 	if err := b.write(durable); err != nil {
 		l.fail(err)
-		return // all get the failure
+		return
 	}
 	b.publish()
 	for _, r := range accepted {
@@ -218,53 +313,94 @@ func newGroup(l *Ledger) *group {
 	}
 }
 
-// add adds the changes of one request, or nothing of it and returns an error.
-func (g *group) add(changes []*prepared) ([]uint64, error) {
-	if err := g.check(changes); err != nil {
-		return nil, err
+// add adds the changes of a request. If one of them is refused, nothing of it is added,
+// and that is the error, unless each is made for itself.
+func (g *group) add(r *request) error {
+	if r.each {
+		for i, p := range r.changes {
+			refused := g.check([]*prepared{p})
+			if refused != nil {
+				r.refused = append(r.refused, Refusal{i, refused[0].Err})
+				continue
+			}
+			if _, err := g.addChange(p); err != nil {
+				return g.broken(err)
+			}
+		}
+		return nil
 	}
-	seqs := make([]uint64, len(changes))
-	for i, p := range changes {
+	if refused := g.check(r.changes); refused != nil {
+		return &RefusedError{refused}
+	}
+	r.seqs = make([]uint64, len(r.changes))
+	for i, p := range r.changes {
 		var err error
-		if seqs[i], err = g.addChange(p); err != nil {
-			// The reads have been done by check, so this cannot happen but by
-			// corruption; part of the request may be in the batch.
-			g.l.fail(err)
-			return nil, err
-		}
-	}
-	return seqs, nil
-}
-
-// check applies the rules that depend on what is in the ledger.
-func (g *group) check(changes []*prepared) error {
-	created := make(map[string]bool)
-	states := make(map[string]byte)
-	for _, p := range changes {
-		if p.id == "" {
-			continue
-		}
-		h, err := g.head(p.id)
-		exists := err == nil || created[p.id]
-		if err != nil && !errors.Is(err, ErrNotFound) {
-			return err
-		}
-		state := h.state
-		if s, ok := states[p.id]; ok {
-			state = s
-		}
-		switch {
-		case p.create && exists:
-			return fmt.Errorf("build %s: %w", p.id, ErrExists)
-		case p.record == nil && !exists:
-			return err
-		case p.record == nil && p.state != 0 && p.state != state:
-			return fmt.Errorf("build %s: an event says %s, its record %s", p.id, codeStates[p.state], codeStates[state])
-		case p.record != nil:
-			created[p.id], states[p.id] = true, p.state
+		if r.seqs[i], err = g.addChange(p); err != nil {
+			return g.broken(err)
 		}
 	}
 	return nil
+}
+
+// broken fails the ledger: what check has let through can't be refused but by an error of
+// the database, and part of the request may be in the batch.
+func (g *group) broken(err error) error {
+	g.l.fail(err)
+	return g.l.Err()
+}
+
+// check applies the rules that depend on what is in the ledger.
+func (g *group) check(changes []*prepared) (refused []Refusal) {
+	made := make(map[string]byte) // states of builds that these changes make, or change
+	for i, p := range changes {
+		if p.id == "" {
+			continue
+		}
+		if err := g.checkOne(p, made); err != nil {
+			refused = append(refused, Refusal{i, err})
+		} else if p.record != nil {
+			made[p.id] = p.state
+		}
+	}
+	return refused
+}
+
+func (g *group) checkOne(p *prepared, made map[string]byte) error {
+	h, err := g.head(p.id)
+	state, isMade := made[p.id]
+	exists := err == nil || isMade
+	if !isMade {
+		state = h.state
+	}
+	switch {
+	case err != nil && !errors.Is(err, ErrNotFound):
+		return g.unread(err)
+	case p.create && exists:
+		return fmt.Errorf("build %s: %w", p.id, ErrExists)
+	case p.record == nil && !exists:
+		return err
+	case p.record == nil && p.state != 0 && p.state != state:
+		return fmt.Errorf("build %s: an event says %s, its record %s", p.id, codeStates[p.state], codeStates[state])
+	case p.record != nil && err == nil && g.changesFixed(p, h):
+		_, err = g.termsOf(p.id, h) // for reindex
+		return g.unread(err)
+	}
+	return nil
+}
+
+// unread fails the ledger unless an error is about what one record says.
+func (g *group) unread(err error) error {
+	if err != nil && !isRecordError(err) {
+		return g.broken(err)
+	}
+	return err
+}
+
+// changesFixed reports whether the indexes of a build can't be changed without a look at
+// what it is found by until now.
+func (g *group) changesFixed(p *prepared, old head) bool {
+	h := p.terms.head(old.number, p.state, p.attempt)
+	return h.fixed != old.fixed || h.outputs != old.outputs && old.outputs != 0
 }
 
 // head returns what is known of a build, also in this group, or an error that
@@ -376,7 +512,7 @@ func (g *group) unindex(h head, t *terms) {
 // in the old record is read only if more changed than state, machine, and outputs that
 // were not known before.
 func (g *group) reindex(p *prepared, old, h head) error {
-	if h.fixed != old.fixed || h.outputs != old.outputs && old.outputs != 0 {
+	if g.changesFixed(p, old) {
 		before, err := g.termsOf(p.id, old)
 		if err != nil {
 			return err
@@ -417,7 +553,8 @@ func (g *group) termsOf(id string, h head) (*terms, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newTerms(b), nil
+	g.terms[id] = newTerms(b)
+	return g.terms[id], nil
 }
 
 func (g *group) op(key []byte, op byte) { g.ops[string(key)] = append(g.ops[string(key)], op) }
@@ -439,7 +576,7 @@ func (g *group) merge() (err error) {
 func (g *group) putEvent(p *prepared, number uint64) (uint64, error) {
 	g.events++
 	value := make([]byte, 0, 8+len(p.event))
-	value = binary.BigEndian.AppendUint64(value, uint64(g.now.UnixNano())) // #nosec G115 -- read back by the same conversion
+	value = binary.BigEndian.AppendUint64(value, uint64(nanoseconds(g.now))) // #nosec G115 -- read back by the same conversion
 	err := g.batch.Set(keyEvent(g.events), append(value, p.event...), nil)
 	return g.events, errors.Join(err, g.batch.Set(keyHistory(number, g.events), nil, nil))
 }

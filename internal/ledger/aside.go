@@ -1,0 +1,49 @@
+package ledger
+
+import (
+	"cmp"
+	"errors"
+	"slices"
+	"sync"
+)
+
+// maxAside bounds the records that are remembered as unusable.
+const maxAside = 1000
+
+// aside has the records that could not be used when they were read. They stay where they
+// are: "lighter doctor" says how to drop them.
+type aside struct {
+	mu    sync.Mutex
+	known map[string]error // by what they are
+}
+
+// setAside notes and logs, once, that a record can't be used, and so was left out.
+func (l *Ledger) setAside(err error) {
+	var record *RecordError
+	if !errors.As(err, &record) {
+		return
+	}
+	l.aside.mu.Lock()
+	defer l.aside.mu.Unlock()
+	if l.aside.known[record.What] != nil || len(l.aside.known) == maxAside {
+		return
+	}
+	if l.aside.known == nil {
+		l.aside.known = make(map[string]error)
+	}
+	l.aside.known[record.What] = record
+	l.opts.Logger.Error("ledger: a record can't be used and is left out; \"lighter doctor --deep\" says how to drop it", "record", record.What, "error", record.Err)
+}
+
+// SetAside returns what was wrong with the records that could not be used since the ledger
+// was opened, a *RecordError each, at most 1000. A record counts once it is read.
+func (l *Ledger) SetAside() []error {
+	l.aside.mu.Lock()
+	defer l.aside.mu.Unlock()
+	list := make([]error, 0, len(l.aside.known))
+	for _, err := range l.aside.known {
+		list = append(list, err)
+	}
+	slices.SortFunc(list, func(a, b error) int { return cmp.Compare(a.Error(), b.Error()) })
+	return list
+}

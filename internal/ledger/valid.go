@@ -1,0 +1,279 @@
+package ledger
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"unicode/utf8"
+
+	"lighter/internal/api"
+	"lighter/store"
+)
+
+// The rules for records. What is written and what is read is held against the same
+// ones, so that nothing is ever written that a later start could not use.
+
+// RecordError is the error of a record that is in the ledger and can't be used. It says
+// nothing about other records.
+type RecordError struct {
+	What string // such as "build 6fa459ea-…" or "event 12"
+	Err  error
+}
+
+func (e *RecordError) Error() string { return e.What + ": " + e.Err.Error() }
+
+// Unwrap returns what is wrong.
+func (e *RecordError) Unwrap() error { return e.Err }
+
+func unusable(err error, format string, args ...any) error {
+	return &RecordError{fmt.Sprintf(format, args...), err}
+}
+
+func corrupt(key []byte) error {
+	return unusable(errors.New("corrupt entry"), "entry %q", key)
+}
+
+// isRecordError reports whether an error is about what one record says, and not about
+// reading it.
+func isRecordError(err error) bool { return errors.As(err, new(*RecordError)) }
+
+// Names and ids are parts of keys, and ids also of names of files. JSON has UTF-8 alone:
+// what is none would be another text when it is read.
+
+func validText(what, text string, limit int) error {
+	switch {
+	case len(text) > limit:
+		return fmt.Errorf("%s %.40q: %d bytes, at most %d are taken", what, text, len(text), limit)
+	case !utf8.ValidString(text):
+		return fmt.Errorf("%s %.40q is not UTF-8", what, text)
+	}
+	return nil
+}
+
+func validName(what, name string, limit int) error {
+	if strings.IndexByte(name, 0) >= 0 {
+		return fmt.Errorf("%s %.40q: a zero byte", what, name)
+	}
+	return validText(what, name, limit)
+}
+
+func validNames(what string, names []string, most, limit int) error {
+	if len(names) > most {
+		return fmt.Errorf("%d %ss, at most %d are taken", len(names), what, most)
+	}
+	for _, name := range names {
+		if err := validName(what, name, limit); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkID(id string) error {
+	if id == "" || len(id) > api.MaxID {
+		return fmt.Errorf("id %.40q: an id must have 1 to %d bytes", id, api.MaxID)
+	}
+	for i := range len(id) {
+		if c := id[i]; c <= ' ' || c >= 0x7f || c == '/' {
+			return fmt.Errorf("id %.40q: %q is not part of an id", id, c)
+		}
+	}
+	return nil
+}
+
+func checkAttempt(n int) error { return within("attempt", n, 0, api.MaxAttempt) }
+
+func within(what string, n, least, most int) error {
+	if n < least || n > most {
+		return fmt.Errorf("%s %d is not in %d to %d", what, n, least, most)
+	}
+	return nil
+}
+
+// finite refuses what JSON can't hold, and what nothing lasts or moves.
+func finite(what string, n, least, most float64) error {
+	if math.IsNaN(n) || n < least || n > most {
+		return fmt.Errorf("%s %g is not in %g to %g", what, n, least, most)
+	}
+	return nil
+}
+
+func validPath(what string, path store.Path) error {
+	if path == "" {
+		return nil
+	}
+	if len(path) > api.MaxPath {
+		return fmt.Errorf("%s %.40q: %d bytes, at most %d are taken", what, path, len(path), api.MaxPath)
+	}
+	if _, err := store.ParsePath(string(path)); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return nil
+}
+
+// validBuild returns what is wrong with a build, or nil.
+func validBuild(b *api.Build) error {
+	if err := checkID(b.ID); err != nil {
+		return err
+	}
+	if stateCodes[b.State] == 0 {
+		return fmt.Errorf("unknown state %.40q", b.State)
+	}
+	if err := validRequest(&b.Request); err != nil {
+		return err
+	}
+	for _, id := range []string{b.Parent, b.Shares} {
+		if id == "" {
+			continue
+		}
+		if err := checkID(id); err != nil {
+			return err
+		}
+	}
+	return errors.Join(
+		checkAttempt(b.Attempt), within("retried", b.Retried, 0, api.MaxAttempt),
+		validName("system", b.System, api.MaxName), validName("machine", b.Machine, api.MaxName), validName("machine", b.OutputsOn, api.MaxName),
+		validNames("feature", b.Features, api.MaxFeatures, api.MaxName), validText("reason", b.Reason, api.MaxReason),
+		validFailure(b.Failure), validOutputs(b.OutputPaths), validResults(b.Results),
+	)
+}
+
+// validRequest does not look at what the coordinator alone decides by.
+func validRequest(r *api.Request) error {
+	if len(r.Tags) > api.MaxTags {
+		return fmt.Errorf("%d tags, at most %d are taken", len(r.Tags), api.MaxTags)
+	}
+	for key, value := range r.Tags {
+		if err := errors.Join(validText("tag", key, api.MaxTag), validText("tag", value, api.MaxTag-len(key))); err != nil {
+			return err
+		}
+	}
+	return errors.Join(
+		validPath("derivation", r.Derivation), validName("derivation", api.DerivationName(r.Derivation), api.MaxName),
+		validNames("output", r.Outputs, api.MaxOutputs, api.MaxName),
+		validNames("machine", r.On, api.MaxMachines, api.MaxName), validNames("machine", r.Skip, api.MaxMachines, api.MaxName),
+		validNames("substitute URL", r.DerivationSubstituteURLs, api.MaxURLs, api.MaxURL),
+		within("priority", r.Priority, -api.MaxPriority, api.MaxPriority), within("retries", r.Retries, -1, api.MaxRetries),
+		within("check", r.Check, 0, api.MaxChecks),
+	)
+}
+
+func validFailure(f *api.Failure) error {
+	if f == nil {
+		return nil
+	}
+	return errors.Join(
+		validText("failure", f.Message, api.MaxMessage), validText("culprit", string(f.Culprit), api.MaxName),
+		validText("phase", string(f.Phase), api.MaxName), validText("kind", f.Kind, api.MaxName),
+		validName("machine", f.Machine, api.MaxName), validPath("input", f.Input), validText("folder", f.KeptIn, api.MaxPath),
+	)
+}
+
+func validOutputs(paths map[string]store.Path) error {
+	if len(paths) > api.MaxOutputs {
+		return fmt.Errorf("%d outputs, at most %d are taken", len(paths), api.MaxOutputs)
+	}
+	for name, path := range paths {
+		if err := errors.Join(validName("output", name, api.MaxName), validPath("output "+name, path)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func validResults(results []api.CheckResult) error {
+	if len(results) > api.MaxChecks+1 { // and what the head had before
+		return fmt.Errorf("%d results of a check, at most %d are taken", len(results), api.MaxChecks+1)
+	}
+	for i := range results {
+		r := &results[i]
+		if len(r.Hashes) > api.MaxOutputs {
+			return fmt.Errorf("%d hashes of outputs, at most %d are taken", len(r.Hashes), api.MaxOutputs)
+		}
+		if r.LogID != "" {
+			if err := checkID(r.LogID); err != nil {
+				return err
+			}
+		}
+		if err := errors.Join(validName("machine", r.Machine, api.MaxName), checkAttempt(r.LogAttempt), validFailure(r.Failure)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// valid returns what is wrong with an event, or nil.
+func (s *storedEvent) valid() error {
+	if s.State != "" && stateCodes[s.State] == 0 {
+		return fmt.Errorf("unknown state %.40q", s.State)
+	}
+	if s.Build != "" {
+		if err := checkID(s.Build); err != nil {
+			return err
+		}
+	}
+	return errors.Join(
+		checkAttempt(s.Attempt), validText("kind", s.Kind, api.MaxName), validName("machine", s.Machine, api.MaxName),
+		validText("reason", s.Reason, api.MaxReason), validFailure(s.Failure),
+	)
+}
+
+// maxSeconds bounds how long a build may have taken: about ten years. What says more is a
+// clock that is wrong.
+const maxSeconds = 10 * 366 * 24 * 3600
+
+// maxRate bounds speeds and bandwidths, in bytes/s or of any unit.
+const maxRate = 1e15
+
+func (d *Duration) valid() error {
+	if d.Name == "" || d.System == "" {
+		return errors.New("duration without name or system")
+	}
+	return errors.Join(validName("name", d.Name, api.MaxPath), validName("system", d.System, api.MaxName), d.Sample.valid())
+}
+
+func (s *Sample) valid() error {
+	return errors.Join(validName("machine", s.Machine, api.MaxName), finite("speed", s.Speed, 0, maxRate), finite("seconds", s.Seconds, 0, maxSeconds))
+}
+
+func (m *Machine) valid() error {
+	if m.Name == "" {
+		return errors.New("machine without a name")
+	}
+	return errors.Join(
+		validName("machine", m.Name, api.MaxName), validText("public key", m.PublicKey, api.MaxPath),
+		finite("bandwidth", m.Bandwidth, 0, maxRate), finite("speed", m.SpeedLog, -100, 100), within("samples", m.SpeedSamples, 0, math.MaxInt32),
+	)
+}
+
+// validSetting returns what is wrong with a name and a value, which is JSON.
+func validSetting(name string, value []byte) error {
+	switch {
+	case name == "":
+		return errors.New("setting without a name")
+	case !json.Valid(value):
+		return errors.New("its value is no JSON")
+	}
+	return validText("setting", name, api.MaxPath)
+}
+
+// encode returns a value as JSON, if that is no longer than a limit.
+func encode(v any, limit int) ([]byte, error) {
+	data, err := json.Marshal(v)
+	if err == nil && len(data) > limit {
+		return nil, fmt.Errorf("%d bytes as JSON, at most %d are taken", len(data), limit)
+	}
+	return data, err
+}
+
+// decode is the opposite of encode, for whatever was written.
+func decode[T any](data []byte, valid func(*T) error) (*T, error) {
+	v := new(T)
+	err := json.Unmarshal(data, v)
+	if err == nil {
+		err = valid(v)
+	}
+	return v, err
+}
