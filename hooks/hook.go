@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
@@ -66,6 +65,7 @@ func (e *Engine) open(ctx context.Context, c Config, runner BuiltIn) (*hook, err
 			return nil, err
 		}
 	}
+	at.Seq = min(at.Seq, e.ledger.LastEvent()) // or it would wait for events that may never come
 	h.cursor, h.saved = at.Seq, at.Seq
 	if err := h.load(ctx); err != nil {
 		return nil, err
@@ -91,7 +91,8 @@ func (h *hook) load(ctx context.Context) error {
 	})
 }
 
-// each calls fn for the records of the hook with a prefix, in order.
+// each calls fn for the records of the hook with a prefix, in order. Those that can't be
+// read are logged and left out; they go with their hook.
 func (h *hook) each(ctx context.Context, prefix string, fn func(number, *record) error) error {
 	prefix += h.name + "/"
 	return h.engine.ledger.Settings(ctx, prefix, func(name string, value json.RawMessage) error {
@@ -101,8 +102,10 @@ func (h *hook) each(ctx context.Context, prefix string, fn func(number, *record)
 			err = json.Unmarshal(value, &rec)
 		}
 		if err != nil {
-			return fmt.Errorf("setting %s: %w", name, err)
+			h.log.Error("a run of a hook can't be read and is left out", "setting", name, "err", err)
+			return nil
 		}
+		rec.Event.Shorten()
 		return fn(n, &rec)
 	})
 }

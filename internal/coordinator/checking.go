@@ -61,7 +61,7 @@ func (c *Coordinator) takeUpCheck(b *api.Build) {
 	ctx, cancel := context.WithCancelCause(c.ctx)
 	k := &checking{
 		c: c, req: b.Request, ctx: ctx, cancel: cancel, used: make(map[string]bool), tasks: make(map[*task]bool),
-		ended: make(chan checked, maxChecks*(c.limits.MaxAttempts+1)),
+		ended: make(chan checked, api.MaxChecks*(c.limits.MaxAttempts+1)),
 	}
 	k.rec = &record{Build: *b, task: &task{drv: b.Derivation, id: b.ID, state: b.State}, check: k}
 	c.builds[b.ID] = k.rec
@@ -76,7 +76,11 @@ func (c *Coordinator) takeUpCheck(b *api.Build) {
 func (k *checking) part(name string) string { return partOfCheck(k.req.ID, name) }
 
 func partOfCheck(check, name string) string {
-	return uuid.NewSHA1(uuid.MustParse(check), []byte(name)).String()
+	space, err := uuid.Parse(check)
+	if err != nil { // no client can ask for such an id
+		space = uuid.NewSHA1(uuid.NameSpaceOID, []byte(check))
+	}
+	return uuid.NewSHA1(space, []byte(name)).String()
 }
 
 // comparisonID returns the id of the nth build on a machine that is to be compared, from 0.
@@ -528,9 +532,14 @@ func machinesText(n int) string {
 
 // cancelCheck ends a check that nobody wants.
 func (c *Coordinator) cancelCheck(k *checking, reason string) {
+	c.endCheck(k, api.Canceled, reason, k.rec.Failure)
+}
+
+// endCheck ends a check in its midst.
+func (c *Coordinator) endCheck(k *checking, state api.State, reason string, f *api.Failure) {
 	now := time.Now()
 	r := k.rec
-	r.Stopped, r.State, r.Reason = &now, api.Canceled, reason
+	r.Stopped, r.State, r.Reason, r.Failure = &now, state, reason, f
 	c.save(r, false)
 	delete(c.builds, r.ID)
 	k.cancel(errAbandoned)

@@ -449,8 +449,17 @@ func (c *Coordinator) closeLinks() {
 	}
 }
 
-// change adds a change to those that go to the ledger next.
-func (c *Coordinator) change(ch ledger.Change) { c.changes = append(c.changes, ch) }
+// change adds a change to those that go to the ledger next, with texts that it takes. The
+// build and the event are the change's from now on.
+func (c *Coordinator) change(ch ledger.Change) {
+	if ch.Build != nil {
+		ch.Build.Shorten()
+	}
+	if ch.Event != nil {
+		ch.Event.Shorten()
+	}
+	c.changes = append(c.changes, ch)
+}
 
 // durably calls f in the loop once everything changed so far is durable.
 func (c *Coordinator) durably(f func()) { c.after = append(c.after, f) }

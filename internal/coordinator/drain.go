@@ -163,8 +163,8 @@ func (c *Coordinator) tagMachine(m *machine, change *api.TagChange) error {
 		s.Untagged = slices.DeleteFunc(s.Untagged, func(x string) bool { return x == name })
 		did = append(did, name+"="+change.Set[name])
 	}
-	if len(s.Tags) > maxTags || len(s.Untagged) > maxTags {
-		return badRequest("machine %s would have more than %d tags", m.Name, maxTags)
+	if len(s.Tags) > api.MaxTags || len(s.Untagged) > api.MaxTags {
+		return badRequest("machine %s would have more than %d tags", m.Name, api.MaxTags)
 	}
 	m.setting = s
 	c.operate(m, "tags: "+strings.Join(did, ", "))
@@ -175,12 +175,12 @@ func checkTags(change *api.TagChange) error {
 	if len(change.Set) == 0 && len(change.Remove) == 0 {
 		return badRequest("neither set nor remove names a tag")
 	}
-	if len(change.Set) > maxTags || len(change.Remove) > maxTags {
-		return badRequest("at most %d tags are changed at once", maxTags)
+	if len(change.Set) > api.MaxTags || len(change.Remove) > api.MaxTags {
+		return badRequest("at most %d tags are changed at once", api.MaxTags)
 	}
 	for k, v := range change.Set {
-		if k == "" || len(k)+len(v) > maxTagBytes {
-			return badRequest("tag %.40q: a tag has a name, and at most %d bytes", k, maxTagBytes)
+		if k == "" || len(k)+len(v) > api.MaxTag {
+			return badRequest("tag %.40q: a tag has a name, and at most %d bytes", k, api.MaxTag)
 		}
 		if slices.Contains(change.Remove, k) {
 			return badRequest("tag %.40q is to be both set and removed", k)

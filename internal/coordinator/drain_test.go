@@ -96,7 +96,7 @@ func TestTags(t *testing.T) {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	many := make(map[string]string)
-	for i := range maxTags {
+	for i := range api.MaxTags {
 		many[fmt.Sprint("t", i)] = ""
 	}
 	for _, tt := range []struct {

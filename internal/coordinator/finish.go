@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"lighter/internal/api"
@@ -300,7 +299,8 @@ func (c *Coordinator) allFailed(t *task, last *api.Failure) *api.Failure {
 		}
 	}
 	f := *last
-	f.Message = fmt.Sprintf("%d attempts failed: %s", t.blamed, strings.Join(causes, "; "))
+	f.Message = fmt.Sprintf("%d attempts failed: ", t.blamed)
+	f.Message += listUpTo(causes, "; ", api.MaxMessage-len(f.Message))
 	return &f
 }
 

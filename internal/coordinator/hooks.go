@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
+	"slices"
 
 	"lighter/hooks"
 	"lighter/internal/api"
@@ -12,14 +14,26 @@ import (
 )
 
 // hookLedger is what the engine of event hooks sees of the ledger.
-type hookLedger struct{ *ledger.Ledger }
+type hookLedger struct {
+	*ledger.Ledger
+	log *slog.Logger
+}
 
 func (l hookLedger) Build(ctx context.Context, id string) (*api.Build, error) {
 	b, err := l.Ledger.Build(ctx, id)
-	if errors.Is(err, ledger.ErrNotFound) {
+	if errors.Is(err, ledger.ErrNotFound) || errors.As(err, new(*ledger.RecordError)) {
 		return nil, fmt.Errorf("%w: %w", api.ErrNotFound, err)
 	}
 	return b, err
+}
+
+// Setting leaves out what can't be used: the ledger logs it.
+func (l hookLedger) Setting(ctx context.Context, name string, v any) (bool, error) {
+	known, err := l.Ledger.Setting(ctx, name, v)
+	if errors.As(err, new(*ledger.RecordError)) {
+		return false, nil
+	}
+	return known, err
 }
 
 func (l hookLedger) Apply(ctx context.Context, settings []hooks.Setting, durable bool) error {
@@ -28,12 +42,22 @@ func (l hookLedger) Apply(ctx context.Context, settings []hooks.Setting, durable
 		changes[i].Setting = &ledger.Setting{Name: s.Name, Value: s.Value}
 	}
 	_, err := l.Ledger.Apply(ctx, changes, durable)
+	var refused *ledger.RefusedError
+	if !errors.As(err, &refused) {
+		return err
+	}
+	// A hook would try the same again and again; what can't be kept is lost by a restart.
+	for _, one := range slices.Backward(refused.Refusals) {
+		l.log.Error("the ledger refuses what it is to keep for an event hook", "setting", settings[one.Index].Name, "err", one.Err)
+		changes = slices.Delete(changes, one.Index, one.Index+1)
+	}
+	_, err = l.Ledger.Apply(ctx, changes, durable)
 	return err
 }
 
 func newEventHooks(c *Coordinator) (*hooks.Engine, error) {
 	return hooks.New(hooks.Options{
-		Ledger: hookLedger{c.ledger}, Hooks: c.cfg.Hooks, BuiltIns: c.cfg.BuiltIns, Programs: c.cfg.HookPrograms, Logger: c.log,
+		Ledger: hookLedger{c.ledger, c.log}, Hooks: c.cfg.Hooks, BuiltIns: c.cfg.BuiltIns, Programs: c.cfg.HookPrograms, Logger: c.log,
 	})
 }
 

@@ -3,6 +3,7 @@ package coordinator
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"math"
@@ -55,6 +56,10 @@ func (c *Coordinator) setPaused(paused bool, reason string) {
 
 func (c *Coordinator) recoverPause(ctx context.Context) error {
 	_, err := c.ledger.Setting(ctx, pausedSetting, &c.pause)
+	if errors.As(err, new(*ledger.RecordError)) {
+		// Better that somebody has to resume it than that what was stopped goes on.
+		c.pause, err = pauseSetting{true, err.Error()}, nil
+	}
 	if err == nil && c.pause.Paused {
 		c.log.Warn("nothing is started: an operator paused the coordinator", "reason", c.pause.Reason)
 	}

@@ -96,10 +96,12 @@ func (r *recorder) apply(ctx context.Context) error {
 	}
 	for len(r.pending.changes) > 0 {
 		n := min(len(r.pending.changes), maxApply)
-		if _, err := r.c.ledger.Apply(ctx, r.pending.changes[:n], true); err != nil {
+		done, refused, err := r.c.ledger.ApplyEach(ctx, r.pending.changes[:n], true)
+		r.refused(refused)
+		r.pending.changes = r.pending.changes[done:]
+		if err != nil {
 			return err
 		}
-		r.pending.changes = r.pending.changes[n:]
 	}
 	if r.stalled.Swap(nil) != nil {
 		r.c.log.Info("the ledger takes changes again")
@@ -128,8 +130,12 @@ func (r *recorder) drain() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), lastWrite)
 	defer cancel()
-	if _, err := r.c.ledger.Apply(ctx, r.pending.changes, true); err != nil {
+	done, refused, err := r.c.ledger.ApplyEach(ctx, r.pending.changes, true)
+	for i := range refused {
+		r.c.log.Error("the ledger refuses a change", "err", refused[i].Err)
+	}
+	if err != nil {
 		// Nothing acknowledged is lost: what is unknown is asked of machines again.
-		r.c.log.Warn("the last changes are not in the ledger", "changes", len(r.pending.changes), "err", err)
+		r.c.log.Warn("the last changes are not in the ledger", "changes", len(r.pending.changes)-done, "err", err)
 	}
 }

@@ -184,7 +184,8 @@ func (c *Coordinator) pastOf(ctx context.Context) (*machinesPast, error) {
 	err = c.ledger.Settings(ctx, machineSettings, func(name string, value json.RawMessage) error {
 		var s machineSetting
 		if err := json.Unmarshal(value, &s); err != nil {
-			return fmt.Errorf("setting %s: %w", name, err)
+			c.log.Error("what operators decided about a machine can't be read and is left out", "setting", name, "err", err)
+			return nil
 		}
 		past.settings[strings.TrimPrefix(name, machineSettings)] = s
 		return nil

@@ -186,16 +186,13 @@ func (c *Coordinator) postRetry(w http.ResponseWriter, r *http.Request) error {
 	return answerSelected(w, ids)
 }
 
-// Bounds of priorities, so that sums of them are safe.
-const maxPriority = 1_000_000
-
 func (c *Coordinator) postPriority(w http.ResponseWriter, r *http.Request) error {
 	s, err := readSelection(r)
 	if err != nil {
 		return err
 	}
-	if s.Priority < -maxPriority || s.Priority > maxPriority {
-		return badRequest("priority %d is not in %d to %d", s.Priority, -maxPriority, maxPriority)
+	if s.Priority < -api.MaxPriority || s.Priority > api.MaxPriority {
+		return badRequest("priority %d is not in %d to %d", s.Priority, -api.MaxPriority, api.MaxPriority)
 	}
 	ids, err := c.selected(r.Context(), s, ledger.NonFinal())
 	if err != nil {

@@ -149,17 +149,6 @@ func newBuild(r *api.Request, n *node) *api.Build {
 	return b
 }
 
-// Limits on a request.
-const (
-	maxTags     = 64
-	maxTagBytes = 1 << 10
-	maxOutputs  = 256
-	maxRetries  = 1000
-	maxChecks   = 100
-	maxNames    = 1000 // of machines
-	maxURLs     = 32
-)
-
 func (c *Coordinator) checkRequest(r *api.Request) error {
 	switch {
 	case r.Derivation == "":
@@ -170,28 +159,28 @@ func (c *Coordinator) checkRequest(r *api.Request) error {
 		return badRequest("%s is not in the store %s", r.Derivation, c.head.Dir())
 	case r.Timeout < 0 || r.MaxSilentTime < 0:
 		return badRequest("timeout and maxSilentTime are not negative")
-	case len(r.Tags) > maxTags:
-		return badRequest("%d tags, at most %d are taken", len(r.Tags), maxTags)
-	case len(r.Outputs) > maxOutputs:
-		return badRequest("%d outputs, at most %d are taken", len(r.Outputs), maxOutputs)
+	case len(r.Tags) > api.MaxTags:
+		return badRequest("%d tags, at most %d are taken", len(r.Tags), api.MaxTags)
+	case len(r.Outputs) > api.MaxOutputs:
+		return badRequest("%d outputs, at most %d are taken", len(r.Outputs), api.MaxOutputs)
 	}
 	switch {
-	case r.Retries < -1 || r.Retries > maxRetries:
-		return badRequest("retries %d is not in -1 (none) to %d", r.Retries, maxRetries)
-	case r.Check < 0 || r.Check > maxChecks:
-		return badRequest("check %d is not in 0 to %d", r.Check, maxChecks)
-	case r.Priority < -maxPriority || r.Priority > maxPriority:
-		return badRequest("priority %d is not in %d to %d", r.Priority, -maxPriority, maxPriority)
-	case len(r.On)+len(r.Skip) > maxNames:
-		return badRequest("%d names of machines, at most %d are taken", len(r.On)+len(r.Skip), maxNames)
-	case len(r.DerivationSubstituteURLs) > maxURLs:
-		return badRequest("%d substitute URLs, at most %d are taken", len(r.DerivationSubstituteURLs), maxURLs)
+	case r.Retries < -1 || r.Retries > api.MaxRetries:
+		return badRequest("retries %d is not in -1 (none) to %d", r.Retries, api.MaxRetries)
+	case r.Check < 0 || r.Check > api.MaxChecks:
+		return badRequest("check %d is not in 0 to %d", r.Check, api.MaxChecks)
+	case r.Priority < -api.MaxPriority || r.Priority > api.MaxPriority:
+		return badRequest("priority %d is not in %d to %d", r.Priority, -api.MaxPriority, api.MaxPriority)
+	case len(r.On)+len(r.Skip) > api.MaxMachines:
+		return badRequest("%d names of machines, at most %d are taken", len(r.On)+len(r.Skip), api.MaxMachines)
+	case len(r.DerivationSubstituteURLs) > api.MaxURLs:
+		return badRequest("%d substitute URLs, at most %d are taken", len(r.DerivationSubstituteURLs), api.MaxURLs)
 	case r.Offload && (r.Check > 0 || r.AllInputs || r.SkipIfBuilt || r.SkipIfSubmitted):
 		return badRequest("guix-daemon asks for one build, and no more")
 	}
 	for k, v := range r.Tags {
-		if k == "" || len(k)+len(v) > maxTagBytes {
-			return badRequest("tag %.40q: a tag has a name, and at most %d bytes", k, maxTagBytes)
+		if k == "" || len(k)+len(v) > api.MaxTag {
+			return badRequest("tag %.40q: a tag has a name, and at most %d bytes", k, api.MaxTag)
 		}
 	}
 	if r.ID == "" {
@@ -205,58 +194,48 @@ func (c *Coordinator) checkRequest(r *api.Request) error {
 }
 
 // store makes the builds durable and returns those that are new. An id that the
-// ledger has is answered with what is there.
+// ledger has is answered with what is there, and a build that it refuses with why.
 func (c *Coordinator) store(ctx context.Context, answers []api.Submitted) (fresh []api.Build, err error) {
-	var changes []ledger.Change
+	var which []int // of the answers have a build to be made
 	for i := range answers {
-		if b := answers[i].Build; b != nil && answers[i].Skipped == "" {
-			changes = append(changes, ledger.Change{Build: b, Create: true})
-			fresh = append(fresh, *b)
+		if answers[i].Build != nil && answers[i].Skipped == "" {
+			which = append(which, i)
 		}
 	}
-	if len(changes) == 0 {
-		return nil, nil
-	}
-	_, err = c.ledger.Apply(ctx, changes, true)
-	if !errors.Is(err, ledger.ErrExists) {
-		return fresh, err
-	}
-	// Some are there already, as where a client asks again.
-	changes, fresh = nil, nil
-	var created []int // answers
-	for i := range answers {
-		b := answers[i].Build
-		if b == nil || answers[i].Skipped != "" {
-			continue
+	for len(which) > 0 {
+		changes := make([]ledger.Change, len(which))
+		for n, i := range which {
+			changes[n] = ledger.Change{Build: answers[i].Build, Create: true}
 		}
-		old, err := c.existing(ctx, b)
-		if errors.Is(err, ledger.ErrNotFound) {
-			changes = append(changes, ledger.Change{Build: b, Create: true})
-			fresh = append(fresh, *b)
-			created = append(created, i)
-			continue
-		}
-		answers[i] = submitted(old, err)
-	}
-	if _, err = c.ledger.Apply(ctx, changes, true); !errors.Is(err, ledger.ErrExists) {
-		return fresh, err
-	}
-	fresh = nil // somebody was faster; one by one, then
-	for _, i := range created {
-		b := answers[i].Build
-		_, err := c.ledger.Apply(ctx, []ledger.Change{{Build: b, Create: true}}, true)
+		_, err := c.ledger.Apply(ctx, changes, true)
+		var refused *ledger.RefusedError
 		switch {
-		case errors.Is(err, ledger.ErrExists):
-			old, err := c.existing(ctx, b)
-			answers[i] = submitted(old, err)
+		case errors.Is(err, ledger.ErrTooLarge):
+			return nil, badRequest("%s", err)
+		case errors.As(err, &refused): // and the others are made in another try
+			for _, one := range slices.Backward(refused.Refusals) {
+				i := which[one.Index]
+				answers[i] = c.refusal(ctx, answers[i].Build, one.Err)
+				which = slices.Delete(which, one.Index, one.Index+1)
+			}
+			continue
 		case err != nil:
-			c.post(func() { c.takeUp(fresh) })
 			return nil, err
-		default:
-			fresh = append(fresh, *b)
 		}
+		break
+	}
+	for _, i := range which {
+		fresh = append(fresh, *answers[i].Build)
 	}
 	return fresh, nil
+}
+
+// refusal is the answer to a request whose build the ledger refuses to make.
+func (c *Coordinator) refusal(ctx context.Context, b *api.Build, err error) api.Submitted {
+	if errors.Is(err, ledger.ErrExists) {
+		return submitted(c.existing(ctx, b))
+	}
+	return submitted(nil, badRequest("%s", err))
 }
 
 // existing returns the build of the ledger that has the id of a request.

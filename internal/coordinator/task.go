@@ -329,15 +329,30 @@ func (c *Coordinator) await(t *task) {
 
 // tellMissing makes events of the derivations that the builds of a task wait for.
 func (c *Coordinator) tellMissing(t *task, missing []string) {
-	if n := len(missing) - maxListed; n > 0 {
-		missing = append(missing[:maxListed], fmt.Sprintf("and %d more", n))
-	}
-	reason := strings.Join(missing, " ")
+	reason := listUpTo(missing, " ", api.MaxReason)
 	for _, r := range t.builds {
 		c.change(ledger.Change{Event: &api.Event{
 			Kind: api.KindMissingInputs, Build: r.ID, State: r.State, Attempt: r.Attempt, Reason: reason,
 		}})
 	}
+}
+
+// listUpTo joins as many texts as a text of at most limit bytes has room for, and says how
+// many more there are.
+func listUpTo(list []string, separator string, limit int) string {
+	more := func(n int) string { return fmt.Sprintf("and %d more", n) }
+	limit -= len(separator) + len(more(len(list)))
+	var b strings.Builder
+	for i, text := range list {
+		if b.Len() > 0 {
+			b.WriteString(separator)
+		}
+		if i == maxListed || i > 0 && b.Len()+len(text) > limit {
+			return b.String() + more(len(list)-i)
+		}
+		b.WriteString(api.Cut(text, limit))
+	}
+	return b.String()
 }
 
 func countWaiting(n int) string {

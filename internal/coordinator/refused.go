@@ -1,0 +1,60 @@
+package coordinator
+
+import (
+	"errors"
+	"time"
+
+	"lighter/internal/api"
+	"lighter/internal/ledger"
+)
+
+// refused deals with pending changes that the ledger refuses; the others are made. One that
+// is about a build ends the build, as failed: else ledger and loop would know different
+// things of it.
+func (r *recorder) refused(list []ledger.Refusal) {
+	for _, one := range list {
+		ch := &r.pending.changes[one.Index]
+		r.c.log.Error("the ledger refuses a change", "err", one.Err)
+		if ch.Build == nil || ch.Event != nil && ch.Event.Kind == api.KindRefused {
+			continue // such as an event of a build that was refused itself; or nothing is left to try
+		}
+		id := ch.Build.ID
+		r.c.post(func() { r.c.endRefused(id, one.Err) })
+	}
+}
+
+// endRefused ends a build of which the ledger refuses a change.
+func (c *Coordinator) endRefused(id string, cause error) {
+	f := &api.Failure{
+		Culprit: api.CulpritCoordinator, Phase: api.Queued, Kind: api.KindRefused,
+		Message: api.Cut("the ledger refuses what became of it: "+cause.Error(), api.MaxMessage),
+	}
+	switch r := c.builds[id]; {
+	case r == nil:
+		c.durably(func() { c.group.Go(func() { c.endUnended(id, f) }) })
+	case r.check != nil:
+		r.Results = nil
+		c.endCheck(r.check, api.Failed, f.Message, f)
+	default:
+		c.fail(r.task, f)
+	}
+}
+
+// endUnended ends a build in the ledger that is over for the loop, if the change was refused
+// that says so: what the ledger has of it is good, and is brought to an end.
+func (c *Coordinator) endUnended(id string, f *api.Failure) {
+	b, err := c.ledger.Build(c.ctx, id)
+	if err != nil || b.State.Final() {
+		if err != nil && !errors.Is(err, ledger.ErrNotFound) {
+			c.log.Error("a build of which the ledger refused a change can't be read", "build", id, "err", err)
+		}
+		return
+	}
+	now := time.Now()
+	b.State, b.Reason, b.Failure, b.Stopped, b.Results = api.Failed, f.Message, f, &now, nil
+	c.post(func() {
+		if c.builds[id] == nil {
+			c.change(ledger.Change{Build: b, Event: &api.Event{Kind: api.KindRefused, Reason: f.Message, Failure: f}})
+		}
+	})
+}
