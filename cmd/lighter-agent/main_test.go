@@ -394,20 +394,20 @@ func TestBuild(t *testing.T) {
 		t.Fatalf("machine: %+v, %v", m, err)
 	}
 	hello := shell(t, m.Systems[0], "hello", "echo building; echo hello > $out")
-	if status, err := client.PutBuild(t.Context(), "hello", hello); err != nil || status.State != agentapi.Running {
+	if status, err := client.PutBuild(t.Context(), &agentapi.Asked{ID: "hello"}, hello); err != nil || status.State != agentapi.Running {
 		t.Fatalf("put: %+v, %v", status, err)
 	}
 	var log bytes.Buffer
-	status, err := client.Log(t.Context(), "hello", 0, &log)
+	status, err := client.Log(t.Context(), &agentapi.Asked{ID: "hello"}, 0, &log)
 	if err != nil || status.State != agentapi.Succeeded || log.String() != "building\n" {
 		t.Fatalf("log %q, then %+v, %v", log.String(), status, err)
 	}
 	slow := shell(t, m.Systems[0], "slow", "echo started; while :; do sleep 1; done")
-	if _, err := client.PutBuild(t.Context(), "slow", slow); err != nil {
+	if _, err := client.PutBuild(t.Context(), &agentapi.Asked{ID: "slow"}, slow); err != nil {
 		t.Fatal(err)
 	}
 	await(t, "the slow build runs", func() bool {
-		status, err := client.Build(t.Context(), "slow")
+		status, err := client.Build(t.Context(), &agentapi.Asked{ID: "slow"})
 		return err == nil && status.LogSize > 0
 	})
 	if err := syscall.Kill(first.PID, syscall.SIGKILL); err != nil {
@@ -416,13 +416,13 @@ func TestBuild(t *testing.T) {
 	await(t, "the kernel gives the lock back", func() bool { return !h.inUse() })
 	client.Close()
 	h.start("")
-	status, err = client.Build(t.Context(), "slow")
+	status, err = client.Build(t.Context(), &agentapi.Asked{ID: "slow"})
 	if err != nil || status.State != agentapi.Failed || status.Failure.Culprit != api.CulpritMachine || status.LogSize == 0 {
 		t.Errorf("the build that ran: %+v, %v", status, err)
 	}
 	fetch(t, client, m.PublicKey, hello.Outputs[0])
 	slow.Attempt = 2
-	if status, err := client.PutBuild(t.Context(), "slow", slow); err != nil || status.State != agentapi.Running {
+	if status, err := client.PutBuild(t.Context(), &agentapi.Asked{ID: "slow"}, slow); err != nil || status.State != agentapi.Running {
 		t.Errorf("the next attempt: %+v, %v", status, err)
 	}
 	if err := client.DeleteBuild(t.Context(), "slow"); err != nil {

@@ -87,7 +87,7 @@ func TestForcedSecrets(t *testing.T) {
 	req := shell(t, m.Systems[0], "thief", "cat /secret/signing-key.sec > $out")
 	for _, path := range []string{"/secret=" + state, "/secret=/", "/secret=" + state + "/signing-key.sec", "/secret", "/bin=" + state} {
 		req.SandboxPaths = []string{path}
-		_, err := client.PutBuild(t.Context(), "thief", req)
+		_, err := client.PutBuild(t.Context(), &agentapi.Asked{ID: "thief"}, req)
 		var refused *agentapi.Error
 		if !errors.As(err, &refused) || refused.Code != agentapi.CodeNotOffered {
 			t.Errorf("%s: %v", path, err)
@@ -101,20 +101,20 @@ func TestForcedSecrets(t *testing.T) {
 		req := shell(t, m.Systems[0], "thief", "exit 0")
 		req.Attempt, req.SandboxPaths = 1, append(req.SandboxPaths, ask.path)
 		id := "mistake-" + string(rune('a'+i))
-		if _, err := ask.client.PutBuild(t.Context(), id, req); err != nil {
+		if _, err := ask.client.PutBuild(t.Context(), &agentapi.Asked{ID: id}, req); err != nil {
 			t.Fatal(err)
 		}
-		status, err := ask.client.Log(t.Context(), id, 0, io.Discard)
+		status, err := ask.client.Log(t.Context(), &agentapi.Asked{ID: id}, 0, io.Discard)
 		if err != nil || status.State != agentapi.Failed || !strings.Contains(status.Failure.Message, "the agent's own") {
 			t.Errorf("%s: %+v, %v", ask.path, status, err)
 		}
 	}
 	// A good build, through the same command.
 	good := shell(t, m.Systems[0], "good", "echo good > $out")
-	if _, err := client.PutBuild(t.Context(), "good", good); err != nil {
+	if _, err := client.PutBuild(t.Context(), &agentapi.Asked{ID: "good"}, good); err != nil {
 		t.Fatal(err)
 	}
-	if status, err := client.Log(t.Context(), "good", 0, io.Discard); err != nil || status.State != agentapi.Succeeded {
+	if status, err := client.Log(t.Context(), &agentapi.Asked{ID: "good"}, 0, io.Discard); err != nil || status.State != agentapi.Succeeded {
 		t.Errorf("a good build: %+v, %v", status, err)
 	}
 	// The owner's change counts for the next connection.

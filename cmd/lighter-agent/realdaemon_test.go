@@ -164,7 +164,7 @@ func TestDaemon(t *testing.T) {
 			began = time.Now()
 			return d.Round(10 * time.Microsecond)
 		}
-		status, err := client.PutBuild(t.Context(), id, req)
+		status, err := client.PutBuild(t.Context(), &agentapi.Asked{ID: id}, req)
 		if err != nil || status.State != agentapi.Rooted || !slices.Equal(status.Missing, []store.Path{drv.Path}) {
 			t.Fatalf("put: %+v, %v", status, err)
 		}
@@ -173,11 +173,11 @@ func TestDaemon(t *testing.T) {
 			t.Fatalf("import: %v", err)
 		}
 		imported := lap()
-		if status, err = client.PutBuild(t.Context(), id, req); err != nil || status.State != agentapi.Running {
+		if status, err = client.PutBuild(t.Context(), &agentapi.Asked{ID: id}, req); err != nil || status.State != agentapi.Running {
 			t.Fatalf("put: %+v, %v", status, err)
 		}
 		var log bytes.Buffer
-		status, err = client.Log(t.Context(), id, 0, &log)
+		status, err = client.Log(t.Context(), &agentapi.Asked{ID: id}, 0, &log)
 		if err != nil || status.State != agentapi.Succeeded || log.String() != "building\n" {
 			t.Fatalf("log %q, then %+v, %v", log.String(), status, err)
 		}

@@ -64,7 +64,7 @@ func TestSubstitutes(t *testing.T) {
 			t.Fatal(err)
 		}
 		req.Inputs, req.SubstituteURLs = []store.Path{absent, input}, []string{"file://" + folder}
-		status, err := client.PutBuild(t.Context(), id, req)
+		status, err := client.PutBuild(t.Context(), &agentapi.Asked{ID: id}, req)
 		if err != nil || status.State != agentapi.Rooted || !slices.Contains(status.Missing, absent) {
 			t.Fatalf("put: %+v, %v", status, err)
 		}

@@ -18,10 +18,10 @@ func BenchmarkBuild(b *testing.B) {
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
 		id := fmt.Sprint("b", i)
-		if status, err := r.client.PutBuild(b.Context(), id, req); err != nil || status.State == agentapi.Failed {
+		if status, err := r.client.PutBuild(b.Context(), &agentapi.Asked{ID: id}, req); err != nil || status.State == agentapi.Failed {
 			b.Fatal(status, err)
 		}
-		if status, err := r.client.Log(b.Context(), id, 0, io.Discard); err != nil || status.State != agentapi.Succeeded {
+		if status, err := r.client.Log(b.Context(), &agentapi.Asked{ID: id}, 0, io.Discard); err != nil || status.State != agentapi.Succeeded {
 			b.Fatal(status, err)
 		}
 		if err := r.client.DeleteBuild(b.Context(), id); err != nil {

@@ -54,7 +54,7 @@ func TestBuild(t *testing.T) {
 		t.Fatalf("with inputs: %+v", got)
 	}
 	<-s.held
-	if status, err := r.client.Build(t.Context(), "b1"); err != nil || status.State != agentapi.Running || status.LogSize != 4 {
+	if status, err := r.client.Build(t.Context(), &agentapi.Asked{ID: "b1"}); err != nil || status.State != agentapi.Running || status.LogSize != 4 {
 		t.Errorf("while it runs: %+v, %v", status, err)
 	}
 	if m, err := r.client.Machine(t.Context()); err != nil || m.Running != 1 {
@@ -82,7 +82,7 @@ func TestBuild(t *testing.T) {
 	if names, err := os.ReadDir(r.buildFile("")); err != nil || len(names) != 0 {
 		t.Errorf("files after it was deleted: %v, %v", names, err)
 	}
-	_, err = r.client.Build(t.Context(), "b1")
+	_, err = r.client.Build(t.Context(), &agentapi.Asked{ID: "b1"})
 	wantCode(t, err, 404, agentapi.CodeUnknownBuild)
 	if result, err := r.client.CollectGarbage(t.Context(), &agentapi.GCRequest{}); err != nil || len(result.Deleted) != 2 {
 		t.Errorf("garbage afterwards: %+v, %v", result, err)
@@ -117,7 +117,7 @@ func TestPutAgain(t *testing.T) {
 	var group sync.WaitGroup
 	for range 20 {
 		group.Go(func() {
-			if status, err := r.client.PutBuild(t.Context(), "b", req); err != nil || status.State != agentapi.Running {
+			if status, err := r.client.PutBuild(t.Context(), &agentapi.Asked{ID: "b"}, req); err != nil || status.State != agentapi.Running {
 				t.Errorf("got %+v, %v", status, err)
 			}
 		})
@@ -155,16 +155,16 @@ func TestAttempts(t *testing.T) {
 	<-s.held
 	first, reads := make(chan *agentapi.BuildStatus), make(signal, 1)
 	go func() {
-		status, err := r.client.Log(context.Background(), "b", 0, reads)
+		status, err := r.client.Log(context.Background(), &agentapi.Asked{ID: "b"}, 0, reads)
 		if err != nil {
 			t.Error(err)
 		}
 		first <- status
 	}()
 	<-reads // else the log may be gone before it is opened
-	_, err := r.client.PutBuild(t.Context(), "b", request(t, 1, "a", "hold"))
+	_, err := r.client.PutBuild(t.Context(), &agentapi.Asked{ID: "b"}, request(t, 1, "a", "hold"))
 	wantCode(t, err, 409, agentapi.CodeOldAttempt)
-	_, err = r.client.PutBuild(t.Context(), "b", request(t, 2, "other", "hold"))
+	_, err = r.client.PutBuild(t.Context(), &agentapi.Asked{ID: "b"}, request(t, 2, "other", "hold"))
 	wantCode(t, err, 409, agentapi.CodeOtherBuild)
 	if s.count("a") != 1 || s.count("other") != 0 {
 		t.Errorf("refused requests started builds")
@@ -300,7 +300,7 @@ func TestRestart(t *testing.T) {
 	}
 
 	r = start(t, s, inDir)
-	list, err := r.client.Builds(t.Context())
+	list, err := r.client.Builds(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -335,7 +335,7 @@ func TestRestart(t *testing.T) {
 	}
 	r.stop()
 	r = start(t, s, inDir)
-	if status, err := r.client.Build(t.Context(), "killed"); err != nil || status.Failure == nil || status.Failure.Message != errKilled.Error() {
+	if status, err := r.client.Build(t.Context(), &agentapi.Asked{ID: "killed"}); err != nil || status.Failure == nil || status.Failure.Message != errKilled.Error() {
 		t.Errorf("the killed build after one more restart: %+v, %v", status, err)
 	}
 }
@@ -355,7 +355,7 @@ func TestShutdown(t *testing.T) {
 	<-s.held
 	ended := make(chan *agentapi.BuildStatus)
 	go func() {
-		status, err := r.client.Log(context.Background(), "b", 0, new(bytes.Buffer))
+		status, err := r.client.Log(context.Background(), &agentapi.Asked{ID: "b"}, 0, new(bytes.Buffer))
 		if err != nil {
 			t.Error(err)
 		}
@@ -365,7 +365,7 @@ func TestShutdown(t *testing.T) {
 	if status := <-ended; status == nil || status.Failure == nil || status.Failure.Culprit != api.CulpritMachine {
 		t.Errorf("got %+v", status)
 	}
-	_, err := r.client.PutBuild(t.Context(), "c", request(t, 1, "c", ""))
+	_, err := r.client.PutBuild(t.Context(), &agentapi.Asked{ID: "c"}, request(t, 1, "c", ""))
 	var answer *agentapi.Error
 	if err == nil || errors.As(err, &answer) {
 		t.Errorf("an agent that ends answers %v; it should look like one that is gone", err)
@@ -383,7 +383,7 @@ func TestStuck(t *testing.T) {
 	if err := r.Shutdown(short); !errors.Is(err, context.Canceled) {
 		t.Errorf("shutdown: %v", err)
 	}
-	status, err := r.client.Build(t.Context(), "b")
+	status, err := r.client.Build(t.Context(), &agentapi.Asked{ID: "b"})
 	if err != nil || status.State != agentapi.Running {
 		t.Errorf("got %+v, %v", status, err)
 	}
@@ -422,9 +422,9 @@ func TestTooMany(t *testing.T) {
 	s := newFakeStore(t)
 	r := start(t, s, func(o *Options) { o.MaxBuilds, o.MaxRunning = 2, 1 })
 	r.put("1", request(t, 1, "1", "hold"))
-	_, err := r.client.PutBuild(t.Context(), "2", request(t, 1, "2", "hold"))
+	_, err := r.client.PutBuild(t.Context(), &agentapi.Asked{ID: "2"}, request(t, 1, "2", "hold"))
 	wantCode(t, err, 503, agentapi.CodeTooMany)
-	_, err = r.client.PutBuild(t.Context(), "3", request(t, 1, "3", "hold"))
+	_, err = r.client.PutBuild(t.Context(), &agentapi.Asked{ID: "3"}, request(t, 1, "3", "hold"))
 	wantCode(t, err, 503, agentapi.CodeTooMany)
 	if err := r.client.DeleteBuild(t.Context(), "1"); err != nil {
 		t.Fatal(err)
@@ -439,7 +439,7 @@ func TestPutStoreFails(t *testing.T) {
 	s := newFakeStore(t)
 	r := start(t, s)
 	s.missing = errors.New("disk on fire")
-	_, err := r.client.PutBuild(t.Context(), "b", request(t, 1, "a", ""))
+	_, err := r.client.PutBuild(t.Context(), &agentapi.Asked{ID: "b"}, request(t, 1, "a", ""))
 	wantCode(t, err, 500, "")
 	s.missing = nil
 	r.put("b", request(t, 1, "a", ""))
@@ -463,7 +463,7 @@ func TestLinger(t *testing.T) {
 		if ran := time.Since(began); ran < 25*time.Hour+30*time.Minute || ran > 26*time.Hour {
 			t.Errorf("ran for %s", ran)
 		}
-		if _, err := r.client.PutBuild(t.Context(), "c", request(t, 1, "c", "")); err == nil {
+		if _, err := r.client.PutBuild(t.Context(), &agentapi.Asked{ID: "c"}, request(t, 1, "c", "")); err == nil {
 			t.Error("an agent that ends starts a build")
 		}
 	})

@@ -307,7 +307,7 @@ func (r *rig) cut() {
 
 func (r *rig) put(id string, req *agentapi.BuildRequest) *agentapi.BuildStatus {
 	r.t.Helper()
-	status, err := r.client.PutBuild(r.t.Context(), id, req)
+	status, err := r.client.PutBuild(r.t.Context(), &agentapi.Asked{ID: id}, req)
 	if err != nil {
 		r.t.Fatalf("put %s: %v", id, err)
 	}
@@ -318,7 +318,7 @@ func (r *rig) put(id string, req *agentapi.BuildRequest) *agentapi.BuildStatus {
 func (r *rig) follow(id string, offset int64) (string, *agentapi.BuildStatus) {
 	r.t.Helper()
 	var b bytes.Buffer
-	status, err := r.client.Log(r.t.Context(), id, offset, &b)
+	status, err := r.client.Log(r.t.Context(), &agentapi.Asked{ID: id}, offset, &b)
 	if err != nil {
 		r.t.Fatalf("log %s: %v", id, err)
 	}

@@ -73,16 +73,16 @@ func TestHeadsApart(t *testing.T) {
 	const id = "b1"
 	for name, client := range heads {
 		req := request(t, 1, "of-"+name+"x", "log="+name)
-		if status, err := client.PutBuild(t.Context(), id, req); err != nil || status.ID != id || status.Derivation != req.Derivation {
+		if status, err := client.PutBuild(t.Context(), &agentapi.Asked{ID: id}, req); err != nil || status.ID != id || status.Derivation != req.Derivation {
 			t.Fatalf("%q puts: %+v, %v", name, status, err)
 		}
 		var log strings.Builder
-		if status, err := client.Log(t.Context(), id, 0, &log); err != nil || log.String() != name+"\n" || status.ID != id {
+		if status, err := client.Log(t.Context(), &agentapi.Asked{ID: id}, 0, &log); err != nil || log.String() != name+"\n" || status.ID != id {
 			t.Errorf("%q reads the log %q, %+v, %v", name, log.String(), status, err)
 		}
 	}
 	seen := func(client *agentapi.Client) []string {
-		list, err := client.Builds(t.Context())
+		list, err := client.Builds(t.Context(), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -99,7 +99,7 @@ func TestHeadsApart(t *testing.T) {
 	}
 	// What would be another's id, if marks and names were joined carelessly.
 	for _, other := range []string{"bob~b1", "bob%7Eb1", "../bob~b1", "~b1", "b1.log-1"} {
-		if _, err := heads["al"].Build(t.Context(), other); err == nil {
+		if _, err := heads["al"].Build(t.Context(), &agentapi.Asked{ID: other}); err == nil {
 			t.Errorf("build %q is there for al", other)
 		}
 		if err := heads["al"].DeleteBuild(t.Context(), other); err == nil {
@@ -145,7 +145,7 @@ func TestOffer(t *testing.T) {
 	req := request(t, 1, "x", "")
 	for _, path := range []string{"/secret=/root", "/bin/sh=/etc/shadow", "/bin", "/", "", "/bin/sh=/opt/sh/../../etc"} {
 		req.SandboxPaths = []string{"/bin/sh", path}
-		_, err := client.PutBuild(t.Context(), "b", req)
+		_, err := client.PutBuild(t.Context(), &agentapi.Asked{ID: "b"}, req)
 		wantCode(t, err, 403, agentapi.CodeNotOffered)
 	}
 	if s.count("x") != 0 {
@@ -157,10 +157,10 @@ func TestOffer(t *testing.T) {
 	req.SandboxPaths = []string{"/bin/sh"}
 	req.SubstituteURLs = []string{"file:///root", "http://169.254.169.254", "https://good/"}
 	req.Cores, req.Timeout, req.MaxSilentTime, req.KeepFailed = 64, 0, 3, true
-	if _, err := client.PutBuild(t.Context(), "b", req); err != nil {
+	if _, err := client.PutBuild(t.Context(), &agentapi.Asked{ID: "b"}, req); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := client.Log(t.Context(), "b", 0, io.Discard); err != nil {
+	if _, err := client.Log(t.Context(), &agentapi.Asked{ID: "b"}, 0, io.Discard); err != nil {
 		t.Fatal(err)
 	}
 	got := s.requests[0]
@@ -170,10 +170,10 @@ func TestOffer(t *testing.T) {
 	// The account itself asks for what it likes.
 	req.SandboxPaths, req.Cores, req.Timeout, req.Attempt = []string{"/secret=/root"}, 64, 0, 2
 	req.Check = true
-	if _, err := r.client.PutBuild(t.Context(), "mine", req); err != nil {
+	if _, err := r.client.PutBuild(t.Context(), &agentapi.Asked{ID: "mine"}, req); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.client.Log(t.Context(), "mine", 0, io.Discard); err != nil {
+	if _, err := r.client.Log(t.Context(), &agentapi.Asked{ID: "mine"}, 0, io.Discard); err != nil {
 		t.Fatal(err)
 	}
 	if got := s.requests[1]; !slices.Equal(got.SandboxPaths, req.SandboxPaths) || got.Cores != 64 || !got.KeepFailed {

@@ -47,11 +47,11 @@ func TestItems(t *testing.T) {
 	if diff := cmp.Diff([]store.Path{c}, missing); diff != "" || err != nil {
 		t.Errorf("missing: %v (-want +got):\n%s", err, diff)
 	}
-	infos, err := r.client.Closure(t.Context(), []store.Path{b})
+	infos, err := r.client.Closure(t.Context(), []store.Path{b}, nil)
 	if err != nil || len(infos) != 2 || infos[0].Path != a || infos[1].Path != b {
 		t.Errorf("closure: %v, %v", infos, err)
 	}
-	_, err = r.client.Closure(t.Context(), []store.Path{c})
+	_, err = r.client.Closure(t.Context(), []store.Path{c}, nil)
 	wantCode(t, err, 404, agentapi.CodeNotValid)
 	if !errors.Is(err, store.ErrNotValid) {
 		t.Errorf("%v is not store.ErrNotValid", err)
@@ -232,7 +232,7 @@ func TestBadRequests(t *testing.T) {
 	text := append([]byte(nil), good.Text...)
 	req := *good
 	req.Outputs, req.Text = []store.Path{source(t, "another")}, text
-	_, err := r.client.PutBuild(t.Context(), "b", &req)
+	_, err := r.client.PutBuild(t.Context(), &agentapi.Asked{ID: "b"}, &req)
 	wantCode(t, err, 400, agentapi.CodeBadRequest)
 	if len(s.Leases()) != 1 {
 		t.Errorf("leases of refused builds: %q", s.Leases())
@@ -257,7 +257,7 @@ type plainStore struct{ store.Store }
 func TestStoreWithoutAbilities(t *testing.T) {
 	s := newFakeStore(t)
 	r := start(t, s, func(o *Options) { o.Store = plainStore{s} })
-	_, err := r.client.PutBuild(t.Context(), "b", request(t, 1, "a", ""))
+	_, err := r.client.PutBuild(t.Context(), &agentapi.Asked{ID: "b"}, request(t, 1, "a", ""))
 	wantCode(t, err, 501, "")
 	_, err = r.client.Import(t.Context(), strings.NewReader(""))
 	wantCode(t, err, 501, "")

@@ -27,10 +27,10 @@ func TestLogReconnect(t *testing.T) {
 		group.Go(func() {
 			var b bytes.Buffer
 			first := &notify{w: &b, seen: seen}
-			if _, err := r.client.Log(t.Context(), "b", 0, first); err == nil {
+			if _, err := r.client.Log(t.Context(), &agentapi.Asked{ID: "b"}, 0, first); err == nil {
 				t.Error("a log that broke off has no error")
 			}
-			status, err := r.client.Log(t.Context(), "b", int64(b.Len()), &b)
+			status, err := r.client.Log(t.Context(), &agentapi.Asked{ID: "b"}, int64(b.Len()), &b)
 			if err != nil || b.String() != "one\ntwo\nthree\n" || status.LogSize != 14 {
 				t.Errorf("got %q, %+v, %v", b.String(), status, err)
 			}
@@ -48,10 +48,10 @@ func TestLogReconnect(t *testing.T) {
 		}
 	}
 	for _, offset := range []int64{15, -1} {
-		_, err := r.client.Log(t.Context(), "b", offset, io.Discard)
+		_, err := r.client.Log(t.Context(), &agentapi.Asked{ID: "b"}, offset, io.Discard)
 		wantCode(t, err, 416, agentapi.CodeBadRequest)
 	}
-	_, err := r.client.Log(t.Context(), "none", 0, io.Discard)
+	_, err := r.client.Log(t.Context(), &agentapi.Asked{ID: "none"}, 0, io.Discard)
 	wantCode(t, err, 404, agentapi.CodeUnknownBuild)
 }
 
@@ -69,7 +69,7 @@ func (n *notify) Write(p []byte) (int, error) {
 func TestLogOfRooted(t *testing.T) {
 	r := start(t, newFakeStore(t))
 	r.put("b", request(t, 1, "a", "", source(t, "absent")))
-	_, err := r.client.Log(t.Context(), "b", 0, io.Discard)
+	_, err := r.client.Log(t.Context(), &agentapi.Asked{ID: "b"}, 0, io.Discard)
 	wantCode(t, err, 409, "")
 }
 

@@ -161,7 +161,7 @@ func TestCheckWhoseOutputIsLost(t *testing.T) {
 		t.Fatal(err)
 	}
 	r = start(t, s, inDir)
-	lost, err := r.client.Build(t.Context(), "a.log-1")
+	lost, err := r.client.Build(t.Context(), &agentapi.Asked{ID: "a.log-1"})
 	if err != nil || lost.State != agentapi.Failed || !strings.Contains(lost.Failure.Message, `output "doc" was made, and lost`) {
 		t.Errorf("got %+v, %v", lost, err)
 	}

@@ -121,7 +121,7 @@ func TestSubstitute(t *testing.T) {
 	}
 	for _, bad := range []string{"ftp://a", "https://a b", "", "%"} {
 		req.SubstituteURLs = []string{bad}
-		_, err := r.client.PutBuild(t.Context(), "a", req)
+		_, err := r.client.PutBuild(t.Context(), &agentapi.Asked{ID: "a"}, req)
 		wantCode(t, err, 400, agentapi.CodeBadRequest)
 	}
 }
@@ -138,7 +138,7 @@ func TestSubstituteOnce(t *testing.T) {
 	put := func(id string, inputs ...store.Path) {
 		req := substituting(t, 1, id, inputs...)
 		group.Go(func() {
-			if got, err := r.client.PutBuild(t.Context(), id, req); err != nil || got.State == agentapi.Rooted {
+			if got, err := r.client.PutBuild(t.Context(), &agentapi.Asked{ID: id}, req); err != nil || got.State == agentapi.Rooted {
 				t.Errorf("%s: got %+v, %v", id, got, err)
 			}
 		})
@@ -169,7 +169,7 @@ func TestSubstituteEnds(t *testing.T) {
 	put := func(attempt int) {
 		req := substituting(t, attempt, "a", source(t, "have"))
 		go func() {
-			_, err := r.client.PutBuild(t.Context(), "a", req)
+			_, err := r.client.PutBuild(t.Context(), &agentapi.Asked{ID: "a"}, req)
 			answers <- err
 		}()
 		<-servers.called

@@ -193,6 +193,12 @@ const (
 	CodeNotOffered   = "not-offered"   // 403: the machine's owner does not offer it
 )
 
+// codes are all of them: a client knows no others.
+var codes = []string{
+	CodeUnknownBuild, CodeOldAttempt, CodeOtherBuild, CodeBadRequest, CodeTooMany, CodeNotValid, CodeUnauthorized, CodeCorrupt,
+	CodeDiskFull, CodeNotOffered,
+}
+
 // Error is the body of an answer that is none.
 type Error struct {
 	Status  int    `json:"-"`

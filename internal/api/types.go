@@ -70,6 +70,10 @@ type Failure struct {
 // KindDependency is the Kind of a failure that is really another derivation's.
 const KindDependency = "dependency"
 
+// KindFault is the Kind of a failure of a machine whose agent did what none may: answer what
+// cannot be right, or not in time.
+const KindFault = "fault"
+
 func (f *Failure) Error() string {
 	if f.Machine != "" {
 		return fmt.Sprintf("%s on %s while %s: %s", f.Culprit, f.Machine, f.Phase, f.Message)

@@ -63,7 +63,7 @@ func TestInProcessAgentSubstitutes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	status, err := client.PutBuild(t.Context(), "one", &agentapi.BuildRequest{
+	status, err := client.PutBuild(t.Context(), &agentapi.Asked{ID: "one"}, &agentapi.BuildRequest{
 		Attempt: 1, Derivation: path, Text: drv.Marshal(), Outputs: []store.Path{drv.Outputs[0].Path},
 		Inputs: []store.Path{absent, input}, SubstituteURLs: []string{"file://" + folder},
 	})

@@ -73,8 +73,9 @@ func (c *Coordinator) admit(m *machine, now time.Time) {
 	case text != "":
 		m.refusedAt = now
 		if m.refuses == "" {
-			m.log.Warn("the machine gets no builds for now", "why", text)
-			c.event(m.Name, "gets no builds for now: "+text)
+			if c.tell(m, "gets no builds for now: "+text) {
+				m.log.Warn("the machine gets no builds for now", "why", text)
+			}
 		}
 		m.refuses = text
 	case m.refuses == "":
@@ -85,8 +86,9 @@ func (c *Coordinator) admit(m *machine, now time.Time) {
 			return
 		}
 		m.refuses = ""
-		m.log.Info("the machine gets builds again")
-		c.event(m.Name, "gets builds again")
+		if c.tell(m, "gets builds again") {
+			m.log.Info("the machine gets builds again")
+		}
 	}
 }
 

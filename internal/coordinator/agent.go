@@ -3,24 +3,29 @@ package coordinator
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"runtime/debug"
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
 	"lighter/store"
 )
 
-// agent is what the coordinator asks of the agent on a machine. An error that is no
-// *agentapi.Error means that the link failed, or the context ended.
+// agent is what the coordinator asks of the agent on a machine. What it returns is as
+// agentapi's gate lets it through. An error that is neither *agentapi.Error nor
+// *agentapi.Fault means that the link failed, or the context ended.
 type agent interface {
 	Machine(ctx context.Context) (*agentapi.Machine, error)
-	Builds(ctx context.Context) ([]agentapi.BuildStatus, error)
-	PutBuild(ctx context.Context, id string, req *agentapi.BuildRequest) (*agentapi.BuildStatus, error)
-	Build(ctx context.Context, id string) (*agentapi.BuildStatus, error)
+	// Builds lists the builds of which known says what to expect.
+	Builds(ctx context.Context, known func(id string) (*agentapi.Asked, error)) ([]agentapi.BuildStatus, error)
+	PutBuild(ctx context.Context, asked *agentapi.Asked, req *agentapi.BuildRequest) (*agentapi.BuildStatus, error)
+	Build(ctx context.Context, asked *agentapi.Asked) (*agentapi.BuildStatus, error)
 	// Log copies the log from an offset on, to its end, and returns the final status.
-	Log(ctx context.Context, id string, offset int64, w io.Writer) (*agentapi.BuildStatus, error)
+	Log(ctx context.Context, asked *agentapi.Asked, offset int64, w io.Writer) (*agentapi.BuildStatus, error)
 	DeleteBuild(ctx context.Context, id string) error
-	Closure(ctx context.Context, paths []store.Path) ([]*store.Info, error)
+	// Closure refuses items for which expected returns an error.
+	Closure(ctx context.Context, paths []store.Path, expected func(store.Path) error) ([]*store.Info, error)
 	Import(ctx context.Context, archive io.Reader) ([]*store.Info, error)
 	// Export returns an archive, which the caller closes.
 	Export(ctx context.Context, paths []store.Path) (io.ReadCloser, error)
@@ -54,10 +59,11 @@ func lostInputs(err error) []store.Path {
 // linkFailed reports whether an error of an agent's method came from the way to it.
 func linkFailed(err error) bool {
 	var answer *agentapi.Error
+	var fault *agentapi.Fault
 	var blame *api.Failure
 	var head *headError
 	switch {
-	case err == nil, errors.As(err, &answer), errors.As(err, &blame), errors.As(err, &head), lostInputs(err) != nil:
+	case err == nil, errors.As(err, &answer), errors.As(err, &fault), errors.As(err, &blame), errors.As(err, &head), lostInputs(err) != nil:
 		return false
 	case errors.Is(err, errAbandoned), errors.Is(err, errStopping), errors.Is(err, errUnwanted), errors.Is(err, errHookGone):
 		return false
@@ -69,6 +75,25 @@ func linkFailed(err error) bool {
 func unknownBuild(err error) bool {
 	var answer *agentapi.Error
 	return errors.As(err, &answer) && answer.Code == agentapi.CodeUnknownBuild
+}
+
+// contain calls f, which handles what the machine says, and makes a fault of the machine of
+// a panic, which ends all calls to it that are under way. It is for goroutines that share no
+// more with others than what they hand over in the end: of what they had half done nothing is
+// left. The loop is not contained: what it has half changed nobody could mend. There it is the
+// gate of agentapi that leaves nothing to panic about.
+func (m *machine) contain(what string, f func() error) (err error) {
+	defer func() {
+		p := recover()
+		if p == nil {
+			return
+		}
+		m.log.Error("what a machine said made lighter panic, which is a bug in lighter; the machine is left alone for now",
+			"while", what, "panic", p, "stack", string(debug.Stack()))
+		err = &agentapi.Fault{Request: what, Problem: "what it said made lighter panic: " + agentapi.Printable(fmt.Sprint(p), api.MaxProblem)}
+		m.contacts.lost(err)
+	}()
+	return f()
 }
 
 var (

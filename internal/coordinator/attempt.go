@@ -45,6 +45,8 @@ type run struct {
 
 	// The rest belongs to the run's goroutine, but for the counters.
 	phase   api.State
+	there   int // the attempt that the agent has of it; 0 is not known
+	times   buildTimes
 	log     *buildLog
 	lease   store.Lease
 	closure *closure
@@ -94,7 +96,11 @@ func (c *Coordinator) newRun(t *task, m *machine) *run {
 
 func (r *run) main() {
 	defer close(r.over)
-	out, err := r.perform()
+	var out *outcome
+	err := r.machine.contain("an attempt at a build", func() (err error) {
+		out, err = r.perform()
+		return err
+	})
 	if r.lease != nil {
 		if err := r.lease.Release(); err != nil {
 			r.c.log.Warn("a lease was not released", "build", r.id, "err", err)
@@ -164,11 +170,12 @@ func (r *run) attach() (*agentapi.BuildStatus, error) {
 	}
 	var status *agentapi.BuildStatus
 	err := r.persist(r.ctx, r.machine, func(ctx context.Context) (err error) {
-		status, err = r.machine.client.Build(ctx, r.id)
+		status, err = r.machine.client.Build(ctx, r.asked(""))
 		return err
 	})
 	switch {
 	case err == nil && status.Attempt == r.attempt && status.State != agentapi.Rooted, err == nil && r.mayAdopt(status):
+		r.there = status.Attempt
 		return status, nil
 	case err == nil && status.Attempt <= r.attempt && r.resumed == api.Placed, unknownBuild(err) && r.resumed == api.Placed:
 		return nil, nil
@@ -176,6 +183,14 @@ func (r *run) attach() (*agentapi.BuildStatus, error) {
 		return nil, r.blame(api.CulpritMachine, errAgentLostBuild)
 	}
 	return nil, err
+}
+
+// asked says what the agent's answers about the build must agree with, which was in a state
+// when it was last heard of.
+func (r *run) asked(state string) *agentapi.Asked {
+	return &agentapi.Asked{
+		ID: r.id, Attempt: r.there, Derivation: r.node.path, Outputs: r.node.outputMap(), Check: r.options.Check, State: state,
+	}
 }
 
 // maxSendRounds bounds how often an agent may say that inputs are missing which were
@@ -205,7 +220,9 @@ func (r *run) begin() (*agentapi.BuildStatus, error) {
 	}
 	err = r.persist(r.ctx, r.machine, func(ctx context.Context) (err error) {
 		for range maxSendRounds {
-			if status, err = r.machine.client.PutBuild(ctx, r.id, req); err != nil || status.State != agentapi.Rooted {
+			r.times.put = time.Now()
+			if status, err = r.machine.client.PutBuild(ctx, r.asked(""), req); err != nil || status.State != agentapi.Rooted {
+				r.times.began, r.there = time.Now(), r.attempt
 				return err
 			}
 			if len(status.Missing) == 0 {
@@ -344,17 +361,28 @@ func pathsOf(infos []*store.Info) []store.Path {
 // follow copies the log until the build is finished.
 func (r *run) follow(status *agentapi.BuildStatus) (*agentapi.BuildStatus, error) {
 	if !status.Finished() {
-		r.enter(api.Building, status.Started, "")
+		started := time.Now()
+		if r.resumed == api.Building {
+			started = time.Time{} // that was noted when it was so
+		}
+		r.enter(api.Building, started, "")
 	} else if status.LogSize == 0 {
+		r.times.ended = time.Now()
 		return status, nil
 	}
 	r.log = r.c.logs.open(r.id, r.attempt)
 	r.c.post(func() { r.c.logOpened(r) })
-	err := r.persist(r.ctx, r.machine, func(ctx context.Context) (err error) {
-		status, err = r.readLog(ctx)
+	ctx, cancel := r.limited(r.ctx) //nolint:contextcheck // a run lives as long as its own
+	defer cancel()
+	asked := r.asked(status.State)
+	tries := 0
+	err := r.persist(ctx, r.machine, func(ctx context.Context) (err error) {
+		tries++
+		status, err = r.readLog(ctx, asked)
 		r.logged.Store(r.log.size())
 		return err
 	})
+	r.times.ended, r.times.broken = time.Now(), tries > 1
 	if unknownBuild(err) {
 		err = r.blame(api.CulpritMachine, errAgentLostBuild)
 	}
@@ -363,12 +391,14 @@ func (r *run) follow(status *agentapi.BuildStatus) (*agentapi.BuildStatus, error
 
 // readLog reads the log from where it is. That the build is finished and the log complete
 // may also show where the end of the stream was lost.
-func (r *run) readLog(ctx context.Context) (*agentapi.BuildStatus, error) {
-	status, err := r.machine.client.Log(ctx, r.id, r.log.size(), r.log)
+func (r *run) readLog(ctx context.Context, asked *agentapi.Asked) (*agentapi.BuildStatus, error) {
+	ctx, log, done := r.listen(ctx)
+	defer done()
+	status, err := r.machine.client.Log(ctx, asked, r.log.size(), log)
 	if !linkFailed(err) {
 		return status, err
 	}
-	if status, e := r.machine.client.Build(ctx, r.id); e == nil && status.Finished() && status.LogSize <= r.log.size() {
+	if status, e := r.machine.client.Build(ctx, asked); e == nil && status.Finished() && status.LogSize <= r.log.size() {
 		return status, nil
 	}
 	return nil, err
@@ -404,7 +434,8 @@ func (r *run) verdict(s *agentapi.BuildStatus) error {
 
 // bringHome fetches the outputs if a client asked for them.
 func (r *run) bringHome(s *agentapi.BuildStatus) (*outcome, error) {
-	out := &outcome{outputs: s.Outputs, cached: s.AlreadyValid, buildTime: s.Stopped.Sub(s.Started)}
+	out := &outcome{outputs: s.Outputs, cached: s.AlreadyValid}
+	out.buildTime, out.measured = r.times.duration(s)
 	if err := r.c.do(r.ctx, func() {
 		out.home = r.task.run == r && r.task.wantedHome() && !r.task.offloaded()
 		out.names = r.task.wantedOutputs()
@@ -510,7 +541,7 @@ func (r *run) absent(outputs map[string]*store.Info, wanted []store.Path) ([]*st
 func (r *run) absentClosure(wanted []store.Path) ([]*store.Info, error) {
 	var all []*store.Info
 	err := r.persist(r.ctx, r.machine, func(ctx context.Context) (err error) {
-		all, err = r.machine.client.Closure(ctx, wanted)
+		all, err = r.machine.client.Closure(ctx, wanted, nil)
 		return err
 	})
 	if err != nil {
@@ -553,6 +584,7 @@ func values[K comparable, V any](m map[K]V) []V {
 // How persist tries again.
 const (
 	maxLinkFailures = 10               // in a row, with the machine reached between them
+	maxAllFailures  = 100              // of one call, whatever went well between them
 	linkProgress    = 10 * time.Second // what goes well for that long ends the row
 	maxLinkPause    = 5 * time.Second
 	minLinkPause    = 20 * time.Millisecond
@@ -563,7 +595,7 @@ const (
 // when the machine turns out not to answer.
 func (r *run) persist(ctx context.Context, m *machine, f func(ctx context.Context) error) error {
 	pause := minLinkPause
-	for failures := 0; ; {
+	for failures, all := 0, 0; ; {
 		began := time.Now()
 		err := m.contacts.with(ctx, f)
 		if ended := context.Cause(ctx); err != nil && ended != nil {
@@ -575,7 +607,8 @@ func (r *run) persist(ctx context.Context, m *machine, f func(ctx context.Contex
 		if time.Since(began) > linkProgress {
 			failures, pause = 0, minLinkPause
 		}
-		if failures++; failures > maxLinkFailures {
+		all++
+		if failures++; failures > maxLinkFailures || all > maxAllFailures {
 			return r.blameMachine(m, api.CulpritLink, err)
 		}
 		r.report(r.phase, time.Time{}, "link to "+m.Name+" lost, reconnecting: "+err.Error())
@@ -614,7 +647,7 @@ func (r *run) blame(culprit api.Culprit, err error) *api.Failure {
 }
 
 func (r *run) blameMachine(m *machine, culprit api.Culprit, err error) *api.Failure {
-	return &api.Failure{Culprit: culprit, Phase: r.phase, Machine: m.Name, Message: err.Error()}
+	return &api.Failure{Culprit: culprit, Phase: r.phase, Machine: m.Name, Message: agentapi.Printable(err.Error(), api.MaxMessage)}
 }
 
 // failure says who is to blame for the error that a run ended with.
@@ -622,6 +655,7 @@ func (r *run) failure(err error) *api.Failure {
 	var blame *api.Failure
 	var head *headError
 	var answer *agentapi.Error
+	var fault *agentapi.Fault
 	switch {
 	case errors.As(err, &blame):
 		f := *blame
@@ -629,6 +663,10 @@ func (r *run) failure(err error) *api.Failure {
 	case errors.As(err, &head):
 		f := r.blame(api.CulpritCoordinator, err)
 		f.Machine = ""
+		return f
+	case errors.As(err, &fault):
+		f := r.blame(api.CulpritMachine, err)
+		f.Kind = api.KindFault
 		return f
 	case errors.As(err, &answer):
 		return r.blame(api.CulpritMachine, fmt.Errorf("%s%s", strings.TrimSpace(answer.Message), r.machine.hint(answer)))

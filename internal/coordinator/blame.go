@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"lighter/internal/api"
+	"lighter/store"
 )
 
 // A machine can be at fault in two ways that no look at it shows. Builds fail there that
@@ -53,36 +54,92 @@ const (
 	restAfter = 3 // builds in a row, of different derivations
 	firstRest = time.Second
 	maxRest   = 10 * time.Minute
+	// maxMishaps bounds what is remembered of a machine, and so how its rest grows.
+	maxMishaps = 32
 )
 
-// mishap counts a failure for which the machine is to blame.
-func (c *Coordinator) mishap(m *machine, t *task, f *api.Failure) {
-	if m.failedLast == t.drv {
-		return // it may be the derivation's fault, who knows
-	}
-	m.failedLast = t.drv
-	if m.mishaps++; m.mishaps < restAfter {
-		return
-	}
-	rest := min(firstRest<<min(m.mishaps-restAfter, 20), maxRest)
-	m.restUntil = time.Now().Add(rest)
-	m.restReason = fmt.Sprintf("%d builds in a row failed for its own reasons, the last one: %s", m.mishaps, f.Message)
-	m.log.Warn("the machine rests", "for", rest, "why", m.restReason)
-	c.placeBy(m.restUntil)
+// conduct is what is held against a machine since it last built something well.
+type conduct struct {
+	mishaps    map[store.Path]bool // derivations that failed there, and nowhere else, for its own reasons
+	faults     int                 // what it may not do
+	restUntil  time.Time
+	restReason string
+	restFault  bool // for a fault of its own, not for mishaps
+	goodBuilds int  // since the start
 }
 
-// resting says why and until when the machine gets no builds; empty if it does.
-func (m *machine) resting(now time.Time) string {
-	if !now.Before(m.restUntil) {
+// mishap counts a failure for which the machine is said to be to blame. What fails like that
+// on one machine after the other speaks against the build: it makes none of them rest, and
+// the first one is forgiven. Faults are the machine's alone, whatever the build.
+func (c *Coordinator) mishap(m *machine, t *task, f *api.Failure) {
+	if f.Kind == api.KindFault {
+		c.faulted(m, f.Message)
+		return
+	}
+	x := &m.conduct
+	others := 0
+	for name := range t.mishapOn {
+		if other := c.byName[name]; other != nil && other != m {
+			others++
+			c.forgive(other, t.drv)
+		}
+	}
+	mark(&t.mishapOn, m.Name)
+	if others > 0 || x.mishaps[t.drv] || len(x.mishaps) == maxMishaps {
+		return
+	}
+	if x.mishaps == nil {
+		x.mishaps = make(map[store.Path]bool)
+	}
+	x.mishaps[t.drv] = true
+	if n := len(x.mishaps); n >= restAfter {
+		c.rest(m, n-restAfter, fmt.Sprintf("%d builds in a row failed for its own reasons, the last one: %s", n, f.Message))
+		x.restFault = false
+	}
+}
+
+// faulted has a machine rest at once that did what no agent may.
+func (c *Coordinator) faulted(m *machine, what string) {
+	c.rest(m, m.conduct.faults, what)
+	m.conduct.faults++
+	m.conduct.restFault = true
+}
+
+// rest has a machine get no builds for a time that doubles with n.
+func (c *Coordinator) rest(m *machine, n int, why string) {
+	x := &m.conduct
+	rest := min(firstRest<<min(n, 20), maxRest)
+	x.restUntil, x.restReason = time.Now().Add(rest), why
+	m.log.Warn("the machine rests", "for", rest, "why", why)
+	c.placeBy(x.restUntil)
+}
+
+// forgive takes back that a build failed for a machine's reasons, and the rest if it was for that.
+func (c *Coordinator) forgive(m *machine, drv store.Path) {
+	x := &m.conduct
+	if !x.mishaps[drv] {
+		return
+	}
+	delete(x.mishaps, drv)
+	if len(x.mishaps) < restAfter && !x.restFault {
+		x.restUntil = time.Time{}
+		c.placing = true
+	}
+}
+
+// resting says why and until when a machine gets no builds; empty if it does.
+func (x *conduct) resting(now time.Time) string {
+	if !now.Before(x.restUntil) {
 		return ""
 	}
-	return fmt.Sprintf("resting until %s: %s", m.restUntil.Format(time.TimeOnly), m.restReason)
+	return fmt.Sprintf("resting until %s: %s", x.restUntil.Format(time.TimeOnly), x.restReason)
 }
 
 // succeeded forgets what was held against a machine that has built something.
 func (c *Coordinator) succeeded(m *machine) {
-	m.mishaps, m.failedLast, m.restUntil = 0, "", time.Time{}
-	if m.goodBuilds++; m.goodBuilds%forgiveAfter == 0 && m.setting.Disagreed > 0 {
+	good := m.conduct.goodBuilds + 1
+	m.conduct = conduct{goodBuilds: good}
+	if good%forgiveAfter == 0 && m.setting.Disagreed > 0 {
 		m.setting.Disagreed--
 		c.saveSetting(m)
 	}

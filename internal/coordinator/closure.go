@@ -106,7 +106,7 @@ func (c *Coordinator) closureOf(ctx context.Context, roots []store.Path) (*closu
 func (c *closure) askMachine(ctx context.Context, item keptItem) error {
 	var infos []*store.Info
 	err := item.machine.contacts.with(ctx, func(ctx context.Context) (err error) {
-		infos, err = item.machine.client.Closure(ctx, []store.Path{item.info.Path})
+		infos, err = item.machine.client.Closure(ctx, []store.Path{item.info.Path}, nil)
 		return err
 	})
 	if err != nil {

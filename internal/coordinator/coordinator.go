@@ -136,6 +136,11 @@ type Limits struct {
 	// MachineLostAfter is how long a build that runs on a machine which cannot be
 	// reached waits for it before it is built elsewhere; 5 min.
 	MachineLostAfter time.Duration
+	// AnswerTimeout is how long a machine that can be reached may be silent when it is asked
+	// for something, or while something is carried; and how much longer a build may take than
+	// its own limits say until the machine is to blame for not ending it. As MachineLostAfter,
+	// but from 5 s to 5 min.
+	AnswerTimeout time.Duration
 	// SendPatience is how long a build that has not begun waits for a machine whose
 	// connection broke off, if that is shorter; 10 s.
 	SendPatience time.Duration
@@ -189,6 +194,7 @@ func (l Limits) withDefaults() Limits {
 	setDefault(&l.RetryMin, time.Second)
 	setDefault(&l.RetryMax, time.Minute)
 	setDefault(&l.MachineLostAfter, 5*time.Minute)
+	setDefault(&l.AnswerTimeout, min(max(l.MachineLostAfter, 5*time.Second), 5*time.Minute))
 	setDefault(&l.SendPatience, 10*time.Second)
 	setDefault(&l.MaxAttempts, 10)
 	setDefault(&l.AttemptDelay, time.Second)

@@ -187,7 +187,7 @@ func (a *fakeAgent) Machine(ctx context.Context) (*agentapi.Machine, error) {
 	return info, nil
 }
 
-func (a *fakeAgent) Builds(ctx context.Context) ([]agentapi.BuildStatus, error) {
+func (a *fakeAgent) Builds(ctx context.Context, known func(string) (*agentapi.Asked, error)) ([]agentapi.BuildStatus, error) {
 	_, leave, err := a.enter(ctx)
 	if err != nil {
 		return nil, err
@@ -197,12 +197,20 @@ func (a *fakeAgent) Builds(ctx context.Context) ([]agentapi.BuildStatus, error) 
 	defer a.mu.Unlock()
 	var list []agentapi.BuildStatus
 	for _, b := range a.builds {
+		if known != nil {
+			if asked, err := known(b.status.ID); err != nil {
+				return nil, err
+			} else if asked == nil {
+				continue
+			}
+		}
 		list = append(list, b.status)
 	}
 	return list, nil
 }
 
-func (a *fakeAgent) PutBuild(ctx context.Context, id string, req *agentapi.BuildRequest) (*agentapi.BuildStatus, error) {
+func (a *fakeAgent) PutBuild(ctx context.Context, asked *agentapi.Asked, req *agentapi.BuildRequest) (*agentapi.BuildStatus, error) {
+	id := asked.ID
 	ctx, leave, err := a.enter(ctx)
 	if err != nil {
 		return nil, err
@@ -413,7 +421,7 @@ func (a *fakeAgent) find(id string) (*fakeBuild, error) {
 	return nil, &agentapi.Error{Status: 404, Code: agentapi.CodeUnknownBuild, Message: "unknown build " + id}
 }
 
-func (a *fakeAgent) Build(ctx context.Context, id string) (*agentapi.BuildStatus, error) {
+func (a *fakeAgent) Build(ctx context.Context, asked *agentapi.Asked) (*agentapi.BuildStatus, error) {
 	_, leave, err := a.enter(ctx)
 	if err != nil {
 		return nil, err
@@ -421,7 +429,7 @@ func (a *fakeAgent) Build(ctx context.Context, id string) (*agentapi.BuildStatus
 	defer leave()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	b, err := a.find(id)
+	b, err := a.find(asked.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -429,7 +437,7 @@ func (a *fakeAgent) Build(ctx context.Context, id string) (*agentapi.BuildStatus
 	return &status, nil
 }
 
-func (a *fakeAgent) Log(ctx context.Context, id string, offset int64, w io.Writer) (*agentapi.BuildStatus, error) {
+func (a *fakeAgent) Log(ctx context.Context, asked *agentapi.Asked, offset int64, w io.Writer) (*agentapi.BuildStatus, error) {
 	ctx, leave, err := a.enter(ctx)
 	if err != nil {
 		return nil, err
@@ -437,7 +445,7 @@ func (a *fakeAgent) Log(ctx context.Context, id string, offset int64, w io.Write
 	defer leave()
 	for {
 		a.mu.Lock()
-		b, err := a.find(id)
+		b, err := a.find(asked.ID)
 		if err != nil {
 			a.mu.Unlock()
 			return nil, err
@@ -480,7 +488,7 @@ func (a *fakeAgent) DeleteBuild(ctx context.Context, id string) error {
 	return nil
 }
 
-func (a *fakeAgent) Closure(ctx context.Context, paths []store.Path) ([]*store.Info, error) {
+func (a *fakeAgent) Closure(ctx context.Context, paths []store.Path, _ func(store.Path) error) ([]*store.Info, error) {
 	ctx, leave, err := a.enter(ctx)
 	if err != nil {
 		return nil, err
@@ -584,16 +592,16 @@ func (u *unreachable) Machine(ctx context.Context) (*agentapi.Machine, error) {
 	return u.fakeAgent.Machine(ctx)
 }
 
-func (u *unreachable) Log(ctx context.Context, id string, offset int64, w io.Writer) (*agentapi.BuildStatus, error) {
+func (u *unreachable) Log(ctx context.Context, asked *agentapi.Asked, offset int64, w io.Writer) (*agentapi.BuildStatus, error) {
 	if u.broken() {
 		return nil, errors.New("no route to host")
 	}
-	return u.fakeAgent.Log(ctx, id, offset, w)
+	return u.fakeAgent.Log(ctx, asked, offset, w)
 }
 
-func (u *unreachable) Build(ctx context.Context, id string) (*agentapi.BuildStatus, error) {
+func (u *unreachable) Build(ctx context.Context, asked *agentapi.Asked) (*agentapi.BuildStatus, error) {
 	if u.broken() {
 		return nil, errors.New("no route to host")
 	}
-	return u.fakeAgent.Build(ctx, id)
+	return u.fakeAgent.Build(ctx, asked)
 }

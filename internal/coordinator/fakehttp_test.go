@@ -109,28 +109,28 @@ func (s *fakeServer) handler() http.Handler {
 		})
 	}
 	handle("GET /v1/machine", func(_ http.ResponseWriter, r *http.Request) (any, error) { return a.Machine(r.Context()) })
-	handle("GET /v1/builds", func(_ http.ResponseWriter, r *http.Request) (any, error) { return a.Builds(r.Context()) })
+	handle("GET /v1/builds", func(_ http.ResponseWriter, r *http.Request) (any, error) { return a.Builds(r.Context(), nil) })
 	handle("GET /v1/builds/{id}", func(_ http.ResponseWriter, r *http.Request) (any, error) {
-		return a.Build(r.Context(), r.PathValue("id"))
+		return a.Build(r.Context(), askedID(r))
 	})
 	handle("PUT /v1/builds/{id}", func(_ http.ResponseWriter, r *http.Request) (any, error) {
 		var req agentapi.BuildRequest
 		if err := json.NewDecoder(r.Body).Decode(&req); err != nil {
 			return nil, err
 		}
-		return a.PutBuild(r.Context(), r.PathValue("id"), &req)
+		return a.PutBuild(r.Context(), askedID(r), &req)
 	})
 	handle("DELETE /v1/builds/{id}", func(_ http.ResponseWriter, r *http.Request) (any, error) {
 		return struct{}{}, a.DeleteBuild(r.Context(), r.PathValue("id"))
 	})
 	handle("GET /v1/builds/{id}/log", func(w http.ResponseWriter, r *http.Request) (any, error) {
 		offset, _ := strconv.ParseInt(r.URL.Query().Get("offset"), 10, 64)
-		if _, err := a.Build(r.Context(), r.PathValue("id")); err != nil {
+		if _, err := a.Build(r.Context(), askedID(r)); err != nil {
 			return nil, err
 		}
 		w.Header().Set("Trailer", agentapi.LogTrailer)
 		w.WriteHeader(http.StatusOK)
-		status, err := a.Log(r.Context(), r.PathValue("id"), offset, flushing{w})
+		status, err := a.Log(r.Context(), askedID(r), offset, flushing{w})
 		if err != nil {
 			panic(http.ErrAbortHandler)
 		}
@@ -139,7 +139,7 @@ func (s *fakeServer) handler() http.Handler {
 		return nil, nil
 	})
 	handle("POST /v1/closure", func(_ http.ResponseWriter, r *http.Request) (any, error) {
-		infos, err := a.Closure(r.Context(), readPaths(r))
+		infos, err := a.Closure(r.Context(), readPaths(r), nil)
 		return agentapi.Infos{Infos: infos}, err
 	})
 	handle("POST /v1/import", func(_ http.ResponseWriter, r *http.Request) (any, error) {
@@ -156,6 +156,8 @@ func (s *fakeServer) handler() http.Handler {
 	})
 	return mux
 }
+
+func askedID(r *http.Request) *agentapi.Asked { return &agentapi.Asked{ID: r.PathValue("id")} }
 
 func readPaths(r *http.Request) []store.Path {
 	var paths agentapi.Paths

@@ -18,6 +18,7 @@ type outcome struct {
 	home      bool     // the outputs are at home
 	names     []string // those of them; nil is all
 	buildTime time.Duration
+	measured  bool // buildTime says something about such builds
 	cached    bool // nothing was built
 }
 
@@ -133,7 +134,7 @@ func infosOf(outputs map[string]*store.Info) []*store.Info {
 
 // measure learns from a build how long such builds take, and how fast the machine is.
 func (c *Coordinator) measure(r *run, out *outcome) {
-	if out.cached || out.buildTime <= 0 {
+	if out.cached || !out.measured || out.buildTime <= 0 {
 		return
 	}
 	t, m := r.task, r.machine
@@ -272,6 +273,7 @@ func (c *Coordinator) fetchFailed(r *run, out *outcome, f *api.Failure) {
 		c.placeBy(t.notBefore)
 	default:
 		if f.Culprit == api.CulpritMachine {
+			c.mishap(m, t, f)
 			mark(&t.skip, m.Name)
 		}
 		c.lose(t, f.Message)

@@ -111,7 +111,8 @@ func (f *forgetter) run(ctx context.Context) {
 func (f *forgetter) tell(ctx context.Context, id string) {
 	ctx, cancel := context.WithTimeout(ctx, f.m.c.limits.ContactTimeout)
 	defer cancel()
-	if err := f.m.client.DeleteBuild(ctx, id); err != nil && !unknownBuild(err) && context.Cause(ctx) == nil {
+	err := f.m.contain("forgetting a build", func() error { return f.m.client.DeleteBuild(ctx, id) })
+	if err != nil && !unknownBuild(err) && context.Cause(ctx) == nil {
 		f.m.contacts.poke() // if it is away, that is known soon, and what it has is looked at when it is back
 		f.m.log.Info("the agent was not told to forget a build; it is told when it is reached again", "build", id, "err", err)
 	}

@@ -45,14 +45,23 @@ func (c *Coordinator) collectWhenDue(now time.Time) {
 	m, req := chosen, &agentapi.GCRequest{MaxFreed: chosen.GCMaxFreed, OlderThan: api.Seconds(chosen.GCOlderThan.Seconds())}
 	c.gc.machine = m
 	c.group.Go(func() {
-		ctx, cancel := context.WithTimeout(c.ctx, gcTimeout)
-		defer cancel()
-		result, err := m.client.CollectGarbage(ctx, req)
+		result, err := m.collect(c.ctx, req)
 		c.post(func() {
 			c.gc.machine = nil
 			c.collected(m, result, err)
 		})
 	})
+}
+
+// collect has a machine's garbage collected.
+func (m *machine) collect(ctx context.Context, req *agentapi.GCRequest) (result *agentapi.GCResult, err error) {
+	ctx, cancel := context.WithTimeout(ctx, gcTimeout)
+	defer cancel()
+	err = m.contain("collecting its garbage", func() (err error) {
+		result, err = m.client.CollectGarbage(ctx, req)
+		return err
+	})
+	return result, err
 }
 
 // gcDue reports whether it is time to collect a machine's garbage, and for how long it has
@@ -75,9 +84,9 @@ func (m *machine) gcDue(now time.Time) (overdue time.Duration, due bool) {
 // collected notes how collecting a machine's garbage went.
 func (c *Coordinator) collected(m *machine, result *agentapi.GCResult, err error) {
 	if err != nil {
-		m.gcError, m.gcAfter = err.Error(), time.Now().Add(gcRetry)
-		m.log.Warn("the machine's garbage was not collected", "err", err)
-		c.event(m.Name, "garbage was not collected: "+err.Error())
+		m.gcError, m.gcAfter = agentapi.Printable(err.Error(), api.MaxProblem), time.Now().Add(gcRetry)
+		m.log.Warn("the machine's garbage was not collected", "err", m.gcError)
+		c.tell(m, "garbage was not collected: "+m.gcError)
 		return
 	}
 	c.noteGC(m)
@@ -103,7 +112,7 @@ func (c *Coordinator) postGC(w http.ResponseWriter, r *http.Request) error {
 	}
 	ctx, cancel := c.untilStopped(r.Context())
 	defer cancel()
-	result, err := m.client.CollectGarbage(ctx, &agentapi.GCRequest{
+	result, err := m.collect(ctx, &agentapi.GCRequest{
 		MaxFreed: body.MaxFreed, OlderThan: body.OlderThan, DryRun: body.DryRun,
 	})
 	if err != nil {

@@ -342,9 +342,12 @@ func (m *simMachine) Machine(context.Context) (*agentapi.Machine, error) {
 	return &info, nil
 }
 
-func (m *simMachine) Builds(context.Context) ([]agentapi.BuildStatus, error) { return nil, nil }
+func (m *simMachine) Builds(context.Context, func(string) (*agentapi.Asked, error)) ([]agentapi.BuildStatus, error) {
+	return nil, nil
+}
 
-func (m *simMachine) PutBuild(_ context.Context, id string, r *agentapi.BuildRequest) (*agentapi.BuildStatus, error) {
+func (m *simMachine) PutBuild(_ context.Context, asked *agentapi.Asked, r *agentapi.BuildRequest) (*agentapi.BuildStatus, error) {
+	id := asked.ID
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := &agentapi.BuildStatus{ID: id, Attempt: r.Attempt, Derivation: r.Derivation, State: agentapi.Running, Started: time.Now()}
@@ -355,10 +358,10 @@ func (m *simMachine) PutBuild(_ context.Context, id string, r *agentapi.BuildReq
 
 var errSimUnknown = &agentapi.Error{Status: 404, Code: agentapi.CodeUnknownBuild, Message: "unknown build"}
 
-func (m *simMachine) Build(_ context.Context, id string) (*agentapi.BuildStatus, error) {
+func (m *simMachine) Build(_ context.Context, asked *agentapi.Asked) (*agentapi.BuildStatus, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s := m.builds[id]
+	s := m.builds[asked.ID]
 	if s == nil {
 		return nil, errSimUnknown
 	}
@@ -367,8 +370,8 @@ func (m *simMachine) Build(_ context.Context, id string) (*agentapi.BuildStatus,
 }
 
 // Log is the build: it ends with it.
-func (m *simMachine) Log(ctx context.Context, id string, _ int64, _ io.Writer) (*agentapi.BuildStatus, error) {
-	status, err := m.Build(ctx, id)
+func (m *simMachine) Log(ctx context.Context, asked *agentapi.Asked, _ int64, _ io.Writer) (*agentapi.BuildStatus, error) {
+	status, err := m.Build(ctx, asked)
 	if err != nil {
 		return nil, err
 	}
@@ -395,7 +398,7 @@ func (m *simMachine) DeleteBuild(_ context.Context, id string) error {
 	return nil
 }
 
-func (m *simMachine) Closure(_ context.Context, paths []store.Path) ([]*store.Info, error) {
+func (m *simMachine) Closure(_ context.Context, paths []store.Path, _ func(store.Path) error) ([]*store.Info, error) {
 	return nil, fmt.Errorf("closure of %v: the outputs refer to nothing", paths)
 }
 

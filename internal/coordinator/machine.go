@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
+
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
 	"lighter/internal/ledger"
@@ -58,12 +60,8 @@ type machine struct {
 	gcError   string    // why its garbage was not collected in time
 	gcAfter   time.Time // not before that
 	learnt    bool      // something that is not in the ledger yet
-	// What is held against it lately; see blame.go.
-	mishaps    int        // builds in a row that failed for its own reasons
-	failedLast store.Path // the derivation of the last of them
-	restUntil  time.Time
-	restReason string
-	goodBuilds int // since the start
+	conduct   conduct   // what is held against it lately
+	news      news
 
 	saved time.Time
 }
@@ -85,10 +83,12 @@ func newMachine(c *Coordinator, m machines.Machine) *machine {
 	if c.cfg.newAgent != nil {
 		x.client = c.cfg.newAgent(x)
 	} else {
-		x.client = agentapi.NewClient(func(ctx context.Context) (net.Conn, error) { return x.link.DialAgent(ctx) })
+		client := agentapi.NewClient(func(ctx context.Context) (net.Conn, error) { return x.link.DialAgent(ctx) })
+		client.SetLimits(agentapi.Limits{Answer: c.limits.AnswerTimeout})
+		x.client = client
 	}
-	x.sending = c.newLane(m.ParallelTransfers, x.send)
-	x.fetching = c.newLane(m.ParallelTransfers, x.fetch)
+	x.sending = c.newLane(m.ParallelTransfers, x.contained("sending items", x.send))
+	x.fetching = c.newLane(m.ParallelTransfers, x.contained("fetching items", x.fetch))
 	x.forgetter = newForgetter(x)
 	return x
 }
@@ -125,6 +125,12 @@ func (m *machine) close() {
 	m.client.Close()
 	if err := m.link.Close(); err != nil {
 		m.log.Debug("the link was not closed cleanly", "err", err)
+	}
+}
+
+func (m *machine) contained(what string, move func(context.Context, []*store.Info) error) func(context.Context, []*store.Info) error {
+	return func(ctx context.Context, batch []*store.Info) error {
+		return m.contain(what, func() error { return move(ctx, batch) })
 	}
 }
 
@@ -243,7 +249,13 @@ func (m *machine) supervise(ctx context.Context) {
 		if !up {
 			m.c.post(func() { m.c.connecting(m) })
 		}
-		s := m.look(ctx, !up)
+		var s sighting
+		if err := m.contain("a look at it", func() error {
+			s = m.look(ctx, !up)
+			return nil
+		}); err != nil {
+			s = sighting{err: err}
+		}
 		if ctx.Err() != nil {
 			return
 		}
@@ -315,26 +327,36 @@ func (m *machine) look(ctx context.Context, first bool) sighting {
 	if !first || s.info.Protocol != agentapi.Protocol {
 		return s
 	}
-	if s.builds, s.err = m.client.Builds(ctx); s.err != nil {
-		return s
-	}
-	s.known, s.err = m.c.knownBuilds(ctx, s.builds)
+	s.known = make(map[string]*api.Build)
+	s.builds, s.err = m.client.Builds(ctx, func(id string) (*agentapi.Asked, error) {
+		b, err := m.c.knownBuild(ctx, id)
+		if err != nil || b == nil {
+			return nil, err
+		}
+		s.known[id] = b
+		return askedOf(b), nil
+	})
 	return s
 }
 
-// knownBuilds returns those of an agent's builds that are in the ledger. What is not
-// is another coordinator's.
-func (c *Coordinator) knownBuilds(ctx context.Context, list []agentapi.BuildStatus) (map[string]*api.Build, error) {
-	known := make(map[string]*api.Build, len(list))
-	for i := range list {
-		switch b, err := c.ledger.Build(ctx, list[i].ID); {
-		case err == nil:
-			known[b.ID] = b
-		case !errors.Is(err, ledger.ErrNotFound):
-			return nil, err
-		}
+// knownBuild returns a build of an agent's that is in the ledger. What is not is another
+// coordinator's; then it is nil.
+func (c *Coordinator) knownBuild(ctx context.Context, id string) (*api.Build, error) {
+	if !isID(id) {
+		return nil, nil
 	}
-	return known, nil
+	b, err := c.ledger.Build(ctx, id)
+	if errors.Is(err, ledger.ErrNotFound) {
+		return nil, nil
+	}
+	return b, err
+}
+
+func isID(id string) bool { return uuid.Validate(id) == nil }
+
+// askedOf says what an agent can know of a build.
+func askedOf(b *api.Build) *agentapi.Asked {
+	return &agentapi.Asked{ID: b.ID, Derivation: b.Derivation, Outputs: b.OutputPaths}
 }
 
 func (c *Coordinator) connecting(m *machine) {
@@ -357,16 +379,16 @@ func (c *Coordinator) sighted(m *machine, s sighting) {
 	m.kind.Store(s.info.StoreKind)
 	m.down, m.nextTry = time.Time{}, time.Time{}
 	problem := c.problemOf(m, &s)
-	if problem != m.problem || was != stateUp {
-		switch {
-		case problem != "":
+	switch {
+	case problem == m.problem && was == stateUp:
+	case problem != "":
+		if c.tell(m, "up, but gets no builds: "+problem) {
 			m.log.Warn("the machine gets no builds", "why", problem)
-			c.event(m.Name, "up, but gets no builds: "+problem)
-		default:
-			m.log.Info("the machine is up", "agent", s.info.Version, "kernel", s.info.Kernel, "store", s.info.StoreKind)
-			c.event(m.Name, "up")
 		}
+	case c.tell(m, "up"):
+		m.log.Info("the machine is up", "agent", s.info.Version, "kernel", s.info.Kernel, "store", s.info.StoreKind)
 	}
+	c.tellHeld(m)
 	m.problem = problem
 	c.admit(m, time.Now())
 	c.machineBack(m)
@@ -380,13 +402,15 @@ func (c *Coordinator) sighted(m *machine, s sighting) {
 
 func (c *Coordinator) unreachable(m *machine, s sighting) {
 	now := time.Now()
-	text := s.err.Error()
+	text := agentapi.Printable(s.err.Error(), api.MaxProblem)
 	if m.state != stateDown {
 		m.down = now
 		m.has.clear()
-		m.log.Warn("the machine cannot be reached", "err", s.err)
-		c.event(m.Name, "down: "+text)
+		if c.tell(m, "down: "+text) {
+			m.log.Warn("the machine cannot be reached", "err", text)
+		}
 	}
+	c.tellHeld(m)
 	m.state, m.err, m.nextTry = stateDown, text, s.next
 	if now.Sub(m.down) >= c.limits.MachineLostAfter {
 		c.loseAll(m, "its machine "+m.Name+" cannot be reached")
@@ -470,7 +494,7 @@ func (m *machine) unavailable() string {
 	case m.setting.Quarantined != "":
 		return "in quarantine until " + m.setting.QuarantinedUntil.Format(time.DateTime) + ": " + m.setting.Quarantined
 	}
-	return cmp.Or(m.problem, m.resting(time.Now()))
+	return cmp.Or(m.problem, m.conduct.resting(time.Now()))
 }
 
 // saveInterval is the least time between two records of what was learnt of a machine.

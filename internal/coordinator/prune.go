@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/semaphore"
 	"golang.org/x/sys/unix"
 
+	"lighter/internal/agentapi"
 	"lighter/internal/api"
 	"lighter/internal/ledger"
 	"lighter/scheduler"
@@ -184,15 +185,20 @@ func (p *pruneRun) askMachines(ctx context.Context) error {
 	var group sync.WaitGroup
 	for _, m := range up {
 		group.Go(func() {
-			list, err := m.client.Builds(ctx)
+			err := m.contain("a list of its builds", func() error {
+				_, err := m.client.Builds(ctx, func(id string) (*agentapi.Asked, error) {
+					mu.Lock()
+					defer mu.Unlock()
+					p.known[id] = true
+					return nil, nil
+				})
+				return err
+			})
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
 				m.log.Debug("the machine does not say which builds it knows", "err", err)
 				p.away[m.Name] = true
-			}
-			for i := range list {
-				p.known[list[i].ID] = true
 			}
 		})
 	}

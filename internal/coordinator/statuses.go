@@ -106,6 +106,8 @@ func (c *Coordinator) machineStatus(m *machine) api.MachineStatus {
 		s.Error = m.problem
 	case m.state == stateUp && m.next != nil:
 		s.Error = m.unavailable()
+	case m.state == stateUp && m.conduct.resting(time.Now()) != "":
+		s.Error = m.conduct.resting(time.Now())
 	case m.state == stateUp && m.gcError != "":
 		s.Error = "its garbage was not collected: " + m.gcError
 	case m.state == stateDown && !m.nextTry.IsZero():

@@ -52,6 +52,7 @@ type task struct {
 	skip       map[string]bool
 	failedOn   map[string]bool // machines on which the derivation itself failed
 	retried    int             // of the retries that its builds grant
+	mishapOn   map[string]bool // machines on which it failed for their own reasons
 	failures   []api.Failure   // of attempts, the newest last
 	blamed     int             // attempts that failed for other reasons than the derivation
 	rounds     int             // how often all machines had failed
