@@ -121,7 +121,12 @@ func (f Folder) Read(ctx context.Context, name string, limit int64) ([]byte, err
 	if err != nil {
 		return nil, err
 	}
-	in, err := os.Open(file)
+	root, err := os.OpenRoot(string(f))
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	in, _, err := openRegular(root, name)
 	if err != nil {
 		return nil, err
 	}

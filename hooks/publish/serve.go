@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"path"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/klauspost/compress/gzip"
@@ -29,6 +31,9 @@ const (
 const (
 	writeChunk = 4 << 20 // bytes
 	maxHeader  = 16 << 10
+	// maxRequests is how many requests are answered at a time; each is a descriptor of a
+	// file beside that of its connection.
+	maxRequests = 1024
 )
 
 // Serve answers on a listener with what is in a folder until ctx ends; answers under way
@@ -69,7 +74,7 @@ func Serve(ctx context.Context, l net.Listener, folder string, logger *slog.Logg
 // that may be in it: no folder is listed. It is for files that do not change once they have
 // their names, other than by being replaced.
 func Handler(root *os.Root, logger *slog.Logger) http.Handler {
-	h := &handler{root: root}
+	h := &handler{root: root, places: make(chan struct{}, maxRequests)}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
 		answer := &answer{ResponseWriter: w, control: http.NewResponseController(w), status: http.StatusOK}
@@ -79,9 +84,20 @@ func Handler(root *os.Root, logger *slog.Logger) http.Handler {
 	})
 }
 
-type handler struct{ root *os.Root }
+type handler struct {
+	root   *os.Root
+	places chan struct{} // holds one for each request that is being answered
+}
 
 func (h *handler) serve(w http.ResponseWriter, r *http.Request) {
+	select {
+	case h.places <- struct{}{}:
+		defer func() { <-h.places }()
+	default:
+		w.Header().Set("Retry-After", "1")
+		http.Error(w, "too many requests are being answered", http.StatusServiceUnavailable)
+		return
+	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
 		http.Error(w, "only GET and HEAD are answered", http.StatusMethodNotAllowed)
@@ -93,17 +109,12 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
-	f, err := h.root.Open(file)
+	f, info, err := openRegular(h.root, file)
 	if err != nil {
 		http.NotFound(w, r)
 		return
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil || !info.Mode().IsRegular() {
-		http.NotFound(w, r)
-		return
-	}
 	w.Header().Set("Content-Type", kind)
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.Header().Set("ETag", fmt.Sprintf(`"%x-%x"`, info.ModTime().UnixNano(), info.Size()))
@@ -112,6 +123,27 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	http.ServeContent(w, r, "", info.ModTime(), f)
+}
+
+// errNotAFile is about a folder, a FIFO, a socket or a device.
+var errNotAFile = errors.New("it is not a file")
+
+// openRegular opens a file to be read. It waits for nobody: to open a FIFO would, and for
+// each request that a thread does.
+func openRegular(root *os.Root, name string) (*os.File, fs.FileInfo, error) {
+	f, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s: %w", name, errNotAFile)
+	}
+	if err != nil {
+		f.Close()
+		return nil, nil, err
+	}
+	return f, info, nil
 }
 
 // resource returns the file behind a URL's path, and its type. The file is empty where
@@ -139,7 +171,7 @@ func isItem(base string) bool {
 }
 
 // serveLog sends a log, which is compressed, as it is if the client can take that.
-func serveLog(w http.ResponseWriter, r *http.Request, f *os.File, info os.FileInfo) {
+func serveLog(w http.ResponseWriter, r *http.Request, f *os.File, info fs.FileInfo) {
 	w.Header().Set("Vary", "Accept-Encoding")
 	if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
 		w.Header().Set("Content-Encoding", "gzip")

@@ -25,6 +25,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"lighter/nar/signature"
@@ -80,9 +81,9 @@ func (narinfoError) Error() string        { return "bad narinfo" }
 func (narinfoError) Is(target error) bool { return target == store.ErrCorrupt }
 
 // Parse reads a narinfo about an item of the store dir. What an item is (its name, hash,
-// references, deriver and system) is read only above the signature, and each such field
-// may stand there once; Guix, too, wants the first three there. Of a text without a
-// signature everything is read. Fields that are not known are ignored.
+// size, references, deriver and system) is read only above the signature, and each such
+// field may stand there once; Guix, too, wants name, hash and references there. Of a text
+// without a signature everything is read. Fields that are not known are ignored.
 func Parse(dir store.Dir, text []byte) (*Info, error) {
 	if len(text) > MaxSize {
 		return nil, corrupt("it has %d bytes, more than %d", len(text), MaxSize)
@@ -113,8 +114,12 @@ type parser struct {
 
 // field reads one line. above is all of the text before it.
 func (p *parser) field(line, above string) error {
+	line = strings.TrimRight(line, " \r")
 	if line == "" {
 		return nil
+	}
+	if strings.ContainsFunc(line, unicode.IsControl) {
+		return fmt.Errorf("%q has a control character", clip(line))
 	}
 	name, value, ok := strings.Cut(line, ":")
 	if !ok {
@@ -140,7 +145,7 @@ func (p *parser) field(line, above string) error {
 		p.info.signature, p.info.signed = value, above
 		return nil
 	}
-	if p.seen["Signature"] && name != "NarSize" {
+	if p.seen["Signature"] {
 		return fmt.Errorf("%s stands below the signature, where anybody may have written it", name)
 	}
 	if err := p.item(name, value); err != nil {
@@ -310,6 +315,10 @@ func Sign(key *signature.PrivateKey, host string, info *store.Info, downloads []
 		if d.FileSize > 0 {
 			fmt.Fprintf(&b, "FileSize: %d\n", d.FileSize)
 		}
+	}
+	// Nothing is written that would not be read.
+	if _, err := Parse(info.Path.Dir(), []byte(b.String())); err != nil {
+		return nil, fmt.Errorf("sign %s: %w", info.Path, err)
 	}
 	return []byte(b.String()), nil
 }

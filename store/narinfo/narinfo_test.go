@@ -99,6 +99,11 @@ func TestParseRefuses(t *testing.T) {
 		{"name twice", "StorePath: /gnu/store/v59jh5m089x5kr82bvg27n51gfkx25fh-tree\n" + good, "second StorePath"},
 		{"name below", replace("StorePath: /gnu/store/44frx024lisp7l7pqmx9imbaaqn6bbvi-refs\n", "") + "StorePath: /gnu/store/v59jh5m089x5kr82bvg27n51gfkx25fh-tree\n", "below the signature"},
 		{"references below", replace("References: v59jh5m089x5kr82bvg27n51gfkx25fh-tree\n", "") + "References: \n", "below the signature"},
+		{"size below", replace("NarSize: 168\n", "") + "NarSize: 168\n", "below the signature"},
+		{"escape", good + "X: \x1b[2J\n", "control character"},
+		{"NUL in a URL", good + "URL: nar/\x00\n", "control character"},
+		{"line within a line", replace("StorePath: ", "StorePath: \r"), "control character"},
+		{"NEL", good + "X: \u0085\n", "control character"},
 		{"signature twice", good + "Signature:" + below, "second Signature"},
 		{"signature above", "X: Signature: 1\n" + good, "as well"},
 		{"path in a reference", replace("References: v", "References: ../v"), "References: store path"},
@@ -114,6 +119,14 @@ func TestParseRefuses(t *testing.T) {
 				t.Errorf("got %v, want one with %q", err, test.want)
 			}
 		})
+	}
+}
+
+// TestParseLineEnds reads what a server for another system may have made of a narinfo.
+func TestParseLineEnds(t *testing.T) {
+	text := strings.ReplaceAll(string(read(t, "refs.narinfo")), "\n", " \r\n")
+	if _, err := Parse(store.DefaultDir, []byte(text)); err != nil {
+		t.Error(err)
 	}
 }
 
