@@ -36,8 +36,13 @@ import (
 // references of a hundred bytes.
 const MaxSize = 1 << 20
 
-// maxDownloads is how many URLs a narinfo may have.
-const maxDownloads = 16
+// maxDownloads is how many URLs a narinfo may have; maxURL and maxWord bound each of them,
+// and names of compressions and systems, in bytes.
+const (
+	maxDownloads = 16
+	maxURL       = 2 << 10
+	maxWord      = 255
+)
 
 // Ways to compress a NAR. Guix knows others too. Lzip is only read, never written.
 const (
@@ -173,7 +178,7 @@ func (p *parser) item(name, value string) (err error) {
 			p.info.Deriver, err = p.path(value)
 		}
 	case "System":
-		p.info.System = value
+		p.info.System, err = value, checkLength(value, maxWord)
 	}
 	return err
 }
@@ -206,7 +211,7 @@ func (p *parser) download(name, value string) error {
 			return fmt.Errorf("more than %d URLs", maxDownloads)
 		}
 		p.info.Downloads = append(p.info.Downloads, Download{URL: value})
-		return nil
+		return checkLength(value, maxURL)
 	}
 	if len(p.info.Downloads) == 0 {
 		return fmt.Errorf("%s stands above the first URL", name)
@@ -214,7 +219,7 @@ func (p *parser) download(name, value string) error {
 	d := &p.info.Downloads[len(p.info.Downloads)-1]
 	if name == "Compression" {
 		d.Compression = value
-		return nil
+		return checkLength(value, maxWord)
 	}
 	size, err := parseSize(value)
 	if err != nil {
@@ -241,6 +246,13 @@ func (p *parser) end() (*Info, error) {
 		}
 	}
 	return p.info, nil
+}
+
+func checkLength(value string, most int) error {
+	if len(value) > most {
+		return fmt.Errorf("%q has %d bytes, more than %d", clip(value), len(value), most)
+	}
+	return nil
 }
 
 func parseSize(s string) (int64, error) {

@@ -58,9 +58,11 @@ const (
 type Client struct {
 	opts      Options
 	http      *http.Client
+	dialer    *dialer // nil with a HTTP client of somebody else
 	servers   []*server
 	requests  chan struct{} // holds one for each request for a narinfo under way
 	downloads chan struct{}
+	windows   chan struct{} // holds one for each that needs a large window
 
 	mu      sync.Mutex
 	flights map[flightKey]chan struct{} // what FetchClosure is getting; closed when it is done
@@ -85,9 +87,9 @@ func New(opts Options) (*Client, error) {
 		opts:      opts,
 		requests:  make(chan struct{}, opts.Parallel),
 		downloads: make(chan struct{}, opts.Parallel),
+		windows:   make(chan struct{}, maxLargeWindows),
 		flights:   make(map[flightKey]chan struct{}),
 	}
-	c.http = c.newHTTP()
 	for _, u := range opts.URLs {
 		base, err := parseBase(u)
 		if err != nil {
@@ -95,6 +97,7 @@ func New(opts Options) (*Client, error) {
 		}
 		c.servers = append(c.servers, &server{client: c, base: base, cache: make(map[string]answer)})
 	}
+	c.http = c.newHTTP()
 	return c, nil
 }
 
@@ -111,7 +114,11 @@ func (c *Client) newHTTP() *http.Client {
 	if c.opts.HTTPClient != nil {
 		*h = *c.opts.HTTPClient
 	} else {
-		t := http.DefaultTransport.(*http.Transport).Clone()
+		var t *http.Transport
+		t, c.dialer = newTransport()
+		for _, s := range c.servers {
+			c.dialer.name(s.base)
+		}
 		t.MaxIdleConnsPerHost = c.opts.Parallel
 		t.ResponseHeaderTimeout = c.opts.Timeout
 		h.Transport = t

@@ -95,8 +95,8 @@ func (cl *closure) plan(ctx context.Context, roots []store.Path) ([]*store.Info,
 	var infos []*store.Info
 	next := cl.unseen(roots, "")
 	for len(next) > 0 {
-		if len(cl.neededBy) > cl.client.opts.MaxItems {
-			return nil, fmt.Errorf("there are more than %d items", cl.client.opts.MaxItems)
+		if err := cl.checkSize(); err != nil {
+			return nil, err
 		}
 		found, err := cl.level(ctx, next)
 		if err != nil {
@@ -106,9 +106,19 @@ func (cl *closure) plan(ctx context.Context, roots []store.Path) ([]*store.Info,
 		for _, info := range found {
 			infos = append(infos, info)
 			next = append(next, cl.unseen(info.References, info.Path)...)
+			if err := cl.checkSize(); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return infos, nil
+}
+
+func (cl *closure) checkSize() error {
+	if most := cl.client.opts.MaxItems; len(cl.neededBy) > most {
+		return fmt.Errorf("there are more than %d items", most)
+	}
+	return nil
 }
 
 // unseen returns those of the paths that come up for the first time.

@@ -134,8 +134,8 @@ func (s *server) tryFile(ctx context.Context, info *narinfo.Info, d narinfo.Down
 	if want := declared(info, d); f.size >= 0 && want >= 0 && f.size != want {
 		return false, fmt.Errorf("%w: the file has %d bytes, not %d", store.ErrCorrupt, f.size, want)
 	}
-	in := &watched{ctx: ctx, server: s, r: f, silence: silence}
-	contents, closeContents, err := decompress(d.Compression, in, info.NARSize)
+	in := &watched{ctx: ctx, server: s, r: f, silence: silence, most: largest(info, d)}
+	contents, closeContents, err := s.client.decompress(ctx, d.Compression, in, info.NARSize)
 	if err != nil {
 		return false, err
 	}
@@ -165,31 +165,64 @@ func declared(info *narinfo.Info, d narinfo.Download) int64 {
 	return -1
 }
 
-// watched reads from a server. Too long a silence is an error, and so is the end of its
-// context; time that passes between reads does not count.
+// largest returns how many bytes the file may have: no way to compress makes a NAR longer
+// than by a few bytes for each block of some KB.
+func largest(info *narinfo.Info, d narinfo.Download) int64 {
+	if want := declared(info, d); want >= 0 && d.Compression != narinfo.None {
+		return want
+	}
+	return info.NARSize + info.NARSize/64 + 64<<10
+}
+
+// Limits on how slow a server may be while it sends a file: slowest, in bytes a second, on
+// average after slowStart.
+const (
+	slowest   = 1 << 10
+	slowStart = 2 * time.Minute
+)
+
+// watched reads from a server. Too long a silence is an error, and so are too slow or too
+// long an answer and the end of its context; time that passes between reads does not count.
 type watched struct {
 	ctx     context.Context
 	server  *server
 	r       io.Reader
 	silence *time.Timer
+	most    int64 // bytes that may come
+	got     int64
+	waited  time.Duration // for those
 }
 
 func (w *watched) Read(p []byte) (int, error) {
+	start := time.Now()
 	w.silence.Reset(w.server.client.opts.Timeout)
 	n, err := w.r.Read(p)
 	w.silence.Stop()
-	if err != nil && !errors.Is(err, io.EOF) {
-		err = w.server.blame(w.ctx, err)
+	w.got += int64(n)
+	w.waited += time.Since(start)
+	switch {
+	case err != nil && !errors.Is(err, io.EOF):
+		return n, w.server.blame(w.ctx, err)
+	case w.got > w.most:
+		return 0, fmt.Errorf("%w: the file has more than %d bytes", store.ErrCorrupt, w.most)
+	case w.waited > slowStart+time.Duration(w.got/slowest)*time.Second:
+		return 0, w.server.blame(w.ctx, errTooSlow)
 	}
 	return n, err
 }
 
-// maxWindow bounds what a zstd file may ask for, in bytes: that of zstd --ultra -22.
-const maxWindow = 128 << 20
+// Limits on the window of a zstd file, in bytes. It is allocated at once, whatever follows.
+const (
+	maxWindow = 128 << 20 // that of zstd --ultra -22
+	// largeWindow is what any level but the ultra ones has at most. Of files that need more,
+	// maxLargeWindows are decompressed at a time.
+	largeWindow     = 8 << 20
+	maxLargeWindows = 2
+)
 
 // decompress returns a reader of what is in a file, of which size bytes are wanted, and what
 // to call afterwards.
-func decompress(compression string, r io.Reader, size int64) (io.Reader, func(), error) {
+func (c *Client) decompress(ctx context.Context, compression string, r io.Reader, size int64) (io.Reader, func(), error) {
 	switch compression {
 	case narinfo.None:
 		return r, func() {}, nil
@@ -202,12 +235,33 @@ func decompress(compression string, r io.Reader, size int64) (io.Reader, func(),
 	case narinfo.Lzip:
 		return lzip.NewReader(r, size), func() {}, nil
 	default:
-		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true))
-		if err != nil {
-			return nil, nil, fmt.Errorf("zstd: %w", err)
-		}
-		return z, z.Close, nil
+		return c.decompressZstd(ctx, r)
 	}
+}
+
+func (c *Client) decompressZstd(ctx context.Context, r io.Reader) (io.Reader, func(), error) {
+	in := bufio.NewReaderSize(r, 128<<10)
+	start, err := in.Peek(zstd.HeaderMaxSize)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, nil, err
+	}
+	window, release := uint64(largeWindow), func() {}
+	var header zstd.Header
+	if header.Decode(start) == nil && (header.WindowSize > largeWindow || header.SingleSegment && header.FrameContentSize > largeWindow) {
+		if err := take(ctx, c.windows); err != nil {
+			return nil, nil, err
+		}
+		window, release = maxWindow, func() { <-c.windows }
+	}
+	z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(window), zstd.WithDecoderLowmem(true))
+	if err != nil {
+		release()
+		return nil, nil, fmt.Errorf("zstd: %w", err)
+	}
+	return z, func() {
+		z.Close()
+		release()
+	}, nil
 }
 
 // narReader reads a NAR of known size and checks it. It never waits for more than that:

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"lighter/nar/signature"
@@ -25,8 +26,11 @@ const (
 	maxPause   = 5 * time.Minute
 )
 
-// maxAnswers is how many answers of a server are kept.
-const maxAnswers = 1 << 16
+// Limits on what is kept of a server's answers: how many, and how many bytes they had.
+const (
+	maxAnswers = 1 << 16
+	maxCached  = 64 << 20
+)
 
 // server is one server, with what it answered lately.
 type server struct {
@@ -35,6 +39,7 @@ type server struct {
 
 	mu       sync.Mutex // owns what follows
 	cache    map[string]answer
+	cached   int64     // bytes, of the texts of those
 	failures int       // in a row
 	until    time.Time // set aside until then
 	cause    error
@@ -43,6 +48,7 @@ type server struct {
 // answer is a narinfo, not verified, or nil where the server has none.
 type answer struct {
 	info  *narinfo.Info
+	bytes int64 // of its text
 	until time.Time
 }
 
@@ -82,7 +88,7 @@ func (s *server) remembered(path store.Path) (*narinfo.Info, bool) {
 	return a.info, true
 }
 
-func (s *server) remember(path store.Path, info *narinfo.Info) {
+func (s *server) remember(path store.Path, info *narinfo.Info, bytes int) {
 	ttl := positiveTTL
 	if info == nil {
 		ttl = s.client.opts.NegativeTTL
@@ -90,24 +96,26 @@ func (s *server) remember(path store.Path, info *narinfo.Info) {
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.cache) >= maxAnswers {
+	if len(s.cache) >= maxAnswers || s.cached+int64(bytes) > maxCached {
 		s.makeRoomLocked(now)
 	}
-	s.cache[path.HashPart()] = answer{info, now.Add(ttl)}
+	s.forgetLocked(path.HashPart())
+	s.cache[path.HashPart()] = answer{info, int64(bytes), now.Add(ttl)}
+	s.cached += int64(bytes)
 }
 
 // makeRoomLocked drops what is old, and half of the rest if that is not enough.
 func (s *server) makeRoomLocked(now time.Time) {
 	for key, a := range s.cache {
 		if now.After(a.until) {
-			delete(s.cache, key)
+			s.forgetLocked(key)
 		}
 	}
 	for key := range s.cache {
-		if len(s.cache) <= maxAnswers/2 {
+		if len(s.cache) <= maxAnswers/2 && s.cached <= maxCached/2 {
 			return
 		}
-		delete(s.cache, key)
+		s.forgetLocked(key)
 	}
 }
 
@@ -115,7 +123,12 @@ func (s *server) makeRoomLocked(now time.Time) {
 func (s *server) forget(path store.Path) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.cache, path.HashPart())
+	s.forgetLocked(path.HashPart())
+}
+
+func (s *server) forgetLocked(key string) {
+	s.cached -= s.cache[key].bytes
+	delete(s.cache, key)
 }
 
 // ask gets a narinfo, or nil if the server has none.
@@ -128,7 +141,7 @@ func (s *server) ask(ctx context.Context, path store.Path) (*narinfo.Info, error
 	defer cancel()
 	text, err := s.read(ctx, narinfo.Name(path))
 	if errors.Is(err, ErrNotThere) {
-		s.remember(path, nil)
+		s.remember(path, nil, 0)
 		return nil, nil //nolint:nilnil // the answer that there is none
 	}
 	if err != nil {
@@ -138,7 +151,7 @@ func (s *server) ask(ctx context.Context, path store.Path) (*narinfo.Info, error
 	if err != nil {
 		return nil, err
 	}
-	s.remember(path, info)
+	s.remember(path, info, len(text))
 	return info, nil
 }
 
@@ -176,6 +189,7 @@ func (s *server) open(ctx context.Context, ref string) (*file, error) {
 	if u.Scheme == "file" {
 		return s.openFile(u)
 	}
+	ctx = context.WithValue(ctx, leader{}, hostPort(s.base))
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		return nil, err
@@ -194,7 +208,7 @@ func (s *server) open(ctx context.Context, ref string) (*file, error) {
 		err = ErrNotThere // some storage services say "forbidden" of what is not there
 		s.good()
 	default:
-		err = s.blame(ctx, fmt.Errorf("GET %s: %s", u.Redacted(), resp.Status))
+		err = s.blame(ctx, fmt.Errorf("GET %s: %d %s", u.Redacted(), resp.StatusCode, http.StatusText(resp.StatusCode)))
 	}
 	// A body that is read keeps its connection.
 	_, _ = io.CopyN(io.Discard, resp.Body, 4<<10)
@@ -202,8 +216,8 @@ func (s *server) open(ctx context.Context, ref string) (*file, error) {
 	return nil, err
 }
 
-// resolve returns the URL of a file of the server. An absolute one may be elsewhere on the
-// web, but not on this machine.
+// resolve returns the URL of a file of the server. An absolute one may be elsewhere, but no
+// nearer than the server: see reach.
 func (s *server) resolve(ref string) (*url.URL, error) {
 	u, err := url.Parse(ref)
 	if err != nil {
@@ -227,7 +241,15 @@ func (s *server) openFile(u *url.URL) (*file, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.OpenInRoot(s.base.Path, name)
+	root, err := os.OpenRoot(s.base.Path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, ErrNotThere
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	f, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO would wait for its writer
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, ErrNotThere
 	}
@@ -236,7 +258,7 @@ func (s *server) openFile(u *url.URL) (*file, error) {
 	}
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s: it is no file", name)
+		err = fmt.Errorf("%s: it is not a file", name)
 	}
 	if err != nil {
 		f.Close()
