@@ -43,7 +43,7 @@ func Main() int {
 // Run runs one command line, without the program's name, and returns the exit
 // code. Errors are written to p.Err.
 func Run(ctx context.Context, args []string, p Process) int {
-	root := rootCommand().cobra(p) //nolint:contextcheck // each command gets ctx from ExecuteContext
+	root := rootCommand().cobra(p)                //nolint:contextcheck // each command gets ctx from ExecuteContext
 	root.SetArgs(slices.Concat([]string{}, args)) // of none it would take the process's
 	root.SetIn(p.In)
 	root.SetOut(p.Out)
