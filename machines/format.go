@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"time"
 
+	"lighter/internal/quantity"
 	"lighter/internal/tomlfile"
 )
 
@@ -47,7 +48,7 @@ func (m *Machine) format(b *bytes.Buffer) {
 	} else {
 		line(m.OverloadThreshold != def.OverloadThreshold, "overload-threshold", tomlfile.FormatFloat(m.OverloadThreshold))
 	}
-	line(m.MinFreeDisk != def.MinFreeDisk, "min-free-disk", tomlfile.Quote(tomlfile.FormatSize(m.MinFreeDisk)))
+	line(m.MinFreeDisk != def.MinFreeDisk, "min-free-disk", tomlfile.Quote(quantity.ExactBytes(m.MinFreeDisk)))
 	m.formatAdmission(line, &def)
 	line(m.Store != def.Store, "store", tomlfile.Quote(m.Store))
 	line(m.DaemonSocket != def.DaemonSocket, "daemon-socket", tomlfile.Quote(m.DaemonSocket))
@@ -58,9 +59,9 @@ func (m *Machine) format(b *bytes.Buffer) {
 // formatAdmission prints what was added to Guix's idea of a machine: when it takes builds,
 // their limits, and what keeps its store small.
 func (m *Machine) formatAdmission(line func(write bool, key, value string), def *Machine) {
-	size := func(key string, n, def int64) { line(n != def, key, tomlfile.Quote(tomlfile.FormatSize(n))) }
+	size := func(key string, n, def int64) { line(n != def, key, tomlfile.Quote(quantity.ExactBytes(n))) }
 	duration := func(key string, length time.Duration) {
-		line(length != 0, key, tomlfile.Quote(tomlfile.FormatDuration(length)))
+		line(length != 0, key, tomlfile.Quote(quantity.ExactDuration(length)))
 	}
 	line(m.MinFreeInodes != def.MinFreeInodes, "min-free-inodes", strconv.FormatInt(m.MinFreeInodes, 10))
 	size("min-free-memory", m.MinFreeMemory, 0)

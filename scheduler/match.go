@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"lighter/internal/quantity"
 )
 
 // excludes applies the rules that do not depend on the hour: what the machine is for,
@@ -71,11 +73,11 @@ func (m *Machine) words(rule Rule, b *Build, missing int64) (wanted, actual stri
 		}
 		return fmt.Sprintf("load below %.2f per core", m.OverloadThreshold), actual
 	case RuleDisk:
-		actual = FormatSize(m.FreeDisk) + " free"
+		actual = quantity.Bytes(m.FreeDisk) + " free"
 		if missing+m.Pending > 0 {
-			actual += fmt.Sprintf(", and %s on the way or to be sent", FormatSize(missing+m.Pending))
+			actual += fmt.Sprintf(", and %s on the way or to be sent", quantity.Bytes(missing+m.Pending))
 		}
-		return FormatSize(m.MinFreeDisk) + " left free", actual
+		return quantity.Bytes(m.MinFreeDisk) + " left free", actual
 	case RuleSlots:
 		return "a free slot", fmt.Sprintf("%d of %d taken", len(m.Busy), m.Slots)
 	}
@@ -101,18 +103,4 @@ func list(words []string) string {
 		return "none"
 	}
 	return strings.Join(words, ", ")
-}
-
-// FormatSize writes a number of bytes for people, such as "1.5 GiB".
-func FormatSize(n int64) string {
-	const unit = 1024
-	if n < unit {
-		return fmt.Sprintf("%d B", n)
-	}
-	size, prefix := float64(n)/unit, 0
-	for size >= unit && prefix < len("KMGTP")-1 {
-		size /= unit
-		prefix++
-	}
-	return fmt.Sprintf("%.1f %ciB", size, "KMGTP"[prefix])
 }

@@ -13,6 +13,7 @@ import (
 	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/display"
 	"lighter/internal/cli/human"
+	"lighter/internal/quantity"
 )
 
 func buildsCommand() *command {
@@ -129,7 +130,7 @@ func (l *buildsLister) row(b *api.Build) []string {
 	took := tookTime(b, l.now)
 	return []string{
 		short(b.ID), string(b.State), display.Name(b), known(b.Machine != "", b.Machine), submitted,
-		known(took > 0, human.Duration(took)), buildReason(b),
+		known(took > 0, quantity.Duration(took)), buildReason(b),
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/human"
+	"lighter/internal/quantity"
 )
 
 // selectionFlags say which builds a command changes: those that are named, or those that
@@ -293,7 +294,7 @@ func pruneRequest(command, older string, states []string) (*api.Prune, error) {
 	if older == "" {
 		return nil, usageErrorf("%s: how old? Want --older-than, such as 30d", command)
 	}
-	age, err := human.ParseDuration(older)
+	age, err := parseDuration(older)
 	if err != nil {
 		return nil, usageErrorf("%s: --older-than: %w", command, err)
 	}
@@ -316,7 +317,7 @@ func writePruned(inv *invocation, done *api.Pruned, dryRun bool) error {
 	}
 	_, err := fmt.Fprintf(inv.Out, format, human.Count(done.Builds, "build"), human.Count(done.Events, "event"), human.Count(done.Logs, "log"))
 	if err == nil && done.File != "" {
-		_, err = fmt.Fprintf(inv.Out, "they are in %s (%s)\n", human.Printable(done.File), human.Bytes(done.Bytes))
+		_, err = fmt.Fprintf(inv.Out, "they are in %s (%s)\n", human.Printable(done.File), quantity.Bytes(done.Bytes))
 	}
 	return err
 }

@@ -194,7 +194,7 @@ func TestPrune(t *testing.T) {
 	}
 	for args, want := range map[string]string{
 		"":                               "--older-than, such as 30d",
-		"--older-than long":              `"long" is no length of time`,
+		"--older-than long":              `"long" is not a length of time`,
 		"--older-than 1d --state queued": "not finished",
 		"--older-than 1d --state succeeded,nonsense": `no state is called "nonsense"`,
 	} {

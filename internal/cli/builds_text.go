@@ -8,6 +8,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/cli/display"
 	"lighter/internal/cli/human"
+	"lighter/internal/quantity"
 )
 
 // shortID is as much of a build's id as people need.
@@ -41,7 +42,7 @@ func buildReason(b *api.Build) string {
 
 // eventLine is one line of a build's history; times count from its submission.
 func eventLine(ev *api.Event, from time.Time) string {
-	return fmt.Sprintf("%9s  %s", "+"+human.Duration(max(0, ev.Time.Sub(from))), eventText(ev))
+	return fmt.Sprintf("%9s  %s", "+"+quantity.Duration(max(0, ev.Time.Sub(from))), eventText(ev))
 }
 
 // eventText says what happened, without when and to which build.

@@ -9,6 +9,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/cli/display"
 	"lighter/internal/cli/human"
+	"lighter/internal/quantity"
 )
 
 // maxDiffering bounds how many differing files are listed for one machine.
@@ -90,7 +91,7 @@ func checkLines(b *api.Build) []string {
 		}
 		took := ""
 		if r.BuildTime > 0 {
-			took = " in " + human.Duration(r.BuildTime.Duration())
+			took = " in " + quantity.Duration(r.BuildTime.Duration())
 		}
 		for _, output := range slices.Sorted(maps.Keys(r.Hashes)) {
 			add("%s: %s is sha256:%s%s", r.Machine, output, strings.TrimPrefix(r.Hashes[output], "sha256:"), took)

@@ -131,11 +131,11 @@ func TestUsageErrors(t *testing.T) {
 		"none wanted":          {"status now", `takes no arguments, got "now"`},
 		"help of nothing":      {"help biulds", `unknown command "biulds"; did you mean "builds"?`},
 		"help below a leaf":    {"help build now", `lighter build has no command "now" below it`},
-		"wrong size":           {"store gc --max-freed lots", `"lots" is no size`},
+		"wrong size":           {"store gc --max-freed lots", `"lots" is not a size`},
 		"wrong state":          {"builds list --only don", `no state is called "don"; they are queued`},
 		"flag before command":  {"--nonsense x build", `unknown flag --nonsense`},
 		"control characters":   {"\x1b[2J", `unknown command "\x1b[2J"`},
-		"negative time limit":  {"build --timeout=-1s x", "is no length of time"},
+		"negative time limit":  {"build --timeout=-1s x", "is not a length of time"},
 		"authorized with FILE": {"key show --authorized x", "takes no FILE"},
 	} {
 		var out, errs bytes.Buffer
@@ -177,21 +177,6 @@ func TestNearest(t *testing.T) {
 	} {
 		if got := nearest(given, names); got != want {
 			t.Errorf("nearest(%q) = %q, want %q", given, got, want)
-		}
-	}
-}
-
-func TestParseSize(t *testing.T) {
-	for in, want := range map[string]int64{
-		"0": 0, "1024": 1024, "1KiB": 1024, "1 kB": 1000, "1.5G": 3 << 29, "2MiB": 2 << 20, "7b": 7,
-	} {
-		if got, err := parseSize(in); err != nil || got != want {
-			t.Errorf("parseSize(%q) = %d, %v; want %d", in, got, err, want)
-		}
-	}
-	for _, in := range []string{"", "lots", "-1", "1XiB", "9e30", "NaN", "1 2"} {
-		if got, err := parseSize(in); err == nil {
-			t.Errorf("parseSize(%q) = %d", in, got)
 		}
 	}
 }

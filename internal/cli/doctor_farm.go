@@ -16,6 +16,7 @@ import (
 
 	"lighter/internal/cli/display"
 	"lighter/internal/cli/human"
+	"lighter/internal/quantity"
 	"lighter/machines"
 )
 
@@ -58,7 +59,7 @@ func (d *doctor) checkAgents(ctx context.Context) {
 		case err != nil:
 			d.problem(check, "make agents, and say with $LIGHTER_AGENTS where they are", "%v", err)
 		default:
-			d.ok(check, "lighter-agent for %s/%s, %s", p[0], p[1], human.Bytes(agent.Size))
+			d.ok(check, "lighter-agent for %s/%s, %s", p[0], p[1], quantity.Bytes(agent.Size))
 		}
 	}
 }
@@ -168,13 +169,13 @@ func (d *doctor) checkSpace(context.Context) {
 		case err != nil:
 			d.problem(check, "", "%v", err)
 		case free < tooLittleDisk:
-			d.problem(check, fix, "%s has only %s free", folder, human.Bytes(free))
+			d.problem(check, fix, "%s has only %s free", folder, quantity.Bytes(free))
 		case inodes >= 0 && inodes < fewInodes:
 			d.problem(check, fix, "%s has only %s inodes free", folder, human.Number(int(inodes)))
 		case free < littleDisk:
-			d.note(check, fix, "%s has %s free", folder, human.Bytes(free))
+			d.note(check, fix, "%s has %s free", folder, quantity.Bytes(free))
 		default:
-			d.ok(check, "%s has %s free", folder, human.Bytes(free))
+			d.ok(check, "%s has %s free", folder, quantity.Bytes(free))
 		}
 	}
 }
@@ -193,7 +194,7 @@ func (d *doctor) checkClock(context.Context) {
 	}
 	for _, m := range d.machineStatus() {
 		if skew := m.ClockSkew.Duration(); skew.Abs() > maxClockSkew {
-			d.note(check, clockFix, "that of %s differs by %s", m.Name, human.Duration(skew.Abs()))
+			d.note(check, clockFix, "that of %s differs by %s", m.Name, quantity.Duration(skew.Abs()))
 		}
 	}
 }
@@ -315,9 +316,9 @@ func (d *doctor) checkLedger(ctx context.Context) {
 	case err != nil:
 		d.note(check, "run this as the coordinator's user to find out", "its size can't be told: %v", err)
 	case size > bigLedger:
-		d.note(check, "lighter builds prune --older-than 90d", "%s in %s", human.Bytes(size), d.folders.ledger())
+		d.note(check, "lighter builds prune --older-than 90d", "%s in %s", quantity.Bytes(size), d.folders.ledger())
 	default:
-		d.ok(check, "%s in %s", human.Bytes(size), d.folders.ledger())
+		d.ok(check, "%s in %s", quantity.Bytes(size), d.folders.ledger())
 	}
 }
 

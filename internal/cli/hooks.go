@@ -12,6 +12,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/human"
+	"lighter/internal/quantity"
 )
 
 func hooksCommand() *command {
@@ -110,7 +111,7 @@ func nextTry(r *api.HookRun, now time.Time) string {
 	case r.NextTry == nil:
 		return ""
 	case r.NextTry.After(now):
-		return "in " + human.Duration(r.NextTry.Sub(now))
+		return "in " + quantity.Duration(r.NextTry.Sub(now))
 	}
 	return "now"
 }
@@ -315,7 +316,7 @@ func writeHookTested(inv *invocation, hook string, tested *api.HookTested, asJSO
 		if !tested.OK {
 			result = "failed: " + tested.Error
 		}
-		fmt.Fprintf(&s, "%s, %s: %s, in %s\n", hook, tested.Event, human.Printable(result), human.Duration(tested.Took.Duration()))
+		fmt.Fprintf(&s, "%s, %s: %s, in %s\n", hook, tested.Event, human.Printable(result), quantity.Duration(tested.Took.Duration()))
 		writeHookOutput(&s, tested.Output)
 		if _, err := io.WriteString(inv.Out, s.String()); err != nil {
 			return err

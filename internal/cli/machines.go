@@ -18,6 +18,7 @@ import (
 	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/display"
 	"lighter/internal/cli/human"
+	"lighter/internal/quantity"
 	"lighter/machines"
 )
 
@@ -239,8 +240,8 @@ func writeMachineStatus(inv *invocation, list []api.MachineStatus, now time.Time
 	for i := range list {
 		m := &list[i]
 		t.add(m.Name, display.MachineState(m), fmt.Sprintf("%d/%d", m.Running, m.ParallelBuilds), strings.Join(m.Systems, ","), speed(m.Speed),
-			known(m.Cores > 0, strconv.FormatFloat(m.Load, 'f', 2, 64)), known(m.FreeDisk > 0, human.Bytes(m.FreeDisk)),
-			known(m.Bandwidth > 0, human.Rate(m.Bandwidth)), known(m.StoreKind != "", m.StoreKind), known(len(m.Tags) > 0, tagText(m.Tags)))
+			known(m.Cores > 0, strconv.FormatFloat(m.Load, 'f', 2, 64)), known(m.FreeDisk > 0, quantity.Bytes(m.FreeDisk)),
+			known(m.Bandwidth > 0, quantity.Rate(m.Bandwidth)), known(m.StoreKind != "", m.StoreKind), known(len(m.Tags) > 0, tagText(m.Tags)))
 	}
 	if err := t.write(inv.Out, outputWidth(inv.Out)); err != nil {
 		return err

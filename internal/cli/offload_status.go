@@ -15,6 +15,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/cli/display"
 	"lighter/internal/cli/human"
+	"lighter/internal/quantity"
 	"lighter/machines"
 )
 
@@ -142,7 +143,7 @@ func (s *machineState) fill(r *reached, m *machines.Machine) {
 		s.Warnings = append(s.Warnings, fmt.Sprintf("load: it gets no builds while its normalized load is not below its overload-threshold, %g", m.OverloadThreshold))
 	}
 	if info.FreeDisk < m.MinFreeDisk {
-		s.Warnings = append(s.Warnings, fmt.Sprintf("disk: it gets no builds while less than %s are free", human.Bytes(m.MinFreeDisk)))
+		s.Warnings = append(s.Warnings, fmt.Sprintf("disk: it gets no builds while less than %s are free", quantity.Bytes(m.MinFreeDisk)))
 	}
 	if lacks := slices.DeleteFunc(slices.Clone(m.Systems), func(system string) bool { return slices.Contains(info.Systems, system) }); len(lacks) > 0 {
 		s.Warnings = append(s.Warnings, "systems: its kernel does not run "+strings.Join(lacks, ", ")+" by itself; without emulation (binfmt_misc) builds for it fail")
@@ -178,7 +179,7 @@ func (s *machineState) write(w io.Writer, style display.Style) {
 func (f *stateFields) lines() [][2]string {
 	uptime := "unknown"
 	if f.Uptime > 0 {
-		uptime = human.Elapsed(f.Uptime.Duration())
+		uptime = quantity.Elapsed(f.Uptime.Duration())
 	}
 	return [][2]string{
 		{"kernel", f.Kernel},
@@ -188,8 +189,8 @@ func (f *stateFields) lines() [][2]string {
 		{"uptime", uptime},
 		{"load", fmt.Sprintf("%.2f on %s", f.Load, human.Count(f.Cores, "core"))},
 		{"normalized load", fmt.Sprintf("%.2f", f.NormalizedLoad)},
-		{"free disk space", human.Bytes(f.FreeDisk)},
-		{"free memory", human.Bytes(f.FreeMemory)},
+		{"free disk space", quantity.Bytes(f.FreeDisk)},
+		{"free memory", quantity.Bytes(f.FreeMemory)},
 		{"clock", f.clock},
 		{"round trip", f.RoundTrip.Duration().Round(10 * time.Microsecond).String()},
 		{"agent", fmt.Sprintf("lighter-agent %s, %s running", f.Agent, human.Count(f.Running, "build"))},

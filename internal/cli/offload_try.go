@@ -17,6 +17,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/cli/display"
 	"lighter/internal/cli/human"
+	"lighter/internal/quantity"
 	"lighter/machines"
 	"lighter/nar"
 	"lighter/nar/signature"
@@ -117,7 +118,7 @@ func (o *offloading) test(ctx context.Context, inv *invocation, asJSON, keys boo
 }
 
 func (t *trial) write(w io.Writer, keys bool, style display.Style) {
-	took := human.Duration(t.Took.Duration())
+	took := quantity.Duration(t.Took.Duration())
 	fmt.Fprintf(w, "%s: %s (%s)\n", human.Printable(t.Machine), style.Verdict(t.OK, "good", "can't be used"), took)
 	for _, s := range t.Steps {
 		fmt.Fprintf(w, "  %-6s  %s  %s\n", s.Name, style.Verdict(s.Outcome != stepBad, fmt.Sprintf("%-7s", s.Outcome), "bad    "), human.Printable(s.Detail))
@@ -219,7 +220,7 @@ func (x *tryer) store() bool {
 		x.bad("store", errors.New(text), fix)
 		return false
 	}
-	x.good("store", fmt.Sprintf("%s, %s free", storeText(x.info), human.Bytes(x.info.FreeDisk)))
+	x.good("store", fmt.Sprintf("%s, %s free", storeText(x.info), quantity.Bytes(x.info.FreeDisk)))
 	return true
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"lighter/hooks/publish"
 	"lighter/internal/cli/human"
+	"lighter/internal/quantity"
 	"lighter/machines"
 	"lighter/nar/signature"
 	"lighter/store"
@@ -236,6 +237,6 @@ func prunePublished(ctx context.Context, inv *invocation, dir string, olderThan 
 	}
 	pruned, err := publish.Prune(ctx, folder, info.StoreDir, olderThan)
 	fmt.Fprintf(inv.Out, "removed %s in %s, %s\n",
-		human.Count(len(pruned.Items), "item"), human.Count(pruned.Files, "file"), human.Bytes(pruned.Freed))
+		human.Count(len(pruned.Items), "item"), human.Count(pruned.Files, "file"), quantity.Bytes(pruned.Freed))
 	return err
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"lighter/internal/cli/human"
+	"lighter/internal/quantity"
 	"lighter/nar"
 	"lighter/nar/signature"
 	"lighter/store"
@@ -316,7 +317,7 @@ func writeInfo(inv *invocation, s *local.Store, info *store.Info) error {
 	}
 	w := inv.Out
 	fmt.Fprintf(w, "path        %s\nfiles       %s\nhash        %s\nsize        %s (%d bytes)\n",
-		info.Path, files, info.NARHash, human.Bytes(info.NARSize), info.NARSize)
+		info.Path, files, info.NARHash, quantity.Bytes(info.NARSize), info.NARSize)
 	if info.Deriver != "" {
 		fmt.Fprintf(w, "deriver     %s\n", info.Deriver)
 	}
@@ -439,5 +440,5 @@ func writeGarbage(inv *invocation, deleted []store.Path, freed int64, dryRun boo
 	if dryRun {
 		word = "would be freed"
 	}
-	fmt.Fprintf(inv.Err, "%s, %s %s\n", human.Count(len(deleted), "item"), human.Bytes(freed), word)
+	fmt.Fprintf(inv.Err, "%s, %s %s\n", human.Count(len(deleted), "item"), quantity.Bytes(freed), word)
 }

@@ -14,6 +14,7 @@ import (
 	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/display"
 	"lighter/internal/cli/human"
+	"lighter/internal/quantity"
 )
 
 // showStory writes all that is known of one build.
@@ -93,7 +94,7 @@ func hardwareText(h *api.Hardware) string {
 	}{
 		{h.CPU != "", h.CPU},
 		{h.Cores > 0, human.Count(h.Cores, "core")},
-		{h.Memory > 0, human.Bytes(h.Memory)},
+		{h.Memory > 0, quantity.Bytes(h.Memory)},
 		{h.Kernel != "", h.Kernel},
 	} {
 		if p.is {
@@ -111,14 +112,14 @@ func (t *storyText) timing(b *api.Build) {
 	if b.Stopped != nil {
 		t.when("stopped", *b.Stopped)
 	}
-	t.fieldIf(b.BuildTime > 0, "built in", "%s", human.Duration(b.BuildTime.Duration()))
-	t.fieldIf(b.SentBytes+b.FetchBytes > 0, "traffic", "%s sent, %s fetched", human.Bytes(b.SentBytes), human.Bytes(b.FetchBytes))
+	t.fieldIf(b.BuildTime > 0, "built in", "%s", quantity.Duration(b.BuildTime.Duration()))
+	t.fieldIf(b.SentBytes+b.FetchBytes > 0, "traffic", "%s sent, %s fetched", quantity.Bytes(b.SentBytes), quantity.Bytes(b.FetchBytes))
 }
 
 func (t *storyText) request(r *api.Request) {
 	t.fieldIf(r.Priority != 0, "priority", "%d", r.Priority)
-	t.fieldIf(r.Timeout > 0, "timeout", "%s", human.Duration(r.Timeout.Duration()))
-	t.fieldIf(r.MaxSilentTime > 0, "max silent", "%s", human.Duration(r.MaxSilentTime.Duration()))
+	t.fieldIf(r.Timeout > 0, "timeout", "%s", quantity.Duration(r.Timeout.Duration()))
+	t.fieldIf(r.MaxSilentTime > 0, "max silent", "%s", quantity.Duration(r.MaxSilentTime.Duration()))
 	t.fieldIf(r.Retries > 0, "retries", "%d", r.Retries)
 	t.fieldIf(r.Check > 0, "check", "on %s", human.Count(r.Check, "machine"))
 	t.fieldIf(len(r.On) > 0, "only on", "%s", strings.Join(r.On, ", "))
@@ -132,9 +133,9 @@ func (t *storyText) outputs(b *api.Build) {
 	for _, name := range slices.Sorted(maps.Keys(b.OutputPaths)) {
 		t.field("output", "%s %s", name, b.OutputPaths[name])
 	}
-	t.fieldIf(b.OutputSize > 0, "output size", "%s", human.Bytes(b.OutputSize))
+	t.fieldIf(b.OutputSize > 0, "output size", "%s", quantity.Bytes(b.OutputSize))
 	t.fieldIf(b.OutputsOn != "", "kept on", "%s, as nobody asked for the outputs here", b.OutputsOn)
-	t.fieldIf(b.LogSize > 0, "log", "%s: lighter builds log %s", human.Bytes(b.LogSize), b.ID)
+	t.fieldIf(b.LogSize > 0, "log", "%s: lighter builds log %s", quantity.Bytes(b.LogSize), b.ID)
 	if b.Failure != nil && b.Failure.KeptIn != "" {
 		t.field("kept in", "%s on %s", b.Failure.KeptIn, b.Failure.Machine)
 	}
@@ -242,7 +243,7 @@ func (t *storyText) attempts(story *api.BuildStory) {
 		cells := []string{strconv.Itoa(a.number), a.machine}
 		for _, s := range []api.State{api.Placed, api.Sending, api.Building, api.Fetching} {
 			_, ok := a.at[s]
-			cells = append(cells, known(ok, human.Duration(a.phase(s, t.now))))
+			cells = append(cells, known(ok, quantity.Duration(a.phase(s, t.now))))
 		}
 		outcome := a.outcome
 		if a.end.IsZero() {

@@ -18,6 +18,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/cli/human"
+	"lighter/internal/quantity"
 	"lighter/store"
 )
 
@@ -89,7 +90,7 @@ func (r *requestReader) lines(ctx context.Context, in io.Reader, yield func(api.
 	err := lines.Err()
 	switch {
 	case errors.Is(err, bufio.ErrTooLong):
-		err = badInput(fmt.Errorf("standard input, line %d: longer than %s", n+1, human.Bytes(maxRequestLine)))
+		err = badInput(fmt.Errorf("standard input, line %d: longer than %s", n+1, quantity.Bytes(maxRequestLine)))
 	case err != nil:
 		err = fmt.Errorf("read standard input: %w", err)
 	default:

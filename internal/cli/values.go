@@ -4,14 +4,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"math"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
 
-	"lighter/internal/cli/human"
+	"lighter/internal/quantity"
 )
 
 // durationValue is a flag that holds a length of time: "90s", "2h30m", "30d", "2w".
@@ -33,12 +31,20 @@ func (v *durationValue) String() string {
 }
 
 func (v *durationValue) Set(s string) error {
-	d, err := human.ParseDuration(s)
+	d, err := parseDuration(s)
 	if err != nil {
 		return err
 	}
 	*v = durationValue(d)
 	return nil
+}
+
+func parseDuration(s string) (time.Duration, error) {
+	d, err := quantity.ParseDuration(s)
+	if err != nil {
+		err = fmt.Errorf("%q is not a length of time: %w; want one such as 90s, 2h30m, 30d or 2w", s, err)
+	}
+	return d, err
 }
 
 // sizeValue is a flag that holds a number of bytes: "500MiB", "2 GB", "1048576".
@@ -54,30 +60,12 @@ func (v *sizeValue) String() string {
 }
 
 func (v *sizeValue) Set(s string) error {
-	n, err := parseSize(s)
+	n, err := quantity.ParseBytes(s)
 	if err != nil {
-		return err
+		return fmt.Errorf("%q is not a size: %w; want one such as 500MiB or 2GB", s, err)
 	}
 	*v = sizeValue(n)
 	return nil
-}
-
-var sizeUnits = map[string]float64{
-	"": 1, "b": 1,
-	"k": 1 << 10, "kib": 1 << 10, "kb": 1e3,
-	"m": 1 << 20, "mib": 1 << 20, "mb": 1e6,
-	"g": 1 << 30, "gib": 1 << 30, "gb": 1e9,
-	"t": 1 << 40, "tib": 1 << 40, "tb": 1e12,
-}
-
-func parseSize(s string) (int64, error) {
-	digits := strings.TrimRight(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ ")
-	unit, known := sizeUnits[strings.ToLower(strings.TrimSpace(s[len(digits):]))]
-	n, err := strconv.ParseFloat(digits, 64)
-	if err != nil || !known || n < 0 || n*unit >= math.MaxInt64 {
-		return 0, fmt.Errorf("%q is no size; want one such as 500MiB or 2GB", s)
-	}
-	return int64(n * unit), nil
 }
 
 // writeJSON writes one value, indented.

@@ -6,8 +6,8 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/quantity"
 	"lighter/machines"
-	"lighter/scheduler"
 )
 
 // admissionSlack is by how much a machine must be better than a limit says to get builds
@@ -27,11 +27,11 @@ func refusal(m *machines.Machine, info *agentapi.Machine, slack float64) string 
 		min      int64
 		quantity func(int64) string
 	}{
-		{"disk where its store is", info.FreeDisk, m.MinFreeDisk, scheduler.FormatSize},
+		{"disk where its store is", info.FreeDisk, m.MinFreeDisk, quantity.Bytes},
 		{"inodes where its store is", info.FreeInodes, m.MinFreeInodes, countOf},
-		{"disk where builds have their folders", info.BuildFreeDisk, m.MinFreeDisk, scheduler.FormatSize},
+		{"disk where builds have their folders", info.BuildFreeDisk, m.MinFreeDisk, quantity.Bytes},
 		{"inodes where builds have their folders", info.BuildFreeInodes, m.MinFreeInodes, countOf},
-		{"memory", info.FreeMemory, m.MinFreeMemory, scheduler.FormatSize},
+		{"memory", info.FreeMemory, m.MinFreeMemory, quantity.Bytes},
 	} {
 		limit := float64(rule.min) * (1 + slack)
 		if rule.has >= 0 && rule.min > 0 && float64(rule.has) < limit {

@@ -34,16 +34,16 @@ func TestRefusal(t *testing.T) {
 		{"well", func(*machines.Machine, *agentapi.Machine) {}, 0, ""},
 		{
 			"store's disk", func(_ *machines.Machine, i *agentapi.Machine) { i.FreeDisk = 1<<30 - 1 }, 0,
-			"1024.0 MiB free of disk where its store is, with less than 1.0 GiB it gets no builds",
+			"1.00 GiB free of disk where its store is, with less than 1.00 GiB it gets no builds",
 		},
 		{"just enough", func(_ *machines.Machine, i *agentapi.Machine) { i.FreeDisk = 1 << 30 }, 0, ""},
 		{
 			"just enough is not, with slack", func(_ *machines.Machine, i *agentapi.Machine) { i.FreeDisk = 1 << 30 }, 0.1,
-			"1.0 GiB free of disk where its store is, with less than 1.1 GiB it gets no builds",
+			"1.00 GiB free of disk where its store is, with less than 1.10 GiB it gets no builds",
 		},
 		{
 			"full", func(_ *machines.Machine, i *agentapi.Machine) { i.BuildFreeDisk = 0 }, 0,
-			"0 B free of disk where builds have their folders, with less than 1.0 GiB it gets no builds",
+			"0 B free of disk where builds have their folders, with less than 1.00 GiB it gets no builds",
 		},
 		{
 			"store's inodes", func(_ *machines.Machine, i *agentapi.Machine) { i.FreeInodes = 999 }, 0,
@@ -55,7 +55,7 @@ func TestRefusal(t *testing.T) {
 		},
 		{
 			"memory", func(_ *machines.Machine, i *agentapi.Machine) { i.FreeMemory = 1 << 29 }, 0,
-			"512.0 MiB free of memory, with less than 2.0 GiB it gets no builds",
+			"512 MiB free of memory, with less than 2.00 GiB it gets no builds",
 		},
 		{
 			"memory pressure", func(_ *machines.Machine, i *agentapi.Machine) { i.MemoryPressure = 10 }, 0,
@@ -72,7 +72,7 @@ func TestRefusal(t *testing.T) {
 		},
 		{
 			"the worst comes first", func(_ *machines.Machine, i *agentapi.Machine) { i.CPUPressure, i.FreeMemory = 99, 0 }, 0,
-			"0 B free of memory, with less than 2.0 GiB it gets no builds",
+			"0 B free of memory, with less than 2.00 GiB it gets no builds",
 		},
 		{"not known", func(_ *machines.Machine, i *agentapi.Machine) {
 			i.FreeInodes, i.BuildFreeDisk, i.BuildFreeInodes, i.CPUPressure, i.MemoryPressure = -1, -1, -1, -1, -1
@@ -145,11 +145,11 @@ func TestAdmission(t *testing.T) {
 		f.agents["m1"].set(func(a *fakeAgent) { a.info = func(i *agentapi.Machine) { i.FreeMemory = n } })
 	}
 	free(1 << 20)
-	f.until("it refuses", func() bool { return strings.HasPrefix(f.statusOf("m1").Refuses, "1.0 MiB free of memory") })
+	f.until("it refuses", func() bool { return strings.HasPrefix(f.statusOf("m1").Refuses, "1.00 MiB free of memory") })
 	id := f.submit(f.drv("one", ""))[0]
 	f.until("why says so", func() bool {
 		w := f.why(id)
-		return len(w.Machines) == 1 && w.Machines[0].Rule == "admission" && strings.HasPrefix(w.Machines[0].Actual, "1.0 MiB free of memory")
+		return len(w.Machines) == 1 && w.Machines[0].Rule == "admission" && strings.HasPrefix(w.Machines[0].Actual, "1.00 MiB free of memory")
 	})
 	free(4 << 30)
 	if err := f.c.do(t.Context(), func() { // its rest is over
@@ -171,7 +171,7 @@ func TestAdmission(t *testing.T) {
 		return done
 	})
 	f.awaitState(id, api.Succeeded)
-	if got := f.events(""); !strings.Contains(strings.Join(got, "\n"), "free of memory, with less than 1.0 GiB it gets no builds") || !strings.Contains(strings.Join(got, "\n"), "m1 gets builds again") {
+	if got := f.events(""); !strings.Contains(strings.Join(got, "\n"), "free of memory, with less than 1.00 GiB it gets no builds") || !strings.Contains(strings.Join(got, "\n"), "m1 gets builds again") {
 		t.Errorf("got %q", got)
 	}
 	f.idle()
@@ -186,8 +186,8 @@ func TestHeadLimits(t *testing.T) {
 		want  string
 	}{
 		{"room", api.HeadStatus{FreeDisk: 1 << 30, FreeInodes: 100, StateFreeDisk: 1 << 20}, 0, ""},
-		{"store", api.HeadStatus{FreeDisk: 1<<30 - 1, FreeInodes: 100, StateFreeDisk: 1 << 20}, 0, "1024.0 MiB free where the store is, 1.0 GiB are wanted"},
-		{"state", api.HeadStatus{FreeDisk: 1 << 30, FreeInodes: 100}, 0, "0 B free where the coordinator's state is, 1.0 MiB are wanted"},
+		{"store", api.HeadStatus{FreeDisk: 1<<30 - 1, FreeInodes: 100, StateFreeDisk: 1 << 20}, 0, "1.00 GiB free where the store is, 1.00 GiB are wanted"},
+		{"state", api.HeadStatus{FreeDisk: 1 << 30, FreeInodes: 100}, 0, "0 B free where the coordinator's state is, 1.00 MiB are wanted"},
 		{"inodes", api.HeadStatus{FreeDisk: 1 << 30, FreeInodes: 99, StateFreeDisk: 1 << 20}, 0, "99 free inodes where the store is, 100 are wanted"},
 		{"slack", api.HeadStatus{FreeDisk: 2 << 30, FreeInodes: 105, StateFreeDisk: 2 << 20}, 0.1, "105 free inodes where the store is, 110 are wanted"},
 		{"not known", api.HeadStatus{FreeDisk: -1, FreeInodes: -1, StateFreeDisk: -1}, 0, ""},
@@ -221,7 +221,7 @@ func TestHeadWithoutRoom(t *testing.T) {
 	f.releaseAll("one")
 	f.awaitState(one, api.Fetching)
 	two := f.submit(f.drv("two", ""))[0]
-	want := "paused until there is room on the head: 1.0 MiB free where the store is, 1.0 GiB are wanted"
+	want := "paused until there is room on the head: 1.00 MiB free where the store is, 1.00 GiB are wanted"
 	for _, id := range []string{one, two} {
 		f.until("why says so", func() bool { return f.why(id).Summary == want })
 	}

@@ -29,9 +29,9 @@ func TestReasonsAreBounded(t *testing.T) {
 	} {
 		for reason, want := range map[string]string{
 			strings.Repeat("x", api.MaxNote+1): "at most 1024",
-			strings.Repeat("x", 10<<20):          "at most",
-			"a\nb":                               "control character",
-			"\x1b]0;x\a":                         "control character",
+			strings.Repeat("x", 10<<20):        "at most",
+			"a\nb":                             "control character",
+			"\x1b]0;x\a":                       "control character",
 		} {
 			if err := op.do(reason); err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("%s with a reason of %d bytes: got %v, want %q", op.name, len(reason), err, want)

@@ -8,7 +8,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
-	"lighter/scheduler"
+	"lighter/internal/quantity"
 	"lighter/store"
 )
 
@@ -90,7 +90,7 @@ func (c *Coordinator) collected(m *machine, result *agentapi.GCResult, err error
 		return
 	}
 	c.noteGC(m)
-	m.log.Info("the machine's garbage was collected", "items", len(result.Deleted), "freed", scheduler.FormatSize(result.Freed))
+	m.log.Info("the machine's garbage was collected", "items", len(result.Deleted), "freed", quantity.Bytes(result.Freed))
 }
 
 func (c *Coordinator) noteGC(m *machine) {

@@ -15,7 +15,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/ledger"
-	"lighter/scheduler"
+	"lighter/internal/quantity"
 )
 
 // pausedSetting is the name of the ledger's setting that says whether an operator paused
@@ -106,8 +106,8 @@ func (l *HeadLimits) lacks(s *api.HeadStatus, slack float64) string {
 		has, min int64
 		quantity func(int64) string
 	}{
-		{"where the store is", s.FreeDisk, l.MinFreeDisk, scheduler.FormatSize},
-		{"where the coordinator's state is", s.StateFreeDisk, l.MinFreeStateDisk, scheduler.FormatSize},
+		{"where the store is", s.FreeDisk, l.MinFreeDisk, quantity.Bytes},
+		{"where the coordinator's state is", s.StateFreeDisk, l.MinFreeStateDisk, quantity.Bytes},
 		{"inodes where the store is", s.FreeInodes, l.MinFreeInodes, countOf},
 	} {
 		limit := float64(rule.min) * (1 + slack)

@@ -17,7 +17,7 @@ import (
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
 	"lighter/internal/ledger"
-	"lighter/scheduler"
+	"lighter/internal/quantity"
 	"lighter/store"
 )
 
@@ -236,7 +236,7 @@ func (p *pruneRun) report() {
 		log.Debug("looked for old builds in the ledger")
 		return
 	}
-	log.Info("old builds left the ledger", "file", p.result.File, "size", scheduler.FormatSize(p.result.Bytes), "took", time.Since(p.began).Round(time.Millisecond))
+	log.Info("old builds left the ledger", "file", p.result.File, "size", quantity.Bytes(p.result.Bytes), "took", time.Since(p.began).Round(time.Millisecond))
 }
 
 // stays reports whether a machine may still know a build.

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"lighter/internal/quantity"
 	"lighter/internal/tomlfile"
 )
 
@@ -270,7 +271,7 @@ func (v *durationValue) decode(d *tomlfile.Decoder, key string, x any, at *tomlf
 }
 
 func (v *durationValue) set(texts []string) error {
-	length, err := tomlfile.ParseDuration(texts[len(texts)-1])
+	length, err := quantity.ParseDuration(texts[len(texts)-1])
 	if err != nil {
 		return fmt.Errorf("%q: %w", texts[len(texts)-1], err)
 	}
@@ -282,7 +283,7 @@ func (v *durationValue) texts() []string {
 	if *v == 0 {
 		return nil
 	}
-	return []string{tomlfile.FormatDuration(time.Duration(*v))}
+	return []string{quantity.ExactDuration(time.Duration(*v))}
 }
 
 // size is an option with a number of bytes.
@@ -300,7 +301,7 @@ func (v *sizeValue) decode(d *tomlfile.Decoder, key string, x any, at *tomlfile.
 }
 
 func (v *sizeValue) set(texts []string) error {
-	n, err := tomlfile.ParseSize(texts[len(texts)-1])
+	n, err := quantity.ParseBytes(texts[len(texts)-1])
 	if err != nil {
 		return fmt.Errorf("%q: %w", texts[len(texts)-1], err)
 	}

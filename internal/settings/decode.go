@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"lighter/internal/quantity"
 	"lighter/internal/tomlfile"
 )
 
@@ -123,7 +124,7 @@ func (d *decoder) positive(key string, v any, at *tomlfile.Place, least time.Dur
 	before := len(d.Errs)
 	length := d.Duration(key, v, at, least, example)
 	if length == 0 && len(d.Errs) == before {
-		d.Errorf(at.Value, d.Example(key, tomlfile.Quote(example)), "%s is 0; want %s or more", key, tomlfile.FormatDuration(least))
+		d.Errorf(at.Value, d.Example(key, tomlfile.Quote(example)), "%s is 0; want %s or more", key, quantity.ExactDuration(least))
 	}
 	return length
 }
@@ -146,7 +147,7 @@ func (d *decoder) maxLog(c *Coordinator, v any, at *tomlfile.Place) {
 	before := len(d.Errs)
 	c.MaxLog = d.Size("max-log", v, at, "256MiB")
 	if c.MaxLog < minMaxLog && len(d.Errs) == before {
-		d.Errorf(at.Value, d.Example("max-log", `"256MiB"`), "max-log is %d bytes; want %s or more", c.MaxLog, tomlfile.FormatSize(minMaxLog))
+		d.Errorf(at.Value, d.Example("max-log", `"256MiB"`), "max-log is %d bytes; want %s or more", c.MaxLog, quantity.ExactBytes(minMaxLog))
 	}
 }
 
@@ -154,7 +155,7 @@ func (d *decoder) syncDelay(l *Ledger, v any, at *tomlfile.Place) {
 	const most = 10 * time.Second
 	if l.SyncDelay = d.positive("sync-delay", v, at, time.Millisecond, "200ms"); l.SyncDelay > most {
 		d.Errorf(at.Value, d.Example("sync-delay", `"200ms"`), "sync-delay is %s; want %s or less",
-			tomlfile.FormatDuration(l.SyncDelay), tomlfile.FormatDuration(most))
+			quantity.ExactDuration(l.SyncDelay), quantity.ExactDuration(most))
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"lighter/internal/quantity"
 	"lighter/internal/tomlfile"
 )
 
@@ -134,7 +135,7 @@ func (o *OptionReader) Duration(option string, otherwise, least time.Duration) t
 	if v == nil {
 		return otherwise
 	}
-	return o.d.Duration(option, v, at, least, tomlfile.FormatDuration(max(otherwise, least, time.Second)))
+	return o.d.Duration(option, v, at, least, quantity.ExactDuration(max(otherwise, least, time.Second)))
 }
 
 // Errorf reports what is wrong with an option, at its value, or at the hook if it is not

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"lighter/internal/quantity"
 )
 
 // UnknownKey reports a key that means nothing. The hint is the nearest known one, or
@@ -175,9 +177,9 @@ func (d *Decoder) Size(key string, v any, at *Place, example string) int64 {
 		}
 		return v
 	case string:
-		size, err := ParseSize(v)
+		size, err := quantity.ParseBytes(v)
 		if err != nil {
-			d.Errorf(at.Value, hint, "%s is %q, which is no size: %v", key, v, err)
+			d.Errorf(at.Value, hint, "%s is %q, which is not a size: %v", key, v, err)
 		}
 		return size
 	}
@@ -198,8 +200,8 @@ func (d *Decoder) Duration(key string, v any, at *Place, least time.Duration, ex
 		return 0
 	case string:
 		var err error
-		if length, err = ParseDuration(v); err != nil {
-			d.Errorf(at.Value, hint, "%s is %q, which is no duration: %v", key, v, err)
+		if length, err = quantity.ParseDuration(v); err != nil {
+			d.Errorf(at.Value, hint, "%s is %q, which is not a duration: %v", key, v, err)
 			return 0
 		}
 	default:
@@ -207,7 +209,7 @@ func (d *Decoder) Duration(key string, v any, at *Place, least time.Duration, ex
 		return 0
 	}
 	if length != 0 && length < least {
-		d.Errorf(at.Value, hint, "%s is %q; want %s or more", key, v, FormatDuration(least))
+		d.Errorf(at.Value, hint, "%s is %q; want %s or more", key, v, quantity.ExactDuration(least))
 		return 0
 	}
 	return length

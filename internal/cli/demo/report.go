@@ -15,7 +15,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/cli/display"
-	"lighter/internal/cli/human"
+	"lighter/internal/quantity"
 )
 
 // report checks what came home, copies it, and says who built what.
@@ -42,7 +42,7 @@ func (d *demo) report(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.say("\nThe result, after %s:", human.Duration(time.Since(d.began)))
+	d.say("\nThe result, after %s:", quantity.Duration(time.Since(d.began)))
 	for _, f := range files {
 		d.say("  %s", f)
 	}
@@ -86,8 +86,8 @@ func (d *demo) sayMachines(builds []api.Build) error {
 		if s == nil {
 			return fmt.Errorf("the machine %s built nothing", spec.name)
 		}
-		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\n", spec.name, s.builds, human.Duration(s.time),
-			human.Bytes(s.made), notable(s.names))
+		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\n", spec.name, s.builds, quantity.Duration(s.time),
+			quantity.Bytes(s.made), notable(s.names))
 	}
 	return w.Flush()
 }

@@ -8,6 +8,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/cli/human"
+	"lighter/internal/quantity"
 )
 
 // Style says how lines are decorated. The zero value is plain text.
@@ -74,7 +75,7 @@ func (m *Model) rows(now time.Time) []row {
 			name:    human.Printable(Name(&e.Build)),
 			machine: human.Printable(e.Machine),
 			phase:   string(e.State),
-			elapsed: human.Elapsed(now.Sub(e.since)),
+			elapsed: quantity.Elapsed(now.Sub(e.since)),
 			detail:  transferText(byBuild[e.ID], now),
 			state:   e.State,
 		})
@@ -84,7 +85,7 @@ func (m *Model) rows(now time.Time) []row {
 			name:    human.Count(t.Items, "item"),
 			machine: human.Printable(t.Machine),
 			phase:   human.Printable(t.Direction),
-			elapsed: human.Elapsed(now.Sub(t.Started)),
+			elapsed: quantity.Elapsed(now.Sub(t.Started)),
 			detail:  transferText([]api.Transfer{t}, now),
 			state:   api.Sending,
 		})
@@ -108,13 +109,13 @@ func transferText(transfers []api.Transfer, now time.Time) string {
 			started = t.Started
 		}
 	}
-	text := human.Bytes(bytes)
+	text := quantity.Bytes(bytes)
 	// An archive is a little bigger than its NARs, so that bytes may pass total.
 	if known && bytes < total {
-		text = human.BytesOf(bytes, total)
+		text = quantity.BytesOf(bytes, total)
 	}
 	if d := now.Sub(started).Seconds(); d > 0.2 {
-		text += ", " + human.Rate(float64(bytes)/d)
+		text += ", " + quantity.Rate(float64(bytes)/d)
 	}
 	return text
 }
@@ -259,12 +260,12 @@ func (m *Model) Summary(now time.Time) string {
 		}
 	}
 	if sent := m.sent + m.underWay("send"); sent > 0 {
-		parts = append(parts, human.Bytes(sent)+" sent")
+		parts = append(parts, quantity.Bytes(sent)+" sent")
 	}
 	if fetched := m.fetched + m.underWay("fetch"); fetched > 0 {
-		parts = append(parts, human.Bytes(fetched)+" fetched")
+		parts = append(parts, quantity.Bytes(fetched)+" fetched")
 	}
-	return strings.Join(append(parts, human.Elapsed(now.Sub(m.started))), ", ")
+	return strings.Join(append(parts, quantity.Elapsed(now.Sub(m.started))), ", ")
 }
 
 func (m *Model) underWay(direction string) int64 {
@@ -312,10 +313,10 @@ func succeeded(b *api.Build, where string) string {
 	}
 	text := where
 	if b.BuildTime > 0 {
-		text += " in " + human.Duration(b.BuildTime.Duration())
+		text += " in " + quantity.Duration(b.BuildTime.Duration())
 	}
 	if b.OutputSize > 0 {
-		text += ", " + human.Bytes(b.OutputSize)
+		text += ", " + quantity.Bytes(b.OutputSize)
 	}
 	return text
 }

@@ -10,6 +10,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/cli/human"
+	"lighter/internal/quantity"
 )
 
 // StatusLines is the coordinator at one glance: what there is to do, the machines, what
@@ -150,7 +151,7 @@ func headText(s *api.Status) string {
 	if s.Head.FreeDisk == 0 && s.Head.StateFreeDisk == 0 {
 		return "" // an old coordinator does not say
 	}
-	text := "head: " + human.Bytes(s.Head.FreeDisk) + " free for the store, " + human.Bytes(s.Head.StateFreeDisk) + " for ledger and logs"
+	text := "head: " + quantity.Bytes(s.Head.FreeDisk) + " free for the store, " + quantity.Bytes(s.Head.StateFreeDisk) + " for ledger and logs"
 	if s.Head.FreeInodes > 0 {
 		text += ", " + human.Number(int(s.Head.FreeInodes)) + " inodes"
 	}
@@ -166,7 +167,7 @@ func queueLines(queues []api.SystemQueue, width int, style Style) []string {
 	for _, q := range queues {
 		empty := "-"
 		if q.Empty > 0 {
-			empty = "about " + human.Elapsed(q.Empty.Duration())
+			empty = "about " + quantity.Elapsed(q.Empty.Duration())
 		}
 		g.add("", q.System, human.Number(q.Queued), human.Number(q.Waiting), human.Number(q.Running), rateText(q.Rate), empty)
 	}
@@ -265,7 +266,7 @@ func machineLines(s *api.Status, now time.Time, width, height int, style Style) 
 		}
 		g.add(stateColour(word), m.Name, word, slots, known(m.Cores > 0, strconv.FormatFloat(m.Load, 'f', 2, 64)),
 			known(m.CPUPressure > 0 || m.MemoryPressure > 0, fmt.Sprintf("%.0f/%.0f%%", m.CPUPressure, m.MemoryPressure)),
-			known(m.FreeDisk > 0, human.Bytes(m.FreeDisk)), movingText(moving[m.Name], now), note)
+			known(m.FreeDisk > 0, quantity.Bytes(m.FreeDisk)), movingText(moving[m.Name], now), note)
 	}
 	g.foldIntoNote(g.widths(width))
 	return g.lines(width, style)
@@ -325,7 +326,7 @@ func movingText(transfers []api.Transfer, now time.Time) string {
 			}
 		}
 		if n > 0 {
-			parts = append(parts, fmt.Sprintf("%s%d %s", direction.arrow, n, human.Rate(rate)))
+			parts = append(parts, fmt.Sprintf("%s%d %s", direction.arrow, n, quantity.Rate(rate)))
 		}
 	}
 	return strings.Join(parts, " ")

@@ -7,36 +7,6 @@ import (
 	"lighter/internal/cli/human"
 )
 
-func TestBytes(t *testing.T) {
-	for want, n := range map[string]int64{
-		"0 B":      0,
-		"1023 B":   1023,
-		"1.00 KiB": 1024,
-		"1.50 KiB": 1536,
-		"12.3 MiB": 12_900_000,
-		"1.00 MiB": 1<<20 - 1,
-		"512 MiB":  512 << 20,
-		"8.00 EiB": 1<<63 - 1,
-		"-2 B":     -2,
-	} {
-		if got := human.Bytes(n); got != want {
-			t.Errorf("Bytes(%d) = %q, want %q", n, got, want)
-		}
-	}
-}
-
-func TestBytesOf(t *testing.T) {
-	for want, got := range map[string]string{
-		"0 of 1023 B":      human.BytesOf(0, 1023),
-		"0.50 of 3.40 MiB": human.BytesOf(1<<19, 3_565_158),
-		"0.00 of 1.00 GiB": human.BytesOf(100, 1<<30),
-	} {
-		if got != want {
-			t.Errorf("got %q, want %q", got, want)
-		}
-	}
-}
-
 func TestLogColours(t *testing.T) {
 	for in, want := range map[string]string{
 		"plain\n":                   "plain\n",
@@ -46,39 +16,6 @@ func TestLogColours(t *testing.T) {
 	} {
 		if got := human.LogColours(in); got != want {
 			t.Errorf("LogColours(%q) = %q, want %q", in, got, want)
-		}
-	}
-}
-
-func TestDuration(t *testing.T) {
-	for want, d := range map[string]time.Duration{
-		"0ms":   0,
-		"430ms": 430 * time.Millisecond,
-		"1.0s":  999900 * time.Microsecond,
-		"4.2s":  4200 * time.Millisecond,
-		"10s":   9970 * time.Millisecond,
-		"1m00s": 59700 * time.Millisecond,
-		"1m23s": 83 * time.Second,
-		"2h05m": 2*time.Hour + 5*time.Minute,
-		"3d04h": 76 * time.Hour,
-		"-1.0s": -time.Second,
-	} {
-		if got := human.Duration(d); got != want {
-			t.Errorf("Duration(%d) = %q, want %q", d, got, want)
-		}
-	}
-}
-
-func TestElapsedNeverHasAFraction(t *testing.T) {
-	for want, d := range map[string]time.Duration{
-		"0s":    -time.Second,
-		"4s":    4900 * time.Millisecond,
-		"9s":    9999 * time.Millisecond,
-		"59s":   59999 * time.Millisecond,
-		"1m00s": time.Minute,
-	} {
-		if got := human.Elapsed(d); got != want {
-			t.Errorf("Elapsed(%v) = %q, want %q", d, got, want)
 		}
 	}
 }

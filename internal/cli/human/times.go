@@ -2,10 +2,10 @@ package human
 
 import (
 	"fmt"
-	"math"
-	"strconv"
 	"strings"
 	"time"
+
+	"lighter/internal/quantity"
 )
 
 // Stamp returns a time to the second, in the reader's time zone:
@@ -41,7 +41,7 @@ func ParseTime(s string, now time.Time) (time.Time, error) {
 		if day, ok := weekday(word); ok {
 			return today.AddDate(0, 0, -(int(now.Weekday()-day)+7)%7), nil
 		}
-		if d, err := ParseDuration(word); err == nil {
+		if d, err := quantity.ParseDuration(word); err == nil {
 			return now.Add(-d), nil
 		}
 	}
@@ -73,38 +73,4 @@ func weekday(word string) (time.Weekday, bool) {
 		}
 	}
 	return 0, false
-}
-
-// durationUnits are those that time.ParseDuration lacks, and their lengths.
-var durationUnits = []struct {
-	name   string
-	length time.Duration
-}{
-	{"w", 7 * 24 * time.Hour},
-	{"d", 24 * time.Hour},
-}
-
-// ParseDuration reads a length of time, from zero on: "30d", "2w", "1d12h", "90s".
-func ParseDuration(s string) (time.Duration, error) {
-	rest, total := strings.TrimSpace(s), time.Duration(0)
-	bad := fmt.Errorf("%q is no length of time; want one such as 90s, 2h30m, 30d or 2w", s)
-	for _, unit := range durationUnits {
-		digits, after, found := strings.Cut(rest, unit.name)
-		if !found {
-			continue
-		}
-		n, err := strconv.ParseFloat(digits, 64)
-		if inRange := n >= 0 && n*float64(unit.length) <= math.MaxInt64/4; err != nil || !inRange {
-			return 0, bad // not a number is in no range
-		}
-		total, rest = total+time.Duration(n*float64(unit.length)), after
-		if rest == "" {
-			return total, nil
-		}
-	}
-	d, err := time.ParseDuration(rest)
-	if err != nil || d < 0 || total+d < 0 {
-		return 0, bad
-	}
-	return total + d, nil
 }

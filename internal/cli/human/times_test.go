@@ -42,19 +42,3 @@ func TestParseTime(t *testing.T) {
 		}
 	}
 }
-
-func TestParseDuration(t *testing.T) {
-	const day = 24 * time.Hour
-	for in, want := range map[string]time.Duration{
-		"30d": 30 * day, "2w": 14 * day, "1w2d3h": 9*day + 3*time.Hour, "1.5d": 36 * time.Hour, "90s": 90 * time.Second, "0s": 0,
-	} {
-		if got, err := human.ParseDuration(in); err != nil || got != want {
-			t.Errorf("ParseDuration(%q) = %v, %v; want %v", in, got, err, want)
-		}
-	}
-	for _, in := range []string{"", "d", "-1d", "1e300d", "5", "1d-3h", "NaNd", "2d1w"} {
-		if got, err := human.ParseDuration(in); err == nil {
-			t.Errorf("ParseDuration(%q) = %v", in, got)
-		}
-	}
-}

@@ -1,4 +1,4 @@
-package tomlfile
+package quantity
 
 import (
 	"errors"
@@ -8,6 +8,40 @@ import (
 	"strings"
 	"time"
 )
+
+// Duration returns a length of time with its two greatest units: "430ms",
+// "4.2s", "1m23s", "2h05m", "3d04h".
+func Duration(d time.Duration) string {
+	if d < 0 {
+		return "-" + Duration(-max(d, -1<<62))
+	}
+	switch {
+	case d < 999500*time.Microsecond:
+		return fmt.Sprintf("%dms", (d + 500*time.Microsecond).Milliseconds())
+	case d < 9950*time.Millisecond:
+		return fmt.Sprintf("%.1fs", d.Seconds())
+	}
+	s := int64(d.Round(time.Second) / time.Second)
+	switch {
+	case s < 60:
+		return fmt.Sprintf("%ds", s)
+	case s < 3600:
+		return fmt.Sprintf("%dm%02ds", s/60, s%60)
+	case s < 24*3600:
+		return fmt.Sprintf("%dh%02dm", s/3600, s/60%60)
+	}
+	return fmt.Sprintf("%dd%02dh", s/(24*3600), s/3600%24)
+}
+
+// Elapsed is Duration for something that goes on: it never has a fraction, so
+// that it does not flicker.
+func Elapsed(d time.Duration) string {
+	d = max(d, 0).Truncate(time.Second)
+	if d < 10*time.Second {
+		return fmt.Sprintf("%ds", int(d.Seconds()))
+	}
+	return Duration(d)
+}
 
 // durationUnits in the order in which they stand in a text, the longest first.
 var durationUnits = []struct {
@@ -42,7 +76,7 @@ func ParseDuration(text string) (time.Duration, error) {
 		rest = rest[len(name):]
 		switch {
 		case digits == "":
-			return 0, fmt.Errorf("%q is no number", name+rest)
+			return 0, fmt.Errorf("%q is not a number", name+rest)
 		case name == "":
 			return 0, fmt.Errorf("%s has no unit", digits)
 		}
@@ -89,7 +123,7 @@ func times(digits string, unit time.Duration) (time.Duration, error) {
 		if strings.Trim(digits, "0123456789") == "" {
 			return 0, errTooLong
 		}
-		return 0, fmt.Errorf("%q is no number", digits)
+		return 0, fmt.Errorf("%q is not a number", digits)
 	}
 	if f *= float64(unit); f >= math.MaxInt64 {
 		return 0, errTooLong
@@ -97,9 +131,9 @@ func times(digits string, unit time.Duration) (time.Duration, error) {
 	return time.Duration(f), nil
 }
 
-// FormatDuration is the inverse of ParseDuration, for durations of 0 or more; parts below
+// ExactDuration is the inverse of ParseDuration, for durations of 0 or more; parts below
 // a millisecond are dropped.
-func FormatDuration(length time.Duration) string {
+func ExactDuration(length time.Duration) string {
 	var b strings.Builder
 	for _, u := range durationUnits {
 		if u.name == "w" && length%u.length != 0 {
