@@ -88,10 +88,13 @@ func (p *program) environment(e *Event) []string {
 		env = os.Environ()
 	}
 	env = slices.Clone(env)
+	room := maxEnvironment
 	set := func(name, value string) {
 		// What the kernel would refuse is in the JSON alone.
-		if !strings.Contains(value, "\x00") && len(value) < maxVariable {
+		size := len(name) + len(value) + 2 // with = and NUL
+		if !strings.Contains(value, "\x00") && size <= min(maxVariable, room) {
 			env = append(env, name+"="+value)
+			room -= size
 		}
 	}
 	set("LIGHTER_EVENT", e.Name)
@@ -119,8 +122,12 @@ func (p *program) environment(e *Event) []string {
 	return env
 }
 
-// maxVariable bounds one variable, in bytes; Linux takes at most 128 KiB.
-const maxVariable = 100 << 10
+// Limits on the environment, in bytes. Linux takes at most 128 KiB for one variable, and for
+// all of them, with the arguments, a quarter of what the stack may have: mostly 2 MiB.
+const (
+	maxVariable    = 100 << 10
+	maxEnvironment = 512 << 10 // of what an event adds
+)
 
 // variableName makes a name that shells can use of a tag's.
 func variableName(tag string) string {

@@ -195,3 +195,55 @@ func TestTail(t *testing.T) {
 		}
 	}
 }
+
+// TestHostileBuild has a program run for a build whose names and texts are chosen to be
+// taken for something else, or to be too much.
+func TestHostileBuild(t *testing.T) {
+	const evil = "$(touch pwned); touch pwned\n\x1b[2J' \" `touch pwned`"
+	for name, change := range map[string]func(*Event){
+		"tags": func(e *Event) {
+			for i := range 10_000 {
+				e.Build.Tags[fmt.Sprint(i)] = strings.Repeat("x", 1000)
+			}
+		},
+		"names of tags": func(e *Event) {
+			for _, name := range []string{"LD_PRELOAD", "=x", "a=b", "\x00", "\n", "PATH", "../x", "ü", evil} {
+				e.Build.Tags[name] = evil
+			}
+		},
+		"long tag":   func(e *Event) { e.Build.Tags["long"] = strings.Repeat("x", 1<<20) },
+		"outputs":    func(e *Event) { e.Build.OutputPaths["out"] = path(strings.Repeat("x", 200_000)) },
+		"system":     func(e *Event) { e.Build.System = evil },
+		"machine":    func(e *Event) { e.Machine, e.Event.Machine = evil, evil },
+		"reason":     func(e *Event) { e.Event.Reason = strings.Repeat(evil, 100_000) },
+		"not UTF-8":  func(e *Event) { e.Event.Reason, e.Build.Tags["x"] = "\xff\xfe", "\xff" },
+		"state":      func(e *Event) { e.Event.State = evil },
+		"derivation": func(e *Event) { e.Build.Derivation = evil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := shell(t, `cat >event; echo "$LD_PRELOAD|$LIGHTER_SOCKET|$PATH"; tr '\0' '\n' </proc/$$/environ >environment; test ! -e pwned`)
+			e := exampleEvent()
+			change(e)
+			output, err := p.Run(t.Context(), e)
+			if err != nil || output != "|/run/s|"+os.Getenv("PATH")+"\n" {
+				t.Errorf("got %.200q, %v", output, err)
+			}
+			text, err := os.ReadFile(filepath.Join(p.Dir, "event"))
+			if err != nil || !json.Valid(text) || strings.Count(string(text), "\n") != 1 {
+				t.Errorf("standard input is %.200q, %v", text, err)
+			}
+			if env, err := os.ReadFile(filepath.Join(p.Dir, "environment")); err != nil || len(env) > maxEnvironment+64<<10 {
+				t.Errorf("the environment has %d bytes, %v", len(env), err)
+			}
+		})
+	}
+}
+
+func TestErrorText(t *testing.T) {
+	if got := errorText(errors.New("a\x1b[2J\x00\xff\u202e\nb")); got != "a?[2J?\uFFFD?\nb" {
+		t.Errorf("got %q", got)
+	}
+	if got := errorText(errors.New(strings.Repeat("ü", 1<<20))); len(got) > maxErrorText+3 {
+		t.Errorf("got %d bytes", len(got))
+	}
+}

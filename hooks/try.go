@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"time"
+	"unicode"
 
 	"lighter/internal/api"
 )
@@ -106,8 +107,15 @@ func carryOut(ctx context.Context, runner BuiltIn, ev *Event) (output string, er
 // maxErrorText bounds the text of an error that is kept, in bytes.
 const maxErrorText = 1 << 10
 
+// errorText is what is kept and logged of an error, in which may be what an endpoint or a
+// build said.
 func errorText(err error) string {
-	text := strings.ToValidUTF8(err.Error(), "\uFFFD")
+	text := strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) || r == '\n' || r == '\t' {
+			return r
+		}
+		return '?'
+	}, strings.ToValidUTF8(err.Error(), "\uFFFD"))
 	if len(text) > maxErrorText {
 		text = strings.ToValidUTF8(text[:maxErrorText], "") + "…"
 	}

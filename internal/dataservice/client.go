@@ -19,9 +19,15 @@ import (
 
 // Limits on an answer, in bytes.
 const (
-	maxBody  = 512 << 20
-	maxError = 64 << 10
+	maxBody    = 512 << 20
+	maxHeaders = 64 << 10
+	maxError   = 64 << 10
+	// maxElement bounds one element of a list, and each other thing that is passed over.
+	maxElement = 1 << 20
 )
+
+// maxAnswer is how long an answer may take as a whole, however it goes on.
+const maxAnswer = 15 * time.Minute
 
 // Options says how a service is asked. Zero values stand for what is said of each.
 type Options struct {
@@ -75,10 +81,24 @@ func New(o Options) (*Client, error) {
 			ForceAttemptHTTP2:   true,
 			MaxIdleConns:        4,
 			IdleConnTimeout:     time.Minute,
+
+			MaxResponseHeaderBytes: maxHeaders,
 		}
 	}
-	return &Client{base: base, http: &http.Client{Transport: o.Transport}, options: o}, nil
+	h := &http.Client{Transport: o.Transport, CheckRedirect: func(r *http.Request, via []*http.Request) error {
+		switch {
+		case r.URL.Hostname() != base.Hostname() || r.URL.Scheme != "https" && r.URL.Scheme != base.Scheme:
+			return final{fmt.Errorf("it leads to %.200q: if that is the service, name it", r.URL.Redacted())}
+		case len(via) > maxRedirects:
+			return final{fmt.Errorf("more than %d redirects", maxRedirects)}
+		}
+		return nil
+	}}
+	return &Client{base: base, http: h, options: o}, nil
 }
+
+// maxRedirects is how often one request may be sent elsewhere on the host of the service.
+const maxRedirects = 5
 
 // Close ends the connections that are not in use.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
@@ -121,14 +141,19 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// errSilent ends a request whose answer does not go on.
-var errSilent = errors.New("the service is silent")
+// What ends a request whose answer does not go on, and one whose answer does not end.
+var (
+	errSilent = errors.New("the service is silent")
+	errSlow   = fmt.Errorf("the answer takes longer than %s", maxAnswer)
+)
 
 func (c *Client) try(ctx context.Context, address string, read func(io.Reader) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	watch := time.AfterFunc(c.options.Answer, func() { cancel(errSilent) })
 	defer watch.Stop()
+	whole := time.AfterFunc(maxAnswer, func() { cancel(errSlow) })
+	defer whole.Stop()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
 		return err
@@ -139,7 +164,8 @@ func (c *Client) try(ctx context.Context, address string, read func(io.Reader) e
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return &Error{URL: address, Err: cause(ctx, withoutURL(err)), again: true}
+		err = cause(ctx, withoutURL(err))
+		return &Error{URL: address, Err: err, again: !errors.As(err, new(final))}
 	}
 	defer resp.Body.Close()
 	body := &watchedReader{r: io.LimitReader(resp.Body, maxBody), watch: watch, silence: c.options.Silence}

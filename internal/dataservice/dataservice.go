@@ -22,6 +22,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"lighter/store"
 )
@@ -50,6 +51,7 @@ const (
 	maxRevisions   = 100_000
 	maxDerivations = 1_000_000
 	maxPages       = 10_000
+	maxWord        = 255 // bytes of a date, a system or a target
 )
 
 // Revisions returns the newest revisions of a branch, at most limit, the newest first.
@@ -79,6 +81,9 @@ func parseRevision(text json.RawMessage) (Revision, error) {
 	if !IsCommit(r.Commit) {
 		return Revision{}, fmt.Errorf("commit-hash %.80q is no commit", r.Commit)
 	}
+	if err := checkWord("date", r.Date); err != nil {
+		return Revision{}, err
+	}
 	return Revision{Commit: r.Commit, Date: r.Date, Available: r.Available}, nil
 }
 
@@ -88,7 +93,8 @@ func parseRevision(text json.RawMessage) (Revision, error) {
 // first error; what came before it is good. No answer is open while a page is looked at.
 func (c *Client) Derivations(ctx context.Context, commit, system, target string) iter.Seq2[[]Derivation, error] {
 	return func(yield func([]Derivation, error) bool) {
-		after := ""
+		after, left := "", maxDerivations
+		seen := make(map[string]bool) // the ends of pages
 		for range maxPages {
 			page, err := c.page(ctx, commit, system, target, after)
 			if err != nil {
@@ -97,15 +103,19 @@ func (c *Client) Derivations(ctx context.Context, commit, system, target string)
 			}
 			// A page may be shorter than asked for and not the last: the service may have
 			// a limit of its own.
+			if left -= len(page); left < 0 {
+				yield(nil, fmt.Errorf("derivations of revision %s: more than %d", commit, maxDerivations))
+				return
+			}
 			if len(page) == 0 || !yield(page, nil) {
 				return
 			}
-			last := string(page[len(page)-1].Path)
-			if last == after {
+			after = string(page[len(page)-1].Path)
+			if seen[after] {
 				yield(nil, fmt.Errorf("derivations of revision %s: the service repeats the page after %s", commit, after))
 				return
 			}
-			after = last
+			seen[after] = true
 		}
 		yield(nil, fmt.Errorf("derivations of revision %s: more than %d pages", commit, maxPages))
 	}
@@ -146,7 +156,18 @@ func parseDerivation(text json.RawMessage) (Derivation, error) {
 	if !p.IsDerivation() {
 		return Derivation{}, fmt.Errorf("%.200q is no derivation", d.Derivation)
 	}
+	if err := errors.Join(checkWord("system", d.System), checkWord("target", d.Target)); err != nil {
+		return Derivation{}, err
+	}
 	return Derivation{Path: p, System: d.System, Target: d.Target}, nil
+}
+
+// checkWord refuses what would be more than a word or two in a line.
+func checkWord(what, text string) error {
+	if len(text) > maxWord || strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return fmt.Errorf("%s %.80q: want at most %d bytes of printable text", what, text, maxWord)
+	}
+	return nil
 }
 
 // list reads an answer that is an object with one list among its members.
@@ -177,7 +198,9 @@ func list[T any](ctx context.Context, c *Client, path string, q url.Values, name
 // Members that newer services have beside it are passed over. A wrong query gets
 // status 200 and an object with just "error".
 func readList(body io.Reader, name string, each func(json.RawMessage) error) error {
-	d := json.NewDecoder(body)
+	in := &allowance{r: body}
+	in.renew()
+	d := json.NewDecoder(in)
 	if err := delimiter(d, '{'); err != nil {
 		return err
 	}
@@ -190,7 +213,7 @@ func readList(body io.Reader, name string, each func(json.RawMessage) error) err
 		switch key {
 		case name:
 			found = true
-			if err := readElements(d, each); err != nil {
+			if err := readElements(d, in, each); err != nil {
 				return fmt.Errorf("%s: %w", name, err)
 			}
 		case "error":
@@ -198,12 +221,13 @@ func readList(body io.Reader, name string, each func(json.RawMessage) error) err
 			if err := d.Decode(&text); err != nil {
 				return fmt.Errorf("error: %w", err)
 			}
-			return finalf("the service refuses: %s", text)
+			return finalf("the service refuses: %s", printable(summary([]byte(text))))
 		default:
 			if err := d.Decode(new(json.RawMessage)); err != nil {
 				return err
 			}
 		}
+		in.renew()
 	}
 	if err := delimiter(d, '}'); err != nil {
 		return err
@@ -214,7 +238,7 @@ func readList(body io.Reader, name string, each func(json.RawMessage) error) err
 	return nil
 }
 
-func readElements(d *json.Decoder, each func(json.RawMessage) error) error {
+func readElements(d *json.Decoder, in *allowance, each func(json.RawMessage) error) error {
 	if err := delimiter(d, '['); err != nil {
 		return err
 	}
@@ -227,8 +251,27 @@ func readElements(d *json.Decoder, each func(json.RawMessage) error) error {
 		if err != nil {
 			return fmt.Errorf("element %d: %w", i, err)
 		}
+		in.renew()
 	}
 	return delimiter(d, ']')
+}
+
+// allowance lets a decoder read so much, until it is renewed, that no single thing is larger
+// than maxElement: a decoder has all of it in memory before it says anything.
+type allowance struct {
+	r    io.Reader
+	left int
+}
+
+func (a *allowance) renew() { a.left = maxElement }
+
+func (a *allowance) Read(p []byte) (int, error) {
+	if a.left == 0 {
+		return 0, finalf("something in it has more than %d bytes", maxElement)
+	}
+	n, err := a.r.Read(p[:min(len(p), a.left)])
+	a.left -= n
+	return n, err
 }
 
 func delimiter(d *json.Decoder, want json.Delim) error {
@@ -276,7 +319,7 @@ func (e *Error) Is(target error) bool {
 	return target == ErrNotFound && e.Status == http.StatusNotFound
 }
 
-// summary makes the start of a text fit into an error.
+// summary makes the start of a text fit into an error, where it is quoted.
 func summary(text []byte) string {
 	const most = 200
 	s := strings.Join(strings.Fields(string(text)), " ")
@@ -284,4 +327,14 @@ func summary(text []byte) string {
 		s = s[:most] + "…"
 	}
 	return s
+}
+
+// printable is for a text that is not quoted.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '?'
+	}, text)
 }
