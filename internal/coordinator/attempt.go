@@ -420,21 +420,20 @@ func (r *run) verdict(s *agentapi.BuildStatus) error {
 	default:
 		return r.blame(api.CulpritMachine, fmt.Errorf("its agent ends the log of a build that is %q", s.State))
 	}
-	for _, o := range r.node.outputs {
-		info := s.Outputs[o.Name]
-		if info == nil && r.options.Check {
-			continue // some say only what differs; see checking.compareOutputs
-		}
-		if info == nil || info.Path != o.Path {
-			return r.blame(api.CulpritMachine, fmt.Errorf("its agent says that the build succeeded, but not that it made %s", o.Path))
-		}
+	err := r.node.checkOutputs(s.Outputs, r.options.Check)
+	if err == nil && !r.options.Check { // of which nothing is taken
+		err = r.c.checkReferences(r.ctx, r.node, s.Outputs, r.closure)
 	}
-	return nil
+	var own *headError
+	if err != nil && !errors.As(err, &own) {
+		err = r.fault(err)
+	}
+	return err
 }
 
 // bringHome fetches the outputs if a client asked for them.
 func (r *run) bringHome(s *agentapi.BuildStatus) (*outcome, error) {
-	out := &outcome{outputs: s.Outputs, cached: s.AlreadyValid}
+	out := &outcome{outputs: s.Outputs, made: madeOf(s.Outputs, r.closure), cached: s.AlreadyValid}
 	out.buildTime, out.measured = r.times.duration(s)
 	if err := r.c.do(r.ctx, func() {
 		out.home = r.task.run == r && r.task.wantedHome() && !r.task.offloaded()
@@ -442,30 +441,30 @@ func (r *run) bringHome(s *agentapi.BuildStatus) (*outcome, error) {
 	}); err != nil || !out.home {
 		return out, err
 	}
-	return out, r.fetch(s.Outputs, out.names)
+	return out, r.fetch(out.made, out.names)
 }
 
 // fetchKept fetches outputs that the machine keeps for a task.
 func (r *run) fetchKept() (*outcome, error) {
 	r.phase = api.Fetching
-	outputs := make(map[string]*store.Info)
+	out := &outcome{outputs: make(map[string]*store.Info), home: true, cached: true}
 	for _, o := range r.node.outputs {
-		if item, ok := r.c.kept.get(o.Path); ok && item.machine == r.machine {
-			outputs[o.Name] = item.info
+		if item := r.c.kept.on(r.machine, o.Path); item != nil {
+			out.outputs[o.Name] = item.info
+			out.made = append(out.made, item)
 		}
 	}
-	var names []string
-	if err := r.c.do(r.ctx, func() { names = r.task.wantedOutputs() }); err != nil {
+	if err := r.c.do(r.ctx, func() { out.names = r.task.wantedOutputs() }); err != nil {
 		return nil, err
 	}
-	if err := r.fetch(outputs, names); err != nil {
+	if err := r.fetch(out.made, out.names); err != nil {
 		return nil, err
 	}
-	return &outcome{outputs: outputs, home: true, names: names, cached: true}, nil
+	return out, nil
 }
 
 // fetch brings outputs home, and what they refer to as far as it is not there.
-func (r *run) fetch(outputs map[string]*store.Info, names []string) error {
+func (r *run) fetch(made []*madeItem, names []string) error {
 	wanted, err := r.node.outputPaths(names)
 	if err != nil {
 		return &headError{err}
@@ -473,13 +472,16 @@ func (r *run) fetch(outputs map[string]*store.Info, names []string) error {
 	if err := r.protect(wanted...); err != nil {
 		return err
 	}
-	infos, err := r.absent(outputs, wanted)
-	if err != nil || len(infos) == 0 {
+	outputs, inputs, err := r.absent(made, wanted)
+	if err != nil || len(outputs)+len(inputs) == 0 {
 		return err
 	}
-	r.enter(api.Fetching, time.Time{}, countItems(len(infos)))
+	r.enter(api.Fetching, time.Time{}, countItems(len(outputs)+len(inputs)))
+	if err := r.fetchInputs(made, inputs); err != nil {
+		return err
+	}
 	err = r.persist(r.ctx, r.machine, func(ctx context.Context) error {
-		n, err := r.machine.fetching.want(ctx, infos)
+		n, err := r.machine.fetching.want(ctx, outputs)
 		r.fetched.Add(n)
 		return err
 	})
@@ -504,65 +506,48 @@ func countItems(n int) string {
 	return fmt.Sprintf("%d items", n)
 }
 
-// absent returns those of the closure of the wanted outputs that are not at home.
-func (r *run) absent(outputs map[string]*store.Info, wanted []store.Path) ([]*store.Info, error) {
-	known := make(map[store.Path]*store.Info, len(outputs))
-	for _, info := range outputs {
-		known[info.Path] = info
+// absent returns those of the wanted outputs, and of what they refer to, that are not at home:
+// outputs of this build, and its inputs.
+func (r *run) absent(made []*madeItem, wanted []store.Path) (outputs []*store.Info, inputs []store.Path, err error) {
+	left := make(map[store.Path]*store.Info, len(made))
+	for _, item := range made {
+		left[item.info.Path] = item.info
 	}
-	absent, err := r.absentOf(wanted)
-	if err != nil || len(absent) == 0 {
-		return nil, err
-	}
-	// The closure is asked for only if something in it, but not of this build, is
-	// not at home: for most builds all that outputs refer to was sent from here.
-	infos := make(map[store.Path]*store.Info)
-	for queue := absent; len(queue) > 0; {
+	queue, err := r.absentOf(wanted)
+	for err == nil && len(queue) > 0 {
 		var refs []store.Path
 		for _, p := range queue {
-			info := known[p]
-			if info == nil {
-				return r.absentClosure(wanted)
-			}
-			infos[p] = info
-			for _, ref := range info.References {
-				if infos[ref] == nil {
-					refs = append(refs, ref)
-				}
+			info, own := left[p]
+			switch {
+			case !own:
+				inputs = append(inputs, p)
+			case info != nil:
+				outputs = append(outputs, info)
+				refs = append(refs, info.References...)
+				left[p] = nil // it is seen once
 			}
 		}
-		if queue, err = r.absentOf(refs); err != nil {
-			return nil, err
-		}
+		queue, err = r.absentOf(refs)
 	}
-	return values(infos), nil
+	return outputs, inputs, err
 }
 
-func (r *run) absentClosure(wanted []store.Path) ([]*store.Info, error) {
-	var all []*store.Info
-	err := r.persist(r.ctx, r.machine, func(ctx context.Context) (err error) {
-		all, err = r.machine.client.Closure(ctx, wanted, nil)
+// fetchInputs brings inputs home that outputs refer to. They come from where they were made, or
+// from where something refers to them.
+func (r *run) fetchInputs(made []*madeItem, inputs []store.Path) error {
+	if len(inputs) == 0 {
+		return nil
+	}
+	if r.closure == nil {
+		var err error
+		if r.closure, err = r.c.closureOfMade(r.ctx, r.machine, made); err != nil {
+			return err
+		}
+	}
+	if err := r.protect(r.closure.of(inputs)...); err != nil {
 		return err
-	})
-	if err != nil {
-		return nil, err
 	}
-	if err := r.protect(pathsOf(all)...); err != nil {
-		return nil, err
-	}
-	absent, err := r.absentOf(pathsOf(all))
-	if err != nil {
-		return nil, err
-	}
-	infos := make(map[store.Path]*store.Info)
-	for _, info := range all {
-		infos[info.Path] = info
-	}
-	list := make([]*store.Info, len(absent))
-	for i, p := range absent {
-		list[i] = infos[p]
-	}
-	return list, nil
+	return r.gather(r.ctx, inputs)
 }
 
 func (r *run) absentOf(paths []store.Path) ([]store.Path, error) {
@@ -646,6 +631,13 @@ func (r *run) blame(culprit api.Culprit, err error) *api.Failure {
 	return r.blameMachine(r.machine, culprit, err)
 }
 
+// fault makes a failure of what the machine may not do, whatever it builds.
+func (r *run) fault(err error) *api.Failure {
+	f := r.blame(api.CulpritMachine, err)
+	f.Kind = api.KindFault
+	return f
+}
+
 func (r *run) blameMachine(m *machine, culprit api.Culprit, err error) *api.Failure {
 	return &api.Failure{Culprit: culprit, Phase: r.phase, Machine: m.Name, Message: agentapi.Printable(err.Error(), api.MaxMessage)}
 }
@@ -665,9 +657,7 @@ func (r *run) failure(err error) *api.Failure {
 		f.Machine = ""
 		return f
 	case errors.As(err, &fault):
-		f := r.blame(api.CulpritMachine, err)
-		f.Kind = api.KindFault
-		return f
+		return r.fault(err)
 	case errors.As(err, &answer):
 		return r.blame(api.CulpritMachine, fmt.Errorf("%s%s", strings.TrimSpace(answer.Message), r.machine.hint(answer)))
 	}

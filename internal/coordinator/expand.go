@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"lighter/internal/api"
@@ -288,7 +289,7 @@ func (c *Coordinator) makeTasks(w *walk) []*task {
 		if parent == nil || parent.available || len(parent.builds) == 0 {
 			continue // nobody needs it any more
 		}
-		if s := c.spare[p]; s != nil {
+		if s := c.spare[p]; s != nil && c.mayServe(s.machine, f.node, parent) {
 			c.addKept(f.node, s)
 			continue
 		}
@@ -300,6 +301,11 @@ func (c *Coordinator) makeTasks(w *walk) []*task {
 		made = append(made, c.newInternal(f.node, parent))
 	}
 	return made
+}
+
+// mayServe reports whether a machine is one that may make a derivation for another task.
+func (c *Coordinator) mayServe(m *machine, n *node, parent *task) bool {
+	return !slices.Contains(parent.builds[0].Skip, m.Name) && m.possible(&scheduler.Build{System: n.system, Features: n.features})
 }
 
 // link gives a task its edges. It reports false if the task has to be looked at

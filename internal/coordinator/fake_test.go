@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"runtime"
 	"slices"
@@ -44,9 +45,12 @@ type fakeAgent struct {
 	started map[string]int
 	sent    map[store.Path]int // items received, by import
 	forgot  []string
-	info    func(*agentapi.Machine) // changes what it says of itself
-	archive func([]byte) []byte     // changes what it exports
-	held    chan string             // gets the name of each build that holds
+	info    func(*agentapi.Machine)       // changes what it says of itself
+	archive func([]byte) []byte           // changes what it exports
+	lie     func(s *agentapi.BuildStatus) // changes what it says of a build, wherever it does
+	// closure, if not nil, is its answer about closures.
+	closure func() []*store.Info
+	held    chan string // gets the name of each build that holds
 	// onImport and onExport, if not nil, are called at the start of each.
 	onImport, onExport func(ctx context.Context)
 	running            sync.WaitGroup
@@ -204,9 +208,19 @@ func (a *fakeAgent) Builds(ctx context.Context, known func(string) (*agentapi.As
 				continue
 			}
 		}
-		list = append(list, b.status)
+		list = append(list, *a.sayLocked(&b.status))
 	}
 	return list, nil
+}
+
+// sayLocked returns what the agent says of a build's status.
+func (a *fakeAgent) sayLocked(status *agentapi.BuildStatus) *agentapi.BuildStatus {
+	said := *status
+	said.Outputs = maps.Clone(said.Outputs)
+	if a.lie != nil {
+		a.lie(&said)
+	}
+	return &said
 }
 
 func (a *fakeAgent) PutBuild(ctx context.Context, asked *agentapi.Asked, req *agentapi.BuildRequest) (*agentapi.BuildStatus, error) {
@@ -241,8 +255,7 @@ func (a *fakeAgent) PutBuild(ctx context.Context, asked *agentapi.Asked, req *ag
 			a.startLocked(b)
 		}
 	}
-	status := b.status
-	return &status, nil
+	return a.sayLocked(&b.status), nil
 }
 
 func (a *fakeAgent) startLocked(b *fakeBuild) {
@@ -433,8 +446,7 @@ func (a *fakeAgent) Build(ctx context.Context, asked *agentapi.Asked) (*agentapi
 	if err != nil {
 		return nil, err
 	}
-	status := b.status
-	return &status, nil
+	return a.sayLocked(&b.status), nil
 }
 
 func (a *fakeAgent) Log(ctx context.Context, asked *agentapi.Asked, offset int64, w io.Writer) (*agentapi.BuildStatus, error) {
@@ -450,14 +462,14 @@ func (a *fakeAgent) Log(ctx context.Context, asked *agentapi.Asked, offset int64
 			a.mu.Unlock()
 			return nil, err
 		}
-		text, status, changed := bytes.Clone(b.log[offset:]), b.status, b.changed
+		text, status, changed := bytes.Clone(b.log[offset:]), a.sayLocked(&b.status), b.changed
 		a.mu.Unlock()
 		if _, err := w.Write(text); err != nil {
 			return nil, err
 		}
 		offset += int64(len(text))
 		if status.Finished() {
-			return &status, nil
+			return status, nil
 		}
 		select {
 		case <-changed:
@@ -494,6 +506,12 @@ func (a *fakeAgent) Closure(ctx context.Context, paths []store.Path, _ func(stor
 		return nil, err
 	}
 	defer leave()
+	a.mu.Lock()
+	answer := a.closure
+	a.mu.Unlock()
+	if answer != nil {
+		return answer(), nil
+	}
 	infos, err := store.Closure(ctx, a.store, paths)
 	if errors.Is(err, store.ErrNotValid) {
 		return nil, &agentapi.Error{Status: 404, Code: agentapi.CodeNotValid, Message: err.Error()}

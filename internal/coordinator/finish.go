@@ -15,8 +15,9 @@ import (
 type outcome struct {
 	reason    string
 	outputs   map[string]*store.Info
-	home      bool     // the outputs are at home
-	names     []string // those of them; nil is all
+	made      []*madeItem // the same
+	home      bool        // the outputs are at home
+	names     []string    // those of them; nil is all
 	buildTime time.Duration
 	measured  bool // buildTime says something about such builds
 	cached    bool // nothing was built
@@ -74,13 +75,10 @@ func (c *Coordinator) attemptSucceeded(r *run, out *outcome) {
 		m.has.add(info.Path)
 	}
 	m.has.add(t.inputPaths...)
-	if out.home {
-		c.head.remember(infosOf(out.outputs)...)
-	}
 	if t.offloaded() || t.wantedHome() && (!out.home || !covers(out.names, t.requestedOutputs())) {
 		// Build hooks wait, or somebody asked for outputs after the run looked who
 		// wanted what.
-		c.keep(t, m, out.outputs)
+		c.keep(t, m, out.made)
 		c.noteBuilt(t, out, size)
 		c.bring(t)
 		return
@@ -95,7 +93,7 @@ func (c *Coordinator) attemptSucceeded(r *run, out *outcome) {
 	c.noteBuilt(t, out, size)
 	switch {
 	case !out.home:
-		c.keep(t, m, out.outputs)
+		c.keep(t, m, out.made)
 	case t.kept == nil:
 		id := r.id
 		c.durably(func() { c.forget(m, id) })
@@ -122,14 +120,6 @@ func covers(some, wanted []string) bool {
 		return true
 	}
 	return len(wanted) > 0 && !slices.ContainsFunc(wanted, func(name string) bool { return !slices.Contains(some, name) })
-}
-
-func infosOf(outputs map[string]*store.Info) []*store.Info {
-	infos := make([]*store.Info, 0, len(outputs))
-	for _, info := range outputs {
-		infos = append(infos, info)
-	}
-	return infos
 }
 
 // measure learns from a build how long such builds take, and how fast the machine is.
@@ -214,7 +204,9 @@ func (c *Coordinator) dropUnneeded(t *task) {
 // attemptFailed decides what follows from an attempt that came to nothing.
 func (c *Coordinator) attemptFailed(r *run, out *outcome, err error) {
 	t, m := r.task, r.machine
-	if lost := lostInputs(err); lost != nil {
+	lost := lostInputs(err)
+	c.head.forget(lost...)
+	if lost != nil && !r.fetchOnly {
 		c.log.Warn("inputs were lost", "build", r.id, "machine", m.Name, "err", err)
 		c.inputsLost(r, lost)
 		return
@@ -258,7 +250,7 @@ func (c *Coordinator) attemptFailed(r *run, out *outcome, err error) {
 func (c *Coordinator) fetchFailed(r *run, out *outcome, f *api.Failure) {
 	t, m := r.task, r.machine
 	if !r.fetchOnly {
-		c.keep(t, m, out.outputs)
+		c.keep(t, m, out.made)
 	}
 	t.failures = append(t.failures, *f)
 	t.blamed++

@@ -1,7 +1,9 @@
 package coordinator
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -13,29 +15,68 @@ import (
 // keptItems knows the outputs that stay on the machine where they were built. The
 // loop writes it, runs read it.
 type keptItems struct {
-	mu    sync.Mutex
-	items map[store.Path]keptItem
+	mu sync.Mutex
+	// items has one of each machine that keeps an item, the first one first: different
+	// derivations may have the same output.
+	items map[store.Path][]keptItem
 }
 
 type keptItem struct {
-	info    *store.Info
+	made    *madeItem
 	machine *machine
 }
 
-func newKeptItems() *keptItems { return &keptItems{items: make(map[store.Path]keptItem)} }
+func newKeptItems() *keptItems { return &keptItems{items: make(map[store.Path][]keptItem)} }
 
+// get returns an item from the machine that had it first.
 func (k *keptItems) get(p store.Path) (keptItem, bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	item, ok := k.items[p]
-	return item, ok
+	if items := k.items[p]; len(items) > 0 {
+		return items[0], true
+	}
+	return keptItem{}, false
 }
 
-func (k *keptItems) add(m *machine, outputs map[string]*store.Info) {
+// on returns an item that a machine keeps, or nil.
+func (k *keptItems) on(m *machine, p store.Path) *madeItem {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.onLocked(m, p)
+}
+
+func (k *keptItems) onLocked(m *machine, p store.Path) *madeItem {
+	for _, item := range k.items[p] {
+		if item.machine == m {
+			return item.made
+		}
+	}
+	return nil
+}
+
+// has reports whether a machine is known to keep all of some outputs, just as they are.
+func (k *keptItems) has(m *machine, outputs map[string]*store.Info) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, info := range outputs {
-		k.items[info.Path] = keptItem{info, m}
+		if info == nil {
+			return false
+		}
+		if made := k.onLocked(m, info.Path); made == nil || difference(made.info, info) != "" {
+			return false
+		}
+	}
+	return len(outputs) > 0
+}
+
+// add notes that a machine keeps items. What is known of one stays as it is.
+func (k *keptItems) add(m *machine, made []*madeItem) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, item := range made {
+		if p := item.info.Path; k.onLocked(m, p) == nil {
+			k.items[p] = append(k.items[p], keptItem{item, m})
+		}
 	}
 }
 
@@ -43,7 +84,8 @@ func (k *keptItems) remove(m *machine, paths []store.Path) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, p := range paths {
-		if k.items[p].machine == m {
+		left := slices.DeleteFunc(k.items[p], func(item keptItem) bool { return item.machine == m })
+		if k.items[p] = left; len(left) == 0 {
 			delete(k.items, p)
 		}
 	}
@@ -53,9 +95,11 @@ func (k *keptItems) remove(m *machine, paths []store.Path) {
 func (k *keptItems) move(from, to *machine) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for p, item := range k.items {
-		if item.machine == from {
-			k.items[p] = keptItem{item.info, to}
+	for _, items := range k.items {
+		for i := range items {
+			if items[i].machine == from {
+				items[i].machine = to
+			}
 		}
 	}
 }
@@ -67,9 +111,9 @@ type spare struct {
 }
 
 // keep notes that a task's outputs stay on a machine.
-func (c *Coordinator) keep(t *task, m *machine, outputs map[string]*store.Info) {
+func (c *Coordinator) keep(t *task, m *machine, made []*madeItem) {
 	t.kept = m
-	c.kept.add(m, outputs)
+	c.kept.add(m, made)
 	c.setAvailable(t)
 }
 
@@ -107,13 +151,13 @@ func (c *Coordinator) addKept(n *node, s *spare) {
 	t := c.newTask(n.path, s.status.ID)
 	t.node, t.state, t.machine, t.attempt = n, api.Succeeded, s.machine, s.status.Attempt
 	c.live.Store(t.drv, n)
-	c.keep(t, s.machine, s.status.Outputs)
+	c.keep(t, s.machine, madeOf(s.status.Outputs, nil))
 }
 
 // adopt makes a task that waits for its turn use what a machine built before.
 func (c *Coordinator) adopt(t *task, m *machine, s *agentapi.BuildStatus) {
 	c.queue.Remove(t.id)
-	c.kept.add(m, s.Outputs)
+	c.kept.add(m, madeOf(s.Outputs, nil))
 	if s.ID != t.id {
 		delete(c.byID, t.id)
 		t.id = s.ID
@@ -218,7 +262,6 @@ func (c *Coordinator) inputsLost(r *run, lost []store.Path) {
 	t := r.task
 	m, id := r.machine, r.id
 	c.durably(func() { c.forget(m, id) })
-	c.head.forget(lost...)
 	t.blamed++
 	for _, p := range t.node.sources {
 		for _, l := range lost {
@@ -257,8 +300,9 @@ func (c *Coordinator) reconcile(m *machine, s *sighting) {
 			m.log.Debug("the agent has a build of another coordinator", "build", status.ID)
 			continue
 		}
-		c.reconcileBuild(m, status)
+		c.reconcileBuild(m, status, s.wrong[status])
 	}
+	c.tellWrong(m, s.wrong)
 	for _, t := range c.tasks {
 		if t.kept == m && !listed[t.id] && t.run == nil {
 			c.lose(t, "its agent does not know it any more")
@@ -266,31 +310,60 @@ func (c *Coordinator) reconcile(m *machine, s *sighting) {
 	}
 }
 
-func (c *Coordinator) reconcileBuild(m *machine, s *agentapi.BuildStatus) {
+// reconcileBuild decides about one build that an agent knows. If that cannot be what the
+// machine was given, wrong says why.
+func (c *Coordinator) reconcileBuild(m *machine, s *agentapi.BuildStatus, wrong error) {
 	t := c.tasks[s.Derivation]
+	own := t != nil && t.id == s.ID
 	switch {
-	case t != nil && t.kept == m && t.id == s.ID:
-		c.kept.add(m, s.Outputs)
-	case t != nil && t.id == s.ID && t.attempt == s.Attempt && (t.run != nil && t.run.machine == m || t.resume == m):
+	case own && t.attempt == s.Attempt && (t.run != nil && t.run.machine == m || t.resume == m):
 		// It goes on.
-	case t != nil && t.id == s.ID && t.attempt < s.Attempt && t.run == nil && t.resume == nil && !t.available:
-		// It was placed there, and the ledger did not hear of that any more.
-		t.attempt, t.machine, t.resume, t.state = s.Attempt, m, m, api.Placed
-		if !t.expanding {
-			c.expand(t)
+	case own && t.kept == m && s.State == agentapi.Succeeded && c.kept.has(m, s.Outputs):
+		// It is still there.
+	case own && t.kept == m:
+		if t.run == nil {
+			c.lose(t, "its agent says something else of it now")
 		}
+	case own && c.grace != nil && t.attempt+1 == s.Attempt && t.run == nil && t.resume == nil && !t.available && c.mayMake(t, m):
+		// It was placed there, and the ledger did not hear of that any more. Nothing is placed
+		// before all machines were asked, so no other attempt has that number.
+		t.attempt, t.machine, t.resume, t.state = s.Attempt, m, m, api.Placed
+	case wrong != nil:
+		c.forget(m, s.ID)
 	case c.stillWanted(t, m, s):
 		c.useOld(t, m, s)
-	case s.State == agentapi.Succeeded && c.grace != nil && (t == nil || t.run == nil && t.resume == nil):
+	case s.State != agentapi.Succeeded || t != nil && !c.mayMake(t, m):
+		c.forget(m, s.ID)
+	case c.grace != nil && (t == nil || t.run == nil && t.resume == nil):
 		if other := c.spare[s.Derivation]; other != nil && (other.machine != m || other.status.ID != s.ID) {
-			c.forget(other.machine, other.status.ID) // one is enough
+			c.forget(m, s.ID) // one is enough
+			return
 		}
 		c.spare[s.Derivation] = &spare{m, *s}
-	case s.State == agentapi.Succeeded && t != nil && t.node != nil && t.run == nil && t.resume == nil && !t.available && !t.expanding:
+	case t != nil && t.node != nil && t.run == nil && t.resume == nil && !t.available && !t.expanding:
 		c.adopt(t, m, s)
 	default:
 		c.forget(m, s.ID)
 	}
+}
+
+// tellWrong says that a machine lists builds which it was not given, or outputs that they
+// don't have.
+func (c *Coordinator) tellWrong(m *machine, wrong map[*agentapi.BuildStatus]error) {
+	var own *headError
+	var texts []string
+	for _, err := range wrong {
+		if !errors.As(err, &own) {
+			texts = append(texts, err.Error())
+		}
+	}
+	if len(texts) == 0 {
+		return
+	}
+	slices.Sort(texts)
+	text := fmt.Sprintf("builds that it lists and that are not used: %d; %s", len(texts), texts[0])
+	c.faulted(m, text)
+	c.tell(m, text)
 }
 
 // endGrace notes that a machine said what it has, or cannot. When all did, the tasks
@@ -327,7 +400,7 @@ func (c *Coordinator) dropSpare() {
 			continue
 		}
 		delete(c.spare, drv)
-		if t != nil && t.node != nil && t.run == nil && t.resume == nil && !t.available {
+		if t != nil && t.node != nil && t.run == nil && t.resume == nil && !t.available && c.mayMake(t, s.machine) {
 			c.adopt(t, s.machine, &s.status)
 		} else {
 			c.forget(s.machine, s.status.ID)

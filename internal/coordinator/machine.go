@@ -234,9 +234,10 @@ func (x *contacts) await(ctx context.Context) error {
 type sighting struct {
 	info   *agentapi.Machine
 	skew   time.Duration
-	builds []agentapi.BuildStatus // if it was not up before
-	known  map[string]*api.Build  // those of them that the ledger has
-	next   time.Time              // when it is tried again, if it was not reached
+	builds []agentapi.BuildStatus          // if it was not up before
+	known  map[string]*api.Build           // those of them that the ledger has
+	wrong  map[*agentapi.BuildStatus]error // why some of those are not what it was given
+	next   time.Time                       // when it is tried again, if it was not reached
 	acl    *signature.ACL
 	err    error
 }
@@ -336,6 +337,9 @@ func (m *machine) look(ctx context.Context, first bool) sighting {
 		s.known[id] = b
 		return askedOf(b), nil
 	})
+	if s.err == nil {
+		s.wrong, s.err = m.c.vetListed(ctx, m, s.builds, s.known)
+	}
 	return s
 }
 

@@ -403,9 +403,11 @@ func (r *run) handOver() (*outcome, error) {
 	}
 	s := hookapi.Shipment{Machine: r.machine.Name, Items: len(wanted)}
 	for _, p := range wanted {
-		if item, ok := r.c.kept.get(p); ok {
-			s.Bytes += item.info.NARSize
+		item := r.c.kept.on(r.machine, p)
+		if item == nil {
+			return nil, r.blame(api.CulpritMachine, fmt.Errorf("it is not known to keep %s", p))
 		}
+		s.Bytes += item.info.NARSize
 	}
 	if s.Bytes < 0 || s.Bytes > hookapi.MaxShipment {
 		return nil, r.blame(api.CulpritMachine, fmt.Errorf("its outputs have %d bytes: want at most %d", s.Bytes, int64(hookapi.MaxShipment)))

@@ -18,28 +18,20 @@ import (
 
 // complete reports whether a build that an agent finished made all outputs of its derivation.
 func (n *node) complete(s *agentapi.BuildStatus) bool {
-	if s.State != agentapi.Succeeded || s.Derivation != n.path {
-		return false
-	}
-	for _, o := range n.outputs {
-		if info := s.Outputs[o.Name]; info == nil || info.Path != o.Path {
-			return false
-		}
-	}
-	return true
+	return s.State == agentapi.Succeeded && s.Derivation == n.path && n.checkOutputs(s.Outputs, false) == nil
 }
 
-// stillWanted reports whether a machine came back with something of an attempt that was given
-// up, and the task it was for is not done yet.
+// stillWanted reports whether a machine came back with something of an attempt that it was given
+// and that was given up, and the task it was for is not done yet.
 func (c *Coordinator) stillWanted(t *task, m *machine, s *agentapi.BuildStatus) bool {
-	if c.grace != nil || t == nil || t.node == nil || t.id != s.ID || t.expanding || t.resume != nil || t.available || m.problem != "" || t.checks() {
+	if c.grace != nil || t == nil || t.node == nil || t.id != s.ID || t.expanding || t.resume != nil || t.available || m.problem != "" || t.checks() || !c.mayMake(t, m) {
 		return false
 	}
 	if s.State == agentapi.Running {
 		return t.run == nil && t.attempt == s.Attempt && t.waiting == 0
 	}
 	// What is being fetched elsewhere is done there too, and nearer.
-	return t.node.complete(s) && s.Attempt <= t.attempt && (t.run == nil || t.run.machine != m && t.state != api.Fetching)
+	return t.node.complete(s) && s.Attempt <= t.attempt && t.attempt < api.MaxAttempt && (t.run == nil || t.run.machine != m && t.state != api.Fetching)
 }
 
 // useOld uses what stillWanted found.

@@ -27,6 +27,11 @@ func (c *Coordinator) place() {
 	now := time.Now()
 	c.wake(now)
 	c.endQuarantines(now)
+	for _, m := range c.machines {
+		if until := m.conduct.restUntil; now.Before(until) {
+			c.placeBy(until) // anything earlier has taken its place
+		}
+	}
 	if c.queue.Len() == 0 || c.held() != "" || c.grace != nil || c.recorder.stalled.Load() != nil {
 		return
 	}
@@ -198,13 +203,18 @@ func (c *Coordinator) staticMachines() []scheduler.Machine {
 			if m.removed {
 				continue
 			}
-			c.static = append(c.static, scheduler.Machine{
-				Name: m.Name, Systems: m.Systems, Features: m.Features, MandatoryFeatures: m.MandatoryFeatures,
-				Slots: m.ParallelBuilds, FreeDisk: -1,
-			})
+			c.static = append(c.static, m.static())
 		}
 	}
 	return c.static
+}
+
+// static has of the machine what stands in the machines file alone.
+func (m *machine) static() scheduler.Machine {
+	return scheduler.Machine{
+		Name: m.Name, Systems: m.Systems, Features: m.Features, MandatoryFeatures: m.MandatoryFeatures,
+		Slots: m.ParallelBuilds, FreeDisk: -1,
+	}
 }
 
 // lookForIdleMachines checks that no build waits which a free machine could take.

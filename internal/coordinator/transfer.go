@@ -90,8 +90,27 @@ func describe(batch []*store.Info) string {
 	return fmt.Sprintf("%s and %d more", batch[0].Path, len(batch)-1)
 }
 
-// errNotAsked is the reason for which an item is refused that was not asked for.
-var errNotAsked = errors.New("it was not asked for")
+// errNotAsked and errOther are the reasons for which an item is refused that was not asked for,
+// and one that is not what the machine which made it has said of it.
+var (
+	errNotAsked = errors.New("it was not asked for")
+	errOther    = errors.New("it is not what was said to be made")
+)
+
+// difference says what of an item is other than it should be, or "".
+func difference(want, got *store.Info) string {
+	switch {
+	case got.NARHash != want.NARHash:
+		return fmt.Sprintf("hash %s instead of %s", got.NARHash, want.NARHash)
+	case got.NARSize != want.NARSize:
+		return fmt.Sprintf("%d bytes instead of %d", got.NARSize, want.NARSize)
+	case !slices.Equal(got.References, want.References):
+		return fmt.Sprintf("it refers to %d items, which are not the %d that it should refer to", len(got.References), len(want.References))
+	case got.Deriver != want.Deriver:
+		return fmt.Sprintf("deriver %q instead of %q", got.Deriver, want.Deriver)
+	}
+	return ""
+}
 
 // fetch is the move of a machine's fetching lane: one archive goes from the answer's
 // body into the head's store, which checks every item before it becomes visible.
@@ -101,9 +120,9 @@ func (m *machine) fetch(ctx context.Context, batch []*store.Info) error {
 	}
 	tr := m.c.moving.start(m.Name, "fetch", batch)
 	defer m.c.moving.end(tr)
-	asked := make(map[store.Path]bool, len(batch))
+	asked := make(map[store.Path]*store.Info, len(batch))
 	for _, info := range batch {
-		asked[info.Path] = true
+		asked[info.Path] = info
 	}
 	body, err := m.client.Export(ctx, pathsOf(batch))
 	if err != nil {
@@ -112,8 +131,12 @@ func (m *machine) fetch(ctx context.Context, batch []*store.Info) error {
 	defer body.Close()
 	stream := &countingReader{r: body, bytes: &tr.bytes}
 	infos, err := m.c.head.Import(ctx, stream, store.ImportOptions{Accept: func(info *store.Info) error {
-		if !asked[info.Path] {
+		want := asked[info.Path]
+		if want == nil {
 			return fmt.Errorf("%s: %w", info.Path, errNotAsked)
+		}
+		if what := difference(want, info); what != "" {
+			return fmt.Errorf("%s: %w: %s", info.Path, errOther, what)
 		}
 		return nil
 	}})
@@ -140,13 +163,17 @@ func (m *machine) refused(ctx context.Context, stream *countingReader, batch []*
 		return stream.err // the link broke in the middle
 	case errors.Is(err, store.ErrUnauthorized):
 		return m.fetchFailure(fmt.Errorf("%s: %w (authorize its key: lighter machines authorize %s)", describe(batch), err, m.Name))
-	case errors.Is(err, store.ErrCorrupt), errors.Is(err, errNotAsked):
+	case errors.Is(err, errNotAsked), errors.Is(err, errOther):
+		f := m.fetchFailure(err)
+		f.Kind = api.KindFault
+		return f
+	case errors.Is(err, store.ErrCorrupt):
 		return m.fetchFailure(fmt.Errorf("%s: %w", describe(batch), err))
 	}
 	return &headError{fmt.Errorf("import %s: %w", describe(batch), err)}
 }
 
-func (m *machine) fetchFailure(err error) error {
+func (m *machine) fetchFailure(err error) *api.Failure {
 	return &api.Failure{Culprit: api.CulpritMachine, Phase: api.Fetching, Machine: m.Name, Message: err.Error()}
 }
 
