@@ -1,6 +1,7 @@
 package nar
 
 import (
+	"context"
 	"fmt"
 	"io/fs"
 
@@ -45,24 +46,54 @@ func unsupported(path string, mode uint32) error {
 	return e
 }
 
+// Owner is a user and a group.
+type Owner struct{ UID, GID int }
+
+// CanonicalizeOptions are what Canonicalize is to do beyond modes and times.
+type CanonicalizeOptions struct {
+	Owner  *Owner  // who gets the tree; nil leaves it to whom it belongs
+	Budget *Budget // what may be in it; nil is no limit
+}
+
 // Canonicalize gives the tree at path the modes and times of items in a store:
 // 0444, or 0555 for folders and for files that their owner may execute, and 1
 // second after the epoch, symlinks too. Set-user-ID, set-group-ID and sticky bits
-// go. Any other kind of file in the tree is an *UnsupportedError. Nobody else may
-// change the tree meanwhile.
-func Canonicalize(path string) error {
+// go. Any other kind of file in the tree is an *UnsupportedError, as a folder over
+// which something is mounted is an error. It ends early when the context does.
+//
+// Whoever changes the tree meanwhile may spoil it, but never has anything outside of
+// it changed.
+func Canonicalize(ctx context.Context, path string, opts CanonicalizeOptions) error {
 	parent, base, err := openParentOfTree(path)
 	if err != nil {
 		return err
 	}
 	defer parent.close()
-	return canonicalize(parent, base, 0)
+	c := &canonicalizer{ctx: ctx, opts: opts}
+	return c.node(parent, base, 0)
 }
 
-func canonicalize(in openFolder, name string, depth int) error {
+// canonicalizer is one run of Canonicalize.
+type canonicalizer struct {
+	ctx  context.Context
+	opts CanonicalizeOptions
+}
+
+func (c *canonicalizer) node(in openFolder, name string, depth int) error {
+	if c.ctx.Err() != nil {
+		return context.Cause(c.ctx)
+	}
 	st, err := in.stat(name)
 	if err != nil {
 		return err
+	}
+	if err := c.opts.Budget.take(in, name, st); err != nil {
+		return err
+	}
+	if o := c.opts.Owner; o != nil {
+		if err := in.chown(name, *o); err != nil {
+			return err
+		}
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFLNK:
@@ -77,14 +108,14 @@ func canonicalize(in openFolder, name string, depth int) error {
 			}
 		}
 	case unix.S_IFDIR:
-		return canonicalizeFolder(in, name, depth)
+		return c.folder(in, name, depth)
 	default:
 		return unsupported(in.path(name), uint32(st.Mode)) //nolint:unconvert // the field's type depends on the platform
 	}
 	return in.setTime(name)
 }
 
-func canonicalizeFolder(in openFolder, name string, depth int) error {
+func (c *canonicalizer) folder(in openFolder, name string, depth int) error {
 	if depth == maxDepth {
 		return fmt.Errorf("%s: more than %d folders are in one another", in.path(name), maxDepth)
 	}
@@ -98,7 +129,7 @@ func canonicalizeFolder(in openFolder, name string, depth int) error {
 		return err
 	}
 	for _, child := range names {
-		if err := canonicalize(d, child, depth+1); err != nil {
+		if err := c.node(d, child, depth+1); err != nil {
 			return err
 		}
 	}

@@ -2,10 +2,12 @@ package nar
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -72,11 +74,45 @@ func (d openFolder) create(name string, mode uint32) (int, error) {
 	return fd, d.problem("create", name, err)
 }
 
-// file opens a regular file for reading. O_NONBLOCK keeps a pipe that has taken
-// the file's place from blocking.
-func (d openFolder) file(name string) (int, error) {
-	fd, err := open(d.fd, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	return fd, d.problem("open", name, err)
+// ownFolder opens the folder name in d, of which something is to be changed or removed:
+// one over which something else was mounted is not part of the tree, and an error.
+// Kernels before 5.6 and some containers can't be asked for that; they follow no symlink
+// either.
+func (d openFolder) ownFolder(name string) (openFolder, error) {
+	how := unix.OpenHow{
+		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
+	}
+	for {
+		fd, err := unix.Openat2(d.fd, name, &how)
+		switch err {
+		case unix.EINTR, unix.EAGAIN:
+			continue
+		case unix.ENOSYS, unix.EPERM:
+			return d.folder(name)
+		}
+		return openFolder{fd: fd, name: d.path(name)}, d.problem("open", name, err)
+	}
+}
+
+// file opens a regular file for reading, and says what it is. Anything else that has its
+// name by now is an *UnsupportedError or an error that matches ELOOP; O_NONBLOCK keeps
+// a pipe from blocking.
+func (d openFolder) file(name string) (int, *unix.Stat_t, error) {
+	fd, err := open(d.fd, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if err != nil {
+		return -1, nil, d.problem("open", name, err)
+	}
+	var st unix.Stat_t
+	if err := again(func() error { return unix.Fstat(fd, &st) }); err != nil {
+		_ = unix.Close(fd)
+		return -1, nil, d.problem("stat", name, err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		_ = unix.Close(fd)
+		return -1, nil, unsupported(d.path(name), uint32(st.Mode)) //nolint:unconvert // the field's type depends on the platform
+	}
+	return fd, &st, nil
 }
 
 func (d openFolder) mkdir(name string) error {
@@ -113,14 +149,55 @@ func (d openFolder) stat(name string) (*unix.Stat_t, error) {
 	return &st, d.problem("stat", name, err)
 }
 
-// chmod changes the mode of a file or folder that the caller knows to be no
-// symlink. Kernels before 6.6 can't be told to follow none.
+// chmod changes the mode of a file or folder. That it has become a symlink meanwhile is an
+// error; no symlink is followed.
 func (d openFolder) chmod(name string, mode uint32) error {
 	err := again(func() error { return unix.Fchmodat(d.fd, name, mode, unix.AT_SYMLINK_NOFOLLOW) })
+	// It is a symlink, or the kernel is older than 6.6, or a container forbids the call.
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) {
-		err = again(func() error { return unix.Fchmodat(d.fd, name, mode, 0) })
+		err = d.chmodHeld(name, mode)
 	}
 	return d.problem("chmod", name, err)
+}
+
+// Chmod changes the mode of the file or folder at path, which is an error that matches
+// ELOOP if it is a symlink, also one that has just taken its place.
+func Chmod(path string, mode uint32) error {
+	parent, base, err := openParent(path)
+	if err != nil {
+		return err
+	}
+	defer parent.close()
+	return parent.chmod(base, mode)
+}
+
+// chmodHeld does chmod's work by a descriptor, which stays with the file that it was
+// looked at, whatever happens to the name. A file that nobody may read has no other way
+// to be changed than through /proc.
+func (d openFolder) chmodHeld(name string, mode uint32) error {
+	fd, err := open(d.fd, name, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := again(func() error { return unix.Fstat(fd, &st) }); err != nil {
+		return err
+	}
+	if kind := st.Mode & unix.S_IFMT; kind != unix.S_IFREG && kind != unix.S_IFDIR {
+		return unix.ELOOP
+	}
+	err = again(func() error { return unix.Chmod("/proc/self/fd/"+strconv.Itoa(fd), mode) })
+	if errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("a kernel before Linux 6.6 needs /proc for that: %w", err)
+	}
+	return err
+}
+
+// chown gives a node to another user, symlinks themselves too.
+func (d openFolder) chown(name string, o Owner) error {
+	err := again(func() error { return unix.Fchownat(d.fd, name, o.UID, o.GID, unix.AT_SYMLINK_NOFOLLOW) })
+	return d.problem("chown", name, err)
 }
 
 // chmodSelf changes the mode of the folder itself.

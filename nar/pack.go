@@ -1,6 +1,7 @@
 package nar
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -16,8 +17,13 @@ const packBuffer = 256 << 10
 // Pack writes the NAR of the file, symlink or tree at path to w, in pieces of 256
 // KiB. A file is executable in it if its owner may execute it. A path that is a
 // symlink makes the NAR of a symlink. A node of another kind is an
-// *UnsupportedError, and a file whose size changes while it is read is an error.
+// *UnsupportedError, and a file whose size changes while it is read is an error. No
+// symlink in the tree is followed, also where one takes the place of something else.
 func Pack(w io.Writer, path string) error {
+	return pack(w, path, packer{})
+}
+
+func pack(w io.Writer, path string, p packer) error {
 	parent, base, err := openParentOfTree(path)
 	if err != nil {
 		return err
@@ -27,28 +33,32 @@ func Pack(w io.Writer, path string) error {
 	if err != nil {
 		return err
 	}
-	p := newPacker(w, st)
+	p.writeTo(w, st)
 	if err := p.node(parent, base, "", st); err != nil {
 		return err
 	}
 	return p.nar.Close()
 }
 
-// packer is one run of Pack.
+// packer is one run of Pack, or of Copy.
 type packer struct {
-	out *wire.Writer
-	nar *Writer
+	out    *wire.Writer
+	nar    *Writer
+	budget *Budget
+	// open has what can't be read made readable first. Then nothing is believed that was
+	// not seen through a descriptor.
+	open bool
 }
 
-// newPacker returns a packer with a buffer for what st describes: there are many
-// items that are but one small file.
-func newPacker(w io.Writer, st *unix.Stat_t) *packer {
+// writeTo sets the output, with a buffer for what st describes: there are many items that
+// are but one small file.
+func (p *packer) writeTo(w io.Writer, st *unix.Stat_t) {
 	size := int64(packBuffer)
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
 		size = min(size, 1<<10+st.Size)
 	}
-	out := wire.NewWriterSize(w, int(size))
-	return &packer{out: out, nar: newWriter(out)}
+	p.out = wire.NewWriterSize(w, int(size))
+	p.nar = newWriter(p.out)
 }
 
 // node packs name in the open folder, which st describes, as the node path of the
@@ -56,15 +66,20 @@ func newPacker(w io.Writer, st *unix.Stat_t) *packer {
 func (p *packer) node(in openFolder, name, path string, st *unix.Stat_t) error {
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
-		h := &Header{Path: path, Kind: Regular, Executable: st.Mode&0o100 != 0, Size: st.Size}
-		return p.file(in, name, h)
+		return p.file(in, name, path, st)
 	case unix.S_IFLNK:
+		if err := p.budget.take(in, name, st); err != nil {
+			return err
+		}
 		target, err := in.readlink(name, st.Size)
 		if err != nil {
 			return err
 		}
 		return p.nar.WriteHeader(&Header{Path: path, Kind: Symlink, Target: target})
 	case unix.S_IFDIR:
+		if err := p.budget.take(in, name, st); err != nil {
+			return err
+		}
 		return p.folder(in, name, path)
 	}
 	return unsupported(in.path(name), uint32(st.Mode)) //nolint:unconvert // the field's type depends on the platform
@@ -72,6 +87,9 @@ func (p *packer) node(in openFolder, name, path string, st *unix.Stat_t) error {
 
 func (p *packer) folder(in openFolder, name, path string) error {
 	d, err := in.folder(name)
+	if p.open && errors.Is(err, unix.EACCES) {
+		d, err = openWritable(in, name)
+	}
 	if err != nil {
 		return err
 	}
@@ -100,14 +118,29 @@ func (p *packer) folder(in openFolder, name, path string) error {
 	return nil
 }
 
-// file packs a regular file, reading into the output's own buffer. It asks for one
-// byte more than there should be, so that growth shows without a further call.
-func (p *packer) file(in openFolder, name string, h *Header) error {
-	fd, err := in.file(name)
+// file packs what was a regular file when st was asked for.
+func (p *packer) file(in openFolder, name, path string, st *unix.Stat_t) error {
+	fd, opened, err := in.file(name)
+	if p.open && errors.Is(err, unix.EACCES) {
+		if err := in.chmod(name, uint32(st.Mode)&0o100|0o400); err != nil { //nolint:unconvert // the field's type depends on the platform
+			return err
+		}
+		fd, opened, err = in.file(name)
+	}
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
+	if err := p.budget.take(in, name, opened); err != nil {
+		return err
+	}
+	return p.contents(in, name, fd, &Header{Path: path, Kind: Regular, Executable: opened.Mode&0o100 != 0, Size: opened.Size})
+}
+
+// contents packs a regular file that is open, reading into the output's own buffer. It
+// asks for one byte more than there should be, so that growth shows without a further
+// call.
+func (p *packer) contents(in openFolder, name string, fd int, h *Header) error {
 	if err := p.nar.WriteHeader(h); err != nil {
 		return err
 	}

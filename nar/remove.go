@@ -86,7 +86,7 @@ func (r *remover) remove(d openFolder, name string, depth int) error {
 		return nil
 	}
 	child, openErr := openWritable(d, name)
-	if errors.Is(openErr, unix.ENOTDIR) {
+	if errors.Is(openErr, unix.ENOTDIR) || errors.Is(openErr, unix.ELOOP) {
 		return err // a file that can't be deleted
 	}
 	if openErr != nil {
@@ -115,15 +115,12 @@ func (r *remover) moveUp(d openFolder, name string) error {
 
 // openWritable opens a folder after making it accessible to its owner.
 func openWritable(parent openFolder, name string) (openFolder, error) {
-	d, err := parent.folder(name)
-	if errors.Is(err, fs.ErrPermission) {
-		if st, statErr := parent.stat(name); statErr != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
-			return d, err
-		}
+	d, err := parent.ownFolder(name)
+	if errors.Is(err, unix.EACCES) {
 		if err := parent.chmod(name, 0o700); err != nil {
 			return d, err
 		}
-		d, err = parent.folder(name)
+		d, err = parent.ownFolder(name)
 	}
 	if err != nil {
 		return d, err

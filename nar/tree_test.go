@@ -266,7 +266,7 @@ func TestPackRefuses(t *testing.T) {
 		if path == "/dev/null" {
 			continue
 		}
-		if err := Canonicalize(path); !errors.As(err, &unsupported) {
+		if err := Canonicalize(t.Context(), path, CanonicalizeOptions{}); !errors.As(err, &unsupported) {
 			t.Errorf("Canonicalize %s: got %v, want an UnsupportedError", path, err)
 		}
 	}
@@ -310,8 +310,14 @@ func packExpecting(dir, path string, size int64) error {
 		return err
 	}
 	defer d.close()
-	p := newPacker(io.Discard, &unix.Stat_t{Mode: unix.S_IFDIR})
-	if err := p.file(d, base, &Header{Kind: Regular, Size: size}); err != nil {
+	fd, _, err := d.file(base)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	p := new(packer)
+	p.writeTo(io.Discard, &unix.Stat_t{Mode: unix.S_IFDIR})
+	if err := p.contents(d, base, fd, &Header{Kind: Regular, Size: size}); err != nil {
 		return err
 	}
 	return p.nar.Close()
@@ -361,7 +367,7 @@ func TestCanonicalize(t *testing.T) {
 			t.Fatal(step)
 		}
 	}
-	if err := Canonicalize(root); err != nil {
+	if err := Canonicalize(t.Context(), root, CanonicalizeOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	checkCanonical(t, root)
@@ -376,7 +382,7 @@ func TestCanonicalize(t *testing.T) {
 		t.Errorf("what a symlink points to was changed: %v, %v", info.Mode(), err)
 	}
 	before := packed(t, root)
-	if err := Canonicalize(root); err != nil {
+	if err := Canonicalize(t.Context(), root, CanonicalizeOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(before, packed(t, root)) {

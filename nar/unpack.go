@@ -1,6 +1,7 @@
 package nar
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"sync"
@@ -23,13 +24,26 @@ const contentBuffer = 256 << 10
 //
 // r is read to the end of the NAR and not further. Its end may be found in many
 // small reads; see Reader.
-func Unpack(r io.Reader, target string) error {
+func Unpack(r io.Reader, target string) error { return UnpackWith(r, target, UnpackOptions{}) }
+
+// UnpackOptions are what Unpack can be told.
+type UnpackOptions struct {
+	// Room is asked before contents go to the disk, and again and again, whether that many
+	// bytes may. An error ends the unpacking. Small files are asked for in sum.
+	Room func(bytes int64) error
+	// Holes leaves holes in large files where there are nothing but zeros. Room is then
+	// asked for what is written, and not for a file's size.
+	Holes bool
+}
+
+// UnpackWith is Unpack with options.
+func UnpackWith(r io.Reader, target string, opts UnpackOptions) error {
 	parent, base, err := openParent(target)
 	if err != nil {
 		return err
 	}
 	defer parent.close()
-	u := &unpacker{nar: NewReader(r), parent: parent, base: base, batch: &batch{}}
+	u := &unpacker{opts: opts, nar: NewReader(r), parent: parent, base: base, batch: &batch{}}
 	u.writer.write = u.writeBatch
 	err = u.run()
 	if err != nil && u.made {
@@ -40,6 +54,7 @@ func Unpack(r io.Reader, target string) error {
 
 // unpacker is one run of Unpack.
 type unpacker struct {
+	opts   UnpackOptions
 	nar    *Reader
 	parent openFolder // of the target
 	base   string     // the target's name in it
@@ -175,7 +190,10 @@ func (u *unpacker) collect(in *unpackedFolder, h *Header) error {
 	if !u.batch.isFull() {
 		return nil
 	}
-	var err error
+	err := u.room(int64(len(u.batch.data)))
+	if err != nil {
+		return err
+	}
 	u.batch, err = u.writer.next(u.batch)
 	return err
 }
@@ -230,17 +248,53 @@ func (u *unpacker) contents(in openFolder, name string, fd int, size int64) erro
 	if want := min(size, contentBuffer); int64(len(u.buf)) < want {
 		u.buf = make([]byte, want)
 	}
+	var hole, room int64 // bytes that were skipped since the last write, and that may be written
 	for size > 0 {
 		part := u.buf[:min(size, int64(len(u.buf)))]
 		if _, err := io.ReadFull(u.nar, part); err != nil {
 			return err
 		}
+		size -= int64(len(part))
+		if u.opts.Holes && size > 0 && isZero(part) {
+			hole += int64(len(part))
+			continue
+		}
+		if room -= int64(len(part)); room < 0 {
+			want := size + int64(len(part))
+			if u.opts.Holes {
+				want = min(want, askAgain)
+			}
+			if err := u.room(want); err != nil {
+				return err
+			}
+			room = askAgain
+		}
+		if hole > 0 {
+			if _, err := unix.Seek(fd, hole, unix.SEEK_CUR); err != nil {
+				return in.problem("seek", name, err)
+			}
+			hole = 0
+		}
 		if err := writeAll(fd, part); err != nil {
 			return in.problem("write", name, err)
 		}
-		size -= int64(len(part))
 	}
 	return nil
+}
+
+var zeros [contentBuffer]byte
+
+func isZero(b []byte) bool { return bytes.Equal(b, zeros[:len(b)]) }
+
+// askAgain is after how many bytes of one file the unpacker asks again for room: others
+// use the disk too.
+const askAgain = 16 << 20
+
+func (u *unpacker) room(bytes int64) error {
+	if u.opts.Room == nil {
+		return nil
+	}
+	return u.opts.Room(bytes)
 }
 
 // finish gives a file that was written its mode and time.

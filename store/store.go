@@ -180,6 +180,7 @@ const (
 	FailedSilence      BuildFailure = "silence"       // silent for longer than MaxSilentTime
 	FailedOutput       BuildFailure = "output"        // output missing, or of a forbidden kind
 	FailedHashMismatch BuildFailure = "hash-mismatch" // fixed output with other contents
+	FailedLimit        BuildFailure = "limit"         // more files, bytes or disk space than the machine allows
 	FailedReferences   BuildFailure = "references"    // forbidden reference
 	FailedDownload     BuildFailure = "download"      // builtin:download found no good source
 	FailedDifference   BuildFailure = "difference"    // a check made something else than what is valid

@@ -69,7 +69,7 @@ func (s *Store) addItem(ctx context.Context, r io.Reader, name func(store.Hash) 
 		return err
 	}
 	var h nar.Hasher
-	if err := nar.Unpack(io.TeeReader(ctxReader{ctx, r}, &h), tree); err != nil {
+	if err := nar.UnpackWith(io.TeeReader(ctxReader{ctx, r}, &h), tree, nar.UnpackOptions{Room: s.room}); err != nil {
 		return err
 	}
 	it := &finished{tree: tree, info: &store.Info{NARHash: h.Sum(), NARSize: h.Size(), References: references}}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"lighter/nar"
 	"lighter/store"
 	"lighter/store/derivation"
 )
@@ -115,6 +116,7 @@ type build struct {
 	valid   map[store.Path]*store.Info // outputs that were valid before
 	inputs  []*record                  // what the builder may see, sorted by path
 	folder  buildFolder
+	budget  *nar.Budget // of all outputs
 	log     *buildLog
 	started time.Time
 }
@@ -172,29 +174,34 @@ func (b *build) realize(ctx context.Context, isBuiltin bool) (_ *store.BuildResu
 	if b.folder, err = b.store.makeBuildFolder(b.req.Derivation.Name()); err != nil {
 		return nil, err
 	}
+	limited, limits := b.withLimits(ctx)
 	defer func() {
+		limits.builderEnded()
 		var failure *store.BuildError
-		if errors.As(err, &failure) && b.req.KeepFailed && !isBuiltin {
+		if errors.As(err, &failure) && b.req.KeepFailed && !isBuiltin && failure.Failure != store.FailedLimit {
 			kept, keepErr := b.folder.keep()
 			failure.KeptIn = kept
 			b.reportProblem("the folder of a failed build was not kept", keepErr)
 		}
 		b.reportProblem("the folder of a build was not removed", b.folder.remove())
+		limits.end()
 	}()
-	limited, cancel := b.withLimits(ctx)
-	defer cancel()
-	if isBuiltin {
+	switch {
+	case limited.Err() != nil: // no room to begin with
+		err = context.Cause(limited)
+	case isBuiltin:
 		err = b.download(limited)
-	} else {
+	default:
 		err = b.runBuilder(limited)
 	}
 	if err != nil {
 		return nil, b.blame(ctx, limited, err)
 	}
 	stopped := time.Now()
-	infos, err := b.register(ctx)
+	limits.builderEnded()
+	infos, err := b.register(limited)
 	if err != nil {
-		return nil, err
+		return nil, b.blame(ctx, limited, err)
 	}
 	result := &store.BuildResult{Outputs: make(map[string]*store.Info), Started: b.started, Stopped: stopped}
 	maps.Copy(infos, b.valid)
@@ -210,32 +217,50 @@ func (b *build) reportProblem(problem string, err error) {
 	}
 }
 
-// withLimits bounds a context by the build's timeouts. The context's cause says which
-// one ended it.
-func (b *build) withLimits(ctx context.Context) (context.Context, func()) {
+// withLimits bounds a context by the build's limits. The context's cause says which one
+// ended it.
+func (b *build) withLimits(ctx context.Context) (context.Context, *limits) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	var timers []*time.Timer
-	limit := func(d time.Duration, failure store.BuildFailure, words string) *time.Timer {
-		t := time.AfterFunc(d, func() { cancel(b.failure(failure, words, d)) })
-		timers = append(timers, t)
-		return t
-	}
+	l := &limits{build: b, cancel: cancel, disk: b.watchDisk(cancel)}
 	if d := b.req.Timeout; d > 0 {
-		limit(d, store.FailedTimeout, "timed out after %v")
+		l.time = time.AfterFunc(d, func() { cancel(b.failure(store.FailedTimeout, "timed out after %v", d)) })
 	}
 	if d := b.req.MaxSilentTime; d > 0 {
-		b.log.watch(limit(d, store.FailedSilence, "timed out after %v of silence"), d)
+		l.silence = time.AfterFunc(d, func() { cancel(b.failure(store.FailedSilence, "timed out after %v of silence", d)) })
+		b.log.watch(l.silence, d)
 	}
-	return ctx, func() {
-		b.log.watch(nil, 0)
-		for _, t := range timers {
-			t.Stop()
-		}
-		cancel(nil)
-	}
+	return ctx, l
 }
 
-// blame says why a builder ended in err: because the caller's context did, because
+// limits are those of one build that runs.
+type limits struct {
+	build         *build
+	cancel        context.CancelCauseFunc
+	time, silence *time.Timer // nil if there is no such limit
+	disk          *watched
+}
+
+// builderEnded ends what is asked of the builder alone. The time is for all that follows,
+// too.
+func (l *limits) builderEnded() {
+	l.build.log.watch(nil, 0)
+	if l.silence != nil {
+		l.silence.Stop()
+	}
+	l.disk.builderEnded()
+}
+
+// end is called when the build's folder is gone.
+func (l *limits) end() {
+	l.builderEnded()
+	l.disk.end()
+	if l.time != nil {
+		l.time.Stop()
+	}
+	l.cancel(nil)
+}
+
+// blame says why a build ended in err: because the caller's context did, because
 // the context with the build's limits did, or for the reason that it gives.
 func (b *build) blame(ctx, limited context.Context, err error) error {
 	if ctx.Err() != nil {

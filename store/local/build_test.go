@@ -189,7 +189,10 @@ func rootEntries() []string {
 func TestBuildEnvironment(t *testing.T) {
 	needBuilds(t)
 	s := openTestStore(t)
+	owners := openWith(t, Options{Root: filepath.Join(scratch(t), "store"), Key: testKey, ACL: testACL, ImpureEnvVars: []string{"LIGHTER_TEST_PROXY"}})
 	t.Setenv("LIGHTER_TEST_PROXY", "http://proxy.example")
+	t.Setenv("http_proxy", "http://other.example")
+	t.Setenv("SSH_AUTH_SOCK", "/secret")
 	common := []string{
 		"HOME=/homeless-shelter", "NIX_BUILD_CORES=1", "NIX_STORE=/gnu/store", "PATH=/path-not-set",
 	}
@@ -200,13 +203,21 @@ func TestBuildEnvironment(t *testing.T) {
 		{recipe{name: "plain", env: map[string]string{"impureEnvVars": "LIGHTER_TEST_PROXY", "TMPDIR": "/elsewhere"}}, []string{"impureEnvVars=LIGHTER_TEST_PROXY"}},
 		{recipe{name: "own", env: map[string]string{"PATH": "/own", "HOME": "/home"}}, []string{"PATH=/own", "HOME=/home"}},
 		{
-			recipe{name: "fixed", env: map[string]string{"impureEnvVars": "LIGHTER_TEST_PROXY LIGHTER_TEST_UNSET"}, hash: "sha256 " + strings.Repeat("0", 64)},
-			[]string{"LIGHTER_TEST_PROXY=http://proxy.example", "LIGHTER_TEST_UNSET=", "impureEnvVars=LIGHTER_TEST_PROXY LIGHTER_TEST_UNSET"},
+			recipe{name: "fixed", env: map[string]string{"impureEnvVars": "http_proxy SSH_AUTH_SOCK LIGHTER_TEST_PROXY LANG"}, hash: "sha256 " + strings.Repeat("0", 64)},
+			[]string{"http_proxy=http://other.example", "SSH_AUTH_SOCK=", "LIGHTER_TEST_PROXY=", "LANG=" + os.Getenv("LANG"), "impureEnvVars=http_proxy SSH_AUTH_SOCK LIGHTER_TEST_PROXY LANG"},
+		},
+		{
+			recipe{name: "owners", env: map[string]string{"impureEnvVars": "LIGHTER_TEST_PROXY http_proxy LIGHTER_TEST_UNSET"}, hash: "sha256 " + strings.Repeat("0", 64)},
+			[]string{"LIGHTER_TEST_PROXY=http://proxy.example", "http_proxy=", "LIGHTER_TEST_UNSET=", "impureEnvVars=LIGHTER_TEST_PROXY http_proxy LIGHTER_TEST_UNSET"},
 		},
 	} {
 		t.Run(tt.recipe.name, func(t *testing.T) {
 			r := tt.recipe
 			r.script, r.bare = `/usr/bin/env; echo x > $out`, true
+			s := s
+			if r.name == "owners" {
+				s = owners
+			}
 			var log bytes.Buffer
 			req := r.request(t, s)
 			req.Log = &log
@@ -511,10 +522,20 @@ func TestBuildTimeouts(t *testing.T) {
 		{"timeout", "while :; do echo busy; sleep 0.01; done", func(r *store.BuildRequest) { r.Timeout = 200 * time.Millisecond }, store.FailedTimeout},
 		{"silence", "echo start; sleep 1000", func(r *store.BuildRequest) { r.MaxSilentTime = 200 * time.Millisecond }, store.FailedSilence},
 		{"closed log", "exec >&- 2>&-; sleep 1000", func(r *store.BuildRequest) { r.Timeout = 200 * time.Millisecond }, store.FailedTimeout},
+		// What is left to do with the output takes a quarter of an hour.
+		{"huge output", "truncate -s 1T $out", func(r *store.BuildRequest) { r.Timeout = 500 * time.Millisecond }, store.FailedTimeout},
+		{"silence is the builder's", "mkdir $out; truncate -s 1T $out/x", func(r *store.BuildRequest) {
+			r.Timeout, r.MaxSilentTime = time.Second, 500*time.Millisecond
+		}, store.FailedTimeout},
+		{"fixed and huge", "truncate -s 1T $out", func(r *store.BuildRequest) { r.Timeout = 500 * time.Millisecond }, store.FailedTimeout},
+		{"huge output of a check", "truncate -s 1T $out", func(r *store.BuildRequest) { r.Timeout, r.Check = 500*time.Millisecond, true }, store.FailedTimeout},
 		{"ignored signals", "trap '' TERM HUP INT; (trap '' TERM; sleep 1000) & while :; do sleep 1000; done", func(r *store.BuildRequest) { r.Timeout = 200 * time.Millisecond }, store.FailedTimeout},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := &recipe{name: "slow", script: tt.script}
+			if strings.HasPrefix(tt.name, "fixed") {
+				r.hash = "sha256 " + strings.Repeat("0", 64)
+			}
 			req := r.request(t, s)
 			tt.change(req)
 			_, err := s.Build(t.Context(), req)

@@ -61,11 +61,28 @@ func (f buildFolder) store() string { return filepath.Join(f.name, "store") }
 // output returns where an output is after the build.
 func (f buildFolder) output(p store.Path) string { return filepath.Join(f.store(), p.Base()) }
 
+// copied returns where an output's copy is, which nobody else has ever had access to.
+func (f buildFolder) copied(p store.Path) string {
+	return filepath.Join(f.name, "copy-of-"+p.HashPart())
+}
+
 // top is where the builder starts, and topInside its name for that.
 func (f buildFolder) top() string       { return filepath.Join(f.tmp(), filepath.Base(f.topInside())) }
 func (f buildFolder) topInside() string { return "/tmp/guix-build-" + f.drv + "-0" }
 
-func (f buildFolder) remove() error { return nar.RemoveAll(f.name) }
+// removeTries is how often a folder is removed in which somebody goes on making and
+// swapping files.
+const removeTries = 20
+
+func (f buildFolder) remove() error {
+	var err error
+	for range removeTries {
+		if err = nar.RemoveAll(f.name); err == nil {
+			break
+		}
+	}
+	return err
+}
 
 // keep moves the folder in which the builder was started to failed/.
 func (f buildFolder) keep() (string, error) {

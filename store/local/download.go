@@ -222,7 +222,7 @@ func (d *downloader) try(ctx context.Context, address string) (err error) {
 	if err := f.Chmod(d.mode); err != nil {
 		return err
 	}
-	got, err := d.hash.of(d.target)
+	got, err := d.hash.of(ctx, d.target)
 	if err != nil {
 		return err
 	}

@@ -114,7 +114,7 @@ func TestDownloadExecutable(t *testing.T) {
 		t.Fatal(err)
 	}
 	h := &fixedHash{algorithm: "sha256", recursive: true}
-	sum, err := h.of(file)
+	sum, err := h.of(t.Context(), file)
 	if err != nil {
 		t.Fatal(err)
 	}

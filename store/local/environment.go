@@ -6,6 +6,28 @@ import (
 	"strconv"
 )
 
+// DefaultImpureEnvVars are the variables that Guix's own downloads ask for (leaked-env-vars
+// in guix/download.scm, git-download.scm and the like), and what else says which proxy is
+// to be used.
+var DefaultImpureEnvVars = []string{
+	"http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy",
+	"HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY", "NO_PROXY",
+	"LC_ALL", "LC_MESSAGES", "LANG", "COLUMNS",
+}
+
+// impureEnvVar returns the value of a variable of this process that a derivation asks for,
+// if it may have it.
+func (s *Store) impureEnvVar(name string) string {
+	allowed := s.opts.ImpureEnvVars
+	if allowed == nil {
+		allowed = DefaultImpureEnvVars
+	}
+	if !slices.Contains(allowed, name) {
+		return ""
+	}
+	return os.Getenv(name)
+}
+
 // environment returns the builder's environment, as guix-daemon makes it
 // (DerivationGoal::startBuilder in libstore). Later assignments of a name win there.
 func (b *build) environment() []string {
@@ -23,7 +45,7 @@ func (b *build) environment() []string {
 		env[name] = top
 	}
 	for _, name := range b.drv.ImpureEnvVars() {
-		env[name] = os.Getenv(name)
+		env[name] = b.store.impureEnvVar(name)
 	}
 	list := make([]string, 0, len(env))
 	for name, value := range env {

@@ -1,6 +1,7 @@
 package local
 
 import (
+	"context"
 	"crypto/md5"
 	"crypto/sha1"
 	"crypto/sha256"
@@ -10,7 +11,6 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"os"
 	"strings"
 
 	"golang.org/x/crypto/blake2s"
@@ -68,24 +68,24 @@ func (f *fixedHash) newHash() (hash.Hash, error) {
 	return nil, fmt.Errorf("the hash algorithm %q is unknown", f.algorithm)
 }
 
-// of computes the hash of the output at a path.
-func (f *fixedHash) of(path string) ([]byte, error) {
+// of computes the hash of the output at a path, until the context ends.
+func (f *fixedHash) of(ctx context.Context, path string) ([]byte, error) {
 	h, err := f.newHash()
 	if err != nil {
 		return nil, err
 	}
 	if f.recursive {
-		if err := nar.Pack(h, path); err != nil {
+		if err := nar.Pack(ctxWriter{ctx, h}, path); err != nil {
 			return nil, err
 		}
 		return h.Sum(nil), nil
 	}
-	file, err := os.Open(path)
+	file, err := openRegular(path)
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
-	if _, err := io.Copy(h, file); err != nil {
+	if _, err := io.Copy(h, ctxReader{ctx, file}); err != nil {
 		return nil, err
 	}
 	return h.Sum(nil), nil

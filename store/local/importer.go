@@ -107,7 +107,7 @@ func (im *importer) item(ctx context.Context, contents io.Reader) (*finished, er
 	if err != nil {
 		return nil, err
 	}
-	if err := nar.Unpack(contents, tree); err != nil {
+	if err := nar.UnpackWith(contents, tree, nar.UnpackOptions{Room: im.store.room}); err != nil {
 		return nil, err
 	}
 	it := &finished{tree: tree}

@@ -23,6 +23,9 @@ func TestMain(m *testing.M) {
 	if name := os.Getenv(attackVariable); name != "" {
 		os.Exit(runAttack(name))
 	}
+	if os.Getenv(accompliceVariable) != "" {
+		os.Exit(runAccomplice())
+	}
 	os.Exit(m.Run())
 }
 

@@ -8,7 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -26,6 +25,7 @@ func (b *build) register(ctx context.Context) (map[store.Path]*store.Info, error
 		candidates = append(candidates, r.Path)
 	}
 	candidates = append(candidates, b.outputs...)
+	b.budget = &nar.Budget{Nodes: b.store.maxOutputFiles(), Bytes: b.store.maxOutput()}
 	infos := make(map[store.Path]*store.Info)
 	trees := make(map[store.Path]*finished)
 	var fresh []*store.Info
@@ -64,36 +64,21 @@ func (b *build) register(ctx context.Context) (map[store.Path]*store.Info, error
 	return infos, nil
 }
 
-// finish checks one output, makes it canonical, and finds its hash and references.
+// finish takes one output away from the builder, checks it, and finds its hash and
+// references.
 func (b *build) finish(ctx context.Context, o derivation.Output, candidates []store.Path) (*finished, error) {
-	tree := b.folder.output(o.Path)
-	if err := b.inspect(tree, o); err != nil {
+	tree, err := b.takeAway(ctx, o)
+	if err != nil {
 		return nil, err
 	}
-	if err := nar.Canonicalize(tree); err != nil {
-		var disk *fs.PathError
-		if errors.As(err, &disk) {
-			return nil, err
-		}
-		return nil, b.failure(store.FailedOutput, "%s", b.inside(err))
-	}
-	if b.store.buildUser().change {
-		if err := takeOver(tree); err != nil {
-			return nil, err
-		}
-	}
 	if o.HashAlgorithm != "" {
-		var err error
-		if tree, err = b.detach(ctx, tree); err != nil {
-			return nil, err
-		}
-		if err := b.checkFixed(tree, o); err != nil {
+		if err := b.checkFixed(ctx, tree, o); err != nil {
 			return nil, err
 		}
 	}
 	scan := newScanner(candidates)
 	var h nar.Hasher
-	if err := b.pack(ctx, io.MultiWriter(&h, scan), tree, o.Name); err != nil {
+	if err = b.pack(ctx, io.MultiWriter(&h, scan), tree, o.Name); err != nil {
 		return nil, err
 	}
 	state, err := h.State()
@@ -133,6 +118,70 @@ func (b *build) inside(err error) string {
 	return strings.ToValidUTF8(text, "\uFFFD")
 }
 
+// takeAway returns the canonical tree of an output, to which nobody else has access, not
+// even by a descriptor. All processes of the sandbox have ended, and their descriptors
+// with them, so that usually it is the tree that they made; but what a builder could pass
+// outside is copied before anything looks at it, by a reader that nobody can mislead.
+func (b *build) takeAway(ctx context.Context, o derivation.Output) (string, error) {
+	tree := b.folder.output(o.Path)
+	if err := b.inspect(tree, o); err != nil {
+		return "", err
+	}
+	if b.couldShare() {
+		copied := b.folder.copied(o.Path)
+		err := nar.Copy(ctx, tree, copied, nar.CopyOptions{Budget: b.budget, Room: b.store.room})
+		return copied, b.blameTree(err)
+	}
+	opts := nar.CanonicalizeOptions{Budget: b.budget}
+	if b.store.buildUser().change {
+		opts.Owner = &nar.Owner{}
+	}
+	return tree, b.blameTree(nar.Canonicalize(ctx, tree, opts))
+}
+
+// couldShare reports whether the builder could pass descriptors to processes outside of
+// its sandbox: through the network namespace, or a socket that one of the sandbox paths
+// may be, or have in it. What lies in a folder can change, so it isn't looked for.
+func (b *build) couldShare() bool {
+	if b.builtin() {
+		return false
+	}
+	if _, fixed := b.drv.FixedOutput(); fixed {
+		return true
+	}
+	for _, p := range b.req.SandboxPaths {
+		_, outside, two := strings.Cut(p, "=")
+		if !two {
+			outside = p
+		}
+		if info, err := os.Stat(outside); err != nil || !info.Mode().IsRegular() {
+			return true
+		}
+	}
+	return false
+}
+
+// blameTree makes an error about an output that of the derivation, unless it is the
+// machine that fails.
+func (b *build) blameTree(err error) error {
+	var limit *nar.LimitError
+	var errno unix.Errno
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &limit):
+		return b.failure(store.FailedLimit, "%s for one build; this machine's limits are %d files and %d bytes", b.inside(err), b.store.maxOutputFiles(), b.store.maxOutput())
+	case errors.As(err, &errno) && !changed(errno):
+		return err
+	}
+	return b.failure(store.FailedOutput, "%s", b.inside(err))
+}
+
+// changed reports whether an error comes of a tree that somebody changes meanwhile.
+func changed(errno unix.Errno) bool {
+	return errno == unix.ENOENT || errno == unix.ELOOP || errno == unix.ENOTDIR || errno == unix.EXDEV
+}
+
 // inspect makes the checks that guix-daemon makes before it changes anything.
 func (b *build) inspect(tree string, o derivation.Output) error {
 	var st unix.Stat_t
@@ -149,6 +198,11 @@ func (b *build) inspect(tree string, o derivation.Output) error {
 	if st.Mode&unix.S_IFMT != unix.S_IFLNK && st.Mode&0o022 != 0 || st.Uid != owner {
 		return b.failure(store.FailedOutput, "suspicious ownership or permission on %s; rejecting this build output", o.Path)
 	}
+	return b.inspectKind(&st, o)
+}
+
+// inspectKind checks what kind of file an output with a known hash is.
+func (b *build) inspectKind(st *unix.Stat_t, o derivation.Output) error {
 	if o.HashAlgorithm != "" && o.HashAlgorithm[0] != 'r' && (st.Mode&unix.S_IFMT != unix.S_IFREG || st.Mode&0o100 != 0) {
 		return b.failure(store.FailedOutput, "output path %s should be a non-executable regular file", o.Path)
 	}
@@ -160,32 +214,20 @@ func (b *build) builtin() bool {
 	return ok
 }
 
-// detach copies an output of a builder that could reach processes outside: it may have
-// given them open files, through which they could change it after it was checked.
-func (b *build) detach(ctx context.Context, tree string) (string, error) {
-	if b.builtin() {
-		return tree, nil
-	}
-	copied := filepath.Join(b.folder.name, "copy")
-	r, w := io.Pipe()
-	packed := make(chan error, 1)
-	go func() {
-		err := nar.Pack(ctxWriter{ctx, w}, tree)
-		w.CloseWithError(err)
-		packed <- err
-	}()
-	err := nar.Unpack(r, copied)
-	r.CloseWithError(err)
-	return copied, errors.Join(err, <-packed)
-}
-
 // checkFixed compares an output with the hash that its derivation promises.
-func (b *build) checkFixed(tree string, o derivation.Output) error {
+func (b *build) checkFixed(ctx context.Context, tree string, o derivation.Output) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(tree, &st); err != nil {
+		return &fs.PathError{Op: "stat", Path: tree, Err: err}
+	}
+	if err := b.inspectKind(&st, o); err != nil { // it may have been swapped before it was copied
+		return err
+	}
 	want, err := newFixedHash(o)
 	if err != nil {
 		return fmt.Errorf("output %s: %w", o.Path, err)
 	}
-	got, err := want.of(tree)
+	got, err := want.of(ctx, tree)
 	if err != nil {
 		return err
 	}

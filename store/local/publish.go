@@ -42,6 +42,9 @@ func (s *Store) publish(ctx context.Context, items []*finished) ([]*store.Info, 
 
 func (s *Store) publishAll(ctx context.Context, items []*finished) ([]*store.Info, error) {
 	for _, it := range items {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
 		if err := s.prepare(it); err != nil {
 			return nil, fmt.Errorf("publish %s: %w", it.info.Path, err)
 		}
@@ -120,15 +123,19 @@ func unlock(tree string) (bool, error) {
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return false, nil
 	}
-	return true, os.Chmod(tree, 0o755)
+	return true, nar.Chmod(tree, 0o755)
 }
 
 // lock makes a folder again what it was before unlock.
 func lock(folder string) error {
-	if err := os.Chmod(folder, 0o555); err != nil {
+	if err := nar.Chmod(folder, 0o555); err != nil {
 		return err
 	}
-	return os.Chtimes(folder, time.Unix(1, 0), time.Unix(1, 0))
+	storeTime := []unix.Timespec{{Sec: 1}, {Sec: 1}}
+	if err := unix.UtimesNanoAt(unix.AT_FDCWD, folder, storeTime, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return &fs.PathError{Op: "utimensat", Path: folder, Err: err}
+	}
+	return nil
 }
 
 // reveal links the info file. If the item is valid already it leaves everything to

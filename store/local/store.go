@@ -49,6 +49,19 @@ type Options struct {
 	// MaxProcesses bounds the processes and threads of one build; 0 is 1,024 for
 	// each core and for each of four more.
 	MaxProcesses uint64
+	// MaxOutput bounds what is in the files of a build's outputs, in bytes, sparse files
+	// and hard links at their full size; 0 is 1 TiB. MaxOutputFiles bounds how many files,
+	// folders and symlinks they have; 0 is 4,194,304. A build that exceeds one of them
+	// fails.
+	MaxOutput, MaxOutputFiles int64
+	// KeepFree is how many bytes of the store's disk are left free: what is to be written
+	// beyond that is refused, and a build that writes it is stopped. 0 is a twentieth of the
+	// disk, but not more than 1 GiB; negative is nothing.
+	KeepFree int64
+	// ImpureEnvVars are the variables of this process that derivations with a known hash
+	// may ask for (impureEnvVars). nil is DefaultImpureEnvVars. What is not among them, or
+	// not set, they get empty.
+	ImpureEnvVars []string
 }
 
 // Store is an open store. It may be used from several goroutines.
@@ -67,6 +80,7 @@ type Store struct {
 	syncer   syncer
 	inflight inflight
 	problem  problemCache
+	disk     diskWatch
 }
 
 var (

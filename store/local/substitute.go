@@ -52,7 +52,7 @@ func (s *Store) unpackSubstitute(ctx context.Context, info *store.Info, contents
 		return nil, err
 	}
 	var h nar.Hasher
-	if err := nar.Unpack(io.TeeReader(ctxReader{ctx, contents}, &h), tree); err != nil {
+	if err := nar.UnpackWith(io.TeeReader(ctxReader{ctx, contents}, &h), tree, nar.UnpackOptions{Room: s.room}); err != nil {
 		return nil, err
 	}
 	it := &finished{tree: tree, info: &store.Info{
