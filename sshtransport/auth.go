@@ -40,6 +40,11 @@ func (c *credentials) add(signer ssh.Signer, source string) {
 			return
 		}
 	}
+	signer, err := modern(signer)
+	if err != nil {
+		c.unusable = append(c.unusable, source+": "+err.Error())
+		return
+	}
 	c.signers = append(c.signers, signer)
 	c.offered = append(c.offered, describeKey(signer.PublicKey())+" ("+source+")")
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -89,11 +90,11 @@ func (h *handshake) config() *ssh.ClientConfig {
 		ciphers = defaultCiphers()
 	}
 	return &ssh.ClientConfig{
-		Config:            ssh.Config{Ciphers: ciphers},
+		Config:            ssh.Config{Ciphers: ciphers, KeyExchanges: slices.Concat(keyExchanges, groups), MACs: macs},
 		User:              h.cfg.User,
 		Auth:              []ssh.AuthMethod{ssh.PublicKeys(h.creds.signers...)},
 		HostKeyCallback:   h.checkHostKey,
-		HostKeyAlgorithms: h.keys.algorithms,
+		HostKeyAlgorithms: h.keys.usable(),
 		ClientVersion:     clientVersion,
 	}
 }
@@ -115,13 +116,16 @@ func (h *handshake) explain(err error) error {
 	if errors.As(err, &negotiation) && negotiation.What == "host key" && len(h.keys.wanted) > 0 {
 		return &HostKeyError{Addr: h.cfg.Addr, Wanted: h.keys.wanted, Types: algorithmKeyTypes(negotiation.RequestedAlgorithms)}
 	}
+	if negotiation != nil {
+		return describeNegotiation(h.cfg.Addr, negotiation)
+	}
 	if h.keyChecked && refused(err) {
 		return &AuthError{
 			User: h.cfg.User, Addr: h.cfg.Addr,
 			Keys: h.creds.offered, Unusable: h.creds.unusable, Cause: errors.New(printable(err.Error())),
 		}
 	}
-	return fmt.Errorf("connect to %s: %w", h.cfg.Addr, err)
+	return fmt.Errorf("connect to %s: %w", h.cfg.Addr, harmless(err))
 }
 
 // refused tells a refused login from a connection that broke. The library has no type

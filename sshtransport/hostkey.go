@@ -32,6 +32,14 @@ func newHostKeys(cfg *Config) (*hostKeys, error) {
 	return knownHostKeys(cfg)
 }
 
+// usable returns the algorithms to negotiate.
+func (h *hostKeys) usable() []string {
+	if h.algorithms == nil {
+		return slices.Concat(certificates, signatures)
+	}
+	return h.algorithms
+}
+
 func pinnedHostKey(cfg *Config) (*hostKeys, error) {
 	key, err := ParseHostKey(cfg.HostKey)
 	if err != nil {
@@ -130,7 +138,7 @@ func knownHostsFiles(files []string) (all, present []string) {
 // RSA key signs with SHA-2 (RFC 8332).
 func keyAlgorithms(keyType string) []string {
 	if keyType == ssh.KeyAlgoRSA {
-		return []string{ssh.KeyAlgoRSASHA512, ssh.KeyAlgoRSASHA256}
+		return rsaSignatures
 	}
 	return []string{keyType}
 }

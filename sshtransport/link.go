@@ -36,7 +36,7 @@ type link struct {
 }
 
 func newLink(cfg *Config, c net.Conn) *link {
-	l := &link{cfg: cfg, conn: newConn(c), lost: make(chan struct{}), deciding: make(chan struct{}, 1)}
+	l := &link{cfg: cfg, conn: newConn(c, readAhead), lost: make(chan struct{}), deciding: make(chan struct{}, 1)}
 	l.slots.limit = cfg.MaxSessions
 	l.deciding <- struct{}{}
 	return l
@@ -60,7 +60,7 @@ func (l *link) run(client *ssh.Client) {
 func (l *link) fail(cause error) {
 	l.mu.Lock()
 	if l.cause == nil {
-		l.cause = cause
+		l.cause = harmless(cause)
 	}
 	l.mu.Unlock()
 	l.conn.Close()
@@ -123,49 +123,9 @@ func (l *link) explain(err error) error {
 // keepAlive asks the machine for a sign of life when it has been silent, and closes
 // the connection if there is none.
 func (l *link) keepAlive() {
-	interval := l.cfg.KeepaliveInterval
-	timer := time.NewTimer(interval)
-	defer timer.Stop()
-	for {
-		select {
-		case <-l.lost:
-			return
-		case <-timer.C:
-		}
-		if left := interval - l.conn.silence(); left > 0 {
-			timer.Reset(left)
-			continue
-		}
-		if !l.answers() {
-			l.fail(fmt.Errorf("no sign of life within %v", l.cfg.KeepaliveTimeout))
-			return
-		}
-		timer.Reset(interval)
-	}
-}
-
-// answers reports whether the machine answers in time. On a slow network the question
-// may queue behind much else: as long as bytes move, time does not count.
-func (l *link) answers() bool {
-	answered := make(chan struct{})
-	if !l.group.Go(func() {
-		defer close(answered)
-		_, _, _ = l.client.SendRequest(keepaliveRequest, true, nil) // if it fails, the link is lost
-	}) {
-		return true
-	}
-	for {
-		moved := l.conn.moved.Load()
-		timer := time.NewTimer(l.cfg.KeepaliveTimeout)
-		select {
-		case <-answered:
-			timer.Stop()
-			return true
-		case <-timer.C:
-			if l.conn.moved.Load() == moved {
-				return false
-			}
-		}
+	ask := func() { _, _, _ = l.client.SendRequest(keepaliveRequest, true, nil) } // if it fails, the link is lost
+	if !l.conn.stayAlive(&l.group, l.cfg.KeepaliveInterval, l.cfg.KeepaliveTimeout, l.lost, ask) {
+		l.fail(fmt.Errorf("no sign of life within %v", l.cfg.KeepaliveTimeout))
 	}
 }
 

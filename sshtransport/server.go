@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -29,8 +31,13 @@ const (
 	maxAuthTries          = 6
 	maxChannels           = 64 // a connection
 	maxCommand            = 4 << 10
-	loginTime             = 30 * time.Second
+	loginTime             = 10 * time.Second
 	shutdownTime          = 10 * time.Second
+	// sessionTime is how long a session may take until it asks for a command.
+	sessionTime = 20 * time.Second
+	// aliveInterval is after how much silence a client is asked for a sign of life, and how
+	// long it has to give one.
+	aliveInterval = 30 * time.Second
 )
 
 // Server is an SSH server that offers streams to one agent, and nothing else: no
@@ -49,8 +56,8 @@ type Server struct {
 	// when the server is to stop. Reading deadlines work; see SetWriteDeadline of the
 	// connection for the others, which are refused.
 	Handle func(context.Context, net.Conn, ssh.PublicKey)
-	// MaxConnections bounds connections, also those that are not logged in. Further
-	// ones are closed at once. Zero means 64.
+	// MaxConnections bounds connections that are logged in; further ones are closed. Those
+	// that are not have a budget of their own. Zero means 64.
 	MaxConnections int
 	// Logger may be nil.
 	Logger *slog.Logger
@@ -75,7 +82,8 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 type serverRun struct {
 	*Server
 	logger *slog.Logger
-	slots  chan struct{}
+	guests guests
+	logins logins
 	group  group // connections
 
 	mu    sync.Mutex
@@ -91,7 +99,7 @@ func (s *Server) newRun() *serverRun {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	return &serverRun{Server: s, logger: logger, slots: make(chan struct{}, n), conns: make(map[*serverConn]struct{})}
+	return &serverRun{Server: s, logger: logger, logins: logins{most: n}, conns: make(map[*serverConn]struct{})}
 }
 
 func (r *serverRun) accept(ctx context.Context, listener net.Listener) error {
@@ -110,17 +118,11 @@ func (r *serverRun) accept(ctx context.Context, listener net.Listener) error {
 			continue
 		}
 		pause = 0
-		select {
-		case r.slots <- struct{}{}:
-		default:
-			r.logger.Warn("connection refused: there are too many", "from", c.RemoteAddr())
-			c.Close()
-			continue
+		x, dropped := r.guests.admit(c)
+		if dropped != nil {
+			r.logger.Debug("connection closed for a newer one: it did not log in", "from", dropped.conn.RemoteAddr())
 		}
-		r.group.Go(func() {
-			defer func() { <-r.slots }()
-			r.serve(ctx, c)
-		})
+		r.group.Go(func() { r.serve(ctx, x) })
 	}
 }
 
@@ -149,17 +151,24 @@ func (r *serverRun) shutdown() {
 }
 
 // serve is one connection, from the handshake to the end.
-func (r *serverRun) serve(ctx context.Context, c net.Conn) {
+func (r *serverRun) serve(ctx context.Context, g *guest) {
+	c := g.conn
 	logger := r.logger.With("from", c.RemoteAddr().String())
-	nc := newConn(c)
+	nc := newConn(c, guestReadAhead)
 	stopLogin := r.limitLogin(ctx, c)
-	conn, channels, requests, err := ssh.NewServerConn(nc, r.config(logger))
-	if !stopLogin() && err == nil {
+	tried := false
+	conn, channels, requests, err := ssh.NewServerConn(nc, r.config(logger, &tried))
+	inTime := stopLogin()
+	if kept := r.guests.leave(g); err == nil && (!inTime || !kept) {
 		err = errors.New("login took too long")
 	}
 	if err != nil {
 		c.Close()
-		logger.Info("login refused", "error", printable(err.Error()))
+		level := slog.LevelInfo
+		if !tried {
+			level = slog.LevelDebug // anybody can cause any number of them
+		}
+		logger.Log(ctx, level, "login refused", "error", truncate(printable(err.Error()), maxTail))
 		return
 	}
 	key, err := ssh.ParsePublicKey([]byte(conn.Permissions.Extensions[keyExtension]))
@@ -167,7 +176,15 @@ func (r *serverRun) serve(ctx context.Context, c net.Conn) {
 		conn.Close()
 		return
 	}
-	x := &serverConn{run: r, conn: conn, key: key, logger: logger, failed: make(chan struct{})}
+	if name := string(key.Marshal()); r.logins.enter(name) {
+		defer r.logins.leave(name)
+	} else {
+		conn.Close()
+		logger.Warn("login refused: there are too many connections", "key", describeKey(key))
+		return
+	}
+	nc.readAhead(readAhead)
+	x := &serverConn{run: r, conn: conn, net: nc, key: key, logger: logger, failed: make(chan struct{})}
 	r.mu.Lock()
 	r.conns[x] = struct{}{}
 	r.mu.Unlock()
@@ -193,12 +210,15 @@ func (r *serverRun) limitLogin(ctx context.Context, c net.Conn) (stop func() boo
 // keyExtension is where the login's key is kept.
 const keyExtension = "lighter-key"
 
-func (r *serverRun) config(logger *slog.Logger) *ssh.ServerConfig {
+// config is that of one connection. Whether a key was tried it notes in tried.
+func (r *serverRun) config(logger *slog.Logger, tried *bool) *ssh.ServerConfig {
 	config := &ssh.ServerConfig{
-		Config:        ssh.Config{Ciphers: defaultCiphers()},
-		MaxAuthTries:  maxAuthTries,
-		ServerVersion: serverVersionPrefix,
+		Config:                  ssh.Config{Ciphers: defaultCiphers(), KeyExchanges: keyExchanges, MACs: macs},
+		PublicKeyAuthAlgorithms: slices.Concat(signatures, loginSignatures),
+		MaxAuthTries:            maxAuthTries,
+		ServerVersion:           serverVersionPrefix,
 		PublicKeyCallback: func(_ ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
+			*tried = true
 			allowed, err := r.AuthorizedKeys()
 			if err != nil {
 				logger.Error("nobody can log in", "error", err)
@@ -210,14 +230,44 @@ func (r *serverRun) config(logger *slog.Logger) *ssh.ServerConfig {
 			return &ssh.Permissions{Extensions: map[string]string{keyExtension: string(key.Marshal())}}, nil
 		},
 	}
-	config.AddHostKey(r.HostKey)
+	config.AddHostKey(&sparingSigner{Signer: r.HostKey, began: time.Now()})
 	return config
 }
+
+// sparingSigner is the host key for one connection, whose client can ask for a signature
+// with each exchange of keys. Good clients exchange keys once, and after each GiB.
+type sparingSigner struct {
+	ssh.Signer
+	began time.Time
+	made  atomic.Int64
+}
+
+// signaturesAtOnce is how many signatures a connection may have, beside one each second.
+const signaturesAtOnce = 8
+
+func (s *sparingSigner) Sign(random io.Reader, data []byte) (*ssh.Signature, error) {
+	return s.SignWithAlgorithm(random, data, s.Algorithms()[0])
+}
+
+// SignWithAlgorithm implements ssh.AlgorithmSigner.
+func (s *sparingSigner) SignWithAlgorithm(random io.Reader, data []byte, algorithm string) (*ssh.Signature, error) {
+	if s.made.Add(1) > signaturesAtOnce+int64(time.Since(s.began)/time.Second) {
+		return nil, errors.New("the client exchanges keys too often")
+	}
+	if able, ok := s.Signer.(ssh.AlgorithmSigner); ok {
+		return able.SignWithAlgorithm(random, data, algorithm)
+	}
+	return s.Signer.Sign(random, data)
+}
+
+// Algorithms implements ssh.MultiAlgorithmSigner.
+func (s *sparingSigner) Algorithms() []string { return keyAlgorithms(s.PublicKey().Type()) }
 
 // serverConn is a connection that is logged in.
 type serverConn struct {
 	run     *serverRun
 	conn    *ssh.ServerConn
+	net     *conn
 	key     ssh.PublicKey // that logged in
 	logger  *slog.Logger
 	streams group         // goroutines of streams
@@ -229,6 +279,11 @@ func (c *serverConn) serve(ctx context.Context, channels <-chan ssh.NewChannel, 
 	var loops sync.WaitGroup
 	loops.Go(func() { ssh.DiscardRequests(requests) }) // answers keepalives with a refusal, as OpenSSH does
 	loops.Go(func() { c.accept(ctx, channels) })
+	loops.Go(func() {
+		if !c.net.stayAlive(&c.streams, aliveInterval, aliveInterval, c.failed, func() { _, _, _ = c.conn.SendRequest(keepaliveRequest, true, nil) }) {
+			c.conn.Close()
+		}
+	})
 	stop := context.AfterFunc(ctx, func() {
 		// Streams see the end of ctx and end; new ones are refused.
 		c.streams.wait()
@@ -297,8 +352,12 @@ func (c *serverConn) stream(ctx context.Context, newChannel ssh.NewChannel) {
 	if session {
 		command := make(chan struct{})
 		following.Go(func() { c.answer(requests, command) })
+		late := time.NewTimer(sessionTime)
+		defer late.Stop()
 		select {
 		case <-command:
+		case <-late.C:
+			return
 		case <-ctx.Done():
 			return
 		case <-c.failed:

@@ -69,6 +69,28 @@ func printable(text string) string {
 	return strings.Join(lines, " | ")
 }
 
+// harmless returns an error whose text can be printed and is short, as what a remote end
+// says need not be.
+func harmless(err error) error {
+	if err == nil {
+		return nil
+	}
+	text := truncate(printable(err.Error()), maxTail)
+	if text == err.Error() {
+		return err
+	}
+	return &saidError{text, err}
+}
+
+// saidError is an error of which a part comes from a remote end.
+type saidError struct {
+	text  string
+	cause error
+}
+
+func (e *saidError) Error() string { return e.text }
+func (e *saidError) Unwrap() error { return e.cause }
+
 // truncate cuts text to at most n bytes and a mark.
 func truncate(text string, n int) string {
 	if len(text) <= n {

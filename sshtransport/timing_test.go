@@ -203,9 +203,8 @@ func TestKeepaliveBusy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ours, theirs := memoryPipe()
 		defer theirs.Close()
-		l := newLink(&Config{KeepaliveTimeout: 2 * time.Second}, ours)
+		l := newLink(&Config{}, ours)
 		over := make(chan struct{})
-		l.client = &ssh.Client{Conn: unanswered{over: over}}
 		go func() {
 			for range 30 {
 				time.Sleep(time.Second)
@@ -213,7 +212,7 @@ func TestKeepaliveBusy(t *testing.T) {
 			}
 		}()
 		begin := time.Now()
-		if l.answers() {
+		if l.conn.answers(&l.group, 2*time.Second, func() { <-over }) {
 			t.Error("it is taken to be alive")
 		}
 		if took := time.Since(begin); took < 30*time.Second || took > 34*time.Second {
@@ -222,17 +221,6 @@ func TestKeepaliveBusy(t *testing.T) {
 		close(over)
 		l.close(errors.New("test"))
 	})
-}
-
-// unanswered is a connection on which requests get no answer while it lasts.
-type unanswered struct {
-	ssh.Conn
-	over chan struct{}
-}
-
-func (u unanswered) SendRequest(string, bool, []byte) (bool, []byte, error) {
-	<-u.over
-	return false, nil, io.EOF
 }
 
 // memoryPipe is net.Pipe with buffers: in SSH, both sides begin by writing.
