@@ -389,6 +389,9 @@ func (b *build) unpack(s *hookapi.Shipment) error {
 		if _, err := acl.Check(item.Signature, item.SignedHash); err != nil {
 			return fmt.Errorf("%s: %w", item.Path, err)
 		}
+		if want, told := s.NARHashes[item.Path]; told && want != item.NARHash {
+			return fmt.Errorf("%s: %w: it is not what was said to be made", item.Path, store.ErrCorrupt)
+		}
 		if i > 0 {
 			if err := os.Rename(spot, string(item.Path)); err != nil {
 				return err

@@ -195,7 +195,7 @@ func (l *lab) serve() {
 				_, err = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n")
 			}
 			if err == nil {
-				l.sessions <- &session{l, conn, hookapi.NewReader(r)}
+				l.sessions <- &session{l: l, conn: conn, r: hookapi.NewReader(r)}
 			}
 		}
 	}()
@@ -216,6 +216,8 @@ type session struct {
 	l    *lab
 	conn net.Conn
 	r    *hookapi.Reader
+	// hashes are what is said of the items of a shipment.
+	hashes map[store.Path]store.Hash
 }
 
 func (l *lab) session() *session {
@@ -277,7 +279,7 @@ func (s *session) reply(verdict, reason string) *hookapi.Question {
 // announce begins a shipment.
 func (s *session) announce(number int) {
 	s.l.t.Helper()
-	s.send(hookapi.Transfer, hookapi.Shipment{Number: number, Machine: "m1", Items: 1, Bytes: 1 << 20})
+	s.send(hookapi.Transfer, hookapi.Shipment{Number: number, Machine: "m1", Items: 1, Bytes: 1 << 20, NARHashes: s.hashes})
 }
 
 // part sends a part of an archive, cut into frames of so many bytes.

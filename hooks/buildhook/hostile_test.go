@@ -18,6 +18,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/hookapi"
 	"lighter/internal/testkit"
+	"lighter/nar"
 	"lighter/store"
 )
 
@@ -430,4 +431,32 @@ func TestNoWordForASilentCoordinator(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestArchiveUnlikeAnnounced has a machine send other contents, with a good signature, than it
+// said it had made.
+func TestArchiveUnlikeAnnounced(t *testing.T) {
+	l := newLab(t, nil)
+	s, _ := l.accepted("hello")
+	r := nar.NewArchiveReader(bytes.NewReader(l.good("hello")), l.path("hello").Dir())
+	if _, err := r.Next(); err != nil {
+		t.Fatal(err)
+	}
+	good, err := r.Item()
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := good.NARHash
+	other[0] ^= 1
+	s.hashes = map[store.Path]store.Hash{l.path("hello"): other}
+	if r := s.ship(1, l.good("hello")); !strings.Contains(r.Error, "not what was said to be made") || r.Local {
+		t.Errorf("got %+v", r)
+	}
+	l.wantNothingLeft()
+	s.hashes = map[store.Path]store.Hash{l.path("hello"): good.NARHash}
+	if r := s.ship(2, l.good("hello")); r.Error != "" {
+		t.Errorf("the good one was refused: %+v", r)
+	}
+	s.succeed()
+	l.exit(ExitBuilt)
 }

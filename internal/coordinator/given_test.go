@@ -525,3 +525,27 @@ func TestHonestMachineUnderTheSameName(t *testing.T) {
 		t.Errorf("attempt %d, built %d times", b.Attempt, honest.count("one"))
 	}
 }
+
+// TestOffloadSaysWhatWasMade has a hook told what the machine said it had made, so that it can
+// refuse anything else, and a machine that gives one more output.
+func TestOffloadSaysWhatWasMade(t *testing.T) {
+	f := newHookFarm(t, nil, "m1", "m2")
+	drv, other := f.drv("one", ""), f.drv("other", "")
+	lies := 1
+	lie := func(s *agentapi.BuildStatus) {
+		if s.State == agentapi.Succeeded && lies > 0 {
+			lies--
+			s.Outputs["other"] = &store.Info{Path: f.output(other), NARSize: 1}
+		}
+	}
+	f.agents["m1"].set(func(a *fakeAgent) { a.lie = lie })
+	h := f.hook(drv)
+	if r := h.result(); r.State != api.Succeeded {
+		t.Fatalf("got %+v", r)
+	}
+	info, err := f.agents[h.ships[0].Machine].store.Info(t.Context(), f.output(drv))
+	if err != nil || len(h.ships) != 1 || len(h.ships[0].NARHashes) != 1 || h.ships[0].NARHashes[info.Path] != info.NARHash {
+		t.Errorf("got shipments %+v, %v", h.ships, err)
+	}
+	f.over()
+}

@@ -401,13 +401,14 @@ func (r *run) handOver() (*outcome, error) {
 	if err != nil {
 		return nil, &headError{err}
 	}
-	s := hookapi.Shipment{Machine: r.machine.Name, Items: len(wanted)}
+	s := hookapi.Shipment{Machine: r.machine.Name, Items: len(wanted), NARHashes: make(map[store.Path]store.Hash, len(wanted))}
 	for _, p := range wanted {
 		item := r.c.kept.on(r.machine, p)
 		if item == nil {
 			return nil, r.blame(api.CulpritMachine, fmt.Errorf("it is not known to keep %s", p))
 		}
 		s.Bytes += item.info.NARSize
+		s.NARHashes[p] = item.info.NARHash
 	}
 	if s.Bytes < 0 || s.Bytes > hookapi.MaxShipment {
 		return nil, r.blame(api.CulpritMachine, fmt.Errorf("its outputs have %d bytes: want at most %d", s.Bytes, int64(hookapi.MaxShipment)))

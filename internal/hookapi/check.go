@@ -176,6 +176,8 @@ func (s *Shipment) check() error {
 		return fmt.Errorf("shipment number %d", s.Number)
 	case s.Items < 0, s.Items > api.MaxOutputs:
 		return fmt.Errorf("a shipment of %d items: want at most %d", s.Items, api.MaxOutputs)
+	case len(s.NARHashes) > api.MaxOutputs:
+		return fmt.Errorf("a shipment with %d hashes: want at most %d", len(s.NARHashes), api.MaxOutputs)
 	case s.Bytes < 0, s.Bytes > MaxShipment:
 		return fmt.Errorf("a shipment of %d bytes: want at most %d", s.Bytes, int64(MaxShipment))
 	}

@@ -122,6 +122,8 @@ type Shipment struct {
 	Machine string `json:"machine"`
 	Items   int    `json:"items"`
 	Bytes   int64  `json:"bytes"` // as NARs
+	// NARHashes are those of the items, as the machine said when it had made them.
+	NARHashes map[store.Path]store.Hash `json:"narHashes,omitempty"`
 }
 
 // Receipt says whether outputs arrived whole and with a good signature.
