@@ -212,6 +212,30 @@ func (v *listValue) set(texts []string) error {
 
 func (v *listValue) texts() []string { return *v.to }
 
+// variables is a list of names of variables. One without any is the list of an empty name,
+// so that it is told from one that was not given.
+func variables(key, flag, what string, to *[]string) *Option {
+	o := list(key, flag, what, to, checkVariable)
+	o.value = &variablesValue{listValue{to, checkVariable}}
+	return o
+}
+
+type variablesValue struct{ listValue }
+
+func (v *variablesValue) decode(d *tomlfile.Decoder, key string, x any, at *tomlfile.Place) {
+	v.listValue.decode(d, key, x, at)
+	if len(*v.to) == 0 {
+		*v.to = []string{""}
+	}
+}
+
+func checkVariable(name string) error {
+	if strings.ContainsAny(name, "= \t\n\x00") {
+		return fmt.Errorf("%q is not the name of a variable", name)
+	}
+	return nil
+}
+
 func checkURL(text string) error { return tomlfile.CheckURL(text) }
 
 func boolean(key, what string, to *bool) *Option {

@@ -24,6 +24,12 @@ type Settings struct {
 	DaemonSocket string
 	MaxBuilds    int // that run at a time; 0 is no limit of the owner's
 
+	// Of the embedded store; 0 and nil are the defaults of local.Options.
+	MaxOutputSize  int64 // bytes
+	MaxOutputFiles int
+	KeepFreeDisk   int64 // bytes
+	ImpureEnvVars  []string
+
 	// Of what heads may ask for; see agentapi.Offer.
 	SandboxPaths           []string
 	SubstituteURLs         []string
@@ -44,6 +50,7 @@ const (
 const (
 	maxCores  = 1 << 16
 	maxBuilds = 1024
+	maxFiles  = 1 << 30
 )
 
 // NewOptions returns the options with their defaults.
@@ -56,6 +63,11 @@ func NewOptions() *Options {
 		choice("store", "`KIND` of store: local, guix-daemon, or auto, which is guix-daemon where one answers", &s.Store, StoreAuto, StoreLocal, StoreDaemon),
 		file("daemon-socket", "daemon-socket", "`FILE` on which guix-daemon listens (default GUIX_DAEMON_SOCKET, or its usual place)", &s.DaemonSocket),
 		number("max-builds", "at most `N` builds run at the same time; 0 leaves it to the heads", &s.MaxBuilds, maxBuilds),
+		// Of the embedded store.
+		size("max-output-size", "outputs of a build may have at most `SIZE`, sparse or not (default 1TiB)", "100GiB", &s.MaxOutputSize),
+		number("max-output-files", "outputs of a build may have at most `N` files, folders and symlinks (default 4194304)", &s.MaxOutputFiles, maxFiles),
+		size("keep-free-disk", "a build that leaves less than `SIZE` of the store's disk free is stopped (default a twentieth, at most 1GiB)", "10GiB", &s.KeepFreeDisk),
+		variables("impure-env-vars", "impure-env-var", "variable of the agent by `NAME` that derivations with a known hash may ask for (default those of proxies and locale); may be repeated; empty for none", &s.ImpureEnvVars),
 		// Of what heads may ask for.
 		list("sandbox-paths", "sandbox-path", "`PATH` here that heads may let builds see beside their inputs, also as INSIDE=OUTSIDE; may be repeated", &s.SandboxPaths, agentapi.CheckSandboxPath).ofHeads(),
 		list("substitute-urls", "substitute-url", "substitute server that heads may name, as `URL`; may be repeated", &s.SubstituteURLs, checkURL).ofHeads(),
@@ -69,7 +81,10 @@ func NewOptions() *Options {
 }
 
 // StoreOptions puts what the owner says of the embedded store into its options.
-func (s *Settings) StoreOptions(*local.Options) {}
+func (s *Settings) StoreOptions(opts *local.Options) {
+	opts.MaxOutput, opts.MaxOutputFiles, opts.KeepFree = s.MaxOutputSize, int64(s.MaxOutputFiles), s.KeepFreeDisk
+	opts.ImpureEnvVars = s.ImpureEnvVars
+}
 
 // Offer returns what heads may ask for.
 func (s *Settings) Offer() *agentapi.Offer {

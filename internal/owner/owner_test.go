@@ -13,6 +13,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/tomlfile"
+	"lighter/store/local"
 )
 
 func write(t *testing.T, text string) string {
@@ -35,17 +36,21 @@ func flag(t *testing.T, o *Options, name string) *Option {
 
 // every is a value for each key, as the file has it and as flags have it.
 var every = map[string][2]string{
-	"state-directory": {`"/srv/x"`, "/srv/x"},
-	"store":           {`"local"`, "local"},
-	"daemon-socket":   {`"/run/guix"`, "/run/guix"},
-	"max-builds":      {`3`, "3"},
-	"sandbox-paths":   {`["/bin/sh=/opt/busybox"]`, "/bin/sh=/opt/busybox"},
-	"substitute-urls": {`["https://ci.guix.gnu.org"]`, "https://ci.guix.gnu.org"},
-	"keep-failed":     {`false`, "false"},
-	"collect-garbage": {`false`, "false"},
-	"max-cores":       {`8`, "8"},
-	"max-time":        {`"6h"`, "6h"},
-	"max-silent-time": {`"1h"`, "1h"},
+	"state-directory":  {`"/srv/x"`, "/srv/x"},
+	"store":            {`"local"`, "local"},
+	"daemon-socket":    {`"/run/guix"`, "/run/guix"},
+	"max-builds":       {`3`, "3"},
+	"max-output-size":  {`"10GiB"`, "10737418240"},
+	"max-output-files": {`1000`, "1000"},
+	"keep-free-disk":   {`"1GiB"`, "1073741824"},
+	"impure-env-vars":  {`["http_proxy"]`, "http_proxy"},
+	"sandbox-paths":    {`["/bin/sh=/opt/busybox"]`, "/bin/sh=/opt/busybox"},
+	"substitute-urls":  {`["https://ci.guix.gnu.org"]`, "https://ci.guix.gnu.org"},
+	"keep-failed":      {`false`, "false"},
+	"collect-garbage":  {`false`, "false"},
+	"max-cores":        {`8`, "8"},
+	"max-time":         {`"6h"`, "6h"},
+	"max-silent-time":  {`"1h"`, "1h"},
 }
 
 // TestEveryOption shows that the file and the flags do the same, and that what is of the
@@ -231,5 +236,31 @@ func TestMakeState(t *testing.T) {
 		if err := MakeState(theirs); err == nil || !strings.Contains(err.Error(), "belongs to user 12345") {
 			t.Errorf("another's: %v", err)
 		}
+	}
+}
+
+// TestNoImpureVariables shows that a file that allows none is told from one that says
+// nothing, also by the agent's process.
+func TestNoImpureVariables(t *testing.T) {
+	o := NewOptions()
+	if err := o.Load(write(t, "impure-env-vars = []\n"), true); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(o.Args(), "--impure-env-var=") {
+		t.Errorf("the agent's process gets %q", o.Args())
+	}
+	again := NewOptions()
+	if err := flag(t, again, "impure-env-var").Set(""); err != nil {
+		t.Fatal(err)
+	}
+	for _, settings := range []*Settings{&o.Settings, &again.Settings} {
+		var opts local.Options
+		settings.StoreOptions(&opts)
+		if opts.ImpureEnvVars == nil || slices.Contains(opts.ImpureEnvVars, "http_proxy") {
+			t.Errorf("got %q", opts.ImpureEnvVars)
+		}
+	}
+	if err := NewOptions().Load(write(t, `impure-env-vars = ["A=B"]`), true); err == nil {
+		t.Error("a name with an = was accepted")
 	}
 }

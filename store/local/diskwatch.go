@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"lighter/internal/quantity"
 	"lighter/nar"
 	"lighter/store"
 )
@@ -108,8 +109,8 @@ func (s *Store) lookAtDisk() {
 // tooLarge returns the error of a build that is stopped. It is the derivation's if most of
 // what has gone since the build began is in its folder.
 func (w *watched) tooLarge(now space, used int64) error {
-	text := fmt.Sprintf("stopped because the disk of %s runs full: the build has written %d MiB; of %d MiB that were free when it began, %d MiB are left, and %d MiB are kept free",
-		string(w.build.store.layout), mebibytes(used), mebibytes(w.began.free), mebibytes(now.free), mebibytes(now.keep))
+	text := fmt.Sprintf("stopped because the disk of %s runs full: the build has written %s; of %s that were free when it began, %s are left, and %s are to stay free",
+		string(w.build.store.layout), quantity.Bytes(used), quantity.Bytes(w.began.free), quantity.Bytes(now.free), quantity.Bytes(now.keep))
 	if used < (w.began.free-now.free)/2 {
 		return fmt.Errorf("%s: %w", text, unix.ENOSPC)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"lighter/internal/quantity"
 	"lighter/nar"
 	"lighter/store"
 	"lighter/store/derivation"
@@ -170,7 +171,7 @@ func (b *build) blameTree(err error) error {
 	case err == nil:
 		return nil
 	case errors.As(err, &limit):
-		return b.failure(store.FailedLimit, "%s for one build; this machine's limits are %d files and %d bytes", b.inside(err), b.store.maxOutputFiles(), b.store.maxOutput())
+		return b.failure(store.FailedLimit, "%s for one build; this machine's limits are %d files and %s", b.inside(err), b.store.maxOutputFiles(), quantity.Bytes(b.store.maxOutput()))
 	case errors.As(err, &errno) && !changed(errno):
 		return err
 	}

@@ -5,6 +5,8 @@ import (
 	"io/fs"
 
 	"golang.org/x/sys/unix"
+
+	"lighter/internal/quantity"
 )
 
 // The defaults of Options.
@@ -61,10 +63,7 @@ func (s *Store) room(bytes int64) error {
 		return err
 	}
 	if left := sp.free - sp.keep; bytes > left {
-		return fmt.Errorf("%d MiB more have no room: %d MiB are free, of which %d MiB are kept free: %w", mebibytes(bytes), mebibytes(sp.free), mebibytes(sp.keep), unix.ENOSPC)
+		return fmt.Errorf("%s more have no room: %s are free, of which %s are kept free: %w", quantity.Bytes(bytes), quantity.Bytes(sp.free), quantity.Bytes(sp.keep), unix.ENOSPC)
 	}
 	return nil
 }
-
-// mebibytes rounds up.
-func mebibytes(bytes int64) int64 { return (bytes + 1<<20 - 1) >> 20 }
