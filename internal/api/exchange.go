@@ -57,6 +57,7 @@ type Filter struct {
 	Name       string            `json:"name,omitempty"`       // of the derivation, without hash and .drv; "hello-*" is all that start so
 	System     string            `json:"system,omitempty"`
 	Machine    string            `json:"machine,omitempty"` // of the current or last attempt
+	User       string            `json:"user,omitempty"`    // who submitted it: a name, or a number
 	Tags       map[string]string `json:"tags,omitempty"`    // all of these; an empty value is any
 	NotTags    map[string]string `json:"notTags,omitempty"` // none of these; an empty value is any
 	Since      time.Time         `json:"since,omitzero"`    // submitted then or later
@@ -65,7 +66,7 @@ type Filter struct {
 
 // Empty reports whether the filter selects all.
 func (f *Filter) Empty() bool {
-	return len(f.States) == 0 && f.Derivation == "" && f.Name == "" && f.System == "" && f.Machine == "" &&
+	return len(f.States) == 0 && f.Derivation == "" && f.Name == "" && f.System == "" && f.Machine == "" && f.User == "" &&
 		len(f.Tags) == 0 && len(f.NotTags) == 0 && f.Since.IsZero() && f.Until.IsZero()
 }
 
@@ -86,6 +87,9 @@ type Selection struct {
 type Selected struct {
 	IDs   []string `json:"ids"`
 	Count int      `json:"count"`
+	// Others is how many more a filter selects that are not the caller's, who may change
+	// no others.
+	Others int `json:"others,omitempty"`
 }
 
 // OperatorNote is the body of requests that take only a reason, for people: POST
@@ -262,6 +266,7 @@ const APIVersion = 1
 // The codes of an Error, with the HTTP status that they come with.
 const (
 	CodeBadRequest   = "bad-request"   // 400: the request is wrong in itself
+	CodeForbidden    = "forbidden"     // 403: the caller has not the right to it
 	CodeNotFound     = "not-found"     // 404: no such build, machine or log
 	CodeConflict     = "conflict"      // 409: the id is another build's
 	CodeNotValid     = "not-valid"     // 422: the derivation is not in the store

@@ -25,6 +25,7 @@ func (f *Filter) Values() url.Values {
 	set("name", f.Name)
 	set("system", f.System)
 	set("machine", f.Machine)
+	set("user", f.User)
 	for k, v := range f.Tags {
 		set("tag", k+"="+v)
 	}
@@ -41,7 +42,7 @@ func (f *Filter) Values() url.Values {
 }
 
 // filterNames are the names that Values writes.
-var filterNames = []string{"state", "derivation", "name", "system", "machine", "tag", "not-tag", "since", "until"}
+var filterNames = []string{"state", "derivation", "name", "system", "machine", "user", "tag", "not-tag", "since", "until"}
 
 // ParseFilter reads what Values writes. Names beside those of a filter and of others
 // are an error.
@@ -51,7 +52,7 @@ func ParseFilter(q url.Values, others ...string) (*Filter, error) {
 			return nil, fmt.Errorf("%q is no filter: there are %s", name, strings.Join(append(slices.Clone(filterNames), others...), ", "))
 		}
 	}
-	f := &Filter{Name: q.Get("name"), System: q.Get("system"), Machine: q.Get("machine")}
+	f := &Filter{Name: q.Get("name"), System: q.Get("system"), Machine: q.Get("machine"), User: q.Get("user")}
 	for _, s := range q["state"] {
 		f.States = append(f.States, State(s))
 	}
@@ -78,6 +79,9 @@ func ParseFilter(q url.Values, others ...string) (*Filter, error) {
 
 // Check says what is wrong with a filter.
 func (f *Filter) Check() error {
+	if len(f.States) > len(States()) {
+		return fmt.Errorf("%d states, there are %v", len(f.States), States())
+	}
 	for _, s := range f.States {
 		if !slices.Contains(States(), s) {
 			return fmt.Errorf("state %q: there are %v", s, States())
@@ -86,7 +90,21 @@ func (f *Filter) Check() error {
 	if star := strings.IndexByte(f.Name, '*'); star >= 0 && star != len(f.Name)-1 {
 		return fmt.Errorf("name %q: a * stands only at the end", f.Name)
 	}
-	return nil
+	for _, of := range []struct {
+		what, text string
+		most       int
+	}{
+		{"derivation", string(f.Derivation), MaxPath}, {"name", f.Name, MaxName}, {"system", f.System, MaxName},
+		{"machine", f.Machine, MaxName}, {"user", f.User, MaxName},
+	} {
+		if err := CheckText(of.what, of.text, of.most); err != nil {
+			return err
+		}
+	}
+	if err := CheckTags(f.Tags); err != nil {
+		return err
+	}
+	return CheckTags(f.NotTags)
 }
 
 func parseTags(list []string) (map[string]string, error) {
@@ -133,6 +151,7 @@ func (f *Filter) Matches(b *Build) bool {
 		(f.Name == "" || f.matchesName(DerivationName(b.Derivation))) &&
 		(f.System == "" || f.System == b.System) &&
 		(f.Machine == "" || f.Machine == b.Machine) &&
+		(f.User == "" || slices.Contains(b.Submitter.Names(), f.User)) &&
 		!b.Submitted.Before(f.Since) &&
 		(f.Until.IsZero() || b.Submitted.Before(f.Until))
 }

@@ -22,3 +22,22 @@ func CheckText(what, text string, most int) error {
 	}
 	return nil
 }
+
+// CheckTags says what is wrong with the tags of a build or a machine.
+func CheckTags(tags map[string]string) error {
+	if len(tags) > MaxTags {
+		return fmt.Errorf("%d tags, at most %d are taken", len(tags), MaxTags)
+	}
+	for k, v := range tags {
+		if k == "" || len(k)+len(v) > MaxTag {
+			return fmt.Errorf("tag %.40q: a tag has a name, and at most %d bytes", k, MaxTag)
+		}
+		if err := CheckText("the name of a tag", k, MaxTag); err != nil {
+			return err
+		}
+		if err := CheckText("the value of tag "+k, v, MaxTag); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -5,6 +5,7 @@ package api
 
 import (
 	"fmt"
+	"strconv"
 	"time"
 
 	"lighter/store"
@@ -134,6 +135,9 @@ type Build struct {
 	Request
 	System   string   `json:"system"`
 	Features []string `json:"features,omitempty"` // required ones
+	// Submitter is who asked for it, as the kernel said; nil for builds that the coordinator
+	// made itself, and where nobody knows.
+	Submitter *Submitter `json:"submitter,omitempty"`
 	// Parent is the build for whose sake the coordinator made this one itself;
 	// empty for a build that a client asked for.
 	Parent string `json:"parent,omitempty"`
@@ -168,6 +172,31 @@ type Build struct {
 	Hardware *Hardware `json:"hardware,omitempty"`
 	// Results has what a check found, by machine.
 	Results []CheckResult `json:"results,omitempty"`
+}
+
+// Submitter is a user of the head.
+type Submitter struct {
+	UID  uint32 `json:"uid"`
+	User string `json:"user,omitempty"` // the name at that time; empty if there was none
+}
+
+func (s *Submitter) String() string {
+	if s.User != "" {
+		return s.User
+	}
+	return "user " + strconv.FormatUint(uint64(s.UID), 10)
+}
+
+// Names are those under which a filter finds the user: number and name. A nil Submitter has
+// none.
+func (s *Submitter) Names() []string {
+	switch {
+	case s == nil:
+		return nil
+	case s.User == "":
+		return []string{strconv.FormatUint(uint64(s.UID), 10)}
+	}
+	return []string{strconv.FormatUint(uint64(s.UID), 10), s.User}
 }
 
 // Hardware is what a machine is made of.
@@ -305,6 +334,18 @@ type Status struct {
 	// HooksPending and HooksParked count runs of event hooks.
 	HooksPending int `json:"hooksPending,omitempty"`
 	HooksParked  int `json:"hooksParked,omitempty"`
+	// Caller is who asked, and what it may do; nil where nobody knows.
+	Caller *Caller `json:"caller,omitempty"`
+}
+
+// Caller is who asked, as the coordinator sees it.
+type Caller struct {
+	UID  uint32 `json:"uid"`
+	User string `json:"user,omitempty"`
+	// Operates says that it may do all; else it may submit and look, and change its own
+	// builds, and Operators says who may do all.
+	Operates  bool   `json:"operates"`
+	Operators string `json:"operators,omitempty"`
 }
 
 // SystemQueue is what there is to do for one system.

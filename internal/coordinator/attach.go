@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"fmt"
 	"net/http"
 	"time"
 )
@@ -8,6 +9,10 @@ import (
 // getAttach holds the builds with Attached that a client names wanted, for as long as the
 // client keeps the answer open.
 func (c *Coordinator) getAttach(w http.ResponseWriter, r *http.Request) error {
+	who, err := c.caller(r.Context())
+	if err != nil {
+		return err
+	}
 	ids := r.URL.Query()["build"]
 	if len(ids) == 0 || len(ids) > maxCancel {
 		return badRequest("want 1 to %d builds, got %d", maxCancel, len(ids))
@@ -19,6 +24,9 @@ func (c *Coordinator) getAttach(w http.ResponseWriter, r *http.Request) error {
 		}
 		if !b.Attached {
 			return badRequest("build %s was not submitted as one that is canceled when its clients are gone", b.ID)
+		}
+		if b.Submitter != nil && !who.mayChange(b) {
+			return who.refuse(fmt.Sprintf("hold build %s, which is %s", b.ID, whose(b)))
 		}
 		ids[i] = b.ID
 	}

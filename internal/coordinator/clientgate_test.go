@@ -29,7 +29,7 @@ func TestReasonsAreBounded(t *testing.T) {
 	} {
 		for reason, want := range map[string]string{
 			strings.Repeat("x", api.MaxNote+1): "at most 1024",
-			strings.Repeat("x", 10<<20):        "at most",
+			strings.Repeat("x", 200<<10):       "at most 1024",
 			"a\nb":                             "control character",
 			"\x1b]0;x\a":                       "control character",
 		} {

@@ -117,6 +117,9 @@ type Config struct {
 	PruneAfter    time.Duration
 	PruneKeepLogs bool
 
+	// Access says who may do what; nil lets whoever reaches the API do all.
+	Access *Access
+
 	newAgent  func(m *machine) agent         // nil is the real one; for tests
 	headSpace func() (api.HeadStatus, error) // nil asks the file systems; for tests
 }
@@ -256,6 +259,8 @@ type Coordinator struct {
 	// hookCounts returns how many runs of event hooks are to come, and how many are parked.
 	// Any goroutine may call it; nil means that there are no hooks.
 	hookCounts func() (pending, parked int)
+	access     atomic.Pointer[Access]
+	memory     *memory
 	room       *gate // shut while the head's disks are full; then nothing is fetched home
 	// conversations counts those with build hooks.
 	conversations atomic.Int32
@@ -302,7 +307,7 @@ func New(cfg Config) (*Coordinator, error) {
 		head: newHead(cfg.Store), kept: newKeptItems(), moving: newTransfers(), started: time.Now(), process: processMetrics(),
 		longOrders: make(chan struct{}, maxLongOrders),
 		mail:       newMailbox[func()](), pruning: newPruning(), recovered: make(chan struct{}), stopped: make(chan struct{}), fatal: make(chan error, 1),
-		room: newGate(), counts: newCounters(),
+		room: newGate(), memory: newMemory(), counts: newCounters(),
 		byName: make(map[string]*machine), items: newItemNumbers(maxItems),
 		hooks: make(map[string]*delivery), tasks: make(map[store.Path]*task), builds: make(map[string]*record),
 		finals: make(map[string][]chan struct{}), attached: make(map[string]int),
@@ -312,6 +317,7 @@ func New(cfg Config) (*Coordinator, error) {
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
+	c.access.Store(cfg.Access)
 	c.noteFile(cfg.MachinesFile)
 	var err error
 	if c.logs, err = newLogFolder(cfg.LogDir, c.limits.MaxLog); err != nil {

@@ -175,14 +175,17 @@ func checkTags(change *api.TagChange) error {
 	if len(change.Set) == 0 && len(change.Remove) == 0 {
 		return badRequest("neither set nor remove names a tag")
 	}
-	if len(change.Set) > api.MaxTags || len(change.Remove) > api.MaxTags {
+	if len(change.Remove) > api.MaxTags {
 		return badRequest("at most %d tags are changed at once", api.MaxTags)
 	}
-	for k, v := range change.Set {
-		if k == "" || len(k)+len(v) > api.MaxTag {
-			return badRequest("tag %.40q: a tag has a name, and at most %d bytes", k, api.MaxTag)
+	if err := api.CheckTags(change.Set); err != nil {
+		return badRequest("%s", err)
+	}
+	for _, k := range change.Remove {
+		if err := api.CheckText("the name of a tag", k, api.MaxTag); err != nil {
+			return badRequest("%s", err)
 		}
-		if slices.Contains(change.Remove, k) {
+		if _, set := change.Set[k]; set {
 			return badRequest("tag %.40q is to be both set and removed", k)
 		}
 	}

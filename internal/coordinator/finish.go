@@ -469,6 +469,7 @@ func (c *Coordinator) cancelDependants(t *task) {
 func (c *Coordinator) substitute(t *task, canceled *record) {
 	b := canceled.Build
 	b.ID, b.State, b.Reason, b.Stopped, b.Offload = newID(), t.standing(), t.reason, nil, false
+	b.Submitter = nil // who does not want it shall not have a hold on what others need
 	for d := range t.dependants.all() {
 		if len(d.builds) > 0 {
 			b.Parent = d.builds[0].ID

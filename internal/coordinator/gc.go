@@ -110,6 +110,9 @@ func (c *Coordinator) postGC(w http.ResponseWriter, r *http.Request) error {
 	if err := readJSON(r, &body); err != nil {
 		return err
 	}
+	if body.MaxFreed < 0 || body.OlderThan < 0 || body.OlderThan > maxTime {
+		return badRequest("maxFreed and olderThan are not negative, and olderThan is at most %v seconds", float64(maxTime))
+	}
 	ctx, cancel := c.untilStopped(r.Context())
 	defer cancel()
 	result, err := m.collect(ctx, &agentapi.GCRequest{

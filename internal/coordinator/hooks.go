@@ -99,9 +99,11 @@ func (c *Coordinator) postHooksDrop(w http.ResponseWriter, r *http.Request) erro
 
 func selectHookRuns(w http.ResponseWriter, r *http.Request, do func(context.Context, *api.HookSelection) (*api.Selected, error)) error {
 	var s api.HookSelection
-	if err := readJSON(r, &s); err != nil {
+	var ids []string
+	if err := readLists(r, &s, idList(maxSelected, &ids)); err != nil {
 		return err
 	}
+	s.IDs = ids
 	selected, err := do(r.Context(), &s)
 	if err != nil {
 		return err

@@ -1,77 +1,119 @@
 package coordinator
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
 	"strconv"
-	"strings"
+	"time"
 
 	"lighter/internal/api"
 	"lighter/internal/hookapi"
 	"lighter/internal/ledger"
 )
 
-// Limits on what clients send and get.
+// Limits on what clients get, and on what they choose.
 const (
-	maxBody     = 64 << 20 // bytes
-	defaultPage = 100      // builds
-	maxPage     = 1000
-	maxCancel   = 100_000
-	minPrefix   = 4
-	maxLogTail  = 16 << 20 // bytes
+	defaultPage  = 100 // builds
+	maxPage      = 1000
+	maxPageBytes = 4 << 20 // of JSON; a page with more ends there
+	maxCancel    = 100_000
+	minPrefix    = 4
+	maxLogTail   = 16 << 20 // bytes
 )
 
+// handler answers a request, or says with an error why not.
+type handler func(http.ResponseWriter, *http.Request) error
+
+// operation is one of the API's.
+type operation struct {
+	pattern string
+	do      handler
+	// operator is what only operators may do there, in words; empty is for everybody.
+	operator string
+	body     int64 // bytes; 0 is maxSmallBody
+	memory   int64 // that it takes beside its body; 0 for what waits or streams
+}
+
 // Handler returns the API for clients, as docs/api.md describes it. It answers once
-// Run has started, and until Run returns.
+// Run has started, and until Run returns. Where Access says who may do what, connections
+// are those of Server.
 func (c *Coordinator) Handler() http.Handler {
 	mux := http.NewServeMux()
-	handle := func(pattern string, h func(http.ResponseWriter, *http.Request) error) {
-		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-			r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-			if err := h(w, r); err != nil {
+	for _, o := range []operation{
+		{pattern: "GET /v1/version", do: c.getVersion},
+		{pattern: "GET /v1/status", do: c.getStatus, memory: pageMemory},
+		{pattern: "POST /v1/builds", do: c.postBuilds, body: maxBody, memory: requestMemory},
+		{pattern: "GET /v1/builds", do: c.getBuilds, memory: pageMemory},
+		{pattern: "GET /v1/builds/{id}", do: c.getBuild, memory: pageMemory},
+		{pattern: "GET /v1/builds/{id}/log", do: c.getLog},
+		{pattern: "GET /v1/builds/{id}/why", do: c.getWhy, memory: pageMemory},
+		{pattern: "POST /v1/builds/{id}/cancel", do: c.postCancelOne, memory: requestMemory},
+		{pattern: "POST /v1/cancel", do: c.postCancel, body: maxSelectionBody, memory: requestMemory},
+		{pattern: "POST /v1/retry", do: c.postRetry, body: maxSelectionBody, memory: requestMemory},
+		{pattern: "POST /v1/priority", do: c.postPriority, body: maxSelectionBody, memory: requestMemory},
+		{pattern: "POST /v1/prune", do: c.postPrune, operator: "move builds out of the ledger"},
+		{pattern: "GET /v1/events", do: c.getEvents},
+		{pattern: "GET /v1/attach", do: c.getAttach},
+		{pattern: "GET " + hookapi.Path, do: c.getOffload},
+		{pattern: "GET /v1/machines", do: c.getMachines, memory: requestMemory},
+		{pattern: "POST /v1/machines/{name}/check", do: c.postCheck, operator: "try a machine"},
+		{pattern: "POST /v1/machines/{name}/gc", do: c.postGC, operator: "collect a machine's garbage"},
+		{pattern: "POST /v1/machines/{name}/drain", do: c.postDrain, operator: "drain a machine"},
+		{pattern: "POST /v1/machines/{name}/resume", do: c.postResumeMachine, operator: "have a machine build again"},
+		{pattern: "POST /v1/machines/{name}/tags", do: c.postTags, operator: "tag a machine"},
+		{pattern: "POST /v1/reload", do: c.postReload, operator: "have the machines file read"},
+		{pattern: "POST /v1/pause", do: c.postPause, operator: "pause the coordinator"},
+		{pattern: "POST /v1/resume", do: c.postResume, operator: "resume the coordinator"},
+		{pattern: "GET /v1/metrics", do: c.getMetrics, memory: requestMemory},
+		{pattern: "GET /v1/hooks", do: c.getHooks, memory: pageMemory},
+		{pattern: "GET /v1/hooks/{hook}/{run}", do: c.getHookRun, memory: requestMemory},
+		{pattern: "POST /v1/hooks/retry", do: c.postHooksRetry, body: maxSelectionBody, operator: "have runs of event hooks carried out again"},
+		{pattern: "POST /v1/hooks/drop", do: c.postHooksDrop, body: maxSelectionBody, operator: "drop runs of event hooks"},
+		{pattern: "POST /v1/hooks/{hook}/test", do: c.postHooksTest, operator: "try an event hook"},
+		{pattern: "/", do: func(_ http.ResponseWriter, r *http.Request) error {
+			return &api.Error{Status: http.StatusNotFound, Code: api.CodeNotFound, Message: fmt.Sprintf("%s %s: no such operation", r.Method, r.URL.Path)}
+		}},
+	} {
+		mux.HandleFunc(o.pattern, func(w http.ResponseWriter, r *http.Request) {
+			if err := c.answer(w, r, &o); err != nil {
 				writeError(w, err)
 			}
 		})
 	}
-	handle("GET /v1/version", c.getVersion)
-	handle("GET /v1/status", c.getStatus)
-	handle("POST /v1/builds", c.postBuilds)
-	handle("GET /v1/builds", c.getBuilds)
-	handle("GET /v1/builds/{id}", c.getBuild)
-	handle("GET /v1/builds/{id}/log", c.getLog)
-	handle("GET /v1/builds/{id}/why", c.getWhy)
-	handle("POST /v1/builds/{id}/cancel", c.postCancelOne)
-	handle("POST /v1/cancel", c.postCancel)
-	handle("POST /v1/retry", c.postRetry)
-	handle("POST /v1/priority", c.postPriority)
-	handle("POST /v1/prune", c.postPrune)
-	handle("GET /v1/events", c.getEvents)
-	handle("GET /v1/attach", c.getAttach)
-	handle("GET "+hookapi.Path, c.getOffload)
-	handle("GET /v1/machines", c.getMachines)
-	handle("POST /v1/machines/{name}/check", c.postCheck)
-	handle("POST /v1/machines/{name}/gc", c.postGC)
-	handle("POST /v1/machines/{name}/drain", c.postDrain)
-	handle("POST /v1/machines/{name}/resume", c.postResumeMachine)
-	handle("POST /v1/machines/{name}/tags", c.postTags)
-	handle("POST /v1/reload", c.postReload)
-	handle("POST /v1/pause", c.postPause)
-	handle("POST /v1/resume", c.postResume)
-	handle("GET /v1/metrics", c.getMetrics)
-	handle("GET /v1/hooks", c.getHooks)
-	handle("GET /v1/hooks/{hook}/{run}", c.getHookRun)
-	handle("POST /v1/hooks/retry", c.postHooksRetry)
-	handle("POST /v1/hooks/drop", c.postHooksDrop)
-	handle("POST /v1/hooks/{hook}/test", c.postHooksTest)
-	handle("/", func(_ http.ResponseWriter, r *http.Request) error {
-		return &api.Error{Status: http.StatusNotFound, Code: api.CodeNotFound, Message: fmt.Sprintf("%s %s: no such operation", r.Method, r.URL.Path)}
-	})
 	return mux
+}
+
+// answer carries out an operation for those who may, within bounds.
+func (c *Coordinator) answer(w http.ResponseWriter, r *http.Request, o *operation) error {
+	who, err := c.caller(r.Context())
+	if err == nil && o.operator != "" && !who.operates {
+		err = who.refuse(o.operator)
+	}
+	if err != nil {
+		return err
+	}
+	most := cmp.Or(o.body, maxSmallBody)
+	if r.ContentLength > most {
+		return bodyError(&http.MaxBytesError{Limit: most})
+	}
+	boundBody(w, r, most)
+	if o.memory > 0 {
+		body := r.ContentLength
+		if body < 0 { // it does not say
+			body = most
+		}
+		release, err := c.memory.acquire(r.Context(), who.uid(), o.memory+bodyMemory*body)
+		if err != nil {
+			return err
+		}
+		defer release()
+	}
+	return o.do(w, r)
 }
 
 func badRequest(format string, args ...any) *api.Error {
@@ -108,7 +150,10 @@ func writeError(w http.ResponseWriter, err error) {
 func writeJSON(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
+	rc := http.NewResponseController(w)
+	_ = rc.SetWriteDeadline(time.Now().Add(answerPatience)) // which not every test's writer can
 	_ = json.NewEncoder(w).Encode(v)
+	_ = rc.SetWriteDeadline(time.Time{})
 }
 
 func answer(w http.ResponseWriter, v any) error {
@@ -116,60 +161,101 @@ func answer(w http.ResponseWriter, v any) error {
 	return nil
 }
 
-// readJSON reads a body that is one JSON value with known fields. An empty body
-// leaves v as it is.
-func readJSON(r *http.Request, v any) error {
-	d := json.NewDecoder(r.Body)
-	d.DisallowUnknownFields()
-	switch err := d.Decode(v); {
-	case err == io.EOF:
-		return nil
-	case err != nil:
-		return bodyError(err)
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return badRequest("body: there is more than one JSON value")
-	}
-	return nil
-}
-
-func bodyError(err error) error {
-	var tooLarge *http.MaxBytesError
-	if errors.As(err, &tooLarge) {
-		return err
-	}
-	return badRequest("body: %s", strings.TrimPrefix(err.Error(), "json: "))
-}
-
 func (c *Coordinator) getVersion(w http.ResponseWriter, _ *http.Request) error {
 	return answer(w, api.Version{Version: c.cfg.Version, API: api.APIVersion})
 }
 
-// submission is the body of POST /v1/builds: a list, or one request.
+// submission is what the body of POST /v1/builds asks for.
 type submission struct {
-	Builds []api.Request `json:"builds"`
-	api.Request
+	c        *Coordinator
+	who      caller
+	requests []api.Request
+	refused  map[int]error // why a request is not taken, by its place
+}
+
+// take adds a request. What is wrong with one goes before the next one is read, since it may
+// be too much to be kept.
+func (s *submission) take(r *api.Request) error {
+	if r.Offload {
+		return badRequest("offload is for build hooks, which ask for it with GET %s", hookapi.Path)
+	}
+	err := s.c.checkRequest(r)
+	if err == nil {
+		err = s.who.mayAsk(r)
+	}
+	if err != nil {
+		s.refused[len(s.requests)], *r = err, api.Request{}
+	}
+	s.requests = append(s.requests, *r)
+	return nil
+}
+
+// read reads a list of requests, or one.
+func (s *submission) read(r *http.Request) error {
+	var one struct{ *api.Request } // nil if there is none of its fields
+	builds := &list{field: "builds", most: api.MaxSubmit, each: func(d *json.Decoder) error {
+		var r api.Request
+		if err := d.Decode(&r); err != nil {
+			return err
+		}
+		return s.take(&r)
+	}}
+	if err := readLists(r, &one, builds); err != nil {
+		return err
+	}
+	switch {
+	case builds.given && one.Request != nil:
+		return badRequest("body: want one request, or a list of them in builds, not both")
+	case builds.given:
+		return nil
+	case one.Request == nil:
+		return s.take(&api.Request{})
+	}
+	return s.take(one.Request)
 }
 
 func (c *Coordinator) postBuilds(w http.ResponseWriter, r *http.Request) error {
-	var s submission
-	if err := readJSON(r, &s); err != nil {
-		return err
-	}
-	requests := s.Builds
-	if requests == nil {
-		requests = []api.Request{s.Request}
-	}
-	if slices.ContainsFunc(requests, func(r api.Request) bool { return r.Offload }) {
-		return badRequest("offload is for build hooks, which ask for it with GET %s", hookapi.Path)
-	}
-	answers, err := c.Submit(r.Context(), requests)
+	who, err := c.caller(r.Context())
 	if err != nil {
 		return err
+	}
+	s := submission{c: c, who: who, refused: make(map[int]error)}
+	if err := s.read(r); err != nil {
+		return err
+	}
+	answers, err := c.Submit(r.Context(), s.requests)
+	if err != nil {
+		return err
+	}
+	for i, err := range s.refused {
+		answers[i] = submitted(nil, err)
 	}
 	return answer(w, api.Submissions{Builds: answers})
 }
 
+// sizeOf returns about how many bytes of JSON a build is.
+func sizeOf(b *api.Build) int {
+	n := 1 << 10 // what all have
+	for k, v := range b.Tags {
+		n += len(k) + len(v)
+	}
+	for name, path := range b.OutputPaths {
+		n += len(name) + len(path)
+	}
+	for _, list := range [][]string{b.On, b.Skip, b.Outputs, b.DerivationSubstituteURLs, b.Features} {
+		for _, text := range list {
+			n += len(text)
+		}
+	}
+	n += len(b.Reason) + 4*api.MaxMessage*len(b.Results)
+	if b.Failure != nil {
+		n += len(b.Failure.Message)
+	}
+	return n
+}
+
+// getBuilds answers with a page, which has fewer builds than were asked for if they are
+// large.
 func (c *Coordinator) getBuilds(w http.ResponseWriter, r *http.Request) error {
 	filter, err := parseFilter(r)
 	if err != nil {
@@ -178,15 +264,17 @@ func (c *Coordinator) getBuilds(w http.ResponseWriter, r *http.Request) error {
 	limit := filter.Limit
 	filter.Limit++ // one more says whether there is a next page
 	page := api.BuildList{Builds: []api.Build{}}
+	size := 0
 	for b, err := range c.ledger.Builds(r.Context(), filter) {
 		if err != nil {
 			return err
 		}
-		if len(page.Builds) == limit {
-			page.Next = page.Builds[limit-1].ID
+		if n := len(page.Builds); n == limit || size > maxPageBytes {
+			page.Next = page.Builds[n-1].ID
 			break
 		}
 		page.Builds = append(page.Builds, *b)
+		size += sizeOf(b)
 	}
 	return answer(w, page)
 }

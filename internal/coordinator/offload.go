@@ -287,6 +287,9 @@ func (c *Coordinator) takeUpOrder(ctx context.Context, d *delivery, o *hookapi.O
 	if len(names) != len(o.Outputs) {
 		return nil, badRequest("%s: not all of %v are its outputs", o.Derivation, o.Outputs)
 	}
+	if err := c.mayTakeOver(ctx, o.ID); err != nil {
+		return nil, err
+	}
 	if err := c.do(ctx, func() { c.hooks[d.id] = d }); err != nil {
 		return nil, err
 	}
@@ -319,6 +322,23 @@ func (c *Coordinator) takeUpOrder(ctx context.Context, d *delivery, o *hookapi.O
 	case <-c.stopped:
 		return nil, errStopping
 	}
+}
+
+// mayTakeOver refuses an order for a build that is somebody else's: whoever has the
+// conversation about a build gets its outputs, and cancels it by ending that.
+func (c *Coordinator) mayTakeOver(ctx context.Context, id string) error {
+	b, err := c.ledger.Build(ctx, id)
+	if errors.Is(err, ledger.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	who, err := c.caller(ctx)
+	if err == nil && b.Submitter != nil && !who.mayChange(b) {
+		err = who.refuse(fmt.Sprintf("take over build %s, which is %s", id, whose(b)))
+	}
+	return err
 }
 
 // hookCame gives a build its hook, if it is not final.

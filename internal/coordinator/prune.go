@@ -32,7 +32,7 @@ const (
 	// logsPatience bounds how long the logs of one batch of builds may take.
 	logsPatience = time.Minute
 	// maxPruneAge bounds how old builds can be asked to be.
-	maxPruneAge = api.Seconds(100 * 365 * 24 * 3600)
+	maxPruneAge = maxTime
 )
 
 // pruning keeps apart who removes builds from the ledger and who changes them. Builds
@@ -82,6 +82,9 @@ func (c *Coordinator) postPrune(w http.ResponseWriter, r *http.Request) error {
 func checkPrune(p *api.Prune) error {
 	if p.OlderThan <= 0 || p.OlderThan > maxPruneAge {
 		return badRequest("olderThan %v: want how many seconds ago builds must have ended, up to %v", float64(p.OlderThan), float64(maxPruneAge))
+	}
+	if len(p.States) > len(api.States()) {
+		return badRequest("%d states, there are %v", len(p.States), api.States())
 	}
 	for _, s := range p.States {
 		if !slices.Contains(api.States(), s) {

@@ -2,7 +2,6 @@ package coordinator
 
 import (
 	"context"
-	"fmt"
 
 	"lighter/internal/api"
 	"lighter/internal/ledger"
@@ -96,30 +95,11 @@ func (c *Coordinator) Retry(ctx context.Context, ids []string, reason string) ([
 	})
 }
 
-// dependentsOfFailed returns the builds that failed because others did, of derivations
-// that are given.
-func (c *Coordinator) dependentsOfFailed(ctx context.Context, failed map[store.Path]bool) ([]string, error) {
-	var ids []string
-	filter := ledger.Filter{Filter: api.Filter{States: []api.State{api.Failed}}}
-	for b, err := range c.ledger.Builds(ctx, filter) {
-		if err != nil {
-			return nil, err
-		}
-		if f := b.Failure; f != nil && f.Kind == api.KindDependency && failed[f.Input] {
-			ids = append(ids, b.ID)
-		}
-	}
-	return ids, nil
-}
-
 // ---- priority ----------------------------------------------------------------------------
 
 // Prioritise gives builds that are not final another priority, and returns them, once it
 // is durable.
 func (c *Coordinator) Prioritise(ctx context.Context, ids []string, priority int, reason string) ([]string, error) {
-	if reason == "" {
-		reason = fmt.Sprintf("a client set the priority to %d", priority)
-	}
 	return c.durablyIn(ctx, func() []string {
 		var changed []string
 		for _, id := range ids {

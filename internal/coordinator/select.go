@@ -1,7 +1,9 @@
 package coordinator
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"net/http"
 	"slices"
 
@@ -13,18 +15,22 @@ import (
 // maxSelected bounds the ids that an answer to a selection lists.
 const maxSelected = 10_000
 
+// portion is how many builds of a selection are changed at a time: meanwhile the loop does
+// other things, and whoever asked may change its mind.
+const portion = 1000
+
 func readSelection(r *http.Request) (*api.Selection, error) {
 	s := &api.Selection{}
-	if err := readJSON(r, s); err != nil {
-		return nil, err
-	}
+	var ids []string
+	err := readLists(r, s, idList(maxCancel, &ids))
+	s.IDs = ids
 	switch {
+	case err != nil:
+		return nil, err
 	case len(s.IDs) > 0 && s.Filter != nil:
 		return nil, badRequest("a selection has ids or a filter, not both")
 	case len(s.IDs) == 0 && s.Filter == nil:
 		return nil, badRequest("a selection has ids or a filter")
-	case len(s.IDs) > maxCancel:
-		return nil, badRequest("%d ids, at most %d are taken", len(s.IDs), maxCancel)
 	case s.Filter != nil && s.Filter.Empty():
 		return nil, badRequest("the filter selects all builds that there ever were; say at least which states")
 	}
@@ -36,84 +42,158 @@ func readSelection(r *http.Request) (*api.Selection, error) {
 	return s, checkReason(s.Reason)
 }
 
-// selected returns the builds of a selection. A filter selects, of the given states alone,
-// those that it names, or all if it names none.
-func (c *Coordinator) selected(ctx context.Context, s *api.Selection, states []api.State) ([]string, error) {
+// selecting is one change of the builds of a selection.
+type selecting struct {
+	c      *Coordinator
+	ctx    context.Context
+	who    caller
+	what   string // is done with builds, in words
+	result api.Selected
+	// change changes builds by their ids, and returns those for which that was so.
+	change func(ctx context.Context, ids []string) ([]string, error)
+}
+
+// newSelecting reads who wants a selection of builds changed, and which.
+func (c *Coordinator) newSelecting(r *http.Request, what string) (*selecting, *api.Selection, error) {
+	who, err := c.caller(r.Context())
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := readSelection(r)
+	return &selecting{c: c, ctx: r.Context(), who: who, what: what, result: api.Selected{IDs: []string{}}}, s, err
+}
+
+// all changes the builds of a selection, a portion at a time. A filter selects, of the given
+// states alone, those that it names, or all if it names none.
+func (p *selecting) all(s *api.Selection, states []api.State) error {
 	if s.Filter == nil {
-		ids := make([]string, len(s.IDs))
-		for i, id := range s.IDs {
-			b, err := c.findBuild(ctx, id)
-			if err != nil {
-				return nil, err
-			}
-			ids[i] = b.ID
+		ids, err := p.named(s.IDs)
+		if err != nil {
+			return err
 		}
-		return ids, nil
+		for part := range slices.Chunk(ids, portion) {
+			if err := p.some(part); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
 	filter := *s.Filter
 	if len(filter.States) > 0 {
 		states = slices.DeleteFunc(slices.Clone(filter.States), func(s api.State) bool { return !slices.Contains(states, s) })
 		if len(states) == 0 {
-			return nil, nil
+			return nil
 		}
 	}
 	filter.States = states
-	var ids []string
-	for b, err := range c.ledger.Builds(ctx, ledger.Filter{Filter: filter}) {
+	return p.matching(&filter, func(*api.Build) bool { return true })
+}
+
+// named returns the builds that are named, if the caller may change all of them.
+func (p *selecting) named(names []string) ([]string, error) {
+	ids := make([]string, len(names))
+	for i, name := range names {
+		b, err := p.c.findBuild(p.ctx, name)
 		if err != nil {
 			return nil, err
 		}
-		ids = append(ids, b.ID)
+		if !p.who.mayChange(b) {
+			return nil, p.who.refuse(fmt.Sprintf("%s build %s, which is %s", p.what, b.ID, whose(b)))
+		}
+		ids[i] = b.ID
 	}
 	return ids, nil
 }
 
-func answerSelected(w http.ResponseWriter, ids []string) error {
-	s := api.Selected{IDs: ids, Count: len(ids)}
-	if s.IDs == nil {
-		s.IDs = []string{}
+// matching changes the builds that a filter and a condition select, and counts those that
+// the caller may not change.
+func (p *selecting) matching(filter *api.Filter, ok func(*api.Build) bool) error {
+	after := ""
+	for {
+		var ids []string
+		n := 0
+		for b, err := range p.c.ledger.Builds(p.ctx, ledger.Filter{Filter: *filter, After: after, Limit: portion}) {
+			if err != nil {
+				return err
+			}
+			n++
+			after = b.ID
+			switch {
+			case !ok(b):
+			case p.who.mayChange(b):
+				ids = append(ids, b.ID)
+			default:
+				p.result.Others++
+			}
+		}
+		if len(ids) > 0 {
+			if err := p.some(ids); err != nil {
+				return err
+			}
+		}
+		if n < portion {
+			return nil
+		}
 	}
-	s.IDs = s.IDs[:min(len(s.IDs), maxSelected)]
-	return answer(w, s)
+}
+
+// some changes a portion of builds.
+func (p *selecting) some(ids []string) error {
+	done, err := p.change(p.ctx, ids)
+	if err != nil {
+		return err
+	}
+	p.result.Count += len(done)
+	p.result.IDs = append(p.result.IDs, done[:min(len(done), maxSelected-len(p.result.IDs))]...)
+	return nil
 }
 
 func (c *Coordinator) postCancelOne(w http.ResponseWriter, r *http.Request) error {
+	who, err := c.caller(r.Context())
+	if err != nil {
+		return err
+	}
 	b, err := c.build(r)
 	if err != nil {
 		return err
 	}
-	ids, err := c.Cancel(r.Context(), []string{b.ID}, "")
+	if !who.mayChange(b) {
+		return who.refuse(fmt.Sprintf("cancel build %s, which is %s", b.ID, whose(b)))
+	}
+	ids, err := c.Cancel(r.Context(), []string{b.ID}, "canceled by "+who.name())
 	if err != nil {
 		return err
 	}
-	return answerSelected(w, ids)
+	return answer(w, api.Selected{IDs: ids, Count: len(ids)})
 }
 
 func (c *Coordinator) postCancel(w http.ResponseWriter, r *http.Request) error {
-	s, err := readSelection(r)
+	p, s, err := c.newSelecting(r, "cancel")
 	if err != nil {
 		return err
 	}
-	ids, err := c.selected(r.Context(), s, ledger.NonFinal())
-	if err != nil {
-		return err
-	}
-	if s.WithDependents {
-		if ids, err = c.withDependents(r.Context(), ids); err != nil {
-			return err
+	reason := cmp.Or(s.Reason, "canceled by "+p.who.name())
+	p.change = func(ctx context.Context, ids []string) ([]string, error) {
+		if s.WithDependents {
+			var err error
+			if ids, err = p.withDependents(ids); err != nil {
+				return nil, err
+			}
 		}
+		return c.Cancel(ctx, ids, reason)
 	}
-	if ids, err = c.Cancel(r.Context(), ids, s.Reason); err != nil {
+	if err := p.all(s, ledger.NonFinal()); err != nil {
 		return err
 	}
-	return answerSelected(w, ids)
+	return answer(w, p.result)
 }
 
 // withDependents adds the builds that wait for builds, directly or not, before them: so
-// those are canceled, and do not fail.
-func (c *Coordinator) withDependents(ctx context.Context, ids []string) ([]string, error) {
+// those are canceled, and do not fail. It leaves out those that the caller may not change.
+func (p *selecting) withDependents(ids []string) ([]string, error) {
+	c := p.c
 	var all []string
-	err := c.do(ctx, func() {
+	err := c.do(p.ctx, func() {
 		seen := make(map[*task]bool)
 		var add func(t *task)
 		add = func(t *task) {
@@ -124,7 +204,11 @@ func (c *Coordinator) withDependents(ctx context.Context, ids []string) ([]strin
 			for d := range t.dependants.all() {
 				add(d)
 				for _, r := range d.builds {
-					all = append(all, r.ID)
+					if p.who.mayChange(&r.Build) {
+						all = append(all, r.ID)
+					} else {
+						p.result.Others++
+					}
 				}
 			}
 		}
@@ -148,7 +232,7 @@ func unique(ids []string) []string {
 }
 
 func (c *Coordinator) postRetry(w http.ResponseWriter, r *http.Request) error {
-	s, err := readSelection(r)
+	p, s, err := c.newSelecting(r, "retry")
 	if err != nil {
 		return err
 	}
@@ -156,50 +240,63 @@ func (c *Coordinator) postRetry(w http.ResponseWriter, r *http.Request) error {
 	if s.Filter != nil && slices.Contains(s.Filter.States, api.Canceled) {
 		states = append(states, api.Canceled) // only where that is said: somebody wanted it so
 	}
-	ctx := r.Context()
-	ids, err := c.selected(ctx, s, states)
-	if err != nil {
+	reason := cmp.Or(s.Reason, p.who.name()+" has it tried again")
+	failed := make(map[store.Path]bool)
+	p.change = func(ctx context.Context, ids []string) ([]string, error) {
+		if s.WithDependents {
+			if err := c.derivationsOf(ctx, ids, failed); err != nil {
+				return nil, err
+			}
+		}
+		return c.Retry(ctx, ids, reason)
+	}
+	if err := p.all(s, states); err != nil {
 		return err
 	}
-	if s.WithDependents && len(ids) > 0 {
-		failed := make(map[store.Path]bool)
-		for _, id := range ids {
-			b, err := c.ledger.Build(ctx, id)
-			if err != nil {
-				return err
-			}
-			failed[b.Derivation] = true
-		}
-		dependents, err := c.dependentsOfFailed(ctx, failed)
+	if len(failed) > 0 {
+		s.WithDependents = false
+		err := p.matching(&api.Filter{States: []api.State{api.Failed}}, func(b *api.Build) bool {
+			return b.Failure != nil && b.Failure.Kind == api.KindDependency && failed[b.Failure.Input]
+		})
 		if err != nil {
 			return err
 		}
-		ids = unique(append(ids, dependents...))
 	}
-	reason := s.Reason
-	if reason == "" {
-		reason = "a client has it tried again"
+	return answer(w, p.result)
+}
+
+// derivationsOf adds the derivations of builds to a set of limited size.
+func (c *Coordinator) derivationsOf(ctx context.Context, ids []string, set map[store.Path]bool) error {
+	for _, id := range ids {
+		b, err := c.ledger.Build(ctx, id)
+		if err != nil {
+			return err
+		}
+		set[b.Derivation] = true
 	}
-	if ids, err = c.Retry(ctx, ids, reason); err != nil {
-		return err
+	if len(set) > maxCancel {
+		return badRequest("builds of more than %d derivations are too many with their dependents; what was retried by now stays so", maxCancel)
 	}
-	return answerSelected(w, ids)
+	return nil
 }
 
 func (c *Coordinator) postPriority(w http.ResponseWriter, r *http.Request) error {
-	s, err := readSelection(r)
+	p, s, err := c.newSelecting(r, "prioritise")
 	if err != nil {
 		return err
 	}
 	if s.Priority < -api.MaxPriority || s.Priority > api.MaxPriority {
 		return badRequest("priority %d is not in %d to %d", s.Priority, -api.MaxPriority, api.MaxPriority)
 	}
-	ids, err := c.selected(r.Context(), s, ledger.NonFinal())
-	if err != nil {
+	if err := p.who.mayHavePriority(s.Priority); err != nil {
 		return err
 	}
-	if ids, err = c.Prioritise(r.Context(), ids, s.Priority, s.Reason); err != nil {
+	reason := cmp.Or(s.Reason, fmt.Sprintf("%s set the priority to %d", p.who.name(), s.Priority))
+	p.change = func(ctx context.Context, ids []string) ([]string, error) {
+		return c.Prioritise(ctx, ids, s.Priority, reason)
+	}
+	if err := p.all(s, ledger.NonFinal()); err != nil {
 		return err
 	}
-	return answerSelected(w, ids)
+	return answer(w, p.result)
 }

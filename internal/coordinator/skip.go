@@ -184,7 +184,9 @@ func (c *Coordinator) submitInputsOf(ctx context.Context, parent *api.Build, see
 			r.ID = uuid.NewSHA1(namespace, []byte(in)).String()
 			r.Derivation, r.Outputs, r.AllInputs, r.SkipIfSubmitted, r.Check, r.On = in, nil, false, true, 0, nil
 			r.Attached = false // nobody knows its id
-			batch = append(batch, api.Submitted{Build: newBuild(&r, input)})
+			b := newBuild(&r, input)
+			b.Submitter = parent.Submitter
+			batch = append(batch, api.Submitted{Build: b})
 			if len(batch) == api.MaxSubmit {
 				if err := flush(); err != nil {
 					return err

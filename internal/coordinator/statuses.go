@@ -41,10 +41,15 @@ func (c *Coordinator) Status(ctx context.Context) (*api.Status, error) {
 }
 
 func (c *Coordinator) getStatus(w http.ResponseWriter, r *http.Request) error {
+	who, err := c.caller(r.Context())
+	if err != nil {
+		return err
+	}
 	s, err := c.Status(r.Context())
 	if err != nil {
 		return err
 	}
+	s.Caller = who.status()
 	return answer(w, s)
 }
 

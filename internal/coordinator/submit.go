@@ -41,8 +41,18 @@ func (c *Coordinator) Submit(ctx context.Context, requests []api.Request) ([]api
 	for i := 1; i < len(requests); i++ {
 		requests[i].Tags = sameTags(requests[i].Tags, requests[i-1].Tags)
 	}
+	who, err := c.caller(ctx)
+	if err != nil {
+		return nil, err
+	}
 	answers := make([]api.Submitted, len(requests))
 	c.prepare(ctx, requests, answers)
+	submitter := who.submitter()
+	for i := range answers {
+		if b := answers[i].Build; b != nil && answers[i].Skipped == "" {
+			b.Submitter = submitter
+		}
+	}
 	if err := c.submitInputs(ctx, answers); err != nil {
 		return nil, err
 	}
@@ -149,6 +159,9 @@ func newBuild(r *api.Request, n *node) *api.Build {
 	return b
 }
 
+// maxTime bounds limits of time: beyond it a duration has no room for them.
+const maxTime = api.Seconds(100 * 365 * 24 * 3600)
+
 func (c *Coordinator) checkRequest(r *api.Request) error {
 	switch {
 	case r.Derivation == "":
@@ -157,14 +170,10 @@ func (c *Coordinator) checkRequest(r *api.Request) error {
 		return badRequest("%s is not a derivation: its name does not end in .drv", r.Derivation)
 	case r.Derivation.Dir() != c.head.Dir():
 		return badRequest("%s is not in the store %s", r.Derivation, c.head.Dir())
-	case r.Timeout < 0 || r.MaxSilentTime < 0:
-		return badRequest("timeout and maxSilentTime are not negative")
-	case len(r.Tags) > api.MaxTags:
-		return badRequest("%d tags, at most %d are taken", len(r.Tags), api.MaxTags)
+	case r.Timeout < 0 || r.MaxSilentTime < 0 || r.Timeout > maxTime || r.MaxSilentTime > maxTime:
+		return badRequest("timeout and maxSilentTime are not negative, and at most %v seconds", float64(maxTime))
 	case len(r.Outputs) > api.MaxOutputs:
 		return badRequest("%d outputs, at most %d are taken", len(r.Outputs), api.MaxOutputs)
-	}
-	switch {
 	case r.Retries < -1 || r.Retries > api.MaxRetries:
 		return badRequest("retries %d is not in -1 (none) to %d", r.Retries, api.MaxRetries)
 	case r.Check < 0 || r.Check > api.MaxChecks:
@@ -178,10 +187,8 @@ func (c *Coordinator) checkRequest(r *api.Request) error {
 	case r.Offload && (r.Check > 0 || r.AllInputs || r.SkipIfBuilt || r.SkipIfSubmitted):
 		return badRequest("guix-daemon asks for one build, and no more")
 	}
-	for k, v := range r.Tags {
-		if k == "" || len(k)+len(v) > api.MaxTag {
-			return badRequest("tag %.40q: a tag has a name, and at most %d bytes", k, api.MaxTag)
-		}
+	if err := checkTexts(r); err != nil {
+		return badRequest("%s", err)
 	}
 	if r.ID == "" {
 		return nil
@@ -189,6 +196,39 @@ func (c *Coordinator) checkRequest(r *api.Request) error {
 	id, err := uuid.Parse(r.ID)
 	if err != nil || id.String() != r.ID {
 		return badRequest("id %.60q is not a UUID in lower case", r.ID)
+	}
+	return nil
+}
+
+// checkTexts says what is wrong with the texts of a request, each by itself and together.
+func checkTexts(r *api.Request) error {
+	size := 0
+	for _, of := range []struct {
+		what  string
+		texts []string
+		most  int
+	}{
+		{"the name of an output", r.Outputs, api.MaxName},
+		{"the name of a machine", r.On, api.MaxName},
+		{"the name of a machine", r.Skip, api.MaxName},
+		{"a substitute URL", r.DerivationSubstituteURLs, api.MaxURL},
+	} {
+		for _, text := range of.texts {
+			size += len(text)
+			if err := api.CheckText(of.what, text, of.most); err != nil {
+				return err
+			}
+		}
+	}
+	for k, v := range r.Tags {
+		size += len(k) + len(v)
+	}
+	if err := api.CheckTags(r.Tags); err != nil {
+		return err
+	}
+	// What JSON makes of plain text is less than twice as long.
+	if size > api.MaxRequest/2 {
+		return fmt.Errorf("names, tags and URLs have %d bytes, at most %d are taken", size, api.MaxRequest/2)
 	}
 	return nil
 }

@@ -225,6 +225,7 @@ func newTerm(kind, value string) term {
 func stateTerm(s api.State) term   { return newTerm("state", string(s)) }
 func systemTerm(name string) term  { return newTerm("system", name) }
 func machineTerm(name string) term { return newTerm("machine", name) }
+func userTerm(name string) term    { return newTerm("user", name) }
 func outputTerm(path string) term  { return newTerm("output", path) }
 func drvTerm(path string) term     { return newTerm("derivation", path) }
 
@@ -254,7 +255,7 @@ var codeTerms = func() map[byte]term {
 
 // terms is what a build is found by, beside its state.
 type terms struct {
-	fixed     []term // of derivation, system and tags, sorted: what seldom changes; and everyTerm
+	fixed     []term // of derivation, system, tags and submitter, sorted: what seldom changes; and everyTerm
 	outputs   []term // sorted
 	machine   term   // 0 if it has none
 	name      string // of the derivation
@@ -276,6 +277,9 @@ func newTerms(b *api.Build) *terms {
 	}
 	for _, path := range b.OutputPaths {
 		t.outputs = append(t.outputs, outputTerm(string(path)))
+	}
+	for _, name := range b.Submitter.Names() {
+		t.fixed = append(t.fixed, userTerm(name))
 	}
 	slices.Sort(t.fixed)
 	t.fixed = slices.Compact(t.fixed)

@@ -47,6 +47,9 @@ func newQuery(f *Filter) (*query, error) {
 	if f.Machine != "" {
 		q.all = append(q.all, termPrefix(machineTerm(f.Machine)))
 	}
+	if f.User != "" {
+		q.all = append(q.all, termPrefix(userTerm(f.User)))
+	}
 	switch prefix, ok := strings.CutSuffix(f.Name, "*"); {
 	case ok && prefix != "" && strings.IndexByte(prefix, '-') == len(prefix)-1:
 		q.all = append(q.all, termPrefix(kindTerm(prefix)))

@@ -1,0 +1,347 @@
+package coordinator
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"lighter/internal/api"
+	"lighter/internal/api/apiclient"
+	"lighter/internal/ledger"
+	"lighter/store"
+)
+
+// restricted lets user 7, members of group 70 and the coordinator's user 1 operate.
+func restricted(c *Config) {
+	c.Access = &Access{UID: 1, Users: []uint32{7}, Groups: []uint32{70}, MaxPriority: 100, Operators: "root and ops", Where: "see lighter.toml"}
+}
+
+// testUser is a client that may also say what no good client says.
+type testUser struct {
+	*apiclient.Client
+	http *http.Client
+}
+
+// raw sends a body as it is, and returns the answer's; where that is an error, as such.
+func (u *testUser) raw(ctx context.Context, method, path string, body []byte) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://x"+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	resp, err := u.http.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if e := (&api.Error{Status: resp.StatusCode}); err == nil && resp.StatusCode >= 400 {
+		err = errors.Join(json.Unmarshal(text, e), e)
+	}
+	return text, err
+}
+
+// as serves the API to somebody of whom the kernel would say that.
+func (f *farm) as(p *Peer) *testUser {
+	f.t.Helper()
+	l, err := net.Listen("unix", filepath.Join(f.t.TempDir(), "s"))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	server := &http.Server{Handler: f.c.Handler(), ConnContext: func(ctx context.Context, _ net.Conn) context.Context {
+		return context.WithValue(ctx, peerKey{}, p)
+	}}
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		server.Serve(l)
+	}()
+	dial := func(ctx context.Context) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", l.Addr().String())
+	}
+	client := &testUser{apiclient.NewClientDialer(dial), &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) }, DisableKeepAlives: true,
+	}}}
+	f.t.Cleanup(func() {
+		client.Close()
+		server.Close()
+		<-over
+	})
+	return client
+}
+
+func peer(uid uint32, groups ...uint32) *Peer {
+	return &Peer{UID: uid, GID: uid, Groups: groups, name: func() string { return map[uint32]string{5: "alice", 6: "bob"}[uid] }}
+}
+
+func code(err error) string {
+	var e *api.Error
+	if errors.As(err, &e) {
+		return e.Code
+	}
+	if err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+func TestWhoOperates(t *testing.T) {
+	a := &Access{UID: 1, Users: []uint32{7}, Groups: []uint32{70}}
+	for _, test := range []struct {
+		name string
+		peer *Peer
+		want bool
+	}{
+		{"root", peer(0), true},
+		{"the coordinator's user", peer(1), true},
+		{"a user who is named", peer(7), true},
+		{"a member of the group", peer(5, 3, 70), true},
+		{"somebody whose own group it is", &Peer{UID: 5, GID: 70}, true},
+		{"somebody", peer(5, 3), false},
+		{"somebody of root's group", peer(5, 0), false},
+		{"somebody with the number of the group", peer(70), true}, // whose own group has it
+		{"nobody", peer(65534), false},
+	} {
+		if got := a.operates(test.peer); got != test.want {
+			t.Errorf("%s: got %v", test.name, got)
+		}
+	}
+}
+
+// TestOperatorsAlone has somebody who may submit ask for all that only operators may do.
+func TestOperatorsAlone(t *testing.T) {
+	f := newFarm(t, restricted, "m1")
+	ctx := t.Context()
+	alice, root := f.as(peer(5)), f.as(peer(0))
+	m := "/v1/machines/m1/"
+	for _, path := range []string{
+		"/v1/pause", "/v1/resume", "/v1/reload", "/v1/prune", m + "drain", m + "resume", m + "tags", m + "gc", m + "check",
+		"/v1/hooks/retry", "/v1/hooks/drop", "/v1/hooks/x/test",
+	} {
+		_, err := alice.raw(ctx, http.MethodPost, path, []byte(`{"reason":"x"}`))
+		if code(err) != api.CodeForbidden || !strings.Contains(err.Error(), "alice may submit and look, but only root and ops may operate; see lighter.toml") {
+			t.Errorf("%s: got %v", path, err)
+		}
+	}
+	if s, err := root.Status(ctx); err != nil || s.Paused != "" || s.Machines[0].Draining || !s.Caller.Operates {
+		t.Errorf("after that: %+v, %v", s, err)
+	}
+	if s, err := alice.Status(ctx); err != nil || s.Caller.Operates || s.Caller.User != "alice" || s.Caller.Operators != "root and ops" {
+		t.Errorf("alice's rights: %+v, %v", s.Caller, err)
+	}
+	for _, operator := range []*Peer{peer(0), peer(1), peer(7), peer(5, 70)} {
+		if err := f.as(operator).Pause(ctx, ""); err != nil {
+			t.Errorf("pause by %+v: %v", operator, err)
+		}
+	}
+	if err := root.Resume(ctx); err != nil {
+		t.Error(err)
+	}
+	// Of whom nothing is known, nothing is taken.
+	nobody, closeAll := f.serve(socketOf(t))
+	defer closeAll()
+	if _, err := nobody.Status(ctx); code(err) != api.CodeForbidden {
+		t.Errorf("without credentials: got %v", err)
+	}
+	if _, err := nobody.Submit(ctx, api.Request{Derivation: f.drv("one", "")}); code(err) != api.CodeForbidden {
+		t.Errorf("without credentials: got %v", err)
+	}
+	// Rights can change while connections are open.
+	f.c.SetAccess(&Access{UID: 5})
+	if err := alice.Pause(ctx, ""); err != nil {
+		t.Errorf("after the change: %v", err)
+	}
+	if err := f.as(peer(7)).Resume(ctx); code(err) != api.CodeForbidden {
+		t.Errorf("after the change: %v", err)
+	}
+}
+
+// TestOwnBuilds has two users work with builds of each other.
+func TestOwnBuilds(t *testing.T) {
+	f := newFarm(t, restricted, "m1")
+	ctx := t.Context()
+	alice, bob, ops := f.as(peer(5)), f.as(peer(6)), f.as(peer(7))
+	if err := ops.Pause(ctx, ""); err != nil {
+		t.Fatal(err)
+	}
+	lib := f.drv("lib", "")
+	tags := map[string]string{"set": "x"}
+	submit := func(c *testUser, drv store.Path) *api.Build {
+		t.Helper()
+		b, err := c.Submit(ctx, api.Request{Derivation: drv, Tags: tags})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	libA, libB, appB := submit(alice, lib), submit(bob, lib), submit(bob, f.drv("app", "", lib))
+	if want := (api.Submitter{UID: 5, User: "alice"}); libA.Submitter == nil || *libA.Submitter != want {
+		t.Errorf("the submitter is %+v, want %+v", libA.Submitter, want)
+	}
+	kept, err := f.ledger.Build(ctx, libB.ID)
+	if err != nil || kept.Submitter == nil || kept.Submitter.UID != 6 {
+		t.Errorf("the ledger has %+v, %v", kept.Submitter, err)
+	}
+	// Nobody can say that he is another.
+	if _, err := alice.raw(ctx, http.MethodPost, "/v1/builds", []byte(`{"derivation":"`+string(lib)+`","submitter":{"uid":0}}`)); code(err) != api.CodeBadRequest {
+		t.Errorf("a submitter in the request: %v", err)
+	}
+	for name, err := range map[string]error{
+		"cancel":     second(alice.CancelAll(ctx, &api.Selection{IDs: []string{libA.ID, libB.ID}})),
+		"cancel one": second(alice.raw(ctx, http.MethodPost, "/v1/builds/"+libB.ID+"/cancel", nil)),
+		"retry":      second(alice.Retry(ctx, &api.Selection{IDs: []string{libB.ID}})),
+		"priority":   second(alice.Prioritise(ctx, &api.Selection{IDs: []string{libB.ID}, Priority: 1})),
+		"too much":   second(alice.Prioritise(ctx, &api.Selection{IDs: []string{libA.ID}, Priority: 101})),
+		"too urgent": second(alice.Submit(ctx, api.Request{Derivation: lib, Priority: 101})),
+		"a folder":   second(alice.Submit(ctx, api.Request{Derivation: lib, DerivationSubstituteURLs: []string{"file:///etc"}})),
+		"FILE":       second(alice.Submit(ctx, api.Request{Derivation: lib, DerivationSubstituteURLs: []string{"FILE:///etc"}})),
+	} {
+		if code(err) != api.CodeForbidden {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+	if _, err := ops.Prioritise(ctx, &api.Selection{IDs: []string{libB.ID}, Priority: 101}); err != nil {
+		t.Errorf("an operator's priority: %v", err)
+	}
+	// A filter selects what is one's own, and says what is left.
+	done, err := alice.CancelAll(ctx, &api.Selection{Filter: &api.Filter{Tags: tags}, WithDependents: true})
+	if err != nil || !slices.Equal(done.IDs, []string{libA.ID}) || done.Others < 2 {
+		t.Errorf("cancel by tag: %+v, %v", done, err)
+	}
+	if b := f.awaitState(libA.ID, api.Canceled); b.Reason != "canceled by alice" {
+		t.Errorf("the reason is %q", b.Reason)
+	}
+	if done, err := alice.Retry(ctx, &api.Selection{IDs: []string{libA.ID}}); err != nil || done.Count != 1 {
+		t.Errorf("retrying one's own: %+v, %v", done, err)
+	}
+	if done, err := bob.CancelAll(ctx, &api.Selection{IDs: []string{libB.ID}}); err != nil || done.Count != 1 {
+		t.Errorf("canceling one's own: %+v, %v", done, err)
+	}
+	// What both wanted, and app needs, goes on.
+	if err := ops.Resume(ctx); err != nil {
+		t.Fatal(err)
+	}
+	f.awaitState(libA.ID, api.Succeeded)
+	f.awaitState(appB.ID, api.Succeeded)
+	for filter, want := range map[string]int{"alice": 1, "5": 1, "bob": 2, "7": 0, "": 3} {
+		page, err := alice.Builds(ctx, apiclient.BuildFilter{Filter: api.Filter{User: filter, Tags: tags}})
+		if err != nil || len(page.Builds) != want {
+			t.Errorf("builds of %q: %d, %v, want %d", filter, len(page.Builds), err, want)
+		}
+	}
+	f.idle()
+}
+
+// TestSubstituteOfCanceledBuildIsNobodys has somebody cancel a build that others need, and
+// then the one that the coordinator makes in its place.
+func TestSubstituteOfCanceledBuildIsNobodys(t *testing.T) {
+	f := newFarm(t, restricted, "m1")
+	ctx := t.Context()
+	alice, bob := f.as(peer(5)), f.as(peer(6))
+	if err := f.as(peer(0)).Pause(ctx, ""); err != nil {
+		t.Fatal(err)
+	}
+	lib := f.drv("lib", "")
+	mine, err := alice.Submit(ctx, api.Request{Derivation: lib})
+	if err != nil {
+		t.Fatal(err)
+	}
+	app, err := bob.Submit(ctx, api.Request{Derivation: f.drv("app", "", lib)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.awaitState(app.ID, api.Waiting)
+	if err := alice.Cancel(ctx, mine.ID); err != nil {
+		t.Fatal(err)
+	}
+	list, err := alice.Builds(ctx, apiclient.BuildFilter{Filter: api.Filter{Derivation: lib, States: ledger.NonFinal()}})
+	if err != nil || len(list.Builds) != 1 {
+		t.Fatalf("in its place: %+v, %v", list, err)
+	}
+	if err := alice.Cancel(ctx, list.Builds[0].ID); code(err) != api.CodeForbidden {
+		t.Errorf("canceling it: %v", err)
+	}
+	if err := f.as(peer(0)).Resume(ctx); err != nil {
+		t.Fatal(err)
+	}
+	f.awaitState(app.ID, api.Succeeded)
+	f.idle()
+}
+
+func second[T any](_ T, err error) error { return err }
+
+// TestPeerCredentials connects as another user, with other groups, and asks what the kernel
+// says of that.
+func TestPeerCredentials(t *testing.T) {
+	if unix.Geteuid() != 0 {
+		t.Skip("only root can become somebody else; TestWhoOperates has the rules")
+	}
+	f := newFarm(t, restricted)
+	l, err := net.Listen("unix", socketOf(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for name := l.Addr().String(); name != os.TempDir(); name = filepath.Dir(name) {
+		if err := os.Chmod(name, 0o777); err != nil {
+			t.Fatal(err)
+		}
+	}
+	clients := f.c.Clients(l)
+	var groups []uint32
+	for i := range uint32(100) {
+		groups = append(groups, 1000+i)
+	}
+	for _, want := range []*Peer{{UID: 12345, GID: 54321}, {UID: 12345, GID: 0, Groups: []uint32{70}}, {UID: 0, GID: 7, Groups: groups}} {
+		leave := dialAs(t, l.Addr().String(), want)
+		conn, err := clients.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := conn.(*clientConn).peer
+		if got.UID != want.UID || got.GID != want.GID || !slices.Equal(got.Groups, want.Groups) {
+			t.Errorf("got %+v, want %+v", got, want)
+		}
+		conn.Close()
+		leave()
+	}
+}
+
+// dialAs connects to a socket as somebody else, and returns what ends the connection.
+func dialAs(t *testing.T, socket string, p *Peer) (leave func()) {
+	t.Helper()
+	dialed, over, ended := make(chan error), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		runtime.LockOSThread() // and never unlocked: the thread goes with what it became
+		unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(p.Groups)), uintptr(unsafe.Pointer(unsafe.SliceData(p.Groups))), 0)
+		unix.RawSyscall(unix.SYS_SETRESGID, uintptr(p.GID), uintptr(p.GID), uintptr(p.GID))
+		unix.RawSyscall(unix.SYS_SETRESUID, uintptr(p.UID), uintptr(p.UID), uintptr(p.UID))
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err == nil {
+			defer unix.Close(fd)
+			err = unix.Connect(fd, &unix.SockaddrUnix{Name: socket})
+		}
+		dialed <- err
+		<-over
+	}()
+	if err := <-dialed; err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		close(over)
+		<-ended
+	}
+}
