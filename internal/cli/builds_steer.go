@@ -117,6 +117,9 @@ func (f *selectionFlags) write(ctx context.Context, inv *invocation, client *api
 	if left := done.Count - len(done.IDs); left > 0 {
 		fmt.Fprintf(inv.Out, "and %s more\n", human.Number(left))
 	}
+	if done.Others > 0 {
+		fmt.Fprintf(inv.Err, "%s of others stay as they are: only operators may change those\n", human.Count(done.Others, "build"))
+	}
 	if selection.Filter != nil && done.Count == 0 {
 		fmt.Fprintln(inv.Err, "no build was changed")
 	}
@@ -135,7 +138,9 @@ func (f *selectionFlags) write(ctx context.Context, inv *invocation, client *api
 	return nil
 }
 
-const selectionText = `Builds are named by their ids, or by the filters of "lighter builds list". With a filter, the number of builds that it selects is shown, and on a terminal there is a question.`
+const selectionText = `Builds are named by their ids, or by the filters of "lighter builds list". With a filter, the number of builds that it selects is shown, and on a terminal there is a question.
+
+Builds of others are for those who may operate; see docs/settings.md, [access]. Of what a filter selects, others change their own builds alone, and are told how many there are beside.`
 
 func buildsCancelCommand() *command {
 	return &command{

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"syscall"
 
 	"lighter/internal/api"
@@ -33,7 +34,17 @@ func noAnswer(f folders, err error) error {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return &exitError{exitNoAnswer, fmt.Errorf("no coordinator answers at %s; start one with: lighter coordinator", f.socket)}
 	case errors.Is(err, fs.ErrPermission):
-		return &exitError{exitNoAnswer, fmt.Errorf("no access to the coordinator's socket %s: ask whoever runs it to let you in", f.socket)}
+		return &exitError{exitNoAnswer, noAccess(f.socket)}
 	}
 	return err
+}
+
+// noAccess says who may open a socket that this process may not.
+func noAccess(socket string) error {
+	info, err := os.Lstat(socket)
+	if err != nil {
+		return fmt.Errorf("no access to the folder of the coordinator's socket %s: ask whoever runs it to let you in", socket)
+	}
+	return fmt.Errorf("no access to the coordinator's socket %s: it is for %s and members of the group %s; root adds you with: usermod -aG %s %s, which counts from the next login on",
+		socket, ownerName(info), groupOf(info), word(groupOf(info)), word(accountName(uint32(os.Geteuid())))) // #nosec G115 -- a number of the kernel's
 }

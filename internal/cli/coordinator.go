@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"time"
@@ -93,22 +92,26 @@ func (c *coordinatorAction) run(ctx context.Context, inv *invocation) error {
 		return err
 	}
 	defer lock.Close()
-	listener, err := listenSocket(ctx, f.socket)
+	access, group, err := accessOf(&set.Access, f.settingsFile())
+	if err != nil {
+		return badInput(err)
+	}
+	clients, err := listenSocket(f.socket, group, logger)
 	if err != nil {
 		return err
 	}
-	defer listener.Close()
+	defer clients.Close()
 	// Being asked to stop is a good end.
 	ctx, stop := cancelOnSignal(ctx, inv.Signals)
 	defer stop()
-	err = c.coordinate(ctx, inv, f, set, file, list, listener, logger)
+	err = c.coordinate(ctx, inv, f, set, file, list, clients, access, logger)
 	if errors.Is(err, errInterrupted) {
 		return nil
 	}
 	return err
 }
 
-func (c *coordinatorAction) coordinate(ctx context.Context, inv *invocation, f folders, set *settings.Settings, file string, list []machines.Machine, listener net.Listener, logger *slog.Logger) (err error) {
+func (c *coordinatorAction) coordinate(ctx context.Context, inv *invocation, f folders, set *settings.Settings, file string, list []machines.Machine, clients *socket, access *coordinator.Access, logger *slog.Logger) (err error) {
 	s, err := openHeadStoreOf(ctx, f, logger)
 	if err != nil {
 		return err
@@ -125,7 +128,7 @@ func (c *coordinatorAction) coordinate(ctx context.Context, inv *invocation, f f
 	links.store = s
 	var one *coordinator.Coordinator
 	hookMaker := &hookMaker{
-		folders: f, head: s, logger: logger, home: homeFolder(inv.Getenv),
+		folders: f, head: s, logger: logger, home: homeFolder(inv.Getenv), socket: clients,
 		log: func(ctx context.Context, w io.Writer, b *api.Build) error { return one.WriteLog(ctx, w, b) },
 	}
 	defer hookMaker.close()
@@ -147,13 +150,13 @@ func (c *coordinatorAction) coordinate(ctx context.Context, inv *invocation, f f
 		Hooks: hooks, HookPrograms: hookMaker.programs(os.Environ()), Published: hookMaker.published,
 		Fetch: servers.fetch, SubstituteURLs: set.Coordinator.DerivationSubstituteURLs,
 		Reload: func(ctx context.Context) error { return hookMaker.reload(ctx, one) },
-		LogDir: f.logs(), Logger: logger, Version: version.Version,
+		LogDir: f.logs(), Logger: logger, Version: version.Version, Access: access,
 	})
 	if err != nil {
 		return errors.Join(err, records.Close())
 	}
 	logger.Info("coordinator is ready", "socket", f.socket, "machines", len(list), "version", version.Version)
-	err = serve(ctx, one, listener)
+	err = serve(ctx, one, clients)
 	logger.Info("coordinator stops; builds on machines go on")
 	return errors.Join(err, records.Close())
 }
@@ -162,11 +165,17 @@ func (c *coordinatorAction) coordinate(ctx context.Context, inv *invocation, f f
 const stopTimeout = 5 * time.Second
 
 // serve runs the coordinator and its API until ctx ends, or one of them fails.
-func serve(ctx context.Context, c *coordinator.Coordinator, listener net.Listener) error {
+func serve(ctx context.Context, c *coordinator.Coordinator, clients *socket) error {
 	group, ctx := errgroup.WithContext(ctx)
-	server := &http.Server{Handler: c.Handler(), ReadHeaderTimeout: 10 * time.Second}
+	server := c.Server()
 	group.Go(func() error {
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		ticks := time.NewTicker(socketInterval)
+		defer ticks.Stop()
+		clients.keep(ctx, ticks.C)
+		return nil
+	})
+	group.Go(func() error {
+		if err := server.Serve(c.Clients(clients)); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serve clients: %w", err)
 		}
 		return nil

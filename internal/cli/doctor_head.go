@@ -83,12 +83,25 @@ func (d *doctor) checkSocket(ctx context.Context) {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		d.problem(check, start, "%s: nobody listens there; a coordinator that was killed left it behind", socket)
 	case errors.Is(err, fs.ErrPermission):
-		d.problem(check, fmt.Sprintf("run this as %s, or as one of its group", ownerName(info)), "%s: no access", socket)
+		d.problem(check, fmt.Sprintf("run this as %s, or as a member of the group %s", ownerName(info), groupOf(info)), "%s: no access", socket)
 	case err != nil:
 		d.problem(check, "look at the coordinator's log", "the coordinator does not answer: %v", err)
 	default:
 		d.status = status
 		d.checkVersion(ctx)
+		d.tellRights()
+	}
+}
+
+// tellRights says what whoever runs this may do.
+func (d *doctor) tellRights() {
+	const check = "rights"
+	switch c := d.status.Caller; {
+	case c == nil: // an old coordinator does not say
+	case c.Operates:
+		d.ok(check, "you may operate")
+	default:
+		d.ok(check, "you may submit and look; %s may operate", c.Operators)
 	}
 }
 

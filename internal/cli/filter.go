@@ -3,7 +3,9 @@ package cli
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -22,6 +24,8 @@ type filterFlags struct {
 	running, open                   bool
 	system, machine                 string
 	derivation, name, since, before string
+	user                            string
+	mine                            bool
 }
 
 func addFilterFlags(fs *pflag.FlagSet) *filterFlags {
@@ -35,6 +39,8 @@ func addFilterFlags(fs *pflag.FlagSet) *filterFlags {
 	fs.StringVarP(&f.machine, "machine", "m", "", "builds whose current or last attempt is on this machine, by `NAME`")
 	fs.StringVar(&f.derivation, "derivation", "", "builds of this derivation, by `PATH`")
 	fs.StringVar(&f.name, "name", "", "builds of derivations of this `NAME`, without hash and .drv; \"hello-*\" is all that start so")
+	fs.StringVar(&f.user, "user", "", "builds that this user submitted, by `NAME` or number")
+	fs.BoolVar(&f.mine, "mine", false, "builds that you submitted")
 	fs.StringVar(&f.since, "since", "", "builds submitted at this `TIME` or later: 2h (ago), yesterday, monday, 14:30, 2026-11-20, \"2026-11-20 14:30\"")
 	fs.StringVar(&f.before, "until", "", "builds submitted before this `TIME`")
 	fs.StringSliceVar(&f.only, "only", nil, "the same as --state")
@@ -120,7 +126,13 @@ func (f *filterFlags) filter(inv *invocation, now time.Time) (*api.Filter, error
 	if f.open {
 		names = append(names, "open")
 	}
-	filter := &api.Filter{Name: f.name, System: f.system, Machine: f.machine}
+	filter := &api.Filter{Name: f.name, System: f.system, Machine: f.machine, User: f.user}
+	if f.mine {
+		if f.user != "" {
+			return nil, usageErrorf("%s: --mine and --user: want one of them", command)
+		}
+		filter.User = strconv.Itoa(os.Geteuid())
+	}
 	var err error
 	if filter.States, err = parseStates(command, names); err != nil {
 		return nil, err

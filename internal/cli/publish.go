@@ -90,12 +90,7 @@ func listenFor(ctx context.Context, addr string) (net.Listener, string, error) {
 		}
 		return l, "http://" + l.Addr().String(), nil
 	}
-	var dialer net.Dialer
-	if c, err := dialer.DialContext(ctx, "unix", addr); err == nil {
-		c.Close()
-		return nil, "", fmt.Errorf("--listen %s: somebody listens on it already", addr)
-	}
-	l, err := listenSocket(ctx, addr)
+	l, err := listenSocket(addr, -1, nil)
 	return l, "unix://" + addr, err
 }
 

@@ -79,6 +79,7 @@ type hookMaker struct {
 	head    *headStore
 	logger  *slog.Logger
 	home    string
+	socket  *socket
 	// log copies a build's log; it is set before hooks run.
 	log func(ctx context.Context, w io.Writer, b *api.Build) error
 
@@ -133,9 +134,13 @@ func (m *hookMaker) configure(s *settings.Settings) ([]hooks.Config, error) {
 	return list, nil
 }
 
-// reload takes the hooks of the settings file as it is now. All else needs a new start.
+// reload takes hooks and rights of the settings file as it is now. All else needs a new start.
 func (m *hookMaker) reload(ctx context.Context, c *coordinator.Coordinator) error {
 	s, err := loadSettings(m.folders)
+	if err != nil {
+		return err
+	}
+	access, group, err := accessOf(&s.Access, m.folders.settingsFile())
 	if err != nil {
 		return err
 	}
@@ -143,6 +148,10 @@ func (m *hookMaker) reload(ctx context.Context, c *coordinator.Coordinator) erro
 	if err != nil {
 		return err
 	}
+	if err := m.socket.regroup(group); err != nil {
+		return err
+	}
+	c.SetAccess(access)
 	return c.SetHooks(ctx, list, nil)
 }
 

@@ -106,6 +106,9 @@ func hardwareText(h *api.Hardware) string {
 
 func (t *storyText) timing(b *api.Build) {
 	t.when("submitted", b.Submitted)
+	if b.Submitter != nil {
+		t.field("submitter", "%s", b.Submitter)
+	}
 	if b.Started != nil {
 		t.when("started", *b.Started)
 	}

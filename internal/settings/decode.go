@@ -21,6 +21,7 @@ const (
 	maxParallel  = 1000
 	minMaxLog    = 4 << 10 // bytes
 	maxName      = 100     // bytes
+	maxPriority  = 1_000_000
 )
 
 // Parse reads and checks the contents of a settings file, as Load does. The name of the
@@ -58,7 +59,7 @@ type field struct {
 
 // sections in the order of the documentation. Their fields write to s.
 func sections(s *Settings) []section {
-	c, h, l := &s.Coordinator, &s.Head, &s.Ledger
+	c, a, h, l := &s.Coordinator, &s.Access, &s.Head, &s.Ledger
 	return []section{
 		{"coordinator", []field{
 			duration("machine-lost-after", "5m", &c.MachineLostAfter, time.Second),
@@ -76,6 +77,16 @@ func sections(s *Settings) []section {
 			}},
 			duration("timeout", "24h", &c.Timeout, time.Second),
 			duration("max-silent-time", "1h", &c.MaxSilentTime, time.Second),
+		}},
+		{"access", []field{
+			{"submit-group", func(d *decoder, v any, at *tomlfile.Place) {
+				a.SubmitGroup = d.account("submit-group", v, at)
+			}},
+			{"operate-group", func(d *decoder, v any, at *tomlfile.Place) {
+				a.OperateGroup = d.account("operate-group", v, at)
+			}},
+			{"operate-users", func(d *decoder, v any, at *tomlfile.Place) { a.OperateUsers = d.accounts("operate-users", v, at) }},
+			integer("max-priority", "100", &a.MaxPriority, -maxPriority, maxPriority),
 		}},
 		{"head", []field{
 			size("min-free-disk", "1GiB", &h.MinFreeDisk),
@@ -141,6 +152,31 @@ func boolean(key string, to *bool) field {
 
 func size(key, example string, to *int64) field {
 	return field{key, func(d *decoder, v any, at *tomlfile.Place) { *to = d.Size(key, v, at, example) }}
+}
+
+// account reads the name or number of a user or group. Which there are is not known here.
+func (d *decoder) account(key string, v any, at *tomlfile.Place) string {
+	name, ok := d.Text(key, v, at)
+	if ok {
+		d.checkAccount(name, at)
+	}
+	return name
+}
+
+func (d *decoder) accounts(key string, v any, at *tomlfile.Place) []string {
+	names, places := d.Texts(key, v, at, d.Example(key, `["alice"]`))
+	for i, name := range names {
+		d.checkAccount(name, places[i])
+	}
+	return names
+}
+
+// checkAccount refuses what no user or group can be called, so that a list in one text is
+// not taken for a name.
+func (d *decoder) checkAccount(name string, at *tomlfile.Place) {
+	if strings.ContainsAny(name, ":,/ \t") || len(name) > maxName {
+		d.Errorf(at.Value, "want one name, or its number", "%q cannot be the name of a user or group", name)
+	}
 }
 
 func (d *decoder) maxLog(c *Coordinator, v any, at *tomlfile.Place) {

@@ -32,6 +32,7 @@ type Errors = tomlfile.Errors
 // and has the defaults filled in.
 type Settings struct {
 	Coordinator Coordinator
+	Access      Access
 	Head        Head
 	Ledger      Ledger
 	Log         Log
@@ -74,6 +75,20 @@ type Coordinator struct {
 	// default, is no limit.
 	Timeout       time.Duration
 	MaxSilentTime time.Duration
+}
+
+// Access is the table [access]: who may do what. Users and groups are names, or numbers.
+type Access struct {
+	// SubmitGroup is the group of the socket, whose members may submit builds and look;
+	// empty is the coordinator's own.
+	SubmitGroup string
+	// OperateGroup is the group whose members may operate, and OperateUsers are users who
+	// may, beside root and the coordinator's own user. None.
+	OperateGroup string
+	OperateUsers []string
+	// MaxPriority bounds the priority of builds of those who may not operate. 1,000,000,
+	// which all priorities have as their bound.
+	MaxPriority int
 }
 
 // Head is the table [head]: what must stay free there. Below it the coordinator pauses,
@@ -200,6 +215,7 @@ func Default() *Settings {
 			MachineLostAfter: 5 * time.Minute, MaxAttempts: 10, DownloadRetries: 3, QuarantineAfter: 3, QuarantineTime: time.Hour,
 			ParallelTransfers: 4, BuildMissingInputs: true, IdleAlarm: time.Minute, MaxLog: 256 << 20,
 		},
+		Access:  Access{MaxPriority: maxPriority},
 		Head:    Head{MinFreeDisk: 1 << 30, MinFreeStateDisk: 256 << 20, MinFreeInodes: 10000},
 		Ledger:  Ledger{SyncDelay: 200 * time.Millisecond},
 		Log:     Log{Level: slog.LevelInfo, Format: FormatText},

@@ -120,6 +120,9 @@ func statusHeader(s *api.Status, now time.Time, width int, style Style) []string
 		lines = append(lines, style.paint(colour, human.Truncate(human.Printable(text), width)))
 	}
 	add(bold, fmt.Sprintf("coordinator %s, process %d, started %s", s.Version, s.PID, human.Ago(s.Started, now)))
+	if c := s.Caller; c != nil && !c.Operates {
+		add("", "you may submit and look; "+c.Operators+" may operate")
+	}
 	if s.Paused != "" {
 		add(yellow, Paused(s.Paused))
 	}

@@ -1,0 +1,110 @@
+package cli
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"os/user"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"lighter/internal/coordinator"
+	"lighter/internal/settings"
+)
+
+// access.go makes of [access] in lighter.toml who may do what.
+
+// accessOf returns who operates, and the number of the socket's group, or -1 for the
+// coordinator's own.
+func accessOf(s *settings.Access, file string) (_ *coordinator.Access, group int, err error) {
+	a := &coordinator.Access{
+		UID: uint32(os.Geteuid()), MaxPriority: s.MaxPriority, // #nosec G115 -- a number of the kernel's
+		Where: fmt.Sprintf("[access] in %s says who (operate-group, operate-users)", file),
+	}
+	who := []string{"root"}
+	if a.UID != 0 {
+		who = append(who, accountName(a.UID))
+	}
+	for _, name := range s.OperateUsers {
+		id, err := accountID(name, userID)
+		if err != nil {
+			return nil, 0, fmt.Errorf("%s: [access] operate-users: %w", file, err)
+		}
+		a.Users, who = append(a.Users, id), append(who, name)
+	}
+	if s.OperateGroup != "" {
+		id, err := accountID(s.OperateGroup, groupID)
+		if err != nil {
+			return nil, 0, fmt.Errorf("%s: [access] operate-group: %w", file, err)
+		}
+		a.Groups, who = append(a.Groups, id), append(who, "members of the group "+s.OperateGroup)
+	}
+	a.Operators = who[0]
+	if last := len(who) - 1; last > 0 {
+		a.Operators = strings.Join(who[:last], ", ") + " and " + who[last]
+	}
+	if s.SubmitGroup == "" {
+		return a, -1, nil
+	}
+	id, err := accountID(s.SubmitGroup, groupID)
+	if err != nil {
+		return nil, 0, fmt.Errorf("%s: [access] submit-group: %w", file, err)
+	}
+	return a, int(id), nil
+}
+
+// accountID returns the number that a name stands for, which may be a number already.
+func accountID(name string, find func(string) (string, error)) (uint32, error) {
+	id, err := strconv.ParseUint(name, 10, 32)
+	if err == nil {
+		return uint32(id), nil
+	}
+	number, err := find(name)
+	if err != nil {
+		return 0, fmt.Errorf("%w; if it comes from elsewhere than /etc, such as LDAP, write its number", err)
+	}
+	id, err = strconv.ParseUint(number, 10, 32)
+	return uint32(id), err
+}
+
+func userID(name string) (string, error) {
+	u, err := user.Lookup(name)
+	if err != nil {
+		return "", fmt.Errorf("there is no user %q", name)
+	}
+	return u.Uid, nil
+}
+
+func groupID(name string) (string, error) {
+	g, err := user.LookupGroup(name)
+	if err != nil {
+		return "", fmt.Errorf("there is no group %q", name)
+	}
+	return g.Gid, nil
+}
+
+func accountName(uid uint32) string {
+	id := strconv.FormatUint(uint64(uid), 10)
+	if u, err := user.LookupId(id); err == nil {
+		return u.Username
+	}
+	return "user " + id
+}
+
+// groupOf returns the name of a file's group.
+func groupOf(info fs.FileInfo) string {
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return "of the file"
+	}
+	return groupName(stat.Gid)
+}
+
+func groupName(gid uint32) string {
+	id := strconv.FormatUint(uint64(gid), 10)
+	if g, err := user.LookupGroupId(id); err == nil {
+		return g.Name
+	}
+	return id
+}
