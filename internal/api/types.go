@@ -331,6 +331,9 @@ type Status struct {
 	Head HeadStatus `json:"head"`
 	// MachinesFile says when the machines file was read, and what is wrong with it now.
 	MachinesFile MachinesFileStatus `json:"machinesFile"`
+	// LedgerProblems names records of the ledger that can't be used and are left out, at most
+	// 100.
+	LedgerProblems []string `json:"ledgerProblems,omitempty"`
 	// HooksPending and HooksParked count runs of event hooks.
 	HooksPending int `json:"hooksPending,omitempty"`
 	HooksParked  int `json:"hooksParked,omitempty"`

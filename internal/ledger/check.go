@@ -20,15 +20,31 @@ const maxProblems = 100
 // stands in just the indexes that its record says; the index of events by build is
 // complete; the last event of a build says the state of its record; everything can be
 // decoded. It returns all that is wrong (the first 100 problems), joined.
-func (l *Ledger) Check(ctx context.Context) (err error) {
+func (l *Ledger) Check(ctx context.Context) error {
 	if err := l.begin(); err != nil {
 		return err
 	}
 	defer l.end()
+	return errors.Join(l.problems(ctx)...)
+}
+
+// problems returns what Check joins.
+func (l *Ledger) problems(ctx context.Context) (found []error) {
+	c, err := l.checkAll(ctx)
+	if err != nil {
+		found = append(found, err)
+	}
+	if c != nil {
+		found = append(c.problems, found...)
+	}
+	return found
+}
+
+func (l *Ledger) checkAll(ctx context.Context) (c *checker, err error) {
 	snapshot := l.db.NewSnapshot()
 	defer func() { err = errors.Join(err, snapshot.Close()) }()
 	nobody := &checked{}
-	c := &checker{
+	c = &checker{
 		ctx: ctx, l: l, r: snapshot, nobody: nobody,
 		byID: make(map[string]*checked), byNumber: map[uint64]*checked{0: nobody}, spans: make(map[int64]span), systems: make(map[string]bool),
 		unread: make(map[uint64]bool),
@@ -36,7 +52,7 @@ func (l *Ledger) Check(ctx context.Context) (err error) {
 	if c.removed, err = l.readWatermark(snapshot); isRecordError(err) {
 		c.problems, c.removed = append(c.problems, err), l.watermark()
 	} else if err != nil {
-		return err
+		return c, err
 	}
 	c.events = c.removed.event // that the next event may come after
 	for _, step := range []struct {
@@ -57,11 +73,11 @@ func (l *Ledger) Check(ctx context.Context) (err error) {
 		{prefixOldState, c.unexpected},
 	} {
 		if err := scanFrom(snapshot, []byte{step.prefix}, step.visit); err != nil {
-			return errors.Join(append(c.problems, err)...)
+			return c, err
 		}
 	}
 	c.conclude()
-	return errors.Join(c.problems...)
+	return c, nil
 }
 
 // checked is what Check has found of one build. Lists are kept as sums, whose order does

@@ -28,7 +28,8 @@
 // successive numbers: their numbers divided by 128.
 //
 //	key                         value
-//	'm' NAME                    the ledger itself: 'm' "format" is the version of this scheme
+//	'm' NAME                    the ledger itself: 'm' "format" is the version of this scheme,
+//	                            'm' "changes" how many changes there were; see acknowledged.go
 //	'b' number                  build: its record, JSON
 //	'n' id                      build: number, state (1 byte), attempt (4 bytes), and what its
 //	                            indexes depend on: see head
@@ -141,6 +142,9 @@ type Options struct {
 	Now func() time.Time
 	// FS is the file system; nil is the real one. Tests have disks that fail.
 	FS vfs.FS
+	// AcceptLoss opens a ledger although acknowledged changes are missing, where Open
+	// otherwise gives a *MissingError, and counts anew.
+	AcceptLoss bool
 
 	memTable uint64        // for tests: the size of the tables in memory, in bytes; 0 is memTableSize
 	migrated func(*Ledger) // for tests: called after each step of a migration, if not nil
@@ -193,6 +197,8 @@ type Ledger struct {
 	// What follows belongs to the writing goroutine; see writer.go.
 	numbers uint64          // the last build's
 	events  uint64          // the last event's
+	changes uint64          // that were made so far
+	counter *counter        // of what was acknowledged
 	synced  time.Time       // when what is written but not synced must be; zero if all is
 	systems map[string]bool // that have a 'y' key
 
@@ -221,15 +227,34 @@ type Ledger struct {
 }
 
 // Open opens the ledger in a folder, which is made if it isn't there. A ledger that
-// is open elsewhere gives an *InUseError. The ledger must be closed.
+// is open elsewhere gives an *InUseError, and one that lacks what was acknowledged a
+// *MissingError. The ledger must be closed.
 func Open(dir string, opts Options) (_ *Ledger, err error) {
-	opts = opts.withDefaults()
-	if err := opts.FS.MkdirAll(dir, 0o700); err != nil {
+	l := newLedger(dir, opts)
+	if err := l.opts.FS.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open ledger %s: %w", dir, err)
 	}
-	l := &Ledger{
+	if l.lock, err = takeLock(dir, l.opts.FS); err != nil {
+		return nil, err
+	}
+	if err := l.await(l.openDB); err != nil {
+		if l.Err() == nil {
+			var missing *MissingError
+			if !errors.As(err, &missing) { // which says so itself
+				err = fmt.Errorf("open ledger %s: %w", dir, err)
+			}
+			err = errors.Join(err, l.unlock())
+		}
+		return nil, err
+	}
+	go l.write()
+	return l, nil
+}
+
+func newLedger(dir string, opts Options) *Ledger {
+	return &Ledger{
 		dir:     dir,
-		opts:    opts,
+		opts:    opts.withDefaults(),
 		systems: make(map[string]bool),
 		counts:  make(map[countKey]int),
 		samples: make(map[string][]Sample),
@@ -239,17 +264,6 @@ func Open(dir string, opts Options) (_ *Ledger, err error) {
 		written: make(chan struct{}),
 		failed:  make(chan struct{}),
 	}
-	if l.lock, err = takeLock(dir, opts.FS); err != nil {
-		return nil, err
-	}
-	if err := l.await(l.openDB); err != nil {
-		if l.Err() == nil {
-			err = errors.Join(fmt.Errorf("open ledger %s: %w", dir, err), l.lock.Close())
-		}
-		return nil, err
-	}
-	go l.write()
-	return l, nil
 }
 
 // await runs what may write, outside of the writing goroutine. If a write fails, fn
@@ -279,6 +293,11 @@ func takeLock(dir string, fs vfs.FS) (*pebble.Lock, error) {
 		return nil, errors.Join(fmt.Errorf("open ledger %s: %w", dir, err), lock.Close())
 	}
 	return lock, nil
+}
+
+// unlock gives the folder back.
+func (l *Ledger) unlock() error {
+	return errors.Join(l.opts.FS.Remove(l.opts.FS.PathJoin(l.dir, "PID")), l.lock.Close())
 }
 
 func readPID(fs vfs.FS, file string) int {
@@ -379,10 +398,38 @@ func (l *Ledger) load() error {
 	if err := l.checkFormat(); err != nil {
 		return err
 	}
+	found, err := l.readChanges()
+	isKnown := err == nil
+	if isRecordError(err) {
+		l.setAside(err)
+	} else if err != nil {
+		return err
+	}
+	l.changes = found.Changes
 	if err := l.migrate(); err != nil {
 		return err
 	}
-	var err error
+	if err := l.readNumbers(&found); err != nil {
+		return err
+	}
+	if err := l.checkAcknowledged(found, isKnown); err != nil {
+		return err
+	}
+	l.numbers, l.events = max(l.numbers, l.removed.build), max(l.events, l.removed.event)
+	l.last = l.events
+	if err := l.loadCounts(); err != nil {
+		return err
+	}
+	return l.counter.start(l.tally(found.Time))
+}
+
+// tally is how far the writing goroutine has come.
+func (l *Ledger) tally(now time.Time) Tally {
+	return Tally{Changes: l.changes, Event: l.events, Build: l.numbers, Time: now}
+}
+
+// readNumbers reads which numbers were given out.
+func (l *Ledger) readNumbers(found *Tally) (err error) {
 	l.removed, err = l.readWatermark(l.db)
 	unknown := isRecordError(err)
 	if unknown {
@@ -399,9 +446,8 @@ func (l *Ledger) load() error {
 	if unknown {
 		l.removed = watermark{l.events, l.numbers} // anything may have been
 	}
-	l.numbers, l.events = max(l.numbers, l.removed.build), max(l.events, l.removed.event)
-	l.last = l.events
-	return l.loadCounts()
+	found.Event, found.Build = max(l.events, l.removed.event), max(l.numbers, l.removed.build)
+	return nil
 }
 
 func (l *Ledger) readWatermark(r pebble.Reader) (watermark, error) {
@@ -461,32 +507,38 @@ func (l *Ledger) scanChunks(t term, fn func(int64, mask)) error {
 // checkFormat refuses a ledger of a newer format, gives a new one its format, and
 // notes that one of an older format must be migrated.
 func (l *Ledger) checkFormat() error {
-	value, err := l.get(l.db, keyMeta("format"))
 	now := []byte(strconv.Itoa(format))
-	switch {
+	switch found, err := l.formatOf(); {
 	case errors.Is(err, pebble.ErrNotFound):
 		return l.db.Set(keyMeta("format"), now, pebble.Sync)
-	case err != nil:
+	case err != nil || found == format:
 		return err
-	}
-	found, err := strconv.Atoi(string(value))
-	switch {
-	case err != nil || found < 1:
-		return fmt.Errorf("its format is %q, which is none", value)
-	case found > format:
-		return fmt.Errorf("its format is %d, and this lighter knows formats up to %d: a newer lighter made it", found, format)
-	case found == format:
-		return nil
 	}
 	// From here on an older lighter refuses it.
 	b := l.db.NewBatch()
-	err = errors.Join(b.Set(keyMeta("format"), now, nil), b.Set(keyMigration, progress{}.encode(), nil))
+	err := errors.Join(b.Set(keyMeta("format"), now, nil), b.Set(keyMigration, progress{}.encode(), nil))
 	return errors.Join(err, b.Commit(pebble.Sync), b.Close())
 }
 
 // maxNumber bounds numbers of builds and events: there is room for as many again, and no
 // sum of them overflows.
 const maxNumber = 1 << 62
+
+// formatOf returns a format up to the present one, or pebble.ErrNotFound for a new ledger.
+func (l *Ledger) formatOf() (int, error) {
+	value, err := l.get(l.db, keyMeta("format"))
+	if err != nil {
+		return 0, err
+	}
+	found, err := strconv.Atoi(string(value))
+	switch {
+	case err != nil || found < 1:
+		return 0, fmt.Errorf("its format is %q, which is none", value)
+	case found > format:
+		return 0, fmt.Errorf("its format is %d, and this lighter knows formats up to %d: a newer lighter made it", found, format)
+	}
+	return found, nil
+}
 
 // lastNumber returns the number in the last key with a prefix of one byte.
 func (l *Ledger) lastNumber(prefix []byte) (number uint64, err error) {
@@ -597,12 +649,11 @@ func (l *Ledger) Close() error {
 	l.use.Lock()
 	defer l.use.Unlock()
 	l.closed = true
-	err := l.await(l.db.Close)
+	err := l.await(func() error { return errors.Join(l.counter.close(), l.db.Close()) })
 	if l.Err() != nil {
 		return err
 	}
-	err = errors.Join(err, l.opts.FS.Remove(l.opts.FS.PathJoin(l.dir, "PID")), l.lock.Close())
-	if err != nil {
+	if err = errors.Join(err, l.unlock()); err != nil {
 		return fmt.Errorf("close ledger %s: %w", l.dir, err)
 	}
 	return nil

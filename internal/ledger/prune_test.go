@@ -172,7 +172,7 @@ func TestPruneLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The last chunk may get more builds.
-	if diff := cmp.Diff(map[byte]int{prefixMeta: 2, prefixSystem: 1, prefixTimes: 1}, left); diff != "" {
+	if diff := cmp.Diff(map[byte]int{prefixMeta: 4, prefixSystem: 1, prefixTimes: 1}, left); diff != "" {
 		t.Errorf("entries (-want +got):\n%s", diff)
 	}
 	if got := l.SystemCounts(); len(got) != 0 {

@@ -235,6 +235,9 @@ func (d *Duration) valid() error {
 }
 
 func (s *Sample) valid() error {
+	if year := s.Time.Year(); year < 0 || year > 9999 { // as JSON has them
+		return fmt.Errorf("year %d is not in 0 to 9999", year)
+	}
 	return errors.Join(validName("machine", s.Machine, api.MaxName), finite("speed", s.Speed, 0, maxRate), finite("seconds", s.Seconds, 0, maxSeconds))
 }
 

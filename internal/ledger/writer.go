@@ -254,6 +254,9 @@ func (l *Ledger) commit(group []*request) {
 		return
 	}
 	b.publish()
+	if durable {
+		l.counter.note(l.tally(b.now))
+	}
 	for _, r := range accepted {
 		close(r.done)
 	}
@@ -284,7 +287,9 @@ func (l *Ledger) sync() {
 	l.synced = time.Time{}
 	if err := l.db.LogData(nil, pebble.Sync); err != nil {
 		l.fail(err)
+		return
 	}
+	l.counter.note(l.tally(l.opts.Now()))
 }
 
 // group is a batch in the making. It sees its own changes.
@@ -294,6 +299,7 @@ type group struct {
 	now     time.Time
 	numbers uint64
 	events  uint64
+	changes uint64
 	removed watermark
 	heads   map[string]head
 	terms   map[string]*terms // of the builds in heads that the group has written
@@ -306,7 +312,7 @@ type group struct {
 
 func newGroup(l *Ledger) *group {
 	return &group{
-		l: l, batch: l.db.NewBatch(), now: l.opts.Now(), numbers: l.numbers, events: l.events, removed: l.watermark(),
+		l: l, batch: l.db.NewBatch(), now: l.opts.Now(), numbers: l.numbers, events: l.events, changes: l.changes, removed: l.watermark(),
 		heads: make(map[string]head), terms: make(map[string]*terms), samples: make(map[string][]Sample),
 		ops: make(map[string][]byte), spans: make(map[int64]span),
 		systems: make(map[string]bool), counts: make(map[countKey]int),
@@ -417,6 +423,7 @@ func (g *group) head(id string) (head, error) {
 }
 
 func (g *group) addChange(p *prepared) (seq uint64, err error) {
+	g.changes++
 	var h head
 	appended := p.event != nil
 	if p.id != "" {
@@ -608,6 +615,10 @@ func (g *group) write(durable bool) (err error) {
 	if g.batch.Empty() {
 		return nil
 	}
+	g.changes++ // at least: a removal has no number of them
+	if err := g.batch.Set(keyChanges, encodeChanges(g.changes, g.now), nil); err != nil {
+		return err
+	}
 	g.l.setWatermark(g.removed) // before the batch: who sees gaps must know of them
 	options := pebble.NoSync
 	if durable {
@@ -628,7 +639,7 @@ func (g *group) write(durable bool) (err error) {
 // publish makes the events known to those who follow them.
 func (g *group) publish() {
 	l := g.l
-	l.numbers, l.events = g.numbers, g.events
+	l.numbers, l.events, l.changes = g.numbers, g.events, g.changes
 	maps.Copy(l.systems, g.systems)
 	l.sampling.Lock()
 	maps.Copy(l.samples, g.samples)
