@@ -25,15 +25,21 @@ func doctorCommand() *command {
 		short: "check an installation and say what to fix",
 		long: `Looks at folders and their modes, the socket and the coordinator behind it, machines file and settings, keys and ACL, agents, the head's store, guix-daemon, user namespaces, free disk, clock, limits, the machines, event hooks and the ledger. Each gets a line: OK, note for what may be meant so, or PROBLEM with what to do about it. Nothing is changed.
 
+With --deep it reads the whole ledger, too, which nobody may have open meanwhile: all checksums and records, and whether all that was acknowledged is there. --drop-unusable and --accept-loss mend what that can find, and do nothing else; they are the only ones that change something.
+
 It sees what the user who runs it may see; best run it as the coordinator's user, with the coordinator's --store. "lighter machines test" tries the machines themselves.`,
 		examples: []example{
 			{"lighter doctor", "on the head"},
 			{"runuser -u lighter -- env HOME=/var/lib/lighter lighter doctor --store=guix-daemon --config /etc/lighter --state /var/lib/lighter", "as the service's user"},
+			{"systemctl stop lighter && runuser -u lighter -- lighter doctor --deep --state /var/lib/lighter", "read the whole ledger"},
 			{"lighter doctor --json | jq -r 'select(.level == \"problem\") | .fix'", "for a program, one check a line"},
 		},
 		setup: func(fs *pflag.FlagSet) action {
 			where := allFolderFlags(fs)
 			asJSON := fs.Bool("json", false, "print one JSON object a line")
+			deep := fs.Bool("deep", false, "read the whole ledger, too")
+			drop := fs.Bool("drop-unusable", false, "drop records of the ledger that can't be used")
+			accept := fs.Bool("accept-loss", false, "go on with a ledger that lacks acknowledged changes")
 			return func(ctx context.Context, inv *invocation) error {
 				if err := inv.arguments("", 0, 0); err != nil {
 					return err
@@ -42,7 +48,17 @@ It sees what the user who runs it may see; best run it as the coordinator's user
 				if err != nil {
 					return err
 				}
-				return newDoctor(inv, f).run(ctx, *asJSON)
+				d := newDoctor(inv, f)
+				d.deep = *deep
+				switch {
+				case *drop && *accept:
+					return usageErrorf("--drop-unusable and --accept-loss are done one after the other")
+				case *drop:
+					return d.report(ctx, *asJSON, d.dropUnusable)
+				case *accept:
+					return d.report(ctx, *asJSON, d.acceptLoss)
+				}
+				return d.run(ctx, *asJSON)
 			}
 		},
 	}
@@ -104,6 +120,7 @@ type doctor struct {
 	folders folders
 	host    host
 	logger  *slog.Logger
+	deep    bool
 
 	client   *apiclient.Client
 	status   *api.Status        // nil where no coordinator answers
@@ -122,17 +139,31 @@ const doctorTimeout = 30 * time.Second
 func (d *doctor) run(ctx context.Context, asJSON bool) error {
 	d.client = apiclient.NewClient(d.folders.socket)
 	defer d.client.Close()
-	problems, notes := 0, 0
-	style := d.inv.style(d.inv.Out)
-	for _, check := range []func(context.Context){
+	checks := []func(context.Context){
 		d.checkFolders, d.checkSocket, d.checkSettings, d.checkMachinesFile, d.checkKeys, d.checkACL,
 		d.checkAgents, d.checkStore, d.checkDaemon, d.checkSpace, d.checkClock, d.checkLimits,
 		d.checkCoordinator, d.checkMachines, d.checkHooks, d.checkLedger,
-	} {
+	}
+	for i, check := range checks {
+		checks[i] = func(ctx context.Context) {
+			bounded, cancel := context.WithTimeout(ctx, doctorTimeout)
+			defer cancel()
+			check(bounded)
+		}
+	}
+	if d.deep {
+		checks = append(checks, d.inspectLedger) // as long as it takes
+	}
+	return d.report(ctx, asJSON, checks...)
+}
+
+// report makes checks and writes what they found.
+func (d *doctor) report(ctx context.Context, asJSON bool, checks ...func(context.Context)) error {
+	problems, notes := 0, 0
+	style := d.inv.style(d.inv.Out)
+	for _, check := range checks {
 		d.findings = nil
-		bounded, cancel := context.WithTimeout(ctx, doctorTimeout)
-		check(bounded)
-		cancel()
+		check(ctx)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}

@@ -304,24 +304,6 @@ func (d *doctor) checkHooks(context.Context) {
 	d.ok("event hooks", "%s to come, none parked", human.Count(d.status.HooksPending, "run"))
 }
 
-// bigLedger is the size in bytes from which on pruning is worth a note.
-const bigLedger = 10 << 30
-
-func (d *doctor) checkLedger(ctx context.Context) {
-	const check = "ledger"
-	size, err := folderSize(ctx, d.folders.ledger())
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		d.note(check, "the coordinator makes it when it is first started", "%s is not there", d.folders.ledger())
-	case err != nil:
-		d.note(check, "run this as the coordinator's user to find out", "its size can't be told: %v", err)
-	case size > bigLedger:
-		d.note(check, "lighter builds prune --older-than 90d", "%s in %s", quantity.Bytes(size), d.folders.ledger())
-	default:
-		d.ok(check, "%s in %s", quantity.Bytes(size), d.folders.ledger())
-	}
-}
-
 // folderSize sums the files of a folder up. Files that go meanwhile count as nothing.
 func folderSize(ctx context.Context, folder string) (int64, error) {
 	if _, err := os.Stat(folder); err != nil {

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -24,6 +25,8 @@ type installation struct {
 	status api.Status
 	host   host
 	env    map[string]string
+
+	answers bool // its coordinator does
 }
 
 func newInstallation(t *testing.T) *installation {
@@ -78,13 +81,22 @@ func (in *installation) chmod(name string, mode fs.FileMode) {
 // examine returns what the doctor says, and its exit code.
 func (in *installation) examine(asJSON bool) result {
 	in.t.Helper()
-	in.answer("GET /v1/status", &in.status)
-	in.answer("GET /v1/version", api.Version{Version: version.Version, API: api.APIVersion})
+	return in.consult(func(ctx context.Context, d *doctor) error { return d.run(ctx, asJSON) })
+}
+
+// consult calls a doctor.
+func (in *installation) consult(call func(context.Context, *doctor) error) result {
+	in.t.Helper()
+	if !in.answers {
+		in.answers = true
+		in.answer("GET /v1/status", &in.status)
+		in.answer("GET /v1/version", api.Version{Version: version.Version, API: api.APIVersion})
+	}
 	var out bytes.Buffer
 	inv := &invocation{Process: Process{Out: &out, Err: &out, Getenv: func(name string) string { return in.env[name] }}}
 	d := newDoctor(inv, in.f)
 	d.host = in.host
-	err := d.run(in.t.Context(), asJSON)
+	err := call(in.t.Context(), d)
 	code := exitDone
 	if err != nil {
 		code, _ = exitCode(err)

@@ -22,6 +22,12 @@ func (c *Coordinator) Status(ctx context.Context) (*api.Status, error) {
 		LastEvent: c.ledger.LastEvent(), Running: []api.Build{}, Transfers: c.moving.list(),
 	}
 	s.HooksPending, s.HooksParked = c.hookRuns()
+	for _, err := range c.ledger.SetAside() {
+		if len(s.LedgerProblems) == maxListed {
+			break
+		}
+		s.LedgerProblems = append(s.LedgerProblems, api.Cut(err.Error(), api.MaxProblem))
+	}
 	err := c.do(ctx, func() {
 		now := time.Now()
 		for _, m := range c.machines {

@@ -208,7 +208,7 @@ func TestUnusableRecords(t *testing.T) {
 		}
 		return record
 	}
-	at := make([]byte, 8)
+	at := []byte("\x00\x00\x00\x00\x00\x00\x00\x00")
 	for name, tt := range map[string]struct {
 		key, value []byte
 		want       string // of Inspect
@@ -222,10 +222,10 @@ func TestUnusableRecords(t *testing.T) {
 		"path":                {keyBuild(2), bytes.Replace(withRecord(func(*api.Build) {}), []byte("/gnu/store/"), []byte("/../store/"), 1), "build"},
 		"entry of a build":    {keyID("bad"), []byte("x"), "build bad: corrupt entry"},
 		"state of an entry":   {keyID("bad"), head{number: 2, state: 'x'}.encode(), "build bad: corrupt entry"},
-		"event":               {keyEvent(2), append(at, "{"...), "event 2: unexpected end of JSON"},
+		"event":               {keyEvent(2), append(at[:8:8], "{"...), "event 2: unexpected end of JSON"},
 		"short event":         {keyEvent(2), []byte("x"), "event 2: corrupt entry"},
-		"last event":          {keyEvent(4), append(at, `{"attempt":1e99}`...), "event 4"},
-		"event's state":       {keyEvent(2), append(at, `{"build":"bad","state":"odd"}`...), `event 2: unknown state "odd"`},
+		"last event":          {keyEvent(4), append(at[:8:8], `{"attempt":1e99}`...), "event 4"},
+		"event's state":       {keyEvent(2), append(at[:8:8], `{"build":"bad","state":"odd"}`...), `event 2: unknown state "odd"`},
 		"key of an event":     {[]byte("exyz"), nil, "corrupt entry"},
 		"key of a build":      {[]byte("bxyz"), nil, "corrupt entry"},
 		"high key of a build": {keyBuild(math.MaxUint64), []byte("{}"), "is not there"},

@@ -1,0 +1,94 @@
+package cli
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"lighter/internal/api"
+	"lighter/internal/ledger"
+)
+
+// withLedger makes a ledger with some builds, as a coordinator leaves it that was killed.
+func withLedger(t *testing.T) *installation {
+	t.Helper()
+	in := newInstallation(t)
+	l, err := ledger.Open(in.f.ledger(), ledger.Options{MinFree: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"a", "b", "c"} {
+		b := &api.Build{
+			Request: api.Request{ID: id, Derivation: "/gnu/store/0123456789abcdfghijklmnpqrsvwxyz-hello-2.12.drv"},
+			System:  "x86_64-linux", State: api.Queued, Submitted: time.Now(),
+		}
+		if _, err := l.Apply(t.Context(), []ledger.Change{{Build: b}}, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return in
+}
+
+func (in *installation) deep() result {
+	return in.consult(func(ctx context.Context, d *doctor) error {
+		d.deep = true
+		return d.run(ctx, false)
+	})
+}
+
+// Each way on that the doctor names is gone, and the doctor is content then.
+func TestDoctorMendsTheLedger(t *testing.T) {
+	accept := func(ctx context.Context, d *doctor) error { return d.report(ctx, false, d.acceptLoss) }
+	drop := func(ctx context.Context, d *doctor) error { return d.report(ctx, false, d.dropUnusable) }
+	in := withLedger(t)
+	in.deep().want(t, exitDone, "OK       whole ledger   all of it can be read", "")
+
+	logs, err := filepath.Glob(filepath.Join(in.f.ledger(), "*.log"))
+	if err != nil || len(logs) == 0 {
+		t.Fatal(logs, err)
+	}
+	for _, name := range logs {
+		if err := os.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := in.deep()
+	got.want(t, exitFailure, "PROBLEM  whole ledger   open ledger ", "")
+	got.want(t, exitFailure, "lighter doctor --accept-loss", "")
+	if _, err := ledger.Open(in.f.ledger(), ledger.Options{}); err == nil || !strings.Contains(err.Error(), "--accept-loss") {
+		t.Errorf("it opens: %v", err)
+	}
+	in.consult(drop).want(t, exitFailure, "PROBLEM  ledger", "") // not what is wrong
+	in.consult(accept).want(t, exitDone, "the coordinator can be started", "")
+	in.deep().want(t, exitDone, "OK       whole ledger   all of it can be read", "")
+	in.consult(drop).want(t, exitDone, "0 records dropped", "")
+	in.deep().want(t, exitDone, "OK       whole ledger   all of it can be read", "")
+}
+
+func TestDoctorLeavesAnOpenLedgerAlone(t *testing.T) {
+	in := withLedger(t)
+	l, err := ledger.Open(in.f.ledger(), ledger.Options{MinFree: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	in.status.LedgerProblems = []string{"event 12: corrupt entry"}
+	got := in.deep()
+	got.want(t, exitFailure, "PROBLEM  ledger         the coordinator leaves out what it can't use: event 12: corrupt entry", "")
+	got.want(t, exitFailure, "lighter doctor --drop-unusable", "")
+	got.want(t, exitFailure, "in use by the process", "")
+	for name, call := range map[string]func(context.Context, *doctor) error{
+		"accept": func(ctx context.Context, d *doctor) error { return d.report(ctx, false, d.acceptLoss) },
+		"drop":   func(ctx context.Context, d *doctor) error { return d.report(ctx, false, d.dropUnusable) },
+	} {
+		if got := in.consult(call); got.code != exitFailure || !strings.Contains(got.out, "in use by the process") {
+			t.Errorf("%s: %d, %s", name, got.code, got.out)
+		}
+	}
+}
