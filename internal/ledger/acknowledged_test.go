@@ -214,11 +214,11 @@ func wantMissingOther(t *testing.T, dir string) {
 // A count that is missing, or no count, says nothing; it is made anew, and counts.
 func TestBrokenCount(t *testing.T) {
 	for name, damage := range map[string]func(file string) error{
-		"missing":   os.Remove,
-		"empty":     func(file string) error { return os.Truncate(file, 0) },
-		"short":     func(file string) error { return os.Truncate(file, 20) },
-		"garbage":   func(file string) error { return os.WriteFile(file, []byte(strings.Repeat("garbage", 5000)), 0o600) },
-		"zeros":     func(file string) error { return os.WriteFile(file, make([]byte, 2*slotEvery), 0o600) },
+		"missing":  os.Remove,
+		"empty":    func(file string) error { return os.Truncate(file, 0) },
+		"short":    func(file string) error { return os.Truncate(file, 20) },
+		"garbage":  func(file string) error { return os.WriteFile(file, []byte(strings.Repeat("garbage", 5000)), 0o600) },
+		"zeros":    func(file string) error { return os.WriteFile(file, make([]byte, 2*slotEvery), 0o600) },
 		"a folder": func(file string) error { return errors.Join(os.Remove(file), os.Mkdir(file, 0o700)) },
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -295,8 +295,14 @@ func worksDespiteOf(t *testing.T, fs vfs.FS) {
 		}
 	}()
 	for _, f := range []api.Filter{
-		{}, {States: NonFinal()}, {Name: "hello*"}, {Name: "hello-*"}, {System: "x86_64-linux"}, {Since: time.Unix(0, 0)},
-		{Derivation: build("", "").Derivation}, {NotTags: map[string]string{"a": "b"}},
+		{},
+		{States: NonFinal()},
+		{Name: "hello*"},
+		{Name: "hello-*"},
+		{System: "x86_64-linux"},
+		{Since: time.Unix(0, 0)},
+		{Derivation: build("", "").Derivation},
+		{NotTags: map[string]string{"a": "b"}},
 	} {
 		if got := list(t, l, Filter{Filter: f}); !slices.Contains(got, "first") || !slices.Contains(got, "last") {
 			t.Errorf("%+v: builds %q", f, got)
@@ -329,8 +335,13 @@ func worksDespiteOf(t *testing.T, fs vfs.FS) {
 	gone := build("later", api.Failed)
 	gone.Stopped = &stopped
 	done, refused, err := l.ApplyEach(ctx, []Change{
-		{Build: old}, {Build: gone}, {Event: &api.Event{Build: "bad"}}, {Event: &api.Event{Machine: "m"}},
-		{Duration: &Duration{"hello", "x", Sample{Seconds: 2}}}, {Machine: &Machine{Name: "m"}}, {Setting: &Setting{"t", 1}},
+		{Build: old},
+		{Build: gone},
+		{Event: &api.Event{Build: "bad"}},
+		{Event: &api.Event{Machine: "m"}},
+		{Duration: &Duration{"hello", "x", Sample{Seconds: 2}}},
+		{Machine: &Machine{Name: "m"}},
+		{Setting: &Setting{"t", 1}},
 	}, true)
 	if err != nil || done != 7 {
 		t.Errorf("%d changes, %v, %v", done, refused, err)

@@ -122,8 +122,12 @@ func (r *repair) run() error {
 		prefix byte
 		visit  func(key, value []byte) error
 	}{
-		{prefixBuild, r.build}, {prefixEvent, r.event}, {prefixHistory, r.history},
-		{prefixDuration, r.duration}, {prefixMachine, r.machine}, {prefixSetting, r.setting},
+		{prefixBuild, r.build},
+		{prefixEvent, r.event},
+		{prefixHistory, r.history},
+		{prefixDuration, r.duration},
+		{prefixMachine, r.machine},
+		{prefixSetting, r.setting},
 	} {
 		if err := r.l.scan([]byte{step.prefix}, func(key, value []byte) error {
 			if err := r.ctx.Err(); err != nil {
