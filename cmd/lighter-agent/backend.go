@@ -104,7 +104,7 @@ func (s *settings) openLocal(p place, logger *slog.Logger) (*backend, error) {
 		return nil, err
 	}
 	acl := func() (*signature.ACL, error) { return readACL(p.acl()) }
-	opts := local.Options{Root: p.store(), Dir: dir, Key: key, Logger: logger, ACL: acl, Hidden: []string{p.state, p.socket}}
+	opts := local.Options{Root: p.store(), Dir: dir, Key: key, Logger: logger, ACL: acl, Hidden: append(socketFolders(p.state), p.state, p.socket)}
 	s.StoreOptions(&opts)
 	l, err := local.Open(opts)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -61,8 +62,8 @@ func TestMakePrivate(t *testing.T) {
 		{fresh, ""},
 		{fresh, ""},
 		{open, "mode 0755"},
-		{link, "no folder"},
-		{file, "no folder"},
+		{link, "not a folder"},
+		{file, "not a folder"},
 		{filepath.Join(dir, "no", "parent"), "no such file"},
 	} {
 		err := makePrivate(tt.name)
@@ -88,8 +89,8 @@ func TestPlace(t *testing.T) {
 	home := t.TempDir()
 	t.Setenv("HOME", home)
 	t.Setenv("XDG_DATA_HOME", "")
-	a, b := defaultSocket("/a"), defaultSocket("/b")
-	if a == b || a != defaultSocket("/a") || len(a) > maxSocketName {
+	a, b := socketName("/a"), socketName("/b")
+	if a == b || a != socketName("/a") || len(a) > maxSocketName {
 		t.Errorf("sockets %s and %s", a, b)
 	}
 	for name, want := range map[string]string{"~/x": home + "/x", "/x/../y": "/y"} {
@@ -149,5 +150,84 @@ func TestLock(t *testing.T) {
 	wg.Wait()
 	if _, err := os.Stat(name); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the lock's file is left: %v", err)
+	}
+}
+
+// TestChooseSocket has somebody else make the folders of the socket first.
+func TestChooseSocket(t *testing.T) {
+	dir, err := os.MkdirTemp("", "sock") //nolint:usetesting // a socket's name must be short
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	state := filepath.Join(dir, "state")
+	folders := []string{filepath.Join(dir, "tmp"), filepath.Join(state, "run"), filepath.Join(dir, "shm")}
+	choose := func() string {
+		t.Helper()
+		socket, err := chooseSocket(state, folders)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return filepath.Dir(socket)
+	}
+	theirs := func(name string) {
+		t.Helper()
+		if err := errors.Join(os.RemoveAll(name), os.Mkdir(name, 0o700), os.Chmod(name, 0o777)); err != nil {
+			t.Fatal(err)
+		}
+		if os.Getuid() == 0 {
+			if err := errors.Join(os.Chmod(name, 0o700), os.Chown(name, 12345, 12345)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for name, spoil := range map[string]func(string) error{
+		"link":  func(name string) error { return os.Symlink(dir, name) },
+		"file":  func(name string) error { return os.WriteFile(name, nil, 0o600) },
+		"loose": func(name string) error { return errors.Join(os.Mkdir(name, 0o700), os.Chmod(name, 0o711)) },
+	} {
+		if err := spoil(folders[0]); err != nil {
+			t.Fatal(err)
+		}
+		if got := choose(); got != folders[1] {
+			t.Errorf("beside a %s: %s", name, got)
+		}
+		if err := os.RemoveAll(folders[0]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	theirs(folders[0])
+	if got := choose(); got != folders[1] {
+		t.Errorf("beside another's folder: %s", got)
+	}
+	// An agent is there, and the other user goes away.
+	l, err := net.Listen("unix", filepath.Join(folders[1], socketName(state)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := os.RemoveAll(folders[0]); err != nil {
+		t.Fatal(err)
+	}
+	if got := choose(); got != folders[1] {
+		t.Errorf("the agent that is there is not found: %s", got)
+	}
+	l.Close()
+	if got := choose(); got != folders[0] {
+		t.Errorf("with nothing in the way: %s", got)
+	}
+	for _, name := range folders {
+		theirs(name)
+	}
+	if _, err := chooseSocket(state, folders); err == nil || !strings.Contains(err.Error(), "--socket") {
+		t.Errorf("with everything taken: %v", err)
+	}
+	long := filepath.Join(dir, strings.Repeat("x", 100))
+	if got, err := chooseSocket(state, []string{long}); err == nil {
+		t.Errorf("a name of %d bytes", len(got))
 	}
 }

@@ -326,7 +326,13 @@ func TestConnect(t *testing.T) {
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("connect: %v", err)
 	}
-	if text, err := h.run("", "stop", "--socket", defaultSocket(h.state())); err != nil || strings.Contains(text, "none runs") {
+	folders := socketFolders(h.state())
+	socket, err := chooseSocket(h.state(), folders)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove(filepath.Dir(socket)) // if it is empty
+	if text, err := h.run("", "stop", "--socket", socket); err != nil || strings.Contains(text, "none runs") {
 		t.Errorf("stop: %v: %s", err, text)
 	}
 }

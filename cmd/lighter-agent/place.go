@@ -53,16 +53,43 @@ func (s *settings) place() (place, error) {
 	if p.state, err = absolute(s.State, defaultState); err != nil {
 		return place{}, fmt.Errorf("state folder: %w", err)
 	}
-	if p.socket, err = absolute(s.socket, func() (string, error) { return defaultSocket(p.state), nil }); err != nil {
+	if s.socket == "" {
+		p.socket, err = chooseSocket(p.state, socketFolders(p.state))
+		return p, err
+	}
+	if p.socket, err = absolute(s.socket, nil); err != nil {
 		return place{}, fmt.Errorf("socket: %w", err)
 	}
 	if len(p.socket) > maxSocketName {
 		return place{}, fmt.Errorf("socket %s: the name has %d bytes, more than %d", p.socket, len(p.socket), maxSocketName)
 	}
-	if s.socket != "" {
-		return p, os.MkdirAll(filepath.Dir(p.socket), 0o700)
+	return p, os.MkdirAll(filepath.Dir(p.socket), 0o700)
+}
+
+// chooseSocket returns the socket's name in the first of the folders where there is one, else
+// in the first that is this user's alone. Somebody else can make a folder of that name in
+// /tmp, also later, and so take one away, but neither all nor the one where an agent is.
+func chooseSocket(state string, folders []string) (string, error) {
+	name := socketName(state)
+	for _, dir := range folders {
+		socket := filepath.Join(dir, name)
+		if info, err := os.Lstat(socket); err == nil && info.Mode().Type() == fs.ModeSocket && checkPrivate(dir) == nil {
+			return socket, nil
+		}
 	}
-	return p, makePrivate(filepath.Dir(p.socket))
+	var errs []error
+	for _, dir := range folders {
+		socket := filepath.Join(dir, name)
+		err := fmt.Errorf("%s: the name has %d bytes, more than %d", socket, len(socket), maxSocketName)
+		if len(socket) <= maxSocketName {
+			err = makePrivate(dir)
+		}
+		if err == nil {
+			return socket, nil
+		}
+		errs = append(errs, err)
+	}
+	return "", fmt.Errorf("no place for the agent's socket; choose one with --socket: %w", errors.Join(errs...))
 }
 
 func absolute(name string, otherwise func() (string, error)) (string, error) {
@@ -87,24 +114,39 @@ func defaultState() (string, error) {
 	return filepath.Join(home, ".local/share/lighter"), err
 }
 
-// defaultSocket returns a name that every process of this user on this computer finds
-// for the state folder and this version of the protocol. It is not in XDG_RUNTIME_DIR:
-// that folder goes away with the last login, and the agent outlives the login.
-func defaultSocket(state string) string {
-	dir := "/tmp/lighter-" + strconv.Itoa(os.Getuid())
-	if os.Getuid() == 0 && unix.Access("/run", unix.W_OK) == nil {
-		dir = "/run/lighter"
-	}
+// socketName is one that every process of this user on this computer finds for the state
+// folder and this version of the protocol.
+func socketName(state string) string {
 	key := fmt.Sprintf("%s\x00%s\x00%d", nodeName(), state, agentapi.Protocol)
-	return filepath.Join(dir, "agent-"+shortHash([]byte(key))+".sock")
+	return "agent-" + shortHash([]byte(key)) + ".sock"
+}
+
+// socketFolders are where it may be. XDG_RUNTIME_DIR is not one of them: that folder goes
+// away with the last login, and the agent outlives the login. The one in the state folder
+// nobody else can take away, but its name may be too long, or other computers may see it.
+func socketFolders(state string) []string {
+	own := "lighter-" + strconv.Itoa(os.Getuid())
+	folders := []string{filepath.Join("/tmp", own), filepath.Join(state, "run"), filepath.Join("/var/tmp", own), filepath.Join("/dev/shm", own)}
+	if os.Getuid() == 0 && unix.Access("/run", unix.W_OK) == nil {
+		folders = append([]string{"/run/lighter"}, folders...)
+	}
+	return folders
 }
 
 // makePrivate makes a folder that this user alone can use. Somebody else may have made
 // one of that name first, since /tmp is for all: then it is refused.
 func makePrivate(dir string) error {
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	err := os.Mkdir(dir, 0o700)
+	if errors.Is(err, fs.ErrNotExist) && filepath.Base(dir) == "run" { // in a state folder that is still to be made
+		err = os.MkdirAll(dir, 0o700)
+	}
+	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
+	return checkPrivate(dir)
+}
+
+func checkPrivate(dir string) error {
 	info, err := os.Lstat(dir)
 	if err != nil {
 		return err
@@ -112,11 +154,11 @@ func makePrivate(dir string) error {
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	switch {
 	case !info.IsDir():
-		return fmt.Errorf("%s: it is no folder; remove it, or choose another place with --socket", dir)
+		return fmt.Errorf("%s: it is not a folder", dir)
 	case !ok || int64(stat.Uid) != int64(os.Getuid()):
-		return fmt.Errorf("%s: it belongs to another user; choose another place with --socket", dir)
+		return fmt.Errorf("%s: it belongs to another user", dir)
 	case info.Mode().Perm()&0o077 != 0:
-		return fmt.Errorf("%s: mode %04o lets other users in; remove it, or choose another place with --socket", dir, info.Mode().Perm())
+		return fmt.Errorf("%s: mode %04o lets other users in", dir, info.Mode().Perm())
 	}
 	return nil
 }

@@ -60,7 +60,7 @@ func serve(ctx context.Context, s *settings, _ []string, io stdio) error {
 		return err
 	}
 	logger.Info("agent serves", "pid", os.Getpid(), "socket", p.socket, "state", p.state, "store", backend.kind)
-	err = serveUntilOver(ctx, a, p.socket, logger)
+	err = serveUntilOver(ctx, a, s, logger)
 	logger.Info("agent ends", "err", err)
 	return err
 }
@@ -89,7 +89,7 @@ func (s *settings) newAgent(ctx context.Context, p place, b *backend, logger *sl
 }
 
 // serveUntilOver serves until the context ends, or nobody needs the agent any more.
-func serveUntilOver(ctx context.Context, a *agent.Agent, socket string, logger *slog.Logger) error {
+func serveUntilOver(ctx context.Context, a *agent.Agent, s *settings, logger *slog.Logger) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var group sync.WaitGroup
@@ -100,7 +100,7 @@ func serveUntilOver(ctx context.Context, a *agent.Agent, socket string, logger *
 	var serveErr error
 	group.Go(func() {
 		defer cancel()
-		serveErr = listenAndServe(ctx, a, socket, logger)
+		serveErr = listenAndServe(ctx, a, s, logger)
 	})
 	<-ctx.Done()
 	closing, stop := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
@@ -110,9 +110,15 @@ func serveUntilOver(ctx context.Context, a *agent.Agent, socket string, logger *
 	return errors.Join(err, serveErr)
 }
 
-// listenAndServe serves on the socket, and makes another one if it is deleted.
-func listenAndServe(ctx context.Context, a *agent.Agent, socket string, logger *slog.Logger) error {
+// listenAndServe serves on the socket, and makes another one if it is deleted, elsewhere if
+// somebody else has taken its folder meanwhile.
+func listenAndServe(ctx context.Context, a *agent.Agent, s *settings, logger *slog.Logger) error {
 	for {
+		p, err := s.place()
+		if err != nil {
+			return err
+		}
+		socket := p.socket
 		l, err := listen(ctx, socket)
 		if err != nil {
 			return err

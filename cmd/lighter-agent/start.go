@@ -67,10 +67,6 @@ func (s *settings) ensure(ctx context.Context) (*sshtransport.StartAnswer, error
 
 // spawn starts an agent that outlives this process, and waits until it answers.
 func (s *settings) spawn(ctx context.Context, p place) (*sshtransport.StartAnswer, error) {
-	program, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
 	if err := p.makeState(); err != nil {
 		return nil, err
 	}
@@ -84,7 +80,8 @@ func (s *settings) spawn(ctx context.Context, p place) (*sshtransport.StartAnswe
 		return nil, err
 	}
 	//nolint:noctx // the agent outlives the context
-	cmd := exec.Command(program, s.serveArgs(p)...)
+	cmd := exec.Command("/proc/self/exe", s.serveArgs(p)...) // whatever is in its place by now
+	cmd.Args[0] = "lighter-agent"
 	cmd.Dir = "/"
 	cmd.Env = slices.DeleteFunc(os.Environ(), ofLogin)
 	cmd.Stdout, cmd.Stderr = log, log
@@ -102,7 +99,7 @@ func (s *settings) spawn(ctx context.Context, p place) (*sshtransport.StartAnswe
 // serveArgs are the arguments with which an agent has these settings.
 func (s *settings) serveArgs(p place) []string {
 	args := append([]string{"serve", "--settings="}, s.Args()...)
-	return append(args, "--state="+p.state, "--socket="+p.socket, "--store-directory="+s.storeDir, "--linger="+s.linger.String(), "--log-level="+s.logLevel)
+	return append(args, "--state="+p.state, "--socket="+s.socket, "--store-directory="+s.storeDir, "--linger="+s.linger.String(), "--log-level="+s.logLevel)
 }
 
 // awaitAgent waits until an agent answers. The process that was started to be it ends if
