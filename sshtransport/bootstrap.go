@@ -8,6 +8,7 @@ import (
 	"path"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -37,7 +38,7 @@ func (s *starter) start(ctx context.Context, l *link) (agent, error) {
 		return forcedAgent(), nil
 	}
 	if s.cfg.Bootstrap.Agents == nil {
-		return s.run(l, programName)
+		return s.run(l, programName, []string{programName})
 	}
 	return s.startUploaded(ctx, l)
 }
@@ -57,7 +58,7 @@ func (s *starter) startUploaded(ctx context.Context, l *link) (agent, error) {
 	}
 	// That there is none for the guess matters only if the guess is right.
 	if binary, err := s.binary(ctx, guess); err == nil {
-		a, err := s.run(l, s.program(binary))
+		a, err := s.runUploaded(l, binary)
 		if !notThere(err) {
 			if err == nil {
 				s.platform = guess
@@ -74,7 +75,7 @@ func (s *starter) startUploaded(ctx context.Context, l *link) (agent, error) {
 		return agent{}, err
 	}
 	if probed != guess {
-		a, err := s.run(l, s.program(binary))
+		a, err := s.runUploaded(l, binary)
 		if !notThere(err) {
 			if err == nil {
 				s.platform = probed
@@ -98,7 +99,31 @@ func (s *starter) upload(ctx context.Context, l *link, binary *AgentBinary) (age
 	if err != nil {
 		return agent{}, fmt.Errorf("upload the agent: %w", err)
 	}
-	return s.run(l, s.program(binary))
+	a, err := s.runUploaded(l, binary)
+	if hasStatus(err, statusNoHash) {
+		// The upload has read it back, and its folder is this account's alone.
+		program := s.program(binary)
+		return s.run(l, program, []string{program})
+	}
+	return a, err
+}
+
+// The statuses with which startScript says that it did not run the program: nothing there
+// computes hashes, or it has another one.
+const (
+	statusNoHash    = 120
+	statusWrongHash = 121
+)
+
+// startScript is for sh: it runs the program $0 if its SHA-256 is $1. The file is opened
+// once, and what was hashed is what runs, whatever has been put in its place meanwhile.
+const startScript = `[ -f "$0" ] || exit 127; exec 3<"$0" || exit 126; h=$(sha256sum <&3 2>/dev/null) || exit 120; ` +
+	`case $h in "$1 "*) ;; *) exit 121;; esac; shift; exec /proc/self/fd/3 "$@" 3<&3`
+
+// runUploaded runs the agent in its place, if it is there and the one that it should be.
+func (s *starter) runUploaded(l *link, binary *AgentBinary) (agent, error) {
+	program := s.program(binary)
+	return s.run(l, program, []string{"sh", "-c", startScript, program, hex.EncodeToString(binary.SHA256[:])})
 }
 
 func (s *starter) binary(ctx context.Context, p platform) (*AgentBinary, error) {
@@ -144,15 +169,21 @@ func (s *starter) probe(l *link) (platform, error) {
 	return p, err
 }
 
-// run runs "start", and returns what it says of the agent.
-func (s *starter) run(l *link, program string) (agent, error) {
-	text, err := quote(append([]string{program, "start"}, s.cfg.Bootstrap.Args...)...)
+// run runs "start" by the words with which a command of the program begins, and returns
+// what it says of the agent.
+func (s *starter) run(l *link, program string, command []string) (agent, error) {
+	args := append([]string{"start"}, s.cfg.Bootstrap.Args...)
+	text, err := quote(slices.Concat(command, args)...)
+	if err != nil {
+		return agent{}, err
+	}
+	shown, err := quote(append([]string{program}, args...)...)
 	if err != nil {
 		return agent{}, err
 	}
 	var a agent
 	err = l.within(s.cfg.StartTimeout, "starting the agent", func() error {
-		line, err := l.runStart(text, s.cfg.Bootstrap.StartInput)
+		line, err := l.runStart(shown, text, s.cfg.Bootstrap.StartInput)
 		if err != nil {
 			return err
 		}
@@ -163,12 +194,13 @@ func (s *starter) run(l *link, program string) (agent, error) {
 }
 
 // runStart returns the magic line that a command answers with. A command that offers a
-// stream is told that it is not wanted.
-func (l *link) runStart(text string, input []byte) (string, error) {
+// stream is told that it is not wanted. Errors show it as the first text.
+func (l *link) runStart(shown, text string, input []byte) (string, error) {
 	c, err := l.exec(text)
 	if err != nil {
 		return "", err
 	}
+	c.text = shown
 	defer c.close()
 	// The command may end without reading its input, so that is given meanwhile.
 	l.group.Go(func() {
@@ -201,6 +233,9 @@ func agentOf(line, program string) (agent, error) {
 	if err != nil {
 		return agent{}, fmt.Errorf("%s start: %w", program, err)
 	}
+	if answer.PID > 0 { // the very program that was checked when it started
+		program = fmt.Sprintf("/proc/%d/exe", answer.PID)
+	}
 	connect, err := quote(program, "relay", answer.Socket)
 	if err != nil {
 		return agent{}, err
@@ -219,8 +254,13 @@ func notThere(err error) bool {
 	if !errors.As(err, &failed) {
 		return false
 	}
-	return failed.Status == 126 || failed.Status == 127 ||
+	return failed.Status == 126 || failed.Status == 127 || failed.Status == statusNoHash || failed.Status == statusWrongHash ||
 		failed.Status == 1 && notThereText.MatchString(failed.Stderr+failed.Reason)
+}
+
+func hasStatus(err error, status int) bool {
+	var failed *CommandError
+	return errors.As(err, &failed) && failed.Status == status
 }
 
 // isOurs recognises Server by its identification.

@@ -23,9 +23,11 @@
 // The coordinator runs, with the account's login shell and no shell syntax beyond
 // quoting,
 //
-//	REMOTE-DIR/SHA256/lighter-agent start ARGS...
+//	sh -c SCRIPT REMOTE-DIR/SHA256/lighter-agent SHA256 start ARGS...
 //
-// gives it Bootstrap.StartInput on its standard input, and reads its standard output
+// whose SCRIPT opens the program, compares the SHA-256 of what it opened, and executes
+// that, so that what runs is what was hashed, at each start. (Where there is no sha256sum,
+// the program is read back by SFTP, and then run by its name.) It gives it Bootstrap.StartInput on its standard input, and reads its standard output
 // up to the magic line
 //
 //	lighter-agent/1 start {"socket":"/run/user/1000/lighter/agent.sock"}
@@ -35,7 +37,7 @@
 // it prints the line and exits with status 0, or says on standard error what is
 // wrong and exits with another. It may be run at any time, also several at a time.
 //
-// If the program is not there, the machine is asked what it is (uname), the agent for
+// If the program is not there, or another one is in its place, the machine is asked what it is (uname), the agent for
 // it is uploaded by SFTP beside its place, its hash is checked, it is renamed, and
 // "start" is run once more.
 //
@@ -46,9 +48,9 @@
 //
 // ModeSession: where the server forbids that, each stream is a session that runs
 //
-//	REMOTE-DIR/SHA256/lighter-agent relay SOCKET
+//	/proc/PID/exe relay SOCKET
 //
-// which prints the magic line "lighter-agent/1 connect" (WriteConnect), and from then
+// with the agent's PID, which prints the magic line "lighter-agent/1 connect" (WriteConnect), and from then
 // on relays its standard input and output to the socket (ServeConnect does all of it).
 // An account whose forced command is "lighter-agent connect" works the same: the magic
 // line in answer to "start" shows that it is one.

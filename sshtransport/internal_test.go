@@ -3,9 +3,13 @@ package sshtransport
 import (
 	"bufio"
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -111,6 +115,7 @@ func TestAgentOf(t *testing.T) {
 		err  string
 	}{
 		{`lighter-agent/1 start {"socket":"/run/a b"}`, agent{socket: "/run/a b", connect: "p relay '/run/a b'"}, ""},
+		{`lighter-agent/1 start {"socket":"/x","pid":12}`, agent{socket: "/x", connect: "/proc/12/exe relay /x"}, ""},
 		{`lighter-agent/1 start {"socket":"/x","new":[1]}`, agent{socket: "/x", connect: "p relay /x"}, ""},
 		{"lighter-agent/1 connect", agent{mode: ModeSession, connect: "lighter-agent connect", fixed: true}, ""},
 		{`lighter-agent/1 start {"socket":"x"}`, agent{}, `the agent's socket "x" is not absolute`},
@@ -318,4 +323,74 @@ func FuzzReadMagic(f *testing.F) {
 			t.Errorf("%q: %+v", line, a)
 		}
 	})
+}
+
+// TestStartScript swaps the program while it is hashed: what was hashed runs, or nothing.
+func TestStartScript(t *testing.T) {
+	dir := t.TempDir()
+	program, other, bin := filepath.Join(dir, "it's a program"), filepath.Join(dir, "other"), filepath.Join(dir, "bin")
+	echo, err := exec.LookPath("echo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	good, err := os.ReadFile(echo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := fmt.Sprintf("%x", sha256.Sum256(good))
+	const swapping = "#!/bin/sh\nPATH=/usr/bin:/bin\ns=$(sha256sum); cp \"$OTHER\" \"$OTHER.new\"; mv \"$OTHER.new\" \"$PROGRAM\"; echo \"$s\"\n"
+	for _, tt := range []struct {
+		name   string
+		hasher string
+		sum    string
+		spoil  string // contents of the program
+		status int
+	}{
+		{"good", "#!/bin/sh\nexec /usr/bin/sha256sum\n", sum, "", 0},
+		{"swapped meanwhile", swapping, sum, "", 0},
+		{"other contents", "#!/bin/sh\nexec /usr/bin/sha256sum\n", sum, "#!/bin/sh\necho evil\n", statusWrongHash},
+		{"other hash", "#!/bin/sh\nexec /usr/bin/sha256sum\n", strings.Repeat("0", 64), "", statusWrongHash},
+		{"no hash", "#!/bin/sh\nexec /usr/bin/sha256sum\n", "*", "", statusWrongHash},
+		{"hasher says nothing", "#!/bin/sh\n", sum, "", statusWrongHash},
+		{"no hasher", "", sum, "", statusNoHash},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			text := good
+			if tt.spoil != "" {
+				text = []byte(tt.spoil)
+			}
+			for file, text := range map[string][]byte{program: text, other: []byte("#!/bin/sh\necho evil\n")} {
+				os.Remove(file)
+				if err := os.WriteFile(file, text, 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			os.RemoveAll(bin)
+			if err := os.Mkdir(bin, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if tt.hasher != "" {
+				if err := os.WriteFile(filepath.Join(bin, "sha256sum"), []byte(tt.hasher), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			line, err := quote("sh", "-c", startScript, program, tt.sum, "start", "a b", "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			cmd := exec.Command("/bin/sh", "-c", "PATH="+bin+"; "+strings.Replace(line, "sh ", "/bin/sh ", 1))
+			cmd.Env = []string{"PATH=" + bin, "PROGRAM=" + program, "OTHER=" + other}
+			out, err := cmd.CombinedOutput()
+			if got := cmd.ProcessState.ExitCode(); got != tt.status {
+				t.Errorf("status %d (%v), want %d: %s", got, err, tt.status, out)
+			}
+			want := ""
+			if tt.status == 0 {
+				want = "start a b \n"
+			}
+			if string(out) != want {
+				t.Errorf("printed %q, want %q", out, want)
+			}
+		})
+	}
 }

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -454,4 +455,58 @@ func TestOpenSSHCancel(t *testing.T) {
 		conn.Close()
 	})
 	wg.Wait()
+}
+
+// TestOpenSSHReplaced puts something else into the uploaded agent's place. It must not run.
+func TestOpenSSHReplaced(t *testing.T) {
+	testkit.CheckLeaks(t)
+	s, f := sshtest.StartOpenSSH(t), newFarm(t)
+	c := newClient(t, opensshConfig(t, s, f))
+	pid := mustGet(t, httpClient(t, c), "/pid")
+	c.Close()
+	program := filepath.Join(f.remote, f.uploaded(t)[0], "lighter-agent")
+	good, err := os.ReadFile(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ran := filepath.Join(f.dir, "ran")
+	script := []byte("#!/bin/sh\ntouch " + ran + "\necho 'lighter-agent/1 start {\"socket\":\"/evil\"}'\n")
+	other := filepath.Join(f.dir, "other")
+	if err := os.WriteFile(other, script, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, replace := range map[string]func() error{
+		"script":    func() error { return errors.Join(os.Remove(program), os.WriteFile(program, script, 0o700)) },
+		"link":      func() error { return errors.Join(os.Remove(program), os.Symlink(other, program)) },
+		"fifo":      func() error { return errors.Join(os.Remove(program), syscall.Mkfifo(program, 0o700)) },
+		"truncated": func() error { return errors.Join(os.Remove(program), os.WriteFile(program, good[:len(good)/2], 0o700)) },
+		"one bit": func() error {
+			return errors.Join(os.Remove(program), os.WriteFile(program, append(good[:len(good)-1:len(good)-1], good[len(good)-1]^1), 0o700))
+		},
+		"empty":              func() error { return errors.Join(os.Remove(program), os.WriteFile(program, nil, 0o700)) },
+		"not to be executed": func() error { return os.Chmod(program, 0o600) },
+		"open folders": func() error {
+			return errors.Join(os.Chmod(filepath.Dir(program), 0o777), os.Chmod(f.remote, 0o777), os.Remove(program), os.WriteFile(program, script, 0o700))
+		},
+	} {
+		if err := replace(); err != nil {
+			t.Fatal(err)
+		}
+		c := newClient(t, opensshConfig(t, s, f))
+		if again := mustGet(t, httpClient(t, c), "/pid"); again != pid {
+			t.Errorf("%s: agent %s, was %s", name, again, pid)
+		}
+		c.Close()
+		if text, err := os.ReadFile(program); err != nil || string(text) != string(good) {
+			t.Errorf("%s: the agent was not uploaded again: %v", name, err)
+		}
+	}
+	for _, dir := range []string{f.remote, filepath.Dir(program)} {
+		if info, err := os.Stat(dir); err != nil || info.Mode().Perm()&0o022 != 0 {
+			t.Errorf("%s: %v, %v", dir, info.Mode(), err)
+		}
+	}
+	if _, err := os.Lstat(ran); err == nil {
+		t.Error("what is no agent has run")
+	}
 }

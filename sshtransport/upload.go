@@ -50,9 +50,12 @@ func upload(ctx context.Context, l *link, dir string, binary *AgentBinary) (stri
 	}
 	final := programIn(u.dir, binary)
 	if u.isThere(final) {
-		return u.dir, nil
+		return u.dir, u.protect(u.dir, path.Dir(final))
 	}
 	if err := u.makeDir(u.dir); err != nil {
+		return "", err
+	}
+	if err := u.protect(u.dir); err != nil {
 		return "", err
 	}
 	if err := u.put(ctx, final); err != nil {
@@ -130,6 +133,23 @@ func (u *uploader) makeDir(dir string) error {
 	return nil
 }
 
+// protect keeps others from changing what is in folders that are there.
+func (u *uploader) protect(dirs ...string) error {
+	for _, dir := range dirs {
+		info, err := u.client.Stat(dir)
+		if err != nil {
+			return fmt.Errorf("folder %s: %w", dir, err)
+		}
+		if info.Mode().Perm()&0o022 == 0 {
+			continue
+		}
+		if err := u.client.Chmod(dir, info.Mode().Perm()&^0o022); err != nil {
+			return fmt.Errorf("folder %s: others can change what is in it: %w", dir, err)
+		}
+	}
+	return nil
+}
+
 // put writes the program under a name that nobody else has, checks it, and renames it.
 func (u *uploader) put(ctx context.Context, final string) (err error) {
 	temporary := path.Join(u.dir, uploadPrefix+strings.ToLower(rand.Text()))
@@ -149,6 +169,9 @@ func (u *uploader) put(ctx context.Context, final string) (err error) {
 		return fmt.Errorf("%s: %w", temporary, err)
 	}
 	if err := u.makeDir(path.Dir(final)); err != nil {
+		return err
+	}
+	if err := u.protect(path.Dir(final)); err != nil {
 		return err
 	}
 	return u.rename(temporary, final)
