@@ -183,8 +183,18 @@ func (a *Agent) describe() *agentapi.Machine {
 		StoreKind: a.opts.StoreKind, StoreDir: a.opts.Store.Dir(), PublicKey: a.publicKey(),
 		AcceptsKeys:      a.acceptsKeys(),
 		Uptime:           uptime(m.proc("uptime")),
-		NeedsDerivations: a.opts.NeedsDerivations, BuildProblem: m.buildProblem(), Running: a.countRunning(),
+		NeedsDerivations: a.opts.NeedsDerivations, BuildProblem: m.buildProblem(), BuildWarning: a.buildWarning(), Running: a.countRunning(),
 	}
+}
+
+// buildWarning returns what builds lack here, if the store says so.
+func (a *Agent) buildWarning() string {
+	if s, ok := a.opts.Store.(interface{ NetworkProblem() error }); ok {
+		if err := s.NetworkProblem(); err != nil {
+			return err.Error()
+		}
+	}
+	return ""
 }
 
 // publicKey returns the key with which the store signs, or nothing if it does not say.

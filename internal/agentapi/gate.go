@@ -53,7 +53,7 @@ func (m *Machine) check() error {
 	}
 	m.Version, m.Kernel = Printable(m.Version, api.MaxName), Printable(m.Kernel, api.MaxName)
 	m.Hostname, m.StoreKind = Printable(m.Hostname, api.MaxName), Printable(m.StoreKind, api.MaxName)
-	m.BuildProblem = Printable(m.BuildProblem, api.MaxProblem)
+	m.BuildProblem, m.BuildWarning = Printable(m.BuildProblem, api.MaxProblem), Printable(m.BuildWarning, api.MaxProblem)
 	m.Hardware.CPU, m.Hardware.Kernel = Printable(m.Hardware.CPU, api.MaxName), Printable(m.Hardware.Kernel, api.MaxName)
 	for _, size := range []*int64{&m.FreeDisk, &m.FreeMemory, &m.FreeInodes, &m.BuildFreeDisk, &m.BuildFreeInodes} {
 		*size = min(max(*size, -1), maxSize) // some file systems have no end

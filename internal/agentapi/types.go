@@ -80,7 +80,9 @@ type Machine struct {
 	// of derivations as items, as guix-daemon does; without it, Text is enough.
 	NeedsDerivations bool   `json:"needsDerivations,omitempty"`
 	BuildProblem     string `json:"buildProblem,omitempty"` // why this machine can't build, e.g. no user namespaces
-	Running          int    `json:"running"`                // builds
+	// BuildWarning is what builds lack here, e.g. a network of their own; they are made all the same.
+	BuildWarning string `json:"buildWarning,omitempty"`
+	Running      int    `json:"running"` // builds
 	// Offer is what this coordinator may ask for; null if it has the account itself.
 	Offer *Offer `json:"offer,omitempty"`
 }

@@ -246,6 +246,9 @@ func (a *agentAction) printEntry(ctx context.Context, inv *invocation, builder *
 		OverloadThreshold: machines.DefaultOverloadThreshold, MinFreeDisk: machines.DefaultMinFreeDisk, MinFreeInodes: machines.DefaultMinFreeInodes,
 		Store: machines.StoreAuto, DaemonSocket: machines.DefaultDaemonSocket, SandboxPaths: a.owner.SandboxPaths, SubstituteURLs: a.owner.SubstituteURLs,
 	}
+	if info.BuildWarning != "" {
+		fmt.Fprintf(inv.Err, "lighter agent: %s\n", errorText(errors.New(info.BuildWarning)))
+	}
 	if info.BuildProblem != "" {
 		fmt.Fprintf(inv.Err, "lighter agent: no builds are possible here: %s\n", errorText(errors.New(info.BuildProblem)))
 	}

@@ -97,6 +97,9 @@ func (d *doctor) checkStore(ctx context.Context) {
 		return
 	}
 	d.ok("sandbox", "builds work here: user namespaces and mounts are allowed")
+	if err := s.NetworkProblem(); err != nil {
+		d.note("sandbox", "what listens on this machine's loopback addresses is within their reach", "%v", err)
+	}
 }
 
 // checkDaemon looks whether guix-daemon offloads to lighter.

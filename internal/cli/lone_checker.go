@@ -99,6 +99,9 @@ func (l *loneChecker) judge(check *api.MachineCheck, m *machines.Machine, info *
 	addStep(check, "store", problem, "set the machine's store to the head's store directory")
 
 	problem = "it can build"
+	if info.BuildWarning != "" {
+		problem = "it can build; " + info.BuildWarning
+	}
 	if info.BuildProblem != "" {
 		problem = errors.New(info.BuildProblem)
 	}

@@ -122,6 +122,9 @@ func (x *checker) builds() any {
 	if x.info.BuildProblem != "" {
 		return errors.New(x.info.BuildProblem)
 	}
+	if x.info.BuildWarning != "" {
+		return "it can build; " + x.info.BuildWarning
+	}
 	return "it can build"
 }
 

@@ -23,6 +23,8 @@ type Settings struct {
 	Store        string // StoreAuto, StoreLocal or StoreDaemon
 	DaemonSocket string
 	MaxBuilds    int // that run at a time; 0 is no limit of the owner's
+	// FixedOutputNetwork is of the embedded store, as are the next ones.
+	FixedOutputNetwork string
 
 	// Of the embedded store; 0 and nil are the defaults of local.Options.
 	MaxOutputSize  int64 // bytes
@@ -55,7 +57,7 @@ const (
 
 // NewOptions returns the options with their defaults.
 func NewOptions() *Options {
-	o := &Options{Settings: Settings{Store: StoreAuto, KeepFailed: true, CollectGarbage: true}}
+	o := &Options{Settings: Settings{Store: StoreAuto, FixedOutputNetwork: string(local.NetworkBest), KeepFailed: true, CollectGarbage: true}}
 	s := &o.Settings
 	o.All = []*Option{
 		// Of the agent.
@@ -68,6 +70,8 @@ func NewOptions() *Options {
 		number("max-output-files", "outputs of a build may have at most `N` files, folders and symlinks (default 4194304)", &s.MaxOutputFiles, maxFiles),
 		size("keep-free-disk", "a build that leaves less than `SIZE` of the store's disk free is stopped (default a twentieth, at most 1GiB)", "10GiB", &s.KeepFreeDisk),
 		variables("impure-env-vars", "impure-env-var", "variable of the agent by `NAME` that derivations with a known hash may ask for (default those of proxies and locale); may be repeated; empty for none", &s.ImpureEnvVars),
+		choice("fixed-output-network", "`NETWORK` of builds with known outputs, which may use one: isolated, of their own, by slirp4netns or pasta; host, this machine's; best, isolated where one of these is installed", &s.FixedOutputNetwork,
+			string(local.NetworkBest), string(local.NetworkIsolated), string(local.NetworkHost)),
 		// Of what heads may ask for.
 		list("sandbox-paths", "sandbox-path", "`PATH` here that heads may let builds see beside their inputs, also as INSIDE=OUTSIDE; may be repeated", &s.SandboxPaths, agentapi.CheckSandboxPath).ofHeads(),
 		list("substitute-urls", "substitute-url", "substitute server that heads may name, as `URL`; may be repeated", &s.SubstituteURLs, checkURL).ofHeads(),
@@ -84,6 +88,7 @@ func NewOptions() *Options {
 func (s *Settings) StoreOptions(opts *local.Options) {
 	opts.MaxOutput, opts.MaxOutputFiles, opts.KeepFree = s.MaxOutputSize, int64(s.MaxOutputFiles), s.KeepFreeDisk
 	opts.ImpureEnvVars = s.ImpureEnvVars
+	opts.FixedOutputNetwork = local.FixedOutputNetwork(s.FixedOutputNetwork)
 }
 
 // Offer returns what heads may ask for.

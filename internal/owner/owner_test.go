@@ -36,21 +36,22 @@ func flag(t *testing.T, o *Options, name string) *Option {
 
 // every is a value for each key, as the file has it and as flags have it.
 var every = map[string][2]string{
-	"state-directory":  {`"/srv/x"`, "/srv/x"},
-	"store":            {`"local"`, "local"},
-	"daemon-socket":    {`"/run/guix"`, "/run/guix"},
-	"max-builds":       {`3`, "3"},
-	"max-output-size":  {`"10GiB"`, "10737418240"},
-	"max-output-files": {`1000`, "1000"},
-	"keep-free-disk":   {`"1GiB"`, "1073741824"},
-	"impure-env-vars":  {`["http_proxy"]`, "http_proxy"},
-	"sandbox-paths":    {`["/bin/sh=/opt/busybox"]`, "/bin/sh=/opt/busybox"},
-	"substitute-urls":  {`["https://ci.guix.gnu.org"]`, "https://ci.guix.gnu.org"},
-	"keep-failed":      {`false`, "false"},
-	"collect-garbage":  {`false`, "false"},
-	"max-cores":        {`8`, "8"},
-	"max-time":         {`"6h"`, "6h"},
-	"max-silent-time":  {`"1h"`, "1h"},
+	"state-directory":      {`"/srv/x"`, "/srv/x"},
+	"store":                {`"local"`, "local"},
+	"daemon-socket":        {`"/run/guix"`, "/run/guix"},
+	"max-builds":           {`3`, "3"},
+	"max-output-size":      {`"10GiB"`, "10737418240"},
+	"max-output-files":     {`1000`, "1000"},
+	"keep-free-disk":       {`"1GiB"`, "1073741824"},
+	"impure-env-vars":      {`["http_proxy"]`, "http_proxy"},
+	"sandbox-paths":        {`["/bin/sh=/opt/busybox"]`, "/bin/sh=/opt/busybox"},
+	"substitute-urls":      {`["https://ci.guix.gnu.org"]`, "https://ci.guix.gnu.org"},
+	"keep-failed":          {`false`, "false"},
+	"collect-garbage":      {`false`, "false"},
+	"max-cores":            {`8`, "8"},
+	"max-time":             {`"6h"`, "6h"},
+	"max-silent-time":      {`"1h"`, "1h"},
+	"fixed-output-network": {`"isolated"`, "isolated"},
 }
 
 // TestEveryOption shows that the file and the flags do the same, and that what is of the

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -34,10 +35,18 @@ var attacks = map[string]func() error{
 	"limits":   attackLimits,
 	"peeking":  attackByPeeking,
 	"schedule": attackSchedule,
+	"calls":    attackByCalls,
 }
 
+// networkAttacks need more than a sandbox.
+var networkAttacks = map[string]func() error{"network": attackNetwork, "sockets": attackSockets}
+
 func runAttack(name string) int {
-	if err := attacks[name](); err != nil {
+	run := attacks[name]
+	if run == nil {
+		run = networkAttacks[name]
+	}
+	if err := run(); err != nil {
 		fmt.Println(err)
 		return 1
 	}
@@ -47,11 +56,7 @@ func runAttack(name string) int {
 // attackerProgram returns a copy of this program: the program itself is refused.
 func attackerProgram(t testing.TB) string {
 	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, err := os.ReadFile(self)
+	text, err := os.ReadFile("/proc/self/exe")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -232,6 +237,60 @@ func attackSchedule() error {
 	_ = unix.SchedSetaffinity(1, &first)
 	_, _, _ = unix.RawSyscall(unix.SYS_IOPRIO_SET, 1, 1, 3<<13) // IOPRIO_CLASS_IDLE
 	return exec.Command("/bin/sh", "-c", "true").Run()
+}
+
+// attackByCalls tries system calls that lead out of the namespaces, and those that must
+// go on working.
+func attackByCalls() error {
+	var wrong []string
+	check := func(what string, got, want error) {
+		if got != want { //nolint:errorlint // results of system calls
+			wrong = append(wrong, fmt.Sprintf("%s: %v, want %v", what, got, want))
+		}
+	}
+	_, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM, 0)
+	check("a socket to the hypervisor", err, unix.EAFNOSUPPORT)
+	_, _, errno := unix.RawSyscall(unix.SYS_BPF, 0, 0, 0)
+	check("bpf", errno, unix.EPERM)
+	_, err = unix.OpenByHandleAt(unix.AT_FDCWD, unix.NewFileHandle(1, make([]byte, 8)), 0)
+	check("open_by_handle_at", err, unix.EPERM)
+	pty, err := unix.Open("/dev/ptmx", unix.O_RDWR, 0)
+	check("a terminal of its own", err, nil)
+	typed := byte('x')
+	_, _, errno = unix.RawSyscall(unix.SYS_IOCTL, uintptr(pty), unix.TIOCSTI, uintptr(unsafe.Pointer(&typed)))
+	check("typing", errno, unix.EIO)
+	_, err = unix.Open("/dev/tty", unix.O_RDWR, 0)
+	check("a controlling terminal", err, unix.ENXIO)
+	if runtime.GOARCH == "amd64" {
+		_, _, errno = unix.RawSyscall(39|0x40000000, 0, 0, 0)
+		check("getpid of x32", errno, unix.ENOSYS)
+	}
+
+	for _, family := range []int{unix.AF_INET, unix.AF_UNIX, unix.AF_NETLINK} {
+		_, err = unix.Socket(family, unix.SOCK_DGRAM, 0)
+		check(fmt.Sprint("a socket of family ", family), err, nil)
+	}
+	traced := exec.Command("/bin/true")
+	traced.SysProcAttr = &syscall.SysProcAttr{Ptrace: true}
+	runtime.LockOSThread()
+	check("tracing a child", traced.Start(), nil)
+	var status unix.WaitStatus
+	_, err = unix.Wait4(traced.Process.Pid, &status, 0, nil)
+	check("waiting for it", err, nil)
+	check("letting it go", unix.PtraceDetach(traced.Process.Pid), nil)
+	check("its end", traced.Wait(), nil)
+	inner := exec.Command("/bin/true")
+	inner.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET}
+	check("namespaces of its own", inner.Run(), nil)
+	check("a file", os.WriteFile("/tmp/x", nil, 0o600), nil)
+	check("setuid bits", unix.Chmod("/tmp/x", 0o4755), nil)
+	if err := unix.Setxattr("/tmp/x", "user.x", nil, 0); err == unix.EPERM || err == unix.ENOSYS {
+		wrong = append(wrong, "extended attributes")
+	}
+	if len(wrong) > 0 {
+		return errors.New(strings.Join(wrong, "\n"))
+	}
+	return nil
 }
 
 // TestBadBuilders has builders that can't be started: that is what the derivation

@@ -3,7 +3,6 @@ package local
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -495,16 +494,6 @@ func TestBuildFixed(t *testing.T) {
 			t.Fatal(err)
 		}
 		r := &recipe{name: "recursive", script: "mkdir -p $out/a", hash: "r:sha256 " + h.Base16()}
-		r.mustBuild(t, s)
-	})
-	t.Run("network", func(t *testing.T) {
-		// The host's network, its interfaces and abstract sockets.
-		own, err := os.Readlink("/proc/self/ns/net")
-		if err != nil {
-			t.Fatal(err)
-		}
-		sum := sha256.Sum256([]byte(own + "\n"))
-		r := &recipe{name: "network", script: "readlink /proc/self/ns/net > $out", hash: "sha256 " + hex.EncodeToString(sum[:])}
 		r.mustBuild(t, s)
 	})
 }

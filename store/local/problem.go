@@ -40,6 +40,13 @@ func (s *Store) BuildProblem() error {
 }
 
 func (s *Store) probe() error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	return s.tryBuild(ctx, networkAccess{})
+}
+
+// tryBuild sets a sandbox up without a builder.
+func (s *Store) tryBuild(ctx context.Context, access networkAccess) error {
 	f, err := s.makeBuildFolder("probe.drv")
 	if err != nil {
 		return s.explainSpace(err)
@@ -49,11 +56,9 @@ func (s *Store) probe() error {
 			s.logger.Warn("the folder of a trial build was not removed", "error", err)
 		}
 	}()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	c := s.newConfig(f, false)
+	c := s.newConfig(f, access)
 	c.Probe = true
-	_, err = s.runSandbox(ctx, c, io.Discard)
+	_, err = s.runSandbox(ctx, c, access.tool, io.Discard)
 	return err
 }
 

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -78,11 +79,15 @@ func (s *Store) maxProcesses() uint64 {
 
 // runBuilder runs the builder in a sandbox. The folder has its outputs afterwards.
 func (b *build) runBuilder(ctx context.Context) error {
-	c, err := b.sandboxConfig(ctx)
+	access, err := b.networkAccess() //nolint:contextcheck // a trial is for all builds, and bounds itself
 	if err != nil {
 		return err
 	}
-	end, err := b.store.runSandbox(ctx, c, b.log)
+	c, err := b.sandboxConfig(ctx, access)
+	if err != nil {
+		return err
+	}
+	end, err := b.store.runSandbox(ctx, c, access.tool, b.log)
 	if err != nil {
 		return err
 	}
@@ -154,9 +159,8 @@ func (b *build) exitError(status unix.WaitStatus) error {
 
 // sandboxConfig returns what the sandbox is to have in it, and makes in the build's
 // folder what it needs for that.
-func (b *build) sandboxConfig(ctx context.Context) (*sandbox.Config, error) {
-	_, fixed := b.drv.FixedOutput()
-	c := b.store.newConfig(b.folder, fixed)
+func (b *build) sandboxConfig(ctx context.Context, access networkAccess) (*sandbox.Config, error) {
+	c := b.store.newConfig(b.folder, access)
 	c.Personality = personality(b.drv.System)
 	c.Builder = b.drv.Builder
 	c.Args = append([]string{path.Base(b.drv.Builder)}, b.drv.Args...)
@@ -191,7 +195,7 @@ func (b *build) sandboxConfig(ctx context.Context) (*sandbox.Config, error) {
 }
 
 // newConfig returns what all sandboxes have in them.
-func (s *Store) newConfig(f buildFolder, hostNetwork bool) *sandbox.Config {
+func (s *Store) newConfig(f buildFolder, access networkAccess) *sandbox.Config {
 	u := s.buildUser()
 	uid, gid := uint32(guestUID), uint32(guestGID)
 	if u.change {
@@ -211,15 +215,22 @@ func (s *Store) newConfig(f buildFolder, hostNetwork bool) *sandbox.Config {
 		UID:          u.uid,
 		GID:          u.gid,
 		Groups:       u.groups,
-		HostNetwork:  hostNetwork,
+		HostNetwork:  access.host,
 		Personality:  personalityNoRandomize,
 		MaxProcesses: s.maxProcesses(),
 	}
-	if !hostNetwork {
+	var names []string
+	switch {
+	case access.host:
+		names = []string{"/etc/hosts", "/etc/nsswitch.conf", "/etc/resolv.conf", "/etc/services"}
+	case access.tool != nil:
+		names = []string{"/etc/nsswitch.conf", "/etc/services"}
+		c.Interface = tapName
+		c.Files = append(c.Files, networkFiles(access.tool)...)
+	default:
 		c.Files = append(c.Files, sandbox.File{Inside: "/etc/hosts", Contents: "127.0.0.1 localhost\n"})
-		return c
 	}
-	for _, name := range []string{"/etc/hosts", "/etc/nsswitch.conf", "/etc/resolv.conf", "/etc/services"} {
+	for _, name := range names {
 		if _, err := os.Stat(name); err == nil {
 			c.Paths = append(c.Paths, sandbox.Bind{Outside: name, Inside: name})
 		}
@@ -252,14 +263,25 @@ func (b *build) sandboxPath(text string) (sandbox.Bind, error) {
 	return bind, nil
 }
 
-// runSandbox runs a sandbox until it ends, and returns its last message. If the
-// context ends it kills everything in it; then the message says nothing.
-func (s *Store) runSandbox(ctx context.Context, c *sandbox.Config, log io.Writer) (sandbox.Message, error) {
+// runSandbox runs a sandbox until it ends, with what makes its network unless that is
+// nil, and returns its last message. If the context ends it kills everything in it; then
+// the message says nothing.
+func (s *Store) runSandbox(ctx context.Context, c *sandbox.Config, tool *networkTool, log io.Writer) (sandbox.Message, error) {
 	p, err := s.startSandbox(c)
 	if err != nil {
 		return sandbox.Message{}, err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = p.process.Kill() })
+	var said sayings
+	var n *network
+	if tool != nil {
+		if n, err = startNetwork(tool, p.process.Pid); err == nil {
+			defer n.end()
+			go n.await(&said.any, p.process)
+		} else {
+			_ = p.process.Kill()
+		}
+	}
 	logged := make(chan struct{})
 	go func() {
 		defer close(logged)
@@ -268,21 +290,40 @@ func (s *Store) runSandbox(ctx context.Context, c *sandbox.Config, log io.Writer
 	// The sandbox reads all of it before it does anything else; if it dies, that shows
 	// in what it says.
 	_, _ = p.control.Write(c.Encode())
-	said, _ := io.ReadAll(io.LimitReader(p.control, 1<<20))
+	_, _ = io.Copy(&said, io.LimitReader(p.control, 1<<20))
 
-	state, err := p.process.Wait()
+	state, waitErr := p.process.Wait()
 	stop()
 	_ = p.log.SetReadDeadline(time.Now().Add(drainTime))
 	<-logged
 	p.control.Close()
 	p.log.Close()
+	if err == nil && waitErr != nil {
+		err = fmt.Errorf("wait for the sandbox: %w", waitErr)
+	}
 	if err != nil {
-		return sandbox.Message{}, fmt.Errorf("wait for the sandbox: %w", err)
+		return sandbox.Message{}, err
 	}
 	if ctx.Err() != nil {
 		return sandbox.Message{}, context.Cause(ctx)
 	}
-	return lastMessage(c, said, state.Sys().(syscall.WaitStatus)) //nolint:forcetypeassert // it is on Linux
+	m, err := lastMessage(c, said.text, state.Sys().(syscall.WaitStatus)) //nolint:forcetypeassert // it is on Linux
+	if n != nil && (err != nil && n.failed(0) || c.Probe && n.failed(settleTime)) {
+		err = n.problem()
+	}
+	return m, err
+}
+
+// sayings are what a sandbox says. The first is that the builder has started, or why not.
+type sayings struct {
+	text []byte
+	any  atomic.Bool
+}
+
+func (s *sayings) Write(p []byte) (int, error) {
+	s.text = append(s.text, p...)
+	s.any.Store(true)
+	return len(p), nil
 }
 
 // lastMessage returns the last message of a sandbox that ended with a status, or what
@@ -302,7 +343,7 @@ func lastMessage(c *sandbox.Config, said []byte, status syscall.WaitStatus) (san
 	switch {
 	case last.Kind == sandbox.Failed:
 		return last, setupError(last.Step, last.Errno)
-	case last.Kind == 0 && !c.Probe:
+	case last.Kind == 0 && (!c.Probe || !status.Exited() || status.ExitStatus() != 0):
 		return last, errors.New("the sandbox ended before it said anything")
 	case last.Kind == sandbox.Started && status.Signaled() && status.Signal() == unix.SIGKILL:
 		return last, errors.New("the sandbox was killed from outside")
@@ -319,24 +360,18 @@ type sandboxProcess struct {
 
 // startSandbox starts it.
 func (s *Store) startSandbox(c *sandbox.Config) (*sandboxProcess, error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, os.NewSyscallError("socketpair", err)
-	}
-	ours, theirs := os.NewFile(uintptr(fds[0]), "sandbox"), os.NewFile(uintptr(fds[1]), "sandbox")
-	defer ours.Close() // net.FileConn duplicates it
-	defer theirs.Close()
-	control, err := net.FileConn(ours)
+	control, theirs, err := controlSocket()
 	if err != nil {
 		return nil, err
 	}
+	defer theirs.Close()
 	logReader, logWriter, err := os.Pipe()
 	if err != nil {
 		control.Close()
 		return nil, err
 	}
 	defer logWriter.Close()
-	process, err := s.startProcess(c, logWriter, theirs)
+	process, err := startProcess(c, logWriter, theirs)
 	if err != nil {
 		control.Close()
 		logReader.Close()
@@ -345,27 +380,49 @@ func (s *Store) startSandbox(c *sandbox.Config) (*sandboxProcess, error) {
 	return &sandboxProcess{process: process, control: control, log: logReader}, nil
 }
 
-func (s *Store) startProcess(c *sandbox.Config, log, control *os.File) (*os.Process, error) {
-	null, err := os.Open(os.DevNull)
+// controlSocket returns the ends of a socket, one for a process of package sandbox.
+func controlSocket() (net.Conn, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, err
+		return nil, nil, os.NewSyscallError("socketpair", err)
 	}
-	defer null.Close()
+	ours, theirs := os.NewFile(uintptr(fds[0]), "sandbox"), os.NewFile(uintptr(fds[1]), "sandbox")
+	defer ours.Close() // net.FileConn duplicates it
+	control, err := net.FileConn(ours)
+	if err != nil {
+		theirs.Close()
+		return nil, nil, err
+	}
+	return control, theirs, nil
+}
+
+func startProcess(c *sandbox.Config, log, control *os.File) (*os.Process, error) {
 	if c.SetUser { // who may open /dev/stderr
 		if err := log.Chown(int(c.UID), int(c.GID)); err != nil {
 			return nil, err
 		}
 	}
-	process, err := os.StartProcess("/proc/self/exe", []string{"lighter-sandbox"}, &os.ProcAttr{
-		Dir:   "/",
-		Env:   []string{sandbox.Variable + "=1", "GOMAXPROCS=1", "GODEBUG=containermaxprocs=0,updatemaxprocs=0", "GOTRACEBACK=none"},
-		Files: []*os.File{null, log, log, control},
-		Sys:   namespaces(c),
-	})
+	process, err := startSelf("1", log, control, namespaces(c))
 	if err != nil {
 		return nil, startError(err)
 	}
 	return process, nil
+}
+
+// startSelf starts this program once more, to be what package sandbox makes of a value
+// of its variable.
+func startSelf(value string, log, control *os.File, attr *syscall.SysProcAttr) (*os.Process, error) {
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return nil, err
+	}
+	defer null.Close()
+	return os.StartProcess("/proc/self/exe", []string{"lighter-sandbox"}, &os.ProcAttr{
+		Dir:   "/",
+		Env:   []string{sandbox.Variable + "=" + value, "GOMAXPROCS=1", "GODEBUG=containermaxprocs=0,updatemaxprocs=0", "GOTRACEBACK=none"},
+		Files: []*os.File{null, log, log, control},
+		Sys:   attr,
+	})
 }
 
 // namespaces returns what the kernel is asked for. As root, where user namespaces

@@ -46,6 +46,8 @@ type Options struct {
 	// Hidden are files and folders, beside Root, that no sandbox path may show to a build:
 	// keys, and the agent's socket.
 	Hidden []string
+	// FixedOutputNetwork is the network of fixed-output builds.
+	FixedOutputNetwork FixedOutputNetwork
 	// MaxProcesses bounds the processes and threads of one build; 0 is 1,024 for
 	// each core and for each of four more.
 	MaxProcesses uint64
@@ -81,6 +83,7 @@ type Store struct {
 	inflight inflight
 	problem  problemCache
 	disk     diskWatch
+	networks networkCache
 }
 
 var (

@@ -58,7 +58,10 @@ type Config struct {
 	UID, GID uint32
 	Groups   []uint32
 
-	HostNetwork  bool // else there is just a loopback interface
+	HostNetwork bool // else there is just a loopback interface
+	// Interface is another network interface, unless it is empty, which somebody
+	// outside sets up. The builder starts when it has a way out.
+	Interface    string
 	Personality  uint32
 	MaxProcesses uint64 // RLIMIT_NPROC
 	// Probe ends when the builder could be started, without starting it.
@@ -133,21 +136,16 @@ func (m *Message) encode() []byte {
 }
 
 // Encode returns the encoding of the configuration, with its length in front.
-func (c *Config) Encode() []byte {
+func (c *Config) Encode() []byte { return encode(c.each) }
+
+func encode(each func(codec)) []byte {
 	e := encoder{b: make([]byte, 8, 4096)}
-	c.each(&e)
+	each(&e)
 	size := len(e.b) - 8
 	var length encoder
 	length.number(uint64(size)) //nolint:gosec // a length
 	copy(e.b, length.b)
 	return e.b
-}
-
-// decode reads what Encode wrote, without the length.
-func (c *Config) decode(b []byte) bool {
-	d := &Decoder{rest: b}
-	c.each(d)
-	return !d.bad && len(d.rest) == 0
 }
 
 // codec goes through the fields in one order, to write or to read them.
@@ -157,7 +155,7 @@ type codec interface {
 }
 
 func (c *Config) each(x codec) {
-	for _, s := range []*string{&c.Root, &c.Store, &c.StoreDir, &c.Tmp, &c.Folder, &c.Builder} {
+	for _, s := range []*string{&c.Root, &c.Store, &c.StoreDir, &c.Tmp, &c.Folder, &c.Builder, &c.Interface} {
 		x.String(s)
 	}
 	list(x, &c.Items, func(b *Bind) { x.String(&b.Outside); x.String(&b.Inside) })

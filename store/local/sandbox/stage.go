@@ -8,7 +8,10 @@ import (
 )
 
 func init() {
-	if v, ok := syscall.Getenv(Variable); ok && v == "1" {
+	switch v, _ := syscall.Getenv(Variable); v {
+	case WatchValue:
+		watch()
+	case "1":
 		// Privileges, personality and limits belong to threads, and the builder gets
 		// those of the thread that starts it.
 		runtime.LockOSThread()
@@ -27,12 +30,17 @@ type stage struct {
 func run() {
 	unix.CloseOnExec(ControlFD)
 	_ = unix.CloseRange(ControlFD, ^uint(0), unix.CLOSE_RANGE_CLOEXEC) // Linux 5.11
-	s := &stage{Config: receive()}
-	go endWithStarter()
+	s := new(stage)
+	receive(s.Config.each)
+	go func() {
+		awaitEnd()
+		exit(1)
+	}()
 
 	s.isolate()
 	s.mount()
 	s.enter()
+	s.awaitNetwork()
 	s.restrict()
 	if s.Probe {
 		exit(0)
@@ -49,26 +57,25 @@ func run() {
 	s.wait(builder)
 }
 
-// receive reads the configuration.
-func receive() Config {
+// receive reads what was encoded with its length in front.
+func receive(each func(codec)) {
 	head := make([]byte, 8)
 	readFull(head)
-	d := Decoder{rest: head}
-	body := make([]byte, d.number())
-	readFull(body)
-	var c Config
-	if !c.decode(body) {
+	d := &Decoder{rest: head}
+	d = &Decoder{rest: make([]byte, d.number())}
+	readFull(d.rest)
+	each(d)
+	if d.bad || len(d.rest) > 0 {
 		fail(Failed, "read the sandbox's configuration", unix.EBADMSG)
 	}
-	return c
 }
 
-// endWithStarter ends the namespace when the other end of the socket is closed.
-func endWithStarter() {
+// awaitEnd returns when the other end of the socket is closed.
+func awaitEnd() {
 	var b [1]byte
 	for {
 		if _, err := unix.Read(ControlFD, b[:]); err != unix.EINTR {
-			exit(1)
+			return
 		}
 	}
 }
@@ -171,6 +178,9 @@ func (s *stage) restrict() {
 	}
 	must("clear ambient capabilities", unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
 	must("set no_new_privs", unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+	if s.HostNetwork {
+		leaveAbstractSockets()
+	}
 	confine()
 	if !s.SetUser {
 		must("drop capabilities", dropCapabilities())
