@@ -1,6 +1,6 @@
 # lighter: bare `make` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help build agents man install demo test lint format fuzz bench guix-lab guix-lab-down test-guix bench-guix clean
+.PHONY: help build agents man install demo test lint format fuzz attack bench guix-lab guix-lab-down test-guix bench-guix clean
 
 GO         ?= go
 BUILD      := build
@@ -71,6 +71,13 @@ fuzz: ## every fuzz target for FUZZTIME each (10m)
 		echo "$$package $$target"; \
 		$(GO) test ./$$package -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 5x || exit 1; \
 	done
+
+ATTACKS ?= 2000
+
+attack: ## ATTACKS builds of each kind whose outputs are changed from outside meanwhile (2000), as root also as an ordinary user
+	$(GO) test -c -o $(BUILD)/attack.test ./store/local
+	$(BUILD)/attack.test -test.v -test.run '^TestAccomplice' -attack-builds $(ATTACKS) -test.timeout 3h
+	$(GO) test ./nar -run '^TestAttacked' -attack-rounds $(ATTACKS) -timeout 3h
 
 bench: build ## the figures of docs/performance.md, with the peers in the same run
 	$(GO) run ./internal/bench $(BENCHFLAGS)

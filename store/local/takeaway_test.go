@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -240,6 +241,24 @@ func TestAccomplice(t *testing.T) {
 				t.Error("nothing was ever swapped, so that this shows nothing")
 			}
 		})
+	}
+}
+
+// TestAccompliceOfOrdinaryUser is the same where builders are who the agent is.
+func TestAccompliceOfOrdinaryUser(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("this is one")
+	}
+	needBuilds(t)
+	folder := scratch(t)
+	if err := os.Chmod(folder, 0o1777); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"-test.v", "-test.run=^TestAccomplice$", "-test.timeout=2h", fmt.Sprint("-attack-builds=", *attackBuilds)}
+	out, err := runSelf(t, folder, []string{"TMPDIR=" + folder}, &syscall.Credential{Uid: 54321, Gid: 54321}, args...)
+	t.Log(out)
+	if err != nil {
+		t.Error(err)
 	}
 }
 
