@@ -335,7 +335,12 @@ func (r *run) gather(ctx context.Context, paths []store.Path) error {
 }
 
 func (r *run) gatherFrom(ctx context.Context, m *machine, infos []*store.Info) error {
-	err := r.persist(ctx, m, func(ctx context.Context) error {
+	release, err := r.c.reserve(infos)
+	if err != nil {
+		return err
+	}
+	defer release()
+	err = r.persist(ctx, m, func(ctx context.Context) error {
 		n, err := m.fetching.want(ctx, infos)
 		r.fetched.Add(n)
 		return err
@@ -476,6 +481,11 @@ func (r *run) fetch(made []*madeItem, names []string) error {
 	if err != nil || len(outputs)+len(inputs) == 0 {
 		return err
 	}
+	release, err := r.c.reserve(outputs)
+	if err != nil {
+		return err
+	}
+	defer release()
 	r.enter(api.Fetching, time.Time{}, countItems(len(outputs)+len(inputs)))
 	if err := r.fetchInputs(made, inputs); err != nil {
 		return err

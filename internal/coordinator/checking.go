@@ -331,7 +331,10 @@ func (k *checking) compareOutputs(x checked, result *api.CheckResult) error {
 	for _, o := range k.node.outputs {
 		info := x.out.outputs[o.Name]
 		if info == nil {
-			untold = fmt.Errorf("machine %s does not say what it made of %s", x.machine.Name, o.Path)
+			untold = &api.Failure{
+				Culprit: api.CulpritMachine, Phase: api.Building, Machine: x.machine.Name,
+				Message: fmt.Sprintf("it does not say what it made of %s", o.Path),
+			}
 			continue
 		}
 		result.Hashes[o.Name] = store.EncodeBase32(info.NARHash[:])
@@ -363,7 +366,12 @@ func (k *checking) differing(x checked, name string, path store.Path) ([]string,
 	ours, pipe := io.Pipe()
 	defer ours.Close() // which ends the writer
 	k.c.group.Go(func() { pipe.CloseWithError(k.c.head.WriteNAR(k.ctx, pipe, path)) })
-	files, total, err := nar.Compare(ours, theirs, maxDiffering)
+	var files []string
+	var total int
+	err = x.machine.contain("comparing what it made", func() (err error) {
+		files, total, err = nar.Compare(ours, theirs, maxDiffering)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -446,7 +454,11 @@ func (c *Coordinator) checkEnded(r *run, out *outcome, err error) {
 	delete(c.byID, t.id)
 	delete(t.check.tasks, t)
 	if err != nil {
-		err = r.failure(err)
+		f := r.failure(err)
+		if f.Kind == api.KindFault {
+			c.faulted(r.machine, f.Message)
+		}
+		err = f
 	}
 	rec := t.check.rec
 	rec.SentBytes += r.sent.Load()
@@ -472,6 +484,7 @@ func (c *Coordinator) checkOver(k *checking, err error) {
 
 func (k *checking) verdict(err error) (api.State, string, *api.Failure) {
 	var ended *checkFailure
+	var machine *api.Failure // the last of so many that it made no sense to go on
 	switch {
 	case errors.As(err, &ended):
 		state := ended.state
@@ -479,6 +492,8 @@ func (k *checking) verdict(err error) (api.State, string, *api.Failure) {
 			state = api.Failed // that one was canceled, not this
 		}
 		return state, ended.failure.Message, &ended.failure
+	case errors.As(err, &machine):
+		return api.Failed, machine.Error(), machine
 	case err != nil:
 		return api.Failed, err.Error(), &api.Failure{Culprit: api.CulpritCoordinator, Phase: api.Building, Message: err.Error()}
 	}

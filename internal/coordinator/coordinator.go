@@ -261,7 +261,8 @@ type Coordinator struct {
 	hookCounts func() (pending, parked int)
 	access     atomic.Pointer[Access]
 	memory     *memory
-	room       *gate // shut while the head's disks are full; then nothing is fetched home
+	coming     atomic.Int64 // NAR bytes that are being fetched home; see reserve
+	room       *gate        // shut while the head's disks are full; then nothing is fetched home
 	// conversations counts those with build hooks.
 	conversations atomic.Int32
 	longOrders    chan struct{} // holds one for each that is in memory

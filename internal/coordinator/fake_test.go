@@ -50,7 +50,10 @@ type fakeAgent struct {
 	lie     func(s *agentapi.BuildStatus) // changes what it says of a build, wherever it does
 	// closure, if not nil, is its answer about closures.
 	closure func() []*store.Info
-	held    chan string // gets the name of each build that holds
+	// twist, if not nil, changes what a fakeServer answers to what: the pattern of a request,
+	// "trailer" or "error". Where it returns nil no answer ever comes.
+	twist func(what string, text []byte) []byte
+	held  chan string // gets the name of each build that holds
 	// onImport and onExport, if not nil, are called at the start of each.
 	onImport, onExport func(ctx context.Context)
 	running            sync.WaitGroup

@@ -99,12 +99,13 @@ func (s *fakeServer) handler() http.Handler {
 			var answer *agentapi.Error
 			switch {
 			case errors.As(err, &answer):
+				text := s.twisted(r, "error", answer)
 				w.WriteHeader(answer.Status)
-				json.NewEncoder(w).Encode(answer)
+				_, _ = w.Write(text)
 			case err != nil:
 				panic(http.ErrAbortHandler)
 			case v != nil:
-				json.NewEncoder(w).Encode(v)
+				_, _ = w.Write(s.twisted(r, pattern, v))
 			}
 		})
 	}
@@ -134,8 +135,7 @@ func (s *fakeServer) handler() http.Handler {
 		if err != nil {
 			panic(http.ErrAbortHandler)
 		}
-		text, _ := json.Marshal(status)
-		w.Header().Set(agentapi.LogTrailer, string(text))
+		w.Header().Set(agentapi.LogTrailer, string(s.twisted(r, "trailer", status)))
 		return nil, nil
 	})
 	handle("POST /v1/closure", func(_ http.ResponseWriter, r *http.Request) (any, error) {
@@ -146,6 +146,9 @@ func (s *fakeServer) handler() http.Handler {
 		infos, err := a.Import(r.Context(), r.Body)
 		return agentapi.Infos{Infos: infos}, err
 	})
+	handle("POST /v1/gc", func(_ http.ResponseWriter, r *http.Request) (any, error) {
+		return a.CollectGarbage(r.Context(), &agentapi.GCRequest{})
+	})
 	handle("POST /v1/export", func(w http.ResponseWriter, r *http.Request) (any, error) {
 		archive, err := a.Export(r.Context(), readPaths(r))
 		if err != nil {
@@ -155,6 +158,25 @@ func (s *fakeServer) handler() http.Handler {
 		return nil, err
 	})
 	return mux
+}
+
+// twisted returns the text of an answer as the agent's twist makes it.
+func (s *fakeServer) twisted(r *http.Request, what string, v any) []byte {
+	text, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // it is one of ours
+	}
+	s.agent.mu.Lock()
+	twist := s.agent.twist
+	s.agent.mu.Unlock()
+	if twist == nil {
+		return text
+	}
+	if text = twist(what, text); text == nil {
+		<-r.Context().Done()
+		panic(http.ErrAbortHandler)
+	}
+	return text
 }
 
 func askedID(r *http.Request) *agentapi.Asked { return &agentapi.Asked{ID: r.PathValue("id")} }

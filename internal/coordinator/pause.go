@@ -16,6 +16,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/ledger"
 	"lighter/internal/quantity"
+	"lighter/store"
 )
 
 // pausedSetting is the name of the ledger's setting that says whether an operator paused
@@ -118,18 +119,44 @@ func (l *HeadLimits) lacks(s *api.HeadStatus, slack float64) string {
 	return ""
 }
 
+// reserve keeps room on the head's disk for items that are about to be fetched, as large as
+// they are said to be, until the result is called. Where they would not leave as much free
+// as must be, it is an error, before anything is fetched.
+func (c *Coordinator) reserve(infos []*store.Info) (release func(), err error) {
+	var size int64
+	for _, info := range infos {
+		size += info.NARSize
+	}
+	space, err := c.spaceOf()
+	if err != nil {
+		space.FreeDisk = -1 // watchHead says why
+	}
+	coming := c.coming.Add(size)
+	release = func() { c.coming.Add(-size) }
+	if free := space.FreeDisk - c.cfg.HeadLimits.MinFreeDisk; space.FreeDisk >= 0 && coming > free {
+		release()
+		return nil, &headError{fmt.Errorf("%s of %s to be fetched, with what is on its way %s, do not fit on the head: %s are free where its store is, of which %s stay free",
+			quantity.Bytes(size), countItems(len(infos)), quantity.Bytes(coming), quantity.Bytes(space.FreeDisk), quantity.Bytes(c.cfg.HeadLimits.MinFreeDisk))}
+	}
+	return release, nil
+}
+
+// spaceOf measures the head's disks.
+func (c *Coordinator) spaceOf() (api.HeadStatus, error) {
+	if c.cfg.headSpace != nil {
+		return c.cfg.headSpace()
+	}
+	return c.measureHead()
+}
+
 // headInterval is the time between looks at the head's disks.
 const headInterval = 5 * time.Second
 
 // watchHead looks at the head's disks.
 func (c *Coordinator) watchHead(ctx context.Context) {
-	measure := c.cfg.headSpace
-	if measure == nil {
-		measure = c.measureHead
-	}
 	failed := false
 	for {
-		space, err := measure()
+		space, err := c.spaceOf()
 		if err != nil && !failed {
 			c.log.Warn("the head's free disk is not known", "err", err)
 		}

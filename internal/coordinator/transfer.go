@@ -33,6 +33,7 @@ func (m *machine) send(ctx context.Context, batch []*store.Info) error {
 	defer m.c.moving.end(tr)
 	paths := pathsOf(batch)
 	r, w := io.Pipe()
+	defer r.CloseWithError(errImportEnded) // whatever happens: it ends the export
 	exported := make(chan error, 1)
 	go func() {
 		buffered := streamBuffers.Get().(*bufio.Writer)
@@ -129,7 +130,7 @@ func (m *machine) fetch(ctx context.Context, batch []*store.Info) error {
 		return err
 	}
 	defer body.Close()
-	stream := &countingReader{r: body, bytes: &tr.bytes}
+	stream := &countingReader{r: body, bytes: &tr.bytes, left: archiveSize(batch)}
 	infos, err := m.c.head.Import(ctx, stream, store.ImportOptions{Accept: func(info *store.Info) error {
 		want := asked[info.Path]
 		if want == nil {
@@ -268,16 +269,31 @@ func (c countingWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// countingReader counts, and remembers how reading failed.
+// archiveSize is how long an archive of items may be: their NARs as announced, and what
+// goes with each: path, references, deriver and signature.
+func archiveSize(batch []*store.Info) (sum int64) {
+	const perItem, perReference = 16 << 10, 300
+	for _, info := range batch {
+		sum += info.NARSize + perItem + perReference*int64(len(info.References))
+	}
+	return sum
+}
+
+// countingReader counts, ends where more comes than was announced, and remembers how
+// reading failed.
 type countingReader struct {
 	r     io.Reader
 	bytes *atomic.Int64
+	left  int64 // so many bytes may come
 	err   error // that is not io.EOF
 }
 
 func (c *countingReader) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
 	c.bytes.Add(int64(n))
+	if c.left -= int64(n); c.left < 0 {
+		err = &agentapi.Fault{Request: "export", Problem: "an item is larger than it said"}
+	}
 	if err != nil && err != io.EOF {
 		c.err = err
 	}
