@@ -55,6 +55,7 @@ type Folder struct {
 type folderSession struct {
 	link   *link
 	client *sftp.Client
+	said   *allowance
 	dir    string // absolute
 }
 
@@ -154,7 +155,7 @@ func (f *Folder) connect(ctx context.Context) (*folderSession, error) {
 	}
 	s := &folderSession{link: l, dir: f.dir}
 	err = s.guarded(ctx, "starting SFTP", func() error {
-		if s.client, err = l.openSFTP(); err != nil {
+		if s.client, s.said, err = l.openSFTP(); err != nil {
 			return err
 		}
 		if path.IsAbs(f.dir) {
@@ -254,6 +255,8 @@ func (f *Folder) Read(ctx context.Context, name string, limit int64) (text []byt
 // List returns what is in a folder, in no order. One that is not there is empty.
 func (f *Folder) List(ctx context.Context, dir string) (infos []fs.FileInfo, err error) {
 	err = f.retried(ctx, "listing a folder", dir, func(s *folderSession, folder string) (err error) {
+		s.said.bound(maxListing)
+		defer s.said.lift()
 		infos, err = s.client.ReadDirContext(ctx, folder)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil

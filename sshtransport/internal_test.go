@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +17,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/pkg/sftp"
 
 	"lighter/internal/testkit"
 )
@@ -393,4 +396,47 @@ func TestStartScript(t *testing.T) {
 			}
 		})
 	}
+}
+
+// endlessDir is a folder that has always more in it.
+type endlessDir struct{}
+
+func (endlessDir) Filelist(r *sftp.Request) (sftp.ListerAt, error) { return endlessDir{}, nil }
+
+func (endlessDir) ListAt(infos []fs.FileInfo, _ int64) (int, error) {
+	for i := range infos {
+		infos[i] = endlessDir{}
+	}
+	return len(infos), nil
+}
+
+func (endlessDir) Name() string       { return strings.Repeat("x", 200) }
+func (endlessDir) Size() int64        { return 0 }
+func (endlessDir) Mode() fs.FileMode  { return 0o700 }
+func (endlessDir) ModTime() time.Time { return time.Time{} }
+func (endlessDir) IsDir() bool        { return false }
+func (endlessDir) Sys() any           { return nil }
+
+// TestEndlessListing has a server list a folder for ever.
+func TestEndlessListing(t *testing.T) {
+	ours, theirs := net.Pipe()
+	server := sftp.NewRequestServer(theirs, sftp.Handlers{FileList: endlessDir{}})
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		_ = server.Serve()
+	}()
+	said := newAllowance(ours)
+	client, err := sftp.NewClientPipe(said, ours)
+	if err != nil {
+		t.Fatal(err)
+	}
+	said.bound(maxListing)
+	if infos, err := client.ReadDir("/"); err == nil || len(infos) > maxListing/200 {
+		t.Errorf("%d names, %v", len(infos), err)
+	}
+	ours.Close()
+	theirs.Close()
+	client.Close()
+	<-served
 }

@@ -10,11 +10,13 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path"
 	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -34,12 +36,12 @@ const (
 // upload puts a program into its place under dir, unless it is there, and returns dir
 // as an absolute name. Nothing that has not the right hash is ever in that place.
 func upload(ctx context.Context, l *link, dir string, binary *AgentBinary) (string, error) {
-	client, err := l.openSFTP()
+	client, said, err := l.openSFTP()
 	if err != nil {
 		return "", err
 	}
 	defer client.Close()
-	u := &uploader{link: l, client: client, binary: binary}
+	u := &uploader{link: l, client: client, said: said, binary: binary}
 	if u.dir = dir; !path.IsAbs(dir) {
 		// Some servers resolve only names of what exists.
 		home, err := client.RealPath(".")
@@ -67,32 +69,62 @@ func upload(ctx context.Context, l *link, dir string, binary *AgentBinary) (stri
 	return u.dir, nil
 }
 
+// maxListing bounds what a server may say while a folder is listed, in bytes: some 100,000
+// names. The library goes on asking until the server says that there are no more.
+const maxListing = 16 << 20
+
+// allowance fails the reader of a session when it has said more than it may.
+type allowance struct {
+	r    io.Reader
+	left atomic.Int64
+}
+
+func newAllowance(r io.Reader) *allowance {
+	a := &allowance{r: r}
+	a.lift()
+	return a
+}
+
+// lift lets the server say anything, and bound at most n bytes more.
+func (a *allowance) lift()         { a.left.Store(math.MaxInt64) }
+func (a *allowance) bound(n int64) { a.left.Store(n) }
+
+func (a *allowance) Read(p []byte) (int, error) {
+	n, err := a.r.Read(p)
+	if a.left.Add(-int64(n)) < 0 {
+		return 0, fmt.Errorf("the listing of a folder has more than %d bytes", maxListing)
+	}
+	return n, err
+}
+
 // openSFTP opens a session for SFTP. Closing the client closes it.
-func (l *link) openSFTP() (*sftp.Client, error) {
+func (l *link) openSFTP() (*sftp.Client, *allowance, error) {
 	c, err := l.request("subsystem", "sftp", "the server does not offer it (Subsystem in sshd_config)")
 	var refused *CommandError
 	switch {
 	case errors.As(err, &refused):
-		return nil, errors.New("SFTP: " + refused.Reason)
+		return nil, nil, errors.New("SFTP: " + refused.Reason)
 	case err != nil:
-		return nil, fmt.Errorf("SFTP: %w", err)
+		return nil, nil, fmt.Errorf("SFTP: %w", err)
 	}
-	client, err := sftp.NewClientPipe(c.stdout, c.ch, sftp.UseConcurrentWrites(true))
+	said := newAllowance(c.stdout)
+	client, err := sftp.NewClientPipe(said, c.ch, sftp.UseConcurrentWrites(true))
 	if err == nil {
-		return client, nil
+		return client, said, nil
 	}
 	c.close()
 	<-c.ended
 	if said := c.stderr.quoted(); said != "" {
-		return nil, fmt.Errorf("SFTP: %w%s", err, said)
+		return nil, nil, fmt.Errorf("SFTP: %w%s", err, said)
 	}
-	return nil, fmt.Errorf("SFTP: %w (does a login script print something?)", err)
+	return nil, nil, fmt.Errorf("SFTP: %w (does a login script print something?)", err)
 }
 
 // uploader uploads one program.
 type uploader struct {
 	link   *link
 	client *sftp.Client
+	said   *allowance
 	binary *AgentBinary
 	dir    string // absolute
 }
@@ -346,7 +378,9 @@ func (u *uploader) explain(err error, dir string, need int64) error {
 // removeOld removes agents of versions that nobody has used for long, and what is left
 // of uploads that broke off. A program that runs goes on without its file.
 func (u *uploader) removeOld(current string, now time.Time) error {
+	u.said.bound(maxListing)
 	entries, err := u.client.ReadDir(u.dir)
+	u.said.lift()
 	if err != nil {
 		return err
 	}
