@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"context"
+	"slices"
 
 	"lighter/internal/api"
 	"lighter/internal/ledger"
@@ -62,6 +63,10 @@ func retryable(b *api.Build) bool {
 // Retry has builds that failed, timed out or were canceled tried again, under their ids,
 // and returns those for which that is so, once it is durable.
 func (c *Coordinator) Retry(ctx context.Context, ids []string, reason string) ([]string, error) {
+	return inPieces(ids, func(piece []string) ([]string, error) { return c.retry(ctx, piece, reason) })
+}
+
+func (c *Coordinator) retry(ctx context.Context, ids []string, reason string) ([]string, error) {
 	release, err := c.pruning.hold(ctx)
 	if err != nil {
 		return nil, err
@@ -100,6 +105,10 @@ func (c *Coordinator) Retry(ctx context.Context, ids []string, reason string) ([
 // Prioritise gives builds that are not final another priority, and returns them, once it
 // is durable.
 func (c *Coordinator) Prioritise(ctx context.Context, ids []string, priority int, reason string) ([]string, error) {
+	return inPieces(ids, func(piece []string) ([]string, error) { return c.prioritise(ctx, piece, priority, reason) })
+}
+
+func (c *Coordinator) prioritise(ctx context.Context, ids []string, priority int, reason string) ([]string, error) {
 	return c.durablyIn(ctx, func() []string {
 		var changed []string
 		for _, id := range ids {
@@ -150,6 +159,23 @@ func (c *Coordinator) reprioritise(t *task) {
 			work = append(work, in)
 		}
 	}
+}
+
+// maxPiece is how many builds clients change at once: records of so many wait for the ledger,
+// and for so many the loop does nothing else.
+const maxPiece = 10_000
+
+// inPieces calls f with so many ids at a time, and returns all that it returns.
+func inPieces(ids []string, f func(piece []string) ([]string, error)) ([]string, error) {
+	var all []string
+	for piece := range slices.Chunk(ids, maxPiece) {
+		changed, err := f(piece)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, changed...)
+	}
+	return all, nil
 }
 
 // durablyIn has the loop call f, and returns its result once what it changed is durable.

@@ -351,6 +351,10 @@ func (c *Coordinator) Cancel(ctx context.Context, ids []string, reason string) (
 	if reason == "" {
 		reason = "canceled by a client"
 	}
+	return inPieces(ids, func(piece []string) ([]string, error) { return c.cancelAll(ctx, piece, reason) })
+}
+
+func (c *Coordinator) cancelAll(ctx context.Context, ids []string, reason string) ([]string, error) {
 	return c.durablyIn(ctx, func() []string {
 		var found []string
 		for _, id := range ids {
