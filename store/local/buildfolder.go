@@ -20,6 +20,8 @@ type buildFolder struct {
 	layout layout
 	name   string
 	drv    string // "NAME.drv"
+	user   buildUser
+	users  *userPool // to which the user is given back
 }
 
 // makeBuildFolder makes the folder of a build of the derivation named drv, "NAME.drv".
@@ -28,7 +30,11 @@ func (s *Store) makeBuildFolder(drv string) (buildFolder, error) {
 		return buildFolder{}, err
 	}
 	name := s.owner.String() + "." + strconv.FormatUint(s.names.Add(1), 10)
-	f := buildFolder{layout: s.layout, name: filepath.Join(s.layout.builds(), name), drv: drv}
+	user, err := s.takeUser()
+	if err != nil {
+		return buildFolder{}, err
+	}
+	f := buildFolder{layout: s.layout, name: filepath.Join(s.layout.builds(), name), drv: drv, user: user, users: &s.users}
 	for _, folder := range []struct {
 		name string
 		mode fs.FileMode
@@ -37,18 +43,18 @@ func (s *Store) makeBuildFolder(drv string) (buildFolder, error) {
 			return buildFolder{}, errors.Join(err, f.remove())
 		}
 	}
-	if err := f.makeAccessible(s); err != nil {
+	if err := f.makeAccessible(); err != nil {
 		return buildFolder{}, errors.Join(err, f.remove())
 	}
 	return f, nil
 }
 
 // makeAccessible gives the builder what it is to write to.
-func (f buildFolder) makeAccessible(s *Store) error {
+func (f buildFolder) makeAccessible() error {
 	if err := os.Chmod(f.tmp(), fs.ModeSticky|0o777); err != nil {
 		return err
 	}
-	if u := s.buildUser(); u.change {
+	if u := f.user; u.change {
 		return errors.Join(os.Lchown(f.store(), int(u.uid), int(u.gid)), os.Lchown(f.top(), int(u.uid), int(u.gid)))
 	}
 	return nil
@@ -75,6 +81,9 @@ func (f buildFolder) topInside() string { return "/tmp/guix-build-" + f.drv + "-
 const removeTries = 20
 
 func (f buildFolder) remove() error {
+	if f.user.change {
+		defer f.users.giveBack(f.user.uid)
+	}
 	var err error
 	for range removeTries {
 		if err = nar.RemoveAll(f.name); err == nil {

@@ -45,7 +45,7 @@ func (b *build) writeInput(name, text string) error {
 	if err := os.WriteFile(file, []byte(text), 0o644); err != nil { //nolint:gosec // the builder is another user, and may read it
 		return err
 	}
-	if u := b.store.buildUser(); u.change {
+	if u := b.folder.user; u.change {
 		return os.Lchown(file, int(u.uid), int(u.gid))
 	}
 	return nil

@@ -134,7 +134,7 @@ func (b *build) takeAway(ctx context.Context, o derivation.Output) (string, erro
 		return copied, b.blameTree(err)
 	}
 	opts := nar.CanonicalizeOptions{Budget: b.budget}
-	if b.store.buildUser().change {
+	if b.folder.user.change {
 		opts.Owner = &nar.Owner{}
 	}
 	return tree, b.blameTree(nar.Canonicalize(ctx, tree, opts))
@@ -193,7 +193,7 @@ func (b *build) inspect(tree string, o derivation.Output) error {
 		return &fs.PathError{Op: "stat", Path: tree, Err: err}
 	}
 	owner := uint32(os.Geteuid()) //nolint:gosec // user ids have 32 bits
-	if u := b.store.buildUser(); u.change && !b.builtin() {
+	if u := b.folder.user; u.change && !b.builtin() {
 		owner = u.uid
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFLNK && st.Mode&0o022 != 0 || st.Uid != owner {

@@ -51,9 +51,10 @@ type buildUser struct {
 	groups   []uint32
 }
 
-func (s *Store) buildUser() buildUser {
+// takeUser returns who the builder of one build is.
+func (s *Store) takeUser() (buildUser, error) {
 	if os.Geteuid() != 0 {
-		return buildUser{}
+		return buildUser{}, nil
 	}
 	u := buildUser{change: true, uid: guestUID, gid: guestGID}
 	if s.opts.BuildUID != 0 {
@@ -67,7 +68,9 @@ func (s *Store) buildUser() buildUser {
 	if unix.Stat("/dev/kvm", &st) == nil && st.Mode&0o066 == 0o060 && st.Gid != 0 && st.Gid != u.gid {
 		u.groups = []uint32{st.Gid}
 	}
-	return u
+	var err error
+	u.uid, err = s.users.take(uidFolder, u.uid)
+	return u, err
 }
 
 func (s *Store) maxProcesses() uint64 {
@@ -196,10 +199,13 @@ func (b *build) sandboxConfig(ctx context.Context, access networkAccess) (*sandb
 
 // newConfig returns what all sandboxes have in them.
 func (s *Store) newConfig(f buildFolder, access networkAccess) *sandbox.Config {
-	u := s.buildUser()
+	u := f.user
 	uid, gid := uint32(guestUID), uint32(guestGID)
 	if u.change {
-		uid, gid = u.uid, u.gid
+		gid = u.gid
+		if !userNamespacesAllowed() { // nothing can make it look like another
+			uid = u.uid
+		}
 	}
 	c := &sandbox.Config{
 		Root:     f.root(),
@@ -212,7 +218,8 @@ func (s *Store) newConfig(f buildFolder, access networkAccess) *sandbox.Config {
 			{Inside: "/etc/group", Contents: fmt.Sprintf("nixbld:!:%d:\n", gid)},
 		},
 		SetUser:      u.change,
-		UID:          u.uid,
+		UID:          uid,
+		HostUID:      u.uid,
 		GID:          u.gid,
 		Groups:       u.groups,
 		HostNetwork:  access.host,
@@ -398,7 +405,7 @@ func controlSocket() (net.Conn, *os.File, error) {
 
 func startProcess(c *sandbox.Config, log, control *os.File) (*os.Process, error) {
 	if c.SetUser { // who may open /dev/stderr
-		if err := log.Chown(int(c.UID), int(c.GID)); err != nil {
+		if err := log.Chown(int(c.HostUID), int(c.GID)); err != nil {
 			return nil, err
 		}
 	}
@@ -446,7 +453,7 @@ func namespaces(c *sandbox.Config) *syscall.SysProcAttr {
 		attr.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN, unix.CAP_SYS_CHROOT, unix.CAP_SETPCAP}
 		return attr
 	}
-	attr.UidMappings = identity(0, c.UID)
+	attr.UidMappings = append(identity(0), syscall.SysProcIDMap{ContainerID: int(c.UID), HostID: int(c.HostUID), Size: 1})
 	attr.GidMappings = identity(append([]uint32{0, c.GID}, c.Groups...)...)
 	attr.GidMappingsEnableSetgroups = true
 	return attr

@@ -39,9 +39,9 @@ type Options struct {
 	// Systems are further systems whose programs the kernel can run, such as by
 	// binfmt_misc.
 	Systems []string
-	// BuildUID and BuildGID are the user and group, outside the sandbox, that
-	// builders run as where this process is root. 0 is 30001 and 30000; they should
-	// belong to nobody else. Builds of an ordinary user run as that user.
+	// BuildUID is the first of 1,024 users and BuildGID the group, outside the sandbox,
+	// that builders run as where this process is root: each build that runs has a user
+	// of its own, who is not in /etc/passwd and runs nothing else. 0 is 30001 and 30000. Builds of an ordinary user run as that user.
 	BuildUID, BuildGID uint32
 	// Hidden are files and folders, beside Root, that no sandbox path may show to a build:
 	// keys, and the agent's socket.
@@ -84,6 +84,7 @@ type Store struct {
 	problem  problemCache
 	disk     diskWatch
 	networks networkCache
+	users    userPool
 }
 
 var (
@@ -146,7 +147,7 @@ func (s *Store) open() error {
 // Close ends the store's use by this process: leases that are left end. Nothing
 // else of the store may be running or be called any more.
 func (s *Store) Close() error {
-	err := errors.Join(s.releaseLeases(), s.disappear(), s.syncer.folder.Close())
+	err := errors.Join(s.releaseLeases(), s.users.close(), s.disappear(), s.syncer.folder.Close())
 	if err != nil {
 		return fmt.Errorf("close store: %w", err)
 	}

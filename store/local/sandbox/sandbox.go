@@ -56,6 +56,7 @@ type Config struct {
 	// process is. Groups are what other groups it is in.
 	SetUser  bool
 	UID, GID uint32
+	HostUID  uint32 // what UID is outside; it is the starter's to map, and not encoded
 	Groups   []uint32
 
 	HostNetwork bool // else there is just a loopback interface
