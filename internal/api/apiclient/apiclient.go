@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"lighter/internal/api"
@@ -31,6 +32,9 @@ type Client struct {
 	socket    string
 	transport *http.Transport
 	http      *http.Client
+	pid       atomic.Int32 // of the process that was connected to last; 0 is not known
+
+	quietTime, aliveTime time.Duration // of a watch
 }
 
 // NewClient returns a client of the coordinator that listens on a Unix socket. It
@@ -46,13 +50,21 @@ func NewClient(socket string) *Client {
 
 // NewClientDialer returns a client that reaches the coordinator by dial.
 func NewClientDialer(dial func(context.Context) (net.Conn, error)) *Client {
+	c := &Client{socket: "the coordinator", quietTime: quietTime, aliveTime: aliveTime}
 	t := &http.Transport{
-		DialContext:         func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			conn, err := dial(ctx)
+			if err == nil {
+				c.notePeer(conn)
+			}
+			return conn, err
+		},
 		MaxIdleConnsPerHost: 16,
 		IdleConnTimeout:     time.Minute,
 		DisableCompression:  true,
 	}
-	return &Client{socket: "the coordinator", transport: t, http: &http.Client{Transport: t}}
+	c.transport, c.http = t, &http.Client{Transport: t}
+	return c
 }
 
 // Close ends the connections that are not in use.
@@ -436,8 +448,20 @@ func exchange[T any](ctx context.Context, c *Client, method, path string, q url.
 	return answer, nil
 }
 
-// do returns an answer with a status below 400, whose body the caller closes.
+// do returns an answer with a status below 400, whose body the caller closes. Where the
+// coordinator does not live any more, it and reading the body end.
 func (c *Client) do(ctx context.Context, method, path string, q url.Values, body []byte) (*http.Response, error) {
+	w := c.watch(ctx)
+	resp, err := c.send(w.ctx, method, path, q, body)
+	if err != nil {
+		w.end()
+		return nil, err
+	}
+	resp.Body = &watchedBody{resp.Body, w}
+	return resp, nil
+}
+
+func (c *Client) send(ctx context.Context, method, path string, q url.Values, body []byte) (*http.Response, error) {
 	address := "http://coordinator" + path
 	if len(q) > 0 {
 		address += "?" + q.Encode()
