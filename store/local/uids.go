@@ -52,7 +52,7 @@ func (p *userPool) take(folder string, first uint32) (uint32, error) {
 		if err != nil {
 			return 0, err
 		}
-		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil { //nolint:gosec // a descriptor
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
 			p.claims = append(p.claims, f)
 			return uid, nil
 		}
