@@ -52,8 +52,9 @@ type fakeAgent struct {
 	closure func() []*store.Info
 	// twist, if not nil, changes what a fakeServer answers to what: the pattern of a request,
 	// "trailer" or "error". Where it returns nil no answer ever comes.
-	twist func(what string, text []byte) []byte
-	held  chan string // gets the name of each build that holds
+	twist   func(what string, text []byte) []byte
+	answers map[string]int // of a fakeServer, by what they were to
+	held    chan string    // gets the name of each build that holds
 	// onImport and onExport, if not nil, are called at the start of each.
 	onImport, onExport func(ctx context.Context)
 	running            sync.WaitGroup
@@ -72,7 +73,7 @@ func newFakeAgent(t testing.TB, name string, key *signature.PrivateKey, acl *sig
 	a := &fakeAgent{
 		name: name, key: key, store: storetest.NewMemory(store.DefaultDir, key, acl),
 		builds: make(map[string]*fakeBuild), cut: make(chan struct{}), freed: make(map[string]chan struct{}),
-		built: make(map[string]int), started: make(map[string]int), sent: make(map[store.Path]int), held: make(chan string, 1000),
+		answers: make(map[string]int), built: make(map[string]int), started: make(map[string]int), sent: make(map[store.Path]int), held: make(chan string, 1000),
 	}
 	t.Cleanup(func() {
 		a.restart()

@@ -168,6 +168,7 @@ func (s *fakeServer) twisted(r *http.Request, what string, v any) []byte {
 	}
 	s.agent.mu.Lock()
 	twist := s.agent.twist
+	s.agent.answers[what]++
 	s.agent.mu.Unlock()
 	if twist == nil {
 		return text

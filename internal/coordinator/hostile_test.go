@@ -145,21 +145,37 @@ func (h *hostile) forgive() {
 	})
 }
 
-// look has the coordinator look at the hostile machine, and waits for what comes of it.
+// look has the coordinator look at the hostile machine, and waits for what comes of it: when
+// it looks once more, that is with the loop.
 func (h *hostile) look() {
 	h.t.Helper()
-	m := h.c.byName[evil]
-	before, _ := m.contacts.seen()
-	m.contacts.wake()
+	m, a := h.c.byName[evil], h.agents[evil]
+	looks := func() (n int) {
+		a.set(func(a *fakeAgent) { n = a.answers["GET /v1/machine"] })
+		return n
+	}
+	before := looks()
 	h.until("somebody looked at the hostile machine", func() bool {
-		over := false
-		if err := h.c.do(h.t.Context(), func() {
-			now, _ := m.contacts.seen()
-			over = now > before || m.state == stateDown
-		}); err != nil {
+		m.contacts.wake()
+		return looks() >= before+2
+	})
+	if err := h.c.do(h.t.Context(), func() {}); err != nil {
+		h.t.Fatalf("the coordinator has ended: %v, %v", err, <-h.over)
+	}
+}
+
+// down cuts the hostile machine off until it is up again.
+func (h *hostile) down() {
+	h.t.Helper()
+	m := h.c.byName[evil]
+	h.agents[evil].cutLink(true)
+	h.until("the hostile machine is down", func() bool {
+		m.contacts.wake()
+		down := false
+		if err := h.c.do(h.t.Context(), func() { down = m.state == stateDown }); err != nil {
 			h.t.Fatalf("the coordinator has ended: %v, %v", err, <-h.over)
 		}
-		return over
+		return down
 	})
 }
 
@@ -438,8 +454,7 @@ func TestHostileListing(t *testing.T) {
 	id := h.submit(h.drv(held, "hold"))[0]
 	h.awaitState(id, api.Building)
 	away := func(twist func(string, []byte) []byte) {
-		a.cutLink(true)
-		h.look()
+		h.down()
 		h.twist(twist)
 		a.up()
 		h.look()
