@@ -94,8 +94,11 @@ func (f *Filter) Check() error {
 		what, text string
 		most       int
 	}{
-		{"derivation", string(f.Derivation), MaxPath}, {"name", f.Name, MaxName}, {"system", f.System, MaxName},
-		{"machine", f.Machine, MaxName}, {"user", f.User, MaxName},
+		{"derivation", string(f.Derivation), MaxPath},
+		{"name", f.Name, MaxName},
+		{"system", f.System, MaxName},
+		{"machine", f.Machine, MaxName},
+		{"user", f.User, MaxName},
 	} {
 		if err := CheckText(of.what, of.text, of.most); err != nil {
 			return err

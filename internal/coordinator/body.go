@@ -148,7 +148,7 @@ func readLists(r *http.Request, v any, lists ...*list) error {
 	if err != nil {
 		return bodyError(err)
 	}
-	if _, err := d.Token(); err != io.EOF {
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		if err == nil {
 			err = errors.New("there is more than one JSON value")
 		}

@@ -452,7 +452,7 @@ func exchange[T any](ctx context.Context, c *Client, method, path string, q url.
 // coordinator does not live any more, it and reading the body end.
 func (c *Client) do(ctx context.Context, method, path string, q url.Values, body []byte) (*http.Response, error) {
 	w := c.watch(ctx)
-	resp, err := c.send(w.ctx, method, path, q, body)
+	resp, err := c.send(w.ctx, method, path, q, body) //nolint:contextcheck // it is made of ctx
 	if err != nil {
 		w.end()
 		return nil, err

@@ -82,7 +82,7 @@ func (b *watchedBody) Read(p []byte) (int, error) {
 	if n > 0 {
 		b.moved.Store(true)
 	}
-	if err != nil && err != io.EOF && b.ctx.Err() != nil {
+	if err != nil && !errors.Is(err, io.EOF) && b.ctx.Err() != nil {
 		err = context.Cause(b.ctx)
 	}
 	return n, err
@@ -114,7 +114,7 @@ func (c *Client) alive(ctx context.Context) error {
 	if errors.Is(context.Cause(ctx), errSilent) {
 		return fmt.Errorf("%w: the one at %s does not answer", api.ErrUnavailable, c.socket)
 	}
-	return nil //nolint:nilerr // the exchange that is watched says it better
+	return nil // the exchange that is watched says it better
 }
 
 var errSilent = errors.New("it says nothing")

@@ -29,7 +29,7 @@ const listenForever = "LIGHTER_TEST_LISTEN"
 
 func TestMain(m *testing.M) {
 	if name := os.Getenv(listenForever); name != "" {
-		if _, err := net.Listen("unix", name); err != nil { //nolint:noctx // it lives as long as the process
+		if _, err := net.Listen("unix", name); err != nil {
 			os.Exit(1)
 		}
 		os.Stdout.Write([]byte("x"))
@@ -76,7 +76,7 @@ func TestStoppedCoordinator(t *testing.T) {
 // serve serves a handler on a socket, and returns a client of it.
 func serve(t *testing.T, h http.Handler) *Client {
 	t.Helper()
-	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s")) //nolint:noctx // it is closed below
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
 	if err != nil {
 		t.Fatal(err)
 	}
