@@ -129,7 +129,7 @@ func (r *run) perform() (*outcome, error) {
 	if err != nil {
 		return nil, err
 	}
-	if status, err = r.follow(status); err != nil {
+	if status, err = r.follow(r.ctx, status); err != nil {
 		return nil, err
 	}
 	if err := r.verdict(status); err != nil {
@@ -364,7 +364,7 @@ func pathsOf(infos []*store.Info) []store.Path {
 }
 
 // follow copies the log until the build is finished.
-func (r *run) follow(status *agentapi.BuildStatus) (*agentapi.BuildStatus, error) {
+func (r *run) follow(ctx context.Context, status *agentapi.BuildStatus) (*agentapi.BuildStatus, error) {
 	if !status.Finished() {
 		started := time.Now()
 		if r.resumed == api.Building {
@@ -377,7 +377,7 @@ func (r *run) follow(status *agentapi.BuildStatus) (*agentapi.BuildStatus, error
 	}
 	r.log = r.c.logs.open(r.id, r.attempt)
 	r.c.post(func() { r.c.logOpened(r) })
-	ctx, cancel := r.limited(r.ctx) //nolint:contextcheck // a run lives as long as its own
+	ctx, cancel := r.limited(ctx)
 	defer cancel()
 	asked := r.asked(status.State)
 	tries := 0

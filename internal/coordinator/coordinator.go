@@ -360,7 +360,7 @@ func (c *Coordinator) Run(ctx context.Context) error {
 	if err == nil {
 		close(c.recovered)
 		c.start()
-		err = c.loop() //nolint:contextcheck // the loop's context is in c
+		err = c.loop()
 	}
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		err = nil
