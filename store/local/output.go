@@ -178,9 +178,14 @@ func (b *build) blameTree(err error) error {
 	return b.failure(store.FailedOutput, "%s", b.inside(err))
 }
 
-// changed reports whether an error comes of a tree that somebody changes meanwhile.
+// changed reports whether an error comes of a tree that somebody changes meanwhile: EINVAL
+// is that of readlink, and EACCES that of what was closed again after it was opened.
 func changed(errno unix.Errno) bool {
-	return errno == unix.ENOENT || errno == unix.ELOOP || errno == unix.ENOTDIR || errno == unix.EXDEV
+	switch errno {
+	case unix.ENOENT, unix.ELOOP, unix.ENOTDIR, unix.EISDIR, unix.EXDEV, unix.EINVAL, unix.EACCES:
+		return true
+	}
+	return false
 }
 
 // inspect makes the checks that guix-daemon makes before it changes anything.

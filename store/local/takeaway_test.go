@@ -145,7 +145,7 @@ func (a *accomplice) takePart() {
 	defer unix.Close(fds[0])
 	defer unix.Close(fds[1])
 	_, _ = c.Write([]byte{1})
-	for !a.stop.Load() {
+	for i := 0; !a.stop.Load(); i++ {
 		for _, s := range swapped {
 			if a.gentle.Load() {
 				break
@@ -154,9 +154,9 @@ func (a *accomplice) takePart() {
 				a.swaps.Add(1)
 			}
 		}
-		_, _ = unix.Pwrite(fds[1], []byte("evil"), 0)
+		_, _ = unix.Pwrite(fds[1], fmt.Appendf(nil, "%04d", i%10000), 0)
 		if !a.gentle.Load() {
-			_ = unix.Fchmod(fds[0], 0o777)
+			_ = unix.Fchmod(fds[0], 0o755) // 0777 would be rejected at once
 			_ = unix.Mkdirat(fds[0], "another", 0o700)
 		}
 	}
