@@ -6,6 +6,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -16,13 +17,40 @@ import (
 // CheckSandboxPath says why no build may see a file or folder of this machine: it is not
 // there, or it would show the store's folder or one of Options.Hidden.
 func (s *Store) CheckSandboxPath(outside string) error {
-	_, err := s.outside(outside)
+	v, err := s.view()
+	if err == nil {
+		_, err = v.outside(outside)
+	}
 	return err
+}
+
+// view is what is mounted where, at one moment, and where in that the agent's own is.
+type view struct {
+	mounts mounts
+	own    []ownSpots
+}
+
+// ownSpots are the places of one of the agent's own files and folders.
+type ownSpots struct {
+	name  string
+	spots []spot
+}
+
+func (s *Store) view() (*view, error) {
+	mounts, err := readMounts()
+	if err != nil {
+		return nil, err
+	}
+	v := &view{mounts: mounts}
+	for _, name := range append([]string{string(s.layout)}, s.opts.Hidden...) {
+		v.own = append(v.own, ownSpots{name, mounts.below(realName(name))})
+	}
+	return v, nil
 }
 
 // outside finds what a sandbox path names, and what it is: whoever mounts it later looks
 // whether it still is that.
-func (s *Store) outside(name string) (sandbox.Bind, error) {
+func (v *view) outside(name string) (sandbox.Bind, error) {
 	var b sandbox.Bind
 	fd, err := unix.Open(name, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -37,17 +65,10 @@ func (s *Store) outside(name string) (sandbox.Bind, error) {
 	if err != nil {
 		return b, err
 	}
-	mounts, err := readMounts()
-	if err != nil {
-		return b, err
-	}
-	shown := mounts.below(real)
-	for _, hidden := range append([]string{string(s.layout)}, s.opts.Hidden...) {
-		for _, h := range mounts.below(realName(hidden)) {
-			for _, p := range shown {
-				if p.overlaps(h) {
-					return b, fmt.Errorf("%s would show %s, which is the agent's own", name, hidden)
-				}
+	for _, p := range v.mounts.below(real) {
+		for _, own := range v.own {
+			if slices.ContainsFunc(own.spots, p.overlaps) {
+				return b, fmt.Errorf("%s would show %s, which is the agent's own", name, own.name)
 			}
 		}
 	}

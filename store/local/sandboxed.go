@@ -176,12 +176,8 @@ func (b *build) sandboxConfig(ctx context.Context, access networkAccess) (*sandb
 			return nil, b.plainFailure("the derivation has a NUL in a builder's argument or variable")
 		}
 	}
-	for _, text := range b.req.SandboxPaths {
-		bind, err := b.sandboxPath(text)
-		if err != nil {
-			return nil, err
-		}
-		c.Paths = append(c.Paths, bind)
+	if err := b.addSandboxPaths(c); err != nil {
+		return nil, err
 	}
 	slices.SortStableFunc(c.Paths, func(x, y sandbox.Bind) int { return strings.Compare(x.Inside, y.Inside) })
 	if err := b.writeReferencesGraphs(ctx); err != nil {
@@ -245,8 +241,26 @@ func (s *Store) newConfig(f buildFolder, access networkAccess) *sandbox.Config {
 	return c
 }
 
+func (b *build) addSandboxPaths(c *sandbox.Config) error {
+	if len(b.req.SandboxPaths) == 0 {
+		return nil
+	}
+	v, err := b.store.view()
+	if err != nil {
+		return err
+	}
+	for _, text := range b.req.SandboxPaths {
+		bind, err := b.sandboxPath(v, text)
+		if err != nil {
+			return err
+		}
+		c.Paths = append(c.Paths, bind)
+	}
+	return nil
+}
+
 // sandboxPath reads one of the request's sandbox paths.
-func (b *build) sandboxPath(text string) (sandbox.Bind, error) {
+func (b *build) sandboxPath(v *view, text string) (sandbox.Bind, error) {
 	inside, outside, two := strings.Cut(text, "=")
 	if !two {
 		outside = inside
@@ -262,7 +276,7 @@ func (b *build) sandboxPath(text string) (sandbox.Bind, error) {
 	case inside == "/proc" || strings.HasPrefix(inside, "/proc/") || inside == "/dev" || inside == "/tmp" || strings.HasPrefix(inside, "/tmp/"):
 		return sandbox.Bind{}, fmt.Errorf("sandbox path %q: %s is the sandbox's own", text, inside)
 	}
-	bind, err := b.store.outside(outside)
+	bind, err := v.outside(outside)
 	if err != nil {
 		return sandbox.Bind{}, fmt.Errorf("sandbox path %q: %w", text, err)
 	}
