@@ -8,7 +8,9 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -394,11 +396,19 @@ func TestCoordinatorThatRepeatsItself(t *testing.T) {
 func TestNoWordForASilentCoordinator(t *testing.T) {
 	for _, silent := range []time.Duration{0, time.Second, 9 * time.Second, time.Hour} {
 		synctest.Test(t, func(t *testing.T) {
-			var said []time.Time
+			var mu sync.Mutex
+			var times []time.Time
 			out := writerFunc(func(p []byte) (int, error) {
-				said = append(said, time.Now())
+				mu.Lock()
+				defer mu.Unlock()
+				times = append(times, time.Now())
 				return len(p), nil
 			})
+			lines := func() []time.Time {
+				mu.Lock()
+				defer mu.Unlock()
+				return slices.Clone(times)
+			}
 			b := &build{hook: &hook{Config: Config{Out: out, MaxSilentTime: silent}}}
 			b.order = hookapi.Order{Derivation: store.Path(aDerivation), MaxSilentTime: api.Seconds(silent.Seconds())}
 			b.told.note(api.Queued, "handed to the coordinator")
@@ -411,6 +421,7 @@ func TestNoWordForASilentCoordinator(t *testing.T) {
 				b.told.hear()
 			}
 			synctest.Wait()
+			said := lines()
 			longest := maxQuiet
 			if silent > 0 {
 				longest = min(longest, silent)
@@ -425,6 +436,7 @@ func TestNoWordForASilentCoordinator(t *testing.T) {
 			}
 			time.Sleep(time.Hour) // the coordinator was stopped
 			synctest.Wait()
+			said = lines()
 			most := 2 * b.order.AliveEvery()
 			if gap := said[len(said)-1].Sub(last); gap > most {
 				t.Errorf("max-silent-time %s: it says something for %s after the coordinator fell silent, more than %s", silent, gap, most)

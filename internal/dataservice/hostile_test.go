@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"lighter/internal/testkit"
 )
 
 // TestHostileAnswers has a service say what it must not, in each place: it is refused at
@@ -48,7 +50,7 @@ func TestHostileAnswers(t *testing.T) {
 			if text := err.Error(); strings.ContainsAny(text, "\x1b\n\u202e") || len(text) > 1000 {
 				t.Errorf("the error is %.300q", text)
 			}
-			if took := after.TotalAlloc - before.TotalAlloc; took > 150<<20 {
+			if took := after.TotalAlloc - before.TotalAlloc; took > testkit.AllocFactor*150<<20 {
 				t.Errorf("it took %d MiB", took>>20)
 			}
 		})

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"lighter/internal/api"
+	"lighter/internal/testkit"
 	"lighter/store"
 )
 
@@ -203,7 +204,7 @@ func TestAnnouncedFrameCostsNothing(t *testing.T) {
 		}
 	}
 	runtime.ReadMemStats(&after)
-	if took := after.TotalAlloc - before.TotalAlloc; took > 100*2*MaxChunk {
+	if took := after.TotalAlloc - before.TotalAlloc; took > testkit.AllocFactor*100*2*MaxChunk {
 		t.Errorf("100 announcements took %d MiB", took>>20)
 	}
 }

@@ -21,13 +21,14 @@ func Inspect(ctx context.Context, dir string, opts Options) (problems []error, e
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, l.unlock()) }()
+	var found []error // which an abandoned function may still write to
 	if err := l.await(func() (err error) {
-		problems, err = l.inspect(ctx)
+		found, err = l.inspect(ctx)
 		return err
 	}); err != nil {
-		return problems, fmt.Errorf("read ledger %s: %w", dir, err)
+		return nil, fmt.Errorf("read ledger %s: %w", dir, err)
 	}
-	return problems, nil
+	return found, nil
 }
 
 func (l *Ledger) inspect(ctx context.Context) (problems []error, err error) {
