@@ -253,7 +253,11 @@ func (f *farm) untilState(machine, state string) {
 // that it was not given, while the build waits for its next one.
 func TestListedAttempts(t *testing.T) {
 	for _, attempt := range []int{2147483647, 9999999999, -1, 0, 2, 3, 1} {
-		for _, state := range []string{agentapi.Running, agentapi.Rooted, agentapi.Succeeded} {
+		states := []string{agentapi.Running, agentapi.Rooted, agentapi.Succeeded}
+		if attempt == 1 {
+			states = []string{agentapi.Rooted} // the others are what it was given: TestLostMachineBringsResult
+		}
+		for _, state := range states {
 			t.Run(fmt.Sprint(attempt, " ", state), func(t *testing.T) {
 				f := newFarm(t, nil, "m1", "m2")
 				m1 := f.agents["m1"]
@@ -269,9 +273,6 @@ func TestListedAttempts(t *testing.T) {
 				s := agentapi.BuildStatus{ID: id, Attempt: attempt, Derivation: drv, State: state}
 				if state == agentapi.Succeeded {
 					s.Outputs = map[string]*store.Info{"out": out}
-				}
-				if attempt == 1 && state != agentapi.Rooted {
-					t.Skip("that is what it was given") // TestLostMachineBringsResult
 				}
 				f.comeBack("m1", nil, s)
 				f.releaseAll("plug", "plug2", "one")
