@@ -1,6 +1,6 @@
 // Package hooks runs what a person wants to happen when something happens to a build
 // or a machine: programs, and built-ins of the same interface. docs/hooks.md is for
-// those who write them. (hooks/buildhook is another thing: guix-daemon's hook.)
+// those who write them.
 //
 // An [Engine] follows the ledger's events. Each event that a hook wants becomes a run
 // of that hook. A run is carried out at least once; it is tried again, ever later,

@@ -8,7 +8,7 @@ package main
 import (
 	"os"
 
-	"lighter/hooks/buildhook"
+	"lighter/internal/buildhook"
 )
 
 func main() { os.Exit(buildhook.Main(os.Args)) }

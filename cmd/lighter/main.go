@@ -7,7 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"lighter/hooks/buildhook"
+	"lighter/internal/buildhook"
 	"lighter/internal/cli"
 	"lighter/store/local"
 )

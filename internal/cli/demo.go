@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"lighter/internal/cli/demo"
+	"lighter/internal/demo"
 )
 
 func demoCommand() *command {

@@ -11,7 +11,7 @@ import (
 	"strconv"
 	"syscall"
 
-	"lighter/hooks/buildhook"
+	"lighter/internal/buildhook"
 	"lighter/internal/api"
 	"lighter/internal/cli/human"
 	"lighter/internal/version"

@@ -13,7 +13,7 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"lighter/hooks/buildhook"
+	"lighter/internal/buildhook"
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/display"

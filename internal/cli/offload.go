@@ -16,7 +16,7 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"lighter/hooks/buildhook"
+	"lighter/internal/buildhook"
 	"lighter/internal/cli/human"
 	"lighter/machines"
 )
