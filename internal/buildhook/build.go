@@ -426,7 +426,7 @@ func (b *build) checkSpace(bytes int64) error {
 	if err := unix.Statfs(string(b.Dir), &fs); err != nil {
 		return &localError{fmt.Errorf("%s: %w", b.Dir, err)}
 	}
-	free := int64(fs.Bavail) * fs.Bsize //nolint:gosec // no file system has 2^63 bytes
+	free := int64(fs.Bavail) * int64(fs.Bsize) //nolint:gosec,unconvert // no file system has 2^63 bytes; the types depend on the platform
 	if bytes > free-keptFree {
 		return &localError{fmt.Errorf("%w: %s has %d MiB free, of which %d MiB stay free, and the outputs have %d MiB",
 			unix.ENOSPC, b.Dir, free>>20, keptFree>>20, bytes>>20)}

@@ -43,9 +43,9 @@ func (s *Store) space() (space, error) {
 	if err := unix.Statfs(string(s.layout), &st); err != nil {
 		return space{}, &fs.PathError{Op: "statfs", Path: string(s.layout), Err: err}
 	}
-	block := st.Frsize
+	block := int64(st.Frsize) //nolint:unconvert // its type depends on the platform
 	if block == 0 {
-		block = st.Bsize
+		block = int64(st.Bsize) //nolint:unconvert // as above
 	}
 	sp := space{free: int64(st.Bavail) * block, keep: s.opts.KeepFree} //nolint:gosec // no disk has 2^63 bytes
 	if sp.keep == 0 {
