@@ -10,25 +10,34 @@ import (
 	"lighter/internal/testkit"
 )
 
+// mayMount reports whether the test may mount something. Where it may not, it runs itself
+// where it may, and has nothing left to do.
+func mayMount(t *testing.T) bool {
+	const there = "LIGHTER_TEST_MAY_MOUNT"
+	if os.Getenv(there) != "" {
+		return true
+	}
+	testkit.NeedUserNamespaces(t)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), self, "-test.run=^"+t.Name()+"$", "-test.v")
+	cmd.Env = append(os.Environ(), there+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
+		UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
+	}
+	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	return false
+}
+
 // TestFullDisk has a store on a disk of 64 KiB. The test runs itself where it may mount one.
 func TestFullDisk(t *testing.T) {
-	const there = "LIGHTER_TEST_MAY_MOUNT"
-	if os.Getenv(there) == "" {
-		testkit.NeedUserNamespaces(t)
-		self, err := os.Executable()
-		if err != nil {
-			t.Fatal(err)
-		}
-		cmd := exec.CommandContext(t.Context(), self, "-test.run=^TestFullDisk$", "-test.v")
-		cmd.Env = append(os.Environ(), there+"=1")
-		cmd.SysProcAttr = &syscall.SysProcAttr{
-			Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
-			UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
-			GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
-		}
-		if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS") {
-			t.Errorf("%v\n%s", err, out)
-		}
+	if !mayMount(t) {
 		return
 	}
 	l := newLab(t, nil)

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -19,7 +18,6 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/hookapi"
-	"lighter/internal/testkit"
 	"lighter/nar"
 	"lighter/store"
 )
@@ -286,23 +284,7 @@ func TestTooLargeForTheDisk(t *testing.T) {
 
 // TestSmallFilesFillTheDisk: files take more of a disk than of an archive.
 func TestSmallFilesFillTheDisk(t *testing.T) {
-	const there = "LIGHTER_TEST_MAY_MOUNT"
-	if os.Getenv(there) == "" {
-		testkit.NeedUserNamespaces(t)
-		self, err := os.Executable()
-		if err != nil {
-			t.Fatal(err)
-		}
-		cmd := exec.CommandContext(t.Context(), self, "-test.run=^TestSmallFilesFillTheDisk$", "-test.v")
-		cmd.Env = append(os.Environ(), there+"=1")
-		cmd.SysProcAttr = &syscall.SysProcAttr{
-			Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
-			UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
-			GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
-		}
-		if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS") {
-			t.Errorf("%v\n%s", err, out)
-		}
+	if !mayMount(t) {
 		return
 	}
 	l := newLab(t, nil)

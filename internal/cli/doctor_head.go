@@ -11,8 +11,8 @@ import (
 	"strconv"
 	"syscall"
 
-	"lighter/internal/buildhook"
 	"lighter/internal/api"
+	"lighter/internal/buildhook"
 	"lighter/internal/cli/human"
 	"lighter/internal/version"
 	"lighter/machines"

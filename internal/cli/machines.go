@@ -13,9 +13,9 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"lighter/internal/buildhook"
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
+	"lighter/internal/buildhook"
 	"lighter/internal/cli/display"
 	"lighter/internal/cli/human"
 	"lighter/internal/quantity"
