@@ -244,6 +244,28 @@ func TestOwnBuilds(t *testing.T) {
 	f.idle()
 }
 
+// TestCheckIsOfWhoAsksForIt has somebody who does not operate ask for a check: what is built
+// for it is that user's too.
+func TestCheckIsOfWhoAsksForIt(t *testing.T) {
+	f := newFarm(t, restricted, "m1", "m2")
+	base := f.drv("base", "")
+	b, err := f.as(peer(5)).Submit(t.Context(), api.Request{Derivation: f.drv("one", "", base), Check: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.awaitState(b.ID, api.Succeeded)
+	list, err := f.as(peer(5)).Builds(t.Context(), apiclient.BuildFilter{})
+	if err != nil || len(list.Builds) < 2 {
+		t.Fatalf("got %v, %v", list, err)
+	}
+	for _, b := range list.Builds {
+		if b.Submitter == nil || b.Submitter.UID != 5 {
+			t.Errorf("%s is of %v", b.Derivation, b.Submitter)
+		}
+	}
+	f.idle()
+}
+
 // TestSubstituteOfCanceledBuildIsNobodys has somebody cancel a build that others need, and
 // then the one that the coordinator makes in its place.
 func TestSubstituteOfCanceledBuildIsNobodys(t *testing.T) {

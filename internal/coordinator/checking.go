@@ -26,6 +26,7 @@ import (
 type checking struct {
 	c      *Coordinator
 	req    api.Request
+	whose  *api.Submitter // of it, and of what is built for it
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 
@@ -60,7 +61,7 @@ const KindDiffers = "differs"
 func (c *Coordinator) takeUpCheck(b *api.Build) {
 	ctx, cancel := context.WithCancelCause(c.ctx)
 	k := &checking{
-		c: c, req: b.Request, ctx: ctx, cancel: cancel, used: make(map[string]bool), tasks: make(map[*task]bool),
+		c: c, req: b.Request, whose: b.Submitter, ctx: ctx, cancel: cancel, used: make(map[string]bool), tasks: make(map[*task]bool),
 		ended: make(chan checked, api.MaxChecks*(c.limits.MaxAttempts+1)),
 	}
 	k.rec = &record{Build: *b, task: &task{drv: b.Derivation, id: b.ID, state: b.State}, check: k}
@@ -183,7 +184,7 @@ func (k *checking) have(r api.Request) (*api.Build, error) {
 	if err := k.c.do(k.ctx, func() { k.others = append(k.others, r.ID) }); err != nil {
 		return nil, err
 	}
-	answers, err := k.c.Submit(k.ctx, []api.Request{r})
+	answers, err := k.c.submit(k.ctx, []api.Request{r}, k.whose)
 	if err != nil {
 		return nil, err
 	}

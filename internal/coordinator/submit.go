@@ -27,6 +27,15 @@ const submitReaders = 8
 // if it names the same derivation, so that a client may ask again. Submit waits until
 // Run has read what earlier runs left.
 func (c *Coordinator) Submit(ctx context.Context, requests []api.Request) ([]api.Submitted, error) {
+	who, err := c.caller(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return c.submit(ctx, requests, who.submitter())
+}
+
+// submit is Submit for somebody who may, or for the coordinator itself.
+func (c *Coordinator) submit(ctx context.Context, requests []api.Request, submitter *api.Submitter) ([]api.Submitted, error) {
 	if len(requests) > api.MaxSubmit {
 		return nil, badRequest("a submission has %d builds, at most %d are taken", len(requests), api.MaxSubmit)
 	}
@@ -41,13 +50,8 @@ func (c *Coordinator) Submit(ctx context.Context, requests []api.Request) ([]api
 	for i := 1; i < len(requests); i++ {
 		requests[i].Tags = sameTags(requests[i].Tags, requests[i-1].Tags)
 	}
-	who, err := c.caller(ctx)
-	if err != nil {
-		return nil, err
-	}
 	answers := make([]api.Submitted, len(requests))
 	c.prepare(ctx, requests, answers)
-	submitter := who.submitter()
 	for i := range answers {
 		if b := answers[i].Build; b != nil && answers[i].Skipped == "" {
 			b.Submitter = submitter
