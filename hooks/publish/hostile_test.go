@@ -133,8 +133,8 @@ func TestServeTooMuchAtOnce(t *testing.T) {
 	}
 }
 
-// TestServeFileThatChanges truncates and replaces a file while it is read: the answer ends,
-// and is never of two files.
+// TestServeFileThatChanges cuts a file while it is read, of which no socket takes the most on
+// its way: the answer ends too early, and the reader sees that.
 func TestServeFileThatChanges(t *testing.T) {
 	folder := t.TempDir()
 	name := filepath.Join(folder, strings.Repeat("a", 32)+".narinfo")
@@ -171,9 +171,6 @@ func TestServeFileThatChanges(t *testing.T) {
 		t.Fatal(err)
 	}
 	n, err := io.Copy(io.Discard, resp.Body)
-	if err == nil && n == size {
-		t.Skip("all of it was on its way already")
-	}
 	if !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("after %d bytes: %v", n, err)
 	}

@@ -47,11 +47,11 @@ func TestItems(t *testing.T) {
 	if diff := cmp.Diff([]store.Path{c}, missing); diff != "" || err != nil {
 		t.Errorf("missing: %v (-want +got):\n%s", err, diff)
 	}
-	infos, err := r.client.Closure(t.Context(), []store.Path{b}, nil)
+	infos, err := r.client.Closure(t.Context(), []store.Path{b})
 	if err != nil || len(infos) != 2 || infos[0].Path != a || infos[1].Path != b {
 		t.Errorf("closure: %v, %v", infos, err)
 	}
-	_, err = r.client.Closure(t.Context(), []store.Path{c}, nil)
+	_, err = r.client.Closure(t.Context(), []store.Path{c})
 	wantCode(t, err, 404, agentapi.CodeNotValid)
 	if !errors.Is(err, store.ErrNotValid) {
 		t.Errorf("%v is not store.ErrNotValid", err)

@@ -213,9 +213,8 @@ func appendPath(list *[]store.Path) func(json.RawMessage) error {
 }
 
 // Closure returns what the agent's store knows of the items and all that they refer to: no
-// item twice, and each of those asked for. An item for which expected returns an error is
-// the agent's fault; if it is nil any may be there.
-func (c *Client) Closure(ctx context.Context, paths []store.Path, expected func(store.Path) error) ([]*store.Info, error) {
+// item twice, and each of those asked for. What of it may be believed is the caller's to decide.
+func (c *Client) Closure(ctx context.Context, paths []store.Path) ([]*store.Info, error) {
 	if len(paths) == 0 {
 		return nil, nil
 	}
@@ -224,7 +223,7 @@ func (c *Client) Closure(ctx context.Context, paths []store.Path, expected func(
 		return nil, err
 	}
 	defer a.Close()
-	l := closureReader{dir: paths[0].Dir(), expected: expected, seen: make(map[store.Path]bool)}
+	l := closureReader{dir: paths[0].Dir(), seen: make(map[store.Path]bool)}
 	err = listReader{field: "infos", element: maxInfo, most: maxInfos, each: l.add}.read(a)
 	for _, p := range paths {
 		if err == nil && !l.seen[p] {
@@ -238,12 +237,11 @@ func (c *Client) Closure(ctx context.Context, paths []store.Path, expected func(
 }
 
 type closureReader struct {
-	dir      store.Dir
-	expected func(store.Path) error
-	infos    []*store.Info
-	seen     map[store.Path]bool
-	size     int   // bytes of the answer
-	sum      int64 // of the NARs
+	dir   store.Dir
+	infos []*store.Info
+	seen  map[store.Path]bool
+	size  int   // bytes of the answer
+	sum   int64 // of the NARs
 }
 
 func (l *closureReader) add(text json.RawMessage) error {
@@ -253,11 +251,6 @@ func (l *closureReader) add(text json.RawMessage) error {
 	}
 	if err := checkInfo(info, l.dir); err != nil {
 		return err
-	}
-	if l.expected != nil {
-		if err := l.expected(info.Path); err != nil {
-			return err
-		}
 	}
 	if l.seen[info.Path] {
 		return fmt.Errorf("%s is there twice", info.Path)

@@ -92,7 +92,7 @@ func TestErrors(t *testing.T) {
 				w.WriteHeader(tt.status)
 				_, _ = io.WriteString(w, tt.body)
 			})
-			_, err := c.Closure(t.Context(), []store.Path{item}, nil)
+			_, err := c.Closure(t.Context(), []store.Path{item})
 			var got *Error
 			if !errors.As(err, &got) {
 				t.Fatalf("got %v, which is no *Error", err)

@@ -25,7 +25,7 @@ type agent interface {
 	Log(ctx context.Context, asked *agentapi.Asked, offset int64, w io.Writer) (*agentapi.BuildStatus, error)
 	DeleteBuild(ctx context.Context, id string) error
 	// Closure refuses items for which expected returns an error.
-	Closure(ctx context.Context, paths []store.Path, expected func(store.Path) error) ([]*store.Info, error)
+	Closure(ctx context.Context, paths []store.Path) ([]*store.Info, error)
 	Import(ctx context.Context, archive io.Reader) ([]*store.Info, error)
 	// Export returns an archive, which the caller closes.
 	Export(ctx context.Context, paths []store.Path) (io.ReadCloser, error)

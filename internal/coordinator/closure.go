@@ -183,7 +183,7 @@ func (c *Coordinator) askMachine(ctx context.Context, v visit, told map[*machine
 func (c *Coordinator) tellClosure(ctx context.Context, v visit, told map[*machine]map[store.Path]*store.Info) error {
 	var infos []*store.Info
 	err := v.on.contacts.with(ctx, func(ctx context.Context) (err error) {
-		infos, err = v.on.client.Closure(ctx, []store.Path{v.by.info.Path}, nil)
+		infos, err = v.on.client.Closure(ctx, []store.Path{v.by.info.Path})
 		return err
 	})
 	if err != nil {

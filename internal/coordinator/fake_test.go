@@ -504,7 +504,7 @@ func (a *fakeAgent) DeleteBuild(ctx context.Context, id string) error {
 	return nil
 }
 
-func (a *fakeAgent) Closure(ctx context.Context, paths []store.Path, _ func(store.Path) error) ([]*store.Info, error) {
+func (a *fakeAgent) Closure(ctx context.Context, paths []store.Path) ([]*store.Info, error) {
 	ctx, leave, err := a.enter(ctx)
 	if err != nil {
 		return nil, err

@@ -139,7 +139,7 @@ func (s *fakeServer) handler() http.Handler {
 		return nil, nil
 	})
 	handle("POST /v1/closure", func(_ http.ResponseWriter, r *http.Request) (any, error) {
-		infos, err := a.Closure(r.Context(), readPaths(r), nil)
+		infos, err := a.Closure(r.Context(), readPaths(r))
 		return agentapi.Infos{Infos: infos}, err
 	})
 	handle("POST /v1/import", func(_ http.ResponseWriter, r *http.Request) (any, error) {

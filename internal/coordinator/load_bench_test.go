@@ -398,7 +398,7 @@ func (m *simMachine) DeleteBuild(_ context.Context, id string) error {
 	return nil
 }
 
-func (m *simMachine) Closure(_ context.Context, paths []store.Path, _ func(store.Path) error) ([]*store.Info, error) {
+func (m *simMachine) Closure(_ context.Context, paths []store.Path) ([]*store.Info, error) {
 	return nil, fmt.Errorf("closure of %v: the outputs refer to nothing", paths)
 }
 

@@ -18,7 +18,7 @@ import (
 //     which leads to the host of a virtual machine. The filter can't look into the
 //     arguments of socketcall(2), on which glibc for i686 depends, nor of io_uring, so
 //     that who knows these still gets one;
-//   - typing into terminals (TIOCSTI, TIOCLINUX);
+//   - typing into terminals (TIOCSTI);
 //   - limits of the sandbox's first process, which may have the builder's user id;
 //   - bpf(2), kexec and open_by_handle_at(2), which most kernels allow to nobody
 //     without privileges, or not outside the mounts that one has;
