@@ -93,9 +93,11 @@ func (c *Client) DialAgent(ctx context.Context) (net.Conn, error) {
 	}
 	var gone *agentError
 	if errors.As(err, &gone) {
-		// It was started again, in vain.
+		// It was started again, in vain. First it is noted: the end of the link would
+		// hide why.
+		err = c.failed(l, err)
 		l.retire(errRetired)
-		return nil, c.failed(l, err)
+		return nil, err
 	}
 	if errors.Is(err, ErrLinkLost) || ctx.Err() != nil {
 		return nil, err
