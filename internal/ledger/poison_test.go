@@ -396,8 +396,18 @@ func FuzzRecord(f *testing.F) {
 	f.Add(good)
 	f.Add([]byte(`{"id":"a","state":"failed","failure":{"message":"x","input":"/gnu/store/0123456789abcdfghijklmnpqrsvwxyz-a"},"tags":{"a":"b"},"attempt":7}`))
 	f.Add([]byte(`{"id":"a","state":"queued","buildTime":1e308,"results":[{"machine":"m","hashes":{"out":"x"}}],"submitted":"9999-12-31T23:59:59Z"}`))
-	mem := vfs.NewMem()
-	l := open(f, "ledger", Options{FS: mem})
+	var l *Ledger
+	f.Cleanup(func() {
+		if err := l.Close(); err != nil {
+			f.Error(err)
+		}
+	})
+	fresh := func() {
+		if l, err = Open("ledger", Options{FS: vfs.NewMem()}); err != nil {
+			panic(err)
+		}
+	}
+	fresh()
 	n := 0
 	f.Fuzz(func(t *testing.T, data []byte) {
 		b, err := decodeBuild(1, data)
@@ -426,8 +436,12 @@ func FuzzRecord(f *testing.F) {
 		if want := newTerms(b).head(1, 1, 1); newTerms(got).head(1, 1, 1) != want {
 			t.Errorf("it is found by something else once it was read again")
 		}
-		if n%100 == 0 {
+		if n%1000 == 0 {
 			check(t, l)
+			if err := l.Close(); err != nil {
+				t.Fatal(err)
+			}
+			fresh() // a small one is checked soon
 		}
 	})
 }
