@@ -229,7 +229,7 @@ func (r *run) begin() (*agentapi.BuildStatus, error) {
 				return r.blame(api.CulpritMachine, errors.New("its agent neither starts the build nor says what is missing"))
 			}
 			r.enter(api.Sending, time.Time{}, countItems(len(status.Missing)))
-			if err := r.send(ctx, status.Missing); err != nil {
+			if err := r.send(ctx, status.Missing, r.times.put); err != nil {
 				return err
 			}
 		}
@@ -279,8 +279,8 @@ func (r *run) protect(paths ...store.Path) (err error) {
 	return nil
 }
 
-// send sends inputs to the machine.
-func (r *run) send(ctx context.Context, missing []store.Path) error {
+// send sends inputs to the machine that were missing there at a time.
+func (r *run) send(ctx context.Context, missing []store.Path, since time.Time) error {
 	infos := make([]*store.Info, 0, len(missing))
 	for _, p := range missing {
 		info := r.closure.infos[p]
@@ -292,7 +292,7 @@ func (r *run) send(ctx context.Context, missing []store.Path) error {
 	if err := r.gather(ctx, missing); err != nil {
 		return err
 	}
-	n, err := r.machine.sending.want(ctx, infos)
+	n, err := r.machine.sending.want(ctx, infos, since)
 	r.sent.Add(n)
 	return err
 }
@@ -300,6 +300,7 @@ func (r *run) send(ctx context.Context, missing []store.Path) error {
 // gather brings items home that are to be sent from there, and what they refer to: the
 // machine may have that, and the head not.
 func (r *run) gather(ctx context.Context, paths []store.Path) error {
+	since := time.Now()
 	absent, err := store.Missing(ctx, r.c.head.Store, r.closure.of(paths))
 	if err != nil {
 		return &headError{err}
@@ -326,7 +327,7 @@ func (r *run) gather(ctx context.Context, paths []store.Path) error {
 		for n < len(infos) && r.closure.source[infos[n].Path] == m {
 			n++
 		}
-		if err := r.gatherFrom(ctx, m, infos[:n]); err != nil {
+		if err := r.gatherFrom(ctx, m, infos[:n], since); err != nil {
 			return err
 		}
 		infos = infos[n:]
@@ -334,14 +335,14 @@ func (r *run) gather(ctx context.Context, paths []store.Path) error {
 	return nil
 }
 
-func (r *run) gatherFrom(ctx context.Context, m *machine, infos []*store.Info) error {
+func (r *run) gatherFrom(ctx context.Context, m *machine, infos []*store.Info, since time.Time) error {
 	release, err := r.c.reserve(infos)
 	if err != nil {
 		return err
 	}
 	defer release()
 	err = r.persist(ctx, m, func(ctx context.Context) error {
-		n, err := m.fetching.want(ctx, infos)
+		n, err := m.fetching.want(ctx, infos, since)
 		r.fetched.Add(n)
 		return err
 	})
@@ -477,6 +478,7 @@ func (r *run) fetch(made []*madeItem, names []string) error {
 	if err := r.protect(wanted...); err != nil {
 		return err
 	}
+	since := time.Now()
 	outputs, inputs, err := r.absent(made, wanted)
 	if err != nil || len(outputs)+len(inputs) == 0 {
 		return err
@@ -491,7 +493,7 @@ func (r *run) fetch(made []*madeItem, names []string) error {
 		return err
 	}
 	err = r.persist(r.ctx, r.machine, func(ctx context.Context) error {
-		n, err := r.machine.fetching.want(ctx, outputs)
+		n, err := r.machine.fetching.want(ctx, outputs, since)
 		r.fetched.Add(n)
 		return err
 	})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"time"
 
 	"lighter/store"
 )
@@ -26,7 +27,16 @@ type lane struct {
 	waiting []*cargo              // in the order in which it was asked for
 	running int
 	queued  int64 // NAR bytes of all cargo
+
+	// What arrived lately, and when: who was told before that it was missing asks for it
+	// still.
+	arrived  map[store.Path]time.Time
+	arrivals []store.Path
 }
+
+// maxArrivals is how many items a lane remembers that it carried: more than come while
+// one build asks for what it was told to be missing.
+const maxArrivals = 4096
 
 // cargo is one item that somebody wants to be moved.
 type cargo struct {
@@ -58,13 +68,14 @@ func (l *lane) setStreams(n int) {
 }
 
 // want returns when all the items, in whatever order they are given, are there; and
-// the NAR bytes of those that nobody had asked for before.
-func (l *lane) want(ctx context.Context, infos []*store.Info) (fresh int64, err error) {
+// the NAR bytes of those that nobody had asked for before. They were missing at a time
+// since which some may have arrived.
+func (l *lane) want(ctx context.Context, infos []*store.Info, since time.Time) (fresh int64, err error) {
 	sorted, err := store.SortInfos(infos)
 	if err != nil {
 		return 0, err
 	}
-	wanted, fresh := l.add(sorted) //nolint:contextcheck // streams live as long as the lane, not as the first who waits
+	wanted, fresh := l.add(sorted, since) //nolint:contextcheck // streams live as long as the lane, not as the first who waits
 	for i, w := range wanted {
 		select {
 		case <-w.done:
@@ -80,11 +91,14 @@ func (l *lane) want(ctx context.Context, infos []*store.Info) (fresh int64, err 
 	return fresh, nil
 }
 
-func (l *lane) add(infos []*store.Info) (wanted []*cargo, fresh int64) {
+func (l *lane) add(infos []*store.Info, since time.Time) (wanted []*cargo, fresh int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	wanted = make([]*cargo, 0, len(infos))
 	for _, info := range infos {
+		if l.arrived[info.Path].After(since) {
+			continue
+		}
 		item := l.cargo[info.Path]
 		if item == nil {
 			item = &cargo{info: info, done: make(chan struct{})}
@@ -197,8 +211,24 @@ func (l *lane) carry(ctx context.Context, b *cargoBatch) {
 	}
 	if err != nil {
 		l.failDependantsLocked(b, err)
+	} else {
+		l.arriveLocked(infos)
 	}
 	l.startLocked() //nolint:contextcheck // the next stream is not this one's
+}
+
+func (l *lane) arriveLocked(infos []*store.Info) {
+	now := time.Now()
+	for _, info := range infos {
+		if _, again := l.arrived[info.Path]; !again {
+			l.arrivals = append(l.arrivals, info.Path)
+		}
+		l.arrived[info.Path] = now
+	}
+	for len(l.arrivals) > maxArrivals {
+		delete(l.arrived, l.arrivals[0])
+		l.arrivals = l.arrivals[1:]
+	}
 }
 
 func (l *lane) endLocked(item *cargo, err error) {

@@ -30,7 +30,7 @@ func newTestLane(ctx context.Context, streams int, maxBytes int64, maxItems int)
 	l := &testLane{there: make(map[store.Path]bool), fail: make(map[string]error)}
 	l.lane = &lane{
 		ctx: ctx, group: &l.group, streams: streams, maxBytes: maxBytes, maxItems: maxItems,
-		move: l.carry, cargo: make(map[store.Path]*cargo),
+		move: l.carry, cargo: make(map[store.Path]*cargo), arrived: make(map[store.Path]time.Time),
 	}
 	return l
 }
@@ -87,7 +87,7 @@ func TestLaneMovesOnce(t *testing.T) {
 		var wait sync.WaitGroup
 		for i := range 8 {
 			wait.Go(func() {
-				if _, err := l.want(t.Context(), all[:len(all)-i%3]); err != nil {
+				if _, err := l.want(t.Context(), all[:len(all)-i%3], time.Now()); err != nil {
 					t.Error(err)
 				}
 			})
@@ -106,12 +106,44 @@ func TestLaneMovesOnce(t *testing.T) {
 	})
 }
 
+// TestLaneArrivedMeanwhile asks for items that were missing before others had them moved.
+func TestLaneArrivedMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newTestLane(t.Context(), 2, 100, 10)
+		told := time.Now()
+		time.Sleep(time.Second)
+		want := func(since time.Time, infos ...*store.Info) int64 {
+			fresh, err := l.want(t.Context(), infos, since)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return fresh
+		}
+		want(told, thing("a", 10))
+		if fresh := want(told, thing("a", 10), thing("b", 5, "a")); fresh != 5 {
+			t.Errorf("%d bytes were moved, want those of b alone", fresh)
+		}
+		delete(l.there, "a") // the machine collected garbage
+		time.Sleep(time.Second)
+		if fresh := want(time.Now(), thing("a", 10)); fresh != 10 || !l.there["a"] {
+			t.Errorf("%d bytes were moved of what was missing after it had been there", fresh)
+		}
+		for i := range maxArrivals + 10 {
+			want(time.Now(), thing(fmt.Sprint("n", i), 1))
+		}
+		if len(l.arrived) != maxArrivals || len(l.arrivals) != maxArrivals {
+			t.Errorf("%d and %d items are remembered, want %d", len(l.arrived), len(l.arrivals), maxArrivals)
+		}
+		l.group.Wait()
+	})
+}
+
 func TestLaneFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newTestLane(t.Context(), 1, 1, 1)
 		bad := errors.New("bad")
 		l.fail["a"] = bad
-		if _, err := l.want(t.Context(), []*store.Info{thing("a", 10), thing("b", 10, "a"), thing("c", 10, "b")}); !errors.Is(err, bad) {
+		if _, err := l.want(t.Context(), []*store.Info{thing("a", 10), thing("b", 10, "a"), thing("c", 10, "b")}, time.Now()); !errors.Is(err, bad) {
 			t.Errorf("got %v, want the failure of a", err)
 		}
 		l.group.Wait()
@@ -119,7 +151,7 @@ func TestLaneFailure(t *testing.T) {
 			t.Errorf("moved %v, left %v", l.there, l.cargo)
 		}
 		delete(l.fail, "a")
-		if _, err := l.want(t.Context(), []*store.Info{thing("a", 10)}); err != nil {
+		if _, err := l.want(t.Context(), []*store.Info{thing("a", 10)}, time.Now()); err != nil {
 			t.Errorf("again: %v", err)
 		}
 	})
@@ -131,13 +163,13 @@ func TestLaneWaiterLeaves(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		over := make(chan error, 2)
 		go func() {
-			_, err := l.want(ctx, []*store.Info{thing("a", 10), thing("b", 10), thing("c", 10)})
+			_, err := l.want(ctx, []*store.Info{thing("a", 10), thing("b", 10), thing("c", 10)}, time.Now())
 			over <- err
 		}()
 		synctest.Wait()
 		second := make(chan error, 1)
 		go func() {
-			_, err := l.want(t.Context(), []*store.Info{thing("a", 10), thing("c", 10)})
+			_, err := l.want(t.Context(), []*store.Info{thing("a", 10), thing("c", 10)}, time.Now())
 			second <- err
 		}()
 		synctest.Wait()
@@ -161,7 +193,7 @@ func TestLaneStreamNobodyWantsEnds(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		over := make(chan error, 1)
 		go func() {
-			_, err := l.want(ctx, []*store.Info{thing("a", 10)})
+			_, err := l.want(ctx, []*store.Info{thing("a", 10)}, time.Now())
 			over <- err
 		}()
 		synctest.Wait()
@@ -172,7 +204,7 @@ func TestLaneStreamNobodyWantsEnds(t *testing.T) {
 		if len(l.there) != 0 || time.Since(began) != 0 {
 			t.Errorf("moved %v in %s, want the stream to end at once", l.there, time.Since(began))
 		}
-		if _, err := l.want(t.Context(), []*store.Info{thing("a", 10)}); err != nil {
+		if _, err := l.want(t.Context(), []*store.Info{thing("a", 10)}, time.Now()); err != nil {
 			t.Errorf("again: %v", err)
 		}
 	})

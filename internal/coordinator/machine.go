@@ -137,7 +137,7 @@ func (m *machine) contained(what string, move func(context.Context, []*store.Inf
 func (c *Coordinator) newLane(streams int, move func(context.Context, []*store.Info) error) *lane {
 	return &lane{
 		group: &c.group, streams: cmp.Or(streams, c.limits.Streams), maxBytes: c.limits.BatchBytes, maxItems: c.limits.BatchItems,
-		move: move, cargo: make(map[store.Path]*cargo),
+		move: move, cargo: make(map[store.Path]*cargo), arrived: make(map[store.Path]time.Time),
 	}
 }
 
