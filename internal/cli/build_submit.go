@@ -10,7 +10,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/display"
-	"lighter/internal/cli/human"
+	"lighter/internal/human"
 	"lighter/store"
 )
 

@@ -7,7 +7,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/cli/display"
-	"lighter/internal/cli/human"
+	"lighter/internal/human"
 	"lighter/internal/quantity"
 )
 

@@ -14,7 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"lighter/internal/cli/human"
+	"lighter/internal/human"
 	"lighter/internal/testkit"
 	"lighter/store/local"
 )

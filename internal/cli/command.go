@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"lighter/internal/cli/human"
+	"lighter/internal/human"
 	"lighter/internal/version"
 )
 

@@ -8,7 +8,7 @@ import (
 
 	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/display"
-	"lighter/internal/cli/human"
+	"lighter/internal/human"
 )
 
 // steeredCoordinatorCommand is the command that runs the coordinator, with those below it

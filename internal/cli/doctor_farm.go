@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"lighter/internal/cli/display"
-	"lighter/internal/cli/human"
+	"lighter/internal/human"
 	"lighter/internal/quantity"
 	"lighter/machines"
 )

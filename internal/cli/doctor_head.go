@@ -13,7 +13,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/buildhook"
-	"lighter/internal/cli/human"
+	"lighter/internal/human"
 	"lighter/internal/version"
 	"lighter/machines"
 	"lighter/nar/signature"

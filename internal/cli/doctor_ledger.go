@@ -11,7 +11,7 @@ import (
 	"syscall"
 	"time"
 
-	"lighter/internal/cli/human"
+	"lighter/internal/human"
 	"lighter/internal/ledger"
 	"lighter/internal/quantity"
 )

@@ -9,7 +9,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
-	"lighter/internal/cli/human"
+	"lighter/internal/human"
 )
 
 func eventsCommand() *command {

@@ -6,7 +6,7 @@ import (
 	"strings"
 
 	"lighter/internal/api"
-	"lighter/internal/cli/human"
+	"lighter/internal/human"
 	"lighter/store"
 )
 

@@ -11,7 +11,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
-	"lighter/internal/cli/human"
+	"lighter/internal/human"
 	"lighter/internal/quantity"
 )
 

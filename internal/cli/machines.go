@@ -17,7 +17,7 @@ import (
 	"lighter/internal/api/apiclient"
 	"lighter/internal/buildhook"
 	"lighter/internal/cli/display"
-	"lighter/internal/cli/human"
+	"lighter/internal/human"
 	"lighter/internal/quantity"
 	"lighter/machines"
 )

@@ -17,7 +17,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"lighter/internal/buildhook"
-	"lighter/internal/cli/human"
+	"lighter/internal/human"
 	"lighter/machines"
 )
 

@@ -16,7 +16,7 @@ import (
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
 	"lighter/internal/cli/display"
-	"lighter/internal/cli/human"
+	"lighter/internal/human"
 	"lighter/internal/quantity"
 	"lighter/machines"
 	"lighter/nar"

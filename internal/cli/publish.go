@@ -15,7 +15,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"lighter/hooks/publish"
-	"lighter/internal/cli/human"
+	"lighter/internal/human"
 	"lighter/internal/quantity"
 	"lighter/machines"
 	"lighter/nar/signature"

@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"lighter/internal/api"
-	"lighter/internal/cli/human"
 	"lighter/internal/dataservice"
+	"lighter/internal/human"
 	"lighter/store"
 )
 

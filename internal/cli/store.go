@@ -13,7 +13,7 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"lighter/internal/cli/human"
+	"lighter/internal/human"
 	"lighter/internal/quantity"
 	"lighter/nar"
 	"lighter/nar/signature"

@@ -17,7 +17,7 @@ import (
 	"github.com/google/uuid"
 
 	"lighter/internal/api"
-	"lighter/internal/cli/human"
+	"lighter/internal/human"
 	"lighter/internal/quantity"
 	"lighter/store"
 )

@@ -4,7 +4,7 @@ import (
 	"io"
 	"strings"
 
-	"lighter/internal/cli/human"
+	"lighter/internal/human"
 )
 
 // table is text in columns under a heading. Cells are made printable.

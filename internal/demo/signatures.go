@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"lighter/internal/cli/human"
+	"lighter/internal/human"
 )
 
 // verified counts the signatures that one store has verified, by the fingerprint of

@@ -5,7 +5,7 @@ import (
 	"strconv"
 	"strings"
 
-	"lighter/internal/cli/human"
+	"lighter/internal/human"
 )
 
 // Screen draws a few lines at the bottom of a terminal and replaces them in

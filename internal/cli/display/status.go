@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"lighter/internal/api"
-	"lighter/internal/cli/human"
+	"lighter/internal/human"
 	"lighter/internal/quantity"
 )
 

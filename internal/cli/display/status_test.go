@@ -8,7 +8,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/cli/display"
-	"lighter/internal/cli/human"
+	"lighter/internal/human"
 )
 
 // farm is a coordinator with n machines, some of them in trouble, and much to do.

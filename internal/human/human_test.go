@@ -4,7 +4,7 @@ import (
 	"testing"
 	"time"
 
-	"lighter/internal/cli/human"
+	"lighter/internal/human"
 )
 
 func TestLogColours(t *testing.T) {
