@@ -50,7 +50,7 @@ func (l *link) dialAgent(ctx context.Context, s *starter) (*stream, error) {
 	if !errors.As(err, &gone) || a.fixed {
 		return conn, err
 	}
-	l.cfg.Logger.Info("the agent does not answer and is started again", "error", gone.cause)
+	l.cfg.Logger.Info("the agent does not answer and is started again", "err", gone.cause)
 	if err := l.startAgain(ctx, s, a.generation); err != nil {
 		return nil, err
 	}
@@ -181,7 +181,7 @@ func (l *link) decide(ctx context.Context, a agent) (*stream, error) {
 		return nil, sessionErr
 	}
 	l.setMode(ModeSession)
-	l.cfg.Logger.Info("stream-local forwarding does not work: streams are sessions", "error", gone.cause, "sessions", l.cfg.MaxSessions)
+	l.cfg.Logger.Info("stream-local forwarding does not work: streams are sessions", "err", gone.cause, "sessions", l.cfg.MaxSessions)
 	return s, nil
 }
 

@@ -227,7 +227,7 @@ func (c *Client) watch(l *link) {
 	if !c.closed {
 		c.err = err
 		c.enterLocked(StateDown)
-		c.cfg.Logger.Warn("connection lost", "error", err)
+		c.cfg.Logger.Warn("connection lost", "err", err)
 	}
 }
 
@@ -247,7 +247,7 @@ func (c *Client) downLocked(err error) error {
 	pause := c.backoff.next(Permanent(err), rand.Float64())
 	c.err, c.nextTry = err, time.Now().Add(pause)
 	c.enterLocked(StateDown)
-	c.cfg.Logger.Debug("machine is down", "error", err, "pause", pause)
+	c.cfg.Logger.Debug("machine is down", "err", err, "pause", pause)
 	return &DownError{Machine: c.cfg.Machine, Cause: err, Next: c.nextTry}
 }
 

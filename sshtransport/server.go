@@ -111,7 +111,7 @@ func (r *serverRun) accept(ctx context.Context, listener net.Listener) error {
 			}
 			// Too many open files, say: that passes.
 			pause = min(max(2*pause, 10*time.Millisecond), time.Second)
-			r.logger.Warn("connection could not be accepted", "error", err)
+			r.logger.Warn("connection could not be accepted", "err", err)
 			if !sleep(ctx, pause) {
 				return err
 			}
@@ -168,7 +168,7 @@ func (r *serverRun) serve(ctx context.Context, g *guest) {
 		if !tried {
 			level = slog.LevelDebug // anybody can cause any number of them
 		}
-		logger.Log(ctx, level, "login refused", "error", truncate(printable(err.Error()), maxTail))
+		logger.Log(ctx, level, "login refused", "err", truncate(printable(err.Error()), maxTail))
 		return
 	}
 	key, err := ssh.ParsePublicKey([]byte(conn.Permissions.Extensions[keyExtension]))
@@ -221,7 +221,7 @@ func (r *serverRun) config(logger *slog.Logger, tried *bool) *ssh.ServerConfig {
 			*tried = true
 			allowed, err := r.AuthorizedKeys()
 			if err != nil {
-				logger.Error("nobody can log in", "error", err)
+				logger.Error("nobody can log in", "err", err)
 				return nil, err
 			}
 			if !slices.ContainsFunc(allowed, func(k ssh.PublicKey) bool { return keysEqual(k, key) }) {

@@ -64,7 +64,7 @@ func upload(ctx context.Context, l *link, dir string, binary *AgentBinary) (stri
 		return "", err
 	}
 	if err := u.removeOld(path.Dir(final), time.Now()); err != nil {
-		l.cfg.Logger.Warn("old agents on the machine could not be removed", "error", err)
+		l.cfg.Logger.Warn("old agents on the machine could not be removed", "err", err)
 	}
 	return u.dir, nil
 }

@@ -32,7 +32,7 @@ func (l *Ledger) setAside(err error) {
 		l.aside.known = make(map[string]error)
 	}
 	l.aside.known[record.What] = record
-	l.opts.Logger.Error("ledger: a record can't be used and is left out; \"lighter doctor --deep\" says how to drop it", "record", record.What, "error", record.Err)
+	l.opts.Logger.Error("ledger: a record can't be used and is left out; \"lighter doctor --deep\" says how to drop it", "record", record.What, "err", record.Err)
 }
 
 // SetAside returns what was wrong with the records that could not be used since the ledger

@@ -341,7 +341,7 @@ func (l *Ledger) pebbleOptions() *pebble.Options {
 		Merger:                      merger,
 		Logger:                      pebbleLogger{l},
 		EventListener: &pebble.EventListener{
-			BackgroundError: func(err error) { l.opts.Logger.Warn("ledger: background write", "error", err) },
+			BackgroundError: func(err error) { l.opts.Logger.Warn("ledger: background write", "err", err) },
 			DataCorruption:  func(info pebble.DataCorruptionInfo) { l.fail(fmt.Errorf("corrupt: %s", info)) },
 		},
 	}
@@ -597,7 +597,7 @@ func (l *Ledger) fail(err error) {
 		err = fmt.Errorf("ledger %s: %w: %w", l.dir, ErrFailed, err)
 		l.failure.Store(&err)
 		close(l.failed)
-		l.opts.Logger.Error("the ledger has failed; start again", "error", err)
+		l.opts.Logger.Error("the ledger has failed; start again", "err", err)
 	})
 }
 

@@ -164,7 +164,7 @@ func (b *build) run(ctx context.Context) (*store.BuildResult, error) {
 	b.started = time.Now()
 	result, err := b.realize(ctx, isBuiltin)
 	if problem := log.close(); problem != nil {
-		s.logger.Warn("the log of a build was not kept", "derivation", string(b.req.Derivation), "error", problem)
+		s.logger.Warn("the log of a build was not kept", "derivation", string(b.req.Derivation), "err", problem)
 	}
 	return result, err
 }
@@ -213,7 +213,7 @@ func (b *build) realize(ctx context.Context, isBuiltin bool) (_ *store.BuildResu
 
 func (b *build) reportProblem(problem string, err error) {
 	if err != nil {
-		b.store.logger.Warn(problem, "derivation", string(b.req.Derivation), "error", err)
+		b.store.logger.Warn(problem, "derivation", string(b.req.Derivation), "err", err)
 	}
 }
 

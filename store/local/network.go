@@ -215,7 +215,7 @@ func (s *Store) workingTool() (*networkTool, error) {
 	}
 	n.asked = time.Now()
 	if first && n.err != nil {
-		s.logger.Warn("fixed-output builds share this machine's network, or are refused", "problem", n.err)
+		s.logger.Warn("fixed-output builds share this machine's network, or are refused", "err", n.err)
 	}
 	return n.tool, n.err
 }

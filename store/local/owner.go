@@ -189,7 +189,7 @@ func (s *Store) beat() {
 			return
 		case <-ticker.C:
 			if err := s.renew(); err != nil {
-				s.logger.Warn("the claims on items of the store could not be renewed", "store", string(s.layout), "error", err)
+				s.logger.Warn("the claims on items of the store could not be renewed", "store", string(s.layout), "err", err)
 			}
 		}
 	}

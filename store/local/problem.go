@@ -53,7 +53,7 @@ func (s *Store) tryBuild(ctx context.Context, access networkAccess) error {
 	}
 	defer func() {
 		if err := f.remove(); err != nil {
-			s.logger.Warn("the folder of a trial build was not removed", "error", err)
+			s.logger.Warn("the folder of a trial build was not removed", "err", err)
 		}
 	}()
 	c := s.newConfig(f, access)

@@ -205,7 +205,7 @@ func (s *Store) tmpName() (string, error) {
 // can't be removed now is left for a garbage collection, which tells.
 func (s *Store) sweepDead() {
 	for _, problem := range s.sweep(&census{leases: s.layout, known: make(map[owner]bool)}, func(o owner) bool { return o.machine == thisMachine() }) {
-		s.logger.Debug("what a dead process left was not removed", "store", string(s.layout), "error", problem)
+		s.logger.Debug("what a dead process left was not removed", "store", string(s.layout), "err", problem)
 	}
 }
 

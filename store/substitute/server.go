@@ -302,7 +302,7 @@ func (s *server) blame(ctx context.Context, err error) error {
 	pause := min(firstPause<<min(s.failures, 20), maxPause)
 	s.failures++
 	s.until = now.Add(pause)
-	s.client.opts.Logger.Warn("substitute server fails", "server", s.String(), "error", err, "pause", pause)
+	s.client.opts.Logger.Warn("substitute server fails", "server", s.String(), "err", err, "pause", pause)
 	return err
 }
 
