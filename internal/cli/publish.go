@@ -14,13 +14,13 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"lighter/hooks/publish"
 	"lighter/internal/human"
 	"lighter/internal/quantity"
 	"lighter/machines"
 	"lighter/nar/signature"
 	"lighter/store"
 	"lighter/store/narinfo"
+	"lighter/store/publish"
 )
 
 func publishCommand() *command {

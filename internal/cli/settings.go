@@ -20,13 +20,14 @@ import (
 	"lighter/hooks"
 	"lighter/hooks/buildevents"
 	"lighter/hooks/prunelogs"
-	"lighter/hooks/publish"
+	publishhook "lighter/hooks/publish"
 	"lighter/internal/api"
 	"lighter/internal/coordinator"
 	"lighter/internal/settings"
 	"lighter/nar/signature"
 	"lighter/sshtransport"
 	"lighter/store"
+	"lighter/store/publish"
 	"lighter/store/substitute"
 )
 
@@ -188,10 +189,10 @@ func (m *hookMaker) publishFolder(s *settings.Settings) (*publish.Writer, error)
 	if s.Publish.Folder == "" {
 		return nil, nil
 	}
-	return m.writer(s, publish.Folder(s.Publish.Folder), false)
+	return m.writer(s, publish.Folder(s.Publish.Folder))
 }
 
-func (m *hookMaker) writer(s *settings.Settings, to publish.FS, outputsOnly bool) (*publish.Writer, error) {
+func (m *hookMaker) writer(s *settings.Settings, to publish.FS) (*publish.Writer, error) {
 	var key *signature.PrivateKey
 	var err error
 	if s.Publish.Key != "" {
@@ -204,7 +205,7 @@ func (m *hookMaker) writer(s *settings.Settings, to publish.FS, outputsOnly bool
 	}
 	return publish.New(publish.Options{
 		FS: to, Key: key, Dir: m.head.Dir(), Compression: s.Publish.Compression, Level: s.Publish.Level,
-		Store: m.head, OutputsOnly: outputsOnly, Logs: m.openLog, Logger: m.logger,
+		Logger: m.logger,
 	})
 }
 
@@ -247,7 +248,7 @@ func (m *hookMaker) builtIn(s *settings.Settings, h *settings.Hook, folder *publ
 		if folder == nil {
 			return nil, nil, h.OptionError("", "[publish]\nfolder = \"/srv/lighter\"", "the hook %s publishes in the folder that [publish] names, and it names none", h.Name)
 		}
-		runner = publishHook{folder}
+		runner = &publishhook.Hook{Folder: folder, Store: m.head, Logs: m.openLog}
 	case settings.BuiltInMirror:
 		return m.mirror(s, h, o)
 	default:
@@ -282,35 +283,16 @@ func (m *hookMaker) mirror(s *settings.Settings, h *settings.Hook, o *settings.O
 		Machine: h.Name, Addr: net.JoinHostPort(host, strconv.Itoa(port)), User: user, PrivateKey: key, HostKey: hostKey,
 		HostKeySource: m.folders.settingsFile(), Logger: m.logger,
 	}, folder)
-	w, err := m.writer(s, there, outputsOnly)
+	w, err := m.writer(s, there)
 	if err != nil {
 		return nil, nil, errors.Join(err, there.Close())
 	}
-	return publishHook{w}, func() {
+	return &publishhook.Hook{Folder: w, Store: m.head, OutputsOnly: outputsOnly, Logs: m.openLog}, func() {
 		if err := there.Close(); err != nil {
 			m.logger.Debug("the connection of a mirror was not closed cleanly", "hook", h.Name, "err", err)
 		}
 	}, nil
 }
-
-// publishHook publishes what builds made, and what they failed with.
-type publishHook struct{ w *publish.Writer }
-
-// Run is called for each event of the hook.
-func (p publishHook) Run(ctx context.Context, e *hooks.Event) (string, error) {
-	switch {
-	case e.Build == nil:
-		return "there is no build to publish", nil
-	case e.Name == hooks.BuildSucceeded:
-		return p.w.PublishBuild(ctx, e.Build)
-	case e.Name == hooks.BuildFailed, e.Name == hooks.BuildTimedOut:
-		return p.w.PublishFailure(ctx, e.Build)
-	}
-	return "nothing is published of " + e.Name, nil
-}
-
-// Parallel is how many runs there may be where the settings do not say.
-func (publishHook) Parallel() int { return 4 }
 
 // ---- substitutes ---------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@ package publish
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,9 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/klauspost/compress/gzip"
-
-	"lighter/internal/api"
 	"lighter/store"
 	"lighter/store/narinfo"
 )
@@ -317,94 +313,6 @@ func TestRemove(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.wantFiles()
-}
-
-// build returns a build of a derivation that succeeded.
-func (b *bench) build() *api.Build {
-	drv := b.text("thing.drv", "Derive()")
-	out := b.text("thing", "output", b.text("lib", "x"))
-	build := &api.Build{State: api.Succeeded, OutputPaths: map[string]store.Path{"out": out}}
-	build.ID, build.Derivation = "some-id", drv
-	return build
-}
-
-func logs(text string) func(context.Context, *api.Build) (io.ReadCloser, error) {
-	return func(context.Context, *api.Build) (io.ReadCloser, error) {
-		return io.NopCloser(strings.NewReader(text)), nil
-	}
-}
-
-func TestPublishBuild(t *testing.T) {
-	b := newBench(t)
-	build := b.build()
-	w := b.writer(func(o *Options) { o.Logs = logs("it was built") })
-	failed := *build
-	stopped := time.Now().UTC().Truncate(time.Second)
-	failed.State, failed.Stopped = api.Failed, &stopped
-	failed.Failure = &api.Failure{Culprit: api.CulpritDerivation, Phase: api.Building, Message: "exit 1"}
-	if said, err := w.PublishFailure(t.Context(), &failed); err != nil || !strings.Contains(said, b.folder) {
-		t.Errorf("got %q, %v", said, err)
-	}
-	drv := build.Derivation
-	b.wantFiles("failures/"+drv.HashPart(), "log/"+drv.Base()+".gz")
-	text, err := os.ReadFile(filepath.Join(b.folder, "failures", drv.HashPart()))
-	var got Failure
-	if err == nil {
-		err = json.Unmarshal(text, &got)
-	}
-	if err != nil || got.Derivation != drv || got.Build != "some-id" || !got.Time.Equal(stopped) || got.Failure.Message != "exit 1" || got.Log != "log/"+drv.Base() {
-		t.Errorf("got %+v, %v", got, err)
-	}
-
-	// What failed once and succeeds then is no failure any more.
-	said, err := w.PublishBuild(t.Context(), build)
-	if err != nil || !strings.Contains(said, "1 outputs published") || !strings.Contains(said, "2 items written") {
-		t.Errorf("got %q, %v", said, err)
-	}
-	out := build.OutputPaths["out"]
-	lib := b.text("lib", "x")
-	b.wantFiles("log/"+drv.Base()+".gz", narinfo.Name(out), "nar/zstd/"+out.Base(), narinfo.Name(lib), "nar/zstd/"+lib.Base())
-	f, err := os.Open(filepath.Join(b.folder, "log", drv.Base()+".gz"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if log, err := io.ReadAll(z); err != nil || string(log) != "it was built" {
-		t.Errorf("got log %q, %v", log, err)
-	}
-}
-
-func TestNothingToPublish(t *testing.T) {
-	b := newBench(t)
-	w := b.writer(func(o *Options) {
-		o.Logs = func(context.Context, *api.Build) (io.ReadCloser, error) { return nil, fs.ErrNotExist }
-	})
-	build := b.build()
-	build.OutputsOn = "machine-7"
-	if said, err := w.PublishBuild(t.Context(), build); err != nil || !strings.Contains(said, "machine-7") {
-		t.Errorf("got %q, %v", said, err)
-	}
-	for _, state := range []api.State{api.Canceled, api.Failed, api.Building} {
-		build.State = state
-		if said, err := w.PublishBuild(t.Context(), build); err != nil || !strings.Contains(said, string(state)) {
-			t.Errorf("got %q, %v", said, err)
-		}
-	}
-	build.State = api.Canceled
-	if said, err := w.PublishFailure(t.Context(), build); err != nil || !strings.Contains(said, "canceled") {
-		t.Errorf("got %q, %v", said, err)
-	}
-	if files := b.files(); len(files) > 0 {
-		t.Errorf("there are %s", files)
-	}
-	build.State, build.OutputsOn = api.Succeeded, ""
-	if _, err := w.PublishBuild(t.Context(), build); err != nil {
-		t.Errorf("without a log: %v", err)
-	}
 }
 
 func TestFolderNames(t *testing.T) {

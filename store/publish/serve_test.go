@@ -41,16 +41,13 @@ func get(h http.Handler, method, path string, headers ...string) *httptest.Respo
 
 func TestServe(t *testing.T) {
 	b := newBench(t)
-	build := b.build()
-	w := b.writer(func(o *Options) { o.Logs = logs("the log") })
-	if _, err := w.PublishBuild(t.Context(), build); err != nil {
-		t.Fatal(err)
+	out, drv, bad := b.text("thing", "output"), b.text("thing.drv", "Derive()"), b.text("bad.drv", "x")
+	w := b.writer(nil)
+	b.publish(w, true, out)
+	if name, err := w.PutLog(t.Context(), drv, strings.NewReader("the log")); err != nil || name != "log/"+drv.Base() {
+		t.Errorf("got %q, %v", name, err)
 	}
-	out := build.OutputPaths["out"]
-	failed := *build
-	failed.State = "failed"
-	failed.Derivation = b.text("bad.drv", "x")
-	if _, err := w.PublishFailure(t.Context(), &failed); err != nil {
+	if err := w.PutFailure(t.Context(), bad, []byte("{}\n")); err != nil {
 		t.Fatal(err)
 	}
 	nar := "/nar/zstd/" + out.Base()
@@ -75,10 +72,10 @@ func TestServe(t *testing.T) {
 		{"no part", "GET", nar, []string{"Range", "bytes=100000-"}, 416, "", "*"},
 		{"known", "GET", nar, []string{"If-None-Match", etag}, 304, "", ""},
 		{"not that one", "GET", nar, []string{"If-None-Match", `"x"`}, 200, "application/x-nix-archive", string(file)},
-		{"failure", "GET", "/failures/" + failed.Derivation.HashPart(), nil, 200, "application/json", "*"},
-		{"log", "GET", "/log/" + build.Derivation.Base(), nil, 200, "text/plain", "the log"},
-		{"head of a log", "HEAD", "/log/" + build.Derivation.Base(), nil, 200, "text/plain", ""},
-		{"file of a log", "GET", "/log/" + build.Derivation.Base() + ".gz", nil, 404, "", "*"},
+		{"failure", "GET", "/failures/" + bad.HashPart(), nil, 200, "application/json", "{}\n"},
+		{"log", "GET", "/log/" + drv.Base(), nil, 200, "text/plain", "the log"},
+		{"head of a log", "HEAD", "/log/" + drv.Base(), nil, 200, "text/plain", ""},
+		{"file of a log", "GET", "/log/" + drv.Base() + ".gz", nil, 404, "", "*"},
 		{"unknown", "GET", "/00000000000000000000000000000000.narinfo", nil, 404, "", "*"},
 		{"top", "GET", "/", nil, 404, "", "*"},
 		{"folder", "GET", "/nar/zstd", nil, 404, "", "*"},
@@ -107,7 +104,7 @@ func TestServe(t *testing.T) {
 			}
 		})
 	}
-	resp := get(h, "GET", "/log/"+build.Derivation.Base(), "Accept-Encoding", "gzip")
+	resp := get(h, "GET", "/log/"+drv.Base(), "Accept-Encoding", "gzip")
 	z, err := gzip.NewReader(resp.Body)
 	if err != nil || resp.Header().Get("Content-Encoding") != "gzip" {
 		t.Fatalf("%v, %v", resp.Header(), err)

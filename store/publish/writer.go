@@ -6,7 +6,7 @@
 //	HASH.narinfo              what an item is, signed
 //	nar/zstd/HASH-NAME        its NAR; nar/gzip/HASH-NAME, nar/HASH-NAME if not compressed
 //	log/HASH-NAME.drv.gz      the log of a build; served as log/HASH-NAME.drv
-//	failures/HASH             a build that failed, as JSON: see [Failure]
+//	failures/HASH             a build of the derivation with that hash that failed, as JSON
 //
 // A file is complete when it has its name, and an item's NAR is there before its narinfo.
 // Several processes may write to one folder.
@@ -27,7 +27,6 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 
-	"lighter/internal/api"
 	"lighter/nar"
 	"lighter/nar/signature"
 	"lighter/store"
@@ -62,14 +61,6 @@ type Options struct {
 	Compression string // narinfo.Zstd, Gzip or None; Zstd if empty
 	Level       int    // 1 to 22 for zstd, 1 to 9 for gzip; 0 is the method's default
 	Parallel    int    // items that are written at a time; 0 is 4
-
-	// Store has the outputs of builds, for PublishBuild.
-	Store Source
-	// OutputsOnly says that PublishBuild does not publish what outputs refer to.
-	OutputsOnly bool
-	// Logs returns the log of a build, for PublishBuild and PublishFailure. Nil: logs are
-	// not published. An error that matches fs.ErrNotExist means that there is none.
-	Logs func(context.Context, *api.Build) (io.ReadCloser, error)
 
 	Logger *slog.Logger // nil is slog.Default()
 }

@@ -64,7 +64,7 @@ func (b *bench) text(name, content string, refs ...store.Path) store.Path {
 
 func (b *bench) writer(change func(*Options)) *Writer {
 	b.t.Helper()
-	opts := Options{FS: b.fs, Key: b.key, Store: b, Logger: slog.New(slog.DiscardHandler)}
+	opts := Options{FS: b.fs, Key: b.key, Logger: slog.New(slog.DiscardHandler)}
 	if change != nil {
 		change(&opts)
 	}
