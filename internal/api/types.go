@@ -5,6 +5,7 @@ package api
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -31,6 +32,11 @@ const (
 // States lists all of them, in the order in which a build goes through them.
 func States() []State {
 	return []State{Queued, Waiting, Placed, Sending, Building, Fetching, Succeeded, Failed, TimedOut, Canceled}
+}
+
+// OpenStates lists those in which a build can be canceled, or hurried.
+func OpenStates() []State {
+	return slices.DeleteFunc(States(), State.Final)
 }
 
 // Final reports whether the build's history has ended.

@@ -33,7 +33,10 @@ func hold(ctx context.Context, client *apiclient.Client, builds []*api.Build) (r
 		const pause = 500 * time.Millisecond
 		for ctx.Err() == nil {
 			_ = client.Attach(ctx, ids...) // ends when the coordinator does; what is wrong shows in the builds
-			_ = sleep(ctx, pause)
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
+			}
 		}
 	})
 	return func() {

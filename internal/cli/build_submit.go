@@ -146,7 +146,7 @@ func (b *buildAction) cancelSuperseded(ctx context.Context, inv *invocation, cli
 		fmt.Fprintln(inv.Err, "lighter: nothing is superseded, since not all was taken")
 		return nil
 	}
-	filter := &api.Filter{States: openStates(), Tags: map[string]string{b.supersede: b.base.Tags[b.supersede]}}
+	filter := &api.Filter{States: api.OpenStates(), Tags: map[string]string{b.supersede: b.base.Tags[b.supersede]}}
 	var others []string
 	for k := range b.base.Tags {
 		if k != b.supersede {
@@ -157,7 +157,7 @@ func (b *buildAction) cancelSuperseded(ctx context.Context, inv *invocation, cli
 		filter.NotTags = map[string]string{others[0]: b.base.Tags[others[0]]}
 	}
 	var ids []string
-	_, err := eachPage(ctx, client, filter, 0, func(page []api.Build) error {
+	_, err := client.EachPage(ctx, filter, 0, func(page []api.Build) error {
 		for i := range page {
 			// A build that was made for another goes with it.
 			if old := &page[i]; old.Parent == "" && !kept[old.ID] && !hasTags(old, b.base.Tags) {

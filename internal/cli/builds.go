@@ -82,7 +82,7 @@ func (l *buildsLister) run(ctx context.Context, inv *invocation, client *apiclie
 		w: inv.Out, width: outputWidth(inv.Out),
 		heading: []string{"ID", "STATE", "NAME", "MACHINE", "SUBMITTED", "TOOK", "WHY"},
 	}
-	more, err := eachPage(ctx, client, filter, l.limit, func(page []api.Build) error {
+	more, err := client.EachPage(ctx, filter, l.limit, func(page []api.Build) error {
 		l.shown += len(page)
 		return l.write(inv, page)
 	})

@@ -74,7 +74,7 @@ const maxCounted = 100_000
 // there are none is a no.
 func (f *selectionFlags) confirm(ctx context.Context, inv *invocation, client *apiclient.Client, filter *api.Filter, verb string) (bool, error) {
 	n := 0
-	more, err := eachPage(ctx, client, filter, maxCounted, func(page []api.Build) error {
+	more, err := client.EachPage(ctx, filter, maxCounted, func(page []api.Build) error {
 		n += len(page)
 		return nil
 	})
@@ -161,7 +161,7 @@ func buildsCancelCommand() *command {
 			where := socketFlags(fs)
 			f := addSelectionFlags(fs, true)
 			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
-				selection, err := f.choose(ctx, inv, client, inv.args, "Cancel them", openStates())
+				selection, err := f.choose(ctx, inv, client, inv.args, "Cancel them", api.OpenStates())
 				if err != nil || selection == nil {
 					return err
 				}
@@ -173,17 +173,6 @@ func buildsCancelCommand() *command {
 			})
 		},
 	}
-}
-
-// openStates are those in which a build can be canceled, or hurried.
-func openStates() []api.State {
-	var states []api.State
-	for _, s := range api.States() {
-		if !s.Final() {
-			states = append(states, s)
-		}
-	}
-	return states
 }
 
 func buildsRetryCommand() *command {
@@ -241,7 +230,7 @@ func buildsPriorityCommand() *command {
 				if err != nil {
 					return usageErrorf("%s: %q is no priority; want a whole number, and after it the builds", inv.flags.Name(), inv.args[0])
 				}
-				selection, err := f.choose(ctx, inv, client, inv.args[1:], fmt.Sprintf("Give them priority %d", priority), openStates())
+				selection, err := f.choose(ctx, inv, client, inv.args[1:], fmt.Sprintf("Give them priority %d", priority), api.OpenStates())
 				if err != nil || selection == nil {
 					return err
 				}

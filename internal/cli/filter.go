@@ -1,8 +1,6 @@
 package cli
 
 import (
-	"context"
-	"fmt"
 	"os"
 	"slices"
 	"strconv"
@@ -12,7 +10,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"lighter/internal/api"
-	"lighter/internal/api/apiclient"
 	"lighter/internal/human"
 	"lighter/store"
 )
@@ -163,35 +160,4 @@ func (f *filterFlags) filter(inv *invocation, now time.Time) (*api.Filter, error
 		return nil, usageErrorf("%s: %w", command, err)
 	}
 	return filter, nil
-}
-
-// pageSize is how many builds are asked for at once where all are wanted.
-const pageSize = 1000
-
-// eachPage calls fn for the pages of builds that a filter selects, until it returns
-// an error. limit bounds the builds of all pages, 0 is no limit; more reports whether it
-// left any out.
-func eachPage(ctx context.Context, client *apiclient.Client, filter *api.Filter, limit int, fn func([]api.Build) error) (more bool, err error) {
-	left, ask := limit, apiclient.BuildFilter{Filter: *filter}
-	for {
-		ask.Limit = pageSize
-		if limit > 0 {
-			ask.Limit = min(left, pageSize)
-		}
-		page, err := client.Builds(ctx, ask)
-		if err != nil {
-			return false, err
-		}
-		left -= len(page.Builds)
-		if err := fn(page.Builds); err != nil {
-			return false, err
-		}
-		if page.Next == "" || limit > 0 && left <= 0 {
-			return page.Next != "", nil
-		}
-		if page.Next == ask.After {
-			return false, fmt.Errorf("the coordinator sends the page after %s again and again", page.Next)
-		}
-		ask.After = page.Next
-	}
 }

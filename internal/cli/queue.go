@@ -132,20 +132,19 @@ func (a *queueAction) rounds(ctx context.Context, q *queuer) error {
 		return q.round(ctx)
 	}
 	for {
-		err := q.round(ctx)
-		if err == nil {
-			err = sleep(ctx, a.interval)
-		} else if ctx.Err() == nil {
+		if err := q.round(ctx); err != nil && ctx.Err() == nil {
 			q.log.Error("not all was done; it is tried again", "err", err, "in", a.interval)
-			err = sleep(ctx, a.interval)
 		}
-		switch {
-		case errors.Is(err, errInterrupted):
-			q.log.Info("interrupted; what is not done is done next time")
-			return nil
-		case err != nil:
+		select {
+		case <-time.After(a.interval):
+			continue
+		case <-ctx.Done():
+		}
+		if err := context.Cause(ctx); !errors.Is(err, errInterrupted) {
 			return err
 		}
+		q.log.Info("interrupted; what is not done is done next time")
+		return nil
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"lighter/internal/api"
+	"lighter/internal/api/apiclient"
 	"lighter/internal/dataservice"
 	"lighter/internal/human"
 	"lighter/store"
@@ -92,8 +93,8 @@ func isAwayFromQueue(err error) bool { return errors.As(err, new(awayError)) }
 
 // patiently calls the coordinator, and waits for one that is away.
 func (q *queuer) patiently(ctx context.Context, do func() error) error {
-	err := whileAway(ctx, q.patience, q.saysItWaits, do)
-	if err != nil && ctx.Err() == nil && isAway(err) {
+	err := apiclient.WhileAway(ctx, q.patience, q.saysItWaits, do)
+	if err != nil && ctx.Err() == nil && apiclient.Away(err) {
 		return awayError{err}
 	}
 	return err
@@ -278,7 +279,7 @@ func (o *queuedRevision) submit(ctx context.Context, part []api.Request) error {
 	s := &submitter{client: o.q.coordinator, patience: o.q.patience, waiting: o.q.saysItWaits, each: o.answered}
 	n, err := s.submit(ctx, part)
 	o.count.add(n)
-	if err != nil && ctx.Err() == nil && isAway(err) {
+	if err != nil && ctx.Err() == nil && apiclient.Away(err) {
 		return awayError{err}
 	}
 	return err
@@ -305,15 +306,10 @@ func (o *queuedRevision) answered(r *api.Request, a *api.Submitted) error {
 // branch that this or an earlier run asked for with the same tags.
 func (o *queuedRevision) supersedeOlder(ctx context.Context, platforms []platform) error {
 	for _, p := range platforms {
-		f := &api.Filter{Tags: o.q.tagsFor(o.branch, o.commit, p), NotTags: map[string]string{"commit": o.commit}}
+		f := &api.Filter{States: api.OpenStates(), Tags: o.q.tagsFor(o.branch, o.commit, p), NotTags: map[string]string{"commit": o.commit}}
 		f.Tags["commit"] = "" // there is one, whichever it is
 		if p.target == "" {
 			f.NotTags["target"] = ""
-		}
-		for _, s := range api.States() {
-			if !s.Final() {
-				f.States = append(f.States, s)
-			}
 		}
 		var canceled *api.Selected
 		err := o.q.patiently(ctx, func() (err error) {

@@ -17,6 +17,7 @@ import (
 	"github.com/google/uuid"
 
 	"lighter/internal/api"
+	"lighter/internal/api/apiclient"
 	"lighter/internal/human"
 	"lighter/internal/quantity"
 	"lighter/store"
@@ -389,7 +390,7 @@ func (s *submitter) submit(ctx context.Context, portion []api.Request) (submissi
 
 // patiently submits, and waits for a coordinator that is away.
 func (s *submitter) patiently(ctx context.Context, portion []api.Request) (answers []api.Submitted, err error) {
-	err = whileAway(ctx, s.patience, s.waiting, func() error {
+	err = apiclient.WhileAway(ctx, s.patience, s.waiting, func() error {
 		answers, err = s.client.SubmitAll(ctx, portion)
 		return err
 	})
@@ -397,51 +398,4 @@ func (s *submitter) patiently(ctx context.Context, portion []api.Request) (answe
 		err = fmt.Errorf("submit: got %d answers to %d requests", len(answers), len(portion))
 	}
 	return answers, err
-}
-
-// whileAway calls do until the coordinator answers it, for good or ill, or has been away
-// for longer than patience. It tells waiting, unless that is nil, that it waits.
-func whileAway(ctx context.Context, patience time.Duration, waiting func(error), do func() error) error {
-	const firstDelay, lastDelay = 50 * time.Millisecond, 5 * time.Second
-	var lost time.Time
-	for delay := firstDelay; ; delay = min(2*delay, lastDelay) {
-		err := do()
-		switch {
-		case err == nil:
-			return nil
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
-		case !isAway(err):
-			return err
-		case lost.IsZero():
-			lost = time.Now()
-			if waiting != nil && patience > 0 {
-				waiting(err)
-			}
-		}
-		if time.Since(lost) >= patience {
-			return err
-		}
-		if err := sleep(ctx, delay); err != nil {
-			return err
-		}
-	}
-}
-
-// isAway reports whether an error says that no coordinator answers now, rather than what
-// it answers.
-func isAway(err error) bool {
-	var answer *api.Error
-	return !errors.As(err, &answer) || errors.Is(err, api.ErrUnavailable)
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"lighter/internal/api"
+	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/display"
 )
 
@@ -142,19 +143,15 @@ func (w *watcher) follow(ctx context.Context) <-chan followed {
 	next := w.next
 	go func() {
 		defer close(updates)
-		for ctx.Err() == nil {
-			// Why it ended counts for nothing: it must not end.
-			_ = w.client.Follow(ctx, next, func(ev *api.Event) error {
+		for {
+			err := w.client.Follow(ctx, next, func(ev *api.Event) error {
 				next = ev.Seq + 1
 				return send(followed{event: ev})
 			})
-			if ctx.Err() != nil {
+			if ctx.Err() != nil || send(followed{lost: true}) != nil {
 				return
 			}
-			if send(followed{lost: true}) != nil {
-				return
-			}
-			if err := w.awaitCoordinator(ctx); err != nil {
+			if err := w.awaitCoordinator(ctx, err); err != nil {
 				send(followed{final: err}) //nolint:errcheck // fails only where nobody listens any more
 				return
 			}
@@ -166,22 +163,15 @@ func (w *watcher) follow(ctx context.Context) <-chan followed {
 	return updates
 }
 
-// awaitCoordinator returns when the coordinator answers again.
-func (w *watcher) awaitCoordinator(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, coordinatorGrace)
-	defer cancel()
-	for delay := 100 * time.Millisecond; ; delay = min(2*delay, 2*time.Second) {
-		select {
-		case <-time.After(delay):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		_, err := w.client.Status(ctx)
-		if err == nil {
-			return nil
-		}
-		if ctx.Err() != nil {
+// awaitCoordinator returns when a coordinator answers again, after one failed with err.
+func (w *watcher) awaitCoordinator(ctx context.Context, err error) error {
+	var outage apiclient.Outage
+	for {
+		if err := outage.Wait(ctx, coordinatorGrace, err); err != nil {
 			return err
+		}
+		if _, err = w.client.Status(ctx); err == nil {
+			return nil
 		}
 	}
 }

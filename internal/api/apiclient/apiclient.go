@@ -135,6 +135,37 @@ func (c *Client) Builds(ctx context.Context, f BuildFilter) (*api.BuildList, err
 	return get[api.BuildList](ctx, c, "/v1/builds", f.query())
 }
 
+// pageSize is how many builds are asked for at once where all are wanted.
+const pageSize = 1000
+
+// EachPage calls fn for the pages of builds that a filter selects, newest first, until it
+// returns an error. limit bounds the builds of all pages, 0 is no limit; more reports
+// whether it left any out.
+func (c *Client) EachPage(ctx context.Context, filter *api.Filter, limit int, fn func([]api.Build) error) (more bool, err error) {
+	left, ask := limit, BuildFilter{Filter: *filter}
+	for {
+		ask.Limit = pageSize
+		if limit > 0 {
+			ask.Limit = min(left, pageSize)
+		}
+		page, err := c.Builds(ctx, ask)
+		if err != nil {
+			return false, err
+		}
+		left -= len(page.Builds)
+		if err := fn(page.Builds); err != nil {
+			return false, err
+		}
+		if page.Next == "" || limit > 0 && left <= 0 {
+			return page.Next != "", nil
+		}
+		if page.Next == ask.After {
+			return false, fmt.Errorf("the coordinator sends the page after %s again and again", page.Next)
+		}
+		ask.After = page.Next
+	}
+}
+
 // Build returns one build. The id may be abbreviated to what is unique among the
 // builds that are not too old.
 func (c *Client) Build(ctx context.Context, id string) (*api.Build, error) {
@@ -365,34 +396,26 @@ func (c *Client) Events(ctx context.Context, from uint64, fn func(*api.Event) er
 // another to take its place, for at most patience, and goes on from the event
 // after the last one: fn sees none twice and misses none.
 func (c *Client) FollowAcross(ctx context.Context, from uint64, patience time.Duration, fn func(*api.Event) error, builds ...string) error {
-	const firstDelay, lastDelay = 50 * time.Millisecond, 2 * time.Second
-	delay, lost := firstDelay, time.Time{}
+	var outage Outage
 	for {
 		var refused error
 		err := c.events(ctx, from, true, builds, func(ev *api.Event) error {
-			from, delay, lost = ev.Seq+1, firstDelay, time.Time{}
+			from, outage = ev.Seq+1, Outage{}
 			refused = fn(ev)
 			return refused
 		})
-		var answer *api.Error
 		switch {
 		case refused != nil:
 			return refused
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case errors.As(err, &answer) && !errors.Is(err, api.ErrUnavailable):
+		case !Away(err):
 			return err
-		case lost.IsZero():
-			lost = time.Now()
-		case time.Since(lost) > patience:
-			return fmt.Errorf("events from %d: %w", from, errors.Join(api.ErrUnavailable, err))
 		}
-		select {
-		case <-time.After(delay):
-		case <-ctx.Done():
-			return context.Cause(ctx)
+		lost := fmt.Errorf("events from %d: %w", from, errors.Join(api.ErrUnavailable, err))
+		if err := outage.Wait(ctx, patience, lost); err != nil {
+			return err
 		}
-		delay = min(2*delay, lastDelay)
 	}
 }
 
