@@ -20,6 +20,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"lighter/hooks"
+	"lighter/internal/disk"
 )
 
 // Name is the name of the built-in.
@@ -183,26 +184,17 @@ func pack(ctx context.Context, name string, info fs.FileInfo, compress string) (
 		}
 		from = z
 	}
-	to, err := os.CreateTemp(filepath.Dir(name), ".log-*")
-	if err != nil {
-		return 0, err
-	}
-	defer func() {
-		if err != nil {
-			os.Remove(to.Name())
+	packed := base + map[string]string{"gzip": ".gz", "zstd": ".zst"}[compress]
+	err = disk.Replace(packed, info.Mode().Perm(), func(to *os.File) (err error) {
+		if err = compressTo(ctx, to, from, compress); err == nil {
+			size, err = to.Seek(0, io.SeekCurrent)
 		}
-	}()
-	err = errors.Join(compressTo(ctx, to, from, compress), to.Chmod(info.Mode().Perm()))
-	if at, seekErr := to.Seek(0, io.SeekCurrent); seekErr == nil {
-		size = at
-	}
-	if err = errors.Join(err, to.Sync(), to.Close()); err != nil {
+		return errors.Join(err, os.Chtimes(to.Name(), info.ModTime(), info.ModTime()))
+	})
+	if err != nil {
 		return 0, fmt.Errorf("log %s: %w", name, err)
 	}
-	if err := os.Chtimes(to.Name(), info.ModTime(), info.ModTime()); err != nil {
-		return 0, err
-	}
-	return size, os.Rename(to.Name(), base+map[string]string{"gzip": ".gz", "zstd": ".zst"}[compress])
+	return size, nil
 }
 
 func compressTo(ctx context.Context, to io.Writer, from io.Reader, compress string) error {

@@ -12,6 +12,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/disk"
 	"lighter/store"
 )
 
@@ -212,8 +213,8 @@ const minFreeDisk = 10 << 20
 // blame says whose fault it is that a derivation failed.
 func (a *Agent) blame(failed *store.BuildError) *api.Failure {
 	for _, dir := range []string{a.machine.diskDir, a.machine.buildDir} {
-		if free, err := freeSpace(dir); err == nil && free.bytes < minFreeDisk {
-			return machineFailure(fmt.Errorf("only %d bytes are free in %s: %w", free.bytes, dir, failed))
+		if space, err := disk.Free(dir); err == nil && space.Free < minFreeDisk {
+			return machineFailure(fmt.Errorf("only %d bytes are free in %s: %w", space.Free, dir, failed))
 		}
 	}
 	return &api.Failure{

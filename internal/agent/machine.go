@@ -3,11 +3,9 @@ package agent
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"math"
-	"math/bits"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -20,6 +18,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/disk"
 	"lighter/nar/signature"
 )
 
@@ -107,34 +106,6 @@ func runs32Bit() bool {
 	return <-ok
 }
 
-// space is what is free on a file system for ordinary users.
-type space struct {
-	bytes  int64
-	inodes int64 // negative if it has no limit, or if it is not known
-}
-
-// freeSpace returns what is free where a folder is.
-func freeSpace(dir string) (space, error) {
-	var fs unix.Statfs_t
-	if err := unix.Statfs(dir, &fs); err != nil {
-		return space{inodes: -1}, fmt.Errorf("free disk of %s: %w", dir, err)
-	}
-	return spaceOf(&fs), nil
-}
-
-func spaceOf(fs *unix.Statfs_t) space {
-	hi, free := bits.Mul64(fs.Bavail, uint64(max(0, fs.Bsize))) // #nosec G115 -- not negative
-	if hi != 0 {
-		free = math.MaxInt64
-	}
-	free = min(free, math.MaxInt64)
-	s := space{bytes: int64(free), inodes: -1}
-	if fs.Files != 0 { // btrfs and others make inodes as they need them
-		s.inodes = int64(min(fs.Ffree, math.MaxInt64))
-	}
-	return s
-}
-
 // How long an answer to why nothing can be built is believed: finding out takes a process.
 // Who mends a problem looks at once whether it is gone.
 const (
@@ -164,20 +135,19 @@ func (m *machine) buildProblem() string {
 // describe answers GET /v1/machine. What cannot be found out is left out.
 func (a *Agent) describe() *agentapi.Machine {
 	m := a.machine
-	free, err := freeSpace(m.diskDir)
+	free, err := disk.Free(m.diskDir)
 	if err != nil {
 		a.log.Warn("the free disk is not known", "err", err)
 	}
-	build, err := freeSpace(m.buildDir)
+	build, err := disk.Free(m.buildDir)
 	if err != nil {
 		a.log.Warn("the free disk for builds is not known", "err", err)
-		build = space{bytes: -1, inodes: -1}
 	}
 	return &agentapi.Machine{
 		Protocol: agentapi.Protocol, Version: a.opts.Version, PID: os.Getpid(), Started: m.started,
 		Kernel: m.kernel, Hostname: m.name, Systems: m.systems, Cores: runtime.NumCPU(),
 		Load: load(m.proc("loadavg")), FreeMemory: memory(m.proc("meminfo"), "MemAvailable:"), Now: time.Now(),
-		FreeDisk: free.bytes, FreeInodes: free.inodes, BuildFreeDisk: build.bytes, BuildFreeInodes: build.inodes,
+		FreeDisk: max(0, free.Free), FreeInodes: free.Inodes, BuildFreeDisk: build.Free, BuildFreeInodes: build.Inodes,
 		CPUPressure: pressure(m.proc("pressure/cpu")), MemoryPressure: pressure(m.proc("pressure/memory")),
 		Hardware:  m.hardware,
 		StoreKind: a.opts.StoreKind, StoreDir: a.opts.Store.Dir(), PublicKey: a.publicKey(),

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -9,7 +8,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"golang.org/x/sys/unix"
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
@@ -104,24 +102,6 @@ func TestCPUModel(t *testing.T) {
 	} {
 		if got := cpuModel(text); got != want {
 			t.Errorf("%q: got %q; want %q", text, got, want)
-		}
-	}
-}
-
-func TestSpaceOf(t *testing.T) {
-	tests := []struct {
-		name string
-		fs   unix.Statfs_t
-		want space
-	}{
-		{"plain", unix.Statfs_t{Bavail: 10, Bsize: 4096, Files: 100, Ffree: 7}, space{40960, 7}},
-		{"without inodes", unix.Statfs_t{Bavail: 1, Bsize: 1}, space{1, -1}},
-		{"full", unix.Statfs_t{Bsize: 4096, Files: 100}, space{0, 0}},
-		{"huge", unix.Statfs_t{Bavail: math.MaxUint64, Bsize: 4096, Files: 1, Ffree: math.MaxUint64}, space{math.MaxInt64, math.MaxInt64}},
-	}
-	for _, tt := range tests {
-		if got := spaceOf(&tt.fs); got != tt.want {
-			t.Errorf("%s: got %+v; want %+v", tt.name, got, tt.want)
 		}
 	}
 }

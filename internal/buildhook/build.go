@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"lighter/internal/api"
+	"lighter/internal/disk"
 	"lighter/internal/hookapi"
 	"lighter/nar"
 	"lighter/nar/signature"
@@ -422,14 +423,13 @@ const (
 
 // checkSpace returns an error where there is no room for so many bytes.
 func (b *build) checkSpace(bytes int64) error {
-	var fs unix.Statfs_t
-	if err := unix.Statfs(string(b.Dir), &fs); err != nil {
-		return &localError{fmt.Errorf("%s: %w", b.Dir, err)}
+	space, err := disk.Free(string(b.Dir))
+	if err != nil {
+		return &localError{err}
 	}
-	free := int64(fs.Bavail) * int64(fs.Bsize) //nolint:gosec,unconvert // no file system has 2^63 bytes; the types depend on the platform
-	if bytes > free-keptFree {
+	if bytes > space.Free-keptFree {
 		return &localError{fmt.Errorf("%w: %s has %d MiB free, of which %d MiB stay free, and the outputs have %d MiB",
-			unix.ENOSPC, b.Dir, free>>20, keptFree>>20, bytes>>20)}
+			unix.ENOSPC, b.Dir, space.Free>>20, keptFree>>20, bytes>>20)}
 	}
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"lighter/internal/api"
+	"lighter/internal/disk"
 )
 
 // archive is a file with builds that leave the ledger: a line of JSON for each,
@@ -58,7 +59,7 @@ func (a *archive) create() error {
 	if err := os.MkdirAll(a.dir, 0o755); err != nil {
 		return err
 	}
-	if err := syncDir(filepath.Dir(a.dir)); err != nil {
+	if err := disk.SyncFolder(filepath.Dir(a.dir)); err != nil {
 		return err
 	}
 	name, err := a.freeName()
@@ -74,7 +75,7 @@ func (a *archive) create() error {
 		return err
 	}
 	a.lines = json.NewEncoder(a.frame)
-	return syncDir(a.dir)
+	return disk.SyncFolder(a.dir)
 }
 
 // freeName returns the name of a file that isn't there, finished or not. Nobody else
@@ -141,7 +142,7 @@ func finishArchive(file *os.File, name string, size int64) (int64, error) {
 	} else {
 		err = os.Rename(part, name)
 	}
-	return size, errors.Join(err, syncDir(filepath.Dir(name)))
+	return size, errors.Join(err, disk.SyncFolder(filepath.Dir(name)))
 }
 
 // finishArchives does so with what a crash left of archives in a folder, and returns the
@@ -257,13 +258,4 @@ func escapeGlob(name string) string {
 		b = append(b, name[i])
 	}
 	return string(b)
-}
-
-// syncDir makes the names in a folder durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -5,15 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
-	"math"
 	"net/http"
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"lighter/internal/api"
+	"lighter/internal/disk"
 	"lighter/internal/ledger"
 	"lighter/internal/quantity"
 	"lighter/store"
@@ -196,30 +193,19 @@ func (c *Coordinator) headMeasured(space api.HeadStatus) {
 // measureHead asks the file systems. What is not known is negative.
 func (c *Coordinator) measureHead() (api.HeadStatus, error) {
 	s := api.HeadStatus{FreeDisk: -1, FreeInodes: -1, StateFreeDisk: -1}
-	var err error
 	if c.cfg.StoreFolder != "" {
-		if s.FreeDisk, s.FreeInodes, err = freeSpace(c.cfg.StoreFolder); err != nil {
+		space, err := disk.Free(c.cfg.StoreFolder)
+		if err != nil {
 			return s, err
 		}
+		s.FreeDisk, s.FreeInodes = space.Free, space.Inodes
 	}
-	if c.cfg.StateFolder != "" {
-		s.StateFreeDisk, _, err = freeSpace(c.cfg.StateFolder)
+	if c.cfg.StateFolder == "" {
+		return s, nil
 	}
+	space, err := disk.Free(c.cfg.StateFolder)
+	s.StateFreeDisk = space.Free
 	return s, err
-}
-
-// freeSpace returns the bytes and inodes that are free for ordinary users. A file system
-// without a number of inodes has -1.
-func freeSpace(folder string) (bytes, inodes int64, err error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(folder, &st); err != nil {
-		return -1, -1, &fs.PathError{Op: "statfs", Path: folder, Err: err}
-	}
-	bytes = int64(min(st.Bavail*uint64(max(0, st.Bsize)), math.MaxInt64))
-	if st.Files == 0 {
-		return bytes, -1, nil
-	}
-	return bytes, int64(min(st.Ffree, math.MaxInt64)), nil
 }
 
 // gate lets through, or makes wait.

@@ -15,6 +15,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/cli/display"
+	"lighter/internal/disk"
 	"lighter/internal/quantity"
 )
 
@@ -138,17 +139,8 @@ func copyFile(target, file string) error {
 		return err
 	}
 	defer in.Close()
-	out, err := os.CreateTemp(filepath.Dir(target), ".lighter-demo-*")
-	if err != nil {
+	return disk.Replace(target, 0o644, func(out *os.File) error {
+		_, err := io.Copy(out, in)
 		return err
-	}
-	_, err = io.Copy(out, in)
-	err = errors.Join(err, out.Chmod(0o644), out.Close())
-	if err == nil {
-		err = os.Rename(out.Name(), target)
-	}
-	if err != nil {
-		os.Remove(out.Name())
-	}
-	return err
+	})
 }

@@ -2,10 +2,10 @@ package local
 
 import (
 	"fmt"
-	"io/fs"
 
 	"golang.org/x/sys/unix"
 
+	"lighter/internal/disk"
 	"lighter/internal/quantity"
 )
 
@@ -39,17 +39,13 @@ type space struct {
 }
 
 func (s *Store) space() (space, error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(string(s.layout), &st); err != nil {
-		return space{}, &fs.PathError{Op: "statfs", Path: string(s.layout), Err: err}
+	d, err := disk.Free(string(s.layout))
+	if err != nil {
+		return space{}, err
 	}
-	block := int64(st.Frsize) //nolint:unconvert // its type depends on the platform
-	if block == 0 {
-		block = int64(st.Bsize) //nolint:unconvert // as above
-	}
-	sp := space{free: int64(st.Bavail) * block, keep: s.opts.KeepFree} //nolint:gosec // no disk has 2^63 bytes
+	sp := space{free: d.Free, keep: s.opts.KeepFree}
 	if sp.keep == 0 {
-		sp.keep = min(int64(st.Blocks)*block/defaultKeepFreePart, defaultMaxKeepFree) //nolint:gosec // as above
+		sp.keep = min(d.Total/defaultKeepFreePart, defaultMaxKeepFree)
 	}
 	sp.keep = max(sp.keep, 0)
 	return sp, nil

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"lighter/internal/disk"
 )
 
 // FS is the folder that is published: on this computer, or on another one by SFTP. Names
@@ -93,17 +95,7 @@ func (f Folder) Put(ctx context.Context, name string, fill func(io.Writer) error
 	if err := os.Rename(tmp, file); err != nil {
 		return err
 	}
-	return syncFolder(dir)
-}
-
-// syncFolder brings the names in a folder to the disk.
-func syncFolder(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return disk.SyncFolder(dir)
 }
 
 // Stat implements FS.
