@@ -11,14 +11,15 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/skeema/knownhosts"
 	"golang.org/x/crypto/ssh"
-	"golang.org/x/crypto/ssh/knownhosts"
+	xknownhosts "golang.org/x/crypto/ssh/knownhosts"
 )
 
 // hostKeys decides which host key a machine may show.
 type hostKeys struct {
 	addr       string
-	wanted     []KnownKey // empty if nothing is known, or only an authority
+	wanted     []KnownKey // empty if nothing is known
 	algorithms []string   // to negotiate; nil for any
 	check      ssh.HostKeyCallback
 }
@@ -64,33 +65,54 @@ func knownHostKeys(cfg *Config) (*hostKeys, error) {
 	if len(files) == 0 {
 		return nil, &KeyError{What: "host key of machine " + cfg.Machine, Reason: "there is no host-key, and no known_hosts file to look into"}
 	}
-	callback, err := knownhosts.New(present...)
+	db, err := knownhosts.NewDB(present...)
 	if err != nil {
 		return nil, &KeyError{What: "known hosts", Cause: err}
 	}
+	callback := db.HostKeyCallback()
 	h := &hostKeys{addr: cfg.Addr}
-	h.check = func(_ string, _ net.Addr, found ssh.PublicKey) error {
-		return h.explain(callback(cfg.Addr, anyAddr, found), found, files)
-	}
-	// A key that nobody has makes the library say which ones it would take.
-	var known *knownhosts.KeyError
+	// The library's own list of keys does not say where they stand. But a key that nobody
+	// has makes it say which ones it would take.
+	var known *xknownhosts.KeyError
 	if errors.As(callback(cfg.Addr, anyAddr, noKey), &known) {
+		listed := db.HostKeys(cfg.Addr)
 		for _, k := range known.Want {
-			h.wanted = append(h.wanted, KnownKey{k.Key, fmt.Sprintf("%s:%d", k.Filename, k.Line)})
-			for _, algorithm := range keyAlgorithms(k.Key.Type()) {
-				if !slices.Contains(h.algorithms, algorithm) {
-					h.algorithms = append(h.algorithms, algorithm)
-				}
+			source := fmt.Sprintf("%s:%d", k.Filename, k.Line)
+			if slices.ContainsFunc(listed, func(p knownhosts.PublicKey) bool { return p.Cert && keysEqual(p, k.Key) }) {
+				source += ", an authority"
 			}
+			h.wanted = append(h.wanted, KnownKey{k.Key, source})
+		}
+	}
+	h.check = func(_ string, _ net.Addr, found ssh.PublicKey) error {
+		err := callback(cfg.Addr, anyAddr, found)
+		if err == nil && !h.names(found) {
+			// Where a file has a wildcard, the library also takes at any port what is known of
+			// port 22.
+			err = &xknownhosts.KeyError{}
+		}
+		return h.explain(err, found, files)
+	}
+	for _, algorithm := range db.HostKeyAlgorithms(cfg.Addr) {
+		if algorithm != ssh.KeyAlgoRSA && algorithm != ssh.CertAlgoRSAv01 { // SHA-1
+			h.algorithms = append(h.algorithms, algorithm)
 		}
 	}
 	return h, nil
 }
 
+// names reports whether a line names a key, or the authority that signed it.
+func (h *hostKeys) names(found ssh.PublicKey) bool {
+	if cert, ok := found.(*ssh.Certificate); ok {
+		found = cert.SignatureKey
+	}
+	return slices.ContainsFunc(h.wanted, func(k KnownKey) bool { return keysEqual(k.Key, found) })
+}
+
 // explain turns what package knownhosts says into the errors of this package.
 func (h *hostKeys) explain(err error, found ssh.PublicKey, files []string) error {
-	var mismatch *knownhosts.KeyError
-	var revoked *knownhosts.RevokedError
+	var mismatch *xknownhosts.KeyError
+	var revoked *xknownhosts.RevokedError
 	switch {
 	case err == nil:
 		return nil
