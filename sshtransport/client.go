@@ -4,38 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"sync"
-	"time"
 )
 
-// State is whether a machine can be reached, as far as is known.
-type State string
-
-// The states.
-const (
-	StateUnknown    State = "unknown" // nobody has tried
-	StateConnecting State = "connecting"
-	StateUp         State = "up"
-	StateDown       State = "down"
-)
-
-// Status is what a Client knows of its machine.
+// Status is what a Client knows of its connection; the zero value is that it has none.
 type Status struct {
-	State State
-	// Err says why the machine is down, or was when last tried; nil if it is up.
-	Err error
-	// Permanent says that Err looks as if a person must do something about it.
-	Permanent bool
-	// Since is when State was entered; NextTry is until when DialAgent fails at once.
-	// Zero means that nothing happened yet, and that the next call tries.
-	Since, NextTry time.Time
-	// ServerVersion is the identification of the SSH server, and Mode how streams get
-	// to the agent, while State is up.
-	ServerVersion string
-	Mode          Mode
-	Streams       int // that are open
+	ServerVersion string // identification of the SSH server
+	Mode          Mode   // how streams get to the agent
+	Streams       int    // that are open
 }
 
 // Client reaches the agent of one machine. Its methods may be called from several
@@ -47,11 +24,6 @@ type Client struct {
 
 	mu      sync.Mutex
 	closed  bool
-	state   State
-	since   time.Time
-	err     error
-	nextTry time.Time
-	backoff backoff
 	link    *link    // current one, or nil
 	attempt *attempt // under way, or nil
 	links   map[*link]struct{}
@@ -59,7 +31,7 @@ type Client struct {
 
 // New returns a client for a machine. It connects when it is first used.
 func New(cfg Config) *Client {
-	c := &Client{cfg: cfg.withDefaults(), state: StateUnknown, links: make(map[*link]struct{})}
+	c := &Client{cfg: cfg.withDefaults(), links: make(map[*link]struct{})}
 	c.starter.cfg = &c.cfg
 	return c
 }
@@ -80,8 +52,9 @@ var errNobodyWaits = errors.New("nobody waits for the connection any more")
 // and starts it, as needed; ctx bounds the wait for all that, and nothing after it. An
 // attempt that others wait for too goes on without this caller.
 //
-// The error is a *DownError if the machine could not be reached, now or lately; it
+// The error says why the machine could not be reached, or its agent not be started; it
 // matches ErrLinkLost if the connection was lost meanwhile; or it is the context's cause.
+// The next call tries again: how long to wait before it is the caller's to decide.
 func (c *Client) DialAgent(ctx context.Context) (net.Conn, error) {
 	l, err := c.connected(ctx)
 	if err != nil {
@@ -93,9 +66,8 @@ func (c *Client) DialAgent(ctx context.Context) (net.Conn, error) {
 	}
 	var gone *agentError
 	if errors.As(err, &gone) {
-		// It was started again, in vain. First it is noted: the end of the link would
-		// hide why.
-		err = c.failed(l, err)
+		// It was started again, in vain: who comes next makes a new connection.
+		c.drop(l)
 		l.retire(errRetired)
 		return nil, err
 	}
@@ -118,9 +90,6 @@ func (c *Client) connected(ctx context.Context) (*link, error) {
 	case c.link != nil && c.link.lostError() == nil:
 		defer c.mu.Unlock()
 		return c.link, nil
-	case c.attempt == nil && time.Now().Before(c.nextTry):
-		defer c.mu.Unlock()
-		return nil, &DownError{Machine: c.cfg.Machine, Cause: c.err, Next: c.nextTry}
 	}
 	a := c.attempt
 	if a == nil {
@@ -138,7 +107,6 @@ func (c *Client) connected(ctx context.Context) (*link, error) {
 	if a.waiters--; a.waiters == 0 && c.attempt == a {
 		a.cancel(errNobodyWaits)
 		c.attempt = nil // who comes now starts anew
-		c.enterLocked(c.idleStateLocked())
 	}
 	return nil, context.Cause(ctx)
 }
@@ -148,7 +116,6 @@ func (c *Client) startAttemptLocked(ctx context.Context) *attempt {
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	a := &attempt{cancel: cancel, done: make(chan struct{})}
 	c.attempt = a
-	c.enterLocked(StateConnecting)
 	c.group.Go(func() {
 		defer cancel(nil)
 		l, err := c.connect(ctx)
@@ -191,9 +158,6 @@ func (c *Client) finish(a *attempt, l *link, err error) {
 		err = fmt.Errorf("machine %s: %w", c.cfg.Machine, ErrClosed)
 	case !current && err == nil:
 		err = errNobodyWaits
-	case current && err != nil:
-		a.err = c.downLocked(err)
-		return
 	}
 	if err != nil {
 		a.err = err
@@ -203,11 +167,8 @@ func (c *Client) finish(a *attempt, l *link, err error) {
 		}
 		return
 	}
-	c.backoff = backoff{}
-	c.err, c.nextTry = nil, time.Time{}
 	c.link, a.link = l, l
 	c.links[l] = struct{}{}
-	c.enterLocked(StateUp)
 	c.cfg.Logger.Info("connected", "server", printable(string(l.client.ServerVersion())))
 	c.group.Go(func() { c.watch(l) })
 }
@@ -225,66 +186,30 @@ func (c *Client) watch(l *link) {
 	}
 	c.link = nil
 	if !c.closed {
-		c.err = err
-		c.enterLocked(StateDown)
 		c.cfg.Logger.Warn("connection lost", "err", err)
 	}
 }
 
-// failed notes that no stream to the agent can be had through a link.
-func (c *Client) failed(l *link, err error) error {
+// drop has the next caller make a new connection.
+func (c *Client) drop(l *link) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.link != l {
-		return fmt.Errorf("machine %s: %w", c.cfg.Machine, err) // noted by another, or lost
+	if c.link == l {
+		c.link = nil
 	}
-	c.link = nil
-	return c.downLocked(err)
-}
-
-// downLocked notes a failure and when to try again.
-func (c *Client) downLocked(err error) error {
-	pause := c.backoff.next(Permanent(err), rand.Float64())
-	c.err, c.nextTry = err, time.Now().Add(pause)
-	c.enterLocked(StateDown)
-	c.cfg.Logger.Debug("machine is down", "err", err, "pause", pause)
-	return &DownError{Machine: c.cfg.Machine, Cause: err, Next: c.nextTry}
-}
-
-func (c *Client) enterLocked(s State) {
-	if c.state != s {
-		c.state, c.since = s, time.Now()
-	}
-}
-
-// idleStateLocked is the state when nothing goes on.
-func (c *Client) idleStateLocked() State {
-	if c.err != nil {
-		return StateDown
-	}
-	return StateUnknown
-}
-
-// Retry forgets that the machine was down: the next DialAgent tries at once.
-func (c *Client) Retry() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.nextTry = time.Time{}
-	c.backoff = backoff{}
 }
 
 // Status returns what is known, without asking the machine.
 func (c *Client) Status() Status {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s := Status{State: c.state, Err: c.err, Permanent: Permanent(c.err), Since: c.since, NextTry: c.nextTry}
-	if l := c.link; l != nil {
-		l.mu.Lock()
-		s.Mode, s.Streams = l.agent.mode, l.streams
-		l.mu.Unlock()
-		s.ServerVersion = printable(string(l.client.ServerVersion()))
+	l := c.link
+	if l == nil {
+		return Status{}
 	}
-	return s
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return Status{ServerVersion: printable(string(l.client.ServerVersion())), Mode: l.agent.mode, Streams: l.streams}
 }
 
 // Close closes the connection, and with it all streams, and waits until nothing runs
@@ -298,7 +223,6 @@ func (c *Client) Close() error {
 	for l := range c.links {
 		l.fail(ErrClosed)
 	}
-	c.enterLocked(StateUnknown)
 	c.mu.Unlock()
 	c.group.wait()
 	return nil

@@ -8,8 +8,8 @@
 // and shared by all. A connection that is lost fails its streams with an error that
 // matches ErrLinkLost; the next DialAgent connects again. Nothing is retried here,
 // but for one case that has no other place: an agent that ended is started again once.
-// A machine that cannot be reached is left alone for a growing time, in which
-// DialAgent fails at once with a *DownError.
+// How long a machine that cannot be reached is left alone is up to the caller: each
+// DialAgent tries, and who calls meanwhile waits for the same attempt.
 //
 // Neither the SSH nor the SFTP library knows contexts, so the only way to interrupt
 // them is to close the connection. The rule, kept in link.go, is: the context of a
@@ -62,7 +62,8 @@
 // # Folders
 //
 // Folder needs no agent: it reads and writes whole files of a folder on a machine by SFTP,
-// on a connection of its own that is made again when it was lost.
+// on a connection of its own that is made again when it was lost. A machine that cannot be
+// reached is left alone for a growing time, in which all fails at once with a *DownError.
 //
 // # Speed
 //

@@ -32,8 +32,8 @@ func (e *LinkError) Is(target error) bool { return target == ErrLinkLost }
 // Unwrap returns the cause.
 func (e *LinkError) Unwrap() error { return e.Cause }
 
-// DownError says that a machine could not be reached, or that its agent could not be
-// started, and until when nobody tries again.
+// DownError says that a Folder's machine could not be reached, and until when nobody tries
+// again.
 type DownError struct {
 	Machine string
 	Cause   error

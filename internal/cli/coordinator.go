@@ -21,6 +21,7 @@ import (
 	"lighter/internal/version"
 	"lighter/machines"
 	"lighter/nar/signature"
+	"lighter/sshtransport"
 )
 
 func coordinatorCommand() *command {
@@ -141,6 +142,7 @@ func (c *coordinatorAction) coordinate(ctx context.Context, inv *invocation, f f
 	one, err = coordinator.New(coordinator.Config{
 		Store: s.Store, Ledger: records, Machines: list,
 		NewLink:      func(m machines.Machine) (coordinator.Link, error) { return links.link(m) },
+		NeedsPerson:  sshtransport.Permanent,
 		ACL:          s.acl,
 		PublicKey:    s.publicKey,
 		LoadMachines: func(ctx context.Context) ([]machines.Machine, error) { return loadMachines(ctx, inv, file) },

@@ -31,10 +31,6 @@ type problem struct {
 
 // explain says what is in the way to a machine, and what to do about it.
 func (o *offloading) explain(m *machines.Machine, err error) problem {
-	var down *sshtransport.DownError
-	if errors.As(err, &down) {
-		err = down.Cause // when the next try is matters only to who stays
-	}
 	if m.Local {
 		return problem{stepAgent, err, o.headFix(err)}
 	}

@@ -32,10 +32,7 @@ type checker struct {
 func (c *Coordinator) check(ctx context.Context, m *machine) (*api.MachineCheck, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.limits.ConnectTimeout)
 	defer cancel()
-	// A person who asks has perhaps mended what kept the machine away.
-	if link, ok := m.link.(interface{ Retry() }); ok {
-		link.Retry()
-	}
+	m.contacts.setShut(nil) // a person who asks has perhaps mended what kept the machine away
 	x := &checker{c: c, m: m}
 	ok := x.run(ctx)
 	x.settle(ctx)

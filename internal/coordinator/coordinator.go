@@ -58,10 +58,11 @@ type Store interface {
 	store.Importer
 }
 
-// Link is a way to the agent on one machine.
+// Link is a way to the agent on one machine. How long a machine is left alone that cannot
+// be reached is decided by the coordinator.
 type Link interface {
 	// DialAgent opens a stream to the agent, and brings the link and the agent up
-	// first if need be.
+	// first if need be; who calls meanwhile waits for the same attempt.
 	DialAgent(ctx context.Context) (net.Conn, error)
 	// Close ends the link and all its streams. The agent goes on.
 	Close() error
@@ -75,6 +76,9 @@ type Config struct {
 	// NewLink makes the link to a machine, also to one that is Local. It does not
 	// connect. The coordinator closes the link.
 	NewLink func(machines.Machine) (Link, error)
+	// NeedsPerson reports whether an error of a link looks as if a person must change
+	// something before it goes away; such machines are tried less often. nil is never.
+	NeedsPerson func(error) bool
 	// LoadMachines reads the machines file anew; nil means that it is read once, by the
 	// caller. MachinesFile is its name: it is read again when the file changes.
 	LoadMachines func(context.Context) ([]machines.Machine, error)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"slices"
 	"sync"
@@ -83,7 +84,7 @@ func newMachine(c *Coordinator, m machines.Machine) *machine {
 	if c.cfg.newAgent != nil {
 		x.client = c.cfg.newAgent(x)
 	} else {
-		client := agentapi.NewClient(func(ctx context.Context) (net.Conn, error) { return x.link.DialAgent(ctx) })
+		client := agentapi.NewClient(x.dial)
 		client.SetLimits(agentapi.Limits{Answer: c.limits.AnswerTimeout})
 		x.client = client
 	}
@@ -148,6 +149,7 @@ type contacts struct {
 	count   uint64        // of times that it was reached
 	changed chan struct{} // closed, and replaced, each time
 	calls   map[*context.CancelCauseFunc]struct{}
+	shut    error         // why nobody connects to the machine until it is looked at again, or nil
 	poked   chan struct{} // has room for one: look at the machine, if it was up
 	woken   chan struct{} // has room for one: look at the machine in any case
 }
@@ -163,6 +165,25 @@ func (x *contacts) reached() {
 	x.count++
 	close(x.changed)
 	x.changed = make(chan struct{})
+}
+
+// setShut has calls that would connect to the machine fail at once, or lets them if it is nil.
+func (x *contacts) setShut(why error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.shut = why
+}
+
+// dial opens a stream to the machine's agent. While the supervisor leaves the machine alone,
+// as it could not be reached, it fails at once: one alone decides when to connect.
+func (m *machine) dial(ctx context.Context) (net.Conn, error) {
+	m.contacts.mu.Lock()
+	shut := m.contacts.shut
+	m.contacts.mu.Unlock()
+	if shut != nil {
+		return nil, shut
+	}
+	return m.link.DialAgent(ctx)
 }
 
 // lost ends all calls that are under way.
@@ -245,8 +266,9 @@ type sighting struct {
 // supervise looks at the machine for as long as the coordinator runs: often while it
 // is up, and less and less often while it is down.
 func (m *machine) supervise(ctx context.Context) {
-	up, delay := false, m.c.limits.RetryMin
+	up, pauses := false, backoff{first: m.c.limits.RetryMin, most: m.c.limits.RetryMax}
 	for {
+		m.contacts.setShut(nil)
 		if !up {
 			m.c.post(func() { m.c.connecting(m) })
 		}
@@ -262,10 +284,13 @@ func (m *machine) supervise(ctx context.Context) {
 		}
 		wait := m.c.limits.PollInterval
 		if up = s.err == nil; up {
-			delay = m.c.limits.RetryMin
+			pauses.failures = 0
 		} else {
-			wait, delay = delay, min(2*delay, m.c.limits.RetryMax)
+			wait = pauses.next(m.c.cfg.NeedsPerson != nil && m.c.cfg.NeedsPerson(s.err), rand.Float64())
 			s.next = time.Now().Add(wait)
+			if linkFailed(s.err) {
+				m.contacts.setShut(s.err)
+			}
 			m.contacts.lost(s.err)
 		}
 		m.c.post(func() { m.c.sighted(m, s) })

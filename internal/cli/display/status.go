@@ -213,7 +213,7 @@ func MachineNote(m *api.MachineStatus, now time.Time) string {
 		}
 	}
 	again := ""
-	if m.NextTry != nil && !strings.Contains(m.Error, "(next try at ") {
+	if m.NextTry != nil {
 		again = " (next try " + human.Ago(*m.NextTry, now) + ")"
 	}
 	add(m.Removed, "not in the machines file any more")
