@@ -265,8 +265,9 @@ type Coordinator struct {
 	hookCounts func() (pending, parked int)
 	access     atomic.Pointer[Access]
 	memory     *memory
-	coming     atomic.Int64 // NAR bytes that are being fetched home; see reserve
-	room       *gate        // shut while the head's disks are full; then nothing is fetched home
+	coming     atomic.Int64  // NAR bytes that are being fetched home; see reserve
+	reading    chan struct{} // has room for one: who reads the machines file
+	room       *gate         // shut while the head's disks are full; then nothing is fetched home
 	// conversations counts those with build hooks.
 	conversations atomic.Int32
 	longOrders    chan struct{} // holds one for each that is in memory
@@ -312,7 +313,7 @@ func New(cfg Config) (*Coordinator, error) {
 		head: newHead(cfg.Store), kept: newKeptItems(), moving: newTransfers(), started: time.Now(), process: processMetrics(),
 		longOrders: make(chan struct{}, maxLongOrders),
 		mail:       newMailbox[func()](), pruning: newPruning(), recovered: make(chan struct{}), stopped: make(chan struct{}), fatal: make(chan error, 1),
-		room: newGate(), memory: newMemory(), counts: newCounters(),
+		reading: make(chan struct{}, 1), room: newGate(), memory: newMemory(), counts: newCounters(),
 		byName: make(map[string]*machine), items: newItemNumbers(maxItems),
 		hooks: make(map[string]*delivery), tasks: make(map[store.Path]*task), builds: make(map[string]*record),
 		finals: make(map[string][]chan struct{}), attached: make(map[string]int),

@@ -186,11 +186,11 @@ func (c *Coordinator) queues(now time.Time) []api.SystemQueue {
 	left := c.workLeft(now)
 	var list []api.SystemQueue
 	for _, system := range slices.Sorted(maps.Keys(c.counts.live)) {
-		l := c.counts.live[system]
-		q := api.SystemQueue{System: system, Queued: l.queued, Waiting: l.waiting, Running: l.running}
+		live := c.counts.live[system]
+		q := api.SystemQueue{System: system, Queued: live.queued, Waiting: live.waiting, Running: live.running}
 		// What was counted in a moment says nothing of an hour.
 		q.Rate = float64(c.counts.ended[system].sum(now)) / max(since, time.Minute.Hours())
-		if l.queued+l.waiting+l.running > 0 {
+		if live.queued+live.waiting+live.running > 0 {
 			q.Empty = api.Seconds(c.timeFor(system, left[system]).Seconds())
 		} else if q.Rate == 0 {
 			continue

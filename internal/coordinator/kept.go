@@ -264,8 +264,8 @@ func (c *Coordinator) inputsLost(r *run, lost []store.Path) {
 	c.durably(func() { c.forget(m, id) })
 	t.blamed++
 	for _, p := range t.node.sources {
-		for _, l := range lost {
-			if p == l {
+		for _, gone := range lost {
+			if p == gone {
 				c.fail(t, &api.Failure{
 					Culprit: api.CulpritCoordinator, Phase: api.Sending,
 					Message: fmt.Sprintf("source %s is not in the head's store", p),

@@ -109,15 +109,15 @@ func (c *Coordinator) missing(b *scheduler.Build, machine string) int64 {
 	if t == nil || m == nil || m.Local {
 		return 0
 	}
-	l := c.lacking
-	if l == nil || l.task != t || l.generation != c.items.generation {
-		l = c.lackedItems(t)
-		c.lacking = l
+	lacked := c.lacking
+	if lacked == nil || lacked.task != t || lacked.generation != c.items.generation {
+		lacked = c.lackedItems(t)
+		c.lacking = lacked
 	}
-	sum := l.everywhere
-	for i := range l.items {
-		if !m.has.has(l.items[i].number) {
-			sum += l.items[i].size
+	sum := lacked.everywhere
+	for i := range lacked.items {
+		if !m.has.has(lacked.items[i].number) {
+			sum += lacked.items[i].size
 		}
 	}
 	return sum
@@ -138,16 +138,16 @@ type numberedItem struct {
 }
 
 func (c *Coordinator) lackedItems(t *task) *lackedItems {
-	l := &lackedItems{task: t, generation: c.items.generation, items: make([]numberedItem, 0, len(t.inputPaths))}
+	lacked := &lackedItems{task: t, generation: c.items.generation, items: make([]numberedItem, 0, len(t.inputPaths))}
 	for _, p := range t.inputPaths {
 		size := c.sizeOf(p)
 		if n, ok := c.items.of(p); ok {
-			l.items = append(l.items, numberedItem{n, size})
+			lacked.items = append(lacked.items, numberedItem{n, size})
 		} else {
-			l.everywhere += size
+			lacked.everywhere += size
 		}
 	}
-	return l
+	return lacked
 }
 
 // neverReason says why no machine of the list could ever take a task; it is empty if

@@ -33,8 +33,6 @@ import (
 type machinesFile struct {
 	status api.MachinesFileStatus
 	seen   fileMark // of what was read last, or refused
-	// reading has room for one: who reads the file.
-	reading chan struct{}
 }
 
 // fileMark tells versions of a file apart without reading them.
@@ -62,7 +60,7 @@ const freshFile = 10 * time.Second
 // noteFile notes that the caller of New read the machines file.
 func (c *Coordinator) noteFile(file string) {
 	now := time.Now()
-	c.file = machinesFile{status: api.MachinesFileStatus{File: file, Read: &now}, reading: make(chan struct{}, 1)}
+	c.file = machinesFile{status: api.MachinesFileStatus{File: file, Read: &now}}
 	if mark, err := markOf(file); err == nil && now.Sub(mark.modified) > freshFile {
 		c.file.seen = mark
 	}
@@ -108,8 +106,8 @@ func (c *Coordinator) Reload(ctx context.Context) (*api.Reloaded, error) {
 		return nil, badRequest("this coordinator has no machines file to read again")
 	}
 	select {
-	case c.file.reading <- struct{}{}:
-		defer func() { <-c.file.reading }()
+	case c.reading <- struct{}{}:
+		defer func() { <-c.reading }()
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	case <-c.stopped:
@@ -323,8 +321,8 @@ func (m *machine) take(n *machines.Machine) {
 	m.ParallelTransfers, m.SubstituteURLs, m.BuildCores = n.ParallelTransfers, n.SubstituteURLs, n.BuildCores
 	m.Timeout, m.MaxSilentTime, m.Tags, m.SandboxPaths = n.Timeout, n.MaxSilentTime, n.Tags, n.SandboxPaths
 	m.GCInterval, m.GCOlderThan, m.GCMaxFreed = n.GCInterval, n.GCOlderThan, n.GCMaxFreed
-	for _, l := range []*lane{m.sending, m.fetching} {
-		l.setStreams(m.streams())
+	for _, lane := range []*lane{m.sending, m.fetching} {
+		lane.setStreams(m.streams())
 	}
 	if m.info != nil {
 		m.c.admit(m, time.Now())
