@@ -98,8 +98,8 @@ func TestRefusal(t *testing.T) {
 // TestAdmissionDoesNotFlap feeds a machine's figures to it every ten seconds.
 func TestAdmissionDoesNotFlap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := &Coordinator{log: slog.New(slog.DiscardHandler)}
-		m := &machine{Machine: roomy, c: c, log: c.log}
+		l := &loop{Coordinator: &Coordinator{log: slog.New(slog.DiscardHandler)}}
+		m := &machine{Machine: roomy, c: l.Coordinator, log: l.log}
 		for i, step := range []struct {
 			pressure float64
 			refused  bool
@@ -123,14 +123,14 @@ func TestAdmissionDoesNotFlap(t *testing.T) {
 			info := well
 			info.CPUPressure = step.pressure
 			m.info = &info
-			c.admit(m, time.Now())
+			l.admit(m, time.Now())
 			if refused := m.refuses != ""; refused != step.refused {
 				t.Fatalf("step %d, pressure %g: refused %v: %s", i, step.pressure, refused, m.refuses)
 			}
 			time.Sleep(10 * time.Second)
 		}
-		if len(c.changes) != 6 {
-			t.Errorf("%d events, want one for each start and end", len(c.changes))
+		if len(l.changes) != 6 {
+			t.Errorf("%d events, want one for each start and end", len(l.changes))
 		}
 	})
 }
@@ -152,15 +152,15 @@ func TestAdmission(t *testing.T) {
 		return len(w.Machines) == 1 && w.Machines[0].Rule == "admission" && strings.HasPrefix(w.Machines[0].Actual, "1.00 MiB free of memory")
 	})
 	free(4 << 30)
-	if err := f.c.do(t.Context(), func() { // its rest is over
-		f.c.byName["m1"].refusedAt = time.Now().Add(-admissionRest)
+	if err := f.c.do(t.Context(), func(l *loop) { // its rest is over
+		l.byName["m1"].refusedAt = time.Now().Add(-admissionRest)
 	}); err != nil {
 		t.Fatal(err)
 	}
 	f.until("the rest shows", func() bool {
 		done := false
-		if err := f.c.do(t.Context(), func() {
-			m := f.c.byName["m1"]
+		if err := f.c.do(t.Context(), func(l *loop) {
+			m := l.byName["m1"]
 			if m.info.FreeMemory == 4<<30 {
 				m.refusedAt = time.Now().Add(-admissionRest)
 			}
@@ -211,7 +211,7 @@ func TestHeadWithoutRoom(t *testing.T) {
 		c.headSpace = func() (api.HeadStatus, error) { return api.HeadStatus{}, errors.New("the test says it") }
 	}, "m1")
 	measure := func(free int64) {
-		if err := f.c.do(t.Context(), func() { f.c.headMeasured(api.HeadStatus{FreeDisk: free}) }); err != nil {
+		if err := f.c.do(t.Context(), func(l *loop) { l.headMeasured(api.HeadStatus{FreeDisk: free}) }); err != nil {
 			t.Fatal(err)
 		}
 	}

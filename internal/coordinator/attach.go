@@ -32,10 +32,10 @@ func (c *Coordinator) getAttach(w http.ResponseWriter, r *http.Request) error {
 	}
 	ctx, cancel := c.untilStopped(r.Context())
 	defer cancel()
-	if err := c.do(ctx, func() { c.attach(ids, 1) }); err != nil {
+	if err := c.do(ctx, func(l *loop) { l.attach(ids, 1) }); err != nil {
 		return err
 	}
-	defer c.post(func() { c.attach(ids, -1) })
+	defer c.post(func(l *loop) { l.attach(ids, -1) })
 	w.WriteHeader(http.StatusOK)
 	if err := http.NewResponseController(w).Flush(); err != nil {
 		return nil // the client is gone
@@ -45,11 +45,11 @@ func (c *Coordinator) getAttach(w http.ResponseWriter, r *http.Request) error {
 }
 
 // attach counts clients that come or go.
-func (c *Coordinator) attach(ids []string, n int) {
+func (l *loop) attach(ids []string, n int) {
 	for _, id := range ids {
-		if c.attached[id] += n; c.attached[id] == 0 {
-			delete(c.attached, id)
-			c.awaitClient(id)
+		if l.attached[id] += n; l.attached[id] == 0 {
+			delete(l.attached, id)
+			l.awaitClient(id)
 		}
 	}
 }
@@ -63,9 +63,9 @@ func (c *Coordinator) awaitClient(id string) {
 		select {
 		case <-c.ctx.Done():
 		case <-timer.C:
-			c.post(func() {
-				if r := c.builds[id]; r != nil && c.attached[id] == 0 {
-					c.cancelBuild(r, "its clients are gone")
+			c.post(func(l *loop) {
+				if r := l.builds[id]; r != nil && l.attached[id] == 0 {
+					l.cancelBuild(r, "its clients are gone")
 				}
 			})
 		}

@@ -19,7 +19,7 @@ func TestAttached(t *testing.T) {
 	left := make(chan error)
 	go func() { left <- client.Attach(ctx, id) }()
 	f.until("the client is attached", func() (ok bool) {
-		if err := f.c.do(t.Context(), func() { ok = f.c.attached[id] == 1 }); err != nil {
+		if err := f.c.do(t.Context(), func(l *loop) { ok = l.attached[id] == 1 }); err != nil {
 			t.Fatal(err)
 		}
 		return ok

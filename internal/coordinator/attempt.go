@@ -56,21 +56,21 @@ type run struct {
 }
 
 // attempt starts the next attempt at a task.
-func (c *Coordinator) attempt(t *task, m *machine, reason string) {
+func (l *loop) attempt(t *task, m *machine, reason string) {
 	if t.check != nil {
-		c.checkPlaced(t, m)
+		l.checkPlaced(t, m)
 	}
 	t.attempt++
 	t.machine = m
-	r := c.newRun(t, m)
+	r := l.newRun(t, m)
 	if m.info != nil && m.info.Hardware != (api.Hardware{}) {
 		hardware := m.info.Hardware
 		for _, rec := range t.builds {
 			rec.Hardware = &hardware
 		}
 	}
-	c.setState(t, api.Placed, reason)
-	c.group.Go(r.main)
+	l.setState(t, api.Placed, reason)
+	l.group.Go(r.main)
 }
 
 // hookOnly reports whether none but build hooks want a task. guix-daemon protects what it
@@ -109,7 +109,7 @@ func (r *run) main() {
 	if ended := context.Cause(r.ctx); err != nil && ended != nil {
 		err = ended
 	}
-	r.c.post(func() { r.c.ended(r, out, err) })
+	r.c.post(func(l *loop) { l.ended(r, out, err) })
 	if r.log != nil {
 		r.log.finish()
 	}
@@ -148,7 +148,7 @@ func (r *run) enter(phase api.State, started time.Time, reason string) {
 }
 
 func (r *run) report(phase api.State, started time.Time, reason string) {
-	r.c.post(func() {
+	r.c.post(func(l *loop) {
 		t := r.task
 		if t.run != r {
 			return
@@ -158,7 +158,7 @@ func (r *run) report(phase api.State, started time.Time, reason string) {
 				rec.Started = &started
 			}
 		}
-		r.c.setState(t, phase, reason)
+		l.setState(t, phase, reason)
 	})
 }
 
@@ -377,7 +377,7 @@ func (r *run) follow(ctx context.Context, status *agentapi.BuildStatus) (*agenta
 		return status, nil
 	}
 	r.log = r.c.logs.open(r.id, r.attempt)
-	r.c.post(func() { r.c.logOpened(r) })
+	r.c.post(func(l *loop) { r.c.logOpened(r) })
 	ctx, cancel := r.limited(ctx)
 	defer cancel()
 	asked := r.asked(status.State)
@@ -441,7 +441,7 @@ func (r *run) verdict(s *agentapi.BuildStatus) error {
 func (r *run) bringHome(s *agentapi.BuildStatus) (*outcome, error) {
 	out := &outcome{outputs: s.Outputs, made: madeOf(s.Outputs, r.closure), cached: s.AlreadyValid}
 	out.buildTime, out.measured = r.times.duration(s)
-	if err := r.c.do(r.ctx, func() {
+	if err := r.c.do(r.ctx, func(l *loop) {
 		out.home = r.task.run == r && r.task.wantedHome() && !r.task.offloaded()
 		out.names = r.task.wantedOutputs()
 	}); err != nil || !out.home {
@@ -460,7 +460,7 @@ func (r *run) fetchKept() (*outcome, error) {
 			out.made = append(out.made, item)
 		}
 	}
-	if err := r.c.do(r.ctx, func() { out.names = r.task.wantedOutputs() }); err != nil {
+	if err := r.c.do(r.ctx, func(l *loop) { out.names = r.task.wantedOutputs() }); err != nil {
 		return nil, err
 	}
 	if err := r.fetch(out.made, out.names); err != nil {

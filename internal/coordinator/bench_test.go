@@ -84,7 +84,7 @@ func BenchmarkSubmitMany(b *testing.B) {
 	b.ResetTimer()
 	f.submitAll(requests)
 	for queued := 0; queued < b.N; {
-		if err := f.c.do(b.Context(), func() { queued = f.c.queue.Len() }); err != nil {
+		if err := f.c.do(b.Context(), func(l *loop) { queued = l.queue.Len() }); err != nil {
 			b.Fatal(err)
 		}
 	}

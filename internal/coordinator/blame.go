@@ -20,16 +20,16 @@ const forgiveAfter = 20
 
 // disagree counts, against the machines on which a derivation failed, that it succeeded on
 // another.
-func (c *Coordinator) disagree(t *task, on *machine) {
+func (l *loop) disagree(t *task, on *machine) {
 	for name := range t.failedOn {
-		m := c.byName[name]
-		if m == nil || m == on || c.limits.QuarantineAfter < 0 {
+		m := l.byName[name]
+		if m == nil || m == on || l.limits.QuarantineAfter < 0 {
 			continue
 		}
-		n := c.disagreed(m)
-		c.log.Warn("a build failed on one machine and succeeded on another", "derivation", t.drv, "failed", name, "succeeded", on.Name)
-		if n >= c.limits.QuarantineAfter && c.dispensable(m) {
-			c.quarantine(m, fmt.Sprintf("%d builds failed there that succeeded elsewhere, the last one %s on %s", n, t.drv.Name(), on.Name))
+		n := l.disagreed(m)
+		l.log.Warn("a build failed on one machine and succeeded on another", "derivation", t.drv, "failed", name, "succeeded", on.Name)
+		if n >= l.limits.QuarantineAfter && l.dispensable(m) {
+			l.quarantine(m, fmt.Sprintf("%d builds failed there that succeeded elsewhere, the last one %s on %s", n, t.drv.Name(), on.Name))
 		}
 	}
 	clear(t.failedOn)
@@ -37,9 +37,9 @@ func (c *Coordinator) disagree(t *task, on *machine) {
 
 // dispensable reports whether others can do without a machine: a farm that works now and
 // then is better than one that stands still.
-func (c *Coordinator) dispensable(m *machine) bool {
+func (l *loop) dispensable(m *machine) bool {
 	for _, system := range m.Systems {
-		if !slices.ContainsFunc(c.machines, func(other *machine) bool {
+		if !slices.ContainsFunc(l.machines, func(other *machine) bool {
 			return other != m && !other.removed && other.setting.Quarantined == "" && slices.Contains(other.Systems, system)
 		}) {
 			m.log.Warn("the machine is not put into quarantine: no other builds for its system", "system", system)
@@ -71,17 +71,17 @@ type conduct struct {
 // mishap counts a failure for which the machine is said to be to blame. What fails like that
 // on one machine after the other speaks against the build: it makes none of them rest, and
 // the first one is forgiven. Faults are the machine's alone, whatever the build.
-func (c *Coordinator) mishap(m *machine, t *task, f *api.Failure) {
+func (l *loop) mishap(m *machine, t *task, f *api.Failure) {
 	if f.Kind == api.KindFault {
-		c.faulted(m, f.Message)
+		l.faulted(m, f.Message)
 		return
 	}
 	x := &m.conduct
 	others := 0
 	for name := range t.mishapOn {
-		if other := c.byName[name]; other != nil && other != m {
+		if other := l.byName[name]; other != nil && other != m {
 			others++
-			c.forgive(other, t.drv)
+			l.forgive(other, t.drv)
 		}
 	}
 	mark(&t.mishapOn, m.Name)
@@ -93,29 +93,29 @@ func (c *Coordinator) mishap(m *machine, t *task, f *api.Failure) {
 	}
 	x.mishaps[t.drv] = true
 	if n := len(x.mishaps); n >= restAfter {
-		c.rest(m, n-restAfter, fmt.Sprintf("%d builds in a row failed for its own reasons, the last one: %s", n, f.Message))
+		l.rest(m, n-restAfter, fmt.Sprintf("%d builds in a row failed for its own reasons, the last one: %s", n, f.Message))
 		x.restFault = false
 	}
 }
 
 // faulted has a machine rest at once that did what no agent may.
-func (c *Coordinator) faulted(m *machine, what string) {
-	c.rest(m, m.conduct.faults, what)
+func (l *loop) faulted(m *machine, what string) {
+	l.rest(m, m.conduct.faults, what)
 	m.conduct.faults++
 	m.conduct.restFault = true
 }
 
 // rest has a machine get no builds for a time that doubles with n.
-func (c *Coordinator) rest(m *machine, n int, why string) {
+func (l *loop) rest(m *machine, n int, why string) {
 	x := &m.conduct
 	rest := min(firstRest<<min(n, 20), maxRest)
 	x.restUntil, x.restReason = time.Now().Add(rest), why
 	m.log.Warn("the machine rests", "for", rest, "why", why)
-	c.placeBy(x.restUntil)
+	l.placeBy(x.restUntil)
 }
 
 // forgive takes back that a build failed for a machine's reasons, and the rest if it was for that.
-func (c *Coordinator) forgive(m *machine, drv store.Path) {
+func (l *loop) forgive(m *machine, drv store.Path) {
 	x := &m.conduct
 	if !x.mishaps[drv] {
 		return
@@ -123,7 +123,7 @@ func (c *Coordinator) forgive(m *machine, drv store.Path) {
 	delete(x.mishaps, drv)
 	if len(x.mishaps) < restAfter && !x.restFault {
 		x.restUntil = time.Time{}
-		c.placing = true
+		l.placing = true
 	}
 }
 
@@ -136,11 +136,11 @@ func (x *conduct) resting(now time.Time) string {
 }
 
 // succeeded forgets what was held against a machine that has built something.
-func (c *Coordinator) succeeded(m *machine) {
+func (l *loop) succeeded(m *machine) {
 	good := m.conduct.goodBuilds + 1
 	m.conduct = conduct{goodBuilds: good}
 	if good%forgiveAfter == 0 && m.setting.Disagreed > 0 {
 		m.setting.Disagreed--
-		c.saveSetting(m)
+		l.saveSetting(m)
 	}
 }

@@ -37,7 +37,7 @@ func (c *Coordinator) check(ctx context.Context, m *machine) (*api.MachineCheck,
 	ok := x.run(ctx)
 	x.settle(ctx)
 	result := &api.MachineCheck{Machine: m.Name, OK: ok, Steps: x.list}
-	err := c.do(ctx, func() { result.Status = c.machineStatus(m) })
+	err := c.do(ctx, func(l *loop) { result.Status = c.machineStatus(m) })
 	return result, err
 }
 

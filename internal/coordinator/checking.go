@@ -58,18 +58,18 @@ type checked struct {
 const KindDiffers = "differs"
 
 // takeUpCheck starts a check.
-func (c *Coordinator) takeUpCheck(b *api.Build) {
-	ctx, cancel := context.WithCancelCause(c.ctx)
+func (l *loop) takeUpCheck(b *api.Build) {
+	ctx, cancel := context.WithCancelCause(l.ctx)
 	k := &checking{
-		c: c, req: b.Request, whose: b.Submitter, ctx: ctx, cancel: cancel, used: make(map[string]bool), tasks: make(map[*task]bool),
-		ended: make(chan checked, api.MaxChecks*(c.limits.MaxAttempts+1)),
+		c: l.Coordinator, req: b.Request, whose: b.Submitter, ctx: ctx, cancel: cancel, used: make(map[string]bool), tasks: make(map[*task]bool),
+		ended: make(chan checked, api.MaxChecks*(l.limits.MaxAttempts+1)),
 	}
 	k.rec = &record{Build: *b, task: &task{drv: b.Derivation, id: b.ID, state: b.State}, check: k}
-	c.builds[b.ID] = k.rec
-	c.group.Go(func() {
+	l.builds[b.ID] = k.rec
+	l.group.Go(func() {
 		defer cancel(nil)
 		err := k.run()
-		c.post(func() { c.checkOver(k, err) })
+		l.post(func(l *loop) { l.checkOver(k, err) })
 	})
 }
 
@@ -181,7 +181,7 @@ func firstResult(b *api.Build) api.CheckResult {
 // have submits a plain build and waits until it succeeded.
 func (k *checking) have(r api.Request) (*api.Build, error) {
 	r.AllInputs, r.SkipIfBuilt, r.SkipIfSubmitted, r.Attached = false, false, false, false
-	if err := k.c.do(k.ctx, func() { k.others = append(k.others, r.ID) }); err != nil {
+	if err := k.c.do(k.ctx, func(l *loop) { k.others = append(k.others, r.ID) }); err != nil {
 		return nil, err
 	}
 	answers, err := k.c.submit(k.ctx, []api.Request{r}, k.whose)
@@ -217,11 +217,11 @@ func (e *checkFailure) Error() string { return e.failure.Message }
 // awaitFinal waits until a build is final.
 func (c *Coordinator) awaitFinal(ctx context.Context, id string) (*api.Build, error) {
 	final := make(chan struct{})
-	err := c.do(ctx, func() {
-		if c.builds[id] == nil {
+	err := c.do(ctx, func(l *loop) {
+		if l.builds[id] == nil {
 			close(final)
 		} else {
-			c.finals[id] = append(c.finals[id], final)
+			l.finals[id] = append(l.finals[id], final)
 		}
 	})
 	if err != nil {
@@ -233,7 +233,7 @@ func (c *Coordinator) awaitFinal(ctx context.Context, id string) (*api.Build, er
 		return nil, context.Cause(ctx)
 	}
 	// What the loop changed before is in the ledger after this.
-	if err := c.durable(ctx, func() error { return nil }); err != nil {
+	if err := c.durable(ctx, func(l *loop) error { return nil }); err != nil {
 		return nil, err
 	}
 	return c.ledger.Build(ctx, id)
@@ -254,15 +254,15 @@ func (k *checking) homeHashes() (map[string]string, error) {
 // compare has it built on so many machines, but not on one, and compares.
 func (k *checking) compare(but string, want int) error {
 	var short error
-	if err := k.c.do(k.ctx, func() {
+	if err := k.c.do(k.ctx, func(l *loop) {
 		if but != "" {
 			k.used[but] = true
 		}
-		if n := k.c.checkable(k); n < want {
+		if n := l.checkable(k); n < want {
 			short = fmt.Errorf("so many machines that did not build it yet are to build it: %d; so many can: %d", want, n)
 			return
 		}
-		k.c.nextCheck(k, want)
+		l.nextCheck(k, want)
 	}); err != nil || short != nil {
 		return errors.Join(err, short)
 	}
@@ -280,16 +280,16 @@ func (k *checking) compare(but string, want int) error {
 			continue
 		}
 		var hopeless error
-		if err := k.c.do(k.ctx, func() {
+		if err := k.c.do(k.ctx, func(l *loop) {
 			k.tries++
 			if k.tries >= k.c.limits.MaxAttempts {
 				hopeless = again
 				return
 			}
-			if k.c.checkable(k) == 0 {
+			if l.checkable(k) == 0 {
 				delete(k.used, x.machine.Name) // rather than none at all
 			}
-			k.c.nextCheck(k, 1)
+			l.nextCheck(k, 1)
 		}); err != nil || hopeless != nil {
 			return errors.Join(err, hopeless)
 		}
@@ -300,7 +300,7 @@ func (k *checking) compare(but string, want int) error {
 // judge takes over what a machine made. It returns an error if the machine, and not the
 // derivation, is to blame that there is nothing.
 func (k *checking) judge(x checked) error {
-	defer k.c.post(func() { k.c.forget(x.machine, x.id) })
+	defer k.c.post(func(l *loop) { l.forget(x.machine, x.id) })
 	result := api.CheckResult{Machine: x.machine.Name, LogID: x.id, LogAttempt: x.attempt}
 	if x.err != nil {
 		var f *api.Failure
@@ -392,12 +392,12 @@ func (k *checking) differing(x checked, name string, path store.Path) ([]string,
 // tell tells how far the check is.
 func (k *checking) tell(s api.State, reason string) {
 	results := slices.Clone(k.results)
-	k.c.post(func() {
+	k.c.post(func(l *loop) {
 		if r := k.rec; !r.State.Final() {
 			changed := r.State != s || r.Reason != reason
 			r.State, r.Reason, r.Results = s, reason, results
 			if changed {
-				k.c.save(r, true)
+				l.save(r, true)
 			}
 		}
 	})
@@ -406,12 +406,12 @@ func (k *checking) tell(s api.State, reason string) {
 // ---- in the loop ---------------------------------------------------------------------------
 
 // checkable counts the machines that may build it for the check and did not yet.
-func (c *Coordinator) checkable(k *checking) int {
-	t := c.checkTask(k)
-	b := c.schedulerBuild(t)
+func (l *loop) checkable(k *checking) int {
+	t := l.checkTask(k)
+	b := l.schedulerBuild(t)
 	n := 0
-	for _, m := range c.staticMachines() {
-		if c.possibleOn(&b, m.Name) {
+	for _, m := range l.staticMachines() {
+		if l.possibleOn(&b, m.Name) {
 			n++
 		}
 	}
@@ -419,45 +419,45 @@ func (c *Coordinator) checkable(k *checking) int {
 }
 
 // checkTask makes a task that is not among those of the queue's graph.
-func (c *Coordinator) checkTask(k *checking) *task {
+func (l *loop) checkTask(k *checking) *task {
 	return &task{
-		drv: k.rec.Derivation, id: comparisonID(k.req.ID, k.made), seq: c.seq, state: api.Queued,
+		drv: k.rec.Derivation, id: comparisonID(k.req.ID, k.made), seq: l.seq, state: api.Queued,
 		node: k.node, check: k, priority: k.rec.Priority,
 		skip: maps.Clone(k.used), queuedAt: time.Now(),
 	}
 }
 
 // nextCheck queues a build on one more machine; when that is placed, the next of so many.
-func (c *Coordinator) nextCheck(k *checking, left int) {
-	c.seq++
-	t := c.checkTask(k)
+func (l *loop) nextCheck(k *checking, left int) {
+	l.seq++
+	t := l.checkTask(k)
 	k.made++
 	t.inputPaths, t.checksLeft = k.inputs, left-1
 	k.tasks[t] = true
-	c.byID[t.id] = t
-	c.queue.Push(c.schedulerBuild(t))
-	c.placing = true
+	l.byID[t.id] = t
+	l.queue.Push(l.schedulerBuild(t))
+	l.placing = true
 }
 
 // checkPlaced is called when a build for a check goes to a machine.
-func (c *Coordinator) checkPlaced(t *task, m *machine) {
+func (l *loop) checkPlaced(t *task, m *machine) {
 	t.check.used[m.Name] = true
 	if t.checksLeft > 0 {
-		c.nextCheck(t.check, t.checksLeft)
+		l.nextCheck(t.check, t.checksLeft)
 	}
 }
 
 // checkEnded hands what a machine made over.
-func (c *Coordinator) checkEnded(r *run, out *outcome, err error) {
+func (l *loop) checkEnded(r *run, out *outcome, err error) {
 	t := r.task
 	t.run = nil
 	r.cancel(nil)
-	delete(c.byID, t.id)
+	delete(l.byID, t.id)
 	delete(t.check.tasks, t)
 	if err != nil {
 		f := r.failure(err)
 		if f.Kind == api.KindFault {
-			c.faulted(r.machine, f.Message)
+			l.faulted(r.machine, f.Message)
 		}
 		err = f
 	}
@@ -467,10 +467,10 @@ func (c *Coordinator) checkEnded(r *run, out *outcome, err error) {
 }
 
 // checkOver ends the check's build.
-func (c *Coordinator) checkOver(k *checking, err error) {
-	c.endCheckTasks(k, "the check is over")
+func (l *loop) checkOver(k *checking, err error) {
+	l.endCheckTasks(k, "the check is over")
 	r := k.rec
-	if c.builds[r.ID] != r || c.ctx.Err() != nil {
+	if l.builds[r.ID] != r || l.ctx.Err() != nil {
 		return
 	}
 	now := time.Now()
@@ -479,8 +479,8 @@ func (c *Coordinator) checkOver(k *checking, err error) {
 		r.OutputPaths = k.node.outputMap()
 	}
 	r.State, r.Reason, r.Failure = k.verdict(err)
-	c.save(r, false)
-	delete(c.builds, r.ID)
+	l.save(r, false)
+	delete(l.builds, r.ID)
 }
 
 func (k *checking) verdict(err error) (api.State, string, *api.Failure) {
@@ -547,31 +547,31 @@ func machinesText(n int) string {
 }
 
 // cancelCheck ends a check that nobody wants.
-func (c *Coordinator) cancelCheck(k *checking, reason string) {
-	c.endCheck(k, api.Canceled, reason, k.rec.Failure)
+func (l *loop) cancelCheck(k *checking, reason string) {
+	l.endCheck(k, api.Canceled, reason, k.rec.Failure)
 }
 
 // endCheck ends a check in its midst.
-func (c *Coordinator) endCheck(k *checking, state api.State, reason string, f *api.Failure) {
+func (l *loop) endCheck(k *checking, state api.State, reason string, f *api.Failure) {
 	now := time.Now()
 	r := k.rec
 	r.Stopped, r.State, r.Reason, r.Failure = &now, state, reason, f
-	c.save(r, false)
-	delete(c.builds, r.ID)
+	l.save(r, false)
+	delete(l.builds, r.ID)
 	k.cancel(errAbandoned)
-	c.endCheckTasks(k, reason)
+	l.endCheckTasks(k, reason)
 	for _, id := range k.others {
-		if other := c.builds[id]; other != nil {
-			c.cancelBuild(other, reason)
+		if other := l.builds[id]; other != nil {
+			l.cancelBuild(other, reason)
 		}
 	}
 }
 
-func (c *Coordinator) endCheckTasks(k *checking, why string) {
+func (l *loop) endCheckTasks(k *checking, why string) {
 	for t := range k.tasks {
-		c.queue.Remove(t.id)
-		c.abandon(t, why)
-		delete(c.byID, t.id)
+		l.queue.Remove(t.id)
+		l.abandon(t, why)
+		delete(l.byID, t.id)
 	}
 	clear(k.tasks)
 }

@@ -31,7 +31,6 @@ package coordinator
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"sync"
@@ -45,7 +44,6 @@ import (
 	"lighter/internal/ledger"
 	"lighter/machines"
 	"lighter/nar/signature"
-	"lighter/scheduler"
 	"lighter/store"
 )
 
@@ -239,8 +237,9 @@ type Coordinator struct {
 	moving  *transfers
 	started time.Time
 	process *prometheus.Registry // figures of this process, for the metrics
+	latency prometheus.Histogram // from when a build could be placed to when it was
 
-	mail       *mailbox[func()]
+	mail       *mailbox[func(*loop)]
 	skipping   sync.Mutex // held by submissions that depend on what was submitted
 	pruning    *pruning
 	recorder   *recorder
@@ -253,10 +252,6 @@ type Coordinator struct {
 	stopped chan struct{}
 	fatal   chan error
 
-	items   *itemNumbers // of what machines have; for the loop
-	lacking *lackedItems // the build that missing was asked about last; for the loop
-	// described is the memory of schedulerMachines; for the loop.
-	described []scheduler.Machine
 	// live has the *node of every task that was expanded, by derivation. The loop
 	// writes it, the expander reads it.
 	live sync.Map
@@ -272,59 +267,24 @@ type Coordinator struct {
 	conversations atomic.Int32
 	longOrders    chan struct{} // holds one for each that is in memory
 
-	// All below belongs to the loop, but for what New and recover do before it runs.
-	ctx      context.Context // of Run
-	machines []*machine      // in the order of the file, and those that are to go
-	byName   map[string]*machine
-	file     machinesFile
-	pause    pauseSetting
-	headLow  string // what the head's disks lack; empty if nothing
-	space    api.HeadStatus
-	counts   counters
-	gc       timedGC
-
-	leavingWatched bool // somebody looks whether machines that are to go can
-
-	hooks    map[string]*delivery // of build hooks that talk to us, by build id
-	tasks    map[store.Path]*task
-	builds   map[string]*record         // that are not final
-	finals   map[string][]chan struct{} // closed when the build is final
-	attached map[string]int             // clients that want a build with Attached, by its id
-	queue    *scheduler.Queue
-	byID     map[string]*task // tasks by id, which is the id in queue
-	seq      uint64
-	changes  []ledger.Change // not handed to the recorder yet
-	after    []func()        // to be called, in the loop, once those are durable
-	placing  bool            // place before waiting for mail again
-	placeAt  time.Time       // or then; zero is never
-	delayed  map[*task]bool  // with notBefore in the future
-	// grace has the machines that did not say yet, after a start, what they have.
-	// Expansion waits for them. It is nil when that time is over.
-	grace   map[*machine]bool
-	static  []scheduler.Machine   // what stands in the machines file; nil is not known
-	spare   map[store.Path]*spare // during the grace: outputs that machines keep
-	alarmed map[string]time.Time  // builds about whose waiting something was logged
+	ctx context.Context // of Run
+	// first is the loop until Run takes it: from then on only what is posted has it.
+	first *loop
 }
 
 // New returns a coordinator that has not started anything.
 func New(cfg Config) (*Coordinator, error) {
 	c := &Coordinator{
 		cfg: cfg, limits: cfg.Limits.withDefaults(), log: cfg.Logger, ledger: cfg.Ledger,
-		head: newHead(cfg.Store), kept: newKeptItems(), moving: newTransfers(), started: time.Now(), process: processMetrics(),
+		head: newHead(cfg.Store), kept: newKeptItems(), moving: newTransfers(), started: time.Now(), process: processMetrics(), latency: newLatency(),
 		longOrders: make(chan struct{}, maxLongOrders),
-		mail:       newMailbox[func()](), pruning: newPruning(), recovered: make(chan struct{}), stopped: make(chan struct{}), fatal: make(chan error, 1),
-		reading: make(chan struct{}, 1), room: newGate(), memory: newMemory(), counts: newCounters(),
-		byName: make(map[string]*machine), items: newItemNumbers(maxItems),
-		hooks: make(map[string]*delivery), tasks: make(map[store.Path]*task), builds: make(map[string]*record),
-		finals: make(map[string][]chan struct{}), attached: make(map[string]int),
-		queue: scheduler.NewQueue(), byID: make(map[string]*task),
-		delayed: make(map[*task]bool), spare: make(map[store.Path]*spare), alarmed: make(map[string]time.Time),
+		mail:       newMailbox[func(*loop)](), pruning: newPruning(), recovered: make(chan struct{}), stopped: make(chan struct{}), fatal: make(chan error, 1),
+		reading: make(chan struct{}, 1), room: newGate(), memory: newMemory(),
 	}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
 	c.access.Store(cfg.Access)
-	c.noteFile(cfg.MachinesFile)
 	var err error
 	if c.logs, err = newLogFolder(cfg.LogDir, c.limits.MaxLog); err != nil {
 		return nil, err
@@ -335,17 +295,9 @@ func New(cfg Config) (*Coordinator, error) {
 	c.hookCounts = c.eventHooks.Counts
 	c.recorder = newRecorder(c)
 	c.expander = newExpander(c)
-	for _, m := range cfg.Machines {
-		if c.byName[m.Name] != nil {
-			return nil, fmt.Errorf("machine %s: is there twice", m.Name)
-		}
-		machine, err := c.openMachine(m)
-		if err != nil {
-			c.closeLinks()
-			return nil, err
-		}
-		c.machines = append(c.machines, machine)
-		c.byName[m.Name] = machine
+	c.first = newLoop(c)
+	if err := c.first.openMachines(); err != nil {
+		return nil, err
 	}
 	return c, nil
 }
@@ -358,144 +310,25 @@ var errStopping = errors.New("the coordinator stops")
 func (c *Coordinator) Run(ctx context.Context) error {
 	runCtx, cancel := context.WithCancelCause(ctx)
 	c.ctx = runCtx
-	err := c.recover(runCtx)
+	l := c.first
+	c.first = nil
+	err := l.recover(runCtx)
 	if err == nil {
 		err = c.eventHooks.Start(runCtx)
 	}
 	if err == nil {
 		close(c.recovered)
-		c.start()
-		err = c.loop()
+		l.start()
+		err = l.run()
 	}
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		err = nil
 	}
 	close(c.stopped)
 	cancel(errStopping)
-	c.closeLinks()
+	l.closeLinks()
 	c.eventHooks.Wait()
 	c.group.Wait()
-	c.drain() //nolint:contextcheck // ctx is over; the last write has its own bound
+	l.flush() //nolint:contextcheck // ctx is over; the last write has its own bound
 	return err
-}
-
-// start starts what runs as long as the coordinator.
-func (c *Coordinator) start() {
-	c.group.Go(func() { c.recorder.run(c.ctx) })
-	c.group.Go(func() { c.expander.run(c.ctx) })
-	for _, m := range c.machines {
-		m.start(c.ctx)
-	}
-	if c.cfg.LoadMachines != nil && c.cfg.MachinesFile != "" {
-		c.group.Go(func() { c.watchMachines(c.ctx) })
-	}
-	c.group.Go(func() { c.watchHead(c.ctx) })
-	c.group.Go(func() { c.pruneInTime(c.ctx) })
-}
-
-func (c *Coordinator) loop() error {
-	tick := time.NewTicker(max(c.limits.IdleAlarm/2, time.Millisecond))
-	defer tick.Stop()
-	timer := time.NewTimer(time.Hour)
-	defer timer.Stop()
-	for {
-		c.handOver()
-		if !c.placeAt.IsZero() {
-			timer.Reset(time.Until(c.placeAt))
-		}
-		select {
-		case <-c.ctx.Done():
-			return nil
-		case err := <-c.fatal:
-			return err
-		case <-c.ledger.Failed():
-			return c.ledger.Err()
-		case <-c.mail.ready():
-			for _, f := range c.mail.take() {
-				f()
-			}
-		case <-timer.C:
-			c.placing, c.placeAt = true, time.Time{}
-		case <-tick.C:
-			c.lookForIdleMachines()
-			c.collectWhenDue(time.Now())
-		}
-		if c.placing {
-			c.place()
-		}
-	}
-}
-
-// drain gives what the loop and its goroutines still changed to the ledger, for
-// whose sake nobody has to wait.
-func (c *Coordinator) drain() {
-	c.handOver()
-	c.recorder.drain()
-}
-
-// post asks the loop to call f. It never blocks; f is not called if Run is over.
-func (c *Coordinator) post(f func()) { c.mail.put(f) }
-
-// do has the loop call f, and waits for that.
-func (c *Coordinator) do(ctx context.Context, f func()) error {
-	done := make(chan struct{})
-	c.post(func() {
-		defer close(done)
-		f()
-	})
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-c.stopped:
-		return errStopping
-	}
-}
-
-// stop ends Run with an error.
-func (c *Coordinator) stop(err error) {
-	select {
-	case c.fatal <- err:
-	default: // another one is on its way
-	}
-}
-
-func (c *Coordinator) closeLinks() {
-	for _, m := range c.machines {
-		m.close()
-	}
-}
-
-// change adds a change to those that go to the ledger next, with texts that it takes. The
-// build and the event are the change's from now on.
-func (c *Coordinator) change(ch ledger.Change) {
-	if ch.Build != nil {
-		ch.Build.Shorten()
-	}
-	if ch.Event != nil {
-		ch.Event.Shorten()
-	}
-	c.changes = append(c.changes, ch)
-}
-
-// durably calls f in the loop once everything changed so far is durable.
-func (c *Coordinator) durably(f func()) { c.after = append(c.after, f) }
-
-// handOver gives the recorder what changed since it was last called.
-func (c *Coordinator) handOver() {
-	if len(c.changes) == 0 && len(c.after) == 0 {
-		return
-	}
-	c.recorder.mail.put(batch{c.changes, c.after})
-	c.changes, c.after = nil, nil
-}
-
-// event records something about a machine.
-func (c *Coordinator) event(machine, reason string) { c.machineEvent("", machine, reason) }
-
-// machineEvent is event for one of a kind. The machine may be empty: then it is about the
-// coordinator.
-func (c *Coordinator) machineEvent(kind, machine, reason string) {
-	c.change(ledger.Change{Event: &api.Event{Kind: kind, Machine: machine, Reason: reason}})
 }

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 
 	"lighter/internal/api"
 	"lighter/internal/ledger"
@@ -30,7 +29,6 @@ type counters struct {
 	finals     map[api.State]uint64   // builds that became final, by state
 	failed     map[api.Culprit]uint64 // attempts
 	placements uint64
-	latency    prometheus.Histogram // from when it could be placed to when it was
 	failures   []api.Build          // that failed last, the newest first
 }
 
@@ -46,7 +44,7 @@ type countedAs struct {
 func newCounters() counters {
 	return counters{
 		live: make(map[string]*liveCounts), ended: make(map[string]*hour),
-		finals: make(map[api.State]uint64), failed: make(map[api.Culprit]uint64), latency: newLatency(),
+		finals: make(map[api.State]uint64), failed: make(map[api.Culprit]uint64),
 	}
 }
 
@@ -95,8 +93,8 @@ func (n *counters) add(as countedAs, d int) {
 
 // finished counts a build whose record is about to be saved. It is called for every change;
 // only what is new counts.
-func (c *Coordinator) finished(r *record) {
-	n := &c.counts
+func (l *loop) finished(r *record) {
+	n := &l.counts
 	was := r.counted
 	n.count(r)
 	if !r.State.Final() || was == (countedAs{}) {
@@ -117,20 +115,20 @@ func listedFailure(b *api.Build) bool {
 }
 
 // recoverFailures finds the failures that a status shows in the ledger.
-func (c *Coordinator) recoverFailures(ctx context.Context) error {
+func (l *loop) recoverFailures(ctx context.Context) error {
 	filter := ledger.Filter{Filter: api.Filter{States: []api.State{api.Failed, api.TimedOut}}, Limit: failuresLooked}
-	for b, err := range c.ledger.Builds(ctx, filter) {
+	for b, err := range l.ledger.Builds(ctx, filter) {
 		if err != nil {
 			return err
 		}
 		if listedFailure(b) {
-			c.counts.failures = append(c.counts.failures, *b)
+			l.counts.failures = append(l.counts.failures, *b)
 		}
-		if len(c.counts.failures) == maxFailures {
+		if len(l.counts.failures) == maxFailures {
 			break
 		}
 	}
-	slices.SortStableFunc(c.counts.failures, func(a, b api.Build) int { return stopped(&b).Compare(stopped(&a)) })
+	slices.SortStableFunc(l.counts.failures, func(a, b api.Build) int { return stopped(&b).Compare(stopped(&a)) })
 	return nil
 }
 
@@ -139,12 +137,6 @@ func stopped(b *api.Build) time.Time {
 		return *b.Stopped
 	}
 	return b.Submitted
-}
-
-// placed counts a build that was placed so long after it could be.
-func (n *counters) placed(waited time.Duration) {
-	n.placements++
-	n.latency.Observe(waited.Seconds())
 }
 
 func (n *counters) attemptFailed(by api.Culprit) { n.failed[by]++ }
@@ -181,17 +173,17 @@ func (h *hour) advance(now time.Time) {
 }
 
 // queues says what there is to do, by system.
-func (c *Coordinator) queues(now time.Time) []api.SystemQueue {
-	since := min(now.Sub(c.started), time.Hour).Hours()
-	left := c.workLeft(now)
+func (l *loop) queues(now time.Time) []api.SystemQueue {
+	since := min(now.Sub(l.started), time.Hour).Hours()
+	left := l.workLeft(now)
 	var list []api.SystemQueue
-	for _, system := range slices.Sorted(maps.Keys(c.counts.live)) {
-		live := c.counts.live[system]
+	for _, system := range slices.Sorted(maps.Keys(l.counts.live)) {
+		live := l.counts.live[system]
 		q := api.SystemQueue{System: system, Queued: live.queued, Waiting: live.waiting, Running: live.running}
 		// What was counted in a moment says nothing of an hour.
-		q.Rate = float64(c.counts.ended[system].sum(now)) / max(since, time.Minute.Hours())
+		q.Rate = float64(l.counts.ended[system].sum(now)) / max(since, time.Minute.Hours())
 		if live.queued+live.waiting+live.running > 0 {
-			q.Empty = api.Seconds(c.timeFor(system, left[system]).Seconds())
+			q.Empty = api.Seconds(l.timeFor(system, left[system]).Seconds())
 		} else if q.Rate == 0 {
 			continue
 		}
@@ -205,17 +197,17 @@ type work struct{ all, path time.Duration }
 
 // workLeft adds up the expected durations of what is to be built, and finds the longest path
 // of builds that need each other. Of very many it takes a sample.
-func (c *Coordinator) workLeft(now time.Time) map[string]*work {
+func (l *loop) workLeft(now time.Time) map[string]*work {
 	left := make(map[string]*work)
 	looked := 0
-	for _, t := range c.tasks {
+	for _, t := range l.tasks {
 		if looked++; looked > maxSampled {
 			break
 		}
 		if t.available || len(t.builds) == 0 {
 			continue
 		}
-		system := c.counts.known(t.builds[0].System)
+		system := l.counts.known(t.builds[0].System)
 		w := left[system]
 		if w == nil {
 			w = &work{}
@@ -231,7 +223,7 @@ func (c *Coordinator) workLeft(now time.Time) map[string]*work {
 		}
 		w.all += expected
 	}
-	if n := len(c.tasks); n > maxSampled {
+	if n := len(l.tasks); n > maxSampled {
 		for _, w := range left {
 			w.all = time.Duration(float64(w.all) * float64(n) / maxSampled)
 		}
@@ -241,9 +233,9 @@ func (c *Coordinator) workLeft(now time.Time) map[string]*work {
 
 // timeFor says how long the machines that take builds now need for work; 0 if there are
 // none.
-func (c *Coordinator) timeFor(system string, w *work) time.Duration {
+func (l *loop) timeFor(system string, w *work) time.Duration {
 	var speed, fastest float64
-	for _, m := range c.machines {
+	for _, m := range l.machines {
 		if m.unavailable() == "" && slices.Contains(m.Systems, system) {
 			s := m.speed.Speed(m.Speed)
 			speed += s * float64(m.ParallelBuilds)

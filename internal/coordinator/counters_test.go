@@ -44,20 +44,20 @@ func TestHour(t *testing.T) {
 // TestQueues adds up what there is to do for machines of a known speed.
 func TestQueues(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := &Coordinator{counts: newCounters(), tasks: make(map[store.Path]*task), started: time.Now()}
-		c.machines = []*machine{
+		l := &loop{Coordinator: &Coordinator{started: time.Now()}, counts: newCounters(), tasks: make(map[store.Path]*task)}
+		l.machines = []*machine{
 			{Machine: machines.Machine{Name: "a", Systems: []string{"x"}, ParallelBuilds: 3, Speed: 1}, state: stateUp},
 			{Machine: machines.Machine{Name: "b", Systems: []string{"x", "y"}, ParallelBuilds: 1, Speed: 2}, state: stateUp},
 			{Machine: machines.Machine{Name: "c", Systems: []string{"x"}, ParallelBuilds: 100, Speed: 1}, state: stateDown},
 			{Machine: machines.Machine{Name: "d", Systems: []string{"z"}, ParallelBuilds: 9, Speed: 1}, state: stateUp, setting: machineSetting{Draining: true}},
 		}
 		add := func(system string, state api.State, expected, rank time.Duration) *record {
-			name := store.Path(fmt.Sprint(len(c.tasks)))
+			name := store.Path(fmt.Sprint(len(l.tasks)))
 			r := &record{Build: api.Build{System: system, State: state}}
 			work := &task{expected: expected, rank: rank, builds: []*record{r}}
 			r.task = work
-			c.tasks[name] = work
-			c.counts.count(r)
+			l.tasks[name] = work
+			l.counts.count(r)
 			return r
 		}
 		for range 4 {
@@ -72,8 +72,8 @@ func TestQueues(t *testing.T) {
 		for range 6 {
 			done := add("x", api.Fetching, time.Second, time.Second)
 			done.State, done.task.available = api.Succeeded, true
-			c.finished(done)
-			c.finished(done) // saved again
+			l.finished(done)
+			l.finished(done) // saved again
 		}
 		time.Sleep(30*time.Minute - 50*time.Second)
 		running.task.run.began = time.Now().Add(-50 * time.Second)
@@ -82,17 +82,17 @@ func TestQueues(t *testing.T) {
 			{System: "y", Queued: 1, Empty: 200},
 			{System: "z", Queued: 1},
 		}
-		if diff := cmp.Diff(want, c.queues(time.Now())); diff != "" {
+		if diff := cmp.Diff(want, l.queues(time.Now())); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
 		for range 10 {
 			add("x", api.Queued, 100*time.Second, 100*time.Second)
 		}
-		if got := c.queues(time.Now())[0]; got.Empty != (15*100+50)/5 {
+		if got := l.queues(time.Now())[0]; got.Empty != (15*100+50)/5 {
 			t.Errorf("%g s until none is left", got.Empty)
 		}
-		if c.counts.finals[api.Succeeded] != 6 {
-			t.Errorf("%v", c.counts.finals)
+		if l.counts.finals[api.Succeeded] != 6 {
+			t.Errorf("%v", l.counts.finals)
 		}
 	})
 }

@@ -1,7 +1,6 @@
 package coordinator
 
 import (
-	"context"
 	"fmt"
 	"maps"
 	"net/http"
@@ -34,10 +33,10 @@ type machineSetting struct {
 }
 
 // saveSetting has the ledger keep a machine's setting as it is now.
-func (c *Coordinator) saveSetting(m *machine) {
+func (l *loop) saveSetting(m *machine) {
 	s := m.setting
 	s.Tags, s.Untagged = maps.Clone(s.Tags), slices.Clone(s.Untagged)
-	c.change(ledger.Change{Setting: &ledger.Setting{Name: machineSettings + m.Name, Value: s}})
+	l.change(ledger.Change{Setting: &ledger.Setting{Name: machineSettings + m.Name, Value: s}})
 }
 
 // withReason adds a person's reason to what was done, if there is one.
@@ -49,85 +48,85 @@ func withReason(what, reason string) string {
 }
 
 // operate records what an operator did about a machine, and looks at the queue again.
-func (c *Coordinator) operate(m *machine, text string) {
-	c.saveSetting(m)
-	c.machineEvent(api.KindOperator, m.Name, text)
+func (l *loop) operate(m *machine, text string) {
+	l.saveSetting(m)
+	l.machineEvent(api.KindOperator, m.Name, text)
 	m.log.Info("an operator changed a machine", "what", text)
-	c.placing = true
+	l.placing = true
 }
 
-func (c *Coordinator) drainMachine(m *machine, reason string) {
+func (l *loop) drainMachine(m *machine, reason string) {
 	m.setting.Draining, m.setting.DrainReason = true, reason
-	c.operate(m, withReason("draining", reason))
+	l.operate(m, withReason("draining", reason))
 }
 
 // resumeMachine ends draining and quarantine.
-func (c *Coordinator) resumeMachine(m *machine, reason string) {
+func (l *loop) resumeMachine(m *machine, reason string) {
 	s := &m.setting
 	s.Draining, s.DrainReason = false, ""
 	s.Quarantined, s.QuarantinedUntil, s.Disagreed = "", nil, 0
-	c.operate(m, withReason("resumed", reason))
+	l.operate(m, withReason("resumed", reason))
 }
 
 // disagreed counts a build that failed on a machine and succeeded elsewhere, and returns how
 // many count against it by now.
-func (c *Coordinator) disagreed(m *machine) int {
+func (l *loop) disagreed(m *machine) int {
 	m.setting.Disagreed++
-	c.saveSetting(m)
+	l.saveSetting(m)
 	return m.setting.Disagreed
 }
 
 // quarantine has a machine get no builds for a time, because builds fail there that
 // succeed elsewhere.
-func (c *Coordinator) quarantine(m *machine, why string) {
-	if c.byName[m.Name] != m || m.setting.Quarantined != "" {
+func (l *loop) quarantine(m *machine, why string) {
+	if l.byName[m.Name] != m || m.setting.Quarantined != "" {
 		return
 	}
-	until := time.Now().Add(c.limits.QuarantineTime).Round(time.Second)
+	until := time.Now().Add(l.limits.QuarantineTime).Round(time.Second)
 	m.setting.Quarantined, m.setting.QuarantinedUntil = why, &until
 	m.log.Warn("the machine is in quarantine; machines resume ends that", "why", why, "until", until)
-	c.saveSetting(m)
-	c.event(m.Name, "in quarantine until "+until.Format(time.DateTime)+": "+why)
-	c.placeBy(until)
+	l.saveSetting(m)
+	l.event(m.Name, "in quarantine until "+until.Format(time.DateTime)+": "+why)
+	l.placeBy(until)
 }
 
 // endQuarantines lets machines be tried again whose time in quarantine is over. What was
 // held against them counts half.
-func (c *Coordinator) endQuarantines(now time.Time) {
-	for _, m := range c.machines {
+func (l *loop) endQuarantines(now time.Time) {
+	for _, m := range l.machines {
 		s := &m.setting
 		switch {
 		case s.QuarantinedUntil == nil:
 		case now.Before(*s.QuarantinedUntil):
-			c.placeBy(*s.QuarantinedUntil)
+			l.placeBy(*s.QuarantinedUntil)
 		default:
 			s.Quarantined, s.QuarantinedUntil, s.Disagreed = "", nil, s.Disagreed/2
 			m.log.Info("the machine's quarantine is over")
-			c.saveSetting(m)
-			c.event(m.Name, "quarantine is over")
+			l.saveSetting(m)
+			l.event(m.Name, "quarantine is over")
 		}
 	}
 }
 
 // machineLost notes that a machine's builds were freed.
-func (c *Coordinator) machineLost(m *machine) {
+func (l *loop) machineLost(m *machine) {
 	if m.setting.Lost {
 		return
 	}
 	m.setting.Lost = true
-	c.saveSetting(m)
+	l.saveSetting(m)
 	m.log.Warn("the machine is lost; what it built is built elsewhere", "away", time.Since(m.down).Round(time.Second))
-	c.machineEvent(api.KindMachineLost, m.Name, fmt.Sprintf("not reached for %s: %s", time.Since(m.down).Round(time.Second), m.err))
+	l.machineEvent(api.KindMachineLost, m.Name, fmt.Sprintf("not reached for %s: %s", time.Since(m.down).Round(time.Second), m.err))
 }
 
 // machineBack notes that a machine which was lost is there again.
-func (c *Coordinator) machineBack(m *machine) {
+func (l *loop) machineBack(m *machine) {
 	if !m.setting.Lost {
 		return
 	}
 	m.setting.Lost = false
-	c.saveSetting(m)
-	c.machineEvent(api.KindMachineBack, m.Name, "reached again")
+	l.saveSetting(m)
+	l.machineEvent(api.KindMachineBack, m.Name, "reached again")
 }
 
 // tags are those of the file, as operators changed them.
@@ -144,7 +143,7 @@ func (m *machine) tags() map[string]string {
 }
 
 // tagMachine changes a machine's tags.
-func (c *Coordinator) tagMachine(m *machine, change *api.TagChange) error {
+func (l *loop) tagMachine(m *machine, change *api.TagChange) error {
 	s := m.setting
 	s.Tags, s.Untagged = maps.Clone(s.Tags), slices.Clone(s.Untagged)
 	var did []string
@@ -167,7 +166,7 @@ func (c *Coordinator) tagMachine(m *machine, change *api.TagChange) error {
 		return badRequest("machine %s would have more than %d tags", m.Name, api.MaxTags)
 	}
 	m.setting = s
-	c.operate(m, "tags: "+strings.Join(did, ", "))
+	l.operate(m, "tags: "+strings.Join(did, ", "))
 	return nil
 }
 
@@ -207,36 +206,16 @@ func readNote(r *http.Request) (string, error) {
 	return note.Reason, checkReason(note.Reason)
 }
 
-// durable has the loop call f, and returns when what f changed is in the ledger.
-func (c *Coordinator) durable(ctx context.Context, f func() error) error {
-	done := make(chan error, 1)
-	c.post(func() {
-		if err := f(); err != nil {
-			done <- err
-			return
-		}
-		c.durably(func() { done <- nil })
-	})
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-c.stopped:
-		return errStopping
-	}
-}
-
 // changeMachine has f change the machine that a request names, and answers with how it
 // stands then.
-func (c *Coordinator) changeMachine(w http.ResponseWriter, r *http.Request, f func(m *machine) error) error {
+func (c *Coordinator) changeMachine(w http.ResponseWriter, r *http.Request, f func(l *loop, m *machine) error) error {
 	var status api.MachineStatus
-	if err := c.durable(r.Context(), func() error {
-		m, err := c.named(r.PathValue("name"))
+	if err := c.durable(r.Context(), func(l *loop) error {
+		m, err := l.named(r.PathValue("name"))
 		if err != nil {
 			return err
 		}
-		if err := f(m); err != nil {
+		if err := f(l, m); err != nil {
 			return err
 		}
 		status = c.machineStatus(m)
@@ -252,8 +231,8 @@ func (c *Coordinator) postDrain(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return c.changeMachine(w, r, func(m *machine) error {
-		c.drainMachine(m, reason)
+	return c.changeMachine(w, r, func(l *loop, m *machine) error {
+		l.drainMachine(m, reason)
 		return nil
 	})
 }
@@ -263,8 +242,8 @@ func (c *Coordinator) postResumeMachine(w http.ResponseWriter, r *http.Request) 
 	if err != nil {
 		return err
 	}
-	return c.changeMachine(w, r, func(m *machine) error {
-		c.resumeMachine(m, reason)
+	return c.changeMachine(w, r, func(l *loop, m *machine) error {
+		l.resumeMachine(m, reason)
 		return nil
 	})
 }
@@ -277,5 +256,5 @@ func (c *Coordinator) postTags(w http.ResponseWriter, r *http.Request) error {
 	if err := checkTags(&change); err != nil {
 		return err
 	}
-	return c.changeMachine(w, r, func(m *machine) error { return c.tagMachine(m, &change) })
+	return c.changeMachine(w, r, func(l *loop, m *machine) error { return l.tagMachine(m, &change) })
 }

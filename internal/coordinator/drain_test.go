@@ -130,8 +130,8 @@ func TestPause(t *testing.T) {
 		if _, err := f.c.head.node(t.Context(), other); err != nil {
 			t.Fatal(err)
 		}
-		if err := f.c.do(t.Context(), func() {
-			a, _ = f.c.verdictOn(&hookapi.Question{Derivation: other, System: "x86_64-linux", WantsLocal: wantsLocal})
+		if err := f.c.do(t.Context(), func(l *loop) {
+			a, _ = l.verdictOn(&hookapi.Question{Derivation: other, System: "x86_64-linux", WantsLocal: wantsLocal})
 		}); err != nil {
 			t.Fatal(err)
 		}
@@ -164,12 +164,12 @@ func TestPause(t *testing.T) {
 func TestQuarantine(t *testing.T) {
 	f := newFarm(t, func(c *Config) { c.Limits.QuarantineTime = time.Hour }, "m1")
 	quarantine := func() {
-		if err := f.c.do(t.Context(), func() {
-			m := f.c.byName["m1"]
+		if err := f.c.do(t.Context(), func(l *loop) {
+			m := l.byName["m1"]
 			for range 5 {
-				f.c.disagreed(m)
+				l.disagreed(m)
 			}
-			f.c.quarantine(m, "3 builds failed there and succeeded on m2")
+			l.quarantine(m, "3 builds failed there and succeeded on m2")
 		}); err != nil {
 			t.Fatal(err)
 		}
@@ -189,16 +189,16 @@ func TestQuarantine(t *testing.T) {
 	}
 	// Its time ends.
 	disagreed := 0
-	if err := f.c.do(t.Context(), func() {
+	if err := f.c.do(t.Context(), func(l *loop) {
 		past := time.Now().Add(-time.Second)
-		m := f.c.byName["m1"]
+		m := l.byName["m1"]
 		m.setting.QuarantinedUntil = &past
-		f.c.placing = true
+		l.placing = true
 	}); err != nil {
 		t.Fatal(err)
 	}
 	f.awaitState(id, api.Succeeded)
-	if err := f.c.do(t.Context(), func() { disagreed = f.c.byName["m1"].setting.Disagreed }); err != nil || disagreed != 2 {
+	if err := f.c.do(t.Context(), func(l *loop) { disagreed = l.byName["m1"].setting.Disagreed }); err != nil || disagreed != 2 {
 		t.Errorf("%d builds count against it, want half; %v", disagreed, err)
 	}
 	// A person ends it.
@@ -216,7 +216,7 @@ func TestQuarantine(t *testing.T) {
 // TestQuarantineWakesUp has nobody look at the queue when the time of a quarantine is over.
 func TestQuarantineWakesUp(t *testing.T) {
 	f := newFarm(t, func(c *Config) { c.Limits.QuarantineTime = 600 * time.Millisecond }, "m1")
-	if err := f.c.do(t.Context(), func() { f.c.quarantine(f.c.byName["m1"], "it lies") }); err != nil {
+	if err := f.c.do(t.Context(), func(l *loop) { l.quarantine(l.byName["m1"], "it lies") }); err != nil {
 		t.Fatal(err)
 	}
 	f.awaitState(f.submit(f.drv("one", ""))[0], api.Succeeded)
@@ -228,7 +228,7 @@ func TestMachineLostAndBack(t *testing.T) {
 	f.until("it is up", func() bool { return f.statusOf("m1").State == stateUp })
 	lose := func() {
 		f.agents["m1"].cutLink(true)
-		if err := f.c.do(t.Context(), func() { f.c.byName["m1"].contacts.wake() }); err != nil {
+		if err := f.c.do(t.Context(), func(l *loop) { l.byName["m1"].contacts.wake() }); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -74,7 +74,7 @@ func (e *expander) run(ctx context.Context) {
 			return
 		}
 		// The next walk waits, so that it sees the tasks that this one leads to.
-		if e.c.do(ctx, func() { e.c.merge(w) }) != nil {
+		if e.c.do(ctx, func(l *loop) { l.merge(w) }) != nil {
 			return
 		}
 	}
@@ -224,8 +224,8 @@ var errCycle = errors.New("its inputs need it in turn")
 
 // merge takes over what a walk found: tasks for all that must be built, and the
 // edges between them. It runs in the loop.
-func (c *Coordinator) merge(w *walk) {
-	made := c.makeTasks(w)
+func (l *loop) merge(w *walk) {
+	made := l.makeTasks(w)
 	var again []question
 	asked := make(map[*task]bool)
 	var look []*task
@@ -241,21 +241,21 @@ func (c *Coordinator) merge(w *walk) {
 		switch {
 		case err != nil:
 			t.expanding = false
-			c.fail(t, expansionFailure(input, err))
+			l.fail(t, expansionFailure(input, err))
 		case !f.missing && t.resume == nil && t.run == nil:
 			t.expanding = false
 			t.node = f.node
-			c.alreadyThere(t, f)
-		case !c.link(t, f, w):
+			l.alreadyThere(t, f)
+		case !l.link(t, f, w):
 			again = append(again, t.question())
 		default:
 			t.expanding = false
 		}
 	}
 	for _, q := range again {
-		c.expander.mail.put(q)
+		l.expander.mail.put(q)
 	}
-	c.settle(append(look, made...))
+	l.settle(append(look, made...))
 	for _, q := range w.questions {
 		if q.whenDone != nil {
 			q.whenDone()
@@ -278,27 +278,27 @@ func (w *walk) unreadable(f *walked) (store.Path, error) {
 }
 
 // makeTasks makes the tasks of derivations that must be built and have none yet.
-func (c *Coordinator) makeTasks(w *walk) []*task {
+func (l *loop) makeTasks(w *walk) []*task {
 	var made []*task
 	for _, p := range w.order {
 		f := w.found[p]
-		if f.live || f.parent == "" || c.tasks[p] != nil || !f.missing || f.err != nil {
+		if f.live || f.parent == "" || l.tasks[p] != nil || !f.missing || f.err != nil {
 			continue // an error fails those that need it
 		}
-		parent := c.tasks[f.parent]
+		parent := l.tasks[f.parent]
 		if parent == nil || parent.available || len(parent.builds) == 0 {
 			continue // nobody needs it any more
 		}
-		if s := c.spare[p]; s != nil && c.mayServe(s.machine, f.node, parent) {
-			c.addKept(f.node, s)
+		if s := l.spare[p]; s != nil && l.mayServe(s.machine, f.node, parent) {
+			l.addKept(f.node, s)
 			continue
 		}
-		if c.limits.KeepMissingInputs {
+		if l.limits.KeepMissingInputs {
 			f.err = fmt.Errorf("%s: its outputs are missing, and no build of it was submitted", p)
-			c.tellMissing(parent, []string{p.String()})
+			l.tellMissing(parent, []string{p.String()})
 			continue
 		}
-		made = append(made, c.newInternal(f.node, parent))
+		made = append(made, l.newInternal(f.node, parent))
 	}
 	return made
 }
@@ -310,10 +310,10 @@ func (c *Coordinator) mayServe(m *machine, n *node, parent *task) bool {
 
 // link gives a task its edges. It reports false if the task has to be looked at
 // again, since an input that was being built then is not any more.
-func (c *Coordinator) link(t *task, f *walked, w *walk) bool {
+func (l *loop) link(t *task, f *walked, w *walk) bool {
 	inputs := make([]*task, 0, len(f.node.inputs))
 	for _, in := range f.node.inputs {
-		input := c.tasks[in]
+		input := l.tasks[in]
 		switch found := w.found[in]; {
 		case input != nil:
 			inputs = append(inputs, input)
@@ -326,15 +326,15 @@ func (c *Coordinator) link(t *task, f *walked, w *walk) bool {
 		t.expected = scheduler.DefaultDuration
 	}
 	t.expectedKnown = f.expected > 0
-	c.setInputs(t, inputs)
+	l.setInputs(t, inputs)
 	return true
 }
 
 // settle goes on with tasks whose edges are there now.
-func (c *Coordinator) settle(tasks []*task) {
+func (l *loop) settle(tasks []*task) {
 	sorted, circular := sortTasks(tasks)
 	for _, t := range circular {
-		c.fail(t, expansionFailure("", fmt.Errorf("derivation %s: %w", t.drv, errCycle)))
+		l.fail(t, expansionFailure("", fmt.Errorf("derivation %s: %w", t.drv, errCycle)))
 	}
 	later := make(map[*task]bool, len(sorted))
 	for _, t := range sorted {
@@ -345,30 +345,30 @@ func (c *Coordinator) settle(tasks []*task) {
 		if t.state.Final() || t.expanding {
 			continue
 		}
-		c.spread(t, later)
+		l.spread(t, later)
 		switch {
 		case t.resume != nil && t.waiting > 0 && t.state != api.Building && t.state != api.Fetching:
 			// An input that is kept for a build hook is not found again yet.
-			c.abandon(t, "its inputs are not there yet")
-			c.makeReady(t)
+			l.abandon(t, "its inputs are not there yet")
+			l.makeReady(t)
 		case t.resume != nil:
-			c.resume(t)
+			l.resume(t)
 		case t.run == nil && !t.available:
-			c.makeReady(t)
+			l.makeReady(t)
 		}
 	}
 	for _, t := range sorted {
-		c.dropUnneeded(t)
+		l.dropUnneeded(t)
 	}
 }
 
 // alreadyThere ends a task whose outputs were at home all the time.
-func (c *Coordinator) alreadyThere(t *task, f *walked) {
+func (l *loop) alreadyThere(t *task, f *walked) {
 	now := time.Now()
 	for _, r := range t.builds {
 		r.OutputPaths, r.OutputSize, r.Stopped = f.node.outputMap(), f.size, &now
 	}
-	c.finish(t, outcome{reason: "the outputs were there"})
+	l.finish(t, outcome{reason: "the outputs were there"})
 }
 
 // liveNode returns the derivation of a task, for the expander's goroutine.

@@ -315,7 +315,7 @@ func (f *farm) idle() {
 	deadline := time.Now().Add(patience)
 	for {
 		var tasks, builds, kept int
-		if err := f.c.do(context.Background(), func() { tasks, builds = len(f.c.tasks), len(f.c.builds) }); err != nil {
+		if err := f.c.do(context.Background(), func(l *loop) { tasks, builds = len(l.tasks), len(l.builds) }); err != nil {
 			f.t.Fatal(err)
 		}
 		for _, a := range f.agents {
@@ -323,7 +323,7 @@ func (f *farm) idle() {
 		}
 		if tasks == 0 && builds == 0 && kept == 0 {
 			// The ledger may be a little behind the loop.
-			if _, err := f.c.durablyIn(context.Background(), func() []string { return nil }); err != nil {
+			if _, err := f.c.durablyIn(context.Background(), func(l *loop) []string { return nil }); err != nil {
 				f.t.Fatal(err)
 			}
 			return
@@ -361,3 +361,12 @@ func (f *farm) valid(p store.Path) bool {
 type (
 	machineEntry = machines.Machine
 )
+
+// machine returns what the coordinator has of a machine.
+func (f *farm) machine(name string) (m *machine) {
+	f.t.Helper()
+	if err := f.c.do(f.t.Context(), func(l *loop) { m = l.byName[name] }); err != nil {
+		f.t.Fatal(err)
+	}
+	return m
+}

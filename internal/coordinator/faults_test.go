@@ -101,7 +101,7 @@ func TestMachineDownAtStart(t *testing.T) {
 	g.awaitState(id, api.Queued)
 	var why *api.Why
 	for why == nil || len(why.Machines) == 0 || why.Machines[0].Rule != "available" || !strings.Contains(why.Machines[0].Actual, "refused") {
-		if err := g.c.do(t.Context(), func() { why = g.c.why(g.c.builds[id].task, g.c.builds[id]) }); err != nil {
+		if err := g.c.do(t.Context(), func(l *loop) { why = l.why(l.builds[id].task, l.builds[id]) }); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -205,18 +205,18 @@ func TestMachineProblems(t *testing.T) {
 			f.agents["m1"].mu.Unlock()
 			f.shutDown()
 			f.start()
-			check, err := f.c.check(t.Context(), f.c.byName["m1"])
+			check, err := f.c.check(t.Context(), f.machine("m1"))
 			if err != nil {
 				t.Fatal(err)
 			}
 			if check.OK {
 				t.Errorf("the check found nothing: %+v", check.Steps)
 			}
-			m := f.c.byName["m1"]
+			m := f.machine("m1")
 			m.contacts.wake()
 			var got string
 			for got == "" {
-				if err := f.c.do(t.Context(), func() { got = m.problem }); err != nil {
+				if err := f.c.do(t.Context(), func(l *loop) { got = m.problem }); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -229,12 +229,12 @@ func TestMachineProblems(t *testing.T) {
 
 func TestCheckMachine(t *testing.T) {
 	f := newFarm(t, nil, "m1")
-	check, err := f.c.check(t.Context(), f.c.byName["m1"])
+	check, err := f.c.check(t.Context(), f.machine("m1"))
 	if err != nil || !check.OK || len(check.Steps) != 9 {
 		t.Errorf("got %+v, %v; want nine steps that are right", check, err)
 	}
 	f.agents["m1"].cutLink(true)
-	if check, err := f.c.check(t.Context(), f.c.byName["m1"]); err != nil || check.OK || check.Steps[0].Fix == "" {
+	if check, err := f.c.check(t.Context(), f.machine("m1")); err != nil || check.OK || check.Steps[0].Fix == "" {
 		t.Errorf("got %+v, %v; want a link that failed and what to do", check, err)
 	}
 	f.agents["m1"].up()
@@ -244,11 +244,11 @@ func TestLateReportIsNotBelieved(t *testing.T) {
 	f := newFarm(t, nil, "m1")
 	id := f.submit(f.drv("one", "hold"))[0]
 	f.awaitState(id, api.Building)
-	err := f.c.do(t.Context(), func() {
-		current := f.c.builds[id].task.run
+	err := f.c.do(t.Context(), func(l *loop) {
+		current := l.builds[id].task.run
 		old := &run{c: f.c, task: current.task, machine: current.machine, id: current.id, cancel: func(error) {}}
-		f.c.ended(old, nil, &api.Failure{Culprit: api.CulpritDerivation, Message: "late"})
-		if f.c.builds[id] == nil || f.c.builds[id].task.run != current {
+		l.ended(old, nil, &api.Failure{Culprit: api.CulpritDerivation, Message: "late"})
+		if l.builds[id] == nil || l.builds[id].task.run != current {
 			t.Error("the late report ended the build")
 		}
 	})
@@ -297,7 +297,7 @@ func TestMachineRefusesHeadsKey(t *testing.T) {
 		!strings.Contains(b.Failure.Message, "source-of-one") {
 		t.Errorf("got %+v, want a failure that names the item and what to do", b.Failure)
 	}
-	if check, err := f.c.check(t.Context(), f.c.byName["m1"]); err != nil || check.OK || check.Steps[len(check.Steps)-1].Name != "send" {
+	if check, err := f.c.check(t.Context(), f.machine("m1")); err != nil || check.OK || check.Steps[len(check.Steps)-1].Name != "send" {
 		t.Errorf("check: %+v, %v; want it to fail in sending", check, err)
 	}
 	f.idle()
@@ -394,10 +394,10 @@ func TestIdleMachineIsNoticed(t *testing.T) {
 		c.Limits.IdleAlarm = 20 * time.Millisecond
 		c.Logger = slog.New(slog.NewTextHandler(&log, nil))
 	}, "m1")
-	m := f.c.byName["m1"]
-	drain := func(why string) func() { return func() { m.problem = why } }
+	m := f.machine("m1")
+	drain := func(why string) func(*loop) { return func(*loop) { m.problem = why } }
 	for up := false; !up; {
-		if err := f.c.do(t.Context(), func() { up = m.state == stateUp }); err != nil {
+		if err := f.c.do(t.Context(), func(l *loop) { up = m.state == stateUp }); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -406,8 +406,8 @@ func TestIdleMachineIsNoticed(t *testing.T) {
 	}
 	id := f.submit(f.drv("one", ""))[0]
 	for waited := false; !waited; {
-		if err := f.c.do(t.Context(), func() {
-			waited = f.c.queue.Len() == 1 && time.Since(f.c.builds[id].task.queuedAt) > 50*time.Millisecond
+		if err := f.c.do(t.Context(), func(l *loop) {
+			waited = l.queue.Len() == 1 && time.Since(l.builds[id].task.queuedAt) > 50*time.Millisecond
 		}); err != nil {
 			t.Fatal(err)
 		}

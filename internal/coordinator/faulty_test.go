@@ -28,8 +28,8 @@ func TestBadDerivationsStopNobody(t *testing.T) {
 			t.Errorf("got %s, %+v", b.State, b.Failure)
 		}
 	}
-	if err := f.c.do(t.Context(), func() {
-		for _, m := range f.c.machines {
+	if err := f.c.do(t.Context(), func(l *loop) {
+		for _, m := range l.machines {
 			if why := m.conduct.resting(time.Now()); why != "" {
 				t.Errorf("%s is %s", m.Name, why)
 			}
@@ -55,8 +55,8 @@ func TestRestIsSaid(t *testing.T) {
 		}
 	}
 	var status api.MachineStatus
-	if err := f.c.do(t.Context(), func() {
-		m := f.c.byName["m1"]
+	if err := f.c.do(t.Context(), func(l *loop) {
+		m := l.byName["m1"]
 		m.conduct.restUntil = m.conduct.restUntil.Add(time.Hour) // so that it is not over
 		status = f.c.machineStatus(m)
 	}); err != nil {
@@ -80,7 +80,7 @@ func TestRequestsEnd(t *testing.T) {
 				t.Errorf("the machine is not blamed:\n%s", story)
 			}
 			var resting string
-			if err := h.c.do(t.Context(), func() { resting = h.c.byName[evil].conduct.restReason }); err != nil || resting == "" {
+			if err := h.c.do(t.Context(), func(l *loop) { resting = l.byName[evil].conduct.restReason }); err != nil || resting == "" {
 				t.Errorf("the machine does not rest, %v", err)
 			}
 		})

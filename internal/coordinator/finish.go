@@ -24,17 +24,17 @@ type outcome struct {
 }
 
 // ended is called with what a run came to.
-func (c *Coordinator) ended(r *run, out *outcome, err error) {
+func (l *loop) ended(r *run, out *outcome, err error) {
 	delete(r.machine.runs, r)
-	c.placing = true
+	l.placing = true
 	t := r.task
 	if t.check != nil && t.run == r {
-		c.checkEnded(r, out, err)
+		l.checkEnded(r, out, err)
 		return
 	}
 	if t.run != r {
 		if r.stale == "" {
-			c.log.Warn("an old attempt reported late; it is not believed", "build", r.id, "attempt", r.attempt, "machine", r.machine.Name, "err", err)
+			l.log.Warn("an old attempt reported late; it is not believed", "build", r.id, "attempt", r.attempt, "machine", r.machine.Name, "err", err)
 		}
 		return
 	}
@@ -52,23 +52,23 @@ func (c *Coordinator) ended(r *run, out *outcome, err error) {
 		if r.deliver.delivery == r.to {
 			r.deliver.delivery = nil
 		}
-		c.bring(t)
+		l.bring(t)
 	case err != nil:
-		c.attemptFailed(r, out, err)
+		l.attemptFailed(r, out, err)
 	default:
-		c.attemptSucceeded(r, out)
+		l.attemptSucceeded(r, out)
 	}
 }
 
-func (c *Coordinator) attemptSucceeded(r *run, out *outcome) {
+func (l *loop) attemptSucceeded(r *run, out *outcome) {
 	t, m := r.task, r.machine
 	if r.deliver != nil {
-		c.delivered(r)
+		l.delivered(r)
 		return
 	}
-	c.measure(r, out)
-	c.succeeded(m)
-	c.disagree(t, m)
+	l.measure(r, out)
+	l.succeeded(m)
+	l.disagree(t, m)
 	var size int64
 	for _, info := range out.outputs {
 		size += info.NARSize
@@ -78,9 +78,9 @@ func (c *Coordinator) attemptSucceeded(r *run, out *outcome) {
 	if t.offloaded() || t.wantedHome() && (!out.home || !covers(out.names, t.requestedOutputs())) {
 		// Build hooks wait, or somebody asked for outputs after the run looked who
 		// wanted what.
-		c.keep(t, m, out.made)
-		c.noteBuilt(t, out, size)
-		c.bring(t)
+		l.keep(t, m, out.made)
+		l.noteBuilt(t, out, size)
+		l.bring(t)
 		return
 	}
 	now := time.Now()
@@ -90,15 +90,15 @@ func (c *Coordinator) attemptSucceeded(r *run, out *outcome) {
 			rec.OutputsOn = m.Name
 		}
 	}
-	c.noteBuilt(t, out, size)
+	l.noteBuilt(t, out, size)
 	switch {
 	case !out.home:
-		c.keep(t, m, out.made)
+		l.keep(t, m, out.made)
 	case t.kept == nil:
 		id := r.id
-		c.durably(func() { c.forget(m, id) })
+		l.durably(func() { l.forget(m, id) })
 	}
-	c.finish(t, *out)
+	l.finish(t, *out)
 }
 
 // noteBuilt notes in a task's builds what was built.
@@ -123,12 +123,12 @@ func covers(some, wanted []string) bool {
 }
 
 // measure learns from a build how long such builds take, and how fast the machine is.
-func (c *Coordinator) measure(r *run, out *outcome) {
+func (l *loop) measure(r *run, out *outcome) {
 	if out.cached || !out.measured || out.buildTime <= 0 {
 		return
 	}
 	t, m := r.task, r.machine
-	c.change(ledger.Change{Duration: &ledger.Duration{
+	l.change(ledger.Change{Duration: &ledger.Duration{
 		Name: t.node.packageName(), System: t.node.system,
 		Sample: ledger.Sample{Machine: m.Name, Speed: m.Speed, Seconds: out.buildTime.Seconds(), Time: time.Now()},
 	}})
@@ -139,19 +139,19 @@ func (c *Coordinator) measure(r *run, out *outcome) {
 }
 
 // finish ends a task, and its builds, with success.
-func (c *Coordinator) finish(t *task, out outcome) {
-	c.setAvailable(t)
-	c.queue.Remove(t.id)
-	c.setState(t, api.Succeeded, out.reason)
-	c.endBuilds(t)
-	c.releaseInputs(t)
-	c.dropUnneeded(t)
-	c.placing = true
+func (l *loop) finish(t *task, out outcome) {
+	l.setAvailable(t)
+	l.queue.Remove(t.id)
+	l.setState(t, api.Succeeded, out.reason)
+	l.endBuilds(t)
+	l.releaseInputs(t)
+	l.dropUnneeded(t)
+	l.placing = true
 }
 
 // setAvailable says that a task's outputs exist, and lets those that waited for them
 // alone go on.
-func (c *Coordinator) setAvailable(t *task) {
+func (l *loop) setAvailable(t *task) {
 	if t.available {
 		return
 	}
@@ -161,127 +161,127 @@ func (c *Coordinator) setAvailable(t *task) {
 			continue
 		}
 		if d.waiting--; d.waiting == 0 && !d.expanding && d.resume == nil {
-			c.makeReady(d)
+			l.makeReady(d)
 		}
 	}
 }
 
 // endBuilds forgets the builds of a task, which are final and in the ledger.
-func (c *Coordinator) endBuilds(t *task) {
+func (l *loop) endBuilds(t *task) {
 	for _, r := range t.builds {
-		delete(c.builds, r.ID)
+		delete(l.builds, r.ID)
 	}
 	t.builds = nil
 }
 
 // releaseInputs says that a task which is over needs its inputs no more.
-func (c *Coordinator) releaseInputs(t *task) {
+func (l *loop) releaseInputs(t *task) {
 	inputs := t.inputs
 	t.inputs = taskSet{}
 	for in := range inputs.all() {
 		in.dependants.remove(t)
-		c.dropUnneeded(in)
+		l.dropUnneeded(in)
 	}
 }
 
 // dropUnneeded removes a task that nobody needs and no client asked for: what is kept
 // of its outputs, or what is still to be done for it.
-func (c *Coordinator) dropUnneeded(t *task) {
-	if t.dependants.size() > 0 || c.tasks[t.drv] != t || t.wantedHome() || t.offloaded() {
+func (l *loop) dropUnneeded(t *task) {
+	if t.dependants.size() > 0 || l.tasks[t.drv] != t || t.wantedHome() || t.offloaded() {
 		return
 	}
 	if !t.available {
-		c.cancelTask(t, "nobody needs it any more")
+		l.cancelTask(t, "nobody needs it any more")
 		return
 	}
-	c.remove(t)
+	l.remove(t)
 	if m := t.kept; m != nil {
-		c.release(t, m)
+		l.release(t, m)
 	}
-	c.releaseInputs(t)
+	l.releaseInputs(t)
 }
 
 // attemptFailed decides what follows from an attempt that came to nothing.
-func (c *Coordinator) attemptFailed(r *run, out *outcome, err error) {
+func (l *loop) attemptFailed(r *run, out *outcome, err error) {
 	t, m := r.task, r.machine
 	lost := lostInputs(err)
-	c.head.forget(lost...)
+	l.head.forget(lost...)
 	if lost != nil && !r.fetchOnly {
-		c.log.Warn("inputs were lost", "build", r.id, "machine", m.Name, "err", err)
-		c.inputsLost(r, lost)
+		l.log.Warn("inputs were lost", "build", r.id, "machine", m.Name, "err", err)
+		l.inputsLost(r, lost)
 		return
 	}
 	f := r.failure(err)
-	c.counts.attemptFailed(f.Culprit)
+	l.counts.attemptFailed(f.Culprit)
 	for _, rec := range t.builds {
 		rec.Failure = f
 	}
 	if r.fetchOnly || out != nil && f.Culprit == api.CulpritCoordinator {
-		c.fetchFailed(r, out, f)
+		l.fetchFailed(r, out, f)
 		return
 	}
 	id := r.id
-	c.durably(func() { c.forget(m, id) })
+	l.durably(func() { l.forget(m, id) })
 	if f.Final() {
-		if !c.retryOwn(r, f) {
-			c.fail(t, f)
+		if !l.retryOwn(r, f) {
+			l.fail(t, f)
 		}
 		return
 	}
 	t.failures = append(t.failures, *f)
 	t.blamed++
-	c.log.Warn("attempt failed", "build", t.id, "derivation", t.drv, "attempt", r.attempt, "machine", m.Name,
+	l.log.Warn("attempt failed", "build", t.id, "derivation", t.drv, "attempt", r.attempt, "machine", m.Name,
 		"culprit", f.Culprit, "phase", f.Phase, "err", f.Message)
-	if t.blamed >= c.limits.MaxAttempts {
-		c.fail(t, c.allFailed(t, f))
+	if t.blamed >= l.limits.MaxAttempts {
+		l.fail(t, l.allFailed(t, f))
 		return
 	}
 	if f.Culprit == api.CulpritMachine {
-		c.mishap(m, t, f)
+		l.mishap(m, t, f)
 	}
 	if f.Culprit == api.CulpritMachine || f.Culprit == api.CulpritLink {
 		mark(&t.skip, m.Name)
 	}
-	c.retryLater(t, f)
+	l.retryLater(t, f)
 }
 
 // fetchFailed decides what follows where a build is done, but its outputs could not be
 // brought home.
-func (c *Coordinator) fetchFailed(r *run, out *outcome, f *api.Failure) {
+func (l *loop) fetchFailed(r *run, out *outcome, f *api.Failure) {
 	t, m := r.task, r.machine
 	if !r.fetchOnly {
-		c.keep(t, m, out.made)
+		l.keep(t, m, out.made)
 	}
 	t.failures = append(t.failures, *f)
 	t.blamed++
-	c.log.Warn("outputs could not be fetched", "build", t.id, "derivation", t.drv, "machine", m.Name, "culprit", f.Culprit, "err", f.Message)
+	l.log.Warn("outputs could not be fetched", "build", t.id, "derivation", t.drv, "machine", m.Name, "culprit", f.Culprit, "err", f.Message)
 	switch {
-	case t.blamed >= c.limits.MaxAttempts:
-		c.lose(t, f.Message)
-		c.fail(t, c.allFailed(t, f))
+	case t.blamed >= l.limits.MaxAttempts:
+		l.lose(t, f.Message)
+		l.fail(t, l.allFailed(t, f))
 	case f.Culprit == api.CulpritCoordinator:
-		c.delay(t, f)
-		c.delayed[t] = true
-		c.placeBy(t.notBefore)
+		l.delay(t, f)
+		l.delayed[t] = true
+		l.placeBy(t.notBefore)
 	default:
 		if f.Culprit == api.CulpritMachine {
-			c.mishap(m, t, f)
+			l.mishap(m, t, f)
 			mark(&t.skip, m.Name)
 		}
-		c.lose(t, f.Message)
-		if !c.elsewhere(t) {
+		l.lose(t, f.Message)
+		if !l.elsewhere(t) {
 			clear(t.skip)
-			c.delay(t, f)
+			l.delay(t, f)
 		}
 	}
 }
 
 // delay puts the next attempt off, for a time that grows.
-func (c *Coordinator) delay(t *task, f *api.Failure) {
-	delay := min(c.limits.AttemptDelay<<min(t.rounds, 20), maxAttemptDelay)
+func (l *loop) delay(t *task, f *api.Failure) {
+	delay := min(l.limits.AttemptDelay<<min(t.rounds, 20), maxAttemptDelay)
 	t.rounds++
 	t.notBefore = time.Now().Add(delay)
-	c.setState(t, api.Queued, fmt.Sprintf("tried again in %s: %s", delay, f.Error()))
+	l.setState(t, api.Queued, fmt.Sprintf("tried again in %s: %s", delay, f.Error()))
 }
 
 // allFailed is the failure of a build that was tried often enough.
@@ -303,25 +303,25 @@ const maxAttemptDelay = 5 * time.Minute
 
 // retryLater lets a task be placed again: at once if there are machines where it was
 // not tried, and otherwise after a time that grows.
-func (c *Coordinator) retryLater(t *task, f *api.Failure) {
-	if f.Culprit == api.CulpritCoordinator || !c.elsewhere(t) {
+func (l *loop) retryLater(t *task, f *api.Failure) {
+	if f.Culprit == api.CulpritCoordinator || !l.elsewhere(t) {
 		clear(t.skip)
-		c.delay(t, f)
+		l.delay(t, f)
 	} else {
 		t.notBefore = time.Time{}
-		c.setState(t, api.Queued, "tried again elsewhere: "+f.Error())
+		l.setState(t, api.Queued, "tried again elsewhere: "+f.Error())
 	}
-	c.expand(t) // the outputs, or inputs, may have come or gone meanwhile
+	l.expand(t) // the outputs, or inputs, may have come or gone meanwhile
 }
 
 // elsewhere reports whether a machine is left on which the task may be tried.
-func (c *Coordinator) elsewhere(t *task) bool {
-	b := c.schedulerBuild(t)
-	return c.possible(&b)
+func (l *loop) elsewhere(t *task) bool {
+	b := l.schedulerBuild(t)
+	return l.possible(&b)
 }
 
 // fail ends a task, and all that need it and were not started, as failed.
-func (c *Coordinator) fail(t *task, f *api.Failure) {
+func (l *loop) fail(t *task, f *api.Failure) {
 	type doomed struct {
 		task    *task
 		failure *api.Failure
@@ -330,7 +330,7 @@ func (c *Coordinator) fail(t *task, f *api.Failure) {
 	for len(work) > 0 {
 		t, f := work[len(work)-1].task, work[len(work)-1].failure
 		work = work[:len(work)-1]
-		if c.tasks[t.drv] != t {
+		if l.tasks[t.drv] != t {
 			continue
 		}
 		for d := range t.dependants.all() {
@@ -340,7 +340,7 @@ func (c *Coordinator) fail(t *task, f *api.Failure) {
 			}
 		}
 		t.dependants = taskSet{}
-		c.endFailed(t, f)
+		l.endFailed(t, f)
 	}
 }
 
@@ -354,7 +354,7 @@ func dependencyFailure(input store.Path, f *api.Failure) *api.Failure {
 	}
 }
 
-func (c *Coordinator) endFailed(t *task, f *api.Failure) {
+func (l *loop) endFailed(t *task, f *api.Failure) {
 	state := api.Failed
 	if f.Kind == string(store.FailedTimeout) || f.Kind == string(store.FailedSilence) {
 		state = api.TimedOut
@@ -363,11 +363,11 @@ func (c *Coordinator) endFailed(t *task, f *api.Failure) {
 	for _, r := range t.builds {
 		r.Failure, r.Stopped = f, &now
 	}
-	c.setState(t, state, f.Message)
-	c.endBuilds(t)
-	c.abandon(t, "the build failed")
-	c.remove(t)
-	c.releaseInputs(t)
+	l.setState(t, state, f.Message)
+	l.endBuilds(t)
+	l.abandon(t, "the build failed")
+	l.remove(t)
+	l.releaseInputs(t)
 }
 
 // expansionFailure is the failure of a task whose graph cannot be read.
@@ -380,12 +380,12 @@ func expansionFailure(input store.Path, err error) *api.Failure {
 }
 
 // abandon ends the attempt that is under way, here and on its machine.
-func (c *Coordinator) abandon(t *task, why string) {
+func (l *loop) abandon(t *task, why string) {
 	r := t.run
 	if r == nil {
 		if t.resume != nil {
 			m, id := t.resume, t.id
-			c.durably(func() { c.forget(m, id) })
+			l.durably(func() { l.forget(m, id) })
 			t.resume = nil
 		}
 		return
@@ -396,57 +396,57 @@ func (c *Coordinator) abandon(t *task, why string) {
 	delete(r.machine.runs, r)
 	m, id := r.machine, r.id
 	if !r.fetchOnly {
-		c.durably(func() { c.forget(m, id) })
+		l.durably(func() { l.forget(m, id) })
 	}
-	c.placing = true
+	l.placing = true
 }
 
 // cancelTask ends a task that is not final, and all its builds.
-func (c *Coordinator) cancelTask(t *task, reason string) {
+func (l *loop) cancelTask(t *task, reason string) {
 	now := time.Now()
 	for _, r := range t.builds {
 		r.Stopped = &now
 	}
-	c.setState(t, api.Canceled, reason)
-	c.endBuilds(t)
-	c.abandon(t, reason)
-	c.remove(t)
-	c.releaseInputs(t)
+	l.setState(t, api.Canceled, reason)
+	l.endBuilds(t)
+	l.abandon(t, reason)
+	l.remove(t)
+	l.releaseInputs(t)
 }
 
 // cancelBuild cancels one build. Its task goes on if another needs it.
-func (c *Coordinator) cancelBuild(r *record, reason string) {
+func (l *loop) cancelBuild(r *record, reason string) {
 	if r.check != nil {
-		c.cancelCheck(r.check, reason)
+		l.cancelCheck(r.check, reason)
 		return
 	}
 	t := r.task
 	now := time.Now()
 	r.Stopped, r.State, r.Reason = &now, api.Canceled, reason
-	c.save(r, false)
-	delete(c.builds, r.ID)
+	l.save(r, false)
+	delete(l.builds, r.ID)
 	t.builds = slices.DeleteFunc(t.builds, func(other *record) bool { return other == r })
 	if len(t.builds) > 0 {
-		c.withoutBuild(t)
+		l.withoutBuild(t)
 		return
 	}
 	if t.available {
 		// Only the fetching home was for the build.
-		c.abandon(t, reason)
-		c.dropUnneeded(t)
+		l.abandon(t, reason)
+		l.dropUnneeded(t)
 		return
 	}
 	if r.Parent == "" && t.dependants.size() > 0 {
-		c.substitute(t, r)
+		l.substitute(t, r)
 		return
 	}
-	c.cancelDependants(t)
-	c.cancelTask(t, reason)
+	l.cancelDependants(t)
+	l.cancelTask(t, reason)
 }
 
 // cancelDependants cancels what cannot go on since somebody does not want what it needs. That
 // is no failure of it.
-func (c *Coordinator) cancelDependants(t *task) {
+func (l *loop) cancelDependants(t *task) {
 	work := []*task{t}
 	for len(work) > 0 {
 		t := work[len(work)-1]
@@ -455,18 +455,18 @@ func (c *Coordinator) cancelDependants(t *task) {
 		t.dependants = taskSet{}
 		for d := range dependants.all() {
 			d.inputs.remove(t)
-			if d.run != nil || d.resume != nil || d.available || c.tasks[d.drv] != d {
+			if d.run != nil || d.resume != nil || d.available || l.tasks[d.drv] != d {
 				continue
 			}
 			work = append(work, d)
-			c.cancelTask(d, fmt.Sprintf("%s, which it needs, was canceled", t.drv))
+			l.cancelTask(d, fmt.Sprintf("%s, which it needs, was canceled", t.drv))
 		}
 	}
 }
 
 // substitute gives a task whose last build was canceled, but that others need, a
 // build of their own.
-func (c *Coordinator) substitute(t *task, canceled *record) {
+func (l *loop) substitute(t *task, canceled *record) {
 	b := canceled.Build
 	b.ID, b.State, b.Reason, b.Stopped, b.Offload = newID(), t.standing(), t.reason, nil, false
 	b.Submitter = nil // who does not want it shall not have a hold on what others need
@@ -476,7 +476,7 @@ func (c *Coordinator) substitute(t *task, canceled *record) {
 			break
 		}
 	}
-	r := c.join(t, b)
+	r := l.join(t, b)
 	record := r.Build
-	c.change(ledger.Change{Build: &record, Create: true})
+	l.change(ledger.Change{Build: &record, Create: true})
 }

@@ -28,13 +28,13 @@ type timedGC struct{ machine *machine }
 
 // collectWhenDue starts collecting the garbage of the machine whose time has come most, if
 // none is collected now.
-func (c *Coordinator) collectWhenDue(now time.Time) {
-	if c.gc.machine != nil {
+func (l *loop) collectWhenDue(now time.Time) {
+	if l.gc.machine != nil {
 		return
 	}
 	var chosen *machine
 	var most time.Duration
-	for _, m := range c.machines {
+	for _, m := range l.machines {
 		if overdue, due := m.gcDue(now); due && (chosen == nil || overdue > most) {
 			chosen, most = m, overdue
 		}
@@ -43,12 +43,12 @@ func (c *Coordinator) collectWhenDue(now time.Time) {
 		return
 	}
 	m, req := chosen, &agentapi.GCRequest{MaxFreed: chosen.GCMaxFreed, OlderThan: api.Seconds(chosen.GCOlderThan.Seconds())}
-	c.gc.machine = m
-	c.group.Go(func() {
-		result, err := m.collect(c.ctx, req)
-		c.post(func() {
-			c.gc.machine = nil
-			c.collected(m, result, err)
+	l.gc.machine = m
+	l.group.Go(func() {
+		result, err := m.collect(l.ctx, req)
+		l.post(func(l *loop) {
+			l.gc.machine = nil
+			l.collected(m, result, err)
 		})
 	})
 }
@@ -82,22 +82,22 @@ func (m *machine) gcDue(now time.Time) (overdue time.Duration, due bool) {
 }
 
 // collected notes how collecting a machine's garbage went.
-func (c *Coordinator) collected(m *machine, result *agentapi.GCResult, err error) {
+func (l *loop) collected(m *machine, result *agentapi.GCResult, err error) {
 	if err != nil {
 		m.gcError, m.gcAfter = agentapi.Printable(err.Error(), api.MaxProblem), time.Now().Add(gcRetry)
 		m.log.Warn("the machine's garbage was not collected", "err", m.gcError)
-		c.tell(m, "garbage was not collected: "+m.gcError)
+		l.tell(m, "garbage was not collected: "+m.gcError)
 		return
 	}
-	c.noteGC(m)
+	l.noteGC(m)
 	m.log.Info("the machine's garbage was collected", "items", len(result.Deleted), "freed", quantity.Bytes(result.Freed))
 }
 
-func (c *Coordinator) noteGC(m *machine) {
+func (l *loop) noteGC(m *machine) {
 	now := time.Now()
 	m.setting.LastGC, m.gcError = &now, ""
 	m.has.clear()
-	c.saveSetting(m)
+	l.saveSetting(m)
 	m.contacts.poke() // its free disk is another now
 }
 
@@ -125,7 +125,7 @@ func (c *Coordinator) postGC(w http.ResponseWriter, r *http.Request) error {
 		return &api.Error{Status: http.StatusBadGateway, Code: api.CodeMachineError, Message: fmt.Sprintf("machine %s: %s", m.Name, err)}
 	}
 	if !body.DryRun {
-		c.post(func() { c.noteGC(m) })
+		c.post(func(l *loop) { l.noteGC(m) })
 	}
 	deleted := result.Deleted
 	if deleted == nil {

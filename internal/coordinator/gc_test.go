@@ -107,7 +107,7 @@ func TestTimedGC(t *testing.T) {
 		t.Errorf("got %+v", s)
 	}
 	agents["m1"].fail(nil)
-	if err := f.c.do(t.Context(), func() { f.c.byName["m1"].gcAfter = time.Time{} }); err != nil {
+	if err := f.c.do(t.Context(), func(l *loop) { l.byName["m1"].gcAfter = time.Time{} }); err != nil {
 		t.Fatal(err)
 	}
 	<-calls

@@ -216,7 +216,7 @@ func TestArchiveUnlikeAnnounced(t *testing.T) {
 // forgive ends that a machine rests.
 func (f *farm) forgive(machine string) {
 	f.t.Helper()
-	if err := f.c.do(context.Background(), func() { f.c.byName[machine].conduct, f.c.placing = conduct{}, true }); err != nil {
+	if err := f.c.do(context.Background(), func(l *loop) { l.byName[machine].conduct, l.placing = conduct{}, true }); err != nil {
 		f.t.Fatal(err)
 	}
 }
@@ -226,7 +226,7 @@ func (f *farm) comeBack(name string, lie func(*agentapi.BuildStatus), extra ...a
 	f.t.Helper()
 	a := f.agents[name]
 	a.cutLink(true)
-	f.c.byName[name].contacts.poke()
+	f.machine(name).contacts.poke()
 	f.untilState(name, stateDown)
 	a.set(func(a *fakeAgent) {
 		a.lie = lie
@@ -235,14 +235,14 @@ func (f *farm) comeBack(name string, lie func(*agentapi.BuildStatus), extra ...a
 		}
 	})
 	a.up()
-	f.c.byName[name].contacts.wake()
+	f.machine(name).contacts.wake()
 	f.untilState(name, stateUp)
 }
 
 func (f *farm) untilState(machine, state string) {
 	f.t.Helper()
 	f.until(machine+" is "+state, func() (ok bool) {
-		if err := f.c.do(context.Background(), func() { ok = f.c.byName[machine].state == state }); err != nil {
+		if err := f.c.do(context.Background(), func(l *loop) { ok = l.byName[machine].state == state }); err != nil {
 			f.t.Fatal(err)
 		}
 		return ok
@@ -321,7 +321,7 @@ func TestListedBuilds(t *testing.T) {
 			id := f.request(api.Request{Derivation: drv, On: []string{"m2"}})[0]
 			waits := f.awaitState(id, api.Queued)
 			f.until("it is in the queue", func() (ok bool) {
-				f.c.do(t.Context(), func() { ok = f.c.queue.Len() == 1 })
+				f.c.do(t.Context(), func(l *loop) { ok = l.queue.Len() == 1 })
 				return ok
 			})
 			f.comeBack("m1", nil, tt.list(f, old, waits, f.agents["m1"].plant(t, f.output(drv), "TROJAN")))

@@ -237,7 +237,7 @@ func TestInputLostWithItsMachine(t *testing.T) {
 		t.Fatalf("base was built on %s", first.Machine)
 	}
 	f.agents["m1"].cutLink(true)
-	f.c.byName["m1"].contacts.poke()
+	f.machine("m1").contacts.poke()
 	f.agents["m2"].release("plug-1")
 	f.agents["m2"].release("plug-2")
 	f.agents["m2"].release("gate")
@@ -297,13 +297,13 @@ func TestNoMachineForSystem(t *testing.T) {
 func TestMoreDependantsFirst(t *testing.T) {
 	f := newFarm(t, nil, "m1")
 	f.ready("m1")
-	inLoop := func(look func()) {
+	inLoop := func(look func(l *loop)) {
 		t.Helper()
 		if err := f.c.do(t.Context(), look); err != nil {
 			t.Fatal(err)
 		}
 	}
-	inLoop(func() { f.c.setPaused(true, "to look at the queue") })
+	inLoop(func(l *loop) { l.setPaused(true, "to look at the queue") })
 	one, many := f.drv("one", ""), f.drv("many", "")
 	f.submit(one)
 	f.submit(many)
@@ -312,14 +312,14 @@ func TestMoreDependantsFirst(t *testing.T) {
 		f.submit(f.drv(name, "", many))
 	}
 	f.until("both are ready, and what waits for them is known", func() (known bool) {
-		inLoop(func() {
-			known = f.c.queue.Len() == 2 && f.c.tasks[one].dependants.size() == 1 && f.c.tasks[many].dependants.size() == 3
+		inLoop(func(l *loop) {
+			known = l.queue.Len() == 2 && l.tasks[one].dependants.size() == 1 && l.tasks[many].dependants.size() == 3
 		})
 		return known
 	})
 	var order []int
-	inLoop(func() {
-		for b := range f.c.queue.All() {
+	inLoop(func(l *loop) {
+		for b := range l.queue.All() {
 			order = append(order, b.Dependants)
 		}
 	})

@@ -130,10 +130,10 @@ var buildName = regexp.MustCompile("build-[0-9]+")
 // forgive waits until the hostile machine gets builds again.
 func (h *hostile) forgive() {
 	h.t.Helper()
-	m := h.c.byName[evil]
+	m := h.machine(evil)
 	h.until("the hostile machine is up", func() bool {
 		up := false
-		if err := h.c.do(h.t.Context(), func() {
+		if err := h.c.do(h.t.Context(), func(l *loop) {
 			m.conduct = conduct{}
 			if up = m.unavailable() == ""; !up {
 				m.contacts.wake()
@@ -149,7 +149,7 @@ func (h *hostile) forgive() {
 // it looks once more, that is with the loop.
 func (h *hostile) look() {
 	h.t.Helper()
-	m, a := h.c.byName[evil], h.agents[evil]
+	m, a := h.machine(evil), h.agents[evil]
 	looks := func() (n int) {
 		a.set(func(a *fakeAgent) { n = a.answers["GET /v1/machine"] })
 		return n
@@ -159,7 +159,7 @@ func (h *hostile) look() {
 		m.contacts.wake()
 		return looks() >= before+2
 	})
-	if err := h.c.do(h.t.Context(), func() {}); err != nil {
+	if err := h.c.do(h.t.Context(), func(l *loop) {}); err != nil {
 		h.t.Fatalf("the coordinator has ended: %v, %v", err, <-h.over)
 	}
 }
@@ -167,12 +167,12 @@ func (h *hostile) look() {
 // down cuts the hostile machine off until it is up again.
 func (h *hostile) down() {
 	h.t.Helper()
-	m := h.c.byName[evil]
+	m := h.machine(evil)
 	h.agents[evil].cutLink(true)
 	h.until("the hostile machine is down", func() bool {
 		m.contacts.wake()
 		down := false
-		if err := h.c.do(h.t.Context(), func() { down = m.state == stateDown }); err != nil {
+		if err := h.c.do(h.t.Context(), func(l *loop) { down = m.state == stateDown }); err != nil {
 			h.t.Fatalf("the coordinator has ended: %v, %v", err, <-h.over)
 		}
 		return down

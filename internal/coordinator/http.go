@@ -336,8 +336,8 @@ func (c *Coordinator) getBuild(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	story := api.BuildStory{Build: *b, Events: events}
-	err = c.do(r.Context(), func() {
-		rec := c.builds[b.ID]
+	err = c.do(r.Context(), func(l *loop) {
+		rec := l.builds[b.ID]
 		if rec == nil {
 			return
 		}
@@ -359,9 +359,9 @@ func (c *Coordinator) getWhy(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	why := &api.Why{Build: *b, Summary: b.Reason}
-	if err := c.do(r.Context(), func() {
-		if rec := c.builds[b.ID]; rec != nil {
-			why = c.why(rec.task, rec)
+	if err := c.do(r.Context(), func(l *loop) {
+		if rec := l.builds[b.ID]; rec != nil {
+			why = l.why(rec.task, rec)
 			why.Attempts = slices.Clone(why.Attempts)
 		}
 	}); err != nil {

@@ -111,24 +111,24 @@ type spare struct {
 }
 
 // keep notes that a task's outputs stay on a machine.
-func (c *Coordinator) keep(t *task, m *machine, made []*madeItem) {
+func (l *loop) keep(t *task, m *machine, made []*madeItem) {
 	t.kept = m
-	c.kept.add(m, made)
-	c.setAvailable(t)
+	l.kept.add(m, made)
+	l.setAvailable(t)
 }
 
 // release lets a machine drop what it keeps for a task that is over.
-func (c *Coordinator) release(t *task, m *machine) {
+func (l *loop) release(t *task, m *machine) {
 	t.kept = nil
-	c.unkeep(t, m)
+	l.unkeep(t, m)
 	id := t.id
-	c.durably(func() { c.forget(m, id) })
+	l.durably(func() { l.forget(m, id) })
 }
 
 // forget has a machine's agent forget a build, unless another attempt at it is under
 // way there: that one replaces what the agent has, and is forgotten when it is over.
-func (c *Coordinator) forget(m *machine, id string) {
-	if t := c.byID[id]; t != nil && t.uses(m) {
+func (l *loop) forget(m *machine, id string) {
+	if t := l.byID[id]; t != nil && t.uses(m) {
 		return
 	}
 	if m.state == stateDown {
@@ -146,53 +146,53 @@ func (c *Coordinator) unkeep(t *task, m *machine) {
 }
 
 // addKept makes a task that is over, for the sake of those that need its outputs.
-func (c *Coordinator) addKept(n *node, s *spare) {
-	delete(c.spare, n.path)
-	t := c.newTask(n.path, s.status.ID)
+func (l *loop) addKept(n *node, s *spare) {
+	delete(l.spare, n.path)
+	t := l.newTask(n.path, s.status.ID)
 	t.node, t.state, t.machine, t.attempt = n, api.Succeeded, s.machine, s.status.Attempt
-	c.live.Store(t.drv, n)
-	c.keep(t, s.machine, madeOf(s.status.Outputs, nil))
+	l.live.Store(t.drv, n)
+	l.keep(t, s.machine, madeOf(s.status.Outputs, nil))
 }
 
 // adopt makes a task that waits for its turn use what a machine built before.
-func (c *Coordinator) adopt(t *task, m *machine, s *agentapi.BuildStatus) {
-	c.queue.Remove(t.id)
-	c.kept.add(m, madeOf(s.Outputs, nil))
+func (l *loop) adopt(t *task, m *machine, s *agentapi.BuildStatus) {
+	l.queue.Remove(t.id)
+	l.kept.add(m, madeOf(s.Outputs, nil))
 	if s.ID != t.id {
-		delete(c.byID, t.id)
+		delete(l.byID, t.id)
 		t.id = s.ID
-		c.byID[t.id] = t
+		l.byID[t.id] = t
 	}
 	t.machine, t.attempt = m, max(t.attempt, s.Attempt)
 	t.kept = m
-	c.setAvailable(t)
+	l.setAvailable(t)
 	if t.wantedHome() || t.offloaded() {
-		c.bring(t)
+		l.bring(t)
 		return
 	}
 	for _, r := range t.builds {
 		r.OutputPaths, r.OutputsOn = t.node.outputMap(), m.Name
 	}
-	c.finish(t, outcome{reason: "the outputs were on " + m.Name})
+	l.finish(t, outcome{reason: "the outputs were on " + m.Name})
 }
 
 // bring starts what is next for builds whose outputs are there: build hooks get them
 // first, since guix-daemon makes them valid at home by that.
-func (c *Coordinator) bring(t *task) {
+func (l *loop) bring(t *task) {
 	switch {
 	case t.kept == nil:
-		c.endServed(t, "the outputs were there")
+		l.endServed(t, "the outputs were there")
 	case t.offloaded():
-		c.deliver(t)
+		l.deliver(t)
 	case t.wantedHome():
-		c.fetchHome(t)
+		l.fetchHome(t)
 	default:
-		c.endServed(t, "the outputs are on "+t.kept.Name)
+		l.endServed(t, "the outputs are on "+t.kept.Name)
 	}
 }
 
 // endServed ends builds that need nothing but that the outputs are where they are.
-func (c *Coordinator) endServed(t *task, reason string) {
+func (l *loop) endServed(t *task, reason string) {
 	now := time.Now()
 	for _, r := range t.builds {
 		r.Stopped, r.OutputPaths = &now, t.node.outputMap()
@@ -200,73 +200,73 @@ func (c *Coordinator) endServed(t *task, reason string) {
 			r.OutputsOn = t.kept.Name
 		}
 	}
-	c.finish(t, outcome{reason: reason})
+	l.finish(t, outcome{reason: reason})
 }
 
 // withoutBuild goes on with a task that has one build less, and others.
-func (c *Coordinator) withoutBuild(t *task) {
-	if t.available && t.run == nil && !c.delayed[t] {
-		c.bring(t)
+func (l *loop) withoutBuild(t *task) {
+	if t.available && t.run == nil && !l.delayed[t] {
+		l.bring(t)
 		return
 	}
-	c.dropUnneeded(t)
+	l.dropUnneeded(t)
 }
 
 // fetchHome starts a run that fetches outputs which a machine keeps.
-func (c *Coordinator) fetchHome(t *task) {
-	r := c.newRun(t, t.kept)
+func (l *loop) fetchHome(t *task) {
+	r := l.newRun(t, t.kept)
 	r.fetchOnly = true
 	t.machine = t.kept
-	c.setState(t, api.Fetching, "the outputs are on "+t.kept.Name)
-	c.group.Go(r.main)
+	l.setState(t, api.Fetching, "the outputs are on "+t.kept.Name)
+	l.group.Go(r.main)
 }
 
 // loseAll gives up what a machine keeps.
-func (c *Coordinator) loseAll(m *machine, why string) {
-	for _, t := range c.tasks {
+func (l *loop) loseAll(m *machine, why string) {
+	for _, t := range l.tasks {
 		if t.kept == m {
-			c.lose(t, why)
+			l.lose(t, why)
 		}
 	}
 }
 
 // lose gives up the outputs that a machine keeps for a task. They are built again if
 // somebody needs them.
-func (c *Coordinator) lose(t *task, why string) {
+func (l *loop) lose(t *task, why string) {
 	m := t.kept
-	c.log.Warn("outputs were lost", "derivation", t.drv, "machine", m.Name, "why", why)
-	c.release(t, m)
+	l.log.Warn("outputs were lost", "derivation", t.drv, "machine", m.Name, "why", why)
+	l.release(t, m)
 	t.available = false
 	dependants := t.dependants
 	t.dependants = taskSet{}
 	if len(t.builds) > 0 {
-		c.abandon(t, why)
-		c.setState(t, api.Queued, "built again: "+why)
-		c.expand(t)
+		l.abandon(t, why)
+		l.setState(t, api.Queued, "built again: "+why)
+		l.expand(t)
 	} else {
-		c.remove(t)
-		c.releaseInputs(t)
+		l.remove(t)
+		l.releaseInputs(t)
 	}
 	for d := range dependants.all() {
 		d.inputs.remove(t)
 		if d.run != nil || d.resume != nil || d.available {
 			continue
 		}
-		c.setState(d, api.Waiting, fmt.Sprintf("%s is built again: %s", t.drv, why))
-		c.expand(d)
+		l.setState(d, api.Waiting, fmt.Sprintf("%s is built again: %s", t.drv, why))
+		l.expand(d)
 	}
 }
 
 // inputsLost deals with a run that found inputs to be nowhere.
-func (c *Coordinator) inputsLost(r *run, lost []store.Path) {
+func (l *loop) inputsLost(r *run, lost []store.Path) {
 	t := r.task
 	m, id := r.machine, r.id
-	c.durably(func() { c.forget(m, id) })
+	l.durably(func() { l.forget(m, id) })
 	t.blamed++
 	for _, p := range t.node.sources {
 		for _, gone := range lost {
 			if p == gone {
-				c.fail(t, &api.Failure{
+				l.fail(t, &api.Failure{
 					Culprit: api.CulpritCoordinator, Phase: api.Sending,
 					Message: fmt.Sprintf("source %s is not in the head's store", p),
 				})
@@ -274,24 +274,24 @@ func (c *Coordinator) inputsLost(r *run, lost []store.Path) {
 			}
 		}
 	}
-	if t.blamed >= c.limits.MaxAttempts {
-		c.fail(t, &api.Failure{
+	if t.blamed >= l.limits.MaxAttempts {
+		l.fail(t, &api.Failure{
 			Culprit: api.CulpritCoordinator, Phase: api.Sending,
 			Message: fmt.Sprintf("inputs were lost %d times, the last time %s", t.blamed, lost[0]),
 		})
 		return
 	}
-	c.setState(t, api.Waiting, fmt.Sprintf("%s was lost and is built again", lost[0]))
+	l.setState(t, api.Waiting, fmt.Sprintf("%s was lost and is built again", lost[0]))
 	for in := range t.inputs.all() {
 		if in.kept != nil {
-			c.lose(in, "its outputs were not found there any more")
+			l.lose(in, "its outputs were not found there any more")
 		}
 	}
-	c.expand(t)
+	l.expand(t)
 }
 
 // reconcile compares the builds that an agent knows with what is wanted of it.
-func (c *Coordinator) reconcile(m *machine, s *sighting) {
+func (l *loop) reconcile(m *machine, s *sighting) {
 	listed := make(map[string]bool, len(s.builds))
 	for i := range s.builds {
 		status := &s.builds[i]
@@ -300,56 +300,56 @@ func (c *Coordinator) reconcile(m *machine, s *sighting) {
 			m.log.Debug("the agent has a build of another coordinator", "build", status.ID)
 			continue
 		}
-		c.reconcileBuild(m, status, s.wrong[status])
+		l.reconcileBuild(m, status, s.wrong[status])
 	}
-	c.tellWrong(m, s.wrong)
-	for _, t := range c.tasks {
+	l.tellWrong(m, s.wrong)
+	for _, t := range l.tasks {
 		if t.kept == m && !listed[t.id] && t.run == nil {
-			c.lose(t, "its agent does not know it any more")
+			l.lose(t, "its agent does not know it any more")
 		}
 	}
 }
 
 // reconcileBuild decides about one build that an agent knows. If that cannot be what the
 // machine was given, wrong says why.
-func (c *Coordinator) reconcileBuild(m *machine, s *agentapi.BuildStatus, wrong error) {
-	t := c.tasks[s.Derivation]
+func (l *loop) reconcileBuild(m *machine, s *agentapi.BuildStatus, wrong error) {
+	t := l.tasks[s.Derivation]
 	own := t != nil && t.id == s.ID
 	switch {
 	case own && t.attempt == s.Attempt && (t.run != nil && t.run.machine == m || t.resume == m):
 		// It goes on.
-	case own && t.kept == m && s.State == agentapi.Succeeded && c.kept.has(m, s.Outputs):
+	case own && t.kept == m && s.State == agentapi.Succeeded && l.kept.has(m, s.Outputs):
 		// It is still there.
 	case own && t.kept == m:
 		if t.run == nil {
-			c.lose(t, "its agent says something else of it now")
+			l.lose(t, "its agent says something else of it now")
 		}
-	case own && c.grace != nil && t.attempt+1 == s.Attempt && t.run == nil && t.resume == nil && !t.available && c.mayMake(t, m):
+	case own && l.grace != nil && t.attempt+1 == s.Attempt && t.run == nil && t.resume == nil && !t.available && l.mayMake(t, m):
 		// It was placed there, and the ledger did not hear of that any more. Nothing is placed
 		// before all machines were asked, so no other attempt has that number.
 		t.attempt, t.machine, t.resume, t.state = s.Attempt, m, m, api.Placed
 	case wrong != nil:
-		c.forget(m, s.ID)
-	case c.stillWanted(t, m, s):
-		c.useOld(t, m, s)
-	case s.State != agentapi.Succeeded || t != nil && !c.mayMake(t, m):
-		c.forget(m, s.ID)
-	case c.grace != nil && (t == nil || t.run == nil && t.resume == nil):
-		if other := c.spare[s.Derivation]; other != nil && (other.machine != m || other.status.ID != s.ID) {
-			c.forget(m, s.ID) // one is enough
+		l.forget(m, s.ID)
+	case l.stillWanted(t, m, s):
+		l.useOld(t, m, s)
+	case s.State != agentapi.Succeeded || t != nil && !l.mayMake(t, m):
+		l.forget(m, s.ID)
+	case l.grace != nil && (t == nil || t.run == nil && t.resume == nil):
+		if other := l.spare[s.Derivation]; other != nil && (other.machine != m || other.status.ID != s.ID) {
+			l.forget(m, s.ID) // one is enough
 			return
 		}
-		c.spare[s.Derivation] = &spare{m, *s}
+		l.spare[s.Derivation] = &spare{m, *s}
 	case t != nil && t.node != nil && t.run == nil && t.resume == nil && !t.available && !t.expanding:
-		c.adopt(t, m, s)
+		l.adopt(t, m, s)
 	default:
-		c.forget(m, s.ID)
+		l.forget(m, s.ID)
 	}
 }
 
 // tellWrong says that a machine lists builds which it was not given, or outputs that they
 // don't have.
-func (c *Coordinator) tellWrong(m *machine, wrong map[*agentapi.BuildStatus]error) {
+func (l *loop) tellWrong(m *machine, wrong map[*agentapi.BuildStatus]error) {
 	var own *headError
 	var texts []string
 	for _, err := range wrong {
@@ -362,52 +362,52 @@ func (c *Coordinator) tellWrong(m *machine, wrong map[*agentapi.BuildStatus]erro
 	}
 	slices.Sort(texts)
 	text := fmt.Sprintf("builds that it lists and that are not used: %d; %s", len(texts), texts[0])
-	c.faulted(m, text)
-	c.tell(m, text)
+	l.faulted(m, text)
+	l.tell(m, text)
 }
 
 // endGrace notes that a machine said what it has, or cannot. When all did, the tasks
 // that a start found are looked at.
-func (c *Coordinator) endGrace(m *machine) {
-	if c.grace == nil {
+func (l *loop) endGrace(m *machine) {
+	if l.grace == nil {
 		return
 	}
 	if m != nil {
-		delete(c.grace, m)
-		if len(c.grace) > 0 {
+		delete(l.grace, m)
+		if len(l.grace) > 0 {
 			return
 		}
 	}
-	c.grace = nil
+	l.grace = nil
 	// One walk for all: a task whose dependants are not known yet would be dropped.
 	var questions []question
-	for _, t := range c.tasks {
+	for _, t := range l.tasks {
 		if t.expanding {
 			questions = append(questions, t.question())
 		}
 	}
 	// What is still spare after that walk is not needed.
-	c.expander.mail.put(append(questions, question{whenDone: c.dropSpare})...)
-	c.placing = true
+	l.expander.mail.put(append(questions, question{whenDone: l.dropSpare})...)
+	l.placing = true
 }
 
-func (c *Coordinator) dropSpare() {
+func (l *loop) dropSpare() {
 	again := false
-	for drv, s := range c.spare {
-		t := c.tasks[drv]
+	for drv, s := range l.spare {
+		t := l.tasks[drv]
 		if t != nil && t.expanding {
 			again = true
 			continue
 		}
-		delete(c.spare, drv)
-		if t != nil && t.node != nil && t.run == nil && t.resume == nil && !t.available && c.mayMake(t, s.machine) {
-			c.adopt(t, s.machine, &s.status)
+		delete(l.spare, drv)
+		if t != nil && t.node != nil && t.run == nil && t.resume == nil && !t.available && l.mayMake(t, s.machine) {
+			l.adopt(t, s.machine, &s.status)
 		} else {
-			c.forget(s.machine, s.status.ID)
+			l.forget(s.machine, s.status.ID)
 		}
 	}
 	if again {
-		c.expander.mail.put(question{whenDone: c.dropSpare})
+		l.expander.mail.put(question{whenDone: l.dropSpare})
 	}
 }
 

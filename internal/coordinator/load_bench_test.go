@@ -141,9 +141,9 @@ func BenchmarkQueued(b *testing.B) {
 		}
 	}
 	for expanding := 1; expanding > 0; time.Sleep(time.Millisecond) {
-		if err := f.c.do(b.Context(), func() {
-			expanding = b.N - len(f.c.tasks)
-			for _, t := range f.c.tasks {
+		if err := f.c.do(b.Context(), func(l *loop) {
+			expanding = b.N - len(l.tasks)
+			for _, t := range l.tasks {
 				if t.expanding {
 					expanding++
 				}
@@ -291,8 +291,8 @@ func makeSimResult(scratch *storetest.Memory, key *signature.PrivateKey, output 
 func (f *loadFarm) awaitMachines(b *testing.B) {
 	for up := 0; up < loadMachines; {
 		up = 0
-		if err := f.c.do(b.Context(), func() {
-			for _, m := range f.c.machines {
+		if err := f.c.do(b.Context(), func(l *loop) {
+			for _, m := range l.machines {
 				if m.unavailable() == "" {
 					up++
 				}

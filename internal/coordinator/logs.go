@@ -113,8 +113,8 @@ func (c *Coordinator) comparedOn(ctx context.Context, b *api.Build, machine stri
 			return attemptLog{r.LogID, r.LogAttempt}, nil
 		}
 	}
-	err = c.do(ctx, func() {
-		if rec := c.builds[b.ID]; rec != nil && rec.check != nil {
+	err = c.do(ctx, func(l *loop) {
+		if rec := l.builds[b.ID]; rec != nil && rec.check != nil {
 			for t := range rec.check.tasks {
 				if t.machine != nil && t.machine.Name == machine {
 					found = attemptLog{t.id, t.attempt}

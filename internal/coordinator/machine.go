@@ -75,10 +75,11 @@ const (
 	stateDown       = "down"
 )
 
-func newMachine(c *Coordinator, m machines.Machine) *machine {
+func (l *loop) newMachine(m machines.Machine) *machine {
+	c := l.Coordinator
 	x := &machine{
 		Machine: m, c: c, log: c.log.With("machine", m.Name), state: stateUnknown,
-		runs: make(map[*run]struct{}), has: c.items.newSet(),
+		runs: make(map[*run]struct{}), has: l.items.newSet(),
 	}
 	x.contacts.init()
 	if c.cfg.newAgent != nil {
@@ -98,9 +99,9 @@ func newMachine(c *Coordinator, m machines.Machine) *machine {
 var errRemoved = errors.New("the machine is not in the machines file any more")
 
 // openMachine makes a machine and its link.
-func (c *Coordinator) openMachine(m machines.Machine) (x *machine, err error) {
-	x = newMachine(c, m)
-	if x.link, err = c.cfg.NewLink(m); err != nil {
+func (l *loop) openMachine(m machines.Machine) (x *machine, err error) {
+	x = l.newMachine(m)
+	if x.link, err = l.cfg.NewLink(m); err != nil {
 		return nil, fmt.Errorf("machine %s: %w", m.Name, err)
 	}
 	return x, nil
@@ -270,7 +271,7 @@ func (m *machine) supervise(ctx context.Context) {
 	for {
 		m.contacts.setShut(nil)
 		if !up {
-			m.c.post(func() { m.c.connecting(m) })
+			m.c.post(func(l *loop) { l.connecting(m) })
 		}
 		var s sighting
 		if err := m.contain("a look at it", func() error {
@@ -293,7 +294,7 @@ func (m *machine) supervise(ctx context.Context) {
 			}
 			m.contacts.lost(s.err)
 		}
-		m.c.post(func() { m.c.sighted(m, s) })
+		m.c.post(func(l *loop) { l.sighted(m, s) })
 		if up {
 			m.contacts.reached()
 		}
@@ -388,65 +389,65 @@ func askedOf(b *api.Build) *agentapi.Asked {
 	return &agentapi.Asked{ID: b.ID, Derivation: b.Derivation, Outputs: b.OutputPaths}
 }
 
-func (c *Coordinator) connecting(m *machine) {
-	if m.state == stateUnknown && c.byName[m.Name] == m {
+func (l *loop) connecting(m *machine) {
+	if m.state == stateUnknown && l.byName[m.Name] == m {
 		m.state = stateConnecting
 	}
 }
 
 // sighted takes over what a look at a machine found.
-func (c *Coordinator) sighted(m *machine, s sighting) {
-	if c.byName[m.Name] != m {
+func (l *loop) sighted(m *machine, s sighting) {
+	if l.byName[m.Name] != m {
 		return // it is gone
 	}
 	if s.err != nil {
-		c.unreachable(m, s)
+		l.unreachable(m, s)
 		return
 	}
 	was := m.state
 	m.state, m.err, m.info, m.skew = stateUp, "", s.info, s.skew
 	m.kind.Store(s.info.StoreKind)
 	m.down, m.nextTry = time.Time{}, time.Time{}
-	problem := c.problemOf(m, &s)
+	problem := l.problemOf(m, &s)
 	switch {
 	case problem == m.problem && was == stateUp:
 	case problem != "":
-		if c.tell(m, "up, but gets no builds: "+problem) {
+		if l.tell(m, "up, but gets no builds: "+problem) {
 			m.log.Warn("the machine gets no builds", "why", problem)
 		}
-	case c.tell(m, "up"):
+	case l.tell(m, "up"):
 		m.log.Info("the machine is up", "agent", s.info.Version, "kernel", s.info.Kernel, "store", s.info.StoreKind)
 	}
-	c.tellHeld(m)
+	l.tellHeld(m)
 	m.problem = problem
-	c.admit(m, time.Now())
-	c.machineBack(m)
+	l.admit(m, time.Now())
+	l.machineBack(m)
 	if was != stateUp {
-		c.reconcile(m, &s)
+		l.reconcile(m, &s)
 	}
-	c.endGrace(m)
-	c.saveLearnt(m)
-	c.placing = true
+	l.endGrace(m)
+	l.saveLearnt(m)
+	l.placing = true
 }
 
-func (c *Coordinator) unreachable(m *machine, s sighting) {
+func (l *loop) unreachable(m *machine, s sighting) {
 	now := time.Now()
 	text := agentapi.Printable(s.err.Error(), api.MaxProblem)
 	if m.state != stateDown {
 		m.down = now
 		m.has.clear()
-		if c.tell(m, "down: "+text) {
+		if l.tell(m, "down: "+text) {
 			m.log.Warn("the machine cannot be reached", "err", text)
 		}
 	}
-	c.tellHeld(m)
+	l.tellHeld(m)
 	m.state, m.err, m.nextTry = stateDown, text, s.next
-	if now.Sub(m.down) >= c.limits.MachineLostAfter {
-		c.loseAll(m, "its machine "+m.Name+" cannot be reached")
-		c.machineLost(m)
+	if now.Sub(m.down) >= l.limits.MachineLostAfter {
+		l.loseAll(m, "its machine "+m.Name+" cannot be reached")
+		l.machineLost(m)
 	}
-	c.endGrace(m)
-	c.placing = true
+	l.endGrace(m)
+	l.placing = true
 }
 
 // problemOf says why a machine that is up gets no builds; empty if it does.
@@ -529,7 +530,7 @@ func (m *machine) unavailable() string {
 // saveInterval is the least time between two records of what was learnt of a machine.
 const saveInterval = 10 * time.Second
 
-func (c *Coordinator) saveLearnt(m *machine) {
+func (l *loop) saveLearnt(m *machine) {
 	if m.bandwidth.takeChanged() {
 		m.learnt = true
 	}
@@ -537,7 +538,7 @@ func (c *Coordinator) saveLearnt(m *machine) {
 		return
 	}
 	m.learnt, m.saved = false, time.Now()
-	c.change(ledger.Change{Machine: &ledger.Machine{
+	l.change(ledger.Change{Machine: &ledger.Machine{
 		Name: m.Name, Bandwidth: m.bandwidth.value(), SpeedLog: m.speed.Log, SpeedSamples: m.speed.Samples,
 		PublicKey: m.info.PublicKey, Updated: m.saved,
 	}})

@@ -34,7 +34,7 @@ func (c *Coordinator) getMetrics(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	own := prometheus.NewPedanticRegistry()
-	own.MustRegister(&figures{c, m}, c.counts.latency)
+	own.MustRegister(&figures{c, m}, c.latency)
 	all := prometheus.Gatherers{own, c.process}
 	promhttp.HandlerFor(all, promhttp.HandlerOpts{DisableCompression: true}).ServeHTTP(w, r)
 	return nil
@@ -60,16 +60,16 @@ type machineMetrics struct {
 
 func (c *Coordinator) measureLoop(ctx context.Context) (*measured, error) {
 	var m measured
-	err := c.do(ctx, func() {
-		for _, x := range c.machines {
+	err := c.do(ctx, func(l *loop) {
+		for _, x := range l.machines {
 			one := machineMetrics{MachineStatus: c.machineStatus(x), admitted: x.unavailable() == "" && x.refuses == ""}
 			if x.info != nil {
 				one.info = withUnknown(x.info)
 			}
 			m.machines = append(m.machines, one)
 		}
-		m.queues, m.head, m.paused = c.queues(time.Now()), c.space, c.held() != ""
-		n := &c.counts
+		m.queues, m.head, m.paused = l.queues(time.Now()), l.space, l.held() != ""
+		n := &l.counts
 		m.finals, m.failed, m.placed = maps.Clone(n.finals), maps.Clone(n.failed), n.placements
 	})
 	return &m, err

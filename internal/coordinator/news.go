@@ -31,14 +31,14 @@ func (n *news) take(now time.Time) bool {
 
 // tell records something about a machine, at once or when there was not too much of late.
 // Of what comes meanwhile the last is told. It reports whether it was at once.
-func (c *Coordinator) tell(m *machine, text string) bool {
+func (l *loop) tell(m *machine, text string) bool {
 	m.news.held = text
 	m.news.missed++
-	return c.tellHeld(m)
+	return l.tellHeld(m)
 }
 
 // tellHeld is called with each look at a machine, and reports whether anything was told.
-func (c *Coordinator) tellHeld(m *machine) bool {
+func (l *loop) tellHeld(m *machine) bool {
 	n := &m.news
 	if n.held == "" || !n.take(time.Now()) {
 		return false
@@ -46,7 +46,7 @@ func (c *Coordinator) tellHeld(m *machine) bool {
 	if n.missed > 1 {
 		m.log.Warn("the machine changed so often that not all was told", "left out", n.missed-1, "now", n.held)
 	}
-	c.event(m.Name, n.held)
+	l.event(m.Name, n.held)
 	n.held, n.missed = "", 0
 	return true
 }

@@ -153,7 +153,7 @@ func (c *Coordinator) mayOffload(ctx context.Context, q *hookapi.Question) (*hoo
 	for {
 		var a hookapi.Answer
 		var hopeful bool
-		if err := c.do(ctx, func() { a, hopeful = c.verdictOn(q) }); err != nil {
+		if err := c.do(ctx, func(l *loop) { a, hopeful = l.verdictOn(q) }); err != nil {
 			return nil, err
 		}
 		if !hopeful || time.Now().After(deadline) {
@@ -169,9 +169,9 @@ func (c *Coordinator) mayOffload(ctx context.Context, q *hookapi.Question) (*hoo
 
 // verdictOn answers for this moment. It is hopeful if the answer may be a better one once
 // machines that were never tried are reached.
-func (c *Coordinator) verdictOn(q *hookapi.Question) (a hookapi.Answer, hopeful bool) {
+func (l *loop) verdictOn(q *hookapi.Question) (a hookapi.Answer, hopeful bool) {
 	b := scheduler.Build{ID: "offload", System: q.System, Features: q.Features}
-	if reason := c.neverTakes(&b); reason != "" {
+	if reason := l.neverTakes(&b); reason != "" {
 		return hookapi.Answer{Verdict: hookapi.Decline, Reason: reason}, false
 	}
 	later := func(reason string) hookapi.Answer {
@@ -180,25 +180,25 @@ func (c *Coordinator) verdictOn(q *hookapi.Question) (a hookapi.Answer, hopeful 
 		}
 		return hookapi.Answer{Verdict: hookapi.Postpone, Reason: reason}
 	}
-	if s := c.recorder.stalled.Load(); s != nil {
+	if s := l.recorder.stalled.Load(); s != nil {
 		return later("the coordinator's ledger takes no changes: " + s.err.Error()), false
 	}
-	if held := c.held(); held != "" {
+	if held := l.held(); held != "" {
 		return later("the coordinator is " + held), false
 	}
-	if t := c.tasks[q.Derivation]; t != nil && t.wantedHome() {
+	if t := l.tasks[q.Derivation]; t != nil && t.wantedHome() {
 		// Its outputs go into the store, for which guix-daemon must let go of them.
 		return hookapi.Answer{Verdict: hookapi.Postpone, Reason: "a client of the coordinator has it built already"}, false
 	}
-	free, full, queued := 0, 0, c.queue.Len()
+	free, full, queued := 0, 0, l.queue.Len()
 	var why []string
-	for i, v := range scheduler.Explain(&b, c.schedulerMachines(time.Now()), nil) {
+	for i, v := range scheduler.Explain(&b, l.schedulerMachines(time.Now()), nil) {
 		switch {
 		case v.OK():
-			free += c.machines[i].ParallelBuilds
+			free += l.machines[i].ParallelBuilds
 		case v.Rule == scheduler.RuleSlots:
-			full += c.machines[i].ParallelBuilds
-		case v.Rule == scheduler.RuleAvailable && !c.machines[i].tried():
+			full += l.machines[i].ParallelBuilds
+		case v.Rule == scheduler.RuleAvailable && !l.machines[i].tried():
 			hopeful = true
 			why = append(why, v.Machine+": "+v.Actual)
 		case v.Rule == scheduler.RuleAvailable, v.Rule == scheduler.RuleAdmission, v.Rule == scheduler.RuleLoad, v.Rule == scheduler.RuleDisk:
@@ -242,7 +242,7 @@ func (c *Coordinator) takeOrder(ctx context.Context, conn net.Conn, r *hookapi.R
 	})
 	d.group.Go(func() { d.repeat(o.AliveEvery()) })
 	b, err := c.takeUpOrder(ctx, d, o)
-	defer c.post(func() { c.hookGone(d) })
+	defer c.post(func(l *loop) { l.hookGone(d) })
 	if err != nil {
 		if ctx.Err() != nil || passes(err) {
 			return err // the hook comes back
@@ -290,7 +290,7 @@ func (c *Coordinator) takeUpOrder(ctx context.Context, d *delivery, o *hookapi.O
 	if err := c.mayTakeOver(ctx, o.ID); err != nil {
 		return nil, err
 	}
-	if err := c.do(ctx, func() { c.hooks[d.id] = d }); err != nil {
+	if err := c.do(ctx, func(l *loop) { l.hooks[d.id] = d }); err != nil {
 		return nil, err
 	}
 	answers, err := c.Submit(ctx, []api.Request{{
@@ -307,9 +307,9 @@ func (c *Coordinator) takeUpOrder(ctx context.Context, d *delivery, o *hookapi.O
 		return nil, badRequest("id %s is the id of a client's build", o.ID)
 	}
 	found := make(chan bool, 1)
-	c.post(func() {
-		live := c.hookCame(d)
-		c.durably(func() { found <- live })
+	c.post(func(l *loop) {
+		live := l.hookCame(d)
+		l.durably(func() { found <- live })
 	})
 	select {
 	case live := <-found:
@@ -342,8 +342,8 @@ func (c *Coordinator) mayTakeOver(ctx context.Context, id string) error {
 }
 
 // hookCame gives a build its hook, if it is not final.
-func (c *Coordinator) hookCame(d *delivery) bool {
-	rec := c.builds[d.id]
+func (l *loop) hookCame(d *delivery) bool {
+	rec := l.builds[d.id]
 	if rec == nil {
 		return false
 	}
@@ -356,29 +356,29 @@ func (c *Coordinator) hookCame(d *delivery) bool {
 	if t.logAttempt > 0 && t.logAttempt == t.attempt {
 		d.mail.put(openLog{t.logID, t.logAttempt})
 	}
-	if t.available && t.kept != nil && t.run == nil && !c.delayed[t] {
-		c.deliver(t)
+	if t.available && t.kept != nil && t.run == nil && !l.delayed[t] {
+		l.deliver(t)
 	}
 	return true
 }
 
 // hookGone cancels the build whose hook is gone, if no other has come for it.
-func (c *Coordinator) hookGone(d *delivery) {
-	if c.hooks[d.id] == d {
-		delete(c.hooks, d.id)
+func (l *loop) hookGone(d *delivery) {
+	if l.hooks[d.id] == d {
+		delete(l.hooks, d.id)
 	}
-	rec := c.builds[d.id]
-	if rec == nil || !rec.Offload || c.ctx.Err() != nil {
+	rec := l.builds[d.id]
+	if rec == nil || !rec.Offload || l.ctx.Err() != nil {
 		return
 	}
 	if rec.delivery == d {
 		rec.delivery = nil
 	}
-	if rec.delivery != nil || c.hooks[d.id] != nil {
+	if rec.delivery != nil || l.hooks[d.id] != nil {
 		return
 	}
-	c.cancelBuild(rec, "guix-daemon does not want it any more")
-	c.placing = true
+	l.cancelBuild(rec, "guix-daemon does not want it any more")
+	l.placing = true
 }
 
 // logOpened says that the log of a task's attempt begins.
@@ -397,21 +397,21 @@ func (c *Coordinator) logOpened(r *run) {
 
 // deliver starts handing the outputs that a machine keeps to a hook that wants them, one
 // after the other.
-func (c *Coordinator) deliver(t *task) {
+func (l *loop) deliver(t *task) {
 	if t.run != nil {
 		return
 	}
 	t.machine = t.kept
 	for _, rec := range t.builds {
 		if rec.Offload && rec.delivery != nil {
-			r := c.newRun(t, t.kept)
+			r := l.newRun(t, t.kept)
 			r.fetchOnly, r.deliver, r.to = true, rec, rec.delivery
-			c.setState(t, api.Fetching, "guix-daemon takes the outputs")
-			c.group.Go(r.main)
+			l.setState(t, api.Fetching, "guix-daemon takes the outputs")
+			l.group.Go(r.main)
 			return
 		}
 	}
-	c.setState(t, api.Fetching, "the build hook of guix-daemon is to come back for the outputs")
+	l.setState(t, api.Fetching, "the build hook of guix-daemon is to come back for the outputs")
 }
 
 // handOver gives the outputs to a hook.
@@ -445,27 +445,27 @@ func (r *run) handOver() (*outcome, error) {
 }
 
 // delivered ends a build whose hook has the outputs.
-func (c *Coordinator) delivered(r *run) {
+func (l *loop) delivered(r *run) {
 	t := r.task
-	if c.builds[r.deliver.ID] == r.deliver {
-		c.endDelivered(r.deliver)
+	if l.builds[r.deliver.ID] == r.deliver {
+		l.endDelivered(r.deliver)
 	}
 	if len(t.builds) > 0 {
-		c.bring(t)
+		l.bring(t)
 		return
 	}
 	t.state = api.Succeeded
-	c.releaseInputs(t)
-	c.dropUnneeded(t)
+	l.releaseInputs(t)
+	l.dropUnneeded(t)
 }
 
 // endDelivered ends a build, but not its task.
-func (c *Coordinator) endDelivered(rec *record) {
+func (l *loop) endDelivered(rec *record) {
 	t := rec.task
 	now := time.Now()
 	rec.Stopped, rec.State, rec.Reason = &now, api.Succeeded, "guix-daemon has the outputs"
-	c.save(rec, false)
-	delete(c.builds, rec.ID)
+	l.save(rec, false)
+	delete(l.builds, rec.ID)
 	t.builds = slices.DeleteFunc(t.builds, func(other *record) bool { return other == rec })
 }
 
@@ -473,8 +473,8 @@ func (c *Coordinator) endDelivered(rec *record) {
 func (c *Coordinator) awaitGraph(ctx context.Context) error {
 	for {
 		walked := make(chan struct{})
-		err := c.do(ctx, func() {
-			if c.grace == nil {
+		err := c.do(ctx, func(l *loop) {
+			if l.grace == nil {
 				c.expander.mail.put(question{whenDone: func() { close(walked) }})
 			}
 		})
@@ -498,9 +498,9 @@ func (c *Coordinator) endHookGrace(ctx context.Context) {
 		return
 	}
 	waiting := make(map[string][]store.Path)
-	err := c.do(ctx, func() {
-		for id, rec := range c.builds {
-			if rec.Offload && rec.delivery == nil && c.hooks[id] == nil {
+	err := c.do(ctx, func(l *loop) {
+		for id, rec := range l.builds {
+			if rec.Offload && rec.delivery == nil && l.hooks[id] == nil {
 				waiting[id] = values(rec.OutputPaths)
 			}
 		}
@@ -511,20 +511,20 @@ func (c *Coordinator) endHookGrace(ctx context.Context) {
 	for id, outputs := range waiting {
 		absent, err := store.Missing(ctx, c.head.Store, outputs)
 		done := err == nil && len(outputs) > 0 && len(absent) == 0
-		c.post(func() {
-			rec := c.builds[id]
-			if rec == nil || rec.delivery != nil || c.hooks[id] != nil {
+		c.post(func(l *loop) {
+			rec := l.builds[id]
+			if rec == nil || rec.delivery != nil || l.hooks[id] != nil {
 				return
 			}
 			if !done {
-				c.cancelBuild(rec, "the build hook of guix-daemon did not come back for it")
+				l.cancelBuild(rec, "the build hook of guix-daemon did not come back for it")
 				return
 			}
-			c.endDelivered(rec)
+			l.endDelivered(rec)
 			if t := rec.task; len(t.builds) == 0 && t.dependants.size() > 0 && !t.available {
-				c.substitute(t, rec)
+				l.substitute(t, rec)
 			} else {
-				c.withoutBuild(t)
+				l.withoutBuild(t)
 			}
 		})
 	}
@@ -590,7 +590,7 @@ func (d *delivery) repeat(every time.Duration) {
 		case <-d.ctx.Done():
 			return
 		}
-		if d.c.do(d.ctx, func() {}) != nil {
+		if d.c.do(d.ctx, func(l *loop) {}) != nil {
 			return
 		}
 		d.writing.Lock()

@@ -92,7 +92,7 @@ func (f *hookFarm) over() {
 	f.idle()
 	f.until("no hook is left", func() bool {
 		var hooks int
-		if err := f.c.do(context.Background(), func() { hooks = len(f.c.hooks) }); err != nil {
+		if err := f.c.do(context.Background(), func(l *loop) { hooks = len(l.hooks) }); err != nil {
 			f.t.Fatal(err)
 		}
 		return hooks == 0
@@ -455,7 +455,7 @@ func (a *wrappingAgent) Export(ctx context.Context, paths []store.Path) (io.Read
 func (f *hookFarm) recorded() {
 	f.t.Helper()
 	done := make(chan struct{})
-	f.c.post(func() { f.c.durably(func() { close(done) }) })
+	f.c.post(func(l *loop) { l.durably(func() { close(done) }) })
 	<-done
 }
 

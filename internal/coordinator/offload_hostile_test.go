@@ -239,7 +239,7 @@ func TestOffloadSaysThatItIsAlive(t *testing.T) {
 	f.until("it was said again", func() bool { return repeated() > 3 })
 	// Nothing is said for a coordinator that does not go on, however well its sockets do.
 	blocked, release := make(chan struct{}), make(chan struct{})
-	f.c.post(func() { close(blocked); <-release })
+	f.c.post(func(l *loop) { close(blocked); <-release })
 	<-blocked
 	before := repeated()
 	time.Sleep(500 * time.Millisecond)

@@ -117,7 +117,7 @@ func TestOffloadSlotsAndQueue(t *testing.T) {
 	}
 	ids := f.submit(more...)
 	f.until("all wait", func() (all bool) {
-		if err := f.c.do(t.Context(), func() { all = f.c.queue.Len() == len(more) }); err != nil {
+		if err := f.c.do(t.Context(), func(l *loop) { all = l.queue.Len() == len(more) }); err != nil {
 			t.Fatal(err)
 		}
 		return all
@@ -734,7 +734,7 @@ func TestOffloadMachineLostWithOutputs(t *testing.T) {
 			a.onExport = func(ctx ctx) {
 				a.cutLink(true)
 				<-ctx.Done()
-				f.c.byName[name].contacts.poke()
+				f.machine(name).contacts.poke()
 				other := map[string]string{"m1": "m2", "m2": "m1"}[name]
 				f.agents[other].set(func(a *fakeAgent) { a.onExport = nil })
 			}

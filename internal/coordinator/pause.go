@@ -26,40 +26,40 @@ type pauseSetting struct {
 }
 
 // held says why nothing is placed; empty if builds are.
-func (c *Coordinator) held() string {
+func (l *loop) held() string {
 	switch {
-	case c.pause.Paused:
-		return withReason("paused", c.pause.Reason)
-	case c.headLow != "":
-		return "paused until there is room on the head: " + c.headLow
+	case l.pause.Paused:
+		return withReason("paused", l.pause.Reason)
+	case l.headLow != "":
+		return "paused until there is room on the head: " + l.headLow
 	}
 	return ""
 }
 
 // setPaused pauses placing for an operator, or ends that. What runs goes on.
-func (c *Coordinator) setPaused(paused bool, reason string) {
+func (l *loop) setPaused(paused bool, reason string) {
 	s := &ledger.Setting{Name: pausedSetting}
 	text := withReason("resumed", reason)
-	c.pause = pauseSetting{}
+	l.pause = pauseSetting{}
 	if paused {
-		c.pause = pauseSetting{true, reason}
-		s.Value = c.pause
+		l.pause = pauseSetting{true, reason}
+		s.Value = l.pause
 		text = withReason("paused", reason)
 	}
-	c.change(ledger.Change{Setting: s})
-	c.machineEvent(api.KindOperator, "", text)
-	c.log.Info("an operator changed the coordinator", "what", text)
-	c.placing = true
+	l.change(ledger.Change{Setting: s})
+	l.machineEvent(api.KindOperator, "", text)
+	l.log.Info("an operator changed the coordinator", "what", text)
+	l.placing = true
 }
 
-func (c *Coordinator) recoverPause(ctx context.Context) error {
-	_, err := c.ledger.Setting(ctx, pausedSetting, &c.pause)
+func (l *loop) recoverPause(ctx context.Context) error {
+	_, err := l.ledger.Setting(ctx, pausedSetting, &l.pause)
 	if errors.As(err, new(*ledger.RecordError)) {
 		// Better that somebody has to resume it than that what was stopped goes on.
-		c.pause, err = pauseSetting{true, err.Error()}, nil
+		l.pause, err = pauseSetting{true, err.Error()}, nil
 	}
-	if err == nil && c.pause.Paused {
-		c.log.Warn("nothing is started: an operator paused the coordinator", "reason", c.pause.Reason)
+	if err == nil && l.pause.Paused {
+		l.log.Warn("nothing is started: an operator paused the coordinator", "reason", l.pause.Reason)
 	}
 	return err
 }
@@ -77,8 +77,8 @@ func (c *Coordinator) changePaused(w http.ResponseWriter, r *http.Request, pause
 	if err != nil {
 		return err
 	}
-	if err := c.durable(r.Context(), func() error {
-		c.setPaused(paused, reason)
+	if err := c.durable(r.Context(), func(l *loop) error {
+		l.setPaused(paused, reason)
 		return nil
 	}); err != nil {
 		return err
@@ -158,7 +158,7 @@ func (c *Coordinator) watchHead(ctx context.Context) {
 			c.log.Warn("the head's free disk is not known", "err", err)
 		}
 		if failed = err != nil; !failed {
-			c.post(func() { c.headMeasured(space) })
+			c.post(func(l *loop) { l.headMeasured(space) })
 		}
 		select {
 		case <-ctx.Done():
@@ -169,25 +169,25 @@ func (c *Coordinator) watchHead(ctx context.Context) {
 }
 
 // headMeasured pauses, or goes on, as there is room on the head.
-func (c *Coordinator) headMeasured(space api.HeadStatus) {
-	c.space = space
+func (l *loop) headMeasured(space api.HeadStatus) {
+	l.space = space
 	slack := 0.0
-	if c.headLow != "" {
+	if l.headLow != "" {
 		slack = admissionSlack
 	}
-	low := c.cfg.HeadLimits.lacks(&space, slack)
+	low := l.cfg.HeadLimits.lacks(&space, slack)
 	switch {
-	case low != "" && c.headLow == "":
-		c.log.Error("the head has no room: nothing is started or fetched until it has", "why", low)
-		c.event("", "paused until there is room on the head: "+low)
-		c.room.shut()
-	case low == "" && c.headLow != "":
-		c.log.Info("the head has room again")
-		c.event("", "there is room on the head again")
-		c.room.open()
-		c.placing = true
+	case low != "" && l.headLow == "":
+		l.log.Error("the head has no room: nothing is started or fetched until it has", "why", low)
+		l.event("", "paused until there is room on the head: "+low)
+		l.room.shut()
+	case low == "" && l.headLow != "":
+		l.log.Info("the head has room again")
+		l.event("", "there is room on the head again")
+		l.room.open()
+		l.placing = true
 	}
-	c.headLow = low
+	l.headLow = low
 }
 
 // measureHead asks the file systems. What is not known is negative.

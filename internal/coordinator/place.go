@@ -15,63 +15,64 @@ import (
 const justStarted = 30 * time.Second
 
 // placeBy has the loop look at the queue at that time at the latest.
-func (c *Coordinator) placeBy(at time.Time) {
-	if c.placeAt.IsZero() || at.Before(c.placeAt) {
-		c.placeAt = at
+func (l *loop) placeBy(at time.Time) {
+	if l.placeAt.IsZero() || at.Before(l.placeAt) {
+		l.placeAt = at
 	}
 }
 
 // place starts what can be started now.
-func (c *Coordinator) place() {
-	c.placing = false
+func (l *loop) place() {
+	l.placing = false
 	now := time.Now()
-	c.wake(now)
-	c.endQuarantines(now)
-	for _, m := range c.machines {
+	l.wake(now)
+	l.endQuarantines(now)
+	for _, m := range l.machines {
 		if until := m.conduct.restUntil; now.Before(until) {
-			c.placeBy(until) // anything earlier has taken its place
+			l.placeBy(until) // anything earlier has taken its place
 		}
 	}
-	if c.queue.Len() == 0 || c.held() != "" || c.grace != nil || c.recorder.stalled.Load() != nil {
+	if l.queue.Len() == 0 || l.held() != "" || l.grace != nil || l.recorder.stalled.Load() != nil {
 		return
 	}
-	c.begin(c.plan(now))
+	l.begin(l.plan(now))
 }
 
 // plan decides what starts now, and takes that out of the queue.
-func (c *Coordinator) plan(now time.Time) scheduler.Plan {
+func (l *loop) plan(now time.Time) scheduler.Plan {
 	plan := scheduler.Assign(scheduler.Input{
-		Now: now, Machines: c.schedulerMachines(now), Queue: c.queue, Missing: c.missing,
+		Now: now, Machines: l.schedulerMachines(now), Queue: l.queue, Missing: l.missing,
 	})
-	c.queue.Apply(plan)
+	l.queue.Apply(plan)
 	for i := range plan.Deferrals {
-		c.placeBy(plan.Deferrals[i].Until)
+		l.placeBy(plan.Deferrals[i].Until)
 	}
 	return plan
 }
 
-func (c *Coordinator) begin(plan scheduler.Plan) {
+func (l *loop) begin(plan scheduler.Plan) {
 	for i := range plan.Assignments {
 		a := &plan.Assignments[i]
-		if t := c.byID[a.Build.ID]; t != nil {
-			c.counts.placed(time.Since(t.queuedAt))
-			c.attempt(t, c.byName[a.Machine], fmt.Sprintf("finished earliest there, in %s", a.Finish.Round(time.Millisecond)))
+		if t := l.byID[a.Build.ID]; t != nil {
+			l.counts.placements++
+			l.latency.Observe(time.Since(t.queuedAt).Seconds())
+			l.attempt(t, l.byName[a.Machine], fmt.Sprintf("finished earliest there, in %s", a.Finish.Round(time.Millisecond)))
 		}
 	}
 }
 
 // schedulerMachines describes all machines. The result is valid until the next call.
-func (c *Coordinator) schedulerMachines(now time.Time) []scheduler.Machine {
-	c.lacking = nil // sizes, and what machines have, may be others since the last round
-	if n := len(c.machines); cap(c.described) < n {
-		c.described = make([]scheduler.Machine, n)
+func (l *loop) schedulerMachines(now time.Time) []scheduler.Machine {
+	l.lacking = nil // sizes, and what machines have, may be others since the last round
+	if n := len(l.machines); cap(l.described) < n {
+		l.described = make([]scheduler.Machine, n)
 	} else {
-		c.described = c.described[:n]
+		l.described = l.described[:n]
 	}
-	for i, m := range c.machines {
-		c.described[i] = c.schedulerMachine(m, now, c.described[i].Busy)
+	for i, m := range l.machines {
+		l.described[i] = l.schedulerMachine(m, now, l.described[i].Busy)
 	}
-	return c.described
+	return l.described
 }
 
 // schedulerMachine describes a machine, in the memory of an earlier Busy, which may be nil.
@@ -104,15 +105,15 @@ func (c *Coordinator) schedulerMachine(m *machine, now time.Time, busy []time.Du
 }
 
 // missing estimates how many bytes of a build's inputs a machine lacks.
-func (c *Coordinator) missing(b *scheduler.Build, machine string) int64 {
-	t, m := c.byID[b.ID], c.byName[machine]
+func (l *loop) missing(b *scheduler.Build, machine string) int64 {
+	t, m := l.byID[b.ID], l.byName[machine]
 	if t == nil || m == nil || m.Local {
 		return 0
 	}
-	lacked := c.lacking
-	if lacked == nil || lacked.task != t || lacked.generation != c.items.generation {
-		lacked = c.lackedItems(t)
-		c.lacking = lacked
+	lacked := l.lacking
+	if lacked == nil || lacked.task != t || lacked.generation != l.items.generation {
+		lacked = l.lackedItems(t)
+		l.lacking = lacked
 	}
 	sum := lacked.everywhere
 	for i := range lacked.items {
@@ -137,11 +138,11 @@ type numberedItem struct {
 	size   int64 // bytes
 }
 
-func (c *Coordinator) lackedItems(t *task) *lackedItems {
-	lacked := &lackedItems{task: t, generation: c.items.generation, items: make([]numberedItem, 0, len(t.inputPaths))}
+func (l *loop) lackedItems(t *task) *lackedItems {
+	lacked := &lackedItems{task: t, generation: l.items.generation, items: make([]numberedItem, 0, len(t.inputPaths))}
 	for _, p := range t.inputPaths {
-		size := c.sizeOf(p)
-		if n, ok := c.items.of(p); ok {
+		size := l.sizeOf(p)
+		if n, ok := l.items.of(p); ok {
 			lacked.items = append(lacked.items, numberedItem{n, size})
 		} else {
 			lacked.everywhere += size
@@ -152,22 +153,22 @@ func (c *Coordinator) lackedItems(t *task) *lackedItems {
 
 // neverReason says why no machine of the list could ever take a task; it is empty if
 // one could.
-func (c *Coordinator) neverReason(t *task) string {
-	b := c.schedulerBuild(t)
+func (l *loop) neverReason(t *task) string {
+	b := l.schedulerBuild(t)
 	b.Skip = slices.DeleteFunc(b.Skip, t.allows) // where it failed once it may still be tried again
-	if n := len(c.staticMachines()); n > 0 && len(b.Skip) >= n {
+	if n := len(l.staticMachines()); n > 0 && len(b.Skip) >= n {
 		return "no machine can take it: none of those that it may use is in the machines file"
 	}
-	return c.neverTakes(&b)
+	return l.neverTakes(&b)
 }
 
 // neverTakes is neverReason for any build.
-func (c *Coordinator) neverTakes(b *scheduler.Build) string {
-	if scheduler.Possible(b, c.staticMachines()) {
+func (l *loop) neverTakes(b *scheduler.Build) string {
+	if scheduler.Possible(b, l.staticMachines()) {
 		return ""
 	}
 	var closest string
-	for _, v := range scheduler.Explain(b, c.staticMachines(), nil) {
+	for _, v := range scheduler.Explain(b, l.staticMachines(), nil) {
 		switch v.Rule {
 		case scheduler.RuleSystem, scheduler.RuleSkip:
 		case scheduler.RuleFeatures, scheduler.RuleMandatory:
@@ -179,34 +180,34 @@ func (c *Coordinator) neverTakes(b *scheduler.Build) string {
 	switch {
 	case closest != "":
 		return "no machine can take it: " + closest
-	case len(c.machines) == 0:
+	case len(l.machines) == 0:
 		return "no machine can take it: there is none"
 	}
 	return "no machine can take it: none builds for " + b.System
 }
 
 // possible reports whether a machine of the list may take a build, idle and up.
-func (c *Coordinator) possible(b *scheduler.Build) bool {
-	return scheduler.Possible(b, c.staticMachines())
+func (l *loop) possible(b *scheduler.Build) bool {
+	return scheduler.Possible(b, l.staticMachines())
 }
 
 // possibleOn is possible for one machine.
-func (c *Coordinator) possibleOn(b *scheduler.Build, machine string) bool {
-	verdicts := scheduler.Explain(b, c.staticMachines(), nil)
+func (l *loop) possibleOn(b *scheduler.Build, machine string) bool {
+	verdicts := scheduler.Explain(b, l.staticMachines(), nil)
 	return slices.ContainsFunc(verdicts, func(v scheduler.Verdict) bool { return v.Machine == machine && v.OK() })
 }
 
 // staticMachines has of the machines what stands in their file alone.
-func (c *Coordinator) staticMachines() []scheduler.Machine {
-	if c.static == nil {
-		for _, m := range c.machines {
+func (l *loop) staticMachines() []scheduler.Machine {
+	if l.static == nil {
+		for _, m := range l.machines {
 			if m.removed {
 				continue
 			}
-			c.static = append(c.static, m.static())
+			l.static = append(l.static, m.static())
 		}
 	}
-	return c.static
+	return l.static
 }
 
 // static has of the machine what stands in the machines file alone.
@@ -219,49 +220,49 @@ func (m *machine) static() scheduler.Machine {
 
 // lookForIdleMachines checks that no build waits which a free machine could take.
 // The loop places whenever something changed, so what is found here is a bug.
-func (c *Coordinator) lookForIdleMachines() {
-	if c.grace != nil || c.recorder.stalled.Load() != nil || c.queue.Len() == 0 || c.held() != "" {
+func (l *loop) lookForIdleMachines() {
+	if l.grace != nil || l.recorder.stalled.Load() != nil || l.queue.Len() == 0 || l.held() != "" {
 		return
 	}
 	now := time.Now()
-	plan := c.plan(now)
+	plan := l.plan(now)
 	for i := range plan.Assignments {
 		a := &plan.Assignments[i]
-		if t := c.byID[a.Build.ID]; t != nil && now.Sub(t.queuedAt) >= c.limits.IdleAlarm {
-			c.log.Error("a build waited though a machine was free; this is a bug in lighter",
+		if t := l.byID[a.Build.ID]; t != nil && now.Sub(t.queuedAt) >= l.limits.IdleAlarm {
+			l.log.Error("a build waited though a machine was free; this is a bug in lighter",
 				"build", t.id, "derivation", t.drv, "machine", a.Machine, "waited", now.Sub(t.queuedAt))
 		}
 	}
-	c.begin(plan)
+	l.begin(plan)
 	for i := range plan.Deferrals {
 		d := &plan.Deferrals[i]
-		t := c.byID[d.Build.ID]
-		if t == nil || now.Sub(t.queuedAt) < c.limits.IdleAlarm || now.Sub(c.alarmed[t.id]) < 10*c.limits.IdleAlarm {
+		t := l.byID[d.Build.ID]
+		if t == nil || now.Sub(t.queuedAt) < l.limits.IdleAlarm || now.Sub(l.alarmed[t.id]) < 10*l.limits.IdleAlarm {
 			continue
 		}
-		c.alarmed[t.id] = now
-		c.log.Info("a build waits though a machine is free", "build", t.id, "derivation", t.drv, "why", d.Reason())
+		l.alarmed[t.id] = now
+		l.log.Info("a build waits though a machine is free", "build", t.id, "derivation", t.drv, "why", d.Reason())
 	}
 }
 
 // why explains where a build stands.
-func (c *Coordinator) why(t *task, r *record) *api.Why {
+func (l *loop) why(t *task, r *record) *api.Why {
 	w := &api.Why{Build: r.Build, Summary: r.Reason, Attempts: t.failures}
 	for in := range t.inputs.all() {
 		if !in.available && len(in.builds) > 0 && len(w.WaitsFor) < maxListed {
 			w.WaitsFor = append(w.WaitsFor, in.builds[0].Build)
 		}
 	}
-	if t.state == api.Fetching && c.headLow != "" {
-		w.Summary = c.held()
+	if t.state == api.Fetching && l.headLow != "" {
+		w.Summary = l.held()
 	}
 	if t.node == nil || t.state != api.Queued {
 		return w
 	}
 	now := time.Now()
-	b := c.schedulerBuild(t)
+	b := l.schedulerBuild(t)
 	var could []string
-	verdicts := scheduler.Explain(&b, c.schedulerMachines(now), c.missing)
+	verdicts := scheduler.Explain(&b, l.schedulerMachines(now), l.missing)
 	for i := range verdicts {
 		v := &verdicts[i]
 		w.Machines = append(w.Machines, api.MachineVerdict{
@@ -272,11 +273,11 @@ func (c *Coordinator) why(t *task, r *record) *api.Why {
 			could = append(could, v.Machine)
 		}
 	}
-	if held := c.held(); held != "" {
+	if held := l.held(); held != "" {
 		w.Summary = held
 	}
 	if w.Summary == "" {
-		w.Summary = c.waitReason(t, could, now)
+		w.Summary = l.waitReason(t, could, now)
 	}
 	return w
 }
@@ -284,12 +285,12 @@ func (c *Coordinator) why(t *task, r *record) *api.Why {
 // maxListed bounds the lists that are for people.
 const maxListed = 100
 
-func (c *Coordinator) waitReason(t *task, could []string, now time.Time) string {
-	if s := c.recorder.stalled.Load(); s != nil {
+func (l *loop) waitReason(t *task, could []string, now time.Time) string {
+	if s := l.recorder.stalled.Load(); s != nil {
 		return "the ledger takes no changes: " + s.err.Error()
 	}
 	switch {
-	case t.expanding && c.grace != nil:
+	case t.expanding && l.grace != nil:
 		return "the coordinator has just started and asks its machines what they have"
 	case t.expanding:
 		return "its inputs are being looked at"
@@ -298,8 +299,8 @@ func (c *Coordinator) waitReason(t *task, could []string, now time.Time) string 
 	case len(could) == 0:
 		return "no machine can take it now"
 	}
-	b := c.schedulerBuild(t)
-	plan := scheduler.Assign(scheduler.Input{Now: now, Machines: c.schedulerMachines(now), Queue: c.queue, Missing: c.missing})
+	b := l.schedulerBuild(t)
+	plan := scheduler.Assign(scheduler.Input{Now: now, Machines: l.schedulerMachines(now), Queue: l.queue, Missing: l.missing})
 	for i := range plan.Deferrals {
 		if plan.Deferrals[i].Build.ID == b.ID {
 			return plan.Deferrals[i].Reason()

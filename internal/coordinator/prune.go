@@ -171,8 +171,8 @@ func (c *Coordinator) newPrune(ctx context.Context, req *api.Prune) (*pruneRun, 
 func (p *pruneRun) askMachines(ctx context.Context) error {
 	p.known, p.away = make(map[string]bool), make(map[string]bool)
 	var up []*machine
-	if err := p.c.do(ctx, func() {
-		for _, m := range p.c.machines {
+	if err := p.c.do(ctx, func(l *loop) {
+		for _, m := range l.machines {
 			if m.state == stateUp {
 				up = append(up, m)
 			} else {
@@ -271,7 +271,7 @@ func (p *pruneRun) remove(ctx context.Context, remove func() error) error {
 	p.batch = p.batch[:0]
 	err := p.c.pruning.alone(ctx, func() error {
 		// The ledger leaves alone what changed. It must have heard of that.
-		if err := p.c.durable(ctx, func() error { return nil }); err != nil {
+		if err := p.c.durable(ctx, func(l *loop) error { return nil }); err != nil {
 			return err
 		}
 		return remove()

@@ -105,12 +105,12 @@ func (r *recorder) apply(ctx context.Context) error {
 	}
 	if r.stalled.Swap(nil) != nil {
 		r.c.log.Info("the ledger takes changes again")
-		r.c.post(func() { r.c.placing = true })
+		r.c.post(func(l *loop) { l.placing = true })
 	}
 	after := r.pending.after
 	r.pending = batch{}
 	if len(after) > 0 {
-		r.c.post(func() {
+		r.c.post(func(l *loop) {
 			for _, f := range after {
 				f()
 			}

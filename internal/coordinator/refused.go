@@ -19,24 +19,24 @@ func (r *recorder) refused(list []ledger.Refusal) {
 			continue // such as an event of a build that was refused itself; or nothing is left to try
 		}
 		id := ch.Build.ID
-		r.c.post(func() { r.c.endRefused(id, one.Err) })
+		r.c.post(func(l *loop) { l.endRefused(id, one.Err) })
 	}
 }
 
 // endRefused ends a build of which the ledger refuses a change.
-func (c *Coordinator) endRefused(id string, cause error) {
+func (l *loop) endRefused(id string, cause error) {
 	f := &api.Failure{
 		Culprit: api.CulpritCoordinator, Phase: api.Queued, Kind: api.KindRefused,
 		Message: api.Cut("the ledger refuses what became of it: "+cause.Error(), api.MaxMessage),
 	}
-	switch r := c.builds[id]; {
+	switch r := l.builds[id]; {
 	case r == nil:
-		c.durably(func() { c.group.Go(func() { c.endUnended(id, f) }) })
+		l.durably(func() { l.group.Go(func() { l.endUnended(id, f) }) })
 	case r.check != nil:
 		r.Results = nil
-		c.endCheck(r.check, api.Failed, f.Message, f)
+		l.endCheck(r.check, api.Failed, f.Message, f)
 	default:
-		c.fail(r.task, f)
+		l.fail(r.task, f)
 	}
 }
 
@@ -52,9 +52,9 @@ func (c *Coordinator) endUnended(id string, f *api.Failure) {
 	}
 	now := time.Now()
 	b.State, b.Reason, b.Failure, b.Stopped, b.Results = api.Failed, f.Message, f, &now, nil
-	c.post(func() {
-		if c.builds[id] == nil {
-			c.change(ledger.Change{Build: b, Event: &api.Event{Kind: api.KindRefused, Reason: f.Message, Failure: f}})
+	c.post(func(l *loop) {
+		if l.builds[id] == nil {
+			l.change(ledger.Change{Build: b, Event: &api.Event{Kind: api.KindRefused, Reason: f.Message, Failure: f}})
 		}
 	})
 }

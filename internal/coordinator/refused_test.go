@@ -63,13 +63,13 @@ func TestRefusedChangeEndsItsBuild(t *testing.T) {
 				}
 				id := f.request(request)[0]
 				<-f.agents["m1"].held
-				if err := f.c.do(t.Context(), func() {
-					r := f.c.builds[id]
+				if err := f.c.do(t.Context(), func(l *loop) {
+					r := l.builds[id]
 					poison(r)
 					if check {
-						f.c.save(r, true)
+						l.save(r, true)
 					} else {
-						f.c.setState(r.task, api.Building, "poisoned")
+						l.setState(r.task, api.Building, "poisoned")
 					}
 				}); err != nil {
 					t.Fatal(err)
@@ -85,7 +85,7 @@ func TestRefusedEnd(t *testing.T) {
 	f := newFarm(t, nil, "m1")
 	id := f.submit(f.drv("one", "hold"))[0]
 	<-f.agents["m1"].held
-	if err := f.c.do(t.Context(), func() { f.c.builds[id].Hardware = &api.Hardware{CPU: strings.Repeat("x", api.MaxRecord)} }); err != nil {
+	if err := f.c.do(t.Context(), func(l *loop) { l.builds[id].Hardware = &api.Hardware{CPU: strings.Repeat("x", api.MaxRecord)} }); err != nil {
 		t.Fatal(err)
 	}
 	f.agents["m1"].release("one")

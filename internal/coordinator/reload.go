@@ -58,11 +58,11 @@ func markOf(file string) (fileMark, error) {
 const freshFile = 10 * time.Second
 
 // noteFile notes that the caller of New read the machines file.
-func (c *Coordinator) noteFile(file string) {
+func (l *loop) noteFile(file string) {
 	now := time.Now()
-	c.file = machinesFile{status: api.MachinesFileStatus{File: file, Read: &now}}
+	l.file = machinesFile{status: api.MachinesFileStatus{File: file, Read: &now}}
 	if mark, err := markOf(file); err == nil && now.Sub(mark.modified) > freshFile {
-		c.file.seen = mark
+		l.file.seen = mark
 	}
 }
 
@@ -82,14 +82,14 @@ func (c *Coordinator) watchMachines(ctx context.Context) {
 		case err != nil && gone:
 		case err != nil:
 			gone = true
-			if c.do(ctx, func() { c.refuseFile(fileMark{}, err) }) != nil {
+			if c.do(ctx, func(l *loop) { l.refuseFile(fileMark{}, err) }) != nil {
 				return
 			}
 		case gone || mark != before:
 			gone = false
 		default:
 			var seen fileMark
-			if c.do(ctx, func() { seen = c.file.seen }) != nil {
+			if c.do(ctx, func(l *loop) { seen = l.file.seen }) != nil {
 				return
 			}
 			if mark != seen {
@@ -129,15 +129,15 @@ func (c *Coordinator) Reload(ctx context.Context) (*api.Reloaded, error) {
 		return nil, context.Cause(ctx)
 	}
 	var became *api.Reloaded
-	if e := c.do(ctx, func() { //nolint:contextcheck // streams live as long as their lane
+	if e := c.do(ctx, func(l *loop) { //nolint:contextcheck // streams live as long as their lane
 		if err == nil {
-			became, err = c.useMachines(list, past)
+			became, err = l.useMachines(list, past)
 		}
 		if err != nil {
-			c.refuseFile(mark, err)
+			l.refuseFile(mark, err)
 			return
 		}
-		c.tookFile(mark)
+		l.tookFile(mark)
 	}); e != nil {
 		return nil, e
 	}
@@ -151,20 +151,20 @@ func (c *Coordinator) Reload(ctx context.Context) (*api.Reloaded, error) {
 }
 
 // refuseFile notes that the machines file cannot be used.
-func (c *Coordinator) refuseFile(mark fileMark, err error) {
+func (l *loop) refuseFile(mark fileMark, err error) {
 	text := err.Error()
 	if errors.Is(err, fs.ErrNotExist) {
 		text = "it is not there any more: " + text
 	}
-	if mark != c.file.seen || c.file.status.Error != text {
-		c.log.Error("the machines file cannot be used; the machines of before stay", "file", c.cfg.MachinesFile, "err", text)
+	if mark != l.file.seen || l.file.status.Error != text {
+		l.log.Error("the machines file cannot be used; the machines of before stay", "file", l.cfg.MachinesFile, "err", text)
 	}
-	c.file.seen, c.file.status.Error = mark, text
+	l.file.seen, l.file.status.Error = mark, text
 }
 
-func (c *Coordinator) tookFile(mark fileMark) {
+func (l *loop) tookFile(mark fileMark) {
 	now := time.Now()
-	c.file.seen, c.file.status.Error, c.file.status.Read = mark, "", &now
+	l.file.seen, l.file.status.Error, l.file.status.Read = mark, "", &now
 }
 
 // machinesPast is what the ledger has of machines.
@@ -200,8 +200,8 @@ func (m *machine) remember(past *machinesPast) {
 }
 
 // useMachines makes the machines those of a list, or changes nothing.
-func (c *Coordinator) useMachines(list []machines.Machine, past *machinesPast) (*api.Reloaded, error) {
-	fresh, err := c.openNew(list)
+func (l *loop) useMachines(list []machines.Machine, past *machinesPast) (*api.Reloaded, error) {
+	fresh, err := l.openNew(list)
 	if err != nil {
 		return nil, err
 	}
@@ -209,20 +209,20 @@ func (c *Coordinator) useMachines(list []machines.Machine, past *machinesPast) (
 	order := make([]*machine, 0, len(list))
 	for i := range list {
 		n := &list[i]
-		m := c.byName[n.Name]
+		m := l.byName[n.Name]
 		switch {
 		case m == nil:
 			m = fresh[n.Name]
 			m.remember(past)
-			c.byName[n.Name] = m
-			m.start(c.ctx)
+			l.byName[n.Name] = m
+			m.start(l.ctx)
 			became.Added = append(became.Added, n.Name)
-		case m.becomes(n):
+		case m.becomes(l, n):
 			became.Changed = append(became.Changed, n.Name)
 		}
 		order = append(order, m)
 	}
-	for _, m := range c.machines {
+	for _, m := range l.machines {
 		if slices.Contains(order, m) {
 			continue
 		}
@@ -232,14 +232,14 @@ func (c *Coordinator) useMachines(list []machines.Machine, past *machinesPast) (
 			became.Removed = append(became.Removed, m.Name)
 		}
 	}
-	c.machines = order
-	c.tellReloaded(&became)
-	c.machinesChanged()
+	l.machines = order
+	l.tellReloaded(&became)
+	l.machinesChanged()
 	return &became, nil
 }
 
 // openNew makes those machines of a list that are not there.
-func (c *Coordinator) openNew(list []machines.Machine) (map[string]*machine, error) {
+func (l *loop) openNew(list []machines.Machine) (map[string]*machine, error) {
 	fresh := make(map[string]*machine)
 	err := error(nil)
 	seen := make(map[string]bool)
@@ -250,11 +250,11 @@ func (c *Coordinator) openNew(list []machines.Machine) (map[string]*machine, err
 			break
 		}
 		seen[name] = true
-		if c.byName[name] != nil {
+		if l.byName[name] != nil {
 			continue
 		}
 		var m *machine
-		if m, err = c.openMachine(list[i]); err != nil {
+		if m, err = l.openMachine(list[i]); err != nil {
 			break
 		}
 		fresh[name] = m
@@ -263,26 +263,26 @@ func (c *Coordinator) openNew(list []machines.Machine) (map[string]*machine, err
 		return fresh, nil
 	}
 	for _, m := range fresh {
-		c.group.Go(m.close)
+		l.group.Go(m.close)
 	}
 	return nil, err
 }
 
-func (c *Coordinator) tellReloaded(r *api.Reloaded) {
+func (l *loop) tellReloaded(r *api.Reloaded) {
 	for _, did := range []struct {
 		what  string
 		names []string
 	}{{"added", r.Added}, {"changed", r.Changed}, {"removed", r.Removed}} {
 		for _, name := range did.names {
-			c.log.Info("the machines file changed", "machine", name, "what", did.what)
-			c.machineEvent(api.KindOperator, name, did.what+" in the machines file")
+			l.log.Info("the machines file changed", "machine", name, "what", did.what)
+			l.machineEvent(api.KindOperator, name, did.what+" in the machines file")
 		}
 	}
 }
 
 // becomes takes over a machine's entry of a new file, and reports whether that changes
 // anything.
-func (m *machine) becomes(n *machines.Machine) bool {
+func (m *machine) becomes(l *loop, n *machines.Machine) bool {
 	was := m.removed
 	m.removed = false
 	if !sameWay(&m.Machine, n) {
@@ -293,7 +293,7 @@ func (m *machine) becomes(n *machines.Machine) bool {
 	}
 	changed := was || m.next != nil || !reflect.DeepEqual(&m.Machine, n)
 	m.next = nil
-	m.take(n)
+	m.take(l, n)
 	return changed
 }
 
@@ -313,7 +313,7 @@ func sameWay(a, b *machines.Machine) bool { return wayTo(a) == wayTo(b) }
 
 // take takes over what does not concern the way to the machine. The name and the way are not
 // written, since others than the loop read them.
-func (m *machine) take(n *machines.Machine) {
+func (m *machine) take(l *loop, n *machines.Machine) {
 	m.Systems, m.ParallelBuilds, m.Speed = n.Systems, n.ParallelBuilds, n.Speed
 	m.Features, m.MandatoryFeatures = n.Features, n.MandatoryFeatures
 	m.OverloadThreshold, m.MinFreeDisk, m.MinFreeInodes = n.OverloadThreshold, n.MinFreeDisk, n.MinFreeInodes
@@ -325,7 +325,7 @@ func (m *machine) take(n *machines.Machine) {
 		lane.setStreams(m.streams())
 	}
 	if m.info != nil {
-		m.c.admit(m, time.Now())
+		l.admit(m, time.Now())
 	}
 }
 
@@ -333,17 +333,17 @@ func (m *machine) take(n *machines.Machine) {
 const requeueAtOnce = 2000
 
 // machinesChanged goes on with builds that became possible, or impossible.
-func (c *Coordinator) machinesChanged() {
-	c.static = nil
-	c.placing = true
-	tasks := make([]*task, 0, len(c.tasks))
-	for _, t := range c.tasks {
+func (l *loop) machinesChanged() {
+	l.static = nil
+	l.placing = true
+	tasks := make([]*task, 0, len(l.tasks))
+	for _, t := range l.tasks {
 		if t.inQueue() {
 			tasks = append(tasks, t)
 		}
 	}
-	c.requeue(tasks)
-	c.settleMachines()
+	l.requeue(tasks)
+	l.settleMachines()
 }
 
 // inQueue reports whether the task waits for nothing but a machine.
@@ -353,23 +353,23 @@ func (t *task) inQueue() bool {
 
 // requeue looks anew where tasks may be built. Of very many it leaves some for later, so that
 // the loop does other things meanwhile.
-func (c *Coordinator) requeue(tasks []*task) {
+func (l *loop) requeue(tasks []*task) {
 	for _, t := range tasks[:min(len(tasks), requeueAtOnce)] {
-		if c.tasks[t.drv] != t || !t.inQueue() || c.delayed[t] {
+		if l.tasks[t.drv] != t || !t.inQueue() || l.delayed[t] {
 			continue
 		}
-		if len(t.skip) > 0 && !c.elsewhere(t) {
+		if len(t.skip) > 0 && !l.elsewhere(t) {
 			clear(t.skip)
 		}
-		if _, queued := c.queue.Get(t.id); queued {
-			c.queue.Remove(t.id)
-			c.queue.Push(c.schedulerBuild(t))
+		if _, queued := l.queue.Get(t.id); queued {
+			l.queue.Remove(t.id)
+			l.queue.Push(l.schedulerBuild(t))
 		}
-		c.setState(t, api.Queued, c.neverReason(t))
+		l.setState(t, api.Queued, l.neverReason(t))
 	}
-	c.placing = true
+	l.placing = true
 	if rest := tasks[min(len(tasks), requeueAtOnce):]; len(rest) > 0 {
-		c.post(func() { c.requeue(rest) })
+		l.post(func(l *loop) { l.requeue(rest) })
 	}
 }
 
@@ -384,11 +384,11 @@ func (c *Coordinator) watchLeaving(ctx context.Context) {
 			return
 		case <-time.After(leavingInterval):
 		}
-		if c.do(ctx, func() {
-			c.leavingWatched = false
-			c.settleLeaving()
-			if more = slices.ContainsFunc(c.machines, (*machine).leaving); more {
-				c.leavingWatched = true
+		if c.do(ctx, func(l *loop) {
+			l.leavingWatched = false
+			l.settleLeaving()
+			if more = slices.ContainsFunc(l.machines, (*machine).leaving); more {
+				l.leavingWatched = true
 			}
 		}) != nil {
 			return
@@ -400,40 +400,40 @@ func (c *Coordinator) watchLeaving(ctx context.Context) {
 func (m *machine) leaving() bool { return m.removed || m.next != nil }
 
 // settleMachines lets machines go that can, and sees to it that the others can soon.
-func (c *Coordinator) settleMachines() {
-	c.settleLeaving()
-	if !c.leavingWatched && slices.ContainsFunc(c.machines, (*machine).leaving) {
-		c.leavingWatched = true
-		c.group.Go(func() { c.watchLeaving(c.ctx) })
+func (l *loop) settleMachines() {
+	l.settleLeaving()
+	if !l.leavingWatched && slices.ContainsFunc(l.machines, (*machine).leaving) {
+		l.leavingWatched = true
+		l.group.Go(func() { l.watchLeaving(l.ctx) })
 	}
 }
 
-func (c *Coordinator) settleLeaving() {
-	if c.grace != nil {
+func (l *loop) settleLeaving() {
+	if l.grace != nil {
 		return // what the machines have is not known yet
 	}
-	for _, m := range slices.Clone(c.machines) {
+	for _, m := range slices.Clone(l.machines) {
 		switch {
 		case !m.leaving():
-		case m.next != nil && m.state != stateUp, c.quiet(m):
-			c.letGo(m)
+		case m.next != nil && m.state != stateUp, l.quiet(m):
+			l.letGo(m)
 		default:
-			c.evacuate(m)
+			l.evacuate(m)
 		}
 	}
 }
 
 // quiet reports whether nothing is under way on a machine, and it keeps nothing.
-func (c *Coordinator) quiet(m *machine) bool {
+func (l *loop) quiet(m *machine) bool {
 	if len(m.runs) > 0 || m.sending.pending() > 0 || m.fetching.pending() > 0 || m.state == stateUp && !m.forgetter.idle() {
 		return false
 	}
-	for _, t := range c.tasks {
+	for _, t := range l.tasks {
 		if t.uses(m) {
 			return false
 		}
 	}
-	for _, s := range c.spare {
+	for _, s := range l.spare {
 		if s.machine == m {
 			return false
 		}
@@ -442,16 +442,16 @@ func (c *Coordinator) quiet(m *machine) bool {
 }
 
 // letGo removes a machine, or has it reached another way.
-func (c *Coordinator) letGo(m *machine) {
+func (l *loop) letGo(m *machine) {
 	if m.removed {
-		c.machines = slices.DeleteFunc(slices.Clone(c.machines), func(x *machine) bool { return x == m })
-		delete(c.byName, m.Name)
-		c.static = nil
+		l.machines = slices.DeleteFunc(slices.Clone(l.machines), func(x *machine) bool { return x == m })
+		delete(l.byName, m.Name)
+		l.static = nil
 		m.stop()
 		m.log.Info("the machine is not used any more")
 		return
 	}
-	n, err := c.openMachine(*m.next)
+	n, err := l.openMachine(*m.next)
 	if err != nil {
 		if text := err.Error(); m.nextError != text {
 			m.nextError = text
@@ -459,25 +459,25 @@ func (c *Coordinator) letGo(m *machine) {
 		}
 		return // it is tried again
 	}
-	c.replace(m, n)
+	l.replace(m, n)
 }
 
 // replace puts a machine that is reached another way in the place of one.
-func (c *Coordinator) replace(m, n *machine) {
+func (l *loop) replace(m, n *machine) {
 	n.setting, n.speed, n.learnt = m.setting, m.speed, m.learnt
 	n.bandwidth.set(m.bandwidth.value())
-	c.machines = slices.Clone(c.machines)
-	c.machines[slices.Index(c.machines, m)] = n
-	c.byName[n.Name] = n
-	c.static = nil
-	c.kept.move(m, n)
-	for _, s := range c.spare {
+	l.machines = slices.Clone(l.machines)
+	l.machines[slices.Index(l.machines, m)] = n
+	l.byName[n.Name] = n
+	l.static = nil
+	l.kept.move(m, n)
+	for _, s := range l.spare {
 		if s.machine == m {
 			s.machine = n
 		}
 	}
-	n.start(c.ctx)
-	for _, t := range c.tasks {
+	n.start(l.ctx)
+	for _, t := range l.tasks {
 		if t.machine == m {
 			t.machine = n
 		}
@@ -488,17 +488,17 @@ func (c *Coordinator) replace(m, n *machine) {
 			t.kept = n
 		}
 		if r := t.run; r != nil && r.machine == m {
-			c.moveRun(r, n)
+			l.moveRun(r, n)
 		}
 	}
 	m.stop()
 	n.log.Info("the machine is reached another way now", "addr", n.Addr())
-	c.event(n.Name, "reached another way")
-	c.placing = true
+	l.event(n.Name, "reached another way")
+	l.placing = true
 }
 
 // moveRun has an attempt go on where its machine is reached another way.
-func (c *Coordinator) moveRun(old *run, n *machine) {
+func (l *loop) moveRun(old *run, n *machine) {
 	const why = "its machine is reached another way now"
 	t := old.task
 	t.run = nil
@@ -506,20 +506,20 @@ func (c *Coordinator) moveRun(old *run, n *machine) {
 	old.cancel(errAbandoned)
 	delete(old.machine.runs, old)
 	if old.fetchOnly {
-		c.bring(t)
+		l.bring(t)
 		return
 	}
 	t.resume = n
-	c.takeAgain(t, why, old.over)
+	l.takeAgain(t, why, old.over)
 }
 
 // evacuate sees to it that a machine keeps nothing that others need: what is at home by now
 // is released, and the rest is fetched.
-func (c *Coordinator) evacuate(m *machine) {
+func (l *loop) evacuate(m *machine) {
 	var tasks []*task
 	var paths []store.Path
-	for _, t := range c.tasks {
-		if t.kept == m && t.run == nil && len(t.builds) == 0 && t.node != nil && !c.delayed[t] {
+	for _, t := range l.tasks {
+		if t.kept == m && t.run == nil && len(t.builds) == 0 && t.node != nil && !l.delayed[t] {
 			tasks = append(tasks, t)
 			outputs, _ := t.node.outputPaths(nil) // naming none cannot fail
 			paths = append(paths, outputs...)
@@ -528,29 +528,29 @@ func (c *Coordinator) evacuate(m *machine) {
 	if len(tasks) == 0 {
 		return
 	}
-	c.group.Go(func() {
-		absent, err := store.Missing(c.ctx, c.head.Store, paths)
+	l.group.Go(func() {
+		absent, err := store.Missing(l.ctx, l.head.Store, paths)
 		if err != nil {
 			return // asked again soon
 		}
-		c.post(func() { c.evacuated(m, tasks, absent) })
+		l.post(func(l *loop) { l.evacuated(m, tasks, absent) })
 	})
 }
 
-func (c *Coordinator) evacuated(m *machine, tasks []*task, absent []store.Path) {
+func (l *loop) evacuated(m *machine, tasks []*task, absent []store.Path) {
 	missing := make(map[store.Path]bool, len(absent))
 	for _, p := range absent {
 		missing[p] = true
 	}
 	for _, t := range tasks {
-		if c.tasks[t.drv] != t || t.kept != m || t.run != nil || !m.leaving() {
+		if l.tasks[t.drv] != t || t.kept != m || t.run != nil || !m.leaving() {
 			continue
 		}
 		outputs, _ := t.node.outputPaths(nil)
 		if slices.ContainsFunc(outputs, func(p store.Path) bool { return missing[p] }) {
-			c.fetchHome(t)
+			l.fetchHome(t)
 		} else {
-			c.release(t, m)
+			l.release(t, m)
 		}
 	}
 }

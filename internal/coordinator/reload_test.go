@@ -64,8 +64,8 @@ func (f *farm) reload() *api.Reloaded {
 // statusOf returns how a machine stands; the state is empty if there is none.
 func (f *farm) statusOf(name string) (s api.MachineStatus) {
 	f.t.Helper()
-	if err := f.c.do(f.t.Context(), func() {
-		if m := f.c.byName[name]; m != nil {
+	if err := f.c.do(f.t.Context(), func(l *loop) {
+		if m := l.byName[name]; m != nil {
 			s = f.c.machineStatus(m)
 		}
 	}); err != nil {
@@ -77,9 +77,9 @@ func (f *farm) statusOf(name string) (s api.MachineStatus) {
 func (f *farm) why(id string) *api.Why {
 	f.t.Helper()
 	var why *api.Why
-	if err := f.c.do(f.t.Context(), func() {
-		if r := f.c.builds[id]; r != nil {
-			why = f.c.why(r.task, r)
+	if err := f.c.do(f.t.Context(), func(l *loop) {
+		if r := l.builds[id]; r != nil {
+			why = l.why(r.task, r)
 		}
 	}); err != nil {
 		f.t.Fatal(err)

@@ -13,10 +13,10 @@ import (
 
 // retryOwn tries a derivation that failed by itself once more, where its builds grant
 // that, and reports whether it does. A machine on which it did not fail yet comes first.
-func (c *Coordinator) retryOwn(r *run, f *api.Failure) bool {
+func (l *loop) retryOwn(r *run, f *api.Failure) bool {
 	t := r.task
 	mark(&t.failedOn, r.machine.Name)
-	granted := c.retries(t, f)
+	granted := l.retries(t, f)
 	if t.retried >= granted {
 		return false
 	}
@@ -29,9 +29,9 @@ func (c *Coordinator) retryOwn(r *run, f *api.Failure) bool {
 	for name := range t.failedOn {
 		mark(&t.skip, name)
 	}
-	c.log.Info("a failed build is tried again", "build", t.id, "derivation", t.drv, "machine", r.machine.Name,
+	l.log.Info("a failed build is tried again", "build", t.id, "derivation", t.drv, "machine", r.machine.Name,
 		"retry", t.retried, "of", granted, "err", f.Message)
-	c.retryLater(t, f)
+	l.retryLater(t, f)
 	return true
 }
 
@@ -82,18 +82,18 @@ func (c *Coordinator) retry(ctx context.Context, ids []string, reason string) ([
 			builds = append(builds, b)
 		}
 	}
-	return c.durablyIn(ctx, func() []string {
-		c.durably(release)
+	return c.durablyIn(ctx, func(l *loop) []string {
+		l.durably(release)
 		var again []string
 		for _, b := range builds {
-			if c.builds[b.ID] != nil {
+			if l.builds[b.ID] != nil {
 				continue // somebody else was faster
 			}
 			b.State, b.Reason, b.Stopped, b.Started, b.Failure = api.Queued, reason, nil, nil, nil
 			b.Machine, b.Shares, b.Retried, b.Parent = "", "", 0, ""
 			record := *b
-			c.change(ledger.Change{Build: &record, Event: &api.Event{Reason: reason}})
-			c.takeUp([]api.Build{*b})
+			l.change(ledger.Change{Build: &record, Event: &api.Event{Reason: reason}})
+			l.takeUp([]api.Build{*b})
 			again = append(again, b.ID)
 		}
 		return again
@@ -109,29 +109,29 @@ func (c *Coordinator) Prioritise(ctx context.Context, ids []string, priority int
 }
 
 func (c *Coordinator) prioritise(ctx context.Context, ids []string, priority int, reason string) ([]string, error) {
-	return c.durablyIn(ctx, func() []string {
+	return c.durablyIn(ctx, func(l *loop) []string {
 		var changed []string
 		for _, id := range ids {
-			r := c.builds[id]
+			r := l.builds[id]
 			if r == nil {
 				continue
 			}
 			r.Priority = priority
 			b := r.Build
-			c.change(ledger.Change{Build: &b, Event: &api.Event{
+			l.change(ledger.Change{Build: &b, Event: &api.Event{
 				State: b.State, Attempt: b.Attempt, Machine: b.Machine, Reason: reason,
 			}})
-			c.reprioritise(r.task)
+			l.reprioritise(r.task)
 			changed = append(changed, id)
 		}
-		c.placing = true
+		l.placing = true
 		return changed
 	})
 }
 
 // reprioritise gives a task, and what it needs, the priority of the most urgent build that
 // is for it.
-func (c *Coordinator) reprioritise(t *task) {
+func (l *loop) reprioritise(t *task) {
 	work := []*task{t}
 	for len(work) > 0 {
 		t := work[len(work)-1]
@@ -154,7 +154,7 @@ func (c *Coordinator) reprioritise(t *task) {
 			continue
 		}
 		t.priority = priority
-		c.moveInQueue(t)
+		l.moveInQueue(t)
 		for in := range t.inputs.all() {
 			work = append(work, in)
 		}
@@ -176,17 +176,4 @@ func inPieces(ids []string, f func(piece []string) ([]string, error)) ([]string,
 		all = append(all, changed...)
 	}
 	return all, nil
-}
-
-// durablyIn has the loop call f, and returns its result once what it changed is durable.
-func (c *Coordinator) durablyIn(ctx context.Context, f func() []string) ([]string, error) {
-	var list []string
-	err := c.durable(ctx, func() error {
-		list = f()
-		return nil
-	})
-	if err != nil {
-		return nil, err // and the list is the loop's, which may not have come to it
-	}
-	return list, nil
 }

@@ -311,8 +311,8 @@ func TestPriority(t *testing.T) {
 	if _, err := client.Prioritise(t.Context(), &api.Selection{IDs: ids[1:], Priority: -1}); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.c.do(t.Context(), func() {
-		if p := f.c.tasks[base].priority; p != -1 {
+	if err := f.c.do(t.Context(), func(l *loop) {
+		if p := l.tasks[base].priority; p != -1 {
 			t.Errorf("priority of what it needs is %d", p)
 		}
 	}); err != nil {
@@ -396,9 +396,9 @@ func (f *farm) ready(names ...string) {
 	f.t.Helper()
 	f.until("machines are up", func() bool {
 		up := 0
-		if err := f.c.do(f.t.Context(), func() {
+		if err := f.c.do(f.t.Context(), func(l *loop) {
 			for _, name := range names {
-				if f.c.byName[name].state == stateUp {
+				if l.byName[name].state == stateUp {
 					up++
 				}
 			}

@@ -193,7 +193,7 @@ func (c *Coordinator) postCancel(w http.ResponseWriter, r *http.Request) error {
 func (p *selecting) withDependents(ids []string) ([]string, error) {
 	c := p.c
 	var all []string
-	err := c.do(p.ctx, func() {
+	err := c.do(p.ctx, func(l *loop) {
 		seen := make(map[*task]bool)
 		var add func(t *task)
 		add = func(t *task) {
@@ -213,7 +213,7 @@ func (p *selecting) withDependents(ids []string) ([]string, error) {
 			}
 		}
 		for _, id := range ids {
-			if r := c.builds[id]; r != nil {
+			if r := l.builds[id]; r != nil {
 				add(r.task)
 			}
 		}

@@ -155,7 +155,7 @@ func (c *Coordinator) submitInputsOf(ctx context.Context, parent *api.Build, see
 		if err != nil {
 			return err
 		}
-		c.post(func() { c.takeUp(fresh) })
+		c.post(func(l *loop) { l.takeUp(fresh) })
 		batch = nil
 		return nil
 	}

@@ -28,9 +28,9 @@ func (c *Coordinator) Status(ctx context.Context) (*api.Status, error) {
 		}
 		s.LedgerProblems = append(s.LedgerProblems, api.Cut(err.Error(), api.MaxProblem))
 	}
-	err := c.do(ctx, func() {
+	err := c.do(ctx, func(l *loop) {
 		now := time.Now()
-		for _, m := range c.machines {
+		for _, m := range l.machines {
 			s.Machines = append(s.Machines, c.machineStatus(m))
 			for run := range m.runs {
 				if t := run.task; t.run == run && len(t.builds) > 0 && len(s.Running) < maxRunning {
@@ -38,9 +38,9 @@ func (c *Coordinator) Status(ctx context.Context) (*api.Status, error) {
 				}
 			}
 		}
-		s.Paused, s.Head, s.MachinesFile = c.held(), c.space, c.file.status
-		s.Queues = c.queues(now)
-		s.Failures = slices.Clone(c.counts.failures)
+		s.Paused, s.Head, s.MachinesFile = l.held(), l.space, l.file.status
+		s.Queues = l.queues(now)
+		s.Failures = slices.Clone(l.counts.failures)
 	})
 	slices.SortFunc(s.Running, func(a, b api.Build) int { return a.Submitted.Compare(b.Submitted) })
 	return s, err
@@ -61,8 +61,8 @@ func (c *Coordinator) getStatus(w http.ResponseWriter, r *http.Request) error {
 
 func (c *Coordinator) getMachines(w http.ResponseWriter, r *http.Request) error {
 	list := []api.MachineStatus{}
-	err := c.do(r.Context(), func() {
-		for _, m := range c.machines {
+	err := c.do(r.Context(), func(l *loop) {
+		for _, m := range l.machines {
 			list = append(list, c.machineStatus(m))
 		}
 	})
@@ -74,14 +74,14 @@ func (c *Coordinator) getMachines(w http.ResponseWriter, r *http.Request) error 
 
 // machine returns the machine that a request names.
 func (c *Coordinator) machine(r *http.Request) (m *machine, err error) {
-	if e := c.do(r.Context(), func() { m, err = c.named(r.PathValue("name")) }); e != nil {
+	if e := c.do(r.Context(), func(l *loop) { m, err = l.named(r.PathValue("name")) }); e != nil {
 		return nil, e
 	}
 	return m, err
 }
 
-func (c *Coordinator) named(name string) (*machine, error) {
-	if m := c.byName[name]; m != nil {
+func (l *loop) named(name string) (*machine, error) {
+	if m := l.byName[name]; m != nil {
 		return m, nil
 	}
 	return nil, &api.Error{Status: http.StatusNotFound, Code: api.CodeNotFound, Message: fmt.Sprintf("no machine is named %q", name)}

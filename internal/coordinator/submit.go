@@ -71,7 +71,7 @@ func (c *Coordinator) submit(ctx context.Context, requests []api.Request, submit
 	if err != nil {
 		return nil, err
 	}
-	c.post(func() { c.takeUp(fresh) })
+	c.post(func(l *loop) { l.takeUp(fresh) })
 	return answers, nil
 }
 
@@ -298,37 +298,37 @@ func (c *Coordinator) existing(ctx context.Context, b *api.Build) (*api.Build, e
 }
 
 // takeUp makes builds that are durable live.
-func (c *Coordinator) takeUp(builds []api.Build) {
+func (l *loop) takeUp(builds []api.Build) {
 	for i := range builds {
 		b := &builds[i]
-		if c.builds[b.ID] != nil {
+		if l.builds[b.ID] != nil {
 			continue
 		}
 		if b.Attached {
-			c.awaitClient(b.ID)
+			l.awaitClient(b.ID)
 		}
 		if b.Check > 0 {
-			c.takeUpCheck(b)
+			l.takeUpCheck(b)
 			continue
 		}
-		t := c.tasks[b.Derivation]
+		t := l.tasks[b.Derivation]
 		if t == nil {
-			t = c.newTask(b.Derivation, b.ID)
+			t = l.newTask(b.Derivation, b.ID)
 			t.attempt = b.Attempt // of a build that is tried again
-			c.join(t, *b)
-			c.expand(t)
+			l.join(t, *b)
+			l.expand(t)
 			continue
 		}
-		c.joinLive(t, b)
+		l.joinLive(t, b)
 	}
 }
 
 // joinLive adds a build to a task that is under way already.
-func (c *Coordinator) joinLive(t *task, b *api.Build) {
-	r := c.join(t, *b)
+func (l *loop) joinLive(t *task, b *api.Build) {
+	r := l.join(t, *b)
 	if t.available && t.run == nil {
-		if !c.delayed[t] {
-			c.bring(t)
+		if !l.delayed[t] {
+			l.bring(t)
 		}
 		return
 	}
@@ -337,10 +337,10 @@ func (c *Coordinator) joinLive(t *task, b *api.Build) {
 	if t.machine != nil {
 		r.Machine = t.machine.Name
 	}
-	c.save(r, false)
+	l.save(r, false)
 	if t.node != nil && !t.expanding {
-		c.spread(t, nil)
-		c.moveInQueue(t)
+		l.spread(t, nil)
+		l.moveInQueue(t)
 	}
 }
 
@@ -359,11 +359,11 @@ func (c *Coordinator) Cancel(ctx context.Context, ids []string, reason string) (
 }
 
 func (c *Coordinator) cancelAll(ctx context.Context, ids []string, reason string) ([]string, error) {
-	return c.durablyIn(ctx, func() []string {
+	return c.durablyIn(ctx, func(l *loop) []string {
 		var found []string
 		for _, id := range ids {
-			if r := c.builds[id]; r != nil {
-				c.cancelBuild(r, reason)
+			if r := l.builds[id]; r != nil {
+				l.cancelBuild(r, reason)
 				found = append(found, id)
 			}
 		}

@@ -137,13 +137,13 @@ func (t *task) offloaded() bool {
 }
 
 // newTask makes a task for a derivation that has none.
-func (c *Coordinator) newTask(drv store.Path, id string) *task {
-	c.seq++
+func (l *loop) newTask(drv store.Path, id string) *task {
+	l.seq++
 	t := &task{
-		drv: drv, id: id, seq: c.seq, state: api.Queued,
+		drv: drv, id: id, seq: l.seq, state: api.Queued,
 	}
-	c.tasks[drv] = t
-	c.byID[id] = t
+	l.tasks[drv] = t
+	l.byID[id] = t
 	return t
 }
 
@@ -156,35 +156,35 @@ func mark(set *map[string]bool, name string) {
 }
 
 // remove drops a task that is over.
-func (c *Coordinator) remove(t *task) {
-	c.queue.Remove(t.id)
+func (l *loop) remove(t *task) {
+	l.queue.Remove(t.id)
 	t.expanding = false
-	if c.tasks[t.drv] == t {
-		delete(c.tasks, t.drv)
-		c.live.Delete(t.drv)
+	if l.tasks[t.drv] == t {
+		delete(l.tasks, t.drv)
+		l.live.Delete(t.drv)
 	}
-	delete(c.byID, t.id)
-	delete(c.alarmed, t.id)
-	delete(c.delayed, t)
+	delete(l.byID, t.id)
+	delete(l.alarmed, t.id)
+	delete(l.delayed, t)
 }
 
 // join adds a build to a task.
-func (c *Coordinator) join(t *task, b api.Build) *record {
-	r := &record{Build: b, task: t, delivery: c.hooks[b.ID]}
+func (l *loop) join(t *task, b api.Build) *record {
+	r := &record{Build: b, task: t, delivery: l.hooks[b.ID]}
 	if b.ID != t.id {
 		r.Shares = t.id
 	}
 	t.builds = append(t.builds, r)
-	c.builds[b.ID] = r
-	c.counts.count(r)
+	l.builds[b.ID] = r
+	l.counts.count(r)
 	t.priority = max(t.priority, b.Priority)
 	return r
 }
 
 // newInternal makes a task, and its build, for the sake of another.
-func (c *Coordinator) newInternal(n *node, parent *task) *task {
+func (l *loop) newInternal(n *node, parent *task) *task {
 	first := parent.builds[0]
-	t := c.newTask(n.path, newID())
+	t := l.newTask(n.path, newID())
 	t.node = n
 	b := api.Build{
 		Request: api.Request{
@@ -195,17 +195,17 @@ func (c *Coordinator) newInternal(n *node, parent *task) *task {
 		System: n.system, Features: n.features, Parent: first.ID, OutputPaths: n.outputMap(),
 		State: api.Queued, Submitted: time.Now(),
 	}
-	r := c.join(t, b)
+	r := l.join(t, b)
 	record := r.Build
-	c.change(ledger.Change{Build: &record, Create: true})
+	l.change(ledger.Change{Build: &record, Create: true})
 	known := make(chan struct{})
 	t.known = known
-	c.durably(func() { close(known) })
+	l.durably(func() { close(known) })
 	return t
 }
 
 // setState moves a task, and with it its builds, to another state.
-func (c *Coordinator) setState(t *task, s api.State, reason string) {
+func (l *loop) setState(t *task, s api.State, reason string) {
 	t.state, t.reason = s, reason
 	machine := ""
 	if t.machine != nil {
@@ -220,23 +220,23 @@ func (c *Coordinator) setState(t *task, s api.State, reason string) {
 		if t.id != r.ID {
 			r.Shares = t.id
 		}
-		c.save(r, same && reason != "") // that a reason has gone is no news
+		l.save(r, same && reason != "") // that a reason has gone is no news
 	}
 }
 
 // save writes a build's record; with force an event is made though its state is the
 // same as before.
-func (c *Coordinator) save(r *record, force bool) {
-	c.finished(r)
+func (l *loop) save(r *record, force bool) {
+	l.finished(r)
 	b := r.Build // nothing that it points to is changed any more
 	if r.delivery != nil {
 		r.delivery.tell(&b)
 	}
 	if b.State.Final() {
-		for _, final := range c.finals[b.ID] {
+		for _, final := range l.finals[b.ID] {
 			close(final)
 		}
-		delete(c.finals, b.ID)
+		delete(l.finals, b.ID)
 	}
 	ch := ledger.Change{Build: &b}
 	if force {
@@ -247,28 +247,28 @@ func (c *Coordinator) save(r *record, force bool) {
 			ch.Event.Failure = b.Failure
 		}
 	}
-	c.change(ch)
+	l.change(ch)
 }
 
 // expand asks the expander about a task.
-func (c *Coordinator) expand(t *task) {
+func (l *loop) expand(t *task) {
 	if t.expanding {
 		return
 	}
 	t.expanding = true
-	c.queue.Remove(t.id)
-	if c.grace == nil {
-		c.expander.mail.put(t.question())
+	l.queue.Remove(t.id)
+	if l.grace == nil {
+		l.expander.mail.put(t.question())
 	}
 }
 
 // moveInQueue tells the queue how urgent a task is now, if it is there.
-func (c *Coordinator) moveInQueue(t *task) {
-	c.queue.Reprioritise(t.id, t.priority, t.rank, t.dependants.size())
+func (l *loop) moveInQueue(t *task) {
+	l.queue.Reprioritise(t.id, t.priority, t.rank, t.dependants.size())
 }
 
 // setInputs gives a task its edges, in place of those that it has.
-func (c *Coordinator) setInputs(t *task, inputs []*task) {
+func (l *loop) setInputs(t *task, inputs []*task) {
 	old := t.inputs
 	t.inputs, t.waiting = taskSet{few: make([]*task, 0, min(len(inputs), maxFew))}, 0
 	for _, in := range inputs {
@@ -277,47 +277,47 @@ func (c *Coordinator) setInputs(t *task, inputs []*task) {
 		}
 		t.inputs.add(in)
 		in.dependants.add(t)
-		c.moveInQueue(in)
+		l.moveInQueue(in)
 		if !in.available {
 			t.waiting++
 		}
 	}
-	c.live.Store(t.drv, t.node)
+	l.live.Store(t.drv, t.node)
 	for in := range old.all() {
 		if !t.inputs.has(in) {
 			in.dependants.remove(t)
-			c.dropUnneeded(in)
+			l.dropUnneeded(in)
 		}
 	}
 }
 
 // makeReady puts a task into the queue if all its inputs are there.
-func (c *Coordinator) makeReady(t *task) {
+func (l *loop) makeReady(t *task) {
 	if t.waiting > 0 {
-		c.queue.Remove(t.id)
-		c.await(t)
+		l.queue.Remove(t.id)
+		l.await(t)
 		return
 	}
 	now := time.Now()
 	if wait := t.notBefore.Sub(now); wait > 0 {
-		c.setState(t, api.Queued, t.reason)
-		c.delayed[t] = true
-		c.placeBy(t.notBefore)
+		l.setState(t, api.Queued, t.reason)
+		l.delayed[t] = true
+		l.placeBy(t.notBefore)
 		return
 	}
 	t.queuedAt = now
-	c.queue.Push(c.schedulerBuild(t))
-	c.setState(t, api.Queued, c.neverReason(t))
-	c.placing = true
+	l.queue.Push(l.schedulerBuild(t))
+	l.setState(t, api.Queued, l.neverReason(t))
+	l.placing = true
 }
 
 // await has a task wait for its inputs. The event says which.
-func (c *Coordinator) await(t *task) {
+func (l *loop) await(t *task) {
 	if t.state == api.Waiting {
-		c.setState(t, api.Waiting, countWaiting(t.waiting))
+		l.setState(t, api.Waiting, countWaiting(t.waiting))
 		return
 	}
-	c.setState(t, api.Waiting, countWaiting(t.waiting))
+	l.setState(t, api.Waiting, countWaiting(t.waiting))
 	var missing []string
 	for in := range t.inputs.all() {
 		if !in.available {
@@ -325,14 +325,14 @@ func (c *Coordinator) await(t *task) {
 		}
 	}
 	slices.Sort(missing)
-	c.tellMissing(t, missing)
+	l.tellMissing(t, missing)
 }
 
 // tellMissing makes events of the derivations that the builds of a task wait for.
-func (c *Coordinator) tellMissing(t *task, missing []string) {
+func (l *loop) tellMissing(t *task, missing []string) {
 	reason := listUpTo(missing, " ", api.MaxReason)
 	for _, r := range t.builds {
-		c.change(ledger.Change{Event: &api.Event{
+		l.change(ledger.Change{Event: &api.Event{
 			Kind: api.KindMissingInputs, Build: r.ID, State: r.State, Attempt: r.Attempt, Reason: reason,
 		}})
 	}
@@ -364,26 +364,26 @@ func countWaiting(n int) string {
 }
 
 // wake puts tasks into the queue whose delay before the next attempt is over.
-func (c *Coordinator) wake(now time.Time) {
-	for t := range c.delayed {
+func (l *loop) wake(now time.Time) {
+	for t := range l.delayed {
 		if now.Before(t.notBefore) {
-			c.placeBy(t.notBefore)
+			l.placeBy(t.notBefore)
 			continue
 		}
-		delete(c.delayed, t)
+		delete(l.delayed, t)
 		switch {
-		case c.tasks[t.drv] != t || t.run != nil || t.expanding:
+		case l.tasks[t.drv] != t || t.run != nil || t.expanding:
 		case !t.available:
-			c.makeReady(t)
+			l.makeReady(t)
 		case t.kept != nil && len(t.builds) > 0:
-			c.bring(t)
+			l.bring(t)
 		}
 	}
 }
 
 // spread raises the rank and priority of all that a task needs. It does not go on
 // from tasks in later: their turn will come.
-func (c *Coordinator) spread(t *task, later map[*task]bool) {
+func (l *loop) spread(t *task, later map[*task]bool) {
 	t.rank = max(t.rank, t.expected)
 	for d := range t.dependants.all() {
 		t.rank = max(t.rank, t.expected+d.rank)
@@ -399,7 +399,7 @@ func (c *Coordinator) spread(t *task, later map[*task]bool) {
 				continue
 			}
 			in.rank, in.priority = rank, priority
-			c.moveInQueue(in)
+			l.moveInQueue(in)
 			if !later[in] {
 				work = append(work, in)
 			}
@@ -448,12 +448,12 @@ func sortTasks(tasks []*task) (sorted, circular []*task) {
 	return sorted, circular
 }
 
-func (c *Coordinator) schedulerBuild(t *task) scheduler.Build {
+func (l *loop) schedulerBuild(t *task) scheduler.Build {
 	b := scheduler.Build{
 		ID: t.id, System: t.node.system, Features: t.node.features,
 		Priority: t.priority, Rank: t.rank, Dependants: t.dependants.size(), Seq: t.seq, Expected: t.expected,
 	}
-	for _, m := range c.machines {
+	for _, m := range l.machines {
 		if t.skip[m.Name] || !t.allows(m.Name) {
 			b.Skip = append(b.Skip, m.Name)
 		}

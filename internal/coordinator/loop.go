@@ -1,0 +1,239 @@
+package coordinator
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"lighter/internal/api"
+	"lighter/internal/ledger"
+	"lighter/scheduler"
+	"lighter/store"
+)
+
+// loop is what belongs to one goroutine, that of Run: it has it in run, and whoever else
+// wants something of it posts a function. Its methods, and those that are given one, are
+// called there alone.
+type loop struct {
+	*Coordinator
+
+	items   *itemNumbers // of what machines have
+	lacking *lackedItems // the build that missing was asked about last
+	// described is the memory of schedulerMachines.
+	described []scheduler.Machine
+	machines  []*machine // in the order of the file, and those that are to go
+	byName    map[string]*machine
+	file      machinesFile
+	pause     pauseSetting
+	headLow   string // what the head's disks lack; empty if nothing
+	space     api.HeadStatus
+	counts    counters
+	gc        timedGC
+
+	leavingWatched bool // somebody looks whether machines that are to go can
+
+	hooks    map[string]*delivery // of build hooks that talk to us, by build id
+	tasks    map[store.Path]*task
+	builds   map[string]*record         // that are not final
+	finals   map[string][]chan struct{} // closed when the build is final
+	attached map[string]int             // clients that want a build with Attached, by its id
+	queue    *scheduler.Queue
+	byID     map[string]*task // tasks by id, which is the id in queue
+	seq      uint64
+	changes  []ledger.Change // not handed to the recorder yet
+	after    []func()        // to be called, in the loop, once those are durable
+	placing  bool            // place before waiting for mail again
+	placeAt  time.Time       // or then; zero is never
+	delayed  map[*task]bool  // with notBefore in the future
+	// grace has the machines that did not say yet, after a start, what they have.
+	// Expansion waits for them. It is nil when that time is over.
+	grace   map[*machine]bool
+	static  []scheduler.Machine   // what stands in the machines file; nil is not known
+	spare   map[store.Path]*spare // during the grace: outputs that machines keep
+	alarmed map[string]time.Time  // builds about whose waiting something was logged
+}
+
+func newLoop(c *Coordinator) *loop {
+	l := &loop{
+		Coordinator: c, counts: newCounters(), byName: make(map[string]*machine), items: newItemNumbers(maxItems),
+		hooks: make(map[string]*delivery), tasks: make(map[store.Path]*task), builds: make(map[string]*record),
+		finals: make(map[string][]chan struct{}), attached: make(map[string]int),
+		queue: scheduler.NewQueue(), byID: make(map[string]*task),
+		delayed: make(map[*task]bool), spare: make(map[store.Path]*spare), alarmed: make(map[string]time.Time),
+	}
+	l.noteFile(c.cfg.MachinesFile)
+	return l
+}
+
+// openMachines opens the machines of the configuration.
+func (l *loop) openMachines() error {
+	for _, m := range l.cfg.Machines {
+		if l.byName[m.Name] != nil {
+			l.closeLinks()
+			return fmt.Errorf("machine %s: is there twice", m.Name)
+		}
+		machine, err := l.openMachine(m)
+		if err != nil {
+			l.closeLinks()
+			return err
+		}
+		l.machines = append(l.machines, machine)
+		l.byName[m.Name] = machine
+	}
+	return nil
+}
+
+// start starts what runs as long as the coordinator.
+func (l *loop) start() {
+	l.group.Go(func() { l.recorder.run(l.ctx) })
+	l.group.Go(func() { l.expander.run(l.ctx) })
+	for _, m := range l.machines {
+		m.start(l.ctx)
+	}
+	if l.cfg.LoadMachines != nil && l.cfg.MachinesFile != "" {
+		l.group.Go(func() { l.watchMachines(l.ctx) })
+	}
+	l.group.Go(func() { l.watchHead(l.ctx) })
+	l.group.Go(func() { l.pruneInTime(l.ctx) })
+}
+
+// run is the loop.
+func (l *loop) run() error {
+	tick := time.NewTicker(max(l.limits.IdleAlarm/2, time.Millisecond))
+	defer tick.Stop()
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		l.handOver()
+		if !l.placeAt.IsZero() {
+			timer.Reset(time.Until(l.placeAt))
+		}
+		select {
+		case <-l.ctx.Done():
+			return nil
+		case err := <-l.fatal:
+			return err
+		case <-l.ledger.Failed():
+			return l.ledger.Err()
+		case <-l.mail.ready():
+			for _, f := range l.mail.take() {
+				f(l)
+			}
+		case <-timer.C:
+			l.placing, l.placeAt = true, time.Time{}
+		case <-tick.C:
+			l.lookForIdleMachines()
+			l.collectWhenDue(time.Now())
+		}
+		if l.placing {
+			l.place()
+		}
+	}
+}
+
+// flush gives what the loop and its goroutines still changed to the ledger, for
+// whose sake nobody has to wait.
+func (l *loop) flush() {
+	l.handOver()
+	l.recorder.drain()
+}
+
+// post asks the loop to call f. It never blocks; f is not called if Run is over.
+func (c *Coordinator) post(f func(l *loop)) { c.mail.put(f) }
+
+// do has the loop call f, and waits for that.
+func (c *Coordinator) do(ctx context.Context, f func(l *loop)) error {
+	done := make(chan struct{})
+	c.post(func(l *loop) {
+		defer close(done)
+		f(l)
+	})
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-c.stopped:
+		return errStopping
+	}
+}
+
+// durable has the loop call f, and returns when what f changed is in the ledger.
+func (c *Coordinator) durable(ctx context.Context, f func(l *loop) error) error {
+	done := make(chan error, 1)
+	c.post(func(l *loop) {
+		if err := f(l); err != nil {
+			done <- err
+			return
+		}
+		l.durably(func() { done <- nil })
+	})
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-c.stopped:
+		return errStopping
+	}
+}
+
+// durablyIn has the loop call f, and returns its result once what it changed is durable.
+func (c *Coordinator) durablyIn(ctx context.Context, f func(l *loop) []string) ([]string, error) {
+	var list []string
+	err := c.durable(ctx, func(l *loop) error {
+		list = f(l)
+		return nil
+	})
+	if err != nil {
+		return nil, err // and the list is the loop's, which may not have come to it
+	}
+	return list, nil
+}
+
+// stop ends Run with an error.
+func (c *Coordinator) stop(err error) {
+	select {
+	case c.fatal <- err:
+	default: // another one is on its way
+	}
+}
+
+func (l *loop) closeLinks() {
+	for _, m := range l.machines {
+		m.close()
+	}
+}
+
+// change adds a change to those that go to the ledger next, with texts that it takes. The
+// build and the event are the change's from now on.
+func (l *loop) change(ch ledger.Change) {
+	if ch.Build != nil {
+		ch.Build.Shorten()
+	}
+	if ch.Event != nil {
+		ch.Event.Shorten()
+	}
+	l.changes = append(l.changes, ch)
+}
+
+// durably calls f in the loop once everything changed so far is durable.
+func (l *loop) durably(f func()) { l.after = append(l.after, f) }
+
+// handOver gives the recorder what changed since it was last called.
+func (l *loop) handOver() {
+	if len(l.changes) == 0 && len(l.after) == 0 {
+		return
+	}
+	l.recorder.mail.put(batch{l.changes, l.after})
+	l.changes, l.after = nil, nil
+}
+
+// event records something about a machine.
+func (l *loop) event(machine, reason string) { l.machineEvent("", machine, reason) }
+
+// machineEvent is event for one of a kind. The machine may be empty: then it is about the
+// coordinator.
+func (l *loop) machineEvent(kind, machine, reason string) {
+	l.change(ledger.Change{Event: &api.Event{Kind: kind, Machine: machine, Reason: reason}})
+}
