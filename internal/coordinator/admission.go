@@ -66,14 +66,14 @@ func withUnknown(info *agentapi.Machine) *agentapi.Machine {
 }
 
 // admit decides whether a machine gets builds in the state in which it was found.
-func (l *loop) admit(m *machine, now time.Time) {
+func (m *machine) admit(l *loop, now time.Time) {
 	info := withUnknown(m.info)
 	text := refusal(&m.Machine, info, 0)
 	switch {
 	case text != "":
 		m.refusedAt = now
 		if m.refuses == "" {
-			if l.tell(m, "gets no builds for now: "+text) {
+			if m.tell(l, "gets no builds for now: "+text) {
 				m.log.Warn("the machine gets no builds for now", "why", text)
 			}
 		}
@@ -86,7 +86,7 @@ func (l *loop) admit(m *machine, now time.Time) {
 			return
 		}
 		m.refuses = ""
-		if l.tell(m, "gets builds again") {
+		if m.tell(l, "gets builds again") {
 			m.log.Info("the machine gets builds again")
 		}
 	}

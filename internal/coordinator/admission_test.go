@@ -123,7 +123,7 @@ func TestAdmissionDoesNotFlap(t *testing.T) {
 			info := well
 			info.CPUPressure = step.pressure
 			m.info = &info
-			l.admit(m, time.Now())
+			m.admit(l, time.Now())
 			if refused := m.refuses != ""; refused != step.refused {
 				t.Fatalf("step %d, pressure %g: refused %v: %s", i, step.pressure, refused, m.refuses)
 			}

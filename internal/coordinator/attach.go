@@ -65,7 +65,7 @@ func (c *Coordinator) awaitClient(id string) {
 		case <-timer.C:
 			c.post(func(l *loop) {
 				if r := l.builds[id]; r != nil && l.attached[id] == 0 {
-					l.cancelBuild(r, "its clients are gone")
+					r.cancel(l, "its clients are gone")
 				}
 			})
 		}

@@ -55,10 +55,10 @@ type run struct {
 	logged  atomic.Int64
 }
 
-// attempt starts the next attempt at a task.
-func (l *loop) attempt(t *task, m *machine, reason string) {
+// place starts the next attempt at a task.
+func (t *task) place(l *loop, m *machine, reason string) {
 	if t.check != nil {
-		l.checkPlaced(t, m)
+		t.checkPlaced(l, m)
 	}
 	t.attempt++
 	t.machine = m
@@ -69,7 +69,7 @@ func (l *loop) attempt(t *task, m *machine, reason string) {
 			rec.Hardware = &hardware
 		}
 	}
-	l.setState(t, api.Placed, reason)
+	t.setState(l, api.Placed, reason)
 	l.group.Go(r.main)
 }
 
@@ -109,7 +109,7 @@ func (r *run) main() {
 	if ended := context.Cause(r.ctx); err != nil && ended != nil {
 		err = ended
 	}
-	r.c.post(func(l *loop) { l.ended(r, out, err) })
+	r.c.post(func(l *loop) { r.ended(l, out, err) })
 	if r.log != nil {
 		r.log.finish()
 	}
@@ -158,7 +158,7 @@ func (r *run) report(phase api.State, started time.Time, reason string) {
 				rec.Started = &started
 			}
 		}
-		l.setState(t, phase, reason)
+		t.setState(l, phase, reason)
 	})
 }
 
@@ -377,7 +377,7 @@ func (r *run) follow(ctx context.Context, status *agentapi.BuildStatus) (*agenta
 		return status, nil
 	}
 	r.log = r.c.logs.open(r.id, r.attempt)
-	r.c.post(func(l *loop) { r.c.logOpened(r) })
+	r.c.post(func(l *loop) { r.logOpened() })
 	ctx, cancel := r.limited(ctx)
 	defer cancel()
 	asked := r.asked(status.State)

@@ -20,16 +20,16 @@ const forgiveAfter = 20
 
 // disagree counts, against the machines on which a derivation failed, that it succeeded on
 // another.
-func (l *loop) disagree(t *task, on *machine) {
+func (t *task) disagree(l *loop, on *machine) {
 	for name := range t.failedOn {
 		m := l.byName[name]
 		if m == nil || m == on || l.limits.QuarantineAfter < 0 {
 			continue
 		}
-		n := l.disagreed(m)
+		n := m.disagreed(l)
 		l.log.Warn("a build failed on one machine and succeeded on another", "derivation", t.drv, "failed", name, "succeeded", on.Name)
-		if n >= l.limits.QuarantineAfter && l.dispensable(m) {
-			l.quarantine(m, fmt.Sprintf("%d builds failed there that succeeded elsewhere, the last one %s on %s", n, t.drv.Name(), on.Name))
+		if n >= l.limits.QuarantineAfter && m.dispensable(l) {
+			m.quarantine(l, fmt.Sprintf("%d builds failed there that succeeded elsewhere, the last one %s on %s", n, t.drv.Name(), on.Name))
 		}
 	}
 	clear(t.failedOn)
@@ -37,7 +37,7 @@ func (l *loop) disagree(t *task, on *machine) {
 
 // dispensable reports whether others can do without a machine: a farm that works now and
 // then is better than one that stands still.
-func (l *loop) dispensable(m *machine) bool {
+func (m *machine) dispensable(l *loop) bool {
 	for _, system := range m.Systems {
 		if !slices.ContainsFunc(l.machines, func(other *machine) bool {
 			return other != m && !other.removed && other.setting.Quarantined == "" && slices.Contains(other.Systems, system)
@@ -71,9 +71,9 @@ type conduct struct {
 // mishap counts a failure for which the machine is said to be to blame. What fails like that
 // on one machine after the other speaks against the build: it makes none of them rest, and
 // the first one is forgiven. Faults are the machine's alone, whatever the build.
-func (l *loop) mishap(m *machine, t *task, f *api.Failure) {
+func (m *machine) mishap(l *loop, t *task, f *api.Failure) {
 	if f.Kind == api.KindFault {
-		l.faulted(m, f.Message)
+		m.faulted(l, f.Message)
 		return
 	}
 	x := &m.conduct
@@ -81,7 +81,7 @@ func (l *loop) mishap(m *machine, t *task, f *api.Failure) {
 	for name := range t.mishapOn {
 		if other := l.byName[name]; other != nil && other != m {
 			others++
-			l.forgive(other, t.drv)
+			other.forgive(l, t.drv)
 		}
 	}
 	mark(&t.mishapOn, m.Name)
@@ -93,20 +93,20 @@ func (l *loop) mishap(m *machine, t *task, f *api.Failure) {
 	}
 	x.mishaps[t.drv] = true
 	if n := len(x.mishaps); n >= restAfter {
-		l.rest(m, n-restAfter, fmt.Sprintf("%d builds in a row failed for its own reasons, the last one: %s", n, f.Message))
+		m.beginRest(l, n-restAfter, fmt.Sprintf("%d builds in a row failed for its own reasons, the last one: %s", n, f.Message))
 		x.restFault = false
 	}
 }
 
 // faulted has a machine rest at once that did what no agent may.
-func (l *loop) faulted(m *machine, what string) {
-	l.rest(m, m.conduct.faults, what)
+func (m *machine) faulted(l *loop, what string) {
+	m.beginRest(l, m.conduct.faults, what)
 	m.conduct.faults++
 	m.conduct.restFault = true
 }
 
-// rest has a machine get no builds for a time that doubles with n.
-func (l *loop) rest(m *machine, n int, why string) {
+// beginRest has a machine get no builds for a time that doubles with n.
+func (m *machine) beginRest(l *loop, n int, why string) {
 	x := &m.conduct
 	rest := min(firstRest<<min(n, 20), maxRest)
 	x.restUntil, x.restReason = time.Now().Add(rest), why
@@ -115,7 +115,7 @@ func (l *loop) rest(m *machine, n int, why string) {
 }
 
 // forgive takes back that a build failed for a machine's reasons, and the rest if it was for that.
-func (l *loop) forgive(m *machine, drv store.Path) {
+func (m *machine) forgive(l *loop, drv store.Path) {
 	x := &m.conduct
 	if !x.mishaps[drv] {
 		return
@@ -136,11 +136,11 @@ func (x *conduct) resting(now time.Time) string {
 }
 
 // succeeded forgets what was held against a machine that has built something.
-func (l *loop) succeeded(m *machine) {
+func (m *machine) succeeded(l *loop) {
 	good := m.conduct.goodBuilds + 1
 	m.conduct = conduct{goodBuilds: good}
 	if good%forgiveAfter == 0 && m.setting.Disagreed > 0 {
 		m.setting.Disagreed--
-		l.saveSetting(m)
+		m.saveSetting(l)
 	}
 }

@@ -37,7 +37,7 @@ func (c *Coordinator) check(ctx context.Context, m *machine) (*api.MachineCheck,
 	ok := x.run(ctx)
 	x.settle(ctx)
 	result := &api.MachineCheck{Machine: m.Name, OK: ok, Steps: x.list}
-	err := c.do(ctx, func(l *loop) { result.Status = c.machineStatus(m) })
+	err := c.do(ctx, func(l *loop) { result.Status = m.status() })
 	return result, err
 }
 
@@ -148,7 +148,7 @@ func (x *checker) key() bool {
 	if problem := keyProblem(x.m.Name, x.info.PublicKey, acl); problem != "" {
 		return x.step("key", errors.New(problem), "lighter machines authorize "+x.m.Name)
 	}
-	if problem := x.c.headKeyProblem(x.m, x.info); problem != "" {
+	if problem := x.m.headKeyProblem(x.info); problem != "" {
 		return x.step("key", errors.New(problem), "")
 	}
 	return x.step("key", "the head accepts its key", "")

@@ -69,7 +69,7 @@ func (l *loop) takeUpCheck(b *api.Build) {
 	l.group.Go(func() {
 		defer cancel(nil)
 		err := k.run()
-		l.post(func(l *loop) { l.checkOver(k, err) })
+		l.post(func(l *loop) { k.failed(l, err) })
 	})
 }
 
@@ -258,11 +258,11 @@ func (k *checking) compare(but string, want int) error {
 		if but != "" {
 			k.used[but] = true
 		}
-		if n := l.checkable(k); n < want {
+		if n := k.possible(l); n < want {
 			short = fmt.Errorf("so many machines that did not build it yet are to build it: %d; so many can: %d", want, n)
 			return
 		}
-		l.nextCheck(k, want)
+		k.next(l, want)
 	}); err != nil || short != nil {
 		return errors.Join(err, short)
 	}
@@ -286,10 +286,10 @@ func (k *checking) compare(but string, want int) error {
 				hopeless = again
 				return
 			}
-			if l.checkable(k) == 0 {
+			if k.possible(l) == 0 {
 				delete(k.used, x.machine.Name) // rather than none at all
 			}
-			l.nextCheck(k, 1)
+			k.next(l, 1)
 		}); err != nil || hopeless != nil {
 			return errors.Join(err, hopeless)
 		}
@@ -300,7 +300,7 @@ func (k *checking) compare(but string, want int) error {
 // judge takes over what a machine made. It returns an error if the machine, and not the
 // derivation, is to blame that there is nothing.
 func (k *checking) judge(x checked) error {
-	defer k.c.post(func(l *loop) { l.forget(x.machine, x.id) })
+	defer k.c.post(func(l *loop) { x.machine.forget(l, x.id) })
 	result := api.CheckResult{Machine: x.machine.Name, LogID: x.id, LogAttempt: x.attempt}
 	if x.err != nil {
 		var f *api.Failure
@@ -397,7 +397,7 @@ func (k *checking) tell(s api.State, reason string) {
 			changed := r.State != s || r.Reason != reason
 			r.State, r.Reason, r.Results = s, reason, results
 			if changed {
-				l.save(r, true)
+				r.save(l, true)
 			}
 		}
 	})
@@ -405,10 +405,10 @@ func (k *checking) tell(s api.State, reason string) {
 
 // ---- in the loop ---------------------------------------------------------------------------
 
-// checkable counts the machines that may build it for the check and did not yet.
-func (l *loop) checkable(k *checking) int {
-	t := l.checkTask(k)
-	b := l.schedulerBuild(t)
+// possible counts the machines that may build it for the check and did not yet.
+func (k *checking) possible(l *loop) int {
+	t := k.newTask(l)
+	b := t.schedulerBuild(l)
 	n := 0
 	for _, m := range l.staticMachines() {
 		if l.possibleOn(&b, m.Name) {
@@ -418,8 +418,8 @@ func (l *loop) checkable(k *checking) int {
 	return n
 }
 
-// checkTask makes a task that is not among those of the queue's graph.
-func (l *loop) checkTask(k *checking) *task {
+// newTask makes a task that is not among those of the queue's graph.
+func (k *checking) newTask(l *loop) *task {
 	return &task{
 		drv: k.rec.Derivation, id: comparisonID(k.req.ID, k.made), seq: l.seq, state: api.Queued,
 		node: k.node, check: k, priority: k.rec.Priority,
@@ -427,28 +427,28 @@ func (l *loop) checkTask(k *checking) *task {
 	}
 }
 
-// nextCheck queues a build on one more machine; when that is placed, the next of so many.
-func (l *loop) nextCheck(k *checking, left int) {
+// next queues a build on one more machine; when that is placed, the next of so many.
+func (k *checking) next(l *loop, left int) {
 	l.seq++
-	t := l.checkTask(k)
+	t := k.newTask(l)
 	k.made++
 	t.inputPaths, t.checksLeft = k.inputs, left-1
 	k.tasks[t] = true
 	l.byID[t.id] = t
-	l.queue.Push(l.schedulerBuild(t))
+	l.queue.Push(t.schedulerBuild(l))
 	l.placing = true
 }
 
 // checkPlaced is called when a build for a check goes to a machine.
-func (l *loop) checkPlaced(t *task, m *machine) {
+func (t *task) checkPlaced(l *loop, m *machine) {
 	t.check.used[m.Name] = true
 	if t.checksLeft > 0 {
-		l.nextCheck(t.check, t.checksLeft)
+		t.check.next(l, t.checksLeft)
 	}
 }
 
 // checkEnded hands what a machine made over.
-func (l *loop) checkEnded(r *run, out *outcome, err error) {
+func (r *run) checkEnded(l *loop, out *outcome, err error) {
 	t := r.task
 	t.run = nil
 	r.cancel(nil)
@@ -457,7 +457,7 @@ func (l *loop) checkEnded(r *run, out *outcome, err error) {
 	if err != nil {
 		f := r.failure(err)
 		if f.Kind == api.KindFault {
-			l.faulted(r.machine, f.Message)
+			r.machine.faulted(l, f.Message)
 		}
 		err = f
 	}
@@ -466,9 +466,9 @@ func (l *loop) checkEnded(r *run, out *outcome, err error) {
 	t.check.ended <- checked{r.machine, r.id, r.attempt, out, err}
 }
 
-// checkOver ends the check's build.
-func (l *loop) checkOver(k *checking, err error) {
-	l.endCheckTasks(k, "the check is over")
+// failed ends the check's build.
+func (k *checking) failed(l *loop, err error) {
+	k.endTasks(l, "the check is over")
 	r := k.rec
 	if l.builds[r.ID] != r || l.ctx.Err() != nil {
 		return
@@ -479,7 +479,7 @@ func (l *loop) checkOver(k *checking, err error) {
 		r.OutputPaths = k.node.outputMap()
 	}
 	r.State, r.Reason, r.Failure = k.verdict(err)
-	l.save(r, false)
+	r.save(l, false)
 	delete(l.builds, r.ID)
 }
 
@@ -546,31 +546,31 @@ func machinesText(n int) string {
 	return fmt.Sprintf("%d machines", n)
 }
 
-// cancelCheck ends a check that nobody wants.
-func (l *loop) cancelCheck(k *checking, reason string) {
-	l.endCheck(k, api.Canceled, reason, k.rec.Failure)
+// cancelBy ends a check that nobody wants.
+func (k *checking) cancelBy(l *loop, reason string) {
+	k.end(l, api.Canceled, reason, k.rec.Failure)
 }
 
-// endCheck ends a check in its midst.
-func (l *loop) endCheck(k *checking, state api.State, reason string, f *api.Failure) {
+// end ends a check in its midst.
+func (k *checking) end(l *loop, state api.State, reason string, f *api.Failure) {
 	now := time.Now()
 	r := k.rec
 	r.Stopped, r.State, r.Reason, r.Failure = &now, state, reason, f
-	l.save(r, false)
+	r.save(l, false)
 	delete(l.builds, r.ID)
 	k.cancel(errAbandoned)
-	l.endCheckTasks(k, reason)
+	k.endTasks(l, reason)
 	for _, id := range k.others {
 		if other := l.builds[id]; other != nil {
-			l.cancelBuild(other, reason)
+			other.cancel(l, reason)
 		}
 	}
 }
 
-func (l *loop) endCheckTasks(k *checking, why string) {
+func (k *checking) endTasks(l *loop, why string) {
 	for t := range k.tasks {
 		l.queue.Remove(t.id)
-		l.abandon(t, why)
+		t.abandon(l, why)
 		delete(l.byID, t.id)
 	}
 	clear(k.tasks)

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"time"
 
-
 	"lighter/internal/api"
 	"lighter/internal/ledger"
 	"lighter/scheduler"
@@ -29,7 +28,7 @@ type counters struct {
 	finals     map[api.State]uint64   // builds that became final, by state
 	failed     map[api.Culprit]uint64 // attempts
 	placements uint64
-	failures   []api.Build          // that failed last, the newest first
+	failures   []api.Build // that failed last, the newest first
 }
 
 // liveCounts are the builds of a system that are not final.
@@ -91,9 +90,9 @@ func (n *counters) add(as countedAs, d int) {
 	}
 }
 
-// finished counts a build whose record is about to be saved. It is called for every change;
+// countFinal counts a build whose record is about to be saved. It is called for every change;
 // only what is new counts.
-func (l *loop) finished(r *record) {
+func (r *record) countFinal(l *loop) {
 	n := &l.counts
 	was := r.counted
 	n.count(r)

@@ -72,8 +72,8 @@ func TestQueues(t *testing.T) {
 		for range 6 {
 			done := add("x", api.Fetching, time.Second, time.Second)
 			done.State, done.task.available = api.Succeeded, true
-			l.finished(done)
-			l.finished(done) // saved again
+			done.countFinal(l)
+			done.countFinal(l) // saved again
 		}
 		time.Sleep(30*time.Minute - 50*time.Second)
 		running.task.run.began = time.Now().Add(-50 * time.Second)

@@ -33,7 +33,7 @@ type machineSetting struct {
 }
 
 // saveSetting has the ledger keep a machine's setting as it is now.
-func (l *loop) saveSetting(m *machine) {
+func (m *machine) saveSetting(l *loop) {
 	s := m.setting
 	s.Tags, s.Untagged = maps.Clone(s.Tags), slices.Clone(s.Untagged)
 	l.change(ledger.Change{Setting: &ledger.Setting{Name: machineSettings + m.Name, Value: s}})
@@ -48,44 +48,44 @@ func withReason(what, reason string) string {
 }
 
 // operate records what an operator did about a machine, and looks at the queue again.
-func (l *loop) operate(m *machine, text string) {
-	l.saveSetting(m)
+func (m *machine) operate(l *loop, text string) {
+	m.saveSetting(l)
 	l.machineEvent(api.KindOperator, m.Name, text)
 	m.log.Info("an operator changed a machine", "what", text)
 	l.placing = true
 }
 
-func (l *loop) drainMachine(m *machine, reason string) {
+func (m *machine) drain(l *loop, reason string) {
 	m.setting.Draining, m.setting.DrainReason = true, reason
-	l.operate(m, withReason("draining", reason))
+	m.operate(l, withReason("draining", reason))
 }
 
-// resumeMachine ends draining and quarantine.
-func (l *loop) resumeMachine(m *machine, reason string) {
+// resume ends draining and quarantine.
+func (m *machine) resume(l *loop, reason string) {
 	s := &m.setting
 	s.Draining, s.DrainReason = false, ""
 	s.Quarantined, s.QuarantinedUntil, s.Disagreed = "", nil, 0
-	l.operate(m, withReason("resumed", reason))
+	m.operate(l, withReason("resumed", reason))
 }
 
 // disagreed counts a build that failed on a machine and succeeded elsewhere, and returns how
 // many count against it by now.
-func (l *loop) disagreed(m *machine) int {
+func (m *machine) disagreed(l *loop) int {
 	m.setting.Disagreed++
-	l.saveSetting(m)
+	m.saveSetting(l)
 	return m.setting.Disagreed
 }
 
 // quarantine has a machine get no builds for a time, because builds fail there that
 // succeed elsewhere.
-func (l *loop) quarantine(m *machine, why string) {
+func (m *machine) quarantine(l *loop, why string) {
 	if l.byName[m.Name] != m || m.setting.Quarantined != "" {
 		return
 	}
 	until := time.Now().Add(l.limits.QuarantineTime).Round(time.Second)
 	m.setting.Quarantined, m.setting.QuarantinedUntil = why, &until
 	m.log.Warn("the machine is in quarantine; machines resume ends that", "why", why, "until", until)
-	l.saveSetting(m)
+	m.saveSetting(l)
 	l.event(m.Name, "in quarantine until "+until.Format(time.DateTime)+": "+why)
 	l.placeBy(until)
 }
@@ -102,30 +102,30 @@ func (l *loop) endQuarantines(now time.Time) {
 		default:
 			s.Quarantined, s.QuarantinedUntil, s.Disagreed = "", nil, s.Disagreed/2
 			m.log.Info("the machine's quarantine is over")
-			l.saveSetting(m)
+			m.saveSetting(l)
 			l.event(m.Name, "quarantine is over")
 		}
 	}
 }
 
-// machineLost notes that a machine's builds were freed.
-func (l *loop) machineLost(m *machine) {
+// lost notes that a machine's builds were freed.
+func (m *machine) lost(l *loop) {
 	if m.setting.Lost {
 		return
 	}
 	m.setting.Lost = true
-	l.saveSetting(m)
+	m.saveSetting(l)
 	m.log.Warn("the machine is lost; what it built is built elsewhere", "away", time.Since(m.down).Round(time.Second))
 	l.machineEvent(api.KindMachineLost, m.Name, fmt.Sprintf("not reached for %s: %s", time.Since(m.down).Round(time.Second), m.err))
 }
 
-// machineBack notes that a machine which was lost is there again.
-func (l *loop) machineBack(m *machine) {
+// back notes that a machine which was lost is there again.
+func (m *machine) back(l *loop) {
 	if !m.setting.Lost {
 		return
 	}
 	m.setting.Lost = false
-	l.saveSetting(m)
+	m.saveSetting(l)
 	l.machineEvent(api.KindMachineBack, m.Name, "reached again")
 }
 
@@ -142,8 +142,8 @@ func (m *machine) tags() map[string]string {
 	return tags
 }
 
-// tagMachine changes a machine's tags.
-func (l *loop) tagMachine(m *machine, change *api.TagChange) error {
+// retag changes a machine's tags.
+func (m *machine) retag(l *loop, change *api.TagChange) error {
 	s := m.setting
 	s.Tags, s.Untagged = maps.Clone(s.Tags), slices.Clone(s.Untagged)
 	var did []string
@@ -166,7 +166,7 @@ func (l *loop) tagMachine(m *machine, change *api.TagChange) error {
 		return badRequest("machine %s would have more than %d tags", m.Name, api.MaxTags)
 	}
 	m.setting = s
-	l.operate(m, "tags: "+strings.Join(did, ", "))
+	m.operate(l, "tags: "+strings.Join(did, ", "))
 	return nil
 }
 
@@ -218,7 +218,7 @@ func (c *Coordinator) changeMachine(w http.ResponseWriter, r *http.Request, f fu
 		if err := f(l, m); err != nil {
 			return err
 		}
-		status = c.machineStatus(m)
+		status = m.status()
 		return nil
 	}); err != nil {
 		return err
@@ -232,7 +232,7 @@ func (c *Coordinator) postDrain(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return c.changeMachine(w, r, func(l *loop, m *machine) error {
-		l.drainMachine(m, reason)
+		m.drain(l, reason)
 		return nil
 	})
 }
@@ -243,7 +243,7 @@ func (c *Coordinator) postResumeMachine(w http.ResponseWriter, r *http.Request) 
 		return err
 	}
 	return c.changeMachine(w, r, func(l *loop, m *machine) error {
-		l.resumeMachine(m, reason)
+		m.resume(l, reason)
 		return nil
 	})
 }
@@ -256,5 +256,5 @@ func (c *Coordinator) postTags(w http.ResponseWriter, r *http.Request) error {
 	if err := checkTags(&change); err != nil {
 		return err
 	}
-	return c.changeMachine(w, r, func(l *loop, m *machine) error { return l.tagMachine(m, &change) })
+	return c.changeMachine(w, r, func(l *loop, m *machine) error { return m.retag(l, &change) })
 }

@@ -167,9 +167,9 @@ func TestQuarantine(t *testing.T) {
 		if err := f.c.do(t.Context(), func(l *loop) {
 			m := l.byName["m1"]
 			for range 5 {
-				l.disagreed(m)
+				m.disagreed(l)
 			}
-			l.quarantine(m, "3 builds failed there and succeeded on m2")
+			m.quarantine(l, "3 builds failed there and succeeded on m2")
 		}); err != nil {
 			t.Fatal(err)
 		}
@@ -216,7 +216,7 @@ func TestQuarantine(t *testing.T) {
 // TestQuarantineWakesUp has nobody look at the queue when the time of a quarantine is over.
 func TestQuarantineWakesUp(t *testing.T) {
 	f := newFarm(t, func(c *Config) { c.Limits.QuarantineTime = 600 * time.Millisecond }, "m1")
-	if err := f.c.do(t.Context(), func(l *loop) { l.quarantine(l.byName["m1"], "it lies") }); err != nil {
+	if err := f.c.do(t.Context(), func(l *loop) { l.byName["m1"].quarantine(l, "it lies") }); err != nil {
 		t.Fatal(err)
 	}
 	f.awaitState(f.submit(f.drv("one", ""))[0], api.Succeeded)

@@ -241,12 +241,12 @@ func (l *loop) merge(w *walk) {
 		switch {
 		case err != nil:
 			t.expanding = false
-			l.fail(t, expansionFailure(input, err))
+			t.fail(l, expansionFailure(input, err))
 		case !f.missing && t.resume == nil && t.run == nil:
 			t.expanding = false
 			t.node = f.node
-			l.alreadyThere(t, f)
-		case !l.link(t, f, w):
+			t.alreadyThere(l, f)
+		case !t.link(l, f, w):
 			again = append(again, t.question())
 		default:
 			t.expanding = false
@@ -289,13 +289,13 @@ func (l *loop) makeTasks(w *walk) []*task {
 		if parent == nil || parent.available || len(parent.builds) == 0 {
 			continue // nobody needs it any more
 		}
-		if s := l.spare[p]; s != nil && l.mayServe(s.machine, f.node, parent) {
+		if s := l.spare[p]; s != nil && s.machine.mayServe(f.node, parent) {
 			l.addKept(f.node, s)
 			continue
 		}
 		if l.limits.KeepMissingInputs {
 			f.err = fmt.Errorf("%s: its outputs are missing, and no build of it was submitted", p)
-			l.tellMissing(parent, []string{p.String()})
+			parent.tellMissing(l, []string{p.String()})
 			continue
 		}
 		made = append(made, l.newInternal(f.node, parent))
@@ -304,13 +304,13 @@ func (l *loop) makeTasks(w *walk) []*task {
 }
 
 // mayServe reports whether a machine is one that may make a derivation for another task.
-func (c *Coordinator) mayServe(m *machine, n *node, parent *task) bool {
+func (m *machine) mayServe(n *node, parent *task) bool {
 	return !slices.Contains(parent.builds[0].Skip, m.Name) && m.possible(&scheduler.Build{System: n.system, Features: n.features})
 }
 
 // link gives a task its edges. It reports false if the task has to be looked at
 // again, since an input that was being built then is not any more.
-func (l *loop) link(t *task, f *walked, w *walk) bool {
+func (t *task) link(l *loop, f *walked, w *walk) bool {
 	inputs := make([]*task, 0, len(f.node.inputs))
 	for _, in := range f.node.inputs {
 		input := l.tasks[in]
@@ -326,7 +326,7 @@ func (l *loop) link(t *task, f *walked, w *walk) bool {
 		t.expected = scheduler.DefaultDuration
 	}
 	t.expectedKnown = f.expected > 0
-	l.setInputs(t, inputs)
+	t.setInputs(l, inputs)
 	return true
 }
 
@@ -334,7 +334,7 @@ func (l *loop) link(t *task, f *walked, w *walk) bool {
 func (l *loop) settle(tasks []*task) {
 	sorted, circular := sortTasks(tasks)
 	for _, t := range circular {
-		l.fail(t, expansionFailure("", fmt.Errorf("derivation %s: %w", t.drv, errCycle)))
+		t.fail(l, expansionFailure("", fmt.Errorf("derivation %s: %w", t.drv, errCycle)))
 	}
 	later := make(map[*task]bool, len(sorted))
 	for _, t := range sorted {
@@ -345,30 +345,30 @@ func (l *loop) settle(tasks []*task) {
 		if t.state.Final() || t.expanding {
 			continue
 		}
-		l.spread(t, later)
+		t.spread(l, later)
 		switch {
 		case t.resume != nil && t.waiting > 0 && t.state != api.Building && t.state != api.Fetching:
 			// An input that is kept for a build hook is not found again yet.
-			l.abandon(t, "its inputs are not there yet")
-			l.makeReady(t)
+			t.abandon(l, "its inputs are not there yet")
+			t.makeReady(l)
 		case t.resume != nil:
-			l.resume(t)
+			t.reattach(l)
 		case t.run == nil && !t.available:
-			l.makeReady(t)
+			t.makeReady(l)
 		}
 	}
 	for _, t := range sorted {
-		l.dropUnneeded(t)
+		t.dropUnneeded(l)
 	}
 }
 
 // alreadyThere ends a task whose outputs were at home all the time.
-func (l *loop) alreadyThere(t *task, f *walked) {
+func (t *task) alreadyThere(l *loop, f *walked) {
 	now := time.Now()
 	for _, r := range t.builds {
 		r.OutputPaths, r.OutputSize, r.Stopped = f.node.outputMap(), f.size, &now
 	}
-	l.finish(t, outcome{reason: "the outputs were there"})
+	t.finish(l, outcome{reason: "the outputs were there"})
 }
 
 // liveNode returns the derivation of a task, for the expander's goroutine.

@@ -101,7 +101,7 @@ func TestMachineDownAtStart(t *testing.T) {
 	g.awaitState(id, api.Queued)
 	var why *api.Why
 	for why == nil || len(why.Machines) == 0 || why.Machines[0].Rule != "available" || !strings.Contains(why.Machines[0].Actual, "refused") {
-		if err := g.c.do(t.Context(), func(l *loop) { why = l.why(l.builds[id].task, l.builds[id]) }); err != nil {
+		if err := g.c.do(t.Context(), func(l *loop) { why = l.builds[id].task.why(l, l.builds[id]) }); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -247,7 +247,7 @@ func TestLateReportIsNotBelieved(t *testing.T) {
 	err := f.c.do(t.Context(), func(l *loop) {
 		current := l.builds[id].task.run
 		old := &run{c: f.c, task: current.task, machine: current.machine, id: current.id, cancel: func(error) {}}
-		l.ended(old, nil, &api.Failure{Culprit: api.CulpritDerivation, Message: "late"})
+		old.ended(l, nil, &api.Failure{Culprit: api.CulpritDerivation, Message: "late"})
 		if l.builds[id] == nil || l.builds[id].task.run != current {
 			t.Error("the late report ended the build")
 		}

@@ -58,7 +58,7 @@ func TestRestIsSaid(t *testing.T) {
 	if err := f.c.do(t.Context(), func(l *loop) {
 		m := l.byName["m1"]
 		m.conduct.restUntil = m.conduct.restUntil.Add(time.Hour) // so that it is not over
-		status = f.c.machineStatus(m)
+		status = m.status()
 	}); err != nil {
 		t.Fatal(err)
 	}

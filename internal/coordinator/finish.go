@@ -24,12 +24,12 @@ type outcome struct {
 }
 
 // ended is called with what a run came to.
-func (l *loop) ended(r *run, out *outcome, err error) {
+func (r *run) ended(l *loop, out *outcome, err error) {
 	delete(r.machine.runs, r)
 	l.placing = true
 	t := r.task
 	if t.check != nil && t.run == r {
-		l.checkEnded(r, out, err)
+		r.checkEnded(l, out, err)
 		return
 	}
 	if t.run != r {
@@ -52,23 +52,23 @@ func (l *loop) ended(r *run, out *outcome, err error) {
 		if r.deliver.delivery == r.to {
 			r.deliver.delivery = nil
 		}
-		l.bring(t)
+		t.bring(l)
 	case err != nil:
-		l.attemptFailed(r, out, err)
+		r.failed(l, out, err)
 	default:
-		l.attemptSucceeded(r, out)
+		r.succeeded(l, out)
 	}
 }
 
-func (l *loop) attemptSucceeded(r *run, out *outcome) {
+func (r *run) succeeded(l *loop, out *outcome) {
 	t, m := r.task, r.machine
 	if r.deliver != nil {
-		l.delivered(r)
+		r.delivered(l)
 		return
 	}
-	l.measure(r, out)
-	l.succeeded(m)
-	l.disagree(t, m)
+	r.measure(l, out)
+	m.succeeded(l)
+	t.disagree(l, m)
 	var size int64
 	for _, info := range out.outputs {
 		size += info.NARSize
@@ -78,9 +78,9 @@ func (l *loop) attemptSucceeded(r *run, out *outcome) {
 	if t.offloaded() || t.wantedHome() && (!out.home || !covers(out.names, t.requestedOutputs())) {
 		// Build hooks wait, or somebody asked for outputs after the run looked who
 		// wanted what.
-		l.keep(t, m, out.made)
+		t.keep(l, m, out.made)
 		l.noteBuilt(t, out, size)
-		l.bring(t)
+		t.bring(l)
 		return
 	}
 	now := time.Now()
@@ -93,12 +93,12 @@ func (l *loop) attemptSucceeded(r *run, out *outcome) {
 	l.noteBuilt(t, out, size)
 	switch {
 	case !out.home:
-		l.keep(t, m, out.made)
+		t.keep(l, m, out.made)
 	case t.kept == nil:
 		id := r.id
-		l.durably(func() { l.forget(m, id) })
+		l.durably(func() { m.forget(l, id) })
 	}
-	l.finish(t, *out)
+	t.finish(l, *out)
 }
 
 // noteBuilt notes in a task's builds what was built.
@@ -123,7 +123,7 @@ func covers(some, wanted []string) bool {
 }
 
 // measure learns from a build how long such builds take, and how fast the machine is.
-func (l *loop) measure(r *run, out *outcome) {
+func (r *run) measure(l *loop, out *outcome) {
 	if out.cached || !out.measured || out.buildTime <= 0 {
 		return
 	}
@@ -139,19 +139,19 @@ func (l *loop) measure(r *run, out *outcome) {
 }
 
 // finish ends a task, and its builds, with success.
-func (l *loop) finish(t *task, out outcome) {
-	l.setAvailable(t)
+func (t *task) finish(l *loop, out outcome) {
+	t.setAvailable(l)
 	l.queue.Remove(t.id)
-	l.setState(t, api.Succeeded, out.reason)
-	l.endBuilds(t)
-	l.releaseInputs(t)
-	l.dropUnneeded(t)
+	t.setState(l, api.Succeeded, out.reason)
+	t.endBuilds(l)
+	t.releaseInputs(l)
+	t.dropUnneeded(l)
 	l.placing = true
 }
 
 // setAvailable says that a task's outputs exist, and lets those that waited for them
 // alone go on.
-func (l *loop) setAvailable(t *task) {
+func (t *task) setAvailable(l *loop) {
 	if t.available {
 		return
 	}
@@ -161,13 +161,13 @@ func (l *loop) setAvailable(t *task) {
 			continue
 		}
 		if d.waiting--; d.waiting == 0 && !d.expanding && d.resume == nil {
-			l.makeReady(d)
+			d.makeReady(l)
 		}
 	}
 }
 
 // endBuilds forgets the builds of a task, which are final and in the ledger.
-func (l *loop) endBuilds(t *task) {
+func (t *task) endBuilds(l *loop) {
 	for _, r := range t.builds {
 		delete(l.builds, r.ID)
 	}
@@ -175,40 +175,40 @@ func (l *loop) endBuilds(t *task) {
 }
 
 // releaseInputs says that a task which is over needs its inputs no more.
-func (l *loop) releaseInputs(t *task) {
+func (t *task) releaseInputs(l *loop) {
 	inputs := t.inputs
 	t.inputs = taskSet{}
 	for in := range inputs.all() {
 		in.dependants.remove(t)
-		l.dropUnneeded(in)
+		in.dropUnneeded(l)
 	}
 }
 
 // dropUnneeded removes a task that nobody needs and no client asked for: what is kept
 // of its outputs, or what is still to be done for it.
-func (l *loop) dropUnneeded(t *task) {
+func (t *task) dropUnneeded(l *loop) {
 	if t.dependants.size() > 0 || l.tasks[t.drv] != t || t.wantedHome() || t.offloaded() {
 		return
 	}
 	if !t.available {
-		l.cancelTask(t, "nobody needs it any more")
+		t.cancel(l, "nobody needs it any more")
 		return
 	}
-	l.remove(t)
+	t.remove(l)
 	if m := t.kept; m != nil {
-		l.release(t, m)
+		t.release(l, m)
 	}
-	l.releaseInputs(t)
+	t.releaseInputs(l)
 }
 
-// attemptFailed decides what follows from an attempt that came to nothing.
-func (l *loop) attemptFailed(r *run, out *outcome, err error) {
+// failed decides what follows from an attempt that came to nothing.
+func (r *run) failed(l *loop, out *outcome, err error) {
 	t, m := r.task, r.machine
 	lost := lostInputs(err)
 	l.head.forget(lost...)
 	if lost != nil && !r.fetchOnly {
 		l.log.Warn("inputs were lost", "build", r.id, "machine", m.Name, "err", err)
-		l.inputsLost(r, lost)
+		r.inputsLost(l, lost)
 		return
 	}
 	f := r.failure(err)
@@ -217,14 +217,14 @@ func (l *loop) attemptFailed(r *run, out *outcome, err error) {
 		rec.Failure = f
 	}
 	if r.fetchOnly || out != nil && f.Culprit == api.CulpritCoordinator {
-		l.fetchFailed(r, out, f)
+		r.fetchFailed(l, out, f)
 		return
 	}
 	id := r.id
-	l.durably(func() { l.forget(m, id) })
+	l.durably(func() { m.forget(l, id) })
 	if f.Final() {
-		if !l.retryOwn(r, f) {
-			l.fail(t, f)
+		if !r.retryOwn(l, f) {
+			t.fail(l, f)
 		}
 		return
 	}
@@ -233,55 +233,55 @@ func (l *loop) attemptFailed(r *run, out *outcome, err error) {
 	l.log.Warn("attempt failed", "build", t.id, "derivation", t.drv, "attempt", r.attempt, "machine", m.Name,
 		"culprit", f.Culprit, "phase", f.Phase, "err", f.Message)
 	if t.blamed >= l.limits.MaxAttempts {
-		l.fail(t, l.allFailed(t, f))
+		t.fail(l, l.allFailed(t, f))
 		return
 	}
 	if f.Culprit == api.CulpritMachine {
-		l.mishap(m, t, f)
+		m.mishap(l, t, f)
 	}
 	if f.Culprit == api.CulpritMachine || f.Culprit == api.CulpritLink {
 		mark(&t.skip, m.Name)
 	}
-	l.retryLater(t, f)
+	t.retryLater(l, f)
 }
 
 // fetchFailed decides what follows where a build is done, but its outputs could not be
 // brought home.
-func (l *loop) fetchFailed(r *run, out *outcome, f *api.Failure) {
+func (r *run) fetchFailed(l *loop, out *outcome, f *api.Failure) {
 	t, m := r.task, r.machine
 	if !r.fetchOnly {
-		l.keep(t, m, out.made)
+		t.keep(l, m, out.made)
 	}
 	t.failures = append(t.failures, *f)
 	t.blamed++
 	l.log.Warn("outputs could not be fetched", "build", t.id, "derivation", t.drv, "machine", m.Name, "culprit", f.Culprit, "err", f.Message)
 	switch {
 	case t.blamed >= l.limits.MaxAttempts:
-		l.lose(t, f.Message)
-		l.fail(t, l.allFailed(t, f))
+		t.lose(l, f.Message)
+		t.fail(l, l.allFailed(t, f))
 	case f.Culprit == api.CulpritCoordinator:
-		l.delay(t, f)
+		t.delay(l, f)
 		l.delayed[t] = true
 		l.placeBy(t.notBefore)
 	default:
 		if f.Culprit == api.CulpritMachine {
-			l.mishap(m, t, f)
+			m.mishap(l, t, f)
 			mark(&t.skip, m.Name)
 		}
-		l.lose(t, f.Message)
-		if !l.elsewhere(t) {
+		t.lose(l, f.Message)
+		if !t.elsewhere(l) {
 			clear(t.skip)
-			l.delay(t, f)
+			t.delay(l, f)
 		}
 	}
 }
 
 // delay puts the next attempt off, for a time that grows.
-func (l *loop) delay(t *task, f *api.Failure) {
+func (t *task) delay(l *loop, f *api.Failure) {
 	delay := min(l.limits.AttemptDelay<<min(t.rounds, 20), maxAttemptDelay)
 	t.rounds++
 	t.notBefore = time.Now().Add(delay)
-	l.setState(t, api.Queued, fmt.Sprintf("tried again in %s: %s", delay, f.Error()))
+	t.setState(l, api.Queued, fmt.Sprintf("tried again in %s: %s", delay, f.Error()))
 }
 
 // allFailed is the failure of a build that was tried often enough.
@@ -303,25 +303,25 @@ const maxAttemptDelay = 5 * time.Minute
 
 // retryLater lets a task be placed again: at once if there are machines where it was
 // not tried, and otherwise after a time that grows.
-func (l *loop) retryLater(t *task, f *api.Failure) {
-	if f.Culprit == api.CulpritCoordinator || !l.elsewhere(t) {
+func (t *task) retryLater(l *loop, f *api.Failure) {
+	if f.Culprit == api.CulpritCoordinator || !t.elsewhere(l) {
 		clear(t.skip)
-		l.delay(t, f)
+		t.delay(l, f)
 	} else {
 		t.notBefore = time.Time{}
-		l.setState(t, api.Queued, "tried again elsewhere: "+f.Error())
+		t.setState(l, api.Queued, "tried again elsewhere: "+f.Error())
 	}
-	l.expand(t) // the outputs, or inputs, may have come or gone meanwhile
+	t.expand(l) // the outputs, or inputs, may have come or gone meanwhile
 }
 
 // elsewhere reports whether a machine is left on which the task may be tried.
-func (l *loop) elsewhere(t *task) bool {
-	b := l.schedulerBuild(t)
+func (t *task) elsewhere(l *loop) bool {
+	b := t.schedulerBuild(l)
 	return l.possible(&b)
 }
 
 // fail ends a task, and all that need it and were not started, as failed.
-func (l *loop) fail(t *task, f *api.Failure) {
+func (t *task) fail(l *loop, f *api.Failure) {
 	type doomed struct {
 		task    *task
 		failure *api.Failure
@@ -340,7 +340,7 @@ func (l *loop) fail(t *task, f *api.Failure) {
 			}
 		}
 		t.dependants = taskSet{}
-		l.endFailed(t, f)
+		t.endFailed(l, f)
 	}
 }
 
@@ -354,7 +354,7 @@ func dependencyFailure(input store.Path, f *api.Failure) *api.Failure {
 	}
 }
 
-func (l *loop) endFailed(t *task, f *api.Failure) {
+func (t *task) endFailed(l *loop, f *api.Failure) {
 	state := api.Failed
 	if f.Kind == string(store.FailedTimeout) || f.Kind == string(store.FailedSilence) {
 		state = api.TimedOut
@@ -363,11 +363,11 @@ func (l *loop) endFailed(t *task, f *api.Failure) {
 	for _, r := range t.builds {
 		r.Failure, r.Stopped = f, &now
 	}
-	l.setState(t, state, f.Message)
-	l.endBuilds(t)
-	l.abandon(t, "the build failed")
-	l.remove(t)
-	l.releaseInputs(t)
+	t.setState(l, state, f.Message)
+	t.endBuilds(l)
+	t.abandon(l, "the build failed")
+	t.remove(l)
+	t.releaseInputs(l)
 }
 
 // expansionFailure is the failure of a task whose graph cannot be read.
@@ -380,12 +380,12 @@ func expansionFailure(input store.Path, err error) *api.Failure {
 }
 
 // abandon ends the attempt that is under way, here and on its machine.
-func (l *loop) abandon(t *task, why string) {
+func (t *task) abandon(l *loop, why string) {
 	r := t.run
 	if r == nil {
 		if t.resume != nil {
 			m, id := t.resume, t.id
-			l.durably(func() { l.forget(m, id) })
+			l.durably(func() { m.forget(l, id) })
 			t.resume = nil
 		}
 		return
@@ -396,57 +396,57 @@ func (l *loop) abandon(t *task, why string) {
 	delete(r.machine.runs, r)
 	m, id := r.machine, r.id
 	if !r.fetchOnly {
-		l.durably(func() { l.forget(m, id) })
+		l.durably(func() { m.forget(l, id) })
 	}
 	l.placing = true
 }
 
-// cancelTask ends a task that is not final, and all its builds.
-func (l *loop) cancelTask(t *task, reason string) {
+// cancel ends a task that is not final, and all its builds.
+func (t *task) cancel(l *loop, reason string) {
 	now := time.Now()
 	for _, r := range t.builds {
 		r.Stopped = &now
 	}
-	l.setState(t, api.Canceled, reason)
-	l.endBuilds(t)
-	l.abandon(t, reason)
-	l.remove(t)
-	l.releaseInputs(t)
+	t.setState(l, api.Canceled, reason)
+	t.endBuilds(l)
+	t.abandon(l, reason)
+	t.remove(l)
+	t.releaseInputs(l)
 }
 
-// cancelBuild cancels one build. Its task goes on if another needs it.
-func (l *loop) cancelBuild(r *record, reason string) {
+// cancel cancels one build. Its task goes on if another needs it.
+func (r *record) cancel(l *loop, reason string) {
 	if r.check != nil {
-		l.cancelCheck(r.check, reason)
+		r.check.cancelBy(l, reason)
 		return
 	}
 	t := r.task
 	now := time.Now()
 	r.Stopped, r.State, r.Reason = &now, api.Canceled, reason
-	l.save(r, false)
+	r.save(l, false)
 	delete(l.builds, r.ID)
 	t.builds = slices.DeleteFunc(t.builds, func(other *record) bool { return other == r })
 	if len(t.builds) > 0 {
-		l.withoutBuild(t)
+		t.withoutBuild(l)
 		return
 	}
 	if t.available {
 		// Only the fetching home was for the build.
-		l.abandon(t, reason)
-		l.dropUnneeded(t)
+		t.abandon(l, reason)
+		t.dropUnneeded(l)
 		return
 	}
 	if r.Parent == "" && t.dependants.size() > 0 {
-		l.substitute(t, r)
+		t.standIn(l, r)
 		return
 	}
-	l.cancelDependants(t)
-	l.cancelTask(t, reason)
+	t.cancelDependants(l)
+	t.cancel(l, reason)
 }
 
 // cancelDependants cancels what cannot go on since somebody does not want what it needs. That
 // is no failure of it.
-func (l *loop) cancelDependants(t *task) {
+func (t *task) cancelDependants(l *loop) {
 	work := []*task{t}
 	for len(work) > 0 {
 		t := work[len(work)-1]
@@ -459,14 +459,14 @@ func (l *loop) cancelDependants(t *task) {
 				continue
 			}
 			work = append(work, d)
-			l.cancelTask(d, fmt.Sprintf("%s, which it needs, was canceled", t.drv))
+			d.cancel(l, fmt.Sprintf("%s, which it needs, was canceled", t.drv))
 		}
 	}
 }
 
-// substitute gives a task whose last build was canceled, but that others need, a
+// standIn gives a task whose last build was canceled, but that others need, a
 // build of their own.
-func (l *loop) substitute(t *task, canceled *record) {
+func (t *task) standIn(l *loop, canceled *record) {
 	b := canceled.Build
 	b.ID, b.State, b.Reason, b.Stopped, b.Offload = newID(), t.standing(), t.reason, nil, false
 	b.Submitter = nil // who does not want it shall not have a hold on what others need
@@ -476,7 +476,7 @@ func (l *loop) substitute(t *task, canceled *record) {
 			break
 		}
 	}
-	r := l.join(t, b)
+	r := t.join(l, b)
 	record := r.Build
 	l.change(ledger.Change{Build: &record, Create: true})
 }

@@ -48,7 +48,7 @@ func (l *loop) collectWhenDue(now time.Time) {
 		result, err := m.collect(l.ctx, req)
 		l.post(func(l *loop) {
 			l.gc.machine = nil
-			l.collected(m, result, err)
+			m.collected(l, result, err)
 		})
 	})
 }
@@ -82,22 +82,22 @@ func (m *machine) gcDue(now time.Time) (overdue time.Duration, due bool) {
 }
 
 // collected notes how collecting a machine's garbage went.
-func (l *loop) collected(m *machine, result *agentapi.GCResult, err error) {
+func (m *machine) collected(l *loop, result *agentapi.GCResult, err error) {
 	if err != nil {
 		m.gcError, m.gcAfter = agentapi.Printable(err.Error(), api.MaxProblem), time.Now().Add(gcRetry)
 		m.log.Warn("the machine's garbage was not collected", "err", m.gcError)
-		l.tell(m, "garbage was not collected: "+m.gcError)
+		m.tell(l, "garbage was not collected: "+m.gcError)
 		return
 	}
-	l.noteGC(m)
+	m.noteGC(l)
 	m.log.Info("the machine's garbage was collected", "items", len(result.Deleted), "freed", quantity.Bytes(result.Freed))
 }
 
-func (l *loop) noteGC(m *machine) {
+func (m *machine) noteGC(l *loop) {
 	now := time.Now()
 	m.setting.LastGC, m.gcError = &now, ""
 	m.has.clear()
-	l.saveSetting(m)
+	m.saveSetting(l)
 	m.contacts.poke() // its free disk is another now
 }
 
@@ -125,7 +125,7 @@ func (c *Coordinator) postGC(w http.ResponseWriter, r *http.Request) error {
 		return &api.Error{Status: http.StatusBadGateway, Code: api.CodeMachineError, Message: fmt.Sprintf("machine %s: %s", m.Name, err)}
 	}
 	if !body.DryRun {
-		c.post(func(l *loop) { l.noteGC(m) })
+		c.post(func(l *loop) { m.noteGC(l) })
 	}
 	deleted := result.Deleted
 	if deleted == nil {

@@ -361,7 +361,7 @@ func (c *Coordinator) getWhy(w http.ResponseWriter, r *http.Request) error {
 	why := &api.Why{Build: *b, Summary: b.Reason}
 	if err := c.do(r.Context(), func(l *loop) {
 		if rec := l.builds[b.ID]; rec != nil {
-			why = l.why(rec.task, rec)
+			why = rec.task.why(l, rec)
 			why.Attempts = slices.Clone(why.Attempts)
 		}
 	}); err != nil {

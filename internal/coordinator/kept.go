@@ -111,23 +111,23 @@ type spare struct {
 }
 
 // keep notes that a task's outputs stay on a machine.
-func (l *loop) keep(t *task, m *machine, made []*madeItem) {
+func (t *task) keep(l *loop, m *machine, made []*madeItem) {
 	t.kept = m
 	l.kept.add(m, made)
-	l.setAvailable(t)
+	t.setAvailable(l)
 }
 
 // release lets a machine drop what it keeps for a task that is over.
-func (l *loop) release(t *task, m *machine) {
+func (t *task) release(l *loop, m *machine) {
 	t.kept = nil
 	l.unkeep(t, m)
 	id := t.id
-	l.durably(func() { l.forget(m, id) })
+	l.durably(func() { m.forget(l, id) })
 }
 
 // forget has a machine's agent forget a build, unless another attempt at it is under
 // way there: that one replaces what the agent has, and is forgotten when it is over.
-func (l *loop) forget(m *machine, id string) {
+func (m *machine) forget(l *loop, id string) {
 	if t := l.byID[id]; t != nil && t.uses(m) {
 		return
 	}
@@ -151,11 +151,11 @@ func (l *loop) addKept(n *node, s *spare) {
 	t := l.newTask(n.path, s.status.ID)
 	t.node, t.state, t.machine, t.attempt = n, api.Succeeded, s.machine, s.status.Attempt
 	l.live.Store(t.drv, n)
-	l.keep(t, s.machine, madeOf(s.status.Outputs, nil))
+	t.keep(l, s.machine, madeOf(s.status.Outputs, nil))
 }
 
 // adopt makes a task that waits for its turn use what a machine built before.
-func (l *loop) adopt(t *task, m *machine, s *agentapi.BuildStatus) {
+func (t *task) adopt(l *loop, m *machine, s *agentapi.BuildStatus) {
 	l.queue.Remove(t.id)
 	l.kept.add(m, madeOf(s.Outputs, nil))
 	if s.ID != t.id {
@@ -165,34 +165,34 @@ func (l *loop) adopt(t *task, m *machine, s *agentapi.BuildStatus) {
 	}
 	t.machine, t.attempt = m, max(t.attempt, s.Attempt)
 	t.kept = m
-	l.setAvailable(t)
+	t.setAvailable(l)
 	if t.wantedHome() || t.offloaded() {
-		l.bring(t)
+		t.bring(l)
 		return
 	}
 	for _, r := range t.builds {
 		r.OutputPaths, r.OutputsOn = t.node.outputMap(), m.Name
 	}
-	l.finish(t, outcome{reason: "the outputs were on " + m.Name})
+	t.finish(l, outcome{reason: "the outputs were on " + m.Name})
 }
 
 // bring starts what is next for builds whose outputs are there: build hooks get them
 // first, since guix-daemon makes them valid at home by that.
-func (l *loop) bring(t *task) {
+func (t *task) bring(l *loop) {
 	switch {
 	case t.kept == nil:
-		l.endServed(t, "the outputs were there")
+		t.endServed(l, "the outputs were there")
 	case t.offloaded():
-		l.deliver(t)
+		t.deliver(l)
 	case t.wantedHome():
-		l.fetchHome(t)
+		t.fetchHome(l)
 	default:
-		l.endServed(t, "the outputs are on "+t.kept.Name)
+		t.endServed(l, "the outputs are on "+t.kept.Name)
 	}
 }
 
 // endServed ends builds that need nothing but that the outputs are where they are.
-func (l *loop) endServed(t *task, reason string) {
+func (t *task) endServed(l *loop, reason string) {
 	now := time.Now()
 	for _, r := range t.builds {
 		r.Stopped, r.OutputPaths = &now, t.node.outputMap()
@@ -200,73 +200,73 @@ func (l *loop) endServed(t *task, reason string) {
 			r.OutputsOn = t.kept.Name
 		}
 	}
-	l.finish(t, outcome{reason: reason})
+	t.finish(l, outcome{reason: reason})
 }
 
 // withoutBuild goes on with a task that has one build less, and others.
-func (l *loop) withoutBuild(t *task) {
+func (t *task) withoutBuild(l *loop) {
 	if t.available && t.run == nil && !l.delayed[t] {
-		l.bring(t)
+		t.bring(l)
 		return
 	}
-	l.dropUnneeded(t)
+	t.dropUnneeded(l)
 }
 
 // fetchHome starts a run that fetches outputs which a machine keeps.
-func (l *loop) fetchHome(t *task) {
+func (t *task) fetchHome(l *loop) {
 	r := l.newRun(t, t.kept)
 	r.fetchOnly = true
 	t.machine = t.kept
-	l.setState(t, api.Fetching, "the outputs are on "+t.kept.Name)
+	t.setState(l, api.Fetching, "the outputs are on "+t.kept.Name)
 	l.group.Go(r.main)
 }
 
 // loseAll gives up what a machine keeps.
-func (l *loop) loseAll(m *machine, why string) {
+func (m *machine) loseAll(l *loop, why string) {
 	for _, t := range l.tasks {
 		if t.kept == m {
-			l.lose(t, why)
+			t.lose(l, why)
 		}
 	}
 }
 
 // lose gives up the outputs that a machine keeps for a task. They are built again if
 // somebody needs them.
-func (l *loop) lose(t *task, why string) {
+func (t *task) lose(l *loop, why string) {
 	m := t.kept
 	l.log.Warn("outputs were lost", "derivation", t.drv, "machine", m.Name, "why", why)
-	l.release(t, m)
+	t.release(l, m)
 	t.available = false
 	dependants := t.dependants
 	t.dependants = taskSet{}
 	if len(t.builds) > 0 {
-		l.abandon(t, why)
-		l.setState(t, api.Queued, "built again: "+why)
-		l.expand(t)
+		t.abandon(l, why)
+		t.setState(l, api.Queued, "built again: "+why)
+		t.expand(l)
 	} else {
-		l.remove(t)
-		l.releaseInputs(t)
+		t.remove(l)
+		t.releaseInputs(l)
 	}
 	for d := range dependants.all() {
 		d.inputs.remove(t)
 		if d.run != nil || d.resume != nil || d.available {
 			continue
 		}
-		l.setState(d, api.Waiting, fmt.Sprintf("%s is built again: %s", t.drv, why))
-		l.expand(d)
+		d.setState(l, api.Waiting, fmt.Sprintf("%s is built again: %s", t.drv, why))
+		d.expand(l)
 	}
 }
 
 // inputsLost deals with a run that found inputs to be nowhere.
-func (l *loop) inputsLost(r *run, lost []store.Path) {
+func (r *run) inputsLost(l *loop, lost []store.Path) {
 	t := r.task
 	m, id := r.machine, r.id
-	l.durably(func() { l.forget(m, id) })
+	l.durably(func() { m.forget(l, id) })
 	t.blamed++
 	for _, p := range t.node.sources {
 		for _, gone := range lost {
 			if p == gone {
-				l.fail(t, &api.Failure{
+				t.fail(l, &api.Failure{
 					Culprit: api.CulpritCoordinator, Phase: api.Sending,
 					Message: fmt.Sprintf("source %s is not in the head's store", p),
 				})
@@ -275,23 +275,23 @@ func (l *loop) inputsLost(r *run, lost []store.Path) {
 		}
 	}
 	if t.blamed >= l.limits.MaxAttempts {
-		l.fail(t, &api.Failure{
+		t.fail(l, &api.Failure{
 			Culprit: api.CulpritCoordinator, Phase: api.Sending,
 			Message: fmt.Sprintf("inputs were lost %d times, the last time %s", t.blamed, lost[0]),
 		})
 		return
 	}
-	l.setState(t, api.Waiting, fmt.Sprintf("%s was lost and is built again", lost[0]))
+	t.setState(l, api.Waiting, fmt.Sprintf("%s was lost and is built again", lost[0]))
 	for in := range t.inputs.all() {
 		if in.kept != nil {
-			l.lose(in, "its outputs were not found there any more")
+			in.lose(l, "its outputs were not found there any more")
 		}
 	}
-	l.expand(t)
+	t.expand(l)
 }
 
 // reconcile compares the builds that an agent knows with what is wanted of it.
-func (l *loop) reconcile(m *machine, s *sighting) {
+func (m *machine) reconcile(l *loop, s *sighting) {
 	listed := make(map[string]bool, len(s.builds))
 	for i := range s.builds {
 		status := &s.builds[i]
@@ -300,19 +300,19 @@ func (l *loop) reconcile(m *machine, s *sighting) {
 			m.log.Debug("the agent has a build of another coordinator", "build", status.ID)
 			continue
 		}
-		l.reconcileBuild(m, status, s.wrong[status])
+		m.reconcileBuild(l, status, s.wrong[status])
 	}
-	l.tellWrong(m, s.wrong)
+	m.tellWrong(l, s.wrong)
 	for _, t := range l.tasks {
 		if t.kept == m && !listed[t.id] && t.run == nil {
-			l.lose(t, "its agent does not know it any more")
+			t.lose(l, "its agent does not know it any more")
 		}
 	}
 }
 
 // reconcileBuild decides about one build that an agent knows. If that cannot be what the
 // machine was given, wrong says why.
-func (l *loop) reconcileBuild(m *machine, s *agentapi.BuildStatus, wrong error) {
+func (m *machine) reconcileBuild(l *loop, s *agentapi.BuildStatus, wrong error) {
 	t := l.tasks[s.Derivation]
 	own := t != nil && t.id == s.ID
 	switch {
@@ -322,34 +322,34 @@ func (l *loop) reconcileBuild(m *machine, s *agentapi.BuildStatus, wrong error) 
 		// It is still there.
 	case own && t.kept == m:
 		if t.run == nil {
-			l.lose(t, "its agent says something else of it now")
+			t.lose(l, "its agent says something else of it now")
 		}
 	case own && l.grace != nil && t.attempt+1 == s.Attempt && t.run == nil && t.resume == nil && !t.available && l.mayMake(t, m):
 		// It was placed there, and the ledger did not hear of that any more. Nothing is placed
 		// before all machines were asked, so no other attempt has that number.
 		t.attempt, t.machine, t.resume, t.state = s.Attempt, m, m, api.Placed
 	case wrong != nil:
-		l.forget(m, s.ID)
-	case l.stillWanted(t, m, s):
-		l.useOld(t, m, s)
+		m.forget(l, s.ID)
+	case t.stillWanted(l, m, s):
+		t.useOld(l, m, s)
 	case s.State != agentapi.Succeeded || t != nil && !l.mayMake(t, m):
-		l.forget(m, s.ID)
+		m.forget(l, s.ID)
 	case l.grace != nil && (t == nil || t.run == nil && t.resume == nil):
 		if other := l.spare[s.Derivation]; other != nil && (other.machine != m || other.status.ID != s.ID) {
-			l.forget(m, s.ID) // one is enough
+			m.forget(l, s.ID) // one is enough
 			return
 		}
 		l.spare[s.Derivation] = &spare{m, *s}
 	case t != nil && t.node != nil && t.run == nil && t.resume == nil && !t.available && !t.expanding:
-		l.adopt(t, m, s)
+		t.adopt(l, m, s)
 	default:
-		l.forget(m, s.ID)
+		m.forget(l, s.ID)
 	}
 }
 
 // tellWrong says that a machine lists builds which it was not given, or outputs that they
 // don't have.
-func (l *loop) tellWrong(m *machine, wrong map[*agentapi.BuildStatus]error) {
+func (m *machine) tellWrong(l *loop, wrong map[*agentapi.BuildStatus]error) {
 	var own *headError
 	var texts []string
 	for _, err := range wrong {
@@ -362,8 +362,8 @@ func (l *loop) tellWrong(m *machine, wrong map[*agentapi.BuildStatus]error) {
 	}
 	slices.Sort(texts)
 	text := fmt.Sprintf("builds that it lists and that are not used: %d; %s", len(texts), texts[0])
-	l.faulted(m, text)
-	l.tell(m, text)
+	m.faulted(l, text)
+	m.tell(l, text)
 }
 
 // endGrace notes that a machine said what it has, or cannot. When all did, the tasks
@@ -401,9 +401,9 @@ func (l *loop) dropSpare() {
 		}
 		delete(l.spare, drv)
 		if t != nil && t.node != nil && t.run == nil && t.resume == nil && !t.available && l.mayMake(t, s.machine) {
-			l.adopt(t, s.machine, &s.status)
+			t.adopt(l, s.machine, &s.status)
 		} else {
-			l.forget(s.machine, s.status.ID)
+			s.machine.forget(l, s.status.ID)
 		}
 	}
 	if again {

@@ -271,7 +271,7 @@ func (m *machine) supervise(ctx context.Context) {
 	for {
 		m.contacts.setShut(nil)
 		if !up {
-			m.c.post(func(l *loop) { l.connecting(m) })
+			m.c.post(func(l *loop) { m.connecting(l) })
 		}
 		var s sighting
 		if err := m.contain("a look at it", func() error {
@@ -294,7 +294,7 @@ func (m *machine) supervise(ctx context.Context) {
 			}
 			m.contacts.lost(s.err)
 		}
-		m.c.post(func(l *loop) { l.sighted(m, s) })
+		m.c.post(func(l *loop) { m.sighted(l, s) })
 		if up {
 			m.contacts.reached()
 		}
@@ -389,76 +389,76 @@ func askedOf(b *api.Build) *agentapi.Asked {
 	return &agentapi.Asked{ID: b.ID, Derivation: b.Derivation, Outputs: b.OutputPaths}
 }
 
-func (l *loop) connecting(m *machine) {
+func (m *machine) connecting(l *loop) {
 	if m.state == stateUnknown && l.byName[m.Name] == m {
 		m.state = stateConnecting
 	}
 }
 
 // sighted takes over what a look at a machine found.
-func (l *loop) sighted(m *machine, s sighting) {
+func (m *machine) sighted(l *loop, s sighting) {
 	if l.byName[m.Name] != m {
 		return // it is gone
 	}
 	if s.err != nil {
-		l.unreachable(m, s)
+		m.unreachable(l, s)
 		return
 	}
 	was := m.state
 	m.state, m.err, m.info, m.skew = stateUp, "", s.info, s.skew
 	m.kind.Store(s.info.StoreKind)
 	m.down, m.nextTry = time.Time{}, time.Time{}
-	problem := l.problemOf(m, &s)
+	problem := m.problemOf(&s)
 	switch {
 	case problem == m.problem && was == stateUp:
 	case problem != "":
-		if l.tell(m, "up, but gets no builds: "+problem) {
+		if m.tell(l, "up, but gets no builds: "+problem) {
 			m.log.Warn("the machine gets no builds", "why", problem)
 		}
-	case l.tell(m, "up"):
+	case m.tell(l, "up"):
 		m.log.Info("the machine is up", "agent", s.info.Version, "kernel", s.info.Kernel, "store", s.info.StoreKind)
 	}
-	l.tellHeld(m)
+	m.tellHeld(l)
 	m.problem = problem
-	l.admit(m, time.Now())
-	l.machineBack(m)
+	m.admit(l, time.Now())
+	m.back(l)
 	if was != stateUp {
-		l.reconcile(m, &s)
+		m.reconcile(l, &s)
 	}
 	l.endGrace(m)
-	l.saveLearnt(m)
+	m.saveLearnt(l)
 	l.placing = true
 }
 
-func (l *loop) unreachable(m *machine, s sighting) {
+func (m *machine) unreachable(l *loop, s sighting) {
 	now := time.Now()
 	text := agentapi.Printable(s.err.Error(), api.MaxProblem)
 	if m.state != stateDown {
 		m.down = now
 		m.has.clear()
-		if l.tell(m, "down: "+text) {
+		if m.tell(l, "down: "+text) {
 			m.log.Warn("the machine cannot be reached", "err", text)
 		}
 	}
-	l.tellHeld(m)
+	m.tellHeld(l)
 	m.state, m.err, m.nextTry = stateDown, text, s.next
 	if now.Sub(m.down) >= l.limits.MachineLostAfter {
-		l.loseAll(m, "its machine "+m.Name+" cannot be reached")
-		l.machineLost(m)
+		m.loseAll(l, "its machine "+m.Name+" cannot be reached")
+		m.lost(l)
 	}
 	l.endGrace(m)
 	l.placing = true
 }
 
 // problemOf says why a machine that is up gets no builds; empty if it does.
-func (c *Coordinator) problemOf(m *machine, s *sighting) string {
+func (m *machine) problemOf(s *sighting) string {
 	info := s.info
 	switch {
 	case info.Protocol != agentapi.Protocol:
 		return fmt.Sprintf("its agent %s speaks protocol %d, this coordinator %s speaks %d",
 			info.Version, info.Protocol, version.Version, agentapi.Protocol)
-	case info.StoreDir != c.head.Dir():
-		return fmt.Sprintf("its store is %s, the head's is %s", info.StoreDir, c.head.Dir())
+	case info.StoreDir != m.c.head.Dir():
+		return fmt.Sprintf("its store is %s, the head's is %s", info.StoreDir, m.c.head.Dir())
 	case info.BuildProblem != "":
 		return "it cannot build: " + info.BuildProblem
 	}
@@ -468,7 +468,7 @@ func (c *Coordinator) problemOf(m *machine, s *sighting) string {
 	if problem := keyProblem(m.Name, info.PublicKey, s.acl); problem != "" {
 		return problem
 	}
-	return c.headKeyProblem(m, info)
+	return m.headKeyProblem(info)
 }
 
 // authorizeHead says what a person does about a machine that does not accept the
@@ -481,11 +481,11 @@ func (m *machine) authorizeHead(storeKind string) string {
 }
 
 // headKeyProblem says why what the head signs is not accepted by a machine.
-func (c *Coordinator) headKeyProblem(m *machine, info *agentapi.Machine) string {
-	if c.cfg.PublicKey == nil || info.AcceptsKeys == nil || m.Local {
+func (m *machine) headKeyProblem(info *agentapi.Machine) string {
+	if m.c.cfg.PublicKey == nil || info.AcceptsKeys == nil || m.Local {
 		return ""
 	}
-	if key := c.cfg.PublicKey.Fingerprint(); !slices.Contains(info.AcceptsKeys, key) {
+	if key := m.c.cfg.PublicKey.Fingerprint(); !slices.Contains(info.AcceptsKeys, key) {
 		return fmt.Sprintf("it does not accept the head's key %s; %s", key, m.authorizeHead(info.StoreKind))
 	}
 	return ""
@@ -530,7 +530,7 @@ func (m *machine) unavailable() string {
 // saveInterval is the least time between two records of what was learnt of a machine.
 const saveInterval = 10 * time.Second
 
-func (l *loop) saveLearnt(m *machine) {
+func (m *machine) saveLearnt(l *loop) {
 	if m.bandwidth.takeChanged() {
 		m.learnt = true
 	}

@@ -62,7 +62,7 @@ func (c *Coordinator) measureLoop(ctx context.Context) (*measured, error) {
 	var m measured
 	err := c.do(ctx, func(l *loop) {
 		for _, x := range l.machines {
-			one := machineMetrics{MachineStatus: c.machineStatus(x), admitted: x.unavailable() == "" && x.refuses == ""}
+			one := machineMetrics{MachineStatus: x.status(), admitted: x.unavailable() == "" && x.refuses == ""}
 			if x.info != nil {
 				one.info = withUnknown(x.info)
 			}

@@ -31,14 +31,14 @@ func (n *news) take(now time.Time) bool {
 
 // tell records something about a machine, at once or when there was not too much of late.
 // Of what comes meanwhile the last is told. It reports whether it was at once.
-func (l *loop) tell(m *machine, text string) bool {
+func (m *machine) tell(l *loop, text string) bool {
 	m.news.held = text
 	m.news.missed++
-	return l.tellHeld(m)
+	return m.tellHeld(l)
 }
 
 // tellHeld is called with each look at a machine, and reports whether anything was told.
-func (l *loop) tellHeld(m *machine) bool {
+func (m *machine) tellHeld(l *loop) bool {
 	n := &m.news
 	if n.held == "" || !n.take(time.Now()) {
 		return false

@@ -242,7 +242,7 @@ func (c *Coordinator) takeOrder(ctx context.Context, conn net.Conn, r *hookapi.R
 	})
 	d.group.Go(func() { d.repeat(o.AliveEvery()) })
 	b, err := c.takeUpOrder(ctx, d, o)
-	defer c.post(func(l *loop) { l.hookGone(d) })
+	defer c.post(func(l *loop) { d.gone(l) })
 	if err != nil {
 		if ctx.Err() != nil || passes(err) {
 			return err // the hook comes back
@@ -308,7 +308,7 @@ func (c *Coordinator) takeUpOrder(ctx context.Context, d *delivery, o *hookapi.O
 	}
 	found := make(chan bool, 1)
 	c.post(func(l *loop) {
-		live := l.hookCame(d)
+		live := d.came(l)
 		l.durably(func() { found <- live })
 	})
 	select {
@@ -341,8 +341,8 @@ func (c *Coordinator) mayTakeOver(ctx context.Context, id string) error {
 	return err
 }
 
-// hookCame gives a build its hook, if it is not final.
-func (l *loop) hookCame(d *delivery) bool {
+// came gives a build its hook, if it is not final.
+func (d *delivery) came(l *loop) bool {
 	rec := l.builds[d.id]
 	if rec == nil {
 		return false
@@ -357,13 +357,13 @@ func (l *loop) hookCame(d *delivery) bool {
 		d.mail.put(openLog{t.logID, t.logAttempt})
 	}
 	if t.available && t.kept != nil && t.run == nil && !l.delayed[t] {
-		l.deliver(t)
+		t.deliver(l)
 	}
 	return true
 }
 
-// hookGone cancels the build whose hook is gone, if no other has come for it.
-func (l *loop) hookGone(d *delivery) {
+// gone cancels the build whose hook is gone, if no other has come for it.
+func (d *delivery) gone(l *loop) {
 	if l.hooks[d.id] == d {
 		delete(l.hooks, d.id)
 	}
@@ -377,12 +377,12 @@ func (l *loop) hookGone(d *delivery) {
 	if rec.delivery != nil || l.hooks[d.id] != nil {
 		return
 	}
-	l.cancelBuild(rec, "guix-daemon does not want it any more")
+	rec.cancel(l, "guix-daemon does not want it any more")
 	l.placing = true
 }
 
 // logOpened says that the log of a task's attempt begins.
-func (c *Coordinator) logOpened(r *run) {
+func (r *run) logOpened() {
 	t := r.task
 	if t.run != r {
 		return
@@ -397,7 +397,7 @@ func (c *Coordinator) logOpened(r *run) {
 
 // deliver starts handing the outputs that a machine keeps to a hook that wants them, one
 // after the other.
-func (l *loop) deliver(t *task) {
+func (t *task) deliver(l *loop) {
 	if t.run != nil {
 		return
 	}
@@ -406,12 +406,12 @@ func (l *loop) deliver(t *task) {
 		if rec.Offload && rec.delivery != nil {
 			r := l.newRun(t, t.kept)
 			r.fetchOnly, r.deliver, r.to = true, rec, rec.delivery
-			l.setState(t, api.Fetching, "guix-daemon takes the outputs")
+			t.setState(l, api.Fetching, "guix-daemon takes the outputs")
 			l.group.Go(r.main)
 			return
 		}
 	}
-	l.setState(t, api.Fetching, "the build hook of guix-daemon is to come back for the outputs")
+	t.setState(l, api.Fetching, "the build hook of guix-daemon is to come back for the outputs")
 }
 
 // handOver gives the outputs to a hook.
@@ -445,26 +445,26 @@ func (r *run) handOver() (*outcome, error) {
 }
 
 // delivered ends a build whose hook has the outputs.
-func (l *loop) delivered(r *run) {
+func (r *run) delivered(l *loop) {
 	t := r.task
 	if l.builds[r.deliver.ID] == r.deliver {
-		l.endDelivered(r.deliver)
+		r.deliver.endDelivered(l)
 	}
 	if len(t.builds) > 0 {
-		l.bring(t)
+		t.bring(l)
 		return
 	}
 	t.state = api.Succeeded
-	l.releaseInputs(t)
-	l.dropUnneeded(t)
+	t.releaseInputs(l)
+	t.dropUnneeded(l)
 }
 
 // endDelivered ends a build, but not its task.
-func (l *loop) endDelivered(rec *record) {
+func (rec *record) endDelivered(l *loop) {
 	t := rec.task
 	now := time.Now()
 	rec.Stopped, rec.State, rec.Reason = &now, api.Succeeded, "guix-daemon has the outputs"
-	l.save(rec, false)
+	rec.save(l, false)
 	delete(l.builds, rec.ID)
 	t.builds = slices.DeleteFunc(t.builds, func(other *record) bool { return other == rec })
 }
@@ -517,14 +517,14 @@ func (c *Coordinator) endHookGrace(ctx context.Context) {
 				return
 			}
 			if !done {
-				l.cancelBuild(rec, "the build hook of guix-daemon did not come back for it")
+				rec.cancel(l, "the build hook of guix-daemon did not come back for it")
 				return
 			}
-			l.endDelivered(rec)
+			rec.endDelivered(l)
 			if t := rec.task; len(t.builds) == 0 && t.dependants.size() > 0 && !t.available {
-				l.substitute(t, rec)
+				t.standIn(l, rec)
 			} else {
-				l.withoutBuild(t)
+				t.withoutBuild(l)
 			}
 		})
 	}

@@ -23,7 +23,7 @@ func (n *node) complete(s *agentapi.BuildStatus) bool {
 
 // stillWanted reports whether a machine came back with something of an attempt that it was given
 // and that was given up, and the task it was for is not done yet.
-func (l *loop) stillWanted(t *task, m *machine, s *agentapi.BuildStatus) bool {
+func (t *task) stillWanted(l *loop, m *machine, s *agentapi.BuildStatus) bool {
 	if l.grace != nil || t == nil || t.node == nil || t.id != s.ID || t.expanding || t.resume != nil || t.available || m.problem != "" || t.checks() || !l.mayMake(t, m) {
 		return false
 	}
@@ -35,20 +35,20 @@ func (l *loop) stillWanted(t *task, m *machine, s *agentapi.BuildStatus) bool {
 }
 
 // useOld uses what stillWanted found.
-func (l *loop) useOld(t *task, m *machine, s *agentapi.BuildStatus) {
+func (t *task) useOld(l *loop, m *machine, s *agentapi.BuildStatus) {
 	delete(l.delayed, t)
 	l.queue.Remove(t.id)
 	if s.State == agentapi.Running {
 		m.log.Info("the machine is back, and still builds; that goes on", "build", t.id, "attempt", s.Attempt)
 		t.resume, t.machine, t.state = m, m, api.Building
-		l.takeAgain(t, "its machine is back and still builds it", nil)
+		t.takeAgain(l, "its machine is back and still builds it", nil)
 		return
 	}
 	m.log.Info("the machine is back with a build that is still wanted", "build", t.id, "attempt", s.Attempt)
-	l.abandon(t, m.Name+" came back with what it built")
+	t.abandon(l, m.Name+" came back with what it built")
 	t.attempt++
 	t.resume, t.machine, t.state = m, m, api.Building
-	l.takeAgain(t, fmt.Sprintf("%s came back with what attempt %d made there", m.Name, s.Attempt), nil)
+	t.takeAgain(l, fmt.Sprintf("%s came back with what attempt %d made there", m.Name, s.Attempt), nil)
 }
 
 // mayAdopt reports whether what the agent has is the finished result of an older attempt, for

@@ -56,7 +56,7 @@ func (l *loop) begin(plan scheduler.Plan) {
 		if t := l.byID[a.Build.ID]; t != nil {
 			l.counts.placements++
 			l.latency.Observe(time.Since(t.queuedAt).Seconds())
-			l.attempt(t, l.byName[a.Machine], fmt.Sprintf("finished earliest there, in %s", a.Finish.Round(time.Millisecond)))
+			t.place(l, l.byName[a.Machine], fmt.Sprintf("finished earliest there, in %s", a.Finish.Round(time.Millisecond)))
 		}
 	}
 }
@@ -70,13 +70,13 @@ func (l *loop) schedulerMachines(now time.Time) []scheduler.Machine {
 		l.described = l.described[:n]
 	}
 	for i, m := range l.machines {
-		l.described[i] = l.schedulerMachine(m, now, l.described[i].Busy)
+		l.described[i] = m.schedulerMachine(now, l.described[i].Busy)
 	}
 	return l.described
 }
 
 // schedulerMachine describes a machine, in the memory of an earlier Busy, which may be nil.
-func (c *Coordinator) schedulerMachine(m *machine, now time.Time, busy []time.Duration) scheduler.Machine {
+func (m *machine) schedulerMachine(now time.Time, busy []time.Duration) scheduler.Machine {
 	s := scheduler.Machine{
 		Name: m.Name, Systems: m.Systems, Features: m.Features, MandatoryFeatures: m.MandatoryFeatures,
 		Slots: m.ParallelBuilds, Speed: m.speed.Speed(m.Speed), Bandwidth: m.bandwidth.value(), Pending: m.sending.pending(),
@@ -112,7 +112,7 @@ func (l *loop) missing(b *scheduler.Build, machine string) int64 {
 	}
 	lacked := l.lacking
 	if lacked == nil || lacked.task != t || lacked.generation != l.items.generation {
-		lacked = l.lackedItems(t)
+		lacked = t.lackedItems(l)
 		l.lacking = lacked
 	}
 	sum := lacked.everywhere
@@ -138,7 +138,7 @@ type numberedItem struct {
 	size   int64 // bytes
 }
 
-func (l *loop) lackedItems(t *task) *lackedItems {
+func (t *task) lackedItems(l *loop) *lackedItems {
 	lacked := &lackedItems{task: t, generation: l.items.generation, items: make([]numberedItem, 0, len(t.inputPaths))}
 	for _, p := range t.inputPaths {
 		size := l.sizeOf(p)
@@ -153,8 +153,8 @@ func (l *loop) lackedItems(t *task) *lackedItems {
 
 // neverReason says why no machine of the list could ever take a task; it is empty if
 // one could.
-func (l *loop) neverReason(t *task) string {
-	b := l.schedulerBuild(t)
+func (t *task) neverReason(l *loop) string {
+	b := t.schedulerBuild(l)
 	b.Skip = slices.DeleteFunc(b.Skip, t.allows) // where it failed once it may still be tried again
 	if n := len(l.staticMachines()); n > 0 && len(b.Skip) >= n {
 		return "no machine can take it: none of those that it may use is in the machines file"
@@ -246,7 +246,7 @@ func (l *loop) lookForIdleMachines() {
 }
 
 // why explains where a build stands.
-func (l *loop) why(t *task, r *record) *api.Why {
+func (t *task) why(l *loop, r *record) *api.Why {
 	w := &api.Why{Build: r.Build, Summary: r.Reason, Attempts: t.failures}
 	for in := range t.inputs.all() {
 		if !in.available && len(in.builds) > 0 && len(w.WaitsFor) < maxListed {
@@ -260,7 +260,7 @@ func (l *loop) why(t *task, r *record) *api.Why {
 		return w
 	}
 	now := time.Now()
-	b := l.schedulerBuild(t)
+	b := t.schedulerBuild(l)
 	var could []string
 	verdicts := scheduler.Explain(&b, l.schedulerMachines(now), l.missing)
 	for i := range verdicts {
@@ -277,7 +277,7 @@ func (l *loop) why(t *task, r *record) *api.Why {
 		w.Summary = held
 	}
 	if w.Summary == "" {
-		w.Summary = l.waitReason(t, could, now)
+		w.Summary = t.waitReason(l, could, now)
 	}
 	return w
 }
@@ -285,7 +285,7 @@ func (l *loop) why(t *task, r *record) *api.Why {
 // maxListed bounds the lists that are for people.
 const maxListed = 100
 
-func (l *loop) waitReason(t *task, could []string, now time.Time) string {
+func (t *task) waitReason(l *loop, could []string, now time.Time) string {
 	if s := l.recorder.stalled.Load(); s != nil {
 		return "the ledger takes no changes: " + s.err.Error()
 	}
@@ -299,7 +299,7 @@ func (l *loop) waitReason(t *task, could []string, now time.Time) string {
 	case len(could) == 0:
 		return "no machine can take it now"
 	}
-	b := l.schedulerBuild(t)
+	b := t.schedulerBuild(l)
 	plan := scheduler.Assign(scheduler.Input{Now: now, Machines: l.schedulerMachines(now), Queue: l.queue, Missing: l.missing})
 	for i := range plan.Deferrals {
 		if plan.Deferrals[i].Build.ID == b.ID {

@@ -104,17 +104,17 @@ func (l *loop) recoverBuild(b *api.Build) {
 		t.failures = append(t.failures, *b.Failure)
 		t.blamed = max(t.blamed, min(t.attempt-1-b.Retried, l.limits.MaxAttempts-1))
 	}
-	l.join(t, *b)
+	t.join(l, *b)
 }
 
-// resume goes on with an attempt that was under way when the coordinator stopped.
-func (l *loop) resume(t *task) {
-	l.takeAgain(t, "the coordinator was started again and takes it up", nil)
+// reattach goes on with an attempt that was under way when the coordinator stopped.
+func (t *task) reattach(l *loop) {
+	t.takeAgain(l, "the coordinator was started again and takes it up", nil)
 }
 
 // takeAgain goes on with the attempt that is under way on the machine resume, once before
 // is closed, if that is not nil.
-func (l *loop) takeAgain(t *task, reason string, before <-chan struct{}) {
+func (t *task) takeAgain(l *loop, reason string, before <-chan struct{}) {
 	m := t.resume
 	t.resume = nil
 	r := l.newRun(t, m)
@@ -123,7 +123,7 @@ func (l *loop) takeAgain(t *task, reason string, before <-chan struct{}) {
 	if t.state != api.Building && t.state != api.Fetching {
 		r.resumed = api.Placed
 	}
-	l.setState(t, t.state, reason)
+	t.setState(l, t.state, reason)
 	l.group.Go(func() {
 		if before != nil {
 			<-before

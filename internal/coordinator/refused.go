@@ -34,9 +34,9 @@ func (l *loop) endRefused(id string, cause error) {
 		l.durably(func() { l.group.Go(func() { l.endUnended(id, f) }) })
 	case r.check != nil:
 		r.Results = nil
-		l.endCheck(r.check, api.Failed, f.Message, f)
+		r.check.end(l, api.Failed, f.Message, f)
 	default:
-		l.fail(r.task, f)
+		r.task.fail(l, f)
 	}
 }
 

@@ -67,9 +67,9 @@ func TestRefusedChangeEndsItsBuild(t *testing.T) {
 					r := l.builds[id]
 					poison(r)
 					if check {
-						l.save(r, true)
+						r.save(l, true)
 					} else {
-						l.setState(r.task, api.Building, "poisoned")
+						r.task.setState(l, api.Building, "poisoned")
 					}
 				}); err != nil {
 					t.Fatal(err)

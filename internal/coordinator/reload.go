@@ -325,7 +325,7 @@ func (m *machine) take(l *loop, n *machines.Machine) {
 		lane.setStreams(m.streams())
 	}
 	if m.info != nil {
-		l.admit(m, time.Now())
+		m.admit(l, time.Now())
 	}
 }
 
@@ -358,14 +358,14 @@ func (l *loop) requeue(tasks []*task) {
 		if l.tasks[t.drv] != t || !t.inQueue() || l.delayed[t] {
 			continue
 		}
-		if len(t.skip) > 0 && !l.elsewhere(t) {
+		if len(t.skip) > 0 && !t.elsewhere(l) {
 			clear(t.skip)
 		}
 		if _, queued := l.queue.Get(t.id); queued {
 			l.queue.Remove(t.id)
-			l.queue.Push(l.schedulerBuild(t))
+			l.queue.Push(t.schedulerBuild(l))
 		}
-		l.setState(t, api.Queued, l.neverReason(t))
+		t.setState(l, api.Queued, t.neverReason(l))
 	}
 	l.placing = true
 	if rest := tasks[min(len(tasks), requeueAtOnce):]; len(rest) > 0 {
@@ -415,16 +415,16 @@ func (l *loop) settleLeaving() {
 	for _, m := range slices.Clone(l.machines) {
 		switch {
 		case !m.leaving():
-		case m.next != nil && m.state != stateUp, l.quiet(m):
-			l.letGo(m)
+		case m.next != nil && m.state != stateUp, m.quiet(l):
+			m.letGo(l)
 		default:
-			l.evacuate(m)
+			m.evacuate(l)
 		}
 	}
 }
 
 // quiet reports whether nothing is under way on a machine, and it keeps nothing.
-func (l *loop) quiet(m *machine) bool {
+func (m *machine) quiet(l *loop) bool {
 	if len(m.runs) > 0 || m.sending.pending() > 0 || m.fetching.pending() > 0 || m.state == stateUp && !m.forgetter.idle() {
 		return false
 	}
@@ -442,7 +442,7 @@ func (l *loop) quiet(m *machine) bool {
 }
 
 // letGo removes a machine, or has it reached another way.
-func (l *loop) letGo(m *machine) {
+func (m *machine) letGo(l *loop) {
 	if m.removed {
 		l.machines = slices.DeleteFunc(slices.Clone(l.machines), func(x *machine) bool { return x == m })
 		delete(l.byName, m.Name)
@@ -459,11 +459,11 @@ func (l *loop) letGo(m *machine) {
 		}
 		return // it is tried again
 	}
-	l.replace(m, n)
+	m.replace(l, n)
 }
 
 // replace puts a machine that is reached another way in the place of one.
-func (l *loop) replace(m, n *machine) {
+func (m *machine) replace(l *loop, n *machine) {
 	n.setting, n.speed, n.learnt = m.setting, m.speed, m.learnt
 	n.bandwidth.set(m.bandwidth.value())
 	l.machines = slices.Clone(l.machines)
@@ -488,7 +488,7 @@ func (l *loop) replace(m, n *machine) {
 			t.kept = n
 		}
 		if r := t.run; r != nil && r.machine == m {
-			l.moveRun(r, n)
+			r.moveTo(l, n)
 		}
 	}
 	m.stop()
@@ -497,8 +497,8 @@ func (l *loop) replace(m, n *machine) {
 	l.placing = true
 }
 
-// moveRun has an attempt go on where its machine is reached another way.
-func (l *loop) moveRun(old *run, n *machine) {
+// moveTo has an attempt go on where its machine is reached another way.
+func (old *run) moveTo(l *loop, n *machine) {
 	const why = "its machine is reached another way now"
 	t := old.task
 	t.run = nil
@@ -506,16 +506,16 @@ func (l *loop) moveRun(old *run, n *machine) {
 	old.cancel(errAbandoned)
 	delete(old.machine.runs, old)
 	if old.fetchOnly {
-		l.bring(t)
+		t.bring(l)
 		return
 	}
 	t.resume = n
-	l.takeAgain(t, why, old.over)
+	t.takeAgain(l, why, old.over)
 }
 
 // evacuate sees to it that a machine keeps nothing that others need: what is at home by now
 // is released, and the rest is fetched.
-func (l *loop) evacuate(m *machine) {
+func (m *machine) evacuate(l *loop) {
 	var tasks []*task
 	var paths []store.Path
 	for _, t := range l.tasks {
@@ -533,11 +533,11 @@ func (l *loop) evacuate(m *machine) {
 		if err != nil {
 			return // asked again soon
 		}
-		l.post(func(l *loop) { l.evacuated(m, tasks, absent) })
+		l.post(func(l *loop) { m.evacuated(l, tasks, absent) })
 	})
 }
 
-func (l *loop) evacuated(m *machine, tasks []*task, absent []store.Path) {
+func (m *machine) evacuated(l *loop, tasks []*task, absent []store.Path) {
 	missing := make(map[store.Path]bool, len(absent))
 	for _, p := range absent {
 		missing[p] = true
@@ -548,9 +548,9 @@ func (l *loop) evacuated(m *machine, tasks []*task, absent []store.Path) {
 		}
 		outputs, _ := t.node.outputPaths(nil)
 		if slices.ContainsFunc(outputs, func(p store.Path) bool { return missing[p] }) {
-			l.fetchHome(t)
+			t.fetchHome(l)
 		} else {
-			l.release(t, m)
+			t.release(l, m)
 		}
 	}
 }

@@ -66,7 +66,7 @@ func (f *farm) statusOf(name string) (s api.MachineStatus) {
 	f.t.Helper()
 	if err := f.c.do(f.t.Context(), func(l *loop) {
 		if m := l.byName[name]; m != nil {
-			s = f.c.machineStatus(m)
+			s = m.status()
 		}
 	}); err != nil {
 		f.t.Fatal(err)
@@ -79,7 +79,7 @@ func (f *farm) why(id string) *api.Why {
 	var why *api.Why
 	if err := f.c.do(f.t.Context(), func(l *loop) {
 		if r := l.builds[id]; r != nil {
-			why = l.why(r.task, r)
+			why = r.task.why(l, r)
 		}
 	}); err != nil {
 		f.t.Fatal(err)

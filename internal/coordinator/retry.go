@@ -13,7 +13,7 @@ import (
 
 // retryOwn tries a derivation that failed by itself once more, where its builds grant
 // that, and reports whether it does. A machine on which it did not fail yet comes first.
-func (l *loop) retryOwn(r *run, f *api.Failure) bool {
+func (r *run) retryOwn(l *loop, f *api.Failure) bool {
 	t := r.task
 	mark(&t.failedOn, r.machine.Name)
 	granted := l.retries(t, f)
@@ -31,7 +31,7 @@ func (l *loop) retryOwn(r *run, f *api.Failure) bool {
 	}
 	l.log.Info("a failed build is tried again", "build", t.id, "derivation", t.drv, "machine", r.machine.Name,
 		"retry", t.retried, "of", granted, "err", f.Message)
-	l.retryLater(t, f)
+	t.retryLater(l, f)
 	return true
 }
 
@@ -121,7 +121,7 @@ func (c *Coordinator) prioritise(ctx context.Context, ids []string, priority int
 			l.change(ledger.Change{Build: &b, Event: &api.Event{
 				State: b.State, Attempt: b.Attempt, Machine: b.Machine, Reason: reason,
 			}})
-			l.reprioritise(r.task)
+			r.task.reprioritise(l)
 			changed = append(changed, id)
 		}
 		l.placing = true
@@ -131,7 +131,7 @@ func (c *Coordinator) prioritise(ctx context.Context, ids []string, priority int
 
 // reprioritise gives a task, and what it needs, the priority of the most urgent build that
 // is for it.
-func (l *loop) reprioritise(t *task) {
+func (t *task) reprioritise(l *loop) {
 	work := []*task{t}
 	for len(work) > 0 {
 		t := work[len(work)-1]
@@ -154,7 +154,7 @@ func (l *loop) reprioritise(t *task) {
 			continue
 		}
 		t.priority = priority
-		l.moveInQueue(t)
+		t.moveInQueue(l)
 		for in := range t.inputs.all() {
 			work = append(work, in)
 		}

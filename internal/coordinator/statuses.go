@@ -31,7 +31,7 @@ func (c *Coordinator) Status(ctx context.Context) (*api.Status, error) {
 	err := c.do(ctx, func(l *loop) {
 		now := time.Now()
 		for _, m := range l.machines {
-			s.Machines = append(s.Machines, c.machineStatus(m))
+			s.Machines = append(s.Machines, m.status())
 			for run := range m.runs {
 				if t := run.task; t.run == run && len(t.builds) > 0 && len(s.Running) < maxRunning {
 					s.Running = append(s.Running, t.builds[0].Build)
@@ -63,7 +63,7 @@ func (c *Coordinator) getMachines(w http.ResponseWriter, r *http.Request) error 
 	list := []api.MachineStatus{}
 	err := c.do(r.Context(), func(l *loop) {
 		for _, m := range l.machines {
-			list = append(list, c.machineStatus(m))
+			list = append(list, m.status())
 		}
 	})
 	if err != nil {
@@ -101,8 +101,8 @@ func (c *Coordinator) postCheck(w http.ResponseWriter, r *http.Request) error {
 	return answer(w, check)
 }
 
-// machineStatus is what clients are told of a machine.
-func (c *Coordinator) machineStatus(m *machine) api.MachineStatus {
+// status is what clients are told of a machine.
+func (m *machine) status() api.MachineStatus {
 	s := api.MachineStatus{
 		Name: m.Name, Systems: m.Systems, Features: m.Features, MandatoryFeatures: m.MandatoryFeatures,
 		ParallelBuilds: m.ParallelBuilds, Speed: m.Speed, Local: m.Local,
@@ -127,7 +127,7 @@ func (c *Coordinator) machineStatus(m *machine) api.MachineStatus {
 	}
 	if m.info != nil {
 		m.describe(&s)
-		s.Refuses = c.refuses(m)
+		s.Refuses = m.refusal()
 	}
 	return s
 }
@@ -159,13 +159,13 @@ func (m *machine) running() int {
 	return n
 }
 
-// refuses says why a machine that is up gets no builds now, if that passes by itself.
-func (c *Coordinator) refuses(m *machine) string {
+// refusal says why a machine that is up gets no builds now, if that passes by itself.
+func (m *machine) refusal() string {
 	if m.state != stateUp || len(m.Systems) == 0 {
 		return ""
 	}
 	b := scheduler.Build{ID: "any", System: m.Systems[0], Features: m.MandatoryFeatures}
-	for _, v := range scheduler.Explain(&b, []scheduler.Machine{c.schedulerMachine(m, time.Now(), nil)}, nil) {
+	for _, v := range scheduler.Explain(&b, []scheduler.Machine{m.schedulerMachine(time.Now(), nil)}, nil) {
 		switch v.Rule {
 		case scheduler.RuleAdmission:
 			return v.Actual

@@ -315,20 +315,20 @@ func (l *loop) takeUp(builds []api.Build) {
 		if t == nil {
 			t = l.newTask(b.Derivation, b.ID)
 			t.attempt = b.Attempt // of a build that is tried again
-			l.join(t, *b)
-			l.expand(t)
+			t.join(l, *b)
+			t.expand(l)
 			continue
 		}
-		l.joinLive(t, b)
+		t.joinLive(l, b)
 	}
 }
 
 // joinLive adds a build to a task that is under way already.
-func (l *loop) joinLive(t *task, b *api.Build) {
-	r := l.join(t, *b)
+func (t *task) joinLive(l *loop, b *api.Build) {
+	r := t.join(l, *b)
 	if t.available && t.run == nil {
 		if !l.delayed[t] {
-			l.bring(t)
+			t.bring(l)
 		}
 		return
 	}
@@ -337,10 +337,10 @@ func (l *loop) joinLive(t *task, b *api.Build) {
 	if t.machine != nil {
 		r.Machine = t.machine.Name
 	}
-	l.save(r, false)
+	r.save(l, false)
 	if t.node != nil && !t.expanding {
-		l.spread(t, nil)
-		l.moveInQueue(t)
+		t.spread(l, nil)
+		t.moveInQueue(l)
 	}
 }
 
@@ -363,7 +363,7 @@ func (c *Coordinator) cancelAll(ctx context.Context, ids []string, reason string
 		var found []string
 		for _, id := range ids {
 			if r := l.builds[id]; r != nil {
-				l.cancelBuild(r, reason)
+				r.cancel(l, reason)
 				found = append(found, id)
 			}
 		}

@@ -156,7 +156,7 @@ func mark(set *map[string]bool, name string) {
 }
 
 // remove drops a task that is over.
-func (l *loop) remove(t *task) {
+func (t *task) remove(l *loop) {
 	l.queue.Remove(t.id)
 	t.expanding = false
 	if l.tasks[t.drv] == t {
@@ -169,7 +169,7 @@ func (l *loop) remove(t *task) {
 }
 
 // join adds a build to a task.
-func (l *loop) join(t *task, b api.Build) *record {
+func (t *task) join(l *loop, b api.Build) *record {
 	r := &record{Build: b, task: t, delivery: l.hooks[b.ID]}
 	if b.ID != t.id {
 		r.Shares = t.id
@@ -195,7 +195,7 @@ func (l *loop) newInternal(n *node, parent *task) *task {
 		System: n.system, Features: n.features, Parent: first.ID, OutputPaths: n.outputMap(),
 		State: api.Queued, Submitted: time.Now(),
 	}
-	r := l.join(t, b)
+	r := t.join(l, b)
 	record := r.Build
 	l.change(ledger.Change{Build: &record, Create: true})
 	known := make(chan struct{})
@@ -205,7 +205,7 @@ func (l *loop) newInternal(n *node, parent *task) *task {
 }
 
 // setState moves a task, and with it its builds, to another state.
-func (l *loop) setState(t *task, s api.State, reason string) {
+func (t *task) setState(l *loop, s api.State, reason string) {
 	t.state, t.reason = s, reason
 	machine := ""
 	if t.machine != nil {
@@ -220,14 +220,14 @@ func (l *loop) setState(t *task, s api.State, reason string) {
 		if t.id != r.ID {
 			r.Shares = t.id
 		}
-		l.save(r, same && reason != "") // that a reason has gone is no news
+		r.save(l, same && reason != "") // that a reason has gone is no news
 	}
 }
 
 // save writes a build's record; with force an event is made though its state is the
 // same as before.
-func (l *loop) save(r *record, force bool) {
-	l.finished(r)
+func (r *record) save(l *loop, force bool) {
+	r.countFinal(l)
 	b := r.Build // nothing that it points to is changed any more
 	if r.delivery != nil {
 		r.delivery.tell(&b)
@@ -251,7 +251,7 @@ func (l *loop) save(r *record, force bool) {
 }
 
 // expand asks the expander about a task.
-func (l *loop) expand(t *task) {
+func (t *task) expand(l *loop) {
 	if t.expanding {
 		return
 	}
@@ -263,12 +263,12 @@ func (l *loop) expand(t *task) {
 }
 
 // moveInQueue tells the queue how urgent a task is now, if it is there.
-func (l *loop) moveInQueue(t *task) {
+func (t *task) moveInQueue(l *loop) {
 	l.queue.Reprioritise(t.id, t.priority, t.rank, t.dependants.size())
 }
 
 // setInputs gives a task its edges, in place of those that it has.
-func (l *loop) setInputs(t *task, inputs []*task) {
+func (t *task) setInputs(l *loop, inputs []*task) {
 	old := t.inputs
 	t.inputs, t.waiting = taskSet{few: make([]*task, 0, min(len(inputs), maxFew))}, 0
 	for _, in := range inputs {
@@ -277,7 +277,7 @@ func (l *loop) setInputs(t *task, inputs []*task) {
 		}
 		t.inputs.add(in)
 		in.dependants.add(t)
-		l.moveInQueue(in)
+		in.moveInQueue(l)
 		if !in.available {
 			t.waiting++
 		}
@@ -286,38 +286,38 @@ func (l *loop) setInputs(t *task, inputs []*task) {
 	for in := range old.all() {
 		if !t.inputs.has(in) {
 			in.dependants.remove(t)
-			l.dropUnneeded(in)
+			in.dropUnneeded(l)
 		}
 	}
 }
 
 // makeReady puts a task into the queue if all its inputs are there.
-func (l *loop) makeReady(t *task) {
+func (t *task) makeReady(l *loop) {
 	if t.waiting > 0 {
 		l.queue.Remove(t.id)
-		l.await(t)
+		t.await(l)
 		return
 	}
 	now := time.Now()
 	if wait := t.notBefore.Sub(now); wait > 0 {
-		l.setState(t, api.Queued, t.reason)
+		t.setState(l, api.Queued, t.reason)
 		l.delayed[t] = true
 		l.placeBy(t.notBefore)
 		return
 	}
 	t.queuedAt = now
-	l.queue.Push(l.schedulerBuild(t))
-	l.setState(t, api.Queued, l.neverReason(t))
+	l.queue.Push(t.schedulerBuild(l))
+	t.setState(l, api.Queued, t.neverReason(l))
 	l.placing = true
 }
 
 // await has a task wait for its inputs. The event says which.
-func (l *loop) await(t *task) {
+func (t *task) await(l *loop) {
 	if t.state == api.Waiting {
-		l.setState(t, api.Waiting, countWaiting(t.waiting))
+		t.setState(l, api.Waiting, countWaiting(t.waiting))
 		return
 	}
-	l.setState(t, api.Waiting, countWaiting(t.waiting))
+	t.setState(l, api.Waiting, countWaiting(t.waiting))
 	var missing []string
 	for in := range t.inputs.all() {
 		if !in.available {
@@ -325,11 +325,11 @@ func (l *loop) await(t *task) {
 		}
 	}
 	slices.Sort(missing)
-	l.tellMissing(t, missing)
+	t.tellMissing(l, missing)
 }
 
 // tellMissing makes events of the derivations that the builds of a task wait for.
-func (l *loop) tellMissing(t *task, missing []string) {
+func (t *task) tellMissing(l *loop, missing []string) {
 	reason := listUpTo(missing, " ", api.MaxReason)
 	for _, r := range t.builds {
 		l.change(ledger.Change{Event: &api.Event{
@@ -374,16 +374,16 @@ func (l *loop) wake(now time.Time) {
 		switch {
 		case l.tasks[t.drv] != t || t.run != nil || t.expanding:
 		case !t.available:
-			l.makeReady(t)
+			t.makeReady(l)
 		case t.kept != nil && len(t.builds) > 0:
-			l.bring(t)
+			t.bring(l)
 		}
 	}
 }
 
 // spread raises the rank and priority of all that a task needs. It does not go on
 // from tasks in later: their turn will come.
-func (l *loop) spread(t *task, later map[*task]bool) {
+func (t *task) spread(l *loop, later map[*task]bool) {
 	t.rank = max(t.rank, t.expected)
 	for d := range t.dependants.all() {
 		t.rank = max(t.rank, t.expected+d.rank)
@@ -399,7 +399,7 @@ func (l *loop) spread(t *task, later map[*task]bool) {
 				continue
 			}
 			in.rank, in.priority = rank, priority
-			l.moveInQueue(in)
+			in.moveInQueue(l)
 			if !later[in] {
 				work = append(work, in)
 			}
@@ -448,7 +448,7 @@ func sortTasks(tasks []*task) (sorted, circular []*task) {
 	return sorted, circular
 }
 
-func (l *loop) schedulerBuild(t *task) scheduler.Build {
+func (t *task) schedulerBuild(l *loop) scheduler.Build {
 	b := scheduler.Build{
 		ID: t.id, System: t.node.system, Features: t.node.features,
 		Priority: t.priority, Rank: t.rank, Dependants: t.dependants.size(), Seq: t.seq, Expected: t.expected,
