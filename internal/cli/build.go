@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -12,13 +11,13 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/spf13/pflag"
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/display"
 	"lighter/internal/human"
+	"lighter/internal/submission"
 )
 
 func buildCommand() *command {
@@ -111,10 +110,10 @@ func (b *buildAction) complete(inv *invocation) error {
 		return usageErrorf("%s: --id is for one derivation, and does not go with --submission; in JSON each line has an \"id\"", command)
 	}
 	if b.base.Retries == 0 && inv.flags.Changed("retries") {
-		b.base.Retries = noRetries
+		b.base.Retries = submission.NoRetries
 	}
 	b.base.Timeout, b.base.MaxSilentTime = seconds(b.timeout), seconds(b.maxSilentTime)
-	if err := checkRequest(&b.base); err != nil {
+	if err := submission.Check(&b.base); err != nil {
 		return usageErrorf("%s: %w", command, err)
 	}
 	if b.base.Attached && b.detach {
@@ -128,29 +127,6 @@ func (b *buildAction) complete(inv *invocation) error {
 	}
 	if len(b.base.Tags) == 1 {
 		return usageErrorf("%s: --supersede %s: nothing tells this submission from those before it; give it another --tag", command, b.supersede)
-	}
-	return nil
-}
-
-// noRetries in a request says that there are none; 0 leaves it to the coordinator.
-const noRetries = -1
-
-// checkRequest says what is wrong with a request in itself.
-func checkRequest(r *api.Request) error {
-	switch {
-	case r.Timeout < 0 || r.MaxSilentTime < 0:
-		return errors.New("a time limit can't be negative")
-	case r.Retries < noRetries:
-		return errors.New("retries can't be negative")
-	case r.Check < 0:
-		return errors.New("the number of machines of a check can't be negative")
-	case r.ID != "" && uuid.Validate(r.ID) != nil:
-		return fmt.Errorf("id %q: want a UUID, such as %s", r.ID, uuid.NewString())
-	}
-	for _, name := range r.On {
-		if slices.Contains(r.Skip, name) {
-			return fmt.Errorf("machine %s is both the one to build on and one to skip", name)
-		}
 	}
 	return nil
 }

@@ -2,14 +2,11 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"iter"
 	"log/slog"
 	"path/filepath"
 	"sync"
 
-	"lighter/internal/api"
 	"lighter/store"
 	"lighter/store/local"
 )
@@ -73,36 +70,4 @@ func (d *derivationFinder) add(ctx context.Context, arg string) (_ store.Path, e
 		return "", badInput(fmt.Errorf("%s: %w", arg, err))
 	}
 	return d.store.AddText(ctx, name+".drv", drv.Marshal(), drv.References())
-}
-
-// checked checks the requests of a sequence, whose JSON may say anything.
-func (b *buildAction) checked(requests iter.Seq2[api.Request, error]) iter.Seq2[api.Request, error] {
-	return func(yield func(api.Request, error) bool) {
-		n := 0
-		for r, err := range requests {
-			if n++; err == nil {
-				err = b.checkOne(&r)
-			}
-			if !yield(r, err) || err != nil {
-				return
-			}
-		}
-		if n == 0 {
-			yield(api.Request{}, usageErrorf("lighter build: standard input names no derivation"))
-		}
-	}
-}
-
-// checkOne checks one request.
-func (b *buildAction) checkOne(r *api.Request) error {
-	err := checkRequest(r)
-	for k, v := range b.base.Tags {
-		if b.supersede != "" && r.Tags[k] != v {
-			err = errors.Join(err, fmt.Errorf("tag %s is %q here and %q in the flags, by which --supersede goes", k, r.Tags[k], v))
-		}
-	}
-	if err != nil {
-		return badInput(fmt.Errorf("request for %s: %w", r.Derivation, err))
-	}
-	return nil
 }

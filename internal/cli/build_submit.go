@@ -11,28 +11,16 @@ import (
 	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/display"
 	"lighter/internal/human"
+	"lighter/internal/submission"
 	"lighter/store"
 )
 
-// submission is what became of the requests of one run of "lighter build".
-type submission struct {
-	client  submitClient
+// submissionAnswers are what the coordinator said to the requests of one run of "lighter build".
+type submissionAnswers struct {
 	builds  []*api.Build    // to be waited for
 	kept    map[string]bool // ids of these, and of builds for whose sake requests were skipped
 	skipped int
 	refused error // the first refusal, if that ends everything
-}
-
-// SubmitAll submits one portion. An interrupt does not break it off, so that it is known
-// what there is to cancel; no other portion follows after one, nor after a refusal.
-func (s *submission) SubmitAll(ctx context.Context, requests []api.Request) ([]api.Submitted, error) {
-	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
-	}
-	if s.refused != nil {
-		return nil, s.refused
-	}
-	return s.client.SubmitAll(context.WithoutCancel(ctx), requests)
 }
 
 // submit asks for the builds and returns those that the coordinator took. That it
@@ -42,66 +30,82 @@ func (b *buildAction) submit(ctx context.Context, inv *invocation, client *apicl
 	signaled, stop := cancelOnSignal(ctx, inv.Signals)
 	defer stop()
 	finder := &derivationFinder{folders: f, onlyJSON: b.jsonInput}
-	s := &submission{client: client, kept: make(map[string]bool)}
+	defer func() { err = errors.Join(err, finder.close()) }()
+	got := &submissionAnswers{kept: make(map[string]bool)}
 	progress := newProgress(inv, b.quiet)
-	reader := &requestReader{base: b.base, submission: b.submission, derivation: finder.find}
-	submitter := &submitter{
-		client: s, patience: coordinatorGrace,
-		each: func(r *api.Request, a *api.Submitted) error {
-			b.answered(inv, s, r, a)
+	reader := &submission.Reader{Base: b.base, Submission: b.submission, Supersede: b.supersede, Derivation: finder.find}
+	submitter := &submission.Submitter{
+		Client: client, Patience: coordinatorGrace,
+		Each: func(r *api.Request, a *api.Submitted) error {
 			progress.add()
-			return nil
+			return b.answered(inv, got, r, a)
 		},
-		waiting: func(error) { progress.say("the coordinator went away; waiting for it to come back") },
+		Waiting: func(error) { progress.say("the coordinator went away; waiting for it to come back") },
 	}
-	count, err := submitter.run(signaled, b.checked(reader.all(signaled, inv.args, inv.In)))
+	count, err := submitter.Run(signaled, reader.All(signaled, inv.args, inv.In))
 	progress.close()
-	if more := s.skipped - maxSkippedLines; more > 0 && !b.quiet {
+	if more := got.skipped - maxSkippedLines; more > 0 && !b.quiet {
 		fmt.Fprintf(inv.Err, "skipped   %s more\n", human.Number(more))
 	}
-	if s.refused != nil {
-		err = s.refused
-	}
 	switch {
-	case s.refused != nil, errors.Is(err, errInterrupted):
-		return nil, errors.Join(err, cancelBuilds(ctx, client, s.builds), finder.close())
+	case got.refused != nil, errors.Is(err, errInterrupted):
+		var ids []string
+		for _, one := range got.builds {
+			ids = append(ids, one.ID)
+		}
+		_, failed := submission.Cancel(ctx, client, ids, "")
+		return nil, errors.Join(err, failed)
 	case err != nil && count.Sum() > 0:
 		// These go on: who submits again can name the submission, or skip them.
-		err = fmt.Errorf("after %s: %w", count, err)
-		fallthrough
+		return nil, fmt.Errorf("after %s: %w", count, err)
 	case err != nil:
-		return nil, errors.Join(err, finder.close())
-	}
-	if err := finder.close(); err != nil {
 		return nil, err
+	case count.Sum() == 0:
+		return nil, usageErrorf("lighter build: standard input names no derivation")
+	case b.supersede != "":
+		err = b.cancelSuperseded(signaled, inv, client, got.kept)
 	}
-	if b.supersede != "" {
-		err = b.cancelSuperseded(signaled, inv, client, s.kept)
-	}
-	return s.builds, err
+	return got.builds, err
 }
 
-// answered takes the answer to one request.
-func (b *buildAction) answered(inv *invocation, s *submission, r *api.Request, a *api.Submitted) {
+// answered takes the answer to one request. Its error is a refusal that ends everything.
+func (b *buildAction) answered(inv *invocation, got *submissionAnswers, r *api.Request, a *api.Submitted) error {
 	if a.Build != nil {
-		s.kept[a.Build.ID] = true
+		got.kept[a.Build.ID] = true
 	}
 	switch {
 	case a.Skipped != "":
-		if s.skipped++; s.skipped <= maxSkippedLines && !b.quiet {
+		if got.skipped++; got.skipped <= maxSkippedLines && !b.quiet {
 			fmt.Fprintln(inv.Err, skippedLine(r.Derivation, a))
 		}
 	case a.Build != nil:
-		s.builds = append(s.builds, a.Build)
+		got.builds = append(got.builds, a.Build)
 	default:
 		err := fmt.Errorf("%s: %w", r.Derivation, &api.Error{Code: a.Code, Message: a.Error})
-		if b.keepGoing {
-			b.refused++
-			fmt.Fprintf(inv.Err, "lighter: %s\n", errorText(err))
-		} else if s.refused == nil {
-			s.refused = err
+		if !b.keepGoing {
+			if got.refused == nil {
+				got.refused = err
+			}
+			return err
 		}
+		b.refused++
+		fmt.Fprintf(inv.Err, "lighter: %s\n", errorText(err))
 	}
+	return nil
+}
+
+// cancelSuperseded cancels the unfinished builds that this submission supersedes. Those
+// that it was told are there already stay.
+func (b *buildAction) cancelSuperseded(ctx context.Context, inv *invocation, client *apiclient.Client, kept map[string]bool) error {
+	if b.refused > 0 {
+		fmt.Fprintln(inv.Err, "lighter: nothing is superseded, since not all was taken")
+		return nil
+	}
+	n, err := submission.CancelSuperseded(ctx, client, b.supersede, b.base.Tags, kept)
+	if n > 0 && !b.quiet {
+		fmt.Fprintf(inv.Err, "canceled  %s that this supersedes\n", human.Count(n, "build"))
+	}
+	return err
 }
 
 // maxSkippedLines bounds how many skipped requests are named.
@@ -113,77 +117,6 @@ func skippedLine(drv store.Path, a *api.Submitted) string {
 		line += " (build " + human.Printable(short(a.Build.ID)) + ")"
 	}
 	return line
-}
-
-// cancelBuilds cancels builds, in pieces.
-func cancelBuilds(ctx context.Context, client *apiclient.Client, builds []*api.Build) error {
-	var ids []string
-	for _, b := range builds {
-		ids = append(ids, b.ID)
-	}
-	_, err := cancelIDs(ctx, client, ids, "")
-	return err
-}
-
-func cancelIDs(ctx context.Context, client *apiclient.Client, ids []string, reason string) (canceled int, err error) {
-	for len(ids) > 0 {
-		n := min(len(ids), api.MaxSubmit)
-		done, err := client.CancelAll(ctx, &api.Selection{IDs: ids[:n], Reason: reason})
-		if err != nil {
-			return canceled, fmt.Errorf("cancel builds: %w", err)
-		}
-		canceled += done.Count
-		ids = ids[n:]
-	}
-	return canceled, nil
-}
-
-// cancelSuperseded cancels the unfinished builds that have this submission's value of
-// the tag that supersedes, and not all of its other tags. Builds that this submission was
-// told are there already stay.
-func (b *buildAction) cancelSuperseded(ctx context.Context, inv *invocation, client *apiclient.Client, kept map[string]bool) error {
-	if b.refused > 0 {
-		fmt.Fprintln(inv.Err, "lighter: nothing is superseded, since not all was taken")
-		return nil
-	}
-	filter := &api.Filter{States: api.OpenStates(), Tags: map[string]string{b.supersede: b.base.Tags[b.supersede]}}
-	var others []string
-	for k := range b.base.Tags {
-		if k != b.supersede {
-			others = append(others, k)
-		}
-	}
-	if len(others) == 1 { // more would spare builds that have only some of them
-		filter.NotTags = map[string]string{others[0]: b.base.Tags[others[0]]}
-	}
-	var ids []string
-	_, err := client.EachPage(ctx, filter, 0, func(page []api.Build) error {
-		for i := range page {
-			// A build that was made for another goes with it.
-			if old := &page[i]; old.Parent == "" && !kept[old.ID] && !hasTags(old, b.base.Tags) {
-				ids = append(ids, old.ID)
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("look for superseded builds: %w", err)
-	}
-	n, err := cancelIDs(ctx, client, ids, fmt.Sprintf("superseded in %s=%s", b.supersede, b.base.Tags[b.supersede]))
-	if n > 0 && !b.quiet {
-		fmt.Fprintf(inv.Err, "canceled  %s that this supersedes\n", human.Count(n, "build"))
-	}
-	return err
-}
-
-// hasTags reports whether a build has all of these tags.
-func hasTags(b *api.Build, tags map[string]string) bool {
-	for k, v := range tags {
-		if found, ok := b.Tags[k]; !ok || found != v {
-			return false
-		}
-	}
-	return true
 }
 
 // progress says how far a long submission is, on one line of a terminal, or on a line now

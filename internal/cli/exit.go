@@ -7,6 +7,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/human"
+	"lighter/internal/submission"
 	"lighter/store"
 )
 
@@ -74,7 +75,7 @@ func exitCode(err error) (code int, shown bool) {
 		return exitInterrupted, false
 	case errors.Is(err, api.ErrUnavailable):
 		return exitNoAnswer, false
-	case errors.Is(err, store.ErrCorrupt), errors.Is(err, store.ErrUnauthorized):
+	case errors.Is(err, store.ErrCorrupt), errors.Is(err, store.ErrUnauthorized), errors.As(err, new(*submission.InputError)):
 		return exitBadInput, false
 	}
 	return exitFailure, false

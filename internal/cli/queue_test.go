@@ -25,44 +25,12 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/dataservice"
+	"lighter/internal/submission/submissiontest"
 	"lighter/internal/testkit"
 	"lighter/store"
 )
 
 func testCommit(i int) string { return fmt.Sprintf("%040x", i) }
-
-func (f *submitStub) Machines(context.Context) ([]api.MachineStatus, error) {
-	if f.fail != nil {
-		if err := f.fail(len(f.calls)); err != nil {
-			return nil, err
-		}
-	}
-	return f.machines, nil
-}
-
-func (f *submitStub) CancelAll(_ context.Context, s *api.Selection) (*api.Selected, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.canceled = append(f.canceled, s)
-	var done api.Selected
-	for id, b := range f.builds {
-		if s.Filter.Matches(b) {
-			b.State = api.Canceled
-			done.IDs = append(done.IDs, id)
-			done.Count++
-		}
-	}
-	return &done, nil
-}
-
-// states counts the builds by commit and state, such as "3 queued 1".
-func (f *submitStub) states() map[string]int {
-	n := make(map[string]int)
-	for _, b := range f.builds {
-		n[strings.TrimLeft(b.Tags["commit"], "0")+" "+string(b.State)]++
-	}
-	return n
-}
 
 // sourceStub is a data service: revisions by branch, the newest first, and derivations by
 // commit and platform.
@@ -97,7 +65,7 @@ func (s *sourceStub) Derivations(_ context.Context, commit, system, target strin
 			}
 			var page []dataservice.Derivation
 			for _, i := range part {
-				page = append(page, dataservice.Derivation{Path: testDerivation(i), System: system, Target: target})
+				page = append(page, dataservice.Derivation{Path: submissiontest.Derivation(i), System: system, Target: target})
 			}
 			if n++; !yield(page, nil) {
 				return
@@ -128,14 +96,14 @@ func twoRevisions() *sourceStub {
 type queueLab struct {
 	*queuer
 	source *sourceStub
-	stub   *submitStub
+	stub   *submissiontest.Coordinator
 	file   string
 	output bytes.Buffer
 }
 
 func newQueueLab(t *testing.T, source *sourceStub) *queueLab {
 	t.Helper()
-	lab := &queueLab{source: source, stub: &submitStub{}, file: filepath.Join(t.TempDir(), "commits")}
+	lab := &queueLab{source: source, stub: &submissiontest.Coordinator{}, file: filepath.Join(t.TempDir(), "commits")}
 	lab.queuer = &queuer{
 		service: source, coordinator: lab.stub, log: slog.New(slog.NewTextHandler(&lab.output, nil)),
 		repository: 1, branches: []string{"master"}, platforms: []platform{x86}, revisions: 100,
@@ -176,11 +144,11 @@ func TestQueueDoesRevisionsOnce(t *testing.T) {
 	if err := lab.round(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(lab.stub.states(), map[string]int{"1 queued": 3, "2 queued": 1}); diff != "" {
+	if diff := cmp.Diff(lab.stub.States(), map[string]int{"1 queued": 3, "2 queued": 1}); diff != "" {
 		t.Errorf("builds (-got +want):\n%s", diff)
 	}
-	for _, b := range lab.stub.builds {
-		if b.Derivation == testDerivation(3) {
+	for _, b := range lab.stub.Builds {
+		if b.Derivation == submissiontest.Derivation(3) {
 			want := map[string]string{"branch": "master", "commit": testCommit(2), "system": "x86_64-linux", "set": "a"}
 			if diff := cmp.Diff(b.Tags, want); diff != "" || b.Priority != 4 || !b.SkipIfSubmitted {
 				t.Errorf("%+v, tags (-got +want):\n%s", b.Request, diff)
@@ -197,8 +165,8 @@ func TestQueueDoesRevisionsOnce(t *testing.T) {
 	}
 	lab.source.revisions["master"][0].Available = true
 	lab.source.derivations[testCommit(3)] = map[platform][]int{x86: {3, 4}}
-	if err := lab.round(t.Context()); err != nil || lab.done(t) != "1 2 3" || lab.stub.states()["3 queued"] != 1 {
-		t.Errorf("%v; done: %q; %v", err, lab.done(t), lab.stub.states())
+	if err := lab.round(t.Context()); err != nil || lab.done(t) != "1 2 3" || lab.stub.States()["3 queued"] != 1 {
+		t.Errorf("%v; done: %q; %v", err, lab.done(t), lab.stub.States())
 	}
 }
 
@@ -218,7 +186,7 @@ func TestQueueGoesOnWhereItStopped(t *testing.T) {
 	if got := lab.done(t); got != "" || len(lab.source.asked) != 1 {
 		t.Errorf("done: %q, asked for %q: the service is away, so that the others are not tried", got, lab.source.asked)
 	}
-	if got := len(lab.stub.builds); got != 2 {
+	if got := len(lab.stub.Builds); got != 2 {
 		t.Errorf("%d builds of the first page", got)
 	}
 	lab.source.fail = nil
@@ -226,7 +194,7 @@ func TestQueueGoesOnWhereItStopped(t *testing.T) {
 	if err := lab.round(t.Context()); err != nil || lab.done(t) != "1 2" {
 		t.Errorf("%v; done: %q", err, lab.done(t))
 	}
-	if diff := cmp.Diff(lab.stub.states(), map[string]int{"1 queued": 3, "2 queued": 1}); diff != "" {
+	if diff := cmp.Diff(lab.stub.States(), map[string]int{"1 queued": 3, "2 queued": 1}); diff != "" {
 		t.Errorf("builds (-got +want):\n%s", diff)
 	}
 	if !strings.Contains(lab.output.String(), "1 submitted, 2 were there already") {
@@ -236,12 +204,12 @@ func TestQueueGoesOnWhereItStopped(t *testing.T) {
 
 func TestQueueRefusals(t *testing.T) {
 	lab := newQueueLab(t, twoRevisions())
-	lab.stub.refuse = testDerivation(0)
+	lab.stub.Refuse = submissiontest.Derivation(0)
 	for round := range maxVain + 2 {
 		err := lab.round(t.Context())
 		if failed := round < maxVain; failed != (err != nil) {
 			t.Errorf("round %d: %v", round, err)
-		} else if failed && !strings.Contains(err.Error(), "1 of 3 derivations were refused, the first: "+string(testDerivation(0))+": not valid") {
+		} else if failed && !strings.Contains(err.Error(), "1 of 3 derivations were refused, the first: "+string(submissiontest.Derivation(0))+": not valid") {
 			t.Errorf("round %d: %v", round, err)
 		}
 		if got := lab.done(t); got != "2" {
@@ -251,7 +219,7 @@ func TestQueueRefusals(t *testing.T) {
 	if !strings.Contains(lab.output.String(), "given up until the next start") {
 		t.Errorf("log:\n%s", lab.output.String())
 	}
-	lab.stub.refuse = ""
+	lab.stub.Refuse = ""
 	clear(lab.vain)
 	if err := lab.round(t.Context()); err != nil || lab.done(t) != "2 1" {
 		t.Errorf("%v; done: %q", err, lab.done(t))
@@ -306,10 +274,10 @@ func TestQueueSupersedes(t *testing.T) {
 		"other target": {"branch": "master", "commit": testCommit(1), "system": "x86_64-linux", "target": "arm-linux-gnueabihf", "set": "a"},
 		"a person's":   nil,
 	} {
-		lab.stub.builds[id] = &api.Build{Request: api.Request{ID: id, Derivation: testDerivation(0), Tags: tags}, State: api.Building}
+		lab.stub.Builds[id] = &api.Build{Request: api.Request{ID: id, Derivation: submissiontest.Derivation(0), Tags: tags}, State: api.Building}
 	}
-	for _, b := range lab.stub.builds {
-		if b.Derivation == testDerivation(1) && b.State == api.Queued {
+	for _, b := range lab.stub.Builds {
+		if b.Derivation == submissiontest.Derivation(1) && b.State == api.Queued {
 			b.State = api.Succeeded
 		}
 	}
@@ -322,10 +290,10 @@ func TestQueueSupersedes(t *testing.T) {
 		"2 queued":   5,
 		"1 building": 4, " building": 1,
 	}
-	if diff := cmp.Diff(lab.stub.states(), want); diff != "" {
+	if diff := cmp.Diff(lab.stub.States(), want); diff != "" {
 		t.Errorf("builds (-got +want):\n%s", diff)
 	}
-	if reason := lab.stub.canceled[0].Reason; reason != "superseded by revision "+testCommit(1) {
+	if reason := lab.stub.Canceled[0].Reason; reason != "superseded by revision "+testCommit(1) {
 		t.Errorf("reason %q", reason)
 	}
 }
@@ -336,7 +304,7 @@ func TestQueueForTheCoordinatorsSystems(t *testing.T) {
 	if err := lab.round(t.Context()); err == nil || !strings.Contains(err.Error(), "no machines") {
 		t.Errorf("without machines: %v", err)
 	}
-	lab.stub.machines = []api.MachineStatus{{Systems: []string{"x86_64-linux", "i686-linux"}}, {Systems: []string{"x86_64-linux"}}}
+	lab.stub.MachineList = []api.MachineStatus{{Systems: []string{"x86_64-linux", "i686-linux"}}, {Systems: []string{"x86_64-linux"}}}
 	if err := lab.round(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -349,10 +317,10 @@ func TestQueueWaitsForTheCoordinator(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lab := newQueueLab(t, twoRevisions())
 		lab.platforms, lab.patience = nil, coordinatorPatience
-		lab.stub.machines = []api.MachineStatus{{Systems: []string{"x86_64-linux"}}}
+		lab.stub.MachineList = []api.MachineStatus{{Systems: []string{"x86_64-linux"}}}
 		start := time.Now()
 		back := 3 * time.Minute
-		lab.stub.fail = func(int) error {
+		lab.stub.Fail = func(int) error {
 			if time.Since(start) < back {
 				return fmt.Errorf("%w at /socket", api.ErrUnavailable)
 			}
@@ -441,7 +409,7 @@ func TestProcessedCommits(t *testing.T) {
 
 // queueServers has a data service that serves testdata of its client, and a coordinator's
 // socket. It returns the arguments that name them.
-func queueServers(t *testing.T, stub *submitStub) []string {
+func queueServers(t *testing.T, stub *submissiontest.Coordinator) []string {
 	t.Helper()
 	testkit.CheckLeaks(t)
 	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -501,11 +469,11 @@ func runQueue(t *testing.T, args ...string) (code int, out, errs string) {
 }
 
 func TestQueueCommand(t *testing.T) {
-	stub := &submitStub{}
+	stub := &submissiontest.Coordinator{}
 	args := queueServers(t, stub)
 	code, out, errs := runQueue(t, append(args, "--dry-run", "--revisions", "2")...)
 	want := "/gnu/store/0cr3xlhxgm9g2cbyhmkgzc4gmcljh5mr-hello-2.12.drv\n/gnu/store/3sywvk8bdphbdpyxnyx9ry8axq0v5nzp-sed-4.8.drv\n"
-	if code != exitDone || out != want || len(stub.builds) > 0 {
+	if code != exitDone || out != want || len(stub.Builds) > 0 {
 		t.Errorf("exit code %d\n%s\n%s", code, out, errs)
 	}
 	code, out, errs = runQueue(t, append(args, "--derivation-substitute-urls", "https://example.org", "--tag", "a=b")...)
@@ -518,7 +486,7 @@ func TestQueueCommand(t *testing.T) {
 		t.Errorf("processed: %q, %v", text, err)
 	}
 	var got []store.Path
-	for _, b := range stub.builds {
+	for _, b := range stub.Builds {
 		got = append(got, b.Derivation)
 		if diff := cmp.Diff(b.DerivationSubstituteURLs, []string{"https://example.org"}); diff != "" || b.Tags["a"] != "b" || b.Tags["commit"] != strings.Repeat("1", 40) {
 			t.Errorf("%+v", b.Request)

@@ -14,6 +14,7 @@ import (
 	"lighter/internal/api/apiclient"
 	"lighter/internal/dataservice"
 	"lighter/internal/human"
+	"lighter/internal/submission"
 	"lighter/store"
 )
 
@@ -35,7 +36,7 @@ type revisionSource interface {
 
 // queueCoordinator is what of the coordinator's client it needs.
 type queueCoordinator interface {
-	submitClient
+	submission.Client
 	CancelAll(ctx context.Context, s *api.Selection) (*api.Selected, error)
 	Machines(ctx context.Context) ([]api.MachineStatus, error)
 }
@@ -226,7 +227,7 @@ type queuedRevision struct {
 	log            *slog.Logger
 	branch, commit string
 	seen           map[store.Path]bool
-	count          submissionCount
+	count          submission.Count
 	refused        error // the first
 	warned         int   // lines in the log about refusals
 }
@@ -251,7 +252,7 @@ func (o *queuedRevision) platform(ctx context.Context, p platform) error {
 		o.log.Warn("the data service has no package derivations", "platform", p.String())
 		return nil
 	}
-	o.log.Info("platform is done", "platform", p.String(), "derivations", n, "builds", o.count.minus(count).String())
+	o.log.Info("platform is done", "platform", p.String(), "derivations", n, "builds", o.count.Minus(count).String())
 	return nil
 }
 
@@ -269,16 +270,16 @@ func (o *queuedRevision) requests(page []dataservice.Derivation, tags map[string
 		}
 		r := o.q.base
 		r.Derivation, r.Tags = d.Path, tags
-		r.ID = submissionID("guix-data-service\x00"+o.branch+"\x00"+o.commit, d.Path)
+		r.ID = submission.BuildID("guix-data-service\x00"+o.branch+"\x00"+o.commit, d.Path)
 		requests = append(requests, r)
 	}
 	return requests
 }
 
 func (o *queuedRevision) submit(ctx context.Context, part []api.Request) error {
-	s := &submitter{client: o.q.coordinator, patience: o.q.patience, waiting: o.q.saysItWaits, each: o.answered}
-	n, err := s.submit(ctx, part)
-	o.count.add(n)
+	s := &submission.Submitter{Client: o.q.coordinator, Patience: o.q.patience, Waiting: o.q.saysItWaits, Each: o.answered}
+	n, err := s.Submit(ctx, part)
+	o.count.Add(n)
 	if err != nil && ctx.Err() == nil && apiclient.Away(err) {
 		return awayError{err}
 	}
