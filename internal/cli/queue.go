@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -16,6 +15,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
 	"lighter/internal/dataservice"
+	"lighter/internal/revisions"
 	"lighter/internal/version"
 )
 
@@ -51,7 +51,7 @@ interval. That the service or the coordinator is away for a while ends nothing.`
 			fs.StringArrayVar(&q.systems, "system", nil, "build for `SYSTEM`; may be repeated; without this and the next flag, for those of the coordinator's machines")
 			fs.StringArrayVar(&q.targets, "systems-and-targets", nil, "`SYSTEM=TARGET`: cross-build on SYSTEM for TARGET; may be repeated")
 			fs.StringVar(&q.processed, "processed-commits", "", "`FILE` with the commits that are done, one a line (default processed-commits in the state folder)")
-			fs.IntVar(&q.revisions, "revisions", 100, "look at so many of the newest revisions of a branch")
+			fs.IntVar(&q.newest, "revisions", 100, "look at so many of the newest revisions of a branch")
 			fs.BoolVar(&q.latestOnly, "latest-only", false, "of the revisions that are not done, take the newest alone")
 			fs.BoolVar(&q.supersede, "supersede", false, "cancel the unfinished builds of a branch's older revisions; implies --latest-only and --skip-if-built")
 			fs.BoolVar(&q.skipIfBuilt, "skip-if-built", false, "make no build where the outputs are valid or published")
@@ -74,7 +74,7 @@ type queueAction struct {
 	where                      *folderFlags
 	log                        *logFlags
 	service, processed         string
-	repository, revisions      int
+	repository, newest         int
 	branches, systems, targets []string
 	substitutes                []string
 	latestOnly, supersede      bool
@@ -92,7 +92,7 @@ func (a *queueAction) run(ctx context.Context, inv *invocation, client *apiclien
 	if err := inv.arguments("", 0, 0); err != nil {
 		return err
 	}
-	q, err := a.queuer(inv)
+	runner, err := a.runner(inv)
 	if err != nil {
 		return err
 	}
@@ -109,84 +109,60 @@ func (a *queueAction) run(ctx context.Context, inv *invocation, client *apiclien
 	if file == "" {
 		file = filepath.Join(f.state, "processed-commits")
 	}
-	commits, err := openCommits(file)
+	commits, err := revisions.OpenCommits(file)
 	if err != nil {
 		return err
 	}
-	q.log, q.service, q.coordinator, q.commits = logger, service, client, commits
+	runner.Log, runner.Service, runner.Coordinator, runner.Commits = logger, service, client, commits
 	ctx, stop := cancelOnSignal(ctx, inv.Signals)
 	defer stop()
-	return errors.Join(a.rounds(ctx, q), commits.close())
-}
-
-// rounds looks for revisions once, or until it is interrupted, which is a good end then.
-func (a *queueAction) rounds(ctx context.Context, q *queuer) error {
-	if a.dryRun {
-		return q.round(ctx)
-	}
-	if a.once {
+	if a.once && !a.dryRun {
 		// A person who looks on wants to know at once that there is no coordinator.
-		if _, err := q.coordinator.Machines(ctx); err != nil {
-			return err
-		}
-		return q.round(ctx)
+		_, err = client.Machines(ctx)
 	}
-	for {
-		if err := q.round(ctx); err != nil && ctx.Err() == nil {
-			q.log.Error("not all was done; it is tried again", "err", err, "in", a.interval)
+	switch {
+	case err != nil:
+	case a.once || a.dryRun:
+		err = runner.Round(ctx)
+	default:
+		if err = runner.Run(ctx, a.interval); errors.Is(err, errInterrupted) {
+			logger.Info("interrupted; what is not done is done next time")
+			err = nil
 		}
-		select {
-		case <-time.After(a.interval):
-			continue
-		case <-ctx.Done():
-		}
-		if err := context.Cause(ctx); !errors.Is(err, errInterrupted) {
-			return err
-		}
-		q.log.Info("interrupted; what is not done is done next time")
-		return nil
 	}
+	return errors.Join(err, commits.Close())
 }
-
-// queueTags are those that builds get without being asked for.
-var queueTags = []string{"branch", "commit", "system", "target"}
 
 // platformForm is that of systems and targets.
 var platformForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
 
-// queuer makes the value that does the work, of flags that it checks.
-func (a *queueAction) queuer(inv *invocation) (*queuer, error) {
-	wrong := func(format string, args ...any) (*queuer, error) {
+// runner makes the value that does the work, of flags that it checks.
+func (a *queueAction) runner(inv *invocation) (*revisions.Runner, error) {
+	wrong := func(format string, args ...any) (*revisions.Runner, error) {
 		return nil, usageErrorf(inv.flags.Name()+": "+format, args...)
 	}
 	switch {
 	case a.repository < 1:
 		return wrong("--repository %d: the service counts from 1", a.repository)
-	case a.revisions < 1:
-		return wrong("--revisions %d: want 1 or more", a.revisions)
+	case a.newest < 1:
+		return wrong("--revisions %d: want 1 or more", a.newest)
 	case a.interval <= 0:
 		return wrong("--interval %s: want a time such as 10m", a.interval)
 	case slices.Contains(a.branches, ""):
 		return wrong("--branch: the name is empty")
 	}
-	q := &queuer{
-		repository: a.repository, branches: a.branches, revisions: a.revisions,
-		latestOnly: a.latestOnly || a.supersede, supersede: a.supersede, patience: coordinatorPatience,
-		vain: make(map[string]int),
-		base: api.Request{
-			Priority: a.priority, Tags: a.tags, DerivationSubstituteURLs: a.substitutes,
-			SkipIfBuilt: a.skipIfBuilt || a.supersede,
-			// Where older revisions are superseded, a build of one would be canceled though
-			// a newer revision counts on it. So each gets its own; the coordinator builds a
-			// derivation once for all of them.
-			SkipIfSubmitted: !a.supersede,
+	q := &revisions.Runner{
+		Repository: a.repository, Branches: a.branches, Newest: a.newest,
+		LatestOnly: a.latestOnly, Supersede: a.supersede, Patience: coordinatorPatience,
+		Base: api.Request{
+			Priority: a.priority, Tags: a.tags, DerivationSubstituteURLs: a.substitutes, SkipIfBuilt: a.skipIfBuilt,
 		},
 	}
 	if a.dryRun {
-		q.patience = 0
-		q.print = func(d dataservice.Derivation) { fmt.Fprintln(inv.Out, d.Path) }
+		q.Patience = 0
+		q.Print = func(d dataservice.Derivation) { fmt.Fprintln(inv.Out, d.Path) }
 	}
-	for _, tag := range queueTags {
+	for _, tag := range revisions.Tags {
 		if _, taken := a.tags[tag]; taken {
 			return wrong("--tag %s: builds get this one anyway", tag)
 		}
@@ -195,27 +171,14 @@ func (a *queueAction) queuer(inv *invocation) (*queuer, error) {
 		if !platformForm.MatchString(s) {
 			return wrong("--system %q: want one such as x86_64-linux", s)
 		}
-		q.platforms = append(q.platforms, platform{system: s})
+		q.Platforms = append(q.Platforms, revisions.Platform{System: s})
 	}
 	for _, pair := range a.targets {
 		system, target, _ := strings.Cut(pair, "=")
 		if !platformForm.MatchString(system) || !platformForm.MatchString(target) {
 			return wrong("--systems-and-targets %q: want SYSTEM=TARGET, such as x86_64-linux=aarch64-linux-gnu", pair)
 		}
-		q.platforms = append(q.platforms, platform{system, target})
+		q.Platforms = append(q.Platforms, revisions.Platform{System: system, Target: target})
 	}
 	return q, nil
-}
-
-// tagsFor returns the tags of the builds of a revision for a platform.
-func (q *queuer) tagsFor(branch, commit string, p platform) map[string]string {
-	tags := maps.Clone(q.base.Tags)
-	if tags == nil {
-		tags = make(map[string]string)
-	}
-	tags["branch"], tags["commit"], tags["system"] = branch, commit, p.system
-	if p.target != "" {
-		tags["target"] = p.target
-	}
-	return tags
 }
