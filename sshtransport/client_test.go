@@ -107,7 +107,7 @@ func TestWrongHash(t *testing.T) {
 	testkit.CheckLeaks(t)
 	f := newFarm(t)
 	_, cfg := startTestServer(t, f, sshtest.Options{})
-	good := ownBinary(t)
+	good := toUpload(ownScript(t))
 	for _, test := range []struct {
 		name   string
 		change func(*sshtransport.AgentBinary)
@@ -172,7 +172,7 @@ func TestAgentInPlace(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, cfg := startTestServer(t, f, sshtest.Options{Env: []string{"PATH=" + bin + ":/usr/bin:/bin"}})
-	binary := ownBinary(t)
+	binary := toUpload(ownScript(t))
 	program := filepath.Join(f.remote, hex.EncodeToString(binary.SHA256[:]), "lighter-agent")
 	if err := os.MkdirAll(filepath.Dir(program), 0o700); err != nil {
 		t.Fatal(err)
@@ -231,7 +231,7 @@ func TestOldAgents(t *testing.T) {
 		os.Chtimes(file, at, at)
 	}
 	mustGet(t, httpClient(t, newClient(t, cfg)), "/pid")
-	binary := ownBinary(t)
+	binary := toUpload(ownScript(t))
 	want := []string{
 		".upload-new", fmt.Sprintf("%064d", 4), fmt.Sprintf("%064d", 5), fmt.Sprintf("%064d", 6),
 		hex.EncodeToString(binary.SHA256[:]), strings.Repeat("f", 64), "other",
@@ -270,7 +270,7 @@ func (d fullDisk) Filewrite(r *sftp.Request) (io.WriterAt, error) {
 type fullFile struct{ io.WriterAt }
 
 func (f fullFile) WriteAt(p []byte, off int64) (int, error) {
-	if off > 1<<20 {
+	if off > 1<<16 {
 		return 0, errors.New("Failure")
 	}
 	return f.WriterAt.WriteAt(p, off)
@@ -302,7 +302,7 @@ func TestNoAgentForPlatform(t *testing.T) {
 		if arch == "arm" {
 			return nil, errNone
 		}
-		return ownBinary(t), nil
+		return toUpload(ownScript(t)), nil
 	}
 	_, err := newClient(t, cfg).DialAgent(t.Context())
 	if !errors.Is(err, errNone) || !strings.Contains(err.Error(), "agent for linux/arm: not built") {

@@ -35,7 +35,9 @@ func opensshConfig(t testing.TB, s *sshtest.OpenSSH, f *farm) sshtransport.Confi
 func TestOpenSSH(t *testing.T) {
 	testkit.CheckLeaks(t)
 	s, f := sshtest.StartOpenSSH(t), newFarm(t)
-	c := newClient(t, opensshConfig(t, s, f))
+	cfg := opensshConfig(t, s, f)
+	cfg.Bootstrap.Agents = agents(ownBinary(t))
+	c := newClient(t, cfg)
 	h := httpClient(t, c)
 	if got, err := post(t, h, "/echo", "abc"); err != nil || got != "abc" {
 		t.Fatalf("echo = %q, %v", got, err)
@@ -63,7 +65,7 @@ func TestOpenSSH(t *testing.T) {
 		t.Errorf("mode of the agent is %v", before.Mode())
 	}
 	c.Close()
-	c = newClient(t, opensshConfig(t, s, f))
+	c = newClient(t, cfg)
 	if again := mustGet(t, httpClient(t, c), "/pid"); again != pid {
 		t.Errorf("another agent: %s, was %s", again, pid)
 	}
@@ -263,7 +265,7 @@ func TestOpenSSHFrozen(t *testing.T) {
 	testkit.CheckLeaks(t)
 	s, f := sshtest.StartOpenSSH(t), newFarm(t)
 	cfg := opensshConfig(t, s, f)
-	cfg.KeepaliveInterval, cfg.KeepaliveTimeout = 100*time.Millisecond, 200*time.Millisecond
+	cfg.KeepaliveInterval, cfg.KeepaliveTimeout = 100*time.Millisecond, time.Second
 	c := newClient(t, cfg)
 	conn, err := c.DialAgent(t.Context())
 	if err != nil {
@@ -272,7 +274,7 @@ func TestOpenSSHFrozen(t *testing.T) {
 	defer conn.Close()
 	s.Freeze()
 	_, err = conn.Read(make([]byte, 1))
-	if !errors.Is(err, sshtransport.ErrLinkLost) || !strings.Contains(err.Error(), "no sign of life within 200ms") {
+	if !errors.Is(err, sshtransport.ErrLinkLost) || !strings.Contains(err.Error(), "no sign of life within 1s") {
 		t.Errorf("error = %v", err)
 	}
 	s.Kill()
@@ -391,7 +393,8 @@ func TestOpenSSHNoise(t *testing.T) {
 	if err := os.WriteFile(rc, []byte("echo 'Welcome to Linux x86_64'; echo; printf 'no line end'; printf '\\033[1m'; echo oops >&2\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, lines := range [][]string{{"SetEnv BASH_ENV=" + rc}, {"SetEnv BASH_ENV=" + rc, "DisableForwarding yes"}} {
+	noise := "SetEnv HOME=" + f.dir + " BASH_ENV=" + rc
+	for _, lines := range [][]string{{noise}, {noise, "DisableForwarding yes"}} {
 		t.Run(fmt.Sprint(lines), func(t *testing.T) {
 			s := sshtest.StartOpenSSH(t, lines...)
 			mustGet(t, httpClient(t, newClient(t, opensshConfig(t, s, f))), "/pid")

@@ -114,6 +114,7 @@ func (s *OpenSSH) SetConfig(t testing.TB, lines ...string) {
 		"LogLevel VERBOSE",
 		"PrintMotd no",
 		"Subsystem sftp internal-sftp -d "+s.Dir, // relative names are not in the home
+		"SetEnv HOME="+s.Dir,                     // what a person's shell does when it starts has no part in tests
 	)
 	s.config = s.write(t, "sshd_config", []byte(strings.Join(lines, "\n")+"\n"))
 }

@@ -312,7 +312,7 @@ func (s *session) command(ch ssh.Channel, text string, closed <-chan struct{}) {
 		go func() {
 			select {
 			case <-closed:
-				_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGHUP)
+				_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // SIGHUP is ignored below nohup
 			case <-done:
 			}
 		}()
