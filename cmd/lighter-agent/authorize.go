@@ -50,32 +50,7 @@ func (s *settings) readInput(r io.Reader) error {
 		}
 		keys = append(keys, key)
 	}
-	return s.accept(keys)
-}
-
-// accept adds keys to the ACL unless all are in it.
-func (s *settings) accept(keys []*signature.PublicKey) error {
-	p, err := s.place()
-	if err != nil {
-		return err
-	}
-	acl, err := readACL(p.acl())
-	if err != nil {
-		return err
-	}
-	known := true
-	for _, key := range keys {
-		known = known && acl.Authorized(key)
-	}
-	if known {
-		return nil
-	}
-	return signature.UpdateACL(p.acl(), func(acl *signature.ACL) error {
-		for _, key := range keys {
-			acl.Add(key)
-		}
-		return nil
-	})
+	return s.Authorize(keys)
 }
 
 // authorize accepts the keys in files.
@@ -83,7 +58,7 @@ func authorize(ctx context.Context, s *settings, files []string, io stdio) error
 	if len(files) == 0 {
 		return usageError{errors.New("authorize: which FILE?")}
 	}
-	kind, err := s.kind(ctx, slog.New(slog.DiscardHandler))
+	kind, err := s.StoreKind(ctx, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}
@@ -98,7 +73,7 @@ func authorize(ctx context.Context, s *settings, files []string, io stdio) error
 		}
 		keys = append(keys, key)
 	}
-	if err := s.accept(keys); err != nil {
+	if err := s.Authorize(keys); err != nil {
 		return err
 	}
 	for _, key := range keys {

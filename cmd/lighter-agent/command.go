@@ -7,14 +7,17 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
 	"runtime"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/pflag"
 
 	"lighter/internal/agent"
 	"lighter/internal/agentapi"
+	"lighter/internal/agentd"
 	"lighter/internal/owner"
 	"lighter/sshtransport"
 	"lighter/store"
@@ -35,14 +38,9 @@ type stdio struct {
 
 // settings are what flags and the owner's file say. Every command has the same ones.
 type settings struct {
-	*owner.Options
-	file     string // the owner's
-	head     string
-	storeDir string
-	socket   string
-	linger   time.Duration
-	logLevel string
-	timeout  time.Duration
+	agentd.Options
+	file string // the owner's
+	head string
 }
 
 // command is a word after the program's name.
@@ -66,14 +64,15 @@ func commands() []command {
 // usageError is a mistake in the command line.
 type usageError struct{ error }
 
+func (e usageError) Unwrap() error { return e.error }
+
 // run is the program. It returns the exit status.
 func run(ctx context.Context, args []string, io stdio) int {
 	err := dispatch(ctx, args, io)
-	var usage usageError
 	switch {
 	case err == nil:
 		return exitOK
-	case errors.As(err, &usage):
+	case errors.As(err, new(usageError)), errors.As(err, new(agentd.UsageError)):
 		fmt.Fprintf(io.err, "lighter-agent: %v; see: lighter-agent help\n", err)
 		return exitUsage
 	}
@@ -115,7 +114,7 @@ func dispatch(ctx context.Context, args []string, io stdio) error {
 }
 
 func newFlags() (*settings, *pflag.FlagSet) {
-	s := &settings{Options: owner.NewOptions()}
+	s := &settings{Options: agentd.Options{Options: owner.NewOptions()}}
 	fs := pflag.NewFlagSet("lighter-agent", pflag.ContinueOnError)
 	fs.SetOutput(io.Discard)
 	for _, option := range s.All {
@@ -125,11 +124,11 @@ func newFlags() (*settings, *pflag.FlagSet) {
 	}
 	fs.StringVar(&s.file, "settings", owner.DefaultFile(), "`FILE` of this machine's owner with more of these settings; flags count more")
 	fs.StringVar(&s.head, "head", "", "connect: the head's `NAME`; heads with different ones don't see each other's builds")
-	fs.StringVar(&s.storeDir, "store-directory", string(store.DefaultDir), "logical store `DIR`ectory, as derivations write it")
-	fs.StringVar(&s.socket, "socket", "", "`FILE` on which the agent listens (default in a folder of this computer, named after --state)")
-	fs.DurationVar(&s.linger, "linger", time.Hour, "end after this `TIME` without builds and requests; 0 is never")
-	fs.StringVar(&s.logLevel, "log-level", "info", "least `LEVEL` of what is logged: debug, info, warn or error")
-	fs.DurationVar(&s.timeout, "timeout", 50*time.Second, "how much `TIME` starting or stopping may take")
+	fs.StringVar(&s.StoreDir, "store-directory", string(store.DefaultDir), "logical store `DIR`ectory, as derivations write it")
+	fs.StringVar(&s.Socket, "socket", "", "`FILE` on which the agent listens (default in a folder of this computer, named after --state)")
+	fs.DurationVar(&s.Linger, "linger", time.Hour, "end after this `TIME` without builds and requests; 0 is never")
+	fs.StringVar(&s.LogLevel, "log-level", "info", "least `LEVEL` of what is logged: debug, info, warn or error")
+	fs.DurationVar(&s.Timeout, "timeout", 50*time.Second, "how much `TIME` starting or stopping may take")
 	fs.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 		if name == "state-directory" {
 			name = "state"
@@ -163,7 +162,7 @@ or, where guix-daemon has the store, by root:
 }
 
 func printVersion(_ context.Context, _ *settings, _ []string, io stdio) error {
-	v, err := programVersion()
+	v, err := agentd.ProgramVersion()
 	if err != nil {
 		return err
 	}
@@ -174,8 +173,8 @@ func printVersion(_ context.Context, _ *settings, _ []string, io stdio) error {
 // logger returns a logger for a process that has no person in front of it.
 func (s *settings) logger(w io.Writer) (*slog.Logger, error) {
 	var level slog.Level
-	if err := level.UnmarshalText([]byte(s.logLevel)); err != nil {
-		return nil, usageError{fmt.Errorf("--log-level %q: want debug, info, warn or error", s.logLevel)}
+	if err := level.UnmarshalText([]byte(s.LogLevel)); err != nil {
+		return nil, usageError{fmt.Errorf("--log-level %q: want debug, info, warn or error", s.LogLevel)}
 	}
 	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level})), nil
 }
@@ -188,9 +187,9 @@ func connect(ctx context.Context, s *settings, _ []string, io stdio) error {
 	if err != nil {
 		return usageError{err}
 	}
-	socket := s.socket
+	socket := s.Socket
 	if socket == "" {
-		answer, err := s.ensure(ctx)
+		answer, err := s.Ensure(ctx)
 		if err != nil {
 			return err
 		}
@@ -207,12 +206,32 @@ func relay(ctx context.Context, _ *settings, args []string, io stdio) error {
 	return sshtransport.ServeConnect(ctx, args[0], nil, io.in, io.out)
 }
 
+// serve is the agent.
+func serve(ctx context.Context, s *settings, _ []string, io stdio) error {
+	signal.Ignore(syscall.SIGHUP) // the login is over
+	logger, err := s.logger(io.err)
+	if err != nil {
+		return err
+	}
+	return s.Serve(ctx, logger)
+}
+
+// stop ends the agent. That there is none is no error.
+func stop(ctx context.Context, s *settings, _ []string, io stdio) error {
+	err := s.Stop(ctx)
+	if errors.Is(err, agentd.ErrNoAgent) {
+		fmt.Fprintln(io.err, "lighter-agent: none runs")
+		return nil
+	}
+	return err
+}
+
 // start makes sure that an agent serves.
 func start(ctx context.Context, s *settings, _ []string, io stdio) error {
 	if err := s.readInput(io.in); err != nil {
 		return err
 	}
-	answer, err := s.ensure(ctx)
+	answer, err := s.Ensure(ctx)
 	if err != nil {
 		return err
 	}

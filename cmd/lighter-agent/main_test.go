@@ -19,6 +19,7 @@ import (
 
 	"lighter/internal/agent"
 	"lighter/internal/agentapi"
+	"lighter/internal/agentd"
 	"lighter/internal/api"
 	"lighter/internal/testkit"
 	"lighter/nar"
@@ -143,7 +144,7 @@ func await(t *testing.T, what string, done func() bool) {
 
 func (h *host) inUse() bool {
 	h.t.Helper()
-	used, err := agent.InUse(place{state: h.state()}.agent())
+	used, err := agent.InUse(agentd.Folders(h.state()).Agent())
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -326,12 +327,8 @@ func TestConnect(t *testing.T) {
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("connect: %v", err)
 	}
-	folders := socketFolders(h.state())
-	socket, err := chooseSocket(h.state(), folders)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.Remove(filepath.Dir(socket)) // if it is empty
+	socket := h.start("", "--socket=").Socket // in its default place
+	defer os.Remove(filepath.Dir(socket))     // if it is empty
 	if text, err := h.run("", "stop", "--socket", socket); err != nil || strings.Contains(text, "none runs") {
 		t.Errorf("stop: %v: %s", err, text)
 	}

@@ -21,7 +21,9 @@ import (
 
 	"lighter/internal/agent"
 	"lighter/internal/agentapi"
+	"lighter/internal/agentd"
 	"lighter/internal/owner"
+	"lighter/internal/version"
 	"lighter/machines"
 	"lighter/nar/signature"
 	"lighter/sshtransport"
@@ -79,14 +81,6 @@ type agentAction struct {
 // notOfServer are the keys of options that are no flags here: the state folder has one of
 // its own, and the store is always the embedded one.
 var notOfServer = []string{"state-directory", "store", "daemon-socket"}
-
-// agentFolders says where a machine has its things; lighter-agent uses the same names.
-type agentFolders string
-
-func (f agentFolders) store() string      { return filepath.Join(string(f), "store") }
-func (f agentFolders) signingKey() string { return filepath.Join(string(f), "signing-key") }
-func (f agentFolders) acl() string        { return filepath.Join(string(f), "acl") }
-func (f agentFolders) agent() string      { return filepath.Join(string(f), "agent") }
 
 func (a *agentAction) run(ctx context.Context, inv *invocation) error {
 	if err := inv.arguments("", 0, 0); err != nil {
@@ -147,24 +141,21 @@ func (a *agentAction) complete(inv *invocation) error {
 
 // serve runs the machine until ctx ends, which is a good end.
 func (a *agentAction) serve(ctx context.Context, inv *invocation, logger *slog.Logger) (err error) {
-	folders := agentFolders(a.state)
-	key, err := ensureKey(folders.signingKey(), logger)
-	if err != nil {
-		return err
-	}
+	folders := agentd.Folders(a.state)
 	if err := a.authorizeKeys(folders); err != nil {
 		return err
 	}
-	acl := func() (*signature.ACL, error) { return readACL(folders.acl()) }
-	opts := local.Options{Root: folders.store(), Dir: store.DefaultDir, Key: key, Logger: logger, ACL: acl, Hidden: []string{a.state, a.hostKey, a.authorizedKeys}}
-	a.owner.StoreOptions(&opts)
-	s, err := local.Open(opts)
+	backend, err := agentd.OpenLocal(&a.owner.Settings, folders, store.DefaultDir, []string{a.hostKey, a.authorizedKeys}, logger)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, s.Close()) }()
+	builder, err := agentd.Start(backend, agent.Options{StateDir: filepath.Join(a.state, "agent"), Logger: logger, MaxRunning: a.owner.MaxBuilds})
+	if err != nil {
+		return errors.Join(err, backend.Close())
+	}
+	defer func() { err = errors.Join(err, builder.Stop(ctx)) }()
 	for _, path := range a.owner.SandboxPaths {
-		if err := s.CheckSandboxPath(path[strings.IndexByte(path, '=')+1:]); err != nil {
+		if err := backend.Store.(*local.Store).CheckSandboxPath(path[strings.IndexByte(path, '=')+1:]); err != nil {
 			return badInput(fmt.Errorf("sandbox path %s: %w", path, err))
 		}
 	}
@@ -176,14 +167,6 @@ func (a *agentAction) serve(ctx context.Context, inv *invocation, logger *slog.L
 	if _, err := authorized(); err != nil {
 		return fmt.Errorf("who may log in: %w", err)
 	}
-	builder, err := startAgent(agentSetup{
-		store: s, state: folders.agent(), disk: folders.store(), public: key.Public().String(), acl: acl, logger: logger,
-		maxBuilds: a.owner.MaxBuilds,
-	})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, builder.stop(ctx)) }()
 	var config net.ListenConfig
 	listener, err := config.Listen(ctx, "tcp", a.listen)
 	if err != nil {
@@ -192,9 +175,9 @@ func (a *agentAction) serve(ctx context.Context, inv *invocation, logger *slog.L
 	if err := a.printEntry(ctx, inv, builder, listener.Addr(), hostKey.PublicKey()); err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	logger.Info("machine is ready", "address", listener.Addr().String(), "signs-with", key.Public().Fingerprint(), "version", agentapi.Protocol)
+	logger.Info("machine is ready", "address", listener.Addr().String(), "signs-with", backend.PublicKey.Fingerprint(), "version", version.Version)
 	server := &sshtransport.Server{HostKey: hostKey, AuthorizedKeys: authorized, Logger: logger, Handle: func(ctx context.Context, conn net.Conn, key ssh.PublicKey) {
-		builder.serve(ctx, conn, a.head(key))
+		builder.ServeConn(ctx, conn, a.head(key))
 	}}
 	err = server.Serve(ctx, listener)
 	logger.Info("machine stops")
@@ -208,25 +191,21 @@ func (a *agentAction) head(key ssh.PublicKey) *agent.Head {
 }
 
 // authorizeKeys puts the keys that --authorize names into the machine's ACL.
-func (a *agentAction) authorizeKeys(folders agentFolders) error {
+func (a *agentAction) authorizeKeys(folders agentd.Folders) error {
+	var keys []*signature.PublicKey
 	for _, file := range a.authorize {
 		key, err := signature.LoadPublicKey(file)
 		if err != nil {
 			return badInput(err)
 		}
-		if err := signature.UpdateACL(folders.acl(), func(acl *signature.ACL) error {
-			acl.Add(key)
-			return nil
-		}); err != nil {
-			return err
-		}
+		keys = append(keys, key)
 	}
-	return nil
+	return folders.Authorize(keys)
 }
 
 // printEntry prints the machine's entry for the coordinator's machines file.
-func (a *agentAction) printEntry(ctx context.Context, inv *invocation, builder *inProcessAgent, addr net.Addr, hostKey ssh.PublicKey) error {
-	client := agentapi.NewClient(builder.dial)
+func (a *agentAction) printEntry(ctx context.Context, inv *invocation, builder *agentd.Agent, addr net.Addr, hostKey ssh.PublicKey) error {
+	client := agentapi.NewClient(builder.Dial)
 	defer client.Close()
 	info, err := client.Machine(ctx)
 	if err != nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"net/http"
 	"os"
@@ -20,7 +19,6 @@ import (
 	"lighter/internal/settings"
 	"lighter/internal/version"
 	"lighter/machines"
-	"lighter/nar/signature"
 	"lighter/sshtransport"
 )
 
@@ -193,17 +191,4 @@ func serve(ctx context.Context, c *coordinator.Coordinator, clients *socket) err
 		return err
 	})
 	return group.Wait()
-}
-
-// ensureKey loads a signing key, and makes one if there is none.
-func ensureKey(file string, logger *slog.Logger) (*signature.PrivateKey, error) {
-	key, err := signature.LoadPrivateKey(signature.SecretFile(file))
-	if !errors.Is(err, fs.ErrNotExist) {
-		return key, err
-	}
-	if key, err = makeSigningKey(file); err != nil {
-		return nil, err
-	}
-	logger.Info("made a signing key", "file", signature.PublicFile(file), "fingerprint", key.Public().Fingerprint())
-	return key, nil
 }

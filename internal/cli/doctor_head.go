@@ -246,7 +246,7 @@ func (d *doctor) checkACL(context.Context) {
 	}
 	read := loadOwnACL
 	if d.folders.kind == machines.StoreDaemon {
-		read = func(f folders) (*signature.ACL, error) { return readACL(f.acl()) }
+		read = func(f folders) (*signature.ACL, error) { return signature.LoadACLIfAny(f.acl()) }
 	}
 	acl, err := read(d.folders)
 	if err != nil {

@@ -2,9 +2,9 @@ package cli
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 
+	"lighter/internal/agentd"
 	"lighter/machines"
 
 	"github.com/spf13/pflag"
@@ -81,13 +81,13 @@ func configFlag(fs *pflag.FlagSet) *string {
 // resolve applies flags, environment and defaults, in this order.
 func (f *folderFlags) resolve(inv *invocation) (folders, error) {
 	state, err := pick(f.state, inv.Getenv("LIGHTER_STATE"), func() (string, error) {
-		return defaultFolder(inv.Getenv, "/var/lib/lighter", "XDG_DATA_HOME", ".local/share")
+		return agentd.DefaultState(inv.Getenv)
 	})
 	if err != nil {
 		return folders{}, fmt.Errorf("state folder: %w", err)
 	}
 	config, err := pick(f.config, inv.Getenv("LIGHTER_CONFIG"), func() (string, error) {
-		return defaultFolder(inv.Getenv, "/etc/lighter", "XDG_CONFIG_HOME", ".config")
+		return agentd.DefaultFolder(inv.Getenv, "/etc/lighter", "XDG_CONFIG_HOME", ".config")
 	})
 	if err != nil {
 		return folders{}, fmt.Errorf("configuration folder: %w", err)
@@ -135,18 +135,4 @@ func pick(flag *string, env string, fallback func() (string, error)) (string, er
 		return fallback()
 	}
 	return filepath.Abs(name)
-}
-
-func defaultFolder(getenv func(string) string, root, xdg, below string) (string, error) {
-	if os.Getuid() == 0 {
-		return root, nil
-	}
-	if dir := getenv(xdg); filepath.IsAbs(dir) {
-		return filepath.Join(dir, "lighter"), nil
-	}
-	home := getenv("HOME")
-	if home == "" {
-		return "", fmt.Errorf("neither HOME nor %s is set", xdg)
-	}
-	return filepath.Join(home, below, "lighter"), nil
 }

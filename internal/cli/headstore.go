@@ -10,6 +10,7 @@ import (
 
 	"lighter/machines"
 
+	"lighter/internal/agentd"
 	"lighter/internal/coordinator"
 	"lighter/nar/signature"
 	"lighter/store/daemon"
@@ -29,7 +30,7 @@ func openHeadStoreOf(ctx context.Context, f folders, logger *slog.Logger) (*head
 	if f.kind == machines.StoreDaemon {
 		return openDaemonStore(ctx, f, logger)
 	}
-	key, err := ensureKey(f.signingKey(), logger)
+	key, err := agentd.SigningKey(f.signingKey(), logger)
 	if err != nil {
 		return nil, err
 	}
@@ -63,7 +64,7 @@ func openDaemonStore(ctx context.Context, f folders, logger *slog.Logger) (*head
 	}
 	return &headStore{
 		Store: s, kind: machines.StoreDaemon, disk: string(s.Dir()), publicKey: public, close: s.Close,
-		acl: func() (*signature.ACL, error) { return readACL(f.acl()) },
+		acl: func() (*signature.ACL, error) { return signature.LoadACLIfAny(f.acl()) },
 	}, nil
 }
 

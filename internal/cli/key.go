@@ -140,23 +140,14 @@ func showAuthorized(inv *invocation, f folders) error {
 
 // loadACL reads the head's ACL; where there is none, nobody is authorized.
 func loadACL(f folders) (*signature.ACL, error) {
-	acl, err := readACL(f.acl())
+	acl, err := signature.LoadACLIfAny(f.acl())
 	return acl, badInput(err)
-}
-
-// readACL reads an ACL; where there is none, nobody is authorized.
-func readACL(file string) (*signature.ACL, error) {
-	acl, err := signature.LoadACL(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return new(signature.ACL), nil
-	}
-	return acl, err
 }
 
 // loadOwnACL is loadACL with the head's own key: what it signed itself, as a machine
 // among others or to be imported again, it takes.
 func loadOwnACL(f folders) (*signature.ACL, error) {
-	acl, err := readACL(f.acl())
+	acl, err := signature.LoadACLIfAny(f.acl())
 	if err != nil {
 		return nil, err
 	}

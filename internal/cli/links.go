@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"net"
 
+	"lighter/internal/agent"
+	"lighter/internal/agentd"
 	"lighter/internal/coordinator"
 	"lighter/machines"
 	"lighter/nar/signature"
@@ -84,24 +86,20 @@ func agentArgs(m *machines.Machine) []string {
 }
 
 // localLink is the way to the agent in this process that builds in the head's store.
-type localLink struct{ *inProcessAgent }
+type localLink struct{ *agentd.Agent }
 
 func newLocalLink(l *linkMaker, m *machines.Machine) (*localLink, error) {
-	public := ""
-	if l.public != nil {
-		public = l.public.String()
-	}
-	a, err := startAgent(agentSetup{
-		store: l.store.Store, kind: l.store.kind, state: l.folders.localAgent(), disk: l.store.disk, public: public,
-		acl: l.store.acl, logger: l.logger.With("machine", m.Name),
-	})
+	a, err := agentd.Start(
+		&agentd.Backend{Store: l.store.Store, Kind: l.store.kind, PublicKey: l.public, ACL: l.store.acl, Disk: l.store.disk},
+		agent.Options{StateDir: l.folders.localAgent(), Logger: l.logger.With("machine", m.Name)},
+	)
 	if err != nil {
 		return nil, err
 	}
 	return &localLink{a}, nil
 }
 
-func (l *localLink) DialAgent(ctx context.Context) (net.Conn, error) { return l.dial(ctx) }
+func (l *localLink) DialAgent(ctx context.Context) (net.Conn, error) { return l.Dial(ctx) }
 
 // Close ends the agent: builds on the head itself end with the coordinator.
-func (l *localLink) Close() error { return l.stop(context.Background()) }
+func (l *localLink) Close() error { return l.Stop(context.Background()) }

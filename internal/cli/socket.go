@@ -14,11 +14,10 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-)
 
-// maxSocketName is how long the name of a Unix socket may be (sun_path, unix(7),
-// without its NUL).
-const maxSocketName = 107
+	"lighter/internal/agentd"
+	"lighter/internal/disk"
+)
 
 // lockFolder makes sure that one process alone works in a folder. The lock goes
 // with the process, however that ends.
@@ -27,16 +26,12 @@ func lockFolder(folder, name string) (*os.File, error) {
 		return nil, err
 	}
 	file := filepath.Join(folder, name+".lock")
-	f, err := os.OpenFile(file, os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := disk.Lock(file)
+	if errors.Is(err, disk.ErrLocked) {
+		return nil, fmt.Errorf("another %s runs with the state folder %s%s; stop it, or choose another folder with --state", name, folder, ownerOf(file))
+	}
 	if err != nil {
 		return nil, err
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("another %s runs with the state folder %s%s; stop it, or choose another folder with --state", name, folder, ownerOf(file))
-		}
-		return nil, fmt.Errorf("lock %s: %w", file, err)
 	}
 	// For who wonders whose the lock is; what stands there has no other meaning.
 	_ = f.Truncate(0)
@@ -80,8 +75,8 @@ func listenSocket(name string, group int, logger *slog.Logger) (*socket, error) 
 // listen makes the socket. It has its mode and group before anybody can see it, and takes
 // the place of nothing but a socket on which nobody listens.
 func (s *socket) listen() error {
-	if len(s.name) > maxSocketName {
-		return fmt.Errorf("socket %s: the name has %d bytes, more than %d; choose another, with --socket for a coordinator", s.name, len(s.name), maxSocketName)
+	if len(s.name) > agentd.MaxSocketName {
+		return fmt.Errorf("socket %s: the name has %d bytes, more than %d; choose another, with --socket for a coordinator", s.name, len(s.name), agentd.MaxSocketName)
 	}
 	if err := os.MkdirAll(filepath.Dir(s.name), 0o755); err != nil {
 		return err
@@ -172,17 +167,10 @@ func deadSocket(name string) (fs.FileInfo, error) {
 
 // listenerOf says which process made the socket that a connection leads to.
 func listenerOf(conn *net.UnixConn) string {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return "another process"
+	if pid, err := agentd.PeerProcess(conn); err == nil && pid > 0 {
+		return fmt.Sprintf("process %d", pid)
 	}
-	who := "another process"
-	_ = raw.Control(func(fd uintptr) {
-		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil && cred.Pid > 0 {
-			who = fmt.Sprintf("process %d", cred.Pid)
-		}
-	})
-	return who
+	return "another process"
 }
 
 // Accept, Close and Addr make it a net.Listener.

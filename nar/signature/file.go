@@ -89,6 +89,26 @@ func WriteKeyPair(file string, key *PrivateKey) error {
 	return nil
 }
 
+// LoadOrCreateKeyPair loads the private key of the pair that WriteKeyPair wrote for the file. Where there is
+// none it makes one, and says so; of several processes that do so at the same time, all get the same.
+func LoadOrCreateKeyPair(file string) (key *PrivateKey, created bool, err error) {
+	key, err = LoadPrivateKey(SecretFile(file))
+	if !errors.Is(err, fs.ErrNotExist) {
+		return key, false, err
+	}
+	if key, err = GenerateKey(); err != nil {
+		return nil, false, err
+	}
+	switch err := WriteKeyPair(file, key); {
+	case errors.Is(err, fs.ErrExist):
+		key, err = LoadPrivateKey(SecretFile(file))
+		return key, false, err
+	case err != nil:
+		return nil, false, err
+	}
+	return key, true, nil
+}
+
 // LoadACL reads an ACL from a file, such as /etc/guix/acl.
 func LoadACL(file string) (*ACL, error) {
 	text, err := readFile(file)
@@ -100,6 +120,15 @@ func LoadACL(file string) (*ACL, error) {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
 	return acl, nil
+}
+
+// LoadACLIfAny is LoadACL with an empty ACL, which trusts nobody, where there is no file.
+func LoadACLIfAny(file string) (*ACL, error) {
+	acl, err := LoadACL(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return new(ACL), nil
+	}
+	return acl, err
 }
 
 // UpdateACL reads the ACL in the file, or takes an empty one if there is no file,
@@ -115,10 +144,7 @@ func UpdateACL(file string, change func(*ACL) error) error {
 		return err
 	}
 	defer unlock()
-	acl, err := LoadACL(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		acl, err = &ACL{}, nil
-	}
+	acl, err := LoadACLIfAny(file)
 	if err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"lighter/store"
@@ -477,6 +478,9 @@ func TestFiles(t *testing.T) {
 func TestUpdateACL(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "etc")
 	file := filepath.Join(dir, "acl")
+	if acl, err := LoadACLIfAny(file); err != nil || len(acl.Keys()) > 0 {
+		t.Errorf("without a file: %v, %v", acl, err)
+	}
 	if _, err := LoadACL(file); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("missing: got %v", err)
 	}
@@ -533,5 +537,35 @@ func BenchmarkVerify(b *testing.B) {
 		if _, err := acl.Check(text, h); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// TestLoadOrCreateKeyPair has many want a key that is not there.
+func TestLoadOrCreateKeyPair(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "state", "signing-key")
+	keys := make(chan string, 8)
+	var created atomic.Int32
+	for range cap(keys) {
+		go func() {
+			key, made, err := LoadOrCreateKeyPair(file)
+			if err != nil {
+				t.Error(err)
+				keys <- ""
+				return
+			}
+			if made {
+				created.Add(1)
+			}
+			keys <- key.Public().String()
+		}()
+	}
+	first := <-keys
+	for range cap(keys) - 1 {
+		if key := <-keys; key != first {
+			t.Error("several keys were made")
+		}
+	}
+	if n := created.Load(); n != 1 {
+		t.Errorf("%d say that they made it", n)
 	}
 }

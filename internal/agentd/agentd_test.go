@@ -1,4 +1,4 @@
-package cli
+package agentd
 
 import (
 	"bytes"
@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"lighter/internal/agent"
 	"lighter/internal/agentapi"
 	"lighter/internal/testkit"
 	"lighter/nar"
@@ -18,8 +19,8 @@ import (
 	"lighter/store/narinfo"
 )
 
-// TestInProcessAgentSubstitutes shows that an agent in this process gets inputs from servers.
-func TestInProcessAgentSubstitutes(t *testing.T) {
+// TestSubstitutes shows that an agent in this process gets inputs from servers.
+func TestSubstitutes(t *testing.T) {
 	testkit.CheckLeaks(t)
 	key, err := signature.GenerateKey()
 	if err != nil {
@@ -37,16 +38,16 @@ func TestInProcessAgentSubstitutes(t *testing.T) {
 	}
 	defer s.Close()
 	state := t.TempDir()
-	a, err := startAgent(agentSetup{store: s, state: state, disk: state, acl: acl, logger: logger})
+	a, err := Start(&Backend{Store: s, ACL: acl, Disk: state}, agent.Options{StateDir: state, Logger: logger})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() {
-		if err := a.stop(context.Background()); err != nil {
+		if err := a.Stop(context.Background()); err != nil {
 			t.Error(err)
 		}
 	}()
-	client := agentapi.NewClient(a.dial)
+	client := agentapi.NewClient(a.Dial)
 	defer client.Close()
 
 	folder := t.TempDir()

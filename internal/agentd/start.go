@@ -1,4 +1,4 @@
-package main
+package agentd
 
 import (
 	"bytes"
@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,8 +14,8 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"lighter/internal/disk"
+	"lighter/internal/owner"
 	"lighter/sshtransport"
 )
 
@@ -29,17 +28,33 @@ const (
 	maxLogTail = 2 << 10
 )
 
-// ensure makes sure that an agent serves, and says which. Of several calls at a time one
+// Options say which agent of this account is meant, and how one that is started is to be.
+type Options struct {
+	*owner.Options
+	StoreDir string        // logical store directory, as derivations write it
+	Socket   string        // on which the agent listens; empty is one named after the state folder
+	Linger   time.Duration // it ends after this time without builds and requests; 0 is never
+	LogLevel string        // least level of what it logs
+	Timeout  time.Duration // of starting and of stopping
+}
+
+// UsageError is about an option that is wrong whatever the computer is like.
+type UsageError struct{ error }
+
+// Unwrap returns what is wrong.
+func (e UsageError) Unwrap() error { return e.error }
+
+// Ensure makes sure that an agent serves, and says which. Of several calls at a time one
 // starts it. An agent of another version is replaced unless it builds: its protocol is
 // the same, since the socket's name depends on that.
-func (s *settings) ensure(ctx context.Context) (*sshtransport.StartAnswer, error) {
-	p, err := s.place()
+func (o *Options) Ensure(ctx context.Context) (*sshtransport.StartAnswer, error) {
+	p, err := o.place()
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, s.timeout, fmt.Errorf("not done after %s", s.timeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, o.Timeout, fmt.Errorf("not done after %s", o.Timeout))
 	defer cancel()
-	version, err := programVersion()
+	version, err := ProgramVersion()
 	if err != nil {
 		return nil, err
 	}
@@ -59,14 +74,14 @@ func (s *settings) ensure(ctx context.Context) (*sshtransport.StartAnswer, error
 		if err := end(ctx, p, there.PID); err != nil {
 			return nil, fmt.Errorf("agent of version %s: %w", there.Version, err)
 		}
-	case !errors.Is(err, errNoAgent):
+	case !errors.Is(err, ErrNoAgent):
 		return nil, err
 	}
-	return s.spawn(ctx, p)
+	return o.spawn(ctx, p)
 }
 
 // spawn starts an agent that outlives this process, and waits until it answers.
-func (s *settings) spawn(ctx context.Context, p place) (*sshtransport.StartAnswer, error) {
+func (o *Options) spawn(ctx context.Context, p place) (*sshtransport.StartAnswer, error) {
 	if err := p.makeState(); err != nil {
 		return nil, err
 	}
@@ -80,7 +95,7 @@ func (s *settings) spawn(ctx context.Context, p place) (*sshtransport.StartAnswe
 		return nil, err
 	}
 	//nolint:noctx // the agent outlives the context
-	cmd := exec.Command("/proc/self/exe", s.serveArgs(p)...) // whatever is in its place by now
+	cmd := exec.Command("/proc/self/exe", o.serveArgs(p)...) // whatever is in its place by now
 	cmd.Args[0] = "lighter-agent"
 	cmd.Dir = "/"
 	cmd.Env = slices.DeleteFunc(os.Environ(), ofLogin)
@@ -97,9 +112,9 @@ func (s *settings) spawn(ctx context.Context, p place) (*sshtransport.StartAnswe
 }
 
 // serveArgs are the arguments with which an agent has these settings.
-func (s *settings) serveArgs(p place) []string {
-	args := append([]string{"serve", "--settings="}, s.Args()...)
-	return append(args, "--state="+p.state, "--socket="+s.socket, "--store-directory="+s.storeDir, "--linger="+s.linger.String(), "--log-level="+s.logLevel)
+func (o *Options) serveArgs(p place) []string {
+	args := append([]string{"serve", "--settings="}, o.Args()...)
+	return append(args, "--state="+string(p.Folders), "--socket="+o.Socket, "--store-directory="+o.StoreDir, "--linger="+o.Linger.String(), "--log-level="+o.LogLevel)
 }
 
 // awaitAgent waits until an agent answers. The process that was started to be it ends if
@@ -181,15 +196,15 @@ func logTail(name string, offset int64) string {
 // unlock removes the file, so that nothing is left.
 func lock(ctx context.Context, name string) (unlock func(), err error) {
 	for {
-		f, err := tryLock(name)
-		if err != nil {
-			return nil, fmt.Errorf("lock %s: %w", name, err)
-		}
-		if f != nil {
+		f, err := disk.Lock(name)
+		if err == nil {
 			return func() {
 				os.Remove(name)
 				f.Close()
 			}, nil
+		}
+		if !errors.Is(err, disk.ErrLocked) {
+			return nil, err
 		}
 		select {
 		case <-ctx.Done():
@@ -197,27 +212,4 @@ func lock(ctx context.Context, name string) (unlock func(), err error) {
 		case <-time.After(pollInterval):
 		}
 	}
-}
-
-// tryLock returns nil and no error while another process has the lock.
-func tryLock(name string) (*os.File, error) {
-	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if err == nil {
-		// Who had it may have removed the file meanwhile: then it locks nothing.
-		var named, held os.FileInfo
-		if held, err = f.Stat(); err == nil {
-			if named, err = os.Stat(name); err == nil && os.SameFile(named, held) {
-				return f, nil
-			}
-		}
-	}
-	f.Close()
-	if err != nil && !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	return nil, nil
 }

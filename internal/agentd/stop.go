@@ -1,8 +1,7 @@
-package main
+package agentd
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"syscall"
 	"time"
@@ -10,13 +9,13 @@ import (
 	"lighter/internal/agent"
 )
 
-// stop ends the agent. That there is none is no error.
-func stop(ctx context.Context, s *settings, _ []string, io stdio) error {
-	p, err := s.place()
+// Stop ends the agent, and its builds. Where there is none the error matches ErrNoAgent.
+func (o *Options) Stop(ctx context.Context) error {
+	p, err := o.place()
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, s.timeout, fmt.Errorf("not done after %s", s.timeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, o.Timeout, fmt.Errorf("not done after %s", o.Timeout))
 	defer cancel()
 	unlock, err := lock(ctx, p.startLock())
 	if err != nil {
@@ -24,10 +23,6 @@ func stop(ctx context.Context, s *settings, _ []string, io stdio) error {
 	}
 	defer unlock()
 	there, err := probe(ctx, p.socket)
-	if errors.Is(err, errNoAgent) {
-		fmt.Fprintln(io.err, "lighter-agent: none runs")
-		return nil
-	}
 	if err != nil {
 		return err
 	}
@@ -40,7 +35,7 @@ func end(ctx context.Context, p place, pid int) error {
 		return fmt.Errorf("end process %d: %w", pid, err)
 	}
 	for {
-		used, err := agent.InUse(p.agent())
+		used, err := agent.InUse(p.Agent())
 		if err != nil || !used {
 			return err
 		}

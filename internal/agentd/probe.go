@@ -1,4 +1,4 @@
-package main
+package agentd
 
 import (
 	"context"
@@ -24,8 +24,8 @@ type found struct {
 	running int // builds
 }
 
-// errNoAgent is matched by the error of probe if nobody listens.
-var errNoAgent = errors.New("no agent answers")
+// ErrNoAgent is matched by the error of Stop if there is none.
+var ErrNoAgent = errors.New("no agent answers")
 
 // probe asks who answers on a socket.
 func probe(ctx context.Context, socket string) (*found, error) {
@@ -34,12 +34,12 @@ func probe(ctx context.Context, socket string) (*found, error) {
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", socket)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return nil, fmt.Errorf("%w on %s", errNoAgent, socket)
+		return nil, fmt.Errorf("%w on %s", ErrNoAgent, socket)
 	case err != nil:
 		return nil, err
 	}
 	defer conn.Close()
-	pid, err := peer(conn.(*net.UnixConn))
+	pid, err := PeerProcess(conn.(*net.UnixConn))
 	if err != nil {
 		return nil, err
 	}
@@ -51,7 +51,7 @@ func probe(ctx context.Context, socket string) (*found, error) {
 		if errors.As(err, &answer) || ctx.Err() != nil {
 			return nil, fmt.Errorf("agent %d on %s does not answer: %w", pid, socket, err)
 		}
-		return nil, fmt.Errorf("%w on %s: %w", errNoAgent, socket, err) // it is just ending
+		return nil, fmt.Errorf("%w on %s: %w", ErrNoAgent, socket, err) // it is just ending
 	}
 	return &found{
 		StartAnswer: sshtransport.StartAnswer{Socket: socket, Version: m.Version, PID: pid},
@@ -59,8 +59,8 @@ func probe(ctx context.Context, socket string) (*found, error) {
 	}, nil
 }
 
-// peer returns the process that listens at the other end; the kernel knows.
-func peer(conn *net.UnixConn) (int, error) {
+// PeerProcess returns the process that made the socket at the other end of a connection; the kernel knows.
+func PeerProcess(conn *net.UnixConn) (int, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return 0, err

@@ -1,4 +1,4 @@
-package main
+package agentd
 
 import (
 	"context"
@@ -8,9 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"os/signal"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,8 +19,6 @@ import (
 const (
 	// lockTimeout is how long an agent waits for the one before it to end.
 	lockTimeout = 10 * time.Second
-	// shutdownTimeout is how long builds may take to be canceled.
-	shutdownTimeout = 15 * time.Second
 	// watchInterval is how often an agent looks whether its socket is still there, and
 	// touchInterval how often it keeps programs that clean /tmp from thinking that it
 	// is of no use.
@@ -30,53 +26,51 @@ const (
 	touchInterval = time.Hour
 )
 
-// serve is the agent. It ends on SIGTERM and SIGINT: builds that run are canceled, and
-// the next agent reports them as failures of this machine, so that the coordinator has
-// them built again. Waiting for them is no use: who ends an agent wants it gone.
-func serve(ctx context.Context, s *settings, _ []string, io stdio) error {
-	signal.Ignore(syscall.SIGHUP) // the login is over
-	logger, err := s.logger(io.err)
-	if err != nil {
-		return err
-	}
-	p, err := s.place()
+// Serve is the agent, until ctx ends or nobody needs it any more. Builds that run are canceled then, and
+// the next agent reports them as failures of this machine, so that the coordinator has them built again.
+// Waiting for them is no use: who ends an agent wants it gone.
+func (o *Options) Serve(ctx context.Context, logger *slog.Logger) error {
+	p, err := o.place()
 	if err != nil {
 		return err
 	}
 	if err := p.makeState(); err != nil {
 		return err
 	}
-	backend, err := s.openStore(ctx, p, logger)
+	backend, err := o.openStore(ctx, p, logger)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if err := backend.close(); err != nil {
-			logger.Warn("the store was not closed", "err", err)
-		}
-	}()
-	a, err := s.newAgent(ctx, p, backend, logger)
+	a, err := o.start(ctx, p, backend, logger)
 	if err != nil {
-		return err
+		return errors.Join(err, backend.close())
 	}
-	logger.Info("agent serves", "pid", os.Getpid(), "socket", p.socket, "state", p.state, "store", backend.kind)
-	err = serveUntilOver(ctx, a, s, logger)
+	logger.Info("agent serves", "pid", os.Getpid(), "socket", p.socket, "state", string(p.Folders), "store", backend.Kind)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var serveErr error
+	a.group.Go(func() {
+		defer cancel()
+		serveErr = o.listenAndServe(ctx, a.agent, logger)
+	})
+	select {
+	case <-ctx.Done():
+	case <-a.ctx.Done():
+		cancel()
+	}
+	err = errors.Join(a.Stop(ctx), serveErr)
 	logger.Info("agent ends", "err", err)
 	return err
 }
 
-// newAgent makes the agent, when the one before it has ended.
-func (s *settings) newAgent(ctx context.Context, p place, b *backend, logger *slog.Logger) (*agent.Agent, error) {
-	version, err := programVersion()
+// start makes the agent, when the one before it has ended.
+func (o *Options) start(ctx context.Context, p place, b *Backend, logger *slog.Logger) (*Agent, error) {
+	version, err := ProgramVersion()
 	if err != nil {
 		return nil, err
 	}
 	for deadline := time.Now().Add(lockTimeout); ; {
-		a, err := agent.New(agent.Options{
-			Store: b.store, StoreKind: b.kind, NeedsDerivations: b.needsDerivations, PublicKey: b.publicKey,
-			StateDir: p.agent(), DiskDir: b.folder, BuildDir: b.builds, Substituter: b.substituter, Version: version, Logger: logger, Linger: s.linger,
-			MaxRunning: s.MaxBuilds,
-		})
+		a, err := Start(b, agent.Options{StateDir: p.Agent(), Version: version, Logger: logger, Linger: o.Linger, MaxRunning: o.MaxBuilds})
 		if !errors.Is(err, agent.ErrInUse) || time.Now().After(deadline) {
 			return a, err
 		}
@@ -88,33 +82,11 @@ func (s *settings) newAgent(ctx context.Context, p place, b *backend, logger *sl
 	}
 }
 
-// serveUntilOver serves until the context ends, or nobody needs the agent any more.
-func serveUntilOver(ctx context.Context, a *agent.Agent, s *settings, logger *slog.Logger) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var group sync.WaitGroup
-	group.Go(func() {
-		defer cancel()
-		_ = a.Run(ctx) // it says just why it is over
-	})
-	var serveErr error
-	group.Go(func() {
-		defer cancel()
-		serveErr = listenAndServe(ctx, a, s, logger)
-	})
-	<-ctx.Done()
-	closing, stop := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
-	defer stop()
-	err := a.Shutdown(closing) // also ends the requests that follow builds
-	group.Wait()
-	return errors.Join(err, serveErr)
-}
-
 // listenAndServe serves on the socket, and makes another one if it is deleted, elsewhere if
 // somebody else has taken its folder meanwhile.
-func listenAndServe(ctx context.Context, a *agent.Agent, s *settings, logger *slog.Logger) error {
+func (o *Options) listenAndServe(ctx context.Context, a *agent.Agent, logger *slog.Logger) error {
 	for {
-		p, err := s.place()
+		p, err := o.place()
 		if err != nil {
 			return err
 		}

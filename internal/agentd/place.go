@@ -1,4 +1,4 @@
-package main
+package agentd
 
 import (
 	"crypto/sha256"
@@ -20,48 +20,54 @@ import (
 	"lighter/internal/version"
 )
 
-// place is where an agent has its things.
+// Folders says where an agent has its things, by the name of its state folder, which is absolute.
 //
 // The state folder may be shared with other computers, as homes are on clusters: they
 // have one store, one key and one ACL then, but each its own agent with its own builds,
-// in a folder named after the computer. The socket, and the lock for starting, are in a
-// folder that no other computer sees.
+// in a folder named after the computer.
+type Folders string
+
+// Store is the folder of the embedded store, SigningKey its pair of keys, ACL the file of the keys that
+// it trusts, and Agent the folder of this computer's agent.
+func (f Folders) Store() string      { return filepath.Join(string(f), "store") }
+func (f Folders) SigningKey() string { return filepath.Join(string(f), "signing-key") }
+func (f Folders) ACL() string        { return filepath.Join(string(f), "acl") }
+func (f Folders) Agent() string      { return filepath.Join(string(f), "agents", nodeName()) }
+
+// place is where one agent is: its socket, and the lock for starting it, are in a folder that no other
+// computer sees.
 type place struct {
-	state  string // absolute
+	Folders
 	socket string // absolute
 }
 
-func (p place) store() string      { return filepath.Join(p.state, "store") }
-func (p place) signingKey() string { return filepath.Join(p.state, "signing-key") }
-func (p place) acl() string        { return filepath.Join(p.state, "acl") }
-func (p place) agent() string      { return filepath.Join(p.state, "agents", nodeName()) }
-func (p place) log() string        { return filepath.Join(p.agent(), "agent.log") }
-func (p place) startLock() string  { return p.socket + ".lock" }
+func (p place) log() string       { return filepath.Join(p.Agent(), "agent.log") }
+func (p place) startLock() string { return p.socket + ".lock" }
 
 // makeState makes the state folder. Builders that run as another user need not enter it:
 // what they see is mounted for them.
-func (p place) makeState() error { return owner.MakeState(p.state) }
+func (p place) makeState() error { return owner.MakeState(string(p.Folders)) }
 
-// maxSocketName is how long the name of a Unix socket may be (sun_path, unix(7),
+// MaxSocketName is how long the name of a Unix socket may be, in bytes (sun_path, unix(7),
 // without its NUL).
-const maxSocketName = 107
+const MaxSocketName = 107
 
 // place finds out where things are, and makes the folder of the socket.
-func (s *settings) place() (place, error) {
-	var p place
-	var err error
-	if p.state, err = absolute(s.State, defaultState); err != nil {
+func (o *Options) place() (place, error) {
+	state, err := absolute(o.State, func() (string, error) { return DefaultState(os.Getenv) })
+	if err != nil {
 		return place{}, fmt.Errorf("state folder: %w", err)
 	}
-	if s.socket == "" {
-		p.socket, err = chooseSocket(p.state, socketFolders(p.state))
+	p := place{Folders: Folders(state)}
+	if o.Socket == "" {
+		p.socket, err = chooseSocket(state, socketFolders(state))
 		return p, err
 	}
-	if p.socket, err = absolute(s.socket, nil); err != nil {
+	if p.socket, err = absolute(o.Socket, nil); err != nil {
 		return place{}, fmt.Errorf("socket: %w", err)
 	}
-	if len(p.socket) > maxSocketName {
-		return place{}, fmt.Errorf("socket %s: the name has %d bytes, more than %d", p.socket, len(p.socket), maxSocketName)
+	if len(p.socket) > MaxSocketName {
+		return place{}, fmt.Errorf("socket %s: the name has %d bytes, more than %d", p.socket, len(p.socket), MaxSocketName)
 	}
 	return p, os.MkdirAll(filepath.Dir(p.socket), 0o700)
 }
@@ -80,8 +86,8 @@ func chooseSocket(state string, folders []string) (string, error) {
 	var errs []error
 	for _, dir := range folders {
 		socket := filepath.Join(dir, name)
-		err := fmt.Errorf("%s: the name has %d bytes, more than %d", socket, len(socket), maxSocketName)
-		if len(socket) <= maxSocketName {
+		err := fmt.Errorf("%s: the name has %d bytes, more than %d", socket, len(socket), MaxSocketName)
+		if len(socket) <= MaxSocketName {
 			err = makePrivate(dir)
 		}
 		if err == nil {
@@ -103,15 +109,25 @@ func absolute(name string, otherwise func() (string, error)) (string, error) {
 	return filepath.Abs(name)
 }
 
-func defaultState() (string, error) {
+// DefaultState is the state folder of an account where nothing says otherwise.
+func DefaultState(getenv func(string) string) (string, error) {
+	return DefaultFolder(getenv, "/var/lib/lighter", "XDG_DATA_HOME", ".local/share")
+}
+
+// DefaultFolder returns lighter's folder for this account: root's own, or for others the one below what
+// an environment variable says, or in their home.
+func DefaultFolder(getenv func(string) string, root, variable, inHome string) (string, error) {
 	if os.Getuid() == 0 {
-		return "/var/lib/lighter", nil
+		return root, nil
 	}
-	if dir := os.Getenv("XDG_DATA_HOME"); filepath.IsAbs(dir) {
+	if dir := getenv(variable); filepath.IsAbs(dir) {
 		return filepath.Join(dir, "lighter"), nil
 	}
-	home, err := os.UserHomeDir()
-	return filepath.Join(home, ".local/share/lighter"), err
+	home := getenv("HOME")
+	if home == "" {
+		return "", fmt.Errorf("neither HOME nor %s is set", variable)
+	}
+	return filepath.Join(home, inHome, "lighter"), nil
 }
 
 // socketName is one that every process of this user on this computer finds for the state
@@ -188,9 +204,9 @@ func shortHash(text []byte) string {
 	return hex.EncodeToString(sum[:6])
 }
 
-// programVersion returns the release and a hash of this program: two agents with the
+// ProgramVersion returns the release and a hash of this program: two agents with the
 // same one are the same.
-func programVersion() (string, error) {
+func ProgramVersion() (string, error) {
 	f, err := os.Open("/proc/self/exe")
 	if err != nil {
 		return "", err
