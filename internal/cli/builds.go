@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -62,7 +63,7 @@ type buildsLister struct {
 	absolute, ids, json bool
 
 	now   time.Time
-	table tableStream
+	table display.TableStream
 	shown int
 }
 
@@ -78,9 +79,9 @@ func (l *buildsLister) run(ctx context.Context, inv *invocation, client *apiclie
 	if err != nil {
 		return err
 	}
-	l.table = tableStream{
-		w: inv.Out, width: outputWidth(inv.Out),
-		heading: []string{"ID", "STATE", "NAME", "MACHINE", "SUBMITTED", "TOOK", "WHY"},
+	l.table = display.TableStream{
+		W: inv.Out, Width: outputWidth(inv.Out),
+		Heading: []string{"ID", "STATE", "NAME", "MACHINE", "SUBMITTED", "TOOK", "WHY"},
 	}
 	more, err := client.EachPage(ctx, filter, l.limit, func(page []api.Build) error {
 		l.shown += len(page)
@@ -99,7 +100,7 @@ func (l *buildsLister) run(ctx context.Context, inv *invocation, client *apiclie
 
 // write shows one page.
 func (l *buildsLister) write(inv *invocation, page []api.Build) error {
-	t := table{}
+	t := display.Table{}
 	for i := range page {
 		b := &page[i]
 		switch {
@@ -112,13 +113,13 @@ func (l *buildsLister) write(inv *invocation, page []api.Build) error {
 				return err
 			}
 		default:
-			t.add(l.row(b)...)
+			t.Add(l.row(b)...)
 		}
 	}
-	if len(t.rows) == 0 {
+	if len(t.Rows) == 0 {
 		return nil
 	}
-	return l.table.write(t.rows)
+	return l.table.Write(t.Rows)
 }
 
 // row has the cells of a build.
@@ -129,8 +130,8 @@ func (l *buildsLister) row(b *api.Build) []string {
 	}
 	took := tookTime(b, l.now)
 	return []string{
-		short(b.ID), string(b.State), display.Name(b), known(b.Machine != "", b.Machine), submitted,
-		known(took > 0, quantity.Duration(took)), buildReason(b),
+		short(b.ID), string(b.State), display.Name(b), human.Known(b.Machine != "", b.Machine), submitted,
+		human.Known(took > 0, quantity.Duration(took)), buildReason(b),
 	}
 }
 
@@ -217,21 +218,12 @@ the first machine on which the build fails, or else the first of all.`,
 						return err
 					}
 					_, err = out.Write(text)
-					return firstError(err, finish())
+					return cmp.Or(err, finish())
 				}
-				return firstError(client.LogOf(ctx, inv.args[0], query, out), finish())
+				return cmp.Or(client.LogOf(ctx, inv.args[0], query, out), finish())
 			})
 		},
 	}
-}
-
-func firstError(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // logWriter returns where to write a log: to w as it is, or, if that is a

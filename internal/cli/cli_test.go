@@ -180,21 +180,3 @@ func TestNearest(t *testing.T) {
 		}
 	}
 }
-
-func TestTableFitsTheTerminal(t *testing.T) {
-	tab := table{heading: []string{"ID", "NAME", "WHY"}}
-	tab.add("1", strings.Repeat("long-", 10), "evil \x1b[2J")
-	tab.add("22", "short", strings.Repeat("because ", 10))
-	for _, width := range []int{0, 30, 40, 80, 200} {
-		var b bytes.Buffer
-		if err := tab.write(&b, width); err != nil {
-			t.Fatal(err)
-		}
-		for line := range strings.Lines(b.String()) {
-			line = strings.TrimRight(line, "\n")
-			if width > 0 && human.Width(line) > width || human.Printable(line) != line {
-				t.Errorf("width %d: %q", width, line)
-			}
-		}
-	}
-}

@@ -11,6 +11,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/display"
 	"lighter/internal/human"
 	"lighter/internal/quantity"
 )
@@ -73,29 +74,29 @@ func writeHooks(inv *invocation, list *api.HookList, now time.Time) error {
 		fmt.Fprintln(inv.Err, "no hooks")
 		return nil
 	}
-	hooks := table{heading: []string{"HOOK", "COMMAND", "EVENTS", "WAITING", "RUNNING", "PARKED", "DONE", "BEHIND"}}
+	hooks := display.Table{Heading: []string{"HOOK", "COMMAND", "EVENTS", "WAITING", "RUNNING", "PARKED", "DONE", "BEHIND"}}
 	for i := range list.Hooks {
 		h := &list.Hooks[i]
-		hooks.add(h.Name, hookDoes(h), strings.Join(h.Events, " "), human.Number(h.Waiting), human.Number(h.Running), human.Number(h.Parked),
+		hooks.Add(h.Name, hookDoes(h), strings.Join(h.Events, " "), human.Number(h.Waiting), human.Number(h.Running), human.Number(h.Parked),
 			human.Number(int(h.Done)), human.Number(int(h.Behind))) // #nosec G115 -- counts of events
 	}
-	if err := hooks.write(inv.Out, outputWidth(inv.Out)); err != nil {
+	if err := hooks.Write(inv.Out, outputWidth(inv.Out)); err != nil {
 		return err
 	}
-	runs := table{heading: []string{"RUN", "STATE", "EVENT", "OF", "SINCE", "TRIES", "NEXT", "WHY"}}
+	runs := display.Table{Heading: []string{"RUN", "STATE", "EVENT", "OF", "SINCE", "TRIES", "NEXT", "WHY"}}
 	for i := range list.Runs {
 		r := &list.Runs[i]
 		if r.State != "parked" && r.Tries == 0 {
 			continue
 		}
-		runs.add(r.ID, r.State, r.Event, runSubject(r), human.Ago(r.Since, now), human.Number(r.Tries),
-			known(r.NextTry != nil, nextTry(r, now)), oneLine(r.Error))
+		runs.Add(r.ID, r.State, r.Event, runSubject(r), human.Ago(r.Since, now), human.Number(r.Tries),
+			human.Known(r.NextTry != nil, nextTry(r, now)), oneLine(r.Error))
 	}
-	if len(runs.rows) == 0 {
+	if len(runs.Rows) == 0 {
 		return nil
 	}
 	fmt.Fprintln(inv.Out)
-	return runs.write(inv.Out, outputWidth(inv.Out))
+	return runs.Write(inv.Out, outputWidth(inv.Out))
 }
 
 // runSubject is the build or the machine that a run is about.

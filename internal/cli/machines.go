@@ -170,13 +170,13 @@ func listMachinesFile(ctx context.Context, inv *invocation, where *folderFlags, 
 	if asJSON {
 		return writeMachinesJSON(inv, list)
 	}
-	t := table{heading: []string{"NAME", "ADDRESS", "SYSTEMS", "SLOTS", "SPEED", "FEATURES"}}
+	t := display.Table{Heading: []string{"NAME", "ADDRESS", "SYSTEMS", "SLOTS", "SPEED", "FEATURES"}}
 	for i := range list {
 		m := &list[i]
-		t.add(m.Name, address(m), strings.Join(m.Systems, ","), strconv.Itoa(m.ParallelBuilds),
+		t.Add(m.Name, address(m), strings.Join(m.Systems, ","), strconv.Itoa(m.ParallelBuilds),
 			speed(m.Speed), features(m.Features, m.MandatoryFeatures))
 	}
-	return t.write(inv.Out, outputWidth(inv.Out))
+	return t.Write(inv.Out, outputWidth(inv.Out))
 }
 
 func address(m *machines.Machine) string {
@@ -236,14 +236,14 @@ func writeMachinesJSON(inv *invocation, list []machines.Machine) error {
 // writeMachineStatus writes the table of "machines status". Below it stands why
 // machines get no builds.
 func writeMachineStatus(inv *invocation, list []api.MachineStatus, now time.Time) error {
-	t := table{heading: []string{"NAME", "STATE", "SLOTS", "SYSTEMS", "SPEED", "LOAD", "FREE DISK", "BANDWIDTH", "STORE", "TAGS"}}
+	t := display.Table{Heading: []string{"NAME", "STATE", "SLOTS", "SYSTEMS", "SPEED", "LOAD", "FREE DISK", "BANDWIDTH", "STORE", "TAGS"}}
 	for i := range list {
 		m := &list[i]
-		t.add(m.Name, display.MachineState(m), fmt.Sprintf("%d/%d", m.Running, m.ParallelBuilds), strings.Join(m.Systems, ","), speed(m.Speed),
-			known(m.Cores > 0, strconv.FormatFloat(m.Load, 'f', 2, 64)), known(m.FreeDisk > 0, quantity.Bytes(m.FreeDisk)),
-			known(m.Bandwidth > 0, quantity.Rate(m.Bandwidth)), known(m.StoreKind != "", m.StoreKind), known(len(m.Tags) > 0, tagText(m.Tags)))
+		t.Add(m.Name, display.MachineState(m), fmt.Sprintf("%d/%d", m.Running, m.ParallelBuilds), strings.Join(m.Systems, ","), speed(m.Speed),
+			human.Known(m.Cores > 0, strconv.FormatFloat(m.Load, 'f', 2, 64)), human.Known(m.FreeDisk > 0, quantity.Bytes(m.FreeDisk)),
+			human.Known(m.Bandwidth > 0, quantity.Rate(m.Bandwidth)), human.Known(m.StoreKind != "", m.StoreKind), human.Known(len(m.Tags) > 0, tagText(m.Tags)))
 	}
-	if err := t.write(inv.Out, outputWidth(inv.Out)); err != nil {
+	if err := t.Write(inv.Out, outputWidth(inv.Out)); err != nil {
 		return err
 	}
 	for i := range list {
@@ -252,14 +252,6 @@ func writeMachineStatus(inv *invocation, list []api.MachineStatus, now time.Time
 		}
 	}
 	return nil
-}
-
-// known returns text, or a dash for what is not known.
-func known(is bool, text string) string {
-	if is {
-		return text
-	}
-	return "-"
 }
 
 // homeFolder is the home of the user as whom lighter runs.

@@ -241,21 +241,21 @@ func (t *storyText) attempts(story *api.BuildStory) {
 	if len(list) == 0 {
 		return
 	}
-	table := table{heading: []string{"ATTEMPT", "MACHINE", "PLACED", "SENDING", "BUILDING", "FETCHING", "OUTCOME"}}
+	table := display.Table{Heading: []string{"ATTEMPT", "MACHINE", "PLACED", "SENDING", "BUILDING", "FETCHING", "OUTCOME"}}
 	for _, a := range list {
 		cells := []string{strconv.Itoa(a.number), a.machine}
 		for _, s := range []api.State{api.Placed, api.Sending, api.Building, api.Fetching} {
 			_, ok := a.at[s]
-			cells = append(cells, known(ok, quantity.Duration(a.phase(s, t.now))))
+			cells = append(cells, human.Known(ok, quantity.Duration(a.phase(s, t.now))))
 		}
 		outcome := a.outcome
 		if a.end.IsZero() {
 			outcome = "goes on"
 		}
-		table.add(append(cells, outcome)...)
+		table.Add(append(cells, outcome)...)
 	}
 	t.WriteString("\n")
-	_ = table.write(t, t.width) // a Builder takes everything
+	_ = table.Write(t, t.width) // a Builder takes everything
 }
 
 func (t *storyText) events(story *api.BuildStory) {

@@ -68,3 +68,11 @@ func Number(n int) string {
 	}
 	return sign + s
 }
+
+// Known returns text, or a dash for what is not known.
+func Known(is bool, text string) string {
+	if is {
+		return text
+	}
+	return "-"
+}

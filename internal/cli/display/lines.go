@@ -15,7 +15,7 @@ import (
 type Style struct{ Colour bool }
 
 func (s Style) paint(code, text string) string {
-	if !s.Colour || text == "" {
+	if !s.Colour || text == "" || code == "" {
 		return text
 	}
 	return "\x1b[" + code + "m" + text + "\x1b[0m"
@@ -144,46 +144,13 @@ func layOut(rows []row, width int, style Style) []string {
 		fixed += 2 + detail
 	}
 	name = max(0, min(name, width-fixed))
+	c := columns{widths: []int{name, machine, phase, elapsed, detail}, right: 0b01000, margin: "  "}
 	lines := make([]string, 0, len(rows))
 	for _, r := range rows {
-		parts := []part{
-			{"", "  " + human.Pad(human.TruncateMiddle(r.name, name), name) + "  "},
-			{cyan, human.Pad(human.TruncateMiddle(r.machine, machine), machine) + "  "},
-			{phaseColour(r.state), human.Pad(r.phase, phase) + "  "},
-			{"", strings.Repeat(" ", elapsed-human.Width(r.elapsed)) + r.elapsed},
-		}
-		if detail > 0 && r.detail != "" {
-			parts = append(parts, part{dim, "  " + r.detail})
-		}
-		lines = append(lines, join(parts, width, style))
+		cells := []part{{"", r.name}, {cyan, r.machine}, {phaseColour(r.state), r.phase}, {"", r.elapsed}, {dim, r.detail}}
+		lines = append(lines, c.line(cells, width, style))
 	}
 	return lines
-}
-
-type part struct{ colour, text string }
-
-// join paints parts one after the other, cutting at width cells and dropping
-// blanks at the end.
-func join(parts []part, width int, style Style) string {
-	var b strings.Builder
-	for i, p := range parts {
-		text := human.Truncate(p.text, width)
-		if i == len(parts)-1 || human.Width(text) == width {
-			text = strings.TrimRight(text, " ")
-		}
-		width -= human.Width(p.text)
-		switch {
-		case text == "":
-		case p.colour == "":
-			b.WriteString(text)
-		default:
-			b.WriteString(style.paint(p.colour, text))
-		}
-		if width <= 0 {
-			break
-		}
-	}
-	return b.String()
 }
 
 func phaseColour(s api.State) string {

@@ -267,9 +267,9 @@ func machineLines(s *api.Status, now time.Time, width, height int, style Style) 
 			g.addSpan(stateColour(word), 3, m.Name, word, slots, note)
 			continue
 		}
-		g.add(stateColour(word), m.Name, word, slots, known(m.Cores > 0, strconv.FormatFloat(m.Load, 'f', 2, 64)),
-			known(m.CPUPressure > 0 || m.MemoryPressure > 0, fmt.Sprintf("%.0f/%.0f%%", m.CPUPressure, m.MemoryPressure)),
-			known(m.FreeDisk > 0, quantity.Bytes(m.FreeDisk)), movingText(moving[m.Name], now), note)
+		g.add(stateColour(word), m.Name, word, slots, human.Known(m.Cores > 0, strconv.FormatFloat(m.Load, 'f', 2, 64)),
+			human.Known(m.CPUPressure > 0 || m.MemoryPressure > 0, fmt.Sprintf("%.0f/%.0f%%", m.CPUPressure, m.MemoryPressure)),
+			human.Known(m.FreeDisk > 0, quantity.Bytes(m.FreeDisk)), movingText(moving[m.Name], now), note)
 	}
 	g.foldIntoNote(g.widths(width))
 	return g.lines(width, style)
@@ -292,13 +292,6 @@ func (g *grid) foldIntoNote(widths []int) {
 		}
 		r.cells[note] = strings.Join(parts, " ")
 	}
-}
-
-func known(is bool, text string) string {
-	if is {
-		return text
-	}
-	return "-"
 }
 
 // machineRank sorts machines by how much a person wants to see them.
@@ -435,41 +428,23 @@ func (g *grid) widths(width int) []int {
 }
 
 func (g *grid) lines(width int, style Style) []string {
-	widths := g.widths(width)
-	lines := []string{g.line(gridRow{cells: g.heading}, widths, width, Style{})}
-	lines[0] = style.paint(bold, lines[0])
+	c := columns{widths: g.widths(width), right: g.right}
+	lines := []string{style.paint(bold, c.line(plain(g.heading), width, Style{}))}
 	for _, r := range g.rows {
-		lines = append(lines, g.line(r, widths, width, style))
+		lines = append(lines, g.line(r, c, width, style))
 	}
 	return lines
 }
 
-func (g *grid) line(r gridRow, widths []int, width int, style Style) string {
-	var parts []part
-	for i, cell := range r.cells {
-		if r.span > 0 && i == r.span {
-			parts = append(parts, part{dim, cell})
-			break
-		}
-		if widths[i] == 0 {
-			continue
-		}
-		text := human.Truncate(cell, widths[i])
-		if i == 0 {
-			text = human.TruncateMiddle(cell, widths[i])
-		}
-		if g.right>>i&1 == 1 {
-			text = strings.Repeat(" ", max(0, widths[i]-human.Width(text))) + text
-		}
-		colour := ""
-		if i == g.paintColumn {
-			colour = r.colour
-		}
-		parts = append(parts, part{colour, human.Pad(text, widths[i])}, part{"", "  "})
+func (g *grid) line(r gridRow, c columns, width int, style Style) string {
+	cells := plain(r.cells)
+	cells[g.paintColumn].colour = r.colour
+	last := len(cells) - 1
+	if r.span > 0 {
+		cells[last].colour = dim
+		c.widths = append(slices.Clone(c.widths[:last]), width)
 	}
-	// Blanks at the end are not painted.
-	for n := len(parts); n > 0 && strings.TrimRight(parts[n-1].text, " ") == ""; n = len(parts) {
-		parts = parts[:n-1]
-	}
-	return join(parts, width, style)
+	// A note says most at its start.
+	cells[last].text = human.Truncate(cells[last].text, c.widths[last])
+	return c.line(cells, width, style)
 }

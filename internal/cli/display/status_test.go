@@ -1,6 +1,7 @@
 package display_test
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 	"testing"
@@ -122,6 +123,24 @@ func TestMachineState(t *testing.T) {
 	} {
 		if got := display.MachineState(&m); got != want {
 			t.Errorf("%+v is %q, want %q", m, got, want)
+		}
+	}
+}
+
+func TestTableFitsTheTerminal(t *testing.T) {
+	tab := display.Table{Heading: []string{"ID", "NAME", "WHY"}}
+	tab.Add("1", strings.Repeat("long-", 10), "evil \x1b[2J")
+	tab.Add("22", "short", strings.Repeat("because ", 10))
+	for _, width := range []int{0, 30, 40, 80, 200} {
+		var b bytes.Buffer
+		if err := tab.Write(&b, width); err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(b.String()) {
+			line = strings.TrimRight(line, "\n")
+			if width > 0 && human.Width(line) > width || human.Printable(line) != line {
+				t.Errorf("width %d: %q", width, line)
+			}
 		}
 	}
 }
