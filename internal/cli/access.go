@@ -2,14 +2,13 @@ package cli
 
 import (
 	"fmt"
-	"io/fs"
 	"os"
 	"os/user"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"lighter/internal/coordinator"
+	"lighter/internal/disk"
 	"lighter/internal/settings"
 )
 
@@ -24,7 +23,7 @@ func accessOf(s *settings.Access, file string) (_ *coordinator.Access, group int
 	}
 	who := []string{"root"}
 	if a.UID != 0 {
-		who = append(who, accountName(a.UID))
+		who = append(who, disk.UserName(a.UID))
 	}
 	for _, name := range s.OperateUsers {
 		id, err := accountID(name, userID)
@@ -82,29 +81,4 @@ func groupID(name string) (string, error) {
 		return "", fmt.Errorf("there is no group %q", name)
 	}
 	return g.Gid, nil
-}
-
-func accountName(uid uint32) string {
-	id := strconv.FormatUint(uint64(uid), 10)
-	if u, err := user.LookupId(id); err == nil {
-		return u.Username
-	}
-	return "user " + id
-}
-
-// groupOf returns the name of a file's group.
-func groupOf(info fs.FileInfo) string {
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return "of the file"
-	}
-	return groupName(stat.Gid)
-}
-
-func groupName(gid uint32) string {
-	id := strconv.FormatUint(uint64(gid), 10)
-	if g, err := user.LookupGroupId(id); err == nil {
-		return g.Name
-	}
-	return id
 }

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"fmt"
@@ -223,38 +222,6 @@ the first machine on which the build fails, or else the first of all.`,
 				return cmp.Or(client.LogOf(ctx, inv.args[0], query, out), finish())
 			})
 		},
-	}
-}
-
-// logWriter returns where to write a log: to w as it is, or, if that is a
-// terminal, line by line with what is dangerous made harmless. finish writes what
-// is left and waits until all is written.
-func logWriter(w io.Writer) (out io.Writer, finish func() error) {
-	if terminal(w) == nil {
-		return w, func() error { return nil }
-	}
-	r, pipe := io.Pipe()
-	done := make(chan error, 1)
-	go func() {
-		lines := bufio.NewReader(r)
-		for {
-			line, err := lines.ReadString('\n')
-			if line != "" {
-				if _, err := io.WriteString(w, human.LogColours(line)); err != nil {
-					r.CloseWithError(err)
-					done <- err
-					return
-				}
-			}
-			if err != nil {
-				done <- nil
-				return
-			}
-		}
-	}()
-	return pipe, func() error {
-		pipe.Close()
-		return <-done
 	}
 }
 

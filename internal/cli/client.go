@@ -10,6 +10,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
+	"lighter/internal/disk"
 )
 
 // clientAction is the action of a command that asks the coordinator.
@@ -46,5 +47,5 @@ func noAccess(socket string) error {
 		return fmt.Errorf("no access to the folder of the coordinator's socket %s: ask whoever runs it to let you in", socket)
 	}
 	return fmt.Errorf("no access to the coordinator's socket %s: it is for %s and members of the group %s; root adds you with: usermod -aG %s %s, which counts from the next login on",
-		socket, ownerName(info), groupOf(info), word(groupOf(info)), word(accountName(uint32(os.Geteuid())))) // #nosec G115 -- a number of the kernel's
+		socket, disk.Owner(info), disk.Group(info), word(disk.Group(info)), word(disk.UserName(uint32(os.Geteuid())))) // #nosec G115 -- a number of the kernel's
 }

@@ -4,19 +4,12 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"log/slog"
-	"math"
-	"os"
-	"time"
+	"iter"
 
 	"github.com/spf13/pflag"
-	"golang.org/x/sys/unix"
 
-	"lighter/internal/api"
-	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/display"
 	"lighter/internal/human"
-	"lighter/machines"
 )
 
 func doctorCommand() *command {
@@ -48,141 +41,38 @@ It sees what the user who runs it may see; best run it as the coordinator's user
 				if err != nil {
 					return err
 				}
-				d := newDoctor(inv, f)
-				d.deep = *deep
+				d := newDoctor(f, inv.Getenv)
+				findings := d.examine(ctx, *deep)
 				switch {
 				case *drop && *accept:
 					return usageErrorf("--drop-unusable and --accept-loss are done one after the other")
 				case *drop:
-					return d.report(ctx, *asJSON, d.dropUnusable)
+					findings = d.mend(ctx, d.dropUnusable)
 				case *accept:
-					return d.report(ctx, *asJSON, d.acceptLoss)
+					findings = d.mend(ctx, d.acceptLoss)
 				}
-				return d.run(ctx, *asJSON)
+				return writeFindings(ctx, inv, findings, *asJSON)
 			}
 		},
 	}
 }
 
-// The levels of a finding.
-const (
-	findingOK      = "ok"
-	findingNote    = "note"
-	findingProblem = "problem"
-)
-
-// finding is what one check found.
-type finding struct {
-	Check  string `json:"check"`
-	Level  string `json:"level"` // "ok", "note" or "problem"
-	Detail string `json:"detail"`
-	Fix    string `json:"fix,omitempty"`
-}
-
-// host is what the doctor asks of the computer that it runs on.
-type host struct {
-	proc   string // where /proc is
-	statfs func(folder string) (freeBytes, freeInodes int64, err error)
-	// clockSynced reports whether something keeps the clock.
-	clockSynced func() (bool, error)
-	now         func() time.Time
-}
-
-func thisHost() host {
-	return host{proc: "/proc", statfs: freeSpace, clockSynced: clockSynced, now: time.Now}
-}
-
-func freeSpace(folder string) (freeBytes, freeInodes int64, err error) {
-	var s unix.Statfs_t
-	if err := unix.Statfs(folder, &s); err != nil {
-		return 0, 0, &os.PathError{Op: "statfs", Path: folder, Err: err}
-	}
-	// What does not fit an int64 is more than anybody asks for.
-	free := min(s.Bavail*uint64(max(0, s.Bsize)), math.MaxInt64)
-	inodes := min(s.Ffree, math.MaxInt64)
-	if s.Files == 0 { // such as btrfs, which has no fixed number
-		return int64(free), -1, nil
-	}
-	return int64(free), int64(inodes), nil
-}
-
-// timeError is TIME_ERROR of adjtimex(2): the clock is not synchronised.
-const timeError = 5
-
-func clockSynced() (bool, error) {
-	state, err := unix.Adjtimex(new(unix.Timex))
-	return state != timeError, err
-}
-
-// doctor checks one installation.
-type doctor struct {
-	inv     *invocation
-	folders folders
-	host    host
-	logger  *slog.Logger
-	deep    bool
-
-	client   *apiclient.Client
-	status   *api.Status        // nil where no coordinator answers
-	machines []machines.Machine // of the machines file; nil where it can't be read
-	findings []finding
-}
-
-func newDoctor(inv *invocation, f folders) *doctor {
-	return &doctor{inv: inv, folders: f, host: thisHost(), logger: slog.New(slog.DiscardHandler)}
-}
-
-// doctorTimeout bounds each check.
-const doctorTimeout = 30 * time.Second
-
-// run makes all checks and writes what they found.
-func (d *doctor) run(ctx context.Context, asJSON bool) error {
-	d.client = apiclient.NewClient(d.folders.socket)
-	defer d.client.Close()
-	checks := []func(context.Context){
-		d.checkFolders, d.checkSocket, d.checkSettings, d.checkMachinesFile, d.checkKeys, d.checkACL,
-		d.checkAgents, d.checkStore, d.checkDaemon, d.checkSpace, d.checkClock, d.checkLimits,
-		d.checkCoordinator, d.checkMachines, d.checkHooks, d.checkLedger,
-	}
-	for i, check := range checks {
-		checks[i] = func(ctx context.Context) {
-			bounded, cancel := context.WithTimeout(ctx, doctorTimeout)
-			defer cancel()
-			check(bounded)
+// writeFindings writes findings as they come. Problems among them are a failure.
+func writeFindings(ctx context.Context, inv *invocation, findings iter.Seq[Finding], asJSON bool) error {
+	counts, style := make(map[Level]int), inv.style(inv.Out)
+	for f := range findings {
+		counts[f.Level]++
+		if err := writeFinding(inv.Out, &f, style, asJSON); err != nil {
+			return err
 		}
 	}
-	if d.deep {
-		checks = append(checks, d.inspectLedger) // as long as it takes
-	}
-	return d.report(ctx, asJSON, checks...)
-}
-
-// report makes checks and writes what they found.
-func (d *doctor) report(ctx context.Context, asJSON bool, checks ...func(context.Context)) error {
-	problems, notes := 0, 0
-	style := d.inv.style(d.inv.Out)
-	for _, check := range checks {
-		d.findings = nil
-		check(ctx)
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		for i := range d.findings {
-			switch d.findings[i].Level {
-			case findingProblem:
-				problems++
-			case findingNote:
-				notes++
-			}
-			if err := d.findings[i].write(d.inv.Out, style, asJSON); err != nil {
-				return err
-			}
-		}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
 	if !asJSON {
-		fmt.Fprintf(d.inv.Out, "\n%s, %s\n", human.Count(problems, "problem"), human.Count(notes, "note"))
+		fmt.Fprintf(inv.Out, "\n%s, %s\n", human.Count(counts[Problem], "problem"), human.Count(counts[Note], "note"))
 	}
-	if problems > 0 {
+	if counts[Problem] > 0 {
 		return &exitError{code: exitFailure}
 	}
 	return nil
@@ -191,30 +81,16 @@ func (d *doctor) report(ctx context.Context, asJSON bool, checks ...func(context
 // doctorColumn is the width of the names of checks.
 const doctorColumn = 14
 
-func (f *finding) write(w io.Writer, style display.Style, asJSON bool) error {
+func writeFinding(w io.Writer, f *Finding, style display.Style, asJSON bool) error {
 	if asJSON {
 		return writeJSONLine(w, f)
 	}
-	word := map[string]string{
-		findingOK: style.Verdict(true, "OK     ", ""), findingNote: "note   ", findingProblem: style.Verdict(false, "", "PROBLEM"),
+	word := map[Level]string{
+		OK: style.Verdict(true, "OK     ", ""), Note: "note   ", Problem: style.Verdict(false, "", "PROBLEM"),
 	}[f.Level]
 	if _, err := fmt.Fprintf(w, "%s  %s %s\n", word, human.Pad(human.Printable(f.Check), doctorColumn), human.Printable(f.Detail)); err != nil {
 		return err
 	}
-	if f.Fix != "" {
-		writeFix(w, "         ", f.Fix)
-	}
+	writeFix(w, "         ", f.Fix)
 	return nil
-}
-
-func (d *doctor) ok(check, format string, args ...any) {
-	d.findings = append(d.findings, finding{Check: check, Level: findingOK, Detail: fmt.Sprintf(format, args...)})
-}
-
-func (d *doctor) note(check, fix, format string, args ...any) {
-	d.findings = append(d.findings, finding{Check: check, Level: findingNote, Detail: fmt.Sprintf(format, args...), Fix: fix})
-}
-
-func (d *doctor) problem(check, fix, format string, args ...any) {
-	d.findings = append(d.findings, finding{Check: check, Level: findingProblem, Detail: fmt.Sprintf(format, args...), Fix: fix})
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -50,7 +51,7 @@ func platforms(list []machines.Machine) [][2]string {
 
 func (d *doctor) checkAgents(ctx context.Context) {
 	const check = "agents"
-	finder := newAgentFinder("", d.inv.Getenv("LIGHTER_AGENTS"))
+	finder := newAgentFinder("", d.getenv("LIGHTER_AGENTS"))
 	for _, p := range platforms(d.machines) {
 		agent, err := finder.find(ctx, p[0], p[1])
 		switch {
@@ -68,7 +69,7 @@ func (d *doctor) checkAgents(ctx context.Context) {
 func (d *doctor) checkStore(ctx context.Context) {
 	const check = "store"
 	if d.folders.kind == machines.StoreDaemon {
-		s, err := openDaemonStore(ctx, d.folders, d.logger)
+		s, err := openDaemonStore(ctx, d.folders, slog.New(slog.DiscardHandler))
 		if err != nil {
 			d.problem(check, "start guix-daemon (systemctl start guix-daemon), or name its socket with --daemon-socket", "%v", err)
 			return
@@ -81,7 +82,7 @@ func (d *doctor) checkStore(ctx context.Context) {
 		d.note(check, "the coordinator makes it when it is first started", "%s is not there", d.folders.store())
 		return
 	}
-	s, err := openStore(d.folders, nil, d.logger)
+	s, err := openStore(d.folders, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		d.problem(check, "run this as the coordinator's user; if that does not help, lighter store verify", "%v", err)
 		return
@@ -165,20 +166,20 @@ func (d *doctor) checkSpace(context.Context) {
 	}
 	for _, folder := range folders {
 		const check = "disk"
-		free, inodes, err := d.host.statfs(folder)
+		has, err := d.host.space(folder)
 		const fix = "make room: lighter store gc, lighter builds prune --older-than 30d, guix gc; or move the folder"
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 		case err != nil:
 			d.problem(check, "", "%v", err)
-		case free < tooLittleDisk:
-			d.problem(check, fix, "%s has only %s free", folder, quantity.Bytes(free))
-		case inodes >= 0 && inodes < fewInodes:
-			d.problem(check, fix, "%s has only %s inodes free", folder, human.Number(int(inodes)))
-		case free < littleDisk:
-			d.note(check, fix, "%s has %s free", folder, quantity.Bytes(free))
+		case has.Free < tooLittleDisk:
+			d.problem(check, fix, "%s has only %s free", folder, quantity.Bytes(has.Free))
+		case has.Inodes >= 0 && has.Inodes < fewInodes:
+			d.problem(check, fix, "%s has only %s inodes free", folder, human.Number(int(has.Inodes)))
+		case has.Free < littleDisk:
+			d.note(check, fix, "%s has %s free", folder, quantity.Bytes(has.Free))
 		default:
-			d.ok(check, "%s has %s free", folder, quantity.Bytes(free))
+			d.ok(check, "%s has %s free", folder, quantity.Bytes(has.Free))
 		}
 	}
 }

@@ -6,13 +6,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/user"
 	"path/filepath"
-	"strconv"
 	"syscall"
 
 	"lighter/internal/api"
 	"lighter/internal/buildhook"
+	"lighter/internal/disk"
 	"lighter/internal/human"
 	"lighter/internal/version"
 	"lighter/machines"
@@ -20,19 +19,6 @@ import (
 )
 
 // What follows are the checks of files and folders of the head.
-
-// ownerName returns the name of the user to whom a file belongs.
-func ownerName(info fs.FileInfo) string {
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return "nobody known"
-	}
-	id := strconv.FormatUint(uint64(stat.Uid), 10)
-	if u, err := user.LookupId(id); err == nil {
-		return u.Username
-	}
-	return "user " + id
-}
 
 // othersWrite holds for modes that let others than owner and group write.
 func othersWrite(info fs.FileInfo) bool { return info.Mode().Perm()&0o002 != 0 }
@@ -54,7 +40,7 @@ func (d *doctor) checkFolder(check, folder, missing string) {
 	case othersWrite(info):
 		d.problem(check, "chmod o-w "+word(folder), "%s: whoever is on this computer may write there (mode %04o)", folder, info.Mode().Perm())
 	default:
-		d.ok(check, "%s, mode %04o, of %s", folder, info.Mode().Perm(), ownerName(info))
+		d.ok(check, "%s, mode %04o, of %s", folder, info.Mode().Perm(), disk.Owner(info))
 	}
 }
 
@@ -76,14 +62,14 @@ func (d *doctor) checkSocket(ctx context.Context) {
 	case othersWrite(info):
 		d.problem(check, "chmod o-rwx "+word(socket), "%s: whoever is on this computer may have things built (mode %04o)", socket, info.Mode().Perm())
 	default:
-		d.ok(check, "%s, mode %04o, of %s", socket, info.Mode().Perm(), ownerName(info))
+		d.ok(check, "%s, mode %04o, of %s", socket, info.Mode().Perm(), disk.Owner(info))
 	}
 	status, err := d.client.Status(ctx)
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		d.problem(check, start, "%s: nobody listens there; a coordinator that was killed left it behind", socket)
 	case errors.Is(err, fs.ErrPermission):
-		d.problem(check, fmt.Sprintf("run this as %s, or as a member of the group %s", ownerName(info), groupOf(info)), "%s: no access", socket)
+		d.problem(check, fmt.Sprintf("run this as %s, or as a member of the group %s", disk.Owner(info), disk.Group(info)), "%s: no access", socket)
 	case err != nil:
 		d.problem(check, "look at the coordinator's log", "the coordinator does not answer: %v", err)
 	default:
@@ -157,7 +143,7 @@ func (d *doctor) checkSettings(context.Context) {
 func (d *doctor) checkMachinesFile(ctx context.Context) {
 	const check = "machines file"
 	file := d.folders.machinesFile()
-	guix, _ := buildhook.FindGuix(d.inv.Getenv) // that there is none is fine
+	guix, _ := buildhook.FindGuix(d.getenv) // that there is none is fine
 	list, warnings, err := machines.Read(ctx, file, machines.Options{Guix: guix})
 	var wrong machines.Errors
 	switch {

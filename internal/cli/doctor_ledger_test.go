@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"iter"
 	"os"
 	"path/filepath"
 	"strings"
@@ -36,16 +37,13 @@ func withLedger(t *testing.T) *installation {
 }
 
 func (in *installation) deep() result {
-	return in.consult(func(ctx context.Context, d *doctor) error {
-		d.deep = true
-		return d.run(ctx, false)
-	})
+	return in.consult(false, func(ctx context.Context, d *doctor) iter.Seq[Finding] { return d.examine(ctx, true) })
 }
 
 // Each way on that the doctor names is gone, and the doctor is content then.
 func TestDoctorMendsTheLedger(t *testing.T) {
-	accept := func(ctx context.Context, d *doctor) error { return d.report(ctx, false, d.acceptLoss) }
-	drop := func(ctx context.Context, d *doctor) error { return d.report(ctx, false, d.dropUnusable) }
+	accept := func(ctx context.Context, d *doctor) iter.Seq[Finding] { return d.mend(ctx, d.acceptLoss) }
+	drop := func(ctx context.Context, d *doctor) iter.Seq[Finding] { return d.mend(ctx, d.dropUnusable) }
 	in := withLedger(t)
 	in.deep().want(t, exitDone, "OK       whole ledger   all of it can be read", "")
 
@@ -64,10 +62,10 @@ func TestDoctorMendsTheLedger(t *testing.T) {
 	if _, err := ledger.Open(in.f.ledger(), ledger.Options{}); err == nil || !strings.Contains(err.Error(), "--accept-loss") {
 		t.Errorf("it opens: %v", err)
 	}
-	in.consult(drop).want(t, exitFailure, "PROBLEM  ledger", "") // not what is wrong
-	in.consult(accept).want(t, exitDone, "the coordinator can be started", "")
+	in.consult(false, drop).want(t, exitFailure, "PROBLEM  ledger", "") // not what is wrong
+	in.consult(false, accept).want(t, exitDone, "the coordinator can be started", "")
 	in.deep().want(t, exitDone, "OK       whole ledger   all of it can be read", "")
-	in.consult(drop).want(t, exitDone, "0 records dropped", "")
+	in.consult(false, drop).want(t, exitDone, "0 records dropped", "")
 	in.deep().want(t, exitDone, "OK       whole ledger   all of it can be read", "")
 }
 
@@ -83,11 +81,11 @@ func TestDoctorLeavesAnOpenLedgerAlone(t *testing.T) {
 	got.want(t, exitFailure, "PROBLEM  ledger         the coordinator leaves out what it can't use: event 12: corrupt entry", "")
 	got.want(t, exitFailure, "lighter doctor --drop-unusable", "")
 	got.want(t, exitFailure, "in use by the process", "")
-	for name, call := range map[string]func(context.Context, *doctor) error{
-		"accept": func(ctx context.Context, d *doctor) error { return d.report(ctx, false, d.acceptLoss) },
-		"drop":   func(ctx context.Context, d *doctor) error { return d.report(ctx, false, d.dropUnusable) },
+	for name, call := range map[string]func(context.Context, *doctor) iter.Seq[Finding]{
+		"accept": func(ctx context.Context, d *doctor) iter.Seq[Finding] { return d.mend(ctx, d.acceptLoss) },
+		"drop":   func(ctx context.Context, d *doctor) iter.Seq[Finding] { return d.mend(ctx, d.dropUnusable) },
 	} {
-		if got := in.consult(call); got.code != exitFailure || !strings.Contains(got.out, "in use by the process") {
+		if got := in.consult(false, call); got.code != exitFailure || !strings.Contains(got.out, "in use by the process") {
 			t.Errorf("%s: %d, %s", name, got.code, got.out)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"iter"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"lighter/internal/api"
+	"lighter/internal/disk"
 	"lighter/internal/version"
 	"lighter/machines"
 	"lighter/nar/signature"
@@ -58,7 +60,7 @@ func newInstallation(t *testing.T) *installation {
 	}}
 	in.host = host{
 		proc: filepath.Join(s.folder, "proc"), now: time.Now,
-		statfs:      func(string) (int64, int64, error) { return 100 << 30, 1 << 30, nil },
+		space:       func(string) (disk.Space, error) { return disk.Space{Free: 100 << 30, Inodes: 1 << 30}, nil },
 		clockSynced: func() (bool, error) { return true, nil },
 	}
 	return in
@@ -81,11 +83,11 @@ func (in *installation) chmod(name string, mode fs.FileMode) {
 // examine returns what the doctor says, and its exit code.
 func (in *installation) examine(asJSON bool) result {
 	in.t.Helper()
-	return in.consult(func(ctx context.Context, d *doctor) error { return d.run(ctx, asJSON) })
+	return in.consult(asJSON, func(ctx context.Context, d *doctor) iter.Seq[Finding] { return d.examine(ctx, false) })
 }
 
 // consult calls a doctor.
-func (in *installation) consult(call func(context.Context, *doctor) error) result {
+func (in *installation) consult(asJSON bool, call func(context.Context, *doctor) iter.Seq[Finding]) result {
 	in.t.Helper()
 	if !in.answers {
 		in.answers = true
@@ -94,9 +96,9 @@ func (in *installation) consult(call func(context.Context, *doctor) error) resul
 	}
 	var out bytes.Buffer
 	inv := &invocation{Process: Process{Out: &out, Err: &out, Getenv: func(name string) string { return in.env[name] }}}
-	d := newDoctor(inv, in.f)
+	d := newDoctor(in.f, inv.Getenv)
 	d.host = in.host
-	err := call(in.t.Context(), d)
+	err := writeFindings(in.t.Context(), inv, call(in.t.Context(), d), asJSON)
 	code := exitDone
 	if err != nil {
 		code, _ = exitCode(err)
@@ -149,13 +151,13 @@ func TestDoctorSaysWhatToFix(t *testing.T) {
 			in.machine("riscv64-linux")
 		}, "agents         ", "make agents"},
 		"full disk": {func(in *installation) {
-			in.host.statfs = func(string) (int64, int64, error) { return 1 << 20, -1, nil }
+			in.host.space = func(string) (disk.Space, error) { return disk.Space{Free: 1 << 20, Inodes: -1}, nil }
 		}, "disk           ", "make room"},
 		"no inodes": {func(in *installation) {
-			in.host.statfs = func(string) (int64, int64, error) { return 1 << 40, 12, nil }
+			in.host.space = func(string) (disk.Space, error) { return disk.Space{Free: 1 << 40, Inodes: 12}, nil }
 		}, "disk           ", "make room"},
 		"no statfs": {func(in *installation) {
-			in.host.statfs = func(string) (int64, int64, error) { return 0, 0, errors.New("broken") }
+			in.host.space = func(string) (disk.Space, error) { return disk.Space{}, errors.New("broken") }
 		}, "disk           broken", ""},
 		"wrong clock":  {func(in *installation) { in.host.now = func() time.Time { return time.Unix(0, 0) } }, "clock          ", "set the clock"},
 		"few files":    {func(in *installation) { in.write("proc/7/limits", "Max open files 10 20 files\n") }, "open files     the coordinator may open 20", "LimitNOFILE"},
@@ -206,7 +208,7 @@ func TestDoctorNotes(t *testing.T) {
 		"skewed":       {func(in *installation) { in.status.Machines[0].ClockSkew = -300 }, "clock          that of alpha differs by 5m00s"},
 		"unkept clock": {func(in *installation) { in.host.clockSynced = func() (bool, error) { return false, nil } }, "clock          the kernel says"},
 		"little disk": {func(in *installation) {
-			in.host.statfs = func(string) (int64, int64, error) { return 2 << 30, -1, nil }
+			in.host.space = func(string) (disk.Space, error) { return disk.Space{Free: 2 << 30, Inodes: -1}, nil }
 		}, "disk           "},
 		"no ledger":       {func(in *installation) { os.Remove(in.f.ledger()) }, "ledger         "},
 		"no state folder": {func(in *installation) { in.f.state += "x" }, "state folder   "},

@@ -126,7 +126,7 @@ func listenIn(folder string, group int) (_ *net.UnixListener, _ fs.FileInfo, err
 	file := filepath.Join(folder, socketFile)
 	if group >= 0 {
 		if err = os.Chown(file, -1, group); errors.Is(err, fs.ErrPermission) {
-			err = fmt.Errorf("the group is to be %s, of which this user is not a member: %w", groupName(uint32(group)), err) // #nosec G115 -- it was one
+			err = fmt.Errorf("the group is to be %s, of which this user is not a member: %w", disk.GroupName(uint32(group)), err) // #nosec G115 -- it was one
 		}
 	}
 	if err == nil {

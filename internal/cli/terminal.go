@@ -1,12 +1,14 @@
 package cli
 
 import (
+	"bufio"
 	"io"
 	"os"
 
 	"golang.org/x/term"
 
 	"lighter/internal/cli/display"
+	"lighter/internal/human"
 )
 
 // terminal returns the file behind a stream if it is a terminal, else nil.
@@ -47,4 +49,36 @@ func (inv *invocation) canDraw(stream any) *os.File {
 // style returns how to decorate what goes to a stream; see https://no-color.org.
 func (inv *invocation) style(stream any) display.Style {
 	return display.Style{Colour: inv.canDraw(stream) != nil && inv.Getenv("NO_COLOR") == ""}
+}
+
+// logWriter returns where to write a log: to w as it is, or, if that is a
+// terminal, line by line with what is dangerous made harmless. finish writes what
+// is left and waits until all is written.
+func logWriter(w io.Writer) (out io.Writer, finish func() error) {
+	if terminal(w) == nil {
+		return w, func() error { return nil }
+	}
+	r, pipe := io.Pipe()
+	done := make(chan error, 1)
+	go func() {
+		lines := bufio.NewReader(r)
+		for {
+			line, err := lines.ReadString('\n')
+			if line != "" {
+				if _, err := io.WriteString(w, human.LogColours(line)); err != nil {
+					r.CloseWithError(err)
+					done <- err
+					return
+				}
+			}
+			if err != nil {
+				done <- nil
+				return
+			}
+		}
+	}()
+	return pipe, func() error {
+		pipe.Close()
+		return <-done
+	}
 }
