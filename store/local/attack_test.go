@@ -89,6 +89,7 @@ func attack(t testing.TB, s *Store, program, name string, r *recipe) (string, er
 // TestFirstProcess has builders do to the sandbox's first process what they can. They
 // go on after it, and how they end is theirs.
 func TestFirstProcess(t *testing.T) {
+	t.Parallel()
 	needBuilds(t)
 	s := openTestStore(t)
 	program := attackerProgram(t)
@@ -296,6 +297,7 @@ func attackByCalls() error {
 // TestBadBuilders has builders that can't be started: that is what the derivation
 // says, and so its failure, with the exit code that guix-daemon gives.
 func TestBadBuilders(t *testing.T) {
+	t.Parallel()
 	needBuilds(t)
 	s := openTestStore(t)
 	folder := scratch(t)

@@ -19,6 +19,7 @@ import (
 
 // TestOutputLimits has builds make more than the machine takes, in one output and in sum.
 func TestOutputLimits(t *testing.T) {
+	t.Parallel()
 	needBuilds(t)
 	s := openWith(t, Options{Root: filepath.Join(scratch(t), "store"), MaxOutput: 1 << 20, MaxOutputFiles: 100})
 	zeros := "sha256 " + strings.Repeat("0", 64)
@@ -76,8 +77,9 @@ func smallDisk(t *testing.T, bytes int) string {
 // TestDiskRunsFull has builders write until they are stopped, in all places that they can
 // write to.
 func TestDiskRunsFull(t *testing.T) {
+	t.Parallel()
 	needBuilds(t)
-	s := openWith(t, Options{Root: smallDisk(t, 256<<20), KeepFree: 128 << 20})
+	s := openWith(t, Options{Root: smallDisk(t, 160<<20), KeepFree: 128 << 20})
 	// It writes in pieces, so that there is time to stop it before the disk is full.
 	write := func(file string) string {
 		return "for i in $(seq 200); do head -c 1048576 /dev/zero >> " + file + "; sleep 0.02; done; sleep 1000"
@@ -88,7 +90,7 @@ func TestDiskRunsFull(t *testing.T) {
 		"tmp":         write("/tmp/x"),
 		"closed":      "mkdir -p $out/a; cd $out/a; exec 5>x; chmod 0 $out; " + write("x"),
 		"in its top":  write("x"),
-		"nothing yet": "fallocate -l 140M x; sleep 1000",
+		"nothing yet": "fallocate -l 60M x; sleep 1000",
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := &recipe{name: "greedy", script: script}
@@ -155,6 +157,7 @@ func TestNoRoomToBegin(t *testing.T) {
 // TestImportKeepsRoom imports what there is no room for: one file whose size tells, and
 // many small ones.
 func TestImportKeepsRoom(t *testing.T) {
+	t.Parallel()
 	needBuilds(t)
 	from := openTestStore(t)
 	zeros := make([]byte, 1<<20)

@@ -26,6 +26,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(accompliceVariable) != "" {
 		os.Exit(runAccomplice())
 	}
+	testkit.InMemory()
 	os.Exit(m.Run())
 }
 

@@ -79,13 +79,17 @@ func TestInNetwork(t *testing.T) {
 	if err := os.WriteFile(resolv, []byte("search example\nnameserver "+resolver+"\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	tun := filepath.Join(folder, "tun")
+	devices := filepath.Join(folder, "devices") // what it is in may be mounted without any
+	tun := filepath.Join(devices, "tun")
 	for _, err := range []error{
 		unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
 		unix.Mount(resolv, "/etc/resolv.conf", "", unix.MS_BIND, ""),
+		os.Mkdir(devices, 0o755),
+		unix.Mount("tmpfs", devices, "tmpfs", 0, ""),
 		unix.Mknod(tun, unix.S_IFCHR, int(unix.Mkdev(10, 200))),
 		os.Chmod(tun, 0o666), // as udev has it
 		unix.Mount(tun, "/dev/net/tun", "", unix.MS_BIND, ""),
+		unix.Unmount(devices, unix.MNT_DETACH),
 	} {
 		if err != nil {
 			t.Fatal(err)
