@@ -22,6 +22,7 @@ import (
 	"lighter/internal/agent"
 	"lighter/internal/agentapi"
 	"lighter/internal/agentd"
+	"lighter/internal/head"
 	"lighter/internal/owner"
 	"lighter/internal/version"
 	"lighter/machines"
@@ -99,7 +100,7 @@ func (a *agentAction) run(ctx context.Context, inv *invocation) error {
 	if err := owner.MakeState(a.state); err != nil {
 		return err
 	}
-	lock, err := lockFolder(a.state, "agent")
+	lock, err := head.LockFolder(a.state, "agent")
 	if err != nil {
 		return err
 	}
@@ -124,7 +125,7 @@ func (a *agentAction) complete(inv *invocation) error {
 	if err != nil {
 		return err
 	}
-	a.state = f.state
+	a.state = f.State
 	if a.name == "" {
 		if a.name, err = os.Hostname(); err != nil {
 			return fmt.Errorf("name of this computer: %w; give one with --name", err)
@@ -134,7 +135,7 @@ func (a *agentAction) complete(inv *invocation) error {
 		a.hostKey = filepath.Join(a.state, "ssh-host-key")
 	}
 	if a.authorizedKeys == "" {
-		a.authorizedKeys = filepath.Join(homeFolder(inv.Getenv), ".ssh", "authorized_keys")
+		a.authorizedKeys = filepath.Join(head.Home(inv.Getenv), ".ssh", "authorized_keys")
 	}
 	return nil
 }

@@ -16,6 +16,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/display"
+	"lighter/internal/head"
 	"lighter/internal/human"
 	"lighter/internal/submission"
 )
@@ -131,7 +132,7 @@ func (b *buildAction) complete(inv *invocation) error {
 	return nil
 }
 
-func (b *buildAction) run(ctx context.Context, inv *invocation, client *apiclient.Client, f folders) error {
+func (b *buildAction) run(ctx context.Context, inv *invocation, client *apiclient.Client, f head.Folders) error {
 	if err := b.complete(inv); err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"sync"
 
+	"lighter/internal/head"
 	"lighter/store"
 	"lighter/store/local"
 )
@@ -15,7 +16,7 @@ import (
 // no store are added to the head's. The goroutine that reads may outlive a submission that
 // broke off, and then finds nothing any more.
 type derivationFinder struct {
-	folders  folders
+	folders  head.Folders
 	onlyJSON bool // nothing but JSON is welcome
 
 	mu     sync.Mutex
@@ -57,7 +58,7 @@ func (d *derivationFinder) add(ctx context.Context, arg string) (_ store.Path, e
 		return "", fmt.Errorf("%s: %w", arg, context.Canceled)
 	}
 	if d.store == nil {
-		if d.store, err = openStore(d.folders, nil, slog.New(slog.DiscardHandler)); err != nil {
+		if d.store, err = head.OpenLocal(d.folders, nil, slog.New(slog.DiscardHandler)); err != nil {
 			return "", err
 		}
 	}

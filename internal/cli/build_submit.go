@@ -10,6 +10,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/display"
+	"lighter/internal/head"
 	"lighter/internal/human"
 	"lighter/internal/submission"
 	"lighter/store"
@@ -26,7 +27,7 @@ type submissionAnswers struct {
 // submit asks for the builds and returns those that the coordinator took. That it
 // refused one ends everything, and cancels the others, unless --keep-going. So does an
 // interrupt.
-func (b *buildAction) submit(ctx context.Context, inv *invocation, client *apiclient.Client, f folders) (_ []*api.Build, err error) {
+func (b *buildAction) submit(ctx context.Context, inv *invocation, client *apiclient.Client, f head.Folders) (_ []*api.Build, err error) {
 	signaled, stop := cancelOnSignal(ctx, inv.Signals)
 	defer stop()
 	finder := &derivationFinder{folders: f, onlyJSON: b.jsonInput}

@@ -12,6 +12,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/display"
+	"lighter/internal/head"
 	"lighter/internal/human"
 	"lighter/internal/quantity"
 )
@@ -66,7 +67,7 @@ type buildsLister struct {
 	shown int
 }
 
-func (l *buildsLister) run(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
+func (l *buildsLister) run(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
 	if err := inv.arguments("", 0, 0); err != nil {
 		return err
 	}
@@ -148,7 +149,7 @@ func buildsShowCommand() *command {
 		setup: func(fs *pflag.FlagSet) action {
 			where := socketFlags(fs)
 			asJSON := fs.Bool("json", false, "print one JSON object a line")
-			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
+			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
 				if err := inv.arguments("ID", 1, -1); err != nil {
 					return err
 				}
@@ -199,7 +200,7 @@ the first machine on which the build fails, or else the first of all.`,
 			machine := fs.StringP("machine", "m", "", "the log of the last attempt on this machine, by `NAME`")
 			var tail sizeValue
 			fs.Var(&tail, "tail", "print only so many bytes at the end, such as 4KiB")
-			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
+			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
 				if err := inv.arguments("ID", 1, 1); err != nil {
 					return err
 				}
@@ -239,7 +240,7 @@ and if not, which rule is in the way.`,
 		setup: func(fs *pflag.FlagSet) action {
 			where := socketFlags(fs)
 			asJSON := fs.Bool("json", false, "print a JSON object")
-			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
+			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
 				if err := inv.arguments("ID", 1, 1); err != nil {
 					return err
 				}

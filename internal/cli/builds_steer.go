@@ -12,6 +12,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
+	"lighter/internal/head"
 	"lighter/internal/human"
 	"lighter/internal/quantity"
 )
@@ -160,7 +161,7 @@ func buildsCancelCommand() *command {
 		setup: func(fs *pflag.FlagSet) action {
 			where := socketFlags(fs)
 			f := addSelectionFlags(fs, true)
-			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
+			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
 				selection, err := f.choose(ctx, inv, client, inv.args, "Cancel them", api.OpenStates())
 				if err != nil || selection == nil {
 					return err
@@ -191,7 +192,7 @@ func buildsRetryCommand() *command {
 		setup: func(fs *pflag.FlagSet) action {
 			where := socketFlags(fs)
 			f := addSelectionFlags(fs, true)
-			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
+			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
 				selection, err := f.choose(ctx, inv, client, inv.args, "Try them again", []api.State{api.Failed, api.TimedOut, api.Canceled})
 				if err != nil || selection == nil {
 					return err
@@ -222,7 +223,7 @@ func buildsPriorityCommand() *command {
 		setup: func(fs *pflag.FlagSet) action {
 			where := socketFlags(fs)
 			f := addSelectionFlags(fs, false)
-			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
+			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
 				if err := inv.arguments("N", 1, -1); err != nil {
 					return err
 				}
@@ -262,7 +263,7 @@ func buildsPruneCommand() *command {
 			dryRun := fs.Bool("dry-run", false, "only say what would go")
 			keepLogs := fs.Bool("keep-logs", false, "leave the logs of the builds where they are")
 			asJSON := fs.Bool("json", false, "print a JSON object")
-			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
+			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
 				if err := inv.arguments("", 0, 0); err != nil {
 					return err
 				}

@@ -11,31 +11,32 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
 	"lighter/internal/disk"
+	"lighter/internal/head"
 )
 
 // clientAction is the action of a command that asks the coordinator.
-func clientAction(where *folderFlags, do func(ctx context.Context, inv *invocation, client *apiclient.Client, f folders) error) action {
+func clientAction(where *folderFlags, do func(ctx context.Context, inv *invocation, client *apiclient.Client, f head.Folders) error) action {
 	return func(ctx context.Context, inv *invocation) error {
 		f, err := where.resolve(inv)
 		if err != nil {
 			return err
 		}
-		client := apiclient.NewClient(f.socket)
+		client := apiclient.NewClient(f.Socket)
 		defer client.Close()
 		return noAnswer(f, do(ctx, inv, client, f))
 	}
 }
 
 // noAnswer says what to do where no coordinator runs.
-func noAnswer(f folders, err error) error {
+func noAnswer(f head.Folders, err error) error {
 	var answer *api.Error
 	switch {
 	case !errors.Is(err, api.ErrUnavailable) || errors.As(err, &answer) || errors.As(err, new(*exitError)):
 		return err
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return &exitError{exitNoAnswer, fmt.Errorf("no coordinator answers at %s; start one with: lighter coordinator", f.socket)}
+		return &exitError{exitNoAnswer, fmt.Errorf("no coordinator answers at %s; start one with: lighter coordinator", f.Socket)}
 	case errors.Is(err, fs.ErrPermission):
-		return &exitError{exitNoAnswer, noAccess(f.socket)}
+		return &exitError{exitNoAnswer, noAccess(f.Socket)}
 	}
 	return err
 }

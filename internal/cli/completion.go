@@ -174,7 +174,7 @@ func completed(p Process, fs *pflag.FlagSet, from values) cobra.CompletionFunc {
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		client := apiclient.NewClient(f.socket)
+		client := apiclient.NewClient(f.Socket)
 		defer client.Close()
 		ctx, cancel := context.WithTimeout(cmd.Context(), completionTime)
 		defer cancel()

@@ -3,23 +3,11 @@ package cli
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
-	"log/slog"
-	"net/http"
-	"os"
-	"time"
 
 	"github.com/spf13/pflag"
-	"golang.org/x/sync/errgroup"
 
-	"lighter/internal/api"
-	"lighter/internal/coordinator"
-	"lighter/internal/ledger"
-	"lighter/internal/settings"
-	"lighter/internal/version"
+	"lighter/internal/head"
 	"lighter/machines"
-	"lighter/sshtransport"
 )
 
 func coordinatorCommand() *command {
@@ -69,7 +57,7 @@ func (c *coordinatorAction) run(ctx context.Context, inv *invocation) error {
 	if err != nil {
 		return err
 	}
-	set, err := loadSettings(f)
+	set, err := f.LoadSettings()
 	if err != nil {
 		return err
 	}
@@ -80,115 +68,22 @@ func (c *coordinatorAction) run(ctx context.Context, inv *invocation) error {
 	}
 	file := c.machines
 	if file == "" {
-		file = f.machinesFile()
+		file = f.MachinesFile()
 	}
 	list, err := loadMachines(ctx, inv, file)
 	if err != nil {
 		return err
 	}
-	lock, err := lockFolder(f.state, "coordinator")
-	if err != nil {
-		return err
-	}
-	defer lock.Close()
-	access, group, err := accessOf(&set.Access, f.settingsFile())
-	if err != nil {
-		return badInput(err)
-	}
-	clients, err := listenSocket(f.socket, group, logger)
-	if err != nil {
-		return err
-	}
-	defer clients.Close()
 	// Being asked to stop is a good end.
 	ctx, stop := cancelOnSignal(ctx, inv.Signals)
 	defer stop()
-	err = c.coordinate(ctx, inv, f, set, file, list, clients, access, logger)
+	err = head.Run(ctx, head.Options{
+		Folders: f, Settings: set, Machines: list, MachinesFile: file,
+		LoadMachines: func(ctx context.Context) ([]machines.Machine, error) { return loadMachines(ctx, inv, file) },
+		Agents:       c.agents, Getenv: inv.Getenv, Logger: logger,
+	})
 	if errors.Is(err, errInterrupted) {
 		return nil
 	}
 	return err
-}
-
-func (c *coordinatorAction) coordinate(ctx context.Context, inv *invocation, f folders, set *settings.Settings, file string, list []machines.Machine, clients *socket, access *coordinator.Access, logger *slog.Logger) (err error) {
-	s, err := openHeadStoreOf(ctx, f, logger)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.close()) }()
-	records, err := ledger.Open(f.ledger(), ledger.Options{Logger: logger, SyncDelay: set.Ledger.SyncDelay})
-	if err != nil {
-		return fmt.Errorf("open ledger %s: %w", f.ledger(), err)
-	}
-	links, err := newLinkMaker(inv, f, c.agents, logger)
-	if err != nil {
-		return errors.Join(err, records.Close())
-	}
-	links.store = s
-	var one *coordinator.Coordinator
-	hookMaker := &hookMaker{
-		folders: f, head: s, logger: logger, home: homeFolder(inv.Getenv), socket: clients,
-		log: func(ctx context.Context, w io.Writer, b *api.Build) error { return one.WriteLog(ctx, w, b) },
-	}
-	defer hookMaker.close()
-	hooks, err := hookMaker.configure(set)
-	if err != nil {
-		return errors.Join(err, records.Close())
-	}
-	servers := newFetcher(s, logger)
-	defer servers.close()
-	one, err = coordinator.New(coordinator.Config{
-		Store: s.Store, Ledger: records, Machines: list,
-		NewLink:      func(m machines.Machine) (coordinator.Link, error) { return links.link(m) },
-		NeedsPerson:  sshtransport.Permanent,
-		ACL:          s.acl,
-		PublicKey:    s.publicKey,
-		LoadMachines: func(ctx context.Context) ([]machines.Machine, error) { return loadMachines(ctx, inv, file) },
-		MachinesFile: file, StoreFolder: s.disk, StateFolder: f.state,
-		PruneAfter: set.Ledger.PruneAfter, PruneKeepLogs: set.Ledger.KeepLogs,
-		HeadLimits: headLimitsOf(set), Limits: limitsOf(set),
-		Hooks: hooks, HookPrograms: hookMaker.programs(os.Environ()), Published: hookMaker.published,
-		Fetch: servers.fetch, SubstituteURLs: set.Coordinator.DerivationSubstituteURLs,
-		Reload: func(ctx context.Context) error { return hookMaker.reload(ctx, one) },
-		LogDir: f.logs(), Logger: logger, Version: version.Version, Access: access,
-	})
-	if err != nil {
-		return errors.Join(err, records.Close())
-	}
-	logger.Info("coordinator is ready", "socket", f.socket, "machines", len(list), "version", version.Version)
-	err = serve(ctx, one, clients)
-	logger.Info("coordinator stops; builds on machines go on")
-	return errors.Join(err, records.Close())
-}
-
-// stopTimeout is how long requests of clients may take to end.
-const stopTimeout = 5 * time.Second
-
-// serve runs the coordinator and its API until ctx ends, or one of them fails.
-func serve(ctx context.Context, c *coordinator.Coordinator, clients *socket) error {
-	group, ctx := errgroup.WithContext(ctx)
-	server := c.Server()
-	group.Go(func() error {
-		ticks := time.NewTicker(socketInterval)
-		defer ticks.Stop()
-		clients.keep(ctx, ticks.C)
-		return nil
-	})
-	group.Go(func() error {
-		if err := server.Serve(c.Clients(clients)); !errors.Is(err, http.ErrServerClosed) {
-			return fmt.Errorf("serve clients: %w", err)
-		}
-		return nil
-	})
-	group.Go(func() error {
-		err := c.Run(ctx)
-		// Run has returned, so that streams of events and logs end too.
-		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
-		defer cancel()
-		if server.Shutdown(bounded) != nil {
-			server.Close()
-		}
-		return err
-	})
-	return group.Wait()
 }

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"lighter/internal/cli/display"
+	"lighter/internal/head"
 	"lighter/internal/human"
 	"lighter/internal/quantity"
 	"lighter/machines"
@@ -51,12 +52,12 @@ func platforms(list []machines.Machine) [][2]string {
 
 func (d *doctor) checkAgents(ctx context.Context) {
 	const check = "agents"
-	finder := newAgentFinder("", d.getenv("LIGHTER_AGENTS"))
+	finder := head.NewAgents("", d.getenv("LIGHTER_AGENTS"))
 	for _, p := range platforms(d.machines) {
-		agent, err := finder.find(ctx, p[0], p[1])
+		agent, err := finder.Find(ctx, p[0], p[1])
 		switch {
-		case err != nil && len(finder.folders) > 0:
-			d.problem(check, "make agents, and install build/agents/* to "+finder.folders[len(finder.folders)-1]+", or say with $LIGHTER_AGENTS where they are; a coordinator with --agents may have its own", "%v", err)
+		case err != nil && finder.Folder() != "":
+			d.problem(check, "make agents, and install build/agents/* to "+finder.Folder()+", or say with $LIGHTER_AGENTS where they are; a coordinator with --agents may have its own", "%v", err)
 		case err != nil:
 			d.problem(check, "make agents, and say with $LIGHTER_AGENTS where they are", "%v", err)
 		default:
@@ -68,27 +69,27 @@ func (d *doctor) checkAgents(ctx context.Context) {
 // checkStore opens the head's store, and tries a sandbox where the head itself builds.
 func (d *doctor) checkStore(ctx context.Context) {
 	const check = "store"
-	if d.folders.kind == machines.StoreDaemon {
-		s, err := openDaemonStore(ctx, d.folders, slog.New(slog.DiscardHandler))
+	if d.folders.StoreKind == machines.StoreDaemon {
+		s, err := head.OpenStore(ctx, d.folders, slog.New(slog.DiscardHandler))
 		if err != nil {
 			d.problem(check, "start guix-daemon (systemctl start guix-daemon), or name its socket with --daemon-socket", "%v", err)
 			return
 		}
-		defer func() { _ = s.close() }() // it was looked at, no more
-		d.ok(check, "guix-daemon's %s", s.disk)
+		defer func() { _ = s.Close() }() // it was looked at, no more
+		d.ok(check, "guix-daemon's %s", s.Disk)
 		return
 	}
-	if _, err := os.Stat(d.folders.store()); errors.Is(err, fs.ErrNotExist) {
-		d.note(check, "the coordinator makes it when it is first started", "%s is not there", d.folders.store())
+	if _, err := os.Stat(d.folders.Store()); errors.Is(err, fs.ErrNotExist) {
+		d.note(check, "the coordinator makes it when it is first started", "%s is not there", d.folders.Store())
 		return
 	}
-	s, err := openStore(d.folders, nil, slog.New(slog.DiscardHandler))
+	s, err := head.OpenLocal(d.folders, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		d.problem(check, "run this as the coordinator's user; if that does not help, lighter store verify", "%v", err)
 		return
 	}
 	defer s.Close()
-	d.ok(check, "lighter's own, in %s", d.folders.store())
+	d.ok(check, "lighter's own, in %s", d.folders.Store())
 	if !slices.ContainsFunc(d.machines, func(m machines.Machine) bool { return m.Local }) {
 		return
 	}
@@ -108,7 +109,7 @@ func (d *doctor) checkDaemon(context.Context) {
 	const check = "guix-daemon"
 	pid, err := d.findProcess("guix-daemon")
 	if err != nil || pid == "" {
-		if d.folders.kind == machines.StoreDaemon {
+		if d.folders.StoreKind == machines.StoreDaemon {
 			d.note(check, "", "it does not run in sight of this process, so that it can't be told to whom it offloads")
 		}
 		return
@@ -125,7 +126,7 @@ func (d *doctor) checkDaemon(context.Context) {
 		}
 	}
 	switch {
-	case filepath.Base(guix) == "lighter-guix" && !isFile(guix):
+	case filepath.Base(guix) == "lighter-guix" && !head.IsFile(guix):
 		d.problem(check, "make install, or name the right file in GUIX; then restart guix-daemon", "process %s offloads by %s, which is not there", pid, guix)
 	case filepath.Base(guix) == "lighter-guix":
 		d.ok(check, "process %s offloads by %s", pid, guix)
@@ -160,8 +161,8 @@ const (
 )
 
 func (d *doctor) checkSpace(context.Context) {
-	folders := []string{d.folders.state}
-	if d.folders.kind == machines.StoreDaemon {
+	folders := []string{d.folders.State}
+	if d.folders.StoreKind == machines.StoreDaemon {
 		folders = append(folders, "/gnu/store")
 	}
 	for _, folder := range folders {

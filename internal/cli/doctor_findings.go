@@ -11,6 +11,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
 	"lighter/internal/disk"
+	"lighter/internal/head"
 	"lighter/machines"
 )
 
@@ -54,7 +55,7 @@ func clockSynced() (bool, error) {
 
 // doctor examines one installation.
 type doctor struct {
-	folders folders
+	folders head.Folders
 	getenv  func(string) string
 	host    host
 
@@ -64,7 +65,7 @@ type doctor struct {
 	findings []Finding          // of one check
 }
 
-func newDoctor(f folders, getenv func(string) string) *doctor {
+func newDoctor(f head.Folders, getenv func(string) string) *doctor {
 	return &doctor{folders: f, getenv: getenv, host: thisHost()}
 }
 
@@ -75,7 +76,7 @@ const doctorTimeout = 30 * time.Second
 // ends. A deep examination reads the whole ledger, too, however long that takes.
 func (d *doctor) examine(ctx context.Context, deep bool) iter.Seq[Finding] {
 	return func(yield func(Finding) bool) {
-		d.client = apiclient.NewClient(d.folders.socket)
+		d.client = apiclient.NewClient(d.folders.Socket)
 		defer d.client.Close()
 		for _, check := range []func(context.Context){
 			d.checkFolders, d.checkSocket, d.checkSettings, d.checkMachinesFile, d.checkKeys, d.checkACL,

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"syscall"
 
 	"lighter/internal/api"
@@ -24,8 +23,8 @@ import (
 func othersWrite(info fs.FileInfo) bool { return info.Mode().Perm()&0o002 != 0 }
 
 func (d *doctor) checkFolders(context.Context) {
-	d.checkFolder("state folder", d.folders.state, "the coordinator makes it when it is first started")
-	d.checkFolder("configuration", d.folders.config, "make it, and put machines.toml there: docs/machines.md describes it")
+	d.checkFolder("state folder", d.folders.State, "the coordinator makes it when it is first started")
+	d.checkFolder("configuration", d.folders.Config, "make it, and put machines.toml there: docs/machines.md describes it")
 }
 
 func (d *doctor) checkFolder(check, folder, missing string) {
@@ -46,7 +45,7 @@ func (d *doctor) checkFolder(check, folder, missing string) {
 
 func (d *doctor) checkSocket(ctx context.Context) {
 	const check = "socket"
-	socket := d.folders.socket
+	socket := d.folders.Socket
 	const start = "start the coordinator: lighter coordinator, or systemctl start lighter-coordinator"
 	info, err := os.Lstat(socket)
 	switch {
@@ -106,13 +105,10 @@ func (d *doctor) checkVersion(ctx context.Context) {
 	}
 }
 
-// settingsFile is the file with the coordinator's settings, in the configuration folder.
-const settingsFile = "lighter.toml"
-
 // checkSettings looks at the file of settings, which may name programs to run.
 func (d *doctor) checkSettings(context.Context) {
 	const check = "settings"
-	file := filepath.Join(d.folders.config, settingsFile)
+	file := d.folders.SettingsFile()
 	f, err := os.Open(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		d.ok(check, "there is no %s, so that all is as it is by default", file)
@@ -132,7 +128,7 @@ func (d *doctor) checkSettings(context.Context) {
 	case othersWrite(info):
 		d.problem(check, "chmod o-w "+word(file), "%s: whoever is on this computer may write it, and it names programs that are run", file)
 	default:
-		if _, err := loadSettings(d.folders); err != nil {
+		if _, err := d.folders.LoadSettings(); err != nil {
 			d.problem(check, "mend it; docs/settings.md describes it", "%v", err)
 			return
 		}
@@ -142,7 +138,7 @@ func (d *doctor) checkSettings(context.Context) {
 
 func (d *doctor) checkMachinesFile(ctx context.Context) {
 	const check = "machines file"
-	file := d.folders.machinesFile()
+	file := d.folders.MachinesFile()
 	guix, _ := buildhook.FindGuix(d.getenv) // that there is none is fine
 	list, warnings, err := machines.Read(ctx, file, machines.Options{Guix: guix})
 	var wrong machines.Errors
@@ -176,14 +172,14 @@ func (d *doctor) checkMachinesFile(ctx context.Context) {
 
 func (d *doctor) checkKeys(context.Context) {
 	const check = "signing key"
-	public := signature.PublicFile(d.folders.signingKey())
+	public := signature.PublicFile(d.folders.SigningKey())
 	key, err := signature.LoadPublicKey(public)
 	generate := "lighter key generate"
-	if d.folders.kind == machines.StoreDaemon {
+	if d.folders.StoreKind == machines.StoreDaemon {
 		generate = "guix archive --generate-key, as root"
 	}
 	switch {
-	case errors.Is(err, fs.ErrNotExist) && d.folders.kind == machines.StoreLocal && d.status == nil:
+	case errors.Is(err, fs.ErrNotExist) && d.folders.StoreKind == machines.StoreLocal && d.status == nil:
 		d.note(check, "the coordinator makes it on its first start, or "+generate, "%s is not there yet", public)
 		return
 	case errors.Is(err, fs.ErrNotExist):
@@ -193,10 +189,10 @@ func (d *doctor) checkKeys(context.Context) {
 		d.problem(check, "put the right file there from a backup, or make a new key and authorize it on the machines: "+generate, "%v", err)
 		return
 	}
-	secret := signature.SecretFile(d.folders.signingKey())
+	secret := signature.SecretFile(d.folders.SigningKey())
 	info, err := os.Stat(secret)
 	switch {
-	case err != nil && d.folders.kind == machines.StoreDaemon:
+	case err != nil && d.folders.StoreKind == machines.StoreDaemon:
 		d.ok(check, "%s; guix-daemon signs", key.Fingerprint())
 	case err != nil:
 		d.problem(check, "put it there from a backup, or make a new key: move "+word(public)+" away, and "+generate, "%v", err)
@@ -225,16 +221,16 @@ func (d *doctor) checkPair(check, file string, public *signature.PublicKey) {
 // checkACL asks whether what the machines sign is taken.
 func (d *doctor) checkACL(context.Context) {
 	const check = "ACL"
-	file := d.folders.acl()
+	file := d.folders.ACL()
 	info, err := os.Stat(file)
 	if err == nil && othersWrite(info) {
 		d.problem(check, "chmod o-w "+word(file), "%s: whoever is on this computer may write it, and so decide what is trusted", file)
 	}
-	read := loadOwnACL
-	if d.folders.kind == machines.StoreDaemon {
-		read = func(f folders) (*signature.ACL, error) { return signature.LoadACLIfAny(f.acl()) }
+	read := d.folders.LoadOwnACL
+	if d.folders.StoreKind == machines.StoreDaemon {
+		read = func() (*signature.ACL, error) { return signature.LoadACLIfAny(file) }
 	}
-	acl, err := read(d.folders)
+	acl, err := read()
 	if err != nil {
 		d.problem(check, "repair it, or move it away and authorize the machines again: lighter machines authorize NAME", "%v", err)
 		return

@@ -27,16 +27,16 @@ const (
 
 func (d *doctor) checkLedger(ctx context.Context) {
 	const check = "ledger"
-	size, err := folderSize(ctx, d.folders.ledger())
+	size, err := folderSize(ctx, d.folders.Ledger())
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		d.note(check, "the coordinator makes it when it is first started", "%s is not there", d.folders.ledger())
+		d.note(check, "the coordinator makes it when it is first started", "%s is not there", d.folders.Ledger())
 	case err != nil:
 		d.note(check, "run this as the coordinator's user to find out", "its size can't be told: %v", err)
 	case size > bigLedger:
-		d.note(check, "lighter builds prune --older-than 90d", "%s in %s", quantity.Bytes(size), d.folders.ledger())
+		d.note(check, "lighter builds prune --older-than 90d", "%s in %s", quantity.Bytes(size), d.folders.Ledger())
 	default:
-		d.ok(check, "%s in %s", quantity.Bytes(size), d.folders.ledger())
+		d.ok(check, "%s in %s", quantity.Bytes(size), d.folders.Ledger())
 	}
 	if d.status == nil {
 		return
@@ -49,10 +49,10 @@ func (d *doctor) checkLedger(ctx context.Context) {
 // inspectLedger reads the whole ledger, if nobody has it open.
 func (d *doctor) inspectLedger(ctx context.Context) {
 	const check = "whole ledger"
-	if _, err := os.Stat(d.folders.ledger()); errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(d.folders.Ledger()); errors.Is(err, fs.ErrNotExist) {
 		return
 	}
-	problems, err := ledger.Inspect(ctx, d.folders.ledger(), ledger.Options{})
+	problems, err := ledger.Inspect(ctx, d.folders.Ledger(), ledger.Options{})
 	var inUse *ledger.InUseError
 	switch {
 	case errors.As(err, &inUse):
@@ -79,7 +79,7 @@ func (d *doctor) acceptLoss(context.Context) {
 	if !d.mayChangeLedger(check) {
 		return
 	}
-	l, err := ledger.Open(d.folders.ledger(), ledger.Options{AcceptLoss: true})
+	l, err := ledger.Open(d.folders.Ledger(), ledger.Options{AcceptLoss: true})
 	if err == nil {
 		err = l.Close()
 	}
@@ -96,8 +96,8 @@ func (d *doctor) dropUnusable(ctx context.Context) {
 	if !d.mayChangeLedger(check) {
 		return
 	}
-	kept := &dropped{folder: filepath.Join(d.folders.state, "archive")}
-	n, err := ledger.Repair(ctx, d.folders.ledger(), ledger.Options{}, kept.add)
+	kept := &dropped{folder: filepath.Join(d.folders.State, "archive")}
+	n, err := ledger.Repair(ctx, d.folders.Ledger(), ledger.Options{}, kept.add)
 	if err = errors.Join(err, kept.close()); err != nil {
 		d.problem(check, "", "%v", err)
 		return
@@ -112,7 +112,7 @@ func (d *doctor) dropUnusable(ctx context.Context) {
 // mayChangeLedger reports whether this process may change the ledger without harm: files that
 // root makes there could not be changed by the coordinator's user.
 func (d *doctor) mayChangeLedger(check string) bool {
-	folder := d.folders.ledger()
+	folder := d.folders.Ledger()
 	info, err := os.Stat(folder)
 	if err != nil {
 		d.problem(check, "", "%v", err)

@@ -17,7 +17,7 @@ import (
 func withLedger(t *testing.T) *installation {
 	t.Helper()
 	in := newInstallation(t)
-	l, err := ledger.Open(in.f.ledger(), ledger.Options{MinFree: -1})
+	l, err := ledger.Open(in.f.Ledger(), ledger.Options{MinFree: -1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +47,7 @@ func TestDoctorMendsTheLedger(t *testing.T) {
 	in := withLedger(t)
 	in.deep().want(t, exitDone, "OK       whole ledger   all of it can be read", "")
 
-	logs, err := filepath.Glob(filepath.Join(in.f.ledger(), "*.log"))
+	logs, err := filepath.Glob(filepath.Join(in.f.Ledger(), "*.log"))
 	if err != nil || len(logs) == 0 {
 		t.Fatal(logs, err)
 	}
@@ -59,7 +59,7 @@ func TestDoctorMendsTheLedger(t *testing.T) {
 	got := in.deep()
 	got.want(t, exitFailure, "PROBLEM  whole ledger   open ledger ", "")
 	got.want(t, exitFailure, "lighter doctor --accept-loss", "")
-	if _, err := ledger.Open(in.f.ledger(), ledger.Options{}); err == nil || !strings.Contains(err.Error(), "--accept-loss") {
+	if _, err := ledger.Open(in.f.Ledger(), ledger.Options{}); err == nil || !strings.Contains(err.Error(), "--accept-loss") {
 		t.Errorf("it opens: %v", err)
 	}
 	in.consult(false, drop).want(t, exitFailure, "PROBLEM  ledger", "") // not what is wrong
@@ -71,7 +71,7 @@ func TestDoctorMendsTheLedger(t *testing.T) {
 
 func TestDoctorLeavesAnOpenLedgerAlone(t *testing.T) {
 	in := withLedger(t)
-	l, err := ledger.Open(in.f.ledger(), ledger.Options{MinFree: -1})
+	l, err := ledger.Open(in.f.Ledger(), ledger.Options{MinFree: -1})
 	if err != nil {
 		t.Fatal(err)
 	}

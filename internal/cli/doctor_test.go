@@ -15,6 +15,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/disk"
+	"lighter/internal/head"
 	"lighter/internal/version"
 	"lighter/machines"
 	"lighter/nar/signature"
@@ -23,7 +24,7 @@ import (
 // installation is one that a doctor looks at: a good one, until a test breaks it.
 type installation struct {
 	*stub
-	f      folders
+	f      head.Folders
 	status api.Status
 	host   host
 	env    map[string]string
@@ -36,19 +37,19 @@ func newInstallation(t *testing.T) *installation {
 	s := newStub(t)
 	in := &installation{
 		stub: s, env: map[string]string{"HOME": s.folder, "LIGHTER_AGENTS": filepath.Join(s.folder, "agents")},
-		f: folders{
-			state: filepath.Join(s.folder, "state"), config: filepath.Join(s.folder, "config"), socket: s.socket, kind: machines.StoreLocal,
+		f: head.Folders{
+			State: filepath.Join(s.folder, "state"), Config: filepath.Join(s.folder, "config"), Socket: s.socket, StoreKind: machines.StoreLocal,
 		},
 	}
 	if err := os.Chmod(s.socket, 0o660); err != nil {
 		t.Fatal(err)
 	}
-	for _, folder := range []string{in.f.state, in.f.ledger(), in.f.config, in.env["LIGHTER_AGENTS"], filepath.Join(s.folder, "proc", "7")} {
+	for _, folder := range []string{in.f.State, in.f.Ledger(), in.f.Config, in.env["LIGHTER_AGENTS"], filepath.Join(s.folder, "proc", "7")} {
 		if err := os.MkdirAll(folder, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	key, err := makeSigningKey(in.f.signingKey())
+	key, err := makeSigningKey(in.f.SigningKey())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,13 +136,13 @@ func TestDoctorSaysWhatToFix(t *testing.T) {
 	}{
 		"open folder":    {func(in *installation) { in.chmod("state", 0o777) }, "state folder   ", "chmod o-w "},
 		"open socket":    {func(in *installation) { in.chmod("s", 0o666) }, "socket         ", "chmod o-rwx "},
-		"no socket":      {func(in *installation) { in.f.socket += "x" }, "socket         ", "lighter coordinator"},
-		"no real socket": {func(in *installation) { in.f.socket = filepath.Join(in.folder, "config", "machines.toml") }, "socket         ", "--socket"},
-		"old socket":     {func(in *installation) { in.f.socket = leftBehind(in) }, "socket         ", "lighter coordinator"},
+		"no socket":      {func(in *installation) { in.f.Socket += "x" }, "socket         ", "lighter coordinator"},
+		"no real socket": {func(in *installation) { in.f.Socket = filepath.Join(in.folder, "config", "machines.toml") }, "socket         ", "--socket"},
+		"old socket":     {func(in *installation) { in.f.Socket = leftBehind(in) }, "socket         ", "lighter coordinator"},
 		"open settings":  {func(in *installation) { in.write("config/lighter.toml", ""); in.chmod("config/lighter.toml", 0o666) }, "settings       ", "chmod o-w "},
 		"no machines":    {func(in *installation) { in.write("config/machines.toml", "") }, "machines file  ", ""},
 		"bad machines":   {func(in *installation) { in.write("config/machines.toml", "[[machine]]\nname = 7\n") }, "machines file  ", "lighter machines check"},
-		"no key":         {func(in *installation) { os.Remove(in.f.signingKey() + ".pub") }, "signing key    ", "lighter key generate"},
+		"no key":         {func(in *installation) { os.Remove(in.f.SigningKey() + ".pub") }, "signing key    ", "lighter key generate"},
 		"open key":       {func(in *installation) { in.chmod("config/signing-key.sec", 0o644) }, "signing key    ", "chmod 600 "},
 		"another's key":  {func(in *installation) { in.write("config/signing-key.pub", other.Public().String()) }, "signing key    ", "the two files of one key"},
 		"bad ACL":        {func(in *installation) { in.write("config/acl", "(acl") }, "ACL            ", "lighter machines authorize"},
@@ -210,8 +211,8 @@ func TestDoctorNotes(t *testing.T) {
 		"little disk": {func(in *installation) {
 			in.host.space = func(string) (disk.Space, error) { return disk.Space{Free: 2 << 30, Inodes: -1}, nil }
 		}, "disk           "},
-		"no ledger":       {func(in *installation) { os.Remove(in.f.ledger()) }, "ledger         "},
-		"no state folder": {func(in *installation) { in.f.state += "x" }, "state folder   "},
+		"no ledger":       {func(in *installation) { os.Remove(in.f.Ledger()) }, "ledger         "},
+		"no state folder": {func(in *installation) { in.f.State += "x" }, "state folder   "},
 		"another's hook":  {func(in *installation) { in.daemon("GUIX=/usr/bin/guix") }, `guix-daemon    process 12 does not offload to lighter (GUIX is "/usr/bin/guix")`},
 	} {
 		t.Run(name, func(t *testing.T) {

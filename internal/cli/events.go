@@ -9,6 +9,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
+	"lighter/internal/head"
 	"lighter/internal/human"
 )
 
@@ -50,7 +51,7 @@ type eventsAction struct {
 	wanted        []api.State
 }
 
-func (e *eventsAction) run(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
+func (e *eventsAction) run(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
 	var err error
 	if e.wanted, err = parseStates(inv.flags.Name(), e.states); err != nil {
 		return err
@@ -111,7 +112,7 @@ func metricsCommand() *command {
 			{"lighter metrics > /var/lib/node_exporter/lighter.prom.new && mv /var/lib/node_exporter/lighter.prom.new /var/lib/node_exporter/lighter.prom", "for node_exporter's textfile collector"},
 		},
 		setup: func(fs *pflag.FlagSet) action {
-			return clientAction(socketFlags(fs), func(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
+			return clientAction(socketFlags(fs), func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
 				if err := inv.arguments("", 0, 0); err != nil {
 					return err
 				}

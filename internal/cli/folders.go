@@ -5,45 +5,11 @@ import (
 	"path/filepath"
 
 	"lighter/internal/agentd"
+	"lighter/internal/head"
 	"lighter/machines"
 
 	"github.com/spf13/pflag"
 )
-
-// folders says where lighter keeps its things on this computer.
-type folders struct {
-	state  string // store, ledger, socket
-	config string // machines.toml, signing-key.{pub,sec}, acl
-	socket string // the coordinator's
-
-	kind         string // of the head's store: machines.StoreLocal or machines.StoreDaemon
-	daemonSocket string // guix-daemon's; empty is the usual place
-	guix         string // Guix's own configuration folder, where kind is machines.StoreDaemon
-}
-
-// machinesFile is Guix's where the head's store is, and lighter has none of its own.
-func (f folders) machinesFile() string {
-	own := filepath.Join(f.config, "machines.toml")
-	if theirs := filepath.Join(f.guix, guixMachinesFile); f.kind == machines.StoreDaemon && !isFile(own) && isFile(theirs) {
-		return theirs
-	}
-	return own
-}
-
-// signingKey and acl are Guix's where the head's store is.
-func (f folders) signingKey() string { return filepath.Join(f.keys(), "signing-key") }
-func (f folders) acl() string        { return filepath.Join(f.keys(), "acl") }
-
-func (f folders) keys() string {
-	if f.kind == machines.StoreDaemon {
-		return f.guix
-	}
-	return f.config
-}
-
-func (f folders) store() string      { return filepath.Join(f.state, "store") }
-func (f folders) ledger() string     { return filepath.Join(f.state, "ledger") }
-func (f folders) localAgent() string { return filepath.Join(f.state, "local-agent") }
 
 // folderFlags are the flags from which folders are found.
 type folderFlags struct{ state, config, socket, store, daemonSocket *string }
@@ -79,26 +45,26 @@ func configFlag(fs *pflag.FlagSet) *string {
 }
 
 // resolve applies flags, environment and defaults, in this order.
-func (f *folderFlags) resolve(inv *invocation) (folders, error) {
+func (f *folderFlags) resolve(inv *invocation) (head.Folders, error) {
 	state, err := pick(f.state, inv.Getenv("LIGHTER_STATE"), func() (string, error) {
 		return agentd.DefaultState(inv.Getenv)
 	})
 	if err != nil {
-		return folders{}, fmt.Errorf("state folder: %w", err)
+		return head.Folders{}, fmt.Errorf("state folder: %w", err)
 	}
 	config, err := pick(f.config, inv.Getenv("LIGHTER_CONFIG"), func() (string, error) {
 		return agentd.DefaultFolder(inv.Getenv, "/etc/lighter", "XDG_CONFIG_HOME", ".config")
 	})
 	if err != nil {
-		return folders{}, fmt.Errorf("configuration folder: %w", err)
+		return head.Folders{}, fmt.Errorf("configuration folder: %w", err)
 	}
 	socket, err := pick(f.socket, inv.Getenv("LIGHTER_SOCKET"), func() (string, error) {
 		return filepath.Join(state, "coordinator.sock"), nil
 	})
 	if err != nil {
-		return folders{}, fmt.Errorf("socket: %w", err)
+		return head.Folders{}, fmt.Errorf("socket: %w", err)
 	}
-	found := folders{state: state, config: config, socket: socket, kind: machines.StoreLocal}
+	found := head.Folders{State: state, Config: config, Socket: socket, StoreKind: machines.StoreLocal}
 	if f.store == nil {
 		return found, nil
 	}
@@ -106,20 +72,20 @@ func (f *folderFlags) resolve(inv *invocation) (folders, error) {
 }
 
 // resolveStore finds out which store the head has.
-func (f *folderFlags) resolveStore(inv *invocation, found *folders) error {
-	if found.kind = *f.store; found.kind == "" {
-		found.kind = inv.Getenv("LIGHTER_STORE")
+func (f *folderFlags) resolveStore(inv *invocation, found *head.Folders) error {
+	if found.StoreKind = *f.store; found.StoreKind == "" {
+		found.StoreKind = inv.Getenv("LIGHTER_STORE")
 	}
-	switch found.kind {
+	switch found.StoreKind {
 	case "":
-		found.kind = machines.StoreLocal
+		found.StoreKind = machines.StoreLocal
 	case machines.StoreLocal, machines.StoreDaemon:
 	default:
-		return usageErrorf("%s: --store %q: want %s or %s", inv.flags.Name(), found.kind, machines.StoreLocal, machines.StoreDaemon)
+		return usageErrorf("%s: --store %q: want %s or %s", inv.flags.Name(), found.StoreKind, machines.StoreLocal, machines.StoreDaemon)
 	}
-	found.daemonSocket = *f.daemonSocket
-	if found.guix = inv.Getenv("GUIX_CONFIGURATION_DIRECTORY"); found.guix == "" {
-		found.guix = "/etc/guix"
+	found.DaemonSocket = *f.daemonSocket
+	if found.Guix = inv.Getenv("GUIX_CONFIGURATION_DIRECTORY"); found.Guix == "" {
+		found.Guix = "/etc/guix"
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/display"
+	"lighter/internal/head"
 	"lighter/internal/human"
 	"lighter/internal/quantity"
 )
@@ -44,7 +45,7 @@ With --json there is one object with all, also the runs that merely wait; at mos
 		setup: func(fs *pflag.FlagSet) action {
 			where := socketFlags(fs)
 			asJSON := fs.Bool("json", false, "print a JSON object")
-			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
+			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
 				if err := inv.arguments("", 0, 0); err != nil {
 					return err
 				}
@@ -132,7 +133,7 @@ func hooksShowCommand() *command {
 		setup: func(fs *pflag.FlagSet) action {
 			where := socketFlags(fs)
 			asJSON := fs.Bool("json", false, "print one JSON object a line")
-			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
+			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
 				if err := inv.arguments("RUN", 1, -1); err != nil {
 					return err
 				}
@@ -225,7 +226,7 @@ func hooksSelecting(c *command, do, done string, ask func(*apiclient.Client, con
 		where := socketFlags(fs)
 		which.define(fs, do)
 		asJSON := fs.Bool("json", false, "print a JSON object")
-		return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
+		return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
 			selection, err := which.selection(inv)
 			if err != nil {
 				return err
@@ -289,7 +290,7 @@ For the events of machines, machine-lost and machine-back, name a machine in pla
 			fs.StringVar(&test.Event, "event", "", "the event is `NAME`")
 			fs.StringVar(&test.Machine, "machine", "", "the event is about the machine `NAME`")
 			asJSON := fs.Bool("json", false, "print a JSON object")
-			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
+			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
 				if err := inv.arguments("HOOK", 1, 2); err != nil {
 					return err
 				}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"lighter/internal/head"
 	"lighter/nar/signature"
 )
 
@@ -48,7 +49,7 @@ coordinator does this by itself on its first start.`,
 				if err != nil {
 					return err
 				}
-				file := f.signingKey()
+				file := f.SigningKey()
 				if len(inv.args) == 1 {
 					file = inv.args[0]
 				}
@@ -70,15 +71,6 @@ func makeSigningKey(file string) (*signature.PrivateKey, error) {
 		return nil, err
 	}
 	return key, signature.WriteKeyPair(file, key)
-}
-
-// loadSigningKey reads the head's signing key.
-func loadSigningKey(f folders) (*signature.PrivateKey, error) {
-	key, err := signature.LoadPrivateKey(signature.SecretFile(f.signingKey()))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("no signing key at %s; make one with: lighter key generate", f.signingKey()+".sec")
-	}
-	return key, err
 }
 
 func keyShowCommand() *command {
@@ -124,7 +116,7 @@ ready for "lighter key authorize" or "guix archive --authorize" elsewhere.`,
 	}
 }
 
-func showAuthorized(inv *invocation, f folders) error {
+func showAuthorized(inv *invocation, f head.Folders) error {
 	if len(inv.args) > 0 {
 		return usageErrorf("%s: --authorized takes no FILE", inv.flags.Name())
 	}
@@ -139,38 +131,20 @@ func showAuthorized(inv *invocation, f folders) error {
 }
 
 // loadACL reads the head's ACL; where there is none, nobody is authorized.
-func loadACL(f folders) (*signature.ACL, error) {
-	acl, err := signature.LoadACLIfAny(f.acl())
+func loadACL(f head.Folders) (*signature.ACL, error) {
+	acl, err := signature.LoadACLIfAny(f.ACL())
 	return acl, badInput(err)
-}
-
-// loadOwnACL is loadACL with the head's own key: what it signed itself, as a machine
-// among others or to be imported again, it takes.
-func loadOwnACL(f folders) (*signature.ACL, error) {
-	acl, err := signature.LoadACLIfAny(f.acl())
-	if err != nil {
-		return nil, err
-	}
-	own, err := signature.LoadPublicKey(signature.PublicFile(f.signingKey()))
-	if errors.Is(err, fs.ErrNotExist) {
-		return acl, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	acl.Add(own)
-	return acl, nil
 }
 
 // publicKeyArgument reads the key in the file that the argument names, or the
 // head's own.
-func publicKeyArgument(inv *invocation, f folders) (*signature.PublicKey, error) {
+func publicKeyArgument(inv *invocation, f head.Folders) (*signature.PublicKey, error) {
 	if len(inv.args) == 1 {
 		return readPublicKey(inv, inv.args[0])
 	}
-	key, err := signature.LoadPublicKey(signature.PublicFile(f.signingKey()))
+	key, err := signature.LoadPublicKey(signature.PublicFile(f.SigningKey()))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("no signing key at %s; make one with: lighter key generate", signature.PublicFile(f.signingKey()))
+		return nil, fmt.Errorf("no signing key at %s; make one with: lighter key generate", signature.PublicFile(f.SigningKey()))
 	}
 	return key, badInput(err)
 }
@@ -229,7 +203,7 @@ with the one on the machine. For machines of the machines file there is
 	}
 }
 
-func authorizeFiles(inv *invocation, f folders, remove bool) error {
+func authorizeFiles(inv *invocation, f head.Folders, remove bool) error {
 	files := inv.args
 	if len(files) == 0 {
 		files = []string{"-"}
@@ -267,11 +241,11 @@ func aclWord(changed, remove bool) string {
 
 // changeACL adds a key to the head's ACL, or removes it, and reports whether that
 // changed anything.
-func changeACL(f folders, key *signature.PublicKey, remove bool) (changed bool, err error) {
-	if err := os.MkdirAll(f.keys(), 0o755); err != nil {
+func changeACL(f head.Folders, key *signature.PublicKey, remove bool) (changed bool, err error) {
+	if err := os.MkdirAll(f.Keys(), 0o755); err != nil {
 		return false, err
 	}
-	err = signature.UpdateACL(f.acl(), func(acl *signature.ACL) error {
+	err = signature.UpdateACL(f.ACL(), func(acl *signature.ACL) error {
 		if remove {
 			changed = acl.Remove(key)
 		} else {

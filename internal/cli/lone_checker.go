@@ -10,6 +10,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/head"
 	"lighter/machines"
 	"lighter/nar/signature"
 	"lighter/store"
@@ -19,33 +20,33 @@ import (
 // nothing, since it owns no builds and must not disturb those that wait on the
 // machines for their coordinator to come back.
 type loneChecker struct {
-	folders  folders
+	folders  head.Folders
 	machines []machines.Machine
-	links    *linkMaker
+	links    *head.Links
 }
 
-func newLoneChecker(ctx context.Context, inv *invocation, f folders) (*loneChecker, error) {
-	list, err := loadMachines(ctx, inv, f.machinesFile())
+func newLoneChecker(ctx context.Context, inv *invocation, f head.Folders) (*loneChecker, error) {
+	list, err := loadMachines(ctx, inv, f.MachinesFile())
 	if err != nil {
 		return nil, err
 	}
 	quiet := slog.New(slog.DiscardHandler)
-	links, err := newLinkMaker(inv, f, "", quiet)
+	links, err := head.NewLinks(f, "", inv.Getenv, quiet)
 	if err != nil {
 		return nil, err
 	}
 	l := &loneChecker{folders: f, machines: list, links: links}
 	if slices.ContainsFunc(list, func(m machines.Machine) bool { return m.Local }) {
-		links.store, err = openHeadStoreOf(ctx, f, quiet)
+		links.Store, err = head.OpenStore(ctx, f, quiet)
 	}
 	return l, err
 }
 
 func (l *loneChecker) close() error {
-	if l.links.store == nil {
+	if l.links.Store == nil {
 		return nil
 	}
-	return l.links.store.close()
+	return l.links.Store.Close()
 }
 
 // loneCheckTimeout bounds the check of one machine, which may upload the agent.
@@ -63,7 +64,7 @@ func (l *loneChecker) check(ctx context.Context, name string) (*api.MachineCheck
 func (l *loneChecker) checkMachine(ctx context.Context, m *machines.Machine) (*api.MachineCheck, error) {
 	ctx, cancel := context.WithTimeout(ctx, loneCheckTimeout)
 	defer cancel()
-	link, err := l.links.link(*m)
+	link, err := l.links.Link(*m)
 	if err != nil {
 		return nil, err
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -63,7 +62,7 @@ func machinesFileArgument(inv *invocation, where *folderFlags) (string, error) {
 		return inv.args[0], nil
 	}
 	f, err := where.resolve(inv)
-	return f.machinesFile(), err
+	return f.MachinesFile(), err
 }
 
 func machinesCheckCommand() *command {
@@ -128,7 +127,7 @@ func machinesListCommand() *command {
 					if err != nil {
 						return err
 					}
-					client := apiclient.NewClient(f.socket)
+					client := apiclient.NewClient(f.Socket)
 					defer client.Close()
 					list, err := client.Machines(ctx)
 					if err == nil {
@@ -252,16 +251,4 @@ func writeMachineStatus(inv *invocation, list []api.MachineStatus, now time.Time
 		}
 	}
 	return nil
-}
-
-// homeFolder is the home of the user as whom lighter runs.
-func homeFolder(getenv func(string) string) string {
-	if home := getenv("HOME"); home != "" {
-		return home
-	}
-	home, err := os.UserHomeDir()
-	if err != nil {
-		return "/"
-	}
-	return home
 }

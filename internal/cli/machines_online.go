@@ -14,6 +14,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/display"
+	"lighter/internal/head"
 	"lighter/internal/human"
 	"lighter/nar/signature"
 	"lighter/store"
@@ -31,7 +32,7 @@ func machinesStatusCommand() *command {
 		setup: func(fs *pflag.FlagSet) action {
 			where := socketFlags(fs)
 			asJSON := fs.Bool("json", false, "print one JSON object a line")
-			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
+			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
 				if err := inv.arguments("", 0, 0); err != nil {
 					return err
 				}
@@ -146,7 +147,7 @@ func machinesGCCommand() *command {
 		setup: func(fs *pflag.FlagSet) action {
 			where := socketFlags(fs)
 			opts, maxFreed := gcFlags(fs)
-			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
+			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
 				if err := inv.arguments("NAME", 1, -1); err != nil {
 					return err
 				}
@@ -206,7 +207,7 @@ func machinesAuthorizeCommand() *command {
 	}
 }
 
-func authorizeMachines(ctx context.Context, inv *invocation, f folders, c *checker, names []string, yes bool) error {
+func authorizeMachines(ctx context.Context, inv *invocation, f head.Folders, c *checker, names []string, yes bool) error {
 	if !yes && terminal(inv.In) == nil {
 		return usageErrorf("%s: standard input is no terminal to ask on; use --yes", inv.flags.Name())
 	}
@@ -298,8 +299,8 @@ type checker struct {
 	alone  *loneChecker
 }
 
-func newChecker(ctx context.Context, inv *invocation, f folders) (*checker, error) {
-	client := apiclient.NewClient(f.socket)
+func newChecker(ctx context.Context, inv *invocation, f head.Folders) (*checker, error) {
+	client := apiclient.NewClient(f.Socket)
 	list, err := client.Machines(ctx)
 	if err == nil {
 		c := &checker{client: client}

@@ -13,13 +13,14 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/display"
+	"lighter/internal/head"
 	"lighter/internal/human"
 )
 
 // machineAction is the action of a command that changes machines, one after the other,
 // and shows how each stands then.
 func machineAction(where *folderFlags, asJSON *bool, change func(ctx context.Context, client *apiclient.Client, name string) (*api.MachineStatus, error)) action {
-	return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
+	return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
 		if err := inv.arguments("NAME", 1, -1); err != nil {
 			return err
 		}
@@ -134,7 +135,7 @@ func machinesTagCommand() *command {
 		setup: func(fs *pflag.FlagSet) action {
 			where := socketFlags(fs)
 			asJSON := fs.Bool("json", false, "print a JSON object")
-			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
+			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
 				if err := inv.arguments("NAME and tags", 2, -1); err != nil {
 					return err
 				}
@@ -195,7 +196,7 @@ func machinesReloadCommand() *command {
 func reloadAction(fs *pflag.FlagSet) action {
 	where := socketFlags(fs)
 	asJSON := fs.Bool("json", false, "print a JSON object")
-	return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
+	return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
 		if err := inv.arguments("", 0, 0); err != nil {
 			return err
 		}

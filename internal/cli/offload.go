@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -17,6 +16,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"lighter/internal/buildhook"
+	"lighter/internal/head"
 	"lighter/internal/human"
 	"lighter/machines"
 )
@@ -89,11 +89,11 @@ Where neither --store nor $LIGHTER_STORE says which store the head has, it is gu
 
 // offloading is what both commands work with.
 type offloading struct {
-	folders  folders
+	folders  head.Folders
 	file     string // that lists the machines
 	format   machines.Format
 	machines []machines.Machine
-	links    *linkMaker
+	links    *head.Links
 	timeout  time.Duration // for each machine
 }
 
@@ -109,15 +109,15 @@ func (f *offloadFlags) setUp(ctx context.Context, inv *invocation) (*offloading,
 	if err != nil {
 		return nil, err
 	}
-	o := &offloading{file: found.machinesFile(), timeout: *f.timeout}
-	if theirs := filepath.Join(found.guix, guixMachinesFile); !isFile(o.file) && isFile(theirs) {
+	o := &offloading{file: found.MachinesFile(), timeout: *f.timeout}
+	if theirs := found.GuixMachinesFile(); !head.IsFile(o.file) && head.IsFile(theirs) {
 		o.file = theirs
 	}
 	if len(inv.args) > 0 {
 		o.file = inv.args[0]
 	}
 	if *f.where.store == "" && inv.Getenv("LIGHTER_STORE") == "" && strings.HasSuffix(o.file, ".scm") {
-		found.kind = machines.StoreDaemon
+		found.StoreKind = machines.StoreDaemon
 	}
 	o.folders = found
 	if err := o.read(ctx, inv); err != nil {
@@ -126,10 +126,10 @@ func (f *offloadFlags) setUp(ctx context.Context, inv *invocation) (*offloading,
 	if err := o.choose(inv.args); err != nil {
 		return nil, err
 	}
-	if o.links, err = newLinkMaker(inv, found, *f.agents, slog.New(slog.DiscardHandler)); err != nil {
+	if o.links, err = head.NewLinks(found, *f.agents, inv.Getenv, slog.New(slog.DiscardHandler)); err != nil {
 		return nil, err
 	}
-	o.links.file = o.file
+	o.links.MachinesFile = o.file
 	return o, nil
 }
 
@@ -199,23 +199,23 @@ func (o *offloading) anyLocal() bool {
 
 // openHead opens the head's store, for the links too. A local machine's agent gets a folder
 // of its own, so that it is not in the way of a coordinator's.
-func (o *offloading) openHead(ctx context.Context) (*headStore, error) {
-	head, err := openHeadStoreOf(ctx, o.folders, slog.New(slog.DiscardHandler))
+func (o *offloading) openHead(ctx context.Context) (*head.Store, error) {
+	s, err := head.OpenStore(ctx, o.folders, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return nil, o.headError(err)
 	}
-	o.links.store, o.links.public = head, head.publicKey // which may have been made just now
+	o.links.Store, o.links.PublicKey = s, s.PublicKey // which may have been made just now
 	if !o.anyLocal() {
-		return head, nil
+		return s, nil
 	}
-	closeStore := head.close
+	closeStore := s.Close
 	temporary, err := os.MkdirTemp("", "lighter-offload-")
 	if err != nil {
 		return nil, errors.Join(err, closeStore())
 	}
-	head.close = func() error { return errors.Join(closeStore(), os.RemoveAll(temporary)) }
-	o.links.folders.state = temporary
-	return head, nil
+	s.Close = func() error { return errors.Join(closeStore(), os.RemoveAll(temporary)) }
+	o.links.LocalAgent = temporary
+	return s, nil
 }
 
 // each calls do for every machine, for all at the same time and each within the time

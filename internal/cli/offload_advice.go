@@ -65,7 +65,7 @@ func (o *offloading) keyFix(m *machines.Machine, err error) string {
 		return o.loginFix(m, auth)
 	case errors.As(err, &key):
 		if errors.Is(err, fs.ErrNotExist) && m.PrivateKey != "" {
-			file := m.PrivateKeyFile(o.links.home)
+			file := m.PrivateKeyFile(o.links.Home)
 			return fmt.Sprintf("name the right file in %s, or make one:\nssh-keygen -t ed25519 -N '' -f %s && %s", o.entry(m), word(file), sshCopyID(m, file))
 		}
 		if errors.Is(err, fs.ErrPermission) {
@@ -122,7 +122,7 @@ func (o *offloading) loginFix(m *machines.Machine, e *sshtransport.AuthError) st
 		return "make a key: ssh-keygen -t ed25519, or name one as private-key in " + o.entry(m) + "; then " + sshCopyID(m, "")
 	}
 	return fmt.Sprintf("let the key in: %s\nif it is in already, see there: sshd's log, that ~/.ssh and its home belong to %s and nobody else can write there, and that %s is the right user",
-		sshCopyID(m, m.PrivateKeyFile(o.links.home)), m.User, m.User)
+		sshCopyID(m, m.PrivateKeyFile(o.links.Home)), m.User, m.User)
 }
 
 // sshCopyID is a command that lets a key in; file is that of a private key, or empty.
@@ -277,9 +277,9 @@ func (o *offloading) nearACLFix(m *machines.Machine, info *agentapi.Machine) str
 	get := sshTo(m, m.User) + " cat " + word(file)
 	const elsewhere = "\n(--show-keys shows the machine's key too)"
 	switch {
-	case o.folders.kind == machines.StoreDaemon:
+	case o.folders.StoreKind == machines.StoreDaemon:
 		return "as root here: " + get + " | guix archive --authorize" + elsewhere
-	case o.file == o.folders.machinesFile():
+	case o.file == o.folders.MachinesFile():
 		return "lighter machines authorize " + word(m.Name)
 	}
 	return get + " | lighter key authorize" + elsewhere
@@ -287,7 +287,7 @@ func (o *offloading) nearACLFix(m *machines.Machine, info *agentapi.Machine) str
 
 // headFix is what to do about the head's own store.
 func (o *offloading) headFix(err error) string {
-	if o.folders.kind != machines.StoreDaemon {
+	if o.folders.StoreKind != machines.StoreDaemon {
 		return ""
 	}
 	text := err.Error()

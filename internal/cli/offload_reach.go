@@ -26,7 +26,7 @@ const roundTrips = 3
 
 // reach connects to a machine and has its agent started.
 func (o *offloading) reach(ctx context.Context, m *machines.Machine) (*reached, error) {
-	link, err := o.links.link(*m)
+	link, err := o.links.Link(*m)
 	if err != nil {
 		return nil, err
 	}

@@ -86,7 +86,7 @@ func (o *offloading) status(ctx context.Context, inv *invocation, asJSON bool) (
 		if headErr != nil {
 			return headErr
 		}
-		defer func() { err = errors.Join(err, head.close()) }()
+		defer func() { err = errors.Join(err, head.Close()) }()
 	}
 	bad := 0
 	err = each(ctx, o, o.ask, func(s *machineState) error {

@@ -21,6 +21,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/head"
 	"lighter/internal/testkit"
 	"lighter/machines"
 	"lighter/sshtransport"
@@ -242,7 +243,7 @@ func TestOffloadAdvice(t *testing.T) {
 		{"down", machines.TOML, m, syscall.ECONNREFUSED, stepSSH, "start sshd on h"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			o := &offloading{file: "f", format: tt.format, links: &linkMaker{}}
+			o := &offloading{file: "f", format: tt.format, links: &head.Links{}}
 			got := o.explain(tt.m, tt.err)
 			if got.step != tt.step || !strings.Contains(got.fix, tt.want) {
 				t.Errorf("got %s: %s\nwant %s: %s", got.step, got.fix, tt.step, tt.want)
@@ -255,7 +256,7 @@ func TestOffloadAdvice(t *testing.T) {
 func TestOffloadStoreAdvice(t *testing.T) {
 	const connect = "connect to guix-daemon on /var/guix/daemon-socket/socket: dial unix /var/guix/daemon-socket/socket: connect: "
 	m := &machines.Machine{Name: "m", Host: "h", Port: machines.DefaultPort, User: "u", DaemonSocket: machines.DefaultDaemonSocket}
-	o := &offloading{file: "f", folders: folders{kind: machines.StoreDaemon}}
+	o := &offloading{file: "f", folders: head.Folders{StoreKind: machines.StoreDaemon}}
 	info := &agentapi.Machine{StoreKind: machines.StoreDaemon, StoreDir: store.DefaultDir}
 	for _, tt := range []struct{ problem, text, fix string }{
 		{

@@ -16,6 +16,7 @@ import (
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
 	"lighter/internal/cli/display"
+	"lighter/internal/head"
 	"lighter/internal/human"
 	"lighter/internal/quantity"
 	"lighter/machines"
@@ -97,7 +98,7 @@ func (o *offloading) test(ctx context.Context, inv *invocation, asJSON, keys boo
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, head.close()) }()
+	defer func() { err = errors.Join(err, head.Close()) }()
 	bad := 0
 	err = each(ctx, o, func(ctx context.Context, m *machines.Machine) *trial {
 		return (&tryer{offloading: o, head: head, m: m}).run(ctx)
@@ -149,7 +150,7 @@ func writeFix(w io.Writer, margin, fix string) {
 type tryer struct {
 	*offloading
 	*reached
-	head *headStore
+	head *head.Store
 	m    *machines.Machine
 	trial
 }
@@ -243,9 +244,9 @@ func (x *tryer) send(ctx context.Context) {
 	}
 	fix := x.storeFix(x.m, x.info, err.Error())
 	if errors.Is(err, store.ErrUnauthorized) {
-		file := signature.PublicFile(x.folders.signingKey())
-		x.HeadKey = &keyFile{File: file, Key: x.head.publicKey.String()}
-		err = fmt.Errorf("it does not take what the head signs with %s: %w", x.head.publicKey.Fingerprint(), err)
+		file := signature.PublicFile(x.folders.SigningKey())
+		x.HeadKey = &keyFile{File: file, Key: x.head.PublicKey.String()}
+		err = fmt.Errorf("it does not take what the head signs with %s: %w", x.head.PublicKey.Fingerprint(), err)
 		fix = x.farACLFix(x.m, x.info, file)
 	}
 	x.bad("import", err, fix)
@@ -328,7 +329,7 @@ func (x *tryer) verify(archive []byte, path store.Path) error {
 	if item.Path != path {
 		return fmt.Errorf("it sent %s instead of %s", item.Path, path)
 	}
-	acl, err := x.head.acl()
+	acl, err := x.head.ACL()
 	if errors.Is(err, os.ErrPermission) {
 		return nil
 	}

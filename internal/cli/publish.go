@@ -2,9 +2,7 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -14,10 +12,9 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"lighter/internal/head"
 	"lighter/internal/human"
 	"lighter/internal/quantity"
-	"lighter/machines"
-	"lighter/nar/signature"
 	"lighter/store"
 	"lighter/store/narinfo"
 	"lighter/store/publish"
@@ -90,7 +87,7 @@ func listenFor(ctx context.Context, addr string) (net.Listener, string, error) {
 		}
 		return l, "http://" + l.Addr().String(), nil
 	}
-	l, err := listenSocket(addr, -1, nil)
+	l, err := head.Listen(addr, -1, nil)
 	return l, "unix://" + addr, err
 }
 
@@ -136,7 +133,7 @@ func (a *publishAdd) run(ctx context.Context, inv *invocation) error {
 	if err != nil {
 		return err
 	}
-	key, err := publishingKey(f)
+	key, err := f.LoadSigningKey()
 	if err != nil {
 		return err
 	}
@@ -145,35 +142,20 @@ func (a *publishAdd) run(ctx context.Context, inv *invocation) error {
 	if err != nil {
 		return &exitError{exitUsage, err}
 	}
-	head, err := openHeadStoreOf(ctx, f, logger)
+	from, err := head.OpenStore(ctx, f, logger)
 	if err != nil {
 		return err
 	}
-	defer head.close() //nolint:errcheck // it was only read
-	paths, err := pathArguments(head.Dir(), inv.args)
+	defer from.Close() //nolint:errcheck // it was only read
+	paths, err := pathArguments(from.Dir(), inv.args)
 	if err != nil {
 		return err
 	}
-	written, err := w.PublishPaths(ctx, head, !a.alone, paths...)
+	written, err := w.PublishPaths(ctx, from, !a.alone, paths...)
 	for _, p := range written {
 		fmt.Fprintln(inv.Out, p)
 	}
 	return err
-}
-
-// publishingKey loads the key with which the head signs.
-func publishingKey(f folders) (*signature.PrivateKey, error) {
-	file := signature.SecretFile(f.signingKey())
-	key, err := signature.LoadPrivateKey(file)
-	switch {
-	case errors.Is(err, fs.ErrPermission):
-		return nil, fmt.Errorf("%w: who may read the key may publish", err)
-	case errors.Is(err, fs.ErrNotExist) && f.kind == machines.StoreDaemon:
-		return nil, fmt.Errorf("no signing key at %s; make one, as root, with: guix archive --generate-key", file)
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("no signing key at %s; make one with: lighter key generate", file)
-	}
-	return key, err
 }
 
 // pathArguments reads names of items, with or without the store's directory.

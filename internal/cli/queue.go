@@ -15,6 +15,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
 	"lighter/internal/dataservice"
+	"lighter/internal/head"
 	"lighter/internal/revisions"
 	"lighter/internal/version"
 )
@@ -88,7 +89,7 @@ type queueAction struct {
 // the rest to the next round.
 const coordinatorPatience = 10 * time.Minute
 
-func (a *queueAction) run(ctx context.Context, inv *invocation, client *apiclient.Client, f folders) error {
+func (a *queueAction) run(ctx context.Context, inv *invocation, client *apiclient.Client, f head.Folders) error {
 	if err := inv.arguments("", 0, 0); err != nil {
 		return err
 	}
@@ -107,7 +108,7 @@ func (a *queueAction) run(ctx context.Context, inv *invocation, client *apiclien
 	defer service.Close()
 	file := a.processed
 	if file == "" {
-		file = filepath.Join(f.state, "processed-commits")
+		file = filepath.Join(f.State, "processed-commits")
 	}
 	commits, err := revisions.OpenCommits(file)
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/display"
+	"lighter/internal/head"
 )
 
 func statusCommand() *command {
@@ -34,7 +35,7 @@ CPU/MEM is the percentage of the last seconds in which some task on the machine 
 			where := socketFlags(fs)
 			asJSON := fs.Bool("json", false, "print a JSON object; with --watch one a line")
 			watch := fs.BoolP("watch", "w", false, "show it anew every second")
-			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ folders) error {
+			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
 				if err := inv.arguments("", 0, 0); err != nil {
 					return err
 				}

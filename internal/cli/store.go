@@ -13,10 +13,10 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"lighter/internal/head"
 	"lighter/internal/human"
 	"lighter/internal/quantity"
 	"lighter/nar"
-	"lighter/nar/signature"
 	"lighter/store"
 	"lighter/store/local"
 )
@@ -43,16 +43,7 @@ func openHeadStore(inv *invocation, where *folderFlags) (*local.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return openStore(f, nil, slog.New(slog.DiscardHandler))
-}
-
-// openStore opens the head's store. Without a key it cannot export.
-func openStore(f folders, key *signature.PrivateKey, logger *slog.Logger) (*local.Store, error) {
-	return local.Open(local.Options{
-		Root: f.store(), Dir: store.DefaultDir, Key: key, Logger: logger,
-		ACL:    func() (*signature.ACL, error) { return loadOwnACL(f) },
-		Hidden: []string{f.state, f.config, f.socket},
-	})
+	return head.OpenLocal(f, nil, slog.New(slog.DiscardHandler))
 }
 
 // physicalPath returns where an item's files are. It looks into one small file, and
@@ -223,11 +214,11 @@ func exportItems(ctx context.Context, inv *invocation, where *folderFlags, recur
 	if err != nil {
 		return err
 	}
-	key, err := loadSigningKey(f)
+	key, err := f.LoadSigningKey()
 	if err != nil {
 		return err
 	}
-	s, err := openStore(f, key, slog.New(slog.DiscardHandler))
+	s, err := head.OpenLocal(f, key, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}

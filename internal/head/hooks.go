@@ -1,14 +1,12 @@
-package cli
+package head
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
-	"maps"
 	"net"
 	"path/filepath"
 	"slices"
@@ -28,59 +26,16 @@ import (
 	"lighter/sshtransport"
 	"lighter/store"
 	"lighter/store/publish"
-	"lighter/store/substitute"
 )
-
-// settings.go makes of lighter.toml what the coordinator works with.
-
-func (f folders) settingsFile() string { return filepath.Join(f.config, settingsFile) }
-func (f folders) logs() string         { return filepath.Join(f.state, "log") }
-
-// loadSettings reads lighter.toml; one that is not there is as good as an empty one.
-func loadSettings(f folders) (*settings.Settings, error) {
-	s, err := settings.Load(f.settingsFile())
-	if errors.As(err, new(*fs.PathError)) {
-		return nil, err
-	}
-	return s, badInput(err)
-}
-
-// forEver is a time that nobody waits for, for limits of which 0 would mean the default.
-const forEver = 100 * 365 * 24 * time.Hour
-
-func limitsOf(s *settings.Settings) coordinator.Limits {
-	c := &s.Coordinator
-	l := coordinator.Limits{
-		MachineLostAfter: cmp.Or(c.MachineLostAfter, forEver), MaxAttempts: c.MaxAttempts, Retries: c.Retries,
-		DownloadRetries: c.DownloadRetries, QuarantineAfter: c.QuarantineAfter, QuarantineTime: c.QuarantineTime,
-		Streams: c.ParallelTransfers, KeepMissingInputs: !c.BuildMissingInputs, IdleAlarm: cmp.Or(c.IdleAlarm, forEver),
-		MaxLog: c.MaxLog, Timeout: c.Timeout, MaxSilentTime: c.MaxSilentTime,
-	}
-	if l.DownloadRetries == 0 {
-		l.DownloadRetries = -1
-	}
-	if l.QuarantineAfter == 0 {
-		l.QuarantineAfter = -1
-	}
-	return l
-}
-
-func headLimitsOf(s *settings.Settings) coordinator.HeadLimits {
-	return coordinator.HeadLimits{
-		MinFreeDisk: s.Head.MinFreeDisk, MinFreeInodes: s.Head.MinFreeInodes, MinFreeStateDisk: s.Head.MinFreeStateDisk,
-	}
-}
-
-// ---- hooks ---------------------------------------------------------------------------------
 
 // hookMaker makes hooks of what the settings say. What built-ins share, and what has to be
 // closed in the end, is in it.
 type hookMaker struct {
-	folders folders
-	head    *headStore
+	folders Folders
+	head    *Store
 	logger  *slog.Logger
 	home    string
-	socket  *socket
+	socket  *Socket
 	// log copies a build's log; it is set before hooks run.
 	log func(ctx context.Context, w io.Writer, b *api.Build) error
 
@@ -95,8 +50,8 @@ func (m *hookMaker) programs(env []string) hooks.Programs {
 	env = slices.DeleteFunc(slices.Clone(env), func(s string) bool {
 		return strings.HasPrefix(s, "LIGHTER_STATE=") || strings.HasPrefix(s, "LIGHTER_CONFIG=") || strings.HasPrefix(s, "LIGHTER_STORE=")
 	})
-	env = append(env, "LIGHTER_STATE="+m.folders.state, "LIGHTER_CONFIG="+m.folders.config, "LIGHTER_STORE="+m.folders.kind)
-	return hooks.Programs{Socket: m.folders.socket, Dir: m.folders.state, Env: env}
+	env = append(env, "LIGHTER_STATE="+m.folders.State, "LIGHTER_CONFIG="+m.folders.Config, "LIGHTER_STORE="+m.folders.StoreKind)
+	return hooks.Programs{Socket: m.folders.Socket, Dir: m.folders.State, Env: env}
 }
 
 // configure makes the hooks that the settings name. What is wrong comes with its place.
@@ -126,7 +81,7 @@ func (m *hookMaker) configure(s *settings.Settings) ([]hooks.Config, error) {
 		}
 		if err != nil {
 			closeAll(closing)
-			return nil, badInput(err)
+			return nil, &InputError{err}
 		}
 		list = append(list, c)
 	}
@@ -137,11 +92,11 @@ func (m *hookMaker) configure(s *settings.Settings) ([]hooks.Config, error) {
 
 // reload takes hooks and rights of the settings file as it is now. All else needs a new start.
 func (m *hookMaker) reload(ctx context.Context, c *coordinator.Coordinator) error {
-	s, err := loadSettings(m.folders)
+	s, err := m.folders.LoadSettings()
 	if err != nil {
 		return err
 	}
-	access, group, err := accessOf(&s.Access, m.folders.settingsFile())
+	access, group, err := accessOf(&s.Access, m.folders.SettingsFile())
 	if err != nil {
 		return err
 	}
@@ -198,7 +153,7 @@ func (m *hookMaker) writer(s *settings.Settings, to publish.FS) (*publish.Writer
 	if s.Publish.Key != "" {
 		key, err = signature.LoadPrivateKey(s.Publish.Key)
 	} else {
-		key, err = publishingKey(m.folders)
+		key, err = m.folders.LoadSigningKey()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("publish: %w", err)
@@ -226,7 +181,7 @@ func (m *hookMaker) builtIn(s *settings.Settings, h *settings.Hook, folder *publ
 	switch h.BuiltIn {
 	case settings.BuiltInPruneLogs:
 		options := prunelogs.Options{
-			Dir: m.folders.logs(), OlderThan: o.Duration("older-than", 30*24*time.Hour, prunelogs.MinAge),
+			Dir: m.folders.Logs(), OlderThan: o.Duration("older-than", 30*24*time.Hour, prunelogs.MinAge),
 			Compress: o.Choice("compress", "", "zstd", "gzip"), Every: o.Duration("every", prunelogs.DefaultEvery, time.Minute),
 		}
 		if err := o.Err(); err != nil {
@@ -281,7 +236,7 @@ func (m *hookMaker) mirror(s *settings.Settings, h *settings.Hook, o *settings.O
 	}
 	there := sshtransport.NewFolder(sshtransport.Config{
 		Machine: h.Name, Addr: net.JoinHostPort(host, strconv.Itoa(port)), User: user, PrivateKey: key, HostKey: hostKey,
-		HostKeySource: m.folders.settingsFile(), Logger: m.logger,
+		HostKeySource: m.folders.SettingsFile(), Logger: m.logger,
 	}, folder)
 	w, err := m.writer(s, there)
 	if err != nil {
@@ -292,62 +247,4 @@ func (m *hookMaker) mirror(s *settings.Settings, h *settings.Hook, o *settings.O
 			m.logger.Debug("the connection of a mirror was not closed cleanly", "hook", h.Name, "err", err)
 		}
 	}, nil
-}
-
-// ---- substitutes ---------------------------------------------------------------------------
-
-// maxServerLists bounds the clients that are kept, each for one list of servers.
-const maxServerLists = 32
-
-// fetcher brings derivations home from substitute servers.
-type fetcher struct {
-	head   *headStore
-	logger *slog.Logger
-
-	mu      sync.Mutex
-	clients map[string]*substitute.Client // by the servers' URLs
-}
-
-func newFetcher(head *headStore, logger *slog.Logger) *fetcher {
-	return &fetcher{head: head, logger: logger, clients: make(map[string]*substitute.Client)}
-}
-
-func (f *fetcher) client(urls []string) (*substitute.Client, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	name := strings.Join(urls, " ")
-	if c := f.clients[name]; c != nil {
-		return c, nil
-	}
-	c, err := substitute.New(substitute.Options{URLs: urls, ACL: f.head.acl, Dir: f.head.Dir(), Logger: f.logger})
-	if err != nil {
-		return nil, err
-	}
-	if len(f.clients) >= maxServerLists {
-		for old := range f.clients { // whoever uses it goes on with it
-			delete(f.clients, old)
-			break
-		}
-	}
-	f.clients[name] = c
-	return c, nil
-}
-
-// fetch is coordinator.Config.Fetch.
-func (f *fetcher) fetch(ctx context.Context, urls []string, paths []store.Path) error {
-	c, err := f.client(urls)
-	if err != nil {
-		return err
-	}
-	_, err = c.FetchClosure(ctx, f.head.Store, paths)
-	return err
-}
-
-func (f *fetcher) close() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for c := range maps.Values(f.clients) {
-		c.Close()
-	}
-	clear(f.clients)
 }

@@ -1,4 +1,4 @@
-package cli
+package head
 
 import (
 	"log/slog"
@@ -17,18 +17,18 @@ import (
 func newHookMaker(t *testing.T) *hookMaker {
 	t.Helper()
 	dir := t.TempDir()
-	f := folders{state: filepath.Join(dir, "state"), config: filepath.Join(dir, "config"), kind: machines.StoreLocal}
-	for _, folder := range []string{f.state, f.config} {
+	f := Folders{State: filepath.Join(dir, "state"), Config: filepath.Join(dir, "config"), StoreKind: machines.StoreLocal}
+	for _, folder := range []string{f.State, f.Config} {
 		if err := os.Mkdir(folder, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	head, err := openHeadStoreOf(t.Context(), f, slog.New(slog.DiscardHandler))
+	head, err := OpenStore(t.Context(), f, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := head.close(); err != nil {
+		if err := head.Close(); err != nil {
 			t.Error(err)
 		}
 	})
@@ -39,10 +39,10 @@ func newHookMaker(t *testing.T) *hookMaker {
 
 func (m *hookMaker) read(t *testing.T, text string) ([]hooks.Config, error) {
 	t.Helper()
-	if err := os.WriteFile(m.folders.settingsFile(), []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(m.folders.SettingsFile(), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s, err := loadSettings(m.folders)
+	s, err := m.folders.LoadSettings()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +90,7 @@ func TestBadBuiltInHooks(t *testing.T) {
 	} {
 		m := newHookMaker(t)
 		_, err := m.read(t, hookText("h", test.text))
-		if err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), settingsFile+":") {
+		if err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), "lighter.toml:") {
 			t.Errorf("%s: got %v, want %q and its place", test.text, err, test.want)
 		}
 	}

@@ -1,4 +1,4 @@
-package cli
+package head
 
 import (
 	"context"
@@ -16,8 +16,8 @@ import (
 	"lighter/sshtransport"
 )
 
-// agentFinder finds lighter-agent for the platforms of machines.
-type agentFinder struct {
+// Agents finds lighter-agent for the platforms of machines.
+type Agents struct {
 	folders []string // in this order
 	beside  string   // the program for this computer's own platform, if it is there
 
@@ -31,10 +31,10 @@ type hashedAgent struct {
 	info fs.FileInfo
 }
 
-// newAgentFinder looks in the folder of the flag alone if it is given, else in
+// NewAgents looks in the folder of the flag alone if it is given, else in
 // that of the environment, and beside the running program.
-func newAgentFinder(flag, env string) *agentFinder {
-	f := &agentFinder{hashed: make(map[string]hashedAgent)}
+func NewAgents(flag, env string) *Agents {
+	f := &Agents{hashed: make(map[string]hashedAgent)}
 	for _, folder := range []string{flag, env} {
 		if folder != "" {
 			f.folders = append(f.folders, folder)
@@ -51,8 +51,16 @@ func newAgentFinder(flag, env string) *agentFinder {
 	return f
 }
 
-// find returns the agent for a platform in Go's words.
-func (f *agentFinder) find(ctx context.Context, goos, goarch string) (*sshtransport.AgentBinary, error) {
+// Folder is where agents are to be installed; empty if there is no such folder.
+func (f *Agents) Folder() string {
+	if len(f.folders) == 0 {
+		return ""
+	}
+	return f.folders[len(f.folders)-1]
+}
+
+// Find returns the agent for a platform in Go's words.
+func (f *Agents) Find(ctx context.Context, goos, goarch string) (*sshtransport.AgentBinary, error) {
 	var files []string
 	for _, folder := range f.folders {
 		files = append(files, filepath.Join(folder, "lighter-agent-"+goos+"-"+goarch))
@@ -70,7 +78,7 @@ func (f *agentFinder) find(ctx context.Context, goos, goarch string) (*sshtransp
 		goos, goarch, strings.Join(files, ", "))
 }
 
-func (f *agentFinder) open(ctx context.Context, file string) (*sshtransport.AgentBinary, error) {
+func (f *Agents) open(ctx context.Context, file string) (*sshtransport.AgentBinary, error) {
 	info, err := os.Stat(file)
 	if err != nil {
 		return nil, err

@@ -1,4 +1,4 @@
-package cli
+package head
 
 import (
 	"context"
@@ -19,9 +19,9 @@ import (
 	"lighter/internal/disk"
 )
 
-// lockFolder makes sure that one process alone works in a folder. The lock goes
+// LockFolder makes sure that one process alone works in a folder. The lock goes
 // with the process, however that ends.
-func lockFolder(folder, name string) (*os.File, error) {
+func LockFolder(folder, name string) (*os.File, error) {
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		return nil, err
 	}
@@ -51,9 +51,9 @@ func ownerOf(file string) string {
 // socketMode lets owner and group connect.
 const socketMode = 0o660
 
-// socket is a Unix socket that a process listens on for as long as it lives: one that
+// Socket is a Unix socket that a process listens on for as long as it lives: one that
 // somebody removes comes back with keep.
-type socket struct {
+type Socket struct {
 	name   string
 	logger *slog.Logger
 
@@ -65,16 +65,16 @@ type socket struct {
 	told   string // what was last logged of what is in the way
 }
 
-// listenSocket listens on a Unix socket, in the place of one that a process left behind. One
+// Listen listens on a Unix socket, in the place of one that a process left behind. One
 // on which somebody listens is an error. The group is -1 for the process's own.
-func listenSocket(name string, group int, logger *slog.Logger) (*socket, error) {
-	s := &socket{name: name, group: group, logger: logger}
+func Listen(name string, group int, logger *slog.Logger) (*Socket, error) {
+	s := &Socket{name: name, group: group, logger: logger}
 	return s, s.listen()
 }
 
 // listen makes the socket. It has its mode and group before anybody can see it, and takes
 // the place of nothing but a socket on which nobody listens.
-func (s *socket) listen() error {
+func (s *Socket) listen() error {
 	if len(s.name) > agentd.MaxSocketName {
 		return fmt.Errorf("socket %s: the name has %d bytes, more than %d; choose another, with --socket for a coordinator", s.name, len(s.name), agentd.MaxSocketName)
 	}
@@ -173,8 +173,8 @@ func listenerOf(conn *net.UnixConn) string {
 	return "another process"
 }
 
-// Accept, Close and Addr make it a net.Listener.
-func (s *socket) Accept() (net.Conn, error) {
+// Accept waits for the next connection, also where the socket is made anew meanwhile.
+func (s *Socket) Accept() (net.Conn, error) {
 	for {
 		l, _ := s.now()
 		conn, err := l.Accept()
@@ -187,14 +187,14 @@ func (s *socket) Accept() (net.Conn, error) {
 	}
 }
 
-func (s *socket) now() (l *net.UnixListener, closed bool) {
+func (s *Socket) now() (l *net.UnixListener, closed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.l, s.closed
 }
 
 // Close ends it and removes the file, if it is still its own.
-func (s *socket) Close() error {
+func (s *Socket) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -207,10 +207,11 @@ func (s *socket) Close() error {
 	return s.l.Close()
 }
 
-func (s *socket) Addr() net.Addr { return &net.UnixAddr{Name: s.name, Net: "unix"} }
+// Addr is the socket's name.
+func (s *Socket) Addr() net.Addr { return &net.UnixAddr{Name: s.name, Net: "unix"} }
 
 // there reports whether the file is still the one that is listened on.
-func (s *socket) there() bool {
+func (s *Socket) there() bool {
 	info, err := os.Lstat(s.name)
 	return err == nil && os.SameFile(info, s.file)
 }
@@ -219,7 +220,7 @@ func (s *socket) there() bool {
 const socketInterval = 2 * time.Second
 
 // keep looks after the socket at each tick, until ctx ends.
-func (s *socket) keep(ctx context.Context, ticks <-chan time.Time) {
+func (s *Socket) keep(ctx context.Context, ticks <-chan time.Time) {
 	for {
 		select {
 		case <-ctx.Done():
@@ -232,7 +233,7 @@ func (s *socket) keep(ctx context.Context, ticks <-chan time.Time) {
 
 // restore makes the socket anew if its file is gone, or is one that a process left behind.
 // What is in the way otherwise is logged once.
-func (s *socket) restore() {
+func (s *Socket) restore() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed || s.there() {
@@ -253,7 +254,7 @@ func (s *socket) restore() {
 }
 
 // regroup gives the socket to another group.
-func (s *socket) regroup(group int) error {
+func (s *Socket) regroup(group int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if group == s.group || s.closed {

@@ -1,4 +1,4 @@
-package cli
+package head
 
 import (
 	"bytes"
@@ -16,9 +16,9 @@ import (
 )
 
 // listening listens on a socket and answers each connection with a letter.
-func listening(t *testing.T, name string, log *bytes.Buffer) *socket {
+func listening(t *testing.T, name string, log *bytes.Buffer) *Socket {
 	t.Helper()
-	s, err := listenSocket(name, -1, slog.New(slog.NewTextHandler(log, nil)))
+	s, err := Listen(name, -1, slog.New(slog.NewTextHandler(log, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,13 +151,13 @@ func TestSecondListenerIsRefused(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "s")
 	var log bytes.Buffer
 	listening(t, name, &log)
-	if _, err := listenSocket(name, -1, nil); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("process %d listens on it already", os.Getpid())) {
+	if _, err := Listen(name, -1, nil); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("process %d listens on it already", os.Getpid())) {
 		t.Errorf("got %v", err)
 	}
 	if err := answers(name); err != nil {
 		t.Errorf("the first one: %v", err)
 	}
-	if _, err := listenSocket(filepath.Join(t.TempDir(), strings.Repeat("x", 120)), -1, nil); err == nil || !strings.Contains(err.Error(), "more than 107") {
+	if _, err := Listen(filepath.Join(t.TempDir(), strings.Repeat("x", 120)), -1, nil); err == nil || !strings.Contains(err.Error(), "more than 107") {
 		t.Errorf("a long name: %v", err)
 	}
 }
@@ -167,7 +167,7 @@ func TestSocketGroup(t *testing.T) {
 		t.Skip("only root can give a file to any group")
 	}
 	name := filepath.Join(t.TempDir(), "s")
-	s, err := listenSocket(name, 4321, nil)
+	s, err := Listen(name, 4321, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,12 +192,12 @@ func TestSocketGroup(t *testing.T) {
 
 func TestLockNamesItsOwner(t *testing.T) {
 	folder := t.TempDir()
-	lock, err := lockFolder(folder, "coordinator")
+	lock, err := LockFolder(folder, "coordinator")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer lock.Close()
-	_, err = lockFolder(folder, "coordinator")
+	_, err = LockFolder(folder, "coordinator")
 	if want := fmt.Sprintf("another coordinator runs with the state folder %s (process %d)", folder, os.Getpid()); err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("got %v, want %q", err, want)
 	}

@@ -1,0 +1,162 @@
+// Package head is what a head's coordinator is made of: where it has its things, its keys and store, the
+// socket for its clients, the links to machines and the agents that go there, and what the settings of
+// lighter.toml become. [Run] puts it together. It decides nothing about builds.
+package head
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"lighter/internal/api"
+	"lighter/internal/coordinator"
+	"lighter/internal/ledger"
+	"lighter/internal/settings"
+	"lighter/internal/version"
+	"lighter/machines"
+	"lighter/sshtransport"
+)
+
+// Options say how a coordinator runs. All must be set but for Agents.
+type Options struct {
+	Folders      Folders
+	Settings     *settings.Settings
+	Machines     []machines.Machine
+	MachinesFile string                                                // that lists them
+	LoadMachines func(ctx context.Context) ([]machines.Machine, error) // reads it again
+	Agents       string                                                // folder with agents for machines; empty: the usual ones
+	Getenv       func(string) string
+	Logger       *slog.Logger
+}
+
+// Run runs a coordinator until ctx ends, or until it cannot go on. There is one for a state folder.
+func Run(ctx context.Context, o Options) (err error) {
+	f, set, logger := o.Folders, o.Settings, o.Logger
+	lock, err := LockFolder(f.State, "coordinator")
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	access, group, err := accessOf(&set.Access, f.SettingsFile())
+	if err != nil {
+		return &InputError{err}
+	}
+	clients, err := Listen(f.Socket, group, logger)
+	if err != nil {
+		return err
+	}
+	defer clients.Close()
+	s, err := OpenStore(ctx, f, logger)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	records, err := ledger.Open(f.Ledger(), ledger.Options{Logger: logger, SyncDelay: set.Ledger.SyncDelay})
+	if err != nil {
+		return fmt.Errorf("open ledger %s: %w", f.Ledger(), err)
+	}
+	defer func() { err = errors.Join(err, records.Close()) }()
+	links, err := NewLinks(f, o.Agents, o.Getenv, logger)
+	if err != nil {
+		return err
+	}
+	links.Store = s
+	var one *coordinator.Coordinator
+	hookMaker := &hookMaker{
+		folders: f, head: s, logger: logger, home: Home(o.Getenv), socket: clients,
+		log: func(ctx context.Context, w io.Writer, b *api.Build) error { return one.WriteLog(ctx, w, b) },
+	}
+	defer hookMaker.close()
+	hooks, err := hookMaker.configure(set)
+	if err != nil {
+		return err
+	}
+	servers := newFetcher(s, logger)
+	defer servers.close()
+	one, err = coordinator.New(coordinator.Config{
+		Store: s.Store, Ledger: records, Machines: o.Machines,
+		NewLink:     func(m machines.Machine) (coordinator.Link, error) { return links.Link(m) },
+		NeedsPerson: sshtransport.Permanent,
+		ACL:         s.ACL, PublicKey: s.PublicKey,
+		LoadMachines: o.LoadMachines, MachinesFile: o.MachinesFile, StoreFolder: s.Disk, StateFolder: f.State,
+		PruneAfter: set.Ledger.PruneAfter, PruneKeepLogs: set.Ledger.KeepLogs,
+		HeadLimits: headLimitsOf(set), Limits: limitsOf(set),
+		Hooks: hooks, HookPrograms: hookMaker.programs(os.Environ()), Published: hookMaker.published,
+		Fetch: servers.fetch, SubstituteURLs: set.Coordinator.DerivationSubstituteURLs,
+		Reload: func(ctx context.Context) error { return hookMaker.reload(ctx, one) },
+		LogDir: f.Logs(), Logger: logger, Version: version.Version, Access: access,
+	})
+	if err != nil {
+		return err
+	}
+	logger.Info("coordinator is ready", "socket", f.Socket, "machines", len(o.Machines), "version", version.Version)
+	err = serve(ctx, one, clients)
+	logger.Info("coordinator stops; builds on machines go on")
+	return err
+}
+
+// stopTimeout is how long requests of clients may take to end.
+const stopTimeout = 5 * time.Second
+
+// serve runs the coordinator and its API until ctx ends, or one of them fails.
+func serve(ctx context.Context, c *coordinator.Coordinator, clients *Socket) error {
+	group, ctx := errgroup.WithContext(ctx)
+	server := c.Server()
+	group.Go(func() error {
+		ticks := time.NewTicker(socketInterval)
+		defer ticks.Stop()
+		clients.keep(ctx, ticks.C)
+		return nil
+	})
+	group.Go(func() error {
+		if err := server.Serve(c.Clients(clients)); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve clients: %w", err)
+		}
+		return nil
+	})
+	group.Go(func() error {
+		err := c.Run(ctx)
+		// Run has returned, so that streams of events and logs end too.
+		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+		defer cancel()
+		if server.Shutdown(bounded) != nil {
+			server.Close()
+		}
+		return err
+	})
+	return group.Wait()
+}
+
+// forEver is a time that nobody waits for, for limits of which 0 would mean the default.
+const forEver = 100 * 365 * 24 * time.Hour
+
+func limitsOf(s *settings.Settings) coordinator.Limits {
+	c := &s.Coordinator
+	l := coordinator.Limits{
+		MachineLostAfter: cmp.Or(c.MachineLostAfter, forEver), MaxAttempts: c.MaxAttempts, Retries: c.Retries,
+		DownloadRetries: c.DownloadRetries, QuarantineAfter: c.QuarantineAfter, QuarantineTime: c.QuarantineTime,
+		Streams: c.ParallelTransfers, KeepMissingInputs: !c.BuildMissingInputs, IdleAlarm: cmp.Or(c.IdleAlarm, forEver),
+		MaxLog: c.MaxLog, Timeout: c.Timeout, MaxSilentTime: c.MaxSilentTime,
+	}
+	if l.DownloadRetries == 0 {
+		l.DownloadRetries = -1
+	}
+	if l.QuarantineAfter == 0 {
+		l.QuarantineAfter = -1
+	}
+	return l
+}
+
+func headLimitsOf(s *settings.Settings) coordinator.HeadLimits {
+	return coordinator.HeadLimits{
+		MinFreeDisk: s.Head.MinFreeDisk, MinFreeInodes: s.Head.MinFreeInodes, MinFreeStateDisk: s.Head.MinFreeStateDisk,
+	}
+}

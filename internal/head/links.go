@@ -1,0 +1,108 @@
+package head
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"net"
+
+	"lighter/internal/agent"
+	"lighter/internal/agentd"
+	"lighter/internal/coordinator"
+	"lighter/machines"
+	"lighter/nar/signature"
+	"lighter/sshtransport"
+)
+
+// Links makes the links to machines: over SSH, or to an agent in this process
+// for the head itself.
+type Links struct {
+	MachinesFile string               // that lists the machines, for errors
+	Agents       *Agents              // that are uploaded
+	PublicKey    *signature.PublicKey // of the head; nil where it has none yet
+	Store        *Store               // of the head; needed for machines that are local
+	LocalAgent   string               // folder of their agent
+	Home         string               // of this user, where private keys may be
+
+	logger *slog.Logger
+}
+
+// NewLinks reads the head's public key. Agents are looked for in the folder agents, if that is not empty,
+// and in the usual ones.
+func NewLinks(f Folders, agents string, getenv func(string) string, logger *slog.Logger) (*Links, error) {
+	public, err := signature.LoadPublicKey(signature.PublicFile(f.SigningKey()))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	return &Links{
+		MachinesFile: f.MachinesFile(), Agents: NewAgents(agents, getenv("LIGHTER_AGENTS")), PublicKey: public,
+		LocalAgent: f.LocalAgent(), Home: Home(getenv), logger: logger,
+	}, nil
+}
+
+// Link makes the link to a machine; it does not connect.
+func (l *Links) Link(m machines.Machine) (coordinator.Link, error) {
+	if m.Local {
+		return newLocalLink(l, &m)
+	}
+	input, err := l.startInput()
+	if err != nil {
+		return nil, err
+	}
+	return sshtransport.New(sshtransport.Config{
+		Machine: m.Name, Addr: m.Addr(), User: m.User,
+		PrivateKey: m.PrivateKeyFile(l.Home), HostKey: m.HostKey, HostKeySource: l.MachinesFile,
+		Bootstrap: sshtransport.Bootstrap{
+			Agents: l.Agents.Find, Args: agentArgs(&m), StartInput: input,
+		},
+		Logger: l.logger,
+	}), nil
+}
+
+// startInput tells an agent whose archives its store shall take.
+func (l *Links) startInput() ([]byte, error) {
+	var input struct {
+		Authorize []string `json:"authorize"`
+	}
+	if l.PublicKey != nil {
+		input.Authorize = append(input.Authorize, l.PublicKey.String())
+	}
+	return json.Marshal(input)
+}
+
+// agentArgs are the arguments of "lighter-agent start" that follow from the machines
+// file.
+func agentArgs(m *machines.Machine) []string {
+	var args []string
+	for _, a := range []struct{ flag, value, absent string }{
+		{"--state", m.StateDirectory, ""},
+		{"--store", m.Store, machines.StoreAuto},
+		{"--daemon-socket", m.DaemonSocket, machines.DefaultDaemonSocket},
+	} {
+		if a.value != a.absent {
+			args = append(args, a.flag, a.value)
+		}
+	}
+	return args
+}
+
+// localLink is the way to the agent in this process that builds in the head's store.
+type localLink struct{ *agentd.Agent }
+
+func newLocalLink(l *Links, m *machines.Machine) (*localLink, error) {
+	a, err := agentd.Start(
+		&agentd.Backend{Store: l.Store.Store, Kind: l.Store.Kind, PublicKey: l.PublicKey, ACL: l.Store.ACL, Disk: l.Store.Disk},
+		agent.Options{StateDir: l.LocalAgent, Logger: l.logger.With("machine", m.Name)},
+	)
+	if err != nil {
+		return nil, err
+	}
+	return &localLink{a}, nil
+}
+
+func (l *localLink) DialAgent(ctx context.Context) (net.Conn, error) { return l.Dial(ctx) }
+
+// Close ends the agent: builds on the head itself end with the coordinator.
+func (l *localLink) Close() error { return l.Stop(context.Background()) }
