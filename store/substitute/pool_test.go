@@ -118,7 +118,7 @@ func TestPoolEndsWithTheStoresErrors(t *testing.T) {
 	testkit.CheckLeaks(t)
 	o := newOrigin(t)
 	var many []store.Path
-	for i := range 200 {
+	for i := range 50 {
 		many = append(many, o.text(fmt.Sprint("item-", i), "x"))
 	}
 	s := &unwritable{Store: newStore(t)}
