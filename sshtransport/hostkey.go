@@ -93,11 +93,18 @@ func knownHostKeys(cfg *Config) (*hostKeys, error) {
 		}
 		return h.explain(err, found, files)
 	}
+	// A key that is known comes before a certificate, which may be of another authority.
+	var certified []string
 	for _, algorithm := range db.HostKeyAlgorithms(cfg.Addr) {
-		if algorithm != ssh.KeyAlgoRSA && algorithm != ssh.CertAlgoRSAv01 { // SHA-1
+		switch {
+		case algorithm == ssh.KeyAlgoRSA, algorithm == ssh.CertAlgoRSAv01: // they use SHA-1
+		case slices.Contains(certificates, algorithm):
+			certified = append(certified, algorithm)
+		default:
 			h.algorithms = append(h.algorithms, algorithm)
 		}
 	}
+	h.algorithms = append(h.algorithms, certified...)
 	return h, nil
 }
 
@@ -119,7 +126,7 @@ func (h *hostKeys) explain(err error, found ssh.PublicKey, files []string) error
 	case errors.As(err, &revoked):
 		reason := fmt.Sprintf("it is revoked (%s:%d)", revoked.Revoked.Filename, revoked.Revoked.Line)
 		return &HostKeyError{Addr: h.addr, Found: found, Wanted: h.wanted, Reason: reason}
-	case errors.As(err, &mismatch) && len(mismatch.Want) == 0:
+	case errors.As(err, &mismatch) && len(h.wanted) == 0:
 		return &UnknownHostError{Addr: h.addr, Found: found, Files: files}
 	case errors.As(err, &mismatch):
 		return &HostKeyError{Addr: h.addr, Found: found, Wanted: h.wanted}

@@ -67,6 +67,7 @@ func TestKnownHosts(t *testing.T) {
 		{"hashed port", line(xknownhosts.HashHostname("[m]:2222"), ed), "m:2222", ed, "", []string{ssh.KeyAlgoED25519}},
 		{"not at that port", line("m", ed), "m:2222", ed, "is not known", nil},
 		{"not at that port, with a wildcard", line("m", ed) + line("*.example", other), "m:2222", ed, "is not known", nil},
+		{"not at that port, where a wildcard counts", line("m", ed) + line("*", other), "m:2222", ed, "(FILE:2); found ssh-ed25519", []string{ssh.KeyAlgoED25519}},
 		{"wildcard", line("*.example", ed), "m.example:22", ed, "", []string{ssh.KeyAlgoED25519}},
 		{"wildcard at any port", line("*.example", ed), "m.example:2222", ed, "", []string{ssh.KeyAlgoED25519}},
 		{"wildcard at any port, other key", line("*.example", ed), "m.example:2222", other, "(FILE:1); found ", []string{ssh.KeyAlgoED25519}},
@@ -81,7 +82,7 @@ func TestKnownHosts(t *testing.T) {
 		{"authority not at that port", line("@cert-authority m", authority) + line("*.example", other), "m:2222", certified, "is not known", nil},
 		{
 			"RSA authority and a key", line("@cert-authority m", rs) + line("m", ed), "m:22", ed, "",
-			[]string{ssh.CertAlgoRSASHA512v01, ssh.CertAlgoRSASHA256v01, ssh.KeyAlgoED25519},
+			[]string{ssh.KeyAlgoED25519, ssh.CertAlgoRSASHA512v01, ssh.CertAlgoRSASHA256v01},
 		},
 		{"not for that name", line("@cert-authority n", authority), "n:22", certified, "principal", []string{ssh.CertAlgoED25519v01}},
 		{"other authority", line("@cert-authority m", other), "m:22", certified, "no authorities for hostname", []string{ssh.CertAlgoED25519v01}},
