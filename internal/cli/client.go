@@ -12,6 +12,7 @@ import (
 	"lighter/internal/api/apiclient"
 	"lighter/internal/disk"
 	"lighter/internal/head"
+	"lighter/internal/human"
 )
 
 // clientAction is the action of a command that asks the coordinator.
@@ -48,5 +49,5 @@ func noAccess(socket string) error {
 		return fmt.Errorf("no access to the folder of the coordinator's socket %s: ask whoever runs it to let you in", socket)
 	}
 	return fmt.Errorf("no access to the coordinator's socket %s: it is for %s and members of the group %s; root adds you with: usermod -aG %s %s, which counts from the next login on",
-		socket, disk.Owner(info), disk.Group(info), word(disk.Group(info)), word(disk.UserName(uint32(os.Geteuid())))) // #nosec G115 -- a number of the kernel's
+		socket, disk.Owner(info), disk.Group(info), human.ShellWord(disk.Group(info)), human.ShellWord(disk.UserName(uint32(os.Geteuid())))) // #nosec G115 -- a number of the kernel's
 }

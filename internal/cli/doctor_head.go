@@ -37,7 +37,7 @@ func (d *doctor) checkFolder(check, folder, missing string) {
 	case !info.IsDir():
 		d.problem(check, "move the file away", "%s is no folder", folder)
 	case othersWrite(info):
-		d.problem(check, "chmod o-w "+word(folder), "%s: whoever is on this computer may write there (mode %04o)", folder, info.Mode().Perm())
+		d.problem(check, "chmod o-w "+human.ShellWord(folder), "%s: whoever is on this computer may write there (mode %04o)", folder, info.Mode().Perm())
 	default:
 		d.ok(check, "%s, mode %04o, of %s", folder, info.Mode().Perm(), disk.Owner(info))
 	}
@@ -59,7 +59,7 @@ func (d *doctor) checkSocket(ctx context.Context) {
 		d.problem(check, "move it away, or name the right one with --socket", "%s is no socket", socket)
 		return
 	case othersWrite(info):
-		d.problem(check, "chmod o-rwx "+word(socket), "%s: whoever is on this computer may have things built (mode %04o)", socket, info.Mode().Perm())
+		d.problem(check, "chmod o-rwx "+human.ShellWord(socket), "%s: whoever is on this computer may have things built (mode %04o)", socket, info.Mode().Perm())
 	default:
 		d.ok(check, "%s, mode %04o, of %s", socket, info.Mode().Perm(), disk.Owner(info))
 	}
@@ -126,7 +126,7 @@ func (d *doctor) checkSettings(context.Context) {
 	case !info.Mode().IsRegular():
 		d.problem(check, "move it away", "%s is no file", file)
 	case othersWrite(info):
-		d.problem(check, "chmod o-w "+word(file), "%s: whoever is on this computer may write it, and it names programs that are run", file)
+		d.problem(check, "chmod o-w "+human.ShellWord(file), "%s: whoever is on this computer may write it, and it names programs that are run", file)
 	default:
 		if _, err := d.folders.LoadSettings(); err != nil {
 			d.problem(check, "mend it; docs/settings.md describes it", "%v", err)
@@ -195,9 +195,9 @@ func (d *doctor) checkKeys(context.Context) {
 	case err != nil && d.folders.StoreKind == machines.StoreDaemon:
 		d.ok(check, "%s; guix-daemon signs", key.Fingerprint())
 	case err != nil:
-		d.problem(check, "put it there from a backup, or make a new key: move "+word(public)+" away, and "+generate, "%v", err)
+		d.problem(check, "put it there from a backup, or make a new key: move "+human.ShellWord(public)+" away, and "+generate, "%v", err)
 	case info.Mode().Perm()&0o077 != 0:
-		d.problem(check, "chmod 600 "+word(secret), "%s: others than its owner may use the secret key (mode %04o)", secret, info.Mode().Perm())
+		d.problem(check, "chmod 600 "+human.ShellWord(secret), "%s: others than its owner may use the secret key (mode %04o)", secret, info.Mode().Perm())
 	default:
 		d.checkPair(check, secret, key)
 	}
@@ -224,7 +224,7 @@ func (d *doctor) checkACL(context.Context) {
 	file := d.folders.ACL()
 	info, err := os.Stat(file)
 	if err == nil && othersWrite(info) {
-		d.problem(check, "chmod o-w "+word(file), "%s: whoever is on this computer may write it, and so decide what is trusted", file)
+		d.problem(check, "chmod o-w "+human.ShellWord(file), "%s: whoever is on this computer may write it, and so decide what is trusted", file)
 	}
 	read := d.folders.LoadOwnACL
 	if d.folders.StoreKind == machines.StoreDaemon {
@@ -243,9 +243,9 @@ func (d *doctor) checkACL(context.Context) {
 		key, err := signature.ParsePublicKey([]byte(m.PublicKey))
 		switch {
 		case err != nil:
-			d.problem(check, "lighter machines test "+word(m.Name), "%s signs with something that is no key: %v", m.Name, err)
+			d.problem(check, "lighter machines test "+human.ShellWord(m.Name), "%s signs with something that is no key: %v", m.Name, err)
 		case !acl.Authorized(key):
-			d.problem(check, "lighter machines authorize "+word(m.Name), "%s signs with %s, which is not authorized: what it builds is not taken", m.Name, key.Fingerprint())
+			d.problem(check, "lighter machines authorize "+human.ShellWord(m.Name), "%s signs with %s, which is not authorized: what it builds is not taken", m.Name, key.Fingerprint())
 		}
 	}
 	if len(d.findings) == before {
