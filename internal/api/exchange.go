@@ -224,22 +224,36 @@ func (v *MachineVerdict) String() string {
 	return fmt.Sprintf("%s: %s: wanted %s, got %s", v.Machine, v.Rule, v.Wanted, v.Actual)
 }
 
-// MachineCheck is the answer to POST /v1/machines/{name}/check: what was tried,
+// MachineTrial is the answer to POST /v1/machines/{name}/check: what was tried,
 // in order, up to the first thing without which the rest cannot be tried.
-type MachineCheck struct {
+type MachineTrial struct {
 	Machine string        `json:"machine"`
 	OK      bool          `json:"ok"`
-	Steps   []CheckStep   `json:"steps"`
+	Steps   []TrialStep   `json:"steps"`
 	Status  MachineStatus `json:"status"`
 }
 
-// CheckStep is one thing that a check of a machine tried.
-type CheckStep struct {
-	Name   string `json:"name"` // "link", "agent", "protocol", "store", "build", "key", "clock", "send", "fetch"
-	OK     bool   `json:"ok"`
-	Detail string `json:"detail"`
-	Fix    string `json:"fix,omitempty"` // what to do, if it is not OK
+// TrialStep is one thing that a test of a machine tried.
+type TrialStep struct {
+	// Name is one of "link", "agent", "protocol", "store", "build", "offer", "key", "clock",
+	// "send" and "fetch"; in "lighter offload test" of "ssh", "agent", "store", "import",
+	// "export" and "clock".
+	Name    string       `json:"name"`
+	OK      bool         `json:"ok"` // the outcome is good
+	Outcome TrialOutcome `json:"outcome"`
+	Detail  string       `json:"detail"`
+	Fix     string       `json:"fix,omitempty"` // what to do, if it is not OK
 }
+
+// TrialOutcome is how a step ended.
+type TrialOutcome string
+
+// The outcomes of a step.
+const (
+	TrialGood    TrialOutcome = "good"
+	TrialWarning TrialOutcome = "warning" // builds can be made all the same
+	TrialBad     TrialOutcome = "bad"
+)
 
 // MachineGC is the body of POST /v1/machines/{name}/gc.
 type MachineGC struct {

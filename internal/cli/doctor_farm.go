@@ -18,6 +18,7 @@ import (
 	"lighter/internal/cli/display"
 	"lighter/internal/head"
 	"lighter/internal/human"
+	"lighter/internal/machinetest"
 	"lighter/internal/quantity"
 	"lighter/machines"
 )
@@ -198,8 +199,8 @@ func (d *doctor) checkClock(context.Context) {
 		d.ok(check, "%s", human.Stamp(now))
 	}
 	for _, m := range d.machineStatus() {
-		if skew := m.ClockSkew.Duration(); skew.Abs() > maxClockSkew {
-			d.note(check, clockFix, "that of %s differs by %s", m.Name, quantity.Duration(skew.Abs()))
+		if skew := m.ClockSkew.Duration(); skew.Abs() > machinetest.MaxSkew {
+			d.note(check, machinetest.ClockFix, "that of %s differs by %s", m.Name, quantity.Duration(skew.Abs()))
 		}
 	}
 }

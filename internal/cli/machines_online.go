@@ -1,8 +1,8 @@
 package cli
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -67,12 +67,12 @@ Where a coordinator runs, it does this over its own connections; else this comma
 				if err != nil {
 					return err
 				}
-				c, err := newChecker(ctx, inv, f)
+				c, err := newMachineTester(ctx, inv, f)
 				if err != nil {
 					return err
 				}
 				defer c.close()
-				names, err := c.choose(inv, inv.args)
+				names, err := chooseMachines(inv, c.names, inv.args)
 				if err != nil {
 					return err
 				}
@@ -82,19 +82,13 @@ Where a coordinator runs, it does this over its own connections; else this comma
 	}
 }
 
-// checkResult is how the check of one machine ended.
-type checkResult struct {
-	check *api.MachineCheck
-	err   error
-}
-
-// testMachines checks machines at the same time and shows the results in order.
-func testMachines(ctx context.Context, inv *invocation, c *checker, names []string, asJSON bool) error {
-	results := make([]checkResult, len(names))
+// testMachines tests machines at the same time and shows the results in order.
+func testMachines(ctx context.Context, inv *invocation, c *machineTester, names []string, asJSON bool) error {
+	trials, errs := make([]*api.MachineTrial, len(names)), make([]error, len(names))
 	var group errgroup.Group
 	for i, name := range names {
 		group.Go(func() error {
-			results[i].check, results[i].err = c.check(ctx, name)
+			trials[i], errs[i] = c.test(ctx, name)
 			return nil
 		})
 	}
@@ -102,20 +96,20 @@ func testMachines(ctx context.Context, inv *invocation, c *checker, names []stri
 		return err
 	}
 	bad := 0
-	for i, r := range results {
-		if r.err != nil {
-			return fmt.Errorf("test %s: %w", names[i], r.err)
+	for i, trial := range trials {
+		if errs[i] != nil {
+			return fmt.Errorf("test %s: %w", names[i], errs[i])
 		}
-		if !r.check.OK {
+		if !trial.OK {
 			bad++
 		}
 		if asJSON {
-			if err := writeJSONLine(inv.Out, r.check); err != nil {
+			if err := writeJSONLine(inv.Out, trial); err != nil {
 				return err
 			}
 			continue
 		}
-		writeCheck(inv.Out, r.check, inv.style(inv.Out))
+		writeTrial(inv.Out, trial, inv.style(inv.Out))
 	}
 	if bad > 0 {
 		return &exitError{exitUnusable, fmt.Errorf("%d of %s can't be used", bad, human.Count(len(names), "machine"))}
@@ -123,16 +117,40 @@ func testMachines(ctx context.Context, inv *invocation, c *checker, names []stri
 	return nil
 }
 
-func writeCheck(w io.Writer, c *api.MachineCheck, style display.Style) {
-	fmt.Fprintf(w, "%s: %s\n", human.Printable(c.Machine), style.Verdict(c.OK, "good", "can't be used"))
-	for _, s := range c.Steps {
-		fmt.Fprintf(w, "  %-8s  %s  %s\n", human.Printable(s.Name), style.Verdict(s.OK, "good", "bad "), human.Printable(s.Detail))
-		if s.Fix != "" {
-			for _, line := range strings.Split(human.PrintableText(s.Fix), "\n") {
-				fmt.Fprintf(w, "            %s %s\n", "→", line)
-			}
+func writeTrial(w io.Writer, t *api.MachineTrial, style display.Style) {
+	fmt.Fprintf(w, "%s: %s\n", human.Printable(t.Machine), style.Verdict(t.OK, "good", "can't be used"))
+	writeSteps(w, t.Steps, len("protocol"), style)
+}
+
+// writeSteps writes the steps of a trial, with names of a width and what to do.
+func writeSteps(w io.Writer, steps []api.TrialStep, width int, style display.Style) {
+	for _, s := range steps {
+		outcome := cmp.Or(s.Outcome, api.TrialBad)
+		if s.OK {
+			outcome = api.TrialGood
 		}
+		text := fmt.Sprintf("%-7s", human.Printable(string(outcome)))
+		fmt.Fprintf(w, "  %-*s  %s  %s\n", width, human.Printable(s.Name), style.Verdict(outcome != api.TrialBad, text, text), human.Printable(s.Detail))
+		writeFix(w, strings.Repeat(" ", width+len(text)+6), s.Fix)
 	}
+}
+
+// writeFix writes what to do, behind an arrow.
+func writeFix(w io.Writer, margin, fix string) {
+	if fix == "" {
+		return
+	}
+	for line := range strings.SplitSeq(human.PrintableText(fix), "\n") {
+		fmt.Fprintf(w, "%s→ %s\n", margin, line)
+	}
+}
+
+// arrow is what to do, below an error; empty if that is.
+func arrow(fix string) string {
+	if fix == "" {
+		return ""
+	}
+	return "\n  → " + strings.ReplaceAll(fix, "\n", "\n    ")
 }
 
 func machinesGCCommand() *command {
@@ -192,12 +210,12 @@ func machinesAuthorizeCommand() *command {
 				if err != nil {
 					return err
 				}
-				c, err := newChecker(ctx, inv, f)
+				c, err := newMachineTester(ctx, inv, f)
 				if err != nil {
 					return err
 				}
 				defer c.close()
-				names, err := c.choose(inv, inv.args)
+				names, err := chooseMachines(inv, c.names, inv.args)
 				if err != nil {
 					return err
 				}
@@ -207,7 +225,7 @@ func machinesAuthorizeCommand() *command {
 	}
 }
 
-func authorizeMachines(ctx context.Context, inv *invocation, f head.Folders, c *checker, names []string, yes bool) error {
+func authorizeMachines(ctx context.Context, inv *invocation, f head.Folders, c *machineTester, names []string, yes bool) error {
 	if !yes && terminal(inv.In) == nil {
 		return usageErrorf("%s: standard input is no terminal to ask on; use --yes", inv.flags.Name())
 	}
@@ -240,26 +258,26 @@ func authorizeMachines(ctx context.Context, inv *invocation, f head.Folders, c *
 		fmt.Fprintf(inv.Out, "%s: authorized: %s\n", name, key.Fingerprint())
 		if c.client != nil {
 			// So that the coordinator finds out now; what is wrong beside shows in its status.
-			_, _ = c.check(ctx, name)
+			_, _ = c.test(ctx, name)
 		}
 	}
 	return nil
 }
 
 // machineKey asks a machine for the key with which it signs.
-func machineKey(ctx context.Context, c *checker, name string) (*signature.PublicKey, error) {
-	check, err := c.check(ctx, name)
+func machineKey(ctx context.Context, c *machineTester, name string) (*signature.PublicKey, error) {
+	trial, err := c.test(ctx, name)
 	if err != nil {
 		return nil, fmt.Errorf("ask %s for its key: %w", name, err)
 	}
-	if check.Status.PublicKey == "" {
-		i := slices.IndexFunc(check.Steps, func(s api.CheckStep) bool { return !s.OK })
+	if trial.Status.PublicKey == "" {
+		i := slices.IndexFunc(trial.Steps, func(s api.TrialStep) bool { return !s.OK })
 		if i < 0 {
 			return nil, fmt.Errorf("%s did not say with which key it signs", name)
 		}
-		return nil, fmt.Errorf("ask %s for its key: %s: %s", name, check.Steps[i].Name, check.Steps[i].Detail)
+		return nil, fmt.Errorf("ask %s for its key: %s: %s%s", name, trial.Steps[i].Name, trial.Steps[i].Detail, arrow(trial.Steps[i].Fix))
 	}
-	key, err := signature.ParsePublicKey([]byte(check.Status.PublicKey))
+	key, err := signature.ParsePublicKey([]byte(trial.Status.PublicKey))
 	if err != nil {
 		return nil, fmt.Errorf("key of %s: %w", name, err)
 	}
@@ -289,72 +307,5 @@ func ask(ctx context.Context, inv *invocation, question string) (bool, error) {
 	case <-ctx.Done():
 		fmt.Fprintln(inv.Err)
 		return false, context.Cause(ctx)
-	}
-}
-
-// checker checks machines, through the coordinator or by itself.
-type checker struct {
-	client *apiclient.Client
-	names  []string // of all machines
-	alone  *loneChecker
-}
-
-func newChecker(ctx context.Context, inv *invocation, f head.Folders) (*checker, error) {
-	client := apiclient.NewClient(f.Socket)
-	list, err := client.Machines(ctx)
-	if err == nil {
-		c := &checker{client: client}
-		for i := range list {
-			c.names = append(c.names, list[i].Name)
-		}
-		return c, nil
-	}
-	client.Close()
-	var noCoordinator *exitError
-	if !errors.As(noAnswer(f, err), &noCoordinator) || noCoordinator.code != exitNoAnswer {
-		return nil, err
-	}
-	alone, err := newLoneChecker(ctx, inv, f)
-	if err != nil {
-		return nil, err
-	}
-	c := &checker{alone: alone}
-	for i := range alone.machines {
-		c.names = append(c.names, alone.machines[i].Name)
-	}
-	return c, nil
-}
-
-// choose returns the machines that were named, or all.
-func (c *checker) choose(inv *invocation, given []string) ([]string, error) {
-	if len(given) == 0 {
-		return c.names, nil
-	}
-	for _, name := range given {
-		if slices.Contains(c.names, name) {
-			continue
-		}
-		text := fmt.Sprintf("%s: no machine is called %q", inv.flags.Name(), name)
-		if near := nearest(name, c.names); near != "" {
-			return nil, usageErrorf("%s; did you mean %q?", text, near)
-		}
-		return nil, usageErrorf("%s; there are %s", text, strings.Join(c.names, ", "))
-	}
-	return given, nil
-}
-
-func (c *checker) check(ctx context.Context, name string) (*api.MachineCheck, error) {
-	if c.client != nil {
-		return c.client.CheckMachine(ctx, name)
-	}
-	return c.alone.check(ctx, name)
-}
-
-func (c *checker) close() {
-	if c.client != nil {
-		c.client.Close()
-	}
-	if c.alone != nil {
-		_ = c.alone.close() // it was looked at, no more
 	}
 }

@@ -46,11 +46,7 @@ func machinesExist(ctx context.Context, inv *invocation, client *apiclient.Clien
 	if err != nil {
 		return err
 	}
-	c := &checker{}
-	for i := range list {
-		c.names = append(c.names, list[i].Name)
-	}
-	_, err = c.choose(inv, names)
+	_, err = chooseMachines(inv, statusNames(list), names)
 	return err
 }
 

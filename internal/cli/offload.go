@@ -18,6 +18,7 @@ import (
 	"lighter/internal/buildhook"
 	"lighter/internal/head"
 	"lighter/internal/human"
+	"lighter/internal/machinetest"
 	"lighter/machines"
 )
 
@@ -91,9 +92,9 @@ Where neither --store nor $LIGHTER_STORE says which store the head has, it is gu
 type offloading struct {
 	folders  head.Folders
 	file     string // that lists the machines
-	format   machines.Format
 	machines []machines.Machine
 	links    *head.Links
+	advice   machinetest.Advice
 	timeout  time.Duration // for each machine
 }
 
@@ -130,6 +131,8 @@ func (f *offloadFlags) setUp(ctx context.Context, inv *invocation) (*offloading,
 		return nil, err
 	}
 	o.links.MachinesFile = o.file
+	o.advice = found.Advice(o.links)
+	o.advice.ByName = found.StoreKind != machines.StoreDaemon && o.file == found.MachinesFile()
 	return o, nil
 }
 
@@ -154,7 +157,6 @@ func (o *offloading) read(ctx context.Context, inv *invocation) error {
 	case len(list) == 0:
 		return badInput(fmt.Errorf("%s lists no machine", o.file))
 	}
-	o.format = machines.FormatOf(o.file, nil)
 	o.machines = list
 	return nil
 }
@@ -202,7 +204,7 @@ func (o *offloading) anyLocal() bool {
 func (o *offloading) openHead(ctx context.Context) (*head.Store, error) {
 	s, err := head.OpenStore(ctx, o.folders, slog.New(slog.DiscardHandler))
 	if err != nil {
-		return nil, o.headError(err)
+		return nil, fmt.Errorf("%w%s", err, arrow(o.advice.HeadFix(err)))
 	}
 	o.links.Store, o.links.PublicKey = s, s.PublicKey // which may have been made just now
 	if !o.anyLocal() {
@@ -230,7 +232,7 @@ func each[T any](ctx context.Context, o *offloading, do func(context.Context, *m
 	for i := range o.machines {
 		results[i] = make(chan T, 1)
 		group.Go(func() {
-			ctx, cancel := context.WithTimeoutCause(ctx, o.timeout, &tookTooLong{o.timeout})
+			ctx, cancel := context.WithTimeoutCause(ctx, o.timeout, &machinetest.TooLong{Limit: o.timeout})
 			defer cancel()
 			results[i] <- do(ctx, &o.machines[i])
 		})
@@ -250,14 +252,6 @@ func each[T any](ctx context.Context, o *offloading, do func(context.Context, *m
 	}
 	return nil
 }
-
-// tookTooLong is why the work on a machine was given up.
-type tookTooLong struct{ limit time.Duration }
-
-func (e *tookTooLong) Error() string { return fmt.Sprintf("not done after %s", e.limit) }
-
-// Is makes it match context.DeadlineExceeded.
-func (e *tookTooLong) Is(target error) bool { return target == context.DeadlineExceeded }
 
 // unusable is the error of a command that found some of the machines bad.
 func (o *offloading) unusable(bad int) error {

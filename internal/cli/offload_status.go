@@ -15,6 +15,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/cli/display"
 	"lighter/internal/human"
+	"lighter/internal/machinetest"
 	"lighter/internal/quantity"
 	"lighter/machines"
 )
@@ -112,32 +113,41 @@ func (o *offloading) ask(ctx context.Context, m *machines.Machine) *machineState
 	}
 	r, err := o.reach(ctx, m)
 	if err != nil {
-		p := o.explain(m, err)
-		s.Error, s.Fix = p.err.Error(), p.fix
+		p := o.advice.Explain(m, err)
+		s.Error, s.Fix = p.Err.Error(), p.Fix
 		return s
 	}
-	defer r.close()
 	s.OK = true
 	s.fill(r, m)
-	if text, fix := o.storeProblem(m, r.info); text != "" {
+	if text, fix := o.advice.StoreProblem(m, r.Info); text != "" {
 		s.OK, s.Error, s.Fix = false, text, fix
 	}
 	return s
 }
 
-func (s *machineState) fill(r *reached, m *machines.Machine) {
-	info := r.info
+// reach asks a machine over a link of its own.
+func (o *offloading) reach(ctx context.Context, m *machines.Machine) (*machinetest.Reached, error) {
+	agent, closeLink, err := newAgentClient(o.links, m)
+	if err != nil {
+		return nil, err
+	}
+	defer closeLink()
+	return machinetest.Reach(ctx, agent)
+}
+
+func (s *machineState) fill(r *machinetest.Reached, m *machines.Machine) {
+	info := r.Info
 	load := info.Load / float64(max(1, info.Cores))
-	clock, far := r.clockText()
+	clock, far := r.Clock()
 	s.stateFields = &stateFields{
 		Kernel: info.Kernel, Architecture: architecture(info), Hostname: info.Hostname,
 		StoreKind: info.StoreKind, StoreDir: string(info.StoreDir), Uptime: info.Uptime,
 		Cores: info.Cores, Load: info.Load, NormalizedLoad: load, FreeDisk: info.FreeDisk, FreeMemory: info.FreeMemory,
-		ClockSkew: api.Seconds(r.skew.Seconds()), RoundTrip: api.Seconds(r.roundTrip.Seconds()),
-		Agent: info.Version, Running: info.Running, store: storeText(info), clock: clock,
+		ClockSkew: api.Seconds(r.Skew.Seconds()), RoundTrip: api.Seconds(r.RoundTrip.Seconds()),
+		Agent: info.Version, Running: info.Running, store: machinetest.StoreText(info), clock: clock,
 	}
 	if far {
-		s.Warnings = append(s.Warnings, "clock: "+clockFix)
+		s.Warnings = append(s.Warnings, "clock: "+machinetest.ClockFix)
 	}
 	if m.OverloadThreshold > 0 && load >= m.OverloadThreshold {
 		s.Warnings = append(s.Warnings, fmt.Sprintf("load: it gets no builds while its normalized load is not below its overload-threshold, %g", m.OverloadThreshold))

@@ -4,16 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -21,7 +18,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
-	"lighter/internal/head"
+	"lighter/internal/machinetest"
 	"lighter/internal/testkit"
 	"lighter/machines"
 	"lighter/sshtransport"
@@ -211,107 +208,15 @@ func TestOffloadIsInterrupted(t *testing.T) {
 	}
 }
 
-// TestOffloadAdvice has what cannot be provoked with servers of a test.
-func TestOffloadAdvice(t *testing.T) {
-	key := sshtest.NewKey(t).PublicKey()
-	line := sshtransport.FormatHostKey(key)
-	known := []sshtransport.KnownKey{{Key: key, Source: "known_hosts:3"}}
-	m := &machines.Machine{Name: "m", Host: "h", Port: 2222, User: "u", DaemonSocket: machines.DefaultDaemonSocket}
-	pinned := *m
-	pinned.HostKey = line
-	for _, tt := range []struct {
-		name   string
-		format machines.Format
-		m      *machines.Machine
-		err    error
-		step   string
-		want   string
-	}{
-		{"wrong key, Guix", machines.Guix, &pinned, &sshtransport.HostKeyError{Found: key, Wanted: known}, stepSSH, `(host-key "` + line + `")`},
-		{"wrong key, TOML", machines.TOML, &pinned, &sshtransport.HostKeyError{Found: key, Wanted: known}, stepSSH, `host-key = "` + line + `"`},
-		{"wrong key, known_hosts", machines.TOML, m, &sshtransport.HostKeyError{Found: key, Wanted: known}, stepSSH, "ssh-keygen -R '[h]:2222'"},
-		{"other type of key", machines.TOML, &pinned, &sshtransport.HostKeyError{Wanted: known, Types: []string{"ssh-rsa"}}, stepSSH, "ssh-keyscan -p 2222 -t rsa h"},
-		{"no key to offer", machines.TOML, m, &sshtransport.AuthError{User: "u"}, stepSSH, "make a key: ssh-keygen -t ed25519"},
-		{"key of another user", machines.TOML, m, &sshtransport.KeyError{What: "private key", Cause: fs.ErrPermission}, stepSSH, "as whom the coordinator runs"},
-		{"unknown name", machines.TOML, m, &net.OpError{Op: "dial", Err: &net.DNSError{Err: "no such host", Name: "h"}}, stepSSH, "put a name or address that can be found from here into the entry of m in f"},
-		{"no route", machines.TOML, m, &net.OpError{Op: "dial", Err: syscall.EHOSTUNREACH}, stepSSH, "a firewall drops port 2222"},
-		{"no answer", machines.TOML, m, errors.New("connecting to h:2222 took longer than 10s"), stepSSH, "ping h"},
-		{"no SSH", machines.TOML, m, errors.New("connect to h:2222: ssh: handshake failed: EOF"), stepSSH, "ssh -v -p 2222 u@h"},
-		{"disk full", machines.TOML, m, fmt.Errorf("upload the agent: %w", syscall.ENOSPC), stepAgent, "ssh -p 2222 u@h df -h"},
-		{"read-only", machines.TOML, m, errors.New("(123 bytes are free; is a quota used up?)"), stepAgent, "mounted read-only"},
-		{"no SFTP", machines.TOML, m, errors.New("SFTP: the server does not offer it (Subsystem in sshd_config)"), stepAgent, "Subsystem sftp internal-sftp"},
-		{"down", machines.TOML, m, syscall.ECONNREFUSED, stepSSH, "start sshd on h"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			o := &offloading{file: "f", format: tt.format, links: &head.Links{}}
-			got := o.explain(tt.m, tt.err)
-			if got.step != tt.step || !strings.Contains(got.fix, tt.want) {
-				t.Errorf("got %s: %s\nwant %s: %s", got.step, got.fix, tt.step, tt.want)
-			}
-		})
-	}
-}
-
-// TestOffloadStoreAdvice has what a machine with guix-daemon says, from a real one.
-func TestOffloadStoreAdvice(t *testing.T) {
-	const connect = "connect to guix-daemon on /var/guix/daemon-socket/socket: dial unix /var/guix/daemon-socket/socket: connect: "
-	m := &machines.Machine{Name: "m", Host: "h", Port: machines.DefaultPort, User: "u", DaemonSocket: machines.DefaultDaemonSocket}
-	o := &offloading{file: "f", folders: head.Folders{StoreKind: machines.StoreDaemon}}
-	info := &agentapi.Machine{StoreKind: machines.StoreDaemon, StoreDir: store.DefaultDir}
-	for _, tt := range []struct{ problem, text, fix string }{
-		{
-			connect + "no such file or directory; start guix-daemon (herd start guix-daemon), or say --daemon-socket",
-			connect + "no such file or directory", "start guix-daemon there (systemctl start guix-daemon; herd start guix-daemon), or put the socket on which it listens as daemon-socket into the entry of m in f",
-		},
-		{connect + "connection refused", connect + "connection refused", "start guix-daemon there"},
-		{connect + "permission denied; let this user use the socket", connect + "permission denied", "let u use guix-daemon's socket there: ssh u@h ls -ld /var/guix/daemon-socket "},
-		{"guix-daemon has no key to sign what was built: no such file; as root, run: guix archive --generate-key", "guix-daemon has no key to sign what was built: no such file", "as root on h: guix archive --generate-key"},
-		{"export: getting status of `/etc/guix/signing-key.sec': No such file or directory", "export: getting status of `/etc/guix/signing-key.sec': No such file or directory", "as root on h: guix archive --generate-key"},
-		{"the moon is full", "the moon is full", ""},
-	} {
-		info.BuildProblem = tt.problem
-		text, fix := o.storeProblem(m, info)
-		if text != tt.text || !strings.HasPrefix(fix, tt.fix) || (fix == "") != (tt.fix == "") {
-			t.Errorf("%s: got %q, %q", tt.problem, text, fix)
-		}
-	}
-	if got, want := o.farACLFix(m, info, "/etc/guix/signing-key.pub"), "ssh root@h guix archive --authorize < /etc/guix/signing-key.pub"; !strings.HasSuffix(got, want) {
-		t.Errorf("far ACL: got %q, want %q", got, want)
-	}
-	if got, want := o.nearACLFix(m, info), "as root here: ssh u@h cat /etc/guix/signing-key.pub | guix archive --authorize\n"; !strings.HasPrefix(got, want) {
-		t.Errorf("near ACL: got %q, want %q", got, want)
-	}
-}
-
-func TestClockText(t *testing.T) {
-	for _, tt := range []struct {
-		skew time.Duration
-		want string
-		far  bool
-	}{
-		{0, "as the head's", false},
-		{-900 * time.Microsecond, "as the head's", false},
-		{20 * time.Second, "20s ahead of the head's", false},
-		{-20 * time.Second, "20s behind the head's", false},
-		{61 * time.Second, "1m1s ahead of the head's", true},
-		{-time.Hour, "1h0m0s behind the head's", true},
-	} {
-		r := &reached{skew: tt.skew, roundTrip: time.Millisecond}
-		if got, far := r.clockText(); got != tt.want || far != tt.far {
-			t.Errorf("%s: got %q, %v", tt.skew, got, far)
-		}
-	}
-}
-
 // TestOffloadStatusText is the page of one machine, with every warning.
 func TestOffloadStatusText(t *testing.T) {
 	s := &machineState{Machine: "node1", OK: true}
-	s.fill(&reached{
-		info: &agentapi.Machine{
+	s.fill(&machinetest.Reached{
+		Info: &agentapi.Machine{
 			Version: "1.2+abcd", Kernel: "Linux 6.1", Hostname: "node1", Systems: []string{"aarch64-linux"}, Cores: 4, Load: 6,
 			FreeDisk: 50 << 20, FreeMemory: 3 << 30, StoreKind: machines.StoreDaemon, StoreDir: store.DefaultDir, Running: 2, Uptime: api.Seconds(93784),
 		},
-		roundTrip: 1234567, skew: -2 * time.Minute,
+		RoundTrip: 1234567, Skew: -2 * time.Minute,
 	}, &machines.Machine{Systems: []string{"aarch64-linux", "armhf-linux"}, OverloadThreshold: 0.8, MinFreeDisk: machines.DefaultMinFreeDisk})
 	var b bytes.Buffer
 	s.write(&b, (&invocation{Process: Process{Getenv: func(string) string { return "" }}}).style(&b))
@@ -367,20 +272,6 @@ func TestOffloadChoose(t *testing.T) {
 		if got := strings.Join(names, " "); got != tt.want {
 			t.Errorf("%q: got %s, want %s", tt.args, got, tt.want)
 		}
-	}
-}
-
-func TestShellWords(t *testing.T) {
-	for text, want := range map[string]string{
-		"u@h": "u@h", "/a b/c": "'/a b/c'", "it's": `'it'\''s'`, "[h]:22": "'[h]:22'",
-	} {
-		if got := word(text); got != want {
-			t.Errorf("%q: got %s, want %s", text, got, want)
-		}
-	}
-	m := &machines.Machine{Host: "h", Port: 22, User: "u"}
-	if got, want := sshCopyID(m, "/a b/key"), "ssh-copy-id -i '/a b/key.pub' u@h"; got != want {
-		t.Errorf("got %s, want %s", got, want)
 	}
 }
 

@@ -27,6 +27,7 @@ type agent interface {
 	// Closure refuses items for which expected returns an error.
 	Closure(ctx context.Context, paths []store.Path) ([]*store.Info, error)
 	Import(ctx context.Context, archive io.Reader) ([]*store.Info, error)
+	AddText(ctx context.Context, name string, content []byte) (*store.Info, error)
 	// Export returns an archive, which the caller closes.
 	Export(ctx context.Context, paths []store.Path) (io.ReadCloser, error)
 	// Output returns the NAR of what a build with Check made, which the caller closes.

@@ -11,6 +11,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/machinetest"
 	"lighter/store"
 )
 
@@ -679,7 +680,7 @@ func (r *run) failure(err error) *api.Failure {
 // hint says what a person can do about the error of a machine's agent.
 func (m *machine) hint(e *agentapi.Error) string {
 	if e.Code == agentapi.CodeUnauthorized {
-		return " (the machine does not accept the head's key; " + m.authorizeHead(m.storeKind()) + ")"
+		return " (the machine does not accept the head's key; " + machinetest.AuthorizeHead(m.Name, m.storeKind()) + ")"
 	}
 	return ""
 }

@@ -42,6 +42,7 @@ import (
 	"lighter/hooks"
 	"lighter/internal/api"
 	"lighter/internal/ledger"
+	"lighter/internal/machinetest"
 	"lighter/machines"
 	"lighter/nar/signature"
 	"lighter/store"
@@ -77,6 +78,8 @@ type Config struct {
 	// NeedsPerson reports whether an error of a link looks as if a person must change
 	// something before it goes away; such machines are tried less often. nil is never.
 	NeedsPerson func(error) bool
+	// Advice is what tests of machines tell people to do.
+	Advice machinetest.Advice
 	// LoadMachines reads the machines file anew; nil means that it is read once, by the
 	// caller. MachinesFile is its name: it is read again when the file changes.
 	LoadMachines func(context.Context) ([]machines.Machine, error)

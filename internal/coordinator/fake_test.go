@@ -547,6 +547,19 @@ func (a *fakeAgent) Import(ctx context.Context, archive io.Reader) ([]*store.Inf
 	return nil, &agentapi.Error{Status: 422, Code: agentapi.CodeCorrupt, Message: err.Error()}
 }
 
+func (a *fakeAgent) AddText(ctx context.Context, name string, content []byte) (*store.Info, error) {
+	ctx, leave, err := a.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	path, err := a.store.AddText(ctx, name, content, nil)
+	if err != nil {
+		return nil, err
+	}
+	return a.store.Info(ctx, path)
+}
+
 func (a *fakeAgent) Export(ctx context.Context, paths []store.Path) (io.ReadCloser, error) {
 	ctx, leave, err := a.enter(ctx)
 	if err != nil {

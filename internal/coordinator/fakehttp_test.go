@@ -146,6 +146,13 @@ func (s *fakeServer) handler() http.Handler {
 		infos, err := a.Import(r.Context(), r.Body)
 		return agentapi.Infos{Infos: infos}, err
 	})
+	handle("POST /v1/add-text", func(_ http.ResponseWriter, r *http.Request) (any, error) {
+		var req agentapi.AddTextRequest
+		if err := json.NewDecoder(r.Body).Decode(&req); err != nil {
+			return nil, err
+		}
+		return a.AddText(r.Context(), req.Name, req.Content)
+	})
 	handle("POST /v1/gc", func(_ http.ResponseWriter, r *http.Request) (any, error) {
 		return a.CollectGarbage(r.Context(), &agentapi.GCRequest{})
 	})

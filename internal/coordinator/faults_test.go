@@ -205,12 +205,12 @@ func TestMachineProblems(t *testing.T) {
 			f.agents["m1"].mu.Unlock()
 			f.shutDown()
 			f.start()
-			check, err := f.c.check(t.Context(), f.machine("m1"))
+			trial, err := f.c.testMachine(t.Context(), f.machine("m1"))
 			if err != nil {
 				t.Fatal(err)
 			}
-			if check.OK {
-				t.Errorf("the check found nothing: %+v", check.Steps)
+			if trial.OK {
+				t.Errorf("the test found nothing: %+v", trial.Steps)
 			}
 			m := f.machine("m1")
 			m.contacts.wake()
@@ -227,15 +227,15 @@ func TestMachineProblems(t *testing.T) {
 	}
 }
 
-func TestCheckMachine(t *testing.T) {
+func TestMachineTrial(t *testing.T) {
 	f := newFarm(t, nil, "m1")
-	check, err := f.c.check(t.Context(), f.machine("m1"))
-	if err != nil || !check.OK || len(check.Steps) != 9 {
-		t.Errorf("got %+v, %v; want nine steps that are right", check, err)
+	trial, err := f.c.testMachine(t.Context(), f.machine("m1"))
+	if err != nil || !trial.OK || len(trial.Steps) != 9 {
+		t.Errorf("got %+v, %v; want nine steps that are right", trial, err)
 	}
 	f.agents["m1"].cutLink(true)
-	if check, err := f.c.check(t.Context(), f.machine("m1")); err != nil || check.OK || check.Steps[0].Fix == "" {
-		t.Errorf("got %+v, %v; want a link that failed and what to do", check, err)
+	if trial, err := f.c.testMachine(t.Context(), f.machine("m1")); err != nil || trial.OK || trial.Steps[0].Fix == "" {
+		t.Errorf("got %+v, %v; want a link that failed and what to do", trial, err)
 	}
 	f.agents["m1"].up()
 }
@@ -297,8 +297,8 @@ func TestMachineRefusesHeadsKey(t *testing.T) {
 		!strings.Contains(b.Failure.Message, "source-of-one") {
 		t.Errorf("got %+v, want a failure that names the item and what to do", b.Failure)
 	}
-	if check, err := f.c.check(t.Context(), f.machine("m1")); err != nil || check.OK || check.Steps[len(check.Steps)-1].Name != "send" {
-		t.Errorf("check: %+v, %v; want it to fail in sending", check, err)
+	if trial, err := f.c.testMachine(t.Context(), f.machine("m1")); err != nil || trial.OK || trial.Steps[len(trial.Steps)-1].Name != "send" {
+		t.Errorf("trial: %+v, %v; want it to fail in sending", trial, err)
 	}
 	f.idle()
 }

@@ -61,7 +61,7 @@ func (c *Coordinator) Handler() http.Handler {
 		{pattern: "GET /v1/attach", do: c.getAttach},
 		{pattern: "GET " + hookapi.Path, do: c.getOffload},
 		{pattern: "GET /v1/machines", do: c.getMachines, memory: requestMemory},
-		{pattern: "POST /v1/machines/{name}/check", do: c.postCheck, operator: "try a machine"},
+		{pattern: "POST /v1/machines/{name}/check", do: c.postTrial, operator: "try a machine"},
 		{pattern: "POST /v1/machines/{name}/gc", do: c.postGC, operator: "collect a machine's garbage"},
 		{pattern: "POST /v1/machines/{name}/drain", do: c.postDrain, operator: "drain a machine"},
 		{pattern: "POST /v1/machines/{name}/resume", do: c.postResumeMachine, operator: "have a machine build again"},

@@ -108,7 +108,7 @@ func TestClient(t *testing.T) {
 	if gc, err := client.CollectGarbage(ctx, "m1", api.MachineGC{}); err != nil || gc.Freed != 42 {
 		t.Errorf("gc: %+v, %v", gc, err)
 	}
-	if check, err := client.CheckMachine(ctx, "m1"); err != nil || !check.OK {
+	if check, err := client.TestMachine(ctx, "m1"); err != nil || !check.OK {
 		t.Errorf("check: %+v, %v", check, err)
 	}
 	// The same id again is the same build.

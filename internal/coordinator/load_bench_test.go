@@ -406,6 +406,10 @@ func (m *simMachine) Import(context.Context, io.Reader) ([]*store.Info, error) {
 	return nil, errors.New("nothing is missing here")
 }
 
+func (m *simMachine) AddText(context.Context, string, []byte) (*store.Info, error) {
+	return nil, errors.New("nothing is tested here")
+}
+
 // Export strings the archives of the items together.
 func (m *simMachine) Export(_ context.Context, paths []store.Path) (io.ReadCloser, error) {
 	end := make([]byte, 8) // of an archive

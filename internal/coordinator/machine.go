@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,7 +17,6 @@ import (
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
 	"lighter/internal/ledger"
-	"lighter/internal/version"
 	"lighter/machines"
 	"lighter/nar/signature"
 	"lighter/scheduler"
@@ -452,58 +450,7 @@ func (m *machine) unreachable(l *loop, s sighting) {
 
 // problemOf says why a machine that is up gets no builds; empty if it does.
 func (m *machine) problemOf(s *sighting) string {
-	info := s.info
-	switch {
-	case info.Protocol != agentapi.Protocol:
-		return fmt.Sprintf("its agent %s speaks protocol %d, this coordinator %s speaks %d",
-			info.Version, info.Protocol, version.Version, agentapi.Protocol)
-	case info.StoreDir != m.c.head.Dir():
-		return fmt.Sprintf("its store is %s, the head's is %s", info.StoreDir, m.c.head.Dir())
-	case info.BuildProblem != "":
-		return "it cannot build: " + info.BuildProblem
-	}
-	if refused := info.Offer.Refuses(m.SandboxPaths, m.SubstituteURLs, m.ParallelBuilds); refused != "" {
-		return refused
-	}
-	if problem := keyProblem(m.Name, info.PublicKey, s.acl); problem != "" {
-		return problem
-	}
-	return m.headKeyProblem(info)
-}
-
-// authorizeHead says what a person does about a machine that does not accept the
-// head's key.
-func (m *machine) authorizeHead(storeKind string) string {
-	if storeKind == machines.StoreDaemon {
-		return "as root on " + m.Name + ", with the head's signing-key.pub as standard input: guix archive --authorize"
-	}
-	return "an uploaded agent is told of it when it starts, one behind a forced command with lighter-agent authorize FILE, and one behind lighter agent --listen with --authorize FILE, where FILE is the head's signing-key.pub"
-}
-
-// headKeyProblem says why what the head signs is not accepted by a machine.
-func (m *machine) headKeyProblem(info *agentapi.Machine) string {
-	if m.c.cfg.PublicKey == nil || info.AcceptsKeys == nil || m.Local {
-		return ""
-	}
-	if key := m.c.cfg.PublicKey.Fingerprint(); !slices.Contains(info.AcceptsKeys, key) {
-		return fmt.Sprintf("it does not accept the head's key %s; %s", key, m.authorizeHead(info.StoreKind))
-	}
-	return ""
-}
-
-// keyProblem says why what a machine signs is not accepted at home.
-func keyProblem(name, publicKey string, acl *signature.ACL) string {
-	if acl == nil {
-		return ""
-	}
-	key, err := signature.ParsePublicKey([]byte(publicKey))
-	if err != nil {
-		return fmt.Sprintf("its store's public key cannot be read: %v", err)
-	}
-	if !acl.Authorized(key) {
-		return fmt.Sprintf("the head does not accept its key %s; authorize it with: lighter machines authorize %s", key.Fingerprint(), name)
-	}
-	return ""
+	return m.c.machinesHead().Unfit(&m.Machine, s.info, s.acl)
 }
 
 // unavailable says why nothing can be placed on the machine now.

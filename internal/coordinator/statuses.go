@@ -87,18 +87,18 @@ func (l *loop) named(name string) (*machine, error) {
 	return nil, &api.Error{Status: http.StatusNotFound, Code: api.CodeNotFound, Message: fmt.Sprintf("no machine is named %q", name)}
 }
 
-func (c *Coordinator) postCheck(w http.ResponseWriter, r *http.Request) error {
+func (c *Coordinator) postTrial(w http.ResponseWriter, r *http.Request) error {
 	m, err := c.machine(r)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := c.untilStopped(r.Context())
 	defer cancel()
-	check, err := c.check(ctx, m)
+	trial, err := c.testMachine(ctx, m)
 	if err != nil {
 		return err
 	}
-	return answer(w, check)
+	return answer(w, trial)
 }
 
 // status is what clients are told of a machine.

@@ -69,6 +69,8 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	links.Store = s
+	advice := f.Advice(links)
+	advice.ByName = true
 	var one *coordinator.Coordinator
 	hookMaker := &hookMaker{
 		folders: f, head: s, logger: logger, home: Home(o.Getenv), socket: clients,
@@ -85,6 +87,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		Store: s.Store, Ledger: records, Machines: o.Machines,
 		NewLink:     func(m machines.Machine) (coordinator.Link, error) { return links.Link(m) },
 		NeedsPerson: sshtransport.Permanent,
+		Advice:      advice,
 		ACL:         s.ACL, PublicKey: s.PublicKey,
 		LoadMachines: o.LoadMachines, MachinesFile: o.MachinesFile, StoreFolder: s.Disk, StateFolder: f.State,
 		PruneAfter: set.Ledger.PruneAfter, PruneKeepLogs: set.Ledger.KeepLogs,

@@ -369,9 +369,9 @@ func (c *Client) Machines(ctx context.Context) ([]api.MachineStatus, error) {
 	return *list, nil
 }
 
-// CheckMachine connects to a machine now and tries all that building there needs.
-func (c *Client) CheckMachine(ctx context.Context, name string) (*api.MachineCheck, error) {
-	return post[api.MachineCheck](ctx, c, "/v1/machines/"+url.PathEscape(name)+"/check", struct{}{})
+// TestMachine connects to a machine now and tries all that building there needs.
+func (c *Client) TestMachine(ctx context.Context, name string) (*api.MachineTrial, error) {
+	return post[api.MachineTrial](ctx, c, "/v1/machines/"+url.PathEscape(name)+"/check", struct{}{})
 }
 
 // CollectGarbage deletes what no build needs from a machine's store.

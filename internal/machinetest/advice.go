@@ -1,4 +1,4 @@
-package cli
+package machinetest
 
 import (
 	"context"
@@ -12,43 +12,66 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
 	"lighter/internal/agentapi"
+	"lighter/internal/human"
 	"lighter/machines"
 	"lighter/nar/signature"
 	"lighter/sshtransport"
 	"lighter/store"
 )
 
-// problem is why a machine cannot be reached.
-type problem struct {
-	step string // stepSSH or stepAgent
-	err  error
-	fix  string // what to do
+// Advice says what to do about machines that can't be used. What its fields don't say is
+// left out.
+type Advice struct {
+	File     string          // that lists the machines
+	Format   machines.Format // of File
+	Home     string          // that has .ssh
+	HeadKind string          // of the head's store: machines.StoreLocal, machines.StoreDaemon or ""
+	// HeadKey is the file of the head's public key.
+	HeadKey string
+	// ByName says that "lighter machines authorize" knows the machines of File by name.
+	ByName bool
 }
 
-// explain says what is in the way to a machine, and what to do about it.
-func (o *offloading) explain(m *machines.Machine, err error) problem {
+// TooLong is why the work on a machine was given up. It matches context.DeadlineExceeded.
+type TooLong struct{ Limit time.Duration }
+
+func (e *TooLong) Error() string { return fmt.Sprintf("not done after %s", e.Limit) }
+
+// Is reports whether target is context.DeadlineExceeded.
+func (e *TooLong) Is(target error) bool { return target == context.DeadlineExceeded }
+
+// Problem is why a machine cannot be reached, and what to do.
+type Problem struct {
+	Login bool // it is about the way there and the login, not about the agent
+	Err   error
+	Fix   string
+}
+
+// Explain says what is in the way to a machine.
+func (a *Advice) Explain(m *machines.Machine, err error) Problem {
 	if m.Local {
-		return problem{stepAgent, err, o.headFix(err)}
+		return Problem{Err: err, Fix: a.HeadFix(err)}
 	}
-	if fix := o.keyFix(m, err); fix != "" {
+	if fix := a.keyFix(m, err); fix != "" {
 		var unknown *sshtransport.UnknownHostError
 		if errors.As(err, &unknown) { // its own text has the line that the fix has
 			err = fmt.Errorf("host key of %s is not known; it shows %s %s", unknown.Addr, unknown.Found.Type(), ssh.FingerprintSHA256(unknown.Found))
 		}
-		return problem{stepSSH, err, fix}
+		return Problem{true, err, fix}
 	}
-	if fix := o.networkFix(m, err); fix != "" {
-		return problem{stepSSH, err, fix}
+	if fix := a.networkFix(m, err); fix != "" {
+		return Problem{true, err, fix}
 	}
-	return problem{stepAgent, err, o.agentFix(m, err)}
+	return Problem{false, err, a.agentFix(m, err)}
 }
 
 // keyFix is about keys of SSH.
-func (o *offloading) keyFix(m *machines.Machine, err error) string {
+func (a *Advice) keyFix(m *machines.Machine, err error) string {
 	var (
 		wrong   *sshtransport.HostKeyError
 		unknown *sshtransport.UnknownHostError
@@ -57,50 +80,50 @@ func (o *offloading) keyFix(m *machines.Machine, err error) string {
 	)
 	switch {
 	case errors.As(err, &wrong):
-		return o.hostKeyFix(m, wrong)
+		return a.hostKeyFix(m, wrong)
 	case errors.As(err, &unknown):
 		return fmt.Sprintf("compare the key with the one on %s (ssh-keygen -lf /etc/ssh/ssh_host_*_key.pub there); if it is right, put into %s:\n%s\nor into %s:\n%s",
-			m.Host, o.entry(m), o.hostKeyLine(unknown.Found), unknown.Files[0], unknown.Line())
+			m.Host, a.entry(m), a.hostKeyLine(unknown.Found), unknown.Files[0], unknown.Line())
 	case errors.As(err, &auth):
-		return o.loginFix(m, auth)
+		return a.loginFix(m, auth)
 	case errors.As(err, &key):
 		if errors.Is(err, fs.ErrNotExist) && m.PrivateKey != "" {
-			file := m.PrivateKeyFile(o.links.Home)
-			return fmt.Sprintf("name the right file in %s, or make one:\nssh-keygen -t ed25519 -N '' -f %s && %s", o.entry(m), word(file), sshCopyID(m, file))
+			file := m.PrivateKeyFile(a.Home)
+			return fmt.Sprintf("name the right file in %s, or make one:\nssh-keygen -t ed25519 -N '' -f %s && %s", a.entry(m), human.ShellWord(file), sshCopyID(m, file))
 		}
 		if errors.Is(err, fs.ErrPermission) {
 			return "run this as the user as whom the coordinator runs, and make the file that user's"
 		}
-		return fmt.Sprintf("repair the file, or name another one in %s", o.entry(m))
+		return fmt.Sprintf("repair the file, or name another one in %s", a.entry(m))
 	}
 	return ""
 }
 
-func (o *offloading) hostKeyFix(m *machines.Machine, e *sshtransport.HostKeyError) string {
+func (a *Advice) hostKeyFix(m *machines.Machine, e *sshtransport.HostKeyError) string {
 	const careful = "if nobody set the machine up anew, somebody may stand between: do nothing then; else "
 	if e.Found == nil && len(e.Types) > 0 {
 		return fmt.Sprintf("%sask it for a key: ssh-keyscan -p %d -t %s %s, and put that into %s",
-			careful, m.Port, strings.TrimPrefix(e.Types[0], "ssh-"), word(m.Host), o.entry(m))
+			careful, m.Port, strings.TrimPrefix(e.Types[0], "ssh-"), human.ShellWord(m.Host), a.entry(m))
 	}
 	if e.Found == nil {
-		return careful + "put the key that it shows into " + o.entry(m)
+		return careful + "put the key that it shows into " + a.entry(m)
 	}
 	if m.HostKey == "" {
 		return fmt.Sprintf("%sremove the old key: ssh-keygen -R %s, and put into %s:\n%s",
-			careful, word(knownHostsName(m)), o.entry(m), o.hostKeyLine(e.Found))
+			careful, human.ShellWord(knownHostsName(m)), a.entry(m), a.hostKeyLine(e.Found))
 	}
-	return fmt.Sprintf("%sput into %s, in place of the key there:\n%s", careful, o.entry(m), o.hostKeyLine(e.Found))
+	return fmt.Sprintf("%sput into %s, in place of the key there:\n%s", careful, a.entry(m), a.hostKeyLine(e.Found))
 }
 
 // entry says where a machine stands in its file.
-func (o *offloading) entry(m *machines.Machine) string {
-	return "the entry of " + m.Name + " in " + o.file
+func (a *Advice) entry(m *machines.Machine) string {
+	return "the entry of " + m.Name + " in " + a.File
 }
 
 // hostKeyLine is a host key as the machines file has it.
-func (o *offloading) hostKeyLine(key ssh.PublicKey) string {
+func (a *Advice) hostKeyLine(key ssh.PublicKey) string {
 	text := sshtransport.FormatHostKey(key)
-	switch o.format {
+	switch a.Format {
 	case machines.Guix:
 		return fmt.Sprintf("(host-key %q)", text)
 	case machines.Nix:
@@ -117,26 +140,26 @@ func knownHostsName(m *machines.Machine) string {
 	return "[" + m.Host + "]:" + strconv.Itoa(m.Port)
 }
 
-func (o *offloading) loginFix(m *machines.Machine, e *sshtransport.AuthError) string {
+func (a *Advice) loginFix(m *machines.Machine, e *sshtransport.AuthError) string {
 	if len(e.Keys) == 0 {
-		return "make a key: ssh-keygen -t ed25519, or name one as private-key in " + o.entry(m) + "; then " + sshCopyID(m, "")
+		return "make a key: ssh-keygen -t ed25519, or name one as private-key in " + a.entry(m) + "; then " + sshCopyID(m, "")
 	}
 	return fmt.Sprintf("let the key in: %s\nif it is in already, see there: sshd's log, that ~/.ssh and its home belong to %s and nobody else can write there, and that %s is the right user",
-		sshCopyID(m, m.PrivateKeyFile(o.links.Home)), m.User, m.User)
+		sshCopyID(m, m.PrivateKeyFile(a.Home)), m.User, m.User)
 }
 
 // sshCopyID is a command that lets a key in; file is that of a private key, or empty.
 func sshCopyID(m *machines.Machine, file string) string {
 	command := "ssh-copy-id"
 	if file != "" {
-		command += " -i " + word(file+".pub")
+		command += " -i " + human.ShellWord(file+".pub")
 	}
-	return command + portFlag(m) + " " + word(m.User+"@"+m.Host)
+	return command + portFlag(m) + " " + human.ShellWord(m.User+"@"+m.Host)
 }
 
 // sshTo is a command that runs another one on a machine.
 func sshTo(m *machines.Machine, user string) string {
-	return "ssh" + portFlag(m) + " " + word(user+"@"+m.Host)
+	return "ssh" + portFlag(m) + " " + human.ShellWord(user+"@"+m.Host)
 }
 
 func portFlag(m *machines.Machine) string {
@@ -146,38 +169,28 @@ func portFlag(m *machines.Machine) string {
 	return " -p " + strconv.Itoa(m.Port)
 }
 
-// word quotes text for a shell, if need be.
-func word(text string) string {
-	for _, r := range text {
-		if !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./@:+,=", r) {
-			return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
-		}
-	}
-	return text
-}
-
 // networkFix is about the way to the SSH server.
-func (o *offloading) networkFix(m *machines.Machine, err error) string {
+func (a *Advice) networkFix(m *machines.Machine, err error) string {
 	var name *net.DNSError
 	text := err.Error()
 	switch {
 	case errors.As(err, &name):
-		return fmt.Sprintf("put a name or address that can be found from here into %s", o.entry(m))
+		return fmt.Sprintf("put a name or address that can be found from here into %s", a.entry(m))
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Sprintf("start sshd on %s (systemctl start ssh; herd start ssh-daemon), or put the port on which it listens into %s", m.Host, o.entry(m))
+		return fmt.Sprintf("start sshd on %s (systemctl start ssh; herd start ssh-daemon), or put the port on which it listens into %s", m.Host, a.entry(m))
 	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.ETIMEDOUT),
 		strings.HasPrefix(text, "connecting to "):
-		return fmt.Sprintf("see whether %s is up and its address right (ping %s), and whether a firewall drops port %d", m.Host, word(m.Host), m.Port)
+		return fmt.Sprintf("see whether %s is up and its address right (ping %s), and whether a firewall drops port %d", m.Host, human.ShellWord(m.Host), m.Port)
 	case strings.HasPrefix(text, "connect to "), strings.HasPrefix(text, "the SSH handshake "):
-		return fmt.Sprintf("see what answers there: ssh -v%s %s; an sshd with too many connections hangs up (MaxStartups)", portFlag(m), word(m.User+"@"+m.Host))
-	case errors.As(err, new(*tookTooLong)):
+		return fmt.Sprintf("see what answers there: ssh -v%s %s; an sshd with too many connections hangs up (MaxStartups)", portFlag(m), human.ShellWord(m.User+"@"+m.Host))
+	case errors.As(err, new(*TooLong)):
 		return "see how far it gets by hand: " + sshTo(m, m.User) + " true; --timeout gives it more time"
 	}
 	return ""
 }
 
 // agentFix is about getting the agent onto the machine and going.
-func (o *offloading) agentFix(m *machines.Machine, err error) string {
+func (a *Advice) agentFix(m *machines.Machine, err error) string {
 	var failed *sshtransport.CommandError
 	isCommand := errors.As(err, &failed)
 	text := strings.ToLower(err.Error())
@@ -225,21 +238,30 @@ func stateFolder(m *machines.Machine) string {
 	return ".local/share/lighter"
 }
 
-// storeProblem says what is wrong with a machine's store, and what to do.
-func (o *offloading) storeProblem(m *machines.Machine, info *agentapi.Machine) (text, fix string) {
-	text = info.BuildProblem
-	if text == "" {
-		text, fix, _ = strings.Cut(info.Offer.Refuses(m.SandboxPaths, m.SubstituteURLs, m.ParallelBuilds), ": ")
-		return text, fix
+// StoreProblem says why nothing can be built in a machine's store, or not what its entry
+// asks for, and what to do.
+func (a *Advice) StoreProblem(m *machines.Machine, info *agentapi.Machine) (text, fix string) {
+	if text, fix = a.buildProblem(m, info); text == "" {
+		text, fix = offerProblem(m, info)
 	}
-	if fix = o.storeFix(m, info, text); fix != "" {
+	return text, fix
+}
+
+func (a *Advice) buildProblem(m *machines.Machine, info *agentapi.Machine) (text, fix string) {
+	text = info.BuildProblem
+	if fix = a.storeFix(m, info, text); fix != "" {
 		text, _, _ = strings.Cut(text, "; ") // what comes after it is a fix too
 	}
 	return text, fix
 }
 
+func offerProblem(m *machines.Machine, info *agentapi.Machine) (text, fix string) {
+	text, fix, _ = strings.Cut(info.Offer.Refuses(m.SandboxPaths, m.SubstituteURLs, m.ParallelBuilds), ": ")
+	return text, fix
+}
+
 // storeFix is about a machine's store; text is what the machine said.
-func (o *offloading) storeFix(m *machines.Machine, info *agentapi.Machine, text string) string {
+func (a *Advice) storeFix(m *machines.Machine, info *agentapi.Machine, text string) string {
 	low := strings.ToLower(text)
 	isDaemon := info.StoreKind == machines.StoreDaemon
 	switch {
@@ -249,45 +271,57 @@ func (o *offloading) storeFix(m *machines.Machine, info *agentapi.Machine, text 
 		return "as root on " + m.Host + ": guix archive --generate-key"
 	case isDaemon && strings.Contains(low, "permission denied"):
 		return fmt.Sprintf("let %s use guix-daemon's socket there: %s ls -ld %s %s shows whose it is; add %s to that group (usermod -aG GROUP %s), and end the agent that does not know it yet: %s pkill lighter-agent",
-			m.User, sshTo(m, m.User), word(filepath.Dir(m.DaemonSocket)), word(m.DaemonSocket), m.User, m.User, sshTo(m, m.User))
+			m.User, sshTo(m, m.User), human.ShellWord(filepath.Dir(m.DaemonSocket)), human.ShellWord(m.DaemonSocket), m.User, m.User, sshTo(m, m.User))
 	case isDaemon && (strings.Contains(low, "no such file") || strings.Contains(low, "connection refused")):
-		return fmt.Sprintf("start guix-daemon there (systemctl start guix-daemon; herd start guix-daemon), or put the socket on which it listens as daemon-socket into %s", o.entry(m))
+		return fmt.Sprintf("start guix-daemon there (systemctl start guix-daemon; herd start guix-daemon), or put the socket on which it listens as daemon-socket into %s", a.entry(m))
 	case strings.Contains(low, "no such request"):
 		return "an agent of another version builds there; try again when its builds are done"
 	}
 	return ""
 }
 
-// farACLFix is what to do about a machine that does not take what the head signs with the
-// key in a file.
-func (o *offloading) farACLFix(m *machines.Machine, info *agentapi.Machine, file string) string {
-	if info.StoreKind == machines.StoreDaemon {
-		return fmt.Sprintf("as root on %s, with the head's %s as standard input: guix archive --authorize\nfor example: %s guix archive --authorize < %s",
-			m.Host, filepath.Base(file), sshTo(m, "root"), word(file))
+// AuthorizeHead says what to do on a host that does not accept what the head signs.
+func AuthorizeHead(host, storeKind string) string {
+	if storeKind == machines.StoreDaemon {
+		return "as root on " + host + ", with the head's signing-key.pub as standard input: guix archive --authorize"
 	}
-	return fmt.Sprintf("on %s, with the head's %s: lighter-agent authorize FILE, or lighter agent --authorize FILE where that is the server", m.Host, filepath.Base(file))
+	return "on " + host + ", with the head's signing-key.pub: lighter-agent authorize FILE, or lighter agent --authorize FILE where that is the server; an uploaded agent is told of it when it starts"
 }
 
-// nearACLFix is what to do about a head that does not take what a machine signs.
-func (o *offloading) nearACLFix(m *machines.Machine, info *agentapi.Machine) string {
+// farACLFix is what to do about a machine that does not accept what the head signs.
+func (a *Advice) farACLFix(m *machines.Machine, info *agentapi.Machine) string {
+	fix := AuthorizeHead(m.Host, info.StoreKind)
+	if info.StoreKind == machines.StoreDaemon && a.HeadKey != "" {
+		fix += fmt.Sprintf("\nfor example: %s guix archive --authorize < %s", sshTo(m, "root"), human.ShellWord(a.HeadKey))
+	}
+	return fix
+}
+
+// authorizeMachine is what to do on the head to have it accept what a machine signs.
+func authorizeMachine(name string) string {
+	return "lighter machines authorize " + human.ShellWord(name)
+}
+
+// nearACLFix is what to do about a head that does not accept what a machine signs.
+func (a *Advice) nearACLFix(m *machines.Machine, info *agentapi.Machine) string {
+	if a.ByName {
+		return authorizeMachine(m.Name)
+	}
 	file := signature.PublicFile(stateFolder(m) + "/signing-key")
 	if info.StoreKind == machines.StoreDaemon {
 		file = signature.PublicFile("/etc/guix/signing-key")
 	}
-	get := sshTo(m, m.User) + " cat " + word(file)
+	get := sshTo(m, m.User) + " cat " + human.ShellWord(file)
 	const elsewhere = "\n(--show-keys shows the machine's key too)"
-	switch {
-	case o.folders.StoreKind == machines.StoreDaemon:
+	if a.HeadKind == machines.StoreDaemon {
 		return "as root here: " + get + " | guix archive --authorize" + elsewhere
-	case o.file == o.folders.MachinesFile():
-		return "lighter machines authorize " + word(m.Name)
 	}
 	return get + " | lighter key authorize" + elsewhere
 }
 
-// headFix is what to do about the head's own store.
-func (o *offloading) headFix(err error) string {
-	if o.folders.StoreKind != machines.StoreDaemon {
+// HeadFix is what to do about the head's own store.
+func (a *Advice) HeadFix(err error) string {
+	if a.HeadKind != machines.StoreDaemon {
 		return ""
 	}
 	text := err.Error()
@@ -300,12 +334,4 @@ func (o *offloading) headFix(err error) string {
 		return "let this user use guix-daemon's socket: add it to the socket's group"
 	}
 	return ""
-}
-
-// headError is the error of a head whose store cannot be used at all.
-func (o *offloading) headError(err error) error {
-	if fix := o.headFix(err); fix != "" {
-		return fmt.Errorf("%w\n  → %s", err, fix)
-	}
-	return err
 }

@@ -1,0 +1,144 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"lighter/internal/agentapi"
+	"lighter/internal/api"
+	"lighter/internal/api/apiclient"
+	"lighter/internal/head"
+	"lighter/internal/machinetest"
+	"lighter/machines"
+	"lighter/nar/signature"
+	"lighter/store"
+)
+
+// machineTester tests machines through the coordinator or, where none runs, by itself. Then
+// it looks, and sends nothing, since it owns no builds and must not disturb those that wait
+// on the machines for their coordinator to come back.
+type machineTester struct {
+	names  []string          // of all machines
+	client *apiclient.Client // nil where no coordinator runs; then:
+
+	machines []machines.Machine
+	links    *head.Links
+	tester   machinetest.Tester
+}
+
+func newMachineTester(ctx context.Context, inv *invocation, f head.Folders) (*machineTester, error) {
+	client := apiclient.NewClient(f.Socket)
+	list, err := client.Machines(ctx)
+	if err == nil {
+		return &machineTester{client: client, names: statusNames(list)}, nil
+	}
+	client.Close()
+	var noCoordinator *exitError
+	if !errors.As(noAnswer(f, err), &noCoordinator) || noCoordinator.code != exitNoAnswer {
+		return nil, err
+	}
+	return newLoneTester(ctx, inv, f)
+}
+
+// statusNames returns the names of machines.
+func statusNames(list []api.MachineStatus) []string {
+	names := make([]string, len(list))
+	for i := range list {
+		names[i] = list[i].Name
+	}
+	return names
+}
+
+func newLoneTester(ctx context.Context, inv *invocation, f head.Folders) (*machineTester, error) {
+	list, err := loadMachines(ctx, inv, f.MachinesFile())
+	if err != nil {
+		return nil, err
+	}
+	quiet := slog.New(slog.DiscardHandler)
+	links, err := head.NewLinks(f, "", inv.Getenv, quiet)
+	if err != nil {
+		return nil, err
+	}
+	t := &machineTester{machines: list, links: links, tester: machinetest.Tester{
+		Advice: f.Advice(links), Head: machinetest.Head{Dir: store.DefaultDir, PublicKey: links.PublicKey},
+		ACL: func() (*signature.ACL, error) { return loadACL(f) },
+	}}
+	t.tester.ByName = true
+	for i := range list {
+		t.names = append(t.names, list[i].Name)
+	}
+	if slices.ContainsFunc(list, func(m machines.Machine) bool { return m.Local }) {
+		links.Store, err = head.OpenStore(ctx, f, quiet)
+	}
+	return t, err
+}
+
+// chooseMachines returns those of the names that were given, or all.
+func chooseMachines(inv *invocation, all, given []string) ([]string, error) {
+	if len(given) == 0 {
+		return all, nil
+	}
+	for _, name := range given {
+		if slices.Contains(all, name) {
+			continue
+		}
+		text := fmt.Sprintf("%s: no machine is called %q", inv.flags.Name(), name)
+		if near := nearest(name, all); near != "" {
+			return nil, usageErrorf("%s; did you mean %q?", text, near)
+		}
+		return nil, usageErrorf("%s; there are %s", text, strings.Join(all, ", "))
+	}
+	return given, nil
+}
+
+// loneTrialTimeout bounds the test of one machine, which may upload the agent.
+const loneTrialTimeout = 2 * time.Minute
+
+// test tests one of the machines.
+func (t *machineTester) test(ctx context.Context, name string) (*api.MachineTrial, error) {
+	if t.client != nil {
+		return t.client.TestMachine(ctx, name)
+	}
+	ctx, cancel := context.WithTimeout(ctx, loneTrialTimeout)
+	defer cancel()
+	m := &t.machines[slices.Index(t.names, name)]
+	agent, closeLink, err := newAgentClient(t.links, m)
+	if err != nil {
+		return nil, err
+	}
+	defer closeLink()
+	result := t.tester.Test(ctx, m, agent)
+	trial := &api.MachineTrial{Machine: name, OK: result.OK, Steps: result.Steps, Status: api.MachineStatus{Name: name}}
+	if result.Info != nil {
+		trial.Status.PublicKey = result.Info.PublicKey
+	}
+	return trial, nil
+}
+
+// newAgentClient makes a link to a machine, and a client of the agent there. It does not
+// connect.
+func newAgentClient(links *head.Links, m *machines.Machine) (client *agentapi.Client, closeLink func(), err error) {
+	link, err := links.Link(*m)
+	if err != nil {
+		return nil, nil, err
+	}
+	client = agentapi.NewClient(link.DialAgent)
+	return client, func() {
+		client.Close()
+		_ = link.Close() // nothing is under way on it
+	}, nil
+}
+
+func (t *machineTester) close() {
+	if t.client != nil {
+		t.client.Close()
+	}
+	if t.links != nil && t.links.Store != nil {
+		_ = t.links.Store.Close() // it was looked at, no more
+	}
+}

@@ -1,0 +1,15 @@
+package head
+
+import (
+	"lighter/internal/machinetest"
+	"lighter/machines"
+	"lighter/nar/signature"
+)
+
+// Advice is what tests of the machines to which links lead tell people to do.
+func (f Folders) Advice(links *Links) machinetest.Advice {
+	return machinetest.Advice{
+		File: links.MachinesFile, Format: machines.FormatOf(links.MachinesFile, nil), Home: links.Home,
+		HeadKind: f.StoreKind, HeadKey: signature.PublicFile(f.SigningKey()),
+	}
+}

@@ -1,0 +1,117 @@
+package machinetest
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"lighter/internal/agentapi"
+	"lighter/machines"
+	"lighter/sshtransport"
+	"lighter/sshtransport/sshtest"
+	"lighter/store"
+)
+
+// TestAdvice has what cannot be provoked with servers of a test.
+func TestAdvice(t *testing.T) {
+	key := sshtest.NewKey(t).PublicKey()
+	line := sshtransport.FormatHostKey(key)
+	known := []sshtransport.KnownKey{{Key: key, Source: "known_hosts:3"}}
+	m := &machines.Machine{Name: "m", Host: "h", Port: 2222, User: "u", DaemonSocket: machines.DefaultDaemonSocket}
+	pinned := *m
+	pinned.HostKey = line
+	for _, tt := range []struct {
+		name   string
+		format machines.Format
+		m      *machines.Machine
+		err    error
+		login  bool
+		want   string
+	}{
+		{"wrong key, Guix", machines.Guix, &pinned, &sshtransport.HostKeyError{Found: key, Wanted: known}, true, `(host-key "` + line + `")`},
+		{"wrong key, TOML", machines.TOML, &pinned, &sshtransport.HostKeyError{Found: key, Wanted: known}, true, `host-key = "` + line + `"`},
+		{"wrong key, known_hosts", machines.TOML, m, &sshtransport.HostKeyError{Found: key, Wanted: known}, true, "ssh-keygen -R '[h]:2222'"},
+		{"other type of key", machines.TOML, &pinned, &sshtransport.HostKeyError{Wanted: known, Types: []string{"ssh-rsa"}}, true, "ssh-keyscan -p 2222 -t rsa h"},
+		{"no key to offer", machines.TOML, m, &sshtransport.AuthError{User: "u"}, true, "make a key: ssh-keygen -t ed25519"},
+		{"key of another user", machines.TOML, m, &sshtransport.KeyError{What: "private key", Cause: fs.ErrPermission}, true, "as whom the coordinator runs"},
+		{"unknown name", machines.TOML, m, &net.OpError{Op: "dial", Err: &net.DNSError{Err: "no such host", Name: "h"}}, true, "put a name or address that can be found from here into the entry of m in f"},
+		{"no route", machines.TOML, m, &net.OpError{Op: "dial", Err: syscall.EHOSTUNREACH}, true, "a firewall drops port 2222"},
+		{"no answer", machines.TOML, m, errors.New("connecting to h:2222 took longer than 10s"), true, "ping h"},
+		{"no SSH", machines.TOML, m, errors.New("connect to h:2222: ssh: handshake failed: EOF"), true, "ssh -v -p 2222 u@h"},
+		{"disk full", machines.TOML, m, fmt.Errorf("upload the agent: %w", syscall.ENOSPC), false, "ssh -p 2222 u@h df -h"},
+		{"read-only", machines.TOML, m, errors.New("(123 bytes are free; is a quota used up?)"), false, "mounted read-only"},
+		{"no SFTP", machines.TOML, m, errors.New("SFTP: the server does not offer it (Subsystem in sshd_config)"), false, "Subsystem sftp internal-sftp"},
+		{"down", machines.TOML, m, syscall.ECONNREFUSED, true, "start sshd on h"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			a := &Advice{File: "f", Format: tt.format}
+			got := a.Explain(tt.m, tt.err)
+			if got.Login != tt.login || !strings.Contains(got.Fix, tt.want) {
+				t.Errorf("got %v: %s\nwant %v: %s", got.Login, got.Fix, tt.login, tt.want)
+			}
+		})
+	}
+}
+
+// TestStoreAdvice has what a machine with guix-daemon says, from a real one.
+func TestStoreAdvice(t *testing.T) {
+	const connect = "connect to guix-daemon on /var/guix/daemon-socket/socket: dial unix /var/guix/daemon-socket/socket: connect: "
+	m := &machines.Machine{Name: "m", Host: "h", Port: machines.DefaultPort, User: "u", DaemonSocket: machines.DefaultDaemonSocket}
+	a := &Advice{File: "f", HeadKind: machines.StoreDaemon, HeadKey: "/etc/guix/signing-key.pub"}
+	info := &agentapi.Machine{StoreKind: machines.StoreDaemon, StoreDir: store.DefaultDir}
+	for _, tt := range []struct{ problem, text, fix string }{
+		{
+			connect + "no such file or directory; start guix-daemon (herd start guix-daemon), or say --daemon-socket",
+			connect + "no such file or directory", "start guix-daemon there (systemctl start guix-daemon; herd start guix-daemon), or put the socket on which it listens as daemon-socket into the entry of m in f",
+		},
+		{connect + "connection refused", connect + "connection refused", "start guix-daemon there"},
+		{connect + "permission denied; let this user use the socket", connect + "permission denied", "let u use guix-daemon's socket there: ssh u@h ls -ld /var/guix/daemon-socket "},
+		{"guix-daemon has no key to sign what was built: no such file; as root, run: guix archive --generate-key", "guix-daemon has no key to sign what was built: no such file", "as root on h: guix archive --generate-key"},
+		{"export: getting status of `/etc/guix/signing-key.sec': No such file or directory", "export: getting status of `/etc/guix/signing-key.sec': No such file or directory", "as root on h: guix archive --generate-key"},
+		{"the moon is full", "the moon is full", ""},
+	} {
+		info.BuildProblem = tt.problem
+		text, fix := a.StoreProblem(m, info)
+		if text != tt.text || !strings.HasPrefix(fix, tt.fix) || (fix == "") != (tt.fix == "") {
+			t.Errorf("%s: got %q, %q", tt.problem, text, fix)
+		}
+	}
+	if got, want := a.farACLFix(m, info), "ssh root@h guix archive --authorize < /etc/guix/signing-key.pub"; !strings.HasSuffix(got, want) {
+		t.Errorf("far ACL: got %q, want %q", got, want)
+	}
+	if got, want := a.nearACLFix(m, info), "as root here: ssh u@h cat /etc/guix/signing-key.pub | guix archive --authorize\n"; !strings.HasPrefix(got, want) {
+		t.Errorf("near ACL: got %q, want %q", got, want)
+	}
+}
+
+func TestClock(t *testing.T) {
+	for _, tt := range []struct {
+		skew time.Duration
+		want string
+		far  bool
+	}{
+		{0, "as the head's", false},
+		{-900 * time.Microsecond, "as the head's", false},
+		{20 * time.Second, "20s ahead of the head's", false},
+		{-20 * time.Second, "20s behind the head's", false},
+		{61 * time.Second, "1m1s ahead of the head's", true},
+		{-time.Hour, "1h0m0s behind the head's", true},
+	} {
+		r := &Reached{Skew: tt.skew, RoundTrip: time.Millisecond}
+		if got, far := r.Clock(); got != tt.want || far != tt.far {
+			t.Errorf("%s: got %q, %v", tt.skew, got, far)
+		}
+	}
+}
+
+func TestSSHCopyID(t *testing.T) {
+	m := &machines.Machine{Host: "h", Port: 22, User: "u"}
+	if got, want := sshCopyID(m, "/a b/key"), "ssh-copy-id -i '/a b/key.pub' u@h"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}

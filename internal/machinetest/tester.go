@@ -1,0 +1,344 @@
+package machinetest
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"lighter/internal/agentapi"
+	"lighter/internal/api"
+	"lighter/internal/quantity"
+	"lighter/machines"
+	"lighter/nar"
+	"lighter/nar/signature"
+	"lighter/store"
+)
+
+// Tester tests machines, also several at the same time.
+type Tester struct {
+	Advice
+	Head
+	// Store is the head's. A small new item is exchanged with each machine; nil means that
+	// nothing is sent, and nothing asked for.
+	Store Store
+	// ACL has the keys whose archives the head accepts; nil if it has no such list.
+	ACL func() (*signature.ACL, error)
+}
+
+// Store is what a test needs of the head's store. It must be a store.Adder too for an item
+// to be sent.
+type Store interface {
+	store.Exporter
+	store.Importer
+}
+
+// Result is what a test of one machine found.
+type Result struct {
+	Info  *agentapi.Machine // nil if its agent did not answer
+	OK    bool              // builds can be made there
+	Steps []api.TrialStep
+	// HeadRefused says that the machine does not accept what the head signs, MachineRefused
+	// that the head does not accept what the machine signs.
+	HeadRefused, MachineRefused bool
+}
+
+// finding is what one step found.
+type finding struct {
+	detail  string
+	err     error  // in place of detail
+	warning bool   // builds can be made all the same
+	fix     string // what to do about err, or warning
+}
+
+func good(format string, args ...any) finding { return finding{detail: fmt.Sprintf(format, args...)} }
+
+// problem is the finding that text is, unless it is empty.
+func problem(text, fix string) finding {
+	if text == "" {
+		return finding{}
+	}
+	return finding{err: errors.New(text), fix: fix}
+}
+
+// worst returns the first finding that is bad, else the last.
+func worst(findings ...finding) finding {
+	for _, f := range findings {
+		if f.err != nil {
+			return f
+		}
+	}
+	return findings[len(findings)-1]
+}
+
+// trial is the test of one machine.
+type trial struct {
+	*Tester
+	*Reached
+	m      *machines.Machine
+	agent  Agent
+	result Result
+}
+
+func (t *Tester) newTrial(m *machines.Machine, agent Agent) *trial {
+	return &trial{Tester: t, m: m, agent: agent, result: Result{OK: true}}
+}
+
+// note notes the outcome of a step, and reports whether it was not bad.
+func (x *trial) note(name string, f finding) bool {
+	s := api.TrialStep{Name: name, OK: true, Outcome: api.TrialGood, Detail: f.detail}
+	switch {
+	case f.err != nil:
+		s.OK, s.Outcome, s.Detail, s.Fix = false, api.TrialBad, f.err.Error(), f.fix
+		x.result.OK = false
+	case f.warning:
+		s.OK, s.Outcome, s.Fix = false, api.TrialWarning, f.fix
+	}
+	x.result.Steps = append(x.result.Steps, s)
+	return f.err == nil
+}
+
+// Test tries in order what building on a machine needs, each thing in a step of its own, up
+// to the first without which the rest cannot be tried.
+func (t *Tester) Test(ctx context.Context, m *machines.Machine, agent Agent) *Result {
+	x := t.newTrial(m, agent)
+	if err := x.reach(ctx); err != nil {
+		p := t.Explain(m, err)
+		x.note("link", finding{err: p.Err, fix: cmp.Or(p.Fix, "see the text; ssh to the machine by hand with the same user and key tells more")})
+		return &x.result
+	}
+	x.note("link", good("answered in %s", x.Took.Round(time.Millisecond)))
+	x.note("agent", x.program())
+	if !x.note("protocol", worst(x.protocol(), good("protocol %d", agentapi.Protocol))) {
+		return &x.result
+	}
+	sameDir := x.note("store", worst(x.dir(), x.room()))
+	x.note("build", worst(x.builds(), x.buildsSo()))
+	if x.Info.Offer != nil {
+		x.note("offer", worst(problem(offerProblem(m, x.Info)), good("its owner offers all that its entry asks for")))
+	}
+	x.note("key", x.keys())
+	x.note("clock", x.clock())
+	if sameDir && t.Store != nil && x.note("send", x.send(ctx)) && !m.Local {
+		x.note("fetch", x.fetch(ctx))
+	}
+	return &x.result
+}
+
+// TestOffloading tries the same in the steps of "guix offload test", which show whose keys
+// are accepted by exchanging items in both directions.
+func (t *Tester) TestOffloading(ctx context.Context, m *machines.Machine, agent Agent) *Result {
+	x := t.newTrial(m, agent)
+	if err := x.reach(ctx); err != nil {
+		return t.Unreachable(m, err)
+	}
+	if !m.Local {
+		x.note("ssh", good("%s, round trip %s", address(m), x.RoundTrip.Round(10*time.Microsecond)))
+	}
+	if !x.note("agent", worst(x.protocol(), x.program())) {
+		return &x.result
+	}
+	if x.note("store", worst(x.dir(), x.builds(), problem(offerProblem(m, x.Info)), x.room())) {
+		x.note("import", x.send(ctx))
+		if !m.Local {
+			x.note("export", x.fetch(ctx))
+		}
+	}
+	x.note("clock", x.clock())
+	return &x.result
+}
+
+// Unreachable is what TestOffloading finds where a machine cannot be reached.
+func (t *Tester) Unreachable(m *machines.Machine, err error) *Result {
+	x := t.newTrial(m, nil)
+	p := t.Explain(m, err)
+	step := "agent"
+	if p.Login {
+		step = "ssh"
+	} else if !m.Local {
+		x.note("ssh", good("logged in as %s", address(m)))
+	}
+	x.note(step, finding{err: p.Err, fix: p.Fix})
+	return &x.result
+}
+
+// address says where a machine is reached.
+func address(m *machines.Machine) string { return m.User + "@" + m.Addr() }
+
+func (x *trial) reach(ctx context.Context) (err error) {
+	if x.Reached, err = Reach(ctx, x.agent); err == nil {
+		x.result.Info = x.Info
+	}
+	return err
+}
+
+func (x *trial) program() finding {
+	info := x.Info
+	return good("lighter-agent %s on %s, %s, %d cores", info.Version, info.Hostname, info.Kernel, info.Cores)
+}
+
+func (x *trial) protocol() finding {
+	return problem(protocolProblem(x.Info), "use agents and lighter of the same release")
+}
+
+func (x *trial) dir() finding {
+	return problem(x.dirProblem(x.Info), "set the machine's store to the head's store directory")
+}
+
+func (x *trial) room() finding {
+	return good("%s, %s free", StoreText(x.Info), quantity.Bytes(x.Info.FreeDisk))
+}
+
+func (x *trial) builds() finding {
+	text, fix := x.buildProblem(x.m, x.Info)
+	return problem(text, cmp.Or(fix, "see the text; without it the machine gets no builds"))
+}
+
+func (x *trial) buildsSo() finding {
+	if x.Info.BuildWarning != "" {
+		return good("it can build; %s", x.Info.BuildWarning)
+	}
+	return good("it can build")
+}
+
+// keys compares what head and machine say of whose archives they accept.
+func (x *trial) keys() finding {
+	if x.ACL == nil {
+		return good("not checked: the head has no list of authorized keys")
+	}
+	acl, err := x.ACL()
+	if err != nil {
+		return finding{err: err, fix: "repair the file that the text names"}
+	}
+	return worst(
+		problem(machineKeyProblem(x.Info, acl, x.m.Name)),
+		problem(x.keyProblem(x.m, x.Info), x.farACLFix(x.m, x.Info)),
+		good("the head accepts its key"),
+	)
+}
+
+func (x *trial) clock() finding {
+	text, far := x.Clock()
+	return finding{detail: text, warning: far, fix: ClockFix}
+}
+
+// newText returns a text that is in no store yet.
+func newText(about string) (name string, content []byte) {
+	return "lighter-offload-test", []byte(about + " " + rand.Text() + "\n")
+}
+
+// send sends a new item to the machine, which imports it if it accepts the head's key.
+func (x *trial) send(ctx context.Context) finding {
+	if x.m.Local {
+		return good("not needed: it is the head's own store")
+	}
+	path, archive, err := x.pack(ctx)
+	if err != nil {
+		return finding{err: fmt.Errorf("the head's store: %w", err), fix: x.HeadFix(err)}
+	}
+	_, err = x.agent.Import(ctx, bytes.NewReader(archive))
+	switch {
+	case err == nil:
+		return good("it imported %s, signed by the head", path.Base())
+	case errors.Is(err, store.ErrUnauthorized):
+		x.result.HeadRefused = true
+		if x.PublicKey != nil {
+			err = fmt.Errorf("it does not take what the head signs with %s: %w", x.PublicKey.Fingerprint(), err)
+		}
+		return finding{err: err, fix: x.farACLFix(x.m, x.Info)}
+	}
+	return finding{err: err, fix: x.storeFix(x.m, x.Info, err.Error())}
+}
+
+// pack makes a new item on the head, and an archive of it.
+func (x *trial) pack(ctx context.Context) (store.Path, []byte, error) {
+	adder, ok := x.Store.(store.Adder)
+	if !ok {
+		return "", nil, errors.New("it takes no texts")
+	}
+	name, content := newText("from the head to " + x.m.Name)
+	path, err := adder.AddText(ctx, name, content, nil)
+	if err != nil {
+		return "", nil, err
+	}
+	var archive bytes.Buffer
+	err = x.Store.Export(ctx, &archive, []store.Path{path})
+	return path, archive.Bytes(), err
+}
+
+// fetch has an item made on the machine, and imports it if the head accepts the machine's
+// key.
+func (x *trial) fetch(ctx context.Context) finding {
+	path, archive, err := x.request(ctx)
+	if err != nil {
+		return finding{err: err, fix: x.storeFix(x.m, x.Info, err.Error())}
+	}
+	if err = x.verify(archive, path); err == nil {
+		_, err = x.Store.Import(ctx, bytes.NewReader(archive), store.ImportOptions{})
+	}
+	switch {
+	case err == nil:
+		return good("the head imported %s, signed by the machine", path.Base())
+	case errors.Is(err, store.ErrUnauthorized):
+		x.result.MachineRefused = true
+		return finding{err: fmt.Errorf("the head does not take what it signs: %w", err), fix: x.nearACLFix(x.m, x.Info)}
+	}
+	return finding{err: err, fix: x.HeadFix(err)}
+}
+
+// maxArchive bounds the archive of a text of a few bytes, with its signature.
+const maxArchive = 64 << 10
+
+// request has an item made on the machine, and returns an archive of it.
+func (x *trial) request(ctx context.Context) (store.Path, []byte, error) {
+	name, content := newText("from " + x.m.Name + " to the head")
+	info, err := x.agent.AddText(ctx, name, content)
+	if err != nil {
+		return "", nil, err
+	}
+	if want, err := x.Dir.TextPath(name, content, nil); err != nil || info.Path != want {
+		return "", nil, errors.Join(err, fmt.Errorf("it made %s, not %s", info.Path, want))
+	}
+	body, err := x.agent.Export(ctx, []store.Path{info.Path})
+	if err != nil {
+		return "", nil, err
+	}
+	defer body.Close()
+	archive, err := io.ReadAll(io.LimitReader(body, maxArchive+1))
+	if err == nil && len(archive) > maxArchive {
+		err = fmt.Errorf("its archive of %s has more than %d bytes", info.Path, maxArchive)
+	}
+	return info.Path, archive, err
+}
+
+// verify checks an archive's only item against the head's ACL, as far as this user may
+// read it: the store has the last word.
+func (x *trial) verify(archive []byte, path store.Path) error {
+	r := nar.NewArchiveReader(bytes.NewReader(archive), x.Dir)
+	if _, err := r.Next(); err != nil {
+		return fmt.Errorf("its archive: %w", err)
+	}
+	item, err := r.Item()
+	if err != nil {
+		return fmt.Errorf("its archive: %w", err)
+	}
+	if item.Path != path {
+		return fmt.Errorf("it sent %s instead of %s", item.Path, path)
+	}
+	if x.ACL == nil {
+		return nil
+	}
+	acl, err := x.ACL()
+	if errors.Is(err, os.ErrPermission) {
+		return nil
+	}
+	if err == nil {
+		_, err = acl.Check(item.Signature, item.SignedHash)
+	}
+	return err
+}
