@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"slices"
 
 	"github.com/spf13/pflag"
 
 	"lighter/internal/cli/display"
+	"lighter/internal/doctor"
 	"lighter/internal/human"
 )
 
@@ -41,15 +43,15 @@ It sees what the user who runs it may see; best run it as the coordinator's user
 				if err != nil {
 					return err
 				}
-				d := newDoctor(f, inv.Getenv)
-				findings := d.examine(ctx, *deep)
+				d := doctor.New(f, inv.Getenv)
+				findings := d.Examine(ctx, *deep)
 				switch {
 				case *drop && *accept:
 					return usageErrorf("--drop-unusable and --accept-loss are done one after the other")
 				case *drop:
-					findings = d.mend(ctx, d.dropUnusable)
+					findings = slices.Values(d.DropUnusable(ctx))
 				case *accept:
-					findings = d.mend(ctx, d.acceptLoss)
+					findings = slices.Values(d.AcceptLoss())
 				}
 				return writeFindings(ctx, inv, findings, *asJSON)
 			}
@@ -58,8 +60,8 @@ It sees what the user who runs it may see; best run it as the coordinator's user
 }
 
 // writeFindings writes findings as they come. Problems among them are a failure.
-func writeFindings(ctx context.Context, inv *invocation, findings iter.Seq[Finding], asJSON bool) error {
-	counts, style := make(map[Level]int), inv.style(inv.Out)
+func writeFindings(ctx context.Context, inv *invocation, findings iter.Seq[doctor.Finding], asJSON bool) error {
+	counts, style := make(map[doctor.Level]int), inv.style(inv.Out)
 	for f := range findings {
 		counts[f.Level]++
 		if err := writeFinding(inv.Out, &f, style, asJSON); err != nil {
@@ -70,9 +72,9 @@ func writeFindings(ctx context.Context, inv *invocation, findings iter.Seq[Findi
 		return context.Cause(ctx)
 	}
 	if !asJSON {
-		fmt.Fprintf(inv.Out, "\n%s, %s\n", human.Count(counts[Problem], "problem"), human.Count(counts[Note], "note"))
+		fmt.Fprintf(inv.Out, "\n%s, %s\n", human.Count(counts[doctor.Problem], "problem"), human.Count(counts[doctor.Note], "note"))
 	}
-	if counts[Problem] > 0 {
+	if counts[doctor.Problem] > 0 {
 		return &exitError{code: exitFailure}
 	}
 	return nil
@@ -81,12 +83,12 @@ func writeFindings(ctx context.Context, inv *invocation, findings iter.Seq[Findi
 // doctorColumn is the width of the names of checks.
 const doctorColumn = 14
 
-func writeFinding(w io.Writer, f *Finding, style display.Style, asJSON bool) error {
+func writeFinding(w io.Writer, f *doctor.Finding, style display.Style, asJSON bool) error {
 	if asJSON {
 		return writeJSONLine(w, f)
 	}
-	word := map[Level]string{
-		OK: style.Verdict(true, "OK     ", ""), Note: "note   ", Problem: style.Verdict(false, "", "PROBLEM"),
+	word := map[doctor.Level]string{
+		doctor.OK: style.Verdict(true, "OK     ", ""), doctor.Note: "note   ", doctor.Problem: style.Verdict(false, "", "PROBLEM"),
 	}[f.Level]
 	if _, err := fmt.Fprintf(w, "%s  %s %s\n", word, human.Pad(human.Printable(f.Check), doctorColumn), human.Printable(f.Detail)); err != nil {
 		return err

@@ -4,272 +4,55 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"io/fs"
-	"iter"
-	"os"
+	"io"
 	"path/filepath"
-	"strconv"
+	"slices"
 	"strings"
 	"testing"
-	"time"
 
-	"lighter/internal/api"
-	"lighter/internal/disk"
-	"lighter/internal/head"
-	"lighter/internal/version"
-	"lighter/machines"
-	"lighter/nar/signature"
+	"lighter/internal/doctor"
 )
 
-// installation is one that a doctor looks at: a good one, until a test breaks it.
-type installation struct {
-	*stub
-	f      head.Folders
-	status api.Status
-	host   host
-	env    map[string]string
-
-	answers bool // its coordinator does
+func TestDoctorSaysWhatItFinds(t *testing.T) {
+	good := []doctor.Finding{{Check: "socket", Level: doctor.OK, Detail: "/s"}, {Check: "clock", Level: doctor.Note, Detail: "fast", Fix: "wait"}}
+	bad := append(slices.Clone(good), doctor.Finding{Check: "machine " + evil, Level: doctor.Problem, Detail: evil, Fix: "mend " + evil})
+	const lines = "OK       socket         /s\nnote     clock          fast\n         → wait\n"
+	for name, c := range map[string]struct {
+		findings []doctor.Finding
+		json     bool
+		code     int
+		want     string
+	}{
+		"good":    {findings: good, want: lines + "\n0 problems, 1 note\n"},
+		"bad":     {findings: bad, code: exitFailure, want: lines + "PROBLEM  machine evil\\x1b[2J\\r\\x07 evil\\x1b[2J\\r\\x07\n         → mend evil\\x1b[2J\\r\\x07\n\n1 problem, 1 note\n"},
+		"as JSON": {findings: bad[1:2], json: true, want: `{"check":"clock","level":"note","detail":"fast","fix":"wait"}` + "\n"},
+	} {
+		var out bytes.Buffer
+		err := writeFindings(t.Context(), &invocation{Process: Process{Out: &out, Getenv: noEnv}}, slices.Values(c.findings), c.json)
+		code := exitDone
+		if err != nil {
+			code, _ = exitCode(err)
+		}
+		if code != c.code || out.String() != c.want {
+			t.Errorf("%s: exit code %d, %q, want %q", name, code, out.String(), c.want)
+		}
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(errInterrupted)
+	if err := writeFindings(ctx, &invocation{Process: Process{Out: io.Discard, Getenv: noEnv}}, slices.Values(good), false); !errors.Is(err, errInterrupted) {
+		t.Errorf("interrupted: %v", err)
+	}
 }
 
-func newInstallation(t *testing.T) *installation {
-	t.Helper()
+func noEnv(string) string { return "" }
+
+func TestDoctorCommand(t *testing.T) {
 	s := newStub(t)
-	in := &installation{
-		stub: s, env: map[string]string{"HOME": s.folder, "LIGHTER_AGENTS": filepath.Join(s.folder, "agents")},
-		f: head.Folders{
-			State: filepath.Join(s.folder, "state"), Config: filepath.Join(s.folder, "config"), Socket: s.socket, StoreKind: machines.StoreLocal,
-		},
-	}
-	if err := os.Chmod(s.socket, 0o660); err != nil {
-		t.Fatal(err)
-	}
-	for _, folder := range []string{in.f.State, in.f.Ledger(), in.f.Config, in.env["LIGHTER_AGENTS"], filepath.Join(s.folder, "proc", "7")} {
-		if err := os.MkdirAll(folder, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	key, err := makeSigningKey(in.f.SigningKey())
-	if err != nil {
-		t.Fatal(err)
-	}
-	in.write("config/machines.toml", "[[machine]]\nname = \"alpha\"\nsystems = [\"x86_64-linux\", \"i686-linux\"]\nuser = \"offload\"\n")
-	in.write("agents/lighter-agent-linux-amd64", "an agent")
-	in.write("proc/7/limits", "Limit  Soft Limit  Hard Limit  Units\nMax open files            1024                 65536                files\n")
-	in.status = api.Status{PID: 7, Started: time.Now(), Machines: []api.MachineStatus{
-		{Name: "alpha", State: "up", ParallelBuilds: 4, PublicKey: key.Public().String()},
-	}}
-	in.host = host{
-		proc: filepath.Join(s.folder, "proc"), now: time.Now,
-		space:       func(string) (disk.Space, error) { return disk.Space{Free: 100 << 30, Inodes: 1 << 30}, nil },
-		clockSynced: func() (bool, error) { return true, nil },
-	}
-	return in
-}
-
-func (in *installation) write(name, text string) {
-	in.t.Helper()
-	if err := os.WriteFile(filepath.Join(in.folder, name), []byte(text), 0o600); err != nil {
-		in.t.Fatal(err)
-	}
-}
-
-func (in *installation) chmod(name string, mode fs.FileMode) {
-	in.t.Helper()
-	if err := os.Chmod(filepath.Join(in.folder, name), mode); err != nil {
-		in.t.Fatal(err)
-	}
-}
-
-// examine returns what the doctor says, and its exit code.
-func (in *installation) examine(asJSON bool) result {
-	in.t.Helper()
-	return in.consult(asJSON, func(ctx context.Context, d *doctor) iter.Seq[Finding] { return d.examine(ctx, false) })
-}
-
-// consult calls a doctor.
-func (in *installation) consult(asJSON bool, call func(context.Context, *doctor) iter.Seq[Finding]) result {
-	in.t.Helper()
-	if !in.answers {
-		in.answers = true
-		in.answer("GET /v1/status", &in.status)
-		in.answer("GET /v1/version", api.Version{Version: version.Version, API: api.APIVersion})
-	}
-	var out bytes.Buffer
-	inv := &invocation{Process: Process{Out: &out, Err: &out, Getenv: func(name string) string { return in.env[name] }}}
-	d := newDoctor(in.f, inv.Getenv)
-	d.host = in.host
-	err := writeFindings(in.t.Context(), inv, call(in.t.Context(), d), asJSON)
-	code := exitDone
-	if err != nil {
-		code, _ = exitCode(err)
-	}
-	return result{code: code, out: out.String()}
-}
-
-func TestDoctorFindsAGoodInstallationGood(t *testing.T) {
-	in := newInstallation(t)
-	got := in.examine(false)
-	got.want(t, exitDone, "\n0 problems, ", "")
-	for _, want := range []string{
-		"OK       state folder   ", "OK       socket         ", "OK       machines file  ", "1 machine, 1 slot", "OK       signing key    SHA256:",
-		"OK       ACL            ", "lighter-agent for linux/amd64", "the coordinator may open 65536", "OK       machine alpha  up, 0 of 4 slots taken",
-		"OK       event hooks    ", "OK       ledger         ",
-	} {
-		got.want(t, exitDone, want, "")
-	}
-	in = newInstallation(t)
-	if got := in.examine(true); strings.Count(got.out, `"level":"ok"`) < 10 || strings.Contains(got.out, "problems,") {
+	s.run("", "doctor", "--drop-unusable", "--accept-loss").want(t, exitUsage, "", "one after the other")
+	s.run("", "doctor", "--drop-unusable").want(t, exitFailure, "PROBLEM  ledger", "")
+	got := s.run("", "doctor", "--json", "--socket", filepath.Join(s.folder, "none"))
+	got.want(t, exitFailure, `{"check":"socket","level":"problem",`, "")
+	if strings.Contains(got.out, "problems,") {
 		t.Errorf("as JSON: %s", got.out)
-	}
-}
-
-func TestDoctorSaysWhatToFix(t *testing.T) {
-	other, err := signature.GenerateKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, c := range map[string]struct {
-		breakIt func(in *installation)
-		problem string // after the name of the check
-		fix     string
-	}{
-		"open folder":    {func(in *installation) { in.chmod("state", 0o777) }, "state folder   ", "chmod o-w "},
-		"open socket":    {func(in *installation) { in.chmod("s", 0o666) }, "socket         ", "chmod o-rwx "},
-		"no socket":      {func(in *installation) { in.f.Socket += "x" }, "socket         ", "lighter coordinator"},
-		"no real socket": {func(in *installation) { in.f.Socket = filepath.Join(in.folder, "config", "machines.toml") }, "socket         ", "--socket"},
-		"old socket":     {func(in *installation) { in.f.Socket = leftBehind(in) }, "socket         ", "lighter coordinator"},
-		"open settings":  {func(in *installation) { in.write("config/lighter.toml", ""); in.chmod("config/lighter.toml", 0o666) }, "settings       ", "chmod o-w "},
-		"no machines":    {func(in *installation) { in.write("config/machines.toml", "") }, "machines file  ", ""},
-		"bad machines":   {func(in *installation) { in.write("config/machines.toml", "[[machine]]\nname = 7\n") }, "machines file  ", "lighter machines check"},
-		"no key":         {func(in *installation) { os.Remove(in.f.SigningKey() + ".pub") }, "signing key    ", "lighter key generate"},
-		"open key":       {func(in *installation) { in.chmod("config/signing-key.sec", 0o644) }, "signing key    ", "chmod 600 "},
-		"another's key":  {func(in *installation) { in.write("config/signing-key.pub", other.Public().String()) }, "signing key    ", "the two files of one key"},
-		"bad ACL":        {func(in *installation) { in.write("config/acl", "(acl") }, "ACL            ", "lighter machines authorize"},
-		"unknown signer": {func(in *installation) { in.status.Machines[0].PublicKey = other.Public().String() }, "ACL            ", "lighter machines authorize alpha"},
-		"no agent": {func(in *installation) {
-			os.Remove(filepath.Join(in.folder, "agents", "lighter-agent-linux-amd64"))
-			in.machine("riscv64-linux")
-		}, "agents         ", "make agents"},
-		"full disk": {func(in *installation) {
-			in.host.space = func(string) (disk.Space, error) { return disk.Space{Free: 1 << 20, Inodes: -1}, nil }
-		}, "disk           ", "make room"},
-		"no inodes": {func(in *installation) {
-			in.host.space = func(string) (disk.Space, error) { return disk.Space{Free: 1 << 40, Inodes: 12}, nil }
-		}, "disk           ", "make room"},
-		"no statfs": {func(in *installation) {
-			in.host.space = func(string) (disk.Space, error) { return disk.Space{}, errors.New("broken") }
-		}, "disk           broken", ""},
-		"wrong clock":  {func(in *installation) { in.host.now = func() time.Time { return time.Unix(0, 0) } }, "clock          ", "set the clock"},
-		"few files":    {func(in *installation) { in.write("proc/7/limits", "Max open files 10 20 files\n") }, "open files     the coordinator may open 20", "LimitNOFILE"},
-		"machine down": {func(in *installation) { in.status.Machines[0].State = "down"; in.status.Machines[0].Error = evil }, `machine alpha  it is down: evil\x1b[2J`, "lighter machines test alpha"},
-		"quarantine":   {func(in *installation) { in.status.Machines[0].Quarantined = evil }, "machine alpha  it is quarantined: evil", "lighter machines resume alpha"},
-		"parked hooks": {func(in *installation) { in.status.HooksParked = 2 }, "event hooks    2 runs", "lighter hooks retry"},
-		"refused file": {func(in *installation) { in.status.MachinesFile.Error = "line 3" }, "machines file  the coordinator works", "mend it"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			in := newInstallation(t)
-			c.breakIt(in)
-			got := in.examine(false)
-			got.want(t, exitFailure, "PROBLEM  "+c.problem, "")
-			got.want(t, exitFailure, c.fix, "")
-		})
-	}
-}
-
-// machine makes the machines file list one for that system.
-func (in *installation) machine(system string) {
-	in.write("config/machines.toml", "[[machine]]\nname = \"alpha\"\nsystem = \""+system+"\"\nuser = \"offload\"\n")
-}
-
-// leftBehind returns a socket on which nobody listens.
-func leftBehind(in *installation) string {
-	dead := &stub{t: in.t, folder: in.folder, mux: in.mux, socket: filepath.Join(in.folder, "dead")}
-	stop := dead.start()
-	// Closing a listener removes its socket; another name of it stays.
-	kept := filepath.Join(in.folder, "kept")
-	if err := os.Link(dead.socket, kept); err != nil {
-		in.t.Fatal(err)
-	}
-	stop()
-	if err := os.Chmod(kept, 0o660); err != nil {
-		in.t.Fatal(err)
-	}
-	return kept
-}
-
-func TestDoctorNotes(t *testing.T) {
-	for name, c := range map[string]struct {
-		breakIt func(in *installation)
-		note    string
-	}{
-		"paused":       {func(in *installation) { in.status.Paused = evil }, `coordinator    nothing is placed: evil\x1b`},
-		"drained":      {func(in *installation) { in.status.Machines[0].Draining = true }, "machine alpha  it is drained"},
-		"refuses":      {func(in *installation) { in.status.Machines[0].Refuses = "load" }, "machine alpha  it takes no builds now: load"},
-		"skewed":       {func(in *installation) { in.status.Machines[0].ClockSkew = -300 }, "clock          that of alpha differs by 5m00s"},
-		"unkept clock": {func(in *installation) { in.host.clockSynced = func() (bool, error) { return false, nil } }, "clock          the kernel says"},
-		"little disk": {func(in *installation) {
-			in.host.space = func(string) (disk.Space, error) { return disk.Space{Free: 2 << 30, Inodes: -1}, nil }
-		}, "disk           "},
-		"no ledger":       {func(in *installation) { os.Remove(in.f.Ledger()) }, "ledger         "},
-		"no state folder": {func(in *installation) { in.f.State += "x" }, "state folder   "},
-		"another's hook":  {func(in *installation) { in.daemon("GUIX=/usr/bin/guix") }, `guix-daemon    process 12 does not offload to lighter (GUIX is "/usr/bin/guix")`},
-	} {
-		t.Run(name, func(t *testing.T) {
-			in := newInstallation(t)
-			c.breakIt(in)
-			in.examine(false).want(t, exitDone, "note     "+c.note, "")
-		})
-	}
-}
-
-// daemon lets a guix-daemon with that environment run.
-func (in *installation) daemon(environ string) {
-	in.t.Helper()
-	if err := os.MkdirAll(filepath.Join(in.folder, "proc", "12"), 0o755); err != nil {
-		in.t.Fatal(err)
-	}
-	in.write("proc/12/comm", "guix-daemon\n")
-	in.write("proc/12/environ", "PATH=/bin\x00"+environ+"\x00")
-}
-
-func TestDoctorSeesTheBuildHook(t *testing.T) {
-	in := newInstallation(t)
-	hook := filepath.Join(in.folder, "lighter-guix")
-	in.daemon("GUIX=" + hook)
-	in.examine(false).want(t, exitFailure, "PROBLEM  guix-daemon    process 12 offloads by "+hook+", which is not there", "")
-	in = newInstallation(t)
-	hook = filepath.Join(in.folder, "lighter-guix")
-	in.write("lighter-guix", "")
-	in.daemon("GUIX=" + hook)
-	in.examine(false).want(t, exitDone, "OK       guix-daemon    process 12 offloads by "+hook, "")
-}
-
-func TestPlatforms(t *testing.T) {
-	got := platforms([]machines.Machine{
-		{Systems: []string{"x86_64-linux", "i686-linux"}},
-		{Systems: []string{"aarch64-linux", "armhf-linux"}},
-		{Systems: []string{"i686-linux"}},
-		{Systems: []string{"x86_64-linux"}},
-		{Systems: []string{"riscv64-linux"}, Local: true},
-	})
-	want := [][2]string{{"linux", "amd64"}, {"linux", "arm64"}, {"linux", "386"}}
-	if len(got) != len(want) || got[0] != want[0] || got[1] != want[1] || got[2] != want[2] {
-		t.Errorf("got %v, want %v", got, want)
-	}
-}
-
-func TestParseFileLimit(t *testing.T) {
-	for text, want := range map[string]uint64{
-		"Max open files            1024                 524288               files\n": 524288,
-		"Max open files unlimited unlimited files":                                    1 << 62,
-		"Max cpu time 1 2 3":   0,
-		"Max open files 1":     0,
-		"Max open files a b c": 0,
-		strconv.Itoa(1 << 20):  0,
-	} {
-		if got, ok := parseFileLimit([]byte(text)); got != want || ok != (want > 0) {
-			t.Errorf("%q: %d, %v; want %d", text, got, ok, want)
-		}
 	}
 }

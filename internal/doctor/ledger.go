@@ -1,4 +1,4 @@
-package cli
+package doctor
 
 import (
 	"context"
@@ -25,7 +25,7 @@ const (
 	acceptLoss   = "put the missing files back; or, to go on without what is missing, as the coordinator's user: lighter doctor --accept-loss"
 )
 
-func (d *doctor) checkLedger(ctx context.Context) {
+func (d *Doctor) checkLedger(ctx context.Context) {
 	const check = "ledger"
 	size, err := folderSize(ctx, d.folders.Ledger())
 	switch {
@@ -47,7 +47,7 @@ func (d *doctor) checkLedger(ctx context.Context) {
 }
 
 // inspectLedger reads the whole ledger, if nobody has it open.
-func (d *doctor) inspectLedger(ctx context.Context) {
+func (d *Doctor) inspectLedger(ctx context.Context) {
 	const check = "whole ledger"
 	if _, err := os.Stat(d.folders.Ledger()); errors.Is(err, fs.ErrNotExist) {
 		return
@@ -73,8 +73,14 @@ func (d *doctor) inspectLedger(ctx context.Context) {
 	}
 }
 
-// acceptLoss has the ledger go on without acknowledged changes that are missing.
-func (d *doctor) acceptLoss(context.Context) {
+// AcceptLoss has the ledger go on without acknowledged changes that are missing, and says
+// what came of it.
+func (d *Doctor) AcceptLoss() []Finding {
+	d.acceptLoss()
+	return d.findings
+}
+
+func (d *Doctor) acceptLoss() {
 	const check = "ledger"
 	if !d.mayChangeLedger(check) {
 		return
@@ -90,8 +96,14 @@ func (d *doctor) acceptLoss(context.Context) {
 	d.ok(check, "what is missing is not missed any more: the coordinator can be started")
 }
 
-// dropUnusable drops what can't be used of the ledger. It is written to a file first.
-func (d *doctor) dropUnusable(ctx context.Context) {
+// DropUnusable drops what can't be used of the ledger, which is written to a file first, and
+// says what came of it.
+func (d *Doctor) DropUnusable(ctx context.Context) []Finding {
+	d.dropUnusable(ctx)
+	return d.findings
+}
+
+func (d *Doctor) dropUnusable(ctx context.Context) {
 	const check = "ledger"
 	if !d.mayChangeLedger(check) {
 		return
@@ -111,7 +123,7 @@ func (d *doctor) dropUnusable(ctx context.Context) {
 
 // mayChangeLedger reports whether this process may change the ledger without harm: files that
 // root makes there could not be changed by the coordinator's user.
-func (d *doctor) mayChangeLedger(check string) bool {
+func (d *Doctor) mayChangeLedger(check string) bool {
 	folder := d.folders.Ledger()
 	info, err := os.Stat(folder)
 	if err != nil {

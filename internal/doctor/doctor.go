@@ -1,4 +1,9 @@
-package cli
+// Package doctor examines an installation and says what to fix.
+//
+// A [Doctor] looks at folders, keys, settings and machines of a head, at what runs there,
+// and at what the coordinator says of itself and its machines. What it finds are values, for
+// whoever shows them. It changes nothing but where it is asked to mend the ledger.
+package doctor
 
 import (
 	"context"
@@ -53,8 +58,8 @@ func clockSynced() (bool, error) {
 	return state != timeError, err
 }
 
-// doctor examines one installation.
-type doctor struct {
+// Doctor examines one installation.
+type Doctor struct {
 	folders head.Folders
 	getenv  func(string) string
 	host    host
@@ -65,16 +70,18 @@ type doctor struct {
 	findings []Finding          // of one check
 }
 
-func newDoctor(f head.Folders, getenv func(string) string) *doctor {
-	return &doctor{folders: f, getenv: getenv, host: thisHost()}
+// New returns a doctor for the installation with these folders; getenv looks up variables
+// of the environment.
+func New(f head.Folders, getenv func(string) string) *Doctor {
+	return &Doctor{folders: f, getenv: getenv, host: thisHost()}
 }
 
-// doctorTimeout bounds each check.
-const doctorTimeout = 30 * time.Second
+// checkTimeout bounds each check.
+const checkTimeout = 30 * time.Second
 
-// examine makes all checks, and yields what each finds when it is over, until the context
+// Examine makes all checks, and yields what each finds when it is over, until the context
 // ends. A deep examination reads the whole ledger, too, however long that takes.
-func (d *doctor) examine(ctx context.Context, deep bool) iter.Seq[Finding] {
+func (d *Doctor) Examine(ctx context.Context, deep bool) iter.Seq[Finding] {
 	return func(yield func(Finding) bool) {
 		d.client = apiclient.NewClient(d.folders.Socket)
 		defer d.client.Close()
@@ -83,7 +90,7 @@ func (d *doctor) examine(ctx context.Context, deep bool) iter.Seq[Finding] {
 			d.checkAgents, d.checkStore, d.checkDaemon, d.checkSpace, d.checkClock, d.checkLimits,
 			d.checkCoordinator, d.checkMachines, d.checkHooks, d.checkLedger,
 		} {
-			bounded, cancel := context.WithTimeout(ctx, doctorTimeout)
+			bounded, cancel := context.WithTimeout(ctx, checkTimeout)
 			check(bounded)
 			cancel()
 			if ctx.Err() != nil || !d.tell(yield) {
@@ -97,16 +104,8 @@ func (d *doctor) examine(ctx context.Context, deep bool) iter.Seq[Finding] {
 	}
 }
 
-// mend does one thing that changes something, and yields what came of it.
-func (d *doctor) mend(ctx context.Context, do func(context.Context)) iter.Seq[Finding] {
-	return func(yield func(Finding) bool) {
-		do(ctx)
-		d.tell(yield)
-	}
-}
-
 // tell yields what a check found.
-func (d *doctor) tell(yield func(Finding) bool) bool {
+func (d *Doctor) tell(yield func(Finding) bool) bool {
 	found := d.findings
 	d.findings = nil
 	for _, f := range found {
@@ -117,16 +116,21 @@ func (d *doctor) tell(yield func(Finding) bool) bool {
 	return true
 }
 
-func (d *doctor) ok(check, format string, args ...any) { d.found(OK, check, "", format, args...) }
+func (d *Doctor) ok(check, format string, args ...any) { d.found(OK, check, "", format, args...) }
 
-func (d *doctor) note(check, fix, format string, args ...any) {
+func (d *Doctor) note(check, fix, format string, args ...any) {
 	d.found(Note, check, fix, format, args...)
 }
 
-func (d *doctor) problem(check, fix, format string, args ...any) {
+func (d *Doctor) problem(check, fix, format string, args ...any) {
 	d.found(Problem, check, fix, format, args...)
 }
 
-func (d *doctor) found(level Level, check, fix, format string, args ...any) {
+func (d *Doctor) found(level Level, check, fix, format string, args ...any) {
 	d.findings = append(d.findings, Finding{check, level, fmt.Sprintf(format, args...), fix})
 }
+
+// maxClockSkew is the difference between two clocks that is worth a note.
+const maxClockSkew = time.Minute
+
+const clockFix = "set the clocks, by NTP for example; builds work, but times of files and logs mislead"

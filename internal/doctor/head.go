@@ -1,4 +1,4 @@
-package cli
+package doctor
 
 import (
 	"context"
@@ -22,12 +22,12 @@ import (
 // othersWrite holds for modes that let others than owner and group write.
 func othersWrite(info fs.FileInfo) bool { return info.Mode().Perm()&0o002 != 0 }
 
-func (d *doctor) checkFolders(context.Context) {
+func (d *Doctor) checkFolders(context.Context) {
 	d.checkFolder("state folder", d.folders.State, "the coordinator makes it when it is first started")
 	d.checkFolder("configuration", d.folders.Config, "make it, and put machines.toml there: docs/machines.md describes it")
 }
 
-func (d *doctor) checkFolder(check, folder, missing string) {
+func (d *Doctor) checkFolder(check, folder, missing string) {
 	info, err := os.Stat(folder)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -43,7 +43,7 @@ func (d *doctor) checkFolder(check, folder, missing string) {
 	}
 }
 
-func (d *doctor) checkSocket(ctx context.Context) {
+func (d *Doctor) checkSocket(ctx context.Context) {
 	const check = "socket"
 	socket := d.folders.Socket
 	const start = "start the coordinator: lighter coordinator, or systemctl start lighter-coordinator"
@@ -79,7 +79,7 @@ func (d *doctor) checkSocket(ctx context.Context) {
 }
 
 // tellRights says what whoever runs this may do.
-func (d *doctor) tellRights() {
+func (d *Doctor) tellRights() {
 	const check = "rights"
 	switch c := d.status.Caller; {
 	case c == nil: // an old coordinator does not say
@@ -90,7 +90,7 @@ func (d *doctor) tellRights() {
 	}
 }
 
-func (d *doctor) checkVersion(ctx context.Context) {
+func (d *Doctor) checkVersion(ctx context.Context) {
 	const check = "coordinator"
 	v, err := d.client.Version(ctx)
 	switch {
@@ -106,7 +106,7 @@ func (d *doctor) checkVersion(ctx context.Context) {
 }
 
 // checkSettings looks at the file of settings, which may name programs to run.
-func (d *doctor) checkSettings(context.Context) {
+func (d *Doctor) checkSettings(context.Context) {
 	const check = "settings"
 	file := d.folders.SettingsFile()
 	f, err := os.Open(file)
@@ -136,7 +136,7 @@ func (d *doctor) checkSettings(context.Context) {
 	}
 }
 
-func (d *doctor) checkMachinesFile(ctx context.Context) {
+func (d *Doctor) checkMachinesFile(ctx context.Context) {
 	const check = "machines file"
 	file := d.folders.MachinesFile()
 	guix, _ := buildhook.FindGuix(d.getenv) // that there is none is fine
@@ -170,7 +170,7 @@ func (d *doctor) checkMachinesFile(ctx context.Context) {
 	}
 }
 
-func (d *doctor) checkKeys(context.Context) {
+func (d *Doctor) checkKeys(context.Context) {
 	const check = "signing key"
 	public := signature.PublicFile(d.folders.SigningKey())
 	key, err := signature.LoadPublicKey(public)
@@ -204,7 +204,7 @@ func (d *doctor) checkKeys(context.Context) {
 }
 
 // checkPair makes sure that the secret key is that of the public one.
-func (d *doctor) checkPair(check, file string, public *signature.PublicKey) {
+func (d *Doctor) checkPair(check, file string, public *signature.PublicKey) {
 	secret, err := signature.LoadPrivateKey(file)
 	switch {
 	case errors.Is(err, fs.ErrPermission):
@@ -219,7 +219,7 @@ func (d *doctor) checkPair(check, file string, public *signature.PublicKey) {
 }
 
 // checkACL asks whether what the machines sign is taken.
-func (d *doctor) checkACL(context.Context) {
+func (d *Doctor) checkACL(context.Context) {
 	const check = "ACL"
 	file := d.folders.ACL()
 	info, err := os.Stat(file)
@@ -254,7 +254,7 @@ func (d *doctor) checkACL(context.Context) {
 }
 
 // machineStatus returns what the coordinator knows of its machines, if one answers.
-func (d *doctor) machineStatus() []api.MachineStatus {
+func (d *Doctor) machineStatus() []api.MachineStatus {
 	if d.status == nil {
 		return nil
 	}

@@ -1,4 +1,4 @@
-package cli
+package doctor
 
 import (
 	"bufio"
@@ -51,7 +51,7 @@ func platforms(list []machines.Machine) [][2]string {
 	return found
 }
 
-func (d *doctor) checkAgents(ctx context.Context) {
+func (d *Doctor) checkAgents(ctx context.Context) {
 	const check = "agents"
 	finder := head.NewAgents("", d.getenv("LIGHTER_AGENTS"))
 	for _, p := range platforms(d.machines) {
@@ -68,7 +68,7 @@ func (d *doctor) checkAgents(ctx context.Context) {
 }
 
 // checkStore opens the head's store, and tries a sandbox where the head itself builds.
-func (d *doctor) checkStore(ctx context.Context) {
+func (d *Doctor) checkStore(ctx context.Context) {
 	const check = "store"
 	if d.folders.StoreKind == machines.StoreDaemon {
 		s, err := head.OpenStore(ctx, d.folders, slog.New(slog.DiscardHandler))
@@ -95,7 +95,7 @@ func (d *doctor) checkStore(ctx context.Context) {
 		return
 	}
 	// The head is a machine too.
-	if err := s.BuildProblem(); err != nil { //nolint:contextcheck // it bounds itself
+	if err := s.BuildProblem(); err != nil {
 		d.problem("sandbox", "do what it says, or take the local machine out of the machines file", "%v", err)
 		return
 	}
@@ -106,7 +106,7 @@ func (d *doctor) checkStore(ctx context.Context) {
 }
 
 // checkDaemon looks whether guix-daemon offloads to lighter.
-func (d *doctor) checkDaemon(context.Context) {
+func (d *Doctor) checkDaemon(context.Context) {
 	const check = "guix-daemon"
 	pid, err := d.findProcess("guix-daemon")
 	if err != nil || pid == "" {
@@ -137,7 +137,7 @@ func (d *doctor) checkDaemon(context.Context) {
 }
 
 // findProcess returns the number of the first process of that name, or "".
-func (d *doctor) findProcess(name string) (string, error) {
+func (d *Doctor) findProcess(name string) (string, error) {
 	entries, err := os.ReadDir(d.host.proc)
 	if err != nil {
 		return "", err
@@ -161,7 +161,7 @@ const (
 	fewInodes     = 100_000
 )
 
-func (d *doctor) checkSpace(context.Context) {
+func (d *Doctor) checkSpace(context.Context) {
 	folders := []string{d.folders.State}
 	if d.folders.StoreKind == machines.StoreDaemon {
 		folders = append(folders, "/gnu/store")
@@ -186,7 +186,7 @@ func (d *doctor) checkSpace(context.Context) {
 	}
 }
 
-func (d *doctor) checkClock(context.Context) {
+func (d *Doctor) checkClock(context.Context) {
 	const check = "clock"
 	now := d.host.now()
 	synced, err := d.host.clockSynced()
@@ -213,7 +213,7 @@ const (
 )
 
 // checkLimits compares how many files the coordinator may open with what it may need.
-func (d *doctor) checkLimits(context.Context) {
+func (d *Doctor) checkLimits(context.Context) {
 	const check = "open files"
 	limit, whose := d.fileLimit()
 	need := uint64(filesOfItself + filesPerMachine*max(len(d.machines), len(d.machineStatus())))
@@ -226,7 +226,7 @@ func (d *doctor) checkLimits(context.Context) {
 
 // fileLimit returns the hard limit, to which Go programs raise the soft one: of the
 // coordinator, if that can be told, else of this process.
-func (d *doctor) fileLimit() (limit uint64, whose string) {
+func (d *Doctor) fileLimit() (limit uint64, whose string) {
 	if d.status != nil {
 		text, err := os.ReadFile(filepath.Join(d.host.proc, strconv.Itoa(d.status.PID), "limits"))
 		if n, ok := parseFileLimit(text); err == nil && ok {
@@ -262,7 +262,7 @@ func parseFileLimit(text []byte) (uint64, bool) {
 }
 
 // checkCoordinator looks at what the coordinator says of itself.
-func (d *doctor) checkCoordinator(context.Context) {
+func (d *Doctor) checkCoordinator(context.Context) {
 	if d.status == nil {
 		return
 	}
@@ -274,7 +274,7 @@ func (d *doctor) checkCoordinator(context.Context) {
 	}
 }
 
-func (d *doctor) checkMachines(context.Context) {
+func (d *Doctor) checkMachines(context.Context) {
 	now := d.host.now()
 	for _, m := range d.machineStatus() {
 		word, why := display.MachineState(&m), display.MachineNote(&m, now)
@@ -299,7 +299,7 @@ func (d *doctor) checkMachines(context.Context) {
 	}
 }
 
-func (d *doctor) checkHooks(context.Context) {
+func (d *Doctor) checkHooks(context.Context) {
 	if d.status == nil {
 		return
 	}
