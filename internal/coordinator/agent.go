@@ -9,6 +9,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/machinetest"
 	"lighter/store"
 )
 
@@ -16,7 +17,7 @@ import (
 // agentapi's gate lets it through. An error that is neither *agentapi.Error nor
 // *agentapi.Fault means that the link failed, or the context ended.
 type agent interface {
-	Machine(ctx context.Context) (*agentapi.Machine, error)
+	machinetest.Agent
 	// Builds lists the builds of which known says what to expect.
 	Builds(ctx context.Context, known func(id string) (*agentapi.Asked, error)) ([]agentapi.BuildStatus, error)
 	PutBuild(ctx context.Context, asked *agentapi.Asked, req *agentapi.BuildRequest) (*agentapi.BuildStatus, error)
@@ -26,10 +27,6 @@ type agent interface {
 	DeleteBuild(ctx context.Context, id string) error
 	// Closure refuses items for which expected returns an error.
 	Closure(ctx context.Context, paths []store.Path) ([]*store.Info, error)
-	Import(ctx context.Context, archive io.Reader) ([]*store.Info, error)
-	AddText(ctx context.Context, name string, content []byte) (*store.Info, error)
-	// Export returns an archive, which the caller closes.
-	Export(ctx context.Context, paths []store.Path) (io.ReadCloser, error)
 	// Output returns the NAR of what a build with Check made, which the caller closes.
 	Output(ctx context.Context, id, name string) (io.ReadCloser, error)
 	CollectGarbage(ctx context.Context, req *agentapi.GCRequest) (*agentapi.GCResult, error)

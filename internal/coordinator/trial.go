@@ -9,6 +9,9 @@ import (
 	"lighter/machines"
 )
 
+// trialSettle bounds how long a trial waits for its news to show in the machine's status.
+const trialSettle = 2 * time.Second
+
 // testMachine connects to a machine now and tries what building there needs.
 func (c *Coordinator) testMachine(ctx context.Context, m *machine) (*api.MachineTrial, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.limits.ConnectTimeout)
@@ -20,7 +23,15 @@ func (c *Coordinator) testMachine(ctx context.Context, m *machine) (*api.Machine
 	}
 	tester := machinetest.Tester{Advice: c.cfg.Advice, Head: c.machinesHead(), Store: c.cfg.Store, ACL: c.cfg.ACL}
 	result := tester.Test(ctx, &entry, m.client)
-	m.settleTrial(ctx, result.Info != nil)
+	_, looked := m.contacts.seen()
+	m.contacts.wake()
+	if result.Info != nil { // so that its status has the news
+		select {
+		case <-looked:
+		case <-time.After(trialSettle):
+		case <-ctx.Done():
+		}
+	}
 	trial := &api.MachineTrial{Machine: m.Name, OK: result.OK, Steps: result.Steps}
 	err := c.do(ctx, func(*loop) { trial.Status = m.status() })
 	return trial, err
@@ -29,22 +40,4 @@ func (c *Coordinator) testMachine(ctx context.Context, m *machine) (*api.Machine
 // machinesHead is what the machines must fit.
 func (c *Coordinator) machinesHead() machinetest.Head {
 	return machinetest.Head{Dir: c.head.Dir(), PublicKey: c.cfg.PublicKey}
-}
-
-// trialSettle bounds how long a trial waits for its news to show in the machine's status.
-const trialSettle = 2 * time.Second
-
-// settleTrial has the supervisor look at the machine too, and waits for that if it will be
-// reached.
-func (m *machine) settleTrial(ctx context.Context, reached bool) {
-	_, changed := m.contacts.seen()
-	m.contacts.wake()
-	if !reached {
-		return
-	}
-	select {
-	case <-changed:
-	case <-time.After(trialSettle):
-	case <-ctx.Done():
-	}
 }

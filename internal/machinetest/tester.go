@@ -85,8 +85,14 @@ type trial struct {
 	result Result
 }
 
-func (t *Tester) newTrial(m *machines.Machine, agent Agent) *trial {
-	return &trial{Tester: t, m: m, agent: agent, result: Result{OK: true}}
+// reach begins the test of a machine.
+func (t *Tester) reach(ctx context.Context, m *machines.Machine, agent Agent) (*trial, error) {
+	x := &trial{Tester: t, m: m, agent: agent, result: Result{OK: true}}
+	var err error
+	if x.Reached, err = Reach(ctx, agent); err == nil {
+		x.result.Info = x.Info
+	}
+	return x, err
 }
 
 // note notes the outcome of a step, and reports whether it was not bad.
@@ -106,8 +112,8 @@ func (x *trial) note(name string, f finding) bool {
 // Test tries in order what building on a machine needs, each thing in a step of its own, up
 // to the first without which the rest cannot be tried.
 func (t *Tester) Test(ctx context.Context, m *machines.Machine, agent Agent) *Result {
-	x := t.newTrial(m, agent)
-	if err := x.reach(ctx); err != nil {
+	x, err := t.reach(ctx, m, agent)
+	if err != nil {
 		p := t.Explain(m, err)
 		x.note("link", finding{err: p.Err, fix: cmp.Or(p.Fix, "see the text; ssh to the machine by hand with the same user and key tells more")})
 		return &x.result
@@ -133,8 +139,8 @@ func (t *Tester) Test(ctx context.Context, m *machines.Machine, agent Agent) *Re
 // TestOffloading tries the same in the steps of "guix offload test", which show whose keys
 // are accepted by exchanging items in both directions.
 func (t *Tester) TestOffloading(ctx context.Context, m *machines.Machine, agent Agent) *Result {
-	x := t.newTrial(m, agent)
-	if err := x.reach(ctx); err != nil {
+	x, err := t.reach(ctx, m, agent)
+	if err != nil {
 		return t.Unreachable(m, err)
 	}
 	if !m.Local {
@@ -155,7 +161,7 @@ func (t *Tester) TestOffloading(ctx context.Context, m *machines.Machine, agent 
 
 // Unreachable is what TestOffloading finds where a machine cannot be reached.
 func (t *Tester) Unreachable(m *machines.Machine, err error) *Result {
-	x := t.newTrial(m, nil)
+	x := &trial{}
 	p := t.Explain(m, err)
 	step := "agent"
 	if p.Login {
@@ -169,13 +175,6 @@ func (t *Tester) Unreachable(m *machines.Machine, err error) *Result {
 
 // address says where a machine is reached.
 func address(m *machines.Machine) string { return m.User + "@" + m.Addr() }
-
-func (x *trial) reach(ctx context.Context) (err error) {
-	if x.Reached, err = Reach(ctx, x.agent); err == nil {
-		x.result.Info = x.Info
-	}
-	return err
-}
 
 func (x *trial) program() finding {
 	info := x.Info
