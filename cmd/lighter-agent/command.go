@@ -39,8 +39,9 @@ type stdio struct {
 // settings are what flags and the owner's file say. Every command has the same ones.
 type settings struct {
 	agentd.Options
-	file string // the owner's
-	head string
+	file     string // the owner's
+	head     string
+	storeDir string
 }
 
 // command is a word after the program's name.
@@ -105,6 +106,9 @@ func dispatch(ctx context.Context, args []string, io stdio) error {
 		if c.args == "" && len(rest) > 0 {
 			return usageError{fmt.Errorf("%s: unexpected argument %q", name, rest[0])}
 		}
+		if s.StoreDir, err = store.ParseDir(s.storeDir); err != nil {
+			return usageError{err}
+		}
 		if err := s.Load(s.file, flags.Changed("settings") && s.file != ""); err != nil {
 			return err
 		}
@@ -124,7 +128,7 @@ func newFlags() (*settings, *pflag.FlagSet) {
 	}
 	fs.StringVar(&s.file, "settings", owner.DefaultFile(), "`FILE` of this machine's owner with more of these settings; flags count more")
 	fs.StringVar(&s.head, "head", "", "connect: the head's `NAME`; heads with different ones don't see each other's builds")
-	fs.StringVar(&s.StoreDir, "store-directory", string(store.DefaultDir), "logical store `DIR`ectory, as derivations write it")
+	fs.StringVar(&s.storeDir, "store-directory", string(store.DefaultDir), "logical store `DIR`ectory, as derivations write it")
 	fs.StringVar(&s.Socket, "socket", "", "`FILE` on which the agent listens (default in a folder of this computer, named after --state)")
 	fs.DurationVar(&s.Linger, "linger", time.Hour, "end after this `TIME` without builds and requests; 0 is never")
 	fs.StringVar(&s.LogLevel, "log-level", "info", "least `LEVEL` of what is logged: debug, info, warn or error")

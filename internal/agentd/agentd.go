@@ -16,8 +16,25 @@ import (
 
 	"lighter/internal/agent"
 	"lighter/internal/owner"
+	"lighter/store"
 	"lighter/store/substitute"
 )
+
+// Options say which agent of this account is meant, and how one that is started is to be.
+type Options struct {
+	*owner.Options
+	StoreDir store.Dir     // as derivations write it
+	Socket   string        // on which the agent listens; empty is one named after the state folder
+	Linger   time.Duration // it ends after this time without builds and requests; 0 is never
+	LogLevel string        // least level of what it logs
+	Timeout  time.Duration // of Ensure and of Stop
+}
+
+// UsageError is about an option that is wrong whatever the computer is like.
+type UsageError struct{ error }
+
+// Unwrap returns what is wrong.
+func (e UsageError) Unwrap() error { return e.error }
 
 // shutdownTimeout is how long the builds of an agent may take to be canceled.
 const shutdownTimeout = 15 * time.Second

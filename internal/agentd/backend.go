@@ -49,11 +49,7 @@ func (o *Options) openStore(ctx context.Context, p place, logger *slog.Logger) (
 	if kind == owner.StoreDaemon {
 		return o.openDaemon(logger)
 	}
-	dir, err := store.ParseDir(o.StoreDir)
-	if err != nil {
-		return nil, UsageError{err}
-	}
-	return OpenLocal(&o.Settings, p.Folders, dir, append(socketFolders(string(p.Folders)), p.socket), logger)
+	return OpenLocal(&o.Settings, p.Folders, o.StoreDir, append(socketFolders(string(p.Folders)), p.socket), logger)
 }
 
 // StoreKind returns the kind of store that the options ask for, owner.StoreLocal or StoreDaemon: with
@@ -62,13 +58,9 @@ func (o *Options) StoreKind(ctx context.Context, logger *slog.Logger) (string, e
 	if o.Store != owner.StoreAuto {
 		return o.Store, nil
 	}
-	opts, err := o.daemonOptions(logger)
-	if err != nil {
-		return "", err
-	}
 	ctx, cancel := context.WithTimeout(ctx, daemonTimeout)
 	defer cancel()
-	d, err := daemon.Open(ctx, opts)
+	d, err := daemon.Open(ctx, o.daemonOptions(logger))
 	if err != nil {
 		level := slog.LevelWarn
 		if errors.Is(err, fs.ErrNotExist) {
@@ -80,22 +72,14 @@ func (o *Options) StoreKind(ctx context.Context, logger *slog.Logger) (string, e
 	return owner.StoreDaemon, d.Close()
 }
 
-func (o *Options) daemonOptions(logger *slog.Logger) (daemon.Options, error) {
-	dir, err := store.ParseDir(o.StoreDir)
-	if err != nil {
-		return daemon.Options{}, UsageError{err}
-	}
-	return daemon.Options{Socket: o.DaemonSocket, Dir: dir, Logger: logger}, nil
+func (o *Options) daemonOptions(logger *slog.Logger) daemon.Options {
+	return daemon.Options{Socket: o.DaemonSocket, Dir: o.StoreDir, Logger: logger}
 }
 
 // openDaemon uses the machine's guix-daemon, as this user. That it does not answer now is
 // no error: the agent says so to who asks, and it may be started later.
 func (o *Options) openDaemon(logger *slog.Logger) (*Backend, error) {
-	opts, err := o.daemonOptions(logger)
-	if err != nil {
-		return nil, err
-	}
-	d, err := daemon.New(opts)
+	d, err := daemon.New(o.daemonOptions(logger))
 	if err != nil {
 		return nil, UsageError{err}
 	}
@@ -117,13 +101,4 @@ func OpenLocal(s *owner.Settings, f Folders, dir store.Dir, hidden []string, log
 		return nil, err
 	}
 	return &Backend{Store: l, Kind: owner.StoreLocal, PublicKey: key.Public(), ACL: acl, Disk: f.Store(), Close: l.Close}, nil
-}
-
-// SigningKey loads the key with which a store signs, and makes it the first time.
-func SigningKey(file string, logger *slog.Logger) (*signature.PrivateKey, error) {
-	key, created, err := signature.LoadOrCreateKeyPair(file)
-	if created {
-		logger.Info("made a signing key", "file", signature.PublicFile(file), "fingerprint", key.Public().Fingerprint())
-	}
-	return key, err
 }

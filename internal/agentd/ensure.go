@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"lighter/internal/disk"
-	"lighter/internal/owner"
 	"lighter/sshtransport"
 )
 
@@ -27,22 +26,6 @@ const (
 	// maxLogTail is how much of the log is shown of an agent that does not start.
 	maxLogTail = 2 << 10
 )
-
-// Options say which agent of this account is meant, and how one that is started is to be.
-type Options struct {
-	*owner.Options
-	StoreDir string        // logical store directory, as derivations write it
-	Socket   string        // on which the agent listens; empty is one named after the state folder
-	Linger   time.Duration // it ends after this time without builds and requests; 0 is never
-	LogLevel string        // least level of what it logs
-	Timeout  time.Duration // of starting and of stopping
-}
-
-// UsageError is about an option that is wrong whatever the computer is like.
-type UsageError struct{ error }
-
-// Unwrap returns what is wrong.
-func (e UsageError) Unwrap() error { return e.error }
 
 // Ensure makes sure that an agent serves, and says which. Of several calls at a time one
 // starts it. An agent of another version is replaced unless it builds: its protocol is
@@ -114,7 +97,7 @@ func (o *Options) spawn(ctx context.Context, p place) (*sshtransport.StartAnswer
 // serveArgs are the arguments with which an agent has these settings.
 func (o *Options) serveArgs(p place) []string {
 	args := append([]string{"serve", "--settings="}, o.Args()...)
-	return append(args, "--state="+string(p.Folders), "--socket="+o.Socket, "--store-directory="+o.StoreDir, "--linger="+o.Linger.String(), "--log-level="+o.LogLevel)
+	return append(args, "--state="+string(p.Folders), "--socket="+o.Socket, "--store-directory="+string(o.StoreDir), "--linger="+o.Linger.String(), "--log-level="+o.LogLevel)
 }
 
 // awaitAgent waits until an agent answers. The process that was started to be it ends if

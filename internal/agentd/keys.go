@@ -1,8 +1,19 @@
 package agentd
 
 import (
+	"log/slog"
+
 	"lighter/nar/signature"
 )
+
+// SigningKey loads the key with which a store signs, and makes it the first time.
+func SigningKey(file string, logger *slog.Logger) (*signature.PrivateKey, error) {
+	key, created, err := signature.LoadOrCreateKeyPair(file)
+	if created {
+		logger.Info("made a signing key", "file", signature.PublicFile(file), "fingerprint", key.Public().Fingerprint())
+	}
+	return key, err
+}
 
 // Authorize has the agent's own store accept what is signed by one of the keys, from now on.
 func (o *Options) Authorize(keys []*signature.PublicKey) error {
