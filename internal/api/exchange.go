@@ -305,6 +305,11 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Message }
 
+// BadRequest returns the answer to a request that is wrong.
+func BadRequest(format string, args ...any) *Error {
+	return &Error{Status: 400, Code: CodeBadRequest, Message: fmt.Sprintf(format, args...)}
+}
+
 // Is makes errors.Is find ErrNotFound, ErrUnavailable and store.ErrNotValid.
 func (e *Error) Is(target error) bool {
 	switch target {

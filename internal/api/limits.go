@@ -12,6 +12,8 @@ import (
 // what still is, so that a record has a size that memory, disk and whoever reads it later
 // can live with.
 const (
+	// MaxTime bounds limits of time: beyond it a duration has no room for them.
+	MaxTime = Seconds(100 * 365 * 24 * 3600)
 	// MaxID bounds the id of a build; a UUID has 36.
 	MaxID = 200
 	// MaxName bounds names of machines, systems, features, outputs, event hooks, and of the

@@ -255,6 +255,18 @@ type Event struct {
 	Failure *Failure  `json:"failure,omitempty"`
 }
 
+// MachineState is whether a machine is reached.
+type MachineState string
+
+// The states of a machine: it was not tried yet, is tried for the first time, is reached, or
+// can't be.
+const (
+	MachineUnknown    MachineState = "unknown"
+	MachineConnecting MachineState = "connecting"
+	MachineUp         MachineState = "up"
+	MachineDown       MachineState = "down"
+)
+
 // MachineStatus is what the coordinator knows of one machine now.
 type MachineStatus struct {
 	Name              string   `json:"name"`
@@ -265,20 +277,20 @@ type MachineStatus struct {
 	Speed             float64  `json:"speed"`
 	Local             bool     `json:"local,omitempty"`
 
-	State      string     `json:"state"` // "unknown", "connecting", "up", "down"
-	Error      string     `json:"error,omitempty"`
-	NextTry    *time.Time `json:"nextTry,omitempty"`
-	Running    int        `json:"running"` // slots taken
-	Agent      string     `json:"agent,omitempty"`
-	Kernel     string     `json:"kernel,omitempty"`
-	StoreKind  string     `json:"storeKind,omitempty"`
-	Cores      int        `json:"cores,omitempty"`
-	Load       float64    `json:"load,omitempty"`     // 1-minute average / cores
-	FreeDisk   int64      `json:"freeDisk,omitempty"` // bytes, where the store is
-	FreeMemory int64      `json:"freeMemory,omitempty"`
-	ClockSkew  Seconds    `json:"clockSkew,omitempty"` // machine minus coordinator
-	PublicKey  string     `json:"publicKey,omitempty"` // with which its store signs
-	Bandwidth  float64    `json:"bandwidth,omitempty"` // measured, bytes/s
+	State      MachineState `json:"state"`
+	Error      string       `json:"error,omitempty"`
+	NextTry    *time.Time   `json:"nextTry,omitempty"`
+	Running    int          `json:"running"` // slots taken
+	Agent      string       `json:"agent,omitempty"`
+	Kernel     string       `json:"kernel,omitempty"`
+	StoreKind  string       `json:"storeKind,omitempty"`
+	Cores      int          `json:"cores,omitempty"`
+	Load       float64      `json:"load,omitempty"`     // 1-minute average / cores
+	FreeDisk   int64        `json:"freeDisk,omitempty"` // bytes, where the store is
+	FreeMemory int64        `json:"freeMemory,omitempty"`
+	ClockSkew  Seconds      `json:"clockSkew,omitempty"` // machine minus coordinator
+	PublicKey  string       `json:"publicKey,omitempty"` // with which its store signs
+	Bandwidth  float64      `json:"bandwidth,omitempty"` // measured, bytes/s
 
 	Tags map[string]string `json:"tags,omitempty"` // of the file, and of operators
 	// Draining says that an operator wants no new builds there, for DrainReason.

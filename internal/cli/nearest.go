@@ -1,18 +1,19 @@
 package cli
 
-import (
-	"strings"
-
-	"lighter/internal/tomlfile"
-)
+import "lighter/internal/tomlfile"
 
 // nearest returns the one of names that a person who typed given most likely
-// meant, or "" if none is near: a name that starts with it, or else one much like it.
+// meant, or "" if none is near: a name that starts with it, or one at most a
+// third of its length away, counted in letters changed, lost, added or swapped.
 func nearest(given string, names []string) string {
+	best, bestDistance := "", max(1, len(given)/3)+1
 	for _, name := range names {
-		if len(given) >= 2 && strings.HasPrefix(name, given) {
+		if len(given) >= 2 && len(name) > len(given) && name[:len(given)] == given {
 			return name
 		}
+		if d := tomlfile.EditDistance(given, name); d < bestDistance {
+			best, bestDistance = name, d
+		}
 	}
-	return tomlfile.Nearest(given, names)
+	return best
 }

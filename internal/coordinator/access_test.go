@@ -8,26 +8,16 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
-	"unsafe"
-
-	"golang.org/x/sys/unix"
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
 	"lighter/internal/ledger"
 	"lighter/store"
 )
-
-// restricted lets user 7, members of group 70 and the coordinator's user 1 operate.
-func restricted(c *Config) {
-	c.Access = &Access{UID: 1, Users: []uint32{7}, Groups: []uint32{70}, MaxPriority: 100, Operators: "root and ops", Where: "see lighter.toml"}
-}
 
 // testUser is a client that may also say what no good client says.
 type testUser struct {
@@ -54,14 +44,14 @@ func (u *testUser) raw(ctx context.Context, method, path string, body []byte) ([
 }
 
 // as serves the API to somebody of whom the kernel would say that.
-func (f *farm) as(p *Peer) *testUser {
+func (f *farm) as(p *TestPeer) *testUser {
 	f.t.Helper()
 	l, err := net.Listen("unix", filepath.Join(f.t.TempDir(), "s"))
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	server := &http.Server{Handler: f.c.Handler(), ConnContext: func(ctx context.Context, _ net.Conn) context.Context {
-		return context.WithValue(ctx, peerKey{}, p)
+	server := &http.Server{Handler: f.handler(), ConnContext: func(ctx context.Context, _ net.Conn) context.Context {
+		return WithPeer(ctx, p)
 	}}
 	over := make(chan struct{})
 	go func() {
@@ -82,8 +72,8 @@ func (f *farm) as(p *Peer) *testUser {
 	return client
 }
 
-func peer(uid uint32, groups ...uint32) *Peer {
-	return &Peer{UID: uid, GID: uid, Groups: groups, name: func() string { return map[uint32]string{5: "alice", 6: "bob"}[uid] }}
+func peer(uid uint32, groups ...uint32) *TestPeer {
+	return &TestPeer{UID: uid, GID: uid, Groups: groups, Name: func() string { return map[uint32]string{5: "alice", 6: "bob"}[uid] }}
 }
 
 func code(err error) string {
@@ -97,32 +87,9 @@ func code(err error) string {
 	return ""
 }
 
-func TestWhoOperates(t *testing.T) {
-	a := &Access{UID: 1, Users: []uint32{7}, Groups: []uint32{70}}
-	for _, test := range []struct {
-		name string
-		peer *Peer
-		want bool
-	}{
-		{"root", peer(0), true},
-		{"the coordinator's user", peer(1), true},
-		{"a user who is named", peer(7), true},
-		{"a member of the group", peer(5, 3, 70), true},
-		{"somebody whose own group it is", &Peer{UID: 5, GID: 70}, true},
-		{"somebody", peer(5, 3), false},
-		{"somebody of root's group", peer(5, 0), false},
-		{"somebody with the number of the group", peer(70), true}, // whose own group has it
-		{"nobody", peer(65534), false},
-	} {
-		if got := a.operates(test.peer); got != test.want {
-			t.Errorf("%s: got %v", test.name, got)
-		}
-	}
-}
-
 // TestOperatorsAlone has somebody who may submit ask for all that only operators may do.
 func TestOperatorsAlone(t *testing.T) {
-	f := newFarm(t, restricted, "m1")
+	f := restricted(newFarm(t, nil, "m1"))
 	ctx := t.Context()
 	alice, root := f.as(peer(5)), f.as(peer(0))
 	m := "/v1/machines/m1/"
@@ -141,7 +108,7 @@ func TestOperatorsAlone(t *testing.T) {
 	if s, err := alice.Status(ctx); err != nil || s.Caller.Operates || s.Caller.User != "alice" || s.Caller.Operators != "root and ops" {
 		t.Errorf("alice's rights: %+v, %v", s.Caller, err)
 	}
-	for _, operator := range []*Peer{peer(0), peer(1), peer(7), peer(5, 70)} {
+	for _, operator := range []*TestPeer{peer(0), peer(1), peer(7), peer(5, 70)} {
 		if err := f.as(operator).Pause(ctx, ""); err != nil {
 			t.Errorf("pause by %+v: %v", operator, err)
 		}
@@ -159,7 +126,7 @@ func TestOperatorsAlone(t *testing.T) {
 		t.Errorf("without credentials: got %v", err)
 	}
 	// Rights can change while connections are open.
-	f.c.SetAccess(&Access{UID: 5})
+	f.setAccess(&TestAccess{UID: 5})
 	if err := alice.Pause(ctx, ""); err != nil {
 		t.Errorf("after the change: %v", err)
 	}
@@ -170,7 +137,7 @@ func TestOperatorsAlone(t *testing.T) {
 
 // TestOwnBuilds has two users work with builds of each other.
 func TestOwnBuilds(t *testing.T) {
-	f := newFarm(t, restricted, "m1")
+	f := restricted(newFarm(t, nil, "m1"))
 	ctx := t.Context()
 	alice, bob, ops := f.as(peer(5)), f.as(peer(6)), f.as(peer(7))
 	if err := ops.Pause(ctx, ""); err != nil {
@@ -247,7 +214,7 @@ func TestOwnBuilds(t *testing.T) {
 // TestCheckIsOfWhoAsksForIt has somebody who does not operate ask for a check: what is built
 // for it is that user's too.
 func TestCheckIsOfWhoAsksForIt(t *testing.T) {
-	f := newFarm(t, restricted, "m1", "m2")
+	f := restricted(newFarm(t, nil, "m1", "m2"))
 	base := f.drv("base", "")
 	b, err := f.as(peer(5)).Submit(t.Context(), api.Request{Derivation: f.drv("one", "", base), Check: 2})
 	if err != nil {
@@ -269,7 +236,7 @@ func TestCheckIsOfWhoAsksForIt(t *testing.T) {
 // TestSubstituteOfCanceledBuildIsNobodys has somebody cancel a build that others need, and
 // then the one that the coordinator makes in its place.
 func TestSubstituteOfCanceledBuildIsNobodys(t *testing.T) {
-	f := newFarm(t, restricted, "m1")
+	f := restricted(newFarm(t, nil, "m1"))
 	ctx := t.Context()
 	alice, bob := f.as(peer(5)), f.as(peer(6))
 	if err := f.as(peer(0)).Pause(ctx, ""); err != nil {
@@ -303,67 +270,3 @@ func TestSubstituteOfCanceledBuildIsNobodys(t *testing.T) {
 }
 
 func second[T any](_ T, err error) error { return err }
-
-// TestPeerCredentials connects as another user, with other groups, and asks what the kernel
-// says of that.
-func TestPeerCredentials(t *testing.T) {
-	if unix.Geteuid() != 0 {
-		t.Skip("only root can become somebody else; TestWhoOperates has the rules")
-	}
-	f := newFarm(t, restricted)
-	l, err := net.Listen("unix", socketOf(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	for name := l.Addr().String(); name != os.TempDir(); name = filepath.Dir(name) {
-		if err := os.Chmod(name, 0o777); err != nil {
-			t.Fatal(err)
-		}
-	}
-	clients := f.c.Clients(l)
-	var groups []uint32
-	for i := range uint32(100) {
-		groups = append(groups, 1000+i)
-	}
-	for _, want := range []*Peer{{UID: 12345, GID: 54321}, {UID: 12345, GID: 0, Groups: []uint32{70}}, {UID: 0, GID: 7, Groups: groups}} {
-		leave := dialAs(t, l.Addr().String(), want)
-		conn, err := clients.Accept()
-		if err != nil {
-			t.Fatal(err)
-		}
-		got := conn.(*clientConn).peer
-		if got.UID != want.UID || got.GID != want.GID || !slices.Equal(got.Groups, want.Groups) {
-			t.Errorf("got %+v, want %+v", got, want)
-		}
-		conn.Close()
-		leave()
-	}
-}
-
-// dialAs connects to a socket as somebody else, and returns what ends the connection.
-func dialAs(t *testing.T, socket string, p *Peer) (leave func()) {
-	t.Helper()
-	dialed, over, ended := make(chan error), make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(ended)
-		runtime.LockOSThread() // and never unlocked: the thread goes with what it became
-		unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(p.Groups)), uintptr(unsafe.Pointer(unsafe.SliceData(p.Groups))), 0)
-		unix.RawSyscall(unix.SYS_SETRESGID, uintptr(p.GID), uintptr(p.GID), uintptr(p.GID))
-		unix.RawSyscall(unix.SYS_SETRESUID, uintptr(p.UID), uintptr(p.UID), uintptr(p.UID))
-		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-		if err == nil {
-			defer unix.Close(fd)
-			err = unix.Connect(fd, &unix.SockaddrUnix{Name: socket})
-		}
-		dialed <- err
-		<-over
-	}()
-	if err := <-dialed; err != nil {
-		t.Fatal(err)
-	}
-	return func() {
-		close(over)
-		<-ended
-	}
-}

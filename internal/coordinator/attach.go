@@ -1,44 +1,21 @@
 package coordinator
 
 import (
-	"fmt"
-	"net/http"
+	"context"
 	"time"
 )
 
-// getAttach holds the builds with Attached that a client names wanted, for as long as the
-// client keeps the answer open.
-func (c *Coordinator) getAttach(w http.ResponseWriter, r *http.Request) error {
-	who, err := c.caller(r.Context())
-	if err != nil {
-		return err
-	}
-	ids := r.URL.Query()["build"]
-	if len(ids) == 0 || len(ids) > maxCancel {
-		return badRequest("want 1 to %d builds, got %d", maxCancel, len(ids))
-	}
-	for i, id := range ids {
-		b, err := c.findBuild(r.Context(), id)
-		if err != nil {
-			return err
-		}
-		if !b.Attached {
-			return badRequest("build %s was not submitted as one that is canceled when its clients are gone", b.ID)
-		}
-		if b.Submitter != nil && !who.mayChange(b) {
-			return who.refuse(fmt.Sprintf("hold build %s, which is %s", b.ID, whose(b)))
-		}
-		ids[i] = b.ID
-	}
-	ctx, cancel := c.untilStopped(r.Context())
+// Attach holds builds with Attached wanted, for as long as ctx lasts and the coordinator
+// runs. It calls held when they are.
+func (c *Coordinator) Attach(ctx context.Context, ids []string, held func() error) error {
+	ctx, cancel := c.UntilStopped(ctx)
 	defer cancel()
 	if err := c.do(ctx, func(l *loop) { l.attach(ids, 1) }); err != nil {
 		return err
 	}
 	defer c.post(func(l *loop) { l.attach(ids, -1) })
-	w.WriteHeader(http.StatusOK)
-	if err := http.NewResponseController(w).Flush(); err != nil {
-		return nil // the client is gone
+	if err := held(); err != nil {
+		return err
 	}
 	<-ctx.Done()
 	return nil

@@ -61,7 +61,7 @@ func BenchmarkSubmit(b *testing.B) {
 	for c := range clients {
 		wait.Go(func() {
 			for i := c; i < b.N; i += clients {
-				if _, err := f.c.Submit(b.Context(), requests[i%100:i%100+1]); err != nil {
+				if _, err := f.c.Submit(b.Context(), requests[i%100:i%100+1], nil); err != nil {
 					b.Error(err)
 				}
 			}

@@ -2,7 +2,6 @@ package coordinator
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -21,7 +20,7 @@ func repeat(element string, n int) string {
 // TestBodiesTakeNoMemory sends bodies that would be much larger in memory than they are.
 func TestBodiesTakeNoMemory(t *testing.T) {
 	f := newFarm(t, nil)
-	handler := f.c.Handler()
+	handler := f.handler()
 	drv := string(f.drv("one", ""))
 	const most = 48 << 20 // bytes that are taken, all in all, of which most are free again before the end
 	for _, attack := range []struct{ name, path, body, want string }{
@@ -68,102 +67,6 @@ func repeatKeys(n int) string {
 	return strings.TrimSuffix(b.String(), ",")
 }
 
-func TestReadLists(t *testing.T) {
-	type rest struct {
-		A int
-		B string
-	}
-	for _, test := range []struct{ body, want string }{
-		{``, "0  []"},
-		{`{}`, "0  []"},
-		{`{"A":1,"list":[1,2],"B":"x"}`, "1 x [1 2]"},
-		{`{"list":null,"A":1}`, "1  []"},
-		{` { "list" : [ 1 , 2 ] , "A" : 1 } `, "1  [1 2]"},
-		{`{"list":[]}`, "0  []"},
-		{`{"list":[1,2,3,4]}`, "body: list: at most 3 are taken"},
-		{`{"list":[1,2],"list":[3,4]}`, "body: list: at most 3 are taken"},
-		{`{"list":{}}`, "body: list: want a list"},
-		{`{"list":["x"]}`, "body: list[0]: json: cannot unmarshal string into Go value of type int"},
-		{`{"list":[1`, "body: unexpected EOF"},
-		{`{"C":1}`, `body: unknown field "C"`},
-		{`{"A":"x"}`, "body: cannot unmarshal string into Go struct field rest.A of type int"},
-		{`{"A":1}{}`, "body: there is more than one JSON value"},
-		{`{"A":1} x`, "body: invalid character 'x' looking for beginning of value"},
-		{`[]`, "body: want a JSON object"},
-		{`1`, "body: want a JSON object"},
-		{`null`, "body: want a JSON object"},
-		{`{"A":1`, "body: unexpected EOF"},
-		{`{"A"`, "body: unexpected EOF"},
-		{`{`, "body: unexpected EOF"},
-	} {
-		var v rest
-		var numbers []int
-		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/", strings.NewReader(test.body))
-		err := readLists(r, &v, &list{field: "list", most: 3, each: func(d *json.Decoder) error {
-			var n int
-			if err := d.Decode(&n); err != nil {
-				return err
-			}
-			numbers = append(numbers, n)
-			return nil
-		}})
-		got := fmt.Sprint(v.A, " ", v.B, " ", numbers)
-		if err != nil {
-			got = err.Error()
-		}
-		if got != test.want {
-			t.Errorf("%s: got %q, want %q", test.body, got, test.want)
-		}
-	}
-}
-
-// TestElementAtTheLimit has elements whose ends fall on the end of what may be read.
-func TestElementAtTheLimit(t *testing.T) {
-	for size := maxSmallBody/2 - 3; size < maxSmallBody/2+3; size++ {
-		element := `"` + strings.Repeat("x", size-2) + `"`
-		var ids []string
-		l := &list{field: "ids", most: 3, each: func(d *json.Decoder) error {
-			var id string
-			err := d.Decode(&id)
-			ids = append(ids, id)
-			return err
-		}}
-		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/", strings.NewReader(`{"ids":[`+repeat(element, 3)+`]}`))
-		if err := readLists(r, &struct{}{}, l); err != nil || len(ids) != 3 {
-			t.Errorf("elements of %d bytes: %d of them, %v", size, len(ids), err)
-		}
-	}
-}
-
-func TestMemoryIsShared(t *testing.T) {
-	m := newMemory()
-	ctx := t.Context()
-	all, err := m.acquire(ctx, 5, 10*userMemory) // as much as there is
-	if err != nil {
-		t.Fatal(err)
-	}
-	// Another user has as much, and this one waits.
-	other, err := m.acquire(ctx, 6, userMemory)
-	if err != nil {
-		t.Fatal(err)
-	}
-	gone, cancel := context.WithCancel(ctx)
-	cancel()
-	if _, err := m.acquire(gone, 5, 1); err == nil {
-		t.Error("somebody has more than there is")
-	}
-	all()
-	again, err := m.acquire(ctx, 5, userMemory)
-	if err != nil {
-		t.Fatal(err)
-	}
-	again()
-	other()
-	if len(m.users) > 0 {
-		t.Errorf("%d users are remembered", len(m.users))
-	}
-}
-
 // clientBodies has what clients send, by the operation that takes it, and with what is wrong.
 var clientBodies = []struct{ path, body string }{
 	{"/v1/builds", `{"builds":[{"derivation":"DRV","priority":5,"tags":{"set":"nightly"},"on":["m1"],"skip":["m2"],"timeout":1.5,"retries":-1,"outputs":["out"]}]}`},
@@ -191,10 +94,7 @@ var clientBodies = []struct{ path, body string }{
 // FuzzClientBodies sends each operation whatever there may be, and expects an answer that is
 // no fault of the coordinator's.
 func FuzzClientBodies(f *testing.F) {
-	farm := newFarm(f, func(c *Config) {
-		restricted(c)
-		c.Logger = nil // what it says is too much to keep
-	}, "m1")
+	farm := restricted(newFarm(f, func(c *Config) { c.Logger = nil }, "m1")) // what it logs is too much to keep
 	drv := string(farm.drv("one", ""))
 	var paths []string
 	for _, seed := range clientBodies {
@@ -204,11 +104,11 @@ func FuzzClientBodies(f *testing.F) {
 		f.Add(uint8(slices.Index(paths, seed.path)), uint8(0), []byte(strings.ReplaceAll(seed.body, "DRV", drv)))
 		f.Add(uint8(slices.Index(paths, seed.path)), uint8(1), []byte(strings.ReplaceAll(seed.body, "DRV", drv)))
 	}
-	handler := farm.c.Handler()
-	callers := []*Peer{peer(0), peer(5)}
+	handler := farm.handler()
+	callers := []*TestPeer{peer(0), peer(5)}
 	f.Fuzz(func(t *testing.T, path, who uint8, body []byte) {
 		target := paths[int(path)%len(paths)]
-		ctx := context.WithValue(t.Context(), peerKey{}, callers[int(who)%len(callers)])
+		ctx := WithPeer(t.Context(), callers[int(who)%len(callers)])
 		w := httptest.NewRecorder()
 		handler.ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodPost, target, bytes.NewReader(body)))
 		// A prune has no folder here, and a machine no more than it says.

@@ -160,8 +160,8 @@ func compress(name string) (err error) {
 	return os.Rename(to.Name(), name+".gz")
 }
 
-// errNoLog says that a build has no log.
-var errNoLog = errors.New("there is no log")
+// ErrNoLog says that a build has no log.
+var ErrNoLog = errors.New("there is no log")
 
 // copyTo copies the log of an attempt from an offset on, which counts in the log as
 // it was written. With follow it goes on until the log is complete. flush, if not
@@ -247,7 +247,7 @@ func openCompressed(name string) (*os.File, io.ReadCloser, error) {
 	// In this order: prune-logs makes the new file before it removes the old one.
 	file, err = os.Open(name + ".zst")
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, errNoLog
+		return nil, nil, ErrNoLog
 	}
 	if err != nil {
 		return nil, nil, err
@@ -265,7 +265,7 @@ func (f *logFolder) copyCompressed(w io.Writer, name string, offset int64) error
 		defer file.Close()
 	}
 	switch {
-	case errors.Is(err, errNoLog):
+	case errors.Is(err, ErrNoLog):
 		return err
 	case err != nil:
 		return fmt.Errorf("log %s: %w", name, err)
@@ -281,23 +281,4 @@ func (f *logFolder) copyCompressed(w io.Writer, name string, offset int64) error
 	}
 	_, err = io.Copy(w, log)
 	return err
-}
-
-// tail is a writer that keeps the last bytes of what is written to it.
-type tail struct {
-	max  int
-	kept []byte
-}
-
-func (t *tail) Write(p []byte) (int, error) {
-	n := len(p)
-	if len(p) >= t.max {
-		t.kept = append(t.kept[:0], p[len(p)-t.max:]...)
-		return n, nil
-	}
-	t.kept = append(t.kept, p...)
-	if over := len(t.kept) - t.max; over > 0 {
-		t.kept = append(t.kept[:0], t.kept[over:]...)
-	}
-	return n, nil
 }

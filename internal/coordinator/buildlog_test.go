@@ -37,7 +37,7 @@ func TestLogIsCompressedAndRead(t *testing.T) {
 			t.Errorf("from %d: %d bytes, %v", offset, b.Len(), err)
 		}
 	}
-	if err := f.copyTo(t.Context(), &bytes.Buffer{}, "abcd", 1, 0, true, nil); !errors.Is(err, errNoLog) {
+	if err := f.copyTo(t.Context(), &bytes.Buffer{}, "abcd", 1, 0, true, nil); !errors.Is(err, ErrNoLog) {
 		t.Errorf("log of another attempt: %v", err)
 	}
 }
@@ -114,7 +114,7 @@ func TestPrunedLog(t *testing.T) {
 		}
 	}
 	f.remove("abcd", 1)
-	if err := f.copyTo(t.Context(), io.Discard, "abcd", 1, 0, false, nil); !errors.Is(err, errNoLog) {
+	if err := f.copyTo(t.Context(), io.Discard, "abcd", 1, 0, false, nil); !errors.Is(err, ErrNoLog) {
 		t.Errorf("removed: %v", err)
 	}
 }
@@ -124,16 +124,4 @@ func errorText(err error) string {
 		return ""
 	}
 	return err.Error()
-}
-
-func TestTail(t *testing.T) {
-	for _, words := range [][]string{{"0123456789"}, {"01234", "56789"}, {"0", "1", "2", "3", "4", "5", "6", "789"}} {
-		l := &tail{max: 4}
-		for _, w := range words {
-			l.Write([]byte(w))
-		}
-		if string(l.kept) != "6789" {
-			t.Errorf("%v: got %q", words, l.kept)
-		}
-	}
 }

@@ -184,7 +184,7 @@ func (k *checking) have(r api.Request) (*api.Build, error) {
 	if err := k.c.do(k.ctx, func(l *loop) { k.others = append(k.others, r.ID) }); err != nil {
 		return nil, err
 	}
-	answers, err := k.c.submit(k.ctx, []api.Request{r}, k.whose)
+	answers, err := k.c.Submit(k.ctx, []api.Request{r}, k.whose)
 	if err != nil {
 		return nil, err
 	}

@@ -3,8 +3,8 @@
 // they made home, and records all of it in the ledger. It is the only place of
 // lighter that tries anything twice.
 //
-// [New] makes a coordinator, [Coordinator.Run] runs it until its context ends, and
-// [Coordinator.Handler] is its API for clients, documented in docs/api.md.
+// [New] makes a coordinator, and [Coordinator.Run] runs it until its context ends. Package
+// apiserver is its face for clients.
 //
 // # One owner
 //
@@ -122,9 +122,6 @@ type Config struct {
 	PruneAfter    time.Duration
 	PruneKeepLogs bool
 
-	// Access says who may do what; nil lets whoever reaches the API do all.
-	Access *Access
-
 	newAgent  func(m *machine) agent         // nil is the real one; for tests
 	headSpace func() (api.HeadStatus, error) // nil asks the file systems; for tests
 }
@@ -239,7 +236,6 @@ type Coordinator struct {
 	kept    *keptItems
 	moving  *transfers
 	started time.Time
-	process *prometheus.Registry // figures of this process, for the metrics
 	latency prometheus.Histogram // from when a build could be placed to when it was
 
 	mail       *mailbox[func(*loop)]
@@ -261,14 +257,10 @@ type Coordinator struct {
 	// hookCounts returns how many runs of event hooks are to come, and how many are parked.
 	// Any goroutine may call it; nil means that there are no hooks.
 	hookCounts func() (pending, parked int)
-	access     atomic.Pointer[Access]
-	memory     *memory
 	coming     atomic.Int64  // NAR bytes that are being fetched home; see reserve
 	reading    chan struct{} // has room for one: who reads the machines file
 	room       *gate         // shut while the head's disks are full; then nothing is fetched home
-	// conversations counts those with build hooks.
-	conversations atomic.Int32
-	longOrders    chan struct{} // holds one for each that is in memory
+	longOrders chan struct{} // holds one for each that is in memory
 
 	ctx context.Context // of Run
 	// first is the loop until Run takes it: from then on only what is posted has it.
@@ -279,15 +271,14 @@ type Coordinator struct {
 func New(cfg Config) (*Coordinator, error) {
 	c := &Coordinator{
 		cfg: cfg, limits: cfg.Limits.withDefaults(), log: cfg.Logger, ledger: cfg.Ledger,
-		head: newHead(cfg.Store), kept: newKeptItems(), moving: newTransfers(), started: time.Now(), process: processMetrics(), latency: newLatency(),
+		head: newHead(cfg.Store), kept: newKeptItems(), moving: newTransfers(), started: time.Now(), latency: newLatency(),
 		longOrders: make(chan struct{}, maxLongOrders),
 		mail:       newMailbox[func(*loop)](), pruning: newPruning(), recovered: make(chan struct{}), stopped: make(chan struct{}), fatal: make(chan error, 1),
-		reading: make(chan struct{}, 1), room: newGate(), memory: newMemory(),
+		reading: make(chan struct{}, 1), room: newGate(),
 	}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
-	c.access.Store(cfg.Access)
 	var err error
 	if c.logs, err = newLogFolder(cfg.LogDir, c.limits.MaxLog); err != nil {
 		return nil, err
@@ -304,6 +295,12 @@ func New(cfg Config) (*Coordinator, error) {
 	}
 	return c, nil
 }
+
+// Version returns the configuration's.
+func (c *Coordinator) Version() string { return c.cfg.Version }
+
+// Ledger returns the configuration's.
+func (c *Coordinator) Ledger() *ledger.Ledger { return c.ledger }
 
 // errStopping is the cause of the end of everything that Run started.
 var errStopping = errors.New("the coordinator stops")

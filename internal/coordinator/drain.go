@@ -1,9 +1,9 @@
 package coordinator
 
 import (
+	"context"
 	"fmt"
 	"maps"
-	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -163,55 +163,18 @@ func (m *machine) retag(l *loop, change *api.TagChange) error {
 		did = append(did, name+"="+change.Set[name])
 	}
 	if len(s.Tags) > api.MaxTags || len(s.Untagged) > api.MaxTags {
-		return badRequest("machine %s would have more than %d tags", m.Name, api.MaxTags)
+		return api.BadRequest("machine %s would have more than %d tags", m.Name, api.MaxTags)
 	}
 	m.setting = s
 	m.operate(l, "tags: "+strings.Join(did, ", "))
 	return nil
 }
 
-func checkTags(change *api.TagChange) error {
-	if len(change.Set) == 0 && len(change.Remove) == 0 {
-		return badRequest("neither set nor remove names a tag")
-	}
-	if len(change.Remove) > api.MaxTags {
-		return badRequest("at most %d tags are changed at once", api.MaxTags)
-	}
-	if err := api.CheckTags(change.Set); err != nil {
-		return badRequest("%s", err)
-	}
-	for _, k := range change.Remove {
-		if err := api.CheckText("the name of a tag", k, api.MaxTag); err != nil {
-			return badRequest("%s", err)
-		}
-		if _, set := change.Set[k]; set {
-			return badRequest("tag %.40q is to be both set and removed", k)
-		}
-	}
-	return nil
-}
-
-func checkReason(reason string) error {
-	if err := api.CheckText("the reason", reason, api.MaxNote); err != nil {
-		return badRequest("%s", err)
-	}
-	return nil
-}
-
-func readNote(r *http.Request) (string, error) {
-	var note api.OperatorNote
-	if err := readJSON(r, &note); err != nil {
-		return "", err
-	}
-	return note.Reason, checkReason(note.Reason)
-}
-
-// changeMachine has f change the machine that a request names, and answers with how it
-// stands then.
-func (c *Coordinator) changeMachine(w http.ResponseWriter, r *http.Request, f func(l *loop, m *machine) error) error {
+// changeMachine has f change a machine, and returns how it stands once that is durable.
+func (c *Coordinator) changeMachine(ctx context.Context, name string, f func(l *loop, m *machine) error) (*api.MachineStatus, error) {
 	var status api.MachineStatus
-	if err := c.durable(r.Context(), func(l *loop) error {
-		m, err := l.named(r.PathValue("name"))
+	if err := c.durable(ctx, func(l *loop) error {
+		m, err := l.named(name)
 		if err != nil {
 			return err
 		}
@@ -221,40 +184,28 @@ func (c *Coordinator) changeMachine(w http.ResponseWriter, r *http.Request, f fu
 		status = m.status()
 		return nil
 	}); err != nil {
-		return err
+		return nil, err
 	}
-	return answer(w, status)
+	return &status, nil
 }
 
-func (c *Coordinator) postDrain(w http.ResponseWriter, r *http.Request) error {
-	reason, err := readNote(r)
-	if err != nil {
-		return err
-	}
-	return c.changeMachine(w, r, func(l *loop, m *machine) error {
+// Drain has a machine get no new builds, until ResumeMachine.
+func (c *Coordinator) Drain(ctx context.Context, name, reason string) (*api.MachineStatus, error) {
+	return c.changeMachine(ctx, name, func(l *loop, m *machine) error {
 		m.drain(l, reason)
 		return nil
 	})
 }
 
-func (c *Coordinator) postResumeMachine(w http.ResponseWriter, r *http.Request) error {
-	reason, err := readNote(r)
-	if err != nil {
-		return err
-	}
-	return c.changeMachine(w, r, func(l *loop, m *machine) error {
+// ResumeMachine ends draining and quarantine of a machine.
+func (c *Coordinator) ResumeMachine(ctx context.Context, name, reason string) (*api.MachineStatus, error) {
+	return c.changeMachine(ctx, name, func(l *loop, m *machine) error {
 		m.resume(l, reason)
 		return nil
 	})
 }
 
-func (c *Coordinator) postTags(w http.ResponseWriter, r *http.Request) error {
-	var change api.TagChange
-	if err := readJSON(r, &change); err != nil {
-		return err
-	}
-	if err := checkTags(&change); err != nil {
-		return err
-	}
-	return c.changeMachine(w, r, func(l *loop, m *machine) error { return m.retag(l, &change) })
+// TagMachine changes the tags of a machine, which change.Check has passed.
+func (c *Coordinator) TagMachine(ctx context.Context, name string, change *api.TagChange) (*api.MachineStatus, error) {
+	return c.changeMachine(ctx, name, func(l *loop, m *machine) error { return m.retag(l, change) })
 }

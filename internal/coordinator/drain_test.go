@@ -225,7 +225,7 @@ func TestQuarantineWakesUp(t *testing.T) {
 
 func TestMachineLostAndBack(t *testing.T) {
 	f := newFarm(t, func(c *Config) { c.Limits.MachineLostAfter = 30 * time.Millisecond }, "m1")
-	f.until("it is up", func() bool { return f.statusOf("m1").State == stateUp })
+	f.until("it is up", func() bool { return f.statusOf("m1").State == api.MachineUp })
 	lose := func() {
 		f.agents["m1"].cutLink(true)
 		if err := f.c.do(t.Context(), func(l *loop) { l.byName["m1"].contacts.wake() }); err != nil {
@@ -236,7 +236,7 @@ func TestMachineLostAndBack(t *testing.T) {
 	f.until("it is lost", func() bool { return len(f.events(api.KindMachineLost)) == 1 })
 	f.shutDown() // that it was lost is not told again
 	f.start()
-	f.until("it is down", func() bool { return f.statusOf("m1").State == stateDown })
+	f.until("it is down", func() bool { return f.statusOf("m1").State == api.MachineDown })
 	f.agents["m1"].up()
 	f.until("it is back", func() bool { return len(f.events(api.KindMachineBack)) == 1 })
 	lose()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -35,6 +36,11 @@ type farm struct {
 	c      *Coordinator
 	stop   func()
 	over   chan error
+
+	access    *TestAccess
+	face      http.Handler
+	faceOf    *Coordinator
+	setAccess func(*TestAccess)
 }
 
 // newFarm starts a coordinator with machines of the given names, two slots each.
@@ -205,7 +211,7 @@ func (f *farm) submit(drvs ...store.Path) []string {
 
 func (f *farm) request(requests ...api.Request) []string {
 	f.t.Helper()
-	answers, err := f.c.Submit(context.Background(), requests)
+	answers, err := f.c.Submit(context.Background(), requests, nil)
 	if err != nil {
 		f.t.Fatal(err)
 	}

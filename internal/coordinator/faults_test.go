@@ -173,7 +173,7 @@ func TestUnauthorizedMachineGetsNothing(t *testing.T) {
 	f := newFarm(t, func(c *Config) { c.ACL = func() (*signature.ACL, error) { return &empty, nil } }, "m1")
 	id := f.submit(f.drv("one", ""))[0]
 	var status *api.Status
-	for status == nil || status.Machines[0].State != stateUp {
+	for status == nil || status.Machines[0].State != api.MachineUp {
 		var err error
 		if status, err = f.c.Status(t.Context()); err != nil {
 			t.Fatal(err)
@@ -205,7 +205,7 @@ func TestMachineProblems(t *testing.T) {
 			f.agents["m1"].mu.Unlock()
 			f.shutDown()
 			f.start()
-			trial, err := f.c.testMachine(t.Context(), f.machine("m1"))
+			trial, err := f.c.TestMachine(t.Context(), "m1")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -229,12 +229,12 @@ func TestMachineProblems(t *testing.T) {
 
 func TestMachineTrial(t *testing.T) {
 	f := newFarm(t, nil, "m1")
-	trial, err := f.c.testMachine(t.Context(), f.machine("m1"))
+	trial, err := f.c.TestMachine(t.Context(), "m1")
 	if err != nil || !trial.OK || len(trial.Steps) != 9 {
 		t.Errorf("got %+v, %v; want nine steps that are right", trial, err)
 	}
 	f.agents["m1"].cutLink(true)
-	if trial, err := f.c.testMachine(t.Context(), f.machine("m1")); err != nil || trial.OK || trial.Steps[0].Fix == "" {
+	if trial, err := f.c.TestMachine(t.Context(), "m1"); err != nil || trial.OK || trial.Steps[0].Fix == "" {
 		t.Errorf("got %+v, %v; want a link that failed and what to do", trial, err)
 	}
 	f.agents["m1"].up()
@@ -297,7 +297,7 @@ func TestMachineRefusesHeadsKey(t *testing.T) {
 		!strings.Contains(b.Failure.Message, "source-of-one") {
 		t.Errorf("got %+v, want a failure that names the item and what to do", b.Failure)
 	}
-	if trial, err := f.c.testMachine(t.Context(), f.machine("m1")); err != nil || trial.OK || trial.Steps[len(trial.Steps)-1].Name != "send" {
+	if trial, err := f.c.TestMachine(t.Context(), "m1"); err != nil || trial.OK || trial.Steps[len(trial.Steps)-1].Name != "send" {
 		t.Errorf("trial: %+v, %v; want it to fail in sending", trial, err)
 	}
 	f.idle()
@@ -342,8 +342,8 @@ func TestLedgerWithoutRoom(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	_, err = c.Submit(ctx, []api.Request{{Derivation: drv}})
-	if !errors.Is(err, ledger.ErrDiskFull) || asError(err).Code != api.CodeDiskFull {
+	_, err = c.Submit(ctx, []api.Request{{Derivation: drv}}, nil)
+	if !errors.Is(err, ledger.ErrDiskFull) || AsError(err).Code != api.CodeDiskFull {
 		t.Errorf("got %v, want a full disk", err)
 	}
 }
@@ -371,11 +371,11 @@ func TestLedgerFails(t *testing.T) {
 	}
 	over := make(chan error, 1)
 	go func() { over <- c.Run(context.Background()) }()
-	if _, err := c.Submit(t.Context(), []api.Request{{Derivation: drv}}); err != nil {
+	if _, err := c.Submit(t.Context(), []api.Request{{Derivation: drv}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	failing.Store(true)
-	if _, err := c.Submit(t.Context(), []api.Request{{Derivation: drv}}); !errors.Is(err, ledger.ErrFailed) {
+	if _, err := c.Submit(t.Context(), []api.Request{{Derivation: drv}}, nil); !errors.Is(err, ledger.ErrFailed) {
 		t.Errorf("submit: %v, want a failed ledger", err)
 	}
 	if err := <-over; !errors.Is(err, ledger.ErrFailed) || !errors.Is(err, syscall.EIO) {
@@ -397,7 +397,7 @@ func TestIdleMachineIsNoticed(t *testing.T) {
 	m := f.machine("m1")
 	drain := func(why string) func(*loop) { return func(*loop) { m.problem = why } }
 	for up := false; !up; {
-		if err := f.c.do(t.Context(), func(l *loop) { up = m.state == stateUp }); err != nil {
+		if err := f.c.do(t.Context(), func(l *loop) { up = m.state == api.MachineUp }); err != nil {
 			t.Fatal(err)
 		}
 	}

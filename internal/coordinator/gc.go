@@ -67,7 +67,7 @@ func (m *machine) collect(ctx context.Context, req *agentapi.GCRequest) (result 
 // gcDue reports whether it is time to collect a machine's garbage, and for how long it has
 // been.
 func (m *machine) gcDue(now time.Time) (overdue time.Duration, due bool) {
-	if m.GCInterval <= 0 || m.state != stateUp || m.leaving() || now.Before(m.gcAfter) {
+	if m.GCInterval <= 0 || m.state != api.MachineUp || m.leaving() || now.Before(m.gcAfter) {
 		return 0, false
 	}
 	overdue = m.GCInterval
@@ -101,35 +101,30 @@ func (m *machine) noteGC(l *loop) {
 	m.contacts.poke() // its free disk is another now
 }
 
-func (c *Coordinator) postGC(w http.ResponseWriter, r *http.Request) error {
-	m, err := c.machine(r)
+// CollectGarbage deletes what nothing needs on a machine, now.
+func (c *Coordinator) CollectGarbage(ctx context.Context, name string, opts api.MachineGC) (*api.MachineGCResult, error) {
+	m, err := c.machine(ctx, name)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	var body api.MachineGC
-	if err := readJSON(r, &body); err != nil {
-		return err
+	if opts.MaxFreed < 0 || opts.OlderThan < 0 || opts.OlderThan > api.MaxTime {
+		return nil, api.BadRequest("maxFreed and olderThan are not negative, and olderThan is at most %v seconds", float64(api.MaxTime))
 	}
-	if body.MaxFreed < 0 || body.OlderThan < 0 || body.OlderThan > maxTime {
-		return badRequest("maxFreed and olderThan are not negative, and olderThan is at most %v seconds", float64(maxTime))
-	}
-	ctx, cancel := c.untilStopped(r.Context())
+	ctx, cancel := c.UntilStopped(ctx)
 	defer cancel()
-	result, err := m.collect(ctx, &agentapi.GCRequest{
-		MaxFreed: body.MaxFreed, OlderThan: body.OlderThan, DryRun: body.DryRun,
-	})
+	result, err := m.collect(ctx, &agentapi.GCRequest{MaxFreed: opts.MaxFreed, OlderThan: opts.OlderThan, DryRun: opts.DryRun})
 	if err != nil {
 		if ended := context.Cause(ctx); ended != nil {
-			return ended
+			return nil, ended
 		}
-		return &api.Error{Status: http.StatusBadGateway, Code: api.CodeMachineError, Message: fmt.Sprintf("machine %s: %s", m.Name, err)}
+		return nil, &api.Error{Status: http.StatusBadGateway, Code: api.CodeMachineError, Message: fmt.Sprintf("machine %s: %s", m.Name, err)}
 	}
-	if !body.DryRun {
+	if !opts.DryRun {
 		c.post(func(l *loop) { m.noteGC(l) })
 	}
 	deleted := result.Deleted
 	if deleted == nil {
 		deleted = []store.Path{}
 	}
-	return answer(w, api.MachineGCResult{Deleted: deleted, Freed: result.Freed})
+	return &api.MachineGCResult{Deleted: deleted, Freed: result.Freed}, nil
 }

@@ -23,16 +23,16 @@ func TestGCDue(t *testing.T) {
 		busy bool
 		want bool
 	}{
-		{"never", &machine{state: stateUp}, false, false},
-		{"first", &machine{Machine: machines.Machine{GCInterval: time.Hour}, state: stateUp}, false, true},
-		{"first, busy", &machine{Machine: machines.Machine{GCInterval: time.Hour}, state: stateUp}, true, true},
-		{"down", &machine{Machine: machines.Machine{GCInterval: time.Hour}, state: stateDown}, false, false},
-		{"removed", &machine{Machine: machines.Machine{GCInterval: time.Hour}, state: stateUp, removed: true}, false, false},
-		{"too early", &machine{Machine: machines.Machine{GCInterval: time.Hour}, state: stateUp, setting: machineSetting{LastGC: ago(59 * time.Minute)}}, false, false},
-		{"due", &machine{Machine: machines.Machine{GCInterval: time.Hour}, state: stateUp, setting: machineSetting{LastGC: ago(time.Hour)}}, false, true},
-		{"due, but busy", &machine{Machine: machines.Machine{GCInterval: time.Hour}, state: stateUp, setting: machineSetting{LastGC: ago(61 * time.Minute)}}, true, false},
-		{"busy for long", &machine{Machine: machines.Machine{GCInterval: time.Hour}, state: stateUp, setting: machineSetting{LastGC: ago(80 * time.Minute)}}, true, true},
-		{"failed lately", &machine{Machine: machines.Machine{GCInterval: time.Hour}, state: stateUp, gcAfter: now.Add(time.Second)}, false, false},
+		{"never", &machine{state: api.MachineUp}, false, false},
+		{"first", &machine{Machine: machines.Machine{GCInterval: time.Hour}, state: api.MachineUp}, false, true},
+		{"first, busy", &machine{Machine: machines.Machine{GCInterval: time.Hour}, state: api.MachineUp}, true, true},
+		{"down", &machine{Machine: machines.Machine{GCInterval: time.Hour}, state: api.MachineDown}, false, false},
+		{"removed", &machine{Machine: machines.Machine{GCInterval: time.Hour}, state: api.MachineUp, removed: true}, false, false},
+		{"too early", &machine{Machine: machines.Machine{GCInterval: time.Hour}, state: api.MachineUp, setting: machineSetting{LastGC: ago(59 * time.Minute)}}, false, false},
+		{"due", &machine{Machine: machines.Machine{GCInterval: time.Hour}, state: api.MachineUp, setting: machineSetting{LastGC: ago(time.Hour)}}, false, true},
+		{"due, but busy", &machine{Machine: machines.Machine{GCInterval: time.Hour}, state: api.MachineUp, setting: machineSetting{LastGC: ago(61 * time.Minute)}}, true, false},
+		{"busy for long", &machine{Machine: machines.Machine{GCInterval: time.Hour}, state: api.MachineUp, setting: machineSetting{LastGC: ago(80 * time.Minute)}}, true, true},
+		{"failed lately", &machine{Machine: machines.Machine{GCInterval: time.Hour}, state: api.MachineUp, gcAfter: now.Add(time.Second)}, false, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := &Coordinator{moving: newTransfers(), limits: Limits{}.withDefaults()}

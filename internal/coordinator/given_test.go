@@ -227,7 +227,7 @@ func (f *farm) comeBack(name string, lie func(*agentapi.BuildStatus), extra ...a
 	a := f.agents[name]
 	a.cutLink(true)
 	f.machine(name).contacts.poke()
-	f.untilState(name, stateDown)
+	f.untilState(name, api.MachineDown)
 	a.set(func(a *fakeAgent) {
 		a.lie = lie
 		for _, s := range extra {
@@ -236,12 +236,12 @@ func (f *farm) comeBack(name string, lie func(*agentapi.BuildStatus), extra ...a
 	})
 	a.up()
 	f.machine(name).contacts.wake()
-	f.untilState(name, stateUp)
+	f.untilState(name, api.MachineUp)
 }
 
-func (f *farm) untilState(machine, state string) {
+func (f *farm) untilState(machine string, state api.MachineState) {
 	f.t.Helper()
-	f.until(machine+" is "+state, func() (ok bool) {
+	f.until(machine+" is "+string(state), func() (ok bool) {
 		if err := f.c.do(context.Background(), func(l *loop) { ok = l.byName[machine].state == state }); err != nil {
 			f.t.Fatal(err)
 		}

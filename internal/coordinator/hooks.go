@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"slices"
 
 	"lighter/hooks"
@@ -73,61 +72,5 @@ func (c *Coordinator) SetHooks(ctx context.Context, list []hooks.Config, builtIn
 // their builds any more; 0 before Run has started the hooks.
 func (c *Coordinator) hooksSeen() uint64 { return c.eventHooks.Seen() }
 
-func (c *Coordinator) getHooks(w http.ResponseWriter, r *http.Request) error {
-	list, err := c.eventHooks.List(r.Context())
-	if err != nil {
-		return err
-	}
-	return answer(w, list)
-}
-
-func (c *Coordinator) getHookRun(w http.ResponseWriter, r *http.Request) error {
-	run, err := c.eventHooks.Run(r.Context(), r.PathValue("hook")+"/"+r.PathValue("run"))
-	if err != nil {
-		return err
-	}
-	return answer(w, run)
-}
-
-func (c *Coordinator) postHooksRetry(w http.ResponseWriter, r *http.Request) error {
-	return selectHookRuns(w, r, c.eventHooks.Retry)
-}
-
-func (c *Coordinator) postHooksDrop(w http.ResponseWriter, r *http.Request) error {
-	return selectHookRuns(w, r, c.eventHooks.Drop)
-}
-
-func selectHookRuns(w http.ResponseWriter, r *http.Request, do func(context.Context, *api.HookSelection) (*api.Selected, error)) error {
-	var s api.HookSelection
-	var ids []string
-	if err := readLists(r, &s, idList(maxSelected, &ids)); err != nil {
-		return err
-	}
-	s.IDs = ids
-	selected, err := do(r.Context(), &s)
-	if err != nil {
-		return err
-	}
-	return answer(w, selected)
-}
-
-func (c *Coordinator) postHooksTest(w http.ResponseWriter, r *http.Request) error {
-	var t api.HookTest
-	if err := readJSON(r, &t); err != nil {
-		return err
-	}
-	if t.Build != "" {
-		b, err := c.findBuild(r.Context(), t.Build)
-		if err != nil {
-			return err
-		}
-		t.Build = b.ID
-	}
-	ctx, cancel := c.untilStopped(r.Context())
-	defer cancel()
-	tested, err := c.eventHooks.Test(ctx, r.PathValue("hook"), &t)
-	if err != nil {
-		return err
-	}
-	return answer(w, tested)
-}
+// EventHooks returns what carries out the event hooks.
+func (c *Coordinator) EventHooks() *hooks.Engine { return c.eventHooks }

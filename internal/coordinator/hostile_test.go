@@ -172,7 +172,7 @@ func (h *hostile) down() {
 	h.until("the hostile machine is down", func() bool {
 		m.contacts.wake()
 		down := false
-		if err := h.c.do(h.t.Context(), func(l *loop) { down = m.state == stateDown }); err != nil {
+		if err := h.c.do(h.t.Context(), func(l *loop) { down = m.state == api.MachineDown }); err != nil {
 			h.t.Fatalf("the coordinator has ended: %v, %v", err, <-h.over)
 		}
 		return down

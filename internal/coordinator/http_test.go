@@ -29,7 +29,7 @@ func (f *farm) serve(socket string) (*apiclient.Client, func()) {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	server := &http.Server{Handler: f.c.Handler()}
+	server := &http.Server{Handler: f.handler()}
 	over := make(chan struct{})
 	go func() {
 		defer close(over)
@@ -102,7 +102,7 @@ func TestClient(t *testing.T) {
 	if v, err := client.Version(ctx); err != nil || v.Version != "test" || v.API != api.APIVersion {
 		t.Errorf("version: %+v, %v", v, err)
 	}
-	if list, err := client.Machines(ctx); err != nil || len(list) != 1 || list[0].State != stateUp {
+	if list, err := client.Machines(ctx); err != nil || len(list) != 1 || list[0].State != api.MachineUp {
 		t.Errorf("machines: %+v, %v", list, err)
 	}
 	if gc, err := client.CollectGarbage(ctx, "m1", api.MachineGC{}); err != nil || gc.Freed != 42 {
@@ -231,17 +231,17 @@ func must[T any](v T, err error) T {
 func TestPartialSubmission(t *testing.T) {
 	f := newFarm(t, nil)
 	good := f.drv("one", "")
-	answers, err := f.c.Submit(t.Context(), []api.Request{{Derivation: good}, {}, {Derivation: good}})
+	answers, err := f.c.Submit(t.Context(), []api.Request{{Derivation: good}, {}, {Derivation: good}}, nil)
 	if err != nil || answers[0].Build == nil || answers[1].Error == "" || answers[2].Build == nil {
 		t.Errorf("got %+v, %v", answers, err)
 	}
 	id := answers[0].Build.ID
 	other := f.drv("two", "")
-	answers, err = f.c.Submit(t.Context(), []api.Request{{ID: id, Derivation: good}, {ID: id, Derivation: other}, {Derivation: other}})
+	answers, err = f.c.Submit(t.Context(), []api.Request{{ID: id, Derivation: good}, {ID: id, Derivation: other}, {Derivation: other}}, nil)
 	if err != nil || answers[0].Build.ID != id || answers[1].Build != nil || answers[2].Build == nil {
 		t.Errorf("got %+v, %v", answers, err)
 	}
-	answers, err = f.c.Submit(t.Context(), []api.Request{{ID: id, Derivation: other}})
+	answers, err = f.c.Submit(t.Context(), []api.Request{{ID: id, Derivation: other}}, nil)
 	if err != nil || answers[0].Code != api.CodeConflict {
 		t.Errorf("got %+v, %v; want a conflict", answers, err)
 	}

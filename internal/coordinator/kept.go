@@ -131,7 +131,7 @@ func (m *machine) forget(l *loop, id string) {
 	if t := l.byID[id]; t != nil && t.uses(m) {
 		return
 	}
-	if m.state == stateDown {
+	if m.state == api.MachineDown {
 		return // what is still wanted of what it has is known when it is back
 	}
 	m.forgetter.forget(id)

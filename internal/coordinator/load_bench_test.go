@@ -64,7 +64,7 @@ func benchmarkLoad(b *testing.B, rate float64) {
 				if rate > 0 {
 					time.Sleep(time.Until(start.Add(time.Duration(float64(i) / rate * float64(time.Second)))))
 				}
-				answers, err := farm.c.Submit(b.Context(), []api.Request{{Derivation: farm.drvs[i]}})
+				answers, err := farm.c.Submit(b.Context(), []api.Request{{Derivation: farm.drvs[i]}}, nil)
 				if err != nil || answers[0].Build == nil {
 					b.Errorf("submit: %v %v", answers, err)
 					return
@@ -136,7 +136,7 @@ func BenchmarkQueued(b *testing.B) {
 	before := liveHeap()
 	b.ResetTimer()
 	for part := range slices.Chunk(requests, 1000) {
-		if _, err := f.c.Submit(b.Context(), part); err != nil {
+		if _, err := f.c.Submit(b.Context(), part, nil); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -191,6 +191,24 @@ func (c *Coordinator) durablyIn(ctx context.Context, f func(l *loop) []string) (
 	return list, nil
 }
 
+// UntilStopped ends with ctx, or when the coordinator stops.
+func (c *Coordinator) UntilStopped(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		select {
+		case <-c.stopped:
+			cancel(errStopping)
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() {
+		cancel(nil)
+		<-watched
+	}
+}
+
 // stop ends Run with an error.
 func (c *Coordinator) stop(err error) {
 	select {

@@ -40,7 +40,7 @@ type machine struct {
 	cancel           context.CancelCauseFunc // ends all that start started
 
 	// All below belongs to the loop.
-	state     string // as api.MachineStatus.State
+	state     api.MachineState
 	err       string // why it is down
 	problem   string // why it gets no builds though it is up
 	down      time.Time
@@ -65,18 +65,10 @@ type machine struct {
 	saved time.Time
 }
 
-// The states of a machine.
-const (
-	stateUnknown    = "unknown"
-	stateConnecting = "connecting"
-	stateUp         = "up"
-	stateDown       = "down"
-)
-
 func (l *loop) newMachine(m machines.Machine) *machine {
 	c := l.Coordinator
 	x := &machine{
-		Machine: m, c: c, log: c.log.With("machine", m.Name), state: stateUnknown,
+		Machine: m, c: c, log: c.log.With("machine", m.Name), state: api.MachineUnknown,
 		runs: make(map[*run]struct{}), has: l.items.newSet(),
 	}
 	x.contacts.init()
@@ -388,8 +380,8 @@ func askedOf(b *api.Build) *agentapi.Asked {
 }
 
 func (m *machine) connecting(l *loop) {
-	if m.state == stateUnknown && l.byName[m.Name] == m {
-		m.state = stateConnecting
+	if m.state == api.MachineUnknown && l.byName[m.Name] == m {
+		m.state = api.MachineConnecting
 	}
 }
 
@@ -403,12 +395,12 @@ func (m *machine) sighted(l *loop, s sighting) {
 		return
 	}
 	was := m.state
-	m.state, m.err, m.info, m.skew = stateUp, "", s.info, s.skew
+	m.state, m.err, m.info, m.skew = api.MachineUp, "", s.info, s.skew
 	m.kind.Store(s.info.StoreKind)
 	m.down, m.nextTry = time.Time{}, time.Time{}
 	problem := m.problemOf(&s)
 	switch {
-	case problem == m.problem && was == stateUp:
+	case problem == m.problem && was == api.MachineUp:
 	case problem != "":
 		if m.tell(l, "up, but gets no builds: "+problem) {
 			m.log.Warn("the machine gets no builds", "why", problem)
@@ -420,7 +412,7 @@ func (m *machine) sighted(l *loop, s sighting) {
 	m.problem = problem
 	m.admit(l, time.Now())
 	m.back(l)
-	if was != stateUp {
+	if was != api.MachineUp {
 		m.reconcile(l, &s)
 	}
 	l.endGrace(m)
@@ -431,7 +423,7 @@ func (m *machine) sighted(l *loop, s sighting) {
 func (m *machine) unreachable(l *loop, s sighting) {
 	now := time.Now()
 	text := agentapi.Printable(s.err.Error(), api.MaxProblem)
-	if m.state != stateDown {
+	if m.state != api.MachineDown {
 		m.down = now
 		m.has.clear()
 		if m.tell(l, "down: "+text) {
@@ -439,7 +431,7 @@ func (m *machine) unreachable(l *loop, s sighting) {
 		}
 	}
 	m.tellHeld(l)
-	m.state, m.err, m.nextTry = stateDown, text, s.next
+	m.state, m.err, m.nextTry = api.MachineDown, text, s.next
 	if now.Sub(m.down) >= l.limits.MachineLostAfter {
 		m.loseAll(l, "its machine "+m.Name+" cannot be reached")
 		m.lost(l)
@@ -460,9 +452,9 @@ func (m *machine) unavailable() string {
 		return "removed from the machines file"
 	case m.setting.Draining:
 		return withReason("draining", m.setting.DrainReason)
-	case m.state == stateDown:
+	case m.state == api.MachineDown:
 		return "down: " + m.err
-	case m.state != stateUp:
+	case m.state != api.MachineUp:
 		return "not reached yet"
 	case m.next != nil && m.nextError != "":
 		return "it cannot be reached as the machines file says now: " + m.nextError

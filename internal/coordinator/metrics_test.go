@@ -3,14 +3,11 @@ package coordinator
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"testing"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
@@ -57,26 +54,13 @@ func (text textGatherer) Gather() ([]*dto.MetricFamily, error) {
 	return slices.Collect(maps.Values(byName)), err
 }
 
-// TestMetricsAreDocumented holds the table of docs/metrics.md against the families.
-func TestMetricsAreDocumented(t *testing.T) {
-	var b strings.Builder
-	for _, f := range families {
-		kind := map[prometheus.ValueType]string{prometheus.GaugeValue: "gauge", prometheus.CounterValue: "counter"}[f.kind]
-		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", f.name, kind, strings.Join(f.labels, ", "), f.help)
-	}
-	doc, err := os.ReadFile("../../docs/metrics.md")
-	if err != nil || !strings.Contains(string(doc), b.String()) {
-		t.Errorf("docs/metrics.md lacks this table (%v):\n%s", err, b.String())
-	}
-}
-
 func TestMetrics(t *testing.T) {
 	f := newFarm(t, func(c *Config) { c.StoreFolder, c.StateFolder = t.TempDir(), t.TempDir() }, "m1", "m2")
 	client, closeAll := f.serve(socketOf(t))
 	defer closeAll()
 	f.until("both are up, and the head is measured", func() bool {
 		s, err := f.c.Status(t.Context())
-		return err == nil && s.Machines[0].State == stateUp && s.Machines[1].State == stateUp && s.Head.FreeDisk > 0
+		return err == nil && s.Machines[0].State == api.MachineUp && s.Machines[1].State == api.MachineUp && s.Head.FreeDisk > 0
 	})
 	f.c.hookCounts = func() (int, int) { return 3, 1 }
 	f.awaitState(f.submit(f.drv("good", ""))[0], api.Succeeded)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -19,44 +18,27 @@ import (
 	"lighter/store"
 )
 
-// getOffload takes up the conversation with a build hook, as package hookapi has it.
-func (c *Coordinator) getOffload(w http.ResponseWriter, r *http.Request) error {
-	if r.Header.Get("Upgrade") != hookapi.Protocol {
-		w.Header().Set("Connection", "Upgrade")
-		w.Header().Set("Upgrade", hookapi.Protocol)
-		return &api.Error{
-			Status: http.StatusUpgradeRequired, Code: api.CodeBadRequest,
-			Message: fmt.Sprintf("this is for the build hook of guix-daemon, which asks for the upgrade to %s", hookapi.Protocol),
-		}
-	}
-	if n := c.conversations.Add(1); n > maxConversations {
-		c.conversations.Add(-1)
-		return &api.Error{
-			Status: http.StatusServiceUnavailable, Code: api.CodeUnavailable,
-			Message: fmt.Sprintf("%d build hooks talk to the coordinator already", maxConversations),
-		}
-	}
-	defer c.conversations.Add(-1)
-	conn, buffered, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		return err
-	}
+// HookUser is who a build hook runs as.
+type HookUser struct {
+	Submitter *api.Submitter // of what the hook has built
+	// MayTakeOver says what speaks against handing a build of somebody else's to the hook.
+	MayTakeOver func(*api.Build) error
+}
+
+// Offload answers a build hook on a connection, as package hookapi has it, until that is
+// over or the coordinator stops. It closes the connection.
+func (c *Coordinator) Offload(ctx context.Context, conn net.Conn, r *hookapi.Reader, who HookUser) {
 	defer conn.Close()
-	ctx, cancel := c.untilStopped(context.WithoutCancel(r.Context())) // which says nothing of a hijacked connection
+	ctx, cancel := c.UntilStopped(ctx)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	_, err = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+hookapi.Protocol+"\r\n\r\n")
-	if err == nil {
-		err = c.converse(ctx, conn, hookapi.NewReader(buffered.Reader))
-	}
-	if err != nil && ctx.Err() == nil {
+	if err := c.converse(ctx, conn, r, who); err != nil && ctx.Err() == nil {
 		c.log.Debug("a build hook ended the conversation", "err", err)
 	}
-	return nil
 }
 
 // converse answers a hook's questions until it has something built, or ends.
-func (c *Coordinator) converse(ctx context.Context, conn net.Conn, r *hookapi.Reader) error {
+func (c *Coordinator) converse(ctx context.Context, conn net.Conn, r *hookapi.Reader, who HookUser) error {
 	for {
 		if err := conn.SetReadDeadline(time.Now().Add(questionPause)); err != nil {
 			return err
@@ -79,7 +61,7 @@ func (c *Coordinator) converse(ctx context.Context, conn net.Conn, r *hookapi.Re
 				return err
 			}
 		case hookapi.Build:
-			return c.readOrder(ctx, conn, r, length)
+			return c.readOrder(ctx, conn, r, length, who)
 		default:
 			return fmt.Errorf("%w: a frame %q before a build", hookapi.ErrFrame, kind)
 		}
@@ -96,7 +78,7 @@ func decodeNext(r *hookapi.Reader, length int, v any) error {
 
 // readOrder reads an order and has it done. Only few long ones are in memory at a time,
 // until what is to be known of their inputs is.
-func (c *Coordinator) readOrder(ctx context.Context, conn net.Conn, r *hookapi.Reader, length int) error {
+func (c *Coordinator) readOrder(ctx context.Context, conn net.Conn, r *hookapi.Reader, length int, who HookUser) error {
 	release := func() {}
 	if length > hookapi.MaxChunk {
 		select {
@@ -117,7 +99,7 @@ func (c *Coordinator) readOrder(ctx context.Context, conn net.Conn, r *hookapi.R
 		release()
 		return err
 	}
-	return c.takeOrder(ctx, conn, r, &o, release)
+	return c.takeOrder(ctx, conn, r, &o, release, who)
 }
 
 // ---- whether to take it --------------------------------------------------------------
@@ -129,9 +111,6 @@ const (
 	// maxQueuedPerSlot is how many offloaded builds may wait for each slot. Each is a
 	// process on the head.
 	maxQueuedPerSlot = 64
-	// maxConversations bounds hooks that ask, wait, or have something built. Each is a
-	// descriptor and two goroutines here.
-	maxConversations = 8 << 10
 	// maxLongOrders is how many orders of more than a chunk are in memory at a time; each
 	// may be some ten MB.
 	maxLongOrders = 4
@@ -217,18 +196,18 @@ func (l *loop) verdictOn(q *hookapi.Question) (a hookapi.Answer, hopeful bool) {
 }
 
 // tried reports whether the first try to reach the machine has ended.
-func (m *machine) tried() bool { return m.state == stateUp || m.state == stateDown }
+func (m *machine) tried() bool { return m.state == api.MachineUp || m.state == api.MachineDown }
 
 // ---- one build -------------------------------------------------------------------------
 
 // takeOrder has a build done and hands its outputs over. It returns when that is over, or
 // the hook is gone: then the build is canceled. It calls release when the order's inputs
 // are not needed any more.
-func (c *Coordinator) takeOrder(ctx context.Context, conn net.Conn, r *hookapi.Reader, o *hookapi.Order, release func()) error {
+func (c *Coordinator) takeOrder(ctx context.Context, conn net.Conn, r *hookapi.Reader, o *hookapi.Order, release func(), who HookUser) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	d := &delivery{
 		c: c, conn: conn, id: o.ID, logAttempt: o.LogAttempt, logOffset: o.LogOffset,
-		ctx: ctx, cancel: cancel, mail: newMailbox[any](),
+		ctx: ctx, cancel: cancel, mail: newMailbox[any](), user: who,
 	}
 	inputs := o.Inputs
 	o.Inputs = nil
@@ -247,7 +226,7 @@ func (c *Coordinator) takeOrder(ctx context.Context, conn net.Conn, r *hookapi.R
 		if ctx.Err() != nil || passes(err) {
 			return err // the hook comes back
 		}
-		e := asError(err)
+		e := AsError(err)
 		return d.write(hookapi.Final, hookapi.Result{State: api.Failed, Failure: &api.Failure{
 			Culprit: api.CulpritCoordinator, Phase: api.Queued, Message: e.Message,
 		}})
@@ -272,7 +251,7 @@ func passes(err error) bool {
 // takeUpOrder submits the build, or finds it if an earlier conversation was about it.
 func (c *Coordinator) takeUpOrder(ctx context.Context, d *delivery, o *hookapi.Order) (*api.Build, error) {
 	if err := o.Check(); err != nil {
-		return nil, badRequest("%v", err)
+		return nil, api.BadRequest("%v", err)
 	}
 	n, err := c.head.node(ctx, o.Derivation)
 	if err != nil {
@@ -285,9 +264,9 @@ func (c *Coordinator) takeUpOrder(ctx context.Context, d *delivery, o *hookapi.O
 		}
 	}
 	if len(names) != len(o.Outputs) {
-		return nil, badRequest("%s: not all of %v are its outputs", o.Derivation, o.Outputs)
+		return nil, api.BadRequest("%s: not all of %v are its outputs", o.Derivation, o.Outputs)
 	}
-	if err := c.mayTakeOver(ctx, o.ID); err != nil {
+	if err := d.mayBeTaken(ctx); err != nil {
 		return nil, err
 	}
 	if err := c.do(ctx, func(l *loop) { l.hooks[d.id] = d }); err != nil {
@@ -296,7 +275,7 @@ func (c *Coordinator) takeUpOrder(ctx context.Context, d *delivery, o *hookapi.O
 	answers, err := c.Submit(ctx, []api.Request{{
 		ID: o.ID, Derivation: o.Derivation, Outputs: names, Offload: true,
 		Timeout: o.Timeout, MaxSilentTime: o.MaxSilentTime,
-	}})
+	}}, d.user.Submitter)
 	if err != nil {
 		return nil, err
 	}
@@ -304,7 +283,7 @@ func (c *Coordinator) takeUpOrder(ctx context.Context, d *delivery, o *hookapi.O
 	case b == nil:
 		return nil, &api.Error{Code: answers[0].Code, Message: answers[0].Error}
 	case !b.Offload:
-		return nil, badRequest("id %s is the id of a client's build", o.ID)
+		return nil, api.BadRequest("id %s is the id of a client's build", o.ID)
 	}
 	found := make(chan bool, 1)
 	c.post(func(l *loop) {
@@ -324,21 +303,17 @@ func (c *Coordinator) takeUpOrder(ctx context.Context, d *delivery, o *hookapi.O
 	}
 }
 
-// mayTakeOver refuses an order for a build that is somebody else's: whoever has the
+// mayBeTaken refuses an order for a build that is somebody else's: whoever has the
 // conversation about a build gets its outputs, and cancels it by ending that.
-func (c *Coordinator) mayTakeOver(ctx context.Context, id string) error {
-	b, err := c.ledger.Build(ctx, id)
+func (d *delivery) mayBeTaken(ctx context.Context) error {
+	b, err := d.c.ledger.Build(ctx, d.id)
 	if errors.Is(err, ledger.ErrNotFound) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	who, err := c.caller(ctx)
-	if err == nil && b.Submitter != nil && !who.mayChange(b) {
-		err = who.refuse(fmt.Sprintf("take over build %s, which is %s", id, whose(b)))
-	}
-	return err
+	return d.user.MayTakeOver(b)
 }
 
 // came gives a build its hook, if it is not final.
@@ -536,6 +511,7 @@ func (c *Coordinator) endHookGrace(ctx context.Context) {
 type delivery struct {
 	c          *Coordinator
 	id         string
+	user       HookUser
 	logAttempt int // what the hook has of which log when the conversation begins
 	logOffset  int64
 	ctx        context.Context // ends with the conversation
@@ -739,7 +715,7 @@ func (d *delivery) copyLog(before <-chan struct{}, l openLog) {
 		offset = d.logOffset
 	}
 	// A log that is lost is no reason to end a build.
-	if err := d.c.logs.copyTo(d.ctx, logFrames{d}, l.id, l.attempt, offset, true, nil); err != nil && !errors.Is(err, errNoLog) && d.ctx.Err() == nil {
+	if err := d.c.logs.copyTo(d.ctx, logFrames{d}, l.id, l.attempt, offset, true, nil); err != nil && !errors.Is(err, ErrNoLog) && d.ctx.Err() == nil {
 		d.c.log.Warn("the log of an offloaded build was not passed on", "build", d.id, "err", err)
 	}
 }

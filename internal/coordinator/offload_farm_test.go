@@ -51,7 +51,7 @@ func (f *hookFarm) serve() {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	f.server, f.served = &http.Server{Handler: f.c.Handler()}, make(chan struct{})
+	f.server, f.served = &http.Server{Handler: f.handler()}, make(chan struct{})
 	go func() {
 		defer close(f.served)
 		f.server.Serve(listener)

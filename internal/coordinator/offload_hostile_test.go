@@ -182,19 +182,6 @@ func TestOffloadReceiptTexts(t *testing.T) {
 	f.over()
 }
 
-// TestOffloadTooManyConversations: another one is refused in words.
-func TestOffloadTooManyConversations(t *testing.T) {
-	f := newHookFarm(t, nil, "m1")
-	f.c.conversations.Add(maxConversations)
-	if _, _, err := hookapi.Dial(f.socket); err == nil || !strings.Contains(err.Error(), "503") {
-		t.Errorf("got %v", err)
-	}
-	f.c.conversations.Add(-maxConversations)
-	f.hook(f.drv("one", "")).succeeds()
-	f.over()
-	f.until("no conversation is left", func() bool { return f.c.conversations.Load() == 0 })
-}
-
 // TestOffloadIdleConversation: a hook that says nothing, or half of something, is not
 // listened to for ever.
 func TestOffloadIdleConversation(t *testing.T) {
@@ -203,7 +190,7 @@ func TestOffloadIdleConversation(t *testing.T) {
 			hook, conn := net.Pipe()
 			defer hook.Close()
 			ended := make(chan error, 1)
-			go func() { ended <- new(Coordinator).converse(t.Context(), conn, hookapi.NewReader(conn)) }()
+			go func() { ended <- new(Coordinator).converse(t.Context(), conn, hookapi.NewReader(conn), HookUser{}) }()
 			if _, err := io.WriteString(hook, said); err != nil {
 				t.Fatal(err)
 			}

@@ -2,10 +2,8 @@ package coordinator
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"sync"
 	"time"
 
@@ -64,26 +62,21 @@ func (l *loop) recoverPause(ctx context.Context) error {
 	return err
 }
 
-func (c *Coordinator) postPause(w http.ResponseWriter, r *http.Request) error {
-	return c.changePaused(w, r, true)
+// Pause has no builds placed, until Resume. What runs goes on.
+func (c *Coordinator) Pause(ctx context.Context, reason string) error {
+	return c.changePaused(ctx, true, reason)
 }
 
-func (c *Coordinator) postResume(w http.ResponseWriter, r *http.Request) error {
-	return c.changePaused(w, r, false)
+// Resume ends Pause.
+func (c *Coordinator) Resume(ctx context.Context, reason string) error {
+	return c.changePaused(ctx, false, reason)
 }
 
-func (c *Coordinator) changePaused(w http.ResponseWriter, r *http.Request, paused bool) error {
-	reason, err := readNote(r)
-	if err != nil {
-		return err
-	}
-	if err := c.durable(r.Context(), func(l *loop) error {
+func (c *Coordinator) changePaused(ctx context.Context, paused bool, reason string) error {
+	return c.durable(ctx, func(l *loop) error {
 		l.setPaused(paused, reason)
 		return nil
-	}); err != nil {
-		return err
-	}
-	return answer(w, json.RawMessage("{}"))
+	})
 }
 
 // ---- room on the head ----------------------------------------------------------------

@@ -32,7 +32,7 @@ const (
 	// logsPatience bounds how long the logs of one batch of builds may take.
 	logsPatience = time.Minute
 	// maxPruneAge bounds how old builds can be asked to be.
-	maxPruneAge = maxTime
+	maxPruneAge = api.MaxTime
 )
 
 // pruning keeps apart who removes builds from the ledger and who changes them. Builds
@@ -65,43 +65,29 @@ func (p *pruning) alone(ctx context.Context, f func() error) error {
 	return f()
 }
 
-func (c *Coordinator) postPrune(w http.ResponseWriter, r *http.Request) error {
-	var body api.Prune
-	if err := readJSON(r, &body); err != nil {
-		return err
-	}
-	ctx, cancel := c.untilStopped(r.Context())
-	defer cancel()
-	result, err := c.prune(ctx, &body)
-	if err != nil {
-		return err
-	}
-	return answer(w, result)
-}
-
 func checkPrune(p *api.Prune) error {
 	if p.OlderThan <= 0 || p.OlderThan > maxPruneAge {
-		return badRequest("olderThan %v: want how many seconds ago builds must have ended, up to %v", float64(p.OlderThan), float64(maxPruneAge))
+		return api.BadRequest("olderThan %v: want how many seconds ago builds must have ended, up to %v", float64(p.OlderThan), float64(maxPruneAge))
 	}
 	if len(p.States) > len(api.States()) {
-		return badRequest("%d states, there are %v", len(p.States), api.States())
+		return api.BadRequest("%d states, there are %v", len(p.States), api.States())
 	}
 	for _, s := range p.States {
 		if !slices.Contains(api.States(), s) {
-			return badRequest("state %q: there is no such state", s)
+			return api.BadRequest("state %q: there is no such state", s)
 		}
 		if !s.Final() {
-			return badRequest("state %s: only builds that are final can leave the ledger", s)
+			return api.BadRequest("state %s: only builds that are final can leave the ledger", s)
 		}
 	}
 	return nil
 }
 
-// prune moves old builds out of the ledger, into a file. One that a machine may know
+// Prune moves old builds out of the ledger, into a file. One that a machine may know
 // stays: a machine's builds are told from those of other coordinators by the ledger, so
 // it could never be made to forget them. There is one prune at a time; a second one is
 // refused.
-func (c *Coordinator) prune(ctx context.Context, req *api.Prune) (*api.Pruned, error) {
+func (c *Coordinator) Prune(ctx context.Context, req *api.Prune) (*api.Pruned, error) {
 	if err := checkPrune(req); err != nil {
 		return nil, err
 	}
@@ -109,6 +95,8 @@ func (c *Coordinator) prune(ctx context.Context, req *api.Prune) (*api.Pruned, e
 		return nil, errPruning
 	}
 	defer c.pruning.one.Unlock()
+	ctx, cancel := c.UntilStopped(ctx)
+	defer cancel()
 	if err := c.finishArchives(); err != nil {
 		return nil, fmt.Errorf("prune: %w", err)
 	}
@@ -156,7 +144,7 @@ type pruneRun struct {
 // leaving is what is left to be known of a build that is archived.
 type leaving struct {
 	derivation store.Path
-	logs       []attemptLog // there may be: up to these attempts
+	logs       []AttemptLog // there may be: up to these attempts
 }
 
 func (c *Coordinator) newPrune(ctx context.Context, req *api.Prune) (*pruneRun, error) {
@@ -173,7 +161,7 @@ func (p *pruneRun) askMachines(ctx context.Context) error {
 	var up []*machine
 	if err := p.c.do(ctx, func(l *loop) {
 		for _, m := range l.machines {
-			if m.state == stateUp {
+			if m.state == api.MachineUp {
 				up = append(up, m)
 			} else {
 				p.away[m.Name] = true
@@ -251,8 +239,8 @@ func (p *pruneRun) stays(b *api.Build, events []api.Event) bool {
 		p.kept++
 	case p.req.DryRun && !p.req.KeepLogs:
 		for _, l := range p.c.logsOf(b) {
-			if l.id != b.Shares { // that is counted with the build whose id it is
-				p.result.Logs += p.c.logs.count(l.id, l.attempt)
+			if l.ID != b.Shares { // that is counted with the build whose id it is
+				p.result.Logs += p.c.logs.count(l.ID, l.Attempt)
 			}
 		}
 	}
@@ -307,10 +295,10 @@ func (p *pruneRun) removeLogs(ctx context.Context, batch []leaving) error {
 		}
 		shared := used[l.derivation]
 		for _, l := range l.logs {
-			if shared[l.id] {
+			if shared[l.ID] {
 				continue
 			}
-			n, err := p.c.logs.removeAll(l.id, l.attempt)
+			n, err := p.c.logs.removeAll(l.ID, l.Attempt)
 			p.result.Logs += n
 			if p.logErr == nil {
 				p.logErr = err
@@ -322,14 +310,14 @@ func (p *pruneRun) removeLogs(ctx context.Context, batch []leaving) error {
 
 // logsOf returns the last logs that there may be of a build: those of earlier attempts have
 // the same id.
-func (c *Coordinator) logsOf(b *api.Build) []attemptLog {
-	list := []attemptLog{{b.ID, b.Attempt}}
+func (c *Coordinator) logsOf(b *api.Build) []AttemptLog {
+	list := []AttemptLog{{b.ID, b.Attempt}}
 	if b.Shares != "" {
-		list = append(list, attemptLog{b.Shares, b.Attempt})
+		list = append(list, AttemptLog{b.Shares, b.Attempt})
 	}
 	if b.Check > 0 {
 		for _, id := range c.comparisons(b) {
-			list = append(list, attemptLog{id, 1})
+			list = append(list, AttemptLog{id, 1})
 		}
 	}
 	return list
@@ -407,7 +395,7 @@ func (c *Coordinator) pruneEvery(ctx context.Context, first, interval time.Durat
 			return
 		case <-time.After(wait):
 		}
-		if _, err := c.prune(ctx, req); err != nil && ctx.Err() == nil && !errors.Is(err, errPruning) {
+		if _, err := c.Prune(ctx, req); err != nil && ctx.Err() == nil && !errors.Is(err, errPruning) {
 			c.log.Warn("old builds stay in the ledger; it is tried again later", "after", interval, "err", err)
 		}
 	}

@@ -44,7 +44,7 @@ func BenchmarkPrune(b *testing.B) {
 			default:
 			}
 			began := time.Now()
-			if _, err := f.c.Submit(b.Context(), []api.Request{{Derivation: drv}}); err != nil {
+			if _, err := f.c.Submit(b.Context(), []api.Request{{Derivation: drv}}, nil); err != nil {
 				b.Error(err)
 			}
 			most = max(most, time.Since(began))
@@ -52,7 +52,7 @@ func BenchmarkPrune(b *testing.B) {
 		}
 	}()
 	b.ResetTimer()
-	done, err := f.c.prune(b.Context(), &api.Prune{OlderThan: month})
+	done, err := f.c.Prune(b.Context(), &api.Prune{OlderThan: month})
 	b.StopTimer()
 	close(stop)
 	waited := <-longest

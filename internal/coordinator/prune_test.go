@@ -100,7 +100,7 @@ func (f *farm) logsLeft(ids ...string) (left []string) {
 func (f *farm) prune(p api.Prune) *api.Pruned {
 	f.t.Helper()
 	f.hooksSawAll()
-	result, err := f.c.prune(f.t.Context(), &p)
+	result, err := f.c.Prune(f.t.Context(), &p)
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -210,11 +210,11 @@ func TestPruneIsRefused(t *testing.T) {
 	f.c.pruning.one.Unlock()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := f.c.prune(ctx, &api.Prune{OlderThan: month}); !errors.Is(err, context.Canceled) {
+	if _, err := f.c.Prune(ctx, &api.Prune{OlderThan: month}); !errors.Is(err, context.Canceled) {
 		t.Errorf("canceled: %v", err)
 	}
 	f.c.cfg.StateFolder = ""
-	if _, err := f.c.prune(t.Context(), &api.Prune{OlderThan: month}); err == nil || !strings.Contains(err.Error(), "state folder") {
+	if _, err := f.c.Prune(t.Context(), &api.Prune{OlderThan: month}); err == nil || !strings.Contains(err.Error(), "state folder") {
 		t.Errorf("without a folder: %v", err)
 	}
 	if got := f.inLedger(); !slices.Equal(got, []string{old}) {
@@ -279,7 +279,7 @@ func TestPruneKeepsWhatHooksNeed(t *testing.T) {
 	t.Cleanup(f.shutDown)
 	f.past(api.Build{}, 90)
 	f.until("the hook is called", func() bool { return len(notes.all()) > 0 })
-	if done, err := f.c.prune(t.Context(), &api.Prune{OlderThan: month}); err != nil || done.Builds != 0 {
+	if done, err := f.c.Prune(t.Context(), &api.Prune{OlderThan: month}); err != nil || done.Builds != 0 {
 		t.Errorf("before the hook is done: %+v, %v", done, err)
 	}
 	close(notes.hold)

@@ -128,7 +128,7 @@ func TestRefusedSubmission(t *testing.T) {
 	bad := f.derive(&derivation.Derivation{System: strings.Repeat("x", api.MaxName+1)}, "bad", "")
 	top := f.drv("top", "", bad)
 	good := f.drv("good", "")
-	answers, err := f.c.Submit(t.Context(), []api.Request{{Derivation: good}, {Derivation: bad}, {Derivation: top}})
+	answers, err := f.c.Submit(t.Context(), []api.Request{{Derivation: good}, {Derivation: bad}, {Derivation: top}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

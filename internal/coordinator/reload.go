@@ -100,10 +100,22 @@ func (c *Coordinator) watchMachines(ctx context.Context) {
 	}
 }
 
+// ReloadAll is Reload, and then Config.Reload.
+func (c *Coordinator) ReloadAll(ctx context.Context) (*api.Reloaded, error) {
+	became, err := c.Reload(ctx)
+	if err != nil || c.cfg.Reload == nil {
+		return became, err
+	}
+	if err := c.cfg.Reload(ctx); err != nil {
+		return nil, &api.Error{Status: http.StatusUnprocessableEntity, Code: api.CodeBadRequest, Message: err.Error()}
+	}
+	return became, nil
+}
+
 // Reload reads the machines file and uses what it has. If it is bad, nothing is changed.
 func (c *Coordinator) Reload(ctx context.Context) (*api.Reloaded, error) {
 	if c.cfg.LoadMachines == nil {
-		return nil, badRequest("this coordinator has no machines file to read again")
+		return nil, api.BadRequest("this coordinator has no machines file to read again")
 	}
 	select {
 	case c.reading <- struct{}{}:
@@ -415,7 +427,7 @@ func (l *loop) settleLeaving() {
 	for _, m := range slices.Clone(l.machines) {
 		switch {
 		case !m.leaving():
-		case m.next != nil && m.state != stateUp, m.quiet(l):
+		case m.next != nil && m.state != api.MachineUp, m.quiet(l):
 			m.letGo(l)
 		default:
 			m.evacuate(l)
@@ -425,7 +437,7 @@ func (l *loop) settleLeaving() {
 
 // quiet reports whether nothing is under way on a machine, and it keeps nothing.
 func (m *machine) quiet(l *loop) bool {
-	if len(m.runs) > 0 || m.sending.pending() > 0 || m.fetching.pending() > 0 || m.state == stateUp && !m.forgetter.idle() {
+	if len(m.runs) > 0 || m.sending.pending() > 0 || m.fetching.pending() > 0 || m.state == api.MachineUp && !m.forgetter.idle() {
 		return false
 	}
 	for _, t := range l.tasks {
@@ -553,20 +565,4 @@ func (m *machine) evacuated(l *loop, tasks []*task, absent []store.Path) {
 			t.release(l, m)
 		}
 	}
-}
-
-func (c *Coordinator) postReload(w http.ResponseWriter, r *http.Request) error {
-	if err := readJSON(r, &struct{}{}); err != nil {
-		return err
-	}
-	became, err := c.Reload(r.Context())
-	if err == nil && c.cfg.Reload != nil {
-		if err = c.cfg.Reload(r.Context()); err != nil {
-			err = &api.Error{Status: http.StatusUnprocessableEntity, Code: api.CodeBadRequest, Message: err.Error()}
-		}
-	}
-	if err != nil {
-		return err
-	}
-	return answer(w, became)
 }

@@ -288,7 +288,7 @@ func TestReloadRepairsWay(t *testing.T) {
 	broken = true
 	mu.Unlock()
 	f.agents["m1"].cutLink(false)
-	f.until("it is down", func() bool { return f.statusOf("m1").State == stateDown })
+	f.until("it is down", func() bool { return f.statusOf("m1").State == api.MachineDown })
 	moved := all[0]
 	moved.Host = "new"
 	l.set(nil, moved)

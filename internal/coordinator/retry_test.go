@@ -96,7 +96,7 @@ func TestSkipIfBuilt(t *testing.T) {
 		{two, "its outputs are published"},
 		{f.drv("three", ""), ""},
 	} {
-		answers, err := f.c.Submit(t.Context(), []api.Request{{Derivation: test.drv, SkipIfBuilt: true}})
+		answers, err := f.c.Submit(t.Context(), []api.Request{{Derivation: test.drv, SkipIfBuilt: true}}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -117,7 +117,7 @@ func TestSkipIfSubmitted(t *testing.T) {
 	for i := range again {
 		again[i].SkipIfSubmitted = true
 	}
-	answers, err := f.c.Submit(t.Context(), again)
+	answers, err := f.c.Submit(t.Context(), again, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +184,7 @@ func TestFetchedDerivation(t *testing.T) {
 	answers, err := f.c.Submit(t.Context(), []api.Request{
 		{Derivation: absent, DerivationSubstituteURLs: []string{"https://a", "https://b"}},
 		{Derivation: drv, DerivationSubstituteURLs: []string{"https://c"}},
-	})
+	}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -398,7 +398,7 @@ func (f *farm) ready(names ...string) {
 		up := 0
 		if err := f.c.do(f.t.Context(), func(l *loop) {
 			for _, name := range names {
-				if l.byName[name].state == stateUp {
+				if l.byName[name].state == api.MachineUp {
 					up++
 				}
 			}
@@ -466,7 +466,7 @@ func TestSkipIfOutputsSubmitted(t *testing.T) {
 		t.Fatalf("want two derivations with one output, got %s and %s", one, two)
 	}
 	id := f.submit(one)[0]
-	answers, err := f.c.Submit(t.Context(), []api.Request{{Derivation: two, SkipIfSubmitted: true}})
+	answers, err := f.c.Submit(t.Context(), []api.Request{{Derivation: two, SkipIfSubmitted: true}}, nil)
 	if err != nil || answers[0].Build == nil || answers[0].Build.ID != id || answers[0].Skipped == "" {
 		t.Errorf("got %+v, %v", answers, err)
 	}

@@ -142,7 +142,7 @@ func (c *Coordinator) submitInputs(ctx context.Context, answers []api.Submitted)
 func (c *Coordinator) submitInputsOf(ctx context.Context, parent *api.Build, seen map[store.Path]bool) error {
 	namespace, err := uuid.Parse(parent.ID)
 	if err != nil {
-		return badRequest("id %.60q is not a UUID", parent.ID)
+		return api.BadRequest("id %.60q is not a UUID", parent.ID)
 	}
 	var batch []api.Submitted
 	flush := func() error {
@@ -172,7 +172,7 @@ func (c *Coordinator) submitInputsOf(ctx context.Context, parent *api.Build, see
 			}
 			seen[in] = true
 			if len(seen) > maxInputs {
-				return badRequest("%s needs more than %d derivations", parent.Derivation, maxInputs)
+				return api.BadRequest("%s needs more than %d derivations", parent.Derivation, maxInputs)
 			}
 			work = append(work, in)
 			input, err := c.head.node(ctx, in)

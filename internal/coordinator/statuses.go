@@ -46,35 +46,19 @@ func (c *Coordinator) Status(ctx context.Context) (*api.Status, error) {
 	return s, err
 }
 
-func (c *Coordinator) getStatus(w http.ResponseWriter, r *http.Request) error {
-	who, err := c.caller(r.Context())
-	if err != nil {
-		return err
-	}
-	s, err := c.Status(r.Context())
-	if err != nil {
-		return err
-	}
-	s.Caller = who.status()
-	return answer(w, s)
-}
-
-func (c *Coordinator) getMachines(w http.ResponseWriter, r *http.Request) error {
+// Machines says how all machines stand.
+func (c *Coordinator) Machines(ctx context.Context) ([]api.MachineStatus, error) {
 	list := []api.MachineStatus{}
-	err := c.do(r.Context(), func(l *loop) {
+	err := c.do(ctx, func(l *loop) {
 		for _, m := range l.machines {
 			list = append(list, m.status())
 		}
 	})
-	if err != nil {
-		return err
-	}
-	return answer(w, list)
+	return list, err
 }
 
-// machine returns the machine that a request names.
-func (c *Coordinator) machine(r *http.Request) (m *machine, err error) {
-	if e := c.do(r.Context(), func(l *loop) { m, err = l.named(r.PathValue("name")) }); e != nil {
+func (c *Coordinator) machine(ctx context.Context, name string) (m *machine, err error) {
+	if e := c.do(ctx, func(l *loop) { m, err = l.named(name) }); e != nil {
 		return nil, e
 	}
 	return m, err
@@ -85,20 +69,6 @@ func (l *loop) named(name string) (*machine, error) {
 		return m, nil
 	}
 	return nil, &api.Error{Status: http.StatusNotFound, Code: api.CodeNotFound, Message: fmt.Sprintf("no machine is named %q", name)}
-}
-
-func (c *Coordinator) postTrial(w http.ResponseWriter, r *http.Request) error {
-	m, err := c.machine(r)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := c.untilStopped(r.Context())
-	defer cancel()
-	trial, err := c.testMachine(ctx, m)
-	if err != nil {
-		return err
-	}
-	return answer(w, trial)
 }
 
 // status is what clients are told of a machine.
@@ -113,15 +83,15 @@ func (m *machine) status() api.MachineStatus {
 		Running: m.running(),
 	}
 	switch {
-	case m.state == stateUp && m.problem != "":
+	case m.state == api.MachineUp && m.problem != "":
 		s.Error = m.problem
-	case m.state == stateUp && m.next != nil:
+	case m.state == api.MachineUp && m.next != nil:
 		s.Error = m.unavailable()
-	case m.state == stateUp && m.conduct.resting(time.Now()) != "":
+	case m.state == api.MachineUp && m.conduct.resting(time.Now()) != "":
 		s.Error = m.conduct.resting(time.Now())
-	case m.state == stateUp && m.gcError != "":
+	case m.state == api.MachineUp && m.gcError != "":
 		s.Error = "its garbage was not collected: " + m.gcError
-	case m.state == stateDown && !m.nextTry.IsZero():
+	case m.state == api.MachineDown && !m.nextTry.IsZero():
 		next := m.nextTry
 		s.NextTry = &next
 	}
@@ -161,7 +131,7 @@ func (m *machine) running() int {
 
 // refusal says why a machine that is up gets no builds now, if that passes by itself.
 func (m *machine) refusal() string {
-	if m.state != stateUp || len(m.Systems) == 0 {
+	if m.state != api.MachineUp || len(m.Systems) == 0 {
 		return ""
 	}
 	b := scheduler.Build{ID: "any", System: m.Systems[0], Features: m.MandatoryFeatures}

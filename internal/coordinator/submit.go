@@ -21,23 +21,14 @@ import (
 // submitReaders is how many derivations of one submission are read at the same time.
 const submitReaders = 8
 
-// Submit takes requests. Each becomes a build that is durable in the ledger when
-// Submit returns, or is answered with an error; the answers are in the order of the
-// requests. A request with the id of a build that is there already gets that build
-// if it names the same derivation, so that a client may ask again. Submit waits until
-// Run has read what earlier runs left.
-func (c *Coordinator) Submit(ctx context.Context, requests []api.Request) ([]api.Submitted, error) {
-	who, err := c.caller(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return c.submit(ctx, requests, who.submitter())
-}
-
-// submit is Submit for somebody who may, or for the coordinator itself.
-func (c *Coordinator) submit(ctx context.Context, requests []api.Request, submitter *api.Submitter) ([]api.Submitted, error) {
+// Submit takes requests of somebody who may ask for that; the submitter may be nil. Each
+// becomes a build that is durable in the ledger when Submit returns, or is answered with an
+// error; the answers are in the order of the requests. A request with the id of a build that
+// is there already gets that build if it names the same derivation, so that a client may ask
+// again. Submit waits until Run has read what earlier runs left.
+func (c *Coordinator) Submit(ctx context.Context, requests []api.Request, submitter *api.Submitter) ([]api.Submitted, error) {
 	if len(requests) > api.MaxSubmit {
-		return nil, badRequest("a submission has %d builds, at most %d are taken", len(requests), api.MaxSubmit)
+		return nil, api.BadRequest("a submission has %d builds, at most %d are taken", len(requests), api.MaxSubmit)
 	}
 	// A build stored during recovery would be taken up twice.
 	select {
@@ -104,7 +95,7 @@ func (c *Coordinator) prepare(ctx context.Context, requests []api.Request, answe
 	for i := range answers {
 		if b := answers[i].Build; b != nil {
 			if seen[b.ID] {
-				answers[i] = submitted(nil, badRequest("id %s is there twice", b.ID))
+				answers[i] = submitted(nil, api.BadRequest("id %s is there twice", b.ID))
 				continue
 			}
 			seen[b.ID] = true
@@ -112,16 +103,19 @@ func (c *Coordinator) prepare(ctx context.Context, requests []api.Request, answe
 	}
 }
 
+// Refused is the answer to a request that is not taken.
+func Refused(err error) api.Submitted { return submitted(nil, err) }
+
 func submitted(b *api.Build, err error) api.Submitted {
 	if err == nil {
 		return api.Submitted{Build: b}
 	}
-	e := asError(err)
+	e := AsError(err)
 	return api.Submitted{Error: e.Message, Code: e.Code}
 }
 
 func (c *Coordinator) prepareOne(ctx context.Context, r *api.Request) api.Submitted {
-	if err := c.checkRequest(r); err != nil {
+	if err := c.CheckRequest(r); err != nil {
 		return submitted(nil, err)
 	}
 	n, err := c.nodeOf(ctx, r)
@@ -129,11 +123,11 @@ func (c *Coordinator) prepareOne(ctx context.Context, r *api.Request) api.Submit
 		return submitted(nil, &api.Error{Status: http.StatusUnprocessableEntity, Code: api.CodeNotValid, Message: err.Error()})
 	}
 	if err != nil {
-		return submitted(nil, badRequest("%s", err))
+		return submitted(nil, api.BadRequest("%s", err))
 	}
 	wanted, err := n.outputPaths(r.Outputs)
 	if err != nil {
-		return submitted(nil, badRequest("%s", err))
+		return submitted(nil, api.BadRequest("%s", err))
 	}
 	if r.SkipIfBuilt {
 		switch reason, err := c.built(ctx, wanted); {
@@ -163,43 +157,40 @@ func newBuild(r *api.Request, n *node) *api.Build {
 	return b
 }
 
-// maxTime bounds limits of time: beyond it a duration has no room for them.
-const maxTime = api.Seconds(100 * 365 * 24 * 3600)
-
-func (c *Coordinator) checkRequest(r *api.Request) error {
+func (c *Coordinator) CheckRequest(r *api.Request) error {
 	switch {
 	case r.Derivation == "":
-		return badRequest("derivation is missing")
+		return api.BadRequest("derivation is missing")
 	case !r.Derivation.IsDerivation():
-		return badRequest("%s is not a derivation: its name does not end in .drv", r.Derivation)
+		return api.BadRequest("%s is not a derivation: its name does not end in .drv", r.Derivation)
 	case r.Derivation.Dir() != c.head.Dir():
-		return badRequest("%s is not in the store %s", r.Derivation, c.head.Dir())
-	case r.Timeout < 0 || r.MaxSilentTime < 0 || r.Timeout > maxTime || r.MaxSilentTime > maxTime:
-		return badRequest("timeout and maxSilentTime are not negative, and at most %v seconds", float64(maxTime))
+		return api.BadRequest("%s is not in the store %s", r.Derivation, c.head.Dir())
+	case r.Timeout < 0 || r.MaxSilentTime < 0 || r.Timeout > api.MaxTime || r.MaxSilentTime > api.MaxTime:
+		return api.BadRequest("timeout and maxSilentTime are not negative, and at most %v seconds", float64(api.MaxTime))
 	case len(r.Outputs) > api.MaxOutputs:
-		return badRequest("%d outputs, at most %d are taken", len(r.Outputs), api.MaxOutputs)
+		return api.BadRequest("%d outputs, at most %d are taken", len(r.Outputs), api.MaxOutputs)
 	case r.Retries < -1 || r.Retries > api.MaxRetries:
-		return badRequest("retries %d is not in -1 (none) to %d", r.Retries, api.MaxRetries)
+		return api.BadRequest("retries %d is not in -1 (none) to %d", r.Retries, api.MaxRetries)
 	case r.Check < 0 || r.Check > api.MaxChecks:
-		return badRequest("check %d is not in 0 to %d", r.Check, api.MaxChecks)
+		return api.BadRequest("check %d is not in 0 to %d", r.Check, api.MaxChecks)
 	case r.Priority < -api.MaxPriority || r.Priority > api.MaxPriority:
-		return badRequest("priority %d is not in %d to %d", r.Priority, -api.MaxPriority, api.MaxPriority)
+		return api.BadRequest("priority %d is not in %d to %d", r.Priority, -api.MaxPriority, api.MaxPriority)
 	case len(r.On)+len(r.Skip) > api.MaxMachines:
-		return badRequest("%d names of machines, at most %d are taken", len(r.On)+len(r.Skip), api.MaxMachines)
+		return api.BadRequest("%d names of machines, at most %d are taken", len(r.On)+len(r.Skip), api.MaxMachines)
 	case len(r.DerivationSubstituteURLs) > api.MaxURLs:
-		return badRequest("%d substitute URLs, at most %d are taken", len(r.DerivationSubstituteURLs), api.MaxURLs)
+		return api.BadRequest("%d substitute URLs, at most %d are taken", len(r.DerivationSubstituteURLs), api.MaxURLs)
 	case r.Offload && (r.Check > 0 || r.AllInputs || r.SkipIfBuilt || r.SkipIfSubmitted):
-		return badRequest("guix-daemon asks for one build, and no more")
+		return api.BadRequest("guix-daemon asks for one build, and no more")
 	}
 	if err := checkTexts(r); err != nil {
-		return badRequest("%s", err)
+		return api.BadRequest("%s", err)
 	}
 	if r.ID == "" {
 		return nil
 	}
 	id, err := uuid.Parse(r.ID)
 	if err != nil || id.String() != r.ID {
-		return badRequest("id %.60q is not a UUID in lower case", r.ID)
+		return api.BadRequest("id %.60q is not a UUID in lower case", r.ID)
 	}
 	return nil
 }
@@ -255,7 +246,7 @@ func (c *Coordinator) store(ctx context.Context, answers []api.Submitted) (fresh
 		var refused *ledger.RefusedError
 		switch {
 		case errors.Is(err, ledger.ErrTooLarge):
-			return nil, badRequest("%s", err)
+			return nil, api.BadRequest("%s", err)
 		case errors.As(err, &refused): // and the others are made in another try
 			for _, one := range slices.Backward(refused.Refusals) {
 				i := which[one.Index]
@@ -279,7 +270,7 @@ func (c *Coordinator) refusal(ctx context.Context, b *api.Build, err error) api.
 	if errors.Is(err, ledger.ErrExists) {
 		return submitted(c.existing(ctx, b))
 	}
-	return submitted(nil, badRequest("%s", err))
+	return submitted(nil, api.BadRequest("%s", err))
 }
 
 // existing returns the build of the ledger that has the id of a request.

@@ -12,8 +12,14 @@ import (
 // trialSettle bounds how long a trial waits for its news to show in the machine's status.
 const trialSettle = 2 * time.Second
 
-// testMachine connects to a machine now and tries what building there needs.
-func (c *Coordinator) testMachine(ctx context.Context, m *machine) (*api.MachineTrial, error) {
+// TestMachine connects to a machine now and tries, step by step, what building there needs.
+func (c *Coordinator) TestMachine(ctx context.Context, name string) (*api.MachineTrial, error) {
+	m, err := c.machine(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	ctx, stop := c.UntilStopped(ctx)
+	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, c.limits.ConnectTimeout)
 	defer cancel()
 	m.contacts.setShut(nil) // a person who asks has perhaps mended what kept the machine away
@@ -33,7 +39,7 @@ func (c *Coordinator) testMachine(ctx context.Context, m *machine) (*api.Machine
 		}
 	}
 	trial := &api.MachineTrial{Machine: m.Name, OK: result.OK, Steps: result.Steps}
-	err := c.do(ctx, func(*loop) { trial.Status = m.status() })
+	err = c.do(ctx, func(*loop) { trial.Status = m.status() })
 	return trial, err
 }
 

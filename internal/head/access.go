@@ -7,7 +7,7 @@ import (
 	"strconv"
 	"strings"
 
-	"lighter/internal/coordinator"
+	"lighter/internal/api/apiserver"
 	"lighter/internal/disk"
 	"lighter/internal/settings"
 )
@@ -16,8 +16,8 @@ import (
 
 // accessOf returns who operates, and the number of the socket's group, or -1 for the
 // coordinator's own.
-func accessOf(s *settings.Access, file string) (_ *coordinator.Access, group int, err error) {
-	a := &coordinator.Access{
+func accessOf(s *settings.Access, file string) (_ *apiserver.Access, group int, err error) {
+	a := &apiserver.Access{
 		UID: uint32(os.Geteuid()), MaxPriority: s.MaxPriority, // #nosec G115 -- a number of the kernel's
 		Where: fmt.Sprintf("[access] in %s says who (operate-group, operate-users)", file),
 	}

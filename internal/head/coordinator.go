@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"lighter/internal/api"
+	"lighter/internal/api/apiserver"
 	"lighter/internal/coordinator"
 	"lighter/internal/ledger"
 	"lighter/internal/settings"
@@ -72,6 +73,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	advice := f.Advice(links)
 	advice.ByName = true
 	var one *coordinator.Coordinator
+	var face *apiserver.Server
 	hookMaker := &hookMaker{
 		folders: f, head: s, logger: logger, home: Home(o.Getenv), socket: clients,
 		log: func(ctx context.Context, w io.Writer, b *api.Build) error { return one.WriteLog(ctx, w, b) },
@@ -94,14 +96,15 @@ func Run(ctx context.Context, o Options) (err error) {
 		HeadLimits: headLimitsOf(set), Limits: limitsOf(set),
 		Hooks: hooks, HookPrograms: hookMaker.programs(os.Environ()), Published: hookMaker.published,
 		Fetch: servers.fetch, SubstituteURLs: set.Coordinator.DerivationSubstituteURLs,
-		Reload: func(ctx context.Context) error { return hookMaker.reload(ctx, one) },
-		LogDir: f.Logs(), Logger: logger, Version: version.Version, Access: access,
+		Reload: func(ctx context.Context) error { return hookMaker.reload(ctx, one, face) },
+		LogDir: f.Logs(), Logger: logger, Version: version.Version,
 	})
 	if err != nil {
 		return err
 	}
+	face = apiserver.New(one, apiserver.Options{Logger: logger, Access: access})
 	logger.Info("coordinator is ready", "socket", f.Socket, "machines", len(o.Machines), "version", version.Version)
-	err = serve(ctx, one, clients)
+	err = serve(ctx, one, face, clients)
 	logger.Info("coordinator stops; builds on machines go on")
 	return err
 }
@@ -110,9 +113,9 @@ func Run(ctx context.Context, o Options) (err error) {
 const stopTimeout = 5 * time.Second
 
 // serve runs the coordinator and its API until ctx ends, or one of them fails.
-func serve(ctx context.Context, c *coordinator.Coordinator, clients *Socket) error {
+func serve(ctx context.Context, c *coordinator.Coordinator, face *apiserver.Server, clients *Socket) error {
 	group, ctx := errgroup.WithContext(ctx)
-	server := c.Server()
+	server := face.HTTP()
 	group.Go(func() error {
 		ticks := time.NewTicker(socketInterval)
 		defer ticks.Stop()
@@ -120,7 +123,7 @@ func serve(ctx context.Context, c *coordinator.Coordinator, clients *Socket) err
 		return nil
 	})
 	group.Go(func() error {
-		if err := server.Serve(c.Clients(clients)); !errors.Is(err, http.ErrServerClosed) {
+		if err := server.Serve(face.Clients(clients)); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serve clients: %w", err)
 		}
 		return nil

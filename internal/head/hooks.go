@@ -20,6 +20,7 @@ import (
 	"lighter/hooks/prunelogs"
 	publishhook "lighter/hooks/publish"
 	"lighter/internal/api"
+	"lighter/internal/api/apiserver"
 	"lighter/internal/coordinator"
 	"lighter/internal/settings"
 	"lighter/nar/signature"
@@ -91,7 +92,7 @@ func (m *hookMaker) configure(s *settings.Settings) ([]hooks.Config, error) {
 }
 
 // reload takes hooks and rights of the settings file as it is now. All else needs a new start.
-func (m *hookMaker) reload(ctx context.Context, c *coordinator.Coordinator) error {
+func (m *hookMaker) reload(ctx context.Context, c *coordinator.Coordinator, face *apiserver.Server) error {
 	s, err := m.folders.LoadSettings()
 	if err != nil {
 		return err
@@ -107,7 +108,7 @@ func (m *hookMaker) reload(ctx context.Context, c *coordinator.Coordinator) erro
 	if err := m.socket.regroup(group); err != nil {
 		return err
 	}
-	c.SetAccess(access)
+	face.SetAccess(access)
 	return c.SetHooks(ctx, list, nil)
 }
 

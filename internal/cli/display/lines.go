@@ -170,7 +170,7 @@ func (m *Model) tail(now time.Time, width int, style Style) []string {
 		lines = append(lines, style.paint(yellow, human.Truncate("  "+human.Printable(reason), width)))
 	}
 	for _, s := range m.machines {
-		if s.State == "down" && s.Error != "" {
+		if s.State == api.MachineDown && s.Error != "" {
 			text := fmt.Sprintf("  %s is down: %s", s.Name, s.Error)
 			lines = append(lines, style.paint(yellow, human.Truncate(human.Printable(text), width)))
 		}

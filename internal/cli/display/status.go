@@ -194,14 +194,14 @@ func MachineState(m *api.MachineStatus) string {
 		return "drained"
 	case m.Draining:
 		return "draining"
-	case m.State != "up":
-		return m.State
+	case m.State != api.MachineUp:
+		return string(m.State)
 	case m.Quarantined != "":
 		return "quarantined"
 	case m.Refuses != "":
 		return "refuses"
 	}
-	return m.State
+	return string(m.State)
 }
 
 // MachineNote says why a machine gets no builds, or "".
@@ -218,14 +218,14 @@ func MachineNote(m *api.MachineStatus, now time.Time) string {
 	}
 	add(m.Removed, "not in the machines file any more")
 	add(m.Draining && m.DrainReason != "", m.DrainReason)
-	add(m.State != "up" && m.Error != "", m.Error+again)
+	add(m.State != api.MachineUp && m.Error != "", m.Error+again)
 	until := ""
 	if m.QuarantinedUntil != nil {
 		until = " (ends " + human.Ago(*m.QuarantinedUntil, now) + ")"
 	}
 	add(m.Quarantined != "", m.Quarantined+until)
 	add(m.Refuses != "", m.Refuses)
-	add(m.State == "up" && m.Error != "", m.Error)
+	add(m.State == api.MachineUp && m.Error != "", m.Error)
 	return strings.Join(parts, "; ")
 }
 
@@ -263,7 +263,7 @@ func machineLines(s *api.Status, now time.Time, width, height int, style Style) 
 		m := &list[i]
 		word := MachineState(m)
 		slots, note := fmt.Sprintf("%d/%d", m.Running, m.ParallelBuilds), MachineNote(m, now)
-		if m.State != "up" && m.Cores == 0 && note != "" {
+		if m.State != api.MachineUp && m.Cores == 0 && note != "" {
 			g.addSpan(stateColour(word), 3, m.Name, word, slots, note)
 			continue
 		}

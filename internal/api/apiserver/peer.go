@@ -1,4 +1,4 @@
-package coordinator
+package apiserver
 
 import (
 	"context"
@@ -44,15 +44,15 @@ type Peer struct {
 	UID, GID uint32
 	Groups   []uint32 // the supplementary ones
 
-	name func() string // nil is not known
+	Name func() string // of the user; nil is not known
 }
 
 // userName returns what the user database calls the user, or "".
 func (p *Peer) userName() string {
-	if p.name == nil {
+	if p.Name == nil {
 		return ""
 	}
-	return p.name()
+	return p.Name()
 }
 
 func lookUpUser(uid uint32) string {
@@ -67,19 +67,25 @@ func (p *Peer) in(group uint32) bool { return p.GID == group || slices.Contains(
 
 type peerKey struct{}
 
+// WithPeer returns the context of requests that come from a peer, for servers of other
+// connections than those of Clients.
+func WithPeer(ctx context.Context, p *Peer) context.Context {
+	return context.WithValue(ctx, peerKey{}, p)
+}
+
 func peerOf(ctx context.Context) *Peer {
 	p, _ := ctx.Value(peerKey{}).(*Peer)
 	return p
 }
 
-// Server returns a server of the API on sockets that Clients has wrapped.
-func (c *Coordinator) Server() *http.Server {
+// HTTP returns a server of the API on sockets that Clients has wrapped.
+func (s *Server) HTTP() *http.Server {
 	return &http.Server{
-		Handler: c.Handler(), ReadHeaderTimeout: headerPatience, IdleTimeout: idlePatience, MaxHeaderBytes: maxHeader,
-		ErrorLog: slog.NewLogLogger(c.log.Handler(), slog.LevelDebug),
+		Handler: s.Handler(), ReadHeaderTimeout: headerPatience, IdleTimeout: idlePatience, MaxHeaderBytes: maxHeader,
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
 			if client, ok := conn.(*clientConn); ok {
-				return context.WithValue(ctx, peerKey{}, client.peer)
+				return WithPeer(ctx, client.peer)
 			}
 			return ctx
 		},
@@ -88,19 +94,19 @@ func (c *Coordinator) Server() *http.Server {
 
 // Clients returns a listener that asks the kernel who connects to a Unix socket, and bounds
 // how many connections there are: of all, and of each user who does not operate.
-func (c *Coordinator) Clients(l net.Listener) net.Listener {
+func (s *Server) Clients(l net.Listener) net.Listener {
 	most := maxClients
 	var files unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err == nil {
 		most = int(min(uint64(most), files.Cur/clientFiles)) // #nosec G115 -- at most maxClients
 	}
-	return &clientListener{Listener: l, c: c, most: most, users: make(map[uint32]int)}
+	return &clientListener{Listener: l, s: s, most: most, users: make(map[uint32]int)}
 }
 
 // clientListener is what Clients returns.
 type clientListener struct {
 	net.Listener
-	c    *Coordinator
+	s    *Server
 	most int
 
 	mu    sync.Mutex // owns all below
@@ -130,7 +136,7 @@ func (l *clientListener) Accept() (net.Conn, error) {
 
 func (l *clientListener) enter(p *Peer) error {
 	most, each := l.most, l.most
-	if access := l.c.access.Load(); access != nil && !access.operates(p) {
+	if access := l.s.access.Load(); access != nil && !access.operates(p) {
 		most, each = most-most/operatorClients, max(1, most/userClients)
 	}
 	l.mu.Lock()
@@ -161,7 +167,7 @@ func (l *clientListener) refused(err error) {
 	defer l.mu.Unlock()
 	if now := time.Now(); now.Sub(l.told) >= time.Minute {
 		l.told = now
-		l.c.log.Warn("a client's connection was closed at once", "err", err)
+		l.s.log.Warn("a client's connection was closed at once", "err", err)
 	}
 }
 
@@ -193,7 +199,7 @@ func readPeer(conn net.Conn) (*Peer, error) {
 		if cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err != nil {
 			return
 		}
-		p = &Peer{UID: cred.Uid, GID: cred.Gid, name: sync.OnceValue(func() string { return lookUpUser(cred.Uid) })}
+		p = &Peer{UID: cred.Uid, GID: cred.Gid, Name: sync.OnceValue(func() string { return lookUpUser(cred.Uid) })}
 		p.Groups, err = peerGroups(fd)
 	})
 	return p, errors.Join(controlErr, err)

@@ -1,4 +1,4 @@
-package coordinator
+package apiserver
 
 import (
 	"context"
@@ -31,7 +31,7 @@ func (a *Access) operates(p *Peer) bool {
 }
 
 // SetAccess changes who may do what, from the next request on.
-func (c *Coordinator) SetAccess(a *Access) { c.access.Store(a) }
+func (s *Server) SetAccess(a *Access) { s.access.Store(a) }
 
 // caller is who a request came from.
 type caller struct {
@@ -42,8 +42,8 @@ type caller struct {
 
 // caller returns who a request, or something else with its context, came from. Where there
 // is an Access, somebody of whom nothing is known may do nothing.
-func (c *Coordinator) caller(ctx context.Context) (caller, error) {
-	a, p := c.access.Load(), peerOf(ctx)
+func (s *Server) caller(ctx context.Context) (caller, error) {
+	a, p := s.access.Load(), peerOf(ctx)
 	switch {
 	case a == nil:
 		return caller{Peer: p, operates: true}, nil

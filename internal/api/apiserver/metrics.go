@@ -1,12 +1,9 @@
-package coordinator
+package apiserver
 
 import (
-	"context"
-	"maps"
 	"net/http"
 	"runtime"
 	"strings"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -14,6 +11,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/coordinator"
 )
 
 // processMetrics are the figures of this process: those that every program in Go has.
@@ -28,51 +26,16 @@ func processMetrics() *prometheus.Registry {
 	return r
 }
 
-func (c *Coordinator) getMetrics(w http.ResponseWriter, r *http.Request) error {
-	m, err := c.measureLoop(r.Context())
+func (s *Server) getMetrics(w http.ResponseWriter, r *http.Request) error {
+	now, err := s.c.Figures(r.Context())
 	if err != nil {
 		return err
 	}
 	own := prometheus.NewPedanticRegistry()
-	own.MustRegister(&figures{c, m}, c.latency)
-	all := prometheus.Gatherers{own, c.process}
+	own.MustRegister(&figures{s, now}, now.Latency)
+	all := prometheus.Gatherers{own, s.process}
 	promhttp.HandlerFor(all, promhttp.HandlerOpts{DisableCompression: true}).ServeHTTP(w, r)
 	return nil
-}
-
-// measured is what the loop knows of it, at one moment.
-type measured struct {
-	machines []machineMetrics
-	queues   []api.SystemQueue
-	head     api.HeadStatus
-	paused   bool
-	finals   map[api.State]uint64
-	failed   map[api.Culprit]uint64
-	placed   uint64
-}
-
-// machineMetrics are the figures of one machine.
-type machineMetrics struct {
-	api.MachineStatus
-	admitted bool              // takes builds, but for its slots and load
-	info     *agentapi.Machine // what is not known is negative; nil if nothing is
-}
-
-func (c *Coordinator) measureLoop(ctx context.Context) (*measured, error) {
-	var m measured
-	err := c.do(ctx, func(l *loop) {
-		for _, x := range l.machines {
-			one := machineMetrics{MachineStatus: x.status(), admitted: x.unavailable() == "" && x.refuses == ""}
-			if x.info != nil {
-				one.info = withUnknown(x.info)
-			}
-			m.machines = append(m.machines, one)
-		}
-		m.queues, m.head, m.paused = l.queues(time.Now()), l.space, l.held() != ""
-		n := &l.counts
-		m.finals, m.failed, m.placed = maps.Clone(n.finals), maps.Clone(n.failed), n.placements
-	})
-	return &m, err
 }
 
 // family are the figures of one name.
@@ -144,20 +107,10 @@ var machineSays = []struct {
 	{gauge("machine_free_memory_bytes", "Memory available there.", "machine"), func(i *agentapi.Machine) float64 { return float64(i.FreeMemory) }},
 }
 
-// newLatency returns the histogram of the time from when a build could be placed to when
-// it was.
-func newLatency() prometheus.Histogram {
-	return prometheus.NewHistogram(prometheus.HistogramOpts{
-		Name:    "lighter_scheduling_latency_seconds",
-		Help:    "Time from when a build could be placed to when it was.",
-		Buckets: []float64{0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 60, 300, 1800, 7200},
-	})
-}
-
 // figures is the coordinator's state at one moment, as a [prometheus.Collector].
 type figures struct {
-	c *Coordinator
-	*measured
+	s *Server
+	*coordinator.Figures
 }
 
 // Describe implements prometheus.Collector.
@@ -168,89 +121,79 @@ func (*figures) Describe(ch chan<- *prometheus.Desc) {
 }
 
 // Collect implements prometheus.Collector.
-func (s *figures) Collect(ch chan<- prometheus.Metric) {
+func (n *figures) Collect(ch chan<- prometheus.Metric) {
 	put := func(f *family, v float64, labels ...string) {
 		for i := range labels {
 			labels[i] = strings.ToValidUTF8(labels[i], "\uFFFD")
 		}
 		ch <- prometheus.MustNewConstMetric(f.desc, f.kind, v, labels...)
 	}
-	s.ofBuilds(put)
-	s.ofMachines(put)
-	s.ofHead(put)
+	n.ofBuilds(put)
+	n.ofMachines(put)
+	n.ofHead(put)
 }
 
-func (s *figures) ofBuilds(put func(f *family, v float64, labels ...string)) {
-	counts := s.c.ledger.Counts()
+func (n *figures) ofBuilds(put func(f *family, v float64, labels ...string)) {
+	counts := n.s.ledger.Counts()
 	for _, state := range api.States() {
 		put(ledgerBuilds, float64(counts[state]), string(state))
 		if state.Final() {
-			put(buildsFinished, float64(s.finals[state]), string(state))
+			put(buildsFinished, float64(n.Finals[state]), string(state))
 		}
 	}
-	for _, q := range s.queues {
+	for _, q := range n.Queues {
 		put(queueBuilds, float64(q.Queued), q.System, "queued")
 		put(queueBuilds, float64(q.Waiting), q.System, "waiting")
 		put(queueBuilds, float64(q.Running), q.System, "running")
 		put(queueEmpty, float64(q.Empty), q.System)
 	}
 	for _, by := range []api.Culprit{api.CulpritDerivation, api.CulpritMachine, api.CulpritLink, api.CulpritCoordinator} {
-		put(attemptsFailed, float64(s.failed[by]), string(by))
+		put(attemptsFailed, float64(n.Failed[by]), string(by))
 	}
-	put(placementsMade, float64(s.placed))
+	put(placementsMade, float64(n.Placements))
 }
 
-func (s *figures) ofMachines(put func(f *family, v float64, labels ...string)) {
-	states := make(map[string]int)
-	totals := s.c.moving.totals()
-	for i := range s.machines {
-		m := &s.machines[i]
+func (n *figures) ofMachines(put func(f *family, v float64, labels ...string)) {
+	states := make(map[api.MachineState]int)
+	for i := range n.Machines {
+		m := &n.Machines[i]
 		states[m.State]++
-		put(machineUp, oneIf(m.State == stateUp), m.Name)
-		put(machineAdmits, oneIf(m.admitted), m.Name)
+		put(machineUp, oneIf(m.State == api.MachineUp), m.Name)
+		put(machineAdmits, oneIf(m.Admits), m.Name)
 		put(machineSlots, float64(m.ParallelBuilds), m.Name)
 		put(machineRunning, float64(m.Running), m.Name)
 		put(machineSpeed, m.Bandwidth, m.Name)
-		put(machineSent, float64(totals[moved{m.Name, "send"}]), m.Name)
-		put(machineFetched, float64(totals[moved{m.Name, "fetch"}]), m.Name)
-		if m.info == nil {
+		put(machineSent, float64(m.Sent), m.Name)
+		put(machineFetched, float64(m.Fetched), m.Name)
+		if m.Info == nil {
 			continue
 		}
 		for _, says := range machineSays {
-			if v := says.value(m.info); v >= 0 {
+			if v := says.value(m.Info); v >= 0 {
 				put(says.family, v, m.Name)
 			}
 		}
 	}
-	for _, state := range []string{stateUnknown, stateConnecting, stateUp, stateDown} {
-		put(machinesByState, float64(states[state]), state)
+	for _, state := range []api.MachineState{api.MachineUnknown, api.MachineConnecting, api.MachineUp, api.MachineDown} {
+		put(machinesByState, float64(states[state]), string(state))
 	}
 }
 
-func (s *figures) ofHead(put func(f *family, v float64, labels ...string)) {
-	put(placingPaused, oneIf(s.paused))
+func (n *figures) ofHead(put func(f *family, v float64, labels ...string)) {
+	put(placingPaused, oneIf(n.Paused))
 	for _, known := range []struct {
 		*family
 		value int64 // negative if it is not known
-	}{{headDisk, s.head.FreeDisk}, {headInodes, s.head.FreeInodes}, {headStateDisk, s.head.StateFreeDisk}} {
+	}{{headDisk, n.Head.FreeDisk}, {headInodes, n.Head.FreeInodes}, {headStateDisk, n.Head.StateFreeDisk}} {
 		if known.value >= 0 {
 			put(known.family, float64(known.value))
 		}
 	}
-	put(ledgerBytes, float64(s.c.ledger.DiskUsage()))
-	put(ledgerEvent, float64(s.c.ledger.LastEvent()))
-	pending, parked := s.c.hookRuns()
-	put(hooksPending, float64(pending))
-	put(hooksParked, float64(parked))
-	put(buildInfo, 1, s.c.cfg.Version, runtime.Version())
-}
-
-// hookRuns counts the runs of event hooks that are to come, and those that are parked.
-func (c *Coordinator) hookRuns() (pending, parked int) {
-	if c.hookCounts == nil {
-		return 0, 0
-	}
-	return c.hookCounts()
+	put(ledgerBytes, float64(n.s.ledger.DiskUsage()))
+	put(ledgerEvent, float64(n.s.ledger.LastEvent()))
+	put(hooksPending, float64(n.HooksPending))
+	put(hooksParked, float64(n.HooksParked))
+	put(buildInfo, 1, n.s.c.Version(), runtime.Version())
 }
 
 func oneIf(yes bool) float64 {

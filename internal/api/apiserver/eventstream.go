@@ -1,4 +1,4 @@
-package coordinator
+package apiserver
 
 import (
 	"encoding/json"

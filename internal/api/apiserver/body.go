@@ -1,4 +1,4 @@
-package coordinator
+package apiserver
 
 import (
 	"bytes"
@@ -142,7 +142,7 @@ func readLists(r *http.Request, v any, lists ...*list) error {
 	case err != nil:
 		return bodyError(err)
 	case start != json.Delim('{'):
-		return badRequest("body: want a JSON object")
+		return api.BadRequest("body: want a JSON object")
 	}
 	rest, err := readFields(d, in, lists)
 	if err != nil {
@@ -270,5 +270,5 @@ func bodyError(err error) error {
 	case errors.Is(err, io.EOF):
 		err = io.ErrUnexpectedEOF
 	}
-	return badRequest("body: %s", strings.TrimPrefix(err.Error(), "json: "))
+	return api.BadRequest("body: %s", strings.TrimPrefix(err.Error(), "json: "))
 }

@@ -1,4 +1,4 @@
-package coordinator
+package apiserver
 
 import (
 	"cmp"
@@ -28,15 +28,15 @@ func readSelection(r *http.Request) (*api.Selection, error) {
 	case err != nil:
 		return nil, err
 	case len(s.IDs) > 0 && s.Filter != nil:
-		return nil, badRequest("a selection has ids or a filter, not both")
+		return nil, api.BadRequest("a selection has ids or a filter, not both")
 	case len(s.IDs) == 0 && s.Filter == nil:
-		return nil, badRequest("a selection has ids or a filter")
+		return nil, api.BadRequest("a selection has ids or a filter")
 	case s.Filter != nil && s.Filter.Empty():
-		return nil, badRequest("the filter selects all builds that there ever were; say at least which states")
+		return nil, api.BadRequest("the filter selects all builds that there ever were; say at least which states")
 	}
 	if s.Filter != nil {
 		if err := s.Filter.Check(); err != nil {
-			return nil, badRequest("%s", err)
+			return nil, api.BadRequest("%s", err)
 		}
 	}
 	return s, checkReason(s.Reason)
@@ -44,7 +44,7 @@ func readSelection(r *http.Request) (*api.Selection, error) {
 
 // selecting is one change of the builds of a selection.
 type selecting struct {
-	c      *Coordinator
+	s      *Server
 	ctx    context.Context
 	who    caller
 	what   string // is done with builds, in words
@@ -54,13 +54,13 @@ type selecting struct {
 }
 
 // newSelecting reads who wants a selection of builds changed, and which.
-func (c *Coordinator) newSelecting(r *http.Request, what string) (*selecting, *api.Selection, error) {
-	who, err := c.caller(r.Context())
+func (s *Server) newSelecting(r *http.Request, what string) (*selecting, *api.Selection, error) {
+	who, err := s.caller(r.Context())
 	if err != nil {
 		return nil, nil, err
 	}
-	s, err := readSelection(r)
-	return &selecting{c: c, ctx: r.Context(), who: who, what: what, result: api.Selected{IDs: []string{}}}, s, err
+	selection, err := readSelection(r)
+	return &selecting{s: s, ctx: r.Context(), who: who, what: what, result: api.Selected{IDs: []string{}}}, selection, err
 }
 
 // all changes the builds of a selection, a portion at a time. A filter selects, of the given
@@ -93,7 +93,7 @@ func (p *selecting) all(s *api.Selection, states []api.State) error {
 func (p *selecting) named(names []string) ([]string, error) {
 	ids := make([]string, len(names))
 	for i, name := range names {
-		b, err := p.c.findBuild(p.ctx, name)
+		b, err := p.s.c.Build(p.ctx, name)
 		if err != nil {
 			return nil, err
 		}
@@ -112,7 +112,7 @@ func (p *selecting) matching(filter *api.Filter, ok func(*api.Build) bool) error
 	for {
 		var ids []string
 		n := 0
-		for b, err := range p.c.ledger.Builds(p.ctx, ledger.Filter{Filter: *filter, After: after, Limit: portion}) {
+		for b, err := range p.s.ledger.Builds(p.ctx, ledger.Filter{Filter: *filter, After: after, Limit: portion}) {
 			if err != nil {
 				return err
 			}
@@ -148,41 +148,41 @@ func (p *selecting) some(ids []string) error {
 	return nil
 }
 
-func (c *Coordinator) postCancelOne(w http.ResponseWriter, r *http.Request) error {
-	who, err := c.caller(r.Context())
+func (s *Server) postCancelOne(w http.ResponseWriter, r *http.Request) error {
+	who, err := s.caller(r.Context())
 	if err != nil {
 		return err
 	}
-	b, err := c.build(r)
+	b, err := s.build(r)
 	if err != nil {
 		return err
 	}
 	if !who.mayChange(b) {
 		return who.refuse(fmt.Sprintf("cancel build %s, which is %s", b.ID, whose(b)))
 	}
-	ids, err := c.Cancel(r.Context(), []string{b.ID}, "canceled by "+who.name())
+	ids, err := s.c.Cancel(r.Context(), []string{b.ID}, "canceled by "+who.name())
 	if err != nil {
 		return err
 	}
 	return answer(w, api.Selected{IDs: ids, Count: len(ids)})
 }
 
-func (c *Coordinator) postCancel(w http.ResponseWriter, r *http.Request) error {
-	p, s, err := c.newSelecting(r, "cancel")
+func (s *Server) postCancel(w http.ResponseWriter, r *http.Request) error {
+	p, selection, err := s.newSelecting(r, "cancel")
 	if err != nil {
 		return err
 	}
-	reason := cmp.Or(s.Reason, "canceled by "+p.who.name())
+	reason := cmp.Or(selection.Reason, "canceled by "+p.who.name())
 	p.change = func(ctx context.Context, ids []string) ([]string, error) {
-		if s.WithDependents {
+		if selection.WithDependents {
 			var err error
 			if ids, err = p.withDependents(ids); err != nil {
 				return nil, err
 			}
 		}
-		return c.Cancel(ctx, ids, reason)
+		return s.c.Cancel(ctx, ids, reason)
 	}
-	if err := p.all(s, ledger.NonFinal()); err != nil {
+	if err := p.all(selection, ledger.NonFinal()); err != nil {
 		return err
 	}
 	return answer(w, p.result)
@@ -191,33 +191,8 @@ func (c *Coordinator) postCancel(w http.ResponseWriter, r *http.Request) error {
 // withDependents adds the builds that wait for builds, directly or not, before them: so
 // those are canceled, and do not fail. It leaves out those that the caller may not change.
 func (p *selecting) withDependents(ids []string) ([]string, error) {
-	c := p.c
-	var all []string
-	err := c.do(p.ctx, func(l *loop) {
-		seen := make(map[*task]bool)
-		var add func(t *task)
-		add = func(t *task) {
-			if seen[t] {
-				return
-			}
-			seen[t] = true
-			for d := range t.dependants.all() {
-				add(d)
-				for _, r := range d.builds {
-					if p.who.mayChange(&r.Build) {
-						all = append(all, r.ID)
-					} else {
-						p.result.Others++
-					}
-				}
-			}
-		}
-		for _, id := range ids {
-			if r := l.builds[id]; r != nil {
-				add(r.task)
-			}
-		}
-	})
+	all, others, err := p.s.c.Dependents(p.ctx, ids, p.who.mayChange)
+	p.result.Others += others
 	return unique(append(all, ids...)), err
 }
 
@@ -231,30 +206,30 @@ func unique(ids []string) []string {
 	})
 }
 
-func (c *Coordinator) postRetry(w http.ResponseWriter, r *http.Request) error {
-	p, s, err := c.newSelecting(r, "retry")
+func (s *Server) postRetry(w http.ResponseWriter, r *http.Request) error {
+	p, selection, err := s.newSelecting(r, "retry")
 	if err != nil {
 		return err
 	}
 	states := []api.State{api.Failed, api.TimedOut}
-	if s.Filter != nil && slices.Contains(s.Filter.States, api.Canceled) {
+	if selection.Filter != nil && slices.Contains(selection.Filter.States, api.Canceled) {
 		states = append(states, api.Canceled) // only where that is said: somebody wanted it so
 	}
-	reason := cmp.Or(s.Reason, p.who.name()+" has it tried again")
+	reason := cmp.Or(selection.Reason, p.who.name()+" has it tried again")
 	failed := make(map[store.Path]bool)
 	p.change = func(ctx context.Context, ids []string) ([]string, error) {
-		if s.WithDependents {
-			if err := c.derivationsOf(ctx, ids, failed); err != nil {
+		if selection.WithDependents {
+			if err := s.derivationsOf(ctx, ids, failed); err != nil {
 				return nil, err
 			}
 		}
-		return c.Retry(ctx, ids, reason)
+		return s.c.Retry(ctx, ids, reason)
 	}
-	if err := p.all(s, states); err != nil {
+	if err := p.all(selection, states); err != nil {
 		return err
 	}
 	if len(failed) > 0 {
-		s.WithDependents = false
+		selection.WithDependents = false
 		err := p.matching(&api.Filter{States: []api.State{api.Failed}}, func(b *api.Build) bool {
 			return b.Failure != nil && b.Failure.Kind == api.KindDependency && failed[b.Failure.Input]
 		})
@@ -266,36 +241,36 @@ func (c *Coordinator) postRetry(w http.ResponseWriter, r *http.Request) error {
 }
 
 // derivationsOf adds the derivations of builds to a set of limited size.
-func (c *Coordinator) derivationsOf(ctx context.Context, ids []string, set map[store.Path]bool) error {
+func (s *Server) derivationsOf(ctx context.Context, ids []string, set map[store.Path]bool) error {
 	for _, id := range ids {
-		b, err := c.ledger.Build(ctx, id)
+		b, err := s.ledger.Build(ctx, id)
 		if err != nil {
 			return err
 		}
 		set[b.Derivation] = true
 	}
 	if len(set) > maxCancel {
-		return badRequest("builds of more than %d derivations are too many with their dependents; what was retried by now stays so", maxCancel)
+		return api.BadRequest("builds of more than %d derivations are too many with their dependents; what was retried by now stays so", maxCancel)
 	}
 	return nil
 }
 
-func (c *Coordinator) postPriority(w http.ResponseWriter, r *http.Request) error {
-	p, s, err := c.newSelecting(r, "prioritise")
+func (s *Server) postPriority(w http.ResponseWriter, r *http.Request) error {
+	p, selection, err := s.newSelecting(r, "prioritise")
 	if err != nil {
 		return err
 	}
-	if s.Priority < -api.MaxPriority || s.Priority > api.MaxPriority {
-		return badRequest("priority %d is not in %d to %d", s.Priority, -api.MaxPriority, api.MaxPriority)
+	if selection.Priority < -api.MaxPriority || selection.Priority > api.MaxPriority {
+		return api.BadRequest("priority %d is not in %d to %d", selection.Priority, -api.MaxPriority, api.MaxPriority)
 	}
-	if err := p.who.mayHavePriority(s.Priority); err != nil {
+	if err := p.who.mayHavePriority(selection.Priority); err != nil {
 		return err
 	}
-	reason := cmp.Or(s.Reason, fmt.Sprintf("%s set the priority to %d", p.who.name(), s.Priority))
+	reason := cmp.Or(selection.Reason, fmt.Sprintf("%s set the priority to %d", p.who.name(), selection.Priority))
 	p.change = func(ctx context.Context, ids []string) ([]string, error) {
-		return c.Prioritise(ctx, ids, s.Priority, reason)
+		return s.c.Prioritise(ctx, ids, selection.Priority, reason)
 	}
-	if err := p.all(s, ledger.NonFinal()); err != nil {
+	if err := p.all(selection, ledger.NonFinal()); err != nil {
 		return err
 	}
 	return answer(w, p.result)

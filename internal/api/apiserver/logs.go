@@ -1,0 +1,147 @@
+package apiserver
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+
+	"lighter/internal/api"
+	"lighter/internal/coordinator"
+)
+
+func (s *Server) getLog(w http.ResponseWriter, r *http.Request) error {
+	b, err := s.build(r)
+	if err != nil {
+		return err
+	}
+	q := r.URL.Query()
+	offset, err := number(q.Get("offset"), "offset")
+	if err != nil {
+		return err
+	}
+	last, err := number(q.Get("tail"), "tail")
+	if err != nil {
+		return err
+	}
+	if last > maxLogTail {
+		return api.BadRequest("tail %d: at most %d bytes", last, maxLogTail)
+	}
+	chosen, err := s.chosenLog(r.Context(), b, q)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	if last > 0 {
+		t := &tail{max: int(last)}
+		if err := s.c.CopyLog(r.Context(), t, b, cmp.Or(chosen, coordinator.LastLog(b)), 0, false, nil); err != nil {
+			return err
+		}
+		_, _ = w.Write(t.kept)
+		return nil
+	}
+	follow := q.Get("follow") == "1"
+	return s.streamLog(w, r, b, chosen, offset, follow)
+}
+
+// chosenLog returns the log that a question chooses by attempt or by machine, if it does.
+func (s *Server) chosenLog(ctx context.Context, b *api.Build, q url.Values) (chosen coordinator.AttemptLog, err error) {
+	attempt, err := number(q.Get("attempt"), "attempt")
+	if err != nil {
+		return chosen, err
+	}
+	return s.c.ChosenLog(ctx, b, attempt, q.Get("machine"))
+}
+
+// streamLog writes a log that may still grow. With follow it waits for the log of a
+// build that has none yet, goes on from one attempt to the next, and ends when the
+// build is final. A log that was chosen is followed up to its own end.
+func (s *Server) streamLog(w http.ResponseWriter, r *http.Request, b *api.Build, chosen coordinator.AttemptLog, offset int64, follow bool) error {
+	ctx, cancel := s.c.UntilStopped(r.Context())
+	defer cancel()
+	rc := http.NewResponseController(w)
+	out := &writtenCounter{w: w}
+	flush := func() {
+		out.started = true
+		_ = rc.Flush()
+	}
+	current := coordinator.LastLog(b)
+	if chosen.ID != "" {
+		current = chosen
+	}
+	for {
+		next := s.ledger.LastEvent() + 1
+		b, err := s.ledger.Build(ctx, b.ID)
+		if err == nil {
+			if last := coordinator.LastLog(b); last != current && chosen.ID == "" {
+				current, offset = last, 0
+			}
+			before := out.written
+			err = s.c.CopyLog(ctx, out, b, current, offset, follow, flush)
+			offset += out.written - before
+		}
+		if follow && chosen.ID == "" && (err == nil || errors.Is(err, coordinator.ErrNoLog)) && !b.State.Final() {
+			flush()
+			if err = s.awaitEvent(ctx, b.ID, next); err == nil {
+				continue
+			}
+		}
+		switch {
+		case err == nil, errors.Is(err, coordinator.ErrNoLog) && follow:
+			return nil
+		case out.started:
+			panic(http.ErrAbortHandler) // the client must not take it for all
+		}
+		return err
+	}
+}
+
+// awaitEvent waits for an event of a build, from a number on.
+func (s *Server) awaitEvent(ctx context.Context, id string, from uint64) error {
+	enough := errors.New("enough")
+	err := s.ledger.Events(ctx, from, true, func(ev api.Event) error {
+		if ev.Build == id {
+			return enough
+		}
+		return nil
+	})
+	if errors.Is(err, enough) {
+		return nil
+	}
+	return err
+}
+
+type writtenCounter struct {
+	w       io.Writer
+	written int64
+	started bool // the answer has begun
+}
+
+func (c *writtenCounter) Write(p []byte) (int, error) {
+	c.started = true
+	n, err := c.w.Write(p)
+	c.written += int64(n)
+	return n, err
+}
+
+// tail is a writer that keeps the last bytes of what is written to it.
+type tail struct {
+	max  int
+	kept []byte
+}
+
+func (t *tail) Write(p []byte) (int, error) {
+	n := len(p)
+	if len(p) >= t.max {
+		t.kept = append(t.kept[:0], p[len(p)-t.max:]...)
+		return n, nil
+	}
+	t.kept = append(t.kept, p...)
+	if over := len(t.kept) - t.max; over > 0 {
+		t.kept = append(t.kept[:0], t.kept[over:]...)
+	}
+	return n, nil
+}

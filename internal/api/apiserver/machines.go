@@ -1,0 +1,151 @@
+package apiserver
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+
+	"lighter/internal/api"
+)
+
+func readNote(r *http.Request) (string, error) {
+	var note api.OperatorNote
+	if err := readJSON(r, &note); err != nil {
+		return "", err
+	}
+	return note.Reason, checkReason(note.Reason)
+}
+
+func checkReason(reason string) error {
+	if err := api.CheckText("the reason", reason, api.MaxNote); err != nil {
+		return api.BadRequest("%s", err)
+	}
+	return nil
+}
+
+// changed reads why a machine is changed, has that done, and answers with how it stands then.
+func changed(w http.ResponseWriter, r *http.Request, change func(ctx context.Context, name, reason string) (*api.MachineStatus, error)) error {
+	reason, err := readNote(r)
+	if err != nil {
+		return err
+	}
+	status, err := change(r.Context(), r.PathValue("name"), reason)
+	if err != nil {
+		return err
+	}
+	return answer(w, status)
+}
+
+func (s *Server) postDrain(w http.ResponseWriter, r *http.Request) error {
+	return changed(w, r, s.c.Drain)
+}
+
+func (s *Server) postResumeMachine(w http.ResponseWriter, r *http.Request) error {
+	return changed(w, r, s.c.ResumeMachine)
+}
+
+func (s *Server) postTags(w http.ResponseWriter, r *http.Request) error {
+	var change api.TagChange
+	if err := readJSON(r, &change); err != nil {
+		return err
+	}
+	if err := checkTags(&change); err != nil {
+		return err
+	}
+	status, err := s.c.TagMachine(r.Context(), r.PathValue("name"), &change)
+	if err != nil {
+		return err
+	}
+	return answer(w, status)
+}
+
+func checkTags(change *api.TagChange) error {
+	if len(change.Set) == 0 && len(change.Remove) == 0 {
+		return api.BadRequest("neither set nor remove names a tag")
+	}
+	if len(change.Remove) > api.MaxTags {
+		return api.BadRequest("at most %d tags are changed at once", api.MaxTags)
+	}
+	if err := api.CheckTags(change.Set); err != nil {
+		return api.BadRequest("%s", err)
+	}
+	for _, k := range change.Remove {
+		if err := api.CheckText("the name of a tag", k, api.MaxTag); err != nil {
+			return api.BadRequest("%s", err)
+		}
+		if _, set := change.Set[k]; set {
+			return api.BadRequest("tag %.40q is to be both set and removed", k)
+		}
+	}
+	return nil
+}
+
+func (s *Server) postGC(w http.ResponseWriter, r *http.Request) error {
+	var opts api.MachineGC
+	if err := readJSON(r, &opts); err != nil {
+		return err
+	}
+	result, err := s.c.CollectGarbage(r.Context(), r.PathValue("name"), opts)
+	if err != nil {
+		return err
+	}
+	return answer(w, result)
+}
+
+func (s *Server) getMachines(w http.ResponseWriter, r *http.Request) error {
+	list, err := s.c.Machines(r.Context())
+	if err != nil {
+		return err
+	}
+	return answer(w, list)
+}
+
+func (s *Server) postTrial(w http.ResponseWriter, r *http.Request) error {
+	trial, err := s.c.TestMachine(r.Context(), r.PathValue("name"))
+	if err != nil {
+		return err
+	}
+	return answer(w, trial)
+}
+
+func (s *Server) postReload(w http.ResponseWriter, r *http.Request) error {
+	if err := readJSON(r, &struct{}{}); err != nil {
+		return err
+	}
+	became, err := s.c.ReloadAll(r.Context())
+	if err != nil {
+		return err
+	}
+	return answer(w, became)
+}
+
+func (s *Server) postPause(w http.ResponseWriter, r *http.Request) error {
+	return changePaused(w, r, s.c.Pause)
+}
+
+func (s *Server) postResume(w http.ResponseWriter, r *http.Request) error {
+	return changePaused(w, r, s.c.Resume)
+}
+
+func changePaused(w http.ResponseWriter, r *http.Request, change func(ctx context.Context, reason string) error) error {
+	reason, err := readNote(r)
+	if err != nil {
+		return err
+	}
+	if err := change(r.Context(), reason); err != nil {
+		return err
+	}
+	return answer(w, json.RawMessage("{}"))
+}
+
+func (s *Server) postPrune(w http.ResponseWriter, r *http.Request) error {
+	var p api.Prune
+	if err := readJSON(r, &p); err != nil {
+		return err
+	}
+	result, err := s.c.Prune(r.Context(), &p)
+	if err != nil {
+		return err
+	}
+	return answer(w, result)
+}

@@ -1,0 +1,104 @@
+package coordinator
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"lighter/internal/api"
+	"lighter/internal/ledger"
+)
+
+const (
+	uuidLength = 36
+	minPrefix  = 4 // digits of an id that name a build
+)
+
+// Build returns a build of the ledger by its id, or by the start of that.
+func (c *Coordinator) Build(ctx context.Context, id string) (*api.Build, error) {
+	if len(id) >= uuidLength {
+		return c.ledger.Build(ctx, id)
+	}
+	if len(id) < minPrefix {
+		return nil, api.BadRequest("id %q: want at least %d digits of it", id, minPrefix)
+	}
+	ids, err := c.ledger.ByPrefix(ctx, id, 2)
+	switch {
+	case err != nil:
+		return nil, err
+	case len(ids) == 0:
+		return nil, fmt.Errorf("build %s: %w", id, ledger.ErrNotFound)
+	case len(ids) > 1:
+		return nil, api.BadRequest("id %s is the start of %s and of %s", id, ids[0], ids[1])
+	}
+	return c.ledger.Build(ctx, ids[0])
+}
+
+// Story returns what there is to say of a build.
+func (c *Coordinator) Story(ctx context.Context, b *api.Build) (*api.BuildStory, error) {
+	events, err := c.ledger.BuildEvents(ctx, b.ID)
+	if err != nil {
+		return nil, err
+	}
+	story := &api.BuildStory{Build: *b, Events: events}
+	err = c.do(ctx, func(l *loop) {
+		rec := l.builds[b.ID]
+		if rec == nil {
+			return
+		}
+		for d := range rec.task.dependants.all() {
+			if len(d.builds) > 0 && len(story.WantedBy) < maxListed {
+				story.WantedBy = append(story.WantedBy, d.builds[0].Build)
+			}
+		}
+	})
+	return story, err
+}
+
+// Why explains where a build stands.
+func (c *Coordinator) Why(ctx context.Context, b *api.Build) (*api.Why, error) {
+	why := &api.Why{Build: *b, Summary: b.Reason}
+	if err := c.do(ctx, func(l *loop) {
+		if rec := l.builds[b.ID]; rec != nil {
+			why = rec.task.why(l, rec)
+			why.Attempts = slices.Clone(why.Attempts)
+		}
+	}); err != nil {
+		return nil, err
+	}
+	if why.Summary == "" && b.State.Final() {
+		why.Summary = "it is over"
+	}
+	return why, nil
+}
+
+// Dependents returns the builds that wait for others, directly or not, each before what it
+// waits for, if a condition holds of them, and how many there are of which it does not.
+func (c *Coordinator) Dependents(ctx context.Context, ids []string, ok func(*api.Build) bool) (all []string, others int, err error) {
+	err = c.do(ctx, func(l *loop) {
+		seen := make(map[*task]bool)
+		var add func(t *task)
+		add = func(t *task) {
+			if seen[t] {
+				return
+			}
+			seen[t] = true
+			for d := range t.dependants.all() {
+				add(d)
+				for _, r := range d.builds {
+					if ok(&r.Build) {
+						all = append(all, r.ID)
+					} else {
+						others++
+					}
+				}
+			}
+		}
+		for _, id := range ids {
+			if r := l.builds[id]; r != nil {
+				add(r.task)
+			}
+		}
+	})
+	return all, others, err
+}

@@ -1,0 +1,77 @@
+package coordinator
+
+import (
+	"context"
+	"maps"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"lighter/internal/agentapi"
+	"lighter/internal/api"
+)
+
+// Figures are what a coordinator counts and measures, at one moment. Counts are since its
+// start.
+type Figures struct {
+	Machines   []MachineFigures
+	Queues     []api.SystemQueue
+	Head       api.HeadStatus
+	Paused     bool
+	Finals     map[api.State]uint64   // builds that became final, by state
+	Failed     map[api.Culprit]uint64 // attempts
+	Placements uint64
+	// Latency is the time from when a build could be placed to when it was.
+	Latency prometheus.Collector
+	// HooksPending and HooksParked are runs of event hooks: to come or under way, and those
+	// that failed too often.
+	HooksPending, HooksParked int
+}
+
+// MachineFigures are those of one machine.
+type MachineFigures struct {
+	api.MachineStatus
+	Admits        bool              // takes builds, but for its slots and load
+	Info          *agentapi.Machine // what is not known is negative; nil if nothing is
+	Sent, Fetched int64             // bytes of archives
+}
+
+// Figures returns the figures of now.
+func (c *Coordinator) Figures(ctx context.Context) (*Figures, error) {
+	f := &Figures{Latency: c.latency}
+	f.HooksPending, f.HooksParked = c.hookRuns()
+	totals := c.moving.totals()
+	err := c.do(ctx, func(l *loop) {
+		for _, m := range l.machines {
+			one := MachineFigures{
+				MachineStatus: m.status(), Admits: m.unavailable() == "" && m.refuses == "",
+				Sent: totals[moved{m.Name, "send"}], Fetched: totals[moved{m.Name, "fetch"}],
+			}
+			if m.info != nil {
+				one.Info = withUnknown(m.info)
+			}
+			f.Machines = append(f.Machines, one)
+		}
+		f.Queues, f.Head, f.Paused = l.queues(time.Now()), l.space, l.held() != ""
+		f.Finals, f.Failed, f.Placements = maps.Clone(l.counts.finals), maps.Clone(l.counts.failed), l.counts.placements
+	})
+	return f, err
+}
+
+// newLatency returns the histogram of the time from when a build could be placed to when
+// it was.
+func newLatency() prometheus.Histogram {
+	return prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name:    "lighter_scheduling_latency_seconds",
+		Help:    "Time from when a build could be placed to when it was.",
+		Buckets: []float64{0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 60, 300, 1800, 7200},
+	})
+}
+
+// hookRuns counts the runs of event hooks that are to come, and those that are parked.
+func (c *Coordinator) hookRuns() (pending, parked int) {
+	if c.hookCounts == nil {
+		return 0, 0
+	}
+	return c.hookCounts()
+}
