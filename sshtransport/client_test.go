@@ -35,15 +35,21 @@ func startTestServer(t testing.TB, f *farm, opts sshtest.Options) (*sshtest.Serv
 	}
 }
 
-// preinstalled has the agent in PATH, so that nothing is uploaded.
+// preinstalled has the agent in PATH, so that nothing is uploaded. It runs in this process.
 func preinstalled(t testing.TB, f *farm, cfg *sshtransport.Config) {
 	t.Helper()
 	cfg.Bootstrap.Agents = nil
+	serveInProcess(t, f)
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Symlink(exe, filepath.Join(f.dir, "lighter-agent")); err != nil {
+	var script strings.Builder
+	script.WriteString("#!/bin/sh\n[ \"$1\" = start ] || exec '" + exe + "' \"$@\"\ncat > /dev/null\ncat << 'END'\n")
+	if err := sshtransport.WriteStart(&script, sshtransport.StartAnswer{Socket: filepath.Join(f.dir, "agent.sock")}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(f.dir, "lighter-agent"), []byte(script.String()+"END\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 }

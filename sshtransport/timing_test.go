@@ -7,6 +7,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -172,13 +173,13 @@ func TestFolderDownGrows(t *testing.T) {
 // Who waits may leave; when the last one does, the attempt ends, and is no failure.
 func TestWaiters(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		began, ended := 0, 0
+		var began, ended atomic.Int64
 		cfg := Config{Machine: "m", Addr: "m:22", User: "u", HostKey: FormatHostKey(sshtest.NewKey(t).PublicKey())}
 		cfg.ConnectTimeout = time.Hour
 		cfg.Dial = func(ctx context.Context) (net.Conn, error) {
-			began++
+			began.Add(1)
 			<-ctx.Done()
-			ended++
+			ended.Add(1)
 			return nil, ctx.Err()
 		}
 		c := New(cfg)
@@ -194,13 +195,13 @@ func TestWaiters(t *testing.T) {
 		}
 		time.Sleep(2500 * time.Millisecond)
 		synctest.Wait()
-		if began != 1 || ended != 0 {
-			t.Errorf("%d attempts, %d ended", began, ended)
+		if began.Load() != 1 || ended.Load() != 0 {
+			t.Errorf("%d attempts, %d ended", began.Load(), ended.Load())
 		}
 		wg.Wait()
 		synctest.Wait()
-		if ended != 1 {
-			t.Errorf("%d ended", ended)
+		if ended.Load() != 1 {
+			t.Errorf("%d ended", ended.Load())
 		}
 		// One who waits when the client is closed is told.
 		wg.Go(func() {
