@@ -512,16 +512,13 @@ func checkTimeout(t *testing.T, cfg sshtransport.Config, want string) {
 func TestPrivateKeys(t *testing.T) {
 	dir := t.TempDir()
 	key, good := sshtest.WriteKey(t)
-	locked, err := ssh.MarshalPrivateKeyWithPassphrase(rawKey(t), "", []byte("secret"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, locked := lockedKey()
 	text, err := os.ReadFile(good)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, content := range map[string][]byte{
-		"locked": pemText(locked), "open": text, "rubbish": []byte("x"), "public": ssh.MarshalAuthorizedKey(key.PublicKey()),
+		"locked": locked, "open": text, "rubbish": []byte("x"), "public": ssh.MarshalAuthorizedKey(key.PublicKey()),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
 			t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"golang.org/x/crypto/ssh"
@@ -26,13 +27,24 @@ func rawKey(t *testing.T) crypto.PrivateKey {
 	return key
 }
 
-func pemText(block *pem.Block) []byte { return pem.EncodeToMemory(block) }
+// lockedKey returns a key, and its file, which has a passphrase. To make that takes long.
+var lockedKey = sync.OnceValues(func() (crypto.PrivateKey, []byte) {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	block, err := ssh.MarshalPrivateKeyWithPassphrase(key, "", []byte("secret"))
+	if err != nil {
+		panic(err)
+	}
+	return key, pem.EncodeToMemory(block)
+})
 
 // Keys come from ssh-agent, also the one for a file that has a passphrase.
 func TestSSHAgent(t *testing.T) {
 	testkit.CheckLeaks(t)
 	f := newFarm(t)
-	private := rawKey(t)
+	private, locked := lockedKey()
 	signer, err := ssh.NewSignerFromKey(private)
 	if err != nil {
 		t.Fatal(err)
@@ -41,12 +53,8 @@ func TestSSHAgent(t *testing.T) {
 		Authorized: []ssh.PublicKey{signer.PublicKey()}, Env: []string{"PATH=" + f.dir + ":/usr/bin:/bin"},
 	})
 	preinstalled(t, f, &cfg)
-	locked, err := ssh.MarshalPrivateKeyWithPassphrase(private, "", []byte("secret"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	file := filepath.Join(t.TempDir(), "locked")
-	if err := os.WriteFile(file, pemText(locked), 0o600); err != nil {
+	if err := os.WriteFile(file, locked, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("HOME", t.TempDir())
