@@ -372,8 +372,8 @@ func TestBadBuilders(t *testing.T) {
 		{"/" + strings.Repeat("n/", 2100), nil, "file name too long"},
 		{"/" + strings.Repeat("n", 3<<20), nil, "file name too long"},
 		{"/bin/sh", many(1, 200<<10), "argument list too long"},
-		{"/bin/sh", many(120, 100<<10), "argument list too long"},
-		{"/bin/sh", many(1000, 10<<10), "argument list too long"},
+		{"/bin/sh", many(65, 100<<10), "argument list too long"},
+		{"/bin/sh", many(650, 10<<10), "argument list too long"},
 	} {
 		name := tt.builder
 		if len(name) > 40 {

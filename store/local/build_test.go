@@ -798,7 +798,7 @@ func TestOrdinaryUser(t *testing.T) {
 	if err := os.Chmod(folder, 0o1777); err != nil {
 		t.Fatal(err)
 	}
-	args := []string{"-test.timeout=10m"}
+	args := []string{"-test.timeout=10m", "-test.skip=^TestAccomplice$"} // TestAccompliceOfOrdinaryUser runs it
 	if testing.Verbose() {
 		args = append(args, "-test.v")
 	}

@@ -167,12 +167,12 @@ func TestImportKeepsRoom(t *testing.T) {
 	}
 	small := func(w *nar.Writer) {
 		_ = w.WriteHeader(&nar.Header{Kind: nar.Directory})
-		for i := range 1 << 12 {
+		for i := range 1 << 10 {
 			_ = w.WriteHeader(&nar.Header{Path: fmt.Sprintf("%08d", i), Kind: nar.Regular, Size: 1 << 14})
 			_, _ = w.Write(zeros[:1<<14])
 		}
 	}
-	to := openWith(t, Options{Root: smallDisk(t, 64<<20), ACL: testACL, KeepFree: 32 << 20})
+	to := openWith(t, Options{Root: smallDisk(t, 16<<20), ACL: testACL, KeepFree: 8 << 20})
 	for name, write := range map[string]func(*nar.Writer){"large": large, "small": small} {
 		var archive bytes.Buffer
 		w := nar.NewWriter(&archive)
