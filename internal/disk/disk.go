@@ -1,5 +1,6 @@
 // Package disk is what programs here ask of a file system beyond reading and writing: how much is
-// free ([Free]), a file replaced in one step ([Replace]), and a lock that goes with its process ([Lock]).
+// free ([Free]), a file replaced in one step ([Replace]), a lock that goes with its process ([Lock]), and
+// whose a file is ([Owner]).
 package disk
 
 import (
