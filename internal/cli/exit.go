@@ -6,9 +6,7 @@ import (
 	"strings"
 
 	"lighter/internal/api"
-	"lighter/internal/head"
 	"lighter/internal/human"
-	"lighter/internal/submission"
 	"lighter/store"
 )
 
@@ -76,7 +74,7 @@ func exitCode(err error) (code int, shown bool) {
 		return exitInterrupted, false
 	case errors.Is(err, api.ErrUnavailable):
 		return exitNoAnswer, false
-	case errors.Is(err, store.ErrCorrupt), errors.Is(err, store.ErrUnauthorized), errors.As(err, new(*submission.InputError)), errors.As(err, new(*head.InputError)):
+	case errors.Is(err, store.ErrCorrupt), errors.Is(err, store.ErrUnauthorized), errors.As(err, new(*human.InputError)):
 		return exitBadInput, false
 	}
 	return exitFailure, false

@@ -129,8 +129,3 @@ func (d *Doctor) problem(check, fix, format string, args ...any) {
 func (d *Doctor) found(level Level, check, fix, format string, args ...any) {
 	d.findings = append(d.findings, Finding{check, level, fmt.Sprintf(format, args...), fix})
 }
-
-// maxClockSkew is the difference between two clocks that is worth a note.
-const maxClockSkew = time.Minute
-
-const clockFix = "set the clocks, by NTP for example; builds work, but times of files and logs mislead"

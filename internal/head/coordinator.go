@@ -19,6 +19,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/api/apiserver"
 	"lighter/internal/coordinator"
+	"lighter/internal/human"
 	"lighter/internal/ledger"
 	"lighter/internal/settings"
 	"lighter/internal/version"
@@ -48,7 +49,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	defer lock.Close()
 	access, group, err := accessOf(&set.Access, f.SettingsFile())
 	if err != nil {
-		return &InputError{err}
+		return &human.InputError{Err: err}
 	}
 	clients, err := Listen(f.Socket, group, logger)
 	if err != nil {

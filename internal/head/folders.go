@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"lighter/internal/human"
 	"lighter/internal/settings"
 	"lighter/machines"
 	"lighter/nar/signature"
@@ -62,18 +63,12 @@ func IsFile(name string) bool {
 	return err == nil && info.Mode().IsRegular()
 }
 
-// InputError is about a file that was written for the head, in which something is wrong.
-type InputError struct{ Err error }
-
-func (e *InputError) Error() string { return e.Err.Error() }
-func (e *InputError) Unwrap() error { return e.Err }
-
 // LoadSettings reads lighter.toml; one that is not there is as good as an empty one. What is wrong in it is
-// an InputError.
+// a human.InputError.
 func (f Folders) LoadSettings() (*settings.Settings, error) {
 	s, err := settings.Load(f.SettingsFile())
 	if err != nil && !errors.As(err, new(*fs.PathError)) {
-		err = &InputError{err}
+		err = &human.InputError{Err: err}
 	}
 	return s, err
 }

@@ -22,6 +22,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/api/apiserver"
 	"lighter/internal/coordinator"
+	"lighter/internal/human"
 	"lighter/internal/settings"
 	"lighter/nar/signature"
 	"lighter/sshtransport"
@@ -82,7 +83,7 @@ func (m *hookMaker) configure(s *settings.Settings) ([]hooks.Config, error) {
 		}
 		if err != nil {
 			closeAll(closing)
-			return nil, &InputError{err}
+			return nil, &human.InputError{Err: err}
 		}
 		list = append(list, c)
 	}

@@ -12,7 +12,7 @@ import (
 
 	"lighter/internal/dataservice"
 	"lighter/internal/disk"
-	"lighter/internal/submission"
+	"lighter/internal/human"
 )
 
 // Commits is the file of the commits that are done, one a line. It is the same
@@ -28,7 +28,7 @@ type Commits struct {
 const maxCommitsFile = 64 << 20
 
 // OpenCommits reads the file, which need not exist, and keeps others from writing it
-// until Close. What is wrong in it is a submission.InputError.
+// until Close. What is wrong in it is a human.InputError.
 func OpenCommits(file string) (*Commits, error) {
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return nil, err
@@ -67,15 +67,15 @@ func (p *Commits) read() error {
 			continue
 		}
 		if !dataservice.IsCommit(line) {
-			return inputError(fmt.Errorf("%s:%d: %.80q is no commit; want one a line, as 40 hexadecimal digits", p.file, len(p.lines), line))
+			return &human.InputError{Err: fmt.Errorf("%s:%d: %.80q is no commit; want one a line, as 40 hexadecimal digits", p.file, len(p.lines), line)}
 		}
 		p.known[line] = true
 	}
 	if err := lines.Err(); err != nil {
-		return inputError(fmt.Errorf("%s: %w", p.file, err))
+		return &human.InputError{Err: fmt.Errorf("%s: %w", p.file, err)}
 	}
 	if size > maxCommitsFile {
-		return inputError(fmt.Errorf("%s: more than %d bytes; remove commits from its start", p.file, maxCommitsFile))
+		return &human.InputError{Err: fmt.Errorf("%s: more than %d bytes; remove commits from its start", p.file, maxCommitsFile)}
 	}
 	return nil
 }
@@ -102,5 +102,3 @@ func (p *Commits) add(commit string) error {
 
 // Close lets others have the file.
 func (p *Commits) Close() error { return p.lock.Close() }
-
-func inputError(err error) error { return &submission.InputError{Err: err} }

@@ -20,7 +20,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/dataservice"
-	"lighter/internal/submission"
+	"lighter/internal/human"
 	"lighter/internal/submission/submissiontest"
 )
 
@@ -394,7 +394,7 @@ func TestProcessedCommits(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = OpenCommits(file)
-	if !errors.As(err, new(*submission.InputError)) || !strings.Contains(err.Error(), file+`:2: "master" is no commit`) {
+	if !errors.As(err, new(*human.InputError)) || !strings.Contains(err.Error(), file+`:2: "master" is no commit`) {
 		t.Error(err)
 	}
 }

@@ -16,17 +16,10 @@ import (
 	"github.com/google/uuid"
 
 	"lighter/internal/api"
+	"lighter/internal/human"
 	"lighter/internal/quantity"
 	"lighter/store"
 )
-
-// InputError is that what was given to be submitted is wrong.
-type InputError struct{ Err error }
-
-func (e *InputError) Error() string { return e.Err.Error() }
-func (e *InputError) Unwrap() error { return e.Err }
-
-func inputError(err error) error { return &InputError{err} }
 
 // space is that of ids that follow from what is submitted.
 var space = uuid.MustParse("6f0d1c0e-6c0a-4a52-9d0c-9d2f4f6f8f57")
@@ -99,7 +92,7 @@ func (r *Reader) lines(ctx context.Context, in io.Reader, yield func(api.Request
 	err := lines.Err()
 	switch {
 	case errors.Is(err, bufio.ErrTooLong):
-		err = inputError(fmt.Errorf("standard input, line %d: longer than %s", n+1, quantity.Bytes(maxLine)))
+		err = &human.InputError{Err: fmt.Errorf("standard input, line %d: longer than %s", n+1, quantity.Bytes(maxLine))}
 	case err != nil:
 		err = fmt.Errorf("read standard input: %w", err)
 	default:
@@ -134,7 +127,7 @@ func (r *Reader) parse(ctx context.Context, where, text string) (api.Request, er
 			err = r.check(&request)
 		}
 		if err != nil {
-			return request, inputError(fmt.Errorf("%s: %w", where, err))
+			return request, &human.InputError{Err: fmt.Errorf("%s: %w", where, err)}
 		}
 	} else {
 		find := r.Derivation
@@ -189,7 +182,7 @@ func storePath(_ context.Context, arg string) (store.Path, error) {
 		err = checkDerivation(path)
 	}
 	if err != nil {
-		err = inputError(err)
+		err = &human.InputError{Err: err}
 	}
 	return path, err
 }
@@ -258,7 +251,7 @@ func (r *Reader) repeated(where string, request *api.Request) (bool, error) {
 	case there && old.sum == sum:
 		return true, nil
 	case there && request.ID != "":
-		return false, inputError(fmt.Errorf("%s: the build %s was asked for before, with other options, at %s", where, request.ID, old.where))
+		return false, &human.InputError{Err: fmt.Errorf("%s: the build %s was asked for before, with other options, at %s", where, request.ID, old.where)}
 	}
 	r.seen[key] = seen{where, sum}
 	return false, nil

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"lighter/internal/api"
+	"lighter/internal/human"
 	"lighter/internal/submission/submissiontest"
 	"lighter/internal/testkit"
 	"lighter/store"
@@ -90,7 +91,7 @@ func TestBadRequestLines(t *testing.T) {
 			if failed == nil || !strings.Contains(failed.Error(), test.want) || n != 2 {
 				t.Errorf("%d requests, %v, want %q", n, failed, test.want)
 			}
-			if !errors.As(failed, new(*InputError)) {
+			if !errors.As(failed, new(*human.InputError)) {
 				t.Errorf("it is no InputError: %v", failed)
 			}
 		})
