@@ -302,7 +302,7 @@ func (r *run) send(ctx context.Context, missing []store.Path, since time.Time) e
 // machine may have that, and the head not.
 func (r *run) gather(ctx context.Context, paths []store.Path) error {
 	since := time.Now()
-	absent, err := store.Missing(ctx, r.c.head.Store, r.closure.of(paths))
+	absent, err := store.Missing(ctx, r.c.head.Backend, r.closure.of(paths))
 	if err != nil {
 		return &headError{err}
 	}
@@ -501,7 +501,7 @@ func (r *run) fetch(made []*madeItem, names []string) error {
 	if err != nil {
 		return err
 	}
-	absent, err := store.Missing(r.ctx, r.c.head.Store, wanted)
+	absent, err := store.Missing(r.ctx, r.c.head.Backend, wanted)
 	if err == nil && len(absent) > 0 {
 		err = fmt.Errorf("%s is not valid after it was fetched", absent[0])
 	}
@@ -564,7 +564,7 @@ func (r *run) fetchInputs(made []*madeItem, inputs []store.Path) error {
 }
 
 func (r *run) absentOf(paths []store.Path) ([]store.Path, error) {
-	absent, err := store.Missing(r.ctx, r.c.head.Store, paths)
+	absent, err := store.Missing(r.ctx, r.c.head.Backend, paths)
 	if err != nil {
 		return nil, &headError{err}
 	}

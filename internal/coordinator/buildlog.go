@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
@@ -281,4 +282,41 @@ func (f *logFolder) copyCompressed(w io.Writer, name string, offset int64) error
 	}
 	_, err = io.Copy(w, log)
 	return err
+}
+
+// logSuffixes are what may be behind the name of a log.
+var logSuffixes = []string{"", ".gz", ".zst"}
+
+// removeAll removes the logs of all attempts under an id, and returns how many there
+// were. It goes on where one cannot be removed.
+func (f *logFolder) removeAll(id string, attempts int) (removed int, err error) {
+	for attempt := 1; attempt <= attempts; attempt++ {
+		name, found := f.file(id, attempt), false
+		for _, suffix := range logSuffixes {
+			switch removeErr := os.Remove(name + suffix); {
+			case removeErr == nil:
+				found = true
+			case !errors.Is(removeErr, os.ErrNotExist):
+				err = errors.Join(err, removeErr)
+			}
+		}
+		if found {
+			removed++
+		}
+	}
+	return removed, err
+}
+
+// count returns how many attempts under an id have a log.
+func (f *logFolder) count(id string, attempts int) (n int) {
+	for attempt := 1; attempt <= attempts; attempt++ {
+		name := f.file(id, attempt)
+		if slices.ContainsFunc(logSuffixes, func(suffix string) bool {
+			_, err := os.Lstat(name + suffix)
+			return err == nil
+		}) {
+			n++
+		}
+	}
+	return n
 }

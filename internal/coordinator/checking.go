@@ -150,7 +150,7 @@ func (k *checking) needs() error {
 			return err
 		}
 		k.inputs = append(k.inputs, paths...)
-		absent, err := store.Missing(k.ctx, k.c.head.Store, paths)
+		absent, err := store.Missing(k.ctx, k.c.head.Backend, paths)
 		if err != nil {
 			return err
 		}

@@ -48,15 +48,6 @@ import (
 	"lighter/store"
 )
 
-// Store is what the coordinator needs of the head's store. If it can do more (Leaser,
-// Validator, Adder) that is used.
-type Store interface {
-	store.Store
-	store.NARWriter
-	store.Exporter
-	store.Importer
-}
-
 // Link is a way to the agent on one machine. How long a machine is left alone that cannot
 // be reached is decided by the coordinator.
 type Link interface {
@@ -69,7 +60,7 @@ type Link interface {
 
 // Config is what a coordinator works with. What has no default is required.
 type Config struct {
-	Store    Store
+	Store    Backend
 	Ledger   *ledger.Ledger
 	Machines []machines.Machine
 	// NewLink makes the link to a machine, also to one that is Local. It does not

@@ -180,7 +180,7 @@ func (e *expander) ask(ctx context.Context, w *walk, level []wantedOf) error {
 			}
 		}
 	}
-	valid, err := store.ValidPaths(ctx, e.c.head.Store, asked)
+	valid, err := store.ValidPaths(ctx, e.c.head.Backend, asked)
 	for _, p := range valid {
 		w.there[p] = true
 	}

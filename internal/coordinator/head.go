@@ -17,14 +17,21 @@ import (
 const (
 	// maxDerivation bounds the text of a derivation, in bytes.
 	maxDerivation = 64 << 20
-	// maxInfos, maxNodes, maxPaths and maxItems bound what is remembered of items, of
-	// derivations, of their inputs' names, and of which items machines have, all machines
-	// together.
+	// maxInfos, maxNodes and maxPaths bound what is remembered of items, of derivations, and
+	// of their inputs' names.
 	maxInfos = 1 << 15
 	maxNodes = 1 << 14
 	maxPaths = 1 << 16
-	maxItems = 1 << 18
 )
+
+// Backend is what the coordinator needs of the head's store. If it can do more (Leaser,
+// Validator, Adder) that is used.
+type Backend interface {
+	store.Store
+	store.NARWriter
+	store.Exporter
+	store.Importer
+}
 
 // headError is the failure of the head itself, its store for instance, for which no
 // machine and no derivation is to blame.
@@ -35,7 +42,7 @@ func (e *headError) Unwrap() error { return e.err }
 
 // head is the store of the head, with a memory for what does not change.
 type head struct {
-	Store
+	Backend
 
 	mu    sync.Mutex
 	infos map[store.Path]*store.Info // of items that were valid when they were looked at
@@ -43,13 +50,13 @@ type head struct {
 	paths map[store.Path]store.Path // the one in memory of those that are equal
 }
 
-func newHead(s Store) *head {
-	return &head{Store: s, infos: make(map[store.Path]*store.Info), nodes: make(map[store.Path]*node), paths: make(map[store.Path]store.Path)}
+func newHead(s Backend) *head {
+	return &head{Backend: s, infos: make(map[store.Path]*store.Info), nodes: make(map[store.Path]*node), paths: make(map[store.Path]store.Path)}
 }
 
 // lease protects items of the head while they are needed.
 func (h *head) lease(ctx context.Context, name string, paths ...store.Path) (store.Lease, error) {
-	leaser, ok := h.Store.(store.Leaser)
+	leaser, ok := h.Backend.(store.Leaser)
 	if !ok {
 		return noLease{}, nil
 	}
@@ -89,7 +96,7 @@ func (h *head) known(ctx context.Context, p store.Path) (*store.Info, error) {
 // prefetch remembers what is known of items, for a store that can tell of many at once.
 // That it fails shows again where an item is asked for.
 func (h *head) prefetch(ctx context.Context, paths []store.Path) {
-	s, ok := h.Store.(store.Informer)
+	s, ok := h.Backend.(store.Informer)
 	if !ok {
 		return
 	}

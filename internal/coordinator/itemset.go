@@ -2,6 +2,9 @@ package coordinator
 
 import "lighter/store"
 
+// maxItems bounds what is remembered of which items machines have, all machines together.
+const maxItems = 1 << 18
+
 // itemNumbers gives items small numbers, so that a set of items is a row of bits: what
 // a machine has is asked of every machine for every build that is placed. It belongs to
 // the loop.

@@ -484,7 +484,7 @@ func (c *Coordinator) endHookGrace(ctx context.Context) {
 		return
 	}
 	for id, outputs := range waiting {
-		absent, err := store.Missing(ctx, c.head.Store, outputs)
+		absent, err := store.Missing(ctx, c.head.Backend, outputs)
 		done := err == nil && len(outputs) > 0 && len(absent) == 0
 		c.post(func(l *loop) {
 			rec := l.builds[id]

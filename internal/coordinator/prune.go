@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -333,43 +332,6 @@ func (p *pruneRun) idsOf(ctx context.Context, drv store.Path) (map[string]bool, 
 		ids[b.ID], ids[b.Shares] = true, true
 	}
 	return ids, nil
-}
-
-// logSuffixes are what may be behind the name of a log.
-var logSuffixes = []string{"", ".gz", ".zst"}
-
-// removeAll removes the logs of all attempts under an id, and returns how many there
-// were. It goes on where one cannot be removed.
-func (f *logFolder) removeAll(id string, attempts int) (removed int, err error) {
-	for attempt := 1; attempt <= attempts; attempt++ {
-		name, found := f.file(id, attempt), false
-		for _, suffix := range logSuffixes {
-			switch removeErr := os.Remove(name + suffix); {
-			case removeErr == nil:
-				found = true
-			case !errors.Is(removeErr, os.ErrNotExist):
-				err = errors.Join(err, removeErr)
-			}
-		}
-		if found {
-			removed++
-		}
-	}
-	return removed, err
-}
-
-// count returns how many attempts under an id have a log.
-func (f *logFolder) count(id string, attempts int) (n int) {
-	for attempt := 1; attempt <= attempts; attempt++ {
-		name := f.file(id, attempt)
-		if slices.ContainsFunc(logSuffixes, func(suffix string) bool {
-			_, err := os.Lstat(name + suffix)
-			return err == nil
-		}) {
-			n++
-		}
-	}
-	return n
 }
 
 // pruneInTime finishes what a crash left of archives, and then prunes as the

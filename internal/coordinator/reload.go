@@ -541,7 +541,7 @@ func (m *machine) evacuate(l *loop) {
 		return
 	}
 	l.group.Go(func() {
-		absent, err := store.Missing(l.ctx, l.head.Store, paths)
+		absent, err := store.Missing(l.ctx, l.head.Backend, paths)
 		if err != nil {
 			return // asked again soon
 		}

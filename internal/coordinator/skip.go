@@ -34,7 +34,7 @@ func (c *Coordinator) nodeOf(ctx context.Context, r *api.Request) (*node, error)
 
 // built says where all of some outputs are; empty if they are not.
 func (c *Coordinator) built(ctx context.Context, outputs []store.Path) (string, error) {
-	absent, err := store.Missing(ctx, c.head.Store, outputs)
+	absent, err := store.Missing(ctx, c.head.Backend, outputs)
 	if err != nil {
 		return "", err
 	}

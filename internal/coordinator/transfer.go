@@ -66,7 +66,7 @@ func (m *machine) send(ctx context.Context, batch []*store.Info) error {
 
 // exportError says which items could not be read from the head's store.
 func (c *Coordinator) exportError(ctx context.Context, paths []store.Path, err error) error {
-	if absent, e := store.Missing(ctx, c.head.Store, paths); e == nil && len(absent) > 0 {
+	if absent, e := store.Missing(ctx, c.head.Backend, paths); e == nil && len(absent) > 0 {
 		return &inputsError{absent, "not at home any more: " + err.Error()}
 	}
 	return &headError{fmt.Errorf("export: %w", err)}
