@@ -77,7 +77,7 @@ func (o *offloading) test(ctx context.Context, inv *invocation, asJSON, keys boo
 	}
 	defer func() { err = errors.Join(err, own.Close()) }()
 	tester := &machinetest.Tester{
-		Advice: o.advice, Head: machinetest.Head{Dir: own.Dir(), PublicKey: own.PublicKey}, Store: own.Store, ACL: own.ACL,
+		Advice: o.advice, Head: machinetest.Head{Dir: own.Dir(), PublicKey: own.PublicKey}, Store: own.Backend, ACL: own.ACL,
 	}
 	bad := 0
 	err = each(ctx, o, func(ctx context.Context, m *machines.Machine) *offloadTrial {

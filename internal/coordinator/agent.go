@@ -9,6 +9,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/coordinator/headstore"
 	"lighter/internal/machinetest"
 	"lighter/store"
 )
@@ -59,7 +60,7 @@ func linkFailed(err error) bool {
 	var answer *agentapi.Error
 	var fault *agentapi.Fault
 	var blame *api.Failure
-	var head *headError
+	var head *headstore.Error
 	switch {
 	case err == nil, errors.As(err, &answer), errors.As(err, &fault), errors.As(err, &blame), errors.As(err, &head), lostInputs(err) != nil:
 		return false

@@ -11,6 +11,8 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/coordinator/buildlog"
+	"lighter/internal/coordinator/headstore"
 	"lighter/internal/machinetest"
 	"lighter/store"
 )
@@ -24,7 +26,7 @@ type run struct {
 	id      string          // of the build on the machine
 	known   <-chan struct{} // closed when the ledger has the id; nil if it had it before
 	attempt int
-	node    *node
+	node    *headstore.Node
 	inputs  []store.Path // outputs of inputs, and sources
 	needs   bool         // the machine's store needs derivations as items
 	// resumed is the state in which an earlier coordinator left the attempt; empty if
@@ -48,7 +50,7 @@ type run struct {
 	phase   api.State
 	there   int // the attempt that the agent has of it; 0 is not known
 	times   buildTimes
-	log     *buildLog
+	log     *buildlog.Log
 	lease   store.Lease
 	closure *closure
 	sent    atomic.Int64
@@ -88,7 +90,7 @@ func (c *Coordinator) newRun(t *task, m *machine) *run {
 		ctx: ctx, cancel: cancel, began: time.Now(), phase: api.Placed, over: make(chan struct{}),
 	}
 	if t.hookOnly() {
-		r.lease = noLease{}
+		r.lease = headstore.NoLease{}
 	}
 	t.run = r
 	m.runs[r] = struct{}{}
@@ -112,7 +114,7 @@ func (r *run) main() {
 	}
 	r.c.post(func(l *loop) { r.ended(l, out, err) })
 	if r.log != nil {
-		r.log.finish()
+		r.log.Finish()
 	}
 }
 
@@ -190,7 +192,7 @@ func (r *run) attach() (*agentapi.BuildStatus, error) {
 // when it was last heard of.
 func (r *run) asked(state string) *agentapi.Asked {
 	return &agentapi.Asked{
-		ID: r.id, Attempt: r.there, Derivation: r.node.path, Outputs: r.node.outputMap(), Check: r.options.Check, State: state,
+		ID: r.id, Attempt: r.there, Derivation: r.node.Path, Outputs: r.node.OutputMap(), Check: r.options.Check, State: state,
 	}
 }
 
@@ -209,7 +211,7 @@ func (r *run) begin() (*agentapi.BuildStatus, error) {
 	}
 	// The agent does not know the attempt: what there may be of a log is of one that
 	// was lost with an older agent.
-	r.c.logs.remove(r.id, r.attempt)
+	r.c.logs.Remove(r.id, r.attempt)
 	var status *agentapi.BuildStatus
 	// A build that only the agent knew would be nobody's after a crash.
 	if r.known != nil {
@@ -241,26 +243,26 @@ func (r *run) begin() (*agentapi.BuildStatus, error) {
 
 // request makes the request to the agent, and protects the inputs at home.
 func (r *run) request() (*agentapi.BuildRequest, error) {
-	text, err := r.c.head.text(r.ctx, r.node.path)
+	text, err := r.c.head.Text(r.ctx, r.node.Path)
 	if err != nil {
-		return nil, &headError{err}
+		return nil, &headstore.Error{Err: err}
 	}
-	outputs, err := r.node.outputPaths(nil)
+	outputs, err := r.node.OutputPaths(nil)
 	if err != nil {
-		return nil, &headError{err}
+		return nil, &headstore.Error{Err: err}
 	}
 	if err := r.protect(outputs...); err != nil {
 		return nil, err
 	}
 	roots := r.inputs
 	if r.needs {
-		roots = append([]store.Path{r.node.path}, roots...)
+		roots = append([]store.Path{r.node.Path}, roots...)
 	}
 	if r.closure, err = r.c.closureOf(r.ctx, roots); err != nil {
 		return nil, err
 	}
 	req := r.options
-	req.Attempt, req.Derivation, req.Text, req.Outputs = r.attempt, r.node.path, text, outputs
+	req.Attempt, req.Derivation, req.Text, req.Outputs = r.attempt, r.node.Path, text, outputs
 	req.Inputs = r.closure.paths()
 	if err := r.protect(req.Inputs...); err != nil {
 		return nil, err
@@ -271,11 +273,11 @@ func (r *run) request() (*agentapi.BuildRequest, error) {
 // protect keeps items of the head's store until the run is over.
 func (r *run) protect(paths ...store.Path) (err error) {
 	if r.lease == nil {
-		r.lease, err = r.c.head.lease(r.ctx, "build "+r.id, paths...)
+		r.lease, err = r.c.head.Lease(r.ctx, "build "+r.id, paths...)
 		return err
 	}
 	if err := r.lease.Add(r.ctx, paths...); err != nil {
-		return &headError{err}
+		return &headstore.Error{Err: err}
 	}
 	return nil
 }
@@ -304,7 +306,7 @@ func (r *run) gather(ctx context.Context, paths []store.Path) error {
 	since := time.Now()
 	absent, err := store.Missing(ctx, r.c.head.Backend, r.closure.of(paths))
 	if err != nil {
-		return &headError{err}
+		return &headstore.Error{Err: err}
 	}
 	var infos []*store.Info
 	var lost []store.Path
@@ -319,7 +321,7 @@ func (r *run) gather(ctx context.Context, paths []store.Path) error {
 		return &inputsError{lost, "neither at home nor kept by a machine"}
 	}
 	if infos, err = store.SortInfos(infos); err != nil {
-		return &headError{err}
+		return &headstore.Error{Err: err}
 	}
 	// What is referred to comes first, whichever machine has it.
 	for len(infos) > 0 {
@@ -377,7 +379,7 @@ func (r *run) follow(ctx context.Context, status *agentapi.BuildStatus) (*agenta
 		r.times.ended = time.Now()
 		return status, nil
 	}
-	r.log = r.c.logs.open(r.id, r.attempt)
+	r.log = r.c.logs.Open(r.id, r.attempt)
 	r.c.post(func(l *loop) { r.logOpened() })
 	ctx, cancel := r.limited(ctx)
 	defer cancel()
@@ -386,7 +388,7 @@ func (r *run) follow(ctx context.Context, status *agentapi.BuildStatus) (*agenta
 	err := r.persist(ctx, r.machine, func(ctx context.Context) (err error) {
 		tries++
 		status, err = r.readLog(ctx, asked)
-		r.logged.Store(r.log.size())
+		r.logged.Store(r.log.Size())
 		return err
 	})
 	r.times.ended, r.times.broken = time.Now(), tries > 1
@@ -401,11 +403,11 @@ func (r *run) follow(ctx context.Context, status *agentapi.BuildStatus) (*agenta
 func (r *run) readLog(ctx context.Context, asked *agentapi.Asked) (*agentapi.BuildStatus, error) {
 	ctx, log, done := r.listen(ctx)
 	defer done()
-	status, err := r.machine.client.Log(ctx, asked, r.log.size(), log)
+	status, err := r.machine.client.Log(ctx, asked, r.log.Size(), log)
 	if !linkFailed(err) {
 		return status, err
 	}
-	if status, e := r.machine.client.Build(ctx, asked); e == nil && status.Finished() && status.LogSize <= r.log.size() {
+	if status, e := r.machine.client.Build(ctx, asked); e == nil && status.Finished() && status.LogSize <= r.log.Size() {
 		return status, nil
 	}
 	return nil, err
@@ -427,11 +429,11 @@ func (r *run) verdict(s *agentapi.BuildStatus) error {
 	default:
 		return r.blame(api.CulpritMachine, fmt.Errorf("its agent ends the log of a build that is %q", s.State))
 	}
-	err := r.node.checkOutputs(s.Outputs, r.options.Check)
+	err := r.node.CheckOutputs(s.Outputs, r.options.Check)
 	if err == nil && !r.options.Check { // of which nothing is taken
 		err = r.c.checkReferences(r.ctx, r.node, s.Outputs, r.closure)
 	}
-	var own *headError
+	var own *headstore.Error
 	if err != nil && !errors.As(err, &own) {
 		err = r.fault(err)
 	}
@@ -455,7 +457,7 @@ func (r *run) bringHome(s *agentapi.BuildStatus) (*outcome, error) {
 func (r *run) fetchKept() (*outcome, error) {
 	r.phase = api.Fetching
 	out := &outcome{outputs: make(map[string]*store.Info), home: true, cached: true}
-	for _, o := range r.node.outputs {
+	for _, o := range r.node.Outputs {
 		if item := r.c.kept.on(r.machine, o.Path); item != nil {
 			out.outputs[o.Name] = item.info
 			out.made = append(out.made, item)
@@ -472,9 +474,9 @@ func (r *run) fetchKept() (*outcome, error) {
 
 // fetch brings outputs home, and what they refer to as far as it is not there.
 func (r *run) fetch(made []*madeItem, names []string) error {
-	wanted, err := r.node.outputPaths(names)
+	wanted, err := r.node.OutputPaths(names)
 	if err != nil {
-		return &headError{err}
+		return &headstore.Error{Err: err}
 	}
 	if err := r.protect(wanted...); err != nil {
 		return err
@@ -506,7 +508,7 @@ func (r *run) fetch(made []*madeItem, names []string) error {
 		err = fmt.Errorf("%s is not valid after it was fetched", absent[0])
 	}
 	if err != nil {
-		return &headError{err}
+		return &headstore.Error{Err: err}
 	}
 	return nil
 }
@@ -566,7 +568,7 @@ func (r *run) fetchInputs(made []*madeItem, inputs []store.Path) error {
 func (r *run) absentOf(paths []store.Path) ([]store.Path, error) {
 	absent, err := store.Missing(r.ctx, r.c.head.Backend, paths)
 	if err != nil {
-		return nil, &headError{err}
+		return nil, &headstore.Error{Err: err}
 	}
 	return absent, nil
 }
@@ -658,7 +660,7 @@ func (r *run) blameMachine(m *machine, culprit api.Culprit, err error) *api.Fail
 // failure says who is to blame for the error that a run ended with.
 func (r *run) failure(err error) *api.Failure {
 	var blame *api.Failure
-	var head *headError
+	var head *headstore.Error
 	var answer *agentapi.Error
 	var fault *agentapi.Fault
 	switch {

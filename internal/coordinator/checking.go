@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"lighter/internal/api"
+	"lighter/internal/coordinator/headstore"
 	"lighter/nar"
 	"lighter/store"
 )
@@ -30,7 +31,7 @@ type checking struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 
-	node    *node
+	node    *headstore.Node
 	inputs  []store.Path // outputs of inputs, and sources
 	results []api.CheckResult
 	measure map[string]string // hashes of the outputs at home, by name
@@ -99,7 +100,7 @@ func (c *Coordinator) comparisons(b *api.Build) (ids []string) {
 }
 
 func (k *checking) run() error {
-	n, err := k.c.head.node(k.ctx, k.req.Derivation)
+	n, err := k.c.head.Node(k.ctx, k.req.Derivation)
 	if err != nil {
 		return err
 	}
@@ -139,13 +140,13 @@ func (k *checking) run() error {
 
 // needs has whatever the derivation needs brought home, or built.
 func (k *checking) needs() error {
-	k.inputs = append(k.inputs, k.node.sources...)
-	for _, in := range k.node.inputs {
-		n, err := k.c.head.node(k.ctx, in)
+	k.inputs = append(k.inputs, k.node.Sources...)
+	for _, in := range k.node.Inputs {
+		n, err := k.c.head.Node(k.ctx, in)
 		if err != nil {
 			return err
 		}
-		paths, err := n.outputPaths(k.node.inputOutputs(in))
+		paths, err := n.OutputPaths(k.node.InputOutputs(in))
 		if err != nil {
 			return err
 		}
@@ -159,7 +160,7 @@ func (k *checking) needs() error {
 		}
 		k.tell(api.Waiting, "waits for "+in.String())
 		r := api.Request{
-			ID: k.part(in.String()), Derivation: in, Outputs: k.node.inputOutputs(in), Priority: k.req.Priority, Tags: k.req.Tags,
+			ID: k.part(in.String()), Derivation: in, Outputs: k.node.InputOutputs(in), Priority: k.req.Priority, Tags: k.req.Tags,
 			Timeout: k.req.Timeout, MaxSilentTime: k.req.MaxSilentTime, Retries: k.req.Retries,
 		}
 		if _, err := k.have(r); err != nil {
@@ -240,8 +241,8 @@ func (c *Coordinator) awaitFinal(ctx context.Context, id string) (*api.Build, er
 }
 
 func (k *checking) homeHashes() (map[string]string, error) {
-	hashes := make(map[string]string, len(k.node.outputs))
-	for _, o := range k.node.outputs {
+	hashes := make(map[string]string, len(k.node.Outputs))
+	for _, o := range k.node.Outputs {
 		info, err := k.c.head.Info(k.ctx, o.Path)
 		if err != nil {
 			return nil, err
@@ -329,7 +330,7 @@ func (k *checking) judge(x checked) error {
 func (k *checking) compareOutputs(x checked, result *api.CheckResult) error {
 	result.Hashes = make(map[string]string)
 	var untold error
-	for _, o := range k.node.outputs {
+	for _, o := range k.node.Outputs {
 		info := x.out.outputs[o.Name]
 		if info == nil {
 			untold = &api.Failure{
@@ -476,7 +477,7 @@ func (k *checking) failed(l *loop, err error) {
 	now := time.Now()
 	r.Stopped, r.Results, r.OutputPaths = &now, k.results, nil
 	if k.node != nil {
-		r.OutputPaths = k.node.outputMap()
+		r.OutputPaths = k.node.OutputMap()
 	}
 	r.State, r.Reason, r.Failure = k.verdict(err)
 	r.save(l, false)

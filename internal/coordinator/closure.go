@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"lighter/internal/coordinator/headstore"
 	"lighter/store"
 )
 
@@ -103,7 +104,7 @@ func (c *Coordinator) closureOfVisits(ctx context.Context, queue []visit) (*clos
 		var info *store.Info
 		if made == nil {
 			var err error
-			info, err = c.head.known(ctx, v.path)
+			info, err = c.head.Known(ctx, v.path)
 			if errors.Is(err, store.ErrNotValid) && v.by != nil {
 				made, err = c.askMachine(ctx, v, told)
 				on = v.on
@@ -115,7 +116,7 @@ func (c *Coordinator) closureOfVisits(ctx context.Context, queue []visit) (*clos
 			case err != nil && (ctx.Err() != nil || lostInputs(err) != nil):
 				return nil, err
 			case err != nil:
-				return nil, &headError{fmt.Errorf("closure of inputs: %w", err)}
+				return nil, &headstore.Error{Err: fmt.Errorf("closure of inputs: %w", err)}
 			}
 		}
 		if made != nil {
@@ -170,7 +171,7 @@ func (c *Coordinator) askMachine(ctx context.Context, v visit, told map[*machine
 		return nil, store.NotValid(v.path)
 	}
 	if err := c.checkReferences(ctx, n, map[string]*store.Info{"": info}, nil); err != nil {
-		var own *headError
+		var own *headstore.Error
 		if errors.As(err, &own) {
 			return nil, err
 		}
@@ -206,5 +207,5 @@ func (c *Coordinator) sizeOf(p store.Path) int64 {
 	if item, ok := c.kept.get(p); ok {
 		return item.made.info.NARSize
 	}
-	return c.head.size(p)
+	return c.head.Size(p)
 }

@@ -41,6 +41,8 @@ import (
 
 	"lighter/hooks"
 	"lighter/internal/api"
+	"lighter/internal/coordinator/buildlog"
+	"lighter/internal/coordinator/headstore"
 	"lighter/internal/ledger"
 	"lighter/internal/machinetest"
 	"lighter/machines"
@@ -60,7 +62,7 @@ type Link interface {
 
 // Config is what a coordinator works with. What has no default is required.
 type Config struct {
-	Store    Backend
+	Store    headstore.Backend
 	Ledger   *ledger.Ledger
 	Machines []machines.Machine
 	// NewLink makes the link to a machine, also to one that is Local. It does not
@@ -222,8 +224,8 @@ type Coordinator struct {
 	limits  Limits
 	log     *slog.Logger
 	ledger  *ledger.Ledger
-	head    *head
-	logs    *logFolder
+	head    *headstore.Store
+	logs    *buildlog.Folder
 	kept    *keptItems
 	moving  *transfers
 	started time.Time
@@ -262,7 +264,7 @@ type Coordinator struct {
 func New(cfg Config) (*Coordinator, error) {
 	c := &Coordinator{
 		cfg: cfg, limits: cfg.Limits.withDefaults(), log: cfg.Logger, ledger: cfg.Ledger,
-		head: newHead(cfg.Store), kept: newKeptItems(), moving: newTransfers(), started: time.Now(), latency: newLatency(),
+		head: headstore.New(cfg.Store), kept: newKeptItems(), moving: newTransfers(), started: time.Now(), latency: newLatency(),
 		longOrders: make(chan struct{}, maxLongOrders),
 		mail:       newMailbox[func(*loop)](), pruning: newPruning(), recovered: make(chan struct{}), stopped: make(chan struct{}), fatal: make(chan error, 1),
 		reading: make(chan struct{}, 1), room: newGate(),
@@ -271,7 +273,7 @@ func New(cfg Config) (*Coordinator, error) {
 		c.log = slog.New(slog.DiscardHandler)
 	}
 	var err error
-	if c.logs, err = newLogFolder(cfg.LogDir, c.limits.MaxLog); err != nil {
+	if c.logs, err = buildlog.OpenFolder(cfg.LogDir, c.limits.MaxLog); err != nil {
 		return nil, err
 	}
 	if c.eventHooks, err = newEventHooks(c); err != nil {

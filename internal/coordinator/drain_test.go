@@ -127,7 +127,7 @@ func TestPause(t *testing.T) {
 	other := f.drv("other", "")
 	for wantsLocal, want := range map[bool]string{true: hookapi.Decline, false: hookapi.Postpone} {
 		var a hookapi.Answer
-		if _, err := f.c.head.node(t.Context(), other); err != nil {
+		if _, err := f.c.head.Node(t.Context(), other); err != nil {
 			t.Fatal(err)
 		}
 		if err := f.c.do(t.Context(), func(l *loop) {

@@ -6,6 +6,7 @@ import (
 	"net/http"
 
 	"lighter/internal/api"
+	"lighter/internal/coordinator/buildlog"
 	"lighter/internal/ledger"
 )
 
@@ -20,7 +21,7 @@ func AsError(err error) *api.Error {
 		return api.BadRequest("the body has more than %d bytes", tooLarge.Limit)
 	case errors.Is(err, ledger.ErrNotFound):
 		return &api.Error{Status: http.StatusNotFound, Code: api.CodeNotFound, Message: err.Error()}
-	case errors.Is(err, ErrNoLog):
+	case errors.Is(err, buildlog.ErrNoLog):
 		return &api.Error{Status: http.StatusNotFound, Code: api.CodeNotFound, Message: err.Error()}
 	case errors.Is(err, ledger.ErrDiskFull):
 		return &api.Error{Status: http.StatusInsufficientStorage, Code: api.CodeDiskFull, Message: err.Error()}

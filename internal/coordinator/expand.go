@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"lighter/internal/api"
+	"lighter/internal/coordinator/headstore"
 	"lighter/scheduler"
 	"lighter/store"
 )
@@ -34,7 +35,7 @@ type question struct {
 
 // walked is what a walk found out about one derivation.
 type walked struct {
-	node *node
+	node *headstore.Node
 	// inputPaths are the items that the build needs: outputs of inputs, and sources.
 	inputPaths []store.Path
 	// missing says that wanted outputs are not at home.
@@ -101,7 +102,7 @@ func (e *expander) walk(ctx context.Context, w *walk) {
 		if f.err != nil {
 			continue
 		}
-		paths, err := f.node.outputPaths(q.outputs)
+		paths, err := f.node.OutputPaths(q.outputs)
 		if err != nil {
 			f.err = err
 			continue
@@ -125,13 +126,13 @@ func (w *walk) visit(p, parent store.Path) *walked {
 }
 
 func (e *expander) read(ctx context.Context, f *walked, p store.Path) {
-	if f.node, f.err = e.c.head.node(ctx, p); f.err == nil {
+	if f.node, f.err = e.c.head.Node(ctx, p); f.err == nil {
 		f.expected = e.expected(ctx, f.node)
 	}
 }
 
-func (e *expander) expected(ctx context.Context, n *node) time.Duration {
-	measured, err := e.c.ledger.Durations(ctx, n.packageName(), n.system)
+func (e *expander) expected(ctx context.Context, n *headstore.Node) time.Duration {
+	measured, err := e.c.ledger.Durations(ctx, n.PackageName(), n.System)
 	if err != nil {
 		e.c.log.Warn("expected durations are not known", "err", err)
 	}
@@ -157,7 +158,7 @@ func (e *expander) descend(ctx context.Context, w *walk, level []wantedOf) []wan
 		for _, p := range want.outputs {
 			if !w.there[p] {
 				f.missing = true
-			} else if info, err := e.c.head.known(ctx, p); err == nil {
+			} else if info, err := e.c.head.Known(ctx, p); err == nil {
 				f.size += info.NARSize
 			}
 		}
@@ -190,11 +191,11 @@ func (e *expander) ask(ctx context.Context, w *walk, level []wantedOf) error {
 // inputs visits the inputs of a derivation and fills in what its build needs.
 func (e *expander) inputs(ctx context.Context, w *walk, f *walked) []wantedOf {
 	var below []wantedOf
-	f.inputPaths = append(make([]store.Path, 0, len(f.node.sources)+len(f.node.inputs)), f.node.sources...)
-	for _, in := range f.node.inputs {
+	f.inputPaths = append(make([]store.Path, 0, len(f.node.Sources)+len(f.node.Inputs)), f.node.Sources...)
+	for _, in := range f.node.Inputs {
 		input := w.found[in]
 		if input == nil {
-			input = w.visit(in, f.node.path)
+			input = w.visit(in, f.node.Path)
 			if input.node = e.c.liveNode(in); input.node != nil {
 				input.live = true
 			} else {
@@ -205,7 +206,7 @@ func (e *expander) inputs(ctx context.Context, w *walk, f *walked) []wantedOf {
 			f.err = fmt.Errorf("input %w", input.err)
 			return below
 		}
-		paths, err := input.node.outputPaths(f.node.inputOutputs(in))
+		paths, err := input.node.OutputPaths(f.node.InputOutputs(in))
 		if err != nil {
 			f.err = err
 			return below
@@ -269,7 +270,7 @@ func (w *walk) unreadable(f *walked) (store.Path, error) {
 	if f.err != nil || f.node == nil {
 		return "", f.err
 	}
-	for _, in := range f.node.inputs {
+	for _, in := range f.node.Inputs {
 		if input := w.found[in]; input != nil && input.err != nil {
 			return in, input.err
 		}
@@ -304,15 +305,15 @@ func (l *loop) makeTasks(w *walk) []*task {
 }
 
 // mayServe reports whether a machine is one that may make a derivation for another task.
-func (m *machine) mayServe(n *node, parent *task) bool {
-	return !slices.Contains(parent.builds[0].Skip, m.Name) && m.possible(&scheduler.Build{System: n.system, Features: n.features})
+func (m *machine) mayServe(n *headstore.Node, parent *task) bool {
+	return !slices.Contains(parent.builds[0].Skip, m.Name) && m.possible(&scheduler.Build{System: n.System, Features: n.Features})
 }
 
 // link gives a task its edges. It reports false if the task has to be looked at
 // again, since an input that was being built then is not any more.
 func (t *task) link(l *loop, f *walked, w *walk) bool {
-	inputs := make([]*task, 0, len(f.node.inputs))
-	for _, in := range f.node.inputs {
+	inputs := make([]*task, 0, len(f.node.Inputs))
+	for _, in := range f.node.Inputs {
 		input := l.tasks[in]
 		switch found := w.found[in]; {
 		case input != nil:
@@ -366,15 +367,15 @@ func (l *loop) settle(tasks []*task) {
 func (t *task) alreadyThere(l *loop, f *walked) {
 	now := time.Now()
 	for _, r := range t.builds {
-		r.OutputPaths, r.OutputSize, r.Stopped = f.node.outputMap(), f.size, &now
+		r.OutputPaths, r.OutputSize, r.Stopped = f.node.OutputMap(), f.size, &now
 	}
 	t.finish(l, outcome{reason: "the outputs were there"})
 }
 
 // liveNode returns the derivation of a task, for the expander's goroutine.
-func (c *Coordinator) liveNode(p store.Path) *node {
+func (c *Coordinator) liveNode(p store.Path) *headstore.Node {
 	if n, ok := c.live.Load(p); ok {
-		return n.(*node)
+		return n.(*headstore.Node)
 	}
 	return nil
 }

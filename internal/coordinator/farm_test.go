@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"lighter/internal/api"
+	"lighter/internal/coordinator/headstore"
 	"lighter/internal/ledger"
 	"lighter/internal/testkit"
 	"lighter/machines"
@@ -192,11 +193,11 @@ func (f *farm) derive(d *derivation.Derivation, name, script string, inputs ...s
 // output returns the path of a derivation's output "out".
 func (f *farm) output(drv store.Path) store.Path {
 	f.t.Helper()
-	n, err := newHead(f.head).node(context.Background(), drv)
+	n, err := headstore.New(f.head).Node(context.Background(), drv)
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	return n.outputMap()["out"]
+	return n.OutputMap()["out"]
 }
 
 // submit submits derivations and returns the builds' ids.

@@ -104,7 +104,7 @@ func (r *run) succeeded(l *loop, out *outcome) {
 // noteBuilt notes in a task's builds what was built.
 func (c *Coordinator) noteBuilt(t *task, out *outcome, size int64) {
 	for _, rec := range t.builds {
-		rec.OutputPaths, rec.Failure = t.node.outputMap(), nil
+		rec.OutputPaths, rec.Failure = t.node.OutputMap(), nil
 		if size > 0 {
 			rec.OutputSize = size
 		}
@@ -129,7 +129,7 @@ func (r *run) measure(l *loop, out *outcome) {
 	}
 	t, m := r.task, r.machine
 	l.change(ledger.Change{Duration: &ledger.Duration{
-		Name: t.node.packageName(), System: t.node.system,
+		Name: t.node.PackageName(), System: t.node.System,
 		Sample: ledger.Sample{Machine: m.Name, Speed: m.Speed, Seconds: out.buildTime.Seconds(), Time: time.Now()},
 	}})
 	if t.expectedKnown {
@@ -205,7 +205,7 @@ func (t *task) dropUnneeded(l *loop) {
 func (r *run) failed(l *loop, out *outcome, err error) {
 	t, m := r.task, r.machine
 	lost := lostInputs(err)
-	l.head.forget(lost...)
+	l.head.Forget(lost...)
 	if lost != nil && !r.fetchOnly {
 		l.log.Warn("inputs were lost", "build", r.id, "machine", m.Name, "err", err)
 		r.inputsLost(l, lost)

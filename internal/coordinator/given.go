@@ -8,10 +8,10 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/coordinator/headstore"
 	"lighter/internal/ledger"
 	"lighter/scheduler"
 	"lighter/store"
-	"lighter/store/derivation"
 )
 
 // A machine whose key the head accepts can sign whatever it likes. So it gives only what it was
@@ -59,44 +59,19 @@ func (x *madeItem) ref(p store.Path) *madeItem {
 	return nil
 }
 
-// checkOutputs checks that the outputs which a machine says it made are those of the
-// derivation. Some of what a check made may be left out.
-func (n *node) checkOutputs(outputs map[string]*store.Info, check bool) error {
-	for _, o := range n.outputs {
-		info, told := outputs[o.Name]
-		if !told && check {
-			continue // some say only what differs; see checking.compareOutputs
-		}
-		if info == nil || info.Path != o.Path {
-			return fmt.Errorf("its agent says that the build succeeded, but not that it made %s", o.Path)
-		}
-	}
-	for name, info := range outputs {
-		if info == nil || !n.makes(info.Path) || !slices.ContainsFunc(n.outputs, func(o derivation.Output) bool { return o.Name == name }) {
-			return fmt.Errorf("its agent says that the build made an output %.60q, which %s does not have", name, n.path)
-		}
-	}
-	return nil
-}
-
-// makes reports whether an item is an output of the derivation.
-func (n *node) makes(p store.Path) bool {
-	return slices.ContainsFunc(n.outputs, func(o derivation.Output) bool { return o.Path == p })
-}
-
 // checkReferences checks that outputs refer to nothing but inputs, which may be nil if they are
 // not known yet, and outputs of the derivation.
-func (c *Coordinator) checkReferences(ctx context.Context, n *node, outputs map[string]*store.Info, inputs *closure) error {
+func (c *Coordinator) checkReferences(ctx context.Context, n *headstore.Node, outputs map[string]*store.Info, inputs *closure) error {
 	var visible map[store.Path]bool
 	for _, info := range outputs {
 		for _, ref := range info.References {
-			if n.makes(ref) || inputs != nil && inputs.infos[ref] != nil {
+			if n.Makes(ref) || inputs != nil && inputs.infos[ref] != nil {
 				continue
 			}
 			if inputs == nil && visible == nil {
 				var err error
 				if visible, err = c.visible(ctx, n); err != nil {
-					return &headError{err}
+					return &headstore.Error{Err: err}
 				}
 			}
 			if !visible[ref] {
@@ -110,19 +85,19 @@ func (c *Coordinator) checkReferences(ctx context.Context, n *node, outputs map[
 // visible returns all items that a build may see. Where it is not known what an input refers to,
 // since it was made by an earlier coordinator's machines and is not at home, that is whatever
 // the input's own build may see.
-func (c *Coordinator) visible(ctx context.Context, n *node) (map[store.Path]bool, error) {
-	items, derivations := make(map[store.Path]bool), map[store.Path]bool{n.path: true}
-	for work := []*node{n}; len(work) > 0; {
+func (c *Coordinator) visible(ctx context.Context, n *headstore.Node) (map[store.Path]bool, error) {
+	items, derivations := make(map[store.Path]bool), map[store.Path]bool{n.Path: true}
+	for work := []*headstore.Node{n}; len(work) > 0; {
 		n, work = work[len(work)-1], work[:len(work)-1]
-		if _, err := c.seeClosure(ctx, items, n.sources); err != nil {
+		if _, err := c.seeClosure(ctx, items, n.Sources); err != nil {
 			return nil, err
 		}
-		for _, in := range n.inputs {
-			input, err := c.head.node(ctx, in)
+		for _, in := range n.Inputs {
+			input, err := c.head.Node(ctx, in)
 			if err != nil {
 				return nil, err
 			}
-			paths, err := input.outputPaths(n.inputOutputs(in))
+			paths, err := input.OutputPaths(n.InputOutputs(in))
 			if err != nil {
 				return nil, err
 			}
@@ -153,7 +128,7 @@ func (c *Coordinator) seeClosure(ctx context.Context, seen map[store.Path]bool, 
 			work = append(work, item.made.info.References...)
 			continue
 		}
-		info, err := c.head.known(ctx, p)
+		info, err := c.head.Known(ctx, p)
 		switch {
 		case errors.Is(err, store.ErrNotValid):
 			known = false
@@ -205,11 +180,11 @@ func (c *Coordinator) vetResult(ctx context.Context, s *agentapi.BuildStatus) er
 	if s.Check {
 		return errors.New("what was made for a check is not in the store")
 	}
-	n, err := c.head.node(ctx, s.Derivation)
+	n, err := c.head.Node(ctx, s.Derivation)
 	if err != nil {
-		return &headError{err}
+		return &headstore.Error{Err: err}
 	}
-	if err := n.checkOutputs(s.Outputs, false); err != nil {
+	if err := n.CheckOutputs(s.Outputs, false); err != nil {
 		return err
 	}
 	return c.checkReferences(ctx, n, s.Outputs, nil)
@@ -232,7 +207,7 @@ func (c *Coordinator) placedThere(ctx context.Context, b *api.Build, machine str
 
 // madeThere returns a derivation with an output that a machine has built, as the ledger says,
 // or nil.
-func (c *Coordinator) madeThere(ctx context.Context, machine string, output store.Path) (*node, error) {
+func (c *Coordinator) madeThere(ctx context.Context, machine string, output store.Path) (*headstore.Node, error) {
 	ids, err := c.ledger.ByOutput(ctx, output)
 	if err != nil {
 		return nil, err
@@ -248,7 +223,7 @@ func (c *Coordinator) madeThere(ctx context.Context, machine string, output stor
 		if b.State != api.Succeeded || b.Machine != machine || b.Attempt < 1 {
 			continue
 		}
-		if n, err := c.head.node(ctx, b.Derivation); err == nil && n.makes(output) {
+		if n, err := c.head.Node(ctx, b.Derivation); err == nil && n.Makes(output) {
 			return n, nil
 		}
 	}
@@ -261,7 +236,7 @@ func (c *Coordinator) mayMake(t *task, m *machine) bool {
 	b := scheduler.Build{}
 	switch {
 	case t.node != nil:
-		b.System, b.Features = t.node.system, t.node.features
+		b.System, b.Features = t.node.System, t.node.Features
 	case len(t.builds) > 0: // a start found it, and it was not looked at yet
 		b.System, b.Features = t.builds[0].System, t.builds[0].Features
 	}

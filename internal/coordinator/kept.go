@@ -9,6 +9,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/coordinator/headstore"
 	"lighter/store"
 )
 
@@ -141,14 +142,14 @@ func (c *Coordinator) unkeep(t *task, m *machine) {
 	if t.node == nil {
 		return
 	}
-	paths, _ := t.node.outputPaths(nil) // naming none cannot fail
+	paths, _ := t.node.OutputPaths(nil) // naming none cannot fail
 	c.kept.remove(m, paths)
 }
 
 // addKept makes a task that is over, for the sake of those that need its outputs.
-func (l *loop) addKept(n *node, s *spare) {
-	delete(l.spare, n.path)
-	t := l.newTask(n.path, s.status.ID)
+func (l *loop) addKept(n *headstore.Node, s *spare) {
+	delete(l.spare, n.Path)
+	t := l.newTask(n.Path, s.status.ID)
 	t.node, t.state, t.machine, t.attempt = n, api.Succeeded, s.machine, s.status.Attempt
 	l.live.Store(t.drv, n)
 	t.keep(l, s.machine, madeOf(s.status.Outputs, nil))
@@ -171,7 +172,7 @@ func (t *task) adopt(l *loop, m *machine, s *agentapi.BuildStatus) {
 		return
 	}
 	for _, r := range t.builds {
-		r.OutputPaths, r.OutputsOn = t.node.outputMap(), m.Name
+		r.OutputPaths, r.OutputsOn = t.node.OutputMap(), m.Name
 	}
 	t.finish(l, outcome{reason: "the outputs were on " + m.Name})
 }
@@ -195,7 +196,7 @@ func (t *task) bring(l *loop) {
 func (t *task) endServed(l *loop, reason string) {
 	now := time.Now()
 	for _, r := range t.builds {
-		r.Stopped, r.OutputPaths = &now, t.node.outputMap()
+		r.Stopped, r.OutputPaths = &now, t.node.OutputMap()
 		if t.kept != nil {
 			r.OutputsOn = t.kept.Name
 		}
@@ -263,7 +264,7 @@ func (r *run) inputsLost(l *loop, lost []store.Path) {
 	m, id := r.machine, r.id
 	l.durably(func() { m.forget(l, id) })
 	t.blamed++
-	for _, p := range t.node.sources {
+	for _, p := range t.node.Sources {
 		for _, gone := range lost {
 			if p == gone {
 				t.fail(l, &api.Failure{
@@ -350,7 +351,7 @@ func (m *machine) reconcileBuild(l *loop, s *agentapi.BuildStatus, wrong error) 
 // tellWrong says that a machine lists builds which it was not given, or outputs that they
 // don't have.
 func (m *machine) tellWrong(l *loop, wrong map[*agentapi.BuildStatus]error) {
-	var own *headError
+	var own *headstore.Error
 	var texts []string
 	for _, err := range wrong {
 		if !errors.As(err, &own) {

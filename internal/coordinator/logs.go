@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"lighter/internal/api"
+	"lighter/internal/coordinator/buildlog"
 )
 
 // AttemptLog names the log of an attempt.
@@ -105,11 +106,11 @@ func (c *Coordinator) WriteLog(ctx context.Context, w io.Writer, b *api.Build) e
 func (c *Coordinator) CopyLog(ctx context.Context, w io.Writer, b *api.Build, which AttemptLog, offset int64, follow bool, flush func()) error {
 	if which.Attempt == 0 {
 		if b.State.Final() {
-			return fmt.Errorf("build %s: %w: it was never tried", b.ID, ErrNoLog)
+			return fmt.Errorf("build %s: %w: it was never tried", b.ID, buildlog.ErrNoLog)
 		}
-		return fmt.Errorf("build %s: %w: it was not tried yet", b.ID, ErrNoLog)
+		return fmt.Errorf("build %s: %w: it was not tried yet", b.ID, buildlog.ErrNoLog)
 	}
-	if err := c.logs.copyTo(ctx, w, which.ID, which.Attempt, offset, follow, flush); err != nil {
+	if err := c.logs.CopyTo(ctx, w, which.ID, which.Attempt, offset, follow, flush); err != nil {
 		return fmt.Errorf("build %s: %w", b.ID, err)
 	}
 	return nil

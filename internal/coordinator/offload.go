@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"lighter/internal/api"
+	"lighter/internal/coordinator/buildlog"
+	"lighter/internal/coordinator/headstore"
 	"lighter/internal/hookapi"
 	"lighter/internal/ledger"
 	"lighter/scheduler"
@@ -122,7 +124,7 @@ const (
 // mayOffload decides about one build. guix-daemon neither builds locally nor elsewhere
 // what was accepted once, so whatever speaks against it is found out here.
 func (c *Coordinator) mayOffload(ctx context.Context, q *hookapi.Question) (*hookapi.Answer, error) {
-	if _, err := c.head.node(ctx, q.Derivation); err != nil {
+	if _, err := c.head.Node(ctx, q.Derivation); err != nil {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
@@ -217,7 +219,7 @@ func (c *Coordinator) takeOrder(ctx context.Context, conn net.Conn, r *hookapi.R
 	d.group.Go(func() { cancel(d.read(r)) })
 	d.group.Go(func() {
 		defer release()
-		c.head.prefetch(d.ctx, inputs)
+		c.head.Prefetch(d.ctx, inputs)
 	})
 	d.group.Go(func() { d.repeat(o.AliveEvery()) })
 	b, err := c.takeUpOrder(ctx, d, o)
@@ -253,12 +255,12 @@ func (c *Coordinator) takeUpOrder(ctx context.Context, d *delivery, o *hookapi.O
 	if err := o.Check(); err != nil {
 		return nil, api.BadRequest("%v", err)
 	}
-	n, err := c.head.node(ctx, o.Derivation)
+	n, err := c.head.Node(ctx, o.Derivation)
 	if err != nil {
 		return nil, err
 	}
 	var names []string
-	for _, out := range n.outputs {
+	for _, out := range n.Outputs {
 		if slices.Contains(o.Outputs, out.Path) {
 			names = append(names, out.Name)
 		}
@@ -392,9 +394,9 @@ func (t *task) deliver(l *loop) {
 // handOver gives the outputs to a hook.
 func (r *run) handOver() (*outcome, error) {
 	r.phase = api.Fetching
-	wanted, err := r.node.outputPaths(r.deliver.Outputs)
+	wanted, err := r.node.OutputPaths(r.deliver.Outputs)
 	if err != nil {
-		return nil, &headError{err}
+		return nil, &headstore.Error{Err: err}
 	}
 	s := hookapi.Shipment{Machine: r.machine.Name, Items: len(wanted), NARHashes: make(map[store.Path]store.Hash, len(wanted))}
 	for _, p := range wanted {
@@ -715,7 +717,7 @@ func (d *delivery) copyLog(before <-chan struct{}, l openLog) {
 		offset = d.logOffset
 	}
 	// A log that is lost is no reason to end a build.
-	if err := d.c.logs.copyTo(d.ctx, logFrames{d}, l.id, l.attempt, offset, true, nil); err != nil && !errors.Is(err, ErrNoLog) && d.ctx.Err() == nil {
+	if err := d.c.logs.CopyTo(d.ctx, logFrames{d}, l.id, l.attempt, offset, true, nil); err != nil && !errors.Is(err, buildlog.ErrNoLog) && d.ctx.Err() == nil {
 		d.c.log.Warn("the log of an offloaded build was not passed on", "build", d.id, "err", err)
 	}
 }

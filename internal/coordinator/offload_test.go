@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"lighter/internal/api"
+	"lighter/internal/coordinator/headstore"
 	"lighter/internal/hookapi"
 	"lighter/store"
 	"lighter/store/derivation"
@@ -198,12 +199,12 @@ func TestOffloadSomeOutputs(t *testing.T) {
 	drv := f.derive(&derivation.Derivation{
 		System: "x86_64-linux", Outputs: []derivation.Output{{Name: "doc"}, {Name: "lib"}, {Name: "out"}},
 	}, "one", "")
-	n, err := newHead(f.head).node(t.Context(), drv)
+	n, err := headstore.New(f.head).Node(t.Context(), drv)
 	if err != nil {
 		t.Fatal(err)
 	}
 	h := f.newHook(drv)
-	h.order.Outputs = []store.Path{n.outputMap()["lib"], n.outputMap()["out"]}
+	h.order.Outputs = []store.Path{n.OutputMap()["lib"], n.OutputMap()["out"]}
 	h.start()
 	h.succeeds()
 	if len(h.got) != 2 {

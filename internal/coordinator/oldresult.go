@@ -5,6 +5,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/coordinator/headstore"
 )
 
 // A machine that was away for long comes back with what it was building. Its attempts were
@@ -17,8 +18,8 @@ import (
 // anew; then its attempt is still the last.
 
 // complete reports whether a build that an agent finished made all outputs of its derivation.
-func (n *node) complete(s *agentapi.BuildStatus) bool {
-	return s.State == agentapi.Succeeded && s.Derivation == n.path && n.checkOutputs(s.Outputs, false) == nil
+func complete(n *headstore.Node, s *agentapi.BuildStatus) bool {
+	return s.State == agentapi.Succeeded && s.Derivation == n.Path && n.CheckOutputs(s.Outputs, false) == nil
 }
 
 // stillWanted reports whether a machine came back with something of an attempt that it was given
@@ -31,7 +32,7 @@ func (t *task) stillWanted(l *loop, m *machine, s *agentapi.BuildStatus) bool {
 		return t.run == nil && t.attempt == s.Attempt && t.waiting == 0
 	}
 	// What is being fetched elsewhere is done there too, and nearer.
-	return t.node.complete(s) && s.Attempt <= t.attempt && t.attempt < api.MaxAttempt && (t.run == nil || t.run.machine != m && t.state != api.Fetching)
+	return complete(t.node, s) && s.Attempt <= t.attempt && t.attempt < api.MaxAttempt && (t.run == nil || t.run.machine != m && t.state != api.Fetching)
 }
 
 // useOld uses what stillWanted found.
@@ -54,7 +55,7 @@ func (t *task) useOld(l *loop, m *machine, s *agentapi.BuildStatus) {
 // mayAdopt reports whether what the agent has is the finished result of an older attempt, for
 // whose sake this one was made.
 func (r *run) mayAdopt(s *agentapi.BuildStatus) bool {
-	return (r.resumed == api.Building || r.resumed == api.Fetching) && s.Attempt <= r.attempt && !r.options.Check && r.node.complete(s)
+	return (r.resumed == api.Building || r.resumed == api.Fetching) && s.Attempt <= r.attempt && !r.options.Check && complete(r.node, s)
 }
 
 // checks reports whether a build of the task compares what machines make, so that each

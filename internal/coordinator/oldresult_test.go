@@ -8,6 +8,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/coordinator/headstore"
 )
 
 // lostFarm has a build under way on a machine that is cut off and lost, while the build
@@ -181,11 +182,11 @@ func TestCrashWhileResultIsFetched(t *testing.T) {
 
 func TestComplete(t *testing.T) {
 	f := unstarted(t)
-	n, err := newHead(f.head).node(t.Context(), f.drv("one", ""))
+	n, err := headstore.New(f.head).Node(t.Context(), f.drv("one", ""))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n.complete(&agentapi.BuildStatus{State: agentapi.Succeeded, Derivation: n.path}) {
+	if complete(n, &agentapi.BuildStatus{State: agentapi.Succeeded, Derivation: n.Path}) {
 		t.Error("a result without outputs counts")
 	}
 }

@@ -239,7 +239,7 @@ func (p *pruneRun) stays(b *api.Build, events []api.Event) bool {
 	case p.req.DryRun && !p.req.KeepLogs:
 		for _, l := range p.c.logsOf(b) {
 			if l.ID != b.Shares { // that is counted with the build whose id it is
-				p.result.Logs += p.c.logs.count(l.ID, l.Attempt)
+				p.result.Logs += p.c.logs.Count(l.ID, l.Attempt)
 			}
 		}
 	}
@@ -297,7 +297,7 @@ func (p *pruneRun) removeLogs(ctx context.Context, batch []leaving) error {
 			if shared[l.ID] {
 				continue
 			}
-			n, err := p.c.logs.removeAll(l.ID, l.Attempt)
+			n, err := p.c.logs.RemoveAll(l.ID, l.Attempt)
 			p.result.Logs += n
 			if p.logErr == nil {
 				p.logErr = err

@@ -56,7 +56,7 @@ func (f *farm) past(b api.Build, days int, logs ...string) string {
 	f.apply(ledger.Change{Build: &queued, Create: true})
 	f.apply(ledger.Change{Build: &b})
 	for i, text := range logs {
-		f.writeLog(f.c.logs.file(b.ID, i+1)+[]string{"", ".gz", ".zst"}[i%3], text)
+		f.writeLog(f.c.logs.File(b.ID, i+1)+[]string{"", ".gz", ".zst"}[i%3], text)
 	}
 	return b.ID
 }
@@ -90,7 +90,7 @@ func (f *farm) inLedger() (ids []string) {
 // logsLeft returns, for each log that there is of some builds, which of them it is of.
 func (f *farm) logsLeft(ids ...string) (left []string) {
 	for i, id := range ids {
-		for n := f.c.logs.count(id, 9); n > 0; n-- {
+		for n := f.c.logs.Count(id, 9); n > 0; n-- {
 			left = append(left, fmt.Sprint(i))
 		}
 	}

@@ -533,7 +533,7 @@ func (m *machine) evacuate(l *loop) {
 	for _, t := range l.tasks {
 		if t.kept == m && t.run == nil && len(t.builds) == 0 && t.node != nil && !l.delayed[t] {
 			tasks = append(tasks, t)
-			outputs, _ := t.node.outputPaths(nil) // naming none cannot fail
+			outputs, _ := t.node.OutputPaths(nil) // naming none cannot fail
 			paths = append(paths, outputs...)
 		}
 	}
@@ -558,7 +558,7 @@ func (m *machine) evacuated(l *loop, tasks []*task, absent []store.Path) {
 		if l.tasks[t.drv] != t || t.kept != m || t.run != nil || !m.leaving() {
 			continue
 		}
-		outputs, _ := t.node.outputPaths(nil)
+		outputs, _ := t.node.OutputPaths(nil)
 		if slices.ContainsFunc(outputs, func(p store.Path) bool { return missing[p] }) {
 			t.fetchHome(l)
 		} else {

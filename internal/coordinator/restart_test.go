@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"lighter/internal/api"
+	"lighter/internal/coordinator/headstore"
 	"lighter/internal/ledger"
 	"lighter/store"
 )
@@ -203,16 +204,16 @@ func (f *farm) awaitEvents(n uint64, limit time.Duration) {
 
 // dooms reports whether a derivation fails, or something that it needs does.
 func (f *farm) dooms(drv store.Path) bool {
-	n, err := newHead(f.head).node(f.t.Context(), drv)
+	n, err := headstore.New(f.head).Node(f.t.Context(), drv)
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	text, err := newHead(f.head).text(f.t.Context(), drv)
+	text, err := headstore.New(f.head).Text(f.t.Context(), drv)
 	if err != nil {
 		f.t.Fatal(err)
 	}
 	if strings.Contains(string(text), `("script","fail")`) {
 		return true
 	}
-	return slices.ContainsFunc(n.inputs, f.dooms)
+	return slices.ContainsFunc(n.Inputs, f.dooms)
 }

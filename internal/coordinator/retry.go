@@ -46,7 +46,7 @@ func (c *Coordinator) retries(t *task, f *api.Failure) int {
 		granted = max(granted, n)
 	}
 	download := f.Kind == string(store.FailedExit) || f.Kind == string(store.FailedDownload)
-	if t.node.fixed && download && !t.offloaded() {
+	if t.node.Fixed && download && !t.offloaded() {
 		granted = max(granted, c.limits.DownloadRetries)
 	}
 	return granted

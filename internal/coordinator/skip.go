@@ -8,14 +8,15 @@ import (
 	"github.com/google/uuid"
 
 	"lighter/internal/api"
+	"lighter/internal/coordinator/headstore"
 	"lighter/internal/ledger"
 	"lighter/store"
 )
 
 // nodeOf returns the derivation of a request. One that is not at home is fetched from the
 // substitute servers that the request, or the configuration, names.
-func (c *Coordinator) nodeOf(ctx context.Context, r *api.Request) (*node, error) {
-	n, err := c.head.node(ctx, r.Derivation)
+func (c *Coordinator) nodeOf(ctx context.Context, r *api.Request) (*headstore.Node, error) {
+	n, err := c.head.Node(ctx, r.Derivation)
 	if !errors.Is(err, store.ErrNotValid) {
 		return n, err
 	}
@@ -29,7 +30,7 @@ func (c *Coordinator) nodeOf(ctx context.Context, r *api.Request) (*node, error)
 	if err := c.cfg.Fetch(ctx, urls, []store.Path{r.Derivation}); err != nil {
 		return nil, fmt.Errorf("derivation %s is not in the store, and was not fetched: %w", r.Derivation, err)
 	}
-	return c.head.node(ctx, r.Derivation)
+	return c.head.Node(ctx, r.Derivation)
 }
 
 // built says where all of some outputs are; empty if they are not.
@@ -161,12 +162,12 @@ func (c *Coordinator) submitInputsOf(ctx context.Context, parent *api.Build, see
 	}
 	work := []store.Path{parent.Derivation}
 	for len(work) > 0 {
-		n, err := c.head.node(ctx, work[len(work)-1])
+		n, err := c.head.Node(ctx, work[len(work)-1])
 		if err != nil {
 			return err
 		}
 		work = work[:len(work)-1]
-		for _, in := range n.inputs {
+		for _, in := range n.Inputs {
 			if seen[in] {
 				continue
 			}
@@ -175,7 +176,7 @@ func (c *Coordinator) submitInputsOf(ctx context.Context, parent *api.Build, see
 				return api.BadRequest("%s needs more than %d derivations", parent.Derivation, maxInputs)
 			}
 			work = append(work, in)
-			input, err := c.head.node(ctx, in)
+			input, err := c.head.Node(ctx, in)
 			if err != nil {
 				return err
 			}

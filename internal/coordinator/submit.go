@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"lighter/internal/api"
+	"lighter/internal/coordinator/headstore"
 	"lighter/internal/ledger"
 	"lighter/store"
 )
@@ -125,7 +126,7 @@ func (c *Coordinator) prepareOne(ctx context.Context, r *api.Request) api.Submit
 	if err != nil {
 		return submitted(nil, api.BadRequest("%s", err))
 	}
-	wanted, err := n.outputPaths(r.Outputs)
+	wanted, err := n.OutputPaths(r.Outputs)
 	if err != nil {
 		return submitted(nil, api.BadRequest("%s", err))
 	}
@@ -146,9 +147,9 @@ func (c *Coordinator) prepareOne(ctx context.Context, r *api.Request) api.Submit
 }
 
 // newBuild makes the build of a request that is right.
-func newBuild(r *api.Request, n *node) *api.Build {
+func newBuild(r *api.Request, n *headstore.Node) *api.Build {
 	b := &api.Build{
-		Request: *r, System: n.system, Features: n.features, OutputPaths: n.outputMap(),
+		Request: *r, System: n.System, Features: n.Features, OutputPaths: n.OutputMap(),
 		State: api.Queued, Submitted: time.Now(),
 	}
 	if b.ID == "" {

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"lighter/internal/api"
+	"lighter/internal/coordinator/headstore"
 	"lighter/internal/ledger"
 	"lighter/scheduler"
 	"lighter/store"
@@ -30,7 +31,7 @@ type task struct {
 	// expanding says that the expander was asked about it. Until it answered, node
 	// and the edges may be missing or old.
 	expanding  bool
-	node       *node
+	node       *headstore.Node
 	inputPaths []store.Path // outputs of inputs, and sources
 	inputs     taskSet
 	dependants taskSet
@@ -182,17 +183,17 @@ func (t *task) join(l *loop, b api.Build) *record {
 }
 
 // newInternal makes a task, and its build, for the sake of another.
-func (l *loop) newInternal(n *node, parent *task) *task {
+func (l *loop) newInternal(n *headstore.Node, parent *task) *task {
 	first := parent.builds[0]
-	t := l.newTask(n.path, newID())
+	t := l.newTask(n.Path, newID())
 	t.node = n
 	b := api.Build{
 		Request: api.Request{
-			ID: t.id, Derivation: n.path, Priority: parent.priority, Tags: first.Tags,
+			ID: t.id, Derivation: n.Path, Priority: parent.priority, Tags: first.Tags,
 			Timeout: first.Timeout, MaxSilentTime: first.MaxSilentTime, KeepFailed: first.KeepFailed,
 			Retries: first.Retries, Skip: first.Skip,
 		},
-		System: n.system, Features: n.features, Parent: first.ID, OutputPaths: n.outputMap(),
+		System: n.System, Features: n.Features, Parent: first.ID, OutputPaths: n.OutputMap(),
 		State: api.Queued, Submitted: time.Now(),
 	}
 	r := t.join(l, b)
@@ -450,7 +451,7 @@ func sortTasks(tasks []*task) (sorted, circular []*task) {
 
 func (t *task) schedulerBuild(l *loop) scheduler.Build {
 	b := scheduler.Build{
-		ID: t.id, System: t.node.system, Features: t.node.features,
+		ID: t.id, System: t.node.System, Features: t.node.Features,
 		Priority: t.priority, Rank: t.rank, Dependants: t.dependants.size(), Seq: t.seq, Expected: t.expected,
 	}
 	for _, m := range l.machines {

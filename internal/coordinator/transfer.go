@@ -15,6 +15,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/coordinator/headstore"
 	"lighter/store"
 )
 
@@ -69,7 +70,7 @@ func (c *Coordinator) exportError(ctx context.Context, paths []store.Path, err e
 	if absent, e := store.Missing(ctx, c.head.Backend, paths); e == nil && len(absent) > 0 {
 		return &inputsError{absent, "not at home any more: " + err.Error()}
 	}
-	return &headError{fmt.Errorf("export: %w", err)}
+	return &headstore.Error{Err: fmt.Errorf("export: %w", err)}
 }
 
 func (m *machine) importError(batch []*store.Info, err error) error {
@@ -141,7 +142,7 @@ func (m *machine) fetch(ctx context.Context, batch []*store.Info) error {
 		}
 		return nil
 	}})
-	m.c.head.remember(infos...)
+	m.c.head.Remember(infos...)
 	if err != nil {
 		return m.refused(ctx, stream, batch, err)
 	}
@@ -171,7 +172,7 @@ func (m *machine) refused(ctx context.Context, stream *countingReader, batch []*
 	case errors.Is(err, store.ErrCorrupt):
 		return m.fetchFailure(fmt.Errorf("%s: %w", describe(batch), err))
 	}
-	return &headError{fmt.Errorf("import %s: %w", describe(batch), err)}
+	return &headstore.Error{Err: fmt.Errorf("import %s: %w", describe(batch), err)}
 }
 
 func (m *machine) fetchFailure(err error) *api.Failure {

@@ -87,7 +87,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	servers := newFetcher(s, logger)
 	defer servers.close()
 	one, err = coordinator.New(coordinator.Config{
-		Store: s.Store, Ledger: records, Machines: o.Machines,
+		Store: s.Backend, Ledger: records, Machines: o.Machines,
 		NewLink:     func(m machines.Machine) (coordinator.Link, error) { return links.Link(m) },
 		NeedsPerson: sshtransport.Permanent,
 		Advice:      advice,

@@ -54,7 +54,7 @@ func (f *fetcher) fetch(ctx context.Context, urls []string, paths []store.Path) 
 	if err != nil {
 		return err
 	}
-	_, err = c.FetchClosure(ctx, f.head.Store, paths)
+	_, err = c.FetchClosure(ctx, f.head.Backend, paths)
 	return err
 }
 

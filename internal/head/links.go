@@ -93,7 +93,7 @@ type localLink struct{ *agentd.Agent }
 
 func newLocalLink(l *Links, m *machines.Machine) (*localLink, error) {
 	a, err := agentd.Start(
-		&agentd.Backend{Store: l.Store.Store, Kind: l.Store.Kind, PublicKey: l.PublicKey, ACL: l.Store.ACL, Disk: l.Store.Disk},
+		&agentd.Backend{Store: l.Store.Backend, Kind: l.Store.Kind, PublicKey: l.PublicKey, ACL: l.Store.ACL, Disk: l.Store.Disk},
 		agent.Options{StateDir: l.LocalAgent, Logger: l.logger.With("machine", m.Name)},
 	)
 	if err != nil {

@@ -8,7 +8,7 @@ import (
 	"log/slog"
 
 	"lighter/internal/agentd"
-	"lighter/internal/coordinator"
+	"lighter/internal/coordinator/headstore"
 	"lighter/machines"
 	"lighter/nar/signature"
 	"lighter/store"
@@ -18,7 +18,7 @@ import (
 
 // Store is the store of the head, as coordinator and local agents use it.
 type Store struct {
-	coordinator.Store
+	headstore.Backend
 	Kind      string // machines.StoreLocal or machines.StoreDaemon
 	Disk      string // folder whose free space counts
 	PublicKey *signature.PublicKey
@@ -40,7 +40,7 @@ func OpenStore(ctx context.Context, f Folders, logger *slog.Logger) (*Store, err
 		return nil, err
 	}
 	return &Store{
-		Store: s, Kind: machines.StoreLocal, Disk: f.Store(), PublicKey: key.Public(), Close: s.Close,
+		Backend: s, Kind: machines.StoreLocal, Disk: f.Store(), PublicKey: key.Public(), Close: s.Close,
 		ACL: f.LoadOwnACL,
 	}, nil
 }
@@ -73,7 +73,7 @@ func openDaemonStore(ctx context.Context, f Folders, logger *slog.Logger) (*Stor
 		return nil, fmt.Errorf("the head's store: %w", err)
 	}
 	return &Store{
-		Store: s, Kind: machines.StoreDaemon, Disk: string(s.Dir()), PublicKey: public, Close: s.Close,
+		Backend: s, Kind: machines.StoreDaemon, Disk: string(s.Dir()), PublicKey: public, Close: s.Close,
 		ACL: func() (*signature.ACL, error) { return signature.LoadACLIfAny(f.ACL()) },
 	}, nil
 }

@@ -10,6 +10,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/coordinator"
+	"lighter/internal/coordinator/buildlog"
 )
 
 func (s *Server) getLog(w http.ResponseWriter, r *http.Request) error {
@@ -83,14 +84,14 @@ func (s *Server) streamLog(w http.ResponseWriter, r *http.Request, b *api.Build,
 			err = s.c.CopyLog(ctx, out, b, current, offset, follow, flush)
 			offset += out.written - before
 		}
-		if follow && chosen.ID == "" && (err == nil || errors.Is(err, coordinator.ErrNoLog)) && !b.State.Final() {
+		if follow && chosen.ID == "" && (err == nil || errors.Is(err, buildlog.ErrNoLog)) && !b.State.Final() {
 			flush()
 			if err = s.awaitEvent(ctx, b.ID, next); err == nil {
 				continue
 			}
 		}
 		switch {
-		case err == nil, errors.Is(err, coordinator.ErrNoLog) && follow:
+		case err == nil, errors.Is(err, buildlog.ErrNoLog) && follow:
 			return nil
 		case out.started:
 			panic(http.ErrAbortHandler) // the client must not take it for all

@@ -1,4 +1,6 @@
-package coordinator
+// Package headstore is the store of the head with a memory for what does not change: what is known of
+// items, and of derivations what the coordinator needs (a [Node]).
+package headstore
 
 import (
 	"bytes"
@@ -33,52 +35,52 @@ type Backend interface {
 	store.Importer
 }
 
-// headError is the failure of the head itself, its store for instance, for which no
+// Error is the failure of the head itself, its store for instance, for which no
 // machine and no derivation is to blame.
-type headError struct{ err error }
+type Error struct{ Err error }
 
-func (e *headError) Error() string { return e.err.Error() }
-func (e *headError) Unwrap() error { return e.err }
+func (e *Error) Error() string { return e.Err.Error() }
+func (e *Error) Unwrap() error { return e.Err }
 
-// head is the store of the head, with a memory for what does not change.
-type head struct {
+// Store is the store of the head, with a memory for what does not change.
+type Store struct {
 	Backend
 
 	mu    sync.Mutex
 	infos map[store.Path]*store.Info // of items that were valid when they were looked at
-	nodes map[store.Path]*node
+	nodes map[store.Path]*Node
 	paths map[store.Path]store.Path // the one in memory of those that are equal
 }
 
-func newHead(s Backend) *head {
-	return &head{Backend: s, infos: make(map[store.Path]*store.Info), nodes: make(map[store.Path]*node), paths: make(map[store.Path]store.Path)}
+func New(s Backend) *Store {
+	return &Store{Backend: s, infos: make(map[store.Path]*store.Info), nodes: make(map[store.Path]*Node), paths: make(map[store.Path]store.Path)}
 }
 
-// lease protects items of the head while they are needed.
-func (h *head) lease(ctx context.Context, name string, paths ...store.Path) (store.Lease, error) {
+// Lease protects items of the head while they are needed.
+func (h *Store) Lease(ctx context.Context, name string, paths ...store.Path) (store.Lease, error) {
 	leaser, ok := h.Backend.(store.Leaser)
 	if !ok {
-		return noLease{}, nil
+		return NoLease{}, nil
 	}
 	l, err := leaser.Lease(ctx, name)
 	if err != nil {
-		return nil, &headError{err}
+		return nil, &Error{err}
 	}
 	if err := l.Add(ctx, paths...); err != nil {
-		return nil, &headError{errors.Join(err, l.Release())}
+		return nil, &Error{errors.Join(err, l.Release())}
 	}
 	return l, nil
 }
 
-// noLease is the lease of a store that never collects garbage while it is used.
-type noLease struct{}
+// NoLease is the lease of a store that never collects garbage while it is used.
+type NoLease struct{}
 
-func (noLease) Add(context.Context, ...store.Path) error { return nil }
-func (noLease) Release() error                           { return nil }
+func (NoLease) Add(context.Context, ...store.Path) error { return nil }
+func (NoLease) Release() error                           { return nil }
 
-// known returns what is known of an item that is or was valid here, or an error
+// Known returns what is known of an item that is or was valid here, or an error
 // that matches store.ErrNotValid. The result is shared and must not be changed.
-func (h *head) known(ctx context.Context, p store.Path) (*store.Info, error) {
+func (h *Store) Known(ctx context.Context, p store.Path) (*store.Info, error) {
 	h.mu.Lock()
 	info := h.infos[p]
 	h.mu.Unlock()
@@ -89,13 +91,13 @@ func (h *head) known(ctx context.Context, p store.Path) (*store.Info, error) {
 	if err != nil {
 		return nil, err
 	}
-	h.remember(info)
+	h.Remember(info)
 	return info, nil
 }
 
-// prefetch remembers what is known of items, for a store that can tell of many at once.
+// Prefetch remembers what is known of items, for a store that can tell of many at once.
 // That it fails shows again where an item is asked for.
-func (h *head) prefetch(ctx context.Context, paths []store.Path) {
+func (h *Store) Prefetch(ctx context.Context, paths []store.Path) {
 	s, ok := h.Backend.(store.Informer)
 	if !ok {
 		return
@@ -115,10 +117,10 @@ func (h *head) prefetch(ctx context.Context, paths []store.Path) {
 	if err != nil {
 		return
 	}
-	h.remember(slices.DeleteFunc(infos, func(info *store.Info) bool { return info == nil })...)
+	h.Remember(slices.DeleteFunc(infos, func(info *store.Info) bool { return info == nil })...)
 }
 
-func (h *head) remember(infos ...*store.Info) {
+func (h *Store) Remember(infos ...*store.Info) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, info := range infos {
@@ -127,8 +129,8 @@ func (h *head) remember(infos ...*store.Info) {
 	}
 }
 
-// forget is called when an item turned out not to be valid any more.
-func (h *head) forget(paths ...store.Path) {
+// Forget is called when an item turned out not to be valid any more.
+func (h *Store) Forget(paths ...store.Path) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, p := range paths {
@@ -136,8 +138,8 @@ func (h *head) forget(paths ...store.Path) {
 	}
 }
 
-// size returns an item's NAR size in bytes if it is remembered, else 0.
-func (h *head) size(p store.Path) int64 {
+// Size returns an item's NAR size in bytes if it is remembered, else 0.
+func (h *Store) Size(p store.Path) int64 {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if info := h.infos[p]; info != nil {
@@ -159,8 +161,8 @@ func makeRoom[K comparable, V any](m map[K]V, limit int) {
 	}
 }
 
-// text reads a derivation's contents.
-func (h *head) text(ctx context.Context, p store.Path) ([]byte, error) {
+// Text reads a derivation's contents.
+func (h *Store) Text(ctx context.Context, p store.Path) ([]byte, error) {
 	var b limitedBuffer
 	if err := h.WriteNAR(ctx, &b, p); err != nil {
 		return nil, fmt.Errorf("read derivation %s: %w", p, err)
@@ -190,9 +192,9 @@ func (b *limitedBuffer) Write(p []byte) (int, error) {
 	return b.Buffer.Write(p)
 }
 
-// node returns a derivation of the head's store, without the outputs of its inputs.
+// Node returns a derivation of the head's store, without the outputs of its inputs.
 // The result is shared and must not be changed.
-func (h *head) node(ctx context.Context, p store.Path) (*node, error) {
+func (h *Store) Node(ctx context.Context, p store.Path) (*Node, error) {
 	h.mu.Lock()
 	n := h.nodes[p]
 	h.mu.Unlock()
@@ -202,7 +204,7 @@ func (h *head) node(ctx context.Context, p store.Path) (*node, error) {
 	if !p.IsDerivation() {
 		return nil, fmt.Errorf("%s is not a derivation", p)
 	}
-	text, err := h.text(ctx, p)
+	text, err := h.Text(ctx, p)
 	if err != nil {
 		return nil, err
 	}
@@ -221,8 +223,8 @@ func (h *head) node(ctx context.Context, p store.Path) (*node, error) {
 
 // share has a node use the memory of others for the names that it has in common with
 // them: most derivations have most of their inputs in common.
-func (h *head) share(n *node) {
-	for _, names := range [][]store.Path{n.inputs, n.sources} {
+func (h *Store) share(n *Node) {
+	for _, names := range [][]store.Path{n.Inputs, n.Sources} {
 		for i, p := range names {
 			known, ok := h.paths[p]
 			if !ok {
@@ -234,26 +236,26 @@ func (h *head) share(n *node) {
 	}
 }
 
-// node is what is remembered of a derivation. It does not change.
-type node struct {
-	path     store.Path
-	system   string
-	features []string
-	inputs   []store.Path            // derivations
+// Node is what is remembered of a derivation. It does not change.
+type Node struct {
+	Path     store.Path
+	System   string
+	Features []string
+	Inputs   []store.Path            // derivations
 	wanted   map[store.Path][]string // outputs of inputs, where that is not "out" alone
-	sources  []store.Path
-	outputs  []derivation.Output
-	fixed    bool // its contents are known by their hash before they are made
+	Sources  []store.Path
+	Outputs  []derivation.Output
+	Fixed    bool // its contents are known by their hash before they are made
 }
 
-func newNode(p store.Path, d *derivation.Derivation) *node {
+func newNode(p store.Path, d *derivation.Derivation) *Node {
 	_, fixed := d.FixedOutput()
-	n := &node{
-		path: p, system: d.System, features: d.RequiredFeatures(), inputs: make([]store.Path, len(d.Inputs)), sources: slices.Clone(d.Sources),
-		outputs: d.Outputs, fixed: fixed,
+	n := &Node{
+		Path: p, System: d.System, Features: d.RequiredFeatures(), Inputs: make([]store.Path, len(d.Inputs)), Sources: slices.Clone(d.Sources),
+		Outputs: d.Outputs, Fixed: fixed,
 	}
 	for i, in := range d.Inputs {
-		n.inputs[i] = in.Path
+		n.Inputs[i] = in.Path
 		if slices.Equal(in.Outputs, onlyOut) {
 			continue
 		}
@@ -268,19 +270,19 @@ func newNode(p store.Path, d *derivation.Derivation) *node {
 // onlyOut is what most inputs are needed for. It is not changed.
 var onlyOut = []string{"out"}
 
-// inputOutputs returns the names of the outputs that are needed of an input.
-func (n *node) inputOutputs(input store.Path) []string {
+// InputOutputs returns the names of the outputs that are needed of an input.
+func (n *Node) InputOutputs(input store.Path) []string {
 	if names, ok := n.wanted[input]; ok {
 		return names
 	}
 	return onlyOut
 }
 
-// outputPaths returns the paths of the named outputs, or of all if none is named.
-func (n *node) outputPaths(names []string) ([]store.Path, error) {
+// OutputPaths returns the paths of the named outputs, or of all if none is named.
+func (n *Node) OutputPaths(names []string) ([]store.Path, error) {
 	if len(names) == 0 {
-		paths := make([]store.Path, len(n.outputs))
-		for i, o := range n.outputs {
+		paths := make([]store.Path, len(n.Outputs))
+		for i, o := range n.Outputs {
 			paths[i] = o.Path
 		}
 		return paths, nil
@@ -288,34 +290,59 @@ func (n *node) outputPaths(names []string) ([]store.Path, error) {
 	paths := make([]store.Path, 0, len(names))
 	for _, name := range names {
 		i := 0
-		for i < len(n.outputs) && n.outputs[i].Name != name {
+		for i < len(n.Outputs) && n.Outputs[i].Name != name {
 			i++
 		}
-		if i == len(n.outputs) {
-			return nil, fmt.Errorf("derivation %s has no output %q", n.path, name)
+		if i == len(n.Outputs) {
+			return nil, fmt.Errorf("derivation %s has no output %q", n.Path, name)
 		}
-		paths = append(paths, n.outputs[i].Path)
+		paths = append(paths, n.Outputs[i].Path)
 	}
 	return paths, nil
 }
 
-// outputMap returns the paths of all outputs by name.
-func (n *node) outputMap() map[string]store.Path {
-	paths := make(map[string]store.Path, len(n.outputs))
-	for _, o := range n.outputs {
+// OutputMap returns the paths of all outputs by name.
+func (n *Node) OutputMap() map[string]store.Path {
+	paths := make(map[string]store.Path, len(n.Outputs))
+	for _, o := range n.Outputs {
 		paths[o.Name] = o.Path
 	}
 	return paths
 }
 
-// packageName returns the derivation's name without what looks like a version, as
+// PackageName returns the derivation's name without what looks like a version, as
 // DrvName of libstore takes it apart: what follows the first dash before a digit.
-func (n *node) packageName() string {
-	name := derivation.NameOf(n.path)
+func (n *Node) PackageName() string {
+	name := derivation.NameOf(n.Path)
 	for i := 0; i+1 < len(name); i++ {
 		if name[i] == '-' && name[i+1] >= '0' && name[i+1] <= '9' {
 			return name[:i]
 		}
 	}
 	return name
+}
+
+// CheckOutputs checks that the outputs which a machine says it made are those of the
+// derivation. Some of what a check made may be left out.
+func (n *Node) CheckOutputs(outputs map[string]*store.Info, check bool) error {
+	for _, o := range n.Outputs {
+		info, told := outputs[o.Name]
+		if !told && check {
+			continue // some say only what differs; see checking.compareOutputs
+		}
+		if info == nil || info.Path != o.Path {
+			return fmt.Errorf("its agent says that the build succeeded, but not that it made %s", o.Path)
+		}
+	}
+	for name, info := range outputs {
+		if info == nil || !n.Makes(info.Path) || !slices.ContainsFunc(n.Outputs, func(o derivation.Output) bool { return o.Name == name }) {
+			return fmt.Errorf("its agent says that the build made an output %.60q, which %s does not have", name, n.Path)
+		}
+	}
+	return nil
+}
+
+// Makes reports whether an item is an output of the derivation.
+func (n *Node) Makes(p store.Path) bool {
+	return slices.ContainsFunc(n.Outputs, func(o derivation.Output) bool { return o.Path == p })
 }

@@ -1,4 +1,4 @@
-package coordinator
+package buildlog
 
 import (
 	"compress/gzip"
@@ -15,39 +15,39 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// logFolder keeps the logs of builds: one file for each attempt, AB/ID.ATTEMPT.log
+// Folder keeps the logs of builds: one file for each attempt, AB/ID.ATTEMPT.log
 // where AB are the last digits of the id, written as the log arrives and compressed
 // with gzip when it is complete. The hook prune-logs may have made .zst of it later.
-type logFolder struct {
+type Folder struct {
 	dir string
 	max int64 // bytes of one log
 
 	mu   sync.Mutex
-	live map[string]*buildLog // by file name
+	live map[string]*Log // by file name
 }
 
 // minCompressed is the size from which on a log is compressed, in bytes.
 const minCompressed = 4 << 10
 
-func newLogFolder(dir string, max int64) (*logFolder, error) {
+func OpenFolder(dir string, max int64) (*Folder, error) {
 	if dir == "" {
 		return nil, errors.New("coordinator: no folder for logs")
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("folder for logs: %w", err)
 	}
-	return &logFolder{dir: dir, max: max, live: make(map[string]*buildLog)}, nil
+	return &Folder{dir: dir, max: max, live: make(map[string]*Log)}, nil
 }
 
-// file returns the name of an attempt's log. Ids have been checked to be UUIDs.
-func (f *logFolder) file(id string, attempt int) string {
+// File returns the name of an attempt's log. Ids have been checked to be UUIDs.
+func (f *Folder) File(id string, attempt int) string {
 	return filepath.Join(f.dir, id[max(0, len(id)-2):], fmt.Sprintf("%s.%d.log", id, attempt))
 }
 
-// buildLog is a log that is being written. A log that cannot be written never makes a
+// Log is a log that is being written. A log that cannot be written never makes a
 // build fail: what there is no room for is dropped.
-type buildLog struct {
-	folder *logFolder
+type Log struct {
+	folder *Folder
 	name   string
 
 	mu      sync.Mutex
@@ -58,9 +58,9 @@ type buildLog struct {
 	over    bool
 }
 
-// open goes on with the log of an attempt, where there is a part of it already.
-func (f *logFolder) open(id string, attempt int) *buildLog {
-	l := &buildLog{folder: f, name: f.file(id, attempt), changed: make(chan struct{})}
+// Open goes on with the log of an attempt, where there is a part of it already.
+func (f *Folder) Open(id string, attempt int) *Log {
+	l := &Log{folder: f, name: f.File(id, attempt), changed: make(chan struct{})}
 	if info, err := os.Stat(l.name); err == nil {
 		l.written = info.Size()
 	}
@@ -70,23 +70,23 @@ func (f *logFolder) open(id string, attempt int) *buildLog {
 	return l
 }
 
-// remove drops the log of an attempt that starts from the beginning.
-func (f *logFolder) remove(id string, attempt int) {
-	name := f.file(id, attempt)
+// Remove drops the log of an attempt that starts from the beginning.
+func (f *Folder) Remove(id string, attempt int) {
+	name := f.File(id, attempt)
 	os.Remove(name)
 	os.Remove(name + ".gz")
 	os.Remove(name + ".zst")
 }
 
-// size returns how much of the log was taken, in bytes.
-func (l *buildLog) size() int64 {
+// Size returns how much of the log was taken, in bytes.
+func (l *Log) Size() int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.written
 }
 
 // Write takes all of p.
-func (l *buildLog) Write(p []byte) (int, error) {
+func (l *Log) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if keep := min(int64(len(p)), l.folder.max-l.written); keep > 0 && l.err == nil {
@@ -98,7 +98,7 @@ func (l *buildLog) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (l *buildLog) keepLocked(p []byte) {
+func (l *Log) keepLocked(p []byte) {
 	if l.file == nil {
 		if l.err = os.MkdirAll(filepath.Dir(l.name), 0o755); l.err != nil {
 			return
@@ -110,8 +110,8 @@ func (l *buildLog) keepLocked(p []byte) {
 	_, l.err = l.file.Write(p)
 }
 
-// finish says that the log is complete, and compresses it.
-func (l *buildLog) finish() {
+// Finish says that the log is complete, and compresses it.
+func (l *Log) Finish() {
 	l.mu.Lock()
 	l.over = true
 	close(l.changed)
@@ -164,11 +164,11 @@ func compress(name string) (err error) {
 // ErrNoLog says that a build has no log.
 var ErrNoLog = errors.New("there is no log")
 
-// copyTo copies the log of an attempt from an offset on, which counts in the log as
+// CopyTo copies the log of an attempt from an offset on, which counts in the log as
 // it was written. With follow it goes on until the log is complete. flush, if not
 // nil, is called whenever there is nothing more at the moment.
-func (f *logFolder) copyTo(ctx context.Context, w io.Writer, id string, attempt int, offset int64, follow bool, flush func()) error {
-	name := f.file(id, attempt)
+func (f *Folder) CopyTo(ctx context.Context, w io.Writer, id string, attempt int, offset int64, follow bool, flush func()) error {
+	name := f.File(id, attempt)
 	f.mu.Lock()
 	live := f.live[name]
 	f.mu.Unlock()
@@ -260,7 +260,7 @@ func openCompressed(name string) (*os.File, io.ReadCloser, error) {
 	return file, z.IOReadCloser(), nil
 }
 
-func (f *logFolder) copyCompressed(w io.Writer, name string, offset int64) error {
+func (f *Folder) copyCompressed(w io.Writer, name string, offset int64) error {
 	file, z, err := openCompressed(name)
 	if file != nil {
 		defer file.Close()
@@ -287,11 +287,11 @@ func (f *logFolder) copyCompressed(w io.Writer, name string, offset int64) error
 // logSuffixes are what may be behind the name of a log.
 var logSuffixes = []string{"", ".gz", ".zst"}
 
-// removeAll removes the logs of all attempts under an id, and returns how many there
+// RemoveAll removes the logs of all attempts under an id, and returns how many there
 // were. It goes on where one cannot be removed.
-func (f *logFolder) removeAll(id string, attempts int) (removed int, err error) {
+func (f *Folder) RemoveAll(id string, attempts int) (removed int, err error) {
 	for attempt := 1; attempt <= attempts; attempt++ {
-		name, found := f.file(id, attempt), false
+		name, found := f.File(id, attempt), false
 		for _, suffix := range logSuffixes {
 			switch removeErr := os.Remove(name + suffix); {
 			case removeErr == nil:
@@ -307,10 +307,10 @@ func (f *logFolder) removeAll(id string, attempts int) (removed int, err error) 
 	return removed, err
 }
 
-// count returns how many attempts under an id have a log.
-func (f *logFolder) count(id string, attempts int) (n int) {
+// Count returns how many attempts under an id have a log.
+func (f *Folder) Count(id string, attempts int) (n int) {
 	for attempt := 1; attempt <= attempts; attempt++ {
-		name := f.file(id, attempt)
+		name := f.File(id, attempt)
 		if slices.ContainsFunc(logSuffixes, func(suffix string) bool {
 			_, err := os.Lstat(name + suffix)
 			return err == nil

@@ -1,4 +1,4 @@
-package coordinator
+package buildlog
 
 import (
 	"bytes"
@@ -14,68 +14,68 @@ import (
 )
 
 func TestLogIsCompressedAndRead(t *testing.T) {
-	f, err := newLogFolder(t.TempDir(), 1<<20)
+	f, err := OpenFolder(t.TempDir(), 1<<20)
 	if err != nil {
 		t.Fatal(err)
 	}
 	text := strings.Repeat("all work and no play\n", 1000)
-	l := f.open("abcd", 2)
+	l := f.Open("abcd", 2)
 	l.Write([]byte(text[:100]))
-	l.finish()
-	l = f.open("abcd", 2) // after a restart
-	if l.size() != 100 {
-		t.Errorf("it goes on at %d, want 100", l.size())
+	l.Finish()
+	l = f.Open("abcd", 2) // after a restart
+	if l.Size() != 100 {
+		t.Errorf("it goes on at %d, want 100", l.Size())
 	}
 	l.Write([]byte(text[100:]))
-	l.finish()
-	if _, err := os.Stat(f.file("abcd", 2) + ".gz"); err != nil {
+	l.Finish()
+	if _, err := os.Stat(f.File("abcd", 2) + ".gz"); err != nil {
 		t.Error(err)
 	}
 	for _, offset := range []int{0, 100, len(text) - 1, len(text), len(text) + 10} {
 		var b bytes.Buffer
-		if err := f.copyTo(t.Context(), &b, "abcd", 2, int64(offset), true, nil); err != nil || b.String() != text[min(offset, len(text)):] {
+		if err := f.CopyTo(t.Context(), &b, "abcd", 2, int64(offset), true, nil); err != nil || b.String() != text[min(offset, len(text)):] {
 			t.Errorf("from %d: %d bytes, %v", offset, b.Len(), err)
 		}
 	}
-	if err := f.copyTo(t.Context(), &bytes.Buffer{}, "abcd", 1, 0, true, nil); !errors.Is(err, ErrNoLog) {
+	if err := f.CopyTo(t.Context(), &bytes.Buffer{}, "abcd", 1, 0, true, nil); !errors.Is(err, ErrNoLog) {
 		t.Errorf("log of another attempt: %v", err)
 	}
 }
 
 func TestLogIsCut(t *testing.T) {
-	f, err := newLogFolder(t.TempDir(), 10)
+	f, err := OpenFolder(t.TempDir(), 10)
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := f.open("abcd", 1)
+	l := f.Open("abcd", 1)
 	l.Write([]byte("0123456"))
 	l.Write([]byte("789abcdef"))
-	if l.size() != 16 {
-		t.Errorf("taken %d, want 16", l.size())
+	if l.Size() != 16 {
+		t.Errorf("taken %d, want 16", l.Size())
 	}
-	l.finish()
+	l.Finish()
 	var b bytes.Buffer
-	if err := f.copyTo(t.Context(), &b, "abcd", 1, 0, false, nil); err != nil || b.String() != "0123456789" {
+	if err := f.CopyTo(t.Context(), &b, "abcd", 1, 0, false, nil); err != nil || b.String() != "0123456789" {
 		t.Errorf("got %q, %v", b.String(), err)
 	}
 }
 
 func TestLogIsFollowed(t *testing.T) {
-	f, err := newLogFolder(t.TempDir(), 1<<20)
+	f, err := OpenFolder(t.TempDir(), 1<<20)
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := f.open("abcd", 1)
+	l := f.Open("abcd", 1)
 	r := make(chan string, 1)
 	go func() {
 		var b bytes.Buffer
-		err := f.copyTo(context.Background(), &b, "abcd", 1, 0, true, nil)
+		err := f.CopyTo(context.Background(), &b, "abcd", 1, 0, true, nil)
 		r <- b.String() + errorText(err)
 	}()
 	for _, word := range []string{"one ", "two ", "three"} {
 		l.Write([]byte(word))
 	}
-	l.finish()
+	l.Finish()
 	if got := <-r; got != "one two three" {
 		t.Errorf("got %q", got)
 	}
@@ -84,14 +84,14 @@ func TestLogIsFollowed(t *testing.T) {
 // TestPrunedLog: a log that prune-logs has compressed is read as any other.
 func TestPrunedLog(t *testing.T) {
 	dir := t.TempDir()
-	f, err := newLogFolder(dir, 1<<20)
+	f, err := OpenFolder(dir, 1<<20)
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := f.open("abcd", 1)
+	l := f.Open("abcd", 1)
 	text := strings.Repeat("a line of a log\n", 1000)
 	l.Write([]byte(text))
-	l.finish()
+	l.Finish()
 	old := time.Now().Add(-2 * prunelogs.MinAge)
 	if err := os.Chtimes(l.name+".gz", old, old); err != nil {
 		t.Fatal(err)
@@ -108,13 +108,13 @@ func TestPrunedLog(t *testing.T) {
 	}
 	for _, offset := range []int64{0, 100, 16000, 20000} {
 		var b bytes.Buffer
-		err := f.copyTo(t.Context(), &b, "abcd", 1, offset, false, nil)
+		err := f.CopyTo(t.Context(), &b, "abcd", 1, offset, false, nil)
 		if want := text[min(offset, 16000):]; err != nil || b.String() != want {
 			t.Errorf("from %d: %d bytes, %v", offset, b.Len(), err)
 		}
 	}
-	f.remove("abcd", 1)
-	if err := f.copyTo(t.Context(), io.Discard, "abcd", 1, 0, false, nil); !errors.Is(err, ErrNoLog) {
+	f.Remove("abcd", 1)
+	if err := f.CopyTo(t.Context(), io.Discard, "abcd", 1, 0, false, nil); !errors.Is(err, ErrNoLog) {
 		t.Errorf("removed: %v", err)
 	}
 }
