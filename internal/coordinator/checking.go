@@ -451,8 +451,7 @@ func (t *task) checkPlaced(l *loop, m *machine) {
 // checkEnded hands what a machine made over.
 func (r *run) checkEnded(l *loop, out *outcome, err error) {
 	t := r.task
-	t.run = nil
-	r.cancel(nil)
+	r.detach("")
 	delete(l.byID, t.id)
 	delete(t.check.tasks, t)
 	if err != nil {
@@ -474,14 +473,13 @@ func (k *checking) failed(l *loop, err error) {
 	if l.builds[r.ID] != r || l.ctx.Err() != nil {
 		return
 	}
-	now := time.Now()
-	r.Stopped, r.Results, r.OutputPaths = &now, k.results, nil
+	r.Results, r.OutputPaths = k.results, nil
 	if k.node != nil {
 		r.OutputPaths = k.node.OutputMap()
 	}
-	r.State, r.Reason, r.Failure = k.verdict(err)
-	r.save(l, false)
-	delete(l.builds, r.ID)
+	state, reason, f := k.verdict(err)
+	r.Failure = f
+	r.end(l, state, reason)
 }
 
 func (k *checking) verdict(err error) (api.State, string, *api.Failure) {
@@ -554,11 +552,8 @@ func (k *checking) cancelBy(l *loop, reason string) {
 
 // end ends a check in its midst.
 func (k *checking) end(l *loop, state api.State, reason string, f *api.Failure) {
-	now := time.Now()
-	r := k.rec
-	r.Stopped, r.State, r.Reason, r.Failure = &now, state, reason, f
-	r.save(l, false)
-	delete(l.builds, r.ID)
+	k.rec.Failure = f
+	k.rec.end(l, state, reason)
 	k.cancel(errAbandoned)
 	k.endTasks(l, reason)
 	for _, id := range k.others {

@@ -365,11 +365,10 @@ func (l *loop) settle(tasks []*task) {
 
 // alreadyThere ends a task whose outputs were at home all the time.
 func (t *task) alreadyThere(l *loop, f *walked) {
-	now := time.Now()
 	for _, r := range t.builds {
-		r.OutputPaths, r.OutputSize, r.Stopped = f.node.OutputMap(), f.size, &now
+		r.OutputPaths, r.OutputSize = f.node.OutputMap(), f.size
 	}
-	t.finish(l, outcome{reason: "the outputs were there"})
+	t.finish(l, "the outputs were there")
 }
 
 // liveNode returns the derivation of a task, for the expander's goroutine.

@@ -25,7 +25,6 @@ type outcome struct {
 
 // ended is called with what a run came to.
 func (r *run) ended(l *loop, out *outcome, err error) {
-	delete(r.machine.runs, r)
 	l.placing = true
 	t := r.task
 	if t.check != nil && t.run == r {
@@ -38,8 +37,7 @@ func (r *run) ended(l *loop, out *outcome, err error) {
 		}
 		return
 	}
-	t.run = nil
-	r.cancel(nil)
+	r.detach("")
 	for _, rec := range t.builds {
 		rec.SentBytes += r.sent.Load()
 		rec.FetchBytes += r.fetched.Load()
@@ -83,10 +81,8 @@ func (r *run) succeeded(l *loop, out *outcome) {
 		t.bring(l)
 		return
 	}
-	now := time.Now()
-	for _, rec := range t.builds {
-		rec.Stopped = &now
-		if !out.home {
+	if !out.home {
+		for _, rec := range t.builds {
 			rec.OutputsOn = m.Name
 		}
 	}
@@ -98,7 +94,7 @@ func (r *run) succeeded(l *loop, out *outcome) {
 		id := r.id
 		l.durably(func() { m.forget(l, id) })
 	}
-	t.finish(l, *out)
+	t.finish(l, out.reason)
 }
 
 // noteBuilt notes in a task's builds what was built.
@@ -136,69 +132,6 @@ func (r *run) measure(l *loop, out *outcome) {
 		m.speed.Observe(m.Speed, t.expected, out.buildTime)
 	}
 	m.learnt = true
-}
-
-// finish ends a task, and its builds, with success.
-func (t *task) finish(l *loop, out outcome) {
-	t.setAvailable(l)
-	l.queue.Remove(t.id)
-	t.setState(l, api.Succeeded, out.reason)
-	t.endBuilds(l)
-	t.releaseInputs(l)
-	t.dropUnneeded(l)
-	l.placing = true
-}
-
-// setAvailable says that a task's outputs exist, and lets those that waited for them
-// alone go on.
-func (t *task) setAvailable(l *loop) {
-	if t.available {
-		return
-	}
-	t.available = true
-	for d := range t.dependants.all() {
-		if d.run != nil || d.available {
-			continue
-		}
-		if d.waiting--; d.waiting == 0 && !d.expanding && d.resume == nil {
-			d.makeReady(l)
-		}
-	}
-}
-
-// endBuilds forgets the builds of a task, which are final and in the ledger.
-func (t *task) endBuilds(l *loop) {
-	for _, r := range t.builds {
-		delete(l.builds, r.ID)
-	}
-	t.builds = nil
-}
-
-// releaseInputs says that a task which is over needs its inputs no more.
-func (t *task) releaseInputs(l *loop) {
-	inputs := t.inputs
-	t.inputs = taskSet{}
-	for in := range inputs.all() {
-		in.dependants.remove(t)
-		in.dropUnneeded(l)
-	}
-}
-
-// dropUnneeded removes a task that nobody needs and no client asked for: what is kept
-// of its outputs, or what is still to be done for it.
-func (t *task) dropUnneeded(l *loop) {
-	if t.dependants.size() > 0 || l.tasks[t.drv] != t || t.wantedHome() || t.offloaded() {
-		return
-	}
-	if !t.available {
-		t.cancel(l, "nobody needs it any more")
-		return
-	}
-	t.remove(l)
-	if m := t.kept; m != nil {
-		t.release(l, m)
-	}
-	t.releaseInputs(l)
 }
 
 // failed decides what follows from an attempt that came to nothing.
@@ -318,165 +251,4 @@ func (t *task) retryLater(l *loop, f *api.Failure) {
 func (t *task) elsewhere(l *loop) bool {
 	b := t.schedulerBuild(l)
 	return l.possible(&b)
-}
-
-// fail ends a task, and all that need it and were not started, as failed.
-func (t *task) fail(l *loop, f *api.Failure) {
-	type doomed struct {
-		task    *task
-		failure *api.Failure
-	}
-	work := []doomed{{t, f}}
-	for len(work) > 0 {
-		t, f := work[len(work)-1].task, work[len(work)-1].failure
-		work = work[:len(work)-1]
-		if l.tasks[t.drv] != t {
-			continue
-		}
-		for d := range t.dependants.all() {
-			d.inputs.remove(t)
-			if d.run == nil && d.resume == nil && !d.available {
-				work = append(work, doomed{d, dependencyFailure(t.drv, f)})
-			}
-		}
-		t.dependants = taskSet{}
-		t.endFailed(l, f)
-	}
-}
-
-func dependencyFailure(input store.Path, f *api.Failure) *api.Failure {
-	if f.Kind == api.KindDependency && f.Input != "" {
-		input = f.Input
-	}
-	return &api.Failure{
-		Culprit: f.Culprit, Phase: api.Waiting, Kind: api.KindDependency, Input: input,
-		Message: fmt.Sprintf("%s, which it needs, failed", input),
-	}
-}
-
-func (t *task) endFailed(l *loop, f *api.Failure) {
-	state := api.Failed
-	if f.Kind == string(store.FailedTimeout) || f.Kind == string(store.FailedSilence) {
-		state = api.TimedOut
-	}
-	now := time.Now()
-	for _, r := range t.builds {
-		r.Failure, r.Stopped = f, &now
-	}
-	t.setState(l, state, f.Message)
-	t.endBuilds(l)
-	t.abandon(l, "the build failed")
-	t.remove(l)
-	t.releaseInputs(l)
-}
-
-// expansionFailure is the failure of a task whose graph cannot be read.
-func expansionFailure(input store.Path, err error) *api.Failure {
-	f := &api.Failure{Culprit: api.CulpritCoordinator, Phase: api.Queued, Message: err.Error()}
-	if input != "" {
-		f.Kind, f.Input = api.KindDependency, input
-	}
-	return f
-}
-
-// abandon ends the attempt that is under way, here and on its machine.
-func (t *task) abandon(l *loop, why string) {
-	r := t.run
-	if r == nil {
-		if t.resume != nil {
-			m, id := t.resume, t.id
-			l.durably(func() { m.forget(l, id) })
-			t.resume = nil
-		}
-		return
-	}
-	t.run = nil
-	r.stale = why
-	r.cancel(errAbandoned)
-	delete(r.machine.runs, r)
-	m, id := r.machine, r.id
-	if !r.fetchOnly {
-		l.durably(func() { m.forget(l, id) })
-	}
-	l.placing = true
-}
-
-// cancel ends a task that is not final, and all its builds.
-func (t *task) cancel(l *loop, reason string) {
-	now := time.Now()
-	for _, r := range t.builds {
-		r.Stopped = &now
-	}
-	t.setState(l, api.Canceled, reason)
-	t.endBuilds(l)
-	t.abandon(l, reason)
-	t.remove(l)
-	t.releaseInputs(l)
-}
-
-// cancel cancels one build. Its task goes on if another needs it.
-func (r *record) cancel(l *loop, reason string) {
-	if r.check != nil {
-		r.check.cancelBy(l, reason)
-		return
-	}
-	t := r.task
-	now := time.Now()
-	r.Stopped, r.State, r.Reason = &now, api.Canceled, reason
-	r.save(l, false)
-	delete(l.builds, r.ID)
-	t.builds = slices.DeleteFunc(t.builds, func(other *record) bool { return other == r })
-	if len(t.builds) > 0 {
-		t.withoutBuild(l)
-		return
-	}
-	if t.available {
-		// Only the fetching home was for the build.
-		t.abandon(l, reason)
-		t.dropUnneeded(l)
-		return
-	}
-	if r.Parent == "" && t.dependants.size() > 0 {
-		t.standIn(l, r)
-		return
-	}
-	t.cancelDependants(l)
-	t.cancel(l, reason)
-}
-
-// cancelDependants cancels what cannot go on since somebody does not want what it needs. That
-// is no failure of it.
-func (t *task) cancelDependants(l *loop) {
-	work := []*task{t}
-	for len(work) > 0 {
-		t := work[len(work)-1]
-		work = work[:len(work)-1]
-		dependants := t.dependants
-		t.dependants = taskSet{}
-		for d := range dependants.all() {
-			d.inputs.remove(t)
-			if d.run != nil || d.resume != nil || d.available || l.tasks[d.drv] != d {
-				continue
-			}
-			work = append(work, d)
-			d.cancel(l, fmt.Sprintf("%s, which it needs, was canceled", t.drv))
-		}
-	}
-}
-
-// standIn gives a task whose last build was canceled, but that others need, a
-// build of their own.
-func (t *task) standIn(l *loop, canceled *record) {
-	b := canceled.Build
-	b.ID, b.State, b.Reason, b.Stopped, b.Offload = newID(), t.standing(), t.reason, nil, false
-	b.Submitter = nil // who does not want it shall not have a hold on what others need
-	for d := range t.dependants.all() {
-		if len(d.builds) > 0 {
-			b.Parent = d.builds[0].ID
-			break
-		}
-	}
-	r := t.join(l, b)
-	record := r.Build
-	l.change(ledger.Change{Build: &record, Create: true})
 }

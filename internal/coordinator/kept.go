@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"time"
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
@@ -174,7 +173,7 @@ func (t *task) adopt(l *loop, m *machine, s *agentapi.BuildStatus) {
 	for _, r := range t.builds {
 		r.OutputPaths, r.OutputsOn = t.node.OutputMap(), m.Name
 	}
-	t.finish(l, outcome{reason: "the outputs were on " + m.Name})
+	t.finish(l, "the outputs were on "+m.Name)
 }
 
 // bring starts what is next for builds whose outputs are there: build hooks get them
@@ -194,14 +193,13 @@ func (t *task) bring(l *loop) {
 
 // endServed ends builds that need nothing but that the outputs are where they are.
 func (t *task) endServed(l *loop, reason string) {
-	now := time.Now()
 	for _, r := range t.builds {
-		r.Stopped, r.OutputPaths = &now, t.node.OutputMap()
+		r.OutputPaths = t.node.OutputMap()
 		if t.kept != nil {
 			r.OutputsOn = t.kept.Name
 		}
 	}
-	t.finish(l, outcome{reason: reason})
+	t.finish(l, reason)
 }
 
 // withoutBuild goes on with a task that has one build less, and others.

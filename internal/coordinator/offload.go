@@ -425,7 +425,7 @@ func (r *run) handOver() (*outcome, error) {
 func (r *run) delivered(l *loop) {
 	t := r.task
 	if l.builds[r.deliver.ID] == r.deliver {
-		r.deliver.endDelivered(l)
+		r.deliver.leave(l, api.Succeeded, "guix-daemon has the outputs")
 	}
 	if len(t.builds) > 0 {
 		t.bring(l)
@@ -434,16 +434,6 @@ func (r *run) delivered(l *loop) {
 	t.state = api.Succeeded
 	t.releaseInputs(l)
 	t.dropUnneeded(l)
-}
-
-// endDelivered ends a build, but not its task.
-func (rec *record) endDelivered(l *loop) {
-	t := rec.task
-	now := time.Now()
-	rec.Stopped, rec.State, rec.Reason = &now, api.Succeeded, "guix-daemon has the outputs"
-	rec.save(l, false)
-	delete(l.builds, rec.ID)
-	t.builds = slices.DeleteFunc(t.builds, func(other *record) bool { return other == rec })
 }
 
 // awaitGraph waits until it is known which of the tasks that a start found need each other.
@@ -497,7 +487,7 @@ func (c *Coordinator) endHookGrace(ctx context.Context) {
 				rec.cancel(l, "the build hook of guix-daemon did not come back for it")
 				return
 			}
-			rec.endDelivered(l)
+			rec.leave(l, api.Succeeded, "guix-daemon has the outputs")
 			if t := rec.task; len(t.builds) == 0 && t.dependants.size() > 0 && !t.available {
 				t.standIn(l, rec)
 			} else {

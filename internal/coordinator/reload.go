@@ -513,10 +513,7 @@ func (m *machine) replace(l *loop, n *machine) {
 func (old *run) moveTo(l *loop, n *machine) {
 	const why = "its machine is reached another way now"
 	t := old.task
-	t.run = nil
-	old.stale = why
-	old.cancel(errAbandoned)
-	delete(old.machine.runs, old)
+	old.detach(why)
 	if old.fetchOnly {
 		t.bring(l)
 		return

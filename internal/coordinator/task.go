@@ -208,20 +208,24 @@ func (l *loop) newInternal(n *headstore.Node, parent *task) *task {
 // setState moves a task, and with it its builds, to another state.
 func (t *task) setState(l *loop, s api.State, reason string) {
 	t.state, t.reason = s, reason
-	machine := ""
-	if t.machine != nil {
-		machine = t.machine.Name
-	}
 	for _, r := range t.builds {
-		same := r.State == s && r.Attempt == t.attempt
-		if same && r.Reason == reason && r.Machine == machine {
+		same, machine := r.State == s && r.Attempt == t.attempt, r.Machine
+		if t.identify(r); same && r.Reason == reason && r.Machine == machine {
 			continue
 		}
-		r.State, r.Reason, r.Attempt, r.Machine = s, reason, t.attempt, machine
-		if t.id != r.ID {
-			r.Shares = t.id
-		}
+		r.State, r.Reason = s, reason
 		r.save(l, same && reason != "") // that a reason has gone is no news
+	}
+}
+
+// identify notes in a build which attempt of the task is its last, where, and under which id.
+func (t *task) identify(r *record) {
+	r.Attempt, r.Machine = t.attempt, ""
+	if t.machine != nil {
+		r.Machine = t.machine.Name
+	}
+	if t.id != r.ID {
+		r.Shares = t.id
 	}
 }
 
