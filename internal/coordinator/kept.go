@@ -1,14 +1,11 @@
 package coordinator
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
 
-	"lighter/internal/agentapi"
 	"lighter/internal/api"
-	"lighter/internal/coordinator/headstore"
 	"lighter/store"
 )
 
@@ -104,12 +101,6 @@ func (k *keptItems) move(from, to *machine) {
 	}
 }
 
-// spare is a build that an agent finished and a task may need, after a start.
-type spare struct {
-	machine *machine
-	status  agentapi.BuildStatus
-}
-
 // keep notes that a task's outputs stay on a machine.
 func (t *task) keep(l *loop, m *machine, made []*madeItem) {
 	t.kept = m
@@ -143,37 +134,6 @@ func (c *Coordinator) unkeep(t *task, m *machine) {
 	}
 	paths, _ := t.node.OutputPaths(nil) // naming none cannot fail
 	c.kept.remove(m, paths)
-}
-
-// addKept makes a task that is over, for the sake of those that need its outputs.
-func (l *loop) addKept(n *headstore.Node, s *spare) {
-	delete(l.spare, n.Path)
-	t := l.newTask(n.Path, s.status.ID)
-	t.node, t.state, t.machine, t.attempt = n, api.Succeeded, s.machine, s.status.Attempt
-	l.live.Store(t.drv, n)
-	t.keep(l, s.machine, madeOf(s.status.Outputs, nil))
-}
-
-// adopt makes a task that waits for its turn use what a machine built before.
-func (t *task) adopt(l *loop, m *machine, s *agentapi.BuildStatus) {
-	l.queue.Remove(t.id)
-	l.kept.add(m, madeOf(s.Outputs, nil))
-	if s.ID != t.id {
-		delete(l.byID, t.id)
-		t.id = s.ID
-		l.byID[t.id] = t
-	}
-	t.machine, t.attempt = m, max(t.attempt, s.Attempt)
-	t.kept = m
-	t.setAvailable(l)
-	if t.wantedHome() || t.offloaded() {
-		t.bring(l)
-		return
-	}
-	for _, r := range t.builds {
-		r.OutputPaths, r.OutputsOn = t.node.OutputMap(), m.Name
-	}
-	t.finish(l, "the outputs were on "+m.Name)
 }
 
 // bring starts what is next for builds whose outputs are there: build hooks get them
@@ -287,127 +247,6 @@ func (r *run) inputsLost(l *loop, lost []store.Path) {
 		}
 	}
 	t.expand(l)
-}
-
-// reconcile compares the builds that an agent knows with what is wanted of it.
-func (m *machine) reconcile(l *loop, s *sighting) {
-	listed := make(map[string]bool, len(s.builds))
-	for i := range s.builds {
-		status := &s.builds[i]
-		listed[status.ID] = true
-		if s.known[status.ID] == nil {
-			m.log.Debug("the agent has a build of another coordinator", "build", status.ID)
-			continue
-		}
-		m.reconcileBuild(l, status, s.wrong[status])
-	}
-	m.tellWrong(l, s.wrong)
-	for _, t := range l.tasks {
-		if t.kept == m && !listed[t.id] && t.run == nil {
-			t.lose(l, "its agent does not know it any more")
-		}
-	}
-}
-
-// reconcileBuild decides about one build that an agent knows. If that cannot be what the
-// machine was given, wrong says why.
-func (m *machine) reconcileBuild(l *loop, s *agentapi.BuildStatus, wrong error) {
-	t := l.tasks[s.Derivation]
-	own := t != nil && t.id == s.ID
-	switch {
-	case own && t.attempt == s.Attempt && (t.run != nil && t.run.machine == m || t.resume == m):
-		// It goes on.
-	case own && t.kept == m && s.State == agentapi.Succeeded && l.kept.has(m, s.Outputs):
-		// It is still there.
-	case own && t.kept == m:
-		if t.run == nil {
-			t.lose(l, "its agent says something else of it now")
-		}
-	case own && l.grace != nil && t.attempt+1 == s.Attempt && t.run == nil && t.resume == nil && !t.available && l.mayMake(t, m):
-		// It was placed there, and the ledger did not hear of that any more. Nothing is placed
-		// before all machines were asked, so no other attempt has that number.
-		t.attempt, t.machine, t.resume, t.state = s.Attempt, m, m, api.Placed
-	case wrong != nil:
-		m.forget(l, s.ID)
-	case t.stillWanted(l, m, s):
-		t.useOld(l, m, s)
-	case s.State != agentapi.Succeeded || t != nil && !l.mayMake(t, m):
-		m.forget(l, s.ID)
-	case l.grace != nil && (t == nil || t.run == nil && t.resume == nil):
-		if other := l.spare[s.Derivation]; other != nil && (other.machine != m || other.status.ID != s.ID) {
-			m.forget(l, s.ID) // one is enough
-			return
-		}
-		l.spare[s.Derivation] = &spare{m, *s}
-	case t != nil && t.node != nil && t.run == nil && t.resume == nil && !t.available && !t.expanding:
-		t.adopt(l, m, s)
-	default:
-		m.forget(l, s.ID)
-	}
-}
-
-// tellWrong says that a machine lists builds which it was not given, or outputs that they
-// don't have.
-func (m *machine) tellWrong(l *loop, wrong map[*agentapi.BuildStatus]error) {
-	var own *headstore.Error
-	var texts []string
-	for _, err := range wrong {
-		if !errors.As(err, &own) {
-			texts = append(texts, err.Error())
-		}
-	}
-	if len(texts) == 0 {
-		return
-	}
-	slices.Sort(texts)
-	text := fmt.Sprintf("builds that it lists and that are not used: %d; %s", len(texts), texts[0])
-	m.faulted(l, text)
-	m.tell(l, text)
-}
-
-// endGrace notes that a machine said what it has, or cannot. When all did, the tasks
-// that a start found are looked at.
-func (l *loop) endGrace(m *machine) {
-	if l.grace == nil {
-		return
-	}
-	if m != nil {
-		delete(l.grace, m)
-		if len(l.grace) > 0 {
-			return
-		}
-	}
-	l.grace = nil
-	// One walk for all: a task whose dependants are not known yet would be dropped.
-	var questions []question
-	for _, t := range l.tasks {
-		if t.expanding {
-			questions = append(questions, t.question())
-		}
-	}
-	// What is still spare after that walk is not needed.
-	l.expander.mail.put(append(questions, question{whenDone: l.dropSpare})...)
-	l.placing = true
-}
-
-func (l *loop) dropSpare() {
-	again := false
-	for drv, s := range l.spare {
-		t := l.tasks[drv]
-		if t != nil && t.expanding {
-			again = true
-			continue
-		}
-		delete(l.spare, drv)
-		if t != nil && t.node != nil && t.run == nil && t.resume == nil && !t.available && l.mayMake(t, s.machine) {
-			t.adopt(l, s.machine, &s.status)
-		} else {
-			s.machine.forget(l, s.status.ID)
-		}
-	}
-	if again {
-		l.expander.mail.put(question{whenDone: l.dropSpare})
-	}
 }
 
 // uses reports whether what the machine's agent has of the task is still wanted, or

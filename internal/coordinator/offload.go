@@ -436,67 +436,6 @@ func (r *run) delivered(l *loop) {
 	t.dropUnneeded(l)
 }
 
-// awaitGraph waits until it is known which of the tasks that a start found need each other.
-func (c *Coordinator) awaitGraph(ctx context.Context) error {
-	for {
-		walked := make(chan struct{})
-		err := c.do(ctx, func(l *loop) {
-			if l.grace == nil {
-				c.expander.mail.put(question{whenDone: func() { close(walked) }})
-			}
-		})
-		if err != nil {
-			return err
-		}
-		select {
-		case <-walked:
-			return nil
-		case <-time.After(100 * time.Millisecond):
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-}
-
-// endHookGrace ends builds that an earlier coordinator left and whose hooks did not come
-// back. That the outputs are valid tells that the hook had them.
-func (c *Coordinator) endHookGrace(ctx context.Context) {
-	if c.awaitGraph(ctx) != nil {
-		return
-	}
-	waiting := make(map[string][]store.Path)
-	err := c.do(ctx, func(l *loop) {
-		for id, rec := range l.builds {
-			if rec.Offload && rec.delivery == nil && l.hooks[id] == nil {
-				waiting[id] = values(rec.OutputPaths)
-			}
-		}
-	})
-	if err != nil {
-		return
-	}
-	for id, outputs := range waiting {
-		absent, err := store.Missing(ctx, c.head.Backend, outputs)
-		done := err == nil && len(outputs) > 0 && len(absent) == 0
-		c.post(func(l *loop) {
-			rec := l.builds[id]
-			if rec == nil || rec.delivery != nil || l.hooks[id] != nil {
-				return
-			}
-			if !done {
-				rec.cancel(l, "the build hook of guix-daemon did not come back for it")
-				return
-			}
-			rec.leave(l, api.Succeeded, "guix-daemon has the outputs")
-			if t := rec.task; len(t.builds) == 0 && t.dependants.size() > 0 && !t.available {
-				t.standIn(l, rec)
-			} else {
-				t.withoutBuild(l)
-			}
-		})
-	}
-}
-
 // ---- the conversation about one build -----------------------------------------------------
 
 // delivery is the conversation with the hook that waits for one build.

@@ -1,0 +1,417 @@
+package coordinator
+
+// restart.go is how a coordinator, or a machine, that was away goes on: with what the ledger
+// left, with what machines say they have, and with the build hooks that come back.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"lighter/internal/agentapi"
+	"lighter/internal/api"
+	"lighter/internal/coordinator/headstore"
+	"lighter/internal/ledger"
+	"lighter/store"
+)
+
+// ---- what the ledger left ------------------------------------------------------------------
+
+// recover fills the loop from the ledger, before it runs.
+func (l *loop) recover(ctx context.Context) error {
+	if err := l.recoverMachines(ctx); err != nil {
+		return fmt.Errorf("start: %w", err)
+	}
+	var tags map[string]string
+	for b, err := range l.ledger.Builds(ctx, ledger.Filter{Filter: api.Filter{States: ledger.NonFinal()}, OldestFirst: true}) {
+		if err != nil {
+			return fmt.Errorf("start: %w", err)
+		}
+		tags = sameTags(b.Tags, tags)
+		b.Tags = tags
+		l.recoverBuild(b)
+	}
+	if len(l.tasks) == 0 {
+		return nil
+	}
+	l.group.Go(func() {
+		select {
+		case <-l.ctx.Done():
+		case <-time.After(l.limits.HookGrace):
+			l.endHookGrace(l.ctx)
+		}
+	})
+	l.log.Info("unfinished builds were found", "builds", len(l.builds), "derivations", len(l.tasks))
+	l.grace = make(map[*machine]bool)
+	for _, m := range l.machines {
+		l.grace[m] = true
+	}
+	for _, t := range l.tasks {
+		t.expanding = true
+	}
+	if len(l.machines) == 0 {
+		l.endGrace(nil)
+		return nil
+	}
+	l.group.Go(func() {
+		select {
+		case <-l.ctx.Done():
+		case <-time.After(l.limits.StartGrace):
+			l.post(func(l *loop) { l.endGrace(nil) })
+		}
+	})
+	return nil
+}
+
+func (l *loop) recoverMachines(ctx context.Context) error {
+	past, err := l.pastOf(ctx)
+	if err != nil {
+		return err
+	}
+	for _, m := range l.machines {
+		m.remember(past)
+	}
+	if err := l.recoverFailures(ctx); err != nil {
+		return err
+	}
+	return l.recoverPause(ctx)
+}
+
+// recoverBuild makes a build of the ledger live again. Builds of the same derivation
+// share a task, as they did.
+func (l *loop) recoverBuild(b *api.Build) {
+	if b.Attached {
+		l.awaitClient(b.ID)
+	}
+	if b.Check > 0 {
+		l.takeUpCheck(b)
+		return
+	}
+	id := b.ID
+	if b.Shares != "" {
+		id = b.Shares
+	}
+	t := l.tasks[b.Derivation]
+	if t == nil {
+		t = l.newTask(b.Derivation, id)
+		t.state = "" // so that whatever comes first is recorded
+	}
+	if b.Attempt > t.attempt || t.id != id && b.Attempt == t.attempt && b.State.Running() {
+		delete(l.byID, t.id)
+		t.id = id
+		l.byID[id] = t
+	}
+	if m := l.byName[b.Machine]; b.State.Running() && m != nil && b.Attempt >= t.attempt {
+		t.resume, t.state, t.machine = m, b.State, m
+	} else if b.State.Running() && m == nil {
+		l.log.Warn("an attempt is lost: its machine is not in the machines file any more", "build", b.ID, "machine", b.Machine)
+	}
+	t.attempt, t.retried = max(t.attempt, b.Attempt), max(t.retried, b.Retried)
+	if b.Failure != nil && !slices.ContainsFunc(t.failures, func(f api.Failure) bool { return f == *b.Failure }) {
+		t.failures = append(t.failures, *b.Failure)
+		t.blamed = max(t.blamed, min(t.attempt-1-b.Retried, l.limits.MaxAttempts-1))
+	}
+	t.join(l, *b)
+}
+
+// reattach goes on with an attempt that was under way when the coordinator stopped.
+func (t *task) reattach(l *loop) {
+	t.takeAgain(l, "the coordinator was started again and takes it up", nil)
+}
+
+// takeAgain goes on with the attempt that is under way on the machine resume, once before
+// is closed, if that is not nil.
+func (t *task) takeAgain(l *loop, reason string, before <-chan struct{}) {
+	m := t.resume
+	t.resume = nil
+	r := l.newRun(t, m)
+	r.resumed = t.state
+	r.phase = t.state
+	if t.state != api.Building && t.state != api.Fetching {
+		r.resumed = api.Placed
+	}
+	t.setState(l, t.state, reason)
+	l.group.Go(func() {
+		if before != nil {
+			<-before
+		}
+		r.main()
+	})
+}
+
+// ---- what machines say they have -----------------------------------------------------------
+
+// spare is a build that an agent finished and a task may need, after a start.
+type spare struct {
+	machine *machine
+	status  agentapi.BuildStatus
+}
+
+// addKept makes a task that is over, for the sake of those that need its outputs.
+func (l *loop) addKept(n *headstore.Node, s *spare) {
+	delete(l.spare, n.Path)
+	t := l.newTask(n.Path, s.status.ID)
+	t.node, t.state, t.machine, t.attempt = n, api.Succeeded, s.machine, s.status.Attempt
+	l.live.Store(t.drv, n)
+	t.keep(l, s.machine, madeOf(s.status.Outputs, nil))
+}
+
+// adopt makes a task that waits for its turn use what a machine built before.
+func (t *task) adopt(l *loop, m *machine, s *agentapi.BuildStatus) {
+	l.queue.Remove(t.id)
+	l.kept.add(m, madeOf(s.Outputs, nil))
+	if s.ID != t.id {
+		delete(l.byID, t.id)
+		t.id = s.ID
+		l.byID[t.id] = t
+	}
+	t.machine, t.attempt = m, max(t.attempt, s.Attempt)
+	t.kept = m
+	t.setAvailable(l)
+	if t.wantedHome() || t.offloaded() {
+		t.bring(l)
+		return
+	}
+	for _, r := range t.builds {
+		r.OutputPaths, r.OutputsOn = t.node.OutputMap(), m.Name
+	}
+	t.finish(l, "the outputs were on "+m.Name)
+}
+
+// reconcile compares the builds that an agent knows with what is wanted of it.
+func (m *machine) reconcile(l *loop, s *sighting) {
+	listed := make(map[string]bool, len(s.builds))
+	for i := range s.builds {
+		status := &s.builds[i]
+		listed[status.ID] = true
+		if s.known[status.ID] == nil {
+			m.log.Debug("the agent has a build of another coordinator", "build", status.ID)
+			continue
+		}
+		m.reconcileBuild(l, status, s.wrong[status])
+	}
+	m.tellWrong(l, s.wrong)
+	for _, t := range l.tasks {
+		if t.kept == m && !listed[t.id] && t.run == nil {
+			t.lose(l, "its agent does not know it any more")
+		}
+	}
+}
+
+// reconcileBuild decides about one build that an agent knows. If that cannot be what the
+// machine was given, wrong says why.
+func (m *machine) reconcileBuild(l *loop, s *agentapi.BuildStatus, wrong error) {
+	t := l.tasks[s.Derivation]
+	own := t != nil && t.id == s.ID
+	switch {
+	case own && t.attempt == s.Attempt && (t.run != nil && t.run.machine == m || t.resume == m):
+		// It goes on.
+	case own && t.kept == m && s.State == agentapi.Succeeded && l.kept.has(m, s.Outputs):
+		// It is still there.
+	case own && t.kept == m:
+		if t.run == nil {
+			t.lose(l, "its agent says something else of it now")
+		}
+	case own && l.grace != nil && t.attempt+1 == s.Attempt && t.run == nil && t.resume == nil && !t.available && l.mayMake(t, m):
+		// It was placed there, and the ledger did not hear of that any more. Nothing is placed
+		// before all machines were asked, so no other attempt has that number.
+		t.attempt, t.machine, t.resume, t.state = s.Attempt, m, m, api.Placed
+	case wrong != nil:
+		m.forget(l, s.ID)
+	case t.stillWanted(l, m, s):
+		t.useOld(l, m, s)
+	case s.State != agentapi.Succeeded || t != nil && !l.mayMake(t, m):
+		m.forget(l, s.ID)
+	case l.grace != nil && (t == nil || t.run == nil && t.resume == nil):
+		if other := l.spare[s.Derivation]; other != nil && (other.machine != m || other.status.ID != s.ID) {
+			m.forget(l, s.ID) // one is enough
+			return
+		}
+		l.spare[s.Derivation] = &spare{m, *s}
+	case t != nil && t.node != nil && t.run == nil && t.resume == nil && !t.available && !t.expanding:
+		t.adopt(l, m, s)
+	default:
+		m.forget(l, s.ID)
+	}
+}
+
+// tellWrong says that a machine lists builds which it was not given, or outputs that they
+// don't have.
+func (m *machine) tellWrong(l *loop, wrong map[*agentapi.BuildStatus]error) {
+	var own *headstore.Error
+	var texts []string
+	for _, err := range wrong {
+		if !errors.As(err, &own) {
+			texts = append(texts, err.Error())
+		}
+	}
+	if len(texts) == 0 {
+		return
+	}
+	slices.Sort(texts)
+	text := fmt.Sprintf("builds that it lists and that are not used: %d; %s", len(texts), texts[0])
+	m.faulted(l, text)
+	m.tell(l, text)
+}
+
+// endGrace notes that a machine said what it has, or cannot. When all did, the tasks
+// that a start found are looked at.
+func (l *loop) endGrace(m *machine) {
+	if l.grace == nil {
+		return
+	}
+	if m != nil {
+		delete(l.grace, m)
+		if len(l.grace) > 0 {
+			return
+		}
+	}
+	l.grace = nil
+	// One walk for all: a task whose dependants are not known yet would be dropped.
+	var questions []question
+	for _, t := range l.tasks {
+		if t.expanding {
+			questions = append(questions, t.question())
+		}
+	}
+	// What is still spare after that walk is not needed.
+	l.expander.mail.put(append(questions, question{whenDone: l.dropSpare})...)
+	l.placing = true
+}
+
+func (l *loop) dropSpare() {
+	again := false
+	for drv, s := range l.spare {
+		t := l.tasks[drv]
+		if t != nil && t.expanding {
+			again = true
+			continue
+		}
+		delete(l.spare, drv)
+		if t != nil && t.node != nil && t.run == nil && t.resume == nil && !t.available && l.mayMake(t, s.machine) {
+			t.adopt(l, s.machine, &s.status)
+		} else {
+			s.machine.forget(l, s.status.ID)
+		}
+	}
+	if again {
+		l.expander.mail.put(question{whenDone: l.dropSpare})
+	}
+}
+
+// ---- what a machine brings back ------------------------------------------------------------
+
+// A machine that was away for long comes back with what it was building. Its attempts were
+// given up, and perhaps others are under way elsewhere: their numbers say who owns a build,
+// and nothing that the old attempt reports is believed. But what it made is as good as any.
+// A result that nobody has yet gets an attempt of its own, with the next number: whatever is
+// under way is abandoned, and the new one attaches to what the agent finished, reads its log,
+// and fetches it. So there is one owner at any time, and if that fails the build goes on as
+// after any other attempt. A build that still runs there is taken up again if nobody tried
+// anew; then its attempt is still the last.
+
+// complete reports whether a build that an agent finished made all outputs of its derivation.
+func complete(n *headstore.Node, s *agentapi.BuildStatus) bool {
+	return s.State == agentapi.Succeeded && s.Derivation == n.Path && n.CheckOutputs(s.Outputs, false) == nil
+}
+
+// stillWanted reports whether a machine came back with something of an attempt that it was given
+// and that was given up, and the task it was for is not done yet.
+func (t *task) stillWanted(l *loop, m *machine, s *agentapi.BuildStatus) bool {
+	if l.grace != nil || t == nil || t.node == nil || t.id != s.ID || t.expanding || t.resume != nil || t.available || m.problem != "" || t.checks() || !l.mayMake(t, m) {
+		return false
+	}
+	if s.State == agentapi.Running {
+		return t.run == nil && t.attempt == s.Attempt && t.waiting == 0
+	}
+	// What is being fetched elsewhere is done there too, and nearer.
+	return complete(t.node, s) && s.Attempt <= t.attempt && t.attempt < api.MaxAttempt && (t.run == nil || t.run.machine != m && t.state != api.Fetching)
+}
+
+// useOld uses what stillWanted found.
+func (t *task) useOld(l *loop, m *machine, s *agentapi.BuildStatus) {
+	delete(l.delayed, t)
+	l.queue.Remove(t.id)
+	if s.State == agentapi.Running {
+		m.log.Info("the machine is back, and still builds; that goes on", "build", t.id, "attempt", s.Attempt)
+		t.resume, t.machine, t.state = m, m, api.Building
+		t.takeAgain(l, "its machine is back and still builds it", nil)
+		return
+	}
+	m.log.Info("the machine is back with a build that is still wanted", "build", t.id, "attempt", s.Attempt)
+	t.abandon(l, m.Name+" came back with what it built")
+	t.attempt++
+	t.resume, t.machine, t.state = m, m, api.Building
+	t.takeAgain(l, fmt.Sprintf("%s came back with what attempt %d made there", m.Name, s.Attempt), nil)
+}
+
+// mayAdopt reports whether what the agent has is the finished result of an older attempt, for
+// whose sake this one was made.
+func (r *run) mayAdopt(s *agentapi.BuildStatus) bool {
+	return (r.resumed == api.Building || r.resumed == api.Fetching) && s.Attempt <= r.attempt && !r.options.Check && complete(r.node, s)
+}
+
+// ---- build hooks that come back ------------------------------------------------------------
+
+// awaitGraph waits until it is known which of the tasks that a start found need each other.
+func (c *Coordinator) awaitGraph(ctx context.Context) error {
+	for {
+		walked := make(chan struct{})
+		err := c.do(ctx, func(l *loop) {
+			if l.grace == nil {
+				c.expander.mail.put(question{whenDone: func() { close(walked) }})
+			}
+		})
+		if err != nil {
+			return err
+		}
+		select {
+		case <-walked:
+			return nil
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// endHookGrace ends builds that an earlier coordinator left and whose hooks did not come
+// back. That the outputs are valid tells that the hook had them.
+func (c *Coordinator) endHookGrace(ctx context.Context) {
+	if c.awaitGraph(ctx) != nil {
+		return
+	}
+	waiting := make(map[string][]store.Path)
+	err := c.do(ctx, func(l *loop) {
+		for id, rec := range l.builds {
+			if rec.Offload && rec.delivery == nil && l.hooks[id] == nil {
+				waiting[id] = values(rec.OutputPaths)
+			}
+		}
+	})
+	if err != nil {
+		return
+	}
+	for id, outputs := range waiting {
+		absent, err := store.Missing(ctx, c.head.Backend, outputs)
+		done := err == nil && len(outputs) > 0 && len(absent) == 0
+		c.post(func(l *loop) {
+			rec := l.builds[id]
+			if rec == nil || rec.delivery != nil || l.hooks[id] != nil {
+				return
+			}
+			if !done {
+				rec.cancel(l, "the build hook of guix-daemon did not come back for it")
+				return
+			}
+			rec.leave(l, api.Succeeded, "guix-daemon has the outputs")
+			if t := rec.task; len(t.builds) == 0 && t.dependants.size() > 0 && !t.available {
+				t.standIn(l, rec)
+			} else {
+				t.withoutBuild(l)
+			}
+		})
+	}
+}
