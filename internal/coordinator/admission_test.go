@@ -129,8 +129,8 @@ func TestAdmissionDoesNotFlap(t *testing.T) {
 			}
 			time.Sleep(10 * time.Second)
 		}
-		if len(l.changes) != 6 {
-			t.Errorf("%d events, want one for each start and end", len(l.changes))
+		if len(l.changed) != 6 {
+			t.Errorf("%d events, want one for each start and end", len(l.changed))
 		}
 	})
 }

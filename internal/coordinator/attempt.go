@@ -36,7 +36,7 @@ type run struct {
 	fetchOnly bool
 	// deliver is the build whose hook gets outputs that are kept on the machine; then
 	// fetchOnly is set too.
-	deliver *record
+	deliver *liveBuild
 	to      *delivery             // the conversation with it
 	options agentapi.BuildRequest // timeouts and the like
 
@@ -79,7 +79,7 @@ func (t *task) place(l *loop, m *machine, reason string) {
 // hookOnly reports whether none but build hooks want a task. guix-daemon protects what it
 // needs for those.
 func (t *task) hookOnly() bool {
-	return t.dependants.size() == 0 && len(t.builds) > 0 && !slices.ContainsFunc(t.builds, func(r *record) bool { return !r.Offload })
+	return t.dependants.size() == 0 && len(t.builds) > 0 && !slices.ContainsFunc(t.builds, func(r *liveBuild) bool { return !r.Offload })
 }
 
 func (c *Coordinator) newRun(t *task, m *machine) *run {

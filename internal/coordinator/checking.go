@@ -37,7 +37,7 @@ type checking struct {
 	measure map[string]string // hashes of the outputs at home, by name
 
 	// The rest belongs to the loop.
-	rec    *record
+	rec    *liveBuild
 	used   map[string]bool // machines that built it, or build it now
 	tasks  map[*task]bool  // builds that were not over yet
 	others []string        // ids of plain builds that were made for this one
@@ -65,7 +65,7 @@ func (l *loop) takeUpCheck(b *api.Build) {
 		c: l.Coordinator, req: b.Request, whose: b.Submitter, ctx: ctx, cancel: cancel, used: make(map[string]bool), tasks: make(map[*task]bool),
 		ended: make(chan checked, api.MaxChecks*(l.limits.MaxAttempts+1)),
 	}
-	k.rec = &record{Build: *b, task: &task{drv: b.Derivation, id: b.ID, state: b.State}, check: k}
+	k.rec = &liveBuild{Build: *b, task: &task{drv: b.Derivation, id: b.ID, state: b.State}, check: k}
 	l.builds[b.ID] = k.rec
 	l.group.Go(func() {
 		defer cancel(nil)

@@ -48,7 +48,7 @@ func newCounters() counters {
 }
 
 // count counts a build as what it is now.
-func (n *counters) count(r *record) {
+func (n *counters) count(r *liveBuild) {
 	var as countedAs
 	switch {
 	case r.State.Final():
@@ -92,7 +92,7 @@ func (n *counters) add(as countedAs, d int) {
 
 // countFinal counts a build whose record is about to be saved. It is called for every change;
 // only what is new counts.
-func (r *record) countFinal(l *loop) {
+func (r *liveBuild) countFinal(l *loop) {
 	n := &l.counts
 	was := r.counted
 	n.count(r)

@@ -51,10 +51,10 @@ func TestQueues(t *testing.T) {
 			{Machine: machines.Machine{Name: "c", Systems: []string{"x"}, ParallelBuilds: 100, Speed: 1}, state: api.MachineDown},
 			{Machine: machines.Machine{Name: "d", Systems: []string{"z"}, ParallelBuilds: 9, Speed: 1}, state: api.MachineUp, setting: machineSetting{Draining: true}},
 		}
-		add := func(system string, state api.State, expected, rank time.Duration) *record {
+		add := func(system string, state api.State, expected, rank time.Duration) *liveBuild {
 			name := store.Path(fmt.Sprint(len(l.tasks)))
-			r := &record{Build: api.Build{System: system, State: state}}
-			work := &task{expected: expected, rank: rank, builds: []*record{r}}
+			r := &liveBuild{Build: api.Build{System: system, State: state}}
+			work := &task{expected: expected, rank: rank, builds: []*liveBuild{r}}
 			r.task = work
 			l.tasks[name] = work
 			l.counts.count(r)
@@ -100,9 +100,9 @@ func TestQueues(t *testing.T) {
 // TestSystemsAreBounded shows that derivations with endless systems don't fill the memory.
 func TestSystemsAreBounded(t *testing.T) {
 	n := newCounters()
-	var all []*record
+	var all []*liveBuild
 	for i := range 3 * maxSystems {
-		r := &record{Build: api.Build{System: fmt.Sprint("s", i), State: api.Queued}}
+		r := &liveBuild{Build: api.Build{System: fmt.Sprint("s", i), State: api.Queued}}
 		n.count(r)
 		all = append(all, r)
 	}

@@ -14,7 +14,7 @@ import (
 
 // end is the door through which every build leaves: it is final, and the loop knows it no
 // more.
-func (r *record) end(l *loop, s api.State, reason string) {
+func (r *liveBuild) end(l *loop, s api.State, reason string) {
 	now := time.Now()
 	r.Stopped, r.State, r.Reason = &now, s, reason
 	r.save(l, false)
@@ -22,9 +22,9 @@ func (r *record) end(l *loop, s api.State, reason string) {
 }
 
 // leave ends a build while its task goes on.
-func (r *record) leave(l *loop, s api.State, reason string) {
+func (r *liveBuild) leave(l *loop, s api.State, reason string) {
 	r.end(l, s, reason)
-	r.task.builds = slices.DeleteFunc(r.task.builds, func(other *record) bool { return other == r })
+	r.task.builds = slices.DeleteFunc(r.task.builds, func(other *liveBuild) bool { return other == r })
 }
 
 // endBuilds ends all builds of a task.
@@ -195,7 +195,7 @@ func expansionFailure(input store.Path, err error) *api.Failure {
 // ---- what nobody wants ---------------------------------------------------------------------
 
 // cancel cancels one build. Its task goes on if another needs it.
-func (r *record) cancel(l *loop, reason string) {
+func (r *liveBuild) cancel(l *loop, reason string) {
 	if r.check != nil {
 		r.check.cancelBy(l, reason)
 		return
@@ -242,7 +242,7 @@ func (t *task) cancelDependants(l *loop) {
 
 // standIn gives a task whose last build was canceled, but that others need, a
 // build of their own.
-func (t *task) standIn(l *loop, canceled *record) {
+func (t *task) standIn(l *loop, canceled *liveBuild) {
 	b := canceled.Build
 	b.ID, b.State, b.Reason, b.Stopped, b.Offload = newID(), t.standing(), t.reason, nil, false
 	b.Submitter = nil // who does not want it shall not have a hold on what others need

@@ -32,15 +32,15 @@ type loop struct {
 
 	leavingWatched bool // somebody looks whether machines that are to go can
 
-	hooks    map[string]*delivery // of build hooks that talk to us, by build id
+	deliveries    map[string]*delivery // of build hooks that talk to us, by build id
 	tasks    map[store.Path]*task
-	builds   map[string]*record         // that are not final
+	builds   map[string]*liveBuild         // that are not final
 	finals   map[string][]chan struct{} // closed when the build is final
 	attached map[string]int             // clients that want a build with Attached, by its id
 	queue    *scheduler.Queue
 	byID     map[string]*task // tasks by id, which is the id in queue
 	seq      uint64
-	changes  []ledger.Change // not handed to the recorder yet
+	changed  []ledger.Change // not handed to the recorder yet
 	after    []func()        // to be called, in the loop, once those are durable
 	placing  bool            // place before waiting for mail again
 	placeAt  time.Time       // or then; zero is never
@@ -56,7 +56,7 @@ type loop struct {
 func newLoop(c *Coordinator) *loop {
 	l := &loop{
 		Coordinator: c, counts: newCounters(), byName: make(map[string]*machine), items: newItemNumbers(maxItems),
-		hooks: make(map[string]*delivery), tasks: make(map[store.Path]*task), builds: make(map[string]*record),
+		deliveries: make(map[string]*delivery), tasks: make(map[store.Path]*task), builds: make(map[string]*liveBuild),
 		finals: make(map[string][]chan struct{}), attached: make(map[string]int),
 		queue: scheduler.NewQueue(), byID: make(map[string]*task),
 		delayed: make(map[*task]bool), spare: make(map[store.Path]*spare), alarmed: make(map[string]time.Time),
@@ -104,7 +104,7 @@ func (l *loop) run() error {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
-		l.handOver()
+		l.record()
 		if !l.placeAt.IsZero() {
 			timer.Reset(time.Until(l.placeAt))
 		}
@@ -134,8 +134,8 @@ func (l *loop) run() error {
 // flush gives what the loop and its goroutines still changed to the ledger, for
 // whose sake nobody has to wait.
 func (l *loop) flush() {
-	l.handOver()
-	l.recorder.drain()
+	l.record()
+	l.recorder.flush()
 }
 
 // post asks the loop to call f. It never blocks; f is not called if Run is over.
@@ -232,19 +232,19 @@ func (l *loop) change(ch ledger.Change) {
 	if ch.Event != nil {
 		ch.Event.Shorten()
 	}
-	l.changes = append(l.changes, ch)
+	l.changed = append(l.changed, ch)
 }
 
 // durably calls f in the loop once everything changed so far is durable.
 func (l *loop) durably(f func()) { l.after = append(l.after, f) }
 
-// handOver gives the recorder what changed since it was last called.
-func (l *loop) handOver() {
-	if len(l.changes) == 0 && len(l.after) == 0 {
+// record gives the recorder what changed since it was last called.
+func (l *loop) record() {
+	if len(l.changed) == 0 && len(l.after) == 0 {
 		return
 	}
-	l.recorder.mail.put(batch{l.changes, l.after})
-	l.changes, l.after = nil, nil
+	l.recorder.mail.put(batch{l.changed, l.after})
+	l.changed, l.after = nil, nil
 }
 
 // event records something about a machine.

@@ -271,7 +271,7 @@ func (c *Coordinator) takeUpOrder(ctx context.Context, d *delivery, o *hookapi.O
 	if err := d.mayBeTaken(ctx); err != nil {
 		return nil, err
 	}
-	if err := c.do(ctx, func(l *loop) { l.hooks[d.id] = d }); err != nil {
+	if err := c.do(ctx, func(l *loop) { l.deliveries[d.id] = d }); err != nil {
 		return nil, err
 	}
 	answers, err := c.Submit(ctx, []api.Request{{
@@ -341,8 +341,8 @@ func (d *delivery) came(l *loop) bool {
 
 // gone cancels the build whose hook is gone, if no other has come for it.
 func (d *delivery) gone(l *loop) {
-	if l.hooks[d.id] == d {
-		delete(l.hooks, d.id)
+	if l.deliveries[d.id] == d {
+		delete(l.deliveries, d.id)
 	}
 	rec := l.builds[d.id]
 	if rec == nil || !rec.Offload || l.ctx.Err() != nil {
@@ -351,7 +351,7 @@ func (d *delivery) gone(l *loop) {
 	if rec.delivery == d {
 		rec.delivery = nil
 	}
-	if rec.delivery != nil || l.hooks[d.id] != nil {
+	if rec.delivery != nil || l.deliveries[d.id] != nil {
 		return
 	}
 	rec.cancel(l, "guix-daemon does not want it any more")

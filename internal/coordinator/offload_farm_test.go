@@ -92,7 +92,7 @@ func (f *hookFarm) over() {
 	f.idle()
 	f.until("no hook is left", func() bool {
 		var hooks int
-		if err := f.c.do(context.Background(), func(l *loop) { hooks = len(l.hooks) }); err != nil {
+		if err := f.c.do(context.Background(), func(l *loop) { hooks = len(l.deliveries) }); err != nil {
 			f.t.Fatal(err)
 		}
 		return hooks == 0

@@ -31,7 +31,7 @@ func buildOptions(t *task) agentapi.BuildRequest {
 	var o agentapi.BuildRequest
 	builds := t.builds
 	if t.check != nil {
-		o.Check, builds = true, []*record{t.check.rec}
+		o.Check, builds = true, []*liveBuild{t.check.rec}
 	}
 	for i, r := range builds {
 		if i == 0 {

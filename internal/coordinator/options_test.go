@@ -37,7 +37,7 @@ func TestOptionsFor(t *testing.T) {
 			m := &machine{Machine: tt.machine}
 			var work task
 			for _, r := range tt.requests {
-				work.builds = append(work.builds, &record{Build: api.Build{Request: r}})
+				work.builds = append(work.builds, &liveBuild{Build: api.Build{Request: r}})
 			}
 			if diff := cmp.Diff(tt.want, m.optionsFor(&work)); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
@@ -49,7 +49,7 @@ func TestOptionsFor(t *testing.T) {
 // TestOptionsForChecks shows that guix-daemon is told to keep what it makes, and that no
 // other store is, which would keep the folders of builds that fail.
 func TestOptionsForChecks(t *testing.T) {
-	work := task{check: &checking{rec: &record{Build: api.Build{Request: api.Request{Timeout: 60}}}}}
+	work := task{check: &checking{rec: &liveBuild{Build: api.Build{Request: api.Request{Timeout: 60}}}}}
 	for kind, keep := range map[string]bool{machines.StoreDaemon: true, machines.StoreLocal: false} {
 		var m machine
 		m.kind.Store(kind)

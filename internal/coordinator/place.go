@@ -246,7 +246,7 @@ func (l *loop) lookForIdleMachines() {
 }
 
 // why explains where a build stands.
-func (t *task) why(l *loop, r *record) *api.Why {
+func (t *task) why(l *loop, r *liveBuild) *api.Why {
 	w := &api.Why{Build: r.Build, Summary: r.Reason, Attempts: t.failures}
 	for in := range t.inputs.all() {
 		if !in.available && len(in.builds) > 0 && len(w.WaitsFor) < maxListed {

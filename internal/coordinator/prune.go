@@ -96,7 +96,7 @@ func (c *Coordinator) Prune(ctx context.Context, req *api.Prune) (*api.Pruned, e
 	defer c.pruning.one.Unlock()
 	ctx, cancel := c.UntilStopped(ctx)
 	defer cancel()
-	if err := c.finishArchives(); err != nil {
+	if err := c.finishAttics(); err != nil {
 		return nil, fmt.Errorf("prune: %w", err)
 	}
 	p, err := c.newPrune(ctx, req)
@@ -112,12 +112,12 @@ func (c *Coordinator) Prune(ctx context.Context, req *api.Prune) (*api.Pruned, e
 
 var errPruning = &api.Error{Status: http.StatusConflict, Code: api.CodeConflict, Message: "builds are being moved out of the ledger already"}
 
-// finishArchives gives archives that a crash interrupted their names.
-func (c *Coordinator) finishArchives() error {
+// finishAttics gives attics that a crash interrupted their names.
+func (c *Coordinator) finishAttics() error {
 	if c.cfg.StateFolder == "" {
 		return errors.New("there is no state folder for the archive")
 	}
-	names, err := finishArchives(filepath.Join(c.cfg.StateFolder, archiveFolder))
+	names, err := finishAttics(filepath.Join(c.cfg.StateFolder, atticFolder))
 	for _, name := range names {
 		c.log.Info("an archive of builds was finished that an earlier coordinator had begun", "file", name)
 	}
@@ -132,7 +132,7 @@ type pruneRun struct {
 	known map[string]bool // builds that machines knew after that
 	away  map[string]bool // machines that can't say what they know
 
-	archive archive
+	attic attic
 	batch   []leaving
 	result  api.Pruned
 	kept    int // builds that stay because of machines
@@ -149,7 +149,7 @@ type leaving struct {
 func (c *Coordinator) newPrune(ctx context.Context, req *api.Prune) (*pruneRun, error) {
 	p := &pruneRun{
 		c: c, req: req, began: time.Now(), told: time.Now(),
-		archive: archive{dir: filepath.Join(c.cfg.StateFolder, archiveFolder), now: time.Now},
+		attic: attic{dir: filepath.Join(c.cfg.StateFolder, atticFolder), now: time.Now},
 	}
 	return p, p.askMachines(ctx)
 }
@@ -201,12 +201,12 @@ func (p *pruneRun) run(ctx context.Context) (*api.Pruned, error) {
 	done, err := p.c.ledger.Prune(ctx, ledger.PruneOptions{
 		Before: p.began.Add(-p.req.OlderThan.Duration()), States: p.req.States, DryRun: p.req.DryRun,
 		KeepEventsFrom: p.c.hooksSeen() + 1,
-		Keep:           p.stays, Sync: p.archive.sync,
+		Keep:           p.stays, Sync: p.attic.sync,
 		Around: func(remove func() error) error { return p.remove(ctx, remove) },
 	}, p.add)
-	size, finishErr := p.archive.finish()
+	size, finishErr := p.attic.finish()
 	if size > 0 {
-		p.result.File, p.result.Bytes = p.archive.name, size
+		p.result.File, p.result.Bytes = p.attic.name, size
 	}
 	p.result.Builds, p.result.Events = done.Builds, done.Events
 	p.report()
@@ -249,7 +249,7 @@ func (p *pruneRun) stays(b *api.Build, events []api.Event) bool {
 // add archives a build.
 func (p *pruneRun) add(b *api.Build, events []api.Event) error {
 	p.batch = append(p.batch, leaving{b.Derivation, p.c.logsOf(b)})
-	return p.archive.add(b, events)
+	return p.attic.add(b, events)
 }
 
 // remove has a batch of archived builds removed, and then their logs.
@@ -269,7 +269,7 @@ func (p *pruneRun) remove(ctx context.Context, remove func() error) error {
 	p.result.Builds += len(batch) // nearly; the ledger knows better in the end
 	if time.Since(p.told) >= pruneProgress {
 		p.told = time.Now()
-		p.c.log.Info("old builds are leaving the ledger", "builds", p.result.Builds, "file", p.archive.name+partSuffix)
+		p.c.log.Info("old builds are leaving the ledger", "builds", p.result.Builds, "file", p.attic.name+partSuffix)
 	}
 	if p.req.KeepLogs {
 		return nil
@@ -334,11 +334,11 @@ func (p *pruneRun) idsOf(ctx context.Context, drv store.Path) (map[string]bool, 
 	return ids, nil
 }
 
-// pruneInTime finishes what a crash left of archives, and then prunes as the
+// pruneInTime finishes what a crash left of attics, and then prunes as the
 // configuration says.
 func (c *Coordinator) pruneInTime(ctx context.Context) {
 	if c.cfg.StateFolder != "" && c.pruning.one.TryLock() {
-		if err := c.finishArchives(); err != nil {
+		if err := c.finishAttics(); err != nil {
 			c.log.Warn("an archive of builds was not finished; that is tried again before the next one", "err", err)
 		}
 		c.pruning.one.Unlock()

@@ -423,8 +423,8 @@ func TestPruneIsCutShort(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The disk fails at the second batch.
-	p.archive.now = func() time.Time { return time.Unix(0, 0) }
-	opts := ledger.PruneOptions{Before: p.began.Add(-p.req.OlderThan.Duration()), Sync: p.archive.sync}
+	p.attic.now = func() time.Time { return time.Unix(0, 0) }
+	opts := ledger.PruneOptions{Before: p.began.Add(-p.req.OlderThan.Duration()), Sync: p.attic.sync}
 	batches := 0
 	broken := errors.New("broken")
 	opts.Around = func(remove func() error) error {
@@ -436,10 +436,10 @@ func TestPruneIsCutShort(t *testing.T) {
 	if _, err := f.ledger.Prune(ctx, opts, p.add); !errors.Is(err, broken) {
 		t.Fatal(err)
 	}
-	if _, err := p.archive.finish(); err != nil {
+	if _, err := p.attic.finish(); err != nil {
 		t.Fatal(err)
 	}
-	archived, left := idsOf(readArchive(t, p.archive.name)), f.inLedger()
+	archived, left := idsOf(readArchive(t, p.attic.name)), f.inLedger()
 	if len(left) == 300 || len(left) == 0 || !slices.Equal(all[300-len(left):], left) || !slices.Equal(archived[:300-len(left)], all[:300-len(left)]) {
 		t.Errorf("%d are archived, %d are left of 300", len(archived), len(left))
 	}

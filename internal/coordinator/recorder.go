@@ -122,8 +122,8 @@ func (r *recorder) apply(ctx context.Context) error {
 // lastWrite bounds the time that a coordinator which stops gives the ledger.
 const lastWrite = 5 * time.Second
 
-// drain writes what is left, after run is over.
-func (r *recorder) drain() {
+// flush writes what is left, after run is over.
+func (r *recorder) flush() {
 	r.collect()
 	if len(r.pending.changes) == 0 || r.dead.Load() {
 		return

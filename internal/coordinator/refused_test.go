@@ -17,17 +17,17 @@ import (
 )
 
 // poisons are what the ledger refuses in a build's record.
-var poisons = map[string]func(r *record){
-	"attempt":    func(r *record) { r.task.attempt = math.MaxInt32 + 1 },
-	"no attempt": func(r *record) { r.task.attempt = -1 },
-	"NaN":        func(r *record) { r.BuildTime = api.Seconds(math.NaN()) },
-	"time": func(r *record) {
+var poisons = map[string]func(r *liveBuild){
+	"attempt":    func(r *liveBuild) { r.task.attempt = math.MaxInt32 + 1 },
+	"no attempt": func(r *liveBuild) { r.task.attempt = -1 },
+	"NaN":        func(r *liveBuild) { r.BuildTime = api.Seconds(math.NaN()) },
+	"time": func(r *liveBuild) {
 		late := time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)
 		r.Started = &late
 	},
-	"path":   func(r *record) { r.OutputPaths = map[string]store.Path{"out": "/nowhere"} },
-	"system": func(r *record) { r.System = "\xff" },
-	"size": func(r *record) {
+	"path":   func(r *liveBuild) { r.OutputPaths = map[string]store.Path{"out": "/nowhere"} },
+	"system": func(r *liveBuild) { r.System = "\xff" },
+	"size": func(r *liveBuild) {
 		r.Results = []api.CheckResult{{Hashes: map[string]string{"out": strings.Repeat("x", api.MaxRecord)}}}
 	},
 }

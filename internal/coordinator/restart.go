@@ -386,7 +386,7 @@ func (c *Coordinator) endHookGrace(ctx context.Context) {
 	waiting := make(map[string][]store.Path)
 	err := c.do(ctx, func(l *loop) {
 		for id, rec := range l.builds {
-			if rec.Offload && rec.delivery == nil && l.hooks[id] == nil {
+			if rec.Offload && rec.delivery == nil && l.deliveries[id] == nil {
 				waiting[id] = values(rec.OutputPaths)
 			}
 		}
@@ -399,7 +399,7 @@ func (c *Coordinator) endHookGrace(ctx context.Context) {
 		done := err == nil && len(outputs) > 0 && len(absent) == 0
 		c.post(func(l *loop) {
 			rec := l.builds[id]
-			if rec == nil || rec.delivery != nil || l.hooks[id] != nil {
+			if rec == nil || rec.delivery != nil || l.deliveries[id] != nil {
 				return
 			}
 			if !done {

@@ -23,7 +23,7 @@ type task struct {
 	id     string
 	known  <-chan struct{} // closed when the ledger has id; nil if it had it before
 	seq    uint64
-	builds []*record // that are not final
+	builds []*liveBuild // that are not final
 
 	state  api.State
 	reason string
@@ -68,8 +68,8 @@ type task struct {
 	kept      *machine
 }
 
-// record is a build that is not final.
-type record struct {
+// liveBuild is a build that is not final.
+type liveBuild struct {
 	api.Build
 	task *task
 	// delivery is the conversation with the build hook that wants an offloaded build;
@@ -134,7 +134,7 @@ func (t *task) wantedHome() bool {
 
 // offloaded reports whether a build hook wants the outputs.
 func (t *task) offloaded() bool {
-	return slices.ContainsFunc(t.builds, func(r *record) bool { return r.Offload })
+	return slices.ContainsFunc(t.builds, func(r *liveBuild) bool { return r.Offload })
 }
 
 // newTask makes a task for a derivation that has none.
@@ -170,8 +170,8 @@ func (t *task) remove(l *loop) {
 }
 
 // join adds a build to a task.
-func (t *task) join(l *loop, b api.Build) *record {
-	r := &record{Build: b, task: t, delivery: l.hooks[b.ID]}
+func (t *task) join(l *loop, b api.Build) *liveBuild {
+	r := &liveBuild{Build: b, task: t, delivery: l.deliveries[b.ID]}
 	if b.ID != t.id {
 		r.Shares = t.id
 	}
@@ -219,7 +219,7 @@ func (t *task) setState(l *loop, s api.State, reason string) {
 }
 
 // identify notes in a build which attempt of the task is its last, where, and under which id.
-func (t *task) identify(r *record) {
+func (t *task) identify(r *liveBuild) {
 	r.Attempt, r.Machine = t.attempt, ""
 	if t.machine != nil {
 		r.Machine = t.machine.Name
@@ -231,7 +231,7 @@ func (t *task) identify(r *record) {
 
 // save writes a build's record; with force an event is made though its state is the
 // same as before.
-func (r *record) save(l *loop, force bool) {
+func (r *liveBuild) save(l *loop, force bool) {
 	r.countFinal(l)
 	b := r.Build // nothing that it points to is changed any more
 	if r.delivery != nil {

@@ -17,11 +17,11 @@ import (
 	"lighter/internal/disk"
 )
 
-// archive is a file with builds that leave the ledger: a line of JSON for each,
+// attic is a file with builds that leave the ledger: a line of JSON for each,
 // compressed with zstd. What was written up to a sync is a frame of its own, so that a
 // file that was cut short is whole up to the last one. Its name ends in partSuffix until
 // it is finished.
-type archive struct {
+type attic struct {
 	dir    string
 	now    func() time.Time // that its name says
 	name   string           // that it gets; empty before the first build
@@ -32,30 +32,30 @@ type archive struct {
 	synced int64         // bytes that are on the disk
 }
 
-// archived is one line.
-type archived struct {
+// leftBuild is one line.
+type leftBuild struct {
 	Build  *api.Build  `json:"build"`
 	Events []api.Event `json:"events"`
 }
 
 const (
-	archiveFolder = "archive" // in the state folder
-	archiveSuffix = ".jsonl.zst"
+	atticFolder = "archive" // in the state folder
+	atticSuffix = ".jsonl.zst"
 	partSuffix    = ".part"
 )
 
 // add writes a build and its history.
-func (a *archive) add(b *api.Build, events []api.Event) error {
+func (a *attic) add(b *api.Build, events []api.Event) error {
 	if a.file == nil {
 		if err := a.create(); err != nil {
 			return err
 		}
 	}
 	a.open = true
-	return a.lines.Encode(archived{b, events})
+	return a.lines.Encode(leftBuild{b, events})
 }
 
-func (a *archive) create() error {
+func (a *attic) create() error {
 	if err := os.MkdirAll(a.dir, 0o755); err != nil {
 		return err
 	}
@@ -80,9 +80,9 @@ func (a *archive) create() error {
 
 // freeName returns the name of a file that isn't there, finished or not. Nobody else
 // makes any: the folder is that of a ledger, which is open once.
-func (a *archive) freeName() (string, error) {
+func (a *attic) freeName() (string, error) {
 	base := filepath.Join(a.dir, "builds-"+a.now().UTC().Format("20060102T150405Z"))
-	name := base + archiveSuffix
+	name := base + atticSuffix
 	for n := 2; ; n++ {
 		_, err := os.Lstat(name)
 		_, partErr := os.Lstat(name + partSuffix)
@@ -94,12 +94,12 @@ func (a *archive) freeName() (string, error) {
 		case partErr != nil && !errors.Is(partErr, fs.ErrNotExist):
 			return "", partErr
 		}
-		name = fmt.Sprintf("%s-%d%s", base, n, archiveSuffix)
+		name = fmt.Sprintf("%s-%d%s", base, n, atticSuffix)
 	}
 }
 
 // sync makes what was added durable.
-func (a *archive) sync() error {
+func (a *attic) sync() error {
 	if !a.open {
 		return nil
 	}
@@ -117,18 +117,18 @@ func (a *archive) sync() error {
 
 // finish gives the file its name and returns its size. What was not synced is left out:
 // those builds are still in the ledger. Without any build there is no file.
-func (a *archive) finish() (size int64, err error) {
+func (a *attic) finish() (size int64, err error) {
 	if a.file == nil {
 		return 0, nil
 	}
 	file := a.file
 	a.file = nil
-	return finishArchive(file, a.name, a.synced)
+	return finishAttic(file, a.name, a.synced)
 }
 
-// finishArchive cuts an archive to a size, closes it and gives it its name. Nothing is
+// finishAttic cuts an attic to a size, closes it and gives it its name. Nothing is
 // left of one without builds.
-func finishArchive(file *os.File, name string, size int64) (int64, error) {
+func finishAttic(file *os.File, name string, size int64) (int64, error) {
 	part := file.Name()
 	err := file.Truncate(size)
 	if err == nil {
@@ -145,10 +145,10 @@ func finishArchive(file *os.File, name string, size int64) (int64, error) {
 	return size, errors.Join(err, disk.SyncFolder(filepath.Dir(name)))
 }
 
-// finishArchives does so with what a crash left of archives in a folder, and returns the
+// finishAttics does so with what a crash left of attics in a folder, and returns the
 // names of those in which there are builds.
-func finishArchives(dir string) (names []string, err error) {
-	parts, err := filepath.Glob(filepath.Join(escapeGlob(dir), "*"+archiveSuffix+partSuffix))
+func finishAttics(dir string) (names []string, err error) {
+	parts, err := filepath.Glob(filepath.Join(escapeGlob(dir), "*"+atticSuffix+partSuffix))
 	if err != nil {
 		return nil, err
 	}
@@ -164,7 +164,7 @@ func finishArchives(dir string) (names []string, err error) {
 			continue
 		}
 		name := part[:len(part)-len(partSuffix)]
-		size, finishErr := finishArchive(file, name, size)
+		size, finishErr := finishAttic(file, name, size)
 		if finishErr != nil {
 			err = errors.Join(err, finishErr)
 		} else if size > 0 {

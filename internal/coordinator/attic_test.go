@@ -17,7 +17,7 @@ import (
 )
 
 // readArchive returns what an archive has, which must be whole.
-func readArchive(t *testing.T, name string) (lines []archived) {
+func readArchive(t *testing.T, name string) (lines []leftBuild) {
 	t.Helper()
 	file, err := os.Open(name)
 	if err != nil {
@@ -30,7 +30,7 @@ func readArchive(t *testing.T, name string) (lines []archived) {
 	}
 	defer z.Close()
 	for d := json.NewDecoder(z); d.More(); {
-		var line archived
+		var line leftBuild
 		if err := d.Decode(&line); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -42,21 +42,21 @@ func readArchive(t *testing.T, name string) (lines []archived) {
 	return lines
 }
 
-func idsOf(lines []archived) (ids []string) {
+func idsOf(lines []leftBuild) (ids []string) {
 	for _, l := range lines {
 		ids = append(ids, l.Build.ID)
 	}
 	return ids
 }
 
-func testArchive(dir string) *archive {
-	return &archive{dir: filepath.Join(dir, archiveFolder), now: func() time.Time {
+func testArchive(dir string) *attic {
+	return &attic{dir: filepath.Join(dir, atticFolder), now: func() time.Time {
 		return time.Date(2026, 5, 4, 3, 2, 1, 0, time.FixedZone("", 3600))
 	}}
 }
 
 // fillArchive adds builds from a number to another, and syncs.
-func fillArchive(t *testing.T, a *archive, from, to int) {
+func fillArchive(t *testing.T, a *attic, from, to int) {
 	t.Helper()
 	addBuilds(t, a, from, to)
 	if err := a.sync(); err != nil {
@@ -64,7 +64,7 @@ func fillArchive(t *testing.T, a *archive, from, to int) {
 	}
 }
 
-func addBuilds(t *testing.T, a *archive, from, to int) {
+func addBuilds(t *testing.T, a *attic, from, to int) {
 	t.Helper()
 	for n := from; n < to; n++ {
 		b := &api.Build{Request: api.Request{ID: fmt.Sprint(n)}, State: api.Failed}
@@ -76,7 +76,7 @@ func addBuilds(t *testing.T, a *archive, from, to int) {
 
 func names(t *testing.T, dir string) (names []string) {
 	t.Helper()
-	entries, err := os.ReadDir(filepath.Join(dir, archiveFolder))
+	entries, err := os.ReadDir(filepath.Join(dir, atticFolder))
 	if err != nil && !os.IsNotExist(err) {
 		t.Fatal(err)
 	}
@@ -120,7 +120,7 @@ func TestArchive(t *testing.T) {
 	fillArchive(t, second, 0, 1)
 	third := testArchive(dir)
 	addBuilds(t, third, 0, 1)
-	for _, a := range []*archive{second, third} {
+	for _, a := range []*attic{second, third} {
 		if _, err := a.finish(); err != nil {
 			t.Fatal(err)
 		}
@@ -185,14 +185,14 @@ func TestArchiveAfterCrash(t *testing.T) {
 	}
 	for _, l := range left {
 		for _, name := range names(t, dir) {
-			if err := os.Remove(filepath.Join(dir, archiveFolder, name)); err != nil {
+			if err := os.Remove(filepath.Join(dir, atticFolder, name)); err != nil {
 				t.Fatal(err)
 			}
 		}
 		if err := os.WriteFile(a.name+partSuffix, l.content, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		finished, err := finishArchives(a.dir)
+		finished, err := finishAttics(a.dir)
 		if err != nil {
 			t.Fatalf("%s: %v", l.name, err)
 		}
@@ -213,7 +213,7 @@ func TestArchiveAfterCrash(t *testing.T) {
 
 func TestFinishArchivesInAnOddFolder(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), `[a]*\`)
-	if names, err := finishArchives(dir); names != nil || err != nil {
+	if names, err := finishAttics(dir); names != nil || err != nil {
 		t.Fatal(names, err)
 	}
 	a := testArchive(dir)
@@ -221,7 +221,7 @@ func TestFinishArchivesInAnOddFolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	fillArchive(t, a, 0, 3)
-	if names, err := finishArchives(a.dir); !slices.Equal(names, []string{a.name}) || err != nil {
+	if names, err := finishAttics(a.dir); !slices.Equal(names, []string{a.name}) || err != nil {
 		t.Fatal(names, err)
 	}
 	if err := a.file.Close(); err != nil {
