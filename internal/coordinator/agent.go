@@ -96,7 +96,7 @@ func (m *machine) contain(what string, f func() error) (err error) {
 }
 
 var (
-	// errAbandoned is the cause of the end of a run whose result nobody wants.
+	// errAbandoned is the cause of the end of an attempt whose result nobody wants.
 	errAbandoned = errors.New("the attempt was abandoned")
 	// errAgentLostBuild says that an agent does not know a build that it had.
 	errAgentLostBuild = errors.New("its agent does not know the build any more: it was started anew")

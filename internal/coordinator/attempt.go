@@ -17,9 +17,9 @@ import (
 	"lighter/store"
 )
 
-// run carries out one attempt at a build on one machine. Its goroutine reports to the
+// attempt carries out one attempt at a build on one machine. Its goroutine reports to the
 // loop, which believes it as long as it is the task's current run.
-type run struct {
+type attempt struct {
 	c       *Coordinator
 	task    *task // for the loop alone
 	machine *machine
@@ -46,7 +46,7 @@ type run struct {
 	began  time.Time
 	stale  string // for the loop alone: why it was given up
 
-	// The rest belongs to the run's goroutine, but for the counters.
+	// The rest belongs to the attempt's goroutine, but for the counters.
 	phase   api.State
 	there   int // the attempt that the agent has of it; 0 is not known
 	times   buildTimes
@@ -65,7 +65,7 @@ func (t *task) place(l *loop, m *machine, reason string) {
 	}
 	t.attempt++
 	t.machine = m
-	r := l.newRun(t, m)
+	r := l.newAttempt(t, m)
 	if m.info != nil && m.info.Hardware != (api.Hardware{}) {
 		hardware := m.info.Hardware
 		for _, rec := range t.builds {
@@ -82,9 +82,9 @@ func (t *task) hookOnly() bool {
 	return t.dependants.size() == 0 && len(t.builds) > 0 && !slices.ContainsFunc(t.builds, func(r *liveBuild) bool { return !r.Offload })
 }
 
-func (c *Coordinator) newRun(t *task, m *machine) *run {
+func (c *Coordinator) newAttempt(t *task, m *machine) *attempt {
 	ctx, cancel := context.WithCancelCause(c.ctx)
-	r := &run{
+	r := &attempt{
 		c: c, task: t, machine: m, id: t.id, known: t.known, attempt: t.attempt, node: t.node, inputs: t.inputPaths,
 		needs: m.info != nil && m.info.NeedsDerivations, options: m.optionsFor(t),
 		ctx: ctx, cancel: cancel, began: time.Now(), phase: api.Placed, over: make(chan struct{}),
@@ -92,12 +92,12 @@ func (c *Coordinator) newRun(t *task, m *machine) *run {
 	if t.hookOnly() {
 		r.lease = headstore.NoLease{}
 	}
-	t.run = r
-	m.runs[r] = struct{}{}
+	t.underWay = r
+	m.attempts[r] = struct{}{}
 	return r
 }
 
-func (r *run) main() {
+func (r *attempt) main() {
 	defer close(r.over)
 	var out *outcome
 	err := r.machine.contain("an attempt at a build", func() (err error) {
@@ -118,7 +118,7 @@ func (r *run) main() {
 	}
 }
 
-func (r *run) perform() (*outcome, error) {
+func (r *attempt) perform() (*outcome, error) {
 	switch {
 	case r.deliver != nil:
 		return r.handOver()
@@ -142,7 +142,7 @@ func (r *run) perform() (*outcome, error) {
 }
 
 // enter reports that the attempt is in another phase.
-func (r *run) enter(phase api.State, started time.Time, reason string) {
+func (r *attempt) enter(phase api.State, started time.Time, reason string) {
 	if r.phase == phase && r.resumed == "" {
 		return
 	}
@@ -150,10 +150,10 @@ func (r *run) enter(phase api.State, started time.Time, reason string) {
 	r.report(phase, started, reason)
 }
 
-func (r *run) report(phase api.State, started time.Time, reason string) {
+func (r *attempt) report(phase api.State, started time.Time, reason string) {
 	r.c.post(func(l *loop) {
 		t := r.task
-		if t.run != r {
+		if t.underWay != r {
 			return
 		}
 		if !started.IsZero() {
@@ -167,7 +167,7 @@ func (r *run) report(phase api.State, started time.Time, reason string) {
 
 // attach finds out how an attempt stands that an earlier coordinator started. It
 // returns nil if the attempt is to begin here.
-func (r *run) attach() (*agentapi.BuildStatus, error) {
+func (r *attempt) attach() (*agentapi.BuildStatus, error) {
 	if r.resumed == "" {
 		return nil, nil
 	}
@@ -190,7 +190,7 @@ func (r *run) attach() (*agentapi.BuildStatus, error) {
 
 // asked says what the agent's answers about the build must agree with, which was in a state
 // when it was last heard of.
-func (r *run) asked(state string) *agentapi.Asked {
+func (r *attempt) asked(state string) *agentapi.Asked {
 	return &agentapi.Asked{
 		ID: r.id, Attempt: r.there, Derivation: r.node.Path, Outputs: r.node.OutputMap(), Check: r.options.Check, State: state,
 	}
@@ -201,7 +201,7 @@ func (r *run) asked(state string) *agentapi.Asked {
 const maxSendRounds = 4
 
 // begin has the agent start the build, and sends what it lacks for that.
-func (r *run) begin() (*agentapi.BuildStatus, error) {
+func (r *attempt) begin() (*agentapi.BuildStatus, error) {
 	if err := r.machine.forgetter.settle(r.ctx, r.id); err != nil {
 		return nil, err
 	}
@@ -242,7 +242,7 @@ func (r *run) begin() (*agentapi.BuildStatus, error) {
 }
 
 // request makes the request to the agent, and protects the inputs at home.
-func (r *run) request() (*agentapi.BuildRequest, error) {
+func (r *attempt) request() (*agentapi.BuildRequest, error) {
 	text, err := r.c.head.Text(r.ctx, r.node.Path)
 	if err != nil {
 		return nil, &headstore.Error{Err: err}
@@ -270,8 +270,8 @@ func (r *run) request() (*agentapi.BuildRequest, error) {
 	return &req, nil
 }
 
-// protect keeps items of the head's store until the run is over.
-func (r *run) protect(paths ...store.Path) (err error) {
+// protect keeps items of the head's store until the attempt is over.
+func (r *attempt) protect(paths ...store.Path) (err error) {
 	if r.lease == nil {
 		r.lease, err = r.c.head.Lease(r.ctx, "build "+r.id, paths...)
 		return err
@@ -283,7 +283,7 @@ func (r *run) protect(paths ...store.Path) (err error) {
 }
 
 // send sends inputs to the machine that were missing there at a time.
-func (r *run) send(ctx context.Context, missing []store.Path, since time.Time) error {
+func (r *attempt) send(ctx context.Context, missing []store.Path, since time.Time) error {
 	infos := make([]*store.Info, 0, len(missing))
 	for _, p := range missing {
 		info := r.closure.infos[p]
@@ -302,7 +302,7 @@ func (r *run) send(ctx context.Context, missing []store.Path, since time.Time) e
 
 // gather brings items home that are to be sent from there, and what they refer to: the
 // machine may have that, and the head not.
-func (r *run) gather(ctx context.Context, paths []store.Path) error {
+func (r *attempt) gather(ctx context.Context, paths []store.Path) error {
 	since := time.Now()
 	absent, err := store.Missing(ctx, r.c.head.Backend, r.closure.of(paths))
 	if err != nil {
@@ -338,7 +338,7 @@ func (r *run) gather(ctx context.Context, paths []store.Path) error {
 	return nil
 }
 
-func (r *run) gatherFrom(ctx context.Context, m *machine, infos []*store.Info, since time.Time) error {
+func (r *attempt) gatherFrom(ctx context.Context, m *machine, infos []*store.Info, since time.Time) error {
 	release, err := r.c.reserve(infos)
 	if err != nil {
 		return err
@@ -368,7 +368,7 @@ func pathsOf(infos []*store.Info) []store.Path {
 }
 
 // follow copies the log until the build is finished.
-func (r *run) follow(ctx context.Context, status *agentapi.BuildStatus) (*agentapi.BuildStatus, error) {
+func (r *attempt) follow(ctx context.Context, status *agentapi.BuildStatus) (*agentapi.BuildStatus, error) {
 	if !status.Finished() {
 		started := time.Now()
 		if r.resumed == api.Building {
@@ -400,7 +400,7 @@ func (r *run) follow(ctx context.Context, status *agentapi.BuildStatus) (*agenta
 
 // readLog reads the log from where it is. That the build is finished and the log complete
 // may also show where the end of the stream was lost.
-func (r *run) readLog(ctx context.Context, asked *agentapi.Asked) (*agentapi.BuildStatus, error) {
+func (r *attempt) readLog(ctx context.Context, asked *agentapi.Asked) (*agentapi.BuildStatus, error) {
 	ctx, log, done := r.listen(ctx)
 	defer done()
 	status, err := r.machine.client.Log(ctx, asked, r.log.Size(), log)
@@ -414,7 +414,7 @@ func (r *run) readLog(ctx context.Context, asked *agentapi.Asked) (*agentapi.Bui
 }
 
 // verdict returns the failure of a finished build, or nil if it is what it should be.
-func (r *run) verdict(s *agentapi.BuildStatus) error {
+func (r *attempt) verdict(s *agentapi.BuildStatus) error {
 	switch s.State {
 	case agentapi.Succeeded:
 	case agentapi.Failed:
@@ -441,11 +441,11 @@ func (r *run) verdict(s *agentapi.BuildStatus) error {
 }
 
 // bringHome fetches the outputs if a client asked for them.
-func (r *run) bringHome(s *agentapi.BuildStatus) (*outcome, error) {
+func (r *attempt) bringHome(s *agentapi.BuildStatus) (*outcome, error) {
 	out := &outcome{outputs: s.Outputs, made: madeOf(s.Outputs, r.closure), cached: s.AlreadyValid}
 	out.buildTime, out.measured = r.times.duration(s)
 	if err := r.c.do(r.ctx, func(l *loop) {
-		out.home = r.task.run == r && r.task.wantedHome() && !r.task.offloaded()
+		out.home = r.task.underWay == r && r.task.wantedHome() && !r.task.offloaded()
 		out.names = r.task.wantedOutputs()
 	}); err != nil || !out.home {
 		return out, err
@@ -454,7 +454,7 @@ func (r *run) bringHome(s *agentapi.BuildStatus) (*outcome, error) {
 }
 
 // fetchKept fetches outputs that the machine keeps for a task.
-func (r *run) fetchKept() (*outcome, error) {
+func (r *attempt) fetchKept() (*outcome, error) {
 	r.phase = api.Fetching
 	out := &outcome{outputs: make(map[string]*store.Info), home: true, cached: true}
 	for _, o := range r.node.Outputs {
@@ -473,7 +473,7 @@ func (r *run) fetchKept() (*outcome, error) {
 }
 
 // fetch brings outputs home, and what they refer to as far as it is not there.
-func (r *run) fetch(made []*madeItem, names []string) error {
+func (r *attempt) fetch(made []*madeItem, names []string) error {
 	wanted, err := r.node.OutputPaths(names)
 	if err != nil {
 		return &headstore.Error{Err: err}
@@ -523,7 +523,7 @@ func countItems(n int) string {
 
 // absent returns those of the wanted outputs, and of what they refer to, that are not at home:
 // outputs of this build, and its inputs.
-func (r *run) absent(made []*madeItem, wanted []store.Path) (outputs []*store.Info, inputs []store.Path, err error) {
+func (r *attempt) absent(made []*madeItem, wanted []store.Path) (outputs []*store.Info, inputs []store.Path, err error) {
 	left := make(map[store.Path]*store.Info, len(made))
 	for _, item := range made {
 		left[item.info.Path] = item.info
@@ -549,7 +549,7 @@ func (r *run) absent(made []*madeItem, wanted []store.Path) (outputs []*store.In
 
 // fetchInputs brings inputs home that outputs refer to. They come from where they were made, or
 // from where something refers to them.
-func (r *run) fetchInputs(made []*madeItem, inputs []store.Path) error {
+func (r *attempt) fetchInputs(made []*madeItem, inputs []store.Path) error {
 	if len(inputs) == 0 {
 		return nil
 	}
@@ -565,7 +565,7 @@ func (r *run) fetchInputs(made []*madeItem, inputs []store.Path) error {
 	return r.gather(r.ctx, inputs)
 }
 
-func (r *run) absentOf(paths []store.Path) ([]store.Path, error) {
+func (r *attempt) absentOf(paths []store.Path) ([]store.Path, error) {
 	absent, err := store.Missing(r.ctx, r.c.head.Backend, paths)
 	if err != nil {
 		return nil, &headstore.Error{Err: err}
@@ -593,7 +593,7 @@ const (
 // persist calls f, and again whenever the way to the machine failed and the machine
 // was reached after that. It gives up when the machine is lost. The context of f ends
 // when the machine turns out not to answer.
-func (r *run) persist(ctx context.Context, m *machine, f func(ctx context.Context) error) error {
+func (r *attempt) persist(ctx context.Context, m *machine, f func(ctx context.Context) error) error {
 	pause := minLinkPause
 	for failures, all := 0, 0; ; {
 		began := time.Now()
@@ -621,7 +621,7 @@ func (r *run) persist(ctx context.Context, m *machine, f func(ctx context.Contex
 }
 
 // regain waits until the machine was reached again.
-func (r *run) regain(ctx context.Context, m *machine, pause time.Duration, lost error) error {
+func (r *attempt) regain(ctx context.Context, m *machine, pause time.Duration, lost error) error {
 	patience := r.c.limits.MachineLostAfter
 	if r.phase == api.Placed || r.phase == api.Sending {
 		patience = min(patience, r.c.limits.SendPatience) // nothing is lost by going elsewhere
@@ -642,23 +642,23 @@ func (r *run) regain(ctx context.Context, m *machine, pause time.Duration, lost 
 }
 
 // blame makes a failure of the attempt.
-func (r *run) blame(culprit api.Culprit, err error) *api.Failure {
+func (r *attempt) blame(culprit api.Culprit, err error) *api.Failure {
 	return r.blameMachine(r.machine, culprit, err)
 }
 
 // fault makes a failure of what the machine may not do, whatever it builds.
-func (r *run) fault(err error) *api.Failure {
+func (r *attempt) fault(err error) *api.Failure {
 	f := r.blame(api.CulpritMachine, err)
 	f.Kind = api.KindFault
 	return f
 }
 
-func (r *run) blameMachine(m *machine, culprit api.Culprit, err error) *api.Failure {
+func (r *attempt) blameMachine(m *machine, culprit api.Culprit, err error) *api.Failure {
 	return &api.Failure{Culprit: culprit, Phase: r.phase, Machine: m.Name, Message: agentapi.Printable(err.Error(), api.MaxMessage)}
 }
 
-// failure says who is to blame for the error that a run ended with.
-func (r *run) failure(err error) *api.Failure {
+// failure says who is to blame for the error that an attempt ended with.
+func (r *attempt) failure(err error) *api.Failure {
 	var blame *api.Failure
 	var head *headstore.Error
 	var answer *agentapi.Error

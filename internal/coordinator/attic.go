@@ -41,7 +41,7 @@ type leftBuild struct {
 const (
 	atticFolder = "archive" // in the state folder
 	atticSuffix = ".jsonl.zst"
-	partSuffix    = ".part"
+	partSuffix  = ".part"
 )
 
 // add writes a build and its history.

@@ -449,7 +449,7 @@ func (t *task) checkPlaced(l *loop, m *machine) {
 }
 
 // checkEnded hands what a machine made over.
-func (r *run) checkEnded(l *loop, out *outcome, err error) {
+func (r *attempt) checkEnded(l *loop, out *outcome, err error) {
 	t := r.task
 	r.detach("")
 	delete(l.byID, t.id)

@@ -12,8 +12,8 @@
 // Whoever wants to know or change something posts a function to the loop's mailbox.
 // Everything that waits runs in goroutines of its own, which Run waits for: the
 // expander reads derivations, the recorder writes the ledger, a supervisor looks
-// after each machine, and a run carries out each attempt at a build. They report
-// back with the run that they belong to, so that what an older attempt says late is
+// after each machine, and each attempt at a build is carried out. They report
+// back with the attempt that they belong to, so that what an older attempt says late is
 // noted and not believed.
 //
 // # Truth

@@ -217,8 +217,8 @@ func (l *loop) workLeft(now time.Time) map[string]*work {
 			expected = scheduler.DefaultDuration
 		}
 		w.path = max(w.path, t.rank)
-		if t.run != nil {
-			expected = max(0, expected-now.Sub(t.run.began))
+		if t.underWay != nil {
+			expected = max(0, expected-now.Sub(t.underWay.began))
 		}
 		w.all += expected
 	}

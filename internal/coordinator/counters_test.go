@@ -65,7 +65,7 @@ func TestQueues(t *testing.T) {
 		}
 		add("x", api.Waiting, 100*time.Second, 300*time.Second)
 		running := add("x", api.Building, 100*time.Second, 100*time.Second)
-		running.task.run = &run{began: time.Now()}
+		running.task.underWay = &attempt{began: time.Now()}
 		add("y", api.Queued, 10*time.Second, 400*time.Second)
 		add("z", api.Queued, 0, 0)
 		time.Sleep(50 * time.Second)
@@ -76,7 +76,7 @@ func TestQueues(t *testing.T) {
 			done.countFinal(l) // saved again
 		}
 		time.Sleep(30*time.Minute - 50*time.Second)
-		running.task.run.began = time.Now().Add(-50 * time.Second)
+		running.task.underWay.began = time.Now().Add(-50 * time.Second)
 		want := []api.SystemQueue{
 			{System: "x", Queued: 4, Waiting: 1, Running: 1, Rate: 12, Empty: 150}, // the longest path, at speed 2
 			{System: "y", Queued: 1, Empty: 200},

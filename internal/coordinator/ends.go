@@ -37,11 +37,11 @@ func (t *task) endBuilds(l *loop, s api.State, reason string) {
 	t.builds = nil
 }
 
-// detach ends what binds a task and a machine to a run: it is over, or why says what it is
+// detach ends what binds a task and a machine to an attempt: it is over, or why says what it is
 // given up for. What it reports after that is not believed.
-func (r *run) detach(why string) {
-	r.task.run = nil
-	delete(r.machine.runs, r)
+func (r *attempt) detach(why string) {
+	r.task.underWay = nil
+	delete(r.machine.attempts, r)
 	if why == "" {
 		r.cancel(nil)
 		return
@@ -70,7 +70,7 @@ func (t *task) setAvailable(l *loop) {
 	}
 	t.available = true
 	for d := range t.dependants.all() {
-		if d.run != nil || d.available {
+		if d.underWay != nil || d.available {
 			continue
 		}
 		if d.waiting--; d.waiting == 0 && !d.expanding && d.resume == nil {
@@ -119,7 +119,7 @@ func (t *task) cancel(l *loop, reason string) { t.end(l, api.Canceled, reason, r
 
 // abandon ends the attempt that is under way, here and on its machine.
 func (t *task) abandon(l *loop, why string) {
-	r := t.run
+	r := t.underWay
 	if r == nil {
 		if t.resume != nil {
 			m, id := t.resume, t.id
@@ -153,7 +153,7 @@ func (t *task) fail(l *loop, f *api.Failure) {
 		}
 		for d := range t.dependants.all() {
 			d.inputs.remove(t)
-			if d.run == nil && d.resume == nil && !d.available {
+			if d.underWay == nil && d.resume == nil && !d.available {
 				work = append(work, doomed{d, dependencyFailure(t.drv, f)})
 			}
 		}
@@ -231,7 +231,7 @@ func (t *task) cancelDependants(l *loop) {
 		t.dependants = taskSet{}
 		for d := range dependants.all() {
 			d.inputs.remove(t)
-			if d.run != nil || d.resume != nil || d.available || l.tasks[d.drv] != d {
+			if d.underWay != nil || d.resume != nil || d.available || l.tasks[d.drv] != d {
 				continue
 			}
 			work = append(work, d)

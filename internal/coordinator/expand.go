@@ -243,7 +243,7 @@ func (l *loop) merge(w *walk) {
 		case err != nil:
 			t.expanding = false
 			t.fail(l, expansionFailure(input, err))
-		case !f.missing && t.resume == nil && t.run == nil:
+		case !f.missing && t.resume == nil && t.underWay == nil:
 			t.expanding = false
 			t.node = f.node
 			t.alreadyThere(l, f)
@@ -354,7 +354,7 @@ func (l *loop) settle(tasks []*task) {
 			t.makeReady(l)
 		case t.resume != nil:
 			t.reattach(l)
-		case t.run == nil && !t.available:
+		case t.underWay == nil && !t.available:
 			t.makeReady(l)
 		}
 	}

@@ -245,10 +245,10 @@ func TestLateReportIsNotBelieved(t *testing.T) {
 	id := f.submit(f.drv("one", "hold"))[0]
 	f.awaitState(id, api.Building)
 	err := f.c.do(t.Context(), func(l *loop) {
-		current := l.builds[id].task.run
-		old := &run{c: f.c, task: current.task, machine: current.machine, id: current.id, cancel: func(error) {}}
+		current := l.builds[id].task.underWay
+		old := &attempt{c: f.c, task: current.task, machine: current.machine, id: current.id, cancel: func(error) {}}
 		old.ended(l, nil, &api.Failure{Culprit: api.CulpritDerivation, Message: "late"})
-		if l.builds[id] == nil || l.builds[id].task.run != current {
+		if l.builds[id] == nil || l.builds[id].task.underWay != current {
 			t.Error("the late report ended the build")
 		}
 	})

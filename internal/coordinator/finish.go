@@ -11,7 +11,7 @@ import (
 	"lighter/store"
 )
 
-// outcome is what a run that succeeded reports.
+// outcome is what an attempt that succeeded reports.
 type outcome struct {
 	reason    string
 	outputs   map[string]*store.Info
@@ -23,15 +23,15 @@ type outcome struct {
 	cached    bool // nothing was built
 }
 
-// ended is called with what a run came to.
-func (r *run) ended(l *loop, out *outcome, err error) {
+// ended is called with what an attempt came to.
+func (r *attempt) ended(l *loop, out *outcome, err error) {
 	l.placing = true
 	t := r.task
-	if t.check != nil && t.run == r {
+	if t.check != nil && t.underWay == r {
 		r.checkEnded(l, out, err)
 		return
 	}
-	if t.run != r {
+	if t.underWay != r {
 		if r.stale == "" {
 			l.log.Warn("an old attempt reported late; it is not believed", "build", r.id, "attempt", r.attempt, "machine", r.machine.Name, "err", err)
 		}
@@ -58,7 +58,7 @@ func (r *run) ended(l *loop, out *outcome, err error) {
 	}
 }
 
-func (r *run) succeeded(l *loop, out *outcome) {
+func (r *attempt) succeeded(l *loop, out *outcome) {
 	t, m := r.task, r.machine
 	if r.deliver != nil {
 		r.delivered(l)
@@ -74,7 +74,7 @@ func (r *run) succeeded(l *loop, out *outcome) {
 	}
 	m.has.add(t.inputPaths...)
 	if t.offloaded() || t.wantedHome() && (!out.home || !covers(out.names, t.requestedOutputs())) {
-		// Build hooks wait, or somebody asked for outputs after the run looked who
+		// Build hooks wait, or somebody asked for outputs after the attempt looked who
 		// wanted what.
 		t.keep(l, m, out.made)
 		l.noteBuilt(t, out, size)
@@ -119,7 +119,7 @@ func covers(some, wanted []string) bool {
 }
 
 // measure learns from a build how long such builds take, and how fast the machine is.
-func (r *run) measure(l *loop, out *outcome) {
+func (r *attempt) measure(l *loop, out *outcome) {
 	if out.cached || !out.measured || out.buildTime <= 0 {
 		return
 	}
@@ -135,7 +135,7 @@ func (r *run) measure(l *loop, out *outcome) {
 }
 
 // failed decides what follows from an attempt that came to nothing.
-func (r *run) failed(l *loop, out *outcome, err error) {
+func (r *attempt) failed(l *loop, out *outcome, err error) {
 	t, m := r.task, r.machine
 	lost := lostInputs(err)
 	l.head.Forget(lost...)
@@ -180,7 +180,7 @@ func (r *run) failed(l *loop, out *outcome, err error) {
 
 // fetchFailed decides what follows where a build is done, but its outputs could not be
 // brought home.
-func (r *run) fetchFailed(l *loop, out *outcome, f *api.Failure) {
+func (r *attempt) fetchFailed(l *loop, out *outcome, f *api.Failure) {
 	t, m := r.task, r.machine
 	if !r.fetchOnly {
 		t.keep(l, m, out.made)

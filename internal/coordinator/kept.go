@@ -10,7 +10,7 @@ import (
 )
 
 // keptItems knows the outputs that stay on the machine where they were built. The
-// loop writes it, runs read it.
+// loop writes it, attempts read it.
 type keptItems struct {
 	mu sync.Mutex
 	// items has one of each machine that keeps an item, the first one first: different
@@ -164,16 +164,16 @@ func (t *task) endServed(l *loop, reason string) {
 
 // withoutBuild goes on with a task that has one build less, and others.
 func (t *task) withoutBuild(l *loop) {
-	if t.available && t.run == nil && !l.delayed[t] {
+	if t.available && t.underWay == nil && !l.delayed[t] {
 		t.bring(l)
 		return
 	}
 	t.dropUnneeded(l)
 }
 
-// fetchHome starts a run that fetches outputs which a machine keeps.
+// fetchHome starts an attempt that fetches outputs which a machine keeps.
 func (t *task) fetchHome(l *loop) {
-	r := l.newRun(t, t.kept)
+	r := l.newAttempt(t, t.kept)
 	r.fetchOnly = true
 	t.machine = t.kept
 	t.setState(l, api.Fetching, "the outputs are on "+t.kept.Name)
@@ -208,7 +208,7 @@ func (t *task) lose(l *loop, why string) {
 	}
 	for d := range dependants.all() {
 		d.inputs.remove(t)
-		if d.run != nil || d.resume != nil || d.available {
+		if d.underWay != nil || d.resume != nil || d.available {
 			continue
 		}
 		d.setState(l, api.Waiting, fmt.Sprintf("%s is built again: %s", t.drv, why))
@@ -216,8 +216,8 @@ func (t *task) lose(l *loop, why string) {
 	}
 }
 
-// inputsLost deals with a run that found inputs to be nowhere.
-func (r *run) inputsLost(l *loop, lost []store.Path) {
+// inputsLost deals with an attempt that found inputs to be nowhere.
+func (r *attempt) inputsLost(l *loop, lost []store.Path) {
 	t := r.task
 	m, id := r.machine, r.id
 	l.durably(func() { m.forget(l, id) })
@@ -252,5 +252,5 @@ func (r *run) inputsLost(l *loop, lost []store.Path) {
 // uses reports whether what the machine's agent has of the task is still wanted, or
 // about to be replaced there.
 func (t *task) uses(m *machine) bool {
-	return t.run != nil && t.run.machine == m || t.resume == m || t.kept == m
+	return t.underWay != nil && t.underWay.machine == m || t.resume == m || t.kept == m
 }

@@ -32,19 +32,19 @@ type loop struct {
 
 	leavingWatched bool // somebody looks whether machines that are to go can
 
-	deliveries    map[string]*delivery // of build hooks that talk to us, by build id
-	tasks    map[store.Path]*task
-	builds   map[string]*liveBuild         // that are not final
-	finals   map[string][]chan struct{} // closed when the build is final
-	attached map[string]int             // clients that want a build with Attached, by its id
-	queue    *scheduler.Queue
-	byID     map[string]*task // tasks by id, which is the id in queue
-	seq      uint64
-	changed  []ledger.Change // not handed to the recorder yet
-	after    []func()        // to be called, in the loop, once those are durable
-	placing  bool            // place before waiting for mail again
-	placeAt  time.Time       // or then; zero is never
-	delayed  map[*task]bool  // with notBefore in the future
+	deliveries map[string]*delivery // of build hooks that talk to us, by build id
+	tasks      map[store.Path]*task
+	builds     map[string]*liveBuild      // that are not final
+	finals     map[string][]chan struct{} // closed when the build is final
+	attached   map[string]int             // clients that want a build with Attached, by its id
+	queue      *scheduler.Queue
+	byID       map[string]*task // tasks by id, which is the id in queue
+	seq        uint64
+	changed    []ledger.Change // not handed to the recorder yet
+	after      []func()        // to be called, in the loop, once those are durable
+	placing    bool            // place before waiting for mail again
+	placeAt    time.Time       // or then; zero is never
+	delayed    map[*task]bool  // with notBefore in the future
 	// grace has the machines that did not say yet, after a start, what they have.
 	// Expansion waits for them. It is nil when that time is over.
 	grace   map[*machine]bool

@@ -47,7 +47,7 @@ type machine struct {
 	nextTry   time.Time
 	info      *agentapi.Machine // of the last contact
 	skew      time.Duration     // its clock minus ours
-	runs      map[*run]struct{}
+	attempts  map[*attempt]struct{}
 	has       *itemSet // items that it is believed to have
 	speed     scheduler.SpeedEstimate
 	removed   bool              // from the file; it goes when its builds are done
@@ -69,7 +69,7 @@ func (l *loop) newMachine(m machines.Machine) *machine {
 	c := l.Coordinator
 	x := &machine{
 		Machine: m, c: c, log: c.log.With("machine", m.Name), state: api.MachineUnknown,
-		runs: make(map[*run]struct{}), has: l.items.newSet(),
+		attempts: make(map[*attempt]struct{}), has: l.items.newSet(),
 	}
 	x.contacts.init()
 	if c.cfg.newAgent != nil {
@@ -531,7 +531,7 @@ func (b *bandwidth) takeChanged() bool {
 	return changed
 }
 
-// storeKind is what the machine said last; runs ask, so it is not the loop's alone.
+// storeKind is what the machine said last; attempts ask, so it is not the loop's alone.
 func (m *machine) storeKind() string {
 	if kind, ok := m.kind.Load().(string); ok {
 		return kind

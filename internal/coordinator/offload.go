@@ -333,7 +333,7 @@ func (d *delivery) came(l *loop) bool {
 	if t.logAttempt > 0 && t.logAttempt == t.attempt {
 		d.mail.put(openLog{t.logID, t.logAttempt})
 	}
-	if t.available && t.kept != nil && t.run == nil && !l.delayed[t] {
+	if t.available && t.kept != nil && t.underWay == nil && !l.delayed[t] {
 		t.deliver(l)
 	}
 	return true
@@ -359,9 +359,9 @@ func (d *delivery) gone(l *loop) {
 }
 
 // logOpened says that the log of a task's attempt begins.
-func (r *run) logOpened() {
+func (r *attempt) logOpened() {
 	t := r.task
-	if t.run != r {
+	if t.underWay != r {
 		return
 	}
 	t.logID, t.logAttempt = r.id, r.attempt
@@ -375,13 +375,13 @@ func (r *run) logOpened() {
 // deliver starts handing the outputs that a machine keeps to a hook that wants them, one
 // after the other.
 func (t *task) deliver(l *loop) {
-	if t.run != nil {
+	if t.underWay != nil {
 		return
 	}
 	t.machine = t.kept
 	for _, rec := range t.builds {
 		if rec.Offload && rec.delivery != nil {
-			r := l.newRun(t, t.kept)
+			r := l.newAttempt(t, t.kept)
 			r.fetchOnly, r.deliver, r.to = true, rec, rec.delivery
 			t.setState(l, api.Fetching, "guix-daemon takes the outputs")
 			l.group.Go(r.main)
@@ -392,7 +392,7 @@ func (t *task) deliver(l *loop) {
 }
 
 // handOver gives the outputs to a hook.
-func (r *run) handOver() (*outcome, error) {
+func (r *attempt) handOver() (*outcome, error) {
 	r.phase = api.Fetching
 	wanted, err := r.node.OutputPaths(r.deliver.Outputs)
 	if err != nil {
@@ -422,7 +422,7 @@ func (r *run) handOver() (*outcome, error) {
 }
 
 // delivered ends a build whose hook has the outputs.
-func (r *run) delivered(l *loop) {
+func (r *attempt) delivered(l *loop) {
 	t := r.task
 	if l.builds[r.deliver.ID] == r.deliver {
 		r.deliver.leave(l, api.Succeeded, "guix-daemon has the outputs")

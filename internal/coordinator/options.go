@@ -12,7 +12,7 @@ import (
 
 // optionsFor returns what the request to a machine's agent says of how a task is built there,
 // as the task's builds and the machine's entry have it. Attempt, derivation, inputs and
-// outputs are the run's to fill in.
+// outputs are the attempt's to fill in.
 func (m *machine) optionsFor(t *task) agentapi.BuildRequest {
 	o := buildOptions(t)
 	o.Timeout = shorter(o.Timeout, m.Timeout)

@@ -16,7 +16,7 @@ import (
 const forEver = 100 * 365 * 24 * time.Hour
 
 // limited returns the context for a build that the agent is to end in time.
-func (r *run) limited(ctx context.Context) (context.Context, context.CancelFunc) {
+func (r *attempt) limited(ctx context.Context) (context.Context, context.CancelFunc) {
 	limit := r.options.Timeout.Duration()
 	if limit <= 0 || limit > forEver {
 		return context.WithCancel(ctx)
@@ -30,7 +30,7 @@ func (r *run) limited(ctx context.Context) (context.Context, context.CancelFunc)
 
 // listen returns what takes the log, and a context that ends when the builder is silent for
 // longer than the agent may let it be.
-func (r *run) listen(ctx context.Context) (context.Context, io.Writer, func()) {
+func (r *attempt) listen(ctx context.Context) (context.Context, io.Writer, func()) {
 	limit := r.options.MaxSilentTime.Duration()
 	if limit <= 0 || limit > forEver {
 		return ctx, r.log, func() {}

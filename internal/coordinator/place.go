@@ -90,7 +90,7 @@ func (m *machine) schedulerMachine(now time.Time, busy []time.Duration) schedule
 		s.FreeDisk, s.Cores = m.info.FreeDisk, m.info.Cores
 		s.Load = m.info.Load / float64(max(1, m.info.Cores))
 	}
-	for r := range m.runs {
+	for r := range m.attempts {
 		if r.fetchOnly {
 			continue
 		}

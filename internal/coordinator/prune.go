@@ -132,12 +132,12 @@ type pruneRun struct {
 	known map[string]bool // builds that machines knew after that
 	away  map[string]bool // machines that can't say what they know
 
-	attic attic
-	batch   []leaving
-	result  api.Pruned
-	kept    int // builds that stay because of machines
-	told    time.Time
-	logErr  error // the first one about logs
+	attic  attic
+	batch  []leaving
+	result api.Pruned
+	kept   int // builds that stay because of machines
+	told   time.Time
+	logErr error // the first one about logs
 }
 
 // leaving is what is left to be known of a build that is archived.

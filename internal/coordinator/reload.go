@@ -360,7 +360,7 @@ func (l *loop) machinesChanged() {
 
 // inQueue reports whether the task waits for nothing but a machine.
 func (t *task) inQueue() bool {
-	return t.state == api.Queued && t.node != nil && t.run == nil && t.resume == nil && !t.available && !t.expanding && t.waiting == 0
+	return t.state == api.Queued && t.node != nil && t.underWay == nil && t.resume == nil && !t.available && !t.expanding && t.waiting == 0
 }
 
 // requeue looks anew where tasks may be built. Of very many it leaves some for later, so that
@@ -437,7 +437,7 @@ func (l *loop) settleLeaving() {
 
 // quiet reports whether nothing is under way on a machine, and it keeps nothing.
 func (m *machine) quiet(l *loop) bool {
-	if len(m.runs) > 0 || m.sending.pending() > 0 || m.fetching.pending() > 0 || m.state == api.MachineUp && !m.forgetter.idle() {
+	if len(m.attempts) > 0 || m.sending.pending() > 0 || m.fetching.pending() > 0 || m.state == api.MachineUp && !m.forgetter.idle() {
 		return false
 	}
 	for _, t := range l.tasks {
@@ -499,7 +499,7 @@ func (m *machine) replace(l *loop, n *machine) {
 		if t.kept == m {
 			t.kept = n
 		}
-		if r := t.run; r != nil && r.machine == m {
+		if r := t.underWay; r != nil && r.machine == m {
 			r.moveTo(l, n)
 		}
 	}
@@ -510,7 +510,7 @@ func (m *machine) replace(l *loop, n *machine) {
 }
 
 // moveTo has an attempt go on where its machine is reached another way.
-func (old *run) moveTo(l *loop, n *machine) {
+func (old *attempt) moveTo(l *loop, n *machine) {
 	const why = "its machine is reached another way now"
 	t := old.task
 	old.detach(why)
@@ -528,7 +528,7 @@ func (m *machine) evacuate(l *loop) {
 	var tasks []*task
 	var paths []store.Path
 	for _, t := range l.tasks {
-		if t.kept == m && t.run == nil && len(t.builds) == 0 && t.node != nil && !l.delayed[t] {
+		if t.kept == m && t.underWay == nil && len(t.builds) == 0 && t.node != nil && !l.delayed[t] {
 			tasks = append(tasks, t)
 			outputs, _ := t.node.OutputPaths(nil) // naming none cannot fail
 			paths = append(paths, outputs...)
@@ -552,7 +552,7 @@ func (m *machine) evacuated(l *loop, tasks []*task, absent []store.Path) {
 		missing[p] = true
 	}
 	for _, t := range tasks {
-		if l.tasks[t.drv] != t || t.kept != m || t.run != nil || !m.leaving() {
+		if l.tasks[t.drv] != t || t.kept != m || t.underWay != nil || !m.leaving() {
 			continue
 		}
 		outputs, _ := t.node.OutputPaths(nil)

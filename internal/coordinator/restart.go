@@ -126,7 +126,7 @@ func (t *task) reattach(l *loop) {
 func (t *task) takeAgain(l *loop, reason string, before <-chan struct{}) {
 	m := t.resume
 	t.resume = nil
-	r := l.newRun(t, m)
+	r := l.newAttempt(t, m)
 	r.resumed = t.state
 	r.phase = t.state
 	if t.state != api.Building && t.state != api.Fetching {
@@ -194,7 +194,7 @@ func (m *machine) reconcile(l *loop, s *sighting) {
 	}
 	m.tellWrong(l, s.wrong)
 	for _, t := range l.tasks {
-		if t.kept == m && !listed[t.id] && t.run == nil {
+		if t.kept == m && !listed[t.id] && t.underWay == nil {
 			t.lose(l, "its agent does not know it any more")
 		}
 	}
@@ -206,15 +206,15 @@ func (m *machine) reconcileBuild(l *loop, s *agentapi.BuildStatus, wrong error) 
 	t := l.tasks[s.Derivation]
 	own := t != nil && t.id == s.ID
 	switch {
-	case own && t.attempt == s.Attempt && (t.run != nil && t.run.machine == m || t.resume == m):
+	case own && t.attempt == s.Attempt && (t.underWay != nil && t.underWay.machine == m || t.resume == m):
 		// It goes on.
 	case own && t.kept == m && s.State == agentapi.Succeeded && l.kept.has(m, s.Outputs):
 		// It is still there.
 	case own && t.kept == m:
-		if t.run == nil {
+		if t.underWay == nil {
 			t.lose(l, "its agent says something else of it now")
 		}
-	case own && l.grace != nil && t.attempt+1 == s.Attempt && t.run == nil && t.resume == nil && !t.available && l.mayMake(t, m):
+	case own && l.grace != nil && t.attempt+1 == s.Attempt && t.underWay == nil && t.resume == nil && !t.available && l.mayMake(t, m):
 		// It was placed there, and the ledger did not hear of that any more. Nothing is placed
 		// before all machines were asked, so no other attempt has that number.
 		t.attempt, t.machine, t.resume, t.state = s.Attempt, m, m, api.Placed
@@ -224,13 +224,13 @@ func (m *machine) reconcileBuild(l *loop, s *agentapi.BuildStatus, wrong error) 
 		t.useOld(l, m, s)
 	case s.State != agentapi.Succeeded || t != nil && !l.mayMake(t, m):
 		m.forget(l, s.ID)
-	case l.grace != nil && (t == nil || t.run == nil && t.resume == nil):
+	case l.grace != nil && (t == nil || t.underWay == nil && t.resume == nil):
 		if other := l.spare[s.Derivation]; other != nil && (other.machine != m || other.status.ID != s.ID) {
 			m.forget(l, s.ID) // one is enough
 			return
 		}
 		l.spare[s.Derivation] = &spare{m, *s}
-	case t != nil && t.node != nil && t.run == nil && t.resume == nil && !t.available && !t.expanding:
+	case t != nil && t.node != nil && t.underWay == nil && t.resume == nil && !t.available && !t.expanding:
 		t.adopt(l, m, s)
 	default:
 		m.forget(l, s.ID)
@@ -290,7 +290,7 @@ func (l *loop) dropSpare() {
 			continue
 		}
 		delete(l.spare, drv)
-		if t != nil && t.node != nil && t.run == nil && t.resume == nil && !t.available && l.mayMake(t, s.machine) {
+		if t != nil && t.node != nil && t.underWay == nil && t.resume == nil && !t.available && l.mayMake(t, s.machine) {
 			t.adopt(l, s.machine, &s.status)
 		} else {
 			s.machine.forget(l, s.status.ID)
@@ -324,10 +324,10 @@ func (t *task) stillWanted(l *loop, m *machine, s *agentapi.BuildStatus) bool {
 		return false
 	}
 	if s.State == agentapi.Running {
-		return t.run == nil && t.attempt == s.Attempt && t.waiting == 0
+		return t.underWay == nil && t.attempt == s.Attempt && t.waiting == 0
 	}
 	// What is being fetched elsewhere is done there too, and nearer.
-	return complete(t.node, s) && s.Attempt <= t.attempt && t.attempt < api.MaxAttempt && (t.run == nil || t.run.machine != m && t.state != api.Fetching)
+	return complete(t.node, s) && s.Attempt <= t.attempt && t.attempt < api.MaxAttempt && (t.underWay == nil || t.underWay.machine != m && t.state != api.Fetching)
 }
 
 // useOld uses what stillWanted found.
@@ -349,7 +349,7 @@ func (t *task) useOld(l *loop, m *machine, s *agentapi.BuildStatus) {
 
 // mayAdopt reports whether what the agent has is the finished result of an older attempt, for
 // whose sake this one was made.
-func (r *run) mayAdopt(s *agentapi.BuildStatus) bool {
+func (r *attempt) mayAdopt(s *agentapi.BuildStatus) bool {
 	return (r.resumed == api.Building || r.resumed == api.Fetching) && s.Attempt <= r.attempt && !r.options.Check && complete(r.node, s)
 }
 

@@ -13,7 +13,7 @@ import (
 
 // retryOwn tries a derivation that failed by itself once more, where its builds grant
 // that, and reports whether it does. A machine on which it did not fail yet comes first.
-func (r *run) retryOwn(l *loop, f *api.Failure) bool {
+func (r *attempt) retryOwn(l *loop, f *api.Failure) bool {
 	t := r.task
 	mark(&t.failedOn, r.machine.Name)
 	granted := l.retries(t, f)

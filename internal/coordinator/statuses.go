@@ -32,8 +32,8 @@ func (c *Coordinator) Status(ctx context.Context) (*api.Status, error) {
 		now := time.Now()
 		for _, m := range l.machines {
 			s.Machines = append(s.Machines, m.status())
-			for run := range m.runs {
-				if t := run.task; t.run == run && len(t.builds) > 0 && len(s.Running) < maxRunning {
+			for run := range m.attempts {
+				if t := run.task; t.underWay == run && len(t.builds) > 0 && len(s.Running) < maxRunning {
 					s.Running = append(s.Running, t.builds[0].Build)
 				}
 			}
@@ -121,7 +121,7 @@ func (m *machine) describe(s *api.MachineStatus) {
 // running is how many slots are taken.
 func (m *machine) running() int {
 	n := 0
-	for r := range m.runs {
+	for r := range m.attempts {
 		if !r.fetchOnly {
 			n++
 		}

@@ -318,7 +318,7 @@ func (l *loop) takeUp(builds []api.Build) {
 // joinLive adds a build to a task that is under way already.
 func (t *task) joinLive(l *loop, b *api.Build) {
 	r := t.join(l, *b)
-	if t.available && t.run == nil {
+	if t.available && t.underWay == nil {
 		if !l.delayed[t] {
 			t.bring(l)
 		}

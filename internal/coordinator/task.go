@@ -48,7 +48,7 @@ type task struct {
 	logAttempt int    // the last attempt whose log began; 0 if none did
 	attempt    int
 	machine    *machine // of the current or last attempt
-	run        *run     // nil if none is under way
+	underWay   *attempt // nil if none is under way
 	resume     *machine // after a start: the attempt goes on there
 	skip       map[string]bool
 	failedOn   map[string]bool // machines on which the derivation itself failed
@@ -84,7 +84,7 @@ type liveBuild struct {
 func newID() string { return uuid.NewString() }
 
 func (t *task) question() question {
-	return question{task: t, path: t.drv, outputs: t.wantedOutputs(), started: t.resume != nil || t.run != nil}
+	return question{task: t, path: t.drv, outputs: t.wantedOutputs(), started: t.resume != nil || t.underWay != nil}
 }
 
 // standing is the state of a build that joins the task. That of a task which a start found
@@ -377,7 +377,7 @@ func (l *loop) wake(now time.Time) {
 		}
 		delete(l.delayed, t)
 		switch {
-		case l.tasks[t.drv] != t || t.run != nil || t.expanding:
+		case l.tasks[t.drv] != t || t.underWay != nil || t.expanding:
 		case !t.available:
 			t.makeReady(l)
 		case t.kept != nil && len(t.builds) > 0:
