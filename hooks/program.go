@@ -52,7 +52,7 @@ func (p *program) Run(ctx context.Context, e *Event) (string, error) {
 	cmd := exec.CommandContext(ctx, p.command[0], p.command[1:]...)
 	cmd.Dir = p.Dir
 	cmd.Env = p.environment(e)
-	// A program that does not read, or not all, is no error: os/exec knows EPIPE.
+	// A program that does not read, or not all, is not an error: os/exec knows EPIPE.
 	cmd.Stdin = bytes.NewReader(append(input, '\n'))
 	cmd.Stdout, cmd.Stderr = output, output
 	// A coordinator that is killed takes the program with it: the next one carries the

@@ -131,7 +131,7 @@ func TestProgramIsKilledWithItsGroup(t *testing.T) {
 			}
 			cancel()
 			if err := <-over; err == nil {
-				t.Error("it is no error to be killed")
+				t.Error("it is not an error to be killed")
 			}
 			text, err := os.ReadFile(filepath.Join(p.Dir, "pids"))
 			if err != nil {

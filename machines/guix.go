@@ -41,7 +41,7 @@ func schemeOptions(limits scheme.Limits) scheme.Options {
 // beyond that gives an error that matches *[scheme.Unsupported]. The program sees the
 // variables of the environment, and nothing else.
 //
-// As in Guix, a last value that is no list of machines gives a warning and no machine.
+// As in Guix, a last value that is not a list of machines gives a warning and no machine.
 // What Guix allows and would never work, such as a machine without systems, is an
 // error. The machines have the store StoreDaemon, and names made of their hosts. A
 // private key that the file does not name is left to ssh-agent and the usual keys.

@@ -152,13 +152,13 @@ func (d *decoder) guixOutput(text, file string) ([]*scheme.Record, error) {
 	for _, v := range data[:len(data)-1] {
 		fields, ok := scheme.List(v)
 		if !ok {
-			return nil, fmt.Errorf("it printed %s, which is no machine", valueText(v))
+			return nil, fmt.Errorf("it printed %s, which is not a machine", valueText(v))
 		}
 		r := &scheme.Record{Type: guixMachine, Fields: make(map[string]scheme.Field)}
 		for _, f := range fields {
 			pair, _ := scheme.List(f)
 			if len(pair) != 2 {
-				return nil, fmt.Errorf("it printed %s, which is no field", valueText(f))
+				return nil, fmt.Errorf("it printed %s, which is not a field", valueText(f))
 			}
 			name, _ := pair[0].(scheme.Symbol)
 			if name == "location" {

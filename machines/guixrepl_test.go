@@ -46,8 +46,8 @@ func TestGuixOutput(t *testing.T) {
 	tests := []struct{ name, text, want string }{
 		{"nothing", "", "it ended early"},
 		{"no end", `((name "a"))`, "it ended early"},
-		{"no machine", `5 END`, "it printed 5, which is no machine"},
-		{"no field", `((name "a" "b")) END`, `it printed (name "a" "b"), which is no field`},
+		{"no machine", `5 END`, "it printed 5, which is not a machine"},
+		{"no field", `((name "a" "b")) END`, `it printed (name "a" "b"), which is not a field`},
 		{"no Scheme", `((name "a)`, "what it printed can't be read: 1:8: a string does not end"},
 		{"good", `((name "a") (location ("/x/machines.scm" 2 1))) END`, ""},
 		{"elsewhere", `((name "a") (location ("/x/other.scm" 900 1))) END`, ""},

@@ -56,7 +56,7 @@ func parseHostKey(text string) (string, *hostKeyError) {
 	at += strings.Index(text[at:], fields[1])
 	blob, err := base64.StdEncoding.Strict().DecodeString(fields[1])
 	if err != nil {
-		return "", &hostKeyError{at, "the host key is no base64: it was perhaps cut or wrapped", form}
+		return "", &hostKeyError{at, "the host key is not base64: it was perhaps cut or wrapped", form}
 	}
 	if err := checkKeyBlob(kind, blob); err != nil {
 		return "", &hostKeyError{at, "the host key is damaged: " + err.Error(), form}

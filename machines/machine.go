@@ -98,13 +98,13 @@ type Machine struct {
 	// decide.
 	BuildCores int
 	// Timeout and MaxSilentTime bound builds there whose requests say nothing, and those
-	// that allow more; 0 is no limit.
+	// that allow more; 0 means no limit.
 	Timeout       time.Duration
 	MaxSilentTime time.Duration
 	// Tags are for people, and for filters.
 	Tags map[string]string
 	// GCInterval is how often its garbage is collected; 0 is never. Of that, what was not
-	// used for GCOlderThan, and at most GCMaxFreed bytes (0 is no limit).
+	// used for GCOlderThan, and at most GCMaxFreed bytes (0 means no limit).
 	GCInterval  time.Duration
 	GCOlderThan time.Duration
 	GCMaxFreed  int64

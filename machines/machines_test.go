@@ -15,7 +15,7 @@ import (
 	"lighter/internal/tomlfile"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "rewrite the golden files")
 
 // golden runs got for each NAME.toml of an archive and compares with NAME.golden.
 func golden(t *testing.T, file string, got func(t *testing.T, name string, data []byte) string) {

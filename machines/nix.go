@@ -148,7 +148,7 @@ func (d *decoder) nixMachine(words []word, system string) (m Machine, ok bool) {
 		if speed, err := strconv.ParseFloat(w.text, 64); err == nil {
 			d.speed(&m, speed, w.place())
 		} else {
-			d.Errorf(w.at, "the fifth column is the speed: 2.0", "the speed %q is no number", w.text)
+			d.Errorf(w.at, "the fifth column is the speed: 2.0", "the speed %q is not a number", w.text)
 		}
 	}
 	if w, ok := column(nixFeatures); ok {
@@ -174,7 +174,7 @@ func (d *decoder) nixMachine(words []word, system string) (m Machine, ok bool) {
 func (d *decoder) nixBuilds(m *Machine, w, uri word) (ok bool) {
 	n, err := strconv.ParseInt(w.text, 10, 64)
 	if err != nil {
-		d.Errorf(w.at, "the fourth column is the number of builds at the same time: 4", "%q is no whole number", w.text)
+		d.Errorf(w.at, "the fourth column is the number of builds at the same time: 4", "%q is not a whole number", w.text)
 		return true
 	}
 	if n == 0 {
@@ -238,7 +238,7 @@ func (d *decoder) nixURI(m *Machine, w word) {
 		if n, err := strconv.ParseInt(port, 10, 64); err == nil {
 			d.port(m, n, &tomlfile.Place{Value: at + len(host) - len(port)})
 		} else {
-			d.Errorf(at+len(host)-len(port), form+":2222", "the port %q is no number", port)
+			d.Errorf(at+len(host)-len(port), form+":2222", "the port %q is not a number", port)
 		}
 	}
 	d.hostNamed("host", m, name, &tomlfile.Place{Key: at, Value: at})
@@ -297,7 +297,7 @@ func (d *decoder) nixHostKey(m *Machine, w word) {
 	line, err := base64.StdEncoding.DecodeString(w.text)
 	if err != nil {
 		if line, err = base64.RawStdEncoding.DecodeString(w.text); err != nil {
-			d.Errorf(w.at, hint, "the host key is no base64: %q", cutLong(w.text))
+			d.Errorf(w.at, hint, "the host key is not base64: %q", cutLong(w.text))
 			return
 		}
 	}

@@ -68,7 +68,7 @@ func TestRealGuixReadsTheRest(t *testing.T) {
 	const text = `(define-syntax-rule (machine n field ...)
   (build-machine (name n) (user "u") field ...
                  (host-key "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDpf8W+vFz0WoC9lSKC0zs+o113ylen4DT8zwRxW2VZC")))
-(display "this is no machine")
+(display "this is not a machine")
 (list (machine "a" (systems '("x86_64-linux")))
       (machine "b" (systems '("x86_64-linux")) (speed -1)))
 `
@@ -87,7 +87,7 @@ func TestRealGuixReadsTheRest(t *testing.T) {
 	if err != nil || len(all) != 2 || all[0].Name != "a" || all[1].Speed != 0.5 || all[0].PrivateKey != "" {
 		t.Errorf("got %+v, %v", all, err)
 	}
-	if len(warnings) != 1 || !strings.Contains(warnings[0].Message, "this is no machine") {
+	if len(warnings) != 1 || !strings.Contains(warnings[0].Message, "this is not a machine") {
 		t.Errorf("got warnings %v", warnings)
 	}
 }

@@ -417,8 +417,8 @@ func TestArchiveWriterRefuses(t *testing.T) {
 		sign  func(store.Hash) (string, error)
 		want  string
 	}{
-		{"nothing written", func(io.Writer) error { return nil }, nil, "is no NAR"},
-		{"not aligned", func(w io.Writer) error { _, err := io.WriteString(w, "x"); return err }, nil, "is no NAR"},
+		{"nothing written", func(io.Writer) error { return nil }, nil, "is not a NAR"},
+		{"not aligned", func(w io.Writer) error { _, err := io.WriteString(w, "x"); return err }, nil, "is not a NAR"},
 		{"NAR fails", func(io.Writer) error { return broken }, nil, "broken"},
 		{"sign fails", good, func(store.Hash) (string, error) { return "", broken }, "broken"},
 		{"empty signature", good, func(store.Hash) (string, error) { return "", nil }, "empty"},

@@ -76,7 +76,7 @@ func (a *ArchiveWriter) writeItem(item *Item, writeNAR func(io.Writer) error, si
 			return err
 		}
 		if a.hash.Size() == 0 || wire.Padding(a.hash.Size()) != 0 {
-			return fmt.Errorf("what was written, %d bytes, is no NAR", a.hash.Size())
+			return fmt.Errorf("what was written, %d bytes, is not a NAR", a.hash.Size())
 		}
 		item.NARHash, item.NARSize = a.hash.Sum(), a.hash.Size()
 	}

@@ -52,7 +52,7 @@ type Owner struct{ UID, GID int }
 // CanonicalizeOptions are what Canonicalize is to do beyond modes and times.
 type CanonicalizeOptions struct {
 	Owner  *Owner  // who gets the tree; nil leaves it to whom it belongs
-	Budget *Budget // what may be in it; nil is no limit
+	Budget *Budget // what may be in it; nil means no limit
 }
 
 // Canonicalize gives the tree at path the modes and times of items in a store:

@@ -8,7 +8,7 @@ import (
 
 // CopyOptions bound a Copy.
 type CopyOptions struct {
-	Budget *Budget                 // what may be in the tree; nil is no limit
+	Budget *Budget                 // what may be in the tree; nil means no limit
 	Room   func(bytes int64) error // as for UnpackWith; the copy has holes where it can
 }
 

@@ -88,7 +88,7 @@ func (r *Reader) Next() (*Header, error) {
 }
 
 // Read reads from the contents of the current node. It returns io.EOF at their
-// end, and at once where the node is no regular file.
+// end, and at once where the node is not a regular file.
 func (r *Reader) Read(p []byte) (int, error) {
 	if r.err != nil {
 		return 0, r.err

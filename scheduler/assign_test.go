@@ -109,7 +109,7 @@ func checkPlan(t *testing.T, in Input, p Plan) {
 		}
 		settled[d.Build.ID] = true
 		if d.Finish >= d.InsteadFinish || !d.Until.After(in.Now) {
-			t.Errorf("%s waits in vain: %+v", d.Build.ID, d)
+			t.Errorf("%s waits for nothing: %+v", d.Build.ID, d)
 		}
 	}
 	// No machine is left idle that could take a build which does not wait for a

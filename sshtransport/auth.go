@@ -168,7 +168,7 @@ func readSmallFile(file string) ([]byte, fs.FileInfo, error) {
 		return nil, nil, err
 	}
 	if !info.Mode().IsRegular() || info.Size() > maxKeyFile {
-		return nil, nil, fmt.Errorf("%s is no key: it is no regular file, or too long", file)
+		return nil, nil, fmt.Errorf("%s is not a key: it is not a regular file, or too long", file)
 	}
 	text, err := io.ReadAll(io.LimitReader(f, maxKeyFile))
 	return text, info, err

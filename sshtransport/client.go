@@ -106,7 +106,7 @@ func (c *Client) connected(ctx context.Context) (*link, error) {
 	defer c.mu.Unlock()
 	if a.waiters--; a.waiters == 0 && c.attempt == a {
 		a.cancel(errNobodyWaits)
-		c.attempt = nil // who comes now starts anew
+		c.attempt = nil // who comes now starts again
 	}
 	return nil, context.Cause(ctx)
 }

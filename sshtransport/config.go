@@ -64,7 +64,7 @@ type Bootstrap struct {
 	// StartInput is what "lighter-agent start" finds on its standard input.
 	StartInput []byte
 	// Forced says that the account has a forced command that is a stream at once.
-	// Without it that is found out, at the cost of a stream that is opened in vain
+	// Without it that is found out, at the cost of a stream that is opened for nothing
 	// and is sent StartInput.
 	Forced bool
 }

@@ -74,7 +74,7 @@ func (e *HostKeyError) Error() string {
 		return fmt.Sprintf("host key of %s: wanted %s; the machine has only keys of type %s",
 			e.Addr, strings.Join(wanted, " or "), strings.Join(e.Types, ", "))
 	}
-	return fmt.Sprintf("host key of %s: wanted %s; found %s: the machine was set up anew, or this is another one",
+	return fmt.Sprintf("host key of %s: wanted %s; found %s: the machine was reinstalled, or this is another one",
 		e.Addr, strings.Join(wanted, " or "), describeKey(e.Found))
 }
 

@@ -138,7 +138,7 @@ func (f *Folder) note(ctx context.Context, s *folderSession, err error) (*folder
 	return s, nil
 }
 
-// noteFailureLocked decides when to try again. A caller that has lost interest is no failure.
+// noteFailureLocked decides when to try again. A caller that has lost interest is not a failure.
 func (f *Folder) noteFailureLocked(ctx context.Context, err error) {
 	switch {
 	case err == nil:
@@ -206,7 +206,7 @@ func answered(err error) bool {
 // retried runs an operation on a file, once more if the connection was lost.
 func (f *Folder) retried(ctx context.Context, what, name string, op func(s *folderSession, file string) error) error {
 	if !fs.ValidPath(name) {
-		return fmt.Errorf("%q is no name in a folder", name)
+		return fmt.Errorf("%q is not a name in a folder", name)
 	}
 	for tries := 2; ; tries-- {
 		s, err := f.connected(ctx)

@@ -99,7 +99,7 @@ func (h *handshake) config() *ssh.ClientConfig {
 	}
 }
 
-// checkHostKey is called again when keys are exchanged anew, by the library's goroutine.
+// checkHostKey is called again when keys are exchanged again, by the library's goroutine.
 func (h *handshake) checkHostKey(name string, addr net.Addr, key ssh.PublicKey) error {
 	err := h.keys.check(name, addr, key)
 	h.keyErr = err

@@ -24,7 +24,7 @@ type hostKeys struct {
 	check      ssh.HostKeyCallback
 }
 
-// newHostKeys reads the pinned key, or the known_hosts files, anew: a person may have
+// newHostKeys reads the pinned key, or the known_hosts files, again: a person may have
 // changed them since the last connection.
 func newHostKeys(cfg *Config) (*hostKeys, error) {
 	if cfg.HostKey != "" {
@@ -193,7 +193,7 @@ func ParseHostKey(text string) (ssh.PublicKey, error) {
 	key, _, options, rest, err := ssh.ParseAuthorizedKey([]byte(text))
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("%q is no public key of the form TYPE BASE64: %w", truncate(text, 100), err)
+		return nil, fmt.Errorf("%q is not a public key of the form TYPE BASE64: %w", truncate(text, 100), err)
 	case len(options) > 0 || len(strings.TrimSpace(string(rest))) > 0:
 		return nil, fmt.Errorf("%q is more than one public key", truncate(text, 100))
 	}

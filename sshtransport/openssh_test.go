@@ -504,6 +504,6 @@ func TestOpenSSHReplaced(t *testing.T) {
 		}
 	}
 	if _, err := os.Lstat(ran); err == nil {
-		t.Error("what is no agent has run")
+		t.Error("what is not an agent has run")
 	}
 }

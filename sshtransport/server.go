@@ -21,7 +21,7 @@ const (
 	serverVersionPrefix = "SSH-2.0-lighter-agent"
 
 	// ServerSocket is the name under which a Server offers its agent to channels of
-	// type direct-streamlocal@openssh.com. It is no file.
+	// type direct-streamlocal@openssh.com. It is not a file.
 	ServerSocket = "/lighter-agent"
 )
 

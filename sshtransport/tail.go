@@ -47,7 +47,7 @@ func (t *tail) quoted() string {
 }
 
 // printable makes text from a remote end harmless on a terminal and in a log: lines
-// are joined by " | ", control characters and what is no UTF-8 are replaced.
+// are joined by " | ", control characters and what is not UTF-8 are replaced.
 func printable(text string) string {
 	var lines []string
 	for line := range strings.Lines(text) {

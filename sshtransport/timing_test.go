@@ -170,7 +170,7 @@ func TestFolderDownGrows(t *testing.T) {
 	})
 }
 
-// Who waits may leave; when the last one does, the attempt ends, and is no failure.
+// Who waits may leave; when the last one does, the attempt ends, and is not a failure.
 func TestWaiters(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var began, ended atomic.Int64

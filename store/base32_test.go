@@ -56,7 +56,7 @@ func TestDecodeBase32Refuses(t *testing.T) {
 		{"three digits", "000", "whole bytes"},
 		{"letter outside the alphabet", "0e", `digit 'e' at offset 1`},
 		{"upper case", "0A", `digit 'A' at offset 1`},
-		{"byte that is no ASCII", "0\xff", "at offset 1"},
+		{"byte that is not ASCII", "0\xff", "at offset 1"},
 		{"more bits than bytes", "80", "beyond the last byte"},
 		{"more bits than bytes, all", "zz", "beyond the last byte"},
 	} {

@@ -46,7 +46,7 @@ func (d Dir) SourcePath(name string, narHash Hash) (Path, error) {
 func (d Dir) FixedOutputPath(name string, recursive bool, algorithm string, digest []byte) (Path, error) {
 	if recursive && algorithm == "sha256" {
 		if len(digest) != sha256.Size {
-			return "", fmt.Errorf("fixed output %s: %d bytes are no sha256 hash", name, len(digest))
+			return "", fmt.Errorf("fixed output %s: %d bytes are not a sha256 hash", name, len(digest))
 		}
 		return d.SourcePath(name, Hash(digest))
 	}

@@ -131,7 +131,7 @@ func checkBase(base string) error {
 	}
 	for i := range HashPartLen {
 		if base32Values[base[i]] == 0xff {
-			return fmt.Errorf("%q is no digit of nix-base32", base[i])
+			return fmt.Errorf("%q is not a digit of nix-base32", base[i])
 		}
 	}
 	return CheckName(base[HashPartLen+1:])

@@ -50,12 +50,12 @@ func TestParsePathRefuses(t *testing.T) {
 		{"NUL in the folder", "/gnu/st\x00ore/" + helloBase, "control"},
 		{"no name", "/gnu/store/" + hash + "-", "a name"},
 		{"no dash", "/gnu/store/" + hash + "name", "dash"},
-		{"digit outside the alphabet", "/gnu/store/e" + hash[1:] + "-a", "no digit"},
-		{"upper case digit", "/gnu/store/A" + hash[1:] + "-a", "no digit"},
+		{"digit outside the alphabet", "/gnu/store/e" + hash[1:] + "-a", "not a digit"},
+		{"upper case digit", "/gnu/store/A" + hash[1:] + "-a", "not a digit"},
 		{"dot at the start", "/gnu/store/" + hash + "-.a", "dot"},
 		{"space", "/gnu/store/" + hash + "-a b", "forbidden"},
 		{"NUL", "/gnu/store/" + hash + "-a\x00", "forbidden"},
-		{"letter that is no ASCII", "/gnu/store/" + hash + "-é", "forbidden"},
+		{"letter that is not ASCII", "/gnu/store/" + hash + "-é", "forbidden"},
 		{"too long", "/gnu/store/" + hash + "-" + strings.Repeat("a", 212), "212 bytes"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -110,7 +110,7 @@ func TestPathFromJSON(t *testing.T) {
 		t.Errorf("got %q, %v", got, err)
 	}
 	if err := json.Unmarshal([]byte(`["/etc/passwd"]`), &got); err == nil {
-		t.Errorf("a name that is no item was read: %q", got)
+		t.Errorf("a name that is not an item was read: %q", got)
 	}
 }
 

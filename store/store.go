@@ -128,8 +128,8 @@ type BuildRequest struct {
 	// build may see. If nil the store computes it from its own derivations.
 	Inputs []Path
 
-	Timeout       time.Duration // wall time; 0 is no limit
-	MaxSilentTime time.Duration // without a log line; 0 is no limit
+	Timeout       time.Duration // wall time; 0 means no limit
+	MaxSilentTime time.Duration // without a log line; 0 means no limit
 	Cores         int           // NIX_BUILD_CORES; 0 lets the builder use all
 	KeepFailed    bool          // keep the build folder of a failed build
 	// SandboxPaths are files and folders of the machine, or "inside=outside",
@@ -201,7 +201,7 @@ func (e *BuildError) Error() string {
 
 // GCOptions say how much garbage to collect.
 type GCOptions struct {
-	MaxFreed int64 // stop after so many bytes; 0 is no limit
+	MaxFreed int64 // stop after so many bytes; 0 means no limit
 	DryRun   bool  // find, delete nothing
 	Paths    []Path
 	// OlderThan spares garbage registered less than this ago.

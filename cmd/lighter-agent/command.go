@@ -126,7 +126,7 @@ func newFlags() (*settings, *pflag.FlagSet) {
 			f.NoOptDefVal = "true"
 		}
 	}
-	fs.StringVar(&s.file, "settings", owner.DefaultFile(), "`FILE` of this machine's owner with more of these settings; flags count more")
+	fs.StringVar(&s.file, "settings", owner.DefaultFile(), "`FILE` of this machine's owner with more of these settings; flags take precedence")
 	fs.StringVar(&s.head, "head", "", "connect: the head's `NAME`; heads with different ones don't see each other's builds")
 	fs.StringVar(&s.storeDir, "store-directory", string(store.DefaultDir), "logical store `DIR`ectory, as derivations write it")
 	fs.StringVar(&s.Socket, "socket", "", "`FILE` on which the agent listens (default in a folder of this computer, named after --state)")
@@ -220,7 +220,7 @@ func serve(ctx context.Context, s *settings, _ []string, io stdio) error {
 	return s.Serve(ctx, logger)
 }
 
-// stop ends the agent. That there is none is no error.
+// stop ends the agent. That there is none is not an error.
 func stop(ctx context.Context, s *settings, _ []string, io stdio) error {
 	err := s.Stop(ctx)
 	if errors.Is(err, agentd.ErrNoAgent) {

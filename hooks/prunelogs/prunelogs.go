@@ -41,7 +41,7 @@ type Options struct {
 	// or compressed; at least MinAge.
 	OlderThan time.Duration
 	// Compress is "gzip" or "zstd"; empty removes logs instead. Logs that are
-	// compressed with gzip already are compressed anew with zstd, not the reverse.
+	// compressed with gzip already are compressed again with zstd, not the reverse.
 	Compress string
 	// Every is the least time between two looks at the folder; 0 is DefaultEvery.
 	Every time.Duration

@@ -18,7 +18,7 @@ import (
 
 var text = strings.Repeat("a line of a log\n", 1000)
 
-// folder makes logs: old and young, plain and compressed, and what is no log.
+// folder makes logs: old and young, plain and compressed, and what is not a log.
 func folder(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()

@@ -116,7 +116,7 @@ func TestHook(t *testing.T) {
 		t.Errorf("got %+v, %v", got, err)
 	}
 
-	// What failed once and succeeds then is no failure any more.
+	// What failed once and succeeds then is not a failure any more.
 	b.run(hooks.BuildSucceeded, b.build, "1 outputs published", "2 items written")
 	b.wantFiles("log/"+drv.Base()+".gz", narinfo.Name(b.out), "nar/zstd/"+b.out.Base(), narinfo.Name(b.lib), "nar/zstd/"+b.lib.Base())
 	f, err := os.Open(filepath.Join(b.folder, "log", drv.Base()+".gz"))

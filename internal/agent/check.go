@@ -101,7 +101,7 @@ func badURL(text string) bool {
 	return err != nil || u.Scheme != "http" && u.Scheme != "https" && u.Scheme != "file" || strings.ContainsAny(text, " \t\r\n")
 }
 
-// checkPaths says which one is no item of this store.
+// checkPaths says which one is not an item of this store.
 func checkPaths(dir store.Dir, paths []store.Path) error {
 	for _, p := range paths {
 		if p == "" {

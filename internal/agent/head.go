@@ -111,7 +111,7 @@ func (h *Head) limit(req *agentapi.BuildRequest) error {
 	return nil
 }
 
-// bounded returns the shorter of two times of which 0 is no limit.
+// bounded returns the shorter of two times of which 0 means no limit.
 func bounded(asked, bound api.Seconds) api.Seconds {
 	if asked == 0 || bound == 0 {
 		return asked + bound

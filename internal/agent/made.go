@@ -101,7 +101,7 @@ func (h handler) getOutput(w http.ResponseWriter, r *http.Request) (any, error) 
 	case !status.Finished():
 		return nil, refuse(http.StatusConflict, "", "build %s: nothing is made yet", at.id)
 	case !status.Check || status.State != agentapi.Succeeded:
-		return nil, refuse(http.StatusNotFound, "", "build %s: it is no check that has succeeded", at.id)
+		return nil, refuse(http.StatusNotFound, "", "build %s: it is not a check that has succeeded", at.id)
 	case status.Outputs[output] == nil:
 		return nil, refuse(http.StatusNotFound, "", "build %s: there is no output %q", at.id, shorten(output))
 	}

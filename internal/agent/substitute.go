@@ -17,7 +17,7 @@ import (
 type Substituter interface {
 	// Substitute makes those of the paths valid that the servers have, and what they
 	// refer to. It returns the ones that are valid afterwards, also beside an error, which
-	// is about the others. What no server has is no error.
+	// is about the others. What no server has is not an error.
 	Substitute(ctx context.Context, urls []string, paths []store.Path) (fetched []store.Path, err error)
 }
 

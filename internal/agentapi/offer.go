@@ -23,9 +23,9 @@ type Offer struct {
 	// KeepFailed and CollectGarbage say whether a head may ask for that.
 	KeepFailed     bool `json:"keepFailed,omitempty"`
 	CollectGarbage bool `json:"collectGarbage,omitempty"`
-	// MaxBuilds is how many builds run at a time; 0 is no bound.
+	// MaxBuilds is how many builds run at a time; 0 means no bound.
 	MaxBuilds int `json:"maxBuilds,omitempty"`
-	// MaxCores, MaxTime and MaxSilentTime bound what requests ask for; 0 is no bound.
+	// MaxCores, MaxTime and MaxSilentTime bound what requests ask for; 0 means no bound.
 	MaxCores      int         `json:"maxCores,omitempty"`
 	MaxTime       api.Seconds `json:"maxTime,omitempty"`
 	MaxSilentTime api.Seconds `json:"maxSilentTime,omitempty"`

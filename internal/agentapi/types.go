@@ -27,7 +27,7 @@ import (
 )
 
 // Protocol is the version of this protocol. A coordinator and an agent with
-// different ones don't talk to each other; the agent is uploaded anew.
+// different ones don't talk to each other; a new one is uploaded.
 const Protocol = 1
 
 // LogTrailer is the HTTP trailer of a log that holds the final BuildStatus as JSON.
@@ -170,7 +170,7 @@ const MaxText = 64 << 10
 
 // GCRequest is the body of POST /v1/gc.
 type GCRequest struct {
-	MaxFreed  int64       `json:"maxFreed,omitempty"` // bytes; 0 is no limit
+	MaxFreed  int64       `json:"maxFreed,omitempty"` // bytes; 0 means no limit
 	OlderThan api.Seconds `json:"olderThan,omitempty"`
 	DryRun    bool        `json:"dryRun,omitempty"`
 }

@@ -257,7 +257,7 @@ const (
 
 // MachineGC is the body of POST /v1/machines/{name}/gc.
 type MachineGC struct {
-	MaxFreed  int64   `json:"maxFreed,omitempty"` // bytes; 0 is no limit
+	MaxFreed  int64   `json:"maxFreed,omitempty"` // bytes; 0 means no limit
 	OlderThan Seconds `json:"olderThan,omitempty"`
 	DryRun    bool    `json:"dryRun,omitempty"`
 }

@@ -49,7 +49,7 @@ var filterNames = []string{"state", "derivation", "name", "system", "machine", "
 func ParseFilter(q url.Values, others ...string) (*Filter, error) {
 	for name := range q {
 		if !slices.Contains(filterNames, name) && !slices.Contains(others, name) {
-			return nil, fmt.Errorf("%q is no filter: there are %s", name, strings.Join(append(slices.Clone(filterNames), others...), ", "))
+			return nil, fmt.Errorf("%q is not a filter: there are %s", name, strings.Join(append(slices.Clone(filterNames), others...), ", "))
 		}
 	}
 	f := &Filter{Name: q.Get("name"), System: q.Get("system"), Machine: q.Get("machine"), User: q.Get("user")}

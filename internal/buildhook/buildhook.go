@@ -44,7 +44,7 @@ type Config struct {
 	// ACL names the file with the keys whose archives are taken.
 	ACL string
 
-	// MaxSilentTime and Timeout are those in force for the build; 0 is no limit.
+	// MaxSilentTime and Timeout are those in force for the build; 0 means no limit.
 	MaxSilentTime, Timeout time.Duration
 
 	// Patience is how long the coordinator may be away while it has something built;
@@ -183,7 +183,7 @@ func (h *hook) ask(q *hookapi.Question) string {
 	old := h.conn
 	a, err := h.put(q)
 	if err != nil && old != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-		// The coordinator was started anew since the last question.
+		// The coordinator was started again since the last question.
 		h.hangUp()
 		a, err = h.put(q)
 	}

@@ -165,7 +165,7 @@ func TestLists(t *testing.T) {
 	}
 }
 
-// TestBadLists has guix-daemon name what is no output after the build was accepted.
+// TestBadLists has guix-daemon name what is not an output after the build was accepted.
 func TestBadLists(t *testing.T) {
 	l := newLab(t, nil)
 	l.serve()
@@ -283,7 +283,7 @@ func TestBadAnswers(t *testing.T) {
 }
 
 // TestAskedAgain asks one hook several times, as guix-daemon does after postpone, with the
-// coordinator started anew between two of them.
+// coordinator started again between two of them.
 func TestAskedAgain(t *testing.T) {
 	l := newLab(t, nil)
 	l.serve()

@@ -36,9 +36,9 @@ func agentCommand() *command {
 	return &command{
 		name:  "agent",
 		short: "make this computer a machine without sshd",
-		long: `Runs an SSH server of lighter's own in the foreground, with the agent and its store behind it. It offers builds and nothing else: no shell, no commands, no files; of this computer's files builds see those of --sandbox-path. Heads with different keys don't see each other's builds. Where there is an sshd this is not needed: the coordinator uploads its agent by itself.
+		long: `Runs an SSH server of lighter's own in the foreground, with the agent and its store behind it. It offers builds and nothing else: no shell, no commands, no files; builds see only those of this computer's files that --sandbox-path names. Heads with different keys don't see each other's builds. Where there is an sshd this is not needed: the coordinator uploads its agent by itself.
 
-First an entry for the coordinator's machines file is printed, with the host key, and an empty line; user and private-key may have to be changed there. Who logs in needs a key in --authorized-keys. What the coordinator sends must be signed by a key named with --authorize, once: "lighter key show" prints it on the head.`,
+It first prints an entry for the coordinator's machines file, with the host key, and an empty line; user and private-key may need changes. Logging in takes a key in --authorized-keys. What the coordinator sends must be signed by a key that was given once with --authorize: "lighter key show" prints it on the head.`,
 		exits: []int{exitBadInput},
 		examples: []example{
 			{"lighter agent --listen :2222 --authorized-keys ./head-ssh.pub --authorize ./head.pub", "a machine for one head"},
@@ -50,10 +50,10 @@ First an entry for the coordinator's machines file is printed, with the host key
 			fs.StringVar(&a.listen, "listen", "", "listen on `ADDR`, as HOST:PORT; without HOST on all addresses, with port 0 on a free port")
 			fs.StringVar(&a.name, "name", "", "the machine's name (default this computer's)")
 			fs.StringVar(&a.state, "state", "", "folder `DIR` with store, keys and ACL of the machine (else $LIGHTER_STATE, else /var/lib/lighter for root and ~/.local/share/lighter for others)")
-			fs.StringVar(&a.hostKey, "host-key", "", "the server's private key is `FILE`, which is made if need be (default ssh-host-key in the state folder)")
+			fs.StringVar(&a.hostKey, "host-key", "", "the server's private key is `FILE`, made if missing (default ssh-host-key in the state folder)")
 			fs.StringVar(&a.authorizedKeys, "authorized-keys", "", "who may log in: public SSH keys in `FILE`, one a line (default ~/.ssh/authorized_keys)")
 			fs.StringArrayVar(&a.authorize, "authorize", nil, "accept from now on what is signed by the public key in `FILE`; may be repeated")
-			fs.StringVar(&a.settings, "settings", owner.DefaultFile(), "`FILE` of this machine's owner with more of these settings; flags count more")
+			fs.StringVar(&a.settings, "settings", owner.DefaultFile(), "`FILE` of this machine's owner with more of these settings; flags take precedence")
 			a.owner = owner.NewOptions()
 			for _, option := range a.owner.All {
 				if slices.Contains(notOfServer, option.Key) {

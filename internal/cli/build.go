@@ -25,16 +25,16 @@ func buildCommand() *command {
 	return &command{
 		name:  "build",
 		args:  "DRV…",
-		short: "have derivations built, and wait for them",
-		long: `Has the coordinator build each DRV, and first whatever it needs that is not there. On a terminal the running builds and transfers are shown as they happen; elsewhere there is a line for each start and each end. When all are done the paths of their outputs are printed on standard output.
+		short: "build derivations, and wait for them",
+		long: `Has the coordinator build each DRV, and first whatever it needs that is missing. On a terminal the running builds and transfers are shown as they happen; elsewhere each start and each end gets a line. When all are done, the paths of their outputs go to standard output.
 
 DRV is the path of a derivation in the head's store, or a file that holds one whose inputs are in that store; "-" reads more of them from standard input, one a line. A derivation that is not in the store is fetched by the coordinator if --derivation-substitute-urls says from where.
 
-Tens of thousands of derivations are submitted piece by piece. Each piece is durable before the next one goes; with --submission NAME the same command can be run again after an interruption, and gets the builds that are there already.
+Tens of thousands of derivations are submitted piece by piece. Each piece is durable before the next one goes; with --submission NAME the same command can be run again after an interruption, and finds the builds that exist already.
 
 A line of standard input that starts with "{" is a JSON object with a request of its own: "derivation", and whatever of "id", "outputs", "priority", "tags", "timeout" and "maxSilentTime" (in seconds), "keepFailed", "retries", "on", "skip", "check", "allInputs", "skipIfBuilt", "skipIfSubmitted" and "derivationSubstituteURLs" differs from what the flags say. Tags are added to those of the flags.
 
-With --skip-if-built and --skip-if-submitted some requests make no build. They are named on standard error, and are no failure.
+With --skip-if-built and --skip-if-submitted some requests make no build. They are named on standard error, and do not count as failures.
 
 With --check N each derivation is built on N different machines, and what they made is compared; the files that differ are listed.
 
@@ -42,10 +42,10 @@ The first interrupt cancels the builds, a second one leaves at once. After --det
 		exits: []int{exitBuildFailed, exitCanceled, exitNoAnswer, exitBadInput, exitDiffers, exitInterrupted},
 		examples: []example{
 			{"lighter build /gnu/store/…-hello-2.12.drv", "build one derivation"},
-			{"lighter build --keep-going - < derivations.txt", "build many, whatever becomes of the others"},
+			{"lighter build --keep-going - < derivations.txt", "build many; one that fails does not stop the others"},
 			{"id=$(lighter build --detach --priority 10 --tag nightly=1 /gnu/store/…-hello-2.12.drv)", "submit it and go on"},
 			{"lighter build --check 2 /gnu/store/…-hello-2.12.drv", "is it reproducible?"},
-			{"lighter build --attached --on fast /gnu/store/…-hello-2.12.drv", "in a job of a CI system, which may be killed; on one machine"},
+			{"lighter build --attached --on fast /gnu/store/…-hello-2.12.drv", "in a CI job, which may be killed; on one machine"},
 			{"lighter build --detach --submission all-of-3f2a91c - < derivations.txt", "a hundred thousand, perhaps in several runs"},
 			{"lighter build --detach --skip-if-built --tag branch=master --tag commit=$c --supersede branch - < derivations.txt", "a new commit of a branch: what only older ones wanted is canceled"},
 			{`echo '{"derivation": "/gnu/store/…-hello-2.12.drv", "priority": 5, "on": ["alpha"]}' | lighter build -d -`, "with options of its own"},
@@ -79,17 +79,17 @@ type buildAction struct {
 // requestFlags defines the flags that say how to build.
 func (b *buildAction) requestFlags(fs *pflag.FlagSet) {
 	r := &b.base
-	fs.StringVar(&r.ID, "id", "", "the build gets this `UUID`; for one derivation. If there is that build already it is the one")
+	fs.StringVar(&r.ID, "id", "", "the build gets this `UUID`; for one derivation. A build that exists already is taken up")
 	fs.IntVarP(&r.Priority, "priority", "p", 0, "builds with a higher number go first")
 	fs.StringToStringVar(&r.Tags, "tag", nil, "`k=v` to find the builds by; may be repeated")
 	fs.StringVar(&b.supersede, "supersede", "", "when all is submitted, cancel unfinished builds with the same value of the tag `KEY` and other values of the other tags")
-	fs.StringVar(&b.submission, "submission", "", "the submission's `NAME`, from which the builds' ids follow: the same command line goes on where it broke off")
+	fs.StringVar(&b.submission, "submission", "", "the submission's `NAME`, from which the builds' ids follow: the same command line goes on where it stopped")
 	fs.BoolVar(&r.SkipIfBuilt, "skip-if-built", false, "make no build where the outputs are in the store, or published")
 	fs.BoolVar(&r.SkipIfSubmitted, "skip-if-submitted", false, "make no build where there is one for the same outputs that did not fail and was not canceled")
-	fs.BoolVar(&r.AllInputs, "all-inputs", false, "every derivation that it needs, directly or not, gets a build of its own, also if its outputs are there")
+	fs.BoolVar(&r.AllInputs, "all-inputs", false, "every derivation that it needs, directly or not, gets a build of its own, even if its outputs are there")
 	durationFlag(fs, &b.timeout, "timeout", 0, "stop a build that takes longer, such as 2h or 1d")
-	durationFlag(fs, &b.maxSilentTime, "max-silent-time", 0, "stop a build that writes nothing for so long")
-	fs.IntVar(&r.Retries, "retries", 0, "after a failure of the derivation itself try it `N` times more, elsewhere if possible; 0 is never (default: what the coordinator's settings say)")
+	durationFlag(fs, &b.maxSilentTime, "max-silent-time", 0, "stop a build that writes nothing for this long")
+	fs.IntVar(&r.Retries, "retries", 0, "after a failure of the derivation itself try it `N` more times, elsewhere if possible; 0 means never (default: what the coordinator's settings say)")
 	fs.IntVar(&r.Check, "check", 0, "build on `N` different machines and compare what they made; exit code 8 if it differs")
 	fs.StringSliceVar(&r.On, "on", nil, "build only on this `MACHINE`; may be repeated")
 	fs.StringSliceVar(&r.Skip, "skip", nil, "don't build on this `MACHINE`; may be repeated")
@@ -157,7 +157,7 @@ func (b *buildAction) run(ctx context.Context, inv *invocation, client *apiclien
 	return err
 }
 
-// warnOfMachines says which names of --on and --skip are no machine's. That is no error: the
+// warnOfMachines says which names of --on and --skip are no machine's. That is not an error: the
 // machine may be added later, and until then the build waits.
 func warnOfMachines(inv *invocation, r *api.Request, there []api.MachineStatus) {
 	known := make(map[string]bool, len(there))

@@ -38,7 +38,7 @@ func (d *derivationFinder) close() error {
 // in the store is the coordinator's to find out: it may fetch it.
 func (d *derivationFinder) find(ctx context.Context, arg string) (store.Path, error) {
 	if d.onlyJSON {
-		return "", badInput(fmt.Errorf("%.60q is no JSON object, as --json-input wants", arg))
+		return "", badInput(fmt.Errorf("%.60q is not a JSON object, as --json-input wants", arg))
 	}
 	path, err := store.DefaultDir.ParsePath(filepath.Clean(arg))
 	if err == nil {

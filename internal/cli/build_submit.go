@@ -99,7 +99,7 @@ func (b *buildAction) answered(inv *invocation, got *submissionAnswers, r *api.R
 // that it was told are there already stay.
 func (b *buildAction) cancelSuperseded(ctx context.Context, inv *invocation, client *apiclient.Client, kept map[string]bool) error {
 	if b.refused > 0 {
-		fmt.Fprintln(inv.Err, "lighter: nothing is superseded, since not all was taken")
+		fmt.Fprintln(inv.Err, "lighter: nothing is superseded, since some requests were refused")
 		return nil
 	}
 	n, err := submission.CancelSuperseded(ctx, client, b.supersede, b.base.Tags, kept)

@@ -33,8 +33,8 @@ remembers all builds until they are pruned.`,
 func buildsListCommand() *command {
 	return &command{
 		name:  "list",
-		short: "list builds, the newest first",
-		long:  `Lists the builds that all the filters select. Builds come page by page, so that also a million of them are shown from the first on, and in constant memory.`,
+		short: "list builds, newest first",
+		long:  `Lists the builds that all the filters select. Builds come page by page, so that even a million of them take constant memory, and the first ones show at once.`,
 		exits: []int{exitNoAnswer},
 		examples: []example{
 			{"lighter builds list", "the last ones"},
@@ -47,8 +47,8 @@ func buildsListCommand() *command {
 			l := &buildsLister{}
 			where := socketFlags(fs)
 			l.filters = addFilterFlags(fs)
-			fs.IntVarP(&l.limit, "limit", "n", 30, "show at most so many; 0 is all")
-			fs.BoolVar(&l.absolute, "absolute", false, "show dates instead of how long ago it was")
+			fs.IntVarP(&l.limit, "limit", "n", 30, "show at most this many; 0 means all")
+			fs.BoolVar(&l.absolute, "absolute", false, "show dates instead of ages")
 			fs.BoolVar(&l.ids, "ids", false, "print only the ids, one a line")
 			fs.BoolVar(&l.json, "json", false, "print one JSON object a line")
 			return clientAction(where, l.run)
@@ -140,7 +140,7 @@ func buildsShowCommand() *command {
 		name:  "show",
 		args:  "ID…",
 		short: "tell the story of a build",
-		long:  `Shows all that is known of a build, and what happened to it, and when.`,
+		long:  `Shows all that is known of a build: what happened to it, and when.`,
 		exits: []int{exitNoAnswer},
 		examples: []example{
 			{"lighter builds show 3f2a91c0", "one build"},
@@ -182,12 +182,12 @@ func buildsLogCommand() *command {
 		args:  "ID",
 		short: "print the log of a build",
 		long: `Prints what the builder of the current or last attempt wrote. On a terminal,
-control characters other than colours are made harmless. Of a check, that is
-the first machine on which the build fails, or else the first of all.`,
+control characters other than colours are made harmless. For a check, the log
+is of the first machine on which the build failed, or else of the first one.`,
 		exits: []int{exitNoAnswer},
 		examples: []example{
 			{"lighter builds log 3f2a91c0", "all of it"},
-			{"lighter builds log --follow 3f2a91c0", "and what comes, until the build is finished"},
+			{"lighter builds log --follow 3f2a91c0", "and what follows, until the build is finished"},
 			{"lighter builds log --tail 4KiB 3f2a91c0", "only the end"},
 			{"lighter builds log --attempt 1 3f2a91c0", "what the first attempt wrote, of one that was retried"},
 			{"lighter builds log --machine beta 3f2a91c0", "what the last attempt on beta wrote; of a check, what beta wrote"},
@@ -199,7 +199,7 @@ the first machine on which the build fails, or else the first of all.`,
 			attempt := fs.Int("attempt", 0, "the log of this attempt, by `NUMBER`; the first is 1")
 			machine := fs.StringP("machine", "m", "", "the log of the last attempt on this machine, by `NAME`")
 			var tail sizeValue
-			fs.Var(&tail, "tail", "print only so many bytes at the end, such as 4KiB")
+			fs.Var(&tail, "tail", "print only this much of the end, such as 4KiB")
 			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
 				if err := inv.arguments("ID", 1, 1); err != nil {
 					return err
@@ -230,8 +230,8 @@ func buildsWhyCommand() *command {
 	return &command{
 		name:  "why",
 		args:  "ID",
-		short: "say why a build is not further",
-		long: `Says what a build waits for, and of each machine whether it could take it now,
+		short: "say what holds a build up",
+		long: `Says what a build waits for, and for each machine whether it could take it now,
 and if not, which rule is in the way.`,
 		exits: []int{exitNoAnswer},
 		examples: []example{

@@ -30,9 +30,9 @@ func addSelectionFlags(fs *pflag.FlagSet, dependents bool) *selectionFlags {
 	f := &selectionFlags{}
 	fs.StringVar(&f.reason, "reason", "", "why, for the history of the builds")
 	if dependents {
-		fs.BoolVar(&f.dependents, "with-dependents", false, "also all builds that need them, directly or not")
+		fs.BoolVar(&f.dependents, "with-dependents", false, "and all builds that need them, directly or not")
 	}
-	fs.BoolVarP(&f.yes, "yes", "y", false, "don't ask, also if a filter selects many builds")
+	fs.BoolVarP(&f.yes, "yes", "y", false, "don't ask, even if a filter selects many builds")
 	fs.BoolVar(&f.json, "json", false, "print a JSON object")
 	f.filters = addFilterFlags(fs)
 	return f
@@ -139,24 +139,24 @@ func (f *selectionFlags) write(ctx context.Context, inv *invocation, client *api
 	return nil
 }
 
-const selectionText = `Builds are named by their ids, or by the filters of "lighter builds list". With a filter, the number of builds that it selects is shown, and on a terminal there is a question.
+const selectionText = `Builds are named by their ids, or by the filters of "lighter builds list". A filter shows how many builds it selects, and asks first on a terminal.
 
-Builds of others are for those who may operate; see docs/settings.md, [access]. Of what a filter selects, others change their own builds alone, and are told how many there are beside.`
+Only operators may change the builds of others; see docs/settings.md, [access]. For anybody else, a filter changes their own builds alone, and says how many more it selects.`
 
 func buildsCancelCommand() *command {
 	return &command{
 		name:  "cancel",
 		args:  "[ID…]",
 		short: "cancel builds",
-		long: `Cancels builds, and those that only exist for their sake; one that runs is stopped on its machine. Builds that are finished stay as they are, and are no failure.
+		long: `Cancels builds, and those that exist only for them; one that runs is stopped on its machine. Builds that are finished stay as they are, and do not count as failures.
 
 ` + selectionText,
 		exits: []int{exitNoAnswer, exitInterrupted},
 		examples: []example{
 			{"lighter builds cancel 3f2a91c0 77b0c2de", "two builds"},
 			{"lighter builds cancel --with-dependents --reason 'wrong patch' 3f2a91c0", "one, and all that need it"},
-			{"lighter builds cancel --tag commit=3f2a91c", "all of a commit, after a question"},
-			{"lighter builds cancel --yes --state open", "all that there is to do"},
+			{"lighter builds cancel --tag commit=3f2a91c", "all of a commit; asks first"},
+			{"lighter builds cancel --yes --state open", "everything unfinished"},
 		},
 		setup: func(fs *pflag.FlagSet) action {
 			where := socketFlags(fs)
@@ -180,8 +180,8 @@ func buildsRetryCommand() *command {
 	return &command{
 		name:  "retry",
 		args:  "[ID…]",
-		short: "try builds again that did not succeed",
-		long: `Puts builds that failed, timed out or were canceled back into the queue, under the same ids. Builds that failed because of one that they need are tried again with it if --with-dependents is given.
+		short: "retry builds that did not succeed",
+		long: `Puts builds that failed, timed out or were canceled back into the queue, under the same ids. --with-dependents also retries the builds that failed because of them.
 
 ` + selectionText,
 		exits: []int{exitNoAnswer, exitInterrupted},
@@ -229,7 +229,7 @@ func buildsPriorityCommand() *command {
 				}
 				priority, err := strconv.Atoi(inv.args[0])
 				if err != nil {
-					return usageErrorf("%s: %q is no priority; want a whole number, and after it the builds", inv.flags.Name(), inv.args[0])
+					return usageErrorf("%s: %q is not a priority; want a whole number, and after it the builds", inv.flags.Name(), inv.args[0])
 				}
 				selection, err := f.choose(ctx, inv, client, inv.args[1:], fmt.Sprintf("Give them priority %d", priority), api.OpenStates())
 				if err != nil || selection == nil {
@@ -250,7 +250,7 @@ func buildsPruneCommand() *command {
 	return &command{
 		name:  "prune",
 		short: "move old builds out of the ledger",
-		long:  `Builds that have been finished for so long leave the ledger. Before, they are written with their events to a file of JSON lines in the state folder. Builds that another build still needs stay.`,
+		long:  `Builds that finished this long ago leave the ledger. They are first written, with their events, to a file of JSON lines in the state folder. Builds that another build still needs stay.`,
 		exits: []int{exitNoAnswer},
 		examples: []example{
 			{"lighter builds prune --older-than 30d --dry-run", "what would go?"},

@@ -53,7 +53,7 @@ func TestListAsksForWhatTheFiltersSay(t *testing.T) {
 	for args, want := range map[string]string{
 		"--state don":        `no state is called "don"`,
 		"--tag k":            `--tag "k": want NAME=VALUE`,
-		"--since soon":       `--since: "soon" is no time`,
+		"--since soon":       `--since: "soon" is not a time`,
 		"--name he*lo":       "a * stands only at the end",
 		"--ids --json":       "does not go with --json",
 		"--derivation hello": "--derivation: store path",
@@ -151,7 +151,7 @@ func TestSteeringByIDAndFilter(t *testing.T) {
 		"cancel":                "which builds?",
 		"cancel aaaa --tag k=v": "by ID or by filter, not both",
 		"priority":              "N is missing",
-		"priority high aaaa":    `"high" is no priority`,
+		"priority high aaaa":    `"high" is not a priority`,
 		"priority 3":            "which builds?",
 		"retry --state don":     `no state is called "don"`,
 	} {

@@ -26,11 +26,11 @@ func checkVerdict(b *api.Build) (text string, differs bool) {
 	case differs:
 		return count + " differ", true
 	case head && made == 0:
-		return "only the head has it, so that there is nothing to compare", false
+		return "only the head has it, so there is nothing to compare", false
 	case head:
 		return count + " made what the head has", false
 	case made < 2:
-		return fmt.Sprintf("built by %s, so that there is nothing to compare", count), false
+		return fmt.Sprintf("built by %s, so there is nothing to compare", count), false
 	}
 	return count + " made the same", false
 }

@@ -48,6 +48,6 @@ func noAccess(socket string) error {
 	if err != nil {
 		return fmt.Errorf("no access to the folder of the coordinator's socket %s: ask whoever runs it to let you in", socket)
 	}
-	return fmt.Errorf("no access to the coordinator's socket %s: it is for %s and members of the group %s; root adds you with: usermod -aG %s %s, which counts from the next login on",
+	return fmt.Errorf("no access to the coordinator's socket %s: it is for %s and members of the group %s; root adds you with: usermod -aG %s %s, which takes effect at the next login",
 		socket, disk.Owner(info), disk.Group(info), human.ShellWord(disk.Group(info)), human.ShellWord(disk.UserName(uint32(os.Geteuid())))) // #nosec G115 -- a number of the kernel's
 }

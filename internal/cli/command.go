@@ -185,7 +185,7 @@ func (c *command) incomplete(inv *invocation) error {
 	return usageErrorf("%s: which one? %s (see \"%s --help\")", c.path(), strings.Join(names, ", "), c.path())
 }
 
-// arguments checks how many arguments there are; atMost < 0 is no limit.
+// arguments checks how many arguments there are; atMost < 0 means no limit.
 func (inv *invocation) arguments(what string, atLeast, atMost int) error {
 	switch n := len(inv.args); {
 	case n < atLeast && atLeast == 1:
@@ -236,7 +236,7 @@ func writeFlags(b *bytes.Buffer, fs *pflag.FlagSet) {
 		if f.Hidden {
 			return
 		}
-		// A filter by state is no folder.
+		// A filter by state is not a folder.
 		if slices.Contains(commonFlags, f.Name) && f.Value.Type() != "stringSlice" {
 			common = append(common, f)
 		} else {
@@ -336,7 +336,7 @@ func indent(text string) string {
 	return strings.Join(lines, "\n")
 }
 
-// paragraphs wraps each paragraph of text anew.
+// paragraphs rewraps each paragraph of text.
 func paragraphs(text string) string {
 	var all []string
 	for p := range strings.SplitSeq(text, "\n\n") {

@@ -160,7 +160,7 @@ func (c *command) complete(cmd *cobra.Command, p Process, fs *pflag.FlagSet) {
 }
 
 // completed offers the values that start with what is typed. That there is no coordinator
-// is no error here: there is nothing to offer.
+// is not an error here: there is nothing to offer.
 func completed(p Process, fs *pflag.FlagSet, from values) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, typed []string, start string) ([]string, cobra.ShellCompDirective) {
 		where := &folderFlags{}
@@ -205,7 +205,7 @@ func completionCommand(root *command) *command {
 The completion of bash needs the package bash-completion. "make install" puts the scripts for bash, zsh and fish where these look for them.`,
 		examples: []example{
 			{"source <(lighter completion bash)", "for this shell"},
-			{"lighter completion bash > ~/.local/share/bash-completion/completions/lighter", "for every bash of yours"},
+			{"lighter completion bash > ~/.local/share/bash-completion/completions/lighter", "for all your bash shells"},
 			{"lighter completion zsh > ~/.zfunc/_lighter", "for zsh, where ~/.zfunc is in fpath"},
 			{"lighter completion fish > ~/.config/fish/completions/lighter.fish", "for fish"},
 		},

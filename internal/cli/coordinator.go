@@ -14,11 +14,11 @@ func coordinatorCommand() *command {
 	return &command{
 		name:  "coordinator",
 		short: "run the process that has things built",
-		long: `Runs the coordinator in the foreground, until it is interrupted or terminated. It owns the queue, the ledger and the connections to the machines; there is one for a state folder. Builds on machines go on while it is away, and when it is started again it takes up everything where it was, also after it was killed.
+		long: `Runs the coordinator in the foreground, until it is interrupted or terminated. It owns the queue, the ledger and the connections to the machines; there is one per state folder. Builds on machines go on while it is away, and when it is started again it takes up everything where it was, even after it was killed.
 
-Beside the machines file there may be lighter.toml, with limits, event hooks, and where to publish; docs/settings.md describes it. The machines file is read again when it changes, and the hooks of lighter.toml with "lighter coordinator reload"; its other settings hold from the next start on.
+Next to the machines file there may be lighter.toml, with limits, event hooks, and where to publish; docs/settings.md describes it. The machines file is read again when it changes, and the hooks of lighter.toml with "lighter coordinator reload"; its other settings take effect at the next start.
 
-With --store=guix-daemon the head's store is Guix's: derivations and inputs are read there, what machines sign is judged by /etc/guix/acl, and the machines may be those of /etc/guix/machines.scm. guix-daemon offloads to this coordinator when it is told to run lighter-guix; docs/guix.md says how.
+With --store=guix-daemon the head's store is Guix's: derivations and inputs are read there, what machines sign is checked against /etc/guix/acl, and the machines may be those of /etc/guix/machines.scm. guix-daemon offloads to this coordinator when it is told to run lighter-guix; docs/guix.md says how.
 
 On its first start, with a store of its own, it makes the head's signing key. The machines must trust that key, and the head theirs: the first happens by itself where the machine uses lighter's own store, the second with "lighter machines authorize".
 

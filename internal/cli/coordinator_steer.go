@@ -24,14 +24,14 @@ func coordinatorPauseCommand() *command {
 	return &command{
 		name:  "pause",
 		short: "place no builds until resume",
-		long:  `The coordinator places no builds any more, until "lighter coordinator resume", also across restarts. It goes on to take submissions, and what runs on machines goes on.`,
+		long:  `The coordinator places no more builds until "lighter coordinator resume", even across restarts. It still takes submissions, and what runs on machines goes on.`,
 		exits: []int{exitNoAnswer},
 		examples: []example{
 			{"lighter coordinator pause --reason 'the head moves'", "before the head is worked on"},
 		},
 		setup: func(fs *pflag.FlagSet) action {
 			where := socketFlags(fs)
-			reason := fs.String("reason", "", "why, for whoever wonders")
+			reason := fs.String("reason", "", "why, for others to read")
 			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
 				if err := inv.arguments("", 0, 0); err != nil {
 					return err
@@ -50,7 +50,7 @@ func coordinatorResumeCommand() *command {
 	return &command{
 		name:  "resume",
 		short: "place builds again",
-		long:  `Ends what "lighter coordinator pause" began. If something else is in the way, such as the head's disk, it is named.`,
+		long:  `Ends what "lighter coordinator pause" began. If something else is in the way, such as the head's disk, this says so.`,
 		exits: []int{exitNoAnswer},
 		examples: []example{
 			{"lighter coordinator resume", "go on"},

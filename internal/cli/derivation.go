@@ -22,7 +22,7 @@ func derivationCommand() *command {
 	return &command{
 		name:  "derivation",
 		short: "show derivations as JSON, and make them from JSON",
-		long: `A derivation says how to build something; it is a file of the store whose name
+		long: `A derivation says how to build something; it is a file in the store whose name
 ends in ".drv". These commands translate between that file and JSON, in the
 shape of "nix derivation show" and "nix derivation add".`,
 		sub: []*command{derivationShowCommand(), derivationAddCommand()},

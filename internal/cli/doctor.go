@@ -18,9 +18,9 @@ func doctorCommand() *command {
 	return &command{
 		name:  "doctor",
 		short: "check an installation and say what to fix",
-		long: `Looks at folders and their modes, the socket and the coordinator behind it, machines file and settings, keys and ACL, agents, the head's store, guix-daemon, user namespaces, free disk, clock, limits, the machines, event hooks and the ledger. Each gets a line: OK, note for what may be meant so, or PROBLEM with what to do about it. Nothing is changed.
+		long: `Looks at folders and their modes, the socket and the coordinator behind it, machines file and settings, keys and ACL, agents, the head's store, guix-daemon, user namespaces, free disk, clock, limits, the machines, event hooks and the ledger. Each gets a line: OK, note for what may be intended, or PROBLEM with what to do about it. Nothing is changed.
 
-With --deep it reads the whole ledger, too, which nobody may have open meanwhile: all checksums and records, and whether all that was acknowledged is there. --drop-unusable and --accept-loss mend what that can find, and do nothing else; they are the only ones that change something.
+With --deep it also reads the whole ledger, which must not be open meanwhile: all checksums and records, and whether all that was acknowledged is there. --drop-unusable and --accept-loss repair what that finds, and do nothing else; only they change anything.
 
 It sees what the user who runs it may see; best run it as the coordinator's user, with the coordinator's --store. "lighter machines test" tries the machines themselves.`,
 		examples: []example{
@@ -32,7 +32,7 @@ It sees what the user who runs it may see; best run it as the coordinator's user
 		setup: func(fs *pflag.FlagSet) action {
 			where := allFolderFlags(fs)
 			asJSON := fs.Bool("json", false, "print one JSON object a line")
-			deep := fs.Bool("deep", false, "read the whole ledger, too")
+			deep := fs.Bool("deep", false, "also read the whole ledger")
 			drop := fs.Bool("drop-unusable", false, "drop records of the ledger that can't be used")
 			accept := fs.Bool("accept-loss", false, "go on with a ledger that lacks acknowledged changes")
 			return func(ctx context.Context, inv *invocation) error {

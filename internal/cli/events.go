@@ -18,7 +18,7 @@ func eventsCommand() *command {
 		name:  "events",
 		args:  "[ID…]",
 		short: "print what happens to builds and machines",
-		long: `Prints a line for each change of a build, a machine or the coordinator; with ID only for those builds. Each event is printed once, in order, also where the coordinator is restarted meanwhile.
+		long: `Prints a line for each change of a build, a machine or the coordinator; with ID only for those builds. Each event is printed once, in order, even if the coordinator is restarted meanwhile.
 
 Events have numbers without gaps, so that a program can go on where it stopped: --from. Only those of builds that were pruned are gone. --state, --machine and --kind show fewer of them; the numbers stay.`,
 		exits: []int{exitNoAnswer},
@@ -31,7 +31,7 @@ Events have numbers without gaps, so that a program can go on where it stopped: 
 		setup: func(fs *pflag.FlagSet) action {
 			e := &eventsAction{}
 			where := socketFlags(fs)
-			fs.BoolVarP(&e.follow, "follow", "f", false, "go on as things happen, also across a restart of the coordinator")
+			fs.BoolVarP(&e.follow, "follow", "f", false, "go on as things happen, even across a restart of the coordinator")
 			fs.Uint64Var(&e.from, "from", 0, "number of the first event (default: with --follow the next one, else 1)")
 			fs.StringSliceVarP(&e.states, "state", "o", nil, "only events in which a build comes into this `STATE`, or one of open, running and done; may be repeated")
 			fs.StringVarP(&e.machine, "machine", "m", "", "only events of this machine, by `NAME`")

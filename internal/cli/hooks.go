@@ -21,7 +21,7 @@ func hooksCommand() *command {
 	return &command{
 		name:  "hooks",
 		short: "look at event hooks, and retry what failed",
-		long: `Event hooks are programs and built-ins that the coordinator runs when something happens to a build or a machine. A run that fails is tried again, ever later; after some tries it is parked, which means that it waits for a person.
+		long: `Event hooks are programs and built-ins that the coordinator runs when something happens to a build or a machine. A run that fails is tried again, after ever longer pauses; after some tries it is parked: it waits for a person.
 
 A run is named after its hook and the number of its event, such as publish/1042. docs/hooks.md says how to write hooks.`,
 		sub: []*command{
@@ -36,10 +36,10 @@ func hooksListCommand() *command {
 		short: "list hooks, and the runs that failed",
 		long: `Lists the hooks with the numbers of their runs, then the runs that are parked or wait for their next try. BEHIND is how many events a hook has not looked at yet: it looks at more when it has carried out what it has.
 
-With --json there is one object with all, also the runs that merely wait; at most 1000 parked ones and 1000 others.`,
+With --json one object has everything, including the runs that merely wait; at most 1000 parked ones and 1000 others.`,
 		exits: []int{exitNoAnswer},
 		examples: []example{
-			{"lighter hooks list", "how the hooks stand"},
+			{"lighter hooks list", "the state of the hooks"},
 			{"lighter hooks list --json | jq -r '.runs[] | select(.state == \"parked\") | .id'", "what is parked, for a program"},
 		},
 		setup: func(fs *pflag.FlagSet) action {

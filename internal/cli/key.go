@@ -179,7 +179,7 @@ func keyAuthorizeCommand() *command {
 		args:  "[FILE…]",
 		short: "trust a key: import what it signed",
 		long: `Adds public keys to the head's ACL, from files or, without FILE or with "-",
-from standard input. Whoever holds the private half can then put any contents
+from standard input. Anyone with the private half can then put any contents
 into the head's store under the name of any build, so compare the fingerprint
 with the one on the machine. For machines of the machines file there is
 "lighter machines authorize".`,

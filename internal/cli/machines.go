@@ -70,8 +70,8 @@ func machinesCheckCommand() *command {
 		name:  "check",
 		args:  "[FILE]",
 		short: "check a machines file without connecting to anything",
-		long: `Says of everything that is wrong in which line and column it stands, and what
-would be right. FILE is by default machines.toml in the configuration folder.`,
+		long: `Names the line and column of everything that is wrong, and says what would be
+right. FILE is by default machines.toml in the configuration folder.`,
 		exits: []int{exitBadInput},
 		examples: []example{
 			{"lighter machines check", "the head's own file"},
@@ -108,8 +108,8 @@ func machinesListCommand() *command {
 	return &command{
 		name:  "list",
 		args:  "[FILE]",
-		short: "show the machines, and how they stand",
-		long:  `Shows what the coordinator knows of its machines now, as "lighter machines status" does. With FILE, with --file, or where no coordinator runs it shows what the machines file says of them.`,
+		short: "show the machines and their state",
+		long:  `Shows what the coordinator knows of its machines now, as "lighter machines status" does. With FILE, with --file, or where no coordinator runs it shows what the machines file says about them.`,
 		exits: []int{exitBadInput},
 		examples: []example{
 			{"lighter machines list", "the head's machines"},

@@ -23,7 +23,7 @@ func machinesImportCommand() *command {
 does not take over is said on standard error.
 
 Guix's machines.scm is a program. lighter evaluates what such files consist of;
-a file that needs more is given to "guix repl", which runs whatever stands in it.
+a file that needs more is given to "guix repl", which runs whatever is in it.
 docs/machines.md says what is understood.`,
 		exits: []int{exitBadInput},
 		examples: []example{

@@ -51,7 +51,7 @@ func machinesTestCommand() *command {
 		name:  "test",
 		args:  "[NAME…]",
 		short: "try whether machines can build",
-		long: `Connects to the machines, by default to all, at the same time, and tries in order what building there needs: the SSH connection, the agent, its store, the key with which it signs, the clock. Of what fails it says how to mend it.
+		long: `Connects to the machines, by default to all, at the same time, and tries in order what building there needs: the SSH connection, the agent, its store, the key with which it signs, the clock. If something fails, it says how to fix it.
 
 Where a coordinator runs, it does this over its own connections; else this command connects by itself.`,
 		exits: []int{exitBadInput, exitUnusable},
@@ -227,7 +227,7 @@ func machinesAuthorizeCommand() *command {
 
 func authorizeMachines(ctx context.Context, inv *invocation, f head.Folders, c *machineTester, names []string, yes bool) error {
 	if !yes && terminal(inv.In) == nil {
-		return usageErrorf("%s: standard input is no terminal to ask on; use --yes", inv.flags.Name())
+		return usageErrorf("%s: standard input is not a terminal to ask on; use --yes", inv.flags.Name())
 	}
 	for _, name := range names {
 		key, err := machineKey(ctx, c, name)

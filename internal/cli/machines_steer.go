@@ -81,14 +81,14 @@ func machinesDrainCommand() *command {
 		name:  "drain",
 		args:  "NAME…",
 		short: "give machines no new builds",
-		long:  `Machines finish what they have. They get no new builds until "lighter machines resume", also across restarts of the coordinator. A machine is "drained" when nothing runs there any more.`,
+		long:  `Machines finish what they have. They get no new builds until "lighter machines resume", even across restarts of the coordinator. A machine is "drained" when nothing runs there any more.`,
 		exits: []int{exitNoAnswer},
 		examples: []example{
 			{"lighter machines drain --reason 'new kernel' alpha", "before a machine is worked on"},
 		},
 		setup: func(fs *pflag.FlagSet) action {
 			where := socketFlags(fs)
-			reason := fs.String("reason", "", "why, for whoever wonders")
+			reason := fs.String("reason", "", "why, for others to read")
 			asJSON := fs.Bool("json", false, "print one JSON object a line")
 			return machineAction(where, asJSON, func(ctx context.Context, client *apiclient.Client, name string) (*api.MachineStatus, error) {
 				return client.Drain(ctx, name, *reason)
@@ -179,7 +179,7 @@ func machinesReloadCommand() *command {
 	return &command{
 		name:  "reload",
 		short: "have the coordinator read its machines file now",
-		long:  `The coordinator rereads its machines file by itself when it changes; this does not wait for that. A bad file is refused as a whole, with what is wrong, and the machines stay as they are. A machine that is not in the file any more finishes its builds first.`,
+		long:  `The coordinator rereads its machines file by itself when it changes; this does not wait for that. A bad file is refused as a whole, with what is wrong, and the machines stay as they are. A machine that is no longer in the file finishes its builds first.`,
 		exits: []int{exitNoAnswer},
 		examples: []example{
 			{"lighter machines check && lighter machines reload", "after a change of the file"},

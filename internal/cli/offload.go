@@ -27,7 +27,7 @@ func offloadCommand() *command {
 		name:  "offload",
 		args:  "SYSTEM MAX-SILENT-TIME TRACE? TIMEOUT",
 		short: "be guix-daemon's build hook; try the machines",
-		long: `guix-daemon runs "lighter offload SYSTEM MAX-SILENT-TIME PRINT-BUILD-TRACE? BUILD-TIMEOUT" to ask whether a build is offloaded, in the place of "guix offload"; docs/guix.md says how it is told to. It is nothing for people: questions come on standard input, and the exit codes are those that guix-daemon knows.
+		long: `guix-daemon runs "lighter offload SYSTEM MAX-SILENT-TIME PRINT-BUILD-TRACE? BUILD-TIMEOUT" to ask whether a build is offloaded, in the place of "guix offload"; docs/guix.md says how to set that up. It is not for people: questions come on standard input, and the exit codes are those that guix-daemon knows.
 
 The commands below do what those of "guix offload" do.`,
 		sub: []*command{offloadTestCommand(), offloadStatusCommand()},
@@ -84,7 +84,7 @@ func addOffloadFlags(fs *pflag.FlagSet, timeout time.Duration) *offloadFlags {
 const offloadArgs = "[FILE [REGEXP]]"
 
 // offloadArguments explains them.
-const offloadArguments = `FILE lists the machines, as Guix's machines.scm, as a machines.toml or as Nix's machines; by default it is machines.toml in the configuration folder, or /etc/guix/machines.scm where there is none or --store=guix-daemon is given. With REGEXP only machines are taken whose name it matches somewhere. An entry for an address that came before is left out.
+const offloadArguments = `FILE lists the machines, as Guix's machines.scm, as a machines.toml or as Nix's machines; by default it is machines.toml in the configuration folder, or /etc/guix/machines.scm where there is none or --store=guix-daemon is given. With REGEXP only machines whose name it matches somewhere are taken. Of several entries for one address the first counts.
 
 Where neither --store nor $LIGHTER_STORE says which store the head has, it is guix-daemon's if FILE is a machines.scm.`
 

@@ -24,8 +24,8 @@ func offloadStatusCommand() *command {
 	return &command{
 		name:  "status",
 		args:  offloadArgs,
-		short: "show what machines say of themselves now",
-		long: `Asks each machine what it is and how busy: kernel, architecture, store, load, free disk, clock, round trip, and how many builds lighter's agent there runs. Load is the average of a minute, and normalized what of it falls to each core. It uses connections of its own; "lighter machines status" says what a running coordinator knows.
+		short: "show what machines report now",
+		long: `Asks each machine what it is and how busy: kernel, architecture, store, load, free disk, clock, round trip, and how many builds lighter's agent there runs. Load is the average over a minute; the normalized one is that for each core. It uses connections of its own; "lighter machines status" says what a running coordinator knows.
 
 ` + offloadArguments,
 		exits: []int{exitBadInput, exitUnusable, exitInterrupted},

@@ -22,15 +22,15 @@ func offloadTestCommand() *command {
 		name:  "test",
 		args:  offloadArgs,
 		short: "try whether machines can build, all at the same time",
-		long: `Tries on each machine what offloading to it needs: the SSH connection; the agent, which is uploaded and started; its store; that the machine imports what the head signed, and the head what the machine signed; the clocks. It uses connections of its own, also where a coordinator runs. Of what fails it says how to mend it, and a machine that fails does not keep others from being tried.
+		long: `Tries on each machine what offloading to it needs: the SSH connection; the agent, which is uploaded and started; its store; that the machine imports what the head signed, and the head what the machine signed; the clocks. It uses connections of its own, even where a coordinator runs. If something fails, it says how to fix it, and the other machines are tried all the same.
 
 ` + offloadArguments + `
 
-On each machine a small text is left in the store, for its next garbage collection, and the agent, which ends by itself.`,
+It leaves on each machine a small text in the store, for its next garbage collection, and the agent, which ends by itself.`,
 		exits: []int{exitBadInput, exitUnusable, exitInterrupted},
 		examples: []example{
 			{"lighter offload test", "all machines"},
-			{"lighter offload test /etc/guix/machines.scm '^node[0-9]+$'", "some of those of Guix"},
+			{"lighter offload test /etc/guix/machines.scm '^node[0-9]+$'", "some of Guix's"},
 			{"lighter offload test --json | jq -r 'select(.ok | not) | .machine'", "which ones are bad"},
 		},
 		setup: func(fs *pflag.FlagSet) action {

@@ -33,7 +33,7 @@ A Guix that is to use it authorizes the key in the folder's signing-key.pub with
 "guix archive --authorize", and gets --substitute-urls=http://HOST:PORT.
 
 GET and HEAD are answered for the files of a published folder, and for no others.
-With no --listen nobody would be answered, and nothing starts. Folders are not
+Without --listen nothing starts. Folders are not
 listed, and nothing is written. --log-level debug logs every request.`,
 		examples: []example{
 			{"lighter publish --dir /srv/substitutes --listen 127.0.0.1:8080", "for this computer, or for a proxy on it that adds TLS"},
@@ -61,7 +61,7 @@ func servePublished(flags *pflag.FlagSet) action {
 			return err
 		}
 		if _, err := os.Stat(filepath.Join(*dir, narinfo.CacheInfoName)); err != nil {
-			return fmt.Errorf("%s is no published folder: %w; \"lighter publish add\" makes one", *dir, err)
+			return fmt.Errorf("%s is not a published folder: %w; \"lighter publish add\" makes one", *dir, err)
 		}
 		l, url, err := listenFor(ctx, *listen)
 		if err != nil {
@@ -105,7 +105,7 @@ it publishes the text, not the outputs.`,
 		},
 		setup: func(flags *pflag.FlagSet) action {
 			a := &publishAdd{where: allFolderFlags(flags)}
-			flags.StringVar(&a.to, "to", "", "publish in the folder `DIR`, which is made if need be")
+			flags.StringVar(&a.to, "to", "", "publish in the folder `DIR`, made if missing")
 			flags.StringVar(&a.compression, "compression", narinfo.Zstd, "compress NARs with `METHOD` zstd or gzip, or none")
 			flags.IntVar(&a.level, "level", 0, "compression level, 1 to 22 for zstd and 1 to 9 for gzip (default the method's)")
 			flags.BoolVar(&a.alone, "no-closure", false, "only the items, not what they refer to")
@@ -180,7 +180,7 @@ func publishPruneCommand() *command {
 		args:  "--dir DIR",
 		short: "remove from a folder what was not published lately",
 		long: `Removes items that were not published for longer than --older-than, with their NARs;
-what an item refers to that stays, stays. An item that is published again counts as
+what a remaining item refers to stays. An item that is published again counts as
 new. Logs and failures go when they are as old. Others may publish meanwhile.`,
 		examples: []example{
 			{"lighter publish prune --dir /srv/substitutes --older-than 90d", "what nobody has built for 90 days"},
@@ -188,7 +188,7 @@ new. Logs and failures go when they are as old. Others may publish meanwhile.`,
 		setup: func(flags *pflag.FlagSet) action {
 			dir := flags.String("dir", "", "the published folder is `DIR`")
 			var olderThan time.Duration
-			durationFlag(flags, &olderThan, "older-than", 0, "remove what was not published for so long, such as 30d; an hour at least")
+			durationFlag(flags, &olderThan, "older-than", 0, "remove what was not published for this long, such as 30d; an hour at least")
 			return func(ctx context.Context, inv *invocation) error {
 				if err := inv.arguments("", 0, 0); err != nil {
 					return err
@@ -206,7 +206,7 @@ func prunePublished(ctx context.Context, inv *invocation, dir string, olderThan 
 	folder := publish.Folder(dir)
 	text, err := folder.Read(ctx, narinfo.CacheInfoName, 4<<10)
 	if err != nil {
-		return fmt.Errorf("%s is no published folder: %w", dir, err)
+		return fmt.Errorf("%s is not a published folder: %w", dir, err)
 	}
 	info, err := narinfo.ParseCacheInfo(text)
 	if err != nil {

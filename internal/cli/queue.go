@@ -31,11 +31,11 @@ tags branch, commit and system, and target if it is a cross-build, by which
 
 A revision is done when the coordinator has acknowledged all of its derivations.
 Its commit is then added to the file of processed commits. What was interrupted
-is done again, and makes no second builds. The same file can be taken over from
+is done again, and no build is made twice. The same file can be taken over from
 the Guix Build Coordinator.
 
 It goes on until it is interrupted, and looks for new revisions at each
-interval. That the service or the coordinator is away for a while ends nothing.`,
+interval. It waits while the service or the coordinator is away.`,
 		exits: []int{exitNoAnswer, exitBadInput, exitInterrupted},
 		examples: []example{
 			{"lighter queue --latest-only --derivation-substitute-urls https://data.guix.gnu.org", "follow master, for the systems of all machines"},
@@ -52,14 +52,14 @@ interval. That the service or the coordinator is away for a while ends nothing.`
 			fs.StringArrayVar(&q.systems, "system", nil, "build for `SYSTEM`; may be repeated; without this and the next flag, for those of the coordinator's machines")
 			fs.StringArrayVar(&q.targets, "systems-and-targets", nil, "`SYSTEM=TARGET`: cross-build on SYSTEM for TARGET; may be repeated")
 			fs.StringVar(&q.processed, "processed-commits", "", "`FILE` with the commits that are done, one a line (default processed-commits in the state folder)")
-			fs.IntVar(&q.newest, "revisions", 100, "look at so many of the newest revisions of a branch")
-			fs.BoolVar(&q.latestOnly, "latest-only", false, "of the revisions that are not done, take the newest alone")
+			fs.IntVar(&q.newest, "revisions", 100, "look at this many of the newest revisions of a branch")
+			fs.BoolVar(&q.latestOnly, "latest-only", false, "of the revisions that are not done, take only the newest")
 			fs.BoolVar(&q.supersede, "supersede", false, "cancel the unfinished builds of a branch's older revisions; implies --latest-only and --skip-if-built")
 			fs.BoolVar(&q.skipIfBuilt, "skip-if-built", false, "make no build where the outputs are valid or published")
 			fs.StringArrayVar(&q.substitutes, "derivation-substitute-urls", nil, "`URL` of a substitute server that has the derivations; may be repeated")
 			fs.IntVarP(&q.priority, "priority", "p", 0, "builds with a higher number go first")
-			fs.StringToStringVar(&q.tags, "tag", nil, "`k=v` for the builds, beside those that they get anyway; may be repeated")
-			durationFlag(fs, &q.interval, "interval", 10*time.Minute, "look for new revisions so often")
+			fs.StringToStringVar(&q.tags, "tag", nil, "`k=v` for the builds, besides those that they get anyway; may be repeated")
+			durationFlag(fs, &q.interval, "interval", 10*time.Minute, "look for new revisions this often")
 			fs.BoolVar(&q.once, "once", false, "look once, and end")
 			fs.BoolVarP(&q.dryRun, "dry-run", "n", false, "print the derivations and submit nothing; implies --once")
 			q.log = addLogFlags(fs)

@@ -21,8 +21,8 @@ import (
 func statusCommand() *command {
 	return &command{
 		name:  "status",
-		short: "show the coordinator at one glance",
-		long: `Shows in one screen whether builds are placed, what there is to do for each system and until when, the machines, what failed lately, and what is under way. On a terminal it takes the screen that there is, and says how much more there would be; elsewhere all is shown.
+		short: "show the coordinator at a glance",
+		long: `Shows in one screen whether builds are placed, what there is to do for each system and until when, the machines, what failed lately, and what is under way. On a terminal it fills the screen, and says how much does not fit; elsewhere it shows everything.
 
 CPU/MEM is the percentage of the last seconds in which some task on the machine waited for the processor, and for memory. An arrow up is a transfer to the machine, one down a transfer from it.`,
 		exits: []int{exitNoAnswer},
@@ -34,7 +34,7 @@ CPU/MEM is the percentage of the last seconds in which some task on the machine 
 		setup: func(fs *pflag.FlagSet) action {
 			where := socketFlags(fs)
 			asJSON := fs.Bool("json", false, "print a JSON object; with --watch one a line")
-			watch := fs.BoolP("watch", "w", false, "show it anew every second")
+			watch := fs.BoolP("watch", "w", false, "refresh every second")
 			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
 				if err := inv.arguments("", 0, 0); err != nil {
 					return err

@@ -37,7 +37,7 @@ while one runs.`,
 }
 
 // openHeadStore opens the head's store. Its signing key is needed only to export,
-// so that one that is missing is no error here.
+// so that one that is missing is not an error here.
 func openHeadStore(inv *invocation, where *folderFlags) (*local.Store, error) {
 	f, err := where.resolve(inv)
 	if err != nil {
@@ -366,7 +366,7 @@ changed.`,
 		exits: []int{exitBadInput},
 		examples: []example{
 			{"lighter store verify", "is everything there?"},
-			{"lighter store verify --check-contents", "and has every item the hash that it should have? Reads all of it"},
+			{"lighter store verify --check-contents", "and whether every item has the right hash; reads all of them"},
 		},
 		setup: func(fs *pflag.FlagSet) action {
 			where := stateFlags(fs)
@@ -419,7 +419,7 @@ func gcFlags(fs *pflag.FlagSet) (*store.GCOptions, *sizeValue) {
 	opts, maxFreed := new(store.GCOptions), new(sizeValue)
 	fs.BoolVarP(&opts.DryRun, "dry-run", "n", false, "only print what would be deleted")
 	durationFlag(fs, &opts.OlderThan, "older-than", 0, "spare items that came into the store less than this ago")
-	fs.Var(maxFreed, "max-freed", "stop after so many bytes, such as 5GiB")
+	fs.Var(maxFreed, "max-freed", "stop after this much, such as 5GiB")
 	return opts, maxFreed
 }
 

@@ -53,7 +53,7 @@ func writeStory(w io.Writer, story *api.BuildStory, why *api.Why, now time.Time,
 type storyText struct {
 	strings.Builder
 	now   time.Time
-	width int // of the terminal; 0 is no limit
+	width int // of the terminal; 0 means no limit
 }
 
 // field writes a line with a name and a value, if there is a value.

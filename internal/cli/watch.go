@@ -224,7 +224,7 @@ func (w *watcher) update(ctx context.Context, u followed) error {
 	return w.event(ctx, u.event)
 }
 
-// refresh reads the wanted builds anew, so that nothing is waited for that
+// refresh reads the wanted builds again, so that nothing is waited for that
 // happened while nobody watched.
 func (w *watcher) refresh(ctx context.Context) error {
 	for _, old := range w.model.Wanted() {

@@ -180,7 +180,7 @@ func TestBadRequests(t *testing.T) {
 		"output":         {"POST", "/v1/builds", `{"derivation":"` + string(drv) + `","outputs":["doc"]}`, 200, `no output \"doc\"`},
 		"id":             {"POST", "/v1/builds", `{"id":"../../etc","derivation":"` + string(drv) + `"}`, 200, "not a UUID"},
 		"state":          {"GET", "/v1/builds?state=done", "", 400, "there are [queued"},
-		"filter":         {"GET", "/v1/builds?machin=x", "", 400, "is no filter"},
+		"filter":         {"GET", "/v1/builds?machin=x", "", 400, "is not a filter"},
 		"limit":          {"GET", "/v1/builds?limit=0", "", 400, "from 1 to"},
 		"tag":            {"GET", "/v1/builds?tag=x", "", 400, "NAME=VALUE"},
 		"since":          {"GET", "/v1/builds?since=yesterday", "", 400, "want a time"},

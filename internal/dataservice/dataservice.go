@@ -39,7 +39,7 @@ type Revision struct {
 type Derivation struct {
 	Path   store.Path
 	System string // such as "x86_64-linux"
-	Target string // such as "aarch64-linux-gnu"; empty where it is no cross-build
+	Target string // such as "aarch64-linux-gnu"; empty where it is not a cross-build
 }
 
 // ErrNotFound matches answers that the service does not have that: of a revision, that
@@ -79,7 +79,7 @@ func parseRevision(text json.RawMessage) (Revision, error) {
 		return Revision{}, err
 	}
 	if !IsCommit(r.Commit) {
-		return Revision{}, fmt.Errorf("commit-hash %.80q is no commit", r.Commit)
+		return Revision{}, fmt.Errorf("commit-hash %.80q is not a commit", r.Commit)
 	}
 	if err := checkWord("date", r.Date); err != nil {
 		return Revision{}, err
@@ -154,7 +154,7 @@ func parseDerivation(text json.RawMessage) (Derivation, error) {
 		return Derivation{}, err
 	}
 	if !p.IsDerivation() {
-		return Derivation{}, fmt.Errorf("%.200q is no derivation", d.Derivation)
+		return Derivation{}, fmt.Errorf("%.200q is not a derivation", d.Derivation)
 	}
 	if err := errors.Join(checkWord("system", d.System), checkWord("target", d.Target)); err != nil {
 		return Derivation{}, err

@@ -225,7 +225,7 @@ func TestBadAnswers(t *testing.T) {
 		"forbidden":          {func(w http.ResponseWriter) { sendJSON(w, 403, []byte(`{"error":"go away"}`)) }, `status 403: "{\"error\":\"go away\"}"`, 1},
 		"invalid query":      {func(w http.ResponseWriter) { sendJSON(w, 200, testdata(t, "invalid-query.json")) }, "the service refuses: invalid query", 1},
 		"something else":     {func(w http.ResponseWriter) { sendJSON(w, 200, []byte(`{"status":"ok"}`)) }, `no "revisions" in it; is it a Guix`, 1},
-		"no commit":          {func(w http.ResponseWriter) { sendJSON(w, 200, []byte(`{"revisions":[{"commit-hash":"../etc"}]}`)) }, `revisions: element 0: commit-hash "../etc" is no commit`, 1},
+		"no commit":          {func(w http.ResponseWriter) { sendJSON(w, 200, []byte(`{"revisions":[{"commit-hash":"../etc"}]}`)) }, `revisions: element 0: commit-hash "../etc" is not a commit`, 1},
 		"no list":            {func(w http.ResponseWriter) { sendJSON(w, 200, []byte(`{"revisions":{}}`)) }, "want [, got", 6},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -274,7 +274,7 @@ func TestBadAnswerOnce(t *testing.T) {
 func TestDerivationsAreChecked(t *testing.T) {
 	for text, want := range map[string]string{
 		`{"derivation":"/etc/passwd"}`:                               "element 0: ",
-		`{"derivation":"` + strings.TrimSuffix(hello, ".drv") + `"}`: "is no derivation",
+		`{"derivation":"` + strings.TrimSuffix(hello, ".drv") + `"}`: "is not a derivation",
 		`{"derivation":7}`:                                           "element 0: ",
 		`{}`:                                                         "element 0: ",
 	} {

@@ -22,21 +22,21 @@ func TestHostileAnswers(t *testing.T) {
 	}
 	long := strings.Repeat("x", 2<<20)
 	for name, c := range map[string]struct{ text, want string }{
-		"date":             {revision(`"date":"\u001b[2J"`), "date"},
-		"long date":        {revision(`"date":"` + strings.Repeat("2", 256) + `"`), "date"},
-		"commit":           {`{"revisions":[{"commit-hash":"` + commit1 + `\n"}]}`, "no commit"},
-		"no commit":        {`{"revisions":[null]}`, "no commit"},
-		"huge element":     {revision(`"date":"` + long + `"`), "more than 1048576 bytes"},
-		"huge member":      {`{"new":"` + long + `","revisions":[]}`, "more than 1048576 bytes"},
-		"huge name":        {`{"` + long + `":1,"revisions":[]}`, "more than 1048576 bytes"},
-		"huge error":       {`{"error":"` + long + `"}`, "more than 1048576 bytes"},
-		"error":            {`{"error":"a\u001b[2J\u202e` + strings.Repeat("b", 1000) + `"}`, "refuses: a?[2J?bbb"},
-		"many revisions":   {`{"revisions":[` + strings.Repeat(`{"commit-hash":"`+commit1+`"},`, maxRevisions+1) + `{}]}`, "more than 100000 revisions"},
-		"deep":             {`{"revisions":` + strings.Repeat("[", 100_000), "depth"},
-		"deep member":      {`{"a":` + strings.Repeat("[", 100_000) + strings.Repeat("]", 100_000) + `}`, "depth"},
-		"blanks for ever":  {`{"revisions":[` + strings.Repeat(" ", 3<<20) + `]}`, "more than 1048576 bytes"},
-		"what is no list":  {`{"revisions":"` + strings.Repeat("x", 1000) + `"}`, "want ["},
-		"a list of a list": {`{"revisions":[[]]}`, "element 0"},
+		"date":               {revision(`"date":"\u001b[2J"`), "date"},
+		"long date":          {revision(`"date":"` + strings.Repeat("2", 256) + `"`), "date"},
+		"commit":             {`{"revisions":[{"commit-hash":"` + commit1 + `\n"}]}`, "not a commit"},
+		"no commit":          {`{"revisions":[null]}`, "not a commit"},
+		"huge element":       {revision(`"date":"` + long + `"`), "more than 1048576 bytes"},
+		"huge member":        {`{"new":"` + long + `","revisions":[]}`, "more than 1048576 bytes"},
+		"huge name":          {`{"` + long + `":1,"revisions":[]}`, "more than 1048576 bytes"},
+		"huge error":         {`{"error":"` + long + `"}`, "more than 1048576 bytes"},
+		"error":              {`{"error":"a\u001b[2J\u202e` + strings.Repeat("b", 1000) + `"}`, "refuses: a?[2J?bbb"},
+		"many revisions":     {`{"revisions":[` + strings.Repeat(`{"commit-hash":"`+commit1+`"},`, maxRevisions+1) + `{}]}`, "more than 100000 revisions"},
+		"deep":               {`{"revisions":` + strings.Repeat("[", 100_000), "depth"},
+		"deep member":        {`{"a":` + strings.Repeat("[", 100_000) + strings.Repeat("]", 100_000) + `}`, "depth"},
+		"blanks for ever":    {`{"revisions":[` + strings.Repeat(" ", 3<<20) + `]}`, "more than 1048576 bytes"},
+		"what is not a list": {`{"revisions":"` + strings.Repeat("x", 1000) + `"}`, "want ["},
+		"a list of a list":   {`{"revisions":[[]]}`, "element 0"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			client, _ := service(t, Options{Tries: 1}, func(w http.ResponseWriter, _ *http.Request) { sendJSON(w, 200, []byte(c.text)) })

@@ -90,7 +90,7 @@ func (p *processes) stop() {
 	}
 }
 
-// signal signals the whole group; that nobody is left in it is no error.
+// signal signals the whole group; that nobody is left in it is not an error.
 func (p *process) signal(sig syscall.Signal) { _ = syscall.Kill(-p.cmd.Process.Pid, sig) }
 
 // logTail returns the end of what the program wrote to its log.

@@ -35,7 +35,7 @@ func (d *Doctor) checkFolder(check, folder, missing string) {
 	case err != nil:
 		d.problem(check, "let the user who runs this look at it", "%v", err)
 	case !info.IsDir():
-		d.problem(check, "move the file away", "%s is no folder", folder)
+		d.problem(check, "move the file away", "%s is not a folder", folder)
 	case othersWrite(info):
 		d.problem(check, "chmod o-w "+human.ShellWord(folder), "%s: whoever is on this computer may write there (mode %04o)", folder, info.Mode().Perm())
 	default:
@@ -56,7 +56,7 @@ func (d *Doctor) checkSocket(ctx context.Context) {
 		d.problem(check, "run this as the coordinator's user, or as one of its group", "%v", err)
 		return
 	case info.Mode().Type() != os.ModeSocket:
-		d.problem(check, "move it away, or name the right one with --socket", "%s is no socket", socket)
+		d.problem(check, "move it away, or name the right one with --socket", "%s is not a socket", socket)
 		return
 	case othersWrite(info):
 		d.problem(check, "chmod o-rwx "+human.ShellWord(socket), "%s: whoever is on this computer may have things built (mode %04o)", socket, info.Mode().Perm())
@@ -124,7 +124,7 @@ func (d *Doctor) checkSettings(context.Context) {
 	case err != nil:
 		d.problem(check, "", "%v", err)
 	case !info.Mode().IsRegular():
-		d.problem(check, "move it away", "%s is no file", file)
+		d.problem(check, "move it away", "%s is not a file", file)
 	case othersWrite(info):
 		d.problem(check, "chmod o-w "+human.ShellWord(file), "%s: whoever is on this computer may write it, and it names programs that are run", file)
 	default:
@@ -243,7 +243,7 @@ func (d *Doctor) checkACL(context.Context) {
 		key, err := signature.ParsePublicKey([]byte(m.PublicKey))
 		switch {
 		case err != nil:
-			d.problem(check, "lighter machines test "+human.ShellWord(m.Name), "%s signs with something that is no key: %v", m.Name, err)
+			d.problem(check, "lighter machines test "+human.ShellWord(m.Name), "%s signs with something that is not a key: %v", m.Name, err)
 		case !acl.Authorized(key):
 			d.problem(check, "lighter machines authorize "+human.ShellWord(m.Name), "%s signs with %s, which is not authorized: what it builds is not taken", m.Name, key.Fingerprint())
 		}

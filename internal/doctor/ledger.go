@@ -118,7 +118,7 @@ func (d *Doctor) dropUnusable(ctx context.Context) {
 	if kept.file != nil {
 		where = ", and written to " + kept.file.Name()
 	}
-	d.ok(check, "%s dropped%s; its indexes were made anew", human.Count(n, "record"), where)
+	d.ok(check, "%s dropped%s; its indexes were rebuilt", human.Count(n, "record"), where)
 }
 
 // mayChangeLedger reports whether this process may change the ledger without harm: files that

@@ -160,7 +160,7 @@ func (h *Head) Output(drv store.Path, name string) store.Path {
 
 // ---- processes ---------------------------------------------------------------------------
 
-// RestartDaemon ends the head's guix-daemon with all that it started, and starts it anew
+// RestartDaemon ends the head's guix-daemon with all that it started, and starts it again
 // with more in its environment and on its command line.
 func RestartDaemon(env []string, args ...string) error {
 	if err := StopDaemon(); err != nil {

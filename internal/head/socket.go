@@ -173,7 +173,7 @@ func listenerOf(conn *net.UnixConn) string {
 	return "another process"
 }
 
-// Accept waits for the next connection, also where the socket is made anew meanwhile.
+// Accept waits for the next connection, also where the socket is made again meanwhile.
 func (s *Socket) Accept() (net.Conn, error) {
 	for {
 		l, _ := s.now()
@@ -231,7 +231,7 @@ func (s *Socket) keep(ctx context.Context, ticks <-chan time.Time) {
 	}
 }
 
-// restore makes the socket anew if its file is gone, or is one that a process left behind.
+// restore makes the socket again if its file is gone, or is one that a process left behind.
 // What is in the way otherwise is logged once.
 func (s *Socket) restore() {
 	s.mu.Lock()
@@ -244,7 +244,7 @@ func (s *Socket) restore() {
 	if err := s.listen(); err != nil {
 		if text := err.Error(); text != s.told {
 			s.told = text
-			s.logger.Error("the socket is gone, and clients don't reach this process; it is made anew when that can be", "err", err)
+			s.logger.Error("the socket is gone, and clients don't reach this process; it is made again as soon as that is possible", "err", err)
 		}
 		return
 	}

@@ -62,7 +62,7 @@ func ParseTime(s string, now time.Time) (time.Time, error) {
 	if t, err := time.Parse(time.RFC3339Nano, s); err == nil {
 		return t, nil
 	}
-	return time.Time{}, fmt.Errorf("%q is no time; want one such as 2h (ago), yesterday, monday, 14:30, 2026-11-20 or \"2026-11-20 14:30\"", s)
+	return time.Time{}, fmt.Errorf("%q is not a time; want one such as 2h (ago), yesterday, monday, 14:30, 2026-11-20 or \"2026-11-20 14:30\"", s)
 }
 
 // weekday returns the day that a word of at least three letters names.

@@ -195,7 +195,7 @@ func (l *Ledger) checkAcknowledged(found Tally, isKnown bool) error {
 	switch {
 	case was.state != "":
 		if c.id != (identity{}) {
-			l.opts.Logger.Warn("ledger: nothing says how much was acknowledged; it is counted anew", "file", c.name, "why", was.state)
+			l.opts.Logger.Warn("ledger: nothing says how much was acknowledged; it is recounted", "file", c.name, "why", was.state)
 		}
 		return nil
 	case !missing.Other && !isKnown:

@@ -211,7 +211,7 @@ func wantMissingOther(t *testing.T, dir string) {
 	}
 }
 
-// A count that is missing, or no count, says nothing; it is made anew, and counts.
+// A count that is missing, or no count, says nothing; it is made again, and counts.
 func TestBrokenCount(t *testing.T) {
 	for name, damage := range map[string]func(file string) error{
 		"missing":  os.Remove,

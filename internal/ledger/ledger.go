@@ -66,7 +66,7 @@
 // When the disk is nearly full, changes are refused with ErrDiskFull and the ledger
 // stays usable. When a write fails, nobody knows what is on disk and what is not:
 // the ledger then fails for good, every call returns that error, and only opening
-// it anew, in a new process, finds out.
+// it again, in a new process, finds out.
 package ledger
 
 import (
@@ -143,7 +143,7 @@ type Options struct {
 	// FS is the file system; nil is the real one. Tests have disks that fail.
 	FS vfs.FS
 	// AcceptLoss opens a ledger although acknowledged changes are missing, where Open
-	// otherwise gives a *MissingError, and counts anew.
+	// otherwise gives a *MissingError, and recounts.
 	AcceptLoss bool
 
 	memTable uint64        // for tests: the size of the tables in memory, in bytes; 0 is memTableSize
@@ -208,7 +208,7 @@ type Ledger struct {
 	last    uint64           // the last event that readers see; guarded by mu
 	removed watermark        // guarded by mu
 	counts  map[countKey]int // of builds; guarded by mu
-	changed chan struct{}    // closed and made anew when last changes; guarded by mu
+	changed chan struct{}    // closed and made again when last changes; guarded by mu
 
 	sampling sync.Mutex
 	samples  map[string][]Sample // of packages asked for lately; guarded by sampling, the slices don't change

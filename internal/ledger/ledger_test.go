@@ -616,7 +616,7 @@ func TestCheckFindsDamage(t *testing.T) {
 		{"lost system", func(l *Ledger) error { return l.db.Delete(keySystem("x86_64-linux"), nil) }, "is not listed"},
 		{"stale entry", func(l *Ledger) error { return l.db.Set(keyID("a"), head{number: 1, state: 'q'}.encode(), nil) }, "not that of its record"},
 		{"old index", func(l *Ledger) error { return l.db.Set([]byte{prefixOldState}, nil, nil) }, "older format"},
-		{"bad setting", func(l *Ledger) error { return l.db.Set(keySetting("a"), []byte("{"), nil) }, "is no JSON"},
+		{"bad setting", func(l *Ledger) error { return l.db.Set(keySetting("a"), []byte("{"), nil) }, "is not JSON"},
 		{"lost history", func(l *Ledger) error { return l.db.Delete(keyHistory(1, 1), nil) }, "1 events and 0 entries"},
 		{"wrong history", func(l *Ledger) error {
 			return errors.Join(l.db.Delete(keyHistory(1, 1), nil), l.db.Set(keyHistory(1, 2), nil, nil))

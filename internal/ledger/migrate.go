@@ -126,7 +126,7 @@ func (m *migration) read(from, to []byte, n *int, fn func(number uint64, value [
 	return iter.Error()
 }
 
-// build indexes a build and makes its head anew.
+// build indexes a build and rebuilds its head.
 func (m *migration) build(g *group, number uint64, value []byte) error {
 	b, err := decodeBuild(number, value)
 	if err != nil {

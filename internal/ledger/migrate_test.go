@@ -160,7 +160,7 @@ func TestMigrationIsInterrupted(t *testing.T) {
 		var log bytes.Buffer
 		l := open(t, "ledger", Options{FS: fs, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 		if text := log.String(); strings.Contains(text, "fromBuild=0") || strings.Contains(text, "fromEvent=0") != (i < 2) {
-			t.Errorf("after step %d it began anew: %s", i, text)
+			t.Errorf("after step %d it began again: %s", i, text)
 		}
 		verifyMigrated(t, l, m, last, 15)
 	}

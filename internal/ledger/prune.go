@@ -23,7 +23,7 @@ type PruneOptions struct {
 	// Limit is the most builds that are removed; 0 is none.
 	Limit int
 	// KeepEventsFrom is the number of the first event that somebody still has to see:
-	// nothing is removed whose history goes that far. 0 is no bound.
+	// nothing is removed whose history goes that far. 0 means no bound.
 	KeepEventsFrom uint64
 	// DryRun counts and removes nothing; archive and Sync are not called.
 	DryRun bool

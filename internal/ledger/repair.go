@@ -65,7 +65,7 @@ func (l *Ledger) inspect(ctx context.Context) (problems []error, err error) {
 }
 
 // Repair drops what can't be used of a ledger that nobody has open, and makes its indexes
-// anew. What is dropped is given to keep before: its key, its value and what is wrong.
+// again. What is dropped is given to keep before: its key, its value and what is wrong.
 // Events that can't be used leave one in their place that says so; those of builds that
 // are dropped go with them. It can be interrupted and called again.
 func Repair(ctx context.Context, dir string, opts Options, keep func(key, value []byte, why error) error) (dropped int, err error) {

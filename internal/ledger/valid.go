@@ -257,7 +257,7 @@ func validSetting(name string, value []byte) error {
 	case name == "":
 		return errors.New("setting without a name")
 	case !json.Valid(value):
-		return errors.New("its value is no JSON")
+		return errors.New("its value is not JSON")
 	}
 	return validText("setting", name, api.MaxPath)
 }

@@ -100,7 +100,7 @@ func (a *Advice) keyFix(m *machines.Machine, err error) string {
 }
 
 func (a *Advice) hostKeyFix(m *machines.Machine, e *sshtransport.HostKeyError) string {
-	const careful = "if nobody set the machine up anew, somebody may stand between: do nothing then; else "
+	const careful = "if the machine was not reinstalled, someone may be in the middle: then do nothing; else "
 	if e.Found == nil && len(e.Types) > 0 {
 		return fmt.Sprintf("%sask it for a key: ssh-keyscan -p %d -t %s %s, and put that into %s",
 			careful, m.Port, strings.TrimPrefix(e.Types[0], "ssh-"), human.ShellWord(m.Host), a.entry(m))

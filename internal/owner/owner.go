@@ -22,7 +22,7 @@ type Settings struct {
 	State        string // folder
 	Store        string // StoreAuto, StoreLocal or StoreDaemon
 	DaemonSocket string
-	MaxBuilds    int // that run at a time; 0 is no limit of the owner's
+	MaxBuilds    int // that run at a time; 0 means no limit of the owner's
 	// FixedOutputNetwork is of the embedded store, as are the next ones.
 	FixedOutputNetwork string
 

@@ -143,7 +143,7 @@ func TestMistakes(t *testing.T) {
 		}
 	}
 	if err := NewOptions().Load("/does/not/exist", true); err == nil {
-		t.Error("a file that must be there is not, and that is no error")
+		t.Error("a file that must be there is not, and that is not an error")
 	}
 }
 

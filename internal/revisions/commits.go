@@ -67,7 +67,7 @@ func (p *Commits) read() error {
 			continue
 		}
 		if !dataservice.IsCommit(line) {
-			return &human.InputError{Err: fmt.Errorf("%s:%d: %.80q is no commit; want one a line, as 40 hexadecimal digits", p.file, len(p.lines), line)}
+			return &human.InputError{Err: fmt.Errorf("%s:%d: %.80q is not a commit; want one a line, as 40 hexadecimal digits", p.file, len(p.lines), line)}
 		}
 		p.known[line] = true
 	}

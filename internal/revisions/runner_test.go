@@ -394,7 +394,7 @@ func TestProcessedCommits(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = OpenCommits(file)
-	if !errors.As(err, new(*human.InputError)) || !strings.Contains(err.Error(), file+`:2: "master" is no commit`) {
+	if !errors.As(err, new(*human.InputError)) || !strings.Contains(err.Error(), file+`:2: "master" is not a commit`) {
 		t.Error(err)
 	}
 }

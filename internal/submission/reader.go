@@ -41,7 +41,7 @@ type Reader struct {
 	// Supersede, if any, is the tag by which the submission supersedes others. No line may
 	// then have another value of a tag of Base.
 	Supersede string
-	// Derivation finds the path that an argument, or a line that is no JSON, means. Nil
+	// Derivation finds the path that an argument, or a line that is not JSON, means. Nil
 	// takes nothing but store paths.
 	Derivation func(ctx context.Context, arg string) (store.Path, error)
 	// Repeated counts requests that were left out because they were there before.

@@ -92,7 +92,7 @@ func TestBadRequestLines(t *testing.T) {
 				t.Errorf("%d requests, %v, want %q", n, failed, test.want)
 			}
 			if !errors.As(failed, new(*human.InputError)) {
-				t.Errorf("it is no InputError: %v", failed)
+				t.Errorf("it is not an InputError: %v", failed)
 			}
 		})
 	}

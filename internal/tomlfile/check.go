@@ -238,7 +238,7 @@ func urlProblem(text string) string {
 	u, err := url.Parse(text)
 	switch {
 	case err != nil || strings.ContainsRune(text, ' '):
-		return "is no URL"
+		return "is not a URL"
 	case u.Scheme == "file" && (u.Host != "" || !path.IsAbs(u.Path)):
 		return "names no folder: three slashes stand before its name, as in file:///srv/store"
 	case u.Scheme == "file":

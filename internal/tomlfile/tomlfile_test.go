@@ -42,8 +42,8 @@ func TestURLProblem(t *testing.T) {
 		"ci.guix.gnu.org":           "does not start",
 		"https://":                  "has no host",
 		"https://:80":               "has no host",
-		"http://a b":                "is no URL",
-		"http://a:port":             "is no URL",
+		"http://a b":                "is not a URL",
+		"http://a:port":             "is not a URL",
 	} {
 		if got := urlProblem(text); (got == "") != (want == "") || !strings.Contains(got, want) {
 			t.Errorf("%s: got %q; want %q", text, got, want)

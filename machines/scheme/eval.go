@@ -115,7 +115,7 @@ func (in *interp) variable(name Symbol, e *env, at int) Value {
 	}
 	if !ok {
 		if specialForms[name] != nil || in.records[name] != nil {
-			fail(at, "it stands first in a list: ("+string(name)+" …)", "%s is no variable", name)
+			fail(at, "it stands first in a list: ("+string(name)+" …)", "%s is not a variable", name)
 		}
 		panic(failure{err: &Unsupported{Form: cutText(string(name))}, offset: at, known: in.known})
 	}
@@ -216,7 +216,7 @@ func (in *interp) once(n *node, e *env) (*node, *env, Value) {
 	}
 	p, ok := callee.(*Procedure)
 	if !ok {
-		fail(n.at, "the first thing in a list is called; write (list …) or '(…) for a list", "%s is no procedure", kind(callee))
+		fail(n.at, "the first thing in a list is called; write (list …) or '(…) for a list", "%s is not a procedure", kind(callee))
 	}
 	if p.primitive != nil {
 		return nil, nil, in.callPrimitive(p, args, n.at)
@@ -229,7 +229,7 @@ func (in *interp) once(n *node, e *env) (*node, *env, Value) {
 func (in *interp) apply(f Value, args []Value, at int) Value {
 	p, ok := f.(*Procedure)
 	if !ok {
-		fail(at, "", "%s is no procedure", kind(f))
+		fail(at, "", "%s is not a procedure", kind(f))
 	}
 	in.enter(at)
 	defer func() { in.depth-- }()

@@ -68,7 +68,7 @@ func misplaced(_ *interp, n *node, _ *env) (*node, *env, Value) {
 	return nil, nil, nil
 }
 
-// parts checks how many parts follow the form's name; most < 0 is no limit.
+// parts checks how many parts follow the form's name; most < 0 means no limit.
 func (n *node) parts(least, most int, form string) []*node {
 	parts := n.list[1:]
 	if len(parts) < least || most >= 0 && len(parts) > most {
@@ -95,7 +95,7 @@ func (in *interp) ifForm(n *node, e *env) (*node, *env, Value) {
 func (in *interp) cond(n *node, e *env) (*node, *env, Value) {
 	for _, clause := range n.parts(1, -1, "(cond (CONDITION VALUE …) … (else VALUE …))") {
 		if !clause.isList() || len(clause.list) == 0 {
-			fail(clause.at, "write (CONDITION VALUE …) or (else VALUE …)", "this is no clause of cond")
+			fail(clause.at, "write (CONDITION VALUE …) or (else VALUE …)", "this is not a clause of cond")
 		}
 		rest := clause.list[1:]
 		if clause.isForm("else") {
@@ -261,7 +261,7 @@ func (in *interp) quasi(n *node, e *env) Value {
 		case i == len(elems)-1 && tail == Value(Empty{}):
 			tail = v
 		default:
-			fail(x.list[1].at, "", "%s is no list that ,@ could put in", kind(v))
+			fail(x.list[1].at, "", "%s is not a list that ,@ could put in", kind(v))
 		}
 	}
 	in.alloc(n.at, pairSize*len(values))

@@ -23,7 +23,7 @@ func (in *interp) matchLambda(n *node, e *env) (*node, *env, Value) {
 func (in *interp) matchClauses(clauses []*node, v Value, e *env, at int) (*node, *env, Value) {
 	for _, c := range clauses {
 		if !c.isList() || len(c.list) < 2 {
-			fail(c.at, "write (PATTERN BODY …)", "this is no clause of match")
+			fail(c.at, "write (PATTERN BODY …)", "this is not a clause of match")
 		}
 		inner := in.scope(e, c.at)
 		if !in.matches(c.list[0], v, inner) {

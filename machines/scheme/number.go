@@ -94,7 +94,7 @@ func floatText(f float64) string {
 	return text
 }
 
-// Float returns a number as the nearest float64, or ok false for what is no number.
+// Float returns a number as the nearest float64, or ok false for what is not a number.
 func Float(v Value) (f float64, ok bool) {
 	switch x := v.(type) {
 	case *big.Rat:

@@ -5,7 +5,7 @@ import "slices"
 // primitives are the procedures that every program has.
 var primitives = make(map[Symbol]*Procedure)
 
-// primitive adds one, for a number of arguments; most < 0 is no limit.
+// primitive adds one, for a number of arguments; most < 0 means no limit.
 func primitive(name string, least, most int, f func(c *call) Value) {
 	primitives[Symbol(name)] = &Procedure{name: name, least: least, most: most, primitive: f}
 }

@@ -146,7 +146,7 @@ func Read(text string, limits Limits) (data []Value, err error) {
 // Salvage returns, for each of the first forms of the program that make a record,
 // wherever they stand, a record with those fields whose values can be found without what is around
 // the form. It is for showing a person what could be read of a program that Eval
-// could not evaluate. It never fails: of a text that is no Scheme it returns nothing. It stops after most
+// could not evaluate. It never fails: of a text that is not Scheme it returns nothing. It stops after most
 // records.
 func Salvage(text string, opts Options, most int) (all []*Record) {
 	forms, err := func() (forms []*node, err error) {

@@ -67,7 +67,7 @@ func TestErrors(t *testing.T) {
 		{"macro", "(define-syntax a b)", `*scheme.Unsupported 1:1: define-syntax is not known to lighter's own evaluator of Scheme`},
 		{"output", `(format #t "x")`, `*scheme.Unsupported 1:1: format with an output other than #f is not known to lighter's own evaluator of Scheme`},
 		{"more arguments than here", `(string-join '("a") "/" 'prefix)`, `*scheme.Unsupported 1:1: string-join with 3 arguments is not known to lighter's own evaluator of Scheme`},
-		{"form as variable", "(map cond '())", `*scheme.Error 1:6: cond is no variable`},
+		{"form as variable", "(map cond '())", `*scheme.Error 1:6: cond is not a variable`},
 		{"too early", "(let () (define a b) (define b 1) a)", `*scheme.Error 1:19: b is used before it has a value`},
 		{"no pattern", "(match 5 ((a b) a))", `*scheme.Error 1:1: no pattern matches 5`},
 		{"unclosed", "(list (+ 1 2)", `*scheme.Error 1:1: the bracket "(" is not closed`},
@@ -146,7 +146,7 @@ func TestSalvage(t *testing.T) {
 		t.Errorf("got %d records of at most 2", n)
 	}
 	if all := Salvage(`(build-machine (name "a)`, testOptions(), 9); all != nil {
-		t.Errorf("got %v from what is no Scheme", all)
+		t.Errorf("got %v from what is not Scheme", all)
 	}
 }
 

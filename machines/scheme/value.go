@@ -37,7 +37,7 @@ type Procedure struct {
 	name string
 	// Either a primitive…
 	primitive   func(c *call) Value
-	least, most int  // arguments; most < 0 is no limit
+	least, most int  // arguments; most < 0 means no limit
 	narrow      bool // Guile's takes more arguments than most
 	// …or a closure.
 	params *params

@@ -66,7 +66,7 @@ var errInvalid = errors.New("the signature is invalid")
 func verify(q []byte, h store.Hash, r, s []byte) error {
 	point, err := new(edwards25519.Point).SetBytes(q)
 	if err != nil {
-		return errors.New("the public key is no point of the curve")
+		return errors.New("the public key is not a point of the curve")
 	}
 	rs, err := parseScalar(r)
 	if err != nil {

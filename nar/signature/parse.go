@@ -12,7 +12,7 @@ const (
 	maxDepth = 64      // lists in one another
 )
 
-// SyntaxError is the error about text that is no s-expression.
+// SyntaxError is the error about text that is not an s-expression.
 type SyntaxError struct {
 	Offset  int // of the byte at which it was noticed
 	Message string

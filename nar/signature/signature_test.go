@@ -318,7 +318,7 @@ func TestCheckRefuses(t *testing.T) {
 		"s the order":          {number("s", order), h, store.ErrCorrupt, "invalid signature"},
 		"s long":               {number("s", strings.Repeat("11", 40)), h, store.ErrCorrupt, "invalid signature"},
 		"eddsa key":            {strings.Replace(good, publicKey, string(eddsa), 1), h, store.ErrCorrupt, "eddsa"},
-		"no point":             {strings.Replace(good, publicKey, badPoint.String(), 1), h, store.ErrCorrupt, "no point"},
+		"no point":             {strings.Replace(good, publicKey, badPoint.String(), 1), h, store.ErrCorrupt, "not a point"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if tc.text == good && tc.want != "hash mismatch" {

@@ -123,7 +123,7 @@ func verifyECC(parameters *Sexp, h store.Hash, value *Sexp) error {
 func verifyNIST(curve elliptic.Curve, q []byte, h store.Hash, r, s []byte) error {
 	key, err := ecdsa.ParseUncompressedPublicKey(curve, q)
 	if err != nil {
-		return errors.New("the public key is no point of the curve")
+		return errors.New("the public key is not a point of the curve")
 	}
 	size := (curve.Params().BitSize + 7) / 8
 	if len(r) > size+1 || len(s) > size+1 {

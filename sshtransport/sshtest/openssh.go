@@ -80,7 +80,7 @@ func (s *OpenSSH) writeKeys(t testing.TB) {
 	s.NewHostKey(t)
 }
 
-// NewHostKey gives the server another host key, as if it had been set up anew.
+// NewHostKey gives the server another host key, as if it had been reinstalled.
 func (s *OpenSSH) NewHostKey(t testing.TB) {
 	t.Helper()
 	public, private, err := ed25519.GenerateKey(rand.Reader)

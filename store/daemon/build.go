@@ -41,7 +41,7 @@ func (s *Store) build(ctx context.Context, req *store.BuildRequest) (*store.Buil
 		return nil, err
 	}
 	if !req.Derivation.IsDerivation() {
-		return nil, errors.New("it is no derivation")
+		return nil, errors.New("it is not a derivation")
 	}
 	b := &build{store: s, req: req, options: s.options(req)}
 	b.log = buildLog{derivation: req.Derivation, out: req.Log}
@@ -275,7 +275,7 @@ var kinds = []struct {
 func (b *build) kindOf(failed *store.BuildError, message string) bool {
 	if code, ok := between(message+" ", "failed with exit code ", " "); ok {
 		failed.Failure = store.FailedExit
-		failed.ExitCode, _ = strconv.Atoi(code) // what is no number is 0
+		failed.ExitCode, _ = strconv.Atoi(code) // what is not a number is 0
 		if name, ok := b.drv.IsBuiltin(); ok && strings.HasSuffix(name, "download") {
 			failed.Failure = store.FailedDownload
 		}
@@ -283,7 +283,7 @@ func (b *build) kindOf(failed *store.BuildError, message string) bool {
 	}
 	if signal, ok := between(message+" ", "failed due to signal ", " "); ok {
 		failed.Failure = store.FailedExit
-		n, _ := strconv.Atoi(signal) // what is no number is 0
+		n, _ := strconv.Atoi(signal) // what is not a number is 0
 		failed.ExitCode = 128 + n
 		return true
 	}

@@ -158,7 +158,7 @@ func (c *conn) handshake() error {
 		return lost(err)
 	}
 	if magic != daemonMagic {
-		return garbled("what answers is no guix-daemon: it says %#x", magic)
+		return garbled("what answers is not a guix-daemon: it says %#x", magic)
 	}
 	version, err := c.r.Uint32()
 	if err != nil {

@@ -156,7 +156,7 @@ func (s *Store) gc(c *conn, action uint64, paths []store.Path, maxFreed int64) (
 	}
 	result := &store.GCResult{Freed: int64(min(freed, math.MaxInt64))}
 	for _, name := range names {
-		// Among them are files that are no items, such as locks.
+		// Among them are files that are not items, such as locks.
 		if p, err := s.dir.ParsePath(name); err == nil {
 			result.Deleted = append(result.Deleted, p)
 		}

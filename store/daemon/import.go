@@ -183,7 +183,7 @@ func (k *cutter) run() error {
 		if err != nil {
 			return err
 		}
-		// Text that is no s-expression ends the daemon's helper, and the daemon's process
+		// Text that is not an s-expression ends the daemon's helper, and the daemon's process
 		// with it.
 		if _, err := signature.ParseSexp([]byte(it.Signature)); err != nil {
 			return fmt.Errorf("%s: %w: signature: %w", it.Path, store.ErrCorrupt, err)

@@ -222,7 +222,7 @@ func (a *anchor) add(ctx context.Context, paths []store.Path) error {
 	}
 }
 
-// run serves requests, and protects everything anew when the connection has ended.
+// run serves requests, and protects everything again when the connection has ended.
 func (a *anchor) run() {
 	look := time.NewTicker(lookInterval)
 	defer look.Stop()

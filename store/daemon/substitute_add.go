@@ -125,7 +125,7 @@ func (s *Store) addFlat(ctx context.Context, path store.Path, content []byte) er
 func (s *Store) Download(ctx context.Context, path store.Path, urls []string) error {
 	for _, u := range urls {
 		if u == "" || strings.ContainsAny(u, " \t\n\x00") {
-			return fmt.Errorf("download %s: %q is no URL", path, u)
+			return fmt.Errorf("download %s: %q is not a URL", path, u)
 		}
 	}
 	var options []string

@@ -35,7 +35,7 @@ func (s *Store) SubstitutablePaths(ctx context.Context, paths []store.Path) ([]s
 
 // Substitute has the daemon download those of the paths that the servers have, and what they
 // refer to. It returns the ones that are valid afterwards, also beside an error, which is
-// about the others; what no server has is no error. The daemon takes what is signed by a
+// about the others; what no server has is not an error. The daemon takes what is signed by a
 // key of its ACL.
 func (s *Store) Substitute(ctx context.Context, urls []string, paths []store.Path) ([]store.Path, error) {
 	err := s.check(paths...)

@@ -27,7 +27,7 @@ const Extension = ".drv"
 type Derivation struct {
 	Outputs []Output     // by name
 	Inputs  []Input      // by path
-	Sources []store.Path // inputs that are no derivations; sorted
+	Sources []store.Path // inputs that are not derivations; sorted
 	System  string       // such as "x86_64-linux"
 	Builder string       // a file in an input, or "builtin:…"
 	Args    []string     // of the builder, in order

@@ -81,7 +81,7 @@ type jsonOutput struct {
 // is an object with outputs and dynamicOutputs (always empty), and the algorithm
 // of a recursive hash begins with "r:", as in the .drv file and in Nix before 2.24.
 //
-// JSON cannot hold bytes that are no UTF-8. A string with such bytes is written
+// JSON cannot hold bytes that are not UTF-8. A string with such bytes is written
 // as {"base64": "…"}, which every JSON tool keeps as it is; a variable with such a
 // name is not in env but in a member envBase64, under its name in base64.
 func MarshalJSON(derivations map[store.Path]*Derivation) ([]byte, error) {
@@ -131,10 +131,10 @@ func showJSON(name string, d *Derivation) jsonDerivation {
 //
 // It also reads inputs that are just a list of outputs (Nix before 2.18) and the
 // member method beside an algorithm without "r:" (Nix 2.24 and later), but no JSON
-// of version 3 and later, whose paths are no paths. Output paths, and the variables
+// of version 3 and later, whose paths are not paths. Output paths, and the variables
 // that hold them, may be left out or be empty: Complete computes them. Unknown
 // and duplicate members are errors, and so is text that JSON readers would change
-// silently: bytes that are no UTF-8, and escapes of half a surrogate pair.
+// silently: bytes that are not UTF-8, and escapes of half a surrogate pair.
 func ParseJSON(dir store.Dir, data []byte) ([]Named, error) {
 	all, err := parseJSON(dir, data)
 	if err != nil {
@@ -221,7 +221,7 @@ func (j *jsonDerivation) fill(dir store.Dir, d *Derivation) error {
 			return fmt.Errorf("inputDrvs: %w", err)
 		}
 		if !path.IsDerivation() {
-			return fmt.Errorf("inputDrvs: %s is no derivation", path)
+			return fmt.Errorf("inputDrvs: %s is not a derivation", path)
 		}
 		d.Inputs = append(d.Inputs, Input{path, slices.Compact(slices.Sorted(slices.Values(j.InputDrvs[key])))})
 	}

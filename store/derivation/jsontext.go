@@ -114,7 +114,7 @@ func checkJSON(data []byte) error {
 	for i := 0; i < len(data); {
 		r, size := utf8.DecodeRune(data[i:])
 		if r == utf8.RuneError && size == 1 {
-			return fmt.Errorf("%s: the byte %#x is no UTF-8", position(data, int64(i)), data[i])
+			return fmt.Errorf("%s: the byte %#x is not UTF-8", position(data, int64(i)), data[i])
 		}
 		i += size
 	}

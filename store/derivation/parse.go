@@ -40,7 +40,7 @@ func (e *SyntaxError) Error() string {
 //     so the text would not be that of its own name);
 //   - escapes other than \" \\ \n \r \t, and raw line feeds, carriage returns and
 //     tabs, for the same reason; and NUL, where guix-daemon's printer ends a string;
-//   - paths outside the store, and inputs that are no derivations;
+//   - paths outside the store, and inputs that are not derivations;
 //   - no outputs at all, an output with a hash beside others, a hash in anything
 //     but lower-case base16, or of an algorithm that guix-daemon does not know;
 //   - texts longer than MaxSize, lists of more than 262,144 items, and bytes after

@@ -72,7 +72,7 @@ func TestParseRefuses(t *testing.T) {
 		{"algorithm without hash", `-x","",""`, `-x","sha256",""`, "want 64 digits"},
 		{"short hash", `-x","",""`, `-x","r:sha1","00"`, "want 40 digits"},
 		{"upper-case hash", `-x","",""`, `-x","md5","AA000000000000000000000000000000"`, "lower-case"},
-		{"input that is no derivation", `("/gnu/store/` + hashA + `-a.drv"`, `^("/gnu/store/` + hashA + `-a"`, "is a derivation"},
+		{"input that is not a derivation", `("/gnu/store/` + hashA + `-a.drv"`, `^("/gnu/store/` + hashA + `-a"`, "is a derivation"},
 		{"input twice", `("/gnu/store/` + hashB + `-b.drv"`, `^("/gnu/store/` + hashA + `-a.drv"`, "sorts after"},
 		{"unsorted output names", `["lib","out"]`, `["out",^"lib"]`, `sorts after "out"`},
 		{"source twice", `"/gnu/store/` + hashB + `-s"`, `^"/gnu/store/` + hashA + `-s"`, "sorts after"},

@@ -16,7 +16,7 @@ import (
 )
 
 // Build implements store.Builder. The output names of a derivation with known
-// contents are computed anew and compared; those of others are believed, since only
+// contents are computed again and compared; those of others are believed, since only
 // the whole graph of derivations could tell, and are the business of whoever asks.
 //
 // A build of an output that is being built by the same open store waits for it. A check
@@ -62,7 +62,7 @@ func (s *Store) build(ctx context.Context, req *store.BuildRequest) (*store.Buil
 // derivation returns the derivation that is to be built, checked as far as it can be.
 func (s *Store) derivation(ctx context.Context, req *store.BuildRequest) (*derivation.Derivation, error) {
 	if req.Derivation.Dir() != s.dir || !req.Derivation.IsDerivation() {
-		return nil, fmt.Errorf("it is no derivation of the store %s", s.dir)
+		return nil, fmt.Errorf("it is not a derivation of the store %s", s.dir)
 	}
 	if req.Text == nil {
 		return s.readDerivation(ctx, req.Derivation)

@@ -368,7 +368,7 @@ func TestBuildMachineErrors(t *testing.T) {
 		{"builtin", recipe{builder: "builtin:git-download", hash: "sha256 " + strings.Repeat("0", 64)}, nil, "no builder builtin:git-download"},
 		{"sandbox path", recipe{}, func(r *store.BuildRequest) { r.SandboxPaths = []string{"/nowhere/x"} }, `sandbox path "/nowhere/x"`},
 		{"sandbox path in the store", recipe{}, func(r *store.BuildRequest) { r.SandboxPaths = []string{"/gnu/store/x=/bin"} }, "the store's own"},
-		{"sandbox root", recipe{}, func(r *store.BuildRequest) { r.SandboxPaths = []string{"/=/"} }, "no clean absolute file name"},
+		{"sandbox root", recipe{}, func(r *store.BuildRequest) { r.SandboxPaths = []string{"/=/"} }, "not a clean absolute file name"},
 		{"missing input", recipe{}, func(r *store.BuildRequest) {
 			r.Inputs = []store.Path{"/gnu/store/00000000000000000000000000000000-missing"}
 		}, "not valid"},

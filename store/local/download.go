@@ -153,7 +153,7 @@ func (b *build) inputFile(ctx context.Context, variable string) (text string, ok
 	return "", false, b.failure(store.FailedDownload, "%s: %s is not among the inputs", variable, path)
 }
 
-// openRegular opens a file for reading that is no symlink and nothing else special.
+// openRegular opens a file for reading that is neither a symlink nor anything else special.
 func openRegular(name string) (*os.File, error) {
 	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -161,7 +161,7 @@ func openRegular(name string) (*os.File, error) {
 	}
 	st, err := f.Stat()
 	if err == nil && !st.Mode().IsRegular() {
-		err = fmt.Errorf("%s is no regular file", name)
+		err = fmt.Errorf("%s is not a regular file", name)
 	}
 	if err != nil {
 		f.Close()

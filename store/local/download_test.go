@@ -72,7 +72,7 @@ func TestDownload(t *testing.T) {
 		{name: "unknown mirror", url: `"mirror://other/good"`, log: "no such mirror", fails: true},
 		{name: "by hash", url: `"BASE/missing"`, env: map[string]string{"content-addressed-mirrors": string(byHash)}},
 		{name: "file", url: `"file://FILE"`},
-		{name: "folder", url: `"file:///etc"`, log: "no regular file", fails: true},
+		{name: "folder", url: `"file:///etc"`, log: "not a regular file", fails: true},
 		{name: "redirect to a file", url: `"BASE/local"`, log: "unsupported protocol", fails: true},
 		{name: "loop", url: `"BASE/loop"`, log: "stopped after 10 redirects", fails: true},
 		{name: "missing", url: `"BASE/missing"`, log: "404", fails: true},

@@ -21,7 +21,7 @@ func writeNew(name string, contents []byte) error {
 	return errors.Join(err, f.Close())
 }
 
-// remove deletes a file. That there is none is no error.
+// remove deletes a file. That there is none is not an error.
 func remove(name string) error {
 	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err

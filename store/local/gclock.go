@@ -78,7 +78,7 @@ func (s *Store) gcRunning() (bool, error) {
 	}
 	o, ok := parseOwner(holder)
 	if !ok {
-		return false, fmt.Errorf("%s: %q is no owner", s.layout.gcLock(), holder)
+		return false, fmt.Errorf("%s: %q is not an owner", s.layout.gcLock(), holder)
 	}
 	now := time.Time{}
 	if o.machine != thisMachine() {

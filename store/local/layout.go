@@ -74,7 +74,7 @@ func (l layout) create() error {
 	}
 	version, err := strconv.Atoi(strings.TrimSpace(string(text)))
 	if err != nil {
-		return fmt.Errorf("%s: %q is no format number", l.version(), text)
+		return fmt.Errorf("%s: %q is not a format number", l.version(), text)
 	}
 	if version != formatVersion {
 		return fmt.Errorf("%s has format %d, and this program knows format %d", string(l), version, formatVersion)

@@ -157,7 +157,7 @@ func (s *Store) releaseLeases() error {
 	return errors.Join(errs...)
 }
 
-// renewLeases writes the files of all leases anew.
+// renewLeases writes the files of all leases again.
 func (s *Store) renewLeases() error {
 	var errs []error
 	for _, l := range s.openLeases() {

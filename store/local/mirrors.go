@@ -19,13 +19,13 @@ func parseMirrors(text string) (map[string][]string, error) {
 	}
 	list, ok := v.([]any)
 	if !ok {
-		return nil, errors.New("it is no list")
+		return nil, errors.New("it is not a list")
 	}
 	mirrors := make(map[string][]string, len(list))
 	for _, entry := range list {
 		items, ok := entry.([]any)
 		if !ok || len(items) == 0 {
-			return nil, errors.New("an entry is no list")
+			return nil, errors.New("an entry is not a list")
 		}
 		name, ok := items[0].(symbol)
 		if !ok {
@@ -73,7 +73,7 @@ func contentMirrors(text, file string, hash *fixedHash) (addresses []string, ski
 	}
 	list, ok := v.([]any)
 	if !ok {
-		return nil, 0, errors.New("its value is no list")
+		return nil, 0, errors.New("its value is not a list")
 	}
 	for _, item := range list {
 		v, err := e.call(item, []any{file, symbol(hash.algorithm), hash.digest})
@@ -125,7 +125,7 @@ func (e *schemeEval) eval(form any, scope *schemeScope) (any, error) {
 
 func (e *schemeEval) list(form []any, scope *schemeScope) (any, error) {
 	if len(form) == 0 {
-		return nil, errors.New("() is no expression")
+		return nil, errors.New("() is not an expression")
 	}
 	switch head, _ := form[0].(symbol); {
 	case head == "quote" && len(form) == 2:
@@ -191,13 +191,13 @@ func (e *schemeEval) call(f any, args []any) (any, error) {
 		for i, p := range f.params {
 			name, ok := p.(symbol)
 			if !ok {
-				return nil, errors.New("a parameter is no name")
+				return nil, errors.New("a parameter is not a name")
 			}
 			scope.vars[name] = args[i]
 		}
 		return e.body(f.body, scope)
 	}
-	return nil, errors.New("it is no procedure")
+	return nil, errors.New("it is not a procedure")
 }
 
 func schemePrimitives() map[symbol]any {
@@ -208,7 +208,7 @@ func schemePrimitives() map[symbol]any {
 					return format(b), nil
 				}
 			}
-			return nil, errors.New("it is no bytevector")
+			return nil, errors.New("it is not a bytevector")
 		}
 	}
 	return map[symbol]any{
@@ -221,7 +221,7 @@ func schemePrimitives() map[symbol]any {
 					return string(s), nil
 				}
 			}
-			return nil, errors.New("it is no symbol")
+			return nil, errors.New("it is not a symbol")
 		}),
 		"string-append": schemePrimitive(func(args []any) (any, error) {
 			parts, err := schemeStrings(args)

@@ -196,7 +196,7 @@ func (s *Store) beat() {
 }
 
 // renew renews the heartbeat. If others took this process for dead, it makes its
-// leases anew.
+// leases again.
 func (s *Store) renew() error {
 	name := s.layout.lease(s.owner.String())
 	now := time.Now()

@@ -42,7 +42,7 @@ func (s *Store) addRoot(name string, path store.Path) error {
 	return nil
 }
 
-// RemoveRoot removes a root. That there is none of that name is no error.
+// RemoveRoot removes a root. That there is none of that name is not an error.
 func (s *Store) RemoveRoot(name string) error {
 	err := checkRootName(name)
 	if err == nil {
@@ -56,7 +56,7 @@ func (s *Store) RemoveRoot(name string) error {
 
 func checkRootName(name string) error {
 	if name == "" || len(name) > 255 || name[0] == '.' || strings.ContainsAny(name, "/\x00") {
-		return fmt.Errorf("%q is no name for a root: want a file name that starts with no dot", name)
+		return fmt.Errorf("%q is not a name for a root: want a file name that does not start with a dot", name)
 	}
 	return nil
 }

@@ -169,7 +169,7 @@ func (b *build) sandboxConfig(ctx context.Context, access networkAccess) (*sandb
 	c.Args = append([]string{path.Base(b.drv.Builder)}, b.drv.Args...)
 	c.Env = b.environment()
 	if !path.IsAbs(b.drv.Builder) {
-		return nil, b.plainFailure("the builder %q is no absolute file name", shorten(b.drv.Builder))
+		return nil, b.plainFailure("the builder %q is not an absolute file name", shorten(b.drv.Builder))
 	}
 	for _, v := range slices.Concat(c.Args, c.Env, []string{c.Builder}) {
 		if strings.IndexByte(v, 0) >= 0 {
@@ -268,9 +268,9 @@ func (b *build) sandboxPath(v *view, text string) (sandbox.Bind, error) {
 	dir := string(b.store.dir)
 	switch {
 	case !path.IsAbs(inside) || path.Clean(inside) != inside || inside == "/":
-		return sandbox.Bind{}, fmt.Errorf("sandbox path %q: %q is no clean absolute file name", text, inside)
+		return sandbox.Bind{}, fmt.Errorf("sandbox path %q: %q is not a clean absolute file name", text, inside)
 	case !path.IsAbs(outside):
-		return sandbox.Bind{}, fmt.Errorf("sandbox path %q: %q is no absolute file name", text, outside)
+		return sandbox.Bind{}, fmt.Errorf("sandbox path %q: %q is not an absolute file name", text, outside)
 	case inside == dir || strings.HasPrefix(inside, dir+"/") || strings.HasPrefix(dir, inside+"/"):
 		return sandbox.Bind{}, fmt.Errorf("sandbox path %q: %s is the store's own", text, inside)
 	case inside == "/proc" || strings.HasPrefix(inside, "/proc/") || inside == "/dev" || inside == "/tmp" || strings.HasPrefix(inside, "/tmp/"):

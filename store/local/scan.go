@@ -67,7 +67,7 @@ func (s *scanner) Write(p []byte) (int, error) {
 }
 
 // scan searches b. It looks at the last byte that a hash part would have first: where
-// that is no digit, none of the bytes before it can begin one, so most are never
+// that is not a digit, none of the bytes before it can begin one, so most are never
 // looked at.
 func (s *scanner) scan(b []byte) {
 	const n = store.HashPartLen

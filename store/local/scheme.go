@@ -145,7 +145,7 @@ func schemeStrings(v any) ([]string, error) {
 		for _, item := range v {
 			s, ok := item.(string)
 			if !ok {
-				return nil, errors.New("something in the list is no string")
+				return nil, errors.New("something in the list is not a string")
 			}
 			list = append(list, s)
 		}

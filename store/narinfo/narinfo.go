@@ -166,7 +166,7 @@ func (p *parser) item(name, value string) (err error) {
 		p.info.Path, err = p.dir.ParsePath(value)
 	case "NarHash":
 		if !strings.HasPrefix(value, "sha256:") {
-			return fmt.Errorf("%q is no SHA-256: want sha256: and its digits", clip(value))
+			return fmt.Errorf("%q is not a SHA-256: want sha256: and its digits", clip(value))
 		}
 		p.info.NARHash, err = store.ParseHash(value)
 	case "NarSize":
@@ -258,7 +258,7 @@ func checkLength(value string, most int) error {
 func parseSize(s string) (int64, error) {
 	n, err := strconv.ParseInt(s, 10, 64)
 	if err != nil || n < 0 {
-		return 0, fmt.Errorf("%q is no number of bytes", clip(s))
+		return 0, fmt.Errorf("%q is not a number of bytes", clip(s))
 	}
 	return n, nil
 }
@@ -304,7 +304,7 @@ func signatureText(field string) (string, error) {
 	raw := make([]byte, 0, len(text))
 	for _, c := range string(text) {
 		if c > 0xff {
-			return "", corrupt("signature: it has a character that is no byte")
+			return "", corrupt("signature: it has a character that is not a byte")
 		}
 		raw = append(raw, byte(c)) //nolint:gosec // it is a byte, checked above
 	}

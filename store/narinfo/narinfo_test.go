@@ -93,7 +93,7 @@ func TestParseRefuses(t *testing.T) {
 		{"path of another store", replace("/gnu/store/", "/nix/store/"), "line 1: StorePath: store path"},
 		{"no hash", replace("NarHash:", "NurHash:"), "no NarHash"},
 		{"no references", replace("References:", "Refs:"), "no References"},
-		{"another hash", replace("sha256:", "sha512:"), "no SHA-256"},
+		{"another hash", replace("sha256:", "sha512:"), "not a SHA-256"},
 		{"negative size", replace("NarSize: 168", "NarSize: -1"), "line 3: NarSize"},
 		{"no URL", above, "no URL"},
 		{"name twice", "StorePath: /gnu/store/v59jh5m089x5kr82bvg27n51gfkx25fh-tree\n" + good, "second StorePath"},

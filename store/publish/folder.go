@@ -53,7 +53,7 @@ func (f Folder) file(ctx context.Context, name string) (string, error) {
 		return "", context.Cause(ctx)
 	}
 	if !fs.ValidPath(name) {
-		return "", fmt.Errorf("%q is no name in a published folder", name)
+		return "", fmt.Errorf("%q is not a name in a published folder", name)
 	}
 	return filepath.Join(string(f), filepath.FromSlash(name)), nil
 }

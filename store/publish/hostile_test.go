@@ -22,7 +22,7 @@ import (
 	"lighter/store/narinfo"
 )
 
-// strange makes what is no file, under names that are served.
+// strange makes what is not a file, under names that are served.
 func strange(t *testing.T, folder string) map[string]string {
 	t.Helper()
 	name := func(what string) string {
@@ -63,7 +63,7 @@ func strange(t *testing.T, folder string) map[string]string {
 	return made
 }
 
-// TestServeWhatIsNoFile asks often for what is no file: each request ends, and costs no
+// TestServeWhatIsNoFile asks often for what is not a file: each request ends, and costs no
 // thread.
 func TestServeWhatIsNoFile(t *testing.T) {
 	folder := t.TempDir()
@@ -87,7 +87,7 @@ func TestServeWhatIsNoFile(t *testing.T) {
 	}
 }
 
-// TestReadWhatIsNoFile has a writer and a pruner find what is no file in the folder.
+// TestReadWhatIsNoFile has a writer and a pruner find what is not a file in the folder.
 func TestReadWhatIsNoFile(t *testing.T) {
 	folder := t.TempDir()
 	for what, file := range strange(t, folder) {

@@ -47,7 +47,7 @@ func (s *suite) make(t *testing.T, name string, refs ...store.Path) made {
 const itself store.Path = "self"
 
 // treeNAR returns the NAR of a folder with all kinds of things in it, among them
-// a name that is no UTF-8 and a file that mentions the references.
+// a name that is not UTF-8 and a file that mentions the references.
 func treeNAR(t *testing.T, text string, refs []store.Path) []byte {
 	t.Helper()
 	for _, r := range refs {

@@ -111,7 +111,7 @@ func (s *suite) importer(t *testing.T) store.Importer {
 	t.Helper()
 	importer, ok := s.store.(store.Importer)
 	if !ok {
-		t.Fatalf("%T is no store.Importer", s.store)
+		t.Fatalf("%T is not a store.Importer", s.store)
 	}
 	return importer
 }

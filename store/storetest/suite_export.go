@@ -61,7 +61,7 @@ func wantArchive(t *testing.T, dir store.Dir, archive []byte, items []made) {
 			break
 		}
 		if err != nil {
-			t.Fatalf("what was exported is no archive: %v", err)
+			t.Fatalf("what was exported is not an archive: %v", err)
 		}
 		b, err := io.ReadAll(contents)
 		if err != nil {

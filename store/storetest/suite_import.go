@@ -39,7 +39,7 @@ func testImportNothing(t *testing.T, s *suite) {
 		t.Error("Import took no archive at all for an empty one")
 	}
 	if _, err := s.importer(t).Import(t.Context(), bytes.NewReader(bytes.Repeat([]byte{7}, 64)), store.ImportOptions{}); err == nil {
-		t.Error("Import took something that is no archive")
+		t.Error("Import took something that is not an archive")
 	}
 }
 

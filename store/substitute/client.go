@@ -138,7 +138,7 @@ func (c *Client) newHTTP() *http.Client {
 func parseBase(s string) (*url.URL, error) {
 	u, err := url.Parse(s)
 	if err != nil {
-		return nil, errors.New("it is no URL")
+		return nil, errors.New("it is not a URL")
 	}
 	switch {
 	case u.RawQuery != "" || u.Fragment != "":

@@ -26,7 +26,7 @@ func (c *Client) FetchClosure(ctx context.Context, target store.Store, roots []s
 }
 
 // FetchWhatIsThere is FetchClosure for as much as can be had: what no server gives keeps only
-// what refers to it from being fetched. That no server has an item is no error; of other
+// what refers to it from being fetched. That no server has an item is not an error; of other
 // problems the error has the first ones.
 func (c *Client) FetchWhatIsThere(ctx context.Context, target store.Store, roots []store.Path) ([]store.Path, error) {
 	return c.fetchClosure(ctx, target, roots, &closure{partial: true, absent: make(map[store.Path]bool)})

@@ -42,7 +42,7 @@ func NewPool(target store.Store, opts Options) *Pool {
 
 // Substitute makes those of the paths valid that the servers have, and what they refer to. It
 // returns the ones that are valid afterwards, also beside an error, which is about the others.
-// What no server has is no error.
+// What no server has is not an error.
 func (p *Pool) Substitute(ctx context.Context, urls []string, paths []store.Path) ([]store.Path, error) {
 	c, err := p.take(urls)
 	if err != nil {

@@ -139,7 +139,7 @@ func (c *Client) Builds(ctx context.Context, f BuildFilter) (*api.BuildList, err
 const pageSize = 1000
 
 // EachPage calls fn for the pages of builds that a filter selects, newest first, until it
-// returns an error. limit bounds the builds of all pages, 0 is no limit; more reports
+// returns an error. limit bounds the builds of all pages, 0 means no limit; more reports
 // whether it left any out.
 func (c *Client) EachPage(ctx context.Context, filter *api.Filter, limit int, fn func([]api.Build) error) (more bool, err error) {
 	left, ask := limit, BuildFilter{Filter: *filter}

@@ -32,7 +32,7 @@ const (
 	// with many tags is the largest.
 	maxSmallBody = 256 << 10
 	// bodyPatience is how long a body may take to come, and answerPatience how long a client
-	// may take to read an answer that is no stream. Both go over a Unix socket.
+	// may take to read an answer that is not a stream. Both go over a Unix socket.
 	bodyPatience   = time.Minute
 	answerPatience = time.Minute
 )

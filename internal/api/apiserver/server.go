@@ -157,7 +157,7 @@ func writeError(w http.ResponseWriter, err error) {
 	writeJSON(w, e.Status, e)
 }
 
-// writeJSON answers with one value. That the client is gone is no error here.
+// writeJSON answers with one value. That the client is gone is not an error here.
 func writeJSON(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)

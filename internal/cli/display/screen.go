@@ -10,7 +10,7 @@ import (
 
 // Screen draws a few lines at the bottom of a terminal and replaces them in
 // place. Between frames the cursor rests at the end of the last line, so that
-// what the terminal does to the lines when it is resized (most wrap them anew)
+// what the terminal does to the lines when it is resized (most wrap them again)
 // can be computed from their widths.
 type Screen struct {
 	w    io.Writer

@@ -15,7 +15,7 @@ import (
 
 // StatusLines is the coordinator at one glance: what there is to do, the machines, what
 // failed lately, and what runs. No line is wider than width, and there are at most height;
-// 0 is no limit. What does not fit is counted.
+// 0 means no limit. What does not fit is counted.
 func StatusLines(s *api.Status, now time.Time, width, height int, style Style) []string {
 	if width <= 0 {
 		width = 1 << 12

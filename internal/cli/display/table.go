@@ -33,7 +33,7 @@ func (t *Table) Write(w io.Writer, width int) error {
 // of the columns; later ones are cut there on a terminal, and elsewhere make them wider.
 type TableStream struct {
 	W       io.Writer
-	Width   int // of the terminal; 0 is no limit
+	Width   int // of the terminal; 0 means no limit
 	Heading []string
 
 	widths []int

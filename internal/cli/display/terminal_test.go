@@ -8,7 +8,7 @@ import (
 
 // fakeTerminal is a terminal of a few columns and rows that understands what
 // Screen writes and fails the test on anything else. When it is made narrower or
-// wider it wraps its lines anew, as most terminals do.
+// wider it wraps its lines again, as most terminals do.
 type fakeTerminal struct {
 	t             *testing.T
 	columns, rows int
@@ -117,7 +117,7 @@ func (f *fakeTerminal) put(r rune) {
 	f.col++
 }
 
-// resize wraps all lines anew; the cursor stays on its character.
+// resize rewraps all lines; the cursor stays on its character.
 func (f *fakeTerminal) resize(columns, rows int) {
 	line, index := f.place()
 	f.columns, f.rows = columns, rows
