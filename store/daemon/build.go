@@ -43,7 +43,7 @@ func (s *Store) build(ctx context.Context, req *store.BuildRequest) (*store.Buil
 	if !req.Derivation.IsDerivation() {
 		return nil, errors.New("it is not a derivation")
 	}
-	b := &build{store: s, req: req, options: s.options(req)}
+	b := &build{store: s, req: req, options: options(req)}
 	b.log = buildLog{derivation: req.Derivation, out: req.Log}
 	err := s.with(ctx, forBuild, b.options, func(c *conn) error {
 		if req.Check {
@@ -116,7 +116,7 @@ func (b *build) prepare(c *conn) (valid []store.Path, err error) {
 	if err := c.addTempRoots([]store.Path{b.req.Derivation}); err != nil {
 		return nil, err
 	}
-	there, err := s.subsetOn(c, opQueryValidPaths, []store.Path{b.req.Derivation})
+	there, err := s.validOn(c, []store.Path{b.req.Derivation})
 	if err != nil {
 		return nil, err
 	}
@@ -143,7 +143,7 @@ func (b *build) prepare(c *conn) (valid []store.Path, err error) {
 	if err := c.addTempRoots(paths); err != nil {
 		return nil, err
 	}
-	return s.subsetOn(c, opQueryValidPaths, paths)
+	return s.validOn(c, paths)
 }
 
 // add adds the derivation.

@@ -25,8 +25,8 @@ func (c *closer) Close() error { c.closed = true; return nil }
 
 // checkSteps returns the exchanges of a check of the recorded derivation, whose output is
 // valid, up to the answer of the daemon.
-func checkSteps(s *Store, keep bool, answer []byte) (req *store.BuildRequest, out string, steps []step) {
-	req, built := buildSteps(s, "build-local-ok")
+func checkSteps(keep bool, answer []byte) (req *store.BuildRequest, out string, steps []step) {
+	req, built := buildSteps("build-local-ok")
 	req.Check, req.KeepFailed = true, keep
 	out, _ = between(string(req.Text), `("out","`, `"`)
 	steps = built[:4:4]
@@ -35,7 +35,7 @@ func checkSteps(s *Store, keep bool, answer []byte) (req *store.BuildRequest, ou
 		steps = append(steps, step{enc(opAddTempRoot, out+"-check"), enc(replyLast, 1)})
 	}
 	return req, out, append(steps,
-		step{append(enc(opSetOptions), s.options(req)...), enc(replyLast)},
+		step{append(enc(opSetOptions), options(req)...), enc(replyLast)},
 		step{enc(opBuildThings, []string{string(req.Derivation)}, 2), answer},
 	)
 }
@@ -67,7 +67,7 @@ const differs = "derivation `%s' may not be deterministic: output `%s' differs"
 
 func TestCheckEqual(t *testing.T) {
 	testkit.CheckLeaks(t)
-	req, out, steps := checkSteps(new(Store), false, enc(replyLast, 1))
+	req, out, steps := checkSteps(false, enc(replyLast, 1))
 	steps = append(steps, step{enc(opQueryPathInfo, out), enc(replyLast, string(req.Derivation), zeroDigits, []string{}, 1, 120)})
 	made := madeBy(req)
 	f := startFake(t, play(t, steps...))
@@ -85,17 +85,16 @@ func TestCheckEqual(t *testing.T) {
 
 func TestCheckDiffers(t *testing.T) {
 	testkit.CheckLeaks(t)
-	s := new(Store)
-	req, out, _ := checkSteps(s, false, nil)
+	req, out, _ := checkSteps(false, nil)
 	message := strings.Replace(strings.Replace(differs, "%s", string(req.Derivation), 1), "%s", out, 1)
-	req, _, steps := checkSteps(s, false, enc(replyError, message, 1))
+	req, _, steps := checkSteps(false, enc(replyError, message, 1))
 	_, err := startFake(t, play(t, steps...)).open().Build(soon(t), req)
 	var failed *store.BuildError
 	if !errors.As(err, &failed) || failed.Failure != store.FailedDifference || !strings.Contains(failed.Message, "may not be deterministic") {
 		t.Errorf("what differs was not kept: got %v", err)
 	}
 
-	req, _, steps = checkSteps(s, true, enc(replyError, message+" from `"+out+"-check'", 1))
+	req, _, steps = checkSteps(true, enc(replyError, message+" from `"+out+"-check'", 1))
 	steps = append(steps, step{enc(opQueryPathInfo, out), enc(replyLast, string(req.Derivation), zeroDigits, []string{}, 1, 120)})
 	made := madeBy(req)
 	physical := t.TempDir()
@@ -119,7 +118,7 @@ func TestCheckDiffers(t *testing.T) {
 // TestCheckOfWhatIsNotValid builds as usual, and that is all.
 func TestCheckOfWhatIsNotValid(t *testing.T) {
 	testkit.CheckLeaks(t)
-	req, steps := buildSteps(new(Store), "build-local-ok")
+	req, steps := buildSteps("build-local-ok")
 	req.Check = true
 	result, err := startFake(t, play(t, steps...)).open().Build(soon(t), req)
 	if err != nil || result.Outputs["out"].NARSize != 120 || result.AlreadyValid {
@@ -129,16 +128,16 @@ func TestCheckOfWhatIsNotValid(t *testing.T) {
 
 func TestCheckThatFails(t *testing.T) {
 	testkit.CheckLeaks(t)
-	req, _, steps := checkSteps(new(Store), true, enc(replyError, "build of `x' failed", 100))
+	req, _, steps := checkSteps(true, enc(replyError, "build of `x' failed", 100))
 	_, err := startFake(t, play(t, steps...)).open().Build(soon(t), req)
 	var failed *store.BuildError
 	if !errors.As(err, &failed) || failed.Failure != store.FailedExit {
 		t.Errorf("got %v", err)
 	}
 	// Its words are right, and what it names is not there.
-	req, out, _ := checkSteps(new(Store), true, nil)
+	req, out, _ := checkSteps(true, nil)
 	message := strings.Replace(strings.Replace(differs, "%s", string(req.Derivation), 1), "%s", out, 1) + " from `" + out + "-check'"
-	req, _, steps = checkSteps(new(Store), true, enc(replyError, message, 1))
+	req, _, steps = checkSteps(true, enc(replyError, message, 1))
 	steps = append(steps, step{enc(opQueryPathInfo, out), enc(replyLast, string(req.Derivation), zeroDigits, []string{}, 1, 120)})
 	s := startFake(t, play(t, steps...)).open(func(o *Options) { o.PhysicalDir = t.TempDir() })
 	if _, err := s.Build(soon(t), req); !errors.Is(err, os.ErrNotExist) || errors.As(err, &failed) && failed.Failure == store.FailedDifference {

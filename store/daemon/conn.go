@@ -30,28 +30,19 @@ const (
 type opcode uint64
 
 const (
-	opValidPath             opcode = 1
-	opQueryReferrers        opcode = 6
-	opAddToStore            opcode = 7
-	opAddTextToStore        opcode = 8
-	opBuildThings           opcode = 9
-	opEnsurePath            opcode = 10
-	opAddTempRoot           opcode = 11
-	opAddIndirectRoot       opcode = 12
-	opExportPath            opcode = 16
-	opQueryDeriver          opcode = 18
-	opSetOptions            opcode = 19
-	opCollectGarbage        opcode = 20
-	opQueryPathInfo         opcode = 26
-	opImportPaths           opcode = 27
-	opQuerySubstitutables   opcode = 30 // their infos
-	opQueryValidPaths       opcode = 31
-	opQuerySubstitutable    opcode = 32 // their names
-	opVerifyStore           opcode = 35
-	opBuiltinBuilders       opcode = 80
-	opSubstituteURLs        opcode = 81
-	minorWithSubstituteURLs        = 0x64
-	minorWithFewerInts             = 0x61 // since then set-options has three fields less
+	opAddToStore       opcode = 7
+	opAddTextToStore   opcode = 8
+	opBuildThings      opcode = 9
+	opEnsurePath       opcode = 10
+	opAddTempRoot      opcode = 11
+	opExportPath       opcode = 16
+	opSetOptions       opcode = 19
+	opCollectGarbage   opcode = 20
+	opQueryPathInfo    opcode = 26
+	opImportPaths      opcode = 27
+	opQueryValidPaths  opcode = 31
+	opVerifyStore      opcode = 35
+	minorWithFewerInts        = 0x61 // since then set-options has three fields less
 )
 
 // The words before a reply's parts.

@@ -122,25 +122,6 @@ func TestTranscripts(t *testing.T) {
 			_ = w.Close()
 			return s.AddNAR(ctx, "wire-dir", &b)
 		}, store.Path("/gnu/store/ir7yl2h5yjacqy6vg9abwakybw96bmy9-wire-dir")},
-		{"substitutable infos", "queries", opQuerySubstitutables, 1, func(ctx context.Context, s *Store) (any, error) {
-			found, err := s.SubstitutableInfos(ctx, []store.Path{wireText})
-			return len(found), err
-		}, 0},
-		{"substitutable paths", "queries", opQuerySubstitutable, 1, func(ctx context.Context, s *Store) (any, error) {
-			found, err := s.SubstitutablePaths(ctx, []store.Path{wireText})
-			return len(found), err
-		}, 0},
-		{"built-in builders", "queries", opBuiltinBuilders, 1, func(ctx context.Context, s *Store) (any, error) {
-			return s.QueryBuiltinBuilders(ctx)
-		}, []string{"download", "git-download"}},
-		{"substitute URLs", "queries", opSubstituteURLs, 1, func(ctx context.Context, s *Store) (any, error) {
-			urls, err := s.SubstituteURLs(ctx)
-			return len(urls), err
-		}, 0},
-		{"referrers", "queries", opQueryReferrers, 1, func(ctx context.Context, s *Store) (any, error) {
-			found, err := s.Referrers(ctx, wireText)
-			return len(found), err
-		}, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f := startFake(t, play(t, recorded(tt.file, tt.op)[:tt.steps]...))
@@ -240,9 +221,9 @@ func TestReferences(t *testing.T) {
 	answer := recorded("gc-references", 5)[0].answer
 	refs := answer[8:]
 	f := startFake(t, play(t, step{enc(opQueryPathInfo, vecOutput), enc(replyLast, "", zeroDigits, refs, 0, 5)}))
-	got, err := f.open().References(soon(t), vecOutput)
-	if err != nil || len(got) != 3 || got[0] != withRefs {
-		t.Errorf("References: %s, %v", got, err)
+	got, err := f.open().Info(soon(t), vecOutput)
+	if err != nil || len(got.References) != 3 || got.References[0] != withRefs {
+		t.Errorf("got %+v, %v", got, err)
 	}
 }
 
@@ -271,7 +252,7 @@ func TestOptionsForms(t *testing.T) {
 		f := startFake(t, play(t, step{tt.want, enc(replyLast)}))
 		f.version = tt.version
 		s := f.open()
-		o := s.options(&store.BuildRequest{KeepFailed: true, Timeout: 1500 * time.Millisecond, Cores: 3})
+		o := options(&store.BuildRequest{KeepFailed: true, Timeout: 1500 * time.Millisecond, Cores: 3})
 		if err := s.do(soon(t), func(c *conn) error {
 			for range 2 { // the second time there is nothing to do
 				if err := c.setOptions(o); err != nil {
@@ -286,7 +267,7 @@ func TestOptionsForms(t *testing.T) {
 }
 
 // buildSteps returns the exchanges of a build of the recorded derivation.
-func buildSteps(s *Store, file string) (*store.BuildRequest, []step) {
+func buildSteps(file string) (*store.BuildRequest, []step) {
 	added := recorded(file, opAddTextToStore)
 	text := added[0].want
 	text = text[8+8+24:] // opcode, name
@@ -301,7 +282,7 @@ func buildSteps(s *Store, file string) (*store.BuildRequest, []step) {
 		{added[0].want, added[0].answer},
 		{enc(opAddTempRoot, out), enc(replyLast, 1)},
 		{enc(opQueryValidPaths, []string{out}), enc(replyLast, []string{})},
-		{append(enc(opSetOptions), s.options(req)...), enc(replyLast)},
+		{append(enc(opSetOptions), options(req)...), enc(replyLast)},
 		added[1],
 		{enc(opQueryPathInfo, out), enc(replyLast, drv, zeroDigits, []string{}, 1, 120)},
 	}
@@ -310,7 +291,7 @@ func buildSteps(s *Store, file string) (*store.BuildRequest, []step) {
 
 func TestBuild(t *testing.T) {
 	testkit.CheckLeaks(t)
-	req, steps := buildSteps(new(Store), "build-local-ok")
+	req, steps := buildSteps("build-local-ok")
 	f := startFake(t, play(t, steps...))
 	result, err := f.open().Build(soon(t), req)
 	if err != nil || result.Outputs["out"].NARSize != 120 || result.AlreadyValid || result.Started.IsZero() {
@@ -320,7 +301,7 @@ func TestBuild(t *testing.T) {
 
 func TestBuildFails(t *testing.T) {
 	testkit.CheckLeaks(t)
-	req, steps := buildSteps(new(Store), "build-local-fails")
+	req, steps := buildSteps("build-local-fails")
 	f := startFake(t, play(t, steps[:7]...))
 	_, err := f.open().Build(soon(t), req)
 	var got *store.BuildError
@@ -338,7 +319,7 @@ func TestBuildMachine(t *testing.T) {
 		{string(enc(replyNext, "@ build-failed DRV - 0 cannot clone\n", replyError, "build of `x' failed", 1)), ""},
 		{string(enc(replyError, "writing to file: No space left on device", 1)), "No space left"},
 	} {
-		req, steps := buildSteps(new(Store), "build-local-ok")
+		req, steps := buildSteps("build-local-ok")
 		steps[6].answer = []byte(tt.answer)
 		f := startFake(t, play(t, steps[:7]...))
 		_, err := f.open().Build(soon(t), req)
@@ -360,9 +341,7 @@ var calls = map[string]func(ctx context.Context, s *Store) error{
 		_, err := s.ValidPaths(ctx, []store.Path{nothing})
 		return err
 	},
-	"Referrers":    func(ctx context.Context, s *Store) error { _, err := s.Referrers(ctx, nothing); return err },
-	"QueryDeriver": func(ctx context.Context, s *Store) error { _, err := s.QueryDeriver(ctx, nothing); return err },
-	"AddText":      func(ctx context.Context, s *Store) error { _, err := s.AddText(ctx, "a", nil, nil); return err },
+	"AddText": func(ctx context.Context, s *Store) error { _, err := s.AddText(ctx, "a", nil, nil); return err },
 	"AddNAR": func(ctx context.Context, s *Store) error {
 		var b bytes.Buffer
 		w := nar.NewWriter(&b)
@@ -376,10 +355,10 @@ var calls = map[string]func(ctx context.Context, s *Store) error{
 		_, err := s.Import(ctx, strings.NewReader(endOfItems), store.ImportOptions{})
 		return err
 	},
-	"WriteNAR":   func(ctx context.Context, s *Store) error { return s.WriteNAR(ctx, io.Discard, nothing) },
-	"EnsurePath": func(ctx context.Context, s *Store) error { return s.EnsurePath(ctx, nothing) },
+	"WriteNAR": func(ctx context.Context, s *Store) error { return s.WriteNAR(ctx, io.Discard, nothing) },
+	"Download": func(ctx context.Context, s *Store) error { return s.Download(ctx, nothing, nil) },
 	"Build": func(ctx context.Context, s *Store) error {
-		req, _ := buildSteps(s, "build-local-ok")
+		req, _ := buildSteps("build-local-ok")
 		_, err := s.Build(ctx, req)
 		return err
 	},
@@ -397,12 +376,7 @@ var calls = map[string]func(ctx context.Context, s *Store) error{
 		}
 		return errors.Join(l.Add(ctx, nothing), l.Release())
 	},
-	"Warm":                 func(ctx context.Context, s *Store) error { return s.Warm(ctx) },
-	"QueryBuiltinBuilders": func(ctx context.Context, s *Store) error { _, err := s.QueryBuiltinBuilders(ctx); return err },
-	"SubstitutableInfos": func(ctx context.Context, s *Store) error {
-		_, err := s.SubstitutableInfos(ctx, []store.Path{nothing})
-		return err
-	},
+	"Warm": func(ctx context.Context, s *Store) error { return s.Warm(ctx) },
 }
 
 // TestHostile has a daemon that answers nonsense to everything: there are errors, and

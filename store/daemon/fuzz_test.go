@@ -27,17 +27,10 @@ func FuzzAnswers(f *testing.F) {
 		_ = c.reply(&streams{log: func([]byte) {}, source: func(limit int) []byte { return make([]byte, limit) }, sink: c.copyTo(io.Discard)})
 		for _, infos := range []func(c *conn) error{
 			func(c *conn) error { _, err := s.infos(c, []store.Path{nothing, wireText}); return err },
-			func(c *conn) error { _, err := s.subsetOn(c, opQueryValidPaths, []store.Path{nothing}); return err },
+			func(c *conn) error { _, err := s.validOn(c, []store.Path{nothing}); return err },
 			func(c *conn) error { _, err := s.gc(c, gcReturnDead, nil, 0); return err },
 			func(c *conn) error { return c.addTempRoots([]store.Path{nothing}) },
 			func(c *conn) error { return exportItem(c, io.Discard, nothing) },
-			func(c *conn) error {
-				if err := c.call(nil); err != nil {
-					return err
-				}
-				_, err := s.getSubstitutables(c)
-				return err
-			},
 			func(c *conn) error {
 				l := buildLog{derivation: nothing, out: io.Discard}
 				err := c.call(&streams{log: l.write})

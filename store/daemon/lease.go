@@ -19,16 +19,6 @@ const (
 	lookInterval = 2 * time.Second
 )
 
-// AddTempRoots protects items, valid or not yet, from garbage collection until the store
-// is closed.
-func (s *Store) AddTempRoots(ctx context.Context, paths ...store.Path) error {
-	l, err := s.Lease(ctx, "for good")
-	if err != nil {
-		return err
-	}
-	return l.Add(ctx, paths...)
-}
-
 // Lease implements store.Leaser. The daemon protects items for a connection, which it has
 // a process for and cannot be told to protect less. So leases that start at about the same
 // time share one, and what one of them protects stays until all of them are released.

@@ -16,16 +16,8 @@ import (
 //
 // The log of builders comes with a line before each piece of it, so that a builder
 // cannot say what only the daemon may.
-func (s *Store) options(req *store.BuildRequest) string {
-	return s.optionsWith(req, s.substitutes, nil)
-}
-
-// optionsWith is options with more pairs of names and values.
-func (s *Store) optionsWith(req *store.BuildRequest, substitutes bool, more []string) string {
-	if req == nil {
-		req = new(store.BuildRequest)
-	}
-	pairs := append([]string{"multiplexed-build-output", "true"}, more...)
+func options(req *store.BuildRequest) string {
+	pairs := []string{"multiplexed-build-output", "true"}
 	add := func(name string, value int64) {
 		// What is not set is left to the daemon's own command line.
 		if value > 0 {
@@ -35,7 +27,7 @@ func (s *Store) optionsWith(req *store.BuildRequest, substitutes bool, more []st
 	add("build-timeout", seconds(req.Timeout))
 	add("build-max-silent-time", seconds(req.MaxSilentTime))
 	add("build-cores", int64(req.Cores))
-	return encodeOptions(req.KeepFailed, false, substitutes, pairs)
+	return encodeOptions(req.KeepFailed, false, false, pairs)
 }
 
 // substituteOptions returns the options with which items come from the servers. A user whom

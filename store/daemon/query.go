@@ -165,7 +165,10 @@ func (s *Store) ValidPaths(ctx context.Context, paths []store.Path) ([]store.Pat
 	var valid []store.Path
 	err := s.check(paths...)
 	if err == nil && len(paths) > 0 {
-		valid, err = s.subset(ctx, opQueryValidPaths, paths)
+		err = s.do(ctx, func(c *conn) (err error) {
+			valid, err = s.validOn(c, paths)
+			return err
+		})
 	}
 	if err != nil {
 		return nil, fmt.Errorf("query which of %d items are valid: %w", len(paths), err)
@@ -173,19 +176,9 @@ func (s *Store) ValidPaths(ctx context.Context, paths []store.Path) ([]store.Pat
 	return valid, nil
 }
 
-// subset asks for those of the paths for which something holds, and returns them in the
-// order of paths.
-func (s *Store) subset(ctx context.Context, op opcode, paths []store.Path) ([]store.Path, error) {
-	var found []store.Path
-	err := s.do(ctx, func(c *conn) (err error) {
-		found, err = s.subsetOn(c, op, paths)
-		return err
-	})
-	return found, err
-}
-
-func (s *Store) subsetOn(c *conn, op opcode, paths []store.Path) ([]store.Path, error) {
-	c.op(op)
+// validOn returns those of the paths that are valid, in their order.
+func (s *Store) validOn(c *conn, paths []store.Path) ([]store.Path, error) {
+	c.op(opQueryValidPaths)
 	c.putPaths(paths)
 	if err := c.call(nil); err != nil {
 		return nil, err
@@ -199,144 +192,4 @@ func (s *Store) subsetOn(c *conn, op opcode, paths []store.Path) ([]store.Path, 
 		has[p] = true
 	}
 	return slices.DeleteFunc(slices.Clone(paths), func(p store.Path) bool { return !has[p] }), nil
-}
-
-// ClosureInfos returns what is known of the items and of everything that they refer to,
-// references first, with few exchanges. Every one of them must be valid.
-func (s *Store) ClosureInfos(ctx context.Context, paths []store.Path) ([]*store.Info, error) {
-	return store.Closure(ctx, s, paths)
-}
-
-// References returns what a valid item refers to, sorted; itself too if it does.
-func (s *Store) References(ctx context.Context, path store.Path) ([]store.Path, error) {
-	info, err := s.Info(ctx, path)
-	if err != nil {
-		return nil, err
-	}
-	return info.References, nil
-}
-
-// Referrers returns the valid items that refer to an item, sorted.
-func (s *Store) Referrers(ctx context.Context, path store.Path) ([]store.Path, error) {
-	var referrers []store.Path
-	err := s.about(ctx, opQueryReferrers, path, func(c *conn) (err error) {
-		referrers, err = c.getPaths(s.dir)
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("query referrers of %s: %w", path, err)
-	}
-	slices.Sort(referrers)
-	return referrers, nil
-}
-
-// QueryDeriver returns the derivation that made a valid item, or none if that is not
-// known. The error matches store.ErrNotValid for an item that is not there.
-func (s *Store) QueryDeriver(ctx context.Context, path store.Path) (store.Path, error) {
-	var deriver store.Path
-	err := s.about(ctx, opQueryDeriver, path, func(c *conn) (err error) {
-		deriver, err = c.getPath(s.dir, true)
-		return err
-	})
-	if err != nil {
-		return "", fmt.Errorf("query deriver of %s: %w", path, err)
-	}
-	return deriver, nil
-}
-
-// about makes a request whose argument is one item.
-func (s *Store) about(ctx context.Context, op opcode, path store.Path, got func(*conn) error) error {
-	if err := s.check(path); err != nil {
-		return err
-	}
-	return s.do(ctx, func(c *conn) error {
-		c.op(op)
-		c.putPath(path)
-		if err := c.call(nil); err != nil {
-			return err
-		}
-		return got(c)
-	})
-}
-
-// EnsurePath makes an item valid, by a substitute if Options.Substitutes allows that. An
-// item that cannot be had is an *Error.
-func (s *Store) EnsurePath(ctx context.Context, path store.Path) error {
-	if err := s.ensurePath(ctx, path, s.options(nil)); err != nil {
-		return fmt.Errorf("ensure %s: %w", path, err)
-	}
-	return nil
-}
-
-// ensurePath makes an item valid with these options in force.
-func (s *Store) ensurePath(ctx context.Context, path store.Path, options string) error {
-	if err := s.check(path); err != nil {
-		return err
-	}
-	return s.with(ctx, forBuild, options, func(c *conn) error {
-		if err := c.setOptions(options); err != nil {
-			return err
-		}
-		c.rooted = true
-		c.op(opEnsurePath)
-		c.putPath(path)
-		if err := c.call(nil); err != nil {
-			return err
-		}
-		return c.getDone()
-	})
-}
-
-// AddIndirectRoot makes a root of the symlink with the given absolute name, which points
-// to an item: what it points to is not deleted as long as it is there.
-func (s *Store) AddIndirectRoot(ctx context.Context, name string) error {
-	err := s.do(ctx, func(c *conn) error {
-		c.op(opAddIndirectRoot)
-		_ = c.w.String(name) // the error comes with call
-		if err := c.call(nil); err != nil {
-			return err
-		}
-		return c.getDone()
-	})
-	if err != nil {
-		return fmt.Errorf("add indirect root %s: %w", name, err)
-	}
-	return nil
-}
-
-// QueryBuiltinBuilders returns the names of the builders that the daemon has itself, such
-// as "download".
-func (s *Store) QueryBuiltinBuilders(ctx context.Context) ([]string, error) {
-	names, err := s.strings(ctx, opBuiltinBuilders)
-	if err != nil {
-		return nil, fmt.Errorf("query built-in builders: %w", err)
-	}
-	return names, nil
-}
-
-// SubstituteURLs returns the servers from which the daemon downloads unless told
-// otherwise; none if it is too old to say.
-func (s *Store) SubstituteURLs(ctx context.Context) ([]string, error) {
-	urls, err := s.strings(ctx, opSubstituteURLs)
-	if err != nil {
-		return nil, fmt.Errorf("query substitute URLs: %w", err)
-	}
-	return urls, nil
-}
-
-func (s *Store) strings(ctx context.Context, op opcode) (list []string, err error) {
-	err = s.do(ctx, func(c *conn) (err error) {
-		if op == opSubstituteURLs && c.minor < minorWithSubstituteURLs {
-			return nil
-		}
-		c.op(op)
-		if err := c.call(nil); err != nil {
-			return err
-		}
-		if list, err = c.r.Strings(maxPaths, maxPath); err != nil {
-			return lost(err)
-		}
-		return nil
-	})
-	return list, err
 }

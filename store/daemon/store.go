@@ -40,8 +40,6 @@ type Options struct {
 	// Key, if not nil, signs exports, which are then read from the disk by this process.
 	// Without it the daemon makes and signs them, with its own key.
 	Key *signature.PrivateKey
-	// Substitutes lets the daemon download in place of building, in Build and EnsurePath.
-	Substitutes bool
 
 	// MaxIdle is how many connections are kept for reuse, and as many warm ones; 0 is 4.
 	MaxIdle int
@@ -50,15 +48,14 @@ type Options struct {
 
 // Store is the store of a daemon. It may be used from several goroutines.
 type Store struct {
-	dir         store.Dir
-	physical    string
-	socket      string
-	config      string
-	key         *signature.PrivateKey
-	substitutes bool
-	logger      *slog.Logger
-	pool        pool
-	leases      leases
+	dir      store.Dir
+	physical string
+	socket   string
+	config   string
+	key      *signature.PrivateKey
+	logger   *slog.Logger
+	pool     pool
+	leases   leases
 }
 
 var (
@@ -104,7 +101,7 @@ func New(opts Options) (*Store, error) {
 func newStore(opts Options) (*Store, error) {
 	s := &Store{
 		dir: opts.Dir, physical: opts.PhysicalDir, config: opts.ConfigDir, key: opts.Key,
-		substitutes: opts.Substitutes, logger: opts.Logger,
+		logger: opts.Logger,
 	}
 	if s.dir == "" {
 		s.dir = store.DefaultDir
@@ -175,9 +172,6 @@ func (s *Store) Close() error {
 
 // Dir implements store.Store.
 func (s *Store) Dir() store.Dir { return s.dir }
-
-// Socket returns the file on which the daemon listens.
-func (s *Store) Socket() string { return s.socket }
 
 // PhysicalPath returns the file or folder in which this process finds an item, valid or
 // not.

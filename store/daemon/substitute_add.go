@@ -119,20 +119,35 @@ func (s *Store) addFlat(ctx context.Context, path store.Path, content []byte) er
 	})
 }
 
-// Download implements store.Downloader with guix-daemon's substitution, whatever
-// Options.Substitutes says. Its ACL decides whose signatures count. A daemon that was started
-// with --no-substitutes does it for nobody.
+// Download implements store.Downloader with guix-daemon's substitution. Its ACL decides whose
+// signatures count. A daemon that was started with --no-substitutes does it for nobody.
 func (s *Store) Download(ctx context.Context, path store.Path, urls []string) error {
 	for _, u := range urls {
 		if u == "" || strings.ContainsAny(u, " \t\n\x00") {
 			return fmt.Errorf("download %s: %q is not a URL", path, u)
 		}
 	}
-	var options []string
+	pairs := []string{"multiplexed-build-output", "true"}
 	if len(urls) > 0 {
-		options = []string{"substitute-urls", strings.Join(urls, " ")}
+		pairs = append(pairs, "substitute-urls", strings.Join(urls, " "))
 	}
-	if err := s.ensurePath(ctx, path, s.optionsWith(nil, true, options)); err != nil {
+	options := encodeOptions(false, false, true, pairs)
+	err := s.check(path)
+	if err == nil {
+		err = s.with(ctx, forBuild, options, func(c *conn) error {
+			if err := c.setOptions(options); err != nil {
+				return err
+			}
+			c.rooted = true
+			c.op(opEnsurePath)
+			c.putPath(path)
+			if err := c.call(nil); err != nil {
+				return err
+			}
+			return c.getDone()
+		})
+	}
+	if err != nil {
 		return fmt.Errorf("download %s: %w", path, err)
 	}
 	return nil

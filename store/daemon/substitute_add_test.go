@@ -7,6 +7,7 @@ import (
 	"errors"
 	"testing"
 
+	"lighter/internal/testkit"
 	"lighter/nar"
 	"lighter/store"
 )
@@ -73,16 +74,19 @@ func TestAddSubstituteRefuses(t *testing.T) {
 	}
 }
 
-// A download substitutes whatever the store does otherwise.
-func TestOptionsOfDownloads(t *testing.T) {
-	for _, always := range []bool{false, true} {
-		s := &Store{substitutes: always}
-		with, without := s.optionsWith(nil, true, nil), s.optionsWith(nil, false, nil)
-		if with == without {
-			t.Error("the options do not say whether to substitute")
+func TestDownload(t *testing.T) {
+	testkit.CheckLeaks(t)
+	for _, urls := range [][]string{nil, {"https://a.example", "http://b.example"}} {
+		pairs := []any{1, "multiplexed-build-output", "true"}
+		if urls != nil {
+			pairs = []any{2, "multiplexed-build-output", "true", "substitute-urls", "https://a.example http://b.example"}
 		}
-		if want := map[bool]string{false: without, true: with}[always]; s.options(nil) != want {
-			t.Errorf("options of a store with substitutes %v", always)
+		s := startFake(t, play(t,
+			step{enc(append([]any{opSetOptions, 0, 0, 0, 0, 0, 0, 0, 1, 1}, pairs...)...), enc(replyLast)},
+			step{enc(opEnsurePath, nothing), enc(replyLast, 1)},
+		)).open()
+		if err := s.Download(soon(t), nothing, urls); err != nil {
+			t.Error(err)
 		}
 	}
 }
