@@ -70,9 +70,6 @@ func NewReader(r io.Reader) *Reader { return newReader(wire.NewReader(r)) }
 
 func newReader(w *wire.Reader) *Reader { return &Reader{w: w} }
 
-// Offset returns how many bytes have been read from the source for the NAR.
-func (r *Reader) Offset() int64 { return r.w.Offset() }
-
 // Next skips what is left of the current file and returns the next node. After
 // the last one, when the NAR is complete, it returns io.EOF.
 func (r *Reader) Next() (*Header, error) {

@@ -188,8 +188,8 @@ func TestReaderSkips(t *testing.T) {
 		if _, err := r.Next(); !errors.Is(err, io.EOF) {
 			t.Errorf("again: got %v, want io.EOF", err)
 		}
-		if r.Offset() != int64(len(input)) {
-			t.Errorf("Offset: got %d, want %d", r.Offset(), len(input))
+		if r.w.Offset() != int64(len(input)) {
+			t.Errorf("Offset: got %d, want %d", r.w.Offset(), len(input))
 		}
 	}
 }

@@ -99,15 +99,6 @@ func (r *Reader) Token(limit int) ([]byte, error) {
 	return b[:n:n], nil
 }
 
-// Bytes reads a string of at most limit bytes, which the caller owns.
-func (r *Reader) Bytes(limit int) ([]byte, error) {
-	b, err := r.Token(limit)
-	if err != nil {
-		return nil, err
-	}
-	return append(make([]byte, 0, len(b)), b...), nil
-}
-
 // String reads a string of at most limit bytes.
 func (r *Reader) String(limit int) (string, error) {
 	b, err := r.Token(limit)

@@ -78,7 +78,7 @@ func checkRead(t *testing.T, r *Reader, texts []string) {
 	for _, want := range texts {
 		got, err := r.String(limit)
 		must(err)
-		b, err := r.Bytes(limit)
+		b, err := r.Token(limit)
 		must(err)
 		if got != want || string(b) != want {
 			t.Fatalf("got %d and %d bytes, want %d", len(got), len(b), len(want))

@@ -101,28 +101,6 @@ func (d *Derivation) References() []store.Path {
 	return slices.Compact(refs)
 }
 
-// InputItems returns the store items that the builder is given, without their
-// closure: the sources, and of each input the outputs that are used, sorted. It
-// needs the derivations of the inputs.
-func (d *Derivation) InputItems(resolve Resolver) ([]store.Path, error) {
-	items := slices.Clone(d.Sources)
-	for _, in := range d.Inputs {
-		made, err := resolve(in.Path)
-		if err != nil {
-			return nil, err
-		}
-		for _, name := range in.Outputs {
-			o, ok := made.Output(name)
-			if !ok {
-				return nil, fmt.Errorf("derivation %s has no output %q, which its user needs", in.Path, name)
-			}
-			items = append(items, o.Path)
-		}
-	}
-	slices.Sort(items)
-	return slices.Compact(items), nil
-}
-
 // FixedOutput returns the one output of a fixed-output derivation, whose contents
 // are known by their hash before it is built (isFixedOutputDrv in libstore).
 func (d *Derivation) FixedOutput() (Output, bool) {

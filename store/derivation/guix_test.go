@@ -168,7 +168,7 @@ func TestGuixHashes(t *testing.T) {
 		if got.masked, err = maskedOrFixed(h, d); err != nil {
 			t.Errorf("%s: %v", want.drv, err)
 		}
-		modulo, err := h.Modulo(want.drv)
+		modulo, err := h.moduloOf(want.drv, make(open))
 		if err != nil {
 			t.Errorf("%s: %v", want.drv, err)
 		}
@@ -215,29 +215,6 @@ func TestGuixFill(t *testing.T) {
 		if diff := cmp.Diff(d, &empty); diff != "" {
 			t.Errorf("Fill %s (-want +got)\n%s", p, diff)
 		}
-	}
-}
-
-func TestGuixInputItems(t *testing.T) {
-	all := guixDerivations(t)
-	d := all["/gnu/store/kam6fxjlnpz07b4iaw9n2a52q0nprip3-escapes.drv"]
-	got, err := d.InputItems(resolver(all))
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := []store.Path{
-		"/gnu/store/4ig34qh2gqc81nzrljkf2ixjxgfxbz64-multi-lib",
-		"/gnu/store/vgwnihbx6y9pnxagpc30ri1cnyqfm27p-multi",
-	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("(-want +got)\n%s", diff)
-	}
-	d.Inputs[0].Outputs = []string{"doc"}
-	if _, err := d.InputItems(resolver(all)); err == nil || !strings.Contains(err.Error(), `no output "doc"`) {
-		t.Errorf("with an output that does not exist: %v", err)
-	}
-	if _, err := d.InputItems(resolver(nil)); !errors.Is(err, store.ErrNotValid) {
-		t.Errorf("without the input: %v, want the resolver's error", err)
 	}
 }
 

@@ -32,14 +32,6 @@ func NewHasher(dir store.Dir, resolve Resolver) *Hasher {
 	return &Hasher{dir: dir, resolve: resolve, modulo: make(map[store.Path]store.Hash)}
 }
 
-// Modulo returns the hash that stands for the derivation at path in the texts of
-// its users: "modulo fixed outputs", so that all derivations that fetch the same
-// contents count as one (hashDerivationModulo in libstore). The outputs that the
-// derivation names are believed.
-func (h *Hasher) Modulo(path store.Path) (store.Hash, error) {
-	return h.moduloOf(path, make(open))
-}
-
 // Masked returns the hash from which the output paths of d are made: that of its
 // text with hashes for inputs and without its own output paths.
 func (h *Hasher) Masked(d *Derivation) (store.Hash, error) {
@@ -138,6 +130,10 @@ func (h *Hasher) Check(name string, d *Derivation) error {
 // open has the derivations whose hash is being computed in one call.
 type open map[store.Path]bool
 
+// moduloOf returns the hash that stands for the derivation at path in the texts of
+// its users: "modulo fixed outputs", so that all derivations that fetch the same
+// contents count as one (hashDerivationModulo in libstore). The outputs that the
+// derivation names are believed.
 func (h *Hasher) moduloOf(path store.Path, open open) (store.Hash, error) {
 	h.mu.Lock()
 	hash, known := h.modulo[path]

@@ -9,11 +9,6 @@ import "strings"
 // such as "kvm" (option requiredSystemFeatures).
 func (d *Derivation) RequiredFeatures() []string { return d.words("requiredSystemFeatures") }
 
-// PreferLocalBuild reports whether sending this to another machine costs more
-// than building it (option preferLocalBuild). guix-daemon never offers such a
-// derivation to its build hook if it can build for the system itself.
-func (d *Derivation) PreferLocalBuild() bool { return d.flag("preferLocalBuild", false) }
-
 // SubstitutesAllowed reports whether the outputs may be downloaded instead of
 // built (option allowSubstitutes, which is on unless set to something else than 1).
 func (d *Derivation) SubstitutesAllowed() bool { return d.flag("allowSubstitutes", true) }

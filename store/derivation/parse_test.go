@@ -162,8 +162,8 @@ func TestOptions(t *testing.T) {
 	if diff := cmp.Diff([]string{"kvm", "big-parallel"}, d.RequiredFeatures()); diff != "" {
 		t.Errorf("RequiredFeatures (-want +got)\n%s", diff)
 	}
-	if !d.PreferLocalBuild() || d.SubstitutesAllowed() {
-		t.Error("PreferLocalBuild and SubstitutesAllowed are the wrong way round")
+	if d.SubstitutesAllowed() {
+		t.Error("SubstitutesAllowed, which is unset")
 	}
 	if got := d.ImpureEnvVars(); got != nil {
 		t.Errorf("ImpureEnvVars of a derivation with any contents: %q", got)
@@ -181,7 +181,7 @@ func TestOptions(t *testing.T) {
 
 func TestOptionsUnset(t *testing.T) {
 	d := &Derivation{Builder: "builtin:download"}
-	if d.PreferLocalBuild() || !d.SubstitutesAllowed() || len(d.RequiredFeatures()) != 0 {
+	if !d.SubstitutesAllowed() || len(d.RequiredFeatures()) != 0 {
 		t.Error("options of an empty derivation")
 	}
 	if name, ok := d.IsBuiltin(); !ok || name != "download" {
