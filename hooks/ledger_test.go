@@ -292,7 +292,7 @@ func BenchmarkRuns(b *testing.B) {
 		b.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(b.Context())
-	if err := l.Ledger.AddDuration(ctx, "x", "y", ledger.Sample{}); err != nil {
+	if _, err := l.Ledger.Apply(ctx, []ledger.Change{{Duration: &ledger.Duration{Name: "x", System: "y"}}}, false); err != nil {
 		b.Fatal(err)
 	}
 	fillBefore := l.LastEvent()

@@ -1,7 +1,6 @@
 package scheduler
 
 import (
-	"fmt"
 	"math"
 	"time"
 )
@@ -80,54 +79,4 @@ func (s *SpeedEstimate) Observe(configured float64, expected, actual time.Durati
 func (s *SpeedEstimate) Speed(configured float64) float64 {
 	n := float64(s.Samples)
 	return configured * math.Exp(s.Log*n/(n+speedPrior))
-}
-
-// Ranks returns for each node of a graph the longest path to its end, the node
-// itself included. expected has the durations and dependents(i) lists the nodes
-// that need node i. A cycle is an error.
-func Ranks(expected []time.Duration, dependents func(i int) []int) ([]time.Duration, error) {
-	type frame struct {
-		node int
-		next []int // dependents to look at
-	}
-	const (
-		unseen = iota
-		open
-		done
-	)
-	state := make([]byte, len(expected))
-	ranks := make([]time.Duration, len(expected))
-	var stack []frame
-	for root := range expected {
-		if state[root] != unseen {
-			continue
-		}
-		state[root] = open
-		stack = append(stack[:0], frame{root, dependents(root)})
-		for len(stack) > 0 {
-			top := &stack[len(stack)-1]
-			if len(top.next) == 0 {
-				state[top.node] = done
-				ranks[top.node] += expected[top.node]
-				if len(stack) > 1 {
-					below := stack[len(stack)-2].node
-					ranks[below] = max(ranks[below], ranks[top.node])
-				}
-				stack = stack[:len(stack)-1]
-				continue
-			}
-			next := top.next[0]
-			top.next = top.next[1:]
-			switch state[next] {
-			case unseen:
-				state[next] = open
-				stack = append(stack, frame{next, dependents(next)})
-			case open:
-				return nil, fmt.Errorf("nodes %d and %d are on a cycle", top.node, next)
-			case done:
-				ranks[top.node] = max(ranks[top.node], ranks[next])
-			}
-		}
-	}
-	return ranks, nil
 }

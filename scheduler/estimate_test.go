@@ -2,7 +2,6 @@ package scheduler
 
 import (
 	"math"
-	"slices"
 	"testing"
 	"time"
 )
@@ -69,31 +68,5 @@ func TestSpeedEstimate(t *testing.T) {
 	}
 	if got := s.Speed(2); math.Abs(got-3) > 0.3 {
 		t.Errorf("after the change: got %v, want about 3", got)
-	}
-}
-
-func TestRanks(t *testing.T) {
-	//	0 → 1 → 3
-	//	 ↘ 2 ↗     4
-	dependents := [][]int{{1, 2}, {3}, {3}, nil, nil}
-	got, err := Ranks([]time.Duration{1, 10, 20, 100, 7}, func(i int) []int { return dependents[i] })
-	if err != nil {
-		t.Fatal(err)
-	}
-	if want := []time.Duration{121, 110, 120, 100, 7}; !slices.Equal(got, want) {
-		t.Errorf("got %v, want %v", got, want)
-	}
-	if _, err := Ranks(make([]time.Duration, 2), func(i int) []int { return []int{1 - i} }); err == nil {
-		t.Error("a cycle is accepted")
-	}
-	const deep = 1_000_000 // no recursion
-	got, err = Ranks(slices.Repeat([]time.Duration{1}, deep), func(i int) []int {
-		if i+1 < deep {
-			return []int{i + 1}
-		}
-		return nil
-	})
-	if err != nil || got[0] != deep {
-		t.Errorf("a long chain: %v, %v", got[0], err)
 	}
 }

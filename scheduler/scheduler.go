@@ -182,18 +182,6 @@ type Plan struct {
 	Blocked     []Blocked
 }
 
-// Wake returns when, at the latest, another round is due even if nothing happens:
-// when the first deferred build has waited long enough. It is zero if none is.
-func (p *Plan) Wake() time.Time {
-	var wake time.Time
-	for i := range p.Deferrals {
-		if until := p.Deferrals[i].Until; wake.IsZero() || until.Before(wake) {
-			wake = until
-		}
-	}
-	return wake
-}
-
 // Rule names what excludes a machine.
 type Rule string
 

@@ -11,12 +11,6 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 )
 
-// AddDuration records a measured build. It is durable with the next sync.
-func (l *Ledger) AddDuration(ctx context.Context, name, system string, sample Sample) error {
-	_, err := l.Apply(ctx, []Change{{Duration: &Duration{Name: name, System: system, Sample: sample}}}, false)
-	return err
-}
-
 // Durations returns the last samples, at most 16, of a package for a system, most
 // recent first.
 func (l *Ledger) Durations(ctx context.Context, name, system string) ([]Sample, error) {

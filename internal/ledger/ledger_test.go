@@ -430,7 +430,8 @@ func TestDurations(t *testing.T) {
 	dir := t.TempDir()
 	l := open(t, dir, Options{})
 	for i := range maxSamples + 4 {
-		if err := l.AddDuration(t.Context(), "hello", "x86_64-linux", Sample{Machine: "m", Speed: 1, Seconds: float64(i)}); err != nil {
+		d := &Duration{Name: "hello", System: "x86_64-linux", Sample: Sample{Machine: "m", Speed: 1, Seconds: float64(i)}}
+		if _, err := l.Apply(t.Context(), []Change{{Duration: d}}, false); err != nil {
 			t.Fatal(err)
 		}
 	}
