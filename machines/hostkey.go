@@ -31,8 +31,6 @@ type hostKeyError struct {
 	message, hint string
 }
 
-func (e *hostKeyError) Error() string { return e.message }
-
 // parseHostKey reads "TYPE BASE64 [COMMENT]", as in an SSH server's .pub files, and
 // returns it without the comment. That the key itself is good shows when it is used.
 func parseHostKey(text string) (string, *hostKeyError) {

@@ -357,7 +357,7 @@ func (d *decoder) hooks(v any, at *tomlfile.Place) []Hook {
 
 func (d *decoder) hook(table map[string]any, at *tomlfile.Place) Hook {
 	h := Hook{Timeout: 5 * time.Minute, Tries: 8}
-	h.places = &places{file: d.File, doc: d.Doc, home: d.home, hook: at, options: at.At("options")}
+	h.places = &places{file: d.File, doc: d.Doc, hook: at, options: at.At("options")}
 	d.fields(table, at, []field{
 		{"name", func(d *decoder, v any, at *tomlfile.Place) { h.Name = d.hookName(v, at) }},
 		{"events", func(d *decoder, v any, at *tomlfile.Place) { h.Events = d.events(v, at) }},

@@ -22,7 +22,7 @@ func (h *Hook) OptionError(option, hint, format string, args ...any) error {
 func (h *Hook) ReadOptions() *OptionReader {
 	o := &OptionReader{hook: h}
 	if p := h.places; p != nil {
-		o.d.File, o.d.Doc, o.home = p.file, p.doc, p.home
+		o.d.File, o.d.Doc = p.file, p.doc
 		o.hookAt, o.at = p.hook, p.options
 		return o
 	}
@@ -38,7 +38,6 @@ type OptionReader struct {
 	d          tomlfile.Decoder
 	hook       *Hook
 	hookAt, at *tomlfile.Place
-	home       string
 	known      []string
 }
 
@@ -69,39 +68,6 @@ func (o *OptionReader) Choice(option, otherwise string, words ...string) string 
 	return o.d.Choice(option, v, at, words)
 }
 
-// File reads the absolute name of a file or folder, with the home folder for "~/".
-func (o *OptionReader) File(option, otherwise string) string {
-	v, at := o.get(option)
-	if v == nil {
-		return otherwise
-	}
-	name, ok := o.d.Text(option, v, at)
-	if !ok {
-		return otherwise
-	}
-	name = atHome(name, o.home)
-	o.d.Path(option, name, at, false, o.d.Example(option, `"/srv/lighter"`))
-	return name
-}
-
-// Texts reads a list of texts, each once.
-func (o *OptionReader) Texts(option string, otherwise []string) []string {
-	v, at := o.get(option)
-	list, ok := v.([]string)
-	if v == nil {
-		return otherwise
-	}
-	if ok {
-		values := make([]any, len(list))
-		for i, text := range list {
-			values[i] = text
-		}
-		v = values
-	}
-	texts, _ := o.d.Texts(option, v, at, o.d.Example(option, `["…", "…"]`))
-	return texts
-}
-
 // Integer reads a whole number in a range.
 func (o *OptionReader) Integer(option string, otherwise, least, most int) int {
 	v, at := o.get(option)
@@ -118,15 +84,6 @@ func (o *OptionReader) Boolean(option string, otherwise bool) bool {
 		return otherwise
 	}
 	return o.d.Boolean(option, v, at)
-}
-
-// Size reads a number of bytes, such as "100MiB".
-func (o *OptionReader) Size(option string, otherwise int64) int64 {
-	v, at := o.get(option)
-	if v == nil {
-		return otherwise
-	}
-	return o.d.Size(option, v, at, "100MiB")
 }
 
 // Duration reads a duration, such as "90d", which is 0 or at least the least.

@@ -153,9 +153,6 @@ const (
 
 var builtInNames = []string{BuiltInPublish, BuiltInMirror, BuiltInPruneLogs, BuiltInBuildEvents}
 
-// BuiltIns returns the names of all built-in hooks.
-func BuiltIns() []string { return slices.Clone(builtInNames) }
-
 // Hook is a table [[hook]]: what runs on events.
 type Hook struct {
 	// Name is unique. It is made of at most 100 letters, digits, dots, dashes and
@@ -184,9 +181,8 @@ type Hook struct {
 
 // places is where a hook's options stand in a document.
 type places struct {
-	file, doc, home string // as Parse got them
-	hook            *tomlfile.Place
-	options         *tomlfile.Place
+	file, doc     string // as Parse got them
+	hook, options *tomlfile.Place
 }
 
 // Publish is the table [publish]: how outputs are made available to others.

@@ -65,9 +65,6 @@ func (m *Model) Want(b *api.Build, now time.Time) {
 // SetNote shows a line of text at the end of the display; "" takes it away.
 func (m *Model) SetNote(text string) { m.note = text }
 
-// Note returns it.
-func (m *Model) Note() string { return m.note }
-
 // Knows reports whether the build was seen before, ours or not.
 func (m *Model) Knows(id string) bool { return m.builds[id] != nil || m.foreign[id] }
 
