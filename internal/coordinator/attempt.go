@@ -138,7 +138,9 @@ func (r *attempt) perform() (*outcome, error) {
 	if err := r.verdict(status); err != nil {
 		return nil, err
 	}
-	return r.bringHome(status)
+	out := &outcome{outputs: status.Outputs, made: madeOf(status.Outputs, r.closure), cached: status.AlreadyValid}
+	out.buildTime, out.measured = r.times.duration(status)
+	return out, nil
 }
 
 // enter reports that the attempt is in another phase.
@@ -440,23 +442,10 @@ func (r *attempt) verdict(s *agentapi.BuildStatus) error {
 	return err
 }
 
-// bringHome fetches the outputs if a client asked for them.
-func (r *attempt) bringHome(s *agentapi.BuildStatus) (*outcome, error) {
-	out := &outcome{outputs: s.Outputs, made: madeOf(s.Outputs, r.closure), cached: s.AlreadyValid}
-	out.buildTime, out.measured = r.times.duration(s)
-	if err := r.c.do(r.ctx, func(l *loop) {
-		out.home = r.task.underWay == r && r.task.wantedHome() && !r.task.offloaded()
-		out.names = r.task.wantedOutputs()
-	}); err != nil || !out.home {
-		return out, err
-	}
-	return out, r.fetch(out.made, out.names)
-}
-
 // fetchKept fetches outputs that the machine keeps for a task.
 func (r *attempt) fetchKept() (*outcome, error) {
 	r.phase = api.Fetching
-	out := &outcome{outputs: make(map[string]*store.Info), home: true, cached: true}
+	out := &outcome{outputs: make(map[string]*store.Info)}
 	for _, o := range r.node.Outputs {
 		if item := r.c.kept.on(r.machine, o.Path); item != nil {
 			out.outputs[o.Name] = item.info

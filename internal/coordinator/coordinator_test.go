@@ -1,6 +1,8 @@
 package coordinator
 
 import (
+	"context"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -23,5 +25,34 @@ func TestBuild(t *testing.T) {
 	if b.LogSize != 6 || b.SentBytes == 0 || b.FetchBytes == 0 || b.OutputSize == 0 || b.Stopped == nil || b.Started == nil {
 		t.Errorf("sizes and times are missing in %+v", b)
 	}
+	f.idle()
+}
+
+// TestSlotIsFreeWhileOutputsTravel has outputs be on their way home for long: meanwhile others
+// build where they were made.
+func TestSlotIsFreeWhileOutputsTravel(t *testing.T) {
+	f := newFarm(t, func(c *Config) { c.Machines[0].ParallelBuilds = 1 }, "m1")
+	travels, arrived := make(chan struct{}), make(chan struct{})
+	f.agents["m1"].set(func(a *fakeAgent) {
+		once := sync.OnceFunc(func() {
+			close(travels)
+			<-arrived
+		})
+		a.onExport = func(context.Context) { once() }
+	})
+	first := f.submit(f.drv("first", ""))[0]
+	<-travels
+	if b := f.awaitState(first, api.Fetching); b.Machine != "m1" {
+		t.Errorf("it is fetched from %q", b.Machine)
+	}
+	second := f.submit(f.drv("second", "hold"))[0]
+	f.awaitState(second, api.Building)
+	if s := f.statusOf("m1"); s.Running != 1 {
+		t.Errorf("%d slots are taken, want that of the second build", s.Running)
+	}
+	close(arrived)
+	f.awaitState(first, api.Succeeded)
+	f.releaseAll("second")
+	f.awaitState(second, api.Succeeded)
 	f.idle()
 }

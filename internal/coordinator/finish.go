@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -13,14 +14,20 @@ import (
 
 // outcome is what an attempt that succeeded reports.
 type outcome struct {
-	reason    string
 	outputs   map[string]*store.Info
 	made      []*madeItem // the same
-	home      bool        // the outputs are at home
-	names     []string    // those of them; nil is all
+	names     []string    // those that are at home, of what was fetched; nil is all
 	buildTime time.Duration
 	measured  bool // buildTime says something about such builds
 	cached    bool // nothing was built
+}
+
+// size returns the NAR bytes of the outputs.
+func (out *outcome) size() (n int64) {
+	for _, info := range out.outputs {
+		n += info.NARSize
+	}
+	return n
 }
 
 // ended is called with what an attempt came to.
@@ -52,58 +59,57 @@ func (r *attempt) ended(l *loop, out *outcome, err error) {
 		}
 		t.bring(l)
 	case err != nil:
-		r.failed(l, out, err)
+		r.failed(l, err)
+	case r.deliver != nil:
+		r.delivered(l)
+	case r.fetchOnly:
+		r.cameHome(l, out)
 	default:
 		r.succeeded(l, out)
 	}
 }
 
+// succeeded goes on with a task whose outputs are on a machine now. Who wants them elsewhere
+// gets them by an attempt of its own, since a slot is for what builds.
 func (r *attempt) succeeded(l *loop, out *outcome) {
 	t, m := r.task, r.machine
-	if r.deliver != nil {
-		r.delivered(l)
-		return
-	}
 	r.measure(l, out)
-	m.succeeded(l)
 	t.disagree(l, m)
-	var size int64
+	m.has.add(t.inputPaths...)
 	for _, info := range out.outputs {
-		size += info.NARSize
 		m.has.add(info.Path)
 	}
-	m.has.add(t.inputPaths...)
-	if t.offloaded() || t.wantedHome() && (!out.home || !covers(out.names, t.requestedOutputs())) {
-		// Build hooks wait, or somebody asked for outputs after the attempt looked who
-		// wanted what.
-		t.keep(l, m, out.made)
-		l.noteBuilt(t, out, size)
+	t.keep(l, m, out.made)
+	l.noteBuilt(t, out)
+	if !t.wantedHome() {
+		m.succeeded(l) // else only once it gave the outputs
+	}
+	t.bring(l)
+}
+
+// cameHome ends a task whose outputs are at home, unless somebody wants others by now.
+func (r *attempt) cameHome(l *loop, out *outcome) {
+	t := r.task
+	r.machine.succeeded(l)
+	if t.offloaded() || t.wantedHome() && !covers(out.names, t.requestedOutputs()) {
 		t.bring(l)
 		return
 	}
-	if !out.home {
-		for _, rec := range t.builds {
-			rec.OutputsOn = m.Name
-		}
+	for _, rec := range t.builds {
+		rec.OutputPaths, rec.Failure = t.node.OutputMap(), nil
+		rec.OutputSize = cmp.Or(out.size(), rec.OutputSize)
 	}
-	l.noteBuilt(t, out, size)
-	switch {
-	case !out.home:
-		t.keep(l, m, out.made)
-	case t.kept == nil:
-		id := r.id
-		l.durably(func() { m.forget(l, id) })
+	if t.kept != nil && out.names == nil {
+		t.release(l, t.kept) // all are at home
 	}
-	t.finish(l, out.reason)
+	t.finish(l, "")
 }
 
 // noteBuilt notes in a task's builds what was built.
-func (c *Coordinator) noteBuilt(t *task, out *outcome, size int64) {
+func (l *loop) noteBuilt(t *task, out *outcome) {
 	for _, rec := range t.builds {
 		rec.OutputPaths, rec.Failure = t.node.OutputMap(), nil
-		if size > 0 {
-			rec.OutputSize = size
-		}
+		rec.OutputSize = cmp.Or(out.size(), rec.OutputSize)
 		if !out.cached {
 			rec.BuildTime = api.Seconds(out.buildTime.Seconds())
 		}
@@ -135,7 +141,7 @@ func (r *attempt) measure(l *loop, out *outcome) {
 }
 
 // failed decides what follows from an attempt that came to nothing.
-func (r *attempt) failed(l *loop, out *outcome, err error) {
+func (r *attempt) failed(l *loop, err error) {
 	t, m := r.task, r.machine
 	lost := lostInputs(err)
 	l.head.Forget(lost...)
@@ -149,8 +155,8 @@ func (r *attempt) failed(l *loop, out *outcome, err error) {
 	for _, rec := range t.builds {
 		rec.Failure = f
 	}
-	if r.fetchOnly || out != nil && f.Culprit == api.CulpritCoordinator {
-		r.fetchFailed(l, out, f)
+	if r.fetchOnly {
+		r.fetchFailed(l, f)
 		return
 	}
 	id := r.id
@@ -180,11 +186,8 @@ func (r *attempt) failed(l *loop, out *outcome, err error) {
 
 // fetchFailed decides what follows where a build is done, but its outputs could not be
 // brought home.
-func (r *attempt) fetchFailed(l *loop, out *outcome, f *api.Failure) {
+func (r *attempt) fetchFailed(l *loop, f *api.Failure) {
 	t, m := r.task, r.machine
-	if !r.fetchOnly {
-		t.keep(l, m, out.made)
-	}
 	t.failures = append(t.failures, *f)
 	t.blamed++
 	l.log.Warn("outputs could not be fetched", "build", t.id, "derivation", t.drv, "machine", m.Name, "culprit", f.Culprit, "err", f.Message)
