@@ -99,7 +99,7 @@ var errStopping = errors.New("the coordinator stops")
 
 // errRemoved is the cause of the end of a hook's tries when it is taken out of the
 // configuration.
-var errRemoved = errors.New("the hook is not in the configuration any more")
+var errRemoved = errors.New("the hook is no longer in the configuration")
 
 // Start starts the hooks, which run until ctx ends; Wait waits for that. A hook that
 // the ledger does not know gets events from now on. One that is not configured any
@@ -240,7 +240,7 @@ func (e *Engine) forgetOthers(ctx context.Context, wanted map[string]bool) error
 		if err := e.ledger.Apply(ctx, []Setting{{Name: cursorPrefix + name}}, true); err != nil {
 			return err
 		}
-		e.log.Warn("a hook is not in the configuration any more; its runs are dropped", "hook", name,
+		e.log.Warn("a hook is no longer in the configuration; its runs are dropped", "hook", name,
 			"waiting", counts[runPrefix]+counts[againPrefix], "parked", counts[parkedPrefix])
 	}
 	return nil

@@ -215,7 +215,7 @@ func checkAll(list []Config, builtIns map[string]BuiltIn) error {
 			return err
 		}
 		if seen[list[i].Name] {
-			return fmt.Errorf("hook %s: is there twice", list[i].Name)
+			return fmt.Errorf("hook %s: appears twice", list[i].Name)
 		}
 		seen[list[i].Name] = true
 	}

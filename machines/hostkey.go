@@ -44,7 +44,7 @@ func parseHostKey(text string) (string, *hostKeyError) {
 		if hostKeyFields[fields[1]] != nil {
 			return "", &hostKeyError{
 				strings.Index(text, kind), fmt.Sprintf("the host key starts with %q", kind),
-				"leave out what stands before the type " + fields[1],
+				"leave out what comes before the type " + fields[1],
 			}
 		}
 		hint := "the types are " + strings.Join(hostKeyTypes, ", ")

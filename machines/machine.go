@@ -103,7 +103,7 @@ type Machine struct {
 	MaxSilentTime time.Duration
 	// Tags are for people, and for filters.
 	Tags map[string]string
-	// GCInterval is how often its garbage is collected; 0 is never. Of that, what was not
+	// GCInterval is how often its garbage is collected; 0 means never. Of that, what was not
 	// used for GCOlderThan, and at most GCMaxFreed bytes (0 means no limit).
 	GCInterval  time.Duration
 	GCOlderThan time.Duration

@@ -120,7 +120,7 @@ func (d *decoder) nixMachine(words []word, system string) (m Machine, ok bool) {
 	}
 	if len(words) > nixColumns {
 		d.Errorf(words[nixColumns].at, "the columns are URI, systems, key, builds, speed, features, mandatory features, host key",
-			"%q stands after the last column", words[nixColumns].text)
+			"%q comes after the last column", words[nixColumns].text)
 		return m, false
 	}
 	m = defaults()

@@ -492,8 +492,8 @@ func TestArchiveErrorsAreSaidOnce(t *testing.T) {
 	}{
 		"cut short": {string(input[:100]), `read NAR: offset 88, in "": unexpected EOF`, `read archive: item 1: offset 96: unexpected EOF`},
 		"bad": {
-			string(input), `read NAR: offset 336, in "a": the name "a" is there twice`,
-			`read archive: item 1: read NAR: offset 344, in "a": the name "a" is there twice`,
+			string(input), `read NAR: offset 336, in "a": the name "a" appears twice`,
+			`read archive: item 1: read NAR: offset 344, in "a": the name "a" appears twice`,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -170,7 +170,7 @@ func (a *ArchiveReader) references(names []string) ([]store.Path, error) {
 			return nil, malformed("reference: %w", err)
 		}
 		if seen[name] {
-			return nil, malformed("the reference %s is there twice", p)
+			return nil, malformed("the reference %s appears twice", p)
 		}
 		seen[name] = true
 		paths = append(paths, p)

@@ -204,7 +204,7 @@ func (r *Reader) entry(d *openDir) (*Header, error) {
 	}
 	if previous := r.path[d.base:d.end]; d.end > d.base && string(name) <= string(previous) {
 		if string(name) == string(previous) {
-			return nil, malformed("the name %q is there twice", name)
+			return nil, malformed("the name %q appears twice", name)
 		}
 		return nil, malformed("the name %q comes after %q, against the order of bytes", name, previous)
 	}

@@ -44,13 +44,13 @@ var rsaSignatures = []string{ssh.KeyAlgoRSASHA512, ssh.KeyAlgoRSASHA256}
 func modern(signer ssh.Signer) (ssh.Signer, error) {
 	switch kind := signer.PublicKey().Type(); {
 	case kind == ssh.InsecureKeyAlgoDSA: //nolint:staticcheck // it is named to be refused
-		return nil, fmt.Errorf("keys of type %s are not used any more", kind)
+		return nil, fmt.Errorf("keys of type %s are no longer used", kind)
 	case kind != ssh.KeyAlgoRSA:
 		return signer, nil
 	}
 	able, ok := signer.(ssh.AlgorithmSigner)
 	if !ok {
-		return nil, fmt.Errorf("a key of type %s that signs with SHA-1 alone is not used any more", ssh.KeyAlgoRSA)
+		return nil, fmt.Errorf("a key of type %s that signs with SHA-1 only is no longer used", ssh.KeyAlgoRSA)
 	}
 	return ssh.NewSignerWithAlgorithms(able, rsaSignatures)
 }

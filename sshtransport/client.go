@@ -46,7 +46,7 @@ type attempt struct {
 }
 
 // errNobodyWaits ends an attempt whose last waiter left.
-var errNobodyWaits = errors.New("nobody waits for the connection any more")
+var errNobodyWaits = errors.New("nobody is waiting for the connection")
 
 // DialAgent opens a stream to the agent. It connects to the machine, uploads the agent
 // and starts it, as needed; ctx bounds the wait for all that, and nothing after it. An

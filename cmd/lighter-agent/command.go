@@ -130,7 +130,7 @@ func newFlags() (*settings, *pflag.FlagSet) {
 	fs.StringVar(&s.head, "head", "", "connect: the head's `NAME`; heads with different ones don't see each other's builds")
 	fs.StringVar(&s.storeDir, "store-directory", string(store.DefaultDir), "logical store `DIR`ectory, as derivations write it")
 	fs.StringVar(&s.Socket, "socket", "", "`FILE` on which the agent listens (default in a folder of this computer, named after --state)")
-	fs.DurationVar(&s.Linger, "linger", time.Hour, "end after this `TIME` without builds and requests; 0 is never")
+	fs.DurationVar(&s.Linger, "linger", time.Hour, "end after this `TIME` without builds and requests; 0 means never")
 	fs.StringVar(&s.LogLevel, "log-level", "info", "least `LEVEL` of what is logged: debug, info, warn or error")
 	fs.DurationVar(&s.Timeout, "timeout", 50*time.Second, "how much `TIME` starting or stopping may take")
 	fs.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {

@@ -137,7 +137,7 @@ func (s *Sender) Run(ctx context.Context, e *hooks.Event) (string, error) {
 		return "", nil
 	}
 	if e.Build.Derivation == "" {
-		return "", hooks.Permanent(errors.New("the derivation of the build is not known any more"))
+		return "", hooks.Permanent(errors.New("the derivation of the build is no longer known"))
 	}
 	w := &waiter{
 		item:  item{"build", e.Build.Derivation, e.Event.Build, word, e.Time.Unix()},
@@ -211,7 +211,7 @@ func (s *Sender) post(ctx context.Context, group []*waiter) error {
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.address, bytes.NewReader(body))
 	if err != nil {
-		return hooks.Permanent(fmt.Errorf("POST %s: not a good address", s.shown))
+		return hooks.Permanent(fmt.Errorf("POST %s: not a valid address", s.shown))
 	}
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := s.client.Do(req)

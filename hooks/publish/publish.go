@@ -63,7 +63,7 @@ func (h *Hook) success(ctx context.Context, b *api.Build) (string, error) {
 	case b.State != api.Succeeded:
 		return fmt.Sprintf("the build is %s: nothing to publish", b.State), nil
 	case b.OutputsOn != "":
-		return fmt.Sprintf("the outputs are on machine %s, not at home: nothing to publish", b.OutputsOn), nil
+		return fmt.Sprintf("the outputs are on machine %s, not on the head: nothing to publish", b.OutputsOn), nil
 	case len(b.OutputPaths) == 0:
 		return "the build has no outputs: nothing to publish", nil
 	}

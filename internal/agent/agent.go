@@ -245,7 +245,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	for {
 		wait := a.tidy(ctx, time.Now())
 		if wait == 0 {
-			a.log.Info("the agent ends, for nobody needs it", "after", a.opts.Linger)
+			a.log.Info("the agent ends, because nobody needs it", "after", a.opts.Linger)
 			return nil
 		}
 		timer := time.NewTimer(wait)

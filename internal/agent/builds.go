@@ -421,7 +421,7 @@ func (a *Agent) load(ctx context.Context) error {
 			continue
 		}
 		if err := removeFile(a.buildFile(file.Name())); err != nil {
-			a.log.Warn("a file of no build was not removed", "err", err)
+			a.log.Warn("a file that belongs to no build was not removed", "err", err)
 		}
 	}
 	return nil

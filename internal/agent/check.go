@@ -67,7 +67,7 @@ func (a *Agent) check(req *agentapi.BuildRequest) (*derivation.Derivation, error
 	case len(req.SubstituteURLs) > maxServers:
 		wrong = fmt.Errorf("%d substitute URLs are more than %d", len(req.SubstituteURLs), maxServers)
 	case slices.ContainsFunc(req.SubstituteURLs, badURL):
-		wrong = fmt.Errorf("substitute URLs %q: want http, https and file, without blanks", req.SubstituteURLs)
+		wrong = fmt.Errorf("substitute URLs %q: want http, https and file, without spaces", req.SubstituteURLs)
 	case req.Cores < 0 || req.Cores > maxCores:
 		wrong = fmt.Errorf("cores %d is not in 0 to %d", req.Cores, maxCores)
 	case !(req.Timeout >= 0 && req.Timeout <= maxSeconds):

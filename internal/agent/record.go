@@ -94,7 +94,7 @@ func readRecord(name string) (*agentapi.BuildStatus, error) {
 		}
 	}
 	if last == nil {
-		return nil, fmt.Errorf("%s: no whole line is in it", name)
+		return nil, fmt.Errorf("%s: it has no complete line", name)
 	}
 	return last, nil
 }

@@ -121,7 +121,7 @@ func (l *listing) add(text json.RawMessage) error {
 		return err
 	}
 	if l.ids[s.ID] {
-		return fmt.Errorf("build %s is there twice", s.ID)
+		return fmt.Errorf("build %s appears twice", s.ID)
 	}
 	l.ids[s.ID] = true
 	l.builds = append(l.builds, s)
@@ -253,7 +253,7 @@ func (l *closureReader) add(text json.RawMessage) error {
 		return err
 	}
 	if l.seen[info.Path] {
-		return fmt.Errorf("%s is there twice", info.Path)
+		return fmt.Errorf("%s appears twice", info.Path)
 	}
 	l.seen[info.Path] = true
 	l.infos = append(l.infos, info)

@@ -128,7 +128,7 @@ func (l *listReader) object() error {
 		name, _ := token.(string)
 		switch {
 		case name == l.field && found:
-			return fmt.Errorf("%s is there twice", name)
+			return fmt.Errorf("%s appears twice", name)
 		case name == l.field:
 			found = true
 			err = l.list()

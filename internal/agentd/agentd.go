@@ -25,7 +25,7 @@ type Options struct {
 	*owner.Options
 	StoreDir store.Dir     // as derivations write it
 	Socket   string        // on which the agent listens; empty is one named after the state folder
-	Linger   time.Duration // it ends after this time without builds and requests; 0 is never
+	Linger   time.Duration // it ends after this time without builds and requests; 0 means never
 	LogLevel string        // least level of what it logs
 	Timeout  time.Duration // of Ensure and of Stop
 }

@@ -88,7 +88,7 @@ func (f *Filter) Check() error {
 		}
 	}
 	if star := strings.IndexByte(f.Name, '*'); star >= 0 && star != len(f.Name)-1 {
-		return fmt.Errorf("name %q: a * stands only at the end", f.Name)
+		return fmt.Errorf("name %q: a * may stand only at the end", f.Name)
 	}
 	for _, of := range []struct {
 		what, text string

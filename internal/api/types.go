@@ -300,7 +300,7 @@ type MachineStatus struct {
 	// that succeeded elsewhere.
 	Quarantined      string     `json:"quarantined,omitempty"`
 	QuarantinedUntil *time.Time `json:"quarantinedUntil,omitempty"`
-	// Removed says that it is not in the machines file any more and goes once its builds
+	// Removed says that it is no longer in the machines file and goes once its builds
 	// are done.
 	Removed bool `json:"removed,omitempty"`
 	// Refuses says why it gets no builds now, if that passes by itself: load, pressure,

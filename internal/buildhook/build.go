@@ -169,7 +169,7 @@ func (b *build) next() ([]byte, error) {
 		b.result = &r
 		return nil, nil
 	}
-	return nil, fmt.Errorf("%w: a frame %q of %d bytes, which is not its turn", hookapi.ErrFrame, kind, len(payload))
+	return nil, fmt.Errorf("%w: a frame %q of %d bytes, out of turn", hookapi.ErrFrame, kind, len(payload))
 }
 
 // maxLog is how many bytes of logs are passed on for one build: guix-daemon keeps them. A
@@ -391,7 +391,7 @@ func (b *build) unpack(s *hookapi.Shipment) error {
 			return fmt.Errorf("%s: %w", item.Path, err)
 		}
 		if want, told := s.NARHashes[item.Path]; told && want != item.NARHash {
-			return fmt.Errorf("%s: %w: it is not what was said to be made", item.Path, store.ErrCorrupt)
+			return fmt.Errorf("%s: %w: it is not what was announced", item.Path, store.ErrCorrupt)
 		}
 		if i > 0 {
 			if err := os.Rename(spot, string(item.Path)); err != nil {
@@ -404,7 +404,7 @@ func (b *build) unpack(s *hookapi.Shipment) error {
 		return fmt.Errorf("%s is not in the archive", absent[0])
 	}
 	if n, err := in.Read(make([]byte, 1)); n > 0 {
-		return errors.New("there is something behind the end of the archive")
+		return errors.New("there is something after the end of the archive")
 	} else if !errors.Is(err, io.EOF) {
 		return err
 	}

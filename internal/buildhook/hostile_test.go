@@ -443,7 +443,7 @@ func TestArchiveUnlikeAnnounced(t *testing.T) {
 	other := good.NARHash
 	other[0] ^= 1
 	s.hashes = map[store.Path]store.Hash{l.path("hello"): other}
-	if r := s.ship(1, l.good("hello")); !strings.Contains(r.Error, "not what was said to be made") || r.Local {
+	if r := s.ship(1, l.good("hello")); !strings.Contains(r.Error, "not what was announced") || r.Local {
 		t.Errorf("got %+v", r)
 	}
 	l.wantNothingLeft()

@@ -199,7 +199,7 @@ func TestProblems(t *testing.T) {
 		"machine down": {func(in *installation) { in.status.Machines[0].State = "down"; in.status.Machines[0].Error = "evil" }, "machine alpha  it is down: evil", "lighter machines test alpha"},
 		"quarantine":   {func(in *installation) { in.status.Machines[0].Quarantined = "evil" }, "machine alpha  it is quarantined: evil", "lighter machines resume alpha"},
 		"parked hooks": {func(in *installation) { in.status.HooksParked = 2 }, "event hooks    2 runs", "lighter hooks retry"},
-		"refused file": {func(in *installation) { in.status.MachinesFile.Error = "line 3" }, "machines file  the coordinator works", "mend it"},
+		"refused file": {func(in *installation) { in.status.MachinesFile.Error = "line 3" }, "machines file  the coordinator works", "fix it"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			in := newInstallation(t)

@@ -111,13 +111,13 @@ func (d *Doctor) checkDaemon(context.Context) {
 	pid, err := d.findProcess("guix-daemon")
 	if err != nil || pid == "" {
 		if d.folders.StoreKind == machines.StoreDaemon {
-			d.note(check, "", "it does not run in sight of this process, so that it can't be told to whom it offloads")
+			d.note(check, "", "this process can't see it run, so where it offloads to is unknown")
 		}
 		return
 	}
 	environ, err := os.ReadFile(filepath.Join(d.host.proc, pid, "environ"))
 	if err != nil {
-		d.note(check, "run this as root to find out", "process %s: its environment can't be read, so that it can't be told to whom it offloads", pid)
+		d.note(check, "run this as root to find out", "process %s: its environment can't be read, so where it offloads to is unknown", pid)
 		return
 	}
 	guix := ""
@@ -270,7 +270,7 @@ func (d *Doctor) checkCoordinator(context.Context) {
 		d.note("coordinator", "lighter coordinator resume, once the reason is gone", "nothing is placed: %s", d.status.Paused)
 	}
 	if d.status.MachinesFile.Error != "" {
-		d.problem("machines file", "mend it: lighter machines check; the coordinator then takes it over", "the coordinator works with the machines of before: %s", d.status.MachinesFile.Error)
+		d.problem("machines file", "fix it: lighter machines check; the coordinator then takes it over", "the coordinator works with the previous machines: %s", d.status.MachinesFile.Error)
 	}
 }
 
@@ -286,9 +286,9 @@ func (d *Doctor) checkMachines(context.Context) {
 		case "down":
 			d.problem(check, "lighter machines test "+m.Name+" says what to do", "it is down%s", why)
 		case "quarantined":
-			d.problem(check, "look at what failed there (lighter builds list --state failed --machine "+m.Name+"), mend it, then: lighter machines resume "+m.Name, "it is quarantined%s", why)
+			d.problem(check, "look at what failed there (lighter builds list --state failed --machine "+m.Name+"), fix it, then: lighter machines resume "+m.Name, "it is quarantined%s", why)
 		case "draining", "drained":
-			d.note(check, "lighter machines resume "+m.Name+", when it shall build again", "it is %s%s", word, why)
+			d.note(check, "lighter machines resume "+m.Name+", when it should build again", "it is %s%s", word, why)
 		case "up":
 			d.ok(check, "up, %d of %s taken", m.Running, human.Count(m.ParallelBuilds, "slot"))
 		case "refuses":

@@ -37,7 +37,7 @@ func (d *Doctor) checkFolder(check, folder, missing string) {
 	case !info.IsDir():
 		d.problem(check, "move the file away", "%s is not a folder", folder)
 	case othersWrite(info):
-		d.problem(check, "chmod o-w "+human.ShellWord(folder), "%s: whoever is on this computer may write there (mode %04o)", folder, info.Mode().Perm())
+		d.problem(check, "chmod o-w "+human.ShellWord(folder), "%s: anyone on this computer may write there (mode %04o)", folder, info.Mode().Perm())
 	default:
 		d.ok(check, "%s, mode %04o, of %s", folder, info.Mode().Perm(), disk.Owner(info))
 	}
@@ -50,7 +50,7 @@ func (d *Doctor) checkSocket(ctx context.Context) {
 	info, err := os.Lstat(socket)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		d.problem(check, start, "%s is not there, so that no coordinator runs", socket)
+		d.problem(check, start, "%s is not there, so no coordinator runs", socket)
 		return
 	case err != nil:
 		d.problem(check, "run this as the coordinator's user, or as one of its group", "%v", err)
@@ -59,7 +59,7 @@ func (d *Doctor) checkSocket(ctx context.Context) {
 		d.problem(check, "move it away, or name the right one with --socket", "%s is not a socket", socket)
 		return
 	case othersWrite(info):
-		d.problem(check, "chmod o-rwx "+human.ShellWord(socket), "%s: whoever is on this computer may have things built (mode %04o)", socket, info.Mode().Perm())
+		d.problem(check, "chmod o-rwx "+human.ShellWord(socket), "%s: anyone on this computer may have things built (mode %04o)", socket, info.Mode().Perm())
 	default:
 		d.ok(check, "%s, mode %04o, of %s", socket, info.Mode().Perm(), disk.Owner(info))
 	}
@@ -111,7 +111,7 @@ func (d *Doctor) checkSettings(context.Context) {
 	file := d.folders.SettingsFile()
 	f, err := os.Open(file)
 	if errors.Is(err, fs.ErrNotExist) {
-		d.ok(check, "there is no %s, so that all is as it is by default", file)
+		d.ok(check, "there is no %s, so the defaults apply", file)
 		return
 	}
 	if err != nil {
@@ -126,10 +126,10 @@ func (d *Doctor) checkSettings(context.Context) {
 	case !info.Mode().IsRegular():
 		d.problem(check, "move it away", "%s is not a file", file)
 	case othersWrite(info):
-		d.problem(check, "chmod o-w "+human.ShellWord(file), "%s: whoever is on this computer may write it, and it names programs that are run", file)
+		d.problem(check, "chmod o-w "+human.ShellWord(file), "%s: anyone on this computer may write it, and it names programs that are run", file)
 	default:
 		if _, err := d.folders.LoadSettings(); err != nil {
-			d.problem(check, "mend it; docs/settings.md describes it", "%v", err)
+			d.problem(check, "fix it; docs/settings.md describes it", "%v", err)
 			return
 		}
 		d.ok(check, "%s", file)
@@ -197,7 +197,7 @@ func (d *Doctor) checkKeys(context.Context) {
 	case err != nil:
 		d.problem(check, "put it there from a backup, or make a new key: move "+human.ShellWord(public)+" away, and "+generate, "%v", err)
 	case info.Mode().Perm()&0o077 != 0:
-		d.problem(check, "chmod 600 "+human.ShellWord(secret), "%s: others than its owner may use the secret key (mode %04o)", secret, info.Mode().Perm())
+		d.problem(check, "chmod 600 "+human.ShellWord(secret), "%s: others besides its owner may use the secret key (mode %04o)", secret, info.Mode().Perm())
 	default:
 		d.checkPair(check, secret, key)
 	}
@@ -224,7 +224,7 @@ func (d *Doctor) checkACL(context.Context) {
 	file := d.folders.ACL()
 	info, err := os.Stat(file)
 	if err == nil && othersWrite(info) {
-		d.problem(check, "chmod o-w "+human.ShellWord(file), "%s: whoever is on this computer may write it, and so decide what is trusted", file)
+		d.problem(check, "chmod o-w "+human.ShellWord(file), "%s: anyone on this computer may write it, and so decide what is trusted", file)
 	}
 	read := d.folders.LoadOwnACL
 	if d.folders.StoreKind == machines.StoreDaemon {

@@ -32,7 +32,7 @@ func (d *Doctor) checkLedger(ctx context.Context) {
 	case errors.Is(err, fs.ErrNotExist):
 		d.note(check, "the coordinator makes it when it is first started", "%s is not there", d.folders.Ledger())
 	case err != nil:
-		d.note(check, "run this as the coordinator's user to find out", "its size can't be told: %v", err)
+		d.note(check, "run this as the coordinator's user to find out", "its size can't be read: %v", err)
 	case size > bigLedger:
 		d.note(check, "lighter builds prune --older-than 90d", "%s in %s", quantity.Bytes(size), d.folders.Ledger())
 	default:
@@ -61,7 +61,7 @@ func (d *Doctor) inspectLedger(ctx context.Context) {
 	case err != nil:
 		d.problem(check, "put a backup of the folder in its place, and then: lighter doctor --accept-loss", "%v", err)
 	case len(problems) == 0:
-		d.ok(check, "all of it can be read, and nothing contradicts anything")
+		d.ok(check, "all of it can be read, and it is consistent")
 	}
 	for _, problem := range problems {
 		var missing *ledger.MissingError
@@ -93,7 +93,7 @@ func (d *Doctor) acceptLoss() {
 		d.problem(check, "", "%v", err)
 		return
 	}
-	d.ok(check, "what is missing is not missed any more: the coordinator can be started")
+	d.ok(check, "the loss is accepted: the coordinator can be started")
 }
 
 // DropUnusable drops what can't be used of the ledger, which is written to a file first, and

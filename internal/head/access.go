@@ -61,7 +61,7 @@ func accountID(name string, find func(string) (string, error)) (uint32, error) {
 	}
 	number, err := find(name)
 	if err != nil {
-		return 0, fmt.Errorf("%w; if it comes from elsewhere than /etc, such as LDAP, write its number", err)
+		return 0, fmt.Errorf("%w; if it comes from outside /etc, such as LDAP, write its number", err)
 	}
 	id, err = strconv.ParseUint(number, 10, 32)
 	return uint32(id), err

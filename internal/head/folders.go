@@ -79,7 +79,7 @@ func (f Folders) LoadSigningKey() (*signature.PrivateKey, error) {
 	key, err := signature.LoadPrivateKey(file)
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		return nil, fmt.Errorf("%w: who may read the key may sign", err)
+		return nil, fmt.Errorf("%w: anyone who can read the key can sign", err)
 	case errors.Is(err, fs.ErrNotExist) && f.StoreKind == machines.StoreDaemon:
 		return nil, fmt.Errorf("no signing key at %s; make one, as root, with: guix archive --generate-key", file)
 	case errors.Is(err, fs.ErrNotExist):

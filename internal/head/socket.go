@@ -159,7 +159,7 @@ func deadSocket(name string) (fs.FileInfo, error) {
 	case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, fs.ErrNotExist):
 		return info, nil
 	case err != nil: // such as EAGAIN, when many wait to be heard
-		return nil, fmt.Errorf("socket %s: somebody may listen there: %w", name, err)
+		return nil, fmt.Errorf("socket %s: a process may listen there: %w", name, err)
 	}
 	defer conn.Close()
 	return nil, fmt.Errorf("socket %s: %s listens on it already; stop that, or choose another name", name, listenerOf(conn))
@@ -250,7 +250,7 @@ func (s *Socket) restore() {
 	}
 	old.Close() // who was accepted stays
 	s.told = ""
-	s.logger.Warn("the socket was gone and is there again", "socket", s.name)
+	s.logger.Warn("the socket was gone and is back", "socket", s.name)
 }
 
 // regroup gives the socket to another group.

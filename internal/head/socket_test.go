@@ -95,8 +95,8 @@ func TestSocketComesBack(t *testing.T) {
 			t.Errorf("%s: %v, %v", attack.name, info.Mode(), err)
 		}
 	}
-	if got := strings.Count(log.String(), "is there again"); got != 4 {
-		t.Errorf("%d lines say that it is there again: %s", got, log.String())
+	if got := strings.Count(log.String(), "is back"); got != 4 {
+		t.Errorf("%d lines say that it is back: %s", got, log.String())
 	}
 	if left, err := filepath.Glob(filepath.Join(folder, ".*")); err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v, %v", left, err)

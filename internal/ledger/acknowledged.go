@@ -279,7 +279,7 @@ func (c *counter) note(t Tally) {
 // that is too low tells of less, and of nothing that isn't so.
 func (c *counter) failed(err error) {
 	c.once.Do(func() {
-		c.l.opts.Logger.Error("ledger: what is acknowledged can't be counted; if files of the ledger get lost, nobody may notice", "file", c.name, "err", err)
+		c.l.opts.Logger.Error("ledger: what is acknowledged can't be counted; if files of the ledger get lost, that may go unnoticed", "file", c.name, "err", err)
 	})
 }
 

@@ -533,7 +533,7 @@ func (l *Ledger) formatOf() (int, error) {
 	found, err := strconv.Atoi(string(value))
 	switch {
 	case err != nil || found < 1:
-		return 0, fmt.Errorf("its format is %q, which is none", value)
+		return 0, fmt.Errorf("its format is %q, which is not one", value)
 	case found > format:
 		return 0, fmt.Errorf("its format is %d, and this lighter knows formats up to %d: a newer lighter made it", found, format)
 	}

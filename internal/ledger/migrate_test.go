@@ -197,8 +197,8 @@ func TestMigrationFails(t *testing.T) {
 
 func TestBrokenFormat(t *testing.T) {
 	for _, tt := range []struct{ key, value, want string }{
-		{"mformat", "x", `its format is "x", which is none`},
-		{"mformat", "0", `its format is "0", which is none`},
+		{"mformat", "x", `its format is "x", which is not one`},
+		{"mformat", "0", `its format is "0", which is not one`},
 	} {
 		fs := vfs.NewMem()
 		l := open(t, "ledger", Options{FS: fs})

@@ -92,7 +92,7 @@ func (a *Advice) keyFix(m *machines.Machine, err error) string {
 			return fmt.Sprintf("name the right file in %s, or make one:\nssh-keygen -t ed25519 -N '' -f %s && %s", a.entry(m), human.ShellWord(file), sshCopyID(m, file))
 		}
 		if errors.Is(err, fs.ErrPermission) {
-			return "run this as the user as whom the coordinator runs, and make the file that user's"
+			return "run this as the coordinator's user, and make the file that user's"
 		}
 		return fmt.Sprintf("repair the file, or name another one in %s", a.entry(m))
 	}
@@ -144,7 +144,7 @@ func (a *Advice) loginFix(m *machines.Machine, e *sshtransport.AuthError) string
 	if len(e.Keys) == 0 {
 		return "make a key: ssh-keygen -t ed25519, or name one as private-key in " + a.entry(m) + "; then " + sshCopyID(m, "")
 	}
-	return fmt.Sprintf("let the key in: %s\nif it is in already, see there: sshd's log, that ~/.ssh and its home belong to %s and nobody else can write there, and that %s is the right user",
+	return fmt.Sprintf("let the key in: %s\nif it is there already, check there: sshd's log, that ~/.ssh and its home belong to %s and nobody else can write there, and that %s is the right user",
 		sshCopyID(m, m.PrivateKeyFile(a.Home)), m.User, m.User)
 }
 
@@ -213,7 +213,7 @@ func (a *Advice) agentFix(m *machines.Machine, err error) string {
 	case says("currently not available", "runs no commands"):
 		return fmt.Sprintf("give %s a login shell there (chsh), or a forced command: lighter-agent help says how", m.User)
 	case says("does not offer it (subsystem"):
-		return `add to sshd_config there "Subsystem sftp internal-sftp", and have sshd read it again`
+		return `add to sshd_config there "Subsystem sftp internal-sftp", and reload sshd`
 	case isCommand && failed.Status == 126:
 		return fmt.Sprintf("programs cannot run from ~/.cache/lighter there (mounted noexec? %s findmnt -T .cache); make it a symbolic link to a folder where they can", there)
 	case isCommand && failed.Status == 127:

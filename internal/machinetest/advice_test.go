@@ -38,7 +38,7 @@ func TestAdvice(t *testing.T) {
 		{"wrong key, known_hosts", machines.TOML, m, &sshtransport.HostKeyError{Found: key, Wanted: known}, true, "ssh-keygen -R '[h]:2222'"},
 		{"other type of key", machines.TOML, &pinned, &sshtransport.HostKeyError{Wanted: known, Types: []string{"ssh-rsa"}}, true, "ssh-keyscan -p 2222 -t rsa h"},
 		{"no key to offer", machines.TOML, m, &sshtransport.AuthError{User: "u"}, true, "make a key: ssh-keygen -t ed25519"},
-		{"key of another user", machines.TOML, m, &sshtransport.KeyError{What: "private key", Cause: fs.ErrPermission}, true, "as whom the coordinator runs"},
+		{"key of another user", machines.TOML, m, &sshtransport.KeyError{What: "private key", Cause: fs.ErrPermission}, true, "as the coordinator's user"},
 		{"unknown name", machines.TOML, m, &net.OpError{Op: "dial", Err: &net.DNSError{Err: "no such host", Name: "h"}}, true, "put a name or address that can be found from here into the entry of m in f"},
 		{"no route", machines.TOML, m, &net.OpError{Op: "dial", Err: syscall.EHOSTUNREACH}, true, "a firewall drops port 2222"},
 		{"no answer", machines.TOML, m, errors.New("connecting to h:2222 took longer than 10s"), true, "ping h"},

@@ -67,7 +67,7 @@ func Safe(name string, info fs.FileInfo) error {
 		return fmt.Errorf("%s belongs to user %d: chown it to this user, or to root", name, stat.Uid)
 	}
 	if mode := info.Mode().Perm(); mode&0o022 != 0 {
-		return fmt.Errorf("%s has mode %04o, so that others can change it: chmod go-w %s", name, mode, name)
+		return fmt.Errorf("%s has mode %04o, so others can change it: chmod go-w %s", name, mode, name)
 	}
 	return nil
 }
@@ -95,7 +95,7 @@ func MakeState(dir string) error {
 	case ok && int64(stat.Uid) != int64(os.Getuid()):
 		return fmt.Errorf("state folder %s belongs to user %d, not to %d who runs this: choose another one, or chown it", dir, stat.Uid, os.Getuid())
 	case coordinator == nil && mode&0o022 != 0:
-		return fmt.Errorf("state folder %s has mode %04o, so that others can change what is in it: chmod go-w %s", dir, mode, dir)
+		return fmt.Errorf("state folder %s has mode %04o, so others can change what is in it: chmod go-w %s", dir, mode, dir)
 	case coordinator == nil || mode&0o077 == 0:
 		return nil
 	}

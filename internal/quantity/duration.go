@@ -66,7 +66,7 @@ func ParseDuration(text string) (time.Duration, error) {
 		return 0, errors.New("it is empty")
 	}
 	if strings.ContainsAny(text, " \t") {
-		return 0, errors.New("it has a blank in it")
+		return 0, errors.New("it has a space in it")
 	}
 	var total time.Duration
 	for rest, next := text, 0; rest != ""; {
@@ -104,7 +104,7 @@ var errTooLong = errors.New("more than 292 years")
 func unitProblem(name string) error {
 	for _, u := range durationUnits {
 		if u.name == name {
-			return fmt.Errorf("%q stands after a shorter unit, or twice", name)
+			return fmt.Errorf("%q comes after a shorter unit, or twice", name)
 		}
 	}
 	return fmt.Errorf("unknown unit %q", name)

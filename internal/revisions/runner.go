@@ -76,7 +76,7 @@ type Runner struct {
 func (q *Runner) Run(ctx context.Context, interval time.Duration) error {
 	for {
 		if err := q.Round(ctx); err != nil && ctx.Err() == nil {
-			q.Log.Error("not all was done; it is tried again", "err", err, "in", interval)
+			q.Log.Error("not everything was done; it is tried again", "err", err, "in", interval)
 		}
 		select {
 		case <-time.After(interval):

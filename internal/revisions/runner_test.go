@@ -351,7 +351,7 @@ func TestRun(t *testing.T) {
 		if !errors.Is(err, interrupted) || time.Since(start) != 65*time.Minute || lab.done(t) != "1 2" {
 			t.Errorf("%v after %v; done: %q", err, time.Since(start), lab.done(t))
 		}
-		if n := strings.Count(lab.output.String(), "not all was done"); n != 3 {
+		if n := strings.Count(lab.output.String(), "not everything was done"); n != 3 {
 			t.Errorf("%d rounds failed:\n%s", n, lab.output.String())
 		}
 	})

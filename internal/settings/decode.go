@@ -66,7 +66,7 @@ func sections(s *Settings) []section {
 			integer("max-attempts", "10", &c.MaxAttempts, 1, maxAttempts),
 			integer("retries", "0", &c.Retries, 0, maxAttempts),
 			integer("download-retries", "3", &c.DownloadRetries, 0, maxAttempts),
-			integer("quarantine-after", "3; 0 is never", &c.QuarantineAfter, 0, maxAttempts),
+			integer("quarantine-after", "3; 0 means never", &c.QuarantineAfter, 0, maxAttempts),
 			positive("quarantine-time", "1h", &c.QuarantineTime, time.Second),
 			integer("parallel-transfers", "4", &c.ParallelTransfers, 1, maxTransfers),
 			boolean("build-missing-inputs", &c.BuildMissingInputs),
@@ -394,7 +394,7 @@ func (d *decoder) requiredOfHook(table map[string]any, at *tomlfile.Place) {
 		d.Errorf(at.Key, `add a line such as command = ["/usr/local/bin/notify"], or built-in = "publish"`, "the hook%s has nothing to run", of)
 	}
 	if has("options") && !has("built-in") {
-		d.Errorf(at.At("options").Key, "write the arguments into command", "options are for built-in hooks alone")
+		d.Errorf(at.At("options").Key, "write the arguments into command", "options are for built-in hooks only")
 	}
 }
 

@@ -54,7 +54,7 @@ type Coordinator struct {
 	// DownloadRetries is the same for fixed-output derivations, at least; 3.
 	DownloadRetries int
 	// QuarantineAfter is how many derivations must fail on a machine and succeed elsewhere
-	// for it to get no builds for QuarantineTime. 3 and 1 hour; 0 is never. QuarantineTime
+	// for it to get no builds for QuarantineTime. 3 and 1 hour; 0 means never. QuarantineTime
 	// is at least a second.
 	QuarantineAfter int
 	QuarantineTime  time.Duration

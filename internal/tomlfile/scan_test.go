@@ -125,7 +125,7 @@ func TestDeepNestingIsRefused(t *testing.T) {
 		"both":     strings.Repeat("a.b.c = [{", n),
 	} {
 		d := NewDecoder(name, []byte(doc))
-		if _, _, ok := d.Parse(); ok || d.Err() == nil || !strings.Contains(d.Err().Error(), "in each other") {
+		if _, _, ok := d.Parse(); ok || d.Err() == nil || !strings.Contains(d.Err().Error(), "nested more than") {
 			t.Errorf("%s: got %v", name, d.Err())
 		}
 	}

@@ -73,7 +73,7 @@ func NewDecoder(file string, data []byte) Decoder {
 func (d *Decoder) Parse() (document map[string]any, root *Place, ok bool) {
 	places := locate(d.Doc)
 	if places.tooDeep >= 0 {
-		d.Errorf(places.tooDeep, "", "there are more than %d tables or lists in each other", maxDepth)
+		d.Errorf(places.tooDeep, "", "tables or lists are nested more than %d deep", maxDepth)
 		return nil, nil, false
 	}
 	if _, err := toml.Decode(d.Doc, &document); err != nil {
@@ -81,7 +81,7 @@ func (d *Decoder) Parse() (document map[string]any, root *Place, ok bool) {
 		return nil, nil, false
 	}
 	if places.twice >= 0 {
-		d.Errorf(places.twice, "leave one of them out", "the key is there twice")
+		d.Errorf(places.twice, "leave one of them out", "the key appears twice")
 	}
 	return document, places.root, true
 }

@@ -165,7 +165,7 @@ func named(v Value, name Symbol) {
 func (in *interp) enter(at int) {
 	in.depth++
 	if in.depth > in.limits.Depth {
-		overLimit(at, "more than %d forms and calls in each other", in.limits.Depth)
+		overLimit(at, "forms and calls are nested more than %d deep", in.limits.Depth)
 	}
 }
 
@@ -195,7 +195,7 @@ func (in *interp) once(n *node, e *env) (*node, *env, Value) {
 	case n.tail != nil:
 		fail(n.at, "", "a form has no dot")
 	case len(n.list) == 0:
-		fail(n.at, "write '() for the empty list", "() is nothing that could be evaluated")
+		fail(n.at, "write '() for the empty list", "() can't be evaluated")
 	}
 	if name := n.list[0].symbol(); name != "" && in.isFree(name, e, n.at) {
 		if t := in.records[name]; t != nil {

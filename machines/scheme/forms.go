@@ -72,7 +72,7 @@ func misplaced(_ *interp, n *node, _ *env) (*node, *env, Value) {
 func (n *node) parts(least, most int, form string) []*node {
 	parts := n.list[1:]
 	if len(parts) < least || most >= 0 && len(parts) > most {
-		fail(n.at, "write "+form, "%s is not written so", n.list[0].symbol())
+		fail(n.at, "write "+form, "%s is not written like this", n.list[0].symbol())
 	}
 	return parts
 }

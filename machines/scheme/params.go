@@ -76,7 +76,7 @@ func (p *params) name(n *node) Symbol {
 		fail(n.at, "", "a parameter is a name")
 	}
 	if slices.Contains(p.required, name) {
-		fail(n.at, "", "the parameter %s is there twice", name)
+		fail(n.at, "", "the parameter %s appears twice", name)
 	}
 	return name
 }
@@ -180,9 +180,9 @@ func (in *interp) bindKeys(p *params, args []Value, e *env, at int) {
 			i++
 			continue
 		case !ok:
-			fail(at, "", "%s stands where a keyword argument should", kind(args[i]))
+			fail(at, "", "%s is where a keyword argument should be", kind(args[i]))
 		case i+1 == len(args):
-			fail(at, "", "no value stands after #:%s", k)
+			fail(at, "", "no value comes after #:%s", k)
 		}
 		known := slices.ContainsFunc(p.keys, func(o optional) bool { return o.name == Symbol(k) })
 		if !known && !p.allow {

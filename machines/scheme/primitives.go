@@ -156,7 +156,7 @@ func (c *call) concatenated(lists []Value) Value {
 	for _, l := range lists {
 		elems, ok := List(l)
 		if !ok {
-			fail(c.at, "", "%s: %s stands where a list should", c.name, kind(l))
+			fail(c.at, "", "%s: %s is where a list should be", c.name, kind(l))
 		}
 		c.in.step(c.at, len(elems))
 		all = append(all, elems...)

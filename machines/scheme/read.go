@@ -154,7 +154,7 @@ func (r *reader) skipDatum() {
 	r.pos += 2
 	r.space()
 	if r.pos >= len(r.text) {
-		fail(start, "", "nothing stands after #;")
+		fail(start, "", "nothing comes after #;")
 	}
 	r.node()
 	r.depth--
@@ -189,7 +189,7 @@ func isAlphanumeric(c byte) bool {
 func (r *reader) enter() {
 	r.depth++
 	if r.depth > maxNesting {
-		overLimit(r.pos, "more than %d brackets in each other", maxNesting)
+		overLimit(r.pos, "brackets are nested more than %d deep", maxNesting)
 	}
 }
 
@@ -205,7 +205,7 @@ func (r *reader) node() *node {
 	case '[':
 		r.list(n, ']')
 	case ')', ']':
-		fail(r.pos, "an opening bracket is missing before it, or this one is too many", "nothing is open that %q could close", string(c))
+		fail(r.pos, "an opening bracket is missing before it, or this one is too many", "%q closes nothing that is open", string(c))
 	case '"':
 		n.atom = r.string()
 	case '\'':
@@ -256,12 +256,12 @@ func (r *reader) dotted(n *node, end byte) {
 	dot := r.pos - 1
 	r.space()
 	if r.pos >= len(r.text) || r.peek() == end {
-		fail(dot, "", "nothing stands after the dot")
+		fail(dot, "", "nothing comes after the dot")
 	}
 	tail := r.node()
 	r.space()
 	if r.peek() != end {
-		fail(r.pos, "", "more than one value stands after the dot")
+		fail(r.pos, "", "more than one value comes after the dot")
 	}
 	if tail.atom != nil {
 		n.tail = tail
@@ -277,7 +277,7 @@ func (r *reader) prefixed(n *node, prefix string, name Symbol) {
 	r.pos += len(prefix)
 	r.space()
 	if r.pos >= len(r.text) {
-		fail(n.at, "", "nothing stands after %s", prefix)
+		fail(n.at, "", "nothing comes after %s", prefix)
 	}
 	n.list = []*node{{at: n.at, atom: name}, r.node()}
 	r.depth--
@@ -323,7 +323,7 @@ func (r *reader) sharp(n *node) {
 		r.pos += 2
 		name := r.token()
 		if name == "" {
-			fail(start, "", "no name stands after #:")
+			fail(start, "", "no name comes after #:")
 		}
 		r.pos += len(name)
 		n.atom = Keyword(name)

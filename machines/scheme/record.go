@@ -109,7 +109,7 @@ func (in *interp) makeRecord(t *RecordType, n *node, e *env) Value {
 	if inherited != nil {
 		from, ok := in.eval(inherited, e).(*Record)
 		if !ok || from.Type != t {
-			fail(inherited.at, "", "what %s inherits from is no %s", t.Name, t.Name)
+			fail(inherited.at, "", "what %s inherits from is not a %s", t.Name, t.Name)
 		}
 		for name, f := range from.Fields {
 			if _, given := r.Fields[name]; !given && !t.field(name).Innate {
@@ -126,12 +126,12 @@ func (t *RecordType) checkFields(n *node, specs []*node, inherits bool) {
 	seen := make(map[string]*node)
 	for _, s := range specs {
 		if !s.isList() || len(s.list) != 2 || s.list[0].symbol() == "" {
-			fail(s.at, "write (FIELD VALUE)", "a %s has fields, each with one value; this is none", t.Name)
+			fail(s.at, "write (FIELD VALUE)", "a %s has fields, each with one value; this is not one", t.Name)
 		}
 		name := string(s.list[0].symbol())
 		switch {
 		case name == "inherit":
-			fail(s.at, "it stands before all fields", "inherit stands only once and first in a %s", t.Name)
+			fail(s.at, "it comes before all fields", "inherit comes only once and first in a %s", t.Name)
 		case t.field(name) == nil:
 			panic(failure{offset: s.list[0].at, err: &Error{
 				Message: fmt.Sprintf("unknown field %q", cutText(name)),
@@ -139,7 +139,7 @@ func (t *RecordType) checkFields(n *node, specs []*node, inherits bool) {
 				Word:    name, Known: t.fieldNames(),
 			}})
 		case seen[name] != nil:
-			fail(s.list[0].at, "leave one of them out", "the field %s is there twice", name)
+			fail(s.list[0].at, "leave one of them out", "the field %s appears twice", name)
 		}
 		seen[name] = s
 	}

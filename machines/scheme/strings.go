@@ -42,7 +42,7 @@ func (c *call) joined(elems []Value, delimiter string) string {
 	for i, v := range elems {
 		s, ok := v.(*String)
 		if !ok {
-			fail(c.at, "", "%s: %s stands where a string should", c.name, kind(v))
+			fail(c.at, "", "%s: %s is where a string should be", c.name, kind(v))
 		}
 		c.in.alloc(c.at, len(s.Text)+len(delimiter))
 		texts[i] = s.Text

@@ -32,7 +32,7 @@ func readSelection(r *http.Request) (*api.Selection, error) {
 	case len(s.IDs) == 0 && s.Filter == nil:
 		return nil, api.BadRequest("a selection has ids or a filter")
 	case s.Filter != nil && s.Filter.Empty():
-		return nil, api.BadRequest("the filter selects all builds that there ever were; say at least which states")
+		return nil, api.BadRequest("the filter selects all builds ever made; say at least which states")
 	}
 	if s.Filter != nil {
 		if err := s.Filter.Check(); err != nil {
@@ -250,7 +250,7 @@ func (s *Server) derivationsOf(ctx context.Context, ids []string, set map[store.
 		set[b.Derivation] = true
 	}
 	if len(set) > maxCancel {
-		return api.BadRequest("builds of more than %d derivations are too many with their dependents; what was retried by now stays so", maxCancel)
+		return api.BadRequest("builds of more than %d derivations are too many with their dependents; what was retried until now stays retried", maxCancel)
 	}
 	return nil
 }

@@ -216,7 +216,7 @@ func MachineNote(m *api.MachineStatus, now time.Time) string {
 	if m.NextTry != nil {
 		again = " (next try " + human.Ago(*m.NextTry, now) + ")"
 	}
-	add(m.Removed, "not in the machines file any more")
+	add(m.Removed, "no longer in the machines file")
 	add(m.Draining && m.DrainReason != "", m.DrainReason)
 	add(m.State != api.MachineUp && m.Error != "", m.Error+again)
 	until := ""
