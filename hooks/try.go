@@ -11,6 +11,7 @@ import (
 	"unicode"
 
 	"lighter/internal/api"
+	"lighter/internal/backoff"
 )
 
 // try carries out a run once, and decides what becomes of it.
@@ -158,7 +159,8 @@ func (h *hook) forgetDetail(n number, rec *record) {
 }
 
 func (h *hook) retryLater(r *run, rec *record) {
-	rec.Next = time.Now().Add(h.engine.backoff(rec.Tries))
+	limits := &h.engine.limits
+	rec.Next = time.Now().Add(backoff.After(rec.Tries, limits.retryMin, limits.retryMax, rand.Float64()))
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.running--
@@ -169,19 +171,6 @@ func (h *hook) retryLater(r *run, rec *record) {
 	h.window.again(r, rec.Next)
 	h.changes = append(h.changes, h.setting(runPrefix, r.number, rec))
 	h.nudge()
-}
-
-// backoff is how long to wait after so many tries, give or take a quarter, so that
-// what failed at the same time is not tried again at the same time.
-func (e *Engine) backoff(tries int) time.Duration {
-	wait := e.limits.retryMin
-	for range tries - 1 {
-		if wait *= 2; wait >= e.limits.retryMax {
-			wait = e.limits.retryMax
-			break
-		}
-	}
-	return wait*3/4 + rand.N(wait/2+1)
 }
 
 // park puts a run aside until a person says what to do with it.

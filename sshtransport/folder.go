@@ -15,6 +15,8 @@ import (
 	"sync"
 	"time"
 
+	"lighter/internal/backoff"
+
 	"github.com/pkg/sftp"
 )
 
@@ -24,6 +26,10 @@ const (
 	// folderBuffer is how much is given to the library at once, which sends it as many
 	// packets without waiting in between.
 	folderBuffer = 1 << 20
+	// firstPause and maxPause bound how long a machine is left alone after it could not be
+	// reached: one that is back may wait so long to be noticed.
+	firstPause = time.Second
+	maxPause   = time.Minute
 	// folderGrace is how long an operation may go on after its context is over, until the
 	// connection is closed under it.
 	folderGrace = 2 * time.Second
@@ -43,12 +49,12 @@ type Folder struct {
 	dir     string
 	dialing chan struct{} // holds a token while nobody connects
 
-	mu      sync.Mutex // owns what follows
-	session *folderSession
-	backoff backoff
-	nextTry time.Time
-	err     error // why, until then
-	closed  bool
+	mu       sync.Mutex // owns what follows
+	session  *folderSession
+	failures int // to connect, in a row
+	nextTry  time.Time
+	err      error // why, until then
+	closed   bool
 }
 
 // folderSession is a connection with SFTP on it.
@@ -142,9 +148,14 @@ func (f *Folder) note(ctx context.Context, s *folderSession, err error) (*folder
 func (f *Folder) noteFailureLocked(ctx context.Context, err error) {
 	switch {
 	case err == nil:
-		f.backoff, f.err, f.nextTry = backoff{}, nil, time.Time{}
+		f.failures, f.err, f.nextTry = 0, nil, time.Time{}
 	case ctx.Err() == nil:
-		f.err, f.nextTry = err, time.Now().Add(f.backoff.next(Permanent(err), mathrand.Float64()))
+		first := firstPause
+		if Permanent(err) {
+			first = maxPause // a person must do something about it
+		}
+		f.failures++
+		f.err, f.nextTry = err, time.Now().Add(backoff.After(f.failures, first, maxPause, mathrand.Float64()))
 	}
 }
 

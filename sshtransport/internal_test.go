@@ -223,31 +223,6 @@ func TestTail(t *testing.T) {
 	}
 }
 
-func TestBackoff(t *testing.T) {
-	var b backoff
-	var got []time.Duration
-	for range 12 {
-		got = append(got, b.next(false, 0.5))
-	}
-	s := time.Second
-	want := []time.Duration{s, 2 * s, 4 * s, 8 * s, 16 * s, 32 * s, 60 * s, 60 * s, 60 * s, 60 * s, 60 * s, 60 * s}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("pauses (-want +got):\n%s", diff)
-	}
-	b = backoff{}
-	if low, high := b.next(false, 0), b.next(false, 0.999); low != 750*time.Millisecond || high <= 2*s || high >= 2500*time.Millisecond {
-		t.Errorf("by chance: %v, %v", low, high)
-	}
-	b = backoff{failures: 100}
-	if got := b.next(false, 0.999); got != maxPause {
-		t.Errorf("longest pause %v", got)
-	}
-	b = backoff{}
-	if got := b.next(true, 0.5); got != permanentPause {
-		t.Errorf("pause after a permanent error %v", got)
-	}
-}
-
 func TestSlots(t *testing.T) {
 	testkit.CheckLeaks(t)
 	s := &slots{limit: 2}

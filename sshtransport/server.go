@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"lighter/internal/backoff"
+
 	"golang.org/x/crypto/ssh"
 )
 
@@ -112,7 +114,7 @@ func (r *serverRun) accept(ctx context.Context, listener net.Listener) error {
 			// Too many open files, say: that passes.
 			pause = min(max(2*pause, 10*time.Millisecond), time.Second)
 			r.logger.Warn("connection could not be accepted", "err", err)
-			if !sleep(ctx, pause) {
+			if backoff.Wait(ctx, pause) != nil {
 				return err
 			}
 			continue
@@ -123,17 +125,6 @@ func (r *serverRun) accept(ctx context.Context, listener net.Listener) error {
 			r.logger.Debug("connection closed for a newer one: it did not log in", "from", dropped.conn.RemoteAddr())
 		}
 		r.group.Go(func() { r.serve(ctx, x) })
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }
 

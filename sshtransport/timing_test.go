@@ -156,7 +156,7 @@ func TestFolderDownGrows(t *testing.T) {
 				t.Fatalf("try %d: %v, dialled %d times", try, err, dialled)
 			}
 			left := time.Until(down.Next)
-			if low, high := pause*3/4, min(pause*5/4, maxPause); left < low || left > high {
+			if low, high := pause*3/4, pause; left < low || left > high {
 				t.Errorf("try %d: pause %v is not from %v to %v", try, left, low, high)
 			}
 			pause = min(2*pause, maxPause)

@@ -16,6 +16,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/backoff"
 	"lighter/internal/ledger"
 	"lighter/machines"
 	"lighter/nar/signature"
@@ -257,7 +258,7 @@ type sighting struct {
 // supervise looks at the machine for as long as the coordinator runs: often while it
 // is up, and less and less often while it is down.
 func (m *machine) supervise(ctx context.Context) {
-	up, pauses := false, backoff{first: m.c.limits.RetryMin, most: m.c.limits.RetryMax}
+	up, failures := false, 0
 	for {
 		m.contacts.setShut(nil)
 		if !up {
@@ -275,9 +276,14 @@ func (m *machine) supervise(ctx context.Context) {
 		}
 		wait := m.c.limits.PollInterval
 		if up = s.err == nil; up {
-			pauses.failures = 0
+			failures = 0
 		} else {
-			wait = pauses.next(m.c.cfg.NeedsPerson != nil && m.c.cfg.NeedsPerson(s.err), rand.Float64())
+			first, most := m.c.limits.RetryMin, m.c.limits.RetryMax
+			if m.c.cfg.NeedsPerson != nil && m.c.cfg.NeedsPerson(s.err) {
+				first = most // time alone mends nothing
+			}
+			failures++
+			wait = backoff.After(failures, first, most, rand.Float64())
 			s.next = time.Now().Add(wait)
 			if linkFailed(s.err) {
 				m.contacts.setShut(s.err)

@@ -15,6 +15,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"lighter/internal/backoff"
 )
 
 // Limits on an answer, in bytes.
@@ -123,21 +125,10 @@ func (c *Client) get(ctx context.Context, path string, q url.Values, read func(i
 		}
 		wait := min(max(delay, e.After), c.options.MaxDelay)
 		c.options.Logger.Warn("the Guix Data Service did not answer as it should", "err", err, "try", try, "nextIn", wait)
-		if err := pause(ctx, wait); err != nil {
+		if err := backoff.Wait(ctx, wait); err != nil {
 			return err
 		}
 		delay *= 2
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
 	}
 }
 

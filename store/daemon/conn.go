@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"lighter/internal/backoff"
 	"lighter/internal/wire"
 	"lighter/store"
 )
@@ -129,12 +130,8 @@ func dialSocket(ctx context.Context, socket string) (net.Conn, error) {
 		case !errors.Is(err, syscall.EAGAIN):
 			return nil, err
 		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return nil, context.Cause(ctx)
+		if err := backoff.Wait(ctx, wait); err != nil {
+			return nil, err
 		}
 	}
 }

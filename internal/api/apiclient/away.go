@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"lighter/internal/api"
+	"lighter/internal/backoff"
 )
 
 // Away reports whether an error says that no coordinator answers now, rather than what
@@ -31,13 +32,9 @@ func (o *Outage) Wait(ctx context.Context, patience time.Duration, err error) er
 	if time.Since(o.since) >= patience {
 		return err
 	}
-	select {
-	case <-time.After(o.pause):
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	pause := o.pause
 	o.pause = min(2*o.pause, longestPause)
-	return nil
+	return backoff.Wait(ctx, pause)
 }
 
 // WhileAway calls do until the coordinator answers it, for good or ill, or has been away

@@ -5,29 +5,9 @@ import (
 	"errors"
 	"net"
 	"testing"
-	"time"
 
 	"lighter/machines"
 )
-
-func TestBackoff(t *testing.T) {
-	b := backoff{first: time.Second, most: time.Minute}
-	for i, want := range []float64{1, 2, 4, 8, 16, 32, 60, 60} {
-		if got := b.next(false, 0).Seconds(); got != want {
-			t.Errorf("failure %d: got %g s, want %g s", i+1, got, want)
-		}
-	}
-	if got := b.next(false, 0.999); got < 45*time.Second || got > 46*time.Second {
-		t.Errorf("by chance: got %s", got)
-	}
-	b.failures = 0
-	if got := b.next(true, 0); got != time.Minute {
-		t.Errorf("what a person must mend: got %s", got)
-	}
-	if got := b.next(false, 0); got != 2*time.Second {
-		t.Errorf("after that: got %s", got)
-	}
-}
 
 // TestOneDecidesWhenToConnect shows that while a machine is left alone nobody else tries it,
 // until it is looked at again.
