@@ -44,7 +44,8 @@ func (s State) Final() bool {
 	return s == Succeeded || s == Failed || s == TimedOut || s == Canceled
 }
 
-// Running reports whether the build holds a slot of a machine.
+// Running reports whether an attempt at the build is under way on a machine. It holds a slot there
+// until the outputs are made.
 func (s State) Running() bool {
 	return s == Placed || s == Sending || s == Building || s == Fetching
 }
