@@ -109,7 +109,7 @@ func (m *machine) faulted(l *loop, what string) {
 func (m *machine) beginRest(l *loop, n int, why string) {
 	x := &m.conduct
 	rest := min(firstRest<<min(n, 20), maxRest)
-	x.restUntil, x.restReason = time.Now().Add(rest), why
+	x.restUntil, x.restReason = l.now().Add(rest), why
 	m.log.Warn("the machine rests", "for", rest, "why", why)
 	l.placeBy(x.restUntil)
 }

@@ -8,7 +8,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -424,7 +423,7 @@ func (k *checking) newTask(l *loop) *task {
 	return &task{
 		drv: k.rec.Derivation, id: comparisonID(k.req.ID, k.made), seq: l.seq, state: api.Queued,
 		node: k.node, check: k, priority: k.rec.Priority,
-		skip: maps.Clone(k.used), queuedAt: time.Now(),
+		skip: maps.Clone(k.used), queuedAt: l.now(),
 	}
 }
 

@@ -115,6 +115,7 @@ type Config struct {
 	PruneAfter    time.Duration
 	PruneKeepLogs bool
 
+	now       func() time.Time               // nil is the computer's clock; for tests
 	newAgent  func(m *machine) agent         // nil is the real one; for tests
 	headSpace func() (api.HeadStatus, error) // nil asks the file systems; for tests
 }
@@ -287,6 +288,14 @@ func New(cfg Config) (*Coordinator, error) {
 		return nil, err
 	}
 	return c, nil
+}
+
+// now is the time for all that is decided.
+func (c *Coordinator) now() time.Time {
+	if c.cfg.now != nil {
+		return c.cfg.now()
+	}
+	return time.Now()
 }
 
 // Version returns the configuration's.

@@ -3,7 +3,9 @@ package coordinator
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -54,5 +56,30 @@ func TestSlotIsFreeWhileOutputsTravel(t *testing.T) {
 	f.awaitState(first, api.Succeeded)
 	f.releaseAll("second")
 	f.awaitState(second, api.Succeeded)
+	f.idle()
+}
+
+// TestGivenClock has builds and machines' standing be timed by the clock that is given.
+func TestGivenClock(t *testing.T) {
+	var now atomic.Int64 // seconds since 1970
+	start := time.Date(2031, 5, 1, 12, 0, 0, 0, time.UTC)
+	now.Store(start.Unix())
+	f := newFarm(t, func(c *Config) { c.now = func() time.Time { return time.Unix(now.Load(), 0).UTC() } }, "m1", "m2")
+	b := f.awaitState(f.submit(f.drv("one", ""))[0], api.Succeeded)
+	if !b.Submitted.Equal(start) || !b.Stopped.Equal(start) {
+		t.Errorf("submitted at %s, stopped at %s, want %s", b.Submitted, b.Stopped, start)
+	}
+	m := f.machine("m1")
+	if err := f.c.do(t.Context(), func(l *loop) { m.quarantine(l, "for a test") }); err != nil {
+		t.Fatal(err)
+	}
+	if until := f.statusOf("m1").QuarantinedUntil; until == nil || !until.Equal(start.Add(f.c.limits.QuarantineTime)) {
+		t.Errorf("in quarantine until %v", until)
+	}
+	now.Store(start.Add(f.c.limits.QuarantineTime).Unix())
+	f.until("its quarantine is over", func() bool {
+		f.c.post(func(l *loop) { l.placing = true })
+		return f.statusOf("m1").Quarantined == ""
+	})
 	f.idle()
 }

@@ -100,7 +100,7 @@ func (r *liveBuild) countFinal(l *loop) {
 		return
 	}
 	n.finals[r.State]++
-	n.ended[was.system].add(time.Now())
+	n.ended[was.system].add(l.now())
 	if listedFailure(&r.Build) {
 		n.failures = slices.Insert(n.failures, 0, r.Build)
 		n.failures = n.failures[:min(len(n.failures), maxFailures)]

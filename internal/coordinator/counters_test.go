@@ -46,10 +46,10 @@ func TestQueues(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &loop{Coordinator: &Coordinator{started: time.Now()}, counts: newCounters(), tasks: make(map[store.Path]*task)}
 		l.machines = []*machine{
-			{Machine: machines.Machine{Name: "a", Systems: []string{"x"}, ParallelBuilds: 3, Speed: 1}, state: api.MachineUp},
-			{Machine: machines.Machine{Name: "b", Systems: []string{"x", "y"}, ParallelBuilds: 1, Speed: 2}, state: api.MachineUp},
-			{Machine: machines.Machine{Name: "c", Systems: []string{"x"}, ParallelBuilds: 100, Speed: 1}, state: api.MachineDown},
-			{Machine: machines.Machine{Name: "d", Systems: []string{"z"}, ParallelBuilds: 9, Speed: 1}, state: api.MachineUp, setting: machineSetting{Draining: true}},
+			{c: new(Coordinator), Machine: machines.Machine{Name: "a", Systems: []string{"x"}, ParallelBuilds: 3, Speed: 1}, state: api.MachineUp},
+			{c: new(Coordinator), Machine: machines.Machine{Name: "b", Systems: []string{"x", "y"}, ParallelBuilds: 1, Speed: 2}, state: api.MachineUp},
+			{c: new(Coordinator), Machine: machines.Machine{Name: "c", Systems: []string{"x"}, ParallelBuilds: 100, Speed: 1}, state: api.MachineDown},
+			{c: new(Coordinator), Machine: machines.Machine{Name: "d", Systems: []string{"z"}, ParallelBuilds: 9, Speed: 1}, state: api.MachineUp, setting: machineSetting{Draining: true}},
 		}
 		add := func(system string, state api.State, expected, rank time.Duration) *liveBuild {
 			name := store.Path(fmt.Sprint(len(l.tasks)))

@@ -82,7 +82,7 @@ func (m *machine) quarantine(l *loop, why string) {
 	if l.byName[m.Name] != m || m.setting.Quarantined != "" {
 		return
 	}
-	until := time.Now().Add(l.limits.QuarantineTime).Round(time.Second)
+	until := l.now().Add(l.limits.QuarantineTime).Round(time.Second)
 	m.setting.Quarantined, m.setting.QuarantinedUntil = why, &until
 	m.log.Warn("the machine is in quarantine; machines resume ends that", "why", why, "until", until)
 	m.saveSetting(l)
@@ -115,8 +115,8 @@ func (m *machine) lost(l *loop) {
 	}
 	m.setting.Lost = true
 	m.saveSetting(l)
-	m.log.Warn("the machine is lost; what it built is built elsewhere", "away", time.Since(m.down).Round(time.Second))
-	l.machineEvent(api.KindMachineLost, m.Name, fmt.Sprintf("not reached for %s: %s", time.Since(m.down).Round(time.Second), m.err))
+	m.log.Warn("the machine is lost; what it built is built elsewhere", "away", l.now().Sub(m.down).Round(time.Second))
+	l.machineEvent(api.KindMachineLost, m.Name, fmt.Sprintf("not reached for %s: %s", l.now().Sub(m.down).Round(time.Second), m.err))
 }
 
 // back notes that a machine which was lost is there again.

@@ -3,7 +3,6 @@ package coordinator
 import (
 	"fmt"
 	"slices"
-	"time"
 
 	"lighter/internal/api"
 	"lighter/internal/ledger"
@@ -15,7 +14,7 @@ import (
 // end is the door through which every build leaves: it is final, and the loop knows it no
 // more.
 func (r *liveBuild) end(l *loop, s api.State, reason string) {
-	now := time.Now()
+	now := l.now()
 	r.Stopped, r.State, r.Reason = &now, s, reason
 	r.save(l, false)
 	delete(l.builds, r.ID)

@@ -3,7 +3,6 @@ package coordinator
 import (
 	"context"
 	"maps"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -52,7 +51,7 @@ func (c *Coordinator) Figures(ctx context.Context) (*Figures, error) {
 			}
 			f.Machines = append(f.Machines, one)
 		}
-		f.Queues, f.Head, f.Paused = l.queues(time.Now()), l.space, l.held() != ""
+		f.Queues, f.Head, f.Paused = l.queues(l.now()), l.space, l.held() != ""
 		f.Finals, f.Failed, f.Placements = maps.Clone(l.counts.finals), maps.Clone(l.counts.failed), l.counts.placements
 	})
 	return f, err

@@ -132,7 +132,7 @@ func (r *attempt) measure(l *loop, out *outcome) {
 	t, m := r.task, r.machine
 	l.change(ledger.Change{Duration: &ledger.Duration{
 		Name: t.node.PackageName(), System: t.node.System,
-		Sample: ledger.Sample{Machine: m.Name, Speed: m.Speed, Seconds: out.buildTime.Seconds(), Time: time.Now()},
+		Sample: ledger.Sample{Machine: m.Name, Speed: m.Speed, Seconds: out.buildTime.Seconds(), Time: l.now()},
 	}})
 	if t.expectedKnown {
 		m.speed.Observe(m.Speed, t.expected, out.buildTime)
@@ -216,7 +216,7 @@ func (r *attempt) fetchFailed(l *loop, f *api.Failure) {
 func (t *task) delay(l *loop, f *api.Failure) {
 	delay := min(l.limits.AttemptDelay<<min(t.rounds, 20), maxAttemptDelay)
 	t.rounds++
-	t.notBefore = time.Now().Add(delay)
+	t.notBefore = l.now().Add(delay)
 	t.setState(l, api.Queued, fmt.Sprintf("tried again in %s: %s", delay, f.Error()))
 }
 

@@ -84,7 +84,7 @@ func (m *machine) gcDue(now time.Time) (overdue time.Duration, due bool) {
 // collected notes how collecting a machine's garbage went.
 func (m *machine) collected(l *loop, result *agentapi.GCResult, err error) {
 	if err != nil {
-		m.gcError, m.gcAfter = agentapi.Printable(err.Error(), api.MaxProblem), time.Now().Add(gcRetry)
+		m.gcError, m.gcAfter = agentapi.Printable(err.Error(), api.MaxProblem), l.now().Add(gcRetry)
 		m.log.Warn("the machine's garbage was not collected", "err", m.gcError)
 		m.tell(l, "garbage was not collected: "+m.gcError)
 		return
@@ -94,7 +94,7 @@ func (m *machine) collected(l *loop, result *agentapi.GCResult, err error) {
 }
 
 func (m *machine) noteGC(l *loop) {
-	now := time.Now()
+	now := l.now()
 	m.setting.LastGC, m.gcError = &now, ""
 	m.has.clear()
 	m.saveSetting(l)

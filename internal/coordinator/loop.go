@@ -106,7 +106,7 @@ func (l *loop) run() error {
 	for {
 		l.record()
 		if !l.placeAt.IsZero() {
-			timer.Reset(time.Until(l.placeAt))
+			timer.Reset(l.placeAt.Sub(l.now()))
 		}
 		select {
 		case <-l.ctx.Done():
@@ -123,7 +123,7 @@ func (l *loop) run() error {
 			l.placing, l.placeAt = true, time.Time{}
 		case <-tick.C:
 			l.lookForIdleMachines()
-			l.collectWhenDue(time.Now())
+			l.collectWhenDue(l.now())
 		}
 		if l.placing {
 			l.place()

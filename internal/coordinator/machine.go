@@ -416,7 +416,7 @@ func (m *machine) sighted(l *loop, s sighting) {
 	}
 	m.tellHeld(l)
 	m.problem = problem
-	m.admit(l, time.Now())
+	m.admit(l, l.now())
 	m.back(l)
 	if was != api.MachineUp {
 		m.reconcile(l, &s)
@@ -427,7 +427,7 @@ func (m *machine) sighted(l *loop, s sighting) {
 }
 
 func (m *machine) unreachable(l *loop, s sighting) {
-	now := time.Now()
+	now := l.now()
 	text := agentapi.Printable(s.err.Error(), api.MaxProblem)
 	if m.state != api.MachineDown {
 		m.down = now
@@ -469,7 +469,7 @@ func (m *machine) unavailable() string {
 	case m.setting.Quarantined != "":
 		return "in quarantine until " + m.setting.QuarantinedUntil.Format(time.DateTime) + ": " + m.setting.Quarantined
 	}
-	return cmp.Or(m.problem, m.conduct.resting(time.Now()))
+	return cmp.Or(m.problem, m.conduct.resting(m.c.now()))
 }
 
 // saveInterval is the least time between two records of what was learnt of a machine.
@@ -479,10 +479,10 @@ func (m *machine) saveLearnt(l *loop) {
 	if m.bandwidth.takeChanged() {
 		m.learnt = true
 	}
-	if !m.learnt || time.Since(m.saved) < saveInterval {
+	if !m.learnt || l.now().Sub(m.saved) < saveInterval {
 		return
 	}
-	m.learnt, m.saved = false, time.Now()
+	m.learnt, m.saved = false, l.now()
 	l.change(ledger.Change{Machine: &ledger.Machine{
 		Name: m.Name, Bandwidth: m.bandwidth.value(), SpeedLog: m.speed.Log, SpeedSamples: m.speed.Samples,
 		PublicKey: m.info.PublicKey, Updated: m.saved,

@@ -40,7 +40,7 @@ func (m *machine) tell(l *loop, text string) bool {
 // tellHeld is called with each look at a machine, and reports whether anything was told.
 func (m *machine) tellHeld(l *loop) bool {
 	n := &m.news
-	if n.held == "" || !n.take(time.Now()) {
+	if n.held == "" || !n.take(l.now()) {
 		return false
 	}
 	if n.missed > 1 {

@@ -130,14 +130,14 @@ func (c *Coordinator) mayOffload(ctx context.Context, q *hookapi.Question) (*hoo
 		}
 		return &hookapi.Answer{Verdict: hookapi.Decline, Reason: err.Error()}, nil
 	}
-	deadline := time.Now().Add(firstContact)
+	deadline := c.now().Add(firstContact)
 	for {
 		var a hookapi.Answer
 		var hopeful bool
 		if err := c.do(ctx, func(l *loop) { a, hopeful = l.verdictOn(q) }); err != nil {
 			return nil, err
 		}
-		if !hopeful || time.Now().After(deadline) {
+		if !hopeful || c.now().After(deadline) {
 			return &a, nil
 		}
 		select {
@@ -173,7 +173,7 @@ func (l *loop) verdictOn(q *hookapi.Question) (a hookapi.Answer, hopeful bool) {
 	}
 	free, full, queued := 0, 0, l.queue.Len()
 	var why []string
-	for i, v := range scheduler.Explain(&b, l.schedulerMachines(time.Now()), nil) {
+	for i, v := range scheduler.Explain(&b, l.schedulerMachines(l.now()), nil) {
 		switch {
 		case v.OK():
 			free += l.machines[i].ParallelBuilds

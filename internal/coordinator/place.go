@@ -24,7 +24,7 @@ func (l *loop) placeBy(at time.Time) {
 // place starts what can be started now.
 func (l *loop) place() {
 	l.placing = false
-	now := time.Now()
+	now := l.now()
 	l.wake(now)
 	l.endQuarantines(now)
 	for _, m := range l.machines {
@@ -55,7 +55,7 @@ func (l *loop) begin(plan scheduler.Plan) {
 		a := &plan.Assignments[i]
 		if t := l.byID[a.Build.ID]; t != nil {
 			l.counts.placements++
-			l.latency.Observe(time.Since(t.queuedAt).Seconds())
+			l.latency.Observe(l.now().Sub(t.queuedAt).Seconds())
 			t.place(l, l.byName[a.Machine], fmt.Sprintf("finished earliest there, in %s", a.Finish.Round(time.Millisecond)))
 		}
 	}
@@ -224,7 +224,7 @@ func (l *loop) lookForIdleMachines() {
 	if l.grace != nil || l.recorder.stalled.Load() != nil || l.queue.Len() == 0 || l.held() != "" {
 		return
 	}
-	now := time.Now()
+	now := l.now()
 	plan := l.plan(now)
 	for i := range plan.Assignments {
 		a := &plan.Assignments[i]
@@ -259,7 +259,7 @@ func (t *task) why(l *loop, r *liveBuild) *api.Why {
 	if t.node == nil || t.state != api.Queued {
 		return w
 	}
-	now := time.Now()
+	now := l.now()
 	b := t.schedulerBuild(l)
 	var could []string
 	verdicts := scheduler.Explain(&b, l.schedulerMachines(now), l.missing)

@@ -59,7 +59,7 @@ const freshFile = 10 * time.Second
 
 // noteFile notes that the caller of New read the machines file.
 func (l *loop) noteFile(file string) {
-	now := time.Now()
+	now := l.now()
 	l.file = machinesFile{status: api.MachinesFileStatus{File: file, Read: &now}}
 	if mark, err := markOf(file); err == nil && now.Sub(mark.modified) > freshFile {
 		l.file.seen = mark
@@ -175,7 +175,7 @@ func (l *loop) refuseFile(mark fileMark, err error) {
 }
 
 func (l *loop) tookFile(mark fileMark) {
-	now := time.Now()
+	now := l.now()
 	l.file.seen, l.file.status.Error, l.file.status.Read = mark, "", &now
 }
 
@@ -337,7 +337,7 @@ func (m *machine) take(l *loop, n *machines.Machine) {
 		lane.setStreams(m.streams())
 	}
 	if m.info != nil {
-		m.admit(l, time.Now())
+		m.admit(l, l.now())
 	}
 }
 

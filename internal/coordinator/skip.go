@@ -185,7 +185,7 @@ func (c *Coordinator) submitInputsOf(ctx context.Context, parent *api.Build, see
 			r.ID = uuid.NewSHA1(namespace, []byte(in)).String()
 			r.Derivation, r.Outputs, r.AllInputs, r.SkipIfSubmitted, r.Check, r.On = in, nil, false, true, 0, nil
 			r.Attached = false // nobody knows its id
-			b := newBuild(&r, input)
+			b := c.newBuild(&r, input)
 			b.Submitter = parent.Submitter
 			batch = append(batch, api.Submitted{Build: b})
 			if len(batch) == api.MaxSubmit {

@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"os"
 	"slices"
-	"time"
 
 	"lighter/internal/api"
 	"lighter/scheduler"
@@ -29,7 +28,7 @@ func (c *Coordinator) Status(ctx context.Context) (*api.Status, error) {
 		s.LedgerProblems = append(s.LedgerProblems, api.Cut(err.Error(), api.MaxProblem))
 	}
 	err := c.do(ctx, func(l *loop) {
-		now := time.Now()
+		now := l.now()
 		for _, m := range l.machines {
 			s.Machines = append(s.Machines, m.status())
 			for run := range m.attempts {
@@ -87,8 +86,8 @@ func (m *machine) status() api.MachineStatus {
 		s.Error = m.problem
 	case m.state == api.MachineUp && m.next != nil:
 		s.Error = m.unavailable()
-	case m.state == api.MachineUp && m.conduct.resting(time.Now()) != "":
-		s.Error = m.conduct.resting(time.Now())
+	case m.state == api.MachineUp && m.conduct.resting(m.c.now()) != "":
+		s.Error = m.conduct.resting(m.c.now())
 	case m.state == api.MachineUp && m.gcError != "":
 		s.Error = "its garbage was not collected: " + m.gcError
 	case m.state == api.MachineDown && !m.nextTry.IsZero():
@@ -135,7 +134,7 @@ func (m *machine) refusal() string {
 		return ""
 	}
 	b := scheduler.Build{ID: "any", System: m.Systems[0], Features: m.MandatoryFeatures}
-	for _, v := range scheduler.Explain(&b, []scheduler.Machine{m.schedulerMachine(time.Now(), nil)}, nil) {
+	for _, v := range scheduler.Explain(&b, []scheduler.Machine{m.schedulerMachine(m.c.now(), nil)}, nil) {
 		switch v.Rule {
 		case scheduler.RuleAdmission:
 			return v.Actual

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -138,7 +137,7 @@ func (c *Coordinator) prepareOne(ctx context.Context, r *api.Request) api.Submit
 			return api.Submitted{Skipped: reason}
 		}
 	}
-	b := newBuild(r, n)
+	b := c.newBuild(r, n)
 	if !b.Offload { // guix-daemon has limits of its own
 		b.Timeout = cmp.Or(b.Timeout, api.Seconds(c.limits.Timeout.Seconds()))
 		b.MaxSilentTime = cmp.Or(b.MaxSilentTime, api.Seconds(c.limits.MaxSilentTime.Seconds()))
@@ -147,10 +146,10 @@ func (c *Coordinator) prepareOne(ctx context.Context, r *api.Request) api.Submit
 }
 
 // newBuild makes the build of a request that is right.
-func newBuild(r *api.Request, n *headstore.Node) *api.Build {
+func (c *Coordinator) newBuild(r *api.Request, n *headstore.Node) *api.Build {
 	b := &api.Build{
 		Request: *r, System: n.System, Features: n.Features, OutputPaths: n.OutputMap(),
-		State: api.Queued, Submitted: time.Now(),
+		State: api.Queued, Submitted: c.now(),
 	}
 	if b.ID == "" {
 		b.ID = newID()

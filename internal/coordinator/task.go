@@ -194,7 +194,7 @@ func (l *loop) newInternal(n *headstore.Node, parent *task) *task {
 			Retries: first.Retries, Skip: first.Skip,
 		},
 		System: n.System, Features: n.Features, Parent: first.ID, OutputPaths: n.OutputMap(),
-		State: api.Queued, Submitted: time.Now(),
+		State: api.Queued, Submitted: l.now(),
 	}
 	r := t.join(l, b)
 	record := r.Build
@@ -303,7 +303,7 @@ func (t *task) makeReady(l *loop) {
 		t.await(l)
 		return
 	}
-	now := time.Now()
+	now := l.now()
 	if wait := t.notBefore.Sub(now); wait > 0 {
 		t.setState(l, api.Queued, t.reason)
 		l.delayed[t] = true
