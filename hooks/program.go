@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"lighter/internal/api"
+	"lighter/internal/stream"
 )
 
 // Programs says how the programs of hooks are run. The zero value is good.
@@ -48,7 +49,7 @@ func (p *program) Run(ctx context.Context, e *Event) (string, error) {
 	if err != nil {
 		return "", Permanent(err)
 	}
-	output := &tail{max: maxOutput}
+	output := &stream.Tail{Max: maxOutput}
 	cmd := exec.CommandContext(ctx, p.command[0], p.command[1:]...)
 	cmd.Dir = p.Dir
 	cmd.Env = p.environment(e)
@@ -142,37 +143,9 @@ func variableName(tag string) string {
 // maxOutput is how much of a run's output is kept, in bytes.
 const maxOutput = 16 << 10
 
-// tail keeps the end of what is written to it. One goroutine writes.
-type tail struct {
-	max  int
-	kept []byte
-	lost bool
-}
-
-func (t *tail) Write(p []byte) (int, error) {
-	n := len(p)
-	if len(p) > t.max {
-		p, t.lost = p[len(p)-t.max:], true
-	}
-	if over := len(t.kept) + len(p) - t.max; over > 0 {
-		t.kept, t.lost = append(t.kept[:0], t.kept[over:]...), true
-	}
-	t.kept = append(t.kept, p...)
-	return n, nil
-}
-
-// String says when the beginning is missing. It is valid UTF-8.
-func (t *tail) String() string {
-	text := strings.ToValidUTF8(string(t.kept), "\uFFFD")
-	if t.lost {
-		return "…" + text
-	}
-	return text
-}
-
 // clip bounds the output of a built-in as that of a program.
 func clip(output string) string {
-	t := &tail{max: maxOutput}
+	t := &stream.Tail{Max: maxOutput}
 	_, _ = t.Write([]byte(output))
 	return t.String()
 }

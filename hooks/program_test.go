@@ -171,31 +171,6 @@ func awaitDeath(t *testing.T, pid int) {
 	}
 }
 
-// TestTail: the end is kept, in whatever pieces it comes.
-func TestTail(t *testing.T) {
-	for _, test := range []struct {
-		pieces []string
-		want   string
-	}{
-		{[]string{""}, ""},
-		{[]string{"ab", "cd"}, "abcd"},
-		{[]string{"ab", "cde"}, "…bcde"},
-		{[]string{"abcdefg"}, "…defg"},
-		{[]string{"abc", "defghi"}, "…fghi"},
-		{[]string{"\xff\xfeab"}, "\uFFFDab"},
-	} {
-		out := &tail{max: 4}
-		for _, p := range test.pieces {
-			if n, err := out.Write([]byte(p)); n != len(p) || err != nil {
-				t.Errorf("Write: %d, %v", n, err)
-			}
-		}
-		if got := out.String(); got != test.want {
-			t.Errorf("%q: got %q, want %q", test.pieces, got, test.want)
-		}
-	}
-}
-
 // TestHostileBuild has a program run for a build whose names and texts are chosen to be
 // taken for something else, or to be too much.
 func TestHostileBuild(t *testing.T) {

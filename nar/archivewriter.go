@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 
+	"lighter/internal/stream"
 	"lighter/internal/wire"
 	"lighter/store"
 )
@@ -64,12 +65,12 @@ func (a *ArchiveWriter) writeItem(item *Item, writeNAR func(io.Writer) error, si
 	a.hash.Reset()
 	signed := &hashedWriter{w: a.w, hash: &a.hash}
 	if item.NARState != nil && a.hash.Restore(item.NARState, item.NARSize, item.NARHash) {
-		counted := &countedWriter{w: a.w}
+		counted := &stream.Counter{W: a.w}
 		if err := writeNAR(counted); err != nil {
 			return err
 		}
-		if counted.n != item.NARSize {
-			return fmt.Errorf("%w: its NAR has %d bytes instead of %d", store.ErrCorrupt, counted.n, item.NARSize)
+		if counted.N != item.NARSize {
+			return fmt.Errorf("%w: its NAR has %d bytes instead of %d", store.ErrCorrupt, counted.N, item.NARSize)
 		}
 	} else {
 		if err := writeNAR(signed); err != nil {
@@ -126,18 +127,6 @@ func (a *ArchiveWriter) mark(v uint64) error {
 	out.Reset(a.w)
 	_ = out.Uint64(v) // errors stay until Flush
 	return out.Flush()
-}
-
-// countedWriter counts what passes through it.
-type countedWriter struct {
-	w io.Writer
-	n int64
-}
-
-func (c *countedWriter) Write(p []byte) (int, error) {
-	n, err := c.w.Write(p)
-	c.n += int64(n)
-	return n, err
 }
 
 // hashedWriter hashes what passes through it.

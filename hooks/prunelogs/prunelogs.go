@@ -21,6 +21,7 @@ import (
 
 	"lighter/hooks"
 	"lighter/internal/disk"
+	"lighter/internal/stream"
 )
 
 // Name is the name of the built-in.
@@ -205,22 +206,9 @@ func compressTo(ctx context.Context, to io.Writer, from io.Reader, compress stri
 			return err
 		}
 	}
-	_, err := io.Copy(z, &canceled{ctx, from})
+	_, err := io.Copy(z, stream.ReaderUntil(ctx, from))
 	return errors.Join(err, z.Close())
 }
 
 // windowSize is what a reader of the log needs as memory, in bytes.
 const windowSize = 1 << 20
-
-// canceled is a reader that ends with its context.
-type canceled struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (c *canceled) Read(p []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return c.r.Read(p)
-}

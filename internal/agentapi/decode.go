@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"lighter/internal/stream"
 )
 
 // transportError is a failure of the way to an agent in the middle of an answer, as
@@ -58,38 +60,19 @@ type listReader struct {
 	other func(name string, text json.RawMessage) error
 
 	decoder *json.Decoder
-	from    *budget
-}
-
-// budget is a reader that ends in an error when more is read than is granted.
-type budget struct {
-	r    io.Reader
-	left int64
-	err  error // of r, but for io.EOF
+	from    *stream.Allowance
 }
 
 var errTooLong = errors.New("an element is too long")
 
-func (b *budget) Read(p []byte) (int, error) {
-	if b.left <= 0 {
-		return 0, errTooLong
-	}
-	n, err := b.r.Read(p[:min(int64(len(p)), b.left)])
-	b.left -= int64(n)
-	if err != nil && !errors.Is(err, io.EOF) {
-		b.err = err
-	}
-	return n, err
-}
-
 // read reads it. null is an empty list. What comes after the answer, or twice, is an
 // error.
 func (l listReader) read(r io.Reader) error {
-	l.from = &budget{r: r}
+	l.from = &stream.Allowance{R: r, TooMuch: errTooLong}
 	l.decoder = json.NewDecoder(l.from)
 	err := l.answer()
-	if l.from.err != nil {
-		return &transportError{l.from.err}
+	if l.from.Failed != nil {
+		return &transportError{l.from.Failed}
 	}
 	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
@@ -180,12 +163,12 @@ func (l *listReader) list() error {
 }
 
 func (l *listReader) more() bool {
-	l.from.left = l.element
+	l.from.Left = l.element
 	return l.decoder.More()
 }
 
 func (l *listReader) token() (json.Token, error) {
-	l.from.left = l.element
+	l.from.Left = l.element
 	return l.decoder.Token()
 }
 
@@ -198,7 +181,7 @@ func (l *listReader) delimiter(want json.Delim) error {
 }
 
 func (l *listReader) next() (text json.RawMessage, err error) {
-	l.from.left = l.element
+	l.from.Left = l.element
 	err = l.decoder.Decode(&text)
 	return text, err
 }

@@ -24,6 +24,7 @@ import (
 	"time"
 	"unicode"
 
+	"lighter/internal/stream"
 	"lighter/store"
 )
 
@@ -198,8 +199,8 @@ func list[T any](ctx context.Context, c *Client, path string, q url.Values, name
 // Members that newer services have beside it are passed over. A wrong query gets
 // status 200 and an object with just "error".
 func readList(body io.Reader, name string, each func(json.RawMessage) error) error {
-	in := &allowance{r: body}
-	in.renew()
+	tooMuch := finalf("something in it has more than %d bytes", maxElement)
+	in := &stream.Allowance{R: body, Left: maxElement, TooMuch: tooMuch}
 	d := json.NewDecoder(in)
 	if err := delimiter(d, '{'); err != nil {
 		return err
@@ -227,7 +228,7 @@ func readList(body io.Reader, name string, each func(json.RawMessage) error) err
 				return err
 			}
 		}
-		in.renew()
+		in.Left = maxElement
 	}
 	if err := delimiter(d, '}'); err != nil {
 		return err
@@ -238,7 +239,7 @@ func readList(body io.Reader, name string, each func(json.RawMessage) error) err
 	return nil
 }
 
-func readElements(d *json.Decoder, in *allowance, each func(json.RawMessage) error) error {
+func readElements(d *json.Decoder, in *stream.Allowance, each func(json.RawMessage) error) error {
 	if err := delimiter(d, '['); err != nil {
 		return err
 	}
@@ -251,27 +252,9 @@ func readElements(d *json.Decoder, in *allowance, each func(json.RawMessage) err
 		if err != nil {
 			return fmt.Errorf("element %d: %w", i, err)
 		}
-		in.renew()
+		in.Left = maxElement
 	}
 	return delimiter(d, ']')
-}
-
-// allowance lets a decoder read so much, until it is renewed, that no single thing is larger
-// than maxElement: a decoder has all of it in memory before it says anything.
-type allowance struct {
-	r    io.Reader
-	left int
-}
-
-func (a *allowance) renew() { a.left = maxElement }
-
-func (a *allowance) Read(p []byte) (int, error) {
-	if a.left == 0 {
-		return 0, finalf("something in it has more than %d bytes", maxElement)
-	}
-	n, err := a.r.Read(p[:min(len(p), a.left)])
-	a.left -= n
-	return n, err
 }
 
 func delimiter(d *json.Decoder, want json.Delim) error {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 
+	"lighter/internal/stream"
 	"lighter/nar"
 	"lighter/store"
 )
@@ -57,7 +58,7 @@ func (s *Store) wantPath(c *conn, want store.Path) error {
 
 // AddNAR implements store.Adder. The daemon holds the whole NAR in memory.
 func (s *Store) AddNAR(ctx context.Context, name string, r io.Reader) (store.Path, error) {
-	path, err := s.addNAR(ctx, name, ctxReader{ctx, r})
+	path, err := s.addNAR(ctx, name, stream.ReaderUntil(ctx, r))
 	if err != nil {
 		return "", fmt.Errorf("add %s: %w", name, err)
 	}

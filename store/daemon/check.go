@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"lighter/internal/stream"
 	"lighter/nar"
 	"lighter/store"
 	"lighter/store/derivation"
@@ -137,5 +138,5 @@ func pack(ctx context.Context, made func(string) (io.WriteCloser, error), output
 	if err != nil {
 		return err
 	}
-	return errors.Join(nar.Pack(&ctxWriter{ctx, w}, file), w.Close())
+	return errors.Join(nar.Pack(stream.WriterUntil(ctx, w), file), w.Close())
 }

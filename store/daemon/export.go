@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 
+	"lighter/internal/stream"
 	"lighter/nar"
 	"lighter/store"
 )
@@ -87,7 +88,7 @@ func exportItem(c *conn, w io.Writer, path store.Path) error {
 
 // exportSigned writes an archive from the files on the disk.
 func (s *Store) exportSigned(ctx context.Context, w io.Writer, infos []*store.Info) error {
-	archive := nar.NewArchiveWriter(ctxWriter{ctx, w})
+	archive := nar.NewArchiveWriter(stream.WriterUntil(ctx, w))
 	for _, info := range infos {
 		it := &nar.Item{Path: info.Path, References: info.References, Deriver: info.Deriver}
 		pack := func(w io.Writer) error { return nar.Pack(w, s.PhysicalPath(info.Path)) }
@@ -112,7 +113,7 @@ func (s *Store) WriteNAR(ctx context.Context, w io.Writer, path store.Path) erro
 			if _, err := s.rootedInfos(c, []store.Path{path}); err != nil {
 				return err
 			}
-			return nar.Pack(ctxWriter{ctx, w}, s.PhysicalPath(path))
+			return nar.Pack(stream.WriterUntil(ctx, w), s.PhysicalPath(path))
 		})
 	}
 	if err != nil {
@@ -141,29 +142,3 @@ type notValidError struct{ path store.Path }
 
 func (e *notValidError) Error() string   { return store.NotValid(e.path).Error() }
 func (e *notValidError) Is(t error) bool { return t == store.ErrNotValid }
-
-// ctxWriter writes until the context ends.
-type ctxWriter struct {
-	ctx context.Context
-	w   io.Writer
-}
-
-func (w ctxWriter) Write(p []byte) (int, error) {
-	if w.ctx.Err() != nil {
-		return 0, context.Cause(w.ctx)
-	}
-	return w.w.Write(p)
-}
-
-// ctxReader reads until the context ends.
-type ctxReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (r ctxReader) Read(p []byte) (int, error) {
-	if r.ctx.Err() != nil {
-		return 0, context.Cause(r.ctx)
-	}
-	return r.r.Read(p)
-}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 
+	"lighter/internal/stream"
 	"lighter/internal/wire"
 	"lighter/nar"
 	"lighter/nar/signature"
@@ -100,7 +101,7 @@ type chunk struct {
 
 func (s *Store) newImporter(ctx context.Context, r io.Reader, opts store.ImportOptions) *importer {
 	im := &importer{chunks: make(chan *chunk, readAhead), spent: make(chan *chunk, readAhead+2), failed: make(chan struct{})}
-	cut := &cutter{im: im, archive: nar.NewArchiveReader(ctxReader{ctx, r}, s.dir), accept: opts.Accept}
+	cut := &cutter{im: im, archive: nar.NewArchiveReader(stream.ReaderUntil(ctx, r), s.dir), accept: opts.Accept}
 	go func() {
 		defer close(im.chunks)
 		im.err = cut.run()

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"lighter/internal/stream"
 	"lighter/nar"
 	"lighter/store"
 )
@@ -28,7 +29,7 @@ const maxFlatItem = 64 << 20
 func (s *Store) AddSubstitute(ctx context.Context, info *store.Info, contents io.Reader) error {
 	err := s.check(append(slices.Clone(info.References), info.Path)...)
 	if err == nil {
-		err = s.addSubstitute(ctx, info, ctxReader{ctx, contents})
+		err = s.addSubstitute(ctx, info, stream.ReaderUntil(ctx, contents))
 	}
 	if err != nil {
 		return fmt.Errorf("add %s: %w", info.Path, err)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"slices"
 
+	"lighter/internal/stream"
 	"lighter/nar"
 	"lighter/store"
 )
@@ -69,7 +70,7 @@ func (s *Store) addItem(ctx context.Context, r io.Reader, name func(store.Hash) 
 		return err
 	}
 	var h nar.Hasher
-	if err := nar.UnpackWith(io.TeeReader(ctxReader{ctx, r}, &h), tree, nar.UnpackOptions{Room: s.room}); err != nil {
+	if err := nar.UnpackWith(io.TeeReader(stream.ReaderUntil(ctx, r), &h), tree, nar.UnpackOptions{Room: s.room}); err != nil {
 		return err
 	}
 	it := &finished{tree: tree, info: &store.Info{NARHash: h.Sum(), NARSize: h.Size(), References: references}}
@@ -100,30 +101,4 @@ func (s *Store) requireValid(ctx context.Context, paths []store.Path) error {
 		}
 	}
 	return nil
-}
-
-// ctxReader ends with the context's error once that is over.
-type ctxReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (c ctxReader) Read(p []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return c.r.Read(p)
-}
-
-// ctxWriter does the same for a writer.
-type ctxWriter struct {
-	ctx context.Context
-	w   io.Writer
-}
-
-func (c ctxWriter) Write(p []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return c.w.Write(p)
 }

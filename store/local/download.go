@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"lighter/internal/stream"
 	"lighter/store"
 )
 
@@ -147,7 +148,7 @@ func (b *build) inputFile(ctx context.Context, variable string) (text string, ok
 			return "", false, err
 		}
 		defer f.Close()
-		text, err := io.ReadAll(io.LimitReader(ctxReader{ctx, f}, maxScheme+1))
+		text, err := io.ReadAll(io.LimitReader(stream.ReaderUntil(ctx, f), maxScheme+1))
 		return string(text), true, err
 	}
 	return "", false, b.failure(store.FailedDownload, "%s: %s is not among the inputs", variable, path)
@@ -213,7 +214,7 @@ func (d *downloader) try(ctx context.Context, address string) (err error) {
 		}
 	}()
 	p := &progress{log: d.log, size: size, alive: func() { silence.Reset(downloadSilence) }, last: time.Now()}
-	if _, err := io.Copy(f, io.TeeReader(ctxReader{silent, body}, p)); err != nil {
+	if _, err := io.Copy(f, io.TeeReader(stream.ReaderUntil(silent, body), p)); err != nil {
 		return because(silent, err)
 	}
 	if size >= 0 && p.count != size {

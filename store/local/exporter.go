@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 
+	"lighter/internal/stream"
 	"lighter/nar"
 	"lighter/store"
 )
@@ -41,7 +42,7 @@ func (s *Store) export(ctx context.Context, w io.Writer, paths []store.Path) err
 	if err != nil {
 		return err
 	}
-	archive := nar.NewArchiveWriter(ctxWriter{ctx, w})
+	archive := nar.NewArchiveWriter(stream.WriterUntil(ctx, w))
 	for _, info := range sorted {
 		if err := s.exportItem(archive, records[info.Path]); err != nil {
 			return err
@@ -85,5 +86,5 @@ func (s *Store) writeNAR(ctx context.Context, w io.Writer, path store.Path) erro
 	if err != nil {
 		return err
 	}
-	return nar.Pack(ctxWriter{ctx, w}, s.layout.data(r.data()))
+	return nar.Pack(stream.WriterUntil(ctx, w), s.layout.data(r.data()))
 }

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/crypto/blake2s"
 
+	"lighter/internal/stream"
 	"lighter/nar"
 	"lighter/store"
 	"lighter/store/derivation"
@@ -75,7 +76,7 @@ func (f *fixedHash) of(ctx context.Context, path string) ([]byte, error) {
 		return nil, err
 	}
 	if f.recursive {
-		if err := nar.Pack(ctxWriter{ctx, h}, path); err != nil {
+		if err := nar.Pack(stream.WriterUntil(ctx, h), path); err != nil {
 			return nil, err
 		}
 		return h.Sum(nil), nil
@@ -85,7 +86,7 @@ func (f *fixedHash) of(ctx context.Context, path string) ([]byte, error) {
 		return nil, err
 	}
 	defer file.Close()
-	if _, err := io.Copy(h, ctxReader{ctx, file}); err != nil {
+	if _, err := io.Copy(h, stream.ReaderUntil(ctx, file)); err != nil {
 		return nil, err
 	}
 	return h.Sum(nil), nil

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 
+	"lighter/internal/stream"
 	"lighter/nar"
 	"lighter/nar/signature"
 	"lighter/store"
@@ -45,7 +46,7 @@ func (s *Store) importArchive(ctx context.Context, r io.Reader, opts store.Impor
 		store:   s,
 		opts:    opts,
 		acl:     acl,
-		archive: nar.NewArchiveReader(ctxReader{ctx, r}, s.dir),
+		archive: nar.NewArchiveReader(stream.ReaderUntil(ctx, r), s.dir),
 		lease:   s.newLease("import"),
 		known:   make(map[store.Path]bool),
 		queue:   make(chan *finished, maxBatch),

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"lighter/internal/quantity"
+	"lighter/internal/stream"
 	"lighter/nar"
 	"lighter/store"
 	"lighter/store/derivation"
@@ -98,13 +99,13 @@ func (b *build) finish(ctx context.Context, o derivation.Output, candidates []st
 // pack writes an output's NAR to w, and in a check to where the request wants it too.
 func (b *build) pack(ctx context.Context, w io.Writer, tree, output string) error {
 	if !b.req.Check || b.req.Made == nil {
-		return nar.Pack(ctxWriter{ctx, w}, tree)
+		return nar.Pack(stream.WriterUntil(ctx, w), tree)
 	}
 	made, err := b.req.Made(output)
 	if err != nil {
 		return err
 	}
-	err = nar.Pack(ctxWriter{ctx, io.MultiWriter(w, made)}, tree)
+	err = nar.Pack(stream.WriterUntil(ctx, io.MultiWriter(w, made)), tree)
 	return errors.Join(err, made.Close())
 }
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 
+	"lighter/internal/stream"
 	"lighter/nar"
 	"lighter/store"
 )
@@ -52,7 +53,7 @@ func (s *Store) unpackSubstitute(ctx context.Context, info *store.Info, contents
 		return nil, err
 	}
 	var h nar.Hasher
-	if err := nar.UnpackWith(io.TeeReader(ctxReader{ctx, contents}, &h), tree, nar.UnpackOptions{Room: s.room}); err != nil {
+	if err := nar.UnpackWith(io.TeeReader(stream.ReaderUntil(ctx, contents), &h), tree, nar.UnpackOptions{Room: s.room}); err != nil {
 		return nil, err
 	}
 	it := &finished{tree: tree, info: &store.Info{

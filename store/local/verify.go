@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 
+	"lighter/internal/stream"
 	"lighter/nar"
 	"lighter/store"
 )
@@ -63,7 +64,7 @@ func (s *Store) verifyItem(ctx context.Context, path store.Path, contents bool) 
 		return ""
 	}
 	var h nar.Hasher
-	if err := nar.Pack(ctxWriter{ctx, &h}, data); err != nil {
+	if err := nar.Pack(stream.WriterUntil(ctx, &h), data); err != nil {
 		return err.Error()
 	}
 	if h.Sum() != r.NARHash {

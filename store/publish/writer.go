@@ -27,6 +27,7 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 
+	"lighter/internal/stream"
 	"lighter/nar"
 	"lighter/nar/signature"
 	"lighter/store"
@@ -344,7 +345,7 @@ func (w *Writer) narName(path store.Path) string {
 func (w *Writer) writeNAR(ctx context.Context, from store.NARWriter, info *store.Info, name string) (int64, error) {
 	var size int64
 	err := w.fs.Put(ctx, name, func(out io.Writer) error {
-		counted := &counter{w: out}
+		counted := &stream.Counter{W: out}
 		z, end, err := w.compress(counted)
 		if err != nil {
 			return err
@@ -361,7 +362,7 @@ func (w *Writer) writeNAR(ctx context.Context, from store.NARWriter, info *store
 			return fmt.Errorf("%w: its NAR has %d bytes and hash %s, not %d bytes and %s",
 				store.ErrCorrupt, hash.Size(), got, info.NARSize, info.NARHash)
 		}
-		size = counted.n
+		size = counted.N
 		return nil
 	})
 	return size, err
@@ -397,16 +398,4 @@ func (w *Writer) compress(out io.Writer) (io.Writer, func() error, error) {
 		w.encoders.Put(z)
 		return err
 	}, nil
-}
-
-// counter counts what passes.
-type counter struct {
-	w io.Writer
-	n int64
-}
-
-func (c *counter) Write(p []byte) (int, error) {
-	n, err := c.w.Write(p)
-	c.n += int64(n)
-	return n, err
 }

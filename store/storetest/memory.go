@@ -17,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"lighter/internal/stream"
 	"lighter/nar"
 	"lighter/nar/signature"
 	"lighter/store"
@@ -125,7 +126,7 @@ func (m *Memory) AddText(ctx context.Context, name string, content []byte, refer
 // AddNAR implements store.Adder.
 func (m *Memory) AddNAR(ctx context.Context, name string, r io.Reader) (store.Path, error) {
 	var b bytes.Buffer
-	if err := copyNAR(&b, ctxReader{ctx, r}); err != nil {
+	if err := copyNAR(&b, stream.ReaderUntil(ctx, r)); err != nil {
 		return "", fmt.Errorf("add %s: %w", name, err)
 	}
 	path, err := m.dir.SourcePath(name, sha256.Sum256(b.Bytes()))
@@ -221,19 +222,6 @@ func sortedCopy(paths []store.Path) []store.Path {
 	sorted := slices.Clone(paths)
 	slices.Sort(sorted)
 	return slices.Compact(sorted)
-}
-
-// ctxReader ends with the context's error once that is over.
-type ctxReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (c ctxReader) Read(p []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return c.r.Read(p)
 }
 
 // copyNAR copies one NAR of at most maxNAR bytes, which it checks, and reads

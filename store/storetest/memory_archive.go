@@ -8,6 +8,7 @@ import (
 	"io"
 	"time"
 
+	"lighter/internal/stream"
 	"lighter/nar"
 	"lighter/store"
 	"lighter/store/derivation"
@@ -50,7 +51,7 @@ func (m *Memory) export(ctx context.Context, w io.Writer, paths []store.Path) er
 
 // Import implements store.Importer.
 func (m *Memory) Import(ctx context.Context, r io.Reader, opts store.ImportOptions) ([]*store.Info, error) {
-	archive := nar.NewArchiveReader(ctxReader{ctx, r}, m.dir)
+	archive := nar.NewArchiveReader(stream.ReaderUntil(ctx, r), m.dir)
 	var infos []*store.Info
 	for {
 		contents, err := archive.Next()

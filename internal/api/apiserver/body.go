@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"lighter/internal/api"
+	"lighter/internal/stream"
 )
 
 // body.go is the one gate for what clients say in bodies: it bounds them before memory is
@@ -132,10 +133,9 @@ func readJSON(r *http.Request, v any) error { return readLists(r, v) }
 // readLists is readJSON, but for fields that are lists: their elements are read one by one,
 // and bounded before there is memory for them. All else in the body goes to v.
 func readLists(r *http.Request, v any, lists ...*list) error {
-	in := &allowance{r: r.Body}
+	in := &stream.Allowance{R: r.Body, Left: maxSmallBody, TooMuch: errTooMuch}
 	d := json.NewDecoder(in)
 	d.DisallowUnknownFields()
-	in.allow(maxSmallBody)
 	switch start, err := d.Token(); {
 	case err == io.EOF:
 		return nil
@@ -161,9 +161,9 @@ func readLists(r *http.Request, v any, lists ...*list) error {
 
 // readFields reads the fields of an object that has begun. It returns those that are not
 // lists as an object of their own.
-func readFields(d *json.Decoder, in *allowance, lists []*list) ([]byte, error) {
+func readFields(d *json.Decoder, in *stream.Allowance, lists []*list) ([]byte, error) {
 	rest := []byte{'{'}
-	for in.allow(maxSmallBody); d.More(); in.allow(maxSmallBody) {
+	for in.Left = maxSmallBody; d.More(); in.Left = maxSmallBody {
 		name, err := d.Token()
 		if err != nil {
 			return nil, err
@@ -215,7 +215,7 @@ func listOf(lists []*list, name json.Token) *list {
 	return nil
 }
 
-func (l *list) read(d *json.Decoder, in *allowance) error {
+func (l *list) read(d *json.Decoder, in *stream.Allowance) error {
 	l.given = true
 	switch start, err := d.Token(); {
 	case err != nil:
@@ -225,7 +225,7 @@ func (l *list) read(d *json.Decoder, in *allowance) error {
 	case start != json.Delim('['):
 		return fmt.Errorf("%s: want a list", l.field)
 	}
-	for in.allow(maxSmallBody); d.More(); in.allow(maxSmallBody) {
+	for in.Left = maxSmallBody; d.More(); in.Left = maxSmallBody {
 		if l.n == l.most {
 			return fmt.Errorf("%s: at most %d are taken", l.field, l.most)
 		}
@@ -240,23 +240,6 @@ func (l *list) read(d *json.Decoder, in *allowance) error {
 
 // errTooMuch says that an allowance is used up.
 var errTooMuch = fmt.Errorf("more than %d bytes in one value", maxSmallBody)
-
-// allowance bounds how much a decoder reads for one value: it has all of it in memory.
-type allowance struct {
-	r    io.Reader
-	left int
-}
-
-func (a *allowance) allow(n int) { a.left = n }
-
-func (a *allowance) Read(p []byte) (int, error) {
-	if a.left == 0 {
-		return 0, errTooMuch
-	}
-	n, err := a.r.Read(p[:min(len(p), a.left)])
-	a.left -= n
-	return n, err
-}
 
 // bodyError makes of what is wrong with a body what the client is told.
 func bodyError(err error) error {

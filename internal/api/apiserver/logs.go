@@ -11,6 +11,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/coordinator"
 	"lighter/internal/coordinator/buildlog"
+	"lighter/internal/stream"
 )
 
 func (s *Server) getLog(w http.ResponseWriter, r *http.Request) error {
@@ -37,11 +38,11 @@ func (s *Server) getLog(w http.ResponseWriter, r *http.Request) error {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	if last > 0 {
-		t := &tail{max: int(last)}
+		t := &stream.Tail{Max: int(last)}
 		if err := s.c.CopyLog(r.Context(), t, b, cmp.Or(chosen, coordinator.LastLog(b)), 0, false, nil); err != nil {
 			return err
 		}
-		_, _ = w.Write(t.kept)
+		_, _ = w.Write(t.Kept)
 		return nil
 	}
 	follow := q.Get("follow") == "1"
@@ -126,23 +127,4 @@ func (c *writtenCounter) Write(p []byte) (int, error) {
 	n, err := c.w.Write(p)
 	c.written += int64(n)
 	return n, err
-}
-
-// tail is a writer that keeps the last bytes of what is written to it.
-type tail struct {
-	max  int
-	kept []byte
-}
-
-func (t *tail) Write(p []byte) (int, error) {
-	n := len(p)
-	if len(p) >= t.max {
-		t.kept = append(t.kept[:0], p[len(p)-t.max:]...)
-		return n, nil
-	}
-	t.kept = append(t.kept, p...)
-	if over := len(t.kept) - t.max; over > 0 {
-		t.kept = append(t.kept[:0], t.kept[over:]...)
-	}
-	return n, nil
 }

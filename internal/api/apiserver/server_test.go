@@ -13,18 +13,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-func TestTail(t *testing.T) {
-	for _, words := range [][]string{{"0123456789"}, {"01234", "56789"}, {"0", "1", "2", "3", "4", "5", "6", "789"}} {
-		l := &tail{max: 4}
-		for _, w := range words {
-			l.Write([]byte(w))
-		}
-		if string(l.kept) != "6789" {
-			t.Errorf("%v: got %q", words, l.kept)
-		}
-	}
-}
-
 // TestMetricsAreDocumented holds the table of docs/metrics.md against the families.
 func TestMetricsAreDocumented(t *testing.T) {
 	var b strings.Builder
