@@ -30,7 +30,7 @@ type Options struct {
 type limits struct {
 	window   int           // runs of one hook in memory
 	scan     int           // events looked at before anything else is done
-	unsaved  uint64        // events that nobody wants before a cursor is written for their sake
+	unsaved  uint64        // unwanted events before a cursor is written because of them
 	details  int64         // parked runs of all hooks whose output is kept
 	pace     time.Duration // least time between two turns at the ledger
 	stall    time.Duration // until a refused change is tried again
@@ -66,7 +66,7 @@ type Engine struct {
 	details  atomic.Int64 // parked runs whose output is kept
 	recent   *recent
 
-	// change is held by whoever starts and stops hooks, which may take a while.
+	// change is held while hooks are started and stopped, which may take a while.
 	change sync.Mutex
 	group  sync.WaitGroup // the watcher
 
@@ -193,7 +193,7 @@ func (e *Engine) adopt(ctx context.Context, configs []Config) error {
 	e.hooks = list
 	e.mu.Unlock()
 	for _, h := range list {
-		h.nudge() // what happened since it first looked, when nobody would have told it
+		h.nudge() // what happened since it first looked, which nothing else would tell it
 	}
 	return errors.Join(failed, e.forgetOthers(ctx, wanted))
 }

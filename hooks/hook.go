@@ -23,7 +23,7 @@ type hook struct {
 	over   chan struct{} // closed when the loop has ended
 	tries  sync.WaitGroup
 
-	// writing is held by whoever writes changes of runs, or moves parked ones, before mu.
+	// writing is held while changes of runs are written, or parked ones moved, before mu.
 	writing sync.Mutex
 
 	mu      sync.Mutex // owns all below

@@ -74,7 +74,7 @@ func (p *program) Run(ctx context.Context, e *Event) (string, error) {
 	err = cmd.Wait()
 	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 	if errors.Is(err, exec.ErrWaitDelay) && cmd.ProcessState.Success() && ctx.Err() == nil {
-		err = nil // the program ended well, and left somebody behind
+		err = nil // the program ended well, and left a process behind
 	}
 	if err != nil {
 		err = fmt.Errorf("%s: %w", p.command[0], err)

@@ -92,7 +92,7 @@ func TestProgramResults(t *testing.T) {
 		{"reads nothing", "exec <&-; echo fine", large, "", "fine\n"},
 		{"reads a little", "head -c 10 >/dev/null; echo fine", large, "", "fine\n"},
 		{"not there", "", exampleEvent(), "no such file", ""},
-		{"leaves somebody with its output", "sleep 600 & echo fine", exampleEvent(), "", "fine\n"},
+		{"leaves a process with its output", "sleep 600 & echo fine", exampleEvent(), "", "fine\n"},
 		{"writes much", "head -c 100000 /dev/zero | tr '\\0' x; echo end", exampleEvent(), "", "…" + strings.Repeat("x", maxOutput-4) + "end\n"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

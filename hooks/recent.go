@@ -44,7 +44,7 @@ func (r *recent) piece(ctx context.Context, from, last uint64) ([]api.Event, uin
 	defer r.mu.Unlock()
 	if from < r.from {
 		last = min(last, r.from-1)
-		r.mu.Unlock() // somebody is far behind, and does not disturb the others
+		r.mu.Unlock() // a hook far behind does not disturb the others
 		defer r.mu.Lock()
 		return r.fetch(ctx, from, last)
 	}

@@ -303,7 +303,7 @@ func (d *decoder) system(system string, at *tomlfile.Place) {
 	machine, kernel, ok := strings.Cut(system, "-")
 	const letters = "abcdefghijklmnopqrstuvwxyz0123456789_"
 	wellFormed := ok && machine != "" && kernel != "" && strings.Trim(machine+kernel, letters) == ""
-	// A system that nobody here has heard of is accepted, unless it looks like a
+	// An unknown system is accepted, unless it looks like a
 	// slip of the pen: a machine with a wrong system would wait in silence.
 	if wellFormed && (near == "" || tomlfile.EditDistance(system, near) > 2) {
 		return

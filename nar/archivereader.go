@@ -238,7 +238,7 @@ func (s *narStream) Read(p []byte) (int, error) {
 }
 
 // plain takes off an error of the source what the Reader said about the place:
-// whoever reads from s says it again.
+// readers of s say it again.
 func (s *narStream) plain(err error) error {
 	var format *FormatError
 	if cause := errors.Unwrap(err); cause != nil && !errors.As(err, &format) {

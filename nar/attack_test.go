@@ -21,9 +21,9 @@ import (
 )
 
 // attackRounds is how many trees an attacker gets to work on.
-var attackRounds = flag.Int("attack-rounds", 40, "rounds of the tests in which somebody changes a tree meanwhile")
+var attackRounds = flag.Int("attack-rounds", 40, "rounds of the tests in which a tree changes meanwhile")
 
-// attack is a tree that somebody changes all the time, and what is outside of it, which
+// attack is a tree that an attacker changes all the time, and what is outside of it, which
 // must stay as it is.
 type attack struct {
 	dir     string
@@ -147,7 +147,7 @@ func (a *attack) run(t *testing.T, work func(tree string) error) {
 }
 
 // TestAttackedTrees has every function that works on a tree work on trees in which
-// somebody swaps files and folders for symlinks to what is outside.
+// an attacker swaps files and folders for symlinks to what is outside.
 func TestAttackedTrees(t *testing.T) {
 	for name, work := range map[string]func(tree string) error{
 		"canonicalize": func(tree string) error { return Canonicalize(t.Context(), tree, CanonicalizeOptions{}) },
@@ -298,7 +298,7 @@ func TestPackOfWhatIsNoFileAnyMore(t *testing.T) {
 	}
 }
 
-// TestMountedOver has a folder of the tree hidden by what somebody has mounted over it.
+// TestMountedOver has a folder of the tree hidden by what is mounted over it.
 func TestMountedOver(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root mounts")

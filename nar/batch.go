@@ -90,7 +90,7 @@ func (w *batchWriter) next(b *batch) (*batch, error) {
 	return w.empty(), w.failed()
 }
 
-// empty returns a batch that nobody uses, and waits for one if there are enough.
+// empty returns an unused batch, and waits for one if there are enough.
 func (w *batchWriter) empty() *batch {
 	if w.made == cap(w.free) {
 		return <-w.free

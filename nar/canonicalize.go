@@ -61,7 +61,7 @@ type CanonicalizeOptions struct {
 // go. Any other kind of file in the tree is an *UnsupportedError, as a folder over
 // which something is mounted is an error. It ends early when the context does.
 //
-// Whoever changes the tree meanwhile may spoil it, but never has anything outside of
+// A process that changes the tree meanwhile may spoil it, but can't have anything outside
 // it changed.
 func Canonicalize(ctx context.Context, path string, opts CanonicalizeOptions) error {
 	parent, base, err := openParentOfTree(path)

@@ -13,7 +13,7 @@ type CopyOptions struct {
 }
 
 // Copy makes a canonical copy, as Unpack does, of the file, symlink or tree at from, also
-// of what its owner may not read. Whoever changes the tree meanwhile may have another one
+// of what its owner may not read. A process that changes the tree meanwhile may have another one
 // copied, or make Copy fail, but has nothing outside of the tree read or changed; the copy
 // they have no way to. A file that was swapped for something else, or that changed its size
 // while it was read, is an error. If Copy fails, or the context ends, nothing is left.

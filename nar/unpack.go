@@ -67,7 +67,7 @@ type unpacker struct {
 }
 
 // unpackedFolder is a folder that Unpack made. It is complete, and becomes
-// read-only, when nobody holds it any more: neither the unpacker, which may add to
+// read-only, when nothing holds it any more: neither the unpacker, which may add to
 // it, nor a file of a batch.
 type unpackedFolder struct {
 	openFolder

@@ -39,7 +39,7 @@ func ExpectedDuration(samples []Sample) time.Duration {
 
 // Remaining returns how much longer a build holds its slot that was expected to
 // hold it for a time, and has for elapsed. A build that is overdue is expected to
-// go on for a quarter of the time that it took so far: so nobody waits for the
+// go on for a quarter of the time that it took so far: so no build waits for the
 // slot of one that hangs.
 func Remaining(expected, elapsed time.Duration) time.Duration {
 	return max(expected-elapsed, elapsed/4)

@@ -25,7 +25,7 @@
 // Builds with the same system, features and machines to avoid make a class, and a
 // [Queue] keeps one heap for each. A round looks at as many builds as there are slots
 // to fill, not at all that are ready; a class that no machine can take now costs
-// nothing and holds nobody else up.
+// nothing and holds no other build up.
 package scheduler
 
 import (

@@ -161,7 +161,7 @@ func (l *link) open(ctx context.Context, a agent) (*stream, error) {
 }
 
 // decide tries stream-local forwarding, then a session. OpenSSH says the same of a
-// socket that nobody listens on and of forwarding that it forbids, so only a session
+// socket that nothing listens on and of forwarding that it forbids, so only a session
 // that works shows which of them it was.
 func (l *link) decide(ctx context.Context, a agent) (*stream, error) {
 	s, err := l.openStreamLocal(ctx, a)

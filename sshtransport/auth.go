@@ -73,7 +73,7 @@ func loadCredentials(ctx context.Context, cfg *Config) (*credentials, error) {
 	return c, nil
 }
 
-// defaultKeyFiles are those that ssh(1) tries; none for somebody without a home.
+// defaultKeyFiles are those that ssh(1) tries; none for a user without a home.
 func defaultKeyFiles() []string {
 	home := os.Getenv("HOME")
 	if home == "" {

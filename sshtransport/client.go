@@ -144,7 +144,7 @@ func (c *Client) connect(ctx context.Context) (*link, error) {
 	return l, nil
 }
 
-// finish tells everybody how an attempt went.
+// finish tells all waiters how an attempt went.
 func (c *Client) finish(a *attempt, l *link, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -148,7 +148,7 @@ type brokenReader struct{}
 
 func (brokenReader) Read([]byte) (int, error) { return 0, syscall.EIO }
 
-// What arrives damaged does not run, whoever finds out.
+// What arrives damaged does not run, wherever that is noticed.
 func TestDamagedUpload(t *testing.T) {
 	testkit.CheckLeaks(t)
 	bin := t.TempDir()

@@ -27,7 +27,7 @@ type command struct {
 	signal string
 }
 
-// exec starts a command. Whoever gets it calls close. It blocks as long as the
+// exec starts a command. The caller closes it. It blocks as long as the
 // connection lasts.
 func (l *link) exec(text string) (*command, error) {
 	return l.request("exec", text, "the server runs no commands for this account")

@@ -4,7 +4,7 @@
 //
 // # One connection a machine
 //
-// A Client has at most one SSH connection, made when somebody first asks for a stream
+// A Client has at most one SSH connection, made when a stream is first asked for
 // and shared by all. A connection that is lost fails its streams with an error that
 // matches ErrLinkLost; the next DialAgent connects again. Nothing is retried here,
 // but for one case that has no other place: an agent that ended is started again once.
@@ -14,7 +14,7 @@
 // Neither the SSH nor the SFTP library knows contexts, so the only way to interrupt
 // them is to close the connection. The rule, kept in link.go, is: the context of a
 // caller bounds that caller's wait and nothing else; the connection is closed when
-// nobody waits for it to be made any more, when one of the time limits of Config
+// no caller waits any more for it to be made, when one of the time limits of Config
 // passes while it is made or while an agent is started, when a keepalive is not
 // answered, and on Client.Close.
 //

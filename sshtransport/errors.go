@@ -32,7 +32,7 @@ func (e *LinkError) Is(target error) bool { return target == ErrLinkLost }
 // Unwrap returns the cause.
 func (e *LinkError) Unwrap() error { return e.Cause }
 
-// DownError says that a Folder's machine could not be reached, and until when nobody tries
+// DownError says that a Folder's machine could not be reached, and until when nothing tries
 // again.
 type DownError struct {
 	Machine string

@@ -296,7 +296,7 @@ func (f *Folder) Remove(ctx context.Context, name string) error {
 }
 
 // Put makes a file of what fill writes, with the folders above it, in the place of one that
-// is there. Nobody ever sees a part of it, and where the server can do that it is on the
+// is there. No reader ever sees a part of it, and where the server can do that it is on the
 // disk when Put returns. If fill has an error nothing is changed, and that is Put's error.
 func (f *Folder) Put(ctx context.Context, name string, fill func(io.Writer) error) error {
 	var p *folderPut

@@ -7,13 +7,13 @@ import (
 	"sync"
 )
 
-// Limits on connections that have not logged in. Whoever can reach the port can have them,
+// Limits on connections that have not logged in. Anyone who can reach the port can have them,
 // so that those who log in have a budget of their own.
 const (
 	maxGuests = 128
 	// maxGuestsOf is that of one address, or of one IPv6 network of 64 bits, of which one
 	// computer has all addresses. As many connections have to come within the time that a
-	// login takes to keep somebody with the same address out.
+	// login takes to keep a client with the same address out.
 	maxGuestsOf = 32
 )
 
@@ -24,7 +24,7 @@ type guest struct {
 }
 
 // guests are the connections that have not logged in, the oldest first. Where there are too
-// many, the oldest are closed: one that is silent keeps nobody out.
+// many, the oldest are closed: one that is silent keeps no other out.
 type guests struct {
 	mu   sync.Mutex
 	list []*guest

@@ -157,7 +157,7 @@ func (r *serverRun) serve(ctx context.Context, g *guest) {
 		c.Close()
 		level := slog.LevelInfo
 		if !tried {
-			level = slog.LevelDebug // anybody can cause any number of them
+			level = slog.LevelDebug // anyone can cause any number of them
 		}
 		logger.Log(ctx, level, "login refused", "err", truncate(printable(err.Error()), maxTail))
 		return

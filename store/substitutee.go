@@ -6,7 +6,7 @@ import (
 )
 
 // Substitutee takes items that come from a substitute server: what the item is was told
-// by the server, and whoever calls has checked who signed that.
+// by the server, and the caller has checked who signed that.
 type Substitutee interface {
 	// AddSubstitute makes the item valid that info is about. nar is read up to the end of
 	// its NAR, or not to its end on an error. The NAR must have the hash and the size of

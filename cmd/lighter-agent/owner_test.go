@@ -58,7 +58,7 @@ type waitedPipes struct {
 func (p waitedPipes) Close() error { return errors.Join(p.pipes.Close(), p.cmd.Wait()) }
 
 // TestForcedSecrets has a head behind a forced command ask for the machine's keys, in all
-// the ways that it has. The agent was started before, by somebody who has the account.
+// the ways that it has. The agent was started before, by a head that has the account.
 func TestForcedSecrets(t *testing.T) {
 	testkit.NeedUserNamespaces(t)
 	t.Parallel()
@@ -93,7 +93,7 @@ func TestForcedSecrets(t *testing.T) {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
-	// What the owner offers by mistake, and what somebody asks for who has the account.
+	// What the owner offers by mistake, and what a head with the account asks for.
 	for i, ask := range []struct {
 		client *agentapi.Client
 		path   string

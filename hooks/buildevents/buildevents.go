@@ -54,7 +54,7 @@ type Sender struct {
 	shown   string // without it
 	client  *http.Client
 
-	turn chan struct{} // holds a token of whoever sends
+	turn chan struct{} // holds the sender's token
 
 	mu    sync.Mutex
 	queue []*waiter

@@ -103,7 +103,7 @@ func (p *Pruner) Run(ctx context.Context, _ *hooks.Event) (string, error) {
 	return t.String(), err
 }
 
-// gone makes nothing of the error about a file that somebody else removed.
+// gone ignores the error about a file that is already gone.
 func gone(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -169,7 +169,7 @@ func (t *tally) visit(ctx context.Context, name string, entry fs.DirEntry) error
 }
 
 // pack writes a compressed copy of a log beside it, with the same time, and returns its
-// size. Whoever reads the log finds one of both at any moment.
+// size. A reader of the log finds one of the two at any moment.
 func pack(ctx context.Context, name string, info fs.FileInfo, compress string) (size int64, err error) {
 	file, err := os.Open(name)
 	if err != nil {

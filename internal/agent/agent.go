@@ -3,7 +3,7 @@
 // and its client.
 //
 // An [Agent] is an http.Handler. It is reached through streams of an SSH connection,
-// by those who may log in as the user that it runs as, so it asks nobody who he is.
+// by those who may log in as the user that it runs as, so it does not ask who they are.
 // It decides nothing: the coordinator says what is built where, and how often.
 //
 // # Builds
@@ -13,7 +13,7 @@
 // again without fear. What belongs to a build (state, log, lease) is kept until it is
 // deleted, or for a week: no connection is needed for it, and several may look at it.
 //
-// Inputs, derivation and outputs are leased before anybody asks whether they are
+// Inputs, derivation and outputs are leased before it is asked whether they are
 // there, so that an item found valid stays valid.
 //
 // # Files

@@ -23,7 +23,7 @@ type buildLog struct {
 	size    int64      // bytes in the file
 	cut     bool       // what follows is dropped
 	ended   bool
-	changed chan struct{} // closed on a change; nil if nobody waits
+	changed chan struct{} // closed on a change; nil if no reader waits
 }
 
 // newBuildLog returns a log without contents.

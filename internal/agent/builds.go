@@ -332,7 +332,7 @@ func (a *Agent) build(ctx context.Context, at *attempt, builder store.Builder, r
 	defer a.group.Done()
 	at.log.Debug("build", "derivation", req.Derivation)
 	result, err := a.guarded(ctx, at, builder, req)
-	a.giveSlot() // before anybody hears of the end and puts the next one
+	a.giveSlot() // before the coordinator hears of the end and puts the next one
 	status := a.outcome(ctx, at.snapshot(), result, err)
 	if status.State != agentapi.Succeeded {
 		at.removeOutputs()

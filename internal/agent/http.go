@@ -365,8 +365,8 @@ func (h handler) importArchive(w http.ResponseWriter, r *http.Request) (any, err
 	return nil, nil
 }
 
-// Limits on what is read of a body that nobody wants, so that whoever sends it gets to
-// read the answer before the connection is closed under him.
+// Limits on what is read of an unwanted body, so that its sender gets to
+// read the answer before the connection is closed.
 const (
 	drainTime  = 10 * time.Second
 	drainBytes = 1 << 30
@@ -420,7 +420,7 @@ func (h handler) exportArchive(w http.ResponseWriter, r *http.Request) (any, err
 	return nil, err
 }
 
-// addText adds a text for somebody who tries whether the store works.
+// addText adds a text for a trial of the store.
 func (h handler) addText(w http.ResponseWriter, r *http.Request) (any, error) {
 	adder, ok := h.agent.opts.Store.(store.Adder)
 	if !ok {

@@ -97,7 +97,7 @@ func (s *substitutes) get(ctx context.Context, urls []string, servers string, pa
 	missed = s.run(ctx, urls, servers, paths)
 }
 
-// claim returns the items that the caller is to get, and of those that somebody else is
+// claim returns the items that the caller is to get, and of those that another caller is
 // getting when that is over. What was not to be had a short time ago is left out, and
 // everything while the servers are set aside.
 func (s *substitutes) claim(servers string, paths []store.Path, now time.Time) (mine []store.Path, others []chan struct{}) {
@@ -170,8 +170,8 @@ func (s *substitutes) answered(servers string) {
 
 var errSubstituteTimeout = errors.New("the servers took too long")
 
-// run asks for items, and returns those that it did not get. If somebody has ended the
-// context it says nothing about them.
+// run asks for items, and returns those that it did not get. If the context has
+// ended it says nothing about them.
 func (s *substitutes) run(ctx context.Context, urls []string, servers string, paths []store.Path) (missed []store.Path) {
 	var fetched []store.Path
 	var err error

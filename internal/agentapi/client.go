@@ -66,7 +66,7 @@ func (c *Client) Machine(ctx context.Context) (*Machine, error) {
 }
 
 // Builds lists builds that the agent knows: those of which known says what to expect. It is
-// asked about each of them; nil means that the build is somebody else's, and is left out.
+// asked about each of them; nil means that the build is another head's, and is left out.
 // If known is nil all are listed.
 func (c *Client) Builds(ctx context.Context, known func(id string) (*Asked, error)) ([]BuildStatus, error) {
 	a, err := c.do(ctx, request{method: http.MethodGet, path: "/v1/builds"})
@@ -155,7 +155,7 @@ func (c *Client) PutBuild(ctx context.Context, asked *Asked, req *BuildRequest) 
 // Build returns the state of a build.
 func (c *Client) Build(ctx context.Context, asked *Asked) (*BuildStatus, error) {
 	s := new(BuildStatus)
-	// It may say what is missing, which nobody reads here.
+	// It may say what is missing, which is not read here.
 	limit := int64(maxStatus + maxInfo)
 	return s, c.get(ctx, request{method: http.MethodGet, path: buildPath(asked.ID)}, limit, s, func() error {
 		s.Missing = nil
@@ -365,7 +365,7 @@ type request struct {
 
 func (r *request) String() string { return r.method + " " + r.path }
 
-// maxWait is the time that whoever sets the limit himself gives an answer.
+// maxWait is how long an answer may take for callers that set the limit themselves.
 const maxWait = 24 * time.Hour
 
 // get reads an answer of at most limit bytes into value, and checks it.

@@ -13,8 +13,8 @@ import (
 )
 
 // The gate: what an agent says is believed only as far as it can be right, and fits what it
-// was asked. What is here is all that a Client returns of an answer; whoever uses it need not
-// ask again. Whether it is true is another question, which signatures answer.
+// was asked. What is here is all that a Client returns of an answer; its user need not
+// check again. Whether it is true is another question, which signatures answer.
 
 // Fault is the error of what an agent may not do: an answer that cannot be right, or none in
 // time. The machine is to blame for it.

@@ -83,7 +83,7 @@ func (w *watch) close() {
 	w.over = true
 }
 
-// answer is what an agent answers with. Whoever has it closes it.
+// answer is what an agent answers with. Its holder closes it.
 type answer struct {
 	request string
 	header  *http.Response

@@ -76,7 +76,7 @@ func Start(b *Backend, o agent.Options) (*Agent, error) {
 	return p, nil
 }
 
-// Dial opens a stream to the agent, as somebody who has its account.
+// Dial opens a stream to the agent, with the rights of its account.
 func (p *Agent) Dial(context.Context) (net.Conn, error) {
 	if p.ctx.Err() != nil {
 		return nil, net.ErrClosed

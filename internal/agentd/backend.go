@@ -22,7 +22,7 @@ type Backend struct {
 	ACL       func() (*signature.ACL, error) // whose substitutes it takes; a store that substitutes by itself knows
 	Disk      string                         // folder whose free space counts
 	Builds    string                         // folder where builds have theirs; empty is Disk
-	Close     func() error                   // nil where the store is somebody else's to close
+	Close     func() error                   // nil where others close the store
 }
 
 func (b *Backend) close() error {

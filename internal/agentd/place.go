@@ -73,8 +73,8 @@ func (o *Options) place() (place, error) {
 }
 
 // chooseSocket returns the socket's name in the first of the folders where there is one, else
-// in the first that is this user's alone. Somebody else can make a folder of that name in
-// /tmp, also later, and so take one away, but neither all nor the one where an agent is.
+// in the first that is this user's alone. Another user can make a folder of that name in
+// /tmp, even later, and so take one away, but neither all nor the one where an agent is.
 func chooseSocket(state string, folders []string) (string, error) {
 	name := socketName(state)
 	for _, dir := range folders {
@@ -149,7 +149,7 @@ func socketFolders(state string) []string {
 	return folders
 }
 
-// makePrivate makes a folder that this user alone can use. Somebody else may have made
+// makePrivate makes a folder that this user alone can use. Another user may have made
 // one of that name first, since /tmp is for all: then it is refused.
 func makePrivate(dir string) error {
 	err := os.Mkdir(dir, 0o700)

@@ -98,7 +98,7 @@ func TestLock(t *testing.T) {
 	}
 }
 
-// TestChooseSocket has somebody else make the folders of the socket first.
+// TestChooseSocket has another user make the folders of the socket first.
 func TestChooseSocket(t *testing.T) {
 	dir, err := os.MkdirTemp("", "sock") //nolint:usetesting // a socket's name must be short
 	if err != nil {

@@ -26,7 +26,7 @@ const (
 	touchInterval = time.Hour
 )
 
-// Serve is the agent, until ctx ends or nobody needs it any more. Builds that run are canceled then, and
+// Serve is the agent, until ctx ends or it is no longer needed. Builds that run are canceled then, and
 // the next agent reports them as failures of this machine, so that the coordinator has them built again.
 // Waiting for them is no use: who ends an agent wants it gone.
 func (o *Options) Serve(ctx context.Context, logger *slog.Logger) error {
@@ -83,7 +83,7 @@ func (o *Options) start(ctx context.Context, p place, b *Backend, logger *slog.L
 }
 
 // listenAndServe serves on the socket, and makes another one if it is deleted, elsewhere if
-// somebody else has taken its folder meanwhile.
+// another agent has taken its folder meanwhile.
 func (o *Options) listenAndServe(ctx context.Context, a *agent.Agent, logger *slog.Logger) error {
 	for {
 		p, err := o.place()

@@ -9,7 +9,7 @@ import (
 
 // Limits of what builds, events, machines and people say. Lengths are in bytes, of UTF-8.
 // Who takes something in refuses what is longer, or cuts it with Cut; the ledger refuses
-// what still is, so that a record has a size that memory, disk and whoever reads it later
+// what still is, so that a record has a size that memory, disk and later readers
 // can live with.
 const (
 	// MaxTime bounds limits of time: beyond it a duration has no room for them.

@@ -26,7 +26,7 @@ const (
 	Succeeded State = "succeeded" // final
 	Failed    State = "failed"    // final: the derivation, or something it needs, failed
 	TimedOut  State = "timed-out" // final: the derivation took too long, or was silent for too long
-	Canceled  State = "canceled"  // final: somebody asked; never a result of the derivation
+	Canceled  State = "canceled"  // final: a person asked for it; never a result of the derivation
 )
 
 // States lists all of them, in the order in which a build goes through them.
@@ -143,7 +143,7 @@ type Build struct {
 	System   string   `json:"system"`
 	Features []string `json:"features,omitempty"` // required ones
 	// Submitter is who asked for it, as the kernel said; nil for builds that the coordinator
-	// made itself, and where nobody knows.
+	// made itself, and where that is unknown.
 	Submitter *Submitter `json:"submitter,omitempty"`
 	// Parent is the build for whose sake the coordinator made this one itself;
 	// empty for a build that a client asked for.
@@ -356,7 +356,7 @@ type Status struct {
 	// HooksPending and HooksParked count runs of event hooks.
 	HooksPending int `json:"hooksPending,omitempty"`
 	HooksParked  int `json:"hooksParked,omitempty"`
-	// Caller is who asked, and what it may do; nil where nobody knows.
+	// Caller is who asked, and what it may do; nil where that is unknown.
 	Caller *Caller `json:"caller,omitempty"`
 }
 

@@ -295,7 +295,7 @@ func (m *million) submissions(ctx context.Context) error {
 	})
 }
 
-// prune removes the older half, while somebody writes.
+// prune removes the older half, while others write.
 func (m *million) prune(ctx context.Context) error {
 	before, err := folderSize(m.dir)
 	if err != nil {

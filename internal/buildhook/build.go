@@ -457,7 +457,7 @@ func (a *announced) Read(p []byte) (int, error) {
 }
 
 // removeAll removes what there is of the outputs. None of it is valid: guix-daemon asks
-// for outputs that are not, and keeps everybody else away from them.
+// for outputs that are not, and keeps all others away from them.
 func (b *build) removeAll() {
 	b.delivered = false
 	for _, p := range b.order.Outputs {

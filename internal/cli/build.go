@@ -136,7 +136,7 @@ func (b *buildAction) run(ctx context.Context, inv *invocation, client *apiclien
 	if err := b.complete(inv); err != nil {
 		return err
 	}
-	// Before anything is added to the store: is there anybody to build it?
+	// Before anything is added to the store: can any machine build it?
 	status, err := client.Status(ctx)
 	if err != nil {
 		return err

@@ -12,8 +12,8 @@ import (
 // maxHeld bounds the builds that one command holds: their ids go into one request.
 const maxHeld = 10_000
 
-// hold tells the coordinator that somebody wants these builds, until release is called or
-// this process is gone; also a coordinator that takes the place of this one.
+// hold tells the coordinator that these builds are wanted, until release is called or
+// this process is gone; it tells a coordinator that replaces this one too.
 func hold(ctx context.Context, client *apiclient.Client, builds []*api.Build) (release func(), err error) {
 	if len(builds) > maxHeld {
 		return nil, usageErrorf("--attached is for at most %d builds, not for %d", maxHeld, len(builds))

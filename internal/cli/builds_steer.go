@@ -141,7 +141,7 @@ func (f *selectionFlags) write(ctx context.Context, inv *invocation, client *api
 
 const selectionText = `Builds are named by their ids, or by the filters of "lighter builds list". A filter shows how many builds it selects, and asks first on a terminal.
 
-Only operators may change the builds of others; see docs/settings.md, [access]. For anybody else, a filter changes their own builds alone, and says how many more it selects.`
+Only operators may change the builds of others; see docs/settings.md, [access]. For others, a filter changes only their own builds, and says how many more it selects.`
 
 func buildsCancelCommand() *command {
 	return &command{

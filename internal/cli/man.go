@@ -20,7 +20,7 @@ func (c *command) writeManPages(folder string) error {
 	if err := c.writeMan(&b); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(folder, c.manName()+".1"), b.Bytes(), 0o644); err != nil { //nolint:gosec // everybody may read it
+	if err := os.WriteFile(filepath.Join(folder, c.manName()+".1"), b.Bytes(), 0o644); err != nil { //nolint:gosec // everyone may read it
 		return err
 	}
 	for _, s := range c.sub {

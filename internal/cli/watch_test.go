@@ -20,7 +20,7 @@ import (
 	"lighter/store"
 )
 
-// fakeCoordinator plays a script of events to whoever follows it. Events become
+// fakeCoordinator plays a script of events to its followers. Events become
 // visible one by one; its builds are as of the events that were played.
 type fakeCoordinator struct {
 	mu       sync.Mutex

@@ -41,7 +41,7 @@ func spaceOf(st *unix.Statfs_t) Space {
 	return s
 }
 
-// bytesOf returns how many bytes blocks have; what does not fit is more than anybody asks for.
+// bytesOf returns how many bytes blocks have; what does not fit is more than is ever asked for.
 func bytesOf(blocks, size uint64) int64 {
 	hi, lo := bits.Mul64(blocks, size)
 	if hi != 0 {

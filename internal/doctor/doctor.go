@@ -2,7 +2,7 @@
 //
 // A [Doctor] looks at folders, keys, settings and machines of a head, at what runs there,
 // and at what the coordinator says of itself and its machines. What it finds are values, for
-// whoever shows them. It changes nothing but where it is asked to mend the ledger.
+// its caller to show. It changes nothing, except to repair the ledger when asked to.
 package doctor
 
 import (

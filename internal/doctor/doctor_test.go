@@ -214,7 +214,7 @@ func (in *installation) machine(system string) {
 	in.write("config/machines.toml", "[[machine]]\nname = \"alpha\"\nsystem = \""+system+"\"\nuser = \"offload\"\n")
 }
 
-// leftBehind returns a socket on which nobody listens.
+// leftBehind returns a socket on which nothing listens.
 func leftBehind(in *installation) string {
 	dead := filepath.Join(in.folder, "dead")
 	stop := in.serve(dead)

@@ -66,7 +66,7 @@ func (d *Doctor) checkSocket(ctx context.Context) {
 	status, err := d.client.Status(ctx)
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
-		d.problem(check, start, "%s: nobody listens there; a coordinator that was killed left it behind", socket)
+		d.problem(check, start, "%s: nothing listens there; a coordinator that was killed left it behind", socket)
 	case errors.Is(err, fs.ErrPermission):
 		d.problem(check, fmt.Sprintf("run this as %s, or as a member of the group %s", disk.Owner(info), disk.Group(info)), "%s: no access", socket)
 	case err != nil:
@@ -78,7 +78,7 @@ func (d *Doctor) checkSocket(ctx context.Context) {
 	}
 }
 
-// tellRights says what whoever runs this may do.
+// tellRights says what the user who runs this may do.
 func (d *Doctor) tellRights() {
 	const check = "rights"
 	switch c := d.status.Caller; {

@@ -19,7 +19,7 @@ import (
 // bigLedger is the size in bytes from which on pruning is worth a note.
 const bigLedger = 10 << 30
 
-// The ways on where something is wrong with the ledger. Both need that nobody has it open.
+// What to do when something is wrong with the ledger. Both need it closed.
 const (
 	dropUnusable = "stop the coordinator, as its user: lighter doctor --drop-unusable; what is dropped is written to a file first"
 	acceptLoss   = "put the missing files back; or, to go on without what is missing, as the coordinator's user: lighter doctor --accept-loss"
@@ -46,7 +46,7 @@ func (d *Doctor) checkLedger(ctx context.Context) {
 	}
 }
 
-// inspectLedger reads the whole ledger, if nobody has it open.
+// inspectLedger reads the whole ledger, if it is not open.
 func (d *Doctor) inspectLedger(ctx context.Context) {
 	const check = "whole ledger"
 	if _, err := os.Stat(d.folders.Ledger()); errors.Is(err, fs.ErrNotExist) {

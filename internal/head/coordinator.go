@@ -142,7 +142,7 @@ func serve(ctx context.Context, c *coordinator.Coordinator, face *apiserver.Serv
 	return group.Wait()
 }
 
-// forEver is a time that nobody waits for, for limits of which 0 would mean the default.
+// forEver is longer than any wait, for limits whose 0 would mean the default.
 const forEver = 100 * 365 * 24 * time.Hour
 
 func limitsOf(s *settings.Settings) coordinator.Limits {

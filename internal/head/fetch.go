@@ -39,7 +39,7 @@ func (f *fetcher) client(urls []string) (*substitute.Client, error) {
 		return nil, err
 	}
 	if len(f.clients) >= maxServerLists {
-		for old := range f.clients { // whoever uses it goes on with it
+		for old := range f.clients { // its users go on with it
 			delete(f.clients, old)
 			break
 		}

@@ -52,7 +52,7 @@ func ownerOf(file string) string {
 const socketMode = 0o660
 
 // Socket is a Unix socket that a process listens on for as long as it lives: one that
-// somebody removes comes back with keep.
+// is removed comes back with keep.
 type Socket struct {
 	name   string
 	logger *slog.Logger
@@ -66,14 +66,14 @@ type Socket struct {
 }
 
 // Listen listens on a Unix socket, in the place of one that a process left behind. One
-// on which somebody listens is an error. The group is -1 for the process's own.
+// on which a process listens is an error. The group is -1 for the process's own.
 func Listen(name string, group int, logger *slog.Logger) (*Socket, error) {
 	s := &Socket{name: name, group: group, logger: logger}
 	return s, s.listen()
 }
 
-// listen makes the socket. It has its mode and group before anybody can see it, and takes
-// the place of nothing but a socket on which nobody listens.
+// listen makes the socket. It has its mode and group before others can see it, and replaces
+// only a socket on which nothing listens.
 func (s *Socket) listen() error {
 	if len(s.name) > agentd.MaxSocketName {
 		return fmt.Errorf("socket %s: the name has %d bytes, more than %d; choose another, with --socket for a coordinator", s.name, len(s.name), agentd.MaxSocketName)
@@ -143,7 +143,7 @@ func listenIn(folder string, group int) (_ *net.UnixListener, _ fs.FileInfo, err
 	return l, info, nil
 }
 
-// deadSocket returns the socket of that name, if there is one and nobody listens on it.
+// deadSocket returns the socket of that name, if there is one and nothing listens on it.
 func deadSocket(name string) (fs.FileInfo, error) {
 	info, err := os.Lstat(name)
 	switch {

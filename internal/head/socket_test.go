@@ -43,7 +43,7 @@ func listening(t *testing.T, name string, log *bytes.Buffer) *Socket {
 	return s
 }
 
-// answers says what came of asking whoever listens on a socket.
+// answers says what came of asking the process that listens on a socket.
 func answers(name string) error {
 	conn, err := net.Dial("unix", name)
 	if err != nil {
@@ -69,7 +69,7 @@ func TestSocketComesBack(t *testing.T) {
 		{"removed", func() error { return os.Remove(name) }},
 		{"removed with its folder", func() error { return os.RemoveAll(folder) }},
 		{"renamed", func() error { return os.Rename(name, name+"2") }},
-		{"replaced by one that nobody listens on", func() error {
+		{"replaced by one that nothing listens on", func() error {
 			if err := os.Remove(name); err != nil {
 				return err
 			}
@@ -85,7 +85,7 @@ func TestSocketComesBack(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := answers(name); err == nil {
-			t.Errorf("%s: it answers before anybody looked", attack.name)
+			t.Errorf("%s: it answers before it was looked at", attack.name)
 		}
 		s.restore()
 		if err := answers(name); err != nil {

@@ -55,7 +55,7 @@ func (o *Order) SetInputs(inputs []store.Path) {
 	o.Inputs = inputs
 }
 
-// NewID returns an id for a build, and the secret that belongs to it. Everybody may see ids;
+// NewID returns an id for a build, and the secret that belongs to it. Everyone may see ids;
 // who has the secret, which is in orders alone, is the hook that made the build.
 func NewID() (id, secret string, err error) {
 	var random [16]byte

@@ -15,8 +15,8 @@
 // Final, the last one. The build is wanted for as long as the conversation lasts. A
 // coordinator that has nothing to say repeats its last State, see [Order.AliveEvery].
 //
-// Neither side believes the other: whoever may write to the socket can be the hook, and
-// the hook has guix-daemon's rights, which the coordinator has not. So whatever a frame
+// Neither side believes the other: anyone who may write to the socket can be the hook, and
+// the hook has guix-daemon's rights, which the coordinator does not have. So whatever a frame
 // says is bounded before it is allocated, and checked by [Decode].
 //
 // The package uses no net/http, so that the hook starts fast.

@@ -16,7 +16,7 @@ import (
 )
 
 // killed writes builds, one durable change each, and leaves what kill -9 would: it returns the
-// folder of a copy that nobody has open, and how many were acknowledged.
+// folder of a copy that is not open, and how many were acknowledged.
 func killed(t *testing.T, builds int) (dir string, acknowledged int) {
 	t.Helper()
 	from := filepath.Join(t.TempDir(), "ledger")
@@ -295,7 +295,7 @@ func (f fullFor) OpenReadWrite(name string, category vfs.DiskWriteCategory, opts
 	return f.FS.OpenReadWrite(name, category, opts...)
 }
 
-// TestFlippedByteInTable flips bytes of tables: whoever inspects the ledger finds each that is
+// TestFlippedByteInTable flips bytes of tables: an inspection of the ledger finds each that is
 // in a block which says anything.
 func TestFlippedByteInTable(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "ledger")

@@ -159,7 +159,7 @@ func isWrite(op errorfs.Op) bool {
 }
 
 // TestWriteErrors fails the n-th write operation, and all after it, for many n.
-// The ledger then either works on or has failed for good, it says so to everybody,
+// The ledger then either works on or has failed for good, it says so to all callers,
 // and what it acknowledged is in what is on disk.
 func TestWriteErrors(t *testing.T) {
 	for n := range int64(25) {

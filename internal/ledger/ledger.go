@@ -8,7 +8,7 @@
 // at all. Callers encode their records themselves; one goroutine puts what came
 // from all of them meanwhile into one batch, and one fsync makes it durable. So a
 // change costs its share of a disk write, and order is what Apply's callers saw.
-// Whoever asks for a durable change gets an answer when it is on disk. Other
+// A caller that asks for a durable change gets an answer when it is on disk. Other
 // changes are visible at once and on disk after the next durable one or, at the
 // latest, after SyncDelay. A crash loses none but the last of those, and never a
 // change without all that came after it.
@@ -190,7 +190,7 @@ type Ledger struct {
 	lock *pebble.Lock
 	db   *pebble.DB
 
-	// use is held for reading by whoever uses db, and for writing by Close.
+	// use is held for reading while db is used, and for writing by Close.
 	use    sync.RWMutex
 	closed bool // guarded by use
 

@@ -22,7 +22,7 @@ type PruneOptions struct {
 	States []api.State
 	// Limit is the most builds that are removed; 0 is none.
 	Limit int
-	// KeepEventsFrom is the number of the first event that somebody still has to see:
+	// KeepEventsFrom is the number of the first event that a reader still has to see:
 	// nothing is removed whose history goes that far. 0 means no bound.
 	KeepEventsFrom uint64
 	// DryRun counts and removes nothing; archive and Sync are not called.
@@ -164,7 +164,7 @@ func (p *pruning) builds(ctx context.Context) error {
 	return p.flush()
 }
 
-// flush archives and removes the batch, but for the builds whose events somebody has to
+// flush archives and removes the batch, except the builds whose events a reader still has to
 // see.
 func (p *pruning) flush() error {
 	if err := p.histories(); err != nil {

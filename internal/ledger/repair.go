@@ -13,7 +13,7 @@ import (
 	"lighter/internal/api"
 )
 
-// Inspect reads a whole ledger that nobody has open, with all checksums, and changes
+// Inspect reads a whole ledger that is not open, with all checksums, and changes
 // nothing. It returns what is wrong with it; an error is that it could not be read.
 func Inspect(ctx context.Context, dir string, opts Options) (problems []error, err error) {
 	l := newLedger(dir, opts)
@@ -64,8 +64,8 @@ func (l *Ledger) inspect(ctx context.Context) (problems []error, err error) {
 	return append(problems, l.problems(ctx)...), ctx.Err()
 }
 
-// Repair drops what can't be used of a ledger that nobody has open, and makes its indexes
-// again. What is dropped is given to keep before: its key, its value and what is wrong.
+// Repair drops what can't be used of a ledger that is not open, and rebuilds its
+// indexes. What is dropped is given to keep before: its key, its value and what is wrong.
 // Events that can't be used leave one in their place that says so; those of builds that
 // are dropped go with them. It can be interrupted and called again.
 func Repair(ctx context.Context, dir string, opts Options, keep func(key, value []byte, why error) error) (dropped int, err error) {

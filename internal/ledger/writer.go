@@ -19,7 +19,7 @@ const (
 	// unless one call of Apply alone has more.
 	maxGroup     = 2000
 	maxGroupSize = 8 << 20
-	// MaxApply bounds the bytes of one call of Apply: what memory, and whoever waits
+	// MaxApply bounds the bytes of one call of Apply: what memory, and the callers that wait
 	// behind it, can bear. Pebble itself panics at 4 GiB.
 	MaxApply = 64 << 20
 )
@@ -73,7 +73,7 @@ func (e *RefusedError) Unwrap() []error {
 // *RefusedError.
 //
 // The context is looked at before the changes are handed over. From then on Apply
-// waits for the outcome, which nobody would know otherwise.
+// waits for the outcome, which would otherwise stay unknown.
 func (l *Ledger) Apply(ctx context.Context, changes []Change, durable bool) ([]uint64, error) {
 	r := &request{durable: durable, changes: make([]*prepared, len(changes)), done: make(chan struct{})}
 	var refused []Refusal

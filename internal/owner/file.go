@@ -37,7 +37,7 @@ func read(name string) ([]byte, error) {
 	return tomlfile.Read(f, name, "settings")
 }
 
-// safeFolders refuses a file that somebody else could put another one in the place of.
+// safeFolders refuses a file that another user could replace.
 func safeFolders(name string) error {
 	dir, err := filepath.EvalSymlinks(filepath.Dir(name))
 	if err == nil {
@@ -74,7 +74,7 @@ func Safe(name string, info fs.FileInfo) error {
 
 // MakeState makes an agent's state folder, for this user alone. One that is there and lets
 // others in does so no more, unless a coordinator has it, too, whose socket is for others.
-// One that belongs to somebody else, or that others can write to, is refused.
+// One that belongs to another user, or that others can write to, is refused.
 func MakeState(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err

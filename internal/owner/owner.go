@@ -48,7 +48,7 @@ const (
 	StoreDaemon = "guix-daemon"
 )
 
-// Greatest values, beyond what anybody needs, so that a digit too many is noticed.
+// Greatest values, beyond any need, so that a digit too many is noticed.
 const (
 	maxCores  = 1 << 16
 	maxBuilds = 1024
@@ -99,7 +99,7 @@ func (s *Settings) Offer() *agentapi.Offer {
 	}
 }
 
-// DefaultFile is where the file is if nobody says otherwise; empty for who has no home.
+// DefaultFile is where the file is by default; empty for a user without a home.
 func DefaultFile() string {
 	if os.Getuid() == 0 {
 		return "/etc/lighter/" + agentapi.OwnerFile

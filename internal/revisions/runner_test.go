@@ -247,7 +247,7 @@ func TestLatestOnly(t *testing.T) {
 }
 
 // TestSupersede checks that what an older revision alone wanted is canceled, and
-// nothing that the newer one wants, or somebody else.
+// nothing that the newer one or another submission wants.
 func TestSupersede(t *testing.T) {
 	cross := Platform{"x86_64-linux", "aarch64-linux-gnu"}
 	lab := newQueueLab(t, twoRevisions())

@@ -13,7 +13,7 @@ import (
 	"lighter/internal/tomlfile"
 )
 
-// The greatest values of some keys: beyond what anybody needs, so that a digit too many is
+// The greatest values of some keys: beyond any need, so that a digit too many is
 // noticed.
 const (
 	maxAttempts  = 1000

@@ -106,7 +106,7 @@ type Ledger struct {
 	PruneAfter time.Duration
 	// KeepLogs spares the logs of builds that are pruned. False.
 	KeepLogs bool
-	// SyncDelay bounds how long a change that nobody was promised waits to be written
+	// SyncDelay bounds how long a change that was not promised waits to be written
 	// durably. 1 ms to 10 s; 200 ms.
 	SyncDelay time.Duration
 }

@@ -25,7 +25,7 @@ import (
 var space = uuid.MustParse("6f0d1c0e-6c0a-4a52-9d0c-9d2f4f6f8f57")
 
 // BuildID returns the id of the build of a derivation in the submission of that name. It
-// is always the same, so that whoever submits again gets the builds that are there.
+// is always the same, so that submitting again gets the builds that are there.
 func BuildID(name string, drv store.Path) string {
 	return uuid.NewSHA1(space, []byte(name+"\x00"+string(drv))).String()
 }

@@ -210,7 +210,7 @@ func (s *session) channel(newChannel ssh.NewChannel) {
 }
 
 // forward answers like OpenSSH: the client cannot tell what is forbidden from a socket
-// that nobody listens on.
+// that nothing listens on.
 func (s *session) forward(newChannel ssh.NewChannel) {
 	var m struct {
 		Path      string

@@ -246,7 +246,7 @@ type streams struct {
 	log func(text []byte)
 	// source returns what the daemon reads next, at most limit bytes and valid until
 	// the next call; nothing at the end, which the daemon takes for an error. It does
-	// not fail: whoever made it remembers why it ended.
+	// not fail: its maker remembers why it ended.
 	source func(limit int) []byte
 	// sink takes size bytes from r.
 	sink func(r io.Reader, size int64) error
@@ -431,7 +431,7 @@ func (c *conn) getPaths(dir store.Dir) ([]store.Path, error) {
 	return paths, nil
 }
 
-// noEntity reports whether nobody listens on a socket.
+// noEntity reports whether nothing listens on a socket.
 func noEntity(err error) bool {
 	return errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED)
 }

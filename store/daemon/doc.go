@@ -2,7 +2,7 @@
 // protocol, the one that "guix build" speaks.
 //
 // [Open] connects to the daemon's socket, /var/guix/daemon-socket/socket unless told
-// otherwise, as whoever this process is; no rights beyond an ordinary user's are
+// otherwise, as this process's user; no rights beyond an ordinary user's are
 // needed. Daemons of Guix 1.2 and later are understood (protocol 0x160 to 0x164).
 //
 // # Connections

@@ -76,7 +76,7 @@ func (s *Store) collect(c *conn, opts store.GCOptions) (*store.GCResult, error) 
 	return s.gc(c, gcDeleteSpecific, result.Deleted, opts.MaxFreed)
 }
 
-// deadInfos returns what is known of the items that nobody needs.
+// deadInfos returns what is known of the items that nothing needs.
 func (s *Store) deadInfos(c *conn) ([]*store.Info, error) {
 	dead, err := s.gc(c, gcReturnDead, nil, 0)
 	if err != nil {

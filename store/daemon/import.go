@@ -81,7 +81,7 @@ func (s *Store) nameMissing(ctx context.Context, it *store.Info, err error) erro
 type importer struct {
 	chunks chan *chunk   // closed by the reader when there is no more
 	spent  chan *chunk   // to be filled again
-	failed chan struct{} // closed when nobody wants chunks any more
+	failed chan struct{} // closed when chunks are no longer wanted
 
 	err error // of reading; the reader's until chunks is closed
 
@@ -148,7 +148,7 @@ func (im *importer) end(err error) ([]*store.Info, error) {
 	return im.done, err
 }
 
-// errUnwanted ends a reader whose chunks nobody wants.
+// errUnwanted ends a reader whose chunks are not wanted.
 var errUnwanted = errors.New("the daemon has stopped reading")
 
 // cutter reads an archive and writes it in chunks. What it writes is what it reads: there

@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	// idleTime is how long a connection is kept that nobody uses, and warmTime a warm
+	// idleTime is how long an unused connection is kept, and warmTime a warm
 	// one.
 	idleTime = time.Minute
 	warmTime = 10 * time.Minute
@@ -131,7 +131,7 @@ func (p *pool) put(c *conn) {
 	p.idle = append(p.idle, i)
 }
 
-// drop closes a connection that nobody has taken for long.
+// drop closes a connection that was unused for long.
 func (p *pool) drop(c *idleConn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -14,7 +14,7 @@ import (
 	"lighter/store"
 )
 
-// DefaultSocket is where guix-daemon listens if nobody says otherwise.
+// DefaultSocket is where guix-daemon listens by default.
 const DefaultSocket = "/var/guix/daemon-socket/socket"
 
 // defaultConfigDir is where guix-daemon has its key and its ACL.
@@ -74,7 +74,7 @@ var (
 
 // Open connects to a daemon. Close closes what it opened. The context is for this call
 // alone. The error matches fs.ErrNotExist if there is no socket, syscall.ECONNREFUSED if
-// nobody listens on it, and fs.ErrPermission if this user may not use it.
+// nothing listens on it, and fs.ErrPermission if this user may not use it.
 func Open(ctx context.Context, opts Options) (*Store, error) {
 	s, err := New(opts)
 	if err != nil {

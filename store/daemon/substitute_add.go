@@ -23,9 +23,9 @@ var (
 // its name follows from its contents.
 const maxFlatItem = 64 << 20
 
-// AddSubstitute implements store.Substitutee. What guix-daemon takes from anybody are items
+// AddSubstitute implements store.Substitutee. What guix-daemon takes from any client are items
 // named after their contents: derivations and other texts, files and folders added by their
-// SHA-256. What builds made it takes from nobody but its own substitution: see Download.
+// SHA-256. What builds made it takes only from its own substitution: see Download.
 func (s *Store) AddSubstitute(ctx context.Context, info *store.Info, contents io.Reader) error {
 	err := s.check(append(slices.Clone(info.References), info.Path)...)
 	if err == nil {

@@ -14,7 +14,7 @@ func (d *Derivation) RequiredFeatures() []string { return d.words("requiredSyste
 func (d *Derivation) SubstitutesAllowed() bool { return d.flag("allowSubstitutes", true) }
 
 // ImpureEnvVars returns the variables that the builder of a fixed-output
-// derivation takes from the environment of whoever builds it, such as
+// derivation takes from the environment that it is built in, such as
 // "http_proxy" (option impureEnvVars). guix-daemon ignores the option in others.
 func (d *Derivation) ImpureEnvVars() []string {
 	if _, fixed := d.FixedOutput(); !fixed {

@@ -410,7 +410,7 @@ func rawRequest(t testing.TB, s *Store, d *derivation.Derivation) *store.BuildRe
 	return &store.BuildRequest{Derivation: path, Cores: 1}
 }
 
-// TestKilledFromOutside has the sandbox's first process killed by somebody else, which
+// TestKilledFromOutside has the sandbox's first process killed from outside, which
 // is not the derivation's failure.
 func TestKilledFromOutside(t *testing.T) {
 	needBuilds(t)

@@ -17,7 +17,7 @@ import (
 
 // Build implements store.Builder. The output names of a derivation with known
 // contents are computed again and compared; those of others are believed, since only
-// the whole graph of derivations could tell, and are the business of whoever asks.
+// the whole graph of derivations could tell, and are the caller's business.
 //
 // A build of an output that is being built by the same open store waits for it. A check
 // never does: it has a folder of its own, and publishes nothing.

@@ -76,8 +76,8 @@ func (f buildFolder) copied(p store.Path) string {
 func (f buildFolder) top() string       { return filepath.Join(f.tmp(), filepath.Base(f.topInside())) }
 func (f buildFolder) topInside() string { return "/tmp/guix-build-" + f.drv + "-0" }
 
-// removeTries is how often a folder is removed in which somebody goes on making and
-// swapping files.
+// removeTries is how often a folder is removed in which files are still being made and
+// swapped.
 const removeTries = 20
 
 func (f buildFolder) remove() error {

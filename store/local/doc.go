@@ -55,7 +55,7 @@
 // later, and so after the item was condemned, and then the process finds it invalid,
 // since it asks after it has written. In between, while the info file is in trash/,
 // who asks waits for the verdict, so that an item does not even seem to vanish that
-// will be acquitted. If the collecting process is dead, whoever notices first acquits
+// will be acquitted. If the collecting process is dead, the first process to notice acquits
 // all that it had condemned: nothing is deleted before its verdict.
 //
 // Take a new item that refers to a condemned one. Its process leased the reference

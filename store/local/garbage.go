@@ -285,7 +285,7 @@ func (c *collector) judge(ctx context.Context, condemned []*record) ([]*record, 
 	return guilty, c.store.acquit(innocent)
 }
 
-// delete deletes a condemned item, unless somebody has acquitted it.
+// delete deletes a condemned item, unless it was acquitted.
 func (c *collector) delete(r *record) error {
 	s := c.store
 	from := s.layout.condemned(r.Path.Base())

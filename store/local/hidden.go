@@ -48,8 +48,8 @@ func (s *Store) view() (*view, error) {
 	return v, nil
 }
 
-// outside finds what a sandbox path names, and what it is: whoever mounts it later looks
-// whether it still is that.
+// outside finds what a sandbox path names, and what it is: the mounter checks later
+// that it still is that.
 func (v *view) outside(name string) (sandbox.Bind, error) {
 	var b sandbox.Bind
 	fd, err := unix.Open(name, unix.O_PATH|unix.O_CLOEXEC, 0)

@@ -63,7 +63,7 @@ func openTestStore(t testing.TB) *Store {
 }
 
 // scratch is a folder like t.TempDir's, whose removal copes with what is in a store,
-// and whose parents everybody may enter.
+// and whose parents everyone may enter.
 func scratch(t testing.TB) string {
 	t.Helper()
 	folder, err := os.MkdirTemp("", "lighter-test-") //nolint:usetesting // see above

@@ -24,13 +24,13 @@ import (
 )
 
 // Variables with which the tests of networks run this program once more: in a network
-// of its own, which root sets up, and there once more, as somebody who builds.
+// of its own, which root sets up, and there once more, as a user who builds.
 const (
 	networkVariable = "LIGHTER_TEST_NETWORK"
 	targetVariable  = "LIGHTER_TEST_TARGETS"
 )
 
-// Addresses in that network: of its way out, of somebody else, and of its resolver,
+// Addresses in that network: of its way out, of another host, and of its resolver,
 // which is on the loopback interface as systemd's is.
 const (
 	hostAddress  = "203.0.113.5"

@@ -179,7 +179,7 @@ func (b *build) blameTree(err error) error {
 	return b.failure(store.FailedOutput, "%s", b.inside(err))
 }
 
-// changed reports whether an error comes of a tree that somebody changes meanwhile: EINVAL
+// changed reports whether an error comes from a tree that changes meanwhile: EINVAL
 // is that of readlink, and EACCES that of what was closed again after it was opened.
 func changed(errno unix.Errno) bool {
 	switch errno {

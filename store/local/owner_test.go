@@ -62,7 +62,7 @@ func TestTakenForDead(t *testing.T) {
 	}
 }
 
-// TestSync has somebody wait for a run that has not begun: it is shared.
+// TestSync has a caller wait for a run that has not begun: it is shared.
 func TestSync(t *testing.T) {
 	folder, err := os.Open(t.TempDir())
 	if err != nil {

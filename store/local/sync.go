@@ -15,7 +15,7 @@ type syncer struct {
 
 	running sync.Mutex // held by the caller that syncs
 	mu      sync.Mutex
-	next    *syncRun // that has not begun; nil if nobody waits
+	next    *syncRun // that has not begun; nil if no caller waits
 }
 
 type syncRun struct {

@@ -12,8 +12,8 @@
 //	Compression: zstd
 //	FileSize: 345678
 //
-// What is above the line of the signature is what was signed; what is below it anybody
-// on the way may have changed. [Parse] believes what an item is only where it is signed,
+// What is above the line of the signature is what was signed; what is below it may have been
+// changed on the way. [Parse] believes what an item is only where it is signed,
 // and that an item is what was signed only [Info.Verify] knows.
 package narinfo
 
@@ -151,7 +151,7 @@ func (p *parser) field(line, above string) error {
 		return nil
 	}
 	if p.seen["Signature"] {
-		return fmt.Errorf("%s stands below the signature, where anybody may have written it", name)
+		return fmt.Errorf("%s stands below the signature, where anyone may have written it", name)
 	}
 	if err := p.item(name, value); err != nil {
 		return fmt.Errorf("%s: %w", name, err)

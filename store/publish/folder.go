@@ -20,7 +20,7 @@ import (
 // goroutines. What is not there is an error that matches fs.ErrNotExist.
 type FS interface {
 	// Put makes a file of what fill writes, with the folders above it, in the place of one
-	// that is there. Nobody ever sees a part of it, and when Put returns it is on the disk.
+	// that is there. No reader ever sees a part of it, and when Put returns it is on the disk.
 	// If fill has an error nothing is changed, and that is Put's error.
 	Put(ctx context.Context, name string, fill func(io.Writer) error) error
 	Stat(ctx context.Context, name string) (fs.FileInfo, error)

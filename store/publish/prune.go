@@ -49,7 +49,7 @@ func (w *Writer) Prune(ctx context.Context, olderThan time.Duration) (*Pruned, e
 // Prune is Writer.Prune for who has no key. The result is there beside an error, too.
 func Prune(ctx context.Context, folder FS, dir store.Dir, olderThan time.Duration) (*Pruned, error) {
 	if olderThan < leastPrune {
-		return new(Pruned), fmt.Errorf("prune %s: %v is too short, since somebody may publish meanwhile: want %v or more", folder, olderThan, leastPrune)
+		return new(Pruned), fmt.Errorf("prune %s: %v is too short, since others may publish meanwhile: want %v or more", folder, olderThan, leastPrune)
 	}
 	p := &pruner{fs: folder, dir: dir, result: new(Pruned), items: make(map[string]*published), before: time.Now().Add(-olderThan)}
 	err := p.run(ctx)
@@ -225,7 +225,7 @@ func (p *pruner) old() ([]*published, error) {
 	return old, nil
 }
 
-// removeItem removes an item: its narinfo first, so that nobody is told of a NAR that is
+// removeItem removes an item: its narinfo first, so that no client is told of a NAR that is
 // gone.
 func (p *pruner) removeItem(ctx context.Context, it *published) error {
 	if err := p.remove(ctx, narinfo.Name(it.info.Path)); err != nil {
@@ -234,7 +234,7 @@ func (p *pruner) removeItem(ctx context.Context, it *published) error {
 	for _, d := range it.info.Downloads {
 		name, err := url.PathUnescape(d.URL)
 		if err != nil || !strings.HasPrefix(name, "nar/") || !fs.ValidPath(name) {
-			continue // somebody else's, on another server
+			continue // another publisher's, on another server
 		}
 		if err := p.remove(ctx, name); err != nil {
 			return err

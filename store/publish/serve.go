@@ -128,7 +128,7 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request) {
 // errNotAFile is about a folder, a FIFO, a socket or a device.
 var errNotAFile = errors.New("it is not a file")
 
-// openRegular opens a file to be read. It waits for nobody: to open a FIFO would, and for
+// openRegular opens a file to be read. It never waits: to open a FIFO would, and for
 // each request that a thread does.
 func openRegular(root *os.Root, name string) (*os.File, fs.FileInfo, error) {
 	f, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)

@@ -247,8 +247,8 @@ func (w *Writer) Published(ctx context.Context, path store.Path) (bool, error) {
 	return err == nil, err
 }
 
-// item publishes one item, unless it is there, or somebody does already: then it waits and
-// sees. It reports whether it has written it.
+// item publishes one item, unless it is there, or is being published already: then it
+// waits. It reports whether it has written it.
 func (w *Writer) item(ctx context.Context, from store.NARWriter, info *store.Info) (bool, error) {
 	for {
 		w.mu.Lock()

@@ -58,7 +58,7 @@ const (
 type Client struct {
 	opts      Options
 	http      *http.Client
-	dialer    *dialer // nil with a HTTP client of somebody else
+	dialer    *dialer // nil with the caller's own HTTP client
 	servers   []*server
 	requests  chan struct{} // holds one for each request for a narinfo under way
 	downloads chan struct{}
@@ -68,7 +68,7 @@ type Client struct {
 	flights map[flightKey]chan struct{} // what FetchClosure is getting; closed when it is done
 }
 
-// New returns a client. It asks nobody yet; the error is about the options.
+// New returns a client. It asks no server yet; the error is about the options.
 func New(opts Options) (*Client, error) {
 	if opts.ACL == nil {
 		return nil, errors.New("substitutes: no ACL")

@@ -147,14 +147,14 @@ func (s *server) tryFile(ctx context.Context, info *narinfo.Info, d narinfo.Down
 	}
 	if err == nil {
 		s.good()
-		// Whoever unpacks stops at the NAR's end; the connection can be used again if the
+		// The unpacker stops at the NAR's end; the connection can be used again if the
 		// file's end is read.
 		_, _ = r.Read(make([]byte, 1))
 	}
 	return final, err
 }
 
-// declared returns how large the file should be, or -1 if nobody says.
+// declared returns how large the file should be, or -1 if that is not said.
 func declared(info *narinfo.Info, d narinfo.Download) int64 {
 	switch {
 	case d.Compression == narinfo.None:

@@ -175,7 +175,7 @@ func sends(p []byte) func(http.ResponseWriter) {
 	return func(w http.ResponseWriter) { w.Write(p) }
 }
 
-// endless sends something again and again, until nobody reads any more.
+// endless sends something again and again, until it is no longer read.
 func endless(p []byte) func(http.ResponseWriter) {
 	return func(w http.ResponseWriter) {
 		for range 100_000 {

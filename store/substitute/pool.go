@@ -10,7 +10,7 @@ import (
 	"lighter/store"
 )
 
-// maxIdleClients is how many clients of a Pool that nobody uses just now are kept.
+// maxIdleClients is how many unused clients of a Pool are kept.
 const maxIdleClients = 8
 
 // Pool gets items into one store, from whichever servers a call names. Calls with the same
@@ -22,7 +22,7 @@ type Pool struct {
 
 	mu      sync.Mutex // owns all below
 	clients map[string]*pooled
-	idle    []*pooled // those of clients that nobody uses, the longest unused first
+	idle    []*pooled // those of unused clients, the longest unused first
 	closed  bool
 }
 

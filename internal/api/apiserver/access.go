@@ -10,7 +10,7 @@ import (
 	"lighter/internal/api"
 )
 
-// Access says who may do what. Whoever can open the socket may submit builds and look at
+// Access says who may do what. Anyone who can open the socket may submit builds and look at
 // everything, and do with builds of their own what they like; that is for the file's mode
 // and group to decide. Who operates may do all.
 type Access struct {
@@ -24,7 +24,7 @@ type Access struct {
 	Operators, Where string
 }
 
-// operates reports whether somebody may do all.
+// operates reports whether a peer may do everything.
 func (a *Access) operates(p *Peer) bool {
 	return p.UID == 0 || p.UID == a.UID || slices.Contains(a.Users, p.UID) ||
 		slices.ContainsFunc(a.Groups, p.in)
@@ -35,13 +35,13 @@ func (s *Server) SetAccess(a *Access) { s.access.Store(a) }
 
 // caller is who a request came from.
 type caller struct {
-	*Peer      // nil where nobody asks the kernel, which Access being nil allows
+	*Peer      // nil where the kernel is not asked, which Access being nil allows
 	operates   bool
 	restricted *Access // why not, if not
 }
 
 // caller returns who a request, or something else with its context, came from. Where there
-// is an Access, somebody of whom nothing is known may do nothing.
+// is an Access, a caller of whom nothing is known may do nothing.
 func (s *Server) caller(ctx context.Context) (caller, error) {
 	a, p := s.access.Load(), peerOf(ctx)
 	switch {
@@ -59,7 +59,7 @@ func forbidden(format string, args ...any) *api.Error {
 	return &api.Error{Status: http.StatusForbidden, Code: api.CodeForbidden, Message: fmt.Sprintf(format, args...)}
 }
 
-// refuse is the answer to somebody who may not do something.
+// refuse is the answer to a caller who may not do something.
 func (w caller) refuse(what string) error {
 	return forbidden("%s: %s may submit and look, but only %s may operate; %s", what, w.name(), w.restricted.Operators, w.restricted.Where)
 }
@@ -139,7 +139,7 @@ func whose(b *api.Build) string {
 	case b.Submitter == nil && b.Parent != "":
 		return "the coordinator's own, for what others need"
 	case b.Submitter == nil:
-		return "of somebody who is not known"
+		return "of an unknown user"
 	}
 	return b.Submitter.String() + "'s"
 }

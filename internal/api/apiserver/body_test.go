@@ -92,7 +92,7 @@ func TestMemoryIsShared(t *testing.T) {
 	gone, cancel := context.WithCancel(ctx)
 	cancel()
 	if _, err := m.acquire(gone, 5, 1); err == nil {
-		t.Error("somebody has more than there is")
+		t.Error("a user has more than there is")
 	}
 	all()
 	again, err := m.acquire(ctx, 5, userMemory)

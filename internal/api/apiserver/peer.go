@@ -39,7 +39,7 @@ const (
 )
 
 // Peer is who is behind a connection, as the kernel says: the process that connected, at
-// that time. Nobody can say something else of itself.
+// that time. No client can pretend to be another.
 type Peer struct {
 	UID, GID uint32
 	Groups   []uint32 // the supplementary ones

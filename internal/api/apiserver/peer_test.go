@@ -25,10 +25,10 @@ func TestWhoOperates(t *testing.T) {
 		{"the coordinator's user", peer(1), true},
 		{"a user who is named", peer(7), true},
 		{"a member of the group", peer(5, 3, 70), true},
-		{"somebody whose own group it is", &Peer{UID: 5, GID: 70}, true},
-		{"somebody", peer(5, 3), false},
-		{"somebody of root's group", peer(5, 0), false},
-		{"somebody with the number of the group", peer(70), true}, // whose own group has it
+		{"a user whose own group it is", &Peer{UID: 5, GID: 70}, true},
+		{"a user", peer(5, 3), false},
+		{"a user of root's group", peer(5, 0), false},
+		{"a user with the number of the group", peer(70), true}, // whose own group has it
 		{"nobody", peer(65534), false},
 	} {
 		if got := a.operates(test.peer); got != test.want {
@@ -41,7 +41,7 @@ func TestWhoOperates(t *testing.T) {
 // says of that.
 func TestPeerCredentials(t *testing.T) {
 	if unix.Geteuid() != 0 {
-		t.Skip("only root can become somebody else; TestWhoOperates has the rules")
+		t.Skip("only root can become another user; TestWhoOperates has the rules")
 	}
 	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
 	if err != nil {
@@ -73,7 +73,7 @@ func TestPeerCredentials(t *testing.T) {
 	}
 }
 
-// dialAs connects to a socket as somebody else, and returns what ends the connection.
+// dialAs connects to a socket as another user, and returns what ends the connection.
 func dialAs(t *testing.T, socket string, p *Peer) (leave func()) {
 	t.Helper()
 	dialed, over, ended := make(chan error), make(chan struct{}), make(chan struct{})

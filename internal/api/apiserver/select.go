@@ -16,7 +16,7 @@ import (
 const maxSelected = 10_000
 
 // portion is how many builds of a selection are changed at a time: meanwhile the loop does
-// other things, and whoever asked may change its mind.
+// other things, and the client may change its mind.
 const portion = 1000
 
 func readSelection(r *http.Request) (*api.Selection, error) {
@@ -213,7 +213,7 @@ func (s *Server) postRetry(w http.ResponseWriter, r *http.Request) error {
 	}
 	states := []api.State{api.Failed, api.TimedOut}
 	if selection.Filter != nil && slices.Contains(selection.Filter.States, api.Canceled) {
-		states = append(states, api.Canceled) // only where that is said: somebody wanted it so
+		states = append(states, api.Canceled) // only where that is said: they were canceled on purpose
 	}
 	reason := cmp.Or(selection.Reason, p.who.name()+" has it tried again")
 	failed := make(map[store.Path]bool)

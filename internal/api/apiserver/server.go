@@ -39,7 +39,7 @@ type handler func(http.ResponseWriter, *http.Request) error
 type operation struct {
 	pattern string
 	do      handler
-	// operator is what only operators may do there, in words; empty is for everybody.
+	// operator is what only operators may do there, in words; empty means everyone may.
 	operator string
 	body     int64 // bytes; 0 is maxSmallBody
 	memory   int64 // that it takes beside its body; 0 for what waits or streams
@@ -48,7 +48,7 @@ type operation struct {
 // Options are what a server works with beside the coordinator.
 type Options struct {
 	Logger *slog.Logger // nil logs nothing
-	// Access says who may do what; nil lets whoever reaches the API do all.
+	// Access says who may do what; nil lets all clients do everything.
 	Access *Access
 }
 

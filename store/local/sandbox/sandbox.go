@@ -60,7 +60,7 @@ type Config struct {
 	Groups   []uint32
 
 	HostNetwork bool // else there is just a loopback interface
-	// Interface is another network interface, unless it is empty, which somebody
+	// Interface is another network interface, unless it is empty, which a program
 	// outside sets up. The builder starts when it has a way out.
 	Interface    string
 	Personality  uint32

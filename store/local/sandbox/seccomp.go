@@ -20,7 +20,7 @@ import (
 //     that who knows these still gets one;
 //   - typing into terminals (TIOCSTI);
 //   - limits of the sandbox's first process, which may have the builder's user id;
-//   - bpf(2), kexec and open_by_handle_at(2), which most kernels allow to nobody
+//   - bpf(2), kexec and open_by_handle_at(2), which most kernels allow to no one
 //     without privileges, or not outside the mounts that one has;
 //   - keys, only where the builder could not get a keyring of its own.
 //

@@ -46,7 +46,7 @@ func run() {
 		exit(0)
 	}
 	s.refuseOwnProgram()
-	if !s.SetUser { // else the builder is somebody who can't send signals to this process
+	if !s.SetUser { // else the builder is a user who can't send signals to this process
 		s.harden()
 	}
 	builder := s.start()

@@ -188,7 +188,7 @@ func (r *Reader) check() error {
 	return nil
 }
 
-// source counts the bytes of a file. Whoever reads from it is within a member, so that the
+// source counts the bytes of a file. Its reader is within a member, so the
 // file's end is unexpected.
 type source struct {
 	r *bufio.Reader
