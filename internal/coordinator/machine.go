@@ -451,27 +451,6 @@ func (m *machine) problemOf(s *sighting) string {
 	return m.c.machinesHead().Unfit(&m.Machine, s.info, s.acl)
 }
 
-// unavailable says why nothing can be placed on the machine now.
-func (m *machine) unavailable() string {
-	switch {
-	case m.removed:
-		return "removed from the machines file"
-	case m.setting.Draining:
-		return withReason("draining", m.setting.DrainReason)
-	case m.state == api.MachineDown:
-		return "down: " + m.err
-	case m.state != api.MachineUp:
-		return "not reached yet"
-	case m.next != nil && m.nextError != "":
-		return "it cannot be reached as the machines file says now: " + m.nextError
-	case m.next != nil:
-		return "its entry in the machines file changed; it is reached the new way once its builds are done"
-	case m.setting.Quarantined != "":
-		return "in quarantine until " + m.setting.QuarantinedUntil.Format(time.DateTime) + ": " + m.setting.Quarantined
-	}
-	return cmp.Or(m.problem, m.conduct.resting(m.c.now()))
-}
-
 // saveInterval is the least time between two records of what was learnt of a machine.
 const saveInterval = 10 * time.Second
 

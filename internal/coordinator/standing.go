@@ -1,16 +1,40 @@
 package coordinator
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"lighter/internal/api"
 	"lighter/internal/ledger"
 )
+
+// standing.go is why a machine gets no builds, whatever its slots: unavailable has the reasons, the
+// first that holds counts. Those of its limits (admission.go) come after them.
+
+// unavailable says why nothing can be placed on the machine now.
+func (m *machine) unavailable() string {
+	switch {
+	case m.removed:
+		return "removed from the machines file"
+	case m.setting.Draining:
+		return withReason("draining", m.setting.DrainReason)
+	case m.state == api.MachineDown:
+		return "down: " + m.err
+	case m.state != api.MachineUp:
+		return "not reached yet"
+	case m.next != nil && m.nextError != "":
+		return "it cannot be reached as the machines file says now: " + m.nextError
+	case m.next != nil:
+		return "its entry in the machines file changed; it is reached the new way once its builds are done"
+	case m.setting.Quarantined != "":
+		return "in quarantine until " + m.setting.QuarantinedUntil.Format(time.DateTime) + ": " + m.setting.Quarantined
+	}
+	return cmp.Or(m.problem, m.conduct.resting(m.c.now()))
+}
 
 // machineSettings is how the names of the ledger's settings start that are about a machine.
 const machineSettings = "machine/"
@@ -129,47 +153,6 @@ func (m *machine) back(l *loop) {
 	l.machineEvent(api.KindMachineBack, m.Name, "reached again")
 }
 
-// tags are those of the file, as operators changed them.
-func (m *machine) tags() map[string]string {
-	tags := maps.Clone(m.Tags)
-	for _, name := range m.setting.Untagged {
-		delete(tags, name)
-	}
-	if tags == nil && len(m.setting.Tags) > 0 {
-		tags = make(map[string]string)
-	}
-	maps.Copy(tags, m.setting.Tags)
-	return tags
-}
-
-// retag changes a machine's tags.
-func (m *machine) retag(l *loop, change *api.TagChange) error {
-	s := m.setting
-	s.Tags, s.Untagged = maps.Clone(s.Tags), slices.Clone(s.Untagged)
-	var did []string
-	for _, name := range change.Remove {
-		delete(s.Tags, name)
-		if _, filed := m.Tags[name]; filed && !slices.Contains(s.Untagged, name) {
-			s.Untagged = append(s.Untagged, name)
-		}
-		did = append(did, "without "+name)
-	}
-	for _, name := range slices.Sorted(maps.Keys(change.Set)) {
-		if s.Tags == nil {
-			s.Tags = make(map[string]string)
-		}
-		s.Tags[name] = change.Set[name]
-		s.Untagged = slices.DeleteFunc(s.Untagged, func(x string) bool { return x == name })
-		did = append(did, name+"="+change.Set[name])
-	}
-	if len(s.Tags) > api.MaxTags || len(s.Untagged) > api.MaxTags {
-		return api.BadRequest("machine %s would have more than %d tags", m.Name, api.MaxTags)
-	}
-	m.setting = s
-	m.operate(l, "tags: "+strings.Join(did, ", "))
-	return nil
-}
-
 // changeMachine has f change a machine, and returns how it stands once that is durable.
 func (c *Coordinator) changeMachine(ctx context.Context, name string, f func(l *loop, m *machine) error) (*api.MachineStatus, error) {
 	var status api.MachineStatus
@@ -203,9 +186,4 @@ func (c *Coordinator) ResumeMachine(ctx context.Context, name, reason string) (*
 		m.resume(l, reason)
 		return nil
 	})
-}
-
-// TagMachine changes the tags of a machine, which change.Check has passed.
-func (c *Coordinator) TagMachine(ctx context.Context, name string, change *api.TagChange) (*api.MachineStatus, error) {
-	return c.changeMachine(ctx, name, func(l *loop, m *machine) error { return m.retag(l, change) })
 }
