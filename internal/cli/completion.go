@@ -35,7 +35,7 @@ func oneOf(words ...string) values {
 func machineNames(ctx context.Context, client *apiclient.Client) (names []string, err error) {
 	list, err := client.Machines(ctx)
 	for i := range list {
-		names = append(names, list[i].Name+"\t"+string(string(list[i].State)))
+		names = append(names, list[i].Name+"\t"+string(list[i].State))
 	}
 	return names, err
 }

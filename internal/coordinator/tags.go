@@ -2,10 +2,11 @@ package coordinator
 
 import (
 	"context"
-	"lighter/internal/api"
 	"maps"
 	"slices"
 	"strings"
+
+	"lighter/internal/api"
 )
 
 // tags are those of the file, as operators changed them.
