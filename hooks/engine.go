@@ -1,6 +1,7 @@
 package hooks
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -39,21 +40,15 @@ type limits struct {
 }
 
 func (l limits) withDefaults() limits {
-	setDefault(&l.window, 4096)
-	setDefault(&l.scan, 4096)
-	setDefault(&l.unsaved, 10_000)
-	setDefault(&l.details, 10_000)
-	setDefault(&l.pace, 20*time.Millisecond)
-	setDefault(&l.stall, time.Second)
-	setDefault(&l.retryMin, time.Second)
-	setDefault(&l.retryMax, 10*time.Minute)
+	l.window = cmp.Or(l.window, 4096)
+	l.scan = cmp.Or(l.scan, 4096)
+	l.unsaved = cmp.Or(l.unsaved, 10_000)
+	l.details = cmp.Or(l.details, 10_000)
+	l.pace = cmp.Or(l.pace, 20*time.Millisecond)
+	l.stall = cmp.Or(l.stall, time.Second)
+	l.retryMin = cmp.Or(l.retryMin, time.Second)
+	l.retryMax = cmp.Or(l.retryMax, 10*time.Minute)
 	return l
-}
-
-func setDefault[T int | int64 | uint64 | time.Duration](v *T, value T) {
-	if *v <= 0 {
-		*v = value
-	}
 }
 
 // Engine runs hooks; see the package comment. Its methods may be called from several

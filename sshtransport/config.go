@@ -1,6 +1,7 @@
 package sshtransport
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"log/slog"
@@ -85,15 +86,15 @@ const (
 )
 
 func (c Config) withDefaults() Config {
-	setDefault(&c.ConnectTimeout, 10*time.Second)
-	setDefault(&c.HandshakeTimeout, 20*time.Second)
-	setDefault(&c.StartTimeout, time.Minute)
-	setDefault(&c.UploadTimeout, 15*time.Minute)
-	setDefault(&c.OpenTimeout, 20*time.Second)
-	setDefault(&c.KeepaliveInterval, 15*time.Second)
-	setDefault(&c.KeepaliveTimeout, 15*time.Second)
-	setDefault(&c.MaxSessions, defaultMaxSessions)
-	setDefault(&c.Bootstrap.RemoteDir, defaultRemoteDir)
+	c.ConnectTimeout = cmp.Or(c.ConnectTimeout, 10*time.Second)
+	c.HandshakeTimeout = cmp.Or(c.HandshakeTimeout, 20*time.Second)
+	c.StartTimeout = cmp.Or(c.StartTimeout, time.Minute)
+	c.UploadTimeout = cmp.Or(c.UploadTimeout, 15*time.Minute)
+	c.OpenTimeout = cmp.Or(c.OpenTimeout, 20*time.Second)
+	c.KeepaliveInterval = cmp.Or(c.KeepaliveInterval, 15*time.Second)
+	c.KeepaliveTimeout = cmp.Or(c.KeepaliveTimeout, 15*time.Second)
+	c.MaxSessions = cmp.Or(c.MaxSessions, defaultMaxSessions)
+	c.Bootstrap.RemoteDir = cmp.Or(c.Bootstrap.RemoteDir, defaultRemoteDir)
 	if c.Dial == nil {
 		var d net.Dialer
 		addr := c.Addr
@@ -104,11 +105,4 @@ func (c Config) withDefaults() Config {
 	}
 	c.Logger = c.Logger.With("machine", c.Machine)
 	return c
-}
-
-func setDefault[T comparable](field *T, value T) {
-	var zero T
-	if *field == zero {
-		*field = value
-	}
 }

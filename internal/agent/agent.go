@@ -31,6 +31,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -108,28 +109,21 @@ const (
 )
 
 func (o Options) withDefaults() Options {
-	setDefault(&o.StoreKind, "local")
-	setDefault(&o.DiskDir, o.StateDir)
-	setDefault(&o.BuildDir, o.DiskDir)
-	setDefault(&o.procDir, "/proc")
-	setDefault(&o.Version, version.Version)
-	setDefault(&o.KeepBuilds, defaultKeepBuilds)
-	setDefault(&o.SubstituteTimeout, defaultSubstitute)
-	setDefault(&o.SubstitutePause, defaultSubstitute)
-	setDefault(&o.MaxLog, defaultMaxLog)
-	setDefault(&o.MaxBuilds, defaultMaxBuilds)
-	setDefault(&o.MaxRunning, defaultMaxRunning)
+	o.StoreKind = cmp.Or(o.StoreKind, "local")
+	o.DiskDir = cmp.Or(o.DiskDir, o.StateDir)
+	o.BuildDir = cmp.Or(o.BuildDir, o.DiskDir)
+	o.procDir = cmp.Or(o.procDir, "/proc")
+	o.Version = cmp.Or(o.Version, version.Version)
+	o.KeepBuilds = cmp.Or(o.KeepBuilds, defaultKeepBuilds)
+	o.SubstituteTimeout = cmp.Or(o.SubstituteTimeout, defaultSubstitute)
+	o.SubstitutePause = cmp.Or(o.SubstitutePause, defaultSubstitute)
+	o.MaxLog = cmp.Or(o.MaxLog, defaultMaxLog)
+	o.MaxBuilds = cmp.Or(o.MaxBuilds, defaultMaxBuilds)
+	o.MaxRunning = cmp.Or(o.MaxRunning, defaultMaxRunning)
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	return o
-}
-
-func setDefault[T comparable](field *T, value T) {
-	var zero T
-	if *field == zero {
-		*field = value
-	}
 }
 
 // Agent serves one store. Use Serve or ServeConn, or ServeHTTP with a server of

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -381,7 +382,7 @@ func TestRealGarbage(t *testing.T) {
 		}
 	}
 	dry, err := s.CollectGarbage(t.Context(), store.GCOptions{DryRun: true})
-	if err != nil || dry.Freed == 0 || !contains(dry.Deleted, lost) || contains(dry.Deleted, leaf) || contains(dry.Deleted, kept) {
+	if err != nil || dry.Freed == 0 || !slices.Contains(dry.Deleted, lost) || slices.Contains(dry.Deleted, leaf) || slices.Contains(dry.Deleted, kept) {
 		t.Errorf("dry run: %+v, %v", dry, err)
 	}
 	young, err := s.CollectGarbage(t.Context(), store.GCOptions{OlderThan: time.Hour, Paths: []store.Path{lost}})
@@ -393,7 +394,7 @@ func TestRealGarbage(t *testing.T) {
 	}
 	wantValid(leaf, kept, lost)
 	done, err := s.CollectGarbage(t.Context(), store.GCOptions{})
-	if err != nil || !contains(done.Deleted, lost) {
+	if err != nil || !slices.Contains(done.Deleted, lost) {
 		t.Errorf("CollectGarbage: %+v, %v", done, err)
 	}
 	wantValid(leaf, kept)
@@ -404,15 +405,6 @@ func TestRealGarbage(t *testing.T) {
 		t.Errorf("CollectGarbage of one: %+v, %v", done, err)
 	}
 	wantValid()
-}
-
-func contains(paths []store.Path, p store.Path) bool {
-	for _, x := range paths {
-		if x == p {
-			return true
-		}
-	}
-	return false
 }
 
 // TestRealVerify damages an item and has it found.

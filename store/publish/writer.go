@@ -13,6 +13,7 @@
 package publish
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -86,10 +87,10 @@ func New(opts Options) (*Writer, error) {
 	if opts.FS == nil || opts.Key == nil {
 		return nil, errors.New("publish: want a folder and a key")
 	}
-	setDefault(&opts.Dir, store.DefaultDir)
-	setDefault(&opts.Compression, narinfo.Zstd)
-	setDefault(&opts.Parallel, 4)
-	setDefault(&opts.Logger, slog.Default())
+	opts.Dir = cmp.Or(opts.Dir, store.DefaultDir)
+	opts.Compression = cmp.Or(opts.Compression, narinfo.Zstd)
+	opts.Parallel = cmp.Or(opts.Parallel, 4)
+	opts.Logger = cmp.Or(opts.Logger, slog.Default())
 	if opts.Host == "" {
 		opts.Host, _ = os.Hostname() // for people: it may be empty
 	}
@@ -102,13 +103,6 @@ func New(opts Options) (*Writer, error) {
 		flights: make(map[store.Path]chan struct{}),
 		seen:    make(map[store.Path]time.Time),
 	}, nil
-}
-
-func setDefault[T comparable](field *T, value T) {
-	var zero T
-	if *field == zero {
-		*field = value
-	}
 }
 
 func checkLevel(compression string, level int) error {
@@ -375,7 +369,7 @@ func (w *Writer) compress(out io.Writer) (io.Writer, func() error, error) {
 		return out, func() error { return nil }, nil
 	case narinfo.Gzip:
 		level := w.opts.Level
-		setDefault(&level, gzip.DefaultCompression)
+		level = cmp.Or(level, gzip.DefaultCompression)
 		z, err := gzip.NewWriterLevel(out, level)
 		if err != nil {
 			return nil, nil, err
@@ -385,7 +379,7 @@ func (w *Writer) compress(out io.Writer) (io.Writer, func() error, error) {
 	z, ok := w.encoders.Get().(*zstd.Encoder)
 	if !ok {
 		level := w.opts.Level
-		setDefault(&level, 3)
+		level = cmp.Or(level, 3)
 		var err error
 		if z, err = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(level))); err != nil {
 			return nil, nil, err

@@ -11,6 +11,7 @@
 package substitute
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -76,13 +77,13 @@ func New(opts Options) (*Client, error) {
 	if len(opts.URLs) == 0 {
 		return nil, errors.New("substitutes: no server")
 	}
-	setDefault(&opts.Dir, store.DefaultDir)
-	setDefault(&opts.Parallel, 16)
-	setDefault(&opts.Timeout, 30*time.Second)
-	setDefault(&opts.NegativeTTL, time.Minute)
-	setDefault(&opts.MaxNAR, 64<<30)
-	setDefault(&opts.MaxItems, 500_000)
-	setDefault(&opts.Logger, slog.Default())
+	opts.Dir = cmp.Or(opts.Dir, store.DefaultDir)
+	opts.Parallel = cmp.Or(opts.Parallel, 16)
+	opts.Timeout = cmp.Or(opts.Timeout, 30*time.Second)
+	opts.NegativeTTL = cmp.Or(opts.NegativeTTL, time.Minute)
+	opts.MaxNAR = cmp.Or(opts.MaxNAR, 64<<30)
+	opts.MaxItems = cmp.Or(opts.MaxItems, 500_000)
+	opts.Logger = cmp.Or(opts.Logger, slog.Default())
 	c := &Client{
 		opts:      opts,
 		requests:  make(chan struct{}, opts.Parallel),
@@ -99,13 +100,6 @@ func New(opts Options) (*Client, error) {
 	}
 	c.http = c.newHTTP()
 	return c, nil
-}
-
-func setDefault[T comparable](field *T, value T) {
-	var zero T
-	if *field == zero {
-		*field = value
-	}
 }
 
 // newHTTP returns the HTTP client, with a bound on redirects.

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 
@@ -170,7 +171,7 @@ func (s *stage) protectEach(writable []string) {
 			continue
 		}
 		flags := remountFlags(fields[5])
-		if !contains(writable, name) {
+		if !slices.Contains(writable, name) {
 			flags |= unix.MS_RDONLY
 		}
 		must("remount "+name, unix.Mount("", name, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_NOSUID|flags, ""))
@@ -213,15 +214,6 @@ func Unescape(s string) string {
 		b.WriteByte(s[i])
 	}
 	return b.String()
-}
-
-func contains(list []string, s string) bool {
-	for _, item := range list {
-		if item == s {
-			return true
-		}
-	}
-	return false
 }
 
 func readFile(name string) (string, error) {
