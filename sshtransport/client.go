@@ -8,13 +8,6 @@ import (
 	"sync"
 )
 
-// Status is what a Client knows of its connection; the zero value is that it has none.
-type Status struct {
-	ServerVersion string // identification of the SSH server
-	Mode          Mode   // how streams get to the agent
-	Streams       int    // that are open
-}
-
 // Client reaches the agent of one machine. Its methods may be called from several
 // goroutines at the same time.
 type Client struct {
@@ -197,19 +190,6 @@ func (c *Client) drop(l *link) {
 	if c.link == l {
 		c.link = nil
 	}
-}
-
-// Status returns what is known, without asking the machine.
-func (c *Client) Status() Status {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	l := c.link
-	if l == nil {
-		return Status{}
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return Status{ServerVersion: printable(string(l.client.ServerVersion())), Mode: l.agent.mode, Streams: l.streams}
 }
 
 // Close closes the connection, and with it all streams, and waits until nothing runs

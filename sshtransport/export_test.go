@@ -1,0 +1,21 @@
+package sshtransport
+
+// Status is what a Client knows of its connection; the zero value is that it has none.
+type Status struct {
+	ServerVersion string // identification of the SSH server
+	Mode          Mode   // how streams get to the agent
+	Streams       int    // that are open
+}
+
+// Status returns what is known, without asking the machine.
+func (c *Client) Status() Status {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l := c.link
+	if l == nil {
+		return Status{}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return Status{ServerVersion: printable(string(l.client.ServerVersion())), Mode: l.agent.mode, Streams: l.streams}
+}
