@@ -200,7 +200,7 @@ func (e *Engine) Retry(ctx context.Context, s *api.HookSelection) (*api.Selected
 	return e.each(ctx, s, (*hook).retryOne, (*hook).retryAll)
 }
 
-// Drop forgets runs: parked ones, and, by id, also those that wait for their next try.
+// Drop forgets runs: parked ones, and, by id, those that wait for their next try.
 func (e *Engine) Drop(ctx context.Context, s *api.HookSelection) (*api.Selected, error) {
 	return e.each(ctx, s, (*hook).dropOne, func(h *hook, ctx context.Context) ([]number, error) {
 		return h.moveParked(ctx, nil, h.dropParked)

@@ -12,7 +12,7 @@
 // For one hook, the runs of one build go one after the other, in the order of the
 // events; so do those of one machine. A run that waits to be tried again holds up
 // those behind it of the same build, and no others. A parked one holds up nothing:
-// what would wait for a person might wait for ever. If it is retried later, it comes
+// what would wait for a person might wait forever. If it is retried later, it comes
 // after what has overtaken it.
 //
 // # What is kept where

@@ -128,7 +128,7 @@ func checkOrder(t *testing.T, told []string) {
 	}
 }
 
-// runHooksUntil runs the hooks in another process and kills it after so many runs, or
+// runHooksUntil runs the hooks in another process and kills it after that many runs, or
 // reports that all are done.
 func runHooksUntil(t *testing.T, dir string, runs int) bool {
 	t.Helper()

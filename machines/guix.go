@@ -37,7 +37,7 @@ func schemeOptions(limits scheme.Limits) scheme.Options {
 
 // ParseGuix reads and checks the contents of a file such as Guix's
 // /etc/guix/machines.scm: a program in Scheme whose last value is a list of
-// build-machine. What of Scheme is understood stands in package scheme; a program
+// build-machine. Package scheme says what of Scheme is understood; a program
 // beyond that gives an error that matches *[scheme.Unsupported]. The program sees the
 // variables of the environment, and nothing else.
 //
@@ -278,7 +278,7 @@ func (d *decoder) guixSystems(m *Machine, r *scheme.Record) {
 		}
 		d.systems(m, v, at)
 		if one && system.Given && systems.Given {
-			d.Warnf(system.Name, "leave it out", "system has no effect beside systems")
+			d.Warnf(system.Name, "leave it out", "system has no effect next to systems")
 		}
 	case one:
 		v, at := plainValue(system.Value, system.At)

@@ -98,7 +98,7 @@ func (d *decoder) document(document map[string]any, at *tomlfile.Place) []Machin
 		name := where.At("name").Value
 		line, _, _ := d.Position(name)
 		if earlier, ok := first[m.Name]; ok {
-			d.Errorf(name, "give each machine a name of its own; the address can stand in host",
+			d.Errorf(name, "give each machine a name of its own; the address can go into host",
 				"machine %q is already on line %d", m.Name, earlier)
 			continue
 		}
@@ -304,7 +304,7 @@ func (d *decoder) system(system string, at *tomlfile.Place) {
 	const letters = "abcdefghijklmnopqrstuvwxyz0123456789_"
 	wellFormed := ok && machine != "" && kernel != "" && strings.Trim(machine+kernel, letters) == ""
 	// An unknown system is accepted, unless it looks like a
-	// slip of the pen: a machine with a wrong system would wait in silence.
+	// slip: a machine with a wrong system would wait in silence.
 	if wellFormed && (near == "" || tomlfile.EditDistance(system, near) > 2) {
 		return
 	}

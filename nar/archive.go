@@ -18,7 +18,7 @@ const (
 	maxSignature  = 64 << 10
 )
 
-// Item is what an archive says of one store item, beside its NAR.
+// Item is what an archive says of one store item, besides its NAR.
 type Item struct {
 	Path       store.Path
 	References []store.Path

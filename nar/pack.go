@@ -18,7 +18,7 @@ const packBuffer = 256 << 10
 // KiB. A file is executable in it if its owner may execute it. A path that is a
 // symlink makes the NAR of a symlink. A node of another kind is an
 // *UnsupportedError, and a file whose size changes while it is read is an error. No
-// symlink in the tree is followed, also where one takes the place of something else.
+// symlink in the tree is followed, even where one takes the place of something else.
 func Pack(w io.Writer, path string) error {
 	return pack(w, path, packer{})
 }

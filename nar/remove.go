@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// RemoveAll deletes the file, symlink or tree at path, also where its folders are
+// RemoveAll deletes the file, symlink or tree at path, even where its folders are
 // read-only, as those of store items are, or not readable at all. It follows no
 // symlink in the tree. That nothing is there is no error. The tree may be deeper
 // than any path can say.

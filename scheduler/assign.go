@@ -81,7 +81,7 @@ func (c *candidate) wait() float64 {
 	return c.ends.items[0]
 }
 
-// transfer returns the seconds that sending so many bytes takes, behind those
+// transfer returns the seconds that sending that many bytes takes, behind those
 // that are queued already.
 func (c *candidate) transfer(missing int64) float64 {
 	return (c.pending + float64(missing)) / c.bandwidth

@@ -162,7 +162,7 @@ func FuzzAssign(f *testing.F) {
 		if len(p.Assignments) == 0 && len(p.Deferrals) > 0 {
 			in.Now = epoch.Add(1000 * time.Hour)
 			if later := Assign(in); len(later.Assignments) == 0 {
-				t.Errorf("%d builds wait for ever: %+v", len(p.Deferrals), later)
+				t.Errorf("%d builds wait forever: %+v", len(p.Deferrals), later)
 			}
 		}
 	})

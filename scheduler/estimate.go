@@ -49,7 +49,7 @@ func Remaining(expected, elapsed time.Duration) time.Duration {
 // value knows nothing. It can be stored.
 type SpeedEstimate struct {
 	Log     float64 // mean of log(measured speed / configured speed)
-	Samples int     // so many, at most speedMemory
+	Samples int     // how many, at most speedMemory
 }
 
 const (
@@ -63,7 +63,7 @@ const (
 	minSpeedSample = time.Second
 )
 
-// Observe adds a build that was expected to take so long at speed 1 and took so
+// Observe adds a build that was expected to take that long at speed 1 and took so
 // long on the machine.
 func (s *SpeedEstimate) Observe(configured float64, expected, actual time.Duration) {
 	if expected < minSpeedSample || actual < minSpeedSample || !(configured > 0) {

@@ -17,7 +17,7 @@
 // and the build goes to the machine where that is least. If that machine has no free
 // slot, the build waits for it, and the slot is counted as taken when the builds
 // after it are looked at. It waits only where the gain is real (see [WaitMargin]),
-// and never for ever: a build that has waited for as long as a free machine
+// and never forever: a build that has waited for as long as a free machine
 // would have needed to finish it takes the best free machine.
 //
 // # Classes

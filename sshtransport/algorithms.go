@@ -28,7 +28,7 @@ var (
 		ssh.KeyAlgoED25519, ssh.KeyAlgoECDSA256, ssh.KeyAlgoECDSA384, ssh.KeyAlgoECDSA521,
 		ssh.KeyAlgoRSASHA512, ssh.KeyAlgoRSASHA256,
 	}
-	// loginSignatures are those of keys in hardware, beside signatures.
+	// loginSignatures are those of keys in hardware, besides signatures.
 	loginSignatures = []string{ssh.KeyAlgoSKED25519, ssh.KeyAlgoSKECDSA256}
 	// certificates are host keys that an authority in known_hosts has signed.
 	certificates = []string{

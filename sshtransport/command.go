@@ -81,7 +81,7 @@ func (l *link) openSessionChannel() (ssh.Channel, <-chan *ssh.Request, error) {
 	}
 }
 
-// follow reads what the server says beside standard output, until the session ends.
+// follow reads what the server says besides standard output, until the session ends.
 func (c *command) follow(requests <-chan *ssh.Request) {
 	defer close(c.ended)
 	var reading sync.WaitGroup

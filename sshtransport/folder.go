@@ -27,7 +27,7 @@ const (
 	// packets without waiting in between.
 	folderBuffer = 1 << 20
 	// firstPause and maxPause bound how long a machine is left alone after it could not be
-	// reached: one that is back may wait so long to be noticed.
+	// reached: one that is back may wait this long to be noticed.
 	firstPause = time.Second
 	maxPause   = time.Minute
 	// folderGrace is how long an operation may go on after its context is over, until the

@@ -392,7 +392,7 @@ func (endlessDir) ModTime() time.Time { return time.Time{} }
 func (endlessDir) IsDir() bool        { return false }
 func (endlessDir) Sys() any           { return nil }
 
-// TestEndlessListing has a server list a folder for ever.
+// TestEndlessListing has a server list a folder forever.
 func TestEndlessListing(t *testing.T) {
 	ours, theirs := net.Pipe()
 	server := sftp.NewRequestServer(theirs, sftp.Handlers{FileList: endlessDir{}})

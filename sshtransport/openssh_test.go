@@ -237,7 +237,7 @@ func TestOpenSSHKilledInTransfer(t *testing.T) {
 	}
 }
 
-// killAfter calls kill when so many bytes have been written.
+// killAfter calls kill when that many bytes have been written.
 type killAfter struct {
 	n    int
 	kill func()

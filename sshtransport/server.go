@@ -233,7 +233,7 @@ type sparingSigner struct {
 	made  atomic.Int64
 }
 
-// signaturesAtOnce is how many signatures a connection may have, beside one each second.
+// signaturesAtOnce is how many signatures a connection may have, besides one each second.
 const signaturesAtOnce = 8
 
 func (s *sparingSigner) Sign(random io.Reader, data []byte) (*ssh.Signature, error) {

@@ -34,7 +34,7 @@ const (
 )
 
 // upload puts a program into its place under dir, unless it is there, and returns dir
-// as an absolute name. Nothing that has not the right hash is ever in that place.
+// as an absolute name. Nothing with a wrong hash is ever in that place.
 func upload(ctx context.Context, l *link, dir string, binary *AgentBinary) (string, error) {
 	client, said, err := l.openSFTP()
 	if err != nil {

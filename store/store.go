@@ -201,7 +201,7 @@ func (e *BuildError) Error() string {
 
 // GCOptions say how much garbage to collect.
 type GCOptions struct {
-	MaxFreed int64 // stop after so many bytes; 0 means no limit
+	MaxFreed int64 // stop after this many bytes; 0 means no limit
 	DryRun   bool  // find, delete nothing
 	Paths    []Path
 	// OlderThan spares garbage registered less than this ago.

@@ -155,8 +155,8 @@ exit status: 0 done, 1 failed, 2 wrong usage
 An account for offloading alone, with this line in its ~/.ssh/authorized_keys, lets the
 coordinator's key do nothing but build:
   restrict,command="/usr/local/bin/lighter-agent --sandbox-path=/bin/sh connect" ssh-ed25519 AAAA…
-What builds may see beside their inputs, and all else that the coordinator could ask for,
-stands in this line or in the file of --settings; docs/machines.md explains it.
+What builds may see besides their inputs, and all else that the coordinator could ask for,
+is set in this line or in the file of --settings; docs/machines.md explains it.
 There the coordinator's signing key has to be accepted once:
   lighter-agent authorize coordinator.pub
 or, where guix-daemon has the store, by root:

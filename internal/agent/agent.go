@@ -87,7 +87,7 @@ type Options struct {
 	Version string       // empty: version.Version
 	Logger  *slog.Logger // nil: nothing is logged
 
-	// Linger is how long Run goes on without builds and requests; 0 is for ever.
+	// Linger is how long Run goes on without builds and requests; 0 means forever.
 	Linger time.Duration
 	// KeepBuilds is how long a build is kept that nobody deletes, from when it
 	// finished, or was asked for last if it never started. Zero: 7 days.

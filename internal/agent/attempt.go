@@ -162,7 +162,7 @@ func (at *attempt) begin(cancel context.CancelCauseFunc) error {
 	return nil
 }
 
-// finish publishes the outcome of an attempt, also to those who follow its log.
+// finish publishes the outcome of an attempt, to the followers of its log too.
 func (at *attempt) finish(status agentapi.BuildStatus) {
 	at.output.end()
 	status.Stopped, status.LogSize, status.Missing = time.Now(), at.output.length(), nil

@@ -52,7 +52,7 @@ func newMachine(opts *Options) *machine {
 	if s, ok := opts.Store.(interface{ Systems() []string }); ok {
 		m.systems = s.Systems()
 	}
-	// The kernel asks each processor for what stands in cpuinfo, so this is not for
+	// The kernel asks each processor for what is in cpuinfo, so this is not for
 	// every question.
 	m.hardware = api.Hardware{
 		CPU: cpuModel(m.proc("cpuinfo")), Cores: runtime.NumCPU(), Memory: memory(m.proc("meminfo"), "MemTotal:"), Kernel: m.kernel,

@@ -98,7 +98,7 @@ func (s *substitutes) get(ctx context.Context, urls []string, servers string, pa
 }
 
 // claim returns the items that the caller is to get, and of those that another caller is
-// getting when that is over. What was not to be had a short time ago is left out, and
+// getting when that is over. What could not be had a short time ago is left out, and
 // everything while the servers are set aside.
 func (s *substitutes) claim(servers string, paths []store.Path, now time.Time) (mine []store.Path, others []chan struct{}) {
 	s.mu.Lock()

@@ -102,7 +102,7 @@ func TestSubstitute(t *testing.T) {
 	if got := r.put("a", req); got.State != agentapi.Rooted || !cmp.Equal(got.Missing, []store.Path{lack, broken}) {
 		t.Errorf("got %+v", got)
 	}
-	// What was not to be had is not asked for again, not for another build either.
+	// What could not be had is not asked for again, not for another build either.
 	r.put("a", req)
 	r.put("b", substituting(t, 1, "b", lack, source(t, "lack-too")))
 	other := substituting(t, 1, "c", lack)
@@ -314,7 +314,7 @@ func TestSubstitutePanics(t *testing.T) {
 		s.fetch(t.Context(), []string{server}, list(t, "panic", "have"))
 	}()
 	if len(s.fetching) != 0 || len(s.slots) != 0 {
-		t.Errorf("%d items and %d slots are taken for ever", len(s.fetching), len(s.slots))
+		t.Errorf("%d items and %d slots are taken forever", len(s.fetching), len(s.slots))
 	}
 }
 

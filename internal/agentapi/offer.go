@@ -10,7 +10,7 @@ import (
 	"lighter/internal/api"
 )
 
-// Offer is what the owner of a machine lets a head ask for, where the head has not the
+// Offer is what the owner of a machine lets a head ask for, where the head lacks the
 // account itself: behind a forced command and behind "lighter agent --listen".
 type Offer struct {
 	// SandboxPaths, as in BuildRequest. A request chooses one by its whole text, or by its

@@ -101,7 +101,7 @@ type BuildRequest struct {
 	Cores         int          `json:"cores,omitempty"`
 	KeepFailed    bool         `json:"keepFailed,omitempty"`
 	// SandboxPaths are host paths, or "inside=outside", visible to the build
-	// beside the inputs. From the machine's configuration.
+	// besides the inputs. From the machine's configuration.
 	SandboxPaths []string `json:"sandboxPaths,omitempty"`
 	// SubstituteURLs are servers from which the agent fetches missing inputs, as far as
 	// they have them, before it says what is missing. From the machine's configuration.

@@ -93,7 +93,7 @@ func (p *Agent) ServeConn(ctx context.Context, conn net.Conn, head *agent.Head) 
 	}
 }
 
-// Stop cancels the agent's builds and waits for them, also where ctx has ended. Then it closes the store.
+// Stop cancels the agent's builds and waits for them, even where ctx has ended. Then it closes the store.
 func (p *Agent) Stop(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
 	defer cancel()

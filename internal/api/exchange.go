@@ -146,7 +146,7 @@ type HookRun struct {
 	EventSeq uint64     `json:"eventSeq"`
 }
 
-// HookStatus is how one configured hook stands.
+// HookStatus is the state of one configured hook.
 type HookStatus struct {
 	Name    string   `json:"name"`
 	Events  []string `json:"events"`
@@ -280,7 +280,7 @@ const APIVersion = 1
 // The codes of an Error, with the HTTP status that they come with.
 const (
 	CodeBadRequest   = "bad-request"   // 400: the request is wrong in itself
-	CodeForbidden    = "forbidden"     // 403: the caller has not the right to it
+	CodeForbidden    = "forbidden"     // 403: the caller has no right to it
 	CodeNotFound     = "not-found"     // 404: no such build, machine or log
 	CodeConflict     = "conflict"      // 409: the id is another build's
 	CodeNotValid     = "not-valid"     // 422: the derivation is not in the store

@@ -44,7 +44,7 @@ func (f *Filter) Values() url.Values {
 // filterNames are the names that Values writes.
 var filterNames = []string{"state", "derivation", "name", "system", "machine", "user", "tag", "not-tag", "since", "until"}
 
-// ParseFilter reads what Values writes. Names beside those of a filter and of others
+// ParseFilter reads what Values writes. Names besides those of a filter and of others
 // are an error.
 func ParseFilter(q url.Values, others ...string) (*Filter, error) {
 	for name := range q {
@@ -88,7 +88,7 @@ func (f *Filter) Check() error {
 		}
 	}
 	if star := strings.IndexByte(f.Name, '*'); star >= 0 && star != len(f.Name)-1 {
-		return fmt.Errorf("name %q: a * may stand only at the end", f.Name)
+		return fmt.Errorf("name %q: a * may come only at the end", f.Name)
 	}
 	for _, of := range []struct {
 		what, text string

@@ -1,6 +1,6 @@
 // Package api is the vocabulary between the coordinator, its ledger and its
 // clients: builds, their states and events, machines, transfers. The same JSON
-// stands in the ledger and goes over the coordinator's socket.
+// is in the ledger and goes over the coordinator's socket.
 package api
 
 import (
@@ -113,7 +113,7 @@ type Request struct {
 	// its outputs are there, to compare what each made. 0 is a plain build.
 	Check int `json:"check,omitempty"`
 	// AllInputs says that each derivation that it needs, directly or not, gets a build
-	// of its own, also those whose outputs are there.
+	// of its own, even those whose outputs are there.
 	AllInputs bool `json:"allInputs,omitempty"`
 	// SkipIfBuilt makes no build if all wanted outputs are valid at home or published.
 	SkipIfBuilt bool `json:"skipIfBuilt,omitempty"`
@@ -145,7 +145,7 @@ type Build struct {
 	// Submitter is who asked for it, as the kernel said; nil for builds that the coordinator
 	// made itself, and where that is unknown.
 	Submitter *Submitter `json:"submitter,omitempty"`
-	// Parent is the build for whose sake the coordinator made this one itself;
+	// Parent is the build for which the coordinator made this one itself;
 	// empty for a build that a client asked for.
 	Parent string `json:"parent,omitempty"`
 	// Shares is the id under which machines and the log folder know this build's
@@ -390,7 +390,7 @@ type HeadStatus struct {
 	StateFreeDisk int64 `json:"stateFreeDisk"` // bytes, where ledger and logs are
 }
 
-// MachinesFileStatus says how the machines file stands.
+// MachinesFileStatus is the state of the machines file.
 type MachinesFileStatus struct {
 	File  string     `json:"file,omitempty"`
 	Read  *time.Time `json:"read,omitempty"`

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// After returns the pause after so many failures in a row: first after one, and twice as long
+// After returns the pause after that many failures in a row: first after one, and twice as long
 // after each more, at most most. The pause is shorter by up to a quarter, by chance in [0, 1),
 // so that what failed at the same time is not tried again at the same time.
 func After(failures int, first, most time.Duration, chance float64) time.Duration {

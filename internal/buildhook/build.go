@@ -421,7 +421,7 @@ const (
 	spaceEvery = 1 << 20
 )
 
-// checkSpace returns an error where there is no room for so many bytes.
+// checkSpace returns an error where there is no room for that many bytes.
 func (b *build) checkSpace(bytes int64) error {
 	space, err := disk.Free(string(b.Dir))
 	if err != nil {

@@ -282,7 +282,7 @@ func (s *session) announce(number int) {
 	s.send(hookapi.Transfer, hookapi.Shipment{Number: number, Machine: "m1", Items: 1, Bytes: 1 << 20, NARHashes: s.hashes})
 }
 
-// part sends a part of an archive, cut into frames of so many bytes.
+// part sends a part of an archive, cut into frames of that many bytes.
 func (s *session) part(archive []byte, size int) {
 	for chunk := range slices.Chunk(archive, size) {
 		if hookapi.Write(s.conn, hookapi.Archive, chunk) != nil {

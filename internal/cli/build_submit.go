@@ -19,7 +19,7 @@ import (
 // submissionAnswers are what the coordinator said to the requests of one run of "lighter build".
 type submissionAnswers struct {
 	builds  []*api.Build    // to be waited for
-	kept    map[string]bool // ids of these, and of builds for whose sake requests were skipped
+	kept    map[string]bool // ids of these, and of builds because of which requests were skipped
 	skipped int
 	refused error // the first refusal, if that ends everything
 }

@@ -54,7 +54,7 @@ func TestListAsksForWhatTheFiltersSay(t *testing.T) {
 		"--state don":        `no state is called "don"`,
 		"--tag k":            `--tag "k": want NAME=VALUE`,
 		"--since soon":       `--since: "soon" is not a time`,
-		"--name he*lo":       "a * may stand only at the end",
+		"--name he*lo":       "a * may come only at the end",
 		"--ids --json":       "does not go with --json",
 		"--derivation hello": "--derivation: store path",
 		"--limit -1":         "can't be negative",

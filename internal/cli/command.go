@@ -23,7 +23,7 @@ type command struct {
 	short    string // one line, no full stop
 	long     string // paragraphs, with an empty line in between
 	examples []example
-	exits    []int // beside exitDone, exitFailure and exitUsage
+	exits    []int // besides exitDone, exitFailure and exitUsage
 	// setup defines the flags and returns what to do once they are parsed. It is
 	// also called to show them.
 	setup func(fs *pflag.FlagSet) action

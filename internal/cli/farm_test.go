@@ -53,7 +53,7 @@ func TestEventsAcrossRestarts(t *testing.T) {
 	}
 }
 
-// untilLines calls done once it has so many lines.
+// untilLines calls done once it has that many lines.
 type untilLines struct {
 	bytes.Buffer
 	n    int

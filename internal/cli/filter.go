@@ -100,7 +100,7 @@ func parseStates(command string, names []string) ([]api.State, error) {
 	return slices.Compact(states), nil
 }
 
-// parseTagList reads tags as they stand in flags.
+// parseTagList reads tags as flags have them.
 func parseTagList(command, flag string, list []string) (map[string]string, error) {
 	tags := make(map[string]string, len(list))
 	for _, tag := range list {

@@ -20,7 +20,7 @@ func machinesImportCommand() *command {
 		args:  "FILE",
 		short: "show a machines file of Guix or Nix in TOML",
 		long: `Reads FILE and prints its machines in TOML, for a machines.toml. What lighter
-does not take over is said on standard error.
+does not take over is listed on standard error.
 
 Guix's machines.scm is a program. lighter evaluates what such files consist of;
 a file that needs more is given to "guix repl", which runs whatever is in it.

@@ -257,7 +257,7 @@ func authorizeMachines(ctx context.Context, inv *invocation, f head.Folders, c *
 		}
 		fmt.Fprintf(inv.Out, "%s: authorized: %s\n", name, key.Fingerprint())
 		if c.client != nil {
-			// So that the coordinator finds out now; what is wrong beside shows in its status.
+			// So that the coordinator finds out now; what else is wrong shows in its status.
 			_, _ = c.test(ctx, name)
 		}
 	}

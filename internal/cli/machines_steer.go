@@ -18,7 +18,7 @@ import (
 )
 
 // machineAction is the action of a command that changes machines, one after the other,
-// and shows how each stands then.
+// and shows the state of each then.
 func machineAction(where *folderFlags, asJSON *bool, change func(ctx context.Context, client *apiclient.Client, name string) (*api.MachineStatus, error)) action {
 	return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
 		if err := inv.arguments("NAME", 1, -1); err != nil {
@@ -50,7 +50,7 @@ func machinesExist(ctx context.Context, inv *invocation, client *apiclient.Clien
 	return err
 }
 
-// writeMachine says in one line how a machine stands.
+// writeMachine writes the state of a machine in one line.
 func writeMachine(w io.Writer, m *api.MachineStatus, asJSON bool) error {
 	if asJSON {
 		return writeJSONLine(w, m)

@@ -35,7 +35,7 @@ func (c *command) writeManPages(folder string) error {
 func (c *command) manName() string { return strings.ReplaceAll(c.path(), " ", "-") }
 
 // writeMan writes the help page in the language of man(7): its headings become sections,
-// its paragraphs are filled again, and the rest stays as it stands.
+// its paragraphs are filled again, and the rest stays as it is.
 func (c *command) writeMan(w io.Writer) error {
 	var page bytes.Buffer
 	if err := c.writeHelp(&page); err != nil {

@@ -16,7 +16,7 @@ import (
 	"lighter/sshtransport"
 )
 
-// scriptCommands are the commands that scripts have beside testscript's own.
+// scriptCommands are the commands that scripts have besides testscript's own.
 var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
 	"start-machine":      startMachine,
 	"start-coordinator":  startCoordinator,

@@ -255,7 +255,7 @@ func storeInfoCommand() *command {
 		},
 		setup: func(fs *pflag.FlagSet) action {
 			where := stateFlags(fs)
-			recursive := fs.BoolP("recursive", "r", false, "also of everything that the items refer to")
+			recursive := fs.BoolP("recursive", "r", false, "and of everything that the items refer to")
 			asJSON := fs.Bool("json", false, "print one JSON object a line")
 			return storeAction(where, "PATH", 1, -1, func(ctx context.Context, inv *invocation, s *local.Store) error {
 				infos, err := itemInfos(ctx, inv, s, *recursive)

@@ -33,7 +33,7 @@ const (
 	pollInterval  = 200 * time.Millisecond
 	failedLines   = 12       // of a failed build's log
 	failedBytes   = 16 << 10 // read from the log's end for them
-	// A coordinator that went away has so long to come back: its builds go on.
+	// A coordinator that went away has this long to come back: its builds go on.
 	coordinatorGrace = time.Minute
 )
 
@@ -261,7 +261,7 @@ func (w *watcher) event(ctx context.Context, ev *api.Event) error {
 // maxParents bounds how far the chain of a build's parents is followed.
 const maxParents = 1000
 
-// learn makes a build, and those for whose sake it exists, known to the model.
+// learn makes a build, and those that it was made for, known to the model.
 func (w *watcher) learn(ctx context.Context, id string) {
 	var chain []*api.Build
 	for len(chain) < maxParents && id != "" && !w.model.Knows(id) {

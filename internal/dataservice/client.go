@@ -177,7 +177,7 @@ func (c *Client) try(ctx context.Context, address string, read func(io.Reader) e
 	return nil
 }
 
-// startOf reads so much that one sees what a body is.
+// startOf reads enough to show what a body is.
 func startOf(body io.Reader) ([]byte, error) {
 	text := make([]byte, 512)
 	n, err := io.ReadFull(body, text)

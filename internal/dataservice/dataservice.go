@@ -196,7 +196,7 @@ func list[T any](ctx context.Context, c *Client, path string, q url.Values, name
 }
 
 // readList calls each for every element of the list that the member of an object is.
-// Members that newer services have beside it are passed over. A wrong query gets
+// Members that newer services have besides are ignored. A wrong query gets
 // status 200 and an object with just "error".
 func readList(body io.Reader, name string, each func(json.RawMessage) error) error {
 	tooMuch := finalf("something in it has more than %d bytes", maxElement)

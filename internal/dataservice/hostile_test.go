@@ -34,7 +34,7 @@ func TestHostileAnswers(t *testing.T) {
 		"many revisions":     {`{"revisions":[` + strings.Repeat(`{"commit-hash":"`+commit1+`"},`, maxRevisions+1) + `{}]}`, "more than 100000 revisions"},
 		"deep":               {`{"revisions":` + strings.Repeat("[", 100_000), "depth"},
 		"deep member":        {`{"a":` + strings.Repeat("[", 100_000) + strings.Repeat("]", 100_000) + `}`, "depth"},
-		"blanks for ever":    {`{"revisions":[` + strings.Repeat(" ", 3<<20) + `]}`, "more than 1048576 bytes"},
+		"blanks forever":     {`{"revisions":[` + strings.Repeat(" ", 3<<20) + `]}`, "more than 1048576 bytes"},
 		"what is not a list": {`{"revisions":"` + strings.Repeat("x", 1000) + `"}`, "want ["},
 		"a list of a list":   {`{"revisions":[[]]}`, "element 0"},
 	} {
@@ -129,7 +129,7 @@ func TestServiceLeadsElsewhere(t *testing.T) {
 	}
 }
 
-// drip is an answer that comes a byte a second, for ever.
+// drip is an answer that comes a byte a second, forever.
 type drip struct{ sent int }
 
 func (d *drip) Read(p []byte) (int, error) {

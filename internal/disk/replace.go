@@ -8,7 +8,7 @@ import (
 )
 
 // Replace has fill write a new file, and puts it in the place of the one of that name, if there is one:
-// also after a crash the name leads to the old contents or the new, whole and durable. The new file
+// even after a crash the name leads to the old contents or the new, whole and durable. The new file
 // starts with a dot until then, and is gone after an error.
 func Replace(name string, mode fs.FileMode, fill func(*os.File) error) error {
 	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+"-*")

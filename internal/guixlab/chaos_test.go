@@ -202,7 +202,7 @@ func (c *chaos) plan(nodes []chaosNode) {
 	c.t.Helper()
 	c.nodes = nodes
 	// What fails takes what needs it along: only where that is not much.
-	needed := make([]int, len(nodes)) // by so many directly
+	needed := make([]int, len(nodes)) // by how many directly
 	for i := range nodes {
 		for _, in := range nodes[i].inputs {
 			needed[in]++

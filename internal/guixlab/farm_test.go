@@ -187,7 +187,7 @@ func await(t testing.TB, problem func() string) {
 	t.Fatalf("in %s: %s", patience, p)
 }
 
-// awaitUp waits until so many machines are up and take builds.
+// awaitUp waits until that many machines are up and take builds.
 func (f *farm) awaitUp(n int) {
 	f.t.Helper()
 	await(f.t, func() string {

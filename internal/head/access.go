@@ -12,7 +12,7 @@ import (
 	"lighter/internal/settings"
 )
 
-// access.go makes of [access] in lighter.toml who may do what.
+// access.go turns [access] in lighter.toml into who may do what.
 
 // accessOf returns who operates, and the number of the socket's group, or -1 for the
 // coordinator's own.

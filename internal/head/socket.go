@@ -33,7 +33,7 @@ func LockFolder(folder, name string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	// For who wonders whose the lock is; what stands there has no other meaning.
+	// Says whose the lock is; it has no other meaning.
 	_ = f.Truncate(0)
 	_, _ = f.WriteAt(strconv.AppendInt(nil, int64(os.Getpid()), 10), 0)
 	return f, nil
@@ -173,7 +173,7 @@ func listenerOf(conn *net.UnixConn) string {
 	return "another process"
 }
 
-// Accept waits for the next connection, also where the socket is made again meanwhile.
+// Accept waits for the next connection, even where the socket is made again meanwhile.
 func (s *Socket) Accept() (net.Conn, error) {
 	for {
 		l, _ := s.now()

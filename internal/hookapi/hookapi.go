@@ -8,7 +8,7 @@
 //	Upgrade: lighter-offload/1
 //
 // and after the answer 101 both sides send frames: one byte that says what it is, four
-// bytes of length, big-endian, and so many bytes. The hook sends any number of Ask,
+// bytes of length, big-endian, and that many bytes. The hook sends any number of Ask,
 // each answered with a Reply, and then at most one Build. From there on the coordinator
 // sends State and Log frames; for each try to hand the outputs over a Transfer and the
 // archive in Archive frames and an End, which the hook answers with a Delivered; and

@@ -209,7 +209,7 @@ func (l *Ledger) Builds(ctx context.Context, f Filter) iter.Seq2[*api.Build, err
 	}
 }
 
-// entry is a build as it stands in the ledger.
+// entry is a build as it is in the ledger.
 type entry struct {
 	number uint64
 	value  []byte

@@ -73,7 +73,7 @@ type prepared struct {
 	attempt uint32 // of the record
 	terms   *terms // of the record
 	event   []byte // without number and time
-	always  bool   // append the event also if state and attempt are the same
+	always  bool   // append the event even if state and attempt are the same
 
 	duration *Duration
 	machine  *Machine
@@ -82,7 +82,7 @@ type prepared struct {
 	value    []byte // nil removes the setting
 }
 
-// storedEvent is how an event stands in the ledger: without number and time, which
+// storedEvent is how an event is stored: without number and time, which
 // are known only when it is written.
 type storedEvent struct {
 	Kind    string       `json:"kind,omitempty"`

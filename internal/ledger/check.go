@@ -358,7 +358,7 @@ func (c *checker) missing(b *checked) string {
 		}
 	}
 	if lacks == nil {
-		return "it stands in others too"
+		return "it is in others too"
 	}
 	return "it lacks " + strings.Join(lacks, ", ")
 }

@@ -8,10 +8,10 @@ import (
 )
 
 // haltFS is a file system on which no write fails: the first one that does is
-// reported, and its goroutine stops for ever.
+// reported, and its goroutine stops forever.
 //
 // Pebble has no answer to a failed write. Depending on the file and the moment it
-// tries for ever, panics with locks held so that the process ends, or calls the
+// tries forever, panics with locks held so that the process ends, or calls the
 // logger's Fatalf. Stopping right there leaves the disk as it is, lets readers and
 // callers be told, and lets the process decide.
 type haltFS struct {

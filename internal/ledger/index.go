@@ -253,7 +253,7 @@ var codeTerms = func() map[byte]term {
 	return terms
 }()
 
-// terms is what a build is found by, beside its state.
+// terms is what a build is found by, besides its state.
 type terms struct {
 	fixed     []term // of derivation, system, tags and submitter, sorted: what seldom changes; and everyTerm
 	outputs   []term // sorted

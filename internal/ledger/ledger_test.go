@@ -608,7 +608,7 @@ func TestCheckFindsDamage(t *testing.T) {
 		{"lost record", func(l *Ledger) error { return l.db.Delete(keyBuild(1), nil) }, "0 records"},
 		{"lost entry", func(l *Ledger) error { return l.db.Delete(keyID("a"), nil) }, "not there"},
 		{"lost index", func(l *Ledger) error { return l.db.Delete(keyTerm(stateTerm(api.Queued), 0), nil) }, "it lacks"},
-		{"stale index", func(l *Ledger) error { return l.db.Merge(keyTerm(stateTerm(api.Placed), 0), []byte{1}, nil) }, "it stands in others too"},
+		{"stale index", func(l *Ledger) error { return l.db.Merge(keyTerm(stateTerm(api.Placed), 0), []byte{1}, nil) }, "it is in others too"},
 		{"lost name", func(l *Ledger) error { return l.db.Delete(keyName("hello-2.12", 0), nil) }, "it lacks"},
 		{"index of none", func(l *Ledger) error { return l.db.Merge(keyTerm(stateTerm(api.Queued), 0), []byte{7}, nil) }, "of build number 7, which is not there"},
 		{"short index", func(l *Ledger) error { return l.db.Set([]byte("iabc"), nil, nil) }, "corrupt entry"},

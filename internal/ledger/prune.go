@@ -40,7 +40,7 @@ type PruneOptions struct {
 // PruneResult says what Prune has removed, or would remove.
 type PruneResult struct {
 	Builds int
-	Events int // also those that are of no build
+	Events int // those that are of no build too
 	// Changed counts builds that changed after they had been archived: a retry, or a late
 	// report. They are still there, and a later Prune may archive them again.
 	Changed int

@@ -12,7 +12,7 @@ import (
 	"lighter/store"
 )
 
-// The rules for records. What is written and what is read is held against the same
+// The rules for records. What is written and what is read is checked against the same
 // ones, so that nothing is ever written that a later start could not use.
 
 // RecordError is the error of a record that is in the ledger and can't be used. It says

@@ -551,7 +551,7 @@ func (g *group) reindex(p *prepared, old, h head) error {
 	return nil
 }
 
-// termsOf returns the terms of a build as it stands in the ledger or in this group.
+// termsOf returns the terms of a build as it is in the ledger or in this group.
 func (g *group) termsOf(id string, h head) (*terms, error) {
 	if t := g.terms[id]; t != nil {
 		return t, nil

@@ -115,7 +115,7 @@ func (a *Advice) hostKeyFix(m *machines.Machine, e *sshtransport.HostKeyError) s
 	return fmt.Sprintf("%sput into %s, in place of the key there:\n%s", careful, a.entry(m), a.hostKeyLine(e.Found))
 }
 
-// entry says where a machine stands in its file.
+// entry says where a machine is in its file.
 func (a *Advice) entry(m *machines.Machine) string {
 	return "the entry of " + m.Name + " in " + a.File
 }

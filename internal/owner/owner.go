@@ -73,7 +73,7 @@ func NewOptions() *Options {
 		choice("fixed-output-network", "`NETWORK` of builds with known outputs, which may use one: isolated, of their own, by slirp4netns or pasta; host, this machine's; best, isolated where one of these is installed", &s.FixedOutputNetwork,
 			string(local.NetworkBest), string(local.NetworkIsolated), string(local.NetworkHost)),
 		// Of what heads may ask for.
-		list("sandbox-paths", "sandbox-path", "`PATH` here that heads may let builds see beside their inputs, also as INSIDE=OUTSIDE; may be repeated", &s.SandboxPaths, agentapi.CheckSandboxPath).ofHeads(),
+		list("sandbox-paths", "sandbox-path", "`PATH` here that heads may let builds see besides their inputs, also as INSIDE=OUTSIDE; may be repeated", &s.SandboxPaths, agentapi.CheckSandboxPath).ofHeads(),
 		list("substitute-urls", "substitute-url", "substitute server that heads may name, as `URL`; may be repeated", &s.SubstituteURLs, checkURL).ofHeads(),
 		boolean("keep-failed", "whether heads may have the folders of failed builds kept", &s.KeepFailed).ofHeads(),
 		boolean("collect-garbage", "whether heads may have the store's garbage collected", &s.CollectGarbage).ofHeads(),

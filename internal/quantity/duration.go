@@ -43,7 +43,7 @@ func Elapsed(d time.Duration) string {
 	return Duration(d)
 }
 
-// durationUnits in the order in which they stand in a text, the longest first.
+// durationUnits in their order in a text, the longest first.
 var durationUnits = []struct {
 	name   string
 	length time.Duration

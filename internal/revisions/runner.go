@@ -1,7 +1,7 @@
 // Package revisions has the packages of new revisions of Guix built: a [Runner] asks a data
 // service for the revisions of branches and their derivations, submits those of the revisions
 // that are new, tries again what could not be done, and gives up what never can. Which
-// revisions are done stands in a file, see [Commits].
+// revisions are done is in a file, see [Commits].
 package revisions
 
 import (

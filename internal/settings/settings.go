@@ -43,7 +43,7 @@ type Settings struct {
 // Coordinator is the table [coordinator].
 type Coordinator struct {
 	// MachineLostAfter is how long a build that runs on a machine which cannot be reached
-	// is waited for, before it is freed to go elsewhere. 5 minutes; 0 is for ever.
+	// is waited for, before it is freed to go elsewhere. 5 minutes; 0 means forever.
 	MachineLostAfter time.Duration
 	// MaxAttempts is how many attempts at a build may fail for other reasons than the
 	// derivation. At least 1; 10.
@@ -61,10 +61,10 @@ type Coordinator struct {
 	// ParallelTransfers bounds the streams of items to each machine, and those from it, at
 	// the same time, unless its own entry says. At least 1; 4.
 	ParallelTransfers int
-	// BuildMissingInputs has builds made of inputs that are nowhere to be had. True.
+	// BuildMissingInputs has inputs built that can't be found anywhere. True.
 	BuildMissingInputs bool
 	// IdleAlarm is how long a build that a free machine could take may wait before the
-	// log says why. 1 minute; 0 is for ever.
+	// log says why. 1 minute; 0 means forever.
 	IdleAlarm time.Duration
 	// MaxLog bounds a build's log, in bytes; what is longer is cut. 256 MiB.
 	MaxLog int64
@@ -83,7 +83,7 @@ type Access struct {
 	// empty is the coordinator's own.
 	SubmitGroup string
 	// OperateGroup is the group whose members may operate, and OperateUsers are users who
-	// may, beside root and the coordinator's own user. None.
+	// may, besides root and the coordinator's own user. None.
 	OperateGroup string
 	OperateUsers []string
 	// MaxPriority bounds the priority of builds of those who may not operate. 1,000,000,
@@ -102,7 +102,7 @@ type Head struct {
 // Ledger is the table [ledger].
 type Ledger struct {
 	// PruneAfter is how long a build stays in the ledger after its end; 0, which is the
-	// default, is for ever.
+	// default, is forever.
 	PruneAfter time.Duration
 	// KeepLogs spares the logs of builds that are pruned. False.
 	KeepLogs bool
@@ -179,7 +179,7 @@ type Hook struct {
 	places *places
 }
 
-// places is where a hook's options stand in a document.
+// places is where a hook's options are in a document.
 type places struct {
 	file, doc     string // as Parse got them
 	hook, options *tomlfile.Place

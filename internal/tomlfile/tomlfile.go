@@ -94,7 +94,7 @@ func (d *Decoder) syntaxError(err error) {
 	}
 	var hint string
 	if strings.HasPrefix(syntax.Message, "expected value but found") {
-		hint = `a string stands in quotes: key = "value"`
+		hint = `put a string in quotes: key = "value"`
 	}
 	d.Errorf(syntax.Position.Start, hint, "%s", syntax.Message)
 }

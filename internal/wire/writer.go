@@ -140,7 +140,7 @@ func (w *Writer) Flush() error {
 	return w.err
 }
 
-// room returns n bytes of free space, and flushes if there are not so many.
+// room returns n bytes of free space, and flushes if there are fewer.
 func (w *Writer) room(n int) ([]byte, error) {
 	if len(w.buf)-w.n < n {
 		_ = w.Flush() // the error stays

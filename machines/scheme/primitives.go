@@ -142,7 +142,7 @@ func defineLists() {
 	})
 }
 
-// list0 returns the elements of the first argument, which has at least so many.
+// list0 returns the elements of the first argument, which has at least that many.
 func (c *call) list0(least int) []Value {
 	elems := c.list(0)
 	if len(elems) < least {

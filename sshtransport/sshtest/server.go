@@ -115,7 +115,7 @@ func (s *Server) CutAll() {
 	}
 }
 
-// CutAt breaks each new connection off after so many bytes to the client; -1: never.
+// CutAt breaks each new connection off after that many bytes to the client; -1: never.
 func (s *Server) CutAt(bytes int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -486,7 +486,7 @@ func TestCancel(t *testing.T) {
 	}
 }
 
-// answerValid answers query-valid-paths for nothing, for ever.
+// answerValid answers query-valid-paths for nothing, forever.
 func answerValid(_ int, c net.Conn) {
 	request := make([]byte, len(enc(opQueryValidPaths, []string{string(nothing)})))
 	for {

@@ -10,7 +10,7 @@ import (
 )
 
 // FuzzAnswers has each of the readers of answers read whatever it may be. They must neither
-// panic, nor read for ever, nor take memory for what is only claimed.
+// panic, nor read forever, nor take memory for what is only claimed.
 func FuzzAnswers(f *testing.F) {
 	for _, name := range []string{"queries", "archive-export", "build-local-ok", "build-local-fails"} {
 		for _, s := range transcript(name) {

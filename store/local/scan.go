@@ -8,7 +8,7 @@ import (
 )
 
 // scanner finds which of some items are mentioned, by the hash part of their names,
-// in what is written to it, also across the ends of writes. What is searched is the
+// in what is written to it, even across the ends of writes. What is searched is the
 // item's NAR, so that file names and the targets of symlinks count as well as contents
 // (scanForReferences in libstore).
 type scanner struct {

@@ -13,7 +13,7 @@ import (
 const (
 	defaultMaxOutput      = 1 << 40 // bytes; the largest packages of Guix have some 10 GB
 	defaultMaxOutputFiles = 4 << 20 // the largest have some 200,000
-	// What is kept free by default is this part of the disk, and no more than so many bytes.
+	// What is kept free by default is this part of the disk, and no more than this many bytes.
 	defaultKeepFreePart = 20
 	defaultMaxKeepFree  = 1 << 30
 )
@@ -51,7 +51,7 @@ func (s *Store) space() (space, error) {
 	return sp, nil
 }
 
-// room returns an error, which matches ENOSPC, if so many bytes more would not leave on
+// room returns an error, which matches ENOSPC, if that many more bytes would not leave on
 // the disk what is to be kept free.
 func (s *Store) room(bytes int64) error {
 	sp, err := s.space()

@@ -151,7 +151,7 @@ func (p *parser) field(line, above string) error {
 		return nil
 	}
 	if p.seen["Signature"] {
-		return fmt.Errorf("%s stands below the signature, where anyone may have written it", name)
+		return fmt.Errorf("%s comes below the signature, where anyone may have written it", name)
 	}
 	if err := p.item(name, value); err != nil {
 		return fmt.Errorf("%s: %w", name, err)

@@ -219,7 +219,7 @@ func (cl *closure) run(ctx context.Context, infos []*store.Info) (fetched []stor
 		switch {
 		case cl.goesOn(ctx, o.err):
 			cl.problem(o.err)
-			continue // what refers to it waits for ever
+			continue // what refers to it waits forever
 		case o.err != nil:
 			if first == nil {
 				first = o.err

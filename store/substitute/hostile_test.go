@@ -236,7 +236,7 @@ func TestFewLargeWindows(t *testing.T) {
 	}
 }
 
-// drip is a body that comes a byte a second, for ever.
+// drip is a body that comes a byte a second, forever.
 type drip struct{}
 
 func (drip) Read(p []byte) (int, error) {

@@ -18,8 +18,8 @@ func TestWhileAway(t *testing.T) {
 	full := &api.Error{Status: 507, Code: api.CodeDiskFull, Message: "full"}
 	ended := errors.New("interrupted")
 	for name, c := range map[string]struct {
-		fails    []error       // one after the other; the last one for ever
-		backIn   time.Duration // 0 is never
+		fails    []error       // one after the other; the last one forever
+		backIn   time.Duration // 0 means never
 		patience time.Duration
 		want     error
 		took     time.Duration // at most; at least what it waits for

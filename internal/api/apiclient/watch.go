@@ -28,7 +28,7 @@ const (
 )
 
 // watch ends an exchange with a coordinator that does not live any more, such as one that is
-// stopped. Whether it lives it says elsewhere, so that an exchange may be quiet for ever.
+// stopped. Whether it lives it says elsewhere, so that an exchange may be quiet forever.
 type watch struct {
 	c      *Client
 	ctx    context.Context // of the exchange

@@ -29,7 +29,7 @@ const (
 	// maxSelectionBody bounds a selection: maxCancel ids of 36 digits with what is around
 	// them.
 	maxSelectionBody = 8 << 20
-	// maxSmallBody bounds all other bodies, and what is in a body beside its list: a filter
+	// maxSmallBody bounds all other bodies, and what is in a body besides its list: a filter
 	// with many tags is the largest.
 	maxSmallBody = 256 << 10
 	// bodyPatience is how long a body may take to come, and answerPatience how long a client
@@ -49,7 +49,7 @@ const (
 	bodyMemory = 3
 )
 
-// memory bounds what the requests of each user take, so that who asks for much makes nobody
+// memory bounds what the requests of each user take, so that a user who asks for much makes no other
 // else wait.
 type memory struct {
 	mu    sync.Mutex
@@ -92,7 +92,7 @@ func (m *memory) acquire(ctx context.Context, uid uint32, n int64) (release func
 }
 
 // boundBody bounds a request's body in size and time. The time ends with the body: a client
-// that has said everything may wait for ever.
+// that has said everything may wait forever.
 func boundBody(w http.ResponseWriter, r *http.Request, most int64) {
 	if r.Body == nil || r.Body == http.NoBody {
 		return
@@ -241,7 +241,7 @@ func (l *list) read(d *json.Decoder, in *stream.Allowance) error {
 // errTooMuch says that an allowance is used up.
 var errTooMuch = fmt.Errorf("more than %d bytes in one value", maxSmallBody)
 
-// bodyError makes of what is wrong with a body what the client is told.
+// bodyError turns what is wrong with a body into what the client is told.
 func bodyError(err error) error {
 	var tooLarge *http.MaxBytesError
 	var refused *api.Error

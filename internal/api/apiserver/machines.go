@@ -23,7 +23,7 @@ func checkReason(reason string) error {
 	return nil
 }
 
-// changed reads why a machine is changed, has that done, and answers with how it stands then.
+// changed reads why a machine is changed, has that done, and answers with its state then.
 func changed(w http.ResponseWriter, r *http.Request, change func(ctx context.Context, name, reason string) (*api.MachineStatus, error)) error {
 	reason, err := readNote(r)
 	if err != nil {

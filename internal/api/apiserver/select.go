@@ -196,7 +196,7 @@ func (p *selecting) withDependents(ids []string) ([]string, error) {
 	return unique(append(all, ids...)), err
 }
 
-// unique leaves out what is there a second time.
+// unique leaves out duplicates.
 func unique(ids []string) []string {
 	seen := make(map[string]bool, len(ids))
 	return slices.DeleteFunc(ids, func(id string) bool {

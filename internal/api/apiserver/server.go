@@ -42,10 +42,10 @@ type operation struct {
 	// operator is what only operators may do there, in words; empty means everyone may.
 	operator string
 	body     int64 // bytes; 0 is maxSmallBody
-	memory   int64 // that it takes beside its body; 0 for what waits or streams
+	memory   int64 // that it takes besides its body; 0 for what waits or streams
 }
 
-// Options are what a server works with beside the coordinator.
+// Options are what a server works with besides the coordinator.
 type Options struct {
 	Logger *slog.Logger // nil logs nothing
 	// Access says who may do what; nil lets all clients do everything.

@@ -16,7 +16,7 @@ import (
 )
 
 // Model is the state of the builds that a client waits for: those that it asked
-// for, and those that the coordinator made for their sake.
+// for, and those that the coordinator made for them.
 type Model struct {
 	started time.Time
 	wanted  []string        // ids that the client asked for

@@ -113,7 +113,7 @@ func Paused(why string) string {
 	return "paused: " + why
 }
 
-// statusHeader is what stands on top: who it is, the counts, and what stands in the way.
+// statusHeader is the top of the page: who it is, the counts, and what is in the way.
 func statusHeader(s *api.Status, now time.Time, width int, style Style) []string {
 	var lines []string
 	add := func(colour, text string) {
@@ -184,7 +184,7 @@ func rateText(perHour float64) string {
 	return strconv.FormatFloat(perHour, 'f', 1, 64)
 }
 
-// MachineState says in one word how a machine stands: "up", "down", "connecting",
+// MachineState is the state of a machine in one word: "up", "down", "connecting",
 // "unknown", "draining", "drained", "quarantined", "refuses" or "removed".
 func MachineState(m *api.MachineStatus) string {
 	switch {

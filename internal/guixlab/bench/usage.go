@@ -49,7 +49,7 @@ func measure() int {
 	return cmd.ProcessState.ExitCode()
 }
 
-// usage is what a piece of work took beside time.
+// usage is what a piece of work took besides time.
 type usage struct{ hooks, coordinator string }
 
 // usage has the work done once more, and measured.

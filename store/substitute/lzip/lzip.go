@@ -62,7 +62,7 @@ type Reader struct {
 // NewReader returns a reader of the file that in has; it reads nothing yet, and later
 // nothing beyond the file's last member but what tells whether another one follows, and
 // what fills a buffer. No dictionary is larger than size, the number of bytes that the
-// caller expects to read: data of more bytes may lead to an error after so many.
+// caller expects to read: data of more bytes may lead to an error after that many.
 func NewReader(in io.Reader, size int64) *Reader {
 	return &Reader{in: source{r: bufio.NewReader(in)}, size: size}
 }
