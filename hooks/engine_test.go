@@ -490,7 +490,7 @@ func TestNamesOf(t *testing.T) {
 		{"drained", api.Event{Kind: api.KindOperator, Machine: "m"}, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if diff := cmp.Diff(test.want, NamesOf(&test.ev)); diff != "" {
+			if diff := cmp.Diff(test.want, namesOf(&test.ev)); diff != "" {
 				t.Errorf("(-want +got)\n%s", diff)
 			}
 		})

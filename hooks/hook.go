@@ -368,7 +368,7 @@ func (h *hook) take(ctx context.Context) (more bool, err error) {
 	now := time.Now()
 	at, looked := from-1, 0
 	err = h.engine.recent.read(ctx, from, last, func(ev api.Event) error {
-		for part, name := range NamesOf(&ev) {
+		for part, name := range namesOf(&ev) {
 			wanted, err := h.wanted(ctx, &cfg, name, &ev)
 			if err != nil {
 				return err

@@ -73,9 +73,9 @@ var kindNames = map[string]string{
 	api.KindMachineBack:   MachineBack,
 }
 
-// NamesOf returns the names of an event: none for most, two for a build that was
+// namesOf returns the names of an event: none for most, two for a build that was
 // created in a state that has a name, such as one that joins another's attempt.
-func NamesOf(ev *api.Event) []string {
+func namesOf(ev *api.Event) []string {
 	var names []string
 	if ev.Kind == api.KindSubmitted {
 		names = append(names, BuildSubmitted)

@@ -32,7 +32,7 @@ func ServeConnect(ctx context.Context, socket string, intro []byte, stdin io.Rea
 	if _, err := conn.Write(intro); err != nil {
 		return fmt.Errorf("agent's socket: %w", err)
 	}
-	if err := WriteConnect(stdout); err != nil {
+	if err := writeConnect(stdout); err != nil {
 		return fmt.Errorf("stdout: %w", err)
 	}
 	return relay(ctx, conn.(*net.UnixConn), stdin, stdout)

@@ -50,7 +50,7 @@
 //
 //	/proc/PID/exe relay SOCKET
 //
-// with the agent's PID, which prints the magic line "lighter-agent/1 connect" (WriteConnect), and from then
+// with the agent's PID, which prints the magic line "lighter-agent/1 connect", and from then
 // on relays its standard input and output to the socket (ServeConnect does all of it).
 // An account whose forced command is "lighter-agent connect" works the same: the magic
 // line in answer to "start" shows that it is one.

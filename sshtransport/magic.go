@@ -47,8 +47,8 @@ func WriteStart(w io.Writer, answer StartAnswer) error {
 	return err
 }
 
-// WriteConnect writes the magic line after which the bytes of a stream follow.
-func WriteConnect(w io.Writer) error {
+// writeConnect writes the magic line after which the bytes of a stream follow.
+func writeConnect(w io.Writer) error {
 	_, err := io.WriteString(w, magicConnect+"\n")
 	return err
 }

@@ -47,7 +47,7 @@ const (
 // any user name.
 //
 // A session that asks for a command, whichever, or for a shell, is a stream after the
-// magic line (see WriteConnect); a channel of type direct-streamlocal@openssh.com to
+// magic line "lighter-agent/1 connect"; a channel of type direct-streamlocal@openssh.com to
 // ServerSocket is one at once.
 type Server struct {
 	HostKey ssh.Signer
@@ -354,7 +354,7 @@ func (c *serverConn) stream(ctx context.Context, newChannel ssh.NewChannel) {
 		case <-c.failed:
 			return
 		}
-		if err := WriteConnect(ch); err != nil {
+		if err := writeConnect(ch); err != nil {
 			return
 		}
 	} else {

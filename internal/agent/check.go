@@ -47,7 +47,7 @@ func validKey(text string) bool {
 		return validID(text)
 	}
 	h := Head{Name: name}
-	return name != "" && h.Check() == nil && validID(id)
+	return name != "" && h.check() == nil && validID(id)
 }
 
 // check returns the derivation that a request to build has the text of, or nil if it

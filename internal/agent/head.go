@@ -31,8 +31,8 @@ const headMark = "~"
 
 const maxHeadName = 64
 
-// Check says what is wrong with a head's name.
-func (h *Head) Check() error {
+// check says what is wrong with a head's name.
+func (h *Head) check() error {
 	if len(h.Name) > maxHeadName || strings.ContainsFunc(h.Name, func(c rune) bool {
 		return c != '-' && c != '_' && (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z')
 	}) {
@@ -151,7 +151,7 @@ const maxIntro = 1 << 20
 // Introduction is what must be sent first on a connection to an agent's socket, by who
 // relays for a head.
 func (h *Head) Introduction() ([]byte, error) {
-	if err := h.Check(); err != nil {
+	if err := h.check(); err != nil {
 		return nil, err
 	}
 	text, err := json.Marshal(h)
@@ -221,7 +221,7 @@ func (c *headConn) introduce() error {
 	}
 	text, ok := bytes.CutPrefix(line, []byte(introMagic))
 	head := new(Head)
-	if !ok || json.Unmarshal(text, head) != nil || head.Offer == nil || head.Check() != nil {
+	if !ok || json.Unmarshal(text, head) != nil || head.Offer == nil || head.check() != nil {
 		return errors.New("the first line is not understood")
 	}
 	c.head = head

@@ -321,7 +321,7 @@ func Environment(args []string, getenv func(string) string) (Config, error) {
 	}
 	return Config{
 		In: os.Stdin, Out: os.Stderr, Log: os.NewFile(logDescriptor, "log"),
-		Socket: Socket(getenv), Dir: dir,
+		Socket: socketOf(getenv), Dir: dir,
 		ACL:           filepath.Join(orElse(getenv("GUIX_CONFIGURATION_DIRECTORY"), "/etc/guix"), "acl"),
 		MaxSilentTime: silent, Timeout: timeout,
 	}, nil
@@ -330,9 +330,9 @@ func Environment(args []string, getenv func(string) string) (Config, error) {
 // logDescriptor is where guix-daemon wants the builder's log.
 const logDescriptor = 4
 
-// Socket returns the name of the coordinator's socket for a process of guix-daemon:
+// socketOf returns the name of the coordinator's socket for a process of guix-daemon:
 // $LIGHTER_SOCKET, else that of a coordinator for the whole computer.
-func Socket(getenv func(string) string) string {
+func socketOf(getenv func(string) string) string {
 	return orElse(getenv("LIGHTER_SOCKET"), orElse(getenv("LIGHTER_STATE"), "/var/lib/lighter")+"/coordinator.sock")
 }
 

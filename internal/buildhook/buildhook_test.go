@@ -463,7 +463,7 @@ func TestEnvironment(t *testing.T) {
 	if err != nil || cfg.Dir != "/x/store" || cfg.ACL != "/x/etc/acl" || cfg.Socket != "/x/state/coordinator.sock" {
 		t.Errorf("got %+v, %v", cfg, err)
 	}
-	if got := Socket(env("LIGHTER_SOCKET=/x/sock", "LIGHTER_STATE=/x/state")); got != "/x/sock" {
+	if got := socketOf(env("LIGHTER_SOCKET=/x/sock", "LIGHTER_STATE=/x/state")); got != "/x/sock" {
 		t.Errorf("got the socket %s", got)
 	}
 	for _, bad := range [][]string{

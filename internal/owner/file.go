@@ -28,7 +28,7 @@ func read(name string) ([]byte, error) {
 	if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s is not a regular file", name)
 	}
-	if err := Safe(name, info); err != nil {
+	if err := safe(name, info); err != nil {
 		return nil, err
 	}
 	if err := safeFolders(name); err != nil {
@@ -49,7 +49,7 @@ func safeFolders(name string) error {
 			break
 		}
 		if info.Mode()&fs.ModeSticky == 0 || dir == filepath.Dir(name) {
-			err = Safe(dir, info)
+			err = safe(dir, info)
 		}
 		if dir == filepath.Dir(dir) {
 			break
@@ -59,9 +59,9 @@ func safeFolders(name string) error {
 	return err
 }
 
-// Safe says who else than this user and root could change a file or folder, and how to
+// safe says who else than this user and root could change a file or folder, and how to
 // mend that.
-func Safe(name string, info fs.FileInfo) error {
+func safe(name string, info fs.FileInfo) error {
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	if ok && stat.Uid != 0 && int64(stat.Uid) != int64(os.Getuid()) {
 		return fmt.Errorf("%s belongs to user %d: chown it to this user, or to root", name, stat.Uid)
