@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"lighter/internal/api"
+	"lighter/internal/backoff"
 )
 
 // Options are what an engine works with. Ledger is required.
@@ -284,9 +285,7 @@ func (e *Engine) watch(ctx context.Context, seen uint64) {
 		for _, h := range e.all() {
 			h.nudge()
 		}
-		select {
-		case <-time.After(e.limits.pace):
-		case <-ctx.Done():
+		if backoff.Wait(ctx, e.limits.pace) != nil {
 			return
 		}
 	}

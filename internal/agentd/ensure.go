@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"lighter/internal/backoff"
 	"lighter/internal/disk"
 	"lighter/sshtransport"
 )
@@ -189,10 +190,8 @@ func lock(ctx context.Context, name string) (unlock func(), err error) {
 		if !errors.Is(err, disk.ErrLocked) {
 			return nil, err
 		}
-		select {
-		case <-ctx.Done():
-			return nil, fmt.Errorf("lock %s, which another start holds: %w", name, context.Cause(ctx))
-		case <-time.After(pollInterval):
+		if err := backoff.Wait(ctx, pollInterval); err != nil {
+			return nil, fmt.Errorf("lock %s, which another start holds: %w", name, err)
 		}
 	}
 }

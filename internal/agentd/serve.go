@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"lighter/internal/agent"
+	"lighter/internal/backoff"
 )
 
 const (
@@ -74,10 +75,8 @@ func (o *Options) start(ctx context.Context, p place, b *Backend, logger *slog.L
 		if !errors.Is(err, agent.ErrInUse) || time.Now().After(deadline) {
 			return a, err
 		}
-		select {
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		case <-time.After(pollInterval):
+		if err := backoff.Wait(ctx, pollInterval); err != nil {
+			return nil, err
 		}
 	}
 }

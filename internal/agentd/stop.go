@@ -4,9 +4,9 @@ import (
 	"context"
 	"fmt"
 	"syscall"
-	"time"
 
 	"lighter/internal/agent"
+	"lighter/internal/backoff"
 )
 
 // Stop ends the agent, and its builds. Where there is none the error matches ErrNoAgent.
@@ -39,10 +39,8 @@ func end(ctx context.Context, p place, pid int) error {
 		if err != nil || !used {
 			return err
 		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("process %d does not end: %w", pid, context.Cause(ctx))
-		case <-time.After(pollInterval):
+		if err := backoff.Wait(ctx, pollInterval); err != nil {
+			return fmt.Errorf("process %d does not end: %w", pid, err)
 		}
 	}
 }

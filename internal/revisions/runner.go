@@ -17,6 +17,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
+	"lighter/internal/backoff"
 	"lighter/internal/dataservice"
 	"lighter/internal/human"
 	"lighter/internal/submission"
@@ -78,10 +79,8 @@ func (q *Runner) Run(ctx context.Context, interval time.Duration) error {
 		if err := q.Round(ctx); err != nil && ctx.Err() == nil {
 			q.Log.Error("not everything was done; it is tried again", "err", err, "in", interval)
 		}
-		select {
-		case <-time.After(interval):
-		case <-ctx.Done():
-			return context.Cause(ctx)
+		if err := backoff.Wait(ctx, interval); err != nil {
+			return err
 		}
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"lighter/internal/backoff"
 )
 
 // lockGC waits until this process is the one that collects garbage. The lock is a
@@ -31,10 +33,8 @@ func (s *Store) lockGC(ctx context.Context) error {
 			}
 			continue
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(pause):
+		if err := backoff.Wait(ctx, pause); err != nil {
+			return err
 		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"lighter/internal/backoff"
 	"lighter/store"
 )
 
@@ -123,10 +124,8 @@ func (s *Store) ask(ctx context.Context, path store.Path, look func() error) err
 			}
 			return store.NotValid(path)
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(pause):
+		if err := backoff.Wait(ctx, pause); err != nil {
+			return err
 		}
 	}
 }
