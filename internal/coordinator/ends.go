@@ -110,6 +110,9 @@ func (t *task) end(l *loop, s api.State, reason, why string) {
 	t.endBuilds(l, s, reason)
 	t.abandon(l, why)
 	t.remove(l)
+	if m := t.kept; m != nil {
+		t.release(l, m)
+	}
 	t.releaseInputs(l)
 }
 

@@ -117,6 +117,7 @@ func TestLaneArrivedMeanwhile(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			l.group.Wait()
 			return fresh
 		}
 		want(told, thing("a", 10))
@@ -134,7 +135,6 @@ func TestLaneArrivedMeanwhile(t *testing.T) {
 		if len(l.arrived) != maxArrivals || len(l.arrivals) != maxArrivals {
 			t.Errorf("%d and %d items are remembered, want %d", len(l.arrived), len(l.arrivals), maxArrivals)
 		}
-		l.group.Wait()
 	})
 }
 
