@@ -18,7 +18,7 @@ import (
 )
 
 // attempt carries out one attempt at a build on one machine. Its goroutine reports to the
-// loop, which believes it as long as it is the task's current run.
+// loop, which believes it as long as it is the task's current one.
 type attempt struct {
 	c       *Coordinator
 	task    *task // for the loop alone
@@ -445,7 +445,7 @@ func (r *attempt) verdict(s *agentapi.BuildStatus) error {
 // fetchKept fetches outputs that the machine keeps for a task.
 func (r *attempt) fetchKept() (*outcome, error) {
 	r.phase = api.Fetching
-	out := &outcome{outputs: make(map[string]*store.Info)}
+	out := &outcome{outputs: make(map[string]*store.Info), cached: true}
 	for _, o := range r.node.Outputs {
 		if item := r.c.kept.on(r.machine, o.Path); item != nil {
 			out.outputs[o.Name] = item.info

@@ -80,7 +80,7 @@ func (r *attempt) succeeded(l *loop, out *outcome) {
 		m.has.add(info.Path)
 	}
 	t.keep(l, m, out.made)
-	l.noteBuilt(t, out)
+	t.noteBuilt(out)
 	if !t.wantedHome() {
 		m.succeeded(l) // else only once it gave the outputs
 	}
@@ -95,10 +95,7 @@ func (r *attempt) cameHome(l *loop, out *outcome) {
 		t.bring(l)
 		return
 	}
-	for _, rec := range t.builds {
-		rec.OutputPaths, rec.Failure = t.node.OutputMap(), nil
-		rec.OutputSize = cmp.Or(out.size(), rec.OutputSize)
-	}
+	t.noteBuilt(out)
 	if t.kept != nil && out.names == nil {
 		t.release(l, t.kept) // all are at home
 	}
@@ -106,7 +103,7 @@ func (r *attempt) cameHome(l *loop, out *outcome) {
 }
 
 // noteBuilt notes in a task's builds what was built.
-func (l *loop) noteBuilt(t *task, out *outcome) {
+func (t *task) noteBuilt(out *outcome) {
 	for _, rec := range t.builds {
 		rec.OutputPaths, rec.Failure = t.node.OutputMap(), nil
 		rec.OutputSize = cmp.Or(out.size(), rec.OutputSize)
