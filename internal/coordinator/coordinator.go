@@ -43,6 +43,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/coordinator/buildlog"
 	"lighter/internal/coordinator/headstore"
+	"lighter/internal/coordinator/mailbox"
 	"lighter/internal/ledger"
 	"lighter/internal/machinetest"
 	"lighter/machines"
@@ -232,7 +233,7 @@ type Coordinator struct {
 	started time.Time
 	latency prometheus.Histogram // from when a build could be placed to when it was
 
-	mail       *mailbox[func(*loop)]
+	mail       *mailbox.Mailbox[func(*loop)]
 	skipping   sync.Mutex // held by submissions that depend on what was submitted
 	pruning    *pruning
 	recorder   *recorder
@@ -267,7 +268,7 @@ func New(cfg Config) (*Coordinator, error) {
 		cfg: cfg, limits: cfg.Limits.withDefaults(), log: cfg.Logger, ledger: cfg.Ledger,
 		head: headstore.New(cfg.Store), kept: newKeptItems(), moving: newTransfers(), started: time.Now(), latency: newLatency(),
 		longOrders: make(chan struct{}, maxLongOrders),
-		mail:       newMailbox[func(*loop)](), pruning: newPruning(), recovered: make(chan struct{}), stopped: make(chan struct{}), fatal: make(chan error, 1),
+		mail:       mailbox.New[func(*loop)](), pruning: newPruning(), recovered: make(chan struct{}), stopped: make(chan struct{}), fatal: make(chan error, 1),
 		reading: make(chan struct{}, 1), room: newGate(),
 	}
 	if c.log == nil {

@@ -9,6 +9,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/coordinator/headstore"
+	"lighter/internal/coordinator/mailbox"
 	"lighter/scheduler"
 	"lighter/store"
 )
@@ -18,7 +19,7 @@ import (
 // by level, so that the store is asked about many items at once.
 type expander struct {
 	c    *Coordinator
-	mail *mailbox[question]
+	mail *mailbox.Mailbox[question]
 }
 
 // question asks what must be built for a derivation.
@@ -56,16 +57,16 @@ type walk struct {
 	there     map[store.Path]bool // the items asked about, and whether they are at home
 }
 
-func newExpander(c *Coordinator) *expander { return &expander{c: c, mail: newMailbox[question]()} }
+func newExpander(c *Coordinator) *expander { return &expander{c: c, mail: mailbox.New[question]()} }
 
 func (e *expander) run(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-e.mail.ready():
+		case <-e.mail.Ready():
 		}
-		questions := e.mail.take()
+		questions := e.mail.Take()
 		if len(questions) == 0 {
 			continue
 		}
@@ -254,7 +255,7 @@ func (l *loop) merge(w *walk) {
 		}
 	}
 	for _, q := range again {
-		l.expander.mail.put(q)
+		l.expander.mail.Put(q)
 	}
 	l.settle(append(look, made...))
 	for _, q := range w.questions {

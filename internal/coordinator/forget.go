@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"context"
+	"lighter/internal/coordinator/mailbox"
 	"sync"
 )
 
@@ -34,7 +35,7 @@ func (f *forgetter) forget(id string) {
 	}
 	f.wanted[id] = true
 	f.queue = append(f.queue, id)
-	signal(f.signal)
+	mailbox.Signal(f.signal)
 }
 
 // settle returns when no request to forget the build is under way, so that none can

@@ -18,6 +18,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
+	"lighter/internal/coordinator/mailbox"
 	"lighter/store"
 )
 
@@ -300,7 +301,7 @@ func TestStoppedCoordinatorEndsStreams(t *testing.T) {
 	events, log := make(chan error, 1), make(chan error, 1)
 	seen := make(chan struct{}, 1)
 	go func() {
-		events <- client.Follow(context.Background(), 0, func(*api.Event) error { signal(seen); return nil })
+		events <- client.Follow(context.Background(), 0, func(*api.Event) error { mailbox.Signal(seen); return nil })
 	}()
 	go func() { log <- client.Log(context.Background(), id, 0, true, io.Discard) }()
 	<-seen

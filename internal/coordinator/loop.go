@@ -115,8 +115,8 @@ func (l *loop) run() error {
 			return err
 		case <-l.ledger.Failed():
 			return l.ledger.Err()
-		case <-l.mail.ready():
-			for _, f := range l.mail.take() {
+		case <-l.mail.Ready():
+			for _, f := range l.mail.Take() {
 				f(l)
 			}
 		case <-timer.C:
@@ -139,7 +139,7 @@ func (l *loop) flush() {
 }
 
 // post asks the loop to call f. It never blocks; f is not called if Run is over.
-func (c *Coordinator) post(f func(l *loop)) { c.mail.put(f) }
+func (c *Coordinator) post(f func(l *loop)) { c.mail.Put(f) }
 
 // do has the loop call f, and waits for that.
 func (c *Coordinator) do(ctx context.Context, f func(l *loop)) error {
@@ -243,7 +243,7 @@ func (l *loop) record() {
 	if len(l.changed) == 0 && len(l.after) == 0 {
 		return
 	}
-	l.recorder.mail.put(batch{l.changed, l.after})
+	l.recorder.mail.Put(batch{l.changed, l.after})
 	l.changed, l.after = nil, nil
 }
 

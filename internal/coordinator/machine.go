@@ -17,6 +17,7 @@ import (
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
 	"lighter/internal/backoff"
+	"lighter/internal/coordinator/mailbox"
 	"lighter/internal/ledger"
 	"lighter/machines"
 	"lighter/nar/signature"
@@ -213,18 +214,10 @@ func (x *contacts) seen() (uint64, <-chan struct{}) {
 }
 
 // poke has the supervisor look at the machine now, if it believes that it is up.
-func (x *contacts) poke() { signal(x.poked) }
+func (x *contacts) poke() { mailbox.Signal(x.poked) }
 
 // wake has the supervisor look at the machine now.
-func (x *contacts) wake() { signal(x.woken) }
-
-// signal fills a channel that has room for one.
-func signal(ch chan struct{}) {
-	select {
-	case ch <- struct{}{}:
-	default:
-	}
-}
+func (x *contacts) wake() { mailbox.Signal(x.woken) }
 
 // await pokes the supervisor and returns when it reached the machine, or with an error.
 func (x *contacts) await(ctx context.Context) error {

@@ -14,6 +14,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/coordinator/buildlog"
 	"lighter/internal/coordinator/headstore"
+	"lighter/internal/coordinator/mailbox"
 	"lighter/internal/hookapi"
 	"lighter/internal/ledger"
 	"lighter/scheduler"
@@ -209,7 +210,7 @@ func (c *Coordinator) takeOrder(ctx context.Context, conn net.Conn, r *hookapi.R
 	ctx, cancel := context.WithCancelCause(ctx)
 	d := &delivery{
 		c: c, conn: conn, id: o.ID, logAttempt: o.LogAttempt, logOffset: o.LogOffset,
-		ctx: ctx, cancel: cancel, mail: newMailbox[any](), user: who,
+		ctx: ctx, cancel: cancel, mail: mailbox.New[any](), user: who,
 	}
 	inputs := o.Inputs
 	o.Inputs = nil
@@ -331,7 +332,7 @@ func (d *delivery) came(l *loop) bool {
 	t := rec.task
 	d.tell(&rec.Build)
 	if t.logAttempt > 0 && t.logAttempt == t.attempt {
-		d.mail.put(openLog{t.logID, t.logAttempt})
+		d.mail.Put(openLog{t.logID, t.logAttempt})
 	}
 	if t.available && t.kept != nil && t.underWay == nil && !l.delayed[t] {
 		t.deliver(l)
@@ -367,7 +368,7 @@ func (r *attempt) logOpened() {
 	t.logID, t.logAttempt = r.id, r.attempt
 	for _, rec := range t.builds {
 		if rec.delivery != nil {
-			rec.delivery.mail.put(openLog{r.id, r.attempt})
+			rec.delivery.mail.Put(openLog{r.id, r.attempt})
 		}
 	}
 }
@@ -447,7 +448,7 @@ type delivery struct {
 	logOffset  int64
 	ctx        context.Context // ends with the conversation
 	cancel     context.CancelCauseFunc
-	mail       *mailbox[any] // *api.Build and openLog
+	mail       *mailbox.Mailbox[any] // *api.Build and openLog
 
 	group sync.WaitGroup // every goroutine of the conversation
 
@@ -470,7 +471,7 @@ var errHookGone = errors.New("the build hook of guix-daemon is gone")
 // tell tells the hook how its build stands. It never blocks.
 func (d *delivery) tell(b *api.Build) {
 	copied := *b
-	d.mail.put(&copied)
+	d.mail.Put(&copied)
 }
 
 func (d *delivery) write(kind hookapi.Kind, v any) error {
@@ -586,9 +587,9 @@ func (d *delivery) report() error {
 		select {
 		case <-d.ctx.Done():
 			return context.Cause(d.ctx)
-		case <-d.mail.ready():
+		case <-d.mail.Ready():
 		}
-		for _, m := range d.mail.take() {
+		for _, m := range d.mail.Take() {
 			switch m := m.(type) {
 			case openLog:
 				if m == opened {

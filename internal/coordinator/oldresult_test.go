@@ -9,6 +9,7 @@ import (
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
 	"lighter/internal/coordinator/headstore"
+	"lighter/internal/coordinator/mailbox"
 )
 
 // lostFarm has a build under way on a machine that is cut off and lost, while the build
@@ -139,7 +140,7 @@ func TestLostMachineLeavesAgain(t *testing.T) {
 		a.onExport = func(ctx context.Context) {
 			a.cutLink(true)
 			<-ctx.Done()
-			signal(fetching)
+			mailbox.Signal(fetching)
 		}
 	})
 	away.up()
@@ -163,7 +164,7 @@ func TestCrashWhileResultIsFetched(t *testing.T) {
 	fetching := make(chan struct{}, 1)
 	a.set(func(a *fakeAgent) {
 		a.onExport = func(ctx context.Context) {
-			signal(fetching)
+			mailbox.Signal(fetching)
 			<-ctx.Done()
 		}
 	})

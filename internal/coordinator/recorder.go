@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"lighter/internal/coordinator/mailbox"
 	"lighter/internal/ledger"
 )
 
@@ -19,7 +20,7 @@ type batch struct {
 // for the disk the loop goes on, and what piles up meanwhile is written at once.
 type recorder struct {
 	c       *Coordinator
-	mail    *mailbox[batch]
+	mail    *mailbox.Mailbox[batch]
 	pending batch
 	// stalled says since when the ledger takes nothing, and why.
 	stalled atomic.Pointer[stall]
@@ -32,7 +33,7 @@ type stall struct {
 	err   error
 }
 
-func newRecorder(c *Coordinator) *recorder { return &recorder{c: c, mail: newMailbox[batch]()} }
+func newRecorder(c *Coordinator) *recorder { return &recorder{c: c, mail: mailbox.New[batch]()} }
 
 // maxApply bounds how many changes go to the ledger at once.
 const maxApply = 4096
@@ -45,7 +46,7 @@ func (r *recorder) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-r.mail.ready():
+		case <-r.mail.Ready():
 		}
 		for r.collect(); !r.pending.empty(); r.collect() {
 			if !r.write(ctx) {
@@ -58,7 +59,7 @@ func (r *recorder) run(ctx context.Context) {
 func (b *batch) empty() bool { return len(b.changes) == 0 && len(b.after) == 0 }
 
 func (r *recorder) collect() {
-	for _, b := range r.mail.take() {
+	for _, b := range r.mail.Take() {
 		r.pending.changes = append(r.pending.changes, b.changes...)
 		r.pending.after = append(r.pending.after, b.after...)
 	}

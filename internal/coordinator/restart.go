@@ -277,7 +277,7 @@ func (l *loop) endGrace(m *machine) {
 		}
 	}
 	// What is still spare after that walk is not needed.
-	l.expander.mail.put(append(questions, question{whenDone: l.dropSpare})...)
+	l.expander.mail.Put(append(questions, question{whenDone: l.dropSpare})...)
 	l.placing = true
 }
 
@@ -297,7 +297,7 @@ func (l *loop) dropSpare() {
 		}
 	}
 	if again {
-		l.expander.mail.put(question{whenDone: l.dropSpare})
+		l.expander.mail.Put(question{whenDone: l.dropSpare})
 	}
 }
 
@@ -361,7 +361,7 @@ func (c *Coordinator) awaitGraph(ctx context.Context) error {
 		walked := make(chan struct{})
 		err := c.do(ctx, func(l *loop) {
 			if l.grace == nil {
-				c.expander.mail.put(question{whenDone: func() { close(walked) }})
+				c.expander.mail.Put(question{whenDone: func() { close(walked) }})
 			}
 		})
 		if err != nil {

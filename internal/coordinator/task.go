@@ -263,7 +263,7 @@ func (t *task) expand(l *loop) {
 	t.expanding = true
 	l.queue.Remove(t.id)
 	if l.grace == nil {
-		l.expander.mail.put(t.question())
+		l.expander.mail.Put(t.question())
 	}
 }
 
