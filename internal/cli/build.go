@@ -216,7 +216,7 @@ func (b *buildAction) watcher(inv *invocation, client buildClient, builds []*api
 	w := &watcher{
 		client:    client,
 		model:     display.NewModel(time.Now()),
-		style:     inv.style(inv.Err),
+		style:     display.StyleOf(inv.Err, inv.Getenv),
 		signals:   inv.Signals,
 		keepGoing: b.keepGoing,
 		now:       time.Now,
@@ -227,7 +227,7 @@ func (b *buildAction) watcher(inv *invocation, client buildClient, builds []*api
 	for i := range builds {
 		w.model.Want(builds[i], w.now())
 	}
-	switch t := inv.canDraw(inv.Err); {
+	switch t := display.CanDraw(inv.Err, inv.Getenv); {
 	case b.quiet:
 		w.show = quietShower{}
 	case t != nil:
@@ -243,14 +243,14 @@ func (b *buildAction) finish(inv *invocation, w *watcher) error {
 	code := exitDone
 	for _, build := range w.model.Wanted() {
 		switch {
-		case (build.State == api.Failed || build.State == api.TimedOut) && !checkDiffers(build):
+		case (build.State == api.Failed || build.State == api.TimedOut) && !display.Differs(build):
 			code = exitBuildFailed
 		case build.State == api.Canceled && code == exitDone:
 			code = exitCanceled
 		}
 		if len(build.Results) > 0 {
 			b.printCheck(inv, build)
-			if checkDiffers(build) && code != exitBuildFailed {
+			if display.Differs(build) && code != exitBuildFailed {
 				code = exitDiffers
 			}
 		}
@@ -269,10 +269,10 @@ func (b *buildAction) finish(inv *invocation, w *watcher) error {
 
 // printCheck says what the machines of a check made.
 func (b *buildAction) printCheck(inv *invocation, build *api.Build) {
-	if b.quiet && !checkDiffers(build) {
+	if b.quiet && !display.Differs(build) {
 		return
 	}
-	for _, line := range checkLines(build) {
+	for _, line := range display.ComparisonLines(build) {
 		fmt.Fprintln(inv.Err, line)
 	}
 }

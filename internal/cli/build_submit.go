@@ -115,7 +115,7 @@ const maxSkippedLines = 20
 func skippedLine(drv store.Path, a *api.Submitted) string {
 	line := "skipped   " + human.Printable(api.DerivationName(drv)) + ": " + human.Printable(a.Skipped)
 	if a.Build != nil {
-		line += " (build " + human.Printable(short(a.Build.ID)) + ")"
+		line += " (build " + human.Printable(display.ShortID(a.Build.ID)) + ")"
 	}
 	return line
 }
@@ -132,8 +132,8 @@ type progress struct {
 
 func newProgress(inv *invocation, quiet bool) *progress {
 	p := &progress{w: inv.Err, quiet: quiet}
-	if t := inv.canDraw(inv.Err); t != nil && !quiet {
-		p.screen = display.NewScreen(t, func() (int, int) { return terminalSize(t) })
+	if t := display.CanDraw(inv.Err, inv.Getenv); t != nil && !quiet {
+		p.screen = display.OnTerminal(t)
 	}
 	return p
 }

@@ -80,7 +80,7 @@ func (l *buildsLister) run(ctx context.Context, inv *invocation, client *apiclie
 		return err
 	}
 	l.table = display.TableStream{
-		W: inv.Out, Width: outputWidth(inv.Out),
+		W: inv.Out, Width: display.Width(inv.Out),
 		Heading: []string{"ID", "STATE", "NAME", "MACHINE", "SUBMITTED", "TOOK", "WHY"},
 	}
 	more, err := client.EachPage(ctx, filter, l.limit, func(page []api.Build) error {
@@ -128,10 +128,10 @@ func (l *buildsLister) row(b *api.Build) []string {
 	if l.absolute {
 		submitted = human.Stamp(b.Submitted)
 	}
-	took := tookTime(b, l.now)
+	took := display.Took(b, l.now)
 	return []string{
-		short(b.ID), string(b.State), display.Name(b), human.Known(b.Machine != "", b.Machine), submitted,
-		human.Known(took > 0, quantity.Duration(took)), buildReason(b),
+		display.ShortID(b.ID), string(b.State), display.Name(b), human.Known(b.Machine != "", b.Machine), submitted,
+		human.Known(took > 0, quantity.Duration(took)), display.Reason(b),
 	}
 }
 
@@ -164,7 +164,12 @@ func buildsShowCommand() *command {
 						if i > 0 {
 							fmt.Fprintln(inv.Out)
 						}
-						err = showStory(ctx, inv, client, story)
+						var why *api.Why
+						if s := story.Build.State; s == api.Queued || s == api.Waiting {
+							// What it waits for is no part of the record; without an answer it is left out.
+							why, _ = client.Why(ctx, story.Build.ID)
+						}
+						err = display.Story(inv.Out, story, why, time.Now(), display.Width(inv.Out))
 					}
 					if err != nil {
 						return err
@@ -211,7 +216,7 @@ is of the first machine on which the build failed, or else of the first one.`,
 					return usageErrorf("%s: --attempt does not go with --machine, and can't be negative", inv.flags.Name())
 				}
 				query := apiclient.LogQuery{Attempt: *attempt, Machine: *machine, Offset: *offset, Follow: *follow}
-				out, finish := logWriter(inv.Out)
+				out, finish := display.LogWriter(inv.Out)
 				if tail > 0 {
 					text, err := client.LogTailOf(ctx, inv.args[0], query, int64(tail))
 					if err != nil {
@@ -262,7 +267,7 @@ func writeWhy(w io.Writer, why *api.Why) {
 	fmt.Fprintf(w, "%s is %s: %s\n", human.Printable(display.Name(&why.Build)), why.Build.State, human.Printable(why.Summary))
 	for i := range why.WaitsFor {
 		b := &why.WaitsFor[i]
-		fmt.Fprintf(w, "  waits for %s %s, which is %s\n", short(b.ID), human.Printable(display.Name(b)), b.State)
+		fmt.Fprintf(w, "  waits for %s %s, which is %s\n", display.ShortID(b.ID), human.Printable(display.Name(b)), b.State)
 	}
 	for i := range why.Machines {
 		fmt.Fprintf(w, "  %s\n", human.Printable(why.Machines[i].String()))

@@ -12,6 +12,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/display"
 	"lighter/internal/head"
 	"lighter/internal/human"
 	"lighter/internal/quantity"
@@ -90,7 +91,7 @@ func (f *selectionFlags) confirm(ctx context.Context, inv *invocation, client *a
 	if more {
 		count = "more than " + count
 	}
-	if terminal(inv.In) == nil {
+	if display.Terminal(inv.In) == nil {
 		fmt.Fprintf(inv.Err, "the filter selects %s\n", count)
 		return true, nil
 	}

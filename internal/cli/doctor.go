@@ -61,7 +61,7 @@ It sees what the user who runs it may see; best run it as the coordinator's user
 
 // writeFindings writes findings as they come. Problems among them are a failure.
 func writeFindings(ctx context.Context, inv *invocation, findings iter.Seq[doctor.Finding], asJSON bool) error {
-	counts, style := make(map[doctor.Level]int), inv.style(inv.Out)
+	counts, style := make(map[doctor.Level]int), display.StyleOf(inv.Out, inv.Getenv)
 	for f := range findings {
 		counts[f.Level]++
 		if err := writeFinding(inv.Out, &f, style, asJSON); err != nil {

@@ -9,6 +9,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/display"
 	"lighter/internal/head"
 	"lighter/internal/human"
 )
@@ -89,7 +90,7 @@ func (e *eventsAction) show(inv *invocation, ev *api.Event) error {
 	if e.json {
 		return writeJSONLine(inv.Out, ev)
 	}
-	_, err := fmt.Fprintf(inv.Out, "%d %s %s %s\n", ev.Seq, ev.Time.Local().Format("2006-01-02 15:04:05.000"), eventSubject(ev), eventText(ev))
+	_, err := fmt.Fprintf(inv.Out, "%d %s %s %s\n", ev.Seq, ev.Time.Local().Format("2006-01-02 15:04:05.000"), eventSubject(ev), display.EventText(ev))
 	return err
 }
 

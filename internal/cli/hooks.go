@@ -81,7 +81,7 @@ func writeHooks(inv *invocation, list *api.HookList, now time.Time) error {
 		hooks.Add(h.Name, hookDoes(h), strings.Join(h.Events, " "), human.Number(h.Waiting), human.Number(h.Running), human.Number(h.Parked),
 			human.Number(int(h.Done)), human.Number(int(h.Behind))) // #nosec G115 -- counts of events
 	}
-	if err := hooks.Write(inv.Out, outputWidth(inv.Out)); err != nil {
+	if err := hooks.Write(inv.Out, display.Width(inv.Out)); err != nil {
 		return err
 	}
 	runs := display.Table{Heading: []string{"RUN", "STATE", "EVENT", "OF", "SINCE", "TRIES", "NEXT", "WHY"}}
@@ -97,13 +97,13 @@ func writeHooks(inv *invocation, list *api.HookList, now time.Time) error {
 		return nil
 	}
 	fmt.Fprintln(inv.Out)
-	return runs.Write(inv.Out, outputWidth(inv.Out))
+	return runs.Write(inv.Out, display.Width(inv.Out))
 }
 
 // runSubject is the build or the machine that a run is about.
 func runSubject(r *api.HookRun) string {
 	if r.Build != "" {
-		return r.Build[:min(shortID, len(r.Build))]
+		return display.ShortID(r.Build)
 	}
 	return r.Machine
 }

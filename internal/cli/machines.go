@@ -175,7 +175,7 @@ func listMachinesFile(ctx context.Context, inv *invocation, where *folderFlags, 
 		t.Add(m.Name, address(m), strings.Join(m.Systems, ","), strconv.Itoa(m.ParallelBuilds),
 			speed(m.Speed), features(m.Features, m.MandatoryFeatures))
 	}
-	return t.Write(inv.Out, outputWidth(inv.Out))
+	return t.Write(inv.Out, display.Width(inv.Out))
 }
 
 func address(m *machines.Machine) string {
@@ -242,7 +242,7 @@ func writeMachineStatus(inv *invocation, list []api.MachineStatus, now time.Time
 			human.Known(m.Cores > 0, strconv.FormatFloat(m.Load, 'f', 2, 64)), human.Known(m.FreeDisk > 0, quantity.Bytes(m.FreeDisk)),
 			human.Known(m.Bandwidth > 0, quantity.Rate(m.Bandwidth)), human.Known(m.StoreKind != "", m.StoreKind), human.Known(len(m.Tags) > 0, tagText(m.Tags)))
 	}
-	if err := t.Write(inv.Out, outputWidth(inv.Out)); err != nil {
+	if err := t.Write(inv.Out, display.Width(inv.Out)); err != nil {
 		return err
 	}
 	for i := range list {

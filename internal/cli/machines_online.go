@@ -109,7 +109,7 @@ func testMachines(ctx context.Context, inv *invocation, c *machineTester, names 
 			}
 			continue
 		}
-		writeTrial(inv.Out, trial, inv.style(inv.Out))
+		writeTrial(inv.Out, trial, display.StyleOf(inv.Out, inv.Getenv))
 	}
 	if bad > 0 {
 		return &exitError{exitUnusable, fmt.Errorf("%d of %s can't be used", bad, human.Count(len(names), "machine"))}
@@ -226,7 +226,7 @@ func machinesAuthorizeCommand() *command {
 }
 
 func authorizeMachines(ctx context.Context, inv *invocation, f head.Folders, c *machineTester, names []string, yes bool) error {
-	if !yes && terminal(inv.In) == nil {
+	if !yes && display.Terminal(inv.In) == nil {
 		return usageErrorf("%s: standard input is not a terminal to ask on; use --yes", inv.flags.Name())
 	}
 	for _, name := range names {

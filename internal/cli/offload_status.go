@@ -97,7 +97,7 @@ func (o *offloading) status(ctx context.Context, inv *invocation, asJSON bool) (
 		if asJSON {
 			return writeJSONLine(inv.Out, s)
 		}
-		s.write(inv.Out, inv.style(inv.Out))
+		s.write(inv.Out, display.StyleOf(inv.Out, inv.Getenv))
 		return nil
 	})
 	if err != nil {

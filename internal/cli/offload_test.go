@@ -18,6 +18,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/cli/display"
 	"lighter/internal/machinetest"
 	"lighter/internal/testkit"
 	"lighter/machines"
@@ -219,7 +220,7 @@ func TestOffloadStatusText(t *testing.T) {
 		RoundTrip: 1234567, Skew: -2 * time.Minute,
 	}, &machines.Machine{Systems: []string{"aarch64-linux", "armhf-linux"}, OverloadThreshold: 0.8, MinFreeDisk: machines.DefaultMinFreeDisk})
 	var b bytes.Buffer
-	s.write(&b, (&invocation{Process: Process{Getenv: func(string) string { return "" }}}).style(&b))
+	s.write(&b, display.Style{})
 	const want = `node1
   kernel: Linux 6.1
   architecture: aarch64

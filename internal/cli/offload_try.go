@@ -89,7 +89,7 @@ func (o *offloading) test(ctx context.Context, inv *invocation, asJSON, keys boo
 		if asJSON {
 			return writeJSONLine(inv.Out, t)
 		}
-		t.write(inv.Out, keys, inv.style(inv.Out))
+		t.write(inv.Out, keys, display.StyleOf(inv.Out, inv.Getenv))
 		return nil
 	})
 	if err != nil {

@@ -58,12 +58,12 @@ CPU/MEM is the percentage of the last seconds in which some task on the machine 
 // writeStatus writes the page of "lighter status".
 func writeStatus(inv *invocation, s *api.Status, now time.Time) error {
 	width, height := 0, 0
-	if t := terminal(inv.Out); t != nil {
-		if width, height = terminalSize(t); height > 1 {
+	if t := display.Terminal(inv.Out); t != nil {
+		if width, height = display.TerminalSize(t); height > 1 {
 			height-- // for the prompt
 		}
 	}
-	return writeLines(inv.Out, display.StatusLines(s, now, width, height, inv.style(inv.Out)))
+	return writeLines(inv.Out, display.StatusLines(s, now, width, height, display.StyleOf(inv.Out, inv.Getenv)))
 }
 
 func writeLines(w io.Writer, lines []string) error {
@@ -80,7 +80,7 @@ const statusInterval = time.Second
 
 // watchStatus shows the status until the context ends, which is a good end.
 func watchStatus(ctx context.Context, inv *invocation, client *apiclient.Client, asJSON bool) error {
-	t := inv.canDraw(inv.Out)
+	t := display.CanDraw(inv.Out, inv.Getenv)
 	if t == nil && !asJSON {
 		return usageErrorf("%s: --watch wants a terminal that it can draw on, or --json", inv.flags.Name())
 	}
@@ -139,8 +139,8 @@ type statusWatcher struct {
 
 func newStatusWatcher(inv *invocation, t *os.File) *statusWatcher {
 	return &statusWatcher{
-		screen: display.NewScreen(t, func() (int, int) { return terminalSize(t) }),
-		style:  inv.style(t),
+		screen: display.OnTerminal(t),
+		style:  display.StyleOf(t, inv.Getenv),
 	}
 }
 

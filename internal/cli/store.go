@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"lighter/internal/cli/display"
 	"lighter/internal/head"
 	"lighter/internal/human"
 	"lighter/internal/quantity"
@@ -166,7 +167,7 @@ hash and its signature were checked; the key that signed must be authorized (see
 		setup: func(fs *pflag.FlagSet) action {
 			where := stateFlags(fs)
 			return storeAction(where, "", 0, 0, func(ctx context.Context, inv *invocation, s *local.Store) error {
-				if terminal(inv.In) != nil {
+				if display.Terminal(inv.In) != nil {
 					return usageErrorf("%s: standard input is a terminal; redirect an archive to it", inv.flags.Name())
 				}
 				infos, err := s.Import(ctx, bufio.NewReaderSize(inv.In, 1<<18), store.ImportOptions{})
@@ -200,7 +201,7 @@ import" or "guix archive --import" elsewhere.`,
 				if err := inv.arguments("PATH", 1, -1); err != nil {
 					return err
 				}
-				if terminal(inv.Out) != nil {
+				if display.Terminal(inv.Out) != nil {
 					return usageErrorf("%s: standard output is a terminal; redirect it to a file or a program", inv.flags.Name())
 				}
 				return exportItems(ctx, inv, where, *recursive)

@@ -377,7 +377,7 @@ type screenShower struct {
 
 func newScreenShower(f *os.File, style display.Style) *screenShower {
 	return &screenShower{
-		screen: display.NewScreen(f, func() (int, int) { return terminalSize(f) }),
+		screen: display.OnTerminal(f),
 		style:  style,
 	}
 }

@@ -1,9 +1,14 @@
-// Package display shows builds under way on a terminal.
+// Package display has what people read of builds and machines, as lines and tables.
 //
 // [Model] is what is known of the builds that one client waits for: it is told
 // of builds, events and the coordinator's status, and gives lines of text. It
-// does no I/O and knows no clock; times are arguments. [Screen] draws lines at
-// the bottom of a terminal, in place. Neither may be used concurrently.
+// does no I/O and knows no clock; times are arguments. [StatusLines] is the page
+// of a whole coordinator, [Story] all that is known of one build, and
+// [ComparisonLines] what machines made of a derivation that was to be compared.
+//
+// [Screen] draws lines at the bottom of a terminal, in place; [Terminal] and the
+// functions beside it tell what a stream is. Model and Screen may not be used
+// concurrently.
 package display
 
 import (

@@ -2,6 +2,7 @@ package display
 
 import (
 	"io"
+	"os"
 	"strconv"
 	"strings"
 
@@ -24,6 +25,11 @@ type Screen struct {
 // NewScreen draws on w; size returns the terminal's columns and rows.
 func NewScreen(w io.Writer, size func() (width, height int)) *Screen {
 	return &Screen{w: w, size: size}
+}
+
+// OnTerminal draws on a terminal.
+func OnTerminal(f *os.File) *Screen {
+	return NewScreen(f, func() (int, int) { return TerminalSize(f) })
 }
 
 // Size returns what a frame may take: one row less than the terminal has, so that

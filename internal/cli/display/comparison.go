@@ -1,4 +1,4 @@
-package cli
+package display
 
 import (
 	"fmt"
@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"lighter/internal/api"
-	"lighter/internal/cli/display"
 	"lighter/internal/human"
 	"lighter/internal/quantity"
 )
@@ -15,28 +14,28 @@ import (
 // maxDiffering bounds how many differing files are listed for one machine.
 const maxDiffering = 50
 
-// checkVerdict says whether the machines of a check made the same of a derivation. Fewer
+// comparisonVerdict says whether the machines of a check made the same of a derivation. Fewer
 // than two results say nothing.
-func checkVerdict(b *api.Build) (text string, differs bool) {
+func comparisonVerdict(b *api.Build) string {
 	made, head := madeIt(b)
 	count := human.Count(made, "machine")
-	switch differs := checkDiffers(b); {
+	switch differs := Differs(b); {
 	case differs && head:
-		return fmt.Sprintf("what the head has and what %s made differ", count), true
+		return fmt.Sprintf("what the head has and what %s made differ", count)
 	case differs:
-		return count + " differ", true
+		return count + " differ"
 	case head && made == 0:
-		return "only the head has it, so there is nothing to compare", false
+		return "only the head has it, so there is nothing to compare"
 	case head:
-		return count + " made what the head has", false
+		return count + " made what the head has"
 	case made < 2:
-		return fmt.Sprintf("built by %s, so there is nothing to compare", count), false
+		return fmt.Sprintf("built by %s, so there is nothing to compare", count)
 	}
-	return count + " made the same", false
+	return count + " made the same"
 }
 
-// checkDiffers reports whether two machines made different outputs of the same name.
-func checkDiffers(b *api.Build) bool {
+// Differs reports whether two machines made different outputs of the same name.
+func Differs(b *api.Build) bool {
 	first := make(map[string]string)
 	for i := range b.Results {
 		r := &b.Results[i]
@@ -69,10 +68,9 @@ func madeIt(b *api.Build) (n int, head bool) {
 	return n, head
 }
 
-// checkLines says what each machine of a check made of a build, ready to print.
-func checkLines(b *api.Build) []string {
-	verdict, _ := checkVerdict(b)
-	lines := []string{fmt.Sprintf("check     %s: %s", human.Printable(display.Name(b)), verdict)}
+// ComparisonLines says what each machine of a check made of a build, ready to print.
+func ComparisonLines(b *api.Build) []string {
+	lines := []string{fmt.Sprintf("check     %s: %s", human.Printable(Name(b)), comparisonVerdict(b))}
 	add := func(format string, args ...any) {
 		lines = append(lines, "  "+human.Printable(fmt.Sprintf(format, args...)))
 	}

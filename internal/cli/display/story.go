@@ -1,7 +1,6 @@
-package cli
+package display
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"maps"
@@ -11,28 +10,16 @@ import (
 	"time"
 
 	"lighter/internal/api"
-	"lighter/internal/api/apiclient"
-	"lighter/internal/cli/display"
 	"lighter/internal/human"
 	"lighter/internal/quantity"
 )
 
-// showStory writes all that is known of one build.
-func showStory(ctx context.Context, inv *invocation, client *apiclient.Client, story *api.BuildStory) error {
-	var why *api.Why
-	if s := story.Build.State; s == api.Queued || s == api.Waiting {
-		// What it waits for is no part of the record; without an answer it is left out.
-		why, _ = client.Why(ctx, story.Build.ID)
-	}
-	return writeStory(inv.Out, story, why, time.Now(), outputWidth(inv.Out))
-}
-
 // maxShownBuilds bounds lists of builds inside a story.
 const maxShownBuilds = 20
 
-// writeStory writes a build's record, its attempts, who waits for it, and its events. why
-// may be nil.
-func writeStory(w io.Writer, story *api.BuildStory, why *api.Why, now time.Time, width int) error {
+// Story writes all that is known of one build: its record, its attempts, who waits for it, and
+// its events. why may be nil. A width of 0 means no limit.
+func Story(w io.Writer, story *api.BuildStory, why *api.Why, now time.Time, width int) error {
 	t := &storyText{now: now, width: width}
 	t.record(&story.Build)
 	t.timing(&story.Build)
@@ -77,7 +64,7 @@ func (t *storyText) record(b *api.Build) {
 	t.field("derivation", "%s", b.Derivation)
 	t.field("system", "%s", strings.Join(append([]string{b.System}, b.Features...), ", "))
 	t.field("state", "%s", b.State)
-	t.fieldIf(buildReason(b) != "", "why", "%s", buildReason(b))
+	t.fieldIf(Reason(b) != "", "why", "%s", Reason(b))
 	t.fieldIf(b.Machine != "", "machine", "%s, attempt %d", b.Machine, b.Attempt)
 	if h := b.Hardware; h != nil {
 		t.field("hardware", "%s", hardwareText(h))
@@ -148,14 +135,14 @@ func (t *storyText) check(b *api.Build) {
 	if len(b.Results) == 0 {
 		return
 	}
-	fmt.Fprintf(t, "\n%s\n", strings.Join(checkLines(b), "\n"))
+	fmt.Fprintf(t, "\n%s\n", strings.Join(ComparisonLines(b), "\n"))
 }
 
 // builds writes a list of other builds.
 func (t *storyText) builds(name string, list []api.Build) {
 	for i := range list[:min(len(list), maxShownBuilds)] {
 		b := &list[i]
-		t.field(name, "%s %s, which is %s", short(b.ID), display.Name(b), b.State)
+		t.field(name, "%s %s, which is %s", ShortID(b.ID), Name(b), b.State)
 	}
 	if more := len(list) - maxShownBuilds; more > 0 {
 		t.field(name, "and %s more", human.Number(more))
@@ -241,7 +228,7 @@ func (t *storyText) attempts(story *api.BuildStory) {
 	if len(list) == 0 {
 		return
 	}
-	table := display.Table{Heading: []string{"ATTEMPT", "MACHINE", "PLACED", "SENDING", "BUILDING", "FETCHING", "OUTCOME"}}
+	table := Table{Heading: []string{"ATTEMPT", "MACHINE", "PLACED", "SENDING", "BUILDING", "FETCHING", "OUTCOME"}}
 	for _, a := range list {
 		cells := []string{strconv.Itoa(a.number), a.machine}
 		for _, s := range []api.State{api.Placed, api.Sending, api.Building, api.Fetching} {

@@ -1,4 +1,4 @@
-package cli
+package display
 
 import (
 	"fmt"
@@ -6,19 +6,15 @@ import (
 	"time"
 
 	"lighter/internal/api"
-	"lighter/internal/cli/display"
 	"lighter/internal/human"
 	"lighter/internal/quantity"
 )
 
-// shortID is as much of a build's id as people need.
-const shortID = 8
+// ShortID returns as much of a build's id as people need.
+func ShortID(id string) string { return id[:min(8, len(id))] }
 
-// short returns as much of a build's id as people need.
-func short(id string) string { return id[:min(shortID, len(id))] }
-
-// tookTime is how long the build has been on a machine, or was.
-func tookTime(b *api.Build, now time.Time) time.Duration {
+// Took is how long the build has been on a machine, or was.
+func Took(b *api.Build, now time.Time) time.Duration {
 	switch {
 	case b.Started == nil:
 		return 0
@@ -30,10 +26,11 @@ func tookTime(b *api.Build, now time.Time) time.Duration {
 	return 0
 }
 
-func buildReason(b *api.Build) string {
+// Reason returns one line that says why a build is in its state, or "".
+func Reason(b *api.Build) string {
 	switch b.State {
 	case api.Failed, api.TimedOut:
-		return display.FailureText(b)
+		return FailureText(b)
 	case api.Succeeded:
 		return ""
 	}
@@ -42,11 +39,11 @@ func buildReason(b *api.Build) string {
 
 // eventLine is one line of a build's history; times count from its submission.
 func eventLine(ev *api.Event, from time.Time) string {
-	return fmt.Sprintf("%9s  %s", "+"+quantity.Duration(max(0, ev.Time.Sub(from))), eventText(ev))
+	return fmt.Sprintf("%9s  %s", "+"+quantity.Duration(max(0, ev.Time.Sub(from))), EventText(ev))
 }
 
-// eventText says what happened, without when and to which build.
-func eventText(ev *api.Event) string {
+// EventText says what happened, without when and to which build.
+func EventText(ev *api.Event) string {
 	text := string(ev.State)
 	if ev.Kind != "" && ev.Kind != api.KindSubmitted {
 		text = strings.TrimSpace(ev.Kind + " " + text)
