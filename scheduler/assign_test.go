@@ -301,7 +301,7 @@ func manyBuilds() (*Queue, []Machine) {
 	for i := range 100_000 {
 		b := Build{
 			ID: fmt.Sprintf("b%06d", i), System: "x86_64-linux", Seq: uint64(i),
-			Rank: time.Duration(rng.IntN(1e9)), Expected: time.Duration(1 + rng.IntN(600e9)),
+			Rank: time.Duration(rng.IntN(1e9)), Expected: time.Duration(1 + rng.Int64N(600e9)),
 		}
 		if i%4 == 0 {
 			b.Features = []string{"kvm"}

@@ -252,7 +252,7 @@ func (f *farm) untilState(machine string, state api.MachineState) {
 // TestListedAttempts has a machine that once got a build list it, after a break, as an attempt
 // that it was not given, while the build waits for its next one.
 func TestListedAttempts(t *testing.T) {
-	for _, attempt := range []int{2147483647, 9999999999, -1, 0, 2, 3, 1} {
+	for _, attempt := range []int64{2147483647, 9999999999, -1, 0, 2, 3, 1} {
 		states := []string{agentapi.Running, agentapi.Rooted, agentapi.Succeeded}
 		if attempt == 1 {
 			states = []string{agentapi.Rooted} // the others are what it was given: TestLostMachineBringsResult
@@ -270,7 +270,7 @@ func TestListedAttempts(t *testing.T) {
 				id := f.submit(drv)[0]
 				f.await(id, func(b *api.Build) bool { return b.State == api.Queued && b.Attempt == 1 })
 				out := m1.plant(t, f.output(drv), "TROJAN")
-				s := agentapi.BuildStatus{ID: id, Attempt: attempt, Derivation: drv, State: state}
+				s := agentapi.BuildStatus{ID: id, Attempt: int(attempt), Derivation: drv, State: state}
 				if state == agentapi.Succeeded {
 					s.Outputs = map[string]*store.Info{"out": out}
 				}

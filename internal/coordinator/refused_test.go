@@ -18,7 +18,7 @@ import (
 
 // poisons are what the ledger refuses in a build's record.
 var poisons = map[string]func(r *liveBuild){
-	"attempt":    func(r *liveBuild) { r.task.attempt = math.MaxInt32 + 1 },
+	"attempt":    func(r *liveBuild) { r.task.attempt = api.MaxAttempt; r.task.attempt++ },
 	"no attempt": func(r *liveBuild) { r.task.attempt = -1 },
 	"NaN":        func(r *liveBuild) { r.BuildTime = api.Seconds(math.NaN()) },
 	"time": func(r *liveBuild) {

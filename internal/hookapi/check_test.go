@@ -87,6 +87,7 @@ func TestOrderCheck(t *testing.T) {
 	if err := own.Check(); err != nil {
 		t.Error(err)
 	}
+	tooMany := int64(api.MaxAttempt) + 1 // negative where an int has 32 bits
 	for name, change := range map[string]func(*Order){
 		"no id":            func(o *Order) { o.ID = "" },
 		"another's id":     func(o *Order) { o.ID = other },
@@ -101,7 +102,7 @@ func TestOrderCheck(t *testing.T) {
 		"long timeout":     func(o *Order) { o.Timeout = 1e300 },
 		"long silence":     func(o *Order) { o.MaxSilentTime = 1e300 },
 		"attempt":          func(o *Order) { o.LogAttempt = -1 },
-		"too many of them": func(o *Order) { o.LogAttempt = math.MaxInt32 + 1 },
+		"too many of them": func(o *Order) { o.LogAttempt = int(tooMany) },
 		"offset":           func(o *Order) { o.LogOffset = math.MinInt64 },
 	} {
 		o := own

@@ -39,14 +39,18 @@ func TestPoisonIsRefused(t *testing.T) {
 	year := func(y int) time.Time { return time.Date(y, 1, 1, 0, 0, 0, 0, time.UTC) }
 	at := func(y int) *time.Time { v := year(y); return &v }
 	nan, inf := math.NaN(), math.Inf(1)
+	tooHigh, highest := int64(api.MaxAttempt)+1, int64(9999999999)
+	if math.MaxInt == math.MaxInt32 {
+		highest = tooHigh // negative as an int
+	}
 	poison := map[string]Change{
-		"attempt too high":         with(func(b *api.Build) { b.Attempt = math.MaxInt32 + 1 }),
-		"attempt of 9999999999":    with(func(b *api.Build) { b.Attempt = 9999999999 }),
+		"attempt too high":         with(func(b *api.Build) { b.Attempt = int(tooHigh) }),
+		"attempt of 9999999999":    with(func(b *api.Build) { b.Attempt = int(highest) }),
 		"attempt below 0":          with(func(b *api.Build) { b.Attempt = -1 }),
 		"retried below 0":          with(func(b *api.Build) { b.Retried = -1 }),
-		"checks":                   with(func(b *api.Build) { b.Check = 1 << 40 }),
-		"retries":                  with(func(b *api.Build) { b.Retries = 1 << 40 }),
-		"priority":                 with(func(b *api.Build) { b.Priority = math.MinInt64 }),
+		"checks":                   with(func(b *api.Build) { b.Check = math.MaxInt }),
+		"retries":                  with(func(b *api.Build) { b.Retries = math.MaxInt }),
+		"priority":                 with(func(b *api.Build) { b.Priority = math.MinInt }),
 		"state":                    with(func(b *api.Build) { b.State = "odd" }),
 		"id with a slash":          {Build: build("../../etc/passwd", api.Queued)},
 		"id with a zero":           {Build: build("a\x00b", api.Queued)},
@@ -93,7 +97,7 @@ func TestPoisonIsRefused(t *testing.T) {
 			b.Hardware = &api.Hardware{CPU: long(api.MaxRequest)}
 			return b
 		}()},
-		"event's attempt":  event(api.Event{Build: "there", Attempt: math.MaxInt32 + 1}),
+		"event's attempt":  event(api.Event{Build: "there", Attempt: int(tooHigh)}),
 		"event's reason":   event(api.Event{Build: "there", Reason: long(api.MaxReason + 1)}),
 		"event's kind":     event(api.Event{Kind: long(api.MaxName + 1)}),
 		"event's machine":  event(api.Event{Machine: "\xff"}),
@@ -216,7 +220,7 @@ func TestUnusableRecords(t *testing.T) {
 		"no JSON":             {keyBuild(2), []byte("{"), "build number 2: unexpected end of JSON"},
 		"empty record":        {keyBuild(2), nil, "build number 2"},
 		"null":                {keyBuild(2), []byte("null"), "build number 2: id"},
-		"attempt":             {keyBuild(2), withRecord(func(b *api.Build) { b.Attempt = 1 << 40 }), "build bad (number 2): attempt 1099511627776"},
+		"attempt":             {keyBuild(2), withRecord(func(b *api.Build) { b.Attempt = math.MaxInt }), "build bad (number 2): attempt 1099511627776"},
 		"state":               {keyBuild(2), withRecord(func(b *api.Build) { b.State = "lost" }), `build bad (number 2): unknown state "lost"`},
 		"year":                {keyBuild(2), bytes.Replace(withRecord(func(*api.Build) {}), []byte("2026-"), []byte("12026-"), 1), "build bad (number 2): parsing time"},
 		"path":                {keyBuild(2), bytes.Replace(withRecord(func(*api.Build) {}), []byte("/gnu/store/"), []byte("/../store/"), 1), "build"},
