@@ -84,11 +84,8 @@ type agentAction struct {
 var notOfServer = []string{"state-directory", "store", "daemon-socket"}
 
 func (a *agentAction) run(ctx context.Context, inv *invocation) error {
-	if err := inv.arguments("", 0, 0); err != nil {
-		return err
-	}
 	if a.listen == "" {
-		return usageErrorf("%s: --listen is missing, such as --listen :2222", inv.flags.Name())
+		return inv.usageErrorf("--listen is missing, such as --listen :2222")
 	}
 	if err := a.complete(inv); err != nil {
 		return err

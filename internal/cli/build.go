@@ -51,7 +51,8 @@ The first interrupt cancels the builds, a second one leaves at once. After --det
 			{`echo '{"derivation": "/gnu/store/…-hello-2.12.drv", "priority": 5, "on": ["alpha"]}' | lighter build -d -`, "with options of its own"},
 			{"ls $(lighter store path $(lighter build /gnu/store/…-hello-2.12.drv))", "look at the files of the result"},
 		},
-		takesSignals: true,
+		takesSignals:    true,
+		checksArguments: true,
 		setup: func(fs *pflag.FlagSet) action {
 			b := &buildAction{where: allFolderFlags(fs)}
 			fs.BoolVarP(&b.detach, "detach", "d", false, "print the builds' ids and don't wait")
@@ -60,7 +61,7 @@ The first interrupt cancels the builds, a second one leaves at once. After --det
 			fs.BoolVarP(&b.quiet, "quiet", "q", false, "show nothing while building")
 			fs.BoolVar(&b.jsonInput, "json-input", false, "every line of standard input must be a JSON object; without DRV it is read as with \"-\"")
 			b.requestFlags(fs)
-			return clientAction(b.where, b.run)
+			return clientActionIn(b.where, b.run)
 		},
 	}
 }
@@ -100,7 +101,6 @@ func (b *buildAction) requestFlags(fs *pflag.FlagSet) {
 
 // complete checks the flags.
 func (b *buildAction) complete(inv *invocation) error {
-	command := inv.flags.Name()
 	if b.jsonInput && len(inv.args) == 0 {
 		inv.args = []string{"-"}
 	}
@@ -108,26 +108,26 @@ func (b *buildAction) complete(inv *invocation) error {
 		return err
 	}
 	if b.base.ID != "" && (len(inv.args) > 1 || b.submission != "") {
-		return usageErrorf("%s: --id is for one derivation, and does not go with --submission; in JSON each line has an \"id\"", command)
+		return inv.usageErrorf("--id is for one derivation, and does not go with --submission; in JSON each line has an \"id\"")
 	}
 	if b.base.Retries == 0 && inv.flags.Changed("retries") {
 		b.base.Retries = submission.NoRetries
 	}
 	b.base.Timeout, b.base.MaxSilentTime = seconds(b.timeout), seconds(b.maxSilentTime)
 	if err := submission.Check(&b.base); err != nil {
-		return usageErrorf("%s: %w", command, err)
+		return inv.usageErrorf("%w", err)
 	}
 	if b.base.Attached && b.detach {
-		return usageErrorf("%s: --attached goes with waiting, and --detach is the opposite", command)
+		return inv.usageErrorf("--attached goes with waiting, and --detach is the opposite")
 	}
 	if b.supersede == "" {
 		return nil
 	}
 	if _, ok := b.base.Tags[b.supersede]; !ok {
-		return usageErrorf("%s: --supersede %s: the submission has no such tag; give it one with --tag %s=VALUE", command, b.supersede, b.supersede)
+		return inv.usageErrorf("--supersede %s: the submission has no such tag; give it one with --tag %s=VALUE", b.supersede, b.supersede)
 	}
 	if len(b.base.Tags) == 1 {
-		return usageErrorf("%s: --supersede %s: nothing tells this submission from those before it; give it another --tag", command, b.supersede)
+		return inv.usageErrorf("--supersede %s: nothing tells this submission from those before it; give it another --tag", b.supersede)
 	}
 	return nil
 }

@@ -62,7 +62,7 @@ func (b *buildAction) submit(ctx context.Context, inv *invocation, client *apicl
 	case err != nil:
 		return nil, err
 	case count.Sum() == 0:
-		return nil, usageErrorf("lighter build: standard input names no derivation")
+		return nil, inv.usageErrorf("standard input names no derivation")
 	case b.supersede != "":
 		err = b.cancelSuperseded(signaled, inv, client, got.kept)
 	}

@@ -12,7 +12,6 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/display"
-	"lighter/internal/head"
 	"lighter/internal/human"
 	"lighter/internal/quantity"
 )
@@ -45,13 +44,12 @@ func buildsListCommand() *command {
 		},
 		setup: func(fs *pflag.FlagSet) action {
 			l := &buildsLister{}
-			where := socketFlags(fs)
 			l.filters = addFilterFlags(fs)
 			fs.IntVarP(&l.limit, "limit", "n", 30, "show at most this many; 0 means all")
 			fs.BoolVar(&l.absolute, "absolute", false, "show dates instead of ages")
 			fs.BoolVar(&l.ids, "ids", false, "print only the ids, one a line")
 			fs.BoolVar(&l.json, "json", false, "print one JSON object a line")
-			return clientAction(where, l.run)
+			return clientAction(fs, l.run)
 		},
 	}
 }
@@ -67,12 +65,9 @@ type buildsLister struct {
 	shown int
 }
 
-func (l *buildsLister) run(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
-	if err := inv.arguments("", 0, 0); err != nil {
-		return err
-	}
+func (l *buildsLister) run(ctx context.Context, inv *invocation, client *apiclient.Client) error {
 	if l.limit < 0 || l.ids && l.json {
-		return usageErrorf("%s: --limit can't be negative, and --ids does not go with --json", inv.flags.Name())
+		return inv.usageErrorf("--limit can't be negative, and --ids does not go with --json")
 	}
 	l.now = time.Now()
 	filter, err := l.filters.filter(inv, l.now)
@@ -147,35 +142,16 @@ func buildsShowCommand() *command {
 			{"lighter builds show --json 3f2a91c0 | jq .events", "for a program"},
 		},
 		setup: func(fs *pflag.FlagSet) action {
-			where := socketFlags(fs)
 			asJSON := fs.Bool("json", false, "print one JSON object a line")
-			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
-				if err := inv.arguments("ID", 1, -1); err != nil {
-					return err
-				}
-				for i, id := range inv.args {
-					story, err := client.Story(ctx, id)
-					if err != nil {
-						return err
+			return clientAction(fs, func(ctx context.Context, inv *invocation, client *apiclient.Client) error {
+				return showEach(inv, *asJSON, func(id string) (*api.BuildStory, error) { return client.Story(ctx, id) }, func(story *api.BuildStory) error {
+					var why *api.Why
+					if s := story.Build.State; s == api.Queued || s == api.Waiting {
+						// What it waits for is no part of the record; without an answer it is left out.
+						why, _ = client.Why(ctx, story.Build.ID)
 					}
-					if *asJSON {
-						err = writeJSONLine(inv.Out, story)
-					} else {
-						if i > 0 {
-							fmt.Fprintln(inv.Out)
-						}
-						var why *api.Why
-						if s := story.Build.State; s == api.Queued || s == api.Waiting {
-							// What it waits for is no part of the record; without an answer it is left out.
-							why, _ = client.Why(ctx, story.Build.ID)
-						}
-						err = display.Story(inv.Out, story, why, time.Now(), display.Width(inv.Out))
-					}
-					if err != nil {
-						return err
-					}
-				}
-				return nil
+					return display.Story(inv.Out, story, why, time.Now(), display.Width(inv.Out))
+				})
 			})
 		},
 	}
@@ -198,22 +174,18 @@ is of the first machine on which the build failed, or else of the first one.`,
 			{"lighter builds log --machine beta 3f2a91c0", "what the last attempt on beta wrote; of a check, what beta wrote"},
 		},
 		setup: func(fs *pflag.FlagSet) action {
-			where := socketFlags(fs)
 			follow := fs.BoolP("follow", "f", false, "go on until the build is finished")
 			offset := fs.Int64("offset", 0, "start at this byte")
 			attempt := fs.Int("attempt", 0, "the log of this attempt, by `NUMBER`; the first is 1")
 			machine := fs.StringP("machine", "m", "", "the log of the last attempt on this machine, by `NAME`")
 			var tail sizeValue
 			fs.Var(&tail, "tail", "print only this much of the end, such as 4KiB")
-			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
-				if err := inv.arguments("ID", 1, 1); err != nil {
-					return err
-				}
+			return clientAction(fs, func(ctx context.Context, inv *invocation, client *apiclient.Client) error {
 				if *offset < 0 || tail > 0 && (*follow || *offset > 0) {
-					return usageErrorf("%s: --tail goes with neither --follow nor --offset, and --offset can't be negative", inv.flags.Name())
+					return inv.usageErrorf("--tail goes with neither --follow nor --offset, and --offset can't be negative")
 				}
 				if *attempt < 0 || *attempt > 0 && *machine != "" {
-					return usageErrorf("%s: --attempt does not go with --machine, and can't be negative", inv.flags.Name())
+					return inv.usageErrorf("--attempt does not go with --machine, and can't be negative")
 				}
 				query := apiclient.LogQuery{Attempt: *attempt, Machine: *machine, Offset: *offset, Follow: *follow}
 				out, finish := display.LogWriter(inv.Out)
@@ -243,12 +215,8 @@ and if not, which rule is in the way.`,
 			{"lighter builds why 3f2a91c0", "why does it not start?"},
 		},
 		setup: func(fs *pflag.FlagSet) action {
-			where := socketFlags(fs)
 			asJSON := fs.Bool("json", false, "print a JSON object")
-			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
-				if err := inv.arguments("ID", 1, 1); err != nil {
-					return err
-				}
+			return clientAction(fs, func(ctx context.Context, inv *invocation, client *apiclient.Client) error {
 				why, err := client.Why(ctx, inv.args[0])
 				if err != nil {
 					return err

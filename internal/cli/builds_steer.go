@@ -13,7 +13,6 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/display"
-	"lighter/internal/head"
 	"lighter/internal/human"
 	"lighter/internal/quantity"
 )
@@ -49,9 +48,9 @@ func (f *selectionFlags) choose(ctx context.Context, inv *invocation, client *ap
 	selection := &api.Selection{IDs: ids, WithDependents: f.dependents, Reason: f.reason}
 	switch {
 	case len(ids) > 0 && !filter.Empty():
-		return nil, usageErrorf("%s: builds are named by ID or by filter, not both", inv.flags.Name())
+		return nil, inv.usageErrorf("builds are named by ID or by filter, not both")
 	case len(ids) == 0 && filter.Empty():
-		return nil, usageErrorf("%s: which builds? Want an ID, or a filter such as --state or --tag; see \"%s --help\"", inv.flags.Name(), inv.flags.Name())
+		return nil, inv.usageErrorf("which builds? Want an ID, or a filter such as --state or --tag; see \"%s --help\"", inv.flags.Name())
 	case len(ids) > 0:
 		return selection, nil
 	}
@@ -160,9 +159,8 @@ func buildsCancelCommand() *command {
 			{"lighter builds cancel --yes --state open", "everything unfinished"},
 		},
 		setup: func(fs *pflag.FlagSet) action {
-			where := socketFlags(fs)
 			f := addSelectionFlags(fs, true)
-			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
+			return clientAction(fs, func(ctx context.Context, inv *invocation, client *apiclient.Client) error {
 				selection, err := f.choose(ctx, inv, client, inv.args, "Cancel them", api.OpenStates())
 				if err != nil || selection == nil {
 					return err
@@ -191,9 +189,8 @@ func buildsRetryCommand() *command {
 			{"lighter builds retry --machine beta --since 2h", "what did not succeed on a machine in the last two hours"},
 		},
 		setup: func(fs *pflag.FlagSet) action {
-			where := socketFlags(fs)
 			f := addSelectionFlags(fs, true)
-			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
+			return clientAction(fs, func(ctx context.Context, inv *invocation, client *apiclient.Client) error {
 				selection, err := f.choose(ctx, inv, client, inv.args, "Try them again", []api.State{api.Failed, api.TimedOut, api.Canceled})
 				if err != nil || selection == nil {
 					return err
@@ -222,15 +219,11 @@ func buildsPriorityCommand() *command {
 			{"lighter builds priority --tag branch=staging -- -10", "that branch last"},
 		},
 		setup: func(fs *pflag.FlagSet) action {
-			where := socketFlags(fs)
 			f := addSelectionFlags(fs, false)
-			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
-				if err := inv.arguments("N", 1, -1); err != nil {
-					return err
-				}
+			return clientAction(fs, func(ctx context.Context, inv *invocation, client *apiclient.Client) error {
 				priority, err := strconv.Atoi(inv.args[0])
 				if err != nil {
-					return usageErrorf("%s: %q is not a priority; want a whole number, and after it the builds", inv.flags.Name(), inv.args[0])
+					return inv.usageErrorf("%q is not a priority; want a whole number, and after it the builds", inv.args[0])
 				}
 				selection, err := f.choose(ctx, inv, client, inv.args[1:], fmt.Sprintf("Give them priority %d", priority), api.OpenStates())
 				if err != nil || selection == nil {
@@ -258,17 +251,13 @@ func buildsPruneCommand() *command {
 			{"lighter builds prune --older-than 90d --state failed,timed-out,canceled --keep-logs", "only what did not succeed, and keep the logs"},
 		},
 		setup: func(fs *pflag.FlagSet) action {
-			where := socketFlags(fs)
 			older := fs.String("older-than", "", "how long they have been finished, such as `TIME` 30d or 12w; must be given")
 			states := fs.StringSliceP("state", "o", nil, "only builds in this final `STATE`; may be repeated")
 			dryRun := fs.Bool("dry-run", false, "only say what would go")
 			keepLogs := fs.Bool("keep-logs", false, "leave the logs of the builds where they are")
 			asJSON := fs.Bool("json", false, "print a JSON object")
-			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
-				if err := inv.arguments("", 0, 0); err != nil {
-					return err
-				}
-				prune, err := pruneRequest(inv.flags.Name(), *older, *states)
+			return clientAction(fs, func(ctx context.Context, inv *invocation, client *apiclient.Client) error {
+				prune, err := pruneRequest(inv, *older, *states)
 				if err != nil {
 					return err
 				}
@@ -286,21 +275,21 @@ func buildsPruneCommand() *command {
 	}
 }
 
-func pruneRequest(command, older string, states []string) (*api.Prune, error) {
+func pruneRequest(inv *invocation, older string, states []string) (*api.Prune, error) {
 	if older == "" {
-		return nil, usageErrorf("%s: how old? Want --older-than, such as 30d", command)
+		return nil, inv.usageErrorf("how old? Want --older-than, such as 30d")
 	}
 	age, err := parseDuration(older)
 	if err != nil {
-		return nil, usageErrorf("%s: --older-than: %w", command, err)
+		return nil, inv.usageErrorf("--older-than: %w", err)
 	}
-	list, err := parseStates(command, states)
+	list, err := parseStates(inv, states)
 	if err != nil {
 		return nil, err
 	}
 	for _, s := range list {
 		if !s.Final() {
-			return nil, usageErrorf("%s: a build that is %s is not finished; only finished ones are pruned", command, s)
+			return nil, inv.usageErrorf("a build that is %s is not finished; only finished ones are pruned", s)
 		}
 	}
 	return &api.Prune{OlderThan: seconds(age), States: list}, nil

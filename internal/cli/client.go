@@ -8,6 +8,8 @@ import (
 	"os"
 	"syscall"
 
+	"github.com/spf13/pflag"
+
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
 	"lighter/internal/disk"
@@ -15,17 +17,21 @@ import (
 	"lighter/internal/human"
 )
 
-// clientAction is the action of a command that asks the coordinator.
-func clientAction(where *folderFlags, do func(ctx context.Context, inv *invocation, client *apiclient.Client, f head.Folders) error) action {
-	return func(ctx context.Context, inv *invocation) error {
-		f, err := where.resolve(inv)
-		if err != nil {
-			return err
-		}
+// clientAction is the action of a command that asks the coordinator, with the flag that says
+// where that is.
+func clientAction(fs *pflag.FlagSet, do func(ctx context.Context, inv *invocation, client *apiclient.Client) error) action {
+	return clientActionIn(socketFlags(fs), func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
+		return do(ctx, inv, client)
+	})
+}
+
+// clientActionIn is one that works in the head's folders too.
+func clientActionIn(where *folderFlags, do func(ctx context.Context, inv *invocation, client *apiclient.Client, f head.Folders) error) action {
+	return where.action(func(ctx context.Context, inv *invocation, f head.Folders) error {
 		client := apiclient.NewClient(f.Socket)
 		defer client.Close()
 		return noAnswer(f, do(ctx, inv, client, f))
-	}
+	})
 }
 
 // noAnswer says what to do where no coordinator runs.

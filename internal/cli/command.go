@@ -27,6 +27,9 @@ type command struct {
 	// setup defines the flags and returns what to do once they are parsed. It is
 	// also called to show them.
 	setup func(fs *pflag.FlagSet) action
+	// checksArguments says that the action looks itself how many arguments there are; else
+	// that follows from args.
+	checksArguments bool
 	// takesSignals says that the action reads Process.Signals itself.
 	takesSignals bool
 
@@ -78,11 +81,7 @@ func (c *command) unknown(name string) error {
 	for _, s := range c.sub {
 		names = append(names, s.name)
 	}
-	text := fmt.Sprintf("%s: unknown command %q", c.path(), name)
-	if near := nearest(name, names); near != "" {
-		return usageErrorf("%s; did you mean %q?", text, near)
-	}
-	return usageErrorf("%s; the commands are %s", text, strings.Join(names, ", "))
+	return usageErrorf("%s: unknown command %q; %s", c.path(), name, nearestOf(name, names, "the commands are"))
 }
 
 // allFlags returns the command's flags and its action, nil if it only has commands below it.
@@ -155,6 +154,11 @@ func (c *command) run(ctx context.Context, do action, inv *invocation) error {
 	if do == nil {
 		return c.incomplete(inv)
 	}
+	if !c.checksArguments {
+		if err := inv.arguments(c.takes()); err != nil {
+			return err
+		}
+	}
 	if !c.takesSignals {
 		var stop context.CancelFunc
 		ctx, stop = cancelOnSignal(ctx, inv.Signals)
@@ -185,17 +189,42 @@ func (c *command) incomplete(inv *invocation) error {
 	return usageErrorf("%s: which one? %s (see \"%s --help\")", c.path(), strings.Join(names, ", "), c.path())
 }
 
+// takes returns what the first argument is, and how many there may be, as the synopsis says.
+func (c *command) takes() (what string, atLeast, atMost int) {
+	for i, word := range strings.Fields(c.args) {
+		if strings.HasPrefix(word, "--") {
+			break // a flag that must be given
+		}
+		if i == 0 {
+			what = strings.Trim(word, "[…]")
+		}
+		if word[0] != '[' {
+			atLeast++
+		}
+		if strings.Contains(word, "…") {
+			return what, atLeast, -1
+		}
+		atMost++
+	}
+	return what, atLeast, atMost
+}
+
+// usageErrorf returns an error that says what is wrong with the command line.
+func (inv *invocation) usageErrorf(format string, args ...any) error {
+	return usageErrorf("%s: "+format, slices.Concat([]any{inv.flags.Name()}, args)...)
+}
+
 // arguments checks how many arguments there are; atMost < 0 means no limit.
 func (inv *invocation) arguments(what string, atLeast, atMost int) error {
 	switch n := len(inv.args); {
 	case n < atLeast && atLeast == 1:
-		return usageErrorf("%s: %s is missing; see \"%s --help\"", inv.flags.Name(), what, inv.flags.Name())
+		return inv.usageErrorf("%s is missing; see \"%s --help\"", what, inv.flags.Name())
 	case n < atLeast:
-		return usageErrorf("%s: want %s; see \"%s --help\"", inv.flags.Name(), what, inv.flags.Name())
+		return inv.usageErrorf("want %s; see \"%s --help\"", what, inv.flags.Name())
 	case atMost == 0 && n > 0:
-		return usageErrorf("%s: takes no arguments, got %q", inv.flags.Name(), inv.args[0])
+		return inv.usageErrorf("takes no arguments, got %q", inv.args[0])
 	case atMost >= 0 && n > atMost:
-		return usageErrorf("%s: one argument too many: %q", inv.flags.Name(), inv.args[atMost])
+		return inv.usageErrorf("one argument too many: %q", inv.args[atMost])
 	}
 	return nil
 }

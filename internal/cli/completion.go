@@ -209,6 +209,7 @@ The completion of bash needs the package bash-completion. "make install" puts th
 			{"lighter completion zsh > ~/.zfunc/_lighter", "for zsh, where ~/.zfunc is in fpath"},
 			{"lighter completion fish > ~/.config/fish/completions/lighter.fish", "for fish"},
 		},
+		checksArguments: true,
 		setup: func(*pflag.FlagSet) action {
 			return func(_ context.Context, inv *invocation) error {
 				if err := inv.arguments("a shell", 1, 1); err != nil {
@@ -225,7 +226,7 @@ The completion of bash needs the package bash-completion. "make install" puts th
 				case "powershell":
 					return tree.GenPowerShellCompletionWithDesc(inv.Out)
 				}
-				return usageErrorf("%s: %q is not one of %s", inv.flags.Name(), inv.args[0], strings.Join(shells, ", "))
+				return inv.usageErrorf("%q is not one of %s", inv.args[0], strings.Join(shells, ", "))
 			}
 		},
 	}

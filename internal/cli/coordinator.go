@@ -36,27 +36,18 @@ Machines get lighter-agent for their platform from a folder with files such as l
 			fs.StringVar(&c.machines, "machines", "", "the machines file is `FILE` (default machines.toml in the configuration folder)")
 			fs.StringVar(&c.agents, "agents", "", "folder `DIR` with agents for the machines' platforms")
 			c.log = addLogFlags(fs)
-			c.where = allFolderFlags(fs)
-			return c.run
+			return allFolderFlags(fs).action(c.run)
 		},
 	}
 }
 
 // coordinatorAction is one run of "lighter coordinator".
 type coordinatorAction struct {
-	where            *folderFlags
 	log              *logFlags
 	machines, agents string
 }
 
-func (c *coordinatorAction) run(ctx context.Context, inv *invocation) error {
-	if err := inv.arguments("", 0, 0); err != nil {
-		return err
-	}
-	f, err := c.where.resolve(inv)
-	if err != nil {
-		return err
-	}
+func (c *coordinatorAction) run(ctx context.Context, inv *invocation, f head.Folders) error {
 	set, err := f.LoadSettings()
 	if err != nil {
 		return err

@@ -8,7 +8,6 @@ import (
 
 	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/display"
-	"lighter/internal/head"
 	"lighter/internal/human"
 )
 
@@ -30,12 +29,8 @@ func coordinatorPauseCommand() *command {
 			{"lighter coordinator pause --reason 'the head moves'", "before the head is worked on"},
 		},
 		setup: func(fs *pflag.FlagSet) action {
-			where := socketFlags(fs)
 			reason := fs.String("reason", "", "why, for others to read")
-			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
-				if err := inv.arguments("", 0, 0); err != nil {
-					return err
-				}
+			return clientAction(fs, func(ctx context.Context, inv *invocation, client *apiclient.Client) error {
 				if err := client.Pause(ctx, *reason); err != nil {
 					return err
 				}
@@ -56,11 +51,7 @@ func coordinatorResumeCommand() *command {
 			{"lighter coordinator resume", "go on"},
 		},
 		setup: func(fs *pflag.FlagSet) action {
-			where := socketFlags(fs)
-			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
-				if err := inv.arguments("", 0, 0); err != nil {
-					return err
-				}
+			return clientAction(fs, func(ctx context.Context, inv *invocation, client *apiclient.Client) error {
 				if err := client.Resume(ctx); err != nil {
 					return err
 				}

@@ -25,9 +25,6 @@ The source tree is the one that contains the current folder; elsewhere the demo 
 			keep := fs.Bool("keep", false, "leave the temporary folder")
 			result := fs.String("result", "build/demo", "copy the release to the folder `DIR`")
 			return func(ctx context.Context, inv *invocation) error {
-				if err := inv.arguments("", 0, 0); err != nil {
-					return err
-				}
 				executable, err := os.Executable()
 				if err != nil {
 					return err

@@ -42,19 +42,10 @@ the path of a derivation in the head's store, or any file that holds one.`,
 			{"lighter derivation show -r /gnu/store/…-hello-2.12.drv | jq length", "how many derivations it needs, with itself"},
 		},
 		setup: func(fs *pflag.FlagSet) action {
-			where := stateFlags(fs)
 			recursive := fs.BoolP("recursive", "r", false, "also show every derivation that it needs")
-			return func(ctx context.Context, inv *invocation) error {
-				if err := inv.arguments("DRV", 1, -1); err != nil {
-					return err
-				}
-				s, err := openHeadStore(inv, where)
-				if err != nil {
-					return err
-				}
-				defer s.Close()
+			return storeAction(fs, func(ctx context.Context, inv *invocation, s *local.Store) error {
 				return showDerivations(ctx, inv, s, *recursive)
-			}
+			})
 		},
 	}
 }
@@ -193,22 +184,13 @@ END`, "a derivation by hand (the machine needs sandbox-paths with /bin/sh)"},
 			{"lighter build $(lighter derivation add hello.json)", "make one and build it"},
 		},
 		setup: func(fs *pflag.FlagSet) action {
-			where := stateFlags(fs)
-			return func(ctx context.Context, inv *invocation) error {
-				if err := inv.arguments("FILE", 0, 1); err != nil {
-					return err
-				}
+			return storeAction(fs, func(ctx context.Context, inv *invocation, s *local.Store) error {
 				text, name, err := readInput(inv, maxJSONSize)
 				if err != nil {
 					return err
 				}
-				s, err := openHeadStore(inv, where)
-				if err != nil {
-					return err
-				}
-				defer s.Close()
 				return addDerivations(ctx, inv, s, name, text)
-			}
+			})
 		},
 	}
 }

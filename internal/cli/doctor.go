@@ -11,6 +11,7 @@ import (
 
 	"lighter/internal/cli/display"
 	"lighter/internal/doctor"
+	"lighter/internal/head"
 	"lighter/internal/human"
 )
 
@@ -35,14 +36,7 @@ It sees what the user who runs it may see; best run it as the coordinator's user
 			deep := fs.Bool("deep", false, "also read the whole ledger")
 			drop := fs.Bool("drop-unusable", false, "drop records of the ledger that can't be used")
 			accept := fs.Bool("accept-loss", false, "go on with a ledger that lacks acknowledged changes")
-			return func(ctx context.Context, inv *invocation) error {
-				if err := inv.arguments("", 0, 0); err != nil {
-					return err
-				}
-				f, err := where.resolve(inv)
-				if err != nil {
-					return err
-				}
+			return where.action(func(ctx context.Context, inv *invocation, f head.Folders) error {
 				d := doctor.New(f, inv.Getenv)
 				findings := d.Examine(ctx, *deep)
 				switch {
@@ -54,7 +48,7 @@ It sees what the user who runs it may see; best run it as the coordinator's user
 					findings = slices.Values(d.AcceptLoss())
 				}
 				return writeFindings(ctx, inv, findings, *asJSON)
-			}
+			})
 		},
 	}
 }

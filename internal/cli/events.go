@@ -10,7 +10,6 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/display"
-	"lighter/internal/head"
 	"lighter/internal/human"
 )
 
@@ -31,14 +30,13 @@ Events have numbers without gaps, so that a program can go on where it stopped: 
 		},
 		setup: func(fs *pflag.FlagSet) action {
 			e := &eventsAction{}
-			where := socketFlags(fs)
 			fs.BoolVarP(&e.follow, "follow", "f", false, "go on as things happen, even across a restart of the coordinator")
 			fs.Uint64Var(&e.from, "from", 0, "number of the first event (default: with --follow the next one, else 1)")
 			fs.StringSliceVarP(&e.states, "state", "o", nil, "only events in which a build comes into this `STATE`, or one of open, running and done; may be repeated")
 			fs.StringVarP(&e.machine, "machine", "m", "", "only events of this machine, by `NAME`")
 			fs.StringSliceVar(&e.kinds, "kind", nil, "only events of this `KIND`: submitted, missing-inputs, machine-lost, machine-back or operator; may be repeated")
 			fs.BoolVar(&e.json, "json", false, "print one JSON object a line")
-			return clientAction(where, e.run)
+			return clientAction(fs, e.run)
 		},
 	}
 }
@@ -52,15 +50,15 @@ type eventsAction struct {
 	wanted        []api.State
 }
 
-func (e *eventsAction) run(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
+func (e *eventsAction) run(ctx context.Context, inv *invocation, client *apiclient.Client) error {
 	var err error
-	if e.wanted, err = parseStates(inv.flags.Name(), e.states); err != nil {
+	if e.wanted, err = parseStates(inv, e.states); err != nil {
 		return err
 	}
 	kinds := []string{api.KindSubmitted, api.KindMissingInputs, api.KindMachineLost, api.KindMachineBack, api.KindOperator}
 	for _, kind := range e.kinds {
 		if !slices.Contains(kinds, kind) {
-			return usageErrorf("%s: no kind of event is called %q; there are %q", inv.flags.Name(), kind, kinds)
+			return inv.usageErrorf("no kind of event is called %q; there are %q", kind, kinds)
 		}
 	}
 	if e.follow && !inv.flags.Changed("from") {
@@ -113,10 +111,7 @@ func metricsCommand() *command {
 			{"lighter metrics > /var/lib/node_exporter/lighter.prom.new && mv /var/lib/node_exporter/lighter.prom.new /var/lib/node_exporter/lighter.prom", "for node_exporter's textfile collector"},
 		},
 		setup: func(fs *pflag.FlagSet) action {
-			return clientAction(socketFlags(fs), func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
-				if err := inv.arguments("", 0, 0); err != nil {
-					return err
-				}
+			return clientAction(fs, func(ctx context.Context, inv *invocation, client *apiclient.Client) error {
 				return client.Metrics(ctx, inv.Out)
 			})
 		},

@@ -72,7 +72,7 @@ func joinStates(between string) string {
 }
 
 // parseStates returns the states that names and words stand for, in their order.
-func parseStates(command string, names []string) ([]api.State, error) {
+func parseStates(inv *invocation, names []string) ([]api.State, error) {
 	var states []api.State
 	for _, name := range names {
 		found := slices.Contains(api.States(), api.State(name))
@@ -91,7 +91,7 @@ func parseStates(command string, names []string) ([]api.State, error) {
 			}
 		}
 		if !found {
-			return nil, usageErrorf("%s: no state is called %q; they are %s, and there are the words %s", command, name, joinStates(", "), joinWords())
+			return nil, inv.usageErrorf("no state is called %q; they are %s, and there are the words %s", name, joinStates(", "), joinWords())
 		}
 	}
 	slices.SortFunc(states, func(a, b api.State) int {
@@ -101,12 +101,12 @@ func parseStates(command string, names []string) ([]api.State, error) {
 }
 
 // parseTagList reads tags as flags have them.
-func parseTagList(command, flag string, list []string) (map[string]string, error) {
+func parseTagList(inv *invocation, flag string, list []string) (map[string]string, error) {
 	tags := make(map[string]string, len(list))
 	for _, tag := range list {
 		k, v, ok := strings.Cut(tag, "=")
 		if !ok || k == "" {
-			return nil, usageErrorf("%s: --%s %q: want NAME=VALUE", command, flag, tag)
+			return nil, inv.usageErrorf("--%s %q: want NAME=VALUE", flag, tag)
 		}
 		tags[k] = v
 	}
@@ -115,7 +115,6 @@ func parseTagList(command, flag string, list []string) (map[string]string, error
 
 // filter returns what the flags select.
 func (f *filterFlags) filter(inv *invocation, now time.Time) (*api.Filter, error) {
-	command := inv.flags.Name()
 	names := append(slices.Clone(f.states), f.only...)
 	if f.running {
 		names = append(names, "running")
@@ -126,23 +125,23 @@ func (f *filterFlags) filter(inv *invocation, now time.Time) (*api.Filter, error
 	filter := &api.Filter{Name: f.name, System: f.system, Machine: f.machine, User: f.user}
 	if f.mine {
 		if f.user != "" {
-			return nil, usageErrorf("%s: --mine and --user: want one of them", command)
+			return nil, inv.usageErrorf("--mine and --user: want one of them")
 		}
 		filter.User = strconv.Itoa(os.Geteuid())
 	}
 	var err error
-	if filter.States, err = parseStates(command, names); err != nil {
+	if filter.States, err = parseStates(inv, names); err != nil {
 		return nil, err
 	}
-	if filter.Tags, err = parseTagList(command, "tag", f.tags); err != nil {
+	if filter.Tags, err = parseTagList(inv, "tag", f.tags); err != nil {
 		return nil, err
 	}
-	if filter.NotTags, err = parseTagList(command, "not-tag", f.notTags); err != nil {
+	if filter.NotTags, err = parseTagList(inv, "not-tag", f.notTags); err != nil {
 		return nil, err
 	}
 	if f.derivation != "" {
 		if filter.Derivation, err = store.ParsePath(f.derivation); err != nil {
-			return nil, usageErrorf("%s: --derivation: %w", command, err)
+			return nil, inv.usageErrorf("--derivation: %w", err)
 		}
 	}
 	for _, t := range []struct {
@@ -153,11 +152,11 @@ func (f *filterFlags) filter(inv *invocation, now time.Time) (*api.Filter, error
 			continue
 		}
 		if *t.to, err = human.ParseTime(t.text, now); err != nil {
-			return nil, usageErrorf("%s: --%s: %w", command, t.flag, err)
+			return nil, inv.usageErrorf("--%s: %w", t.flag, err)
 		}
 	}
 	if err := filter.Check(); err != nil {
-		return nil, usageErrorf("%s: %w", command, err)
+		return nil, inv.usageErrorf("%w", err)
 	}
 	return filter, nil
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
 
@@ -44,6 +45,17 @@ func configFlag(fs *pflag.FlagSet) *string {
 	return fs.String("config", "", "folder `DIR` with machines.toml, keys and ACL (else $LIGHTER_CONFIG, else /etc/lighter for root and ~/.config/lighter for others)")
 }
 
+// action is that of a command that works in the folders.
+func (f *folderFlags) action(do func(ctx context.Context, inv *invocation, found head.Folders) error) action {
+	return func(ctx context.Context, inv *invocation) error {
+		found, err := f.resolve(inv)
+		if err != nil {
+			return err
+		}
+		return do(ctx, inv, found)
+	}
+}
+
 // resolve applies flags, environment and defaults, in this order.
 func (f *folderFlags) resolve(inv *invocation) (head.Folders, error) {
 	state, err := pick(f.state, inv.Getenv("LIGHTER_STATE"), func() (string, error) {
@@ -81,7 +93,7 @@ func (f *folderFlags) resolveStore(inv *invocation, found *head.Folders) error {
 		found.StoreKind = machines.StoreLocal
 	case machines.StoreLocal, machines.StoreDaemon:
 	default:
-		return usageErrorf("%s: --store %q: want %s or %s", inv.flags.Name(), found.StoreKind, machines.StoreLocal, machines.StoreDaemon)
+		return inv.usageErrorf("--store %q: want %s or %s", found.StoreKind, machines.StoreLocal, machines.StoreDaemon)
 	}
 	found.DaemonSocket = *f.daemonSocket
 	if found.Guix = inv.Getenv("GUIX_CONFIGURATION_DIRECTORY"); found.Guix == "" {

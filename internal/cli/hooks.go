@@ -12,7 +12,6 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/display"
-	"lighter/internal/head"
 	"lighter/internal/human"
 	"lighter/internal/quantity"
 )
@@ -43,12 +42,8 @@ With --json one object has everything, including the runs that merely wait; at m
 			{"lighter hooks list --json | jq -r '.runs[] | select(.state == \"parked\") | .id'", "what is parked, for a program"},
 		},
 		setup: func(fs *pflag.FlagSet) action {
-			where := socketFlags(fs)
 			asJSON := fs.Bool("json", false, "print a JSON object")
-			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
-				if err := inv.arguments("", 0, 0); err != nil {
-					return err
-				}
+			return clientAction(fs, func(ctx context.Context, inv *invocation, client *apiclient.Client) error {
 				list, err := client.Hooks(ctx)
 				if err != nil {
 					return err
@@ -131,30 +126,11 @@ func hooksShowCommand() *command {
 			{"lighter hooks show publish/1042", "why did it fail?"},
 		},
 		setup: func(fs *pflag.FlagSet) action {
-			where := socketFlags(fs)
 			asJSON := fs.Bool("json", false, "print one JSON object a line")
-			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
-				if err := inv.arguments("RUN", 1, -1); err != nil {
-					return err
-				}
-				for i, id := range inv.args {
-					run, err := client.HookRun(ctx, id)
-					if err != nil {
-						return err
-					}
-					if *asJSON {
-						err = writeJSONLine(inv.Out, run)
-					} else {
-						if i > 0 {
-							fmt.Fprintln(inv.Out)
-						}
-						err = writeHookRun(inv.Out, run, time.Now())
-					}
-					if err != nil {
-						return err
-					}
-				}
-				return nil
+			return clientAction(fs, func(ctx context.Context, inv *invocation, client *apiclient.Client) error {
+				return showEach(inv, *asJSON, func(id string) (*api.HookRun, error) { return client.HookRun(ctx, id) }, func(run *api.HookRun) error {
+					return writeHookRun(inv.Out, run, time.Now())
+				})
 			})
 		},
 	}
@@ -211,7 +187,7 @@ func (h *hookSelection) selection(inv *invocation) (*api.HookSelection, error) {
 		}
 	}
 	if given != 1 {
-		return nil, usageErrorf("%s: want runs, or --hook, or --all", inv.flags.Name())
+		return nil, inv.usageErrorf("want runs, or --hook, or --all")
 	}
 	return &api.HookSelection{IDs: inv.args, Hook: h.hook, All: h.all}, nil
 }
@@ -223,10 +199,9 @@ func hooksSelecting(c *command, do, done string, ask func(*apiclient.Client, con
 	c.exits = []int{exitNoAnswer}
 	c.setup = func(fs *pflag.FlagSet) action {
 		var which hookSelection
-		where := socketFlags(fs)
 		which.define(fs, do)
 		asJSON := fs.Bool("json", false, "print a JSON object")
-		return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
+		return clientAction(fs, func(ctx context.Context, inv *invocation, client *apiclient.Client) error {
 			selection, err := which.selection(inv)
 			if err != nil {
 				return err
@@ -286,14 +261,10 @@ For the events of machines, machine-lost and machine-back, name a machine in pla
 		},
 		setup: func(fs *pflag.FlagSet) action {
 			var test api.HookTest
-			where := socketFlags(fs)
 			fs.StringVar(&test.Event, "event", "", "the event is `NAME`")
 			fs.StringVar(&test.Machine, "machine", "", "the event is about the machine `NAME`")
 			asJSON := fs.Bool("json", false, "print a JSON object")
-			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
-				if err := inv.arguments("HOOK", 1, 2); err != nil {
-					return err
-				}
+			return clientAction(fs, func(ctx context.Context, inv *invocation, client *apiclient.Client) error {
 				if len(inv.args) == 2 {
 					test.Build = inv.args[1]
 				}

@@ -40,15 +40,7 @@ coordinator does this by itself on its first start.`,
 			{"lighter key generate ./build-farm", "a key for something else: ./build-farm.pub and ./build-farm.sec"},
 		},
 		setup: func(fs *pflag.FlagSet) action {
-			where := configFlags(fs)
-			return func(_ context.Context, inv *invocation) error {
-				if err := inv.arguments("FILE", 0, 1); err != nil {
-					return err
-				}
-				f, err := where.resolve(inv)
-				if err != nil {
-					return err
-				}
+			return configFlags(fs).action(func(_ context.Context, inv *invocation, f head.Folders) error {
 				file := f.SigningKey()
 				if len(inv.args) == 1 {
 					file = inv.args[0]
@@ -59,7 +51,7 @@ coordinator does this by itself on its first start.`,
 				}
 				fmt.Fprintf(inv.Out, "%s\n%s\n%s\n", signature.PublicFile(file), signature.SecretFile(file), key.Public().Fingerprint())
 				return nil
-			}
+			})
 		},
 	}
 }
@@ -90,14 +82,7 @@ ready for "lighter key authorize" or "guix archive --authorize" elsewhere.`,
 			where := configFlags(fs)
 			fingerprint := fs.Bool("fingerprint", false, "print the fingerprint instead of the key")
 			authorized := fs.Bool("authorized", false, "list the fingerprints of the keys in the ACL")
-			return func(_ context.Context, inv *invocation) error {
-				if err := inv.arguments("FILE", 0, 1); err != nil {
-					return err
-				}
-				f, err := where.resolve(inv)
-				if err != nil {
-					return err
-				}
+			return where.action(func(_ context.Context, inv *invocation, f head.Folders) error {
 				if *authorized {
 					return showAuthorized(inv, f)
 				}
@@ -111,14 +96,14 @@ ready for "lighter key authorize" or "guix archive --authorize" elsewhere.`,
 				}
 				_, err = fmt.Fprintln(inv.Out, strings.TrimRight(key.String(), "\n"))
 				return err
-			}
+			})
 		},
 	}
 }
 
 func showAuthorized(inv *invocation, f head.Folders) error {
 	if len(inv.args) > 0 {
-		return usageErrorf("%s: --authorized takes no FILE", inv.flags.Name())
+		return inv.usageErrorf("--authorized takes no FILE")
 	}
 	acl, err := loadACL(f)
 	if err != nil {
@@ -192,13 +177,9 @@ with the one on the machine. For machines of the machines file there is
 		setup: func(fs *pflag.FlagSet) action {
 			where := configFlags(fs)
 			remove := fs.Bool("remove", false, "take the keys off the list")
-			return func(_ context.Context, inv *invocation) error {
-				f, err := where.resolve(inv)
-				if err != nil {
-					return err
-				}
+			return where.action(func(_ context.Context, inv *invocation, f head.Folders) error {
 				return authorizeFiles(inv, f, *remove)
-			}
+			})
 		},
 	}
 }

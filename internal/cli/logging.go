@@ -44,12 +44,12 @@ func addLogFlags(fs *pflag.FlagSet) *logFlags {
 func (f *logFlags) logger(inv *invocation, w io.Writer) (*slog.Logger, error) {
 	level, err := log.ParseLevel(*f.level)
 	if err != nil {
-		return nil, usageErrorf("%s: --log-level %q is none of %s", inv.flags.Name(), *f.level, strings.Join(logLevels, ", "))
+		return nil, inv.usageErrorf("--log-level %q is none of %s", *f.level, strings.Join(logLevels, ", "))
 	}
 	formatters := map[string]log.Formatter{"text": log.TextFormatter, "logfmt": log.LogfmtFormatter, "json": log.JSONFormatter}
 	formatter, ok := formatters[*f.format]
 	if !ok {
-		return nil, usageErrorf("%s: --log-format %q is none of %s", inv.flags.Name(), *f.format, strings.Join(logFormats, ", "))
+		return nil, inv.usageErrorf("--log-format %q is none of %s", *f.format, strings.Join(logFormats, ", "))
 	}
 	return slog.New(log.NewWithOptions(w, log.Options{
 		Level: level, Formatter: formatter, ReportTimestamp: true, TimeFormat: time.RFC3339,

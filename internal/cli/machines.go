@@ -55,9 +55,6 @@ func loadMachines(ctx context.Context, inv *invocation, file string) ([]machines
 
 // machinesFileArgument returns the file that the argument names, or the head's.
 func machinesFileArgument(inv *invocation, where *folderFlags) (string, error) {
-	if err := inv.arguments("FILE", 0, 1); err != nil {
-		return "", err
-	}
 	if len(inv.args) == 1 {
 		return inv.args[0], nil
 	}

@@ -35,9 +35,6 @@ docs/machines.md says what is understood.`,
 			guix := fs.String("guix", "guix", "the guix `PROGRAM` for what is beyond lighter's own evaluator; empty for none")
 			limit := fs.Duration("guix-timeout", machines.DefaultGuixTimeout, "how long that program may take, as in `TIME` 90s")
 			return func(ctx context.Context, inv *invocation) error {
-				if err := inv.arguments("FILE", 1, 1); err != nil {
-					return err
-				}
 				opts, err := importOptions(*format, *guix, *limit)
 				if err != nil {
 					return err

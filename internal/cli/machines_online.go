@@ -14,7 +14,6 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/display"
-	"lighter/internal/head"
 	"lighter/internal/human"
 	"lighter/nar/signature"
 	"lighter/store"
@@ -30,12 +29,8 @@ func machinesStatusCommand() *command {
 			{"lighter machines status --json | jq -r 'select(.state == \"down\") | .name'", "for a program, one machine a line"},
 		},
 		setup: func(fs *pflag.FlagSet) action {
-			where := socketFlags(fs)
 			asJSON := fs.Bool("json", false, "print one JSON object a line")
-			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
-				if err := inv.arguments("", 0, 0); err != nil {
-					return err
-				}
+			return clientAction(fs, func(ctx context.Context, inv *invocation, client *apiclient.Client) error {
 				list, err := client.Machines(ctx)
 				if err != nil {
 					return err
@@ -62,33 +57,20 @@ Where a coordinator runs, it does this over its own connections; else this comma
 		setup: func(fs *pflag.FlagSet) action {
 			where := allFolderFlags(fs)
 			asJSON := fs.Bool("json", false, "print one JSON object a line")
-			return func(ctx context.Context, inv *invocation) error {
-				f, err := where.resolve(inv)
-				if err != nil {
-					return err
-				}
-				c, err := newMachineTester(ctx, inv, f)
-				if err != nil {
-					return err
-				}
-				defer c.close()
-				names, err := chooseMachines(inv, c.names, inv.args)
-				if err != nil {
-					return err
-				}
-				return testMachines(ctx, inv, c, names, *asJSON)
-			}
+			return testerAction(where, func(ctx context.Context, inv *invocation, t *machineTester, names []string) error {
+				return testMachines(ctx, inv, t, names, *asJSON)
+			})
 		},
 	}
 }
 
 // testMachines tests machines at the same time and shows the results in order.
-func testMachines(ctx context.Context, inv *invocation, c *machineTester, names []string, asJSON bool) error {
+func testMachines(ctx context.Context, inv *invocation, t *machineTester, names []string, asJSON bool) error {
 	trials, errs := make([]*api.MachineTrial, len(names)), make([]error, len(names))
 	var group errgroup.Group
 	for i, name := range names {
 		group.Go(func() error {
-			trials[i], errs[i] = c.test(ctx, name)
+			trials[i], errs[i] = t.test(ctx, name)
 			return nil
 		})
 	}
@@ -163,12 +145,8 @@ func machinesGCCommand() *command {
 			{"lighter machines gc --older-than 3d alpha", "outputs that nobody asked for in three days"},
 		},
 		setup: func(fs *pflag.FlagSet) action {
-			where := socketFlags(fs)
 			opts, maxFreed := gcFlags(fs)
-			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
-				if err := inv.arguments("NAME", 1, -1); err != nil {
-					return err
-				}
+			return clientAction(fs, func(ctx context.Context, inv *invocation, client *apiclient.Client) error {
 				var deleted []store.Path
 				var freed int64
 				for _, name := range inv.args {
@@ -202,39 +180,23 @@ func machinesAuthorizeCommand() *command {
 		setup: func(fs *pflag.FlagSet) action {
 			where := allFolderFlags(fs)
 			yes := fs.BoolP("yes", "y", false, "don't ask")
-			return func(ctx context.Context, inv *invocation) error {
-				if err := inv.arguments("NAME", 1, -1); err != nil {
-					return err
-				}
-				f, err := where.resolve(inv)
-				if err != nil {
-					return err
-				}
-				c, err := newMachineTester(ctx, inv, f)
-				if err != nil {
-					return err
-				}
-				defer c.close()
-				names, err := chooseMachines(inv, c.names, inv.args)
-				if err != nil {
-					return err
-				}
-				return authorizeMachines(ctx, inv, f, c, names, *yes)
-			}
+			return testerAction(where, func(ctx context.Context, inv *invocation, t *machineTester, names []string) error {
+				return authorizeMachines(ctx, inv, t, names, *yes)
+			})
 		},
 	}
 }
 
-func authorizeMachines(ctx context.Context, inv *invocation, f head.Folders, c *machineTester, names []string, yes bool) error {
+func authorizeMachines(ctx context.Context, inv *invocation, t *machineTester, names []string, yes bool) error {
 	if !yes && display.Terminal(inv.In) == nil {
-		return usageErrorf("%s: standard input is not a terminal to ask on; use --yes", inv.flags.Name())
+		return inv.usageErrorf("standard input is not a terminal to ask on; use --yes")
 	}
 	for _, name := range names {
-		key, err := machineKey(ctx, c, name)
+		key, err := machineKey(ctx, t, name)
 		if err != nil {
 			return &exitError{exitUnusable, err}
 		}
-		acl, err := loadACL(f)
+		acl, err := loadACL(t.folders)
 		if err != nil {
 			return err
 		}
@@ -252,21 +214,21 @@ func authorizeMachines(ctx context.Context, inv *invocation, f head.Folders, c *
 				continue
 			}
 		}
-		if _, err := changeACL(f, key, false); err != nil {
+		if _, err := changeACL(t.folders, key, false); err != nil {
 			return err
 		}
 		fmt.Fprintf(inv.Out, "%s: authorized: %s\n", name, key.Fingerprint())
-		if c.client != nil {
+		if t.client != nil {
 			// So that the coordinator finds out now; what else is wrong shows in its status.
-			_, _ = c.test(ctx, name)
+			_, _ = t.test(ctx, name)
 		}
 	}
 	return nil
 }
 
 // machineKey asks a machine for the key with which it signs.
-func machineKey(ctx context.Context, c *machineTester, name string) (*signature.PublicKey, error) {
-	trial, err := c.test(ctx, name)
+func machineKey(ctx context.Context, t *machineTester, name string) (*signature.PublicKey, error) {
+	trial, err := t.test(ctx, name)
 	if err != nil {
 		return nil, fmt.Errorf("ask %s for its key: %w", name, err)
 	}

@@ -13,17 +13,14 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/display"
-	"lighter/internal/head"
 	"lighter/internal/human"
 )
 
 // machineAction is the action of a command that changes machines, one after the other,
 // and shows the state of each then.
-func machineAction(where *folderFlags, asJSON *bool, change func(ctx context.Context, client *apiclient.Client, name string) (*api.MachineStatus, error)) action {
-	return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
-		if err := inv.arguments("NAME", 1, -1); err != nil {
-			return err
-		}
+func machineAction(fs *pflag.FlagSet, change func(ctx context.Context, client *apiclient.Client, name string) (*api.MachineStatus, error)) action {
+	asJSON := fs.Bool("json", false, "print one JSON object a line")
+	return clientAction(fs, func(ctx context.Context, inv *invocation, client *apiclient.Client) error {
 		if err := machinesExist(ctx, inv, client, inv.args); err != nil {
 			return err
 		}
@@ -87,10 +84,8 @@ func machinesDrainCommand() *command {
 			{"lighter machines drain --reason 'new kernel' alpha", "before a machine is worked on"},
 		},
 		setup: func(fs *pflag.FlagSet) action {
-			where := socketFlags(fs)
 			reason := fs.String("reason", "", "why, for others to read")
-			asJSON := fs.Bool("json", false, "print one JSON object a line")
-			return machineAction(where, asJSON, func(ctx context.Context, client *apiclient.Client, name string) (*api.MachineStatus, error) {
+			return machineAction(fs, func(ctx context.Context, client *apiclient.Client, name string) (*api.MachineStatus, error) {
 				return client.Drain(ctx, name, *reason)
 			})
 		},
@@ -108,9 +103,7 @@ func machinesResumeCommand() *command {
 			{"lighter machines resume alpha", "the machine is back"},
 		},
 		setup: func(fs *pflag.FlagSet) action {
-			where := socketFlags(fs)
-			asJSON := fs.Bool("json", false, "print one JSON object a line")
-			return machineAction(where, asJSON, func(ctx context.Context, client *apiclient.Client, name string) (*api.MachineStatus, error) {
+			return machineAction(fs, func(ctx context.Context, client *apiclient.Client, name string) (*api.MachineStatus, error) {
 				return client.ResumeMachine(ctx, name)
 			})
 		},
@@ -128,14 +121,14 @@ func machinesTagCommand() *command {
 			{"lighter machines tag alpha rack=2 disk=ssd", "set two tags"},
 			{"lighter machines tag alpha rack-", "remove one"},
 		},
+		checksArguments: true,
 		setup: func(fs *pflag.FlagSet) action {
-			where := socketFlags(fs)
 			asJSON := fs.Bool("json", false, "print a JSON object")
-			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
+			return clientAction(fs, func(ctx context.Context, inv *invocation, client *apiclient.Client) error {
 				if err := inv.arguments("NAME and tags", 2, -1); err != nil {
 					return err
 				}
-				change, err := tagChange(inv.flags.Name(), inv.args[1:])
+				change, err := tagChange(inv, inv.args[1:])
 				if err != nil {
 					return err
 				}
@@ -153,7 +146,7 @@ func machinesTagCommand() *command {
 }
 
 // tagChange reads "k=v" and "k-".
-func tagChange(command string, args []string) (*api.TagChange, error) {
+func tagChange(inv *invocation, args []string) (*api.TagChange, error) {
 	change := &api.TagChange{Set: make(map[string]string)}
 	for _, arg := range args {
 		k, v, set := strings.Cut(arg, "=")
@@ -164,12 +157,12 @@ func tagChange(command string, args []string) (*api.TagChange, error) {
 		case !set && remove && gone != "":
 			change.Remove = append(change.Remove, gone)
 		default:
-			return nil, usageErrorf("%s: %q: want KEY=VALUE to set a tag, or KEY- to remove one", command, arg)
+			return nil, inv.usageErrorf("%q: want KEY=VALUE to set a tag, or KEY- to remove one", arg)
 		}
 	}
 	for _, k := range change.Remove {
 		if _, ok := change.Set[k]; ok {
-			return nil, usageErrorf("%s: tag %q is both set and removed", command, k)
+			return nil, inv.usageErrorf("tag %q is both set and removed", k)
 		}
 	}
 	return change, nil
@@ -190,12 +183,8 @@ func machinesReloadCommand() *command {
 
 // reloadAction is that of "machines reload" and "coordinator reload".
 func reloadAction(fs *pflag.FlagSet) action {
-	where := socketFlags(fs)
 	asJSON := fs.Bool("json", false, "print a JSON object")
-	return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
-		if err := inv.arguments("", 0, 0); err != nil {
-			return err
-		}
+	return clientAction(fs, func(ctx context.Context, inv *invocation, client *apiclient.Client) error {
 		done, err := client.Reload(ctx)
 		if err != nil {
 			return err

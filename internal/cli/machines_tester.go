@@ -3,10 +3,8 @@ package cli
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"slices"
-	"strings"
 	"time"
 
 	"lighter/internal/agentapi"
@@ -23,19 +21,36 @@ import (
 // it looks, and sends nothing, since it owns no builds and must not disturb those that wait
 // on the machines for their coordinator to come back.
 type machineTester struct {
-	names  []string          // of all machines
-	client *apiclient.Client // nil where no coordinator runs; then:
+	folders head.Folders
+	names   []string          // of all machines
+	client  *apiclient.Client // nil where no coordinator runs; then:
 
 	machines []machines.Machine
 	links    *head.Links
 	tester   machinetest.Tester
 }
 
+// testerAction is the action of a command that tests machines, those that are named or all.
+func testerAction(where *folderFlags, do func(ctx context.Context, inv *invocation, t *machineTester, names []string) error) action {
+	return where.action(func(ctx context.Context, inv *invocation, f head.Folders) error {
+		t, err := newMachineTester(ctx, inv, f)
+		if err != nil {
+			return err
+		}
+		defer t.close()
+		names, err := chooseMachines(inv, t.names, inv.args)
+		if err != nil {
+			return err
+		}
+		return do(ctx, inv, t, names)
+	})
+}
+
 func newMachineTester(ctx context.Context, inv *invocation, f head.Folders) (*machineTester, error) {
 	client := apiclient.NewClient(f.Socket)
 	list, err := client.Machines(ctx)
 	if err == nil {
-		return &machineTester{client: client, names: statusNames(list)}, nil
+		return &machineTester{folders: f, client: client, names: statusNames(list)}, nil
 	}
 	client.Close()
 	var noCoordinator *exitError
@@ -64,7 +79,7 @@ func newLoneTester(ctx context.Context, inv *invocation, f head.Folders) (*machi
 	if err != nil {
 		return nil, err
 	}
-	t := &machineTester{machines: list, links: links, tester: machinetest.Tester{
+	t := &machineTester{folders: f, machines: list, links: links, tester: machinetest.Tester{
 		Advice: f.Advice(links), Head: machinetest.Head{Dir: store.DefaultDir, PublicKey: links.PublicKey},
 		ACL: func() (*signature.ACL, error) { return loadACL(f) },
 	}}
@@ -87,11 +102,7 @@ func chooseMachines(inv *invocation, all, given []string) ([]string, error) {
 		if slices.Contains(all, name) {
 			continue
 		}
-		text := fmt.Sprintf("%s: no machine is called %q", inv.flags.Name(), name)
-		if near := nearest(name, all); near != "" {
-			return nil, usageErrorf("%s; did you mean %q?", text, near)
-		}
-		return nil, usageErrorf("%s; there are %s", text, strings.Join(all, ", "))
+		return nil, inv.usageErrorf("no machine is called %q; %s", name, nearestOf(name, all, "there are"))
 	}
 	return given, nil
 }

@@ -1,6 +1,19 @@
 package cli
 
-import "lighter/internal/tomlfile"
+import (
+	"fmt"
+	"strings"
+
+	"lighter/internal/tomlfile"
+)
+
+// nearestOf asks whether the near one of names was meant, or else lists them.
+func nearestOf(given string, names []string, list string) string {
+	if near := nearest(given, names); near != "" {
+		return fmt.Sprintf("did you mean %q?", near)
+	}
+	return list + " " + strings.Join(names, ", ")
+}
 
 // nearest returns the one of names that a person who typed given most likely
 // meant, or "" if none is near: a name that starts with it, or one at most a

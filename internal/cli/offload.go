@@ -23,7 +23,7 @@ import (
 )
 
 func offloadCommand() *command {
-	return &command{
+	c := &command{
 		name:  "offload",
 		args:  "SYSTEM MAX-SILENT-TIME TRACE? TIMEOUT",
 		short: "be guix-daemon's build hook; try the machines",
@@ -32,26 +32,22 @@ func offloadCommand() *command {
 The commands below do what those of "guix offload" do.`,
 		sub: []*command{offloadTestCommand(), offloadStatusCommand()},
 		// What guix-daemon does with a hook is end it.
-		takesSignals: true,
-		setup: func(*pflag.FlagSet) action {
-			return func(_ context.Context, inv *invocation) error { return runBuildHook(inv) }
-		},
+		takesSignals:    true,
+		checksArguments: true,
 	}
+	c.setup = func(*pflag.FlagSet) action {
+		return func(_ context.Context, inv *invocation) error {
+			if len(inv.args) < 4 {
+				return c.incomplete(inv)
+			}
+			return runBuildHook(inv)
+		}
+	}
+	return c
 }
 
 // runBuildHook answers guix-daemon.
 func runBuildHook(inv *invocation) error {
-	if len(inv.args) < 4 {
-		names := []string{"test", "status"}
-		if len(inv.args) == 0 {
-			return usageErrorf("lighter offload: which one? %s (see \"lighter offload --help\")", strings.Join(names, ", "))
-		}
-		text := fmt.Sprintf("lighter offload: unknown command %q", inv.args[0])
-		if near := nearest(inv.args[0], names); near != "" {
-			return usageErrorf("%s; did you mean %q?", text, near)
-		}
-		return usageErrorf("%s; the commands are %s", text, strings.Join(names, ", "))
-	}
 	cfg, err := buildhook.Environment(inv.args, inv.Getenv)
 	if err != nil {
 		return usageErrorf("%w", err)
@@ -100,11 +96,8 @@ type offloading struct {
 
 // setUp finds out which machines are meant.
 func (f *offloadFlags) setUp(ctx context.Context, inv *invocation) (*offloading, error) {
-	if err := inv.arguments(offloadArgs, 0, 2); err != nil {
-		return nil, err
-	}
 	if *f.timeout <= 0 {
-		return nil, usageErrorf("%s: --timeout %s: want more than 0", inv.flags.Name(), *f.timeout)
+		return nil, inv.usageErrorf("--timeout %s: want more than 0", *f.timeout)
 	}
 	found, err := f.where.resolve(inv)
 	if err != nil {

@@ -50,11 +50,8 @@ func servePublished(flags *pflag.FlagSet) action {
 	listen := flags.String("listen", "", "answer on `ADDR`: HOST:PORT, or the absolute name of a Unix socket")
 	log := addLogFlags(flags)
 	return func(ctx context.Context, inv *invocation) error {
-		if err := inv.arguments("", 0, 0); err != nil {
-			return err
-		}
 		if *dir == "" || *listen == "" {
-			return usageErrorf("%s: want --dir DIR and --listen ADDR; see \"%s --help\"", inv.flags.Name(), inv.flags.Name())
+			return inv.usageErrorf("want --dir DIR and --listen ADDR; see \"%s --help\"", inv.flags.Name())
 		}
 		logger, err := log.logger(inv, inv.Err)
 		if err != nil {
@@ -104,34 +101,26 @@ it publishes the text, not the outputs.`,
 			{"lighter publish add --store guix-daemon /gnu/store/…-hello-2.12 --to /srv/substitutes", "from Guix's store and with its key, as root"},
 		},
 		setup: func(flags *pflag.FlagSet) action {
-			a := &publishAdd{where: allFolderFlags(flags)}
+			a, where := new(publishAdd), allFolderFlags(flags)
 			flags.StringVar(&a.to, "to", "", "publish in the folder `DIR`, made if missing")
 			flags.StringVar(&a.compression, "compression", narinfo.Zstd, "compress NARs with `METHOD` zstd or gzip, or none")
 			flags.IntVar(&a.level, "level", 0, "compression level, 1 to 22 for zstd and 1 to 9 for gzip (default the method's)")
 			flags.BoolVar(&a.alone, "no-closure", false, "only the items, not what they refer to")
-			return a.run
+			return where.action(a.run)
 		},
 	}
 }
 
 // publishAdd is one run of "lighter publish add".
 type publishAdd struct {
-	where           *folderFlags
 	to, compression string
 	level           int
 	alone           bool
 }
 
-func (a *publishAdd) run(ctx context.Context, inv *invocation) error {
-	if err := inv.arguments("PATH", 1, -1); err != nil {
-		return err
-	}
+func (a *publishAdd) run(ctx context.Context, inv *invocation, f head.Folders) error {
 	if a.to == "" {
-		return usageErrorf("%s: --to DIR is missing", inv.flags.Name())
-	}
-	f, err := a.where.resolve(inv)
-	if err != nil {
-		return err
+		return inv.usageErrorf("--to DIR is missing")
 	}
 	key, err := f.LoadSigningKey()
 	if err != nil {
@@ -190,11 +179,8 @@ new. Logs and failures go when they are as old. Others may publish meanwhile.`,
 			var olderThan time.Duration
 			durationFlag(flags, &olderThan, "older-than", 0, "remove what was not published for this long, such as 30d; an hour at least")
 			return func(ctx context.Context, inv *invocation) error {
-				if err := inv.arguments("", 0, 0); err != nil {
-					return err
-				}
 				if *dir == "" || olderThan <= 0 {
-					return usageErrorf("%s: want --dir DIR and --older-than TIME", inv.flags.Name())
+					return inv.usageErrorf("want --dir DIR and --older-than TIME")
 				}
 				return prunePublished(ctx, inv, *dir, olderThan)
 			}

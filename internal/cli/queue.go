@@ -65,7 +65,7 @@ interval. It waits while the service or the coordinator is away.`,
 			q.log = addLogFlags(fs)
 			q.where = socketFlags(fs)
 			q.where.state = stateFlag(fs)
-			return clientAction(q.where, q.run)
+			return clientActionIn(q.where, q.run)
 		},
 	}
 }
@@ -90,9 +90,6 @@ type queueAction struct {
 const coordinatorPatience = 10 * time.Minute
 
 func (a *queueAction) run(ctx context.Context, inv *invocation, client *apiclient.Client, f head.Folders) error {
-	if err := inv.arguments("", 0, 0); err != nil {
-		return err
-	}
 	runner, err := a.runner(inv)
 	if err != nil {
 		return err
@@ -103,7 +100,7 @@ func (a *queueAction) run(ctx context.Context, inv *invocation, client *apiclien
 	}
 	service, err := dataservice.New(dataservice.Options{URL: a.service, UserAgent: "lighter/" + version.Version, Logger: logger})
 	if err != nil {
-		return usageErrorf("%s: --guix-data-service: %w", inv.flags.Name(), err)
+		return inv.usageErrorf("--guix-data-service: %w", err)
 	}
 	defer service.Close()
 	file := a.processed
@@ -140,7 +137,7 @@ var platformForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
 // runner makes the value that does the work, of flags that it checks.
 func (a *queueAction) runner(inv *invocation) (*revisions.Runner, error) {
 	wrong := func(format string, args ...any) (*revisions.Runner, error) {
-		return nil, usageErrorf(inv.flags.Name()+": "+format, args...)
+		return nil, inv.usageErrorf(format, args...)
 	}
 	switch {
 	case a.repository < 1:

@@ -15,7 +15,6 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/display"
-	"lighter/internal/head"
 )
 
 func statusCommand() *command {
@@ -32,13 +31,9 @@ CPU/MEM is the percentage of the last seconds in which some task on the machine 
 			{"lighter status --json | jq .counts", "for a program"},
 		},
 		setup: func(fs *pflag.FlagSet) action {
-			where := socketFlags(fs)
 			asJSON := fs.Bool("json", false, "print a JSON object; with --watch one a line")
 			watch := fs.BoolP("watch", "w", false, "refresh every second")
-			return clientAction(where, func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
-				if err := inv.arguments("", 0, 0); err != nil {
-					return err
-				}
+			return clientAction(fs, func(ctx context.Context, inv *invocation, client *apiclient.Client) error {
 				if *watch {
 					return watchStatus(ctx, inv, client, *asJSON)
 				}
@@ -82,7 +77,7 @@ const statusInterval = time.Second
 func watchStatus(ctx context.Context, inv *invocation, client *apiclient.Client, asJSON bool) error {
 	t := display.CanDraw(inv.Out, inv.Getenv)
 	if t == nil && !asJSON {
-		return usageErrorf("%s: --watch wants a terminal that it can draw on, or --json", inv.flags.Name())
+		return inv.usageErrorf("--watch wants a terminal that it can draw on, or --json")
 	}
 	show := func(s *api.Status, _ error) error { return writeJSONLine(inv.Out, s) }
 	if !asJSON {

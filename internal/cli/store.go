@@ -37,35 +37,23 @@ while one runs.`,
 	}
 }
 
-// openHeadStore opens the head's store. Its signing key is needed only to export,
-// so that one that is missing is not an error here.
-func openHeadStore(inv *invocation, where *folderFlags) (*local.Store, error) {
-	f, err := where.resolve(inv)
-	if err != nil {
-		return nil, err
-	}
-	return head.OpenLocal(f, nil, slog.New(slog.DiscardHandler))
-}
-
 // physicalPath returns where an item's files are. It looks into one small file, and
 // so takes no context.
 //
 //nolint:contextcheck,nolintlint // see above; the second linter does not see that it helps the first
 func physicalPath(s *local.Store, path store.Path) (string, error) { return s.PhysicalPath(path) }
 
-// storeAction is the action of a command that works on the head's store.
-func storeAction(where *folderFlags, what string, atLeast, atMost int, do func(ctx context.Context, inv *invocation, s *local.Store) error) action {
-	return func(ctx context.Context, inv *invocation) error {
-		if err := inv.arguments(what, atLeast, atMost); err != nil {
-			return err
-		}
-		s, err := openHeadStore(inv, where)
+// storeAction is the action of a command that works on the head's store. The signing key is
+// needed only to export, so that one that is missing is not an error here.
+func storeAction(fs *pflag.FlagSet, do func(ctx context.Context, inv *invocation, s *local.Store) error) action {
+	return stateFlags(fs).action(func(ctx context.Context, inv *invocation, f head.Folders) error {
+		s, err := head.OpenLocal(f, nil, slog.New(slog.DiscardHandler))
 		if err != nil {
 			return err
 		}
 		defer s.Close()
 		return do(ctx, inv, s)
-	}
+	})
 }
 
 // itemArgument reads the name of an item, or of a file in one: the full logical
@@ -105,11 +93,10 @@ contents, as "guix download" and the add-to-store operation do.`,
 			{"lighter store add --name hello-2.12.tar.gz /tmp/download", "under another name"},
 		},
 		setup: func(fs *pflag.FlagSet) action {
-			where := stateFlags(fs)
 			name := fs.String("name", "", "name of the item (default the file's; needs a single FILE)")
-			return storeAction(where, "FILE", 1, -1, func(ctx context.Context, inv *invocation, s *local.Store) error {
+			return storeAction(fs, func(ctx context.Context, inv *invocation, s *local.Store) error {
 				if *name != "" && len(inv.args) > 1 {
-					return usageErrorf("%s: --name needs a single FILE", inv.flags.Name())
+					return inv.usageErrorf("--name needs a single FILE")
 				}
 				for _, file := range inv.args {
 					path, err := addFile(ctx, s, *name, file)
@@ -165,10 +152,9 @@ hash and its signature were checked; the key that signed must be authorized (see
 			{"lighter store import < hello.nar", "from a file"},
 		},
 		setup: func(fs *pflag.FlagSet) action {
-			where := stateFlags(fs)
-			return storeAction(where, "", 0, 0, func(ctx context.Context, inv *invocation, s *local.Store) error {
+			return storeAction(fs, func(ctx context.Context, inv *invocation, s *local.Store) error {
 				if display.Terminal(inv.In) != nil {
-					return usageErrorf("%s: standard input is a terminal; redirect an archive to it", inv.flags.Name())
+					return inv.usageErrorf("standard input is a terminal; redirect an archive to it")
 				}
 				infos, err := s.Import(ctx, bufio.NewReaderSize(inv.In, 1<<18), store.ImportOptions{})
 				for _, info := range infos {
@@ -197,24 +183,17 @@ import" or "guix archive --import" elsewhere.`,
 		setup: func(fs *pflag.FlagSet) action {
 			where := stateFlags(fs)
 			recursive := fs.BoolP("recursive", "r", false, "with everything that the items refer to")
-			return func(ctx context.Context, inv *invocation) error {
-				if err := inv.arguments("PATH", 1, -1); err != nil {
-					return err
-				}
+			return where.action(func(ctx context.Context, inv *invocation, f head.Folders) error {
 				if display.Terminal(inv.Out) != nil {
-					return usageErrorf("%s: standard output is a terminal; redirect it to a file or a program", inv.flags.Name())
+					return inv.usageErrorf("standard output is a terminal; redirect it to a file or a program")
 				}
-				return exportItems(ctx, inv, where, *recursive)
-			}
+				return exportItems(ctx, inv, f, *recursive)
+			})
 		},
 	}
 }
 
-func exportItems(ctx context.Context, inv *invocation, where *folderFlags, recursive bool) error {
-	f, err := where.resolve(inv)
-	if err != nil {
-		return err
-	}
+func exportItems(ctx context.Context, inv *invocation, f head.Folders, recursive bool) error {
 	key, err := f.LoadSigningKey()
 	if err != nil {
 		return err
@@ -255,10 +234,9 @@ func storeInfoCommand() *command {
 			{"lighter store info --json -r /gnu/store/…-hello-2.12", "the same of its closure, for a program, an item a line"},
 		},
 		setup: func(fs *pflag.FlagSet) action {
-			where := stateFlags(fs)
 			recursive := fs.BoolP("recursive", "r", false, "and of everything that the items refer to")
 			asJSON := fs.Bool("json", false, "print one JSON object a line")
-			return storeAction(where, "PATH", 1, -1, func(ctx context.Context, inv *invocation, s *local.Store) error {
+			return storeAction(fs, func(ctx context.Context, inv *invocation, s *local.Store) error {
 				infos, err := itemInfos(ctx, inv, s, *recursive)
 				if err != nil {
 					return err
@@ -336,8 +314,7 @@ func storePathCommand() *command {
 			{"cat $(lighter store path /gnu/store/…-hello-2.12/share/README)", "a file in an item"},
 		},
 		setup: func(fs *pflag.FlagSet) action {
-			where := stateFlags(fs)
-			return storeAction(where, "PATH", 1, -1, func(ctx context.Context, inv *invocation, s *local.Store) error {
+			return storeAction(fs, func(ctx context.Context, inv *invocation, s *local.Store) error {
 				for _, arg := range inv.args {
 					path, rest, err := itemArgument(s, arg)
 					if err != nil {
@@ -370,9 +347,8 @@ changed.`,
 			{"lighter store verify --check-contents", "and whether every item has the right hash; reads all of them"},
 		},
 		setup: func(fs *pflag.FlagSet) action {
-			where := stateFlags(fs)
 			contents := fs.Bool("check-contents", false, "also compute the hash of every item")
-			return storeAction(where, "", 0, 0, func(ctx context.Context, inv *invocation, s *local.Store) error {
+			return storeAction(fs, func(ctx context.Context, inv *invocation, s *local.Store) error {
 				problems := 0
 				err := s.Verify(ctx, *contents, func(p store.VerifyProblem) {
 					problems++
@@ -401,9 +377,8 @@ their paths. For a machine's store there is "lighter machines gc".`,
 			{"lighter store gc --max-freed 5GiB --older-than 3d", "make some room, sparing what is new"},
 		},
 		setup: func(fs *pflag.FlagSet) action {
-			where := stateFlags(fs)
 			opts, maxFreed := gcFlags(fs)
-			return storeAction(where, "", 0, 0, func(ctx context.Context, inv *invocation, s *local.Store) error {
+			return storeAction(fs, func(ctx context.Context, inv *invocation, s *local.Store) error {
 				opts.MaxFreed = int64(*maxFreed)
 				result, err := s.CollectGarbage(ctx, *opts)
 				if result != nil {
