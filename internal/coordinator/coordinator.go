@@ -41,6 +41,7 @@ import (
 
 	"lighter/hooks"
 	"lighter/internal/api"
+	"lighter/internal/coordinator/attic"
 	"lighter/internal/coordinator/buildlog"
 	"lighter/internal/coordinator/headstore"
 	"lighter/internal/coordinator/mailbox"
@@ -235,7 +236,7 @@ type Coordinator struct {
 
 	mail       *mailbox.Mailbox[func(*loop)]
 	skipping   sync.Mutex // held by submissions that depend on what was submitted
-	pruning    *pruning
+	pruner     *attic.Pruner
 	recorder   *recorder
 	expander   *expander
 	eventHooks *hooks.Engine
@@ -268,7 +269,7 @@ func New(cfg Config) (*Coordinator, error) {
 		cfg: cfg, limits: cfg.Limits.withDefaults(), log: cfg.Logger, ledger: cfg.Ledger,
 		head: headstore.New(cfg.Store), kept: newKeptItems(), moving: newTransfers(), started: time.Now(), latency: newLatency(),
 		longOrders: make(chan struct{}, maxLongOrders),
-		mail:       mailbox.New[func(*loop)](), pruning: newPruning(), recovered: make(chan struct{}), stopped: make(chan struct{}), fatal: make(chan error, 1),
+		mail:       mailbox.New[func(*loop)](), recovered: make(chan struct{}), stopped: make(chan struct{}), fatal: make(chan error, 1),
 		reading: make(chan struct{}, 1), room: newGate(),
 	}
 	if c.log == nil {
@@ -282,6 +283,7 @@ func New(cfg Config) (*Coordinator, error) {
 		return nil, err
 	}
 	c.hookCounts = c.eventHooks.Counts
+	c.pruner = newPruner(c)
 	c.recorder = newRecorder(c)
 	c.expander = newExpander(c)
 	c.first = newLoop(c)

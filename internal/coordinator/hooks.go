@@ -68,9 +68,5 @@ func (c *Coordinator) SetHooks(ctx context.Context, list []hooks.Config, builtIn
 	return c.eventHooks.SetHooks(ctx, list, builtIns)
 }
 
-// hooksSeen returns the number of the event up to which no event hook needs events and
-// their builds any more; 0 before Run has started the hooks.
-func (c *Coordinator) hooksSeen() uint64 { return c.eventHooks.Seen() }
-
 // EventHooks returns what carries out the event hooks.
 func (c *Coordinator) EventHooks() *hooks.Engine { return c.eventHooks }

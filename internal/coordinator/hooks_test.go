@@ -129,7 +129,7 @@ func TestEventHooks(t *testing.T) {
 	if _, err := client.TestHook(ctx, "notes", &api.HookTest{Build: ids[0], Event: "build-done"}); err == nil || !strings.Contains(err.Error(), "there are build-submitted") {
 		t.Errorf("test of an event that is none: %v", err)
 	}
-	if seen := f.c.hooksSeen(); seen != f.ledger.LastEvent() {
+	if seen := f.c.eventHooks.Seen(); seen != f.ledger.LastEvent() {
 		t.Errorf("seen %d of %d", seen, f.ledger.LastEvent())
 	}
 }
@@ -139,7 +139,7 @@ func (f *farm) hooksDone() {
 	f.t.Helper()
 	f.until("hooks to be done", func() bool {
 		pending, _ := f.c.eventHooks.Counts()
-		return pending == 0 && f.c.hooksSeen() == f.ledger.LastEvent()
+		return pending == 0 && f.c.eventHooks.Seen() == f.ledger.LastEvent()
 	})
 }
 
@@ -157,7 +157,7 @@ func TestDeadHook(t *testing.T) {
 	if lines := notes.all(); len(lines) > 1 {
 		t.Errorf("one run at a time, but there are %q", lines)
 	}
-	if f.c.hooksSeen() >= f.ledger.LastEvent() {
+	if f.c.eventHooks.Seen() >= f.ledger.LastEvent() {
 		t.Error("the hook has seen all")
 	}
 	if err := f.c.SetHooks(t.Context(), []hooks.Config{{Name: "dead"}}, nil); err == nil {
@@ -166,7 +166,7 @@ func TestDeadHook(t *testing.T) {
 	if err := f.c.SetHooks(t.Context(), nil, nil); err != nil {
 		t.Fatal(err)
 	}
-	if f.c.hooksSeen() != f.ledger.LastEvent() {
+	if f.c.eventHooks.Seen() != f.ledger.LastEvent() {
 		t.Error("without hooks, something is still to be seen")
 	}
 	if err := f.c.SetHooks(t.Context(), []hooks.Config{dead}, nil); err != nil {

@@ -10,26 +10,20 @@ import (
 	"lighter/internal/coordinator/buildlog"
 )
 
-// AttemptLog names the log of an attempt.
-type AttemptLog struct {
-	ID      string
-	Attempt int // 0 if there was none
-}
-
 // logID returns the id under which the logs of a build are kept, unless it is a check.
 func logID(b *api.Build) string { return cmp.Or(b.Shares, b.ID) }
 
 // LastLog returns the log of a build's current or last attempt. Of a check it is that of the
 // first machine on which the build fails, or of the first of all.
-func LastLog(b *api.Build) AttemptLog {
+func LastLog(b *api.Build) buildlog.Name {
 	if b.Check == 0 {
-		return AttemptLog{logID(b), b.Attempt}
+		return buildlog.Name{ID: logID(b), Attempt: b.Attempt}
 	}
-	var last AttemptLog
+	var last buildlog.Name
 	for i := range b.Results {
 		r := &b.Results[i]
 		if r.LogID != "" && (last.ID == "" || r.Failure != nil) {
-			last = AttemptLog{r.LogID, r.LogAttempt}
+			last = buildlog.Name{ID: r.LogID, Attempt: r.LogAttempt}
 		}
 		if r.Failure != nil {
 			break
@@ -40,7 +34,7 @@ func LastLog(b *api.Build) AttemptLog {
 
 // ChosenLog returns the log of a build's attempt, or of its last one on a machine. Where
 // neither is given it returns none.
-func (c *Coordinator) ChosenLog(ctx context.Context, b *api.Build, attempt int64, machine string) (chosen AttemptLog, err error) {
+func (c *Coordinator) ChosenLog(ctx context.Context, b *api.Build, attempt int64, machine string) (chosen buildlog.Name, err error) {
 	switch {
 	case attempt > 0 && machine != "":
 		return chosen, api.BadRequest("attempt and machine: choose by one of them")
@@ -51,7 +45,7 @@ func (c *Coordinator) ChosenLog(ctx context.Context, b *api.Build, attempt int64
 	case attempt > int64(b.Attempt):
 		return chosen, api.BadRequest("build %s has no attempt %d: the last one is %d", b.ID, attempt, b.Attempt)
 	case attempt > 0:
-		return AttemptLog{logID(b), int(attempt)}, nil
+		return buildlog.Name{ID: logID(b), Attempt: int(attempt)}, nil
 	case machine == "":
 		return chosen, nil
 	}
@@ -67,17 +61,17 @@ func (c *Coordinator) ChosenLog(ctx context.Context, b *api.Build, attempt int64
 }
 
 // comparedOn returns the log of what a machine built for a check, or builds now.
-func (c *Coordinator) comparedOn(ctx context.Context, b *api.Build, machine string) (found AttemptLog, err error) {
+func (c *Coordinator) comparedOn(ctx context.Context, b *api.Build, machine string) (found buildlog.Name, err error) {
 	for i := range b.Results {
 		if r := &b.Results[i]; r.Machine == machine && r.LogID != "" {
-			return AttemptLog{r.LogID, r.LogAttempt}, nil
+			return buildlog.Name{ID: r.LogID, Attempt: r.LogAttempt}, nil
 		}
 	}
 	err = c.do(ctx, func(l *loop) {
 		if rec := l.builds[b.ID]; rec != nil && rec.check != nil {
 			for t := range rec.check.tasks {
 				if t.machine != nil && t.machine.Name == machine {
-					found = AttemptLog{t.id, t.attempt}
+					found = buildlog.Name{ID: t.id, Attempt: t.attempt}
 				}
 			}
 		}
@@ -86,11 +80,11 @@ func (c *Coordinator) comparedOn(ctx context.Context, b *api.Build, machine stri
 }
 
 // triedOn returns the log of a build's last attempt on a machine.
-func (c *Coordinator) triedOn(ctx context.Context, b *api.Build, machine string) (found AttemptLog, err error) {
+func (c *Coordinator) triedOn(ctx context.Context, b *api.Build, machine string) (found buildlog.Name, err error) {
 	events, err := c.ledger.BuildEvents(ctx, b.ID)
 	for i := range events {
 		if events[i].Machine == machine && events[i].Attempt > 0 {
-			found = AttemptLog{logID(b), events[i].Attempt}
+			found = buildlog.Name{ID: logID(b), Attempt: events[i].Attempt}
 		}
 	}
 	return found, err
@@ -103,7 +97,7 @@ func (c *Coordinator) WriteLog(ctx context.Context, w io.Writer, b *api.Build) e
 
 // CopyLog copies one of a build's logs from an offset on; with follow, until it is complete.
 // flush, if not nil, is called whenever there is nothing more at the moment.
-func (c *Coordinator) CopyLog(ctx context.Context, w io.Writer, b *api.Build, which AttemptLog, offset int64, follow bool, flush func()) error {
+func (c *Coordinator) CopyLog(ctx context.Context, w io.Writer, b *api.Build, which buildlog.Name, offset int64, follow bool, flush func()) error {
 	if which.Attempt == 0 {
 		if b.State.Final() {
 			return fmt.Errorf("build %s: %w: it was never tried", b.ID, buildlog.ErrNoLog)

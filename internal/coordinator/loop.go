@@ -94,7 +94,7 @@ func (l *loop) start() {
 		l.group.Go(func() { l.watchMachines(l.ctx) })
 	}
 	l.group.Go(func() { l.watchHead(l.ctx) })
-	l.group.Go(func() { l.pruneInTime(l.ctx) })
+	l.group.Go(func() { l.pruner.Run(l.ctx, l.cfg.PruneAfter, l.cfg.PruneKeepLogs) })
 }
 
 // run is the loop.

@@ -93,6 +93,6 @@ func life(f *farm, i int, old bool) (changes []ledger.Change) {
 		}
 		changes = append(changes, ledger.Change{Build: &record, Create: s == api.Queued})
 	}
-	f.writeLog(f.c.logs.File(r.ID, 1)+".gz", "some text")
+	f.writeFile(f.c.logs.File(r.ID, 1)+".gz", "some text")
 	return changes
 }

@@ -3,19 +3,19 @@ package coordinator
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/klauspost/compress/zstd"
 
 	"lighter/hooks"
 	"lighter/internal/agentapi"
@@ -56,12 +56,12 @@ func (f *farm) past(b api.Build, days int, logs ...string) string {
 	f.apply(ledger.Change{Build: &queued, Create: true})
 	f.apply(ledger.Change{Build: &b})
 	for i, text := range logs {
-		f.writeLog(f.c.logs.File(b.ID, i+1)+[]string{"", ".gz", ".zst"}[i%3], text)
+		f.writeFile(f.c.logs.File(b.ID, i+1)+[]string{"", ".gz", ".zst"}[i%3], text)
 	}
 	return b.ID
 }
 
-func (f *farm) writeLog(name, text string) {
+func (f *farm) writeFile(name, text string) {
 	f.t.Helper()
 	if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o700), os.WriteFile(name, []byte(text), 0o600)); err != nil {
 		f.t.Fatal(err)
@@ -110,7 +110,7 @@ func (f *farm) prune(p api.Prune) *api.Pruned {
 // hooksSawAll waits until nothing is kept for event hooks.
 func (f *farm) hooksSawAll() {
 	f.t.Helper()
-	f.until("the hooks have seen all events", func() bool { return f.c.hooksSeen() == f.ledger.LastEvent() })
+	f.until("the hooks have seen all events", func() bool { return f.c.eventHooks.Seen() == f.ledger.LastEvent() })
 }
 
 func TestPrune(t *testing.T) {
@@ -138,8 +138,8 @@ func TestPrune(t *testing.T) {
 	if err != nil || done.Builds != 2 || done.Events != 4 || done.Logs != 0 {
 		t.Fatalf("some states: %+v, %v", done, err)
 	}
-	if ids := idsOf(readArchive(t, done.File)); !slices.Equal(ids, []string{a, c}) {
-		t.Errorf("archived %v, want %v", ids, []string{a, c})
+	if lines := readArchive(t, done.File); len(lines) != 2 || lines[0].Build.ID != a || lines[1].Build.ID != c {
+		t.Errorf("archived %+v, want %v", lines, []string{a, c})
 	}
 	if got := f.logsLeft(a, b, recent); !slices.Equal(got, []string{"0", "0", "0", "2"}) {
 		t.Errorf("logs %v are left; b still has those of a", got)
@@ -180,6 +180,33 @@ func TestPrune(t *testing.T) {
 	f.idle()
 }
 
+// leftBuild is a line of an archive.
+type leftBuild struct {
+	Build  api.Build
+	Events []api.Event
+}
+
+func readArchive(t *testing.T, name string) (lines []leftBuild) {
+	t.Helper()
+	packed, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	z, err := zstd.NewReader(bytes.NewReader(packed))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer z.Close()
+	for d := json.NewDecoder(z); d.More(); {
+		var line leftBuild
+		if err := d.Decode(&line); err != nil {
+			t.Fatal(err)
+		}
+		lines = append(lines, line)
+	}
+	return lines
+}
+
 func isCode(err error, code string) bool {
 	var answer *api.Error
 	return errors.As(err, &answer) && answer.Code == code
@@ -201,21 +228,10 @@ func TestPruneIsRefused(t *testing.T) {
 			t.Errorf("%+v: %+v, %v", p, got, err)
 		}
 	}
-	f.c.pruning.one.Lock()
-	_, err := client.Prune(t.Context(), &api.Prune{OlderThan: month, DryRun: true})
-	var answer *api.Error
-	if !errors.As(err, &answer) || answer.Status != http.StatusConflict || answer.Code != api.CodeConflict {
-		t.Errorf("the second: %v", err)
-	}
-	f.c.pruning.one.Unlock()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := f.c.Prune(ctx, &api.Prune{OlderThan: month}); !errors.Is(err, context.Canceled) {
 		t.Errorf("canceled: %v", err)
-	}
-	f.c.cfg.StateFolder = ""
-	if _, err := f.c.Prune(t.Context(), &api.Prune{OlderThan: month}); err == nil || !strings.Contains(err.Error(), "state folder") {
-		t.Errorf("without a folder: %v", err)
 	}
 	if got := f.inLedger(); !slices.Equal(got, []string{old}) {
 		t.Errorf("there is %v", got)
@@ -327,120 +343,16 @@ func TestPruneWhileRetried(t *testing.T) {
 	f.idle()
 }
 
-func TestPruningWaitsForChanges(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := newPruning()
-		var release [2]func()
-		for i := range release {
-			var err error
-			if release[i], err = p.hold(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-		}
-		alone := false
-		var group sync.WaitGroup
-		group.Go(func() {
-			if err := p.alone(t.Context(), func() error { alone = true; return nil }); err != nil {
-				t.Error(err)
-			}
-		})
-		synctest.Wait()
-		release[0]()
-		synctest.Wait()
-		if alone {
-			t.Error("it did not wait for the second")
-		}
-		ctx, cancel := context.WithCancelCause(t.Context())
-		cancel(errStopping)
-		if err := p.alone(ctx, func() error { t.Error("called"); return nil }); !errors.Is(err, errStopping) {
-			t.Errorf("alone: %v", err)
-		}
-		if _, err := p.hold(ctx); !errors.Is(err, errStopping) {
-			t.Errorf("hold: %v", err)
-		}
-		release[1]()
-		group.Wait()
-		if !alone {
-			t.Error("it was not called")
-		}
-	})
-}
-
-// TestPruneInTime: archives that a crash left are finished at the start, and old builds
-// go by themselves.
-func TestPruneInTime(t *testing.T) {
-	f := unstarted(t, "m1")
+// TestPruneAtStart: what a crash left of archives is dealt with at the start.
+func TestPruneAtStart(t *testing.T) {
+	f := unstarted(t)
 	keepsState(&f.config)
-	f.config.PruneAfter, f.config.PruneKeepLogs = 30*24*time.Hour, true
-	a := testArchive(f.config.StateFolder)
-	if err := os.MkdirAll(f.config.StateFolder, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	fillArchive(t, a, 0, 5)
-	if err := a.file.Close(); err != nil {
-		t.Fatal(err)
-	}
+	left := filepath.Join(f.config.StateFolder, "archive", "builds-20260504T020201Z.jsonl.zst.part")
+	f.writeFile(left, "")
 	f.start()
 	t.Cleanup(f.shutDown)
-	f.ready("m1")
-	f.until("the old archive has its name", func() bool {
-		_, err := os.Stat(a.name)
-		return err == nil
+	f.until("the archive without builds is gone", func() bool {
+		_, err := os.Stat(left)
+		return errors.Is(err, os.ErrNotExist)
 	})
-	old, recent := f.past(api.Build{}, 31, "log"), f.past(api.Build{}, 29)
-	f.hooksSawAll()
-	ctx, cancel := context.WithCancel(t.Context())
-	over := make(chan struct{})
-	go func() {
-		defer close(over)
-		f.c.pruneEvery(ctx, 0, time.Hour)
-	}()
-	f.until("the old build has left", func() bool { return slices.Equal(f.inLedger(), []string{recent}) })
-	f.until("its archive has its name", func() bool { return len(finished(names(t, f.config.StateFolder))) == 2 })
-	cancel()
-	<-over
-	if len(f.logsLeft(old)) != 1 {
-		t.Error("its log went")
-	}
-}
-
-func finished(names []string) []string {
-	return slices.DeleteFunc(names, func(name string) bool { return strings.HasSuffix(name, partSuffix) })
-}
-
-// TestPruneIsCutShort: what was removed is in the archive.
-func TestPruneIsCutShort(t *testing.T) {
-	f := newFarm(t, keepsState)
-	var all []string
-	for range 300 {
-		all = append(all, f.past(api.Build{}, 90))
-	}
-	f.hooksSawAll()
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	p, err := f.c.newPrune(ctx, &api.Prune{OlderThan: month})
-	if err != nil {
-		t.Fatal(err)
-	}
-	// The disk fails at the second batch.
-	p.attic.now = func() time.Time { return time.Unix(0, 0) }
-	opts := ledger.PruneOptions{Before: p.began.Add(-p.req.OlderThan.Duration()), Sync: p.attic.sync}
-	batches := 0
-	broken := errors.New("broken")
-	opts.Around = func(remove func() error) error {
-		if batches++; batches == 2 {
-			return broken
-		}
-		return p.remove(ctx, remove)
-	}
-	if _, err := f.ledger.Prune(ctx, opts, p.add); !errors.Is(err, broken) {
-		t.Fatal(err)
-	}
-	if _, err := p.attic.finish(); err != nil {
-		t.Fatal(err)
-	}
-	archived, left := idsOf(readArchive(t, p.attic.name)), f.inLedger()
-	if len(left) == 300 || len(left) == 0 || !slices.Equal(all[300-len(left):], left) || !slices.Equal(archived[:300-len(left)], all[:300-len(left)]) {
-		t.Errorf("%d are archived, %d are left of 300", len(archived), len(left))
-	}
 }

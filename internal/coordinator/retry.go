@@ -67,7 +67,7 @@ func (c *Coordinator) Retry(ctx context.Context, ids []string, reason string) ([
 }
 
 func (c *Coordinator) retry(ctx context.Context, ids []string, reason string) ([]string, error) {
-	release, err := c.pruning.hold(ctx)
+	release, err := c.pruner.Hold(ctx)
 	if err != nil {
 		return nil, err
 	}

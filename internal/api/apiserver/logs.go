@@ -50,7 +50,7 @@ func (s *Server) getLog(w http.ResponseWriter, r *http.Request) error {
 }
 
 // chosenLog returns the log that a question chooses by attempt or by machine, if it does.
-func (s *Server) chosenLog(ctx context.Context, b *api.Build, q url.Values) (chosen coordinator.AttemptLog, err error) {
+func (s *Server) chosenLog(ctx context.Context, b *api.Build, q url.Values) (chosen buildlog.Name, err error) {
 	attempt, err := number(q.Get("attempt"), "attempt")
 	if err != nil {
 		return chosen, err
@@ -61,7 +61,7 @@ func (s *Server) chosenLog(ctx context.Context, b *api.Build, q url.Values) (cho
 // streamLog writes a log that may still grow. With follow it waits for the log of a
 // build that has none yet, goes on from one attempt to the next, and ends when the
 // build is final. A log that was chosen is followed up to its own end.
-func (s *Server) streamLog(w http.ResponseWriter, r *http.Request, b *api.Build, chosen coordinator.AttemptLog, offset int64, follow bool) error {
+func (s *Server) streamLog(w http.ResponseWriter, r *http.Request, b *api.Build, chosen buildlog.Name, offset int64, follow bool) error {
 	ctx, cancel := s.c.UntilStopped(r.Context())
 	defer cancel()
 	rc := http.NewResponseController(w)

@@ -26,6 +26,12 @@ type Folder struct {
 	live map[string]*Log // by file name
 }
 
+// Name names the log of an attempt.
+type Name struct {
+	ID      string
+	Attempt int // 0 if there was none
+}
+
 // minCompressed is the size from which on a log is compressed, in bytes.
 const minCompressed = 4 << 10
 

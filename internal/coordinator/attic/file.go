@@ -1,4 +1,4 @@
-package coordinator
+package attic
 
 import (
 	"encoding/binary"
@@ -17,11 +17,11 @@ import (
 	"lighter/internal/disk"
 )
 
-// attic is a file with builds that leave the ledger: a line of JSON for each,
+// writer writes a file with builds that leave the ledger: a line of JSON for each,
 // compressed with zstd. What was written up to a sync is a frame of its own, so that a
 // file that was cut short is whole up to the last one. Its name ends in partSuffix until
 // it is finished.
-type attic struct {
+type writer struct {
 	dir    string
 	now    func() time.Time // that its name says
 	name   string           // that it gets; empty before the first build
@@ -39,30 +39,30 @@ type leftBuild struct {
 }
 
 const (
-	atticFolder = "archive" // in the state folder
-	atticSuffix = ".jsonl.zst"
-	partSuffix  = ".part"
+	folder     = "archive" // in the state folder
+	fileSuffix = ".jsonl.zst"
+	partSuffix = ".part"
 )
 
 // add writes a build and its history.
-func (a *attic) add(b *api.Build, events []api.Event) error {
-	if a.file == nil {
-		if err := a.create(); err != nil {
+func (w *writer) add(b *api.Build, events []api.Event) error {
+	if w.file == nil {
+		if err := w.create(); err != nil {
 			return err
 		}
 	}
-	a.open = true
-	return a.lines.Encode(leftBuild{b, events})
+	w.open = true
+	return w.lines.Encode(leftBuild{b, events})
 }
 
-func (a *attic) create() error {
-	if err := os.MkdirAll(a.dir, 0o755); err != nil {
+func (w *writer) create() error {
+	if err := os.MkdirAll(w.dir, 0o755); err != nil {
 		return err
 	}
-	if err := disk.SyncFolder(filepath.Dir(a.dir)); err != nil {
+	if err := disk.SyncFolder(filepath.Dir(w.dir)); err != nil {
 		return err
 	}
-	name, err := a.freeName()
+	name, err := w.freeName()
 	if err != nil {
 		return err
 	}
@@ -70,19 +70,19 @@ func (a *attic) create() error {
 	if err != nil {
 		return err
 	}
-	a.name, a.file = name, file
-	if a.frame, err = zstd.NewWriter(file, zstd.WithEncoderConcurrency(1)); err != nil {
+	w.name, w.file = name, file
+	if w.frame, err = zstd.NewWriter(file, zstd.WithEncoderConcurrency(1)); err != nil {
 		return err
 	}
-	a.lines = json.NewEncoder(a.frame)
-	return disk.SyncFolder(a.dir)
+	w.lines = json.NewEncoder(w.frame)
+	return disk.SyncFolder(w.dir)
 }
 
 // freeName returns the name of a file that isn't there, finished or not. Nobody else
 // makes any: the folder is that of a ledger, which is open once.
-func (a *attic) freeName() (string, error) {
-	base := filepath.Join(a.dir, "builds-"+a.now().UTC().Format("20060102T150405Z"))
-	name := base + atticSuffix
+func (w *writer) freeName() (string, error) {
+	base := filepath.Join(w.dir, "builds-"+w.now().UTC().Format("20060102T150405Z"))
+	name := base + fileSuffix
 	for n := 2; ; n++ {
 		_, err := os.Lstat(name)
 		_, partErr := os.Lstat(name + partSuffix)
@@ -94,41 +94,41 @@ func (a *attic) freeName() (string, error) {
 		case partErr != nil && !errors.Is(partErr, fs.ErrNotExist):
 			return "", partErr
 		}
-		name = fmt.Sprintf("%s-%d%s", base, n, atticSuffix)
+		name = fmt.Sprintf("%s-%d%s", base, n, fileSuffix)
 	}
 }
 
 // sync makes what was added durable.
-func (a *attic) sync() error {
-	if !a.open {
+func (w *writer) sync() error {
+	if !w.open {
 		return nil
 	}
-	if err := errors.Join(a.frame.Close(), a.file.Sync()); err != nil {
+	if err := errors.Join(w.frame.Close(), w.file.Sync()); err != nil {
 		return err
 	}
-	at, err := a.file.Seek(0, io.SeekCurrent)
+	at, err := w.file.Seek(0, io.SeekCurrent)
 	if err != nil {
 		return err
 	}
-	a.synced, a.open = at, false
-	a.frame.Reset(a.file)
+	w.synced, w.open = at, false
+	w.frame.Reset(w.file)
 	return nil
 }
 
 // finish gives the file its name and returns its size. What was not synced is left out:
 // those builds are still in the ledger. Without any build there is no file.
-func (a *attic) finish() (size int64, err error) {
-	if a.file == nil {
+func (w *writer) finish() (size int64, err error) {
+	if w.file == nil {
 		return 0, nil
 	}
-	file := a.file
-	a.file = nil
-	return finishAttic(file, a.name, a.synced)
+	file := w.file
+	w.file = nil
+	return finishFile(file, w.name, w.synced)
 }
 
-// finishAttic cuts an attic to a size, closes it and gives it its name. Nothing is
+// finishFile cuts a file to a size, closes it and gives it its name. Nothing is
 // left of one without builds.
-func finishAttic(file *os.File, name string, size int64) (int64, error) {
+func finishFile(file *os.File, name string, size int64) (int64, error) {
 	part := file.Name()
 	err := file.Truncate(size)
 	if err == nil {
@@ -145,10 +145,10 @@ func finishAttic(file *os.File, name string, size int64) (int64, error) {
 	return size, errors.Join(err, disk.SyncFolder(filepath.Dir(name)))
 }
 
-// finishAttics does so with what a crash left of attics in a folder, and returns the
+// finishAll does so with what a crash left in a folder, and returns the
 // names of those in which there are builds.
-func finishAttics(dir string) (names []string, err error) {
-	parts, err := filepath.Glob(filepath.Join(escapeGlob(dir), "*"+atticSuffix+partSuffix))
+func finishAll(dir string) (names []string, err error) {
+	parts, err := filepath.Glob(filepath.Join(escapeGlob(dir), "*"+fileSuffix+partSuffix))
 	if err != nil {
 		return nil, err
 	}
@@ -164,7 +164,7 @@ func finishAttics(dir string) (names []string, err error) {
 			continue
 		}
 		name := part[:len(part)-len(partSuffix)]
-		size, finishErr := finishAttic(file, name, size)
+		size, finishErr := finishFile(file, name, size)
 		if finishErr != nil {
 			err = errors.Join(err, finishErr)
 		} else if size > 0 {

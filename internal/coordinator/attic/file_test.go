@@ -1,4 +1,4 @@
-package coordinator
+package attic
 
 import (
 	"bytes"
@@ -49,14 +49,14 @@ func idsOf(lines []leftBuild) (ids []string) {
 	return ids
 }
 
-func testArchive(dir string) *attic {
-	return &attic{dir: filepath.Join(dir, atticFolder), now: func() time.Time {
+func testArchive(dir string) *writer {
+	return &writer{dir: filepath.Join(dir, folder), now: func() time.Time {
 		return time.Date(2026, 5, 4, 3, 2, 1, 0, time.FixedZone("", 3600))
 	}}
 }
 
 // fillArchive adds builds from a number to another, and syncs.
-func fillArchive(t *testing.T, a *attic, from, to int) {
+func fillArchive(t *testing.T, a *writer, from, to int) {
 	t.Helper()
 	addBuilds(t, a, from, to)
 	if err := a.sync(); err != nil {
@@ -64,7 +64,7 @@ func fillArchive(t *testing.T, a *attic, from, to int) {
 	}
 }
 
-func addBuilds(t *testing.T, a *attic, from, to int) {
+func addBuilds(t *testing.T, a *writer, from, to int) {
 	t.Helper()
 	for n := from; n < to; n++ {
 		b := &api.Build{Request: api.Request{ID: fmt.Sprint(n)}, State: api.Failed}
@@ -76,7 +76,7 @@ func addBuilds(t *testing.T, a *attic, from, to int) {
 
 func names(t *testing.T, dir string) (names []string) {
 	t.Helper()
-	entries, err := os.ReadDir(filepath.Join(dir, atticFolder))
+	entries, err := os.ReadDir(filepath.Join(dir, folder))
 	if err != nil && !os.IsNotExist(err) {
 		t.Fatal(err)
 	}
@@ -120,7 +120,7 @@ func TestArchive(t *testing.T) {
 	fillArchive(t, second, 0, 1)
 	third := testArchive(dir)
 	addBuilds(t, third, 0, 1)
-	for _, a := range []*attic{second, third} {
+	for _, a := range []*writer{second, third} {
 		if _, err := a.finish(); err != nil {
 			t.Fatal(err)
 		}
@@ -185,14 +185,14 @@ func TestArchiveAfterCrash(t *testing.T) {
 	}
 	for _, l := range left {
 		for _, name := range names(t, dir) {
-			if err := os.Remove(filepath.Join(dir, atticFolder, name)); err != nil {
+			if err := os.Remove(filepath.Join(dir, folder, name)); err != nil {
 				t.Fatal(err)
 			}
 		}
 		if err := os.WriteFile(a.name+partSuffix, l.content, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		finished, err := finishAttics(a.dir)
+		finished, err := finishAll(a.dir)
 		if err != nil {
 			t.Fatalf("%s: %v", l.name, err)
 		}
@@ -213,7 +213,7 @@ func TestArchiveAfterCrash(t *testing.T) {
 
 func TestFinishArchivesInAnOddFolder(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), `[a]*\`)
-	if names, err := finishAttics(dir); names != nil || err != nil {
+	if names, err := finishAll(dir); names != nil || err != nil {
 		t.Fatal(names, err)
 	}
 	a := testArchive(dir)
@@ -221,7 +221,7 @@ func TestFinishArchivesInAnOddFolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	fillArchive(t, a, 0, 3)
-	if names, err := finishAttics(a.dir); !slices.Equal(names, []string{a.name}) || err != nil {
+	if names, err := finishAll(a.dir); !slices.Equal(names, []string{a.name}) || err != nil {
 		t.Fatal(names, err)
 	}
 	if err := a.file.Close(); err != nil {
