@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
@@ -148,22 +149,25 @@ func finishFile(file *os.File, name string, size int64) (int64, error) {
 // finishAll does so with what a crash left in a folder, and returns the
 // names of those in which there are builds.
 func finishAll(dir string) (names []string, err error) {
-	parts, err := filepath.Glob(filepath.Join(escapeGlob(dir), "*"+fileSuffix+partSuffix))
-	if err != nil {
-		return nil, err
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
 	}
-	for _, part := range parts {
-		file, openErr := os.OpenFile(part, os.O_RDWR, 0)
+	for _, e := range entries {
+		name, isPart := strings.CutSuffix(filepath.Join(dir, e.Name()), partSuffix)
+		if !isPart || !strings.HasSuffix(name, fileSuffix) {
+			continue
+		}
+		file, openErr := os.OpenFile(name+partSuffix, os.O_RDWR, 0)
 		if openErr != nil {
 			err = errors.Join(err, openErr)
 			continue
 		}
 		size, wholeErr := wholeFrames(file)
 		if wholeErr != nil {
-			err = errors.Join(err, fmt.Errorf("%s: %w", part, wholeErr), file.Close())
+			err = errors.Join(err, fmt.Errorf("%s: %w", file.Name(), wholeErr), file.Close())
 			continue
 		}
-		name := part[:len(part)-len(partSuffix)]
 		size, finishErr := finishFile(file, name, size)
 		if finishErr != nil {
 			err = errors.Join(err, finishErr)
@@ -245,17 +249,4 @@ func frameEnd(r io.ReaderAt, at int64) (int64, error) {
 		at += 4
 	}
 	return at, nil
-}
-
-// escapeGlob makes a pattern that matches a name alone.
-func escapeGlob(name string) string {
-	var b []byte
-	for i := range len(name) {
-		switch name[i] {
-		case '*', '?', '[', '\\':
-			b = append(b, '\\')
-		}
-		b = append(b, name[i])
-	}
-	return string(b)
 }
