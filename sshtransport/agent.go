@@ -251,7 +251,7 @@ func (l *link) openSession(ctx context.Context, a agent) (*stream, error) {
 		switch {
 		case errors.As(err, &full) && full.limit > 0:
 			l.cfg.Logger.Warn("the server allows few sessions (MaxSessions in sshd_config): streams wait for each other", "sessions", full.limit)
-		case errors.As(err, &full), errors.As(err, &failed):
+		case errors.As(err, &full), errors.As(err, &failed), errors.Is(err, ErrNoCommands):
 			return nil, &agentError{err}
 		default:
 			return nil, err

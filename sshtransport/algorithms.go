@@ -61,6 +61,6 @@ const maxNames = 300
 // describeNegotiation says what a server offers of which nothing is used.
 func describeNegotiation(addr string, e *ssh.AlgorithmNegotiationError) error {
 	names := truncate(printable(strings.Join(e.RequestedAlgorithms, ", ")), maxNames)
-	return fmt.Errorf("connect to %s: of what the server offers for %s (%s) lighter uses nothing; it uses %s: update that server",
-		addr, e.What, names, strings.Join(slices.Compact(e.SupportedAlgorithms), ", "))
+	return &ConnectError{addr, true, fmt.Errorf("of what the server offers for %s (%s) lighter uses nothing; it uses %s: update that server",
+		e.What, names, strings.Join(slices.Compact(e.SupportedAlgorithms), ", "))}
 }

@@ -132,7 +132,7 @@ func (s *starter) binary(ctx context.Context, p platform) (*AgentBinary, error) 
 		err = errors.New("there is none")
 	}
 	if err != nil {
-		return nil, fmt.Errorf("agent for %s: %w", p, err)
+		return nil, &BinaryError{p.String(), err}
 	}
 	return binary, nil
 }

@@ -30,11 +30,16 @@ type command struct {
 // exec starts a command. The caller closes it. It blocks as long as the
 // connection lasts.
 func (l *link) exec(text string) (*command, error) {
-	return l.request("exec", text, "the server runs no commands for this account")
+	c, err := l.request("exec", text, ErrNoCommands)
+	if errors.Is(err, ErrNoCommands) {
+		err = fmt.Errorf("remote command %s: %w", truncate(printable(text), 300), err)
+	}
+	return c, err
 }
 
-// request opens a session for a command or a subsystem.
-func (l *link) request(kind, text, refusal string) (*command, error) {
+// request opens a session for a command or a subsystem. The error is refusal if the server
+// has none of that kind.
+func (l *link) request(kind, text string, refusal error) (*command, error) {
 	ch, requests, err := l.openSessionChannel()
 	if err != nil {
 		return nil, err
@@ -47,7 +52,7 @@ func (l *link) request(kind, text, refusal string) (*command, error) {
 	}
 	ok, err := ch.SendRequest(kind, true, ssh.Marshal(struct{ Text string }{text}))
 	if err == nil && !ok {
-		err = &CommandError{Command: text, Reason: refusal}
+		err = refusal
 	}
 	if err != nil {
 		c.close()

@@ -47,6 +47,51 @@ func (e *DownError) Error() string {
 // Unwrap returns the cause.
 func (e *DownError) Unwrap() error { return e.Cause }
 
+// ErrNoCommands says that a machine's server runs no commands for the account, ErrNoSFTP that
+// it offers no SFTP.
+var (
+	ErrNoCommands = errors.New("the server runs no commands for this account")
+	ErrNoSFTP     = errors.New("the server does not offer it (Subsystem in sshd_config)")
+)
+
+// ConnectError says why no SSH connection came about, where the machine's name, its network
+// (net.OpError), keys and logins are not why.
+type ConnectError struct {
+	Addr     string
+	Answered bool // something did, and it did not go on as SSH should
+	Cause    error
+}
+
+func (e *ConnectError) Error() string { return fmt.Sprintf("connect to %s: %v", e.Addr, e.Cause) }
+
+// Unwrap returns the cause.
+func (e *ConnectError) Unwrap() error { return e.Cause }
+
+// BinaryError says that this computer has no agent that can be uploaded for a platform.
+type BinaryError struct {
+	Platform string // in Go's words: "linux/arm64"
+	Cause    error
+}
+
+func (e *BinaryError) Error() string { return fmt.Sprintf("agent for %s: %v", e.Platform, e.Cause) }
+
+// Unwrap returns the cause.
+func (e *BinaryError) Unwrap() error { return e.Cause }
+
+// WriteError is a failure to write for which a machine's SFTP server has no word, although
+// the disk has room.
+type WriteError struct {
+	Free  uint64 // bytes
+	Cause error
+}
+
+func (e *WriteError) Error() string {
+	return fmt.Sprintf("%v (%d bytes are free; is a quota used up?)", e.Cause, e.Free)
+}
+
+// Unwrap returns the cause.
+func (e *WriteError) Unwrap() error { return e.Cause }
+
 // HostKeyError says that a machine showed another key than the one it should have.
 type HostKeyError struct {
 	Addr   string
@@ -100,7 +145,7 @@ type AuthError struct {
 	User, Addr string
 	Keys       []string // that were offered: type, fingerprint and where from
 	Unusable   []string // keys that could not be offered, and why
-	Cause      error
+	Cause      error    // what the server says besides; nil if nothing
 }
 
 func (e *AuthError) Error() string {
@@ -115,13 +160,13 @@ func (e *AuthError) Error() string {
 	if len(e.Unusable) > 0 {
 		fmt.Fprintf(&b, "; not usable: %s", strings.Join(e.Unusable, ", "))
 	}
-	if e.Cause != nil && !strings.Contains(e.Cause.Error(), "unable to authenticate") {
+	if e.Cause != nil {
 		fmt.Fprintf(&b, ": %v", e.Cause)
 	}
 	return b.String()
 }
 
-// Unwrap returns what the SSH library said.
+// Unwrap returns the cause.
 func (e *AuthError) Unwrap() error { return e.Cause }
 
 // KeyError says what is wrong with a private key, or with a pinned host key.

@@ -50,7 +50,7 @@ func connect(ctx context.Context, cfg *Config) (*link, error) {
 	if err != nil {
 		conn.Close()
 		if cause := context.Cause(ctx); cause != nil {
-			return nil, fmt.Errorf("connect to %s: %w", cfg.Addr, cause)
+			return nil, &ConnectError{cfg.Addr, true, cause}
 		}
 		return nil, h.explain(err)
 	}
@@ -59,20 +59,20 @@ func connect(ctx context.Context, cfg *Config) (*link, error) {
 }
 
 func dial(ctx context.Context, cfg *Config) (net.Conn, error) {
-	ctx, cancel := withTimeout(ctx, cfg.ConnectTimeout, "connecting to "+cfg.Addr)
+	limited, cancel := withTimeout(ctx, cfg.ConnectTimeout, "it")
 	defer cancel()
-	conn, err := cfg.Dial(ctx)
-	if err == nil {
+	conn, err := cfg.Dial(limited)
+	switch {
+	case err == nil:
 		return conn, nil
-	}
-	if cause := context.Cause(ctx); cause != nil {
-		return nil, cause
-	}
-	var op *net.OpError
-	if errors.As(err, &op) {
+	case ctx.Err() != nil:
+		return nil, context.Cause(ctx)
+	case limited.Err() != nil:
+		err = context.Cause(limited)
+	case errors.As(err, new(*net.OpError)):
 		return nil, err // "dial tcp 192.0.2.1:22: connection refused"
 	}
-	return nil, fmt.Errorf("connect to %s: %w", cfg.Addr, err)
+	return nil, &ConnectError{cfg.Addr, false, err}
 }
 
 // handshake knows what has been tried when it fails.
@@ -119,20 +119,24 @@ func (h *handshake) explain(err error) error {
 	if negotiation != nil {
 		return describeNegotiation(h.cfg.Addr, negotiation)
 	}
-	if h.keyChecked && refused(err) {
-		return &AuthError{
-			User: h.cfg.User, Addr: h.cfg.Addr,
-			Keys: h.creds.offered, Unusable: h.creds.unusable, Cause: errors.New(printable(err.Error())),
-		}
+	if refused, cause := refusal(err); h.keyChecked && refused {
+		return &AuthError{User: h.cfg.User, Addr: h.cfg.Addr, Keys: h.creds.offered, Unusable: h.creds.unusable, Cause: cause}
 	}
-	return fmt.Errorf("connect to %s: %w", h.cfg.Addr, harmless(err))
+	return &ConnectError{h.cfg.Addr, true, harmless(err)}
 }
 
-// refused tells a refused login from a connection that broke. The library has no type
-// for the first; the second part is what OpenSSH says when too many keys were offered.
-func refused(err error) bool {
-	text := err.Error()
-	return strings.Contains(text, "unable to authenticate") || strings.Contains(text, "Too many authentication failures")
+// refusal tells a refused login from a connection that broke, and returns what the server
+// says besides. There are only texts to tell them apart: the first is what x/crypto/ssh says
+// when it has tried all keys, for which it has no type; the second is what OpenSSH says
+// when too many were offered.
+func refusal(err error) (refused bool, cause error) {
+	switch text := err.Error(); {
+	case strings.Contains(text, "unable to authenticate"):
+		return true, nil
+	case strings.Contains(text, "Too many authentication failures"):
+		return true, harmless(err)
+	}
+	return false, nil
 }
 
 // defaultCiphers prefers what the processor is fast at: with instructions for AES and

@@ -418,7 +418,7 @@ func TestOpenSSHNoSFTP(t *testing.T) {
 	s, f := sshtest.StartOpenSSH(t), newFarm(t)
 	s.RemoveConfig(t, "Subsystem")
 	_, err := newClient(t, opensshConfig(t, s, f)).DialAgent(t.Context())
-	if err == nil || !strings.Contains(err.Error(), "upload the agent: SFTP: the server does not offer it (Subsystem in sshd_config)") {
+	if !errors.Is(err, sshtransport.ErrNoSFTP) || !strings.Contains(err.Error(), "upload the agent: SFTP: the server does not offer it (Subsystem in sshd_config)") {
 		t.Errorf("error = %v", err)
 	}
 }

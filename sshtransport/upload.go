@@ -99,12 +99,8 @@ func (a *allowance) Read(p []byte) (int, error) {
 
 // openSFTP opens a session for SFTP. Closing the client closes it.
 func (l *link) openSFTP() (*sftp.Client, *allowance, error) {
-	c, err := l.request("subsystem", "sftp", "the server does not offer it (Subsystem in sshd_config)")
-	var refused *CommandError
-	switch {
-	case errors.As(err, &refused):
-		return nil, nil, errors.New("SFTP: " + refused.Reason)
-	case err != nil:
+	c, err := l.request("subsystem", "sftp", ErrNoSFTP)
+	if err != nil {
 		return nil, nil, fmt.Errorf("SFTP: %w", err)
 	}
 	said := newAllowance(c.stdout)
@@ -351,11 +347,6 @@ func (u *uploader) rename(from, to string) error {
 
 // explain adds what SFTP has no word for: it says only "failure" when a disk is full.
 func (u *uploader) explain(err error, dir string, need int64) error {
-	var status *sftp.StatusError
-	var text string
-	if errors.As(err, &status) {
-		text = status.Error()
-	}
 	if _, ok := u.client.HasExtension("statvfs@openssh.com"); !ok || u.link.lostError() != nil {
 		return err
 	}
@@ -369,8 +360,8 @@ func (u *uploader) explain(err error, dir string, need int64) error {
 		return fmt.Errorf("%w: %d bytes are free in %s, %d are needed (%w)", syscall.ENOSPC, free, dir, need, err)
 	case vfs.Files > 0 && vfs.Favail == 0:
 		return fmt.Errorf("%w: no more files can be made in %s (%w)", syscall.ENOSPC, dir, err)
-	case text != "":
-		return fmt.Errorf("%w (%d bytes are free; is a quota used up?)", err, free)
+	case errors.As(err, new(*sftp.StatusError)):
+		return &WriteError{free, err}
 	}
 	return err
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -21,7 +22,6 @@ import (
 	"lighter/machines"
 	"lighter/nar/signature"
 	"lighter/sshtransport"
-	"lighter/store"
 )
 
 // Advice says what to do about machines that can't be used. What its fields don't say is
@@ -172,16 +172,17 @@ func portFlag(m *machines.Machine) string {
 // networkFix is about the way to the SSH server.
 func (a *Advice) networkFix(m *machines.Machine, err error) string {
 	var name *net.DNSError
-	text := err.Error()
+	var connect *sshtransport.ConnectError
+	isConnect := errors.As(err, &connect)
 	switch {
 	case errors.As(err, &name):
 		return fmt.Sprintf("put a name or address that can be found from here into %s", a.entry(m))
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Sprintf("start sshd on %s (systemctl start ssh; herd start ssh-daemon), or put the port on which it listens into %s", m.Host, a.entry(m))
 	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.ETIMEDOUT),
-		strings.HasPrefix(text, "connecting to "):
+		isConnect && !connect.Answered:
 		return fmt.Sprintf("see whether %s is up and its address right (ping %s), and whether a firewall drops port %d", m.Host, human.ShellWord(m.Host), m.Port)
-	case strings.HasPrefix(text, "connect to "), strings.HasPrefix(text, "the SSH handshake "):
+	case isConnect:
 		return fmt.Sprintf("see what answers there: ssh -v%s %s; an sshd with too many connections hangs up (MaxStartups)", portFlag(m), human.ShellWord(m.User+"@"+m.Host))
 	case errors.As(err, new(*TooLong)):
 		return "see how far it gets by hand: " + sshTo(m, m.User) + " true; --timeout gives it more time"
@@ -193,26 +194,20 @@ func (a *Advice) networkFix(m *machines.Machine, err error) string {
 func (a *Advice) agentFix(m *machines.Machine, err error) string {
 	var failed *sshtransport.CommandError
 	isCommand := errors.As(err, &failed)
+	// What a program on the machine says, a shell or the agent as it starts, is text.
 	text := strings.ToLower(err.Error())
-	says := func(words ...string) bool {
-		for _, w := range words {
-			if strings.Contains(text, w) {
-				return true
-			}
-		}
-		return false
-	}
+	says := func(words string) bool { return strings.Contains(text, words) }
 	there := sshTo(m, m.User)
 	switch {
+	case errors.As(err, new(*sshtransport.BinaryError)):
+		return "" // the text says what to do
 	case errors.Is(err, syscall.ENOSPC), says("no space left"):
 		return fmt.Sprintf("make room in the home of %s there: %s df -h .cache", m.User, there)
-	case says("is a quota used up"):
+	case errors.As(err, new(*sshtransport.WriteError)):
 		return fmt.Sprintf("see whether it is mounted read-only, or a quota used up: %s 'findmnt -T .cache; quota'", there)
-	case says("no lighter-agent for"):
-		return "" // the text says what to do
-	case says("currently not available", "runs no commands"):
+	case errors.Is(err, sshtransport.ErrNoCommands), says("currently not available"): // nologin(8)
 		return fmt.Sprintf("give %s a login shell there (chsh), or a forced command: lighter-agent help says how", m.User)
-	case says("does not offer it (subsystem"):
+	case errors.Is(err, sshtransport.ErrNoSFTP):
 		return `add to sshd_config there "Subsystem sftp internal-sftp", and reload sshd`
 	case isCommand && failed.Status == 126:
 		return fmt.Sprintf("programs cannot run from ~/.cache/lighter there (mounted noexec? %s findmnt -T .cache); make it a symbolic link to a folder where they can", there)
@@ -260,7 +255,17 @@ func offerProblem(m *machines.Machine, info *agentapi.Machine) (text, fix string
 	return text, fix
 }
 
-// storeFix is about a machine's store; text is what the machine said.
+// refusalFix is about what the agent on a machine answered in place of a result.
+func (a *Advice) refusalFix(m *machines.Machine, info *agentapi.Machine, err error) string {
+	var refused *agentapi.Error
+	if errors.As(err, &refused) && refused.Status == http.StatusNotFound && refused.Code == "" { // it has no such request
+		return "an agent of another version builds there; try again when its builds are done"
+	}
+	return a.storeFix(m, info, err.Error())
+}
+
+// storeFix is about a machine's store. The text is the machine's, which passes on what its kernel
+// or its guix-daemon said: no part of it says what that means.
 func (a *Advice) storeFix(m *machines.Machine, info *agentapi.Machine, text string) string {
 	low := strings.ToLower(text)
 	isDaemon := info.StoreKind == machines.StoreDaemon
@@ -274,8 +279,6 @@ func (a *Advice) storeFix(m *machines.Machine, info *agentapi.Machine, text stri
 			m.User, sshTo(m, m.User), human.ShellWord(filepath.Dir(m.DaemonSocket)), human.ShellWord(m.DaemonSocket), m.User, m.User, sshTo(m, m.User))
 	case isDaemon && (strings.Contains(low, "no such file") || strings.Contains(low, "connection refused")):
 		return fmt.Sprintf("start guix-daemon there (systemctl start guix-daemon; herd start guix-daemon), or put the socket on which it listens as daemon-socket into %s", a.entry(m))
-	case strings.Contains(low, "no such request"):
-		return "an agent of another version builds there; try again when its builds are done"
 	}
 	return ""
 }
@@ -324,9 +327,8 @@ func (a *Advice) HeadFix(err error) string {
 	if a.HeadKind != machines.StoreDaemon {
 		return ""
 	}
-	text := err.Error()
 	switch {
-	case errors.Is(err, store.ErrUnauthorized), strings.Contains(text, "generate-key"), errors.Is(err, context.DeadlineExceeded):
+	case !errors.As(err, new(*net.OpError)), errors.Is(err, context.DeadlineExceeded): // it is not about the socket
 		return ""
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return "start guix-daemon (systemctl start guix-daemon; herd start guix-daemon), or say where it listens with --daemon-socket; without Guix, --store=local"

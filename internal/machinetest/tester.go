@@ -251,7 +251,7 @@ func (x *trial) send(ctx context.Context) finding {
 		}
 		return finding{err: err, fix: x.farACLFix(x.m, x.Info)}
 	}
-	return finding{err: err, fix: x.storeFix(x.m, x.Info, err.Error())}
+	return finding{err: err, fix: x.refusalFix(x.m, x.Info, err)}
 }
 
 // pack makes a new item on the head, and an archive of it.
@@ -275,7 +275,7 @@ func (x *trial) pack(ctx context.Context) (store.Path, []byte, error) {
 func (x *trial) fetch(ctx context.Context) finding {
 	path, archive, err := x.request(ctx)
 	if err != nil {
-		return finding{err: err, fix: x.storeFix(x.m, x.Info, err.Error())}
+		return finding{err: err, fix: x.refusalFix(x.m, x.Info, err)}
 	}
 	if err = x.verify(archive, path); err == nil {
 		_, err = x.Store.Import(ctx, bytes.NewReader(archive), store.ImportOptions{})
