@@ -80,10 +80,10 @@ func newLoneTester(ctx context.Context, inv *invocation, f head.Folders) (*machi
 		return nil, err
 	}
 	t := &machineTester{folders: f, machines: list, links: links, tester: machinetest.Tester{
-		Advice: f.Advice(links), Head: machinetest.Head{Dir: store.DefaultDir, PublicKey: links.PublicKey},
-		ACL: func() (*signature.ACL, error) { return loadACL(f) },
+		Advice: f.Advice(links),
+		ACL:    func() (*signature.ACL, error) { return loadACL(f) },
 	}}
-	t.tester.ByName = true
+	t.tester.Dir, t.tester.ByName = store.DefaultDir, true
 	for i := range list {
 		t.names = append(t.names, list[i].Name)
 	}

@@ -76,9 +76,8 @@ func (o *offloading) test(ctx context.Context, inv *invocation, asJSON, keys boo
 		return err
 	}
 	defer func() { err = errors.Join(err, own.Close()) }()
-	tester := &machinetest.Tester{
-		Advice: o.advice, Head: machinetest.Head{Dir: own.Dir(), PublicKey: own.PublicKey}, Store: own.Backend, ACL: own.ACL,
-	}
+	tester := &machinetest.Tester{Advice: o.advice, Store: own.Backend, ACL: own.ACL}
+	tester.Dir, tester.PublicKey = own.Dir(), own.PublicKey
 	bad := 0
 	err = each(ctx, o, func(ctx context.Context, m *machines.Machine) *offloadTrial {
 		return o.try(ctx, tester, m)
@@ -113,7 +112,7 @@ func (o *offloading) try(ctx context.Context, tester *machinetest.Tester, m *mac
 		t.Address = address(m)
 	}
 	if result.HeadRefused {
-		t.HeadKey = &keyFile{File: tester.HeadKey, Key: tester.PublicKey.String()}
+		t.HeadKey = &keyFile{File: tester.KeyFile, Key: tester.PublicKey.String()}
 	}
 	if result.MachineRefused {
 		t.MachineKey = result.Info.PublicKey

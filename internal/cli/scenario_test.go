@@ -23,6 +23,7 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"kill-coordinator":   killCoordinator,
 	"start-data-service": startDataService,
 	"await":              await,
+	"follow":             follow,
 }
 
 // scriptTimeout is how long scripts wait for something that must happen.
@@ -131,4 +132,14 @@ func awaitOutput(ts *testscript.TestScript, want *regexp.Regexp, args ...string)
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
+}
+
+// follow runs, and says yes to, the one command of lighter's that the last output advises.
+func follow(ts *testscript.TestScript, neg bool, _ []string) {
+	out := ts.ReadFile("stdout")
+	found := regexp.MustCompile(`(?m)lighter (\S+ authorize .*?)$`).FindStringSubmatch(out)
+	if neg || found == nil {
+		ts.Fatalf("no command is advised: %s", out)
+	}
+	ts.Check(ts.Exec("lighter", append(strings.Fields(found[1]), "--yes")...))
 }

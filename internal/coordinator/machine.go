@@ -441,7 +441,7 @@ func (m *machine) unreachable(l *loop, s sighting) {
 
 // problemOf says why a machine that is up gets no builds; empty if it does.
 func (m *machine) problemOf(s *sighting) string {
-	return m.c.machinesHead().Unfit(&m.Machine, s.info, s.acl)
+	return m.c.advice().Unfit(&m.Machine, s.info, s.acl)
 }
 
 // saveInterval is the least time between two records of what was learnt of a machine.

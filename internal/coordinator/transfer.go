@@ -16,6 +16,7 @@ import (
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
 	"lighter/internal/coordinator/headstore"
+	"lighter/internal/machinetest"
 	"lighter/store"
 )
 
@@ -164,7 +165,7 @@ func (m *machine) refused(ctx context.Context, stream *countingReader, batch []*
 	case stream.err != nil:
 		return stream.err // the link broke in the middle
 	case errors.Is(err, store.ErrUnauthorized):
-		return m.fetchFailure(fmt.Errorf("%s: %w (authorize its key: lighter machines authorize %s)", describe(batch), err, m.Name))
+		return m.fetchFailure(fmt.Errorf("%s: %w (authorize its key: %s)", describe(batch), err, machinetest.AuthorizeMachine(m.Name, m.c.cfg.Advice.StoreKind)))
 	case errors.Is(err, errNotAsked), errors.Is(err, errOther):
 		f := m.fetchFailure(err)
 		f.Kind = api.KindFault

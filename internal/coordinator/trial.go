@@ -27,7 +27,7 @@ func (c *Coordinator) TestMachine(ctx context.Context, name string) (*api.Machin
 	if err := c.do(ctx, func(*loop) { entry = m.Machine }); err != nil {
 		return nil, err
 	}
-	tester := machinetest.Tester{Advice: c.cfg.Advice, Head: c.machinesHead(), Store: c.cfg.Store, ACL: c.cfg.ACL}
+	tester := machinetest.Tester{Advice: c.advice(), Store: c.cfg.Store, ACL: c.cfg.ACL}
 	result := tester.Test(ctx, &entry, m.client)
 	_, looked := m.contacts.seen()
 	m.contacts.wake()
@@ -43,7 +43,9 @@ func (c *Coordinator) TestMachine(ctx context.Context, name string) (*api.Machin
 	return trial, err
 }
 
-// machinesHead is what the machines must fit.
-func (c *Coordinator) machinesHead() machinetest.Head {
-	return machinetest.Head{Dir: c.head.Dir(), PublicKey: c.cfg.PublicKey}
+// advice has what the machines must fit.
+func (c *Coordinator) advice() machinetest.Advice {
+	a := c.cfg.Advice
+	a.Dir, a.PublicKey = c.head.Dir(), c.cfg.PublicKey
+	return a
 }

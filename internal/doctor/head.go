@@ -12,6 +12,7 @@ import (
 	"lighter/internal/buildhook"
 	"lighter/internal/disk"
 	"lighter/internal/human"
+	"lighter/internal/machinetest"
 	"lighter/internal/version"
 	"lighter/machines"
 	"lighter/nar/signature"
@@ -232,7 +233,7 @@ func (d *Doctor) checkACL(context.Context) {
 	}
 	acl, err := read()
 	if err != nil {
-		d.problem(check, "repair it, or move it away and authorize the machines again: lighter machines authorize NAME", "%v", err)
+		d.problem(check, "repair it, or move it away and authorize the machines again: "+machinetest.AuthorizeMachine("NAME", d.folders.StoreKind), "%v", err)
 		return
 	}
 	before := len(d.findings)
@@ -245,7 +246,7 @@ func (d *Doctor) checkACL(context.Context) {
 		case err != nil:
 			d.problem(check, "lighter machines test "+human.ShellWord(m.Name), "%s signs with something that is not a key: %v", m.Name, err)
 		case !acl.Authorized(key):
-			d.problem(check, "lighter machines authorize "+human.ShellWord(m.Name), "%s signs with %s, which is not authorized: what it builds is not taken", m.Name, key.Fingerprint())
+			d.problem(check, machinetest.AuthorizeMachine(m.Name, d.folders.StoreKind), "%s signs with %s, which is not authorized: what it builds is not taken", m.Name, key.Fingerprint())
 		}
 	}
 	if len(d.findings) == before {

@@ -27,12 +27,10 @@ import (
 // Advice says what to do about machines that can't be used. What its fields don't say is
 // left out.
 type Advice struct {
-	File     string          // that lists the machines
-	Format   machines.Format // of File
-	Home     string          // that has .ssh
-	HeadKind string          // of the head's store: machines.StoreLocal, machines.StoreDaemon or ""
-	// HeadKey is the file of the head's public key.
-	HeadKey string
+	Head
+	File   string          // that lists the machines
+	Format machines.Format // of File
+	Home   string          // that has .ssh
 	// ByName says that "lighter machines authorize" knows the machines of File by name.
 	ByName bool
 }
@@ -294,21 +292,26 @@ func AuthorizeHead(host, storeKind string) string {
 // farACLFix is what to do about a machine that does not accept what the head signs.
 func (a *Advice) farACLFix(m *machines.Machine, info *agentapi.Machine) string {
 	fix := AuthorizeHead(m.Host, info.StoreKind)
-	if info.StoreKind == machines.StoreDaemon && a.HeadKey != "" {
-		fix += fmt.Sprintf("\nfor example: %s guix archive --authorize < %s", sshTo(m, "root"), human.ShellWord(a.HeadKey))
+	if info.StoreKind == machines.StoreDaemon && a.KeyFile != "" {
+		fix += fmt.Sprintf("\nfor example: %s guix archive --authorize < %s", sshTo(m, "root"), human.ShellWord(a.KeyFile))
 	}
 	return fix
 }
 
-// authorizeMachine is what to do on the head to have it accept what a machine signs.
-func authorizeMachine(name string) string {
-	return "lighter machines authorize " + human.ShellWord(name)
+// AuthorizeMachine is the command with which a head, by the kind of its store, accepts what a
+// machine signs. Where the store is guix-daemon's, a shell need not know that.
+func AuthorizeMachine(name, headKind string) string {
+	command := "lighter machines authorize "
+	if headKind == machines.StoreDaemon {
+		command += "--store=" + machines.StoreDaemon + " "
+	}
+	return command + human.ShellWord(name)
 }
 
 // nearACLFix is what to do about a head that does not accept what a machine signs.
 func (a *Advice) nearACLFix(m *machines.Machine, info *agentapi.Machine) string {
 	if a.ByName {
-		return authorizeMachine(m.Name)
+		return AuthorizeMachine(m.Name, a.StoreKind)
 	}
 	file := signature.PublicFile(stateFolder(m) + "/signing-key")
 	if info.StoreKind == machines.StoreDaemon {
@@ -316,7 +319,7 @@ func (a *Advice) nearACLFix(m *machines.Machine, info *agentapi.Machine) string 
 	}
 	get := sshTo(m, m.User) + " cat " + human.ShellWord(file)
 	const elsewhere = "\n(--show-keys shows the machine's key too)"
-	if a.HeadKind == machines.StoreDaemon {
+	if a.StoreKind == machines.StoreDaemon {
 		return "as root here: " + get + " | guix archive --authorize" + elsewhere
 	}
 	return get + " | lighter key authorize" + elsewhere
@@ -324,7 +327,7 @@ func (a *Advice) nearACLFix(m *machines.Machine, info *agentapi.Machine) string 
 
 // HeadFix is what to do about the head's own store.
 func (a *Advice) HeadFix(err error) string {
-	if a.HeadKind != machines.StoreDaemon {
+	if a.StoreKind != machines.StoreDaemon {
 		return ""
 	}
 	switch {

@@ -64,7 +64,7 @@ func TestAdvice(t *testing.T) {
 func TestStoreAdvice(t *testing.T) {
 	const connect = "connect to guix-daemon on /var/guix/daemon-socket/socket: dial unix /var/guix/daemon-socket/socket: connect: "
 	m := &machines.Machine{Name: "m", Host: "h", Port: machines.DefaultPort, User: "u", DaemonSocket: machines.DefaultDaemonSocket}
-	a := &Advice{File: "f", HeadKind: machines.StoreDaemon, HeadKey: "/etc/guix/signing-key.pub"}
+	a := &Advice{Head: Head{StoreKind: machines.StoreDaemon, KeyFile: "/etc/guix/signing-key.pub"}, File: "f"}
 	info := &agentapi.Machine{StoreKind: machines.StoreDaemon, StoreDir: store.DefaultDir}
 	for _, tt := range []struct{ problem, text, fix string }{
 		{

@@ -23,7 +23,6 @@ import (
 // Tester tests machines, also several at the same time.
 type Tester struct {
 	Advice
-	Head
 	// Store is the head's. A small new item is exchanged with each machine; nil means that
 	// nothing is sent, and nothing asked for.
 	Store Store
@@ -215,7 +214,7 @@ func (x *trial) keys() finding {
 		return finding{err: err, fix: "repair the file that the text names"}
 	}
 	return worst(
-		problem(machineKeyProblem(x.Info, acl, x.m.Name)),
+		problem(x.machineKeyProblem(x.Info, acl, x.m.Name)),
 		problem(x.keyProblem(x.m, x.Info), x.farACLFix(x.m, x.Info)),
 		good("the head accepts its key"),
 	)

@@ -148,8 +148,8 @@ func TestTester(t *testing.T) {
 				Protocol: agentapi.Protocol, StoreKind: machines.StoreLocal, StoreDir: store.DefaultDir, PublicKey: l.agent.key.Public().String(),
 			}
 			l.tester = &Tester{
-				Advice: Advice{File: "f", ByName: true}, Head: Head{Dir: store.DefaultDir, PublicKey: l.head.key.Public()},
-				Store: l.head, ACL: func() (*signature.ACL, error) { return l.head.acl, nil },
+				Advice: Advice{Head: Head{Dir: store.DefaultDir, PublicKey: l.head.key.Public()}, File: "f", ByName: true},
+				Store:  l.head, ACL: func() (*signature.ACL, error) { return l.head.acl, nil },
 			}
 			tt.change(l)
 			results := map[string]*Result{tt.all: l.tester.Test(t.Context(), l.m, l.agent)}
@@ -191,7 +191,7 @@ func TestTamperedItem(t *testing.T) {
 	head.acl.Add(agent.key.Public())
 	agent.acl.Add(head.key.Public())
 	agent.info = agentapi.Machine{Protocol: agentapi.Protocol, StoreDir: store.DefaultDir, PublicKey: agent.key.Public().String()}
-	tester := &Tester{Head: Head{Dir: store.DefaultDir}, Store: head}
+	tester := &Tester{Advice: Advice{Head: Head{Dir: store.DefaultDir}}, Store: head}
 	result := tester.Test(t.Context(), &machines.Machine{Name: "m"}, agent)
 	last := result.Steps[len(result.Steps)-1]
 	if result.OK || last.Name != "fetch" || !strings.HasPrefix(last.Detail, "it sent /gnu/store/") {

@@ -13,9 +13,11 @@ import (
 
 // Head is what machines must fit.
 type Head struct {
-	Dir store.Dir // of its store
-	// PublicKey is the one with which the head signs; nil if it is not known.
+	Dir       store.Dir // of its store
+	StoreKind string    // machines.StoreLocal, machines.StoreDaemon or ""
+	// PublicKey is the one with which the head signs; nil if it is not known. KeyFile is its file.
 	PublicKey *signature.PublicKey
+	KeyFile   string
 }
 
 // Unfit says, by what a machine's agent says of it, why it gets no builds; empty if it does.
@@ -33,7 +35,7 @@ func (h Head) Unfit(m *machines.Machine, info *agentapi.Machine, acl *signature.
 	if refused := info.Offer.Refuses(m.SandboxPaths, m.SubstituteURLs, m.ParallelBuilds); refused != "" {
 		return refused
 	}
-	if problem, fix := machineKeyProblem(info, acl, m.Name); fix != "" {
+	if problem, fix := h.machineKeyProblem(info, acl, m.Name); fix != "" {
 		return problem + "; authorize it with: " + fix
 	} else if problem != "" {
 		return problem
@@ -59,7 +61,7 @@ func (h Head) dirProblem(info *agentapi.Machine) string {
 }
 
 // machineKeyProblem says why what a machine signs is not accepted by the head.
-func machineKeyProblem(info *agentapi.Machine, acl *signature.ACL, name string) (problem, fix string) {
+func (h Head) machineKeyProblem(info *agentapi.Machine, acl *signature.ACL, name string) (problem, fix string) {
 	if acl == nil {
 		return "", ""
 	}
@@ -68,7 +70,7 @@ func machineKeyProblem(info *agentapi.Machine, acl *signature.ACL, name string) 
 	case err != nil:
 		return fmt.Sprintf("its store's public key cannot be read: %v", err), ""
 	case !acl.Authorized(key):
-		return fmt.Sprintf("the head does not accept its key %s", key.Fingerprint()), authorizeMachine(name)
+		return fmt.Sprintf("the head does not accept its key %s", key.Fingerprint()), AuthorizeMachine(name, h.StoreKind)
 	}
 	return "", ""
 }
