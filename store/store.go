@@ -44,6 +44,31 @@ type Info struct {
 	Registered time.Time `json:"registered,omitzero"`
 }
 
+// Difference says what of an item is other than it should be, or "". When it was registered
+// makes none.
+func (i *Info) Difference(got *Info) string {
+	switch {
+	case got.NARHash != i.NARHash:
+		return fmt.Sprintf("hash %s instead of %s", got.NARHash, i.NARHash)
+	case got.NARSize != i.NARSize:
+		return fmt.Sprintf("%d bytes instead of %d", got.NARSize, i.NARSize)
+	case !slices.Equal(got.References, i.References):
+		return fmt.Sprintf("it refers to %d items, which are not the %d that it should refer to", len(got.References), len(i.References))
+	case got.Deriver != i.Deriver:
+		return fmt.Sprintf("deriver %q instead of %q", got.Deriver, i.Deriver)
+	}
+	return ""
+}
+
+// PathsOf returns the paths of items.
+func PathsOf(infos []*Info) []Path {
+	paths := make([]Path, len(infos))
+	for i, info := range infos {
+		paths[i] = info.Path
+	}
+	return paths
+}
+
 // Store is what every backend can do. All methods of all the interfaces here may
 // be called from several goroutines at the same time.
 type Store interface {

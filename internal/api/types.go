@@ -318,10 +318,19 @@ type MachineStatus struct {
 	LastGC            *time.Time `json:"lastGC,omitempty"`
 }
 
+// Direction is which way items are carried.
+type Direction string
+
+// To a machine, and from it.
+const (
+	Send  Direction = "send"
+	Fetch Direction = "fetch"
+)
+
 // Transfer is one stream of items under way.
 type Transfer struct {
 	Machine   string    `json:"machine"`
-	Direction string    `json:"direction"` // "send" or "fetch"
+	Direction Direction `json:"direction"`
 	Build     string    `json:"build,omitempty"`
 	Items     int       `json:"items"`
 	Bytes     int64     `json:"bytes"`           // so far

@@ -72,7 +72,7 @@ func (f *farm) as(p *TestPeer) *testUser {
 	return client
 }
 
-func peer(uid uint32, groups ...uint32) *TestPeer {
+func caller(uid uint32, groups ...uint32) *TestPeer {
 	return &TestPeer{UID: uid, GID: uid, Groups: groups, Name: func() string { return map[uint32]string{5: "alice", 6: "bob"}[uid] }}
 }
 
@@ -91,7 +91,7 @@ func code(err error) string {
 func TestOperatorsAlone(t *testing.T) {
 	f := restricted(newFarm(t, nil, "m1"))
 	ctx := t.Context()
-	alice, root := f.as(peer(5)), f.as(peer(0))
+	alice, root := f.as(caller(5)), f.as(caller(0))
 	m := "/v1/machines/m1/"
 	for _, path := range []string{
 		"/v1/pause", "/v1/resume", "/v1/reload", "/v1/prune", m + "drain", m + "resume", m + "tags", m + "gc", m + "check",
@@ -108,7 +108,7 @@ func TestOperatorsAlone(t *testing.T) {
 	if s, err := alice.Status(ctx); err != nil || s.Caller.Operates || s.Caller.User != "alice" || s.Caller.Operators != "root and ops" {
 		t.Errorf("alice's rights: %+v, %v", s.Caller, err)
 	}
-	for _, operator := range []*TestPeer{peer(0), peer(1), peer(7), peer(5, 70)} {
+	for _, operator := range []*TestPeer{caller(0), caller(1), caller(7), caller(5, 70)} {
 		if err := f.as(operator).Pause(ctx, ""); err != nil {
 			t.Errorf("pause by %+v: %v", operator, err)
 		}
@@ -130,7 +130,7 @@ func TestOperatorsAlone(t *testing.T) {
 	if err := alice.Pause(ctx, ""); err != nil {
 		t.Errorf("after the change: %v", err)
 	}
-	if err := f.as(peer(7)).Resume(ctx); code(err) != api.CodeForbidden {
+	if err := f.as(caller(7)).Resume(ctx); code(err) != api.CodeForbidden {
 		t.Errorf("after the change: %v", err)
 	}
 }
@@ -139,7 +139,7 @@ func TestOperatorsAlone(t *testing.T) {
 func TestOwnBuilds(t *testing.T) {
 	f := restricted(newFarm(t, nil, "m1"))
 	ctx := t.Context()
-	alice, bob, ops := f.as(peer(5)), f.as(peer(6)), f.as(peer(7))
+	alice, bob, ops := f.as(caller(5)), f.as(caller(6)), f.as(caller(7))
 	if err := ops.Pause(ctx, ""); err != nil {
 		t.Fatal(err)
 	}
@@ -216,12 +216,12 @@ func TestOwnBuilds(t *testing.T) {
 func TestCheckIsOfWhoAsksForIt(t *testing.T) {
 	f := restricted(newFarm(t, nil, "m1", "m2"))
 	base := f.drv("base", "")
-	b, err := f.as(peer(5)).Submit(t.Context(), api.Request{Derivation: f.drv("one", "", base), Check: 2})
+	b, err := f.as(caller(5)).Submit(t.Context(), api.Request{Derivation: f.drv("one", "", base), Check: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
 	f.awaitState(b.ID, api.Succeeded)
-	list, err := f.as(peer(5)).Builds(t.Context(), apiclient.BuildFilter{})
+	list, err := f.as(caller(5)).Builds(t.Context(), apiclient.BuildFilter{})
 	if err != nil || len(list.Builds) < 2 {
 		t.Fatalf("got %v, %v", list, err)
 	}
@@ -238,8 +238,8 @@ func TestCheckIsOfWhoAsksForIt(t *testing.T) {
 func TestSubstituteOfCanceledBuildIsNobodys(t *testing.T) {
 	f := restricted(newFarm(t, nil, "m1"))
 	ctx := t.Context()
-	alice, bob := f.as(peer(5)), f.as(peer(6))
-	if err := f.as(peer(0)).Pause(ctx, ""); err != nil {
+	alice, bob := f.as(caller(5)), f.as(caller(6))
+	if err := f.as(caller(0)).Pause(ctx, ""); err != nil {
 		t.Fatal(err)
 	}
 	lib := f.drv("lib", "")
@@ -262,7 +262,7 @@ func TestSubstituteOfCanceledBuildIsNobodys(t *testing.T) {
 	if err := alice.Cancel(ctx, list.Builds[0].ID); code(err) != api.CodeForbidden {
 		t.Errorf("canceling it: %v", err)
 	}
-	if err := f.as(peer(0)).Resume(ctx); err != nil {
+	if err := f.as(caller(0)).Resume(ctx); err != nil {
 		t.Fatal(err)
 	}
 	f.awaitState(app.ID, api.Succeeded)

@@ -13,7 +13,8 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/coordinator/buildlog"
 	"lighter/internal/coordinator/headstore"
-	"lighter/internal/machinetest"
+	"lighter/internal/coordinator/inventory"
+	"lighter/internal/coordinator/peer"
 	"lighter/store"
 )
 
@@ -52,7 +53,7 @@ type attempt struct {
 	times   buildTimes
 	log     *buildlog.Log
 	lease   store.Lease
-	closure *closure
+	closure *inventory.Closure
 	sent    atomic.Int64
 	fetched atomic.Int64
 	logged  atomic.Int64
@@ -100,7 +101,7 @@ func (c *Coordinator) newAttempt(t *task, m *machine) *attempt {
 func (r *attempt) main() {
 	defer close(r.over)
 	var out *outcome
-	err := r.machine.contain("an attempt at a build", func() (err error) {
+	err := r.machine.peer.Contain("an attempt at a build", func() (err error) {
 		out, err = r.perform()
 		return err
 	})
@@ -138,7 +139,7 @@ func (r *attempt) perform() (*outcome, error) {
 	if err := r.verdict(status); err != nil {
 		return nil, err
 	}
-	out := &outcome{outputs: status.Outputs, made: madeOf(status.Outputs, r.closure), cached: status.AlreadyValid}
+	out := &outcome{outputs: status.Outputs, made: inventory.Made(status.Outputs, r.closure), cached: status.AlreadyValid}
 	out.buildTime, out.measured = r.times.duration(status)
 	return out, nil
 }
@@ -174,17 +175,17 @@ func (r *attempt) attach() (*agentapi.BuildStatus, error) {
 		return nil, nil
 	}
 	var status *agentapi.BuildStatus
-	err := r.persist(r.ctx, r.machine, func(ctx context.Context) (err error) {
-		status, err = r.machine.client.Build(ctx, r.asked(""))
+	err := r.persist(r.ctx, r.machine.peer, func(ctx context.Context) (err error) {
+		status, err = r.machine.peer.Client.Build(ctx, r.asked(""))
 		return err
 	})
 	switch {
 	case err == nil && status.Attempt == r.attempt && status.State != agentapi.Rooted, err == nil && r.mayAdopt(status):
 		r.there = status.Attempt
 		return status, nil
-	case err == nil && status.Attempt <= r.attempt && r.resumed == api.Placed, unknownBuild(err) && r.resumed == api.Placed:
+	case err == nil && status.Attempt <= r.attempt && r.resumed == api.Placed, peer.UnknownBuild(err) && r.resumed == api.Placed:
 		return nil, nil
-	case err == nil || unknownBuild(err):
+	case err == nil || peer.UnknownBuild(err):
 		return nil, r.blame(api.CulpritMachine, errAgentLostBuild)
 	}
 	return nil, err
@@ -204,7 +205,7 @@ const maxSendRounds = 4
 
 // begin has the agent start the build, and sends what it lacks for that.
 func (r *attempt) begin() (*agentapi.BuildStatus, error) {
-	if err := r.machine.forgetter.settle(r.ctx, r.id); err != nil {
+	if err := r.machine.peer.Forgetter.Withdraw(r.ctx, r.id); err != nil {
 		return nil, err
 	}
 	req, err := r.request()
@@ -223,10 +224,10 @@ func (r *attempt) begin() (*agentapi.BuildStatus, error) {
 			return nil, context.Cause(r.ctx)
 		}
 	}
-	err = r.persist(r.ctx, r.machine, func(ctx context.Context) (err error) {
+	err = r.persist(r.ctx, r.machine.peer, func(ctx context.Context) (err error) {
 		for range maxSendRounds {
 			r.times.put = time.Now()
-			if status, err = r.machine.client.PutBuild(ctx, r.asked(""), req); err != nil || status.State != agentapi.Rooted {
+			if status, err = r.machine.peer.Client.PutBuild(ctx, r.asked(""), req); err != nil || status.State != agentapi.Rooted {
 				r.times.began, r.there = time.Now(), r.attempt
 				return err
 			}
@@ -260,12 +261,12 @@ func (r *attempt) request() (*agentapi.BuildRequest, error) {
 	if r.needs {
 		roots = append([]store.Path{r.node.Path}, roots...)
 	}
-	if r.closure, err = r.c.closureOf(r.ctx, roots); err != nil {
+	if r.closure, err = r.c.kept.ClosureOf(r.ctx, roots); err != nil {
 		return nil, err
 	}
 	req := r.options
 	req.Attempt, req.Derivation, req.Text, req.Outputs = r.attempt, r.node.Path, text, outputs
-	req.Inputs = r.closure.paths()
+	req.Inputs = r.closure.Paths()
 	if err := r.protect(req.Inputs...); err != nil {
 		return nil, err
 	}
@@ -288,7 +289,7 @@ func (r *attempt) protect(paths ...store.Path) (err error) {
 func (r *attempt) send(ctx context.Context, missing []store.Path, since time.Time) error {
 	infos := make([]*store.Info, 0, len(missing))
 	for _, p := range missing {
-		info := r.closure.infos[p]
+		info := r.closure.Info(p)
 		if info == nil {
 			return r.blame(api.CulpritMachine, fmt.Errorf("its agent asks for %s, which is no input", p))
 		}
@@ -297,7 +298,7 @@ func (r *attempt) send(ctx context.Context, missing []store.Path, since time.Tim
 	if err := r.gather(ctx, missing); err != nil {
 		return err
 	}
-	n, err := r.machine.sending.want(ctx, infos, since)
+	n, err := r.machine.peer.Sending.Want(ctx, infos, since)
 	r.sent.Add(n)
 	return err
 }
@@ -306,30 +307,30 @@ func (r *attempt) send(ctx context.Context, missing []store.Path, since time.Tim
 // machine may have that, and the head not.
 func (r *attempt) gather(ctx context.Context, paths []store.Path) error {
 	since := time.Now()
-	absent, err := store.Missing(ctx, r.c.head.Backend, r.closure.of(paths))
+	absent, err := store.Missing(ctx, r.c.head.Backend, r.closure.Of(paths))
 	if err != nil {
 		return &headstore.Error{Err: err}
 	}
 	var infos []*store.Info
 	var lost []store.Path
 	for _, p := range absent {
-		if r.closure.source[p] != nil {
-			infos = append(infos, r.closure.infos[p])
+		if r.closure.Source(p) != nil {
+			infos = append(infos, r.closure.Info(p))
 		} else {
 			lost = append(lost, p)
 		}
 	}
 	if lost != nil {
-		return &inputsError{lost, "neither at home nor kept by a machine"}
+		return &headstore.LostError{Paths: lost, Why: "neither at home nor kept by a machine"}
 	}
 	if infos, err = store.SortInfos(infos); err != nil {
 		return &headstore.Error{Err: err}
 	}
 	// What is referred to comes first, whichever machine has it.
 	for len(infos) > 0 {
-		m := r.closure.source[infos[0].Path]
+		m := r.closure.Source(infos[0].Path)
 		n := 1
-		for n < len(infos) && r.closure.source[infos[n].Path] == m {
+		for n < len(infos) && r.closure.Source(infos[n].Path) == m {
 			n++
 		}
 		if err := r.gatherFrom(ctx, m, infos[:n], since); err != nil {
@@ -340,14 +341,14 @@ func (r *attempt) gather(ctx context.Context, paths []store.Path) error {
 	return nil
 }
 
-func (r *attempt) gatherFrom(ctx context.Context, m *machine, infos []*store.Info, since time.Time) error {
+func (r *attempt) gatherFrom(ctx context.Context, m *peer.Peer, infos []*store.Info, since time.Time) error {
 	release, err := r.c.reserve(infos)
 	if err != nil {
 		return err
 	}
 	defer release()
 	err = r.persist(ctx, m, func(ctx context.Context) error {
-		n, err := m.fetching.want(ctx, infos, since)
+		n, err := m.Fetching.Want(ctx, infos, since)
 		r.fetched.Add(n)
 		return err
 	})
@@ -356,17 +357,9 @@ func (r *attempt) gatherFrom(ctx context.Context, m *machine, infos []*store.Inf
 	case context.Cause(ctx) != nil:
 		return context.Cause(ctx)
 	case errors.As(err, &blame), errors.Is(err, store.ErrNotValid):
-		return &inputsError{pathsOf(infos), "not to be had from " + m.Name + ": " + err.Error()}
+		return &headstore.LostError{Paths: store.PathsOf(infos), Why: "not to be had from " + m.Name + ": " + err.Error()}
 	}
 	return err
-}
-
-func pathsOf(infos []*store.Info) []store.Path {
-	paths := make([]store.Path, len(infos))
-	for i, info := range infos {
-		paths[i] = info.Path
-	}
-	return paths
 }
 
 // follow copies the log until the build is finished.
@@ -387,14 +380,14 @@ func (r *attempt) follow(ctx context.Context, status *agentapi.BuildStatus) (*ag
 	defer cancel()
 	asked := r.asked(status.State)
 	tries := 0
-	err := r.persist(ctx, r.machine, func(ctx context.Context) (err error) {
+	err := r.persist(ctx, r.machine.peer, func(ctx context.Context) (err error) {
 		tries++
 		status, err = r.readLog(ctx, asked)
 		r.logged.Store(r.log.Size())
 		return err
 	})
 	r.times.ended, r.times.broken = time.Now(), tries > 1
-	if unknownBuild(err) {
+	if peer.UnknownBuild(err) {
 		err = r.blame(api.CulpritMachine, errAgentLostBuild)
 	}
 	return status, err
@@ -405,11 +398,11 @@ func (r *attempt) follow(ctx context.Context, status *agentapi.BuildStatus) (*ag
 func (r *attempt) readLog(ctx context.Context, asked *agentapi.Asked) (*agentapi.BuildStatus, error) {
 	ctx, log, done := r.listen(ctx)
 	defer done()
-	status, err := r.machine.client.Log(ctx, asked, r.log.Size(), log)
-	if !linkFailed(err) {
+	status, err := r.machine.peer.Client.Log(ctx, asked, r.log.Size(), log)
+	if !peer.LinkFailed(err) {
 		return status, err
 	}
-	if status, e := r.machine.client.Build(ctx, asked); e == nil && status.Finished() && status.LogSize <= r.log.Size() {
+	if status, e := r.machine.peer.Client.Build(ctx, asked); e == nil && status.Finished() && status.LogSize <= r.log.Size() {
 		return status, nil
 	}
 	return nil, err
@@ -433,7 +426,7 @@ func (r *attempt) verdict(s *agentapi.BuildStatus) error {
 	}
 	err := r.node.CheckOutputs(s.Outputs, r.options.Check)
 	if err == nil && !r.options.Check { // of which nothing is taken
-		err = r.c.checkReferences(r.ctx, r.node, s.Outputs, r.closure)
+		err = r.c.kept.CheckReferences(r.ctx, r.node, s.Outputs, r.closure)
 	}
 	var own *headstore.Error
 	if err != nil && !errors.As(err, &own) {
@@ -447,8 +440,8 @@ func (r *attempt) fetchKept() (*outcome, error) {
 	r.phase = api.Fetching
 	out := &outcome{outputs: make(map[string]*store.Info), cached: true}
 	for _, o := range r.node.Outputs {
-		if item := r.c.kept.on(r.machine, o.Path); item != nil {
-			out.outputs[o.Name] = item.info
+		if item := r.c.kept.On(r.machine.peer, o.Path); item != nil {
+			out.outputs[o.Name] = item.Info
 			out.made = append(out.made, item)
 		}
 	}
@@ -462,7 +455,7 @@ func (r *attempt) fetchKept() (*outcome, error) {
 }
 
 // fetch brings outputs home, and what they refer to as far as it is not there.
-func (r *attempt) fetch(made []*madeItem, names []string) error {
+func (r *attempt) fetch(made []*inventory.Item, names []string) error {
 	wanted, err := r.node.OutputPaths(names)
 	if err != nil {
 		return &headstore.Error{Err: err}
@@ -484,8 +477,8 @@ func (r *attempt) fetch(made []*madeItem, names []string) error {
 	if err := r.fetchInputs(made, inputs); err != nil {
 		return err
 	}
-	err = r.persist(r.ctx, r.machine, func(ctx context.Context) error {
-		n, err := r.machine.fetching.want(ctx, outputs, since)
+	err = r.persist(r.ctx, r.machine.peer, func(ctx context.Context) error {
+		n, err := r.machine.peer.Fetching.Want(ctx, outputs, since)
 		r.fetched.Add(n)
 		return err
 	})
@@ -512,10 +505,10 @@ func countItems(n int) string {
 
 // absent returns those of the wanted outputs, and of what they refer to, that are not at home:
 // outputs of this build, and its inputs.
-func (r *attempt) absent(made []*madeItem, wanted []store.Path) (outputs []*store.Info, inputs []store.Path, err error) {
+func (r *attempt) absent(made []*inventory.Item, wanted []store.Path) (outputs []*store.Info, inputs []store.Path, err error) {
 	left := make(map[store.Path]*store.Info, len(made))
 	for _, item := range made {
-		left[item.info.Path] = item.info
+		left[item.Info.Path] = item.Info
 	}
 	queue, err := r.absentOf(wanted)
 	for err == nil && len(queue) > 0 {
@@ -538,17 +531,17 @@ func (r *attempt) absent(made []*madeItem, wanted []store.Path) (outputs []*stor
 
 // fetchInputs brings inputs home that outputs refer to. They come from where they were made, or
 // from where something refers to them.
-func (r *attempt) fetchInputs(made []*madeItem, inputs []store.Path) error {
+func (r *attempt) fetchInputs(made []*inventory.Item, inputs []store.Path) error {
 	if len(inputs) == 0 {
 		return nil
 	}
 	if r.closure == nil {
 		var err error
-		if r.closure, err = r.c.closureOfMade(r.ctx, r.machine, made); err != nil {
+		if r.closure, err = r.c.kept.ClosureOfMade(r.ctx, r.machine.peer, made); err != nil {
 			return err
 		}
 	}
-	if err := r.protect(r.closure.of(inputs)...); err != nil {
+	if err := r.protect(r.closure.Of(inputs)...); err != nil {
 		return err
 	}
 	return r.gather(r.ctx, inputs)
@@ -582,15 +575,15 @@ const (
 // persist calls f, and again whenever the way to the machine failed and the machine
 // was reached after that. It gives up when the machine is lost. The context of f ends
 // when the machine turns out not to answer.
-func (r *attempt) persist(ctx context.Context, m *machine, f func(ctx context.Context) error) error {
+func (r *attempt) persist(ctx context.Context, m *peer.Peer, f func(ctx context.Context) error) error {
 	pause := minLinkPause
 	for failures, all := 0, 0; ; {
 		began := time.Now()
-		err := m.contacts.with(ctx, f)
+		err := m.With(ctx, f)
 		if ended := context.Cause(ctx); err != nil && ended != nil {
 			return ended
 		}
-		if !linkFailed(err) {
+		if !peer.LinkFailed(err) {
 			return err
 		}
 		if time.Since(began) > linkProgress {
@@ -610,7 +603,7 @@ func (r *attempt) persist(ctx context.Context, m *machine, f func(ctx context.Co
 }
 
 // regain waits until the machine was reached again.
-func (r *attempt) regain(ctx context.Context, m *machine, pause time.Duration, lost error) error {
+func (r *attempt) regain(ctx context.Context, m *peer.Peer, pause time.Duration, lost error) error {
 	patience := r.c.limits.MachineLostAfter
 	if r.phase == api.Placed || r.phase == api.Sending {
 		patience = min(patience, r.c.limits.SendPatience) // nothing is lost by going elsewhere
@@ -621,7 +614,7 @@ func (r *attempt) regain(ctx context.Context, m *machine, pause time.Duration, l
 	case <-time.After(pause):
 	case <-limited.Done():
 	}
-	if m.contacts.await(limited) == nil {
+	if m.Await(limited) == nil {
 		return nil
 	}
 	if ended := context.Cause(ctx); ended != nil {
@@ -632,7 +625,7 @@ func (r *attempt) regain(ctx context.Context, m *machine, pause time.Duration, l
 
 // blame makes a failure of the attempt.
 func (r *attempt) blame(culprit api.Culprit, err error) *api.Failure {
-	return r.blameMachine(r.machine, culprit, err)
+	return r.blameMachine(r.machine.peer, culprit, err)
 }
 
 // fault makes a failure of what the machine may not do, whatever it builds.
@@ -642,7 +635,7 @@ func (r *attempt) fault(err error) *api.Failure {
 	return f
 }
 
-func (r *attempt) blameMachine(m *machine, culprit api.Culprit, err error) *api.Failure {
+func (r *attempt) blameMachine(m *peer.Peer, culprit api.Culprit, err error) *api.Failure {
 	return &api.Failure{Culprit: culprit, Phase: r.phase, Machine: m.Name, Message: agentapi.Printable(err.Error(), api.MaxMessage)}
 }
 
@@ -663,15 +656,13 @@ func (r *attempt) failure(err error) *api.Failure {
 	case errors.As(err, &fault):
 		return r.fault(err)
 	case errors.As(err, &answer):
-		return r.blame(api.CulpritMachine, fmt.Errorf("%s%s", strings.TrimSpace(answer.Message), r.machine.hint(answer)))
+		return r.blame(api.CulpritMachine, fmt.Errorf("%s%s", strings.TrimSpace(answer.Message), r.machine.peer.Hint(answer)))
 	}
 	return r.blame(api.CulpritLink, err)
 }
 
-// hint says what a person can do about the error of a machine's agent.
-func (m *machine) hint(e *agentapi.Error) string {
-	if e.Code == agentapi.CodeUnauthorized {
-		return " (the machine does not accept the head's key; " + machinetest.AuthorizeHead(m.Name, m.storeKind()) + ")"
-	}
-	return ""
-}
+// errAbandoned is the cause of the end of an attempt whose result nobody wants.
+const errAbandoned = peer.Ended("the attempt was abandoned")
+
+// errAgentLostBuild says that an agent does not know a build that it had.
+var errAgentLostBuild = errors.New("its agent does not know the build any more: it was started anew")

@@ -105,7 +105,7 @@ func FuzzClientBodies(f *testing.F) {
 		f.Add(uint8(slices.Index(paths, seed.path)), uint8(1), []byte(strings.ReplaceAll(seed.body, "DRV", drv)))
 	}
 	handler := farm.handler()
-	callers := []*TestPeer{peer(0), peer(5)}
+	callers := []*TestPeer{caller(0), caller(5)}
 	f.Fuzz(func(t *testing.T, path, who uint8, body []byte) {
 		target := paths[int(path)%len(paths)]
 		ctx := WithPeer(t.Context(), callers[int(who)%len(callers)])

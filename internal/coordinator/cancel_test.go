@@ -128,7 +128,7 @@ func TestCancelWhileSendingAndFetching(t *testing.T) {
 			f.awaitState(id, api.Canceled)
 			<-ended // the stream ends, since nobody wants what it carries
 			f.idle()
-			f.until("no transfer is left", func() bool { return len(f.c.moving.list()) == 0 })
+			f.until("no transfer is left", func() bool { return len(f.c.moving.List()) == 0 })
 		})
 	}
 }

@@ -359,7 +359,7 @@ const maxDiffering = 100
 
 // differing compares an output at home with what a machine made.
 func (k *checking) differing(x checked, name string, path store.Path) ([]string, error) {
-	theirs, err := x.machine.client.Output(k.ctx, x.id, name)
+	theirs, err := x.machine.peer.Client.Output(k.ctx, x.id, name)
 	if err != nil {
 		return nil, err
 	}
@@ -369,7 +369,7 @@ func (k *checking) differing(x checked, name string, path store.Path) ([]string,
 	k.c.group.Go(func() { pipe.CloseWithError(k.c.head.WriteNAR(k.ctx, pipe, path)) })
 	var files []string
 	var total int
-	err = x.machine.contain("comparing what it made", func() (err error) {
+	err = x.machine.peer.Contain("comparing what it made", func() (err error) {
 		files, total, err = nar.Compare(ours, theirs, maxDiffering)
 		return err
 	})

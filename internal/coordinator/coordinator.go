@@ -32,7 +32,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,23 +43,15 @@ import (
 	"lighter/internal/coordinator/attic"
 	"lighter/internal/coordinator/buildlog"
 	"lighter/internal/coordinator/headstore"
+	"lighter/internal/coordinator/inventory"
 	"lighter/internal/coordinator/mailbox"
+	"lighter/internal/coordinator/peer"
 	"lighter/internal/ledger"
 	"lighter/internal/machinetest"
 	"lighter/machines"
 	"lighter/nar/signature"
 	"lighter/store"
 )
-
-// Link is a way to the agent on one machine. How long a machine is left alone that cannot
-// be reached is decided by the coordinator.
-type Link interface {
-	// DialAgent opens a stream to the agent, and brings the link and the agent up
-	// first if need be; who calls meanwhile waits for the same attempt.
-	DialAgent(ctx context.Context) (net.Conn, error)
-	// Close ends the link and all its streams. The agent goes on.
-	Close() error
-}
 
 // Config is what a coordinator works with. What has no default is required.
 type Config struct {
@@ -69,7 +60,7 @@ type Config struct {
 	Machines []machines.Machine
 	// NewLink makes the link to a machine, also to one that is Local. It does not
 	// connect. The coordinator closes the link.
-	NewLink func(machines.Machine) (Link, error)
+	NewLink func(machines.Machine) (peer.Link, error)
 	// NeedsPerson reports whether an error of a link looks as if a person must change
 	// something before it goes away; such machines are tried less often. nil is never.
 	NeedsPerson func(error) bool
@@ -117,9 +108,9 @@ type Config struct {
 	PruneAfter    time.Duration
 	PruneKeepLogs bool
 
-	now       func() time.Time               // nil is the computer's clock; for tests
-	newAgent  func(m *machine) agent         // nil is the real one; for tests
-	headSpace func() (api.HeadStatus, error) // nil asks the file systems; for tests
+	now       func() time.Time                  // nil is the computer's clock; for tests
+	newAgent  func(machines.Machine) peer.Agent // nil is the real one; for tests
+	headSpace func() (api.HeadStatus, error)    // nil asks the file systems; for tests
 }
 
 // Limits are the numbers that a coordinator works with. The zero value is good.
@@ -229,8 +220,9 @@ type Coordinator struct {
 	ledger  *ledger.Ledger
 	head    *headstore.Store
 	logs    *buildlog.Folder
-	kept    *keptItems
-	moving  *transfers
+	kept    *inventory.Inventory
+	moving  *peer.Transfers
+	peers   peer.Config
 	started time.Time
 	latency prometheus.Histogram // from when a build could be placed to when it was
 
@@ -267,13 +259,22 @@ type Coordinator struct {
 func New(cfg Config) (*Coordinator, error) {
 	c := &Coordinator{
 		cfg: cfg, limits: cfg.Limits.withDefaults(), log: cfg.Logger, ledger: cfg.Ledger,
-		head: headstore.New(cfg.Store), kept: newKeptItems(), moving: newTransfers(), started: time.Now(), latency: newLatency(),
+		head: headstore.New(cfg.Store), moving: peer.NewTransfers(), started: time.Now(), latency: newLatency(),
 		longOrders: make(chan struct{}, maxLongOrders),
 		mail:       mailbox.New[func(*loop)](), recovered: make(chan struct{}), stopped: make(chan struct{}), fatal: make(chan error, 1),
 		reading: make(chan struct{}, 1), room: newGate(),
 	}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
+	}
+	c.kept = inventory.New(c.head, c.ledger)
+	c.peers = peer.Config{
+		Head: c.head, HeadStore: cfg.Advice.StoreKind, Transfers: c.moving, Logger: c.log, Group: &c.group, Room: c.room.wait, NeedsPerson: cfg.NeedsPerson, NewAgent: cfg.newAgent,
+		Limits: peer.Limits{
+			Streams: c.limits.Streams, BatchBytes: c.limits.BatchBytes, BatchItems: c.limits.BatchItems,
+			PollInterval: c.limits.PollInterval, ContactTimeout: c.limits.ContactTimeout,
+			RetryMin: c.limits.RetryMin, RetryMax: c.limits.RetryMax, AnswerTimeout: c.limits.AnswerTimeout,
+		},
 	}
 	var err error
 	if c.logs, err = buildlog.OpenFolder(cfg.LogDir, c.limits.MaxLog); err != nil {
@@ -308,7 +309,7 @@ func (c *Coordinator) Version() string { return c.cfg.Version }
 func (c *Coordinator) Ledger() *ledger.Ledger { return c.ledger }
 
 // errStopping is the cause of the end of everything that Run started.
-var errStopping = errors.New("the coordinator stops")
+const errStopping = peer.Ended("the coordinator stops")
 
 // Run coordinates until ctx ends, and then returns nil; builds go on on their
 // machines. It returns an error if the ledger cannot be used. It is called once.

@@ -13,6 +13,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/coordinator/peer"
 	"lighter/machines"
 	"lighter/store"
 )
@@ -209,7 +210,7 @@ func (f flushing) Write(p []byte) (int, error) {
 func overHTTP(f *farm) func(*Config) {
 	return func(c *Config) {
 		c.newAgent = nil
-		c.NewLink = func(m machines.Machine) (Link, error) {
+		c.NewLink = func(m machines.Machine) (peer.Link, error) {
 			s := newFakeServer(f.agents[m.Name])
 			over := make(chan struct{})
 			go func() {

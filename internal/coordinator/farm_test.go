@@ -14,6 +14,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/coordinator/headstore"
+	"lighter/internal/coordinator/peer"
 	"lighter/internal/ledger"
 	"lighter/internal/testkit"
 	"lighter/machines"
@@ -74,14 +75,14 @@ func unstarted(t testing.TB, names ...string) *farm {
 	f.head = storetest.NewMemory(store.DefaultDir, headKey, f.acl)
 	f.hasher = derivation.NewHasher(store.DefaultDir, nil)
 	f.config = Config{
-		Store: f.head, NewLink: func(machines.Machine) (Link, error) { return noLink{}, nil },
+		Store: f.head, NewLink: func(machines.Machine) (peer.Link, error) { return noLink{}, nil },
 		ACL: func() (*signature.ACL, error) { return f.acl, nil }, PublicKey: headKey.Public(), LogDir: filepath.Join(f.dir, "logs"),
 		Logger: slog.New(slog.NewTextHandler(testWriter{t}, nil)), Version: "test",
 		Limits: Limits{
 			PollInterval: time.Hour, RetryMin: 5 * time.Millisecond, RetryMax: 20 * time.Millisecond,
 			AttemptDelay: time.Millisecond, MachineLostAfter: 30 * time.Second, StartGrace: 5 * time.Second,
 		},
-		newAgent: func(m *machine) agent { return f.agents[m.Name] },
+		newAgent: func(m machines.Machine) peer.Agent { return f.agents[m.Name] },
 	}
 	for _, name := range names {
 		f.config.Machines = append(f.config.Machines, machines.Machine{

@@ -213,7 +213,7 @@ func TestMachineProblems(t *testing.T) {
 				t.Errorf("the test found nothing: %+v", trial.Steps)
 			}
 			m := f.machine("m1")
-			m.contacts.wake()
+			m.peer.Wake()
 			var got string
 			for got == "" {
 				if err := f.c.do(t.Context(), func(l *loop) { got = m.problem }); err != nil {

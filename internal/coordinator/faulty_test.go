@@ -2,7 +2,6 @@ package coordinator
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
@@ -198,26 +197,6 @@ func TestOutputsThatDoNotFit(t *testing.T) {
 	}
 	f.idle()
 }
-
-// TestLargerThanAnnounced cuts an archive off that is longer than it may be.
-func TestLargerThanAnnounced(t *testing.T) {
-	batch := []*store.Info{{NARSize: 1000}, {NARSize: 1, References: make([]store.Path, 10)}}
-	var n atomic.Int64
-	r := &countingReader{r: endlessReader{}, bytes: &n, left: archiveSize(batch)}
-	var fault *agentapi.Fault
-	buf := make([]byte, 4096)
-	var err error
-	for err == nil {
-		_, err = r.Read(buf)
-	}
-	if !errors.As(err, &fault) || n.Load() > 64<<10 || linkFailed(r.err) {
-		t.Errorf("after %d bytes: %v", n.Load(), err)
-	}
-}
-
-type endlessReader struct{}
-
-func (endlessReader) Read(p []byte) (int, error) { return len(p), nil }
 
 // TestPanicEndsTheLinkAlone has handling what one machine says panic.
 func TestPanicEndsTheLinkAlone(t *testing.T) {

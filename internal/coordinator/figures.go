@@ -8,6 +8,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/coordinator/peer"
 )
 
 // Figures are what a coordinator counts and measures, at one moment. Counts are since its
@@ -39,12 +40,12 @@ type MachineFigures struct {
 func (c *Coordinator) Figures(ctx context.Context) (*Figures, error) {
 	f := &Figures{Latency: c.latency}
 	f.HooksPending, f.HooksParked = c.hookRuns()
-	totals := c.moving.totals()
+	totals := c.moving.Totals()
 	err := c.do(ctx, func(l *loop) {
 		for _, m := range l.machines {
 			one := MachineFigures{
 				MachineStatus: m.status(), Admits: m.unavailable() == "" && m.refuses == "",
-				Sent: totals[moved{m.Name, "send"}], Fetched: totals[moved{m.Name, "fetch"}],
+				Sent: totals[peer.Moved{Machine: m.Name, Direction: api.Send}], Fetched: totals[peer.Moved{Machine: m.Name, Direction: api.Fetch}],
 			}
 			if m.info != nil {
 				one.Info = withUnknown(m.info)

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"lighter/internal/api"
+	"lighter/internal/coordinator/headstore"
+	"lighter/internal/coordinator/inventory"
 	"lighter/internal/ledger"
 	"lighter/store"
 )
@@ -15,8 +17,8 @@ import (
 // outcome is what an attempt that succeeded reports.
 type outcome struct {
 	outputs   map[string]*store.Info
-	made      []*madeItem // the same
-	names     []string    // those that are at home, of what was fetched; nil is all
+	made      []*inventory.Item // the same
+	names     []string          // those that are at home, of what was fetched; nil is all
 	buildTime time.Duration
 	measured  bool // buildTime says something about such builds
 	cached    bool // nothing was built
@@ -75,9 +77,9 @@ func (r *attempt) succeeded(l *loop, out *outcome) {
 	t, m := r.task, r.machine
 	r.measure(l, out)
 	t.disagree(l, m)
-	m.has.add(t.inputPaths...)
+	m.has.Add(t.inputPaths...)
 	for _, info := range out.outputs {
-		m.has.add(info.Path)
+		m.has.Add(info.Path)
 	}
 	t.keep(l, m, out.made)
 	t.noteBuilt(out)
@@ -140,7 +142,7 @@ func (r *attempt) measure(l *loop, out *outcome) {
 // failed decides what follows from an attempt that came to nothing.
 func (r *attempt) failed(l *loop, err error) {
 	t, m := r.task, r.machine
-	lost := lostInputs(err)
+	lost := headstore.Lost(err)
 	l.head.Forget(lost...)
 	if lost != nil && !r.fetchOnly {
 		l.log.Warn("inputs were lost", "build", r.id, "machine", m.Name, "err", err)

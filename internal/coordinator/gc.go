@@ -35,7 +35,7 @@ func (l *loop) collectWhenDue(now time.Time) {
 	var chosen *machine
 	var most time.Duration
 	for _, m := range l.machines {
-		if overdue, due := m.gcDue(now); due && (chosen == nil || overdue > most) {
+		if overdue, due := m.gcDue(now, m.idle()); due && (chosen == nil || overdue > most) {
 			chosen, most = m, overdue
 		}
 	}
@@ -57,16 +57,16 @@ func (l *loop) collectWhenDue(now time.Time) {
 func (m *machine) collect(ctx context.Context, req *agentapi.GCRequest) (result *agentapi.GCResult, err error) {
 	ctx, cancel := context.WithTimeout(ctx, gcTimeout)
 	defer cancel()
-	err = m.contain("collecting its garbage", func() (err error) {
-		result, err = m.client.CollectGarbage(ctx, req)
+	err = m.peer.Contain("collecting its garbage", func() (err error) {
+		result, err = m.peer.Client.CollectGarbage(ctx, req)
 		return err
 	})
 	return result, err
 }
 
 // gcDue reports whether it is time to collect a machine's garbage, and for how long it has
-// been.
-func (m *machine) gcDue(now time.Time) (overdue time.Duration, due bool) {
+// been; where the machine is not idle it waits.
+func (m *machine) gcDue(now time.Time, idle bool) (overdue time.Duration, due bool) {
 	if m.GCInterval <= 0 || m.state != api.MachineUp || m.leaving() || now.Before(m.gcAfter) {
 		return 0, false
 	}
@@ -77,9 +77,11 @@ func (m *machine) gcDue(now time.Time) (overdue time.Duration, due bool) {
 	if overdue < 0 {
 		return 0, false
 	}
-	busy := !m.c.moving.none(m.Name) || m.sending.pending() > 0
-	return overdue, !busy || float64(overdue) > gcPatience*float64(m.GCInterval)
+	return overdue, idle || float64(overdue) > gcPatience*float64(m.GCInterval)
 }
+
+// idle reports whether nothing is carried to or from the machine.
+func (m *machine) idle() bool { return m.c.moving.None(m.Name) && m.peer.Sending.Pending() == 0 }
 
 // collected notes how collecting a machine's garbage went.
 func (m *machine) collected(l *loop, result *agentapi.GCResult, err error) {
@@ -96,9 +98,9 @@ func (m *machine) collected(l *loop, result *agentapi.GCResult, err error) {
 func (m *machine) noteGC(l *loop) {
 	now := l.now()
 	m.setting.LastGC, m.gcError = &now, ""
-	m.has.clear()
+	m.has.Clear()
 	m.saveSetting(l)
-	m.contacts.poke() // its free disk is another now
+	m.peer.Poke() // its free disk is another now
 }
 
 // CollectGarbage deletes what nothing needs on a machine, now.

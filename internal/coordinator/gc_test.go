@@ -10,8 +10,8 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/coordinator/peer"
 	"lighter/machines"
-	"lighter/store"
 )
 
 func TestGCDue(t *testing.T) {
@@ -35,14 +35,7 @@ func TestGCDue(t *testing.T) {
 		{"failed lately", &machine{Machine: machines.Machine{GCInterval: time.Hour}, state: api.MachineUp, gcAfter: now.Add(time.Second)}, false, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c := &Coordinator{moving: newTransfers(), limits: Limits{}.withDefaults()}
-			m := tt.m
-			m.Name, m.c = "m", c
-			m.sending = c.newLane(0, nil)
-			if tt.busy {
-				c.moving.start("m", "send", []*store.Info{{Path: "/gnu/store/x"}})
-			}
-			if _, due := m.gcDue(now); due != tt.want {
+			if _, due := tt.m.gcDue(now, !tt.busy); due != tt.want {
 				t.Errorf("due %v", due)
 			}
 		})
@@ -85,7 +78,7 @@ func TestTimedGC(t *testing.T) {
 			c.Machines[i].GCInterval, c.Machines[i].GCOlderThan, c.Machines[i].GCMaxFreed = time.Hour, time.Minute, 7
 			agents[c.Machines[i].Name] = &collecting{calls: calls}
 		}
-		c.newAgent = func(m *machine) agent {
+		c.newAgent = func(m machines.Machine) peer.Agent {
 			agents[m.Name].fakeAgent = inner(m).(*fakeAgent)
 			return agents[m.Name]
 		}

@@ -226,7 +226,7 @@ func (f *farm) comeBack(name string, lie func(*agentapi.BuildStatus), extra ...a
 	f.t.Helper()
 	a := f.agents[name]
 	a.cutLink(true)
-	f.machine(name).contacts.poke()
+	f.machine(name).peer.Poke()
 	f.untilState(name, api.MachineDown)
 	a.set(func(a *fakeAgent) {
 		a.lie = lie
@@ -235,7 +235,7 @@ func (f *farm) comeBack(name string, lie func(*agentapi.BuildStatus), extra ...a
 		}
 	})
 	a.up()
-	f.machine(name).contacts.wake()
+	f.machine(name).peer.Wake()
 	f.untilState(name, api.MachineUp)
 }
 
@@ -344,7 +344,7 @@ func keptFarm(t *testing.T, names ...string) (f *farm, base, top store.Path, id 
 	id = f.submit(top)[0]
 	f.awaitState(id, api.Waiting)
 	f.awaitChild(base, api.Succeeded)
-	f.until("base is kept", func() bool { _, ok := f.c.kept.get(f.output(base)); return ok })
+	f.until("base is kept", func() bool { item, _ := f.c.kept.Get(f.output(base)); return item != nil })
 	return f, base, top, id
 }
 
@@ -353,7 +353,7 @@ func TestKeptItemChanges(t *testing.T) {
 	for _, name := range []string{"hash", "references", "size", "path", "gone", "failed", "extra"} {
 		t.Run(name, func(t *testing.T) {
 			f, base, _, id := keptFarm(t, "m1", "m2")
-			before, _ := f.c.kept.get(f.output(base))
+			before, _ := f.c.kept.Get(f.output(base))
 			other := f.drv("other", "")
 			f.comeBack("m1", func(s *agentapi.BuildStatus) {
 				if s.Derivation != base || s.Outputs["out"] == nil {
@@ -379,11 +379,11 @@ func TestKeptItemChanges(t *testing.T) {
 					s.Outputs = nil
 				}
 			})
-			if _, ok := f.c.kept.get(f.output(other)); ok {
+			if item, _ := f.c.kept.Get(f.output(other)); item != nil {
 				t.Error("another item is kept there")
 			}
-			if item, ok := f.c.kept.get(f.output(base)); ok && (item.made.info.NARHash != before.made.info.NARHash || len(item.made.info.References) > 0) {
-				t.Errorf("what is known of it is another now: %+v", item.made.info)
+			if item, _ := f.c.kept.Get(f.output(base)); item != nil && (item.Info.NARHash != before.Info.NARHash || len(item.Info.References) > 0) {
+				t.Errorf("what is known of it is another now: %+v", item.Info)
 			}
 			f.agents["m1"].set(func(a *fakeAgent) { a.lie = nil })
 			f.forgive("m1")
@@ -450,28 +450,6 @@ func TestClosureOfOthers(t *testing.T) {
 		t.Errorf("the head has %s", f.content(planted.Path))
 	}
 	f.idle()
-}
-
-// TestKeptByTwo has two machines that were given different derivations with the
-// same output.
-func TestKeptByTwo(t *testing.T) {
-	k := newKeptItems()
-	m1, m2 := &machine{}, &machine{}
-	path := store.Path("/gnu/store/00000000000000000000000000000000-x")
-	first, second := &store.Info{Path: path, NARSize: 1}, &store.Info{Path: path, NARSize: 2}
-	k.add(m1, madeOf(map[string]*store.Info{"out": first}, nil))
-	k.add(m2, madeOf(map[string]*store.Info{"out": second}, nil))
-	if item, _ := k.get(path); item.made.info != first || item.machine != m1 {
-		t.Errorf("the second machine's item is in the place of the first one's")
-	}
-	k.remove(m1, []store.Path{path})
-	if item, _ := k.get(path); item.made.info != second || item.machine != m2 {
-		t.Errorf("got %+v", item)
-	}
-	k.remove(m2, []store.Path{path})
-	if _, ok := k.get(path); ok {
-		t.Error("it is still kept")
-	}
 }
 
 // TestCheckGivesNothing has a machine that builds for a check say that it made other things.

@@ -237,7 +237,7 @@ func TestInputLostWithItsMachine(t *testing.T) {
 		t.Fatalf("base was built on %s", first.Machine)
 	}
 	f.agents["m1"].cutLink(true)
-	f.machine("m1").contacts.poke()
+	f.machine("m1").peer.Poke()
 	f.agents["m2"].release("plug-1")
 	f.agents["m2"].release("plug-2")
 	f.agents["m2"].release("gate")

@@ -136,7 +136,7 @@ func (h *hostile) forgive() {
 		if err := h.c.do(h.t.Context(), func(l *loop) {
 			m.conduct = conduct{}
 			if up = m.unavailable() == ""; !up {
-				m.contacts.wake()
+				m.peer.Wake()
 			}
 		}); err != nil {
 			h.t.Fatalf("the coordinator has ended: %v, %v", err, <-h.over)
@@ -156,7 +156,7 @@ func (h *hostile) look() {
 	}
 	before := looks()
 	h.until("somebody looked at the hostile machine", func() bool {
-		m.contacts.wake()
+		m.peer.Wake()
 		return looks() >= before+2
 	})
 	if err := h.c.do(h.t.Context(), func(l *loop) {}); err != nil {
@@ -170,7 +170,7 @@ func (h *hostile) down() {
 	m := h.machine(evil)
 	h.agents[evil].cutLink(true)
 	h.until("the hostile machine is down", func() bool {
-		m.contacts.wake()
+		m.peer.Wake()
 		down := false
 		if err := h.c.do(h.t.Context(), func(l *loop) { down = m.state == api.MachineDown }); err != nil {
 			h.t.Fatalf("the coordinator has ended: %v, %v", err, <-h.over)

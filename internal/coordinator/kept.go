@@ -2,109 +2,16 @@ package coordinator
 
 import (
 	"fmt"
-	"slices"
-	"sync"
 
 	"lighter/internal/api"
+	"lighter/internal/coordinator/inventory"
 	"lighter/store"
 )
 
-// keptItems knows the outputs that stay on the machine where they were built. The
-// loop writes it, attempts read it.
-type keptItems struct {
-	mu sync.Mutex
-	// items has one of each machine that keeps an item, the first one first: different
-	// derivations may have the same output.
-	items map[store.Path][]keptItem
-}
-
-type keptItem struct {
-	made    *madeItem
-	machine *machine
-}
-
-func newKeptItems() *keptItems { return &keptItems{items: make(map[store.Path][]keptItem)} }
-
-// get returns an item from the machine that had it first.
-func (k *keptItems) get(p store.Path) (keptItem, bool) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if items := k.items[p]; len(items) > 0 {
-		return items[0], true
-	}
-	return keptItem{}, false
-}
-
-// on returns an item that a machine keeps, or nil.
-func (k *keptItems) on(m *machine, p store.Path) *madeItem {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.onLocked(m, p)
-}
-
-func (k *keptItems) onLocked(m *machine, p store.Path) *madeItem {
-	for _, item := range k.items[p] {
-		if item.machine == m {
-			return item.made
-		}
-	}
-	return nil
-}
-
-// has reports whether a machine is known to keep all of some outputs, just as they are.
-func (k *keptItems) has(m *machine, outputs map[string]*store.Info) bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for _, info := range outputs {
-		if info == nil {
-			return false
-		}
-		if made := k.onLocked(m, info.Path); made == nil || difference(made.info, info) != "" {
-			return false
-		}
-	}
-	return len(outputs) > 0
-}
-
-// add notes that a machine keeps items. What is known of one stays as it is.
-func (k *keptItems) add(m *machine, made []*madeItem) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for _, item := range made {
-		if p := item.info.Path; k.onLocked(m, p) == nil {
-			k.items[p] = append(k.items[p], keptItem{item, m})
-		}
-	}
-}
-
-func (k *keptItems) remove(m *machine, paths []store.Path) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for _, p := range paths {
-		left := slices.DeleteFunc(k.items[p], func(item keptItem) bool { return item.machine == m })
-		if k.items[p] = left; len(left) == 0 {
-			delete(k.items, p)
-		}
-	}
-}
-
-// move notes that a machine is another one now.
-func (k *keptItems) move(from, to *machine) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for _, items := range k.items {
-		for i := range items {
-			if items[i].machine == from {
-				items[i].machine = to
-			}
-		}
-	}
-}
-
 // keep notes that a task's outputs stay on a machine.
-func (t *task) keep(l *loop, m *machine, made []*madeItem) {
+func (t *task) keep(l *loop, m *machine, made []*inventory.Item) {
 	t.kept = m
-	l.kept.add(m, made)
+	l.kept.Add(m.peer, made)
 	t.setAvailable(l)
 }
 
@@ -125,7 +32,7 @@ func (m *machine) forget(l *loop, id string) {
 	if m.state == api.MachineDown {
 		return // what is still wanted of what it has is known when it is back
 	}
-	m.forgetter.forget(id)
+	m.peer.Forgetter.Forget(id)
 }
 
 func (c *Coordinator) unkeep(t *task, m *machine) {
@@ -133,7 +40,7 @@ func (c *Coordinator) unkeep(t *task, m *machine) {
 		return
 	}
 	paths, _ := t.node.OutputPaths(nil) // naming none cannot fail
-	c.kept.remove(m, paths)
+	c.kept.Remove(m.peer, paths)
 }
 
 // bring starts what is next for builds whose outputs are there: build hooks get them

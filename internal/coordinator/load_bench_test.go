@@ -19,6 +19,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/coordinator/peer"
 	"lighter/machines"
 	"lighter/nar/signature"
 	"lighter/store"
@@ -211,7 +212,7 @@ func newLoadFarm(b *testing.B, builds int) *loadFarm {
 	}
 	f.makeResults(b, key)
 	f.config.Logger = slog.New(slog.DiscardHandler)
-	f.config.newAgent = func(m *machine) agent { return newSimMachine(f, m.Name, key.Public().String()) }
+	f.config.newAgent = func(m machines.Machine) peer.Agent { return newSimMachine(f, m.Name, key.Public().String()) }
 	for i := range loadMachines {
 		f.config.Machines = append(f.config.Machines, machines.Machine{
 			Name: fmt.Sprintf("machine-%03d", i), Systems: []string{"x86_64-linux"}, ParallelBuilds: loadSlots, Speed: 1,
@@ -430,4 +431,4 @@ func (m *simMachine) CollectGarbage(context.Context, *agentapi.GCRequest) (*agen
 
 func (m *simMachine) Close() {}
 
-var _ agent = (*simMachine)(nil)
+var _ peer.Agent = (*simMachine)(nil)

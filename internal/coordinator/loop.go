@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"lighter/internal/api"
+	"lighter/internal/coordinator/inventory"
 	"lighter/internal/ledger"
 	"lighter/scheduler"
 	"lighter/store"
@@ -17,8 +18,8 @@ import (
 type loop struct {
 	*Coordinator
 
-	items   *itemNumbers // of what machines have
-	lacking *lackedItems // the build that missing was asked about last
+	items   *inventory.Numbers // of what machines have
+	lacking *lackedItems       // the build that missing was asked about last
 	// described is the memory of schedulerMachines.
 	described []scheduler.Machine
 	machines  []*machine // in the order of the file, and those that are to go
@@ -55,7 +56,7 @@ type loop struct {
 
 func newLoop(c *Coordinator) *loop {
 	l := &loop{
-		Coordinator: c, counts: newCounters(), byName: make(map[string]*machine), items: newItemNumbers(maxItems),
+		Coordinator: c, counts: newCounters(), byName: make(map[string]*machine), items: inventory.NewNumbers(),
 		deliveries: make(map[string]*delivery), tasks: make(map[store.Path]*task), builds: make(map[string]*liveBuild),
 		finals: make(map[string][]chan struct{}), attached: make(map[string]int),
 		queue: scheduler.NewQueue(), byID: make(map[string]*task),
@@ -219,7 +220,7 @@ func (c *Coordinator) stop(err error) {
 
 func (l *loop) closeLinks() {
 	for _, m := range l.machines {
-		m.close()
+		m.peer.Close()
 	}
 }
 

@@ -1,28 +1,22 @@
 package coordinator
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
-	"net"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
-	"lighter/internal/backoff"
-	"lighter/internal/coordinator/mailbox"
+	"lighter/internal/coordinator/inventory"
+	"lighter/internal/coordinator/peer"
 	"lighter/internal/ledger"
 	"lighter/machines"
 	"lighter/nar/signature"
 	"lighter/scheduler"
-	"lighter/store"
 )
 
 // machine is what the coordinator has of one machine. The way to it (see sameWay) is that
@@ -31,14 +25,7 @@ type machine struct {
 	machines.Machine // the rest of it belongs to the loop, but for the name
 	c                *Coordinator
 	log              *slog.Logger
-	link             Link
-	client           agent
-	sending          *lane // of items to it
-	fetching         *lane // of items from it
-	forgetter        *forgetter
-	contacts         contacts
-	bandwidth        bandwidth
-	kind             atomic.Value            // of its store, a string
+	peer             *peer.Peer
 	cancel           context.CancelCauseFunc // ends all that start started
 
 	// All below belongs to the loop.
@@ -50,7 +37,7 @@ type machine struct {
 	info      *agentapi.Machine // of the last contact
 	skew      time.Duration     // its clock minus ours
 	attempts  map[*attempt]struct{}
-	has       *itemSet // items that it is believed to have
+	has       *inventory.Set // items that it is believed to have
 	speed     scheduler.SpeedEstimate
 	removed   bool              // from the file; it goes when its builds are done
 	next      *machines.Machine // what the file has now, with another way there
@@ -67,173 +54,43 @@ type machine struct {
 	saved time.Time
 }
 
-func (l *loop) newMachine(m machines.Machine) *machine {
-	c := l.Coordinator
-	x := &machine{
-		Machine: m, c: c, log: c.log.With("machine", m.Name), state: api.MachineUnknown,
-		attempts: make(map[*attempt]struct{}), has: l.items.newSet(),
-	}
-	x.contacts.init()
-	if c.cfg.newAgent != nil {
-		x.client = c.cfg.newAgent(x)
-	} else {
-		client := agentapi.NewClient(x.dial)
-		client.SetLimits(agentapi.Limits{Answer: c.limits.AnswerTimeout})
-		x.client = client
-	}
-	x.sending = c.newLane(m.ParallelTransfers, x.contained("sending items", x.send))
-	x.fetching = c.newLane(m.ParallelTransfers, x.contained("fetching items", x.fetch))
-	x.forgetter = newForgetter(x)
-	return x
-}
-
 // errRemoved is the cause of the end of what was about a machine that is gone.
 var errRemoved = errors.New("the machine is not in the machines file any more")
 
 // openMachine makes a machine and its link.
-func (l *loop) openMachine(m machines.Machine) (x *machine, err error) {
-	x = l.newMachine(m)
-	if x.link, err = l.cfg.NewLink(m); err != nil {
+func (l *loop) openMachine(m machines.Machine) (*machine, error) {
+	link, err := l.cfg.NewLink(m)
+	if err != nil {
 		return nil, fmt.Errorf("machine %s: %w", m.Name, err)
 	}
-	return x, nil
+	return &machine{
+		Machine: m, c: l.Coordinator, log: l.log.With("machine", m.Name), peer: peer.New(&l.peers, m, link),
+		state: api.MachineUnknown, attempts: make(map[*attempt]struct{}), has: l.items.NewSet(),
+	}, nil
 }
 
 // start starts what looks after the machine until ctx ends, or stop is called.
 func (m *machine) start(ctx context.Context) {
 	ctx, m.cancel = context.WithCancelCause(ctx)
-	m.sending.open(ctx)
-	m.fetching.open(ctx)
-	m.c.group.Go(func() { m.supervise(ctx) })
-	m.c.group.Go(func() { m.forgetter.run(ctx) })
+	var s sighting
+	m.peer.Start(ctx, peer.Watch{
+		Connecting: func() { m.c.post(func(l *loop) { m.connecting(l) }) },
+		Look: func(ctx context.Context, up bool) error {
+			s = m.look(ctx, !up)
+			return s.err
+		},
+		Looked: func(next time.Time, err error) {
+			found := s
+			found.next, found.err = next, err
+			m.c.post(func(l *loop) { m.sighted(l, found) })
+		},
+	})
 }
 
 // stop ends all about the machine, but for what its agent does.
 func (m *machine) stop() {
 	m.cancel(errRemoved)
-	m.c.group.Go(m.close)
-}
-
-// close closes the way to it.
-func (m *machine) close() {
-	m.client.Close()
-	if err := m.link.Close(); err != nil {
-		m.log.Debug("the link was not closed cleanly", "err", err)
-	}
-}
-
-func (m *machine) contained(what string, move func(context.Context, []*store.Info) error) func(context.Context, []*store.Info) error {
-	return func(ctx context.Context, batch []*store.Info) error {
-		return m.contain(what, func() error { return move(ctx, batch) })
-	}
-}
-
-func (c *Coordinator) newLane(streams int, move func(context.Context, []*store.Info) error) *lane {
-	return &lane{
-		group: &c.group, streams: cmp.Or(streams, c.limits.Streams), maxBytes: c.limits.BatchBytes, maxItems: c.limits.BatchItems,
-		move: move, cargo: make(map[store.Path]*cargo), arrived: make(map[store.Path]time.Time),
-	}
-}
-
-// contacts is what calls to a machine share: they are ended when it does not answer the
-// supervisor, and those who lost touch hear when somebody reached it again.
-type contacts struct {
-	mu      sync.Mutex
-	count   uint64        // of times that it was reached
-	changed chan struct{} // closed, and replaced, each time
-	calls   map[*context.CancelCauseFunc]struct{}
-	shut    error         // why nobody connects to the machine until it is looked at again, or nil
-	poked   chan struct{} // has room for one: look at the machine, if it was up
-	woken   chan struct{} // has room for one: look at the machine in any case
-}
-
-func (x *contacts) init() {
-	x.changed, x.calls = make(chan struct{}), make(map[*context.CancelCauseFunc]struct{})
-	x.poked, x.woken = make(chan struct{}, 1), make(chan struct{}, 1)
-}
-
-func (x *contacts) reached() {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.count++
-	close(x.changed)
-	x.changed = make(chan struct{})
-}
-
-// setShut has calls that would connect to the machine fail at once, or lets them if it is nil.
-func (x *contacts) setShut(why error) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.shut = why
-}
-
-// dial opens a stream to the machine's agent. While the supervisor leaves the machine alone,
-// as it could not be reached, it fails at once: one alone decides when to connect.
-func (m *machine) dial(ctx context.Context) (net.Conn, error) {
-	m.contacts.mu.Lock()
-	shut := m.contacts.shut
-	m.contacts.mu.Unlock()
-	if shut != nil {
-		return nil, shut
-	}
-	return m.link.DialAgent(ctx)
-}
-
-// lost ends all calls that are under way.
-func (x *contacts) lost(err error) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	for cancel := range x.calls {
-		(*cancel)(fmt.Errorf("the machine does not answer: %w", err))
-	}
-}
-
-// with calls f with a context that ends also when the machine is lost.
-func (x *contacts) with(ctx context.Context, f func(ctx context.Context) error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	x.mu.Lock()
-	x.calls[&cancel] = struct{}{}
-	x.mu.Unlock()
-	defer func() {
-		x.mu.Lock()
-		defer x.mu.Unlock()
-		delete(x.calls, &cancel)
-	}()
-	err := f(ctx)
-	if lost := context.Cause(ctx); err != nil && lost != nil {
-		return lost
-	}
-	return err
-}
-
-func (x *contacts) seen() (uint64, <-chan struct{}) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return x.count, x.changed
-}
-
-// poke has the supervisor look at the machine now, if it believes that it is up.
-func (x *contacts) poke() { mailbox.Signal(x.poked) }
-
-// wake has the supervisor look at the machine now.
-func (x *contacts) wake() { mailbox.Signal(x.woken) }
-
-// await pokes the supervisor and returns when it reached the machine, or with an error.
-func (x *contacts) await(ctx context.Context) error {
-	before, changed := x.seen()
-	x.poke()
-	for {
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-		var now uint64
-		if now, changed = x.seen(); now > before {
-			return nil
-		}
-	}
+	m.c.group.Go(m.peer.Close)
 }
 
 // sighting is what a look at a machine found.
@@ -248,77 +105,6 @@ type sighting struct {
 	err    error
 }
 
-// supervise looks at the machine for as long as the coordinator runs: often while it
-// is up, and less and less often while it is down.
-func (m *machine) supervise(ctx context.Context) {
-	up, failures := false, 0
-	for {
-		m.contacts.setShut(nil)
-		if !up {
-			m.c.post(func(l *loop) { m.connecting(l) })
-		}
-		var s sighting
-		if err := m.contain("a look at it", func() error {
-			s = m.look(ctx, !up)
-			return nil
-		}); err != nil {
-			s = sighting{err: err}
-		}
-		if ctx.Err() != nil {
-			return
-		}
-		wait := m.c.limits.PollInterval
-		if up = s.err == nil; up {
-			failures = 0
-		} else {
-			first, most := m.c.limits.RetryMin, m.c.limits.RetryMax
-			if m.c.cfg.NeedsPerson != nil && m.c.cfg.NeedsPerson(s.err) {
-				first = most // time alone mends nothing
-			}
-			failures++
-			wait = backoff.After(failures, first, most, rand.Float64())
-			s.next = time.Now().Add(wait)
-			if linkFailed(s.err) {
-				m.contacts.setShut(s.err)
-			}
-			m.contacts.lost(s.err)
-		}
-		m.c.post(func(l *loop) { m.sighted(l, s) })
-		if up {
-			m.contacts.reached()
-		}
-		if !m.rest(ctx, wait, up) {
-			return
-		}
-	}
-}
-
-// minLookInterval bounds how often pokes can make the supervisor look.
-const minLookInterval = 20 * time.Millisecond
-
-// rest waits for the time of the next look. A poke cuts it short.
-func (m *machine) rest(ctx context.Context, wait time.Duration, up bool) bool {
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	poked := m.contacts.poked
-	if !up {
-		poked = nil // that it cannot be reached is known; growing delays are the rule
-	}
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-	case <-m.contacts.woken:
-	case <-poked:
-		select {
-		case <-ctx.Done():
-			return false
-		case <-time.After(minLookInterval):
-		}
-	}
-	return true
-}
-
 // look asks the agent what the machine is, and after a time without contact also
 // which builds it knows.
 func (m *machine) look(ctx context.Context, first bool) sighting {
@@ -330,7 +116,7 @@ func (m *machine) look(ctx context.Context, first bool) sighting {
 	defer cancel()
 	var s sighting
 	asked := time.Now()
-	if s.info, s.err = m.client.Machine(ctx); s.err != nil {
+	if s.info, s.err = m.peer.Client.Machine(ctx); s.err != nil {
 		return s
 	}
 	s.skew = s.info.Now.Sub(asked.Add(time.Since(asked) / 2))
@@ -344,7 +130,7 @@ func (m *machine) look(ctx context.Context, first bool) sighting {
 		return s
 	}
 	s.known = make(map[string]*api.Build)
-	s.builds, s.err = m.client.Builds(ctx, func(id string) (*agentapi.Asked, error) {
+	s.builds, s.err = m.peer.Client.Builds(ctx, func(id string) (*agentapi.Asked, error) {
 		b, err := m.c.knownBuild(ctx, id)
 		if err != nil || b == nil {
 			return nil, err
@@ -353,7 +139,7 @@ func (m *machine) look(ctx context.Context, first bool) sighting {
 		return askedOf(b), nil
 	})
 	if s.err == nil {
-		s.wrong, s.err = m.c.vetListed(ctx, m, s.builds, s.known)
+		s.wrong, s.err = m.c.kept.Vet(ctx, m.peer, s.builds, s.known)
 	}
 	return s
 }
@@ -395,7 +181,7 @@ func (m *machine) sighted(l *loop, s sighting) {
 	}
 	was := m.state
 	m.state, m.err, m.info, m.skew = api.MachineUp, "", s.info, s.skew
-	m.kind.Store(s.info.StoreKind)
+	m.peer.SetStoreKind(s.info.StoreKind)
 	m.down, m.nextTry = time.Time{}, time.Time{}
 	problem := m.problemOf(&s)
 	switch {
@@ -424,7 +210,7 @@ func (m *machine) unreachable(l *loop, s sighting) {
 	text := agentapi.Printable(s.err.Error(), api.MaxProblem)
 	if m.state != api.MachineDown {
 		m.down = now
-		m.has.clear()
+		m.has.Clear()
 		if m.tell(l, "down: "+text) {
 			m.log.Warn("the machine cannot be reached", "err", text)
 		}
@@ -448,7 +234,7 @@ func (m *machine) problemOf(s *sighting) string {
 const saveInterval = 10 * time.Second
 
 func (m *machine) saveLearnt(l *loop) {
-	if m.bandwidth.takeChanged() {
+	if m.peer.Bandwidth.TakeChanged() {
 		m.learnt = true
 	}
 	if !m.learnt || l.now().Sub(m.saved) < saveInterval {
@@ -456,63 +242,7 @@ func (m *machine) saveLearnt(l *loop) {
 	}
 	m.learnt, m.saved = false, l.now()
 	l.change(ledger.Change{Machine: &ledger.Machine{
-		Name: m.Name, Bandwidth: m.bandwidth.value(), SpeedLog: m.speed.Log, SpeedSamples: m.speed.Samples,
+		Name: m.Name, Bandwidth: m.peer.Bandwidth.Value(), SpeedLog: m.speed.Log, SpeedSamples: m.speed.Samples,
 		PublicKey: m.info.PublicKey, Updated: m.saved,
 	}})
-}
-
-// bandwidth is a moving average of what was measured, in bytes/s.
-type bandwidth struct {
-	mu      sync.Mutex
-	average float64
-	changed bool
-}
-
-// What a transfer must have to say something about the bandwidth, and the weight of
-// the newest one.
-const (
-	minBandwidthBytes = 256 << 10
-	bandwidthWeight   = 0.3
-)
-
-func (b *bandwidth) observe(bytes int64, took time.Duration) {
-	if bytes < minBandwidthBytes || took <= 0 {
-		return
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	sample := float64(bytes) / took.Seconds()
-	if b.average == 0 {
-		b.average = sample
-	}
-	b.average += bandwidthWeight * (sample - b.average)
-	b.changed = true
-}
-
-func (b *bandwidth) value() float64 {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.average
-}
-
-func (b *bandwidth) set(average float64) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.average = average
-}
-
-func (b *bandwidth) takeChanged() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	changed := b.changed
-	b.changed = false
-	return changed
-}
-
-// storeKind is what the machine said last; attempts ask, so it is not the loop's alone.
-func (m *machine) storeKind() string {
-	if kind, ok := m.kind.Load().(string); ok {
-		return kind
-	}
-	return ""
 }

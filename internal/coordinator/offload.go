@@ -15,6 +15,7 @@ import (
 	"lighter/internal/coordinator/buildlog"
 	"lighter/internal/coordinator/headstore"
 	"lighter/internal/coordinator/mailbox"
+	"lighter/internal/coordinator/peer"
 	"lighter/internal/hookapi"
 	"lighter/internal/ledger"
 	"lighter/scheduler"
@@ -401,17 +402,17 @@ func (r *attempt) handOver() (*outcome, error) {
 	}
 	s := hookapi.Shipment{Machine: r.machine.Name, Items: len(wanted), NARHashes: make(map[store.Path]store.Hash, len(wanted))}
 	for _, p := range wanted {
-		item := r.c.kept.on(r.machine, p)
+		item := r.c.kept.On(r.machine.peer, p)
 		if item == nil {
 			return nil, r.blame(api.CulpritMachine, fmt.Errorf("it is not known to keep %s", p))
 		}
-		s.Bytes += item.info.NARSize
-		s.NARHashes[p] = item.info.NARHash
+		s.Bytes += item.Info.NARSize
+		s.NARHashes[p] = item.Info.NARHash
 	}
 	if s.Bytes < 0 || s.Bytes > hookapi.MaxShipment {
 		return nil, r.blame(api.CulpritMachine, fmt.Errorf("its outputs have %d bytes: want at most %d", s.Bytes, int64(hookapi.MaxShipment)))
 	}
-	err = r.persist(r.ctx, r.machine, func(ctx context.Context) error {
+	err = r.persist(r.ctx, r.machine.peer, func(ctx context.Context) error {
 		n, err := r.to.ship(ctx, r.machine, s, wanted)
 		r.fetched.Add(n)
 		return err
@@ -466,7 +467,7 @@ type openLog struct {
 }
 
 // errHookGone is the cause of the end of what was for a hook that is gone.
-var errHookGone = errors.New("the build hook of guix-daemon is gone")
+const errHookGone = peer.Ended("the build hook of guix-daemon is gone")
 
 // tell tells the hook how its build stands. It never blocks.
 func (d *delivery) tell(b *api.Build) {
@@ -674,7 +675,7 @@ func (d *delivery) ship(ctx context.Context, m *machine, s hookapi.Shipment, ite
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(d.ctx, func() { cancel(errHookGone) })() //nolint:contextcheck // it is another's
-	body, err := m.client.Export(ctx, items)
+	body, err := m.peer.Client.Export(ctx, items)
 	if err != nil {
 		return 0, err
 	}

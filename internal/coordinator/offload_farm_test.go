@@ -15,8 +15,10 @@ import (
 	"time"
 
 	"lighter/internal/api"
+	"lighter/internal/coordinator/peer"
 	"lighter/internal/hookapi"
 	"lighter/internal/ledger"
+	"lighter/machines"
 	"lighter/nar"
 	"lighter/store"
 )
@@ -99,7 +101,7 @@ func (f *hookFarm) over() {
 	})
 	f.allFinal()
 	// What was abandoned ends by itself.
-	f.until("no transfer is left", func() bool { return len(f.c.moving.list()) == 0 })
+	f.until("no transfer is left", func() bool { return len(f.c.moving.List()) == 0 })
 	f.until("no lease is left", func() bool { return len(f.head.Leases()) == 0 })
 }
 
@@ -429,7 +431,7 @@ func (readFunc) Close() error                 { return nil }
 // wrapExport wraps what a machine exports.
 func (f *hookFarm) wrapExport(name string, wrap func(io.ReadCloser) io.ReadCloser) {
 	f.t.Helper()
-	f.config.newAgent = func(m *machine) agent {
+	f.config.newAgent = func(m machines.Machine) peer.Agent {
 		if m.Name == name {
 			return &wrappingAgent{f.agents[m.Name], wrap}
 		}

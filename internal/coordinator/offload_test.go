@@ -735,7 +735,7 @@ func TestOffloadMachineLostWithOutputs(t *testing.T) {
 			a.onExport = func(ctx ctx) {
 				a.cutLink(true)
 				<-ctx.Done()
-				f.machine(name).contacts.poke()
+				f.machine(name).peer.Poke()
 				other := map[string]string{"m1": "m2", "m2": "m1"}[name]
 				f.agents[other].set(func(a *fakeAgent) { a.onExport = nil })
 			}

@@ -20,7 +20,7 @@ func (m *machine) optionsFor(t *task) agentapi.BuildRequest {
 	o.Cores = m.BuildCores
 	o.SandboxPaths = slices.Clone(m.SandboxPaths)
 	o.SubstituteURLs = slices.Clone(m.SubstituteURLs)
-	if o.Check && m.storeKind() == machines.StoreDaemon {
+	if o.Check && m.peer.StoreKind() == machines.StoreDaemon {
 		o.KeepFailed = true // else it does not say what it made, only that it differs
 	}
 	return o

@@ -8,6 +8,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/coordinator/peer"
 	"lighter/machines"
 )
 
@@ -51,22 +52,11 @@ func TestOptionsFor(t *testing.T) {
 func TestOptionsForChecks(t *testing.T) {
 	work := task{check: &checking{rec: &liveBuild{Build: api.Build{Request: api.Request{Timeout: 60}}}}}
 	for kind, keep := range map[string]bool{machines.StoreDaemon: true, machines.StoreLocal: false} {
-		var m machine
-		m.kind.Store(kind)
+		m := machine{peer: &peer.Peer{}}
+		m.peer.SetStoreKind(kind)
 		want := agentapi.BuildRequest{Check: true, KeepFailed: keep, Timeout: 60}
 		if diff := cmp.Diff(want, m.optionsFor(&work)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", kind, diff)
-		}
-	}
-}
-
-// TestParallelTransfers shows that a machine's entry bounds its lanes, also when it changes.
-func TestParallelTransfers(t *testing.T) {
-	c := &Coordinator{limits: Limits{}.withDefaults()}
-	for entry, want := range map[int]int{0: 4, 1: 1, 9: 9} {
-		m := &machine{Machine: machines.Machine{ParallelTransfers: entry}, c: c}
-		if l := c.newLane(entry, nil); l.streams != want || m.streams() != want {
-			t.Errorf("parallel-transfers %d: %d and %d streams, want %d", entry, l.streams, m.streams(), want)
 		}
 	}
 }

@@ -79,7 +79,7 @@ func (l *loop) schedulerMachines(now time.Time) []scheduler.Machine {
 func (m *machine) schedulerMachine(now time.Time, busy []time.Duration) scheduler.Machine {
 	s := scheduler.Machine{
 		Name: m.Name, Systems: m.Systems, Features: m.Features, MandatoryFeatures: m.MandatoryFeatures,
-		Slots: m.ParallelBuilds, Speed: m.speed.Speed(m.Speed), Bandwidth: m.bandwidth.value(), Pending: m.sending.pending(),
+		Slots: m.ParallelBuilds, Speed: m.speed.Speed(m.Speed), Bandwidth: m.peer.Bandwidth.Value(), Pending: m.peer.Sending.Pending(),
 		OverloadThreshold: m.OverloadThreshold, FreeDisk: -1, MinFreeDisk: m.MinFreeDisk, Unavailable: m.unavailable(),
 		Refuses: m.refuses, Busy: busy[:0],
 	}
@@ -111,13 +111,13 @@ func (l *loop) missing(b *scheduler.Build, machine string) int64 {
 		return 0
 	}
 	lacked := l.lacking
-	if lacked == nil || lacked.task != t || lacked.generation != l.items.generation {
+	if lacked == nil || lacked.task != t || lacked.generation != l.items.Generation() {
 		lacked = t.lackedItems(l)
 		l.lacking = lacked
 	}
 	sum := lacked.everywhere
 	for i := range lacked.items {
-		if !m.has.has(lacked.items[i].number) {
+		if !m.has.Has(lacked.items[i].number) {
 			sum += lacked.items[i].size
 		}
 	}
@@ -139,10 +139,10 @@ type numberedItem struct {
 }
 
 func (t *task) lackedItems(l *loop) *lackedItems {
-	lacked := &lackedItems{task: t, generation: l.items.generation, items: make([]numberedItem, 0, len(t.inputPaths))}
+	lacked := &lackedItems{task: t, generation: l.items.Generation(), items: make([]numberedItem, 0, len(t.inputPaths))}
 	for _, p := range t.inputPaths {
-		size := l.sizeOf(p)
-		if n, ok := l.items.of(p); ok {
+		size := l.kept.Size(p)
+		if n, ok := l.items.Of(p); ok {
 			lacked.items = append(lacked.items, numberedItem{n, size})
 		} else {
 			lacked.everywhere += size
@@ -216,6 +216,24 @@ func (m *machine) static() scheduler.Machine {
 		Name: m.Name, Systems: m.Systems, Features: m.Features, MandatoryFeatures: m.MandatoryFeatures,
 		Slots: m.ParallelBuilds, FreeDisk: -1,
 	}
+}
+
+// mayMake reports whether a machine is one that may make a task's outputs: as its entry in the
+// machines file says, and as those who want them do.
+func (c *Coordinator) mayMake(t *task, m *machine) bool {
+	b := scheduler.Build{}
+	switch {
+	case t.node != nil:
+		b.System, b.Features = t.node.System, t.node.Features
+	case len(t.builds) > 0: // a start found it, and it was not looked at yet
+		b.System, b.Features = t.builds[0].System, t.builds[0].Features
+	}
+	return t.allows(m.Name) && m.possible(&b)
+}
+
+// possible reports whether the machine's entry in the machines file allows a build.
+func (m *machine) possible(b *scheduler.Build) bool {
+	return scheduler.Possible(b, []scheduler.Machine{m.static()})
 }
 
 // lookForIdleMachines checks that no build waits which a free machine could take.

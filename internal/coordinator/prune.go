@@ -47,8 +47,8 @@ func (c *Coordinator) knownToMachines(ctx context.Context) (builds, away map[str
 	var group sync.WaitGroup
 	for _, m := range up {
 		group.Go(func() {
-			err := m.contain("a list of its builds", func() error {
-				_, err := m.client.Builds(ctx, func(id string) (*agentapi.Asked, error) {
+			err := m.peer.Contain("a list of its builds", func() error {
+				_, err := m.peer.Client.Builds(ctx, func(id string) (*agentapi.Asked, error) {
 					mu.Lock()
 					defer mu.Unlock()
 					builds[id] = true

@@ -206,7 +206,7 @@ func (c *Coordinator) pastOf(ctx context.Context) (*machinesPast, error) {
 // remember gives a machine what the ledger has of it.
 func (m *machine) remember(past *machinesPast) {
 	l := past.learnt[m.Name]
-	m.bandwidth.set(l.Bandwidth)
+	m.peer.Bandwidth.Set(l.Bandwidth)
 	m.speed.Log, m.speed.Samples = l.SpeedLog, l.SpeedSamples
 	m.setting = past.settings[m.Name]
 }
@@ -275,7 +275,7 @@ func (l *loop) openNew(list []machines.Machine) (map[string]*machine, error) {
 		return fresh, nil
 	}
 	for _, m := range fresh {
-		l.group.Go(m.close)
+		l.group.Go(m.peer.Close)
 	}
 	return nil, err
 }
@@ -333,9 +333,7 @@ func (m *machine) take(l *loop, n *machines.Machine) {
 	m.ParallelTransfers, m.SubstituteURLs, m.BuildCores = n.ParallelTransfers, n.SubstituteURLs, n.BuildCores
 	m.Timeout, m.MaxSilentTime, m.Tags, m.SandboxPaths = n.Timeout, n.MaxSilentTime, n.Tags, n.SandboxPaths
 	m.GCInterval, m.GCOlderThan, m.GCMaxFreed = n.GCInterval, n.GCOlderThan, n.GCMaxFreed
-	for _, lane := range []*lane{m.sending, m.fetching} {
-		lane.setStreams(m.streams())
-	}
+	m.peer.SetStreams(m.ParallelTransfers)
 	if m.info != nil {
 		m.admit(l, l.now())
 	}
@@ -437,7 +435,7 @@ func (l *loop) settleLeaving() {
 
 // quiet reports whether nothing is under way on a machine, and it keeps nothing.
 func (m *machine) quiet(l *loop) bool {
-	if len(m.attempts) > 0 || m.sending.pending() > 0 || m.fetching.pending() > 0 || m.state == api.MachineUp && !m.forgetter.idle() {
+	if len(m.attempts) > 0 || m.peer.Sending.Pending() > 0 || m.peer.Fetching.Pending() > 0 || m.state == api.MachineUp && !m.peer.Forgetter.Idle() {
 		return false
 	}
 	for _, t := range l.tasks {
@@ -477,12 +475,12 @@ func (m *machine) letGo(l *loop) {
 // replace puts a machine that is reached another way in the place of one.
 func (m *machine) replace(l *loop, n *machine) {
 	n.setting, n.speed, n.learnt = m.setting, m.speed, m.learnt
-	n.bandwidth.set(m.bandwidth.value())
+	n.peer.Bandwidth.Set(m.peer.Bandwidth.Value())
 	l.machines = slices.Clone(l.machines)
 	l.machines[slices.Index(l.machines, m)] = n
 	l.byName[n.Name] = n
 	l.static = nil
-	l.kept.move(m, n)
+	l.kept.Move(m.peer, n.peer)
 	for _, s := range l.spare {
 		if s.machine == m {
 			s.machine = n

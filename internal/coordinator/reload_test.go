@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"lighter/internal/api"
+	"lighter/internal/coordinator/peer"
 	"lighter/machines"
 	"lighter/store"
 	"lighter/store/derivation"
@@ -231,7 +232,7 @@ func TestReloadReturns(t *testing.T) {
 func TestReloadAnotherWay(t *testing.T) {
 	f, l, all := reloadable(t, 1, "m1", "m2")
 	f.shutDown()
-	f.config.newAgent = func(m *machine) agent {
+	f.config.newAgent = func(m machines.Machine) peer.Agent {
 		if m.Host == "new" {
 			return f.agents["m2"]
 		}
@@ -271,7 +272,7 @@ func TestReloadRepairsWay(t *testing.T) {
 	var mu sync.Mutex
 	broken := false
 	f.shutDown()
-	f.config.newAgent = func(m *machine) agent {
+	f.config.newAgent = func(m machines.Machine) peer.Agent {
 		if m.Host == "new" {
 			return f.agents["m1"]
 		}
@@ -325,7 +326,7 @@ func TestReloadRefused(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			if tt.name == "no link" {
 				f.shutDown()
-				f.config.NewLink = func(m machines.Machine) (Link, error) {
+				f.config.NewLink = func(m machines.Machine) (peer.Link, error) {
 					if m.Name == "m3" {
 						return nil, errors.New("no key")
 					}
@@ -431,7 +432,7 @@ func (f *farm) feature(name, feature string) store.Path {
 func TestReloadWithoutLink(t *testing.T) {
 	f, l, all := reloadable(t, 1, "m1")
 	f.shutDown()
-	f.config.NewLink = func(m machines.Machine) (Link, error) {
+	f.config.NewLink = func(m machines.Machine) (peer.Link, error) {
 		if m.Host == "bad" {
 			return nil, errors.New("no key")
 		}

@@ -13,6 +13,7 @@ import (
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
 	"lighter/internal/coordinator/headstore"
+	"lighter/internal/coordinator/inventory"
 	"lighter/internal/ledger"
 	"lighter/store"
 )
@@ -155,13 +156,13 @@ func (l *loop) addKept(n *headstore.Node, s *spare) {
 	t := l.newTask(n.Path, s.status.ID)
 	t.node, t.state, t.machine, t.attempt = n, api.Succeeded, s.machine, s.status.Attempt
 	l.live.Store(t.drv, n)
-	t.keep(l, s.machine, madeOf(s.status.Outputs, nil))
+	t.keep(l, s.machine, inventory.Made(s.status.Outputs, nil))
 }
 
 // adopt makes a task that waits for its turn use what a machine built before.
 func (t *task) adopt(l *loop, m *machine, s *agentapi.BuildStatus) {
 	l.queue.Remove(t.id)
-	l.kept.add(m, madeOf(s.Outputs, nil))
+	l.kept.Add(m.peer, inventory.Made(s.Outputs, nil))
 	if s.ID != t.id {
 		delete(l.byID, t.id)
 		t.id = s.ID
@@ -208,7 +209,7 @@ func (m *machine) reconcileBuild(l *loop, s *agentapi.BuildStatus, wrong error) 
 	switch {
 	case own && t.attempt == s.Attempt && (t.underWay != nil && t.underWay.machine == m || t.resume == m):
 		// It goes on.
-	case own && t.kept == m && s.State == agentapi.Succeeded && l.kept.has(m, s.Outputs):
+	case own && t.kept == m && s.State == agentapi.Succeeded && l.kept.Has(m.peer, s.Outputs):
 		// It is still there.
 	case own && t.kept == m:
 		if t.underWay == nil {

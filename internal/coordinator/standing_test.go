@@ -228,7 +228,7 @@ func TestMachineLostAndBack(t *testing.T) {
 	f.until("it is up", func() bool { return f.statusOf("m1").State == api.MachineUp })
 	lose := func() {
 		f.agents["m1"].cutLink(true)
-		if err := f.c.do(t.Context(), func(l *loop) { l.byName["m1"].contacts.wake() }); err != nil {
+		if err := f.c.do(t.Context(), func(l *loop) { l.byName["m1"].peer.Wake() }); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -18,7 +18,7 @@ const maxRunning = 1000
 func (c *Coordinator) Status(ctx context.Context) (*api.Status, error) {
 	s := &api.Status{
 		Version: c.cfg.Version, PID: os.Getpid(), Started: c.started, Counts: c.ledger.Counts(),
-		LastEvent: c.ledger.LastEvent(), Running: []api.Build{}, Transfers: c.moving.list(),
+		LastEvent: c.ledger.LastEvent(), Running: []api.Build{}, Transfers: c.moving.List(),
 	}
 	s.HooksPending, s.HooksParked = c.hookRuns()
 	for _, err := range c.ledger.SetAside() {
@@ -75,7 +75,7 @@ func (m *machine) status() api.MachineStatus {
 	s := api.MachineStatus{
 		Name: m.Name, Systems: m.Systems, Features: m.Features, MandatoryFeatures: m.MandatoryFeatures,
 		ParallelBuilds: m.ParallelBuilds, Speed: m.Speed, Local: m.Local,
-		State: m.state, Error: m.err, Bandwidth: m.bandwidth.value(),
+		State: m.state, Error: m.err, Bandwidth: m.peer.Bandwidth.Value(),
 		Tags: m.tags(), Draining: m.setting.Draining, DrainReason: m.setting.DrainReason,
 		Quarantined: m.setting.Quarantined, QuarantinedUntil: m.setting.QuarantinedUntil,
 		Removed: m.removed, ParallelTransfers: m.streams(), LastGC: m.setting.LastGC,

@@ -22,15 +22,14 @@ func (c *Coordinator) TestMachine(ctx context.Context, name string) (*api.Machin
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, c.limits.ConnectTimeout)
 	defer cancel()
-	m.contacts.setShut(nil) // a person who asks has perhaps mended what kept the machine away
+	m.peer.Unshut() // a person who asks has perhaps mended what kept the machine away
 	var entry machines.Machine
 	if err := c.do(ctx, func(*loop) { entry = m.Machine }); err != nil {
 		return nil, err
 	}
 	tester := machinetest.Tester{Advice: c.advice(), Store: c.cfg.Store, ACL: c.cfg.ACL}
-	result := tester.Test(ctx, &entry, m.client)
-	_, looked := m.contacts.seen()
-	m.contacts.wake()
+	result := tester.Test(ctx, &entry, m.peer.Client)
+	looked := m.peer.Wake()
 	if result.Info != nil { // so that its status has the news
 		select {
 		case <-looked:

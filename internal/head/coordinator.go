@@ -19,6 +19,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/api/apiserver"
 	"lighter/internal/coordinator"
+	"lighter/internal/coordinator/peer"
 	"lighter/internal/human"
 	"lighter/internal/ledger"
 	"lighter/internal/settings"
@@ -88,7 +89,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	defer servers.close()
 	one, err = coordinator.New(coordinator.Config{
 		Store: s.Backend, Ledger: records, Machines: o.Machines,
-		NewLink:     func(m machines.Machine) (coordinator.Link, error) { return links.Link(m) },
+		NewLink:     func(m machines.Machine) (peer.Link, error) { return links.Link(m) },
 		NeedsPerson: sshtransport.Permanent,
 		Advice:      advice,
 		ACL:         s.ACL, PublicKey: s.PublicKey,

@@ -10,7 +10,7 @@ import (
 
 	"lighter/internal/agent"
 	"lighter/internal/agentd"
-	"lighter/internal/coordinator"
+	"lighter/internal/coordinator/peer"
 	"lighter/machines"
 	"lighter/nar/signature"
 	"lighter/sshtransport"
@@ -43,7 +43,7 @@ func NewLinks(f Folders, agents string, getenv func(string) string, logger *slog
 }
 
 // Link makes the link to a machine; it does not connect.
-func (l *Links) Link(m machines.Machine) (coordinator.Link, error) {
+func (l *Links) Link(m machines.Machine) (peer.Link, error) {
 	if m.Local {
 		return newLocalLink(l, &m)
 	}

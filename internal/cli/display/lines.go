@@ -84,7 +84,7 @@ func (m *Model) rows(now time.Time) []row {
 		rows = append(rows, row{
 			name:    human.Count(t.Items, "item"),
 			machine: human.Printable(t.Machine),
-			phase:   human.Printable(t.Direction),
+			phase:   human.Printable(string(t.Direction)),
 			elapsed: quantity.Elapsed(now.Sub(t.Started)),
 			detail:  transferText([]api.Transfer{t}, now),
 			state:   api.Sending,
@@ -226,16 +226,16 @@ func (m *Model) Summary(now time.Time) string {
 			parts = append(parts, human.Number(c.n)+" "+c.text)
 		}
 	}
-	if sent := m.sent + m.underWay("send"); sent > 0 {
+	if sent := m.sent + m.underWay(api.Send); sent > 0 {
 		parts = append(parts, quantity.Bytes(sent)+" sent")
 	}
-	if fetched := m.fetched + m.underWay("fetch"); fetched > 0 {
+	if fetched := m.fetched + m.underWay(api.Fetch); fetched > 0 {
 		parts = append(parts, quantity.Bytes(fetched)+" fetched")
 	}
 	return strings.Join(append(parts, quantity.Elapsed(now.Sub(m.started))), ", ")
 }
 
-func (m *Model) underWay(direction string) int64 {
+func (m *Model) underWay(direction api.Direction) int64 {
 	var n int64
 	for _, t := range m.transfers {
 		if e := m.builds[t.Build]; e != nil && !e.State.Final() && t.Direction == direction {

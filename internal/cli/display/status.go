@@ -310,7 +310,10 @@ func machineRank(m *api.MachineStatus) int {
 // movingText sums a machine's transfers up: "↑2 12.3 MiB/s ↓1 4.0 MiB/s".
 func movingText(transfers []api.Transfer, now time.Time) string {
 	var parts []string
-	for _, direction := range []struct{ name, arrow string }{{"send", "↑"}, {"fetch", "↓"}} {
+	for _, direction := range []struct {
+		name  api.Direction
+		arrow string
+	}{{api.Send, "↑"}, {api.Fetch, "↓"}} {
 		n, rate := 0, 0.0
 		for _, t := range transfers {
 			if t.Direction != direction.name {

@@ -42,6 +42,26 @@ type Error struct{ Err error }
 func (e *Error) Error() string { return e.Err.Error() }
 func (e *Error) Unwrap() error { return e.Err }
 
+// LostError says that inputs of a build are nowhere any more. It matches store.ErrNotValid.
+type LostError struct {
+	Paths []store.Path // at least one
+	Why   string
+}
+
+func (e *LostError) Error() string { return e.Paths[0].String() + ": " + e.Why }
+
+// Is reports whether the error matches another.
+func (e *LostError) Is(target error) bool { return target == store.ErrNotValid }
+
+// Lost returns the inputs that an error says are lost, or nil.
+func Lost(err error) []store.Path {
+	var e *LostError
+	if errors.As(err, &e) {
+		return e.Paths
+	}
+	return nil
+}
+
 // Store is the store of the head, with a memory for what does not change.
 type Store struct {
 	Backend

@@ -1,4 +1,4 @@
-package coordinator
+package peer
 
 import (
 	"bufio"
@@ -30,10 +30,10 @@ var errImportEnded = errors.New("the machine ended the import")
 
 // send is the move of a machine's sending lane: one archive of items goes from the
 // head's store into the request's body as it is read.
-func (m *machine) send(ctx context.Context, batch []*store.Info) error {
-	tr := m.c.moving.start(m.Name, "send", batch)
-	defer m.c.moving.end(tr)
-	paths := pathsOf(batch)
+func (p *Peer) send(ctx context.Context, batch []*store.Info) error {
+	tr := p.config.Transfers.start(p.Name, api.Send, batch)
+	defer p.config.Transfers.end(tr)
+	paths := store.PathsOf(batch)
 	r, w := io.Pipe()
 	defer r.CloseWithError(errImportEnded) // whatever happens: it ends the export
 	exported := make(chan error, 1)
@@ -44,44 +44,44 @@ func (m *machine) send(ctx context.Context, batch []*store.Info) error {
 			buffered.Reset(nil)
 			streamBuffers.Put(buffered)
 		}()
-		err := m.c.head.Export(ctx, buffered, paths)
+		err := p.config.Head.Export(ctx, buffered, paths)
 		if err == nil {
 			err = buffered.Flush()
 		}
 		w.CloseWithError(err)
 		exported <- err
 	}()
-	_, err := m.client.Import(ctx, r)
+	_, err := p.Client.Import(ctx, r)
 	r.CloseWithError(errImportEnded)
 	exportErr := <-exported
 	switch {
 	case context.Cause(ctx) != nil:
 		return context.Cause(ctx)
 	case exportErr != nil && !errors.Is(exportErr, errImportEnded) && !errors.Is(exportErr, io.ErrClosedPipe):
-		return m.c.exportError(ctx, paths, exportErr)
+		return p.exportError(ctx, paths, exportErr)
 	case err != nil:
-		return m.importError(batch, err)
+		return p.importError(batch, err)
 	}
-	m.bandwidth.observe(tr.bytes.Load(), time.Since(tr.started))
+	p.Bandwidth.observe(tr.bytes.Load(), time.Since(tr.started))
 	return nil
 }
 
 // exportError says which items could not be read from the head's store.
-func (c *Coordinator) exportError(ctx context.Context, paths []store.Path, err error) error {
-	if absent, e := store.Missing(ctx, c.head.Backend, paths); e == nil && len(absent) > 0 {
-		return &inputsError{absent, "not at home any more: " + err.Error()}
+func (p *Peer) exportError(ctx context.Context, paths []store.Path, err error) error {
+	if absent, e := store.Missing(ctx, p.config.Head.Backend, paths); e == nil && len(absent) > 0 {
+		return &headstore.LostError{Paths: absent, Why: "not at home any more: " + err.Error()}
 	}
 	return &headstore.Error{Err: fmt.Errorf("export: %w", err)}
 }
 
-func (m *machine) importError(batch []*store.Info, err error) error {
+func (p *Peer) importError(batch []*store.Info, err error) error {
 	var answer *agentapi.Error
 	if !errors.As(err, &answer) {
 		return err
 	}
 	return &api.Failure{
-		Culprit: api.CulpritMachine, Phase: api.Sending, Machine: m.Name,
-		Message: fmt.Sprintf("import of %s there: %s%s", describe(batch), answer.Message, m.hint(answer)),
+		Culprit: api.CulpritMachine, Phase: api.Sending, Machine: p.Name,
+		Message: fmt.Sprintf("import of %s there: %s%s", describe(batch), answer.Message, p.Hint(answer)),
 	}
 }
 
@@ -100,95 +100,83 @@ var (
 	errOther    = errors.New("it is not what was said to be made")
 )
 
-// difference says what of an item is other than it should be, or "".
-func difference(want, got *store.Info) string {
-	switch {
-	case got.NARHash != want.NARHash:
-		return fmt.Sprintf("hash %s instead of %s", got.NARHash, want.NARHash)
-	case got.NARSize != want.NARSize:
-		return fmt.Sprintf("%d bytes instead of %d", got.NARSize, want.NARSize)
-	case !slices.Equal(got.References, want.References):
-		return fmt.Sprintf("it refers to %d items, which are not the %d that it should refer to", len(got.References), len(want.References))
-	case got.Deriver != want.Deriver:
-		return fmt.Sprintf("deriver %q instead of %q", got.Deriver, want.Deriver)
-	}
-	return ""
-}
-
 // fetch is the move of a machine's fetching lane: one archive goes from the answer's
 // body into the head's store, which checks every item before it becomes visible.
-func (m *machine) fetch(ctx context.Context, batch []*store.Info) error {
-	if err := m.c.room.wait(ctx); err != nil {
+func (p *Peer) fetch(ctx context.Context, batch []*store.Info) error {
+	if err := p.config.Room(ctx); err != nil {
 		return err
 	}
-	tr := m.c.moving.start(m.Name, "fetch", batch)
-	defer m.c.moving.end(tr)
+	tr := p.config.Transfers.start(p.Name, api.Fetch, batch)
+	defer p.config.Transfers.end(tr)
 	asked := make(map[store.Path]*store.Info, len(batch))
 	for _, info := range batch {
 		asked[info.Path] = info
 	}
-	body, err := m.client.Export(ctx, pathsOf(batch))
+	body, err := p.Client.Export(ctx, store.PathsOf(batch))
 	if err != nil {
 		return err
 	}
 	defer body.Close()
 	stream := &countingReader{r: body, bytes: &tr.bytes, left: archiveSize(batch)}
-	infos, err := m.c.head.Import(ctx, stream, store.ImportOptions{Accept: func(info *store.Info) error {
+	infos, err := p.config.Head.Import(ctx, stream, store.ImportOptions{Accept: func(info *store.Info) error {
 		want := asked[info.Path]
 		if want == nil {
 			return fmt.Errorf("%s: %w", info.Path, errNotAsked)
 		}
-		if what := difference(want, info); what != "" {
+		if what := want.Difference(info); what != "" {
 			return fmt.Errorf("%s: %w: %s", info.Path, errOther, what)
 		}
 		return nil
 	}})
-	m.c.head.Remember(infos...)
+	p.config.Head.Remember(infos...)
 	if err != nil {
-		return m.refused(ctx, stream, batch, err)
+		return p.refused(ctx, stream, batch, err)
 	}
 	for _, info := range infos {
 		delete(asked, info.Path)
 	}
-	for p := range asked {
-		return m.fetchFailure(fmt.Errorf("its archive lacks %s", p))
+	for path := range asked {
+		return p.fetchFailure(fmt.Errorf("its archive lacks %s", path))
 	}
-	m.bandwidth.observe(tr.bytes.Load(), time.Since(tr.started))
+	p.Bandwidth.observe(tr.bytes.Load(), time.Since(tr.started))
 	return nil
 }
 
 // refused says who is to blame for an archive that the head's store did not take.
-func (m *machine) refused(ctx context.Context, stream *countingReader, batch []*store.Info, err error) error {
+func (p *Peer) refused(ctx context.Context, stream *countingReader, batch []*store.Info, err error) error {
 	switch {
 	case context.Cause(ctx) != nil:
 		return context.Cause(ctx)
 	case stream.err != nil:
 		return stream.err // the link broke in the middle
 	case errors.Is(err, store.ErrUnauthorized):
-		return m.fetchFailure(fmt.Errorf("%s: %w (authorize its key: %s)", describe(batch), err, machinetest.AuthorizeMachine(m.Name, m.c.cfg.Advice.StoreKind)))
+		return p.fetchFailure(fmt.Errorf("%s: %w (authorize its key: %s)", describe(batch), err, machinetest.AuthorizeMachine(p.Name, p.config.HeadStore)))
 	case errors.Is(err, errNotAsked), errors.Is(err, errOther):
-		f := m.fetchFailure(err)
+		f := p.fetchFailure(err)
 		f.Kind = api.KindFault
 		return f
 	case errors.Is(err, store.ErrCorrupt):
-		return m.fetchFailure(fmt.Errorf("%s: %w", describe(batch), err))
+		return p.fetchFailure(fmt.Errorf("%s: %w", describe(batch), err))
 	}
 	return &headstore.Error{Err: fmt.Errorf("import %s: %w", describe(batch), err)}
 }
 
-func (m *machine) fetchFailure(err error) *api.Failure {
-	return &api.Failure{Culprit: api.CulpritMachine, Phase: api.Fetching, Machine: m.Name, Message: err.Error()}
+func (p *Peer) fetchFailure(err error) *api.Failure {
+	return &api.Failure{Culprit: api.CulpritMachine, Phase: api.Fetching, Machine: p.Name, Message: err.Error()}
 }
 
-// transfers has the streams that are under way.
-type transfers struct {
+// Transfers has the streams that are under way.
+type Transfers struct {
 	mu    sync.Mutex
 	all   map[*transfer]struct{}
-	total map[moved]int64 // bytes of those that are over
+	total map[Moved]int64 // bytes of those that are over
 }
 
-// moved names a machine and a direction.
-type moved struct{ machine, direction string }
+// Moved names a machine and a direction.
+type Moved struct {
+	Machine   string
+	Direction api.Direction
+}
 
 type transfer struct {
 	api.Transfer
@@ -196,11 +184,12 @@ type transfer struct {
 	started time.Time
 }
 
-func newTransfers() *transfers {
-	return &transfers{all: make(map[*transfer]struct{}), total: make(map[moved]int64)}
+// NewTransfers returns none.
+func NewTransfers() *Transfers {
+	return &Transfers{all: make(map[*transfer]struct{}), total: make(map[Moved]int64)}
 }
 
-func (t *transfers) start(machine, direction string, batch []*store.Info) *transfer {
+func (t *Transfers) start(machine string, direction api.Direction, batch []*store.Info) *transfer {
 	now := time.Now()
 	tr := &transfer{started: now, Transfer: api.Transfer{
 		Machine: machine, Direction: direction, Items: len(batch), Started: now,
@@ -214,26 +203,26 @@ func (t *transfers) start(machine, direction string, batch []*store.Info) *trans
 	return tr
 }
 
-func (t *transfers) end(tr *transfer) {
+func (t *Transfers) end(tr *transfer) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.all, tr)
-	t.total[moved{tr.Machine, tr.Direction}] += tr.bytes.Load()
+	t.total[Moved{tr.Machine, tr.Direction}] += tr.bytes.Load()
 }
 
-// totals returns the bytes that were moved since the start.
-func (t *transfers) totals() map[moved]int64 {
+// Totals returns the bytes that were moved since the start.
+func (t *Transfers) Totals() map[Moved]int64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	sums := maps.Clone(t.total)
 	for tr := range t.all {
-		sums[moved{tr.Machine, tr.Direction}] += tr.bytes.Load()
+		sums[Moved{tr.Machine, tr.Direction}] += tr.bytes.Load()
 	}
 	return sums
 }
 
-// none reports whether nothing moves to or from a machine.
-func (t *transfers) none(machine string) bool {
+// None reports whether nothing moves to or from a machine.
+func (t *Transfers) None(machine string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for tr := range t.all {
@@ -244,8 +233,8 @@ func (t *transfers) none(machine string) bool {
 	return true
 }
 
-// list returns the transfers under way, the oldest first.
-func (t *transfers) list() []api.Transfer {
+// List returns the transfers under way, the oldest first.
+func (t *Transfers) List() []api.Transfer {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	list := make([]api.Transfer, 0, len(t.all))

@@ -1,8 +1,8 @@
-package coordinator
+package peer
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -10,10 +10,10 @@ import (
 	"lighter/store"
 )
 
-// lane carries items to one place, each once however many ask for it, over several
+// Lane carries items to one place, each once however many ask for it, over several
 // streams at the same time. An item is moved when everything that it refers to is
 // there, or before it in the same batch.
-type lane struct {
+type Lane struct {
 	ctx      context.Context // of the streams
 	group    *sync.WaitGroup // counts them
 	maxBytes int64           // of a batch, unless its one item has more
@@ -54,23 +54,35 @@ type cargoBatch struct {
 }
 
 // errUnwanted is the cause of the end of a stream whose items nobody wants any more.
-var errUnwanted = errors.New("nobody waits for the items any more")
+const errUnwanted = Ended("nobody waits for the items any more")
+
+// newLane makes a lane of the peer; what move handles is contained.
+func (p *Peer) newLane(streams int, what string, move func(context.Context, []*store.Info) error) *Lane {
+	limits := &p.config.Limits
+	return &Lane{
+		group: p.config.Group, streams: cmp.Or(streams, limits.Streams), maxBytes: limits.BatchBytes, maxItems: limits.BatchItems,
+		cargo: make(map[store.Path]*cargo), arrived: make(map[store.Path]time.Time),
+		move: func(ctx context.Context, batch []*store.Info) error {
+			return p.Contain(what, func() error { return move(ctx, batch) })
+		},
+	}
+}
 
 // open says how long the lane's streams live: longer than whoever first wants an item.
-func (l *lane) open(ctx context.Context) { l.ctx = ctx }
+func (l *Lane) open(ctx context.Context) { l.ctx = ctx }
 
 // setStreams changes how many streams there are at most.
-func (l *lane) setStreams(n int) {
+func (l *Lane) setStreams(n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.streams = n
 	l.startLocked()
 }
 
-// want returns when all the items, in whatever order they are given, are there; and
+// Want returns when all the items, in whatever order they are given, are there; and
 // the NAR bytes of those that nobody had asked for before. They were missing at a time
 // since which some may have arrived.
-func (l *lane) want(ctx context.Context, infos []*store.Info, since time.Time) (fresh int64, err error) {
+func (l *Lane) Want(ctx context.Context, infos []*store.Info, since time.Time) (fresh int64, err error) {
 	sorted, err := store.SortInfos(infos)
 	if err != nil {
 		return 0, err
@@ -91,7 +103,7 @@ func (l *lane) want(ctx context.Context, infos []*store.Info, since time.Time) (
 	return fresh, nil
 }
 
-func (l *lane) add(infos []*store.Info, since time.Time) (wanted []*cargo, fresh int64) {
+func (l *Lane) add(infos []*store.Info, since time.Time) (wanted []*cargo, fresh int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	wanted = make([]*cargo, 0, len(infos))
@@ -119,7 +131,7 @@ func (l *lane) add(infos []*store.Info, since time.Time) (wanted []*cargo, fresh
 
 // leave says that a waiter is gone. What nobody wants is not moved, and a stream
 // that carries nothing else is ended.
-func (l *lane) leave(wanted []*cargo) {
+func (l *Lane) leave(wanted []*cargo) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, item := range wanted {
@@ -140,21 +152,21 @@ func (l *lane) leave(wanted []*cargo) {
 }
 
 // removeLocked takes an item out, so that it is moved anew when it is wanted again.
-func (l *lane) removeLocked(item *cargo) {
+func (l *Lane) removeLocked(item *cargo) {
 	if l.cargo[item.info.Path] == item {
 		delete(l.cargo, item.info.Path)
 		l.queued -= item.info.NARSize
 	}
 }
 
-// pending returns how many NAR bytes are not there yet.
-func (l *lane) pending() int64 {
+// Pending returns how many NAR bytes are not there yet.
+func (l *Lane) Pending() int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.queued
 }
 
-func (l *lane) startLocked() {
+func (l *Lane) startLocked() {
 	for l.running < l.streams && len(l.waiting) > 0 {
 		b := l.batchLocked()
 		if len(b.cargo) == 0 {
@@ -168,7 +180,7 @@ func (l *lane) startLocked() {
 }
 
 // batchLocked takes the next batch out of what waits.
-func (l *lane) batchLocked() *cargoBatch {
+func (l *Lane) batchLocked() *cargoBatch {
 	b := &cargoBatch{}
 	var bytes int64
 	l.waiting = slices.DeleteFunc(l.waiting, func(item *cargo) bool {
@@ -186,7 +198,7 @@ func (l *lane) batchLocked() *cargoBatch {
 }
 
 // movableLocked reports whether what the item refers to is there, or in the batch.
-func (l *lane) movableLocked(item *cargo, b *cargoBatch) bool {
+func (l *Lane) movableLocked(item *cargo, b *cargoBatch) bool {
 	for _, ref := range item.info.References {
 		if other := l.cargo[ref]; other != nil && other != item && other.batch != b {
 			return false
@@ -195,7 +207,7 @@ func (l *lane) movableLocked(item *cargo, b *cargoBatch) bool {
 	return true
 }
 
-func (l *lane) carry(ctx context.Context, b *cargoBatch) {
+func (l *Lane) carry(ctx context.Context, b *cargoBatch) {
 	infos := make([]*store.Info, len(b.cargo))
 	for i, item := range b.cargo {
 		infos[i] = item.info
@@ -217,7 +229,7 @@ func (l *lane) carry(ctx context.Context, b *cargoBatch) {
 	l.startLocked() //nolint:contextcheck // the next stream is not this one's
 }
 
-func (l *lane) arriveLocked(infos []*store.Info) {
+func (l *Lane) arriveLocked(infos []*store.Info) {
 	now := time.Now()
 	for _, info := range infos {
 		if _, again := l.arrived[info.Path]; !again {
@@ -231,14 +243,14 @@ func (l *lane) arriveLocked(infos []*store.Info) {
 	}
 }
 
-func (l *lane) endLocked(item *cargo, err error) {
+func (l *Lane) endLocked(item *cargo, err error) {
 	l.removeLocked(item)
 	item.err = err
 	close(item.done)
 }
 
 // failDependantsLocked ends what waits for items of a batch that did not arrive.
-func (l *lane) failDependantsLocked(b *cargoBatch, err error) {
+func (l *Lane) failDependantsLocked(b *cargoBatch, err error) {
 	failed := make(map[store.Path]bool)
 	for _, item := range b.cargo {
 		failed[item.info.Path] = true

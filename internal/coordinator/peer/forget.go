@@ -1,4 +1,4 @@
-package coordinator
+package peer
 
 import (
 	"context"
@@ -6,11 +6,11 @@ import (
 	"sync"
 )
 
-// forgetter makes a machine's agent forget builds: it cancels those that run and
+// Forgetter makes a machine's agent forget builds: it cancels those that run and
 // releases what they root. It does so one after the other; where the machine is not
 // reached the builds stay, and are found when it is back.
-type forgetter struct {
-	m *machine
+type Forgetter struct {
+	peer *Peer
 
 	mu     sync.Mutex
 	queue  []string
@@ -19,15 +19,15 @@ type forgetter struct {
 	signal chan struct{}
 }
 
-func newForgetter(m *machine) *forgetter {
-	return &forgetter{
-		m: m, signal: make(chan struct{}, 1),
+func newForgetter(p *Peer) *Forgetter {
+	return &Forgetter{
+		peer: p, signal: make(chan struct{}, 1),
 		wanted: make(map[string]bool), now: make(map[string]chan struct{}),
 	}
 }
 
-// forget has the agent forget a build, some time.
-func (f *forgetter) forget(id string) {
+// Forget has the agent forget a build, some time.
+func (f *Forgetter) Forget(id string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.wanted[id] {
@@ -38,9 +38,9 @@ func (f *forgetter) forget(id string) {
 	mailbox.Signal(f.signal)
 }
 
-// settle returns when no request to forget the build is under way, so that none can
+// Withdraw returns when no request to forget the build is under way, so that none can
 // hit an attempt that starts afterwards. A new attempt replaces what there is anyway.
-func (f *forgetter) settle(ctx context.Context, id string) error {
+func (f *Forgetter) Withdraw(ctx context.Context, id string) error {
 	f.mu.Lock()
 	delete(f.wanted, id)
 	underWay := f.now[id]
@@ -56,14 +56,14 @@ func (f *forgetter) settle(ctx context.Context, id string) error {
 	}
 }
 
-// idle reports whether no request is left, or under way.
-func (f *forgetter) idle() bool {
+// Idle reports whether no request is left, or under way.
+func (f *Forgetter) Idle() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return len(f.wanted) == 0 && len(f.now) == 0
 }
 
-func (f *forgetter) next() (id string, done func(), ok bool) {
+func (f *Forgetter) next() (id string, done func(), ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for len(f.queue) > 0 {
@@ -88,7 +88,7 @@ func (f *forgetter) next() (id string, done func(), ok bool) {
 const forgetAtOnce = 4
 
 // run ends with ctx.
-func (f *forgetter) run(ctx context.Context) {
+func (f *Forgetter) run(ctx context.Context) {
 	slots := make(chan struct{}, forgetAtOnce)
 	var group sync.WaitGroup
 	defer group.Wait()
@@ -109,12 +109,12 @@ func (f *forgetter) run(ctx context.Context) {
 	}
 }
 
-func (f *forgetter) tell(ctx context.Context, id string) {
-	ctx, cancel := context.WithTimeout(ctx, f.m.c.limits.ContactTimeout)
+func (f *Forgetter) tell(ctx context.Context, id string) {
+	ctx, cancel := context.WithTimeout(ctx, f.peer.config.Limits.ContactTimeout)
 	defer cancel()
-	err := f.m.contain("forgetting a build", func() error { return f.m.client.DeleteBuild(ctx, id) })
-	if err != nil && !unknownBuild(err) && context.Cause(ctx) == nil {
-		f.m.contacts.poke() // if it is away, that is known soon, and what it has is looked at when it is back
-		f.m.log.Info("the agent was not told to forget a build; it is told when it is reached again", "build", id, "err", err)
+	err := f.peer.Contain("forgetting a build", func() error { return f.peer.Client.DeleteBuild(ctx, id) })
+	if err != nil && !UnknownBuild(err) && context.Cause(ctx) == nil {
+		f.peer.Poke() // if it is away, that is known soon, and what it has is looked at when it is back
+		f.peer.log.Info("the agent was not told to forget a build; it is told when it is reached again", "build", id, "err", err)
 	}
 }

@@ -1,26 +1,24 @@
-package coordinator
+package peer
 
 import (
 	"context"
 	"errors"
 	"net"
 	"testing"
-
-	"lighter/machines"
 )
 
 // TestOneDecidesWhenToConnect shows that while a machine is left alone nobody else tries it,
 // until it is looked at again.
 func TestOneDecidesWhenToConnect(t *testing.T) {
 	link := &countingLink{}
-	m := &machine{Machine: machines.Machine{Name: "m"}, link: link}
+	m := &Peer{Name: "m", link: link}
 	m.contacts.init()
 	down := errors.New("no route")
 	for _, step := range []struct {
 		shut error
 		want int
 	}{{nil, 1}, {down, 1}, {down, 1}, {nil, 2}} {
-		m.contacts.setShut(step.shut)
+		m.setShut(step.shut)
 		if _, err := m.dial(t.Context()); link.dialled != step.want || step.shut != nil && !errors.Is(err, down) {
 			t.Errorf("shut for %v: dialled %d times, %v", step.shut, link.dialled, err)
 		}

@@ -1,21 +1,23 @@
-package coordinator
+package peer
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"lighter/machines"
 	"lighter/store"
 )
 
 // testLane is a lane that notes its batches. Each takes a second of the bubble's time.
 type testLane struct {
-	*lane
+	*Lane
 	group sync.WaitGroup
 
 	mu      sync.Mutex
@@ -28,7 +30,7 @@ type testLane struct {
 
 func newTestLane(ctx context.Context, streams int, maxBytes int64, maxItems int) *testLane {
 	l := &testLane{there: make(map[store.Path]bool), fail: make(map[string]error)}
-	l.lane = &lane{
+	l.Lane = &Lane{
 		ctx: ctx, group: &l.group, streams: streams, maxBytes: maxBytes, maxItems: maxItems,
 		move: l.carry, cargo: make(map[store.Path]*cargo), arrived: make(map[store.Path]time.Time),
 	}
@@ -87,7 +89,7 @@ func TestLaneMovesOnce(t *testing.T) {
 		var wait sync.WaitGroup
 		for i := range 8 {
 			wait.Go(func() {
-				if _, err := l.want(t.Context(), all[:len(all)-i%3], time.Now()); err != nil {
+				if _, err := l.Want(t.Context(), all[:len(all)-i%3], time.Now()); err != nil {
 					t.Error(err)
 				}
 			})
@@ -113,7 +115,7 @@ func TestLaneArrivedMeanwhile(t *testing.T) {
 		told := time.Now()
 		time.Sleep(time.Second)
 		want := func(since time.Time, infos ...*store.Info) int64 {
-			fresh, err := l.want(t.Context(), infos, since)
+			fresh, err := l.Want(t.Context(), infos, since)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -143,7 +145,7 @@ func TestLaneFailure(t *testing.T) {
 		l := newTestLane(t.Context(), 1, 1, 1)
 		bad := errors.New("bad")
 		l.fail["a"] = bad
-		if _, err := l.want(t.Context(), []*store.Info{thing("a", 10), thing("b", 10, "a"), thing("c", 10, "b")}, time.Now()); !errors.Is(err, bad) {
+		if _, err := l.Want(t.Context(), []*store.Info{thing("a", 10), thing("b", 10, "a"), thing("c", 10, "b")}, time.Now()); !errors.Is(err, bad) {
 			t.Errorf("got %v, want the failure of a", err)
 		}
 		l.group.Wait()
@@ -151,7 +153,7 @@ func TestLaneFailure(t *testing.T) {
 			t.Errorf("moved %v, left %v", l.there, l.cargo)
 		}
 		delete(l.fail, "a")
-		if _, err := l.want(t.Context(), []*store.Info{thing("a", 10)}, time.Now()); err != nil {
+		if _, err := l.Want(t.Context(), []*store.Info{thing("a", 10)}, time.Now()); err != nil {
 			t.Errorf("again: %v", err)
 		}
 	})
@@ -163,13 +165,13 @@ func TestLaneWaiterLeaves(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		over := make(chan error, 2)
 		go func() {
-			_, err := l.want(ctx, []*store.Info{thing("a", 10), thing("b", 10), thing("c", 10)}, time.Now())
+			_, err := l.Want(ctx, []*store.Info{thing("a", 10), thing("b", 10), thing("c", 10)}, time.Now())
 			over <- err
 		}()
 		synctest.Wait()
 		second := make(chan error, 1)
 		go func() {
-			_, err := l.want(t.Context(), []*store.Info{thing("a", 10), thing("c", 10)}, time.Now())
+			_, err := l.Want(t.Context(), []*store.Info{thing("a", 10), thing("c", 10)}, time.Now())
 			second <- err
 		}()
 		synctest.Wait()
@@ -193,7 +195,7 @@ func TestLaneStreamNobodyWantsEnds(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		over := make(chan error, 1)
 		go func() {
-			_, err := l.want(ctx, []*store.Info{thing("a", 10)}, time.Now())
+			_, err := l.Want(ctx, []*store.Info{thing("a", 10)}, time.Now())
 			over <- err
 		}()
 		synctest.Wait()
@@ -204,8 +206,22 @@ func TestLaneStreamNobodyWantsEnds(t *testing.T) {
 		if len(l.there) != 0 || time.Since(began) != 0 {
 			t.Errorf("moved %v in %s, want the stream to end at once", l.there, time.Since(began))
 		}
-		if _, err := l.want(t.Context(), []*store.Info{thing("a", 10)}, time.Now()); err != nil {
+		if _, err := l.Want(t.Context(), []*store.Info{thing("a", 10)}, time.Now()); err != nil {
 			t.Errorf("again: %v", err)
 		}
 	})
+}
+
+// TestParallelTransfers shows that a machine's entry bounds its lanes, also when it changes.
+func TestParallelTransfers(t *testing.T) {
+	config := &Config{Logger: slog.New(slog.DiscardHandler), Limits: Limits{Streams: 4}}
+	for entry, want := range map[int]int{0: 4, 1: 1, 9: 9} {
+		p := New(config, machines.Machine{ParallelTransfers: entry}, nil)
+		for range 2 {
+			if p.Sending.streams != want || p.Fetching.streams != want {
+				t.Errorf("parallel-transfers %d: %d and %d streams, want %d", entry, p.Sending.streams, p.Fetching.streams, want)
+			}
+			p.SetStreams(entry)
+		}
+	}
 }

@@ -1,0 +1,137 @@
+package inventory
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"lighter/internal/coordinator/headstore"
+	"lighter/store"
+	"slices"
+)
+
+// A machine whose key the head accepts can sign whatever it likes. So it gives only what it was
+// given to make: the outputs of a derivation that the ledger says was placed there, by name and
+// path. What they refer to must be inputs or outputs of that derivation, and is itself known
+// from where it comes from: the head's store, or the machine that was given it to make. What
+// was said of an item once is what is fetched later.
+
+// Item is an item as the machine described it that was given it to make. It does not change.
+type Item struct {
+	Info *store.Info
+	// refs has those items that it refers to which the coordinator knows from machines too.
+	// They may be forgotten otherwise: what refers to an item protects it, wherever that is.
+	refs []*Item
+}
+
+// Made returns the outputs of one build, whose inputs are nil if they are not known.
+func Made(outputs map[string]*store.Info, inputs *Closure) []*Item {
+	items := make([]*Item, 0, len(outputs))
+	for _, info := range outputs {
+		items = append(items, &Item{Info: info})
+	}
+	for _, item := range items {
+		for _, ref := range item.Info.References {
+			i := slices.IndexFunc(items, func(other *Item) bool { return other.Info.Path == ref })
+			switch {
+			case ref == item.Info.Path:
+			case i >= 0:
+				item.refs = append(item.refs, items[i])
+			case inputs != nil && inputs.made[ref] != nil:
+				item.refs = append(item.refs, inputs.made[ref])
+			}
+		}
+	}
+	return items
+}
+
+// ref returns an item that this one refers to, or nil if no machine is known that made it.
+func (x *Item) ref(p store.Path) *Item {
+	for _, ref := range x.refs {
+		if ref.Info.Path == p {
+			return ref
+		}
+	}
+	return nil
+}
+
+// CheckReferences checks that outputs refer to nothing but inputs, which may be nil if they are
+// not known yet, and outputs of the derivation.
+func (k *Inventory) CheckReferences(ctx context.Context, n *headstore.Node, outputs map[string]*store.Info, inputs *Closure) error {
+	var visible map[store.Path]bool
+	for _, info := range outputs {
+		for _, ref := range info.References {
+			if n.Makes(ref) || inputs != nil && inputs.infos[ref] != nil {
+				continue
+			}
+			if inputs == nil && visible == nil {
+				var err error
+				if visible, err = k.visible(ctx, n); err != nil {
+					return &headstore.Error{Err: err}
+				}
+			}
+			if !visible[ref] {
+				return fmt.Errorf("its agent says that %s refers to %s, which is neither an input nor an output of the build", info.Path, ref)
+			}
+		}
+	}
+	return nil
+}
+
+// visible returns all items that a build may see. Where it is not known what an input refers to,
+// since it was made by an earlier coordinator's machines and is not at home, that is whatever
+// the input's own build may see.
+func (k *Inventory) visible(ctx context.Context, n *headstore.Node) (map[store.Path]bool, error) {
+	items, derivations := make(map[store.Path]bool), map[store.Path]bool{n.Path: true}
+	for work := []*headstore.Node{n}; len(work) > 0; {
+		n, work = work[len(work)-1], work[:len(work)-1]
+		if _, err := k.seeClosure(ctx, items, n.Sources); err != nil {
+			return nil, err
+		}
+		for _, in := range n.Inputs {
+			input, err := k.head.Node(ctx, in)
+			if err != nil {
+				return nil, err
+			}
+			paths, err := input.OutputPaths(n.InputOutputs(in))
+			if err != nil {
+				return nil, err
+			}
+			known, err := k.seeClosure(ctx, items, paths)
+			if err != nil {
+				return nil, err
+			}
+			if !known && !derivations[in] {
+				derivations[in] = true
+				work = append(work, input)
+			}
+		}
+	}
+	return items, nil
+}
+
+// seeClosure adds items and all that they refer to, and reports whether that is all known.
+func (k *Inventory) seeClosure(ctx context.Context, seen map[store.Path]bool, paths []store.Path) (known bool, err error) {
+	known = true
+	for work := slices.Clone(paths); len(work) > 0; {
+		p := work[len(work)-1]
+		work = work[:len(work)-1]
+		if seen[p] {
+			continue
+		}
+		seen[p] = true
+		if item, _ := k.Get(p); item != nil {
+			work = append(work, item.Info.References...)
+			continue
+		}
+		info, err := k.head.Known(ctx, p)
+		switch {
+		case errors.Is(err, store.ErrNotValid):
+			known = false
+		case err != nil:
+			return false, err
+		default:
+			work = append(work, info.References...)
+		}
+	}
+	return known, nil
+}

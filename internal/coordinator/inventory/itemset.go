@@ -1,0 +1,85 @@
+package inventory
+
+import "lighter/store"
+
+// maxNumbers bounds what is remembered of which items machines have, all machines together.
+const maxNumbers = 1 << 18
+
+// Numbers gives items small numbers, so that a set of items is a row of bits: what
+// a machine has is asked of every machine for every build that is placed. It belongs to
+// one goroutine, with all its sets.
+type Numbers struct {
+	numbers    map[store.Path]uint32
+	limit      int
+	generation int
+}
+
+// NewNumbers returns numbers that no item has yet.
+func NewNumbers() *Numbers {
+	return &Numbers{numbers: make(map[store.Path]uint32), limit: maxNumbers}
+}
+
+// Generation counts how often all was forgotten, because there were too many.
+func (x *Numbers) Generation() int { return x.generation }
+
+// Of returns the number of an item that some set had at some time.
+func (x *Numbers) Of(p store.Path) (number uint32, ok bool) {
+	number, ok = x.numbers[p]
+	return number, ok
+}
+
+// take returns the number of an item, which it gets now if it has none.
+func (x *Numbers) take(p store.Path) uint32 {
+	if n, ok := x.numbers[p]; ok {
+		return n
+	}
+	if len(x.numbers) >= x.limit {
+		clear(x.numbers)
+		x.generation++
+	}
+	n := uint32(len(x.numbers)) //nolint:gosec // less than limit
+	x.numbers[p] = n
+	return n
+}
+
+// Set is a set of items. It may forget: when there are too many items altogether,
+// all sets are empty.
+type Set struct {
+	items      *Numbers
+	generation int
+	bits       []uint64
+}
+
+// NewSet returns an empty set.
+func (x *Numbers) NewSet() *Set { return &Set{items: x, generation: x.generation} }
+
+// Add adds items.
+func (s *Set) Add(paths ...store.Path) {
+	for _, p := range paths {
+		n := s.items.take(p)
+		s.catchUp()
+		for int(n/64) >= len(s.bits) {
+			s.bits = append(s.bits, 0)
+		}
+		s.bits[n/64] |= 1 << (n % 64)
+	}
+}
+
+// catchUp forgets what has numbers of before.
+func (s *Set) catchUp() {
+	if s.generation != s.items.generation {
+		s.Clear()
+	}
+}
+
+// Has reports whether the set has the item with a number.
+func (s *Set) Has(n uint32) bool {
+	s.catchUp()
+	return int(n/64) < len(s.bits) && s.bits[n/64]&(1<<(n%64)) != 0
+}
+
+// Clear removes all.
+func (s *Set) Clear() {
+	clear(s.bits)
+	s.bits, s.generation = s.bits[:0], s.items.generation
+}

@@ -1,0 +1,101 @@
+package inventory
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"lighter/internal/agentapi"
+	"lighter/internal/api"
+	"lighter/internal/coordinator/headstore"
+	"lighter/internal/coordinator/peer"
+	"lighter/internal/ledger"
+	"lighter/store"
+	"slices"
+)
+
+// errNotGiven says that a machine lists what it was not given.
+var errNotGiven = errors.New("it was not given that")
+
+// Vet says of those builds in a machine's list that cannot be what it was given to do
+// what is wrong with them. What is right is true of the past: only the loop knows what of it
+// is still wanted.
+func (k *Inventory) Vet(ctx context.Context, m *peer.Peer, list []agentapi.BuildStatus, known map[string]*api.Build) (wrong map[*agentapi.BuildStatus]error, err error) {
+	wrong = make(map[*agentapi.BuildStatus]error)
+	for i := range list {
+		s := &list[i]
+		b := known[s.ID]
+		if b == nil {
+			continue
+		}
+		placed, err := k.placedThere(ctx, b, m.Name, s.Attempt)
+		switch {
+		case err != nil:
+			return nil, err
+		case !placed || s.Derivation != b.Derivation:
+			wrong[s] = fmt.Errorf("attempt %d at build %s of %s: %w", s.Attempt, s.ID, s.Derivation, errNotGiven)
+		case s.State == agentapi.Succeeded && !k.Has(m, s.Outputs):
+			if err := k.vetResult(ctx, s); err != nil {
+				wrong[s] = fmt.Errorf("attempt %d at build %s of %s: %w", s.Attempt, s.ID, s.Derivation, err)
+			}
+		}
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+	}
+	return wrong, nil
+}
+
+// vetResult checks what a machine says that it made at some time.
+func (k *Inventory) vetResult(ctx context.Context, s *agentapi.BuildStatus) error {
+	if s.Check {
+		return errors.New("what was made for a check is not in the store")
+	}
+	n, err := k.head.Node(ctx, s.Derivation)
+	if err != nil {
+		return &headstore.Error{Err: err}
+	}
+	if err := n.CheckOutputs(s.Outputs, false); err != nil {
+		return err
+	}
+	return k.CheckReferences(ctx, n, s.Outputs, nil)
+}
+
+// placedThere reports whether the ledger says that an attempt was placed on a machine.
+func (k *Inventory) placedThere(ctx context.Context, b *api.Build, machine string, attempt int) (bool, error) {
+	if attempt < 1 || attempt > b.Attempt {
+		return false, nil
+	}
+	if attempt == b.Attempt && machine == b.Machine {
+		return true, nil
+	}
+	events, err := k.ledger.BuildEvents(ctx, b.ID)
+	if errors.Is(err, ledger.ErrNotFound) {
+		return false, nil // it has left the ledger just now
+	}
+	return slices.ContainsFunc(events, func(e api.Event) bool { return e.Attempt == attempt && e.Machine == machine }), err
+}
+
+// madeThere returns a derivation with an output that a machine has built, as the ledger says,
+// or nil.
+func (k *Inventory) madeThere(ctx context.Context, machine string, output store.Path) (*headstore.Node, error) {
+	ids, err := k.ledger.ByOutput(ctx, output)
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range ids {
+		b, err := k.ledger.Build(ctx, id)
+		if errors.Is(err, ledger.ErrNotFound) {
+			continue // it has left the ledger just now
+		}
+		if err != nil {
+			return nil, err
+		}
+		if b.State != api.Succeeded || b.Machine != machine || b.Attempt < 1 {
+			continue
+		}
+		if n, err := k.head.Node(ctx, b.Derivation); err == nil && n.Makes(output) {
+			return n, nil
+		}
+	}
+	return nil, nil
+}

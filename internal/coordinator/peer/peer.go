@@ -1,0 +1,247 @@
+// Package peer is one machine as any goroutine of a coordinator uses it: the way to its agent,
+// which one alone tries while others wait, and what is shared by all that use it: the streams of
+// items in both directions, and the builds that its agent is to forget.
+//
+// What a coordinator thinks of the machine, and decides about it, is not here.
+package peer
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"lighter/internal/agentapi"
+	"lighter/internal/api"
+	"lighter/internal/backoff"
+	"lighter/internal/coordinator/headstore"
+	"lighter/internal/machinetest"
+	"lighter/machines"
+)
+
+// Link is a way to the agent on one machine. How long a machine is left alone that cannot
+// be reached is decided by its peer.
+type Link interface {
+	// DialAgent opens a stream to the agent, and brings the link and the agent up
+	// first if need be; who calls meanwhile waits for the same attempt.
+	DialAgent(ctx context.Context) (net.Conn, error)
+	// Close ends the link and all its streams. The agent goes on.
+	Close() error
+}
+
+// Limits bound what is done with one machine. None has a default here.
+type Limits struct {
+	Streams    int   // of items at the same time, in each direction, where New is not told
+	BatchBytes int64 // NAR bytes of one stream, unless one item has more
+	BatchItems int   // items of one stream
+
+	PollInterval   time.Duration // between looks at a machine that is up
+	ContactTimeout time.Duration // of a request to forget a build
+	RetryMin       time.Duration // before a machine that is down is tried again, at first
+	RetryMax       time.Duration // and at most
+	AnswerTimeout  time.Duration // for which an agent may be silent
+}
+
+// Config is what all peers of a coordinator share.
+type Config struct {
+	Head      *headstore.Store
+	HeadStore string // its kind, for what people are told
+	Transfers *Transfers
+	Limits    Limits
+	Logger    *slog.Logger
+	Group     *sync.WaitGroup // counts the goroutines that Start and the lanes start
+	// Room waits until there is room for what is fetched.
+	Room func(context.Context) error
+	// NeedsPerson reports whether an error of a link looks as if a person must change
+	// something before it goes away; such machines are tried less often. nil is never.
+	NeedsPerson func(error) bool
+	// NewAgent returns what speaks with a machine's agent; nil is agentapi's client.
+	NewAgent func(machines.Machine) Agent
+}
+
+// Peer is described in the package comment.
+type Peer struct {
+	Name      string // of the machine
+	Client    Agent
+	Sending   *Lane // of items to it
+	Fetching  *Lane // of items from it
+	Forgetter *Forgetter
+	Bandwidth Bandwidth
+
+	contacts
+	config *Config
+	log    *slog.Logger
+	link   Link
+	kind   atomic.Value // of its store, a string
+}
+
+// New returns the peer for a machine that a link leads to. Nothing is started.
+func New(config *Config, m machines.Machine, link Link) *Peer {
+	p := &Peer{Name: m.Name, config: config, log: config.Logger.With("machine", m.Name), link: link}
+	p.contacts.init()
+	if config.NewAgent != nil {
+		p.Client = config.NewAgent(m)
+	} else {
+		client := agentapi.NewClient(p.dial)
+		client.SetLimits(agentapi.Limits{Answer: config.Limits.AnswerTimeout})
+		p.Client = client
+	}
+	p.Sending = p.newLane(m.ParallelTransfers, "sending items", p.send)
+	p.Fetching = p.newLane(m.ParallelTransfers, "fetching items", p.fetch)
+	p.Forgetter = newForgetter(p)
+	return p
+}
+
+// SetStreams changes how many streams there are at most in each direction; 0 is as Limits say.
+func (p *Peer) SetStreams(n int) {
+	for _, lane := range []*Lane{p.Sending, p.Fetching} {
+		lane.setStreams(cmp.Or(n, p.config.Limits.Streams))
+	}
+}
+
+// Start starts what looks after the machine until ctx ends.
+func (p *Peer) Start(ctx context.Context, watch Watch) {
+	p.Sending.open(ctx)
+	p.Fetching.open(ctx)
+	p.config.Group.Go(func() { p.supervise(ctx, watch) })
+	p.config.Group.Go(func() { p.Forgetter.run(ctx) })
+}
+
+// Close closes the way to the machine. What its agent does goes on.
+func (p *Peer) Close() {
+	p.Client.Close()
+	if err := p.link.Close(); err != nil {
+		p.log.Debug("the link was not closed cleanly", "err", err)
+	}
+}
+
+// dial opens a stream to the machine's agent. While the machine is left alone, as it could not
+// be reached, it fails at once: one alone decides when to connect.
+func (p *Peer) dial(ctx context.Context) (net.Conn, error) {
+	if why := p.isShut(); why != nil {
+		return nil, why
+	}
+	return p.link.DialAgent(ctx)
+}
+
+// SetStoreKind notes which kind of store the machine has.
+func (p *Peer) SetStoreKind(kind string) { p.kind.Store(kind) }
+
+// StoreKind is what the machine said last.
+func (p *Peer) StoreKind() string {
+	if kind, ok := p.kind.Load().(string); ok {
+		return kind
+	}
+	return ""
+}
+
+// Hint says what a person can do about the error of the machine's agent.
+func (p *Peer) Hint(e *agentapi.Error) string {
+	if e.Code == agentapi.CodeUnauthorized {
+		return " (the machine does not accept the head's key; " + machinetest.AuthorizeHead(p.Name, p.StoreKind()) + ")"
+	}
+	return ""
+}
+
+// Contain calls f, which handles what the machine says, and makes a fault of the machine of
+// a panic, which ends all calls to it that are under way. It is for goroutines that share no
+// more with others than what they hand over in the end: of what they had half done nothing is
+// left. The coordinator's loop is not contained: what it has half changed nobody could mend.
+// There it is the gate of agentapi that leaves nothing to panic about.
+func (p *Peer) Contain(what string, f func() error) (err error) {
+	defer func() {
+		panicked := recover()
+		if panicked == nil {
+			return
+		}
+		p.log.Error("what a machine said made lighter panic, which is a bug in lighter; the machine is left alone for now",
+			"while", what, "panic", panicked, "stack", string(debug.Stack()))
+		err = &agentapi.Fault{Request: what, Problem: "what it said made lighter panic: " + agentapi.Printable(fmt.Sprint(panicked), api.MaxProblem)}
+		p.lost(err)
+	}()
+	return f()
+}
+
+// Watch is what a coordinator does with looks at a machine. All are called by one goroutine.
+type Watch struct {
+	// Connecting is called before a look at a machine that was not up.
+	Connecting func()
+	// Look asks the agent how the machine is; more than that if it was not up.
+	Look func(ctx context.Context, up bool) error
+	// Looked takes over what a look came to, and when the machine is tried again if there is
+	// an error.
+	Looked func(next time.Time, err error)
+}
+
+// supervise looks at the machine until ctx ends: often while it is up, and less and less often
+// while it is down.
+func (p *Peer) supervise(ctx context.Context, watch Watch) {
+	limits := &p.config.Limits
+	up, failures := false, 0
+	for {
+		p.Unshut()
+		if !up {
+			watch.Connecting()
+		}
+		err := p.Contain("a look at it", func() error { return watch.Look(ctx, up) })
+		if ctx.Err() != nil {
+			return
+		}
+		wait := limits.PollInterval
+		var next time.Time
+		if up = err == nil; up {
+			failures = 0
+		} else {
+			first := limits.RetryMin
+			if p.config.NeedsPerson != nil && p.config.NeedsPerson(err) {
+				first = limits.RetryMax // time alone mends nothing
+			}
+			failures++
+			wait = backoff.After(failures, first, limits.RetryMax, rand.Float64())
+			next = time.Now().Add(wait)
+			if LinkFailed(err) {
+				p.setShut(err)
+			}
+			p.lost(err)
+		}
+		watch.Looked(next, err)
+		if up {
+			p.reached()
+		}
+		if !p.rest(ctx, wait, up) {
+			return
+		}
+	}
+}
+
+// minLookInterval bounds how often pokes can make the supervisor look.
+const minLookInterval = 20 * time.Millisecond
+
+// rest waits for the time of the next look. A poke cuts it short.
+func (p *Peer) rest(ctx context.Context, wait time.Duration, up bool) bool {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	poked := p.poked
+	if !up {
+		poked = nil // that it cannot be reached is known; growing delays are the rule
+	}
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+	case <-p.woken:
+	case <-poked:
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(minLookInterval):
+		}
+	}
+	return true
+}

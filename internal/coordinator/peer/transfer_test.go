@@ -1,0 +1,29 @@
+package peer
+
+import (
+	"errors"
+	"lighter/internal/agentapi"
+	"lighter/store"
+	"sync/atomic"
+	"testing"
+)
+
+// TestLargerThanAnnounced cuts an archive off that is longer than it may be.
+func TestLargerThanAnnounced(t *testing.T) {
+	batch := []*store.Info{{NARSize: 1000}, {NARSize: 1, References: make([]store.Path, 10)}}
+	var n atomic.Int64
+	r := &countingReader{r: endlessReader{}, bytes: &n, left: archiveSize(batch)}
+	var fault *agentapi.Fault
+	buf := make([]byte, 4096)
+	var err error
+	for err == nil {
+		_, err = r.Read(buf)
+	}
+	if !errors.As(err, &fault) || n.Load() > 64<<10 || LinkFailed(r.err) {
+		t.Errorf("after %d bytes: %v", n.Load(), err)
+	}
+}
+
+type endlessReader struct{}
+
+func (endlessReader) Read(p []byte) (int, error) { return len(p), nil }
