@@ -22,6 +22,7 @@ import (
 	"lighter/internal/agent"
 	"lighter/internal/agentapi"
 	"lighter/internal/agentd"
+	"lighter/internal/cli/command"
 	"lighter/internal/head"
 	"lighter/internal/owner"
 	"lighter/internal/version"
@@ -32,20 +33,20 @@ import (
 	"lighter/store/local"
 )
 
-func agentCommand() *command {
-	return &command{
-		name:  "agent",
-		short: "make this computer a machine without sshd",
-		long: `Runs an SSH server of lighter's own in the foreground, with the agent and its store behind it. It offers builds and nothing else: no shell, no commands, no files; builds see only those of this computer's files that --sandbox-path names. Heads with different keys don't see each other's builds. Where there is an sshd this is not needed: the coordinator uploads its agent by itself.
+func agentCommand() *command.Command {
+	return &command.Command{
+		Name:  "agent",
+		Short: "make this computer a machine without sshd",
+		Long: `Runs an SSH server of lighter's own in the foreground, with the agent and its store behind it. It offers builds and nothing else: no shell, no commands, no files; builds see only those of this computer's files that --sandbox-path names. Heads with different keys don't see each other's builds. Where there is an sshd this is not needed: the coordinator uploads its agent by itself.
 
 It first prints an entry for the coordinator's machines file, with the host key, and an empty line; user and private-key may need changes. Logging in takes a key in --authorized-keys. What the coordinator sends must be signed by a key that was given once with --authorize: "lighter key show" prints it on the head.`,
-		exits: []int{exitBadInput},
-		examples: []example{
+		Exits: []int{command.ExitBadInput},
+		Examples: []command.Example{
 			{"lighter agent --listen :2222 --authorized-keys ./head-ssh.pub --authorize ./head.pub", "a machine for one head"},
 			{"lighter agent --listen 127.0.0.1:0 --name test --state /tmp/test --sandbox-path /bin --sandbox-path /usr", "one to try things with"},
 		},
-		takesSignals: true,
-		setup: func(fs *pflag.FlagSet) action {
+		TakesSignals: true,
+		Setup: func(fs *pflag.FlagSet) command.Action {
 			a := &agentAction{}
 			fs.StringVar(&a.listen, "listen", "", "listen on `ADDR`, as HOST:PORT; without HOST on all addresses, with port 0 on a free port")
 			fs.StringVar(&a.name, "name", "", "the machine's name (default this computer's)")
@@ -83,9 +84,9 @@ type agentAction struct {
 // its own, and the store is always the embedded one.
 var notOfServer = []string{"state-directory", "store", "daemon-socket"}
 
-func (a *agentAction) run(ctx context.Context, inv *invocation) error {
+func (a *agentAction) run(ctx context.Context, inv *command.Invocation) error {
 	if a.listen == "" {
-		return inv.usageErrorf("--listen is missing, such as --listen :2222")
+		return inv.UsageErrorf("--listen is missing, such as --listen :2222")
 	}
 	if err := a.complete(inv); err != nil {
 		return err
@@ -102,18 +103,18 @@ func (a *agentAction) run(ctx context.Context, inv *invocation) error {
 		return err
 	}
 	defer lock.Close()
-	ctx, stop := cancelOnSignal(ctx, inv.Signals)
+	ctx, stop := inv.CancelOnSignal(ctx)
 	defer stop()
 	return a.serve(ctx, inv, logger.With("machine", a.name))
 }
 
 // complete fills in what no flag said.
-func (a *agentAction) complete(inv *invocation) error {
-	if err := a.owner.Load(a.settings, inv.flags.Changed("settings") && a.settings != ""); err != nil {
-		return badInput(err)
+func (a *agentAction) complete(inv *command.Invocation) error {
+	if err := a.owner.Load(a.settings, inv.Flags.Changed("settings") && a.settings != ""); err != nil {
+		return command.BadInput(err)
 	}
 	if a.owner.Store == owner.StoreDaemon {
-		return badInput(fmt.Errorf("%s: store is %q, and lighter agent has a store of its own: leave that out, or give another file with --settings", a.settings, a.owner.Store))
+		return command.BadInput(fmt.Errorf("%s: store is %q, and lighter agent has a store of its own: leave that out, or give another file with --settings", a.settings, a.owner.Store))
 	}
 	if a.state == "" {
 		a.state = a.owner.State
@@ -138,7 +139,7 @@ func (a *agentAction) complete(inv *invocation) error {
 }
 
 // serve runs the machine until ctx ends, which is a good end.
-func (a *agentAction) serve(ctx context.Context, inv *invocation, logger *slog.Logger) (err error) {
+func (a *agentAction) serve(ctx context.Context, inv *command.Invocation, logger *slog.Logger) (err error) {
 	folders := agentd.Folders(a.state)
 	if err := a.authorizeKeys(folders); err != nil {
 		return err
@@ -154,7 +155,7 @@ func (a *agentAction) serve(ctx context.Context, inv *invocation, logger *slog.L
 	defer func() { err = errors.Join(err, builder.Stop(ctx)) }()
 	for _, path := range a.owner.SandboxPaths {
 		if err := backend.Store.(*local.Store).CheckSandboxPath(path[strings.IndexByte(path, '=')+1:]); err != nil {
-			return badInput(fmt.Errorf("sandbox path %s: %w", path, err))
+			return command.BadInput(fmt.Errorf("sandbox path %s: %w", path, err))
 		}
 	}
 	hostKey, err := sshtransport.LoadOrCreateHostKey(a.hostKey)
@@ -194,7 +195,7 @@ func (a *agentAction) authorizeKeys(folders agentd.Folders) error {
 	for _, file := range a.authorize {
 		key, err := signature.LoadPublicKey(file)
 		if err != nil {
-			return badInput(err)
+			return command.BadInput(err)
 		}
 		keys = append(keys, key)
 	}
@@ -202,7 +203,7 @@ func (a *agentAction) authorizeKeys(folders agentd.Folders) error {
 }
 
 // printEntry prints the machine's entry for the coordinator's machines file.
-func (a *agentAction) printEntry(ctx context.Context, inv *invocation, builder *agentd.Agent, addr net.Addr, hostKey ssh.PublicKey) error {
+func (a *agentAction) printEntry(ctx context.Context, inv *command.Invocation, builder *agentd.Agent, addr net.Addr, hostKey ssh.PublicKey) error {
 	client := agentapi.NewClient(builder.Dial)
 	defer client.Close()
 	info, err := client.Machine(ctx)
@@ -224,10 +225,10 @@ func (a *agentAction) printEntry(ctx context.Context, inv *invocation, builder *
 		Store: machines.StoreAuto, DaemonSocket: machines.DefaultDaemonSocket, SandboxPaths: a.owner.SandboxPaths, SubstituteURLs: a.owner.SubstituteURLs,
 	}
 	if info.BuildWarning != "" {
-		fmt.Fprintf(inv.Err, "lighter agent: %s\n", errorText(errors.New(info.BuildWarning)))
+		fmt.Fprintf(inv.Err, "lighter agent: %s\n", command.ErrorText(errors.New(info.BuildWarning)))
 	}
 	if info.BuildProblem != "" {
-		fmt.Fprintf(inv.Err, "lighter agent: no builds are possible here: %s\n", errorText(errors.New(info.BuildProblem)))
+		fmt.Fprintf(inv.Err, "lighter agent: no builds are possible here: %s\n", command.ErrorText(errors.New(info.BuildProblem)))
 	}
 	_, err = fmt.Fprintf(inv.Out, "%s\n\n", strings.TrimRight(string(machines.FormatTOML([]machines.Machine{m})), "\n"))
 	return err

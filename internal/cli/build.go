@@ -15,18 +15,19 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/command"
 	"lighter/internal/cli/display"
 	"lighter/internal/head"
 	"lighter/internal/human"
 	"lighter/internal/submission"
 )
 
-func buildCommand() *command {
-	return &command{
-		name:  "build",
-		args:  "DRV…",
-		short: "build derivations, and wait for them",
-		long: `Has the coordinator build each DRV, and first whatever it needs that is missing. On a terminal the running builds and transfers are shown as they happen; elsewhere each start and each end gets a line. When all are done, the paths of their outputs go to standard output.
+func buildCommand() *command.Command {
+	return &command.Command{
+		Name:  "build",
+		Args:  "DRV…",
+		Short: "build derivations, and wait for them",
+		Long: `Has the coordinator build each DRV, and first whatever it needs that is missing. On a terminal the running builds and transfers are shown as they happen; elsewhere each start and each end gets a line. When all are done, the paths of their outputs go to standard output.
 
 DRV is the path of a derivation in the head's store, or a file that holds one whose inputs are in that store; "-" reads more of them from standard input, one a line. A derivation that is not in the store is fetched by the coordinator if --derivation-substitute-urls says from where.
 
@@ -39,8 +40,8 @@ With --skip-if-built and --skip-if-submitted some requests make no build. They a
 With --check N each derivation is built on N different machines, and what they made is compared; the files that differ are listed.
 
 The first interrupt cancels the builds, a second one leaves at once. After --detach, or if this command is killed without --attached, the builds go on; "lighter builds" shows them.`,
-		exits: []int{exitBuildFailed, exitCanceled, exitNoAnswer, exitBadInput, exitDiffers, exitInterrupted},
-		examples: []example{
+		Exits: []int{command.ExitBuildFailed, command.ExitCanceled, command.ExitNoAnswer, command.ExitBadInput, command.ExitDiffers, command.ExitInterrupted},
+		Examples: []command.Example{
 			{"lighter build /gnu/store/…-hello-2.12.drv", "build one derivation"},
 			{"lighter build --keep-going - < derivations.txt", "build many; one that fails does not stop the others"},
 			{"id=$(lighter build --detach --priority 10 --tag nightly=1 /gnu/store/…-hello-2.12.drv)", "submit it and go on"},
@@ -51,9 +52,9 @@ The first interrupt cancels the builds, a second one leaves at once. After --det
 			{`echo '{"derivation": "/gnu/store/…-hello-2.12.drv", "priority": 5, "on": ["alpha"]}' | lighter build -d -`, "with options of its own"},
 			{"ls $(lighter store path $(lighter build /gnu/store/…-hello-2.12.drv))", "look at the files of the result"},
 		},
-		takesSignals:    true,
-		checksArguments: true,
-		setup: func(fs *pflag.FlagSet) action {
+		TakesSignals:    true,
+		ChecksArguments: true,
+		Setup: func(fs *pflag.FlagSet) command.Action {
 			b := &buildAction{where: allFolderFlags(fs)}
 			fs.BoolVarP(&b.detach, "detach", "d", false, "print the builds' ids and don't wait")
 			fs.BoolVarP(&b.keepGoing, "keep-going", "k", false, "after a failure go on with the other derivations")
@@ -88,8 +89,8 @@ func (b *buildAction) requestFlags(fs *pflag.FlagSet) {
 	fs.BoolVar(&r.SkipIfBuilt, "skip-if-built", false, "make no build where the outputs are in the store, or published")
 	fs.BoolVar(&r.SkipIfSubmitted, "skip-if-submitted", false, "make no build where there is one for the same outputs that did not fail and was not canceled")
 	fs.BoolVar(&r.AllInputs, "all-inputs", false, "every derivation that it needs, directly or not, gets a build of its own, even if its outputs are there")
-	durationFlag(fs, &b.timeout, "timeout", 0, "stop a build that takes longer, such as 2h or 1d")
-	durationFlag(fs, &b.maxSilentTime, "max-silent-time", 0, "stop a build that writes nothing for this long")
+	command.DurationVar(fs, &b.timeout, "timeout", 0, "stop a build that takes longer, such as 2h or 1d")
+	command.DurationVar(fs, &b.maxSilentTime, "max-silent-time", 0, "stop a build that writes nothing for this long")
 	fs.IntVar(&r.Retries, "retries", 0, "after a failure of the derivation itself try it `N` more times, elsewhere if possible; 0 means never (default: what the coordinator's settings say)")
 	fs.IntVar(&r.Check, "check", 0, "build on `N` different machines and compare what they made; exit code 8 if it differs")
 	fs.StringSliceVar(&r.On, "on", nil, "build only on this `MACHINE`; may be repeated")
@@ -100,39 +101,39 @@ func (b *buildAction) requestFlags(fs *pflag.FlagSet) {
 }
 
 // complete checks the flags.
-func (b *buildAction) complete(inv *invocation) error {
-	if b.jsonInput && len(inv.args) == 0 {
-		inv.args = []string{"-"}
+func (b *buildAction) complete(inv *command.Invocation) error {
+	if b.jsonInput && len(inv.Args) == 0 {
+		inv.Args = []string{"-"}
 	}
-	if err := inv.arguments("DRV", 1, -1); err != nil {
+	if err := inv.Arguments("DRV", 1, -1); err != nil {
 		return err
 	}
-	if b.base.ID != "" && (len(inv.args) > 1 || b.submission != "") {
-		return inv.usageErrorf("--id is for one derivation, and does not go with --submission; in JSON each line has an \"id\"")
+	if b.base.ID != "" && (len(inv.Args) > 1 || b.submission != "") {
+		return inv.UsageErrorf("--id is for one derivation, and does not go with --submission; in JSON each line has an \"id\"")
 	}
-	if b.base.Retries == 0 && inv.flags.Changed("retries") {
+	if b.base.Retries == 0 && inv.Flags.Changed("retries") {
 		b.base.Retries = submission.NoRetries
 	}
 	b.base.Timeout, b.base.MaxSilentTime = seconds(b.timeout), seconds(b.maxSilentTime)
 	if err := submission.Check(&b.base); err != nil {
-		return inv.usageErrorf("%w", err)
+		return inv.UsageErrorf("%w", err)
 	}
 	if b.base.Attached && b.detach {
-		return inv.usageErrorf("--attached goes with waiting, and --detach is the opposite")
+		return inv.UsageErrorf("--attached goes with waiting, and --detach is the opposite")
 	}
 	if b.supersede == "" {
 		return nil
 	}
 	if _, ok := b.base.Tags[b.supersede]; !ok {
-		return inv.usageErrorf("--supersede %s: the submission has no such tag; give it one with --tag %s=VALUE", b.supersede, b.supersede)
+		return inv.UsageErrorf("--supersede %s: the submission has no such tag; give it one with --tag %s=VALUE", b.supersede, b.supersede)
 	}
 	if len(b.base.Tags) == 1 {
-		return inv.usageErrorf("--supersede %s: nothing tells this submission from those before it; give it another --tag", b.supersede)
+		return inv.UsageErrorf("--supersede %s: nothing tells this submission from those before it; give it another --tag", b.supersede)
 	}
 	return nil
 }
 
-func (b *buildAction) run(ctx context.Context, inv *invocation, client *apiclient.Client, f head.Folders) error {
+func (b *buildAction) run(ctx context.Context, inv *command.Invocation, client *apiclient.Client, f head.Folders) error {
 	if err := b.complete(inv); err != nil {
 		return err
 	}
@@ -152,14 +153,14 @@ func (b *buildAction) run(ctx context.Context, inv *invocation, client *apiclien
 		err = b.wait(ctx, inv, client, builds, status.LastEvent+1)
 	}
 	if err == nil && b.refused > 0 {
-		return &exitError{code: exitFailure}
+		return command.Exit(command.ExitFailure, nil)
 	}
 	return err
 }
 
 // warnOfMachines says which names of --on and --skip are no machine's. That is not an error: the
 // machine may be added later, and until then the build waits.
-func warnOfMachines(inv *invocation, r *api.Request, there []api.MachineStatus) {
+func warnOfMachines(inv *command.Invocation, r *api.Request, there []api.MachineStatus) {
 	known := make(map[string]bool, len(there))
 	names := make([]string, len(there))
 	for i := range there {
@@ -174,7 +175,7 @@ func warnOfMachines(inv *invocation, r *api.Request, there []api.MachineStatus) 
 }
 
 // wait shows the builds until they are final, and then what became of them.
-func (b *buildAction) wait(ctx context.Context, inv *invocation, client *apiclient.Client, builds []*api.Build, next uint64) error {
+func (b *buildAction) wait(ctx context.Context, inv *command.Invocation, client *apiclient.Client, builds []*api.Build, next uint64) error {
 	if b.base.Attached {
 		release, err := hold(ctx, client, builds)
 		if err != nil {
@@ -191,15 +192,15 @@ func (b *buildAction) wait(ctx context.Context, inv *invocation, client *apiclie
 	if err == nil {
 		return b.finish(inv, w)
 	}
-	if err == errInterrupted { //nolint:errorlint // with more to it there is more to say
-		return &exitError{code: exitInterrupted} // the person was told
+	if err == command.ErrInterrupted { //nolint:errorlint // with more to it there is more to say
+		return command.Exit(command.ExitInterrupted, nil) // the person was told
 	}
 	return err
 }
 
 func seconds(d time.Duration) api.Seconds { return api.Seconds(d.Seconds()) }
 
-func (b *buildAction) printDetached(inv *invocation, builds []*api.Build) error {
+func (b *buildAction) printDetached(inv *command.Invocation, builds []*api.Build) error {
 	for i := range builds {
 		if b.json {
 			if err := writeJSONLine(inv.Out, builds[i]); err != nil {
@@ -212,7 +213,7 @@ func (b *buildAction) printDetached(inv *invocation, builds []*api.Build) error 
 	return nil
 }
 
-func (b *buildAction) watcher(inv *invocation, client buildClient, builds []*api.Build, next uint64) *watcher {
+func (b *buildAction) watcher(inv *command.Invocation, client buildClient, builds []*api.Build, next uint64) *watcher {
 	w := &watcher{
 		client:    client,
 		model:     display.NewModel(time.Now()),
@@ -239,19 +240,19 @@ func (b *buildAction) watcher(inv *invocation, client buildClient, builds []*api
 }
 
 // finish prints the results and returns an error with the exit code.
-func (b *buildAction) finish(inv *invocation, w *watcher) error {
-	code := exitDone
+func (b *buildAction) finish(inv *command.Invocation, w *watcher) error {
+	code := command.ExitDone
 	for _, build := range w.model.Wanted() {
 		switch {
 		case (build.State == api.Failed || build.State == api.TimedOut) && !display.Differs(build):
-			code = exitBuildFailed
-		case build.State == api.Canceled && code == exitDone:
-			code = exitCanceled
+			code = command.ExitBuildFailed
+		case build.State == api.Canceled && code == command.ExitDone:
+			code = command.ExitCanceled
 		}
 		if len(build.Results) > 0 {
 			b.printCheck(inv, build)
-			if display.Differs(build) && code != exitBuildFailed {
-				code = exitDiffers
+			if display.Differs(build) && code != command.ExitBuildFailed {
+				code = command.ExitDiffers
 			}
 		}
 		if err := b.printResult(inv, build); err != nil {
@@ -261,14 +262,14 @@ func (b *buildAction) finish(inv *invocation, w *watcher) error {
 	if !b.quiet {
 		fmt.Fprintln(inv.Err, w.model.Summary(w.now()))
 	}
-	if code != exitDone {
-		return &exitError{code: code}
+	if code != command.ExitDone {
+		return command.Exit(code, nil)
 	}
 	return nil
 }
 
 // printCheck says what the machines of a check made.
-func (b *buildAction) printCheck(inv *invocation, build *api.Build) {
+func (b *buildAction) printCheck(inv *command.Invocation, build *api.Build) {
 	if b.quiet && !display.Differs(build) {
 		return
 	}
@@ -277,7 +278,7 @@ func (b *buildAction) printCheck(inv *invocation, build *api.Build) {
 	}
 }
 
-func (b *buildAction) printResult(inv *invocation, build *api.Build) error {
+func (b *buildAction) printResult(inv *command.Invocation, build *api.Build) error {
 	if b.json {
 		return writeJSONLine(inv.Out, build)
 	}

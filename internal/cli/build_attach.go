@@ -7,6 +7,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/command"
 )
 
 // maxHeld bounds the builds that one command holds: their ids go into one request.
@@ -16,7 +17,7 @@ const maxHeld = 10_000
 // this process is gone; it tells a coordinator that replaces this one too.
 func hold(ctx context.Context, client *apiclient.Client, builds []*api.Build) (release func(), err error) {
 	if len(builds) > maxHeld {
-		return nil, usageErrorf("--attached is for at most %d builds, not for %d", maxHeld, len(builds))
+		return nil, command.UsageErrorf("--attached is for at most %d builds, not for %d", maxHeld, len(builds))
 	}
 	var ids []string
 	for _, b := range builds {

@@ -8,6 +8,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/command"
 )
 
 func TestHold(t *testing.T) {
@@ -50,5 +51,5 @@ func TestHold(t *testing.T) {
 
 func TestAttachedIsNotDetached(t *testing.T) {
 	got := newStub(t).run("", "build", "--attached", "--detach", string(drv("one")))
-	got.want(t, exitUsage, "", "--detach is the opposite")
+	got.want(t, command.ExitUsage, "", "--detach is the opposite")
 }

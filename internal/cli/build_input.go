@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"sync"
 
+	"lighter/internal/cli/command"
 	"lighter/internal/head"
 	"lighter/store"
 	"lighter/store/local"
@@ -38,12 +39,12 @@ func (d *derivationFinder) close() error {
 // in the store is the coordinator's to find out: it may fetch it.
 func (d *derivationFinder) find(ctx context.Context, arg string) (store.Path, error) {
 	if d.onlyJSON {
-		return "", badInput(fmt.Errorf("%.60q is not a JSON object, as --json-input wants", arg))
+		return "", command.BadInput(fmt.Errorf("%.60q is not a JSON object, as --json-input wants", arg))
 	}
 	path, err := store.DefaultDir.ParsePath(filepath.Clean(arg))
 	if err == nil {
 		if !path.IsDerivation() {
-			return "", &exitError{exitUsage, fmt.Errorf("%s: no derivation; its name does not end in .drv", path)}
+			return "", command.Exit(command.ExitUsage, fmt.Errorf("%s: no derivation; its name does not end in .drv", path))
 		}
 		return path, nil
 	}
@@ -68,7 +69,7 @@ func (d *derivationFinder) add(ctx context.Context, arg string) (_ store.Path, e
 	}
 	name := fileDerivationName(arg)
 	if err := drv.Check(d.store.Dir(), name, resolver(d.store)); err != nil {
-		return "", badInput(fmt.Errorf("%s: %w", arg, err))
+		return "", command.BadInput(fmt.Errorf("%s: %w", arg, err))
 	}
 	return d.store.AddText(ctx, name+".drv", drv.Marshal(), drv.References())
 }

@@ -9,6 +9,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/command"
 	"lighter/internal/cli/display"
 	"lighter/internal/head"
 	"lighter/internal/human"
@@ -27,8 +28,8 @@ type submissionAnswers struct {
 // submit asks for the builds and returns those that the coordinator took. That it
 // refused one ends everything, and cancels the others, unless --keep-going. So does an
 // interrupt.
-func (b *buildAction) submit(ctx context.Context, inv *invocation, client *apiclient.Client, f head.Folders) (_ []*api.Build, err error) {
-	signaled, stop := cancelOnSignal(ctx, inv.Signals)
+func (b *buildAction) submit(ctx context.Context, inv *command.Invocation, client *apiclient.Client, f head.Folders) (_ []*api.Build, err error) {
+	signaled, stop := inv.CancelOnSignal(ctx)
 	defer stop()
 	finder := &derivationFinder{folders: f, onlyJSON: b.jsonInput}
 	defer func() { err = errors.Join(err, finder.close()) }()
@@ -43,13 +44,13 @@ func (b *buildAction) submit(ctx context.Context, inv *invocation, client *apicl
 		},
 		Waiting: func(error) { progress.say("the coordinator went away; waiting for it to come back") },
 	}
-	count, err := submitter.Run(signaled, reader.All(signaled, inv.args, inv.In))
+	count, err := submitter.Run(signaled, reader.All(signaled, inv.Args, inv.In))
 	progress.close()
 	if more := got.skipped - maxSkippedLines; more > 0 && !b.quiet {
 		fmt.Fprintf(inv.Err, "skipped   %s more\n", human.Number(more))
 	}
 	switch {
-	case got.refused != nil, errors.Is(err, errInterrupted):
+	case got.refused != nil, errors.Is(err, command.ErrInterrupted):
 		var ids []string
 		for _, one := range got.builds {
 			ids = append(ids, one.ID)
@@ -62,7 +63,7 @@ func (b *buildAction) submit(ctx context.Context, inv *invocation, client *apicl
 	case err != nil:
 		return nil, err
 	case count.Sum() == 0:
-		return nil, inv.usageErrorf("standard input names no derivation")
+		return nil, inv.UsageErrorf("standard input names no derivation")
 	case b.supersede != "":
 		err = b.cancelSuperseded(signaled, inv, client, got.kept)
 	}
@@ -70,7 +71,7 @@ func (b *buildAction) submit(ctx context.Context, inv *invocation, client *apicl
 }
 
 // answered takes the answer to one request. Its error is a refusal that ends everything.
-func (b *buildAction) answered(inv *invocation, got *submissionAnswers, r *api.Request, a *api.Submitted) error {
+func (b *buildAction) answered(inv *command.Invocation, got *submissionAnswers, r *api.Request, a *api.Submitted) error {
 	if a.Build != nil {
 		got.kept[a.Build.ID] = true
 	}
@@ -90,14 +91,14 @@ func (b *buildAction) answered(inv *invocation, got *submissionAnswers, r *api.R
 			return err
 		}
 		b.refused++
-		fmt.Fprintf(inv.Err, "lighter: %s\n", errorText(err))
+		fmt.Fprintf(inv.Err, "lighter: %s\n", command.ErrorText(err))
 	}
 	return nil
 }
 
 // cancelSuperseded cancels the unfinished builds that this submission supersedes. Those
 // that it was told are there already stay.
-func (b *buildAction) cancelSuperseded(ctx context.Context, inv *invocation, client *apiclient.Client, kept map[string]bool) error {
+func (b *buildAction) cancelSuperseded(ctx context.Context, inv *command.Invocation, client *apiclient.Client, kept map[string]bool) error {
 	if b.refused > 0 {
 		fmt.Fprintln(inv.Err, "lighter: nothing is superseded, since some requests were refused")
 		return nil
@@ -130,7 +131,7 @@ type progress struct {
 	shown  time.Time
 }
 
-func newProgress(inv *invocation, quiet bool) *progress {
+func newProgress(inv *command.Invocation, quiet bool) *progress {
 	p := &progress{w: inv.Err, quiet: quiet}
 	if t := display.CanDraw(inv.Err, inv.Getenv); t != nil && !quiet {
 		p.screen = display.OnTerminal(t)

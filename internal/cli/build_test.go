@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"lighter/internal/api"
+	"lighter/internal/cli/command"
 )
 
 // taker answers submissions with builds, all of which are at once as finish says, and
@@ -66,7 +67,7 @@ func TestBuildRequests(t *testing.T) {
 	const id = "11111111-2222-4333-8444-555555555555"
 	args := strings.Fields("build -d --priority 3 --tag a=b --timeout 2h --max-silent-time 90s --retries 2 --check 2 --on alpha --on beta,gamma --skip delta " +
 		"--all-inputs --skip-if-built --skip-if-submitted --keep-failed --derivation-substitute-urls https://a,https://b --id " + id)
-	s.run("", append(args, string(drv("hello")))...).want(t, exitDone, id+"\n", "")
+	s.run("", append(args, string(drv("hello")))...).want(t, command.ExitDone, id+"\n", "")
 	want := api.Request{
 		ID: id, Derivation: drv("hello"), Priority: 3, Tags: map[string]string{"a": "b"}, Timeout: 7200, MaxSilentTime: 90,
 		Retries: 2, Check: 2, On: []string{"alpha", "beta", "gamma"}, Skip: []string{"delta"}, AllInputs: true, SkipIfBuilt: true,
@@ -77,7 +78,7 @@ func TestBuildRequests(t *testing.T) {
 	}
 
 	k.requests = nil
-	s.run("", "build", "-d", "--id", id, "--retries", "0", "--timeout", "1d12h", string(drv("hello"))).want(t, exitDone, "", "")
+	s.run("", "build", "-d", "--id", id, "--retries", "0", "--timeout", "1d12h", string(drv("hello"))).want(t, command.ExitDone, "", "")
 	if diff := cmp.Diff([]api.Request{{ID: id, Derivation: drv("hello"), Retries: -1, Timeout: 36 * 3600}}, k.requests); diff != "" {
 		t.Errorf("no retries (-want +got):\n%s", diff)
 	}
@@ -85,7 +86,7 @@ func TestBuildRequests(t *testing.T) {
 	// JSON lines go before the flags, and their tags are added.
 	k.requests = nil
 	lines := fmt.Sprintf("%s\n\n{\"derivation\":%q,\"priority\":9,\"tags\":{\"c\":\"d\"},\"on\":[\"alpha\"]}\n%s\n", drv("one"), drv("two"), drv("one"))
-	s.run(lines, "build", "-d", "-p", "1", "--tag", "a=b", "-").want(t, exitDone, "", "")
+	s.run(lines, "build", "-d", "-p", "1", "--tag", "a=b", "-").want(t, command.ExitDone, "", "")
 	for i := range k.requests {
 		k.requests[i].ID = ""
 	}
@@ -116,21 +117,21 @@ func TestBuildRefusesWrongRequests(t *testing.T) {
 		code        int
 		want        string
 	}{
-		"bad id":             {"--id 7 " + hello, "", exitUsage, "want a UUID"},
-		"id of two":          {"--id 11111111-2222-4333-8444-555555555555 " + hello + " " + string(drv("x")), "", exitUsage, "--id is for one derivation"},
-		"id of many lines":   {"--id 11111111-2222-4333-8444-555555555555 -", hello + "\n" + string(drv("x")), exitBadInput, "asked for before"},
-		"on and skip":        {"--on a --skip a " + hello, "", exitUsage, "machine a is both"},
-		"negative retries":   {"--retries=-2 " + hello, "", exitUsage, "can't be negative"},
-		"bad timeout":        {"--timeout 5 " + hello, "", exitUsage, "want one such as 90s"},
-		"supersede nothing":  {"--supersede branch " + hello, "", exitUsage, "has no such tag"},
-		"supersede itself":   {"--supersede branch --tag branch=x " + hello, "", exitUsage, "nothing tells this submission"},
-		"tag of a line":      {"--supersede branch --tag branch=x --tag commit=1 -", `{"derivation":"` + hello + `","tags":{"commit":"2"}}`, exitBadInput, "tag commit"},
-		"plain line":         {"--json-input", hello, exitBadInput, "line 1: "},
-		"unknown field":      {"-", "\n" + `{"derivation":"` + hello + `","prio":1}`, exitBadInput, `line 2: unknown field "prio"`},
-		"no derivation":      {"-", `{"priority":1}`, exitBadInput, `"derivation" is missing`},
-		"negative in a line": {"-", `{"derivation":"` + hello + `","timeout":-1}`, exitBadInput, "can't be negative"},
-		"nothing at all":     {"-", "\n", exitUsage, "names no derivation"},
-		"no file":            {"missing.drv", "", exitFailure, "missing.drv"},
+		"bad id":             {"--id 7 " + hello, "", command.ExitUsage, "want a UUID"},
+		"id of two":          {"--id 11111111-2222-4333-8444-555555555555 " + hello + " " + string(drv("x")), "", command.ExitUsage, "--id is for one derivation"},
+		"id of many lines":   {"--id 11111111-2222-4333-8444-555555555555 -", hello + "\n" + string(drv("x")), command.ExitBadInput, "asked for before"},
+		"on and skip":        {"--on a --skip a " + hello, "", command.ExitUsage, "machine a is both"},
+		"negative retries":   {"--retries=-2 " + hello, "", command.ExitUsage, "can't be negative"},
+		"bad timeout":        {"--timeout 5 " + hello, "", command.ExitUsage, "want one such as 90s"},
+		"supersede nothing":  {"--supersede branch " + hello, "", command.ExitUsage, "has no such tag"},
+		"supersede itself":   {"--supersede branch --tag branch=x " + hello, "", command.ExitUsage, "nothing tells this submission"},
+		"tag of a line":      {"--supersede branch --tag branch=x --tag commit=1 -", `{"derivation":"` + hello + `","tags":{"commit":"2"}}`, command.ExitBadInput, "tag commit"},
+		"plain line":         {"--json-input", hello, command.ExitBadInput, "line 1: "},
+		"unknown field":      {"-", "\n" + `{"derivation":"` + hello + `","prio":1}`, command.ExitBadInput, `line 2: unknown field "prio"`},
+		"no derivation":      {"-", `{"priority":1}`, command.ExitBadInput, `"derivation" is missing`},
+		"negative in a line": {"-", `{"derivation":"` + hello + `","timeout":-1}`, command.ExitBadInput, "can't be negative"},
+		"nothing at all":     {"-", "\n", command.ExitUsage, "names no derivation"},
+		"no file":            {"missing.drv", "", command.ExitFailure, "missing.drv"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			k.requests = nil
@@ -147,7 +148,7 @@ func TestUnknownMachinesAreNamed(t *testing.T) {
 	k := &taker{finish: taken(api.Queued), machines: []api.MachineStatus{{Name: "alpha"}, {Name: "beta"}}}
 	k.serve(s)
 	s.run("", "build", "-d", "--on", "alpha", "--on", "gamma", "--skip", "beta", string(drv("hello"))).
-		want(t, exitDone, "", "warning: no machine is called \"gamma\"; there are alpha, beta\n")
+		want(t, command.ExitDone, "", "warning: no machine is called \"gamma\"; there are alpha, beta\n")
 	if got := s.run("", "build", "-d", "--on", "alpha", "--skip", "beta", string(drv("hello"))); got.err != "" {
 		t.Errorf("machines that are there: %q", got.err)
 	}
@@ -170,10 +171,10 @@ func TestSkippedRequestsAreNoFailure(t *testing.T) {
 	}}
 	k.serve(s)
 	got := s.run("", "build", "--skip-if-built", string(drv("one")), string(drv("two")), string(drv("three")))
-	got.want(t, exitDone, "", `skipped   one: there is a build evil\x1b[2J\r\x07 (build aaaa1111)`)
-	got.want(t, exitDone, "", "skipped   two: its outputs are there\n")
-	got.want(t, exitDone, "", "1 of 1 build done")
-	s.run("", "build", "--skip-if-built", string(drv("two"))).want(t, exitDone, "", "skipped   two")
+	got.want(t, command.ExitDone, "", `skipped   one: there is a build evil\x1b[2J\r\x07 (build aaaa1111)`)
+	got.want(t, command.ExitDone, "", "skipped   two: its outputs are there\n")
+	got.want(t, command.ExitDone, "", "1 of 1 build done")
+	s.run("", "build", "--skip-if-built", string(drv("two"))).want(t, command.ExitDone, "", "skipped   two")
 }
 
 func TestManyDerivations(t *testing.T) {
@@ -186,7 +187,7 @@ func TestManyDerivations(t *testing.T) {
 		fmt.Fprintln(&lines, drv(fmt.Sprint("p", i)))
 	}
 	got := s.run(lines.String(), "build", "-d", "-")
-	got.want(t, exitDone, "", "submitted 10,000\nsubmitted 20,000\n")
+	got.want(t, command.ExitDone, "", "submitted 10,000\nsubmitted 20,000\n")
 	ids := strings.Fields(got.out)
 	if len(k.requests) != n || len(ids) != n || ids[n-1] != k.requests[n-1].ID || k.requests[n-1].Derivation != drv(fmt.Sprint("p", n-1)) {
 		t.Errorf("submitted %d, printed %d ids", len(k.requests), len(ids))
@@ -206,12 +207,12 @@ func TestRefusalCancelsTheOthers(t *testing.T) {
 	}}
 	k.serve(s)
 	s.answer("POST /v1/cancel", api.Selected{})
-	s.run("", "build", "-d", string(drv("good")), string(drv("bad"))).want(t, exitFailure, "", `bad.drv: not in the store evil\x1b`)
+	s.run("", "build", "-d", string(drv("good")), string(drv("bad"))).want(t, command.ExitFailure, "", `bad.drv: not in the store evil\x1b`)
 	if got := s.requests("POST /v1/cancel"); len(got) != 1 || !strings.Contains(got[0], k.requests[0].ID) {
 		t.Errorf("canceled %q", got)
 	}
 	got := s.run("", "build", "-dk", string(drv("good")), string(drv("bad")))
-	got.want(t, exitFailure, "", "lighter: "+string(drv("bad"))+": not in the store")
+	got.want(t, command.ExitFailure, "", "lighter: "+string(drv("bad"))+": not in the store")
 	if len(strings.Fields(got.out)) != 1 {
 		t.Errorf("printed %q", got.out)
 	}
@@ -235,8 +236,8 @@ func TestInterruptedSubmissionIsCanceled(t *testing.T) {
 	})
 	var errs strings.Builder
 	getenv := func(name string) string { return map[string]string{"LIGHTER_SOCKET": s.socket, "HOME": s.folder}[name] }
-	code := Run(t.Context(), []string{"build", "-d", string(drv("first")), "-"}, Process{In: in, Out: &errs, Err: &errs, Getenv: getenv, Signals: signals})
-	if code != exitInterrupted || !strings.Contains(errs.String(), "interrupted") {
+	code := Run(t.Context(), []string{"build", "-d", string(drv("first")), "-"}, command.Process{In: in, Out: &errs, Err: &errs, Getenv: getenv, Signals: signals})
+	if code != command.ExitInterrupted || !strings.Contains(errs.String(), "interrupted") {
 		t.Errorf("exit code %d: %s", code, errs.String())
 	}
 	var ids []string
@@ -276,7 +277,7 @@ func TestSupersede(t *testing.T) {
 	}})
 	s.answer("POST /v1/cancel", api.Selected{Count: 2})
 	s.run("", strings.Fields("build -d --tag branch=master --tag commit=2 --tag kind=nightly --supersede branch "+string(drv("hello")))...).
-		want(t, exitDone, "", "canceled  2 builds that this supersedes")
+		want(t, command.ExitDone, "", "canceled  2 builds that this supersedes")
 	s.mu.Lock()
 	asked := strings.Join(s.asked, "\n")
 	s.mu.Unlock()
@@ -291,7 +292,7 @@ func TestSupersede(t *testing.T) {
 }
 
 func TestCheckHasItsOwnExitCode(t *testing.T) {
-	for hash, code := range map[string]int{"1": exitDone, "2": exitDiffers} {
+	for hash, code := range map[string]int{"1": command.ExitDone, "2": command.ExitDiffers} {
 		s := newStub(t)
 		k := &taker{finish: func(r *api.Request) api.Submitted {
 			a := taken(api.Succeeded)(r)

@@ -11,38 +11,39 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/command"
 	"lighter/internal/cli/display"
 	"lighter/internal/human"
 	"lighter/internal/quantity"
 )
 
-func buildsCommand() *command {
-	return &command{
-		name:  "builds",
-		short: "look at builds and their logs; cancel, retry, prune them",
-		long: `Every build has an id; the first eight characters are enough. The coordinator
+func buildsCommand() *command.Command {
+	return &command.Command{
+		Name:  "builds",
+		Short: "look at builds and their logs; cancel, retry, prune them",
+		Long: `Every build has an id; the first eight characters are enough. The coordinator
 remembers all builds until they are pruned.`,
-		sub: []*command{
+		Sub: []*command.Command{
 			buildsListCommand(), buildsShowCommand(), buildsLogCommand(), buildsWhyCommand(),
 			buildsCancelCommand(), buildsRetryCommand(), buildsPriorityCommand(), buildsPruneCommand(),
 		},
 	}
 }
 
-func buildsListCommand() *command {
-	return &command{
-		name:  "list",
-		short: "list builds, newest first",
-		long:  `Lists the builds that all the filters select. Builds come page by page, so that even a million of them take constant memory, and the first ones show at once.`,
-		exits: []int{exitNoAnswer},
-		examples: []example{
+func buildsListCommand() *command.Command {
+	return &command.Command{
+		Name:  "list",
+		Short: "list builds, newest first",
+		Long:  `Lists the builds that all the filters select. Builds come page by page, so that even a million of them take constant memory, and the first ones show at once.`,
+		Exits: []int{command.ExitNoAnswer},
+		Examples: []command.Example{
 			{"lighter builds list", "the last ones"},
 			{"lighter builds list --state failed,timed-out --since yesterday", "what failed since yesterday"},
 			{"lighter builds list --state running", "what is on machines now"},
 			{"lighter builds list --name 'python-*' --system aarch64-linux --state open", "what is left to do of these"},
 			{"lighter builds list --tag branch=master --not-tag commit=3f2a91c --ids --limit 0", "ids for a program"},
 		},
-		setup: func(fs *pflag.FlagSet) action {
+		Setup: func(fs *pflag.FlagSet) command.Action {
 			l := &buildsLister{}
 			l.filters = addFilterFlags(fs)
 			fs.IntVarP(&l.limit, "limit", "n", 30, "show at most this many; 0 means all")
@@ -65,9 +66,9 @@ type buildsLister struct {
 	shown int
 }
 
-func (l *buildsLister) run(ctx context.Context, inv *invocation, client *apiclient.Client) error {
+func (l *buildsLister) run(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
 	if l.limit < 0 || l.ids && l.json {
-		return inv.usageErrorf("--limit can't be negative, and --ids does not go with --json")
+		return inv.UsageErrorf("--limit can't be negative, and --ids does not go with --json")
 	}
 	l.now = time.Now()
 	filter, err := l.filters.filter(inv, l.now)
@@ -94,7 +95,7 @@ func (l *buildsLister) run(ctx context.Context, inv *invocation, client *apiclie
 }
 
 // write shows one page.
-func (l *buildsLister) write(inv *invocation, page []api.Build) error {
+func (l *buildsLister) write(inv *command.Invocation, page []api.Build) error {
 	t := display.Table{}
 	for i := range page {
 		b := &page[i]
@@ -130,20 +131,20 @@ func (l *buildsLister) row(b *api.Build) []string {
 	}
 }
 
-func buildsShowCommand() *command {
-	return &command{
-		name:  "show",
-		args:  "ID…",
-		short: "tell the story of a build",
-		long:  `Shows all that is known of a build: what happened to it, and when.`,
-		exits: []int{exitNoAnswer},
-		examples: []example{
+func buildsShowCommand() *command.Command {
+	return &command.Command{
+		Name:  "show",
+		Args:  "ID…",
+		Short: "tell the story of a build",
+		Long:  `Shows all that is known of a build: what happened to it, and when.`,
+		Exits: []int{command.ExitNoAnswer},
+		Examples: []command.Example{
 			{"lighter builds show 3f2a91c0", "one build"},
 			{"lighter builds show --json 3f2a91c0 | jq .events", "for a program"},
 		},
-		setup: func(fs *pflag.FlagSet) action {
+		Setup: func(fs *pflag.FlagSet) command.Action {
 			asJSON := fs.Bool("json", false, "print one JSON object a line")
-			return clientAction(fs, func(ctx context.Context, inv *invocation, client *apiclient.Client) error {
+			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
 				return showEach(inv, *asJSON, func(id string) (*api.BuildStory, error) { return client.Story(ctx, id) }, func(story *api.BuildStory) error {
 					var why *api.Why
 					if s := story.Build.State; s == api.Queued || s == api.Waiting {
@@ -157,67 +158,67 @@ func buildsShowCommand() *command {
 	}
 }
 
-func buildsLogCommand() *command {
-	return &command{
-		name:  "log",
-		args:  "ID",
-		short: "print the log of a build",
-		long: `Prints what the builder of the current or last attempt wrote. On a terminal,
+func buildsLogCommand() *command.Command {
+	return &command.Command{
+		Name:  "log",
+		Args:  "ID",
+		Short: "print the log of a build",
+		Long: `Prints what the builder of the current or last attempt wrote. On a terminal,
 control characters other than colours are made harmless. For a check, the log
 is of the first machine on which the build failed, or else of the first one.`,
-		exits: []int{exitNoAnswer},
-		examples: []example{
+		Exits: []int{command.ExitNoAnswer},
+		Examples: []command.Example{
 			{"lighter builds log 3f2a91c0", "all of it"},
 			{"lighter builds log --follow 3f2a91c0", "and what follows, until the build is finished"},
 			{"lighter builds log --tail 4KiB 3f2a91c0", "only the end"},
 			{"lighter builds log --attempt 1 3f2a91c0", "what the first attempt wrote, of one that was retried"},
 			{"lighter builds log --machine beta 3f2a91c0", "what the last attempt on beta wrote; of a check, what beta wrote"},
 		},
-		setup: func(fs *pflag.FlagSet) action {
+		Setup: func(fs *pflag.FlagSet) command.Action {
 			follow := fs.BoolP("follow", "f", false, "go on until the build is finished")
 			offset := fs.Int64("offset", 0, "start at this byte")
 			attempt := fs.Int("attempt", 0, "the log of this attempt, by `NUMBER`; the first is 1")
 			machine := fs.StringP("machine", "m", "", "the log of the last attempt on this machine, by `NAME`")
-			var tail sizeValue
+			var tail command.Size
 			fs.Var(&tail, "tail", "print only this much of the end, such as 4KiB")
-			return clientAction(fs, func(ctx context.Context, inv *invocation, client *apiclient.Client) error {
+			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
 				if *offset < 0 || tail > 0 && (*follow || *offset > 0) {
-					return inv.usageErrorf("--tail goes with neither --follow nor --offset, and --offset can't be negative")
+					return inv.UsageErrorf("--tail goes with neither --follow nor --offset, and --offset can't be negative")
 				}
 				if *attempt < 0 || *attempt > 0 && *machine != "" {
-					return inv.usageErrorf("--attempt does not go with --machine, and can't be negative")
+					return inv.UsageErrorf("--attempt does not go with --machine, and can't be negative")
 				}
 				query := apiclient.LogQuery{Attempt: *attempt, Machine: *machine, Offset: *offset, Follow: *follow}
 				out, finish := display.LogWriter(inv.Out)
 				if tail > 0 {
-					text, err := client.LogTailOf(ctx, inv.args[0], query, int64(tail))
+					text, err := client.LogTailOf(ctx, inv.Args[0], query, int64(tail))
 					if err != nil {
 						return err
 					}
 					_, err = out.Write(text)
 					return cmp.Or(err, finish())
 				}
-				return cmp.Or(client.LogOf(ctx, inv.args[0], query, out), finish())
+				return cmp.Or(client.LogOf(ctx, inv.Args[0], query, out), finish())
 			})
 		},
 	}
 }
 
-func buildsWhyCommand() *command {
-	return &command{
-		name:  "why",
-		args:  "ID",
-		short: "say what holds a build up",
-		long: `Says what a build waits for, and for each machine whether it could take it now,
+func buildsWhyCommand() *command.Command {
+	return &command.Command{
+		Name:  "why",
+		Args:  "ID",
+		Short: "say what holds a build up",
+		Long: `Says what a build waits for, and for each machine whether it could take it now,
 and if not, which rule is in the way.`,
-		exits: []int{exitNoAnswer},
-		examples: []example{
+		Exits: []int{command.ExitNoAnswer},
+		Examples: []command.Example{
 			{"lighter builds why 3f2a91c0", "why does it not start?"},
 		},
-		setup: func(fs *pflag.FlagSet) action {
+		Setup: func(fs *pflag.FlagSet) command.Action {
 			asJSON := fs.Bool("json", false, "print a JSON object")
-			return clientAction(fs, func(ctx context.Context, inv *invocation, client *apiclient.Client) error {
-				why, err := client.Why(ctx, inv.args[0])
+			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
+				why, err := client.Why(ctx, inv.Args[0])
 				if err != nil {
 					return err
 				}

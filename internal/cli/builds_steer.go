@@ -12,6 +12,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/command"
 	"lighter/internal/cli/display"
 	"lighter/internal/human"
 	"lighter/internal/quantity"
@@ -40,7 +41,7 @@ func addSelectionFlags(fs *pflag.FlagSet, dependents bool) *selectionFlags {
 
 // choose returns what ids and flags select, or nil if a person was asked and said no.
 // preset is what a filter also says where the flags name no state.
-func (f *selectionFlags) choose(ctx context.Context, inv *invocation, client *apiclient.Client, ids []string, verb string, preset []api.State) (*api.Selection, error) {
+func (f *selectionFlags) choose(ctx context.Context, inv *command.Invocation, client *apiclient.Client, ids []string, verb string, preset []api.State) (*api.Selection, error) {
 	filter, err := f.filters.filter(inv, time.Now())
 	if err != nil {
 		return nil, err
@@ -48,9 +49,9 @@ func (f *selectionFlags) choose(ctx context.Context, inv *invocation, client *ap
 	selection := &api.Selection{IDs: ids, WithDependents: f.dependents, Reason: f.reason}
 	switch {
 	case len(ids) > 0 && !filter.Empty():
-		return nil, inv.usageErrorf("builds are named by ID or by filter, not both")
+		return nil, inv.UsageErrorf("builds are named by ID or by filter, not both")
 	case len(ids) == 0 && filter.Empty():
-		return nil, inv.usageErrorf("which builds? Want an ID, or a filter such as --state or --tag; see \"%s --help\"", inv.flags.Name())
+		return nil, inv.UsageErrorf("which builds? Want an ID, or a filter such as --state or --tag; see \"%s --help\"", inv.Flags.Name())
 	case len(ids) > 0:
 		return selection, nil
 	}
@@ -73,7 +74,7 @@ const maxCounted = 100_000
 
 // confirm shows how many builds a filter selects, and on a terminal asks about them. That
 // there are none is a no.
-func (f *selectionFlags) confirm(ctx context.Context, inv *invocation, client *apiclient.Client, filter *api.Filter, verb string) (bool, error) {
+func (f *selectionFlags) confirm(ctx context.Context, inv *command.Invocation, client *apiclient.Client, filter *api.Filter, verb string) (bool, error) {
 	n := 0
 	more, err := client.EachPage(ctx, filter, maxCounted, func(page []api.Build) error {
 		n += len(page)
@@ -106,7 +107,7 @@ func (f *selectionFlags) confirm(ctx context.Context, inv *invocation, client *a
 const maxLookups = 100
 
 // write says which builds were changed, and of those that were named what the others are.
-func (f *selectionFlags) write(ctx context.Context, inv *invocation, client *apiclient.Client, selection *api.Selection, done *api.Selected, participle string) error {
+func (f *selectionFlags) write(ctx context.Context, inv *command.Invocation, client *apiclient.Client, selection *api.Selection, done *api.Selected, participle string) error {
 	if f.json {
 		return writeJSON(inv.Out, done)
 	}
@@ -143,25 +144,25 @@ const selectionText = `Builds are named by their ids, or by the filters of "ligh
 
 Only operators may change the builds of others; see docs/settings.md, [access]. For others, a filter changes only their own builds, and says how many more it selects.`
 
-func buildsCancelCommand() *command {
-	return &command{
-		name:  "cancel",
-		args:  "[ID…]",
-		short: "cancel builds",
-		long: `Cancels builds, and those that exist only for them; one that runs is stopped on its machine. Builds that are finished stay as they are, and do not count as failures.
+func buildsCancelCommand() *command.Command {
+	return &command.Command{
+		Name:  "cancel",
+		Args:  "[ID…]",
+		Short: "cancel builds",
+		Long: `Cancels builds, and those that exist only for them; one that runs is stopped on its machine. Builds that are finished stay as they are, and do not count as failures.
 
 ` + selectionText,
-		exits: []int{exitNoAnswer, exitInterrupted},
-		examples: []example{
+		Exits: []int{command.ExitNoAnswer, command.ExitInterrupted},
+		Examples: []command.Example{
 			{"lighter builds cancel 3f2a91c0 77b0c2de", "two builds"},
 			{"lighter builds cancel --with-dependents --reason 'wrong patch' 3f2a91c0", "one, and all that need it"},
 			{"lighter builds cancel --tag commit=3f2a91c", "all of a commit; asks first"},
 			{"lighter builds cancel --yes --state open", "everything unfinished"},
 		},
-		setup: func(fs *pflag.FlagSet) action {
+		Setup: func(fs *pflag.FlagSet) command.Action {
 			f := addSelectionFlags(fs, true)
-			return clientAction(fs, func(ctx context.Context, inv *invocation, client *apiclient.Client) error {
-				selection, err := f.choose(ctx, inv, client, inv.args, "Cancel them", api.OpenStates())
+			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
+				selection, err := f.choose(ctx, inv, client, inv.Args, "Cancel them", api.OpenStates())
 				if err != nil || selection == nil {
 					return err
 				}
@@ -175,23 +176,23 @@ func buildsCancelCommand() *command {
 	}
 }
 
-func buildsRetryCommand() *command {
-	return &command{
-		name:  "retry",
-		args:  "[ID…]",
-		short: "retry builds that did not succeed",
-		long: `Puts builds that failed, timed out or were canceled back into the queue, under the same ids. --with-dependents also retries the builds that failed because of them.
+func buildsRetryCommand() *command.Command {
+	return &command.Command{
+		Name:  "retry",
+		Args:  "[ID…]",
+		Short: "retry builds that did not succeed",
+		Long: `Puts builds that failed, timed out or were canceled back into the queue, under the same ids. --with-dependents also retries the builds that failed because of them.
 
 ` + selectionText,
-		exits: []int{exitNoAnswer, exitInterrupted},
-		examples: []example{
+		Exits: []int{command.ExitNoAnswer, command.ExitInterrupted},
+		Examples: []command.Example{
 			{"lighter builds retry --with-dependents 3f2a91c0", "one build, and what failed because of it"},
 			{"lighter builds retry --machine beta --since 2h", "what did not succeed on a machine in the last two hours"},
 		},
-		setup: func(fs *pflag.FlagSet) action {
+		Setup: func(fs *pflag.FlagSet) command.Action {
 			f := addSelectionFlags(fs, true)
-			return clientAction(fs, func(ctx context.Context, inv *invocation, client *apiclient.Client) error {
-				selection, err := f.choose(ctx, inv, client, inv.args, "Try them again", []api.State{api.Failed, api.TimedOut, api.Canceled})
+			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
+				selection, err := f.choose(ctx, inv, client, inv.Args, "Try them again", []api.State{api.Failed, api.TimedOut, api.Canceled})
 				if err != nil || selection == nil {
 					return err
 				}
@@ -205,27 +206,27 @@ func buildsRetryCommand() *command {
 	}
 }
 
-func buildsPriorityCommand() *command {
-	return &command{
-		name:  "priority",
-		args:  "N [ID…]",
-		short: "give builds another priority",
-		long: `Gives builds that are not finished another priority: builds with a higher number go first. Write a negative one after "--".
+func buildsPriorityCommand() *command.Command {
+	return &command.Command{
+		Name:  "priority",
+		Args:  "N [ID…]",
+		Short: "give builds another priority",
+		Long: `Gives builds that are not finished another priority: builds with a higher number go first. Write a negative one after "--".
 
 ` + selectionText,
-		exits: []int{exitNoAnswer, exitInterrupted},
-		examples: []example{
+		Exits: []int{command.ExitNoAnswer, command.ExitInterrupted},
+		Examples: []command.Example{
 			{"lighter builds priority 100 3f2a91c0", "this one first"},
 			{"lighter builds priority --tag branch=staging -- -10", "that branch last"},
 		},
-		setup: func(fs *pflag.FlagSet) action {
+		Setup: func(fs *pflag.FlagSet) command.Action {
 			f := addSelectionFlags(fs, false)
-			return clientAction(fs, func(ctx context.Context, inv *invocation, client *apiclient.Client) error {
-				priority, err := strconv.Atoi(inv.args[0])
+			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
+				priority, err := strconv.Atoi(inv.Args[0])
 				if err != nil {
-					return inv.usageErrorf("%q is not a priority; want a whole number, and after it the builds", inv.args[0])
+					return inv.UsageErrorf("%q is not a priority; want a whole number, and after it the builds", inv.Args[0])
 				}
-				selection, err := f.choose(ctx, inv, client, inv.args[1:], fmt.Sprintf("Give them priority %d", priority), api.OpenStates())
+				selection, err := f.choose(ctx, inv, client, inv.Args[1:], fmt.Sprintf("Give them priority %d", priority), api.OpenStates())
 				if err != nil || selection == nil {
 					return err
 				}
@@ -240,23 +241,23 @@ func buildsPriorityCommand() *command {
 	}
 }
 
-func buildsPruneCommand() *command {
-	return &command{
-		name:  "prune",
-		short: "move old builds out of the ledger",
-		long:  `Builds that finished this long ago leave the ledger. They are first written, with their events, to a file of JSON lines in the state folder. Builds that another build still needs stay.`,
-		exits: []int{exitNoAnswer},
-		examples: []example{
+func buildsPruneCommand() *command.Command {
+	return &command.Command{
+		Name:  "prune",
+		Short: "move old builds out of the ledger",
+		Long:  `Builds that finished this long ago leave the ledger. They are first written, with their events, to a file of JSON lines in the state folder. Builds that another build still needs stay.`,
+		Exits: []int{command.ExitNoAnswer},
+		Examples: []command.Example{
 			{"lighter builds prune --older-than 30d --dry-run", "what would go?"},
 			{"lighter builds prune --older-than 90d --state failed,timed-out,canceled --keep-logs", "only what did not succeed, and keep the logs"},
 		},
-		setup: func(fs *pflag.FlagSet) action {
+		Setup: func(fs *pflag.FlagSet) command.Action {
 			older := fs.String("older-than", "", "how long they have been finished, such as `TIME` 30d or 12w; must be given")
 			states := fs.StringSliceP("state", "o", nil, "only builds in this final `STATE`; may be repeated")
 			dryRun := fs.Bool("dry-run", false, "only say what would go")
 			keepLogs := fs.Bool("keep-logs", false, "leave the logs of the builds where they are")
 			asJSON := fs.Bool("json", false, "print a JSON object")
-			return clientAction(fs, func(ctx context.Context, inv *invocation, client *apiclient.Client) error {
+			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
 				prune, err := pruneRequest(inv, *older, *states)
 				if err != nil {
 					return err
@@ -275,13 +276,13 @@ func buildsPruneCommand() *command {
 	}
 }
 
-func pruneRequest(inv *invocation, older string, states []string) (*api.Prune, error) {
+func pruneRequest(inv *command.Invocation, older string, states []string) (*api.Prune, error) {
 	if older == "" {
-		return nil, inv.usageErrorf("how old? Want --older-than, such as 30d")
+		return nil, inv.UsageErrorf("how old? Want --older-than, such as 30d")
 	}
-	age, err := parseDuration(older)
+	age, err := command.ParseDuration(older)
 	if err != nil {
-		return nil, inv.usageErrorf("--older-than: %w", err)
+		return nil, inv.UsageErrorf("--older-than: %w", err)
 	}
 	list, err := parseStates(inv, states)
 	if err != nil {
@@ -289,13 +290,13 @@ func pruneRequest(inv *invocation, older string, states []string) (*api.Prune, e
 	}
 	for _, s := range list {
 		if !s.Final() {
-			return nil, inv.usageErrorf("a build that is %s is not finished; only finished ones are pruned", s)
+			return nil, inv.UsageErrorf("a build that is %s is not finished; only finished ones are pruned", s)
 		}
 	}
 	return &api.Prune{OlderThan: seconds(age), States: list}, nil
 }
 
-func writePruned(inv *invocation, done *api.Pruned, dryRun bool) error {
+func writePruned(inv *command.Invocation, done *api.Pruned, dryRun bool) error {
 	format := "%s with %s left the ledger, %s went\n"
 	if dryRun {
 		format = "%s with %s would leave the ledger, %s would go\n"

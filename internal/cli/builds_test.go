@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"lighter/internal/api"
+	"lighter/internal/cli/command"
 	"lighter/store"
 )
 
@@ -45,7 +46,7 @@ func TestListAsksForWhatTheFiltersSay(t *testing.T) {
 		"--name hello-* --system i686-linux --since 2026-11-20T10:00:00Z --until 2026-11-20T11:00:00Z": "limit=30&name=hello-%2A&since=2026-11-20T10%3A00%3A00Z&system=i686-linux&until=2026-11-20T11%3A00%3A00Z",
 		"--derivation " + string(drv("x")): "derivation=%2Fgnu%2Fstore%2F00000000000000000000000000000000-x.drv&limit=30",
 	} {
-		s.run("", append([]string{"builds", "list"}, strings.Fields(args)...)...).want(t, exitDone, "01234567  queued  hello  -        3 minutes ago  -", "")
+		s.run("", append([]string{"builds", "list"}, strings.Fields(args)...)...).want(t, command.ExitDone, "01234567  queued  hello  -        3 minutes ago  -", "")
 		if diff := cmp.Diff([]string{"GET /v1/builds?" + want}, s.requests("GET")); diff != "" {
 			t.Errorf("%q (-want +got):\n%s", args, diff)
 		}
@@ -59,7 +60,7 @@ func TestListAsksForWhatTheFiltersSay(t *testing.T) {
 		"--derivation hello": "--derivation: store path",
 		"--limit -1":         "can't be negative",
 	} {
-		s.run("", append([]string{"builds", "list"}, strings.Fields(args)...)...).want(t, exitUsage, "", want)
+		s.run("", append([]string{"builds", "list"}, strings.Fields(args)...)...).want(t, command.ExitUsage, "", want)
 	}
 	if asked := s.requests(""); len(asked) > 0 {
 		t.Errorf("asked %q with wrong flags", asked)
@@ -86,7 +87,7 @@ func TestListPages(t *testing.T) {
 	s := newStub(t)
 	s.mux.Handle("GET /v1/builds", pager(2500))
 	all := s.run("", "builds", "list", "--ids", "--limit", "0")
-	all.want(t, exitDone, "00000001\n00000002\n", "")
+	all.want(t, command.ExitDone, "00000001\n00000002\n", "")
 	if lines := strings.Fields(all.out); len(lines) != 2500 || lines[2499] != "00002500" {
 		t.Errorf("got %d ids, the last one %s", len(lines), lines[len(lines)-1])
 	}
@@ -94,14 +95,14 @@ func TestListPages(t *testing.T) {
 		t.Errorf("asked %d times, want 3", n)
 	}
 	some := s.run("", "builds", "list", "--limit", "1200")
-	some.want(t, exitDone, "ID        STATE", "there are more; see --limit")
+	some.want(t, command.ExitDone, "ID        STATE", "there are more; see --limit")
 	if n := strings.Count(some.out, "\n"); n != 1201 {
 		t.Errorf("got %d lines, want 1200 and a heading", n)
 	}
 	if n := strings.Count(some.out, "STATE"); n != 1 {
 		t.Errorf("the heading is there %d times", n)
 	}
-	s.run("", "builds", "list", "--limit", "2500", "--ids").want(t, exitDone, "00002500", "")
+	s.run("", "builds", "list", "--limit", "2500", "--ids").want(t, command.ExitDone, "00002500", "")
 }
 
 func TestListIsHarmless(t *testing.T) {
@@ -109,9 +110,9 @@ func TestListIsHarmless(t *testing.T) {
 	b := oneBuild(evil, "x", api.Queued)
 	b.Machine, b.Reason = evil, evil
 	s.answer("GET /v1/builds", api.BuildList{Builds: []api.Build{b}})
-	s.run("", "builds", "list").want(t, exitDone, `evil\x1b`, "")
-	s.run("", "builds", "list", "--ids").want(t, exitDone, `evil\x1b`, "")
-	s.run("", "builds", "list", "--absolute").want(t, exitDone, b.Submitted.Local().Format(time.DateTime), "")
+	s.run("", "builds", "list").want(t, command.ExitDone, `evil\x1b`, "")
+	s.run("", "builds", "list", "--ids").want(t, command.ExitDone, `evil\x1b`, "")
+	s.run("", "builds", "list", "--absolute").want(t, command.ExitDone, b.Submitted.Local().Format(time.DateTime), "")
 }
 
 func TestSteeringByIDAndFilter(t *testing.T) {
@@ -136,16 +137,16 @@ func TestSteeringByIDAndFilter(t *testing.T) {
 		if strings.Contains(args, "--json") {
 			r.code, r.out = 0, "" // a program gets the text as it is
 		} else {
-			r.want(t, exitDone, "and 10 more", "")
-			r.want(t, exitDone, `evil\x1b[2J`, "")
+			r.want(t, command.ExitDone, "and 10 more", "")
+			r.want(t, command.ExitDone, `evil\x1b[2J`, "")
 		}
 		if diff := cmp.Diff([]string{want}, s.requests("POST")); diff != "" {
 			t.Errorf("%q (-want +got):\n%s", args, diff)
 		}
 	}
-	s.run("", "builds", "cancel", "--tag", "k=v").want(t, exitDone, "aaaa1111 canceled\n", "the filter selects 3 builds")
-	s.run("", "builds", "retry", "--tag", "k=v").want(t, exitDone, "aaaa1111 queued again\n", "the filter selects 3 builds")
-	s.run("", "builds", "priority", "5", "aaaa").want(t, exitDone, "aaaa1111 has priority 5\n", "")
+	s.run("", "builds", "cancel", "--tag", "k=v").want(t, command.ExitDone, "aaaa1111 canceled\n", "the filter selects 3 builds")
+	s.run("", "builds", "retry", "--tag", "k=v").want(t, command.ExitDone, "aaaa1111 queued again\n", "the filter selects 3 builds")
+	s.run("", "builds", "priority", "5", "aaaa").want(t, command.ExitDone, "aaaa1111 has priority 5\n", "")
 	s.requests("")
 	for args, want := range map[string]string{
 		"cancel":                "which builds?",
@@ -155,7 +156,7 @@ func TestSteeringByIDAndFilter(t *testing.T) {
 		"priority 3":            "which builds?",
 		"retry --state don":     `no state is called "don"`,
 	} {
-		s.run("", append([]string{"builds"}, strings.Fields(args)...)...).want(t, exitUsage, "", want)
+		s.run("", append([]string{"builds"}, strings.Fields(args)...)...).want(t, command.ExitUsage, "", want)
 	}
 	if asked := s.requests("POST"); len(asked) > 0 {
 		t.Errorf("changed something with wrong flags: %q", asked)
@@ -165,7 +166,7 @@ func TestSteeringByIDAndFilter(t *testing.T) {
 func TestSteeringNothing(t *testing.T) {
 	s := newStub(t)
 	s.answer("GET /v1/builds", api.BuildList{})
-	s.run("", "builds", "cancel", "--tag", "k=v").want(t, exitDone, "", "no builds")
+	s.run("", "builds", "cancel", "--tag", "k=v").want(t, command.ExitDone, "", "no builds")
 	if asked := s.requests("POST"); len(asked) > 0 {
 		t.Errorf("asked for %q although the filter selects nothing", asked)
 	}
@@ -175,16 +176,16 @@ func TestSteeringNothing(t *testing.T) {
 	s.answer("POST /v1/cancel", api.Selected{})
 	b := oneBuild("aaaa1111", "hello", api.Succeeded)
 	s.answer("GET /v1/builds/{id}", &b)
-	s.run("", "builds", "cancel", "aaaa").want(t, exitDone, "aaaa1111 stays succeeded\n", "")
+	s.run("", "builds", "cancel", "aaaa").want(t, command.ExitDone, "aaaa1111 stays succeeded\n", "")
 	s.refuse("POST /v1/retry", &api.Error{Status: 404, Code: api.CodeNotFound, Message: "no build " + evil})
-	s.run("", "builds", "retry", "ffff").want(t, exitFailure, "", `no build evil\x1b`)
+	s.run("", "builds", "retry", "ffff").want(t, command.ExitFailure, "", `no build evil\x1b`)
 }
 
 func TestPrune(t *testing.T) {
 	s := newStub(t)
 	s.answer("POST /v1/prune", api.Pruned{Builds: 1200, Events: 9000, Logs: 1, File: "/x/" + evil, Bytes: 1 << 20})
-	s.run("", "builds", "prune", "--older-than", "30d").want(t, exitDone, "1,200 builds with 9,000 events left the ledger, 1 log went\nthey are in /x/evil", "")
-	s.run("", "builds", "prune", "--older-than", "1w", "--dry-run", "--state", "failed", "--keep-logs").want(t, exitDone, "would leave", "")
+	s.run("", "builds", "prune", "--older-than", "30d").want(t, command.ExitDone, "1,200 builds with 9,000 events left the ledger, 1 log went\nthey are in /x/evil", "")
+	s.run("", "builds", "prune", "--older-than", "1w", "--dry-run", "--state", "failed", "--keep-logs").want(t, command.ExitDone, "would leave", "")
 	want := []string{
 		`POST /v1/prune {"olderThan":2592000}`,
 		`POST /v1/prune {"olderThan":604800,"states":["failed"],"dryRun":true,"keepLogs":true}`,
@@ -198,7 +199,7 @@ func TestPrune(t *testing.T) {
 		"--older-than 1d --state queued": "not finished",
 		"--older-than 1d --state succeeded,nonsense": `no state is called "nonsense"`,
 	} {
-		s.run("", append([]string{"builds", "prune"}, strings.Fields(args)...)...).want(t, exitUsage, "", want)
+		s.run("", append([]string{"builds", "prune"}, strings.Fields(args)...)...).want(t, command.ExitUsage, "", want)
 	}
 }
 
@@ -235,7 +236,7 @@ func TestShowTellsTheStory(t *testing.T) {
 		"2        beta     1.0s    4.0s     1m00s     3.0s      succeeded\n",
 		"  building on beta (attempt 2)\n",
 	} {
-		got.want(t, exitDone, want, "")
+		got.want(t, command.ExitDone, want, "")
 	}
 	if asked := s.requests("GET /v1/builds/aaaa1111-2222/why"); len(asked) != 1 {
 		t.Errorf("asked %q", asked)

@@ -2,8 +2,6 @@ package cli
 
 import (
 	"bytes"
-	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -14,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"lighter/internal/cli/command"
 	"lighter/internal/human"
 	"lighter/internal/testkit"
 	"lighter/store/local"
@@ -52,14 +51,14 @@ func TestScripts(t *testing.T) {
 }
 
 // pages returns the help page of every command, by its path.
-func pages(t *testing.T, c *command) (all []string) {
+func pages(t *testing.T, c *command.Command) (all []string) {
 	t.Helper()
 	var b bytes.Buffer
-	if err := c.writeHelp(&b); err != nil {
+	if err := c.WriteHelp(&b); err != nil {
 		t.Fatal(err)
 	}
 	all = append(all, b.String())
-	for _, s := range c.sub {
+	for _, s := range c.Sub {
 		all = append(all, pages(t, s)...)
 	}
 	return all
@@ -77,12 +76,13 @@ func TestEveryCommandHasACompletePage(t *testing.T) {
 				t.Errorf("%s: the page has no%s", name, section)
 			}
 		}
+		const width = 80
 		inExamples := false
 		for line := range strings.Lines(page) {
 			line = strings.TrimRight(line, "\n")
 			inExamples = line == "EXAMPLES" || inExamples && (line == "" || line[0] == ' ')
-			if human.Width(line) > helpWidth && !inExamples {
-				t.Errorf("%s: wider than %d: %q", name, helpWidth, line)
+			if human.Width(line) > width && !inExamples {
+				t.Errorf("%s: wider than %d: %q", name, width, line)
 			}
 			if strings.TrimRight(line, " ") != line {
 				t.Errorf("%s: blanks at the end of %q", name, line)
@@ -145,38 +145,15 @@ func TestUsageErrors(t *testing.T) {
 			}
 			return t.TempDir() // all others name folders and files
 		}
-		p := Process{In: strings.NewReader(""), Out: &out, Err: &errs, Getenv: getenv}
-		if code := Run(t.Context(), strings.Fields(c.args), p); code != exitUsage {
-			t.Errorf("%s: exit code %d, want %d", name, code, exitUsage)
+		p := command.Process{In: strings.NewReader(""), Out: &out, Err: &errs, Getenv: getenv}
+		if code := Run(t.Context(), strings.Fields(c.args), p); code != command.ExitUsage {
+			t.Errorf("%s: exit code %d, want %d", name, code, command.ExitUsage)
 		}
 		if got := errs.String(); !strings.Contains(got, c.want) || !strings.HasPrefix(got, "lighter") {
 			t.Errorf("%s: error %q, want %q", name, got, c.want)
 		}
 		if out.Len() > 0 {
 			t.Errorf("%s: output %q", name, out.String())
-		}
-	}
-}
-
-func TestSignalsInterruptACommand(t *testing.T) {
-	signals := make(chan os.Signal, 1)
-	signals <- os.Interrupt
-	ctx, stop := cancelOnSignal(t.Context(), signals)
-	defer stop()
-	<-ctx.Done()
-	if got := context.Cause(ctx); !errors.Is(got, errInterrupted) {
-		t.Errorf("cause %v", got)
-	}
-}
-
-func TestNearest(t *testing.T) {
-	names := []string{"build", "builds", "machines", "status", "store", "keep-going", "keep-failed"}
-	for given, want := range map[string]string{
-		"biuld": "build", "bui": "build", "stor": "store", "satus": "status",
-		"keepgoing": "keep-going", "keep-fail": "keep-failed", "x": "", "lorry": "",
-	} {
-		if got := nearest(given, names); got != want {
-			t.Errorf("nearest(%q) = %q, want %q", given, got, want)
 		}
 	}
 }

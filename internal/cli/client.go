@@ -12,6 +12,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/command"
 	"lighter/internal/disk"
 	"lighter/internal/head"
 	"lighter/internal/human"
@@ -19,15 +20,15 @@ import (
 
 // clientAction is the action of a command that asks the coordinator, with the flag that says
 // where that is.
-func clientAction(fs *pflag.FlagSet, do func(ctx context.Context, inv *invocation, client *apiclient.Client) error) action {
-	return clientActionIn(socketFlags(fs), func(ctx context.Context, inv *invocation, client *apiclient.Client, _ head.Folders) error {
+func clientAction(fs *pflag.FlagSet, do func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error) command.Action {
+	return clientActionIn(socketFlags(fs), func(ctx context.Context, inv *command.Invocation, client *apiclient.Client, _ head.Folders) error {
 		return do(ctx, inv, client)
 	})
 }
 
 // clientActionIn is one that works in the head's folders too.
-func clientActionIn(where *folderFlags, do func(ctx context.Context, inv *invocation, client *apiclient.Client, f head.Folders) error) action {
-	return where.action(func(ctx context.Context, inv *invocation, f head.Folders) error {
+func clientActionIn(where *folderFlags, do func(ctx context.Context, inv *command.Invocation, client *apiclient.Client, f head.Folders) error) command.Action {
+	return where.action(func(ctx context.Context, inv *command.Invocation, f head.Folders) error {
 		client := apiclient.NewClient(f.Socket)
 		defer client.Close()
 		return noAnswer(f, do(ctx, inv, client, f))
@@ -38,12 +39,12 @@ func clientActionIn(where *folderFlags, do func(ctx context.Context, inv *invoca
 func noAnswer(f head.Folders, err error) error {
 	var answer *api.Error
 	switch {
-	case !errors.Is(err, api.ErrUnavailable) || errors.As(err, &answer) || errors.As(err, new(*exitError)):
+	case !errors.Is(err, api.ErrUnavailable) || errors.As(err, &answer) || errors.As(err, new(*command.ExitError)):
 		return err
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return &exitError{exitNoAnswer, fmt.Errorf("no coordinator answers at %s; start one with: lighter coordinator", f.Socket)}
+		return command.Exit(command.ExitNoAnswer, fmt.Errorf("no coordinator answers at %s; start one with: lighter coordinator", f.Socket))
 	case errors.Is(err, fs.ErrPermission):
-		return &exitError{exitNoAnswer, noAccess(f.Socket)}
+		return command.Exit(command.ExitNoAnswer, noAccess(f.Socket))
 	}
 	return err
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"lighter/internal/api"
+	"lighter/internal/cli/command"
 )
 
 func TestCompletion(t *testing.T) {
@@ -54,7 +55,7 @@ func TestCompletion(t *testing.T) {
 func TestCompletionWithoutCoordinator(t *testing.T) {
 	s := newStub(t)
 	s.socket = filepath.Join(t.TempDir(), "none")
-	s.run("", "__complete", "machines", "drain", "").want(t, exitDone, ":4\n", "")
+	s.run("", "__complete", "machines", "drain", "").want(t, command.ExitDone, ":4\n", "")
 }
 
 func TestManPages(t *testing.T) {

@@ -6,15 +6,16 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"lighter/internal/cli/command"
 	"lighter/internal/head"
 	"lighter/machines"
 )
 
-func coordinatorCommand() *command {
-	return &command{
-		name:  "coordinator",
-		short: "run the process that has things built",
-		long: `Runs the coordinator in the foreground, until it is interrupted or terminated. It owns the queue, the ledger and the connections to the machines; there is one per state folder. Builds on machines go on while it is away, and when it is started again it takes up everything where it was, even after it was killed.
+func coordinatorCommand() *command.Command {
+	return &command.Command{
+		Name:  "coordinator",
+		Short: "run the process that has things built",
+		Long: `Runs the coordinator in the foreground, until it is interrupted or terminated. It owns the queue, the ledger and the connections to the machines; there is one per state folder. Builds on machines go on while it is away, and when it is started again it takes up everything where it was, even after it was killed.
 
 Next to the machines file there may be lighter.toml, with limits, event hooks, and where to publish; docs/settings.md describes it. The machines file is read again when it changes, and the hooks of lighter.toml with "lighter coordinator reload"; its other settings take effect at the next start.
 
@@ -23,15 +24,15 @@ With --store=guix-daemon the head's store is Guix's: derivations and inputs are 
 On its first start, with a store of its own, it makes the head's signing key. The machines must trust that key, and the head theirs: the first happens by itself where the machine uses lighter's own store, the second with "lighter machines authorize".
 
 Machines get lighter-agent for their platform from a folder with files such as lighter-agent-linux-arm64: --agents, $LIGHTER_AGENTS, "agents" beside this program, or ../lib/lighter/agents from there.`,
-		exits: []int{exitBadInput, exitInterrupted},
-		examples: []example{
+		Exits: []int{command.ExitBadInput, command.ExitInterrupted},
+		Examples: []command.Example{
 			{"lighter coordinator", "with the machines of the configuration folder"},
 			{"lighter coordinator --machines ./machines.toml --state /scratch/me/lighter --log-level debug", "with everything elsewhere"},
 			{"lighter coordinator --store=guix-daemon", "for guix-daemon, with the machines of /etc/guix/machines.scm"},
 			{"systemd-run --user --unit lighter lighter coordinator --log-format json", "in the background, under systemd"},
 		},
-		takesSignals: true,
-		setup: func(fs *pflag.FlagSet) action {
+		TakesSignals: true,
+		Setup: func(fs *pflag.FlagSet) command.Action {
 			c := &coordinatorAction{}
 			fs.StringVar(&c.machines, "machines", "", "the machines file is `FILE` (default machines.toml in the configuration folder)")
 			fs.StringVar(&c.agents, "agents", "", "folder `DIR` with agents for the machines' platforms")
@@ -47,7 +48,7 @@ type coordinatorAction struct {
 	machines, agents string
 }
 
-func (c *coordinatorAction) run(ctx context.Context, inv *invocation, f head.Folders) error {
+func (c *coordinatorAction) run(ctx context.Context, inv *command.Invocation, f head.Folders) error {
 	set, err := f.LoadSettings()
 	if err != nil {
 		return err
@@ -66,14 +67,14 @@ func (c *coordinatorAction) run(ctx context.Context, inv *invocation, f head.Fol
 		return err
 	}
 	// Being asked to stop is a good end.
-	ctx, stop := cancelOnSignal(ctx, inv.Signals)
+	ctx, stop := inv.CancelOnSignal(ctx)
 	defer stop()
 	err = head.Run(ctx, head.Options{
 		Folders: f, Settings: set, Machines: list, MachinesFile: file,
 		LoadMachines: func(ctx context.Context) ([]machines.Machine, error) { return loadMachines(ctx, inv, file) },
 		Agents:       c.agents, Getenv: inv.Getenv, Logger: logger,
 	})
-	if errors.Is(err, errInterrupted) {
+	if errors.Is(err, command.ErrInterrupted) {
 		return nil
 	}
 	return err

@@ -7,30 +7,31 @@ import (
 	"github.com/spf13/pflag"
 
 	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/command"
 	"lighter/internal/cli/display"
 	"lighter/internal/human"
 )
 
 // steeredCoordinatorCommand is the command that runs the coordinator, with those below it
 // that tell a running one what to do.
-func steeredCoordinatorCommand() *command {
+func steeredCoordinatorCommand() *command.Command {
 	c := coordinatorCommand()
-	c.sub = append(c.sub, coordinatorPauseCommand(), coordinatorResumeCommand(), coordinatorReloadCommand())
+	c.Sub = append(c.Sub, coordinatorPauseCommand(), coordinatorResumeCommand(), coordinatorReloadCommand())
 	return c
 }
 
-func coordinatorPauseCommand() *command {
-	return &command{
-		name:  "pause",
-		short: "place no builds until resume",
-		long:  `The coordinator places no more builds until "lighter coordinator resume", even across restarts. It still takes submissions, and what runs on machines goes on.`,
-		exits: []int{exitNoAnswer},
-		examples: []example{
+func coordinatorPauseCommand() *command.Command {
+	return &command.Command{
+		Name:  "pause",
+		Short: "place no builds until resume",
+		Long:  `The coordinator places no more builds until "lighter coordinator resume", even across restarts. It still takes submissions, and what runs on machines goes on.`,
+		Exits: []int{command.ExitNoAnswer},
+		Examples: []command.Example{
 			{"lighter coordinator pause --reason 'the head moves'", "before the head is worked on"},
 		},
-		setup: func(fs *pflag.FlagSet) action {
+		Setup: func(fs *pflag.FlagSet) command.Action {
 			reason := fs.String("reason", "", "why, for others to read")
-			return clientAction(fs, func(ctx context.Context, inv *invocation, client *apiclient.Client) error {
+			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
 				if err := client.Pause(ctx, *reason); err != nil {
 					return err
 				}
@@ -41,17 +42,17 @@ func coordinatorPauseCommand() *command {
 	}
 }
 
-func coordinatorResumeCommand() *command {
-	return &command{
-		name:  "resume",
-		short: "place builds again",
-		long:  `Ends what "lighter coordinator pause" began. If something else is in the way, such as the head's disk, this says so.`,
-		exits: []int{exitNoAnswer},
-		examples: []example{
+func coordinatorResumeCommand() *command.Command {
+	return &command.Command{
+		Name:  "resume",
+		Short: "place builds again",
+		Long:  `Ends what "lighter coordinator pause" began. If something else is in the way, such as the head's disk, this says so.`,
+		Exits: []int{command.ExitNoAnswer},
+		Examples: []command.Example{
 			{"lighter coordinator resume", "go on"},
 		},
-		setup: func(fs *pflag.FlagSet) action {
-			return clientAction(fs, func(ctx context.Context, inv *invocation, client *apiclient.Client) error {
+		Setup: func(fs *pflag.FlagSet) command.Action {
+			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
 				if err := client.Resume(ctx); err != nil {
 					return err
 				}
@@ -70,15 +71,15 @@ func coordinatorResumeCommand() *command {
 	}
 }
 
-func coordinatorReloadCommand() *command {
-	return &command{
-		name:  "reload",
-		short: "read the machines file now",
-		long:  `The same as "lighter machines reload".`,
-		exits: []int{exitNoAnswer},
-		examples: []example{
+func coordinatorReloadCommand() *command.Command {
+	return &command.Command{
+		Name:  "reload",
+		Short: "read the machines file now",
+		Long:  `The same as "lighter machines reload".`,
+		Exits: []int{command.ExitNoAnswer},
+		Examples: []command.Example{
 			{"lighter coordinator reload", "after a change of machines.toml"},
 		},
-		setup: reloadAction,
+		Setup: reloadAction,
 	}
 }

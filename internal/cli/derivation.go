@@ -13,47 +13,48 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"lighter/internal/cli/command"
 	"lighter/store"
 	"lighter/store/derivation"
 	"lighter/store/local"
 )
 
-func derivationCommand() *command {
-	return &command{
-		name:  "derivation",
-		short: "show derivations as JSON, and make them from JSON",
-		long: `A derivation says how to build something; it is a file in the store whose name
+func derivationCommand() *command.Command {
+	return &command.Command{
+		Name:  "derivation",
+		Short: "show derivations as JSON, and make them from JSON",
+		Long: `A derivation says how to build something; it is a file in the store whose name
 ends in ".drv". These commands translate between that file and JSON, in the
 shape of "nix derivation show" and "nix derivation add".`,
-		sub: []*command{derivationShowCommand(), derivationAddCommand()},
+		Sub: []*command.Command{derivationShowCommand(), derivationAddCommand()},
 	}
 }
 
-func derivationShowCommand() *command {
-	return &command{
-		name:  "show",
-		args:  "DRV…",
-		short: "print derivations as JSON",
-		long: `Prints one JSON object with a member for each derivation, by its path. DRV is
+func derivationShowCommand() *command.Command {
+	return &command.Command{
+		Name:  "show",
+		Args:  "DRV…",
+		Short: "print derivations as JSON",
+		Long: `Prints one JSON object with a member for each derivation, by its path. DRV is
 the path of a derivation in the head's store, or any file that holds one.`,
-		exits: []int{exitBadInput},
-		examples: []example{
+		Exits: []int{command.ExitBadInput},
+		Examples: []command.Example{
 			{"lighter derivation show /gnu/store/…-hello-2.12.drv", "one derivation"},
 			{"lighter derivation show -r /gnu/store/…-hello-2.12.drv | jq length", "how many derivations it needs, with itself"},
 		},
-		setup: func(fs *pflag.FlagSet) action {
+		Setup: func(fs *pflag.FlagSet) command.Action {
 			recursive := fs.BoolP("recursive", "r", false, "also show every derivation that it needs")
-			return storeAction(fs, func(ctx context.Context, inv *invocation, s *local.Store) error {
+			return storeAction(fs, func(ctx context.Context, inv *command.Invocation, s *local.Store) error {
 				return showDerivations(ctx, inv, s, *recursive)
 			})
 		},
 	}
 }
 
-func showDerivations(ctx context.Context, inv *invocation, s *local.Store, recursive bool) error {
+func showDerivations(ctx context.Context, inv *command.Invocation, s *local.Store, recursive bool) error {
 	found := make(map[store.Path]*derivation.Derivation)
 	var queue []store.Path
-	for _, arg := range inv.args {
+	for _, arg := range inv.Args {
 		path, d, err := readDerivation(s, arg)
 		if err != nil {
 			return err
@@ -98,7 +99,7 @@ func inputPaths(d *derivation.Derivation) []store.Path {
 func readDerivation(s *local.Store, arg string) (store.Path, *derivation.Derivation, error) {
 	if path, err := s.Dir().ParsePath(arg); err == nil {
 		if !path.IsDerivation() {
-			return "", nil, badInput(fmt.Errorf("%s: no derivation; its name does not end in %s", path, derivation.Extension))
+			return "", nil, command.BadInput(fmt.Errorf("%s: no derivation; its name does not end in %s", path, derivation.Extension))
 		}
 		d, err := storedDerivation(s, path)
 		if !errors.Is(err, store.ErrNotValid) {
@@ -115,7 +116,7 @@ func readDerivation(s *local.Store, arg string) (store.Path, *derivation.Derivat
 	}
 	path, err := d.Path(s.Dir(), fileDerivationName(arg))
 	if err != nil {
-		return "", nil, badInput(fmt.Errorf("%s: %w", arg, err))
+		return "", nil, command.BadInput(fmt.Errorf("%s: %w", arg, err))
 	}
 	return path, d, nil
 }
@@ -142,7 +143,7 @@ func derivationFile(dir store.Dir, file string) (*derivation.Derivation, error) 
 	}
 	d, err := derivation.Parse(dir, text)
 	if err != nil {
-		return nil, badInput(fmt.Errorf("%s: %w", file, err))
+		return nil, command.BadInput(fmt.Errorf("%s: %w", file, err))
 	}
 	return d, nil
 }
@@ -165,17 +166,17 @@ func resolver(s *local.Store) derivation.Resolver {
 	return func(path store.Path) (*derivation.Derivation, error) { return storedDerivation(s, path) }
 }
 
-func derivationAddCommand() *command {
-	return &command{
-		name:  "add",
-		args:  "[FILE]",
-		short: "make derivations from JSON and print their paths",
-		long: `Reads JSON from FILE or standard input, computes the output paths (those that
+func derivationAddCommand() *command.Command {
+	return &command.Command{
+		Name:  "add",
+		Args:  "[FILE]",
+		Short: "make derivations from JSON and print their paths",
+		Long: `Reads JSON from FILE or standard input, computes the output paths (those that
 are there are checked), writes the derivations into the head's store, and prints
 the path of each .drv, inputs first. The JSON holds one derivation with a "name",
 or several by path, as "lighter derivation show" prints them.`,
-		exits: []int{exitBadInput},
-		examples: []example{
+		Exits: []int{command.ExitBadInput},
+		Examples: []command.Example{
 			{`lighter derivation add <<'END'
 { "name": "greeting", "system": "x86_64-linux",
   "builder": "/bin/sh", "args": ["-c", "echo hello > $out"],
@@ -183,8 +184,8 @@ or several by path, as "lighter derivation show" prints them.`,
 END`, "a derivation by hand (the machine needs sandbox-paths with /bin/sh)"},
 			{"lighter build $(lighter derivation add hello.json)", "make one and build it"},
 		},
-		setup: func(fs *pflag.FlagSet) action {
-			return storeAction(fs, func(ctx context.Context, inv *invocation, s *local.Store) error {
+		Setup: func(fs *pflag.FlagSet) command.Action {
+			return storeAction(fs, func(ctx context.Context, inv *command.Invocation, s *local.Store) error {
 				text, name, err := readInput(inv, maxJSONSize)
 				if err != nil {
 					return err
@@ -199,10 +200,10 @@ END`, "a derivation by hand (the machine needs sandbox-paths with /bin/sh)"},
 const maxJSONSize = 256 << 20
 
 // readInput reads the file that the argument names, or standard input.
-func readInput(inv *invocation, limit int64) (text []byte, name string, err error) {
+func readInput(inv *command.Invocation, limit int64) (text []byte, name string, err error) {
 	in, name := inv.In, "standard input"
-	if len(inv.args) == 1 && inv.args[0] != "-" {
-		name = inv.args[0]
+	if len(inv.Args) == 1 && inv.Args[0] != "-" {
+		name = inv.Args[0]
 		f, err := os.Open(name)
 		if err != nil {
 			return nil, "", err
@@ -215,20 +216,20 @@ func readInput(inv *invocation, limit int64) (text []byte, name string, err erro
 	case err != nil:
 		return nil, "", fmt.Errorf("read %s: %w", name, err)
 	case int64(len(text)) > limit:
-		return nil, "", badInput(fmt.Errorf("%s: more than %d bytes", name, limit))
+		return nil, "", command.BadInput(fmt.Errorf("%s: more than %d bytes", name, limit))
 	}
 	return text, name, nil
 }
 
-func addDerivations(ctx context.Context, inv *invocation, s *local.Store, name string, text []byte) error {
+func addDerivations(ctx context.Context, inv *command.Invocation, s *local.Store, name string, text []byte) error {
 	all, err := derivation.ParseJSON(s.Dir(), text)
 	if err != nil {
-		return badInput(fmt.Errorf("%s: %w", name, err))
+		return command.BadInput(fmt.Errorf("%s: %w", name, err))
 	}
 	hasher := derivation.NewHasher(s.Dir(), resolver(s))
 	for _, n := range all {
 		if err := n.Complete(hasher); err != nil {
-			return badInput(fmt.Errorf("%s: derivation %s: %w", name, n.Name, err))
+			return command.BadInput(fmt.Errorf("%s: derivation %s: %w", name, n.Name, err))
 		}
 		d := n.Derivation
 		path, err := s.AddText(ctx, n.Name+derivation.Extension, d.Marshal(), d.References())

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"lighter/internal/cli/command"
 	"lighter/internal/doctor"
 )
 
@@ -24,22 +25,22 @@ func TestDoctorSaysWhatItFinds(t *testing.T) {
 		want     string
 	}{
 		"good":    {findings: good, want: lines + "\n0 problems, 1 note\n"},
-		"bad":     {findings: bad, code: exitFailure, want: lines + "PROBLEM  machine evil\\x1b[2J\\r\\x07 evil\\x1b[2J\\r\\x07\n         → mend evil\\x1b[2J\\r\\x07\n\n1 problem, 1 note\n"},
+		"bad":     {findings: bad, code: command.ExitFailure, want: lines + "PROBLEM  machine evil\\x1b[2J\\r\\x07 evil\\x1b[2J\\r\\x07\n         → mend evil\\x1b[2J\\r\\x07\n\n1 problem, 1 note\n"},
 		"as JSON": {findings: bad[1:2], json: true, want: `{"check":"clock","level":"note","detail":"fast","fix":"wait"}` + "\n"},
 	} {
 		var out bytes.Buffer
-		err := writeFindings(t.Context(), &invocation{Process: Process{Out: &out, Getenv: noEnv}}, slices.Values(c.findings), c.json)
-		code := exitDone
+		err := writeFindings(t.Context(), &command.Invocation{Process: command.Process{Out: &out, Getenv: noEnv}}, slices.Values(c.findings), c.json)
+		code := command.ExitDone
 		if err != nil {
-			code, _ = exitCode(err)
+			code, _ = command.ExitCode(err)
 		}
 		if code != c.code || out.String() != c.want {
 			t.Errorf("%s: exit code %d, %q, want %q", name, code, out.String(), c.want)
 		}
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())
-	cancel(errInterrupted)
-	if err := writeFindings(ctx, &invocation{Process: Process{Out: io.Discard, Getenv: noEnv}}, slices.Values(good), false); !errors.Is(err, errInterrupted) {
+	cancel(command.ErrInterrupted)
+	if err := writeFindings(ctx, &command.Invocation{Process: command.Process{Out: io.Discard, Getenv: noEnv}}, slices.Values(good), false); !errors.Is(err, command.ErrInterrupted) {
 		t.Errorf("interrupted: %v", err)
 	}
 }
@@ -48,10 +49,10 @@ func noEnv(string) string { return "" }
 
 func TestDoctorCommand(t *testing.T) {
 	s := newStub(t)
-	s.run("", "doctor", "--drop-unusable", "--accept-loss").want(t, exitUsage, "", "one after the other")
-	s.run("", "doctor", "--drop-unusable").want(t, exitFailure, "PROBLEM  ledger", "")
+	s.run("", "doctor", "--drop-unusable", "--accept-loss").want(t, command.ExitUsage, "", "one after the other")
+	s.run("", "doctor", "--drop-unusable").want(t, command.ExitFailure, "PROBLEM  ledger", "")
 	got := s.run("", "doctor", "--json", "--socket", filepath.Join(s.folder, "none"))
-	got.want(t, exitFailure, `{"check":"socket","level":"problem",`, "")
+	got.want(t, command.ExitFailure, `{"check":"socket","level":"problem",`, "")
 	if strings.Contains(got.out, "problems,") {
 		t.Errorf("as JSON: %s", got.out)
 	}

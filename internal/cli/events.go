@@ -9,26 +9,27 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/command"
 	"lighter/internal/cli/display"
 	"lighter/internal/human"
 )
 
-func eventsCommand() *command {
-	return &command{
-		name:  "events",
-		args:  "[ID…]",
-		short: "print what happens to builds and machines",
-		long: `Prints a line for each change of a build, a machine or the coordinator; with ID only for those builds. Each event is printed once, in order, even if the coordinator is restarted meanwhile.
+func eventsCommand() *command.Command {
+	return &command.Command{
+		Name:  "events",
+		Args:  "[ID…]",
+		Short: "print what happens to builds and machines",
+		Long: `Prints a line for each change of a build, a machine or the coordinator; with ID only for those builds. Each event is printed once, in order, even if the coordinator is restarted meanwhile.
 
 Events have numbers without gaps, so that a program can go on where it stopped: --from. Only those of builds that were pruned are gone. --state, --machine and --kind show fewer of them; the numbers stay.`,
-		exits: []int{exitNoAnswer},
-		examples: []example{
+		Exits: []int{command.ExitNoAnswer},
+		Examples: []command.Example{
 			{"lighter events --follow", "what happens from now on"},
 			{"lighter events --from 1 --json", "everything that ever happened, one JSON object a line"},
 			{"lighter events --follow --from 4711 --json", "for a program that has seen 4710"},
 			{"lighter events --follow --state failed,timed-out", "only what fails"},
 		},
-		setup: func(fs *pflag.FlagSet) action {
+		Setup: func(fs *pflag.FlagSet) command.Action {
 			e := &eventsAction{}
 			fs.BoolVarP(&e.follow, "follow", "f", false, "go on as things happen, even across a restart of the coordinator")
 			fs.Uint64Var(&e.from, "from", 0, "number of the first event (default: with --follow the next one, else 1)")
@@ -50,7 +51,7 @@ type eventsAction struct {
 	wanted        []api.State
 }
 
-func (e *eventsAction) run(ctx context.Context, inv *invocation, client *apiclient.Client) error {
+func (e *eventsAction) run(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
 	var err error
 	if e.wanted, err = parseStates(inv, e.states); err != nil {
 		return err
@@ -58,10 +59,10 @@ func (e *eventsAction) run(ctx context.Context, inv *invocation, client *apiclie
 	kinds := []string{api.KindSubmitted, api.KindMissingInputs, api.KindMachineLost, api.KindMachineBack, api.KindOperator}
 	for _, kind := range e.kinds {
 		if !slices.Contains(kinds, kind) {
-			return inv.usageErrorf("no kind of event is called %q; there are %q", kind, kinds)
+			return inv.UsageErrorf("no kind of event is called %q; there are %q", kind, kinds)
 		}
 	}
-	if e.follow && !inv.flags.Changed("from") {
+	if e.follow && !inv.Flags.Changed("from") {
 		status, err := client.Status(ctx)
 		if err != nil {
 			return err
@@ -70,9 +71,9 @@ func (e *eventsAction) run(ctx context.Context, inv *invocation, client *apiclie
 	}
 	show := func(ev *api.Event) error { return e.show(inv, ev) }
 	if e.follow {
-		return client.FollowAcross(ctx, e.from, coordinatorGrace, show, inv.args...)
+		return client.FollowAcross(ctx, e.from, coordinatorGrace, show, inv.Args...)
 	}
-	return client.Events(ctx, e.from, show, inv.args...)
+	return client.Events(ctx, e.from, show, inv.Args...)
 }
 
 func (e *eventsAction) selects(ev *api.Event) bool {
@@ -81,7 +82,7 @@ func (e *eventsAction) selects(ev *api.Event) bool {
 		(e.machine == "" || e.machine == ev.Machine)
 }
 
-func (e *eventsAction) show(inv *invocation, ev *api.Event) error {
+func (e *eventsAction) show(inv *command.Invocation, ev *api.Event) error {
 	if !e.selects(ev) {
 		return nil
 	}
@@ -100,18 +101,18 @@ func eventSubject(ev *api.Event) string {
 	return human.Printable(ev.Build)
 }
 
-func metricsCommand() *command {
-	return &command{
-		name:  "metrics",
-		short: "print the coordinator's figures for Prometheus",
-		long:  `Prints what GET /v1/metrics on the coordinator's socket answers, in Prometheus's text format: builds by state, queues, machines, transfers, times. docs/metrics.md has the names, and how a Prometheus server gets at them.`,
-		exits: []int{exitNoAnswer},
-		examples: []example{
+func metricsCommand() *command.Command {
+	return &command.Command{
+		Name:  "metrics",
+		Short: "print the coordinator's figures for Prometheus",
+		Long:  `Prints what GET /v1/metrics on the coordinator's socket answers, in Prometheus's text format: builds by state, queues, machines, transfers, times. docs/metrics.md has the names, and how a Prometheus server gets at them.`,
+		Exits: []int{command.ExitNoAnswer},
+		Examples: []command.Example{
 			{"lighter metrics", "all figures"},
 			{"lighter metrics > /var/lib/node_exporter/lighter.prom.new && mv /var/lib/node_exporter/lighter.prom.new /var/lib/node_exporter/lighter.prom", "for node_exporter's textfile collector"},
 		},
-		setup: func(fs *pflag.FlagSet) action {
-			return clientAction(fs, func(ctx context.Context, inv *invocation, client *apiclient.Client) error {
+		Setup: func(fs *pflag.FlagSet) command.Action {
+			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
 				return client.Metrics(ctx, inv.Out)
 			})
 		},

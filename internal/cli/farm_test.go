@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"lighter/internal/api"
+	"lighter/internal/cli/command"
 )
 
 func TestEventsAcrossRestarts(t *testing.T) {
@@ -36,7 +37,7 @@ func TestEventsAcrossRestarts(t *testing.T) {
 	out := &untilLines{n: last, done: cancel}
 	var errs bytes.Buffer
 	getenv := func(name string) string { return map[string]string{"LIGHTER_SOCKET": s.socket, "HOME": s.folder}[name] }
-	Run(ctx, []string{"events", "--follow", "--from", "1", "--json"}, Process{Out: out, Err: &errs, Getenv: getenv})
+	Run(ctx, []string{"events", "--follow", "--from", "1", "--json"}, command.Process{Out: out, Err: &errs, Getenv: getenv})
 	var seqs []uint64
 	for line := range strings.Lines(out.String()) {
 		var ev api.Event
@@ -89,7 +90,7 @@ func TestEventFilters(t *testing.T) {
 		"--state done b":         "4",
 	} {
 		r := s.run("", append([]string{"events"}, strings.Fields(args)...)...)
-		r.want(t, exitDone, "", "")
+		r.want(t, command.ExitDone, "", "")
 		var seqs []string
 		for line := range strings.Lines(r.out) {
 			seqs = append(seqs, strings.Fields(line)[0])
@@ -98,14 +99,14 @@ func TestEventFilters(t *testing.T) {
 			t.Errorf("%q: events %s, want %s", args, got, want)
 		}
 	}
-	s.run("", "events", "--kind", "machine-lost").want(t, exitDone, `machine-lost on beta: evil\x1b`, "")
-	s.run("", "events", "--kind", "lost").want(t, exitUsage, "", `no kind of event is called "lost"`)
+	s.run("", "events", "--kind", "machine-lost").want(t, command.ExitDone, `machine-lost on beta: evil\x1b`, "")
+	s.run("", "events", "--kind", "lost").want(t, command.ExitUsage, "", `no kind of event is called "lost"`)
 }
 
 func TestMetrics(t *testing.T) {
 	s := newStub(t)
 	s.mux.HandleFunc("GET /v1/metrics", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "lighter_builds 3\n") })
-	s.run("", "metrics").want(t, exitDone, "lighter_builds 3\n", "")
+	s.run("", "metrics").want(t, command.ExitDone, "lighter_builds 3\n", "")
 }
 
 func TestSteeringMachines(t *testing.T) {
@@ -121,7 +122,7 @@ func TestSteeringMachines(t *testing.T) {
 		"tag alpha rack=2 disk- x=a=b":     `POST /v1/machines/alpha/tags {"set":{"rack":"2","x":"a=b"},"remove":["disk"]}`,
 	} {
 		s.run("", append([]string{"machines"}, strings.Fields(args)...)...).
-			want(t, exitDone, `alpha: draining, 2 builds running: evil\x1b[2J\r\x07 [disk=ssd,rack=2]`, "")
+			want(t, command.ExitDone, `alpha: draining, 2 builds running: evil\x1b[2J\r\x07 [disk=ssd,rack=2]`, "")
 		if got := strings.Join(s.requests("POST"), "\n"); got != want {
 			t.Errorf("%q: asked\n%s\nwant\n%s", args, got, want)
 		}
@@ -136,19 +137,19 @@ func TestSteeringMachines(t *testing.T) {
 	} {
 		r := s.run("", append([]string{"machines"}, strings.Fields(args)...)...)
 		if want != "" {
-			r.want(t, exitUsage, "", want)
+			r.want(t, command.ExitUsage, "", want)
 		} else {
-			r.want(t, exitDone, "", "")
+			r.want(t, command.ExitDone, "", "")
 		}
 	}
 	list := s.run("", "machines", "list")
-	list.want(t, exitDone, "alpha  draining  2/4", "")
-	list.want(t, exitDone, `beta: evil\x1b`, "")
-	s.run("", "machines", "list", "--json").want(t, exitDone, `"draining":true,"drainReason":"evil\u001b[2J\r\u0007"`, "")
+	list.want(t, command.ExitDone, "alpha  draining  2/4", "")
+	list.want(t, command.ExitDone, `beta: evil\x1b`, "")
+	s.run("", "machines", "list", "--json").want(t, command.ExitDone, `"draining":true,"drainReason":"evil\u001b[2J\r\u0007"`, "")
 
 	s.answer("POST /v1/reload", api.Reloaded{Added: []string{"gamma"}, Removed: []string{evil}})
-	s.run("", "machines", "reload").want(t, exitDone, "added: gamma\nremoved: evil\\x1b", "")
-	s.run("", "coordinator", "reload", "--json").want(t, exitDone, `"added"`, "")
+	s.run("", "machines", "reload").want(t, command.ExitDone, "added: gamma\nremoved: evil\\x1b", "")
+	s.run("", "coordinator", "reload", "--json").want(t, command.ExitDone, `"added"`, "")
 }
 
 func TestPauseAndResume(t *testing.T) {
@@ -156,12 +157,12 @@ func TestPauseAndResume(t *testing.T) {
 	s.answer("POST /v1/pause", struct{}{})
 	s.answer("POST /v1/resume", struct{}{})
 	s.answer("GET /v1/status", api.Status{Paused: "the head's disk is full " + evil})
-	s.run("", "coordinator", "pause", "--reason", "move").want(t, exitDone, "paused; what runs goes on\n", "")
-	s.run("", "coordinator", "resume").want(t, exitDone, `resumed, but still paused: the head's disk is full evil\x1b`, "")
+	s.run("", "coordinator", "pause", "--reason", "move").want(t, command.ExitDone, "paused; what runs goes on\n", "")
+	s.run("", "coordinator", "resume").want(t, command.ExitDone, `resumed, but still paused: the head's disk is full evil\x1b`, "")
 	if diff := cmp.Diff([]string{`POST /v1/pause {"reason":"move"}`, `POST /v1/resume {}`}, s.requests("POST")); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	s.run("", "coordinator", "pause", "now").want(t, exitUsage, "", `takes no arguments, got "now"`)
+	s.run("", "coordinator", "pause", "now").want(t, command.ExitUsage, "", `takes no arguments, got "now"`)
 }
 
 func TestStatusWatchAsJSON(t *testing.T) {
@@ -170,10 +171,10 @@ func TestStatusWatchAsJSON(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	out := &untilLines{n: 2, done: cancel}
 	getenv := func(name string) string { return map[string]string{"LIGHTER_SOCKET": s.socket, "HOME": s.folder}[name] }
-	Run(ctx, []string{"status", "--watch", "--json"}, Process{Out: out, Err: io.Discard, Getenv: getenv})
+	Run(ctx, []string{"status", "--watch", "--json"}, command.Process{Out: out, Err: io.Discard, Getenv: getenv})
 	if lines := strings.Count(out.String(), `{"version":"1"`); lines < 2 {
 		t.Errorf("got %q", out.String())
 	}
-	s.run("", "status", "--watch").want(t, exitUsage, "", "--watch wants a terminal")
-	s.run("", "status").want(t, exitDone, "builds: none yet\n", "")
+	s.run("", "status", "--watch").want(t, command.ExitUsage, "", "--watch wants a terminal")
+	s.run("", "status").want(t, command.ExitDone, "builds: none yet\n", "")
 }

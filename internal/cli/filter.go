@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"lighter/internal/api"
+	"lighter/internal/cli/command"
 	"lighter/internal/human"
 	"lighter/store"
 )
@@ -72,7 +73,7 @@ func joinStates(between string) string {
 }
 
 // parseStates returns the states that names and words stand for, in their order.
-func parseStates(inv *invocation, names []string) ([]api.State, error) {
+func parseStates(inv *command.Invocation, names []string) ([]api.State, error) {
 	var states []api.State
 	for _, name := range names {
 		found := slices.Contains(api.States(), api.State(name))
@@ -91,7 +92,7 @@ func parseStates(inv *invocation, names []string) ([]api.State, error) {
 			}
 		}
 		if !found {
-			return nil, inv.usageErrorf("no state is called %q; they are %s, and there are the words %s", name, joinStates(", "), joinWords())
+			return nil, inv.UsageErrorf("no state is called %q; they are %s, and there are the words %s", name, joinStates(", "), joinWords())
 		}
 	}
 	slices.SortFunc(states, func(a, b api.State) int {
@@ -101,12 +102,12 @@ func parseStates(inv *invocation, names []string) ([]api.State, error) {
 }
 
 // parseTagList reads tags as flags have them.
-func parseTagList(inv *invocation, flag string, list []string) (map[string]string, error) {
+func parseTagList(inv *command.Invocation, flag string, list []string) (map[string]string, error) {
 	tags := make(map[string]string, len(list))
 	for _, tag := range list {
 		k, v, ok := strings.Cut(tag, "=")
 		if !ok || k == "" {
-			return nil, inv.usageErrorf("--%s %q: want NAME=VALUE", flag, tag)
+			return nil, inv.UsageErrorf("--%s %q: want NAME=VALUE", flag, tag)
 		}
 		tags[k] = v
 	}
@@ -114,7 +115,7 @@ func parseTagList(inv *invocation, flag string, list []string) (map[string]strin
 }
 
 // filter returns what the flags select.
-func (f *filterFlags) filter(inv *invocation, now time.Time) (*api.Filter, error) {
+func (f *filterFlags) filter(inv *command.Invocation, now time.Time) (*api.Filter, error) {
 	names := append(slices.Clone(f.states), f.only...)
 	if f.running {
 		names = append(names, "running")
@@ -125,7 +126,7 @@ func (f *filterFlags) filter(inv *invocation, now time.Time) (*api.Filter, error
 	filter := &api.Filter{Name: f.name, System: f.system, Machine: f.machine, User: f.user}
 	if f.mine {
 		if f.user != "" {
-			return nil, inv.usageErrorf("--mine and --user: want one of them")
+			return nil, inv.UsageErrorf("--mine and --user: want one of them")
 		}
 		filter.User = strconv.Itoa(os.Geteuid())
 	}
@@ -141,7 +142,7 @@ func (f *filterFlags) filter(inv *invocation, now time.Time) (*api.Filter, error
 	}
 	if f.derivation != "" {
 		if filter.Derivation, err = store.ParsePath(f.derivation); err != nil {
-			return nil, inv.usageErrorf("--derivation: %w", err)
+			return nil, inv.UsageErrorf("--derivation: %w", err)
 		}
 	}
 	for _, t := range []struct {
@@ -152,11 +153,11 @@ func (f *filterFlags) filter(inv *invocation, now time.Time) (*api.Filter, error
 			continue
 		}
 		if *t.to, err = human.ParseTime(t.text, now); err != nil {
-			return nil, inv.usageErrorf("--%s: %w", t.flag, err)
+			return nil, inv.UsageErrorf("--%s: %w", t.flag, err)
 		}
 	}
 	if err := filter.Check(); err != nil {
-		return nil, inv.usageErrorf("%w", err)
+		return nil, inv.UsageErrorf("%w", err)
 	}
 	return filter, nil
 }

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 
 	"lighter/internal/agentd"
+	"lighter/internal/cli/command"
 	"lighter/internal/head"
 	"lighter/machines"
 
@@ -46,8 +47,8 @@ func configFlag(fs *pflag.FlagSet) *string {
 }
 
 // action is that of a command that works in the folders.
-func (f *folderFlags) action(do func(ctx context.Context, inv *invocation, found head.Folders) error) action {
-	return func(ctx context.Context, inv *invocation) error {
+func (f *folderFlags) action(do func(ctx context.Context, inv *command.Invocation, found head.Folders) error) command.Action {
+	return func(ctx context.Context, inv *command.Invocation) error {
 		found, err := f.resolve(inv)
 		if err != nil {
 			return err
@@ -57,7 +58,7 @@ func (f *folderFlags) action(do func(ctx context.Context, inv *invocation, found
 }
 
 // resolve applies flags, environment and defaults, in this order.
-func (f *folderFlags) resolve(inv *invocation) (head.Folders, error) {
+func (f *folderFlags) resolve(inv *command.Invocation) (head.Folders, error) {
 	state, err := pick(f.state, inv.Getenv("LIGHTER_STATE"), func() (string, error) {
 		return agentd.DefaultState(inv.Getenv)
 	})
@@ -84,7 +85,7 @@ func (f *folderFlags) resolve(inv *invocation) (head.Folders, error) {
 }
 
 // resolveStore finds out which store the head has.
-func (f *folderFlags) resolveStore(inv *invocation, found *head.Folders) error {
+func (f *folderFlags) resolveStore(inv *command.Invocation, found *head.Folders) error {
 	if found.StoreKind = *f.store; found.StoreKind == "" {
 		found.StoreKind = inv.Getenv("LIGHTER_STORE")
 	}
@@ -93,7 +94,7 @@ func (f *folderFlags) resolveStore(inv *invocation, found *head.Folders) error {
 		found.StoreKind = machines.StoreLocal
 	case machines.StoreLocal, machines.StoreDaemon:
 	default:
-		return inv.usageErrorf("--store %q: want %s or %s", found.StoreKind, machines.StoreLocal, machines.StoreDaemon)
+		return inv.UsageErrorf("--store %q: want %s or %s", found.StoreKind, machines.StoreLocal, machines.StoreDaemon)
 	}
 	found.DaemonSocket = *f.daemonSocket
 	if found.Guix = inv.Getenv("GUIX_CONFIGURATION_DIRECTORY"); found.Guix == "" {

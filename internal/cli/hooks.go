@@ -11,39 +11,40 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/command"
 	"lighter/internal/cli/display"
 	"lighter/internal/human"
 	"lighter/internal/quantity"
 )
 
-func hooksCommand() *command {
-	return &command{
-		name:  "hooks",
-		short: "look at event hooks, and retry what failed",
-		long: `Event hooks are programs and built-ins that the coordinator runs when something happens to a build or a machine. A run that fails is tried again, after ever longer pauses; after some tries it is parked: it waits for a person.
+func hooksCommand() *command.Command {
+	return &command.Command{
+		Name:  "hooks",
+		Short: "look at event hooks, and retry what failed",
+		Long: `Event hooks are programs and built-ins that the coordinator runs when something happens to a build or a machine. A run that fails is tried again, after ever longer pauses; after some tries it is parked: it waits for a person.
 
 A run is named after its hook and the number of its event, such as publish/1042. docs/hooks.md says how to write hooks.`,
-		sub: []*command{
+		Sub: []*command.Command{
 			hooksListCommand(), hooksShowCommand(), hooksRetryCommand(), hooksDropCommand(), hooksTestCommand(),
 		},
 	}
 }
 
-func hooksListCommand() *command {
-	return &command{
-		name:  "list",
-		short: "list hooks, and the runs that failed",
-		long: `Lists the hooks with the numbers of their runs, then the runs that are parked or wait for their next try. BEHIND is how many events a hook has not looked at yet: it looks at more when it has carried out what it has.
+func hooksListCommand() *command.Command {
+	return &command.Command{
+		Name:  "list",
+		Short: "list hooks, and the runs that failed",
+		Long: `Lists the hooks with the numbers of their runs, then the runs that are parked or wait for their next try. BEHIND is how many events a hook has not looked at yet: it looks at more when it has carried out what it has.
 
 With --json one object has everything, including the runs that merely wait; at most 1000 parked ones and 1000 others.`,
-		exits: []int{exitNoAnswer},
-		examples: []example{
+		Exits: []int{command.ExitNoAnswer},
+		Examples: []command.Example{
 			{"lighter hooks list", "the state of the hooks"},
 			{"lighter hooks list --json | jq -r '.runs[] | select(.state == \"parked\") | .id'", "what is parked, for a program"},
 		},
-		setup: func(fs *pflag.FlagSet) action {
+		Setup: func(fs *pflag.FlagSet) command.Action {
 			asJSON := fs.Bool("json", false, "print a JSON object")
-			return clientAction(fs, func(ctx context.Context, inv *invocation, client *apiclient.Client) error {
+			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
 				list, err := client.Hooks(ctx)
 				if err != nil {
 					return err
@@ -65,7 +66,7 @@ func hookDoes(h *api.HookStatus) string {
 	return strings.Join(h.Command, " ")
 }
 
-func writeHooks(inv *invocation, list *api.HookList, now time.Time) error {
+func writeHooks(inv *command.Invocation, list *api.HookList, now time.Time) error {
 	if len(list.Hooks) == 0 {
 		fmt.Fprintln(inv.Err, "no hooks")
 		return nil
@@ -115,19 +116,19 @@ func nextTry(r *api.HookRun, now time.Time) string {
 
 func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }
 
-func hooksShowCommand() *command {
-	return &command{
-		name:  "show",
-		args:  "RUN…",
-		short: "show a run with its output",
-		long:  `Shows all that is known of runs that wait or are parked, with the end of what the last try wrote. Runs that are done are not kept.`,
-		exits: []int{exitNoAnswer},
-		examples: []example{
+func hooksShowCommand() *command.Command {
+	return &command.Command{
+		Name:  "show",
+		Args:  "RUN…",
+		Short: "show a run with its output",
+		Long:  `Shows all that is known of runs that wait or are parked, with the end of what the last try wrote. Runs that are done are not kept.`,
+		Exits: []int{command.ExitNoAnswer},
+		Examples: []command.Example{
 			{"lighter hooks show publish/1042", "why did it fail?"},
 		},
-		setup: func(fs *pflag.FlagSet) action {
+		Setup: func(fs *pflag.FlagSet) command.Action {
 			asJSON := fs.Bool("json", false, "print one JSON object a line")
-			return clientAction(fs, func(ctx context.Context, inv *invocation, client *apiclient.Client) error {
+			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
 				return showEach(inv, *asJSON, func(id string) (*api.HookRun, error) { return client.HookRun(ctx, id) }, func(run *api.HookRun) error {
 					return writeHookRun(inv.Out, run, time.Now())
 				})
@@ -179,29 +180,29 @@ func (h *hookSelection) define(fs *pflag.FlagSet, do string) {
 	fs.BoolVar(&h.all, "all", false, do+" all parked runs")
 }
 
-func (h *hookSelection) selection(inv *invocation) (*api.HookSelection, error) {
+func (h *hookSelection) selection(inv *command.Invocation) (*api.HookSelection, error) {
 	given := 0
-	for _, set := range []bool{len(inv.args) > 0, h.hook != "", h.all} {
+	for _, set := range []bool{len(inv.Args) > 0, h.hook != "", h.all} {
 		if set {
 			given++
 		}
 	}
 	if given != 1 {
-		return nil, inv.usageErrorf("want runs, or --hook, or --all")
+		return nil, inv.UsageErrorf("want runs, or --hook, or --all")
 	}
-	return &api.HookSelection{IDs: inv.args, Hook: h.hook, All: h.all}, nil
+	return &api.HookSelection{IDs: inv.Args, Hook: h.hook, All: h.all}, nil
 }
 
 // hooksSelecting is a command that does something to selected runs, and says so with
 // the words of done.
-func hooksSelecting(c *command, do, done string, ask func(*apiclient.Client, context.Context, *api.HookSelection) (*api.Selected, error)) *command {
-	c.args = "[RUN…]"
-	c.exits = []int{exitNoAnswer}
-	c.setup = func(fs *pflag.FlagSet) action {
+func hooksSelecting(c *command.Command, do, done string, ask func(*apiclient.Client, context.Context, *api.HookSelection) (*api.Selected, error)) *command.Command {
+	c.Args = "[RUN…]"
+	c.Exits = []int{command.ExitNoAnswer}
+	c.Setup = func(fs *pflag.FlagSet) command.Action {
 		var which hookSelection
 		which.define(fs, do)
 		asJSON := fs.Bool("json", false, "print a JSON object")
-		return clientAction(fs, func(ctx context.Context, inv *invocation, client *apiclient.Client) error {
+		return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
 			selection, err := which.selection(inv)
 			if err != nil {
 				return err
@@ -220,65 +221,65 @@ func hooksSelecting(c *command, do, done string, ask func(*apiclient.Client, con
 	return c
 }
 
-func hooksRetryCommand() *command {
-	return hooksSelecting(&command{
-		name:  "retry",
-		short: "try runs again",
-		long: `Has parked runs carried out again, with all their tries. Those that wait for their next try are tried now.
+func hooksRetryCommand() *command.Command {
+	return hooksSelecting(&command.Command{
+		Name:  "retry",
+		Short: "try runs again",
+		Long: `Has parked runs carried out again, with all their tries. Those that wait for their next try are tried now.
 
 A run that was parked comes after later ones of the same build, which did not wait for it.`,
-		examples: []example{
+		Examples: []command.Example{
 			{"lighter hooks retry publish/1042", "one run"},
 			{"lighter hooks retry --hook publish", "all that is parked, once the hook is repaired"},
 		},
 	}, "retry", "will be tried again", (*apiclient.Client).RetryHooks)
 }
 
-func hooksDropCommand() *command {
-	return hooksSelecting(&command{
-		name:  "drop",
-		short: "forget runs",
-		long:  `Forgets parked runs: they are not carried out. A run that is named may also be one that waits for its next try.`,
-		examples: []example{
+func hooksDropCommand() *command.Command {
+	return hooksSelecting(&command.Command{
+		Name:  "drop",
+		Short: "forget runs",
+		Long:  `Forgets parked runs: they are not carried out. A run that is named may also be one that waits for its next try.`,
+		Examples: []command.Example{
 			{"lighter hooks drop publish/1042", "one run"},
 			{"lighter hooks drop --all", "all that is parked"},
 		},
 	}, "drop", "dropped", (*apiclient.Client).DropHooks)
 }
 
-func hooksTestCommand() *command {
-	return &command{
-		name:  "test",
-		args:  "HOOK [BUILD]",
-		short: "carry a hook out once, by hand",
-		long: `Carries a hook out once, on the coordinator, for a build as it is now, and prints what it wrote. The event is the one of the build's state, if --event names no other; its number is 0. Nothing of it is kept, and it is not tried again.
+func hooksTestCommand() *command.Command {
+	return &command.Command{
+		Name:  "test",
+		Args:  "HOOK [BUILD]",
+		Short: "carry a hook out once, by hand",
+		Long: `Carries a hook out once, on the coordinator, for a build as it is now, and prints what it wrote. The event is the one of the build's state, if --event names no other; its number is 0. Nothing of it is kept, and it is not tried again.
 
 For the events of machines, machine-lost and machine-back, name a machine in place of a build.`,
-		exits: []int{exitNoAnswer},
-		examples: []example{
+		Exits: []int{command.ExitNoAnswer},
+		Examples: []command.Example{
 			{"lighter hooks test publish 3f2a91c0", "what would it do with this build?"},
 			{"lighter hooks test mail --event machine-lost --machine eightysix", "an event of a machine"},
 		},
-		setup: func(fs *pflag.FlagSet) action {
+		Setup: func(fs *pflag.FlagSet) command.Action {
 			var test api.HookTest
 			fs.StringVar(&test.Event, "event", "", "the event is `NAME`")
 			fs.StringVar(&test.Machine, "machine", "", "the event is about the machine `NAME`")
 			asJSON := fs.Bool("json", false, "print a JSON object")
-			return clientAction(fs, func(ctx context.Context, inv *invocation, client *apiclient.Client) error {
-				if len(inv.args) == 2 {
-					test.Build = inv.args[1]
+			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
+				if len(inv.Args) == 2 {
+					test.Build = inv.Args[1]
 				}
-				tested, err := client.TestHook(ctx, inv.args[0], &test)
+				tested, err := client.TestHook(ctx, inv.Args[0], &test)
 				if err != nil {
 					return err
 				}
-				return writeHookTested(inv, inv.args[0], tested, *asJSON)
+				return writeHookTested(inv, inv.Args[0], tested, *asJSON)
 			})
 		},
 	}
 }
 
-func writeHookTested(inv *invocation, hook string, tested *api.HookTested, asJSON bool) error {
+func writeHookTested(inv *command.Invocation, hook string, tested *api.HookTested, asJSON bool) error {
 	if asJSON {
 		if err := writeJSON(inv.Out, tested); err != nil {
 			return err
@@ -296,7 +297,7 @@ func writeHookTested(inv *invocation, hook string, tested *api.HookTested, asJSO
 		}
 	}
 	if !tested.OK {
-		return &exitError{code: exitFailure}
+		return command.Exit(command.ExitFailure, nil)
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"lighter/internal/api"
+	"lighter/internal/cli/command"
 )
 
 // hooksCoordinator answers about hooks, and notes what it is asked to do.
@@ -117,22 +118,22 @@ error    exit\nstatus 1
 		{args: "retry publish/1042 mail/7", out: "1 run will be tried again\n", asked: `/v1/hooks/retry {"ids":["publish/1042","mail/7"]}`},
 		{args: "retry --hook publish", out: "1 run will be tried again\n", asked: `/v1/hooks/retry {"hook":"publish"}`},
 		{args: "drop --all", out: "1 run dropped\n", asked: `/v1/hooks/drop {"all":true}`},
-		{args: "drop --all publish/1", code: exitUsage, errs: "want runs, or --hook, or --all"},
-		{args: "retry", code: exitUsage, errs: "want runs, or --hook, or --all"},
-		{args: "show nobody/1", code: exitFailure, errs: "404"},
+		{args: "drop --all publish/1", code: command.ExitUsage, errs: "want runs, or --hook, or --all"},
+		{args: "retry", code: command.ExitUsage, errs: "want runs, or --hook, or --all"},
+		{args: "show nobody/1", code: command.ExitFailure, errs: "404"},
 		{
 			args: "test publish 3f2a --event build-failed", out: "publish, build-failed: done, in 1.0s\n",
 			asked: `/v1/hooks/publish/test {"build":"3f2a","event":"build-failed"}`,
 		},
 		{
-			args: "test mail --event machine-lost --machine nine", code: exitFailure,
+			args: "test mail --event machine-lost --machine nine", code: command.ExitFailure,
 			out:   "mail, machine-lost: failed: exit status 1, in 1.0s\n\n│ no mail\n",
 			asked: `/v1/hooks/mail/test {"event":"machine-lost","machine":"nine"}`,
 		},
 	} {
 		*asked = nil
 		var out, errs bytes.Buffer
-		p := Process{In: strings.NewReader(""), Out: &out, Err: &errs, Getenv: func(name string) string {
+		p := command.Process{In: strings.NewReader(""), Out: &out, Err: &errs, Getenv: func(name string) string {
 			return map[string]string{"LIGHTER_SOCKET": socket, "HOME": t.TempDir()}[name]
 		}}
 		if code := Run(t.Context(), append([]string{"hooks"}, strings.Fields(test.args)...), p); code != test.code {

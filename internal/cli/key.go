@@ -11,39 +11,40 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"lighter/internal/cli/command"
 	"lighter/internal/head"
 	"lighter/nar/signature"
 )
 
-func keyCommand() *command {
-	return &command{
-		name:  "key",
-		short: "the key that signs, and the keys that are trusted",
-		long: `The head signs what it sends with its signing key, and imports only what is
+func keyCommand() *command.Command {
+	return &command.Command{
+		Name:  "key",
+		Short: "the key that signs, and the keys that are trusted",
+		Long: `The head signs what it sends with its signing key, and imports only what is
 signed by a key in its access control list (ACL). Keys and ACL have the format
 of Guix: /etc/guix/signing-key.pub can be authorized here, and the other way
 round.`,
-		sub: []*command{keyGenerateCommand(), keyShowCommand(), keyAuthorizeCommand()},
+		Sub: []*command.Command{keyGenerateCommand(), keyShowCommand(), keyAuthorizeCommand()},
 	}
 }
 
-func keyGenerateCommand() *command {
-	return &command{
-		name:  "generate",
-		args:  "[FILE]",
-		short: "make a signing key",
-		long: `Makes a key pair, FILE.sec and FILE.pub, by default signing-key in the
+func keyGenerateCommand() *command.Command {
+	return &command.Command{
+		Name:  "generate",
+		Args:  "[FILE]",
+		Short: "make a signing key",
+		Long: `Makes a key pair, FILE.sec and FILE.pub, by default signing-key in the
 configuration folder. A key that is there already is never replaced. The
 coordinator does this by itself on its first start.`,
-		examples: []example{
+		Examples: []command.Example{
 			{"lighter key generate", "the head's own key"},
 			{"lighter key generate ./build-farm", "a key for something else: ./build-farm.pub and ./build-farm.sec"},
 		},
-		setup: func(fs *pflag.FlagSet) action {
-			return configFlags(fs).action(func(_ context.Context, inv *invocation, f head.Folders) error {
+		Setup: func(fs *pflag.FlagSet) command.Action {
+			return configFlags(fs).action(func(_ context.Context, inv *command.Invocation, f head.Folders) error {
 				file := f.SigningKey()
-				if len(inv.args) == 1 {
-					file = inv.args[0]
+				if len(inv.Args) == 1 {
+					file = inv.Args[0]
 				}
 				key, err := makeSigningKey(file)
 				if err != nil {
@@ -65,24 +66,24 @@ func makeSigningKey(file string) (*signature.PrivateKey, error) {
 	return key, signature.WriteKeyPair(file, key)
 }
 
-func keyShowCommand() *command {
-	return &command{
-		name:  "show",
-		args:  "[FILE]",
-		short: "print a public key, or the authorized ones",
-		long: `Prints the head's public key, or the one in FILE ("-" reads standard input),
+func keyShowCommand() *command.Command {
+	return &command.Command{
+		Name:  "show",
+		Args:  "[FILE]",
+		Short: "print a public key, or the authorized ones",
+		Long: `Prints the head's public key, or the one in FILE ("-" reads standard input),
 ready for "lighter key authorize" or "guix archive --authorize" elsewhere.`,
-		exits: []int{exitBadInput},
-		examples: []example{
+		Exits: []int{command.ExitBadInput},
+		Examples: []command.Example{
 			{"lighter key show > head.pub", "the head's public key, for another machine"},
 			{"lighter key show --fingerprint /etc/guix/signing-key.pub", "the short form, to compare by eye"},
 			{"lighter key show --authorized", "whose archives the head takes"},
 		},
-		setup: func(fs *pflag.FlagSet) action {
+		Setup: func(fs *pflag.FlagSet) command.Action {
 			where := configFlags(fs)
 			fingerprint := fs.Bool("fingerprint", false, "print the fingerprint instead of the key")
 			authorized := fs.Bool("authorized", false, "list the fingerprints of the keys in the ACL")
-			return where.action(func(_ context.Context, inv *invocation, f head.Folders) error {
+			return where.action(func(_ context.Context, inv *command.Invocation, f head.Folders) error {
 				if *authorized {
 					return showAuthorized(inv, f)
 				}
@@ -101,9 +102,9 @@ ready for "lighter key authorize" or "guix archive --authorize" elsewhere.`,
 	}
 }
 
-func showAuthorized(inv *invocation, f head.Folders) error {
-	if len(inv.args) > 0 {
-		return inv.usageErrorf("--authorized takes no FILE")
+func showAuthorized(inv *command.Invocation, f head.Folders) error {
+	if len(inv.Args) > 0 {
+		return inv.UsageErrorf("--authorized takes no FILE")
 	}
 	acl, err := loadACL(f)
 	if err != nil {
@@ -118,34 +119,34 @@ func showAuthorized(inv *invocation, f head.Folders) error {
 // loadACL reads the head's ACL; where there is none, nobody is authorized.
 func loadACL(f head.Folders) (*signature.ACL, error) {
 	acl, err := signature.LoadACLIfAny(f.ACL())
-	return acl, badInput(err)
+	return acl, command.BadInput(err)
 }
 
 // publicKeyArgument reads the key in the file that the argument names, or the
 // head's own.
-func publicKeyArgument(inv *invocation, f head.Folders) (*signature.PublicKey, error) {
-	if len(inv.args) == 1 {
-		return readPublicKey(inv, inv.args[0])
+func publicKeyArgument(inv *command.Invocation, f head.Folders) (*signature.PublicKey, error) {
+	if len(inv.Args) == 1 {
+		return readPublicKey(inv, inv.Args[0])
 	}
 	key, err := signature.LoadPublicKey(signature.PublicFile(f.SigningKey()))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("no signing key at %s; make one with: lighter key generate", signature.PublicFile(f.SigningKey()))
 	}
-	return key, badInput(err)
+	return key, command.BadInput(err)
 }
 
 // maxKeySize bounds what is read of a key, in bytes.
 const maxKeySize = 1 << 20
 
 // readPublicKey reads a key from a file, or from standard input if it is "-".
-func readPublicKey(inv *invocation, file string) (*signature.PublicKey, error) {
+func readPublicKey(inv *command.Invocation, file string) (*signature.PublicKey, error) {
 	if file != "-" {
 		key, err := signature.LoadPublicKey(file)
 		var pathError *fs.PathError
 		if errors.As(err, &pathError) {
 			return nil, err
 		}
-		return key, badInput(err)
+		return key, command.BadInput(err)
 	}
 	text, err := io.ReadAll(io.LimitReader(inv.In, maxKeySize))
 	if err != nil {
@@ -153,39 +154,39 @@ func readPublicKey(inv *invocation, file string) (*signature.PublicKey, error) {
 	}
 	key, err := signature.ParsePublicKey(text)
 	if err != nil {
-		return nil, badInput(fmt.Errorf("standard input: %w", err))
+		return nil, command.BadInput(fmt.Errorf("standard input: %w", err))
 	}
 	return key, nil
 }
 
-func keyAuthorizeCommand() *command {
-	return &command{
-		name:  "authorize",
-		args:  "[FILE…]",
-		short: "trust a key: import what it signed",
-		long: `Adds public keys to the head's ACL, from files or, without FILE or with "-",
+func keyAuthorizeCommand() *command.Command {
+	return &command.Command{
+		Name:  "authorize",
+		Args:  "[FILE…]",
+		Short: "trust a key: import what it signed",
+		Long: `Adds public keys to the head's ACL, from files or, without FILE or with "-",
 from standard input. Anyone with the private half can then put any contents
 into the head's store under the name of any build, so compare the fingerprint
 with the one on the machine. For machines of the machines file there is
 "lighter machines authorize".`,
-		exits: []int{exitBadInput},
-		examples: []example{
+		Exits: []int{command.ExitBadInput},
+		Examples: []command.Example{
 			{"lighter key authorize builder.pub", "trust the key in a file"},
 			{"ssh builder cat /etc/guix/signing-key.pub | lighter key authorize", "trust a machine that runs Guix"},
 			{"lighter key authorize --remove builder.pub", "trust it no longer"},
 		},
-		setup: func(fs *pflag.FlagSet) action {
+		Setup: func(fs *pflag.FlagSet) command.Action {
 			where := configFlags(fs)
 			remove := fs.Bool("remove", false, "take the keys off the list")
-			return where.action(func(_ context.Context, inv *invocation, f head.Folders) error {
+			return where.action(func(_ context.Context, inv *command.Invocation, f head.Folders) error {
 				return authorizeFiles(inv, f, *remove)
 			})
 		},
 	}
 }
 
-func authorizeFiles(inv *invocation, f head.Folders, remove bool) error {
-	files := inv.args
+func authorizeFiles(inv *command.Invocation, f head.Folders, remove bool) error {
+	files := inv.Args
 	if len(files) == 0 {
 		files = []string{"-"}
 	}

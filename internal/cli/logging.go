@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"lighter/internal/cli/command"
+
 	"github.com/charmbracelet/log"
 	"github.com/spf13/pflag"
 )
@@ -41,15 +43,15 @@ func addLogFlags(fs *pflag.FlagSet) *logFlags {
 }
 
 // logger returns a logger that writes to w.
-func (f *logFlags) logger(inv *invocation, w io.Writer) (*slog.Logger, error) {
+func (f *logFlags) logger(inv *command.Invocation, w io.Writer) (*slog.Logger, error) {
 	level, err := log.ParseLevel(*f.level)
 	if err != nil {
-		return nil, inv.usageErrorf("--log-level %q is none of %s", *f.level, strings.Join(logLevels, ", "))
+		return nil, inv.UsageErrorf("--log-level %q is none of %s", *f.level, strings.Join(logLevels, ", "))
 	}
 	formatters := map[string]log.Formatter{"text": log.TextFormatter, "logfmt": log.LogfmtFormatter, "json": log.JSONFormatter}
 	formatter, ok := formatters[*f.format]
 	if !ok {
-		return nil, inv.usageErrorf("--log-format %q is none of %s", *f.format, strings.Join(logFormats, ", "))
+		return nil, inv.UsageErrorf("--log-format %q is none of %s", *f.format, strings.Join(logFormats, ", "))
 	}
 	return slog.New(log.NewWithOptions(w, log.Options{
 		Level: level, Formatter: formatter, ReportTimestamp: true, TimeFormat: time.RFC3339,

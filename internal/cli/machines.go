@@ -15,19 +15,20 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
 	"lighter/internal/buildhook"
+	"lighter/internal/cli/command"
 	"lighter/internal/cli/display"
 	"lighter/internal/human"
 	"lighter/internal/quantity"
 	"lighter/machines"
 )
 
-func machinesCommand() *command {
-	return &command{
-		name:  "machines",
-		short: "the machines that build",
-		long: `Machines are listed in machines.toml in the configuration folder. docs/machines.md
+func machinesCommand() *command.Command {
+	return &command.Command{
+		Name:  "machines",
+		Short: "the machines that build",
+		Long: `Machines are listed in machines.toml in the configuration folder. docs/machines.md
 describes it key by key.`,
-		sub: []*command{
+		Sub: []*command.Command{
 			machinesListCommand(), machinesStatusCommand(), machinesTestCommand(),
 			machinesDrainCommand(), machinesResumeCommand(), machinesTagCommand(), machinesGCCommand(), machinesReloadCommand(),
 			machinesAuthorizeCommand(), machinesCheckCommand(), machinesImportCommand(),
@@ -38,11 +39,11 @@ describes it key by key.`,
 // loadMachines reads the machines file; its errors name file, line and column. What a
 // person should know of a good file is written to standard error. A file of Guix's that
 // is beyond lighter's evaluator is given to guix, if there is one.
-func loadMachines(ctx context.Context, inv *invocation, file string) ([]machines.Machine, error) {
+func loadMachines(ctx context.Context, inv *command.Invocation, file string) ([]machines.Machine, error) {
 	guix, _ := buildhook.FindGuix(inv.Getenv) // that there is none is fine
 	list, warnings, err := machines.Read(ctx, file, machines.Options{Guix: guix})
 	for _, w := range warnings {
-		fmt.Fprintln(inv.Err, withProgram(w.Error()))
+		inv.WriteError(w)
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -50,33 +51,33 @@ func loadMachines(ctx context.Context, inv *invocation, file string) ([]machines
 	case errors.As(err, new(*fs.PathError)):
 		return nil, err
 	}
-	return list, badInput(err)
+	return list, command.BadInput(err)
 }
 
 // machinesFileArgument returns the file that the argument names, or the head's.
-func machinesFileArgument(inv *invocation, where *folderFlags) (string, error) {
-	if len(inv.args) == 1 {
-		return inv.args[0], nil
+func machinesFileArgument(inv *command.Invocation, where *folderFlags) (string, error) {
+	if len(inv.Args) == 1 {
+		return inv.Args[0], nil
 	}
 	f, err := where.resolve(inv)
 	return f.MachinesFile(), err
 }
 
-func machinesCheckCommand() *command {
-	return &command{
-		name:  "check",
-		args:  "[FILE]",
-		short: "check a machines file without connecting to anything",
-		long: `Names the line and column of everything that is wrong, and says what would be
+func machinesCheckCommand() *command.Command {
+	return &command.Command{
+		Name:  "check",
+		Args:  "[FILE]",
+		Short: "check a machines file without connecting to anything",
+		Long: `Names the line and column of everything that is wrong, and says what would be
 right. FILE is by default machines.toml in the configuration folder.`,
-		exits: []int{exitBadInput},
-		examples: []example{
+		Exits: []int{command.ExitBadInput},
+		Examples: []command.Example{
 			{"lighter machines check", "the head's own file"},
 			{"lighter machines check new.toml && mv new.toml /etc/lighter/machines.toml", "before it is put in place"},
 		},
-		setup: func(fs *pflag.FlagSet) action {
+		Setup: func(fs *pflag.FlagSet) command.Action {
 			where := configFlags(fs)
-			return func(ctx context.Context, inv *invocation) error {
+			return func(ctx context.Context, inv *command.Invocation) error {
 				file, err := machinesFileArgument(inv, where)
 				if err != nil {
 					return err
@@ -84,8 +85,8 @@ right. FILE is by default machines.toml in the configuration folder.`,
 				list, err := loadMachines(ctx, inv, file)
 				var problems machines.Errors
 				if errors.As(err, &problems) {
-					fmt.Fprintln(inv.Err, errorText(problems))
-					return &exitError{code: exitBadInput}
+					fmt.Fprintln(inv.Err, command.ErrorText(problems))
+					return command.Exit(command.ExitBadInput, nil)
 				}
 				if err != nil {
 					return err
@@ -101,25 +102,25 @@ right. FILE is by default machines.toml in the configuration folder.`,
 	}
 }
 
-func machinesListCommand() *command {
-	return &command{
-		name:  "list",
-		args:  "[FILE]",
-		short: "show the machines and their state",
-		long:  `Shows what the coordinator knows of its machines now, as "lighter machines status" does. With FILE, with --file, or where no coordinator runs it shows what the machines file says about them.`,
-		exits: []int{exitBadInput},
-		examples: []example{
+func machinesListCommand() *command.Command {
+	return &command.Command{
+		Name:  "list",
+		Args:  "[FILE]",
+		Short: "show the machines and their state",
+		Long:  `Shows what the coordinator knows of its machines now, as "lighter machines status" does. With FILE, with --file, or where no coordinator runs it shows what the machines file says about them.`,
+		Exits: []int{command.ExitBadInput},
+		Examples: []command.Example{
 			{"lighter machines list", "the head's machines"},
 			{"lighter machines list --json | jq -r 'select(.draining) | .name'", "for a program, one machine a line"},
 			{"lighter machines list --json /etc/lighter/machines.toml", "what a file says"},
 		},
-		setup: func(fs *pflag.FlagSet) action {
+		Setup: func(fs *pflag.FlagSet) command.Action {
 			where := socketFlags(fs)
 			where.config = configFlag(fs)
 			asJSON := fs.Bool("json", false, "print one JSON object a line")
 			fromFile := fs.Bool("file", false, "show the head's machines file, whether or not a coordinator runs")
-			return func(ctx context.Context, inv *invocation) error {
-				if len(inv.args) == 0 && !*fromFile {
+			return func(ctx context.Context, inv *command.Invocation) error {
+				if len(inv.Args) == 0 && !*fromFile {
 					f, err := where.resolve(inv)
 					if err != nil {
 						return err
@@ -141,7 +142,7 @@ func machinesListCommand() *command {
 }
 
 // writeMachines writes what the coordinator knows of its machines.
-func writeMachines(inv *invocation, list []api.MachineStatus, asJSON bool) error {
+func writeMachines(inv *command.Invocation, list []api.MachineStatus, asJSON bool) error {
 	if !asJSON {
 		return writeMachineStatus(inv, list, time.Now())
 	}
@@ -154,7 +155,7 @@ func writeMachines(inv *invocation, list []api.MachineStatus, asJSON bool) error
 }
 
 // listMachinesFile writes what a machines file says.
-func listMachinesFile(ctx context.Context, inv *invocation, where *folderFlags, asJSON bool) error {
+func listMachinesFile(ctx context.Context, inv *command.Invocation, where *folderFlags, asJSON bool) error {
 	file, err := machinesFileArgument(inv, where)
 	if err != nil {
 		return err
@@ -215,7 +216,7 @@ type machineJSON struct {
 	Store             string   `json:"store"`
 }
 
-func writeMachinesJSON(inv *invocation, list []machines.Machine) error {
+func writeMachinesJSON(inv *command.Invocation, list []machines.Machine) error {
 	for i := range list {
 		m := &list[i]
 		if err := writeJSONLine(inv.Out, machineJSON{
@@ -231,7 +232,7 @@ func writeMachinesJSON(inv *invocation, list []machines.Machine) error {
 
 // writeMachineStatus writes the table of "machines status". Below it stands why
 // machines get no builds.
-func writeMachineStatus(inv *invocation, list []api.MachineStatus, now time.Time) error {
+func writeMachineStatus(inv *command.Invocation, list []api.MachineStatus, now time.Time) error {
 	t := display.Table{Heading: []string{"NAME", "STATE", "SLOTS", "SYSTEMS", "SPEED", "LOAD", "FREE DISK", "BANDWIDTH", "STORE", "TAGS"}}
 	for i := range list {
 		m := &list[i]

@@ -13,24 +13,25 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/command"
 	"lighter/internal/cli/display"
 	"lighter/internal/human"
 	"lighter/nar/signature"
 	"lighter/store"
 )
 
-func machinesStatusCommand() *command {
-	return &command{
-		name:  "status",
-		short: "show what the coordinator knows of its machines",
-		exits: []int{exitNoAnswer},
-		examples: []example{
+func machinesStatusCommand() *command.Command {
+	return &command.Command{
+		Name:  "status",
+		Short: "show what the coordinator knows of its machines",
+		Exits: []int{command.ExitNoAnswer},
+		Examples: []command.Example{
 			{"lighter machines status", "who is up, and how busy"},
 			{"lighter machines status --json | jq -r 'select(.state == \"down\") | .name'", "for a program, one machine a line"},
 		},
-		setup: func(fs *pflag.FlagSet) action {
+		Setup: func(fs *pflag.FlagSet) command.Action {
 			asJSON := fs.Bool("json", false, "print one JSON object a line")
-			return clientAction(fs, func(ctx context.Context, inv *invocation, client *apiclient.Client) error {
+			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
 				list, err := client.Machines(ctx)
 				if err != nil {
 					return err
@@ -41,23 +42,23 @@ func machinesStatusCommand() *command {
 	}
 }
 
-func machinesTestCommand() *command {
-	return &command{
-		name:  "test",
-		args:  "[NAME…]",
-		short: "try whether machines can build",
-		long: `Connects to the machines, by default to all, at the same time, and tries in order what building there needs: the SSH connection, the agent, its store, the key with which it signs, the clock. If something fails, it says how to fix it.
+func machinesTestCommand() *command.Command {
+	return &command.Command{
+		Name:  "test",
+		Args:  "[NAME…]",
+		Short: "try whether machines can build",
+		Long: `Connects to the machines, by default to all, at the same time, and tries in order what building there needs: the SSH connection, the agent, its store, the key with which it signs, the clock. If something fails, it says how to fix it.
 
 Where a coordinator runs, it does this over its own connections; else this command connects by itself.`,
-		exits: []int{exitBadInput, exitUnusable},
-		examples: []example{
+		Exits: []int{command.ExitBadInput, command.ExitUnusable},
+		Examples: []command.Example{
 			{"lighter machines test", "all machines"},
 			{"lighter machines test alpha beta", "two of them"},
 		},
-		setup: func(fs *pflag.FlagSet) action {
+		Setup: func(fs *pflag.FlagSet) command.Action {
 			where := allFolderFlags(fs)
 			asJSON := fs.Bool("json", false, "print one JSON object a line")
-			return testerAction(where, func(ctx context.Context, inv *invocation, t *machineTester, names []string) error {
+			return testerAction(where, func(ctx context.Context, inv *command.Invocation, t *machineTester, names []string) error {
 				return testMachines(ctx, inv, t, names, *asJSON)
 			})
 		},
@@ -65,7 +66,7 @@ Where a coordinator runs, it does this over its own connections; else this comma
 }
 
 // testMachines tests machines at the same time and shows the results in order.
-func testMachines(ctx context.Context, inv *invocation, t *machineTester, names []string, asJSON bool) error {
+func testMachines(ctx context.Context, inv *command.Invocation, t *machineTester, names []string, asJSON bool) error {
 	trials, errs := make([]*api.MachineTrial, len(names)), make([]error, len(names))
 	var group errgroup.Group
 	for i, name := range names {
@@ -94,7 +95,7 @@ func testMachines(ctx context.Context, inv *invocation, t *machineTester, names 
 		writeTrial(inv.Out, trial, display.StyleOf(inv.Out, inv.Getenv))
 	}
 	if bad > 0 {
-		return &exitError{exitUnusable, fmt.Errorf("%d of %s can't be used", bad, human.Count(len(names), "machine"))}
+		return command.Exit(command.ExitUnusable, fmt.Errorf("%d of %s can't be used", bad, human.Count(len(names), "machine")))
 	}
 	return nil
 }
@@ -135,21 +136,21 @@ func arrow(fix string) string {
 	return "\n  → " + strings.ReplaceAll(fix, "\n", "\n    ")
 }
 
-func machinesGCCommand() *command {
-	return &command{
-		name:  "gc",
-		args:  "NAME…",
-		short: "delete from machines' stores what no build needs",
-		exits: []int{exitNoAnswer},
-		examples: []example{
+func machinesGCCommand() *command.Command {
+	return &command.Command{
+		Name:  "gc",
+		Args:  "NAME…",
+		Short: "delete from machines' stores what no build needs",
+		Exits: []int{command.ExitNoAnswer},
+		Examples: []command.Example{
 			{"lighter machines gc --older-than 3d alpha", "outputs that nobody asked for in three days"},
 		},
-		setup: func(fs *pflag.FlagSet) action {
+		Setup: func(fs *pflag.FlagSet) command.Action {
 			opts, maxFreed := gcFlags(fs)
-			return clientAction(fs, func(ctx context.Context, inv *invocation, client *apiclient.Client) error {
+			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
 				var deleted []store.Path
 				var freed int64
-				for _, name := range inv.args {
+				for _, name := range inv.Args {
 					result, err := client.CollectGarbage(ctx, name, api.MachineGC{
 						MaxFreed: int64(*maxFreed), OlderThan: seconds(opts.OlderThan), DryRun: opts.DryRun,
 					})
@@ -166,35 +167,35 @@ func machinesGCCommand() *command {
 	}
 }
 
-func machinesAuthorizeCommand() *command {
-	return &command{
-		name:  "authorize",
-		args:  "NAME…",
-		short: "trust the key with which a machine signs",
-		long:  `Asks each machine for the key with which its store signs, shows the fingerprint, and after a yes adds the key to the head's ACL. Without this nothing that the machine builds is imported. The key comes over SSH from a machine whose host key is pinned; compare the fingerprint with what "lighter key show --fingerprint FILE" says there if that is not enough.`,
-		exits: []int{exitBadInput, exitUnusable},
-		examples: []example{
+func machinesAuthorizeCommand() *command.Command {
+	return &command.Command{
+		Name:  "authorize",
+		Args:  "NAME…",
+		Short: "trust the key with which a machine signs",
+		Long:  `Asks each machine for the key with which its store signs, shows the fingerprint, and after a yes adds the key to the head's ACL. Without this nothing that the machine builds is imported. The key comes over SSH from a machine whose host key is pinned; compare the fingerprint with what "lighter key show --fingerprint FILE" says there if that is not enough.`,
+		Exits: []int{command.ExitBadInput, command.ExitUnusable},
+		Examples: []command.Example{
 			{"lighter machines authorize alpha", "after a look at the fingerprint"},
 			{"lighter machines authorize --yes alpha beta gamma", "without being asked"},
 		},
-		setup: func(fs *pflag.FlagSet) action {
+		Setup: func(fs *pflag.FlagSet) command.Action {
 			where := allFolderFlags(fs)
 			yes := fs.BoolP("yes", "y", false, "don't ask")
-			return testerAction(where, func(ctx context.Context, inv *invocation, t *machineTester, names []string) error {
+			return testerAction(where, func(ctx context.Context, inv *command.Invocation, t *machineTester, names []string) error {
 				return authorizeMachines(ctx, inv, t, names, *yes)
 			})
 		},
 	}
 }
 
-func authorizeMachines(ctx context.Context, inv *invocation, t *machineTester, names []string, yes bool) error {
+func authorizeMachines(ctx context.Context, inv *command.Invocation, t *machineTester, names []string, yes bool) error {
 	if !yes && display.Terminal(inv.In) == nil {
-		return inv.usageErrorf("standard input is not a terminal to ask on; use --yes")
+		return inv.UsageErrorf("standard input is not a terminal to ask on; use --yes")
 	}
 	for _, name := range names {
 		key, err := machineKey(ctx, t, name)
 		if err != nil {
-			return &exitError{exitUnusable, err}
+			return command.Exit(command.ExitUnusable, err)
 		}
 		acl, err := loadACL(t.folders)
 		if err != nil {
@@ -247,7 +248,7 @@ func machineKey(ctx context.Context, t *machineTester, name string) (*signature.
 }
 
 // ask asks a yes-or-no question on the terminal; anything but a yes is a no.
-func ask(ctx context.Context, inv *invocation, question string) (bool, error) {
+func ask(ctx context.Context, inv *command.Invocation, question string) (bool, error) {
 	fmt.Fprintf(inv.Err, "%s [y/N] ", question)
 	answer := make(chan string, 1)
 	// Reading a terminal can't be interrupted; the goroutine ends with its line, or

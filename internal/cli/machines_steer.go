@@ -12,19 +12,20 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/command"
 	"lighter/internal/cli/display"
 	"lighter/internal/human"
 )
 
 // machineAction is the action of a command that changes machines, one after the other,
 // and shows the state of each then.
-func machineAction(fs *pflag.FlagSet, change func(ctx context.Context, client *apiclient.Client, name string) (*api.MachineStatus, error)) action {
+func machineAction(fs *pflag.FlagSet, change func(ctx context.Context, client *apiclient.Client, name string) (*api.MachineStatus, error)) command.Action {
 	asJSON := fs.Bool("json", false, "print one JSON object a line")
-	return clientAction(fs, func(ctx context.Context, inv *invocation, client *apiclient.Client) error {
-		if err := machinesExist(ctx, inv, client, inv.args); err != nil {
+	return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
+		if err := machinesExist(ctx, inv, client, inv.Args); err != nil {
 			return err
 		}
-		for _, name := range inv.args {
+		for _, name := range inv.Args {
 			status, err := change(ctx, client, name)
 			if err != nil {
 				return fmt.Errorf("%s: %w", name, err)
@@ -38,7 +39,7 @@ func machineAction(fs *pflag.FlagSet, change func(ctx context.Context, client *a
 }
 
 // machinesExist says which name is no machine's before anything is changed.
-func machinesExist(ctx context.Context, inv *invocation, client *apiclient.Client, names []string) error {
+func machinesExist(ctx context.Context, inv *command.Invocation, client *apiclient.Client, names []string) error {
 	list, err := client.Machines(ctx)
 	if err != nil {
 		return err
@@ -73,17 +74,17 @@ func tagText(tags map[string]string) string {
 	return strings.Join(list, ",")
 }
 
-func machinesDrainCommand() *command {
-	return &command{
-		name:  "drain",
-		args:  "NAME…",
-		short: "give machines no new builds",
-		long:  `Machines finish what they have. They get no new builds until "lighter machines resume", even across restarts of the coordinator. A machine is "drained" when nothing runs there any more.`,
-		exits: []int{exitNoAnswer},
-		examples: []example{
+func machinesDrainCommand() *command.Command {
+	return &command.Command{
+		Name:  "drain",
+		Args:  "NAME…",
+		Short: "give machines no new builds",
+		Long:  `Machines finish what they have. They get no new builds until "lighter machines resume", even across restarts of the coordinator. A machine is "drained" when nothing runs there any more.`,
+		Exits: []int{command.ExitNoAnswer},
+		Examples: []command.Example{
 			{"lighter machines drain --reason 'new kernel' alpha", "before a machine is worked on"},
 		},
-		setup: func(fs *pflag.FlagSet) action {
+		Setup: func(fs *pflag.FlagSet) command.Action {
 			reason := fs.String("reason", "", "why, for others to read")
 			return machineAction(fs, func(ctx context.Context, client *apiclient.Client, name string) (*api.MachineStatus, error) {
 				return client.Drain(ctx, name, *reason)
@@ -92,17 +93,17 @@ func machinesDrainCommand() *command {
 	}
 }
 
-func machinesResumeCommand() *command {
-	return &command{
-		name:  "resume",
-		args:  "NAME…",
-		short: "give machines builds again",
-		long:  `Ends what "lighter machines drain" began, and a quarantine.`,
-		exits: []int{exitNoAnswer},
-		examples: []example{
+func machinesResumeCommand() *command.Command {
+	return &command.Command{
+		Name:  "resume",
+		Args:  "NAME…",
+		Short: "give machines builds again",
+		Long:  `Ends what "lighter machines drain" began, and a quarantine.`,
+		Exits: []int{command.ExitNoAnswer},
+		Examples: []command.Example{
 			{"lighter machines resume alpha", "the machine is back"},
 		},
-		setup: func(fs *pflag.FlagSet) action {
+		Setup: func(fs *pflag.FlagSet) command.Action {
 			return machineAction(fs, func(ctx context.Context, client *apiclient.Client, name string) (*api.MachineStatus, error) {
 				return client.ResumeMachine(ctx, name)
 			})
@@ -110,34 +111,34 @@ func machinesResumeCommand() *command {
 	}
 }
 
-func machinesTagCommand() *command {
-	return &command{
-		name:  "tag",
-		args:  "NAME KEY=VALUE… KEY-…",
-		short: "change the tags of a machine",
-		long:  `KEY=VALUE sets a tag, KEY- removes one. Tags that are set here are kept across restarts and go before those of the machines file.`,
-		exits: []int{exitNoAnswer},
-		examples: []example{
+func machinesTagCommand() *command.Command {
+	return &command.Command{
+		Name:  "tag",
+		Args:  "NAME KEY=VALUE… KEY-…",
+		Short: "change the tags of a machine",
+		Long:  `KEY=VALUE sets a tag, KEY- removes one. Tags that are set here are kept across restarts and go before those of the machines file.`,
+		Exits: []int{command.ExitNoAnswer},
+		Examples: []command.Example{
 			{"lighter machines tag alpha rack=2 disk=ssd", "set two tags"},
 			{"lighter machines tag alpha rack-", "remove one"},
 		},
-		checksArguments: true,
-		setup: func(fs *pflag.FlagSet) action {
+		ChecksArguments: true,
+		Setup: func(fs *pflag.FlagSet) command.Action {
 			asJSON := fs.Bool("json", false, "print a JSON object")
-			return clientAction(fs, func(ctx context.Context, inv *invocation, client *apiclient.Client) error {
-				if err := inv.arguments("NAME and tags", 2, -1); err != nil {
+			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
+				if err := inv.Arguments("NAME and tags", 2, -1); err != nil {
 					return err
 				}
-				change, err := tagChange(inv, inv.args[1:])
+				change, err := tagChange(inv, inv.Args[1:])
 				if err != nil {
 					return err
 				}
-				if err := machinesExist(ctx, inv, client, inv.args[:1]); err != nil {
+				if err := machinesExist(ctx, inv, client, inv.Args[:1]); err != nil {
 					return err
 				}
-				status, err := client.TagMachine(ctx, inv.args[0], change)
+				status, err := client.TagMachine(ctx, inv.Args[0], change)
 				if err != nil {
-					return fmt.Errorf("%s: %w", inv.args[0], err)
+					return fmt.Errorf("%s: %w", inv.Args[0], err)
 				}
 				return writeMachine(inv.Out, status, *asJSON)
 			})
@@ -146,7 +147,7 @@ func machinesTagCommand() *command {
 }
 
 // tagChange reads "k=v" and "k-".
-func tagChange(inv *invocation, args []string) (*api.TagChange, error) {
+func tagChange(inv *command.Invocation, args []string) (*api.TagChange, error) {
 	change := &api.TagChange{Set: make(map[string]string)}
 	for _, arg := range args {
 		k, v, set := strings.Cut(arg, "=")
@@ -157,34 +158,34 @@ func tagChange(inv *invocation, args []string) (*api.TagChange, error) {
 		case !set && remove && gone != "":
 			change.Remove = append(change.Remove, gone)
 		default:
-			return nil, inv.usageErrorf("%q: want KEY=VALUE to set a tag, or KEY- to remove one", arg)
+			return nil, inv.UsageErrorf("%q: want KEY=VALUE to set a tag, or KEY- to remove one", arg)
 		}
 	}
 	for _, k := range change.Remove {
 		if _, ok := change.Set[k]; ok {
-			return nil, inv.usageErrorf("tag %q is both set and removed", k)
+			return nil, inv.UsageErrorf("tag %q is both set and removed", k)
 		}
 	}
 	return change, nil
 }
 
-func machinesReloadCommand() *command {
-	return &command{
-		name:  "reload",
-		short: "have the coordinator read its machines file now",
-		long:  `The coordinator rereads its machines file by itself when it changes; this does not wait for that. A bad file is refused as a whole, with what is wrong, and the machines stay as they are. A machine that is no longer in the file finishes its builds first.`,
-		exits: []int{exitNoAnswer},
-		examples: []example{
+func machinesReloadCommand() *command.Command {
+	return &command.Command{
+		Name:  "reload",
+		Short: "have the coordinator read its machines file now",
+		Long:  `The coordinator rereads its machines file by itself when it changes; this does not wait for that. A bad file is refused as a whole, with what is wrong, and the machines stay as they are. A machine that is no longer in the file finishes its builds first.`,
+		Exits: []int{command.ExitNoAnswer},
+		Examples: []command.Example{
 			{"lighter machines check && lighter machines reload", "after a change of the file"},
 		},
-		setup: reloadAction,
+		Setup: reloadAction,
 	}
 }
 
 // reloadAction is that of "machines reload" and "coordinator reload".
-func reloadAction(fs *pflag.FlagSet) action {
+func reloadAction(fs *pflag.FlagSet) command.Action {
 	asJSON := fs.Bool("json", false, "print a JSON object")
-	return clientAction(fs, func(ctx context.Context, inv *invocation, client *apiclient.Client) error {
+	return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
 		done, err := client.Reload(ctx)
 		if err != nil {
 			return err

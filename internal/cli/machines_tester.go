@@ -10,6 +10,7 @@ import (
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/command"
 	"lighter/internal/head"
 	"lighter/internal/machinetest"
 	"lighter/machines"
@@ -31,14 +32,14 @@ type machineTester struct {
 }
 
 // testerAction is the action of a command that tests machines, those that are named or all.
-func testerAction(where *folderFlags, do func(ctx context.Context, inv *invocation, t *machineTester, names []string) error) action {
-	return where.action(func(ctx context.Context, inv *invocation, f head.Folders) error {
+func testerAction(where *folderFlags, do func(ctx context.Context, inv *command.Invocation, t *machineTester, names []string) error) command.Action {
+	return where.action(func(ctx context.Context, inv *command.Invocation, f head.Folders) error {
 		t, err := newMachineTester(ctx, inv, f)
 		if err != nil {
 			return err
 		}
 		defer t.close()
-		names, err := chooseMachines(inv, t.names, inv.args)
+		names, err := chooseMachines(inv, t.names, inv.Args)
 		if err != nil {
 			return err
 		}
@@ -46,15 +47,15 @@ func testerAction(where *folderFlags, do func(ctx context.Context, inv *invocati
 	})
 }
 
-func newMachineTester(ctx context.Context, inv *invocation, f head.Folders) (*machineTester, error) {
+func newMachineTester(ctx context.Context, inv *command.Invocation, f head.Folders) (*machineTester, error) {
 	client := apiclient.NewClient(f.Socket)
 	list, err := client.Machines(ctx)
 	if err == nil {
 		return &machineTester{folders: f, client: client, names: statusNames(list)}, nil
 	}
 	client.Close()
-	var noCoordinator *exitError
-	if !errors.As(noAnswer(f, err), &noCoordinator) || noCoordinator.code != exitNoAnswer {
+	var noCoordinator *command.ExitError
+	if !errors.As(noAnswer(f, err), &noCoordinator) || noCoordinator.Code != command.ExitNoAnswer {
 		return nil, err
 	}
 	return newLoneTester(ctx, inv, f)
@@ -69,7 +70,7 @@ func statusNames(list []api.MachineStatus) []string {
 	return names
 }
 
-func newLoneTester(ctx context.Context, inv *invocation, f head.Folders) (*machineTester, error) {
+func newLoneTester(ctx context.Context, inv *command.Invocation, f head.Folders) (*machineTester, error) {
 	list, err := loadMachines(ctx, inv, f.MachinesFile())
 	if err != nil {
 		return nil, err
@@ -94,7 +95,7 @@ func newLoneTester(ctx context.Context, inv *invocation, f head.Folders) (*machi
 }
 
 // chooseMachines returns those of the names that were given, or all.
-func chooseMachines(inv *invocation, all, given []string) ([]string, error) {
+func chooseMachines(inv *command.Invocation, all, given []string) ([]string, error) {
 	if len(given) == 0 {
 		return all, nil
 	}
@@ -102,7 +103,7 @@ func chooseMachines(inv *invocation, all, given []string) ([]string, error) {
 		if slices.Contains(all, name) {
 			continue
 		}
-		return nil, inv.usageErrorf("no machine is called %q; %s", name, nearestOf(name, all, "there are"))
+		return nil, inv.UsageErrorf("no machine is called %q; %s", name, command.NearestOf(name, all, "there are"))
 	}
 	return given, nil
 }

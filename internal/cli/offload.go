@@ -16,29 +16,30 @@ import (
 	"github.com/spf13/pflag"
 
 	"lighter/internal/buildhook"
+	"lighter/internal/cli/command"
 	"lighter/internal/head"
 	"lighter/internal/human"
 	"lighter/internal/machinetest"
 	"lighter/machines"
 )
 
-func offloadCommand() *command {
-	c := &command{
-		name:  "offload",
-		args:  "SYSTEM MAX-SILENT-TIME TRACE? TIMEOUT",
-		short: "be guix-daemon's build hook; try the machines",
-		long: `guix-daemon runs "lighter offload SYSTEM MAX-SILENT-TIME PRINT-BUILD-TRACE? BUILD-TIMEOUT" to ask whether a build is offloaded, in the place of "guix offload"; docs/guix.md says how to set that up. It is not for people: questions come on standard input, and the exit codes are those that guix-daemon knows.
+func offloadCommand() *command.Command {
+	c := &command.Command{
+		Name:  "offload",
+		Args:  "SYSTEM MAX-SILENT-TIME TRACE? TIMEOUT",
+		Short: "be guix-daemon's build hook; try the machines",
+		Long: `guix-daemon runs "lighter offload SYSTEM MAX-SILENT-TIME PRINT-BUILD-TRACE? BUILD-TIMEOUT" to ask whether a build is offloaded, in the place of "guix offload"; docs/guix.md says how to set that up. It is not for people: questions come on standard input, and the exit codes are those that guix-daemon knows.
 
 The commands below do what those of "guix offload" do.`,
-		sub: []*command{offloadTestCommand(), offloadStatusCommand()},
+		Sub: []*command.Command{offloadTestCommand(), offloadStatusCommand()},
 		// What guix-daemon does with a hook is end it.
-		takesSignals:    true,
-		checksArguments: true,
+		TakesSignals:    true,
+		ChecksArguments: true,
 	}
-	c.setup = func(*pflag.FlagSet) action {
-		return func(_ context.Context, inv *invocation) error {
-			if len(inv.args) < 4 {
-				return c.incomplete(inv)
+	c.Setup = func(*pflag.FlagSet) command.Action {
+		return func(_ context.Context, inv *command.Invocation) error {
+			if len(inv.Args) < 4 {
+				return c.Incomplete(inv)
 			}
 			return runBuildHook(inv)
 		}
@@ -47,13 +48,13 @@ The commands below do what those of "guix offload" do.`,
 }
 
 // runBuildHook answers guix-daemon.
-func runBuildHook(inv *invocation) error {
-	cfg, err := buildhook.Environment(inv.args, inv.Getenv)
+func runBuildHook(inv *command.Invocation) error {
+	cfg, err := buildhook.Environment(inv.Args, inv.Getenv)
 	if err != nil {
-		return usageErrorf("%w", err)
+		return command.UsageErrorf("%w", err)
 	}
 	if code := buildhook.Run(cfg); code != buildhook.ExitBuilt {
-		return &exitError{code: code}
+		return command.Exit(code, nil)
 	}
 	return nil
 }
@@ -95,9 +96,9 @@ type offloading struct {
 }
 
 // setUp finds out which machines are meant.
-func (f *offloadFlags) setUp(ctx context.Context, inv *invocation) (*offloading, error) {
+func (f *offloadFlags) setUp(ctx context.Context, inv *command.Invocation) (*offloading, error) {
 	if *f.timeout <= 0 {
-		return nil, inv.usageErrorf("--timeout %s: want more than 0", *f.timeout)
+		return nil, inv.UsageErrorf("--timeout %s: want more than 0", *f.timeout)
 	}
 	found, err := f.where.resolve(inv)
 	if err != nil {
@@ -107,8 +108,8 @@ func (f *offloadFlags) setUp(ctx context.Context, inv *invocation) (*offloading,
 	if theirs := found.GuixMachinesFile(); !head.IsFile(o.file) && head.IsFile(theirs) {
 		o.file = theirs
 	}
-	if len(inv.args) > 0 {
-		o.file = inv.args[0]
+	if len(inv.Args) > 0 {
+		o.file = inv.Args[0]
 	}
 	if *f.where.store == "" && inv.Getenv("LIGHTER_STORE") == "" && strings.HasSuffix(o.file, ".scm") {
 		found.StoreKind = machines.StoreDaemon
@@ -117,7 +118,7 @@ func (f *offloadFlags) setUp(ctx context.Context, inv *invocation) (*offloading,
 	if err := o.read(ctx, inv); err != nil {
 		return nil, err
 	}
-	if err := o.choose(inv.args); err != nil {
+	if err := o.choose(inv.Args); err != nil {
 		return nil, err
 	}
 	if o.links, err = head.NewLinks(found, *f.agents, inv.Getenv, slog.New(slog.DiscardHandler)); err != nil {
@@ -131,14 +132,14 @@ func (f *offloadFlags) setUp(ctx context.Context, inv *invocation) (*offloading,
 
 // read reads the machines file. One in Scheme that is beyond lighter is given to guix, as
 // "guix offload" does with all of them.
-func (o *offloading) read(ctx context.Context, inv *invocation) error {
+func (o *offloading) read(ctx context.Context, inv *command.Invocation) error {
 	var opts machines.Options
 	if guix, err := buildhook.FindGuix(inv.Getenv); err == nil {
 		opts.Guix = guix
 	}
 	list, warnings, err := machines.Read(ctx, o.file, opts)
 	for _, w := range warnings {
-		fmt.Fprintf(inv.Err, "lighter: warning: %s\n", errorText(w))
+		fmt.Fprintf(inv.Err, "lighter: warning: %s\n", command.ErrorText(w))
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -146,9 +147,9 @@ func (o *offloading) read(ctx context.Context, inv *invocation) error {
 	case errors.As(err, new(*fs.PathError)), ctx.Err() != nil:
 		return err
 	case err != nil:
-		return badInput(err)
+		return command.BadInput(err)
 	case len(list) == 0:
-		return badInput(fmt.Errorf("%s lists no machine", o.file))
+		return command.BadInput(fmt.Errorf("%s lists no machine", o.file))
 	}
 	o.machines = list
 	return nil
@@ -176,13 +177,13 @@ func (o *offloading) choose(args []string) error {
 	}
 	re, err := regexp.Compile(args[1])
 	if err != nil {
-		return usageErrorf("REGEXP: %w", err)
+		return command.UsageErrorf("REGEXP: %w", err)
 	}
 	o.machines = slices.DeleteFunc(o.machines, func(m machines.Machine) bool {
 		return !re.MatchString(m.Name) && !re.MatchString(m.Host)
 	})
 	if len(o.machines) == 0 {
-		return usageErrorf("no machine of %s matches %q; there are %s", o.file, args[1], strings.Join(names, ", "))
+		return command.UsageErrorf("no machine of %s matches %q; there are %s", o.file, args[1], strings.Join(names, ", "))
 	}
 	return nil
 }
@@ -251,5 +252,5 @@ func (o *offloading) unusable(bad int) error {
 	if bad == 0 {
 		return nil
 	}
-	return &exitError{exitUnusable, fmt.Errorf("%d of %s can't be used", bad, human.Count(len(o.machines), "machine"))}
+	return command.Exit(command.ExitUnusable, fmt.Errorf("%d of %s can't be used", bad, human.Count(len(o.machines), "machine")))
 }

@@ -13,6 +13,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/cli/command"
 	"lighter/internal/cli/display"
 	"lighter/internal/human"
 	"lighter/internal/machinetest"
@@ -20,22 +21,22 @@ import (
 	"lighter/machines"
 )
 
-func offloadStatusCommand() *command {
-	return &command{
-		name:  "status",
-		args:  offloadArgs,
-		short: "show what machines report now",
-		long: `Asks each machine what it is and how busy: kernel, architecture, store, load, free disk, clock, round trip, and how many builds lighter's agent there runs. Load is the average over a minute; the normalized one is that for each core. It uses connections of its own; "lighter machines status" says what a running coordinator knows.
+func offloadStatusCommand() *command.Command {
+	return &command.Command{
+		Name:  "status",
+		Args:  offloadArgs,
+		Short: "show what machines report now",
+		Long: `Asks each machine what it is and how busy: kernel, architecture, store, load, free disk, clock, round trip, and how many builds lighter's agent there runs. Load is the average over a minute; the normalized one is that for each core. It uses connections of its own; "lighter machines status" says what a running coordinator knows.
 
 ` + offloadArguments,
-		exits: []int{exitBadInput, exitUnusable, exitInterrupted},
-		examples: []example{
+		Exits: []int{command.ExitBadInput, command.ExitUnusable, command.ExitInterrupted},
+		Examples: []command.Example{
 			{"lighter offload status", "all machines"},
 			{"lighter offload status --json | jq -r '[.machine, .normalizedLoad] | @tsv'", "the load of each"},
 		},
-		setup: func(fs *pflag.FlagSet) action {
+		Setup: func(fs *pflag.FlagSet) command.Action {
 			flags := addOffloadFlags(fs, 30*time.Second)
-			return func(ctx context.Context, inv *invocation) error {
+			return func(ctx context.Context, inv *command.Invocation) error {
 				o, err := flags.setUp(ctx, inv)
 				if err != nil {
 					return err
@@ -81,7 +82,7 @@ type stateFields struct {
 }
 
 // status asks all machines.
-func (o *offloading) status(ctx context.Context, inv *invocation, asJSON bool) (err error) {
+func (o *offloading) status(ctx context.Context, inv *command.Invocation, asJSON bool) (err error) {
 	if o.anyLocal() {
 		head, headErr := o.openHead(ctx)
 		if headErr != nil {
@@ -177,7 +178,7 @@ func (s *machineState) write(w io.Writer, style display.Style) {
 		}
 	}
 	if s.Error != "" {
-		fmt.Fprintf(w, "  %s: %s\n", style.Verdict(false, "", "error"), errorText(errors.New(s.Error)))
+		fmt.Fprintf(w, "  %s: %s\n", style.Verdict(false, "", "error"), command.ErrorText(errors.New(s.Error)))
 		writeFix(w, "    ", s.Fix)
 	}
 	for _, warning := range s.Warnings {

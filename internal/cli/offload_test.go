@@ -18,6 +18,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/cli/command"
 	"lighter/internal/cli/display"
 	"lighter/internal/machinetest"
 	"lighter/internal/testkit"
@@ -78,7 +79,7 @@ func (l *offloadLab) add(t *testing.T, name, addr, hostKey string) {
 func (l *offloadLab) run(t *testing.T, signals <-chan os.Signal, args ...string) (code int, out, errs string) {
 	t.Helper()
 	var o, e bytes.Buffer
-	p := Process{In: strings.NewReader(""), Out: &o, Err: &e, Signals: signals, Getenv: func(name string) string {
+	p := command.Process{In: strings.NewReader(""), Out: &o, Err: &e, Signals: signals, Getenv: func(name string) string {
 		return map[string]string{
 			"HOME": l.dir, "LIGHTER_STATE": filepath.Join(l.dir, "state"), "LIGHTER_CONFIG": filepath.Join(l.dir, "config"),
 			"LIGHTER_AGENTS": filepath.Join(l.dir, "agents"),
@@ -137,7 +138,7 @@ func TestOffloadAgentFails(t *testing.T) {
 			code, out, _ := l.run(t, nil, "test")
 			tt.want = append(tt.want, "m: can't be used", "ssh     good     logged in as u@", "agent   bad ")
 			for _, want := range tt.want {
-				if code != exitUnusable || !strings.Contains(out, want) {
+				if code != command.ExitUnusable || !strings.Contains(out, want) {
 					t.Errorf("exit code %d, want %q in:\n%s", code, want, out)
 				}
 			}
@@ -149,7 +150,7 @@ func TestOffloadNoAgentForThePlatform(t *testing.T) {
 	l := newOffloadLab(t)
 	server := sshtest.Start(t, sshtest.Options{Authorized: []ssh.PublicKey{l.key.PublicKey()}})
 	l.add(t, "m", server.Addr, server.HostKey())
-	if code, out, _ := l.run(t, nil, "test"); code != exitUnusable || !strings.Contains(out, "--agents says where they are") {
+	if code, out, _ := l.run(t, nil, "test"); code != command.ExitUnusable || !strings.Contains(out, "--agents says where they are") {
 		t.Errorf("exit code %d:\n%s", code, out)
 	}
 }
@@ -191,7 +192,7 @@ func TestOffloadTimeout(t *testing.T) {
 		got = append(got, s.Machine+": "+s.Error)
 	}
 	want := []string{"slow: not done after 300ms", "slow-too: not done after 300ms", "refused: dial tcp 127.0.0.1:1: connect: connection refused"}
-	if code != exitUnusable || !slices.Equal(got, want) {
+	if code != command.ExitUnusable || !slices.Equal(got, want) {
 		t.Errorf("exit code %d, got %q", code, got)
 	}
 }
@@ -204,7 +205,7 @@ func TestOffloadIsInterrupted(t *testing.T) {
 	time.AfterFunc(200*time.Millisecond, func() { signals <- os.Interrupt })
 	began := time.Now()
 	code, out, errs := l.run(t, signals, "test")
-	if took := time.Since(began); code != exitInterrupted || out != "" || errs != "lighter: interrupted\n" || took > 5*time.Second {
+	if took := time.Since(began); code != command.ExitInterrupted || out != "" || errs != "lighter: interrupted\n" || took > 5*time.Second {
 		t.Errorf("after %s: exit code %d, %q, %q", took, code, out, errs)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"lighter/internal/api"
+	"lighter/internal/cli/command"
 	"lighter/internal/cli/display"
 	"lighter/internal/human"
 	"lighter/internal/machinetest"
@@ -17,26 +18,26 @@ import (
 	"lighter/machines"
 )
 
-func offloadTestCommand() *command {
-	return &command{
-		name:  "test",
-		args:  offloadArgs,
-		short: "try whether machines can build, all at the same time",
-		long: `Tries on each machine what offloading to it needs: the SSH connection; the agent, which is uploaded and started; its store; that the machine imports what the head signed, and the head what the machine signed; the clocks. It uses connections of its own, even where a coordinator runs. If something fails, it says how to fix it, and the other machines are tried all the same.
+func offloadTestCommand() *command.Command {
+	return &command.Command{
+		Name:  "test",
+		Args:  offloadArgs,
+		Short: "try whether machines can build, all at the same time",
+		Long: `Tries on each machine what offloading to it needs: the SSH connection; the agent, which is uploaded and started; its store; that the machine imports what the head signed, and the head what the machine signed; the clocks. It uses connections of its own, even where a coordinator runs. If something fails, it says how to fix it, and the other machines are tried all the same.
 
 ` + offloadArguments + `
 
 It leaves on each machine a small text in the store, for its next garbage collection, and the agent, which ends by itself.`,
-		exits: []int{exitBadInput, exitUnusable, exitInterrupted},
-		examples: []example{
+		Exits: []int{command.ExitBadInput, command.ExitUnusable, command.ExitInterrupted},
+		Examples: []command.Example{
 			{"lighter offload test", "all machines"},
 			{"lighter offload test /etc/guix/machines.scm '^node[0-9]+$'", "some of Guix's"},
 			{"lighter offload test --json | jq -r 'select(.ok | not) | .machine'", "which ones are bad"},
 		},
-		setup: func(fs *pflag.FlagSet) action {
+		Setup: func(fs *pflag.FlagSet) command.Action {
 			flags := addOffloadFlags(fs, time.Minute)
 			keys := fs.Bool("show-keys", false, "show the public keys that must be authorized, where some are not")
-			return func(ctx context.Context, inv *invocation) error {
+			return func(ctx context.Context, inv *command.Invocation) error {
 				o, err := flags.setUp(ctx, inv)
 				if err != nil {
 					return err
@@ -70,7 +71,7 @@ type keyFile struct {
 }
 
 // test tries all machines.
-func (o *offloading) test(ctx context.Context, inv *invocation, asJSON, keys bool) (err error) {
+func (o *offloading) test(ctx context.Context, inv *command.Invocation, asJSON, keys bool) (err error) {
 	own, err := o.openHead(ctx)
 	if err != nil {
 		return err
@@ -129,9 +130,9 @@ func (t *offloadTrial) write(w io.Writer, keys bool, style display.Style) {
 		return
 	}
 	if t.HeadKey != nil {
-		fmt.Fprintf(w, "  the head's key, %s:\n%s\n", human.Printable(t.HeadKey.File), indent(indent(human.PrintableText(t.HeadKey.Key))))
+		fmt.Fprintf(w, "  the head's key, %s:\n%s\n", human.Printable(t.HeadKey.File), human.Indent(human.PrintableText(t.HeadKey.Key), "    "))
 	}
 	if t.MachineKey != "" {
-		fmt.Fprintf(w, "  the machine's key:\n%s\n", indent(indent(human.PrintableText(t.MachineKey))))
+		fmt.Fprintf(w, "  the machine's key:\n%s\n", human.Indent(human.PrintableText(t.MachineKey), "    "))
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"lighter/internal/cli/command"
 	"lighter/internal/head"
 	"lighter/internal/human"
 	"lighter/internal/quantity"
@@ -20,11 +21,11 @@ import (
 	"lighter/store/publish"
 )
 
-func publishCommand() *command {
-	return &command{
-		name:  "publish",
-		short: "serve a folder from which Guix substitutes; fill it, prune it",
-		long: `The folder has signed narinfos and compressed NARs, with the names that guix
+func publishCommand() *command.Command {
+	return &command.Command{
+		Name:  "publish",
+		Short: "serve a folder from which Guix substitutes; fill it, prune it",
+		Long: `The folder has signed narinfos and compressed NARs, with the names that guix
 publish gives them, so that any web server for static files can serve it, or this
 command. It is filled by "lighter publish add", or for each build by the
 coordinator's publish hook.
@@ -35,23 +36,23 @@ A Guix that is to use it authorizes the key in the folder's signing-key.pub with
 GET and HEAD are answered for the files of a published folder, and for no others.
 Without --listen nothing starts. Folders are not
 listed, and nothing is written. --log-level debug logs every request.`,
-		examples: []example{
+		Examples: []command.Example{
 			{"lighter publish --dir /srv/substitutes --listen 127.0.0.1:8080", "for this computer, or for a proxy on it that adds TLS"},
 			{"lighter publish --dir /srv/substitutes --listen /run/substitutes.sock", "on a Unix socket"},
 		},
-		setup: servePublished,
-		sub:   []*command{publishAddCommand(), publishPruneCommand()},
+		Setup: servePublished,
+		Sub:   []*command.Command{publishAddCommand(), publishPruneCommand()},
 	}
 }
 
 // servePublished serves a folder until a signal comes.
-func servePublished(flags *pflag.FlagSet) action {
+func servePublished(flags *pflag.FlagSet) command.Action {
 	dir := flags.String("dir", "", "the published folder is `DIR`")
 	listen := flags.String("listen", "", "answer on `ADDR`: HOST:PORT, or the absolute name of a Unix socket")
 	log := addLogFlags(flags)
-	return func(ctx context.Context, inv *invocation) error {
+	return func(ctx context.Context, inv *command.Invocation) error {
 		if *dir == "" || *listen == "" {
-			return inv.usageErrorf("want --dir DIR and --listen ADDR; see \"%s --help\"", inv.flags.Name())
+			return inv.UsageErrorf("want --dir DIR and --listen ADDR; see \"%s --help\"", inv.Flags.Name())
 		}
 		logger, err := log.logger(inv, inv.Err)
 		if err != nil {
@@ -88,19 +89,19 @@ func listenFor(ctx context.Context, addr string) (net.Listener, string, error) {
 	return l, "unix://" + addr, err
 }
 
-func publishAddCommand() *command {
-	return &command{
-		name:  "add",
-		args:  "PATH… --to DIR",
-		short: "publish items of the head's store, with what they refer to",
-		long: `Writes narinfos, signed with the head's key, and NARs of the items, and of all that
+func publishAddCommand() *command.Command {
+	return &command.Command{
+		Name:  "add",
+		Args:  "PATH… --to DIR",
+		Short: "publish items of the head's store, with what they refer to",
+		Long: `Writes narinfos, signed with the head's key, and NARs of the items, and of all that
 they refer to. What is in the folder already is not written again. Of a derivation
 it publishes the text, not the outputs.`,
-		examples: []example{
+		Examples: []command.Example{
 			{"lighter publish add /gnu/store/…-hello-2.12 --to /srv/substitutes", "from lighter's own store"},
 			{"lighter publish add --store guix-daemon /gnu/store/…-hello-2.12 --to /srv/substitutes", "from Guix's store and with its key, as root"},
 		},
-		setup: func(flags *pflag.FlagSet) action {
+		Setup: func(flags *pflag.FlagSet) command.Action {
 			a, where := new(publishAdd), allFolderFlags(flags)
 			flags.StringVar(&a.to, "to", "", "publish in the folder `DIR`, made if missing")
 			flags.StringVar(&a.compression, "compression", narinfo.Zstd, "compress NARs with `METHOD` zstd or gzip, or none")
@@ -118,9 +119,9 @@ type publishAdd struct {
 	alone           bool
 }
 
-func (a *publishAdd) run(ctx context.Context, inv *invocation, f head.Folders) error {
+func (a *publishAdd) run(ctx context.Context, inv *command.Invocation, f head.Folders) error {
 	if a.to == "" {
-		return inv.usageErrorf("--to DIR is missing")
+		return inv.UsageErrorf("--to DIR is missing")
 	}
 	key, err := f.LoadSigningKey()
 	if err != nil {
@@ -129,14 +130,14 @@ func (a *publishAdd) run(ctx context.Context, inv *invocation, f head.Folders) e
 	logger := slog.New(slog.DiscardHandler)
 	w, err := publish.New(publish.Options{FS: publish.Folder(a.to), Key: key, Compression: a.compression, Level: a.level, Logger: logger})
 	if err != nil {
-		return &exitError{exitUsage, err}
+		return command.Exit(command.ExitUsage, err)
 	}
 	from, err := head.OpenStore(ctx, f, logger)
 	if err != nil {
 		return err
 	}
 	defer from.Close() //nolint:errcheck // it was only read
-	paths, err := pathArguments(from.Dir(), inv.args)
+	paths, err := pathArguments(from.Dir(), inv.Args)
 	if err != nil {
 		return err
 	}
@@ -156,31 +157,31 @@ func pathArguments(dir store.Dir, args []string) ([]store.Path, error) {
 		}
 		path, err := dir.ParsePath(filepath.Clean(arg))
 		if err != nil {
-			return nil, &exitError{exitUsage, err}
+			return nil, command.Exit(command.ExitUsage, err)
 		}
 		paths = append(paths, path)
 	}
 	return paths, nil
 }
 
-func publishPruneCommand() *command {
-	return &command{
-		name:  "prune",
-		args:  "--dir DIR",
-		short: "remove from a folder what was not published lately",
-		long: `Removes items that were not published for longer than --older-than, with their NARs;
+func publishPruneCommand() *command.Command {
+	return &command.Command{
+		Name:  "prune",
+		Args:  "--dir DIR",
+		Short: "remove from a folder what was not published lately",
+		Long: `Removes items that were not published for longer than --older-than, with their NARs;
 what a remaining item refers to stays. An item that is published again counts as
 new. Logs and failures go when they are as old. Others may publish meanwhile.`,
-		examples: []example{
+		Examples: []command.Example{
 			{"lighter publish prune --dir /srv/substitutes --older-than 90d", "what nobody has built for 90 days"},
 		},
-		setup: func(flags *pflag.FlagSet) action {
+		Setup: func(flags *pflag.FlagSet) command.Action {
 			dir := flags.String("dir", "", "the published folder is `DIR`")
 			var olderThan time.Duration
-			durationFlag(flags, &olderThan, "older-than", 0, "remove what was not published for this long, such as 30d; an hour at least")
-			return func(ctx context.Context, inv *invocation) error {
+			command.DurationVar(flags, &olderThan, "older-than", 0, "remove what was not published for this long, such as 30d; an hour at least")
+			return func(ctx context.Context, inv *command.Invocation) error {
 				if *dir == "" || olderThan <= 0 {
-					return inv.usageErrorf("want --dir DIR and --older-than TIME")
+					return inv.UsageErrorf("want --dir DIR and --older-than TIME")
 				}
 				return prunePublished(ctx, inv, *dir, olderThan)
 			}
@@ -188,7 +189,7 @@ new. Logs and failures go when they are as old. Others may publish meanwhile.`,
 	}
 }
 
-func prunePublished(ctx context.Context, inv *invocation, dir string, olderThan time.Duration) error {
+func prunePublished(ctx context.Context, inv *command.Invocation, dir string, olderThan time.Duration) error {
 	folder := publish.Folder(dir)
 	text, err := folder.Read(ctx, narinfo.CacheInfoName, 4<<10)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"testing"
 
+	"lighter/internal/cli/command"
 	"lighter/store/narinfo"
 )
 
@@ -24,7 +25,7 @@ func servePublish(t *testing.T, dir, listen string) (url string, end func() (int
 	var said strings.Builder
 	go func() {
 		code <- Run(context.Background(), []string{"publish", "--dir", dir, "--listen", listen, "--log-level", "debug"},
-			Process{Out: w, Err: &said, Getenv: func(string) string { return "" }, Signals: signals})
+			command.Process{Out: w, Err: &said, Getenv: func(string) string { return "" }, Signals: signals})
 		w.Close()
 	}()
 	url, err := bufio.NewReader(r).ReadString('\n')
@@ -57,7 +58,7 @@ func TestPublishServes(t *testing.T) {
 		t.Errorf("got %q, %v", text, err)
 	}
 	code, said := end()
-	if code != exitDone || !strings.Contains(said, "path=/nix-cache-info status=200") {
+	if code != command.ExitDone || !strings.Contains(said, "path=/nix-cache-info status=200") {
 		t.Errorf("code %d: %s", code, said)
 	}
 }
@@ -70,8 +71,8 @@ func TestPublishOnSocket(t *testing.T) {
 		t.Errorf("got URL %s", url)
 	}
 	var second strings.Builder
-	code := Run(t.Context(), []string{"publish", "--dir", dir, "--listen", socket}, Process{Out: io.Discard, Err: &second, Getenv: func(string) string { return "" }})
-	if code != exitFailure || !strings.Contains(second.String(), "listens on it already") {
+	code := Run(t.Context(), []string{"publish", "--dir", dir, "--listen", socket}, command.Process{Out: io.Discard, Err: &second, Getenv: func(string) string { return "" }})
+	if code != command.ExitFailure || !strings.Contains(second.String(), "listens on it already") {
 		t.Errorf("a second one: code %d: %s", code, second.String())
 	}
 	client := http.Client{Transport: &http.Transport{
@@ -88,7 +89,7 @@ func TestPublishOnSocket(t *testing.T) {
 	if resp.StatusCode != http.StatusNotFound {
 		t.Errorf("got %s", resp.Status)
 	}
-	if code, said := end(); code != exitDone {
+	if code, said := end(); code != command.ExitDone {
 		t.Errorf("code %d: %s", code, said)
 	}
 	if _, err := os.Stat(socket); !os.IsNotExist(err) {

@@ -14,17 +14,18 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/command"
 	"lighter/internal/dataservice"
 	"lighter/internal/head"
 	"lighter/internal/revisions"
 	"lighter/internal/version"
 )
 
-func queueCommand() *command {
-	return &command{
-		name:  "queue",
-		short: "have the packages of new revisions of Guix built",
-		long: `Asks a Guix Data Service for the revisions of branches, and has the coordinator
+func queueCommand() *command.Command {
+	return &command.Command{
+		Name:  "queue",
+		Short: "have the packages of new revisions of Guix built",
+		Long: `Asks a Guix Data Service for the revisions of branches, and has the coordinator
 build the derivations of the packages of those that are new. Each build gets the
 tags branch, commit and system, and target if it is a cross-build, by which
 "lighter builds" finds it.
@@ -36,15 +37,15 @@ the Guix Build Coordinator.
 
 It goes on until it is interrupted, and looks for new revisions at each
 interval. It waits while the service or the coordinator is away.`,
-		exits: []int{exitNoAnswer, exitBadInput, exitInterrupted},
-		examples: []example{
+		Exits: []int{command.ExitNoAnswer, command.ExitBadInput, command.ExitInterrupted},
+		Examples: []command.Example{
 			{"lighter queue --latest-only --derivation-substitute-urls https://data.guix.gnu.org", "follow master, for the systems of all machines"},
 			{"lighter queue --once --dry-run --system x86_64-linux --revisions 1", "print the derivations of the newest revision"},
 			{"lighter queue --branch core-packages-team --system aarch64-linux --supersede", "build only the newest revision of another branch"},
 			{"lighter queue --systems-and-targets x86_64-linux=riscv64-linux-gnu", "cross-builds alone"},
 		},
-		takesSignals: true,
-		setup: func(fs *pflag.FlagSet) action {
+		TakesSignals: true,
+		Setup: func(fs *pflag.FlagSet) command.Action {
 			q := new(queueAction)
 			fs.StringVar(&q.service, "guix-data-service", "https://data.guix.gnu.org", "the service's `URL`")
 			fs.IntVar(&q.repository, "repository", 1, "number of the repository there")
@@ -59,7 +60,7 @@ interval. It waits while the service or the coordinator is away.`,
 			fs.StringArrayVar(&q.substitutes, "derivation-substitute-urls", nil, "`URL` of a substitute server that has the derivations; may be repeated")
 			fs.IntVarP(&q.priority, "priority", "p", 0, "builds with a higher number go first")
 			fs.StringToStringVar(&q.tags, "tag", nil, "`k=v` for the builds, besides those that they get anyway; may be repeated")
-			durationFlag(fs, &q.interval, "interval", 10*time.Minute, "look for new revisions this often")
+			command.DurationVar(fs, &q.interval, "interval", 10*time.Minute, "look for new revisions this often")
 			fs.BoolVar(&q.once, "once", false, "look once, and end")
 			fs.BoolVarP(&q.dryRun, "dry-run", "n", false, "print the derivations and submit nothing; implies --once")
 			q.log = addLogFlags(fs)
@@ -89,7 +90,7 @@ type queueAction struct {
 // the rest to the next round.
 const coordinatorPatience = 10 * time.Minute
 
-func (a *queueAction) run(ctx context.Context, inv *invocation, client *apiclient.Client, f head.Folders) error {
+func (a *queueAction) run(ctx context.Context, inv *command.Invocation, client *apiclient.Client, f head.Folders) error {
 	runner, err := a.runner(inv)
 	if err != nil {
 		return err
@@ -100,7 +101,7 @@ func (a *queueAction) run(ctx context.Context, inv *invocation, client *apiclien
 	}
 	service, err := dataservice.New(dataservice.Options{URL: a.service, UserAgent: "lighter/" + version.Version, Logger: logger})
 	if err != nil {
-		return inv.usageErrorf("--guix-data-service: %w", err)
+		return inv.UsageErrorf("--guix-data-service: %w", err)
 	}
 	defer service.Close()
 	file := a.processed
@@ -112,7 +113,7 @@ func (a *queueAction) run(ctx context.Context, inv *invocation, client *apiclien
 		return err
 	}
 	runner.Log, runner.Service, runner.Coordinator, runner.Commits = logger, service, client, commits
-	ctx, stop := cancelOnSignal(ctx, inv.Signals)
+	ctx, stop := inv.CancelOnSignal(ctx)
 	defer stop()
 	if a.once && !a.dryRun {
 		// A person who looks on wants to know at once that there is no coordinator.
@@ -123,7 +124,7 @@ func (a *queueAction) run(ctx context.Context, inv *invocation, client *apiclien
 	case a.once || a.dryRun:
 		err = runner.Round(ctx)
 	default:
-		if err = runner.Run(ctx, a.interval); errors.Is(err, errInterrupted) {
+		if err = runner.Run(ctx, a.interval); errors.Is(err, command.ErrInterrupted) {
 			logger.Info("interrupted; what is not done is done next time")
 			err = nil
 		}
@@ -135,9 +136,9 @@ func (a *queueAction) run(ctx context.Context, inv *invocation, client *apiclien
 var platformForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
 
 // runner makes the value that does the work, of flags that it checks.
-func (a *queueAction) runner(inv *invocation) (*revisions.Runner, error) {
+func (a *queueAction) runner(inv *command.Invocation) (*revisions.Runner, error) {
 	wrong := func(format string, args ...any) (*revisions.Runner, error) {
-		return nil, inv.usageErrorf(format, args...)
+		return nil, inv.UsageErrorf(format, args...)
 	}
 	switch {
 	case a.repository < 1:

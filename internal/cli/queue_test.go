@@ -17,6 +17,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"lighter/internal/api"
+	"lighter/internal/cli/command"
 	"lighter/internal/submission/submissiontest"
 	"lighter/internal/testkit"
 	"lighter/store"
@@ -73,7 +74,7 @@ func runQueue(t *testing.T, args ...string) (code int, out, errs string) {
 	t.Helper()
 	var o, e bytes.Buffer
 	home := t.TempDir()
-	p := Process{In: strings.NewReader(""), Out: &o, Err: &e, Getenv: func(name string) string {
+	p := command.Process{In: strings.NewReader(""), Out: &o, Err: &e, Getenv: func(name string) string {
 		if name == "HOME" {
 			return home
 		}
@@ -88,11 +89,11 @@ func TestQueueCommand(t *testing.T) {
 	args := queueServers(t, stub)
 	code, out, errs := runQueue(t, append(args, "--dry-run", "--revisions", "2")...)
 	want := "/gnu/store/0cr3xlhxgm9g2cbyhmkgzc4gmcljh5mr-hello-2.12.drv\n/gnu/store/3sywvk8bdphbdpyxnyx9ry8axq0v5nzp-sed-4.8.drv\n"
-	if code != exitDone || out != want || len(stub.Builds) > 0 {
+	if code != command.ExitDone || out != want || len(stub.Builds) > 0 {
 		t.Errorf("exit code %d\n%s\n%s", code, out, errs)
 	}
 	code, out, errs = runQueue(t, append(args, "--derivation-substitute-urls", "https://example.org", "--tag", "a=b")...)
-	if code != exitDone || out != "" || !strings.Contains(errs, "2 submitted") {
+	if code != command.ExitDone || out != "" || !strings.Contains(errs, "2 submitted") {
 		t.Errorf("exit code %d\n%s\n%s", code, out, errs)
 	}
 	state := args[len(args)-1]
@@ -115,7 +116,7 @@ func TestQueueCommand(t *testing.T) {
 		t.Errorf("builds of %v", got)
 	}
 	code, _, errs = runQueue(t, append(args, "--system", "x86_64-linux", "--branch", "master", "--socket", filepath.Join(state, "none"))...)
-	if code != exitNoAnswer || !strings.Contains(errs, "no coordinator answers at") {
+	if code != command.ExitNoAnswer || !strings.Contains(errs, "no coordinator answers at") {
 		t.Errorf("exit code %d\n%s", code, errs)
 	}
 }
@@ -136,7 +137,7 @@ func TestQueueUsage(t *testing.T) {
 		"--systems-and-targets =aarch64-linux-x": "want SYSTEM=TARGET",
 	} {
 		code, _, errs := runQueue(t, append([]string{"queue", "--state", t.TempDir()}, strings.Fields(args)...)...)
-		if code != exitUsage || !strings.Contains(errs, want) {
+		if code != command.ExitUsage || !strings.Contains(errs, want) {
 			t.Errorf("%s: exit code %d, %q, want %q", args, code, errs, want)
 		}
 	}

@@ -14,26 +14,27 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/command"
 	"lighter/internal/cli/display"
 )
 
-func statusCommand() *command {
-	return &command{
-		name:  "status",
-		short: "show the coordinator at a glance",
-		long: `Shows in one screen whether builds are placed, what there is to do for each system and until when, the machines, what failed lately, and what is under way. On a terminal it fills the screen, and says how much does not fit; elsewhere it shows everything.
+func statusCommand() *command.Command {
+	return &command.Command{
+		Name:  "status",
+		Short: "show the coordinator at a glance",
+		Long: `Shows in one screen whether builds are placed, what there is to do for each system and until when, the machines, what failed lately, and what is under way. On a terminal it fills the screen, and says how much does not fit; elsewhere it shows everything.
 
 CPU/MEM is the percentage of the last seconds in which some task on the machine waited for the processor, and for memory. An arrow up is a transfer to the machine, one down a transfer from it.`,
-		exits: []int{exitNoAnswer},
-		examples: []example{
+		Exits: []int{command.ExitNoAnswer},
+		Examples: []command.Example{
 			{"lighter status", "builds, machines, what runs and what travels"},
 			{"lighter status --watch", "the same, every second, until it is interrupted"},
 			{"lighter status --json | jq .counts", "for a program"},
 		},
-		setup: func(fs *pflag.FlagSet) action {
+		Setup: func(fs *pflag.FlagSet) command.Action {
 			asJSON := fs.Bool("json", false, "print a JSON object; with --watch one a line")
 			watch := fs.BoolP("watch", "w", false, "refresh every second")
-			return clientAction(fs, func(ctx context.Context, inv *invocation, client *apiclient.Client) error {
+			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
 				if *watch {
 					return watchStatus(ctx, inv, client, *asJSON)
 				}
@@ -51,7 +52,7 @@ CPU/MEM is the percentage of the last seconds in which some task on the machine 
 }
 
 // writeStatus writes the page of "lighter status".
-func writeStatus(inv *invocation, s *api.Status, now time.Time) error {
+func writeStatus(inv *command.Invocation, s *api.Status, now time.Time) error {
 	width, height := 0, 0
 	if t := display.Terminal(inv.Out); t != nil {
 		if width, height = display.TerminalSize(t); height > 1 {
@@ -74,10 +75,10 @@ func writeLines(w io.Writer, lines []string) error {
 const statusInterval = time.Second
 
 // watchStatus shows the status until the context ends, which is a good end.
-func watchStatus(ctx context.Context, inv *invocation, client *apiclient.Client, asJSON bool) error {
+func watchStatus(ctx context.Context, inv *command.Invocation, client *apiclient.Client, asJSON bool) error {
 	t := display.CanDraw(inv.Out, inv.Getenv)
 	if t == nil && !asJSON {
-		return inv.usageErrorf("--watch wants a terminal that it can draw on, or --json")
+		return inv.UsageErrorf("--watch wants a terminal that it can draw on, or --json")
 	}
 	show := func(s *api.Status, _ error) error { return writeJSONLine(inv.Out, s) }
 	if !asJSON {
@@ -89,7 +90,7 @@ func watchStatus(ctx context.Context, inv *invocation, client *apiclient.Client,
 	signal.Notify(resized, syscall.SIGWINCH)
 	defer signal.Stop(resized)
 	err := pollStatus(ctx, client, resized, show)
-	if errors.Is(context.Cause(ctx), errInterrupted) {
+	if errors.Is(context.Cause(ctx), command.ErrInterrupted) {
 		return nil
 	}
 	return err
@@ -132,7 +133,7 @@ type statusWatcher struct {
 	last   []string
 }
 
-func newStatusWatcher(inv *invocation, t *os.File) *statusWatcher {
+func newStatusWatcher(inv *command.Invocation, t *os.File) *statusWatcher {
 	return &statusWatcher{
 		screen: display.OnTerminal(t),
 		style:  display.StyleOf(t, inv.Getenv),

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"lighter/internal/cli/command"
 	"lighter/internal/cli/display"
 	"lighter/internal/head"
 	"lighter/internal/human"
@@ -22,15 +23,15 @@ import (
 	"lighter/store/local"
 )
 
-func storeCommand() *command {
-	return &command{
-		name:  "store",
-		short: "the head's own store",
-		long: `The head's store holds what is sent to machines and what comes home from them.
+func storeCommand() *command.Command {
+	return &command.Command{
+		Name:  "store",
+		Short: "the head's own store",
+		Long: `The head's store holds what is sent to machines and what comes home from them.
 Its items are named /gnu/store/HASH-NAME wherever the files really are ("lighter
 store path" says where). These commands need no coordinator, and may be used
 while one runs.`,
-		sub: []*command{
+		Sub: []*command.Command{
 			storeAddCommand(), storeImportCommand(), storeExportCommand(), storeInfoCommand(),
 			storePathCommand(), storeVerifyCommand(), storeGCCommand(),
 		},
@@ -45,8 +46,8 @@ func physicalPath(s *local.Store, path store.Path) (string, error) { return s.Ph
 
 // storeAction is the action of a command that works on the head's store. The signing key is
 // needed only to export, so that one that is missing is not an error here.
-func storeAction(fs *pflag.FlagSet, do func(ctx context.Context, inv *invocation, s *local.Store) error) action {
-	return stateFlags(fs).action(func(ctx context.Context, inv *invocation, f head.Folders) error {
+func storeAction(fs *pflag.FlagSet, do func(ctx context.Context, inv *command.Invocation, s *local.Store) error) command.Action {
+	return stateFlags(fs).action(func(ctx context.Context, inv *command.Invocation, f head.Folders) error {
 		s, err := head.OpenLocal(f, nil, slog.New(slog.DiscardHandler))
 		if err != nil {
 			return err
@@ -64,7 +65,7 @@ func itemArgument(s *local.Store, arg string) (store.Path, string, error) {
 	}
 	path, rest, err := s.Dir().ParsePathWithin(filepath.Clean(arg))
 	if err != nil {
-		return "", "", &exitError{exitUsage, err}
+		return "", "", command.Exit(command.ExitUsage, err)
 	}
 	return path, rest, nil
 }
@@ -81,24 +82,24 @@ func itemArguments(s *local.Store, args []string) ([]store.Path, error) {
 	return paths, nil
 }
 
-func storeAddCommand() *command {
-	return &command{
-		name:  "add",
-		args:  "FILE…",
-		short: "add files and folders, print their store paths",
-		long: `Copies each FILE, with everything below it, into the store under the hash of its
+func storeAddCommand() *command.Command {
+	return &command.Command{
+		Name:  "add",
+		Args:  "FILE…",
+		Short: "add files and folders, print their store paths",
+		Long: `Copies each FILE, with everything below it, into the store under the hash of its
 contents, as "guix download" and the add-to-store operation do.`,
-		examples: []example{
+		Examples: []command.Example{
 			{"lighter store add ./src", "a source tree, as input of a derivation"},
 			{"lighter store add --name hello-2.12.tar.gz /tmp/download", "under another name"},
 		},
-		setup: func(fs *pflag.FlagSet) action {
+		Setup: func(fs *pflag.FlagSet) command.Action {
 			name := fs.String("name", "", "name of the item (default the file's; needs a single FILE)")
-			return storeAction(fs, func(ctx context.Context, inv *invocation, s *local.Store) error {
-				if *name != "" && len(inv.args) > 1 {
-					return inv.usageErrorf("--name needs a single FILE")
+			return storeAction(fs, func(ctx context.Context, inv *command.Invocation, s *local.Store) error {
+				if *name != "" && len(inv.Args) > 1 {
+					return inv.UsageErrorf("--name needs a single FILE")
 				}
-				for _, file := range inv.args {
+				for _, file := range inv.Args {
 					path, err := addFile(ctx, s, *name, file)
 					if err != nil {
 						return err
@@ -121,7 +122,7 @@ func addFile(ctx context.Context, s store.Adder, name, file string) (store.Path,
 		name = filepath.Base(full)
 	}
 	if err := store.CheckName(name); err != nil {
-		return "", usageErrorf("%s: %w; choose another with --name", file, err)
+		return "", command.UsageErrorf("%s: %w; choose another with --name", file, err)
 	}
 	r, w := io.Pipe()
 	packed := make(chan error, 1)
@@ -138,23 +139,23 @@ func addFile(ctx context.Context, s store.Adder, name, file string) (store.Path,
 	return path, err
 }
 
-func storeImportCommand() *command {
-	return &command{
-		name:  "import",
-		short: "read an archive from standard input into the store",
-		long: `Reads an archive, as "lighter store export" and "guix archive --export" write
+func storeImportCommand() *command.Command {
+	return &command.Command{
+		Name:  "import",
+		Short: "read an archive from standard input into the store",
+		Long: `Reads an archive, as "lighter store export" and "guix archive --export" write
 it, and prints the path of each item. An item becomes visible only after its
 hash and its signature were checked; the key that signed must be authorized (see
 "lighter key authorize"), and what it refers to must be there.`,
-		exits: []int{exitBadInput},
-		examples: []example{
+		Exits: []int{command.ExitBadInput},
+		Examples: []command.Example{
 			{"ssh builder guix archive --export -r /gnu/store/…-hello-2.12 | lighter store import", "from a machine that runs Guix"},
 			{"lighter store import < hello.nar", "from a file"},
 		},
-		setup: func(fs *pflag.FlagSet) action {
-			return storeAction(fs, func(ctx context.Context, inv *invocation, s *local.Store) error {
+		Setup: func(fs *pflag.FlagSet) command.Action {
+			return storeAction(fs, func(ctx context.Context, inv *command.Invocation, s *local.Store) error {
 				if display.Terminal(inv.In) != nil {
-					return inv.usageErrorf("standard input is a terminal; redirect an archive to it")
+					return inv.UsageErrorf("standard input is a terminal; redirect an archive to it")
 				}
 				infos, err := s.Import(ctx, bufio.NewReaderSize(inv.In, 1<<18), store.ImportOptions{})
 				for _, info := range infos {
@@ -169,23 +170,23 @@ hash and its signature were checked; the key that signed must be authorized (see
 	}
 }
 
-func storeExportCommand() *command {
-	return &command{
-		name:  "export",
-		args:  "PATH…",
-		short: "write items to standard output as an archive",
-		long: `Writes an archive of the items, signed with the head's key, for "lighter store
+func storeExportCommand() *command.Command {
+	return &command.Command{
+		Name:  "export",
+		Args:  "PATH…",
+		Short: "write items to standard output as an archive",
+		Long: `Writes an archive of the items, signed with the head's key, for "lighter store
 import" or "guix archive --import" elsewhere.`,
-		examples: []example{
+		Examples: []command.Example{
 			{"lighter store export -r /gnu/store/…-hello-2.12 > hello.nar", "with everything that it refers to"},
 			{"lighter store export -r /gnu/store/…-hello-2.12 | ssh other lighter store import", "to another computer"},
 		},
-		setup: func(fs *pflag.FlagSet) action {
+		Setup: func(fs *pflag.FlagSet) command.Action {
 			where := stateFlags(fs)
 			recursive := fs.BoolP("recursive", "r", false, "with everything that the items refer to")
-			return where.action(func(ctx context.Context, inv *invocation, f head.Folders) error {
+			return where.action(func(ctx context.Context, inv *command.Invocation, f head.Folders) error {
 				if display.Terminal(inv.Out) != nil {
-					return inv.usageErrorf("standard output is a terminal; redirect it to a file or a program")
+					return inv.UsageErrorf("standard output is a terminal; redirect it to a file or a program")
 				}
 				return exportItems(ctx, inv, f, *recursive)
 			})
@@ -193,7 +194,7 @@ import" or "guix archive --import" elsewhere.`,
 	}
 }
 
-func exportItems(ctx context.Context, inv *invocation, f head.Folders, recursive bool) error {
+func exportItems(ctx context.Context, inv *command.Invocation, f head.Folders, recursive bool) error {
 	key, err := f.LoadSigningKey()
 	if err != nil {
 		return err
@@ -203,7 +204,7 @@ func exportItems(ctx context.Context, inv *invocation, f head.Folders, recursive
 		return err
 	}
 	defer s.Close()
-	paths, err := itemArguments(s, inv.args)
+	paths, err := itemArguments(s, inv.Args)
 	if err != nil {
 		return err
 	}
@@ -224,19 +225,19 @@ func exportItems(ctx context.Context, inv *invocation, f head.Folders, recursive
 	return out.Flush()
 }
 
-func storeInfoCommand() *command {
-	return &command{
-		name:  "info",
-		args:  "PATH…",
-		short: "show what the store knows of items",
-		examples: []example{
+func storeInfoCommand() *command.Command {
+	return &command.Command{
+		Name:  "info",
+		Args:  "PATH…",
+		Short: "show what the store knows of items",
+		Examples: []command.Example{
 			{"lighter store info /gnu/store/…-hello-2.12", "hash, size, references, where the files are"},
 			{"lighter store info --json -r /gnu/store/…-hello-2.12", "the same of its closure, for a program, an item a line"},
 		},
-		setup: func(fs *pflag.FlagSet) action {
+		Setup: func(fs *pflag.FlagSet) command.Action {
 			recursive := fs.BoolP("recursive", "r", false, "and of everything that the items refer to")
 			asJSON := fs.Bool("json", false, "print one JSON object a line")
-			return storeAction(fs, func(ctx context.Context, inv *invocation, s *local.Store) error {
+			return storeAction(fs, func(ctx context.Context, inv *command.Invocation, s *local.Store) error {
 				infos, err := itemInfos(ctx, inv, s, *recursive)
 				if err != nil {
 					return err
@@ -261,8 +262,8 @@ func storeInfoCommand() *command {
 	}
 }
 
-func itemInfos(ctx context.Context, inv *invocation, s *local.Store, recursive bool) ([]*store.Info, error) {
-	paths, err := itemArguments(s, inv.args)
+func itemInfos(ctx context.Context, inv *command.Invocation, s *local.Store, recursive bool) ([]*store.Info, error) {
+	paths, err := itemArguments(s, inv.Args)
 	if err != nil {
 		return nil, err
 	}
@@ -280,7 +281,7 @@ func itemInfos(ctx context.Context, inv *invocation, s *local.Store, recursive b
 	return infos, nil
 }
 
-func writeInfo(inv *invocation, s *local.Store, info *store.Info) error {
+func writeInfo(inv *command.Invocation, s *local.Store, info *store.Info) error {
 	files, err := physicalPath(s, info.Path)
 	if err != nil {
 		return err
@@ -304,18 +305,18 @@ func writeInfo(inv *invocation, s *local.Store, info *store.Info) error {
 	return nil
 }
 
-func storePathCommand() *command {
-	return &command{
-		name:  "path",
-		args:  "PATH…",
-		short: "say where an item's files really are",
-		examples: []example{
+func storePathCommand() *command.Command {
+	return &command.Command{
+		Name:  "path",
+		Args:  "PATH…",
+		Short: "say where an item's files really are",
+		Examples: []command.Example{
 			{"ls $(lighter store path /gnu/store/…-hello-2.12)/bin", "look into an item"},
 			{"cat $(lighter store path /gnu/store/…-hello-2.12/share/README)", "a file in an item"},
 		},
-		setup: func(fs *pflag.FlagSet) action {
-			return storeAction(fs, func(ctx context.Context, inv *invocation, s *local.Store) error {
-				for _, arg := range inv.args {
+		Setup: func(fs *pflag.FlagSet) command.Action {
+			return storeAction(fs, func(ctx context.Context, inv *command.Invocation, s *local.Store) error {
+				for _, arg := range inv.Args {
 					path, rest, err := itemArgument(s, arg)
 					if err != nil {
 						return err
@@ -335,20 +336,20 @@ func storePathCommand() *command {
 	}
 }
 
-func storeVerifyCommand() *command {
-	return &command{
-		name:  "verify",
-		short: "check that every item is there and unchanged",
-		long: `Prints a line for each item that is not as the store's records say. Nothing is
+func storeVerifyCommand() *command.Command {
+	return &command.Command{
+		Name:  "verify",
+		Short: "check that every item is there and unchanged",
+		Long: `Prints a line for each item that is not as the store's records say. Nothing is
 changed.`,
-		exits: []int{exitBadInput},
-		examples: []example{
+		Exits: []int{command.ExitBadInput},
+		Examples: []command.Example{
 			{"lighter store verify", "is everything there?"},
 			{"lighter store verify --check-contents", "and whether every item has the right hash; reads all of them"},
 		},
-		setup: func(fs *pflag.FlagSet) action {
+		Setup: func(fs *pflag.FlagSet) command.Action {
 			contents := fs.Bool("check-contents", false, "also compute the hash of every item")
-			return storeAction(fs, func(ctx context.Context, inv *invocation, s *local.Store) error {
+			return storeAction(fs, func(ctx context.Context, inv *command.Invocation, s *local.Store) error {
 				problems := 0
 				err := s.Verify(ctx, *contents, func(p store.VerifyProblem) {
 					problems++
@@ -358,7 +359,7 @@ changed.`,
 					return err
 				}
 				if problems > 0 {
-					return badInput(fmt.Errorf("the store has %s", human.Count(problems, "problem")))
+					return command.BadInput(fmt.Errorf("the store has %s", human.Count(problems, "problem")))
 				}
 				return nil
 			})
@@ -366,19 +367,19 @@ changed.`,
 	}
 }
 
-func storeGCCommand() *command {
-	return &command{
-		name:  "gc",
-		short: "delete items that nothing needs",
-		long: `Deletes items of the head's store that no root and no build needs, and prints
+func storeGCCommand() *command.Command {
+	return &command.Command{
+		Name:  "gc",
+		Short: "delete items that nothing needs",
+		Long: `Deletes items of the head's store that no root and no build needs, and prints
 their paths. For a machine's store there is "lighter machines gc".`,
-		examples: []example{
+		Examples: []command.Example{
 			{"lighter store gc --dry-run", "what would go?"},
 			{"lighter store gc --max-freed 5GiB --older-than 3d", "make some room, sparing what is new"},
 		},
-		setup: func(fs *pflag.FlagSet) action {
+		Setup: func(fs *pflag.FlagSet) command.Action {
 			opts, maxFreed := gcFlags(fs)
-			return storeAction(fs, func(ctx context.Context, inv *invocation, s *local.Store) error {
+			return storeAction(fs, func(ctx context.Context, inv *command.Invocation, s *local.Store) error {
 				opts.MaxFreed = int64(*maxFreed)
 				result, err := s.CollectGarbage(ctx, *opts)
 				if result != nil {
@@ -391,15 +392,15 @@ their paths. For a machine's store there is "lighter machines gc".`,
 }
 
 // gcFlags are the flags of the commands that collect garbage.
-func gcFlags(fs *pflag.FlagSet) (*store.GCOptions, *sizeValue) {
-	opts, maxFreed := new(store.GCOptions), new(sizeValue)
+func gcFlags(fs *pflag.FlagSet) (*store.GCOptions, *command.Size) {
+	opts, maxFreed := new(store.GCOptions), new(command.Size)
 	fs.BoolVarP(&opts.DryRun, "dry-run", "n", false, "only print what would be deleted")
-	durationFlag(fs, &opts.OlderThan, "older-than", 0, "spare items that came into the store less than this ago")
+	command.DurationVar(fs, &opts.OlderThan, "older-than", 0, "spare items that came into the store less than this ago")
 	fs.Var(maxFreed, "max-freed", "stop after this much, such as 5GiB")
 	return opts, maxFreed
 }
 
-func writeGarbage(inv *invocation, deleted []store.Path, freed int64, dryRun bool) {
+func writeGarbage(inv *command.Invocation, deleted []store.Path, freed int64, dryRun bool) {
 	for _, path := range deleted {
 		fmt.Fprintln(inv.Out, path)
 	}

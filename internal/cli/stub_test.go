@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"lighter/internal/api"
+	"lighter/internal/cli/command"
 )
 
 // stub is a coordinator that answers what a test says, on a socket of its own. It keeps
@@ -115,7 +116,7 @@ func (s *stub) runContext(ctx context.Context, in io.Reader, args ...string) res
 			"LIGHTER_SOCKET": s.socket, "LIGHTER_STATE": filepath.Join(s.folder, "state"), "LIGHTER_CONFIG": filepath.Join(s.folder, "config"), "HOME": s.folder,
 		}[name]
 	}
-	code := Run(ctx, args, Process{In: in, Out: &out, Err: &errs, Getenv: getenv})
+	code := Run(ctx, args, command.Process{In: in, Out: &out, Err: &errs, Getenv: getenv})
 	return result{code, out.String(), errs.String()}
 }
 

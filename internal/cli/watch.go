@@ -12,6 +12,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/command"
 	"lighter/internal/cli/display"
 )
 
@@ -115,7 +116,7 @@ func (w *watcher) watch(ctx context.Context) error {
 		}
 	}
 	if w.interrupted {
-		return errInterrupted
+		return command.ErrInterrupted
 	}
 	return nil
 }
@@ -211,7 +212,7 @@ func (w *watcher) poll(ctx context.Context) <-chan *api.Status {
 func (w *watcher) update(ctx context.Context, u followed) error {
 	switch {
 	case u.final != nil:
-		return &exitError{exitNoAnswer, fmt.Errorf("the coordinator went away and did not come back (%w); its builds go on when it is started again: see lighter builds list", u.final)}
+		return command.Exit(command.ExitNoAnswer, fmt.Errorf("the coordinator went away and did not come back (%w); its builds go on when it is started again: see lighter builds list", u.final))
 	case u.lost:
 		w.model.SetNote("the coordinator went away; waiting for it to come back")
 		w.show.lines("the coordinator went away; waiting for it to come back")
@@ -343,14 +344,14 @@ func (w *watcher) cancelRest(ctx context.Context) error {
 // interrupt is the answer to a signal: the first cancels, the second leaves.
 func (w *watcher) interrupt(ctx context.Context) error {
 	if w.interrupted {
-		return errInterrupted
+		return command.ErrInterrupted
 	}
 	w.interrupted = true
 	const text = "canceling the builds; interrupt again to leave at once"
 	w.model.SetNote(text)
 	w.show.lines(text)
 	if err := w.cancelRest(ctx); err != nil {
-		return errors.Join(errInterrupted, fmt.Errorf("cancel builds: %w", err))
+		return errors.Join(command.ErrInterrupted, fmt.Errorf("cancel builds: %w", err))
 	}
 	return nil
 }

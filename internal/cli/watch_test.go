@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"lighter/internal/api"
+	"lighter/internal/cli/command"
 	"lighter/internal/cli/display"
 	"lighter/store"
 )
@@ -201,12 +202,12 @@ func TestWatchShowsTheLogOfAFailureAndCancelsTheRest(t *testing.T) {
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("keepGoing %v: -want +got:\n%s", keepGoing, diff)
 			}
-			code := exitDone
-			var exit *exitError
-			if errors.As((&buildAction{quiet: true}).finish(&invocation{Process: Process{Out: io.Discard}}, w), &exit) {
-				code = exit.code
+			code := command.ExitDone
+			var exit *command.ExitError
+			if errors.As((&buildAction{quiet: true}).finish(&command.Invocation{Process: command.Process{Out: io.Discard}}, w), &exit) {
+				code = exit.Code
 			}
-			if code != exitBuildFailed {
+			if code != command.ExitBuildFailed {
 				t.Errorf("exit code %d", code)
 			}
 		})
@@ -238,7 +239,7 @@ func TestWatchGivesUpOnACoordinatorThatStaysAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeCoordinator(fakeBuild("1", "hello", ""))
 		_, _, err := watchFake(t, f, []string{"1"}, false, nil, func() { f.setDown(true) })
-		if code, _ := exitCode(err); code != exitNoAnswer || !strings.Contains(err.Error(), "lighter builds list") {
+		if code, _ := command.ExitCode(err); code != command.ExitNoAnswer || !strings.Contains(err.Error(), "lighter builds list") {
 			t.Errorf("error %v, code %d", err, code)
 		}
 	})
@@ -249,7 +250,7 @@ func TestInterruptCancelsThenLeaves(t *testing.T) {
 		f := newFakeCoordinator(fakeBuild("1", "hello", ""), fakeBuild("2", "world", ""))
 		signals := make(chan os.Signal, 2)
 		got, _, err := watchFake(t, f, []string{"1", "2"}, false, signals, func() { signals <- os.Interrupt })
-		if !errors.Is(err, errInterrupted) {
+		if !errors.Is(err, command.ErrInterrupted) {
 			t.Errorf("error %v", err)
 		}
 		want := "canceling the builds; interrupt again to leave at once\ncanceled  hello\ncanceled  world\n"
@@ -270,7 +271,7 @@ func TestInterruptCancelsThenLeaves(t *testing.T) {
 			reported: make(map[string]bool), started: make(map[string]int),
 		}
 		w.model.Want(f.builds["1"], time.Now())
-		if err := w.watch(t.Context()); !errors.Is(err, errInterrupted) {
+		if err := w.watch(t.Context()); !errors.Is(err, command.ErrInterrupted) {
 			t.Errorf("error %v", err)
 		}
 	})

@@ -76,3 +76,14 @@ func Known(is bool, text string) string {
 	}
 	return "-"
 }
+
+// Indent puts a margin before each line of text that is not empty. Empty lines at its ends go.
+func Indent(text, margin string) string {
+	lines := strings.Split(strings.Trim(text, "\n"), "\n")
+	for i, l := range lines {
+		if l != "" {
+			lines[i] = margin + l
+		}
+	}
+	return strings.Join(lines, "\n")
+}

@@ -1,4 +1,4 @@
-package cli
+package command
 
 import (
 	"fmt"
@@ -7,8 +7,8 @@ import (
 	"lighter/internal/tomlfile"
 )
 
-// nearestOf asks whether the near one of names was meant, or else lists them.
-func nearestOf(given string, names []string, list string) string {
+// NearestOf asks whether the near one of names was meant, or else lists them.
+func NearestOf(given string, names []string, list string) string {
 	if near := nearest(given, names); near != "" {
 		return fmt.Sprintf("did you mean %q?", near)
 	}

@@ -1,4 +1,4 @@
-package cli
+package command
 
 import (
 	"bytes"
@@ -11,11 +11,9 @@ import (
 	"lighter/internal/version"
 )
 
-// WriteManPages writes a page of manual section 1 for each command into a folder, which
-// must be there: lighter.1, lighter-machines-check.1 and so on, with what "--help" shows.
-func WriteManPages(folder string) error { return rootCommand().writeManPages(folder) }
-
-func (c *command) writeManPages(folder string) error {
+// WriteManPages writes a page of manual section 1 for the command and each below it into a
+// folder, which must be there: lighter.1, lighter-machines-check.1 and so on.
+func (c *Command) WriteManPages(folder string) error {
 	var b bytes.Buffer
 	if err := c.writeMan(&b); err != nil {
 		return err
@@ -23,8 +21,8 @@ func (c *command) writeManPages(folder string) error {
 	if err := os.WriteFile(filepath.Join(folder, c.manName()+".1"), b.Bytes(), 0o644); err != nil { //nolint:gosec // everyone may read it
 		return err
 	}
-	for _, s := range c.sub {
-		if err := s.writeManPages(folder); err != nil {
+	for _, s := range c.Sub {
+		if err := s.WriteManPages(folder); err != nil {
 			return err
 		}
 	}
@@ -32,18 +30,18 @@ func (c *command) writeManPages(folder string) error {
 }
 
 // manName is the page's name: "lighter-machines-check".
-func (c *command) manName() string { return strings.ReplaceAll(c.path(), " ", "-") }
+func (c *Command) manName() string { return strings.ReplaceAll(c.path(), " ", "-") }
 
 // writeMan writes the help page in the language of man(7): its headings become sections,
 // its paragraphs are filled again, and the rest stays as it is.
-func (c *command) writeMan(w io.Writer) error {
+func (c *Command) writeMan(w io.Writer) error {
 	var page bytes.Buffer
-	if err := c.writeHelp(&page); err != nil {
+	if err := c.WriteHelp(&page); err != nil {
 		return err
 	}
 	_, text, _ := strings.Cut(page.String(), "\n\n")
 	fmt.Fprintf(w, ".TH %s 1 \"\" \"lighter %s\" \"lighter\"\n.SH NAME\n%s \\- %s\n",
-		strings.ToUpper(roff(c.manName())), roff(version.Version), roff(c.manName()), roff(c.short))
+		strings.ToUpper(roff(c.manName())), roff(version.Version), roff(c.manName()), roff(c.Short))
 	filled, pause := false, false
 	for line := range strings.Lines(text) {
 		line = strings.TrimRight(line, "\n")
@@ -74,12 +72,12 @@ func (c *command) writeMan(w io.Writer) error {
 }
 
 // writeSeeAlso names the page above and those below.
-func (c *command) writeSeeAlso(w io.Writer) error {
+func (c *Command) writeSeeAlso(w io.Writer) error {
 	var others []string
 	if c.parent != nil {
 		others = append(others, c.parent.manName())
 	}
-	for _, s := range c.sub {
+	for _, s := range c.Sub {
 		others = append(others, s.manName())
 	}
 	for i, name := range others {

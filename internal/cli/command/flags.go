@@ -1,0 +1,67 @@
+package command
+
+import (
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"lighter/internal/quantity"
+)
+
+type duration time.Duration
+
+// DurationVar defines a flag that holds a length of time: "90s", "2h30m", "30d", "2w".
+func DurationVar(fs *pflag.FlagSet, p *time.Duration, name string, value time.Duration, usage string) {
+	*p = value
+	fs.Var((*duration)(p), name, usage)
+}
+
+func (v *duration) Type() string { return "duration" }
+
+func (v *duration) String() string {
+	if *v == 0 {
+		return ""
+	}
+	return time.Duration(*v).String()
+}
+
+func (v *duration) Set(s string) error {
+	d, err := ParseDuration(s)
+	if err != nil {
+		return err
+	}
+	*v = duration(d)
+	return nil
+}
+
+// ParseDuration reads what such a flag takes.
+func ParseDuration(s string) (time.Duration, error) {
+	d, err := quantity.ParseDuration(s)
+	if err != nil {
+		err = fmt.Errorf("%q is not a length of time: %w; want one such as 90s, 2h30m, 30d or 2w", s, err)
+	}
+	return d, err
+}
+
+// Size is a flag that holds a number of bytes: "500MiB", "2 GB", "1048576".
+type Size int64
+
+func (v *Size) Type() string { return "size" }
+
+func (v *Size) String() string {
+	if *v == 0 {
+		return ""
+	}
+	return strconv.FormatInt(int64(*v), 10)
+}
+
+func (v *Size) Set(s string) error {
+	n, err := quantity.ParseBytes(s)
+	if err != nil {
+		return fmt.Errorf("%q is not a size: %w; want one such as 500MiB or 2GB", s, err)
+	}
+	*v = Size(n)
+	return nil
+}
