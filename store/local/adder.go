@@ -17,7 +17,7 @@ import (
 func (s *Store) AddText(ctx context.Context, name string, content []byte, references []store.Path) (store.Path, error) {
 	path, err := s.addText(ctx, name, content, references)
 	if err != nil {
-		return "", fmt.Errorf("add text %s: %w", name, s.explainSpace(err))
+		return "", fmt.Errorf("add text %s: %w", name, s.layout.explainSpace(err))
 	}
 	return path, nil
 }
@@ -26,11 +26,11 @@ func (s *Store) addText(ctx context.Context, name string, content []byte, refere
 	refs := slices.Clone(references)
 	slices.Sort(refs)
 	refs = slices.Compact(refs)
-	path, err := s.dir.TextPath(name, content, refs)
+	path, err := s.layout.dir.TextPath(name, content, refs)
 	if err != nil {
 		return "", err
 	}
-	if valid, err := s.isValid(ctx, path); err != nil || valid {
+	if valid, err := s.items.isValid(ctx, path); err != nil || valid {
 		return path, err
 	}
 	var b bytes.Buffer
@@ -46,31 +46,31 @@ func (s *Store) addText(ctx context.Context, name string, content []byte, refere
 func (s *Store) AddNAR(ctx context.Context, name string, r io.Reader) (store.Path, error) {
 	var path store.Path
 	err := s.addItem(ctx, r, func(h store.Hash) (_ store.Path, err error) {
-		path, err = s.dir.SourcePath(name, h)
+		path, err = s.layout.dir.SourcePath(name, h)
 		return path, err
 	}, nil)
 	if err != nil {
-		return "", fmt.Errorf("add %s: %w", name, s.explainSpace(err))
+		return "", fmt.Errorf("add %s: %w", name, s.layout.explainSpace(err))
 	}
 	return path, nil
 }
 
 // addItem publishes what a NAR holds under the name that its hash gives it.
 func (s *Store) addItem(ctx context.Context, r io.Reader, name func(store.Hash) (store.Path, error), references []store.Path) error {
-	lease := s.newLease("add")
+	lease := s.claims.newLease("add")
 	defer lease.Release() //nolint:errcheck // a lease that stays ends with the store
 	if err := lease.Add(ctx, references...); err != nil {
 		return err
 	}
-	if err := s.requireValid(ctx, references); err != nil {
+	if err := s.items.requireValid(ctx, references); err != nil {
 		return err
 	}
-	tree, err := s.tmpName()
+	tree, err := s.claims.tmpName()
 	if err != nil {
 		return err
 	}
 	var h nar.Hasher
-	if err := nar.UnpackWith(io.TeeReader(stream.ReaderUntil(ctx, r), &h), tree, nar.UnpackOptions{Room: s.room}); err != nil {
+	if err := nar.UnpackWith(io.TeeReader(stream.ReaderUntil(ctx, r), &h), tree, nar.UnpackOptions{Room: s.disk.room}); err != nil {
 		return err
 	}
 	it := &finished{tree: tree, info: &store.Info{NARHash: h.Sum(), NARSize: h.Size(), References: references}}
@@ -82,23 +82,10 @@ func (s *Store) addItem(ctx context.Context, r io.Reader, name func(store.Hash) 
 	}
 	if err == nil {
 		var valid bool
-		if valid, err = s.isValid(ctx, it.info.Path); err == nil && !valid {
-			_, err = s.publish(ctx, []*finished{it})
+		if valid, err = s.items.isValid(ctx, it.info.Path); err == nil && !valid {
+			_, err = s.items.publish(ctx, []*finished{it})
 			return err
 		}
 	}
-	return errors.Join(err, s.discard(it))
-}
-
-// requireValid returns an error that names the first of the items that is not valid.
-func (s *Store) requireValid(ctx context.Context, paths []store.Path) error {
-	for _, p := range paths {
-		switch ok, err := s.isValid(ctx, p); {
-		case err != nil:
-			return err
-		case !ok:
-			return store.NotValid(p)
-		}
-	}
-	return nil
+	return errors.Join(err, it.discard(s.layout))
 }

@@ -420,7 +420,7 @@ func TestKilledFromOutside(t *testing.T) {
 	var once sync.Once
 	req.Log = writerFunc(func([]byte) {
 		once.Do(func() {
-			for _, pid := range sandboxes(t) {
+			for _, pid := range sandboxProcesses(t) {
 				_ = syscall.Kill(pid, syscall.SIGKILL)
 			}
 		})
@@ -433,8 +433,8 @@ func TestKilledFromOutside(t *testing.T) {
 	wantClean(t, s)
 }
 
-// sandboxes returns the first processes of this process's sandboxes.
-func sandboxes(t testing.TB) (pids []int) {
+// sandboxProcesses returns the first processes of this process's sandboxes.
+func sandboxProcesses(t testing.TB) (pids []int) {
 	t.Helper()
 	tasks, err := filepath.Glob("/proc/self/task/*/children")
 	if err != nil {

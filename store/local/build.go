@@ -25,7 +25,7 @@ func (s *Store) Build(ctx context.Context, req *store.BuildRequest) (*store.Buil
 	result, err := s.build(ctx, req)
 	var failure *store.BuildError
 	if err != nil && !errors.As(err, &failure) {
-		err = fmt.Errorf("build %s: %w", req.Derivation, s.explainSpace(err))
+		err = fmt.Errorf("build %s: %w", req.Derivation, s.layout.explainSpace(err))
 	}
 	return result, err
 }
@@ -35,7 +35,7 @@ func (s *Store) build(ctx context.Context, req *store.BuildRequest) (*store.Buil
 	if err != nil {
 		return nil, err
 	}
-	b := &build{store: s, req: req, drv: drv, lease: s.newLease("build " + req.Derivation.Base())}
+	b := &build{store: s, req: req, drv: drv, lease: s.claims.newLease("build " + req.Derivation.Base())}
 	for _, o := range drv.Outputs {
 		b.outputs = append(b.outputs, o.Path)
 	}
@@ -61,17 +61,17 @@ func (s *Store) build(ctx context.Context, req *store.BuildRequest) (*store.Buil
 
 // derivation returns the derivation that is to be built, checked as far as it can be.
 func (s *Store) derivation(ctx context.Context, req *store.BuildRequest) (*derivation.Derivation, error) {
-	if req.Derivation.Dir() != s.dir || !req.Derivation.IsDerivation() {
-		return nil, fmt.Errorf("it is not a derivation of the store %s", s.dir)
+	if req.Derivation.Dir() != s.layout.dir || !req.Derivation.IsDerivation() {
+		return nil, fmt.Errorf("it is not a derivation of the store %s", s.layout.dir)
 	}
 	if req.Text == nil {
 		return s.readDerivation(ctx, req.Derivation)
 	}
-	drv, err := derivation.Parse(s.dir, req.Text)
+	drv, err := derivation.Parse(s.layout.dir, req.Text)
 	if err != nil {
 		return nil, err
 	}
-	path, err := s.dir.TextPath(req.Derivation.Name(), req.Text, drv.References())
+	path, err := s.layout.dir.TextPath(req.Derivation.Name(), req.Text, drv.References())
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +79,7 @@ func (s *Store) derivation(ctx context.Context, req *store.BuildRequest) (*deriv
 		return nil, fmt.Errorf("%w: the text of the derivation belongs to %s", store.ErrCorrupt, path)
 	}
 	if _, fixed := drv.FixedOutput(); fixed {
-		return drv, drv.Check(s.dir, derivation.NameOf(path), noInputs)
+		return drv, drv.Check(s.layout.dir, derivation.NameOf(path), noInputs)
 	}
 	return drv, nil
 }
@@ -90,7 +90,7 @@ func noInputs(path store.Path) (*derivation.Derivation, error) { return nil, sto
 
 // readDerivation reads a derivation that is valid in the store.
 func (s *Store) readDerivation(ctx context.Context, path store.Path) (*derivation.Derivation, error) {
-	r, err := s.record(ctx, path)
+	r, err := s.items.record(ctx, path)
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +98,7 @@ func (s *Store) readDerivation(ctx context.Context, path store.Path) (*derivatio
 	if err != nil {
 		return nil, err
 	}
-	drv, err := derivation.Parse(s.dir, text)
+	drv, err := derivation.Parse(s.layout.dir, text)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -156,7 +156,7 @@ func (b *build) run(ctx context.Context) (*store.BuildResult, error) {
 	if err := b.findInputs(ctx); err != nil {
 		return nil, err
 	}
-	log, err := s.newLog(b.req)
+	log, err := newBuildLog(s.claims, b.req)
 	if err != nil {
 		return nil, err
 	}
@@ -164,14 +164,14 @@ func (b *build) run(ctx context.Context) (*store.BuildResult, error) {
 	b.started = time.Now()
 	result, err := b.realize(ctx, isBuiltin)
 	if problem := log.close(); problem != nil {
-		s.logger.Warn("the log of a build was not kept", "derivation", string(b.req.Derivation), "err", problem)
+		s.opts.Logger.Warn("the log of a build was not kept", "derivation", string(b.req.Derivation), "err", problem)
 	}
 	return result, err
 }
 
 // realize makes the build's folder, builds in it, and removes it.
 func (b *build) realize(ctx context.Context, isBuiltin bool) (_ *store.BuildResult, err error) {
-	if b.folder, err = b.store.makeBuildFolder(b.req.Derivation.Name()); err != nil {
+	if b.folder, err = b.store.sandboxes.makeFolder(b.req.Derivation.Name()); err != nil {
 		return nil, err
 	}
 	limited, limits := b.withLimits(ctx)
@@ -213,7 +213,7 @@ func (b *build) realize(ctx context.Context, isBuiltin bool) (_ *store.BuildResu
 
 func (b *build) reportProblem(problem string, err error) {
 	if err != nil {
-		b.store.logger.Warn(problem, "derivation", string(b.req.Derivation), "err", err)
+		b.store.opts.Logger.Warn(problem, "derivation", string(b.req.Derivation), "err", err)
 	}
 }
 
@@ -221,7 +221,7 @@ func (b *build) reportProblem(problem string, err error) {
 // ended it.
 func (b *build) withLimits(ctx context.Context) (context.Context, *limits) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	l := &limits{build: b, cancel: cancel, disk: b.watchDisk(cancel)}
+	l := &limits{build: b, cancel: cancel, disk: b.store.disk.watch(b, cancel)}
 	if d := b.req.Timeout; d > 0 {
 		l.time = time.AfterFunc(d, func() { cancel(b.failure(store.FailedTimeout, "timed out after %v", d)) })
 	}
@@ -297,7 +297,7 @@ func (b *build) findInputs(ctx context.Context) error {
 			continue
 		}
 		seen[p] = true
-		r, err := b.store.record(ctx, p)
+		r, err := b.store.items.record(ctx, p)
 		if err != nil {
 			return fmt.Errorf("input: %w", err)
 		}

@@ -345,7 +345,7 @@ func TestBuildFailures(t *testing.T) {
 				t.Errorf("the message has a name from outside: %s", failure.Message)
 			}
 			for _, o := range r.drv.Outputs {
-				if ok, err := s.isValid(t.Context(), o.Path); ok || err != nil {
+				if ok, err := s.items.isValid(t.Context(), o.Path); ok || err != nil {
 					t.Errorf("%s is valid: %v", o.Path, err)
 				}
 			}

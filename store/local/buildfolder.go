@@ -24,17 +24,18 @@ type buildFolder struct {
 	users  *userPool // to which the user is given back
 }
 
-// makeBuildFolder makes the folder of a build of the derivation named drv, "NAME.drv".
-func (s *Store) makeBuildFolder(drv string) (buildFolder, error) {
-	if err := s.beThere(); err != nil {
+// makeFolder makes the folder of a build of the derivation named drv, "NAME.drv".
+func (s *sandboxes) makeFolder(drv string) (buildFolder, error) {
+	name, err := s.claims.ownName()
+	if err != nil {
 		return buildFolder{}, err
 	}
-	name := s.owner.String() + "." + strconv.FormatUint(s.names.Add(1), 10)
 	user, err := s.takeUser()
 	if err != nil {
 		return buildFolder{}, err
 	}
-	f := buildFolder{layout: s.layout, name: filepath.Join(s.layout.builds(), name), drv: drv, user: user, users: &s.users}
+	layout := s.claims.layout
+	f := buildFolder{layout: layout, name: filepath.Join(layout.builds(), name), drv: drv, user: user, users: &s.users}
 	for _, folder := range []struct {
 		name string
 		mode fs.FileMode

@@ -17,16 +17,20 @@ import (
 // diskInterval is how often each running build has the disk's free space looked at.
 const diskInterval = 200 * time.Millisecond
 
-// diskWatch stops builds that use up what is to be kept free of the disk: the one whose
+// diskWatch looks at the disk and stops builds that use up what is to be kept free: the one whose
 // folder takes the most, and if that is not enough, the next one. What a build has hidden
 // in deleted files is not seen; then of those that take as little, the latest goes first.
 type diskWatch struct {
+	layout   layout
+	keepFree int64 // Options.KeepFree
+
 	mu      sync.Mutex
 	running []*watched // the latest last
 }
 
 // watched is a build that runs.
 type watched struct {
+	disk    *diskWatch
 	build   *build
 	began   space
 	stop    context.CancelCauseFunc
@@ -36,20 +40,20 @@ type watched struct {
 	group   sync.WaitGroup
 }
 
-// watchDisk has the build stopped if it uses the disk up. The result's end must be called
+// watch has a build stopped if it uses the disk up. The result's end must be called
 // once its folder is gone.
-func (b *build) watchDisk(stop context.CancelCauseFunc) *watched {
-	s, w := b.store, &watched{build: b, stop: stop, done: make(chan struct{})}
+func (d *diskWatch) watch(b *build, stop context.CancelCauseFunc) *watched {
+	w := &watched{disk: d, build: b, stop: stop, done: make(chan struct{})}
 	var err error
-	if w.began, err = s.space(); err == nil {
-		err = s.room(0)
+	if w.began, err = d.space(); err == nil {
+		err = d.room(0)
 	}
 	if err != nil {
 		stop(err) // before it begins
 	}
-	s.disk.mu.Lock()
-	s.disk.running = append(s.disk.running, w)
-	s.disk.mu.Unlock()
+	d.mu.Lock()
+	d.running = append(d.running, w)
+	d.mu.Unlock()
 	w.group.Go(func() {
 		tick := time.NewTicker(diskInterval)
 		defer tick.Stop()
@@ -58,7 +62,7 @@ func (b *build) watchDisk(stop context.CancelCauseFunc) *watched {
 			case <-w.done:
 				return
 			case <-tick.C:
-				s.lookAtDisk()
+				d.look()
 			}
 		}
 	})
@@ -67,32 +71,32 @@ func (b *build) watchDisk(stop context.CancelCauseFunc) *watched {
 
 // builderEnded says that the build will not write more.
 func (w *watched) builderEnded() {
-	w.build.store.disk.mu.Lock()
-	defer w.build.store.disk.mu.Unlock()
+	w.disk.mu.Lock()
+	defer w.disk.mu.Unlock()
 	w.ended = true
 }
 
 func (w *watched) end() {
 	close(w.done)
 	w.group.Wait()
-	d := &w.build.store.disk
+	d := w.disk
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.running = slices.DeleteFunc(d.running, func(r *watched) bool { return r == w })
 }
 
-// lookAtDisk stops a build if too little is free. It does nothing while the folder of one
+// look stops a build if too little is free. It does nothing while the folder of one
 // that it has stopped is still there.
-func (s *Store) lookAtDisk() {
-	s.disk.mu.Lock()
-	defer s.disk.mu.Unlock()
-	now, err := s.space()
-	if err != nil || now.free >= now.keep || slices.ContainsFunc(s.disk.running, func(w *watched) bool { return w.stopped }) {
+func (d *diskWatch) look() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now, err := d.space()
+	if err != nil || now.free >= now.keep || slices.ContainsFunc(d.running, func(w *watched) bool { return w.stopped }) {
 		return
 	}
 	var largest *watched
 	most := int64(-1)
-	for _, w := range s.disk.running {
+	for _, w := range d.running {
 		if w.ended {
 			continue
 		}
@@ -110,7 +114,7 @@ func (s *Store) lookAtDisk() {
 // what has gone since the build began is in its folder.
 func (w *watched) tooLarge(now space, used int64) error {
 	text := fmt.Sprintf("stopped because the disk of %s runs full: the build has written %s; of %s that were free when it began, %s are left, and %s are to stay free",
-		string(w.build.store.layout), quantity.Bytes(used), quantity.Bytes(w.began.free), quantity.Bytes(now.free), quantity.Bytes(now.keep))
+		w.disk.layout.root, quantity.Bytes(used), quantity.Bytes(w.began.free), quantity.Bytes(now.free), quantity.Bytes(now.keep))
 	if used < (w.began.free-now.free)/2 {
 		return fmt.Errorf("%s: %w", text, unix.ENOSPC)
 	}

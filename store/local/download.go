@@ -135,7 +135,7 @@ func (b *build) inputFile(ctx context.Context, variable string) (text string, ok
 	if !ok {
 		return "", false, nil
 	}
-	path, err := b.store.dir.ParsePath(value)
+	path, err := b.store.layout.dir.ParsePath(value)
 	if err != nil {
 		return "", false, b.failure(store.FailedDownload, "%s: %v", variable, err)
 	}

@@ -15,19 +15,6 @@ var DefaultImpureEnvVars = []string{
 	"LC_ALL", "LC_MESSAGES", "LANG", "COLUMNS",
 }
 
-// impureEnvVar returns the value of a variable of this process that a derivation asks for,
-// if it may have it.
-func (s *Store) impureEnvVar(name string) string {
-	allowed := s.opts.ImpureEnvVars
-	if allowed == nil {
-		allowed = DefaultImpureEnvVars
-	}
-	if !slices.Contains(allowed, name) {
-		return ""
-	}
-	return os.Getenv(name)
-}
-
 // environment returns the builder's environment, as guix-daemon makes it
 // (DerivationGoal::startBuilder in libstore). Later assignments of a name win there.
 func (b *build) environment() []string {
@@ -35,7 +22,7 @@ func (b *build) environment() []string {
 	env := map[string]string{
 		"PATH":            "/path-not-set",
 		"HOME":            "/homeless-shelter",
-		"NIX_STORE":       string(b.store.dir),
+		"NIX_STORE":       string(b.store.layout.dir),
 		"NIX_BUILD_CORES": strconv.Itoa(b.req.Cores),
 	}
 	for _, v := range b.drv.Env {
@@ -45,7 +32,10 @@ func (b *build) environment() []string {
 		env[name] = top
 	}
 	for _, name := range b.drv.ImpureEnvVars() {
-		env[name] = b.store.impureEnvVar(name)
+		env[name] = ""
+		if slices.Contains(b.store.opts.ImpureEnvVars, name) {
+			env[name] = os.Getenv(name)
+		}
 	}
 	list := make([]string, 0, len(env))
 	for name, value := range env {

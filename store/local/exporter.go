@@ -23,7 +23,7 @@ func (s *Store) export(ctx context.Context, w io.Writer, paths []store.Path) err
 	if s.opts.Key == nil {
 		return errors.New("this store has no key to sign with")
 	}
-	lease := s.newLease("export")
+	lease := s.claims.newLease("export")
 	defer lease.Release() //nolint:errcheck // a lease that stays ends with the store
 	if err := lease.Add(ctx, paths...); err != nil {
 		return err
@@ -31,7 +31,7 @@ func (s *Store) export(ctx context.Context, w io.Writer, paths []store.Path) err
 	records := make(map[store.Path]*record, len(paths))
 	infos := make([]*store.Info, 0, len(paths))
 	for _, p := range paths {
-		r, err := s.record(ctx, p)
+		r, err := s.items.record(ctx, p)
 		if err != nil {
 			return err
 		}
@@ -77,12 +77,12 @@ func (s *Store) WriteNAR(ctx context.Context, w io.Writer, path store.Path) erro
 }
 
 func (s *Store) writeNAR(ctx context.Context, w io.Writer, path store.Path) error {
-	lease := s.newLease("write NAR")
+	lease := s.claims.newLease("write NAR")
 	defer lease.Release() //nolint:errcheck // a lease that stays ends with the store
 	if err := lease.Add(ctx, path); err != nil {
 		return err
 	}
-	r, err := s.record(ctx, path)
+	r, err := s.items.record(ctx, path)
 	if err != nil {
 		return err
 	}

@@ -119,12 +119,12 @@ func onNetwork(folder string) (bool, error) {
 }
 
 // explainSpace names the folder whose disk is full.
-func (s *Store) explainSpace(err error) error {
+func (l layout) explainSpace(err error) error {
 	switch {
 	case errors.Is(err, unix.ENOSPC):
-		return fmt.Errorf("the disk of %s is full: %w", string(s.layout), err)
+		return fmt.Errorf("the disk of %s is full: %w", l.root, err)
 	case errors.Is(err, unix.EDQUOT):
-		return fmt.Errorf("the disk quota for %s is used up: %w", string(s.layout), err)
+		return fmt.Errorf("the disk quota for %s is used up: %w", l.root, err)
 	}
 	return err
 }

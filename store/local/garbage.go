@@ -32,27 +32,30 @@ const (
 func (s *Store) CollectGarbage(ctx context.Context, opts store.GCOptions) (*store.GCResult, error) {
 	result, err := s.collectGarbage(ctx, opts)
 	if err != nil {
-		return result, fmt.Errorf("collect garbage: %w", s.explainSpace(err))
+		return result, fmt.Errorf("collect garbage: %w", s.layout.explainSpace(err))
 	}
 	return result, nil
 }
 
 func (s *Store) collectGarbage(ctx context.Context, opts store.GCOptions) (*store.GCResult, error) {
-	c := &collector{store: s, opts: opts, records: make(map[string]*record), result: new(store.GCResult)}
+	c := &collector{layout: s.layout, claims: s.claims, trash: s.trash, items: s.items, opts: opts, records: make(map[string]*record), result: new(store.GCResult)}
 	if opts.DryRun {
 		_, err := c.plan(ctx)
 		return c.result, err
 	}
-	if err := s.lockGC(ctx); err != nil {
+	if err := s.trash.gc.lock(ctx); err != nil {
 		return c.result, err
 	}
 	err := c.run(ctx)
-	return c.result, errors.Join(err, s.unlockGC())
+	return c.result, errors.Join(err, s.trash.gc.unlock())
 }
 
 // collector is one collection.
 type collector struct {
-	store   *Store
+	layout  layout
+	claims  *claims
+	trash   *trash
+	items   *items
 	opts    store.GCOptions
 	census  *census
 	records map[string]*record // all that was ever seen to be valid, by base name
@@ -60,7 +63,7 @@ type collector struct {
 }
 
 func (c *collector) run(ctx context.Context) error {
-	if err := c.store.acquitAll(); err != nil {
+	if err := c.trash.acquitAll(); err != nil {
 		return err
 	}
 	garbage, err := c.plan(ctx)
@@ -77,11 +80,10 @@ func (c *collector) run(ctx context.Context) error {
 
 // plan finds what may be deleted, referrers first. In a dry run that is the result.
 func (c *collector) plan(ctx context.Context) ([]*record, error) {
-	now, err := c.store.clock()
-	if err != nil {
+	var err error
+	if c.census, err = c.claims.census(); err != nil {
 		return nil, err
 	}
-	c.census = c.store.newCensus(now)
 	needed, err := c.needed()
 	if err != nil {
 		return nil, err
@@ -92,7 +94,7 @@ func (c *collector) plan(ctx context.Context) ([]*record, error) {
 	}
 	if c.opts.OlderThan > 0 {
 		for _, base := range valid {
-			if r := c.records[base]; now.Sub(r.Registered) < c.opts.OlderThan {
+			if r := c.records[base]; c.census.now.Sub(r.Registered) < c.opts.OlderThan {
 				needed = append(needed, base)
 			}
 		}
@@ -110,7 +112,7 @@ func (c *collector) plan(ctx context.Context) ([]*record, error) {
 
 // needed returns the base names of what roots and leases hold, roots read first.
 func (c *collector) needed() ([]string, error) {
-	roots, err := c.store.readRoots()
+	roots, err := c.layout.readRoots()
 	if err != nil {
 		return nil, err
 	}
@@ -118,13 +120,13 @@ func (c *collector) needed() ([]string, error) {
 	for _, p := range roots {
 		bases = append(bases, p.Base())
 	}
-	err = c.store.leased(c.census, func(base string) { bases = append(bases, base) })
+	err = c.layout.leased(c.census, func(base string) { bases = append(bases, base) })
 	return bases, err
 }
 
 // look lists what is valid and reads the records that are new to the collector.
 func (c *collector) look(ctx context.Context) ([]string, error) {
-	bases, err := c.store.validBases()
+	bases, err := c.layout.validBases()
 	if err != nil {
 		return nil, err
 	}
@@ -134,7 +136,7 @@ func (c *collector) look(ctx context.Context) ([]string, error) {
 			return nil, err
 		}
 		if c.records[base] == nil {
-			r, err := c.store.readRecord(base)
+			r, err := c.items.read(base)
 			if errors.Is(err, fs.ErrNotExist) {
 				continue // by someone who acquits for a dead collector
 			}
@@ -236,11 +238,11 @@ func (c *collector) deleteBatch(ctx context.Context, batch []*record) error {
 		guilty, err = c.judge(ctx, condemned)
 	}
 	if err != nil {
-		return errors.Join(err, c.store.acquit(condemned))
+		return errors.Join(err, c.trash.acquit(condemned))
 	}
 	for i, r := range guilty {
 		if err := c.delete(r); err != nil {
-			return errors.Join(fmt.Errorf("delete %s: %w", r.Path, err), c.store.acquit(guilty[i+1:]))
+			return errors.Join(fmt.Errorf("delete %s: %w", r.Path, err), c.trash.acquit(guilty[i+1:]))
 		}
 	}
 	return nil
@@ -251,7 +253,7 @@ func (c *collector) condemn(batch []*record) ([]*record, error) {
 	condemned := make([]*record, 0, len(batch))
 	for _, r := range batch {
 		base := r.Path.Base()
-		switch err := moveRecord(c.store.layout.info(base), c.store.layout.condemned(base)); {
+		switch err := moveRecord(c.layout.info(base), c.layout.condemned(base)); {
 		case errors.Is(err, fs.ErrNotExist):
 		case err != nil:
 			return condemned, err
@@ -282,13 +284,12 @@ func (c *collector) judge(ctx context.Context, condemned []*record) ([]*record, 
 			guilty = append(guilty, r)
 		}
 	}
-	return guilty, c.store.acquit(innocent)
+	return guilty, c.trash.acquit(innocent)
 }
 
 // delete deletes a condemned item, unless it was acquitted.
 func (c *collector) delete(r *record) error {
-	s := c.store
-	from := s.layout.condemned(r.Path.Base())
+	from := c.layout.condemned(r.Path.Base())
 	sentence := from + sentenceSuffix
 	switch err := os.Rename(from, sentence); {
 	case errors.Is(err, fs.ErrNotExist):
@@ -298,9 +299,9 @@ func (c *collector) delete(r *record) error {
 	}
 	delete(c.records, r.Path.Base())
 	// In one step, so that there is never half an item under its name.
-	gone := filepath.Join(s.layout.trash(), s.owner.String()+"."+r.data())
-	if err := os.Rename(s.layout.data(r.data()), gone); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		if err = moveTree(s.layout.data(r.data()), gone, err); err != nil {
+	gone := filepath.Join(c.layout.trash(), c.claims.owner.String()+"."+r.data())
+	if err := os.Rename(c.layout.data(r.data()), gone); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err = moveTree(c.layout.data(r.data()), gone, err); err != nil {
 			return err
 		}
 	}
@@ -322,40 +323,46 @@ func moveTree(from, to string, err error) error {
 // sentenceSuffix ends the name of the record of an item whose data is being deleted.
 const sentenceSuffix = ".deleting"
 
+// trash has the records of condemned items, and the lock of who condemns them.
+type trash struct {
+	layout layout
+	gc     gcLock
+}
+
 // acquit makes condemned items valid again.
-func (s *Store) acquit(records []*record) error {
+func (t *trash) acquit(records []*record) error {
 	var errs []error
 	for _, r := range records {
-		errs = append(errs, s.acquitBase(r.Path.Base()))
+		errs = append(errs, t.acquitBase(r.Path.Base()))
 	}
 	return errors.Join(errs...)
 }
 
-func (s *Store) acquitBase(base string) error {
-	switch err := moveRecord(s.layout.condemned(base), s.layout.info(base)); {
+func (t *trash) acquitBase(base string) error {
+	switch err := moveRecord(t.layout.condemned(base), t.layout.info(base)); {
 	case err == nil, errors.Is(err, fs.ErrNotExist):
 		return nil
 	case errors.Is(err, fs.ErrExist):
 		// It was published again. What was known of the old one is not needed any more;
 		// its data may be in use, and is deleted as an orphan some day.
-		return remove(s.layout.condemned(base))
+		return remove(t.layout.condemned(base))
 	default:
 		return err
 	}
 }
 
 // acquitAll acquits what a dead collector had condemned. There must be no other.
-func (s *Store) acquitAll() error {
-	if err := s.refresh(s.layout.trash()); err != nil {
+func (t *trash) acquitAll() error {
+	if err := t.layout.refresh(t.layout.trash()); err != nil {
 		return err
 	}
-	names, err := readNames(s.layout.trash())
+	names, err := readNames(t.layout.trash())
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
 		if base, ok := strings.CutSuffix(name, infoSuffix); ok {
-			if err := s.acquitBase(base); err != nil {
+			if err := t.acquitBase(base); err != nil {
 				return err
 			}
 		}
@@ -365,27 +372,26 @@ func (s *Store) acquitAll() error {
 
 // verdictPending reports whether a collection is deciding on an item. If the
 // collector is dead, it acquits everything.
-func (s *Store) verdictPending(base string) (bool, error) {
-	pending, err := exists(s.layout.condemned(base))
+func (t *trash) verdictPending(base string) (bool, error) {
+	pending, err := exists(t.layout.condemned(base))
 	if err != nil || !pending {
 		return false, err
 	}
-	running, err := s.gcRunning()
+	running, err := t.gc.running()
 	if err != nil || running {
 		return true, err
 	}
-	return true, s.acquitAll()
+	return true, t.acquitAll()
 }
 
 // tidy removes what crashed processes and lost races have left.
 func (c *collector) tidy(ctx context.Context) error {
-	s := c.store
-	errs := s.sweep(c.census, func(owner) bool { return true })
-	names, err := readNames(s.layout.trash())
+	errs := c.layout.sweep(c.census, func(owner) bool { return true })
+	names, err := readNames(c.layout.trash())
 	errs = append(errs, err)
 	for _, name := range names {
 		if !strings.HasSuffix(name, infoSuffix) {
-			errs = append(errs, nar.RemoveAll(filepath.Join(s.layout.trash(), name)))
+			errs = append(errs, nar.RemoveAll(filepath.Join(c.layout.trash(), name)))
 		}
 	}
 	errs = append(errs, c.removeOrphans(ctx))
@@ -394,13 +400,12 @@ func (c *collector) tidy(ctx context.Context) error {
 
 // removeOrphans removes data that no info file refers to.
 func (c *collector) removeOrphans(ctx context.Context) error {
-	s := c.store
-	names, err := readNames(s.layout.data(""))
+	names, err := readNames(c.layout.data(""))
 	if err != nil {
 		return err
 	}
 	leased := make(map[string]bool)
-	if err := s.leased(c.census, func(base string) { leased[base] = true }); err != nil {
+	if err := c.layout.leased(c.census, func(base string) { leased[base] = true }); err != nil {
 		return err
 	}
 	var errs []error
@@ -423,22 +428,21 @@ func (c *collector) removeOrphans(ctx context.Context) error {
 }
 
 func (c *collector) removeOrphan(name, base string) error {
-	s := c.store
 	var st unix.Stat_t
-	file := s.layout.data(name)
+	file := c.layout.data(name)
 	if err := unix.Lstat(file, &st); err != nil {
 		return ignoreNotExist(&fs.PathError{Op: "stat", Path: file, Err: err})
 	}
 	if changed := time.Unix(st.Ctim.Unix()); c.census.now.Sub(changed) < orphanAge {
 		return nil
 	}
-	switch r, err := s.readRecord(base); {
+	switch r, err := c.items.read(base); {
 	case err == nil && r.data() == name:
 		return nil
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return err
 	}
-	gone := filepath.Join(s.layout.trash(), s.owner.String()+"."+name)
+	gone := filepath.Join(c.layout.trash(), c.claims.owner.String()+"."+name)
 	if err := os.Rename(file, gone); err != nil {
 		if err = moveTree(file, gone, err); err != nil {
 			return ignoreNotExist(err)

@@ -12,23 +12,26 @@ import (
 	"lighter/internal/backoff"
 )
 
-// lockGC waits until this process is the one that collects garbage. The lock is a
-// file with the owner's name, which counts as long as the owner is alive.
-func (s *Store) lockGC(ctx context.Context) error {
-	if err := s.beThere(); err != nil {
+// gcLock keeps garbage collections apart. It is a file with its owner's name, which
+// counts as long as the owner is alive.
+type gcLock struct{ *claims }
+
+// lock waits until this process is the one that collects garbage.
+func (g gcLock) lock(ctx context.Context) error {
+	if err := g.beThere(); err != nil {
 		return err
 	}
 	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
-		err := s.tryLockGC()
+		err := g.tryLock()
 		if !errors.Is(err, fs.ErrExist) {
 			return err
 		}
-		running, err := s.gcRunning()
+		running, err := g.running()
 		if err != nil {
 			return err
 		}
 		if !running {
-			if err := s.breakLockGC(); err != nil {
+			if err := g.breakLock(); err != nil {
 				return err
 			}
 			continue
@@ -39,64 +42,62 @@ func (s *Store) lockGC(ctx context.Context) error {
 	}
 }
 
-// tryLockGC makes the lock file in one step, name and contents.
-func (s *Store) tryLockGC() error {
-	tmp, err := s.tmpName()
+// tryLock makes the lock file in one step, name and contents.
+func (g gcLock) tryLock() error {
+	tmp, err := g.tmpName()
 	if err != nil {
 		return err
 	}
-	if err := writeNew(tmp, []byte(s.owner.String()+"\n")); err != nil {
+	if err := writeNew(tmp, []byte(g.owner.String()+"\n")); err != nil {
 		return err
 	}
-	err = linkNew(tmp, s.layout.gcLock())
+	err = linkNew(tmp, g.layout.gcLock())
 	return errors.Join(err, remove(tmp))
 }
 
-// unlockGC gives the lock back, unless others took this process for dead.
-func (s *Store) unlockGC() error {
-	holder, err := s.gcHolder()
-	if err != nil || holder != s.owner.String() {
+// unlock gives the lock back, unless others took this process for dead.
+func (g gcLock) unlock() error {
+	holder, err := g.holder()
+	if err != nil || holder != g.owner.String() {
 		return err
 	}
-	return remove(s.layout.gcLock())
+	return remove(g.layout.gcLock())
 }
 
-// gcHolder returns who has the lock, or "".
-func (s *Store) gcHolder() (string, error) {
-	text, err := os.ReadFile(s.layout.gcLock())
+// holder returns who has the lock, or "".
+func (g gcLock) holder() (string, error) {
+	text, err := os.ReadFile(g.layout.gcLock())
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
 	return strings.TrimSpace(string(text)), err
 }
 
-// gcRunning reports whether a process that is alive has the lock.
-func (s *Store) gcRunning() (bool, error) {
-	holder, err := s.gcHolder()
+// running reports whether a process that is alive has the lock.
+func (g gcLock) running() (bool, error) {
+	holder, err := g.holder()
 	if err != nil || holder == "" {
 		return false, err
 	}
 	o, ok := parseOwner(holder)
 	if !ok {
-		return false, fmt.Errorf("%s: %q is not an owner", s.layout.gcLock(), holder)
+		return false, fmt.Errorf("%s: %q is not an owner", g.layout.gcLock(), holder)
 	}
-	now := time.Time{}
-	if o.machine != thisMachine() {
-		if now, err = s.clock(); err != nil {
-			return false, err
-		}
+	if o.machine == thisMachine() {
+		return g.layout.newCensus(time.Time{}).alive(o), nil
 	}
-	return s.newCensus(now).alive(o), nil
+	census, err := g.census()
+	return err == nil && census.alive(o), err
 }
 
-// breakLockGC takes the lock away from a dead process. Of several processes that
+// breakLock takes the lock away from a dead process. Of several processes that
 // try, one succeeds; what another has taken meanwhile is given back.
-func (s *Store) breakLockGC() error {
-	tmp, err := s.tmpName()
+func (g gcLock) breakLock() error {
+	tmp, err := g.tmpName()
 	if err != nil {
 		return err
 	}
-	if err := os.Rename(s.layout.gcLock(), tmp); err != nil {
+	if err := os.Rename(g.layout.gcLock(), tmp); err != nil {
 		return ignoreNotExist(err)
 	}
 	text, err := os.ReadFile(tmp)
@@ -104,12 +105,12 @@ func (s *Store) breakLockGC() error {
 		return err
 	}
 	if o, ok := parseOwner(strings.TrimSpace(string(text))); ok {
-		now, err := s.clock()
+		census, err := g.census()
 		if err != nil {
 			return err
 		}
-		if s.newCensus(now).alive(o) {
-			if err := linkNew(tmp, s.layout.gcLock()); err != nil && !errors.Is(err, fs.ErrExist) {
+		if census.alive(o) {
+			if err := linkNew(tmp, g.layout.gcLock()); err != nil && !errors.Is(err, fs.ErrExist) {
 				return err
 			}
 		}

@@ -24,7 +24,7 @@ func (b *build) writeReferencesGraphs(ctx context.Context) error {
 		if err := store.CheckName(pair[0]); err != nil {
 			return b.failure(store.FailedExit, "exportReferencesGraph: file name %q: %v", pair[0], err)
 		}
-		path, _, err := b.store.dir.ParsePathWithin(pair[1])
+		path, _, err := b.store.layout.dir.ParsePathWithin(pair[1])
 		if err != nil {
 			return b.failure(store.FailedExit, "exportReferencesGraph: %v", err)
 		}
@@ -75,7 +75,7 @@ func (b *build) referencesGraph(ctx context.Context, path store.Path) (string, e
 			if err := b.lease.Add(ctx, o); err != nil {
 				return "", err
 			}
-			switch valid, err := b.store.isValid(ctx, o); {
+			switch valid, err := b.store.items.isValid(ctx, o); {
 			case err != nil:
 				return "", err
 			case valid:

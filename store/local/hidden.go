@@ -42,7 +42,7 @@ func (s *Store) view() (*view, error) {
 		return nil, err
 	}
 	v := &view{mounts: mounts}
-	for _, name := range append([]string{string(s.layout)}, s.opts.Hidden...) {
+	for _, name := range append([]string{s.layout.root}, s.opts.Hidden...) {
 		v.own = append(v.own, ownSpots{name, mounts.below(realName(name))})
 	}
 	return v, nil

@@ -37,7 +37,7 @@ func TestHidden(t *testing.T) {
 		state: true, filepath.Join(state, "deep"): true, key: true, link: true, filepath.Join(link, "deep"): true, dir: true, "/": true,
 		other: true, host: true, filepath.Join(other, "file"): false, filepath.Join(dir, "states"): false, bound: false,
 		filepath.Join(other, "..", "state"): true, "/proc/self/root" + state: true,
-		string(s.layout): true, filepath.Join(string(s.layout), "builds"): true, "/bin": false,
+		s.layout.root: true, filepath.Join(s.layout.root, "builds"): true, "/bin": false,
 	}
 	if os.Getuid() == 0 {
 		for at, what := range map[string]string{bound: state, filepath.Join(bound, "sub"): "", filepath.Join(dir, "states"): filepath.Join(state, "deep")} {

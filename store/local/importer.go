@@ -24,7 +24,7 @@ const maxBatch = 256
 func (s *Store) Import(ctx context.Context, r io.Reader, opts store.ImportOptions) ([]*store.Info, error) {
 	infos, err := s.importArchive(ctx, r, opts)
 	if err != nil {
-		return infos, fmt.Errorf("import: %w", s.explainSpace(err))
+		return infos, fmt.Errorf("import: %w", s.layout.explainSpace(err))
 	}
 	return infos, nil
 }
@@ -46,8 +46,8 @@ func (s *Store) importArchive(ctx context.Context, r io.Reader, opts store.Impor
 		store:   s,
 		opts:    opts,
 		acl:     acl,
-		archive: nar.NewArchiveReader(stream.ReaderUntil(ctx, r), s.dir),
-		lease:   s.newLease("import"),
+		archive: nar.NewArchiveReader(stream.ReaderUntil(ctx, r), s.layout.dir),
+		lease:   s.claims.newLease("import"),
 		known:   make(map[store.Path]bool),
 		queue:   make(chan *finished, maxBatch),
 		failed:  make(chan struct{}),
@@ -97,23 +97,23 @@ func (im *importer) read(ctx context.Context) error {
 		case im.queue <- it:
 			im.known[it.info.Path] = true
 		case <-im.failed:
-			return im.store.discard(it)
+			return it.discard(im.store.layout)
 		}
 	}
 }
 
 // item unpacks and checks one item.
 func (im *importer) item(ctx context.Context, contents io.Reader) (*finished, error) {
-	tree, err := im.store.tmpName()
+	tree, err := im.store.claims.tmpName()
 	if err != nil {
 		return nil, err
 	}
-	if err := nar.UnpackWith(contents, tree, nar.UnpackOptions{Room: im.store.room}); err != nil {
+	if err := nar.UnpackWith(contents, tree, nar.UnpackOptions{Room: im.store.disk.room}); err != nil {
 		return nil, err
 	}
 	it := &finished{tree: tree}
 	if err := im.check(ctx, it); err != nil {
-		return nil, errors.Join(err, im.store.discard(it))
+		return nil, errors.Join(err, it.discard(im.store.layout))
 	}
 	return it, nil
 }
@@ -147,7 +147,7 @@ func (im *importer) admit(ctx context.Context, in *nar.Item, it *finished) error
 		return err
 	}
 	// lighter demo counts these lines.
-	im.store.logger.Debug("signature verified", "item", string(in.Path), "key", key.Fingerprint())
+	im.store.opts.Logger.Debug("signature verified", "item", string(in.Path), "key", key.Fingerprint())
 	if in.Path.IsDerivation() {
 		if err := checkDerivation(in, it.tree); err != nil {
 			return err
@@ -160,7 +160,7 @@ func (im *importer) admit(ctx context.Context, in *nar.Item, it *finished) error
 		if ref == in.Path || im.known[ref] {
 			continue
 		}
-		if err := im.store.requireValid(ctx, []store.Path{ref}); err != nil {
+		if err := im.store.items.requireValid(ctx, []store.Path{ref}); err != nil {
 			return fmt.Errorf("it refers to %w", err)
 		}
 	}
@@ -203,11 +203,11 @@ func (im *importer) publish(ctx context.Context) {
 		batch := im.more([]*finished{it})
 		if im.err != nil {
 			for _, it := range batch {
-				im.err = errors.Join(im.err, im.store.discard(it))
+				im.err = errors.Join(im.err, it.discard(im.store.layout))
 			}
 			continue
 		}
-		infos, err := im.store.publish(ctx, batch)
+		infos, err := im.store.items.publish(ctx, batch)
 		im.infos = append(im.infos, infos...)
 		if err != nil {
 			im.err = err

@@ -15,26 +15,30 @@ import (
 // formatVersion is the number of the layout that this package reads and writes.
 const formatVersion = 1
 
-// layout gives the names of files in a store's folder. It is the folder's name.
-type layout string
-
-func (l layout) data(name string) string  { return filepath.Join(string(l), "store", name) }
-func (l layout) infos() string            { return filepath.Join(string(l), "info") }
-func (l layout) info(base string) string  { return filepath.Join(string(l), "info", base+infoSuffix) }
-func (l layout) roots() string            { return filepath.Join(string(l), "roots") }
-func (l layout) leases() string           { return filepath.Join(string(l), "leases") }
-func (l layout) tmp() string              { return filepath.Join(string(l), "tmp") }
-func (l layout) tmpOf(o owner) string     { return filepath.Join(string(l), "tmp", o.String()) }
-func (l layout) lease(name string) string { return filepath.Join(string(l), "leases", name) }
-func (l layout) builds() string           { return filepath.Join(string(l), "builds") }
-func (l layout) failed() string           { return filepath.Join(string(l), "failed") }
-func (l layout) trash() string            { return filepath.Join(string(l), "trash") }
-func (l layout) condemned(base string) string {
-	return filepath.Join(string(l), "trash", base+infoSuffix)
+// layout is a store's folder: the names of the files in it, and what its items are called.
+type layout struct {
+	root    string
+	dir     store.Dir // the logical store directory
+	network bool      // other machines share the folder
 }
-func (l layout) gcLock() string               { return filepath.Join(string(l), "gc.lock") }
-func (l layout) version() string              { return filepath.Join(string(l), "version") }
-func (l layout) logFolder(base string) string { return filepath.Join(string(l), "log", base[:2]) }
+
+func (l layout) data(name string) string  { return filepath.Join(l.root, "store", name) }
+func (l layout) infos() string            { return filepath.Join(l.root, "info") }
+func (l layout) info(base string) string  { return filepath.Join(l.root, "info", base+infoSuffix) }
+func (l layout) roots() string            { return filepath.Join(l.root, "roots") }
+func (l layout) leases() string           { return filepath.Join(l.root, "leases") }
+func (l layout) tmp() string              { return filepath.Join(l.root, "tmp") }
+func (l layout) tmpOf(o owner) string     { return filepath.Join(l.root, "tmp", o.String()) }
+func (l layout) lease(name string) string { return filepath.Join(l.root, "leases", name) }
+func (l layout) builds() string           { return filepath.Join(l.root, "builds") }
+func (l layout) failed() string           { return filepath.Join(l.root, "failed") }
+func (l layout) trash() string            { return filepath.Join(l.root, "trash") }
+func (l layout) condemned(base string) string {
+	return filepath.Join(l.root, "trash", base+infoSuffix)
+}
+func (l layout) gcLock() string               { return filepath.Join(l.root, "gc.lock") }
+func (l layout) version() string              { return filepath.Join(l.root, "version") }
+func (l layout) logFolder(base string) string { return filepath.Join(l.root, "log", base[:2]) }
 func (l layout) logFile(drv store.Path) string {
 	base := drv.Base()
 	return filepath.Join(l.logFolder(base), base[2:]+".gz")
@@ -60,7 +64,7 @@ const (
 
 // create makes the folders and the version file, or checks that they are right.
 func (l layout) create() error {
-	if err := os.MkdirAll(string(l), 0o755); err != nil {
+	if err := os.MkdirAll(l.root, 0o755); err != nil {
 		return err
 	}
 	text, err := os.ReadFile(l.version())
@@ -77,13 +81,13 @@ func (l layout) create() error {
 		return fmt.Errorf("%s: %q is not a format number", l.version(), text)
 	}
 	if version != formatVersion {
-		return fmt.Errorf("%s has format %d, and this program knows format %d", string(l), version, formatVersion)
+		return fmt.Errorf("%s has format %d, and this program knows format %d", l.root, version, formatVersion)
 	}
 	for folder, mode := range map[string]fs.FileMode{
 		"store": 0o755, "info": 0o755, "roots": 0o755, "leases": 0o755, "log": 0o755,
 		"tmp": 0o700, "builds": 0o700, "failed": 0o700, "trash": 0o700,
 	} {
-		if err := os.Mkdir(filepath.Join(string(l), folder), mode); err != nil && !errors.Is(err, fs.ErrExist) {
+		if err := os.Mkdir(filepath.Join(l.root, folder), mode); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
 	}
@@ -94,7 +98,7 @@ func (l layout) create() error {
 // the same time.
 func (l layout) initialize() ([]byte, error) {
 	text := []byte(strconv.Itoa(formatVersion) + "\n")
-	f, err := os.CreateTemp(string(l), ".version-")
+	f, err := os.CreateTemp(l.root, ".version-")
 	if err != nil {
 		return nil, err
 	}

@@ -4,28 +4,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
-	"strconv"
+	"slices"
 	"strings"
 	"sync"
 
 	"lighter/store"
 )
 
-// leases are those that this open store has given out and that hold something.
-type leases struct {
-	mu   sync.Mutex
-	open map[*lease]bool
-}
-
 // lease is a file in leases/ with the base names of items, one on each line. A line
 // without its end is one that is still being written, and counts for nothing.
 type lease struct {
-	store *Store
-	name  string
+	claims *claims
+	name   string
 
-	mu       sync.Mutex // owns all below; taken before leases.mu
+	mu       sync.Mutex // owns all below; taken before claims.mu
 	file     *os.File   // nil until the first Add
 	paths    map[store.Path]bool
 	released bool
@@ -36,11 +31,11 @@ func (s *Store) Lease(ctx context.Context, name string) (store.Lease, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	return s.newLease(name), nil
+	return s.claims.newLease(name), nil
 }
 
-func (s *Store) newLease(name string) *lease {
-	return &lease{store: s, name: name, paths: make(map[store.Path]bool)}
+func (c *claims) newLease(name string) *lease {
+	return &lease{claims: c, name: name, paths: make(map[store.Path]bool)}
 }
 
 // Add implements store.Lease.
@@ -49,7 +44,7 @@ func (l *lease) Add(ctx context.Context, paths ...store.Path) error {
 		return err
 	}
 	if err := l.add(paths); err != nil {
-		return fmt.Errorf("lease %s: %w", l.name, l.store.explainSpace(err))
+		return fmt.Errorf("lease %s: %w", l.name, l.claims.layout.explainSpace(err))
 	}
 	return nil
 }
@@ -63,8 +58,8 @@ func (l *lease) add(paths []store.Path) error {
 	var fresh []store.Path
 	var text []byte
 	for _, p := range paths {
-		if p.Dir() != l.store.dir {
-			return fmt.Errorf("%s is not in the store %s", p, l.store.dir)
+		if dir := l.claims.layout.dir; p.Dir() != dir {
+			return fmt.Errorf("%s is not in the store %s", p, dir)
 		}
 		if !l.paths[p] {
 			fresh = append(fresh, p)
@@ -94,29 +89,26 @@ func (l *lease) writeLocked(text []byte) error {
 	if _, err := l.file.Write(text); err != nil {
 		return err
 	}
-	if l.store.network {
+	if l.claims.layout.network {
 		return l.file.Sync()
 	}
 	return nil
 }
 
 func (l *lease) openLocked() error {
-	s := l.store
-	if err := s.beThere(); err != nil {
+	c := l.claims
+	name, err := c.ownName()
+	if err != nil {
 		return err
 	}
-	name := s.layout.lease(s.owner.String() + "." + strconv.FormatUint(s.names.Add(1), 10))
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o644)
+	f, err := os.OpenFile(c.layout.lease(name), os.O_WRONLY|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o644)
 	if err != nil {
 		return err
 	}
 	l.file = f
-	s.leases.mu.Lock()
-	defer s.leases.mu.Unlock()
-	if s.leases.open == nil {
-		s.leases.open = make(map[*lease]bool)
-	}
-	s.leases.open[l] = true
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.leases[l] = true
 	return nil
 }
 
@@ -128,9 +120,9 @@ func (l *lease) Release() error {
 	if l.file == nil {
 		return nil
 	}
-	l.store.leases.mu.Lock()
-	delete(l.store.leases.open, l)
-	l.store.leases.mu.Unlock()
+	l.claims.mu.Lock()
+	delete(l.claims.leases, l)
+	l.claims.mu.Unlock()
 	err := errors.Join(remove(l.file.Name()), l.file.Close())
 	l.file = nil
 	if err != nil {
@@ -139,28 +131,24 @@ func (l *lease) Release() error {
 	return nil
 }
 
-func (s *Store) openLeases() []*lease {
-	s.leases.mu.Lock()
-	defer s.leases.mu.Unlock()
-	all := make([]*lease, 0, len(s.leases.open))
-	for l := range s.leases.open {
-		all = append(all, l)
-	}
-	return all
+func (c *claims) openLeases() []*lease {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Collect(maps.Keys(c.leases))
 }
 
-func (s *Store) releaseLeases() error {
+func (c *claims) releaseLeases() error {
 	var errs []error
-	for _, l := range s.openLeases() {
+	for _, l := range c.openLeases() {
 		errs = append(errs, l.Release())
 	}
 	return errors.Join(errs...)
 }
 
 // renewLeases writes the files of all leases again.
-func (s *Store) renewLeases() error {
+func (c *claims) renewLeases() error {
 	var errs []error
-	for _, l := range s.openLeases() {
+	for _, l := range c.openLeases() {
 		errs = append(errs, l.renew())
 	}
 	return errors.Join(errs...)
@@ -187,11 +175,11 @@ func (l *lease) renew() error {
 
 // leased calls visit with the base name of each item in a lease of a process that
 // is alive.
-func (s *Store) leased(c *census, visit func(base string)) error {
-	if err := s.refresh(s.layout.leases()); err != nil {
+func (l layout) leased(c *census, visit func(base string)) error {
+	if err := l.refresh(l.leases()); err != nil {
 		return err
 	}
-	entries, err := os.ReadDir(s.layout.leases())
+	entries, err := os.ReadDir(l.leases())
 	if err != nil {
 		return err
 	}
@@ -200,7 +188,7 @@ func (s *Store) leased(c *census, visit func(base string)) error {
 		if !ok || e.Name() == o.String() || !c.alive(o) {
 			continue
 		}
-		text, err := os.ReadFile(filepath.Join(s.layout.leases(), e.Name()))
+		text, err := os.ReadFile(filepath.Join(l.leases(), e.Name()))
 		if errors.Is(err, os.ErrNotExist) {
 			continue // released
 		}
@@ -218,8 +206,8 @@ func (s *Store) leased(c *census, visit func(base string)) error {
 
 // refresh makes the next listing of a folder a true one, on file systems that might
 // otherwise answer from what they knew.
-func (s *Store) refresh(folder string) error {
-	if !s.network {
+func (l layout) refresh(folder string) error {
+	if !l.network {
 		return nil
 	}
 	f, err := os.CreateTemp(folder, ".refresh-")

@@ -147,7 +147,7 @@ func TestNoRoomToBegin(t *testing.T) {
 	s := openTestStore(t)
 	r := &recipe{name: "any", script: "echo > $out"}
 	req := r.request(t, s)
-	s.opts.KeepFree = 1 << 60
+	s.disk.keepFree = 1 << 60
 	if _, err := s.Build(t.Context(), req); !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), "are kept free") {
 		t.Errorf("got %v", err)
 	}
@@ -178,7 +178,7 @@ func TestImportKeepsRoom(t *testing.T) {
 		w := nar.NewWriter(&archive)
 		write(w)
 		_ = w.Close()
-		before, err := to.space()
+		before, err := to.disk.space()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -197,7 +197,7 @@ func TestImportKeepsRoom(t *testing.T) {
 			}
 			r.Close()
 		}
-		if after, err := to.space(); err != nil || after.free < before.free-1<<20 {
+		if after, err := to.disk.space(); err != nil || after.free < before.free-1<<20 {
 			t.Errorf("%s: %d bytes are free instead of %d: %v", name, after.free, before.free, err)
 		}
 		wantClean(t, to)

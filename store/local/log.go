@@ -75,14 +75,14 @@ type buildLog struct {
 	limit   time.Duration
 }
 
-// newLog makes the log's file and puts it into the place of an older one. The log of a
+// newBuildLog makes the log's file and puts it into the place of an older one. The log of a
 // check has no file: the one that is kept is of the build that made what is valid.
-func (s *Store) newLog(req *store.BuildRequest) (*buildLog, error) {
+func newBuildLog(c *claims, req *store.BuildRequest) (*buildLog, error) {
 	if req.Check {
 		return &buildLog{tee: req.Log}, nil
 	}
-	name := s.layout.logFile(req.Derivation)
-	tmp, err := s.tmpName()
+	name := c.layout.logFile(req.Derivation)
+	tmp, err := c.tmpName()
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +92,7 @@ func (s *Store) newLog(req *store.BuildRequest) (*buildLog, error) {
 	}
 	err = os.Rename(tmp, name)
 	if errors.Is(err, fs.ErrNotExist) {
-		if err = os.Mkdir(s.layout.logFolder(req.Derivation.Base()), 0o755); err == nil || errors.Is(err, fs.ErrExist) {
+		if err = os.Mkdir(c.layout.logFolder(req.Derivation.Base()), 0o755); err == nil || errors.Is(err, fs.ErrExist) {
 			err = os.Rename(tmp, name)
 		}
 	}

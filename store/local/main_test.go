@@ -222,7 +222,7 @@ func contents(t testing.TB, s *Store, item store.Path, file string) string {
 // wantClean checks that nothing unfinished is in a store's folder.
 func wantClean(t testing.TB, s *Store) {
 	t.Helper()
-	for _, folder := range []string{s.layout.builds(), s.layout.trash(), s.layout.tmpOf(s.owner)} {
+	for _, folder := range []string{s.layout.builds(), s.layout.trash(), s.layout.tmpOf(s.claims.owner)} {
 		names, err := readNames(folder)
 		if err != nil && !os.IsNotExist(err) {
 			t.Error(err)

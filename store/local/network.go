@@ -173,7 +173,7 @@ type networkCache struct {
 
 // networkTool returns the program for a fixed-output build; nil is the host's network.
 // It is an error if there is to be one and none works.
-func (s *Store) networkTool() (*networkTool, error) {
+func (s *sandboxes) networkTool() (*networkTool, error) {
 	if s.opts.FixedOutputNetwork == NetworkHost {
 		return nil, nil //nolint:nilnil // as documented
 	}
@@ -185,10 +185,10 @@ func (s *Store) networkTool() (*networkTool, error) {
 }
 
 // workingTool tries the programs with a sandbox, unless it has done so lately.
-func (s *Store) workingTool() (*networkTool, error) {
-	s.networks.mu.Lock()
-	defer s.networks.mu.Unlock()
+func (s *sandboxes) workingTool() (*networkTool, error) {
 	n := &s.networks
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	if !n.asked.IsZero() && (n.err == nil || time.Since(n.asked) < problemAge) {
 		return n.tool, n.err
 	}
@@ -202,7 +202,7 @@ func (s *Store) workingTool() (*networkTool, error) {
 	for _, name := range names {
 		tool, err := findNetworkTool(name)
 		if err == nil {
-			err = s.tryTool(tool)
+			err = s.try(trialTime, networkAccess{tool: tool})
 		}
 		if err == nil {
 			n.tool, problems = tool, nil
@@ -215,16 +215,9 @@ func (s *Store) workingTool() (*networkTool, error) {
 	}
 	n.asked = time.Now()
 	if first && n.err != nil {
-		s.logger.Warn("fixed-output builds share this machine's network, or are refused", "err", n.err)
+		s.opts.Logger.Warn("fixed-output builds share this machine's network, or are refused", "err", n.err)
 	}
 	return n.tool, n.err
-}
-
-// tryTool sets a sandbox with a network up.
-func (s *Store) tryTool(tool *networkTool) error {
-	ctx, cancel := context.WithTimeout(context.Background(), trialTime)
-	defer cancel()
-	return s.tryBuild(ctx, networkAccess{tool: tool})
 }
 
 // NetworkProblem returns what fixed-output builds lack here, with what to change, or nil
@@ -240,10 +233,11 @@ func (s *Store) NetworkProblem() error {
 	default:
 		problem = "fixed-output builds share this machine's network"
 	}
-	s.networks.mu.Lock()
-	defer s.networks.mu.Unlock()
-	err := s.networks.err
-	if s.networks.asked.IsZero() {
+	n := &s.sandboxes.networks
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	err := n.err
+	if n.asked.IsZero() {
 		err = installedTool()
 	}
 	if err != nil {
@@ -323,7 +317,7 @@ func (b *build) networkAccess() (networkAccess, error) {
 	if _, fixed := b.drv.FixedOutput(); !fixed {
 		return networkAccess{}, nil
 	}
-	tool, err := b.store.networkTool()
+	tool, err := b.store.sandboxes.networkTool()
 	return networkAccess{host: tool == nil, tool: tool}, err
 }
 

@@ -149,10 +149,10 @@ func TestNetworkTools(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := s.tryTool(tool); err != nil {
+			if err := s.sandboxes.try(trialTime, networkAccess{tool: tool}); err != nil {
 				t.Fatal(err)
 			}
-			s.networks.tool, s.networks.asked = tool, time.Now()
+			s.sandboxes.networks.tool, s.sandboxes.networks.asked = tool, time.Now()
 			w := listen(t)
 			log, err := attack(t, s, program, "network", &recipe{env: map[string]string{targetVariable: w.targets}, hash: "sha256 " + strings.Repeat("0", 64)})
 			var failure *store.BuildError
@@ -360,7 +360,7 @@ func TestBuildForever(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.networks.tool, s.networks.asked = tool, time.Now()
+	s.sandboxes.networks.tool, s.sandboxes.networks.asked = tool, time.Now()
 	r := &recipe{name: "forever", script: "echo started; sleep 1000", hash: "sha256 " + strings.Repeat("0", 64)}
 	req := r.request(t, s)
 	req.Log = os.Stdout
@@ -387,7 +387,7 @@ func TestNetworkChoice(t *testing.T) {
 	} {
 		t.Run(string(tt.choice), func(t *testing.T) {
 			s := openWith(t, Options{Root: filepath.Join(scratch(t), "store"), FixedOutputNetwork: tt.choice})
-			s.networks.err, s.networks.asked = noTool(nil), time.Now().Add(time.Hour)
+			s.sandboxes.networks.err, s.sandboxes.networks.asked = noTool(nil), time.Now().Add(time.Hour)
 			if got := fmt.Sprint(s.NetworkProblem()); !strings.Contains(got, tt.problem) {
 				t.Errorf("problem: %s", got)
 			}

@@ -27,7 +27,7 @@ func (b *build) register(ctx context.Context) (map[store.Path]*store.Info, error
 		candidates = append(candidates, r.Path)
 	}
 	candidates = append(candidates, b.outputs...)
-	b.budget = &nar.Budget{Nodes: b.store.maxOutputFiles(), Bytes: b.store.maxOutput()}
+	b.budget = &nar.Budget{Nodes: b.store.opts.MaxOutputFiles, Bytes: b.store.opts.MaxOutput}
 	infos := make(map[store.Path]*store.Info)
 	trees := make(map[store.Path]*finished)
 	var fresh []*store.Info
@@ -56,7 +56,7 @@ func (b *build) register(ctx context.Context) (map[store.Path]*store.Info, error
 	for _, info := range sorted {
 		items = append(items, trees[info.Path])
 	}
-	published, err := b.store.publish(ctx, items)
+	published, err := b.store.items.publish(ctx, items)
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +112,7 @@ func (b *build) pack(ctx context.Context, w io.Writer, tree, output string) erro
 // inside returns the text of an error about an output, with the names that the builder
 // knew, and no longer than a person will read.
 func (b *build) inside(err error) string {
-	text := strings.ReplaceAll(err.Error(), b.folder.store(), string(b.store.dir))
+	text := strings.ReplaceAll(err.Error(), b.folder.store(), string(b.store.layout.dir))
 	const most = 400
 	if len(text) > most {
 		text = text[:most/2] + "…" + text[len(text)-most/2:]
@@ -131,7 +131,7 @@ func (b *build) takeAway(ctx context.Context, o derivation.Output) (string, erro
 	}
 	if b.couldShare() {
 		copied := b.folder.copied(o.Path)
-		err := nar.Copy(ctx, tree, copied, nar.CopyOptions{Budget: b.budget, Room: b.store.room})
+		err := nar.Copy(ctx, tree, copied, nar.CopyOptions{Budget: b.budget, Room: b.store.disk.room})
 		return copied, b.blameTree(err)
 	}
 	opts := nar.CanonicalizeOptions{Budget: b.budget}
@@ -172,7 +172,7 @@ func (b *build) blameTree(err error) error {
 	case err == nil:
 		return nil
 	case errors.As(err, &limit):
-		return b.failure(store.FailedLimit, "%s for one build; this machine's limits are %d files and %s", b.inside(err), b.store.maxOutputFiles(), quantity.Bytes(b.store.maxOutput()))
+		return b.failure(store.FailedLimit, "%s for one build; this machine's limits are %d files and %s", b.inside(err), b.store.opts.MaxOutputFiles, quantity.Bytes(b.store.opts.MaxOutput))
 	case errors.As(err, &errno) && !changed(errno):
 		return err
 	}

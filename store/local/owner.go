@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -100,8 +102,8 @@ type census struct {
 	known  map[owner]bool
 }
 
-func (s *Store) newCensus(now time.Time) *census {
-	return &census{leases: s.layout, now: now, known: make(map[owner]bool)}
+func (l layout) newCensus(now time.Time) *census {
+	return &census{leases: l, now: now, known: make(map[owner]bool)}
 }
 
 // alive reports whether the owner's process still runs, as far as one can tell. In
@@ -126,10 +128,16 @@ func (c *census) look(o owner) bool {
 	return err != nil || c.now.Sub(info.ModTime()) < ownerTimeout
 }
 
+// census begins a look around at the present time.
+func (c *claims) census() (*census, error) {
+	now, err := c.clock()
+	return c.layout.newCensus(now), err
+}
+
 // clock returns the time by the clock of the file system, which is what the times
 // of files can be compared with.
-func (s *Store) clock() (time.Time, error) {
-	name, err := s.tmpName()
+func (c *claims) clock() (time.Time, error) {
+	name, err := c.tmpName()
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -149,78 +157,126 @@ func (s *Store) clock() (time.Time, error) {
 	return info.ModTime(), nil
 }
 
-// presence is what shows others that this open store is alive: its heartbeat file
-// and its folder in tmp. Both are made when they are first needed, so that who only
-// reads leaves no trace.
-type presence struct {
-	once sync.Once
-	err  error
-	stop chan struct{}
-	done chan struct{}
+// claims are what this open store has in the folder that is its own: a heartbeat file,
+// which shows others that it is alive, a folder in tmp, leases, and what is named after
+// it. The first two are made when they are first needed, so that who only reads leaves no
+// trace.
+type claims struct {
+	layout layout
+	logger *slog.Logger
+	owner  owner
+	names  atomic.Uint64 // of files of the owner
+
+	appeared sync.Once
+	err      error         // of that
+	stop     chan struct{} // nil if there is no heartbeat
+	done     chan struct{}
+
+	mu     sync.Mutex
+	leases map[*lease]bool // those that hold something; guarded by mu
 }
 
-// beThere makes the presence.
-func (s *Store) beThere() error {
-	s.presence.once.Do(func() { s.presence.err = s.appear() })
-	return s.presence.err
+// beThere makes the heartbeat and the folder.
+func (c *claims) beThere() error {
+	c.appeared.Do(func() { c.err = c.appear() })
+	return c.err
 }
 
-func (s *Store) appear() error {
-	if err := writeNew(s.layout.lease(s.owner.String()), nil); err != nil {
+// ownName returns a new name that says whose it is.
+func (c *claims) ownName() (string, error) {
+	return c.owner.String() + "." + strconv.FormatUint(c.names.Add(1), 10), c.beThere()
+}
+
+// tmpName returns a new name in this owner's folder for unfinished work.
+func (c *claims) tmpName() (string, error) {
+	return filepath.Join(c.layout.tmpOf(c.owner), strconv.FormatUint(c.names.Add(1), 10)), c.beThere()
+}
+
+func (c *claims) appear() error {
+	if err := writeNew(c.layout.lease(c.owner.String()), nil); err != nil {
 		return err
 	}
-	if err := os.Mkdir(s.layout.tmpOf(s.owner), 0o700); err != nil {
-		os.Remove(s.layout.lease(s.owner.String()))
+	if err := os.Mkdir(c.layout.tmpOf(c.owner), 0o700); err != nil {
+		os.Remove(c.layout.lease(c.owner.String()))
 		return err
 	}
-	s.presence.stop, s.presence.done = make(chan struct{}), make(chan struct{})
-	go s.beat()
+	c.stop, c.done = make(chan struct{}), make(chan struct{})
+	go c.beat()
 	return nil
 }
 
 // beat renews the claims until the store is closed.
-func (s *Store) beat() {
-	defer close(s.presence.done)
+func (c *claims) beat() {
+	defer close(c.done)
 	ticker := time.NewTicker(heartbeat)
 	defer ticker.Stop()
 	for {
 		select {
-		case <-s.presence.stop:
+		case <-c.stop:
 			return
 		case <-ticker.C:
-			if err := s.renew(); err != nil {
-				s.logger.Warn("the claims on items of the store could not be renewed", "store", string(s.layout), "err", err)
+			if err := c.renew(); err != nil {
+				c.logger.Warn("the claims on items of the store could not be renewed", "store", c.layout.root, "err", err)
 			}
 		}
 	}
 }
 
+// sweepDead removes what dead processes of this machine have left unfinished. What
+// can't be removed now is left for a garbage collection, which tells.
+func (c *claims) sweepDead() {
+	for _, problem := range c.layout.sweep(c.layout.newCensus(time.Time{}), func(o owner) bool { return o.machine == thisMachine() }) {
+		c.logger.Debug("what a dead process left was not removed", "store", c.layout.root, "err", problem)
+	}
+}
+
+// sweep removes unfinished work and leases of dead owners, if of says so.
+func (l layout) sweep(c *census, of func(owner) bool) []error {
+	var problems []error
+	for _, folder := range []string{l.tmp(), l.builds(), l.leases()} {
+		entries, err := os.ReadDir(folder)
+		if err != nil {
+			problems = append(problems, err)
+		}
+		for _, e := range entries {
+			o, ok := parseOwner(e.Name())
+			if !ok || !of(o) || c.alive(o) {
+				continue
+			}
+			if err := nar.RemoveAll(filepath.Join(folder, e.Name())); err != nil {
+				problems = append(problems, err)
+			}
+		}
+	}
+	return problems
+}
+
 // renew renews the heartbeat. If others took this process for dead, it makes its
 // leases again.
-func (s *Store) renew() error {
-	name := s.layout.lease(s.owner.String())
+func (c *claims) renew() error {
+	name := c.layout.lease(c.owner.String())
 	now := time.Now()
 	err := setTimeNow(name)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	s.logger.Warn("other processes took this one for dead; it claims its items again", "store", string(s.layout), "time", now)
+	c.logger.Warn("other processes took this one for dead; it claims its items again", "store", c.layout.root, "time", now)
 	if err := writeNew(name, nil); err != nil {
 		return err
 	}
-	if err := os.Mkdir(s.layout.tmpOf(s.owner), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := os.Mkdir(c.layout.tmpOf(c.owner), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return s.renewLeases()
+	return c.renewLeases()
 }
 
-// disappear ends the presence, if there is one.
-func (s *Store) disappear() error {
-	s.presence.once.Do(func() { s.presence.err = errClosed })
-	if s.presence.stop == nil {
+// disappear ends the heartbeat and removes the folder, if they are there.
+func (c *claims) disappear() error {
+	c.appeared.Do(func() { c.err = errClosed })
+	if c.stop == nil {
 		return nil
 	}
-	close(s.presence.stop)
-	<-s.presence.done
-	return errors.Join(nar.RemoveAll(s.layout.tmpOf(s.owner)), remove(s.layout.lease(s.owner.String())))
+	close(c.stop)
+	<-c.done
+	return errors.Join(nar.RemoveAll(c.layout.tmpOf(c.owner)), remove(c.layout.lease(c.owner.String())))
 }

@@ -27,8 +27,8 @@ func TestTakenForDead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	heartbeat, long := s.layout.lease(s.owner.String()), time.Now().Add(-time.Hour)
-	if err := errors.Join(os.Chtimes(heartbeat, long, long), s.renew()); err != nil {
+	heartbeat, long := s.layout.lease(s.claims.owner.String()), time.Now().Add(-time.Hour)
+	if err := errors.Join(os.Chtimes(heartbeat, long, long), s.claims.renew()); err != nil {
 		t.Fatal(err)
 	}
 	if info, err := os.Stat(heartbeat); err != nil || info.ModTime().Equal(long) {
@@ -44,10 +44,10 @@ func TestTakenForDead(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := errors.Join(nar.RemoveAll(s.layout.tmpOf(s.owner)), s.renew()); err != nil {
+	if err := errors.Join(nar.RemoveAll(s.layout.tmpOf(s.claims.owner)), s.claims.renew()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(s.layout.tmpOf(s.owner)); err != nil {
+	if _, err := os.Stat(s.layout.tmpOf(s.claims.owner)); err != nil {
 		t.Error(err)
 	}
 	other := openAt(t, s.Root())

@@ -29,36 +29,32 @@ type problemCache struct {
 // BuildProblem returns why the store can't build here, with what to change, or nil if
 // it can. It sets a sandbox up to find out, unless it has done so lately.
 func (s *Store) BuildProblem() error {
-	s.problem.mu.Lock()
-	defer s.problem.mu.Unlock()
-	if !s.problem.asked.IsZero() && (s.problem.err == nil || time.Since(s.problem.asked) < problemAge) {
-		return s.problem.err
+	p := &s.sandboxes.problem
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.asked.IsZero() || p.err != nil && time.Since(p.asked) >= problemAge {
+		p.err = s.sandboxes.try(time.Minute, networkAccess{})
+		p.asked = time.Now()
 	}
-	s.problem.err = s.probe()
-	s.problem.asked = time.Now()
-	return s.problem.err
+	return p.err
 }
 
-func (s *Store) probe() error {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+// try sets a sandbox up without a builder.
+func (s *sandboxes) try(limit time.Duration, access networkAccess) error {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	return s.tryBuild(ctx, networkAccess{})
-}
-
-// tryBuild sets a sandbox up without a builder.
-func (s *Store) tryBuild(ctx context.Context, access networkAccess) error {
-	f, err := s.makeBuildFolder("probe.drv")
+	f, err := s.makeFolder("probe.drv")
 	if err != nil {
-		return s.explainSpace(err)
+		return s.claims.layout.explainSpace(err)
 	}
 	defer func() {
 		if err := f.remove(); err != nil {
-			s.logger.Warn("the folder of a trial build was not removed", "err", err)
+			s.opts.Logger.Warn("the folder of a trial build was not removed", "err", err)
 		}
 	}()
 	c := s.newConfig(f, access)
 	c.Probe = true
-	_, err = s.runSandbox(ctx, c, access.tool, io.Discard)
+	_, err = runSandbox(ctx, c, access.tool, io.Discard)
 	return err
 }
 

@@ -32,31 +32,31 @@ type finished struct {
 // must hold them and what they refer to. It returns what is known of each, which is
 // older where an item has become valid meanwhile. The trees are gone afterwards. On
 // error, which is about the item after the last one returned, earlier ones are valid.
-func (s *Store) publish(ctx context.Context, items []*finished) ([]*store.Info, error) {
-	infos, err := s.publishAll(ctx, items)
+func (i *items) publish(ctx context.Context, items []*finished) ([]*store.Info, error) {
+	infos, err := i.publishAll(ctx, items)
 	for _, it := range items {
-		err = errors.Join(err, s.discard(it))
+		err = errors.Join(err, it.discard(i.layout))
 	}
-	return infos, s.explainSpace(err)
+	return infos, i.layout.explainSpace(err)
 }
 
-func (s *Store) publishAll(ctx context.Context, items []*finished) ([]*store.Info, error) {
+func (i *items) publishAll(ctx context.Context, items []*finished) ([]*store.Info, error) {
 	for _, it := range items {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		if err := s.prepare(it); err != nil {
+		if err := i.prepare(it); err != nil {
 			return nil, fmt.Errorf("publish %s: %w", it.info.Path, err)
 		}
 	}
-	if !s.opts.NoSync {
-		if err := s.syncer.sync(); err != nil {
+	if !i.noSync {
+		if err := i.syncer.sync(); err != nil {
 			return nil, fmt.Errorf("publish %s: %w", items[0].info.Path, err)
 		}
 	}
 	infos := make([]*store.Info, 0, len(items))
 	for _, it := range items {
-		info, err := s.reveal(ctx, it)
+		info, err := i.reveal(ctx, it)
 		if err != nil {
 			return infos, fmt.Errorf("publish %s: %w", it.info.Path, err)
 		}
@@ -66,8 +66,8 @@ func (s *Store) publishAll(ctx context.Context, items []*finished) ([]*store.Inf
 }
 
 // prepare moves an item's tree to its place and writes its info file under tmp/.
-func (s *Store) prepare(it *finished) error {
-	if err := s.place(it); err != nil {
+func (i *items) prepare(it *finished) error {
+	if err := it.place(i.layout); err != nil {
 		return err
 	}
 	it.info.Registered = time.Now().UTC().Truncate(time.Millisecond)
@@ -81,7 +81,7 @@ func (s *Store) prepare(it *finished) error {
 	if err != nil {
 		return err
 	}
-	note, err := s.tmpName()
+	note, err := i.claims.tmpName()
 	if err != nil {
 		return err
 	}
@@ -90,17 +90,17 @@ func (s *Store) prepare(it *finished) error {
 }
 
 // place moves a tree to store/, under the item's own name if that is free.
-func (s *Store) place(it *finished) error {
+func (it *finished) place(l layout) error {
 	folder, err := unlock(it.tree)
 	if err != nil {
 		return err
 	}
 	base := it.info.Path.Base()
 	it.data = base
-	err = renameNew(it.tree, s.layout.data(it.data))
+	err = renameNew(it.tree, l.data(it.data))
 	if errors.Is(err, fs.ErrExist) || errors.Is(err, errors.ErrUnsupported) {
 		it.data = base + suffix()
-		err = os.Rename(it.tree, s.layout.data(it.data))
+		err = os.Rename(it.tree, l.data(it.data))
 	}
 	if err != nil {
 		it.data = ""
@@ -108,7 +108,7 @@ func (s *Store) place(it *finished) error {
 	}
 	it.tree = ""
 	if folder {
-		return lock(s.layout.data(it.data))
+		return lock(l.data(it.data))
 	}
 	return nil
 }
@@ -140,12 +140,12 @@ func lock(folder string) error {
 
 // reveal links the info file. If the item is valid already it leaves everything to
 // discard.
-func (s *Store) reveal(ctx context.Context, it *finished) (*store.Info, error) {
+func (i *items) reveal(ctx context.Context, it *finished) (*store.Info, error) {
 	for {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		err := linkNew(it.note, s.layout.info(it.info.Path.Base()))
+		err := linkNew(it.note, i.layout.info(it.info.Path.Base()))
 		if err == nil {
 			it.data = ""
 			return (&record{Info: *it.info}).copyInfo(), nil
@@ -153,22 +153,25 @@ func (s *Store) reveal(ctx context.Context, it *finished) (*store.Info, error) {
 		if !errors.Is(err, fs.ErrExist) {
 			return nil, err
 		}
-		old, err := s.Info(ctx, it.info.Path)
-		if !errors.Is(err, store.ErrNotValid) {
-			return old, err
+		old, err := i.record(ctx, it.info.Path)
+		switch {
+		case err == nil:
+			return old.copyInfo(), nil
+		case !errors.Is(err, store.ErrNotValid):
+			return nil, err
 		}
 		// It was deleted since the attempt to link.
 	}
 }
 
 // discard removes what is left of an item that was published, or was not.
-func (s *Store) discard(it *finished) error {
+func (it *finished) discard(l layout) error {
 	var errs []error
 	if it.tree != "" {
 		errs = append(errs, nar.RemoveAll(it.tree))
 	}
 	if it.data != "" {
-		errs = append(errs, nar.RemoveAll(s.layout.data(it.data)))
+		errs = append(errs, nar.RemoveAll(l.data(it.data)))
 	}
 	if it.note != "" {
 		errs = append(errs, remove(it.note))

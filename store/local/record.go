@@ -74,21 +74,44 @@ func decodeRecord(dir store.Dir, base string, text []byte) (*record, error) {
 	return r, nil
 }
 
+// items are the valid items of the store: what is known of them, and how more become valid.
+type items struct {
+	layout layout
+	claims *claims
+	trash  *trash
+	cache  recordCache
+	syncer syncer
+	noSync bool
+}
+
 // record returns what is known of a valid item. If a garbage collection is deciding
 // on it, it waits for the verdict.
-func (s *Store) record(ctx context.Context, path store.Path) (*record, error) {
+func (i *items) record(ctx context.Context, path store.Path) (*record, error) {
 	var r *record
-	err := s.ask(ctx, path, func() (err error) {
-		r, err = s.readRecord(path.Base())
+	err := i.ask(ctx, path, func() (err error) {
+		r, err = i.read(path.Base())
 		return err
 	})
 	return r, err
 }
 
+// requireValid returns an error that names the first of the items that is not valid.
+func (i *items) requireValid(ctx context.Context, paths []store.Path) error {
+	for _, p := range paths {
+		switch ok, err := i.isValid(ctx, p); {
+		case err != nil:
+			return err
+		case !ok:
+			return store.NotValid(p)
+		}
+	}
+	return nil
+}
+
 // isValid reports whether an item is valid, without reading what is known of it.
-func (s *Store) isValid(ctx context.Context, path store.Path) (bool, error) {
-	err := s.ask(ctx, path, func() error {
-		ok, err := exists(s.layout.info(path.Base()))
+func (i *items) isValid(ctx context.Context, path store.Path) (bool, error) {
+	err := i.ask(ctx, path, func() error {
+		ok, err := exists(i.layout.info(path.Base()))
 		if err == nil && !ok {
 			err = fs.ErrNotExist
 		}
@@ -102,9 +125,9 @@ func (s *Store) isValid(ctx context.Context, path store.Path) (bool, error) {
 
 // ask calls look until that does not find the item to be missing for the time of a
 // verdict only. It returns an error that matches store.ErrNotValid if it is missing.
-func (s *Store) ask(ctx context.Context, path store.Path, look func() error) error {
-	if path.Dir() != s.dir {
-		return fmt.Errorf("%w, which is %s", store.NotValid(path), s.dir)
+func (i *items) ask(ctx context.Context, path store.Path, look func() error) error {
+	if path.Dir() != i.layout.dir {
+		return fmt.Errorf("%w, which is %s", store.NotValid(path), i.layout.dir)
 	}
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
 		if err := ctx.Err(); err != nil {
@@ -113,7 +136,7 @@ func (s *Store) ask(ctx context.Context, path store.Path, look func() error) err
 		if err := look(); !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		pending, err := s.verdictPending(path.Base())
+		pending, err := i.trash.verdictPending(path.Base())
 		if err != nil {
 			return err
 		}
@@ -130,9 +153,9 @@ func (s *Store) ask(ctx context.Context, path store.Path, look func() error) err
 	}
 }
 
-// readRecord reads an info file. The error matches fs.ErrNotExist if there is none.
-func (s *Store) readRecord(base string) (*record, error) {
-	name := s.layout.info(base)
+// read reads an info file. The error matches fs.ErrNotExist if there is none.
+func (i *items) read(base string) (*record, error) {
+	name := i.layout.info(base)
 	f, err := os.Open(name)
 	if err != nil {
 		return nil, err
@@ -143,18 +166,18 @@ func (s *Store) readRecord(base string) (*record, error) {
 		return nil, &fs.PathError{Op: "stat", Path: name, Err: err}
 	}
 	id := fileID{st.Ino, st.Size, st.Mtim}
-	if r := s.records.get(base, id); r != nil {
+	if r := i.cache.get(base, id); r != nil {
 		return r, nil
 	}
 	text, err := io.ReadAll(io.LimitReader(f, maxRecord))
 	if err != nil {
 		return nil, err
 	}
-	r, err := decodeRecord(s.dir, base, text)
+	r, err := decodeRecord(i.layout.dir, base, text)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	s.records.put(base, id, r)
+	i.cache.put(base, id, r)
 	return r, nil
 }
 

@@ -13,11 +13,11 @@ import (
 
 // readRoots reads the roots. Something among them that can't be read is an error,
 // since what it keeps must not be deleted.
-func (s *Store) readRoots() (map[string]store.Path, error) {
-	if err := s.refresh(s.layout.roots()); err != nil {
+func (l layout) readRoots() (map[string]store.Path, error) {
+	if err := l.refresh(l.roots()); err != nil {
 		return nil, err
 	}
-	entries, err := os.ReadDir(s.layout.roots())
+	entries, err := os.ReadDir(l.roots())
 	if err != nil {
 		return nil, err
 	}
@@ -26,14 +26,14 @@ func (s *Store) readRoots() (map[string]store.Path, error) {
 		if strings.HasPrefix(e.Name(), ".") {
 			continue
 		}
-		target, err := os.Readlink(filepath.Join(s.layout.roots(), e.Name()))
+		target, err := os.Readlink(filepath.Join(l.roots(), e.Name()))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // removed
 		}
 		if err != nil {
 			return nil, err
 		}
-		path, _, err := s.dir.ParsePathWithin(target)
+		path, _, err := l.dir.ParsePathWithin(target)
 		if err != nil {
 			return nil, fmt.Errorf("root %s: %w", e.Name(), err)
 		}

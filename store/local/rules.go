@@ -45,7 +45,7 @@ func (b *build) specified(rule derivation.ReferenceRule, words []string) (map[st
 			listed[o.Path] = true
 			continue
 		}
-		p, err := b.store.dir.ParsePath(word)
+		p, err := b.store.layout.dir.ParsePath(word)
 		if err != nil {
 			return nil, b.failure(store.FailedReferences, "the derivation's %s has %q, which is neither a store path nor an output", rule, word)
 		}

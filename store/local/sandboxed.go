@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"path"
-	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -51,33 +50,29 @@ type buildUser struct {
 	groups   []uint32
 }
 
+// sandboxes are those that this open store makes, to build in or on trial.
+type sandboxes struct {
+	opts     Options
+	claims   *claims
+	users    userPool
+	problem  problemCache
+	networks networkCache
+}
+
 // takeUser returns who the builder of one build is.
-func (s *Store) takeUser() (buildUser, error) {
+func (s *sandboxes) takeUser() (buildUser, error) {
 	if os.Geteuid() != 0 {
 		return buildUser{}, nil
 	}
-	u := buildUser{change: true, uid: guestUID, gid: guestGID}
-	if s.opts.BuildUID != 0 {
-		u.uid = s.opts.BuildUID
-	}
-	if s.opts.BuildGID != 0 {
-		u.gid = s.opts.BuildGID
-	}
+	u := buildUser{change: true, gid: s.opts.BuildGID}
 	// Builds that need KVM shall have it, where a group has.
 	var st unix.Stat_t
 	if unix.Stat("/dev/kvm", &st) == nil && st.Mode&0o066 == 0o060 && st.Gid != 0 && st.Gid != u.gid {
 		u.groups = []uint32{st.Gid}
 	}
 	var err error
-	u.uid, err = s.users.take(uidFolder, u.uid)
+	u.uid, err = s.users.take(uidFolder, s.opts.BuildUID)
 	return u, err
-}
-
-func (s *Store) maxProcesses() uint64 {
-	if s.opts.MaxProcesses != 0 {
-		return s.opts.MaxProcesses
-	}
-	return 1024 * (4 + uint64(runtime.NumCPU())) //nolint:gosec // a count
 }
 
 // runBuilder runs the builder in a sandbox. The folder has its outputs afterwards.
@@ -90,7 +85,7 @@ func (b *build) runBuilder(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	end, err := b.store.runSandbox(ctx, c, access.tool, b.log)
+	end, err := runSandbox(ctx, c, access.tool, b.log)
 	if err != nil {
 		return err
 	}
@@ -114,7 +109,7 @@ func (b *build) notStarted(errno unix.Errno) error {
 		return fmt.Errorf("start the builder: %w; this machine is said to build for %s, and doesn't run such programs", errno, b.drv.System)
 	}
 	hint := ""
-	if _, _, err := b.store.dir.ParsePathWithin(b.drv.Builder); err != nil {
+	if _, _, err := b.store.layout.dir.ParsePathWithin(b.drv.Builder); err != nil {
 		hint = "; it is not in the store, so the machine's sandbox paths must have it"
 	}
 	return b.plainFailure("start the builder %s: %v%s", shorten(b.drv.Builder), errno, hint)
@@ -163,7 +158,7 @@ func (b *build) exitError(status unix.WaitStatus) error {
 // sandboxConfig returns what the sandbox is to have in it, and makes in the build's
 // folder what it needs for that.
 func (b *build) sandboxConfig(ctx context.Context, access networkAccess) (*sandbox.Config, error) {
-	c := b.store.newConfig(b.folder, access)
+	c := b.store.sandboxes.newConfig(b.folder, access)
 	c.Personality = personality(b.drv.System)
 	c.Builder = b.drv.Builder
 	c.Args = append([]string{path.Base(b.drv.Builder)}, b.drv.Args...)
@@ -194,7 +189,7 @@ func (b *build) sandboxConfig(ctx context.Context, access networkAccess) (*sandb
 }
 
 // newConfig returns what all sandboxes have in them.
-func (s *Store) newConfig(f buildFolder, access networkAccess) *sandbox.Config {
+func (s *sandboxes) newConfig(f buildFolder, access networkAccess) *sandbox.Config {
 	u := f.user
 	uid, gid := uint32(guestUID), uint32(guestGID)
 	if u.change {
@@ -206,7 +201,7 @@ func (s *Store) newConfig(f buildFolder, access networkAccess) *sandbox.Config {
 	c := &sandbox.Config{
 		Root:     f.root(),
 		Store:    f.store(),
-		StoreDir: string(s.dir),
+		StoreDir: string(s.claims.layout.dir),
 		Tmp:      f.tmp(),
 		Folder:   f.topInside(),
 		Files: []sandbox.File{
@@ -220,7 +215,7 @@ func (s *Store) newConfig(f buildFolder, access networkAccess) *sandbox.Config {
 		Groups:       u.groups,
 		HostNetwork:  access.host,
 		Personality:  personalityNoRandomize,
-		MaxProcesses: s.maxProcesses(),
+		MaxProcesses: s.opts.MaxProcesses,
 	}
 	var names []string
 	switch {
@@ -265,7 +260,7 @@ func (b *build) sandboxPath(v *view, text string) (sandbox.Bind, error) {
 	if !two {
 		outside = inside
 	}
-	dir := string(b.store.dir)
+	dir := string(b.store.layout.dir)
 	switch {
 	case !path.IsAbs(inside) || path.Clean(inside) != inside || inside == "/":
 		return sandbox.Bind{}, fmt.Errorf("sandbox path %q: %q is not a clean absolute file name", text, inside)
@@ -287,8 +282,8 @@ func (b *build) sandboxPath(v *view, text string) (sandbox.Bind, error) {
 // runSandbox runs a sandbox until it ends, with what makes its network unless that is
 // nil, and returns its last message. If the context ends it kills everything in it; then
 // the message says nothing.
-func (s *Store) runSandbox(ctx context.Context, c *sandbox.Config, tool *networkTool, log io.Writer) (sandbox.Message, error) {
-	p, err := s.startSandbox(c)
+func runSandbox(ctx context.Context, c *sandbox.Config, tool *networkTool, log io.Writer) (sandbox.Message, error) {
+	p, err := startSandbox(c)
 	if err != nil {
 		return sandbox.Message{}, err
 	}
@@ -380,7 +375,7 @@ type sandboxProcess struct {
 }
 
 // startSandbox starts it.
-func (s *Store) startSandbox(c *sandbox.Config) (*sandboxProcess, error) {
+func startSandbox(c *sandbox.Config) (*sandboxProcess, error) {
 	control, theirs, err := controlSocket()
 	if err != nil {
 		return nil, err

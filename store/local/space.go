@@ -18,34 +18,20 @@ const (
 	defaultMaxKeepFree  = 1 << 30
 )
 
-func (s *Store) maxOutput() int64 {
-	if s.opts.MaxOutput != 0 {
-		return s.opts.MaxOutput
-	}
-	return defaultMaxOutput
-}
-
-func (s *Store) maxOutputFiles() int64 {
-	if s.opts.MaxOutputFiles != 0 {
-		return s.opts.MaxOutputFiles
-	}
-	return defaultMaxOutputFiles
-}
-
 // space is what a disk has, in bytes.
 type space struct {
 	free int64 // for who is not root
 	keep int64 // of which so much is kept free
 }
 
-func (s *Store) space() (space, error) {
-	d, err := disk.Free(string(s.layout))
+func (d *diskWatch) space() (space, error) {
+	total, err := disk.Free(d.layout.root)
 	if err != nil {
 		return space{}, err
 	}
-	sp := space{free: d.Free, keep: s.opts.KeepFree}
+	sp := space{free: total.Free, keep: d.keepFree}
 	if sp.keep == 0 {
-		sp.keep = min(d.Total/defaultKeepFreePart, defaultMaxKeepFree)
+		sp.keep = min(total.Total/defaultKeepFreePart, defaultMaxKeepFree)
 	}
 	sp.keep = max(sp.keep, 0)
 	return sp, nil
@@ -53,8 +39,8 @@ func (s *Store) space() (space, error) {
 
 // room returns an error, which matches ENOSPC, if that many more bytes would not leave on
 // the disk what is to be kept free.
-func (s *Store) room(bytes int64) error {
-	sp, err := s.space()
+func (d *diskWatch) room(bytes int64) error {
+	sp, err := d.space()
 	if err != nil {
 		return err
 	}

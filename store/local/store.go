@@ -1,16 +1,15 @@
 package local
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strconv"
-	"sync/atomic"
+	"runtime"
 
-	"lighter/nar"
 	"lighter/nar/signature"
 	"lighter/store"
 )
@@ -66,25 +65,28 @@ type Options struct {
 	ImpureEnvVars []string
 }
 
+func (o Options) withDefaults() Options {
+	o.Dir = cmp.Or(o.Dir, store.DefaultDir)
+	o.Logger = cmp.Or(o.Logger, slog.Default())
+	o.BuildUID, o.BuildGID = cmp.Or(o.BuildUID, guestUID), cmp.Or(o.BuildGID, guestGID)
+	o.MaxProcesses = cmp.Or(o.MaxProcesses, 1024*(4+uint64(runtime.NumCPU()))) //nolint:gosec // a count
+	o.MaxOutput, o.MaxOutputFiles = cmp.Or(o.MaxOutput, defaultMaxOutput), cmp.Or(o.MaxOutputFiles, defaultMaxOutputFiles)
+	if o.ImpureEnvVars == nil {
+		o.ImpureEnvVars = DefaultImpureEnvVars
+	}
+	return o
+}
+
 // Store is an open store. It may be used from several goroutines.
 type Store struct {
-	opts    Options
-	layout  layout
-	dir     store.Dir
-	logger  *slog.Logger
-	network bool // the folder is shared with other machines
-
-	owner    owner
-	presence presence
-	names    atomic.Uint64 // of files of the owner
-	leases   leases
-	records  recordCache
-	syncer   syncer
-	inflight inflight
-	problem  problemCache
-	disk     diskWatch
-	networks networkCache
-	users    userPool
+	opts      Options
+	layout    layout
+	claims    *claims
+	trash     *trash
+	items     *items
+	disk      *diskWatch
+	sandboxes *sandboxes
+	inflight  inflight
 }
 
 var (
@@ -111,43 +113,49 @@ func Open(opts Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	s := &Store{opts: opts, layout: layout(root), dir: opts.Dir, logger: opts.Logger, owner: newOwner()}
-	if s.dir == "" {
-		s.dir = store.DefaultDir
-	}
-	if s.logger == nil {
-		s.logger = slog.Default()
-	}
-	if err := s.open(); err != nil {
-		return nil, fmt.Errorf("open store: %w", s.explainSpace(err))
+	opts = opts.withDefaults()
+	l := layout{root: root, dir: opts.Dir}
+	s, err := open(opts, l)
+	if err != nil {
+		return nil, fmt.Errorf("open store: %w", l.explainSpace(err))
 	}
 	return s, nil
 }
 
-func (s *Store) open() error {
-	if err := s.layout.create(); err != nil {
-		return err
+func open(opts Options, l layout) (*Store, error) {
+	err := l.create()
+	if err != nil {
+		return nil, err
 	}
 	// Builds mount what is in the store by its name without symlinks.
-	root, err := filepath.EvalSymlinks(string(s.layout))
+	if l.root, err = filepath.EvalSymlinks(l.root); err != nil {
+		return nil, err
+	}
+	if l.network, err = onNetwork(l.root); err != nil {
+		return nil, err
+	}
+	folder, err := os.Open(l.root)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	s.layout = layout(root)
-	if s.network, err = onNetwork(root); err != nil {
-		return err
-	}
-	if s.syncer.folder, err = os.Open(root); err != nil {
-		return err
-	}
-	s.sweepDead()
-	return nil
+	c := &claims{layout: l, logger: opts.Logger, owner: newOwner(), leases: make(map[*lease]bool)}
+	c.sweepDead()
+	t := &trash{layout: l, gc: gcLock{c}}
+	return &Store{
+		opts:      opts,
+		layout:    l,
+		claims:    c,
+		trash:     t,
+		items:     &items{layout: l, claims: c, trash: t, syncer: syncer{folder: folder}, noSync: opts.NoSync},
+		disk:      &diskWatch{layout: l, keepFree: opts.KeepFree},
+		sandboxes: &sandboxes{opts: opts, claims: c},
+	}, nil
 }
 
 // Close ends the store's use by this process: leases that are left end. Nothing
 // else of the store may be running or be called any more.
 func (s *Store) Close() error {
-	err := errors.Join(s.releaseLeases(), s.users.close(), s.disappear(), s.syncer.folder.Close())
+	err := errors.Join(s.claims.releaseLeases(), s.sandboxes.users.close(), s.claims.disappear(), s.items.syncer.folder.Close())
 	if err != nil {
 		return fmt.Errorf("close store: %w", err)
 	}
@@ -155,14 +163,14 @@ func (s *Store) Close() error {
 }
 
 // Dir implements store.Store.
-func (s *Store) Dir() store.Dir { return s.dir }
+func (s *Store) Dir() store.Dir { return s.layout.dir }
 
 // Root returns the folder that the store is in.
-func (s *Store) Root() string { return string(s.layout) }
+func (s *Store) Root() string { return s.layout.root }
 
 // Info implements store.Store.
 func (s *Store) Info(ctx context.Context, path store.Path) (*store.Info, error) {
-	r, err := s.record(ctx, path)
+	r, err := s.items.record(ctx, path)
 	if err != nil {
 		return nil, err
 	}
@@ -173,7 +181,7 @@ func (s *Store) Info(ctx context.Context, path store.Path) (*store.Info, error) 
 func (s *Store) ValidPaths(ctx context.Context, paths []store.Path) ([]store.Path, error) {
 	var valid []store.Path
 	for _, p := range paths {
-		switch ok, err := s.isValid(ctx, p); {
+		switch ok, err := s.items.isValid(ctx, p); {
 		case err != nil:
 			return nil, err
 		case ok:
@@ -186,46 +194,9 @@ func (s *Store) ValidPaths(ctx context.Context, paths []store.Path) ([]store.Pat
 // PhysicalPath returns where the item is. It is to be read only, and is not there
 // any more when the item was deleted.
 func (s *Store) PhysicalPath(path store.Path) (string, error) {
-	r, err := s.record(context.Background(), path)
+	r, err := s.items.record(context.Background(), path)
 	if err != nil {
 		return "", err
 	}
 	return s.layout.data(r.data()), nil
-}
-
-// tmpName returns a new name in this owner's folder for unfinished work.
-func (s *Store) tmpName() (string, error) {
-	if err := s.beThere(); err != nil {
-		return "", err
-	}
-	return filepath.Join(s.layout.tmpOf(s.owner), strconv.FormatUint(s.names.Add(1), 10)), nil
-}
-
-// sweepDead removes what dead processes of this machine have left unfinished. What
-// can't be removed now is left for a garbage collection, which tells.
-func (s *Store) sweepDead() {
-	for _, problem := range s.sweep(&census{leases: s.layout, known: make(map[owner]bool)}, func(o owner) bool { return o.machine == thisMachine() }) {
-		s.logger.Debug("what a dead process left was not removed", "store", string(s.layout), "err", problem)
-	}
-}
-
-// sweep removes unfinished work and leases of dead owners, if of says so.
-func (s *Store) sweep(c *census, of func(owner) bool) []error {
-	var problems []error
-	for _, folder := range []string{s.layout.tmp(), s.layout.builds(), s.layout.leases()} {
-		entries, err := os.ReadDir(folder)
-		if err != nil {
-			problems = append(problems, err)
-		}
-		for _, e := range entries {
-			o, ok := parseOwner(e.Name())
-			if !ok || !of(o) || c.alive(o) {
-				continue
-			}
-			if err := nar.RemoveAll(filepath.Join(folder, e.Name())); err != nil {
-				problems = append(problems, err)
-			}
-		}
-	}
-	return problems
 }

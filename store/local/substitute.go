@@ -17,43 +17,43 @@ var _ store.Substitutee = (*Store)(nil)
 // AddSubstitute implements store.Substitutee.
 func (s *Store) AddSubstitute(ctx context.Context, info *store.Info, contents io.Reader) error {
 	if err := s.addSubstitute(ctx, info, contents); err != nil {
-		return fmt.Errorf("add %s: %w", info.Path, s.explainSpace(err))
+		return fmt.Errorf("add %s: %w", info.Path, s.layout.explainSpace(err))
 	}
 	return nil
 }
 
 func (s *Store) addSubstitute(ctx context.Context, info *store.Info, contents io.Reader) error {
-	if info.Path.Dir() != s.dir {
-		return fmt.Errorf("this store is %s", s.dir)
+	if info.Path.Dir() != s.layout.dir {
+		return fmt.Errorf("this store is %s", s.layout.dir)
 	}
-	lease := s.newLease("substitute")
+	lease := s.claims.newLease("substitute")
 	defer lease.Release() //nolint:errcheck // a lease that stays ends with the store
 	others := slices.DeleteFunc(slices.Clone(info.References), func(p store.Path) bool { return p == info.Path })
 	if err := lease.Add(ctx, append(slices.Clone(others), info.Path)...); err != nil {
 		return err
 	}
-	if valid, err := s.isValid(ctx, info.Path); err != nil || valid {
+	if valid, err := s.items.isValid(ctx, info.Path); err != nil || valid {
 		return err
 	}
-	if err := s.requireValid(ctx, others); err != nil {
+	if err := s.items.requireValid(ctx, others); err != nil {
 		return fmt.Errorf("it refers to %w", err)
 	}
 	it, err := s.unpackSubstitute(ctx, info, contents)
 	if err != nil {
 		return err
 	}
-	_, err = s.publish(ctx, []*finished{it})
+	_, err = s.items.publish(ctx, []*finished{it})
 	return err
 }
 
 // unpackSubstitute unpacks an item and checks it.
 func (s *Store) unpackSubstitute(ctx context.Context, info *store.Info, contents io.Reader) (*finished, error) {
-	tree, err := s.tmpName()
+	tree, err := s.claims.tmpName()
 	if err != nil {
 		return nil, err
 	}
 	var h nar.Hasher
-	if err := nar.UnpackWith(io.TeeReader(stream.ReaderUntil(ctx, contents), &h), tree, nar.UnpackOptions{Room: s.room}); err != nil {
+	if err := nar.UnpackWith(io.TeeReader(stream.ReaderUntil(ctx, contents), &h), tree, nar.UnpackOptions{Room: s.disk.room}); err != nil {
 		return nil, err
 	}
 	it := &finished{tree: tree, info: &store.Info{
@@ -63,7 +63,7 @@ func (s *Store) unpackSubstitute(ctx context.Context, info *store.Info, contents
 		err = checkSubstitute(info, it)
 	}
 	if err != nil {
-		return nil, errors.Join(err, s.discard(it))
+		return nil, errors.Join(err, it.discard(s.layout))
 	}
 	return it, nil
 }

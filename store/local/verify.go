@@ -15,7 +15,7 @@ import (
 
 // Verify implements store.Verifier. What is being deleted meanwhile is no problem.
 func (s *Store) Verify(ctx context.Context, contents bool, report func(store.VerifyProblem)) error {
-	bases, err := s.validBases()
+	bases, err := s.layout.validBases()
 	if err != nil {
 		return fmt.Errorf("verify: %w", err)
 	}
@@ -23,7 +23,7 @@ func (s *Store) Verify(ctx context.Context, contents bool, report func(store.Ver
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		path, err := s.dir.Path(base)
+		path, err := s.layout.dir.Path(base)
 		if err != nil {
 			return fmt.Errorf("verify: %s: %w", s.layout.info(base), err)
 		}
@@ -31,7 +31,7 @@ func (s *Store) Verify(ctx context.Context, contents bool, report func(store.Ver
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if valid, err := s.isValid(ctx, path); problem != "" && (valid || err != nil) {
+		if valid, err := s.items.isValid(ctx, path); problem != "" && (valid || err != nil) {
 			report(store.VerifyProblem{Path: path, Problem: problem})
 		}
 	}
@@ -40,17 +40,17 @@ func (s *Store) Verify(ctx context.Context, contents bool, report func(store.Ver
 
 // verifyItem says what is wrong with an item, or nothing.
 func (s *Store) verifyItem(ctx context.Context, path store.Path, contents bool) string {
-	lease := s.newLease("verify")
+	lease := s.claims.newLease("verify")
 	defer lease.Release() //nolint:errcheck // a lease that stays ends with the store
 	if err := lease.Add(ctx, path); err != nil {
 		return err.Error()
 	}
-	r, err := s.record(ctx, path)
+	r, err := s.items.record(ctx, path)
 	if err != nil {
 		return err.Error()
 	}
 	for _, ref := range r.References {
-		if valid, err := s.isValid(ctx, ref); err == nil && !valid {
+		if valid, err := s.items.isValid(ctx, ref); err == nil && !valid {
 			return fmt.Sprintf("it refers to %s, which is not there", ref)
 		}
 	}
@@ -74,11 +74,11 @@ func (s *Store) verifyItem(ctx context.Context, path store.Path, contents bool) 
 }
 
 // validBases returns the base names of all valid items.
-func (s *Store) validBases() ([]string, error) {
-	if err := s.refresh(s.layout.infos()); err != nil {
+func (l layout) validBases() ([]string, error) {
+	if err := l.refresh(l.infos()); err != nil {
 		return nil, err
 	}
-	entries, err := readNames(s.layout.infos())
+	entries, err := readNames(l.infos())
 	if err != nil {
 		return nil, err
 	}
