@@ -18,6 +18,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"lighter/internal/testkit"
 )
 
 // attackRounds is how many trees an attacker gets to work on.
@@ -300,9 +302,7 @@ func TestPackOfWhatIsNoFileAnyMore(t *testing.T) {
 
 // TestMountedOver has a folder of the tree hidden by what is mounted over it.
 func TestMountedOver(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("only root mounts")
-	}
+	testkit.NeedRoot(t)
 	dir := tempDir(t)
 	victim, tree := filepath.Join(dir, "victim"), filepath.Join(dir, "tree")
 	point := filepath.Join(tree, "folder")
@@ -310,7 +310,7 @@ func TestMountedOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := unix.Mount(victim, point, "", unix.MS_BIND, ""); err != nil {
-		t.Skipf("mount: %v", err) // in a container
+		testkit.Missing(t, fmt.Errorf("mount: %w", err)) // in a container
 	}
 	want := look(filepath.Join(victim, "file"))
 	canonicalizeErr := Canonicalize(t.Context(), tree, CanonicalizeOptions{})

@@ -45,6 +45,9 @@ func TestScripts(t *testing.T) {
 			if cond == "userns" {
 				return testkit.HaveUserNamespaces()
 			}
+			if program, ok := strings.CutPrefix(cond, "program:"); ok {
+				return testkit.HaveCommand(program)
+			}
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
 	})

@@ -73,11 +73,8 @@ func fakeSources(t *testing.T, units []unit) (sources []store.Path) {
 // TestScriptsWork runs every builder without a store or a sandbox: names of store
 // items are names of files in a temporary folder.
 func TestScriptsWork(t *testing.T) {
-	for _, name := range []string{"tar", "gzip", "sha256sum", "awk", "sort", "find", "sed"} {
+	for _, name := range []string{"/bin/sh", "tar", "gzip", "sha256sum", "awk", "sort", "find", "sed"} {
 		testkit.NeedCommand(t, name)
-	}
-	if _, err := os.Stat("/bin/sh"); err != nil {
-		t.Skip("no /bin/sh")
 	}
 	tr := fakeTree(t)
 	sources := fakeSources(t, tr.units)

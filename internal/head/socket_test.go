@@ -163,9 +163,7 @@ func TestSecondListenerIsRefused(t *testing.T) {
 }
 
 func TestSocketGroup(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("only root can give a file to any group")
-	}
+	testkit.NeedRoot(t)
 	name := filepath.Join(t.TempDir(), "s")
 	s, err := Listen(name, 4321, nil)
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"lighter/internal/testkit"
 	"lighter/nar"
 	"lighter/store"
 )
@@ -56,15 +57,13 @@ func TestOutputLimits(t *testing.T) {
 // smallDisk mounts a disk of its own for a store.
 func smallDisk(t *testing.T, bytes int) string {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("only root mounts a disk")
-	}
+	testkit.NeedRoot(t)
 	disk := filepath.Join(scratch(t), "disk")
 	if err := os.Mkdir(disk, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, fmt.Sprintf("size=%d,mode=0755", bytes)); err != nil {
-		t.Skipf("mount a tmpfs: %v", err) // in a container
+		testkit.Missing(t, fmt.Errorf("mount a tmpfs: %w", err)) // in a container
 	}
 	t.Cleanup(func() {
 		if err := unix.Unmount(disk, unix.MNT_DETACH); err != nil {

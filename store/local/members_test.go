@@ -5,6 +5,8 @@ import (
 	"os/exec"
 	"syscall"
 	"testing"
+
+	"lighter/internal/testkit"
 )
 
 // memberVariable tells a process of the test binary that it is one of several that use
@@ -21,6 +23,7 @@ func runSelf(t *testing.T, folder string, env []string, who *syscall.Credential,
 	cmd.Env = append(os.Environ(), env...)
 	if who != nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: who}
+		cmd.Env = append(cmd.Env, testkit.OrdinaryUser+"=1")
 	}
 	out, err := cmd.CombinedOutput()
 	return string(out), err

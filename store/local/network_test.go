@@ -42,9 +42,7 @@ const (
 // and reach what is beyond it.
 func TestFixedOutputNetwork(t *testing.T) {
 	needBuilds(t)
-	if os.Geteuid() != 0 {
-		t.Skip("root sets the network up")
-	}
+	testkit.NeedRoot(t)
 	for _, name := range []string{"ip", slirp, pasta} {
 		testkit.NeedCommand(t, name)
 	}
@@ -415,7 +413,7 @@ func TestAbstractSockets(t *testing.T) {
 	needBuilds(t)
 	abi, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
 	if errno != 0 || abi < 6 {
-		t.Skip("this kernel is older than 6.12, or has no Landlock")
+		testkit.Missing(t, errors.New("this kernel is older than 6.12, or has no Landlock"))
 	}
 	s := openWith(t, Options{Root: filepath.Join(scratch(t), "store"), FixedOutputNetwork: NetworkHost})
 	name := fmt.Sprintf("@lighter-test-%d", os.Getpid())

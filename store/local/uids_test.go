@@ -49,9 +49,7 @@ func TestUserPool(t *testing.T) {
 // different users, though both are the same inside.
 func TestUsersOfBuilds(t *testing.T) {
 	needBuilds(t)
-	if os.Geteuid() != 0 || !userNamespacesAllowed() {
-		t.Skip("builds of who is not root are all his own")
-	}
+	testkit.NeedRoot(t)
 	testkit.CheckLeaks(t)
 	s := openTestStore(t)
 	folder := scratch(t)

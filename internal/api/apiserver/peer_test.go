@@ -10,6 +10,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"lighter/internal/testkit"
 )
 
 func peer(uid uint32, groups ...uint32) *Peer { return &Peer{UID: uid, GID: uid, Groups: groups} }
@@ -40,9 +42,7 @@ func TestWhoOperates(t *testing.T) {
 // TestPeerCredentials connects as another user, with other groups, and asks what the kernel
 // says of that.
 func TestPeerCredentials(t *testing.T) {
-	if unix.Geteuid() != 0 {
-		t.Skip("only root can become another user; TestWhoOperates has the rules")
-	}
+	testkit.NeedRoot(t)
 	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
 	if err != nil {
 		t.Fatal(err)
