@@ -3,12 +3,10 @@ package cli
 import (
 	"context"
 	"fmt"
+	"io"
 	"maps"
-	"os"
-	"os/signal"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -17,6 +15,7 @@ import (
 	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/command"
 	"lighter/internal/cli/display"
+	"lighter/internal/cli/watch"
 	"lighter/internal/head"
 	"lighter/internal/human"
 	"lighter/internal/submission"
@@ -183,14 +182,15 @@ func (b *buildAction) wait(ctx context.Context, inv *command.Invocation, client 
 		}
 		defer release()
 	}
-	w := b.watcher(inv, client, builds, next)
-	resized := make(chan os.Signal, 1)
-	signal.Notify(resized, syscall.SIGWINCH)
-	defer signal.Stop(resized)
-	w.resized = resized
-	err := w.watch(ctx)
+	resized, stop := display.Resized()
+	defer stop()
+	w := watch.New(watch.Options{
+		Client: client, Next: next, Show: b.live(inv), Style: display.StyleOf(inv.Err, inv.Getenv),
+		Signals: inv.Signals, Resized: resized, KeepGoing: b.keepGoing, Patience: coordinatorGrace,
+	}, builds)
+	err := w.Run(ctx)
 	if err == nil {
-		return b.finish(inv, w)
+		return b.finish(inv, w.Builds(), w.Summary())
 	}
 	if err == command.ErrInterrupted { //nolint:errorlint // with more to it there is more to say
 		return command.Exit(command.ExitInterrupted, nil) // the person was told
@@ -213,36 +213,18 @@ func (b *buildAction) printDetached(inv *command.Invocation, builds []*api.Build
 	return nil
 }
 
-func (b *buildAction) watcher(inv *command.Invocation, client buildClient, builds []*api.Build, next uint64) *watcher {
-	w := &watcher{
-		client:    client,
-		model:     display.NewModel(time.Now()),
-		style:     display.StyleOf(inv.Err, inv.Getenv),
-		signals:   inv.Signals,
-		keepGoing: b.keepGoing,
-		now:       time.Now,
-		next:      next,
-		reported:  make(map[string]bool),
-		started:   make(map[string]int),
+// live is where the command shows what goes on.
+func (b *buildAction) live(inv *command.Invocation) *display.Live {
+	if b.quiet {
+		return display.NewLive(io.Discard, inv.Getenv)
 	}
-	for i := range builds {
-		w.model.Want(builds[i], w.now())
-	}
-	switch t := display.CanDraw(inv.Err, inv.Getenv); {
-	case b.quiet:
-		w.show = quietShower{}
-	case t != nil:
-		w.show = newScreenShower(t, w.style)
-	default:
-		w.show = &lineShower{w: inv.Err}
-	}
-	return w
+	return display.NewLive(inv.Err, inv.Getenv)
 }
 
 // finish prints the results and returns an error with the exit code.
-func (b *buildAction) finish(inv *command.Invocation, w *watcher) error {
+func (b *buildAction) finish(inv *command.Invocation, builds []*api.Build, summary string) error {
 	code := command.ExitDone
-	for _, build := range w.model.Wanted() {
+	for _, build := range builds {
 		switch {
 		case (build.State == api.Failed || build.State == api.TimedOut) && !display.Differs(build):
 			code = command.ExitBuildFailed
@@ -260,7 +242,7 @@ func (b *buildAction) finish(inv *command.Invocation, w *watcher) error {
 		}
 	}
 	if !b.quiet {
-		fmt.Fprintln(inv.Err, w.model.Summary(w.now()))
+		fmt.Fprintln(inv.Err, summary)
 	}
 	if code != command.ExitDone {
 		return command.Exit(code, nil)

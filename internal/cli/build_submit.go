@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"lighter/internal/api"
@@ -34,7 +33,7 @@ func (b *buildAction) submit(ctx context.Context, inv *command.Invocation, clien
 	finder := &derivationFinder{folders: f, onlyJSON: b.jsonInput}
 	defer func() { err = errors.Join(err, finder.close()) }()
 	got := &submissionAnswers{kept: make(map[string]bool)}
-	progress := newProgress(inv, b.quiet)
+	progress := &progress{show: b.live(inv)}
 	reader := &submission.Reader{Base: b.base, Submission: b.submission, Supersede: b.supersede, Derivation: finder.find}
 	submitter := &submission.Submitter{
 		Client: client, Patience: coordinatorGrace,
@@ -45,7 +44,7 @@ func (b *buildAction) submit(ctx context.Context, inv *command.Invocation, clien
 		Waiting: func(error) { progress.say("the coordinator went away; waiting for it to come back") },
 	}
 	count, err := submitter.Run(signaled, reader.All(signaled, inv.Args, inv.In))
-	progress.close()
+	progress.show.Close()
 	if more := got.skipped - maxSkippedLines; more > 0 && !b.quiet {
 		fmt.Fprintf(inv.Err, "skipped   %s more\n", human.Number(more))
 	}
@@ -124,19 +123,9 @@ func skippedLine(drv store.Path, a *api.Submitted) string {
 // progress says how far a long submission is, on one line of a terminal, or on a line now
 // and then elsewhere.
 type progress struct {
-	w      io.Writer
-	quiet  bool
-	screen *display.Screen // nil where it can't be drawn on
-	done   int
-	shown  time.Time
-}
-
-func newProgress(inv *command.Invocation, quiet bool) *progress {
-	p := &progress{w: inv.Err, quiet: quiet}
-	if t := display.CanDraw(inv.Err, inv.Getenv); t != nil && !quiet {
-		p.screen = display.OnTerminal(t)
-	}
-	return p
+	show  *display.Live
+	done  int
+	shown time.Time
 }
 
 // shortSubmission is how many requests are submitted without a word.
@@ -145,30 +134,19 @@ const shortSubmission = 1000
 // add counts one request.
 func (p *progress) add() {
 	p.done++
+	text := "submitted " + human.Number(p.done)
 	switch {
-	case p.quiet || p.done <= shortSubmission:
-	case p.screen != nil && time.Since(p.shown) > frameInterval:
+	case p.done <= shortSubmission:
+	case p.show.Drawn() && time.Since(p.shown) > display.FrameInterval:
 		p.shown = time.Now()
-		// A terminal that is gone has no use for an error.
-		_ = p.screen.Draw(nil, []string{"submitted " + human.Number(p.done)})
-	case p.screen == nil && p.done%api.MaxSubmit == 0:
-		fmt.Fprintln(p.w, "submitted", human.Number(p.done))
+		p.show.Frame(func(int, int) []string { return []string{text} })
+	case !p.show.Drawn() && p.done%api.MaxSubmit == 0:
+		p.show.Lines(text)
 	}
 }
 
 // say writes a line that stays.
 func (p *progress) say(text string) {
-	switch {
-	case p.quiet:
-	case p.screen != nil:
-		_ = p.screen.Draw([]string{text}, nil)
-	default:
-		fmt.Fprintln(p.w, text)
-	}
-}
-
-func (p *progress) close() {
-	if p.screen != nil {
-		_ = p.screen.Close(nil)
-	}
+	p.show.Lines(text)
+	p.show.Frame(func(int, int) []string { return nil })
 }

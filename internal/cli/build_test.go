@@ -3,6 +3,7 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"slices"
@@ -316,4 +317,26 @@ func differing(hash string) []string {
 		return nil
 	}
 	return []string{"bin/hello"}
+}
+
+func TestExitCodeSaysHowBuildsEnded(t *testing.T) {
+	for want, states := range map[int][][]api.State{
+		command.ExitDone:        {{api.Succeeded, api.Succeeded}},
+		command.ExitCanceled:    {{api.Succeeded, api.Canceled}},
+		command.ExitBuildFailed: {{api.Failed, api.Succeeded}, {api.Canceled, api.TimedOut}, {api.Failed, api.Canceled}},
+	} {
+		for _, ended := range states {
+			var builds []*api.Build
+			for _, s := range ended {
+				builds = append(builds, &api.Build{State: s})
+			}
+			code := command.ExitDone
+			if err := (&buildAction{quiet: true}).finish(&command.Invocation{Process: command.Process{Out: io.Discard}}, builds, ""); err != nil {
+				code, _ = command.ExitCode(err)
+			}
+			if code != want {
+				t.Errorf("%s: exit code %d, want %d", ended, code, want)
+			}
+		}
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"syscall"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -34,6 +35,10 @@ func clientActionIn(where *folderFlags, do func(ctx context.Context, inv *comman
 		return noAnswer(f, do(ctx, inv, client, f))
 	})
 }
+
+// coordinatorGrace is how long a coordinator that went away may take to come back, where
+// somebody waits.
+const coordinatorGrace = time.Minute
 
 // noAnswer says what to do where no coordinator runs.
 func noAnswer(f head.Folders, err error) error {

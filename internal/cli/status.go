@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -86,9 +84,8 @@ func watchStatus(ctx context.Context, inv *command.Invocation, client *apiclient
 		defer w.close()
 		show = w.show
 	}
-	resized := make(chan os.Signal, 1)
-	signal.Notify(resized, syscall.SIGWINCH)
-	defer signal.Stop(resized)
+	resized, stop := display.Resized()
+	defer stop()
 	err := pollStatus(ctx, client, resized, show)
 	if errors.Is(context.Cause(ctx), command.ErrInterrupted) {
 		return nil

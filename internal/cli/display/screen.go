@@ -1,10 +1,14 @@
 package display
 
 import (
+	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"strconv"
 	"strings"
+	"syscall"
+	"time"
 
 	"lighter/internal/human"
 )
@@ -127,4 +131,62 @@ func visibleWidth(line string) int {
 		}
 		line = line[:i] + line[i+end+1:]
 	}
+}
+
+// FrameInterval is how often a frame is worth drawing.
+const FrameInterval = 100 * time.Millisecond
+
+// Live is where a command shows what goes on: on a terminal, whose last lines are replaced, or
+// as lines in a file, a pipe, or on a terminal that can't be drawn on.
+type Live struct {
+	w       io.Writer
+	screen  *Screen  // nil where nothing can be drawn
+	waiting []string // lines for the next frame, so that line and frame always say the same
+}
+
+// NewLive shows on a stream.
+func NewLive(w io.Writer, getenv func(string) string) *Live {
+	l := &Live{w: w}
+	if t := CanDraw(w, getenv); t != nil {
+		l.screen = OnTerminal(t)
+	}
+	return l
+}
+
+// Drawn reports whether frames are drawn.
+func (l *Live) Drawn() bool { return l.screen != nil }
+
+// Lines writes lines that stay, on a terminal with the next frame.
+func (l *Live) Lines(text ...string) {
+	if l.screen != nil {
+		l.waiting = append(l.waiting, text...)
+		return
+	}
+	for _, t := range text {
+		fmt.Fprintln(l.w, t)
+	}
+}
+
+// Frame replaces the last lines of a terminal by those for its size, and does nothing in a file.
+// A terminal that can't be written to any more has no use for an error.
+func (l *Live) Frame(lines func(width, height int) []string) {
+	if l.screen == nil {
+		return
+	}
+	_ = l.screen.Draw(l.waiting, lines(l.screen.Size()))
+	l.waiting = l.waiting[:0]
+}
+
+// Close takes the frame away.
+func (l *Live) Close() {
+	if l.screen != nil {
+		_ = l.screen.Close(l.waiting)
+	}
+}
+
+// Resized tells when a terminal has changed its size, until stop is called.
+func Resized() (changed <-chan os.Signal, stop func()) {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, syscall.SIGWINCH)
+	return c, func() { signal.Stop(c) }
 }

@@ -1,4 +1,4 @@
-package cli
+package watch
 
 import (
 	"bytes"
@@ -139,24 +139,23 @@ func fakeBuild(id, name, parent string) *api.Build {
 
 // watchFake runs a watcher over the wanted builds while script plays, and returns
 // what was shown and how the watcher ended.
-func watchFake(t *testing.T, f *fakeCoordinator, wanted []string, keepGoing bool, signals chan os.Signal, script func()) (string, *watcher, error) {
+func watchFake(t *testing.T, f *fakeCoordinator, wanted []string, keepGoing bool, signals chan os.Signal, script func()) (string, *Watcher, error) {
 	t.Helper()
 	var out bytes.Buffer
-	w := &watcher{
-		client: f, model: display.NewModel(time.Now()), show: &lineShower{w: &out},
-		signals: signals, keepGoing: keepGoing, now: time.Now, next: 1,
-		reported: make(map[string]bool), started: make(map[string]int),
-	}
+	var builds []*api.Build
 	for _, id := range wanted {
 		b := *f.builds[id]
-		w.model.Want(&b, time.Now())
+		builds = append(builds, &b)
 	}
+	w := New(Options{Client: f, Next: 1, Show: inLines(&out), Signals: signals, KeepGoing: keepGoing, Patience: time.Minute}, builds)
 	go script()
-	err := w.watch(t.Context())
+	err := w.Run(t.Context())
 	return out.String(), w, err
 }
 
-func TestWatchShowsABuildAndWhatItNeeds(t *testing.T) {
+func inLines(w io.Writer) *display.Live { return display.NewLive(w, func(string) string { return "" }) }
+
+func TestShowsABuildAndWhatItNeeds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeCoordinator(fakeBuild("1", "hello", ""), fakeBuild("2", "gcc", "1"), fakeBuild("3", "libc", "2"), fakeBuild("9", "other", ""))
 		got, _, err := watchFake(t, f, []string{"1"}, false, nil, func() {
@@ -179,7 +178,7 @@ func TestWatchShowsABuildAndWhatItNeeds(t *testing.T) {
 	})
 }
 
-func TestWatchShowsTheLogOfAFailureAndCancelsTheRest(t *testing.T) {
+func TestShowsTheLogOfAFailureAndCancelsTheRest(t *testing.T) {
 	failure := &api.Failure{Culprit: api.CulpritDerivation, Phase: api.Building, Message: "exit code 1"}
 	for _, keepGoing := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -202,19 +201,15 @@ func TestWatchShowsTheLogOfAFailureAndCancelsTheRest(t *testing.T) {
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("keepGoing %v: -want +got:\n%s", keepGoing, diff)
 			}
-			code := command.ExitDone
-			var exit *command.ExitError
-			if errors.As((&buildAction{quiet: true}).finish(&command.Invocation{Process: command.Process{Out: io.Discard}}, w), &exit) {
-				code = exit.Code
-			}
-			if code != command.ExitBuildFailed {
-				t.Errorf("exit code %d", code)
+			others := map[bool]api.State{false: api.Canceled, true: api.Succeeded}
+			if all := w.Builds(); all[0].State != api.Failed || all[1].State != others[keepGoing] {
+				t.Errorf("keepGoing %v: builds are %s and %s", keepGoing, all[0].State, all[1].State)
 			}
 		})
 	}
 }
 
-func TestWatchOutlivesTheCoordinator(t *testing.T) {
+func TestOutlivesTheCoordinator(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeCoordinator(fakeBuild("1", "hello", ""))
 		got, _, err := watchFake(t, f, []string{"1"}, false, nil, func() {
@@ -235,7 +230,7 @@ func TestWatchOutlivesTheCoordinator(t *testing.T) {
 	})
 }
 
-func TestWatchGivesUpOnACoordinatorThatStaysAway(t *testing.T) {
+func TestGivesUpOnACoordinatorThatStaysAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeCoordinator(fakeBuild("1", "hello", ""))
 		_, _, err := watchFake(t, f, []string{"1"}, false, nil, func() { f.setDown(true) })
@@ -266,12 +261,8 @@ func TestInterruptCancelsThenLeaves(t *testing.T) {
 		signals := make(chan os.Signal, 2)
 		signals <- os.Interrupt
 		signals <- os.Interrupt
-		w := &watcher{
-			client: f, model: display.NewModel(time.Now()), show: quietShower{}, signals: signals, now: time.Now, next: 1,
-			reported: make(map[string]bool), started: make(map[string]int),
-		}
-		w.model.Want(f.builds["1"], time.Now())
-		if err := w.watch(t.Context()); !errors.Is(err, command.ErrInterrupted) {
+		w := New(Options{Client: f, Next: 1, Show: inLines(io.Discard), Signals: signals, Patience: time.Minute}, []*api.Build{f.builds["1"]})
+		if err := w.Run(t.Context()); !errors.Is(err, command.ErrInterrupted) {
 			t.Errorf("error %v", err)
 		}
 	})

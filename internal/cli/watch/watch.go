@@ -1,10 +1,12 @@
-package cli
+// Package watch follows builds to their end and shows them meanwhile, across restarts of the
+// coordinator: starts, outcomes, the end of the log of what failed. An interrupt, or a failure,
+// cancels the rest.
+package watch
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"slices"
 	"strings"
@@ -16,8 +18,8 @@ import (
 	"lighter/internal/cli/display"
 )
 
-// buildClient is what watching builds needs of the coordinator.
-type buildClient interface {
+// Client is what watching builds needs of the coordinator.
+type Client interface {
 	Build(ctx context.Context, id string) (*api.Build, error)
 	Cancel(ctx context.Context, ids ...string) error
 	Status(ctx context.Context) (*api.Status, error)
@@ -30,47 +32,57 @@ type buildClient interface {
 
 // How a watched build is shown.
 const (
-	frameInterval = 100 * time.Millisecond
-	pollInterval  = 200 * time.Millisecond
-	failedLines   = 12       // of a failed build's log
-	failedBytes   = 16 << 10 // read from the log's end for them
-	// A coordinator that went away has this long to come back: its builds go on.
-	coordinatorGrace = time.Minute
+	pollInterval = 200 * time.Millisecond
+	failedLines  = 12       // of a failed build's log
+	failedBytes  = 16 << 10 // read from the log's end for them
 )
 
-// watcher follows builds to their end and shows them meanwhile.
-type watcher struct {
-	client    buildClient
-	model     *display.Model
-	show      shower
-	style     display.Style
-	signals   <-chan os.Signal
-	resized   <-chan os.Signal // SIGWINCH; may be nil
-	keepGoing bool
-	now       func() time.Time
+// Options say what is watched, and how.
+type Options struct {
+	Client Client
+	Next   uint64        // number of the first event that may be news of the builds
+	Show   *display.Live // closed at the end
+	Style  display.Style // of what is shown
+	// Signals cancel the builds with the first one, and leave with the second. Resized
+	// tells of a terminal that changed its size. Both may be nil.
+	Signals, Resized <-chan os.Signal
+	// KeepGoing says that after a failure the other builds go on.
+	KeepGoing bool
+	// Patience is how long a coordinator that went away may take to come back: its builds go on.
+	Patience time.Duration
+}
 
-	next        uint64          // number of the next event
+// Watcher watches the builds that a client waits for.
+type Watcher struct {
+	Options
+	model *display.Model
+
 	reported    map[string]bool // builds whose outcome was shown
 	started     map[string]int  // attempt of each build whose start was shown
 	interrupted bool
 	canceled    bool // the other builds were canceled, for whatever reason
 }
 
-// shower is where a watcher shows things: a terminal, or lines in a file.
-type shower interface {
-	// lines writes lines that stay.
-	lines(text ...string)
-	// frame shows the model as it is now, and does nothing in a file.
-	frame(m *display.Model, now time.Time)
-	// starts says whether the start of each build gets a line.
-	starts() bool
-	close()
+// New makes a watcher of builds that were asked for.
+func New(o Options, builds []*api.Build) *Watcher {
+	w := &Watcher{Options: o, model: display.NewModel(time.Now()), reported: make(map[string]bool), started: make(map[string]int)}
+	for _, b := range builds {
+		w.model.Want(b, time.Now())
+	}
+	return w
 }
 
-// watch returns when all wanted builds are final. It returns errInterrupted if
-// the person interrupted it, and then perhaps before they are.
-func (w *watcher) watch(ctx context.Context) error {
-	defer w.show.close()
+// Builds returns the builds that were asked for, as far as they are known.
+func (w *Watcher) Builds() []*api.Build { return w.model.Wanted() }
+
+// Summary returns a line that says what became of all builds.
+func (w *Watcher) Summary() string { return w.model.Summary(time.Now()) }
+
+// Run returns when all builds that were asked for are final. It returns command.ErrInterrupted
+// if the person interrupted it, and then perhaps before they are; an error with
+// command.ExitNoAnswer if the coordinator stays away.
+func (w *Watcher) Run(ctx context.Context) error {
+	defer w.Show.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	follower := w.follow(ctx)
 	poller := w.poll(ctx)
@@ -81,7 +93,7 @@ func (w *watcher) watch(ctx context.Context) error {
 		for range poller {
 		}
 	}()
-	ticks := time.NewTicker(frameInterval)
+	ticks := time.NewTicker(display.FrameInterval)
 	defer ticks.Stop()
 
 	for _, b := range w.model.Wanted() {
@@ -103,10 +115,10 @@ func (w *watcher) watch(ctx context.Context) error {
 			}
 			w.model.SetStatus(status)
 		case <-ticks.C:
-			w.show.frame(w.model, w.now())
-		case <-w.resized:
-			w.show.frame(w.model, w.now())
-		case <-w.signals:
+			w.frame()
+		case <-w.Resized:
+			w.frame()
+		case <-w.Signals:
 			err = w.interrupt(ctx)
 		case <-ctx.Done():
 			err = context.Cause(ctx)
@@ -121,6 +133,10 @@ func (w *watcher) watch(ctx context.Context) error {
 	return nil
 }
 
+func (w *Watcher) frame() {
+	w.Show.Frame(func(width, height int) []string { return w.model.Lines(time.Now(), width, height, w.Style) })
+}
+
 // followed is what the following goroutine reports: an event, or that the
 // coordinator was lost, is back (nothing is set), or stays lost (final says how).
 type followed struct {
@@ -131,7 +147,7 @@ type followed struct {
 
 // follow starts a goroutine that reports events, over as many connections as it
 // takes. It ends with ctx, and closes the channel.
-func (w *watcher) follow(ctx context.Context) <-chan followed {
+func (w *Watcher) follow(ctx context.Context) <-chan followed {
 	updates := make(chan followed)
 	send := func(u followed) error {
 		select {
@@ -141,11 +157,11 @@ func (w *watcher) follow(ctx context.Context) <-chan followed {
 			return ctx.Err()
 		}
 	}
-	next := w.next
+	next := w.Next
 	go func() {
 		defer close(updates)
 		for {
-			err := w.client.Follow(ctx, next, func(ev *api.Event) error {
+			err := w.Client.Follow(ctx, next, func(ev *api.Event) error {
 				next = ev.Seq + 1
 				return send(followed{event: ev})
 			})
@@ -165,13 +181,13 @@ func (w *watcher) follow(ctx context.Context) <-chan followed {
 }
 
 // awaitCoordinator returns when a coordinator answers again, after one failed with err.
-func (w *watcher) awaitCoordinator(ctx context.Context, err error) error {
+func (w *Watcher) awaitCoordinator(ctx context.Context, err error) error {
 	var outage apiclient.Outage
 	for {
-		if err := outage.Wait(ctx, coordinatorGrace, err); err != nil {
+		if err := outage.Wait(ctx, w.Patience, err); err != nil {
 			return err
 		}
-		if _, err = w.client.Status(ctx); err == nil {
+		if _, err = w.Client.Status(ctx); err == nil {
 			return nil
 		}
 	}
@@ -179,11 +195,11 @@ func (w *watcher) awaitCoordinator(ctx context.Context, err error) error {
 
 // poll starts a goroutine that reports the coordinator's status where there is a
 // display to show it on. It ends with ctx, and closes the channel.
-func (w *watcher) poll(ctx context.Context) <-chan *api.Status {
+func (w *Watcher) poll(ctx context.Context) <-chan *api.Status {
 	statuses := make(chan *api.Status)
 	go func() {
 		defer close(statuses)
-		if w.show.starts() {
+		if !w.Show.Drawn() {
 			<-ctx.Done()
 			return
 		}
@@ -195,7 +211,7 @@ func (w *watcher) poll(ctx context.Context) <-chan *api.Status {
 			case <-ctx.Done():
 				return
 			}
-			status, err := w.client.Status(ctx)
+			status, err := w.Client.Status(ctx)
 			if err != nil {
 				continue // follow reports it
 			}
@@ -209,17 +225,17 @@ func (w *watcher) poll(ctx context.Context) <-chan *api.Status {
 	return statuses
 }
 
-func (w *watcher) update(ctx context.Context, u followed) error {
+func (w *Watcher) update(ctx context.Context, u followed) error {
 	switch {
 	case u.final != nil:
 		return command.Exit(command.ExitNoAnswer, fmt.Errorf("the coordinator went away and did not come back (%w); its builds go on when it is started again: see lighter builds list", u.final))
 	case u.lost:
 		w.model.SetNote("the coordinator went away; waiting for it to come back")
-		w.show.lines("the coordinator went away; waiting for it to come back")
+		w.Show.Lines("the coordinator went away; waiting for it to come back")
 		return nil
 	case u.event == nil:
 		w.model.SetNote("")
-		w.show.lines("the coordinator is back")
+		w.Show.Lines("the coordinator is back")
 		return w.refresh(ctx)
 	}
 	return w.event(ctx, u.event)
@@ -227,14 +243,14 @@ func (w *watcher) update(ctx context.Context, u followed) error {
 
 // refresh reads the wanted builds again, so that nothing is waited for that
 // happened while nobody watched.
-func (w *watcher) refresh(ctx context.Context) error {
+func (w *Watcher) refresh(ctx context.Context) error {
 	for _, old := range w.model.Wanted() {
 		if old.State.Final() {
 			continue
 		}
 		// An error says that it is gone again; follow will say so too.
-		if b, err := w.client.Build(ctx, old.ID); err == nil {
-			w.model.Put(b, w.now())
+		if b, err := w.Client.Build(ctx, old.ID); err == nil {
+			w.model.Put(b, time.Now())
 			if err := w.settle(ctx, b.ID); err != nil {
 				return err
 			}
@@ -243,7 +259,7 @@ func (w *watcher) refresh(ctx context.Context) error {
 	return nil
 }
 
-func (w *watcher) event(ctx context.Context, ev *api.Event) error {
+func (w *Watcher) event(ctx context.Context, ev *api.Event) error {
 	if ev.Build == "" || ev.State == "" {
 		return nil
 	}
@@ -252,9 +268,9 @@ func (w *watcher) event(ctx context.Context, ev *api.Event) error {
 		return nil
 	}
 	w.model.Apply(ev)
-	if w.show.starts() && ev.State == api.Building && !w.reported[ev.Build] && w.started[ev.Build] < ev.Attempt {
+	if !w.Show.Drawn() && ev.State == api.Building && !w.reported[ev.Build] && w.started[ev.Build] < ev.Attempt {
 		w.started[ev.Build] = ev.Attempt
-		w.show.lines(display.Start(w.model.Build(ev.Build), ev))
+		w.Show.Lines(display.Start(w.model.Build(ev.Build), ev))
 	}
 	return w.settle(ctx, ev.Build)
 }
@@ -263,10 +279,10 @@ func (w *watcher) event(ctx context.Context, ev *api.Event) error {
 const maxParents = 1000
 
 // learn makes a build, and those that it was made for, known to the model.
-func (w *watcher) learn(ctx context.Context, id string) {
+func (w *Watcher) learn(ctx context.Context, id string) {
 	var chain []*api.Build
 	for len(chain) < maxParents && id != "" && !w.model.Knows(id) {
-		b, err := w.client.Build(ctx, id)
+		b, err := w.Client.Build(ctx, id)
 		if err != nil {
 			break
 		}
@@ -274,28 +290,28 @@ func (w *watcher) learn(ctx context.Context, id string) {
 		id = b.Parent
 	}
 	for _, b := range slices.Backward(chain) {
-		w.model.Put(b, w.now())
+		w.model.Put(b, time.Now())
 	}
 }
 
 // settle shows how a build ended, if it has and that was not shown yet.
-func (w *watcher) settle(ctx context.Context, id string) error {
+func (w *Watcher) settle(ctx context.Context, id string) error {
 	b := w.model.Build(id)
 	if !b.State.Final() || w.reported[id] {
 		return nil
 	}
 	w.reported[id] = true
 	// The event has no sizes and times.
-	if full, err := w.client.Build(ctx, id); err == nil {
-		w.model.Put(full, w.now())
+	if full, err := w.Client.Build(ctx, id); err == nil {
+		w.model.Put(full, time.Now())
 		b = w.model.Build(id)
 	}
-	text := []string{display.Outcome(b, w.style)}
+	text := []string{display.Outcome(b, w.Style)}
 	if ownFailure(b) {
 		text = append(text, w.logTail(ctx, b)...)
 	}
-	w.show.lines(text...)
-	if b.State == api.Succeeded || w.keepGoing || w.canceled || !w.model.Asked(id) {
+	w.Show.Lines(text...)
+	if b.State == api.Succeeded || w.KeepGoing || w.canceled || !w.model.Asked(id) {
 		return nil
 	}
 	return w.cancelRest(ctx)
@@ -311,8 +327,8 @@ func ownFailure(b *api.Build) bool {
 		(b.Failure == nil || b.Failure.Kind != api.KindDependency)
 }
 
-func (w *watcher) logTail(ctx context.Context, b *api.Build) []string {
-	log, err := w.client.LogTail(ctx, b.ID, failedBytes)
+func (w *Watcher) logTail(ctx context.Context, b *api.Build) []string {
+	log, err := w.Client.LogTail(ctx, b.ID, failedBytes)
 	if err != nil || len(log) == 0 {
 		return []string{"          lighter builds show " + b.ID}
 	}
@@ -325,7 +341,7 @@ func (w *watcher) logTail(ctx context.Context, b *api.Build) []string {
 }
 
 // cancelRest cancels what is not final of the wanted builds.
-func (w *watcher) cancelRest(ctx context.Context) error {
+func (w *Watcher) cancelRest(ctx context.Context) error {
 	w.canceled = true
 	var ids []string
 	for _, b := range w.model.Wanted() {
@@ -334,7 +350,7 @@ func (w *watcher) cancelRest(ctx context.Context) error {
 		}
 	}
 	for part := range slices.Chunk(ids, api.MaxSubmit) {
-		if err := w.client.Cancel(ctx, part...); err != nil {
+		if err := w.Client.Cancel(ctx, part...); err != nil {
 			return err
 		}
 	}
@@ -342,63 +358,16 @@ func (w *watcher) cancelRest(ctx context.Context) error {
 }
 
 // interrupt is the answer to a signal: the first cancels, the second leaves.
-func (w *watcher) interrupt(ctx context.Context) error {
+func (w *Watcher) interrupt(ctx context.Context) error {
 	if w.interrupted {
 		return command.ErrInterrupted
 	}
 	w.interrupted = true
 	const text = "canceling the builds; interrupt again to leave at once"
 	w.model.SetNote(text)
-	w.show.lines(text)
+	w.Show.Lines(text)
 	if err := w.cancelRest(ctx); err != nil {
 		return errors.Join(command.ErrInterrupted, fmt.Errorf("cancel builds: %w", err))
 	}
 	return nil
 }
-
-// lineShower shows lines in a file, a pipe, or on a terminal that can't be drawn on.
-type lineShower struct{ w io.Writer }
-
-func (s *lineShower) lines(text ...string) {
-	for _, t := range text {
-		fmt.Fprintln(s.w, t)
-	}
-}
-func (s *lineShower) frame(*display.Model, time.Time) {}
-func (s *lineShower) starts() bool                    { return true }
-func (s *lineShower) close()                          {}
-
-// screenShower draws on a terminal. Lines wait for the next frame, so that line and
-// frame always say the same.
-type screenShower struct {
-	screen  *display.Screen
-	style   display.Style
-	waiting []string
-}
-
-func newScreenShower(f *os.File, style display.Style) *screenShower {
-	return &screenShower{
-		screen: display.OnTerminal(f),
-		style:  style,
-	}
-}
-
-func (s *screenShower) lines(text ...string) { s.waiting = append(s.waiting, text...) }
-
-// A terminal that can't be written to any more has no use for an error.
-func (s *screenShower) frame(m *display.Model, now time.Time) {
-	width, height := s.screen.Size()
-	_ = s.screen.Draw(s.waiting, m.Lines(now, width, height, s.style))
-	s.waiting = s.waiting[:0]
-}
-
-func (s *screenShower) starts() bool { return false }
-func (s *screenShower) close()       { _ = s.screen.Close(s.waiting) }
-
-// quietShower shows nothing.
-type quietShower struct{}
-
-func (quietShower) lines(...string)                 {}
-func (quietShower) frame(*display.Model, time.Time) {}
-func (quietShower) starts() bool                    { return true }
-func (quietShower) close()                          {}
