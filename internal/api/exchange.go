@@ -30,6 +30,9 @@ type Submitted struct {
 	Code    string `json:"code,omitempty"`
 }
 
+// Refused is the answer to a request that is not taken.
+func Refused(err *Error) Submitted { return Submitted{Error: err.Message, Code: err.Code} }
+
 // Submissions is the answer to POST /v1/builds, in the order of the requests.
 type Submissions struct {
 	Builds []Submitted `json:"builds"`

@@ -44,6 +44,7 @@ import (
 	"lighter/internal/coordinator/buildlog"
 	"lighter/internal/coordinator/headstore"
 	"lighter/internal/coordinator/inventory"
+	"lighter/internal/coordinator/intake"
 	"lighter/internal/coordinator/mailbox"
 	"lighter/internal/coordinator/peer"
 	"lighter/internal/ledger"
@@ -227,7 +228,7 @@ type Coordinator struct {
 	latency prometheus.Histogram // from when a build could be placed to when it was
 
 	mail       *mailbox.Mailbox[func(*loop)]
-	skipping   sync.Mutex // held by submissions that depend on what was submitted
+	intake     *intake.Intake
 	pruner     *attic.Pruner
 	recorder   *recorder
 	expander   *expander
@@ -285,6 +286,7 @@ func New(cfg Config) (*Coordinator, error) {
 	}
 	c.hookCounts = c.eventHooks.Counts
 	c.pruner = newPruner(c)
+	c.intake = newIntake(c)
 	c.recorder = newRecorder(c)
 	c.expander = newExpander(c)
 	c.first = newLoop(c)
@@ -304,6 +306,9 @@ func (c *Coordinator) now() time.Time {
 
 // Version returns the configuration's.
 func (c *Coordinator) Version() string { return c.cfg.Version }
+
+// StoreDir returns the folder of the head's store.
+func (c *Coordinator) StoreDir() store.Dir { return c.head.Dir() }
 
 // Ledger returns the configuration's.
 func (c *Coordinator) Ledger() *ledger.Ledger { return c.ledger }

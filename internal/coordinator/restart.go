@@ -14,6 +14,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/coordinator/headstore"
 	"lighter/internal/coordinator/inventory"
+	"lighter/internal/coordinator/intake"
 	"lighter/internal/ledger"
 	"lighter/store"
 )
@@ -30,7 +31,7 @@ func (l *loop) recover(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("start: %w", err)
 		}
-		tags = sameTags(b.Tags, tags)
+		tags = intake.SameTags(b.Tags, tags)
 		b.Tags = tags
 		l.recoverBuild(b)
 	}

@@ -2,7 +2,6 @@ package coordinator
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -107,33 +106,6 @@ func TestSkipIfBuilt(t *testing.T) {
 	f.idle()
 }
 
-func TestSkipIfSubmitted(t *testing.T) {
-	f := newFarm(t, nil, "m1")
-	good, bad := f.drv("good", ""), f.drv("bad", "fail")
-	ids := f.submit(good, bad)
-	f.awaitState(ids[0], api.Succeeded)
-	f.awaitState(ids[1], api.Failed)
-	again := []api.Request{{Derivation: good}, {Derivation: bad}, {Derivation: bad}}
-	for i := range again {
-		again[i].SkipIfSubmitted = true
-	}
-	answers, err := f.c.Submit(t.Context(), again, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if a := answers[0]; a.Skipped == "" || a.Build.ID != ids[0] {
-		t.Errorf("a build that succeeded: %+v", a)
-	}
-	if a := answers[1]; a.Skipped != "" || a.Build.ID == ids[1] {
-		t.Errorf("a build that failed: %+v", a)
-	}
-	if a := answers[2]; a.Skipped == "" || a.Build.ID != answers[1].Build.ID {
-		t.Errorf("a build of the same submission: %+v", a)
-	}
-	f.awaitFinal(answers[1].Build.ID)
-	f.idle()
-}
-
 func TestAllInputs(t *testing.T) {
 	f := newFarm(t, nil, "m1")
 	base := f.drv("base", "")
@@ -170,32 +142,6 @@ func (f *farm) tagged(key, value string) []api.Build {
 		list = append(list, *b)
 	}
 	return list
-}
-
-func TestFetchedDerivation(t *testing.T) {
-	f := newFarm(t, nil, "m1")
-	drv := f.drv("one", "")
-	absent := store.Path(strings.Replace(string(drv), "one", "two", 1))
-	var asked []string
-	f.c.cfg.Fetch = func(_ context.Context, urls []string, paths []store.Path) error {
-		asked = append(asked, urls...)
-		return errors.New("no server has it")
-	}
-	answers, err := f.c.Submit(t.Context(), []api.Request{
-		{Derivation: absent, DerivationSubstituteURLs: []string{"https://a", "https://b"}},
-		{Derivation: drv, DerivationSubstituteURLs: []string{"https://c"}},
-	}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !slices.Equal(asked, []string{"https://a", "https://b"}) {
-		t.Errorf("asked %v", asked)
-	}
-	if !strings.Contains(answers[0].Error, "no server has it") || answers[1].Build == nil {
-		t.Errorf("got %+v", answers)
-	}
-	f.awaitFinal(answers[1].Build.ID)
-	f.idle()
 }
 
 func TestMissingInputsAreKept(t *testing.T) {
@@ -451,25 +397,5 @@ func TestMachineRests(t *testing.T) {
 	f.until("m1 builds", func() bool {
 		return f.awaitState(f.submit(f.drv(newID(), ""))[0], api.Succeeded).Machine == "m1"
 	})
-	f.idle()
-}
-
-func TestSkipIfOutputsSubmitted(t *testing.T) {
-	f := newFarm(t, nil, "m1")
-	fixed := func(name string) store.Path {
-		return f.derive(&derivation.Derivation{System: "x86_64-linux", Outputs: []derivation.Output{{
-			Name: "out", HashAlgorithm: "sha256", Hash: strings.Repeat("cd", 32),
-		}}, Env: []derivation.EnvVar{{Name: "mirror", Value: name}}}, "source", "hold")
-	}
-	one, two := fixed("one"), fixed("two")
-	if f.output(one) != f.output(two) || one == two {
-		t.Fatalf("want two derivations with one output, got %s and %s", one, two)
-	}
-	id := f.submit(one)[0]
-	answers, err := f.c.Submit(t.Context(), []api.Request{{Derivation: two, SkipIfSubmitted: true}}, nil)
-	if err != nil || answers[0].Build == nil || answers[0].Build.ID != id || answers[0].Skipped == "" {
-		t.Errorf("got %+v, %v", answers, err)
-	}
-	f.cancel(id)
 	f.idle()
 }

@@ -203,7 +203,7 @@ func (s *submission) take(r *api.Request) error {
 	if r.Offload {
 		return api.BadRequest("offload is for build hooks, which ask for it with GET %s", hookapi.Path)
 	}
-	err := s.c.CheckRequest(r)
+	err := api.CheckRequest(r, s.c.StoreDir())
 	if err == nil {
 		err = s.who.mayAsk(r)
 	}
@@ -252,7 +252,7 @@ func (s *Server) postBuilds(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	for i, err := range in.refused {
-		answers[i] = coordinator.Refused(err)
+		answers[i] = api.Refused(coordinator.AsError(err))
 	}
 	return answer(w, api.Submissions{Builds: answers})
 }

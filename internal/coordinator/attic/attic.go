@@ -100,7 +100,7 @@ func (p *Pruner) alone(ctx context.Context, f func() error) error {
 // it could never be made to forget them. There is one prune at a time; a second one is
 // refused.
 func (p *Pruner) Prune(ctx context.Context, req *api.Prune) (*api.Pruned, error) {
-	if err := req.Check(); err != nil {
+	if err := api.CheckPrune(req); err != nil {
 		return nil, err
 	}
 	if !p.one.TryLock() {

@@ -1,0 +1,231 @@
+// Package intake makes builds of requests: it reads their derivations, leaves out what need
+// not be built, and stores the builds in the ledger, before anybody is told that they are
+// there. What then becomes of them is the coordinator's.
+package intake
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
+
+	"lighter/internal/api"
+	"lighter/internal/coordinator/headstore"
+	"lighter/internal/ledger"
+	"lighter/store"
+)
+
+// Options are what an Intake works with. What may be nil or zero says so.
+type Options struct {
+	Ledger *ledger.Ledger
+	Head   *headstore.Store
+	// Fetch brings items home, with all that they refer to, from substitute servers; nil if
+	// there is no way to do that. SubstituteURLs are those for derivations that are not at
+	// home, where a request names none.
+	Fetch          func(ctx context.Context, urls []string, paths []store.Path) error
+	SubstituteURLs []string
+	// Published reports whether an item is published, so that it need not be built; nil if
+	// nothing is.
+	Published func(context.Context, store.Path) bool
+	// Timeout and MaxSilentTime bound the builds of requests that do not say; 0 is no limit.
+	Timeout, MaxSilentTime time.Duration
+	Now                    func() time.Time
+	// AsError finds the answer for an error.
+	AsError func(error) *api.Error
+	// TakeUp is called with builds that are durable, and new.
+	TakeUp func([]api.Build)
+}
+
+// Intake is described in the package comment. Its methods may be called by any goroutine.
+type Intake struct {
+	Options
+	skipping sync.Mutex // held by requests that depend on what was requested before
+}
+
+// New returns an Intake.
+func New(opts Options) *Intake { return &Intake{Options: opts} }
+
+// readers is how many derivations are read at the same time for one call of Take.
+const readers = 8
+
+// Take takes requests of somebody who may ask for that; the submitter may be nil. Each
+// becomes a build that is durable in the ledger when Take returns, or is answered with an
+// error; the answers are in the order of the requests. A request with the id of a build that
+// is there already gets that build if it names the same derivation, so that a client may ask
+// again.
+func (in *Intake) Take(ctx context.Context, requests []api.Request, submitter *api.Submitter) ([]api.Submitted, error) {
+	for i := 1; i < len(requests); i++ {
+		requests[i].Tags = SameTags(requests[i].Tags, requests[i-1].Tags)
+	}
+	answers := make([]api.Submitted, len(requests))
+	var group errgroup.Group
+	group.SetLimit(readers)
+	for i := range requests {
+		group.Go(func() error {
+			answers[i] = in.answer(in.prepare(ctx, &requests[i], submitter))
+			return nil
+		})
+	}
+	_ = group.Wait() // each error is an answer
+	seen := make(map[string]bool, len(answers))
+	for i := range answers {
+		if b := answers[i].Build; b != nil {
+			if seen[b.ID] {
+				answers[i] = api.Refused(api.BadRequest("id %s is there twice", b.ID))
+				continue
+			}
+			seen[b.ID] = true
+		}
+	}
+	if err := in.takeInputs(ctx, answers); err != nil {
+		return nil, err
+	}
+	if slices.ContainsFunc(requests, func(r api.Request) bool { return r.SkipIfSubmitted }) {
+		return answers, in.storeUnlessSubmitted(ctx, answers)
+	}
+	return answers, in.store(ctx, answers)
+}
+
+// SameTags returns the tags of the build before if they are equal: those of builds that
+// wait stay in memory, and are not changed.
+func SameTags(tags, before map[string]string) map[string]string {
+	if maps.Equal(tags, before) {
+		return before
+	}
+	return tags
+}
+
+// answer returns an answer, or that to an error.
+func (in *Intake) answer(a api.Submitted, err error) api.Submitted {
+	if err != nil {
+		return api.Refused(in.AsError(err))
+	}
+	return a
+}
+
+// prepare makes the build of a request, unless that need not be built.
+func (in *Intake) prepare(ctx context.Context, r *api.Request, submitter *api.Submitter) (a api.Submitted, err error) {
+	if err := api.CheckRequest(r, in.Head.Dir()); err != nil {
+		return a, err
+	}
+	n, err := in.nodeOf(ctx, r)
+	if errors.Is(err, store.ErrNotValid) {
+		return a, &api.Error{Status: http.StatusUnprocessableEntity, Code: api.CodeNotValid, Message: err.Error()}
+	}
+	if err != nil {
+		return a, api.BadRequest("%s", err)
+	}
+	wanted, err := n.OutputPaths(r.Outputs)
+	if err != nil {
+		return a, api.BadRequest("%s", err)
+	}
+	if r.SkipIfBuilt {
+		if a.Skipped, err = in.built(ctx, wanted); err != nil || a.Skipped != "" {
+			return a, err
+		}
+	}
+	b := in.newBuild(r, n, submitter)
+	if !b.Offload { // guix-daemon has limits of its own
+		b.Timeout = cmp.Or(b.Timeout, api.Seconds(in.Timeout.Seconds()))
+		b.MaxSilentTime = cmp.Or(b.MaxSilentTime, api.Seconds(in.MaxSilentTime.Seconds()))
+	}
+	return api.Submitted{Build: b}, nil
+}
+
+// nodeOf returns the derivation of a request. One that is not at home is fetched from the
+// substitute servers that the request, or the configuration, names.
+func (in *Intake) nodeOf(ctx context.Context, r *api.Request) (*headstore.Node, error) {
+	n, err := in.Head.Node(ctx, r.Derivation)
+	if !errors.Is(err, store.ErrNotValid) {
+		return n, err
+	}
+	urls := r.DerivationSubstituteURLs
+	if len(urls) == 0 {
+		urls = in.SubstituteURLs
+	}
+	if len(urls) == 0 || in.Fetch == nil {
+		return nil, err
+	}
+	if err := in.Fetch(ctx, urls, []store.Path{r.Derivation}); err != nil {
+		return nil, fmt.Errorf("derivation %s is not in the store, and was not fetched: %w", r.Derivation, err)
+	}
+	return in.Head.Node(ctx, r.Derivation)
+}
+
+// newBuild makes the build of a request that is right.
+func (in *Intake) newBuild(r *api.Request, n *headstore.Node, submitter *api.Submitter) *api.Build {
+	b := &api.Build{
+		Request: *r, System: n.System, Features: n.Features, OutputPaths: n.OutputMap(),
+		State: api.Queued, Submitted: in.Now(), Submitter: submitter,
+	}
+	if b.ID == "" {
+		b.ID = uuid.NewString()
+	}
+	return b
+}
+
+// store makes the builds of answers durable, and has those that are new taken up. An id that
+// the ledger has is answered with what is there, and a build that it refuses with why.
+func (in *Intake) store(ctx context.Context, answers []api.Submitted) error {
+	var which []int // of the answers have a build to be made
+	for i := range answers {
+		if answers[i].Build != nil && answers[i].Skipped == "" {
+			which = append(which, i)
+		}
+	}
+	for len(which) > 0 {
+		changes := make([]ledger.Change, len(which))
+		for n, i := range which {
+			changes[n] = ledger.Change{Build: answers[i].Build, Create: true}
+		}
+		_, err := in.Ledger.Apply(ctx, changes, true)
+		var refused *ledger.RefusedError
+		switch {
+		case errors.Is(err, ledger.ErrTooLarge):
+			return api.BadRequest("%s", err)
+		case errors.As(err, &refused): // and the others are made in another try
+			for _, one := range slices.Backward(refused.Refusals) {
+				i := which[one.Index]
+				answers[i] = in.answer(in.refused(ctx, answers[i].Build, one.Err))
+				which = slices.Delete(which, one.Index, one.Index+1)
+			}
+			continue
+		case err != nil:
+			return err
+		}
+		break
+	}
+	fresh := make([]api.Build, len(which))
+	for n, i := range which {
+		fresh[n] = *answers[i].Build
+	}
+	in.TakeUp(fresh)
+	return nil
+}
+
+// refused answers a request whose build the ledger refuses to make: with the build that has
+// its id, where that is why.
+func (in *Intake) refused(ctx context.Context, b *api.Build, err error) (a api.Submitted, _ error) {
+	if !errors.Is(err, ledger.ErrExists) {
+		return a, api.BadRequest("%s", err)
+	}
+	old, err := in.Ledger.Build(ctx, b.ID)
+	if err != nil {
+		return a, err
+	}
+	if old.Derivation != b.Derivation {
+		return a, &api.Error{
+			Status: http.StatusConflict, Code: api.CodeConflict,
+			Message: fmt.Sprintf("id %s is the id of a build of %s", b.ID, old.Derivation),
+		}
+	}
+	return api.Submitted{Build: old}, nil
+}
