@@ -24,15 +24,17 @@ import (
 //
 // The state folder may be shared with other computers, as homes are on clusters: they
 // have one store, one key and one ACL then, but each its own agent with its own builds,
-// in a folder named after the computer.
+// in a folder named after the computer. A server of lighter's own has another one, since it
+// may run beside the agent that a head has uploaded, on the same store.
 type Folders string
 
 // Store is the folder of the embedded store, SigningKey its pair of keys, ACL the file of the keys that
-// it trusts, and Agent the folder of this computer's agent.
+// it trusts, Agent the folder of this computer's agent, and Server that of a server's.
 func (f Folders) Store() string      { return filepath.Join(string(f), "store") }
 func (f Folders) SigningKey() string { return filepath.Join(string(f), "signing-key") }
 func (f Folders) ACL() string        { return filepath.Join(string(f), "acl") }
 func (f Folders) Agent() string      { return filepath.Join(string(f), "agents", nodeName()) }
+func (f Folders) Server() string     { return filepath.Join(string(f), "agent") }
 
 // place is where one agent is: its socket, and the lock for starting it, are in a folder that no other
 // computer sees.

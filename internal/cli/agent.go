@@ -148,7 +148,7 @@ func (a *agentAction) serve(ctx context.Context, inv *command.Invocation, logger
 	if err != nil {
 		return err
 	}
-	builder, err := agentd.Start(backend, agent.Options{StateDir: filepath.Join(a.state, "agent"), Logger: logger, MaxRunning: a.owner.MaxBuilds})
+	builder, err := agentd.Start(backend, agent.Options{StateDir: folders.Server(), Logger: logger, MaxRunning: a.owner.MaxBuilds})
 	if err != nil {
 		return errors.Join(err, backend.Close())
 	}
