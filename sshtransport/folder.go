@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	mathrand "math/rand/v2"
 	"os"
 	"path"
 	"strings"
@@ -49,12 +48,10 @@ type Folder struct {
 	dir     string
 	dialing chan struct{} // holds a token while nobody connects
 
-	mu       sync.Mutex // owns what follows
-	session  *folderSession
-	failures int // to connect, in a row
-	nextTry  time.Time
-	err      error // why, until then
-	closed   bool
+	mu      sync.Mutex // owns what follows
+	session *folderSession
+	pause   backoff.Pause // after a failure to connect
+	closed  bool
 }
 
 // folderSession is a connection with SFTP on it.
@@ -106,7 +103,7 @@ func (f *Folder) connected(ctx context.Context) (*folderSession, error) {
 		return nil, context.Cause(ctx)
 	}
 	f.mu.Lock()
-	old, closed, err, next := f.session, f.closed, f.err, f.nextTry
+	old, closed, pause := f.session, f.closed, f.pause
 	f.mu.Unlock()
 	switch {
 	case closed:
@@ -115,8 +112,8 @@ func (f *Folder) connected(ctx context.Context) (*folderSession, error) {
 		return old, nil
 	case old != nil:
 		old.end(ErrLinkLost)
-	case err != nil && time.Now().Before(next):
-		return nil, &DownError{Machine: f.cfg.Machine, Cause: err, Next: next}
+	case pause.Left() > 0:
+		return nil, &DownError{Machine: f.cfg.Machine, Cause: pause.Cause, Next: pause.Until}
 	}
 	s, err := f.connect(ctx)
 	return f.note(ctx, s, err)
@@ -130,7 +127,7 @@ func (f *Folder) note(ctx context.Context, s *folderSession, err error) (*folder
 		f.session = s
 		f.noteFailureLocked(ctx, err)
 	}
-	next := f.nextTry
+	next := f.pause.Until
 	f.mu.Unlock()
 	switch {
 	case err != nil && ctx.Err() != nil:
@@ -148,14 +145,13 @@ func (f *Folder) note(ctx context.Context, s *folderSession, err error) (*folder
 func (f *Folder) noteFailureLocked(ctx context.Context, err error) {
 	switch {
 	case err == nil:
-		f.failures, f.err, f.nextTry = 0, nil, time.Time{}
+		f.pause = backoff.Pause{}
 	case ctx.Err() == nil:
 		first := firstPause
 		if Permanent(err) {
 			first = maxPause // a person must do something about it
 		}
-		f.failures++
-		f.err, f.nextTry = err, time.Now().Add(backoff.After(f.failures, first, maxPause, mathrand.Float64()))
+		f.pause.Begin(err, first, maxPause)
 	}
 }
 

@@ -3,8 +3,27 @@ package backoff
 
 import (
 	"context"
+	"math/rand/v2"
 	"time"
 )
+
+// Pause is how long something that failed is left alone. The zero value is for what did not. It
+// is not for several goroutines at a time.
+type Pause struct {
+	Until time.Time
+	Cause error // of the last failure
+
+	failures int // in a row
+}
+
+// Begin begins the pause, as After, when something has failed once more.
+func (p *Pause) Begin(cause error, first, most time.Duration) {
+	p.failures++
+	p.Cause, p.Until = cause, time.Now().Add(After(p.failures, first, most, rand.Float64()))
+}
+
+// Left returns how much of the pause is left; 0 or less means none.
+func (p *Pause) Left() time.Duration { return time.Until(p.Until) }
 
 // After returns the pause after that many failures in a row: first after one, and twice as long
 // after each more, at most most. The pause is shorter by up to a quarter, by chance in [0, 1),

@@ -50,3 +50,23 @@ func TestWait(t *testing.T) {
 		}
 	})
 }
+
+func TestPause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var p Pause
+		if left := p.Left(); left > 0 {
+			t.Errorf("nothing has failed, and %s are left", left)
+		}
+		failed := errors.New("failed")
+		for _, longest := range []time.Duration{time.Second, 2 * time.Second, 3 * time.Second, 3 * time.Second} {
+			p.Begin(failed, time.Second, 3*time.Second)
+			if left := p.Left(); left < longest*3/4 || left > longest || !errors.Is(p.Cause, failed) {
+				t.Errorf("%s of %s, for %v", left, longest, p.Cause)
+			}
+			time.Sleep(longest)
+			if left := p.Left(); left > 0 {
+				t.Errorf("%s are left after %s", left, longest)
+			}
+		}
+	})
+}

@@ -320,7 +320,7 @@ func TestSetAside(t *testing.T) {
 			if _, err := fetch(t.Context(), c, path); err == nil || errors.Is(err, ErrAside) {
 				t.Fatalf("attempt %d: %v", i, err)
 			}
-			time.Sleep(pause - time.Second)
+			time.Sleep(pause*3/4 - time.Millisecond)
 			_, err := fetch(t.Context(), c, path)
 			if !errors.Is(err, ErrAside) {
 				t.Fatalf("attempt %d, within the pause: %v", i, err)
@@ -330,7 +330,7 @@ func TestSetAside(t *testing.T) {
 			if !errors.As(err, &missing) || missing.Certain() {
 				t.Errorf("%v is taken for certain", err)
 			}
-			time.Sleep(time.Second + time.Millisecond)
+			time.Sleep(pause/4 + 2*time.Millisecond)
 		}
 		if n := o.requests(""); n != 3 {
 			t.Errorf("%d requests, want 3", n)
@@ -339,8 +339,8 @@ func TestSetAside(t *testing.T) {
 		if _, err := fetch(t.Context(), c, path); err != nil {
 			t.Error(err)
 		}
-		if s := c.servers[0]; s.failures != 0 {
-			t.Errorf("%d failures are remembered", s.failures)
+		if why := c.servers[0].pause.Cause; why != nil {
+			t.Errorf("a failure is remembered: %v", why)
 		}
 	})
 }
@@ -384,7 +384,7 @@ func TestSilence(t *testing.T) {
 				if _, err := fetch(ctx, c, path); !errors.Is(err, context.DeadlineExceeded) {
 					t.Errorf("canceled: %v", err)
 				}
-				if s := c.servers[0]; s.failures != 0 {
+				if s := c.servers[0]; s.pause.Cause != nil {
 					t.Error("the server is blamed for the caller's impatience")
 				}
 			})

@@ -267,7 +267,7 @@ func TestTooSlow(t *testing.T) {
 		if took := time.Since(start); took > slowStart+time.Minute {
 			t.Errorf("it took %s", took)
 		}
-		if c.servers[0].failures == 0 {
+		if c.servers[0].pause.Cause == nil {
 			t.Error("nobody is to blame")
 		}
 	})

@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"lighter/internal/backoff"
 	"lighter/nar/signature"
 	"lighter/store"
 	"lighter/store/narinfo"
@@ -37,12 +38,10 @@ type server struct {
 	client *Client
 	base   *url.URL
 
-	mu       sync.Mutex // owns what follows
-	cache    map[string]answer
-	cached   int64     // bytes, of the texts of those
-	failures int       // in a row
-	until    time.Time // set aside until then
-	cause    error
+	mu     sync.Mutex // owns what follows
+	cache  map[string]answer
+	cached int64         // bytes, of the texts of those
+	pause  backoff.Pause // in which it is set aside
 }
 
 // answer is a narinfo, not verified, or nil where the server has none.
@@ -271,8 +270,8 @@ func (s *server) openFile(u *url.URL) (*file, error) {
 func (s *server) aside() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if left := time.Until(s.until); left > 0 {
-		return fmt.Errorf("%w for %v more: %w", ErrAside, left.Round(time.Second), s.cause)
+	if left := s.pause.Left(); left > 0 {
+		return fmt.Errorf("%w for %v more: %w", ErrAside, left.Round(time.Second), s.pause.Cause)
 	}
 	return nil
 }
@@ -292,17 +291,14 @@ func (s *server) blame(ctx context.Context, err error) error {
 	if errors.As(err, &withURL) {
 		err = withURL.Err // the URL is said once
 	}
-	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.cause = err
-	if now.Before(s.until) {
-		return err // one of many that were under way
+	if s.pause.Left() > 0 {
+		s.pause.Cause = err // one of many that were under way
+		return err
 	}
-	pause := min(firstPause<<min(s.failures, 20), maxPause)
-	s.failures++
-	s.until = now.Add(pause)
-	s.client.opts.Logger.Warn("substitute server fails", "server", s.String(), "err", err, "pause", pause)
+	s.pause.Begin(err, firstPause, maxPause)
+	s.client.opts.Logger.Warn("substitute server fails", "server", s.String(), "err", err, "pause", s.pause.Left().Round(time.Millisecond))
 	return err
 }
 
@@ -310,5 +306,5 @@ func (s *server) blame(ctx context.Context, err error) error {
 func (s *server) good() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.failures, s.until, s.cause = 0, time.Time{}, nil
+	s.pause = backoff.Pause{}
 }
