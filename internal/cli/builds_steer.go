@@ -39,9 +39,28 @@ func addSelectionFlags(fs *pflag.FlagSet, dependents bool) *selectionFlags {
 	return f
 }
 
+// buildChange is what a command does to builds.
+type buildChange struct {
+	question, participle string      // "Cancel them", "canceled"
+	states               []api.State // what a filter also says where the flags name no state
+	do                   func(context.Context, *api.Selection) (*api.Selected, error)
+}
+
+// apply changes the builds that ids and flags select, and says which.
+func (f *selectionFlags) apply(ctx context.Context, inv *command.Invocation, client *apiclient.Client, ids []string, change *buildChange) error {
+	selection, err := f.choose(ctx, inv, client, ids, change)
+	if err != nil || selection == nil {
+		return err
+	}
+	done, err := change.do(ctx, selection)
+	if err != nil {
+		return err
+	}
+	return f.write(ctx, inv, client, selection, done, change.participle)
+}
+
 // choose returns what ids and flags select, or nil if a person was asked and said no.
-// preset is what a filter also says where the flags name no state.
-func (f *selectionFlags) choose(ctx context.Context, inv *command.Invocation, client *apiclient.Client, ids []string, verb string, preset []api.State) (*api.Selection, error) {
+func (f *selectionFlags) choose(ctx context.Context, inv *command.Invocation, client *apiclient.Client, ids []string, change *buildChange) (*api.Selection, error) {
 	filter, err := f.filters.filter(inv, time.Now())
 	if err != nil {
 		return nil, err
@@ -56,13 +75,13 @@ func (f *selectionFlags) choose(ctx context.Context, inv *command.Invocation, cl
 		return selection, nil
 	}
 	if len(filter.States) == 0 {
-		filter.States = preset
+		filter.States = change.states
 	}
 	selection.Filter = filter
 	if f.yes || f.json {
 		return selection, nil
 	}
-	ok, err := f.confirm(ctx, inv, client, filter, verb)
+	ok, err := f.confirm(ctx, inv, client, filter, change.question)
 	if err != nil || !ok {
 		return nil, err
 	}
@@ -74,7 +93,7 @@ const maxCounted = 100_000
 
 // confirm shows how many builds a filter selects, and on a terminal asks about them. That
 // there are none is a no.
-func (f *selectionFlags) confirm(ctx context.Context, inv *command.Invocation, client *apiclient.Client, filter *api.Filter, verb string) (bool, error) {
+func (f *selectionFlags) confirm(ctx context.Context, inv *command.Invocation, client *apiclient.Client, filter *api.Filter, question string) (bool, error) {
 	n := 0
 	more, err := client.EachPage(ctx, filter, maxCounted, func(page []api.Build) error {
 		n += len(page)
@@ -95,7 +114,7 @@ func (f *selectionFlags) confirm(ctx context.Context, inv *command.Invocation, c
 		fmt.Fprintf(inv.Err, "the filter selects %s\n", count)
 		return true, nil
 	}
-	ok, err := ask(ctx, inv, fmt.Sprintf("The filter selects %s. %s?", count, verb))
+	ok, err := ask(ctx, inv, fmt.Sprintf("The filter selects %s. %s?", count, question))
 	if err == nil && !ok {
 		fmt.Fprintln(inv.Err, "nothing was changed")
 	}
@@ -162,15 +181,7 @@ func buildsCancelCommand() *command.Command {
 		Setup: func(fs *pflag.FlagSet) command.Action {
 			f := addSelectionFlags(fs, true)
 			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
-				selection, err := f.choose(ctx, inv, client, inv.Args, "Cancel them", api.OpenStates())
-				if err != nil || selection == nil {
-					return err
-				}
-				done, err := client.CancelAll(ctx, selection)
-				if err != nil {
-					return err
-				}
-				return f.write(ctx, inv, client, selection, done, "canceled")
+				return f.apply(ctx, inv, client, inv.Args, &buildChange{"Cancel them", "canceled", api.OpenStates(), client.CancelAll})
 			})
 		},
 	}
@@ -192,15 +203,7 @@ func buildsRetryCommand() *command.Command {
 		Setup: func(fs *pflag.FlagSet) command.Action {
 			f := addSelectionFlags(fs, true)
 			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
-				selection, err := f.choose(ctx, inv, client, inv.Args, "Try them again", []api.State{api.Failed, api.TimedOut, api.Canceled})
-				if err != nil || selection == nil {
-					return err
-				}
-				done, err := client.Retry(ctx, selection)
-				if err != nil {
-					return err
-				}
-				return f.write(ctx, inv, client, selection, done, "queued again")
+				return f.apply(ctx, inv, client, inv.Args, &buildChange{"Try them again", "queued again", []api.State{api.Failed, api.TimedOut, api.Canceled}, client.Retry})
 			})
 		},
 	}
@@ -226,16 +229,13 @@ func buildsPriorityCommand() *command.Command {
 				if err != nil {
 					return inv.UsageErrorf("%q is not a priority; want a whole number, and after it the builds", inv.Args[0])
 				}
-				selection, err := f.choose(ctx, inv, client, inv.Args[1:], fmt.Sprintf("Give them priority %d", priority), api.OpenStates())
-				if err != nil || selection == nil {
-					return err
+				prioritise := func(ctx context.Context, selection *api.Selection) (*api.Selected, error) {
+					selection.Priority = priority
+					return client.Prioritise(ctx, selection)
 				}
-				selection.Priority = priority
-				done, err := client.Prioritise(ctx, selection)
-				if err != nil {
-					return err
-				}
-				return f.write(ctx, inv, client, selection, done, fmt.Sprintf("has priority %d", priority))
+				return f.apply(ctx, inv, client, inv.Args[1:], &buildChange{
+					fmt.Sprintf("Give them priority %d", priority), fmt.Sprintf("has priority %d", priority), api.OpenStates(), prioritise,
+				})
 			})
 		},
 	}

@@ -28,7 +28,7 @@ type filterFlags struct {
 
 func addFilterFlags(fs *pflag.FlagSet) *filterFlags {
 	f := &filterFlags{}
-	fs.StringSliceVarP(&f.states, "state", "o", nil, "builds in this `STATE`: "+joinStates(", ")+", or one of the words "+joinWords()+"; may be repeated")
+	fs.StringSliceVarP(&f.states, "state", "o", nil, "builds in this `STATE`: "+strings.Join(stateNames(), ", ")+", or one of the words "+stateWords+"; may be repeated")
 	fs.BoolVar(&f.running, "running", false, "the same as --state running")
 	fs.BoolVar(&f.open, "open", false, "the same as --state open")
 	fs.StringArrayVarP(&f.tags, "tag", "t", nil, "builds with the tag `k=v`, or k= with any value; may be repeated, for builds with all of them")
@@ -47,58 +47,44 @@ func addFilterFlags(fs *pflag.FlagSet) *filterFlags {
 }
 
 // stateWords stand for several states.
-var stateWords = []struct {
-	word string
-	has  func(api.State) bool
-}{
-	{"open", func(s api.State) bool { return !s.Final() }},
-	{"running", api.State.Running},
-	{"done", api.State.Final},
-}
+const stateWords = "open, running, done"
 
-func joinWords() string {
-	var words []string
-	for _, w := range stateWords {
-		words = append(words, w.word)
+// isState reports whether a state, or one of the words, is that of s.
+func isState(s api.State, name string) bool {
+	switch name {
+	case "open":
+		return !s.Final()
+	case "running":
+		return s.Running()
+	case "done":
+		return s.Final()
 	}
-	return strings.Join(words, ", ")
+	return name == string(s)
 }
 
-func joinStates(between string) string {
+func stateNames() []string {
 	var names []string
 	for _, s := range api.States() {
 		names = append(names, string(s))
 	}
-	return strings.Join(names, between)
+	return names
 }
 
 // parseStates returns the states that names and words stand for, in their order.
 func parseStates(inv *command.Invocation, names []string) ([]api.State, error) {
-	var states []api.State
+	wanted := make(map[api.State]bool)
 	for _, name := range names {
-		found := slices.Contains(api.States(), api.State(name))
-		if found {
-			states = append(states, api.State(name))
-		}
-		for _, w := range stateWords {
-			if w.word != name {
-				continue
-			}
-			found = true
-			for _, s := range api.States() {
-				if w.has(s) {
-					states = append(states, s)
-				}
+		found := false
+		for _, s := range api.States() {
+			if isState(s, name) {
+				wanted[s], found = true, true
 			}
 		}
 		if !found {
-			return nil, inv.UsageErrorf("no state is called %q; they are %s, and there are the words %s", name, joinStates(", "), joinWords())
+			return nil, inv.UsageErrorf("no state is called %q; they are %s, and there are the words %s", name, strings.Join(stateNames(), ", "), stateWords)
 		}
 	}
-	slices.SortFunc(states, func(a, b api.State) int {
-		return slices.Index(api.States(), a) - slices.Index(api.States(), b)
-	})
-	return slices.Compact(states), nil
+	return slices.DeleteFunc(api.States(), func(s api.State) bool { return !wanted[s] }), nil
 }
 
 // parseTagList reads tags as flags have them.

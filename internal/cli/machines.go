@@ -40,15 +40,20 @@ describes it key by key.`,
 // person should know of a good file is written to standard error. A file of Guix's that
 // is beyond lighter's evaluator is given to guix, if there is one.
 func loadMachines(ctx context.Context, inv *command.Invocation, file string) ([]machines.Machine, error) {
+	return readMachines(ctx, inv, file, "lighter: ")
+}
+
+// readMachines puts a prefix before each warning.
+func readMachines(ctx context.Context, inv *command.Invocation, file, prefix string) ([]machines.Machine, error) {
 	guix, _ := buildhook.FindGuix(inv.Getenv) // that there is none is fine
 	list, warnings, err := machines.Read(ctx, file, machines.Options{Guix: guix})
 	for _, w := range warnings {
-		inv.WriteError(w)
+		fmt.Fprintf(inv.Err, "%s%s\n", prefix, command.ErrorText(w))
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("no machines file at %s; docs/machines.md describes it", file)
-	case errors.As(err, new(*fs.PathError)):
+	case errors.As(err, new(*fs.PathError)), ctx.Err() != nil:
 		return nil, err
 	}
 	return list, command.BadInput(err)

@@ -94,10 +94,7 @@ func testMachines(ctx context.Context, inv *command.Invocation, t *machineTester
 		}
 		writeTrial(inv.Out, trial, display.StyleOf(inv.Out, inv.Getenv))
 	}
-	if bad > 0 {
-		return command.Exit(command.ExitUnusable, fmt.Errorf("%d of %s can't be used", bad, human.Count(len(names), "machine")))
-	}
-	return nil
+	return unusable(bad, len(names))
 }
 
 func writeTrial(w io.Writer, t *api.MachineTrial, style display.Style) {

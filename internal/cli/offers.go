@@ -105,14 +105,6 @@ func hookNames(ctx context.Context, client *apiclient.Client) (names []string, e
 	return names, nil
 }
 
-func states() command.Values {
-	var words []string
-	for _, s := range api.States() {
-		words = append(words, string(s))
-	}
-	return command.OneOf(words...)
-}
-
 // flagValues are the values of flags, by name. The rest are numbers, texts, or files.
 var flagValues = map[string]command.Values{
 	"machine": asked(machineNames), "on": asked(machineNames), "skip": asked(machineNames),
@@ -125,7 +117,7 @@ var flagValues = map[string]command.Values{
 var offers = command.Completions{
 	Flag: func(f *pflag.Flag) command.Values {
 		if f.Value.Type() == "stringSlice" && (f.Name == "state" || f.Name == "only") {
-			return states()
+			return command.OneOf(stateNames()...)
 		}
 		return flagValues[f.Name]
 	},

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 	"regexp"
@@ -133,26 +132,12 @@ func (f *offloadFlags) setUp(ctx context.Context, inv *command.Invocation) (*off
 // read reads the machines file. One in Scheme that is beyond lighter is given to guix, as
 // "guix offload" does with all of them.
 func (o *offloading) read(ctx context.Context, inv *command.Invocation) error {
-	var opts machines.Options
-	if guix, err := buildhook.FindGuix(inv.Getenv); err == nil {
-		opts.Guix = guix
-	}
-	list, warnings, err := machines.Read(ctx, o.file, opts)
-	for _, w := range warnings {
-		fmt.Fprintf(inv.Err, "lighter: warning: %s\n", command.ErrorText(w))
-	}
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("no machines file at %s; docs/machines.md describes it", o.file)
-	case errors.As(err, new(*fs.PathError)), ctx.Err() != nil:
-		return err
-	case err != nil:
-		return command.BadInput(err)
-	case len(list) == 0:
-		return command.BadInput(fmt.Errorf("%s lists no machine", o.file))
+	list, err := readMachines(ctx, inv, o.file, "lighter: warning: ")
+	if err == nil && len(list) == 0 {
+		err = command.BadInput(fmt.Errorf("%s lists no machine", o.file))
 	}
 	o.machines = list
-	return nil
+	return err
 }
 
 // choose leaves the machines that the arguments ask for, each once.
@@ -248,9 +233,9 @@ func each[T any](ctx context.Context, o *offloading, do func(context.Context, *m
 }
 
 // unusable is the error of a command that found some of the machines bad.
-func (o *offloading) unusable(bad int) error {
+func unusable(bad, all int) error {
 	if bad == 0 {
 		return nil
 	}
-	return command.Exit(command.ExitUnusable, fmt.Errorf("%d of %s can't be used", bad, human.Count(len(o.machines), "machine")))
+	return command.Exit(command.ExitUnusable, fmt.Errorf("%d of %s can't be used", bad, human.Count(all, "machine")))
 }

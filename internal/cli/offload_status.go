@@ -104,7 +104,7 @@ func (o *offloading) status(ctx context.Context, inv *command.Invocation, asJSON
 	if err != nil {
 		return err
 	}
-	return o.unusable(bad)
+	return unusable(bad, len(o.machines))
 }
 
 func (o *offloading) ask(ctx context.Context, m *machines.Machine) *machineState {

@@ -95,7 +95,7 @@ func (o *offloading) test(ctx context.Context, inv *command.Invocation, asJSON, 
 	if err != nil {
 		return err
 	}
-	return o.unusable(bad)
+	return unusable(bad, len(o.machines))
 }
 
 // try tries one machine.

@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -57,16 +57,9 @@ func writeStatus(inv *command.Invocation, s *api.Status, now time.Time) error {
 			height-- // for the prompt
 		}
 	}
-	return writeLines(inv.Out, display.StatusLines(s, now, width, height, display.StyleOf(inv.Out, inv.Getenv)))
-}
-
-func writeLines(w io.Writer, lines []string) error {
-	for _, line := range lines {
-		if _, err := fmt.Fprintln(w, line); err != nil {
-			return err
-		}
-	}
-	return nil
+	lines := display.StatusLines(s, now, width, height, display.StyleOf(inv.Out, inv.Getenv))
+	_, err := fmt.Fprintln(inv.Out, strings.Join(lines, "\n"))
+	return err
 }
 
 // statusInterval is how often "status --watch" asks.

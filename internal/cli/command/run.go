@@ -32,19 +32,15 @@ func (c *Command) Execute(ctx context.Context, args []string, p Process) int {
 		return ExitDone
 	}
 	code, shown := ExitCode(err)
-	if !shown {
-		p.WriteError(err)
+	if shown {
+		return code
 	}
-	return code
-}
-
-// WriteError writes an error as Execute does: on standard error, after the program's name.
-func (p *Process) WriteError(err error) {
 	text := ErrorText(err)
 	if !strings.HasPrefix(text, "lighter: ") && !strings.HasPrefix(text, "lighter ") {
 		text = "lighter: " + text
 	}
 	fmt.Fprintln(p.Err, text)
+	return code
 }
 
 // ErrInterrupted is why a context ended that a signal has canceled.
