@@ -98,7 +98,7 @@ func TestOperatorsAlone(t *testing.T) {
 		"/v1/hooks/retry", "/v1/hooks/drop", "/v1/hooks/x/test",
 	} {
 		_, err := alice.raw(ctx, http.MethodPost, path, []byte(`{"reason":"x"}`))
-		if code(err) != api.CodeForbidden || !strings.Contains(err.Error(), "alice may submit and look, but only root and ops may operate; see lighter.toml") {
+		if code(err) != api.CodeForbidden || !strings.Contains(err.Error(), "alice may submit and look, but only root and ops may operate; see lighter.Toml") {
 			t.Errorf("%s: got %v", path, err)
 		}
 	}

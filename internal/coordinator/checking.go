@@ -13,6 +13,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/coordinator/headstore"
+	"lighter/internal/coordinator/remote"
 	"lighter/nar"
 	"lighter/store"
 )
@@ -50,7 +51,7 @@ type checked struct {
 	machine *machine
 	id      string // of the build there
 	attempt int
-	out     *outcome
+	out     *remote.Outcome
 	err     error
 }
 
@@ -315,7 +316,7 @@ func (k *checking) judge(x checked) error {
 		k.results = append(k.results, result)
 		return nil
 	}
-	result.BuildTime = api.Seconds(x.out.buildTime.Seconds())
+	result.BuildTime = api.Seconds(x.out.BuildTime.Seconds())
 	if err := k.compareOutputs(x, &result); err != nil {
 		return err
 	}
@@ -330,7 +331,7 @@ func (k *checking) compareOutputs(x checked, result *api.CheckResult) error {
 	result.Hashes = make(map[string]string)
 	var untold error
 	for _, o := range k.node.Outputs {
-		info := x.out.outputs[o.Name]
+		info := x.out.Outputs[o.Name]
 		if info == nil {
 			untold = &api.Failure{
 				Culprit: api.CulpritMachine, Phase: api.Building, Machine: x.machine.Name,
@@ -448,21 +449,21 @@ func (t *task) checkPlaced(l *loop, m *machine) {
 }
 
 // checkEnded hands what a machine made over.
-func (r *attempt) checkEnded(l *loop, out *outcome, err error) {
+func (r *attempt) checkEnded(l *loop, out *remote.Outcome, err error) {
 	t := r.task
 	r.detach("")
 	delete(l.byID, t.id)
 	delete(t.check.tasks, t)
 	if err != nil {
-		f := r.failure(err)
+		f := r.Failure(err)
 		if f.Kind == api.KindFault {
 			r.machine.faulted(l, f.Message)
 		}
 		err = f
 	}
 	rec := t.check.rec
-	rec.SentBytes += r.sent.Load()
-	t.check.ended <- checked{r.machine, r.id, r.attempt, out, err}
+	rec.SentBytes += r.Sent.Load()
+	t.check.ended <- checked{r.machine, r.ID, r.Number, out, err}
 }
 
 // failed ends the check's build.

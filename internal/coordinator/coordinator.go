@@ -42,11 +42,13 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/coordinator/attic"
 	"lighter/internal/coordinator/buildlog"
+	"lighter/internal/coordinator/delivery"
 	"lighter/internal/coordinator/headstore"
 	"lighter/internal/coordinator/inventory"
 	"lighter/internal/coordinator/intake"
 	"lighter/internal/coordinator/mailbox"
 	"lighter/internal/coordinator/peer"
+	"lighter/internal/coordinator/remote"
 	"lighter/internal/ledger"
 	"lighter/internal/machinetest"
 	"lighter/machines"
@@ -215,17 +217,19 @@ func setDefault[T int | int64 | time.Duration](v *T, value T) {
 
 // Coordinator is described in the package comment.
 type Coordinator struct {
-	cfg     Config
-	limits  Limits
-	log     *slog.Logger
-	ledger  *ledger.Ledger
-	head    *headstore.Store
-	logs    *buildlog.Folder
-	kept    *inventory.Inventory
-	moving  *peer.Transfers
-	peers   peer.Config
-	started time.Time
-	latency prometheus.Histogram // from when a build could be placed to when it was
+	cfg           Config
+	limits        Limits
+	log           *slog.Logger
+	ledger        *ledger.Ledger
+	head          *headstore.Store
+	logs          *buildlog.Folder
+	kept          *inventory.Inventory
+	moving        *peer.Transfers
+	forPeers      peer.Config
+	forDeliveries delivery.Config
+	forAttempts   remote.Config
+	started       time.Time
+	latency       prometheus.Histogram // from when a build could be placed to when it was
 
 	mail       *mailbox.Mailbox[func(*loop)]
 	intake     *intake.Intake
@@ -269,7 +273,7 @@ func New(cfg Config) (*Coordinator, error) {
 		c.log = slog.New(slog.DiscardHandler)
 	}
 	c.kept = inventory.New(c.head, c.ledger)
-	c.peers = peer.Config{
+	c.forPeers = peer.Config{
 		Head: c.head, HeadStore: cfg.Advice.StoreKind, Transfers: c.moving, Logger: c.log, Group: &c.group, Room: c.room.wait, NeedsPerson: cfg.NeedsPerson, NewAgent: cfg.newAgent,
 		Limits: peer.Limits{
 			Streams: c.limits.Streams, BatchBytes: c.limits.BatchBytes, BatchItems: c.limits.BatchItems,
@@ -280,6 +284,14 @@ func New(cfg Config) (*Coordinator, error) {
 	var err error
 	if c.logs, err = buildlog.OpenFolder(cfg.LogDir, c.limits.MaxLog); err != nil {
 		return nil, err
+	}
+	c.forDeliveries = delivery.Config{
+		Logs: c.logs, Logger: c.log, Alive: func(ctx context.Context) error { return c.do(ctx, func(*loop) {}) },
+	}
+	c.forAttempts = remote.Config{
+		Head: c.head, Logs: c.logs, Inventory: c.kept, Reserve: c.reserve, Logger: c.log, Limits: remote.Limits{
+			AnswerTimeout: c.limits.AnswerTimeout, MachineLostAfter: c.limits.MachineLostAfter, SendPatience: c.limits.SendPatience,
+		},
 	}
 	if c.eventHooks, err = newEventHooks(c); err != nil {
 		return nil, err

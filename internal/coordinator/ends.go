@@ -42,11 +42,11 @@ func (r *attempt) detach(why string) {
 	r.task.underWay = nil
 	delete(r.machine.attempts, r)
 	if why == "" {
-		r.cancel(nil)
+		r.Cancel(nil)
 		return
 	}
 	r.stale = why
-	r.cancel(errAbandoned)
+	r.Cancel(errAbandoned)
 }
 
 // ---- tasks ---------------------------------------------------------------------------------
@@ -131,8 +131,8 @@ func (t *task) abandon(l *loop, why string) {
 		return
 	}
 	r.detach(why)
-	m, id := r.machine, r.id
-	if !r.fetchOnly {
+	m, id := r.machine, r.ID
+	if !r.FetchOnly {
 		l.durably(func() { m.forget(l, id) })
 	}
 	l.placing = true

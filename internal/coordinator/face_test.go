@@ -40,6 +40,6 @@ func (f *farm) handler() http.Handler {
 
 // restricted lets user 7, members of group 70 and the coordinator's user 1 operate.
 func restricted(f *farm) *farm {
-	f.access = &TestAccess{UID: 1, Users: []uint32{7}, Groups: []uint32{70}, MaxPriority: 100, Operators: "root and ops", Where: "see lighter.toml"}
+	f.access = &TestAccess{UID: 1, Users: []uint32{7}, Groups: []uint32{70}, MaxPriority: 100, Operators: "root and ops", Where: "see lighter.Toml"}
 	return f
 }

@@ -8,32 +8,14 @@ import (
 	"time"
 
 	"lighter/internal/api"
+	"lighter/internal/coordinator/delivery"
 	"lighter/internal/coordinator/headstore"
-	"lighter/internal/coordinator/inventory"
+	"lighter/internal/coordinator/remote"
 	"lighter/internal/ledger"
-	"lighter/store"
 )
 
-// outcome is what an attempt that succeeded reports.
-type outcome struct {
-	outputs   map[string]*store.Info
-	made      []*inventory.Item // the same
-	names     []string          // those that are at home, of what was fetched; nil is all
-	buildTime time.Duration
-	measured  bool // buildTime says something about such builds
-	cached    bool // nothing was built
-}
-
-// size returns the NAR bytes of the outputs.
-func (out *outcome) size() (n int64) {
-	for _, info := range out.outputs {
-		n += info.NARSize
-	}
-	return n
-}
-
 // ended is called with what an attempt came to.
-func (r *attempt) ended(l *loop, out *outcome, err error) {
+func (r *attempt) ended(l *loop, out *remote.Outcome, err error) {
 	l.placing = true
 	t := r.task
 	if t.check != nil && t.underWay == r {
@@ -42,21 +24,21 @@ func (r *attempt) ended(l *loop, out *outcome, err error) {
 	}
 	if t.underWay != r {
 		if r.stale == "" {
-			l.log.Warn("an old attempt reported late; it is not believed", "build", r.id, "attempt", r.attempt, "machine", r.machine.Name, "err", err)
+			l.log.Warn("an old attempt reported late; it is not believed", "build", r.ID, "attempt", r.Number, "machine", r.machine.Name, "err", err)
 		}
 		return
 	}
 	r.detach("")
 	for _, rec := range t.builds {
-		rec.SentBytes += r.sent.Load()
-		rec.FetchBytes += r.fetched.Load()
-		if n := r.logged.Load(); n > 0 {
+		rec.SentBytes += r.Sent.Load()
+		rec.FetchBytes += r.Fetched.Load()
+		if n := r.Logged.Load(); n > 0 {
 			rec.LogSize = n
 		}
 	}
 	switch {
-	case errors.Is(err, errHookGone):
-		if r.deliver.delivery == r.to {
+	case errors.Is(err, delivery.ErrGone):
+		if r.deliver.delivery == r.To {
 			r.deliver.delivery = nil
 		}
 		t.bring(l)
@@ -64,7 +46,7 @@ func (r *attempt) ended(l *loop, out *outcome, err error) {
 		r.failed(l, err)
 	case r.deliver != nil:
 		r.delivered(l)
-	case r.fetchOnly:
+	case r.FetchOnly:
 		r.cameHome(l, out)
 	default:
 		r.succeeded(l, out)
@@ -73,15 +55,15 @@ func (r *attempt) ended(l *loop, out *outcome, err error) {
 
 // succeeded goes on with a task whose outputs are on a machine now. Who wants them elsewhere
 // gets them by an attempt of its own, since a slot is for what builds.
-func (r *attempt) succeeded(l *loop, out *outcome) {
+func (r *attempt) succeeded(l *loop, out *remote.Outcome) {
 	t, m := r.task, r.machine
 	r.measure(l, out)
 	t.disagree(l, m)
 	m.has.Add(t.inputPaths...)
-	for _, info := range out.outputs {
+	for _, info := range out.Outputs {
 		m.has.Add(info.Path)
 	}
-	t.keep(l, m, out.made)
+	t.keep(l, m, out.Made)
 	t.noteBuilt(out)
 	if !t.wantedHome() {
 		m.succeeded(l) // else only once it gave the outputs
@@ -90,27 +72,27 @@ func (r *attempt) succeeded(l *loop, out *outcome) {
 }
 
 // cameHome ends a task whose outputs are at home, unless somebody wants others by now.
-func (r *attempt) cameHome(l *loop, out *outcome) {
+func (r *attempt) cameHome(l *loop, out *remote.Outcome) {
 	t := r.task
 	r.machine.succeeded(l)
-	if t.offloaded() || t.wantedHome() && !covers(out.names, t.requestedOutputs()) {
+	if t.offloaded() || t.wantedHome() && !covers(out.Names, t.requestedOutputs()) {
 		t.bring(l)
 		return
 	}
 	t.noteBuilt(out)
-	if t.kept != nil && out.names == nil {
+	if t.kept != nil && out.Names == nil {
 		t.release(l, t.kept) // all are at home
 	}
 	t.finish(l, "")
 }
 
 // noteBuilt notes in a task's builds what was built.
-func (t *task) noteBuilt(out *outcome) {
+func (t *task) noteBuilt(out *remote.Outcome) {
 	for _, rec := range t.builds {
 		rec.OutputPaths, rec.Failure = t.node.OutputMap(), nil
-		rec.OutputSize = cmp.Or(out.size(), rec.OutputSize)
-		if !out.cached {
-			rec.BuildTime = api.Seconds(out.buildTime.Seconds())
+		rec.OutputSize = cmp.Or(out.Size(), rec.OutputSize)
+		if !out.Cached {
+			rec.BuildTime = api.Seconds(out.BuildTime.Seconds())
 		}
 	}
 }
@@ -124,17 +106,17 @@ func covers(some, wanted []string) bool {
 }
 
 // measure learns from a build how long such builds take, and how fast the machine is.
-func (r *attempt) measure(l *loop, out *outcome) {
-	if out.cached || !out.measured || out.buildTime <= 0 {
+func (r *attempt) measure(l *loop, out *remote.Outcome) {
+	if out.Cached || !out.Measured || out.BuildTime <= 0 {
 		return
 	}
 	t, m := r.task, r.machine
 	l.change(ledger.Change{Duration: &ledger.Duration{
 		Name: t.node.PackageName(), System: t.node.System,
-		Sample: ledger.Sample{Machine: m.Name, Speed: m.Speed, Seconds: out.buildTime.Seconds(), Time: l.now()},
+		Sample: ledger.Sample{Machine: m.Name, Speed: m.Speed, Seconds: out.BuildTime.Seconds(), Time: l.now()},
 	}})
 	if t.expectedKnown {
-		m.speed.Observe(m.Speed, t.expected, out.buildTime)
+		m.speed.Observe(m.Speed, t.expected, out.BuildTime)
 	}
 	m.learnt = true
 }
@@ -144,21 +126,21 @@ func (r *attempt) failed(l *loop, err error) {
 	t, m := r.task, r.machine
 	lost := headstore.Lost(err)
 	l.head.Forget(lost...)
-	if lost != nil && !r.fetchOnly {
-		l.log.Warn("inputs were lost", "build", r.id, "machine", m.Name, "err", err)
+	if lost != nil && !r.FetchOnly {
+		l.log.Warn("inputs were lost", "build", r.ID, "machine", m.Name, "err", err)
 		r.inputsLost(l, lost)
 		return
 	}
-	f := r.failure(err)
+	f := r.Failure(err)
 	l.counts.attemptFailed(f.Culprit)
 	for _, rec := range t.builds {
 		rec.Failure = f
 	}
-	if r.fetchOnly {
+	if r.FetchOnly {
 		r.fetchFailed(l, f)
 		return
 	}
-	id := r.id
+	id := r.ID
 	l.durably(func() { m.forget(l, id) })
 	if f.Final() {
 		if !r.retryOwn(l, f) {
@@ -168,7 +150,7 @@ func (r *attempt) failed(l *loop, err error) {
 	}
 	t.failures = append(t.failures, *f)
 	t.blamed++
-	l.log.Warn("attempt failed", "build", t.id, "derivation", t.drv, "attempt", r.attempt, "machine", m.Name,
+	l.log.Warn("attempt failed", "build", t.id, "derivation", t.drv, "attempt", r.Number, "machine", m.Name,
 		"culprit", f.Culprit, "phase", f.Phase, "err", f.Message)
 	if t.blamed >= l.limits.MaxAttempts {
 		t.fail(l, l.allFailed(t, f))

@@ -81,10 +81,10 @@ func (t *task) withoutBuild(l *loop) {
 // fetchHome starts an attempt that fetches outputs which a machine keeps.
 func (t *task) fetchHome(l *loop) {
 	r := l.newAttempt(t, t.kept)
-	r.fetchOnly = true
+	r.FetchOnly = true
 	t.machine = t.kept
 	t.setState(l, api.Fetching, "the outputs are on "+t.kept.Name)
-	l.group.Go(r.main)
+	r.start(l, nil)
 }
 
 // loseAll gives up what a machine keeps.
@@ -126,7 +126,7 @@ func (t *task) lose(l *loop, why string) {
 // inputsLost deals with an attempt that found inputs to be nowhere.
 func (r *attempt) inputsLost(l *loop, lost []store.Path) {
 	t := r.task
-	m, id := r.machine, r.id
+	m, id := r.machine, r.ID
 	l.durably(func() { m.forget(l, id) })
 	t.blamed++
 	for _, p := range t.node.Sources {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"lighter/internal/api"
+	"lighter/internal/coordinator/delivery"
 	"lighter/internal/coordinator/inventory"
 	"lighter/internal/ledger"
 	"lighter/scheduler"
@@ -33,7 +34,7 @@ type loop struct {
 
 	leavingWatched bool // somebody looks whether machines that are to go can
 
-	deliveries map[string]*delivery // of build hooks that talk to us, by build id
+	deliveries map[string]*delivery.Delivery // of build hooks that talk to us, by build id
 	tasks      map[store.Path]*task
 	builds     map[string]*liveBuild      // that are not final
 	finals     map[string][]chan struct{} // closed when the build is final
@@ -57,7 +58,7 @@ type loop struct {
 func newLoop(c *Coordinator) *loop {
 	l := &loop{
 		Coordinator: c, counts: newCounters(), byName: make(map[string]*machine), items: inventory.NewNumbers(),
-		deliveries: make(map[string]*delivery), tasks: make(map[store.Path]*task), builds: make(map[string]*liveBuild),
+		deliveries: make(map[string]*delivery.Delivery), tasks: make(map[store.Path]*task), builds: make(map[string]*liveBuild),
 		finals: make(map[string][]chan struct{}), attached: make(map[string]int),
 		queue: scheduler.NewQueue(), byID: make(map[string]*task),
 		delayed: make(map[*task]bool), spare: make(map[store.Path]*spare), alarmed: make(map[string]time.Time),

@@ -64,7 +64,7 @@ func (l *loop) openMachine(m machines.Machine) (*machine, error) {
 		return nil, fmt.Errorf("machine %s: %w", m.Name, err)
 	}
 	return &machine{
-		Machine: m, c: l.Coordinator, log: l.log.With("machine", m.Name), peer: peer.New(&l.peers, m, link),
+		Machine: m, c: l.Coordinator, log: l.log.With("machine", m.Name), peer: peer.New(&l.forPeers, m, link),
 		state: api.MachineUnknown, attempts: make(map[*attempt]struct{}), has: l.items.NewSet(),
 	}, nil
 }

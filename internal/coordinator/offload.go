@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"slices"
 	"strings"
@@ -12,14 +11,10 @@ import (
 	"time"
 
 	"lighter/internal/api"
-	"lighter/internal/coordinator/buildlog"
-	"lighter/internal/coordinator/headstore"
-	"lighter/internal/coordinator/mailbox"
-	"lighter/internal/coordinator/peer"
+	"lighter/internal/coordinator/delivery"
 	"lighter/internal/hookapi"
 	"lighter/internal/ledger"
 	"lighter/scheduler"
-	"lighter/store"
 )
 
 // HookUser is who a build hook runs as.
@@ -208,37 +203,32 @@ func (m *machine) tried() bool { return m.state == api.MachineUp || m.state == a
 // the hook is gone: then the build is canceled. It calls release when the order's inputs
 // are not needed any more.
 func (c *Coordinator) takeOrder(ctx context.Context, conn net.Conn, r *hookapi.Reader, o *hookapi.Order, release func(), who HookUser) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	d := &delivery{
-		c: c, conn: conn, id: o.ID, logAttempt: o.LogAttempt, logOffset: o.LogOffset,
-		ctx: ctx, cancel: cancel, mail: mailbox.New[any](), user: who,
-	}
 	inputs := o.Inputs
 	o.Inputs = nil
-	defer d.group.Wait()
-	defer cancel(nil)
-	defer conn.Close()
-	d.group.Go(func() { cancel(d.read(r)) })
-	d.group.Go(func() {
+	ctx, cancel := context.WithCancelCause(ctx)
+	d := delivery.Open(ctx, cancel, &c.forDeliveries, conn, r, o)
+	var group sync.WaitGroup
+	defer group.Wait()
+	defer d.Close()
+	group.Go(func() {
 		defer release()
-		c.head.Prefetch(d.ctx, inputs)
+		c.head.Prefetch(ctx, inputs)
 	})
-	d.group.Go(func() { d.repeat(o.AliveEvery()) })
-	b, err := c.takeUpOrder(ctx, d, o)
-	defer c.post(func(l *loop) { d.gone(l) })
+	b, err := c.takeUpOrder(ctx, d, o, who)
+	defer c.post(func(l *loop) { l.hookGone(d) })
 	if err != nil {
 		if ctx.Err() != nil || passes(err) {
 			return err // the hook comes back
 		}
 		e := AsError(err)
-		return d.write(hookapi.Final, hookapi.Result{State: api.Failed, Failure: &api.Failure{
+		return d.End(hookapi.Result{State: api.Failed, Failure: &api.Failure{
 			Culprit: api.CulpritCoordinator, Phase: api.Queued, Message: e.Message,
 		}})
 	}
 	if b.State.Final() {
-		return d.write(hookapi.Final, resultOf(b))
+		return d.End(delivery.ResultOf(b))
 	}
-	return d.report()
+	return d.Report()
 }
 
 // passes reports whether an order that was not taken up for that reason may be later, or by
@@ -253,7 +243,7 @@ func passes(err error) bool {
 }
 
 // takeUpOrder submits the build, or finds it if an earlier conversation was about it.
-func (c *Coordinator) takeUpOrder(ctx context.Context, d *delivery, o *hookapi.Order) (*api.Build, error) {
+func (c *Coordinator) takeUpOrder(ctx context.Context, d *delivery.Delivery, o *hookapi.Order, who HookUser) (*api.Build, error) {
 	if err := o.Check(); err != nil {
 		return nil, api.BadRequest("%v", err)
 	}
@@ -270,16 +260,16 @@ func (c *Coordinator) takeUpOrder(ctx context.Context, d *delivery, o *hookapi.O
 	if len(names) != len(o.Outputs) {
 		return nil, api.BadRequest("%s: not all of %v are its outputs", o.Derivation, o.Outputs)
 	}
-	if err := d.mayBeTaken(ctx); err != nil {
+	if err := c.mayTakeOver(ctx, o.ID, who); err != nil {
 		return nil, err
 	}
-	if err := c.do(ctx, func(l *loop) { l.deliveries[d.id] = d }); err != nil {
+	if err := c.do(ctx, func(l *loop) { l.deliveries[d.ID] = d }); err != nil {
 		return nil, err
 	}
 	answers, err := c.Submit(ctx, []api.Request{{
 		ID: o.ID, Derivation: o.Derivation, Outputs: names, Offload: true,
 		Timeout: o.Timeout, MaxSilentTime: o.MaxSilentTime,
-	}}, d.user.Submitter)
+	}}, who.Submitter)
 	if err != nil {
 		return nil, err
 	}
@@ -291,7 +281,7 @@ func (c *Coordinator) takeUpOrder(ctx context.Context, d *delivery, o *hookapi.O
 	}
 	found := make(chan bool, 1)
 	c.post(func(l *loop) {
-		live := d.came(l)
+		live := l.hookCame(d)
 		l.durably(func() { found <- live })
 	})
 	select {
@@ -307,33 +297,33 @@ func (c *Coordinator) takeUpOrder(ctx context.Context, d *delivery, o *hookapi.O
 	}
 }
 
-// mayBeTaken refuses an order for a build that is somebody else's: whoever has the
+// mayTakeOver refuses an order for a build that is somebody else's: whoever has the
 // conversation about a build gets its outputs, and cancels it by ending that.
-func (d *delivery) mayBeTaken(ctx context.Context) error {
-	b, err := d.c.ledger.Build(ctx, d.id)
+func (c *Coordinator) mayTakeOver(ctx context.Context, id string, who HookUser) error {
+	b, err := c.ledger.Build(ctx, id)
 	if errors.Is(err, ledger.ErrNotFound) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	return d.user.MayTakeOver(b)
+	return who.MayTakeOver(b)
 }
 
-// came gives a build its hook, if it is not final.
-func (d *delivery) came(l *loop) bool {
-	rec := l.builds[d.id]
+// hookCame gives a build its hook, if it is not final.
+func (l *loop) hookCame(d *delivery.Delivery) bool {
+	rec := l.builds[d.ID]
 	if rec == nil {
 		return false
 	}
 	if old := rec.delivery; old != nil && old != d {
-		old.cancel(errHookGone)
+		old.Drop()
 	}
 	rec.delivery = d
 	t := rec.task
-	d.tell(&rec.Build)
+	d.Tell(&rec.Build)
 	if t.logAttempt > 0 && t.logAttempt == t.attempt {
-		d.mail.Put(openLog{t.logID, t.logAttempt})
+		d.OpenLog(t.logID, t.logAttempt)
 	}
 	if t.available && t.kept != nil && t.underWay == nil && !l.delayed[t] {
 		t.deliver(l)
@@ -341,19 +331,19 @@ func (d *delivery) came(l *loop) bool {
 	return true
 }
 
-// gone cancels the build whose hook is gone, if no other has come for it.
-func (d *delivery) gone(l *loop) {
-	if l.deliveries[d.id] == d {
-		delete(l.deliveries, d.id)
+// hookGone cancels the build whose hook is gone, if no other has come for it.
+func (l *loop) hookGone(d *delivery.Delivery) {
+	if l.deliveries[d.ID] == d {
+		delete(l.deliveries, d.ID)
 	}
-	rec := l.builds[d.id]
+	rec := l.builds[d.ID]
 	if rec == nil || !rec.Offload || l.ctx.Err() != nil {
 		return
 	}
 	if rec.delivery == d {
 		rec.delivery = nil
 	}
-	if rec.delivery != nil || l.deliveries[d.id] != nil {
+	if rec.delivery != nil || l.deliveries[d.ID] != nil {
 		return
 	}
 	rec.cancel(l, "guix-daemon does not want it any more")
@@ -366,10 +356,10 @@ func (r *attempt) logOpened() {
 	if t.underWay != r {
 		return
 	}
-	t.logID, t.logAttempt = r.id, r.attempt
+	t.logID, t.logAttempt = r.ID, r.Number
 	for _, rec := range t.builds {
 		if rec.delivery != nil {
-			rec.delivery.mail.Put(openLog{r.id, r.attempt})
+			rec.delivery.OpenLog(r.ID, r.Number)
 		}
 	}
 }
@@ -384,43 +374,13 @@ func (t *task) deliver(l *loop) {
 	for _, rec := range t.builds {
 		if rec.Offload && rec.delivery != nil {
 			r := l.newAttempt(t, t.kept)
-			r.fetchOnly, r.deliver, r.to = true, rec, rec.delivery
+			r.FetchOnly, r.deliver, r.To, r.Outputs = true, rec, rec.delivery, rec.Outputs
 			t.setState(l, api.Fetching, "guix-daemon takes the outputs")
-			l.group.Go(r.main)
+			r.start(l, nil)
 			return
 		}
 	}
 	t.setState(l, api.Fetching, "the build hook of guix-daemon is to come back for the outputs")
-}
-
-// handOver gives the outputs to a hook.
-func (r *attempt) handOver() (*outcome, error) {
-	r.phase = api.Fetching
-	wanted, err := r.node.OutputPaths(r.deliver.Outputs)
-	if err != nil {
-		return nil, &headstore.Error{Err: err}
-	}
-	s := hookapi.Shipment{Machine: r.machine.Name, Items: len(wanted), NARHashes: make(map[store.Path]store.Hash, len(wanted))}
-	for _, p := range wanted {
-		item := r.c.kept.On(r.machine.peer, p)
-		if item == nil {
-			return nil, r.blame(api.CulpritMachine, fmt.Errorf("it is not known to keep %s", p))
-		}
-		s.Bytes += item.Info.NARSize
-		s.NARHashes[p] = item.Info.NARHash
-	}
-	if s.Bytes < 0 || s.Bytes > hookapi.MaxShipment {
-		return nil, r.blame(api.CulpritMachine, fmt.Errorf("its outputs have %d bytes: want at most %d", s.Bytes, int64(hookapi.MaxShipment)))
-	}
-	err = r.persist(r.ctx, r.machine.peer, func(ctx context.Context) error {
-		n, err := r.to.ship(ctx, r.machine, s, wanted)
-		r.fetched.Add(n)
-		return err
-	})
-	if r.to.ctx.Err() != nil {
-		err = errHookGone
-	}
-	return &outcome{}, err
 }
 
 // delivered ends a build whose hook has the outputs.
@@ -436,289 +396,4 @@ func (r *attempt) delivered(l *loop) {
 	t.state = api.Succeeded
 	t.releaseInputs(l)
 	t.dropUnneeded(l)
-}
-
-// ---- the conversation about one build -----------------------------------------------------
-
-// delivery is the conversation with the hook that waits for one build.
-type delivery struct {
-	c          *Coordinator
-	id         string
-	user       HookUser
-	logAttempt int // what the hook has of which log when the conversation begins
-	logOffset  int64
-	ctx        context.Context // ends with the conversation
-	cancel     context.CancelCauseFunc
-	mail       *mailbox.Mailbox[any] // *api.Build and openLog
-
-	group sync.WaitGroup // every goroutine of the conversation
-
-	writing   sync.Mutex
-	conn      net.Conn
-	last      hookapi.Progress     // that was written
-	shipments int                  // that were announced
-	receipt   chan hookapi.Receipt // for the last of them; has room for one
-}
-
-// openLog says that a log can be read.
-type openLog struct {
-	id      string
-	attempt int
-}
-
-// errHookGone is the cause of the end of what was for a hook that is gone.
-const errHookGone = peer.Ended("the build hook of guix-daemon is gone")
-
-// tell tells the hook how its build stands. It never blocks.
-func (d *delivery) tell(b *api.Build) {
-	copied := *b
-	d.mail.Put(&copied)
-}
-
-func (d *delivery) write(kind hookapi.Kind, v any) error {
-	d.writing.Lock()
-	defer d.writing.Unlock()
-	return hookapi.WriteJSON(d.conn, kind, v)
-}
-
-func (d *delivery) writeState(p hookapi.Progress) error {
-	d.writing.Lock()
-	defer d.writing.Unlock()
-	d.last = p
-	return hookapi.WriteJSON(d.conn, hookapi.State, p)
-}
-
-// repeat tells the hook again how its build stands, as long as the loop goes on: that is
-// how the hook knows of it.
-func (d *delivery) repeat(every time.Duration) {
-	ticker := time.NewTicker(every)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ticker.C:
-		case <-d.ctx.Done():
-			return
-		}
-		if d.c.do(d.ctx, func(l *loop) {}) != nil {
-			return
-		}
-		d.writing.Lock()
-		var err error
-		if d.last.State != "" {
-			err = hookapi.WriteJSON(d.conn, hookapi.State, d.last)
-		}
-		d.writing.Unlock()
-		if err != nil {
-			return
-		}
-	}
-}
-
-func (d *delivery) writeBytes(kind hookapi.Kind, p []byte) error {
-	d.writing.Lock()
-	defer d.writing.Unlock()
-	return hookapi.Write(d.conn, kind, p)
-}
-
-// announce begins a shipment, numbers it, and ends an earlier one. It returns where the
-// receipt arrives.
-func (d *delivery) announce(s *hookapi.Shipment) (<-chan hookapi.Receipt, error) {
-	d.writing.Lock()
-	defer d.writing.Unlock()
-	d.shipments++
-	d.receipt = make(chan hookapi.Receipt, 1)
-	s.Number = d.shipments
-	return d.receipt, hookapi.WriteJSON(d.conn, hookapi.Transfer, s)
-}
-
-// errVoid says that another shipment was announced.
-var errVoid = errors.New("the shipment is void")
-
-// writeShipment writes a frame of a shipment.
-func (d *delivery) writeShipment(shipment int, kind hookapi.Kind, p []byte) error {
-	d.writing.Lock()
-	defer d.writing.Unlock()
-	if d.shipments != shipment {
-		return errVoid
-	}
-	return hookapi.Write(d.conn, kind, p)
-}
-
-// took passes on what the hook says of a shipment, unless that is void.
-func (d *delivery) took(r hookapi.Receipt) error {
-	d.writing.Lock()
-	defer d.writing.Unlock()
-	switch {
-	case r.Number < 1 || r.Number > d.shipments:
-		return hookapi.ErrFrame
-	case r.Number < d.shipments:
-		return nil
-	}
-	select {
-	case d.receipt <- r:
-		return nil
-	default:
-		return hookapi.ErrFrame // it is there already
-	}
-}
-
-// read takes the hook's receipts until it is gone.
-func (d *delivery) read(r *hookapi.Reader) error {
-	for {
-		kind, payload, err := r.Next()
-		if err != nil {
-			return errHookGone
-		}
-		var receipt hookapi.Receipt
-		if kind != hookapi.Delivered || hookapi.Decode(payload, &receipt) != nil {
-			return hookapi.ErrFrame
-		}
-		if err := d.took(receipt); err != nil {
-			return err
-		}
-	}
-}
-
-// report tells the hook what happens until the build is final.
-func (d *delivery) report() error {
-	var logged chan struct{} // closed when the log was copied
-	var opened openLog
-	var last hookapi.Progress
-	for {
-		select {
-		case <-d.ctx.Done():
-			return context.Cause(d.ctx)
-		case <-d.mail.Ready():
-		}
-		for _, m := range d.mail.Take() {
-			switch m := m.(type) {
-			case openLog:
-				if m == opened {
-					continue
-				}
-				opened = m
-				before := logged
-				logged = make(chan struct{})
-				done := logged
-				d.group.Go(func() {
-					defer close(done)
-					d.copyLog(before, m)
-				})
-			case *api.Build:
-				if m.State.Final() {
-					d.awaitLog(logged)
-					return d.write(hookapi.Final, resultOf(m))
-				}
-				p := hookapi.Progress{State: m.State, Attempt: m.Attempt, Machine: m.Machine, Reason: m.Reason}
-				if p == last {
-					continue
-				}
-				if p.State == api.Fetching || p.Attempt != last.Attempt {
-					d.awaitLog(logged) // the hook counts what it has of the log of an attempt
-				}
-				last = p
-				if err := d.writeState(p); err != nil {
-					return err
-				}
-			}
-		}
-	}
-}
-
-func resultOf(b *api.Build) hookapi.Result {
-	return hookapi.Result{State: b.State, Machine: b.Machine, Reason: b.Reason, Failure: b.Failure}
-}
-
-// awaitLog waits until what was logged before a build ended is with the hook.
-func (d *delivery) awaitLog(logged <-chan struct{}) {
-	if logged == nil {
-		return
-	}
-	select {
-	case <-logged:
-	case <-d.ctx.Done():
-	}
-}
-
-// copyLog copies a log to the hook, after the one before it.
-func (d *delivery) copyLog(before <-chan struct{}, l openLog) {
-	d.awaitLog(before)
-	var offset int64
-	if l.attempt == d.logAttempt {
-		offset = d.logOffset
-	}
-	// A log that is lost is no reason to end a build.
-	if err := d.c.logs.CopyTo(d.ctx, logFrames{d}, l.id, l.attempt, offset, true, nil); err != nil && !errors.Is(err, buildlog.ErrNoLog) && d.ctx.Err() == nil {
-		d.c.log.Warn("the log of an offloaded build was not passed on", "build", d.id, "err", err)
-	}
-}
-
-// logFrames is a writer that makes frames.
-type logFrames struct{ d *delivery }
-
-func (w logFrames) Write(p []byte) (int, error) {
-	n := 0
-	for chunk := range slices.Chunk(p, hookapi.MaxChunk) {
-		if err := w.d.writeBytes(hookapi.Log, chunk); err != nil {
-			return n, err
-		}
-		n += len(chunk)
-	}
-	return n, nil
-}
-
-var shipBuffers = sync.Pool{New: func() any { return new([hookapi.MaxChunk]byte) }}
-
-// ship sends an archive of items from the machine to the hook, unread, and waits for
-// what the hook says of it. It returns how many bytes went.
-func (d *delivery) ship(ctx context.Context, m *machine, s hookapi.Shipment, items []store.Path) (int64, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	defer context.AfterFunc(d.ctx, func() { cancel(errHookGone) })() //nolint:contextcheck // it is another's
-	body, err := m.peer.Client.Export(ctx, items)
-	if err != nil {
-		return 0, err
-	}
-	defer body.Close()
-	receipts, err := d.announce(&s)
-	if err != nil {
-		return 0, errHookGone
-	}
-	buf := shipBuffers.Get().(*[hookapi.MaxChunk]byte)
-	defer shipBuffers.Put(buf)
-	var shipped int64
-	for {
-		n, err := body.Read(buf[:])
-		if n > 0 && d.writeShipment(s.Number, hookapi.Archive, buf[:n]) != nil {
-			return shipped, errHookGone
-		}
-		shipped += int64(n)
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return shipped, err
-		}
-	}
-	if d.writeShipment(s.Number, hookapi.End, nil) != nil {
-		return shipped, errHookGone
-	}
-	select {
-	case receipt := <-receipts:
-		return shipped, d.verdict(ctx, m, receipt)
-	case <-ctx.Done():
-		return shipped, context.Cause(ctx)
-	}
-}
-
-// verdict says whom to blame for outputs that did not arrive as they should.
-func (d *delivery) verdict(ctx context.Context, m *machine, r hookapi.Receipt) error {
-	switch {
-	case r.Error == "":
-		return nil
-	case r.Local:
-		<-ctx.Done() // the hook ends now
-		return context.Cause(ctx)
-	}
-	return &api.Failure{Culprit: api.CulpritMachine, Phase: api.Fetching, Machine: m.Name, Message: "its archive of the outputs was refused: " + r.Error}
 }

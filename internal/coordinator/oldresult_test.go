@@ -10,6 +10,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/coordinator/headstore"
 	"lighter/internal/coordinator/mailbox"
+	"lighter/internal/coordinator/remote"
 )
 
 // lostFarm has a build under way on a machine that is cut off and lost, while the build
@@ -187,7 +188,7 @@ func TestComplete(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if complete(n, &agentapi.BuildStatus{State: agentapi.Succeeded, Derivation: n.Path}) {
+	if remote.Complete(n, &agentapi.BuildStatus{State: agentapi.Succeeded, Derivation: n.Path}) {
 		t.Error("a result without outputs counts")
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/coordinator/headstore"
 	"lighter/internal/disk"
+	"lighter/internal/human"
 	"lighter/internal/ledger"
 	"lighter/internal/quantity"
 	"lighter/store"
@@ -127,7 +128,7 @@ func (c *Coordinator) reserve(infos []*store.Info) (release func(), err error) {
 	if free := space.FreeDisk - c.cfg.HeadLimits.MinFreeDisk; space.FreeDisk >= 0 && coming > free {
 		release()
 		return nil, &headstore.Error{Err: fmt.Errorf("%s of %s to be fetched, with what is on its way %s, do not fit on the head: %s are free where its store is, of which %s stay free",
-			quantity.Bytes(size), countItems(len(infos)), quantity.Bytes(coming), quantity.Bytes(space.FreeDisk), quantity.Bytes(c.cfg.HeadLimits.MinFreeDisk))}
+			quantity.Bytes(size), human.Count(len(infos), "item"), quantity.Bytes(coming), quantity.Bytes(space.FreeDisk), quantity.Bytes(c.cfg.HeadLimits.MinFreeDisk))}
 	}
 	return release, nil
 }

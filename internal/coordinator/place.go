@@ -91,7 +91,7 @@ func (m *machine) schedulerMachine(now time.Time, busy []time.Duration) schedule
 		s.Load = m.info.Load / float64(max(1, m.info.Cores))
 	}
 	for r := range m.attempts {
-		if r.fetchOnly {
+		if r.FetchOnly {
 			continue
 		}
 		elapsed := now.Sub(r.began)

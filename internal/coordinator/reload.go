@@ -512,7 +512,7 @@ func (old *attempt) moveTo(l *loop, n *machine) {
 	const why = "its machine is reached another way now"
 	t := old.task
 	old.detach(why)
-	if old.fetchOnly {
+	if old.FetchOnly {
 		t.bring(l)
 		return
 	}

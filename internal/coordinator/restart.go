@@ -13,8 +13,9 @@ import (
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
 	"lighter/internal/coordinator/headstore"
-	"lighter/internal/coordinator/inventory"
 	"lighter/internal/coordinator/intake"
+	"lighter/internal/coordinator/inventory"
+	"lighter/internal/coordinator/remote"
 	"lighter/internal/ledger"
 	"lighter/store"
 )
@@ -129,18 +130,13 @@ func (t *task) takeAgain(l *loop, reason string, before <-chan struct{}) {
 	m := t.resume
 	t.resume = nil
 	r := l.newAttempt(t, m)
-	r.resumed = t.state
-	r.phase = t.state
+	r.Resumed = t.state
+	r.Phase = t.state
 	if t.state != api.Building && t.state != api.Fetching {
-		r.resumed = api.Placed
+		r.Resumed = api.Placed
 	}
 	t.setState(l, t.state, reason)
-	l.group.Go(func() {
-		if before != nil {
-			<-before
-		}
-		r.main()
-	})
+	r.start(l, before)
 }
 
 // ---- what machines say they have -----------------------------------------------------------
@@ -314,11 +310,6 @@ func (l *loop) dropSpare() {
 // after any other attempt. A build that still runs there is taken up again if nobody tried
 // anew; then its attempt is still the last.
 
-// complete reports whether a build that an agent finished made all outputs of its derivation.
-func complete(n *headstore.Node, s *agentapi.BuildStatus) bool {
-	return s.State == agentapi.Succeeded && s.Derivation == n.Path && n.CheckOutputs(s.Outputs, false) == nil
-}
-
 // stillWanted reports whether a machine came back with something of an attempt that it was given
 // and that was given up, and the task it was for is not done yet.
 func (t *task) stillWanted(l *loop, m *machine, s *agentapi.BuildStatus) bool {
@@ -329,7 +320,7 @@ func (t *task) stillWanted(l *loop, m *machine, s *agentapi.BuildStatus) bool {
 		return t.underWay == nil && t.attempt == s.Attempt && t.waiting == 0
 	}
 	// What is being fetched elsewhere is done there too, and nearer.
-	return complete(t.node, s) && s.Attempt <= t.attempt && t.attempt < api.MaxAttempt && (t.underWay == nil || t.underWay.machine != m && t.state != api.Fetching)
+	return remote.Complete(t.node, s) && s.Attempt <= t.attempt && t.attempt < api.MaxAttempt && (t.underWay == nil || t.underWay.machine != m && t.state != api.Fetching)
 }
 
 // useOld uses what stillWanted found.
@@ -347,12 +338,6 @@ func (t *task) useOld(l *loop, m *machine, s *agentapi.BuildStatus) {
 	t.attempt++
 	t.resume, t.machine, t.state = m, m, api.Building
 	t.takeAgain(l, fmt.Sprintf("%s came back with what attempt %d made there", m.Name, s.Attempt), nil)
-}
-
-// mayAdopt reports whether what the agent has is the finished result of an older attempt, for
-// whose sake this one was made.
-func (r *attempt) mayAdopt(s *agentapi.BuildStatus) bool {
-	return (r.resumed == api.Building || r.resumed == api.Fetching) && s.Attempt <= r.attempt && !r.options.Check && complete(r.node, s)
 }
 
 // ---- build hooks that come back ------------------------------------------------------------

@@ -121,7 +121,7 @@ func (m *machine) describe(s *api.MachineStatus) {
 func (m *machine) running() int {
 	n := 0
 	for r := range m.attempts {
-		if !r.fetchOnly {
+		if !r.FetchOnly {
 			n++
 		}
 	}

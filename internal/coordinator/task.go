@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"lighter/internal/api"
+	"lighter/internal/coordinator/delivery"
 	"lighter/internal/coordinator/headstore"
 	"lighter/internal/ledger"
 	"lighter/scheduler"
@@ -74,7 +75,7 @@ type liveBuild struct {
 	task *task
 	// delivery is the conversation with the build hook that wants an offloaded build;
 	// nil if there is none now.
-	delivery *delivery
+	delivery *delivery.Delivery
 	check    *checking // carries it out, if it asks for one; its task is not in the graph
 	counted  countedAs // where counters have it
 }
@@ -235,7 +236,7 @@ func (r *liveBuild) save(l *loop, force bool) {
 	r.countFinal(l)
 	b := r.Build // nothing that it points to is changed any more
 	if r.delivery != nil {
-		r.delivery.tell(&b)
+		r.delivery.Tell(&b)
 	}
 	if b.State.Final() {
 		for _, final := range l.finals[b.ID] {

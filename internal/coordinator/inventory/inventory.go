@@ -4,12 +4,13 @@
 package inventory
 
 import (
+	"slices"
+	"sync"
+
 	"lighter/internal/coordinator/headstore"
 	"lighter/internal/coordinator/peer"
 	"lighter/internal/ledger"
 	"lighter/store"
-	"slices"
-	"sync"
 )
 
 // Inventory knows the outputs that stay on the machine where they were built. The coordinator's

@@ -1,9 +1,10 @@
 package inventory
 
 import (
+	"testing"
+
 	"lighter/internal/coordinator/peer"
 	"lighter/store"
-	"testing"
 )
 
 // TestKeptByTwo has two machines that were given different derivations with the

@@ -4,9 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+
 	"lighter/internal/coordinator/headstore"
 	"lighter/store"
-	"slices"
 )
 
 // A machine whose key the head accepts can sign whatever it likes. So it gives only what it was

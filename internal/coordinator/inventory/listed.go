@@ -4,13 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
 	"lighter/internal/coordinator/headstore"
 	"lighter/internal/coordinator/peer"
 	"lighter/internal/ledger"
 	"lighter/store"
-	"slices"
 )
 
 // errNotGiven says that a machine lists what it was not given.

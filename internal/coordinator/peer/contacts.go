@@ -3,8 +3,9 @@ package peer
 import (
 	"context"
 	"fmt"
-	"lighter/internal/coordinator/mailbox"
 	"sync"
+
+	"lighter/internal/coordinator/mailbox"
 )
 
 // contacts is what calls to a machine share: they are ended when it does not answer the

@@ -2,8 +2,9 @@ package peer
 
 import (
 	"context"
-	"lighter/internal/coordinator/mailbox"
 	"sync"
+
+	"lighter/internal/coordinator/mailbox"
 )
 
 // Forgetter makes a machine's agent forget builds: it cancels those that run and

@@ -2,10 +2,11 @@ package peer
 
 import (
 	"errors"
-	"lighter/internal/agentapi"
-	"lighter/store"
 	"sync/atomic"
 	"testing"
+
+	"lighter/internal/agentapi"
+	"lighter/store"
 )
 
 // TestLargerThanAnnounced cuts an archive off that is longer than it may be.

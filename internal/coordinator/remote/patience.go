@@ -1,4 +1,4 @@
-package coordinator
+package remote
 
 import (
 	"context"
@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"lighter/internal/agentapi"
+	"lighter/internal/api"
+	"lighter/internal/coordinator/peer"
 )
 
 // Whatever a machine is asked for has a limit: each request has those of agentapi, and a
@@ -16,27 +18,27 @@ import (
 const forEver = 100 * 365 * 24 * time.Hour
 
 // limited returns the context for a build that the agent is to end in time.
-func (r *attempt) limited(ctx context.Context) (context.Context, context.CancelFunc) {
-	limit := r.options.Timeout.Duration()
+func (r *Attempt) limited(ctx context.Context) (context.Context, context.CancelFunc) {
+	limit := r.Options.Timeout.Duration()
 	if limit <= 0 || limit > forEver {
 		return context.WithCancel(ctx)
 	}
-	late := fmt.Errorf("build %s: %w", r.id, &agentapi.Fault{
+	late := fmt.Errorf("build %s: %w", r.ID, &agentapi.Fault{
 		Request: "timeout", Problem: fmt.Sprintf("it does not end the build, which may take %s", limit),
 	})
 	// The machine may be out of reach when its time is over.
-	return context.WithTimeoutCause(ctx, limit+r.c.limits.AnswerTimeout+min(r.c.limits.MachineLostAfter, forEver), late)
+	return context.WithTimeoutCause(ctx, limit+r.config.Limits.AnswerTimeout+min(r.config.Limits.MachineLostAfter, forEver), late)
 }
 
 // listen returns what takes the log, and a context that ends when the builder is silent for
 // longer than the agent may let it be.
-func (r *attempt) listen(ctx context.Context) (context.Context, io.Writer, func()) {
-	limit := r.options.MaxSilentTime.Duration()
+func (r *Attempt) listen(ctx context.Context) (context.Context, io.Writer, func()) {
+	limit := r.Options.MaxSilentTime.Duration()
 	if limit <= 0 || limit > forEver {
 		return ctx, r.log, func() {}
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	limit += r.c.limits.AnswerTimeout
+	limit += r.config.Limits.AnswerTimeout
 	silent := time.AfterFunc(limit, func() {
 		cancel(&agentapi.Fault{Request: "max-silent-time", Problem: fmt.Sprintf("it does not end the build, which was silent for %s", limit)})
 	})
@@ -92,3 +94,63 @@ func (b *buildTimes) duration(s *agentapi.BuildStatus) (took time.Duration, sure
 
 // maxClaim is what is believed of a build's time that nobody saw: it is shown, and no more.
 const maxClaim = 30 * 24 * time.Hour
+
+// How persist tries again.
+const (
+	maxLinkFailures = 10               // in a row, with the machine reached between them
+	maxAllFailures  = 100              // of one call, whatever went well between them
+	linkProgress    = 10 * time.Second // what goes well for that long ends the row
+	maxLinkPause    = 5 * time.Second
+	minLinkPause    = 20 * time.Millisecond
+)
+
+// persist calls f, and again whenever the way to the machine failed and the machine
+// was reached after that. It gives up when the machine is lost. The context of f ends
+// when the machine turns out not to answer.
+func (r *Attempt) persist(ctx context.Context, m *peer.Peer, f func(ctx context.Context) error) error {
+	pause := minLinkPause
+	for failures, all := 0, 0; ; {
+		began := time.Now()
+		err := m.With(ctx, f)
+		if ended := context.Cause(ctx); err != nil && ended != nil {
+			return ended
+		}
+		if !peer.LinkFailed(err) {
+			return err
+		}
+		if time.Since(began) > linkProgress {
+			failures, pause = 0, minLinkPause
+		}
+		all++
+		if failures++; failures > maxLinkFailures || all > maxAllFailures {
+			return r.blameMachine(m, api.CulpritLink, err)
+		}
+		r.Report(r.Phase, time.Time{}, "link to "+m.Name+" lost, reconnecting: "+err.Error())
+		if err := r.regain(ctx, m, pause, err); err != nil {
+			return err
+		}
+		r.Report(r.Phase, time.Time{}, "")
+		pause = min(2*pause, maxLinkPause)
+	}
+}
+
+// regain waits until the machine was reached again.
+func (r *Attempt) regain(ctx context.Context, m *peer.Peer, pause time.Duration, lost error) error {
+	patience := r.config.Limits.MachineLostAfter
+	if r.Phase == api.Placed || r.Phase == api.Sending {
+		patience = min(patience, r.config.Limits.SendPatience) // nothing is lost by going elsewhere
+	}
+	limited, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	select {
+	case <-time.After(pause):
+	case <-limited.Done():
+	}
+	if m.Await(limited) == nil {
+		return nil
+	}
+	if ended := context.Cause(ctx); ended != nil {
+		return ended
+	}
+	return r.blameMachine(m, api.CulpritLink, fmt.Errorf("not reached again for %s after: %w", patience, lost))
+}

@@ -1,0 +1,346 @@
+// Package delivery is the coordinator's side of the conversation with a build hook of guix-daemon
+// about one build, from the order on: the hook is told how the build stands, gets the log, and the
+// outputs in the end. Package hookapi has the frames.
+package delivery
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"lighter/internal/api"
+	"lighter/internal/coordinator/buildlog"
+	"lighter/internal/coordinator/mailbox"
+	"lighter/internal/coordinator/peer"
+	"lighter/internal/hookapi"
+	"lighter/store"
+)
+
+// Config is what the deliveries of a coordinator share.
+type Config struct {
+	Logs   *buildlog.Folder
+	Logger *slog.Logger
+	// Alive returns once the coordinator has shown that it goes on.
+	Alive func(context.Context) error
+}
+
+// Delivery is the conversation with the hook that waits for one build.
+type Delivery struct {
+	ID string // of the build
+
+	config     *Config
+	logAttempt int // what the hook has of which log when the conversation begins
+	logOffset  int64
+	ctx        context.Context // ends with the conversation
+	cancel     context.CancelCauseFunc
+	mail       *mailbox.Mailbox[any] // *api.Build and openLog
+
+	group sync.WaitGroup // every goroutine of the conversation
+
+	writing   sync.Mutex
+	conn      net.Conn
+	last      hookapi.Progress     // that was written
+	shipments int                  // that were announced
+	receipt   chan hookapi.Receipt // for the last of them; has room for one
+}
+
+// openLog says that a log can be read.
+type openLog struct {
+	id      string
+	attempt int
+}
+
+// ErrGone is the cause of the end of what was for a hook that is gone.
+const ErrGone = peer.Ended("the build hook of guix-daemon is gone")
+
+// Open goes on with a conversation whose order has been read, until ctx ends. Cancel ends it:
+// when the hook is gone, and in Close.
+func Open(ctx context.Context, cancel context.CancelCauseFunc, config *Config, conn net.Conn, r *hookapi.Reader, o *hookapi.Order) *Delivery {
+	d := &Delivery{
+		ID: o.ID, config: config, ctx: ctx, cancel: cancel, conn: conn,
+		logAttempt: o.LogAttempt, logOffset: o.LogOffset, mail: mailbox.New[any](),
+	}
+	every := o.AliveEvery()
+	d.group.Go(func() { d.cancel(d.read(r)) })
+	d.group.Go(func() { d.repeat(every) })
+	return d
+}
+
+// Context ends with the conversation.
+func (d *Delivery) Context() context.Context { return d.ctx }
+
+// Drop ends the conversation, in whose place there is another one.
+func (d *Delivery) Drop() { d.cancel(ErrGone) }
+
+// Close ends the conversation and its connection, and waits for all its goroutines.
+func (d *Delivery) Close() {
+	d.conn.Close()
+	d.cancel(nil)
+	d.group.Wait()
+}
+
+// OpenLog tells the hook that the log of an attempt begins. It never blocks.
+func (d *Delivery) OpenLog(id string, attempt int) { d.mail.Put(openLog{id, attempt}) }
+
+// End tells the hook what became of the build.
+func (d *Delivery) End(r hookapi.Result) error { return d.write(hookapi.Final, r) }
+
+// Tell tells the hook how its build stands. It never blocks.
+func (d *Delivery) Tell(b *api.Build) {
+	copied := *b
+	d.mail.Put(&copied)
+}
+
+func (d *Delivery) write(kind hookapi.Kind, v any) error {
+	d.writing.Lock()
+	defer d.writing.Unlock()
+	return hookapi.WriteJSON(d.conn, kind, v)
+}
+
+func (d *Delivery) writeState(p hookapi.Progress) error {
+	d.writing.Lock()
+	defer d.writing.Unlock()
+	d.last = p
+	return hookapi.WriteJSON(d.conn, hookapi.State, p)
+}
+
+// repeat tells the hook again how its build stands, as long as the loop goes on: that is
+// how the hook knows of it.
+func (d *Delivery) repeat(every time.Duration) {
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+		case <-d.ctx.Done():
+			return
+		}
+		if d.config.Alive(d.ctx) != nil {
+			return
+		}
+		d.writing.Lock()
+		var err error
+		if d.last.State != "" {
+			err = hookapi.WriteJSON(d.conn, hookapi.State, d.last)
+		}
+		d.writing.Unlock()
+		if err != nil {
+			return
+		}
+	}
+}
+
+func (d *Delivery) writeBytes(kind hookapi.Kind, p []byte) error {
+	d.writing.Lock()
+	defer d.writing.Unlock()
+	return hookapi.Write(d.conn, kind, p)
+}
+
+// announce begins a shipment, numbers it, and ends an earlier one. It returns where the
+// receipt arrives.
+func (d *Delivery) announce(s *hookapi.Shipment) (<-chan hookapi.Receipt, error) {
+	d.writing.Lock()
+	defer d.writing.Unlock()
+	d.shipments++
+	d.receipt = make(chan hookapi.Receipt, 1)
+	s.Number = d.shipments
+	return d.receipt, hookapi.WriteJSON(d.conn, hookapi.Transfer, s)
+}
+
+// errVoid says that another shipment was announced.
+var errVoid = errors.New("the shipment is void")
+
+// writeShipment writes a frame of a shipment.
+func (d *Delivery) writeShipment(shipment int, kind hookapi.Kind, p []byte) error {
+	d.writing.Lock()
+	defer d.writing.Unlock()
+	if d.shipments != shipment {
+		return errVoid
+	}
+	return hookapi.Write(d.conn, kind, p)
+}
+
+// took passes on what the hook says of a shipment, unless that is void.
+func (d *Delivery) took(r hookapi.Receipt) error {
+	d.writing.Lock()
+	defer d.writing.Unlock()
+	switch {
+	case r.Number < 1 || r.Number > d.shipments:
+		return hookapi.ErrFrame
+	case r.Number < d.shipments:
+		return nil
+	}
+	select {
+	case d.receipt <- r:
+		return nil
+	default:
+		return hookapi.ErrFrame // it is there already
+	}
+}
+
+// read takes the hook's receipts until it is gone.
+func (d *Delivery) read(r *hookapi.Reader) error {
+	for {
+		kind, payload, err := r.Next()
+		if err != nil {
+			return ErrGone
+		}
+		var receipt hookapi.Receipt
+		if kind != hookapi.Delivered || hookapi.Decode(payload, &receipt) != nil {
+			return hookapi.ErrFrame
+		}
+		if err := d.took(receipt); err != nil {
+			return err
+		}
+	}
+}
+
+// Report tells the hook what happens until the build is final.
+func (d *Delivery) Report() error {
+	var logged chan struct{} // closed when the log was copied
+	var opened openLog
+	var last hookapi.Progress
+	for {
+		select {
+		case <-d.ctx.Done():
+			return context.Cause(d.ctx)
+		case <-d.mail.Ready():
+		}
+		for _, m := range d.mail.Take() {
+			switch m := m.(type) {
+			case openLog:
+				if m == opened {
+					continue
+				}
+				opened = m
+				before := logged
+				logged = make(chan struct{})
+				done := logged
+				d.group.Go(func() {
+					defer close(done)
+					d.copyLog(before, m)
+				})
+			case *api.Build:
+				if m.State.Final() {
+					d.awaitLog(logged)
+					return d.write(hookapi.Final, ResultOf(m))
+				}
+				p := hookapi.Progress{State: m.State, Attempt: m.Attempt, Machine: m.Machine, Reason: m.Reason}
+				if p == last {
+					continue
+				}
+				if p.State == api.Fetching || p.Attempt != last.Attempt {
+					d.awaitLog(logged) // the hook counts what it has of the log of an attempt
+				}
+				last = p
+				if err := d.writeState(p); err != nil {
+					return err
+				}
+			}
+		}
+	}
+}
+
+// ResultOf is what a hook is told of a build that is final.
+func ResultOf(b *api.Build) hookapi.Result {
+	return hookapi.Result{State: b.State, Machine: b.Machine, Reason: b.Reason, Failure: b.Failure}
+}
+
+// awaitLog waits until what was logged before a build ended is with the hook.
+func (d *Delivery) awaitLog(logged <-chan struct{}) {
+	if logged == nil {
+		return
+	}
+	select {
+	case <-logged:
+	case <-d.ctx.Done():
+	}
+}
+
+// copyLog copies a log to the hook, after the one before it.
+func (d *Delivery) copyLog(before <-chan struct{}, l openLog) {
+	d.awaitLog(before)
+	var offset int64
+	if l.attempt == d.logAttempt {
+		offset = d.logOffset
+	}
+	// A log that is lost is no reason to end a build.
+	if err := d.config.Logs.CopyTo(d.ctx, logFrames{d}, l.id, l.attempt, offset, true, nil); err != nil && !errors.Is(err, buildlog.ErrNoLog) && d.ctx.Err() == nil {
+		d.config.Logger.Warn("the log of an offloaded build was not passed on", "build", d.ID, "err", err)
+	}
+}
+
+// logFrames is a writer that makes frames.
+type logFrames struct{ d *Delivery }
+
+func (w logFrames) Write(p []byte) (int, error) {
+	n := 0
+	for chunk := range slices.Chunk(p, hookapi.MaxChunk) {
+		if err := w.d.writeBytes(hookapi.Log, chunk); err != nil {
+			return n, err
+		}
+		n += len(chunk)
+	}
+	return n, nil
+}
+
+var shipBuffers = sync.Pool{New: func() any { return new([hookapi.MaxChunk]byte) }}
+
+// Ship sends an archive of items from the machine to the hook, unread, and waits for
+// what the hook says of it. It returns how many bytes went.
+func (d *Delivery) Ship(ctx context.Context, p *peer.Peer, s hookapi.Shipment, items []store.Path) (int64, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(d.ctx, func() { cancel(ErrGone) })() //nolint:contextcheck // it is another's
+	body, err := p.Client.Export(ctx, items)
+	if err != nil {
+		return 0, err
+	}
+	defer body.Close()
+	receipts, err := d.announce(&s)
+	if err != nil {
+		return 0, ErrGone
+	}
+	buf := shipBuffers.Get().(*[hookapi.MaxChunk]byte)
+	defer shipBuffers.Put(buf)
+	var shipped int64
+	for {
+		n, err := body.Read(buf[:])
+		if n > 0 && d.writeShipment(s.Number, hookapi.Archive, buf[:n]) != nil {
+			return shipped, ErrGone
+		}
+		shipped += int64(n)
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return shipped, err
+		}
+	}
+	if d.writeShipment(s.Number, hookapi.End, nil) != nil {
+		return shipped, ErrGone
+	}
+	select {
+	case receipt := <-receipts:
+		return shipped, d.judge(ctx, p, receipt)
+	case <-ctx.Done():
+		return shipped, context.Cause(ctx)
+	}
+}
+
+// judge says whom to blame for outputs that did not arrive as they should.
+func (d *Delivery) judge(ctx context.Context, p *peer.Peer, r hookapi.Receipt) error {
+	switch {
+	case r.Error == "":
+		return nil
+	case r.Local:
+		<-ctx.Done() // the hook ends now
+		return context.Cause(ctx)
+	}
+	return &api.Failure{Culprit: api.CulpritMachine, Phase: api.Fetching, Machine: p.Name, Message: "its archive of the outputs was refused: " + r.Error}
+}
