@@ -74,8 +74,8 @@ func encodeChanges(n uint64, now time.Time) []byte {
 
 // readChanges returns how far the ledger has come, but for the numbers of event and build.
 // A *RecordError says that it isn't known.
-func (l *Ledger) readChanges() (t Tally, err error) {
-	value, err := l.get(l.db, keyChanges)
+func readChanges(r pebble.Reader) (t Tally, err error) {
+	value, err := get(r, keyChanges)
 	switch {
 	case errors.Is(err, pebble.ErrNotFound):
 		return t, nil
@@ -91,8 +91,8 @@ func (l *Ledger) readChanges() (t Tally, err error) {
 
 // readIdentity returns which ledger it is; zero for a new one, and for one of an older
 // version.
-func (l *Ledger) readIdentity() (id identity, err error) {
-	value, err := l.get(l.db, keyIdentity)
+func readIdentity(r pebble.Reader) (id identity, err error) {
+	value, err := get(r, keyIdentity)
 	if errors.Is(err, pebble.ErrNotFound) {
 		return id, nil
 	}
@@ -162,15 +162,16 @@ func readCounted(fs vfs.FS, name string) (c counted, err error) {
 
 // counter keeps the file. Only the writing goroutine calls note.
 type counter struct {
-	l    *Ledger
+	db   *database
 	name string
 	id   identity
 	file vfs.File // nil if it could not be opened: nothing is counted then
 	turn int64
 
-	dirty chan struct{} // holds a token when there is something to sync
-	over  chan struct{} // closed when nothing more is synced
-	once  sync.Once     // for the first failure
+	dirty chan struct{}   // holds a token when there is something to sync
+	ended <-chan struct{} // closed when the writing goroutine has ended
+	over  chan struct{}   // closed when nothing more is synced
+	once  sync.Once       // for the first failure
 }
 
 // syncEvery is the time between two syncs of the file: what may not be counted if the power
@@ -182,37 +183,38 @@ func countedFile(dir string) string { return strings.TrimRight(dir, "/") + ".ack
 // checkAcknowledged compares what the file has counted with what is there, if that is
 // known.
 func (l *Ledger) checkAcknowledged(found Tally, isKnown bool) error {
-	c := &counter{l: l, name: countedFile(l.dir), dirty: make(chan struct{}, 1), over: make(chan struct{})}
-	l.counter = c
-	was, err := readCounted(l.opts.FS, c.name)
+	c := &counter{db: l.db, ended: l.writer.written, name: countedFile(l.db.dir), dirty: make(chan struct{}, 1), over: make(chan struct{})}
+	l.writer.counter = c
+	was, err := readCounted(l.db.opts.FS, c.name)
 	if err != nil {
 		was = counted{state: err.Error()}
 	}
-	if c.id, err = l.readIdentity(); err != nil {
+	if c.id, err = readIdentity(l.db); err != nil {
 		return err
 	}
-	missing := &MissingError{Dir: l.dir, File: c.name, Found: found, Counted: was.tally, Other: was.id != c.id}
+	missing := &MissingError{Dir: l.db.dir, File: c.name, Found: found, Counted: was.tally, Other: was.id != c.id}
 	switch {
 	case was.state != "":
 		if c.id != (identity{}) {
-			l.opts.Logger.Warn("ledger: nothing says how much was acknowledged; it is recounted", "file", c.name, "why", was.state)
+			l.db.opts.Logger.Warn("ledger: nothing says how much was acknowledged; it is recounted", "file", c.name, "why", was.state)
 		}
 		return nil
 	case !missing.Other && !isKnown:
-		l.changes = was.tally.Changes
+		l.writer.changes = was.tally.Changes
 		return nil
 	case !missing.Other && was.tally.Changes <= found.Changes:
 		return nil
-	case !l.opts.AcceptLoss:
+	case !l.db.opts.AcceptLoss:
 		return missing
 	}
-	l.opts.Logger.Warn("ledger: the loss is accepted", "found", found.String(), "counted", was.tally.String())
+	l.db.opts.Logger.Warn("ledger: the loss is accepted", "found", found.String(), "counted", was.tally.String())
 	if missing.Other {
 		return nil
 	}
 	// The numbers of what is missing are not given out again.
-	l.removed.event, l.removed.build = max(l.removed.event, was.tally.Event), max(l.removed.build, was.tally.Build)
-	return l.db.Set(keyMeta("removed"), l.removed.encode(), pebble.Sync)
+	removed := &l.published.removed
+	removed.event, removed.build = max(removed.event, was.tally.Event), max(removed.build, was.tally.Build)
+	return l.db.Set(keyMeta("removed"), removed.encode(), pebble.Sync)
 }
 
 // start makes the file, and the ledger's identity, if they aren't there, and counts from
@@ -222,7 +224,7 @@ func (c *counter) start(t Tally) error {
 		if _, err := rand.Read(c.id[:]); err != nil {
 			return err
 		}
-		if err := c.l.db.Set(keyIdentity, c.id[:], pebble.Sync); err != nil {
+		if err := c.db.Set(keyIdentity, c.id[:], pebble.Sync); err != nil {
 			return err
 		}
 	}
@@ -234,7 +236,7 @@ func (c *counter) start(t Tally) error {
 }
 
 func (c *counter) open(t Tally) error {
-	fs := c.l.opts.FS
+	fs := c.db.opts.FS
 	f, err := fs.OpenReadWrite(c.name, vfs.WriteCategoryUnspecified)
 	if err != nil {
 		return err
@@ -279,7 +281,7 @@ func (c *counter) note(t Tally) {
 // that is too low tells of less, and of nothing that isn't so.
 func (c *counter) failed(err error) {
 	c.once.Do(func() {
-		c.l.opts.Logger.Error("ledger: what is acknowledged can't be counted; if files of the ledger get lost, that may go unnoticed", "file", c.name, "err", err)
+		c.db.opts.Logger.Error("ledger: what is acknowledged can't be counted; if files of the ledger get lost, that may go unnoticed", "file", c.name, "err", err)
 	})
 }
 
@@ -294,17 +296,17 @@ func (c *counter) sync() {
 			if err := c.file.SyncData(); err != nil {
 				c.failed(err)
 			}
-		case <-c.l.written:
+		case <-c.ended:
 			return
-		case <-c.l.failed:
+		case <-c.db.failed:
 			return
 		}
 		pause.Reset(syncEvery)
 		select {
 		case <-pause.C:
-		case <-c.l.written:
+		case <-c.ended:
 			return
-		case <-c.l.failed:
+		case <-c.db.failed:
 			return
 		}
 	}

@@ -18,30 +18,30 @@ type aside struct {
 }
 
 // setAside notes and logs, once, that a record can't be used, and so was left out.
-func (l *Ledger) setAside(err error) {
+func (db *database) setAside(err error) {
 	var record *RecordError
 	if !errors.As(err, &record) {
 		return
 	}
-	l.aside.mu.Lock()
-	defer l.aside.mu.Unlock()
-	if l.aside.known[record.What] != nil || len(l.aside.known) == maxAside {
+	db.aside.mu.Lock()
+	defer db.aside.mu.Unlock()
+	if db.aside.known[record.What] != nil || len(db.aside.known) == maxAside {
 		return
 	}
-	if l.aside.known == nil {
-		l.aside.known = make(map[string]error)
+	if db.aside.known == nil {
+		db.aside.known = make(map[string]error)
 	}
-	l.aside.known[record.What] = record
-	l.opts.Logger.Error("ledger: a record can't be used and is left out; \"lighter doctor --deep\" says how to drop it", "record", record.What, "err", record.Err)
+	db.aside.known[record.What] = record
+	db.opts.Logger.Error("ledger: a record can't be used and is left out; \"lighter doctor --deep\" says how to drop it", "record", record.What, "err", record.Err)
 }
 
 // SetAside returns what was wrong with the records that could not be used since the ledger
 // was opened, a *RecordError each, at most 1000. A record counts once it is read.
 func (l *Ledger) SetAside() []error {
-	l.aside.mu.Lock()
-	defer l.aside.mu.Unlock()
-	list := make([]error, 0, len(l.aside.known))
-	for _, err := range l.aside.known {
+	l.db.aside.mu.Lock()
+	defer l.db.aside.mu.Unlock()
+	list := make([]error, 0, len(l.db.aside.known))
+	for _, err := range l.db.aside.known {
 		list = append(list, err)
 	}
 	slices.SortFunc(list, func(a, b error) int { return cmp.Compare(a.Error(), b.Error()) })

@@ -29,9 +29,9 @@ func NonFinal() []api.State {
 	return slices.DeleteFunc(api.States(), api.State.Final)
 }
 
-// head returns what an 'n' key says, or an error that matches ErrNotFound.
-func (l *Ledger) head(r pebble.Reader, id string) (head, error) {
-	value, err := l.get(r, keyID(id))
+// readHead returns what an 'n' key says, or an error that matches ErrNotFound.
+func readHead(r pebble.Reader, id string) (head, error) {
+	value, err := get(r, keyID(id))
 	if errors.Is(err, pebble.ErrNotFound) {
 		return head{}, fmt.Errorf("build %s: %w", id, ErrNotFound)
 	}
@@ -41,7 +41,7 @@ func (l *Ledger) head(r pebble.Reader, id string) (head, error) {
 	return decodeHead(id, value)
 }
 
-func (l *Ledger) record(r pebble.Reader, number uint64) (*api.Build, error) {
+func readBuild(r pebble.Reader, number uint64) (*api.Build, error) {
 	value, closer, err := r.Get(keyBuild(number))
 	if err != nil {
 		return nil, missingRecord(number, err)
@@ -77,47 +77,33 @@ func decodeBuild(number uint64, value []byte) (*api.Build, error) {
 // Build returns a build's record, which the caller owns, or an error that matches
 // ErrNotFound, or a *RecordError.
 func (l *Ledger) Build(ctx context.Context, id string) (*api.Build, error) {
-	if err := ctx.Err(); err != nil {
+	if err := l.db.begin(ctx); err != nil {
 		return nil, err
 	}
-	if err := l.begin(); err != nil {
-		return nil, err
-	}
-	defer l.end()
-	h, err := l.head(l.db, id)
+	defer l.db.end()
+	h, err := readHead(l.db, id)
 	if err != nil {
 		return nil, err
 	}
-	return l.record(l.db, h.number)
+	return readBuild(l.db, h.number)
 }
 
 // Counts returns how many builds are in each state that any is in.
 func (l *Ledger) Counts() map[api.State]int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	counts := make(map[api.State]int)
-	for key, n := range l.counts {
-		if n != 0 {
-			counts[key.state] += n
-		}
-	}
+	l.published.eachCount(func(key countKey, n int) { counts[key.state] += n })
 	return counts
 }
 
 // SystemCounts returns how many builds are in each state that any is in, by system.
 func (l *Ledger) SystemCounts() map[string]map[api.State]int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	counts := make(map[string]map[api.State]int)
-	for key, n := range l.counts {
-		if n == 0 {
-			continue
-		}
+	l.published.eachCount(func(key countKey, n int) {
 		if counts[key.system] == nil {
 			counts[key.system] = make(map[api.State]int)
 		}
 		counts[key.system][key.state] = n
-	}
+	})
 	return counts
 }
 
@@ -153,16 +139,13 @@ func (l *Ledger) ByPrefix(ctx context.Context, prefix string, limit int) ([]stri
 	if limit < 1 {
 		return nil, fmt.Errorf("builds whose ids start with %q: limit %d; want at least 1", prefix, limit)
 	}
-	if err := ctx.Err(); err != nil {
+	if err := l.db.begin(ctx); err != nil {
 		return nil, err
 	}
-	if err := l.begin(); err != nil {
-		return nil, err
-	}
-	defer l.end()
+	defer l.db.end()
 	var ids []string
 	enough := errors.New("enough")
-	err := l.scan(keyID(prefix), func(key, _ []byte) error {
+	err := scan(l.db, keyID(prefix), func(key, _ []byte) error {
 		if ids = append(ids, string(key[1:])); len(ids) == limit {
 			return enough
 		}
@@ -192,7 +175,7 @@ func (l *Ledger) Builds(ctx context.Context, f Filter) iter.Seq2[*api.Build, err
 			yield(nil, err)
 			return
 		}
-		at, err := l.start(f)
+		at, err := l.start(ctx, f)
 		if err != nil {
 			yield(nil, err)
 			return
@@ -242,16 +225,16 @@ type position struct{ least, most uint64 }
 
 func everywhere() *position { return &position{least: 1, most: 1<<63 - 1} }
 
-func (l *Ledger) start(f Filter) (*position, error) {
+func (l *Ledger) start(ctx context.Context, f Filter) (*position, error) {
 	at := everywhere()
 	if f.After == "" {
 		return at, nil
 	}
-	if err := l.begin(); err != nil {
+	if err := l.db.begin(ctx); err != nil {
 		return nil, err
 	}
-	defer l.end()
-	h, err := l.head(l.db, f.After)
+	defer l.db.end()
+	h, err := readHead(l.db, f.After)
 	if err != nil {
 		return nil, err
 	}
@@ -265,16 +248,13 @@ func (l *Ledger) start(f Filter) (*position, error) {
 
 // page reads the next builds and moves the position behind them.
 func (l *Ledger) page(ctx context.Context, q *query, at *position, names **builds) (page []entry, more bool, err error) {
-	if err := ctx.Err(); err != nil {
-		return nil, false, err
-	}
 	if at.least > at.most {
-		return nil, false, nil
+		return nil, false, ctx.Err()
 	}
-	if err := l.begin(); err != nil {
+	if err := l.db.begin(ctx); err != nil {
 		return nil, false, err
 	}
-	defer l.end()
+	defer l.db.end()
 	snapshot := l.db.NewSnapshot()
 	defer func() { err = errors.Join(err, snapshot.Close()) }()
 	s, err := q.open(ctx, snapshot, at, names)
@@ -300,9 +280,9 @@ func (l *Ledger) page(ctx context.Context, q *query, at *position, names **build
 			if number < at.least || number > at.most {
 				continue
 			}
-			e, err := l.entry(snapshot, number)
+			e, err := readEntry(snapshot, number)
 			if isRecordError(err) {
-				l.setAside(err)
+				l.db.setAside(err)
 				continue
 			}
 			if err != nil {
@@ -331,8 +311,8 @@ func (at *position) pass(number uint64, backward bool) {
 	}
 }
 
-func (l *Ledger) entry(r pebble.Reader, number uint64) (entry, error) {
-	value, err := l.get(r, keyBuild(number))
+func readEntry(r pebble.Reader, number uint64) (entry, error) {
+	value, err := get(r, keyBuild(number))
 	if err != nil {
 		return entry{}, missingRecord(number, err)
 	}

@@ -21,38 +21,36 @@ const maxProblems = 100
 // complete; the last event of a build says the state of its record; everything can be
 // decoded. It returns all that is wrong (the first 100 problems), joined.
 func (l *Ledger) Check(ctx context.Context) error {
-	if err := l.begin(); err != nil {
+	if err := l.db.begin(ctx); err != nil {
 		return err
 	}
-	defer l.end()
+	defer l.db.end()
 	return errors.Join(l.problems(ctx)...)
 }
 
 // problems returns what Check joins.
-func (l *Ledger) problems(ctx context.Context) (found []error) {
-	c, err := l.checkAll(ctx)
-	if err != nil {
-		found = append(found, err)
-	}
-	if c != nil {
-		found = append(c.problems, found...)
-	}
-	return found
-}
-
-func (l *Ledger) checkAll(ctx context.Context) (c *checker, err error) {
+func (l *Ledger) problems(ctx context.Context) []error {
 	snapshot := l.db.NewSnapshot()
-	defer func() { err = errors.Join(err, snapshot.Close()) }()
 	nobody := &checked{}
-	c = &checker{
-		ctx: ctx, l: l, r: snapshot, nobody: nobody,
+	c := &checker{
+		ctx: ctx, r: snapshot, removed: l.published.watermark(), nobody: nobody,
 		byID: make(map[string]*checked), byNumber: map[uint64]*checked{0: nobody}, spans: make(map[int64]span), systems: make(map[string]bool),
 		unread: make(map[uint64]bool),
 	}
-	if c.removed, err = l.readWatermark(snapshot); isRecordError(err) {
-		c.problems, c.removed = append(c.problems, err), l.watermark()
-	} else if err != nil {
-		return c, err
+	if err := errors.Join(c.run(), snapshot.Close()); err != nil {
+		return append(c.problems, err)
+	}
+	return c.problems
+}
+
+func (c *checker) run() error {
+	switch removed, err := readWatermark(c.r); {
+	case isRecordError(err):
+		c.problems = append(c.problems, err)
+	case err != nil:
+		return err
+	default:
+		c.removed = removed
 	}
 	c.events = c.removed.event // that the next event may come after
 	for _, step := range []struct {
@@ -72,12 +70,12 @@ func (l *Ledger) checkAll(ctx context.Context) (c *checker, err error) {
 		{prefixSetting, c.setting},
 		{prefixOldState, c.unexpected},
 	} {
-		if err := scanFrom(snapshot, []byte{step.prefix}, step.visit); err != nil {
-			return c, err
+		if err := scan(c.r, []byte{step.prefix}, step.visit); err != nil {
+			return err
 		}
 	}
 	c.conclude()
-	return c, nil
+	return nil
 }
 
 // checked is what Check has found of one build. Lists are kept as sums, whose order does
@@ -102,7 +100,6 @@ func mix(a, b uint64) uint64 { return sumTerms([]term{term(a), term(b)}) }
 
 type checker struct {
 	ctx      context.Context
-	l        *Ledger
 	r        pebble.Reader
 	problems []error
 	removed  watermark
@@ -338,7 +335,7 @@ func (c *checker) conclude() {
 
 // missing says which entries a build lacks in indexes.
 func (c *checker) missing(b *checked) string {
-	r, err := c.l.record(c.r, b.number)
+	r, err := readBuild(c.r, b.number)
 	if err != nil {
 		return err.Error()
 	}
@@ -349,7 +346,7 @@ func (c *checker) missing(b *checked) string {
 	}
 	var lacks []string
 	for _, key := range keys {
-		ops, err := c.l.get(c.r, key)
+		ops, err := get(c.r, key)
 		if err != nil && !errors.Is(err, pebble.ErrNotFound) {
 			return err.Error()
 		}

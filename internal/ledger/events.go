@@ -14,16 +14,8 @@ import (
 
 // LastEvent returns the number of the last event, 0 if there is none.
 func (l *Ledger) LastEvent() uint64 {
-	last, _ := l.news()
+	last, _ := l.published.news()
 	return last
-}
-
-// news returns the number of the last event and a channel that is closed when
-// there are more.
-func (l *Ledger) news() (uint64, <-chan struct{}) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.last, l.changed
 }
 
 // eventChunk is how many events are read at a time. No resources are held while
@@ -38,12 +30,9 @@ const eventChunk = 256
 func (l *Ledger) Events(ctx context.Context, from uint64, follow bool, fn func(api.Event) error) error {
 	next := max(from, 1)
 	for {
-		last, changed := l.news()
+		last, changed := l.published.news()
 		for next <= last {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			events, err := l.readEvents(next, last)
+			events, err := l.readEvents(ctx, next, last)
 			if err != nil {
 				return err
 			}
@@ -64,30 +53,30 @@ func (l *Ledger) Events(ctx context.Context, from uint64, follow bool, fn func(a
 		case <-changed:
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-l.failed:
-			return l.Err()
-		case <-l.closing:
-			return fmt.Errorf("ledger %s: %w", l.dir, ErrClosed)
+		case <-l.db.failed:
+			return l.db.err()
+		case <-l.db.closing:
+			return fmt.Errorf("ledger %s: %w", l.db.dir, ErrClosed)
 		}
 	}
 }
 
 // readEvents returns the events from first to last, or as many of them as are read at a
 // time. All of them exist, but for those that were removed.
-func (l *Ledger) readEvents(first, last uint64) (events []api.Event, err error) {
-	if err := l.begin(); err != nil {
+func (l *Ledger) readEvents(ctx context.Context, first, last uint64) (events []api.Event, err error) {
+	if err := l.db.begin(ctx); err != nil {
 		return nil, err
 	}
-	defer l.end()
+	defer l.db.end()
 	iter, err := l.db.NewIter(&pebble.IterOptions{LowerBound: keyEvent(first), UpperBound: keyEvent(last + 1)})
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, iter.Close()) }()
-	removed := l.watermark().event // of after the iterator was made
+	removed := l.published.watermark().event // of after the iterator was made
 	missing := func(want, found uint64) error {
 		if found > want && found > removed+1 {
-			return fmt.Errorf("ledger %s: event %d is missing", l.dir, max(want, removed+1))
+			return fmt.Errorf("ledger %s: event %d is missing", l.db.dir, max(want, removed+1))
 		}
 		return nil
 	}
@@ -98,10 +87,10 @@ func (l *Ledger) readEvents(first, last uint64) (events []api.Event, err error) 
 			return nil, err
 		}
 		if len(iter.Key()) != 9 {
-			l.setAside(corrupt(iter.Key()))
+			l.db.setAside(corrupt(iter.Key()))
 			continue
 		}
-		e := l.readEvent(iter.Key(), value)
+		e := l.db.readEvent(iter.Key(), value)
 		if err := missing(next, e.Seq); err != nil {
 			return nil, err
 		}
@@ -118,10 +107,10 @@ func (l *Ledger) readEvents(first, last uint64) (events []api.Event, err error) 
 
 // readEvent returns an event, or what stands for one that can't be used: nobody who
 // follows events shall miss a number, or be stopped by one.
-func (l *Ledger) readEvent(key, value []byte) api.Event {
+func (db *database) readEvent(key, value []byte) api.Event {
 	e, err := decodeEvent(key, value)
 	if err != nil {
-		l.setAside(err)
+		db.setAside(err)
 		e.Kind, e.Reason = api.KindUnusable, api.Cut("the ledger has an event here that can't be used: "+err.Error(), api.MaxReason)
 	}
 	return e
@@ -152,33 +141,30 @@ func decodeEvent(key, value []byte) (api.Event, error) {
 // BuildEvents returns the history of one build, oldest first, or an error that
 // matches ErrNotFound.
 func (l *Ledger) BuildEvents(ctx context.Context, id string) ([]api.Event, error) {
-	if err := ctx.Err(); err != nil {
+	if err := l.db.begin(ctx); err != nil {
 		return nil, err
 	}
-	if err := l.begin(); err != nil {
-		return nil, err
-	}
-	defer l.end()
-	h, err := l.head(l.db, id)
+	defer l.db.end()
+	h, err := readHead(l.db, id)
 	if err != nil {
 		return nil, err
 	}
 	var events []api.Event
-	err = l.scan(historyPrefix(h.number), func(key, _ []byte) error {
+	err = scan(l.db, historyPrefix(h.number), func(key, _ []byte) error {
 		if len(key) != 17 {
-			l.setAside(corrupt(key))
+			l.db.setAside(corrupt(key))
 			return nil
 		}
 		eventKey := keyEvent(binary.BigEndian.Uint64(key[9:]))
-		value, err := l.get(l.db, eventKey)
+		value, err := get(l.db, eventKey)
 		if errors.Is(err, pebble.ErrNotFound) {
-			l.setAside(unusable(errors.New("it is missing"), "event %d", binary.BigEndian.Uint64(key[9:])))
+			l.db.setAside(unusable(errors.New("it is missing"), "event %d", binary.BigEndian.Uint64(key[9:])))
 			return nil
 		}
 		if err != nil {
 			return fmt.Errorf("history of build %s: %w", id, err)
 		}
-		events = append(events, l.readEvent(eventKey, value))
+		events = append(events, l.db.readEvent(eventKey, value))
 		return nil
 	})
 	return events, err

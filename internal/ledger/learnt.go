@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/cockroachdb/pebble/v2"
 )
@@ -14,43 +16,54 @@ import (
 // Durations returns the last samples, at most 16, of a package for a system, most
 // recent first.
 func (l *Ledger) Durations(ctx context.Context, name, system string) ([]Sample, error) {
-	if err := ctx.Err(); err != nil {
+	if err := l.db.begin(ctx); err != nil {
 		return nil, err
 	}
-	if err := l.begin(); err != nil {
-		return nil, err
-	}
-	defer l.end()
-	samples, err := l.samplesOf(keyDuration(name, system))
+	defer l.db.end()
+	samples, err := l.samples.of(keyDuration(name, system))
 	return slices.Clone(samples), err
 }
 
 // samplesRemembered is how many packages' samples are kept in memory, about.
 const samplesRemembered = 1 << 13
 
-// samplesOf returns the samples of a package, which must not be changed. They are asked
-// for when a build comes and when it ends, and builds of a package come close together.
-func (l *Ledger) samplesOf(key []byte) ([]Sample, error) {
-	l.sampling.Lock()
-	defer l.sampling.Unlock() // also while it is read, so that nothing older comes in afterwards
-	if samples, ok := l.samples[string(key)]; ok {
-		return samples, nil
+// samples are those of packages that were asked for lately: that happens when a build comes
+// and when it ends, and builds of a package come close together.
+type samples struct {
+	db    *database
+	mu    sync.Mutex
+	known map[string][]Sample // guarded by mu; the slices don't change
+}
+
+// of returns the samples of a package, which must not be changed.
+func (s *samples) of(key []byte) ([]Sample, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock() // also while it is read, so that nothing older comes in afterwards
+	if known, ok := s.known[string(key)]; ok {
+		return known, nil
 	}
-	value, err := l.get(l.db, key)
+	value, err := get(s.db, key)
 	if err != nil && !errors.Is(err, pebble.ErrNotFound) {
 		return nil, err
 	}
-	var samples []Sample
+	var read []Sample
 	if err == nil {
-		if samples, err = decodeSamples(key, value); err != nil {
-			l.setAside(err)
+		if read, err = decodeSamples(key, value); err != nil {
+			s.db.setAside(err)
 		}
 	}
-	if len(l.samples) >= samplesRemembered {
-		clear(l.samples)
+	if len(s.known) >= samplesRemembered {
+		clear(s.known)
 	}
-	l.samples[string(key)] = samples
-	return samples, nil
+	s.known[string(key)] = read
+	return read, nil
+}
+
+// remember takes samples that were written.
+func (s *samples) remember(written map[string][]Sample) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.Copy(s.known, written)
 }
 
 // decodeSamples reads the samples of a package. With an error, a *RecordError, it returns
@@ -86,18 +99,15 @@ func decodeMachine(key, value []byte) (*Machine, error) {
 
 // Machines returns what was learnt of machines, by name.
 func (l *Ledger) Machines(ctx context.Context) (map[string]Machine, error) {
-	if err := ctx.Err(); err != nil {
+	if err := l.db.begin(ctx); err != nil {
 		return nil, err
 	}
-	if err := l.begin(); err != nil {
-		return nil, err
-	}
-	defer l.end()
+	defer l.db.end()
 	machines := make(map[string]Machine)
-	err := l.scan([]byte{prefixMachine}, func(key, value []byte) error {
+	err := scan(l.db, []byte{prefixMachine}, func(key, value []byte) error {
 		m, err := decodeMachine(key, value)
 		if err != nil {
-			l.setAside(err)
+			l.db.setAside(err)
 			return nil
 		}
 		machines[m.Name] = *m
@@ -109,14 +119,11 @@ func (l *Ledger) Machines(ctx context.Context) (map[string]Machine, error) {
 // Setting decodes a setting into v, and reports whether there is one of that name. One that
 // can't be decoded gives a *RecordError.
 func (l *Ledger) Setting(ctx context.Context, name string, v any) (bool, error) {
-	if err := ctx.Err(); err != nil {
+	if err := l.db.begin(ctx); err != nil {
 		return false, err
 	}
-	if err := l.begin(); err != nil {
-		return false, err
-	}
-	defer l.end()
-	value, err := l.get(l.db, keySetting(name))
+	defer l.db.end()
+	value, err := get(l.db, keySetting(name))
 	if errors.Is(err, pebble.ErrNotFound) {
 		return false, nil
 	}
@@ -125,7 +132,7 @@ func (l *Ledger) Setting(ctx context.Context, name string, v any) (bool, error) 
 	}
 	if err := json.Unmarshal(value, v); err != nil {
 		err = unusable(err, "setting %q", name)
-		l.setAside(err)
+		l.db.setAside(err)
 		return false, err
 	}
 	return true, nil
@@ -134,16 +141,13 @@ func (l *Ledger) Setting(ctx context.Context, name string, v any) (bool, error) 
 // Settings calls fn for each setting whose name starts with a prefix, in the order of the
 // names. Values that are not JSON are left out.
 func (l *Ledger) Settings(ctx context.Context, prefix string, fn func(name string, value json.RawMessage) error) error {
-	if err := ctx.Err(); err != nil {
+	if err := l.db.begin(ctx); err != nil {
 		return err
 	}
-	if err := l.begin(); err != nil {
-		return err
-	}
-	defer l.end()
-	return l.scan(keySetting(prefix), func(key, value []byte) error {
+	defer l.db.end()
+	return scan(l.db, keySetting(prefix), func(key, value []byte) error {
 		if err := validSetting(string(key[1:]), value); err != nil {
-			l.setAside(unusable(err, "setting %q", key[1:]))
+			l.db.setAside(unusable(err, "setting %q", key[1:]))
 			return nil
 		}
 		return fn(string(key[1:]), slices.Clone(value))

@@ -70,21 +70,16 @@
 package ledger
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"os"
 	"strconv"
-	"strings"
 	"sync"
-	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
-	"github.com/cockroachdb/pebble/v2/bloom"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"lighter/internal/api"
@@ -185,45 +180,11 @@ const memTableSize = 4 << 20
 // Ledger is an open ledger. All methods may be called from several goroutines at
 // the same time.
 type Ledger struct {
-	dir  string
-	opts Options
-	lock *pebble.Lock
-	db   *pebble.DB
-
-	// use is held for reading while db is used, and for writing by Close.
-	use    sync.RWMutex
-	closed bool // guarded by use
-
-	// What follows belongs to the writing goroutine; see writer.go.
-	numbers uint64          // the last build's
-	events  uint64          // the last event's
-	changes uint64          // that were made so far
-	counter *counter        // of what was acknowledged
-	synced  time.Time       // when what is written but not synced must be; zero if all is
-	systems map[string]bool // that have a 'y' key
-
-	mu      sync.Mutex
-	queue   []*request       // for the writing goroutine; guarded by mu
-	ended   bool             // nothing more goes into queue; guarded by mu
-	last    uint64           // the last event that readers see; guarded by mu
-	removed watermark        // guarded by mu
-	counts  map[countKey]int // of builds; guarded by mu
-	changed chan struct{}    // closed and made again when last changes; guarded by mu
-
-	sampling sync.Mutex
-	samples  map[string][]Sample // of packages asked for lately; guarded by sampling, the slices don't change
-
-	pruning sync.Mutex // held by Prune
-
-	wake    chan struct{} // holds a token when queue is not empty
-	closing chan struct{} // closed by Close
-	written chan struct{} // closed when the writing goroutine has ended
-
-	aside aside // records that can't be used
-
-	failure  atomic.Pointer[error]
-	failOnce sync.Once
-	failed   chan struct{} // closed once failure is set
+	db        *database
+	published *published
+	samples   *samples
+	writer    *writer
+	pruning   sync.Mutex // held by Prune
 }
 
 // Open opens the ledger in a folder, which is made if it isn't there. A ledger that
@@ -231,165 +192,46 @@ type Ledger struct {
 // *MissingError. The ledger must be closed.
 func Open(dir string, opts Options) (_ *Ledger, err error) {
 	l := newLedger(dir, opts)
-	if err := l.opts.FS.MkdirAll(dir, 0o700); err != nil {
+	if err := l.db.opts.FS.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open ledger %s: %w", dir, err)
 	}
-	if l.lock, err = takeLock(dir, l.opts.FS); err != nil {
+	if l.db.lock, err = takeLock(dir, l.db.opts.FS); err != nil {
 		return nil, err
 	}
-	if err := l.await(l.openDB); err != nil {
-		if l.Err() == nil {
+	if err := l.db.await(l.openDB); err != nil {
+		if l.db.err() == nil {
 			var missing *MissingError
 			if !errors.As(err, &missing) { // which says so itself
 				err = fmt.Errorf("open ledger %s: %w", dir, err)
 			}
-			err = errors.Join(err, l.unlock())
+			err = errors.Join(err, l.db.unlock())
 		}
 		return nil, err
 	}
-	go l.write()
+	go l.writer.write()
 	return l, nil
 }
 
 func newLedger(dir string, opts Options) *Ledger {
-	return &Ledger{
-		dir:     dir,
-		opts:    opts.withDefaults(),
-		systems: make(map[string]bool),
-		counts:  make(map[countKey]int),
-		samples: make(map[string][]Sample),
-		changed: make(chan struct{}),
-		wake:    make(chan struct{}, 1),
-		closing: make(chan struct{}),
-		written: make(chan struct{}),
-		failed:  make(chan struct{}),
+	db := &database{dir: dir, opts: opts.withDefaults(), closing: make(chan struct{}), failed: make(chan struct{})}
+	p := &published{counts: make(map[countKey]int), changed: make(chan struct{})}
+	s := &samples{db: db, known: make(map[string][]Sample)}
+	w := &writer{
+		db: db, published: p, samples: s, systems: make(map[string]bool),
+		wake: make(chan struct{}, 1), written: make(chan struct{}),
 	}
-}
-
-// await runs what may write, outside of the writing goroutine. If a write fails, fn
-// does not come back (see haltFS) and is abandoned.
-func (l *Ledger) await(fn func() error) error {
-	done := make(chan error, 1)
-	go func() { done <- fn() }()
-	select {
-	case err := <-done:
-		return err
-	case <-l.failed:
-		return l.Err()
-	}
-}
-
-// takeLock locks the folder and leaves this process's number there for others.
-func takeLock(dir string, fs vfs.FS) (*pebble.Lock, error) {
-	lock, err := pebble.LockDirectory(dir, fs)
-	file := fs.PathJoin(dir, "PID")
-	if err != nil {
-		if errors.Is(err, syscall.EAGAIN) || strings.Contains(err.Error(), "lock held") {
-			return nil, &InUseError{Dir: dir, PID: readPID(fs, file)}
-		}
-		return nil, fmt.Errorf("open ledger %s: lock: %w", dir, err)
-	}
-	if err := writePID(fs, file); err != nil {
-		return nil, errors.Join(fmt.Errorf("open ledger %s: %w", dir, err), lock.Close())
-	}
-	return lock, nil
-}
-
-// unlock gives the folder back.
-func (l *Ledger) unlock() error {
-	return errors.Join(l.opts.FS.Remove(l.opts.FS.PathJoin(l.dir, "PID")), l.lock.Close())
-}
-
-func readPID(fs vfs.FS, file string) int {
-	f, err := fs.Open(file)
-	if err != nil {
-		return 0
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, 32))
-	if err != nil {
-		return 0
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil {
-		return 0
-	}
-	return pid
-}
-
-func writePID(fs vfs.FS, file string) error {
-	f, err := fs.Create(file, vfs.WriteCategoryUnspecified)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write([]byte(strconv.Itoa(os.Getpid()) + "\n"))
-	return errors.Join(err, f.Close())
-}
-
-func (l *Ledger) pebbleOptions() *pebble.Options {
-	opts := &pebble.Options{
-		FS:                          &haltFS{FS: l.opts.FS, report: l.fail},
-		Lock:                        l.lock,
-		CacheSize:                   l.opts.CacheSize,
-		MemTableSize:                l.opts.memTable,
-		MemTableStopWritesThreshold: 3,
-		L0CompactionThreshold:       4,
-		L0StopWritesThreshold:       24,
-		MaxOpenFiles:                256,
-		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
-		FormatMajorVersion:          pebble.FormatValueSeparation,
-		Merger:                      merger,
-		Logger:                      pebbleLogger{l},
-		EventListener: &pebble.EventListener{
-			BackgroundError: func(err error) { l.opts.Logger.Warn("ledger: background write", "err", err) },
-			DataCorruption:  func(info pebble.DataCorruptionInfo) { l.fail(fmt.Errorf("corrupt: %s", info)) },
-		},
-	}
-	for i := range opts.Levels {
-		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
-	}
-	return opts
+	return &Ledger{db: db, published: p, samples: s, writer: w}
 }
 
 // openDB opens the database and reads what is kept in memory.
 func (l *Ledger) openDB() error {
-	db, err := pebble.Open(l.dir, l.pebbleOptions())
-	if err != nil {
+	if err := l.db.open(false); err != nil {
 		return err
 	}
-	l.db = db
 	if err := l.load(); err != nil {
-		return errors.Join(err, db.Close())
+		return errors.Join(err, l.db.Close())
 	}
 	return nil
-}
-
-// countKey is what builds are counted by.
-type countKey struct {
-	system string
-	state  api.State
-}
-
-// watermark says how far numbers were given out to what is not there any more.
-type watermark struct {
-	event uint64 // up to here events may be missing
-	build uint64
-}
-
-func (w watermark) encode() []byte {
-	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, w.event), w.build)
-}
-
-func (l *Ledger) watermark() watermark {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.removed
-}
-
-func (l *Ledger) setWatermark(w watermark) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.removed = w
 }
 
 // load reads what the writing goroutine keeps in memory, makes a new ledger's first
@@ -398,14 +240,15 @@ func (l *Ledger) load() error {
 	if err := l.checkFormat(); err != nil {
 		return err
 	}
-	found, err := l.readChanges()
+	found, err := readChanges(l.db)
 	isKnown := err == nil
 	if isRecordError(err) {
-		l.setAside(err)
+		l.db.setAside(err)
 	} else if err != nil {
 		return err
 	}
-	l.changes = found.Changes
+	p, w := l.published, l.writer
+	w.changes = found.Changes
 	if err := l.migrate(); err != nil {
 		return err
 	}
@@ -415,43 +258,39 @@ func (l *Ledger) load() error {
 	if err := l.checkAcknowledged(found, isKnown); err != nil {
 		return err
 	}
-	l.numbers, l.events = max(l.numbers, l.removed.build), max(l.events, l.removed.event)
-	l.last = l.events
+	w.numbers, w.events = max(w.numbers, p.removed.build), max(w.events, p.removed.event)
+	p.last = w.events
 	if err := l.loadCounts(); err != nil {
 		return err
 	}
-	return l.counter.start(l.tally(found.Time))
-}
-
-// tally is how far the writing goroutine has come.
-func (l *Ledger) tally(now time.Time) Tally {
-	return Tally{Changes: l.changes, Event: l.events, Build: l.numbers, Time: now}
+	return w.counter.start(w.tally(found.Time))
 }
 
 // readNumbers reads which numbers were given out.
 func (l *Ledger) readNumbers(found *Tally) (err error) {
-	l.removed, err = l.readWatermark(l.db)
+	p, w := l.published, l.writer
+	p.removed, err = readWatermark(l.db)
 	unknown := isRecordError(err)
 	if unknown {
-		l.setAside(err)
+		l.db.setAside(err)
 	} else if err != nil {
 		return err
 	}
-	if l.numbers, err = l.lastNumber(keyBuild(0)[:1]); err != nil {
+	if w.numbers, err = l.db.lastNumber(keyBuild(0)[:1]); err != nil {
 		return err
 	}
-	if l.events, err = l.lastNumber(keyEvent(0)[:1]); err != nil {
+	if w.events, err = l.db.lastNumber(keyEvent(0)[:1]); err != nil {
 		return err
 	}
 	if unknown {
-		l.removed = watermark{l.events, l.numbers} // anything may have been
+		p.removed = watermark{w.events, w.numbers} // anything may have been
 	}
-	found.Event, found.Build = max(l.events, l.removed.event), max(l.numbers, l.removed.build)
+	found.Event, found.Build = max(w.events, p.removed.event), max(w.numbers, p.removed.build)
 	return nil
 }
 
-func (l *Ledger) readWatermark(r pebble.Reader) (watermark, error) {
-	value, err := l.get(r, keyMeta("removed"))
+func readWatermark(r pebble.Reader) (watermark, error) {
+	value, err := get(r, keyMeta("removed"))
 	switch {
 	case errors.Is(err, pebble.ErrNotFound):
 		return watermark{}, nil
@@ -473,17 +312,17 @@ func (l *Ledger) loadCounts() error {
 			return err
 		}
 	}
-	return l.scan([]byte{prefixSystem}, func(key, _ []byte) error {
+	return scan(l.db, []byte{prefixSystem}, func(key, _ []byte) error {
 		system := string(key[1:])
 		if err := validName("system", system, api.MaxName); err != nil {
-			l.setAside(unusable(err, "entry %q", key))
+			l.db.setAside(unusable(err, "entry %q", key))
 			return nil
 		}
-		l.systems[system] = true
+		l.writer.systems[system] = true
 		return l.scanChunks(systemTerm(system), func(chunk int64, m mask) {
 			for state, chunks := range states {
 				if n := m.and(chunks[chunk]).count(); n > 0 {
-					l.counts[countKey{system, state}] += n
+					l.published.counts[countKey{system, state}] += n
 				}
 			}
 		})
@@ -493,10 +332,10 @@ func (l *Ledger) loadCounts() error {
 // scanChunks calls fn for each chunk that has builds with a term.
 func (l *Ledger) scanChunks(t term, fn func(int64, mask)) error {
 	prefix := termPrefix(t)
-	return l.scan(prefix, func(key, value []byte) error {
+	return scan(l.db, prefix, func(key, value []byte) error {
 		chunk, err := keyChunk(key, len(prefix))
 		if err != nil {
-			l.setAside(err)
+			l.db.setAside(err)
 		} else if m := decodeMask(value); !m.empty() {
 			fn(chunk, m)
 		}
@@ -508,7 +347,7 @@ func (l *Ledger) scanChunks(t term, fn func(int64, mask)) error {
 // notes that one of an older format must be migrated.
 func (l *Ledger) checkFormat() error {
 	now := []byte(strconv.Itoa(format))
-	switch found, err := l.formatOf(); {
+	switch found, err := formatOf(l.db); {
 	case errors.Is(err, pebble.ErrNotFound):
 		return l.db.Set(keyMeta("format"), now, pebble.Sync)
 	case err != nil || found == format:
@@ -520,13 +359,9 @@ func (l *Ledger) checkFormat() error {
 	return errors.Join(err, b.Commit(pebble.Sync), b.Close())
 }
 
-// maxNumber bounds numbers of builds and events: there is room for as many again, and no
-// sum of them overflows.
-const maxNumber = 1 << 62
-
 // formatOf returns a format up to the present one, or pebble.ErrNotFound for a new ledger.
-func (l *Ledger) formatOf() (int, error) {
-	value, err := l.get(l.db, keyMeta("format"))
+func formatOf(r pebble.Reader) (int, error) {
+	value, err := get(r, keyMeta("format"))
 	if err != nil {
 		return 0, err
 	}
@@ -540,140 +375,46 @@ func (l *Ledger) formatOf() (int, error) {
 	return found, nil
 }
 
-// lastNumber returns the number in the last key with a prefix of one byte.
-func (l *Ledger) lastNumber(prefix []byte) (number uint64, err error) {
-	iter, err := l.db.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: after(prefix)})
-	if err != nil {
-		return 0, err
-	}
-	defer func() { err = errors.Join(err, iter.Close()) }()
-	for ok := iter.Last(); ok; ok = iter.Prev() {
-		if len(iter.Key()) == 9 {
-			if number := binary.BigEndian.Uint64(iter.Key()[1:]); number <= maxNumber {
-				return number, nil
-			}
-		}
-		l.setAside(corrupt(iter.Key()))
-	}
-	return 0, iter.Error()
-}
-
-// get returns a copy of a value, or pebble.ErrNotFound.
-func (l *Ledger) get(r pebble.Reader, key []byte) ([]byte, error) {
-	value, closer, err := r.Get(key)
-	if err != nil {
-		return nil, err
-	}
-	clone := append([]byte(nil), value...)
-	return clone, closer.Close()
-}
-
-// scan calls fn for each key with a prefix, in order.
-func (l *Ledger) scan(prefix []byte, fn func(key, value []byte) error) error {
-	return scanFrom(l.db, prefix, fn)
-}
-
-func scanFrom(r pebble.Reader, prefix []byte, fn func(key, value []byte) error) (err error) {
-	iter, err := r.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: after(prefix)})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, iter.Close()) }()
-	for iter.First(); iter.Valid(); iter.Next() {
-		value, err := iter.ValueAndErr()
-		if err != nil {
-			return err
-		}
-		if err := fn(iter.Key(), value); err != nil {
-			return err
-		}
-	}
-	return iter.Error()
-}
-
-// fail makes the ledger unusable. It may be called from anywhere.
-func (l *Ledger) fail(err error) {
-	l.failOnce.Do(func() {
-		err = fmt.Errorf("ledger %s: %w: %w", l.dir, ErrFailed, err)
-		l.failure.Store(&err)
-		close(l.failed)
-		l.opts.Logger.Error("the ledger has failed; start again", "err", err)
-	})
-}
-
 // Err returns why the ledger has failed, or nil. Failed is closed then.
-func (l *Ledger) Err() error {
-	if err := l.failure.Load(); err != nil {
-		return *err
-	}
-	return nil
-}
+func (l *Ledger) Err() error { return l.db.err() }
 
 // Failed returns a channel that is closed when the ledger has failed for good.
-func (l *Ledger) Failed() <-chan struct{} { return l.failed }
-
-// begin must come before each use of db; end after it.
-func (l *Ledger) begin() error {
-	if err := l.Err(); err != nil {
-		return err
-	}
-	l.use.RLock()
-	if l.closed {
-		l.use.RUnlock()
-		return fmt.Errorf("ledger %s: %w", l.dir, ErrClosed)
-	}
-	return nil
-}
-
-func (l *Ledger) end() { l.use.RUnlock() }
+func (l *Ledger) Failed() <-chan struct{} { return l.db.failed }
 
 // Close ends followers, makes everything durable and closes the ledger. Changes
 // under way are completed first. A ledger that has failed is abandoned: Close
 // returns the failure, and the files stay locked until the process ends.
 func (l *Ledger) Close() error {
-	l.mu.Lock()
-	if l.ended {
-		l.mu.Unlock()
+	if !l.writer.takeNoMore() {
 		return nil
 	}
-	l.ended = true
-	l.mu.Unlock()
-	close(l.closing)
+	close(l.db.closing)
 	select {
-	case <-l.written:
-	case <-l.failed:
+	case <-l.writer.written:
+	case <-l.db.failed:
 	}
-	if err := l.Err(); err != nil {
+	if err := l.db.err(); err != nil {
 		return err
 	}
-	l.use.Lock()
-	defer l.use.Unlock()
-	l.closed = true
-	err := l.await(func() error { return errors.Join(l.counter.close(), l.db.Close()) })
-	if l.Err() != nil {
+	l.db.use.Lock()
+	defer l.db.use.Unlock()
+	l.db.closed = true
+	err := l.db.await(func() error { return errors.Join(l.writer.counter.close(), l.db.Close()) })
+	if l.db.err() != nil {
 		return err
 	}
-	if err = errors.Join(err, l.unlock()); err != nil {
-		return fmt.Errorf("close ledger %s: %w", l.dir, err)
+	if err = errors.Join(err, l.db.unlock()); err != nil {
+		return fmt.Errorf("close ledger %s: %w", l.db.dir, err)
 	}
 	return nil
 }
 
-// pebbleLogger hands Pebble's messages to slog, at debug level.
-type pebbleLogger struct{ l *Ledger }
-
-func (p pebbleLogger) Infof(text string, args ...any) {
-	p.l.opts.Logger.Debug("pebble: " + fmt.Sprintf(text, args...))
-}
-
-func (p pebbleLogger) Errorf(text string, args ...any) {
-	p.l.opts.Logger.Debug("pebble: "+fmt.Sprintf(text, args...), "severity", "error")
-}
-
-// Fatalf is what Pebble calls when it cannot go on, after which no line of it may
-// run. As its writes do not fail (see haltFS), that is a broken invariant.
-func (p pebbleLogger) Fatalf(text string, args ...any) {
-	message := "pebble: " + fmt.Sprintf(text, args...)
-	p.l.fail(errors.New(message))
-	panic(message)
+// DiskUsage returns how many bytes the ledger takes on the disk, with what is to be
+// compacted away; 0 once it is closed.
+func (l *Ledger) DiskUsage() int64 {
+	if l.db.begin(context.Background()) != nil {
+		return 0
+	}
+	defer l.db.end()
+	return int64(min(l.db.Metrics().DiskSpaceUsage(), 1<<62))
 }

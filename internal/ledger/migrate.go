@@ -29,22 +29,22 @@ const progressEvery = 5 * time.Second
 
 // migrate finishes a migration that was begun, perhaps by another process.
 func (l *Ledger) migrate() error {
-	value, err := l.get(l.db, keyMigration)
+	value, err := get(l.db, keyMigration)
 	switch {
 	case errors.Is(err, pebble.ErrNotFound):
 		return nil
 	case err != nil:
 		return err
 	case len(value) != 16:
-		l.setAside(unusable(fmt.Errorf("corrupt entry: %x", value), "the note of how far a migration has come"))
+		l.db.setAside(unusable(fmt.Errorf("corrupt entry: %x", value), "the note of how far a migration has come"))
 		value = progress{}.encode() // what was done may be done again
 	}
 	m := &migration{l: l, done: progress{binary.BigEndian.Uint64(value), binary.BigEndian.Uint64(value[8:])}, logged: time.Now()}
-	l.opts.Logger.Info("ledger: bringing it to a new format", "folder", l.dir, "format", format, "fromBuild", m.done.build, "fromEvent", m.done.event)
+	l.db.opts.Logger.Info("ledger: bringing it to a new format", "folder", l.db.dir, "format", format, "fromBuild", m.done.build, "fromEvent", m.done.event)
 	if err := m.run(); err != nil {
 		return fmt.Errorf("bring it to format %d: %w", format, err)
 	}
-	l.opts.Logger.Info("ledger: it has the new format", "builds", m.done.build, "events", m.done.event)
+	l.db.opts.Logger.Info("ledger: it has the new format", "builds", m.done.build, "events", m.done.event)
 	return nil
 }
 
@@ -77,7 +77,7 @@ func (m *migration) run() error {
 // step brings the next records with a prefix to the new format, and reports whether
 // there may be more.
 func (m *migration) step(prefix []byte, done *uint64, visit func(g *group, number uint64, value []byte) error) (more bool, err error) {
-	g := newGroup(m.l)
+	g := newGroup(m.l.writer)
 	from := binary.BigEndian.AppendUint64(prefix, *done+1)
 	n := 0
 	if err := m.read(from, after(prefix), &n, func(number uint64, value []byte) error {
@@ -90,14 +90,14 @@ func (m *migration) step(prefix []byte, done *uint64, visit func(g *group, numbe
 		return false, err
 	}
 	for system := range g.systems {
-		m.l.systems[system] = true
+		m.l.writer.systems[system] = true
 	}
-	if m.l.opts.migrated != nil {
-		m.l.opts.migrated(m.l)
+	if m.l.db.opts.migrated != nil {
+		m.l.db.opts.migrated(m.l)
 	}
 	if time.Since(m.logged) > progressEvery {
 		m.logged = time.Now()
-		m.l.opts.Logger.Info("ledger: bringing it to a new format", "builds", m.done.build, "events", m.done.event)
+		m.l.db.opts.Logger.Info("ledger: bringing it to a new format", "builds", m.done.build, "events", m.done.event)
 	}
 	return n == migrationStep, nil
 }
@@ -111,7 +111,7 @@ func (m *migration) read(from, to []byte, n *int, fn func(number uint64, value [
 	defer func() { err = errors.Join(err, iter.Close()) }()
 	for iter.First(); iter.Valid() && *n < migrationStep; iter.Next() {
 		if len(iter.Key()) != 9 {
-			m.l.setAside(corrupt(iter.Key()))
+			m.l.db.setAside(corrupt(iter.Key()))
 			continue
 		}
 		value, err := iter.ValueAndErr()
@@ -130,7 +130,7 @@ func (m *migration) read(from, to []byte, n *int, fn func(number uint64, value [
 func (m *migration) build(g *group, number uint64, value []byte) error {
 	b, err := decodeBuild(number, value)
 	if err != nil {
-		m.l.setAside(err)
+		m.l.db.setAside(err)
 		return nil
 	}
 	t := newTerms(b)
@@ -143,7 +143,7 @@ func (m *migration) build(g *group, number uint64, value []byte) error {
 func (m *migration) event(g *group, number uint64, value []byte) error {
 	e, err := decodeEvent(keyEvent(number), value)
 	if err != nil {
-		m.l.setAside(err)
+		m.l.db.setAside(err)
 		return nil
 	}
 	if e.Build != "" {

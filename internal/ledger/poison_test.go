@@ -179,7 +179,7 @@ func TestLargeChanges(t *testing.T) {
 		}
 		requests = append(requests, &request{changes: []*prepared{p}, size: p.size()})
 	}
-	waiting := &Ledger{queue: requests}
+	waiting := &writer{queue: requests}
 	for taken := 0; taken < len(requests); {
 		group := waiting.take()
 		size := 0

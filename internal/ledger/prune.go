@@ -75,8 +75,8 @@ func (l *Ledger) Prune(ctx context.Context, opts PruneOptions, archive func(*api
 	defer close(ended)
 	go func() {
 		select {
-		case <-l.closing:
-			cancel(fmt.Errorf("ledger %s: %w", l.dir, ErrClosed))
+		case <-l.db.closing:
+			cancel(fmt.Errorf("ledger %s: %w", l.db.dir, ErrClosed))
 		case <-ended:
 		}
 	}()
@@ -153,7 +153,7 @@ func (p *pruning) builds(ctx context.Context) error {
 		}
 		p.batch = append(p.batch, candidate{entry: e})
 		if n := len(p.batch); n == pruneBatch || p.chosen+n == p.opts.Limit {
-			if err := p.flush(); err != nil {
+			if err := p.flush(ctx); err != nil {
 				return err
 			}
 		}
@@ -161,13 +161,13 @@ func (p *pruning) builds(ctx context.Context) error {
 			break
 		}
 	}
-	return p.flush()
+	return p.flush(ctx)
 }
 
 // flush archives and removes the batch, except the builds whose events a reader still has to
 // see.
-func (p *pruning) flush() error {
-	if err := p.histories(); err != nil {
+func (p *pruning) flush(ctx context.Context) error {
+	if err := p.histories(ctx); err != nil {
 		return err
 	}
 	p.chosen += len(p.batch)
@@ -193,7 +193,7 @@ func (p *pruning) flush() error {
 		}
 	}
 	remove := func() error {
-		return p.l.submit(&request{remove: p.removeBatch, durable: true, done: make(chan struct{})})
+		return p.l.writer.submit(&request{remove: p.removeBatch, durable: true, done: make(chan struct{})})
 	}
 	around := p.opts.Around
 	if around == nil {
@@ -205,11 +205,11 @@ func (p *pruning) flush() error {
 }
 
 // histories reads the events of the batch, and takes builds out of it that must stay.
-func (p *pruning) histories() (err error) {
-	if err := p.l.begin(); err != nil {
+func (p *pruning) histories(ctx context.Context) (err error) {
+	if err := p.l.db.begin(ctx); err != nil {
 		return err
 	}
-	defer p.l.end()
+	defer p.l.db.end()
 	snapshot := p.l.db.NewSnapshot()
 	defer func() { err = errors.Join(err, snapshot.Close()) }()
 	history, err := snapshot.NewIter(&pebble.IterOptions{LowerBound: []byte{prefixHistory}, UpperBound: after([]byte{prefixHistory})})
@@ -224,9 +224,9 @@ func (p *pruning) histories() (err error) {
 	defer func() { err = errors.Join(err, events.Close()) }()
 	kept := p.batch[:0]
 	for _, c := range p.batch {
-		c.events, err = p.l.readHistory(history, events, c.number)
+		c.events, err = p.readHistory(history, events, c.number)
 		if isRecordError(err) {
-			p.l.setAside(err)
+			p.l.db.setAside(err)
 			continue
 		}
 		if err != nil {
@@ -246,11 +246,11 @@ func (p *pruning) histories() (err error) {
 
 // readHistory reads the events of a build with iterators over the index of them, and over
 // all events.
-func (l *Ledger) readHistory(history, events *pebble.Iterator, number uint64) (found []api.Event, err error) {
+func (p *pruning) readHistory(history, events *pebble.Iterator, number uint64) (found []api.Event, err error) {
 	prefix := historyPrefix(number)
 	for ok := history.SeekGE(prefix); ok && bytes.HasPrefix(history.Key(), prefix); ok = history.Next() {
 		if len(history.Key()) != 17 {
-			l.setAside(corrupt(history.Key()))
+			p.l.db.setAside(corrupt(history.Key()))
 			continue
 		}
 		key := keyEvent(binary.BigEndian.Uint64(history.Key()[9:]))
@@ -261,7 +261,7 @@ func (l *Ledger) readHistory(history, events *pebble.Iterator, number uint64) (f
 		if err != nil {
 			return nil, err
 		}
-		found = append(found, l.readEvent(key, value))
+		found = append(found, p.l.db.readEvent(key, value))
 	}
 	return found, history.Error()
 }
@@ -278,7 +278,7 @@ func (p *pruning) removeBatch(g *group) (err error) {
 	for _, c := range p.batch {
 		same, err := p.unchanged(iter, &c)
 		if isRecordError(err) {
-			p.l.setAside(err)
+			p.l.db.setAside(err)
 			err = nil
 		}
 		switch {
@@ -301,7 +301,7 @@ func (p *pruning) removeBatch(g *group) (err error) {
 // unchanged reports whether a build is still as it was archived: its record, and the end
 // of its history.
 func (p *pruning) unchanged(history *pebble.Iterator, c *candidate) (bool, error) {
-	if h, err := p.l.head(p.l.db, c.build.ID); err != nil || h.number != c.number {
+	if h, err := readHead(p.l.db, c.build.ID); err != nil || h.number != c.number {
 		return false, err
 	}
 	value, closer, err := p.l.db.Get(keyBuild(c.number))
@@ -318,7 +318,7 @@ func (p *pruning) unchanged(history *pebble.Iterator, c *candidate) (bool, error
 
 // remove takes a build and its events out of the ledger.
 func (g *group) remove(c *candidate) error {
-	h, err := g.l.head(g.l.db, c.build.ID)
+	h, err := readHead(g.w.db, c.build.ID)
 	if err != nil {
 		return err
 	}
@@ -347,10 +347,7 @@ func (g *group) raise(to watermark) error {
 // otherEvents removes the events of no build.
 func (p *pruning) otherEvents(ctx context.Context) error {
 	for from := uint64(0); ; {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		seqs, more, err := p.oldEvents(from)
+		seqs, more, err := p.oldEvents(ctx, from)
 		if err != nil || len(seqs) == 0 {
 			return err
 		}
@@ -363,7 +360,7 @@ func (p *pruning) otherEvents(ctx context.Context) error {
 				p.removed = g.removed
 				return err
 			}
-			if err := p.l.submit(&request{remove: remove, durable: true, done: make(chan struct{})}); err != nil {
+			if err := p.l.writer.submit(&request{remove: remove, durable: true, done: make(chan struct{})}); err != nil {
 				return err
 			}
 		}
@@ -376,11 +373,11 @@ func (p *pruning) otherEvents(ctx context.Context) error {
 
 // oldEvents returns the numbers of the next events that are of no build and old enough,
 // and whether there may be more.
-func (p *pruning) oldEvents(from uint64) (seqs []uint64, more bool, err error) {
-	if err := p.l.begin(); err != nil {
+func (p *pruning) oldEvents(ctx context.Context, from uint64) (seqs []uint64, more bool, err error) {
+	if err := p.l.db.begin(ctx); err != nil {
 		return nil, false, err
 	}
-	defer p.l.end()
+	defer p.l.db.end()
 	iter, err := p.l.db.NewIter(&pebble.IterOptions{LowerBound: keyHistory(0, from), UpperBound: historyPrefix(1)})
 	if err != nil {
 		return nil, false, err
@@ -388,11 +385,11 @@ func (p *pruning) oldEvents(from uint64) (seqs []uint64, more bool, err error) {
 	defer func() { err = errors.Join(err, iter.Close()) }()
 	for iter.First(); iter.Valid() && len(seqs) < sweepBatch; iter.Next() {
 		if len(iter.Key()) != 17 {
-			p.l.setAside(corrupt(iter.Key()))
+			p.l.db.setAside(corrupt(iter.Key()))
 			continue
 		}
 		seq := binary.BigEndian.Uint64(iter.Key()[9:])
-		value, err := p.l.get(p.l.db, keyEvent(seq))
+		value, err := get(p.l.db, keyEvent(seq))
 		if errors.Is(err, pebble.ErrNotFound) {
 			seqs = append(seqs, seq) // nothing but the entry is left
 			continue
@@ -400,7 +397,7 @@ func (p *pruning) oldEvents(from uint64) (seqs []uint64, more bool, err error) {
 		if err != nil {
 			return nil, false, fmt.Errorf("event %d: %w", seq, err)
 		}
-		e := p.l.readEvent(keyEvent(seq), value)
+		e := p.l.db.readEvent(keyEvent(seq), value)
 		if !e.Time.Before(p.opts.Before) || p.opts.KeepEventsFrom != 0 && seq >= p.opts.KeepEventsFrom {
 			return seqs, false, nil
 		}
@@ -413,10 +410,7 @@ func (p *pruning) oldEvents(from uint64) (seqs []uint64, more bool, err error) {
 func (p *pruning) sweep(ctx context.Context) error {
 	for _, prefix := range []byte{prefixTerm, prefixName, prefixTimes} {
 		for from := []byte{prefix}; from != nil; {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			keys, next, err := p.emptyEntries(from, after([]byte{prefix}))
+			keys, next, err := p.emptyEntries(ctx, from, after([]byte{prefix}))
 			if err != nil {
 				return err
 			}
@@ -425,7 +419,7 @@ func (p *pruning) sweep(ctx context.Context) error {
 				continue
 			}
 			remove := func(g *group) error { return p.removeEntries(g, keys) }
-			if err := p.l.submit(&request{remove: remove, done: make(chan struct{})}); err != nil {
+			if err := p.l.writer.submit(&request{remove: remove, done: make(chan struct{})}); err != nil {
 				return err
 			}
 		}
@@ -438,11 +432,11 @@ const maxSweep = 100_000
 
 // emptyEntries returns the next entries without builds, and where to go on, nil at the
 // end.
-func (p *pruning) emptyEntries(from, to []byte) (keys [][]byte, next []byte, err error) {
-	if err := p.l.begin(); err != nil {
+func (p *pruning) emptyEntries(ctx context.Context, from, to []byte) (keys [][]byte, next []byte, err error) {
+	if err := p.l.db.begin(ctx); err != nil {
 		return nil, nil, err
 	}
-	defer p.l.end()
+	defer p.l.db.end()
 	iter, err := p.l.db.NewIter(&pebble.IterOptions{LowerBound: from, UpperBound: to})
 	if err != nil {
 		return nil, nil, err
@@ -492,7 +486,7 @@ func (p *pruning) isEmpty(r pebble.Reader, key, value []byte) (bool, error) {
 // removeEntries removes entries that are still empty. The writing goroutine calls it.
 func (p *pruning) removeEntries(g *group, keys [][]byte) error {
 	for _, key := range keys {
-		value, err := p.l.get(p.l.db, key)
+		value, err := get(p.l.db, key)
 		if errors.Is(err, pebble.ErrNotFound) {
 			continue
 		}
@@ -523,11 +517,11 @@ func (p *pruning) compact(ctx context.Context) error {
 		ranges = append(ranges, [2][]byte{{prefix}, after([]byte{prefix})})
 	}
 	for _, r := range ranges {
-		if err := p.l.begin(); err != nil {
+		if err := p.l.db.begin(ctx); err != nil {
 			return err
 		}
-		err := p.l.await(func() error { return p.l.db.Compact(ctx, r[0], r[1], false) })
-		p.l.end()
+		err := p.l.db.await(func() error { return p.l.db.Compact(ctx, r[0], r[1], false) })
+		p.l.db.end()
 		if err != nil {
 			return err
 		}

@@ -168,7 +168,7 @@ func TestPruneLeavesNothing(t *testing.T) {
 	}
 	check(t, l)
 	left := make(map[byte]int)
-	if err := l.scan(nil, func(key, _ []byte) error { left[key[0]]++; return nil }); err != nil {
+	if err := scan(l.db, nil, func(key, _ []byte) error { left[key[0]]++; return nil }); err != nil {
 		t.Fatal(err)
 	}
 	// The last chunk may get more builds.

@@ -17,12 +17,12 @@ import (
 // nothing. It returns what is wrong with it; an error is that it could not be read.
 func Inspect(ctx context.Context, dir string, opts Options) (problems []error, err error) {
 	l := newLedger(dir, opts)
-	if l.lock, err = takeLock(dir, l.opts.FS); err != nil {
+	if l.db.lock, err = takeLock(dir, l.db.opts.FS); err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, l.unlock()) }()
+	defer func() { err = errors.Join(err, l.db.unlock()) }()
 	var found []error // which an abandoned function may still write to
-	if err := l.await(func() (err error) {
+	if err := l.db.await(func() (err error) {
 		found, err = l.inspect(ctx)
 		return err
 	}); err != nil {
@@ -32,13 +32,11 @@ func Inspect(ctx context.Context, dir string, opts Options) (problems []error, e
 }
 
 func (l *Ledger) inspect(ctx context.Context) (problems []error, err error) {
-	options := l.pebbleOptions()
-	options.ReadOnly = true
-	if l.db, err = pebble.Open(l.dir, options); err != nil {
+	if err := l.db.open(true); err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, l.db.Close()) }()
-	switch found, err := l.formatOf(); {
+	switch found, err := formatOf(l.db); {
 	case errors.Is(err, pebble.ErrNotFound): // there is nothing in it
 	case err != nil:
 		return nil, err
@@ -48,7 +46,7 @@ func (l *Ledger) inspect(ctx context.Context) (problems []error, err error) {
 	if err := l.db.CheckLevels(nil); err != nil {
 		return nil, err
 	}
-	found, err := l.readChanges()
+	found, err := readChanges(l.db)
 	isKnown := err == nil
 	if isRecordError(err) {
 		problems = append(problems, err)
@@ -77,7 +75,7 @@ func Repair(ctx context.Context, dir string, opts Options, keep func(key, value 
 		ctx: ctx, l: l, keep: keep, batch: l.db.NewBatch(),
 		builds: make(map[string]uint64), known: make(map[uint64]*known), bad: make(map[uint64]*lost), owners: make(map[uint64]uint64),
 	}
-	if err = l.await(r.run); err != nil {
+	if err = l.db.await(r.run); err != nil {
 		err = fmt.Errorf("repair ledger %s: %w", dir, err)
 	}
 	if err = errors.Join(err, l.Close()); err != nil {
@@ -117,7 +115,7 @@ type lost struct {
 }
 
 func (r *repair) run() error {
-	r.removed = r.l.watermark()
+	r.removed = r.l.published.watermark()
 	r.last = r.removed.event
 	for _, step := range []struct {
 		prefix byte
@@ -130,7 +128,7 @@ func (r *repair) run() error {
 		{prefixMachine, r.machine},
 		{prefixSetting, r.setting},
 	} {
-		if err := r.l.scan([]byte{step.prefix}, func(key, value []byte) error {
+		if err := scan(r.l.db, []byte{step.prefix}, func(key, value []byte) error {
 			if err := r.ctx.Err(); err != nil {
 				return err
 			}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -94,8 +95,7 @@ func (l *Ledger) Apply(ctx context.Context, changes []Change, durable bool) ([]u
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	err := l.submit(r)
-	if err != nil {
+	if err := l.writer.submit(r); err != nil {
 		return nil, err
 	}
 	return r.seqs, nil
@@ -122,7 +122,7 @@ func (l *Ledger) ApplyEach(ctx context.Context, changes []Change, durable bool) 
 		if err := ctx.Err(); err != nil {
 			return done, refusedBefore(refused, done), err
 		}
-		if err := l.submit(r); err != nil {
+		if err := l.writer.submit(r); err != nil {
 			return done, refusedBefore(refused, done), err
 		}
 		for _, one := range r.refused {
@@ -139,35 +139,71 @@ func refusedBefore(refused []Refusal, n int) []Refusal {
 	return slices.DeleteFunc(refused, func(r Refusal) bool { return r.Index >= n })
 }
 
+// writer is what the writing goroutine has.
+type writer struct {
+	db        *database
+	published *published
+	samples   *samples
+
+	// What follows belongs to the goroutine, once it runs.
+	numbers uint64          // the last build's
+	events  uint64          // the last event's
+	changes uint64          // that were made so far
+	counter *counter        // of what was acknowledged
+	synced  time.Time       // when what is written but not synced must be; zero if all is
+	systems map[string]bool // that have a 'y' key
+
+	mu    sync.Mutex
+	queue []*request // for the goroutine; guarded by mu
+	ended bool       // nothing more goes into queue; guarded by mu
+
+	wake    chan struct{} // holds a token when queue is not empty
+	written chan struct{} // closed when the goroutine has ended
+}
+
+// tally is how far the goroutine has come.
+func (w *writer) tally(now time.Time) Tally {
+	return Tally{Changes: w.changes, Event: w.events, Build: w.numbers, Time: now}
+}
+
+// takeNoMore has nothing more go into the queue, and reports whether anything could.
+func (w *writer) takeNoMore() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	ended := w.ended
+	w.ended = true
+	return !ended
+}
+
 // submit hands a request over and waits for its outcome.
-func (l *Ledger) submit(r *request) error {
-	if err := l.enqueue(r); err != nil {
+func (w *writer) submit(r *request) error {
+	if err := w.enqueue(r); err != nil {
 		return err
 	}
 	select {
 	case <-r.done:
-	case <-l.failed:
+	case <-w.db.failed:
 		select {
 		case <-r.done: // it was done before
 		default:
-			return l.Err()
+			return w.db.err()
 		}
 	}
 	return r.err
 }
 
-func (l *Ledger) enqueue(r *request) error {
-	if err := l.Err(); err != nil {
+func (w *writer) enqueue(r *request) error {
+	if err := w.db.err(); err != nil {
 		return err
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.ended {
-		return fmt.Errorf("ledger %s: %w", l.dir, ErrClosed)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.ended {
+		return fmt.Errorf("ledger %s: %w", w.db.dir, ErrClosed)
 	}
-	l.queue = append(l.queue, r)
+	w.queue = append(w.queue, r)
 	select {
-	case l.wake <- struct{}{}:
+	case w.wake <- struct{}{}:
 	default:
 	}
 	return nil
@@ -175,26 +211,26 @@ func (l *Ledger) enqueue(r *request) error {
 
 // write is the writing goroutine. It ends when the ledger is closed, with all
 // that was enqueued written and synced, or when the ledger fails.
-func (l *Ledger) write() {
-	defer close(l.written)
+func (w *writer) write() {
+	defer close(w.written)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for l.Err() == nil {
-		if !l.synced.IsZero() {
-			timer.Reset(time.Until(l.synced))
+	for w.db.err() == nil {
+		if !w.synced.IsZero() {
+			timer.Reset(time.Until(w.synced))
 		}
 		closing := false
 		select {
-		case <-l.wake:
+		case <-w.wake:
 		case <-timer.C:
-		case <-l.closing:
+		case <-w.db.closing:
 			closing = true
 		}
-		for group := l.take(); len(group) > 0 && l.Err() == nil; group = l.take() {
-			l.commit(group)
+		for group := w.take(); len(group) > 0 && w.db.err() == nil; group = w.take() {
+			w.commit(group)
 		}
-		if !l.synced.IsZero() && (closing || !time.Now().Before(l.synced)) {
-			l.sync()
+		if !w.synced.IsZero() && (closing || !time.Now().Before(w.synced)) {
+			w.sync()
 		}
 		if closing {
 			return
@@ -204,12 +240,12 @@ func (l *Ledger) write() {
 
 // take returns the requests that wait, up to maxGroup changes and maxGroupSize bytes, but
 // at least one. A removal comes alone: it looks at what all before it have written.
-func (l *Ledger) take() []*request {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+func (w *writer) take() []*request {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	n := 0
-	for changes, size := 0, 0; n < len(l.queue); n++ {
-		r := l.queue[n]
+	for changes, size := 0, 0; n < len(w.queue); n++ {
+		r := w.queue[n]
 		changes, size = changes+len(r.changes), size+r.size
 		if n > 0 && (r.remove != nil || changes > maxGroup || size > maxGroupSize) {
 			break
@@ -219,18 +255,18 @@ func (l *Ledger) take() []*request {
 			break
 		}
 	}
-	group := slices.Clone(l.queue[:n])
-	l.queue = slices.Delete(l.queue, 0, n)
+	group := slices.Clone(w.queue[:n])
+	w.queue = slices.Delete(w.queue, 0, n)
 	return group
 }
 
 // commit writes the requests of a group in one batch and answers them.
-func (l *Ledger) commit(group []*request) {
-	if err := l.room(); err != nil {
+func (w *writer) commit(group []*request) {
+	if err := w.room(); err != nil {
 		answer(group, err)
 		return
 	}
-	b := newGroup(l)
+	b := newGroup(w)
 	durable := false
 	accepted := make([]*request, 0, len(group))
 	for _, r := range group {
@@ -246,16 +282,16 @@ func (l *Ledger) commit(group []*request) {
 		accepted = append(accepted, r)
 		durable = durable || r.durable
 	}
-	if l.Err() != nil {
+	if w.db.err() != nil {
 		return // all get the failure
 	}
 	if err := b.write(durable); err != nil {
-		l.fail(err)
+		w.db.fail(err)
 		return
 	}
 	b.publish()
 	if durable {
-		l.counter.note(l.tally(b.now))
+		w.counter.note(w.tally(b.now))
 	}
 	for _, r := range accepted {
 		close(r.done)
@@ -271,30 +307,30 @@ func answer(group []*request, err error) {
 
 // room refuses changes while the disk is nearly full: a write that then failed
 // would be the end of the ledger.
-func (l *Ledger) room() error {
-	usage, err := l.opts.FS.GetDiskUsage(l.dir)
-	if err != nil || usage.TotalBytes == 0 || l.opts.MinFree < 0 {
+func (w *writer) room() error {
+	usage, err := w.db.opts.FS.GetDiskUsage(w.db.dir)
+	if err != nil || usage.TotalBytes == 0 || w.db.opts.MinFree < 0 {
 		return nil //nolint:nilerr // a file system that cannot say must not stop the ledger
 	}
-	if usage.AvailBytes < uint64(l.opts.MinFree) {
-		return fmt.Errorf("ledger %s: %w: %d bytes are free, and %d are kept free", l.dir, ErrDiskFull, usage.AvailBytes, l.opts.MinFree)
+	if usage.AvailBytes < uint64(w.db.opts.MinFree) {
+		return fmt.Errorf("ledger %s: %w: %d bytes are free, and %d are kept free", w.db.dir, ErrDiskFull, usage.AvailBytes, w.db.opts.MinFree)
 	}
 	return nil
 }
 
 // sync makes all that is written durable.
-func (l *Ledger) sync() {
-	l.synced = time.Time{}
-	if err := l.db.LogData(nil, pebble.Sync); err != nil {
-		l.fail(err)
+func (w *writer) sync() {
+	w.synced = time.Time{}
+	if err := w.db.LogData(nil, pebble.Sync); err != nil {
+		w.db.fail(err)
 		return
 	}
-	l.counter.note(l.tally(l.opts.Now()))
+	w.counter.note(w.tally(w.db.opts.Now()))
 }
 
 // group is a batch in the making. It sees its own changes.
 type group struct {
-	l       *Ledger
+	w       *writer
 	batch   *pebble.Batch
 	now     time.Time
 	numbers uint64
@@ -310,9 +346,9 @@ type group struct {
 	counts  map[countKey]int  // what is added to those of the ledger
 }
 
-func newGroup(l *Ledger) *group {
+func newGroup(w *writer) *group {
 	return &group{
-		l: l, batch: l.db.NewBatch(), now: l.opts.Now(), numbers: l.numbers, events: l.events, changes: l.changes, removed: l.watermark(),
+		w: w, batch: w.db.NewBatch(), now: w.db.opts.Now(), numbers: w.numbers, events: w.events, changes: w.changes, removed: w.published.watermark(),
 		heads: make(map[string]head), terms: make(map[string]*terms), samples: make(map[string][]Sample),
 		ops: make(map[string][]byte), spans: make(map[int64]span),
 		systems: make(map[string]bool), counts: make(map[countKey]int),
@@ -351,8 +387,8 @@ func (g *group) add(r *request) error {
 // broken fails the ledger: what check has let through can't be refused but by an error of
 // the database, and part of the request may be in the batch.
 func (g *group) broken(err error) error {
-	g.l.fail(err)
-	return g.l.Err()
+	g.w.db.fail(err)
+	return g.w.db.err()
 }
 
 // check applies the rules that depend on what is in the ledger.
@@ -415,7 +451,7 @@ func (g *group) head(id string) (head, error) {
 	if h, ok := g.heads[id]; ok {
 		return h, nil
 	}
-	h, err := g.l.head(g.l.db, id)
+	h, err := readHead(g.w.db, id)
 	if err == nil {
 		g.heads[id] = h
 	}
@@ -501,7 +537,7 @@ func (g *group) indexFixed(h head, t *terms) {
 		s = span{t.submitted, t.submitted}
 	}
 	g.spans[chunk] = s.join(span{t.submitted, t.submitted})
-	if !g.l.systems[t.system] {
+	if !g.w.systems[t.system] {
 		g.systems[t.system] = true
 	}
 }
@@ -556,7 +592,7 @@ func (g *group) termsOf(id string, h head) (*terms, error) {
 	if t := g.terms[id]; t != nil {
 		return t, nil
 	}
-	b, err := g.l.record(g.l.db, h.number)
+	b, err := readBuild(g.w.db, h.number)
 	if err != nil {
 		return nil, err
 	}
@@ -593,7 +629,7 @@ func (g *group) putSample(d *Duration) error {
 	samples, ok := g.samples[string(key)]
 	if !ok {
 		var err error
-		if samples, err = g.l.samplesOf(key); err != nil {
+		if samples, err = g.w.samples.of(key); err != nil {
 			return err
 		}
 	}
@@ -619,7 +655,7 @@ func (g *group) write(durable bool) (err error) {
 	if err := g.batch.Set(keyChanges, encodeChanges(g.changes, g.now), nil); err != nil {
 		return err
 	}
-	g.l.setWatermark(g.removed) // before the batch: who sees gaps must know of them
+	g.w.published.setWatermark(g.removed) // before the batch: who sees gaps must know of them
 	options := pebble.NoSync
 	if durable {
 		options = pebble.Sync
@@ -629,29 +665,18 @@ func (g *group) write(durable bool) (err error) {
 	}
 	switch {
 	case durable:
-		g.l.synced = time.Time{}
-	case g.l.synced.IsZero():
-		g.l.synced = time.Now().Add(g.l.opts.SyncDelay)
+		g.w.synced = time.Time{}
+	case g.w.synced.IsZero():
+		g.w.synced = time.Now().Add(g.w.db.opts.SyncDelay)
 	}
 	return nil
 }
 
 // publish makes the events known to those who follow them.
 func (g *group) publish() {
-	l := g.l
-	l.numbers, l.events, l.changes = g.numbers, g.events, g.changes
-	maps.Copy(l.systems, g.systems)
-	l.sampling.Lock()
-	maps.Copy(l.samples, g.samples)
-	l.sampling.Unlock()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for key, n := range g.counts {
-		l.counts[key] += n
-	}
-	if l.last != g.events {
-		l.last = g.events
-		close(l.changed)
-		l.changed = make(chan struct{})
-	}
+	w := g.w
+	w.numbers, w.events, w.changes = g.numbers, g.events, g.changes
+	maps.Copy(w.systems, g.systems)
+	w.samples.remember(g.samples)
+	w.published.advance(g.events, g.counts)
 }
