@@ -6,7 +6,10 @@
 // of [command.Command], made by a function in the file that is named after it.
 //
 // The package decides nothing about builds: it asks the coordinator over its
-// socket, or opens the head's store where no coordinator is needed.
+// socket, or opens the head's store where no coordinator is needed. It has the
+// commands and no more: what a command is, with help and completion, is
+// package command; how builds and machines look is package display; waiting for
+// builds is package watch.
 package cli
 
 import (

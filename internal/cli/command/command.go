@@ -93,12 +93,12 @@ func (c *Command) find(names []string) (*Command, []string) {
 	return c, names
 }
 
-func (c *Command) unknown(name string) error {
-	names := make([]string, 0, len(c.Sub))
+// names are those of the commands below c.
+func (c *Command) names() (names []string) {
 	for _, s := range c.Sub {
 		names = append(names, s.Name)
 	}
-	return UsageErrorf("%s: unknown command %q; %s", c.path(), name, NearestOf(name, names, "the commands are"))
+	return names
 }
 
 // allFlags returns the command's flags and its action, nil if it only has commands below it.
@@ -199,11 +199,11 @@ func (c *Command) Incomplete(inv *Invocation) error {
 		}
 		return Exit(ExitUsage, nil)
 	}
-	var names []string
-	for _, s := range c.Sub {
-		names = append(names, s.Name)
-	}
-	return UsageErrorf("%s: which one? %s (see \"%s --help\")", c.path(), strings.Join(names, ", "), c.path())
+	return UsageErrorf("%s: which one? %s (see \"%s --help\")", c.path(), strings.Join(c.names(), ", "), c.path())
+}
+
+func (c *Command) unknown(name string) error {
+	return UsageErrorf("%s: unknown command %q; %s", c.path(), name, NearestOf(name, c.names(), "the commands are"))
 }
 
 // takes returns what the first argument is, and how many there may be, as the synopsis says.

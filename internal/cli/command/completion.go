@@ -26,7 +26,7 @@ func OneOf(words ...string) Values {
 
 // Completions are the values that a program offers where somebody types.
 type Completions struct {
-	// Flag has those of a flag; nil where it takes a number, a text or a file.
+	// Flag has those of a flag; nil where it takes a number, a text or a file. It must be set.
 	Flag func(f *pflag.Flag) Values
 	// Argument has those of arguments, by the word that stands for them in a synopsis.
 	// Others are files.
