@@ -48,6 +48,7 @@ import (
 	"lighter/internal/coordinator/inventory"
 	"lighter/internal/coordinator/mailbox"
 	"lighter/internal/coordinator/peer"
+	"lighter/internal/coordinator/recorder"
 	"lighter/internal/coordinator/remote"
 	"lighter/internal/ledger"
 	"lighter/internal/machinetest"
@@ -114,6 +115,7 @@ type Config struct {
 	now       func() time.Time                  // nil is the computer's clock; for tests
 	newAgent  func(machines.Machine) peer.Agent // nil is the real one; for tests
 	headSpace func() (api.HeadStatus, error)    // nil asks the file systems; for tests
+	apply     applyFunc                         // nil is the ledger's ApplyEach; for tests
 }
 
 // Limits are the numbers that a coordinator works with. The zero value is good.
@@ -234,7 +236,7 @@ type Coordinator struct {
 	mail       *mailbox.Mailbox[func(*loop)]
 	intake     *intake.Intake
 	pruner     *attic.Pruner
-	recorder   *recorder
+	recorder   *recorder.Recorder
 	expander   *expander
 	eventHooks *hooks.Engine
 	group      sync.WaitGroup // every goroutine that Run started

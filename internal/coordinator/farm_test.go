@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -37,6 +38,8 @@ type farm struct {
 	ledger *ledger.Ledger
 	c      *Coordinator
 	stop   func()
+	dead   atomic.Bool // nothing of the loop reaches the ledger any more
+	full   atomic.Bool // as if its disk was full
 	over   chan error
 
 	access    *TestAccess
@@ -114,12 +117,13 @@ func (f *farm) start() {
 	if f.ledger, err = ledger.Open(filepath.Join(f.dir, "ledger"), ledger.Options{MinFree: -1}); err != nil {
 		f.t.Fatal(err)
 	}
-	f.config.Ledger = f.ledger
+	f.config.Ledger, f.config.apply = f.ledger, f.record
 	if f.c, err = New(f.config); err != nil {
 		f.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	f.over = make(chan error, 1)
+	f.dead.Store(false)
 	c := f.c
 	go func() { f.over <- c.Run(ctx) }()
 	f.stop = cancel
@@ -146,8 +150,20 @@ func (f *farm) shutDown() {
 
 // crash ends the coordinator so that nothing more reaches the ledger.
 func (f *farm) crash() {
-	f.c.recorder.dead.Store(true)
+	f.dead.Store(true)
 	f.shutDown()
+}
+
+// record is what the coordinator's recorder sees of the ledger.
+func (f *farm) record(ctx context.Context, changes []ledger.Change) (done int, refused []ledger.Refusal, err error) {
+	switch {
+	case f.dead.Load():
+		<-f.c.stopped
+		return 0, nil, errStopping
+	case f.full.Load():
+		return 0, nil, ledger.ErrDiskFull
+	}
+	return f.config.Ledger.ApplyEach(ctx, changes, true)
 }
 
 // drv adds a derivation to the head's store. Its output refers to those of inputs.

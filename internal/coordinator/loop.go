@@ -8,6 +8,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/coordinator/delivery"
 	"lighter/internal/coordinator/inventory"
+	"lighter/internal/coordinator/recorder"
 	"lighter/internal/ledger"
 	"lighter/scheduler"
 	"lighter/store"
@@ -87,7 +88,7 @@ func (l *loop) openMachines() error {
 
 // start starts what runs as long as the coordinator.
 func (l *loop) start() {
-	l.group.Go(func() { l.recorder.run(l.ctx) })
+	l.group.Go(func() { l.recorder.Run(l.ctx) })
 	l.group.Go(func() { l.expander.run(l.ctx) })
 	for _, m := range l.machines {
 		m.start(l.ctx)
@@ -137,7 +138,7 @@ func (l *loop) run() error {
 // whose sake nobody has to wait.
 func (l *loop) flush() {
 	l.record()
-	l.recorder.flush()
+	l.recorder.Flush()
 }
 
 // post asks the loop to call f. It never blocks; f is not called if Run is over.
@@ -240,12 +241,35 @@ func (l *loop) change(ch ledger.Change) {
 // durably calls f in the loop once everything changed so far is durable.
 func (l *loop) durably(f func()) { l.after = append(l.after, f) }
 
+// applyFunc makes changes durable in the ledger, each for itself.
+type applyFunc func(context.Context, []ledger.Change) (done int, refused []ledger.Refusal, err error)
+
+func newRecorder(c *Coordinator) *recorder.Recorder {
+	apply := c.cfg.apply
+	if apply == nil {
+		apply = func(ctx context.Context, changes []ledger.Change) (int, []ledger.Refusal, error) {
+			return c.ledger.ApplyEach(ctx, changes, true)
+		}
+	}
+	return recorder.New(recorder.Options{
+		Apply: apply, Logger: c.log, Refused: c.refused, Failed: c.stop,
+		Resumed: func() { c.post(func(l *loop) { l.placing = true }) },
+		Durable: func(after []func()) {
+			c.post(func(*loop) {
+				for _, f := range after {
+					f()
+				}
+			})
+		},
+	})
+}
+
 // record gives the recorder what changed since it was last called.
 func (l *loop) record() {
 	if len(l.changed) == 0 && len(l.after) == 0 {
 		return
 	}
-	l.recorder.mail.Put(batch{l.changed, l.after})
+	l.recorder.Put(l.changed, l.after)
 	l.changed, l.after = nil, nil
 }
 

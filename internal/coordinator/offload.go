@@ -158,8 +158,8 @@ func (l *loop) verdictOn(q *hookapi.Question) (a hookapi.Answer, hopeful bool) {
 		}
 		return hookapi.Answer{Verdict: hookapi.Postpone, Reason: reason}
 	}
-	if s := l.recorder.stalled.Load(); s != nil {
-		return later("the coordinator's ledger takes no changes: " + s.err.Error()), false
+	if err := l.recorder.Stalled(); err != nil {
+		return later("the coordinator's ledger takes no changes: " + err.Error()), false
 	}
 	if held := l.held(); held != "" {
 		return later("the coordinator is " + held), false

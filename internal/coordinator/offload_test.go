@@ -1,7 +1,6 @@
 package coordinator
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -12,6 +11,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/coordinator/headstore"
 	"lighter/internal/hookapi"
+	"lighter/internal/ledger"
 	"lighter/store"
 	"lighter/store/derivation"
 )
@@ -136,9 +136,11 @@ func TestOffloadLedgerStalled(t *testing.T) {
 	drv := f.drv("one", "")
 	f.ask(f.question(drv)) // the machine was reached
 	f.recorded()
-	f.c.recorder.stalled.Store(&stall{time.Now(), errors.New("disk full")})
-	f.wantLater(drv, "disk full")
-	f.c.recorder.stalled.Store(nil)
+	f.full.Store(true)
+	f.c.post(func(l *loop) { l.event("m1", "something that is to be recorded") })
+	f.until("the ledger takes nothing", func() bool { return f.c.recorder.Stalled() != nil })
+	f.wantLater(drv, ledger.ErrDiskFull.Error())
+	f.full.Store(false)
 }
 
 func TestOffloadPostponesWhatAClientHasBuilt(t *testing.T) {

@@ -32,7 +32,7 @@ func (l *loop) place() {
 			l.placeBy(until) // anything earlier has taken its place
 		}
 	}
-	if l.queue.Len() == 0 || l.held() != "" || l.grace != nil || l.recorder.stalled.Load() != nil {
+	if l.queue.Len() == 0 || l.held() != "" || l.grace != nil || l.recorder.Stalled() != nil {
 		return
 	}
 	l.begin(l.plan(now))
@@ -239,7 +239,7 @@ func (m *machine) possible(b *scheduler.Build) bool {
 // lookForIdleMachines checks that no build waits which a free machine could take.
 // The loop places whenever something changed, so what is found here is a bug.
 func (l *loop) lookForIdleMachines() {
-	if l.grace != nil || l.recorder.stalled.Load() != nil || l.queue.Len() == 0 || l.held() != "" {
+	if l.grace != nil || l.recorder.Stalled() != nil || l.queue.Len() == 0 || l.held() != "" {
 		return
 	}
 	now := l.now()
@@ -304,8 +304,8 @@ func (t *task) why(l *loop, r *liveBuild) *api.Why {
 const maxListed = 100
 
 func (t *task) waitReason(l *loop, could []string, now time.Time) string {
-	if s := l.recorder.stalled.Load(); s != nil {
-		return "the ledger takes no changes: " + s.err.Error()
+	if err := l.recorder.Stalled(); err != nil {
+		return "the ledger takes no changes: " + err.Error()
 	}
 	switch {
 	case t.expanding && l.grace != nil:

@@ -8,19 +8,14 @@ import (
 	"lighter/internal/ledger"
 )
 
-// refused deals with pending changes that the ledger refuses; the others are made. One that
-// is about a build ends the build, as failed: else ledger and loop would know different
-// things of it.
-func (r *recorder) refused(list []ledger.Refusal) {
-	for _, one := range list {
-		ch := &r.pending.changes[one.Index]
-		r.c.log.Error("the ledger refuses a change", "err", one.Err)
-		if ch.Build == nil || ch.Event != nil && ch.Event.Kind == api.KindRefused {
-			continue // such as an event of a build that was refused itself; or nothing is left to try
-		}
-		id := ch.Build.ID
-		r.c.post(func(l *loop) { l.endRefused(id, one.Err) })
+// refused deals with a change that the ledger refuses. One that is about a build ends the
+// build, as failed: else ledger and loop would know different things of it.
+func (c *Coordinator) refused(ch ledger.Change, cause error) {
+	if ch.Build == nil || ch.Event != nil && ch.Event.Kind == api.KindRefused {
+		return // such as an event of a build that was refused itself; or nothing is left to try
 	}
+	id := ch.Build.ID
+	c.post(func(l *loop) { l.endRefused(id, cause) })
 }
 
 // endRefused ends a build of which the ledger refuses a change.

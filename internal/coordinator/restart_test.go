@@ -97,9 +97,7 @@ func TestRestartWithoutTheMachine(t *testing.T) {
 
 func TestForeignBuildsAreLeftAlone(t *testing.T) {
 	f := newFarm(t, nil, "m1")
-	g := &farm{t: t}
-	*g = *f
-	g.dir = t.TempDir()
+	g := &farm{t: t, dir: t.TempDir(), head: f.head, acl: f.acl, agents: f.agents, config: f.config, hasher: f.hasher}
 	id := f.submit(f.drv("one", "hold"))[0]
 	f.awaitState(id, api.Building)
 	g.start() // another coordinator, with another ledger, uses the same agent

@@ -1,0 +1,161 @@
+// Package recorder writes what a coordinator's loop changed into the ledger, in order. While
+// it waits for the disk the loop goes on, and what piles up meanwhile is written at once.
+package recorder
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"lighter/internal/backoff"
+	"lighter/internal/coordinator/mailbox"
+	"lighter/internal/ledger"
+)
+
+// Options are what a Recorder works with. All of them are required. Run calls the functions
+// from its goroutine.
+type Options struct {
+	// Apply makes changes durable, each for itself, as [ledger.Ledger.ApplyEach] does.
+	Apply  func(context.Context, []ledger.Change) (done int, refused []ledger.Refusal, err error)
+	Logger *slog.Logger
+	// Durable is given what was put with changes that are durable now.
+	Durable func(after []func())
+	// Refused is told of a change that the ledger refuses; the others are made.
+	Refused func(ledger.Change, error)
+	// Resumed is called when the ledger takes changes again: see [Recorder.Stalled].
+	Resumed func()
+	// Failed is called when the ledger can't be used any more. Run returns then.
+	Failed func(error)
+}
+
+// Recorder is described in the package comment.
+type Recorder struct {
+	Options
+	mail    *mailbox.Mailbox[batch]
+	pending batch
+	stalled atomic.Pointer[error] // why the ledger takes nothing
+}
+
+// batch is a piece of history: changes, and what to call when they are durable.
+type batch struct {
+	changes []ledger.Change
+	after   []func()
+}
+
+// New returns a Recorder that has not started anything.
+func New(opts Options) *Recorder { return &Recorder{Options: opts, mail: mailbox.New[batch]()} }
+
+// maxApply bounds how many changes go to the ledger at once.
+const maxApply = 4096
+
+// stallRetry is the time between two tries when the disk is full.
+const stallRetry = time.Second
+
+// Put has changes written, after all that were put before, and functions given to Durable
+// then. It never waits. The changes are the Recorder's from now on.
+func (r *Recorder) Put(changes []ledger.Change, after []func()) { r.mail.Put(batch{changes, after}) }
+
+// Stalled says why the ledger takes no changes for the time being; nil if it does. Any
+// goroutine may ask.
+func (r *Recorder) Stalled() error {
+	if err := r.stalled.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// Run writes until ctx ends or the ledger fails.
+func (r *Recorder) Run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.mail.Ready():
+		}
+		for r.collect(); !r.pending.empty(); r.collect() {
+			if !r.write(ctx) {
+				return
+			}
+		}
+	}
+}
+
+func (b *batch) empty() bool { return len(b.changes) == 0 && len(b.after) == 0 }
+
+func (r *Recorder) collect() {
+	for _, b := range r.mail.Take() {
+		r.pending.changes = append(r.pending.changes, b.changes...)
+		r.pending.after = append(r.pending.after, b.after...)
+	}
+}
+
+// write writes what is pending, and waits for room on the disk if there is none.
+// It reports whether to go on.
+func (r *Recorder) write(ctx context.Context) bool {
+	for {
+		err := r.apply(ctx)
+		switch {
+		case err == nil:
+			return true
+		case ctx.Err() != nil:
+			return false
+		case !errors.Is(err, ledger.ErrDiskFull):
+			r.Failed(err)
+			return false
+		}
+		if r.stalled.CompareAndSwap(nil, &err) {
+			r.Logger.Error("the ledger takes no changes; nothing new is started until it does", "err", err)
+		}
+		if backoff.Wait(ctx, stallRetry) != nil {
+			return false
+		}
+		r.collect()
+	}
+}
+
+func (r *Recorder) apply(ctx context.Context) error {
+	for len(r.pending.changes) > 0 {
+		changes := r.pending.changes[:min(len(r.pending.changes), maxApply)]
+		done, refused, err := r.Apply(ctx, changes)
+		for _, one := range refused {
+			r.Logger.Error("the ledger refuses a change", "err", one.Err)
+			r.Refused(changes[one.Index], one.Err)
+		}
+		r.pending.changes = r.pending.changes[done:]
+		if err != nil {
+			return err
+		}
+	}
+	if r.stalled.Swap(nil) != nil {
+		r.Logger.Info("the ledger takes changes again")
+		r.Resumed()
+	}
+	if len(r.pending.after) > 0 {
+		r.Durable(r.pending.after)
+	}
+	r.pending = batch{}
+	return nil
+}
+
+// lastWrite bounds the time that a coordinator which stops gives the ledger.
+const lastWrite = 5 * time.Second
+
+// Flush writes what is left, after Run is over. Nobody is told of it.
+func (r *Recorder) Flush() {
+	r.collect()
+	if len(r.pending.changes) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), lastWrite)
+	defer cancel()
+	done, refused, err := r.Apply(ctx, r.pending.changes)
+	for i := range refused {
+		r.Logger.Error("the ledger refuses a change", "err", refused[i].Err)
+	}
+	if err != nil {
+		// Nothing acknowledged is lost: what is unknown is asked of machines again.
+		r.Logger.Warn("the last changes are not in the ledger", "changes", len(r.pending.changes)-done, "err", err)
+	}
+}
