@@ -4,6 +4,7 @@
 package api
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -81,6 +82,9 @@ const KindDependency = "dependency"
 // KindFault is the Kind of a failure of a machine whose agent did what none may: answer what
 // cannot be right, or not in time.
 const KindFault = "fault"
+
+// KindDiffers is the Kind of the failure of a check whose machines made different things.
+const KindDiffers = "differs"
 
 func (f *Failure) Error() string {
 	if f.Machine != "" {
@@ -180,6 +184,10 @@ type Build struct {
 	// Results has what a check found, by machine.
 	Results []CheckResult `json:"results,omitempty"`
 }
+
+// LogID returns the id under which the logs of the build's attempts are kept. A check has none
+// of its own.
+func (b *Build) LogID() string { return cmp.Or(b.Shares, b.ID) }
 
 // Submitter is a user of the head.
 type Submitter struct {

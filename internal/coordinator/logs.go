@@ -1,7 +1,6 @@
 package coordinator
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -10,14 +9,11 @@ import (
 	"lighter/internal/coordinator/buildlog"
 )
 
-// logID returns the id under which the logs of a build are kept, unless it is a check.
-func logID(b *api.Build) string { return cmp.Or(b.Shares, b.ID) }
-
 // LastLog returns the log of a build's current or last attempt. Of a check it is that of the
 // first machine on which the build fails, or of the first of all.
 func LastLog(b *api.Build) buildlog.Name {
 	if b.Check == 0 {
-		return buildlog.Name{ID: logID(b), Attempt: b.Attempt}
+		return buildlog.Name{ID: b.LogID(), Attempt: b.Attempt}
 	}
 	var last buildlog.Name
 	for i := range b.Results {
@@ -45,7 +41,7 @@ func (c *Coordinator) ChosenLog(ctx context.Context, b *api.Build, attempt int64
 	case attempt > int64(b.Attempt):
 		return chosen, api.BadRequest("build %s has no attempt %d: the last one is %d", b.ID, attempt, b.Attempt)
 	case attempt > 0:
-		return buildlog.Name{ID: logID(b), Attempt: int(attempt)}, nil
+		return buildlog.Name{ID: b.LogID(), Attempt: int(attempt)}, nil
 	case machine == "":
 		return chosen, nil
 	}
@@ -84,7 +80,7 @@ func (c *Coordinator) triedOn(ctx context.Context, b *api.Build, machine string)
 	events, err := c.ledger.BuildEvents(ctx, b.ID)
 	for i := range events {
 		if events[i].Machine == machine && events[i].Attempt > 0 {
-			found = buildlog.Name{ID: logID(b), Attempt: events[i].Attempt}
+			found = buildlog.Name{ID: b.LogID(), Attempt: events[i].Attempt}
 		}
 	}
 	return found, err
