@@ -10,6 +10,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/coordinator/headroom"
 	"lighter/machines"
 )
 
@@ -177,37 +178,11 @@ func TestAdmission(t *testing.T) {
 	f.idle()
 }
 
-func TestHeadLimits(t *testing.T) {
-	limits := HeadLimits{MinFreeDisk: 1 << 30, MinFreeInodes: 100, MinFreeStateDisk: 1 << 20}
-	for _, tt := range []struct {
-		name  string
-		s     api.HeadStatus
-		slack float64
-		want  string
-	}{
-		{"room", api.HeadStatus{FreeDisk: 1 << 30, FreeInodes: 100, StateFreeDisk: 1 << 20}, 0, ""},
-		{"store", api.HeadStatus{FreeDisk: 1<<30 - 1, FreeInodes: 100, StateFreeDisk: 1 << 20}, 0, "1.00 GiB free where the store is, 1.00 GiB are wanted"},
-		{"state", api.HeadStatus{FreeDisk: 1 << 30, FreeInodes: 100}, 0, "0 B free where the coordinator's state is, 1.00 MiB are wanted"},
-		{"inodes", api.HeadStatus{FreeDisk: 1 << 30, FreeInodes: 99, StateFreeDisk: 1 << 20}, 0, "99 free inodes where the store is, 100 are wanted"},
-		{"slack", api.HeadStatus{FreeDisk: 2 << 30, FreeInodes: 105, StateFreeDisk: 2 << 20}, 0.1, "105 free inodes where the store is, 110 are wanted"},
-		{"not known", api.HeadStatus{FreeDisk: -1, FreeInodes: -1, StateFreeDisk: -1}, 0, ""},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			if got := limits.lacks(&tt.s, tt.slack); got != tt.want {
-				t.Errorf("got %q, want %q", got, tt.want)
-			}
-		})
-	}
-	if got := (&HeadLimits{}).lacks(&api.HeadStatus{}, 0); got != "" {
-		t.Errorf("without limits: %q", got)
-	}
-}
-
 // TestHeadWithoutRoom has the head's disk fill while a build runs: its outputs wait, nothing
 // is started, and both go on when there is room.
 func TestHeadWithoutRoom(t *testing.T) {
 	f := newFarm(t, func(c *Config) {
-		c.HeadLimits = HeadLimits{MinFreeDisk: 1 << 30}
+		c.HeadLimits = headroom.Limits{MinFreeDisk: 1 << 30}
 		c.headSpace = func() (api.HeadStatus, error) { return api.HeadStatus{}, errors.New("the test says it") }
 	}, "m1")
 	measure := func(free int64) {

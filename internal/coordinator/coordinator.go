@@ -33,7 +33,6 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -43,6 +42,7 @@ import (
 	"lighter/internal/coordinator/attic"
 	"lighter/internal/coordinator/buildlog"
 	"lighter/internal/coordinator/delivery"
+	"lighter/internal/coordinator/headroom"
 	"lighter/internal/coordinator/headstore"
 	"lighter/internal/coordinator/intake"
 	"lighter/internal/coordinator/inventory"
@@ -77,7 +77,7 @@ type Config struct {
 	// StoreFolder and StateFolder are the folders whose disks HeadLimits are about: of the
 	// store, and of ledger and logs. Empty ones are not looked at.
 	StoreFolder, StateFolder string
-	HeadLimits               HeadLimits
+	HeadLimits               headroom.Limits
 	// ACL returns the keys whose archives Store takes, so that a machine with
 	// another key is found out before it builds anything. nil means: not known.
 	ACL func() (*signature.ACL, error)
@@ -252,9 +252,8 @@ type Coordinator struct {
 	// hookCounts returns how many runs of event hooks are to come, and how many are parked.
 	// Any goroutine may call it; nil means that there are no hooks.
 	hookCounts func() (pending, parked int)
-	coming     atomic.Int64  // NAR bytes that are being fetched home; see reserve
 	reading    chan struct{} // has room for one: who reads the machines file
-	room       *gate         // shut while the head's disks are full; then nothing is fetched home
+	room       *headroom.Room
 	longOrders chan struct{} // holds one for each that is in memory
 
 	ctx context.Context // of Run
@@ -269,14 +268,17 @@ func New(cfg Config) (*Coordinator, error) {
 		head: headstore.New(cfg.Store), moving: peer.NewTransfers(), started: time.Now(), latency: newLatency(),
 		longOrders: make(chan struct{}, maxLongOrders),
 		mail:       mailbox.New[func(*loop)](), recovered: make(chan struct{}), stopped: make(chan struct{}), fatal: make(chan error, 1),
-		reading: make(chan struct{}, 1), room: newGate(),
+		reading: make(chan struct{}, 1),
 	}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
+	c.room = headroom.New(headroom.Options{
+		Limits: cfg.HeadLimits, StoreFolder: cfg.StoreFolder, StateFolder: cfg.StateFolder, Measure: cfg.headSpace, Logger: c.log,
+	})
 	c.kept = inventory.New(c.head, c.ledger)
 	c.forPeers = peer.Config{
-		Head: c.head, HeadStore: cfg.Advice.StoreKind, Transfers: c.moving, Logger: c.log, Group: &c.group, Room: c.room.wait, NeedsPerson: cfg.NeedsPerson, NewAgent: cfg.newAgent,
+		Head: c.head, HeadStore: cfg.Advice.StoreKind, Transfers: c.moving, Logger: c.log, Group: &c.group, Room: c.room.Wait, NeedsPerson: cfg.NeedsPerson, NewAgent: cfg.newAgent,
 		Limits: peer.Limits{
 			Streams: c.limits.Streams, BatchBytes: c.limits.BatchBytes, BatchItems: c.limits.BatchItems,
 			PollInterval: c.limits.PollInterval, ContactTimeout: c.limits.ContactTimeout,
@@ -291,7 +293,7 @@ func New(cfg Config) (*Coordinator, error) {
 		Logs: c.logs, Logger: c.log, Alive: func(ctx context.Context) error { return c.do(ctx, func(*loop) {}) },
 	}
 	c.forAttempts = remote.Config{
-		Head: c.head, Logs: c.logs, Inventory: c.kept, Reserve: c.reserve, Logger: c.log, Limits: remote.Limits{
+		Head: c.head, Logs: c.logs, Inventory: c.kept, Reserve: c.room.Reserve, Logger: c.log, Limits: remote.Limits{
 			AnswerTimeout: c.limits.AnswerTimeout, MachineLostAfter: c.limits.MachineLostAfter, SendPatience: c.limits.SendPatience,
 		},
 	}

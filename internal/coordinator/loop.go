@@ -28,7 +28,6 @@ type loop struct {
 	byName    map[string]*machine
 	file      machinesFile
 	pause     pauseSetting
-	headLow   string // what the head's disks lack; empty if nothing
 	space     api.HeadStatus
 	counts    counters
 	gc        timedGC
@@ -96,7 +95,9 @@ func (l *loop) start() {
 	if l.cfg.LoadMachines != nil && l.cfg.MachinesFile != "" {
 		l.group.Go(func() { l.watchMachines(l.ctx) })
 	}
-	l.group.Go(func() { l.watchHead(l.ctx) })
+	l.group.Go(func() {
+		l.room.Watch(l.ctx, func(s api.HeadStatus) { l.post(func(l *loop) { l.headMeasured(s) }) })
+	})
 	l.group.Go(func() { l.pruner.Run(l.ctx, l.cfg.PruneAfter, l.cfg.PruneKeepLogs) })
 }
 

@@ -271,7 +271,7 @@ func (t *task) why(l *loop, r *liveBuild) *api.Why {
 			w.WaitsFor = append(w.WaitsFor, in.builds[0].Build)
 		}
 	}
-	if t.state == api.Fetching && l.headLow != "" {
+	if t.state == api.Fetching && l.room.Low() != "" {
 		w.Summary = l.held()
 	}
 	if t.node == nil || t.state != api.Queued {

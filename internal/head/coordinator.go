@@ -19,6 +19,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/api/apiserver"
 	"lighter/internal/coordinator"
+	"lighter/internal/coordinator/headroom"
 	"lighter/internal/coordinator/peer"
 	"lighter/internal/human"
 	"lighter/internal/ledger"
@@ -163,8 +164,8 @@ func limitsOf(s *settings.Settings) coordinator.Limits {
 	return l
 }
 
-func headLimitsOf(s *settings.Settings) coordinator.HeadLimits {
-	return coordinator.HeadLimits{
+func headLimitsOf(s *settings.Settings) headroom.Limits {
+	return headroom.Limits{
 		MinFreeDisk: s.Head.MinFreeDisk, MinFreeInodes: s.Head.MinFreeInodes, MinFreeStateDisk: s.Head.MinFreeStateDisk,
 	}
 }
