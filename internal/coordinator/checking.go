@@ -19,6 +19,7 @@ import (
 type checking struct {
 	c      *Coordinator
 	whose  *api.Submitter // of it, and of what is built for it
+	ctx    context.Context
 	cancel context.CancelCauseFunc
 	made   chan *compare.Made // has room for all
 
@@ -34,19 +35,21 @@ type checking struct {
 
 // takeUpCheck starts a check.
 func (l *loop) takeUpCheck(b *api.Build) {
-	ctx, cancel := context.WithCancelCause(l.ctx)
 	k := &checking{
-		c: l.Coordinator, whose: b.Submitter, cancel: cancel, used: make(map[string]bool), tasks: make(map[*task]bool),
+		c: l.Coordinator, whose: b.Submitter, used: make(map[string]bool), tasks: make(map[*task]bool),
 		made: make(chan *compare.Made, api.MaxChecks*(l.limits.MaxAttempts+1)),
 	}
+	k.ctx, k.cancel = context.WithCancelCause(l.ctx)
 	k.rec = &liveBuild{Build: *b, task: &task{drv: b.Derivation, id: b.ID, state: b.State}, check: k}
 	l.builds[b.ID] = k.rec
 	request := b.Request
-	l.group.Go(func() {
-		defer cancel(nil)
-		end := compare.Run(ctx, k, k.c.head, request)
-		k.c.post(func(l *loop) { k.concluded(l, end) })
-	})
+	l.group.Go(func() { k.carryOut(request) })
+}
+
+func (k *checking) carryOut(r api.Request) {
+	defer k.cancel(nil)
+	end := compare.Run(k.ctx, k, k.c.head, r)
+	k.c.post(func(l *loop) { k.concluded(l, end) })
 }
 
 // comparisons returns all ids that builds for a check may have had on machines: so many
