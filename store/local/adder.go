@@ -35,7 +35,7 @@ func (s *Store) addText(ctx context.Context, name string, content []byte, refere
 	}
 	var b bytes.Buffer
 	w := nar.NewWriter(&b)
-	// A bytes.Buffer takes everything, and one file is a right NAR.
+	// A bytes.Buffer takes everything, and one file is a valid NAR.
 	_ = w.WriteHeader(&nar.Header{Kind: nar.Regular, Size: int64(len(content))})
 	_, _ = w.Write(content)
 	_ = w.Close()

@@ -339,7 +339,7 @@ func TestBadBuilders(t *testing.T) {
 		args    []string
 		message string
 	}{
-		{"/nonexistent/1", nil, "no such file or directory; it is not in the store, so the machine's sandbox paths must have it"},
+		{"/nonexistent/1", nil, "no such file or directory; it is not in the store, so the machine's sandbox paths must include it"},
 		{"/gnu/store/00000000000000000000000000000000-missing", nil, "no such file or directory"},
 		{"/gnu/store/00000000000000000000000000000000-missing/bin/sh", nil, "no such file or directory"},
 		{"bin/sh", nil, "not an absolute file name"},

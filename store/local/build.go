@@ -16,11 +16,11 @@ import (
 )
 
 // Build implements store.Builder. The output names of a derivation with known
-// contents are computed again and compared; those of others are believed, since only
-// the whole graph of derivations could tell, and are the caller's business.
+// contents are computed again and compared. Those of others are the caller's business:
+// checking them takes the whole graph of derivations.
 //
 // A build of an output that is being built by the same open store waits for it. A check
-// never does: it has a folder of its own, and publishes nothing.
+// never waits: it has a folder of its own, and publishes nothing.
 func (s *Store) Build(ctx context.Context, req *store.BuildRequest) (*store.BuildResult, error) {
 	result, err := s.build(ctx, req)
 	var failure *store.BuildError
@@ -51,7 +51,7 @@ func (s *Store) build(ctx context.Context, req *store.BuildRequest) (*store.Buil
 	}
 	first := slices.Min(b.outputs)
 	return s.inflight.do(ctx, first, func() (*store.BuildResult, error) {
-		// Another build may have ended just now.
+		// Another build may just have ended.
 		if result, err := b.alreadyValid(ctx); result != nil || err != nil {
 			return result, err
 		}
@@ -59,7 +59,7 @@ func (s *Store) build(ctx context.Context, req *store.BuildRequest) (*store.Buil
 	})
 }
 
-// derivation returns the derivation that is to be built, checked as far as it can be.
+// derivation returns the derivation to build, checked as far as it can be.
 func (s *Store) derivation(ctx context.Context, req *store.BuildRequest) (*derivation.Derivation, error) {
 	if req.Derivation.Dir() != s.layout.dir || !req.Derivation.IsDerivation() {
 		return nil, fmt.Errorf("it is not a derivation of the store %s", s.layout.dir)
@@ -240,8 +240,7 @@ type limits struct {
 	disk          *watched
 }
 
-// builderEnded ends what is asked of the builder alone. The time is for all that follows,
-// too.
+// builderEnded ends the limits of the builder alone. The time limit is also for what follows.
 func (l *limits) builderEnded() {
 	l.build.log.watch(nil, 0)
 	if l.silence != nil {
@@ -250,7 +249,7 @@ func (l *limits) builderEnded() {
 	l.disk.builderEnded()
 }
 
-// end is called when the build's folder is gone.
+// end must be called when the build's folder is gone.
 func (l *limits) end() {
 	l.builderEnded()
 	l.disk.end()
@@ -260,8 +259,8 @@ func (l *limits) end() {
 	l.cancel(nil)
 }
 
-// blame says why a build ended in err: because the caller's context did, because
-// the context with the build's limits did, or for the reason that it gives.
+// blame says why a build ended in err: because the caller's context ended, because
+// the context with the build's limits ended, or for err's own reason.
 func (b *build) blame(ctx, limited context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -310,8 +309,8 @@ func (b *build) findInputs(ctx context.Context) error {
 	return nil
 }
 
-// directInputs returns the sources and the outputs of input derivations, which must
-// be there.
+// directInputs returns the sources, and the outputs of input derivations, which must
+// be valid.
 func (b *build) directInputs(ctx context.Context) ([]store.Path, error) {
 	paths := slices.Clone(b.drv.Sources)
 	for _, in := range b.drv.Inputs {

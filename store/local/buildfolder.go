@@ -14,8 +14,8 @@ import (
 	"lighter/store"
 )
 
-// buildFolder is the folder of a build: root is empty, for the sandbox's root to be
-// mounted over it, tmp is /tmp inside, store is the store directory.
+// buildFolder is the folder of a build: the sandbox's root is mounted over root, which is
+// empty; tmp is /tmp inside; store is the store directory.
 type buildFolder struct {
 	layout layout
 	name   string
@@ -50,7 +50,7 @@ func (s *sandboxes) makeFolder(drv string) (buildFolder, error) {
 	return f, nil
 }
 
-// makeAccessible gives the builder what it is to write to.
+// makeAccessible gives the builder the folders that it writes to.
 func (f buildFolder) makeAccessible() error {
 	if err := os.Chmod(f.tmp(), fs.ModeSticky|0o777); err != nil {
 		return err
@@ -68,17 +68,17 @@ func (f buildFolder) store() string { return filepath.Join(f.name, "store") }
 // output returns where an output is after the build.
 func (f buildFolder) output(p store.Path) string { return filepath.Join(f.store(), p.Base()) }
 
-// copied returns where an output's copy is, which nobody else has ever had access to.
+// copied returns where an output's copy is. Nobody else ever had access to that.
 func (f buildFolder) copied(p store.Path) string {
 	return filepath.Join(f.name, "copy-of-"+p.HashPart())
 }
 
-// top is where the builder starts, and topInside its name for that.
+// top is where the builder starts; topInside is its name inside.
 func (f buildFolder) top() string       { return filepath.Join(f.tmp(), filepath.Base(f.topInside())) }
 func (f buildFolder) topInside() string { return "/tmp/guix-build-" + f.drv + "-0" }
 
-// removeTries is how often a folder is removed in which files are still being made and
-// swapped.
+// removeTries is how often the removal of a folder is tried in which files are still being
+// made and swapped.
 const removeTries = 20
 
 func (f buildFolder) remove() error {
@@ -101,7 +101,7 @@ func (f buildFolder) keep() (string, error) {
 	}
 	for n := 0; ; n++ {
 		kept := filepath.Join(f.layout.failed(), f.drv+"-"+strconv.Itoa(n))
-		// A folder that is empty would be replaced by Rename alone.
+		// Rename alone would replace an empty folder.
 		if _, err := os.Lstat(kept); err == nil {
 			continue
 		}
@@ -119,8 +119,8 @@ func (f buildFolder) keep() (string, error) {
 	}
 }
 
-// mountPoints makes what inputs are mounted over, and symlinks where an input is one:
-// a symlink can't be mounted. It returns the names of the rest.
+// mountPoints makes what inputs are mounted over, and a symlink for each input that is
+// one: symlinks can't be mounted. It returns the other inputs.
 func (b *build) mountPoints() (items []*record, err error) {
 	for _, r := range b.inputs {
 		if b.isOutput(r.Path) {

@@ -14,12 +14,12 @@ import (
 	"lighter/store"
 )
 
-// diskInterval is how often each running build has the disk's free space looked at.
+// diskInterval is how often each running build looks at the disk's free space.
 const diskInterval = 200 * time.Millisecond
 
-// diskWatch looks at the disk and stops builds that use up what is to be kept free: the one whose
-// folder takes the most, and if that is not enough, the next one. What a build has hidden
-// in deleted files is not seen; then of those that take as little, the latest goes first.
+// diskWatch looks at the disk and stops builds that use up what must stay free: first the one
+// whose folder takes the most, and if that is not enough, the next one. What a build hides
+// in deleted files is not seen. Of builds that take the same, the latest is stopped first.
 type diskWatch struct {
 	layout   layout
 	keepFree int64 // Options.KeepFree
@@ -34,14 +34,14 @@ type watched struct {
 	build   *build
 	began   space
 	stop    context.CancelCauseFunc
-	ended   bool // it writes no more
+	ended   bool // it writes nothing more
 	stopped bool
 	done    chan struct{}
 	group   sync.WaitGroup
 }
 
-// watch has a build stopped if it uses the disk up. The result's end must be called
-// once its folder is gone.
+// watch stops a build if it uses up the disk. The caller calls the result's end once the
+// build's folder is gone.
 func (d *diskWatch) watch(b *build, stop context.CancelCauseFunc) *watched {
 	w := &watched{disk: d, build: b, stop: stop, done: make(chan struct{})}
 	var err error
@@ -69,7 +69,7 @@ func (d *diskWatch) watch(b *build, stop context.CancelCauseFunc) *watched {
 	return w
 }
 
-// builderEnded says that the build will not write more.
+// builderEnded says that the build writes nothing more.
 func (w *watched) builderEnded() {
 	w.disk.mu.Lock()
 	defer w.disk.mu.Unlock()
@@ -85,8 +85,8 @@ func (w *watched) end() {
 	d.running = slices.DeleteFunc(d.running, func(r *watched) bool { return r == w })
 }
 
-// look stops a build if too little is free. It does nothing while the folder of one
-// that it has stopped is still there.
+// look stops a build if too little is free. It does nothing while the folder of a build
+// that was stopped is still there.
 func (d *diskWatch) look() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -110,10 +110,10 @@ func (d *diskWatch) look() {
 	}
 }
 
-// tooLarge returns the error of a build that is stopped. It is the derivation's if most of
-// what has gone since the build began is in its folder.
+// tooLarge returns the error of a build that is stopped. It blames the derivation if most of
+// the space that has gone since the build began is in its folder.
 func (w *watched) tooLarge(now space, used int64) error {
-	text := fmt.Sprintf("stopped because the disk of %s runs full: the build has written %s; of %s that were free when it began, %s are left, and %s are to stay free",
+	text := fmt.Sprintf("stopped because the disk of %s is nearly full: the build has written %s; of the %s that were free when it began, %s are left, and %s must stay free",
 		w.disk.layout.root, quantity.Bytes(used), quantity.Bytes(w.began.free), quantity.Bytes(now.free), quantity.Bytes(now.keep))
 	if used < (w.began.free-now.free)/2 {
 		return fmt.Errorf("%s: %w", text, unix.ENOSPC)

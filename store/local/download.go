@@ -31,8 +31,8 @@ const (
 // download does what builtin:download asks for: it tries the addresses in the
 // variable url, with mirror:// addresses expanded, and then those of servers that have
 // files by their hash, until one gives a file with the right hash (perform-download
-// in Guix). FTP is not spoken. It runs in this process, not in a sandbox. Certificates
-// are not verified, as in Guix: the hash says more.
+// in Guix). It knows no FTP. It runs in this process, not in a sandbox. Like Guix, it
+// verifies no certificates: the hash says more.
 func (b *build) download(ctx context.Context) error {
 	o, fixed := b.drv.FixedOutput()
 	if !fixed {
@@ -77,7 +77,7 @@ func (b *build) download(ctx context.Context) error {
 	return b.failure(store.FailedDownload, "no address is given")
 }
 
-// addresses returns where the file may be, the best place first.
+// addresses returns where the file may be, best place first.
 func (b *build) addresses(ctx context.Context, name string, hash *fixedHash) ([]string, error) {
 	text, _ := b.drv.Getenv("url")
 	v, err := readScheme(text)
@@ -100,7 +100,7 @@ func (b *build) addresses(ctx context.Context, name string, hash *fixedHash) ([]
 	for _, address := range given {
 		expanded := expandMirror(mirrors, address)
 		if len(expanded) == 0 {
-			fmt.Fprintf(b.log, "%s: no such mirror is known\n", address)
+			fmt.Fprintf(b.log, "%s: no such mirror\n", address)
 		}
 		all = append(all, expanded...)
 	}
@@ -111,8 +111,8 @@ func (b *build) addresses(ctx context.Context, name string, hash *fixedHash) ([]
 	return all, err
 }
 
-// contentMirrors returns the addresses of the file on servers that know it by hash. The
-// file would do without them, so it only logs what is not understood.
+// contentMirrors returns the addresses of the file on servers that know it by hash. Since
+// the download can do without them, it only logs what it doesn't understand.
 func (b *build) contentMirrors(ctx context.Context, name string, hash *fixedHash) ([]string, error) {
 	text, ok, err := b.inputFile(ctx, "content-addressed-mirrors")
 	if err != nil || !ok {
@@ -123,13 +123,13 @@ func (b *build) contentMirrors(ctx context.Context, name string, hash *fixedHash
 		fmt.Fprintf(b.log, "content-addressed-mirrors: %v\n", err)
 	}
 	if skipped > 0 {
-		fmt.Fprintf(b.log, "content-addressed-mirrors: %d of them are not understood\n", skipped)
+		fmt.Fprintf(b.log, "content-addressed-mirrors: %d of them were not understood\n", skipped)
 	}
 	return addresses, nil
 }
 
-// inputFile reads the input that a variable of the derivation names. It may only be
-// one that the derivation declares.
+// inputFile reads the input that a variable of the derivation names, which the derivation
+// must declare.
 func (b *build) inputFile(ctx context.Context, variable string) (text string, ok bool, err error) {
 	value, ok := b.drv.Getenv(variable)
 	if !ok {
@@ -154,7 +154,7 @@ func (b *build) inputFile(ctx context.Context, variable string) (text string, ok
 	return "", false, b.failure(store.FailedDownload, "%s: %s is not among the inputs", variable, path)
 }
 
-// openRegular opens a file for reading that is neither a symlink nor anything else special.
+// openRegular opens a regular file for reading, and nothing else.
 func openRegular(name string) (*os.File, error) {
 	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -192,12 +192,12 @@ func newClient() *http.Client {
 	}}
 }
 
-// try gets the file from one address, and leaves nothing if that fails.
+// try gets the file from one address, and leaves nothing behind if that fails.
 func (d *downloader) try(ctx context.Context, address string) (err error) {
 	fmt.Fprintf(d.log, "from %s...\n", address)
 	silent, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	silence := time.AfterFunc(downloadSilence, func() { cancel(fmt.Errorf("nothing came for %v", downloadSilence)) })
+	silence := time.AfterFunc(downloadSilence, func() { cancel(fmt.Errorf("no data for %v", downloadSilence)) })
 	defer silence.Stop()
 	body, size, err := d.open(silent, address)
 	if err != nil {
@@ -218,7 +218,7 @@ func (d *downloader) try(ctx context.Context, address string) (err error) {
 		return because(silent, err)
 	}
 	if size >= 0 && p.count != size {
-		return fmt.Errorf("%d of %d bytes came", p.count, size)
+		return fmt.Errorf("got %d of %d bytes", p.count, size)
 	}
 	if err := f.Chmod(d.mode); err != nil {
 		return err
@@ -234,7 +234,7 @@ func (d *downloader) try(ctx context.Context, address string) (err error) {
 	return nil
 }
 
-// because prefers the reason for which a context ended to what came of that.
+// because prefers the reason why a context ended to the error that this led to.
 func because(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -242,7 +242,7 @@ func because(ctx context.Context, err error) error {
 	return err
 }
 
-// open begins to read an address. The size is -1 if it is not known.
+// open begins to read an address. The size is -1 if it is unknown.
 func (d *downloader) open(ctx context.Context, address string) (io.ReadCloser, int64, error) {
 	if len(address) > maxAddress {
 		return nil, 0, fmt.Errorf("the address has more than %d bytes", maxAddress)

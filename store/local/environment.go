@@ -7,8 +7,7 @@ import (
 )
 
 // DefaultImpureEnvVars are the variables that Guix's own downloads ask for (leaked-env-vars
-// in guix/download.scm, git-download.scm and the like), and what else says which proxy is
-// to be used.
+// in guix/download.scm, git-download.scm and the like), and the others that name a proxy.
 var DefaultImpureEnvVars = []string{
 	"http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy",
 	"HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY", "NO_PROXY",

@@ -58,7 +58,7 @@ func (s *Store) exportItem(archive *nar.ArchiveWriter, r *record) error {
 	}
 	pack := func(w io.Writer) error { return nar.Pack(w, s.layout.data(r.data())) }
 	// An item that has changed on the disk must not get a signature. Where its NAR is
-	// not hashed again, the signature is of what it was, and nobody takes it for that.
+	// not hashed again, the signature is that of the old contents, and nobody accepts it.
 	sign := func(h store.Hash) (string, error) {
 		if it.NARHash != r.NARHash {
 			return "", fmt.Errorf("%w: its contents have changed on the disk of this store", store.ErrCorrupt)

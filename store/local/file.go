@@ -21,7 +21,7 @@ func writeNew(name string, contents []byte) error {
 	return errors.Join(err, f.Close())
 }
 
-// remove deletes a file. That there is none is not an error.
+// remove deletes a file. It is no error if there is none.
 func remove(name string) error {
 	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -29,8 +29,8 @@ func remove(name string) error {
 	return nil
 }
 
-// exists reports whether a name is there, by opening it: see the package comment
-// on NFS. It is for files of this package, which are all readable.
+// exists reports whether a file is there, by opening it: see the package comment
+// on NFS. It is for files of this package, all of which are readable.
 func exists(name string) (bool, error) {
 	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	switch {
@@ -42,7 +42,7 @@ func exists(name string) (bool, error) {
 	return false, &fs.PathError{Op: "open", Path: name, Err: err}
 }
 
-// setTimeNow sets a file's time to the present of the file system's clock.
+// setTimeNow sets a file's time to now, by the file system's clock.
 func setTimeNow(name string) error {
 	now := []unix.Timespec{{Nsec: unix.UTIME_NOW}, {Nsec: unix.UTIME_NOW}}
 	if err := unix.UtimesNanoAt(unix.AT_FDCWD, name, now, 0); err != nil {
@@ -51,9 +51,9 @@ func setTimeNow(name string) error {
 	return nil
 }
 
-// renameNew moves a file to a name that must be free, else its error matches
-// fs.ErrExist. It matches errors.ErrUnsupported where the file system has no way to
-// tell, as NFS has not.
+// renameNew moves a file to a name that must be free; if it is not, the error matches
+// fs.ErrExist. It matches errors.ErrUnsupported where the file system can't tell, such
+// as NFS.
 func renameNew(from, to string) error {
 	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
 	switch {
@@ -65,7 +65,7 @@ func renameNew(from, to string) error {
 	return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
 }
 
-// linkNew gives a file a second name that must be free, else its error matches
+// linkNew gives a file a second name that must be free; if it is not, the error matches
 // fs.ErrExist. On file systems without links it moves the file.
 func linkNew(from, to string) error {
 	err := os.Link(from, to)
@@ -91,7 +91,7 @@ func moveRecord(from, to string) error {
 	if !errors.Is(err, errors.ErrUnsupported) {
 		return err
 	}
-	// The two names are the same file for a moment. Who asks finds it either way.
+	// For a moment both names are the same file. Whoever asks finds it either way.
 	if err := os.Link(from, to); err != nil {
 		return err
 	}

@@ -41,14 +41,14 @@ func newFixedHash(o derivation.Output) (*fixedHash, error) {
 		return nil, err
 	}
 	if len(digest) != h.Size() {
-		return nil, fmt.Errorf("%d bytes are no %s hash", len(digest), f.algorithm)
+		return nil, fmt.Errorf("%d bytes are not a %s hash", len(digest), f.algorithm)
 	}
 	f.digest = digest
 	return f, nil
 }
 
-// newHash returns an empty hash of the algorithm: those of guix-daemon (newHash in
-// libutil).
+// newHash returns an empty hash of the algorithm, which is one of guix-daemon's (newHash
+// in libutil).
 func (f *fixedHash) newHash() (hash.Hash, error) {
 	switch f.algorithm {
 	case "md5":

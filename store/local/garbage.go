@@ -18,17 +18,17 @@ import (
 )
 
 const (
-	// condemnBatch is how many items a collection has under sentence at a time. Who
-	// asks about one of them waits.
+	// condemnBatch is how many items a collection condemns at a time. Whoever asks about
+	// one of them waits.
 	condemnBatch = 1000
 	// orphanAge is how long data without an info file is left alone.
 	orphanAge = time.Hour
 )
 
 // CollectGarbage implements store.Collector. The package comment says how items in
-// use are kept. One process collects at a time; others wait. With Paths set, those
-// are deleted, and what refers to them first; it is an error if a root or a lease
-// needs one. What crashed processes left is removed too.
+// use are kept. One process collects at a time; others wait. With Paths set, only those
+// are deleted, after what refers to them; it is an error if a root or a lease needs one.
+// What crashed processes left is removed too.
 func (s *Store) CollectGarbage(ctx context.Context, opts store.GCOptions) (*store.GCResult, error) {
 	result, err := s.collectGarbage(ctx, opts)
 	if err != nil {
@@ -58,7 +58,7 @@ type collector struct {
 	items   *items
 	opts    store.GCOptions
 	census  *census
-	records map[string]*record // all that was ever seen to be valid, by base name
+	records map[string]*record // all that was ever found valid, by base name
 	result  *store.GCResult
 }
 
@@ -110,7 +110,7 @@ func (c *collector) plan(ctx context.Context) ([]*record, error) {
 	return c.limit(garbage), nil
 }
 
-// needed returns the base names of what roots and leases hold, roots read first.
+// needed returns the base names of what roots and leases hold. It reads roots first.
 func (c *collector) needed() ([]string, error) {
 	roots, err := c.layout.readRoots()
 	if err != nil {
@@ -124,7 +124,7 @@ func (c *collector) needed() ([]string, error) {
 	return bases, err
 }
 
-// look lists what is valid and reads the records that are new to the collector.
+// look lists what is valid, and reads the records that are new to the collector.
 func (c *collector) look(ctx context.Context) ([]string, error) {
 	bases, err := c.layout.validBases()
 	if err != nil {
@@ -150,7 +150,7 @@ func (c *collector) look(ctx context.Context) ([]string, error) {
 	return valid, nil
 }
 
-// closure returns the items and all that they refer to, as far as that is known.
+// closure returns the items and all that they refer to, as far as is known.
 func (c *collector) closure(bases []string) map[string]bool {
 	reached := make(map[string]bool)
 	queue := slices.Clone(bases)
@@ -170,8 +170,8 @@ func (c *collector) closure(bases []string) map[string]bool {
 	return reached
 }
 
-// garbage returns the valid items that are not alive, and with Paths set those of
-// them that are to go, referrers first.
+// garbage returns the valid items that are not alive, or with Paths set those of them
+// that must go, referrers first.
 func (c *collector) garbage(valid []string, alive map[string]bool) ([]*record, error) {
 	infos := make([]*store.Info, 0, len(valid))
 	for _, base := range valid {
@@ -203,7 +203,7 @@ func (c *collector) garbage(valid []string, alive map[string]bool) ([]*record, e
 	return garbage, nil
 }
 
-// limit cuts the garbage off where MaxFreed is reached; a dry run counts it.
+// limit cuts the garbage off where MaxFreed is reached. In a dry run it counts what is left.
 func (c *collector) limit(garbage []*record) []*record {
 	var freed int64
 	for i, r := range garbage {
@@ -248,7 +248,7 @@ func (c *collector) deleteBatch(ctx context.Context, batch []*record) error {
 	return nil
 }
 
-// condemn makes items invalid, and returns those that it has.
+// condemn makes items invalid, and returns those that it did.
 func (c *collector) condemn(batch []*record) ([]*record, error) {
 	condemned := make([]*record, 0, len(batch))
 	for _, r := range batch {
@@ -264,7 +264,7 @@ func (c *collector) condemn(batch []*record) ([]*record, error) {
 	return condemned, nil
 }
 
-// judge looks again who needs what, acquits the needed ones and returns the others.
+// judge looks again at who needs what, acquits what is needed, and returns the rest.
 func (c *collector) judge(ctx context.Context, condemned []*record) ([]*record, error) {
 	// In this order; see the package comment.
 	needed, err := c.needed()
@@ -300,17 +300,16 @@ func (c *collector) delete(r *record) error {
 	delete(c.records, r.Path.Base())
 	// In one step, so that there is never half an item under its name.
 	gone := filepath.Join(c.layout.trash(), c.claims.owner.String()+"."+r.data())
-	if err := os.Rename(c.layout.data(r.data()), gone); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		if err = moveTree(c.layout.data(r.data()), gone, err); err != nil {
-			return err
-		}
+	if err := ignoreNotExist(moveTree(c.layout.data(r.data()), gone)); err != nil {
+		return err
 	}
 	c.count(r)
 	return errors.Join(os.Remove(sentence), nar.RemoveAll(gone))
 }
 
-// moveTree moves a folder that its owner may not write to.
-func moveTree(from, to string, err error) error {
+// moveTree moves an item's data, even a folder that its owner may not write to.
+func moveTree(from, to string) error {
+	err := os.Rename(from, to)
 	if !errors.Is(err, fs.ErrPermission) {
 		return err
 	}
@@ -323,7 +322,7 @@ func moveTree(from, to string, err error) error {
 // sentenceSuffix ends the name of the record of an item whose data is being deleted.
 const sentenceSuffix = ".deleting"
 
-// trash has the records of condemned items, and the lock of who condemns them.
+// trash has the records of condemned items, and the lock of the process that condemns.
 type trash struct {
 	layout layout
 	gc     gcLock
@@ -343,15 +342,15 @@ func (t *trash) acquitBase(base string) error {
 	case err == nil, errors.Is(err, fs.ErrNotExist):
 		return nil
 	case errors.Is(err, fs.ErrExist):
-		// It was published again. What was known of the old one is not needed any more;
-		// its data may be in use, and is deleted as an orphan some day.
+		// It was published again. The old record is not needed any more; the old data may
+		// be in use, and will be deleted as an orphan.
 		return remove(t.layout.condemned(base))
 	default:
 		return err
 	}
 }
 
-// acquitAll acquits what a dead collector had condemned. There must be no other.
+// acquitAll acquits what a dead collector had condemned. No other may be at work.
 func (t *trash) acquitAll() error {
 	if err := t.layout.refresh(t.layout.trash()); err != nil {
 		return err
@@ -371,7 +370,7 @@ func (t *trash) acquitAll() error {
 }
 
 // verdictPending reports whether a collection is deciding on an item. If the
-// collector is dead, it acquits everything.
+// collector is dead, it acquits everything itself.
 func (t *trash) verdictPending(base string) (bool, error) {
 	pending, err := exists(t.layout.condemned(base))
 	if err != nil || !pending {
@@ -443,10 +442,8 @@ func (c *collector) removeOrphan(name, base string) error {
 		return err
 	}
 	gone := filepath.Join(c.layout.trash(), c.claims.owner.String()+"."+name)
-	if err := os.Rename(file, gone); err != nil {
-		if err = moveTree(file, gone, err); err != nil {
-			return ignoreNotExist(err)
-		}
+	if err := moveTree(file, gone); err != nil {
+		return ignoreNotExist(err)
 	}
 	return nar.RemoveAll(gone)
 }

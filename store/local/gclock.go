@@ -12,11 +12,11 @@ import (
 	"lighter/internal/backoff"
 )
 
-// gcLock keeps garbage collections apart. It is a file with its owner's name, which
+// gcLock keeps garbage collections apart. It is a file that names its owner, and
 // counts as long as the owner is alive.
 type gcLock struct{ *claims }
 
-// lock waits until this process is the one that collects garbage.
+// lock waits until this process may collect garbage.
 func (g gcLock) lock(ctx context.Context) error {
 	if err := g.beThere(); err != nil {
 		return err
@@ -42,7 +42,7 @@ func (g gcLock) lock(ctx context.Context) error {
 	}
 }
 
-// tryLock makes the lock file in one step, name and contents.
+// tryLock makes the lock file, name and contents in one step.
 func (g gcLock) tryLock() error {
 	tmp, err := g.tmpName()
 	if err != nil {
@@ -91,7 +91,7 @@ func (g gcLock) running() (bool, error) {
 }
 
 // breakLock takes the lock away from a dead process. Of several processes that
-// try, one succeeds; what another has taken meanwhile is given back.
+// try, one succeeds. A lock that a live process has taken meanwhile is given back.
 func (g gcLock) breakLock() error {
 	tmp, err := g.tmpName()
 	if err != nil {

@@ -14,8 +14,8 @@ import (
 	"lighter/store/local/sandbox"
 )
 
-// CheckSandboxPath says why no build may see a file or folder of this machine: it is not
-// there, or it would show the store's folder or one of Options.Hidden.
+// CheckSandboxPath returns an error if builds may not see a file or folder of this machine:
+// it is not there, or it would show the store's folder or one of Options.Hidden.
 func (s *Store) CheckSandboxPath(outside string) error {
 	v, err := s.view()
 	if err == nil {
@@ -24,7 +24,7 @@ func (s *Store) CheckSandboxPath(outside string) error {
 	return err
 }
 
-// view is what is mounted where, at one moment, and where in that the agent's own is.
+// view is what is mounted where, at one moment, and where the agent's own files are in it.
 type view struct {
 	mounts mounts
 	own    []ownSpots
@@ -48,8 +48,8 @@ func (s *Store) view() (*view, error) {
 	return v, nil
 }
 
-// outside finds what a sandbox path names, and what it is: the mounter checks later
-// that it still is that.
+// outside finds what a sandbox path names, and identifies it: whoever mounts it checks that
+// it is still the same.
 func (v *view) outside(name string) (sandbox.Bind, error) {
 	var b sandbox.Bind
 	fd, err := unix.Open(name, unix.O_PATH|unix.O_CLOEXEC, 0)
@@ -76,7 +76,7 @@ func (v *view) outside(name string) (sandbox.Bind, error) {
 	return b, nil
 }
 
-// realName returns a name without symlinks, as far as there is something of that name.
+// realName returns a name without symlinks, as far as it exists.
 func realName(name string) string {
 	real, err := filepath.EvalSymlinks(name)
 	if err == nil {
@@ -122,14 +122,14 @@ func readMounts() (mounts, error) {
 	return list, nil
 }
 
-// below returns what can be seen at a name, which has no symlinks, and below it.
+// below returns what can be seen at and below a name, which has no symlinks.
 func (m mounts) below(name string) []spot {
 	var at mount
 	var spots []spot
 	for _, x := range m {
 		switch {
 		case within(name, x.point) && len(x.point) >= len(at.point):
-			at = x // of several at one point, the last one is on top
+			at = x // of several at one point, the last is on top
 		case within(x.point, name):
 			spots = append(spots, x.spot)
 		}

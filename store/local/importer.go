@@ -19,8 +19,7 @@ import (
 const maxBatch = 256
 
 // Import implements store.Importer. Contents go to the disk as they are read;
-// items become visible in batches that are brought to the disk together, while what
-// follows is read.
+// items become visible in batches that are synced together, while what follows is read.
 func (s *Store) Import(ctx context.Context, r io.Reader, opts store.ImportOptions) ([]*store.Info, error) {
 	infos, err := s.importArchive(ctx, r, opts)
 	if err != nil {
@@ -29,7 +28,7 @@ func (s *Store) Import(ctx context.Context, r io.Reader, opts store.ImportOption
 	return infos, nil
 }
 
-// ACL returns the keys whose archives Import takes.
+// ACL returns the keys whose archives Import accepts.
 func (s *Store) ACL() (*signature.ACL, error) {
 	if s.opts.ACL == nil {
 		return new(signature.ACL), nil
@@ -171,8 +170,7 @@ func (im *importer) admit(ctx context.Context, in *nar.Item, it *finished) error
 }
 
 // checkDerivation checks that a derivation has the name that its text gives it: of
-// the items that are named after their contents, this is the one kind that is known
-// by its name.
+// the items that are named after their contents, only derivations can be told by name.
 func checkDerivation(in *nar.Item, file string) error {
 	st, err := os.Lstat(file)
 	if err != nil {
@@ -216,7 +214,7 @@ func (im *importer) publish(ctx context.Context) {
 	}
 }
 
-// more adds to a batch what else is complete.
+// more adds to a batch the other items that are complete.
 func (im *importer) more(batch []*finished) []*finished {
 	for len(batch) < maxBatch {
 		select {

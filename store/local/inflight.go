@@ -21,9 +21,9 @@ type flight struct {
 	err    error
 }
 
-// do calls build unless a build of the same output is under way, and then waits for
-// that and takes its result. What that build failed of only because of how it was
-// asked for, it does not take, but tries again.
+// do calls build, unless a build of the same output is under way: then it waits for that
+// and takes its result. It does not take a failure that only comes from how that build was
+// requested, but tries again.
 func (f *inflight) do(ctx context.Context, output store.Path, build func() (*store.BuildResult, error)) (*store.BuildResult, error) {
 	for {
 		f.mu.Lock()

@@ -55,8 +55,8 @@ func dataBase(name string) string {
 	return name
 }
 
-// Names in store/ that are not the natural one end in suffixMark, which no name of
-// an item has, and suffixLen other characters.
+// Names in store/ that are not the item's own end in suffixMark, which no item has in its
+// name, and suffixLen other characters.
 const (
 	suffixMark = '~'
 	suffixLen  = 12

@@ -15,7 +15,7 @@ import (
 )
 
 // lease is a file in leases/ with the base names of items, one on each line. A line
-// without its end is one that is still being written, and counts for nothing.
+// without its end is still being written, and does not count.
 type lease struct {
 	claims *claims
 	name   string
@@ -53,7 +53,7 @@ func (l *lease) add(paths []store.Path) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.released {
-		return errors.New("it is released")
+		return errors.New("it was released")
 	}
 	var fresh []store.Path
 	var text []byte
@@ -79,7 +79,7 @@ func (l *lease) add(paths []store.Path) error {
 }
 
 // writeLocked appends to the lease's file, and makes it if need be. When it returns,
-// other processes see it.
+// other processes see what was written.
 func (l *lease) writeLocked(text []byte) error {
 	if l.file == nil {
 		if err := l.openLocked(); err != nil {
@@ -145,7 +145,7 @@ func (c *claims) releaseLeases() error {
 	return errors.Join(errs...)
 }
 
-// renewLeases writes the files of all leases again.
+// renewLeases writes the files of all leases anew.
 func (c *claims) renewLeases() error {
 	var errs []error
 	for _, l := range c.openLeases() {
@@ -173,8 +173,7 @@ func (l *lease) renew() error {
 	return errors.Join(remove(old.Name()), old.Close())
 }
 
-// leased calls visit with the base name of each item in a lease of a process that
-// is alive.
+// leased calls visit with the base name of each item in a lease of a live process.
 func (l layout) leased(c *census, visit func(base string)) error {
 	if err := l.refresh(l.leases()); err != nil {
 		return err
@@ -204,8 +203,7 @@ func (l layout) leased(c *census, visit func(base string)) error {
 	return nil
 }
 
-// refresh makes the next listing of a folder a true one, on file systems that might
-// otherwise answer from what they knew.
+// refresh makes sure that the next listing of a folder is not a cached one.
 func (l layout) refresh(folder string) error {
 	if !l.network {
 		return nil

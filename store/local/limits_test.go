@@ -97,7 +97,7 @@ func TestDiskRunsFull(t *testing.T) {
 			req.KeepFailed = true
 			_, err := s.Build(t.Context(), req)
 			var failure *store.BuildError
-			if !errors.As(err, &failure) || failure.Failure != store.FailedLimit || !strings.Contains(failure.Message, "runs full") {
+			if !errors.As(err, &failure) || failure.Failure != store.FailedLimit || !strings.Contains(failure.Message, "is nearly full") {
 				t.Errorf("got %v", err)
 			}
 			if failure != nil && failure.KeptIn != "" {
@@ -181,7 +181,7 @@ func TestImportKeepsRoom(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := to.AddNAR(t.Context(), name, bytes.NewReader(archive.Bytes())); !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), "have no room") {
+		if _, err := to.AddNAR(t.Context(), name, bytes.NewReader(archive.Bytes())); !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), "no room for") {
 			t.Errorf("%s: AddNAR: got %v", name, err)
 		}
 		if name == "small" { // an item that is exported has to be whole

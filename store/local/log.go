@@ -18,13 +18,13 @@ import (
 const (
 	tailSize  = 8 << 10 // bytes of the log that are kept for the error message
 	tailLines = 20
-	// flushInterval is how old what can be read of a running build's log is at most,
-	// if it goes on writing.
+	// flushInterval is how far what can be read of a running build's log lags behind at most,
+	// while it goes on writing.
 	flushInterval = time.Second
 )
 
 // OpenLog opens the log of the last build of a derivation, which may be running: then
-// it ends, without an error, with what has been written so far. The error matches
+// it ends, without an error, after what has been written so far. The error matches
 // fs.ErrNotExist if there was no build, or none that has begun to write.
 func (s *Store) OpenLog(drv store.Path) (io.ReadCloser, error) {
 	f, err := os.Open(s.layout.logFile(drv))
@@ -54,14 +54,14 @@ func (r *logReader) Read(p []byte) (int, error) {
 
 func (r *logReader) Close() error { return r.file.Close() }
 
-// compressors are used again, since each takes a lot of memory.
+// compressors are reused, since each takes a lot of memory.
 var compressors = sync.Pool{New: func() any {
-	w, _ := gzip.NewWriterLevel(nil, gzip.BestSpeed) // the level is right
+	w, _ := gzip.NewWriterLevel(nil, gzip.BestSpeed) // the level is valid
 	return w
 }}
 
 // buildLog takes what a builder writes. It goes to the request's Log, and compressed
-// to a file, which a reader sees grow. Failing to keep it does not fail the build.
+// to a file, which readers see grow. A log that can't be kept does not fail the build.
 type buildLog struct {
 	tee io.Writer // may be nil
 
@@ -71,12 +71,12 @@ type buildLog struct {
 	flushed time.Time
 	err     error
 	tail    []byte
-	silence *time.Timer // to be set again by output; nil if there is no limit
+	silence *time.Timer // output sets it again; nil if there is no limit
 	limit   time.Duration
 }
 
-// newBuildLog makes the log's file and puts it into the place of an older one. The log of a
-// check has no file: the one that is kept is of the build that made what is valid.
+// newBuildLog makes the log's file and replaces an older one with it. The log of a check
+// has no file: the log that is kept is that of the build that made what is valid.
 func newBuildLog(c *claims, req *store.BuildRequest) (*buildLog, error) {
 	if req.Check {
 		return &buildLog{tee: req.Log}, nil
@@ -145,14 +145,14 @@ func (l *buildLog) keepTail(p []byte) {
 	l.tail = append(l.tail, p...)
 }
 
-// watch has a timer set again whenever something is written; nil ends that.
+// watch sets a timer again whenever something is written; nil ends that.
 func (l *buildLog) watch(t *time.Timer, limit time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.silence, l.limit = t, limit
 }
 
-// close completes the file. It returns the first error there was.
+// close completes the file. It returns the first error that there was.
 func (l *buildLog) close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -166,8 +166,7 @@ func (l *buildLog) close() error {
 	return err
 }
 
-// lastLines returns the end of the log for people, without what could confuse their
-// terminals.
+// lastLines returns the end of the log for people, without what could confuse a terminal.
 func (l *buildLog) lastLines() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -40,7 +40,7 @@ func parseMirrors(text string) (map[string][]string, error) {
 	return mirrors, nil
 }
 
-// expandMirror returns the addresses that an address stands for: itself, or if it is
+// expandMirror returns the addresses that an address stands for: itself, or for
 // mirror://NAME/FILE the file on each of the mirrors.
 func expandMirror(mirrors map[string][]string, address string) []string {
 	rest, ok := strings.CutPrefix(address, "mirror://")
@@ -58,7 +58,7 @@ func expandMirror(mirrors map[string][]string, address string) []string {
 // contentMirrors returns the addresses at which servers may have a file by its hash.
 // The text is a Scheme expression whose value is a list of procedures that take the
 // file's name, the algorithm and the hash (%content-addressed-mirrors in (guix
-// download)). What is understood of Scheme is what Guix uses there: define, lambda and
+// download)). It understands the Scheme that Guix uses there: define, lambda and
 // string-append, but no conditions and no other procedures. A procedure that needs more
 // gives no address; skipped counts those.
 func contentMirrors(text, file string, hash *fixedHash) (addresses []string, skipped int, err error) {
@@ -116,7 +116,7 @@ func (e *schemeEval) eval(form any, scope *schemeScope) (any, error) {
 				return v, nil
 			}
 		}
-		return nil, fmt.Errorf("%s is not known", form)
+		return nil, fmt.Errorf("%s is unknown", form)
 	case []any:
 		return e.list(form, scope)
 	}

@@ -21,18 +21,18 @@ import (
 	"lighter/store/local/sandbox"
 )
 
-// FixedOutputNetwork says what network builders of fixed-output derivations get; those
-// of others have none, and builtin:download is this process.
+// FixedOutputNetwork says what network builders of fixed-output derivations get. Other
+// builders have none, and builtin:download runs in this process.
 //
-// A network of their own has a way out, and none to what listens on this machine's
-// loopback addresses or on abstract Unix sockets. A program that is installed gives it
-// to them, slirp4netns or pasta (of passt): a TCP/IP stack in this program would make
-// each agent a few megabytes larger, for builds that are rare.
+// A network of their own has a way out, but none to what listens on this machine's
+// loopback addresses or on abstract Unix sockets. An installed program makes it,
+// slirp4netns or pasta (of passt): a TCP/IP stack in this program would make each agent
+// a few megabytes larger, for builds that are rare.
 type FixedOutputNetwork string
 
 // The values. The empty one is NetworkBest.
 const (
-	NetworkBest     FixedOutputNetwork = "best"     // isolated if a program for it is there, else the host's
+	NetworkBest     FixedOutputNetwork = "best"     // isolated if there is a program for it, else the host's
 	NetworkIsolated FixedOutputNetwork = "isolated" // or no such builds
 	NetworkHost     FixedOutputNetwork = "host"     // this machine's own
 )
@@ -40,16 +40,16 @@ const (
 // tapName is the network interface of fixed-output builds.
 const tapName = "tap0"
 
-// Limits of the programs that make networks: how long one may take to print its help,
-// how much of what it prints is kept, in bytes, and how long the trial may take.
+// Limits for the programs that make networks: how long one may take to print its help,
+// how much of its output is kept, in bytes, and how long the trial may take.
 const (
 	helpTime    = 5 * time.Second
 	maxToolSays = 4 << 10
 	trialTime   = 20 * time.Second
 )
 
-// settleTime is how long a program that has made its network on trial must go on: some
-// give up their privileges only then, and fail at that.
+// settleTime is how long a program on trial must go on after it has made its network: some
+// give up their privileges only then, and fail in that.
 const settleTime = 300 * time.Millisecond
 
 // networkTool is a program that makes networks.
@@ -60,7 +60,7 @@ type networkTool struct {
 	options  []string
 }
 
-// command returns its arguments to serve a process, with the 0th.
+// command returns its arguments to serve a process, including the 0th.
 func (n *networkTool) command(pid int) []string {
 	args := append([]string{n.name}, n.options...)
 	if n.name == pasta {
@@ -74,10 +74,10 @@ const (
 	pasta = "pasta"
 )
 
-// networkTools are what is looked for. For root it is slirp4netns first, which
-// guix-daemon uses, which gives its capabilities up and needs no default route; pasta
-// keeps CAP_SYS_ADMIN there. For others it is pasta first: slirp4netns has its own
-// sandbox only in user namespaces that have a root, as those of builds have not.
+// networkTools are the programs to look for. For root, slirp4netns comes first: guix-daemon
+// uses it, and it gives up its capabilities and needs no default route, while pasta keeps
+// CAP_SYS_ADMIN. For others pasta comes first: slirp4netns has a sandbox of its own only in
+// user namespaces that have a root, and those of builds have none.
 var networkTools = []struct {
 	name, resolver string
 	needed         []string // options without which it opens the host to builds
@@ -91,7 +91,7 @@ var networkTools = []struct {
 	},
 }
 
-// findNetworkTool returns a program that is installed, or why it can't be used.
+// findNetworkTool returns an installed program, or why it can't be used.
 func findNetworkTool(name string) (*networkTool, error) {
 	file := ""
 	for _, folder := range append(strings.Split(os.Getenv("PATH"), ":"), "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin", "/run/current-system/profile/bin", "/run/current-system/profile/sbin") {
@@ -133,10 +133,10 @@ func findNetworkTool(name string) (*networkTool, error) {
 		}
 		return n, nil
 	}
-	return nil, errors.New("it is unknown")
+	return nil, errors.New("unknown program")
 }
 
-// more are options that depend on this machine and this user.
+// more returns the options that depend on this machine and this user.
 func (n *networkTool) more() (options []string) {
 	root := os.Geteuid() == 0
 	if n.name == pasta && root {
@@ -151,8 +151,8 @@ func (n *networkTool) more() (options []string) {
 	return options
 }
 
-// hasIPv6 reports whether this machine has a global IPv6 address: with one of their
-// own, programs would try IPv6 first.
+// hasIPv6 reports whether this machine has a global IPv6 address. Without one, builds get
+// none either: programs that have one try IPv6 first.
 func hasIPv6() bool {
 	text, _ := os.ReadFile("/proc/net/if_inet6")
 	for line := range strings.Lines(string(text)) {
@@ -171,20 +171,20 @@ type networkCache struct {
 	err   error
 }
 
-// networkTool returns the program for a fixed-output build; nil is the host's network.
-// It is an error if there is to be one and none works.
+// networkTool returns the program for a fixed-output build; nil stands for the host's
+// network. It is an error if there must be one and none works.
 func (s *sandboxes) networkTool() (*networkTool, error) {
 	if s.opts.FixedOutputNetwork == NetworkHost {
 		return nil, nil //nolint:nilnil // as documented
 	}
 	tool, err := s.workingTool()
 	if err != nil && s.opts.FixedOutputNetwork == NetworkIsolated {
-		return nil, fmt.Errorf("fixed-output builds are to have a network of their own here: %w", err)
+		return nil, fmt.Errorf("fixed-output builds must have a network of their own here: %w", err)
 	}
 	return tool, nil
 }
 
-// workingTool tries the programs with a sandbox, unless it has done so lately.
+// workingTool tries the programs in a sandbox, unless it has done so lately.
 func (s *sandboxes) workingTool() (*networkTool, error) {
 	n := &s.networks
 	n.mu.Lock()
@@ -221,8 +221,8 @@ func (s *sandboxes) workingTool() (*networkTool, error) {
 }
 
 // NetworkProblem returns what fixed-output builds lack here, with what to change, or nil
-// if they have a network of their own or the owner wants it so. Before the first such
-// build it says no more than what is installed.
+// if they have a network of their own or the owner wants none. Before the first such
+// build it only knows what is installed.
 func (s *Store) NetworkProblem() error {
 	var problem string
 	switch s.opts.FixedOutputNetwork {
@@ -264,7 +264,7 @@ func noTool(problems []string) error {
 }
 
 // networkFiles returns what is in /etc of a sandbox with a network of its own. This
-// machine's resolver may be on its loopback interface, and what answers inside asks it.
+// machine's resolver may be on the loopback interface; the resolver inside asks it.
 func networkFiles(tool *networkTool) []sandbox.File {
 	resolv := "nameserver " + tool.resolver + "\n"
 	for line := range strings.Lines(readHead("/etc/resolv.conf")) {
@@ -285,9 +285,9 @@ func networkFiles(tool *networkTool) []sandbox.File {
 	return []sandbox.File{{Inside: "/etc/resolv.conf", Contents: resolv}, {Inside: "/etc/hosts", Contents: hosts}}
 }
 
-// readHead returns what a file has, up to a limit, or nothing.
+// readHead returns the contents of a file, up to a limit, or nothing.
 func readHead(name string) string {
-	const limit = 256 << 10 // lists of hosts to block are longer, and don't matter here
+	const limit = 256 << 10 // only lists of hosts to block are longer, and they don't matter here
 	f, err := os.Open(name)
 	if err != nil {
 		return ""
@@ -307,7 +307,7 @@ type network struct {
 	said    chan string
 }
 
-// networkAccess is what network a builder gets: none of these is none.
+// networkAccess is the network that a builder gets; the zero value is none.
 type networkAccess struct {
 	host bool
 	tool *networkTool
@@ -321,7 +321,7 @@ func (b *build) networkAccess() (networkAccess, error) {
 	return networkAccess{host: tool == nil, tool: tool}, err
 }
 
-// startNetwork has a program serve the network of a process.
+// startNetwork starts a program that serves the network of a process.
 func startNetwork(tool *networkTool, pid int) (*network, error) {
 	ours, theirs, err := controlSocket()
 	if err != nil {
@@ -342,7 +342,7 @@ func startNetwork(tool *networkTool, pid int) (*network, error) {
 	}
 	n := &network{tool: tool, process: process, control: ours, ended: make(chan struct{}), says: says, said: make(chan string, 1)}
 	w := sandbox.Watched{Program: tool.file, Args: tool.command(pid)}
-	_, _ = ours.Write(w.Encode()) // it is small; if the process dies, that shows
+	_, _ = ours.Write(w.Encode()) // it is small; if the process dies, that will show
 	go func() {
 		head, _ := io.ReadAll(io.LimitReader(says, maxToolSays))
 		n.said <- string(head)
@@ -355,8 +355,8 @@ func startNetwork(tool *networkTool, pid int) (*network, error) {
 	return n, nil
 }
 
-// await kills a sandbox whose program ends before the builder could start. A builder
-// that runs runs on: what it does to its network is its own matter.
+// await kills a sandbox whose program ends before the builder could start. A builder that
+// has started goes on: what it does to its network is its own business.
 func (n *network) await(started *atomic.Bool, sandbox *os.Process) {
 	<-n.ended
 	if !started.Load() {
@@ -389,17 +389,17 @@ func (n *network) problem() error {
 		said = lastWords(text, said)
 	case <-time.After(drainTime):
 	}
-	return fmt.Errorf("%s, which was to make the network of a fixed-output build, ended: %s", n.tool.file, said)
+	return fmt.Errorf("%s, which should have made the network of a fixed-output build, ended: %s", n.tool.file, said)
 }
 
-// lastWords returns the line that says what went wrong, before what is printed on the
-// way out; none if there is no such line.
+// lastWords returns the line that says what went wrong, not what the program prints as it
+// ends; none if there is no such line.
 func lastWords(text, none string) string {
 	for line := range strings.Lines(text) {
 		line = strings.TrimSpace(strings.ToValidUTF8(line, "?"))
 		switch {
 		case line == "", strings.HasPrefix(line, "WARNING: "), strings.HasPrefix(line, "sent tapfd"), strings.HasPrefix(line, "received tapfd"), strings.HasSuffix(line, " syslog"):
-			// Neither program is at a loss for words about itself.
+			// Both programs also talk about themselves.
 		default:
 			return line
 		}

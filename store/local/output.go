@@ -19,8 +19,8 @@ import (
 	"lighter/store/derivation"
 )
 
-// register checks what the builder has left and publishes it, unless this is a check. It
-// returns what is known of the outputs that were not valid before, or of all in a check.
+// register checks what the builder has left, and publishes it unless this is a check. It
+// returns what is known of the outputs that were not valid before, or in a check of all.
 func (b *build) register(ctx context.Context) (map[store.Path]*store.Info, error) {
 	candidates := make([]store.Path, 0, len(b.inputs)+len(b.outputs))
 	for _, r := range b.inputs {
@@ -50,7 +50,7 @@ func (b *build) register(ctx context.Context) (map[store.Path]*store.Info, error
 		return nil, b.failure(store.FailedReferences, "%v", err)
 	}
 	if b.req.Check {
-		return infos, nil // what was made goes with the build's folder
+		return infos, nil // the trees go with the build's folder
 	}
 	var items []*finished
 	for _, info := range sorted {
@@ -96,7 +96,7 @@ func (b *build) finish(ctx context.Context, o derivation.Output, candidates []st
 	}}, nil
 }
 
-// pack writes an output's NAR to w, and in a check to where the request wants it too.
+// pack writes an output's NAR to w, and in a check also to where the request wants it.
 func (b *build) pack(ctx context.Context, w io.Writer, tree, output string) error {
 	if !b.req.Check || b.req.Made == nil {
 		return nar.Pack(stream.WriterUntil(ctx, w), tree)
@@ -110,7 +110,7 @@ func (b *build) pack(ctx context.Context, w io.Writer, tree, output string) erro
 }
 
 // inside returns the text of an error about an output, with the names that the builder
-// knew, and no longer than a person will read.
+// knew, and not longer than people read.
 func (b *build) inside(err error) string {
 	text := strings.ReplaceAll(err.Error(), b.folder.store(), string(b.store.layout.dir))
 	const most = 400
@@ -122,8 +122,9 @@ func (b *build) inside(err error) string {
 
 // takeAway returns the canonical tree of an output, to which nobody else has access, not
 // even by a descriptor. All processes of the sandbox have ended, and their descriptors
-// with them, so that usually it is the tree that they made; but what a builder could pass
-// outside is copied before anything looks at it, by a reader that nobody can mislead.
+// are closed, so it is usually the tree that they made. But if the builder could have passed
+// descriptors outside, the tree is copied before anything looks at it, by a reader that
+// nobody can mislead.
 func (b *build) takeAway(ctx context.Context, o derivation.Output) (string, error) {
 	tree := b.folder.output(o.Path)
 	if err := b.inspect(tree, o); err != nil {
@@ -141,9 +142,9 @@ func (b *build) takeAway(ctx context.Context, o derivation.Output) (string, erro
 	return tree, b.blameTree(nar.Canonicalize(ctx, tree, opts))
 }
 
-// couldShare reports whether the builder could pass descriptors to processes outside of
-// its sandbox: through the network namespace, or a socket that one of the sandbox paths
-// may be, or have in it. What lies in a folder can change, so it isn't looked for.
+// couldShare reports whether the builder could pass descriptors to processes outside its
+// sandbox: through the network namespace, or through a socket that a sandbox path is or
+// contains. What is in a folder can change, so any folder counts.
 func (b *build) couldShare() bool {
 	if b.builtin() {
 		return false
@@ -163,8 +164,8 @@ func (b *build) couldShare() bool {
 	return false
 }
 
-// blameTree makes an error about an output that of the derivation, unless it is the
-// machine that fails.
+// blameTree blames the derivation for an error about an output, unless it is the machine
+// that fails.
 func (b *build) blameTree(err error) error {
 	var limit *nar.LimitError
 	var errno unix.Errno
@@ -179,8 +180,8 @@ func (b *build) blameTree(err error) error {
 	return b.failure(store.FailedOutput, "%s", b.inside(err))
 }
 
-// changed reports whether an error comes from a tree that changes meanwhile: EINVAL
-// is that of readlink, and EACCES that of what was closed again after it was opened.
+// changed reports whether an error comes from a tree that changes meanwhile: EINVAL comes
+// from readlink, and EACCES from a mode that was changed back.
 func changed(errno unix.Errno) bool {
 	switch errno {
 	case unix.ENOENT, unix.ELOOP, unix.ENOTDIR, unix.EISDIR, unix.EXDEV, unix.EINVAL, unix.EACCES:
@@ -227,7 +228,7 @@ func (b *build) checkFixed(ctx context.Context, tree string, o derivation.Output
 	if err := unix.Lstat(tree, &st); err != nil {
 		return &fs.PathError{Op: "stat", Path: tree, Err: err}
 	}
-	if err := b.inspectKind(&st, o); err != nil { // it may have been swapped before it was copied
+	if err := b.inspectKind(&st, o); err != nil { // it may have been swapped before the copy
 		return err
 	}
 	want, err := newFixedHash(o)

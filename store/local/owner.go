@@ -21,14 +21,14 @@ import (
 )
 
 // heartbeat is how often a process renews its claims, and ownerTimeout how long it
-// may fail to before processes on other machines take it for dead.
+// may fail to do so before processes on other machines take it for dead.
 const (
 	heartbeat    = 30 * time.Second
 	ownerTimeout = 15 * time.Minute
 )
 
-// owner is an open store of a process: who left a file in the store's folder. Files
-// are named after it, as NAME, or as NAME.N for its N-th.
+// owner is an open store of a process, which owns files in the store's folder. They are
+// named after it: NAME, or NAME.N for the N-th.
 type owner struct {
 	machine string // boot and PID namespace
 	pid     int
@@ -38,7 +38,7 @@ type owner struct {
 
 var openStores atomic.Uint64
 
-// newOwner returns the owner that a store is that is being opened.
+// newOwner returns the owner for a store that is being opened.
 func newOwner() owner {
 	return owner{machine: thisMachine(), pid: os.Getpid(), start: processStart(os.Getpid()), number: openStores.Add(1)}
 }
@@ -62,8 +62,8 @@ func parseOwner(name string) (owner, bool) {
 	return owner{machine: parts[0], pid: pid, start: parts[2], number: number}, true
 }
 
-// thisMachine identifies this boot of this machine, and the PID namespace: what
-// shares it can see this process by its pid.
+// thisMachine identifies this boot of this machine, and the PID namespace: processes that
+// share it can see this one by its pid.
 var thisMachine = sync.OnceValue(func() string {
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
@@ -95,7 +95,7 @@ func processStart(pid int) string {
 	return string(fields[19])
 }
 
-// census remembers, for the length of one look around, which owners are alive.
+// census remembers, during one look around, which owners are alive.
 type census struct {
 	leases layout
 	now    time.Time // by the clock of the file system
@@ -106,8 +106,7 @@ func (l layout) newCensus(now time.Time) *census {
 	return &census{leases: l, now: now, known: make(map[owner]bool)}
 }
 
-// alive reports whether the owner's process still runs, as far as one can tell. In
-// doubt it does.
+// alive reports whether the owner's process still runs. In doubt it says so.
 func (c *census) alive(o owner) bool {
 	alive, ok := c.known[o]
 	if !ok {
@@ -128,14 +127,14 @@ func (c *census) look(o owner) bool {
 	return err != nil || c.now.Sub(info.ModTime()) < ownerTimeout
 }
 
-// census begins a look around at the present time.
+// census begins a look around.
 func (c *claims) census() (*census, error) {
 	now, err := c.clock()
 	return c.layout.newCensus(now), err
 }
 
-// clock returns the time by the clock of the file system, which is what the times
-// of files can be compared with.
+// clock returns the time by the clock of the file system, with which the times of files
+// can be compared.
 func (c *claims) clock() (time.Time, error) {
 	name, err := c.tmpName()
 	if err != nil {
@@ -157,10 +156,9 @@ func (c *claims) clock() (time.Time, error) {
 	return info.ModTime(), nil
 }
 
-// claims are what this open store has in the folder that is its own: a heartbeat file,
-// which shows others that it is alive, a folder in tmp, leases, and what is named after
-// it. The first two are made when they are first needed, so that who only reads leaves no
-// trace.
+// claims are what this open store owns in the folder: a heartbeat file, which shows others
+// that it is alive, a folder in tmp, leases, and whatever else is named after it. The first
+// two are made when they are first needed, so that a process that only reads leaves no trace.
 type claims struct {
 	layout layout
 	logger *slog.Logger
@@ -182,7 +180,7 @@ func (c *claims) beThere() error {
 	return c.err
 }
 
-// ownName returns a new name that says whose it is.
+// ownName returns a new name for a file of this owner.
 func (c *claims) ownName() (string, error) {
 	return c.owner.String() + "." + strconv.FormatUint(c.names.Add(1), 10), c.beThere()
 }
@@ -223,14 +221,14 @@ func (c *claims) beat() {
 }
 
 // sweepDead removes what dead processes of this machine have left unfinished. What
-// can't be removed now is left for a garbage collection, which tells.
+// can't be removed now is left for a garbage collection, which reports it.
 func (c *claims) sweepDead() {
 	for _, problem := range c.layout.sweep(c.layout.newCensus(time.Time{}), func(o owner) bool { return o.machine == thisMachine() }) {
 		c.logger.Debug("what a dead process left was not removed", "store", c.layout.root, "err", problem)
 	}
 }
 
-// sweep removes unfinished work and leases of dead owners, if of says so.
+// sweep removes unfinished work and leases of those dead owners for which of is true.
 func (l layout) sweep(c *census, of func(owner) bool) []error {
 	var problems []error
 	for _, folder := range []string{l.tmp(), l.builds(), l.leases()} {
@@ -252,7 +250,7 @@ func (l layout) sweep(c *census, of func(owner) bool) []error {
 }
 
 // renew renews the heartbeat. If others took this process for dead, it makes its
-// leases again.
+// leases anew.
 func (c *claims) renew() error {
 	name := c.layout.lease(c.owner.String())
 	now := time.Now()

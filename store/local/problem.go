@@ -16,7 +16,7 @@ import (
 	"lighter/store/local/sandbox"
 )
 
-// problemAge is how long the answer that there is a problem is believed.
+// problemAge is for how long a problem is believed before it is looked for again.
 const problemAge = 30 * time.Second
 
 // problemCache remembers the last answer of BuildProblem.
@@ -27,7 +27,7 @@ type problemCache struct {
 }
 
 // BuildProblem returns why the store can't build here, with what to change, or nil if
-// it can. It sets a sandbox up to find out, unless it has done so lately.
+// it can. To find out, it sets up a sandbox, unless it has done so lately.
 func (s *Store) BuildProblem() error {
 	p := &s.sandboxes.problem
 	p.mu.Lock()
@@ -39,7 +39,7 @@ func (s *Store) BuildProblem() error {
 	return p.err
 }
 
-// try sets a sandbox up without a builder.
+// try sets up a sandbox without a builder.
 func (s *sandboxes) try(limit time.Duration, access networkAccess) error {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
@@ -59,8 +59,7 @@ func (s *sandboxes) try(limit time.Duration, access networkAccess) error {
 }
 
 // userNamespacesAllowed reports whether this process, which is root, may make user
-// namespaces. The process that it starts to find out finds no sandbox to set up, and
-// ends.
+// namespaces. To find out, it starts a process that finds no sandbox to set up, and ends.
 var userNamespacesAllowed = sync.OnceValue(func() bool {
 	process, err := os.StartProcess("/proc/self/exe", []string{"lighter-sandbox"}, &os.ProcAttr{
 		Env: []string{sandbox.Variable + "=1"},
@@ -104,5 +103,5 @@ func advice() string {
 			return fmt.Sprintf("this kernel forbids user namespaces (%s is %s); as root: %s", switchOff.file, switchOff.bad, switchOff.command)
 		}
 	}
-	return "this kernel supports user namespaces, but something forbids them to this process: a chroot (run outside it), a container's seccomp profile (docker run --security-opt seccomp=unconfined), or an LSM"
+	return "this kernel supports user namespaces, but something denies them to this process: a chroot (run outside it), a container's seccomp profile (docker run --security-opt seccomp=unconfined), or an LSM"
 }

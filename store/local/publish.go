@@ -29,9 +29,9 @@ type finished struct {
 }
 
 // publish makes items valid, in order: an item may refer to earlier ones. A lease
-// must hold them and what they refer to. It returns what is known of each, which is
-// older where an item has become valid meanwhile. The trees are gone afterwards. On
-// error, which is about the item after the last one returned, earlier ones are valid.
+// must hold them and what they refer to. It returns what is known of each; that is older
+// if an item has become valid meanwhile. The trees are gone afterwards. An error is about
+// the item after the last one returned; earlier ones are valid.
 func (i *items) publish(ctx context.Context, items []*finished) ([]*store.Info, error) {
 	infos, err := i.publishAll(ctx, items)
 	for _, it := range items {
@@ -114,7 +114,7 @@ func (it *finished) place(l layout) error {
 }
 
 // unlock makes a tree's top writable if it is a folder, and reports whether it is.
-// Who may not write to a folder may not move it into another one.
+// Moving a folder into another one takes the right to write to it.
 func unlock(tree string) (bool, error) {
 	var st unix.Stat_t
 	if err := unix.Lstat(tree, &st); err != nil {
@@ -126,7 +126,7 @@ func unlock(tree string) (bool, error) {
 	return true, nar.Chmod(tree, 0o755)
 }
 
-// lock makes a folder again what it was before unlock.
+// lock makes a folder what it was before unlock.
 func lock(folder string) error {
 	if err := nar.Chmod(folder, 0o555); err != nil {
 		return err
@@ -138,7 +138,7 @@ func lock(folder string) error {
 	return nil
 }
 
-// reveal links the info file. If the item is valid already it leaves everything to
+// reveal links the info file. If the item is already valid, it leaves everything to
 // discard.
 func (i *items) reveal(ctx context.Context, it *finished) (*store.Info, error) {
 	for {
@@ -160,11 +160,11 @@ func (i *items) reveal(ctx context.Context, it *finished) (*store.Info, error) {
 		case !errors.Is(err, store.ErrNotValid):
 			return nil, err
 		}
-		// It was deleted since the attempt to link.
+		// It was deleted after the attempt to link.
 	}
 }
 
-// discard removes what is left of an item that was published, or was not.
+// discard removes what is left of an item, whether it was published or not.
 func (it *finished) discard(l layout) error {
 	var errs []error
 	if it.tree != "" {

@@ -24,9 +24,9 @@ const maxRecord = 64 << 20
 // record is what an info file holds. A record in use is never changed.
 type record struct {
 	store.Info
-	// Data is the item's name in store/, where that is not its own.
+	// Data is the item's name in store/, if it is not the item's own.
 	Data string `json:"data,omitempty"`
-	// NARState saves exports the hashing of the NAR: see nar.Item.
+	// NARState saves exports from hashing the NAR: see nar.Item.
 	NARState []byte `json:"narState,omitempty"`
 }
 
@@ -123,8 +123,8 @@ func (i *items) isValid(ctx context.Context, path store.Path) (bool, error) {
 	return err == nil, err
 }
 
-// ask calls look until that does not find the item to be missing for the time of a
-// verdict only. It returns an error that matches store.ErrNotValid if it is missing.
+// ask calls look, and again while the item is missing only because of a pending verdict. It
+// returns an error that matches store.ErrNotValid if it is missing for good.
 func (i *items) ask(ctx context.Context, path store.Path, look func() error) error {
 	if path.Dir() != i.layout.dir {
 		return fmt.Errorf("%w, which is %s", store.NotValid(path), i.layout.dir)
@@ -192,7 +192,7 @@ type fileID struct {
 }
 
 // recordCache keeps records that were read. An entry is used only for the very file
-// that it was read from, which its user has open.
+// that it was read from, which the caller has open.
 type recordCache struct {
 	mu sync.Mutex
 	m  map[string]cachedRecord

@@ -11,8 +11,8 @@ import (
 	"lighter/store"
 )
 
-// readRoots reads the roots. Something among them that can't be read is an error,
-// since what it keeps must not be deleted.
+// readRoots reads the roots. One that can't be read is an error, since what it keeps must
+// not be deleted.
 func (l layout) readRoots() (map[string]store.Path, error) {
 	if err := l.refresh(l.roots()); err != nil {
 		return nil, err

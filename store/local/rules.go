@@ -9,8 +9,8 @@ import (
 )
 
 // checkReferences checks the derivation's rules on what its outputs may refer to
-// (DerivationGoal::registerOutputs in libstore). The infos are those of the outputs
-// that have just been built.
+// (DerivationGoal::registerOutputs in libstore). infos has the outputs that have just
+// been built.
 func (b *build) checkReferences(ctx context.Context, infos map[store.Path]*store.Info) error {
 	for _, rule := range []derivation.ReferenceRule{
 		derivation.AllowedReferences, derivation.AllowedRequisites,
@@ -36,8 +36,7 @@ func (b *build) checkReferences(ctx context.Context, infos map[store.Path]*store
 	return nil
 }
 
-// specified returns the items that the words of a rule mean: store paths and names of
-// outputs.
+// specified returns the items that the words of a rule name: store paths and outputs.
 func (b *build) specified(rule derivation.ReferenceRule, words []string) (map[store.Path]bool, error) {
 	listed := make(map[store.Path]bool, len(words))
 	for _, word := range words {

@@ -38,8 +38,8 @@ const (
 	guestGID = 30000
 )
 
-// drainTime is how long the log is read after all builders are dead. Only something
-// outside the sandbox could hold it open for longer.
+// drainTime is how long the log is read after the sandbox has ended. Only something
+// outside could hold it open for longer.
 const drainTime = 5 * time.Second
 
 // buildUser says who builders are outside the sandbox. If change is not set they are
@@ -65,7 +65,7 @@ func (s *sandboxes) takeUser() (buildUser, error) {
 		return buildUser{}, nil
 	}
 	u := buildUser{change: true, gid: s.opts.BuildGID}
-	// Builds that need KVM shall have it, where a group has.
+	// Builds that need KVM get it, where a group may use it.
 	var st unix.Stat_t
 	if unix.Stat("/dev/kvm", &st) == nil && st.Mode&0o066 == 0o060 && st.Gid != 0 && st.Gid != u.gid {
 		u.groups = []uint32{st.Gid}
@@ -95,35 +95,35 @@ func (b *build) runBuilder(ctx context.Context) error {
 	case sandbox.Exited:
 		return b.exitError(end.Status)
 	case sandbox.Started:
-		return b.plainFailure("the builder made the first process of its sandbox end")
+		return b.plainFailure("the builder ended the first process of its sandbox")
 	case sandbox.Failed:
 	}
 	return fmt.Errorf("the sandbox ended with message %q", end.Kind)
 }
 
-// notStarted returns the error of a builder that the kernel does not execute. It is
-// the derivation's: whether the builder is in the store or not, it says what to run.
-// Only what a machine's owner has promised beyond what the kernel says is the machine's.
+// notStarted returns the error of a builder that the kernel does not execute. The
+// derivation is to blame: it says what to run, in the store or not. The machine is to
+// blame only where its owner has promised more than the kernel does.
 func (b *build) notStarted(errno unix.Errno) error {
 	if errno == unix.ENOEXEC && !slices.Contains(machineSystems(), b.drv.System) {
-		return fmt.Errorf("start the builder: %w; this machine is said to build for %s, and doesn't run such programs", errno, b.drv.System)
+		return fmt.Errorf("start the builder: %w; this machine is said to build for %s, but doesn't run such programs", errno, b.drv.System)
 	}
 	hint := ""
 	if _, _, err := b.store.layout.dir.ParsePathWithin(b.drv.Builder); err != nil {
-		hint = "; it is not in the store, so the machine's sandbox paths must have it"
+		hint = "; it is not in the store, so the machine's sandbox paths must include it"
 	}
 	return b.plainFailure("start the builder %s: %v%s", shorten(b.drv.Builder), errno, hint)
 }
 
-// plainFailure is a failure with the exit code that guix-daemon gives where there is
-// no builder whose code it could be.
+// plainFailure is a failure with the exit code that guix-daemon gives where no builder
+// has given one.
 func (b *build) plainFailure(format string, args ...any) error {
 	failure := b.failure(store.FailedExit, format, args...)
 	failure.ExitCode = 1
 	return failure
 }
 
-// maxShown bounds what a message shows of a derivation's text, in bytes.
+// maxShown is how much of a derivation's text a message shows, in bytes.
 const maxShown = 256
 
 func shorten(text string) string {
@@ -133,7 +133,7 @@ func shorten(text string) string {
 	return text[:maxShown] + "…"
 }
 
-// exitError returns the error of a builder that has ended in some way but success.
+// exitError returns the error of a builder that has ended, or nil if it has succeeded.
 func (b *build) exitError(status unix.WaitStatus) error {
 	var how string
 	var code int
@@ -155,8 +155,8 @@ func (b *build) exitError(status unix.WaitStatus) error {
 	return failure
 }
 
-// sandboxConfig returns what the sandbox is to have in it, and makes in the build's
-// folder what it needs for that.
+// sandboxConfig returns what the sandbox contains, and makes what that needs in the build's
+// folder.
 func (b *build) sandboxConfig(ctx context.Context, access networkAccess) (*sandbox.Config, error) {
 	c := b.store.sandboxes.newConfig(b.folder, access)
 	c.Personality = personality(b.drv.System)
@@ -188,13 +188,13 @@ func (b *build) sandboxConfig(ctx context.Context, access networkAccess) (*sandb
 	return c, nil
 }
 
-// newConfig returns what all sandboxes have in them.
+// newConfig returns what all sandboxes contain.
 func (s *sandboxes) newConfig(f buildFolder, access networkAccess) *sandbox.Config {
 	u := f.user
 	uid, gid := uint32(guestUID), uint32(guestGID)
 	if u.change {
 		gid = u.gid
-		if !userNamespacesAllowed() { // nothing can make it look like another
+		if !userNamespacesAllowed() { // it can't be made to look like another
 			uid = u.uid
 		}
 	}
@@ -279,9 +279,9 @@ func (b *build) sandboxPath(v *view, text string) (sandbox.Bind, error) {
 	return bind, nil
 }
 
-// runSandbox runs a sandbox until it ends, with what makes its network unless that is
-// nil, and returns its last message. If the context ends it kills everything in it; then
-// the message says nothing.
+// runSandbox runs a sandbox until it ends, with the program that makes its network unless
+// tool is nil, and returns its last message. If the context ends, it kills everything in the
+// sandbox; then the message says nothing.
 func runSandbox(ctx context.Context, c *sandbox.Config, tool *networkTool, log io.Writer) (sandbox.Message, error) {
 	p, err := startSandbox(c)
 	if err != nil {
@@ -330,7 +330,7 @@ func runSandbox(ctx context.Context, c *sandbox.Config, tool *networkTool, log i
 	return m, err
 }
 
-// sayings are what a sandbox says. The first is that the builder has started, or why not.
+// sayings are what a sandbox says: first, that the builder has started, or why not.
 type sayings struct {
 	text []byte
 	any  atomic.Bool
@@ -343,9 +343,9 @@ func (s *sayings) Write(p []byte) (int, error) {
 }
 
 // lastMessage returns the last message of a sandbox that ended with a status, or what
-// it says went wrong. That the builder has started is the last message if the builder
-// has ended the sandbox: it can do so in no way that is known, but it can't do so with
-// SIGKILL, which is from outside.
+// it says went wrong. If the last message is that the builder has started, the builder has
+// ended the sandbox. No way is known to do that; SIGKILL, which it can't use for it, comes
+// from outside.
 func lastMessage(c *sandbox.Config, said []byte, status syscall.WaitStatus) (sandbox.Message, error) {
 	var last sandbox.Message
 	d := sandbox.NewDecoder(said)
@@ -396,7 +396,7 @@ func startSandbox(c *sandbox.Config) (*sandboxProcess, error) {
 	return &sandboxProcess{process: process, control: control, log: logReader}, nil
 }
 
-// controlSocket returns the ends of a socket, one for a process of package sandbox.
+// controlSocket returns the two ends of a socket, theirs for a process of package sandbox.
 func controlSocket() (net.Conn, *os.File, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -425,8 +425,8 @@ func startProcess(c *sandbox.Config, log, control *os.File) (*os.Process, error)
 	return process, nil
 }
 
-// startSelf starts this program once more, to be what package sandbox makes of a value
-// of its variable.
+// startSelf starts this program once more, as the process that package sandbox makes of it
+// for a value of its variable.
 func startSelf(value string, log, control *os.File, attr *syscall.SysProcAttr) (*os.Process, error) {
 	null, err := os.Open(os.DevNull)
 	if err != nil {
@@ -441,8 +441,8 @@ func startSelf(value string, log, control *os.File, attr *syscall.SysProcAttr) (
 	})
 }
 
-// namespaces returns what the kernel is asked for. As root, where user namespaces
-// can't be had, the others are enough.
+// namespaces returns the namespaces to ask the kernel for. Where user namespaces are not
+// allowed, root does with the others.
 func namespaces(c *sandbox.Config) *syscall.SysProcAttr {
 	attr := &syscall.SysProcAttr{
 		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS,
@@ -458,7 +458,7 @@ func namespaces(c *sandbox.Config) *syscall.SysProcAttr {
 	if !c.SetUser {
 		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: guestUID, HostID: os.Geteuid(), Size: 1}}
 		attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: guestGID, HostID: os.Getegid(), Size: 1}}
-		// Only root keeps its capabilities by itself over execve(2).
+		// Only root keeps its capabilities over execve(2) by itself.
 		attr.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN, unix.CAP_SYS_CHROOT, unix.CAP_SETPCAP}
 		return attr
 	}

@@ -8,9 +8,9 @@ import (
 )
 
 // scanner finds which of some items are mentioned, by the hash part of their names,
-// in what is written to it, even across the ends of writes. What is searched is the
-// item's NAR, so that file names and the targets of symlinks count as well as contents
-// (scanForReferences in libstore).
+// in what is written to it, even across writes. It searches an item's NAR, so that file
+// names and the targets of symlinks count as well as contents (scanForReferences in
+// libstore).
 type scanner struct {
 	wanted map[[store.HashPartLen]byte][]store.Path
 	starts [1 << 15]bool // the first three digits of those

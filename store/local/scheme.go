@@ -6,22 +6,22 @@ import (
 	"strings"
 )
 
-// Guix writes the addresses of what is to be downloaded, and its lists of mirrors, as
-// Scheme. readScheme reads that much of it: lists, strings, symbols (numbers and
-// booleans among them), quote and comments. A list is a []any.
+// Guix writes the addresses of downloads, and its lists of mirrors, as Scheme. readScheme
+// reads as much of it as that takes: lists, strings, symbols (numbers and booleans among
+// them), quote and comments. A list is a []any.
 
 // symbol is what is neither a list nor a string.
 type symbol string
 
 const (
 	maxScheme      = 4 << 20 // bytes
-	maxSchemeDepth = 100     // lists in one another
+	maxSchemeDepth = 100     // nested lists
 )
 
 // readScheme reads the first datum in a text.
 func readScheme(text string) (any, error) {
 	if len(text) > maxScheme {
-		return nil, fmt.Errorf("%d bytes of Scheme are too many", len(text))
+		return nil, fmt.Errorf("%d bytes of Scheme, at most %d are read", len(text), maxScheme)
 	}
 	r := &schemeReader{text: text}
 	v, err := r.datum(0)
@@ -60,7 +60,7 @@ func (r *schemeReader) blank() bool {
 
 func (r *schemeReader) datum(depth int) (any, error) {
 	if depth > maxSchemeDepth {
-		return nil, fmt.Errorf("more than %d lists are in one another", maxSchemeDepth)
+		return nil, fmt.Errorf("lists are nested more than %d deep", maxSchemeDepth)
 	}
 	if !r.blank() {
 		return nil, errSchemeEnd
@@ -70,7 +70,7 @@ func (r *schemeReader) datum(depth int) (any, error) {
 		r.at++
 		return r.list(depth)
 	case ')':
-		return nil, errors.New("a parenthesis closes nothing")
+		return nil, errors.New("a closing parenthesis closes nothing")
 	case '"':
 		r.at++
 		return r.quoted()

@@ -13,15 +13,15 @@ import (
 const (
 	defaultMaxOutput      = 1 << 40 // bytes; the largest packages of Guix have some 10 GB
 	defaultMaxOutputFiles = 4 << 20 // the largest have some 200,000
-	// What is kept free by default is this part of the disk, and no more than this many bytes.
+	// By default this part of the disk is kept free, but not more than this many bytes.
 	defaultKeepFreePart = 20
 	defaultMaxKeepFree  = 1 << 30
 )
 
 // space is what a disk has, in bytes.
 type space struct {
-	free int64 // for who is not root
-	keep int64 // of which so much is kept free
+	free int64 // for users other than root
+	keep int64 // how much of that must stay free
 }
 
 func (d *diskWatch) space() (space, error) {
@@ -37,15 +37,15 @@ func (d *diskWatch) space() (space, error) {
 	return sp, nil
 }
 
-// room returns an error, which matches ENOSPC, if that many more bytes would not leave on
-// the disk what is to be kept free.
+// room returns an error, which matches ENOSPC, if that many more bytes would not leave
+// enough of the disk free.
 func (d *diskWatch) room(bytes int64) error {
 	sp, err := d.space()
 	if err != nil {
 		return err
 	}
 	if left := sp.free - sp.keep; bytes > left {
-		return fmt.Errorf("%s more have no room: %s are free, of which %s are kept free: %w", quantity.Bytes(bytes), quantity.Bytes(sp.free), quantity.Bytes(sp.keep), unix.ENOSPC)
+		return fmt.Errorf("no room for %s more: %s are free, and %s are kept free: %w", quantity.Bytes(bytes), quantity.Bytes(sp.free), quantity.Bytes(sp.keep), unix.ENOSPC)
 	}
 	return nil
 }

@@ -17,32 +17,33 @@ import (
 // Options are what a store is opened with. Root must be set; the zero values of the
 // rest are fine.
 type Options struct {
-	// Root is the folder that the store is in. It is made if need be.
+	// Root is the store's folder. It is made if need be.
 	Root string
 	// Dir is the logical store directory; /gnu/store if empty. It is not the folder
-	// that items are in, and need not exist.
+	// with the items, and need not exist.
 	Dir store.Dir
 
-	// Key signs exports. Without one there are none.
+	// Key signs exports. Without a key there are none.
 	Key *signature.PrivateKey
-	// ACL is asked, once per import, who may sign what is imported. Without one
-	// nobody may.
+	// ACL is called once for each import, and says whose signatures count. Without it,
+	// nothing can be imported.
 	ACL func() (*signature.ACL, error)
 
 	Logger *slog.Logger // nil is slog.Default()
 
-	// NoSync leaves it to the kernel when items reach the disk. If the machine
-	// crashes, items may then be there with contents that are not.
+	// NoSync leaves it to the kernel when items reach the disk. If the machine then
+	// crashes, there may be items whose contents are lost.
 	NoSync bool
 
 	// Systems are further systems whose programs the kernel can run, such as by
 	// binfmt_misc.
 	Systems []string
-	// BuildUID is the first of 1,024 users and BuildGID the group, outside the sandbox,
-	// that builders run as where this process is root: each build that runs has a user
-	// of its own, who is not in /etc/passwd and runs nothing else. 0 is 30001 and 30000. Builds of an ordinary user run as that user.
+	// If this process is root, builders run outside the sandbox as one of 1,024 users, of
+	// which BuildUID is the first, and as the group BuildGID: each running build has a user
+	// of its own, who is not in /etc/passwd and runs nothing else. 0 is 30001 and 30000.
+	// Builds of an ordinary user run as that user.
 	BuildUID, BuildGID uint32
-	// Hidden are files and folders, beside Root, that no sandbox path may show to a build:
+	// Hidden are files and folders, besides Root, that no sandbox path may show to a build:
 	// keys, and the agent's socket.
 	Hidden []string
 	// FixedOutputNetwork is the network of fixed-output builds.
@@ -50,18 +51,17 @@ type Options struct {
 	// MaxProcesses bounds the processes and threads of one build; 0 is 1,024 for
 	// each core and for each of four more.
 	MaxProcesses uint64
-	// MaxOutput bounds what is in the files of a build's outputs, in bytes, sparse files
-	// and hard links at their full size; 0 is 1 TiB. MaxOutputFiles bounds how many files,
-	// folders and symlinks they have; 0 is 4,194,304. A build that exceeds one of them
-	// fails.
+	// MaxOutput bounds the contents of a build's outputs, in bytes, with sparse files and
+	// hard links at their full size; 0 is 1 TiB. MaxOutputFiles bounds the number of their
+	// files, folders and symlinks; 0 is 4,194,304. A build that exceeds one of them fails.
 	MaxOutput, MaxOutputFiles int64
-	// KeepFree is how many bytes of the store's disk are left free: what is to be written
-	// beyond that is refused, and a build that writes it is stopped. 0 is a twentieth of the
-	// disk, but not more than 1 GiB; negative is nothing.
+	// KeepFree is how many bytes of the store's disk stay free: what would take more is
+	// refused, and a build that takes more is stopped. 0 is a twentieth of the disk, but not
+	// more than 1 GiB; negative is nothing.
 	KeepFree int64
 	// ImpureEnvVars are the variables of this process that derivations with a known hash
-	// may ask for (impureEnvVars). nil is DefaultImpureEnvVars. What is not among them, or
-	// not set, they get empty.
+	// may ask for (impureEnvVars). nil is DefaultImpureEnvVars. Other variables, and those
+	// that are not set, are empty for the builder.
 	ImpureEnvVars []string
 }
 
@@ -108,7 +108,7 @@ var errClosed = errors.New("the store is closed")
 func Open(opts Options) (*Store, error) {
 	root, err := filepath.Abs(opts.Root)
 	if err == nil && opts.Root == "" {
-		err = errors.New("no folder is given")
+		err = errors.New("no folder was given")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
@@ -127,7 +127,7 @@ func open(opts Options, l layout) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Builds mount what is in the store by its name without symlinks.
+	// Builds mount what is in the store by names without symlinks.
 	if l.root, err = filepath.EvalSymlinks(l.root); err != nil {
 		return nil, err
 	}
@@ -152,8 +152,8 @@ func open(opts Options, l layout) (*Store, error) {
 	}, nil
 }
 
-// Close ends the store's use by this process: leases that are left end. Nothing
-// else of the store may be running or be called any more.
+// Close ends the use of the store by this process, and its leases. No other method may be
+// running or be called any more.
 func (s *Store) Close() error {
 	err := errors.Join(s.claims.releaseLeases(), s.sandboxes.users.close(), s.claims.disappear(), s.items.syncer.folder.Close())
 	if err != nil {
@@ -165,7 +165,7 @@ func (s *Store) Close() error {
 // Dir implements store.Store.
 func (s *Store) Dir() store.Dir { return s.layout.dir }
 
-// Root returns the folder that the store is in.
+// Root returns the store's folder.
 func (s *Store) Root() string { return s.layout.root }
 
 // Info implements store.Store.
@@ -191,8 +191,8 @@ func (s *Store) ValidPaths(ctx context.Context, paths []store.Path) ([]store.Pat
 	return valid, nil
 }
 
-// PhysicalPath returns where the item is. It is to be read only, and is not there
-// any more when the item was deleted.
+// PhysicalPath returns where the item is. Callers must only read it; when the item is
+// deleted, it is gone.
 func (s *Store) PhysicalPath(path store.Path) (string, error) {
 	r, err := s.items.record(context.Background(), path)
 	if err != nil {

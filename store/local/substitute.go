@@ -24,7 +24,7 @@ func (s *Store) AddSubstitute(ctx context.Context, info *store.Info, contents io
 
 func (s *Store) addSubstitute(ctx context.Context, info *store.Info, contents io.Reader) error {
 	if info.Path.Dir() != s.layout.dir {
-		return fmt.Errorf("this store is %s", s.layout.dir)
+		return fmt.Errorf("it is not in the store %s", s.layout.dir)
 	}
 	lease := s.claims.newLease("substitute")
 	defer lease.Release() //nolint:errcheck // a lease that stays ends with the store

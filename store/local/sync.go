@@ -8,14 +8,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// syncer brings everything written to the store's file system to the disk. Callers
-// that come while that happens share the next run.
+// syncer syncs all that was written to the store's file system. Callers that come
+// meanwhile share the next run.
 type syncer struct {
 	folder *os.File
 
 	running sync.Mutex // held by the caller that syncs
 	mu      sync.Mutex
-	next    *syncRun // that has not begun; nil if no caller waits
+	next    *syncRun // the one that has not begun; nil if no caller waits
 }
 
 type syncRun struct {

@@ -76,8 +76,8 @@ var runs32Bit = sync.OnceValue(func() bool {
 	return refused == 0
 })
 
-// runsI386 reports whether a 64-bit x86 kernel runs 32-bit programs: it may be made
-// without them, or started with ia32_emulation=0.
+// runsI386 reports whether a 64-bit x86 kernel runs 32-bit programs: it may have been made
+// without support for them, or started with ia32_emulation=0.
 var runsI386 = sync.OnceValue(func() bool { return runs(i386Program) })
 
 // runs reports whether the kernel runs a program, by running it.
@@ -108,8 +108,8 @@ var i386Program = []byte("\x7fELF\x01\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x0
 	"\x01\x00\x00\x00\x00\x00\x00\x00\x00\x80\x04\x08\x00\x80\x04\x08\x5d\x00\x00\x00\x5d\x00\x00\x00\x05\x00\x00\x00\x00\x10\x00\x00" +
 	"\xb8\x01\x00\x00\x00\x31\xdb\xcd\x80")
 
-// personality returns the personality of builders for a system: no randomized
-// addresses, and for the 32-bit systems of 64-bit machines what makes uname say so.
+// personality returns the personality of builders for a system: without randomized
+// addresses, and for the 32-bit systems of 64-bit machines with what makes uname say so.
 func personality(system string) uint32 {
 	if (system == "i686-linux" || system == armhf) && machineSystems()[0] != system {
 		return personalityNoRandomize | personalityLinux32

@@ -13,25 +13,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// buildUIDs is how many user ids there are for builds that run at the same time on a
-// machine, from Options.BuildUID.
+// buildUIDs is how many user ids there are for the builds that run on a machine at the same
+// time, starting with Options.BuildUID.
 const buildUIDs = 1024
 
-// uidFolder has a file for each id that was used on this machine since it was started;
-// all processes that build as root use it.
+// uidFolder has a file for each id that was used since this machine started. All processes
+// that build as root share it.
 const uidFolder = "/run/lighter/build-users"
 
-// userPool has the user ids of builds where this process is root: each build that runs
-// has its own, so that builds can't reach each other's processes. An id is this process's
-// while it has a lock on the id's file, and is kept for the next build.
+// userPool has the user ids of builds where this process is root: each running build has
+// its own, so that builds can't reach each other's processes. An id belongs to this process
+// while it holds a lock on the id's file, and is kept for the next build.
 type userPool struct {
 	mu     sync.Mutex
 	free   []uint32
 	claims []*os.File
 }
 
-// take returns an id that no other build has. All processes of a build are dead when it
-// is given back.
+// take returns an id that no other build has. It must not be given back before all
+// processes of the build are dead.
 func (p *userPool) take(folder string, first uint32) (uint32, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

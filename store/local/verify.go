@@ -13,7 +13,7 @@ import (
 	"lighter/store"
 )
 
-// Verify implements store.Verifier. What is being deleted meanwhile is no problem.
+// Verify implements store.Verifier. Items that are deleted meanwhile are no problem.
 func (s *Store) Verify(ctx context.Context, contents bool, report func(store.VerifyProblem)) error {
 	bases, err := s.layout.validBases()
 	if err != nil {

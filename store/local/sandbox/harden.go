@@ -8,15 +8,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// harden leaves nothing in this process that the builder could use: without other
-// users to be had, it has the builder's user id.
+// harden leaves nothing in this process that the builder could use: where there are no other
+// users, the two have the same user id.
 //
 // The kernel drops signals to the first process of a PID namespace that come from
 // inside, SIGKILL and SIGSTOP too, unless the process handles them; and Go's runtime
 // handles them all, most of them by dying. Nothing in this process needs them: it
 // only waits, in system calls. Signals of the runtime to its own threads get lost as
-// well, so the privileges, which Go drops in all threads with signals, go first; that
-// fails, to no harm, in programs that use cgo.
+// well, so the privileges, which Go drops in all threads by signals, must go first; in
+// programs that use cgo that fails, which does no harm.
 func (s *stage) harden() {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var none [2]unix.CapUserData
@@ -34,14 +34,14 @@ func defaultAction(sig unix.Signal) {
 	_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(&action)), 0, lastSignal/8, 0, 0)
 }
 
-// oomScore is /proc/self/oom_score_adj. The file is not this process's own any more
-// once it is not dumpable, so it is open from before to after that.
+// oomScore is /proc/self/oom_score_adj. Once this process is not dumpable, the file no longer
+// belongs to it, so it is opened before and stays open.
 type oomScore struct {
 	fd  int
 	own []byte
 }
 
-// offer has the build go first if memory runs out.
+// offer makes the build the first to go if memory runs out.
 func (o *oomScore) offer() {
 	fd, err := unix.Open("/proc/self/oom_score_adj", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -53,8 +53,8 @@ func (o *oomScore) offer() {
 	_, _ = unix.Pwrite(fd, []byte("1000"), 0)
 }
 
-// restore takes this process out of that, once the builder has started: else a
-// builder of many small processes, or one that fills /dev/shm, has it killed.
+// restore takes this process out of that once the builder has started. Otherwise a builder
+// of many small processes, or one that fills /dev/shm, would have it killed.
 func (o *oomScore) restore() {
 	if o.fd != 0 {
 		_, _ = unix.Pwrite(o.fd, o.own, 0)
@@ -75,7 +75,7 @@ func (s *stage) refuseOwnProgram() {
 	name := s.Builder
 	for range maxInterpreters {
 		if unix.Stat(name, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
-			return // what is wrong, starting it will tell
+			return // starting it will tell what is wrong
 		}
 		if st.Dev == own.Dev && st.Ino == own.Ino {
 			fail(NoExec, "start the builder", unix.EACCES)

@@ -20,12 +20,12 @@ var links = []Bind{
 	{Outside: "/dev/pts/ptmx", Inside: "/dev/ptmx"},
 }
 
-// mount makes the sandbox's tree at Root. All of it is read-only in the end, but
+// mount makes the sandbox's tree at Root. In the end all of it is read-only except
 // the store directory, /tmp and /dev/shm.
 func (s *stage) mount() {
 	unix.Umask(0)
 	s.root = s.Root
-	// Else mounts made here would appear outside, where the root is shared.
+	// Otherwise mounts made here would appear outside, where the root is shared.
 	must("make all mounts private", unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
 	must("mount the root", unix.Mount("tmpfs", s.root, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"))
 	for _, folder := range []string{s.StoreDir, "/dev/pts", "/dev/shm", "/proc", "/tmp"} {
@@ -68,7 +68,7 @@ func (s *stage) enter() {
 	must("enter the root", unix.Chdir("/"))
 }
 
-// mkdir makes a folder and those that it is in.
+// mkdir makes a folder and its parents.
 func (s *stage) mkdir(inside string) {
 	if inside == "/" {
 		return
@@ -109,10 +109,10 @@ func (s *stage) device(name string) {
 }
 
 // path binds a file or folder with all that is mounted in it: a part could show
-// what the mounts hide, so the kernel allows but the whole. Where a place is in
+// what the mounts hide, so the kernel only allows the whole. Where a place is in
 // another of Paths, it must exist there, since nothing may be made outside.
 //
-// What is mounted is what was opened and looked at: its name may lead elsewhere by now.
+// It mounts what it has opened and looked at: by now the name may lead elsewhere.
 func (s *stage) path(b Bind) {
 	fd, err := unix.Open(b.Outside, unix.O_PATH|unix.O_CLOEXEC, 0)
 	must("find "+b.Outside, err)
@@ -144,7 +144,7 @@ func (s *stage) within(inside string) bool {
 	return false
 }
 
-// protect makes all mounts of the sandbox read-only, but those given.
+// protect makes all mounts of the sandbox read-only except those given.
 func (s *stage) protect(writable ...string) {
 	err := unix.MountSetattr(unix.AT_FDCWD, s.root, unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID})
 	if err == unix.ENOSYS { // before Linux 5.12

@@ -8,7 +8,7 @@ import (
 )
 
 // The wait for the network interface that a program outside makes, in nanoseconds: how
-// often it is looked for, and for how long. What makes it needs some 30 ms.
+// often to look for it, and for how long. Making it takes some 30 ms.
 const (
 	networkPoll = 1_000_000
 	networkWait = 10_000_000_000

@@ -3,8 +3,8 @@
 // more, in new namespaces, with the variable [Variable] set and a [Config] on file
 // descriptor [ControlFD]. That process, the first of its PID namespace, mounts the
 // build's file system, gives up its privileges, starts the builder, reaps whatever
-// becomes its child, tells how the builder ended, and exits; then the kernel kills
-// what else is left in the namespace.
+// becomes its child, reports how the builder ended, and exits; then the kernel kills
+// whatever is left in the namespace.
 //
 // All that happens in the package's init function, and the package imports neither
 // fmt nor os nor anything else of weight: Go initializes a package as soon as what
@@ -28,8 +28,8 @@ const Variable = "LIGHTER_SANDBOX"
 // ControlFD is the file descriptor of that process at which it finds a socket.
 const ControlFD = 3
 
-// Config says what a sandbox has in it. File names outside are as the starting
-// process sees them, absolute and without symlinks to be afraid of.
+// Config says what a sandbox contains. File names outside are as the starting process
+// sees them, absolute, and with no symlinks that others can change.
 type Config struct {
 	// Root is an empty folder outside, over which the sandbox's root is mounted.
 	Root string
@@ -49,23 +49,23 @@ type Config struct {
 	Folder string
 
 	Builder string
-	Args    []string // with the 0th
+	Args    []string // including the 0th
 	Env     []string
 
-	// UID and GID are who the builder is, if SetUser is set; else it stays who this
-	// process is. Groups are what other groups it is in.
+	// UID and GID are who the builder is, if SetUser is set; otherwise it is who this
+	// process is. Groups are the other groups that it is in.
 	SetUser  bool
 	UID, GID uint32
 	HostUID  uint32 // what UID is outside; it is the starter's to map, and not encoded
 	Groups   []uint32
 
 	HostNetwork bool // else there is just a loopback interface
-	// Interface is another network interface, unless it is empty, which a program
-	// outside sets up. The builder starts when it has a way out.
+	// Interface, unless it is empty, is another network interface, which a program
+	// outside sets up. The builder starts when there is a way out through it.
 	Interface    string
 	Personality  uint32
 	MaxProcesses uint64 // RLIMIT_NPROC
-	// Probe ends when the builder could be started, without starting it.
+	// Probe ends the sandbox when the builder could be started, without starting it.
 	Probe bool
 }
 
@@ -76,7 +76,7 @@ type Bind struct {
 	Device, Inode   uint64
 }
 
-// File is a small file, and the folders that it is in.
+// File is a small file, made with the folders that it is in.
 type File struct{ Inside, Contents string }
 
 // Kind begins a message from the sandbox.
@@ -85,7 +85,7 @@ type Kind byte
 // The messages.
 const (
 	Failed  Kind = 'F' // this machine could not set the sandbox up: step and errno follow
-	NoExec  Kind = 'N' // the builder is not what can be started: the same follows
+	NoExec  Kind = 'N' // the builder can't be started: the same follows
 	Started Kind = 'S' // the builder has been started
 	Exited  Kind = 'X' // the builder has ended: its wait status follows
 )

@@ -17,14 +17,14 @@ import (
 //   - sockets of families that network namespaces don't confine, AF_VSOCK above all,
 //     which leads to the host of a virtual machine. The filter can't look into the
 //     arguments of socketcall(2), on which glibc for i686 depends, nor of io_uring, so
-//     that who knows these still gets one;
+//     whoever uses these can still get one;
 //   - typing into terminals (TIOCSTI);
 //   - limits of the sandbox's first process, which may have the builder's user id;
 //   - bpf(2), kexec and open_by_handle_at(2), which most kernels allow to no one
-//     without privileges, or not outside the mounts that one has;
+//     without privileges, or only within one's own mounts;
 //   - keys, only where the builder could not get a keyring of its own.
 //
-// It is of classic BPF by hand: these are few rules, and a library brings cgo.
+// It is classic BPF written by hand: the rules are few, and a library would bring cgo.
 
 // calls are the numbers of system calls that the filter knows, on one architecture.
 type calls struct {
@@ -154,7 +154,7 @@ func (f *program) refuseArgument(call, argument uint32, errno unix.Errno, values
 }
 
 // confine sets the filter for this thread and what it starts. A kernel without filters
-// has none, which guix-daemon has not either.
+// has none; guix-daemon never has one.
 func confine() {
 	f := filter(runtime.GOARCH, newKeyring())
 	if len(f) == 0 {
@@ -173,7 +173,7 @@ func confine() {
 
 // newKeyring leaves the session keyring of the starter, with the keys of a person
 // perhaps. It reports whether that could be done: another build of the same user may
-// have used up the user's keys.
+// have used up the user's quota of keys.
 func newKeyring() bool {
 	_, _, errno := unix.RawSyscall(unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0)
 	return errno == 0

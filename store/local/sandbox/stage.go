@@ -93,7 +93,7 @@ func readFull(b []byte) {
 	}
 }
 
-// tell sends a message. The starter may be gone; then so is this process, soon.
+// tell sends a message. If the starter is gone, so is this process, soon.
 func tell(m *Message) {
 	for b := m.encode(); len(b) > 0; {
 		n, err := unix.Write(ControlFD, b)
@@ -164,7 +164,7 @@ func (s *stage) restrict() {
 	if _, _, errno := unix.RawSyscall(unix.SYS_PERSONALITY, uintptr(s.Personality), 0, 0); errno != 0 {
 		fail(Failed, "set the personality", errno)
 	}
-	// What the starter ignores, such as SIGHUP under nohup, the builder shall not.
+	// The builder must not ignore what the starter ignores, such as SIGHUP under nohup.
 	for _, sig := range []unix.Signal{unix.SIGHUP, unix.SIGINT} {
 		defaultAction(sig)
 	}
@@ -220,7 +220,8 @@ func (s *stage) start() int {
 	return pid
 }
 
-// notStarted tells what this machine lacks at the moment from what the builder is.
+// notStarted distinguishes what this machine lacks at the moment from what is wrong with the
+// builder.
 func notStarted(err error) Kind {
 	errno, ok := err.(unix.Errno) //nolint:errorlint // see fail
 	if ok && (errno == unix.ENOMEM || errno == unix.EAGAIN || errno == unix.EMFILE || errno == unix.ENFILE) {

@@ -13,7 +13,7 @@ import (
 // files, and kills it when the other end of the socket is closed.
 type Watched struct {
 	Program string
-	Args    []string // with the 0th
+	Args    []string // including the 0th
 }
 
 // WatchValue is what [Variable] is in the process that watches a program.
