@@ -23,7 +23,7 @@ const (
 	// watchInterval is how often an agent looks whether its socket is still there, and
 	// touchInterval how often it keeps programs that clean /tmp from thinking that it
 	// is of no use.
-	watchInterval = 5 * time.Second
+	watchInterval = time.Second
 	touchInterval = time.Hour
 )
 
