@@ -55,6 +55,7 @@ func preinstalled(t testing.TB, f *farm, cfg *sshtransport.Config) {
 }
 
 func TestModes(t *testing.T) {
+	testkit.CheckLeaks(t)
 	for _, test := range []struct {
 		name string
 		opts sshtest.Options
@@ -67,7 +68,7 @@ func TestModes(t *testing.T) {
 		{"noise", sshtest.Options{Noise: "hello\n", ForbidStreamLocal: true}, sshtransport.ModeSession},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			testkit.CheckLeaks(t)
+			t.Parallel()
 			f := newFarm(t)
 			_, cfg := startTestServer(t, f, test.opts)
 			c := newClient(t, cfg)

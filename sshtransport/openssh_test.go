@@ -76,6 +76,7 @@ func TestOpenSSH(t *testing.T) {
 
 // Modes and restrictions of real servers.
 func TestOpenSSHRestricted(t *testing.T) {
+	testkit.CheckLeaks(t)
 	forced := func(f *farm) string {
 		exe, err := os.Executable()
 		if err != nil {
@@ -101,7 +102,7 @@ func TestOpenSSHRestricted(t *testing.T) {
 		{name: "one session", lines: func(*farm) []string { return []string{"MaxSessions 1"} }, mode: sshtransport.ModeStreamLocal},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			testkit.CheckLeaks(t)
+			t.Parallel()
 			f := newFarm(t)
 			if test.start {
 				serveInProcess(t, f)
@@ -148,9 +149,10 @@ func TestOpenSSHOneSessionNoForwarding(t *testing.T) {
 }
 
 func TestOpenSSHAgentKilled(t *testing.T) {
+	testkit.CheckLeaks(t)
 	for _, lines := range [][]string{nil, {"DisableForwarding yes"}} {
 		t.Run(fmt.Sprint(lines), func(t *testing.T) {
-			testkit.CheckLeaks(t)
+			t.Parallel()
 			s, f := sshtest.StartOpenSSH(t, lines...), newFarm(t)
 			c := newClient(t, opensshConfig(t, s, f))
 			h := httpClient(t, c)
@@ -202,9 +204,10 @@ func TestOpenSSHAgentGone(t *testing.T) {
 }
 
 func TestOpenSSHKilledInTransfer(t *testing.T) {
+	testkit.CheckLeaks(t)
 	for _, lines := range [][]string{nil, {"DisableForwarding yes"}} {
 		t.Run(fmt.Sprint(lines), func(t *testing.T) {
-			testkit.CheckLeaks(t)
+			t.Parallel()
 			s, f := sshtest.StartOpenSSH(t, lines...), newFarm(t)
 			c := newClient(t, opensshConfig(t, s, f))
 			h := httpClient(t, c)

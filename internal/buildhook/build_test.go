@@ -9,6 +9,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/hookapi"
+	"lighter/internal/testkit"
 	"lighter/nar/signature"
 	"lighter/store"
 )
@@ -321,6 +322,7 @@ func TestFinalInTheMiddleOfAnArchive(t *testing.T) {
 
 // TestCoordinatorGone ends the conversation in each of its parts.
 func TestCoordinatorGone(t *testing.T) {
+	testkit.CheckLeaks(t)
 	for name, until := range map[string]func(l *lab, s *session){
 		"waiting": func(l *lab, s *session) {},
 		"in the middle of a frame": func(l *lab, s *session) {
@@ -338,7 +340,8 @@ func TestCoordinatorGone(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			l := newLab(t, nil)
+			t.Parallel()
+			l := newParallelLab(t, nil)
 			s, o := l.accepted("hello")
 			s.state(api.Building, 1, "m1")
 			s.sendLog("first ")
@@ -374,6 +377,7 @@ func TestCoordinatorGone(t *testing.T) {
 }
 
 func TestPatience(t *testing.T) {
+	testkit.CheckLeaks(t)
 	for name, spoil := range map[string]func(l *lab){
 		"nobody": func(l *lab) { l.stopServing() },
 		"takes the order and says nothing": func(l *lab) {
@@ -389,7 +393,8 @@ func TestPatience(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			l := newLab(t, func(c *Config) { c.Patience = 500 * time.Millisecond })
+			t.Parallel()
+			l := newParallelLab(t, func(c *Config) { c.Patience = 500 * time.Millisecond })
 			s, _ := l.accepted("hello")
 			a := l.good("hello")
 			s.announce(1)

@@ -52,6 +52,13 @@ type lab struct {
 func newLab(t testing.TB, change func(*Config)) *lab {
 	t.Helper()
 	testkit.CheckLeaks(t)
+	return newParallelLab(t, change)
+}
+
+// newParallelLab is newLab for tests that wait, and do so at the same time; the one that has
+// them all looks for leaks.
+func newParallelLab(t testing.TB, change func(*Config)) *lab {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "lighter") //nolint:usetesting // a socket's name is short
 	if err != nil {
 		t.Fatal(err)

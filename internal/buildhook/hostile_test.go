@@ -332,6 +332,7 @@ func wireString(b *bytes.Buffer, s string) {
 // its connection open, as one that was stopped: first the hook falls silent as well, and
 // then it ends.
 func TestStoppedCoordinator(t *testing.T) {
+	testkit.CheckLeaks(t)
 	for name, until := range map[string]func(l *lab, s *session){
 		"queued":       func(_ *lab, s *session) { s.state(api.Queued, 0, "") },
 		"building":     func(_ *lab, s *session) { s.state(api.Building, 1, "m1") },
@@ -344,7 +345,8 @@ func TestStoppedCoordinator(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			l := newLab(t, func(c *Config) { c.silence, c.Patience = 100*time.Millisecond, 200*time.Millisecond })
+			t.Parallel()
+			l := newParallelLab(t, func(c *Config) { c.silence, c.Patience = 100*time.Millisecond, 200*time.Millisecond })
 			s, _ := l.accepted("hello")
 			until(l, s)
 			l.exit(ExitTransient)

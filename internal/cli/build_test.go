@@ -179,6 +179,7 @@ func TestSkippedRequestsAreNoFailure(t *testing.T) {
 }
 
 func TestManyDerivations(t *testing.T) {
+	t.Parallel()
 	const n = 2*api.MaxSubmit + 345
 	s := newStub(t)
 	k := &taker{finish: taken(api.Queued)}

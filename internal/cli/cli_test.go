@@ -28,6 +28,7 @@ func TestMain(m *testing.M) {
 // TestScripts runs the scripts in testdata/script. Each has a state and a
 // configuration folder of its own.
 func TestScripts(t *testing.T) {
+	t.Parallel()
 	testscript.Run(t, testscript.Params{
 		Dir:                 filepath.Join("testdata", "script"),
 		UpdateScripts:       *update,

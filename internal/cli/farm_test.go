@@ -166,6 +166,7 @@ func TestPauseAndResume(t *testing.T) {
 }
 
 func TestStatusWatchAsJSON(t *testing.T) {
+	t.Parallel()
 	s := newStub(t)
 	s.answer("GET /v1/status", api.Status{Version: "1"})
 	ctx, cancel := context.WithCancel(t.Context())

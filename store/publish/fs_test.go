@@ -191,7 +191,7 @@ func TestMirrorHangs(t *testing.T) {
 	b := newBench(t)
 	var stalled atomic.Bool
 	server := b.overSFTP(func(c *sshtransport.Config) {
-		c.StartTimeout = 2 * time.Second
+		c.StartTimeout = time.Second
 		c.Dial = func(ctx context.Context) (net.Conn, error) {
 			if stalled.Load() {
 				return nil, errBroken
