@@ -78,11 +78,7 @@ const (
 // uses it, and it gives up its capabilities and needs no default route, while pasta keeps
 // CAP_SYS_ADMIN. For others pasta comes first: slirp4netns has a sandbox of its own only in
 // user namespaces that have a root, and those of builds have none.
-var networkTools = []struct {
-	name, resolver string
-	needed         []string // options without which it opens the host to builds
-	wanted         []string // options that its version may lack
-}{
+var networkTools = []knownTool{
 	{slirp, "10.0.2.3", []string{"--configure", "--disable-host-loopback"}, []string{"--mtu=65520", "--enable-seccomp"}},
 	{
 		pasta, "169.254.1.1",
@@ -91,12 +87,19 @@ var networkTools = []struct {
 	},
 }
 
-// findNetworkTool returns an installed program, or why it can't be used.
-func findNetworkTool(name string) (*networkTool, error) {
+// knownTool is a program that may be installed.
+type knownTool struct {
+	name, resolver string
+	needed         []string // options without which it opens the host to builds
+	wanted         []string // options that its version may lack
+}
+
+// find returns the installed program, or why it can't be used.
+func (t *knownTool) find() (*networkTool, error) {
 	file := ""
 	for _, folder := range append(strings.Split(os.Getenv("PATH"), ":"), "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin", "/run/current-system/profile/bin", "/run/current-system/profile/sbin") {
-		if strings.HasPrefix(folder, "/") && unix.Access(folder+"/"+name, unix.X_OK) == nil {
-			file = folder + "/" + name
+		if strings.HasPrefix(folder, "/") && unix.Access(folder+"/"+t.name, unix.X_OK) == nil {
+			file = folder + "/" + t.name
 			break
 		}
 	}
@@ -116,24 +119,18 @@ func findNetworkTool(name string) (*networkTool, error) {
 		option, _, _ = strings.Cut(option, "=")
 		return bytes.Contains(help, []byte(option))
 	}
-	for _, t := range networkTools {
-		if t.name != name {
-			continue
+	n := &networkTool{name: t.name, file: file, resolver: t.resolver, options: slices.Clone(t.needed)}
+	for _, option := range t.needed {
+		if !has(option) {
+			return nil, fmt.Errorf("%s is too old: it has no %s", file, option)
 		}
-		n := &networkTool{name: name, file: file, resolver: t.resolver, options: t.needed}
-		for _, option := range t.needed {
-			if !has(option) {
-				return nil, fmt.Errorf("%s is too old: it has no %s", file, option)
-			}
-		}
-		for _, option := range append(t.wanted, n.more()...) {
-			if has(option) {
-				n.options = append(n.options[:len(n.options):len(n.options)], option)
-			}
-		}
-		return n, nil
 	}
-	return nil, errors.New("unknown program")
+	for _, option := range slices.Concat(t.wanted, n.more()) {
+		if has(option) {
+			n.options = append(n.options, option)
+		}
+	}
+	return n, nil
 }
 
 // more returns the options that depend on this machine and this user.
@@ -195,12 +192,12 @@ func (s *sandboxes) workingTool() (*networkTool, error) {
 	first := n.asked.IsZero()
 	n.tool, n.err = nil, nil
 	var problems []string
-	names := []string{slirp, pasta}
+	known := slices.Clone(networkTools)
 	if os.Geteuid() != 0 {
-		slices.Reverse(names)
+		slices.Reverse(known)
 	}
-	for _, name := range names {
-		tool, err := findNetworkTool(name)
+	for _, t := range known {
+		tool, err := t.find()
 		if err == nil {
 			err = s.try(trialTime, networkAccess{tool: tool})
 		}
@@ -208,7 +205,7 @@ func (s *sandboxes) workingTool() (*networkTool, error) {
 			n.tool, problems = tool, nil
 			break
 		}
-		problems = append(problems, name+": "+err.Error())
+		problems = append(problems, t.name+": "+err.Error())
 	}
 	if n.tool == nil {
 		n.err = noTool(problems)
@@ -250,7 +247,7 @@ func (s *Store) NetworkProblem() error {
 var installedTool = sync.OnceValue(func() error {
 	var problems []string
 	for _, t := range networkTools {
-		_, err := findNetworkTool(t.name)
+		_, err := t.find()
 		if err == nil {
 			return nil
 		}

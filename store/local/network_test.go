@@ -143,7 +143,7 @@ func TestNetworkTools(t *testing.T) {
 	for _, known := range networkTools {
 		t.Run(known.name, func(t *testing.T) {
 			s := openTestStore(t)
-			tool, err := findNetworkTool(known.name)
+			tool, err := known.find()
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -349,12 +349,12 @@ func killBuilding(t *testing.T, tool string) {
 
 // TestBuildForever is a process to be killed.
 func TestBuildForever(t *testing.T) {
-	name := os.Getenv(networkVariable)
-	if name != slirp && name != pasta {
+	known := slices.IndexFunc(networkTools, func(k knownTool) bool { return k.name == os.Getenv(networkVariable) })
+	if known < 0 {
 		t.Skip("TestNetworkTools runs it")
 	}
 	s := openTestStore(t)
-	tool, err := findNetworkTool(name)
+	tool, err := networkTools[known].find()
 	if err != nil {
 		t.Fatal(err)
 	}
