@@ -16,14 +16,14 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// Pebble starts without a word where files of its log were removed, cut short, or replaced
-// by older ones: it takes what it finds for all there is. So a count of what was
-// acknowledged is kept apart, in a file beside the folder, and compared at the start.
+// Pebble starts without a word if files of its log were removed, cut short, or replaced by
+// older ones: it takes what it finds for all there is. So a count of what was acknowledged
+// is kept apart, in a file beside the folder, and compared at the start.
 //
-// Each batch has the number of changes so far in it. When it is durable the file gets that
-// number, by a write that costs microseconds. It is synced in the background, once a
-// second: so a coordinator that is killed has counted all that it acknowledged, and one
-// that lost its power all but the last second's. The file is never ahead of the ledger.
+// Each batch contains the number of changes so far. When it is durable, that number is
+// written to the file, which costs microseconds. The file is synced in the background, once
+// a second. So a coordinator that is killed has counted all that it acknowledged, and one
+// that lost power has counted all but the last second. The file is never ahead of the ledger.
 
 // MissingError is the error of opening a ledger that lacks changes which were acknowledged
 // as durable.
@@ -31,8 +31,8 @@ type MissingError struct {
 	Dir, File string
 	Found     Tally // in the ledger
 	Counted   Tally // in the file
-	// Other says that the file is about another ledger than the one in the folder, or that
-	// there is nothing in the folder.
+	// Other says that the file is about a ledger other than the one in the folder, or that
+	// the folder is empty.
 	Other bool
 }
 
@@ -72,8 +72,8 @@ func encodeChanges(n uint64, now time.Time) []byte {
 	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, n), uint64(nanoseconds(now))) // #nosec G115 -- read back by the same conversion
 }
 
-// readChanges returns how far the ledger has come, but for the numbers of event and build.
-// A *RecordError says that it isn't known.
+// readChanges returns how far the ledger has come, except for the numbers of event and build.
+// A *RecordError says that this isn't known.
 func readChanges(r pebble.Reader) (t Tally, err error) {
 	value, err := get(r, keyChanges)
 	switch {
@@ -89,8 +89,8 @@ func readChanges(r pebble.Reader) (t Tally, err error) {
 	return t, nil
 }
 
-// readIdentity returns which ledger it is; zero for a new one, and for one of an older
-// version.
+// readIdentity returns which ledger this is; zero for a new one, and for one that an older
+// version made.
 func readIdentity(r pebble.Reader) (id identity, err error) {
 	value, err := get(r, keyIdentity)
 	if errors.Is(err, pebble.ErrNotFound) {
@@ -141,7 +141,7 @@ type counted struct {
 func readCounted(fs vfs.FS, name string) (c counted, err error) {
 	f, err := fs.Open(name)
 	if errors.Is(err, iofs.ErrNotExist) {
-		return counted{state: "it is not there"}, nil
+		return counted{state: "there is no such file"}, nil
 	}
 	if err != nil {
 		return c, err
@@ -151,7 +151,7 @@ func readCounted(fs vfs.FS, name string) (c counted, err error) {
 	if err != nil {
 		return c, err
 	}
-	c.state = "what is in it can't be read"
+	c.state = "its contents are unusable"
 	for at := 0; at < len(data); at += slotEvery {
 		if id, t, ok := decodeSlot(data[at:]); ok && (c.state != "" || t.Changes >= c.tally.Changes) {
 			c = counted{id: id, tally: t}
@@ -165,7 +165,7 @@ type counter struct {
 	db   *database
 	name string
 	id   identity
-	file vfs.File // nil if it could not be opened: nothing is counted then
+	file vfs.File // nil if it could not be opened; then nothing is counted
 	turn int64
 
 	dirty chan struct{}   // holds a token when there is something to sync
@@ -174,14 +174,13 @@ type counter struct {
 	once  sync.Once       // for the first failure
 }
 
-// syncEvery is the time between two syncs of the file: what may not be counted if the power
-// fails.
+// syncEvery is the time between two syncs of the file: changes of the last such time may not
+// be counted if the power fails.
 const syncEvery = time.Second
 
 func countedFile(dir string) string { return strings.TrimRight(dir, "/") + ".acknowledged" }
 
-// checkAcknowledged compares what the file has counted with what is there, if that is
-// known.
+// checkAcknowledged compares what the file has counted with what was found, if that is known.
 func (l *Ledger) checkAcknowledged(found Tally, isKnown bool) error {
 	c := &counter{db: l.db, ended: l.writer.written, name: countedFile(l.db.dir), dirty: make(chan struct{}, 1), over: make(chan struct{})}
 	l.writer.counter = c
@@ -196,7 +195,7 @@ func (l *Ledger) checkAcknowledged(found Tally, isKnown bool) error {
 	switch {
 	case was.state != "":
 		if c.id != (identity{}) {
-			l.db.opts.Logger.Warn("ledger: nothing says how much was acknowledged; it is recounted", "file", c.name, "why", was.state)
+			l.db.opts.Logger.Warn("ledger: how much was acknowledged is unknown; counting starts anew", "file", c.name, "why", was.state)
 		}
 		return nil
 	case !missing.Other && !isKnown:
@@ -217,8 +216,7 @@ func (l *Ledger) checkAcknowledged(found Tally, isKnown bool) error {
 	return l.db.Set(keyMeta("removed"), removed.encode(), pebble.Sync)
 }
 
-// start makes the file, and the ledger's identity, if they aren't there, and counts from
-// now on.
+// start makes the file and the ledger's identity, if they aren't there, and begins to count.
 func (c *counter) start(t Tally) error {
 	if c.id == (identity{}) {
 		if _, err := rand.Read(c.id[:]); err != nil {
@@ -277,11 +275,11 @@ func (c *counter) note(t Tally) {
 	}
 }
 
-// failed logs, the first time, that nothing is counted. The ledger has what it has: a count
-// that is too low tells of less, and of nothing that isn't so.
+// failed logs, the first time, that nothing is counted. That does no harm to the ledger: a
+// count that is too low notices fewer losses, and none that did not happen.
 func (c *counter) failed(err error) {
 	c.once.Do(func() {
-		c.db.opts.Logger.Error("ledger: what is acknowledged can't be counted; if files of the ledger get lost, that may go unnoticed", "file", c.name, "err", err)
+		c.db.opts.Logger.Error("ledger: what is acknowledged can't be counted; the loss of files of the ledger may go unnoticed", "file", c.name, "err", err)
 	})
 }
 

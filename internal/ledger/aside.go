@@ -10,14 +10,14 @@ import (
 // maxAside bounds the records that are remembered as unusable.
 const maxAside = 1000
 
-// aside has the records that could not be used when they were read. They stay where they
-// are: "lighter doctor" says how to drop them.
+// aside has the records that could not be used when they were read. They stay in the
+// database: "lighter doctor" says how to drop them.
 type aside struct {
 	mu    sync.Mutex
 	known map[string]error // by what they are
 }
 
-// setAside notes and logs, once, that a record can't be used, and so was left out.
+// setAside notes and logs, once, that a record can't be used and is left out.
 func (db *database) setAside(err error) {
 	var record *RecordError
 	if !errors.As(err, &record) {
@@ -35,8 +35,8 @@ func (db *database) setAside(err error) {
 	db.opts.Logger.Error("ledger: a record can't be used and is left out; \"lighter doctor --deep\" says how to drop it", "record", record.What, "err", record.Err)
 }
 
-// SetAside returns what was wrong with the records that could not be used since the ledger
-// was opened, a *RecordError each, at most 1000. A record counts once it is read.
+// SetAside returns what is wrong with the records that were read since the ledger was opened
+// and could not be used: a *RecordError each, at most 1000.
 func (l *Ledger) SetAside() []error {
 	l.db.aside.mu.Lock()
 	defer l.db.aside.mu.Unlock()

@@ -13,11 +13,11 @@ import (
 	"lighter/store"
 )
 
-// Filter selects builds. The zero value selects all. All that it asks for is found by
-// indexes, however many builds there are and however few it selects.
+// Filter selects builds. The zero value selects all. Indexes answer all of it, however many
+// builds there are and however few it selects.
 type Filter struct {
 	api.Filter
-	// After is the id of a build: only what comes behind it in the listing.
+	// After is the id of a build: only what comes after it is listed.
 	After string
 	Limit int // 0 is none
 	// OldestFirst turns the listing round. Otherwise the newest comes first.
@@ -41,25 +41,16 @@ func readHead(r pebble.Reader, id string) (head, error) {
 	return decodeHead(id, value)
 }
 
-func readBuild(r pebble.Reader, number uint64) (*api.Build, error) {
-	value, closer, err := r.Get(keyBuild(number))
-	if err != nil {
-		return nil, missingRecord(number, err)
-	}
-	defer closer.Close()
-	return decodeBuild(number, value)
-}
-
-// missingRecord is the error of a record that an index has, and that could not be read.
+// missingRecord is the error of a record that is in an index and could not be read.
 func missingRecord(number uint64, err error) error {
 	if errors.Is(err, pebble.ErrNotFound) {
-		return unusable(errors.New("it is in an index, and its record is missing"), "build number %d", number)
+		return unusable(errors.New("it is in an index, but its record is missing"), "build number %d", number)
 	}
 	return fmt.Errorf("build number %d: %w", number, err)
 }
 
-// decodeBuild reads a record. Texts that an older version wrote longer than they may be
-// now are cut.
+// decodeBuild reads a record. It cuts texts from older versions that are longer than is
+// allowed now.
 func decodeBuild(number uint64, value []byte) (*api.Build, error) {
 	b, err := decode(value, func(b *api.Build) error {
 		b.Shorten()
@@ -85,17 +76,18 @@ func (l *Ledger) Build(ctx context.Context, id string) (*api.Build, error) {
 	if err != nil {
 		return nil, err
 	}
-	return readBuild(l.db, h.number)
+	e, err := readEntry(l.db, h.number)
+	return e.build, err
 }
 
-// Counts returns how many builds are in each state that any is in.
+// Counts returns how many builds are in each state. States without builds are left out.
 func (l *Ledger) Counts() map[api.State]int {
 	counts := make(map[api.State]int)
 	l.published.eachCount(func(key countKey, n int) { counts[key.state] += n })
 	return counts
 }
 
-// SystemCounts returns how many builds are in each state that any is in, by system.
+// SystemCounts returns the same by system.
 func (l *Ledger) SystemCounts() map[string]map[api.State]int {
 	counts := make(map[string]map[api.State]int)
 	l.published.eachCount(func(key countKey, n int) {
@@ -110,8 +102,8 @@ func (l *Ledger) SystemCounts() map[string]map[api.State]int {
 // maxByOutput bounds what ByOutput returns.
 const maxByOutput = 100
 
-// ByOutput returns the ids of the builds that have made an output, or are to make it, as
-// far as their records say so: the newest first, and not more than 100.
+// ByOutput returns the ids of the builds that have made an output or will make it, as far as
+// their records say so: newest first, at most 100.
 func (l *Ledger) ByOutput(ctx context.Context, path store.Path) (ids []string, err error) {
 	q := &query{all: [][]byte{termPrefix(outputTerm(string(path)))}, backward: true}
 	q.matches = func(b *api.Build) bool {
@@ -133,8 +125,8 @@ func (l *Ledger) ByOutput(ctx context.Context, path store.Path) (ids []string, e
 	return ids, nil
 }
 
-// ByPrefix returns the ids that start with a prefix, in their order, and not more than
-// limit, which must be positive.
+// ByPrefix returns the ids that start with a prefix, sorted, and at most limit, which must be
+// positive.
 func (l *Ledger) ByPrefix(ctx context.Context, prefix string, limit int) ([]string, error) {
 	if limit < 1 {
 		return nil, fmt.Errorf("builds whose ids start with %q: limit %d; want at least 1", prefix, limit)
@@ -161,12 +153,12 @@ func (l *Ledger) ByPrefix(ctx context.Context, prefix string, limit int) ([]stri
 // while the caller looks at them.
 const pageSize = 64
 
-// pageBytes is the size of records, in bytes, from which on no more are read at a time.
+// pageBytes bounds the bytes of the records that a listing reads at a time, but for the last.
 const pageBytes = 4 << 20
 
-// Builds lists builds, newest first, as they are when the listing comes to them:
-// one that changes meanwhile is listed at most once. Builds that are made after it has
-// begun may be missing, and so are those whose records can't be used: see SetAside. An
+// Builds lists builds, newest first, as they are when the listing comes to them: a build
+// that changes meanwhile is listed at most once. Builds that are made after the listing has
+// begun may be missing. Those whose records can't be used are missing: see SetAside. An
 // error ends the listing.
 func (l *Ledger) Builds(ctx context.Context, f Filter) iter.Seq2[*api.Build, error] {
 	return func(yield func(*api.Build, error) bool) {
@@ -219,8 +211,8 @@ func (l *Ledger) entries(ctx context.Context, q *query, at *position) iter.Seq2[
 	}
 }
 
-// position is where a listing has come to: builds with numbers from least to most
-// are still to be listed.
+// position is how far a listing has come: builds with numbers from least to most are still
+// to be listed.
 type position struct{ least, most uint64 }
 
 func everywhere() *position { return &position{least: 1, most: 1<<63 - 1} }
@@ -246,7 +238,7 @@ func (l *Ledger) start(ctx context.Context, f Filter) (*position, error) {
 	return at, nil
 }
 
-// page reads the next builds and moves the position behind them.
+// page reads the next builds and moves the position past them.
 func (l *Ledger) page(ctx context.Context, q *query, at *position, names **builds) (page []entry, more bool, err error) {
 	if at.least > at.most {
 		return nil, false, ctx.Err()
@@ -302,7 +294,7 @@ func (l *Ledger) page(ctx context.Context, q *query, at *position, names **build
 	return page, false, nil
 }
 
-// pass moves a position behind a build.
+// pass moves a position past a build.
 func (at *position) pass(number uint64, backward bool) {
 	if backward {
 		at.most = number - 1

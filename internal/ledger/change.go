@@ -9,16 +9,16 @@ import (
 
 // Change is one change of the ledger.
 type Change struct {
-	// Build is the full new record, or nil. It takes the place of the one with the
-	// same ID, or is new. Nothing of it is kept.
+	// Build is the full new record, or nil. It is new, or replaces the one with the same
+	// ID. The ledger retains nothing of it.
 	Build *api.Build
 	// Create says that the build must be new; if it is not, the error matches
 	// ErrExists.
 	Create bool
-	// Event is appended; number and time are the ledger's. With Build, its build,
-	// state and attempt are the record's and need not be set. If it is nil, and the
-	// record is new or has another state or attempt, an event is made of the record.
-	// An event of a build (not of a machine) without Build must not change its state.
+	// Event is appended; the ledger sets number and time. With Build, its build, state
+	// and attempt are the record's and need not be set. If it is nil, and the record is
+	// new or has another state or attempt, an event is made from the record. An event of
+	// a build (not of a machine) without Build must not change the build's state.
 	Event *api.Event
 	// Duration, if not nil, is recorded.
 	Duration *Duration
@@ -28,8 +28,8 @@ type Change struct {
 	Setting *Setting
 }
 
-// Setting is a value that is kept under a name, as JSON: what an operator decided, or how
-// far a reader of the events has come.
+// Setting is a value kept under a name, as JSON: what an operator decided, or how far a
+// reader of the events has come.
 type Setting struct {
 	Name  string
 	Value any // nil removes it
@@ -50,7 +50,7 @@ type Duration struct {
 	Sample       Sample
 }
 
-// maxSamples is how many samples are kept of each package and system.
+// maxSamples is how many samples are kept for each package and system.
 const maxSamples = 16
 
 // Machine is what was learnt of a machine and is worth keeping.
@@ -65,7 +65,7 @@ type Machine struct {
 
 // prepared is a change, encoded as far as its caller can.
 type prepared struct {
-	id     string // of the build that it is about; empty if it is about none
+	id     string // of the build that it is about; empty if there is none
 	record []byte // of the build; nil leaves it as it is
 	create bool
 	state  byte // of the record, or what an event claims; 0 if it claims none
@@ -82,8 +82,8 @@ type prepared struct {
 	value    []byte // nil removes the setting
 }
 
-// storedEvent is how an event is stored: without number and time, which
-// are known only when it is written.
+// storedEvent is an event as it is stored: without number and time, which are known
+// only when it is written.
 type storedEvent struct {
 	Kind    string       `json:"kind,omitempty"`
 	Build   string       `json:"build,omitempty"`
@@ -181,7 +181,7 @@ func (p *prepared) prepareEvent(c *Change) error {
 	return nil
 }
 
-// storedEvent returns the event of a change, which may be made of its build, or nil.
+// storedEvent returns the event of a change, which may be made from its build, or nil.
 func (p *prepared) storedEvent(c *Change) (*storedEvent, error) {
 	e, b := c.Event, c.Build
 	switch {
@@ -205,7 +205,7 @@ func (p *prepared) storedEvent(c *Change) (*storedEvent, error) {
 	return s, nil
 }
 
-// size is about how many bytes the change takes in a batch.
+// size returns about how many bytes the change takes in a batch.
 func (p *prepared) size() int {
 	const perEntry = 64 // a key, and what an index gets
 	n := 8*perEntry + len(p.record) + len(p.event) + len(p.known) + len(p.value)

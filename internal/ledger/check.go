@@ -15,11 +15,11 @@ import (
 // maxProblems bounds what Check reports.
 const maxProblems = 100
 
-// Check reads the whole ledger, as it is now, and verifies every invariant: no number of
-// an event is missing that was not removed; each build has one number and one record, and
-// stands in just the indexes that its record says; the index of events by build is
-// complete; the last event of a build says the state of its record; everything can be
-// decoded. It returns all that is wrong (the first 100 problems), joined.
+// Check reads the whole ledger, as it is now, and verifies every invariant: no event is
+// missing unless it was removed; each build has one number and one record, and is in
+// exactly the indexes that its record calls for; the index of events by build is complete;
+// the last event of a build has the state of its record; everything can be decoded. It
+// returns all that is wrong (the first 100 problems), joined.
 func (l *Ledger) Check(ctx context.Context) error {
 	if err := l.db.begin(ctx); err != nil {
 		return err
@@ -78,8 +78,8 @@ func (c *checker) run() error {
 	return nil
 }
 
-// checked is what Check has found of one build. Lists are kept as sums, whose order does
-// not count; see mix.
+// checked is what Check has found about one build. Lists are kept as sums, in which order
+// does not count; see mix.
 type checked struct {
 	head
 	id        string
@@ -92,10 +92,10 @@ type checked struct {
 	entrySum  uint64
 	last      api.State
 	unread    bool // its record can't be used
-	unheard   bool // nor an event of it
+	unheard   bool // an event of it can't be used
 }
 
-// mix returns a number that stands for two in a sum.
+// mix returns a number that stands for two numbers in a sum.
 func mix(a, b uint64) uint64 { return sumTerms([]term{term(a), term(b)}) }
 
 type checker struct {
@@ -136,7 +136,7 @@ func (c *checker) id(key, value []byte) error {
 	return c.ctx.Err()
 }
 
-// numbered finds the build of a number that starts at an offset in a key.
+// numbered finds the build whose number is at an offset in a key.
 func (c *checker) numbered(key []byte, offset, length int) (*checked, error) {
 	if len(key) != length {
 		return nil, c.problemf("%w", corrupt(key))
@@ -211,7 +211,7 @@ func (c *checker) name(key, value []byte) error {
 	return c.entries(key, len(key)-8, value, mix(prefixName, uint64(newTerm("name", string(key[1:len(key)-9])))))
 }
 
-// entries notes the builds of an entry of an index.
+// entries notes the builds that an entry of an index has.
 func (c *checker) entries(key []byte, length int, value []byte, sum uint64) error {
 	chunk, err := keyChunk(key, length)
 	if err != nil {
@@ -335,11 +335,11 @@ func (c *checker) conclude() {
 
 // missing says which entries a build lacks in indexes.
 func (c *checker) missing(b *checked) string {
-	r, err := readBuild(c.r, b.number)
+	e, err := readEntry(c.r, b.number)
 	if err != nil {
 		return err.Error()
 	}
-	t := newTerms(r)
+	t := newTerms(e.build)
 	keys := [][]byte{keyName(t.name, chunkOf(b.number))}
 	for _, term := range t.all(b.head.state) {
 		keys = append(keys, keyTerm(term, chunkOf(b.number)))

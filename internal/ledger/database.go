@@ -37,7 +37,7 @@ type database struct {
 	failed   chan struct{} // closed once failure is set
 }
 
-// takeLock locks the folder and leaves this process's number there for others.
+// takeLock locks the folder and writes this process's PID there for others.
 func takeLock(dir string, fs vfs.FS) (*pebble.Lock, error) {
 	lock, err := pebble.LockDirectory(dir, fs)
 	file := fs.PathJoin(dir, "PID")
@@ -65,11 +65,8 @@ func readPID(fs vfs.FS, file string) int {
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, 32))
-	if err != nil {
-		return 0
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil {
+	pid, notANumber := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil || notANumber != nil {
 		return 0
 	}
 	return pid
@@ -134,8 +131,8 @@ func (db *database) begin(ctx context.Context) error {
 
 func (db *database) end() { db.use.RUnlock() }
 
-// await runs what may write, outside of the writing goroutine. If a write fails, fn
-// does not come back (see haltFS) and is abandoned.
+// await runs fn, which may write, outside the writing goroutine. If a write fails, fn does
+// not return (see haltFS) and is abandoned.
 func (db *database) await(fn func() error) error {
 	done := make(chan error, 1)
 	go func() { done <- fn() }()
@@ -164,8 +161,8 @@ func (db *database) err() error {
 	return nil
 }
 
-// maxNumber bounds numbers of builds and events: there is room for as many again, and no
-// sum of them overflows.
+// maxNumber bounds numbers of builds and events found in a database, so that as many more
+// fit, and no sum overflows.
 const maxNumber = 1 << 62
 
 // lastNumber returns the number in the last key with a prefix of one byte.
@@ -226,8 +223,8 @@ func (p pebbleLogger) Errorf(text string, args ...any) {
 	p.db.opts.Logger.Debug("pebble: "+fmt.Sprintf(text, args...), "severity", "error")
 }
 
-// Fatalf is what Pebble calls when it cannot go on, after which no line of it may
-// run. As its writes do not fail (see haltFS), that is a broken invariant.
+// Fatalf is what Pebble calls when it cannot go on; no line of it may run afterwards. Since
+// its writes do not fail (see haltFS), this is a broken invariant.
 func (p pebbleLogger) Fatalf(text string, args ...any) {
 	message := "pebble: " + fmt.Sprintf(text, args...)
 	p.db.fail(errors.New(message))

@@ -22,11 +22,10 @@ func (l *Ledger) LastEvent() uint64 {
 // the caller looks at them.
 const eventChunk = 256
 
-// Events calls fn for every event with number from (0 counts as 1) and above, in
-// order, none missed and none twice, and returns fn's error if it returns one. Those
-// that Prune has removed are skipped.
-// With follow it goes on with events to come, until the context ends (its error is
-// returned) or the ledger is closed (ErrClosed).
+// Events calls fn for every event from a number on (0 counts as 1), in order, none missed
+// and none twice, and returns fn's error if there is one. Events that Prune has removed are
+// skipped. With follow it goes on with new events until the context ends (then it returns
+// the context's error) or the ledger is closed (ErrClosed).
 func (l *Ledger) Events(ctx context.Context, from uint64, follow bool, fn func(api.Event) error) error {
 	next := max(from, 1)
 	for {
@@ -62,7 +61,7 @@ func (l *Ledger) Events(ctx context.Context, from uint64, follow bool, fn func(a
 }
 
 // readEvents returns the events from first to last, or as many of them as are read at a
-// time. All of them exist, but for those that were removed.
+// time. All of them exist except those that were removed.
 func (l *Ledger) readEvents(ctx context.Context, first, last uint64) (events []api.Event, err error) {
 	if err := l.db.begin(ctx); err != nil {
 		return nil, err
@@ -73,7 +72,7 @@ func (l *Ledger) readEvents(ctx context.Context, first, last uint64) (events []a
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, iter.Close()) }()
-	removed := l.published.watermark().event // of after the iterator was made
+	removed := l.published.watermark().event // from after the iterator was made
 	missing := func(want, found uint64) error {
 		if found > want && found > removed+1 {
 			return fmt.Errorf("ledger %s: event %d is missing", l.db.dir, max(want, removed+1))
@@ -105,8 +104,8 @@ func (l *Ledger) readEvents(ctx context.Context, first, last uint64) (events []a
 	return events, nil
 }
 
-// readEvent returns an event, or what stands for one that can't be used: nobody who
-// follows events shall miss a number, or be stopped by one.
+// readEvent returns an event, or one that stands for an event that can't be used: whoever
+// follows events must not miss a number, nor be stopped by one.
 func (db *database) readEvent(key, value []byte) api.Event {
 	e, err := decodeEvent(key, value)
 	if err != nil {
@@ -117,8 +116,8 @@ func (db *database) readEvent(key, value []byte) api.Event {
 }
 
 // decodeEvent reads an event whose key has the right length. With an error, a
-// *RecordError, it returns just number and time. Texts that an older version wrote longer
-// than they may be now are cut.
+// *RecordError, it returns only number and time. It cuts texts from older versions that are
+// longer than is allowed now.
 func decodeEvent(key, value []byte) (api.Event, error) {
 	e := api.Event{Seq: binary.BigEndian.Uint64(key[1:])}
 	if len(value) < 8 {

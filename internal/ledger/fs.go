@@ -10,16 +10,16 @@ import (
 // haltFS is a file system on which no write fails: the first one that does is
 // reported, and its goroutine stops forever.
 //
-// Pebble has no answer to a failed write. Depending on the file and the moment it
-// tries forever, panics with locks held so that the process ends, or calls the
-// logger's Fatalf. Stopping right there leaves the disk as it is, lets readers and
-// callers be told, and lets the process decide.
+// Pebble can't cope with a failed write. Depending on the file and the moment, it tries
+// forever, panics with locks held so that the process ends, or calls the logger's Fatalf.
+// Stopping right there leaves the disk as it is, lets readers and callers be told, and
+// leaves the decision to the process.
 type haltFS struct {
 	vfs.FS
 	report func(error)
 }
 
-// check returns if err is nil, and otherwise never.
+// check returns only if err is nil.
 func (fs *haltFS) check(operation, name string, err error) {
 	if err == nil {
 		return

@@ -26,8 +26,8 @@ func bitOf(number uint64) byte { return byte(number % chunkSize) }
 // mask has a bit for each build of a chunk.
 type mask [chunkSize / 64]uint64
 
-// cleared is the bit of an operation that takes a build out of an index; the others say
-// which build of the chunk it is.
+// cleared is the bit of an operation that takes a build out of an index. The other bits say
+// which build of the chunk.
 const cleared = 0x80
 
 // decodeMask applies the operations of an entry, in their order.
@@ -86,10 +86,9 @@ func (m mask) numbers(chunk int64) []uint64 {
 }
 
 // merger joins what several batches did to an entry of an index. Both kinds of values
-// stay right when they are only concatenated, as a lighter that knows nothing of
-// indexes, and so refuses the ledger, may do before it looks at the format. The name
-// is that of Pebble's own merger, which ledgers of format 1 were made with: Pebble
-// refuses another.
+// stay right when they are only concatenated: an older lighter, which knows no indexes and
+// refuses the ledger, may do that before it looks at the format. The name is that of
+// Pebble's own merger, with which ledgers of format 1 were made: Pebble accepts no other.
 var merger = &pebble.Merger{
 	Name: pebble.DefaultMerger.Name,
 	Merge: func(key, value []byte) (pebble.ValueMerger, error) {
@@ -106,9 +105,9 @@ var merger = &pebble.Merger{
 	},
 }
 
-// opsMerger keeps the last operation on each build. It has no DeletableFinish, by which
-// Pebble may show an older value again if the entry was once deleted; [Ledger.Prune]
-// removes entries that are empty.
+// opsMerger keeps the last operation on each build. It has no DeletableFinish: with that,
+// Pebble may show an older value again if the entry was once deleted. [Ledger.Prune]
+// removes empty entries.
 type opsMerger struct{ set, clear mask }
 
 // MergeNewer implements pebble.ValueMerger.
@@ -169,8 +168,8 @@ func (s span) join(other span) span {
 	return span{min(s.first, other.first), max(s.last, other.last)}
 }
 
-// decodeSpan returns all of time for what is no range: builds are looked for where there
-// are none then, and none is missed.
+// decodeSpan returns all of time for what is not a range: then builds are looked for where
+// there may be none, but none is missed.
 func decodeSpan(value []byte) span {
 	if len(value) == 0 || len(value)%spanSize != 0 {
 		return span{math.MinInt64, math.MaxInt64}
@@ -200,8 +199,7 @@ func (s *spanMerger) Finish(bool) ([]byte, io.Closer, error) {
 	return decodeSpan(s.values).encode(), nil, nil
 }
 
-// nanoseconds returns a time as spans have it; one that is out of their range becomes the
-// first or the last.
+// nanoseconds returns a time as spans have it: the first or the last if it is out of range.
 func nanoseconds(t time.Time) int64 {
 	switch year := t.Year(); {
 	case year < 1678:
@@ -213,7 +211,7 @@ func nanoseconds(t time.Time) int64 {
 }
 
 // term stands for a property that builds share, such as a tag. It is a hash, so that
-// keys are short; who finds a build by it looks at the record too.
+// keys are short; whoever finds a build by it looks at the record too.
 type term uint64
 
 // newTerm returns the term of a kind of property and its value; never 0.
@@ -229,11 +227,11 @@ func userTerm(name string) term    { return newTerm("user", name) }
 func outputTerm(path string) term  { return newTerm("output", path) }
 func drvTerm(path string) term     { return newTerm("derivation", path) }
 
-// everyTerm is that of all builds.
+// everyTerm is the term that all builds have.
 var everyTerm = newTerm("build", "")
 
-// kindTerm is the term of the start of a name, up to its first dash: "python-" for
-// "python-numpy-2.1", as many builds have it.
+// kindTerm is the term of the start of a name up to its first dash, which many builds share:
+// "python-" for "python-numpy-2.1".
 func kindTerm(start string) term { return newTerm("kind", start) }
 
 // tagTerm is the term of a tag with a value or, if the value is empty, with any.
@@ -253,7 +251,7 @@ var codeTerms = func() map[byte]term {
 	return terms
 }()
 
-// terms is what a build is found by, besides its state.
+// terms are what a build is found by, besides its state.
 type terms struct {
 	fixed     []term // of derivation, system, tags and submitter, sorted: what seldom changes; and everyTerm
 	outputs   []term // sorted
@@ -291,7 +289,7 @@ func newTerms(b *api.Build) *terms {
 	return t
 }
 
-// all returns all terms, that of a state included.
+// all returns all terms, including that of a state.
 func (t *terms) all(state byte) []term {
 	all := append(slices.Concat(t.fixed, t.outputs), codeTerms[state])
 	if t.machine != 0 {

@@ -74,7 +74,7 @@ func appendChunk(prefix []byte, chunk int64) []byte {
 	return binary.BigEndian.AppendUint64(prefix, uint64(chunk)) // #nosec G115 -- read back by the same conversion
 }
 
-// keyChunk returns the chunk at the end of a key whose other part has a length.
+// keyChunk returns the chunk at the end of a key, after a part of the given length.
 func keyChunk(key []byte, length int) (int64, error) {
 	if len(key) != length+8 {
 		return 0, corrupt(key)
@@ -100,7 +100,7 @@ func keySetting(name string) []byte { return append([]byte{prefixSetting}, name.
 
 func keyMachine(name string) []byte { return append([]byte{prefixMachine}, name...) }
 
-// after returns the first key that is behind all keys with a prefix.
+// after returns the first key after all keys with a prefix.
 func after(prefix []byte) []byte {
 	end := append([]byte(nil), prefix...)
 	for i := len(end) - 1; i >= 0; i-- {
@@ -108,11 +108,11 @@ func after(prefix []byte) []byte {
 			return end[:i+1]
 		}
 	}
-	return nil // no key is behind 0xff…
+	return nil // no key comes after 0xff…
 }
 
-// head is the value of an 'n' key: what must be known of a build to change it, its
-// record and the indexes.
+// head is the value of an 'n' key: what must be known of a build to change its record and
+// the indexes.
 type head struct {
 	number  uint64
 	state   byte

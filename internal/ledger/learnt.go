@@ -13,8 +13,8 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 )
 
-// Durations returns the last samples, at most 16, of a package for a system, most
-// recent first.
+// Durations returns the last samples of a package for a system, at most 16, most recent
+// first.
 func (l *Ledger) Durations(ctx context.Context, name, system string) ([]Sample, error) {
 	if err := l.db.begin(ctx); err != nil {
 		return nil, err
@@ -24,11 +24,11 @@ func (l *Ledger) Durations(ctx context.Context, name, system string) ([]Sample, 
 	return slices.Clone(samples), err
 }
 
-// samplesRemembered is how many packages' samples are kept in memory, about.
+// samplesRemembered is about how many packages have their samples in memory.
 const samplesRemembered = 1 << 13
 
-// samples are those of packages that were asked for lately: that happens when a build comes
-// and when it ends, and builds of a package come close together.
+// samples are those of packages that were asked for lately. Each build asks when it comes and
+// when it ends, and builds of a package come close together.
 type samples struct {
 	db    *database
 	mu    sync.Mutex
@@ -38,7 +38,7 @@ type samples struct {
 // of returns the samples of a package, which must not be changed.
 func (s *samples) of(key []byte) ([]Sample, error) {
 	s.mu.Lock()
-	defer s.mu.Unlock() // also while it is read, so that nothing older comes in afterwards
+	defer s.mu.Unlock() // held while reading, so that nothing older comes in afterwards
 	if known, ok := s.known[string(key)]; ok {
 		return known, nil
 	}
@@ -59,7 +59,7 @@ func (s *samples) of(key []byte) ([]Sample, error) {
 	return read, nil
 }
 
-// remember takes samples that were written.
+// remember replaces samples with those that were written.
 func (s *samples) remember(written map[string][]Sample) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -116,8 +116,8 @@ func (l *Ledger) Machines(ctx context.Context) (map[string]Machine, error) {
 	return machines, err
 }
 
-// Setting decodes a setting into v, and reports whether there is one of that name. One that
-// can't be decoded gives a *RecordError.
+// Setting decodes the setting with a name into v, and reports whether there is one. If it
+// can't be decoded, the error is a *RecordError.
 func (l *Ledger) Setting(ctx context.Context, name string, v any) (bool, error) {
 	if err := l.db.begin(ctx); err != nil {
 		return false, err
@@ -138,8 +138,8 @@ func (l *Ledger) Setting(ctx context.Context, name string, v any) (bool, error) 
 	return true, nil
 }
 
-// Settings calls fn for each setting whose name starts with a prefix, in the order of the
-// names. Values that are not JSON are left out.
+// Settings calls fn for each setting whose name starts with a prefix, in the order of names.
+// Values that are not JSON are left out.
 func (l *Ledger) Settings(ctx context.Context, prefix string, fn func(name string, value json.RawMessage) error) error {
 	if err := l.db.begin(ctx); err != nil {
 		return err

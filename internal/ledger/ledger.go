@@ -1,31 +1,31 @@
 // Package ledger keeps the coordinator's truth on disk: builds, their events,
-// measured durations, and what was learnt of machines. It is a Pebble database in
+// measured durations, and what was learnt about machines. It is a Pebble database in
 // a folder, and the only package that imports Pebble.
 //
 // # Changes
 //
 // All changes go through [Ledger.Apply]: any number of them, made together or not
-// at all. Callers encode their records themselves; one goroutine puts what came
-// from all of them meanwhile into one batch, and one fsync makes it durable. So a
-// change costs its share of a disk write, and order is what Apply's callers saw.
+// at all. Each caller's goroutine encodes its records; one goroutine puts what has come
+// from all callers into one batch, and one fsync makes it durable. So a change costs its
+// share of a disk write, and the order is the one that Apply's callers saw.
 // A caller that asks for a durable change gets an answer when it is on disk. Other
-// changes are visible at once and on disk after the next durable one or, at the
-// latest, after SyncDelay. A crash loses none but the last of those, and never a
-// change without all that came after it.
+// changes are visible at once, and on disk after the next durable one or, at the
+// latest, after SyncDelay. A crash loses only the last of those, and never a change
+// without all that came after it.
 //
 // # Events
 //
 // Each change of a build's state or attempt appends an event. Events are numbered
-// from 1, and [Ledger.Events] follows them from any number. No number is missing but
-// those of events that [Ledger.Prune] has removed, and it says up to which there may
+// from 1, and [Ledger.Events] follows them from any number. The only numbers missing are
+// those of events that [Ledger.Prune] has removed; the ledger notes up to where there may
 // be such gaps. After a crash the numbers of events that were not durable are given
 // out again.
 //
 // # Keys
 //
-// Numbers are 8 bytes, big-endian. Builds are numbered in the order of their first
-// appearance, so that a listing by time is one scan. A chunk is 128 builds with
-// successive numbers: their numbers divided by 128.
+// Numbers are 8 bytes, big-endian. Builds are numbered as they first appear, so that a
+// listing by time is one scan. A chunk is 128 builds with successive numbers; its own
+// number is theirs divided by 128.
 //
 //	key                         value
 //	'm' NAME                    the ledger itself: 'm' "format" is the version of this scheme,
@@ -40,33 +40,33 @@
 //	'e' event                   time (Unix, ns, 8 bytes), and the event without number and time, JSON
 //	'h' number event            index of events by build, 0 for those of none; empty
 //	'd' system NUL name         the last measured durations, JSON, most recent first
-//	'k' machine                 what was learnt of a machine, JSON
+//	'k' machine                 what was learnt about a machine, JSON
 //	'o' name                    a setting: what an operator decided, or a reader noted; JSON
 //
 // # Indexes
 //
 // A term is the hash of a property that a build may share with others: its state,
 // system, machine, derivation, its name up to the first dash, an output, a tag, or a tag
-// with its value; one is that of all builds. What an
-// index has of a chunk is a list of bytes, one for each build that has come or gone:
-// its place in the chunk, and the highest bit if it has gone. Writing such a byte
-// needs no reading, and Pebble joins the lists later (see merger). A build costs
-// about a byte in the index of a term that most builds have, and an entry of its own
-// in that of its derivation. A listing goes through the indexes of all that its filter
-// asks for at the same time, chunk by chunk, and skips what is missing in one of
-// them: a million builds are some 8,000 steps, even if nothing is found.
+// with its value; all builds have one in common. For a chunk, an index has a list of
+// bytes, one for each build that has come or gone: its place in the chunk, and the
+// highest bit if it has gone. Writing such a byte takes no reading; Pebble joins the
+// lists later (see merger). A build costs about a byte in the index of a term that most
+// builds have, and an entry of its own in that of its derivation. A listing goes through
+// the indexes for all parts of its filter at the same time, chunk by chunk, and skips
+// what is missing in one of them: a million builds are some 8,000 steps, even if nothing
+// is found.
 //
 // # Formats
 //
-// Format 1 had an index of states alone. A ledger of that format is brought to the
-// present one when it is opened, which goes on where it was if it is interrupted.
+// Format 1 only had an index of states. Opening a ledger of that format brings it to the
+// present one; if that is interrupted, the next opening goes on from there.
 //
 // # Failure
 //
-// When the disk is nearly full, changes are refused with ErrDiskFull and the ledger
-// stays usable. When a write fails, nobody knows what is on disk and what is not:
-// the ledger then fails for good, every call returns that error, and only opening
-// it again, in a new process, finds out.
+// When the disk is nearly full, changes are refused with ErrDiskFull, and the ledger
+// stays usable. When a write fails, nobody knows what is on disk and what is not: then
+// the ledger fails for good, every call returns that error, and only opening it again, in
+// a new process, finds out.
 package ledger
 
 import (
@@ -85,18 +85,17 @@ import (
 	"lighter/internal/api"
 )
 
-// ErrNotFound is matched by the error of a question about a build that the ledger
-// does not have.
+// ErrNotFound is matched by the error of asking for a build that the ledger does not have.
 var ErrNotFound = errors.New("no such build")
 
-// ErrExists is matched by the error of creating a build that is there already.
+// ErrExists is matched by the error of creating a build that already exists.
 var ErrExists = errors.New("the build exists already")
 
 // ErrDiskFull is matched by the error of a change for which there is no room. The
-// ledger stays usable, and takes changes again when there is room again.
+// ledger stays usable, and accepts changes as soon as there is room.
 var ErrDiskFull = errors.New("the disk is full")
 
-// ErrTooLarge is matched by the error of changes that are more than can be made at once.
+// ErrTooLarge is matched by the error of more changes than can be made at once.
 var ErrTooLarge = errors.New("too much at once")
 
 // ErrClosed is matched by the errors of a closed ledger.
@@ -109,7 +108,7 @@ var ErrFailed = errors.New("the ledger has failed")
 // InUseError is the error of opening a ledger that a process has open.
 type InUseError struct {
 	Dir string
-	PID int // of that process; 0 if not known
+	PID int // of that process; 0 if unknown
 }
 
 func (e *InUseError) Error() string {
@@ -119,26 +118,26 @@ func (e *InUseError) Error() string {
 	return fmt.Sprintf("open ledger %s: in use by the process with PID %d", e.Dir, e.PID)
 }
 
-// Options are the choices of Open. The zero value is good.
+// Options are the options of Open. The zero value is good.
 type Options struct {
-	// Logger gets Pebble's own words, at debug level, and what goes wrong in the
-	// background. nil discards them.
+	// Logger gets Pebble's own messages, at debug level, and what goes wrong in the
+	// background. nil discards both.
 	Logger *slog.Logger
 	// CacheSize bounds the memory for blocks and unwritten tables, in bytes; 0 is
 	// 32 MiB.
 	CacheSize int64
-	// MinFree is how much of the disk stays free, in bytes: below it changes are
+	// MinFree is how much of the disk stays free, in bytes: if less is free, changes are
 	// refused with ErrDiskFull. 0 is 64 MiB, negative is none.
 	MinFree int64
-	// SyncDelay bounds how long a change that was not asked to be durable waits
-	// for its fsync; 0 is 200 ms.
+	// SyncDelay bounds how long a change that need not be durable waits for its
+	// fsync; 0 is 200 ms.
 	SyncDelay time.Duration
 	// Now is the clock for events; nil is time.Now.
 	Now func() time.Time
 	// FS is the file system; nil is the real one. Tests have disks that fail.
 	FS vfs.FS
-	// AcceptLoss opens a ledger although acknowledged changes are missing, where Open
-	// otherwise gives a *MissingError, and recounts.
+	// AcceptLoss opens a ledger even if acknowledged changes are missing, for which Open
+	// otherwise gives a *MissingError, and counts anew.
 	AcceptLoss bool
 
 	memTable uint64        // for tests: the size of the tables in memory, in bytes; 0 is memTableSize
@@ -173,7 +172,7 @@ func (o Options) withDefaults() Options {
 // format is the version of the key scheme. A ledger with a newer one is refused.
 const format = 2
 
-// memTableSize is small, since two or three of them are in memory and recovery
+// memTableSize is small, since two or three such tables are in memory and recovery
 // reads as much.
 const memTableSize = 4 << 20
 
@@ -187,9 +186,9 @@ type Ledger struct {
 	pruning   sync.Mutex // held by Prune
 }
 
-// Open opens the ledger in a folder, which is made if it isn't there. A ledger that
-// is open elsewhere gives an *InUseError, and one that lacks what was acknowledged a
-// *MissingError. The ledger must be closed.
+// Open opens the ledger in a folder, which is made if need be. A ledger that is open
+// elsewhere gives an *InUseError, and one that lacks acknowledged changes a
+// *MissingError. The caller must close the ledger.
 func Open(dir string, opts Options) (_ *Ledger, err error) {
 	l := newLedger(dir, opts)
 	if err := l.db.opts.FS.MkdirAll(dir, 0o700); err != nil {
@@ -201,7 +200,7 @@ func Open(dir string, opts Options) (_ *Ledger, err error) {
 	if err := l.db.await(l.openDB); err != nil {
 		if l.db.err() == nil {
 			var missing *MissingError
-			if !errors.As(err, &missing) { // which says so itself
+			if !errors.As(err, &missing) { // which says it itself
 				err = fmt.Errorf("open ledger %s: %w", dir, err)
 			}
 			err = errors.Join(err, l.db.unlock())
@@ -283,7 +282,7 @@ func (l *Ledger) readNumbers(found *Tally) (err error) {
 		return err
 	}
 	if unknown {
-		p.removed = watermark{w.events, w.numbers} // anything may have been
+		p.removed = watermark{w.events, w.numbers} // any may have been removed
 	}
 	found.Event, found.Build = max(w.events, p.removed.event), max(w.numbers, p.removed.build)
 	return nil
@@ -343,8 +342,8 @@ func (l *Ledger) scanChunks(t term, fn func(int64, mask)) error {
 	})
 }
 
-// checkFormat refuses a ledger of a newer format, gives a new one its format, and
-// notes that one of an older format must be migrated.
+// checkFormat refuses a ledger of a newer format, notes the format of a new one, and
+// that one of an older format must be migrated.
 func (l *Ledger) checkFormat() error {
 	now := []byte(strconv.Itoa(format))
 	switch found, err := formatOf(l.db); {
@@ -353,13 +352,13 @@ func (l *Ledger) checkFormat() error {
 	case err != nil || found == format:
 		return err
 	}
-	// From here on an older lighter refuses it.
+	// From here on older lighters refuse it.
 	b := l.db.NewBatch()
 	err := errors.Join(b.Set(keyMeta("format"), now, nil), b.Set(keyMigration, progress{}.encode(), nil))
 	return errors.Join(err, b.Commit(pebble.Sync), b.Close())
 }
 
-// formatOf returns a format up to the present one, or pebble.ErrNotFound for a new ledger.
+// formatOf returns the format, up to the present one, or pebble.ErrNotFound for a new ledger.
 func formatOf(r pebble.Reader) (int, error) {
 	value, err := get(r, keyMeta("format"))
 	if err != nil {
@@ -375,17 +374,17 @@ func formatOf(r pebble.Reader) (int, error) {
 	return found, nil
 }
 
-// Err returns why the ledger has failed, or nil. Failed is closed then.
+// Err returns why the ledger has failed, or nil if it has not.
 func (l *Ledger) Err() error { return l.db.err() }
 
 // Failed returns a channel that is closed when the ledger has failed for good.
 func (l *Ledger) Failed() <-chan struct{} { return l.db.failed }
 
-// Close ends followers, makes everything durable and closes the ledger. Changes
-// under way are completed first. A ledger that has failed is abandoned: Close
-// returns the failure, and the files stay locked until the process ends.
+// Close ends followers, completes the changes under way, makes everything durable, and
+// closes the ledger. A ledger that has failed is abandoned: Close returns the failure,
+// and the files stay locked until the process ends.
 func (l *Ledger) Close() error {
-	if !l.writer.takeNoMore() {
+	if !l.writer.closeQueue() {
 		return nil
 	}
 	close(l.db.closing)
@@ -409,8 +408,8 @@ func (l *Ledger) Close() error {
 	return nil
 }
 
-// DiskUsage returns how many bytes the ledger takes on the disk, with what is to be
-// compacted away; 0 once it is closed.
+// DiskUsage returns how many bytes the ledger takes on the disk, including what Pebble will
+// compact away; 0 once the ledger is closed.
 func (l *Ledger) DiskUsage() int64 {
 	if l.db.begin(context.Background()) != nil {
 		return 0

@@ -9,19 +9,19 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 )
 
-// keyMigration is there while a ledger of format 1 is not wholly of format 2.
+// keyMigration is there until a ledger of format 1 is wholly of format 2.
 var keyMigration = keyMeta("migration")
 
-// progress is how far a migration has come: the numbers of the last build and of the
-// last event that are done. Builds come first.
+// progress is how far a migration has come: the numbers of the last build and the last
+// event that are done. Builds come first.
 type progress struct{ build, event uint64 }
 
 func (p progress) encode() []byte {
 	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, p.build), p.event)
 }
 
-// migrationStep is how many records are brought to the new format in a batch, with which
-// the progress is noted.
+// migrationStep is how many records a batch brings to the new format. Each batch also notes
+// the progress.
 const migrationStep = 1000
 
 // progressEvery is the time between messages of a long migration.
@@ -48,8 +48,8 @@ func (l *Ledger) migrate() error {
 	return nil
 }
 
-// migration makes the indexes of format 2. Its batches are written in order and not
-// synced, except the last: what a crash leaves is a beginning of them.
+// migration makes the indexes of format 2. Its batches are written in order, and only the
+// last is synced: a crash leaves the first of them.
 type migration struct {
 	l      *Ledger
 	done   progress
@@ -139,7 +139,7 @@ func (m *migration) build(g *group, number uint64, value []byte) error {
 	return g.batch.Set(keyID(b.ID), h.encode(), nil)
 }
 
-// event indexes an event that is of no build.
+// event indexes an event, if it is of no build.
 func (m *migration) event(g *group, number uint64, value []byte) error {
 	e, err := decodeEvent(keyEvent(number), value)
 	if err != nil {

@@ -16,31 +16,31 @@ import (
 
 // PruneOptions say what Prune removes.
 type PruneOptions struct {
-	// Before is when a build must have become final: earlier than that.
+	// Before bounds when a build must have become final: earlier than this.
 	Before time.Time
 	// States are final ones; empty means all of those.
 	States []api.State
-	// Limit is the most builds that are removed; 0 is none.
+	// Limit bounds how many builds are removed; 0 is no limit.
 	Limit int
 	// KeepEventsFrom is the number of the first event that a reader still has to see:
-	// nothing is removed whose history goes that far. 0 means no bound.
+	// builds whose history goes that far stay. 0 is no bound.
 	KeepEventsFrom uint64
 	// DryRun counts and removes nothing; archive and Sync are not called.
 	DryRun bool
 	// Sync makes durable what archive has written. It is called, if it is not nil, before
 	// anything that was archived is removed.
 	Sync func() error
-	// Keep reports whether a build stays though it might go; nil is none does.
+	// Keep reports whether a build stays that could go. If it is nil, none does.
 	Keep func(*api.Build, []api.Event) bool
-	// Around is called, if it is not nil, with what removes a batch that was archived. It
-	// calls that, unless there is an error before.
+	// Around, if it is not nil, is called with the function that removes a batch that was
+	// archived. It calls that, unless it finds an error before.
 	Around func(remove func() error) error
 }
 
 // PruneResult says what Prune has removed, or would remove.
 type PruneResult struct {
 	Builds int
-	Events int // those that are of no build too
+	Events int // including those of no build
 	// Changed counts builds that changed after they had been archived: a retry, or a late
 	// report. They are still there, and a later Prune may archive them again.
 	Changed int
@@ -49,19 +49,19 @@ type PruneResult struct {
 const (
 	// pruneBatch is how many builds the writing goroutine removes at a time.
 	pruneBatch = 128
-	// sweepBatch is how many entries of indexes, or events of no build, it does.
+	// sweepBatch is how many entries of indexes, or events of no build, it removes at a time.
 	sweepBatch = 1000
 )
 
 // Prune removes builds that have been final for long, with their events and whatever
-// else the ledger has of them, and events of that time that are of no build. archive
-// gets each build and its history, oldest first, before anything of it is removed; a
-// batch of them follows, then Sync, then they are removed, durably. An error of either
-// ends it. Others may read and write meanwhile, and wait no longer than for a batch.
+// else the ledger has of them, and old events of no build. It goes batch by batch: archive
+// gets each build of the batch and its history, oldest first; then comes Sync; then the
+// batch is removed, durably. An error of either ends it. Others may read and write
+// meanwhile; they wait for one batch at most.
 //
-// The numbers of events that are removed are not used again. In the end the space is
-// given back, which takes a while; when ctx ends before that, everything is in order,
-// and Pebble does it later. There is one Prune at a time: others wait.
+// The numbers of removed events are not used again. In the end the space is given back,
+// which takes a while; if ctx ends before that, everything is in order, and Pebble does
+// it later. There is one Prune at a time: others wait.
 func (l *Ledger) Prune(ctx context.Context, opts PruneOptions, archive func(*api.Build, []api.Event) error) (PruneResult, error) {
 	p := &pruning{l: l, opts: opts, archive: archive}
 	if err := p.check(); err != nil {
@@ -97,8 +97,8 @@ type pruning struct {
 	archive func(*api.Build, []api.Event) error
 	result  PruneResult
 	batch   []candidate
-	chosen  int       // builds that were to be removed so far
-	removed watermark // the last build and event of those that were removed
+	chosen  int       // how many builds were to be removed so far
+	removed watermark // the last build and event that were removed
 }
 
 // candidate is a build to be removed, as it was archived.
@@ -164,8 +164,7 @@ func (p *pruning) builds(ctx context.Context) error {
 	return p.flush(ctx)
 }
 
-// flush archives and removes the batch, except the builds whose events a reader still has to
-// see.
+// flush archives and removes the batch, except for builds that must stay.
 func (p *pruning) flush(ctx context.Context) error {
 	if err := p.histories(ctx); err != nil {
 		return err
@@ -204,7 +203,7 @@ func (p *pruning) flush(ctx context.Context) error {
 	return err
 }
 
-// histories reads the events of the batch, and takes builds out of it that must stay.
+// histories reads the events of the batch, and takes out the builds that must stay.
 func (p *pruning) histories(ctx context.Context) (err error) {
 	if err := p.l.db.begin(ctx); err != nil {
 		return err
@@ -244,8 +243,8 @@ func (p *pruning) histories(ctx context.Context) (err error) {
 	return nil
 }
 
-// readHistory reads the events of a build with iterators over the index of them, and over
-// all events.
+// readHistory reads the events of a build. The iterators are over the index of events by
+// build, and over all events.
 func (p *pruning) readHistory(history, events *pebble.Iterator, number uint64) (found []api.Event, err error) {
 	prefix := historyPrefix(number)
 	for ok := history.SeekGE(prefix); ok && bytes.HasPrefix(history.Key(), prefix); ok = history.Next() {
@@ -266,8 +265,8 @@ func (p *pruning) readHistory(history, events *pebble.Iterator, number uint64) (
 	return found, history.Error()
 }
 
-// removeBatch removes the builds of the batch that are as they were archived. The writing
-// goroutine calls it.
+// removeBatch removes the builds of the batch that are still as they were archived. The
+// writing goroutine calls it.
 func (p *pruning) removeBatch(g *group) (err error) {
 	iter, err := p.l.db.NewIter(&pebble.IterOptions{LowerBound: []byte{prefixHistory}, UpperBound: after([]byte{prefixHistory})})
 	if err != nil {
@@ -304,13 +303,12 @@ func (p *pruning) unchanged(history *pebble.Iterator, c *candidate) (bool, error
 	if h, err := readHead(p.l.db, c.build.ID); err != nil || h.number != c.number {
 		return false, err
 	}
-	value, closer, err := p.l.db.Get(keyBuild(c.number))
+	value, err := get(p.l.db, keyBuild(c.number))
 	if err != nil {
 		return false, fmt.Errorf("build %s: %w", c.build.ID, err)
 	}
-	same := bytes.Equal(value, c.value)
-	if err := closer.Close(); err != nil || !same {
-		return false, err
+	if !bytes.Equal(value, c.value) {
+		return false, nil
 	}
 	ok := history.SeekLT(historyPrefix(c.number + 1))
 	return ok && bytes.Equal(history.Key(), keyHistory(c.number, c.events[len(c.events)-1].Seq)), history.Error()
@@ -391,7 +389,7 @@ func (p *pruning) oldEvents(ctx context.Context, from uint64) (seqs []uint64, mo
 		seq := binary.BigEndian.Uint64(iter.Key()[9:])
 		value, err := get(p.l.db, keyEvent(seq))
 		if errors.Is(err, pebble.ErrNotFound) {
-			seqs = append(seqs, seq) // nothing but the entry is left
+			seqs = append(seqs, seq) // only the entry is left
 			continue
 		}
 		if err != nil {
@@ -406,7 +404,7 @@ func (p *pruning) oldEvents(ctx context.Context, from uint64) (seqs []uint64, mo
 	return seqs, len(seqs) == sweepBatch, iter.Error()
 }
 
-// sweep removes entries of indexes that have no builds any more.
+// sweep removes entries of indexes that no longer have builds.
 func (p *pruning) sweep(ctx context.Context) error {
 	for _, prefix := range []byte{prefixTerm, prefixName, prefixTimes} {
 		for from := []byte{prefix}; from != nil; {
@@ -427,11 +425,10 @@ func (p *pruning) sweep(ctx context.Context) error {
 	return nil
 }
 
-// maxSweep bounds the entries that are looked at with one iterator.
+// maxSweep bounds how many entries one iterator looks at.
 const maxSweep = 100_000
 
-// emptyEntries returns the next entries without builds, and where to go on, nil at the
-// end.
+// emptyEntries returns the next entries without builds, and where to go on; nil at the end.
 func (p *pruning) emptyEntries(ctx context.Context, from, to []byte) (keys [][]byte, next []byte, err error) {
 	if err := p.l.db.begin(ctx); err != nil {
 		return nil, nil, err
@@ -473,7 +470,7 @@ func (p *pruning) isEmpty(r pebble.Reader, key, value []byte) (bool, error) {
 	}
 	first := uint64(chunk) * chunkSize // #nosec G115 -- none is negative
 	if first+chunkSize > p.removed.build {
-		return false, nil // there may be builds to come
+		return false, nil // more builds may come
 	}
 	iter, err := r.NewIter(&pebble.IterOptions{LowerBound: keyBuild(first), UpperBound: keyBuild(first + chunkSize)})
 	if err != nil {

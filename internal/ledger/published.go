@@ -67,7 +67,7 @@ func (p *published) advance(last uint64, counts map[countKey]int) {
 	}
 }
 
-// watermark says how far numbers were given out to what is not there any more.
+// watermark says up to where numbers belong to what may be gone.
 type watermark struct {
 	event uint64 // up to here events may be missing
 	build uint64

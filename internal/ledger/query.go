@@ -11,7 +11,7 @@ import (
 	"lighter/internal/api"
 )
 
-// query is what indexes are asked.
+// query is a question to the indexes.
 type query struct {
 	all      [][]byte // prefixes of keys of indexes that must have a build
 	any      [][]byte // of which at least one must have it, if there are any
@@ -19,7 +19,7 @@ type query struct {
 	names    string   // what the derivation's name starts with
 	within   *span    // that the time of submission is in
 	matches  func(*api.Build) bool
-	backward bool // the newest first
+	backward bool // newest first
 }
 
 // newQuery translates a filter.
@@ -81,10 +81,10 @@ type source interface {
 	Close() error
 }
 
-// direction is that of a listing: true if the newest come first.
+// direction is that of a listing: true if newest come first.
 type direction bool
 
-// reached reports whether a listing that is at a chunk has come to another, or past it.
+// reached reports whether a listing at a chunk has come to another chunk, or past it.
 func (backward direction) reached(at, chunk int64) bool {
 	if backward {
 		return at <= chunk
@@ -99,8 +99,8 @@ func (backward direction) next(chunk int64) int64 {
 	return chunk + 1
 }
 
-// indexSource is one entry after the other of an index. decode says which builds of the
-// chunk an entry has.
+// indexSource goes through an index entry by entry. decode says which builds of the chunk
+// an entry has.
 type indexSource struct {
 	direction
 	iter   *pebble.Iterator
@@ -186,7 +186,7 @@ func (s *indexSource) search(chunk int64) bool {
 
 func (s *indexSource) Close() error { return s.iter.Close() }
 
-// union has what any of some sources has.
+// union has what any of several sources has.
 type union struct {
 	direction
 	sources []source
@@ -218,7 +218,7 @@ func closeAll(sources []source) (err error) {
 	return err
 }
 
-// builds is a source in memory: a bit for each build, from a chunk on.
+// builds is a source in memory: a bit for each build from a chunk on.
 type builds struct {
 	direction
 	first int64
@@ -242,8 +242,8 @@ func (b *builds) seek(chunk int64) (int64, mask, error) {
 
 func (b *builds) Close() error { return nil }
 
-// readNames reads the index of all names with a prefix. That is an entry for about each
-// build with such a name, and the only thing that a listing does for each of many; the
+// readNames reads the index of all names with a prefix. That has about one entry for each
+// build with such a name; nothing else in a listing takes a step for each of so many. The
 // memory for it is a bit for each build that there is.
 func readNames(ctx context.Context, r pebble.Reader, prefix string, at *position, backward direction) (_ *builds, err error) {
 	found := &builds{direction: backward}
@@ -296,8 +296,8 @@ func ends(r pebble.Reader, at *position) (first, last int64, err error) {
 	return first, last, err
 }
 
-// selection is the answer to a query: builds that are in all its sources and in none of
-// those that are excluded.
+// selection is the answer to a query: the builds that are in all its sources and in none
+// that is excluded.
 type selection struct {
 	direction
 	sources  []source
@@ -385,7 +385,7 @@ func (s *selection) next(ctx context.Context, chunk int64) (int64, mask, error) 
 	}
 }
 
-// agree returns the first chunk in which all sources have builds, and those that they
+// agree returns the first chunk in which all sources have builds, and the builds that they
 // have in common, which may be none.
 func (s *selection) agree(chunk int64) (int64, mask, error) {
 	common := mask{^uint64(0), ^uint64(0)}

@@ -14,14 +14,14 @@ import (
 )
 
 // Inspect reads a whole ledger that is not open, with all checksums, and changes
-// nothing. It returns what is wrong with it; an error is that it could not be read.
+// nothing. It returns what is wrong with the ledger; the error says why it could not be read.
 func Inspect(ctx context.Context, dir string, opts Options) (problems []error, err error) {
 	l := newLedger(dir, opts)
 	if l.db.lock, err = takeLock(dir, l.db.opts.FS); err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, l.db.unlock()) }()
-	var found []error // which an abandoned function may still write to
+	var found []error // an abandoned function may still write to it
 	if err := l.db.await(func() (err error) {
 		found, err = l.inspect(ctx)
 		return err
@@ -62,10 +62,10 @@ func (l *Ledger) inspect(ctx context.Context) (problems []error, err error) {
 	return append(problems, l.problems(ctx)...), ctx.Err()
 }
 
-// Repair drops what can't be used of a ledger that is not open, and rebuilds its
-// indexes. What is dropped is given to keep before: its key, its value and what is wrong.
-// Events that can't be used leave one in their place that says so; those of builds that
-// are dropped go with them. It can be interrupted and called again.
+// Repair drops what can't be used from a ledger that is not open, and rebuilds its
+// indexes. Before it drops something, it calls keep with the key, the value, and what is
+// wrong. An event that can't be used is replaced by one that says so; the events of a
+// dropped build go with it. Repair can be interrupted and called again.
 func Repair(ctx context.Context, dir string, opts Options, keep func(key, value []byte, why error) error) (dropped int, err error) {
 	l, err := Open(dir, opts)
 	if err != nil {
@@ -81,7 +81,7 @@ func Repair(ctx context.Context, dir string, opts Options, keep func(key, value 
 	if err = errors.Join(err, l.Close()); err != nil {
 		return r.dropped, err
 	}
-	if l, err = Open(dir, opts); err != nil { // it goes on as a migration
+	if l, err = Open(dir, opts); err != nil { // which makes the indexes, as a migration
 		return r.dropped, err
 	}
 	return r.dropped, l.Close()
@@ -93,7 +93,7 @@ type repair struct {
 	keep    func(key, value []byte, why error) error
 	batch   *pebble.Batch
 	builds  map[string]uint64 // numbers of good ones, by id
-	known   map[uint64]*known // the same, by number
+	known   map[uint64]*known // good ones, by number
 	bad     map[uint64]*lost  // events that can't be used
 	owners  map[uint64]uint64 // numbers of the builds of events, by those of the events
 	removed watermark
@@ -149,7 +149,7 @@ func (r *repair) run() error {
 	return errors.Join(err, r.batch.Set(keyMigration, progress{}.encode(), nil), r.commit())
 }
 
-// commit writes what was done so far, and begins another batch.
+// commit writes what was done so far, and begins a new batch.
 func (r *repair) commit() error {
 	err := errors.Join(r.batch.Commit(pebble.Sync), r.batch.Close())
 	r.batch = r.l.db.NewBatch()
@@ -204,8 +204,8 @@ func (r *repair) event(key, value []byte) error {
 	return r.batch.Set(keyHistory(number, e.Seq), nil, nil)
 }
 
-// history removes entries that are wrong; those that are right were set. It finds out of
-// which builds events were that can't be used.
+// history removes wrong entries; the right ones were set. It finds out to which builds the
+// events belonged that can't be used.
 func (r *repair) history(key, _ []byte) error {
 	if len(key) == 17 {
 		number, seq := binary.BigEndian.Uint64(key[1:]), binary.BigEndian.Uint64(key[9:])
@@ -220,8 +220,8 @@ func (r *repair) history(key, _ []byte) error {
 	return r.batch.Delete(key, nil)
 }
 
-// putNotes puts events in the place of those that can't be used. The last one of a build
-// says its state, if no other event does.
+// putNotes replaces events that can't be used. The last one of a build gives the build's
+// state, if no other event does.
 func (r *repair) putNotes() error {
 	seqs := slices.Sorted(maps.Keys(r.bad))
 	slices.Reverse(seqs)

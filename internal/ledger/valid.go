@@ -12,8 +12,8 @@ import (
 	"lighter/store"
 )
 
-// The rules for records. What is written and what is read is checked against the same
-// ones, so that nothing is ever written that a later start could not use.
+// The rules for records. What is written and what is read is checked against the same rules,
+// so that nothing is ever written that a later start could not use.
 
 // RecordError is the error of a record that is in the ledger and can't be used. It says
 // nothing about other records.
@@ -35,12 +35,12 @@ func corrupt(key []byte) error {
 	return unusable(errors.New("corrupt entry"), "entry %q", key)
 }
 
-// isRecordError reports whether an error is about what one record says, and not about
+// isRecordError reports whether an error is about the contents of one record, not about
 // reading it.
 func isRecordError(err error) bool { return errors.As(err, new(*RecordError)) }
 
-// Names and ids are parts of keys, and ids also of names of files. JSON has UTF-8 alone:
-// what is none would be another text when it is read.
+// Names and ids are parts of keys, and ids also of file names. JSON only has UTF-8: other
+// texts would read back differently.
 
 func validText(what, text string, limit int) error {
 	switch {
@@ -92,7 +92,7 @@ func within(what string, n, least, most int) error {
 	return nil
 }
 
-// finite refuses what JSON can't hold, and what nothing lasts or moves.
+// finite refuses what JSON can't hold, and what no duration or speed can be.
 func finite(what string, n, least, most float64) error {
 	if math.IsNaN(n) || n < least || n > most {
 		return fmt.Errorf("%s %g is not in %g to %g", what, n, least, most)
@@ -140,7 +140,7 @@ func validBuild(b *api.Build) error {
 	)
 }
 
-// validRequest does not look at what the coordinator alone decides by.
+// validRequest does not look at what only the coordinator uses.
 func validRequest(r *api.Request) error {
 	if len(r.Tags) > api.MaxTags {
 		return fmt.Errorf("%d tags, at most %d are taken", len(r.Tags), api.MaxTags)
@@ -184,7 +184,7 @@ func validOutputs(paths map[string]store.Path) error {
 }
 
 func validResults(results []api.CheckResult) error {
-	if len(results) > api.MaxChecks+1 { // and what the head had before
+	if len(results) > api.MaxChecks+1 { // one more for what the head had before
 		return fmt.Errorf("%d results of a check, at most %d are taken", len(results), api.MaxChecks+1)
 	}
 	for i := range results {
@@ -220,11 +220,11 @@ func (s *storedEvent) valid() error {
 	)
 }
 
-// maxSeconds bounds how long a build may have taken: about ten years. What says more is a
-// clock that is wrong.
+// maxSeconds bounds how long a build may have taken: about ten years. Only a wrong clock says
+// more.
 const maxSeconds = 10 * 366 * 24 * 3600
 
-// maxRate bounds speeds and bandwidths, in bytes/s or of any unit.
+// maxRate bounds speeds and bandwidths, in whatever unit.
 const maxRate = 1e15
 
 func (d *Duration) valid() error {
@@ -235,7 +235,7 @@ func (d *Duration) valid() error {
 }
 
 func (s *Sample) valid() error {
-	if year := s.Time.Year(); year < 0 || year > 9999 { // as JSON has them
+	if year := s.Time.Year(); year < 0 || year > 9999 { // all that JSON can have
 		return fmt.Errorf("year %d is not in 0 to 9999", year)
 	}
 	return errors.Join(validName("machine", s.Machine, api.MaxName), finite("speed", s.Speed, 0, maxRate), finite("seconds", s.Seconds, 0, maxSeconds))
@@ -262,7 +262,7 @@ func validSetting(name string, value []byte) error {
 	return validText("setting", name, api.MaxPath)
 }
 
-// encode returns a value as JSON, if that is no longer than a limit.
+// encode returns a value as JSON, or an error if that is longer than a limit.
 func encode(v any, limit int) ([]byte, error) {
 	data, err := json.Marshal(v)
 	if err == nil && len(data) > limit {
@@ -271,7 +271,7 @@ func encode(v any, limit int) ([]byte, error) {
 	return data, err
 }
 
-// decode is the opposite of encode, for whatever was written.
+// decode is the opposite of encode. It accepts only what is valid.
 func decode[T any](data []byte, valid func(*T) error) (*T, error) {
 	v := new(T)
 	err := json.Unmarshal(data, v)

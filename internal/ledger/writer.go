@@ -20,16 +20,16 @@ const (
 	// unless one call of Apply alone has more.
 	maxGroup     = 2000
 	maxGroupSize = 8 << 20
-	// MaxApply bounds the bytes of one call of Apply: what memory, and the callers that wait
-	// behind it, can bear. Pebble itself panics at 4 GiB.
+	// MaxApply bounds the bytes of one call of Apply, for the sake of memory and of the
+	// callers that wait behind it. Pebble itself panics at 4 GiB.
 	MaxApply = 64 << 20
 )
 
-// request is one call of Apply, or a removal, which the writing goroutine does by itself.
+// request is one call of Apply, or a removal, which gets a batch of its own.
 type request struct {
 	changes []*prepared
 	size    int  // of the changes, in bytes, about
-	each    bool // changes are made each for itself
+	each    bool // each change is made for itself
 	refused []Refusal
 	remove  func(*group) error
 	durable bool
@@ -38,15 +38,15 @@ type request struct {
 	done    chan struct{}
 }
 
-// Refusal is a change that can't be made, and why: it is wrong in itself, or doesn't go
-// with what the ledger has.
+// Refusal is a change that can't be made, and why: it is wrong in itself, or doesn't fit
+// what the ledger has.
 type Refusal struct {
 	Index int // among the changes of the call
 	Err   error
 }
 
 // RefusedError is the error of changes that can't be made. Nothing was changed, and the
-// ledger goes on. It matches what the errors of the refusals match, such as ErrExists.
+// ledger stays usable. It matches what the errors of the refusals match, such as ErrExists.
 type RefusedError struct {
 	Refusals []Refusal // at least one
 }
@@ -68,13 +68,12 @@ func (e *RefusedError) Unwrap() []error {
 	return list
 }
 
-// Apply makes changes, together or not at all, and returns the number of each
-// one's event (0 if it has none). If durable is set, it returns when they are on
-// disk, else when they are visible to readers. Changes that can't be made give a
-// *RefusedError.
+// Apply makes changes, together or not at all, and returns the number of each change's
+// event (0 if it has none). If durable is set, it returns when they are on disk, otherwise
+// when they are visible to readers. Changes that can't be made give a *RefusedError.
 //
-// The context is looked at before the changes are handed over. From then on Apply
-// waits for the outcome, which would otherwise stay unknown.
+// Apply looks at the context before it hands the changes over. From then on it waits for
+// the outcome, which would otherwise stay unknown.
 func (l *Ledger) Apply(ctx context.Context, changes []Change, durable bool) ([]uint64, error) {
 	r := &request{durable: durable, changes: make([]*prepared, len(changes)), done: make(chan struct{})}
 	var refused []Refusal
@@ -101,10 +100,10 @@ func (l *Ledger) Apply(ctx context.Context, changes []Change, durable bool) ([]u
 	return r.seqs, nil
 }
 
-// ApplyEach makes changes in their order, each for itself: those that can't be made are
-// returned, and keep no other from being made. It takes any number of them, and writes
-// them in as many batches as that needs. Of an error of the ledger itself, done says how
-// many changes were made or refused before.
+// ApplyEach makes changes in order, each for itself: those that can't be made are returned,
+// and don't keep others from being made. It accepts any number of changes, and writes as
+// many batches as they need. After an error of the ledger itself, done says how many
+// changes were made or refused before.
 func (l *Ledger) ApplyEach(ctx context.Context, changes []Change, durable bool) (done int, refused []Refusal, err error) {
 	for done < len(changes) {
 		r := &request{durable: durable, each: true, done: make(chan struct{})}
@@ -139,7 +138,7 @@ func refusedBefore(refused []Refusal, n int) []Refusal {
 	return slices.DeleteFunc(refused, func(r Refusal) bool { return r.Index >= n })
 }
 
-// writer is what the writing goroutine has.
+// writer is the writing goroutine: its queue, and what it keeps in memory.
 type writer struct {
 	db        *database
 	published *published
@@ -166,8 +165,8 @@ func (w *writer) tally(now time.Time) Tally {
 	return Tally{Changes: w.changes, Event: w.events, Build: w.numbers, Time: now}
 }
 
-// takeNoMore has nothing more go into the queue, and reports whether anything could.
-func (w *writer) takeNoMore() bool {
+// closeQueue closes the queue, and reports whether it was open.
+func (w *writer) closeQueue() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	ended := w.ended
@@ -238,8 +237,8 @@ func (w *writer) write() {
 	}
 }
 
-// take returns the requests that wait, up to maxGroup changes and maxGroupSize bytes, but
-// at least one. A removal comes alone: it looks at what all before it have written.
+// take returns the waiting requests, up to maxGroup changes and maxGroupSize bytes, but at
+// least one. A removal comes alone: it looks at what all requests before it have written.
 func (w *writer) take() []*request {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -305,8 +304,8 @@ func answer(group []*request, err error) {
 	}
 }
 
-// room refuses changes while the disk is nearly full: a write that then failed
-// would be the end of the ledger.
+// room refuses changes while the disk is nearly full: a failed write would be the end of
+// the ledger.
 func (w *writer) room() error {
 	usage, err := w.db.opts.FS.GetDiskUsage(w.db.dir)
 	if err != nil || usage.TotalBytes == 0 || w.db.opts.MinFree < 0 {
@@ -318,7 +317,7 @@ func (w *writer) room() error {
 	return nil
 }
 
-// sync makes all that is written durable.
+// sync makes durable all that is written.
 func (w *writer) sync() {
 	w.synced = time.Time{}
 	if err := w.db.LogData(nil, pebble.Sync); err != nil {
@@ -355,8 +354,8 @@ func newGroup(w *writer) *group {
 	}
 }
 
-// add adds the changes of a request. If one of them is refused, nothing of it is added,
-// and that is the error, unless each is made for itself.
+// add adds the changes of a request. If one of them is refused, none is added, and that is
+// the error, unless each is made for itself.
 func (g *group) add(r *request) error {
 	if r.each {
 		for i, p := range r.changes {
@@ -384,8 +383,8 @@ func (g *group) add(r *request) error {
 	return nil
 }
 
-// broken fails the ledger: what check has let through can't be refused but by an error of
-// the database, and part of the request may be in the batch.
+// broken fails the ledger: once check has let a request through, only the database can
+// refuse it, and then part of it may be in the batch.
 func (g *group) broken(err error) error {
 	g.w.db.fail(err)
 	return g.w.db.err()
@@ -430,7 +429,7 @@ func (g *group) checkOne(p *prepared, made map[string]byte) error {
 	return nil
 }
 
-// unread fails the ledger unless an error is about what one record says.
+// unread fails the ledger unless an error is about the contents of one record.
 func (g *group) unread(err error) error {
 	if err != nil && !isRecordError(err) {
 		return g.broken(err)
@@ -438,15 +437,15 @@ func (g *group) unread(err error) error {
 	return err
 }
 
-// changesFixed reports whether the indexes of a build can't be changed without a look at
-// what it is found by until now.
+// changesFixed reports whether changing the indexes of a build takes a look at what it is
+// found by now.
 func (g *group) changesFixed(p *prepared, old head) bool {
 	h := p.terms.head(old.number, p.state, p.attempt)
 	return h.fixed != old.fixed || h.outputs != old.outputs && old.outputs != 0
 }
 
-// head returns what is known of a build, also in this group, or an error that
-// matches ErrNotFound.
+// head returns what is known of a build, this group included, or an error that matches
+// ErrNotFound.
 func (g *group) head(id string) (head, error) {
 	if h, ok := g.heads[id]; ok {
 		return h, nil
@@ -551,9 +550,9 @@ func (g *group) unindex(h head, t *terms) {
 	g.counts[countKey{t.system, codeStates[h.state]}]--
 }
 
-// reindex changes the entries of a build in the indexes that have changed. What else is
-// in the old record is read only if more changed than state, machine, and outputs that
-// were not known before.
+// reindex changes the entries of a build in the indexes that have changed. The old record
+// is read only if something else changed than state, machine, and outputs that were not
+// known before.
 func (g *group) reindex(p *prepared, old, h head) error {
 	if g.changesFixed(p, old) {
 		before, err := g.termsOf(p.id, old)
@@ -592,11 +591,11 @@ func (g *group) termsOf(id string, h head) (*terms, error) {
 	if t := g.terms[id]; t != nil {
 		return t, nil
 	}
-	b, err := readBuild(g.w.db, h.number)
+	e, err := readEntry(g.w.db, h.number)
 	if err != nil {
 		return nil, err
 	}
-	g.terms[id] = newTerms(b)
+	g.terms[id] = newTerms(e.build)
 	return g.terms[id], nil
 }
 
@@ -651,11 +650,11 @@ func (g *group) write(durable bool) (err error) {
 	if g.batch.Empty() {
 		return nil
 	}
-	g.changes++ // at least: a removal has no number of them
+	g.changes++ // at least: a removal counts none
 	if err := g.batch.Set(keyChanges, encodeChanges(g.changes, g.now), nil); err != nil {
 		return err
 	}
-	g.w.published.setWatermark(g.removed) // before the batch: who sees gaps must know of them
+	g.w.published.setWatermark(g.removed) // before the batch: whoever sees gaps must know of them
 	options := pebble.NoSync
 	if durable {
 		options = pebble.Sync
@@ -672,7 +671,7 @@ func (g *group) write(durable bool) (err error) {
 	return nil
 }
 
-// publish makes the events known to those who follow them.
+// publish lets readers know what was written.
 func (g *group) publish() {
 	w := g.w
 	w.numbers, w.events, w.changes = g.numbers, g.events, g.changes
