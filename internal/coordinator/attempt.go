@@ -71,6 +71,11 @@ func (l *loop) newAttempt(t *task, m *machine) *attempt {
 // start has the attempt carried out, once before is closed, if that is not nil.
 func (r *attempt) start(l *loop, before <-chan struct{}) {
 	c := l.Coordinator
+	if r.FetchOnly {
+		r.task.enter(l, stageFetching)
+	} else {
+		r.task.enter(l, stageWorking)
+	}
 	c.group.Go(func() {
 		defer close(r.over)
 		if before != nil {

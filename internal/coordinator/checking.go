@@ -197,7 +197,7 @@ func (k *checking) newTask(l *loop) *task {
 	return &task{
 		drv: k.rec.Derivation, id: compare.ID(k.rec.ID, k.begun), seq: l.seq, state: api.Queued,
 		node: k.work.Node, check: k, priority: k.rec.Priority,
-		skip: maps.Clone(k.used), queuedAt: l.now(),
+		skip: maps.Clone(k.used),
 	}
 }
 
@@ -209,8 +209,7 @@ func (k *checking) next(l *loop, left int) {
 	t.inputPaths, t.checksLeft = k.work.Inputs, left-1
 	k.tasks[t] = true
 	l.byID[t.id] = t
-	l.queue.Push(t.schedulerBuild(l))
-	l.placing = true
+	t.enter(l, stageQueued)
 }
 
 // checkPlaced is called when a build for a check goes to a machine.
@@ -224,8 +223,8 @@ func (t *task) checkPlaced(l *loop, m *machine) {
 // checkEnded hands what a machine made over.
 func (r *attempt) checkEnded(l *loop, out *remote.Outcome, err error) {
 	t := r.task
-	r.detach("")
-	delete(l.byID, t.id)
+	r.detach(l, "")
+	t.enter(l, stageOver)
 	delete(t.check.tasks, t)
 	if err != nil {
 		f := r.Failure(err)
@@ -270,9 +269,8 @@ func (k *checking) end(l *loop, state api.State, reason string, f *api.Failure) 
 
 func (k *checking) endTasks(l *loop, why string) {
 	for t := range k.tasks {
-		l.queue.Remove(t.id)
 		t.abandon(l, why)
-		delete(l.byID, t.id)
+		t.enter(l, stageOver)
 	}
 	clear(k.tasks)
 }

@@ -203,7 +203,7 @@ func (l *loop) workLeft(now time.Time) map[string]*work {
 		if looked++; looked > maxSampled {
 			break
 		}
-		if t.available || len(t.builds) == 0 {
+		if t.available() || len(t.builds) == 0 {
 			continue
 		}
 		system := l.counts.known(t.builds[0].System)

@@ -71,7 +71,7 @@ func TestQueues(t *testing.T) {
 		time.Sleep(50 * time.Second)
 		for range 6 {
 			done := add("x", api.Fetching, time.Second, time.Second)
-			done.State, done.task.available = api.Succeeded, true
+			done.State, done.task.stage = api.Succeeded, stageMade
 			done.countFinal(l)
 			done.countFinal(l) // saved again
 		}

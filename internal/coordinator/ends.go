@@ -38,8 +38,13 @@ func (t *task) endBuilds(l *loop, s api.State, reason string) {
 
 // detach ends what binds a task and a machine to an attempt: it is over, or why says what it is
 // given up for. What it reports after that is not believed.
-func (r *attempt) detach(why string) {
-	r.task.underWay = nil
+func (r *attempt) detach(l *loop, why string) {
+	t := r.task
+	if t.underWay = nil; r.FetchOnly {
+		t.enter(l, stageMade)
+	} else {
+		t.enter(l, stageUndecided)
+	}
 	delete(r.machine.attempts, r)
 	if why == "" {
 		r.Cancel(nil)
@@ -54,7 +59,6 @@ func (r *attempt) detach(why string) {
 // finish ends a task, and its builds, with success.
 func (t *task) finish(l *loop, reason string) {
 	t.setAvailable(l)
-	l.queue.Remove(t.id)
 	t.endBuilds(l, api.Succeeded, reason)
 	t.releaseInputs(l)
 	t.dropUnneeded(l)
@@ -64,15 +68,12 @@ func (t *task) finish(l *loop, reason string) {
 // setAvailable says that a task's outputs exist, and lets those that waited for them
 // alone go on.
 func (t *task) setAvailable(l *loop) {
-	if t.available {
+	if t.available() {
 		return
 	}
-	t.available = true
+	t.enter(l, stageMade)
 	for d := range t.dependants.all() {
-		if d.underWay != nil || d.available {
-			continue
-		}
-		if d.waiting--; d.waiting == 0 && !d.expanding && d.resume == nil {
+		if d.waiting--; d.waiting == 0 && d.stage == stageWaiting {
 			d.makeReady(l)
 		}
 	}
@@ -91,14 +92,15 @@ func (t *task) releaseInputs(l *loop) {
 // dropUnneeded removes a task that nobody needs and no client asked for: what is kept
 // of its outputs, or what is still to be done for it.
 func (t *task) dropUnneeded(l *loop) {
-	if t.dependants.size() > 0 || l.tasks[t.drv] != t || t.wantedHome() || t.offloaded() {
+	if t.dependants.size() > 0 || t.stage == stageOver || t.wantedHome() || t.offloaded() {
 		return
 	}
-	if !t.available {
+	if !t.available() {
 		t.cancel(l, "nobody needs it any more")
 		return
 	}
-	t.remove(l)
+	t.abandon(l, "nobody needs the outputs any more")
+	t.enter(l, stageOver)
 	if m := t.kept; m != nil {
 		t.release(l, m)
 	}
@@ -109,7 +111,7 @@ func (t *task) dropUnneeded(l *loop) {
 func (t *task) end(l *loop, s api.State, reason, why string) {
 	t.endBuilds(l, s, reason)
 	t.abandon(l, why)
-	t.remove(l)
+	t.enter(l, stageOver)
 	if m := t.kept; m != nil {
 		t.release(l, m)
 	}
@@ -130,7 +132,7 @@ func (t *task) abandon(l *loop, why string) {
 		}
 		return
 	}
-	r.detach(why)
+	r.detach(l, why)
 	m, id := r.machine, r.ID
 	if !r.FetchOnly {
 		l.durably(func() { m.forget(l, id) })
@@ -150,12 +152,12 @@ func (t *task) fail(l *loop, f *api.Failure) {
 	for len(work) > 0 {
 		t, f := work[len(work)-1].task, work[len(work)-1].failure
 		work = work[:len(work)-1]
-		if l.tasks[t.drv] != t {
+		if t.stage == stageOver {
 			continue
 		}
 		for d := range t.dependants.all() {
 			d.inputs.remove(t)
-			if d.underWay == nil && d.resume == nil && !d.available {
+			if !d.begun() {
 				work = append(work, doomed{d, dependencyFailure(t.drv, f)})
 			}
 		}
@@ -208,7 +210,7 @@ func (r *liveBuild) cancel(l *loop, reason string) {
 		t.withoutBuild(l)
 		return
 	}
-	if t.available {
+	if t.available() {
 		// Only the fetching home was for the build.
 		t.abandon(l, reason)
 		t.dropUnneeded(l)
@@ -233,7 +235,7 @@ func (t *task) cancelDependants(l *loop) {
 		t.dependants = taskSet{}
 		for d := range dependants.all() {
 			d.inputs.remove(t)
-			if d.underWay != nil || d.resume != nil || d.available || l.tasks[d.drv] != d {
+			if d.begun() || d.stage == stageOver {
 				continue
 			}
 			work = append(work, d)

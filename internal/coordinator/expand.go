@@ -232,7 +232,7 @@ func (l *loop) merge(w *walk) {
 	asked := make(map[*task]bool)
 	var look []*task
 	for _, q := range w.questions {
-		if q.task != nil && !asked[q.task] && q.task.expanding {
+		if q.task != nil && !asked[q.task] && q.task.stage == stageLooking {
 			asked[q.task] = true
 			look = append(look, q.task)
 		}
@@ -242,16 +242,15 @@ func (l *loop) merge(w *walk) {
 		input, err := w.unreadable(f)
 		switch {
 		case err != nil:
-			t.expanding = false
 			t.fail(l, expansionFailure(input, err))
-		case !f.missing && t.resume == nil && t.underWay == nil:
-			t.expanding = false
+		case !f.missing && t.resume == nil:
 			t.node = f.node
 			t.alreadyThere(l, f)
 		case !t.link(l, f, w):
+			t.enter(l, stageLooking)
 			again = append(again, t.question())
 		default:
-			t.expanding = false
+			t.enter(l, stageUndecided)
 		}
 	}
 	for _, q := range again {
@@ -288,7 +287,7 @@ func (l *loop) makeTasks(w *walk) []*task {
 			continue // an error fails those that need it
 		}
 		parent := l.tasks[f.parent]
-		if parent == nil || parent.available || len(parent.builds) == 0 {
+		if parent == nil || parent.available() || len(parent.builds) == 0 {
 			continue // nobody needs it any more
 		}
 		if s := l.spare[p]; s != nil && s.machine.mayServe(f.node, parent) {
@@ -344,7 +343,7 @@ func (l *loop) settle(tasks []*task) {
 	}
 	for _, t := range sorted {
 		delete(later, t)
-		if t.state.Final() || t.expanding {
+		if t.stage != stageUndecided {
 			continue
 		}
 		t.spread(l, later)
@@ -355,7 +354,7 @@ func (l *loop) settle(tasks []*task) {
 			t.makeReady(l)
 		case t.resume != nil:
 			t.reattach(l)
-		case t.underWay == nil && !t.available:
+		default:
 			t.makeReady(l)
 		}
 	}

@@ -28,7 +28,7 @@ func (r *attempt) ended(l *loop, out *remote.Outcome, err error) {
 		}
 		return
 	}
-	r.detach("")
+	r.detach(l, "")
 	for _, rec := range t.builds {
 		rec.SentBytes += r.Sent.Load()
 		rec.FetchBytes += r.Fetched.Load()
@@ -178,8 +178,7 @@ func (r *attempt) fetchFailed(l *loop, f *api.Failure) {
 		t.fail(l, l.allFailed(t, f))
 	case f.Culprit == api.CulpritCoordinator:
 		t.delay(l, f)
-		l.delayed[t] = true
-		l.placeBy(t.notBefore)
+		t.enter(l, stagePostponed)
 	default:
 		if f.Culprit == api.CulpritMachine {
 			m.mishap(l, t, f)

@@ -71,7 +71,7 @@ func (t *task) endServed(l *loop, reason string) {
 
 // withoutBuild goes on with a task that has one build less, and others.
 func (t *task) withoutBuild(l *loop) {
-	if t.available && t.underWay == nil && !l.delayed[t] {
+	if t.stage == stageMade {
 		t.bring(l)
 		return
 	}
@@ -102,20 +102,19 @@ func (t *task) lose(l *loop, why string) {
 	m := t.kept
 	l.log.Warn("outputs were lost", "derivation", t.drv, "machine", m.Name, "why", why)
 	t.release(l, m)
-	t.available = false
 	dependants := t.dependants
 	t.dependants = taskSet{}
+	t.abandon(l, why)
 	if len(t.builds) > 0 {
-		t.abandon(l, why)
 		t.setState(l, api.Queued, "built again: "+why)
 		t.expand(l)
 	} else {
-		t.remove(l)
+		t.enter(l, stageOver)
 		t.releaseInputs(l)
 	}
 	for d := range dependants.all() {
 		d.inputs.remove(t)
-		if d.underWay != nil || d.resume != nil || d.available {
+		if d.begun() {
 			continue
 		}
 		d.setState(l, api.Waiting, fmt.Sprintf("%s is built again: %s", t.drv, why))

@@ -145,7 +145,7 @@ func BenchmarkQueued(b *testing.B) {
 		if err := f.c.do(b.Context(), func(l *loop) {
 			expanding = b.N - len(l.tasks)
 			for _, t := range l.tasks {
-				if t.expanding {
+				if t.stage == stageLooking {
 					expanding++
 				}
 			}

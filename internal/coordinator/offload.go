@@ -325,7 +325,7 @@ func (l *loop) hookCame(d *delivery.Delivery) bool {
 	if t.logAttempt > 0 && t.logAttempt == t.attempt {
 		d.OpenLog(t.logID, t.logAttempt)
 	}
-	if t.available && t.kept != nil && t.underWay == nil && !l.delayed[t] {
+	if t.stage == stageMade && t.kept != nil {
 		t.deliver(l)
 	}
 	return true
@@ -367,9 +367,6 @@ func (r *attempt) logOpened() {
 // deliver starts handing the outputs that a machine keeps to a hook that wants them, one
 // after the other.
 func (t *task) deliver(l *loop) {
-	if t.underWay != nil {
-		return
-	}
 	t.machine = t.kept
 	for _, rec := range t.builds {
 		if rec.Offload && rec.delivery != nil {

@@ -267,7 +267,7 @@ func (l *loop) lookForIdleMachines() {
 func (t *task) why(l *loop, r *liveBuild) *api.Why {
 	w := &api.Why{Build: r.Build, Summary: r.Reason, Attempts: t.failures}
 	for in := range t.inputs.all() {
-		if !in.available && len(in.builds) > 0 && len(w.WaitsFor) < maxListed {
+		if !in.available() && len(in.builds) > 0 && len(w.WaitsFor) < maxListed {
 			w.WaitsFor = append(w.WaitsFor, in.builds[0].Build)
 		}
 	}
@@ -308,9 +308,9 @@ func (t *task) waitReason(l *loop, could []string, now time.Time) string {
 		return "the ledger takes no changes: " + err.Error()
 	}
 	switch {
-	case t.expanding && l.grace != nil:
+	case t.stage == stageLooking && l.grace != nil:
 		return "the coordinator has just started and asks its machines what they have"
-	case t.expanding:
+	case t.stage == stageLooking:
 		return "its inputs are being looked at"
 	case now.Before(t.notBefore):
 		return "it is tried again at " + t.notBefore.Format(time.TimeOnly)

@@ -348,7 +348,7 @@ func (l *loop) machinesChanged() {
 	l.placing = true
 	tasks := make([]*task, 0, len(l.tasks))
 	for _, t := range l.tasks {
-		if t.inQueue() {
+		if t.stage == stageQueued {
 			tasks = append(tasks, t)
 		}
 	}
@@ -356,25 +356,18 @@ func (l *loop) machinesChanged() {
 	l.settleMachines()
 }
 
-// inQueue reports whether the task waits for nothing but a machine.
-func (t *task) inQueue() bool {
-	return t.state == api.Queued && t.node != nil && t.underWay == nil && t.resume == nil && !t.available && !t.expanding && t.waiting == 0
-}
-
 // requeue looks anew where tasks may be built. Of very many it leaves some for later, so that
 // the loop does other things meanwhile.
 func (l *loop) requeue(tasks []*task) {
 	for _, t := range tasks[:min(len(tasks), requeueAtOnce)] {
-		if l.tasks[t.drv] != t || !t.inQueue() || l.delayed[t] {
+		if t.stage != stageQueued {
 			continue
 		}
 		if len(t.skip) > 0 && !t.elsewhere(l) {
 			clear(t.skip)
 		}
-		if _, queued := l.queue.Get(t.id); queued {
-			l.queue.Remove(t.id)
-			l.queue.Push(t.schedulerBuild(l))
-		}
+		l.queue.Remove(t.id)
+		l.queue.Push(t.schedulerBuild(l))
 		t.setState(l, api.Queued, t.neverReason(l))
 	}
 	l.placing = true
@@ -511,7 +504,7 @@ func (m *machine) replace(l *loop, n *machine) {
 func (old *attempt) moveTo(l *loop, n *machine) {
 	const why = "its machine is reached another way now"
 	t := old.task
-	old.detach(why)
+	old.detach(l, why)
 	if old.FetchOnly {
 		t.bring(l)
 		return
@@ -526,7 +519,7 @@ func (m *machine) evacuate(l *loop) {
 	var tasks []*task
 	var paths []store.Path
 	for _, t := range l.tasks {
-		if t.kept == m && t.underWay == nil && len(t.builds) == 0 && t.node != nil && !l.delayed[t] {
+		if t.kept == m && t.stage == stageMade && len(t.builds) == 0 {
 			tasks = append(tasks, t)
 			outputs, _ := t.node.OutputPaths(nil) // naming none cannot fail
 			paths = append(paths, outputs...)
@@ -550,7 +543,7 @@ func (m *machine) evacuated(l *loop, tasks []*task, absent []store.Path) {
 		missing[p] = true
 	}
 	for _, t := range tasks {
-		if l.tasks[t.drv] != t || t.kept != m || t.underWay != nil || !m.leaving() {
+		if t.stage != stageMade || t.kept != m || !m.leaving() {
 			continue
 		}
 		outputs, _ := t.node.OutputPaths(nil)

@@ -52,7 +52,7 @@ func (l *loop) recover(ctx context.Context) error {
 		l.grace[m] = true
 	}
 	for _, t := range l.tasks {
-		t.expanding = true
+		t.enter(l, stageLooking)
 	}
 	if len(l.machines) == 0 {
 		l.endGrace(nil)
@@ -158,16 +158,14 @@ func (l *loop) addKept(n *headstore.Node, s *spare) {
 
 // adopt makes a task that waits for its turn use what a machine built before.
 func (t *task) adopt(l *loop, m *machine, s *agentapi.BuildStatus) {
-	l.queue.Remove(t.id)
-	l.kept.Add(m.peer, inventory.Made(s.Outputs, nil))
+	t.enter(l, stageUndecided)
 	if s.ID != t.id {
 		delete(l.byID, t.id)
 		t.id = s.ID
 		l.byID[t.id] = t
 	}
 	t.machine, t.attempt = m, max(t.attempt, s.Attempt)
-	t.kept = m
-	t.setAvailable(l)
+	t.keep(l, m, inventory.Made(s.Outputs, nil))
 	if t.wantedHome() || t.offloaded() {
 		t.bring(l)
 		return
@@ -212,7 +210,7 @@ func (m *machine) reconcileBuild(l *loop, s *agentapi.BuildStatus, wrong error) 
 		if t.underWay == nil {
 			t.lose(l, "its agent says something else of it now")
 		}
-	case own && l.grace != nil && t.attempt+1 == s.Attempt && t.underWay == nil && t.resume == nil && !t.available && l.mayMake(t, m):
+	case own && l.grace != nil && t.attempt+1 == s.Attempt && !t.begun() && l.mayMake(t, m):
 		// It was placed there, and the ledger did not hear of that any more. Nothing is placed
 		// before all machines were asked, so no other attempt has that number.
 		t.attempt, t.machine, t.resume, t.state = s.Attempt, m, m, api.Placed
@@ -222,13 +220,13 @@ func (m *machine) reconcileBuild(l *loop, s *agentapi.BuildStatus, wrong error) 
 		t.useOld(l, m, s)
 	case s.State != agentapi.Succeeded || t != nil && !l.mayMake(t, m):
 		m.forget(l, s.ID)
-	case l.grace != nil && (t == nil || t.underWay == nil && t.resume == nil):
+	case l.grace != nil && (t == nil || !t.begun()):
 		if other := l.spare[s.Derivation]; other != nil && (other.machine != m || other.status.ID != s.ID) {
 			m.forget(l, s.ID) // one is enough
 			return
 		}
 		l.spare[s.Derivation] = &spare{m, *s}
-	case t != nil && t.node != nil && t.underWay == nil && t.resume == nil && !t.available && !t.expanding:
+	case t != nil && t.idle():
 		t.adopt(l, m, s)
 	default:
 		m.forget(l, s.ID)
@@ -270,7 +268,7 @@ func (l *loop) endGrace(m *machine) {
 	// One walk for all: a task whose dependants are not known yet would be dropped.
 	var questions []question
 	for _, t := range l.tasks {
-		if t.expanding {
+		if t.stage == stageLooking {
 			questions = append(questions, t.question())
 		}
 	}
@@ -283,12 +281,12 @@ func (l *loop) dropSpare() {
 	again := false
 	for drv, s := range l.spare {
 		t := l.tasks[drv]
-		if t != nil && t.expanding {
+		if t != nil && t.stage == stageLooking {
 			again = true
 			continue
 		}
 		delete(l.spare, drv)
-		if t != nil && t.node != nil && t.underWay == nil && t.resume == nil && !t.available && l.mayMake(t, s.machine) {
+		if t != nil && t.idle() && l.mayMake(t, s.machine) {
 			t.adopt(l, s.machine, &s.status)
 		} else {
 			s.machine.forget(l, s.status.ID)
@@ -313,20 +311,21 @@ func (l *loop) dropSpare() {
 // stillWanted reports whether a machine came back with something of an attempt that it was given
 // and that was given up, and the task it was for is not done yet.
 func (t *task) stillWanted(l *loop, m *machine, s *agentapi.BuildStatus) bool {
-	if l.grace != nil || t == nil || t.node == nil || t.id != s.ID || t.expanding || t.resume != nil || t.available || m.problem != "" || t.checks() || !l.mayMake(t, m) {
+	if l.grace != nil || t == nil || t.id != s.ID || !t.idle() && t.stage != stageWorking || m.problem != "" || t.checks() || !l.mayMake(t, m) {
 		return false
 	}
 	if s.State == agentapi.Running {
-		return t.underWay == nil && t.attempt == s.Attempt && t.waiting == 0
+		return t.idle() && t.attempt == s.Attempt && t.waiting == 0
 	}
 	// What is being fetched elsewhere is done there too, and nearer.
-	return remote.Complete(t.node, s) && s.Attempt <= t.attempt && t.attempt < api.MaxAttempt && (t.underWay == nil || t.underWay.machine != m && t.state != api.Fetching)
+	return remote.Complete(t.node, s) && s.Attempt <= t.attempt && t.attempt < api.MaxAttempt && (t.idle() || t.machine != m)
 }
 
 // useOld uses what stillWanted found.
 func (t *task) useOld(l *loop, m *machine, s *agentapi.BuildStatus) {
-	delete(l.delayed, t)
-	l.queue.Remove(t.id)
+	if t.idle() {
+		t.enter(l, stageUndecided)
+	}
 	if s.State == agentapi.Running {
 		m.log.Info("the machine is back, and still builds; that goes on", "build", t.id, "attempt", s.Attempt)
 		t.resume, t.machine, t.state = m, m, api.Building
@@ -394,7 +393,7 @@ func (c *Coordinator) endHookGrace(ctx context.Context) {
 				return
 			}
 			rec.leave(l, api.Succeeded, "guix-daemon has the outputs")
-			if t := rec.task; len(t.builds) == 0 && t.dependants.size() > 0 && !t.available {
+			if t := rec.task; len(t.builds) == 0 && t.dependants.size() > 0 && !t.available() {
 				t.standIn(l, rec)
 			} else {
 				t.withoutBuild(l)

@@ -64,10 +64,11 @@ func (l *loop) takeUp(builds []api.Build) {
 // joinLive adds a build to a task that is under way already.
 func (t *task) joinLive(l *loop, b *api.Build) {
 	r := t.join(l, *b)
-	if t.available && t.underWay == nil {
-		if !l.delayed[t] {
-			t.bring(l)
-		}
+	switch t.stage {
+	case stageMade:
+		t.bring(l)
+		return
+	case stagePostponed:
 		return
 	}
 	r.Started = t.builds[0].Started
@@ -76,7 +77,7 @@ func (t *task) joinLive(l *loop, b *api.Build) {
 		r.Machine = t.machine.Name
 	}
 	r.save(l, false)
-	if t.node != nil && !t.expanding {
+	if t.stage != stageLooking {
 		t.spread(l, nil)
 		t.moveInQueue(l)
 	}

@@ -26,12 +26,10 @@ type task struct {
 	seq    uint64
 	builds []*liveBuild // that are not final
 
-	state  api.State
+	stage  stage
+	state  api.State // that its builds have
 	reason string
 
-	// expanding says that the expander was asked about it. Until it answered, node
-	// and the edges may be missing or old.
-	expanding  bool
 	node       *headstore.Node
 	inputPaths []store.Path // outputs of inputs, and sources
 	inputs     taskSet
@@ -64,9 +62,7 @@ type task struct {
 	check      *checking
 	checksLeft int
 
-	// available says that the outputs exist: at home, or on the machine kept.
-	available bool
-	kept      *machine
+	kept *machine // that has the outputs, for as long as they are needed; nil where they are at home
 }
 
 // liveBuild is a build that is not final.
@@ -85,7 +81,7 @@ type liveBuild struct {
 func newID() string { return uuid.NewString() }
 
 func (t *task) question() question {
-	return question{task: t, path: t.drv, outputs: t.wantedOutputs(), started: t.resume != nil || t.underWay != nil}
+	return question{task: t, path: t.drv, outputs: t.wantedOutputs(), started: t.resume != nil}
 }
 
 // standing is the state of a build that joins the task. That of a task which a start found
@@ -155,19 +151,6 @@ func mark(set *map[string]bool, name string) {
 		*set = make(map[string]bool)
 	}
 	(*set)[name] = true
-}
-
-// remove drops a task that is over.
-func (t *task) remove(l *loop) {
-	l.queue.Remove(t.id)
-	t.expanding = false
-	if l.tasks[t.drv] == t {
-		delete(l.tasks, t.drv)
-		l.live.Delete(t.drv)
-	}
-	delete(l.byID, t.id)
-	delete(l.alarmed, t.id)
-	delete(l.delayed, t)
 }
 
 // join adds a build to a task.
@@ -258,11 +241,10 @@ func (r *liveBuild) save(l *loop, force bool) {
 
 // expand asks the expander about a task.
 func (t *task) expand(l *loop) {
-	if t.expanding {
+	if t.stage == stageLooking {
 		return
 	}
-	t.expanding = true
-	l.queue.Remove(t.id)
+	t.enter(l, stageLooking)
 	if l.grace == nil {
 		l.expander.mail.Put(t.question())
 	}
@@ -284,7 +266,7 @@ func (t *task) setInputs(l *loop, inputs []*task) {
 		t.inputs.add(in)
 		in.dependants.add(t)
 		in.moveInQueue(l)
-		if !in.available {
+		if !in.available() {
 			t.waiting++
 		}
 	}
@@ -300,25 +282,21 @@ func (t *task) setInputs(l *loop, inputs []*task) {
 // makeReady puts a task into the queue if all its inputs are there.
 func (t *task) makeReady(l *loop) {
 	if t.waiting > 0 {
-		l.queue.Remove(t.id)
 		t.await(l)
 		return
 	}
-	now := l.now()
-	if wait := t.notBefore.Sub(now); wait > 0 {
+	if l.now().Before(t.notBefore) {
+		t.enter(l, stageDelayed)
 		t.setState(l, api.Queued, t.reason)
-		l.delayed[t] = true
-		l.placeBy(t.notBefore)
 		return
 	}
-	t.queuedAt = now
-	l.queue.Push(t.schedulerBuild(l))
+	t.enter(l, stageQueued)
 	t.setState(l, api.Queued, t.neverReason(l))
-	l.placing = true
 }
 
 // await has a task wait for its inputs. The event says which.
 func (t *task) await(l *loop) {
+	t.enter(l, stageWaiting)
 	if t.state == api.Waiting {
 		t.setState(l, api.Waiting, countWaiting(t.waiting))
 		return
@@ -326,7 +304,7 @@ func (t *task) await(l *loop) {
 	t.setState(l, api.Waiting, countWaiting(t.waiting))
 	var missing []string
 	for in := range t.inputs.all() {
-		if !in.available {
+		if !in.available() {
 			missing = append(missing, in.drv.String())
 		}
 	}
@@ -376,12 +354,11 @@ func (l *loop) wake(now time.Time) {
 			l.placeBy(t.notBefore)
 			continue
 		}
-		delete(l.delayed, t)
-		switch {
-		case l.tasks[t.drv] != t || t.underWay != nil || t.expanding:
-		case !t.available:
+		if t.stage == stageDelayed {
 			t.makeReady(l)
-		case t.kept != nil && len(t.builds) > 0:
+			continue
+		}
+		if t.enter(l, stageMade); len(t.builds) > 0 {
 			t.bring(l)
 		}
 	}
