@@ -28,6 +28,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv("LIGHTER_TEST_MAIN") != "" {
 		os.Exit(Main(os.Args))
 	}
+	testkit.InMemory()
 	os.Exit(m.Run())
 }
 

@@ -551,16 +551,18 @@ func TestPoolStale(t *testing.T) {
 func TestPoolUnasked(t *testing.T) {
 	testkit.CheckLeaks(t)
 	f := startFake(t, nil)
+	said := make(chan struct{})
 	f.serve = func(n int, c net.Conn) {
 		if n == 1 {
 			_, _ = c.Write(enc(replyNext, "boo"))
+			close(said)
 			_, _ = io.Copy(io.Discard, c)
 			return
 		}
 		answerValid(n, c)
 	}
 	s := f.open()
-	time.Sleep(50 * time.Millisecond)
+	<-said
 	askValid(t, s)
 	if n := f.conns.Load(); n != 2 {
 		t.Errorf("%d connections, want 2", n)
@@ -605,7 +607,7 @@ func TestLeases(t *testing.T) {
 	testkit.CheckLeaks(t)
 	request := enc(opAddTempRoot, nothing)
 	f := startFake(t, nil)
-	lost := make(chan struct{})
+	lost, gone := make(chan struct{}), make(chan struct{})
 	f.serve = func(n int, c net.Conn) {
 		for i := 0; expect(t, c, request); i++ {
 			if _, err := c.Write(enc(replyLast, 1)); err != nil {
@@ -613,6 +615,8 @@ func TestLeases(t *testing.T) {
 			}
 			if n == 1 && i == 0 {
 				<-lost
+				c.Close()
+				close(gone)
 				return
 			}
 		}
@@ -633,7 +637,7 @@ func TestLeases(t *testing.T) {
 		}
 		if len(all) == 0 {
 			close(lost)
-			time.Sleep(20 * time.Millisecond)
+			<-gone
 		}
 		all = append(all, l)
 	}
