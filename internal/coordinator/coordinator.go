@@ -237,7 +237,7 @@ type Coordinator struct {
 	intake     *intake.Intake
 	pruner     *attic.Pruner
 	recorder   *recorder.Recorder
-	expander   *expander
+	questions  *mailbox.Mailbox[question] // for the expander
 	eventHooks *hooks.Engine
 	group      sync.WaitGroup // every goroutine that Run started
 	// recovered is closed when Run has read what the ledger has of earlier runs.
@@ -267,7 +267,7 @@ func New(cfg Config) (*Coordinator, error) {
 		cfg: cfg, limits: cfg.Limits.withDefaults(), log: cfg.Logger, ledger: cfg.Ledger,
 		head: headstore.New(cfg.Store), moving: peer.NewTransfers(), started: time.Now(), latency: newLatency(),
 		longOrders: make(chan struct{}, maxLongOrders),
-		mail:       mailbox.New[func(*loop)](), recovered: make(chan struct{}), stopped: make(chan struct{}), fatal: make(chan error, 1),
+		mail:       mailbox.New[func(*loop)](), questions: mailbox.New[question](), recovered: make(chan struct{}), stopped: make(chan struct{}), fatal: make(chan error, 1),
 		reading: make(chan struct{}, 1),
 	}
 	if c.log == nil {
@@ -304,7 +304,6 @@ func New(cfg Config) (*Coordinator, error) {
 	c.pruner = newPruner(c)
 	c.intake = newIntake(c)
 	c.recorder = newRecorder(c)
-	c.expander = newExpander(c)
 	c.first = newLoop(c)
 	if err := c.first.openMachines(); err != nil {
 		return nil, err

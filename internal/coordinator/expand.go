@@ -5,220 +5,51 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"lighter/internal/api"
+	"lighter/internal/coordinator/expand"
 	"lighter/internal/coordinator/headstore"
-	"lighter/internal/coordinator/mailbox"
 	"lighter/scheduler"
 	"lighter/store"
 )
 
-// expander finds out what has to be built before something else can be. It looks at
-// many derivations at a time: one walk for all that were asked about meanwhile, level
-// by level, so that the store is asked about many items at once.
-type expander struct {
-	c    *Coordinator
-	mail *mailbox.Mailbox[question]
-}
-
-// question asks what must be built for a derivation.
+// question asks what must be built for a task's derivation.
 type question struct {
-	task    *task
-	path    store.Path
-	outputs []string // that are wanted; empty means all
-	// started says that its inputs are to be looked at even if the outputs are there.
-	started bool
+	expand.Question
+	task *task // nil if nothing is asked
 	// whenDone, if not nil, is called in the loop after the walk that takes this
-	// question up; nothing else is asked then.
+	// question up.
 	whenDone func()
 }
 
-// walked is what a walk found out about one derivation.
-type walked struct {
-	node *headstore.Node
-	// inputPaths are the items that the build needs: outputs of inputs, and sources.
-	inputPaths []store.Path
-	// missing says that wanted outputs are not at home.
-	missing   bool
-	descended bool // its inputs were visited
-	expected  time.Duration
-	size      int64 // of the wanted outputs that were asked about, if none is missing
-	live      bool  // it has a task already; nothing else is known here
-	parent    store.Path
-	err       error // why it could not be looked at
-}
-
-// walk is one walk.
-type walk struct {
-	questions []question
-	found     map[store.Path]*walked
-	order     []store.Path        // in which they were found, level by level
-	there     map[store.Path]bool // the items asked about, and whether they are at home
-}
-
-func newExpander(c *Coordinator) *expander { return &expander{c: c, mail: mailbox.New[question]()} }
-
-func (e *expander) run(ctx context.Context) {
+// expand answers questions: one walk for all that were asked meanwhile.
+func (c *Coordinator) expand(ctx context.Context) {
+	opts := expand.Options{Head: c.head, Ledger: c.ledger, Logger: c.log, Live: c.liveNode}
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-e.mail.Ready():
+		case <-c.questions.Ready():
 		}
-		questions := e.mail.Take()
+		questions := c.questions.Take()
 		if len(questions) == 0 {
 			continue
 		}
-		w := &walk{questions: questions, found: make(map[store.Path]*walked), there: make(map[store.Path]bool)}
-		e.walk(ctx, w)
+		var asked []expand.Question
+		for i := range questions {
+			if questions[i].task != nil {
+				asked = append(asked, questions[i].Question)
+			}
+		}
+		g := expand.Walk(ctx, opts, asked)
 		if ctx.Err() != nil {
 			return
 		}
 		// The next walk waits, so that it sees the tasks that this one leads to.
-		if e.c.do(ctx, func(l *loop) { l.merge(w) }) != nil {
+		if c.do(ctx, func(l *loop) { l.merge(questions, g) }) != nil {
 			return
 		}
 	}
-}
-
-// wantedOf are the outputs of one derivation that a level of a walk asks about.
-type wantedOf struct {
-	path    store.Path
-	outputs []store.Path
-	must    bool // go on to its inputs even if the outputs are there
-}
-
-func (e *expander) walk(ctx context.Context, w *walk) {
-	var level []wantedOf
-	for _, q := range w.questions {
-		if q.whenDone != nil {
-			continue
-		}
-		f := w.visit(q.path, "")
-		if f == nil {
-			continue
-		}
-		e.read(ctx, f, q.path)
-		if f.err != nil {
-			continue
-		}
-		paths, err := f.node.OutputPaths(q.outputs)
-		if err != nil {
-			f.err = err
-			continue
-		}
-		level = append(level, wantedOf{q.path, paths, q.started})
-	}
-	for len(level) > 0 && ctx.Err() == nil {
-		level = e.descend(ctx, w, level)
-	}
-}
-
-// visit returns the entry of a derivation that the walk did not see yet, else nil.
-func (w *walk) visit(p, parent store.Path) *walked {
-	if w.found[p] != nil {
-		return nil
-	}
-	f := &walked{parent: parent}
-	w.found[p] = f
-	w.order = append(w.order, p)
-	return f
-}
-
-func (e *expander) read(ctx context.Context, f *walked, p store.Path) {
-	if f.node, f.err = e.c.head.Node(ctx, p); f.err == nil {
-		f.expected = e.expected(ctx, f.node)
-	}
-}
-
-func (e *expander) expected(ctx context.Context, n *headstore.Node) time.Duration {
-	measured, err := e.c.ledger.Durations(ctx, n.PackageName(), n.System)
-	if err != nil {
-		e.c.log.Warn("expected durations are not known", "err", err)
-	}
-	samples := make([]scheduler.Sample, len(measured))
-	for i, s := range measured {
-		samples[i] = scheduler.Sample{Duration: time.Duration(s.Seconds * float64(time.Second)), Speed: s.Speed}
-	}
-	return scheduler.ExpectedDuration(samples)
-}
-
-// descend asks which outputs of a level are missing, and returns the level below
-// those that are.
-func (e *expander) descend(ctx context.Context, w *walk, level []wantedOf) []wantedOf {
-	err := e.ask(ctx, w, level)
-	var below []wantedOf
-	for _, want := range level {
-		f := w.found[want.path]
-		if err != nil {
-			f.err = fmt.Errorf("ask which outputs are there: %w", err)
-			continue
-		}
-		f.size = 0
-		for _, p := range want.outputs {
-			if !w.there[p] {
-				f.missing = true
-			} else if info, err := e.c.head.Known(ctx, p); err == nil {
-				f.size += info.NARSize
-			}
-		}
-		if (f.missing || want.must) && !f.descended {
-			f.descended = true
-			below = append(below, e.inputs(ctx, w, f)...)
-		}
-	}
-	return below
-}
-
-// ask finds out which of a level's outputs are at home.
-func (e *expander) ask(ctx context.Context, w *walk, level []wantedOf) error {
-	var asked []store.Path
-	for _, want := range level {
-		for _, p := range want.outputs {
-			if _, known := w.there[p]; !known {
-				w.there[p] = false
-				asked = append(asked, p)
-			}
-		}
-	}
-	valid, err := store.ValidPaths(ctx, e.c.head.Backend, asked)
-	for _, p := range valid {
-		w.there[p] = true
-	}
-	return err
-}
-
-// inputs visits the inputs of a derivation and fills in what its build needs.
-func (e *expander) inputs(ctx context.Context, w *walk, f *walked) []wantedOf {
-	var below []wantedOf
-	f.inputPaths = append(make([]store.Path, 0, len(f.node.Sources)+len(f.node.Inputs)), f.node.Sources...)
-	for _, in := range f.node.Inputs {
-		input := w.found[in]
-		if input == nil {
-			input = w.visit(in, f.node.Path)
-			if input.node = e.c.liveNode(in); input.node != nil {
-				input.live = true
-			} else {
-				e.read(ctx, input, in)
-			}
-		}
-		if input.err != nil {
-			f.err = fmt.Errorf("input %w", input.err)
-			return below
-		}
-		paths, err := input.node.OutputPaths(f.node.InputOutputs(in))
-		if err != nil {
-			f.err = err
-			return below
-		}
-		f.inputPaths = append(f.inputPaths, paths...)
-		if !input.live && !input.missing {
-			// Another dependant may have asked, but about other outputs.
-			below = append(below, wantedOf{path: in, outputs: paths})
-		}
-	}
-	return below
 }
 
 // errCycle says that derivations need each other.
@@ -226,27 +57,27 @@ var errCycle = errors.New("its inputs need it in turn")
 
 // merge takes over what a walk found: tasks for all that must be built, and the
 // edges between them. It runs in the loop.
-func (l *loop) merge(w *walk) {
-	made := l.makeTasks(w)
+func (l *loop) merge(questions []question, g *expand.Graph) {
+	made := l.makeTasks(g)
 	var again []question
 	asked := make(map[*task]bool)
 	var look []*task
-	for _, q := range w.questions {
+	for _, q := range questions {
 		if q.task != nil && !asked[q.task] && q.task.stage == stageLooking {
 			asked[q.task] = true
 			look = append(look, q.task)
 		}
 	}
 	for _, t := range append(look, made...) {
-		f := w.found[t.drv]
-		input, err := w.unreadable(f)
+		f := g.Found[t.drv]
+		input, err := g.Unreadable(f)
 		switch {
 		case err != nil:
 			t.fail(l, expansionFailure(input, err))
-		case !f.missing && t.resume == nil:
-			t.node = f.node
+		case !f.Missing && t.resume == nil:
+			t.node = f.Node
 			t.alreadyThere(l, f)
-		case !t.link(l, f, w):
+		case !t.link(l, f, g):
 			t.enter(l, stageLooking)
 			again = append(again, t.question())
 		default:
@@ -254,52 +85,38 @@ func (l *loop) merge(w *walk) {
 		}
 	}
 	for _, q := range again {
-		l.expander.mail.Put(q)
+		l.questions.Put(q)
 	}
 	l.settle(append(look, made...))
-	for _, q := range w.questions {
+	for _, q := range questions {
 		if q.whenDone != nil {
 			q.whenDone()
 		}
 	}
 }
 
-// unreadable returns the error that stands in the way of a derivation, if there is
-// one, and the derivation that it is about.
-func (w *walk) unreadable(f *walked) (store.Path, error) {
-	if f.err != nil || f.node == nil {
-		return "", f.err
-	}
-	for _, in := range f.node.Inputs {
-		if input := w.found[in]; input != nil && input.err != nil {
-			return in, input.err
-		}
-	}
-	return "", nil
-}
-
 // makeTasks makes the tasks of derivations that must be built and have none yet.
-func (l *loop) makeTasks(w *walk) []*task {
+func (l *loop) makeTasks(g *expand.Graph) []*task {
 	var made []*task
-	for _, p := range w.order {
-		f := w.found[p]
-		if f.live || f.parent == "" || l.tasks[p] != nil || !f.missing || f.err != nil {
+	for _, p := range g.Order {
+		f := g.Found[p]
+		if f.Live || f.Parent == "" || l.tasks[p] != nil || !f.Missing || f.Err != nil {
 			continue // an error fails those that need it
 		}
-		parent := l.tasks[f.parent]
+		parent := l.tasks[f.Parent]
 		if parent == nil || parent.available() || len(parent.builds) == 0 {
 			continue // nobody needs it any more
 		}
-		if s := l.spare[p]; s != nil && s.machine.mayServe(f.node, parent) {
-			l.addKept(f.node, s)
+		if s := l.spare[p]; s != nil && s.machine.mayServe(f.Node, parent) {
+			l.addKept(f.Node, s)
 			continue
 		}
 		if l.limits.KeepMissingInputs {
-			f.err = fmt.Errorf("%s: its outputs are missing, and no build of it was submitted", p)
+			f.Err = fmt.Errorf("%s: its outputs are missing, and no build of it was submitted", p)
 			parent.tellMissing(l, []string{p.String()})
 			continue
 		}
-		made = append(made, l.newInternal(f.node, parent))
+		made = append(made, l.newInternal(f.Node, parent))
 	}
 	return made
 }
@@ -311,22 +128,22 @@ func (m *machine) mayServe(n *headstore.Node, parent *task) bool {
 
 // link gives a task its edges. It reports false if the task has to be looked at
 // again, since an input that was being built then is not any more.
-func (t *task) link(l *loop, f *walked, w *walk) bool {
-	inputs := make([]*task, 0, len(f.node.Inputs))
-	for _, in := range f.node.Inputs {
+func (t *task) link(l *loop, f *expand.Found, g *expand.Graph) bool {
+	inputs := make([]*task, 0, len(f.Node.Inputs))
+	for _, in := range f.Node.Inputs {
 		input := l.tasks[in]
-		switch found := w.found[in]; {
+		switch found := g.Found[in]; {
 		case input != nil:
 			inputs = append(inputs, input)
-		case found == nil || found.live || found.missing:
+		case found == nil || found.Live || found.Missing:
 			return false
 		}
 	}
-	t.node, t.inputPaths, t.expected = f.node, f.inputPaths, f.expected
+	t.node, t.inputPaths, t.expected = f.Node, f.InputPaths, f.Expected
 	if t.expected == 0 {
 		t.expected = scheduler.DefaultDuration
 	}
-	t.expectedKnown = f.expected > 0
+	t.expectedKnown = f.Expected > 0
 	t.setInputs(l, inputs)
 	return true
 }
@@ -364,9 +181,9 @@ func (l *loop) settle(tasks []*task) {
 }
 
 // alreadyThere ends a task whose outputs were at home all the time.
-func (t *task) alreadyThere(l *loop, f *walked) {
+func (t *task) alreadyThere(l *loop, f *expand.Found) {
 	for _, r := range t.builds {
-		r.OutputPaths, r.OutputSize = f.node.OutputMap(), f.size
+		r.OutputPaths, r.OutputSize = f.Node.OutputMap(), f.Size
 	}
 	t.finish(l, "the outputs were there")
 }

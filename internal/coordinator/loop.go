@@ -88,7 +88,7 @@ func (l *loop) openMachines() error {
 // start starts what runs as long as the coordinator.
 func (l *loop) start() {
 	l.group.Go(func() { l.recorder.Run(l.ctx) })
-	l.group.Go(func() { l.expander.run(l.ctx) })
+	l.group.Go(func() { l.expand(l.ctx) })
 	for _, m := range l.machines {
 		m.start(l.ctx)
 	}

@@ -273,7 +273,7 @@ func (l *loop) endGrace(m *machine) {
 		}
 	}
 	// What is still spare after that walk is not needed.
-	l.expander.mail.Put(append(questions, question{whenDone: l.dropSpare})...)
+	l.questions.Put(append(questions, question{whenDone: l.dropSpare})...)
 	l.placing = true
 }
 
@@ -293,7 +293,7 @@ func (l *loop) dropSpare() {
 		}
 	}
 	if again {
-		l.expander.mail.Put(question{whenDone: l.dropSpare})
+		l.questions.Put(question{whenDone: l.dropSpare})
 	}
 }
 
@@ -347,7 +347,7 @@ func (c *Coordinator) awaitGraph(ctx context.Context) error {
 		walked := make(chan struct{})
 		err := c.do(ctx, func(l *loop) {
 			if l.grace == nil {
-				c.expander.mail.Put(question{whenDone: func() { close(walked) }})
+				c.questions.Put(question{whenDone: func() { close(walked) }})
 			}
 		})
 		if err != nil {

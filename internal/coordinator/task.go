@@ -10,6 +10,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/coordinator/delivery"
+	"lighter/internal/coordinator/expand"
 	"lighter/internal/coordinator/headstore"
 	"lighter/internal/ledger"
 	"lighter/scheduler"
@@ -81,7 +82,7 @@ type liveBuild struct {
 func newID() string { return uuid.NewString() }
 
 func (t *task) question() question {
-	return question{task: t, path: t.drv, outputs: t.wantedOutputs(), started: t.resume != nil}
+	return question{task: t, Question: expand.Question{Path: t.drv, Outputs: t.wantedOutputs(), Started: t.resume != nil}}
 }
 
 // standing is the state of a build that joins the task. That of a task which a start found
@@ -246,7 +247,7 @@ func (t *task) expand(l *loop) {
 	}
 	t.enter(l, stageLooking)
 	if l.grace == nil {
-		l.expander.mail.Put(t.question())
+		l.questions.Put(t.question())
 	}
 }
 
