@@ -25,8 +25,8 @@ const (
 // sets no limit, those of the daemon's command line hold.
 //
 // The daemon has a user for each builder that runs, and fails a build for which it has none
-// left; that is an error of the machine. So there must be as many build users as builds at
-// a time.
+// left; that is an error of the machine. So there must be as many build users as there are
+// builds at a time.
 func (s *Store) Build(ctx context.Context, req *store.BuildRequest) (*store.BuildResult, error) {
 	result, err := s.build(ctx, req)
 	var failed *store.BuildError
@@ -189,7 +189,7 @@ func (b *build) outputs(c *conn) (map[string]*store.Info, error) {
 	}
 	for i, o := range b.drv.Outputs {
 		if infos[i] == nil {
-			return nil, fmt.Errorf("output %s is there no more", o.Path)
+			return nil, fmt.Errorf("output %s is gone", o.Path)
 		}
 		outputs[o.Name] = infos[i]
 	}
@@ -197,7 +197,7 @@ func (b *build) outputs(c *conn) (map[string]*store.Info, error) {
 }
 
 // blame finds out whether the derivation is to blame for an error, and makes a
-// *store.BuildError of it then.
+// *store.BuildError of it if so.
 func (b *build) blame(err error) error {
 	var said *Error
 	if !errors.As(err, &said) {

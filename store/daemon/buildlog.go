@@ -18,11 +18,11 @@ const (
 )
 
 // buildLog takes apart what the daemon says during a build. What builders write comes
-// behind lines "@ build-log PID LENGTH"; everything else is the daemon's own.
+// after lines "@ build-log PID LENGTH"; everything else is the daemon's own.
 type buildLog struct {
 	derivation store.Path
 	out        io.Writer // may be nil
-	outErr     error     // its first; nothing is written after that
+	outErr     error     // its first error; nothing is written after that
 
 	line []byte // of the daemon, not complete
 	left int64  // bytes of a builder's output that follow

@@ -15,14 +15,14 @@ import (
 	"lighter/store/derivation"
 )
 
-// differenceWords are the daemon's for a check that made something else than before.
+// differenceWords are what the daemon says of a check that made something different.
 const differenceWords = "may not be deterministic"
 
 // checkSuffix ends the name under which the daemon keeps an output that differs.
 const checkSuffix = "-check"
 
-// check has the daemon build in its mode for that. Outputs that are not valid are built as
-// usual before; where none was, that is all.
+// check has the daemon build in its mode for checks. Before that, outputs that are not valid
+// are built as usual; if none was valid, that is all.
 func (b *build) check(ctx context.Context, c *conn) error {
 	valid, err := b.prepare(c)
 	if err != nil {
@@ -95,8 +95,8 @@ func (b *build) differing(err error) (derivation.Output, bool) {
 	return derivation.Output{}, false
 }
 
-// compare replaces what is known of the output that differs by what was made. The daemon
-// compares them by name and stops at the first: the later ones are dropped.
+// compare replaces what is known of the output that differs with what was made. The daemon
+// compares outputs by name and stops at the first that differs: the later ones are dropped.
 func (b *build) compare(outputs map[string]*store.Info, different error) error {
 	o, _ := b.differing(different)
 	hash, size, err := nar.Hash(b.store.PhysicalPath(o.Path) + checkSuffix)
@@ -112,7 +112,7 @@ func (b *build) compare(outputs map[string]*store.Info, different error) error {
 	return nil
 }
 
-// handOver gives the outputs to who asked for the check.
+// handOver gives the outputs to whoever asked for the check.
 func (b *build) handOver(ctx context.Context, outputs map[string]*store.Info, different error) error {
 	if b.req.Made == nil {
 		return nil

@@ -67,9 +67,9 @@ const (
 )
 
 // batchSize bounds requests that are sent before the first is answered, in bytes. The
-// daemon takes input that comes while it works for a protocol error ("EOF expected"), but
-// reads ahead what is there when it begins to read: 32 KiB at most, and what was written
-// in one piece.
+// daemon takes input that comes while it works for a protocol error ("EOF expected"). But
+// when it begins to read, it reads ahead what is there: 32 KiB at most, and what was
+// written in one piece.
 const batchSize = 16 << 10
 
 // conn is a connection. One call uses it at a time.
@@ -83,7 +83,7 @@ type conn struct {
 	buf   []byte // for sinks; made when needed
 
 	answered bool   // part of an answer to the current call has come, or input of it is spent
-	broken   bool   // it is of no use any more
+	broken   bool   // it can't be used any more
 	reused   bool   // an earlier call has used it
 	warm     bool   // its helper runs
 	acl      stamp  // of the ACL when the helper was started
@@ -117,8 +117,8 @@ func dial(ctx context.Context, socket string) (*conn, error) {
 	return c, nil
 }
 
-// dialSocket connects. The daemon lets very few wait to be let in, and the kernel sends
-// the others away: they come again.
+// dialSocket connects. Very few connections may wait for the daemon to accept them; the kernel
+// refuses the others, which try again.
 func dialSocket(ctx context.Context, socket string) (net.Conn, error) {
 	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
 		raw, err := new(net.Dialer).DialContext(ctx, "unix", socket)
@@ -168,8 +168,8 @@ func (c *conn) handshake() error {
 // close ends the connection. It may be called again, and while a call is under way.
 func (c *conn) close() { c.net.Close() }
 
-// guarded calls f, and closes the connection when the context ends before f does: the
-// error is the context's then.
+// guarded calls f, and closes the connection if the context ends before f does: then the
+// error is the context's.
 func (c *conn) guarded(ctx context.Context, f func() error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -186,14 +186,14 @@ func (c *conn) guarded(ctx context.Context, f func() error) error {
 	var said *Error
 	var found *notValidError
 	if err != nil && !errors.As(err, &said) && !errors.As(err, &found) {
-		// Whatever it was, nobody knows where the daemon is now.
+		// Whatever it was, nobody knows what the daemon does next.
 		c.broken = true
 	}
 	return err
 }
 
-// alive reports whether an idle connection seems to be of use: it has not ended, and
-// nothing came that nobody asked for.
+// alive reports whether an idle connection seems usable: it has not ended, and nothing came
+// that nobody asked for.
 func (c *conn) alive() bool {
 	raw, err := c.net.SyscallConn()
 	if err != nil {
@@ -324,7 +324,7 @@ func (c *conn) feed(s *streams) error {
 		return lost(err)
 	}
 	if s.source == nil || limit == 0 {
-		return garbled("it wants to read %d bytes, and has no reason to", limit)
+		return garbled("it wants to read %d bytes, but has no reason to", limit)
 	}
 	_ = c.w.Bytes(s.source(int(limit)))
 	return c.flush()

@@ -11,16 +11,16 @@ import (
 	"lighter/store"
 )
 
-// Error is what the daemon answers in place of a result.
+// Error is what the daemon answers instead of a result.
 //
 // It matches store.ErrUnauthorized, store.ErrCorrupt, store.ErrNotValid or
-// syscall.ENOSPC where the daemon's words mean that: it has no other way to say so.
+// syscall.ENOSPC if the daemon's words mean that: it has no other way to say so.
 type Error struct {
 	Message string // as it came, perhaps of several lines
 	Status  uint32 // 1 for most, 100 for a build that failed for good, 101 for a timeout
 }
 
-// maxShown bounds how much of the daemon's words is repeated, in bytes.
+// maxShown is how much of the daemon's words an error repeats, in bytes.
 const maxShown = 1 << 10
 
 // Error returns the message as one printable line.

@@ -15,13 +15,13 @@ const (
 	// at most, share a connection.
 	anchorTime   = time.Minute
 	anchorLeases = 32
-	// lookInterval is how often it is seen to that what protects items is still there.
+	// lookInterval is how often a lease checks that what protects its items is still there.
 	lookInterval = 2 * time.Second
 )
 
-// Lease implements store.Leaser. The daemon protects items for a connection, which it has
-// a process for and cannot be told to protect less. So leases that start at about the same
-// time share one, and what one of them protects stays until all of them are released.
+// Lease implements store.Leaser. The daemon protects items for a connection, for which it has
+// a process, and cannot be told to protect less. So leases that start at about the same time
+// share a connection, and what one of them protects stays until all of them are released.
 //
 // When the daemon is restarted, leases are renewed as soon as it is back; a garbage
 // collection before that finds nothing protected.
@@ -73,7 +73,7 @@ func (l *lease) add(ctx context.Context, paths []store.Path) error {
 	return nil
 }
 
-var errReleased = errors.New("it is released")
+var errReleased = errors.New("it was released")
 
 // prepare returns the lease's anchor, and those of the paths that it does not hold yet.
 func (l *lease) prepare(paths []store.Path) (*anchor, []store.Path, error) {

@@ -13,7 +13,7 @@ const (
 	// one.
 	idleTime = time.Minute
 	warmTime = 10 * time.Minute
-	// rootedTime is the age from which on a connection that protects items is not kept.
+	// rootedTime is how old a connection that protects items may be to be kept.
 	rootedTime = 5 * time.Minute
 )
 
@@ -85,7 +85,7 @@ func (p *pool) pop(want kind, options string) (*conn, error) {
 }
 
 // fit says how well an idle connection serves; 0 is not at all. Options that were set
-// stay, so a connection for builds that had others is of no use for a build.
+// stay, so a connection with other options is of no use for a build.
 func (c *conn) fit(want kind, options string) int {
 	switch {
 	case want == forBuild && (c.warm || c.options != "" && c.options != options):
@@ -155,7 +155,7 @@ func (p *pool) clear(drop func(*conn) bool) {
 	})
 }
 
-// close closes what is idle, and lets nothing be taken or kept any more.
+// close closes what is idle. Nothing is taken or kept after that.
 func (p *pool) close() {
 	p.clear(nil)
 	p.mu.Lock()

@@ -141,7 +141,7 @@ func newStore(opts Options) (*Store, error) {
 	return s, nil
 }
 
-// socketName finds the file that is meant by a name, a URI or nothing.
+// socketName returns the file that a name or a URI means, or the default if it is empty.
 func socketName(socket string) (string, error) {
 	if socket == "" {
 		socket = os.Getenv("GUIX_DAEMON_SOCKET")
@@ -159,11 +159,11 @@ func socketName(socket string) (string, error) {
 			return name, nil
 		}
 	}
-	return "", fmt.Errorf("socket %q: want an absolute file name, or file:// or unix:// and one", socket)
+	return "", fmt.Errorf("socket %q: want an absolute file name, or file:// or unix:// before one", socket)
 }
 
-// Close closes all connections, which ends leases. Nothing else of the store may be
-// running or be called any more.
+// Close closes all connections, which ends leases. No other method may be running or be
+// called any more.
 func (s *Store) Close() error {
 	s.leases.close()
 	s.pool.close()

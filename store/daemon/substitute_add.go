@@ -23,9 +23,9 @@ var (
 // its name follows from its contents.
 const maxFlatItem = 64 << 20
 
-// AddSubstitute implements store.Substitutee. What guix-daemon takes from any client are items
-// named after their contents: derivations and other texts, files and folders added by their
-// SHA-256. What builds made it takes only from its own substitution: see Download.
+// AddSubstitute implements store.Substitutee. From any client guix-daemon takes items that are
+// named after their contents: derivations and other texts, and files and folders added by
+// their SHA-256. Outputs of builds it takes only from its own substitution: see Download.
 func (s *Store) AddSubstitute(ctx context.Context, info *store.Info, contents io.Reader) error {
 	err := s.check(append(slices.Clone(info.References), info.Path)...)
 	if err == nil {
@@ -97,8 +97,7 @@ func flatContents(info *store.Info, contents io.Reader) ([]byte, error) {
 	return text, nil
 }
 
-// addFlat adds a file under the SHA-256 of its contents. guix-daemon gets it as a NAR all
-// the same.
+// addFlat adds a file under the SHA-256 of its contents. guix-daemon still gets it as a NAR.
 func (s *Store) addFlat(ctx context.Context, path store.Path, content []byte) error {
 	return s.do(ctx, func(c *conn) error {
 		c.rooted = true

@@ -9,7 +9,7 @@ import (
 )
 
 // Substitute has the daemon download those of the paths that the servers have, and what they
-// refer to. It returns the ones that are valid afterwards, also beside an error, which is
+// refer to. It returns the ones that are valid afterwards, also with an error, which is
 // about the others; what no server has is not an error. The daemon takes what is signed by a
 // key of its ACL.
 func (s *Store) Substitute(ctx context.Context, urls []string, paths []store.Path) ([]store.Path, error) {

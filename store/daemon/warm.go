@@ -16,8 +16,8 @@ import (
 // Export need not wait for one to start. It takes a tenth of a second, or next to nothing
 // if there is one.
 //
-// The cheapest thing that starts the helper is the import of an item with a signature
-// that is none: the daemon reads a few bytes, asks the helper and says "corrupt signature
+// The cheapest way to start the helper is to import an item with something that is not a
+// signature: the daemon reads a few bytes, asks the helper and says "corrupt signature
 // data". Nothing is added, and nothing is left behind.
 func (s *Store) Warm(ctx context.Context) error {
 	err := s.with(ctx, withHelper, "", func(c *conn) error {
@@ -70,7 +70,7 @@ func (s *Store) trial() (*bytes.Buffer, error) {
 	return &b, w.Close()
 }
 
-// heat notes that the helper of the connection is started now, if it wasn't before.
+// heat notes that the connection's helper is running now.
 func (c *conn) heat(acl stamp) {
 	if !c.warm {
 		c.warm, c.acl = true, acl

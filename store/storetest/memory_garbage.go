@@ -50,7 +50,7 @@ func (l *lease) Add(ctx context.Context, paths ...store.Path) error {
 	l.store.mu.Lock()
 	defer l.store.mu.Unlock()
 	if l.paths == nil {
-		return fmt.Errorf("lease %s: it is released", l.name)
+		return fmt.Errorf("lease %s: it was released", l.name)
 	}
 	for _, p := range paths {
 		l.paths[p] = true
