@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
+
 	"lighter/internal/api"
 	"lighter/internal/coordinator/headstore"
 	"lighter/internal/coordinator/peer"
@@ -35,6 +37,7 @@ type farm struct {
 	config Config
 	hasher *derivation.Hasher
 
+	fs     vfs.FS // of the ledger: memory, except in benchmarks
 	ledger *ledger.Ledger
 	c      *Coordinator
 	stop   func()
@@ -64,7 +67,10 @@ func newFarm(t testing.TB, change func(*Config), names ...string) *farm {
 // unstarted is a farm without a ledger and a coordinator.
 func unstarted(t testing.TB, names ...string) *farm {
 	t.Helper()
-	f := &farm{t: t, dir: t.TempDir(), acl: &signature.ACL{}, agents: make(map[string]*fakeAgent)}
+	f := &farm{t: t, dir: t.TempDir(), acl: &signature.ACL{}, agents: make(map[string]*fakeAgent), fs: vfs.NewMem()}
+	if _, ok := t.(*testing.B); ok {
+		f.fs = vfs.Default
+	}
 	headKey := newKey(t)
 	f.acl.Add(headKey.Public())
 	for _, name := range names {
@@ -118,7 +124,7 @@ func newKey(t testing.TB) *signature.PrivateKey {
 func (f *farm) start() {
 	f.t.Helper()
 	var err error
-	if f.ledger, err = ledger.Open(filepath.Join(f.dir, "ledger"), ledger.Options{MinFree: -1}); err != nil {
+	if f.ledger, err = ledger.Open(filepath.Join(f.dir, "ledger"), ledger.Options{MinFree: -1, FS: f.fs}); err != nil {
 		f.t.Fatal(err)
 	}
 	f.config.Ledger, f.config.apply = f.ledger, f.record

@@ -320,9 +320,8 @@ func TestHeadStoreFails(t *testing.T) {
 }
 
 func TestLedgerWithoutRoom(t *testing.T) {
-	f := newFarm(t, nil)
+	f := unstarted(t)
 	drv := f.drv("one", "")
-	f.shutDown()
 	full, err := ledger.Open(filepath.Join(f.dir, "ledger"), ledger.Options{MinFree: 1 << 60})
 	if err != nil {
 		t.Fatal(err)

@@ -100,7 +100,7 @@ func TestPoisonedAttemptAtTheStart(t *testing.T) {
 	id := f.submit(one)[0]
 	<-f.agents["m1"].held
 	f.crash()
-	l, err := ledger.Open(filepath.Join(f.dir, "ledger"), ledger.Options{MinFree: -1})
+	l, err := ledger.Open(filepath.Join(f.dir, "ledger"), ledger.Options{MinFree: -1, FS: f.fs})
 	if err != nil {
 		t.Fatal(err)
 	}
