@@ -263,6 +263,38 @@ func fieldsOf(t reflect.Type) (names []string) {
 	return names
 }
 
+// fieldLie is a value that a field of an answer gets.
+type fieldLie struct{ field, value string }
+
+func (l fieldLie) twist(text []byte) []byte { return with(text, l.field, l.value) }
+
+// of is the lie in an answer about a build.
+func (l fieldLie) of(what, script string) *lie {
+	return &lie{what: what, script: script, name: what + " " + l.field + " " + api.Cut(l.value, 60), twist: l.twist}
+}
+
+// fieldLies returns the hostile values of all fields of answers like a true one, and of more
+// fields. An answer that is no T for any of them is refused as a whole, whichever that is: of
+// such, each value is there for one field in eight.
+func fieldLies[T any](t *testing.T, answer T, more ...string) (lies []fieldLie) {
+	t.Helper()
+	text, err := json.Marshal(answer)
+	if err == nil {
+		err = json.Unmarshal(text, new(T))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, field := range append(fieldsOf(reflect.TypeFor[T]()), more...) {
+		for j, value := range hostileValues() {
+			if (i+j)%8 == 0 || json.Unmarshal(with(text, field, value), new(T)) == nil {
+				lies = append(lies, fieldLie{field, value})
+			}
+		}
+	}
+	return lies
+}
+
 // with returns a JSON text in which a field has another value.
 func with(text []byte, field, value string) []byte {
 	var v any
@@ -359,23 +391,21 @@ func extended(text []byte, field string) []byte {
 // answer to PUT and at the end of the log; of builds that succeed and that fail.
 func TestHostileStatus(t *testing.T) {
 	h := newHostile(t)
-	fields := append(fieldsOf(reflect.TypeFor[agentapi.BuildStatus]()), "outputs.x", "outputs.x.path")
+	status := agentapi.BuildStatus{
+		Derivation: h.drv("true", ""), Outputs: map[string]*store.Info{"out": {Path: h.output(h.drv("true", "")), NARHash: [32]byte{1}}},
+		Failure: &api.Failure{Message: "exit 1"},
+	}
 	for _, what := range []string{"PUT /v1/builds/{id}", "trailer"} {
 		var lies []*lie
-		for _, field := range fields {
-			for _, value := range hostileValues() {
-				if what == "trailer" && len(value) > agentapi.MaxTrailer {
-					continue // net/http takes no such trailer
-				}
-				script := "log=x"
-				if strings.HasPrefix(field, "failure") {
-					script = "fail=evil log=x"
-				}
-				lies = append(lies, &lie{
-					what: what, script: script, name: what + " " + field + " " + api.Cut(value, 60),
-					twist: func(text []byte) []byte { return with(text, field, value) },
-				})
+		for _, l := range fieldLies(t, status, "outputs.x", "outputs.x.path") {
+			if what == "trailer" && len(l.value) > agentapi.MaxTrailer {
+				continue // net/http takes no such trailer
 			}
+			script := "log=x"
+			if strings.HasPrefix(l.field, "failure") {
+				script = "fail=evil log=x"
+			}
+			lies = append(lies, l.of(what, script))
 		}
 		for name, twist := range bodies {
 			if what == "trailer" && (name == "many objects" || name == "long" || name == "blanks") {
@@ -430,13 +460,8 @@ func TestHostileImport(t *testing.T) {
 	const what = "POST /v1/import"
 	h := newHostile(t)
 	var lies []*lie
-	for _, field := range fieldsOf(reflect.TypeFor[agentapi.Infos]()) {
-		for _, value := range hostileValues() {
-			lies = append(lies, &lie{
-				what: what, script: "log=x", name: what + " " + field + " " + api.Cut(value, 60),
-				twist: func(text []byte) []byte { return with(text, field, value) },
-			})
-		}
+	for _, l := range fieldLies(t, agentapi.Infos{Infos: []*store.Info{{Path: h.output(h.drv("true", "")), NARHash: [32]byte{1}}}}) {
+		lies = append(lies, l.of(what, "log=x"))
 	}
 	for name, twist := range bodies {
 		lies = append(lies, &lie{what: what, script: "log=x", name: what + " " + name, twist: twist})
