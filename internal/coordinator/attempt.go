@@ -26,7 +26,7 @@ type attempt struct {
 // place starts the next attempt at a task.
 func (t *task) place(l *loop, m *machine, reason string) {
 	if t.check != nil {
-		t.checkPlaced(l, m)
+		t.check.placed(l, t, m)
 	}
 	t.attempt++
 	t.machine = m

@@ -184,8 +184,8 @@ func (k *checking) possible(l *loop) int {
 	t := k.newTask(l)
 	b := t.schedulerBuild(l)
 	n := 0
-	for _, m := range l.staticMachines() {
-		if l.possibleOn(&b, m.Name) {
+	for _, m := range l.machines {
+		if !m.removed && m.possible(&b) {
 			n++
 		}
 	}
@@ -212,11 +212,11 @@ func (k *checking) next(l *loop, left int) {
 	t.enter(l, stageQueued)
 }
 
-// checkPlaced is called when a build for a check goes to a machine.
-func (t *task) checkPlaced(l *loop, m *machine) {
-	t.check.used[m.Name] = true
+// placed is called when a comparison goes to a machine.
+func (k *checking) placed(l *loop, t *task, m *machine) {
+	k.used[m.Name] = true
 	if t.checksLeft > 0 {
-		t.check.next(l, t.checksLeft)
+		k.next(l, t.checksLeft)
 	}
 }
 

@@ -248,13 +248,9 @@ type Coordinator struct {
 
 	// live has the *node of every task that was expanded, by derivation. The loop
 	// writes it, the expander reads it.
-	live sync.Map
-	// hookCounts returns how many runs of event hooks are to come, and how many are parked.
-	// Any goroutine may call it; nil means that there are no hooks.
-	hookCounts func() (pending, parked int)
-	reading    chan struct{} // has room for one: who reads the machines file
-	room       *headroom.Room
-	longOrders chan struct{} // holds one for each that is in memory
+	live    sync.Map
+	reading chan struct{} // has room for one: who reads the machines file
+	room    *headroom.Room
 
 	ctx context.Context // of Run
 	// first is the loop until Run takes it: from then on only what is posted has it.
@@ -266,8 +262,7 @@ func New(cfg Config) (*Coordinator, error) {
 	c := &Coordinator{
 		cfg: cfg, limits: cfg.Limits.withDefaults(), log: cfg.Logger, ledger: cfg.Ledger,
 		head: headstore.New(cfg.Store), moving: peer.NewTransfers(), started: time.Now(), latency: newLatency(),
-		longOrders: make(chan struct{}, maxLongOrders),
-		mail:       mailbox.New[func(*loop)](), questions: mailbox.New[question](), recovered: make(chan struct{}), stopped: make(chan struct{}), fatal: make(chan error, 1),
+		mail: mailbox.New[func(*loop)](), questions: mailbox.New[question](), recovered: make(chan struct{}), stopped: make(chan struct{}), fatal: make(chan error, 1),
 		reading: make(chan struct{}, 1),
 	}
 	if c.log == nil {
@@ -290,7 +285,7 @@ func New(cfg Config) (*Coordinator, error) {
 		return nil, err
 	}
 	c.forDeliveries = delivery.Config{
-		Logs: c.logs, Logger: c.log, Alive: func(ctx context.Context) error { return c.do(ctx, func(*loop) {}) },
+		Logs: c.logs, Logger: c.log, LongOrders: make(chan struct{}, maxLongOrders), Alive: func(ctx context.Context) error { return c.do(ctx, func(*loop) {}) },
 	}
 	c.forAttempts = remote.Config{
 		Head: c.head, Logs: c.logs, Inventory: c.kept, Reserve: c.room.Reserve, Logger: c.log, Limits: remote.Limits{
@@ -300,7 +295,6 @@ func New(cfg Config) (*Coordinator, error) {
 	if c.eventHooks, err = newEventHooks(c); err != nil {
 		return nil, err
 	}
-	c.hookCounts = c.eventHooks.Counts
 	c.pruner = newPruner(c)
 	c.intake = newIntake(c)
 	c.recorder = newRecorder(c)

@@ -170,7 +170,7 @@ func (l *loop) settle(tasks []*task) {
 			t.abandon(l, "its inputs are not there yet")
 			t.makeReady(l)
 		case t.resume != nil:
-			t.reattach(l)
+			t.takeAgain(l, "the coordinator was started again and takes it up", nil)
 		default:
 			t.makeReady(l)
 		}

@@ -39,7 +39,7 @@ type MachineFigures struct {
 // Figures returns the figures of now.
 func (c *Coordinator) Figures(ctx context.Context) (*Figures, error) {
 	f := &Figures{Latency: c.latency}
-	f.HooksPending, f.HooksParked = c.hookRuns()
+	f.HooksPending, f.HooksParked = c.eventHooks.Counts()
 	totals := c.moving.Totals()
 	err := c.do(ctx, func(l *loop) {
 		for _, m := range l.machines {
@@ -66,12 +66,4 @@ func newLatency() prometheus.Histogram {
 		Help:    "Time from when a build could be placed to when it was.",
 		Buckets: []float64{0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 60, 300, 1800, 7200},
 	})
-}
-
-// hookRuns counts the runs of event hooks that are to come, and those that are parked.
-func (c *Coordinator) hookRuns() (pending, parked int) {
-	if c.hookCounts == nil {
-		return 0, 0
-	}
-	return c.hookCounts()
 }

@@ -12,6 +12,7 @@ import (
 	"lighter/internal/coordinator/headstore"
 	"lighter/internal/coordinator/remote"
 	"lighter/internal/ledger"
+	"lighter/scheduler"
 )
 
 // ended is called with what an attempt came to.
@@ -153,7 +154,7 @@ func (r *attempt) failed(l *loop, err error) {
 	l.log.Warn("attempt failed", "build", t.id, "derivation", t.drv, "attempt", r.Number, "machine", m.Name,
 		"culprit", f.Culprit, "phase", f.Phase, "err", f.Message)
 	if t.blamed >= l.limits.MaxAttempts {
-		t.fail(l, l.allFailed(t, f))
+		t.fail(l, allFailed(t, f))
 		return
 	}
 	if f.Culprit == api.CulpritMachine {
@@ -175,7 +176,7 @@ func (r *attempt) fetchFailed(l *loop, f *api.Failure) {
 	switch {
 	case t.blamed >= l.limits.MaxAttempts:
 		t.lose(l, f.Message)
-		t.fail(l, l.allFailed(t, f))
+		t.fail(l, allFailed(t, f))
 	case f.Culprit == api.CulpritCoordinator:
 		t.delay(l, f)
 		t.enter(l, stagePostponed)
@@ -201,7 +202,7 @@ func (t *task) delay(l *loop, f *api.Failure) {
 }
 
 // allFailed is the failure of a build that was tried often enough.
-func (c *Coordinator) allFailed(t *task, last *api.Failure) *api.Failure {
+func allFailed(t *task, last *api.Failure) *api.Failure {
 	var causes []string
 	for i := range t.failures {
 		if text := t.failures[i].Error(); !slices.Contains(causes, text) {
@@ -233,5 +234,5 @@ func (t *task) retryLater(l *loop, f *api.Failure) {
 // elsewhere reports whether a machine is left on which the task may be tried.
 func (t *task) elsewhere(l *loop) bool {
 	b := t.schedulerBuild(l)
-	return l.possible(&b)
+	return scheduler.Possible(&b, l.staticMachines())
 }

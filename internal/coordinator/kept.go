@@ -18,7 +18,10 @@ func (t *task) keep(l *loop, m *machine, made []*inventory.Item) {
 // release lets a machine drop what it keeps for a task that is over.
 func (t *task) release(l *loop, m *machine) {
 	t.kept = nil
-	l.unkeep(t, m)
+	if t.node != nil {
+		paths, _ := t.node.OutputPaths(nil) // naming none cannot fail
+		l.kept.Remove(m.peer, paths)
+	}
 	id := t.id
 	l.durably(func() { m.forget(l, id) })
 }
@@ -33,14 +36,6 @@ func (m *machine) forget(l *loop, id string) {
 		return // what is still wanted of what it has is known when it is back
 	}
 	m.peer.Forgetter.Forget(id)
-}
-
-func (c *Coordinator) unkeep(t *task, m *machine) {
-	if t.node == nil {
-		return
-	}
-	paths, _ := t.node.OutputPaths(nil) // naming none cannot fail
-	c.kept.Remove(m.peer, paths)
 }
 
 // bring starts what is next for builds whose outputs are there: build hooks get them

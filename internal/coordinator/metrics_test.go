@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 
+	"lighter/hooks"
 	"lighter/internal/api"
 )
 
@@ -55,19 +56,31 @@ func (text textGatherer) Gather() ([]*dto.MetricFamily, error) {
 }
 
 func TestMetrics(t *testing.T) {
-	f := newFarm(t, func(c *Config) { c.StoreFolder, c.StateFolder = t.TempDir(), t.TempDir() }, "m1", "m2")
+	hold := make(chan struct{})
+	defer close(hold)
+	f := newFarm(t, func(c *Config) {
+		c.StoreFolder, c.StateFolder = t.TempDir(), t.TempDir()
+		c.Hooks = []hooks.Config{
+			{Name: "fails", Events: []string{hooks.BuildFailed}, BuiltIn: "fails"},
+			{Name: "holds", Events: []string{hooks.BuildStarted}, BuiltIn: "holds"},
+		}
+		c.BuiltIns = map[string]hooks.BuiltIn{"fails": &hookNotes{fail: true}, "holds": &hookNotes{hold: hold}}
+	}, "m1", "m2")
 	client, closeAll := f.serve(socketOf(t))
 	defer closeAll()
 	f.until("both are up, and the head is measured", func() bool {
 		s, err := f.c.Status(t.Context())
 		return err == nil && s.Machines[0].State == api.MachineUp && s.Machines[1].State == api.MachineUp && s.Head.FreeDisk > 0
 	})
-	f.c.hookCounts = func() (int, int) { return 3, 1 }
 	f.awaitState(f.submit(f.drv("good", ""))[0], api.Succeeded)
 	f.awaitState(f.submit(f.drv("bad", "fail"))[0], api.Failed)
 	held := f.submit(f.drv("held", "hold"))[0]
 	f.awaitState(held, api.Building)
 	f.until("the ledger counts it", func() bool { return f.ledger.Counts()[api.Building] == 1 })
+	f.until("event hooks are to run for three builds", func() bool {
+		pending, parked := f.c.eventHooks.Counts()
+		return pending == 3 && parked == 1
+	})
 	var b bytes.Buffer
 	if err := client.Metrics(t.Context(), &b); err != nil {
 		t.Fatal(err)

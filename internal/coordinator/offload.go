@@ -31,74 +31,13 @@ func (c *Coordinator) Offload(ctx context.Context, conn net.Conn, r *hookapi.Rea
 	ctx, cancel := c.UntilStopped(ctx)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	if err := c.converse(ctx, conn, r, who); err != nil && ctx.Err() == nil {
+	order, release, err := c.forDeliveries.Converse(ctx, conn, r, c.mayOffload)
+	if err == nil {
+		err = c.takeOrder(ctx, conn, r, order, release, who)
+	}
+	if err != nil && ctx.Err() == nil {
 		c.log.Debug("a build hook ended the conversation", "err", err)
 	}
-}
-
-// converse answers a hook's questions until it has something built, or ends.
-func (c *Coordinator) converse(ctx context.Context, conn net.Conn, r *hookapi.Reader, who HookUser) error {
-	for {
-		if err := conn.SetReadDeadline(time.Now().Add(questionPause)); err != nil {
-			return err
-		}
-		kind, length, err := r.Header()
-		if err != nil {
-			return err
-		}
-		switch kind {
-		case hookapi.Ask:
-			var q hookapi.Question
-			if err := decodeNext(r, length, &q); err != nil {
-				return err
-			}
-			a, err := c.mayOffload(ctx, &q)
-			if err != nil {
-				return err
-			}
-			if err := hookapi.WriteJSON(conn, hookapi.Reply, a); err != nil {
-				return err
-			}
-		case hookapi.Build:
-			return c.readOrder(ctx, conn, r, length, who)
-		default:
-			return fmt.Errorf("%w: a frame %q before a build", hookapi.ErrFrame, kind)
-		}
-	}
-}
-
-func decodeNext(r *hookapi.Reader, length int, v any) error {
-	payload, err := r.Payload(length)
-	if err != nil {
-		return err
-	}
-	return hookapi.Decode(payload, v)
-}
-
-// readOrder reads an order and has it done. Only few long ones are in memory at a time,
-// until what is to be known of their inputs is.
-func (c *Coordinator) readOrder(ctx context.Context, conn net.Conn, r *hookapi.Reader, length int, who HookUser) error {
-	release := func() {}
-	if length > hookapi.MaxChunk {
-		select {
-		case c.longOrders <- struct{}{}:
-			release = func() { <-c.longOrders }
-		case <-time.After(questionPause):
-			return errors.New("there are too many long orders")
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-	var o hookapi.Order
-	err := decodeNext(r, length, &o)
-	if err == nil {
-		err = conn.SetReadDeadline(time.Time{})
-	}
-	if err != nil {
-		release()
-		return err
-	}
-	return c.takeOrder(ctx, conn, r, &o, release, who)
 }
 
 // ---- whether to take it --------------------------------------------------------------
@@ -113,9 +52,6 @@ const (
 	// maxLongOrders is how many orders of more than a chunk are in memory at a time; each
 	// may be some ten MB.
 	maxLongOrders = 4
-	// questionPause is how long a hook may take for a question, or the order. One that
-	// guix-daemon keeps for later begins another conversation then.
-	questionPause = time.Minute
 )
 
 // mayOffload decides about one build. guix-daemon neither builds locally nor elsewhere
@@ -260,8 +196,15 @@ func (c *Coordinator) takeUpOrder(ctx context.Context, d *delivery.Delivery, o *
 	if len(names) != len(o.Outputs) {
 		return nil, api.BadRequest("%s: not all of %v are its outputs", o.Derivation, o.Outputs)
 	}
-	if err := c.mayTakeOver(ctx, o.ID, who); err != nil {
+	// Whoever has the conversation about a build gets its outputs, and cancels it by ending that.
+	switch old, err := c.ledger.Build(ctx, o.ID); {
+	case errors.Is(err, ledger.ErrNotFound):
+	case err != nil:
 		return nil, err
+	default:
+		if err := who.MayTakeOver(old); err != nil {
+			return nil, err
+		}
 	}
 	if err := c.do(ctx, func(l *loop) { l.deliveries[d.ID] = d }); err != nil {
 		return nil, err
@@ -295,19 +238,6 @@ func (c *Coordinator) takeUpOrder(ctx context.Context, d *delivery.Delivery, o *
 	case <-c.stopped:
 		return nil, errStopping
 	}
-}
-
-// mayTakeOver refuses an order for a build that is somebody else's: whoever has the
-// conversation about a build gets its outputs, and cancels it by ending that.
-func (c *Coordinator) mayTakeOver(ctx context.Context, id string, who HookUser) error {
-	b, err := c.ledger.Build(ctx, id)
-	if errors.Is(err, ledger.ErrNotFound) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return who.MayTakeOver(b)
 }
 
 // hookCame gives a build its hook, if it is not final.

@@ -3,13 +3,9 @@ package coordinator
 import (
 	"encoding/binary"
 	"encoding/json"
-	"errors"
-	"io"
 	"net"
-	"os"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"lighter/internal/api"
@@ -94,7 +90,7 @@ func TestOffloadHostileOrders(t *testing.T) {
 	long.start()
 	long.succeeds()
 	f.over()
-	f.until("no long order is left", func() bool { return len(f.c.longOrders) == 0 })
+	f.until("no long order is left", func() bool { return len(f.c.forDeliveries.LongOrders) == 0 })
 }
 
 // TestOffloadLongOrders announces more of them than there is room for: they wait, and none
@@ -113,12 +109,12 @@ func TestOffloadLongOrders(t *testing.T) {
 		}
 		conns = append(conns, conn)
 	}
-	f.until("all places are taken", func() bool { return len(f.c.longOrders) == maxLongOrders })
+	f.until("all places are taken", func() bool { return len(f.c.forDeliveries.LongOrders) == maxLongOrders })
 	f.hook(f.drv("one", "")).succeeds() // a short one waits for none of them
 	for _, conn := range conns {
 		conn.Close()
 	}
-	f.until("no long order is left", func() bool { return len(f.c.longOrders) == 0 })
+	f.until("no long order is left", func() bool { return len(f.c.forDeliveries.LongOrders) == 0 })
 	f.over()
 }
 
@@ -180,32 +176,6 @@ func TestOffloadReceiptTexts(t *testing.T) {
 		t.Errorf("the ledger has a message of %d bytes: %.100q", len(m), m)
 	}
 	f.over()
-}
-
-// TestOffloadIdleConversation: a hook that says nothing, or half of something, is not
-// listened to for ever.
-func TestOffloadIdleConversation(t *testing.T) {
-	for _, said := range []string{"", "a\x00", "b\x00\x00\xff\xff{"} {
-		synctest.Test(t, func(t *testing.T) {
-			hook, conn := net.Pipe()
-			defer hook.Close()
-			ended := make(chan error, 1)
-			go func() { ended <- new(Coordinator).converse(t.Context(), conn, hookapi.NewReader(conn), HookUser{}) }()
-			if _, err := io.WriteString(hook, said); err != nil {
-				t.Fatal(err)
-			}
-			time.Sleep(questionPause - time.Second)
-			synctest.Wait()
-			if len(ended) > 0 {
-				t.Errorf("after %q: it ended early: %v", said, <-ended)
-				return
-			}
-			time.Sleep(2 * time.Second)
-			if err := <-ended; !errors.Is(err, os.ErrDeadlineExceeded) {
-				t.Errorf("after %q: got %v", said, err)
-			}
-		})
-	}
 }
 
 // TestOffloadSaysThatItIsAlive has a build wait for a long time.

@@ -58,17 +58,16 @@ func (l *loop) recoverPause(ctx context.Context) error {
 
 // Pause has no builds placed, until Resume. What runs goes on.
 func (c *Coordinator) Pause(ctx context.Context, reason string) error {
-	return c.changePaused(ctx, true, reason)
+	return c.durable(ctx, func(l *loop) error {
+		l.setPaused(true, reason)
+		return nil
+	})
 }
 
 // Resume ends Pause.
 func (c *Coordinator) Resume(ctx context.Context, reason string) error {
-	return c.changePaused(ctx, false, reason)
-}
-
-func (c *Coordinator) changePaused(ctx context.Context, paused bool, reason string) error {
 	return c.durable(ctx, func(l *loop) error {
-		l.setPaused(paused, reason)
+		l.setPaused(false, reason)
 		return nil
 	})
 }

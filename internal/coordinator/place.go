@@ -112,7 +112,7 @@ func (l *loop) missing(b *scheduler.Build, machine string) int64 {
 	}
 	lacked := l.lacking
 	if lacked == nil || lacked.task != t || lacked.generation != l.items.Generation() {
-		lacked = t.lackedItems(l)
+		lacked = l.lackedItems(t)
 		l.lacking = lacked
 	}
 	sum := lacked.everywhere
@@ -138,7 +138,7 @@ type numberedItem struct {
 	size   int64 // bytes
 }
 
-func (t *task) lackedItems(l *loop) *lackedItems {
+func (l *loop) lackedItems(t *task) *lackedItems {
 	lacked := &lackedItems{task: t, generation: l.items.Generation(), items: make([]numberedItem, 0, len(t.inputPaths))}
 	for _, p := range t.inputPaths {
 		size := l.kept.Size(p)
@@ -186,17 +186,6 @@ func (l *loop) neverTakes(b *scheduler.Build) string {
 	return "no machine can take it: none builds for " + b.System
 }
 
-// possible reports whether a machine of the list may take a build, idle and up.
-func (l *loop) possible(b *scheduler.Build) bool {
-	return scheduler.Possible(b, l.staticMachines())
-}
-
-// possibleOn is possible for one machine.
-func (l *loop) possibleOn(b *scheduler.Build, machine string) bool {
-	verdicts := scheduler.Explain(b, l.staticMachines(), nil)
-	return slices.ContainsFunc(verdicts, func(v scheduler.Verdict) bool { return v.Machine == machine && v.OK() })
-}
-
 // staticMachines has of the machines what stands in their file alone.
 func (l *loop) staticMachines() []scheduler.Machine {
 	if l.static == nil {
@@ -218,9 +207,9 @@ func (m *machine) static() scheduler.Machine {
 	}
 }
 
-// mayMake reports whether a machine is one that may make a task's outputs: as its entry in the
-// machines file says, and as those who want them do.
-func (c *Coordinator) mayMake(t *task, m *machine) bool {
+// mayMake reports whether a machine may make a task's outputs: as its entry in the machines file
+// says, and as those who want them do.
+func (m *machine) mayMake(t *task) bool {
 	b := scheduler.Build{}
 	switch {
 	case t.node != nil:

@@ -119,11 +119,6 @@ func (l *loop) recoverBuild(b *api.Build) {
 	t.join(l, *b)
 }
 
-// reattach goes on with an attempt that was under way when the coordinator stopped.
-func (t *task) reattach(l *loop) {
-	t.takeAgain(l, "the coordinator was started again and takes it up", nil)
-}
-
 // takeAgain goes on with the attempt that is under way on the machine resume, once before
 // is closed, if that is not nil.
 func (t *task) takeAgain(l *loop, reason string, before <-chan struct{}) {
@@ -210,7 +205,7 @@ func (m *machine) reconcileBuild(l *loop, s *agentapi.BuildStatus, wrong error) 
 		if t.underWay == nil {
 			t.lose(l, "its agent says something else of it now")
 		}
-	case own && l.grace != nil && t.attempt+1 == s.Attempt && !t.begun() && l.mayMake(t, m):
+	case own && l.grace != nil && t.attempt+1 == s.Attempt && !t.begun() && m.mayMake(t):
 		// It was placed there, and the ledger did not hear of that any more. Nothing is placed
 		// before all machines were asked, so no other attempt has that number.
 		t.attempt, t.machine, t.resume, t.state = s.Attempt, m, m, api.Placed
@@ -218,7 +213,7 @@ func (m *machine) reconcileBuild(l *loop, s *agentapi.BuildStatus, wrong error) 
 		m.forget(l, s.ID)
 	case t.stillWanted(l, m, s):
 		t.useOld(l, m, s)
-	case s.State != agentapi.Succeeded || t != nil && !l.mayMake(t, m):
+	case s.State != agentapi.Succeeded || t != nil && !m.mayMake(t):
 		m.forget(l, s.ID)
 	case l.grace != nil && (t == nil || !t.begun()):
 		if other := l.spare[s.Derivation]; other != nil && (other.machine != m || other.status.ID != s.ID) {
@@ -286,7 +281,7 @@ func (l *loop) dropSpare() {
 			continue
 		}
 		delete(l.spare, drv)
-		if t != nil && t.idle() && l.mayMake(t, s.machine) {
+		if t != nil && t.idle() && s.machine.mayMake(t) {
 			t.adopt(l, s.machine, &s.status)
 		} else {
 			s.machine.forget(l, s.status.ID)
@@ -311,7 +306,7 @@ func (l *loop) dropSpare() {
 // stillWanted reports whether a machine came back with something of an attempt that it was given
 // and that was given up, and the task it was for is not done yet.
 func (t *task) stillWanted(l *loop, m *machine, s *agentapi.BuildStatus) bool {
-	if l.grace != nil || t == nil || t.id != s.ID || !t.idle() && t.stage != stageWorking || m.problem != "" || t.checks() || !l.mayMake(t, m) {
+	if l.grace != nil || t == nil || t.id != s.ID || !t.idle() && t.stage != stageWorking || m.problem != "" || !m.mayMake(t) {
 		return false
 	}
 	if s.State == agentapi.Running {

@@ -16,7 +16,7 @@ import (
 func (r *attempt) retryOwn(l *loop, f *api.Failure) bool {
 	t := r.task
 	mark(&t.failedOn, r.machine.Name)
-	granted := l.retries(t, f)
+	granted := t.retries(l, f)
 	if t.retried >= granted {
 		return false
 	}
@@ -36,18 +36,18 @@ func (r *attempt) retryOwn(l *loop, f *api.Failure) bool {
 }
 
 // retries returns how many failures of its own a task may have before it fails for good.
-func (c *Coordinator) retries(t *task, f *api.Failure) int {
+func (t *task) retries(l *loop, f *api.Failure) int {
 	granted := 0
 	for _, r := range t.builds {
 		n := r.Retries
 		if n == 0 {
-			n = c.limits.Retries
+			n = l.limits.Retries
 		}
 		granted = max(granted, n)
 	}
 	download := f.Kind == string(store.FailedExit) || f.Kind == string(store.FailedDownload)
 	if t.node.Fixed && download && !t.offloaded() {
-		granted = max(granted, c.limits.DownloadRetries)
+		granted = max(granted, l.limits.DownloadRetries)
 	}
 	return granted
 }
@@ -105,27 +105,13 @@ func (c *Coordinator) retry(ctx context.Context, ids []string, reason string) ([
 // Prioritise gives builds that are not final another priority, and returns them, once it
 // is durable.
 func (c *Coordinator) Prioritise(ctx context.Context, ids []string, priority int, reason string) ([]string, error) {
-	return inPieces(ids, func(piece []string) ([]string, error) { return c.prioritise(ctx, piece, priority, reason) })
-}
-
-func (c *Coordinator) prioritise(ctx context.Context, ids []string, priority int, reason string) ([]string, error) {
-	return c.durablyIn(ctx, func(l *loop) []string {
-		var changed []string
-		for _, id := range ids {
-			r := l.builds[id]
-			if r == nil {
-				continue
-			}
-			r.Priority = priority
-			b := r.Build
-			l.change(ledger.Change{Build: &b, Event: &api.Event{
-				State: b.State, Attempt: b.Attempt, Machine: b.Machine, Reason: reason,
-			}})
-			r.task.reprioritise(l)
-			changed = append(changed, id)
-		}
-		l.placing = true
-		return changed
+	return c.changeBuilds(ctx, ids, func(l *loop, r *liveBuild) {
+		r.Priority = priority
+		b := r.Build
+		l.change(ledger.Change{Build: &b, Event: &api.Event{
+			State: b.State, Attempt: b.Attempt, Machine: b.Machine, Reason: reason,
+		}})
+		r.task.reprioritise(l)
 	})
 }
 

@@ -20,7 +20,7 @@ func (c *Coordinator) Status(ctx context.Context) (*api.Status, error) {
 		Version: c.cfg.Version, PID: os.Getpid(), Started: c.started, Counts: c.ledger.Counts(),
 		LastEvent: c.ledger.LastEvent(), Running: []api.Build{}, Transfers: c.moving.List(),
 	}
-	s.HooksPending, s.HooksParked = c.hookRuns()
+	s.HooksPending, s.HooksParked = c.eventHooks.Counts()
 	for _, err := range c.ledger.SetAside() {
 		if len(s.LedgerProblems) == maxListed {
 			break

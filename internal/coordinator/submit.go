@@ -94,18 +94,22 @@ func (c *Coordinator) Cancel(ctx context.Context, ids []string, reason string) (
 	if reason == "" {
 		reason = "canceled by a client"
 	}
-	return inPieces(ids, func(piece []string) ([]string, error) { return c.cancelAll(ctx, piece, reason) })
+	return c.changeBuilds(ctx, ids, func(l *loop, r *liveBuild) { r.cancel(l, reason) })
 }
 
-func (c *Coordinator) cancelAll(ctx context.Context, ids []string, reason string) ([]string, error) {
-	return c.durablyIn(ctx, func(l *loop) []string {
-		var found []string
-		for _, id := range ids {
-			if r := l.builds[id]; r != nil {
-				r.cancel(l, reason)
-				found = append(found, id)
+// changeBuilds has f change those of some builds that are not final, and returns them once that is
+// durable.
+func (c *Coordinator) changeBuilds(ctx context.Context, ids []string, f func(l *loop, r *liveBuild)) ([]string, error) {
+	return inPieces(ids, func(piece []string) ([]string, error) {
+		return c.durablyIn(ctx, func(l *loop) (changed []string) {
+			for _, id := range piece {
+				if r := l.builds[id]; r != nil {
+					f(l, r)
+					changed = append(changed, id)
+				}
 			}
-		}
-		return found
+			l.placing = true
+			return changed
+		})
 	})
 }

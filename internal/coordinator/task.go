@@ -458,14 +458,3 @@ func (t *task) allows(machine string) bool {
 	}
 	return len(t.builds) == 0
 }
-
-// checks reports whether a build of the task compares what machines make, so that each
-// result counts.
-func (t *task) checks() bool {
-	for _, r := range t.builds {
-		if r.Check > 0 {
-			return true
-		}
-	}
-	return false
-}

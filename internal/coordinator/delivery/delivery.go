@@ -6,6 +6,7 @@ package delivery
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -25,8 +26,77 @@ import (
 type Config struct {
 	Logs   *buildlog.Folder
 	Logger *slog.Logger
+	// LongOrders holds one for each order of more than a chunk that is in memory.
+	LongOrders chan struct{}
 	// Alive returns once the coordinator has shown that it goes on.
 	Alive func(context.Context) error
+}
+
+// questionPause is how long a hook may take for a question, or the order. One that guix-daemon
+// keeps for later begins another conversation then.
+const questionPause = time.Minute
+
+// Converse answers a hook's questions until it orders a build. Release is called when the inputs
+// that the order names are not needed any more: few long orders are in memory at a time.
+func (c *Config) Converse(ctx context.Context, conn net.Conn, r *hookapi.Reader, answer func(context.Context, *hookapi.Question) (*hookapi.Answer, error)) (o *hookapi.Order, release func(), err error) {
+	for {
+		if err := conn.SetReadDeadline(time.Now().Add(questionPause)); err != nil {
+			return nil, nil, err
+		}
+		kind, length, err := r.Header()
+		if err != nil {
+			return nil, nil, err
+		}
+		switch kind {
+		case hookapi.Ask:
+			var q hookapi.Question
+			if err := decodeNext(r, length, &q); err != nil {
+				return nil, nil, err
+			}
+			a, err := answer(ctx, &q)
+			if err != nil {
+				return nil, nil, err
+			}
+			if err := hookapi.WriteJSON(conn, hookapi.Reply, a); err != nil {
+				return nil, nil, err
+			}
+		case hookapi.Build:
+			return c.readOrder(ctx, conn, r, length)
+		default:
+			return nil, nil, fmt.Errorf("%w: a frame %q before a build", hookapi.ErrFrame, kind)
+		}
+	}
+}
+
+func decodeNext(r *hookapi.Reader, length int, v any) error {
+	payload, err := r.Payload(length)
+	if err != nil {
+		return err
+	}
+	return hookapi.Decode(payload, v)
+}
+
+func (c *Config) readOrder(ctx context.Context, conn net.Conn, r *hookapi.Reader, length int) (o *hookapi.Order, release func(), err error) {
+	release = func() {}
+	if length > hookapi.MaxChunk {
+		select {
+		case c.LongOrders <- struct{}{}:
+			release = func() { <-c.LongOrders }
+		case <-time.After(questionPause):
+			return nil, nil, errors.New("there are too many long orders")
+		case <-ctx.Done():
+			return nil, nil, context.Cause(ctx)
+		}
+	}
+	o = new(hookapi.Order)
+	if err = decodeNext(r, length, o); err == nil {
+		err = conn.SetReadDeadline(time.Time{})
+	}
+	if err != nil {
+		release()
+		return nil, nil, err
+	}
+	return o, release, nil
 }
 
 // Delivery is the conversation with the hook that waits for one build.
