@@ -53,7 +53,7 @@ func (c *Coordinator) Figures(ctx context.Context) (*Figures, error) {
 			f.Machines = append(f.Machines, one)
 		}
 		f.Queues, f.Head, f.Paused = l.queues(l.now()), l.space, l.held() != ""
-		f.Finals, f.Failed, f.Placements = maps.Clone(l.counts.finals), maps.Clone(l.counts.failed), l.counts.placements
+		f.Finals, f.Failed, f.Placements = maps.Clone(l.counts.Finals), maps.Clone(l.counts.Failed), l.counts.Placements
 	})
 	return f, err
 }

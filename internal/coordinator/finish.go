@@ -133,7 +133,7 @@ func (r *attempt) failed(l *loop, err error) {
 		return
 	}
 	f := r.Failure(err)
-	l.counts.attemptFailed(f.Culprit)
+	l.counts.Failed[f.Culprit]++
 	for _, rec := range t.builds {
 		rec.Failure = f
 	}

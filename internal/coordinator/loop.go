@@ -9,6 +9,7 @@ import (
 	"lighter/internal/coordinator/delivery"
 	"lighter/internal/coordinator/inventory"
 	"lighter/internal/coordinator/recorder"
+	"lighter/internal/coordinator/tally"
 	"lighter/internal/ledger"
 	"lighter/scheduler"
 	"lighter/store"
@@ -29,7 +30,7 @@ type loop struct {
 	file      machinesFile
 	pause     pauseSetting
 	space     api.HeadStatus
-	counts    counters
+	counts    *tally.Counts
 	gc        timedGC
 
 	leavingWatched bool // somebody looks whether machines that are to go can
@@ -57,7 +58,7 @@ type loop struct {
 
 func newLoop(c *Coordinator) *loop {
 	l := &loop{
-		Coordinator: c, counts: newCounters(), byName: make(map[string]*machine), items: inventory.NewNumbers(),
+		Coordinator: c, counts: tally.New(), byName: make(map[string]*machine), items: inventory.NewNumbers(),
 		deliveries: make(map[string]*delivery.Delivery), tasks: make(map[store.Path]*task), builds: make(map[string]*liveBuild),
 		finals: make(map[string][]chan struct{}), attached: make(map[string]int),
 		queue: scheduler.NewQueue(), byID: make(map[string]*task),

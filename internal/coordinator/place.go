@@ -54,7 +54,7 @@ func (l *loop) begin(plan scheduler.Plan) {
 	for i := range plan.Assignments {
 		a := &plan.Assignments[i]
 		if t := l.byID[a.Build.ID]; t != nil {
-			l.counts.placements++
+			l.counts.Placements++
 			l.latency.Observe(l.now().Sub(t.queuedAt).Seconds())
 			t.place(l, l.byName[a.Machine], fmt.Sprintf("finished earliest there, in %s", a.Finish.Round(time.Millisecond)))
 		}

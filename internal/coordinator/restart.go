@@ -76,7 +76,7 @@ func (l *loop) recoverMachines(ctx context.Context) error {
 	for _, m := range l.machines {
 		m.remember(past)
 	}
-	if err := l.recoverFailures(ctx); err != nil {
+	if err := l.counts.Recover(ctx, l.ledger); err != nil {
 		return err
 	}
 	return l.recoverPause(ctx)

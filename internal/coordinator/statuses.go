@@ -39,7 +39,7 @@ func (c *Coordinator) Status(ctx context.Context) (*api.Status, error) {
 		}
 		s.Paused, s.Head, s.MachinesFile = l.held(), l.space, l.file.status
 		s.Queues = l.queues(now)
-		s.Failures = slices.Clone(l.counts.failures)
+		s.Failures = slices.Clone(l.counts.Failures)
 	})
 	slices.SortFunc(s.Running, func(a, b api.Build) int { return a.Submitted.Compare(b.Submitted) })
 	return s, err

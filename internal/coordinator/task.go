@@ -12,6 +12,7 @@ import (
 	"lighter/internal/coordinator/delivery"
 	"lighter/internal/coordinator/expand"
 	"lighter/internal/coordinator/headstore"
+	"lighter/internal/coordinator/tally"
 	"lighter/internal/ledger"
 	"lighter/scheduler"
 	"lighter/store"
@@ -74,7 +75,7 @@ type liveBuild struct {
 	// nil if there is none now.
 	delivery *delivery.Delivery
 	check    *checking // carries it out, if it asks for one; its task is not in the graph
-	counted  countedAs // where counters have it
+	counted  tally.As
 }
 
 // newID returns an id for a build. It is random, so that its first digits tell
@@ -162,7 +163,7 @@ func (t *task) join(l *loop, b api.Build) *liveBuild {
 	}
 	t.builds = append(t.builds, r)
 	l.builds[b.ID] = r
-	l.counts.count(r)
+	l.counts.Count(&r.Build, &r.counted)
 	t.priority = max(t.priority, b.Priority)
 	return r
 }
@@ -217,7 +218,7 @@ func (t *task) identify(r *liveBuild) {
 // save writes a build's record; with force an event is made though its state is the
 // same as before.
 func (r *liveBuild) save(l *loop, force bool) {
-	r.countFinal(l)
+	l.counts.Changed(&r.Build, &r.counted, l.now())
 	b := r.Build // nothing that it points to is changed any more
 	if r.delivery != nil {
 		r.delivery.Tell(&b)

@@ -9,42 +9,15 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"lighter/internal/api"
+	"lighter/internal/coordinator/tally"
 	"lighter/machines"
 	"lighter/store"
 )
 
-func TestHour(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		h := &hour{}
-		for _, step := range []struct {
-			sleep time.Duration
-			add   int
-			want  int
-		}{
-			{0, 3, 3},
-			{30 * time.Minute, 2, 5},
-			{29 * time.Minute, 0, 5},
-			{time.Minute, 0, 2},
-			{time.Minute, 1, 3},
-			{59 * time.Minute, 0, 1},
-			{5 * time.Hour, 0, 0},
-			{0, 1, 1},
-		} {
-			time.Sleep(step.sleep)
-			for range step.add {
-				h.add(time.Now())
-			}
-			if got := h.sum(time.Now()); got != step.want {
-				t.Errorf("at %s: %d, want %d", time.Now().Format(time.TimeOnly), got, step.want)
-			}
-		}
-	})
-}
-
 // TestQueues adds up what there is to do for machines of a known speed.
 func TestQueues(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := &loop{Coordinator: &Coordinator{started: time.Now()}, counts: newCounters(), tasks: make(map[store.Path]*task)}
+		l := &loop{Coordinator: &Coordinator{started: time.Now()}, counts: tally.New(), tasks: make(map[store.Path]*task)}
 		l.machines = []*machine{
 			{c: new(Coordinator), Machine: machines.Machine{Name: "a", Systems: []string{"x"}, ParallelBuilds: 3, Speed: 1}, state: api.MachineUp},
 			{c: new(Coordinator), Machine: machines.Machine{Name: "b", Systems: []string{"x", "y"}, ParallelBuilds: 1, Speed: 2}, state: api.MachineUp},
@@ -57,7 +30,7 @@ func TestQueues(t *testing.T) {
 			work := &task{expected: expected, rank: rank, builds: []*liveBuild{r}}
 			r.task = work
 			l.tasks[name] = work
-			l.counts.count(r)
+			l.counts.Count(&r.Build, &r.counted)
 			return r
 		}
 		for range 4 {
@@ -72,8 +45,8 @@ func TestQueues(t *testing.T) {
 		for range 6 {
 			done := add("x", api.Fetching, time.Second, time.Second)
 			done.State, done.task.stage = api.Succeeded, stageMade
-			done.countFinal(l)
-			done.countFinal(l) // saved again
+			l.counts.Changed(&done.Build, &done.counted, l.now())
+			l.counts.Changed(&done.Build, &done.counted, l.now()) // saved again
 		}
 		time.Sleep(30*time.Minute - 50*time.Second)
 		running.task.underWay.began = time.Now().Add(-50 * time.Second)
@@ -91,33 +64,10 @@ func TestQueues(t *testing.T) {
 		if got := l.queues(time.Now())[0]; got.Empty != (15*100+50)/5 {
 			t.Errorf("%g s until none is left", got.Empty)
 		}
-		if l.counts.finals[api.Succeeded] != 6 {
-			t.Errorf("%v", l.counts.finals)
+		if l.counts.Finals[api.Succeeded] != 6 {
+			t.Errorf("%v", l.counts.Finals)
 		}
 	})
-}
-
-// TestSystemsAreBounded shows that derivations with endless systems don't fill the memory.
-func TestSystemsAreBounded(t *testing.T) {
-	n := newCounters()
-	var all []*liveBuild
-	for i := range 3 * maxSystems {
-		r := &liveBuild{Build: api.Build{System: fmt.Sprint("s", i), State: api.Queued}}
-		n.count(r)
-		all = append(all, r)
-	}
-	if len(n.live) != maxSystems+1 || n.live[otherSystem].queued != 2*maxSystems {
-		t.Errorf("%d systems, %+v", len(n.live), n.live[otherSystem])
-	}
-	for _, r := range all {
-		r.State = api.Canceled
-		n.count(r)
-	}
-	for system, l := range n.live {
-		if *l != (liveCounts{}) {
-			t.Errorf("%s: %+v", system, l)
-		}
-	}
 }
 
 // TestFailuresOfStatus shows the last builds that failed themselves, also after a restart.
@@ -147,10 +97,10 @@ func TestFailuresOfStatus(t *testing.T) {
 	if diff := cmp.Diff(want, names()); diff != "" {
 		t.Errorf("after a restart (-want +got):\n%s", diff)
 	}
-	for i := range maxFailures + 5 {
+	for i := range tally.MaxFailures + 5 {
 		f.awaitState(f.submit(f.drv(fmt.Sprint("more", i), "fail"))[0], api.Failed)
 	}
-	if got := names(); len(got) != maxFailures || got[0] != fmt.Sprintf("more%d.drv", maxFailures+4) {
+	if got := names(); len(got) != tally.MaxFailures || got[0] != fmt.Sprintf("more%d.drv", tally.MaxFailures+4) {
 		t.Errorf("got %v", got)
 	}
 	f.idle()

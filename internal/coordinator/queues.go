@@ -1,0 +1,78 @@
+package coordinator
+
+import (
+	"slices"
+	"time"
+
+	"lighter/internal/api"
+	"lighter/scheduler"
+)
+
+// maxSampled is how many tasks there are whose expected durations a status adds up.
+const maxSampled = 10_000
+
+// queues says what there is to do, by system.
+func (l *loop) queues(now time.Time) []api.SystemQueue {
+	left := l.workLeft(now)
+	list := l.counts.Queues(now, l.started)
+	for i := range list {
+		list[i].Empty = api.Seconds(l.timeFor(list[i].System, left[list[i].System]).Seconds())
+	}
+	return list
+}
+
+// work is what is to be done for one system, as it would take at speed 1.
+type work struct{ all, path time.Duration }
+
+// workLeft adds up the expected durations of what is to be built, and finds the longest path
+// of builds that need each other. Of very many it takes a sample.
+func (l *loop) workLeft(now time.Time) map[string]*work {
+	left := make(map[string]*work)
+	looked := 0
+	for _, t := range l.tasks {
+		if looked++; looked > maxSampled {
+			break
+		}
+		if t.available() || len(t.builds) == 0 {
+			continue
+		}
+		system := l.counts.System(t.builds[0].System)
+		w := left[system]
+		if w == nil {
+			w = &work{}
+			left[system] = w
+		}
+		expected := t.expected
+		if expected == 0 {
+			expected = scheduler.DefaultDuration
+		}
+		w.path = max(w.path, t.rank)
+		if t.underWay != nil {
+			expected = max(0, expected-now.Sub(t.underWay.began))
+		}
+		w.all += expected
+	}
+	if n := len(l.tasks); n > maxSampled {
+		for _, w := range left {
+			w.all = time.Duration(float64(w.all) * float64(n) / maxSampled)
+		}
+	}
+	return left
+}
+
+// timeFor says how long the machines that take builds now need for work; 0 if there are
+// none.
+func (l *loop) timeFor(system string, w *work) time.Duration {
+	var speed, fastest float64
+	for _, m := range l.machines {
+		if m.unavailable() == "" && slices.Contains(m.Systems, system) {
+			s := m.speed.Speed(m.Speed)
+			speed += s * float64(m.ParallelBuilds)
+			fastest = max(fastest, s)
+		}
+	}
+	if w == nil || speed <= 0 {
+		return 0
+	}
+	return time.Duration(max(float64(w.all)/speed, float64(w.path)/fastest))
+}

@@ -1,0 +1,160 @@
+// Package tally counts what becomes of builds: how many there are now, by system, and what
+// happened since the coordinator's start. Nothing of it is in the ledger.
+package tally
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"time"
+
+	"lighter/internal/api"
+	"lighter/internal/ledger"
+)
+
+// Limits on what is counted and kept in memory.
+const (
+	maxSystems     = 64   // that are told apart; what is beyond counts as otherSystem
+	failuresLooked = 2000 // builds of the ledger among which those of a start are looked for
+
+	// MaxFailures is how many failures are kept.
+	MaxFailures = 20
+)
+
+const otherSystem = "other"
+
+// Counts are what is counted. One goroutine has them.
+type Counts struct {
+	Finals     map[api.State]uint64   // builds that became final, by state
+	Failed     map[api.Culprit]uint64 // attempts
+	Placements uint64
+	Failures   []api.Build // that failed last, the newest first
+
+	live  map[string]*live // by system
+	ended map[string]*hour // by system
+}
+
+// live are the builds of a system that are not final.
+type live struct{ queued, waiting, running int }
+
+// As says as what a build is counted; the zero value is not at all.
+type As struct {
+	state  api.State // Queued, Waiting, or Building for all that run
+	system string
+}
+
+// New returns Counts of nothing.
+func New() *Counts {
+	return &Counts{
+		Finals: make(map[api.State]uint64), Failed: make(map[api.Culprit]uint64),
+		live: make(map[string]*live), ended: make(map[string]*hour),
+	}
+}
+
+// Count counts a build as what it is now, and no more as what it was.
+func (n *Counts) Count(b *api.Build, was *As) {
+	var as As
+	switch {
+	case b.State.Final():
+	case b.State.Running():
+		as = As{api.Building, n.System(b.System)}
+	case b.State == api.Waiting:
+		as = As{api.Waiting, n.System(b.System)}
+	default:
+		as = As{api.Queued, n.System(b.System)}
+	}
+	if as != *was {
+		n.add(*was, -1)
+		n.add(as, 1)
+		*was = as
+	}
+}
+
+// System returns the name under which a system is counted.
+func (n *Counts) System(system string) string {
+	if n.live[system] == nil {
+		if len(n.live) >= maxSystems {
+			system = otherSystem
+		}
+		if n.live[system] == nil {
+			n.live[system], n.ended[system] = &live{}, &hour{}
+		}
+	}
+	return system
+}
+
+func (n *Counts) add(as As, d int) {
+	switch l := n.live[as.system]; as.state {
+	case api.Queued:
+		l.queued += d
+	case api.Waiting:
+		l.waiting += d
+	case api.Building:
+		l.running += d
+	}
+}
+
+// Changed counts a build of which something changed, perhaps to be final. Only what is new
+// counts.
+func (n *Counts) Changed(b *api.Build, as *As, now time.Time) {
+	was := *as
+	n.Count(b, as)
+	if !b.State.Final() || was == (As{}) {
+		return
+	}
+	n.Finals[b.State]++
+	n.ended[was.system].add(now)
+	if failedItself(b) {
+		n.Failures = slices.Insert(n.Failures, 0, *b)
+		n.Failures = n.Failures[:min(len(n.Failures), MaxFailures)]
+	}
+}
+
+// failedItself reports whether a build failed, and not for another's sake.
+func failedItself(b *api.Build) bool {
+	return (b.State == api.Failed || b.State == api.TimedOut) && (b.Failure == nil || b.Failure.Kind != api.KindDependency)
+}
+
+// Recover finds the last failures in the ledger.
+func (n *Counts) Recover(ctx context.Context, records *ledger.Ledger) error {
+	filter := ledger.Filter{Filter: api.Filter{States: []api.State{api.Failed, api.TimedOut}}, Limit: failuresLooked}
+	for b, err := range records.Builds(ctx, filter) {
+		if err != nil {
+			return err
+		}
+		if failedItself(b) {
+			n.Failures = append(n.Failures, *b)
+		}
+		if len(n.Failures) == MaxFailures {
+			break
+		}
+	}
+	slices.SortStableFunc(n.Failures, func(a, b api.Build) int { return stopped(&b).Compare(stopped(&a)) })
+	return nil
+}
+
+func stopped(b *api.Build) time.Time {
+	if b.Stopped != nil {
+		return *b.Stopped
+	}
+	return b.Submitted
+}
+
+// Queues says what there is to do, and at which rate it was done in the last hour, or since
+// the start, by system. When a queue is empty is not known here.
+func (n *Counts) Queues(now, start time.Time) []api.SystemQueue {
+	// What was counted in a moment says nothing of an hour.
+	hours := max(min(now.Sub(start), time.Hour), time.Minute).Hours()
+	var list []api.SystemQueue
+	for _, system := range slices.Sorted(maps.Keys(n.live)) {
+		l := n.live[system]
+		q := api.SystemQueue{
+			System: system, Queued: l.queued, Waiting: l.waiting, Running: l.running,
+			Rate: float64(n.ended[system].sum(now)) / hours,
+		}
+		if *l != (live{}) || q.Rate > 0 {
+			list = append(list, q)
+		}
+	}
+	return list
+}
