@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -261,29 +262,31 @@ func TestLateReportIsNotBelieved(t *testing.T) {
 }
 
 func TestLinkCutWhileSendingAndFetching(t *testing.T) {
-	f := newFarm(t, nil, "m1")
-	f.shutDown()
-	overHTTP(f)(&f.config)
-	f.start()
-	a := f.agents["m1"]
-	var imports, exports int
-	a.set(func(a *fakeAgent) {
-		a.onImport = func(context.Context) {
-			if imports++; imports <= 3 {
-				a.cutLink(false)
+	synctest.Test(t, func(t *testing.T) {
+		f := newFarm(t, nil, "m1")
+		f.shutDown()
+		overHTTP(f)(&f.config)
+		f.start()
+		a := f.agents["m1"]
+		var imports, exports int
+		a.set(func(a *fakeAgent) {
+			a.onImport = func(context.Context) {
+				if imports++; imports <= 3 {
+					a.cutLink(false)
+				}
 			}
-		}
-		a.onExport = func(context.Context) {
-			if exports++; exports <= 3 {
-				a.cutLink(false)
+			a.onExport = func(context.Context) {
+				if exports++; exports <= 3 {
+					a.cutLink(false)
+				}
 			}
+		})
+		b := f.awaitState(f.submit(f.drv("one", ""))[0], api.Succeeded)
+		if b.Attempt != 1 || a.count("one") != 1 {
+			t.Errorf("attempt %d, built %d times; want the transfers to be tried again, not the build", b.Attempt, a.count("one"))
 		}
+		f.idle()
 	})
-	b := f.awaitState(f.submit(f.drv("one", ""))[0], api.Succeeded)
-	if b.Attempt != 1 || a.count("one") != 1 {
-		t.Errorf("attempt %d, built %d times; want the transfers to be tried again, not the build", b.Attempt, a.count("one"))
-	}
-	f.idle()
 }
 
 func TestMachineRefusesHeadsKey(t *testing.T) {

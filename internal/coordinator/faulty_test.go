@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"lighter/internal/api"
@@ -15,28 +16,30 @@ import (
 // TestBadDerivationsStopNobody has builds fail everywhere, as it seems for the machines'
 // reasons: that speaks against them, and no machine rests for it.
 func TestBadDerivationsStopNobody(t *testing.T) {
-	f := newFarm(t, nil, "m1", "m2", "m3")
-	f.ready("m1", "m2", "m3")
-	var bad []store.Path
-	for i := range 12 {
-		bad = append(bad, f.drv(fmt.Sprint("bad-", i), "machine"))
-	}
-	for _, id := range f.submit(bad...) {
-		if b := f.awaitFinal(id); b.State != api.Failed || b.Failure.Culprit != api.CulpritMachine {
-			t.Errorf("got %s, %+v", b.State, b.Failure)
+	synctest.Test(t, func(t *testing.T) {
+		f := newFarm(t, nil, "m1", "m2", "m3")
+		f.ready("m1", "m2", "m3")
+		var bad []store.Path
+		for i := range 12 {
+			bad = append(bad, f.drv(fmt.Sprint("bad-", i), "machine"))
 		}
-	}
-	if err := f.c.do(t.Context(), func(l *loop) {
-		for _, m := range l.machines {
-			if why := m.conduct.resting(time.Now()); why != "" {
-				t.Errorf("%s is %s", m.Name, why)
+		for _, id := range f.submit(bad...) {
+			if b := f.awaitFinal(id); b.State != api.Failed || b.Failure.Culprit != api.CulpritMachine {
+				t.Errorf("got %s, %+v", b.State, b.Failure)
 			}
 		}
-	}); err != nil {
-		t.Fatal(err)
-	}
-	f.awaitState(f.submit(f.drv("good", ""))[0], api.Succeeded)
-	f.idle()
+		if err := f.c.do(t.Context(), func(l *loop) {
+			for _, m := range l.machines {
+				if why := m.conduct.resting(time.Now()); why != "" {
+					t.Errorf("%s is %s", m.Name, why)
+				}
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+		f.awaitState(f.submit(f.drv("good", ""))[0], api.Succeeded)
+		f.idle()
+	})
 }
 
 // TestRestIsSaid has a machine fail alone, again and again: it rests, and its status says so.
@@ -69,18 +72,20 @@ func TestRestIsSaid(t *testing.T) {
 func TestRequestsEnd(t *testing.T) {
 	for _, what := range []string{"PUT /v1/builds/{id}", "POST /v1/import", "trailer"} {
 		t.Run(what, func(t *testing.T) {
-			h := newHostile(t, func(c *Config) { c.Limits.AnswerTimeout = 50 * time.Millisecond })
-			b := h.try("log=x", only(what, func([]byte) []byte { return nil }))
-			if b.State != api.Succeeded || b.Machine != honest {
-				t.Errorf("it is %s on %s: %+v", b.State, b.Machine, b.Failure)
-			}
-			if story := h.history(b.ID); !strings.Contains(story, "machine on evil") {
-				t.Errorf("the machine is not blamed:\n%s", story)
-			}
-			var resting string
-			if err := h.c.do(t.Context(), func(l *loop) { resting = l.byName[evil].conduct.restReason }); err != nil || resting == "" {
-				t.Errorf("the machine does not rest, %v", err)
-			}
+			synctest.Test(t, func(t *testing.T) {
+				h := newHostile(t, func(c *Config) { c.Limits.AnswerTimeout = 50 * time.Millisecond })
+				b := h.try("log=x", only(what, func([]byte) []byte { return nil }))
+				if b.State != api.Succeeded || b.Machine != honest {
+					t.Errorf("it is %s on %s: %+v", b.State, b.Machine, b.Failure)
+				}
+				if story := h.history(b.ID); !strings.Contains(story, "machine on evil") {
+					t.Errorf("the machine is not blamed:\n%s", story)
+				}
+				var resting string
+				if err := h.c.do(t.Context(), func(l *loop) { resting = l.byName[evil].conduct.restReason }); err != nil || resting == "" {
+					t.Errorf("the machine does not rest, %v", err)
+				}
+			})
 		})
 	}
 }
@@ -91,17 +96,19 @@ func TestLimitsOfBuildsAreKept(t *testing.T) {
 		"may take": {Timeout: 0.02}, "was silent": {MaxSilentTime: 0.02},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := newFarm(t, func(c *Config) {
-				c.Limits.MaxAttempts = 2
-				c.Limits.AnswerTimeout, c.Limits.MachineLostAfter = 20*time.Millisecond, 20*time.Millisecond
-			}, "m1", "m2")
-			request.Derivation = f.drv("endless", "hold")
-			b := f.awaitState(f.request(request)[0], api.Failed)
-			if b.Failure.Kind != api.KindFault || b.Failure.Culprit != api.CulpritMachine || !strings.Contains(b.Failure.Message, name) {
-				t.Errorf("got %+v", b.Failure)
-			}
-			f.releaseAll("endless")
-			f.idle()
+			synctest.Test(t, func(t *testing.T) {
+				f := newFarm(t, func(c *Config) {
+					c.Limits.MaxAttempts = 2
+					c.Limits.AnswerTimeout, c.Limits.MachineLostAfter = 20*time.Millisecond, 20*time.Millisecond
+				}, "m1", "m2")
+				request.Derivation = f.drv("endless", "hold")
+				b := f.awaitState(f.request(request)[0], api.Failed)
+				if b.Failure.Kind != api.KindFault || b.Failure.Culprit != api.CulpritMachine || !strings.Contains(b.Failure.Message, name) {
+					t.Errorf("got %+v", b.Failure)
+				}
+				f.releaseAll("endless")
+				f.idle()
+			})
 		})
 	}
 }
@@ -125,19 +132,21 @@ func TestClockIsSetDuringBuild(t *testing.T) {
 
 // TestChangingMachineIsToldWithMeasure has a machine say something else with each look.
 func TestChangingMachineIsToldWithMeasure(t *testing.T) {
-	h := newHostile(t)
-	var looks atomic.Int64
-	h.twist(only("GET /v1/machine", func(text []byte) []byte {
-		return with(text, "buildProblem", fmt.Sprintf(`"problem %d %s"`, looks.Add(1), strings.Repeat("x", 10000)))
-	}))
-	before := h.c.ledger.LastEvent()
-	for range 10 * newsBurst {
-		h.look()
-	}
-	if n := h.c.ledger.LastEvent() - before; n > newsBurst+5 {
-		t.Errorf("%d looks made %d events", looks.Load(), n)
-	}
-	h.survives()
+	synctest.Test(t, func(t *testing.T) {
+		h := newHostile(t)
+		var looks atomic.Int64
+		h.twist(only("GET /v1/machine", func(text []byte) []byte {
+			return with(text, "buildProblem", fmt.Sprintf(`"problem %d %s"`, looks.Add(1), strings.Repeat("x", 10000)))
+		}))
+		before := h.c.ledger.LastEvent()
+		for range 10 * newsBurst {
+			h.look()
+		}
+		if n := h.c.ledger.LastEvent() - before; n > newsBurst+5 {
+			t.Errorf("%d looks made %d events", looks.Load(), n)
+		}
+		h.survives()
+	})
 }
 
 // TestOutputsThatDoNotFit has outputs that are larger than what is free on the head.
@@ -169,22 +178,24 @@ func TestOutputsThatDoNotFit(t *testing.T) {
 
 // TestPanicEndsTheLinkAlone has handling what one machine says panic.
 func TestPanicEndsTheLinkAlone(t *testing.T) {
-	f := newFarm(t, nil, "m1")
-	var calls atomic.Int64
-	panics := func(context.Context) {
-		if calls.Add(1) == 1 {
-			panic("a test")
+	synctest.Test(t, func(t *testing.T) {
+		f := newFarm(t, nil, "m1")
+		var calls atomic.Int64
+		panics := func(context.Context) {
+			if calls.Add(1) == 1 {
+				panic("a test")
+			}
 		}
-	}
-	for i, set := range []func(a *fakeAgent){func(a *fakeAgent) { a.onImport = panics }, func(a *fakeAgent) { a.onExport = panics }} {
-		calls.Store(0)
-		f.agents["m1"].set(set)
-		b := f.awaitState(f.submit(f.drv(fmt.Sprint("one-", i), ""))[0], api.Succeeded)
-		if !strings.Contains(f.history(b.ID), "panic") {
-			t.Errorf("it went unseen:\n%s", f.history(b.ID))
+		for i, set := range []func(a *fakeAgent){func(a *fakeAgent) { a.onImport = panics }, func(a *fakeAgent) { a.onExport = panics }} {
+			calls.Store(0)
+			f.agents["m1"].set(set)
+			b := f.awaitState(f.submit(f.drv(fmt.Sprint("one-", i), ""))[0], api.Succeeded)
+			if !strings.Contains(f.history(b.ID), "panic") {
+				t.Errorf("it went unseen:\n%s", f.history(b.ID))
+			}
 		}
-	}
-	f.idle()
+		f.idle()
+	})
 }
 
 // TestCheckAsksAnother has one of three machines not say what it made.

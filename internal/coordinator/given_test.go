@@ -8,6 +8,7 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
@@ -260,27 +261,29 @@ func TestListedAttempts(t *testing.T) {
 		}
 		for _, state := range states {
 			t.Run(fmt.Sprint(attempt, " ", state), func(t *testing.T) {
-				f := newFarm(t, nil, "m1", "m2")
-				m1 := f.agents["m1"]
-				drv := f.drv("one", "machine=m1")
-				m2 := f.derive(on("m2"), "plug", "hold")
-				plugs := f.submit(m2, f.derive(on("m2"), "plug2", "hold"))
-				for _, id := range plugs {
-					f.awaitState(id, api.Building)
-				}
-				id := f.submit(drv)[0]
-				f.await(id, func(b *api.Build) bool { return b.State == api.Queued && b.Attempt == 1 })
-				out := m1.plant(t, f.output(drv), "TROJAN")
-				s := agentapi.BuildStatus{ID: id, Attempt: int(attempt), Derivation: drv, State: state}
-				if state == agentapi.Succeeded {
-					s.Outputs = map[string]*store.Info{"out": out}
-				}
-				f.comeBack("m1", nil, s)
-				f.releaseAll("plug", "plug2", "one")
-				b := f.awaitState(id, api.Succeeded)
-				if b.Machine != "m2" || b.Attempt != 2 || strings.Contains(f.content(f.output(drv)), "TROJAN") {
-					t.Errorf("built on %s in attempt %d: %s", b.Machine, b.Attempt, f.content(f.output(drv)))
-				}
+				synctest.Test(t, func(t *testing.T) {
+					f := newFarm(t, nil, "m1", "m2")
+					m1 := f.agents["m1"]
+					drv := f.drv("one", "machine=m1")
+					m2 := f.derive(on("m2"), "plug", "hold")
+					plugs := f.submit(m2, f.derive(on("m2"), "plug2", "hold"))
+					for _, id := range plugs {
+						f.awaitState(id, api.Building)
+					}
+					id := f.submit(drv)[0]
+					f.await(id, func(b *api.Build) bool { return b.State == api.Queued && b.Attempt == 1 })
+					out := m1.plant(t, f.output(drv), "TROJAN")
+					s := agentapi.BuildStatus{ID: id, Attempt: int(attempt), Derivation: drv, State: state}
+					if state == agentapi.Succeeded {
+						s.Outputs = map[string]*store.Info{"out": out}
+					}
+					f.comeBack("m1", nil, s)
+					f.releaseAll("plug", "plug2", "one")
+					b := f.awaitState(id, api.Succeeded)
+					if b.Machine != "m2" || b.Attempt != 2 || strings.Contains(f.content(f.output(drv)), "TROJAN") {
+						t.Errorf("built on %s in attempt %d: %s", b.Machine, b.Attempt, f.content(f.output(drv)))
+					}
+				})
 			})
 		}
 	}

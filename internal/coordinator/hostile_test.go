@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"lighter/internal/agentapi"
@@ -390,32 +391,34 @@ func extended(text []byte, field string) []byte {
 // TestHostileStatus sweeps what an agent says of a build: each field, with each value, in the
 // answer to PUT and at the end of the log; of builds that succeed and that fail.
 func TestHostileStatus(t *testing.T) {
-	h := newHostile(t)
-	status := agentapi.BuildStatus{
-		Derivation: h.drv("true", ""), Outputs: map[string]*store.Info{"out": {Path: h.output(h.drv("true", "")), NARHash: [32]byte{1}}},
-		Failure: &api.Failure{Message: "exit 1"},
-	}
-	for _, what := range []string{"PUT /v1/builds/{id}", "trailer"} {
-		var lies []*lie
-		for _, l := range fieldLies(t, status, "outputs.x", "outputs.x.path") {
-			if what == "trailer" && len(l.value) > agentapi.MaxTrailer {
-				continue // net/http takes no such trailer
-			}
-			script := "log=x"
-			if strings.HasPrefix(l.field, "failure") {
-				script = "fail=evil log=x"
-			}
-			lies = append(lies, l.of(what, script))
+	synctest.Test(t, func(t *testing.T) {
+		h := newHostile(t)
+		status := agentapi.BuildStatus{
+			Derivation: h.drv("true", ""), Outputs: map[string]*store.Info{"out": {Path: h.output(h.drv("true", "")), NARHash: [32]byte{1}}},
+			Failure: &api.Failure{Message: "exit 1"},
 		}
-		for name, twist := range bodies {
-			if what == "trailer" && (name == "many objects" || name == "long" || name == "blanks") {
-				continue
+		for _, what := range []string{"PUT /v1/builds/{id}", "trailer"} {
+			var lies []*lie
+			for _, l := range fieldLies(t, status, "outputs.x", "outputs.x.path") {
+				if what == "trailer" && len(l.value) > agentapi.MaxTrailer {
+					continue // net/http takes no such trailer
+				}
+				script := "log=x"
+				if strings.HasPrefix(l.field, "failure") {
+					script = "fail=evil log=x"
+				}
+				lies = append(lies, l.of(what, script))
 			}
-			lies = append(lies, &lie{what: what, script: "log=x", name: what + " " + name, twist: twist})
+			for name, twist := range bodies {
+				if what == "trailer" && (name == "many objects" || name == "long" || name == "blanks") {
+					continue
+				}
+				lies = append(lies, &lie{what: what, script: "log=x", name: what + " " + name, twist: twist})
+			}
+			h.tell(lies)
+			h.survives()
 		}
-		h.tell(lies)
-		h.survives()
-	}
+	})
 }
 
 // wantKnown checks what the ledger says of a build that a hostile machine had.
@@ -437,65 +440,71 @@ func (h *hostile) wantKnown(b *api.Build, what string) {
 
 // TestHostileMachine sweeps what an agent says of its machine.
 func TestHostileMachine(t *testing.T) {
-	const what = "GET /v1/machine"
-	h := newHostile(t)
-	for _, field := range fieldsOf(reflect.TypeFor[agentapi.Machine]()) {
-		for _, value := range hostileValues() {
-			h.twist(only(what, func(text []byte) []byte { return with(text, field, value) }))
+	synctest.Test(t, func(t *testing.T) {
+		const what = "GET /v1/machine"
+		h := newHostile(t)
+		for _, field := range fieldsOf(reflect.TypeFor[agentapi.Machine]()) {
+			for _, value := range hostileValues() {
+				h.twist(only(what, func(text []byte) []byte { return with(text, field, value) }))
+				h.look()
+			}
+			h.good() // while the machine is as the last value has it
+			h.twist(nil)
+			h.forgive()
+		}
+		for _, twist := range bodies {
+			h.twist(only(what, twist))
 			h.look()
 		}
-		h.good() // while the machine is as the last value has it
-		h.twist(nil)
-		h.forgive()
-	}
-	for _, twist := range bodies {
-		h.twist(only(what, twist))
-		h.look()
-	}
-	h.survives()
+		h.survives()
+	})
 }
 
 // TestHostileImport sweeps what an agent says that an archive held.
 func TestHostileImport(t *testing.T) {
-	const what = "POST /v1/import"
-	h := newHostile(t)
-	var lies []*lie
-	for _, l := range fieldLies(t, agentapi.Infos{Infos: []*store.Info{{Path: h.output(h.drv("true", "")), NARHash: [32]byte{1}}}}) {
-		lies = append(lies, l.of(what, "log=x"))
-	}
-	for name, twist := range bodies {
-		lies = append(lies, &lie{what: what, script: "log=x", name: what + " " + name, twist: twist})
-	}
-	h.tell(lies)
-	h.survives()
+	synctest.Test(t, func(t *testing.T) {
+		const what = "POST /v1/import"
+		h := newHostile(t)
+		var lies []*lie
+		for _, l := range fieldLies(t, agentapi.Infos{Infos: []*store.Info{{Path: h.output(h.drv("true", "")), NARHash: [32]byte{1}}}}) {
+			lies = append(lies, l.of(what, "log=x"))
+		}
+		for name, twist := range bodies {
+			lies = append(lies, &lie{what: what, script: "log=x", name: what + " " + name, twist: twist})
+		}
+		h.tell(lies)
+		h.survives()
+	})
 }
 
 // TestHostileListing sweeps what a machine that was away says that it has.
 func TestHostileListing(t *testing.T) {
-	const what = "GET /v1/builds"
-	h := newHostile(t)
-	a := h.agents[evil]
-	held := h.name()
-	id := h.submit(h.drv(held, "hold"))[0]
-	h.awaitState(id, api.Building)
-	away := func(twist func(string, []byte) []byte) {
-		h.down()
-		h.twist(twist)
-		a.up()
-		h.look()
-	}
-	for _, field := range fieldsOf(reflect.TypeFor[[]agentapi.BuildStatus]()) {
-		for i, value := range hostileValues() {
-			if i%4 == 0 || strings.Contains(field, "attempt") || strings.Contains(field, "state") || strings.Contains(field, "outputs") {
-				away(only(what, func(text []byte) []byte { return with(text, field, value) }))
+	synctest.Test(t, func(t *testing.T) {
+		const what = "GET /v1/builds"
+		h := newHostile(t)
+		a := h.agents[evil]
+		held := h.name()
+		id := h.submit(h.drv(held, "hold"))[0]
+		h.awaitState(id, api.Building)
+		away := func(twist func(string, []byte) []byte) {
+			h.down()
+			h.twist(twist)
+			a.up()
+			h.look()
+		}
+		for _, field := range fieldsOf(reflect.TypeFor[[]agentapi.BuildStatus]()) {
+			for i, value := range hostileValues() {
+				if i%4 == 0 || strings.Contains(field, "attempt") || strings.Contains(field, "state") || strings.Contains(field, "outputs") {
+					away(only(what, func(text []byte) []byte { return with(text, field, value) }))
+				}
 			}
 		}
-	}
-	for _, twist := range bodies {
-		away(only(what, twist))
-	}
-	h.releaseAll(held)
-	h.twist(nil)
-	h.awaitFinal(id)
-	h.survives()
+		for _, twist := range bodies {
+			away(only(what, twist))
+		}
+		h.releaseAll(held)
+		h.twist(nil)
+		h.awaitFinal(id)
+		h.survives()
+	})
 }

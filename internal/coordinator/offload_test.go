@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"lighter/internal/api"
@@ -76,22 +77,31 @@ func TestOffloadAllMachinesDown(t *testing.T) {
 
 // TestOffloadMachineNotTriedYet asks while a machine is being reached for the first time.
 func TestOffloadMachineNotTriedYet(t *testing.T) {
-	f := newHookFarm(t, nil, "m1")
-	drv := f.drv("one", "")
-	f.agents["m1"].set(func(a *fakeAgent) { a.hang = true })
-	f.restart("stop")
-	began := time.Now()
-	if a := f.ask(f.question(drv)); a.Verdict != hookapi.Postpone || !strings.Contains(a.Reason, "m1: not reached yet") {
-		t.Errorf("got %+v", a)
-	}
-	if took := time.Since(began); took < firstContact {
-		t.Errorf("it waited %s for the machine, less than %s", took, firstContact)
-	}
-	f.agents["m1"].set(func(a *fakeAgent) { a.hang = false })
-	f.restart("stop")
-	if a := f.ask(f.question(drv)); a.Verdict != hookapi.Accept {
-		t.Errorf("got %+v as soon as it could be reached", a)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		f := newFarm(t, nil, "m1")
+		q := &hookapi.Question{Derivation: f.drv("one", ""), System: "x86_64-linux"}
+		for _, test := range []struct {
+			hang    bool
+			verdict string
+			reason  string
+			took    time.Duration // at least
+		}{
+			{true, hookapi.Postpone, "m1: not reached yet", firstContact},
+			{false, hookapi.Accept, "", 0},
+		} {
+			f.agents["m1"].set(func(a *fakeAgent) { a.hang = test.hang })
+			f.shutDown()
+			f.start()
+			began := time.Now()
+			a, err := f.c.mayOffload(t.Context(), q)
+			if err != nil || a.Verdict != test.verdict || !strings.Contains(a.Reason, test.reason) {
+				t.Errorf("hang %t: got %+v, %v; want %s with %q", test.hang, a, err, test.verdict, test.reason)
+			}
+			if took := time.Since(began); took < test.took || took > test.took+time.Second {
+				t.Errorf("hang %t: it waited for %s, want %s and little more", test.hang, took, test.took)
+			}
+		}
+	})
 }
 
 func TestOffloadSlotsAndQueue(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -153,57 +154,61 @@ func TestReloadChangesInPlace(t *testing.T) {
 // TestReloadRemovesMachine has a machine leave that runs a build and keeps what another
 // needs.
 func TestReloadRemovesMachine(t *testing.T) {
-	f, l, all := reloadable(t, 1, "m1", "m2")
-	base := f.drv("base", "")
-	other := f.drv("other", "hold")
-	top := f.submit(f.drv("top", "", base, other))[0]
-	f.awaitChild(base, api.Succeeded)
-	running := f.awaitChild(other, api.Building)
-	l.set(nil, all[1])
-	if diff := cmp.Diff(&api.Reloaded{Added: []string{"m2"}, Removed: []string{"m1"}}, f.reload()); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
-	}
-	if s := f.statusOf("m1"); !s.Removed || s.Running != 1 {
-		t.Errorf("got %+v, want it to be removed once its build is done", s)
-	}
-	// What it keeps comes home meanwhile, and new builds go elsewhere.
-	f.until("the output is at home", func() bool { return f.valid(f.output(base)) })
-	if b := f.awaitState(f.submit(f.drv("new", ""))[0], api.Succeeded); b.Machine != "m2" {
-		t.Errorf("a new build went to %s", b.Machine)
-	}
-	f.releaseAll("other")
-	if b := f.awaitState(running.ID, api.Succeeded); b.Attempt != 1 || b.Machine != "m1" {
-		t.Errorf("the running build ended on %s after %d attempts", b.Machine, b.Attempt)
-	}
-	if b := f.awaitState(top, api.Succeeded); b.Machine != "m2" {
-		t.Errorf("built on %s", b.Machine)
-	}
-	f.until("the machine is gone", func() bool { return f.statusOf("m1").Name == "" })
-	if n := f.agents["m1"].count("base") + f.agents["m2"].count("base"); n != 1 {
-		t.Errorf("what it kept was built %d times", n)
-	}
-	f.idle()
+	synctest.Test(t, func(t *testing.T) {
+		f, l, all := reloadable(t, 1, "m1", "m2")
+		base := f.drv("base", "")
+		other := f.drv("other", "hold")
+		top := f.submit(f.drv("top", "", base, other))[0]
+		f.awaitChild(base, api.Succeeded)
+		running := f.awaitChild(other, api.Building)
+		l.set(nil, all[1])
+		if diff := cmp.Diff(&api.Reloaded{Added: []string{"m2"}, Removed: []string{"m1"}}, f.reload()); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+		if s := f.statusOf("m1"); !s.Removed || s.Running != 1 {
+			t.Errorf("got %+v, want it to be removed once its build is done", s)
+		}
+		// What it keeps comes home meanwhile, and new builds go elsewhere.
+		f.until("the output is at home", func() bool { return f.valid(f.output(base)) })
+		if b := f.awaitState(f.submit(f.drv("new", ""))[0], api.Succeeded); b.Machine != "m2" {
+			t.Errorf("a new build went to %s", b.Machine)
+		}
+		f.releaseAll("other")
+		if b := f.awaitState(running.ID, api.Succeeded); b.Attempt != 1 || b.Machine != "m1" {
+			t.Errorf("the running build ended on %s after %d attempts", b.Machine, b.Attempt)
+		}
+		if b := f.awaitState(top, api.Succeeded); b.Machine != "m2" {
+			t.Errorf("built on %s", b.Machine)
+		}
+		f.until("the machine is gone", func() bool { return f.statusOf("m1").Name == "" })
+		if n := f.agents["m1"].count("base") + f.agents["m2"].count("base"); n != 1 {
+			t.Errorf("what it kept was built %d times", n)
+		}
+		f.idle()
+	})
 }
 
 // TestReloadRemovesDownMachine shows that a machine which cannot be reached goes too.
 func TestReloadRemovesDownMachine(t *testing.T) {
-	f, l, all := reloadable(t, 2, "m1", "m2")
-	f.shutDown()
-	f.config.Limits.MachineLostAfter = 100 * time.Millisecond
-	f.start()
-	id := f.submit(f.drv("one", "hold"))[0]
-	b := f.awaitState(id, api.Building)
-	f.agents[b.Machine].cutLink(true)
-	rest := slices.DeleteFunc(slices.Clone(all), func(m machines.Machine) bool { return m.Name == b.Machine })
-	l.set(nil, rest...)
-	f.reload()
-	f.releaseAll("one")
-	if got := f.awaitState(id, api.Succeeded); got.Machine != rest[0].Name {
-		t.Errorf("built on %s", got.Machine)
-	}
-	f.until("the machine is gone", func() bool { return f.statusOf(b.Machine).Name == "" })
-	f.agents[b.Machine].restart() // nobody will tell it to forget
-	f.idle()
+	synctest.Test(t, func(t *testing.T) {
+		f, l, all := reloadable(t, 2, "m1", "m2")
+		f.shutDown()
+		f.config.Limits.MachineLostAfter = 100 * time.Millisecond
+		f.start()
+		id := f.submit(f.drv("one", "hold"))[0]
+		b := f.awaitState(id, api.Building)
+		f.agents[b.Machine].cutLink(true)
+		rest := slices.DeleteFunc(slices.Clone(all), func(m machines.Machine) bool { return m.Name == b.Machine })
+		l.set(nil, rest...)
+		f.reload()
+		f.releaseAll("one")
+		if got := f.awaitState(id, api.Succeeded); got.Machine != rest[0].Name {
+			t.Errorf("built on %s", got.Machine)
+		}
+		f.until("the machine is gone", func() bool { return f.statusOf(b.Machine).Name == "" })
+		f.agents[b.Machine].restart() // nobody will tell it to forget
+		f.idle()
+	})
 }
 
 // TestReloadReturns shows that a machine that is removed and comes back at once just stays.
@@ -230,39 +235,41 @@ func TestReloadReturns(t *testing.T) {
 // TestReloadAnotherWay has a machine's address change while it builds: the build ends, what it
 // keeps comes home, and then the new agent is used.
 func TestReloadAnotherWay(t *testing.T) {
-	f, l, all := reloadable(t, 1, "m1", "m2")
-	f.shutDown()
-	f.config.newAgent = func(m machines.Machine) peer.Agent {
-		if m.Host == "new" {
-			return f.agents["m2"]
+	synctest.Test(t, func(t *testing.T) {
+		f, l, all := reloadable(t, 1, "m1", "m2")
+		f.shutDown()
+		f.config.newAgent = func(m machines.Machine) peer.Agent {
+			if m.Host == "new" {
+				return f.agents["m2"]
+			}
+			return f.agents["m1"]
 		}
-		return f.agents["m1"]
-	}
-	f.start()
-	base := f.drv("base", "")
-	other := f.drv("other", "hold")
-	top := f.submit(f.drv("top", "", base, other))[0]
-	f.awaitChild(base, api.Succeeded)
-	running := f.awaitChild(other, api.Building)
-	moved := all[0]
-	moved.Host = "new"
-	l.set(nil, moved)
-	f.reload()
-	late := f.submit(f.drv("late", ""))[0]
-	f.until("why says so", func() bool {
-		w := f.why(late)
-		return len(w.Machines) == 1 && strings.Contains(w.Machines[0].Actual, "once its builds are done")
+		f.start()
+		base := f.drv("base", "")
+		other := f.drv("other", "hold")
+		top := f.submit(f.drv("top", "", base, other))[0]
+		f.awaitChild(base, api.Succeeded)
+		running := f.awaitChild(other, api.Building)
+		moved := all[0]
+		moved.Host = "new"
+		l.set(nil, moved)
+		f.reload()
+		late := f.submit(f.drv("late", ""))[0]
+		f.until("why says so", func() bool {
+			w := f.why(late)
+			return len(w.Machines) == 1 && strings.Contains(w.Machines[0].Actual, "once its builds are done")
+		})
+		f.releaseAll("other")
+		if b := f.awaitState(running.ID, api.Succeeded); b.Attempt != 1 {
+			t.Errorf("it took %d attempts", b.Attempt)
+		}
+		f.awaitState(top, api.Succeeded)
+		f.awaitState(late, api.Succeeded)
+		if old, n := f.agents["m1"], f.agents["m2"]; old.count("base") != 1 || old.count("other") != 1 || n.count("top") != 1 || n.count("late") != 1 || n.count("base") != 0 {
+			t.Errorf("built there and here: base %d %d, top %d %d", old.count("base"), n.count("base"), old.count("top"), n.count("top"))
+		}
+		f.idle()
 	})
-	f.releaseAll("other")
-	if b := f.awaitState(running.ID, api.Succeeded); b.Attempt != 1 {
-		t.Errorf("it took %d attempts", b.Attempt)
-	}
-	f.awaitState(top, api.Succeeded)
-	f.awaitState(late, api.Succeeded)
-	if old, n := f.agents["m1"], f.agents["m2"]; old.count("base") != 1 || old.count("other") != 1 || n.count("top") != 1 || n.count("late") != 1 || n.count("base") != 0 {
-		t.Errorf("built there and here: base %d %d, top %d %d", old.count("base"), n.count("base"), old.count("top"), n.count("top"))
-	}
-	f.idle()
 }
 
 // TestReloadRepairsWay has a machine down whose address a person mends: the build that runs

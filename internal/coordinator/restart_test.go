@@ -1,11 +1,14 @@
 package coordinator
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"lighter/internal/api"
@@ -111,7 +114,9 @@ func TestForeignBuildsAreLeftAlone(t *testing.T) {
 // starts it again, until all is built.
 func TestCrashLoop(t *testing.T) {
 	for _, way := range []string{"calls", "http"} {
-		t.Run(way, func(t *testing.T) { crashLoop(t, way == "http") })
+		t.Run(way, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { crashLoop(t, way == "http") })
+		})
 	}
 }
 
@@ -194,9 +199,13 @@ func (f *farm) allFinal() {
 // awaitEvents waits until the ledger has so many events, or a time is over: then the
 // builds are done, or the machines hold them.
 func (f *farm) awaitEvents(n uint64, limit time.Duration) {
-	deadline := time.Now().Add(limit)
-	for f.ledger.LastEvent() < n && time.Now().Before(deadline) {
-		time.Sleep(100 * time.Microsecond)
+	f.t.Helper()
+	ctx, cancel := context.WithTimeout(f.t.Context(), limit)
+	defer cancel()
+	enough := errors.New("enough")
+	err := f.ledger.Events(ctx, n, true, func(api.Event) error { return enough })
+	if !errors.Is(err, enough) && !errors.Is(err, context.DeadlineExceeded) {
+		f.t.Fatal(err)
 	}
 }
 

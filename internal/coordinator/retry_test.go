@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
@@ -384,18 +386,20 @@ func TestDisagreementsEndInQuarantine(t *testing.T) {
 }
 
 func TestMachineRests(t *testing.T) {
-	f := newFarm(t, faster("m1"), "m1", "m2")
-	f.ready("m1", "m2")
-	for i := range restAfter {
-		f.awaitState(f.submit(f.drv(fmt.Sprint("d", i), "machine=m1"))[0], api.Succeeded)
-	}
-	id := f.submit(f.drv("after", ""))[0]
-	if b := f.awaitState(id, api.Succeeded); b.Machine != "m2" || b.Attempt != 1 {
-		t.Errorf("built on %s in attempt %d, though m1 rests", b.Machine, b.Attempt)
-	}
-	// After a second it is tried again.
-	f.until("m1 builds", func() bool {
-		return f.awaitState(f.submit(f.drv(newID(), ""))[0], api.Succeeded).Machine == "m1"
+	synctest.Test(t, func(t *testing.T) {
+		f := newFarm(t, faster("m1"), "m1", "m2")
+		f.ready("m1", "m2")
+		for i := range restAfter {
+			f.awaitState(f.submit(f.drv(fmt.Sprint("d", i), "machine=m1"))[0], api.Succeeded)
+		}
+		id := f.submit(f.drv("after", ""))[0]
+		if b := f.awaitState(id, api.Succeeded); b.Machine != "m2" || b.Attempt != 1 {
+			t.Errorf("built on %s in attempt %d, though m1 rests", b.Machine, b.Attempt)
+		}
+		time.Sleep(time.Second) // then it is tried again
+		if b := f.awaitState(f.submit(f.drv("later", ""))[0], api.Succeeded); b.Machine != "m1" {
+			t.Errorf("built on %s, though m1 rests no more", b.Machine)
+		}
+		f.idle()
 	})
-	f.idle()
 }

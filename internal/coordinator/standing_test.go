@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -215,12 +216,14 @@ func TestQuarantine(t *testing.T) {
 
 // TestQuarantineWakesUp has nobody look at the queue when the time of a quarantine is over.
 func TestQuarantineWakesUp(t *testing.T) {
-	f := newFarm(t, func(c *Config) { c.Limits.QuarantineTime = 600 * time.Millisecond }, "m1")
-	if err := f.c.do(t.Context(), func(l *loop) { l.byName["m1"].quarantine(l, "it lies") }); err != nil {
-		t.Fatal(err)
-	}
-	f.awaitState(f.submit(f.drv("one", ""))[0], api.Succeeded)
-	f.idle()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFarm(t, func(c *Config) { c.Limits.QuarantineTime = 600 * time.Millisecond }, "m1")
+		if err := f.c.do(t.Context(), func(l *loop) { l.byName["m1"].quarantine(l, "it lies") }); err != nil {
+			t.Fatal(err)
+		}
+		f.awaitState(f.submit(f.drv("one", ""))[0], api.Succeeded)
+		f.idle()
+	})
 }
 
 func TestMachineLostAndBack(t *testing.T) {
