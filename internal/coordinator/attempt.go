@@ -1,7 +1,6 @@
 package coordinator
 
 import (
-	"context"
 	"slices"
 	"time"
 
@@ -58,10 +57,6 @@ func (l *loop) newAttempt(t *task, m *machine) *attempt {
 			c.post(func(l *loop) { r.report(l, phase, started, reason) })
 		},
 		LogOpened: func() { c.post(func(l *loop) { r.logOpened() }) },
-		Wanted: func(ctx context.Context) (names []string, err error) {
-			err = c.do(ctx, func(l *loop) { names = t.wantedOutputs() })
-			return names, err
-		},
 	})
 	t.underWay = r
 	m.attempts[r] = struct{}{}

@@ -76,12 +76,12 @@ func (r *attempt) succeeded(l *loop, out *remote.Outcome) {
 func (r *attempt) cameHome(l *loop, out *remote.Outcome) {
 	t := r.task
 	r.machine.succeeded(l)
-	if t.offloaded() || t.wantedHome() && !covers(out.Names, t.requestedOutputs()) {
+	if t.offloaded() || t.wantedHome() && !covers(r.Outputs, t.requestedOutputs()) {
 		t.bring(l)
 		return
 	}
 	t.noteBuilt(out)
-	if t.kept != nil && out.Names == nil {
+	if t.kept != nil && r.Outputs == nil {
 		t.release(l, t.kept) // all are at home
 	}
 	t.finish(l, "")

@@ -76,7 +76,7 @@ func (t *task) withoutBuild(l *loop) {
 // fetchHome starts an attempt that fetches outputs which a machine keeps.
 func (t *task) fetchHome(l *loop) {
 	r := l.newAttempt(t, t.kept)
-	r.FetchOnly = true
+	r.FetchOnly, r.Outputs = true, t.wantedOutputs()
 	t.machine = t.kept
 	t.setState(l, api.Fetching, "the outputs are on "+t.kept.Name)
 	r.start(l, nil)

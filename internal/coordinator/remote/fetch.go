@@ -24,11 +24,7 @@ func (r *Attempt) fetchKept() (*Outcome, error) {
 			out.Made = append(out.Made, item)
 		}
 	}
-	var err error
-	if out.Names, err = r.Wanted(r.ctx); err != nil {
-		return nil, err
-	}
-	if err := r.fetch(out.Made, out.Names); err != nil {
+	if err := r.fetch(out.Made, r.Outputs); err != nil {
 		return nil, err
 	}
 	return out, nil

@@ -60,18 +60,16 @@ type Job struct {
 	// Resumed is the state in which an earlier coordinator left the attempt; empty if
 	// it starts here. Phase is where it is.
 	Resumed, Phase api.State
-	// FetchOnly says that the outputs are kept on the machine and just fetched; then
-	// To, if not nil, is the build hook that gets those that are named in Outputs.
+	// FetchOnly says that the outputs are kept on the machine, and those that are named in
+	// Outputs, nil for all, just fetched: to the head, or to a build hook if To is not nil.
 	FetchOnly bool
-	To        *delivery.Delivery
 	Outputs   []string
+	To        *delivery.Delivery
 
 	// Report tells that the attempt is in a phase. Started is when the build began, if that
-	// is news; LogOpened, that its log begins. Wanted asks which outputs are to be fetched
-	// home; nil is all.
+	// is news; LogOpened, that its log begins.
 	Report    func(phase api.State, started time.Time, reason string)
 	LogOpened func()
-	Wanted    func(context.Context) ([]string, error)
 }
 
 // Attempt is described in the package comment. Whoever makes one may change its Job until Run.
@@ -94,7 +92,6 @@ type Attempt struct {
 type Outcome struct {
 	Outputs   map[string]*store.Info
 	Made      []*inventory.Item // the same
-	Names     []string          // those that are at home, of what was fetched; nil is all
 	BuildTime time.Duration
 	Measured  bool // BuildTime says something about such builds
 	Cached    bool // nothing was built
