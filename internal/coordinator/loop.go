@@ -3,6 +3,7 @@ package coordinator
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"lighter/internal/api"
@@ -146,21 +147,31 @@ func (l *loop) flush() {
 // post asks the loop to call f. It never blocks; f is not called if Run is over.
 func (c *Coordinator) post(f func(l *loop)) { c.mail.Put(f) }
 
-// do has the loop call f, and waits for that.
+// do has the loop call f, and waits for that. After an error f was not called, and never is:
+// what it would have written can be read.
 func (c *Coordinator) do(ctx context.Context, f func(l *loop)) error {
 	done := make(chan struct{})
+	var decided atomic.Bool // whether f is called
 	c.post(func(l *loop) {
-		defer close(done)
-		f(l)
+		if decided.CompareAndSwap(false, true) {
+			defer close(done)
+			f(l)
+		}
 	})
+	var err error
 	select {
 	case <-done:
 		return nil
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		err = context.Cause(ctx)
 	case <-c.stopped:
-		return errStopping
+		err = errStopping
 	}
+	if decided.CompareAndSwap(false, true) {
+		return err
+	}
+	<-done
+	return nil
 }
 
 // durable has the loop call f, and returns when what f changed is in the ledger.
