@@ -96,11 +96,3 @@ func (r *attempt) report(l *loop, phase api.State, started time.Time, reason str
 
 // errAbandoned is the cause of the end of an attempt whose result nobody wants.
 const errAbandoned = peer.Ended("the attempt was abandoned")
-
-func values[K comparable, V any](m map[K]V) []V {
-	list := make([]V, 0, len(m))
-	for _, v := range m {
-		list = append(list, v)
-	}
-	return list
-}

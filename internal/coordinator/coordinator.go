@@ -261,10 +261,11 @@ type Coordinator struct {
 func New(cfg Config) (*Coordinator, error) {
 	c := &Coordinator{
 		cfg: cfg, limits: cfg.Limits.withDefaults(), log: cfg.Logger, ledger: cfg.Ledger,
-		head: headstore.New(cfg.Store), moving: peer.NewTransfers(), started: time.Now(), latency: newLatency(),
+		head: headstore.New(cfg.Store), moving: peer.NewTransfers(), latency: newLatency(),
 		mail: mailbox.New[func(*loop)](), questions: mailbox.New[question](), recovered: make(chan struct{}), stopped: make(chan struct{}), fatal: make(chan error, 1),
 		reading: make(chan struct{}, 1),
 	}
+	c.started = c.now()
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}

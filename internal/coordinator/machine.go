@@ -79,9 +79,9 @@ func (m *machine) start(ctx context.Context) {
 			s = m.look(ctx, !up)
 			return s.err
 		},
-		Looked: func(next time.Time, err error) {
+		Looked: func(wait time.Duration, err error) {
 			found := s
-			found.next, found.err = next, err
+			found.wait, found.err = wait, err
 			m.c.post(func(l *loop) { m.sighted(l, found) })
 		},
 	})
@@ -100,7 +100,7 @@ type sighting struct {
 	builds []agentapi.BuildStatus          // if it was not up before
 	known  map[string]*api.Build           // those of them that the ledger has
 	wrong  map[*agentapi.BuildStatus]error // why some of those are not what it was given
-	next   time.Time                       // when it is tried again, if it was not reached
+	wait   time.Duration                   // until it is tried again, if it was not reached
 	acl    *signature.ACL
 	err    error
 }
@@ -115,11 +115,11 @@ func (m *machine) look(ctx context.Context, first bool) sighting {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	var s sighting
-	asked := time.Now()
+	asked := m.c.now()
 	if s.info, s.err = m.peer.Client.Machine(ctx); s.err != nil {
 		return s
 	}
-	s.skew = s.info.Now.Sub(asked.Add(time.Since(asked) / 2))
+	s.skew = s.info.Now.Sub(asked.Add(m.c.now().Sub(asked) / 2))
 	if m.c.cfg.ACL != nil {
 		if s.acl, s.err = m.c.cfg.ACL(); s.err != nil {
 			m.log.Warn("the head's list of authorized keys cannot be read", "err", s.err)
@@ -216,7 +216,7 @@ func (m *machine) unreachable(l *loop, s sighting) {
 		}
 	}
 	m.tellHeld(l)
-	m.state, m.err, m.nextTry = api.MachineDown, text, s.next
+	m.state, m.err, m.nextTry = api.MachineDown, text, now.Add(s.wait)
 	if now.Sub(m.down) >= l.limits.MachineLostAfter {
 		m.loseAll(l, "its machine "+m.Name+" cannot be reached")
 		m.lost(l)

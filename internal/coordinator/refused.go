@@ -2,7 +2,6 @@ package coordinator
 
 import (
 	"errors"
-	"time"
 
 	"lighter/internal/api"
 	"lighter/internal/ledger"
@@ -45,7 +44,7 @@ func (c *Coordinator) endUnended(id string, f *api.Failure) {
 		}
 		return
 	}
-	now := time.Now()
+	now := c.now()
 	b.State, b.Reason, b.Failure, b.Stopped, b.Results = api.Failed, f.Message, f, &now, nil
 	c.post(func(l *loop) {
 		if l.builds[id] == nil {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -368,7 +369,7 @@ func (c *Coordinator) endHookGrace(ctx context.Context) {
 	err := c.do(ctx, func(l *loop) {
 		for id, rec := range l.builds {
 			if rec.Offload && rec.delivery == nil && l.deliveries[id] == nil {
-				waiting[id] = values(rec.OutputPaths)
+				waiting[id] = slices.Collect(maps.Values(rec.OutputPaths))
 			}
 		}
 	})

@@ -45,6 +45,7 @@ type Options struct {
 	Ledger *ledger.Ledger
 	Logs   *buildlog.Folder
 	Logger *slog.Logger
+	Now    func() time.Time
 	// StateFolder has the folder of attics. Without it nothing leaves the ledger.
 	StateFolder string
 	// Known returns the builds that machines know, by id, and the names of the machines that
@@ -159,8 +160,8 @@ type leaving struct {
 
 func (p *Pruner) newRun(ctx context.Context, req *api.Prune) (r *run, err error) {
 	r = &run{
-		Pruner: p, req: req, began: time.Now(), told: time.Now(),
-		file: writer{dir: filepath.Join(p.StateFolder, folder), now: time.Now},
+		Pruner: p, req: req, began: p.Now(), told: p.Now(),
+		file: writer{dir: filepath.Join(p.StateFolder, folder), now: p.Now},
 	}
 	r.known, r.away, err = p.Known(ctx)
 	return r, err
@@ -196,7 +197,7 @@ func (r *run) report() {
 		log.Debug("looked for old builds in the ledger")
 		return
 	}
-	log.Info("old builds left the ledger", "file", r.result.File, "size", quantity.Bytes(r.result.Bytes), "took", time.Since(r.began).Round(time.Millisecond))
+	log.Info("old builds left the ledger", "file", r.result.File, "size", quantity.Bytes(r.result.Bytes), "took", r.Now().Sub(r.began).Round(time.Millisecond))
 }
 
 // stays reports whether a machine may still know a build.
@@ -237,8 +238,8 @@ func (r *run) remove(ctx context.Context, remove func() error) error {
 		return err
 	}
 	r.result.Builds += len(batch) // nearly; the ledger knows better in the end
-	if time.Since(r.told) >= progress {
-		r.told = time.Now()
+	if r.Now().Sub(r.told) >= progress {
+		r.told = r.Now()
 		r.Logger.Info("old builds are leaving the ledger", "builds", r.result.Builds, "file", r.file.name+partSuffix)
 	}
 	if r.req.KeepLogs {

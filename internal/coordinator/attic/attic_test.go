@@ -36,7 +36,7 @@ func newPruner(t *testing.T) *Pruner {
 		t.Fatal(err)
 	}
 	return New(Options{
-		Ledger: l, Logs: logs, Logger: slog.New(slog.DiscardHandler), StateFolder: dir,
+		Ledger: l, Logs: logs, Logger: slog.New(slog.DiscardHandler), StateFolder: dir, Now: time.Now,
 		Known:     func(context.Context) (builds, away map[string]bool, err error) { return nil, nil, nil },
 		LogsOf:    func(b *api.Build) []buildlog.Name { return []buildlog.Name{{ID: b.ID, Attempt: b.Attempt}} },
 		HooksSeen: l.LastEvent,

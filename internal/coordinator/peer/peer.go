@@ -174,9 +174,9 @@ type Watch struct {
 	Connecting func()
 	// Look asks the agent how the machine is; more than that if it was not up.
 	Look func(ctx context.Context, up bool) error
-	// Looked takes over what a look came to, and when the machine is tried again if there is
-	// an error.
-	Looked func(next time.Time, err error)
+	// Looked takes over what a look came to, and after what time the machine is tried again if
+	// there is an error.
+	Looked func(wait time.Duration, err error)
 }
 
 // supervise looks at the machine until ctx ends: often while it is up, and less and less often
@@ -194,7 +194,6 @@ func (p *Peer) supervise(ctx context.Context, watch Watch) {
 			return
 		}
 		wait := limits.PollInterval
-		var next time.Time
 		if up = err == nil; up {
 			failures = 0
 		} else {
@@ -204,13 +203,12 @@ func (p *Peer) supervise(ctx context.Context, watch Watch) {
 			}
 			failures++
 			wait = backoff.After(failures, first, limits.RetryMax, rand.Float64())
-			next = time.Now().Add(wait)
 			if LinkFailed(err) {
 				p.setShut(err)
 			}
 			p.lost(err)
 		}
-		watch.Looked(next, err)
+		watch.Looked(wait, err)
 		if up {
 			p.reached()
 		}
