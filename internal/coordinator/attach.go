@@ -41,8 +41,8 @@ func (c *Coordinator) awaitClient(id string) {
 		case <-c.ctx.Done():
 		case <-timer.C:
 			c.post(func(l *loop) {
-				if r := l.builds[id]; r != nil && l.attached[id] == 0 {
-					r.cancel(l, "its clients are gone")
+				if lb := l.builds[id]; lb != nil && l.attached[id] == 0 {
+					lb.cancel(l, "its clients are gone")
 				}
 			})
 		}

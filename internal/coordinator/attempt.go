@@ -29,66 +29,66 @@ func (t *task) place(l *loop, m *machine, reason string) {
 	}
 	t.attempt++
 	t.machine = m
-	r := l.newAttempt(t, m)
+	a := l.newAttempt(t, m)
 	if m.info != nil && m.info.Hardware != (api.Hardware{}) {
 		hardware := m.info.Hardware
-		for _, rec := range t.builds {
-			rec.Hardware = &hardware
+		for _, lb := range t.builds {
+			lb.Hardware = &hardware
 		}
 	}
 	t.setState(l, api.Placed, reason)
-	r.start(l, nil)
+	a.start(l, nil)
 }
 
 // hookOnly reports whether none but build hooks want a task. guix-daemon protects what it
 // needs for those.
 func (t *task) hookOnly() bool {
-	return t.dependants.size() == 0 && len(t.builds) > 0 && !slices.ContainsFunc(t.builds, func(r *liveBuild) bool { return !r.Offload })
+	return t.dependants.size() == 0 && len(t.builds) > 0 && !slices.ContainsFunc(t.builds, func(lb *liveBuild) bool { return !lb.Offload })
 }
 
 // newAttempt makes a task's attempt on a machine, which is to be started.
 func (l *loop) newAttempt(t *task, m *machine) *attempt {
 	c := l.Coordinator
-	r := &attempt{task: t, machine: m, began: c.now(), over: make(chan struct{})}
-	r.Attempt = remote.New(c.ctx, &c.forAttempts, remote.Job{
-		ID: t.id, Number: t.attempt, Machine: m.peer, Node: t.node, Inputs: t.inputPaths, Known: t.known, Options: m.optionsFor(t),
+	a := &attempt{task: t, machine: m, began: c.now(), over: make(chan struct{})}
+	a.Attempt = remote.New(c.ctx, &c.forAttempts, remote.Job{
+		ID: t.id, Number: t.attempt, Machine: m.peer, Node: t.node, Inputs: t.inputPaths, Recorded: t.recorded, Options: m.optionsFor(t),
 		NeedsDerivations: m.info != nil && m.info.NeedsDerivations, Protected: t.hookOnly(), Phase: api.Placed,
 		Report: func(phase api.State, started time.Time, reason string) {
-			c.post(func(l *loop) { r.report(l, phase, started, reason) })
+			c.post(func(l *loop) { a.report(l, phase, started, reason) })
 		},
-		LogOpened: func() { c.post(func(l *loop) { r.logOpened() }) },
+		LogOpened: func() { c.post(func(l *loop) { a.logOpened() }) },
 	})
-	t.underWay = r
-	m.attempts[r] = struct{}{}
-	return r
+	t.underWay = a
+	m.attempts[a] = struct{}{}
+	return a
 }
 
 // start has the attempt carried out, once before is closed, if that is not nil.
-func (r *attempt) start(l *loop, before <-chan struct{}) {
+func (a *attempt) start(l *loop, before <-chan struct{}) {
 	c := l.Coordinator
-	if r.FetchOnly {
-		r.task.enter(l, stageFetching)
+	if a.FetchOnly {
+		a.task.enter(l, stageFetching)
 	} else {
-		r.task.enter(l, stageWorking)
+		a.task.enter(l, stageWorking)
 	}
 	c.group.Go(func() {
-		defer close(r.over)
+		defer close(a.over)
 		if before != nil {
 			<-before
 		}
-		r.Run(func(out *remote.Outcome, err error) { c.post(func(l *loop) { r.ended(l, out, err) }) })
+		a.Run(func(out *remote.Outcome, err error) { c.post(func(l *loop) { a.ended(l, out, err) }) })
 	})
 }
 
 // report takes over what the attempt says of itself.
-func (r *attempt) report(l *loop, phase api.State, started time.Time, reason string) {
-	t := r.task
-	if t.underWay != r {
+func (a *attempt) report(l *loop, phase api.State, started time.Time, reason string) {
+	t := a.task
+	if t.underWay != a {
 		return
 	}
 	if !started.IsZero() {
-		for _, rec := range t.builds {
-			rec.Started = &started
+		for _, lb := range t.builds {
+			lb.Started = &started
 		}
 	}
 	t.setState(l, phase, reason)

@@ -42,11 +42,11 @@ func (c *Coordinator) Story(ctx context.Context, b *api.Build) (*api.BuildStory,
 	}
 	story := &api.BuildStory{Build: *b, Events: events}
 	err = c.do(ctx, func(l *loop) {
-		rec := l.builds[b.ID]
-		if rec == nil {
+		lb := l.builds[b.ID]
+		if lb == nil {
 			return
 		}
-		for d := range rec.task.dependants.all() {
+		for d := range lb.task.dependants.all() {
 			if len(d.builds) > 0 && len(story.WantedBy) < maxListed {
 				story.WantedBy = append(story.WantedBy, d.builds[0].Build)
 			}
@@ -59,8 +59,8 @@ func (c *Coordinator) Story(ctx context.Context, b *api.Build) (*api.BuildStory,
 func (c *Coordinator) Why(ctx context.Context, b *api.Build) (*api.Why, error) {
 	why := &api.Why{Build: *b, Summary: b.Reason}
 	if err := c.do(ctx, func(l *loop) {
-		if rec := l.builds[b.ID]; rec != nil {
-			why = rec.task.why(l, rec)
+		if lb := l.builds[b.ID]; lb != nil {
+			why = lb.task.why(l, lb)
 			why.Attempts = slices.Clone(why.Attempts)
 		}
 	}); err != nil {
@@ -85,9 +85,9 @@ func (c *Coordinator) Dependents(ctx context.Context, ids []string, ok func(*api
 			seen[t] = true
 			for d := range t.dependants.all() {
 				add(d)
-				for _, r := range d.builds {
-					if ok(&r.Build) {
-						all = append(all, r.ID)
+				for _, lb := range d.builds {
+					if ok(&lb.Build) {
+						all = append(all, lb.ID)
 					} else {
 						others++
 					}
@@ -95,8 +95,8 @@ func (c *Coordinator) Dependents(ctx context.Context, ids []string, ok func(*api
 			}
 		}
 		for _, id := range ids {
-			if r := l.builds[id]; r != nil {
-				add(r.task)
+			if lb := l.builds[id]; lb != nil {
+				add(lb.task)
 			}
 		}
 	})

@@ -13,45 +13,45 @@ import (
 
 // end is the door through which every build leaves: it is final, and the loop knows it no
 // more.
-func (r *liveBuild) end(l *loop, s api.State, reason string) {
+func (lb *liveBuild) end(l *loop, s api.State, reason string) {
 	now := l.now()
-	r.Stopped, r.State, r.Reason = &now, s, reason
-	r.save(l, false)
-	delete(l.builds, r.ID)
+	lb.Stopped, lb.State, lb.Reason = &now, s, reason
+	lb.save(l, false)
+	delete(l.builds, lb.ID)
 }
 
 // leave ends a build while its task goes on.
-func (r *liveBuild) leave(l *loop, s api.State, reason string) {
-	r.end(l, s, reason)
-	r.task.builds = slices.DeleteFunc(r.task.builds, func(other *liveBuild) bool { return other == r })
+func (lb *liveBuild) leave(l *loop, s api.State, reason string) {
+	lb.end(l, s, reason)
+	lb.task.builds = slices.DeleteFunc(lb.task.builds, func(other *liveBuild) bool { return other == lb })
 }
 
 // endBuilds ends all builds of a task.
 func (t *task) endBuilds(l *loop, s api.State, reason string) {
 	t.state, t.reason = s, reason
-	for _, r := range t.builds {
-		t.identify(r)
-		r.end(l, s, reason)
+	for _, lb := range t.builds {
+		t.identify(lb)
+		lb.end(l, s, reason)
 	}
 	t.builds = nil
 }
 
 // detach ends what binds a task and a machine to an attempt: it is over, or why says what it is
 // given up for. What it reports after that is not believed.
-func (r *attempt) detach(l *loop, why string) {
-	t := r.task
-	if t.underWay = nil; r.FetchOnly {
+func (a *attempt) detach(l *loop, why string) {
+	t := a.task
+	if t.underWay = nil; a.FetchOnly {
 		t.enter(l, stageMade)
 	} else {
 		t.enter(l, stageUndecided)
 	}
-	delete(r.machine.attempts, r)
+	delete(a.machine.attempts, a)
 	if why == "" {
-		r.Cancel(nil)
+		a.Cancel(nil)
 		return
 	}
-	r.stale = why
-	r.Cancel(errAbandoned)
+	a.stale = why
+	a.Cancel(errAbandoned)
 }
 
 // ---- tasks ---------------------------------------------------------------------------------
@@ -123,18 +123,18 @@ func (t *task) cancel(l *loop, reason string) { t.end(l, api.Canceled, reason, r
 
 // abandon ends the attempt that is under way, here and on its machine.
 func (t *task) abandon(l *loop, why string) {
-	r := t.underWay
-	if r == nil {
-		if t.resume != nil {
-			m, id := t.resume, t.id
+	a := t.underWay
+	if a == nil {
+		if t.takeUpOn != nil {
+			m, id := t.takeUpOn, t.id
 			l.durably(func() { m.forget(l, id) })
-			t.resume = nil
+			t.takeUpOn = nil
 		}
 		return
 	}
-	r.detach(l, why)
-	m, id := r.machine, r.ID
-	if !r.FetchOnly {
+	a.detach(l, why)
+	m, id := a.machine, a.ID
+	if !a.FetchOnly {
 		l.durably(func() { m.forget(l, id) })
 	}
 	l.placing = true
@@ -181,8 +181,8 @@ func (t *task) endFailed(l *loop, f *api.Failure) {
 	if f.Kind == string(store.FailedTimeout) || f.Kind == string(store.FailedSilence) {
 		state = api.TimedOut
 	}
-	for _, r := range t.builds {
-		r.Failure = f
+	for _, lb := range t.builds {
+		lb.Failure = f
 	}
 	t.end(l, state, f.Message, "the build failed")
 }
@@ -199,13 +199,13 @@ func expansionFailure(input store.Path, err error) *api.Failure {
 // ---- what nobody wants ---------------------------------------------------------------------
 
 // cancel cancels one build. Its task goes on if another needs it.
-func (r *liveBuild) cancel(l *loop, reason string) {
-	if r.check != nil {
-		r.check.cancelBy(l, reason)
+func (lb *liveBuild) cancel(l *loop, reason string) {
+	if lb.check != nil {
+		lb.check.cancelBy(l, reason)
 		return
 	}
-	t := r.task
-	r.leave(l, api.Canceled, reason)
+	t := lb.task
+	lb.leave(l, api.Canceled, reason)
 	if len(t.builds) > 0 {
 		t.withoutBuild(l)
 		return
@@ -216,8 +216,8 @@ func (r *liveBuild) cancel(l *loop, reason string) {
 		t.dropUnneeded(l)
 		return
 	}
-	if r.Parent == "" && t.dependants.size() > 0 {
-		t.standIn(l, r)
+	if lb.Parent == "" && t.dependants.size() > 0 {
+		t.standIn(l, lb)
 		return
 	}
 	t.cancelDependants(l)
@@ -256,7 +256,7 @@ func (t *task) standIn(l *loop, canceled *liveBuild) {
 			break
 		}
 	}
-	r := t.join(l, b)
-	record := r.Build
+	lb := t.join(l, b)
+	record := lb.Build
 	l.change(ledger.Change{Build: &record, Create: true})
 }

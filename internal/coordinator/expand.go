@@ -74,7 +74,7 @@ func (l *loop) merge(questions []question, g *expand.Graph) {
 		switch {
 		case err != nil:
 			t.fail(l, expansionFailure(input, err))
-		case !f.Missing && t.resume == nil:
+		case !f.Missing && t.takeUpOn == nil:
 			t.node = f.Node
 			t.alreadyThere(l, f)
 		case !t.link(l, f, g):
@@ -87,7 +87,7 @@ func (l *loop) merge(questions []question, g *expand.Graph) {
 	for _, q := range again {
 		l.questions.Put(q)
 	}
-	l.settle(append(look, made...))
+	l.decide(append(look, made...))
 	for _, q := range questions {
 		if q.whenDone != nil {
 			q.whenDone()
@@ -143,13 +143,13 @@ func (t *task) link(l *loop, f *expand.Found, g *expand.Graph) bool {
 	if t.expected == 0 {
 		t.expected = scheduler.DefaultDuration
 	}
-	t.expectedKnown = f.Expected > 0
+	t.measured = f.Expected > 0
 	t.setInputs(l, inputs)
 	return true
 }
 
-// settle goes on with tasks whose edges are there now.
-func (l *loop) settle(tasks []*task) {
+// decide says what is next for tasks whose edges are known now.
+func (l *loop) decide(tasks []*task) {
 	sorted, circular := sortTasks(tasks)
 	for _, t := range circular {
 		t.fail(l, expansionFailure("", fmt.Errorf("derivation %s: %w", t.drv, errCycle)))
@@ -165,12 +165,12 @@ func (l *loop) settle(tasks []*task) {
 		}
 		t.spread(l, later)
 		switch {
-		case t.resume != nil && t.waiting > 0 && t.state != api.Building && t.state != api.Fetching:
+		case t.takeUpOn != nil && t.waiting > 0 && t.state != api.Building && t.state != api.Fetching:
 			// An input that is kept for a build hook is not found again yet.
 			t.abandon(l, "its inputs are not there yet")
 			t.makeReady(l)
-		case t.resume != nil:
-			t.takeAgain(l, "the coordinator was started again and takes it up", nil)
+		case t.takeUpOn != nil:
+			t.takeUp(l, "the coordinator was started again and takes it up", nil)
 		default:
 			t.makeReady(l)
 		}
@@ -182,8 +182,8 @@ func (l *loop) settle(tasks []*task) {
 
 // alreadyThere ends a task whose outputs were at home all the time.
 func (t *task) alreadyThere(l *loop, f *expand.Found) {
-	for _, r := range t.builds {
-		r.OutputPaths, r.OutputSize = f.Node.OutputMap(), f.Size
+	for _, lb := range t.builds {
+		lb.OutputPaths, lb.OutputSize = f.Node.OutputMap(), f.Size
 	}
 	t.finish(l, "the outputs were there")
 }

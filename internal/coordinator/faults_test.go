@@ -247,8 +247,8 @@ func TestLateReportIsNotBelieved(t *testing.T) {
 	f.awaitState(id, api.Building)
 	err := f.c.do(t.Context(), func(l *loop) {
 		current := l.builds[id].task.underWay
-		old := &attempt{Attempt: current.Attempt, task: current.task, machine: current.machine}
-		old.ended(l, nil, &api.Failure{Culprit: api.CulpritDerivation, Message: "late"})
+		a := &attempt{Attempt: current.Attempt, task: current.task, machine: current.machine}
+		a.ended(l, nil, &api.Failure{Culprit: api.CulpritDerivation, Message: "late"})
 		if l.builds[id] == nil || l.builds[id].task.underWay != current {
 			t.Error("the late report ended the build")
 		}

@@ -16,49 +16,49 @@ import (
 )
 
 // ended is called with what an attempt came to.
-func (r *attempt) ended(l *loop, out *remote.Outcome, err error) {
+func (a *attempt) ended(l *loop, out *remote.Outcome, err error) {
 	l.placing = true
-	t := r.task
-	if t.check != nil && t.underWay == r {
-		r.checkEnded(l, out, err)
+	t := a.task
+	if t.check != nil && t.underWay == a {
+		a.checkEnded(l, out, err)
 		return
 	}
-	if t.underWay != r {
-		if r.stale == "" {
-			l.log.Warn("an old attempt reported late; it is not believed", "build", r.ID, "attempt", r.Number, "machine", r.machine.Name, "err", err)
+	if t.underWay != a {
+		if a.stale == "" {
+			l.log.Warn("an old attempt reported late; it is not believed", "build", a.ID, "attempt", a.Number, "machine", a.machine.Name, "err", err)
 		}
 		return
 	}
-	r.detach(l, "")
-	for _, rec := range t.builds {
-		rec.SentBytes += r.Sent.Load()
-		rec.FetchBytes += r.Fetched.Load()
-		if n := r.Logged.Load(); n > 0 {
-			rec.LogSize = n
+	a.detach(l, "")
+	for _, lb := range t.builds {
+		lb.SentBytes += a.Sent.Load()
+		lb.FetchBytes += a.Fetched.Load()
+		if n := a.Logged.Load(); n > 0 {
+			lb.LogSize = n
 		}
 	}
 	switch {
 	case errors.Is(err, delivery.ErrGone):
-		if r.deliver.delivery == r.To {
-			r.deliver.delivery = nil
+		if a.deliver.delivery == a.To {
+			a.deliver.delivery = nil
 		}
 		t.bring(l)
 	case err != nil:
-		r.failed(l, err)
-	case r.deliver != nil:
-		r.delivered(l)
-	case r.FetchOnly:
-		r.cameHome(l, out)
+		a.failed(l, err)
+	case a.deliver != nil:
+		a.delivered(l)
+	case a.FetchOnly:
+		a.cameHome(l, out)
 	default:
-		r.succeeded(l, out)
+		a.succeeded(l, out)
 	}
 }
 
 // succeeded goes on with a task whose outputs are on a machine now. Who wants them elsewhere
 // gets them by an attempt of its own, since a slot is for what builds.
-func (r *attempt) succeeded(l *loop, out *remote.Outcome) {
-	t, m := r.task, r.machine
-	r.measure(l, out)
+func (a *attempt) succeeded(l *loop, out *remote.Outcome) {
+	t, m := a.task, a.machine
+	a.measure(l, out)
 	t.disagree(l, m)
 	m.has.Add(t.inputPaths...)
 	for _, info := range out.Outputs {
@@ -73,15 +73,15 @@ func (r *attempt) succeeded(l *loop, out *remote.Outcome) {
 }
 
 // cameHome ends a task whose outputs are at home, unless somebody wants others by now.
-func (r *attempt) cameHome(l *loop, out *remote.Outcome) {
-	t := r.task
-	r.machine.succeeded(l)
-	if t.offloaded() || t.wantedHome() && !covers(r.Outputs, t.requestedOutputs()) {
+func (a *attempt) cameHome(l *loop, out *remote.Outcome) {
+	t := a.task
+	a.machine.succeeded(l)
+	if t.offloaded() || t.wantedHome() && !covers(a.Outputs, t.requestedOutputs()) {
 		t.bring(l)
 		return
 	}
 	t.noteBuilt(out)
-	if t.kept != nil && r.Outputs == nil {
+	if t.kept != nil && a.Outputs == nil {
 		t.release(l, t.kept) // all are at home
 	}
 	t.finish(l, "")
@@ -89,11 +89,11 @@ func (r *attempt) cameHome(l *loop, out *remote.Outcome) {
 
 // noteBuilt notes in a task's builds what was built.
 func (t *task) noteBuilt(out *remote.Outcome) {
-	for _, rec := range t.builds {
-		rec.OutputPaths, rec.Failure = t.node.OutputMap(), nil
-		rec.OutputSize = cmp.Or(out.Size(), rec.OutputSize)
+	for _, lb := range t.builds {
+		lb.OutputPaths, lb.Failure = t.node.OutputMap(), nil
+		lb.OutputSize = cmp.Or(out.Size(), lb.OutputSize)
 		if !out.Cached {
-			rec.BuildTime = api.Seconds(out.BuildTime.Seconds())
+			lb.BuildTime = api.Seconds(out.BuildTime.Seconds())
 		}
 	}
 }
@@ -107,51 +107,51 @@ func covers(some, wanted []string) bool {
 }
 
 // measure learns from a build how long such builds take, and how fast the machine is.
-func (r *attempt) measure(l *loop, out *remote.Outcome) {
+func (a *attempt) measure(l *loop, out *remote.Outcome) {
 	if out.Cached || !out.Measured || out.BuildTime <= 0 {
 		return
 	}
-	t, m := r.task, r.machine
+	t, m := a.task, a.machine
 	l.change(ledger.Change{Duration: &ledger.Duration{
 		Name: t.node.PackageName(), System: t.node.System,
 		Sample: ledger.Sample{Machine: m.Name, Speed: m.Speed, Seconds: out.BuildTime.Seconds(), Time: l.now()},
 	}})
-	if t.expectedKnown {
+	if t.measured {
 		m.speed.Observe(m.Speed, t.expected, out.BuildTime)
 	}
 	m.learnt = true
 }
 
 // failed decides what follows from an attempt that came to nothing.
-func (r *attempt) failed(l *loop, err error) {
-	t, m := r.task, r.machine
+func (a *attempt) failed(l *loop, err error) {
+	t, m := a.task, a.machine
 	lost := headstore.Lost(err)
 	l.head.Forget(lost...)
-	if lost != nil && !r.FetchOnly {
-		l.log.Warn("inputs were lost", "build", r.ID, "machine", m.Name, "err", err)
-		r.inputsLost(l, lost)
+	if lost != nil && !a.FetchOnly {
+		l.log.Warn("inputs were lost", "build", a.ID, "machine", m.Name, "err", err)
+		a.inputsLost(l, lost)
 		return
 	}
-	f := r.Failure(err)
+	f := a.Failure(err)
 	l.counts.Failed[f.Culprit]++
-	for _, rec := range t.builds {
-		rec.Failure = f
+	for _, lb := range t.builds {
+		lb.Failure = f
 	}
-	if r.FetchOnly {
-		r.fetchFailed(l, f)
+	if a.FetchOnly {
+		a.fetchFailed(l, f)
 		return
 	}
-	id := r.ID
+	id := a.ID
 	l.durably(func() { m.forget(l, id) })
 	if f.Final() {
-		if !r.retryOwn(l, f) {
+		if !a.retryOwn(l, f) {
 			t.fail(l, f)
 		}
 		return
 	}
 	t.failures = append(t.failures, *f)
 	t.blamed++
-	l.log.Warn("attempt failed", "build", t.id, "derivation", t.drv, "attempt", r.Number, "machine", m.Name,
+	l.log.Warn("attempt failed", "build", t.id, "derivation", t.drv, "attempt", a.Number, "machine", m.Name,
 		"culprit", f.Culprit, "phase", f.Phase, "err", f.Message)
 	if t.blamed >= l.limits.MaxAttempts {
 		t.fail(l, allFailed(t, f))
@@ -168,8 +168,8 @@ func (r *attempt) failed(l *loop, err error) {
 
 // fetchFailed decides what follows where a build is done, but its outputs could not be
 // brought home.
-func (r *attempt) fetchFailed(l *loop, f *api.Failure) {
-	t, m := r.task, r.machine
+func (a *attempt) fetchFailed(l *loop, f *api.Failure) {
+	t, m := a.task, a.machine
 	t.failures = append(t.failures, *f)
 	t.blamed++
 	l.log.Warn("outputs could not be fetched", "build", t.id, "derivation", t.drv, "machine", m.Name, "culprit", f.Culprit, "err", f.Message)

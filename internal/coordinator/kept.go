@@ -55,10 +55,10 @@ func (t *task) bring(l *loop) {
 
 // endServed ends builds that need nothing but that the outputs are where they are.
 func (t *task) endServed(l *loop, reason string) {
-	for _, r := range t.builds {
-		r.OutputPaths = t.node.OutputMap()
+	for _, lb := range t.builds {
+		lb.OutputPaths = t.node.OutputMap()
 		if t.kept != nil {
-			r.OutputsOn = t.kept.Name
+			lb.OutputsOn = t.kept.Name
 		}
 	}
 	t.finish(l, reason)
@@ -75,11 +75,11 @@ func (t *task) withoutBuild(l *loop) {
 
 // fetchHome starts an attempt that fetches outputs which a machine keeps.
 func (t *task) fetchHome(l *loop) {
-	r := l.newAttempt(t, t.kept)
-	r.FetchOnly, r.Outputs = true, t.wantedOutputs()
+	a := l.newAttempt(t, t.kept)
+	a.FetchOnly, a.Outputs = true, t.wantedOutputs()
 	t.machine = t.kept
 	t.setState(l, api.Fetching, "the outputs are on "+t.kept.Name)
-	r.start(l, nil)
+	a.start(l, nil)
 }
 
 // loseAll gives up what a machine keeps.
@@ -118,9 +118,9 @@ func (t *task) lose(l *loop, why string) {
 }
 
 // inputsLost deals with an attempt that found inputs to be nowhere.
-func (r *attempt) inputsLost(l *loop, lost []store.Path) {
-	t := r.task
-	m, id := r.machine, r.ID
+func (a *attempt) inputsLost(l *loop, lost []store.Path) {
+	t := a.task
+	m, id := a.machine, a.ID
 	l.durably(func() { m.forget(l, id) })
 	t.blamed++
 	for _, p := range t.node.Sources {
@@ -153,5 +153,5 @@ func (r *attempt) inputsLost(l *loop, lost []store.Path) {
 // uses reports whether what the machine's agent has of the task is still wanted, or
 // about to be replaced there.
 func (t *task) uses(m *machine) bool {
-	return t.underWay != nil && t.underWay.machine == m || t.resume == m || t.kept == m
+	return t.underWay != nil && t.underWay.machine == m || t.takeUpOn == m || t.kept == m
 }

@@ -64,8 +64,8 @@ func (c *Coordinator) comparedOn(ctx context.Context, b *api.Build, machine stri
 		}
 	}
 	err = c.do(ctx, func(l *loop) {
-		if rec := l.builds[b.ID]; rec != nil && rec.check != nil {
-			for t := range rec.check.tasks {
+		if lb := l.builds[b.ID]; lb != nil && lb.check != nil {
+			for t := range lb.check.tasks {
 				if t.machine != nil && t.machine.Name == machine {
 					found = buildlog.Name{ID: t.id, Attempt: t.attempt}
 				}

@@ -266,7 +266,7 @@ func newRecorder(c *Coordinator) *recorder.Recorder {
 	}
 	return recorder.New(recorder.Options{
 		Apply: apply, Logger: c.log, Refused: c.refused, Failed: c.stop,
-		Resumed: func() { c.post(func(l *loop) { l.placing = true }) },
+		Unstalled: func() { c.post(func(l *loop) { l.placing = true }) },
 		Durable: func(after []func()) {
 			c.post(func(*loop) {
 				for _, f := range after {

@@ -98,7 +98,7 @@ type sighting struct {
 	info   *agentapi.Machine
 	skew   time.Duration
 	builds []agentapi.BuildStatus          // if it was not up before
-	known  map[string]*api.Build           // those of them that the ledger has
+	ours   map[string]*api.Build           // those of them that the ledger has
 	wrong  map[*agentapi.BuildStatus]error // why some of those are not what it was given
 	wait   time.Duration                   // until it is tried again, if it was not reached
 	acl    *signature.ACL
@@ -129,24 +129,24 @@ func (m *machine) look(ctx context.Context, first bool) sighting {
 	if !first || s.info.Protocol != agentapi.Protocol {
 		return s
 	}
-	s.known = make(map[string]*api.Build)
+	s.ours = make(map[string]*api.Build)
 	s.builds, s.err = m.peer.Client.Builds(ctx, func(id string) (*agentapi.Asked, error) {
-		b, err := m.c.knownBuild(ctx, id)
+		b, err := m.c.ourBuild(ctx, id)
 		if err != nil || b == nil {
 			return nil, err
 		}
-		s.known[id] = b
+		s.ours[id] = b
 		return askedOf(b), nil
 	})
 	if s.err == nil {
-		s.wrong, s.err = m.c.kept.Vet(ctx, m.peer, s.builds, s.known)
+		s.wrong, s.err = m.c.kept.Vet(ctx, m.peer, s.builds, s.ours)
 	}
 	return s
 }
 
-// knownBuild returns a build of an agent's that is in the ledger. What is not is another
+// ourBuild returns a build of an agent's that is in the ledger. What is not is another
 // coordinator's; then it is nil.
-func (c *Coordinator) knownBuild(ctx context.Context, id string) (*api.Build, error) {
+func (c *Coordinator) ourBuild(ctx context.Context, id string) (*api.Build, error) {
 	if !isID(id) {
 		return nil, nil
 	}

@@ -67,7 +67,7 @@ func (c *Coordinator) mayOffload(ctx context.Context, q *hookapi.Question) (*hoo
 	for {
 		var a hookapi.Answer
 		var hopeful bool
-		if err := c.do(ctx, func(l *loop) { a, hopeful = l.verdictOn(q) }); err != nil {
+		if err := c.do(ctx, func(l *loop) { a, hopeful = l.answerTo(q) }); err != nil {
 			return nil, err
 		}
 		if !hopeful || c.now().After(deadline) {
@@ -81,9 +81,9 @@ func (c *Coordinator) mayOffload(ctx context.Context, q *hookapi.Question) (*hoo
 	}
 }
 
-// verdictOn answers for this moment. It is hopeful if the answer may be a better one once
+// answerTo answers for this moment. It is hopeful if the answer may be a better one once
 // machines that were never tried are reached.
-func (l *loop) verdictOn(q *hookapi.Question) (a hookapi.Answer, hopeful bool) {
+func (l *loop) answerTo(q *hookapi.Question) (a hookapi.Answer, hopeful bool) {
 	b := scheduler.Build{ID: "offload", System: q.System, Features: q.Features}
 	if reason := l.neverTakes(&b); reason != "" {
 		return hookapi.Answer{Verdict: hookapi.Decline, Reason: reason}, false
@@ -150,7 +150,7 @@ func (c *Coordinator) takeOrder(ctx context.Context, conn net.Conn, r *hookapi.R
 		defer release()
 		c.head.Prefetch(ctx, inputs)
 	})
-	b, err := c.takeUpOrder(ctx, d, o, who)
+	b, err := c.submitOrder(ctx, d, o, who)
 	defer c.post(func(l *loop) { l.hookGone(d) })
 	if err != nil {
 		if ctx.Err() != nil || passes(err) {
@@ -178,8 +178,8 @@ func passes(err error) bool {
 	return false
 }
 
-// takeUpOrder submits the build, or finds it if an earlier conversation was about it.
-func (c *Coordinator) takeUpOrder(ctx context.Context, d *delivery.Delivery, o *hookapi.Order, who HookUser) (*api.Build, error) {
+// submitOrder submits the build, or finds it if an earlier conversation was about it.
+func (c *Coordinator) submitOrder(ctx context.Context, d *delivery.Delivery, o *hookapi.Order, who HookUser) (*api.Build, error) {
 	if err := o.Check(); err != nil {
 		return nil, api.BadRequest("%v", err)
 	}
@@ -242,16 +242,16 @@ func (c *Coordinator) takeUpOrder(ctx context.Context, d *delivery.Delivery, o *
 
 // hookCame gives a build its hook, if it is not final.
 func (l *loop) hookCame(d *delivery.Delivery) bool {
-	rec := l.builds[d.ID]
-	if rec == nil {
+	lb := l.builds[d.ID]
+	if lb == nil {
 		return false
 	}
-	if old := rec.delivery; old != nil && old != d {
+	if old := lb.delivery; old != nil && old != d {
 		old.Drop()
 	}
-	rec.delivery = d
-	t := rec.task
-	d.Tell(&rec.Build)
+	lb.delivery = d
+	t := lb.task
+	d.Tell(&lb.Build)
 	if t.logAttempt > 0 && t.logAttempt == t.attempt {
 		d.OpenLog(t.logID, t.logAttempt)
 	}
@@ -266,30 +266,30 @@ func (l *loop) hookGone(d *delivery.Delivery) {
 	if l.deliveries[d.ID] == d {
 		delete(l.deliveries, d.ID)
 	}
-	rec := l.builds[d.ID]
-	if rec == nil || !rec.Offload || l.ctx.Err() != nil {
+	lb := l.builds[d.ID]
+	if lb == nil || !lb.Offload || l.ctx.Err() != nil {
 		return
 	}
-	if rec.delivery == d {
-		rec.delivery = nil
+	if lb.delivery == d {
+		lb.delivery = nil
 	}
-	if rec.delivery != nil || l.deliveries[d.ID] != nil {
+	if lb.delivery != nil || l.deliveries[d.ID] != nil {
 		return
 	}
-	rec.cancel(l, "guix-daemon does not want it any more")
+	lb.cancel(l, "guix-daemon does not want it any more")
 	l.placing = true
 }
 
 // logOpened says that the log of a task's attempt begins.
-func (r *attempt) logOpened() {
-	t := r.task
-	if t.underWay != r {
+func (a *attempt) logOpened() {
+	t := a.task
+	if t.underWay != a {
 		return
 	}
-	t.logID, t.logAttempt = r.ID, r.Number
-	for _, rec := range t.builds {
-		if rec.delivery != nil {
-			rec.delivery.OpenLog(r.ID, r.Number)
+	t.logID, t.logAttempt = a.ID, a.Number
+	for _, lb := range t.builds {
+		if lb.delivery != nil {
+			lb.delivery.OpenLog(a.ID, a.Number)
 		}
 	}
 }
@@ -298,12 +298,12 @@ func (r *attempt) logOpened() {
 // after the other.
 func (t *task) deliver(l *loop) {
 	t.machine = t.kept
-	for _, rec := range t.builds {
-		if rec.Offload && rec.delivery != nil {
-			r := l.newAttempt(t, t.kept)
-			r.FetchOnly, r.deliver, r.To, r.Outputs = true, rec, rec.delivery, rec.Outputs
+	for _, lb := range t.builds {
+		if lb.Offload && lb.delivery != nil {
+			a := l.newAttempt(t, t.kept)
+			a.FetchOnly, a.deliver, a.To, a.Outputs = true, lb, lb.delivery, lb.Outputs
 			t.setState(l, api.Fetching, "guix-daemon takes the outputs")
-			r.start(l, nil)
+			a.start(l, nil)
 			return
 		}
 	}
@@ -311,10 +311,10 @@ func (t *task) deliver(l *loop) {
 }
 
 // delivered ends a build whose hook has the outputs.
-func (r *attempt) delivered(l *loop) {
-	t := r.task
-	if l.builds[r.deliver.ID] == r.deliver {
-		r.deliver.leave(l, api.Succeeded, "guix-daemon has the outputs")
+func (a *attempt) delivered(l *loop) {
+	t := a.task
+	if l.builds[a.deliver.ID] == a.deliver {
+		a.deliver.leave(l, api.Succeeded, "guix-daemon has the outputs")
 	}
 	if len(t.builds) > 0 {
 		t.bring(l)

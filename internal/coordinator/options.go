@@ -31,15 +31,15 @@ func buildOptions(t *task) agentapi.BuildRequest {
 	var o agentapi.BuildRequest
 	builds := t.builds
 	if t.check != nil {
-		o.Check, builds = true, []*liveBuild{t.check.rec}
+		o.Check, builds = true, []*liveBuild{t.check.build}
 	}
-	for i, r := range builds {
+	for i, lb := range builds {
 		if i == 0 {
-			o.Timeout, o.MaxSilentTime = r.Timeout, r.MaxSilentTime
+			o.Timeout, o.MaxSilentTime = lb.Timeout, lb.MaxSilentTime
 		}
-		o.Timeout = longer(o.Timeout, r.Timeout)
-		o.MaxSilentTime = longer(o.MaxSilentTime, r.MaxSilentTime)
-		o.KeepFailed = o.KeepFailed || r.KeepFailed
+		o.Timeout = longer(o.Timeout, lb.Timeout)
+		o.MaxSilentTime = longer(o.MaxSilentTime, lb.MaxSilentTime)
+		o.KeepFailed = o.KeepFailed || lb.KeepFailed
 	}
 	return o
 }

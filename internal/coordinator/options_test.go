@@ -50,7 +50,7 @@ func TestOptionsFor(t *testing.T) {
 // TestOptionsForChecks shows that guix-daemon is told to keep what it makes, and that no
 // other store is, which would keep the folders of builds that fail.
 func TestOptionsForChecks(t *testing.T) {
-	work := task{check: &checking{rec: &liveBuild{Build: api.Build{Request: api.Request{Timeout: 60}}}}}
+	work := task{check: &liveCheck{build: &liveBuild{Build: api.Build{Request: api.Request{Timeout: 60}}}}}
 	for kind, keep := range map[string]bool{machines.StoreDaemon: true, machines.StoreLocal: false} {
 		m := machine{peer: &peer.Peer{}}
 		m.peer.SetStoreKind(kind)

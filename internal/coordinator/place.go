@@ -90,12 +90,12 @@ func (m *machine) schedulerMachine(now time.Time, busy []time.Duration) schedule
 		s.FreeDisk, s.Cores = m.info.FreeDisk, m.info.Cores
 		s.Load = m.info.Load / float64(max(1, m.info.Cores))
 	}
-	for r := range m.attempts {
-		if r.FetchOnly {
+	for a := range m.attempts {
+		if a.FetchOnly {
 			continue
 		}
-		elapsed := now.Sub(r.began)
-		expected := time.Duration(float64(r.task.expected) / max(s.Speed, 0.01))
+		elapsed := now.Sub(a.began)
+		expected := time.Duration(float64(a.task.expected) / max(s.Speed, 0.01))
 		s.Busy = append(s.Busy, scheduler.Remaining(expected, elapsed))
 		if elapsed < justStarted {
 			s.JustStarted++
@@ -253,8 +253,8 @@ func (l *loop) lookForIdleMachines() {
 }
 
 // why explains where a build stands.
-func (t *task) why(l *loop, r *liveBuild) *api.Why {
-	w := &api.Why{Build: r.Build, Summary: r.Reason, Attempts: t.failures}
+func (t *task) why(l *loop, lb *liveBuild) *api.Why {
+	w := &api.Why{Build: lb.Build, Summary: lb.Reason, Attempts: t.failures}
 	for in := range t.inputs.all() {
 		if !in.available() && len(in.builds) > 0 && len(w.WaitsFor) < maxListed {
 			w.WaitsFor = append(w.WaitsFor, in.builds[0].Build)

@@ -13,7 +13,7 @@ import (
 func newPruner(c *Coordinator) *attic.Pruner {
 	return attic.New(attic.Options{
 		Ledger: c.ledger, Logs: c.logs, Logger: c.log, Now: c.now, StateFolder: c.cfg.StateFolder,
-		Known: c.knownToMachines, LogsOf: c.logsOf, HooksSeen: c.eventHooks.Seen,
+		KnownToMachines: c.knownToMachines, LogsOf: c.logsOf, HooksSeen: c.eventHooks.Seen,
 		Flush: func(ctx context.Context) error { return c.durable(ctx, func(*loop) error { return nil }) },
 	})
 }

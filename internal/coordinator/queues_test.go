@@ -26,12 +26,12 @@ func TestQueues(t *testing.T) {
 		}
 		add := func(system string, state api.State, expected, rank time.Duration) *liveBuild {
 			name := store.Path(fmt.Sprint(len(l.tasks)))
-			r := &liveBuild{Build: api.Build{System: system, State: state}}
-			work := &task{expected: expected, rank: rank, builds: []*liveBuild{r}}
-			r.task = work
+			lb := &liveBuild{Build: api.Build{System: system, State: state}}
+			work := &task{expected: expected, rank: rank, builds: []*liveBuild{lb}}
+			lb.task = work
 			l.tasks[name] = work
-			l.counts.Count(&r.Build, &r.counted)
-			return r
+			l.counts.Count(&lb.Build, &lb.counted)
+			return lb
 		}
 		for range 4 {
 			add("x", api.Queued, 100*time.Second, 100*time.Second)

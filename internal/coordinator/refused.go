@@ -23,14 +23,14 @@ func (l *loop) endRefused(id string, cause error) {
 		Culprit: api.CulpritCoordinator, Phase: api.Queued, Kind: api.KindRefused,
 		Message: api.Cut("the ledger refuses what became of it: "+cause.Error(), api.MaxMessage),
 	}
-	switch r := l.builds[id]; {
-	case r == nil:
+	switch lb := l.builds[id]; {
+	case lb == nil:
 		l.durably(func() { l.group.Go(func() { l.endUnended(id, f) }) })
-	case r.check != nil:
-		r.Results = nil
-		r.check.end(l, api.Failed, f.Message, f)
+	case lb.check != nil:
+		lb.Results = nil
+		lb.check.end(l, api.Failed, f.Message, f)
 	default:
-		r.task.fail(l, f)
+		lb.task.fail(l, f)
 	}
 }
 

@@ -17,18 +17,18 @@ import (
 )
 
 // poisons are what the ledger refuses in a build's record.
-var poisons = map[string]func(r *liveBuild){
-	"attempt":    func(r *liveBuild) { r.task.attempt = api.MaxAttempt; r.task.attempt++ },
-	"no attempt": func(r *liveBuild) { r.task.attempt = -1 },
-	"NaN":        func(r *liveBuild) { r.BuildTime = api.Seconds(math.NaN()) },
-	"time": func(r *liveBuild) {
+var poisons = map[string]func(lb *liveBuild){
+	"attempt":    func(lb *liveBuild) { lb.task.attempt = api.MaxAttempt; lb.task.attempt++ },
+	"no attempt": func(lb *liveBuild) { lb.task.attempt = -1 },
+	"NaN":        func(lb *liveBuild) { lb.BuildTime = api.Seconds(math.NaN()) },
+	"time": func(lb *liveBuild) {
 		late := time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)
-		r.Started = &late
+		lb.Started = &late
 	},
-	"path":   func(r *liveBuild) { r.OutputPaths = map[string]store.Path{"out": "/nowhere"} },
-	"system": func(r *liveBuild) { r.System = "\xff" },
-	"size": func(r *liveBuild) {
-		r.Results = []api.CheckResult{{Hashes: map[string]string{"out": strings.Repeat("x", api.MaxRecord)}}}
+	"path":   func(lb *liveBuild) { lb.OutputPaths = map[string]store.Path{"out": "/nowhere"} },
+	"system": func(lb *liveBuild) { lb.System = "\xff" },
+	"size": func(lb *liveBuild) {
+		lb.Results = []api.CheckResult{{Hashes: map[string]string{"out": strings.Repeat("x", api.MaxRecord)}}}
 	},
 }
 
@@ -64,12 +64,12 @@ func TestRefusedChangeEndsItsBuild(t *testing.T) {
 				id := f.request(request)[0]
 				<-f.agents["m1"].held
 				if err := f.c.do(t.Context(), func(l *loop) {
-					r := l.builds[id]
-					poison(r)
+					lb := l.builds[id]
+					poison(lb)
 					if check {
-						r.save(l, true)
+						lb.save(l, true)
 					} else {
-						r.task.setState(l, api.Building, "poisoned")
+						lb.task.setState(l, api.Building, "poisoned")
 					}
 				}); err != nil {
 					t.Fatal(err)

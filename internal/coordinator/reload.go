@@ -353,7 +353,7 @@ func (l *loop) machinesChanged() {
 		}
 	}
 	l.requeue(tasks)
-	l.settleMachines()
+	l.letMachinesGo()
 }
 
 // requeue looks anew where tasks may be built. Of very many it leaves some for later, so that
@@ -389,7 +389,7 @@ func (c *Coordinator) watchLeaving(ctx context.Context) {
 		}
 		if c.do(ctx, func(l *loop) {
 			l.leavingWatched = false
-			l.settleLeaving()
+			l.letLeavingGo()
 			if more = slices.ContainsFunc(l.machines, (*machine).leaving); more {
 				l.leavingWatched = true
 			}
@@ -402,16 +402,16 @@ func (c *Coordinator) watchLeaving(ctx context.Context) {
 // leaving reports whether the machine is to go, or to be reached another way.
 func (m *machine) leaving() bool { return m.removed || m.next != nil }
 
-// settleMachines lets machines go that can, and sees to it that the others can soon.
-func (l *loop) settleMachines() {
-	l.settleLeaving()
+// letMachinesGo lets machines go that can, and sees to it that the others can soon.
+func (l *loop) letMachinesGo() {
+	l.letLeavingGo()
 	if !l.leavingWatched && slices.ContainsFunc(l.machines, (*machine).leaving) {
 		l.leavingWatched = true
 		l.group.Go(func() { l.watchLeaving(l.ctx) })
 	}
 }
 
-func (l *loop) settleLeaving() {
+func (l *loop) letLeavingGo() {
 	if l.grace != nil {
 		return // what the machines have is not known yet
 	}
@@ -484,14 +484,14 @@ func (m *machine) replace(l *loop, n *machine) {
 		if t.machine == m {
 			t.machine = n
 		}
-		if t.resume == m {
-			t.resume = n
+		if t.takeUpOn == m {
+			t.takeUpOn = n
 		}
 		if t.kept == m {
 			t.kept = n
 		}
-		if r := t.underWay; r != nil && r.machine == m {
-			r.moveTo(l, n)
+		if a := t.underWay; a != nil && a.machine == m {
+			a.moveTo(l, n)
 		}
 	}
 	m.stop()
@@ -501,16 +501,16 @@ func (m *machine) replace(l *loop, n *machine) {
 }
 
 // moveTo has an attempt go on where its machine is reached another way.
-func (old *attempt) moveTo(l *loop, n *machine) {
+func (a *attempt) moveTo(l *loop, n *machine) {
 	const why = "its machine is reached another way now"
-	t := old.task
-	old.detach(l, why)
-	if old.FetchOnly {
+	t := a.task
+	a.detach(l, why)
+	if a.FetchOnly {
 		t.bring(l)
 		return
 	}
-	t.resume = n
-	t.takeAgain(l, why, old.over)
+	t.takeUpOn = n
+	t.takeUp(l, why, a.over)
 }
 
 // evacuate sees to it that a machine keeps nothing that others need: what is at home by now

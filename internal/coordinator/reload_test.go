@@ -80,8 +80,8 @@ func (f *farm) why(id string) *api.Why {
 	f.t.Helper()
 	var why *api.Why
 	if err := f.c.do(f.t.Context(), func(l *loop) {
-		if r := l.builds[id]; r != nil {
-			why = r.task.why(l, r)
+		if lb := l.builds[id]; lb != nil {
+			why = lb.task.why(l, lb)
 		}
 	}); err != nil {
 		f.t.Fatal(err)

@@ -90,7 +90,7 @@ func (l *loop) recoverBuild(b *api.Build) {
 		l.awaitClient(b.ID)
 	}
 	if b.Check > 0 {
-		l.takeUpCheck(b)
+		l.addCheck(b)
 		return
 	}
 	id := b.ID
@@ -108,7 +108,7 @@ func (l *loop) recoverBuild(b *api.Build) {
 		l.byID[id] = t
 	}
 	if m := l.byName[b.Machine]; b.State.Running() && m != nil && b.Attempt >= t.attempt {
-		t.resume, t.state, t.machine = m, b.State, m
+		t.takeUpOn, t.state, t.machine = m, b.State, m
 	} else if b.State.Running() && m == nil {
 		l.log.Warn("an attempt is lost: its machine is not in the machines file any more", "build", b.ID, "machine", b.Machine)
 	}
@@ -120,19 +120,19 @@ func (l *loop) recoverBuild(b *api.Build) {
 	t.join(l, *b)
 }
 
-// takeAgain goes on with the attempt that is under way on the machine resume, once before
-// is closed, if that is not nil.
-func (t *task) takeAgain(l *loop, reason string, before <-chan struct{}) {
-	m := t.resume
-	t.resume = nil
-	r := l.newAttempt(t, m)
-	r.Resumed = t.state
-	r.Phase = t.state
+// takeUp goes on with the attempt that is under way on the machine takeUpOn, once before is
+// closed, if that is not nil.
+func (t *task) takeUp(l *loop, reason string, before <-chan struct{}) {
+	m := t.takeUpOn
+	t.takeUpOn = nil
+	a := l.newAttempt(t, m)
+	a.TakenUp = t.state
+	a.Phase = t.state
 	if t.state != api.Building && t.state != api.Fetching {
-		r.Resumed = api.Placed
+		a.TakenUp = api.Placed
 	}
 	t.setState(l, t.state, reason)
-	r.start(l, before)
+	a.start(l, before)
 }
 
 // ---- what machines say they have -----------------------------------------------------------
@@ -166,8 +166,8 @@ func (t *task) adopt(l *loop, m *machine, s *agentapi.BuildStatus) {
 		t.bring(l)
 		return
 	}
-	for _, r := range t.builds {
-		r.OutputPaths, r.OutputsOn = t.node.OutputMap(), m.Name
+	for _, lb := range t.builds {
+		lb.OutputPaths, lb.OutputsOn = t.node.OutputMap(), m.Name
 	}
 	t.finish(l, "the outputs were on "+m.Name)
 }
@@ -178,7 +178,7 @@ func (m *machine) reconcile(l *loop, s *sighting) {
 	for i := range s.builds {
 		status := &s.builds[i]
 		listed[status.ID] = true
-		if s.known[status.ID] == nil {
+		if s.ours[status.ID] == nil {
 			m.log.Debug("the agent has a build of another coordinator", "build", status.ID)
 			continue
 		}
@@ -198,7 +198,7 @@ func (m *machine) reconcileBuild(l *loop, s *agentapi.BuildStatus, wrong error) 
 	t := l.tasks[s.Derivation]
 	own := t != nil && t.id == s.ID
 	switch {
-	case own && t.attempt == s.Attempt && (t.underWay != nil && t.underWay.machine == m || t.resume == m):
+	case own && t.attempt == s.Attempt && (t.underWay != nil && t.underWay.machine == m || t.takeUpOn == m):
 		// It goes on.
 	case own && t.kept == m && s.State == agentapi.Succeeded && l.kept.Has(m.peer, s.Outputs):
 		// It is still there.
@@ -209,7 +209,7 @@ func (m *machine) reconcileBuild(l *loop, s *agentapi.BuildStatus, wrong error) 
 	case own && l.grace != nil && t.attempt+1 == s.Attempt && !t.begun() && m.mayMake(t):
 		// It was placed there, and the ledger did not hear of that any more. Nothing is placed
 		// before all machines were asked, so no other attempt has that number.
-		t.attempt, t.machine, t.resume, t.state = s.Attempt, m, m, api.Placed
+		t.attempt, t.machine, t.takeUpOn, t.state = s.Attempt, m, m, api.Placed
 	case wrong != nil:
 		m.forget(l, s.ID)
 	case t.stillWanted(l, m, s):
@@ -324,15 +324,15 @@ func (t *task) useOld(l *loop, m *machine, s *agentapi.BuildStatus) {
 	}
 	if s.State == agentapi.Running {
 		m.log.Info("the machine is back, and still builds; that goes on", "build", t.id, "attempt", s.Attempt)
-		t.resume, t.machine, t.state = m, m, api.Building
-		t.takeAgain(l, "its machine is back and still builds it", nil)
+		t.takeUpOn, t.machine, t.state = m, m, api.Building
+		t.takeUp(l, "its machine is back and still builds it", nil)
 		return
 	}
 	m.log.Info("the machine is back with a build that is still wanted", "build", t.id, "attempt", s.Attempt)
 	t.abandon(l, m.Name+" came back with what it built")
 	t.attempt++
-	t.resume, t.machine, t.state = m, m, api.Building
-	t.takeAgain(l, fmt.Sprintf("%s came back with what attempt %d made there", m.Name, s.Attempt), nil)
+	t.takeUpOn, t.machine, t.state = m, m, api.Building
+	t.takeUp(l, fmt.Sprintf("%s came back with what attempt %d made there", m.Name, s.Attempt), nil)
 }
 
 // ---- build hooks that come back ------------------------------------------------------------
@@ -367,9 +367,9 @@ func (c *Coordinator) endHookGrace(ctx context.Context) {
 	}
 	waiting := make(map[string][]store.Path)
 	err := c.do(ctx, func(l *loop) {
-		for id, rec := range l.builds {
-			if rec.Offload && rec.delivery == nil && l.deliveries[id] == nil {
-				waiting[id] = slices.Collect(maps.Values(rec.OutputPaths))
+		for id, lb := range l.builds {
+			if lb.Offload && lb.delivery == nil && l.deliveries[id] == nil {
+				waiting[id] = slices.Collect(maps.Values(lb.OutputPaths))
 			}
 		}
 	})
@@ -380,17 +380,17 @@ func (c *Coordinator) endHookGrace(ctx context.Context) {
 		absent, err := store.Missing(ctx, c.head.Backend, outputs)
 		done := err == nil && len(outputs) > 0 && len(absent) == 0
 		c.post(func(l *loop) {
-			rec := l.builds[id]
-			if rec == nil || rec.delivery != nil || l.deliveries[id] != nil {
+			lb := l.builds[id]
+			if lb == nil || lb.delivery != nil || l.deliveries[id] != nil {
 				return
 			}
 			if !done {
-				rec.cancel(l, "the build hook of guix-daemon did not come back for it")
+				lb.cancel(l, "the build hook of guix-daemon did not come back for it")
 				return
 			}
-			rec.leave(l, api.Succeeded, "guix-daemon has the outputs")
-			if t := rec.task; len(t.builds) == 0 && t.dependants.size() > 0 && !t.available() {
-				t.standIn(l, rec)
+			lb.leave(l, api.Succeeded, "guix-daemon has the outputs")
+			if t := lb.task; len(t.builds) == 0 && t.dependants.size() > 0 && !t.available() {
+				t.standIn(l, lb)
 			} else {
 				t.withoutBuild(l)
 			}

@@ -13,23 +13,23 @@ import (
 
 // retryOwn tries a derivation that failed by itself once more, where its builds grant
 // that, and reports whether it does. A machine on which it did not fail yet comes first.
-func (r *attempt) retryOwn(l *loop, f *api.Failure) bool {
-	t := r.task
-	mark(&t.failedOn, r.machine.Name)
+func (a *attempt) retryOwn(l *loop, f *api.Failure) bool {
+	t := a.task
+	mark(&t.failedOn, a.machine.Name)
 	granted := t.retries(l, f)
 	if t.retried >= granted {
 		return false
 	}
 	t.retried++
-	for _, rec := range t.builds {
-		rec.Retried = t.retried
+	for _, lb := range t.builds {
+		lb.Retried = t.retried
 	}
 	t.failures = append(t.failures, *f)
 	clear(t.skip)
 	for name := range t.failedOn {
 		mark(&t.skip, name)
 	}
-	l.log.Info("a failed build is tried again", "build", t.id, "derivation", t.drv, "machine", r.machine.Name,
+	l.log.Info("a failed build is tried again", "build", t.id, "derivation", t.drv, "machine", a.machine.Name,
 		"retry", t.retried, "of", granted, "err", f.Message)
 	t.retryLater(l, f)
 	return true
@@ -38,8 +38,8 @@ func (r *attempt) retryOwn(l *loop, f *api.Failure) bool {
 // retries returns how many failures of its own a task may have before it fails for good.
 func (t *task) retries(l *loop, f *api.Failure) int {
 	granted := 0
-	for _, r := range t.builds {
-		n := r.Retries
+	for _, lb := range t.builds {
+		n := lb.Retries
 		if n == 0 {
 			n = l.limits.Retries
 		}
@@ -93,7 +93,7 @@ func (c *Coordinator) retry(ctx context.Context, ids []string, reason string) ([
 			b.Machine, b.Shares, b.Retried, b.Parent = "", "", 0, ""
 			record := *b
 			l.change(ledger.Change{Build: &record, Event: &api.Event{Reason: reason}})
-			l.takeUp([]api.Build{*b})
+			l.addBuilds([]api.Build{*b})
 			again = append(again, b.ID)
 		}
 		return again
@@ -105,13 +105,13 @@ func (c *Coordinator) retry(ctx context.Context, ids []string, reason string) ([
 // Prioritise gives builds that are not final another priority, and returns them, once it
 // is durable.
 func (c *Coordinator) Prioritise(ctx context.Context, ids []string, priority int, reason string) ([]string, error) {
-	return c.changeBuilds(ctx, ids, func(l *loop, r *liveBuild) {
-		r.Priority = priority
-		b := r.Build
+	return c.changeBuilds(ctx, ids, func(l *loop, lb *liveBuild) {
+		lb.Priority = priority
+		b := lb.Build
 		l.change(ledger.Change{Build: &b, Event: &api.Event{
 			State: b.State, Attempt: b.Attempt, Machine: b.Machine, Reason: reason,
 		}})
-		r.task.reprioritise(l)
+		lb.task.reprioritise(l)
 	})
 }
 
@@ -131,9 +131,9 @@ func (t *task) reprioritise(l *loop) {
 		for d := range t.dependants.all() {
 			raise(d.priority)
 		}
-		for _, r := range t.builds {
-			if r.Parent == "" || t.dependants.size() == 0 {
-				raise(r.Priority)
+		for _, lb := range t.builds {
+			if lb.Parent == "" || t.dependants.size() == 0 {
+				raise(lb.Priority)
 			}
 		}
 		if !set || priority == t.priority {

@@ -82,7 +82,7 @@ func (t *task) available() bool {
 }
 
 // begun reports whether a task was placed, or needs not be: then it does not depend on its inputs.
-func (t *task) begun() bool { return t.resume != nil || t.stage == stageWorking || t.available() }
+func (t *task) begun() bool { return t.takeUpOn != nil || t.stage == stageWorking || t.available() }
 
 // idle reports whether a task whose edges are known waits for its turn.
 func (t *task) idle() bool {

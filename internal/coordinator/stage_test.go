@@ -34,8 +34,8 @@ func (f *farm) stageOf(id string) (s stage) {
 	f.t.Helper()
 	s = stageOver
 	if err := f.c.do(f.t.Context(), func(l *loop) {
-		if r := l.builds[id]; r != nil {
-			s = r.task.stage
+		if lb := l.builds[id]; lb != nil {
+			s = lb.task.stage
 		}
 	}); err != nil {
 		f.t.Fatal(err)

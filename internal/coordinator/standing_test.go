@@ -132,7 +132,7 @@ func TestPause(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := f.c.do(t.Context(), func(l *loop) {
-			a, _ = l.verdictOn(&hookapi.Question{Derivation: other, System: "x86_64-linux", WantsLocal: wantsLocal})
+			a, _ = l.answerTo(&hookapi.Question{Derivation: other, System: "x86_64-linux", WantsLocal: wantsLocal})
 		}); err != nil {
 			t.Fatal(err)
 		}

@@ -31,8 +31,8 @@ func (c *Coordinator) Status(ctx context.Context) (*api.Status, error) {
 		now := l.now()
 		for _, m := range l.machines {
 			s.Machines = append(s.Machines, m.status())
-			for run := range m.attempts {
-				if t := run.task; t.underWay == run && len(t.builds) > 0 && len(s.Running) < maxRunning {
+			for a := range m.attempts {
+				if t := a.task; t.underWay == a && len(t.builds) > 0 && len(s.Running) < maxRunning {
 					s.Running = append(s.Running, t.builds[0].Build)
 				}
 			}
@@ -120,8 +120,8 @@ func (m *machine) describe(s *api.MachineStatus) {
 // running is how many slots are taken.
 func (m *machine) running() int {
 	n := 0
-	for r := range m.attempts {
-		if !r.FetchOnly {
+	for a := range m.attempts {
+		if !a.FetchOnly {
 			n++
 		}
 	}

@@ -11,7 +11,7 @@ func newIntake(c *Coordinator) *intake.Intake {
 	return intake.New(intake.Options{
 		Ledger: c.ledger, Head: c.head, Fetch: c.cfg.Fetch, SubstituteURLs: c.cfg.SubstituteURLs, Published: c.cfg.Published,
 		Timeout: c.limits.Timeout, MaxSilentTime: c.limits.MaxSilentTime, Now: c.now, AsError: AsError,
-		TakeUp: func(builds []api.Build) { c.post(func(l *loop) { l.takeUp(builds) }) },
+		Add: func(builds []api.Build) { c.post(func(l *loop) { l.addBuilds(builds) }) },
 	})
 }
 
@@ -35,8 +35,8 @@ func (c *Coordinator) Submit(ctx context.Context, requests []api.Request, submit
 	return c.intake.Take(ctx, requests, submitter)
 }
 
-// takeUp makes builds that are durable live.
-func (l *loop) takeUp(builds []api.Build) {
+// addBuilds makes builds that are durable live.
+func (l *loop) addBuilds(builds []api.Build) {
 	for i := range builds {
 		b := &builds[i]
 		if l.builds[b.ID] != nil {
@@ -46,7 +46,7 @@ func (l *loop) takeUp(builds []api.Build) {
 			l.awaitClient(b.ID)
 		}
 		if b.Check > 0 {
-			l.takeUpCheck(b)
+			l.addCheck(b)
 			continue
 		}
 		t := l.tasks[b.Derivation]
@@ -63,7 +63,7 @@ func (l *loop) takeUp(builds []api.Build) {
 
 // joinLive adds a build to a task that is under way already.
 func (t *task) joinLive(l *loop, b *api.Build) {
-	r := t.join(l, *b)
+	lb := t.join(l, *b)
 	switch t.stage {
 	case stageMade:
 		t.bring(l)
@@ -71,12 +71,12 @@ func (t *task) joinLive(l *loop, b *api.Build) {
 	case stagePostponed:
 		return
 	}
-	r.Started = t.builds[0].Started
-	r.State, r.Reason, r.Attempt = t.standing(), t.reason, t.attempt
+	lb.Started = t.builds[0].Started
+	lb.State, lb.Reason, lb.Attempt = t.standing(), t.reason, t.attempt
 	if t.machine != nil {
-		r.Machine = t.machine.Name
+		lb.Machine = t.machine.Name
 	}
-	r.save(l, false)
+	lb.save(l, false)
 	if t.stage != stageLooking {
 		t.spread(l, nil)
 		t.moveInQueue(l)
@@ -94,17 +94,17 @@ func (c *Coordinator) Cancel(ctx context.Context, ids []string, reason string) (
 	if reason == "" {
 		reason = "canceled by a client"
 	}
-	return c.changeBuilds(ctx, ids, func(l *loop, r *liveBuild) { r.cancel(l, reason) })
+	return c.changeBuilds(ctx, ids, func(l *loop, lb *liveBuild) { lb.cancel(l, reason) })
 }
 
 // changeBuilds has f change those of some builds that are not final, and returns them once that is
 // durable.
-func (c *Coordinator) changeBuilds(ctx context.Context, ids []string, f func(l *loop, r *liveBuild)) ([]string, error) {
+func (c *Coordinator) changeBuilds(ctx context.Context, ids []string, f func(l *loop, lb *liveBuild)) ([]string, error) {
 	return inPieces(ids, func(piece []string) ([]string, error) {
 		return c.durablyIn(ctx, func(l *loop) (changed []string) {
 			for _, id := range piece {
-				if r := l.builds[id]; r != nil {
-					f(l, r)
+				if lb := l.builds[id]; lb != nil {
+					f(l, lb)
 					changed = append(changed, id)
 				}
 			}

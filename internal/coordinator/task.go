@@ -23,10 +23,10 @@ import (
 type task struct {
 	drv store.Path
 	// id is the one under which machines know its attempts: that of the first build.
-	id     string
-	known  <-chan struct{} // closed when the ledger has id; nil if it had it before
-	seq    uint64
-	builds []*liveBuild // that are not final
+	id       string
+	recorded <-chan struct{} // closed when the ledger has id; nil if it had it before
+	seq      uint64
+	builds   []*liveBuild // that are not final
 
 	stage  stage
 	state  api.State // that its builds have
@@ -38,19 +38,19 @@ type task struct {
 	dependants taskSet
 	waiting    int // inputs that are not available
 
-	priority      int
-	rank          time.Duration // longest remaining path, this one included
-	expected      time.Duration
-	expectedKnown bool // by measurement
-	queuedAt      time.Time
-	notBefore     time.Time // of the next attempt
+	priority  int
+	rank      time.Duration // longest remaining path, this one included
+	expected  time.Duration
+	measured  bool // by measurement
+	queuedAt  time.Time
+	notBefore time.Time // of the next attempt
 
 	logID      string // of the log of logAttempt
 	logAttempt int    // the last attempt whose log began; 0 if none did
 	attempt    int
 	machine    *machine // of the current or last attempt
 	underWay   *attempt // nil if none is under way
-	resume     *machine // after a start: the attempt goes on there
+	takeUpOn   *machine // where the attempt is under way that is to be taken up
 	skip       map[string]bool
 	failedOn   map[string]bool // machines on which the derivation itself failed
 	retried    int             // of the retries that its builds grant
@@ -61,7 +61,7 @@ type task struct {
 
 	// check, if not nil, is what this is done for. Such a task has no builds of its own,
 	// and is not in Coordinator.tasks; so many more are to be queued when it is placed.
-	check      *checking
+	check      *liveCheck
 	checksLeft int
 
 	kept *machine // that has the outputs, for as long as they are needed; nil where they are at home
@@ -74,7 +74,7 @@ type liveBuild struct {
 	// delivery is the conversation with the build hook that wants an offloaded build;
 	// nil if there is none now.
 	delivery *delivery.Delivery
-	check    *checking // carries it out, if it asks for one; its task is not in the graph
+	check    *liveCheck // carries it out, if it asks for one; its task is not in the graph
 	counted  tally.As
 }
 
@@ -83,7 +83,7 @@ type liveBuild struct {
 func newID() string { return uuid.NewString() }
 
 func (t *task) question() question {
-	return question{task: t, Question: expand.Question{Path: t.drv, Outputs: t.wantedOutputs(), Started: t.resume != nil}}
+	return question{task: t, Question: expand.Question{Path: t.drv, Outputs: t.wantedOutputs(), Started: t.takeUpOn != nil}}
 }
 
 // standing is the state of a build that joins the task. That of a task which a start found
@@ -99,11 +99,11 @@ func (t *task) standing() api.State {
 func (t *task) requestedOutputs() []string {
 	set := make(map[string]bool)
 	var names []string
-	for _, r := range t.builds {
-		if len(r.Outputs) == 0 {
+	for _, lb := range t.builds {
+		if len(lb.Outputs) == 0 {
 			return nil
 		}
-		for _, name := range r.Outputs {
+		for _, name := range lb.Outputs {
 			if !set[name] {
 				set[name] = true
 				names = append(names, name)
@@ -123,8 +123,8 @@ func (t *task) wantedOutputs() []string {
 
 // wantedHome reports whether a client asked for the outputs.
 func (t *task) wantedHome() bool {
-	for _, r := range t.builds {
-		if r.Parent == "" && !r.Offload {
+	for _, lb := range t.builds {
+		if lb.Parent == "" && !lb.Offload {
 			return true
 		}
 	}
@@ -133,7 +133,7 @@ func (t *task) wantedHome() bool {
 
 // offloaded reports whether a build hook wants the outputs.
 func (t *task) offloaded() bool {
-	return slices.ContainsFunc(t.builds, func(r *liveBuild) bool { return r.Offload })
+	return slices.ContainsFunc(t.builds, func(lb *liveBuild) bool { return lb.Offload })
 }
 
 // newTask makes a task for a derivation that has none.
@@ -157,15 +157,15 @@ func mark(set *map[string]bool, name string) {
 
 // join adds a build to a task.
 func (t *task) join(l *loop, b api.Build) *liveBuild {
-	r := &liveBuild{Build: b, task: t, delivery: l.deliveries[b.ID]}
+	lb := &liveBuild{Build: b, task: t, delivery: l.deliveries[b.ID]}
 	if b.ID != t.id {
-		r.Shares = t.id
+		lb.Shares = t.id
 	}
-	t.builds = append(t.builds, r)
-	l.builds[b.ID] = r
-	l.counts.Count(&r.Build, &r.counted)
+	t.builds = append(t.builds, lb)
+	l.builds[b.ID] = lb
+	l.counts.Count(&lb.Build, &lb.counted)
 	t.priority = max(t.priority, b.Priority)
-	return r
+	return lb
 }
 
 // newInternal makes a task, and its build, for the sake of another.
@@ -182,11 +182,11 @@ func (l *loop) newInternal(n *headstore.Node, parent *task) *task {
 		System: n.System, Features: n.Features, Parent: first.ID, OutputPaths: n.OutputMap(),
 		State: api.Queued, Submitted: l.now(),
 	}
-	r := t.join(l, b)
-	record := r.Build
+	lb := t.join(l, b)
+	record := lb.Build
 	l.change(ledger.Change{Build: &record, Create: true})
 	known := make(chan struct{})
-	t.known = known
+	t.recorded = known
 	l.durably(func() { close(known) })
 	return t
 }
@@ -194,34 +194,34 @@ func (l *loop) newInternal(n *headstore.Node, parent *task) *task {
 // setState moves a task, and with it its builds, to another state.
 func (t *task) setState(l *loop, s api.State, reason string) {
 	t.state, t.reason = s, reason
-	for _, r := range t.builds {
-		same, machine := r.State == s && r.Attempt == t.attempt, r.Machine
-		if t.identify(r); same && r.Reason == reason && r.Machine == machine {
+	for _, lb := range t.builds {
+		same, machine := lb.State == s && lb.Attempt == t.attempt, lb.Machine
+		if t.identify(lb); same && lb.Reason == reason && lb.Machine == machine {
 			continue
 		}
-		r.State, r.Reason = s, reason
-		r.save(l, same && reason != "") // that a reason has gone is no news
+		lb.State, lb.Reason = s, reason
+		lb.save(l, same && reason != "") // that a reason has gone is no news
 	}
 }
 
 // identify notes in a build which attempt of the task is its last, where, and under which id.
-func (t *task) identify(r *liveBuild) {
-	r.Attempt, r.Machine = t.attempt, ""
+func (t *task) identify(lb *liveBuild) {
+	lb.Attempt, lb.Machine = t.attempt, ""
 	if t.machine != nil {
-		r.Machine = t.machine.Name
+		lb.Machine = t.machine.Name
 	}
-	if t.id != r.ID {
-		r.Shares = t.id
+	if t.id != lb.ID {
+		lb.Shares = t.id
 	}
 }
 
 // save writes a build's record; with force an event is made though its state is the
 // same as before.
-func (r *liveBuild) save(l *loop, force bool) {
-	l.counts.Changed(&r.Build, &r.counted, l.now())
-	b := r.Build // nothing that it points to is changed any more
-	if r.delivery != nil {
-		r.delivery.Tell(&b)
+func (lb *liveBuild) save(l *loop, force bool) {
+	l.counts.Changed(&lb.Build, &lb.counted, l.now())
+	b := lb.Build // nothing that it points to is changed any more
+	if lb.delivery != nil {
+		lb.delivery.Tell(&b)
 	}
 	if b.State.Final() {
 		for _, final := range l.finals[b.ID] {
@@ -317,9 +317,9 @@ func (t *task) await(l *loop) {
 // tellMissing makes events of the derivations that the builds of a task wait for.
 func (t *task) tellMissing(l *loop, missing []string) {
 	reason := listUpTo(missing, " ", api.MaxReason)
-	for _, r := range t.builds {
+	for _, lb := range t.builds {
 		l.change(ledger.Change{Event: &api.Event{
-			Kind: api.KindMissingInputs, Build: r.ID, State: r.State, Attempt: r.Attempt, Reason: reason,
+			Kind: api.KindMissingInputs, Build: lb.ID, State: lb.State, Attempt: lb.Attempt, Reason: reason,
 		}})
 	}
 }
@@ -448,14 +448,14 @@ func (t *task) schedulerBuild(l *loop) scheduler.Build {
 
 // allows reports whether any of the builds may be done on a machine.
 func (t *task) allows(machine string) bool {
-	for _, r := range t.builds {
-		if (len(r.On) == 0 || slices.Contains(r.On, machine)) && !slices.Contains(r.Skip, machine) {
+	for _, lb := range t.builds {
+		if (len(lb.On) == 0 || slices.Contains(lb.On, machine)) && !slices.Contains(lb.Skip, machine) {
 			return true
 		}
 	}
 	if t.check != nil {
-		r := t.check.rec
-		return (len(r.On) == 0 || slices.Contains(r.On, machine)) && !slices.Contains(r.Skip, machine)
+		lb := t.check.build
+		return (len(lb.On) == 0 || slices.Contains(lb.On, machine)) && !slices.Contains(lb.Skip, machine)
 	}
 	return len(t.builds) == 0
 }

@@ -10,7 +10,7 @@ import (
 )
 
 // trialSettle bounds how long a trial waits for its news to show in the machine's status.
-const trialSettle = 2 * time.Second
+const trialPatience = 2 * time.Second
 
 // TestMachine connects to a machine now and tries, step by step, what building there needs.
 func (c *Coordinator) TestMachine(ctx context.Context, name string) (*api.MachineTrial, error) {
@@ -33,7 +33,7 @@ func (c *Coordinator) TestMachine(ctx context.Context, name string) (*api.Machin
 	if result.Info != nil { // so that its status has the news
 		select {
 		case <-looked:
-		case <-time.After(trialSettle):
+		case <-time.After(trialPatience):
 		case <-ctx.Done():
 		}
 	}

@@ -48,9 +48,9 @@ type Options struct {
 	Now    func() time.Time
 	// StateFolder has the folder of attics. Without it nothing leaves the ledger.
 	StateFolder string
-	// Known returns the builds that machines know, by id, and the names of the machines that
-	// can't say what they know.
-	Known func(context.Context) (builds, away map[string]bool, err error)
+	// KnownToMachines returns the builds that machines know, by id, and the names of the
+	// machines that can't say what they know.
+	KnownToMachines func(context.Context) (builds, away map[string]bool, err error)
 	// LogsOf returns the last logs that there may be of a build: those of earlier attempts
 	// have the same id.
 	LogsOf func(*api.Build) []buildlog.Name
@@ -163,7 +163,7 @@ func (p *Pruner) newRun(ctx context.Context, req *api.Prune) (r *run, err error)
 		Pruner: p, req: req, began: p.Now(), told: p.Now(),
 		file: writer{dir: filepath.Join(p.StateFolder, folder), now: p.Now},
 	}
-	r.known, r.away, err = p.Known(ctx)
+	r.known, r.away, err = p.KnownToMachines(ctx)
 	return r, err
 }
 

@@ -37,10 +37,10 @@ func newPruner(t *testing.T) *Pruner {
 	}
 	return New(Options{
 		Ledger: l, Logs: logs, Logger: slog.New(slog.DiscardHandler), StateFolder: dir, Now: time.Now,
-		Known:     func(context.Context) (builds, away map[string]bool, err error) { return nil, nil, nil },
-		LogsOf:    func(b *api.Build) []buildlog.Name { return []buildlog.Name{{ID: b.ID, Attempt: b.Attempt}} },
-		HooksSeen: l.LastEvent,
-		Flush:     func(context.Context) error { return nil },
+		KnownToMachines: func(context.Context) (builds, away map[string]bool, err error) { return nil, nil, nil },
+		LogsOf:          func(b *api.Build) []buildlog.Name { return []buildlog.Name{{ID: b.ID, Attempt: b.Attempt}} },
+		HooksSeen:       l.LastEvent,
+		Flush:           func(context.Context) error { return nil },
 	})
 }
 
@@ -74,7 +74,7 @@ func TestPruneIsRefused(t *testing.T) {
 	old := p.past(t, 1, 100)
 	var second error
 	gone := errors.New("nobody answers")
-	p.Known = func(ctx context.Context) (builds, away map[string]bool, err error) {
+	p.KnownToMachines = func(ctx context.Context) (builds, away map[string]bool, err error) {
 		_, second = p.Prune(ctx, &api.Prune{OlderThan: month, DryRun: true})
 		return nil, nil, gone
 	}

@@ -149,7 +149,7 @@ func (g *Graph) descend(ctx context.Context, level []wantedOf) []wantedOf {
 		for _, p := range want.outputs {
 			if !g.there[p] {
 				f.Missing = true
-			} else if info, err := g.opts.Head.Known(ctx, p); err == nil {
+			} else if info, err := g.opts.Head.Recall(ctx, p); err == nil {
 				f.Size += info.NARSize
 			}
 		}

@@ -98,9 +98,9 @@ type NoLease struct{}
 func (NoLease) Add(context.Context, ...store.Path) error { return nil }
 func (NoLease) Release() error                           { return nil }
 
-// Known returns what is known of an item that is or was valid here, or an error
+// Recall returns what is known of an item that is or was valid here, or an error
 // that matches store.ErrNotValid. The result is shared and must not be changed.
-func (h *Store) Known(ctx context.Context, p store.Path) (*store.Info, error) {
+func (h *Store) Recall(ctx context.Context, p store.Path) (*store.Info, error) {
 	h.mu.Lock()
 	info := h.infos[p]
 	h.mu.Unlock()
@@ -342,13 +342,13 @@ func (n *Node) PackageName() string {
 	return name
 }
 
-// CheckOutputs checks that the outputs which a machine says it made are those of the
+// VetOutputs checks that the outputs which a machine says it made are those of the
 // derivation. Some of what a check made may be left out.
-func (n *Node) CheckOutputs(outputs map[string]*store.Info, check bool) error {
+func (n *Node) VetOutputs(outputs map[string]*store.Info, check bool) error {
 	for _, o := range n.Outputs {
 		info, told := outputs[o.Name]
 		if !told && check {
-			continue // some say only what differs; see checking.compareOutputs
+			continue // some say only what differs; see package compare
 		}
 		if info == nil || info.Path != o.Path {
 			return fmt.Errorf("its agent says that the build succeeded, but not that it made %s", o.Path)

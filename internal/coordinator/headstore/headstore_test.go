@@ -77,7 +77,7 @@ func TestPrefetch(t *testing.T) {
 	}
 	plain := New(s.Memory)
 	plain.Prefetch(t.Context(), []store.Path{a})
-	if info, err := plain.Known(t.Context(), a); err != nil || info.Path != a {
+	if info, err := plain.Recall(t.Context(), a); err != nil || info.Path != a {
 		t.Errorf("of a store that tells of one at a time: %v, %v", info, err)
 	}
 }

@@ -40,8 +40,8 @@ type Options struct {
 	Now                    func() time.Time
 	// AsError finds the answer for an error.
 	AsError func(error) *api.Error
-	// TakeUp is called with builds that are durable, and new.
-	TakeUp func([]api.Build)
+	// Add is called with builds that are durable, and new.
+	Add func([]api.Build)
 }
 
 // Intake is described in the package comment. Its methods may be called by any goroutine.
@@ -207,7 +207,7 @@ func (in *Intake) store(ctx context.Context, answers []api.Submitted) error {
 	for n, i := range which {
 		fresh[n] = *answers[i].Build
 	}
-	in.TakeUp(fresh)
+	in.Add(fresh)
 	return nil
 }
 

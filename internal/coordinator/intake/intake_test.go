@@ -48,7 +48,7 @@ func newBench(t *testing.T) *bench {
 			}
 			return answer
 		},
-		TakeUp: func(builds []api.Build) { b.taken = append(b.taken, builds...) },
+		Add: func(builds []api.Build) { b.taken = append(b.taken, builds...) },
 	})
 	return b
 }

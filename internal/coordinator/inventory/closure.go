@@ -112,7 +112,7 @@ func (k *Inventory) walk(ctx context.Context, queue []visit) (*Closure, error) {
 		var info *store.Info
 		if made == nil {
 			var err error
-			info, err = k.head.Known(ctx, v.path)
+			info, err = k.head.Recall(ctx, v.path)
 			if errors.Is(err, store.ErrNotValid) && v.by != nil {
 				made, err = k.askMachine(ctx, v, told)
 				on = v.on
@@ -178,7 +178,7 @@ func (k *Inventory) askMachine(ctx context.Context, v visit, told map[*peer.Peer
 	if info == nil {
 		return nil, store.NotValid(v.path)
 	}
-	if err := k.CheckReferences(ctx, n, map[string]*store.Info{"": info}, nil); err != nil {
+	if err := k.VetReferences(ctx, n, map[string]*store.Info{"": info}, nil); err != nil {
 		var own *headstore.Error
 		if errors.As(err, &own) {
 			return nil, err

@@ -55,9 +55,9 @@ func (x *Item) ref(p store.Path) *Item {
 	return nil
 }
 
-// CheckReferences checks that outputs refer to nothing but inputs, which may be nil if they are
+// VetReferences checks that outputs refer to nothing but inputs, which may be nil if they are
 // not known yet, and outputs of the derivation.
-func (k *Inventory) CheckReferences(ctx context.Context, n *headstore.Node, outputs map[string]*store.Info, inputs *Closure) error {
+func (k *Inventory) VetReferences(ctx context.Context, n *headstore.Node, outputs map[string]*store.Info, inputs *Closure) error {
 	var visible map[store.Path]bool
 	for _, info := range outputs {
 		for _, ref := range info.References {
@@ -124,7 +124,7 @@ func (k *Inventory) seeClosure(ctx context.Context, seen map[store.Path]bool, pa
 			work = append(work, item.Info.References...)
 			continue
 		}
-		info, err := k.head.Known(ctx, p)
+		info, err := k.head.Recall(ctx, p)
 		switch {
 		case errors.Is(err, store.ErrNotValid):
 			known = false

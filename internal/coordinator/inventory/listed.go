@@ -55,10 +55,10 @@ func (k *Inventory) vetResult(ctx context.Context, s *agentapi.BuildStatus) erro
 	if err != nil {
 		return &headstore.Error{Err: err}
 	}
-	if err := n.CheckOutputs(s.Outputs, false); err != nil {
+	if err := n.VetOutputs(s.Outputs, false); err != nil {
 		return err
 	}
-	return k.CheckReferences(ctx, n, s.Outputs, nil)
+	return k.VetReferences(ctx, n, s.Outputs, nil)
 }
 
 // placedThere reports whether the ledger says that an attempt was placed on a machine.

@@ -24,8 +24,8 @@ type Options struct {
 	Durable func(after []func())
 	// Refused is told of a change that the ledger refuses; the others are made.
 	Refused func(ledger.Change, error)
-	// Resumed is called when the ledger takes changes again: see [Recorder.Stalled].
-	Resumed func()
+	// Unstalled is called when the ledger takes changes again: see [Recorder.Stalled].
+	Unstalled func()
 	// Failed is called when the ledger can't be used any more. Run returns then.
 	Failed func(error)
 }
@@ -130,7 +130,7 @@ func (r *Recorder) apply(ctx context.Context) error {
 	}
 	if r.stalled.Swap(nil) != nil {
 		r.Logger.Info("the ledger takes changes again")
-		r.Resumed()
+		r.Unstalled()
 	}
 	if len(r.pending.after) > 0 {
 		r.Durable(r.pending.after)

@@ -61,9 +61,9 @@ func newRecorder(b *book) *Recorder {
 				f()
 			}
 		},
-		Refused: func(ch ledger.Change, err error) { b.note("%s: %v", ch.Event.Reason, err) },
-		Resumed: func() { b.note("resumed") },
-		Failed:  func(err error) { b.note("failed: %v", err) },
+		Refused:   func(ch ledger.Change, err error) { b.note("%s: %v", ch.Event.Reason, err) },
+		Unstalled: func() { b.note("resumed") },
+		Failed:    func(err error) { b.note("failed: %v", err) },
 	})
 }
 

@@ -18,31 +18,31 @@ import (
 const forEver = 100 * 365 * 24 * time.Hour
 
 // limited returns the context for a build that the agent is to end in time.
-func (r *Attempt) limited(ctx context.Context) (context.Context, context.CancelFunc) {
-	limit := r.Options.Timeout.Duration()
+func (a *Attempt) limited(ctx context.Context) (context.Context, context.CancelFunc) {
+	limit := a.Options.Timeout.Duration()
 	if limit <= 0 || limit > forEver {
 		return context.WithCancel(ctx)
 	}
-	late := fmt.Errorf("build %s: %w", r.ID, &agentapi.Fault{
+	late := fmt.Errorf("build %s: %w", a.ID, &agentapi.Fault{
 		Request: "timeout", Problem: fmt.Sprintf("it does not end the build, which may take %s", limit),
 	})
 	// The machine may be out of reach when its time is over.
-	return context.WithTimeoutCause(ctx, limit+r.config.Limits.AnswerTimeout+min(r.config.Limits.MachineLostAfter, forEver), late)
+	return context.WithTimeoutCause(ctx, limit+a.config.Limits.AnswerTimeout+min(a.config.Limits.MachineLostAfter, forEver), late)
 }
 
 // listen returns what takes the log, and a context that ends when the builder is silent for
 // longer than the agent may let it be.
-func (r *Attempt) listen(ctx context.Context) (context.Context, io.Writer, func()) {
-	limit := r.Options.MaxSilentTime.Duration()
+func (a *Attempt) listen(ctx context.Context) (context.Context, io.Writer, func()) {
+	limit := a.Options.MaxSilentTime.Duration()
 	if limit <= 0 || limit > forEver {
-		return ctx, r.log, func() {}
+		return ctx, a.log, func() {}
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	limit += r.config.Limits.AnswerTimeout
+	limit += a.config.Limits.AnswerTimeout
 	silent := time.AfterFunc(limit, func() {
 		cancel(&agentapi.Fault{Request: "max-silent-time", Problem: fmt.Sprintf("it does not end the build, which was silent for %s", limit)})
 	})
-	return ctx, resetting{r.log, silent, limit}, func() {
+	return ctx, resetting{a.log, silent, limit}, func() {
 		silent.Stop()
 		cancel(nil)
 	}
@@ -107,7 +107,7 @@ const (
 // persist calls f, and again whenever the way to the machine failed and the machine
 // was reached after that. It gives up when the machine is lost. The context of f ends
 // when the machine turns out not to answer.
-func (r *Attempt) persist(ctx context.Context, m *peer.Peer, f func(ctx context.Context) error) error {
+func (a *Attempt) persist(ctx context.Context, m *peer.Peer, f func(ctx context.Context) error) error {
 	pause := minLinkPause
 	for failures, all := 0, 0; ; {
 		began := time.Now()
@@ -123,22 +123,22 @@ func (r *Attempt) persist(ctx context.Context, m *peer.Peer, f func(ctx context.
 		}
 		all++
 		if failures++; failures > maxLinkFailures || all > maxAllFailures {
-			return r.blameMachine(m, api.CulpritLink, err)
+			return a.blameMachine(m, api.CulpritLink, err)
 		}
-		r.Report(r.Phase, time.Time{}, "link to "+m.Name+" lost, reconnecting: "+err.Error())
-		if err := r.regain(ctx, m, pause, err); err != nil {
+		a.Report(a.Phase, time.Time{}, "link to "+m.Name+" lost, reconnecting: "+err.Error())
+		if err := a.regain(ctx, m, pause, err); err != nil {
 			return err
 		}
-		r.Report(r.Phase, time.Time{}, "")
+		a.Report(a.Phase, time.Time{}, "")
 		pause = min(2*pause, maxLinkPause)
 	}
 }
 
 // regain waits until the machine was reached again.
-func (r *Attempt) regain(ctx context.Context, m *peer.Peer, pause time.Duration, lost error) error {
-	patience := r.config.Limits.MachineLostAfter
-	if r.Phase == api.Placed || r.Phase == api.Sending {
-		patience = min(patience, r.config.Limits.SendPatience) // nothing is lost by going elsewhere
+func (a *Attempt) regain(ctx context.Context, m *peer.Peer, pause time.Duration, lost error) error {
+	patience := a.config.Limits.MachineLostAfter
+	if a.Phase == api.Placed || a.Phase == api.Sending {
+		patience = min(patience, a.config.Limits.SendPatience) // nothing is lost by going elsewhere
 	}
 	limited, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -152,5 +152,5 @@ func (r *Attempt) regain(ctx context.Context, m *peer.Peer, pause time.Duration,
 	if ended := context.Cause(ctx); ended != nil {
 		return ended
 	}
-	return r.blameMachine(m, api.CulpritLink, fmt.Errorf("not reached again for %s after: %w", patience, lost))
+	return a.blameMachine(m, api.CulpritLink, fmt.Errorf("not reached again for %s after: %w", patience, lost))
 }

@@ -46,20 +46,20 @@ type Config struct {
 
 // Job says what an attempt is to do.
 type Job struct {
-	ID      string // of the build on the machine
-	Number  int    // of the attempt, from 1
-	Machine *peer.Peer
-	Node    *headstore.Node
-	Inputs  []store.Path          // outputs of inputs, and sources
-	Known   <-chan struct{}       // closed when the ledger has the id; nil if it had it before
-	Options agentapi.BuildRequest // timeouts and the like
+	ID       string // of the build on the machine
+	Number   int    // of the attempt, from 1
+	Machine  *peer.Peer
+	Node     *headstore.Node
+	Inputs   []store.Path          // outputs of inputs, and sources
+	Recorded <-chan struct{}       // closed when the ledger has the id; nil if it had it before
+	Options  agentapi.BuildRequest // timeouts and the like
 	// NeedsDerivations says that the machine's store needs derivations as items.
 	NeedsDerivations bool
 	// Protected says that others see to it that the head's store keeps what is needed.
 	Protected bool
-	// Resumed is the state in which an earlier coordinator left the attempt; empty if
+	// TakenUp is the state in which an earlier coordinator left the attempt; empty if
 	// it starts here. Phase is where it is.
-	Resumed, Phase api.State
+	TakenUp, Phase api.State
 	// FetchOnly says that the outputs are kept on the machine, and those that are named in
 	// Outputs, nil for all, just fetched: to the head, or to a build hook if To is not nil.
 	FetchOnly bool
@@ -107,101 +107,101 @@ func (out *Outcome) Size() (n int64) {
 
 // New returns an attempt that ends with ctx, or when it is canceled.
 func New(ctx context.Context, config *Config, job Job) *Attempt {
-	r := &Attempt{Job: job, config: config}
+	a := &Attempt{Job: job, config: config}
 	if job.Protected {
-		r.lease = headstore.NoLease{}
+		a.lease = headstore.NoLease{}
 	}
-	r.ctx, r.cancel = context.WithCancelCause(ctx)
-	return r
+	a.ctx, a.cancel = context.WithCancelCause(ctx)
+	return a
 }
 
 // Cancel ends the attempt, for a reason that is what Run returns; nil where it is over.
-func (r *Attempt) Cancel(why error) { r.cancel(why) }
+func (a *Attempt) Cancel(why error) { a.cancel(why) }
 
 // Run carries the attempt out, and calls done with what it came to. Who reads its log sees the
 // end of that after done.
-func (r *Attempt) Run(done func(*Outcome, error)) {
+func (a *Attempt) Run(done func(*Outcome, error)) {
 	var out *Outcome
-	err := r.Machine.Contain("an attempt at a build", func() (err error) {
-		out, err = r.perform()
+	err := a.Machine.Contain("an attempt at a build", func() (err error) {
+		out, err = a.perform()
 		return err
 	})
-	if r.lease != nil {
-		if err := r.lease.Release(); err != nil {
-			r.config.Logger.Warn("a lease was not released", "build", r.ID, "err", err)
+	if a.lease != nil {
+		if err := a.lease.Release(); err != nil {
+			a.config.Logger.Warn("a lease was not released", "build", a.ID, "err", err)
 		}
 	}
-	if ended := context.Cause(r.ctx); err != nil && ended != nil {
+	if ended := context.Cause(a.ctx); err != nil && ended != nil {
 		err = ended
 	}
 	done(out, err)
-	if r.log != nil {
-		r.log.Finish()
+	if a.log != nil {
+		a.log.Finish()
 	}
 }
 
-func (r *Attempt) perform() (*Outcome, error) {
+func (a *Attempt) perform() (*Outcome, error) {
 	switch {
-	case r.To != nil:
-		return r.handOver()
-	case r.FetchOnly:
-		return r.fetchKept()
+	case a.To != nil:
+		return a.handOver()
+	case a.FetchOnly:
+		return a.fetchKept()
 	}
-	status, err := r.attach()
+	status, err := a.takeUp()
 	if err == nil && status == nil {
-		status, err = r.begin()
+		status, err = a.begin()
 	}
 	if err != nil {
 		return nil, err
 	}
-	if status, err = r.follow(r.ctx, status); err != nil {
+	if status, err = a.follow(a.ctx, status); err != nil {
 		return nil, err
 	}
-	if err := r.verdict(status); err != nil {
+	if err := a.vet(status); err != nil {
 		return nil, err
 	}
-	out := &Outcome{Outputs: status.Outputs, Made: inventory.Made(status.Outputs, r.closure), Cached: status.AlreadyValid}
-	out.BuildTime, out.Measured = r.times.duration(status)
+	out := &Outcome{Outputs: status.Outputs, Made: inventory.Made(status.Outputs, a.closure), Cached: status.AlreadyValid}
+	out.BuildTime, out.Measured = a.times.duration(status)
 	return out, nil
 }
 
 // enter reports that the attempt is in another phase.
-func (r *Attempt) enter(phase api.State, started time.Time, reason string) {
-	if r.Phase == phase && r.Resumed == "" {
+func (a *Attempt) enter(phase api.State, started time.Time, reason string) {
+	if a.Phase == phase && a.TakenUp == "" {
 		return
 	}
-	r.Phase, r.Resumed = phase, ""
-	r.Report(phase, started, reason)
+	a.Phase, a.TakenUp = phase, ""
+	a.Report(phase, started, reason)
 }
 
-// attach finds out how an attempt stands that an earlier coordinator started. It
+// takeUp finds out how an attempt stands that an earlier coordinator started. It
 // returns nil if the attempt is to begin here.
-func (r *Attempt) attach() (*agentapi.BuildStatus, error) {
-	if r.Resumed == "" {
+func (a *Attempt) takeUp() (*agentapi.BuildStatus, error) {
+	if a.TakenUp == "" {
 		return nil, nil
 	}
 	var status *agentapi.BuildStatus
-	err := r.persist(r.ctx, r.Machine, func(ctx context.Context) (err error) {
-		status, err = r.Machine.Client.Build(ctx, r.asked(""))
+	err := a.persist(a.ctx, a.Machine, func(ctx context.Context) (err error) {
+		status, err = a.Machine.Client.Build(ctx, a.asked(""))
 		return err
 	})
 	switch {
-	case err == nil && status.Attempt == r.Number && status.State != agentapi.Rooted, err == nil && r.mayAdopt(status):
-		r.there = status.Attempt
+	case err == nil && status.Attempt == a.Number && status.State != agentapi.Rooted, err == nil && a.mayAdopt(status):
+		a.there = status.Attempt
 		return status, nil
-	case err == nil && status.Attempt <= r.Number && r.Resumed == api.Placed, peer.UnknownBuild(err) && r.Resumed == api.Placed:
+	case err == nil && status.Attempt <= a.Number && a.TakenUp == api.Placed, peer.UnknownBuild(err) && a.TakenUp == api.Placed:
 		return nil, nil
 	case err == nil || peer.UnknownBuild(err):
-		return nil, r.blame(api.CulpritMachine, errAgentLostBuild)
+		return nil, a.blame(api.CulpritMachine, errAgentLostBuild)
 	}
 	return nil, err
 }
 
 // asked says what the agent's answers about the build must agree with, which was in a state
 // when it was last heard of.
-func (r *Attempt) asked(state string) *agentapi.Asked {
+func (a *Attempt) asked(state string) *agentapi.Asked {
 	return &agentapi.Asked{
-		ID: r.ID, Attempt: r.there, Derivation: r.Node.Path, Outputs: r.Node.OutputMap(), Check: r.Options.Check, State: state,
+		ID: a.ID, Attempt: a.there, Derivation: a.Node.Path, Outputs: a.Node.OutputMap(), Check: a.Options.Check, State: state,
 	}
 }
 
@@ -210,118 +210,118 @@ func (r *Attempt) asked(state string) *agentapi.Asked {
 const maxSendRounds = 4
 
 // begin has the agent start the build, and sends what it lacks for that.
-func (r *Attempt) begin() (*agentapi.BuildStatus, error) {
-	if err := r.Machine.Forgetter.Withdraw(r.ctx, r.ID); err != nil {
+func (a *Attempt) begin() (*agentapi.BuildStatus, error) {
+	if err := a.Machine.Forgetter.Withdraw(a.ctx, a.ID); err != nil {
 		return nil, err
 	}
-	req, err := r.request()
+	req, err := a.request()
 	if err != nil {
 		return nil, err
 	}
 	// The agent does not know the attempt: what there may be of a log is of one that
 	// was lost with an older agent.
-	r.config.Logs.Remove(r.ID, r.Number)
+	a.config.Logs.Remove(a.ID, a.Number)
 	var status *agentapi.BuildStatus
 	// A build that only the agent knew would be nobody's after a crash.
-	if r.Known != nil {
+	if a.Recorded != nil {
 		select {
-		case <-r.Known:
-		case <-r.ctx.Done():
-			return nil, context.Cause(r.ctx)
+		case <-a.Recorded:
+		case <-a.ctx.Done():
+			return nil, context.Cause(a.ctx)
 		}
 	}
-	err = r.persist(r.ctx, r.Machine, func(ctx context.Context) (err error) {
+	err = a.persist(a.ctx, a.Machine, func(ctx context.Context) (err error) {
 		for range maxSendRounds {
-			r.times.put = time.Now()
-			if status, err = r.Machine.Client.PutBuild(ctx, r.asked(""), req); err != nil || status.State != agentapi.Rooted {
-				r.times.began, r.there = time.Now(), r.Number
+			a.times.put = time.Now()
+			if status, err = a.Machine.Client.PutBuild(ctx, a.asked(""), req); err != nil || status.State != agentapi.Rooted {
+				a.times.began, a.there = time.Now(), a.Number
 				return err
 			}
 			if len(status.Missing) == 0 {
-				return r.blame(api.CulpritMachine, errors.New("its agent neither starts the build nor says what is missing"))
+				return a.blame(api.CulpritMachine, errors.New("its agent neither starts the build nor says what is missing"))
 			}
-			r.enter(api.Sending, time.Time{}, human.Count(len(status.Missing), "item"))
-			if err := r.send(ctx, status.Missing, r.times.put); err != nil {
+			a.enter(api.Sending, time.Time{}, human.Count(len(status.Missing), "item"))
+			if err := a.send(ctx, status.Missing, a.times.put); err != nil {
 				return err
 			}
 		}
-		return r.blame(api.CulpritMachine, fmt.Errorf("it still lacks %s after it was sent %d times", status.Missing[0], maxSendRounds))
+		return a.blame(api.CulpritMachine, fmt.Errorf("it still lacks %s after it was sent %d times", status.Missing[0], maxSendRounds))
 	})
 	return status, err
 }
 
 // request makes the request to the agent, and protects the inputs at home.
-func (r *Attempt) request() (*agentapi.BuildRequest, error) {
-	text, err := r.config.Head.Text(r.ctx, r.Node.Path)
+func (a *Attempt) request() (*agentapi.BuildRequest, error) {
+	text, err := a.config.Head.Text(a.ctx, a.Node.Path)
 	if err != nil {
 		return nil, &headstore.Error{Err: err}
 	}
-	outputs, err := r.Node.OutputPaths(nil)
+	outputs, err := a.Node.OutputPaths(nil)
 	if err != nil {
 		return nil, &headstore.Error{Err: err}
 	}
-	if err := r.protect(outputs...); err != nil {
+	if err := a.protect(outputs...); err != nil {
 		return nil, err
 	}
-	roots := r.Inputs
-	if r.NeedsDerivations {
-		roots = append([]store.Path{r.Node.Path}, roots...)
+	roots := a.Inputs
+	if a.NeedsDerivations {
+		roots = append([]store.Path{a.Node.Path}, roots...)
 	}
-	if r.closure, err = r.config.Inventory.ClosureOf(r.ctx, roots); err != nil {
+	if a.closure, err = a.config.Inventory.ClosureOf(a.ctx, roots); err != nil {
 		return nil, err
 	}
-	req := r.Options
-	req.Attempt, req.Derivation, req.Text, req.Outputs = r.Number, r.Node.Path, text, outputs
-	req.Inputs = r.closure.Paths()
-	if err := r.protect(req.Inputs...); err != nil {
+	req := a.Options
+	req.Attempt, req.Derivation, req.Text, req.Outputs = a.Number, a.Node.Path, text, outputs
+	req.Inputs = a.closure.Paths()
+	if err := a.protect(req.Inputs...); err != nil {
 		return nil, err
 	}
 	return &req, nil
 }
 
 // protect keeps items of the head's store until the attempt is over.
-func (r *Attempt) protect(paths ...store.Path) (err error) {
-	if r.lease == nil {
-		r.lease, err = r.config.Head.Lease(r.ctx, "build "+r.ID, paths...)
+func (a *Attempt) protect(paths ...store.Path) (err error) {
+	if a.lease == nil {
+		a.lease, err = a.config.Head.Lease(a.ctx, "build "+a.ID, paths...)
 		return err
 	}
-	if err := r.lease.Add(r.ctx, paths...); err != nil {
+	if err := a.lease.Add(a.ctx, paths...); err != nil {
 		return &headstore.Error{Err: err}
 	}
 	return nil
 }
 
 // send sends inputs to the machine that were missing there at a time.
-func (r *Attempt) send(ctx context.Context, missing []store.Path, since time.Time) error {
+func (a *Attempt) send(ctx context.Context, missing []store.Path, since time.Time) error {
 	infos := make([]*store.Info, 0, len(missing))
 	for _, p := range missing {
-		info := r.closure.Info(p)
+		info := a.closure.Info(p)
 		if info == nil {
-			return r.blame(api.CulpritMachine, fmt.Errorf("its agent asks for %s, which is no input", p))
+			return a.blame(api.CulpritMachine, fmt.Errorf("its agent asks for %s, which is no input", p))
 		}
 		infos = append(infos, info)
 	}
-	if err := r.gather(ctx, missing); err != nil {
+	if err := a.gather(ctx, missing); err != nil {
 		return err
 	}
-	n, err := r.Machine.Sending.Want(ctx, infos, since)
-	r.Sent.Add(n)
+	n, err := a.Machine.Sending.Want(ctx, infos, since)
+	a.Sent.Add(n)
 	return err
 }
 
 // gather brings items home that are to be sent from there, and what they refer to: the
 // machine may have that, and the head not.
-func (r *Attempt) gather(ctx context.Context, paths []store.Path) error {
+func (a *Attempt) gather(ctx context.Context, paths []store.Path) error {
 	since := time.Now()
-	absent, err := store.Missing(ctx, r.config.Head.Backend, r.closure.Of(paths))
+	absent, err := store.Missing(ctx, a.config.Head.Backend, a.closure.Of(paths))
 	if err != nil {
 		return &headstore.Error{Err: err}
 	}
 	var infos []*store.Info
 	var lost []store.Path
 	for _, p := range absent {
-		if r.closure.Source(p) != nil {
-			infos = append(infos, r.closure.Info(p))
+		if a.closure.Source(p) != nil {
+			infos = append(infos, a.closure.Info(p))
 		} else {
 			lost = append(lost, p)
 		}
@@ -334,12 +334,12 @@ func (r *Attempt) gather(ctx context.Context, paths []store.Path) error {
 	}
 	// What is referred to comes first, whichever machine has it.
 	for len(infos) > 0 {
-		m := r.closure.Source(infos[0].Path)
+		m := a.closure.Source(infos[0].Path)
 		n := 1
-		for n < len(infos) && r.closure.Source(infos[n].Path) == m {
+		for n < len(infos) && a.closure.Source(infos[n].Path) == m {
 			n++
 		}
-		if err := r.gatherFrom(ctx, m, infos[:n], since); err != nil {
+		if err := a.gatherFrom(ctx, m, infos[:n], since); err != nil {
 			return err
 		}
 		infos = infos[n:]
@@ -347,15 +347,15 @@ func (r *Attempt) gather(ctx context.Context, paths []store.Path) error {
 	return nil
 }
 
-func (r *Attempt) gatherFrom(ctx context.Context, m *peer.Peer, infos []*store.Info, since time.Time) error {
-	release, err := r.config.Reserve(infos)
+func (a *Attempt) gatherFrom(ctx context.Context, m *peer.Peer, infos []*store.Info, since time.Time) error {
+	release, err := a.config.Reserve(infos)
 	if err != nil {
 		return err
 	}
 	defer release()
-	err = r.persist(ctx, m, func(ctx context.Context) error {
+	err = a.persist(ctx, m, func(ctx context.Context) error {
 		n, err := m.Fetching.Want(ctx, infos, since)
-		r.Fetched.Add(n)
+		a.Fetched.Add(n)
 		return err
 	})
 	var blame *api.Failure
@@ -369,53 +369,53 @@ func (r *Attempt) gatherFrom(ctx context.Context, m *peer.Peer, infos []*store.I
 }
 
 // follow copies the log until the build is finished.
-func (r *Attempt) follow(ctx context.Context, status *agentapi.BuildStatus) (*agentapi.BuildStatus, error) {
+func (a *Attempt) follow(ctx context.Context, status *agentapi.BuildStatus) (*agentapi.BuildStatus, error) {
 	if !status.Finished() {
 		started := time.Now()
-		if r.Resumed == api.Building {
+		if a.TakenUp == api.Building {
 			started = time.Time{} // that was noted when it was so
 		}
-		r.enter(api.Building, started, "")
+		a.enter(api.Building, started, "")
 	} else if status.LogSize == 0 {
-		r.times.ended = time.Now()
+		a.times.ended = time.Now()
 		return status, nil
 	}
-	r.log = r.config.Logs.Open(r.ID, r.Number)
-	r.LogOpened()
-	ctx, cancel := r.limited(ctx)
+	a.log = a.config.Logs.Open(a.ID, a.Number)
+	a.LogOpened()
+	ctx, cancel := a.limited(ctx)
 	defer cancel()
-	asked := r.asked(status.State)
+	asked := a.asked(status.State)
 	tries := 0
-	err := r.persist(ctx, r.Machine, func(ctx context.Context) (err error) {
+	err := a.persist(ctx, a.Machine, func(ctx context.Context) (err error) {
 		tries++
-		status, err = r.readLog(ctx, asked)
-		r.Logged.Store(r.log.Size())
+		status, err = a.readLog(ctx, asked)
+		a.Logged.Store(a.log.Size())
 		return err
 	})
-	r.times.ended, r.times.broken = time.Now(), tries > 1
+	a.times.ended, a.times.broken = time.Now(), tries > 1
 	if peer.UnknownBuild(err) {
-		err = r.blame(api.CulpritMachine, errAgentLostBuild)
+		err = a.blame(api.CulpritMachine, errAgentLostBuild)
 	}
 	return status, err
 }
 
 // readLog reads the log from where it is. That the build is finished and the log complete
 // may also show where the end of the stream was lost.
-func (r *Attempt) readLog(ctx context.Context, asked *agentapi.Asked) (*agentapi.BuildStatus, error) {
-	ctx, log, done := r.listen(ctx)
+func (a *Attempt) readLog(ctx context.Context, asked *agentapi.Asked) (*agentapi.BuildStatus, error) {
+	ctx, log, done := a.listen(ctx)
 	defer done()
-	status, err := r.Machine.Client.Log(ctx, asked, r.log.Size(), log)
+	status, err := a.Machine.Client.Log(ctx, asked, a.log.Size(), log)
 	if !peer.LinkFailed(err) {
 		return status, err
 	}
-	if status, e := r.Machine.Client.Build(ctx, asked); e == nil && status.Finished() && status.LogSize <= r.log.Size() {
+	if status, e := a.Machine.Client.Build(ctx, asked); e == nil && status.Finished() && status.LogSize <= a.log.Size() {
 		return status, nil
 	}
 	return nil, err
 }
 
-// verdict returns the failure of a finished build, or nil if it is what it should be.
-func (r *Attempt) verdict(s *agentapi.BuildStatus) error {
+// vet returns the failure of a finished build, or nil if it is what it should be.
+func (a *Attempt) vet(s *agentapi.BuildStatus) error {
 	switch s.State {
 	case agentapi.Succeeded:
 	case agentapi.Failed:
@@ -423,53 +423,53 @@ func (r *Attempt) verdict(s *agentapi.BuildStatus) error {
 		if s.Failure != nil {
 			f = *s.Failure
 		}
-		f.Phase, f.Machine = api.Building, r.Machine.Name
+		f.Phase, f.Machine = api.Building, a.Machine.Name
 		return &f
 	case agentapi.Canceled:
-		return r.blame(api.CulpritMachine, errors.New("the build was canceled there by somebody else"))
+		return a.blame(api.CulpritMachine, errors.New("the build was canceled there by somebody else"))
 	default:
-		return r.blame(api.CulpritMachine, fmt.Errorf("its agent ends the log of a build that is %q", s.State))
+		return a.blame(api.CulpritMachine, fmt.Errorf("its agent ends the log of a build that is %q", s.State))
 	}
-	err := r.Node.CheckOutputs(s.Outputs, r.Options.Check)
-	if err == nil && !r.Options.Check { // of which nothing is taken
-		err = r.config.Inventory.CheckReferences(r.ctx, r.Node, s.Outputs, r.closure)
+	err := a.Node.VetOutputs(s.Outputs, a.Options.Check)
+	if err == nil && !a.Options.Check { // of which nothing is taken
+		err = a.config.Inventory.VetReferences(a.ctx, a.Node, s.Outputs, a.closure)
 	}
 	var own *headstore.Error
 	if err != nil && !errors.As(err, &own) {
-		err = r.fault(err)
+		err = a.fault(err)
 	}
 	return err
 }
 
 // mayAdopt reports whether what the agent has is the finished result of an older attempt, for
 // whose sake this one was made.
-func (r *Attempt) mayAdopt(s *agentapi.BuildStatus) bool {
-	return (r.Resumed == api.Building || r.Resumed == api.Fetching) && s.Attempt <= r.Number && !r.Options.Check && Complete(r.Node, s)
+func (a *Attempt) mayAdopt(s *agentapi.BuildStatus) bool {
+	return (a.TakenUp == api.Building || a.TakenUp == api.Fetching) && s.Attempt <= a.Number && !a.Options.Check && Complete(a.Node, s)
 }
 
 // Complete reports whether a build that an agent finished made all outputs of its derivation.
 func Complete(n *headstore.Node, s *agentapi.BuildStatus) bool {
-	return s.State == agentapi.Succeeded && s.Derivation == n.Path && n.CheckOutputs(s.Outputs, false) == nil
+	return s.State == agentapi.Succeeded && s.Derivation == n.Path && n.VetOutputs(s.Outputs, false) == nil
 }
 
 // blame makes a failure of the attempt.
-func (r *Attempt) blame(culprit api.Culprit, err error) *api.Failure {
-	return r.blameMachine(r.Machine, culprit, err)
+func (a *Attempt) blame(culprit api.Culprit, err error) *api.Failure {
+	return a.blameMachine(a.Machine, culprit, err)
 }
 
 // fault makes a failure of what the machine may not do, whatever it builds.
-func (r *Attempt) fault(err error) *api.Failure {
-	f := r.blame(api.CulpritMachine, err)
+func (a *Attempt) fault(err error) *api.Failure {
+	f := a.blame(api.CulpritMachine, err)
 	f.Kind = api.KindFault
 	return f
 }
 
-func (r *Attempt) blameMachine(m *peer.Peer, culprit api.Culprit, err error) *api.Failure {
-	return &api.Failure{Culprit: culprit, Phase: r.Phase, Machine: m.Name, Message: agentapi.Printable(err.Error(), api.MaxMessage)}
+func (a *Attempt) blameMachine(m *peer.Peer, culprit api.Culprit, err error) *api.Failure {
+	return &api.Failure{Culprit: culprit, Phase: a.Phase, Machine: m.Name, Message: agentapi.Printable(err.Error(), api.MaxMessage)}
 }
 
 // Failure says who is to blame for the error that an attempt ended with.
-func (r *Attempt) Failure(err error) *api.Failure {
+func (a *Attempt) Failure(err error) *api.Failure {
 	var blame *api.Failure
 	var head *headstore.Error
 	var answer *agentapi.Error
@@ -479,15 +479,15 @@ func (r *Attempt) Failure(err error) *api.Failure {
 		f := *blame
 		return &f
 	case errors.As(err, &head):
-		f := r.blame(api.CulpritCoordinator, err)
+		f := a.blame(api.CulpritCoordinator, err)
 		f.Machine = ""
 		return f
 	case errors.As(err, &fault):
-		return r.fault(err)
+		return a.fault(err)
 	case errors.As(err, &answer):
-		return r.blame(api.CulpritMachine, fmt.Errorf("%s%s", strings.TrimSpace(answer.Message), r.Machine.Hint(answer)))
+		return a.blame(api.CulpritMachine, fmt.Errorf("%s%s", strings.TrimSpace(answer.Message), a.Machine.Hint(answer)))
 	}
-	return r.blame(api.CulpritLink, err)
+	return a.blame(api.CulpritLink, err)
 }
 
 // errAgentLostBuild says that an agent does not know a build that it had.

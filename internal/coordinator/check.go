@@ -11,12 +11,12 @@ import (
 	"lighter/internal/human"
 )
 
-// checking is a build under way that asks for a derivation to be built on several machines, so
+// liveCheck is a build under way that asks for a derivation to be built on several machines, so
 // that what they make can be compared. Package compare carries it out, to which this is the farm.
 //
 // It keeps nothing of its own in the ledger. All ids follow from that of the build, so that
 // a coordinator that is started anew does the same again, and finds what is done.
-type checking struct {
+type liveCheck struct {
 	c      *Coordinator
 	whose  *api.Submitter // of it, and of what is built for it
 	ctx    context.Context
@@ -24,7 +24,7 @@ type checking struct {
 	made   chan *compare.Made // has room for all
 
 	// The rest belongs to the loop.
-	rec    *liveBuild
+	build  *liveBuild
 	work   *compare.Work
 	used   map[string]bool // machines that built it, or build it now
 	tasks  map[*task]bool  // comparisons that are not over yet
@@ -33,20 +33,20 @@ type checking struct {
 	vain   int             // of them
 }
 
-// takeUpCheck starts a check.
-func (l *loop) takeUpCheck(b *api.Build) {
-	k := &checking{
+// addCheck starts a check.
+func (l *loop) addCheck(b *api.Build) {
+	k := &liveCheck{
 		c: l.Coordinator, whose: b.Submitter, used: make(map[string]bool), tasks: make(map[*task]bool),
 		made: make(chan *compare.Made, api.MaxChecks*(l.limits.MaxAttempts+1)),
 	}
 	k.ctx, k.cancel = context.WithCancelCause(l.ctx)
-	k.rec = &liveBuild{Build: *b, task: &task{drv: b.Derivation, id: b.ID, state: b.State}, check: k}
-	l.builds[b.ID] = k.rec
+	k.build = &liveBuild{Build: *b, task: &task{drv: b.Derivation, id: b.ID, state: b.State}, check: k}
+	l.builds[b.ID] = k.build
 	request := b.Request
 	l.group.Go(func() { k.carryOut(request) })
 }
 
-func (k *checking) carryOut(r api.Request) {
+func (k *liveCheck) carryOut(r api.Request) {
 	defer k.cancel(nil)
 	end := compare.Run(k.ctx, k, k.c.head, r)
 	k.c.post(func(l *loop) { k.concluded(l, end) })
@@ -64,7 +64,7 @@ func (c *Coordinator) comparisons(b *api.Build) (ids []string) {
 // ---- what package compare asks for ---------------------------------------------------------
 
 // Have submits a plain build and waits until it succeeded.
-func (k *checking) Have(ctx context.Context, r api.Request) (*api.Build, error) {
+func (k *liveCheck) Have(ctx context.Context, r api.Request) (*api.Build, error) {
 	if err := k.c.do(ctx, func(l *loop) { k.others = append(k.others, r.ID) }); err != nil {
 		return nil, err
 	}
@@ -90,7 +90,7 @@ func (k *checking) Have(ctx context.Context, r api.Request) (*api.Build, error) 
 }
 
 // Begin queues comparisons on so many machines.
-func (k *checking) Begin(ctx context.Context, w *compare.Work, but string, want int) error {
+func (k *liveCheck) Begin(ctx context.Context, w *compare.Work, but string, want int) error {
 	var short error
 	if err := k.c.do(ctx, func(l *loop) {
 		k.work = w
@@ -109,7 +109,7 @@ func (k *checking) Begin(ctx context.Context, w *compare.Work, but string, want 
 }
 
 // Again queues one comparison more.
-func (k *checking) Again(ctx context.Context, m *compare.Made, why error) error {
+func (k *liveCheck) Again(ctx context.Context, m *compare.Made, why error) error {
 	var hopeless error
 	if err := k.c.do(ctx, func(l *loop) {
 		k.vain++
@@ -128,10 +128,10 @@ func (k *checking) Again(ctx context.Context, m *compare.Made, why error) error 
 }
 
 // Made has what machines made.
-func (k *checking) Made() <-chan *compare.Made { return k.made }
+func (k *liveCheck) Made() <-chan *compare.Made { return k.made }
 
 // Drop lets a machine drop what it made.
-func (k *checking) Drop(m *compare.Made) {
+func (k *liveCheck) Drop(m *compare.Made) {
 	k.c.post(func(l *loop) {
 		if on := l.byName[m.Machine.Name]; on != nil && on.peer == m.Machine {
 			on.forget(l, m.ID)
@@ -140,13 +140,13 @@ func (k *checking) Drop(m *compare.Made) {
 }
 
 // Tell tells how far the check is.
-func (k *checking) Tell(s api.State, reason string, results []api.CheckResult) {
+func (k *liveCheck) Tell(s api.State, reason string, results []api.CheckResult) {
 	k.c.post(func(l *loop) {
-		if r := k.rec; !r.State.Final() {
-			changed := r.State != s || r.Reason != reason
-			r.State, r.Reason, r.Results = s, reason, results
+		if lb := k.build; !lb.State.Final() {
+			changed := lb.State != s || lb.Reason != reason
+			lb.State, lb.Reason, lb.Results = s, reason, results
 			if changed {
-				r.save(l, true)
+				lb.save(l, true)
 			}
 		}
 	})
@@ -180,7 +180,7 @@ func (c *Coordinator) awaitFinal(ctx context.Context, id string) (*api.Build, er
 // ---- in the loop ---------------------------------------------------------------------------
 
 // possible counts the machines that may build it for the check and did not yet.
-func (k *checking) possible(l *loop) int {
+func (k *liveCheck) possible(l *loop) int {
 	t := k.newTask(l)
 	b := t.schedulerBuild(l)
 	n := 0
@@ -193,16 +193,16 @@ func (k *checking) possible(l *loop) int {
 }
 
 // newTask makes a task that is not among those of the queue's graph.
-func (k *checking) newTask(l *loop) *task {
+func (k *liveCheck) newTask(l *loop) *task {
 	return &task{
-		drv: k.rec.Derivation, id: compare.ID(k.rec.ID, k.begun), seq: l.seq, state: api.Queued,
-		node: k.work.Node, check: k, priority: k.rec.Priority,
+		drv: k.build.Derivation, id: compare.ID(k.build.ID, k.begun), seq: l.seq, state: api.Queued,
+		node: k.work.Node, check: k, priority: k.build.Priority,
 		skip: maps.Clone(k.used),
 	}
 }
 
 // next queues a build on one more machine; when that is placed, the next of so many.
-func (k *checking) next(l *loop, left int) {
+func (k *liveCheck) next(l *loop, left int) {
 	l.seq++
 	t := k.newTask(l)
 	k.begun++
@@ -213,7 +213,7 @@ func (k *checking) next(l *loop, left int) {
 }
 
 // placed is called when a comparison goes to a machine.
-func (k *checking) placed(l *loop, t *task, m *machine) {
+func (k *liveCheck) placed(l *loop, t *task, m *machine) {
 	k.used[m.Name] = true
 	if t.checksLeft > 0 {
 		k.next(l, t.checksLeft)
@@ -221,43 +221,43 @@ func (k *checking) placed(l *loop, t *task, m *machine) {
 }
 
 // checkEnded hands what a machine made over.
-func (r *attempt) checkEnded(l *loop, out *remote.Outcome, err error) {
-	t := r.task
-	r.detach(l, "")
+func (a *attempt) checkEnded(l *loop, out *remote.Outcome, err error) {
+	t := a.task
+	a.detach(l, "")
 	t.enter(l, stageOver)
 	delete(t.check.tasks, t)
 	if err != nil {
-		f := r.Failure(err)
+		f := a.Failure(err)
 		if f.Kind == api.KindFault {
-			r.machine.faulted(l, f.Message)
+			a.machine.faulted(l, f.Message)
 		}
 		err = f
 	}
-	rec := t.check.rec
-	rec.SentBytes += r.Sent.Load()
-	t.check.made <- &compare.Made{Machine: r.machine.peer, ID: r.ID, Attempt: r.Number, Outcome: out, Err: err}
+	lb := t.check.build
+	lb.SentBytes += a.Sent.Load()
+	t.check.made <- &compare.Made{Machine: a.machine.peer, ID: a.ID, Attempt: a.Number, Outcome: out, Err: err}
 }
 
 // concluded ends the check's build.
-func (k *checking) concluded(l *loop, end *compare.Conclusion) {
+func (k *liveCheck) concluded(l *loop, end *compare.Conclusion) {
 	k.endTasks(l, "the check is over")
-	r := k.rec
-	if l.builds[r.ID] != r || l.ctx.Err() != nil {
+	lb := k.build
+	if l.builds[lb.ID] != lb || l.ctx.Err() != nil {
 		return
 	}
-	r.Results, r.OutputPaths, r.Failure = end.Results, end.Outputs, end.Failure
-	r.end(l, end.State, end.Reason)
+	lb.Results, lb.OutputPaths, lb.Failure = end.Results, end.Outputs, end.Failure
+	lb.end(l, end.State, end.Reason)
 }
 
 // cancelBy ends a check that nobody wants.
-func (k *checking) cancelBy(l *loop, reason string) {
-	k.end(l, api.Canceled, reason, k.rec.Failure)
+func (k *liveCheck) cancelBy(l *loop, reason string) {
+	k.end(l, api.Canceled, reason, k.build.Failure)
 }
 
 // end ends a check in its midst.
-func (k *checking) end(l *loop, state api.State, reason string, f *api.Failure) {
-	k.rec.Failure = f
-	k.rec.end(l, state, reason)
+func (k *liveCheck) end(l *loop, state api.State, reason string, f *api.Failure) {
+	k.build.Failure = f
+	k.build.end(l, state, reason)
 	k.cancel(errAbandoned)
 	k.endTasks(l, reason)
 	for _, id := range k.others {
@@ -267,7 +267,7 @@ func (k *checking) end(l *loop, state api.State, reason string, f *api.Failure) 
 	}
 }
 
-func (k *checking) endTasks(l *loop, why string) {
+func (k *liveCheck) endTasks(l *loop, why string) {
 	for t := range k.tasks {
 		t.abandon(l, why)
 		t.enter(l, stageOver)
