@@ -67,7 +67,7 @@ var stateNames = map[api.State]string{
 	api.Canceled:  BuildCanceled,
 }
 
-var kindNames = map[string]string{
+var kindNames = map[api.EventKind]string{
 	api.KindMissingInputs: BuildMissingInputs,
 	api.KindMachineLost:   MachineLost,
 	api.KindMachineBack:   MachineBack,

@@ -52,7 +52,7 @@ func (e *Engine) testEvent(ctx context.Context, cfg *Config, t *api.HookTest) (*
 		if t.Machine == "" || t.Build != "" {
 			return nil, badRequest("event %s: want a machine, and no build", t.Event)
 		}
-		ev.Event = api.Event{Kind: t.Event, Time: ev.Time, Machine: t.Machine, Reason: "a test of the hook"}
+		ev.Event = api.Event{Kind: api.EventKind(t.Event), Time: ev.Time, Machine: t.Machine, Reason: "a test of the hook"}
 		return ev, nil
 	}
 	if t.Build == "" || t.Machine != "" {

@@ -22,7 +22,7 @@ func TestTrial(t *testing.T) {
 		for _, test := range []struct {
 			ask   api.HookTest
 			event string
-			kind  string
+			kind  api.EventKind
 			state api.State
 		}{
 			{api.HookTest{Build: "b1"}, BuildTimedOut, "", api.TimedOut},

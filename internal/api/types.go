@@ -83,6 +83,9 @@ const KindDependency = "dependency"
 // cannot be right, or not in time.
 const KindFault = "fault"
 
+// KindNotRecorded is the Kind of the failure of a build whose end the ledger refused.
+const KindNotRecorded = string(KindRefused)
+
 // KindDiffers is the Kind of the failure of a check whose machines made different things.
 const KindDiffers = "differs"
 
@@ -239,22 +242,32 @@ type CheckResult struct {
 // with. No machine has such a name.
 const TheHead = "the head"
 
-// The kinds of events that are not plain changes of a state.
+// EventKind is what an event is that is not a plain change of a state; of that it is empty.
+type EventKind string
+
+// The kinds of events.
 const (
-	KindSubmitted     = "submitted"      // first event of a build
-	KindMissingInputs = "missing-inputs" // Reason says which; the build waits for builds of them
-	KindMachineLost   = "machine-lost"   // for so long that its builds were freed
-	KindMachineBack   = "machine-back"   // after that
-	KindOperator      = "operator"       // a person changed something: drained, paused, ...
-	KindUnusable      = "unusable"       // stands for one that the ledger can't read; Reason says why
-	KindRefused       = "refused"        // the ledger refused what became of a build; also the Kind of its failure
-	KindNote          = "note"           // the build is in the same state; its reason or machine is another
+	KindSubmitted     EventKind = "submitted"      // first event of a build
+	KindMissingInputs EventKind = "missing-inputs" // Reason says which; the build waits for builds of them
+	KindMachineLost   EventKind = "machine-lost"   // for so long that its builds were freed
+	KindMachineBack   EventKind = "machine-back"   // after that
+	KindOperator      EventKind = "operator"       // a person changed something: drained, paused, ...
+	KindUnusable      EventKind = "unusable"       // stands for one that the ledger can't read; Reason says why
+	KindRefused       EventKind = "refused"        // the ledger refused what became of a build
+	KindNote          EventKind = "note"           // the build is in the same state; its reason or machine is another
 )
+
+// EventKinds returns all kinds.
+func EventKinds() []EventKind {
+	return []EventKind{
+		KindSubmitted, KindMissingInputs, KindMachineLost, KindMachineBack, KindOperator, KindUnusable, KindRefused, KindNote,
+	}
+}
 
 // Event is one change of one build, or of a machine, or of the coordinator.
 type Event struct {
 	Seq     uint64    `json:"seq"` // from 1, without gaps; those of pruned builds are gone
-	Kind    string    `json:"kind,omitempty"`
+	Kind    EventKind `json:"kind,omitempty"`
 	Time    time.Time `json:"time"`
 	Build   string    `json:"build,omitempty"`
 	State   State     `json:"state,omitempty"`

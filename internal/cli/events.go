@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/spf13/pflag"
 
@@ -35,11 +36,19 @@ Events have numbers without gaps, so that a program can go on where it stopped: 
 			fs.Uint64Var(&e.from, "from", 0, "number of the first event (default: with --follow the next one, else 1)")
 			fs.StringSliceVarP(&e.states, "state", "o", nil, "only events in which a build comes into this `STATE`, or one of open, running and done; may be repeated")
 			fs.StringVarP(&e.machine, "machine", "m", "", "only events of this machine, by `NAME`")
-			fs.StringSliceVar(&e.kinds, "kind", nil, "only events of this `KIND`: submitted, missing-inputs, machine-lost, machine-back or operator; may be repeated")
+			fs.StringSliceVar(&e.kinds, "kind", nil, fmt.Sprintf("only events of this `KIND`, one of %s; may be repeated", joined(api.EventKinds())))
 			fs.BoolVar(&e.json, "json", false, "print one JSON object a line")
 			return clientAction(fs, e.run)
 		},
 	}
+}
+
+func joined[T ~string](list []T) string {
+	texts := make([]string, len(list))
+	for i, v := range list {
+		texts[i] = string(v)
+	}
+	return strings.Join(texts, ", ")
 }
 
 // eventsAction is one run of "lighter events".
@@ -56,10 +65,9 @@ func (e *eventsAction) run(ctx context.Context, inv *command.Invocation, client 
 	if e.wanted, err = parseStates(inv, e.states); err != nil {
 		return err
 	}
-	kinds := []string{api.KindSubmitted, api.KindMissingInputs, api.KindMachineLost, api.KindMachineBack, api.KindOperator}
 	for _, kind := range e.kinds {
-		if !slices.Contains(kinds, kind) {
-			return inv.UsageErrorf("no kind of event is called %q; there are %q", kind, kinds)
+		if !slices.Contains(api.EventKinds(), api.EventKind(kind)) {
+			return inv.UsageErrorf("no kind of event is called %q; there are %s", kind, joined(api.EventKinds()))
 		}
 	}
 	if e.follow && !inv.Flags.Changed("from") {
@@ -78,7 +86,7 @@ func (e *eventsAction) run(ctx context.Context, inv *command.Invocation, client 
 
 func (e *eventsAction) selects(ev *api.Event) bool {
 	return (len(e.wanted) == 0 || slices.Contains(e.wanted, ev.State)) &&
-		(len(e.kinds) == 0 || slices.Contains(e.kinds, ev.Kind)) &&
+		(len(e.kinds) == 0 || slices.Contains(e.kinds, string(ev.Kind))) &&
 		(e.machine == "" || e.machine == ev.Machine)
 }
 

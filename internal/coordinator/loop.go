@@ -291,6 +291,6 @@ func (l *loop) event(machine, reason string) { l.machineEvent("", machine, reaso
 
 // machineEvent is event for one of a kind. The machine may be empty: then it is about the
 // coordinator.
-func (l *loop) machineEvent(kind, machine, reason string) {
+func (l *loop) machineEvent(kind api.EventKind, machine, reason string) {
 	l.change(ledger.Change{Event: &api.Event{Kind: kind, Machine: machine, Reason: reason}})
 }

@@ -20,7 +20,7 @@ func (c *Coordinator) refused(ch ledger.Change, cause error) {
 // endRefused ends a build of which the ledger refuses a change.
 func (l *loop) endRefused(id string, cause error) {
 	f := &api.Failure{
-		Culprit: api.CulpritCoordinator, Phase: api.Queued, Kind: api.KindRefused,
+		Culprit: api.CulpritCoordinator, Phase: api.Queued, Kind: api.KindNotRecorded,
 		Message: api.Cut("the ledger refuses what became of it: "+cause.Error(), api.MaxMessage),
 	}
 	switch lb := l.builds[id]; {

@@ -37,7 +37,7 @@ var poisons = map[string]func(lb *liveBuild){
 func (f *farm) ended(id string) {
 	f.t.Helper()
 	b := f.awaitFinal(id)
-	if b.State != api.Failed || b.Failure == nil || b.Failure.Kind != api.KindRefused || !strings.Contains(b.Reason, "the ledger refuses") {
+	if b.State != api.Failed || b.Failure == nil || b.Failure.Kind != api.KindNotRecorded || !strings.Contains(b.Reason, "the ledger refuses") {
 		f.t.Errorf("got %s, %q, %+v\n%s", b.State, b.Reason, b.Failure, f.history(id))
 	}
 	f.idle()

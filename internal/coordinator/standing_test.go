@@ -14,7 +14,7 @@ import (
 )
 
 // events returns the events of a kind that are about no build, as the ledger has them.
-func (f *farm) events(kind string) []string {
+func (f *farm) events(kind api.EventKind) []string {
 	f.t.Helper()
 	var list []string
 	if err := f.ledger.Events(f.t.Context(), 1, false, func(ev api.Event) error {

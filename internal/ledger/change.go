@@ -85,13 +85,13 @@ type prepared struct {
 // storedEvent is an event as it is stored: without number and time, which are known
 // only when it is written.
 type storedEvent struct {
-	Kind    string       `json:"kind,omitempty"`
-	Build   string       `json:"build,omitempty"`
-	State   api.State    `json:"state,omitempty"`
-	Attempt int          `json:"attempt,omitempty"`
-	Machine string       `json:"machine,omitempty"`
-	Reason  string       `json:"reason,omitempty"`
-	Failure *api.Failure `json:"failure,omitempty"`
+	Kind    api.EventKind `json:"kind,omitempty"`
+	Build   string        `json:"build,omitempty"`
+	State   api.State     `json:"state,omitempty"`
+	Attempt int           `json:"attempt,omitempty"`
+	Machine string        `json:"machine,omitempty"`
+	Reason  string        `json:"reason,omitempty"`
+	Failure *api.Failure  `json:"failure,omitempty"`
 }
 
 func prepare(c *Change) (*prepared, error) {

@@ -99,7 +99,7 @@ func TestPoisonIsRefused(t *testing.T) {
 		}()},
 		"event's attempt":  event(api.Event{Build: "there", Attempt: int(tooHigh)}),
 		"event's reason":   event(api.Event{Build: "there", Reason: long(api.MaxReason + 1)}),
-		"event's kind":     event(api.Event{Kind: long(api.MaxName + 1)}),
+		"event's kind":     event(api.Event{Kind: api.EventKind(long(api.MaxName + 1))}),
 		"event's machine":  event(api.Event{Machine: "\xff"}),
 		"event's build":    event(api.Event{Build: "a/b"}),
 		"event's state":    event(api.Event{Build: "there", State: "odd"}),

@@ -215,7 +215,7 @@ func (s *storedEvent) valid() error {
 		}
 	}
 	return errors.Join(
-		checkAttempt(s.Attempt), validText("kind", s.Kind, api.MaxName), validName("machine", s.Machine, api.MaxName),
+		checkAttempt(s.Attempt), validText("kind", string(s.Kind), api.MaxName), validName("machine", s.Machine, api.MaxName),
 		validText("reason", s.Reason, api.MaxReason), validFailure(s.Failure),
 	)
 }

@@ -46,7 +46,7 @@ func eventLine(ev *api.Event, from time.Time) string {
 func EventText(ev *api.Event) string {
 	text := string(ev.State)
 	if ev.Kind != "" && ev.Kind != api.KindSubmitted {
-		text = strings.TrimSpace(ev.Kind + " " + text)
+		text = strings.TrimSpace(string(ev.Kind) + " " + text)
 	}
 	if ev.Machine != "" {
 		text += " on " + ev.Machine
