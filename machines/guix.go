@@ -112,7 +112,7 @@ func (d *decoder) schemeError(err error, opts scheme.Options) {
 // insteadOf says what a person can do about a program that is beyond package scheme.
 func (d *decoder) insteadOf(absent *scheme.Unsupported, opts scheme.Options) string {
 	hint := `"guix repl", where there is one, evaluates all of Scheme ("lighter machines import" asks it);`
-	if near := tomlfile.Nearest(absent.Form, absent.Known); near != "" {
+	if near := tomlfile.Nearest(absent.Form, absent.Known()); near != "" {
 		hint = fmt.Sprintf("did you mean %q? If not: ", near) + hint
 	}
 	return hint + "\n    or write the machines in TOML:\n" + indent(d.template(opts))

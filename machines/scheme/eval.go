@@ -32,19 +32,13 @@ func newInterp(opts Options) *interp {
 	return in
 }
 
-// try runs f and reports whether it succeeded.
-func (in *interp) try(f func()) (ok bool) {
+// try runs f, and disregards a failure of it.
+func (in *interp) try(f func()) {
 	depth := in.depth
-	defer func() {
-		if r := recover(); r != nil {
-			if _, mine := r.(failure); !mine {
-				panic(r)
-			}
-			in.depth, ok = depth, false
-		}
-	}()
+	var err error
+	defer func() { in.depth = depth }()
+	defer recoverFailure("", &err)
 	f()
-	return true
 }
 
 // step counts n steps towards the limit.
@@ -117,7 +111,7 @@ func (in *interp) variable(name Symbol, e *env, at int) Value {
 		if specialForms[name] != nil || in.records[name] != nil {
 			fail(at, "it stands first in a list: ("+string(name)+" …)", "%s is not a variable", name)
 		}
-		panic(failure{err: &Unsupported{Form: cutText(string(name))}, offset: at, known: in.known})
+		panic(&Unsupported{Pos: Pos{Offset: at}, Form: cutText(string(name)), known: in.known})
 	}
 	if _, early := v.(undefined); early {
 		fail(at, "", "%s is used before it has a value", name)

@@ -133,11 +133,12 @@ func (t *RecordType) checkFields(n *node, specs []*node, inherits bool) {
 		case name == "inherit":
 			fail(s.at, "it comes before all fields", "inherit comes only once and first in a %s", t.Name)
 		case t.field(name) == nil:
-			panic(failure{offset: s.list[0].at, err: &Error{
+			panic(&Error{
+				Pos:     Pos{Offset: s.list[0].at},
 				Message: fmt.Sprintf("unknown field %q", cutText(name)),
 				Hint:    "the fields are " + strings.Join(t.fieldNames(), ", "),
 				Word:    name, Known: t.fieldNames(),
-			}})
+			})
 		case seen[name] != nil:
 			fail(s.list[0].at, "leave one of them out", "the field %s appears twice", name)
 		}

@@ -21,7 +21,6 @@
 package scheme
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 	"unicode/utf8"
@@ -94,10 +93,8 @@ func (e *Error) Error() string { return fmt.Sprintf("%d:%d: %s", e.Line, e.Colum
 // Guile may have it.
 type Unsupported struct {
 	Pos
-	Form string // the name of the form or variable, or a piece of syntax
-	// Known are the names that are here, if Form is the name of a variable. One of them
-	// may be what was meant.
-	Known []string
+	Form  string          // the name of the form or variable, or a piece of syntax
+	known func() []string // nil if Form is not the name of a variable
 }
 
 // Error returns "line:column: FORM is not known to lighter's own evaluator".
@@ -108,6 +105,15 @@ func (e *Unsupported) Error() string {
 // Message returns what Error returns, without the position.
 func (e *Unsupported) Message() string {
 	return fmt.Sprintf("%s is not known to lighter's own evaluator of Scheme", e.Form)
+}
+
+// Known returns the names that are here, if Form is the name of a variable. One of them
+// may be what was meant.
+func (e *Unsupported) Known() []string {
+	if e.known == nil {
+		return nil
+	}
+	return e.known()
 }
 
 // LimitError says that the program needs more than its [Limits].
@@ -168,51 +174,37 @@ func Salvage(text string, opts Options, most int) (all []*Record) {
 	return all
 }
 
-// failure carries an error up to the exported function.
-type failure struct {
-	err    error
-	offset int
-	known  func() []string // the names that are known, for an *Unsupported; may be nil
+// failure is an *Error, *Unsupported or *LimitError on its way up to the exported
+// function, as a panic. Of its place it has the offset only.
+type failure interface {
+	error
+	pos() *Pos
 }
+
+func (p *Pos) pos() *Pos { return p }
 
 // recoverFailure turns a failure into an error with line and column.
 func recoverFailure(text string, err *error) {
-	switch r := recover().(type) {
+	switch f := recover().(type) {
 	case nil:
 	case failure:
-		at := position(text, r.offset)
-		var (
-			wrong  *Error
-			absent *Unsupported
-			limit  *LimitError
-		)
-		switch {
-		case errors.As(r.err, &wrong):
-			wrong.Pos = at
-		case errors.As(r.err, &absent):
-			absent.Pos = at
-			if r.known != nil {
-				absent.Known = r.known()
-			}
-		case errors.As(r.err, &limit):
-			limit.Pos = at
-		}
-		*err = r.err
+		*f.pos() = position(text, f.pos().Offset)
+		*err = f
 	default:
-		panic(r)
+		panic(f)
 	}
 }
 
 // fail stops the program with a mistake at an offset.
 func fail(offset int, hint, format string, args ...any) {
-	panic(failure{err: &Error{Message: fmt.Sprintf(format, args...), Hint: hint}, offset: offset})
+	panic(&Error{Pos: Pos{Offset: offset}, Message: fmt.Sprintf(format, args...), Hint: hint})
 }
 
 // unsupported stops the program with something that is not here.
 func unsupported(offset int, form string) {
-	panic(failure{err: &Unsupported{Form: form}, offset: offset})
+	panic(&Unsupported{Pos: Pos{Offset: offset}, Form: form})
 }
 
 func overLimit(offset int, format string, args ...any) {
-	panic(failure{err: &LimitError{Limit: fmt.Sprintf(format, args...)}, offset: offset})
+	panic(&LimitError{Pos: Pos{Offset: offset}, Limit: fmt.Sprintf(format, args...)})
 }

@@ -111,7 +111,7 @@ func TestErrors(t *testing.T) {
 func TestNamesThatAreKnown(t *testing.T) {
 	_, _, err := Eval("(string-apend)", testOptions())
 	var absent *Unsupported
-	if !errors.As(err, &absent) || !slices.Contains(absent.Known, "string-append") || !slices.Contains(absent.Known, "build-machine") {
+	if !errors.As(err, &absent) || !slices.Contains(absent.Known(), "string-append") || !slices.Contains(absent.Known(), "build-machine") {
 		t.Errorf("got %#v", err)
 	}
 	_, _, err = Eval("(build-machine (nmae 1))", testOptions())
