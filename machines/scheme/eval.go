@@ -1,13 +1,16 @@
 package scheme
 
 import (
+	"cmp"
 	"fmt"
+	"iter"
+	"maps"
 	"slices"
 )
 
 // interp is one run of a program.
 type interp struct {
-	globals map[Symbol]Value
+	globals *env
 	records map[Symbol]*RecordType
 	getenv  func(string) (string, bool)
 	limits  Limits
@@ -18,16 +21,13 @@ type interp struct {
 
 func newInterp(opts Options) *interp {
 	in := &interp{
-		globals: make(map[Symbol]Value, len(primitives)),
+		globals: &env{values: maps.Clone(primitives)},
 		records: make(map[Symbol]*RecordType),
 		getenv:  opts.Getenv, limits: opts.Limits.withDefaults(),
 	}
-	for name, p := range primitives {
-		in.globals[name] = p
-	}
 	for _, t := range opts.Records {
 		in.records[Symbol(t.Name)] = t
-		t.define(in.globals)
+		t.define(in.globals.values)
 	}
 	return in
 }
@@ -57,105 +57,6 @@ func (in *interp) alloc(at, n int) {
 	}
 }
 
-// The estimated sizes of what is allocated, in bytes.
-const (
-	pairSize   = 48
-	envSize    = 96
-	recordSize = 1500
-)
-
-// env is a scope: names and their values, and the scope around it. nil is the
-// program's outermost.
-type env struct {
-	parent *env
-	names  []Symbol
-	values []Value
-}
-
-// find returns where a name's value is, or nil.
-func (in *interp) find(name Symbol, e *env, at int) *Value {
-	for ; e != nil; e = e.parent {
-		in.step(at, 1+len(e.names)/16)
-		// The last one counts: a body may define a name again.
-		for i := len(e.names) - 1; i >= 0; i-- {
-			if e.names[i] == name {
-				return &e.values[i]
-			}
-		}
-	}
-	return nil
-}
-
-func (in *interp) bind(e *env, name Symbol, v Value, at int) {
-	in.alloc(at, envSize/2)
-	for i, n := range e.names {
-		if n == name {
-			e.values[i] = v
-			return
-		}
-	}
-	e.names, e.values = append(e.names, name), append(e.values, v)
-}
-
-func (in *interp) scope(parent *env, at int) *env {
-	in.alloc(at, envSize)
-	return &env{parent: parent}
-}
-
-func (in *interp) variable(name Symbol, e *env, at int) Value {
-	v, ok := in.globals[name]
-	if local := in.find(name, e, at); local != nil {
-		v, ok = *local, true
-	}
-	if !ok {
-		if specialForms[name] != nil || in.records[name] != nil {
-			fail(at, "it stands first in a list: ("+string(name)+" …)", "%s is not a variable", name)
-		}
-		panic(&Unsupported{Pos: Pos{Offset: at}, Form: cutText(string(name)), known: in.known})
-	}
-	if _, early := v.(undefined); early {
-		fail(at, "", "%s is used before it has a value", name)
-	}
-	return v
-}
-
-// isFree reports whether a name has its outermost meaning in the scope.
-func (in *interp) isFree(name Symbol, e *env, at int) bool {
-	if in.find(name, e, at) != nil {
-		return false
-	}
-	_, redefined := in.globals[name]
-	return !redefined
-}
-
-// toplevel evaluates a form of the program, or a definition.
-func (in *interp) toplevel(n *node) Value {
-	if n.isForm("begin") && in.isFree("begin", nil, n.at) {
-		var v Value = Unspecified{}
-		in.enter(n.at)
-		defer func() { in.depth-- }()
-		for _, e := range n.list[1:] {
-			v = in.toplevel(e)
-		}
-		return v
-	}
-	if name, value, ok := in.definition(n, nil); ok {
-		v := value(nil)
-		named(v, name)
-		in.alloc(n.at, envSize)
-		in.globals[name] = v
-		return Unspecified{}
-	}
-	return in.eval(n, nil)
-}
-
-// named gives a procedure that has no name the one under which it is defined.
-func named(v Value, name Symbol) {
-	if p, ok := v.(*Procedure); ok && p.name == "" {
-		p.name = string(name)
-	}
-}
-
 func (in *interp) enter(at int) {
 	in.depth++
 	if in.depth > in.limits.Depth {
@@ -163,200 +64,226 @@ func (in *interp) enter(at int) {
 	}
 }
 
+// The estimated sizes of what is allocated, in bytes.
+const (
+	pairSize      = 48
+	scopeSize     = 64
+	namesSize     = 300 // of a scope that has any
+	bindingSize   = 100
+	procedureSize = 150
+	recordSize    = 1500
+)
+
+// env is a scope: names with their values, and the scope around it.
+type env struct {
+	parent *env // nil for the program's outermost scope
+	values map[Symbol]Value
+}
+
+func (in *interp) scope(parent *env, at int) *env {
+	in.alloc(at, scopeSize)
+	return &env{parent: parent}
+}
+
+// bind gives a name a value, and the name to a procedure that has none.
+func (in *interp) bind(e *env, name Symbol, v Value, at int) {
+	if p, ok := v.(*Procedure); ok && p.name == "" {
+		p.name = string(name)
+	}
+	if e.values == nil {
+		in.alloc(at, namesSize)
+		e.values = make(map[Symbol]Value)
+	}
+	in.alloc(at, bindingSize)
+	e.values[name] = v
+}
+
+// lookup returns a name's value, or nil.
+func (in *interp) lookup(name Symbol, e *env, at int) Value {
+	for ; e != nil; e = e.parent {
+		in.step(at, 1)
+		if v := e.values[name]; v != nil {
+			return v
+		}
+	}
+	return nil
+}
+
+func (in *interp) variable(name Symbol, e *env, at int) Value {
+	v := in.lookup(name, e, at)
+	switch {
+	case v == Value(undefined{}):
+		fail(at, "", "%s is used before it has a value", name)
+	case v != nil:
+	case specialForms[name] != nil || in.records[name] != nil:
+		fail(at, "it stands first in a list: ("+string(name)+" …)", "%s is not a variable", name)
+	default:
+		panic(&Unsupported{Pos: Pos{Offset: at}, Form: cutText(string(name)), known: in.known})
+	}
+	return v
+}
+
+// known returns all names that have a meaning.
+func (in *interp) known() []string {
+	var known []string
+	for _, names := range []iter.Seq[Symbol]{maps.Keys(in.globals.values), maps.Keys(in.records), maps.Keys(specialForms)} {
+		for name := range names {
+			known = append(known, string(name))
+		}
+	}
+	slices.Sort(known)
+	return known
+}
+
 // eval evaluates a form.
 func (in *interp) eval(n *node, e *env) Value {
 	in.enter(n.at)
 	defer func() { in.depth-- }()
-	for {
-		in.step(n.at, 1)
-		var v Value
-		if n, e, v = in.once(n, e); n == nil {
-			return v
-		}
-	}
-}
-
-// once evaluates a form, or returns the form, and its scope, whose value is the same:
-// so a loop that calls itself last needs no depth.
-func (in *interp) once(n *node, e *env) (*node, *env, Value) {
-	if n.atom != nil {
-		if name, ok := n.atom.(Symbol); ok {
-			return nil, nil, in.variable(name, e, n.at)
-		}
-		return nil, nil, n.atom
-	}
-	switch {
+	in.step(n.at, 1)
+	switch name := n.symbol(); {
+	case name != "":
+		return in.variable(name, e, n.at)
+	case n.atom != nil:
+		return n.atom
 	case n.tail != nil:
 		fail(n.at, "", "a form has no dot")
 	case len(n.list) == 0:
 		fail(n.at, "write '() for the empty list", "() can't be evaluated")
 	}
-	if name := n.list[0].symbol(); name != "" && in.isFree(name, e, n.at) {
-		if t := in.records[name]; t != nil {
-			return nil, nil, in.makeRecord(t, n, e)
-		}
-		if form := specialForms[name]; form != nil {
-			return form(in, n, e)
-		}
-		if slices.Contains(otherForms, string(name)) {
-			unsupported(n.at, string(name))
-		}
+	name := in.keyword(n, e)
+	if t := in.records[name]; t != nil {
+		return in.makeRecord(t, n, e)
 	}
+	if form := specialForms[name]; form != nil {
+		return form(in, n, e)
+	}
+	if slices.Contains(otherForms, string(name)) {
+		unsupported(n.at, string(name))
+	}
+	return in.evalCall(n, e)
+}
+
+// keyword returns the name that a list begins with, if it is not that of a variable.
+func (in *interp) keyword(n *node, e *env) Symbol {
+	if !n.isList() || len(n.list) == 0 {
+		return ""
+	}
+	name := n.list[0].symbol()
+	if name == "" || in.lookup(name, e, n.at) != nil {
+		return ""
+	}
+	return name
+}
+
+func (in *interp) evalCall(n *node, e *env) Value {
 	callee := in.eval(n.list[0], e)
-	args := make([]Value, 0, len(n.list)-1)
+	if _, ok := callee.(*Procedure); !ok {
+		fail(n.at, "the first thing in a list is called; write (list …) or '(…) for a list", "%s is not a procedure", kind(callee))
+	}
 	in.alloc(n.at, 16*len(n.list))
+	args := make([]Value, 0, len(n.list)-1)
 	for _, a := range n.list[1:] {
 		args = append(args, in.eval(a, e))
 	}
-	p, ok := callee.(*Procedure)
-	if !ok {
-		fail(n.at, "the first thing in a list is called; write (list …) or '(…) for a list", "%s is not a procedure", kind(callee))
-	}
-	if p.primitive != nil {
-		return nil, nil, in.callPrimitive(p, args, n.at)
-	}
-	inner := in.bindArguments(p, args, n.at)
-	return in.body(p.body, inner, p.at)
+	return in.apply(callee, args, n.at)
 }
 
 // apply calls a procedure.
 func (in *interp) apply(f Value, args []Value, at int) Value {
-	p, ok := f.(*Procedure)
-	if !ok {
-		fail(at, "", "%s is not a procedure", kind(f))
-	}
 	in.enter(at)
 	defer func() { in.depth-- }()
 	in.step(at, 1)
-	if p.primitive != nil {
-		return in.callPrimitive(p, args, at)
-	}
-	n, e, v := in.body(p.body, in.bindArguments(p, args, at), p.at)
-	if n == nil {
-		return v
-	}
-	return in.eval(n, e)
-}
-
-func (in *interp) callPrimitive(p *Procedure, args []Value, at int) Value {
-	if p.narrow && len(args) > p.most {
+	p, ok := f.(*Procedure)
+	switch tooMany := ok && p.most >= 0 && len(args) > p.most; {
+	case !ok:
+		fail(at, "", "%s is not a procedure", kind(f))
+	case tooMany && p.narrow:
 		unsupported(at, fmt.Sprintf("%s with %d arguments", p.name, len(args)))
+	case tooMany || len(args) < p.least:
+		name := cmp.Or(p.name, "the function")
+		fail(at, "", "%s takes %s, not %d", name, arity(p.least, p.most), len(args))
 	}
-	if len(args) < p.least || p.most >= 0 && len(args) > p.most {
-		fail(at, "", "%s takes %s, not %d", p.name, arity(p.least, p.most), len(args))
+	if p.primitive != nil {
+		return p.primitive(&call{in: in, name: p.name, args: args, at: at})
 	}
-	return p.primitive(&call{in: in, name: p.name, args: args, at: at})
+	return in.body(p.body, in.bindArguments(p, args, at), p.at)
 }
 
-// body evaluates all forms but the last one, with the definitions among them, and
-// returns the last one.
-func (in *interp) body(forms []*node, e *env, at int) (*node, *env, Value) {
+// body evaluates the forms of a body, in a scope of their own.
+func (in *interp) body(forms []*node, e *env, at int) Value {
 	if len(forms) == 0 {
 		fail(at, "", "the form has no body")
 	}
 	e = in.scope(e, at)
-	forms = in.flatten(forms, e)
+	in.declare(forms, e)
+	return in.run(forms, e)
+}
+
+// declare binds the names that forms define, which have no values yet.
+func (in *interp) declare(forms []*node, e *env) {
 	for _, n := range forms {
-		if name, _, ok := in.definition(n, e); ok {
+		switch in.keyword(n, e) {
+		case "begin":
+			in.declare(n.list[1:], e)
+		case "define", "define*", "define-public":
+			name, _ := n.defined()
 			in.bind(e, name, undefined{}, n.at)
 		}
 	}
-	for i, n := range forms {
-		if name, value, ok := in.definition(n, e); ok {
-			v := value(e)
-			named(v, name)
-			in.bind(e, name, v, n.at)
-			if i == len(forms)-1 {
-				return nil, nil, Unspecified{}
-			}
-			continue
-		}
-		if i == len(forms)-1 {
-			return n, e, nil
-		}
-		in.eval(n, e)
-	}
-	return nil, nil, Unspecified{}
 }
 
-// flatten replaces (begin …) in a body by what is in it if it has definitions.
-func (in *interp) flatten(forms []*node, e *env) []*node {
-	for i, n := range forms {
-		if !n.isForm("begin") || len(n.list) < 2 || !in.isFree("begin", e, n.at) {
-			continue
-		}
-		if _, _, ok := in.definition(n.list[1], e); ok {
-			in.step(n.at, len(forms)+len(n.list))
-			return in.flatten(slices.Concat(forms[:i], n.list[1:], forms[i+1:]), e)
+// run evaluates the forms of a body or of the program, among them definitions. It
+// returns the value of the last one.
+func (in *interp) run(forms []*node, e *env) Value {
+	var v Value = Unspecified{}
+	for _, n := range forms {
+		switch in.keyword(n, e) {
+		case "begin":
+			v = in.run(n.list[1:], e)
+		case "define", "define*", "define-public":
+			in.define(n, e)
+			v = Unspecified{}
+		default:
+			v = in.eval(n, e)
 		}
 	}
-	return forms
+	return v
 }
 
-// definition returns the name that a form defines, and how its value is found.
-func (in *interp) definition(n *node, e *env) (name Symbol, value func(*env) Value, ok bool) {
-	if !n.isForm("define") && !n.isForm("define*") && !n.isForm("define-public") ||
-		!in.isFree(n.list[0].symbol(), e, n.at) {
-		return "", nil, false
+// define evaluates a definition.
+func (in *interp) define(n *node, e *env) {
+	name, params := n.defined()
+	var v Value = Unspecified{}
+	switch {
+	case params != nil:
+		v = in.closure(n, params, n.list[2:], e)
+	case len(n.list) > 2:
+		v = in.eval(n.list[2], e)
 	}
-	form := n.list[0].symbol()
-	if len(n.list) < 2 {
-		fail(n.at, "(define NAME VALUE) or (define (NAME ARGUMENT …) BODY …)", "%s without a name", form)
-	}
-	target := n.list[1]
-	if name = target.symbol(); name != "" {
-		if len(n.list) > 3 {
-			fail(n.list[3].at, "(define NAME VALUE)", "%s of %s has more than one value", form, name)
-		}
-		if len(n.list) == 2 {
-			return name, func(*env) Value { return Unspecified{} }, true
-		}
-		return name, func(e *env) Value { return in.eval(n.list[2], e) }, true
-	}
-	if target.atom != nil || len(target.list) == 0 {
-		fail(target.at, "(define NAME VALUE) or (define (NAME ARGUMENT …) BODY …)", "%s needs a name", form)
+	in.bind(e, name, v, n.at)
+}
+
+// defined returns the name that a definition gives a value, and the parameters if the
+// value is a function.
+func (n *node) defined() (name Symbol, params *node) {
+	const value, function = "(define NAME VALUE)", "(define (NAME ARGUMENT …) BODY …)"
+	parts := n.parts(1, -1, value+" or "+function)
+	target := parts[0]
+	name = target.symbol()
+	switch {
+	case name != "" && len(parts) > 2:
+		fail(parts[2].at, value, "the definition of %s has more than one value", name)
+	case name != "":
+		return name, nil
+	case target.atom != nil || len(target.list) == 0:
+		fail(target.at, value+" or "+function, "%s needs a name", n.list[0].symbol())
 	}
 	if name = target.list[0].symbol(); name == "" {
 		unsupported(n.at, "a define of a function that returns a function")
 	}
-	formals := &node{at: target.at, list: target.list[1:], tail: target.tail}
-	if len(formals.list) == 0 && formals.tail != nil {
-		formals = formals.tail
+	params = &node{at: target.at, list: target.list[1:], tail: target.tail}
+	if len(params.list) == 0 && params.tail != nil {
+		params = params.tail
 	}
-	return name, func(e *env) Value { return in.closure(n, formals, n.list[2:], e, form == "define*") }, true
-}
-
-func (in *interp) closure(n, formals *node, body []*node, e *env, star bool) Value {
-	in.alloc(n.at, envSize)
-	body = withoutDocstring(body)
-	if len(body) == 0 {
-		fail(n.at, "", "a function without a body")
-	}
-	return &Procedure{params: parseParams(formals, star), body: body, env: e, at: n.at}
-}
-
-// withoutDocstring drops a string in front of a body.
-func withoutDocstring(body []*node) []*node {
-	if len(body) > 1 {
-		if _, ok := body[0].atom.(*String); ok {
-			return body[1:]
-		}
-	}
-	return body
-}
-
-// known returns all names that have a meaning.
-func (in *interp) known() []string {
-	known := make([]string, 0, len(in.globals)+len(in.records)+len(specialForms))
-	for s := range in.globals {
-		known = append(known, string(s))
-	}
-	for s := range in.records {
-		known = append(known, string(s))
-	}
-	for s := range specialForms {
-		known = append(known, string(s))
-	}
-	slices.Sort(known)
-	return known
+	return name, params
 }

@@ -1,9 +1,7 @@
 package scheme
 
-import "slices"
-
 // specialForms evaluate their parts themselves.
-var specialForms map[Symbol]func(in *interp, n *node, e *env) (*node, *env, Value)
+var specialForms map[Symbol]func(in *interp, n *node, e *env) Value
 
 // otherForms are macros and procedures of Guile that programs use in a call's place and
 // that are not here; naming them gives a better message than a variable that is not
@@ -16,7 +14,7 @@ var otherForms = []string{
 }
 
 func init() {
-	specialForms = map[Symbol]func(in *interp, n *node, e *env) (*node, *env, Value){
+	specialForms = map[Symbol]func(in *interp, n *node, e *env) Value{
 		"quote":        (*interp).quote,
 		"quasiquote":   (*interp).quasiquote,
 		"if":           (*interp).ifForm,
@@ -24,10 +22,10 @@ func init() {
 		"when":         (*interp).when,
 		"unless":       (*interp).when,
 		"and":          (*interp).and,
-		"or":           (*interp).or,
+		"or":           (*interp).and,
 		"begin":        (*interp).begin,
 		"let":          (*interp).let,
-		"let*":         (*interp).letStar,
+		"let*":         (*interp).let,
 		"lambda":       (*interp).lambda,
 		"lambda*":      (*interp).lambda,
 		"match":        (*interp).match,
@@ -51,21 +49,21 @@ func init() {
 
 // module is (@ MODULE NAME): the name as it is outside of all definitions, whatever the
 // module.
-func (in *interp) module(n *node, _ *env) (*node, *env, Value) {
+func (in *interp) module(n *node, _ *env) Value {
 	parts := n.parts(2, 2, "(@ MODULE NAME)")
 	name := parts[1].symbol()
 	p, ok := primitives[name]
 	if !ok {
 		unsupported(n.at, cutText(string(name))+" of a module")
 	}
-	return nil, nil, p
+	return p
 }
 
-func ignored(*interp, *node, *env) (*node, *env, Value) { return nil, nil, Unspecified{} }
+func ignored(*interp, *node, *env) Value { return Unspecified{} }
 
-func misplaced(_ *interp, n *node, _ *env) (*node, *env, Value) {
+func misplaced(_ *interp, n *node, _ *env) Value {
 	fail(n.at, "", "%s has no meaning here", n.list[0].symbol())
-	return nil, nil, nil
+	return nil
 }
 
 // parts checks how many parts follow the form's name; most < 0 means no limit.
@@ -77,147 +75,112 @@ func (n *node) parts(least, most int, form string) []*node {
 	return parts
 }
 
-func (in *interp) quote(n *node, _ *env) (*node, *env, Value) {
-	return nil, nil, n.parts(1, 1, "(quote DATUM)")[0].datum()
-}
+func (in *interp) quote(n *node, _ *env) Value { return n.parts(1, 1, "(quote DATUM)")[0].datum() }
 
-func (in *interp) ifForm(n *node, e *env) (*node, *env, Value) {
+func (in *interp) ifForm(n *node, e *env) Value {
 	parts := n.parts(2, 3, "(if CONDITION THEN ELSE)")
-	if truth(in.eval(parts[0], e)) {
-		return parts[1], e, nil
+	switch {
+	case truth(in.eval(parts[0], e)):
+		return in.eval(parts[1], e)
+	case len(parts) == 3:
+		return in.eval(parts[2], e)
 	}
-	if len(parts) == 3 {
-		return parts[2], e, nil
-	}
-	return nil, nil, Unspecified{}
+	return Unspecified{}
 }
 
-func (in *interp) cond(n *node, e *env) (*node, *env, Value) {
+func (in *interp) cond(n *node, e *env) Value {
 	for _, clause := range n.parts(1, -1, "(cond (CONDITION VALUE …) … (else VALUE …))") {
 		if !clause.isList() || len(clause.list) == 0 {
 			fail(clause.at, "write (CONDITION VALUE …) or (else VALUE …)", "this is not a clause of cond")
 		}
-		rest := clause.list[1:]
+		then := clause.list[1:]
 		if clause.isForm("else") {
-			return in.sequence(rest, e)
+			return in.sequence(then, e)
 		}
 		v := in.eval(clause.list[0], e)
 		switch {
 		case !truth(v):
-		case len(rest) == 0:
-			return nil, nil, v
-		case len(rest) == 2 && rest[0].symbol() == "=>":
-			return nil, nil, in.apply(in.eval(rest[1], e), []Value{v}, rest[1].at)
+		case len(then) == 0:
+			return v
+		case len(then) == 2 && then[0].symbol() == "=>":
+			return in.apply(in.eval(then[1], e), []Value{v}, then[1].at)
 		default:
-			return in.sequence(rest, e)
+			return in.sequence(then, e)
 		}
 	}
-	return nil, nil, Unspecified{}
+	return Unspecified{}
 }
 
-// sequence evaluates all forms but the last one.
-func (in *interp) sequence(forms []*node, e *env) (*node, *env, Value) {
-	if len(forms) == 0 {
-		return nil, nil, Unspecified{}
+// sequence evaluates forms, and returns the value of the last one.
+func (in *interp) sequence(forms []*node, e *env) Value {
+	var v Value = Unspecified{}
+	for _, n := range forms {
+		v = in.eval(n, e)
 	}
-	last := len(forms) - 1
-	for _, n := range forms[:last] {
-		in.eval(n, e)
-	}
-	return forms[last], e, nil
+	return v
 }
 
-func (in *interp) when(n *node, e *env) (*node, *env, Value) {
+// when is (when …) or (unless …).
+func (in *interp) when(n *node, e *env) Value {
 	name := n.list[0].symbol()
 	parts := n.parts(1, -1, "("+string(name)+" CONDITION VALUE …)")
 	if truth(in.eval(parts[0], e)) == (name == "when") {
 		return in.sequence(parts[1:], e)
 	}
-	return nil, nil, Unspecified{}
+	return Unspecified{}
 }
 
-func (in *interp) and(n *node, e *env) (*node, *env, Value) {
-	parts := n.list[1:]
-	for i, p := range parts {
-		if i == len(parts)-1 {
-			return p, e, nil
-		}
-		if v := in.eval(p, e); !truth(v) {
-			return nil, nil, v
-		}
-	}
-	return nil, nil, true
-}
-
-func (in *interp) or(n *node, e *env) (*node, *env, Value) {
-	parts := n.list[1:]
-	for i, p := range parts {
-		if i == len(parts)-1 {
-			return p, e, nil
-		}
-		if v := in.eval(p, e); truth(v) {
-			return nil, nil, v
+// and is (and …) or (or …), which ends at the first value that decides.
+func (in *interp) and(n *node, e *env) Value {
+	isAnd := n.list[0].symbol() == "and"
+	var v Value = isAnd
+	for _, p := range n.list[1:] {
+		if v = in.eval(p, e); truth(v) != isAnd {
+			break
 		}
 	}
-	return nil, nil, false
+	return v
 }
 
-func (in *interp) begin(n *node, e *env) (*node, *env, Value) { return in.sequence(n.list[1:], e) }
+func (in *interp) begin(n *node, e *env) Value { return in.sequence(n.list[1:], e) }
 
-// binding returns name and value of "(NAME VALUE)".
-func binding(n *node) (Symbol, *node) {
-	if !n.isList() || len(n.list) != 2 || n.list[0].symbol() == "" {
-		fail(n.at, "write (NAME VALUE)", "this gives no name a value")
-	}
-	return n.list[0].symbol(), n.list[1]
-}
-
-const letForm = "(let ((NAME VALUE) …) BODY …)"
-
-func (in *interp) let(n *node, e *env) (*node, *env, Value) {
-	parts := n.parts(2, -1, letForm)
-	if parts[0].symbol() != "" {
+// let is (let …) or (let* …), in which a value sees the names before it.
+func (in *interp) let(n *node, e *env) Value {
+	name := n.list[0].symbol()
+	form := "(" + string(name) + " ((NAME VALUE) …) BODY …)"
+	parts := n.parts(2, -1, form)
+	switch {
+	case parts[0].symbol() != "":
 		unsupported(n.at, "a let with a name")
-	}
-	if !parts[0].isList() {
-		fail(parts[0].at, "write "+letForm, "let needs a list of names and values")
+	case !parts[0].isList():
+		fail(parts[0].at, "write "+form, "%s needs a list of names and values", name)
 	}
 	inner := in.scope(e, n.at)
 	for _, b := range parts[0].list {
-		name, value := binding(b)
-		if slices.Contains(inner.names, name) {
-			fail(b.at, "", "%s gets a value twice", name)
+		if !b.isList() || len(b.list) != 2 || b.list[0].symbol() == "" {
+			fail(b.at, "write (NAME VALUE)", "this gives no name a value")
 		}
-		in.step(b.at, len(inner.names)/16)
-		v := in.eval(value, e)
-		named(v, name)
-		in.bind(inner, name, v, b.at)
+		bound := b.list[0].symbol()
+		v := in.eval(b.list[1], e)
+		switch {
+		case name == "let*":
+			inner = in.scope(e, b.at)
+			e = inner
+		case inner.values[bound] != nil:
+			fail(b.at, "", "%s gets a value twice", bound)
+		}
+		in.bind(inner, bound, v, b.at)
 	}
 	return in.body(parts[1:], inner, n.at)
 }
 
-func (in *interp) letStar(n *node, e *env) (*node, *env, Value) {
-	parts := n.parts(2, -1, "(let* ((NAME VALUE) …) BODY …)")
-	if !parts[0].isList() {
-		fail(parts[0].at, "write (let* ((NAME VALUE) …) BODY …)", "let* needs a list of names and values")
-	}
-	for _, b := range parts[0].list {
-		name, value := binding(b)
-		v := in.eval(value, e)
-		named(v, name)
-		e = in.scope(e, b.at)
-		in.bind(e, name, v, b.at)
-	}
-	return in.body(parts[1:], e, n.at)
-}
-
-func (in *interp) lambda(n *node, e *env) (*node, *env, Value) {
+func (in *interp) lambda(n *node, e *env) Value {
 	parts := n.parts(2, -1, "(lambda (ARGUMENT …) BODY …)")
-	return nil, nil, in.closure(n, parts[0], parts[1:], e, n.list[0].symbol() == "lambda*")
+	return in.closure(n, parts[0], parts[1:], e)
 }
 
-func (in *interp) quasiquote(n *node, e *env) (*node, *env, Value) {
-	return nil, nil, in.quasi(n.parts(1, 1, "(quasiquote DATUM)")[0], e)
+func (in *interp) quasiquote(n *node, e *env) Value {
+	return in.quasi(n.parts(1, 1, "(quasiquote DATUM)")[0], e)
 }
 
 // quasi returns a datum in which what is unquoted is evaluated.

@@ -2,25 +2,21 @@ package scheme
 
 // match is (match VALUE (PATTERN BODY …) …) of (ice-9 match), with patterns that are
 // names, _, constants, quoted data, and lists, with a tail or without.
-func (in *interp) match(n *node, e *env) (*node, *env, Value) {
+func (in *interp) match(n *node, e *env) Value {
 	parts := n.parts(2, -1, "(match VALUE (PATTERN BODY …) …)")
 	return in.matchClauses(parts[1:], in.eval(parts[0], e), e, n.at)
 }
 
 // matchLambda is (match-lambda (PATTERN BODY …) …).
-func (in *interp) matchLambda(n *node, e *env) (*node, *env, Value) {
+func (in *interp) matchLambda(n *node, e *env) Value {
 	clauses := n.parts(1, -1, "(match-lambda (PATTERN BODY …) …)")
-	in.alloc(n.at, envSize)
-	return nil, nil, &Procedure{name: "match-lambda", least: 1, most: 1, primitive: func(c *call) Value {
-		next, inner, v := in.matchClauses(clauses, c.args[0], e, c.at)
-		if next == nil {
-			return v
-		}
-		return in.eval(next, inner)
+	in.alloc(n.at, procedureSize)
+	return &Procedure{name: "match-lambda", least: 1, most: 1, primitive: func(c *call) Value {
+		return in.matchClauses(clauses, c.args[0], e, c.at)
 	}}
 }
 
-func (in *interp) matchClauses(clauses []*node, v Value, e *env, at int) (*node, *env, Value) {
+func (in *interp) matchClauses(clauses []*node, v Value, e *env, at int) Value {
 	for _, c := range clauses {
 		if !c.isList() || len(c.list) < 2 {
 			fail(c.at, "write (PATTERN BODY …)", "this is not a clause of match")
@@ -35,7 +31,7 @@ func (in *interp) matchClauses(clauses []*node, v Value, e *env, at int) (*node,
 		return in.body(c.list[1:], inner, c.at)
 	}
 	fail(at, "", "no pattern matches %s", kind(v))
-	return nil, nil, nil
+	return nil
 }
 
 // matches reports whether a pattern fits, and binds its names in e.
@@ -62,10 +58,6 @@ func (in *interp) matches(p *node, v Value, e *env) bool {
 			unsupported(p.at, "("+string(head)+" …) in a pattern of match")
 		}
 	}
-	return in.matchesList(p, v, e)
-}
-
-func (in *interp) matchesList(p *node, v Value, e *env) bool {
 	for _, x := range p.list {
 		pair, ok := v.(*Pair)
 		if !ok || !in.matches(x, pair.Car, e) {

@@ -2,100 +2,117 @@ package scheme
 
 import (
 	"fmt"
-	"slices"
+	"strings"
 )
 
-// params are the parameters of a function.
-type params struct {
-	required []Symbol
-	optional []optional
-	keys     []optional
-	isKeys   bool
-	allow    bool   // #:allow-other-keys
-	rest     Symbol // "" for none
-}
-
-type optional struct {
+// param is a parameter of a function.
+type param struct {
 	name  Symbol
-	value *node // nil: #f
+	at    int // byte offset
+	kind  paramKind
+	value *node // the default of an optional one or of a key; nil: #f
 }
 
-// parseParams reads "(a b #:optional (c 1) #:key d . rest)" or one name for all.
-func parseParams(n *node, star bool) *params {
-	p := &params{}
-	if name := n.symbol(); name != "" {
-		p.rest = name
-		return p
+type paramKind int
+
+const (
+	required paramKind = iota
+	optional
+	key
+	rest
+)
+
+// paramSections are the keywords before parameters of each kind but required.
+var paramSections = map[Keyword]paramKind{"optional": optional, "key": key, "rest": rest}
+
+// parseParams reads "(a b #:optional (c 1) #:key d)", "(a . rest)" or one name for all.
+// Only the parameters of a function with a star have sections.
+func parseParams(n *node, star bool) []param {
+	if n.symbol() != "" {
+		return []param{{name: n.symbol(), at: n.at, kind: rest}}
 	}
 	if n.atom != nil {
 		fail(n.at, "", "want a list of parameters, not %s", kind(n.atom))
 	}
-	const (
-		required = iota
-		optionals
-		keys
-		rest
-	)
-	state := required
-	for _, e := range n.list {
-		if k, ok := e.atom.(Keyword); ok && star {
-			switch k {
-			case "optional":
-				state = optionals
-			case "key":
-				state, p.isKeys = keys, true
-			case "allow-other-keys":
-				p.allow = true
-			case "rest":
-				state = rest
-			default:
-				fail(e.at, "#:optional, #:key, #:allow-other-keys or #:rest", "#:%s has no meaning among parameters", k)
-			}
-			continue
-		}
-		switch state {
-		case required:
-			p.required = append(p.required, p.name(e))
-		case optionals:
-			p.optional = append(p.optional, p.withDefault(e))
-		case keys:
-			p.keys = append(p.keys, p.withDefault(e))
-		case rest:
-			p.rest = p.name(e)
+	var all []param
+	section := required
+	for _, p := range n.list {
+		k, isKeyword := p.atom.(Keyword)
+		switch {
+		case !isKeyword || !star:
+			all = append(all, parseParam(p, section))
+		case k == "allow-other-keys":
+			unsupported(p.at, "#:"+string(k))
+		case paramSections[k] == 0:
+			fail(p.at, "#:optional, #:key or #:rest", "#:%s has no meaning among parameters", k)
+		default:
+			section = paramSections[k]
 		}
 	}
 	if n.tail != nil {
-		p.rest = p.name(n.tail)
+		all = append(all, parseParam(n.tail, rest))
+	}
+	checkParams(all)
+	return all
+}
+
+func parseParam(n *node, kind paramKind) param {
+	p := param{name: n.symbol(), at: n.at, kind: kind}
+	if n.isList() && len(n.list) == 2 && (kind == optional || kind == key) {
+		p.name, p.value = n.list[0].symbol(), n.list[1]
+	}
+	if p.name == "" {
+		fail(n.at, "", "a parameter is a name")
 	}
 	return p
 }
 
-func (p *params) name(n *node) Symbol {
-	name := n.symbol()
-	if name == "" {
-		fail(n.at, "", "a parameter is a name")
+// checkParams checks that names differ and that sections come in their order.
+func checkParams(all []param) {
+	seen := make(map[Symbol]bool)
+	for i, p := range all {
+		switch {
+		case seen[p.name]:
+			fail(p.at, "", "the parameter %s appears twice", p.name)
+		case i > 0 && p.kind < all[i-1].kind, i > 0 && p.kind == rest && all[i-1].kind >= key:
+			unsupported(p.at, "a list of parameters with "+string(p.name)+" in that place")
+		}
+		seen[p.name] = true
 	}
-	if slices.Contains(p.required, name) {
-		fail(n.at, "", "the parameter %s appears twice", name)
-	}
-	return name
 }
 
-func (p *params) withDefault(n *node) optional {
-	if n.isList() && len(n.list) == 2 {
-		return optional{p.name(n.list[0]), n.list[1]}
+// closure makes a function, with the parameters and the body that stand in a form.
+func (in *interp) closure(form, params *node, body []*node, e *env) Value {
+	in.step(form.at, len(params.list))
+	in.alloc(form.at, procedureSize+bindingSize*len(params.list))
+	if len(body) > 1 {
+		if _, isDocstring := body[0].atom.(*String); isDocstring {
+			body = body[1:]
+		}
 	}
-	return optional{p.name(n), nil}
+	if len(body) == 0 {
+		fail(form.at, "", "a function without a body")
+	}
+	star := strings.HasSuffix(string(form.list[0].symbol()), "*")
+	f := &Procedure{params: parseParams(params, star), keys: make(map[Symbol]bool), body: body, env: e, at: form.at}
+	for _, p := range f.params {
+		switch p.kind {
+		case required:
+			f.least++
+			f.most++
+		case optional:
+			f.most++
+		case key:
+			f.keys[p.name] = true
+			f.most = -1
+		case rest:
+			f.most = -1
+		}
+	}
+	return f
 }
 
-func (p *params) arity() string {
-	most := len(p.required) + len(p.optional)
-	if p.rest != "" || p.isKeys {
-		most = -1
-	}
-	return arity(len(p.required), most)
-}
-
+// arity says how many arguments a procedure takes.
 func arity(least, most int) string {
 	count := func(n int) string {
 		if n == 1 {
@@ -114,88 +131,60 @@ func arity(least, most int) string {
 	return fmt.Sprintf("%d to %s", least, count(most))
 }
 
-// bindArguments makes the scope in which a closure's body is evaluated.
+// bindArguments makes the scope in which a function's body is evaluated.
 func (in *interp) bindArguments(f *Procedure, args []Value, at int) *env {
-	p := f.params
-	given := len(args)
 	e := in.scope(f.env, at)
-	wrong := func() {
-		name := f.name
-		if name == "" {
-			name = "the function"
-		}
-		fail(at, "", "%s takes %s, not %d", name, p.arity(), given)
-	}
-	if len(args) < len(p.required) {
-		wrong()
-	}
-	in.alloc(at, envSize*(len(p.required)+len(p.optional)+len(p.keys)))
-	for i, name := range p.required {
-		e.names, e.values = append(e.names, name), append(e.values, args[i])
-	}
-	args = args[len(p.required):]
-	for _, o := range p.optional {
-		_, isKeyword := first(args).(Keyword)
+	args, keyed := f.splitKeys(args, at)
+	for _, p := range f.params {
+		var v Value
 		switch {
-		case len(args) > 0 && (!p.isKeys || !isKeyword):
-			in.bind(e, o.name, args[0], at)
-			args = args[1:]
-		default:
-			in.bind(e, o.name, in.defaultValue(o, e), at)
+		case p.kind == rest:
+			in.alloc(at, pairSize*len(args))
+			v = list(args, Empty{})
+		case p.kind == key:
+			v = keyed[p.name]
+		case len(args) > 0:
+			v, args = args[0], args[1:]
 		}
-	}
-	switch {
-	case p.isKeys:
-		in.bindKeys(p, args, e, at)
-	case len(args) > 0 && p.rest == "":
-		wrong()
-	}
-	if p.rest != "" {
-		in.alloc(at, pairSize*len(args))
-		in.bind(e, p.rest, list(args, Empty{}), at)
+		switch {
+		case v != nil:
+		case p.value != nil:
+			v = in.eval(p.value, e)
+		default:
+			v = false
+		}
+		in.bind(e, p.name, v, at)
 	}
 	return e
 }
 
-func first(args []Value) Value {
-	if len(args) == 0 {
-		return nil
+// splitKeys separates arguments by position from those by keyword. For a function
+// without keys, all are by position.
+func (f *Procedure) splitKeys(args []Value, at int) (byPosition []Value, keyed map[Symbol]Value) {
+	if len(f.keys) == 0 {
+		return args, nil
 	}
-	return args[0]
-}
-
-func (in *interp) defaultValue(o optional, e *env) Value {
-	if o.value == nil {
-		return false
+	n := f.least
+	for n < min(len(f.params)-len(f.keys), len(args)) && !isKeyword(args[n]) {
+		n++
 	}
-	return in.eval(o.value, e)
-}
-
-func (in *interp) bindKeys(p *params, args []Value, e *env, at int) {
-	found := make(map[Symbol]Value)
-	for i := 0; i < len(args); {
-		k, ok := args[i].(Keyword)
+	keyed = make(map[Symbol]Value)
+	for left := args[n:]; len(left) > 0; left = left[2:] {
+		k, ok := left[0].(Keyword)
 		switch {
-		case !ok && p.rest != "":
-			i++
-			continue
 		case !ok:
-			fail(at, "", "%s is where a keyword argument should be", kind(args[i]))
-		case i+1 == len(args):
+			fail(at, "", "%s is where a keyword argument should be", kind(left[0]))
+		case !f.keys[Symbol(k)]:
+			fail(at, "", "there is no parameter #:%s", k)
+		case len(left) == 1:
 			fail(at, "", "no value comes after #:%s", k)
 		}
-		known := slices.ContainsFunc(p.keys, func(o optional) bool { return o.name == Symbol(k) })
-		if !known && !p.allow {
-			fail(at, "", "there is no parameter #:%s", k)
-		}
-		found[Symbol(k)] = args[i+1]
-		i += 2
+		keyed[Symbol(k)] = left[1]
 	}
-	for _, o := range p.keys {
-		v, ok := found[o.name]
-		if !ok {
-			v = in.defaultValue(o, e)
-		}
-		in.bind(e, o.name, v, at)
-	}
+	return args[:n], keyed
+}
+
+func isKeyword(v Value) bool {
+	_, ok := v.(Keyword)
+	return ok
 }

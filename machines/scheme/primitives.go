@@ -3,7 +3,7 @@ package scheme
 import "slices"
 
 // primitives are the procedures that every program has.
-var primitives = make(map[Symbol]*Procedure)
+var primitives = make(map[Symbol]Value)
 
 // primitive adds one, for a number of arguments; most < 0 means no limit.
 func primitive(name string, least, most int, f func(c *call) Value) {

@@ -12,12 +12,16 @@ type node struct {
 	atom Value // nil for a list
 	list []*node
 	tail *node // what stands after a dot
+	data Value // of a list: what datum returned before, or nil
 }
 
-// datum returns what (quote N) evaluates to.
+// datum returns what (quote N) evaluates to, which is always the same.
 func (n *node) datum() Value {
-	if n.atom != nil {
+	switch {
+	case n.atom != nil:
 		return n.atom
+	case n.data != nil:
+		return n.data
 	}
 	elems := make([]Value, len(n.list))
 	for i, e := range n.list {
@@ -27,7 +31,8 @@ func (n *node) datum() Value {
 	if n.tail != nil {
 		tail = n.tail.datum()
 	}
-	return list(elems, tail)
+	n.data = list(elems, tail)
+	return n.data
 }
 
 // symbol returns the name that an atom is, or "".

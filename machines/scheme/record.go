@@ -187,7 +187,7 @@ func (in *interp) salvageRecord(t *RecordType, n *node) *Record {
 		name := string(s.list[0].symbol())
 		if name == "inherit" {
 			in.try(func() {
-				if from, ok := in.eval(s.list[1], nil).(*Record); ok {
+				if from, ok := in.eval(s.list[1], in.globals).(*Record); ok {
 					for name, f := range from.Fields {
 						r.Fields[name] = f
 					}
@@ -198,7 +198,7 @@ func (in *interp) salvageRecord(t *RecordType, n *node) *Record {
 			continue
 		}
 		in.try(func() {
-			v := in.eval(s.list[1], nil)
+			v := in.eval(s.list[1], in.globals)
 			r.Fields[name] = Field{Value: v, Name: s.list[0].at, At: s.list[1].at, Given: true}
 		})
 	}

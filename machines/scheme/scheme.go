@@ -41,7 +41,7 @@ type Options struct {
 type Limits struct {
 	Steps int // evaluations, calls and elements looked at; 10 million
 	Bytes int // estimated memory that is allocated, freed or not; 128 MiB
-	Depth int // of forms and calls in each other; 5,000
+	Depth int // of forms and calls in each other; 20,000
 	Nodes int // atoms and lists in the text; 500,000
 }
 
@@ -53,7 +53,7 @@ func (l Limits) withDefaults() Limits {
 	}
 	set(&l.Steps, 10_000_000)
 	set(&l.Bytes, 128<<20)
-	set(&l.Depth, 5_000)
+	set(&l.Depth, 20_000)
 	set(&l.Nodes, 500_000)
 	return l
 }
@@ -130,13 +130,12 @@ func (e *LimitError) Error() string { return fmt.Sprintf("%d:%d: %s", e.Line, e.
 // without any, [Unspecified] and 0. Its errors are *Error, *Unsupported or *LimitError.
 func Eval(text string, opts Options) (value Value, at int, err error) {
 	defer recoverFailure(text, &err)
-	p := read(text, opts.Limits)
+	forms := read(text, opts.Limits)
 	in := newInterp(opts)
-	value = Unspecified{}
-	for _, n := range p {
-		value, at = in.toplevel(n), n.at
+	if len(forms) > 0 {
+		at = forms[len(forms)-1].at
 	}
-	return value, at, nil
+	return in.run(forms, in.globals), at, nil
 }
 
 // Read returns the data in a text, without evaluating anything. Its errors are those
@@ -165,7 +164,7 @@ func Salvage(text string, opts Options, most int) (all []*Record) {
 	in := newInterp(opts)
 	for _, n := range forms {
 		if n.isForm("define") {
-			in.try(func() { in.toplevel(n) })
+			in.try(func() { in.run([]*node{n}, in.globals) })
 		}
 	}
 	for _, n := range forms {

@@ -56,6 +56,10 @@ func TestGuileAgrees(t *testing.T) {
 }
 
 func TestErrors(t *testing.T) {
+	manyNames := ""
+	for i := range 1000 {
+		manyNames += fmt.Sprintf("n%d ", i)
+	}
 	tests := []struct {
 		name, text string
 		want       string // the type and the text
@@ -65,6 +69,12 @@ func TestErrors(t *testing.T) {
 		{"second argument", `(string-append "a" 5)`, `*scheme.Error 1:1: string-append: 5 is where a string should be`},
 		{"unknown variable", "(frobnicate)", `*scheme.Unsupported 1:2: frobnicate is not known to lighter's own evaluator of Scheme`},
 		{"macro", "(define-syntax a b)", `*scheme.Unsupported 1:1: define-syntax is not known to lighter's own evaluator of Scheme`},
+		{"other keys", "(lambda* (#:key a #:allow-other-keys) a)", `*scheme.Unsupported 1:19: #:allow-other-keys is not known to lighter's own evaluator of Scheme`},
+		{"keys and the rest", "(lambda* (#:key a . rest) a)", `*scheme.Unsupported 1:21: a list of parameters with rest in that place is not known to lighter's own evaluator of Scheme`},
+		{"section", "(lambda* (#:optionl a) a)", `*scheme.Error 1:11: #:optionl has no meaning among parameters`},
+		{"parameter twice", "(lambda* (a #:key (a 1)) a)", `*scheme.Error 1:19: the parameter a appears twice`},
+		{"unknown key", "((lambda* (#:key a) a) #:b 1)", `*scheme.Error 1:1: there is no parameter #:b`},
+		{"too many before keys", "((lambda* (a #:key b) a) 1 2)", `*scheme.Error 1:1: 2 is where a keyword argument should be`},
 		{"output", `(format #t "x")`, `*scheme.Unsupported 1:1: format with an output other than #f is not known to lighter's own evaluator of Scheme`},
 		{"more arguments than here", `(string-join '("a") "/" 'prefix)`, `*scheme.Unsupported 1:1: string-join with 3 arguments is not known to lighter's own evaluator of Scheme`},
 		{"form as variable", "(map cond '())", `*scheme.Error 1:6: cond is not a variable`},
@@ -75,7 +85,7 @@ func TestErrors(t *testing.T) {
 		{"else alone", "(else 1)", `*scheme.Error 1:1: else has no meaning here`},
 		{"define inside", "(list (define a 1))", `*scheme.Error 1:7: define has no meaning here`},
 		{"fields", "(build-machine (nam 1))", `*scheme.Error 1:17: unknown field "nam"`},
-		{"steps", "(define l (iota 99)) (define (loop) (if (length (cdr l)) (loop))) (loop)", `*scheme.LimitError 1:41: the program does not end within 100000 steps`},
+		{"steps", "(define l (iota 99)) (map (lambda (x) (map (lambda (y) (length l)) l)) l)", `*scheme.LimitError 1:56: the program does not end within 100000 steps`},
 		{"depth", "(define (f) (+ 1 (f))) (f)", `*scheme.LimitError 1:19: forms and calls are nested more than 1000 deep`},
 		{"memory", `(define (loop s) (loop (string-append s s))) (loop "a")`, `*scheme.LimitError 1:24: the program allocates more than 3000000 bytes of memory`},
 		{"count", "(iota 1000000000000)", `*scheme.LimitError 1:1: iota of 1000000000000`},
@@ -85,6 +95,10 @@ func TestErrors(t *testing.T) {
 		{"quotes", strings.Repeat("'", 2000) + "a", `*scheme.LimitError 1:1001: brackets are nested more than 1000 deep`},
 		{"comments", strings.Repeat("#;", 2000) + "a", `*scheme.LimitError 1:2001: brackets are nested more than 1000 deep`},
 		{"words", strings.Repeat("a ", 4000), `*scheme.LimitError 1:6001: more than 3000 words and lists`},
+		{
+			"parameters", "(map (lambda (x) (lambda (" + manyNames + ") x)) (iota 1000))",
+			`*scheme.LimitError 1:18: the program allocates more than 3000000 bytes of memory`,
+		},
 		{"digits", strings.Repeat("1", 5000), `*scheme.LimitError 1:1: a number of more than 4096 digits`},
 		{"growing number", "(define (loop n) (loop (* n n))) (loop 2)", `*scheme.LimitError 1:24: a number of more than 4096 bits`},
 		{

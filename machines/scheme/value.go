@@ -34,16 +34,17 @@ type Unspecified struct{}
 
 // Procedure is something that can be called.
 type Procedure struct {
-	name string
+	name        string // "" for a function without
+	least, most int    // arguments; most < 0 means no limit
+	narrow      bool   // Guile's takes more arguments than most
 	// Either a primitive…
-	primitive   func(c *call) Value
-	least, most int  // arguments; most < 0 means no limit
-	narrow      bool // Guile's takes more arguments than most
-	// …or a closure.
-	params *params
+	primitive func(c *call) Value
+	// …or a function of the program.
+	params []param
+	keys   map[Symbol]bool // the parameters that are keys
 	body   []*node
 	env    *env
-	at     int
+	at     int // byte offset of its form
 }
 
 // undefined is the value of a variable whose definition is not evaluated yet.

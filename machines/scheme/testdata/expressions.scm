@@ -187,7 +187,6 @@
 (let () 1 (define a 2) a)
 (let ((x 1)) (define x 2) x)
 (let () (define* (f a #:optional (b a) . rest) (list a b rest)) (f 1))
-((lambda* (#:key a #:allow-other-keys) a) #:b 2)
 ((lambda* (#:key a) a) #:b 2)
 ((lambda* (a #:rest r) r) 1 2)
 ((lambda* (a #:optional b) (list a b)) 1 2 3)
