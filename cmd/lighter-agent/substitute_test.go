@@ -1,48 +1,14 @@
 package main
 
 import (
-	"bytes"
-	"os"
-	"path/filepath"
 	"slices"
 	"testing"
 
 	"lighter/internal/agentapi"
-	"lighter/nar"
 	"lighter/nar/signature"
 	"lighter/store"
-	"lighter/store/narinfo"
+	"lighter/store/storetest"
 )
-
-// published writes a text item into a folder that a substitute server could serve.
-func published(t *testing.T, folder string, key *signature.PrivateKey, name string) store.Path {
-	t.Helper()
-	file := filepath.Join(t.TempDir(), name)
-	if err := os.WriteFile(file, []byte(name), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	var contents bytes.Buffer
-	if err := nar.Pack(&contents, file); err != nil {
-		t.Fatal(err)
-	}
-	var h nar.Hasher
-	_, _ = h.Write(contents.Bytes())
-	path, err := store.DefaultDir.TextPath(name, []byte(name), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	info := &store.Info{Path: path, NARHash: h.Sum(), NARSize: h.Size()}
-	text, err := narinfo.Sign(key, "test", info, []narinfo.Download{{URL: path.Base() + ".nar", Compression: narinfo.None}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for file, contents := range map[string][]byte{narinfo.Name(path): text, path.Base() + ".nar": contents.Bytes()} {
-		if err := os.WriteFile(filepath.Join(folder, file), contents, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return path
-}
 
 // TestSubstitutes shows that an agent with a store of its own gets inputs from the servers
 // that a request names, if a key of its ACL has signed them.
@@ -70,14 +36,14 @@ func TestSubstitutes(t *testing.T) {
 		}
 		return slices.DeleteFunc(status.Missing, func(p store.Path) bool { return p == absent })
 	}
-	stranger := published(t, folder, key, "from-a-stranger")
+	stranger := storetest.Publish(t, folder, key, "from-a-stranger")
 	if got := missing("first", stranger); !slices.Equal(got, []store.Path{stranger}) {
 		t.Errorf("missing: %s; nobody authorized the server's key", got)
 	}
 	if text, err := h.run(key.Public().String(), "authorize", "-"); err != nil {
 		t.Fatalf("authorize: %v: %s", err, text)
 	}
-	if got := missing("second", published(t, folder, key, "from-a-friend")); len(got) > 0 {
+	if got := missing("second", storetest.Publish(t, folder, key, "from-a-friend")); len(got) > 0 {
 		t.Errorf("missing: %s; the server has it", got)
 	}
 }

@@ -1,22 +1,18 @@
 package agentd
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"testing"
 
 	"lighter/internal/agent"
 	"lighter/internal/agentapi"
 	"lighter/internal/testkit"
-	"lighter/nar"
 	"lighter/nar/signature"
 	"lighter/store"
 	"lighter/store/derivation"
 	"lighter/store/local"
-	"lighter/store/narinfo"
+	"lighter/store/storetest"
 )
 
 // TestSubstitutes shows that an agent in this process gets inputs from servers.
@@ -51,7 +47,7 @@ func TestSubstitutes(t *testing.T) {
 	defer client.Close()
 
 	folder := t.TempDir()
-	input := publishItem(t, folder, key)
+	input := storetest.Publish(t, folder, key, "item")
 	drv := &derivation.Derivation{Outputs: []derivation.Output{{Name: "out"}}, System: "x86_64-linux", Builder: "/bin/sh", Env: []derivation.EnvVar{{Name: "out"}}}
 	if err := drv.Fill(store.DefaultDir, "x", nil); err != nil {
 		t.Fatal(err)
@@ -71,35 +67,4 @@ func TestSubstitutes(t *testing.T) {
 	if err != nil || len(status.Missing) != 1 || status.Missing[0] != absent {
 		t.Errorf("got %+v, %v; want only %s to be missing", status, err, absent)
 	}
-}
-
-// publishItem writes an item into a folder that a substitute server could serve.
-func publishItem(t *testing.T, folder string, key *signature.PrivateKey) store.Path {
-	t.Helper()
-	const name = "item"
-	file := filepath.Join(t.TempDir(), name)
-	if err := os.WriteFile(file, []byte(name), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	var contents bytes.Buffer
-	if err := nar.Pack(&contents, file); err != nil {
-		t.Fatal(err)
-	}
-	var h nar.Hasher
-	_, _ = h.Write(contents.Bytes())
-	path, err := store.DefaultDir.TextPath(name, []byte(name), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	info := &store.Info{Path: path, NARHash: h.Sum(), NARSize: h.Size()}
-	text, err := narinfo.Sign(key, "test", info, []narinfo.Download{{URL: "item.nar", Compression: narinfo.None}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for file, contents := range map[string][]byte{narinfo.Name(path): text, "item.nar": contents.Bytes()} {
-		if err := os.WriteFile(filepath.Join(folder, file), contents, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return path
 }

@@ -118,30 +118,38 @@ func TestJoinDuringTheGrace(t *testing.T) {
 
 func shortGrace(c *Config) { c.Limits.HookGrace = 100 * time.Millisecond }
 
+// offloadedWith returns a farm with an offloaded build of drv that is building or fetching, as when
+// says, and the ids of the builds of others who want it too; top is the script of a dependant.
+// Release lets the fetch go on.
+func offloadedWith(t *testing.T, when, others, top string) (f *hookFarm, h *fakeHook, drv store.Path, ids []string, release func()) {
+	t.Helper()
+	f = newHookFarm(t, shortGrace, "m1")
+	drv = f.drv("one", "hold")
+	h = f.hook(drv)
+	h.awaitState(api.Building)
+	switch others {
+	case "with a client":
+		ids = f.submit(drv)
+		f.awaitState(ids[0], api.Building)
+	case "with a dependant":
+		ids = f.submit(f.drv("top", top, drv))
+		f.awaitState(ids[0], api.Waiting)
+	}
+	release = func() {}
+	if when == "fetching" {
+		var began <-chan struct{}
+		began, release = f.holdExport("m1")
+		f.releaseAll("one")
+		<-began
+	}
+	return f, h, drv, ids, release
+}
+
 func TestOffloadHookDoesNotComeBack(t *testing.T) {
 	for _, when := range []string{"building", "fetching"} {
 		for _, others := range []string{"alone", "with a client", "with a dependant"} {
 			t.Run(when+" "+others, func(t *testing.T) {
-				f := newHookFarm(t, shortGrace, "m1")
-				drv := f.drv("one", "hold")
-				h := f.hook(drv)
-				h.awaitState(api.Building)
-				ids := []string{}
-				switch others {
-				case "with a client":
-					ids = f.submit(drv)
-					f.awaitState(ids[0], api.Building)
-				case "with a dependant":
-					ids = f.submit(f.drv("top", "hold", drv))
-					f.awaitState(ids[0], api.Waiting)
-				}
-				release := func() {}
-				if when == "fetching" {
-					var began <-chan struct{}
-					began, release = f.holdExport("m1")
-					f.releaseAll("one")
-					<-began
-				}
+				f, h, _, ids, release := offloadedWith(t, when, others, "hold")
 				f.restart("stop")
 				release()
 				if b := f.canceled(h); !strings.Contains(b.Reason, "did not come back") {
@@ -169,26 +177,7 @@ func TestOffloadEndedWhileDown(t *testing.T) {
 	for _, when := range []string{"building", "fetching"} {
 		for _, others := range []string{"alone", "with a client", "with a dependant"} {
 			t.Run(when+" "+others, func(t *testing.T) {
-				f := newHookFarm(t, shortGrace, "m1")
-				drv := f.drv("one", "hold")
-				h := f.hook(drv)
-				h.awaitState(api.Building)
-				ids := []string{}
-				switch others {
-				case "with a client":
-					ids = f.submit(drv)
-					f.awaitState(ids[0], api.Building)
-				case "with a dependant":
-					ids = f.submit(f.drv("top", "", drv))
-					f.awaitState(ids[0], api.Waiting)
-				}
-				release := func() {}
-				if when == "fetching" {
-					var began <-chan struct{}
-					began, release = f.holdExport("m1")
-					f.releaseAll("one")
-					<-began
-				}
+				f, h, drv, ids, release := offloadedWith(t, when, others, "")
 				archive, err := makeArchive(f.agents["m1"].key, f.output(drv), nil, "built from "+string(drv))
 				if err != nil {
 					t.Fatal(err)
