@@ -10,16 +10,16 @@ import (
 	"lighter/machines"
 )
 
-// admissionSlack is by how much a machine must be better than a limit says to get builds
-// again that it was refused: limits with a hundredth in between would flap.
+// admissionSlack is how much better than its limits a machine that was refused builds must be
+// to get them again, as a part of the limits: without it, it would flap.
 const admissionSlack = 0.1
 
-// admissionRest is how long it must have been within its limits for that.
+// admissionRest is how long it must have stayed within its limits for that.
 const admissionRest = 20 * time.Second
 
-// refusal says which of a machine's limits its state is beyond, the first in the order of
-// what is worst; empty if none is. With slack it must be that much better than the limits, as
-// a part of them. What an agent does not know does not count.
+// refusal says which of its limits a machine is beyond: the worst one, or empty if none. With
+// slack the machine must be that much better than its limits, as a part of them. What an agent
+// does not know does not count.
 func refusal(m *machines.Machine, info *agentapi.Machine, slack float64) string {
 	for _, rule := range []struct {
 		what     string
@@ -35,7 +35,7 @@ func refusal(m *machines.Machine, info *agentapi.Machine, slack float64) string 
 	} {
 		limit := float64(rule.min) * (1 + slack)
 		if rule.has >= 0 && rule.min > 0 && float64(rule.has) < limit {
-			return fmt.Sprintf("%s free of %s, with less than %s it gets no builds", rule.quantity(rule.has), rule.what, rule.quantity(int64(limit)))
+			return fmt.Sprintf("%s free of %s: with less than %s it gets no builds", rule.quantity(rule.has), rule.what, rule.quantity(int64(limit)))
 		}
 	}
 	for _, rule := range []struct {
@@ -47,14 +47,14 @@ func refusal(m *machines.Machine, info *agentapi.Machine, slack float64) string 
 	} {
 		limit := rule.max * (1 - slack)
 		if rule.has >= 0 && rule.max > 0 && rule.has >= limit {
-			return fmt.Sprintf("%s pressure %.1f%%, from %.4g%% on it gets no builds", rule.what, rule.has, limit)
+			return fmt.Sprintf("%s pressure %.1f%%: from %.4g%% on it gets no builds", rule.what, rule.has, limit)
 		}
 	}
 	return ""
 }
 
-// withUnknown marks what an agent of before these figures does not say. It says nothing of
-// the machine's hardware either.
+// withUnknown marks the figures that an older agent does not report as unknown. Such an agent
+// does not describe the hardware either.
 func withUnknown(info *agentapi.Machine) *agentapi.Machine {
 	if info.Hardware != (api.Hardware{}) {
 		return info
@@ -65,7 +65,7 @@ func withUnknown(info *agentapi.Machine) *agentapi.Machine {
 	return &marked
 }
 
-// admit decides whether a machine gets builds in the state in which it was found.
+// admit decides whether a machine in its present state gets builds.
 func (m *machine) admit(l *loop, now time.Time) {
 	info := withUnknown(m.info)
 	text := refusal(&m.Machine, info, 0)

@@ -35,45 +35,45 @@ func TestRefusal(t *testing.T) {
 		{"well", func(*machines.Machine, *agentapi.Machine) {}, 0, ""},
 		{
 			"store's disk", func(_ *machines.Machine, i *agentapi.Machine) { i.FreeDisk = 1<<30 - 1 }, 0,
-			"1.00 GiB free of disk where its store is, with less than 1.00 GiB it gets no builds",
+			"1.00 GiB free of disk where its store is: with less than 1.00 GiB it gets no builds",
 		},
 		{"just enough", func(_ *machines.Machine, i *agentapi.Machine) { i.FreeDisk = 1 << 30 }, 0, ""},
 		{
 			"just enough is not, with slack", func(_ *machines.Machine, i *agentapi.Machine) { i.FreeDisk = 1 << 30 }, 0.1,
-			"1.00 GiB free of disk where its store is, with less than 1.10 GiB it gets no builds",
+			"1.00 GiB free of disk where its store is: with less than 1.10 GiB it gets no builds",
 		},
 		{
 			"full", func(_ *machines.Machine, i *agentapi.Machine) { i.BuildFreeDisk = 0 }, 0,
-			"0 B free of disk where builds have their folders, with less than 1.00 GiB it gets no builds",
+			"0 B free of disk where builds have their folders: with less than 1.00 GiB it gets no builds",
 		},
 		{
 			"store's inodes", func(_ *machines.Machine, i *agentapi.Machine) { i.FreeInodes = 999 }, 0,
-			"999 free of inodes where its store is, with less than 1000 it gets no builds",
+			"999 free of inodes where its store is: with less than 1000 it gets no builds",
 		},
 		{
 			"build folder's inodes", func(_ *machines.Machine, i *agentapi.Machine) { i.BuildFreeInodes = 7 }, 0,
-			"7 free of inodes where builds have their folders, with less than 1000 it gets no builds",
+			"7 free of inodes where builds have their folders: with less than 1000 it gets no builds",
 		},
 		{
 			"memory", func(_ *machines.Machine, i *agentapi.Machine) { i.FreeMemory = 1 << 29 }, 0,
-			"512 MiB free of memory, with less than 2.00 GiB it gets no builds",
+			"512 MiB free of memory: with less than 2.00 GiB it gets no builds",
 		},
 		{
 			"memory pressure", func(_ *machines.Machine, i *agentapi.Machine) { i.MemoryPressure = 10 }, 0,
-			"memory pressure 10.0%, from 10% on it gets no builds",
+			"memory pressure 10.0%: from 10% on it gets no builds",
 		},
 		{
 			"CPU pressure", func(_ *machines.Machine, i *agentapi.Machine) { i.CPUPressure = 80.25 }, 0,
-			"CPU pressure 80.2%, from 50% on it gets no builds",
+			"CPU pressure 80.2%: from 50% on it gets no builds",
 		},
 		{"below", func(_ *machines.Machine, i *agentapi.Machine) { i.CPUPressure = 46 }, 0, ""},
 		{
 			"below, with slack", func(_ *machines.Machine, i *agentapi.Machine) { i.CPUPressure = 46 }, 0.1,
-			"CPU pressure 46.0%, from 45% on it gets no builds",
+			"CPU pressure 46.0%: from 45% on it gets no builds",
 		},
 		{
 			"the worst comes first", func(_ *machines.Machine, i *agentapi.Machine) { i.CPUPressure, i.FreeMemory = 99, 0 }, 0,
-			"0 B free of memory, with less than 2.00 GiB it gets no builds",
+			"0 B free of memory: with less than 2.00 GiB it gets no builds",
 		},
 		{"not known", func(_ *machines.Machine, i *agentapi.Machine) {
 			i.FreeInodes, i.BuildFreeDisk, i.BuildFreeInodes, i.CPUPressure, i.MemoryPressure = -1, -1, -1, -1, -1
@@ -172,7 +172,7 @@ func TestAdmission(t *testing.T) {
 		return done
 	})
 	f.awaitState(id, api.Succeeded)
-	if got := f.events(""); !strings.Contains(strings.Join(got, "\n"), "free of memory, with less than 1.00 GiB it gets no builds") || !strings.Contains(strings.Join(got, "\n"), "m1 gets builds again") {
+	if got := f.events(""); !strings.Contains(strings.Join(got, "\n"), "free of memory: with less than 1.00 GiB it gets no builds") || !strings.Contains(strings.Join(got, "\n"), "m1 gets builds again") {
 		t.Errorf("got %q", got)
 	}
 	f.idle()
@@ -196,7 +196,7 @@ func TestHeadWithoutRoom(t *testing.T) {
 	f.releaseAll("one")
 	f.awaitState(one, api.Fetching)
 	two := f.submit(f.drv("two", ""))[0]
-	want := "paused until there is room on the head: 1.00 MiB free where the store is, 1.00 GiB are wanted"
+	want := "paused until there is room on the head: 1.00 MiB free where the store is, want 1.00 GiB"
 	for _, id := range []string{one, two} {
 		f.until("why says so", func() bool { return f.why(id).Summary == want })
 	}

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// Attach holds builds with Attached wanted, for as long as ctx lasts and the coordinator
-// runs. It calls held when they are.
+// Attach keeps attached builds wanted for as long as ctx lasts and the coordinator runs. It
+// calls held once they are.
 func (c *Coordinator) Attach(ctx context.Context, ids []string, held func() error) error {
 	ctx, cancel := c.UntilStopped(ctx)
 	defer cancel()
@@ -31,8 +31,7 @@ func (l *loop) attach(ids []string, n int) {
 	}
 }
 
-// awaitClient cancels a build unless a client wants it, after the time in which one may
-// come back.
+// awaitClient cancels a build if no client wants it after AttachGrace.
 func (c *Coordinator) awaitClient(id string) {
 	c.group.Go(func() {
 		timer := time.NewTimer(c.limits.AttachGrace)

@@ -9,9 +9,8 @@ import (
 	"lighter/internal/coordinator/remote"
 )
 
-// attempt is one attempt at a task, as the loop has it. What it does on its machine is package
-// remote's; its goroutine reports to the loop, which believes it as long as it is the task's
-// current one.
+// attempt is the loop's view of one attempt at a task. Package remote carries it out; its
+// goroutine reports to the loop, which believes it only while it is the task's current one.
 type attempt struct {
 	*remote.Attempt
 	task    *task
@@ -40,13 +39,12 @@ func (t *task) place(l *loop, m *machine, reason string) {
 	a.start(l, nil)
 }
 
-// hookOnly reports whether none but build hooks want a task. guix-daemon protects what it
-// needs for those.
+// hookOnly reports whether only build hooks want a task. guix-daemon protects what those need.
 func (t *task) hookOnly() bool {
 	return t.dependants.size() == 0 && len(t.builds) > 0 && !slices.ContainsFunc(t.builds, func(lb *liveBuild) bool { return !lb.Offload })
 }
 
-// newAttempt makes a task's attempt on a machine, which is to be started.
+// newAttempt makes an attempt at a task on a machine. The caller starts it.
 func (l *loop) newAttempt(t *task, m *machine) *attempt {
 	c := l.Coordinator
 	a := &attempt{task: t, machine: m, began: c.now(), over: make(chan struct{})}
@@ -63,7 +61,7 @@ func (l *loop) newAttempt(t *task, m *machine) *attempt {
 	return a
 }
 
-// start has the attempt carried out, once before is closed, if that is not nil.
+// start has the attempt carried out, once before is closed if it is not nil.
 func (a *attempt) start(l *loop, before <-chan struct{}) {
 	c := l.Coordinator
 	if a.FetchOnly {
@@ -80,7 +78,7 @@ func (a *attempt) start(l *loop, before <-chan struct{}) {
 	})
 }
 
-// report takes over what the attempt says of itself.
+// report notes the phase that an attempt has reached.
 func (a *attempt) report(l *loop, phase api.State, started time.Time, reason string) {
 	t := a.task
 	if t.underWay != a {

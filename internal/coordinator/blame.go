@@ -9,17 +9,17 @@ import (
 	"lighter/store"
 )
 
-// A machine can be at fault in two ways that no look at it shows. Builds fail there that
-// succeed elsewhere: after a few of these it is put into quarantine, where a person finds it.
-// Or it fails itself, one build after the other, and would do so with all that wait: then it
-// rests, for a time that grows with every failure, and is tried again.
+// A machine can be at fault in two ways that a look at it does not show. If builds fail there
+// that succeed elsewhere, it is put into quarantine after a few of them, for a person to find.
+// If it fails for its own reasons, one build after the other, it would do so with all that wait:
+// it rests, for a time that grows with every failure, and is tried again.
 
-// forgiveAfter is after how many good builds one that failed on a machine alone is forgiven:
-// builds that fail now and then are common, and not the machine's fault.
+// forgiveAfter is the number of good builds after which a build that failed only on this
+// machine is forgiven: builds that fail now and then are common, and not the machine's fault.
 const forgiveAfter = 20
 
-// disagree counts, against the machines on which a derivation failed, that it succeeded on
-// another.
+// disagree counts it against the machines on which a derivation failed that it has succeeded
+// on another.
 func (t *task) disagree(l *loop, on *machine) {
 	for name := range t.failedOn {
 		m := l.byName[name]
@@ -35,7 +35,7 @@ func (t *task) disagree(l *loop, on *machine) {
 	clear(t.failedOn)
 }
 
-// dispensable reports whether others can do without a machine: a farm that works now and
+// dispensable reports whether others can take a machine's builds: a farm that works now and
 // then is better than one that stands still.
 func (m *machine) dispensable(l *loop) bool {
 	for _, system := range m.Systems {
@@ -49,7 +49,7 @@ func (m *machine) dispensable(l *loop) bool {
 	return true
 }
 
-// How long a machine rests that failed itself.
+// How long a machine rests that fails for its own reasons.
 const (
 	restAfter = 3 // builds in a row, of different derivations
 	firstRest = time.Second
@@ -61,16 +61,16 @@ const (
 // conduct is what is held against a machine since it last built something well.
 type conduct struct {
 	mishaps    map[store.Path]bool // derivations that failed there, and nowhere else, for its own reasons
-	faults     int                 // what it may not do
+	faults     int                 // times that it did what no agent may
 	restUntil  time.Time
 	restReason string
 	restFault  bool // for a fault of its own, not for mishaps
 	goodBuilds int  // since the start
 }
 
-// mishap counts a failure for which the machine is said to be to blame. What fails like that
-// on one machine after the other speaks against the build: it makes none of them rest, and
-// the first one is forgiven. Faults are the machine's alone, whatever the build.
+// mishap counts a failure that was blamed on the machine. A build that fails like that on
+// several machines is suspect itself: it makes none of them rest, and the first is forgiven.
+// Faults are the machine's alone, whatever the build.
 func (m *machine) mishap(l *loop, t *task, f *api.Failure) {
 	if f.Kind == api.KindFault {
 		m.faulted(l, f.Message)
@@ -98,14 +98,14 @@ func (m *machine) mishap(l *loop, t *task, f *api.Failure) {
 	}
 }
 
-// faulted has a machine rest at once that did what no agent may.
+// faulted makes a machine that did what no agent may rest at once.
 func (m *machine) faulted(l *loop, what string) {
 	m.beginRest(l, m.conduct.faults, what)
 	m.conduct.faults++
 	m.conduct.restFault = true
 }
 
-// beginRest has a machine get no builds for a time that doubles with n.
+// beginRest gives a machine no builds for a time that doubles with n.
 func (m *machine) beginRest(l *loop, n int, why string) {
 	x := &m.conduct
 	rest := min(firstRest<<min(n, 20), maxRest)
@@ -114,7 +114,7 @@ func (m *machine) beginRest(l *loop, n int, why string) {
 	l.placeBy(x.restUntil)
 }
 
-// forgive takes back that a build failed for a machine's reasons, and the rest if it was for that.
+// forgive no longer holds a build's failure against a machine, and ends a rest that was for it.
 func (m *machine) forgive(l *loop, drv store.Path) {
 	x := &m.conduct
 	if !x.mishaps[drv] {

@@ -14,7 +14,7 @@ const (
 	minPrefix  = 4 // digits of an id that name a build
 )
 
-// Build returns a build of the ledger by its id, or by the start of that.
+// Build returns a build of the ledger by its id, or by the start of its id.
 func (c *Coordinator) Build(ctx context.Context, id string) (*api.Build, error) {
 	if len(id) >= uuidLength {
 		return c.ledger.Build(ctx, id)
@@ -34,7 +34,7 @@ func (c *Coordinator) Build(ctx context.Context, id string) (*api.Build, error) 
 	return c.ledger.Build(ctx, ids[0])
 }
 
-// Story returns what there is to say of a build.
+// Story returns a build with its events and the builds that want it.
 func (c *Coordinator) Story(ctx context.Context, b *api.Build) (*api.BuildStory, error) {
 	events, err := c.ledger.BuildEvents(ctx, b.ID)
 	if err != nil {
@@ -72,8 +72,8 @@ func (c *Coordinator) Why(ctx context.Context, b *api.Build) (*api.Why, error) {
 	return why, nil
 }
 
-// Dependents returns the builds that wait for others, directly or not, each before what it
-// waits for, if a condition holds of them, and how many there are of which it does not.
+// Dependents returns those builds for which ok holds that wait for others, directly or not,
+// each before what it waits for; and how many more wait for which it does not.
 func (c *Coordinator) Dependents(ctx context.Context, ids []string, ok func(*api.Build) bool) (all []string, others int, err error) {
 	err = c.do(ctx, func(l *loop) {
 		seen := make(map[*task]bool)

@@ -11,11 +11,10 @@ import (
 	"lighter/internal/human"
 )
 
-// liveCheck is a build under way that asks for a derivation to be built on several machines, so
-// that what they make can be compared. Package compare carries it out, to which this is the farm.
+// liveCheck is a check under way. Package compare carries it out; to it, this is the farm.
 //
-// It keeps nothing of its own in the ledger. All ids follow from that of the build, so that
-// a coordinator that is started anew does the same again, and finds what is done.
+// It keeps nothing of its own in the ledger. All ids follow from that of the check's build, so
+// a restarted coordinator does the same again and finds what has been done.
 type liveCheck struct {
 	c      *Coordinator
 	whose  *api.Submitter // of it, and of what is built for it
@@ -30,7 +29,7 @@ type liveCheck struct {
 	tasks  map[*task]bool  // comparisons that are not over yet
 	others []string        // ids of plain builds that were made for this one
 	begun  int             // comparisons
-	vain   int             // of them
+	vain   int             // comparisons that said nothing of the derivation
 }
 
 // addCheck starts a check.
@@ -52,8 +51,8 @@ func (k *liveCheck) carryOut(r api.Request) {
 	k.c.post(func(l *loop) { k.concluded(l, end) })
 }
 
-// comparisons returns all ids that builds for a check may have had on machines: so many
-// count, and fewer than MaxAttempts are in vain.
+// comparisons returns all ids that comparisons of a check may have had on machines: as many as
+// the check asks for, and fewer than MaxAttempts in vain.
 func (c *Coordinator) comparisons(b *api.Build) (ids []string) {
 	for n := range b.Check + c.limits.MaxAttempts {
 		ids = append(ids, compare.ID(b.ID, n))
@@ -63,7 +62,7 @@ func (c *Coordinator) comparisons(b *api.Build) (ids []string) {
 
 // ---- what package compare asks for ---------------------------------------------------------
 
-// Have submits a plain build and waits until it succeeded.
+// Have submits a plain build and waits until it has succeeded.
 func (k *liveCheck) Have(ctx context.Context, r api.Request) (*api.Build, error) {
 	if err := k.c.do(ctx, func(l *loop) { k.others = append(k.others, r.ID) }); err != nil {
 		return nil, err
@@ -89,7 +88,7 @@ func (k *liveCheck) Have(ctx context.Context, r api.Request) (*api.Build, error)
 	return b, nil
 }
 
-// Begin queues comparisons on so many machines.
+// Begin queues comparisons on want machines, none of them on but.
 func (k *liveCheck) Begin(ctx context.Context, w *compare.Work, but string, want int) error {
 	var short error
 	if err := k.c.do(ctx, func(l *loop) {
@@ -108,7 +107,7 @@ func (k *liveCheck) Begin(ctx context.Context, w *compare.Work, but string, want
 	return short
 }
 
-// Again queues one comparison more.
+// Again queues one more comparison, in place of one that was in vain.
 func (k *liveCheck) Again(ctx context.Context, m *compare.Made, why error) error {
 	var hopeless error
 	if err := k.c.do(ctx, func(l *loop) {
@@ -179,7 +178,7 @@ func (c *Coordinator) awaitFinal(ctx context.Context, id string) (*api.Build, er
 
 // ---- in the loop ---------------------------------------------------------------------------
 
-// possible counts the machines that may build it for the check and did not yet.
+// possible counts the machines that may still build the derivation for the check.
 func (k *liveCheck) possible(l *loop) int {
 	t := k.newTask(l)
 	b := t.schedulerBuild(l)
@@ -192,7 +191,7 @@ func (k *liveCheck) possible(l *loop) int {
 	return n
 }
 
-// newTask makes a task that is not among those of the queue's graph.
+// newTask makes the task of a comparison. It is not part of the graph of tasks.
 func (k *liveCheck) newTask(l *loop) *task {
 	return &task{
 		drv: k.build.Derivation, id: compare.ID(k.build.ID, k.begun), seq: l.seq, state: api.Queued,
@@ -201,7 +200,7 @@ func (k *liveCheck) newTask(l *loop) *task {
 	}
 }
 
-// next queues a build on one more machine; when that is placed, the next of so many.
+// next queues a comparison on one more machine; when it is placed, the next one, until left are.
 func (k *liveCheck) next(l *loop, left int) {
 	l.seq++
 	t := k.newTask(l)
@@ -220,7 +219,7 @@ func (k *liveCheck) placed(l *loop, t *task, m *machine) {
 	}
 }
 
-// checkEnded hands what a machine made over.
+// checkEnded hands over what a machine made.
 func (a *attempt) checkEnded(l *loop, out *remote.Outcome, err error) {
 	t := a.task
 	a.detach(l, "")
@@ -249,12 +248,12 @@ func (k *liveCheck) concluded(l *loop, end *compare.Conclusion) {
 	lb.end(l, end.State, end.Reason)
 }
 
-// cancelBy ends a check that nobody wants.
+// cancelBy cancels a check.
 func (k *liveCheck) cancelBy(l *loop, reason string) {
 	k.end(l, api.Canceled, reason, k.build.Failure)
 }
 
-// end ends a check in its midst.
+// end ends a check before its conclusion.
 func (k *liveCheck) end(l *loop, state api.State, reason string, f *api.Failure) {
 	k.build.Failure = f
 	k.build.end(l, state, reason)

@@ -1,31 +1,37 @@
-// Package coordinator owns the queue: it takes requests, finds out what has to be
-// built for them, places builds on machines, carries what they need there and what
-// they made home, and records all of it in the ledger. It is the only place of
-// lighter that tries anything twice.
+// Package coordinator owns the queue: it takes requests, finds out what must be built for
+// them, places builds on machines, sends there what they need, brings home what they made,
+// and records all of it in the ledger. Whether a build is tried again is decided here alone.
 //
 // [New] makes a coordinator, and [Coordinator.Run] runs it until its context ends. Package
 // apiserver is its face for clients.
 //
 // # One owner
 //
-// One goroutine, the loop in Run, owns the queue and the state of every build.
-// Whoever wants to know or change something posts a function to the loop's mailbox.
-// Everything that waits runs in goroutines of its own, which Run waits for: the
-// expander reads derivations, the recorder writes the ledger, a supervisor looks
-// after each machine, and each attempt at a build is carried out. They report
-// back with the attempt that they belong to, so that what an older attempt says late is
-// noted and not believed.
+// One goroutine, the loop in Run, owns the queue and the state of every build, task, attempt
+// and machine. What belongs to it is reached through a *loop, which only a function that was
+// posted to the loop's mailbox is given; whoever wants to know or change something posts one.
+// Each task is in one stage, and moves to another through one function that knows which moves
+// there are.
+//
+// Whatever waits runs in goroutines of its own, for which Run waits; most of that is in the
+// packages below this one. The expander reads derivations (expand), the recorder writes the ledger
+// (recorder), the pruner moves old builds out of it (attic), and the head's disks are measured
+// (headroom). Each machine has a supervisor that looks at it, one that makes its agent forget
+// builds, and streams of items in both directions (peer). Each attempt at a build is carried
+// out by one goroutine (remote), each check by one (compare), and a build hook's conversation
+// by the goroutine of its request (delivery). They post their reports; what an attempt that is
+// no longer its task's current one says late is noted, but not believed.
 //
 // # Truth
 //
-// A request is durable in the ledger before it is acknowledged. What the loop
-// changes goes to the ledger in the order of the changes, many at a time; what must
-// not happen before it is durable there, such as making a machine forget a build,
-// waits for that. After a crash the loop is filled from the ledger, and whatever
-// goes on on machines is found there under the same id and attempt.
+// A request is durable in the ledger before it is acknowledged (intake). What the loop changes
+// goes to the ledger in order, many changes at a time; what must not happen before a change is
+// durable, such as making a machine forget a build, waits for that. After a crash the loop is
+// filled from the ledger, and what machines are still doing is found there under the same id
+// and attempt.
 //
-// The package knows no SSH and no particular store: it is given its links to
-// machines and the head's store.
+// The package knows no SSH and no particular store: it is given its links to machines and the
+// head's store.
 package coordinator
 
 import (
@@ -57,47 +63,48 @@ import (
 	"lighter/store"
 )
 
-// Config is what a coordinator works with. What has no default is required.
+// Config is what a coordinator works with. A field is required unless it says what its zero
+// value means.
 type Config struct {
 	Store    headstore.Backend
 	Ledger   *ledger.Ledger
 	Machines []machines.Machine
-	// NewLink makes the link to a machine, also to one that is Local. It does not
-	// connect. The coordinator closes the link.
+	// NewLink makes the link to a machine, also to one that is Local, without connecting. The
+	// coordinator closes the link.
 	NewLink func(machines.Machine) (peer.Link, error)
-	// NeedsPerson reports whether an error of a link looks as if a person must change
-	// something before it goes away; such machines are tried less often. nil is never.
+	// NeedsPerson reports whether it looks as if a person must change something before an
+	// error of a link goes away; such machines are tried less often. nil means never.
 	NeedsPerson func(error) bool
 	// Advice is what tests of machines tell people to do.
 	Advice machinetest.Advice
-	// LoadMachines reads the machines file anew; nil means that it is read once, by the
-	// caller. MachinesFile is its name: it is read again when the file changes.
+	// LoadMachines reads the machines file again; nil means that it is read only once, by the
+	// caller. MachinesFile is its name: it is read again when it changes.
 	LoadMachines func(context.Context) ([]machines.Machine, error)
 	MachinesFile string
-	// StoreFolder and StateFolder are the folders whose disks HeadLimits are about: of the
-	// store, and of ledger and logs. Empty ones are not looked at.
+	// StoreFolder and StateFolder are the folders whose disks HeadLimits are about: that of the
+	// store, and that of ledger and logs. Empty ones are not measured.
 	StoreFolder, StateFolder string
 	HeadLimits               headroom.Limits
-	// ACL returns the keys whose archives Store takes, so that a machine with
-	// another key is found out before it builds anything. nil means: not known.
+	// ACL returns the keys whose archives Store accepts, so that a machine with another key is
+	// noticed before it builds anything. nil means not known.
 	ACL func() (*signature.ACL, error)
-	// PublicKey is the key with which Store signs, so that a machine that does not
-	// take its archives is found out before anything is sent. nil means: not known.
+	// PublicKey is the key with which Store signs, so that a machine that does not accept its
+	// archives is noticed before anything is sent. nil means not known.
 	PublicKey *signature.PublicKey
-	// Fetch brings items of other stores home, with all that they refer to, from
-	// substitute servers. nil means that there is no way to do that.
+	// Fetch brings items home from substitute servers, with all that they refer to. nil means
+	// that it can't be done.
 	Fetch func(ctx context.Context, urls []string, paths []store.Path) error
-	// SubstituteURLs are the servers for derivations that are not at home, where a request
-	// names none.
+	// SubstituteURLs are the servers for derivations that are not at home, if a request names
+	// none.
 	SubstituteURLs []string
-	// Published reports whether an item is published, so that it need not be built. nil
-	// means that nothing is.
+	// Published reports whether an item is published, so that it need not be built. nil means
+	// that none is.
 	Published func(context.Context, store.Path) bool
-	// Reload, if not nil, is called when somebody asks for the machines file to be read
-	// again: for what else may have changed.
+	// Reload, if not nil, is called too when somebody asks for the machines file to be read
+	// again, for whatever else may have changed.
 	Reload  func(context.Context) error
-	LogDir  string // folder of the build logs; made if it isn't there
-	Logger  *slog.Logger
+	LogDir  string       // folder of the build logs; made if it does not exist
+	Logger  *slog.Logger // nil discards
 	Version string
 	Limits  Limits
 
@@ -107,8 +114,8 @@ type Config struct {
 	BuiltIns     map[string]hooks.BuiltIn
 	HookPrograms hooks.Programs
 
-	// PruneAfter is how long builds have been final when they leave the ledger for a file
-	// in StateFolder by themselves, with their logs unless PruneKeepLogs is set; 0 is never.
+	// PruneAfter is how long builds must have been final before they leave the ledger for an
+	// attic in StateFolder, and their logs are removed unless PruneKeepLogs is set; 0 is never.
 	PruneAfter    time.Duration
 	PruneKeepLogs bool
 
@@ -118,66 +125,65 @@ type Config struct {
 	apply     applyFunc                         // nil is the ledger's ApplyEach; for tests
 }
 
-// Limits are the numbers that a coordinator works with. The zero value is good.
+// Limits are the numbers that a coordinator works with. Zero values mean the defaults, which
+// are given with their fields.
 type Limits struct {
-	Streams    int   // of items at the same time, per machine and direction; 4
+	Streams    int   // of items at a time, per machine and direction; 4
 	BatchBytes int64 // NAR bytes of one stream, unless one item has more; 64 MiB
 	BatchItems int   // items of one stream; 512
 
 	PollInterval   time.Duration // between looks at a machine that is up; 10 s
 	ContactTimeout time.Duration // of such a look; 20 s
 	ConnectTimeout time.Duration // of the first, which may upload the agent; 5 min
-	RetryMin       time.Duration // before a machine that is down is tried again, at first; 1 s
-	RetryMax       time.Duration // and at most; 1 min
+	RetryMin       time.Duration // before a machine that is down is first tried again; 1 s
+	RetryMax       time.Duration // the same, at most; 1 min
 
-	// MachineLostAfter is how long a build that runs on a machine which cannot be
-	// reached waits for it before it is built elsewhere; 5 min.
+	// MachineLostAfter is how long a build waits for its machine, when that cannot be reached,
+	// before it is built elsewhere; 5 min.
 	MachineLostAfter time.Duration
 	// AnswerTimeout is how long a machine that can be reached may be silent when it is asked
-	// for something, or while something is carried; and how much longer a build may take than
-	// its own limits say until the machine is to blame for not ending it. As MachineLostAfter,
-	// but from 5 s to 5 min.
+	// for something, or while items travel; and by how much a build may exceed its own limits
+	// before the machine is to blame for not ending it. MachineLostAfter, but at least 5 s and
+	// at most 5 min.
 	AnswerTimeout time.Duration
-	// SendPatience is how long a build that has not begun waits for a machine whose
-	// connection broke off, if that is shorter; 10 s.
+	// SendPatience is how long a build that has not begun waits for a machine whose connection
+	// broke, if that is less than MachineLostAfter; 10 s.
 	SendPatience time.Duration
-	// MaxAttempts is how many attempts may fail for other reasons than the
-	// derivation before the build does; 10.
+	// MaxAttempts is how many attempts may fail for reasons other than the derivation before
+	// the build fails; 10.
 	MaxAttempts int
-	// AttemptDelay is the time before machines that all failed are tried again. It
-	// doubles each time, up to 5 minutes; 1 s.
+	// AttemptDelay is the time before a build that has failed on all machines is tried again.
+	// It doubles each time, up to 5 minutes; 1 s.
 	AttemptDelay time.Duration
-	// Retries is how often a failure of a derivation itself is tried again where a
-	// request does not say; DownloadRetries is that of fixed-output derivations whose
-	// builder fails, for which the network may be to blame; 3, negative for none.
+	// Retries is how often a derivation that failed by itself is tried again if its request
+	// does not say; 0. DownloadRetries is the same for fixed-output derivations whose builder
+	// failed, for which the network may be to blame; 3, negative for none.
 	Retries         int
 	DownloadRetries int
-	// KeepMissingInputs says that no builds are made for inputs that nobody asked for: a
-	// build that lacks them fails.
+	// KeepMissingInputs says that no builds are made for inputs that nobody asked for: a build
+	// that lacks one fails.
 	KeepMissingInputs bool
-	// StartGrace is how long a coordinator that finds unfinished builds waits for
-	// its machines to say what they have; 10 s.
+	// StartGrace is how long a coordinator that starts with unfinished builds waits for its
+	// machines to say what they have; 10 s.
 	StartGrace time.Duration
-	// HookGrace is how long an offloaded build that an earlier coordinator left waits
-	// for its build hook to come back; 1 min.
+	// HookGrace is how long an offloaded build that an earlier coordinator left waits for its
+	// build hook to come back; 1 min.
 	HookGrace time.Duration
-	// AttachGrace is how long a build with Attached waits for a client that says that it
-	// wants it; 1 min.
+	// AttachGrace is how long an attached build waits for a client that wants it; 1 min.
 	AttachGrace time.Duration
-	// QuarantineAfter is after how many builds that failed on a machine and succeeded
-	// elsewhere it is put into quarantine; 3, negative for never.
+	// QuarantineAfter is how many builds must fail on a machine and succeed elsewhere before it
+	// is put into quarantine; 3, negative for never.
 	QuarantineAfter int
-	// QuarantineTime is how long a machine gets no builds on which builds fail that
-	// succeed elsewhere; 1 h.
+	// QuarantineTime is how long a machine in quarantine gets no builds; 1 h.
 	QuarantineTime time.Duration
 	// WatchInterval is the time between looks at the machines file; 2 s.
 	WatchInterval time.Duration
-	// Timeout and MaxSilentTime bound the builds of clients that do not say; 0 is no limit.
+	// Timeout and MaxSilentTime bound builds whose requests do not say; 0 is no limit.
 	Timeout       time.Duration
 	MaxSilentTime time.Duration
 	// IdleAlarm is how long a build that a free machine could take may wait; 1 min.
 	IdleAlarm time.Duration
-	// MaxLog bounds a build's log, in bytes; what is longer is cut. 256 MiB.
+	// MaxLog bounds a build's log, in bytes; a longer one is cut. 256 MiB.
 	MaxLog int64
 }
 
@@ -242,18 +248,19 @@ type Coordinator struct {
 	group      sync.WaitGroup // every goroutine that Run started
 	// recovered is closed when Run has read what the ledger has of earlier runs.
 	recovered chan struct{}
-	// stopped is closed when Run is about to return, or has; fatal is why, before.
+	// stopped is closed when Run is about to return, or has. fatal has the error with which
+	// Run is to end.
 	stopped chan struct{}
 	fatal   chan error
 
-	// live has the *node of every task that was expanded, by derivation. The loop
+	// live has the *headstore.Node of every task that was expanded, by derivation. The loop
 	// writes it, the expander reads it.
 	live    sync.Map
-	reading chan struct{} // has room for one: who reads the machines file
+	reading chan struct{} // has room for one: whoever reads the machines file
 	room    *headroom.Room
 
 	ctx context.Context // of Run
-	// first is the loop until Run takes it: from then on only what is posted has it.
+	// first is the loop until Run takes it; from then on only posted functions are given it.
 	first *loop
 }
 
@@ -306,7 +313,7 @@ func New(cfg Config) (*Coordinator, error) {
 	return c, nil
 }
 
-// now is the time for all that is decided.
+// now is the time by which everything is decided.
 func (c *Coordinator) now() time.Time {
 	if c.cfg.now != nil {
 		return c.cfg.now()
@@ -326,8 +333,8 @@ func (c *Coordinator) Ledger() *ledger.Ledger { return c.ledger }
 // errStopping is the cause of the end of everything that Run started.
 const errStopping = peer.Ended("the coordinator stops")
 
-// Run coordinates until ctx ends, and then returns nil; builds go on on their
-// machines. It returns an error if the ledger cannot be used. It is called once.
+// Run coordinates until ctx ends, and then returns nil; builds go on on their machines. It
+// returns an error if the ledger cannot be used. Call it once.
 func (c *Coordinator) Run(ctx context.Context) error {
 	runCtx, cancel := context.WithCancelCause(ctx)
 	c.ctx = runCtx

@@ -11,8 +11,8 @@ import (
 
 // ends.go is how builds, tasks and attempts end: each kind through one door.
 
-// end is the door through which every build leaves: it is final, and the loop knows it no
-// more.
+// end is the door through which every build leaves: it becomes final, and the loop no longer
+// has it.
 func (lb *liveBuild) end(l *loop, s api.State, reason string) {
 	now := l.now()
 	lb.Stopped, lb.State, lb.Reason = &now, s, reason
@@ -36,8 +36,8 @@ func (t *task) endBuilds(l *loop, s api.State, reason string) {
 	t.builds = nil
 }
 
-// detach ends what binds a task and a machine to an attempt: it is over, or why says what it is
-// given up for. What it reports after that is not believed.
+// detach takes an attempt from its task and its machine: because it is over, or for the reason
+// why it is given up. What it reports after that is not believed.
 func (a *attempt) detach(l *loop, why string) {
 	t := a.task
 	if t.underWay = nil; a.FetchOnly {
@@ -65,8 +65,8 @@ func (t *task) finish(l *loop, reason string) {
 	l.placing = true
 }
 
-// setAvailable says that a task's outputs exist, and lets those that waited for them
-// alone go on.
+// setAvailable notes that a task's outputs exist, and lets tasks go on that waited for nothing
+// else.
 func (t *task) setAvailable(l *loop) {
 	if t.available() {
 		return
@@ -79,7 +79,7 @@ func (t *task) setAvailable(l *loop) {
 	}
 }
 
-// releaseInputs says that a task which is over needs its inputs no more.
+// releaseInputs notes that a task that is over no longer needs its inputs.
 func (t *task) releaseInputs(l *loop) {
 	inputs := t.inputs
 	t.inputs = taskSet{}
@@ -89,8 +89,8 @@ func (t *task) releaseInputs(l *loop) {
 	}
 }
 
-// dropUnneeded removes a task that nobody needs and no client asked for: what is kept
-// of its outputs, or what is still to be done for it.
+// dropUnneeded removes a task that nobody needs and nobody asked for, with whatever is kept of
+// its outputs or still being done for it.
 func (t *task) dropUnneeded(l *loop) {
 	if t.dependants.size() > 0 || t.stage == stageOver || t.wantedHome() || t.offloaded() {
 		return
@@ -107,7 +107,7 @@ func (t *task) dropUnneeded(l *loop) {
 	t.releaseInputs(l)
 }
 
-// end ends a task that is not finished, and all its builds; why is what its attempt is told.
+// end ends an unfinished task and all its builds; why is what its attempt is told.
 func (t *task) end(l *loop, s api.State, reason, why string) {
 	t.endBuilds(l, s, reason)
 	t.abandon(l, why)
@@ -142,7 +142,7 @@ func (t *task) abandon(l *loop, why string) {
 
 // ---- failures ------------------------------------------------------------------------------
 
-// fail ends a task, and all that need it and were not started, as failed.
+// fail ends a task as failed, with all that need it and have not begun.
 func (t *task) fail(l *loop, f *api.Failure) {
 	type doomed struct {
 		task    *task
@@ -224,8 +224,8 @@ func (lb *liveBuild) cancel(l *loop, reason string) {
 	t.cancel(l, reason)
 }
 
-// cancelDependants cancels what cannot go on since somebody does not want what it needs. That
-// is no failure of it.
+// cancelDependants cancels tasks that cannot go on because what they need is no longer wanted.
+// That is not a failure.
 func (t *task) cancelDependants(l *loop) {
 	work := []*task{t}
 	for len(work) > 0 {
@@ -244,8 +244,7 @@ func (t *task) cancelDependants(l *loop) {
 	}
 }
 
-// standIn gives a task whose last build was canceled, but that others need, a
-// build of their own.
+// standIn gives a task that others need a new build when its last one was canceled.
 func (t *task) standIn(l *loop, canceled *liveBuild) {
 	b := canceled.Build
 	b.ID, b.State, b.Reason, b.Stopped, b.Offload = newID(), t.standing(), t.reason, nil, false

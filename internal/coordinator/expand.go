@@ -17,12 +17,11 @@ import (
 type question struct {
 	expand.Question
 	task *task // nil if nothing is asked
-	// whenDone, if not nil, is called in the loop after the walk that takes this
-	// question up.
+	// whenDone, if not nil, is called in the loop after the walk that answers this question.
 	whenDone func()
 }
 
-// expand answers questions: one walk for all that were asked meanwhile.
+// expand answers questions, with one walk for all that have been asked meanwhile.
 func (c *Coordinator) expand(ctx context.Context) {
 	opts := expand.Options{Head: c.head, Ledger: c.ledger, Logger: c.log, Live: c.liveNode}
 	for {
@@ -55,8 +54,7 @@ func (c *Coordinator) expand(ctx context.Context) {
 // errCycle says that derivations need each other.
 var errCycle = errors.New("its inputs need it in turn")
 
-// merge takes over what a walk found: tasks for all that must be built, and the
-// edges between them. It runs in the loop.
+// merge makes tasks of what a walk found must be built, with the edges between them.
 func (l *loop) merge(questions []question, g *expand.Graph) {
 	made := l.makeTasks(g)
 	var again []question
@@ -95,7 +93,7 @@ func (l *loop) merge(questions []question, g *expand.Graph) {
 	}
 }
 
-// makeTasks makes the tasks of derivations that must be built and have none yet.
+// makeTasks makes tasks for derivations that must be built and have none yet.
 func (l *loop) makeTasks(g *expand.Graph) []*task {
 	var made []*task
 	for _, p := range g.Order {
@@ -121,13 +119,13 @@ func (l *loop) makeTasks(g *expand.Graph) []*task {
 	return made
 }
 
-// mayServe reports whether a machine is one that may make a derivation for another task.
+// mayServe reports whether a machine may make a derivation for another task.
 func (m *machine) mayServe(n *headstore.Node, parent *task) bool {
 	return !slices.Contains(parent.builds[0].Skip, m.Name) && m.possible(&scheduler.Build{System: n.System, Features: n.Features})
 }
 
-// link gives a task its edges. It reports false if the task has to be looked at
-// again, since an input that was being built then is not any more.
+// link gives a task its edges. It reports false if the task must be expanded again, because an
+// input that was being built during the walk no longer is.
 func (t *task) link(l *loop, f *expand.Found, g *expand.Graph) bool {
 	inputs := make([]*task, 0, len(f.Node.Inputs))
 	for _, in := range f.Node.Inputs {
@@ -166,11 +164,11 @@ func (l *loop) decide(tasks []*task) {
 		t.spread(l, later)
 		switch {
 		case t.takeUpOn != nil && t.waiting > 0 && t.state != api.Building && t.state != api.Fetching:
-			// An input that is kept for a build hook is not found again yet.
+			// An input that is kept for a build hook has not been found again yet.
 			t.abandon(l, "its inputs are not there yet")
 			t.makeReady(l)
 		case t.takeUpOn != nil:
-			t.takeUp(l, "the coordinator was started again and takes it up", nil)
+			t.takeUp(l, "the coordinator was restarted and takes it up again", nil)
 		default:
 			t.makeReady(l)
 		}
@@ -180,12 +178,12 @@ func (l *loop) decide(tasks []*task) {
 	}
 }
 
-// alreadyThere ends a task whose outputs were at home all the time.
+// alreadyThere ends a task whose outputs are at home already.
 func (t *task) alreadyThere(l *loop, f *expand.Found) {
 	for _, lb := range t.builds {
 		lb.OutputPaths, lb.OutputSize = f.Node.OutputMap(), f.Size
 	}
-	t.finish(l, "the outputs were there")
+	t.finish(l, "the outputs were already there")
 }
 
 // liveNode returns the derivation of a task, for the expander's goroutine.

@@ -11,8 +11,7 @@ import (
 	"lighter/internal/coordinator/peer"
 )
 
-// Figures are what a coordinator counts and measures, at one moment. Counts are since its
-// start.
+// Figures are what a coordinator counts and measures, at one moment. It counts from its start.
 type Figures struct {
 	Machines   []MachineFigures
 	Queues     []api.SystemQueue
@@ -23,7 +22,7 @@ type Figures struct {
 	Placements uint64
 	// Latency is the time from when a build could be placed to when it was.
 	Latency prometheus.Collector
-	// HooksPending and HooksParked are runs of event hooks: to come or under way, and those
+	// HooksPending are the runs of event hooks that wait or are under way; HooksParked, those
 	// that failed too often.
 	HooksPending, HooksParked int
 }
@@ -31,12 +30,12 @@ type Figures struct {
 // MachineFigures are those of one machine.
 type MachineFigures struct {
 	api.MachineStatus
-	Admits        bool              // takes builds, but for its slots and load
-	Info          *agentapi.Machine // what is not known is negative; nil if nothing is
+	Admits        bool              // it takes builds, slots and load aside
+	Info          *agentapi.Machine // unknown figures are negative; nil if nothing is known
 	Sent, Fetched int64             // bytes of archives
 }
 
-// Figures returns the figures of now.
+// Figures returns the present figures.
 func (c *Coordinator) Figures(ctx context.Context) (*Figures, error) {
 	f := &Figures{Latency: c.latency}
 	f.HooksPending, f.HooksParked = c.eventHooks.Counts()

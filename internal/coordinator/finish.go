@@ -15,7 +15,7 @@ import (
 	"lighter/scheduler"
 )
 
-// ended is called with what an attempt came to.
+// ended deals with an attempt that is over.
 func (a *attempt) ended(l *loop, out *remote.Outcome, err error) {
 	l.placing = true
 	t := a.task
@@ -54,8 +54,8 @@ func (a *attempt) ended(l *loop, out *remote.Outcome, err error) {
 	}
 }
 
-// succeeded goes on with a task whose outputs are on a machine now. Who wants them elsewhere
-// gets them by an attempt of its own, since a slot is for what builds.
+// succeeded goes on with a task whose outputs are on a machine now. An attempt of its own brings
+// them to whoever wants them elsewhere, since a slot is for building.
 func (a *attempt) succeeded(l *loop, out *remote.Outcome) {
 	t, m := a.task, a.machine
 	a.measure(l, out)
@@ -67,7 +67,7 @@ func (a *attempt) succeeded(l *loop, out *remote.Outcome) {
 	t.keep(l, m, out.Made)
 	t.noteBuilt(out)
 	if !t.wantedHome() {
-		m.succeeded(l) // else only once it gave the outputs
+		m.succeeded(l) // else only once it has handed over the outputs
 	}
 	t.bring(l)
 }
@@ -87,7 +87,7 @@ func (a *attempt) cameHome(l *loop, out *remote.Outcome) {
 	t.finish(l, "")
 }
 
-// noteBuilt notes in a task's builds what was built.
+// noteBuilt notes in a task's builds what was made.
 func (t *task) noteBuilt(out *remote.Outcome) {
 	for _, lb := range t.builds {
 		lb.OutputPaths, lb.Failure = t.node.OutputMap(), nil
@@ -98,7 +98,7 @@ func (t *task) noteBuilt(out *remote.Outcome) {
 	}
 }
 
-// covers reports whether the names in some have all that are in wanted; nil is all.
+// covers reports whether some has all the names in wanted; none stands for all outputs.
 func covers(some, wanted []string) bool {
 	if len(some) == 0 {
 		return true
@@ -122,7 +122,7 @@ func (a *attempt) measure(l *loop, out *remote.Outcome) {
 	m.learnt = true
 }
 
-// failed decides what follows from an attempt that came to nothing.
+// failed decides what follows from an attempt that failed.
 func (a *attempt) failed(l *loop, err error) {
 	t, m := a.task, a.machine
 	lost := headstore.Lost(err)
@@ -166,8 +166,8 @@ func (a *attempt) failed(l *loop, err error) {
 	t.retryLater(l, f)
 }
 
-// fetchFailed decides what follows where a build is done, but its outputs could not be
-// brought home.
+// fetchFailed decides what follows when a build is done but its outputs could not be brought
+// where they are wanted.
 func (a *attempt) fetchFailed(l *loop, f *api.Failure) {
 	t, m := a.task, a.machine
 	t.failures = append(t.failures, *f)
@@ -193,7 +193,7 @@ func (a *attempt) fetchFailed(l *loop, f *api.Failure) {
 	}
 }
 
-// delay puts the next attempt off, for a time that grows.
+// delay puts off the next attempt, for a time that grows.
 func (t *task) delay(l *loop, f *api.Failure) {
 	delay := min(l.limits.AttemptDelay<<min(t.rounds, 20), maxAttemptDelay)
 	t.rounds++
@@ -201,7 +201,7 @@ func (t *task) delay(l *loop, f *api.Failure) {
 	t.setState(l, api.Queued, fmt.Sprintf("tried again in %s: %s", delay, f.Error()))
 }
 
-// allFailed is the failure of a build that was tried often enough.
+// allFailed is the failure of a build that has used up its attempts.
 func allFailed(t *task, last *api.Failure) *api.Failure {
 	var causes []string
 	for i := range t.failures {
@@ -215,11 +215,11 @@ func allFailed(t *task, last *api.Failure) *api.Failure {
 	return &f
 }
 
-// maxAttemptDelay bounds the time before all machines are tried again.
+// maxAttemptDelay bounds the time before a build is tried on all machines again.
 const maxAttemptDelay = 5 * time.Minute
 
-// retryLater lets a task be placed again: at once if there are machines where it was
-// not tried, and otherwise after a time that grows.
+// retryLater lets a task be placed again: at once if there are machines on which it was not
+// tried, otherwise after a time that grows.
 func (t *task) retryLater(l *loop, f *api.Failure) {
 	if f.Culprit == api.CulpritCoordinator || !t.elsewhere(l) {
 		clear(t.skip)

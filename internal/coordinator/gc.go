@@ -12,22 +12,22 @@ import (
 	"lighter/store"
 )
 
-// How machines' garbage is collected in time.
+// How machines' garbage is collected at intervals.
 const (
 	// gcTimeout bounds one collection.
 	gcTimeout = 2 * time.Hour
 	// gcRetry is the time after which a collection that failed is tried again.
 	gcRetry = 10 * time.Minute
-	// gcPatience is the part of its interval for which a collection waits until nothing
-	// is carried to or from the machine.
+	// gcPatience is how long a collection waits until nothing travels to or from the machine,
+	// as a part of the machine's interval.
 	gcPatience = 0.25
 )
 
-// timedGC says what machine's garbage is collected in time now.
+// timedGC says which machine's garbage is being collected because it was due; nil if none.
 type timedGC struct{ machine *machine }
 
-// collectWhenDue starts collecting the garbage of the machine whose time has come most, if
-// none is collected now.
+// collectWhenDue starts collecting the garbage of the machine for which that is most overdue,
+// unless a machine's is being collected already.
 func (l *loop) collectWhenDue(now time.Time) {
 	if l.gc.machine != nil {
 		return
@@ -64,8 +64,8 @@ func (m *machine) collect(ctx context.Context, req *agentapi.GCRequest) (result 
 	return result, err
 }
 
-// gcDue reports whether it is time to collect a machine's garbage, and for how long it has
-// been; where the machine is not idle it waits.
+// gcDue reports whether to collect a machine's garbage now, and how long overdue that is. While
+// the machine is not idle it waits for a time.
 func (m *machine) gcDue(now time.Time, idle bool) (overdue time.Duration, due bool) {
 	if m.GCInterval <= 0 || m.state != api.MachineUp || m.leaving() || now.Before(m.gcAfter) {
 		return 0, false
@@ -80,7 +80,7 @@ func (m *machine) gcDue(now time.Time, idle bool) (overdue time.Duration, due bo
 	return overdue, idle || float64(overdue) > gcPatience*float64(m.GCInterval)
 }
 
-// idle reports whether nothing is carried to or from the machine.
+// idle reports whether nothing travels to or from the machine.
 func (m *machine) idle() bool { return m.c.moving.None(m.Name) && m.peer.Sending.Pending() == 0 }
 
 // collected notes how collecting a machine's garbage went.
@@ -100,7 +100,7 @@ func (m *machine) noteGC(l *loop) {
 	m.setting.LastGC, m.gcError = &now, ""
 	m.has.Clear()
 	m.saveSetting(l)
-	m.peer.Poke() // its free disk is another now
+	m.peer.Poke() // its free disk has changed
 }
 
 // CollectGarbage deletes what nothing needs on a machine, now.
@@ -110,7 +110,7 @@ func (c *Coordinator) CollectGarbage(ctx context.Context, name string, opts api.
 		return nil, err
 	}
 	if opts.MaxFreed < 0 || opts.OlderThan < 0 || opts.OlderThan > api.MaxTime {
-		return nil, api.BadRequest("maxFreed and olderThan are not negative, and olderThan is at most %v seconds", float64(api.MaxTime))
+		return nil, api.BadRequest("maxFreed and olderThan must not be negative, and olderThan at most %v seconds", float64(api.MaxTime))
 	}
 	ctx, cancel := c.UntilStopped(ctx)
 	defer cancel()

@@ -26,7 +26,7 @@ func (l hookLedger) Build(ctx context.Context, id string) (*api.Build, error) {
 	return b, err
 }
 
-// Setting leaves out what can't be used: the ledger logs it.
+// Setting ignores a setting that can't be used: the ledger logs it.
 func (l hookLedger) Setting(ctx context.Context, name string, v any) (bool, error) {
 	known, err := l.Ledger.Setting(ctx, name, v)
 	if errors.As(err, new(*ledger.RecordError)) {
@@ -45,9 +45,9 @@ func (l hookLedger) Apply(ctx context.Context, settings []hooks.Setting, durable
 	if !errors.As(err, &refused) {
 		return err
 	}
-	// A hook would try the same again and again; what can't be kept is lost by a restart.
+	// A hook would try the same again and again; a restart loses what can't be kept.
 	for _, one := range slices.Backward(refused.Refusals) {
-		l.log.Error("the ledger refuses what it is to keep for an event hook", "setting", settings[one.Index].Name, "err", one.Err)
+		l.log.Error("the ledger refuses a setting of an event hook", "setting", settings[one.Index].Name, "err", one.Err)
 		changes = slices.Delete(changes, one.Index, one.Index+1)
 	}
 	_, err = l.Ledger.Apply(ctx, changes, durable)
@@ -60,13 +60,13 @@ func newEventHooks(c *Coordinator) (*hooks.Engine, error) {
 	})
 }
 
-// SetHooks takes another configuration of event hooks: new ones start with the next
-// event, missing ones are stopped and lose their runs. A nil map leaves the built-ins as
-// they are. What is bad is refused whole. It may take some seconds, in which programs of
+// SetHooks replaces the configuration of event hooks: new ones start with the next event,
+// missing ones are stopped and lose their runs. A nil map leaves the built-ins as they are. A
+// bad configuration is refused as a whole. It may take some seconds, in which programs of
 // removed hooks end.
 func (c *Coordinator) SetHooks(ctx context.Context, list []hooks.Config, builtIns map[string]hooks.BuiltIn) error {
 	return c.eventHooks.SetHooks(ctx, list, builtIns)
 }
 
-// EventHooks returns what carries out the event hooks.
+// EventHooks returns the engine that carries out the event hooks.
 func (c *Coordinator) EventHooks() *hooks.Engine { return c.eventHooks }

@@ -26,24 +26,24 @@ func (t *task) release(l *loop, m *machine) {
 	l.durably(func() { m.forget(l, id) })
 }
 
-// forget has a machine's agent forget a build, unless another attempt at it is under
-// way there: that one replaces what the agent has, and is forgotten when it is over.
+// forget makes a machine's agent forget a build, unless another attempt at it is under way
+// there: that one replaces what the agent has, and is forgotten when it is over.
 func (m *machine) forget(l *loop, id string) {
 	if t := l.byID[id]; t != nil && t.uses(m) {
 		return
 	}
 	if m.state == api.MachineDown {
-		return // what is still wanted of what it has is known when it is back
+		return // when it is back, what it has is compared with what is wanted
 	}
 	m.peer.Forgetter.Forget(id)
 }
 
-// bring starts what is next for builds whose outputs are there: build hooks get them
-// first, since guix-daemon makes them valid at home by that.
+// bring starts what is next for builds whose outputs exist: build hooks get them first, since
+// guix-daemon then makes them valid at home.
 func (t *task) bring(l *loop) {
 	switch {
 	case t.kept == nil:
-		t.endServed(l, "the outputs were there")
+		t.endServed(l, "the outputs were already there")
 	case t.offloaded():
 		t.deliver(l)
 	case t.wantedHome():
@@ -53,7 +53,7 @@ func (t *task) bring(l *loop) {
 	}
 }
 
-// endServed ends builds that need nothing but that the outputs are where they are.
+// endServed ends builds for which it is enough that the outputs are where they are.
 func (t *task) endServed(l *loop, reason string) {
 	for _, lb := range t.builds {
 		lb.OutputPaths = t.node.OutputMap()
@@ -64,7 +64,7 @@ func (t *task) endServed(l *loop, reason string) {
 	t.finish(l, reason)
 }
 
-// withoutBuild goes on with a task that has one build less, and others.
+// withoutBuild goes on with a task that has lost one of its builds.
 func (t *task) withoutBuild(l *loop) {
 	if t.stage == stageMade {
 		t.bring(l)
@@ -82,7 +82,7 @@ func (t *task) fetchHome(l *loop) {
 	a.start(l, nil)
 }
 
-// loseAll gives up what a machine keeps.
+// loseAll gives up all outputs that a machine keeps.
 func (m *machine) loseAll(l *loop, why string) {
 	for _, t := range l.tasks {
 		if t.kept == m {
@@ -117,7 +117,7 @@ func (t *task) lose(l *loop, why string) {
 	}
 }
 
-// inputsLost deals with an attempt that found inputs to be nowhere.
+// inputsLost deals with an attempt whose inputs turned out to be nowhere.
 func (a *attempt) inputsLost(l *loop, lost []store.Path) {
 	t := a.task
 	m, id := a.machine, a.ID
@@ -144,7 +144,7 @@ func (a *attempt) inputsLost(l *loop, lost []store.Path) {
 	t.setState(l, api.Waiting, fmt.Sprintf("%s was lost and is built again", lost[0]))
 	for in := range t.inputs.all() {
 		if in.kept != nil {
-			in.lose(l, "its outputs were not found there any more")
+			in.lose(l, "its outputs were no longer found there")
 		}
 	}
 	t.expand(l)

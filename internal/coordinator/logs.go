@@ -9,8 +9,8 @@ import (
 	"lighter/internal/coordinator/buildlog"
 )
 
-// LastLog returns the log of a build's current or last attempt. Of a check it is that of the
-// first machine on which the build fails, or of the first of all.
+// LastLog returns the log of a build's current or last attempt; of a check, that of the first
+// machine on which the build fails, or of the first machine.
 func LastLog(b *api.Build) buildlog.Name {
 	if b.Check == 0 {
 		return buildlog.Name{ID: b.LogID(), Attempt: b.Attempt}
@@ -28,12 +28,12 @@ func LastLog(b *api.Build) buildlog.Name {
 	return last
 }
 
-// ChosenLog returns the log of a build's attempt, or of its last one on a machine. Where
+// ChosenLog returns the log of a build's attempt, or of its last attempt on a machine. If
 // neither is given it returns none.
 func (c *Coordinator) ChosenLog(ctx context.Context, b *api.Build, attempt int64, machine string) (chosen buildlog.Name, err error) {
 	switch {
 	case attempt > 0 && machine != "":
-		return chosen, api.BadRequest("attempt and machine: choose by one of them")
+		return chosen, api.BadRequest("attempt and machine: give one of them")
 	case attempt > 0 && b.Check > 0:
 		return chosen, api.BadRequest("build %s is a check: it has logs by machine, not by attempt", b.ID)
 	case attempt > int64(b.Attempt) && b.Attempt == 0:
@@ -56,7 +56,7 @@ func (c *Coordinator) ChosenLog(ctx context.Context, b *api.Build, attempt int64
 	return chosen, err
 }
 
-// comparedOn returns the log of what a machine built for a check, or builds now.
+// comparedOn returns the log of what a machine built, or is building, for a check.
 func (c *Coordinator) comparedOn(ctx context.Context, b *api.Build, machine string) (found buildlog.Name, err error) {
 	for i := range b.Results {
 		if r := &b.Results[i]; r.Machine == machine && r.LogID != "" {
@@ -86,7 +86,7 @@ func (c *Coordinator) triedOn(ctx context.Context, b *api.Build, machine string)
 	return found, err
 }
 
-// WriteLog writes the log of a build's current or last attempt, as far as there is one.
+// WriteLog writes the log of a build's current or last attempt, as far as it exists.
 func (c *Coordinator) WriteLog(ctx context.Context, w io.Writer, b *api.Build) error {
 	return c.CopyLog(ctx, w, b, LastLog(b), 0, false, nil)
 }
@@ -98,7 +98,7 @@ func (c *Coordinator) CopyLog(ctx context.Context, w io.Writer, b *api.Build, wh
 		if b.State.Final() {
 			return fmt.Errorf("build %s: %w: it was never tried", b.ID, buildlog.ErrNoLog)
 		}
-		return fmt.Errorf("build %s: %w: it was not tried yet", b.ID, buildlog.ErrNoLog)
+		return fmt.Errorf("build %s: %w: it has not been tried yet", b.ID, buildlog.ErrNoLog)
 	}
 	if err := c.logs.CopyTo(ctx, w, which.ID, which.Attempt, offset, follow, flush); err != nil {
 		return fmt.Errorf("build %s: %w", b.ID, err)

@@ -67,9 +67,9 @@ func TestLogOfAttempt(t *testing.T) {
 		}
 	}
 	for want, query := range map[string]apiclient.LogQuery{
-		"has no attempt 3: the last one is 2":   {Attempt: 3},
-		"was not tried on a machine \"m7\"":     {Machine: "m7"},
-		"attempt and machine: choose by one of": {Attempt: 1, Machine: "m1"},
+		"has no attempt 3: the last one is 2": {Attempt: 3},
+		"was not tried on a machine \"m7\"":   {Machine: "m7"},
+		"attempt and machine: give one of":    {Attempt: 1, Machine: "m1"},
 	} {
 		if got := logOf(t, client, id, query); !strings.Contains(got, want) {
 			t.Errorf("%+v: got %q, want %q", query, got, want)

@@ -16,9 +16,8 @@ import (
 	"lighter/store"
 )
 
-// loop is what belongs to one goroutine, that of Run: it has it in run, and whoever else
-// wants something of it posts a function. Its methods, and those that are given one, are
-// called there alone.
+// loop is what belongs to one goroutine, that of Run; others post functions that are given it.
+// Its methods, and all functions with a *loop among their arguments, are called only there.
 type loop struct {
 	*Coordinator
 
@@ -26,7 +25,7 @@ type loop struct {
 	lacking *lackedItems       // the build that missing was asked about last
 	// described is the memory of schedulerMachines.
 	described []scheduler.Machine
-	machines  []*machine // in the order of the file, and those that are to go
+	machines  []*machine // in the order of the file, then those that are leaving
 	byName    map[string]*machine
 	file      machinesFile
 	pause     pauseSetting
@@ -34,7 +33,7 @@ type loop struct {
 	counts    *tally.Counts
 	gc        timedGC
 
-	leavingWatched bool // somebody looks whether machines that are to go can
+	leavingWatched bool // watchLeaving runs
 
 	deliveries map[string]*delivery.Delivery // of build hooks that talk to us, by build id
 	tasks      map[store.Path]*task
@@ -46,15 +45,15 @@ type loop struct {
 	seq        uint64
 	changed    []ledger.Change // not handed to the recorder yet
 	after      []func()        // to be called, in the loop, once those are durable
-	placing    bool            // place before waiting for mail again
-	placeAt    time.Time       // or then; zero is never
-	delayed    map[*task]bool  // with notBefore in the future
-	// grace has the machines that did not say yet, after a start, what they have.
-	// Expansion waits for them. It is nil when that time is over.
+	placing    bool            // call place before waiting for mail again
+	placeAt    time.Time       // or at that time; zero is never
+	delayed    map[*task]bool  // those whose notBefore is in the future
+	// grace has the machines that have not said yet, after a start, what they have. Expansion
+	// waits for them. It is nil once that time is over.
 	grace   map[*machine]bool
-	static  []scheduler.Machine   // what stands in the machines file; nil is not known
+	static  []scheduler.Machine   // what the machines file says; nil if it must be made again
 	spare   map[store.Path]*spare // during the grace: outputs that machines keep
-	alarmed map[string]time.Time  // builds about whose waiting something was logged
+	alarmed map[string]time.Time  // when it was logged that a build waits though a machine is free
 }
 
 func newLoop(c *Coordinator) *loop {
@@ -74,7 +73,7 @@ func (l *loop) openMachines() error {
 	for _, m := range l.cfg.Machines {
 		if l.byName[m.Name] != nil {
 			l.closeLinks()
-			return fmt.Errorf("machine %s: is there twice", m.Name)
+			return fmt.Errorf("machine %s appears twice", m.Name)
 		}
 		machine, err := l.openMachine(m)
 		if err != nil {
@@ -137,8 +136,8 @@ func (l *loop) run() error {
 	}
 }
 
-// flush gives what the loop and its goroutines still changed to the ledger, for
-// whose sake nobody has to wait.
+// flush writes what the loop and its goroutines still changed to the ledger. Nobody waits for
+// those changes.
 func (l *loop) flush() {
 	l.record()
 	l.recorder.Flush()
@@ -207,7 +206,7 @@ func (c *Coordinator) durablyIn(ctx context.Context, f func(l *loop) []string) (
 	return list, nil
 }
 
-// UntilStopped ends with ctx, or when the coordinator stops.
+// UntilStopped returns a context that ends with ctx, or when the coordinator stops.
 func (c *Coordinator) UntilStopped(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	watched := make(chan struct{})
@@ -239,8 +238,8 @@ func (l *loop) closeLinks() {
 	}
 }
 
-// change adds a change to those that go to the ledger next, with texts that it takes. The
-// build and the event are the change's from now on.
+// change adds a change to those that go to the ledger next, and shortens texts that are too
+// long for it. The build and the event belong to the change from now on.
 func (l *loop) change(ch ledger.Change) {
 	if ch.Build != nil {
 		ch.Build.Shorten()
@@ -289,8 +288,7 @@ func (l *loop) record() {
 // event records something about a machine.
 func (l *loop) event(machine, reason string) { l.machineEvent("", machine, reason) }
 
-// machineEvent is event for one of a kind. The machine may be empty: then it is about the
-// coordinator.
+// machineEvent records an event of a kind. Without a machine it is about the coordinator.
 func (l *loop) machineEvent(kind api.EventKind, machine, reason string) {
 	l.change(ledger.Change{Event: &api.Event{Kind: kind, Machine: machine, Reason: reason}})
 }

@@ -19,10 +19,10 @@ import (
 	"lighter/scheduler"
 )
 
-// machine is what the coordinator has of one machine. The way to it (see sameWay) is that
-// of the file when it was made; with another way it is another machine.
+// machine is the loop's view of one machine. The way to it (see sameWay) never changes: with
+// another way in the file it is replaced by another machine.
 type machine struct {
-	machines.Machine // the rest of it belongs to the loop, but for the name
+	machines.Machine // all but the name belongs to the loop
 	c                *Coordinator
 	log              *slog.Logger
 	peer             *peer.Peer
@@ -39,23 +39,23 @@ type machine struct {
 	attempts  map[*attempt]struct{}
 	has       *inventory.Set // items that it is believed to have
 	speed     scheduler.SpeedEstimate
-	removed   bool              // from the file; it goes when its builds are done
-	next      *machines.Machine // what the file has now, with another way there
-	nextError string            // why that cannot be tried
+	removed   bool              // from the file; it is let go when its builds are done
+	next      *machines.Machine // its entry in the file now, if that has another way to it
+	nextError string            // why that way cannot be tried
 	setting   machineSetting
-	refuses   string    // why it gets no builds for now, as refusal says
-	refusedAt time.Time // when that was so last
-	gcError   string    // why its garbage was not collected in time
-	gcAfter   time.Time // not before that
-	learnt    bool      // something that is not in the ledger yet
-	conduct   conduct   // what is held against it lately
+	refuses   string    // which limit it is beyond, as refusal says; empty if none
+	refusedAt time.Time // when it was last beyond one
+	gcError   string    // why its garbage was last not collected
+	gcAfter   time.Time // when it may be tried again
+	learnt    bool      // something about it that is not in the ledger yet
+	conduct   conduct   // what is held against it
 	news      news
 
 	saved time.Time
 }
 
-// errRemoved is the cause of the end of what was about a machine that is gone.
-var errRemoved = errors.New("the machine is not in the machines file any more")
+// errRemoved is why all that concerns a machine ends when it is let go.
+var errRemoved = errors.New("the machine is no longer in the machines file")
 
 // openMachine makes a machine and its link.
 func (l *loop) openMachine(m machines.Machine) (*machine, error) {
@@ -69,7 +69,7 @@ func (l *loop) openMachine(m machines.Machine) (*machine, error) {
 	}, nil
 }
 
-// start starts what looks after the machine until ctx ends, or stop is called.
+// start starts the goroutines of the machine, which run until ctx ends or stop is called.
 func (m *machine) start(ctx context.Context) {
 	ctx, m.cancel = context.WithCancelCause(ctx)
 	var s sighting
@@ -87,7 +87,7 @@ func (m *machine) start(ctx context.Context) {
 	})
 }
 
-// stop ends all about the machine, but for what its agent does.
+// stop ends all that start started. What the machine's agent does goes on.
 func (m *machine) stop() {
 	m.cancel(errRemoved)
 	m.c.group.Go(m.peer.Close)
@@ -97,16 +97,16 @@ func (m *machine) stop() {
 type sighting struct {
 	info   *agentapi.Machine
 	skew   time.Duration
-	builds []agentapi.BuildStatus          // if it was not up before
+	builds []agentapi.BuildStatus          // that its agent has, if it was not up before
 	ours   map[string]*api.Build           // those of them that the ledger has
-	wrong  map[*agentapi.BuildStatus]error // why some of those are not what it was given
+	wrong  map[*agentapi.BuildStatus]error // why some of ours cannot be what it was given
 	wait   time.Duration                   // until it is tried again, if it was not reached
 	acl    *signature.ACL
 	err    error
 }
 
-// look asks the agent what the machine is, and after a time without contact also
-// which builds it knows.
+// look asks the agent how the machine is, and, if it was not up before, also which builds it
+// knows.
 func (m *machine) look(ctx context.Context, first bool) sighting {
 	limit := m.c.limits.ContactTimeout
 	if first {
@@ -144,8 +144,8 @@ func (m *machine) look(ctx context.Context, first bool) sighting {
 	return s
 }
 
-// ourBuild returns a build of an agent's that is in the ledger. What is not is another
-// coordinator's; then it is nil.
+// ourBuild returns the ledger's build with the id that an agent told. It is nil if there is
+// none: that build is another coordinator's.
 func (c *Coordinator) ourBuild(ctx context.Context, id string) (*api.Build, error) {
 	if !isID(id) {
 		return nil, nil
@@ -159,7 +159,7 @@ func (c *Coordinator) ourBuild(ctx context.Context, id string) (*api.Build, erro
 
 func isID(id string) bool { return uuid.Validate(id) == nil }
 
-// askedOf says what an agent can know of a build.
+// askedOf says what an agent may say of a build.
 func askedOf(b *api.Build) *agentapi.Asked {
 	return &agentapi.Asked{ID: b.ID, Derivation: b.Derivation, Outputs: b.OutputPaths}
 }
@@ -170,7 +170,7 @@ func (m *machine) connecting(l *loop) {
 	}
 }
 
-// sighted takes over what a look at a machine found.
+// sighted deals with what a look at a machine found.
 func (m *machine) sighted(l *loop, s sighting) {
 	if l.byName[m.Name] != m {
 		return // it is gone
@@ -230,7 +230,7 @@ func (m *machine) problemOf(s *sighting) string {
 	return m.c.advice().Unfit(&m.Machine, s.info, s.acl)
 }
 
-// saveInterval is the least time between two records of what was learnt of a machine.
+// saveInterval is the least time between two writes of what was learnt about a machine.
 const saveInterval = 10 * time.Second
 
 func (m *machine) saveLearnt(l *loop) {

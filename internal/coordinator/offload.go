@@ -17,15 +17,15 @@ import (
 	"lighter/scheduler"
 )
 
-// HookUser is who a build hook runs as.
+// HookUser says for whom a build hook asks.
 type HookUser struct {
 	Submitter *api.Submitter // of what the hook has built
 	// MayTakeOver says what speaks against handing a build of somebody else's to the hook.
 	MayTakeOver func(*api.Build) error
 }
 
-// Offload answers a build hook on a connection, as package hookapi has it, until that is
-// over or the coordinator stops. It closes the connection.
+// Offload talks with a build hook on a connection, in the frames of package hookapi, until the
+// conversation is over or the coordinator stops. It closes the connection.
 func (c *Coordinator) Offload(ctx context.Context, conn net.Conn, r *hookapi.Reader, who HookUser) {
 	defer conn.Close()
 	ctx, cancel := c.UntilStopped(ctx)
@@ -44,18 +44,18 @@ func (c *Coordinator) Offload(ctx context.Context, conn net.Conn, r *hookapi.Rea
 
 // Limits on what is taken from build hooks.
 const (
-	// firstContact is how long a question waits for machines that were not reached yet.
+	// firstContact is how long a question waits for machines that have not been reached yet.
 	firstContact = 3 * time.Second
 	// maxQueuedPerSlot is how many offloaded builds may wait for each slot. Each is a
 	// process on the head.
 	maxQueuedPerSlot = 64
-	// maxLongOrders is how many orders of more than a chunk are in memory at a time; each
-	// may be some ten MB.
+	// maxLongOrders is how many orders longer than a chunk are in memory at a time; each may
+	// have tens of MB.
 	maxLongOrders = 4
 )
 
-// mayOffload decides about one build. guix-daemon neither builds locally nor elsewhere
-// what was accepted once, so whatever speaks against it is found out here.
+// mayOffload decides about one build. What was accepted once, guix-daemon builds neither itself
+// nor elsewhere, so whatever speaks against accepting is found out here.
 func (c *Coordinator) mayOffload(ctx context.Context, q *hookapi.Question) (*hookapi.Answer, error) {
 	if _, err := c.head.Node(ctx, q.Derivation); err != nil {
 		if ctx.Err() != nil {
@@ -81,8 +81,8 @@ func (c *Coordinator) mayOffload(ctx context.Context, q *hookapi.Question) (*hoo
 	}
 }
 
-// answerTo answers for this moment. It is hopeful if the answer may be a better one once
-// machines that were never tried are reached.
+// answerTo answers for this moment. It is hopeful if the answer may be better once machines are
+// reached that were never tried.
 func (l *loop) answerTo(q *hookapi.Question) (a hookapi.Answer, hopeful bool) {
 	b := scheduler.Build{ID: "offload", System: q.System, Features: q.Features}
 	if reason := l.neverTakes(&b); reason != "" {
@@ -102,7 +102,7 @@ func (l *loop) answerTo(q *hookapi.Question) (a hookapi.Answer, hopeful bool) {
 	}
 	if t := l.tasks[q.Derivation]; t != nil && t.wantedHome() {
 		// Its outputs go into the store, for which guix-daemon must let go of them.
-		return hookapi.Answer{Verdict: hookapi.Postpone, Reason: "a client of the coordinator has it built already"}, false
+		return hookapi.Answer{Verdict: hookapi.Postpone, Reason: "a client of the coordinator is already having it built"}, false
 	}
 	free, full, queued := 0, 0, l.queue.Len()
 	var why []string
@@ -125,7 +125,7 @@ func (l *loop) answerTo(q *hookapi.Question) (a hookapi.Answer, hopeful bool) {
 	case free == 0 && q.WantsLocal:
 		return later("all slots are taken, and guix-daemon has a free one"), false
 	case queued >= maxQueuedPerSlot*slots:
-		return later(fmt.Sprintf("%d builds wait already", queued)), false
+		return later(fmt.Sprintf("%d builds are already waiting", queued)), false
 	}
 	return hookapi.Answer{Verdict: hookapi.Accept}, false
 }
@@ -135,9 +135,9 @@ func (m *machine) tried() bool { return m.state == api.MachineUp || m.state == a
 
 // ---- one build -------------------------------------------------------------------------
 
-// takeOrder has a build done and hands its outputs over. It returns when that is over, or
-// the hook is gone: then the build is canceled. It calls release when the order's inputs
-// are not needed any more.
+// takeOrder has a build done and its outputs handed over. It returns when that is over, or when
+// the hook is gone, which cancels the build. It calls release once the order's inputs are no
+// longer needed.
 func (c *Coordinator) takeOrder(ctx context.Context, conn net.Conn, r *hookapi.Reader, o *hookapi.Order, release func(), who HookUser) error {
 	inputs := o.Inputs
 	o.Inputs = nil
@@ -167,8 +167,8 @@ func (c *Coordinator) takeOrder(ctx context.Context, conn net.Conn, r *hookapi.R
 	return d.Report()
 }
 
-// passes reports whether an order that was not taken up for that reason may be later, or by
-// a coordinator that is started anew.
+// passes reports whether an order that was not submitted because of an error may be submitted
+// later, or to a restarted coordinator.
 func passes(err error) bool {
 	for _, target := range []error{errStopping, ledger.ErrDiskFull, ledger.ErrFailed, ledger.ErrClosed} {
 		if errors.Is(err, target) {
@@ -240,7 +240,7 @@ func (c *Coordinator) submitOrder(ctx context.Context, d *delivery.Delivery, o *
 	}
 }
 
-// hookCame gives a build its hook, if it is not final.
+// hookCame gives a build its hook's delivery, and reports whether the build is live.
 func (l *loop) hookCame(d *delivery.Delivery) bool {
 	lb := l.builds[d.ID]
 	if lb == nil {
@@ -261,7 +261,7 @@ func (l *loop) hookCame(d *delivery.Delivery) bool {
 	return true
 }
 
-// hookGone cancels the build whose hook is gone, if no other has come for it.
+// hookGone cancels the build of a hook that is gone, if no other hook has come for it.
 func (l *loop) hookGone(d *delivery.Delivery) {
 	if l.deliveries[d.ID] == d {
 		delete(l.deliveries, d.ID)
@@ -276,11 +276,11 @@ func (l *loop) hookGone(d *delivery.Delivery) {
 	if lb.delivery != nil || l.deliveries[d.ID] != nil {
 		return
 	}
-	lb.cancel(l, "guix-daemon does not want it any more")
+	lb.cancel(l, "guix-daemon no longer wants it")
 	l.placing = true
 }
 
-// logOpened says that the log of a task's attempt begins.
+// logOpened notes that the log of an attempt begins, and tells hooks that wait for it.
 func (a *attempt) logOpened() {
 	t := a.task
 	if t.underWay != a {
@@ -294,8 +294,8 @@ func (a *attempt) logOpened() {
 	}
 }
 
-// deliver starts handing the outputs that a machine keeps to a hook that wants them, one
-// after the other.
+// deliver starts handing over the outputs that a machine keeps to a hook that wants them. Hooks
+// get them one after the other.
 func (t *task) deliver(l *loop) {
 	t.machine = t.kept
 	for _, lb := range t.builds {
@@ -307,7 +307,7 @@ func (t *task) deliver(l *loop) {
 			return
 		}
 	}
-	t.setState(l, api.Fetching, "the build hook of guix-daemon is to come back for the outputs")
+	t.setState(l, api.Fetching, "waits for guix-daemon's build hook to come back for the outputs")
 }
 
 // delivered ends a build whose hook has the outputs.

@@ -33,7 +33,7 @@ func TestOffloadRestart(t *testing.T) {
 				switch when {
 				case "building, late":
 					f.releaseAll("one")
-					f.await(h.order.ID, func(b *api.Build) bool { return strings.Contains(b.Reason, "is to come back") })
+					f.await(h.order.ID, func(b *api.Build) bool { return strings.Contains(b.Reason, "hook to come back") })
 				case "fetching":
 					release()
 				}

@@ -134,7 +134,7 @@ func TestOffloadSlotsAndQueue(t *testing.T) {
 		return all
 	})
 	q.WantsLocal = false
-	if a := f.ask(q); a.Verdict != hookapi.Postpone || !strings.Contains(a.Reason, "128 builds wait") {
+	if a := f.ask(q); a.Verdict != hookapi.Postpone || !strings.Contains(a.Reason, "128 builds are already waiting") {
 		t.Errorf("a long queue: got %+v", a)
 	}
 	f.cancel(append(plugs, ids...)...)
@@ -402,7 +402,7 @@ func TestOffloadHookGone(t *testing.T) {
 			h.start()
 			until(f, h)
 			h.leave()
-			if b := f.canceled(h); !strings.Contains(b.Reason, "does not want it any more") || b.Stopped == nil {
+			if b := f.canceled(h); !strings.Contains(b.Reason, "no longer wants it") || b.Stopped == nil {
 				t.Errorf("the ledger has %+v", b)
 			}
 			f.cancel(plugs...)

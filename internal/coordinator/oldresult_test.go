@@ -71,7 +71,7 @@ func TestLostMachineGoesOn(t *testing.T) {
 		f.await(b.ID, func(b *api.Build) bool { return b.State == api.Queued && b.Failure != nil })
 		f.agents["m1"].up()
 		f.await(b.ID, func(b *api.Build) bool {
-			return b.State == api.Building && strings.Contains(f.history(b.ID), "still builds it")
+			return b.State == api.Building && strings.Contains(f.history(b.ID), "is still building it")
 		})
 		f.releaseAll("one")
 		got := f.awaitState(b.ID, api.Succeeded)

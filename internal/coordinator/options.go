@@ -10,9 +10,8 @@ import (
 	"lighter/machines"
 )
 
-// optionsFor returns what the request to a machine's agent says of how a task is built there,
-// as the task's builds and the machine's entry have it. Attempt, derivation, inputs and
-// outputs are the attempt's to fill in.
+// optionsFor returns the request to a machine's agent as far as it says how a task is built: as
+// the task's builds and the machine's entry want it. The attempt fills in the rest.
 func (m *machine) optionsFor(t *task) agentapi.BuildRequest {
 	o := buildOptions(t)
 	o.Timeout = shorter(o.Timeout, m.Timeout)
@@ -26,7 +25,8 @@ func (m *machine) optionsFor(t *task) agentapi.BuildRequest {
 	return o
 }
 
-// buildOptions are those of the build that asks for most time.
+// buildOptions combines the options of a task's builds: the longest time that any of them
+// grants counts.
 func buildOptions(t *task) agentapi.BuildRequest {
 	var o agentapi.BuildRequest
 	builds := t.builds
@@ -44,7 +44,7 @@ func buildOptions(t *task) agentapi.BuildRequest {
 	return o
 }
 
-// longer returns the longer of two times of which 0 is no limit.
+// longer returns the longer of two limits, where 0 is no limit.
 func longer(a, b api.Seconds) api.Seconds {
 	if a == 0 || b == 0 {
 		return 0

@@ -17,7 +17,7 @@ type pauseSetting struct {
 	Reason string `json:"reason,omitempty"`
 }
 
-// held says why nothing is placed; empty if builds are.
+// held says why no builds are placed; empty if they are.
 func (l *loop) held() string {
 	if l.pause.Paused {
 		return withReason("paused", l.pause.Reason)
@@ -28,7 +28,7 @@ func (l *loop) held() string {
 	return ""
 }
 
-// setPaused pauses placing for an operator, or ends that. What runs goes on.
+// setPaused pauses or resumes placing for an operator. Running builds go on.
 func (l *loop) setPaused(paused bool, reason string) {
 	s := &ledger.Setting{Name: pausedSetting}
 	text := withReason("resumed", reason)
@@ -47,7 +47,7 @@ func (l *loop) setPaused(paused bool, reason string) {
 func (l *loop) recoverPause(ctx context.Context) error {
 	_, err := l.ledger.Setting(ctx, pausedSetting, &l.pause)
 	if errors.As(err, new(*ledger.RecordError)) {
-		// Better that somebody has to resume it than that what was stopped goes on.
+		// Better that somebody has to resume it than that what was paused goes on.
 		l.pause, err = pauseSetting{true, err.Error()}, nil
 	}
 	if err == nil && l.pause.Paused {
@@ -56,7 +56,7 @@ func (l *loop) recoverPause(ctx context.Context) error {
 	return err
 }
 
-// Pause has no builds placed, until Resume. What runs goes on.
+// Pause has no builds placed until Resume. Running builds go on.
 func (c *Coordinator) Pause(ctx context.Context, reason string) error {
 	return c.durable(ctx, func(l *loop) error {
 		l.setPaused(true, reason)
@@ -72,7 +72,7 @@ func (c *Coordinator) Resume(ctx context.Context, reason string) error {
 	})
 }
 
-// headMeasured pauses, or goes on, as there is room on the head.
+// headMeasured notes the room on the head, and pauses or goes on accordingly.
 func (l *loop) headMeasured(space api.HeadStatus) {
 	l.space = space
 	low, changed := l.room.Judge(&space)

@@ -11,10 +11,10 @@ import (
 	"lighter/scheduler"
 )
 
-// justStarted is the age up to which a build may not show in the load average.
+// justStarted is the age up to which a build may not show in the load average yet.
 const justStarted = 30 * time.Second
 
-// placeBy has the loop look at the queue at that time at the latest.
+// placeBy has the loop look at the queue at a time, at the latest.
 func (l *loop) placeBy(at time.Time) {
 	if l.placeAt.IsZero() || at.Before(l.placeAt) {
 		l.placeAt = at
@@ -56,14 +56,14 @@ func (l *loop) begin(plan scheduler.Plan) {
 		if t := l.byID[a.Build.ID]; t != nil {
 			l.counts.Placements++
 			l.latency.Observe(l.now().Sub(t.queuedAt).Seconds())
-			t.place(l, l.byName[a.Machine], fmt.Sprintf("finished earliest there, in %s", a.Finish.Round(time.Millisecond)))
+			t.place(l, l.byName[a.Machine], fmt.Sprintf("it finishes earliest there, in %s", a.Finish.Round(time.Millisecond)))
 		}
 	}
 }
 
 // schedulerMachines describes all machines. The result is valid until the next call.
 func (l *loop) schedulerMachines(now time.Time) []scheduler.Machine {
-	l.lacking = nil // sizes, and what machines have, may be others since the last round
+	l.lacking = nil // sizes, and what machines have, may have changed since the last round
 	if n := len(l.machines); cap(l.described) < n {
 		l.described = make([]scheduler.Machine, n)
 	} else {
@@ -75,7 +75,7 @@ func (l *loop) schedulerMachines(now time.Time) []scheduler.Machine {
 	return l.described
 }
 
-// schedulerMachine describes a machine, in the memory of an earlier Busy, which may be nil.
+// schedulerMachine describes a machine. Its Busy reuses the memory of busy, which may be nil.
 func (m *machine) schedulerMachine(now time.Time, busy []time.Duration) scheduler.Machine {
 	s := scheduler.Machine{
 		Name: m.Name, Systems: m.Systems, Features: m.Features, MandatoryFeatures: m.MandatoryFeatures,
@@ -124,8 +124,8 @@ func (l *loop) missing(b *scheduler.Build, machine string) int64 {
 	return sum
 }
 
-// lackedItems has the inputs of a build as missing needs them: it asks about each
-// machine in turn.
+// lackedItems has the inputs of a build as missing needs them: missing is asked about one
+// machine after the other.
 type lackedItems struct {
 	task       *task
 	generation int
@@ -151,8 +151,8 @@ func (l *loop) lackedItems(t *task) *lackedItems {
 	return lacked
 }
 
-// neverReason says why no machine of the list could ever take a task; it is empty if
-// one could.
+// neverReason says why no machine in the machines file could ever take a task; empty if one
+// could.
 func (t *task) neverReason(l *loop) string {
 	b := t.schedulerBuild(l)
 	b.Skip = slices.DeleteFunc(b.Skip, t.allows) // where it failed once it may still be tried again
@@ -181,12 +181,12 @@ func (l *loop) neverTakes(b *scheduler.Build) string {
 	case closest != "":
 		return "no machine can take it: " + closest
 	case len(l.machines) == 0:
-		return "no machine can take it: there is none"
+		return "no machine can take it: there are none"
 	}
 	return "no machine can take it: none builds for " + b.System
 }
 
-// staticMachines has of the machines what stands in their file alone.
+// staticMachines describes the machines by their entries in the machines file alone.
 func (l *loop) staticMachines() []scheduler.Machine {
 	if l.static == nil {
 		for _, m := range l.machines {
@@ -199,7 +199,7 @@ func (l *loop) staticMachines() []scheduler.Machine {
 	return l.static
 }
 
-// static has of the machine what stands in the machines file alone.
+// static describes a machine by its entry in the machines file alone.
 func (m *machine) static() scheduler.Machine {
 	return scheduler.Machine{
 		Name: m.Name, Systems: m.Systems, Features: m.Features, MandatoryFeatures: m.MandatoryFeatures,
@@ -207,14 +207,14 @@ func (m *machine) static() scheduler.Machine {
 	}
 }
 
-// mayMake reports whether a machine may make a task's outputs: as its entry in the machines file
-// says, and as those who want them do.
+// mayMake reports whether a machine may make a task's outputs, by its entry in the machines file
+// and by the builds that want them.
 func (m *machine) mayMake(t *task) bool {
 	b := scheduler.Build{}
 	switch {
 	case t.node != nil:
 		b.System, b.Features = t.node.System, t.node.Features
-	case len(t.builds) > 0: // a start found it, and it was not looked at yet
+	case len(t.builds) > 0: // a start found it, and it was not expanded yet
 		b.System, b.Features = t.builds[0].System, t.builds[0].Features
 	}
 	return t.allows(m.Name) && m.possible(&b)
@@ -225,8 +225,8 @@ func (m *machine) possible(b *scheduler.Build) bool {
 	return scheduler.Possible(b, []scheduler.Machine{m.static()})
 }
 
-// lookForIdleMachines checks that no build waits which a free machine could take.
-// The loop places whenever something changed, so what is found here is a bug.
+// lookForIdleMachines makes sure that no build waits that a free machine could take. The loop
+// places builds whenever something has changed, so whatever is found here is a bug.
 func (l *loop) lookForIdleMachines() {
 	if l.grace != nil || l.recorder.Stalled() != nil || l.queue.Len() == 0 || l.held() != "" {
 		return

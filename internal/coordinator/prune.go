@@ -18,7 +18,7 @@ func newPruner(c *Coordinator) *attic.Pruner {
 	})
 }
 
-// Prune moves old builds out of the ledger, into a file; see [attic.Pruner].
+// Prune moves old builds out of the ledger into an attic; see [attic.Pruner].
 func (c *Coordinator) Prune(ctx context.Context, req *api.Prune) (*api.Pruned, error) {
 	ctx, cancel := c.UntilStopped(ctx)
 	defer cancel()
@@ -68,8 +68,8 @@ func (c *Coordinator) knownToMachines(ctx context.Context) (builds, away map[str
 	return builds, away, nil
 }
 
-// logsOf returns the last logs that there may be of a build: those of earlier attempts have
-// the same id.
+// logsOf returns the last logs that a build may have: those of earlier attempts have the same
+// ids.
 func (c *Coordinator) logsOf(b *api.Build) []buildlog.Name {
 	list := []buildlog.Name{{ID: b.ID, Attempt: b.Attempt}}
 	if b.Shares != "" {

@@ -86,7 +86,7 @@ func life(f *farm, i int, old bool) (changes []ledger.Change) {
 		record := r
 		record.State = s
 		if s != api.Queued {
-			record.Attempt, record.Machine, record.Reason = 1, fmt.Sprint("machine", i%20), "finished earliest there, in 1m0s"
+			record.Attempt, record.Machine, record.Reason = 1, fmt.Sprint("machine", i%20), "it finishes earliest there, in 1m0s"
 		}
 		if s.Final() {
 			record.Stopped, record.BuildTime, record.LogSize, record.OutputSize = &stopped, 61.5, 123456, 1234567

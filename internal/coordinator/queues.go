@@ -8,10 +8,10 @@ import (
 	"lighter/scheduler"
 )
 
-// maxSampled is how many tasks there are whose expected durations a status adds up.
+// maxSampled is how many tasks' expected durations a status adds up at most.
 const maxSampled = 10_000
 
-// queues says what there is to do, by system.
+// queues says how much work there is, by system.
 func (l *loop) queues(now time.Time) []api.SystemQueue {
 	left := l.workLeft(now)
 	list := l.counts.Queues(now, l.started)
@@ -21,11 +21,11 @@ func (l *loop) queues(now time.Time) []api.SystemQueue {
 	return list
 }
 
-// work is what is to be done for one system, as it would take at speed 1.
+// work is the work that is left for one system, as the time that it takes at speed 1.
 type work struct{ all, path time.Duration }
 
-// workLeft adds up the expected durations of what is to be built, and finds the longest path
-// of builds that need each other. Of very many it takes a sample.
+// workLeft adds up the expected durations of what is left to build, and finds the longest path
+// of builds that need each other. If there are very many it takes a sample.
 func (l *loop) workLeft(now time.Time) map[string]*work {
 	left := make(map[string]*work)
 	looked := 0
@@ -60,8 +60,8 @@ func (l *loop) workLeft(now time.Time) map[string]*work {
 	return left
 }
 
-// timeFor says how long the machines that take builds now need for work; 0 if there are
-// none.
+// timeFor says how long the machines that take builds now need for the work; 0 if there are no
+// such machines.
 func (l *loop) timeFor(system string, w *work) time.Duration {
 	var speed, fastest float64
 	for _, m := range l.machines {

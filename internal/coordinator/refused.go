@@ -7,17 +7,17 @@ import (
 	"lighter/internal/ledger"
 )
 
-// refused deals with a change that the ledger refuses. One that is about a build ends the
-// build, as failed: else ledger and loop would know different things of it.
+// refused deals with a change that the ledger refuses. If it is about a build, the build ends as
+// failed: otherwise ledger and loop would disagree about it.
 func (c *Coordinator) refused(ch ledger.Change, cause error) {
 	if ch.Build == nil || ch.Event != nil && ch.Event.Kind == api.KindRefused {
-		return // such as an event of a build that was refused itself; or nothing is left to try
+		return // it is not about a build, or even the failure was refused
 	}
 	id := ch.Build.ID
 	c.post(func(l *loop) { l.endRefused(id, cause) })
 }
 
-// endRefused ends a build of which the ledger refuses a change.
+// endRefused ends a build about which the ledger refused a change.
 func (l *loop) endRefused(id string, cause error) {
 	f := &api.Failure{
 		Culprit: api.CulpritCoordinator, Phase: api.Queued, Kind: api.KindNotRecorded,
@@ -34,8 +34,8 @@ func (l *loop) endRefused(id string, cause error) {
 	}
 }
 
-// endUnended ends a build in the ledger that is over for the loop, if the change was refused
-// that says so: what the ledger has of it is good, and is brought to an end.
+// endUnended ends a build in the ledger that is over for the loop, if the change that says so was
+// refused: what the ledger has of it is good, and is given an end.
 func (c *Coordinator) endUnended(id string, f *api.Failure) {
 	b, err := c.ledger.Build(c.ctx, id)
 	if err != nil || b.State.Final() {

@@ -20,19 +20,19 @@ import (
 	"lighter/store"
 )
 
-// The machines file is read again when it changes, and when a client asks. What is wrong
-// with it is said, and the machines of before stay. A machine that is new is reached; of one
-// that changed, what does not concern the way there holds at once. With another way there, an
-// entry may mean another agent, which knows nothing of what was built. So while the machine
-// answers it gets no more builds, those that run there end, what it keeps for others is
-// brought home, and only then it is reached the new way. If it does not answer, there is
-// nothing to wait for: it is reached the new way at once, and its builds go on there if the
-// agent knows them. A machine that was removed goes in the first manner.
+// The machines file is read again when it changes, and when a client asks. If it is bad, that is
+// reported, and the machines in use stay as they are. A new machine is connected to. For a
+// changed one, all that does not concern the way to it takes effect at once. With another way,
+// an entry may mean another agent, which knows nothing of what was built. So while the machine
+// answers, it gets no more builds, those that run there end, what it keeps for others is brought
+// home, and only then is it reached the new way. If it does not answer, there is nothing to wait
+// for: it is reached the new way at once, and its builds go on there if that agent knows them. A
+// removed machine is let go like one that answers.
 
 // machinesFile is what is known of the machines file.
 type machinesFile struct {
 	status api.MachinesFileStatus
-	seen   fileMark // of what was read last, or refused
+	seen   fileMark // of the version that was last read or refused
 }
 
 // fileMark tells versions of a file apart without reading them.
@@ -54,7 +54,7 @@ func markOf(file string) (fileMark, error) {
 	return mark, nil
 }
 
-// freshFile is the age below which a file may have changed since the caller of New read it.
+// freshFile is the age below which the file may have changed after the caller of New read it.
 const freshFile = 10 * time.Second
 
 // noteFile notes that the caller of New read the machines file.
@@ -66,8 +66,8 @@ func (l *loop) noteFile(file string) {
 	}
 }
 
-// watchMachines reads the machines file whenever it changed. A change counts when the file
-// was the same twice, so that one that is being written is not taken for a short one.
+// watchMachines reads the machines file whenever it has changed. A change counts once the file
+// looked the same twice, so that half a file that is still being written is not read.
 func (c *Coordinator) watchMachines(ctx context.Context) {
 	var before fileMark
 	gone := false
@@ -93,14 +93,14 @@ func (c *Coordinator) watchMachines(ctx context.Context) {
 				return
 			}
 			if mark != seen {
-				_, _ = c.Reload(ctx) // it says itself what is wrong
+				_, _ = c.Reload(ctx) // it logs what is wrong
 			}
 		}
 		before = mark
 	}
 }
 
-// ReloadAll is Reload, and then Config.Reload.
+// ReloadAll calls Reload, and then Config.Reload.
 func (c *Coordinator) ReloadAll(ctx context.Context) (*api.Reloaded, error) {
 	became, err := c.Reload(ctx)
 	if err != nil || c.cfg.Reload == nil {
@@ -112,7 +112,7 @@ func (c *Coordinator) ReloadAll(ctx context.Context) (*api.Reloaded, error) {
 	return became, nil
 }
 
-// Reload reads the machines file and uses what it has. If it is bad, nothing is changed.
+// Reload reads the machines file and uses its machines. If it is bad, nothing changes.
 func (c *Coordinator) Reload(ctx context.Context) (*api.Reloaded, error) {
 	if c.cfg.LoadMachines == nil {
 		return nil, api.BadRequest("this coordinator has no machines file to read again")
@@ -156,7 +156,7 @@ func (c *Coordinator) Reload(ctx context.Context) (*api.Reloaded, error) {
 	if err != nil {
 		return nil, &api.Error{
 			Status: http.StatusUnprocessableEntity, Code: api.CodeBadRequest,
-			Message: "the machines of before stay in use: " + err.Error(),
+			Message: "the machines in use stay as they are: " + err.Error(),
 		}
 	}
 	return became, nil
@@ -166,10 +166,10 @@ func (c *Coordinator) Reload(ctx context.Context) (*api.Reloaded, error) {
 func (l *loop) refuseFile(mark fileMark, err error) {
 	text := err.Error()
 	if errors.Is(err, fs.ErrNotExist) {
-		text = "it is not there any more: " + text
+		text = "it is no longer there: " + text
 	}
 	if mark != l.file.seen || l.file.status.Error != text {
-		l.log.Error("the machines file cannot be used; the machines of before stay", "file", l.cfg.MachinesFile, "err", text)
+		l.log.Error("the machines file cannot be used; the machines in use stay as they are", "file", l.cfg.MachinesFile, "err", text)
 	}
 	l.file.seen, l.file.status.Error = mark, text
 }
@@ -179,7 +179,7 @@ func (l *loop) tookFile(mark fileMark) {
 	l.file.seen, l.file.status.Error, l.file.status.Read = mark, "", &now
 }
 
-// machinesPast is what the ledger has of machines.
+// machinesPast is what the ledger has about machines.
 type machinesPast struct {
 	learnt   map[string]ledger.Machine
 	settings map[string]machineSetting
@@ -203,7 +203,7 @@ func (c *Coordinator) pastOf(ctx context.Context) (*machinesPast, error) {
 	return past, err
 }
 
-// remember gives a machine what the ledger has of it.
+// remember gives a machine what the ledger has about it.
 func (m *machine) remember(past *machinesPast) {
 	l := past.learnt[m.Name]
 	m.peer.Bandwidth.Set(l.Bandwidth)
@@ -211,7 +211,7 @@ func (m *machine) remember(past *machinesPast) {
 	m.setting = past.settings[m.Name]
 }
 
-// useMachines makes the machines those of a list, or changes nothing.
+// useMachines replaces the machines by those of a list, or changes nothing.
 func (l *loop) useMachines(list []machines.Machine, past *machinesPast) (*api.Reloaded, error) {
 	fresh, err := l.openNew(list)
 	if err != nil {
@@ -250,7 +250,7 @@ func (l *loop) useMachines(list []machines.Machine, past *machinesPast) (*api.Re
 	return &became, nil
 }
 
-// openNew makes those machines of a list that are not there.
+// openNew makes those machines of a list that are not in use yet.
 func (l *loop) openNew(list []machines.Machine) (map[string]*machine, error) {
 	fresh := make(map[string]*machine)
 	err := error(nil)
@@ -258,7 +258,7 @@ func (l *loop) openNew(list []machines.Machine) (map[string]*machine, error) {
 	for i := range list {
 		name := list[i].Name
 		if seen[name] {
-			err = fmt.Errorf("machine %s: is there twice", name)
+			err = fmt.Errorf("machine %s appears twice", name)
 			break
 		}
 		seen[name] = true
@@ -292,8 +292,7 @@ func (l *loop) tellReloaded(r *api.Reloaded) {
 	}
 }
 
-// becomes takes over a machine's entry of a new file, and reports whether that changes
-// anything.
+// becomes gives a machine its entry in a new file, and reports whether that changes anything.
 func (m *machine) becomes(l *loop, n *machines.Machine) bool {
 	was := m.removed
 	m.removed = false
@@ -309,7 +308,7 @@ func (m *machine) becomes(l *loop, n *machines.Machine) bool {
 	return changed
 }
 
-// way is what of a machine's entry decides which agent is reached, and how.
+// way is the part of a machine's entry that decides which agent is reached, and how.
 type way struct {
 	host                                              string
 	port                                              int
@@ -323,8 +322,8 @@ func wayTo(m *machines.Machine) way {
 
 func sameWay(a, b *machines.Machine) bool { return wayTo(a) == wayTo(b) }
 
-// take takes over what does not concern the way to the machine. The name and the way are not
-// written, since others than the loop read them.
+// take takes over all of an entry that does not concern the way to the machine. Name and way are
+// not written, since other goroutines than the loop read them.
 func (m *machine) take(l *loop, n *machines.Machine) {
 	m.Systems, m.ParallelBuilds, m.Speed = n.Systems, n.ParallelBuilds, n.Speed
 	m.Features, m.MandatoryFeatures = n.Features, n.MandatoryFeatures
@@ -339,7 +338,7 @@ func (m *machine) take(l *loop, n *machines.Machine) {
 	}
 }
 
-// requeueAtOnce is how many tasks the loop looks at in one go when the machines changed.
+// requeueAtOnce is how many tasks the loop looks at in one go when the machines have changed.
 const requeueAtOnce = 2000
 
 // machinesChanged goes on with builds that became possible, or impossible.
@@ -356,8 +355,8 @@ func (l *loop) machinesChanged() {
 	l.letMachinesGo()
 }
 
-// requeue looks anew where tasks may be built. Of very many it leaves some for later, so that
-// the loop does other things meanwhile.
+// requeue looks again at where tasks may be built. If there are very many it leaves some for
+// later, so that the loop does other things meanwhile.
 func (l *loop) requeue(tasks []*task) {
 	for _, t := range tasks[:min(len(tasks), requeueAtOnce)] {
 		if t.stage != stageQueued {
@@ -376,10 +375,10 @@ func (l *loop) requeue(tasks []*task) {
 	}
 }
 
-// leavingInterval is the time between looks whether machines that are to go can.
+// leavingInterval is the time between two looks at whether leaving machines can be let go.
 const leavingInterval = 500 * time.Millisecond
 
-// watchLeaving looks after machines that are to go until there are none.
+// watchLeaving lets leaving machines go, one after the other, until there are none.
 func (c *Coordinator) watchLeaving(ctx context.Context) {
 	for more := true; more; {
 		select {
@@ -399,10 +398,11 @@ func (c *Coordinator) watchLeaving(ctx context.Context) {
 	}
 }
 
-// leaving reports whether the machine is to go, or to be reached another way.
+// leaving reports whether the machine was removed, or is to be reached another way.
 func (m *machine) leaving() bool { return m.removed || m.next != nil }
 
-// letMachinesGo lets machines go that can, and sees to it that the others can soon.
+// letMachinesGo lets go of leaving machines that have nothing left to do, and starts watching
+// the others.
 func (l *loop) letMachinesGo() {
 	l.letLeavingGo()
 	if !l.leavingWatched && slices.ContainsFunc(l.machines, (*machine).leaving) {
@@ -413,7 +413,7 @@ func (l *loop) letMachinesGo() {
 
 func (l *loop) letLeavingGo() {
 	if l.grace != nil {
-		return // what the machines have is not known yet
+		return // it is not known yet what the machines have
 	}
 	for _, m := range slices.Clone(l.machines) {
 		switch {
@@ -426,7 +426,7 @@ func (l *loop) letLeavingGo() {
 	}
 }
 
-// quiet reports whether nothing is under way on a machine, and it keeps nothing.
+// quiet reports whether nothing is under way on a machine and it keeps nothing.
 func (m *machine) quiet(l *loop) bool {
 	if len(m.attempts) > 0 || m.peer.Sending.Pending() > 0 || m.peer.Fetching.Pending() > 0 || m.state == api.MachineUp && !m.peer.Forgetter.Idle() {
 		return false
@@ -444,28 +444,28 @@ func (m *machine) quiet(l *loop) bool {
 	return true
 }
 
-// letGo removes a machine, or has it reached another way.
+// letGo removes a machine, or replaces it by one that is reached another way.
 func (m *machine) letGo(l *loop) {
 	if m.removed {
 		l.machines = slices.DeleteFunc(slices.Clone(l.machines), func(x *machine) bool { return x == m })
 		delete(l.byName, m.Name)
 		l.static = nil
 		m.stop()
-		m.log.Info("the machine is not used any more")
+		m.log.Info("the machine is no longer used")
 		return
 	}
 	n, err := l.openMachine(*m.next)
 	if err != nil {
 		if text := err.Error(); m.nextError != text {
 			m.nextError = text
-			m.log.Error("the machine cannot be reached as the machines file says now", "err", text)
+			m.log.Error("the machine cannot be reached the way the machines file now says", "err", text)
 		}
 		return // it is tried again
 	}
 	m.replace(l, n)
 }
 
-// replace puts a machine that is reached another way in the place of one.
+// replace puts n, the same machine reached another way, in the place of m.
 func (m *machine) replace(l *loop, n *machine) {
 	n.setting, n.speed, n.learnt = m.setting, m.speed, m.learnt
 	n.peer.Bandwidth.Set(m.peer.Bandwidth.Value())
@@ -500,7 +500,7 @@ func (m *machine) replace(l *loop, n *machine) {
 	l.placing = true
 }
 
-// moveTo has an attempt go on where its machine is reached another way.
+// moveTo goes on with an attempt on its machine, which is now reached another way.
 func (a *attempt) moveTo(l *loop, n *machine) {
 	const why = "its machine is reached another way now"
 	t := a.task
@@ -513,8 +513,8 @@ func (a *attempt) moveTo(l *loop, n *machine) {
 	t.takeUp(l, why, a.over)
 }
 
-// evacuate sees to it that a machine keeps nothing that others need: what is at home by now
-// is released, and the rest is fetched.
+// evacuate empties a leaving machine: of the outputs that it keeps for others, those that are at
+// home by now are released, and the rest is fetched.
 func (m *machine) evacuate(l *loop) {
 	var tasks []*task
 	var paths []store.Path

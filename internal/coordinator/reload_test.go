@@ -326,9 +326,9 @@ func TestReloadRefused(t *testing.T) {
 		list []machines.Machine
 		want string
 	}{
-		{"unreadable", errors.New("line 3: what is this"), nil, "the machines of before stay in use: line 3: what is this"},
-		{"twice", nil, []machines.Machine{all[1], all[1]}, "the machines of before stay in use: machine m2: is there twice"},
-		{"no link", nil, []machines.Machine{all[1], all[2]}, "the machines of before stay in use: machine m3: no key"},
+		{"unreadable", errors.New("line 3: what is this"), nil, "the machines in use stay as they are: line 3: what is this"},
+		{"twice", nil, []machines.Machine{all[1], all[1]}, "the machines in use stay as they are: machine m2 appears twice"},
+		{"no link", nil, []machines.Machine{all[1], all[2]}, "the machines in use stay as they are: machine m3: no key"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if tt.name == "no link" {
@@ -400,7 +400,7 @@ func TestWatchFile(t *testing.T) {
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}
-	f.until("it is gone", func() bool { return strings.HasPrefix(names(), "m1 m2; it is not there any more") })
+	f.until("it is gone", func() bool { return strings.HasPrefix(names(), "m1 m2; it is no longer there") })
 	write(entry("m2"))
 	f.until("it is used again", func() bool { return names() == "m2; " })
 	if b := f.awaitState(f.submit(f.drv("one", ""))[0], api.Succeeded); b.Machine != "m2" {
@@ -450,7 +450,7 @@ func TestReloadWithoutLink(t *testing.T) {
 	bad.Host = "bad"
 	l.set(nil, bad)
 	f.reload()
-	const want = "it cannot be reached as the machines file says now: machine m1: no key"
+	const want = "it cannot be reached the way the machines file now says: machine m1: no key"
 	f.until("its status says so", func() bool { return f.statusOf("m1").Error == want })
 	id := f.submit(f.drv("one", ""))[0]
 	f.until("why says so", func() bool {

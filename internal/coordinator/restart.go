@@ -1,7 +1,7 @@
 package coordinator
 
-// restart.go is how a coordinator, or a machine, that was away goes on: with what the ledger
-// left, with what machines say they have, and with the build hooks that come back.
+// restart.go is how a coordinator or a machine goes on after an absence: with what is left in the
+// ledger, with what machines say they have, and with the build hooks that come back.
 
 import (
 	"context"
@@ -17,6 +17,7 @@ import (
 	"lighter/internal/coordinator/intake"
 	"lighter/internal/coordinator/inventory"
 	"lighter/internal/coordinator/remote"
+	"lighter/internal/human"
 	"lighter/internal/ledger"
 	"lighter/store"
 )
@@ -110,7 +111,7 @@ func (l *loop) recoverBuild(b *api.Build) {
 	if m := l.byName[b.Machine]; b.State.Running() && m != nil && b.Attempt >= t.attempt {
 		t.takeUpOn, t.state, t.machine = m, b.State, m
 	} else if b.State.Running() && m == nil {
-		l.log.Warn("an attempt is lost: its machine is not in the machines file any more", "build", b.ID, "machine", b.Machine)
+		l.log.Warn("an attempt is lost: its machine is no longer in the machines file", "build", b.ID, "machine", b.Machine)
 	}
 	t.attempt, t.retried = max(t.attempt, b.Attempt), max(t.retried, b.Retried)
 	if b.Failure != nil && !slices.ContainsFunc(t.failures, func(f api.Failure) bool { return f == *b.Failure }) {
@@ -143,7 +144,7 @@ type spare struct {
 	status  agentapi.BuildStatus
 }
 
-// addKept makes a task that is over, for the sake of those that need its outputs.
+// addKept makes a task whose outputs a machine keeps already, for the tasks that need them.
 func (l *loop) addKept(n *headstore.Node, s *spare) {
 	delete(l.spare, n.Path)
 	t := l.newTask(n.Path, s.status.ID)
@@ -152,7 +153,7 @@ func (l *loop) addKept(n *headstore.Node, s *spare) {
 	t.keep(l, s.machine, inventory.Made(s.status.Outputs, nil))
 }
 
-// adopt makes a task that waits for its turn use what a machine built before.
+// adopt makes a task that waits for its turn use what a machine has built already.
 func (t *task) adopt(l *loop, m *machine, s *agentapi.BuildStatus) {
 	t.enter(l, stageUndecided)
 	if s.ID != t.id {
@@ -172,7 +173,7 @@ func (t *task) adopt(l *loop, m *machine, s *agentapi.BuildStatus) {
 	t.finish(l, "the outputs were on "+m.Name)
 }
 
-// reconcile compares the builds that an agent knows with what is wanted of it.
+// reconcile compares the builds that an agent knows with those that are wanted of it.
 func (m *machine) reconcile(l *loop, s *sighting) {
 	listed := make(map[string]bool, len(s.builds))
 	for i := range s.builds {
@@ -187,13 +188,13 @@ func (m *machine) reconcile(l *loop, s *sighting) {
 	m.tellWrong(l, s.wrong)
 	for _, t := range l.tasks {
 		if t.kept == m && !listed[t.id] && t.underWay == nil {
-			t.lose(l, "its agent does not know it any more")
+			t.lose(l, "its agent no longer knows it")
 		}
 	}
 }
 
-// reconcileBuild decides about one build that an agent knows. If that cannot be what the
-// machine was given, wrong says why.
+// reconcileBuild decides about one build that an agent knows. wrong says why it cannot be what
+// the machine was given; nil if it can.
 func (m *machine) reconcileBuild(l *loop, s *agentapi.BuildStatus, wrong error) {
 	t := l.tasks[s.Derivation]
 	own := t != nil && t.id == s.ID
@@ -204,11 +205,11 @@ func (m *machine) reconcileBuild(l *loop, s *agentapi.BuildStatus, wrong error) 
 		// It is still there.
 	case own && t.kept == m:
 		if t.underWay == nil {
-			t.lose(l, "its agent says something else of it now")
+			t.lose(l, "its agent now says something else about it")
 		}
 	case own && l.grace != nil && t.attempt+1 == s.Attempt && !t.begun() && m.mayMake(t):
-		// It was placed there, and the ledger did not hear of that any more. Nothing is placed
-		// before all machines were asked, so no other attempt has that number.
+		// It was placed there, but a crash kept that from the ledger. Nothing is placed before all
+		// machines were asked, so no other attempt has that number.
 		t.attempt, t.machine, t.takeUpOn, t.state = s.Attempt, m, m, api.Placed
 	case wrong != nil:
 		m.forget(l, s.ID)
@@ -229,8 +230,8 @@ func (m *machine) reconcileBuild(l *loop, s *agentapi.BuildStatus, wrong error) 
 	}
 }
 
-// tellWrong says that a machine lists builds which it was not given, or outputs that they
-// don't have.
+// tellWrong tells that a machine lists builds that it was not given, or outputs that they do not
+// have.
 func (m *machine) tellWrong(l *loop, wrong map[*agentapi.BuildStatus]error) {
 	var own *headstore.Error
 	var texts []string
@@ -243,13 +244,13 @@ func (m *machine) tellWrong(l *loop, wrong map[*agentapi.BuildStatus]error) {
 		return
 	}
 	slices.Sort(texts)
-	text := fmt.Sprintf("builds that it lists and that are not used: %d; %s", len(texts), texts[0])
+	text := fmt.Sprintf("%s that it lists cannot be used: %s", human.Count(len(texts), "build"), texts[0])
 	m.faulted(l, text)
 	m.tell(l, text)
 }
 
-// endGrace notes that a machine said what it has, or cannot. When all did, the tasks
-// that a start found are looked at.
+// endGrace notes that a machine has said what it has, or cannot be asked. After the last one, the
+// tasks that a start found are expanded.
 func (l *loop) endGrace(m *machine) {
 	if l.grace == nil {
 		return
@@ -296,16 +297,16 @@ func (l *loop) dropSpare() {
 // ---- what a machine brings back ------------------------------------------------------------
 
 // A machine that was away for long comes back with what it was building. Its attempts were
-// given up, and perhaps others are under way elsewhere: their numbers say who owns a build,
-// and nothing that the old attempt reports is believed. But what it made is as good as any.
-// A result that nobody has yet gets an attempt of its own, with the next number: whatever is
-// under way is abandoned, and the new one attaches to what the agent finished, reads its log,
-// and fetches it. So there is one owner at any time, and if that fails the build goes on as
-// after any other attempt. A build that still runs there is taken up again if nobody tried
-// anew; then its attempt is still the last.
+// given up, and others may be under way elsewhere: their numbers say who owns a build, and
+// nothing that an old attempt reports is believed. But what it made is as good as any other
+// result. If nobody has one yet, a new attempt, with the next number, takes it up: whatever else
+// is under way is abandoned, and the new attempt reads the log of what the agent finished and
+// fetches it. So there is one owner at any time, and if this fails, the build goes on as after
+// any other attempt. If the build still runs there and was not tried again since, its attempt is
+// still the last one, and is taken up itself.
 
-// stillWanted reports whether a machine came back with something of an attempt that it was given
-// and that was given up, and the task it was for is not done yet.
+// stillWanted reports whether a machine came back with something of an attempt that was given up,
+// for a task that is not done yet.
 func (t *task) stillWanted(l *loop, m *machine, s *agentapi.BuildStatus) bool {
 	if l.grace != nil || t == nil || t.id != s.ID || !t.idle() && t.stage != stageWorking || m.problem != "" || !m.mayMake(t) {
 		return false
@@ -323,9 +324,9 @@ func (t *task) useOld(l *loop, m *machine, s *agentapi.BuildStatus) {
 		t.enter(l, stageUndecided)
 	}
 	if s.State == agentapi.Running {
-		m.log.Info("the machine is back, and still builds; that goes on", "build", t.id, "attempt", s.Attempt)
+		m.log.Info("the machine is back and still building; the attempt goes on", "build", t.id, "attempt", s.Attempt)
 		t.takeUpOn, t.machine, t.state = m, m, api.Building
-		t.takeUp(l, "its machine is back and still builds it", nil)
+		t.takeUp(l, "its machine is back and is still building it", nil)
 		return
 	}
 	m.log.Info("the machine is back with a build that is still wanted", "build", t.id, "attempt", s.Attempt)
@@ -337,7 +338,7 @@ func (t *task) useOld(l *loop, m *machine, s *agentapi.BuildStatus) {
 
 // ---- build hooks that come back ------------------------------------------------------------
 
-// awaitGraph waits until it is known which of the tasks that a start found need each other.
+// awaitGraph waits until it is known which of the tasks that a start found need which.
 func (c *Coordinator) awaitGraph(ctx context.Context) error {
 	for {
 		walked := make(chan struct{})
@@ -359,8 +360,8 @@ func (c *Coordinator) awaitGraph(ctx context.Context) error {
 	}
 }
 
-// endHookGrace ends builds that an earlier coordinator left and whose hooks did not come
-// back. That the outputs are valid tells that the hook had them.
+// endHookGrace ends builds that an earlier coordinator left and whose hooks did not come back. If
+// the outputs are valid, the hook had them.
 func (c *Coordinator) endHookGrace(ctx context.Context) {
 	if c.awaitGraph(ctx) != nil {
 		return
@@ -385,7 +386,7 @@ func (c *Coordinator) endHookGrace(ctx context.Context) {
 				return
 			}
 			if !done {
-				lb.cancel(l, "the build hook of guix-daemon did not come back for it")
+				lb.cancel(l, "guix-daemon's build hook did not come back for it")
 				return
 			}
 			lb.leave(l, api.Succeeded, "guix-daemon has the outputs")

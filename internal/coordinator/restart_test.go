@@ -41,7 +41,7 @@ func TestRestartTakesUpWhatGoesOn(t *testing.T) {
 				f.shutDown()
 			}
 			f.start()
-			f.await(child.ID, func(*api.Build) bool { return strings.Contains(f.history(child.ID), "started again") })
+			f.await(child.ID, func(*api.Build) bool { return strings.Contains(f.history(child.ID), "takes it up again") })
 			f.releaseAll("top")
 			b := f.awaitState(child.ID, api.Succeeded)
 			if b.Attempt != 1 {

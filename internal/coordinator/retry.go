@@ -11,8 +11,8 @@ import (
 
 // ---- by itself ---------------------------------------------------------------------------
 
-// retryOwn tries a derivation that failed by itself once more, where its builds grant
-// that, and reports whether it does. A machine on which it did not fail yet comes first.
+// retryOwn tries a derivation that failed by itself once more, if its builds grant that, and
+// reports whether it does. Machines on which it has not failed yet come first.
 func (a *attempt) retryOwn(l *loop, f *api.Failure) bool {
 	t := a.task
 	mark(&t.failedOn, a.machine.Name)
@@ -54,14 +54,14 @@ func (t *task) retries(l *loop, f *api.Failure) int {
 
 // ---- by a client -------------------------------------------------------------------------
 
-// retryable reports whether a client may have a build tried again. What a build hook asked
+// retryable reports whether a client may have a build tried again. One that a build hook asked
 // for is not: guix-daemon has had its answer.
 func retryable(b *api.Build) bool {
 	return b.State.Final() && b.State != api.Succeeded && !b.Offload
 }
 
-// Retry has builds that failed, timed out or were canceled tried again, under their ids,
-// and returns those for which that is so, once it is durable.
+// Retry has those of some builds tried again that failed, timed out or were canceled, under
+// their ids, and returns their ids once that is durable.
 func (c *Coordinator) Retry(ctx context.Context, ids []string, reason string) ([]string, error) {
 	return inPieces(ids, func(piece []string) ([]string, error) { return c.retry(ctx, piece, reason) })
 }
@@ -102,8 +102,8 @@ func (c *Coordinator) retry(ctx context.Context, ids []string, reason string) ([
 
 // ---- priority ----------------------------------------------------------------------------
 
-// Prioritise gives builds that are not final another priority, and returns them, once it
-// is durable.
+// Prioritise gives those of some builds that are not final another priority, and returns their
+// ids once that is durable.
 func (c *Coordinator) Prioritise(ctx context.Context, ids []string, priority int, reason string) ([]string, error) {
 	return c.changeBuilds(ctx, ids, func(l *loop, lb *liveBuild) {
 		lb.Priority = priority
@@ -115,8 +115,8 @@ func (c *Coordinator) Prioritise(ctx context.Context, ids []string, priority int
 	})
 }
 
-// reprioritise gives a task, and what it needs, the priority of the most urgent build that
-// is for it.
+// reprioritise gives a task, and what it needs, the priority of the most urgent build that it
+// is for.
 func (t *task) reprioritise(l *loop) {
 	work := []*task{t}
 	for len(work) > 0 {
@@ -147,8 +147,8 @@ func (t *task) reprioritise(l *loop) {
 	}
 }
 
-// maxPiece is how many builds clients change at once: records of so many wait for the ledger,
-// and for so many the loop does nothing else.
+// maxPiece is how many builds clients change at once: while that many are changed the loop does
+// nothing else, and that many records wait for the ledger.
 const maxPiece = 10_000
 
 // inPieces calls f with so many ids at a time, and returns all that it returns.

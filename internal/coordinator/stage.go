@@ -2,15 +2,15 @@ package coordinator
 
 import "slices"
 
-// stage is how far a task is. What is told of it, its api.State, says more of an attempt that is
-// under way, and less of the rest. Only enter changes it.
+// stage is how far a task is, for the loop. What everybody else is told, its api.State, says more
+// about an attempt that is under way, and less about the rest. Only enter changes it.
 type stage int
 
 const (
 	// stageUndecided: what is next is about to be decided.
 	stageUndecided stage = iota
 	// stageLooking: the expander was asked about it. Until it answers, node and edges may be
-	// missing or old.
+	// missing or out of date.
 	stageLooking
 	stageWaiting // for inputs
 	stageDelayed // for the time of its next attempt
@@ -18,12 +18,12 @@ const (
 	stageWorking // an attempt is under way
 	// stageMade: the outputs exist, at home or on the machine kept.
 	stageMade
-	stageFetching  // they do, and an attempt brings them where they are wanted
-	stagePostponed // they do, and are brought there at a later time
-	stageOver      // the loop knows it no more
+	stageFetching  // the outputs exist, and an attempt brings them where they are wanted
+	stagePostponed // the outputs exist, and are brought there later
+	stageOver      // the loop no longer has it
 )
 
-// stages has of each stage its name, and to which others it leads.
+// stages has the name of each stage, and the stages to which it leads.
 var stages = [...]struct {
 	name string
 	next []stage
@@ -33,7 +33,7 @@ var stages = [...]struct {
 	stageWaiting:   {"waiting", []stage{stageUndecided, stageLooking, stageDelayed, stageQueued, stageOver}},
 	stageDelayed:   {"delayed", []stage{stageUndecided, stageLooking, stageQueued, stageOver}},
 	stageQueued:    {"queued", []stage{stageUndecided, stageLooking, stageWorking, stageOver}},
-	stageWorking:   {"working", []stage{stageUndecided}}, // when its attempt is let go
+	stageWorking:   {"working", []stage{stageUndecided}}, // when its attempt is detached
 	stageMade:      {"made", []stage{stageLooking, stageFetching, stagePostponed, stageOver}},
 	stageFetching:  {"fetching", []stage{stageMade}}, // as working
 	stagePostponed: {"postponed", []stage{stageMade, stageLooking, stageOver}},
@@ -42,7 +42,8 @@ var stages = [...]struct {
 
 func (s stage) String() string { return stages[s].name }
 
-// enter takes a task to another stage, and out of and into what has the tasks of a stage.
+// enter takes a task to another stage, out of the collection for its old stage and into that for
+// the new one, if they have one.
 func (t *task) enter(l *loop, to stage) {
 	from := t.stage
 	if from == to {
@@ -81,10 +82,10 @@ func (t *task) available() bool {
 	return t.stage == stageMade || t.stage == stageFetching || t.stage == stagePostponed
 }
 
-// begun reports whether a task was placed, or needs not be: then it does not depend on its inputs.
+// begun reports whether a task is placed, or need not be: then it no longer waits for its inputs.
 func (t *task) begun() bool { return t.takeUpOn != nil || t.stage == stageWorking || t.available() }
 
-// idle reports whether a task whose edges are known waits for its turn.
+// idle reports whether a task waits for its turn, with its edges known.
 func (t *task) idle() bool {
 	return t.stage == stageWaiting || t.stage == stageDelayed || t.stage == stageQueued
 }

@@ -12,8 +12,8 @@ import (
 	"lighter/internal/ledger"
 )
 
-// standing.go is why a machine gets no builds, whatever its slots: unavailable has the reasons, the
-// first that holds counts. Those of its limits (admission.go) come after them.
+// standing.go is why a machine gets no builds even if it has free slots: the first of the reasons in
+// unavailable that holds. Its limits (admission.go) come after those.
 
 // unavailable says why nothing can be placed on the machine now.
 func (m *machine) unavailable() string {
@@ -27,7 +27,7 @@ func (m *machine) unavailable() string {
 	case m.state != api.MachineUp:
 		return "not reached yet"
 	case m.next != nil && m.nextError != "":
-		return "it cannot be reached as the machines file says now: " + m.nextError
+		return "it cannot be reached the way the machines file now says: " + m.nextError
 	case m.next != nil:
 		return "its entry in the machines file changed; it is reached the new way once its builds are done"
 	case m.setting.Quarantined != "":
@@ -36,15 +36,16 @@ func (m *machine) unavailable() string {
 	return cmp.Or(m.problem, m.conduct.resting(m.c.now()))
 }
 
-// machineSettings is how the names of the ledger's settings start that are about a machine.
+// machineSettings is the start of the names of those settings in the ledger that are about a
+// machine.
 const machineSettings = "machine/"
 
-// machineSetting is what the ledger keeps of a machine beside what was learnt of it: what
-// operators decided, and what must not be forgotten by a restart.
+// machineSetting is what the ledger keeps of a machine besides what was learnt about it: what
+// operators decided, and what must survive a restart.
 type machineSetting struct {
 	Draining    bool   `json:"draining,omitempty"`
 	DrainReason string `json:"drainReason,omitempty"`
-	// Tags were set by operators; Untagged are tags of the file that they removed.
+	// Tags are those that operators set; Untagged, tags of the file that they removed.
 	Tags     map[string]string `json:"tags,omitempty"`
 	Untagged []string          `json:"untagged,omitempty"`
 	// Quarantined says why it gets no builds until QuarantinedUntil.
@@ -52,11 +53,11 @@ type machineSetting struct {
 	QuarantinedUntil *time.Time `json:"quarantinedUntil,omitempty"`
 	// Disagreed counts builds that failed there and succeeded elsewhere.
 	Disagreed int        `json:"disagreed,omitempty"`
-	Lost      bool       `json:"lost,omitempty"` // its builds were freed
+	Lost      bool       `json:"lost,omitempty"` // its builds go on elsewhere
 	LastGC    *time.Time `json:"lastGC,omitempty"`
 }
 
-// saveSetting has the ledger keep a machine's setting as it is now.
+// saveSetting records a machine's setting in the ledger.
 func (m *machine) saveSetting(l *loop) {
 	s := m.setting
 	s.Tags, s.Untagged = maps.Clone(s.Tags), slices.Clone(s.Untagged)
@@ -71,7 +72,7 @@ func withReason(what, reason string) string {
 	return what + ": " + reason
 }
 
-// operate records what an operator did about a machine, and looks at the queue again.
+// operate records what an operator did to a machine, and looks at the queue again.
 func (m *machine) operate(l *loop, text string) {
 	m.saveSetting(l)
 	l.machineEvent(api.KindOperator, m.Name, text)
@@ -100,8 +101,8 @@ func (m *machine) disagreed(l *loop) int {
 	return m.setting.Disagreed
 }
 
-// quarantine has a machine get no builds for a time, because builds fail there that
-// succeed elsewhere.
+// quarantine gives a machine no builds for a time, because builds fail there that succeed
+// elsewhere.
 func (m *machine) quarantine(l *loop, why string) {
 	if l.byName[m.Name] != m || m.setting.Quarantined != "" {
 		return
@@ -114,8 +115,8 @@ func (m *machine) quarantine(l *loop, why string) {
 	l.placeBy(until)
 }
 
-// endQuarantines lets machines be tried again whose time in quarantine is over. What was
-// held against them counts half.
+// endQuarantines lets machines whose time in quarantine is over be tried again. Half of what was
+// held against them is forgiven.
 func (l *loop) endQuarantines(now time.Time) {
 	for _, m := range l.machines {
 		s := &m.setting
@@ -132,7 +133,7 @@ func (l *loop) endQuarantines(now time.Time) {
 	}
 }
 
-// lost notes that a machine's builds were freed.
+// lost notes that a machine is lost: its builds go on elsewhere.
 func (m *machine) lost(l *loop) {
 	if m.setting.Lost {
 		return
@@ -143,7 +144,7 @@ func (m *machine) lost(l *loop) {
 	l.machineEvent(api.KindMachineLost, m.Name, fmt.Sprintf("not reached for %s: %s", l.now().Sub(m.down).Round(time.Second), m.err))
 }
 
-// back notes that a machine which was lost is there again.
+// back notes that a lost machine has been reached again.
 func (m *machine) back(l *loop) {
 	if !m.setting.Lost {
 		return
@@ -153,7 +154,7 @@ func (m *machine) back(l *loop) {
 	l.machineEvent(api.KindMachineBack, m.Name, "reached again")
 }
 
-// changeMachine has f change a machine, and returns how it stands once that is durable.
+// changeMachine has f change a machine, and returns its status once that is durable.
 func (c *Coordinator) changeMachine(ctx context.Context, name string, f func(l *loop, m *machine) error) (*api.MachineStatus, error) {
 	var status api.MachineStatus
 	if err := c.durable(ctx, func(l *loop) error {
@@ -172,7 +173,7 @@ func (c *Coordinator) changeMachine(ctx context.Context, name string, f func(l *
 	return &status, nil
 }
 
-// Drain has a machine get no new builds, until ResumeMachine.
+// Drain gives a machine no new builds until ResumeMachine.
 func (c *Coordinator) Drain(ctx context.Context, name, reason string) (*api.MachineStatus, error) {
 	return c.changeMachine(ctx, name, func(l *loop, m *machine) error {
 		m.drain(l, reason)

@@ -45,7 +45,7 @@ func (c *Coordinator) Status(ctx context.Context) (*api.Status, error) {
 	return s, err
 }
 
-// Machines says how all machines stand.
+// Machines returns the status of all machines.
 func (c *Coordinator) Machines(ctx context.Context) ([]api.MachineStatus, error) {
 	list := []api.MachineStatus{}
 	err := c.do(ctx, func(l *loop) {
@@ -101,7 +101,7 @@ func (m *machine) status() api.MachineStatus {
 	return s
 }
 
-// describe fills in what the agent said last.
+// describe fills in what the agent last said.
 func (m *machine) describe(s *api.MachineStatus) {
 	info := withUnknown(m.info)
 	s.Agent, s.Kernel, s.StoreKind, s.Cores = info.Version, info.Kernel, info.StoreKind, info.Cores
@@ -128,7 +128,7 @@ func (m *machine) running() int {
 	return n
 }
 
-// refusal says why a machine that is up gets no builds now, if that passes by itself.
+// refusal says why a machine that is up gets no builds now, if that will pass by itself.
 func (m *machine) refusal() string {
 	if m.state != api.MachineUp || len(m.Systems) == 0 {
 		return ""
@@ -139,7 +139,7 @@ func (m *machine) refusal() string {
 		case scheduler.RuleAdmission:
 			return v.Actual
 		case scheduler.RuleLoad, scheduler.RuleDisk:
-			return v.Actual + ", wanted is " + v.Wanted
+			return v.Actual + ", want " + v.Wanted
 		}
 	}
 	return ""

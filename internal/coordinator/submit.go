@@ -15,16 +15,16 @@ func newIntake(c *Coordinator) *intake.Intake {
 	})
 }
 
-// Submit takes requests of somebody who may ask for that; the submitter may be nil. Each
+// Submit takes requests from somebody who may make them; the submitter may be nil. Each request
 // becomes a build that is durable in the ledger when Submit returns, or is answered with an
-// error; the answers are in the order of the requests. A request with the id of a build that
-// is there already gets that build if it names the same derivation, so that a client may ask
-// again. Submit waits until Run has read what earlier runs left.
+// error; the answers are in the order of the requests. A request with the id of an existing
+// build is answered with that build if it names the same derivation, so a client may ask again.
+// Submit waits until Run has read what earlier runs left.
 func (c *Coordinator) Submit(ctx context.Context, requests []api.Request, submitter *api.Submitter) ([]api.Submitted, error) {
 	if len(requests) > api.MaxSubmit {
 		return nil, api.BadRequest("a submission has %d builds, at most %d are taken", len(requests), api.MaxSubmit)
 	}
-	// A build stored during recovery would be taken up twice.
+	// A build stored during recovery would be added twice.
 	select {
 	case <-c.recovered:
 	case <-ctx.Done():
@@ -35,7 +35,7 @@ func (c *Coordinator) Submit(ctx context.Context, requests []api.Request, submit
 	return c.intake.Take(ctx, requests, submitter)
 }
 
-// addBuilds makes builds that are durable live.
+// addBuilds makes durable builds live.
 func (l *loop) addBuilds(builds []api.Build) {
 	for i := range builds {
 		b := &builds[i]
@@ -83,8 +83,8 @@ func (t *task) joinLive(l *loop, b *api.Build) {
 	}
 }
 
-// Cancel cancels builds and returns those that were not final, once that is durable.
-// An unknown id is an error, and nothing is canceled then.
+// Cancel cancels builds, and returns the ids of those that were not final once that is durable.
+// If an id is unknown, that is an error, and nothing is canceled.
 func (c *Coordinator) Cancel(ctx context.Context, ids []string, reason string) ([]string, error) {
 	for _, id := range ids {
 		if _, err := c.ledger.Build(ctx, id); err != nil {
@@ -97,8 +97,8 @@ func (c *Coordinator) Cancel(ctx context.Context, ids []string, reason string) (
 	return c.changeBuilds(ctx, ids, func(l *loop, lb *liveBuild) { lb.cancel(l, reason) })
 }
 
-// changeBuilds has f change those of some builds that are not final, and returns them once that is
-// durable.
+// changeBuilds has f change those of some builds that are not final, and returns their ids once
+// that is durable.
 func (c *Coordinator) changeBuilds(ctx context.Context, ids []string, f func(l *loop, lb *liveBuild)) ([]string, error) {
 	return inPieces(ids, func(piece []string) ([]string, error) {
 		return c.durablyIn(ctx, func(l *loop) (changed []string) {

@@ -9,7 +9,7 @@ import (
 	"lighter/internal/api"
 )
 
-// tags are those of the file, as operators changed them.
+// tags returns the machine's tags in the file, with what operators changed.
 func (m *machine) tags() map[string]string {
 	tags := maps.Clone(m.Tags)
 	for _, name := range m.setting.Untagged {

@@ -18,13 +18,13 @@ import (
 	"lighter/store"
 )
 
-// task is the work on one derivation, for the sake of all builds that want it and of
-// all tasks that need it. It belongs to the loop.
+// task is the work on one derivation, for all builds that want it and all tasks that need it.
+// It belongs to the loop.
 type task struct {
 	drv store.Path
 	// id is the one under which machines know its attempts: that of the first build.
 	id       string
-	recorded <-chan struct{} // closed when the ledger has id; nil if it had it before
+	recorded <-chan struct{} // closed when the ledger has id; nil if it already had
 	seq      uint64
 	builds   []*liveBuild // that are not final
 
@@ -41,7 +41,7 @@ type task struct {
 	priority  int
 	rank      time.Duration // longest remaining path, this one included
 	expected  time.Duration
-	measured  bool // by measurement
+	measured  bool // expected comes from earlier builds
 	queuedAt  time.Time
 	notBefore time.Time // of the next attempt
 
@@ -56,15 +56,16 @@ type task struct {
 	retried    int             // of the retries that its builds grant
 	mishapOn   map[string]bool // machines on which it failed for their own reasons
 	failures   []api.Failure   // of attempts, the newest last
-	blamed     int             // attempts that failed for other reasons than the derivation
+	blamed     int             // attempts that failed for reasons other than the derivation
 	rounds     int             // how often all machines had failed
 
-	// check, if not nil, is what this is done for. Such a task has no builds of its own,
-	// and is not in Coordinator.tasks; so many more are to be queued when it is placed.
+	// check, if not nil, is the check for which this is a comparison. Such a task has no builds
+	// of its own, and is not in loop.tasks. checksLeft is how many more comparisons are to be
+	// queued once it is placed.
 	check      *liveCheck
 	checksLeft int
 
-	kept *machine // that has the outputs, for as long as they are needed; nil where they are at home
+	kept *machine // the machine that keeps the outputs while they are needed; nil if they are at home
 }
 
 // liveBuild is a build that is not final.
@@ -74,20 +75,19 @@ type liveBuild struct {
 	// delivery is the conversation with the build hook that wants an offloaded build;
 	// nil if there is none now.
 	delivery *delivery.Delivery
-	check    *liveCheck // carries it out, if it asks for one; its task is not in the graph
+	check    *liveCheck // carries it out if it is a check; its task is not in the graph then
 	counted  tally.As
 }
 
-// newID returns an id for a build. It is random, so that its first digits tell
-// builds apart.
+// newID returns an id for a build. It is random, so that its first digits tell builds apart.
 func newID() string { return uuid.NewString() }
 
 func (t *task) question() question {
 	return question{task: t, Question: expand.Question{Path: t.drv, Outputs: t.wantedOutputs(), Started: t.takeUpOn != nil}}
 }
 
-// standing is the state of a build that joins the task. That of a task which a start found
-// is not known yet.
+// standing is the state of a build that joins the task. The state of a task that a start found
+// may not be known yet.
 func (t *task) standing() api.State {
 	if t.state == "" {
 		return api.Queued
@@ -113,7 +113,7 @@ func (t *task) requestedOutputs() []string {
 	return names
 }
 
-// wantedOutputs is as requestedOutputs, but all where other tasks need some.
+// wantedOutputs returns the requestedOutputs, or nil for all if other tasks need some.
 func (t *task) wantedOutputs() []string {
 	if t.dependants.size() > 0 {
 		return nil
@@ -121,7 +121,7 @@ func (t *task) wantedOutputs() []string {
 	return t.requestedOutputs()
 }
 
-// wantedHome reports whether a client asked for the outputs.
+// wantedHome reports whether a client asked for the outputs, so that they must come home.
 func (t *task) wantedHome() bool {
 	for _, lb := range t.builds {
 		if lb.Parent == "" && !lb.Offload {
@@ -168,7 +168,7 @@ func (t *task) join(l *loop, b api.Build) *liveBuild {
 	return lb
 }
 
-// newInternal makes a task, and its build, for the sake of another.
+// newInternal makes a task, and its build, for another task that needs it.
 func (l *loop) newInternal(n *headstore.Node, parent *task) *task {
 	first := parent.builds[0]
 	t := l.newTask(n.Path, newID())
@@ -204,7 +204,7 @@ func (t *task) setState(l *loop, s api.State, reason string) {
 	}
 }
 
-// identify notes in a build which attempt of the task is its last, where, and under which id.
+// identify notes in a build which attempt is its last, on which machine, and under which id.
 func (t *task) identify(lb *liveBuild) {
 	lb.Attempt, lb.Machine = t.attempt, ""
 	if t.machine != nil {
@@ -215,8 +215,7 @@ func (t *task) identify(lb *liveBuild) {
 	}
 }
 
-// save writes a build's record; with force an event is made though its state is the
-// same as before.
+// save records a build; with force there is an event even if its state has not changed.
 func (lb *liveBuild) save(l *loop, force bool) {
 	l.counts.Changed(&lb.Build, &lb.counted, l.now())
 	b := lb.Build // nothing that it points to is changed any more
@@ -252,12 +251,12 @@ func (t *task) expand(l *loop) {
 	}
 }
 
-// moveInQueue tells the queue how urgent a task is now, if it is there.
+// moveInQueue tells the queue how urgent a task is now, if it is in the queue.
 func (t *task) moveInQueue(l *loop) {
 	l.queue.Reprioritise(t.id, t.priority, t.rank, t.dependants.size())
 }
 
-// setInputs gives a task its edges, in place of those that it has.
+// setInputs replaces a task's edges to what it needs.
 func (t *task) setInputs(l *loop, inputs []*task) {
 	old := t.inputs
 	t.inputs, t.waiting = taskSet{few: make([]*task, 0, min(len(inputs), maxFew))}, 0
@@ -281,7 +280,7 @@ func (t *task) setInputs(l *loop, inputs []*task) {
 	}
 }
 
-// makeReady puts a task into the queue if all its inputs are there.
+// makeReady puts a task into the queue if its inputs are available.
 func (t *task) makeReady(l *loop) {
 	if t.waiting > 0 {
 		t.await(l)
@@ -349,7 +348,7 @@ func countWaiting(n int) string {
 	return fmt.Sprintf("waits for %d inputs", n)
 }
 
-// wake puts tasks into the queue whose delay before the next attempt is over.
+// wake goes on with tasks whose delay before the next attempt is over.
 func (l *loop) wake(now time.Time) {
 	for t := range l.delayed {
 		if now.Before(t.notBefore) {
@@ -366,8 +365,8 @@ func (l *loop) wake(now time.Time) {
 	}
 }
 
-// spread raises the rank and priority of all that a task needs. It does not go on
-// from tasks in later: their turn will come.
+// spread raises the rank and priority of all that a task needs. It stops at tasks in later:
+// their turn will come.
 func (t *task) spread(l *loop, later map[*task]bool) {
 	t.rank = max(t.rank, t.expected)
 	for d := range t.dependants.all() {
@@ -392,10 +391,10 @@ func (t *task) spread(l *loop, later map[*task]bool) {
 	}
 }
 
-// sortTasks orders tasks so that each comes before what it needs. It returns those
-// beside that need each other in a circle, or are needed by such.
+// sortTasks orders tasks so that each comes before those that it needs. circular are the tasks
+// that need each other in a circle, or are needed by such tasks.
 func sortTasks(tasks []*task) (sorted, circular []*task) {
-	needed := make(map[*task]int, len(tasks)) // by so many of the others
+	needed := make(map[*task]int, len(tasks)) // by how many of the others
 	for _, t := range tasks {
 		needed[t] = 0
 	}
@@ -446,7 +445,7 @@ func (t *task) schedulerBuild(l *loop) scheduler.Build {
 	return b
 }
 
-// allows reports whether any of the builds may be done on a machine.
+// allows reports whether any of the task's builds may be done on a machine.
 func (t *task) allows(machine string) bool {
 	for _, lb := range t.builds {
 		if (len(lb.On) == 0 || slices.Contains(lb.On, machine)) && !slices.Contains(lb.Skip, machine) {

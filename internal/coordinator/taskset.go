@@ -5,12 +5,12 @@ import (
 	"slices"
 )
 
-// taskSet is a set of tasks: those that a task needs, or that need it. A long queue has
-// millions of such edges. Most tasks have some dozens, and a few have nearly all others,
-// so a small set is a list. The zero value is empty. It belongs to the loop.
+// taskSet is a set of tasks: those that a task needs, or those that need it. A long queue has
+// millions of such edges. Most tasks have some dozens, and a few have nearly all others, so a
+// small set is a list. The zero value is empty. It belongs to the loop.
 type taskSet struct {
-	few      []*task            // all, while they are at most maxFew
-	many     map[*task]struct{} // all, once they were more; else nil
+	few      []*task            // all, as long as there are at most maxFew
+	many     map[*task]struct{} // all, once there were more; else nil
 	removals uint
 }
 

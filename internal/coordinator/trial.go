@@ -9,7 +9,7 @@ import (
 	"lighter/machines"
 )
 
-// trialSettle bounds how long a trial waits for its news to show in the machine's status.
+// trialPatience bounds how long a trial waits until its result shows in the machine's status.
 const trialPatience = 2 * time.Second
 
 // TestMachine connects to a machine now and tries, step by step, what building there needs.
@@ -42,7 +42,7 @@ func (c *Coordinator) TestMachine(ctx context.Context, name string) (*api.Machin
 	return trial, err
 }
 
-// advice has what the machines must fit.
+// advice says what machines must fit, and what people are told if they do not.
 func (c *Coordinator) advice() machinetest.Advice {
 	a := c.cfg.Advice
 	a.Dir, a.PublicKey = c.head.Dir(), c.cfg.PublicKey

@@ -1,9 +1,9 @@
-// Package attic takes builds out of the ledger that ended long ago, and writes them into
-// files of the folder archive.
+// Package attic moves builds that ended long ago out of the ledger, into files in the folder
+// "archive".
 //
-// Such a file is an attic: a line of JSON for each build, with its events, compressed
-// with zstd. A build is removed from the ledger when the attic that has it is on the disk;
-// a crash between the two leaves it in both. Nothing reads an attic back.
+// Such a file is an attic: a line of JSON for each build, with its events, compressed with
+// zstd. A build is removed from the ledger once the attic that has it is on the disk; a crash
+// between the two leaves it in both. Nothing reads an attic back.
 package attic
 
 import (
@@ -28,15 +28,15 @@ import (
 	"lighter/store"
 )
 
-// How builds leave the ledger in time.
+// How builds leave the ledger by themselves.
 const (
-	// firstPrune is when that is looked at first, after the start.
+	// firstPrune is the time from the start to the first prune.
 	firstPrune = 5 * time.Minute
-	// pruneInterval is the time between two looks.
+	// pruneInterval is the time between two prunes.
 	pruneInterval = 6 * time.Hour
 	// progress is the time between two lines in the log about one prune.
 	progress = 10 * time.Second
-	// logsPatience bounds how long the logs of one batch of builds may take.
+	// logsPatience bounds how long removing the logs of one batch of builds may take.
 	logsPatience = time.Minute
 )
 
@@ -46,31 +46,31 @@ type Options struct {
 	Logs   *buildlog.Folder
 	Logger *slog.Logger
 	Now    func() time.Time
-	// StateFolder has the folder of attics. Without it nothing leaves the ledger.
+	// StateFolder is where the folder of attics is. Without it nothing leaves the ledger.
 	StateFolder string
 	// KnownToMachines returns the builds that machines know, by id, and the names of the
 	// machines that can't say what they know.
 	KnownToMachines func(context.Context) (builds, away map[string]bool, err error)
-	// LogsOf returns the last logs that there may be of a build: those of earlier attempts
-	// have the same id.
+	// LogsOf returns the last logs that a build may have: those of earlier attempts have the
+	// same ids.
 	LogsOf func(*api.Build) []buildlog.Name
-	// HooksSeen returns the number of the event up to which no event hook needs events and
-	// their builds any more.
+	// HooksSeen returns the number of the last event that no event hook needs any longer, nor
+	// anything before it.
 	HooksSeen func() uint64
-	// Flush returns when all that changed before it was called is in the ledger.
+	// Flush returns once all changes made before the call are in the ledger.
 	Flush func(context.Context) error
 }
 
-// Pruner takes builds out of a ledger. It keeps that apart from changes to them: builds
-// that are not final never leave, so that is about those who make final ones go on.
+// Pruner moves builds out of a ledger, never while they change. Builds that are not final never
+// leave, so it must know only of changes that make final ones go on: see Hold.
 type Pruner struct {
 	Options
 
-	one     sync.Mutex // held by who prunes
+	one     sync.Mutex // held by whoever prunes
 	changes *semaphore.Weighted
 }
 
-// allChanges is how many may change final builds at the same time.
+// allChanges is how many callers may change final builds at the same time.
 const allChanges = 1 << 20
 
 // New returns a Pruner that has not started anything.
@@ -78,8 +78,8 @@ func New(opts Options) *Pruner {
 	return &Pruner{Options: opts, changes: semaphore.NewWeighted(allChanges)}
 }
 
-// Hold returns when no build is being removed from the ledger, and none is before release
-// is called: when what was to be changed of final builds is durable.
+// Hold returns when no build is being removed from the ledger. None is until release is called,
+// which is to be when the caller's changes to final builds are durable.
 func (p *Pruner) Hold(ctx context.Context) (release func(), err error) {
 	if p.changes.Acquire(ctx, 1) != nil {
 		return nil, context.Cause(ctx)
@@ -96,10 +96,9 @@ func (p *Pruner) alone(ctx context.Context, f func() error) error {
 	return f()
 }
 
-// Prune moves old builds out of the ledger, into a file. One that a machine may know
-// stays: a machine's builds are told from those of other coordinators by the ledger, so
-// it could never be made to forget them. There is one prune at a time; a second one is
-// refused.
+// Prune moves old builds out of the ledger into an attic. One that a machine may know stays:
+// only the ledger tells a machine's builds from those of other coordinators, so the machine
+// could never be made to forget it. There is one prune at a time; a second one is refused.
 func (p *Pruner) Prune(ctx context.Context, req *api.Prune) (*api.Pruned, error) {
 	if err := api.CheckPrune(req); err != nil {
 		return nil, err
@@ -122,16 +121,16 @@ func (p *Pruner) Prune(ctx context.Context, req *api.Prune) (*api.Pruned, error)
 	return result, err
 }
 
-var errPruning = &api.Error{Status: http.StatusConflict, Code: api.CodeConflict, Message: "builds are being moved out of the ledger already"}
+var errPruning = &api.Error{Status: http.StatusConflict, Code: api.CodeConflict, Message: "builds are already being moved out of the ledger"}
 
-// finishAll gives attics that a crash interrupted their names.
+// finishAll gives attics that a crash left unfinished their names.
 func (p *Pruner) finishAll() error {
 	if p.StateFolder == "" {
-		return errors.New("there is no state folder for the archive")
+		return errors.New("there is no state folder for attics")
 	}
 	names, err := finishAll(filepath.Join(p.StateFolder, folder))
 	for _, name := range names {
-		p.Logger.Info("an archive of builds was finished that an earlier coordinator had begun", "file", name)
+		p.Logger.Info("an attic that an earlier coordinator had begun was finished", "file", name)
 	}
 	return err
 }
@@ -141,21 +140,21 @@ type run struct {
 	*Pruner
 	req   *api.Prune
 	began time.Time
-	known map[string]bool // builds that machines knew after that
+	known map[string]bool // builds that machines knew after it began
 	away  map[string]bool // machines that can't say what they know
 
 	file   writer
 	batch  []leaving
 	result api.Pruned
-	kept   int // builds that stay because of machines
-	told   time.Time
-	logErr error // the first one about logs
+	kept   int       // builds that stay because machines may know them
+	told   time.Time // when progress was last logged
+	logErr error     // the first error about logs
 }
 
-// leaving is what is left to be known of a build that is archived.
+// leaving is what is still needed of a build that an attic has.
 type leaving struct {
 	derivation store.Path
-	logs       []buildlog.Name // there may be: up to these attempts
+	logs       []buildlog.Name // that may exist: up to these attempts
 }
 
 func (p *Pruner) newRun(ctx context.Context, req *api.Prune) (r *run, err error) {
@@ -167,7 +166,7 @@ func (p *Pruner) newRun(ctx context.Context, req *api.Prune) (r *run, err error)
 	return r, err
 }
 
-// prune prunes. What it has archived gets its name also when it fails.
+// prune prunes. If it fails, the attic with what it has written gets its name all the same.
 func (r *run) prune(ctx context.Context) (*api.Pruned, error) {
 	done, err := r.Ledger.Prune(ctx, ledger.PruneOptions{
 		Before: r.began.Add(-r.req.OlderThan.Duration()), States: r.req.States, DryRun: r.req.DryRun,
@@ -187,7 +186,7 @@ func (r *run) prune(ctx context.Context) (*api.Pruned, error) {
 	return &r.result, nil
 }
 
-// report logs what was done, be it all or not.
+// report logs what was done, complete or not.
 func (r *run) report() {
 	log := r.Logger.With("builds", r.result.Builds, "events", r.result.Events, "logs", r.result.Logs, "kept", r.kept)
 	if r.logErr != nil {
@@ -209,7 +208,7 @@ func (r *run) stays(b *api.Build, events []api.Event) bool {
 		r.kept++
 	case r.req.DryRun && !r.req.KeepLogs:
 		for _, l := range r.LogsOf(b) {
-			if l.ID != b.Shares { // that is counted with the build whose id it is
+			if l.ID != b.Shares { // those are counted with the build whose id it is
 				r.result.Logs += r.Logs.Count(l.ID, l.Attempt)
 			}
 		}
@@ -217,18 +216,18 @@ func (r *run) stays(b *api.Build, events []api.Event) bool {
 	return stays
 }
 
-// add archives a build.
+// add writes a build into the attic.
 func (r *run) add(b *api.Build, events []api.Event) error {
 	r.batch = append(r.batch, leaving{b.Derivation, r.LogsOf(b)})
 	return r.file.add(b, events)
 }
 
-// remove has a batch of archived builds removed, and then their logs.
+// remove has a batch of builds that the attic has removed from the ledger, and then their logs.
 func (r *run) remove(ctx context.Context, remove func() error) error {
 	batch := r.batch
 	r.batch = r.batch[:0]
 	err := r.alone(ctx, func() error {
-		// The ledger leaves alone what changed. It must have heard of that.
+		// The ledger leaves builds that have changed alone. It must have heard of the changes.
 		if err := r.Flush(ctx); err != nil {
 			return err
 		}
@@ -245,14 +244,14 @@ func (r *run) remove(ctx context.Context, remove func() error) error {
 	if r.req.KeepLogs {
 		return nil
 	}
-	// Nobody would find them again, so this goes on where all else ends.
+	// Nobody would find the logs again, so this goes on when all else ends.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), logsPatience)
 	defer cancel()
 	return r.removeLogs(ctx, batch)
 }
 
-// removeLogs removes the logs of builds that have left the ledger, but for those that
-// are those of other builds too: of the same derivation, that is.
+// removeLogs removes the logs of builds that have left the ledger, except those that they share
+// with other builds of the same derivation.
 func (r *run) removeLogs(ctx context.Context, batch []leaving) error {
 	used := make(map[store.Path]map[string]bool)
 	for _, l := range batch {
@@ -278,7 +277,7 @@ func (r *run) removeLogs(ctx context.Context, batch []leaving) error {
 	return nil
 }
 
-// idsOf returns the ids under which there may be logs of builds of a derivation.
+// idsOf returns the ids under which builds of a derivation may have logs.
 func (r *run) idsOf(ctx context.Context, drv store.Path) (map[string]bool, error) {
 	ids := make(map[string]bool)
 	for b, err := range r.Ledger.Builds(ctx, ledger.Filter{Filter: api.Filter{Derivation: drv}}) {
@@ -290,13 +289,13 @@ func (r *run) idsOf(ctx context.Context, drv store.Path) (map[string]bool, error
 	return ids, nil
 }
 
-// Run finishes what a crash left of attics. Then, until ctx ends, it now and then prunes
-// builds that have been final for some time, with their logs unless these are to be kept;
-// with 0 it prunes nothing.
+// Run finishes attics that a crash left unfinished. Then, until ctx ends, it prunes builds that
+// have been final for some time, now and then, and removes their logs unless keepLogs is set. If
+// after is 0 it prunes nothing.
 func (p *Pruner) Run(ctx context.Context, after time.Duration, keepLogs bool) {
 	if p.StateFolder != "" && p.one.TryLock() {
 		if err := p.finishAll(); err != nil {
-			p.Logger.Warn("an archive of builds was not finished; that is tried again before the next one", "err", err)
+			p.Logger.Warn("an attic was not finished; that is tried again before the next one", "err", err)
 		}
 		p.one.Unlock()
 	}
@@ -305,11 +304,11 @@ func (p *Pruner) Run(ctx context.Context, after time.Duration, keepLogs bool) {
 	}
 }
 
-// pruneEvery prunes after a time, and then again and again.
+// pruneEvery prunes after a first wait, and then at each interval.
 func (p *Pruner) pruneEvery(ctx context.Context, first, interval time.Duration, req *api.Prune) {
 	for wait := first; backoff.Wait(ctx, wait) == nil; wait = interval {
 		if _, err := p.Prune(ctx, req); err != nil && ctx.Err() == nil && !errors.Is(err, errPruning) {
-			p.Logger.Warn("old builds stay in the ledger; it is tried again later", "after", interval, "err", err)
+			p.Logger.Warn("old builds stay in the ledger; moving them out is tried again later", "after", interval, "err", err)
 		}
 	}
 }

@@ -18,14 +18,13 @@ import (
 	"lighter/internal/disk"
 )
 
-// writer writes a file with builds that leave the ledger: a line of JSON for each,
-// compressed with zstd. What was written up to a sync is a frame of its own, so that a
-// file that was cut short is whole up to the last one. Its name ends in partSuffix until
-// it is finished.
+// writer writes an attic. What was written up to a sync is a frame of its own, so that a file
+// that was cut short is whole up to the last one. Its name ends in partSuffix until it is
+// finished.
 type writer struct {
 	dir    string
-	now    func() time.Time // that its name says
-	name   string           // that it gets; empty before the first build
+	now    func() time.Time // for its name
+	name   string           // that it will have; empty before the first build
 	file   *os.File
 	frame  *zstd.Encoder
 	lines  *json.Encoder // into frame
@@ -79,8 +78,8 @@ func (w *writer) create() error {
 	return disk.SyncFolder(w.dir)
 }
 
-// freeName returns the name of a file that isn't there, finished or not. Nobody else
-// makes any: the folder is that of a ledger, which is open once.
+// freeName returns a name that no file has, finished or not. Nobody else makes files there: only
+// one process has the ledger to which the folder belongs open.
 func (w *writer) freeName() (string, error) {
 	base := filepath.Join(w.dir, "builds-"+w.now().UTC().Format("20060102T150405Z"))
 	name := base + fileSuffix
@@ -116,8 +115,8 @@ func (w *writer) sync() error {
 	return nil
 }
 
-// finish gives the file its name and returns its size. What was not synced is left out:
-// those builds are still in the ledger. Without any build there is no file.
+// finish gives the file its name and returns its size. What was not synced is cut off: those
+// builds are still in the ledger. If no build was added there is no file.
 func (w *writer) finish() (size int64, err error) {
 	if w.file == nil {
 		return 0, nil
@@ -127,8 +126,8 @@ func (w *writer) finish() (size int64, err error) {
 	return finishFile(file, w.name, w.synced)
 }
 
-// finishFile cuts a file to a size, closes it and gives it its name. Nothing is
-// left of one without builds.
+// finishFile cuts a file to a size, closes it and gives it its name. A file without builds is
+// removed.
 func finishFile(file *os.File, name string, size int64) (int64, error) {
 	part := file.Name()
 	err := file.Truncate(size)
@@ -146,8 +145,8 @@ func finishFile(file *os.File, name string, size int64) (int64, error) {
 	return size, errors.Join(err, disk.SyncFolder(filepath.Dir(name)))
 }
 
-// finishAll does so with what a crash left in a folder, and returns the
-// names of those in which there are builds.
+// finishAll finishes the files that a crash left in a folder, and returns the names of those that
+// have builds.
 func finishAll(dir string) (names []string, err error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -178,8 +177,8 @@ func finishAll(dir string) (names []string, err error) {
 	return names, err
 }
 
-// wholeFrames returns how many bytes from the start of a file are whole frames. Of the
-// last one the contents are checked too: all before it were synced when it was begun.
+// wholeFrames returns how many bytes from the start of a file are whole frames. It decompresses
+// the last one to be sure; all before it were synced when that one was begun.
 func wholeFrames(file *os.File) (int64, error) {
 	info, err := file.Stat()
 	if err != nil {
@@ -212,9 +211,8 @@ func wholeFrames(file *os.File) (int64, error) {
 
 var errNoFrame = errors.New("no whole frame")
 
-// frameEnd returns where the frame ends that begins at an offset, as its headers say, or
-// errNoFrame. That may be behind the end of the file. RFC 8878, section 3.1.1, says how it
-// is made.
+// frameEnd returns where the frame that begins at an offset ends, as its headers say, which may be
+// beyond the end of the file; or errNoFrame. RFC 8878, section 3.1.1, defines frames.
 func frameEnd(r io.ReaderAt, at int64) (int64, error) {
 	var start [zstd.HeaderMaxSize]byte
 	n, err := r.ReadAt(start[:], at)

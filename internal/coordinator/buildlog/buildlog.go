@@ -15,9 +15,9 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// Folder keeps the logs of builds: one file for each attempt, AB/ID.ATTEMPT.log
-// where AB are the last digits of the id, written as the log arrives and compressed
-// with gzip when it is complete. The hook prune-logs may have made .zst of it later.
+// Folder keeps the logs of builds: one file for each attempt, AB/ID.ATTEMPT.log where AB are the
+// last two digits of the id. A log is written as it arrives, and compressed with gzip when it is
+// complete; later the event hook prune-logs may compress it with zstd instead.
 type Folder struct {
 	dir string
 	max int64 // bytes of one log
@@ -50,21 +50,21 @@ func (f *Folder) File(id string, attempt int) string {
 	return filepath.Join(f.dir, id[max(0, len(id)-2):], fmt.Sprintf("%s.%d.log", id, attempt))
 }
 
-// Log is a log that is being written. A log that cannot be written never makes a
-// build fail: what there is no room for is dropped.
+// Log is a log that is being written. A build never fails because its log cannot be written: what
+// there is no room for is dropped.
 type Log struct {
 	folder *Folder
 	name   string
 
 	mu      sync.Mutex
 	file    *os.File // nil before the first byte, and if it cannot be opened
-	written int64    // bytes of the log that were taken, kept or dropped
+	written int64    // bytes of the log so far, kept or dropped
 	err     error    // why nothing more is kept
 	changed chan struct{}
 	over    bool
 }
 
-// Open goes on with the log of an attempt, where there is a part of it already.
+// Open begins the log of an attempt, or goes on with the part of it that exists.
 func (f *Folder) Open(id string, attempt int) *Log {
 	l := &Log{folder: f, name: f.File(id, attempt), changed: make(chan struct{})}
 	if info, err := os.Stat(l.name); err == nil {
@@ -76,7 +76,7 @@ func (f *Folder) Open(id string, attempt int) *Log {
 	return l
 }
 
-// Remove drops the log of an attempt that starts from the beginning.
+// Remove removes the log of an attempt.
 func (f *Folder) Remove(id string, attempt int) {
 	name := f.File(id, attempt)
 	os.Remove(name)
@@ -84,14 +84,14 @@ func (f *Folder) Remove(id string, attempt int) {
 	os.Remove(name + ".zst")
 }
 
-// Size returns how much of the log was taken, in bytes.
+// Size returns how many bytes of the log have been written or dropped.
 func (l *Log) Size() int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.written
 }
 
-// Write takes all of p.
+// Write takes all of p and never fails.
 func (l *Log) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -116,7 +116,7 @@ func (l *Log) keepLocked(p []byte) {
 	_, l.err = l.file.Write(p)
 }
 
-// Finish says that the log is complete, and compresses it.
+// Finish marks the log as complete, and compresses it.
 func (l *Log) Finish() {
 	l.mu.Lock()
 	l.over = true
@@ -170,9 +170,9 @@ func compress(name string) (err error) {
 // ErrNoLog says that a build has no log.
 var ErrNoLog = errors.New("there is no log")
 
-// CopyTo copies the log of an attempt from an offset on, which counts in the log as
-// it was written. With follow it goes on until the log is complete. flush, if not
-// nil, is called whenever there is nothing more at the moment.
+// CopyTo copies the log of an attempt from an offset on, in bytes of the uncompressed log. With
+// follow it goes on until the log is complete. flush, if not nil, is called whenever there is
+// nothing more at the moment.
 func (f *Folder) CopyTo(ctx context.Context, w io.Writer, id string, attempt int, offset int64, follow bool, flush func()) error {
 	name := f.File(id, attempt)
 	f.mu.Lock()
@@ -222,7 +222,7 @@ func (f *Folder) CopyTo(ctx context.Context, w io.Writer, id string, attempt int
 	}
 }
 
-// openAt opens a log that may not be there yet; then it returns nil.
+// openAt opens a log at an offset. It returns nil if the log does not exist yet.
 func openAt(name string, offset int64) (*os.File, error) {
 	file, err := os.Open(name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -238,10 +238,10 @@ func openAt(name string, offset int64) (*os.File, error) {
 	return file, nil
 }
 
-// maxLogWindow bounds the memory that a log compressed with zstd may ask for, in bytes.
+// maxLogWindow bounds the memory that reading a log compressed with zstd may need, in bytes.
 const maxLogWindow = 8 << 20
 
-// openCompressed opens a log as it was compressed, if it was.
+// openCompressed opens a compressed log, and a reader of its contents.
 func openCompressed(name string) (*os.File, io.ReadCloser, error) {
 	file, err := os.Open(name + ".gz")
 	if err == nil {
@@ -278,7 +278,7 @@ func (f *Folder) copyCompressed(w io.Writer, name string, offset int64) error {
 		return fmt.Errorf("log %s: %w", name, err)
 	}
 	defer z.Close()
-	// What is there was written by keepLocked, which bounds it.
+	// keepLocked, which wrote the log, kept it within the same bound.
 	log := io.LimitReader(z, f.max)
 	if _, err := io.CopyN(io.Discard, log, offset); err != nil {
 		if errors.Is(err, io.EOF) {
@@ -290,11 +290,11 @@ func (f *Folder) copyCompressed(w io.Writer, name string, offset int64) error {
 	return err
 }
 
-// logSuffixes are what may be behind the name of a log.
+// logSuffixes may follow the name of a log.
 var logSuffixes = []string{"", ".gz", ".zst"}
 
-// RemoveAll removes the logs of all attempts under an id, and returns how many there
-// were. It goes on where one cannot be removed.
+// RemoveAll removes the logs of all attempts under an id, and returns how many it removed. It goes
+// on if one cannot be removed.
 func (f *Folder) RemoveAll(id string, attempts int) (removed int, err error) {
 	for attempt := 1; attempt <= attempts; attempt++ {
 		name, found := f.File(id, attempt), false

@@ -1,5 +1,5 @@
-// Package compare carries out a check: a derivation is built once, and again on other machines, and
-// what they made is compared.
+// Package compare carries out a check: a derivation is built once, then again on other machines,
+// and what they made is compared.
 package compare
 
 import (
@@ -22,25 +22,25 @@ import (
 	"github.com/google/uuid"
 )
 
-// Farm is what a check asks of its coordinator.
+// Farm is what a check needs of its coordinator.
 type Farm interface {
-	// Have has a plain build made for the check, and returns it once it has succeeded. The error
-	// is a *BuildError if it has not.
+	// Have has a plain build made for the check, and returns it once it has succeeded. If the
+	// build ends otherwise the error is a *BuildError.
 	Have(ctx context.Context, r api.Request) (*api.Build, error)
-	// Begin has work done on so many machines, of which one that did it may be named: not there.
+	// Begin has work done on want machines, but not on the one named by but, if any.
 	Begin(ctx context.Context, w *Work, but string, want int) error
-	// Again has it done on one machine more, since what one made counts for nothing; why is
-	// the error where there were too many of these.
+	// Again has the work done on one more machine, since m says nothing of the derivation. If
+	// there have been too many of those it returns why.
 	Again(ctx context.Context, m *Made, why error) error
-	// Made has what machines made.
+	// Made delivers what machines made.
 	Made() <-chan *Made
-	// Drop lets a machine drop what it made.
+	// Drop allows a machine to drop what it made.
 	Drop(m *Made)
-	// Tell tells how far the check is.
+	// Tell reports how far the check is.
 	Tell(s api.State, reason string, results []api.CheckResult)
 }
 
-// Work is what machines are to do.
+// Work is what each machine builds.
 type Work struct {
 	Node   *headstore.Node
 	Inputs []store.Path // outputs of inputs, and sources
@@ -52,10 +52,10 @@ type Made struct {
 	ID      string // of the build there
 	Attempt int
 	Outcome *remote.Outcome
-	Err     error // in place of that
+	Err     error // instead of an Outcome
 }
 
-// BuildError says that a plain build did not succeed that a check needs.
+// BuildError says that a plain build that a check needs did not succeed.
 type BuildError struct {
 	Build   *api.Build
 	Failure *api.Failure
@@ -72,8 +72,8 @@ type Conclusion struct {
 	Outputs map[string]store.Path // of the derivation; nil if that could not be read
 }
 
-// PartID returns the id of something that is done for a check, the same whenever it is asked: so
-// a coordinator that is started anew finds what is done.
+// PartID returns the id of something that is done for a check. It is always the same, so that a
+// restarted coordinator finds what has been done.
 func PartID(check, name string) string {
 	space, err := uuid.Parse(check)
 	if err != nil { // no client can ask for such an id
@@ -92,11 +92,11 @@ type check struct {
 	req     api.Request
 	work    Work
 	results []api.CheckResult
-	measure map[string]string // hashes of the outputs at home, by name
+	measure map[string]string // hashes of the outputs at home, by output name
 }
 
-// Run carries out what a request asks for, until ctx ends: first a plain build, whose outputs are
-// the measure, then builds on other machines, at the same time as far as those have slots.
+// Run carries out the check that a request asks for, until ctx ends: first a plain build, whose
+// outputs are the measure, then builds on other machines, at the same time if there are slots.
 func Run(ctx context.Context, farm Farm, head *headstore.Store, req api.Request) *Conclusion {
 	k := &check{farm: farm, head: head, req: req}
 	err := k.run(ctx)
@@ -118,7 +118,7 @@ func (k *check) run(ctx context.Context) error {
 	if err := k.needs(ctx); err != nil {
 		return err
 	}
-	k.tell(api.Waiting, "has it built once, to compare with")
+	k.tell(api.Waiting, "first has it built once, to compare with that")
 	plain := k.req
 	plain.ID, plain.Check, plain.On = PartID(k.req.ID, "measure"), 0, nil
 	b, err := k.have(ctx, plain)
@@ -147,7 +147,7 @@ func (k *check) run(ctx context.Context) error {
 	return k.compare(ctx, b.Machine, want)
 }
 
-// needs has whatever the derivation needs brought home, or built.
+// needs has whatever the derivation needs built or brought home.
 func (k *check) needs(ctx context.Context) error {
 	k.work.Inputs = append(k.work.Inputs, k.work.Node.Sources...)
 	for _, in := range k.work.Node.Inputs {
@@ -179,7 +179,7 @@ func (k *check) needs(ctx context.Context) error {
 	return nil
 }
 
-// firstResult is what the plain build made, but for its hashes.
+// firstResult is the result of the plain build, without its hashes.
 func firstResult(b *api.Build) api.CheckResult {
 	r := api.CheckResult{Machine: b.Machine, BuildTime: b.BuildTime}
 	if b.Attempt > 0 {
@@ -200,7 +200,7 @@ func (k *check) homeHashes(ctx context.Context) (map[string]string, error) {
 	return hashes, nil
 }
 
-// compare has it built on so many machines, but not on one, and compares.
+// compare has the derivation built on want machines, but not on but, and compares.
 func (k *check) compare(ctx context.Context, but string, want int) error {
 	if err := k.farm.Begin(ctx, &k.work, but, want); err != nil {
 		return err
@@ -233,8 +233,8 @@ func (k *check) have(ctx context.Context, r api.Request) (*api.Build, error) {
 	return k.farm.Have(ctx, r)
 }
 
-// judge takes over what a machine made. It returns an error if the machine, and not the
-// derivation, is to blame that there is nothing.
+// judge notes what a machine made. It returns an error if it made nothing and the machine, not the
+// derivation, is to blame.
 func (k *check) judge(ctx context.Context, x *Made) error {
 	defer k.farm.Drop(x)
 	result := api.CheckResult{Machine: x.Machine.Name, LogID: x.ID, LogAttempt: x.Attempt}
@@ -259,9 +259,9 @@ func (k *check) judge(ctx context.Context, x *Made) error {
 	return nil
 }
 
-// compareOutputs fills in what a machine made, and what of it differs. A machine that stops at
-// the first output that differs says nothing of others: that is an error only where all that
-// it does say is as expected.
+// compareOutputs fills in what a machine made, and how it differs. A machine that stops at the
+// first output that differs says nothing of the others: that is an error only if all that it does
+// say is as expected.
 func (k *check) compareOutputs(ctx context.Context, x *Made, result *api.CheckResult) error {
 	result.Hashes = make(map[string]string)
 	var untold error
@@ -329,7 +329,7 @@ func (k *check) differing(ctx context.Context, x *Made, name string, path store.
 
 func (k *check) conclude(err error) (api.State, string, *api.Failure) {
 	var ended *BuildError
-	var machine *api.Failure // the last of so many that it made no sense to go on
+	var machine *api.Failure // the last of too many failures of machines
 	switch {
 	case errors.As(err, &ended):
 		state := ended.Build.State
@@ -351,7 +351,7 @@ func (k *check) conclude(err error) (api.State, string, *api.Failure) {
 	return api.Succeeded, human.Count(len(k.results), "machine") + " made the same", nil
 }
 
-// differences says which machines did not do as the first one, or "".
+// differences says which machines made something else than the first one; empty if none did.
 func (k *check) differences() string {
 	var other, failed, parts []string
 	for _, r := range k.results[1:] {
@@ -374,7 +374,7 @@ func (k *check) differences() string {
 	return fmt.Sprintf("compared with %s: %s", k.results[0].Machine, strings.Join(parts, "; "))
 }
 
-// enumerate sorts names, and returns a text with all of them.
+// enumerate sorts names and lists them in a text.
 func enumerate(names []string) string {
 	slices.Sort(names)
 	if n := len(names) - 1; n > 0 {

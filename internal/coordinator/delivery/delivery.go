@@ -1,6 +1,6 @@
 // Package delivery is the coordinator's side of the conversation with a build hook of guix-daemon
-// about one build, from the order on: the hook is told how the build stands, gets the log, and the
-// outputs in the end. Package hookapi has the frames.
+// about one build: from the order on, the hook is told the state of the build, and gets its log
+// and finally its outputs. Package hookapi has the frames.
 package delivery
 
 import (
@@ -26,18 +26,18 @@ import (
 type Config struct {
 	Logs   *buildlog.Folder
 	Logger *slog.Logger
-	// LongOrders holds one for each order of more than a chunk that is in memory.
+	// LongOrders is filled with one value for each order in memory that is longer than a chunk.
 	LongOrders chan struct{}
-	// Alive returns once the coordinator has shown that it goes on.
+	// Alive returns once the coordinator has shown that it is alive.
 	Alive func(context.Context) error
 }
 
-// questionPause is how long a hook may take for a question, or the order. One that guix-daemon
-// keeps for later begins another conversation then.
+// questionPause is how long a hook may take until its next question or its order. A hook that
+// guix-daemon keeps for later begins another conversation then.
 const questionPause = time.Minute
 
-// Converse answers a hook's questions until it orders a build. Release is called when the inputs
-// that the order names are not needed any more: few long orders are in memory at a time.
+// Converse answers a hook's questions until it orders a build. The caller calls release once the
+// inputs that the order names are no longer needed: few long orders are in memory at a time.
 func (c *Config) Converse(ctx context.Context, conn net.Conn, r *hookapi.Reader, answer func(context.Context, *hookapi.Question) (*hookapi.Answer, error)) (o *hookapi.Order, release func(), err error) {
 	for {
 		if err := conn.SetReadDeadline(time.Now().Add(questionPause)); err != nil {
@@ -104,8 +104,8 @@ type Delivery struct {
 	ID string // of the build
 
 	config     *Config
-	logAttempt int // what the hook has of which log when the conversation begins
-	logOffset  int64
+	logAttempt int             // the attempt of whose log the hook has a part already
+	logOffset  int64           // how many bytes of it
 	ctx        context.Context // ends with the conversation
 	cancel     context.CancelCauseFunc
 	mail       *mailbox.Mailbox[any] // *api.Build and openLog
@@ -114,22 +114,22 @@ type Delivery struct {
 
 	writing   sync.Mutex
 	conn      net.Conn
-	last      hookapi.Progress     // that was written
-	shipments int                  // that were announced
-	receipt   chan hookapi.Receipt // for the last of them; has room for one
+	last      hookapi.Progress     // that was written last
+	shipments int                  // how many were announced
+	receipt   chan hookapi.Receipt // for the last shipment; has room for one
 }
 
-// openLog says that a log can be read.
+// openLog is mail that says that a log can be read.
 type openLog struct {
 	id      string
 	attempt int
 }
 
-// ErrGone is the cause of the end of what was for a hook that is gone.
-const ErrGone = peer.Ended("the build hook of guix-daemon is gone")
+// ErrGone is why everything that is done for a hook ends when the hook is gone.
+const ErrGone = peer.Ended("guix-daemon's build hook is gone")
 
-// Open goes on with a conversation whose order has been read, until ctx ends. Cancel ends it:
-// when the hook is gone, and in Close.
+// Open goes on with a conversation whose order has been read, until ctx ends. It calls cancel,
+// which must end ctx, when the hook is gone, and in Close.
 func Open(ctx context.Context, cancel context.CancelCauseFunc, config *Config, conn net.Conn, r *hookapi.Reader, o *hookapi.Order) *Delivery {
 	d := &Delivery{
 		ID: o.ID, config: config, ctx: ctx, cancel: cancel, conn: conn,
@@ -144,7 +144,7 @@ func Open(ctx context.Context, cancel context.CancelCauseFunc, config *Config, c
 // Context ends with the conversation.
 func (d *Delivery) Context() context.Context { return d.ctx }
 
-// Drop ends the conversation, in whose place there is another one.
+// Drop ends the conversation because another one has taken its place.
 func (d *Delivery) Drop() { d.cancel(ErrGone) }
 
 // Close ends the conversation and its connection, and waits for all its goroutines.
@@ -160,7 +160,7 @@ func (d *Delivery) OpenLog(id string, attempt int) { d.mail.Put(openLog{id, atte
 // End tells the hook what became of the build.
 func (d *Delivery) End(r hookapi.Result) error { return d.write(hookapi.Final, r) }
 
-// Tell tells the hook how its build stands. It never blocks.
+// Tell tells the hook the state of its build. It never blocks.
 func (d *Delivery) Tell(b *api.Build) {
 	copied := *b
 	d.mail.Put(&copied)
@@ -179,8 +179,8 @@ func (d *Delivery) writeState(p hookapi.Progress) error {
 	return hookapi.WriteJSON(d.conn, hookapi.State, p)
 }
 
-// repeat tells the hook again how its build stands, as long as the loop goes on: that is
-// how the hook knows of it.
+// repeat tells the hook the state of its build again and again, as long as the coordinator is
+// alive: that is how the hook knows that it is.
 func (d *Delivery) repeat(every time.Duration) {
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
@@ -211,8 +211,8 @@ func (d *Delivery) writeBytes(kind hookapi.Kind, p []byte) error {
 	return hookapi.Write(d.conn, kind, p)
 }
 
-// announce begins a shipment, numbers it, and ends an earlier one. It returns where the
-// receipt arrives.
+// announce numbers and begins a shipment, which makes earlier ones void. It returns the channel on
+// which the receipt arrives.
 func (d *Delivery) announce(s *hookapi.Shipment) (<-chan hookapi.Receipt, error) {
 	d.writing.Lock()
 	defer d.writing.Unlock()
@@ -222,7 +222,7 @@ func (d *Delivery) announce(s *hookapi.Shipment) (<-chan hookapi.Receipt, error)
 	return d.receipt, hookapi.WriteJSON(d.conn, hookapi.Transfer, s)
 }
 
-// errVoid says that another shipment was announced.
+// errVoid says that a later shipment was announced.
 var errVoid = errors.New("the shipment is void")
 
 // writeShipment writes a frame of a shipment.
@@ -235,7 +235,7 @@ func (d *Delivery) writeShipment(shipment int, kind hookapi.Kind, p []byte) erro
 	return hookapi.Write(d.conn, kind, p)
 }
 
-// took passes on what the hook says of a shipment, unless that is void.
+// took passes on the hook's receipt for a shipment, unless the shipment is void.
 func (d *Delivery) took(r hookapi.Receipt) error {
 	d.writing.Lock()
 	defer d.writing.Unlock()
@@ -249,7 +249,7 @@ func (d *Delivery) took(r hookapi.Receipt) error {
 	case d.receipt <- r:
 		return nil
 	default:
-		return hookapi.ErrFrame // it is there already
+		return hookapi.ErrFrame // a second receipt
 	}
 }
 
@@ -272,7 +272,7 @@ func (d *Delivery) read(r *hookapi.Reader) error {
 
 // Report tells the hook what happens until the build is final.
 func (d *Delivery) Report() error {
-	var logged chan struct{} // closed when the log was copied
+	var logged chan struct{} // closed when the log has been copied
 	var opened openLog
 	var last hookapi.Progress
 	for {
@@ -321,7 +321,7 @@ func ResultOf(b *api.Build) hookapi.Result {
 	return hookapi.Result{State: b.State, Machine: b.Machine, Reason: b.Reason, Failure: b.Failure}
 }
 
-// awaitLog waits until what was logged before a build ended is with the hook.
+// awaitLog waits until the hook has the whole log of an attempt.
 func (d *Delivery) awaitLog(logged <-chan struct{}) {
 	if logged == nil {
 		return
@@ -361,8 +361,8 @@ func (w logFrames) Write(p []byte) (int, error) {
 
 var shipBuffers = sync.Pool{New: func() any { return new([hookapi.MaxChunk]byte) }}
 
-// Ship sends an archive of items from the machine to the hook, unread, and waits for
-// what the hook says of it. It returns how many bytes went.
+// Ship sends an archive of items from the machine to the hook, unread, and waits for the hook's
+// receipt. It returns how many bytes it sent.
 func (d *Delivery) Ship(ctx context.Context, p *peer.Peer, s hookapi.Shipment, items []store.Path) (int64, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -403,7 +403,7 @@ func (d *Delivery) Ship(ctx context.Context, p *peer.Peer, s hookapi.Shipment, i
 	}
 }
 
-// judge says whom to blame for outputs that did not arrive as they should.
+// judge says who is to blame for outputs that the hook did not accept.
 func (d *Delivery) judge(ctx context.Context, p *peer.Peer, r hookapi.Receipt) error {
 	switch {
 	case r.Error == "":

@@ -1,6 +1,6 @@
-// Package expand finds out what has to be built before something else can be: it reads
-// derivations, and asks the head's store which of their outputs are there. What it finds is
-// as old as the walk; what follows from it is the coordinator's.
+// Package expand finds out what must be built before something else can be: it reads derivations,
+// and asks the head's store which of their outputs it has. What a walk finds may be out of date
+// when it ends; what follows from it is for the coordinator to decide.
 package expand
 
 import (
@@ -19,21 +19,21 @@ import (
 type Question struct {
 	Path    store.Path
 	Outputs []string // that are wanted; empty means all
-	// Started says that its inputs are to be looked at even if the outputs are there.
+	// Started says to go on to its inputs even if the outputs are at home.
 	Started bool
 }
 
-// Found is what a walk found out about one derivation.
+// Found is what a walk finds out about one derivation.
 type Found struct {
 	Node *headstore.Node
 	// InputPaths are the items that the build needs: outputs of inputs, and sources.
 	InputPaths []store.Path
 	Missing    bool          // wanted outputs are not at home
 	Expected   time.Duration // that a build takes; 0 is not known
-	Size       int64         // of the wanted outputs that were asked about, if none is missing
-	Live       bool          // Options.Live has it; nothing else is known here
-	Parent     store.Path    // that led to it; empty if it was asked about
-	Err        error         // why it could not be looked at
+	Size       int64         // NAR bytes of the wanted outputs, if none is missing
+	Live       bool          // Options.Live has it; nothing but Node and Parent is set
+	Parent     store.Path    // the derivation that led to it; empty if it was asked about
+	Err        error         // why it could not be read
 
 	descended bool // its inputs were visited
 }
@@ -43,22 +43,22 @@ type Options struct {
 	Head   *headstore.Store
 	Ledger *ledger.Ledger // has the durations of earlier builds
 	Logger *slog.Logger
-	// Live returns a derivation for which all is known and under way already, so that a walk
+	// Live returns a derivation that has been expanded before and is under way, so that a walk
 	// does not go on to its inputs; or nil.
 	Live func(store.Path) *headstore.Node
 }
 
-// Graph is what one walk found out about the graph of derivations.
+// Graph is what one walk finds out about the graph of derivations.
 type Graph struct {
 	Found map[store.Path]*Found
 	Order []store.Path // in which they were found, level by level
 
 	opts  Options
-	there map[store.Path]bool // the items asked about, and whether they are at home
+	there map[store.Path]bool // whether the items that were asked about are at home
 }
 
-// Walk looks at all that is asked about, level by level, so that the store is asked about
-// many items at once. It ends early if ctx does.
+// Walk answers questions, level by level, so that the store is asked about many items at once. It
+// ends early if ctx does.
 func Walk(ctx context.Context, opts Options, questions []Question) *Graph {
 	g := &Graph{opts: opts, Found: make(map[store.Path]*Found), there: make(map[store.Path]bool)}
 	var level []wantedOf
@@ -84,8 +84,8 @@ func Walk(ctx context.Context, opts Options, questions []Question) *Graph {
 	return g
 }
 
-// Unreadable returns the error that stands in the way of a derivation, if there is
-// one, and the derivation that it is about.
+// Unreadable returns the error that keeps a derivation from being expanded, if any, and the input
+// that it is about; empty for the derivation itself.
 func (g *Graph) Unreadable(f *Found) (store.Path, error) {
 	if f.Err != nil || f.Node == nil {
 		return "", f.Err
@@ -105,7 +105,7 @@ type wantedOf struct {
 	must    bool // go on to its inputs even if the outputs are there
 }
 
-// visit returns the entry of a derivation that the walk did not see yet, else nil.
+// visit makes the entry of a derivation. It returns nil if the walk has seen it before.
 func (g *Graph) visit(p, parent store.Path) *Found {
 	if g.Found[p] != nil {
 		return nil
@@ -134,8 +134,7 @@ func (g *Graph) expected(ctx context.Context, n *headstore.Node) time.Duration {
 	return scheduler.ExpectedDuration(samples)
 }
 
-// descend asks which outputs of a level are missing, and returns the level below
-// those that are.
+// descend asks which outputs of a level are missing, and returns the level of their inputs.
 func (g *Graph) descend(ctx context.Context, level []wantedOf) []wantedOf {
 	err := g.ask(ctx, level)
 	var below []wantedOf

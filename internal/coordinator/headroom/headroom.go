@@ -1,5 +1,5 @@
-// Package headroom keeps room on the head's disks: it measures them, says when less is free
-// than must be, and lets nothing be fetched then, or that would not fit.
+// Package headroom keeps room on the head's disks: it measures them, says when less is free than
+// must be, and lets nothing be fetched then, nor anything that would not fit.
 package headroom
 
 import (
@@ -20,21 +20,21 @@ import (
 	"lighter/store"
 )
 
-// Limits are what must be free on the head's disks for it to start builds and to fetch
-// outputs; 0 disregards it.
+// Limits are what must be free on the head's disks for builds to be started and outputs to be
+// fetched; 0 is no limit.
 type Limits struct {
 	MinFreeDisk      int64 // bytes, where the store is
-	MinFreeInodes    int64 // there
+	MinFreeInodes    int64 // where the store is
 	MinFreeStateDisk int64 // bytes, where ledger and logs are
 }
 
 // Options are what a Room works with.
 type Options struct {
 	Limits Limits
-	// StoreFolder and StateFolder are folders on the disks: of the store, and of ledger and
-	// logs. Empty ones are not looked at.
+	// StoreFolder and StateFolder are folders on the disks: that of the store, and that of
+	// ledger and logs. Empty ones are not measured.
 	StoreFolder, StateFolder string
-	// Measure measures the disks; what is not known is negative. nil asks the file systems.
+	// Measure measures the disks; unknown figures are negative. nil asks the file systems.
 	Measure func() (api.HeadStatus, error)
 	Logger  *slog.Logger
 }
@@ -77,7 +77,7 @@ func (r *Room) ask() (api.HeadStatus, error) {
 	return s, err
 }
 
-// interval is the time between looks at the head's disks.
+// interval is the time between two measurements.
 const interval = 5 * time.Second
 
 // Watch measures the disks until ctx ends, and calls measured with what it finds.
@@ -97,12 +97,12 @@ func (r *Room) Watch(ctx context.Context, measured func(api.HeadStatus)) {
 	}
 }
 
-// slack is by how much more than its limits say the head must have free to go on, as a part
-// of them: limits with a hundredth in between would flap.
+// slack is by how much the free room must exceed the limits before the head goes on, as a part of
+// them: without it, the head would flap.
 const slack = 0.1
 
-// Judge takes over what was measured, and returns what Low says from then on, and whether
-// there is room where there was none, or the other way round.
+// Judge notes a measurement. It returns what Low says from then on, and whether that went from low
+// to not low or back.
 func (r *Room) Judge(s *api.HeadStatus) (low string, changed bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -123,14 +123,14 @@ func (r *Room) Judge(s *api.HeadStatus) (low string, changed bool) {
 	return r.low, true
 }
 
-// Low says which limit the head is beyond; empty if there is room.
+// Low says which limit the head is below; empty if there is room.
 func (r *Room) Low() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.low
 }
 
-// Wait returns when nothing is low, or with the reason for which ctx ended.
+// Wait returns nil as soon as nothing is low, or the cause of ctx's end.
 func (r *Room) Wait(ctx context.Context) error {
 	r.mu.Lock()
 	opened := r.opened
@@ -143,8 +143,8 @@ func (r *Room) Wait(ctx context.Context) error {
 	}
 }
 
-// lacks says which limit the head is beyond. With slack there must be that much more than
-// the limits, as a part of them.
+// lacks says which limit the head is below; empty if none. With slack there must be that much more
+// than the limits, as a part of them.
 func (l *Limits) lacks(s *api.HeadStatus, slack float64) string {
 	for _, rule := range []struct {
 		what     string
@@ -157,7 +157,7 @@ func (l *Limits) lacks(s *api.HeadStatus, slack float64) string {
 	} {
 		limit := float64(rule.min) * (1 + slack)
 		if rule.has >= 0 && rule.min > 0 && float64(rule.has) < limit {
-			return fmt.Sprintf("%s free %s, %s are wanted", rule.quantity(rule.has), rule.what, rule.quantity(int64(limit)))
+			return fmt.Sprintf("%s free %s, want %s", rule.quantity(rule.has), rule.what, rule.quantity(int64(limit)))
 		}
 	}
 	return ""
@@ -165,9 +165,9 @@ func (l *Limits) lacks(s *api.HeadStatus, slack float64) string {
 
 func decimal(n int64) string { return strconv.FormatInt(n, 10) }
 
-// Reserve keeps room on the head's disk for items that are about to be fetched, as large as
-// they are said to be, until the result is called. Where they would not leave as much free
-// as must be, it is an error, before anything is fetched.
+// Reserve keeps room on the head's disk for items that are about to be fetched, of the sizes that
+// they are said to have, until release is called. It is an error if they would not leave enough
+// free, before anything is fetched.
 func (r *Room) Reserve(infos []*store.Info) (release func(), err error) {
 	var size int64
 	for _, info := range infos {
@@ -181,7 +181,7 @@ func (r *Room) Reserve(infos []*store.Info) (release func(), err error) {
 	release = func() { r.coming.Add(-size) }
 	if free := space.FreeDisk - r.Limits.MinFreeDisk; space.FreeDisk >= 0 && coming > free {
 		release()
-		return nil, &headstore.Error{Err: fmt.Errorf("%s of %s to be fetched, with what is on its way %s, do not fit on the head: %s are free where its store is, of which %s stay free",
+		return nil, &headstore.Error{Err: fmt.Errorf("%s of %s to be fetched (%s with what is on its way) do not fit on the head: where its store is %s are free, of which %s must stay free",
 			quantity.Bytes(size), human.Count(len(infos), "item"), quantity.Bytes(coming), quantity.Bytes(space.FreeDisk), quantity.Bytes(r.Limits.MinFreeDisk))}
 	}
 	return release, nil

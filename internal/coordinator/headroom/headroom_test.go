@@ -22,10 +22,10 @@ func TestLimits(t *testing.T) {
 		want  string
 	}{
 		{"room", api.HeadStatus{FreeDisk: 1 << 30, FreeInodes: 100, StateFreeDisk: 1 << 20}, 0, ""},
-		{"store", api.HeadStatus{FreeDisk: 1<<30 - 1, FreeInodes: 100, StateFreeDisk: 1 << 20}, 0, "1.00 GiB free where the store is, 1.00 GiB are wanted"},
-		{"state", api.HeadStatus{FreeDisk: 1 << 30, FreeInodes: 100}, 0, "0 B free where the coordinator's state is, 1.00 MiB are wanted"},
-		{"inodes", api.HeadStatus{FreeDisk: 1 << 30, FreeInodes: 99, StateFreeDisk: 1 << 20}, 0, "99 free inodes where the store is, 100 are wanted"},
-		{"slack", api.HeadStatus{FreeDisk: 2 << 30, FreeInodes: 105, StateFreeDisk: 2 << 20}, 0.1, "105 free inodes where the store is, 110 are wanted"},
+		{"store", api.HeadStatus{FreeDisk: 1<<30 - 1, FreeInodes: 100, StateFreeDisk: 1 << 20}, 0, "1.00 GiB free where the store is, want 1.00 GiB"},
+		{"state", api.HeadStatus{FreeDisk: 1 << 30, FreeInodes: 100}, 0, "0 B free where the coordinator's state is, want 1.00 MiB"},
+		{"inodes", api.HeadStatus{FreeDisk: 1 << 30, FreeInodes: 99, StateFreeDisk: 1 << 20}, 0, "99 free inodes where the store is, want 100"},
+		{"slack", api.HeadStatus{FreeDisk: 2 << 30, FreeInodes: 105, StateFreeDisk: 2 << 20}, 0.1, "105 free inodes where the store is, want 110"},
 		{"not known", api.HeadStatus{FreeDisk: -1, FreeInodes: -1, StateFreeDisk: -1}, 0, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -88,7 +88,7 @@ func TestReserve(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.Reserve(items(101)); !errors.As(err, new(*headstore.Error)) || !strings.Contains(err.Error(), "101 B of 1 item to be fetched, with what is on its way 501 B, do not fit on the head") {
+	if _, err := r.Reserve(items(101)); !errors.As(err, new(*headstore.Error)) || !strings.Contains(err.Error(), "101 B of 1 item to be fetched (501 B with what is on its way) do not fit on the head") {
 		t.Errorf("got %v", err)
 	}
 	release()

@@ -1,5 +1,5 @@
-// Package headstore is the store of the head with a memory for what does not change: what is known of
-// items, and of derivations what the coordinator needs (a [Node]).
+// Package headstore is the store of the head with a memory for what does not change: the infos of
+// items, and what the coordinator needs of derivations (a [Node]).
 package headstore
 
 import (
@@ -19,15 +19,15 @@ import (
 const (
 	// maxDerivation bounds the text of a derivation, in bytes.
 	maxDerivation = 64 << 20
-	// maxInfos, maxNodes and maxPaths bound what is remembered of items, of derivations, and
-	// of their inputs' names.
+	// maxInfos, maxNodes and maxPaths bound how many items, derivations, and names of their
+	// inputs are remembered.
 	maxInfos = 1 << 15
 	maxNodes = 1 << 14
 	maxPaths = 1 << 16
 )
 
-// Backend is what the coordinator needs of the head's store. If it can do more (Leaser,
-// Validator, Adder) that is used.
+// Backend is what the coordinator needs of the head's store. It uses optional abilities of package
+// store, such as Leaser and Informer, if there are any.
 type Backend interface {
 	store.Store
 	store.NARWriter
@@ -35,14 +35,14 @@ type Backend interface {
 	store.Importer
 }
 
-// Error is the failure of the head itself, its store for instance, for which no
-// machine and no derivation is to blame.
+// Error is a failure of the head itself, such as one of its store, for which no machine and no
+// derivation is to blame.
 type Error struct{ Err error }
 
 func (e *Error) Error() string { return e.Err.Error() }
 func (e *Error) Unwrap() error { return e.Err }
 
-// LostError says that inputs of a build are nowhere any more. It matches store.ErrNotValid.
+// LostError says that inputs of a build are no longer anywhere. It matches store.ErrNotValid.
 type LostError struct {
 	Paths []store.Path // at least one
 	Why   string
@@ -67,16 +67,16 @@ type Store struct {
 	Backend
 
 	mu    sync.Mutex
-	infos map[store.Path]*store.Info // of items that were valid when they were looked at
+	infos map[store.Path]*store.Info // of items that were valid when they were asked for
 	nodes map[store.Path]*Node
-	paths map[store.Path]store.Path // the one in memory of those that are equal
+	paths map[store.Path]store.Path // one copy in memory of each name
 }
 
 func New(s Backend) *Store {
 	return &Store{Backend: s, infos: make(map[store.Path]*store.Info), nodes: make(map[store.Path]*Node), paths: make(map[store.Path]store.Path)}
 }
 
-// Lease protects items of the head while they are needed.
+// Lease protects items in the head's store from its garbage collector until it is released.
 func (h *Store) Lease(ctx context.Context, name string, paths ...store.Path) (store.Lease, error) {
 	leaser, ok := h.Backend.(store.Leaser)
 	if !ok {
@@ -98,8 +98,9 @@ type NoLease struct{}
 func (NoLease) Add(context.Context, ...store.Path) error { return nil }
 func (NoLease) Release() error                           { return nil }
 
-// Recall returns what is known of an item that is or was valid here, or an error
-// that matches store.ErrNotValid. The result is shared and must not be changed.
+// Recall returns the info of an item from memory, or else from the store. The item may not be valid
+// any longer; if it is not remembered and not valid the error matches store.ErrNotValid. The
+// result is shared and must not be changed.
 func (h *Store) Recall(ctx context.Context, p store.Path) (*store.Info, error) {
 	h.mu.Lock()
 	info := h.infos[p]
@@ -115,8 +116,8 @@ func (h *Store) Recall(ctx context.Context, p store.Path) (*store.Info, error) {
 	return info, nil
 }
 
-// Prefetch remembers what is known of items, for a store that can tell of many at once.
-// That it fails shows again where an item is asked for.
+// Prefetch remembers the infos of items, if the store can tell many at once. An error shows again
+// when an item is asked for.
 func (h *Store) Prefetch(ctx context.Context, paths []store.Path) {
 	s, ok := h.Backend.(store.Informer)
 	if !ok {
@@ -149,7 +150,7 @@ func (h *Store) Remember(infos ...*store.Info) {
 	}
 }
 
-// Forget is called when an item turned out not to be valid any more.
+// Forget forgets items that turned out to be no longer valid.
 func (h *Store) Forget(paths ...store.Path) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -168,7 +169,7 @@ func (h *Store) Size(p store.Path) int64 {
 	return 0
 }
 
-// makeRoom drops some of a memory that is full.
+// makeRoom drops some entries of a memory that is full.
 func makeRoom[K comparable, V any](m map[K]V, limit int) {
 	if len(m) < limit {
 		return
@@ -202,7 +203,7 @@ func (h *Store) Text(ctx context.Context, p store.Path) ([]byte, error) {
 	return text, nil
 }
 
-// limitedBuffer is a buffer that takes no more than a derivation may have.
+// limitedBuffer is a buffer that takes at most maxDerivation bytes.
 type limitedBuffer struct{ bytes.Buffer }
 
 func (b *limitedBuffer) Write(p []byte) (int, error) {
@@ -241,8 +242,8 @@ func (h *Store) Node(ctx context.Context, p store.Path) (*Node, error) {
 	return n, nil
 }
 
-// share has a node use the memory of others for the names that it has in common with
-// them: most derivations have most of their inputs in common.
+// share makes a node use the copies of names that other nodes use: most derivations have most of
+// their inputs in common.
 func (h *Store) share(n *Node) {
 	for _, names := range [][]store.Path{n.Inputs, n.Sources} {
 		for i, p := range names {
@@ -265,7 +266,7 @@ type Node struct {
 	wanted   map[store.Path][]string // outputs of inputs, where that is not "out" alone
 	Sources  []store.Path
 	Outputs  []derivation.Output
-	Fixed    bool // its contents are known by their hash before they are made
+	Fixed    bool // it has a fixed output, whose hash is known before it is made
 }
 
 func newNode(p store.Path, d *derivation.Derivation) *Node {
@@ -287,7 +288,7 @@ func newNode(p store.Path, d *derivation.Derivation) *Node {
 	return n
 }
 
-// onlyOut is what most inputs are needed for. It is not changed.
+// onlyOut is what is needed of most inputs. It is not changed.
 var onlyOut = []string{"out"}
 
 // InputOutputs returns the names of the outputs that are needed of an input.
@@ -342,13 +343,13 @@ func (n *Node) PackageName() string {
 	return name
 }
 
-// VetOutputs checks that the outputs which a machine says it made are those of the
-// derivation. Some of what a check made may be left out.
+// VetOutputs returns an error unless the outputs that a machine says it made are those of the
+// derivation. For a check some may be left out.
 func (n *Node) VetOutputs(outputs map[string]*store.Info, check bool) error {
 	for _, o := range n.Outputs {
 		info, told := outputs[o.Name]
 		if !told && check {
-			continue // some say only what differs; see package compare
+			continue // some machines tell only what differs; see package compare
 		}
 		if info == nil || info.Path != o.Path {
 			return fmt.Errorf("its agent says that the build succeeded, but not that it made %s", o.Path)

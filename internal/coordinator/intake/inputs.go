@@ -9,10 +9,10 @@ import (
 	"lighter/store"
 )
 
-// maxInputs bounds the derivations that a request for all inputs makes builds of.
+// maxInputs bounds how many builds a request for all inputs makes.
 const maxInputs = 1_000_000
 
-// takeInputs makes builds of all that the builds with AllInputs need.
+// takeInputs makes builds of all derivations that the builds with AllInputs need.
 func (in *Intake) takeInputs(ctx context.Context, answers []api.Submitted) error {
 	seen := make(map[store.Path]bool)
 	for i := range answers {

@@ -1,6 +1,6 @@
-// Package intake makes builds of requests: it reads their derivations, leaves out what need
-// not be built, and stores the builds in the ledger, before anybody is told that they are
-// there. What then becomes of them is the coordinator's.
+// Package intake makes builds of requests: it reads their derivations, leaves out what need not be
+// built, and stores the builds in the ledger before anybody is told of them. What becomes of
+// them then is the coordinator's business.
 package intake
 
 import (
@@ -23,31 +23,31 @@ import (
 	"lighter/store"
 )
 
-// Options are what an Intake works with. What may be nil or zero says so.
+// Options are what an Intake works with. A field is required unless it says otherwise.
 type Options struct {
 	Ledger *ledger.Ledger
 	Head   *headstore.Store
-	// Fetch brings items home, with all that they refer to, from substitute servers; nil if
-	// there is no way to do that. SubstituteURLs are those for derivations that are not at
-	// home, where a request names none.
+	// Fetch brings items home from substitute servers, with all that they refer to; nil if it
+	// can't be done. SubstituteURLs are the servers for derivations that are not at home, if a
+	// request names none.
 	Fetch          func(ctx context.Context, urls []string, paths []store.Path) error
 	SubstituteURLs []string
-	// Published reports whether an item is published, so that it need not be built; nil if
-	// nothing is.
+	// Published reports whether an item is published, so that it need not be built; nil if none
+	// is.
 	Published func(context.Context, store.Path) bool
-	// Timeout and MaxSilentTime bound the builds of requests that do not say; 0 is no limit.
+	// Timeout and MaxSilentTime bound builds whose requests do not say; 0 is no limit.
 	Timeout, MaxSilentTime time.Duration
 	Now                    func() time.Time
-	// AsError finds the answer for an error.
+	// AsError returns the answer for an error.
 	AsError func(error) *api.Error
-	// Add is called with builds that are durable, and new.
+	// Add is called with new builds once they are durable.
 	Add func([]api.Build)
 }
 
 // Intake is described in the package comment. Its methods may be called by any goroutine.
 type Intake struct {
 	Options
-	skipping sync.Mutex // held by requests that depend on what was requested before
+	skipping sync.Mutex // held while requests are stored that depend on earlier ones
 }
 
 // New returns an Intake.
@@ -56,11 +56,10 @@ func New(opts Options) *Intake { return &Intake{Options: opts} }
 // readers is how many derivations are read at the same time for one call of Take.
 const readers = 8
 
-// Take takes requests of somebody who may ask for that; the submitter may be nil. Each
-// becomes a build that is durable in the ledger when Take returns, or is answered with an
-// error; the answers are in the order of the requests. A request with the id of a build that
-// is there already gets that build if it names the same derivation, so that a client may ask
-// again.
+// Take takes requests from somebody who may make them; the submitter may be nil. Each request
+// becomes a build that is durable in the ledger when Take returns, or is answered with an error;
+// the answers are in the order of the requests. A request with the id of an existing build is
+// answered with that build if it names the same derivation, so a client may ask again.
 func (in *Intake) Take(ctx context.Context, requests []api.Request, submitter *api.Submitter) ([]api.Submitted, error) {
 	for i := 1; i < len(requests); i++ {
 		requests[i].Tags = SameTags(requests[i].Tags, requests[i-1].Tags)
@@ -79,7 +78,7 @@ func (in *Intake) Take(ctx context.Context, requests []api.Request, submitter *a
 	for i := range answers {
 		if b := answers[i].Build; b != nil {
 			if seen[b.ID] {
-				answers[i] = api.Refused(api.BadRequest("id %s is there twice", b.ID))
+				answers[i] = api.Refused(api.BadRequest("id %s appears twice", b.ID))
 				continue
 			}
 			seen[b.ID] = true
@@ -94,8 +93,8 @@ func (in *Intake) Take(ctx context.Context, requests []api.Request, submitter *a
 	return answers, in.store(ctx, answers)
 }
 
-// SameTags returns the tags of the build before if they are equal: those of builds that
-// wait stay in memory, and are not changed.
+// SameTags returns before, the tags of another build, if they equal tags: those of waiting builds
+// stay in memory, and are not changed, so one copy will do.
 func SameTags(tags, before map[string]string) map[string]string {
 	if maps.Equal(tags, before) {
 		return before
@@ -103,7 +102,7 @@ func SameTags(tags, before map[string]string) map[string]string {
 	return tags
 }
 
-// answer returns an answer, or that to an error.
+// answer returns an answer, or the answer to an error.
 func (in *Intake) answer(a api.Submitted, err error) api.Submitted {
 	if err != nil {
 		return api.Refused(in.AsError(err))
@@ -111,7 +110,7 @@ func (in *Intake) answer(a api.Submitted, err error) api.Submitted {
 	return a
 }
 
-// prepare makes the build of a request, unless that need not be built.
+// prepare makes the build of a request, unless nothing need be built.
 func (in *Intake) prepare(ctx context.Context, r *api.Request, submitter *api.Submitter) (a api.Submitted, err error) {
 	if err := api.CheckRequest(r, in.Head.Dir()); err != nil {
 		return a, err
@@ -155,12 +154,12 @@ func (in *Intake) nodeOf(ctx context.Context, r *api.Request) (*headstore.Node, 
 		return nil, err
 	}
 	if err := in.Fetch(ctx, urls, []store.Path{r.Derivation}); err != nil {
-		return nil, fmt.Errorf("derivation %s is not in the store, and was not fetched: %w", r.Derivation, err)
+		return nil, fmt.Errorf("derivation %s is not in the store, and could not be fetched: %w", r.Derivation, err)
 	}
 	return in.Head.Node(ctx, r.Derivation)
 }
 
-// newBuild makes the build of a request that is right.
+// newBuild makes the build of a valid request.
 func (in *Intake) newBuild(r *api.Request, n *headstore.Node, submitter *api.Submitter) *api.Build {
 	b := &api.Build{
 		Request: *r, System: n.System, Features: n.Features, OutputPaths: n.OutputMap(),
@@ -172,8 +171,8 @@ func (in *Intake) newBuild(r *api.Request, n *headstore.Node, submitter *api.Sub
 	return b
 }
 
-// store makes the builds of answers durable, and has those that are new taken up. An id that
-// the ledger has is answered with what is there, and a build that it refuses with why.
+// store makes the builds in answers durable, and adds the new ones to the coordinator. An id that
+// the ledger has is answered with its build, and a build that the ledger refuses with the reason.
 func (in *Intake) store(ctx context.Context, answers []api.Submitted) error {
 	var which []int // of the answers have a build to be made
 	for i := range answers {
@@ -191,7 +190,7 @@ func (in *Intake) store(ctx context.Context, answers []api.Submitted) error {
 		switch {
 		case errors.Is(err, ledger.ErrTooLarge):
 			return api.BadRequest("%s", err)
-		case errors.As(err, &refused): // and the others are made in another try
+		case errors.As(err, &refused): // the others are stored in another try
 			for _, one := range slices.Backward(refused.Refusals) {
 				i := which[one.Index]
 				answers[i] = in.answer(in.refused(ctx, answers[i].Build, one.Err))
@@ -211,8 +210,8 @@ func (in *Intake) store(ctx context.Context, answers []api.Submitted) error {
 	return nil
 }
 
-// refused answers a request whose build the ledger refuses to make: with the build that has
-// its id, where that is why.
+// refused answers a request whose build the ledger refused: with the build that has its id already,
+// if that is the reason.
 func (in *Intake) refused(ctx context.Context, b *api.Build, err error) (a api.Submitted, _ error) {
 	if !errors.Is(err, ledger.ErrExists) {
 		return a, api.BadRequest("%s", err)

@@ -119,7 +119,7 @@ func TestTake(t *testing.T) {
 	if again[0].Build == nil || again[0].Build.ID != id || again[0].Error != "" || again[1].Build == nil || len(b.taken) != 3 {
 		t.Errorf("got %+v; %d are taken up", again, len(b.taken))
 	}
-	for i, want := range map[int]string{2: "there twice", 3: "priority", 4: "doc"} {
+	for i, want := range map[int]string{2: "appears twice", 3: "priority", 4: "doc"} {
 		if a := again[i]; a.Code != api.CodeBadRequest || !strings.Contains(a.Error, want) {
 			t.Errorf("got %+v, want %q", a, want)
 		}

@@ -10,7 +10,7 @@ import (
 	"lighter/store"
 )
 
-// built says where all of some outputs are; empty if they are not.
+// built says where all the outputs are; empty if some are nowhere.
 func (in *Intake) built(ctx context.Context, outputs []store.Path) (string, error) {
 	absent, err := store.Missing(ctx, in.Head.Backend, outputs)
 	if err != nil {
@@ -30,8 +30,8 @@ func (in *Intake) built(ctx context.Context, outputs []store.Path) (string, erro
 	return "its outputs are published", nil
 }
 
-// storeUnlessSubmitted is store for builds of which some need not be made: see skipSubmitted.
-// Of two that come together, one sees the other.
+// storeUnlessSubmitted is store after skipSubmitted. If two calls come at the same time, one sees
+// the builds of the other.
 func (in *Intake) storeUnlessSubmitted(ctx context.Context, answers []api.Submitted) error {
 	in.skipping.Lock()
 	defer in.skipping.Unlock()
@@ -41,8 +41,8 @@ func (in *Intake) storeUnlessSubmitted(ctx context.Context, answers []api.Submit
 	return in.store(ctx, answers)
 }
 
-// skipSubmitted takes out of answers the builds that need not be made because there are
-// some of the same derivation, or with the same outputs, that may still succeed or did.
+// skipSubmitted replaces builds in answers that ask for it by earlier builds, of the same derivation
+// or with the same outputs, that succeeded or still may.
 func (in *Intake) skipSubmitted(ctx context.Context, answers []api.Submitted) error {
 	first := make(map[store.Path]*api.Build) // of this submission, by derivation
 	for i := range answers {
@@ -70,7 +70,7 @@ func (in *Intake) skipSubmitted(ctx context.Context, answers []api.Submitted) er
 	return nil
 }
 
-// submittedBefore returns a build of the ledger that makes another one superfluous, or nil.
+// submittedBefore returns a build in the ledger that makes b superfluous, or nil.
 func (in *Intake) submittedBefore(ctx context.Context, b *api.Build) (*api.Build, error) {
 	for old, err := range in.Ledger.Builds(ctx, ledger.Filter{Filter: api.Filter{Derivation: b.Derivation}}) {
 		if err != nil {

@@ -11,11 +11,11 @@ import (
 	"lighter/store"
 )
 
-// Closure is everything that a build may see, wherever it is.
+// Closure is a set of items with all that they refer to, wherever they are.
 type Closure struct {
 	infos map[store.Path]*store.Info
-	// source has the machine that has an item which may not be at home, and made what is
-	// known of it from the machine that made it.
+	// source has the machines of items that may not be at home; made has what the machines that
+	// made them said of them.
 	source map[store.Path]*peer.Peer
 	made   map[store.Path]*Item
 }
@@ -30,13 +30,13 @@ func (c *Closure) Paths() []store.Path {
 	return paths
 }
 
-// Info returns what is known of an item, or nil if it is none of these.
+// Info returns the info of an item, or nil if the closure does not have it.
 func (c *Closure) Info(p store.Path) *store.Info { return c.infos[p] }
 
-// Source returns the machine that has an item which may not be at home, or nil.
+// Source returns a machine that has an item, or nil if the item is at home.
 func (c *Closure) Source(p store.Path) *peer.Peer { return c.source[p] }
 
-// Of returns the closure of some of the items.
+// Of returns some of the items with all that they refer to.
 func (c *Closure) Of(paths []store.Path) []store.Path {
 	all := slices.Clone(paths)
 	seen := make(map[store.Path]bool, len(paths))
@@ -58,11 +58,11 @@ func (c *Closure) Of(paths []store.Path) []store.Path {
 	return all
 }
 
-// visit is an item that a closure is to have.
+// visit is an item that is to be added to a closure.
 type visit struct {
 	path store.Path
-	by   *Item      // what refers to it, if that is on a machine
-	on   *peer.Peer // that one
+	by   *Item      // the item on a machine that refers to it, or nil
+	on   *peer.Peer // the machine of by
 }
 
 // visits returns the items that one on a machine refers to.
@@ -74,8 +74,8 @@ func (x *Item) visits(on *peer.Peer) []visit {
 	return visits
 }
 
-// ClosureOf returns the closure of items that are at home or kept by machines. If one
-// is nowhere the error is an *headstore.LostError.
+// ClosureOf returns the closure of items that are at home or kept by machines. If one is nowhere
+// the error is a *headstore.LostError.
 func (k *Inventory) ClosureOf(ctx context.Context, roots []store.Path) (*Closure, error) {
 	queue := make([]visit, len(roots))
 	for i, p := range roots {
@@ -84,7 +84,8 @@ func (k *Inventory) ClosureOf(ctx context.Context, roots []store.Path) (*Closure
 	return k.walk(ctx, queue)
 }
 
-// ClosureOfMade returns the closure of all that refers to items which a machine made.
+// ClosureOfMade returns the closure of all that items that a machine made refer to, without the
+// items.
 func (k *Inventory) ClosureOfMade(ctx context.Context, m *peer.Peer, made []*Item) (*Closure, error) {
 	var queue []visit
 	for _, item := range made {
@@ -139,12 +140,12 @@ func (k *Inventory) walk(ctx context.Context, queue []visit) (*Closure, error) {
 		all.infos[v.path] = info
 	}
 	if lost != nil {
-		return nil, &headstore.LostError{Paths: lost, Why: "neither at home nor known to be kept by a machine"}
+		return nil, &headstore.LostError{Paths: lost, Why: "neither in the head's store nor known to be kept by a machine"}
 	}
 	return all, nil
 }
 
-// madeItem returns what a machine that made an item said of it, and a machine that has it; or
+// madeItem returns an item as the machine that made it described it, and a machine that has it; or
 // nil.
 func (k *Inventory) madeItem(v visit) (*Item, *peer.Peer) {
 	if made, on := k.Get(v.path); made != nil {
@@ -158,9 +159,9 @@ func (k *Inventory) madeItem(v visit) (*Item, *peer.Peer) {
 	return nil, nil
 }
 
-// askMachine has a machine say what it knows of an item that is not at home, if the ledger says
-// that the item was made there: an earlier coordinator knew it. Told has what machines said
-// already. If it was not made there the error matches store.ErrNotValid.
+// askMachine asks a machine about an item that is not at home, if the ledger says that the item was
+// made there, as an earlier coordinator knew. told has what machines have said already. If the
+// item was not made there the error matches store.ErrNotValid.
 func (k *Inventory) askMachine(ctx context.Context, v visit, told map[*peer.Peer]map[store.Path]*store.Info) (*Item, error) {
 	n, err := k.madeThere(ctx, v.on.Name, v.path)
 	if err != nil {
@@ -188,7 +189,7 @@ func (k *Inventory) askMachine(ctx context.Context, v visit, told map[*peer.Peer
 	return &Item{Info: info}, nil
 }
 
-// tellClosure adds what a machine knows of the closure of an item there.
+// tellClosure adds to told what a machine says of the closure of the item that led to v.
 func (k *Inventory) tellClosure(ctx context.Context, v visit, told map[*peer.Peer]map[store.Path]*store.Info) error {
 	var infos []*store.Info
 	err := v.on.With(ctx, func(ctx context.Context) (err error) {

@@ -1,6 +1,6 @@
-// Package inventory knows which items are where beside the head's store, and what of that is to
-// be believed: the outputs that stay on the machines where they were built, the closures of what
-// builds need, and whether a machine may have made what it says it made.
+// Package inventory knows which items are on which machines, and what to believe of that: the
+// outputs that stay where they were built, the closures of what builds need, and whether a machine
+// can have made what it says it made.
 package inventory
 
 import (
@@ -20,7 +20,7 @@ type Inventory struct {
 	ledger *ledger.Ledger
 
 	mu sync.Mutex
-	// items has one of each machine that keeps an item, the first one first: different
+	// items has an entry for each machine that keeps an item, the first machine first: different
 	// derivations may have the same output.
 	items map[store.Path][]keptItem
 }
@@ -61,7 +61,7 @@ func (k *Inventory) onLocked(m *peer.Peer, p store.Path) *Item {
 	return nil
 }
 
-// Has reports whether a machine is known to keep all of some outputs, just as they are.
+// Has reports whether a machine is known to keep all the outputs, exactly as they are described.
 func (k *Inventory) Has(m *peer.Peer, outputs map[string]*store.Info) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -76,7 +76,7 @@ func (k *Inventory) Has(m *peer.Peer, outputs map[string]*store.Info) bool {
 	return len(outputs) > 0
 }
 
-// Add notes that a machine keeps items. What is known of one stays as it is.
+// Add notes that a machine keeps items. Items that it is known to keep already stay as they are.
 func (k *Inventory) Add(m *peer.Peer, made []*Item) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -87,7 +87,7 @@ func (k *Inventory) Add(m *peer.Peer, made []*Item) {
 	}
 }
 
-// Remove notes that a machine does not keep items any more.
+// Remove notes that a machine no longer keeps items.
 func (k *Inventory) Remove(m *peer.Peer, paths []store.Path) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -99,7 +99,7 @@ func (k *Inventory) Remove(m *peer.Peer, paths []store.Path) {
 	}
 }
 
-// Move notes that a machine is another one now.
+// Move notes that another peer has taken the place of a machine's.
 func (k *Inventory) Move(from, to *peer.Peer) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

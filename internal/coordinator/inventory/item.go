@@ -10,21 +10,21 @@ import (
 	"lighter/store"
 )
 
-// A machine whose key the head accepts can sign whatever it likes. So it gives only what it was
-// given to make: the outputs of a derivation that the ledger says was placed there, by name and
-// path. What they refer to must be inputs or outputs of that derivation, and is itself known
-// from where it comes from: the head's store, or the machine that was given it to make. What
-// was said of an item once is what is fetched later.
+// A machine whose key the head accepts can sign whatever it likes. So only what it was given to make
+// is taken from it: the outputs of a derivation that the ledger says was placed there, by name and
+// path. What they refer to must be inputs or outputs of that derivation, each of which is known
+// from where it comes from: the head's store, or the machine that was given it to make. An item
+// that is fetched later must be as it was described then.
 
-// Item is an item as the machine described it that was given it to make. It does not change.
+// Item is an item as the machine that was given it to make described it. It does not change.
 type Item struct {
 	Info *store.Info
-	// refs has those items that it refers to which the coordinator knows from machines too.
-	// They may be forgotten otherwise: what refers to an item protects it, wherever that is.
+	// refs has those of the items that it refers to that also come from machines. The inventory
+	// may forget them: they are still there, since what refers to an item protects it.
 	refs []*Item
 }
 
-// Made returns the outputs of one build, whose inputs are nil if they are not known.
+// Made returns the outputs of one build as items; inputs is nil if they are not known.
 func Made(outputs map[string]*store.Info, inputs *Closure) []*Item {
 	items := make([]*Item, 0, len(outputs))
 	for _, info := range outputs {
@@ -45,7 +45,7 @@ func Made(outputs map[string]*store.Info, inputs *Closure) []*Item {
 	return items
 }
 
-// ref returns an item that this one refers to, or nil if no machine is known that made it.
+// ref returns an item that this one refers to, or nil if it is not known from a machine.
 func (x *Item) ref(p store.Path) *Item {
 	for _, ref := range x.refs {
 		if ref.Info.Path == p {
@@ -55,8 +55,8 @@ func (x *Item) ref(p store.Path) *Item {
 	return nil
 }
 
-// VetReferences checks that outputs refer to nothing but inputs, which may be nil if they are
-// not known yet, and outputs of the derivation.
+// VetReferences returns an error unless outputs refer to nothing but inputs, which may be nil if
+// they are not known yet, and outputs of the derivation.
 func (k *Inventory) VetReferences(ctx context.Context, n *headstore.Node, outputs map[string]*store.Info, inputs *Closure) error {
 	var visible map[store.Path]bool
 	for _, info := range outputs {
@@ -78,9 +78,9 @@ func (k *Inventory) VetReferences(ctx context.Context, n *headstore.Node, output
 	return nil
 }
 
-// visible returns all items that a build may see. Where it is not known what an input refers to,
-// since it was made by an earlier coordinator's machines and is not at home, that is whatever
-// the input's own build may see.
+// visible returns all items that a build may see. If it is not known what an input refers to, since
+// it is not at home and an earlier coordinator had it made, that includes whatever the input's own
+// build may see.
 func (k *Inventory) visible(ctx context.Context, n *headstore.Node) (map[store.Path]bool, error) {
 	items, derivations := make(map[store.Path]bool), map[store.Path]bool{n.Path: true}
 	for work := []*headstore.Node{n}; len(work) > 0; {
@@ -110,7 +110,7 @@ func (k *Inventory) visible(ctx context.Context, n *headstore.Node) (map[store.P
 	return items, nil
 }
 
-// seeClosure adds items and all that they refer to, and reports whether that is all known.
+// seeClosure adds items and all that they refer to to seen, and reports whether all are known.
 func (k *Inventory) seeClosure(ctx context.Context, seen map[store.Path]bool, paths []store.Path) (known bool, err error) {
 	known = true
 	for work := slices.Clone(paths); len(work) > 0; {

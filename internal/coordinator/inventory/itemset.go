@@ -2,12 +2,12 @@ package inventory
 
 import "lighter/store"
 
-// maxNumbers bounds what is remembered of which items machines have, all machines together.
+// maxNumbers bounds of how many items it is remembered which machines have them.
 const maxNumbers = 1 << 18
 
-// Numbers gives items small numbers, so that a set of items is a row of bits: what
-// a machine has is asked of every machine for every build that is placed. It belongs to
-// one goroutine, with all its sets.
+// Numbers gives items small numbers, so that a set of items is a row of bits: whether a machine has
+// an item is asked for every build and every machine. It belongs to one goroutine, with all its
+// sets.
 type Numbers struct {
 	numbers    map[store.Path]uint32
 	limit      int
@@ -19,10 +19,10 @@ func NewNumbers() *Numbers {
 	return &Numbers{numbers: make(map[store.Path]uint32), limit: maxNumbers}
 }
 
-// Generation counts how often all was forgotten, because there were too many.
+// Generation counts how often all items were forgotten because there were too many.
 func (x *Numbers) Generation() int { return x.generation }
 
-// Of returns the number of an item that some set had at some time.
+// Of returns the number of an item, if it has one: some set has or had it then.
 func (x *Numbers) Of(p store.Path) (number uint32, ok bool) {
 	number, ok = x.numbers[p]
 	return number, ok
@@ -65,7 +65,7 @@ func (s *Set) Add(paths ...store.Path) {
 	}
 }
 
-// catchUp forgets what has numbers of before.
+// catchUp empties the set if its numbers are from an earlier generation.
 func (s *Set) catchUp() {
 	if s.generation != s.items.generation {
 		s.Clear()

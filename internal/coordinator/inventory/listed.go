@@ -14,12 +14,12 @@ import (
 	"lighter/store"
 )
 
-// errNotGiven says that a machine lists what it was not given.
+// errNotGiven says that a machine lists a build that it was not given.
 var errNotGiven = errors.New("it was not given that")
 
-// Vet says of those builds in a machine's list that cannot be what it was given to do
-// what is wrong with them. What is right is true of the past: only the loop knows what of it
-// is still wanted.
+// Vet says what is wrong with those of our builds in a machine's list that cannot be what the machine
+// was given. The others were true at some time; only the loop knows whether they are still
+// wanted.
 func (k *Inventory) Vet(ctx context.Context, m *peer.Peer, list []agentapi.BuildStatus, known map[string]*api.Build) (wrong map[*agentapi.BuildStatus]error, err error) {
 	wrong = make(map[*agentapi.BuildStatus]error)
 	for i := range list {
@@ -46,7 +46,7 @@ func (k *Inventory) Vet(ctx context.Context, m *peer.Peer, list []agentapi.Build
 	return wrong, nil
 }
 
-// vetResult checks what a machine says that it made at some time.
+// vetResult returns an error if a machine cannot have made what it lists as made.
 func (k *Inventory) vetResult(ctx context.Context, s *agentapi.BuildStatus) error {
 	if s.Check {
 		return errors.New("what was made for a check is not in the store")
@@ -76,8 +76,8 @@ func (k *Inventory) placedThere(ctx context.Context, b *api.Build, machine strin
 	return slices.ContainsFunc(events, func(e api.Event) bool { return e.Attempt == attempt && e.Machine == machine }), err
 }
 
-// madeThere returns a derivation with an output that a machine has built, as the ledger says,
-// or nil.
+// madeThere returns a derivation that has the output and was built by the machine, as the ledger
+// says, or nil.
 func (k *Inventory) madeThere(ctx context.Context, machine string, output store.Path) (*headstore.Node, error) {
 	ids, err := k.ledger.ByOutput(ctx, output)
 	if err != nil {

@@ -12,19 +12,19 @@ import (
 	"lighter/store"
 )
 
-// Agent is what the coordinator asks of the agent on a machine. What it returns is as
-// agentapi's gate lets it through. An error that is neither *agentapi.Error nor
-// *agentapi.Fault means that the link failed, or the context ended.
+// Agent is what the coordinator asks of the agent on a machine. Package agentapi has validated what
+// it returns. An error that is neither *agentapi.Error nor *agentapi.Fault means that the link
+// failed or the context ended.
 type Agent interface {
 	machinetest.Agent
-	// Builds lists the builds of which known says what to expect.
+	// Builds lists the agent's builds. It asks known what to expect of each, and leaves out those
+	// for which that is nil.
 	Builds(ctx context.Context, known func(id string) (*agentapi.Asked, error)) ([]agentapi.BuildStatus, error)
 	PutBuild(ctx context.Context, asked *agentapi.Asked, req *agentapi.BuildRequest) (*agentapi.BuildStatus, error)
 	Build(ctx context.Context, asked *agentapi.Asked) (*agentapi.BuildStatus, error)
 	// Log copies the log from an offset on, to its end, and returns the final status.
 	Log(ctx context.Context, asked *agentapi.Asked, offset int64, w io.Writer) (*agentapi.BuildStatus, error)
 	DeleteBuild(ctx context.Context, id string) error
-	// Closure refuses items for which expected returns an error.
 	Closure(ctx context.Context, paths []store.Path) ([]*store.Info, error)
 	// Output returns the NAR of what a build with Check made, which the caller closes.
 	Output(ctx context.Context, id, name string) (io.ReadCloser, error)
@@ -34,7 +34,7 @@ type Agent interface {
 
 var _ Agent = (*agentapi.Client)(nil)
 
-// LinkFailed reports whether an error of an agent's method came from the way to it.
+// LinkFailed reports whether an error of an Agent's method came from the way to the agent.
 func LinkFailed(err error) bool {
 	var answer *agentapi.Error
 	var fault *agentapi.Fault
@@ -49,14 +49,14 @@ func LinkFailed(err error) bool {
 	return true
 }
 
-// UnknownBuild reports whether the agent said that it does not know the build.
+// UnknownBuild reports whether an error says that the agent does not know the build.
 func UnknownBuild(err error) bool {
 	var answer *agentapi.Error
 	return errors.As(err, &answer) && answer.Code == agentapi.CodeUnknownBuild
 }
 
-// Ended is the cause of the end of something that was going on, by our own will: it says
-// nothing of the way to a machine.
+// Ended is why the coordinator itself ended something that was under way. It says nothing of the
+// way to a machine.
 type Ended string
 
 func (e Ended) Error() string { return string(e) }

@@ -5,15 +5,15 @@ import (
 	"time"
 )
 
-// Bandwidth is a moving average of what was measured, in bytes/s.
+// Bandwidth is a moving average of measurements, in bytes/s.
 type Bandwidth struct {
 	mu      sync.Mutex
 	average float64
 	changed bool
 }
 
-// What a transfer must have to say something about the bandwidth, and the weight of
-// the newest one.
+// How large a transfer must be to say something about the bandwidth, and its weight in the
+// average.
 const (
 	minBandwidthBytes = 256 << 10
 	bandwidthWeight   = 0.3
@@ -33,14 +33,14 @@ func (b *Bandwidth) observe(bytes int64, took time.Duration) {
 	b.changed = true
 }
 
-// Value returns it; 0 is not known.
+// Value returns the average; 0 if it is not known.
 func (b *Bandwidth) Value() float64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.average
 }
 
-// Set sets what was known before.
+// Set sets the average, as an earlier coordinator knew it.
 func (b *Bandwidth) Set(average float64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -8,14 +8,14 @@ import (
 	"lighter/internal/coordinator/mailbox"
 )
 
-// contacts is what calls to a machine share: they are ended when it does not answer the
-// supervisor, and those who lost touch hear when somebody reached it again.
+// contacts is what calls to a machine share: they end when it does not answer the supervisor, and
+// whoever lost it hears when it is reached again.
 type contacts struct {
 	mu      sync.Mutex
 	count   uint64        // of times that it was reached
 	changed chan struct{} // closed, and replaced, each time
 	calls   map[*context.CancelCauseFunc]struct{}
-	shut    error         // why nobody connects to the machine until it is looked at again, or nil
+	shut    error         // why calls may not connect until the machine is looked at again, or nil
 	poked   chan struct{} // has room for one: look at the machine, if it was up
 	woken   chan struct{} // has room for one: look at the machine in any case
 }
@@ -33,7 +33,7 @@ func (x *contacts) reached() {
 	x.changed = make(chan struct{})
 }
 
-// setShut has calls that would connect to the machine fail at once; nil lets them.
+// setShut makes calls that would connect to the machine fail at once; nil lets them connect.
 func (x *contacts) setShut(why error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -49,7 +49,7 @@ func (x *contacts) lost(err error) {
 	}
 }
 
-// With calls f with a context that ends also when the machine is lost.
+// With calls f with a context that also ends when the machine does not answer the supervisor.
 func (x *contacts) With(ctx context.Context, f func(ctx context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -78,24 +78,26 @@ func (x *contacts) isShut() error {
 	return x.shut
 }
 
-// seen returns how often the machine was reached, and what is closed the next time.
+// seen returns how often the machine was reached, and a channel that is closed the next time.
 func (x *contacts) seen() (uint64, <-chan struct{}) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return x.count, x.changed
 }
 
-// Poke has the supervisor look at the machine now, if it believes that it is up.
+// Poke has the supervisor look at the machine now, if the machine is believed to be up.
 func (x *contacts) Poke() { mailbox.Signal(x.poked) }
 
-// Wake has the supervisor look at the machine now. The result is closed when it was reached.
+// Wake has the supervisor look at the machine now in any case. The result is closed when the machine
+// was reached.
 func (x *contacts) Wake() (looked <-chan struct{}) {
 	_, looked = x.seen()
 	mailbox.Signal(x.woken)
 	return looked
 }
 
-// Await pokes the supervisor and returns when it reached the machine, or with an error.
+// Await pokes the supervisor, and returns nil once the machine has been reached, or the cause of
+// ctx's end.
 func (x *contacts) Await(ctx context.Context) error {
 	before, changed := x.seen()
 	x.Poke()

@@ -7,16 +7,15 @@ import (
 	"lighter/internal/coordinator/mailbox"
 )
 
-// Forgetter makes a machine's agent forget builds: it cancels those that run and
-// releases what they root. It does so one after the other; where the machine is not
-// reached the builds stay, and are found when it is back.
+// Forgetter makes a machine's agent forget builds, which cancels those that run and releases what
+// they root. If the machine cannot be reached the builds stay, and are found when it is back.
 type Forgetter struct {
 	peer *Peer
 
 	mu     sync.Mutex
 	queue  []string
 	wanted map[string]bool          // those in queue that are still to be forgotten
-	now    map[string]chan struct{} // those being forgotten; closed when that is over
+	now    map[string]chan struct{} // those that are being forgotten; closed when that is over
 	signal chan struct{}
 }
 
@@ -27,7 +26,7 @@ func newForgetter(p *Peer) *Forgetter {
 	}
 }
 
-// Forget has the agent forget a build, some time.
+// Forget has the agent forget a build, at some time.
 func (f *Forgetter) Forget(id string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -39,8 +38,8 @@ func (f *Forgetter) Forget(id string) {
 	mailbox.Signal(f.signal)
 }
 
-// Withdraw returns when no request to forget the build is under way, so that none can
-// hit an attempt that starts afterwards. A new attempt replaces what there is anyway.
+// Withdraw takes back a request to forget a build, and returns when none is under way, so that none
+// can hit an attempt that starts afterwards, which replaces what the agent has anyway.
 func (f *Forgetter) Withdraw(ctx context.Context, id string) error {
 	f.mu.Lock()
 	delete(f.wanted, id)
@@ -57,7 +56,7 @@ func (f *Forgetter) Withdraw(ctx context.Context, id string) error {
 	}
 }
 
-// Idle reports whether no request is left, or under way.
+// Idle reports whether no request waits or is under way.
 func (f *Forgetter) Idle() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -115,7 +114,7 @@ func (f *Forgetter) tell(ctx context.Context, id string) {
 	defer cancel()
 	err := f.peer.Contain("forgetting a build", func() error { return f.peer.Client.DeleteBuild(ctx, id) })
 	if err != nil && !UnknownBuild(err) && context.Cause(ctx) == nil {
-		f.peer.Poke() // if it is away, that is known soon, and what it has is looked at when it is back
+		f.peer.Poke() // if it is away, that is noticed soon, and what it has is compared when it is back
 		f.peer.log.Info("the agent was not told to forget a build; it is told when it is reached again", "build", id, "err", err)
 	}
 }

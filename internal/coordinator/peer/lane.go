@@ -10,32 +10,32 @@ import (
 	"lighter/store"
 )
 
-// Lane carries items to one place, each once however many ask for it, over several
-// streams at the same time. An item is moved when everything that it refers to is
-// there, or before it in the same batch.
+// Lane moves items in one direction, each once however many ask for it, over several streams at the
+// same time. An item is moved once everything that it refers to has arrived, or is before it in
+// the same batch.
 type Lane struct {
 	ctx      context.Context // of the streams
 	group    *sync.WaitGroup // counts them
 	maxBytes int64           // of a batch, unless its one item has more
 	maxItems int
-	// move carries one batch, references first, and returns when it is there.
+	// move moves one batch, references first, and returns when it has arrived.
 	move func(ctx context.Context, batch []*store.Info) error
 
 	mu      sync.Mutex
-	streams int                   // so many at most
-	cargo   map[store.Path]*cargo // everything that is not there yet
-	waiting []*cargo              // in the order in which it was asked for
+	streams int                   // the most at the same time
+	cargo   map[store.Path]*cargo // everything that has not arrived yet
+	waiting []*cargo              // not being moved yet, in the order in which it was asked for
 	running int
 	queued  int64 // NAR bytes of all cargo
 
-	// What arrived lately, and when: who was told before that it was missing asks for it
-	// still.
+	// When items arrived lately: somebody who heard before then that they are missing may still
+	// ask for them.
 	arrived  map[store.Path]time.Time
 	arrivals []store.Path
 }
 
-// maxArrivals is how many items a lane remembers that it carried: more than come while
-// one build asks for what it was told to be missing.
+// maxArrivals is how many arrived items a lane remembers: more than arrive between a machine's
+// answer about what it lacks and the request for that.
 const maxArrivals = 4096
 
 // cargo is one item that somebody wants to be moved.
@@ -43,7 +43,7 @@ type cargo struct {
 	info    *store.Info
 	waiters int
 	batch   *cargoBatch   // once it is being moved
-	done    chan struct{} // closed when it is there, or err says why not
+	done    chan struct{} // closed when it has arrived, or err says why not
 	err     error
 }
 
@@ -53,10 +53,10 @@ type cargoBatch struct {
 	cancel  context.CancelCauseFunc
 }
 
-// errUnwanted is the cause of the end of a stream whose items nobody wants any more.
+// errUnwanted is why a stream ends whose items nobody wants any more.
 const errUnwanted = Ended("nobody waits for the items any more")
 
-// newLane makes a lane of the peer; what move handles is contained.
+// newLane makes a lane of the peer. Panics in move are contained.
 func (p *Peer) newLane(streams int, what string, move func(context.Context, []*store.Info) error) *Lane {
 	limits := &p.config.Limits
 	return &Lane{
@@ -68,7 +68,7 @@ func (p *Peer) newLane(streams int, what string, move func(context.Context, []*s
 	}
 }
 
-// open says how long the lane's streams live: longer than whoever first wants an item.
+// open sets the context of the lane's streams, which outlive whoever first wants an item.
 func (l *Lane) open(ctx context.Context) { l.ctx = ctx }
 
 // setStreams changes how many streams there are at most.
@@ -79,9 +79,9 @@ func (l *Lane) setStreams(n int) {
 	l.startLocked()
 }
 
-// Want returns when all the items, in whatever order they are given, are there; and
-// the NAR bytes of those that nobody had asked for before. They were missing at a time
-// since which some may have arrived.
+// Want returns when all the items, given in any order, have arrived; and the NAR bytes of those that
+// nobody had asked for before. They were missing at the time since; some may have arrived after
+// that.
 func (l *Lane) Want(ctx context.Context, infos []*store.Info, since time.Time) (fresh int64, err error) {
 	sorted, err := store.SortInfos(infos)
 	if err != nil {
@@ -129,8 +129,8 @@ func (l *Lane) add(infos []*store.Info, since time.Time) (wanted []*cargo, fresh
 	return wanted, fresh
 }
 
-// leave says that a waiter is gone. What nobody wants is not moved, and a stream
-// that carries nothing else is ended.
+// leave notes that a waiter is gone. Items that nobody else wants are not moved, and a stream that
+// moves nothing else ends.
 func (l *Lane) leave(wanted []*cargo) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -151,7 +151,7 @@ func (l *Lane) leave(wanted []*cargo) {
 	l.waiting = slices.DeleteFunc(l.waiting, func(item *cargo) bool { return item.waiters == 0 })
 }
 
-// removeLocked takes an item out, so that it is moved anew when it is wanted again.
+// removeLocked takes an item out, so that it is moved again when it is wanted again.
 func (l *Lane) removeLocked(item *cargo) {
 	if l.cargo[item.info.Path] == item {
 		delete(l.cargo, item.info.Path)
@@ -159,7 +159,7 @@ func (l *Lane) removeLocked(item *cargo) {
 	}
 }
 
-// Pending returns how many NAR bytes are not there yet.
+// Pending returns how many NAR bytes have not arrived yet.
 func (l *Lane) Pending() int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -179,7 +179,7 @@ func (l *Lane) startLocked() {
 	}
 }
 
-// batchLocked takes the next batch out of what waits.
+// batchLocked takes the next batch out of the waiting items.
 func (l *Lane) batchLocked() *cargoBatch {
 	b := &cargoBatch{}
 	var bytes int64
@@ -197,7 +197,7 @@ func (l *Lane) batchLocked() *cargoBatch {
 	return b
 }
 
-// movableLocked reports whether what the item refers to is there, or in the batch.
+// movableLocked reports whether all that the item refers to has arrived, or is in the batch.
 func (l *Lane) movableLocked(item *cargo, b *cargoBatch) bool {
 	for _, ref := range item.info.References {
 		if other := l.cargo[ref]; other != nil && other != item && other.batch != b {
@@ -249,7 +249,7 @@ func (l *Lane) endLocked(item *cargo, err error) {
 	close(item.done)
 }
 
-// failDependantsLocked ends what waits for items of a batch that did not arrive.
+// failDependantsLocked ends waiting items that refer to items of a batch that did not arrive.
 func (l *Lane) failDependantsLocked(b *cargoBatch, err error) {
 	failed := make(map[store.Path]bool)
 	for _, item := range b.cargo {

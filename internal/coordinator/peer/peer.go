@@ -1,6 +1,6 @@
-// Package peer is one machine as any goroutine of a coordinator uses it: the way to its agent,
-// which one alone tries while others wait, and what is shared by all that use it: the streams of
-// items in both directions, and the builds that its agent is to forget.
+// Package peer is one machine as any goroutine of a coordinator uses it: the way to its agent, which
+// only its supervisor tries while others wait, and what all users share: the streams of items in
+// both directions, and the builds that its agent is to forget.
 //
 // What a coordinator thinks of the machine, and decides about it, is not here.
 package peer
@@ -25,11 +25,11 @@ import (
 	"lighter/machines"
 )
 
-// Link is a way to the agent on one machine. How long a machine is left alone that cannot
-// be reached is decided by its peer.
+// Link is a way to the agent on one machine. The peer decides for how long a machine that cannot be
+// reached is left alone.
 type Link interface {
-	// DialAgent opens a stream to the agent, and brings the link and the agent up
-	// first if need be; who calls meanwhile waits for the same attempt.
+	// DialAgent opens a stream to the agent, and brings up the link and the agent first if need
+	// be; callers meanwhile wait for that.
 	DialAgent(ctx context.Context) (net.Conn, error)
 	// Close ends the link and all its streams. The agent goes on.
 	Close() error
@@ -37,31 +37,31 @@ type Link interface {
 
 // Limits bound what is done with one machine. None has a default here.
 type Limits struct {
-	Streams    int   // of items at the same time, in each direction, where New is not told
+	Streams    int   // of items at a time, in each direction, if the machine's entry does not say
 	BatchBytes int64 // NAR bytes of one stream, unless one item has more
 	BatchItems int   // items of one stream
 
 	PollInterval   time.Duration // between looks at a machine that is up
 	ContactTimeout time.Duration // of a request to forget a build
-	RetryMin       time.Duration // before a machine that is down is tried again, at first
-	RetryMax       time.Duration // and at most
+	RetryMin       time.Duration // before a machine that is down is first tried again
+	RetryMax       time.Duration // the same, at most
 	AnswerTimeout  time.Duration // for which an agent may be silent
 }
 
 // Config is what all peers of a coordinator share.
 type Config struct {
 	Head      *headstore.Store
-	HeadStore string // its kind, for what people are told
+	HeadStore string // the kind of the head's store, for advice to people
 	Transfers *Transfers
 	Limits    Limits
 	Logger    *slog.Logger
 	Group     *sync.WaitGroup // counts the goroutines that Start and the lanes start
 	// Room waits until there is room for what is fetched.
 	Room func(context.Context) error
-	// NeedsPerson reports whether an error of a link looks as if a person must change
-	// something before it goes away; such machines are tried less often. nil is never.
+	// NeedsPerson reports whether it looks as if a person must change something before an
+	// error of a link goes away; such machines are tried less often. nil means never.
 	NeedsPerson func(error) bool
-	// NewAgent returns what speaks with a machine's agent; nil is agentapi's client.
+	// NewAgent returns what talks to a machine's agent; nil means agentapi's client.
 	NewAgent func(machines.Machine) Agent
 }
 
@@ -98,14 +98,14 @@ func New(config *Config, m machines.Machine, link Link) *Peer {
 	return p
 }
 
-// SetStreams changes how many streams there are at most in each direction; 0 is as Limits say.
+// SetStreams changes how many streams there are at most in each direction; 0 means as Limits say.
 func (p *Peer) SetStreams(n int) {
 	for _, lane := range []*Lane{p.Sending, p.Fetching} {
 		lane.setStreams(cmp.Or(n, p.config.Limits.Streams))
 	}
 }
 
-// Start starts what looks after the machine until ctx ends.
+// Start starts the supervisor and the other goroutines of the machine, which run until ctx ends.
 func (p *Peer) Start(ctx context.Context, watch Watch) {
 	p.Sending.open(ctx)
 	p.Fetching.open(ctx)
@@ -121,8 +121,8 @@ func (p *Peer) Close() {
 	}
 }
 
-// dial opens a stream to the machine's agent. While the machine is left alone, as it could not
-// be reached, it fails at once: one alone decides when to connect.
+// dial opens a stream to the machine's agent. While a machine that could not be reached is left
+// alone it fails at once: only the supervisor decides when to connect.
 func (p *Peer) dial(ctx context.Context) (net.Conn, error) {
 	if why := p.isShut(); why != nil {
 		return nil, why
@@ -133,7 +133,7 @@ func (p *Peer) dial(ctx context.Context) (net.Conn, error) {
 // SetStoreKind notes which kind of store the machine has.
 func (p *Peer) SetStoreKind(kind string) { p.kind.Store(kind) }
 
-// StoreKind is what the machine said last.
+// StoreKind returns the kind of the machine's store; empty if it is not known yet.
 func (p *Peer) StoreKind() string {
 	if kind, ok := p.kind.Load().(string); ok {
 		return kind
@@ -149,11 +149,11 @@ func (p *Peer) Hint(e *agentapi.Error) string {
 	return ""
 }
 
-// Contain calls f, which handles what the machine says, and makes a fault of the machine of
-// a panic, which ends all calls to it that are under way. It is for goroutines that share no
-// more with others than what they hand over in the end: of what they had half done nothing is
-// left. The coordinator's loop is not contained: what it has half changed nobody could mend.
-// There it is the gate of agentapi that leaves nothing to panic about.
+// Contain calls f, which handles what the machine says, and turns a panic into a fault of the
+// machine, which also ends all calls to it that are under way. It is for goroutines that share
+// nothing with others but what they hand over in the end, so that nothing is left half done. The
+// coordinator's loop is not contained: nobody could mend what it has half changed. There,
+// agentapi's validation must leave nothing to panic about.
 func (p *Peer) Contain(what string, f func() error) (err error) {
 	defer func() {
 		panicked := recover()
@@ -168,19 +168,19 @@ func (p *Peer) Contain(what string, f func() error) (err error) {
 	return f()
 }
 
-// Watch is what a coordinator does with looks at a machine. All are called by one goroutine.
+// Watch is what a coordinator does when a machine is looked at. One goroutine calls all of it.
 type Watch struct {
 	// Connecting is called before a look at a machine that was not up.
 	Connecting func()
-	// Look asks the agent how the machine is; more than that if it was not up.
+	// Look asks the agent how the machine is, and more than that if it was not up.
 	Look func(ctx context.Context, up bool) error
-	// Looked takes over what a look came to, and after what time the machine is tried again if
-	// there is an error.
+	// Looked is told the result of a look, and, if there is an error, after what time the machine
+	// is tried again.
 	Looked func(wait time.Duration, err error)
 }
 
-// supervise looks at the machine until ctx ends: often while it is up, and less and less often
-// while it is down.
+// supervise looks at the machine until ctx ends: often while it is up, less and less often while it
+// is down.
 func (p *Peer) supervise(ctx context.Context, watch Watch) {
 	limits := &p.config.Limits
 	up, failures := false, 0
@@ -221,7 +221,7 @@ func (p *Peer) supervise(ctx context.Context, watch Watch) {
 // minLookInterval bounds how often pokes can make the supervisor look.
 const minLookInterval = 20 * time.Millisecond
 
-// rest waits for the time of the next look. A poke cuts it short.
+// rest waits until the next look, and reports whether there is to be one. A poke cuts it short.
 func (p *Peer) rest(ctx context.Context, wait time.Duration, up bool) bool {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()

@@ -25,7 +25,7 @@ const streamBuffer = 256 << 10
 
 var streamBuffers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, streamBuffer) }}
 
-// errImportEnded is what the export sees when the other side takes no more of it.
+// errImportEnded is what the export sees when the machine takes no more of it.
 var errImportEnded = errors.New("the machine ended the import")
 
 // send is the move of a machine's sending lane: one archive of items goes from the
@@ -35,7 +35,7 @@ func (p *Peer) send(ctx context.Context, batch []*store.Info) error {
 	defer p.config.Transfers.end(tr)
 	paths := store.PathsOf(batch)
 	r, w := io.Pipe()
-	defer r.CloseWithError(errImportEnded) // whatever happens: it ends the export
+	defer r.CloseWithError(errImportEnded) // whatever happens, this ends the export
 	exported := make(chan error, 1)
 	go func() {
 		buffered := streamBuffers.Get().(*bufio.Writer)
@@ -69,7 +69,7 @@ func (p *Peer) send(ctx context.Context, batch []*store.Info) error {
 // exportError says which items could not be read from the head's store.
 func (p *Peer) exportError(ctx context.Context, paths []store.Path, err error) error {
 	if absent, e := store.Missing(ctx, p.config.Head.Backend, paths); e == nil && len(absent) > 0 {
-		return &headstore.LostError{Paths: absent, Why: "not at home any more: " + err.Error()}
+		return &headstore.LostError{Paths: absent, Why: "no longer in the head's store: " + err.Error()}
 	}
 	return &headstore.Error{Err: fmt.Errorf("export: %w", err)}
 }
@@ -93,11 +93,11 @@ func describe(batch []*store.Info) string {
 	return fmt.Sprintf("%s and %d more", batch[0].Path, len(batch)-1)
 }
 
-// errNotAsked and errOther are the reasons for which an item is refused that was not asked for,
-// and one that is not what the machine which made it has said of it.
+// errNotAsked and errOther say why an item is refused: it was not asked for, or it is not as the
+// machine that made it described it.
 var (
 	errNotAsked = errors.New("it was not asked for")
-	errOther    = errors.New("it is not what was said to be made")
+	errOther    = errors.New("it is not what the machine said that it made")
 )
 
 // fetch is the move of a machine's fetching lane: one archive goes from the answer's
@@ -142,7 +142,7 @@ func (p *Peer) fetch(ctx context.Context, batch []*store.Info) error {
 	return nil
 }
 
-// refused says who is to blame for an archive that the head's store did not take.
+// refused says who is to blame for an archive that the head's store refused.
 func (p *Peer) refused(ctx context.Context, stream *countingReader, batch []*store.Info, err error) error {
 	switch {
 	case context.Cause(ctx) != nil:
@@ -165,7 +165,7 @@ func (p *Peer) fetchFailure(err error) *api.Failure {
 	return &api.Failure{Culprit: api.CulpritMachine, Phase: api.Fetching, Machine: p.Name, Message: err.Error()}
 }
 
-// Transfers has the streams that are under way.
+// Transfers has the streams that are under way, and counts bytes.
 type Transfers struct {
 	mu    sync.Mutex
 	all   map[*transfer]struct{}
@@ -184,7 +184,7 @@ type transfer struct {
 	started time.Time
 }
 
-// NewTransfers returns none.
+// NewTransfers returns a Transfers without any.
 func NewTransfers() *Transfers {
 	return &Transfers{all: make(map[*transfer]struct{}), total: make(map[Moved]int64)}
 }
@@ -210,7 +210,7 @@ func (t *Transfers) end(tr *transfer) {
 	t.total[Moved{tr.Machine, tr.Direction}] += tr.bytes.Load()
 }
 
-// Totals returns the bytes that were moved since the start.
+// Totals returns the bytes that have been moved since the start.
 func (t *Transfers) Totals() map[Moved]int64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -260,8 +260,8 @@ func (c countingWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// archiveSize is how long an archive of items may be: their NARs as announced, and what
-// goes with each: path, references, deriver and signature.
+// archiveSize returns how many bytes an archive of items may have: their NARs as announced, and with
+// each its path, references, deriver and signature.
 func archiveSize(batch []*store.Info) (sum int64) {
 	const perItem, perReference = 16 << 10, 300
 	for _, info := range batch {
@@ -270,20 +270,20 @@ func archiveSize(batch []*store.Info) (sum int64) {
 	return sum
 }
 
-// countingReader counts, ends where more comes than was announced, and remembers how
-// reading failed.
+// countingReader counts bytes, fails if there are more than announced, and remembers how reading
+// failed.
 type countingReader struct {
 	r     io.Reader
 	bytes *atomic.Int64
-	left  int64 // so many bytes may come
-	err   error // that is not io.EOF
+	left  int64 // bytes that may still come
+	err   error // how reading failed; not io.EOF
 }
 
 func (c *countingReader) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
 	c.bytes.Add(int64(n))
 	if c.left -= int64(n); c.left < 0 {
-		err = &agentapi.Fault{Request: "export", Problem: "an item is larger than it said"}
+		err = &agentapi.Fault{Request: "export", Problem: "an item is larger than announced"}
 	}
 	if err != nil && err != io.EOF {
 		c.err = err

@@ -1,5 +1,5 @@
-// Package recorder writes what a coordinator's loop changed into the ledger, in order. While
-// it waits for the disk the loop goes on, and what piles up meanwhile is written at once.
+// Package recorder writes the changes of a coordinator's loop into the ledger, in order. While it
+// waits for the disk the loop goes on, and what piles up meanwhile is written in one go.
 package recorder
 
 import (
@@ -17,16 +17,16 @@ import (
 // Options are what a Recorder works with. All of them are required. Run calls the functions
 // from its goroutine.
 type Options struct {
-	// Apply makes changes durable, each for itself, as [ledger.Ledger.ApplyEach] does.
+	// Apply makes changes durable, each by itself, as [ledger.Ledger.ApplyEach] does.
 	Apply  func(context.Context, []ledger.Change) (done int, refused []ledger.Refusal, err error)
 	Logger *slog.Logger
-	// Durable is given what was put with changes that are durable now.
+	// Durable is given the functions that were put with changes that are durable now.
 	Durable func(after []func())
-	// Refused is told of a change that the ledger refuses; the others are made.
+	// Refused is told of a change that the ledger refuses. The other changes are made.
 	Refused func(ledger.Change, error)
 	// Unstalled is called when the ledger takes changes again: see [Recorder.Stalled].
 	Unstalled func()
-	// Failed is called when the ledger can't be used any more. Run returns then.
+	// Failed is called when the ledger can no longer be used. Run returns then.
 	Failed func(error)
 }
 
@@ -38,7 +38,7 @@ type Recorder struct {
 	stalled atomic.Pointer[error] // why the ledger takes nothing
 }
 
-// batch is a piece of history: changes, and what to call when they are durable.
+// batch is a number of changes, and what to call when they are durable.
 type batch struct {
 	changes []ledger.Change
 	after   []func()
@@ -53,12 +53,12 @@ const maxApply = 4096
 // stallRetry is the time between two tries when the disk is full.
 const stallRetry = time.Second
 
-// Put has changes written, after all that were put before, and functions given to Durable
-// then. It never waits. The changes are the Recorder's from now on.
+// Put has changes written, after all that were put before, and then functions given to Durable. It
+// never waits. The changes belong to the Recorder from now on.
 func (r *Recorder) Put(changes []ledger.Change, after []func()) { r.mail.Put(batch{changes, after}) }
 
-// Stalled says why the ledger takes no changes for the time being; nil if it does. Any
-// goroutine may ask.
+// Stalled says why the ledger takes no changes at present; nil if it does. Any goroutine may call
+// it.
 func (r *Recorder) Stalled() error {
 	if err := r.stalled.Load(); err != nil {
 		return *err
@@ -91,8 +91,7 @@ func (r *Recorder) collect() {
 	}
 }
 
-// write writes what is pending, and waits for room on the disk if there is none.
-// It reports whether to go on.
+// write writes what is pending, and waits while the disk is full. It reports whether to go on.
 func (r *Recorder) write(ctx context.Context) bool {
 	for {
 		err := r.apply(ctx)
@@ -139,10 +138,10 @@ func (r *Recorder) apply(ctx context.Context) error {
 	return nil
 }
 
-// lastWrite bounds the time that a coordinator which stops gives the ledger.
+// lastWrite bounds how long a coordinator that stops waits for the ledger.
 const lastWrite = 5 * time.Second
 
-// Flush writes what is left, after Run is over. Nobody is told of it.
+// Flush writes what is left after Run has returned. None of the functions is called.
 func (r *Recorder) Flush() {
 	r.collect()
 	if len(r.pending.changes) == 0 {
@@ -155,7 +154,7 @@ func (r *Recorder) Flush() {
 		r.Logger.Error("the ledger refuses a change", "err", refused[i].Err)
 	}
 	if err != nil {
-		// Nothing acknowledged is lost: what is unknown is asked of machines again.
+		// Nothing acknowledged is lost: the machines are asked for the rest after the next start.
 		r.Logger.Warn("the last changes are not in the ledger", "changes", len(r.pending.changes)-done, "err", err)
 	}
 }

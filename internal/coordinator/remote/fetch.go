@@ -30,7 +30,7 @@ func (a *Attempt) fetchKept() (*Outcome, error) {
 	return out, nil
 }
 
-// fetch brings outputs home, and what they refer to as far as it is not there.
+// fetch brings outputs home, and whatever they refer to that is not at home.
 func (a *Attempt) fetch(made []*inventory.Item, names []string) error {
 	wanted, err := a.Node.OutputPaths(names)
 	if err != nil {
@@ -71,8 +71,8 @@ func (a *Attempt) fetch(made []*inventory.Item, names []string) error {
 	return nil
 }
 
-// absent returns those of the wanted outputs, and of what they refer to, that are not at home:
-// outputs of this build, and its inputs.
+// absent returns what is not at home of the wanted outputs and all that they refer to: outputs of
+// this build, and inputs of it.
 func (a *Attempt) absent(made []*inventory.Item, wanted []store.Path) (outputs []*store.Info, inputs []store.Path, err error) {
 	left := make(map[store.Path]*store.Info, len(made))
 	for _, item := range made {
@@ -97,8 +97,8 @@ func (a *Attempt) absent(made []*inventory.Item, wanted []store.Path) (outputs [
 	return outputs, inputs, err
 }
 
-// fetchInputs brings inputs home that outputs refer to. They come from where they were made, or
-// from where something refers to them.
+// fetchInputs brings home inputs that outputs refer to: from where they were made, or from where
+// something refers to them.
 func (a *Attempt) fetchInputs(made []*inventory.Item, inputs []store.Path) error {
 	if len(inputs) == 0 {
 		return nil
@@ -123,7 +123,7 @@ func (a *Attempt) absentOf(paths []store.Path) ([]store.Path, error) {
 	return absent, nil
 }
 
-// handOver gives the outputs to a hook.
+// handOver gives the outputs to a build hook.
 func (a *Attempt) handOver() (*Outcome, error) {
 	a.Phase = api.Fetching
 	wanted, err := a.Node.OutputPaths(a.Outputs)

@@ -11,13 +11,13 @@ import (
 	"lighter/internal/coordinator/peer"
 )
 
-// Whatever a machine is asked for has a limit: each request has those of agentapi, and a
-// build itself has its own, which the agent keeps. One that does not is found out here.
+// Whatever a machine is asked for has a time limit: each request has those of agentapi, and a build
+// has its own, which the agent must keep. An agent that does not is found out here.
 
-// forEver is so long that it is no limit.
+// forEver is so long that it is not a limit.
 const forEver = 100 * 365 * 24 * time.Hour
 
-// limited returns the context for a build that the agent is to end in time.
+// limited returns the context for waiting for a build that the agent must end in time.
 func (a *Attempt) limited(ctx context.Context) (context.Context, context.CancelFunc) {
 	limit := a.Options.Timeout.Duration()
 	if limit <= 0 || limit > forEver {
@@ -30,8 +30,8 @@ func (a *Attempt) limited(ctx context.Context) (context.Context, context.CancelF
 	return context.WithTimeoutCause(ctx, limit+a.config.Limits.AnswerTimeout+min(a.config.Limits.MachineLostAfter, forEver), late)
 }
 
-// listen returns what takes the log, and a context that ends when the builder is silent for
-// longer than the agent may let it be.
+// listen returns a writer for the log, and a context that ends when the builder is silent for
+// longer than the agent may allow.
 func (a *Attempt) listen(ctx context.Context) (context.Context, io.Writer, func()) {
 	limit := a.Options.MaxSilentTime.Duration()
 	if limit <= 0 || limit > forEver {
@@ -60,23 +60,23 @@ func (w resetting) Write(p []byte) (int, error) {
 	return w.Writer.Write(p)
 }
 
-// buildTimes is when the coordinator saw what of a build, by its own clock. Where it did not
-// start the build itself the first two are zero.
+// buildTimes is what the coordinator saw of a build, by its own clock. If this attempt did not start
+// the build, the first two are zero.
 type buildTimes struct {
-	put    time.Time // the agent was asked to start it
-	began  time.Time // the answer to that
-	ended  time.Time // the end was heard of
-	broken bool      // the machine was out of reach between these
+	put    time.Time // when the agent was asked to start it
+	began  time.Time // when it answered
+	ended  time.Time // when the end was heard of
+	broken bool      // the connection broke in between
 }
 
-// clockSlack is by how much what a machine says may be less than what was seen of a build,
-// beside a quarter of that: the builder may wait for its store, and the log for the link.
+// clockSlack is by how much a machine may claim less time than was seen, besides a quarter of that:
+// the builder may wait for its store, and the log for the link.
 const clockSlack = 5 * time.Second
 
-// duration returns how long a build took, and whether that says something about others. The
-// machine knows best, but its clock may be wrong, be set meanwhile, or lie: what it says
-// counts as far as it agrees with what was seen from here; else what was seen does. Of
-// a build that was not seen from its start nothing is learnt.
+// duration returns how long a build took, and whether something can be learnt from that. The machine
+// knows best, but its clock may be wrong, be set meanwhile, or lie: its claim counts if it agrees
+// with what was seen from here; otherwise what was seen counts. Nothing is learnt from a build
+// that was not seen from its start.
 func (b *buildTimes) duration(s *agentapi.BuildStatus) (took time.Duration, sure bool) {
 	claim := s.Stopped.Sub(s.Started)
 	if b.put.IsZero() {
@@ -92,21 +92,22 @@ func (b *buildTimes) duration(s *agentapi.BuildStatus) (took time.Duration, sure
 	return least, true
 }
 
-// maxClaim is what is believed of a build's time that nobody saw: it is shown, and no more.
+// maxClaim bounds what a machine may claim for a build that was not seen from its start. The claim
+// is only shown.
 const maxClaim = 30 * 24 * time.Hour
 
-// How persist tries again.
+// How often persist tries again, and how long it pauses.
 const (
 	maxLinkFailures = 10               // in a row, with the machine reached between them
 	maxAllFailures  = 100              // of one call, whatever went well between them
-	linkProgress    = 10 * time.Second // what goes well for that long ends the row
+	linkProgress    = 10 * time.Second // a call that lasts longer than this ends the row
 	maxLinkPause    = 5 * time.Second
 	minLinkPause    = 20 * time.Millisecond
 )
 
-// persist calls f, and again whenever the way to the machine failed and the machine
-// was reached after that. It gives up when the machine is lost. The context of f ends
-// when the machine turns out not to answer.
+// persist calls f, and calls it again whenever the way to the machine has failed and the machine was
+// reached after that. It gives up when the machine is lost. The context of f ends when the machine
+// turns out not to answer.
 func (a *Attempt) persist(ctx context.Context, m *peer.Peer, f func(ctx context.Context) error) error {
 	pause := minLinkPause
 	for failures, all := 0, 0; ; {
@@ -134,7 +135,7 @@ func (a *Attempt) persist(ctx context.Context, m *peer.Peer, f func(ctx context.
 	}
 }
 
-// regain waits until the machine was reached again.
+// regain waits until the machine has been reached again.
 func (a *Attempt) regain(ctx context.Context, m *peer.Peer, pause time.Duration, lost error) error {
 	patience := a.config.Limits.MachineLostAfter
 	if a.Phase == api.Placed || a.Phase == api.Sending {

@@ -1,9 +1,9 @@
-// Package remote carries out one attempt at a build on its machine: the agent is given the build
-// and what it lacks for it, its log is read, what it says that it made is checked, and outputs are
-// brought to the head or to a build hook. Whenever the way to the machine fails it waits, and goes
-// on where it was.
+// Package remote carries out one attempt at a build on its machine: it gives the agent the build and
+// the inputs that it lacks, reads the log, and vets what the agent says it made. An attempt that
+// only fetches brings outputs that the machine keeps to the head, or to a build hook. Whenever the
+// way to the machine fails it waits, and goes on where it was.
 //
-// What follows from how an attempt ends is decided by the coordinator's loop, to which it reports.
+// The coordinator's loop, to which an attempt reports, decides what follows from its end.
 package remote
 
 import (
@@ -28,7 +28,7 @@ import (
 
 // Limits bound how long an attempt waits for its machine. None has a default here.
 type Limits struct {
-	AnswerTimeout    time.Duration // for what the agent is to end by itself
+	AnswerTimeout    time.Duration // beyond a build's limits, until the agent is to blame for not ending it
 	MachineLostAfter time.Duration // until a machine that cannot be reached is given up
 	SendPatience     time.Duration // the same, before the build has begun
 }
@@ -40,7 +40,7 @@ type Config struct {
 	Inventory *inventory.Inventory
 	Limits    Limits
 	Logger    *slog.Logger
-	// Reserve keeps room at home for items that are about to be fetched.
+	// Reserve keeps room on the head for items that are about to be fetched.
 	Reserve func(infos []*store.Info) (release func(), err error)
 }
 
@@ -51,37 +51,37 @@ type Job struct {
 	Machine  *peer.Peer
 	Node     *headstore.Node
 	Inputs   []store.Path          // outputs of inputs, and sources
-	Recorded <-chan struct{}       // closed when the ledger has the id; nil if it had it before
+	Recorded <-chan struct{}       // closed when the ledger has the id; nil if it already had
 	Options  agentapi.BuildRequest // timeouts and the like
-	// NeedsDerivations says that the machine's store needs derivations as items.
+	// NeedsDerivations says that the machine's store needs the derivation as an item.
 	NeedsDerivations bool
-	// Protected says that others see to it that the head's store keeps what is needed.
+	// Protected says that somebody else makes the head's store keep what is needed.
 	Protected bool
-	// TakenUp is the state in which an earlier coordinator left the attempt; empty if
-	// it starts here. Phase is where it is.
+	// TakenUp is the state of an attempt that is taken up; empty if it begins now. Phase is the
+	// phase in which it is.
 	TakenUp, Phase api.State
-	// FetchOnly says that the outputs are kept on the machine, and those that are named in
-	// Outputs, nil for all, just fetched: to the head, or to a build hook if To is not nil.
+	// FetchOnly says that the machine keeps the outputs, and those named in Outputs, nil for
+	// all, are only fetched: to the head, or to a build hook if To is not nil.
 	FetchOnly bool
 	Outputs   []string
 	To        *delivery.Delivery
 
-	// Report tells that the attempt is in a phase. Started is when the build began, if that
-	// is news; LogOpened, that its log begins.
+	// Report tells that the attempt is in a phase, and when the build began, if that is news.
+	// LogOpened tells that its log begins.
 	Report    func(phase api.State, started time.Time, reason string)
 	LogOpened func()
 }
 
-// Attempt is described in the package comment. Whoever makes one may change its Job until Run.
+// Attempt is described in the package comment. Its maker may change its Job until Run.
 type Attempt struct {
 	Job
-	// NAR bytes that were sent to the machine and fetched, and bytes of the log, up to now.
+	// NAR bytes sent to the machine and fetched, and bytes of the log, so far.
 	Sent, Fetched, Logged atomic.Int64
 
 	config  *Config
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
-	there   int // the attempt that the agent has of it; 0 is not known
+	there   int // the number of the attempt that the agent has; 0 if not known
 	times   buildTimes
 	log     *buildlog.Log
 	lease   store.Lease
@@ -115,11 +115,11 @@ func New(ctx context.Context, config *Config, job Job) *Attempt {
 	return a
 }
 
-// Cancel ends the attempt, for a reason that is what Run returns; nil where it is over.
+// Cancel ends the attempt for a reason, with which Run calls done; nil if the attempt is over.
 func (a *Attempt) Cancel(why error) { a.cancel(why) }
 
-// Run carries the attempt out, and calls done with what it came to. Who reads its log sees the
-// end of that after done.
+// Run carries out the attempt, and calls done with its outcome. Readers of its log see the log's
+// end after done.
 func (a *Attempt) Run(done func(*Outcome, error)) {
 	var out *Outcome
 	err := a.Machine.Contain("an attempt at a build", func() (err error) {
@@ -174,8 +174,8 @@ func (a *Attempt) enter(phase api.State, started time.Time, reason string) {
 	a.Report(phase, started, reason)
 }
 
-// takeUp finds out how an attempt stands that an earlier coordinator started. It
-// returns nil if the attempt is to begin here.
+// takeUp asks how far an attempt is that is under way already. It returns nil if the attempt begins
+// here.
 func (a *Attempt) takeUp() (*agentapi.BuildStatus, error) {
 	if a.TakenUp == "" {
 		return nil, nil
@@ -197,16 +197,15 @@ func (a *Attempt) takeUp() (*agentapi.BuildStatus, error) {
 	return nil, err
 }
 
-// asked says what the agent's answers about the build must agree with, which was in a state
-// when it was last heard of.
+// asked says what the agent's answers about the build must agree with. state is that in which the
+// build was when it was last heard of; empty if it was not.
 func (a *Attempt) asked(state string) *agentapi.Asked {
 	return &agentapi.Asked{
 		ID: a.ID, Attempt: a.there, Derivation: a.Node.Path, Outputs: a.Node.OutputMap(), Check: a.Options.Check, State: state,
 	}
 }
 
-// maxSendRounds bounds how often an agent may say that inputs are missing which were
-// sent to it.
+// maxSendRounds bounds how often an agent may say that inputs are missing after they were sent.
 const maxSendRounds = 4
 
 // begin has the agent start the build, and sends what it lacks for that.
@@ -218,11 +217,11 @@ func (a *Attempt) begin() (*agentapi.BuildStatus, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The agent does not know the attempt: what there may be of a log is of one that
-	// was lost with an older agent.
+	// The agent does not know the attempt: if there is a log, it is of one that was lost with an
+	// older agent.
 	a.config.Logs.Remove(a.ID, a.Number)
 	var status *agentapi.BuildStatus
-	// A build that only the agent knew would be nobody's after a crash.
+	// After a crash, a build that only the agent knew would be nobody's.
 	if a.Recorded != nil {
 		select {
 		case <-a.Recorded:
@@ -250,7 +249,7 @@ func (a *Attempt) begin() (*agentapi.BuildStatus, error) {
 	return status, err
 }
 
-// request makes the request to the agent, and protects the inputs at home.
+// request makes the request to the agent, and protects what it names in the head's store.
 func (a *Attempt) request() (*agentapi.BuildRequest, error) {
 	text, err := a.config.Head.Text(a.ctx, a.Node.Path)
 	if err != nil {
@@ -279,7 +278,7 @@ func (a *Attempt) request() (*agentapi.BuildRequest, error) {
 	return &req, nil
 }
 
-// protect keeps items of the head's store until the attempt is over.
+// protect keeps items in the head's store until the attempt is over.
 func (a *Attempt) protect(paths ...store.Path) (err error) {
 	if a.lease == nil {
 		a.lease, err = a.config.Head.Lease(a.ctx, "build "+a.ID, paths...)
@@ -291,13 +290,13 @@ func (a *Attempt) protect(paths ...store.Path) (err error) {
 	return nil
 }
 
-// send sends inputs to the machine that were missing there at a time.
+// send sends inputs to the machine that were missing there at the time since.
 func (a *Attempt) send(ctx context.Context, missing []store.Path, since time.Time) error {
 	infos := make([]*store.Info, 0, len(missing))
 	for _, p := range missing {
 		info := a.closure.Info(p)
 		if info == nil {
-			return a.blame(api.CulpritMachine, fmt.Errorf("its agent asks for %s, which is no input", p))
+			return a.blame(api.CulpritMachine, fmt.Errorf("its agent asks for %s, which is not an input", p))
 		}
 		infos = append(infos, info)
 	}
@@ -309,8 +308,8 @@ func (a *Attempt) send(ctx context.Context, missing []store.Path, since time.Tim
 	return err
 }
 
-// gather brings items home that are to be sent from there, and what they refer to: the
-// machine may have that, and the head not.
+// gather brings items home that are to be sent from there, with all that they refer to: the machine
+// may have that while the head lacks it.
 func (a *Attempt) gather(ctx context.Context, paths []store.Path) error {
 	since := time.Now()
 	absent, err := store.Missing(ctx, a.config.Head.Backend, a.closure.Of(paths))
@@ -327,12 +326,12 @@ func (a *Attempt) gather(ctx context.Context, paths []store.Path) error {
 		}
 	}
 	if lost != nil {
-		return &headstore.LostError{Paths: lost, Why: "neither at home nor kept by a machine"}
+		return &headstore.LostError{Paths: lost, Why: "neither in the head's store nor kept by a machine"}
 	}
 	if infos, err = store.SortInfos(infos); err != nil {
 		return &headstore.Error{Err: err}
 	}
-	// What is referred to comes first, whichever machine has it.
+	// Items come after what they refer to, whichever machine has that.
 	for len(infos) > 0 {
 		m := a.closure.Source(infos[0].Path)
 		n := 1
@@ -363,7 +362,7 @@ func (a *Attempt) gatherFrom(ctx context.Context, m *peer.Peer, infos []*store.I
 	case context.Cause(ctx) != nil:
 		return context.Cause(ctx)
 	case errors.As(err, &blame), errors.Is(err, store.ErrNotValid):
-		return &headstore.LostError{Paths: store.PathsOf(infos), Why: "not to be had from " + m.Name + ": " + err.Error()}
+		return &headstore.LostError{Paths: store.PathsOf(infos), Why: "cannot be had from " + m.Name + ": " + err.Error()}
 	}
 	return err
 }
@@ -373,7 +372,7 @@ func (a *Attempt) follow(ctx context.Context, status *agentapi.BuildStatus) (*ag
 	if !status.Finished() {
 		started := time.Now()
 		if a.TakenUp == api.Building {
-			started = time.Time{} // that was noted when it was so
+			started = time.Time{} // that was noted when it began
 		}
 		a.enter(api.Building, started, "")
 	} else if status.LogSize == 0 {
@@ -399,8 +398,8 @@ func (a *Attempt) follow(ctx context.Context, status *agentapi.BuildStatus) (*ag
 	return status, err
 }
 
-// readLog reads the log from where it is. That the build is finished and the log complete
-// may also show where the end of the stream was lost.
+// readLog reads the rest of the log. If the end of the stream was lost, the agent's status may still
+// show that the build is finished and the log complete.
 func (a *Attempt) readLog(ctx context.Context, asked *agentapi.Asked) (*agentapi.BuildStatus, error) {
 	ctx, log, done := a.listen(ctx)
 	defer done()
@@ -414,7 +413,7 @@ func (a *Attempt) readLog(ctx context.Context, asked *agentapi.Asked) (*agentapi
 	return nil, err
 }
 
-// vet returns the failure of a finished build, or nil if it is what it should be.
+// vet returns the failure of a finished build, or nil if it made what it should.
 func (a *Attempt) vet(s *agentapi.BuildStatus) error {
 	switch s.State {
 	case agentapi.Succeeded:
@@ -431,7 +430,7 @@ func (a *Attempt) vet(s *agentapi.BuildStatus) error {
 		return a.blame(api.CulpritMachine, fmt.Errorf("its agent ends the log of a build that is %q", s.State))
 	}
 	err := a.Node.VetOutputs(s.Outputs, a.Options.Check)
-	if err == nil && !a.Options.Check { // of which nothing is taken
+	if err == nil && !a.Options.Check { // nothing is taken of a check
 		err = a.config.Inventory.VetReferences(a.ctx, a.Node, s.Outputs, a.closure)
 	}
 	var own *headstore.Error
@@ -441,8 +440,8 @@ func (a *Attempt) vet(s *agentapi.BuildStatus) error {
 	return err
 }
 
-// mayAdopt reports whether what the agent has is the finished result of an older attempt, for
-// whose sake this one was made.
+// mayAdopt reports whether the agent has the finished result of an older attempt, which this one
+// takes up.
 func (a *Attempt) mayAdopt(s *agentapi.BuildStatus) bool {
 	return (a.TakenUp == api.Building || a.TakenUp == api.Fetching) && s.Attempt <= a.Number && !a.Options.Check && Complete(a.Node, s)
 }
@@ -457,7 +456,7 @@ func (a *Attempt) blame(culprit api.Culprit, err error) *api.Failure {
 	return a.blameMachine(a.Machine, culprit, err)
 }
 
-// fault makes a failure of what the machine may not do, whatever it builds.
+// fault makes a failure of something that no machine may do, whatever it builds.
 func (a *Attempt) fault(err error) *api.Failure {
 	f := a.blame(api.CulpritMachine, err)
 	f.Kind = api.KindFault
@@ -468,7 +467,7 @@ func (a *Attempt) blameMachine(m *peer.Peer, culprit api.Culprit, err error) *ap
 	return &api.Failure{Culprit: culprit, Phase: a.Phase, Machine: m.Name, Message: agentapi.Printable(err.Error(), api.MaxMessage)}
 }
 
-// Failure says who is to blame for the error that an attempt ended with.
+// Failure says who is to blame for the error with which the attempt ended.
 func (a *Attempt) Failure(err error) *api.Failure {
 	var blame *api.Failure
 	var head *headstore.Error
@@ -491,4 +490,4 @@ func (a *Attempt) Failure(err error) *api.Failure {
 }
 
 // errAgentLostBuild says that an agent does not know a build that it had.
-var errAgentLostBuild = errors.New("its agent does not know the build any more: it was started anew")
+var errAgentLostBuild = errors.New("its agent no longer knows the build: it was restarted")

@@ -14,8 +14,8 @@ import (
 
 // Limits on what is counted and kept in memory.
 const (
-	maxSystems     = 64   // that are told apart; what is beyond counts as otherSystem
-	failuresLooked = 2000 // builds of the ledger among which those of a start are looked for
+	maxSystems     = 64   // that are told apart; others count as otherSystem
+	failuresLooked = 2000 // how many failed builds of the ledger Recover looks at
 
 	// MaxFailures is how many failures are kept.
 	MaxFailures = 20
@@ -23,12 +23,12 @@ const (
 
 const otherSystem = "other"
 
-// Counts are what is counted. One goroutine has them.
+// Counts are what is counted. They belong to one goroutine.
 type Counts struct {
 	Finals     map[api.State]uint64   // builds that became final, by state
 	Failed     map[api.Culprit]uint64 // attempts
 	Placements uint64
-	Failures   []api.Build // that failed last, the newest first
+	Failures   []api.Build // the last builds that failed, the newest first
 
 	live  map[string]*live // by system
 	ended map[string]*hour // by system
@@ -37,7 +37,7 @@ type Counts struct {
 // live are the builds of a system that are not final.
 type live struct{ queued, waiting, running int }
 
-// As says as what a build is counted; the zero value is not at all.
+// As says as what a build is counted; the zero value means that it is not counted.
 type As struct {
 	state  api.State // Queued, Waiting, or Building for all that run
 	system string
@@ -51,7 +51,7 @@ func New() *Counts {
 	}
 }
 
-// Count counts a build as what it is now, and no more as what it was.
+// Count counts a build as what it is now, and no longer as what it was.
 func (n *Counts) Count(b *api.Build, was *As) {
 	var as As
 	switch {
@@ -94,8 +94,7 @@ func (n *Counts) add(as As, d int) {
 	}
 }
 
-// Changed counts a build of which something changed, perhaps to be final. Only what is new
-// counts.
+// Changed counts a build that has changed, and its end if it has become final.
 func (n *Counts) Changed(b *api.Build, as *As, now time.Time) {
 	was := *as
 	n.Count(b, as)
@@ -110,7 +109,7 @@ func (n *Counts) Changed(b *api.Build, as *As, now time.Time) {
 	}
 }
 
-// failedItself reports whether a build failed, and not for another's sake.
+// failedItself reports whether a build failed by itself, and not because one that it needs did.
 func failedItself(b *api.Build) bool {
 	return (b.State == api.Failed || b.State == api.TimedOut) && (b.Failure == nil || b.Failure.Kind != api.KindDependency)
 }
@@ -140,10 +139,10 @@ func stopped(b *api.Build) time.Time {
 	return b.Submitted
 }
 
-// Queues says what there is to do, and at which rate it was done in the last hour, or since
-// the start, by system. When a queue is empty is not known here.
+// Queues says how many builds there are, and at what rate they ended in the last hour, or since the
+// start, by system. It does not know when a queue will be empty.
 func (n *Counts) Queues(now, start time.Time) []api.SystemQueue {
-	// What was counted in a moment says nothing of an hour.
+	// A count over a moment says nothing about an hour.
 	hours := max(min(now.Sub(start), time.Hour), time.Minute).Hours()
 	var list []api.SystemQueue
 	for _, system := range slices.Sorted(maps.Keys(n.live)) {
