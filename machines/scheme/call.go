@@ -68,10 +68,8 @@ func (c *call) count(i int) int {
 
 func (c *call) apply(f Value, args ...Value) Value { return c.in.apply(f, args, c.at) }
 
-// newList makes a list.
-func (c *call) newList(elems []Value) Value { return c.newTail(elems, Empty{}) }
-
-func (c *call) newTail(elems []Value, tail Value) Value {
+// newList makes a list; its tail is Empty but for lists with a dot.
+func (c *call) newList(elems []Value, tail Value) Value {
 	c.in.step(c.at, len(elems))
 	c.in.alloc(c.at, pairSize*len(elems))
 	return list(elems, tail)

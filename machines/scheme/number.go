@@ -20,33 +20,27 @@ func parseNumber(text string) Value {
 		radix = map[byte]int{'x': 16, 'd': 10, 'o': 8, 'b': 2}[text[1]|0x20]
 		text = text[2:]
 	}
-	sign, digits := "", text
-	if text != "" && (text[0] == '+' || text[0] == '-') {
-		sign, digits = text[:1], text[1:]
+	digits := strings.TrimPrefix(strings.TrimPrefix(text, "-"), "+")
+	if len(text)-len(digits) > 1 {
+		return nil
 	}
 	numerator, denominator, isFraction := strings.Cut(digits, "/")
-	if n := parseNatural(numerator, radix); n != nil {
-		r := new(big.Rat).SetInt(n)
-		if isFraction {
-			d := parseNatural(denominator, radix)
-			if d == nil || d.Sign() == 0 {
-				return nil
-			}
-			r.SetFrac(n, d)
-		}
-		if sign == "-" {
+	if !isFraction {
+		denominator = "1"
+	}
+	n, d := parseNatural(numerator, radix), parseNatural(denominator, radix)
+	switch {
+	case n != nil && d != nil && d.Sign() > 0:
+		r := new(big.Rat).SetFrac(n, d)
+		if text[0] == '-' {
 			r.Neg(r)
 		}
 		return r
-	}
-	if isFraction || radix != 10 || strings.Trim(digits, "0123456789.eE+-") != "" || !strings.ContainsAny(digits, "0123456789") {
+	case radix != 10 || strings.Trim(digits, "0123456789.eE+-") != "" || !strings.ContainsAny(digits, ".eE"):
 		return nil
 	}
-	if strings.Trim(digits, "0123456789") == "" {
-		return nil // it is too long to be exact
-	}
 	f, err := strconv.ParseFloat(text, 64)
-	if err != nil { // too big, which Guile refuses too
+	if err != nil { // it is none, or too big, which Guile refuses too
 		return nil
 	}
 	return f
@@ -63,17 +57,7 @@ func parseNatural(digits string, radix int) *big.Int {
 	return n
 }
 
-// numberText writes a number as Guile's number->string does.
-func numberText(v Value) string {
-	switch x := v.(type) {
-	case *big.Rat:
-		return x.RatString()
-	case float64:
-		return floatText(x)
-	}
-	return ""
-}
-
+// floatText writes a number as Guile does.
 func floatText(f float64) string {
 	switch {
 	case math.IsNaN(f):
@@ -137,53 +121,53 @@ func (c *call) divide(a, b Value) Value {
 	return c.combine(a, b, (*big.Rat).Quo, func(x, y float64) float64 { return x / y })
 }
 
-func defineNumbers() {
-	// fold computes from left to right, from start on where it takes no or one number.
-	fold := func(name string, least int, start int64, f func(c *call, a, b Value) Value) {
-		primitive(name, least, -1, func(c *call) Value {
-			var v Value = exact(start)
-			from := 0
-			if len(c.args) > 1 {
-				v, from = c.number(0), 1
-			}
-			for i := from; i < len(c.args); i++ {
-				v = f(c, v, c.number(i))
-			}
-			return v
-		})
+// folded computes from left to right, from start on if there is no argument or one.
+func (c *call) folded(start int64, f func(c *call, a, b Value) Value) Value {
+	var v Value = exact(start)
+	for i := range c.args {
+		if x := c.number(i); i == 0 && len(c.args) > 1 {
+			v = x
+		} else {
+			v = f(c, v, x)
+		}
 	}
-	fold("+", 0, 0, (*call).add)
-	fold("*", 0, 1, (*call).multiply)
-	fold("-", 1, 0, (*call).subtract)
-	fold("/", 1, 1, (*call).divide)
+	return v
+}
+
+func defineNumbers() {
+	primitive("+", 0, -1, func(c *call) Value { return c.folded(0, (*call).add) })
+	primitive("*", 0, -1, func(c *call) Value { return c.folded(1, (*call).multiply) })
+	primitive("-", 1, -1, func(c *call) Value { return c.folded(0, (*call).subtract) })
+	primitive("/", 1, -1, func(c *call) Value { return c.folded(1, (*call).divide) })
 	primitive("1+", 1, 1, func(c *call) Value { return c.add(c.number(0), exact(1)) })
 	primitive("1-", 1, 1, func(c *call) Value { return c.subtract(c.number(0), exact(1)) })
-
-	for name, holds := range map[string]func(x, y float64) bool{
-		"=": func(x, y float64) bool { return x == y },
-		"<": func(x, y float64) bool { return x < y },
-		">": func(x, y float64) bool { return x > y },
-	} {
+	// compare adds a comparison that depends on the difference of two numbers.
+	compare := func(name string, holds func(difference float64) bool) {
 		narrow(name, 2, 2, func(c *call) Value {
-			x, _ := Float(c.number(0))
-			y, _ := Float(c.number(1))
-			return holds(x, y)
+			difference, _ := Float(c.subtract(c.number(0), c.number(1)))
+			return holds(difference)
 		})
 	}
+	compare("=", func(difference float64) bool { return difference == 0 })
+	compare("<", func(difference float64) bool { return difference < 0 })
+	compare(">", func(difference float64) bool { return difference > 0 })
 	primitive("number?", 1, 1, func(c *call) Value { _, ok := Float(c.args[0]); return ok })
-	narrow("number->string", 1, 1, func(c *call) Value { return c.newString(numberText(c.number(0))) })
-	primitive("iota", 1, 3, func(c *call) Value {
-		elems := make([]Value, c.count(0))
-		var start, step Value = exact(0), exact(1)
-		if c.has(1) {
-			start = c.number(1)
-		}
-		if c.has(2) {
-			step = c.number(2)
-		}
-		for i := range elems {
-			elems[i] = c.add(start, c.multiply(exact(int64(i)), step))
-		}
-		return list(elems, Empty{})
-	})
+	narrow("number->string", 1, 1, func(c *call) Value { return c.newString(c.displayed(c.number(0))) })
+	primitive("iota", 1, 3, (*call).iota)
+}
+
+// iota is (iota COUNT), (iota COUNT START) or (iota COUNT START STEP).
+func (c *call) iota() Value {
+	elems := make([]Value, c.count(0))
+	var start, step Value = exact(0), exact(1)
+	if c.has(1) {
+		start = c.number(1)
+	}
+	if c.has(2) {
+		step = c.number(2)
+	}
+	for i := range elems {
+		elems[i] = c.add(start, c.multiply(exact(int64(i)), step))
+	}
+	return list(elems, Empty{})
 }

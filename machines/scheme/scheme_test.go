@@ -68,6 +68,7 @@ func TestErrors(t *testing.T) {
 		{"column in characters", `(list "é" (car 5))`, `*scheme.Error 1:11: car: its argument is 5; want a list that is long enough`},
 		{"second argument", `(string-append "a" 5)`, `*scheme.Error 1:1: string-append: 5 is where a string should be`},
 		{"unknown variable", "(frobnicate)", `*scheme.Unsupported 1:2: frobnicate is not known to lighter's own evaluator of Scheme`},
+		{"procedure that is not here", "(fold + 0 '(1 2))", `*scheme.Unsupported 1:2: fold is not known to lighter's own evaluator of Scheme`},
 		{"macro", "(define-syntax a b)", `*scheme.Unsupported 1:1: define-syntax is not known to lighter's own evaluator of Scheme`},
 		{"other keys", "(lambda* (#:key a #:allow-other-keys) a)", `*scheme.Unsupported 1:19: #:allow-other-keys is not known to lighter's own evaluator of Scheme`},
 		{"keys and the rest", "(lambda* (#:key a . rest) a)", `*scheme.Unsupported 1:21: a list of parameters with rest in that place is not known to lighter's own evaluator of Scheme`},
@@ -76,6 +77,8 @@ func TestErrors(t *testing.T) {
 		{"unknown key", "((lambda* (#:key a) a) #:b 1)", `*scheme.Error 1:1: there is no parameter #:b`},
 		{"too many before keys", "((lambda* (a #:key b) a) 1 2)", `*scheme.Error 1:1: 2 is where a keyword argument should be`},
 		{"output", `(format #t "x")`, `*scheme.Unsupported 1:1: format with an output other than #f is not known to lighter's own evaluator of Scheme`},
+		{"format of a list", `(format #f "~a" '(1))`, `*scheme.Unsupported 1:1: format of (1) is not known to lighter's own evaluator of Scheme`},
+		{"format for a reader", `(format #f "~s" "x")`, `*scheme.Unsupported 1:1: format with ~s is not known to lighter's own evaluator of Scheme`},
 		{"more arguments than here", `(string-join '("a") "/" 'prefix)`, `*scheme.Unsupported 1:1: string-join with 3 arguments is not known to lighter's own evaluator of Scheme`},
 		{"form as variable", "(map cond '())", `*scheme.Error 1:6: cond is not a variable`},
 		{"too early", "(let () (define a b) (define b 1) a)", `*scheme.Error 1:19: b is used before it has a value`},
@@ -90,7 +93,7 @@ func TestErrors(t *testing.T) {
 		{"memory", `(define (loop s) (loop (string-append s s))) (loop "a")`, `*scheme.LimitError 1:24: the program allocates more than 3000000 bytes of memory`},
 		{"count", "(iota 1000000000000)", `*scheme.LimitError 1:1: iota of 1000000000000`},
 		{"quiet count", "(iota 900000)", `*scheme.LimitError 1:1: the program does not end within 100000 steps`},
-		{"width", `(format #f "~99999d" 5)`, `*scheme.LimitError 1:1: format with a width of 99999`},
+		{"width", `(format #f "~99999d" 5)`, `*scheme.Unsupported 1:1: format with ~99999d is not known to lighter's own evaluator of Scheme`},
 		{"brackets", strings.Repeat("(", 2000), `*scheme.LimitError 1:1001: brackets are nested more than 1000 deep`},
 		{"quotes", strings.Repeat("'", 2000) + "a", `*scheme.LimitError 1:1001: brackets are nested more than 1000 deep`},
 		{"comments", strings.Repeat("#;", 2000) + "a", `*scheme.LimitError 1:2001: brackets are nested more than 1000 deep`},
@@ -106,8 +109,8 @@ func TestErrors(t *testing.T) {
 			`*scheme.LimitError 1:64: the program does not end within 100000 steps`,
 		},
 		{
-			"shared list printed", "(define (twice l n) (if (= n 0) l (twice (cons l l) (- n 1)))) (format #f \"~a\" (twice '() 60))",
-			`*scheme.LimitError 1:64: format of more than 65536 bytes`,
+			"shared list printed", "(define (twice l n) (if (= n 0) l (twice (cons l l) (- n 1)))) (+ (twice '() 60))",
+			`*scheme.Error 1:64: +: its argument is ` + strings.Repeat("(", 40) + `…; want a number`,
 		},
 	}
 	opts := testOptions()

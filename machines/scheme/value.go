@@ -6,7 +6,8 @@ import (
 )
 
 // Value is what a program computes with: a bool, a *big.Rat (an exact number), a
-// float64, a *String, [Symbol], [Keyword], *[Pair], [Empty], *[Procedure], *[Record] or [Unspecified]. Values are not changed once made.
+// float64, a *String, [Symbol], [Keyword], *[Pair], [Empty], *[Procedure], *[Record] or
+// [Unspecified]. Values are not changed once made.
 type Value any
 
 // String is a string.
@@ -78,8 +79,8 @@ func truth(v Value) bool { return v != Value(false) }
 // Write returns a value as Guile's write prints it, cut after about limit bytes with
 // "…".
 func Write(v Value, limit int) string {
-	p := &printer{limit: limit, quote: true}
-	p.value(v, 0)
+	p := &printer{limit: limit}
+	p.value(v)
 	return p.String()
 }
 
@@ -87,7 +88,6 @@ func Write(v Value, limit int) string {
 type printer struct {
 	strings.Builder
 	limit int
-	quote bool // as write does, not display
 	cut   bool
 }
 
@@ -96,80 +96,58 @@ func (p *printer) put(text string) {
 	case p.cut:
 	case p.Len()+len(text) > p.limit:
 		p.cut = true
-		text = text[:p.limit-p.Len()]
-		p.WriteString(strings.ToValidUTF8(text, "") + "…")
+		p.WriteString(strings.ToValidUTF8(text[:p.limit-p.Len()], "") + "…")
 	default:
 		p.WriteString(text)
 	}
 }
 
-func (p *printer) value(v Value, depth int) {
-	if depth > 1000 {
-		p.put("…")
-		p.cut = true
-	}
+func (p *printer) value(v Value) {
 	if p.cut {
 		return
 	}
 	switch v := v.(type) {
 	case bool:
 		p.put(map[bool]string{true: "#t", false: "#f"}[v])
-	case *big.Rat, float64:
-		p.put(numberText(v))
+	case *big.Rat:
+		p.put(v.RatString())
+	case float64:
+		p.put(floatText(v))
 	case *String:
-		p.string(v.Text)
+		p.put(`"` + stringEscaper.Replace(v.Text) + `"`)
 	case Symbol:
-		p.symbol(string(v))
+		p.put(string(v))
 	case Keyword:
 		p.put("#:" + string(v))
 	case Empty:
 		p.put("()")
 	case *Pair:
-		p.pair(v, depth)
+		p.pair(v)
 	case *Procedure:
 		p.put("#<procedure " + v.name + ">")
 	case *Record:
 		p.put("#<" + v.Type.Name + ">")
-	case Unspecified:
+	case Unspecified, undefined:
 		p.put("#<unspecified>")
-	case undefined:
-		p.put("#<undefined>")
 	}
 }
 
-func (p *printer) pair(v *Pair, depth int) {
+// pair writes a list. Lists in each other are no deeper than the limit, as each has a
+// bracket.
+func (p *printer) pair(v *Pair) {
 	p.put("(")
-	p.value(v.Car, depth+1)
-	for rest := v.Cdr; !p.cut; {
-		next, ok := rest.(*Pair)
-		if !ok {
-			if rest != Value(Empty{}) {
-				p.put(" . ")
-				p.value(rest, depth+1)
-			}
-			break
-		}
+	p.value(v.Car)
+	rest := v.Cdr
+	for next, ok := rest.(*Pair); ok && !p.cut; next, ok = rest.(*Pair) {
 		p.put(" ")
-		p.value(next.Car, depth+1)
+		p.value(next.Car)
 		rest = next.Cdr
 	}
+	if rest != Value(Empty{}) && !p.cut {
+		p.put(" . ")
+		p.value(rest)
+	}
 	p.put(")")
-}
-
-// symbol writes a name; one that would be read as something else, as "#{…}#".
-func (p *printer) symbol(name string) {
-	if p.quote && (name == "" || strings.ContainsAny(name, "()[]{};\"'`, \t\n\r\f") || '0' <= name[0] && name[0] <= '9' || name[0] == '#') {
-		name = "#{" + name + "}#"
-	}
-	p.put(name)
-}
-
-func (p *printer) string(text string) {
-	if !p.quote {
-		p.put(text)
-		return
-	}
-	p.put(`"` + stringEscaper.Replace(text) + `"`)
 }
 
 var stringEscaper = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`, "\t", `\t`, "\r", `\r`, "\a", `\a`,
