@@ -15,19 +15,19 @@ import (
 // guixMachine is Guix's record of a machine, <build-machine> in guix/scripts/offload.scm.
 var guixMachine = &scheme.RecordType{Name: "build-machine", Fields: []scheme.RecordField{
 	{Name: "name", Required: true, Accessor: "build-machine-name"},
-	{Name: "port", Accessor: "build-machine-port", Default: big.NewRat(DefaultPort, 1)},
+	{Name: "port", Accessor: "build-machine-port"},
 	{Name: "systems", Accessor: "build-machine-systems"},
 	{Name: "system"},
 	{Name: "user", Required: true, Accessor: "build-machine-user"},
 	{Name: "private-key", Accessor: "build-machine-private-key"},
 	{Name: "host-key", Required: true, Accessor: "build-machine-host-key"},
-	{Name: "compression", Accessor: "build-machine-compression", Default: &scheme.String{Text: "zlib@openssh.com,zlib", At: -1}},
+	{Name: "compression", Accessor: "build-machine-compression"},
 	{Name: "compression-level"},
-	{Name: "daemon-socket", Accessor: "build-machine-daemon-socket", Default: &scheme.String{Text: DefaultDaemonSocket, At: -1}},
-	{Name: "overload-threshold", Accessor: "build-machine-overload-threshold", Default: DefaultOverloadThreshold},
+	{Name: "daemon-socket", Accessor: "build-machine-daemon-socket"},
+	{Name: "overload-threshold", Accessor: "build-machine-overload-threshold"},
 	{Name: "parallel-builds"},
 	{Name: "speed"},
-	{Name: "features", Accessor: "build-machine-features", Default: scheme.Empty{}},
+	{Name: "features", Accessor: "build-machine-features"},
 	{Name: "location", Accessor: "build-machine-location", Innate: true},
 }}
 

@@ -2,6 +2,7 @@ package scheme
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 )
@@ -112,7 +113,7 @@ func (r *reader) space() {
 		case r.has("#;"):
 			r.skipDatum()
 		case r.has("#!"):
-			r.skipDirective()
+			r.skipScript()
 		case isSpace(c):
 			r.pos++
 		default:
@@ -124,11 +125,8 @@ func (r *reader) space() {
 func isSpace(c byte) bool { return c == ' ' || '\t' <= c && c <= '\r' }
 
 func (r *reader) skipLine() {
-	if i := strings.IndexByte(r.text[r.pos:], '\n'); i >= 0 {
-		r.pos += i + 1
-	} else {
-		r.pos = len(r.text)
-	}
+	line, _, _ := strings.Cut(r.text[r.pos:], "\n")
+	r.pos += len(line)
 }
 
 // skipBlock skips "#|…|#", which nests.
@@ -165,30 +163,18 @@ func (r *reader) skipDatum() {
 	r.depth--
 }
 
-// skipDirective skips "#!r6rs" and the like, which change how Guile reads, and comments
-// "#!…!#".
-func (r *reader) skipDirective() {
+// skipScript skips "#!…!#", with which a program starts that the kernel runs. Other
+// words after "#!" change how Guile reads.
+func (r *reader) skipScript() {
 	start := r.pos
-	end := start + 2
-	for end < len(r.text) && (r.text[end] == '-' || isAlphanumeric(r.text[end])) {
-		end++
+	if token := r.token(); len(token) > 2 && token[2] != '/' {
+		unsupported(start, cutText(token))
 	}
-	switch name := r.text[start+2 : end]; name {
-	case "no-fold-case":
-		r.pos = end
-		return
-	case "r6rs", "fold-case", "curly-infix", "curly-infix-and-bracket-lists":
-		unsupported(start, "#!"+name)
-	}
-	i := strings.Index(r.text[start:], "!#")
-	if i < 0 || i == 1 {
+	i := strings.Index(r.text[start+2:], "!#")
+	if i < 0 {
 		fail(start, "it ends with !#", "a comment that starts with #! does not end")
 	}
-	r.pos = start + i + 2
-}
-
-func isAlphanumeric(c byte) bool {
-	return '0' <= c && c <= '9' || 'a' <= c|0x20 && c|0x20 <= 'z'
+	r.pos = start + 2 + i + 2
 }
 
 func (r *reader) enter() {
@@ -323,18 +309,14 @@ func (r *reader) word() Value {
 // sharp reads what starts with "#".
 func (r *reader) sharp(n *node) {
 	start := r.pos
-	switch {
-	case r.has("#:"):
-		r.pos += 2
-		name := r.token()
+	token := r.take()
+	if name, isKeyword := strings.CutPrefix(token, "#:"); isKeyword {
 		if name == "" {
 			fail(start, "", "no name comes after #:")
 		}
-		r.pos += len(name)
 		n.atom = Keyword(name)
 		return
 	}
-	token := r.take()
 	switch strings.ToLower(token) {
 	case "#t", "#true":
 		n.atom = true
@@ -402,24 +384,15 @@ func (r *reader) escape(b *strings.Builder) {
 }
 
 func (r *reader) hexEscape(start, digits int) rune {
-	code := rune(0)
-	for range digits {
-		digit := strings.IndexByte("0123456789abcdef", lower(r.peek()))
-		if digit < 0 || r.pos >= len(r.text) {
-			fail(start, `\xHH, \uHHHH or \UHHHHHH`, "an escape of a character needs %d hexadecimal digits here", digits)
-		}
-		code = code<<4 | rune(digit) // #nosec G115 -- less than 16
-		r.pos++
+	end := min(r.pos+digits, len(r.text))
+	code, err := strconv.ParseUint(r.text[r.pos:end], 16, 32)
+	if err != nil || end-r.pos < digits {
+		fail(start, `\xHH, \uHHHH or \UHHHHHH`, "an escape of a character needs %d hexadecimal digits here", digits)
 	}
-	if !utf8.ValidRune(code) {
+	r.pos = end
+	char := rune(code) // #nosec G115 -- at most 6 digits
+	if !utf8.ValidRune(char) {
 		fail(start, "", "there is no character %#x", code)
 	}
-	return code
-}
-
-func lower(c byte) byte {
-	if 'A' <= c && c <= 'Z' {
-		return c | 0x20
-	}
-	return c
+	return char
 }

@@ -2,7 +2,6 @@ package scheme
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 )
 
@@ -19,11 +18,9 @@ type RecordField struct {
 	// Required says that a record without it is a mistake. What stands for a field
 	// that is not required and not given is the caller's business.
 	Required bool
-	// Accessor is the name of the procedure that returns the field, "" for none.
+	// Accessor is the name of the procedure that returns the field, "" for none. For a
+	// field that was not given, it is an [*Unsupported].
 	Accessor string
-	// Default is what the accessor returns for a field that is not given; with nil that
-	// is an [*Unsupported].
-	Default Value
 	// Innate says that (inherit RECORD) does not take the field over.
 	Innate bool
 }
@@ -62,29 +59,28 @@ func (t *RecordType) fieldNames() []string {
 
 // define adds the predicate and the accessors.
 func (t *RecordType) define(globals map[Symbol]Value) {
-	predicate := t.Name + "?"
-	globals[Symbol(predicate)] = &Procedure{name: predicate, least: 1, most: 1, primitive: func(c *call) Value {
+	procedure := func(name string, f func(c *call) Value) {
+		globals[Symbol(name)] = &Procedure{name: name, least: 1, most: 1, primitive: f}
+	}
+	procedure(t.Name+"?", func(c *call) Value {
 		r, ok := c.args[0].(*Record)
 		return ok && r.Type == t
-	}}
+	})
 	for _, f := range t.Fields {
 		if f.Accessor == "" {
 			continue
 		}
-		globals[Symbol(f.Accessor)] = &Procedure{name: f.Accessor, least: 1, most: 1, primitive: func(c *call) Value {
+		procedure(f.Accessor, func(c *call) Value {
 			r, ok := c.args[0].(*Record)
 			if !ok || r.Type != t {
 				c.wrong(0, "a "+t.Name)
 			}
-			switch given, ok := r.Fields[f.Name]; {
-			case ok:
-				return given.Value
-			case f.Default != nil:
-				return f.Default
+			given, ok := r.Fields[f.Name]
+			if !ok {
+				unsupported(c.at, f.Accessor+" of a record without "+f.Name)
 			}
-			unsupported(c.at, f.Accessor+" of a record without "+f.Name)
-			return nil
-		}}
+			return given.Value
+		})
 	}
 }
 
@@ -98,32 +94,47 @@ func (in *interp) makeRecord(t *RecordType, n *node, e *env) Value {
 	if len(specs) > 0 && specs[0].isForm("inherit") && len(specs[0].list) == 2 {
 		inherited, specs = specs[0].list[1], specs[1:]
 	}
-	t.checkFields(n, specs, inherited != nil)
+	given := t.checkFields(specs)
+	if inherited == nil {
+		t.checkRequired(n, given)
+	}
 	for _, s := range specs {
-		name := s.list[0].symbol()
-		v := in.eval(s.list[1], e)
+		v := in.setField(r, s, e)
 		e = in.scope(e, s.at)
-		in.bind(e, name, v, s.at)
-		r.Fields[string(name)] = Field{Value: v, Name: s.list[0].at, At: s.list[1].at, Given: true}
+		in.bind(e, s.list[0].symbol(), v, s.at)
 	}
 	if inherited != nil {
-		from, ok := in.eval(inherited, e).(*Record)
-		if !ok || from.Type != t {
-			fail(inherited.at, "", "what %s inherits from is not a %s", t.Name, t.Name)
-		}
-		for name, f := range from.Fields {
-			if _, given := r.Fields[name]; !given && !t.field(name).Innate {
-				f.Given = false
-				r.Fields[name] = f
-			}
-		}
+		in.inherit(r, inherited, e)
 	}
 	return r
 }
 
-// checkFields checks what can be checked before evaluation, as Guix's macro does.
-func (t *RecordType) checkFields(n *node, specs []*node, inherits bool) {
-	seen := make(map[string]*node)
+// setField evaluates (FIELD VALUE) and sets the field.
+func (in *interp) setField(r *Record, spec *node, e *env) Value {
+	name, value := spec.list[0], spec.list[1]
+	v := in.eval(value, e)
+	r.Fields[string(name.symbol())] = Field{Value: v, Name: name.at, At: value.at, Given: true}
+	return v
+}
+
+// inherit sets the fields that are not set to those of the record that a form evaluates to.
+func (in *interp) inherit(r *Record, form *node, e *env) {
+	from, ok := in.eval(form, e).(*Record)
+	if !ok || from.Type != r.Type {
+		fail(form.at, "", "what %s inherits from is not a %s", r.Type.Name, r.Type.Name)
+	}
+	for name, f := range from.Fields {
+		if _, set := r.Fields[name]; !set && !r.Type.field(name).Innate {
+			f.Given = false
+			r.Fields[name] = f
+		}
+	}
+}
+
+// checkFields checks what can be checked before evaluation, as Guix's macro does. It
+// returns the names of the fields.
+func (t *RecordType) checkFields(specs []*node) map[string]bool {
+	given := make(map[string]bool)
 	for _, s := range specs {
 		if !s.isList() || len(s.list) != 2 || s.list[0].symbol() == "" {
 			fail(s.at, "write (FIELD VALUE)", "a %s has fields, each with one value; this is not one", t.Name)
@@ -139,38 +150,34 @@ func (t *RecordType) checkFields(n *node, specs []*node, inherits bool) {
 				Hint:    "the fields are " + strings.Join(t.fieldNames(), ", "),
 				Word:    name, Known: t.fieldNames(),
 			})
-		case seen[name] != nil:
+		case given[name]:
 			fail(s.list[0].at, "leave one of them out", "the field %s appears twice", name)
 		}
-		seen[name] = s
+		given[name] = true
 	}
-	if inherits {
-		return
-	}
-	var missing []string
+	return given
+}
+
+func (t *RecordType) checkRequired(n *node, given map[string]bool) {
+	var missing, wanted []string
 	for _, f := range t.Fields {
-		if f.Required && seen[f.Name] == nil {
+		if f.Required && !given[f.Name] {
 			missing = append(missing, f.Name)
+			wanted = append(wanted, "("+f.Name+" …)")
 		}
 	}
 	if len(missing) > 0 {
-		hints := make([]string, len(missing))
-		for i, name := range missing {
-			hints[i] = "(" + name + " …)"
-		}
-		fail(n.at, "add "+strings.Join(hints, ", "), "the %s has no %s", t.Name, strings.Join(missing, ", no "))
+		fail(n.at, "add "+strings.Join(wanted, ", "), "the %s has no %s", t.Name, strings.Join(missing, ", no "))
 	}
 }
 
 // salvage appends a record for each form below n that makes one.
 func (in *interp) salvage(n *node, all []*Record, most int) []*Record {
-	if len(all) >= most {
+	if len(all) >= most || len(n.list) == 0 {
 		return all
 	}
-	if len(n.list) > 0 {
-		if t := in.records[n.list[0].symbol()]; t != nil {
-			return append(all, in.salvageRecord(t, n))
-		}
+	if t := in.records[n.list[0].symbol()]; t != nil {
+		return append(all, in.salvageRecord(t, n))
 	}
 	for _, e := range n.list {
 		all = in.salvage(e, all, most)
@@ -184,22 +191,13 @@ func (in *interp) salvageRecord(t *RecordType, n *node) *Record {
 		if !s.isList() || len(s.list) != 2 {
 			continue
 		}
-		name := string(s.list[0].symbol())
-		if name == "inherit" {
-			in.try(func() {
-				if from, ok := in.eval(s.list[1], in.globals).(*Record); ok {
-					for name, f := range from.Fields {
-						r.Fields[name] = f
-					}
-				}
-			})
-		}
-		if !slices.Contains(t.fieldNames(), name) {
-			continue
-		}
 		in.try(func() {
-			v := in.eval(s.list[1], in.globals)
-			r.Fields[name] = Field{Value: v, Name: s.list[0].at, At: s.list[1].at, Given: true}
+			switch name := s.list[0].symbol(); {
+			case name == "inherit":
+				in.inherit(r, s.list[1], in.globals)
+			case t.field(string(name)) != nil:
+				in.setField(r, s, in.globals)
+			}
 		})
 	}
 	return r

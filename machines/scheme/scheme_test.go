@@ -12,11 +12,11 @@ import (
 // testMachine is like Guix's record of a machine.
 var testMachine = &RecordType{Name: "build-machine", Fields: []RecordField{
 	{Name: "name", Required: true, Accessor: "build-machine-name"},
-	{Name: "port", Accessor: "build-machine-port", Default: exact(22)},
+	{Name: "port", Accessor: "build-machine-port"},
 	{Name: "systems", Accessor: "build-machine-systems"},
 	{Name: "user", Required: true, Accessor: "build-machine-user"},
 	{Name: "host-key", Required: true, Accessor: "build-machine-host-key"},
-	{Name: "features", Accessor: "build-machine-features", Default: Empty{}},
+	{Name: "features", Accessor: "build-machine-features"},
 	{Name: "location", Innate: true},
 }}
 

@@ -153,7 +153,7 @@
 (let ((f (lambda (n) (* n 2)))) (map f (iota 3)))
 (getenv "LIGHTER_NOT_SET")
 (build-machine-name (build-machine (name "n") (user "u") (host-key "k")))
-(build-machine-port (build-machine (name "n") (user "u") (host-key "k")))
+(build-machine-port (build-machine (name "n") (user "u") (host-key "k") (port 22)))
 (build-machine-user (build-machine (name "n") (user (string-append name "-user")) (host-key "k")))
 (build-machine-user (build-machine (inherit (build-machine (name "n") (user "u") (host-key "k"))) (name "m")))
 (build-machine? 5)
