@@ -94,10 +94,8 @@ func (c *call) newNumber(r *big.Rat) Value {
 // eqv is Scheme's eqv?; strings and lists are the same only if they are one.
 func eqv(a, b Value) bool {
 	x, ok := a.(*big.Rat)
-	if y, both := b.(*big.Rat); ok && both {
-		return x.Cmp(y) == 0
-	}
-	return a == b
+	y, both := b.(*big.Rat)
+	return a == b || ok && both && x.Cmp(y) == 0
 }
 
 // equal is Scheme's equal?.
@@ -108,20 +106,16 @@ func (in *interp) equal(a, b Value, at int) bool {
 		in.step(at, 1)
 		x, ok := a.(*Pair)
 		y, both := b.(*Pair)
-		if !ok || !both {
-			break
-		}
-		if x == y {
+		switch {
+		case !ok || !both:
+			s, isString := a.(*String)
+			t, areStrings := b.(*String)
+			return eqv(a, b) || isString && areStrings && s.Text == t.Text
+		case x == y:
 			return true
-		}
-		if !in.equal(x.Car, y.Car, at) {
+		case !in.equal(x.Car, y.Car, at):
 			return false
 		}
 		a, b = x.Cdr, y.Cdr
 	}
-	if x, ok := a.(*String); ok {
-		y, ok := b.(*String)
-		return ok && x.Text == y.Text
-	}
-	return eqv(a, b)
 }

@@ -201,32 +201,32 @@ func (in *interp) quasi(n *node, e *env) Value {
 	}
 	elems := n.list
 	var tail Value = Empty{}
-	if n.tail != nil {
-		tail = in.quasi(n.tail, e)
-	}
 	// `(a . ,b) was read as (a unquote b).
 	if i := len(elems) - 2; i > 0 && elems[i].symbol() == "unquote" {
 		tail = in.eval(elems[i+1], e)
 		elems = elems[:i]
+	} else if n.tail != nil {
+		tail = in.quasi(n.tail, e)
 	}
 	var values []Value
-	for i, x := range elems {
-		if !x.isForm("unquote-splicing") || len(x.list) != 2 {
+	for _, x := range elems {
+		if x.isForm("unquote-splicing") && len(x.list) == 2 {
+			values = append(values, in.spliced(x, e)...)
+		} else {
 			values = append(values, in.quasi(x, e))
-			continue
-		}
-		v := in.eval(x.list[1], e)
-		spliced, ok := List(v)
-		switch {
-		case ok:
-			in.step(x.at, len(spliced))
-			values = append(values, spliced...)
-		case i == len(elems)-1 && tail == Value(Empty{}):
-			tail = v
-		default:
-			fail(x.list[1].at, "", "%s is not a list that ,@ could put in", kind(v))
 		}
 	}
 	in.alloc(n.at, pairSize*len(values))
 	return list(values, tail)
+}
+
+// spliced returns the elements of the list that ",@FORM" puts into another one.
+func (in *interp) spliced(n *node, e *env) []Value {
+	v := in.eval(n.list[1], e)
+	elems, ok := List(v)
+	if !ok {
+		unsupported(n.at, ",@ with "+kind(v)+", which is not a list,")
+	}
+	in.step(n.at, len(elems))
+	return elems
 }

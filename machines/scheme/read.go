@@ -111,7 +111,7 @@ func (r *reader) space() {
 		case r.has("#|"):
 			r.skipBlock()
 		case r.has("#;"):
-			r.skipDatum()
+			r.after("#;")
 		case r.has("#!"):
 			r.skipScript()
 		case isSpace(c):
@@ -150,19 +150,6 @@ func (r *reader) skipBlock() {
 	fail(start, "it ends with |#; each #| inside needs a |# of its own", "a comment that starts with #| does not end")
 }
 
-// skipDatum skips "#;" and the datum after it.
-func (r *reader) skipDatum() {
-	start := r.pos
-	r.enter()
-	r.pos += 2
-	r.space()
-	if r.pos >= len(r.text) {
-		fail(start, "", "nothing comes after #;")
-	}
-	r.node()
-	r.depth--
-}
-
 // skipScript skips "#!…!#", with which a program starts that the kernel runs. Other
 // words after "#!" change how Guile reads.
 func (r *reader) skipScript() {
@@ -199,18 +186,8 @@ func (r *reader) node() *node {
 		fail(r.pos, "an opening bracket is missing before it, or this one is too many", "%q closes nothing that is open", string(c))
 	case '"':
 		n.atom = r.string()
-	case '\'':
-		r.prefixed(n, "'", "quote")
-	case '`':
-		r.prefixed(n, "`", "quasiquote")
-	case ',':
-		if r.has(",@") {
-			r.prefixed(n, ",@", "unquote-splicing")
-		} else {
-			r.prefixed(n, ",", "unquote")
-		}
-	case '#':
-		r.sharp(n)
+	case '\'', '`', ',':
+		r.prefixed(n)
 	default:
 		n.atom = r.word()
 	}
@@ -263,15 +240,33 @@ func (r *reader) dotted(n *node, end byte) {
 	n.tail = tail.tail
 }
 
-func (r *reader) prefixed(n *node, prefix string, name Symbol) {
+// prefixes stand before a datum, each for a list that begins with a name.
+var prefixes = []struct {
+	text string
+	name Symbol
+}{{"'", "quote"}, {"`", "quasiquote"}, {",@", "unquote-splicing"}, {",", "unquote"}}
+
+func (r *reader) prefixed(n *node) {
+	for _, prefix := range prefixes {
+		if r.has(prefix.text) {
+			n.list = []*node{{at: n.at, atom: prefix.name}, r.after(prefix.text)}
+			return
+		}
+	}
+}
+
+// after reads the datum after a prefix that stands at pos.
+func (r *reader) after(prefix string) *node {
+	start := r.pos
 	r.enter()
 	r.pos += len(prefix)
 	r.space()
 	if r.pos >= len(r.text) {
-		fail(n.at, "", "nothing comes after %s", prefix)
+		fail(start, "", "nothing comes after %s", prefix)
 	}
-	n.list = []*node{{at: n.at, atom: name}, r.node()}
+	n := r.node()
 	r.depth--
+	return n
 }
 
 // token returns the text up to the next delimiter; it does not move.
@@ -283,50 +278,33 @@ func (r *reader) token() string {
 	return rest
 }
 
-func (r *reader) take() string {
-	token := r.token()
-	if len(token) > maxSymbol {
-		overLimit(r.pos, "a word of more than %d bytes", maxSymbol)
-	}
-	r.pos += len(token)
-	return token
-}
-
+// word reads a number, a symbol, or what starts with "#".
 func (r *reader) word() Value {
 	start := r.pos
-	token := r.take()
-	if strings.IndexByte("0123456789+-.", token[0]) >= 0 {
-		if number := parseNumber(token); number != nil {
-			return number
-		}
-		if strings.Trim(token, "0123456789") == "" {
-			overLimit(start, "a number of more than %d digits", maxBits)
-		}
+	token := r.token()
+	if len(token) > maxSymbol {
+		overLimit(start, "a word of more than %d bytes", maxSymbol)
+	}
+	r.pos += len(token)
+	name, isKeyword := strings.CutPrefix(token, "#:")
+	number := parseNumber(token)
+	switch lower := strings.ToLower(token); {
+	case number != nil:
+		return number
+	case isKeyword && name == "":
+		fail(start, "", "no name comes after #:")
+	case isKeyword:
+		return Keyword(name)
+	case lower == "#t" || lower == "#true":
+		return true
+	case lower == "#f" || lower == "#false":
+		return false
+	case token[0] == '#':
+		unsupported(start, "the syntax "+cutText(token))
+	case strings.Trim(token, "0123456789") == "":
+		overLimit(start, "a number of more than %d digits", maxBits)
 	}
 	return Symbol(token)
-}
-
-// sharp reads what starts with "#".
-func (r *reader) sharp(n *node) {
-	start := r.pos
-	token := r.take()
-	if name, isKeyword := strings.CutPrefix(token, "#:"); isKeyword {
-		if name == "" {
-			fail(start, "", "no name comes after #:")
-		}
-		n.atom = Keyword(name)
-		return
-	}
-	switch strings.ToLower(token) {
-	case "#t", "#true":
-		n.atom = true
-	case "#f", "#false":
-		n.atom = false
-	default:
-		if n.atom = parseNumber(token); n.atom == nil {
-			unsupported(start, "the syntax "+cutText(token))
-		}
-	}
 }
 
 // cutText shortens what a message quotes.

@@ -76,6 +76,7 @@ func TestErrors(t *testing.T) {
 		{"parameter twice", "(lambda* (a #:key (a 1)) a)", `*scheme.Error 1:19: the parameter a appears twice`},
 		{"unknown key", "((lambda* (#:key a) a) #:b 1)", `*scheme.Error 1:1: there is no parameter #:b`},
 		{"too many before keys", "((lambda* (a #:key b) a) 1 2)", `*scheme.Error 1:1: 2 is where a keyword argument should be`},
+		{"no list to splice", `(quasiquote (1 ,@"kvm"))`, `*scheme.Unsupported 1:16: ,@ with "kvm", which is not a list, is not known to lighter's own evaluator of Scheme`},
 		{"output", `(format #t "x")`, `*scheme.Unsupported 1:1: format with an output other than #f is not known to lighter's own evaluator of Scheme`},
 		{"format of a list", `(format #f "~a" '(1))`, `*scheme.Unsupported 1:1: format of (1) is not known to lighter's own evaluator of Scheme`},
 		{"format for a reader", `(format #f "~s" "x")`, `*scheme.Unsupported 1:1: format with ~s is not known to lighter's own evaluator of Scheme`},
