@@ -2,17 +2,19 @@ package scheme
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
 // param is a parameter of a function.
 type param struct {
 	name  Symbol
-	at    int // byte offset
 	kind  paramKind
 	value *node // the default of an optional one or of a key; nil: #f
 }
 
+// paramKind is a kind of parameters, in the order in which they stand. A function has
+// either keys or a rest.
 type paramKind int
 
 const (
@@ -24,62 +26,6 @@ const (
 
 // paramSections are the keywords before parameters of each kind but required.
 var paramSections = map[Keyword]paramKind{"optional": optional, "key": key, "rest": rest}
-
-// parseParams reads "(a b #:optional (c 1) #:key d)", "(a . rest)" or one name for all.
-// Only the parameters of a function with a star have sections.
-func parseParams(n *node, star bool) []param {
-	if n.symbol() != "" {
-		return []param{{name: n.symbol(), at: n.at, kind: rest}}
-	}
-	if n.atom != nil {
-		fail(n.at, "", "want a list of parameters, not %s", kind(n.atom))
-	}
-	var all []param
-	section := required
-	for _, p := range n.list {
-		k, isKeyword := p.atom.(Keyword)
-		switch {
-		case !isKeyword || !star:
-			all = append(all, parseParam(p, section))
-		case k == "allow-other-keys":
-			unsupported(p.at, "#:"+string(k))
-		case paramSections[k] == 0:
-			fail(p.at, "#:optional, #:key or #:rest", "#:%s has no meaning among parameters", k)
-		default:
-			section = paramSections[k]
-		}
-	}
-	if n.tail != nil {
-		all = append(all, parseParam(n.tail, rest))
-	}
-	checkParams(all)
-	return all
-}
-
-func parseParam(n *node, kind paramKind) param {
-	p := param{name: n.symbol(), at: n.at, kind: kind}
-	if n.isList() && len(n.list) == 2 && (kind == optional || kind == key) {
-		p.name, p.value = n.list[0].symbol(), n.list[1]
-	}
-	if p.name == "" {
-		fail(n.at, "", "a parameter is a name")
-	}
-	return p
-}
-
-// checkParams checks that names differ and that sections come in their order.
-func checkParams(all []param) {
-	seen := make(map[Symbol]bool)
-	for i, p := range all {
-		switch {
-		case seen[p.name]:
-			fail(p.at, "", "the parameter %s appears twice", p.name)
-		case i > 0 && p.kind < all[i-1].kind, i > 0 && p.kind == rest && all[i-1].kind >= key:
-			unsupported(p.at, "a list of parameters with "+string(p.name)+" in that place")
-		}
-		seen[p.name] = true
-	}
-}
 
 // closure makes a function, with the parameters and the body that stand in a form.
 func (in *interp) closure(form, params *node, body []*node, e *env) Value {
@@ -93,23 +39,68 @@ func (in *interp) closure(form, params *node, body []*node, e *env) Value {
 	if len(body) == 0 {
 		fail(form.at, "", "a function without a body")
 	}
-	star := strings.HasSuffix(string(form.list[0].symbol()), "*")
-	f := &Procedure{params: parseParams(params, star), keys: make(map[Symbol]bool), body: body, env: e, at: form.at}
-	for _, p := range f.params {
-		switch p.kind {
-		case required:
-			f.least++
-			f.most++
-		case optional:
-			f.most++
-		case key:
-			f.keys[p.name] = true
-			f.most = -1
-		case rest:
-			f.most = -1
+	f := &Procedure{kinds: make(map[Symbol]paramKind), body: body, env: e, at: form.at}
+	f.setParams(params, strings.HasSuffix(string(form.list[0].symbol()), "*"))
+	return f
+}
+
+// setParams reads "(a b #:optional (c 1) #:key d)", "(a . rest)" or one name for all.
+// Only the parameters of a function with a star have sections.
+func (f *Procedure) setParams(n *node, star bool) {
+	switch {
+	case n.symbol() != "":
+		f.addParam(n, rest)
+	case n.atom != nil:
+		fail(n.at, "", "want a list of parameters, not %s", kind(n.atom))
+	}
+	section := required
+	for _, p := range n.list {
+		k, isKeyword := p.atom.(Keyword)
+		switch {
+		case !isKeyword || !star:
+			f.addParam(p, section)
+		case k == "allow-other-keys":
+			unsupported(p.at, "#:"+string(k))
+		case paramSections[k] == 0:
+			fail(p.at, "#:optional, #:key or #:rest", "#:%s has no meaning among parameters", k)
+		default:
+			section = paramSections[k]
 		}
 	}
-	return f
+	if n.tail != nil {
+		f.addParam(n.tail, rest)
+	}
+}
+
+func (f *Procedure) addParam(n *node, kind paramKind) {
+	p := param{name: n.symbol(), kind: kind}
+	if n.isList() && len(n.list) == 2 && (kind == optional || kind == key) {
+		p.name, p.value = n.list[0].symbol(), n.list[1]
+	}
+	last := required
+	if len(f.params) > 0 {
+		last = f.params[len(f.params)-1].kind
+	}
+	_, isThere := f.kinds[p.name]
+	switch {
+	case p.name == "":
+		fail(n.at, "", "a parameter is a name")
+	case isThere:
+		fail(n.at, "", "the parameter %s appears twice", p.name)
+	case kind < last || kind == rest && last >= key:
+		unsupported(n.at, "a list of parameters with "+string(p.name)+" in that place")
+	}
+	f.params = append(f.params, p)
+	f.kinds[p.name] = kind
+	switch kind {
+	case required:
+		f.least++
+		f.most++
+	case optional:
+		f.most++
+	case key, rest:
+		f.most = -1
+	}
 }
 
 // arity says how many arguments a procedure takes.
@@ -161,11 +152,12 @@ func (in *interp) bindArguments(f *Procedure, args []Value, at int) *env {
 // splitKeys separates arguments by position from those by keyword. For a function
 // without keys, all are by position.
 func (f *Procedure) splitKeys(args []Value, at int) (byPosition []Value, keyed map[Symbol]Value) {
-	if len(f.keys) == 0 {
+	places := slices.IndexFunc(f.params, func(p param) bool { return p.kind == key })
+	if places < 0 {
 		return args, nil
 	}
 	n := f.least
-	for n < min(len(f.params)-len(f.keys), len(args)) && !isKeyword(args[n]) {
+	for n < min(places, len(args)) && !isKeyword(args[n]) {
 		n++
 	}
 	keyed = make(map[Symbol]Value)
@@ -174,7 +166,7 @@ func (f *Procedure) splitKeys(args []Value, at int) (byPosition []Value, keyed m
 		switch {
 		case !ok:
 			fail(at, "", "%s is where a keyword argument should be", kind(left[0]))
-		case !f.keys[Symbol(k)]:
+		case f.kinds[Symbol(k)] != key:
 			fail(at, "", "there is no parameter #:%s", k)
 		case len(left) == 1:
 			fail(at, "", "no value comes after #:%s", k)

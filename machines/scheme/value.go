@@ -42,7 +42,7 @@ type Procedure struct {
 	primitive func(c *call) Value
 	// …or a function of the program.
 	params []param
-	keys   map[Symbol]bool // the parameters that are keys
+	kinds  map[Symbol]paramKind // of params
 	body   []*node
 	env    *env
 	at     int // byte offset of its form
