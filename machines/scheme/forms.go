@@ -1,7 +1,9 @@
 package scheme
 
 // specialForms evaluate their parts themselves.
-var specialForms map[Symbol]func(in *interp, n *node, e *env) Value
+var specialForms map[Symbol]specialForm
+
+type specialForm func(in *interp, n *node, e *env) Value
 
 // otherForms are macros and procedures of Guile that programs use in a call's place and
 // that are not here; naming them gives a better message than a variable that is not
@@ -14,7 +16,7 @@ var otherForms = []string{
 }
 
 func init() {
-	specialForms = map[Symbol]func(in *interp, n *node, e *env) Value{
+	specialForms = map[Symbol]specialForm{
 		"quote":        (*interp).quote,
 		"quasiquote":   (*interp).quasiquote,
 		"if":           (*interp).ifForm,

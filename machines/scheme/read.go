@@ -62,8 +62,10 @@ func read(text string, limits Limits) []*node {
 	if strings.HasPrefix(text, "\ufeff") {
 		r.pos = len("\ufeff")
 	}
-	if i := invalidUTF8(text); i >= 0 {
-		fail(i, "save the file as UTF-8", "the file is not in UTF-8")
+	for i, char := range text {
+		if char == utf8.RuneError && !strings.HasPrefix(text[i:], "\uFFFD") {
+			fail(i, "save the file as UTF-8", "the file is not in UTF-8")
+		}
 	}
 	var forms []*node
 	for {
@@ -73,16 +75,6 @@ func read(text string, limits Limits) []*node {
 		}
 		forms = append(forms, r.node())
 	}
-}
-
-// invalidUTF8 returns the offset of the first byte that is not UTF-8, or -1.
-func invalidUTF8(text string) int {
-	for i, r := range text {
-		if r == utf8.RuneError && !strings.HasPrefix(text[i:], "\uFFFD") {
-			return i
-		}
-	}
-	return -1
 }
 
 type reader struct {
@@ -107,26 +99,20 @@ func (r *reader) space() {
 	for r.pos < len(r.text) {
 		switch c := r.text[r.pos]; {
 		case c == ';':
-			r.skipLine()
+			line, _, _ := strings.Cut(r.text[r.pos:], "\n")
+			r.pos += len(line)
 		case r.has("#|"):
 			r.skipBlock()
 		case r.has("#;"):
 			r.after("#;")
 		case r.has("#!"):
 			r.skipScript()
-		case isSpace(c):
+		case c == ' ' || '\t' <= c && c <= '\r':
 			r.pos++
 		default:
 			return
 		}
 	}
-}
-
-func isSpace(c byte) bool { return c == ' ' || '\t' <= c && c <= '\r' }
-
-func (r *reader) skipLine() {
-	line, _, _ := strings.Cut(r.text[r.pos:], "\n")
-	r.pos += len(line)
 }
 
 // skipBlock skips "#|…|#", which nests.

@@ -12,15 +12,16 @@
 // What is there is what such files are made of: quote and quasiquote, define, define*,
 // lambda, lambda*, let, let*, if, cond, when, unless, and, or, begin, match and
 // match-lambda with patterns of lists and constants; numbers, strings, symbols, keywords
-// and lists, with the procedures over them that are in this package's tables; format.
-// use-modules and define-module are read and have no effect: all names are always there.
-// For the rest, from loops and characters to macros, there is Guile.
+// and lists, with the procedures over them that are in this package's tables; format
+// with ~a and ~d. use-modules and define-module are read and have no effect: all names
+// are always there. For the rest, from loops and characters to macros, there is Guile.
 //
 // Compared with: Guile 3.0.11, module/ice-9/read.scm for the syntax, and Guix 1.5.0,
 // guix/records.scm for records.
 package scheme
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"unicode/utf8"
@@ -46,16 +47,10 @@ type Limits struct {
 }
 
 func (l Limits) withDefaults() Limits {
-	set := func(field *int, value int) {
-		if *field <= 0 {
-			*field = value
-		}
+	return Limits{
+		Steps: cmp.Or(l.Steps, 10_000_000), Bytes: cmp.Or(l.Bytes, 128<<20),
+		Depth: cmp.Or(l.Depth, 20_000), Nodes: cmp.Or(l.Nodes, 500_000),
 	}
-	set(&l.Steps, 10_000_000)
-	set(&l.Bytes, 128<<20)
-	set(&l.Depth, 20_000)
-	set(&l.Nodes, 500_000)
-	return l
 }
 
 // Pos is a place in the program's text.
@@ -149,22 +144,18 @@ func Read(text string, limits Limits) (data []Value, err error) {
 }
 
 // Salvage returns, for each of the first forms of the program that make a record,
-// wherever they stand, a record with those fields whose values can be found without what is around
-// the form. It is for showing a person what could be read of a program that Eval
-// could not evaluate. It never fails: of a text that is not Scheme it returns nothing. It stops after most
-// records.
+// wherever they stand, a record with those fields whose values can be found without
+// what is around the form. It is for showing a person what could be read of a program
+// that Eval could not evaluate. It never fails: of a text that is not Scheme it returns
+// nothing. It stops after most records.
 func Salvage(text string, opts Options, most int) (all []*Record) {
-	forms, err := func() (forms []*node, err error) {
-		defer recoverFailure(text, &err)
-		return read(text, opts.Limits), nil
-	}()
-	if err != nil {
-		return nil
-	}
+	var err error
+	defer recoverFailure(text, &err)
+	forms := read(text, opts.Limits)
 	in := newInterp(opts)
 	for _, n := range forms {
 		if n.isForm("define") {
-			in.try(func() { in.run([]*node{n}, in.globals) })
+			in.try(func() { in.define(n, in.globals) })
 		}
 	}
 	for _, n := range forms {

@@ -45,8 +45,8 @@ func (c *call) joined(elems []Value, delimiter string) Value {
 	return c.newString(strings.Join(texts, delimiter))
 }
 
-// directive is what comes after a "~": a width with a padding character, and a letter.
-var directive = regexp.MustCompile(`^(?:(\d{1,3})(?:,'(.))?)?([aAdD~%])`)
+// directive is what comes after a "~": a width, a padding character, and a letter.
+var directive = regexp.MustCompile(`^(?i:(\d{1,3})(?:,'(.))?d|[ad~%])`)
 
 // format is (format #f TEMPLATE ARGUMENT …) with ~a, ~d, a width and a padding
 // character before ~d as in "~2,'0d", ~% and ~~.
@@ -64,30 +64,42 @@ func (c *call) format() Value {
 		}
 		c.in.step(c.at, 1)
 		d := directive.FindStringSubmatch(after)
-		if d == nil || d[1] != "" && !strings.EqualFold(d[3], "d") {
+		if d == nil {
 			unsupported(c.at, "format with ~"+cutText(after))
 		}
 		template = after[len(d[0]):]
-		switch {
-		case d[3] == "~":
+		switch d[0] {
+		case "~":
 			b.WriteString("~")
 			continue
-		case d[3] == "%":
+		case "%":
 			b.WriteString("\n")
 			continue
-		case len(args) == 0:
+		}
+		if len(args) == 0 {
 			fail(c.at, "", "format: there are fewer arguments than the template needs")
 		}
-		var text string
-		if strings.EqualFold(d[3], "d") {
-			text = c.decimal(args[0], d[1], d[2])
-		} else {
-			text = c.displayed(args[0])
-		}
-		c.in.alloc(c.at, len(text))
-		b.WriteString(text)
+		b.WriteString(c.formatted(args[0], d))
 		args = args[1:]
 	}
+}
+
+// formatted returns an argument as the directive wants it.
+func (c *call) formatted(v Value, directive []string) string {
+	if strings.EqualFold(directive[0], "a") {
+		text := c.displayed(v)
+		c.in.alloc(c.at, len(text))
+		return text
+	}
+	n, ok := v.(*big.Rat)
+	if !ok || !n.IsInt() {
+		fail(c.at, "", "format: ~d of %s; want a whole number", kind(v))
+	}
+	width, _ := strconv.Atoi(directive[1])
+	text := n.Num().String()
+	text = strings.Repeat(cmp.Or(directive[2], " "), max(width-len(text), 0)) + text
+	c.in.alloc(c.at, len(text))
+	return text
 }
 
 // displayed returns an atom as display prints it.
@@ -102,16 +114,4 @@ func (c *call) displayed(v Value) string {
 	}
 	unsupported(c.at, c.name+" of "+kind(v))
 	return ""
-}
-
-// decimal returns a whole number, with the padding character in front of it if it is
-// shorter than the width.
-func (c *call) decimal(v Value, width, padding string) string {
-	n, ok := v.(*big.Rat)
-	if !ok || !n.IsInt() {
-		fail(c.at, "", "format: ~d of %s; want a whole number", kind(v))
-	}
-	text := n.Num().String()
-	columns, _ := strconv.Atoi(width)
-	return strings.Repeat(cmp.Or(padding, " "), max(columns-len(text), 0)) + text
 }
