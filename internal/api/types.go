@@ -424,5 +424,5 @@ type HeadStatus struct {
 type MachinesFileStatus struct {
 	File  string     `json:"file,omitempty"`
 	Read  *time.Time `json:"read,omitempty"`
-	Error string     `json:"error,omitempty"` // the machines of before are in use
+	Error string     `json:"error,omitempty"` // why it cannot be used; the machines in use stay as they are
 }

@@ -17,10 +17,10 @@ const admissionSlack = 0.1
 // admissionRest is how long it must have stayed within its limits for that.
 const admissionRest = 20 * time.Second
 
-// refusal says which of its limits a machine is beyond: the worst one, or empty if none. With
+// beyondLimit says which of its limits a machine is beyond: the worst one, or empty if none. With
 // slack the machine must be that much better than its limits, as a part of them. What an agent
 // does not know does not count.
-func refusal(m *machines.Machine, info *agentapi.Machine, slack float64) string {
+func beyondLimit(m *machines.Machine, info *agentapi.Machine, slack float64) string {
 	for _, rule := range []struct {
 		what     string
 		has      int64
@@ -68,7 +68,7 @@ func withUnknown(info *agentapi.Machine) *agentapi.Machine {
 // admit decides whether a machine in its present state gets builds.
 func (m *machine) admit(l *loop, now time.Time) {
 	info := withUnknown(m.info)
-	text := refusal(&m.Machine, info, 0)
+	text := beyondLimit(&m.Machine, info, 0)
 	switch {
 	case text != "":
 		m.refusedAt = now
@@ -81,7 +81,7 @@ func (m *machine) admit(l *loop, now time.Time) {
 	case m.refuses == "":
 	case now.Sub(m.refusedAt) < admissionRest:
 	default:
-		if text := refusal(&m.Machine, info, admissionSlack); text != "" {
+		if text := beyondLimit(&m.Machine, info, admissionSlack); text != "" {
 			m.refuses = text
 			return
 		}

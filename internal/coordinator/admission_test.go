@@ -89,7 +89,7 @@ func TestRefusal(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			m, i := roomy, well
 			tt.change(&m, &i)
-			if got := refusal(&m, withUnknown(&i), tt.slack); got != tt.want {
+			if got := beyondLimit(&m, withUnknown(&i), tt.slack); got != tt.want {
 				t.Errorf("got  %q\nwant %q", got, tt.want)
 			}
 		})

@@ -13,12 +13,12 @@ import (
 // goroutine reports to the loop, which believes it only while it is the task's current one.
 type attempt struct {
 	*remote.Attempt
-	task    *task
-	machine *machine
-	began   time.Time
-	deliver *liveBuild    // whose hook gets outputs that are kept on the machine, if not nil
-	stale   string        // why it was given up
-	over    chan struct{} // closed when its goroutine ends
+	task      *task
+	machine   *machine
+	began     time.Time
+	recipient *liveBuild    // whose hook gets outputs that are kept on the machine, if not nil
+	stale     string        // why it was given up
+	over      chan struct{} // closed when its goroutine ends
 }
 
 // place starts the next attempt at a task.

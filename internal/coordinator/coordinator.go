@@ -231,7 +231,7 @@ type Coordinator struct {
 	ledger        *ledger.Ledger
 	head          *headstore.Store
 	logs          *buildlog.Folder
-	kept          *inventory.Inventory
+	inventory     *inventory.Inventory
 	moving        *peer.Transfers
 	forPeers      peer.Config
 	forDeliveries delivery.Config
@@ -279,7 +279,7 @@ func New(cfg Config) (*Coordinator, error) {
 	c.room = headroom.New(headroom.Options{
 		Limits: cfg.HeadLimits, StoreFolder: cfg.StoreFolder, StateFolder: cfg.StateFolder, Measure: cfg.headSpace, Logger: c.log,
 	})
-	c.kept = inventory.New(c.head, c.ledger)
+	c.inventory = inventory.New(c.head, c.ledger)
 	c.forPeers = peer.Config{
 		Head: c.head, HeadStore: cfg.Advice.StoreKind, Transfers: c.moving, Logger: c.log, Group: &c.group, Room: c.room.Wait, NeedsPerson: cfg.NeedsPerson, NewAgent: cfg.newAgent,
 		Limits: peer.Limits{
@@ -296,7 +296,7 @@ func New(cfg Config) (*Coordinator, error) {
 		Logs: c.logs, Logger: c.log, LongOrders: make(chan struct{}, maxLongOrders), Alive: func(ctx context.Context) error { return c.do(ctx, func(*loop) {}) },
 	}
 	c.forAttempts = remote.Config{
-		Head: c.head, Logs: c.logs, Inventory: c.kept, Reserve: c.room.Reserve, Logger: c.log, Limits: remote.Limits{
+		Head: c.head, Logs: c.logs, Inventory: c.inventory, Reserve: c.room.Reserve, Logger: c.log, Limits: remote.Limits{
 			AnswerTimeout: c.limits.AnswerTimeout, MachineLostAfter: c.limits.MachineLostAfter, SendPatience: c.limits.SendPatience,
 		},
 	}

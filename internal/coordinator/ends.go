@@ -247,7 +247,7 @@ func (t *task) cancelDependants(l *loop) {
 // standIn gives a task that others need a new build when its last one was canceled.
 func (t *task) standIn(l *loop, canceled *liveBuild) {
 	b := canceled.Build
-	b.ID, b.State, b.Reason, b.Stopped, b.Offload = newID(), t.standing(), t.reason, nil, false
+	b.ID, b.State, b.Reason, b.Stopped, b.Offload = newID(), t.joinState(), t.reason, nil, false
 	b.Submitter = nil // who does not want it shall not have a hold on what others need
 	for d := range t.dependants.all() {
 		if len(d.builds) > 0 {

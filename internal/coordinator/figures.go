@@ -51,7 +51,7 @@ func (c *Coordinator) Figures(ctx context.Context) (*Figures, error) {
 			}
 			f.Machines = append(f.Machines, one)
 		}
-		f.Queues, f.Head, f.Paused = l.queues(l.now()), l.space, l.held() != ""
+		f.Queues, f.Head, f.Paused = l.queues(l.now()), l.space, l.whyPaused() != ""
 		f.Finals, f.Failed, f.Placements = maps.Clone(l.counts.Finals), maps.Clone(l.counts.Failed), l.counts.Placements
 	})
 	return f, err

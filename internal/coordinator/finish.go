@@ -39,13 +39,13 @@ func (a *attempt) ended(l *loop, out *remote.Outcome, err error) {
 	}
 	switch {
 	case errors.Is(err, delivery.ErrGone):
-		if a.deliver.delivery == a.To {
-			a.deliver.delivery = nil
+		if a.recipient.delivery == a.To {
+			a.recipient.delivery = nil
 		}
 		t.bring(l)
 	case err != nil:
 		a.failed(l, err)
-	case a.deliver != nil:
+	case a.recipient != nil:
 		a.delivered(l)
 	case a.FetchOnly:
 		a.cameHome(l, out)

@@ -348,7 +348,7 @@ func keptFarm(t *testing.T, names ...string) (f *farm, base, top store.Path, id 
 	id = f.submit(top)[0]
 	f.awaitState(id, api.Waiting)
 	f.awaitChild(base, api.Succeeded)
-	f.until("base is kept", func() bool { item, _ := f.c.kept.Get(f.output(base)); return item != nil })
+	f.until("base is kept", func() bool { item, _ := f.c.inventory.Get(f.output(base)); return item != nil })
 	return f, base, top, id
 }
 
@@ -357,7 +357,7 @@ func TestKeptItemChanges(t *testing.T) {
 	for _, name := range []string{"hash", "references", "size", "path", "gone", "failed", "extra"} {
 		t.Run(name, func(t *testing.T) {
 			f, base, _, id := keptFarm(t, "m1", "m2")
-			before, _ := f.c.kept.Get(f.output(base))
+			before, _ := f.c.inventory.Get(f.output(base))
 			other := f.drv("other", "")
 			var made string // what the lies are about: what is built again is as it was
 			f.comeBack("m1", func(s *agentapi.BuildStatus) {
@@ -386,10 +386,10 @@ func TestKeptItemChanges(t *testing.T) {
 					s.Outputs = nil
 				}
 			})
-			if item, _ := f.c.kept.Get(f.output(other)); item != nil {
+			if item, _ := f.c.inventory.Get(f.output(other)); item != nil {
 				t.Error("another item is kept there")
 			}
-			if item, _ := f.c.kept.Get(f.output(base)); item != nil && (item.Info.NARHash != before.Info.NARHash || len(item.Info.References) > 0) {
+			if item, _ := f.c.inventory.Get(f.output(base)); item != nil && (item.Info.NARHash != before.Info.NARHash || len(item.Info.References) > 0) {
 				t.Errorf("what is known of it is another now: %+v", item.Info)
 			}
 			f.agents["m1"].set(func(a *fakeAgent) { a.lie = nil })

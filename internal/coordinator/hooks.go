@@ -28,11 +28,11 @@ func (l hookLedger) Build(ctx context.Context, id string) (*api.Build, error) {
 
 // Setting ignores a setting that can't be used: the ledger logs it.
 func (l hookLedger) Setting(ctx context.Context, name string, v any) (bool, error) {
-	known, err := l.Ledger.Setting(ctx, name, v)
+	found, err := l.Ledger.Setting(ctx, name, v)
 	if errors.As(err, new(*ledger.RecordError)) {
 		return false, nil
 	}
-	return known, err
+	return found, err
 }
 
 func (l hookLedger) Apply(ctx context.Context, settings []hooks.Setting, durable bool) error {

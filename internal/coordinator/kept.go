@@ -11,7 +11,7 @@ import (
 // keep notes that a task's outputs stay on a machine.
 func (t *task) keep(l *loop, m *machine, made []*inventory.Item) {
 	t.kept = m
-	l.kept.Add(m.peer, made)
+	l.inventory.Add(m.peer, made)
 	t.setAvailable(l)
 }
 
@@ -20,7 +20,7 @@ func (t *task) release(l *loop, m *machine) {
 	t.kept = nil
 	if t.node != nil {
 		paths, _ := t.node.OutputPaths(nil) // naming none cannot fail
-		l.kept.Remove(m.peer, paths)
+		l.inventory.Remove(m.peer, paths)
 	}
 	id := t.id
 	l.durably(func() { m.forget(l, id) })

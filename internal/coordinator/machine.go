@@ -43,7 +43,7 @@ type machine struct {
 	next      *machines.Machine // its entry in the file now, if that has another way to it
 	nextError string            // why that way cannot be tried
 	setting   machineSetting
-	refuses   string    // which limit it is beyond, as refusal says; empty if none
+	refuses   string    // which limit it is beyond, as beyondLimit says; empty if none
 	refusedAt time.Time // when it was last beyond one
 	gcError   string    // why its garbage was last not collected
 	gcAfter   time.Time // when it may be tried again
@@ -139,7 +139,7 @@ func (m *machine) look(ctx context.Context, first bool) sighting {
 		return askedOf(b), nil
 	})
 	if s.err == nil {
-		s.wrong, s.err = m.c.kept.Vet(ctx, m.peer, s.builds, s.ours)
+		s.wrong, s.err = m.c.inventory.Vet(ctx, m.peer, s.builds, s.ours)
 	}
 	return s
 }

@@ -97,8 +97,8 @@ func (l *loop) answerTo(q *hookapi.Question) (a hookapi.Answer, hopeful bool) {
 	if err := l.recorder.Stalled(); err != nil {
 		return later("the coordinator's ledger takes no changes: " + err.Error()), false
 	}
-	if held := l.held(); held != "" {
-		return later("the coordinator is " + held), false
+	if why := l.whyPaused(); why != "" {
+		return later("the coordinator is " + why), false
 	}
 	if t := l.tasks[q.Derivation]; t != nil && t.wantedHome() {
 		// Its outputs go into the store, for which guix-daemon must let go of them.
@@ -301,7 +301,7 @@ func (t *task) deliver(l *loop) {
 	for _, lb := range t.builds {
 		if lb.Offload && lb.delivery != nil {
 			a := l.newAttempt(t, t.kept)
-			a.FetchOnly, a.deliver, a.To, a.Outputs = true, lb, lb.delivery, lb.Outputs
+			a.FetchOnly, a.recipient, a.To, a.Outputs = true, lb, lb.delivery, lb.Outputs
 			t.setState(l, api.Fetching, "guix-daemon takes the outputs")
 			a.start(l, nil)
 			return
@@ -313,8 +313,8 @@ func (t *task) deliver(l *loop) {
 // delivered ends a build whose hook has the outputs.
 func (a *attempt) delivered(l *loop) {
 	t := a.task
-	if l.builds[a.deliver.ID] == a.deliver {
-		a.deliver.leave(l, api.Succeeded, "guix-daemon has the outputs")
+	if l.builds[a.recipient.ID] == a.recipient {
+		a.recipient.leave(l, api.Succeeded, "guix-daemon has the outputs")
 	}
 	if len(t.builds) > 0 {
 		t.bring(l)

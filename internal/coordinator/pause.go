@@ -17,8 +17,8 @@ type pauseSetting struct {
 	Reason string `json:"reason,omitempty"`
 }
 
-// held says why no builds are placed; empty if they are.
-func (l *loop) held() string {
+// whyPaused says why no builds are placed; empty if they are.
+func (l *loop) whyPaused() string {
 	if l.pause.Paused {
 		return withReason("paused", l.pause.Reason)
 	}

@@ -32,7 +32,7 @@ func (l *loop) place() {
 			l.placeBy(until) // anything earlier has taken its place
 		}
 	}
-	if l.queue.Len() == 0 || l.held() != "" || l.grace != nil || l.recorder.Stalled() != nil {
+	if l.queue.Len() == 0 || l.whyPaused() != "" || l.grace != nil || l.recorder.Stalled() != nil {
 		return
 	}
 	l.begin(l.plan(now))
@@ -141,7 +141,7 @@ type numberedItem struct {
 func (l *loop) lackedItems(t *task) *lackedItems {
 	lacked := &lackedItems{task: t, generation: l.items.Generation(), items: make([]numberedItem, 0, len(t.inputPaths))}
 	for _, p := range t.inputPaths {
-		size := l.kept.Size(p)
+		size := l.inventory.Size(p)
 		if n, ok := l.items.Of(p); ok {
 			lacked.items = append(lacked.items, numberedItem{n, size})
 		} else {
@@ -228,7 +228,7 @@ func (m *machine) possible(b *scheduler.Build) bool {
 // lookForIdleMachines makes sure that no build waits that a free machine could take. The loop
 // places builds whenever something has changed, so whatever is found here is a bug.
 func (l *loop) lookForIdleMachines() {
-	if l.grace != nil || l.recorder.Stalled() != nil || l.queue.Len() == 0 || l.held() != "" {
+	if l.grace != nil || l.recorder.Stalled() != nil || l.queue.Len() == 0 || l.whyPaused() != "" {
 		return
 	}
 	now := l.now()
@@ -261,7 +261,7 @@ func (t *task) why(l *loop, lb *liveBuild) *api.Why {
 		}
 	}
 	if t.state == api.Fetching && l.room.Low() != "" {
-		w.Summary = l.held()
+		w.Summary = l.whyPaused()
 	}
 	if t.node == nil || t.state != api.Queued {
 		return w
@@ -280,8 +280,8 @@ func (t *task) why(l *loop, lb *liveBuild) *api.Why {
 			could = append(could, v.Machine)
 		}
 	}
-	if held := l.held(); held != "" {
-		w.Summary = held
+	if why := l.whyPaused(); why != "" {
+		w.Summary = why
 	}
 	if w.Summary == "" {
 		w.Summary = t.waitReason(l, could, now)

@@ -304,7 +304,7 @@ func (m *machine) becomes(l *loop, n *machines.Machine) bool {
 	}
 	changed := was || m.next != nil || !reflect.DeepEqual(&m.Machine, n)
 	m.next = nil
-	m.take(l, n)
+	m.useEntry(l, n)
 	return changed
 }
 
@@ -322,9 +322,9 @@ func wayTo(m *machines.Machine) way {
 
 func sameWay(a, b *machines.Machine) bool { return wayTo(a) == wayTo(b) }
 
-// take takes over all of an entry that does not concern the way to the machine. Name and way are
-// not written, since other goroutines than the loop read them.
-func (m *machine) take(l *loop, n *machines.Machine) {
+// useEntry takes over all of an entry that does not concern the way to the machine. Name and way
+// are not written, since other goroutines than the loop read them.
+func (m *machine) useEntry(l *loop, n *machines.Machine) {
 	m.Systems, m.ParallelBuilds, m.Speed = n.Systems, n.ParallelBuilds, n.Speed
 	m.Features, m.MandatoryFeatures = n.Features, n.MandatoryFeatures
 	m.OverloadThreshold, m.MinFreeDisk, m.MinFreeInodes = n.OverloadThreshold, n.MinFreeDisk, n.MinFreeInodes
@@ -473,7 +473,7 @@ func (m *machine) replace(l *loop, n *machine) {
 	l.machines[slices.Index(l.machines, m)] = n
 	l.byName[n.Name] = n
 	l.static = nil
-	l.kept.Move(m.peer, n.peer)
+	l.inventory.Move(m.peer, n.peer)
 	for _, s := range l.spare {
 		if s.machine == m {
 			s.machine = n

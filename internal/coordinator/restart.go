@@ -201,7 +201,7 @@ func (m *machine) reconcileBuild(l *loop, s *agentapi.BuildStatus, wrong error) 
 	switch {
 	case own && t.attempt == s.Attempt && (t.underWay != nil && t.underWay.machine == m || t.takeUpOn == m):
 		// It goes on.
-	case own && t.kept == m && s.State == agentapi.Succeeded && l.kept.Has(m.peer, s.Outputs):
+	case own && t.kept == m && s.State == agentapi.Succeeded && l.inventory.Has(m.peer, s.Outputs):
 		// It is still there.
 	case own && t.kept == m:
 		if t.underWay == nil {

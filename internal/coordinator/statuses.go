@@ -37,7 +37,7 @@ func (c *Coordinator) Status(ctx context.Context) (*api.Status, error) {
 				}
 			}
 		}
-		s.Paused, s.Head, s.MachinesFile = l.held(), l.space, l.file.status
+		s.Paused, s.Head, s.MachinesFile = l.whyPaused(), l.space, l.file.status
 		s.Queues = l.queues(now)
 		s.Failures = slices.Clone(l.counts.Failures)
 	})

@@ -72,7 +72,7 @@ func (t *task) joinLive(l *loop, b *api.Build) {
 		return
 	}
 	lb.Started = t.builds[0].Started
-	lb.State, lb.Reason, lb.Attempt = t.standing(), t.reason, t.attempt
+	lb.State, lb.Reason, lb.Attempt = t.joinState(), t.reason, t.attempt
 	if t.machine != nil {
 		lb.Machine = t.machine.Name
 	}

@@ -86,9 +86,9 @@ func (t *task) question() question {
 	return question{task: t, Question: expand.Question{Path: t.drv, Outputs: t.wantedOutputs(), Started: t.takeUpOn != nil}}
 }
 
-// standing is the state of a build that joins the task. The state of a task that a start found
+// joinState is the state of a build that joins the task. The state of a task that a start found
 // may not be known yet.
-func (t *task) standing() api.State {
+func (t *task) joinState() api.State {
 	if t.state == "" {
 		return api.Queued
 	}

@@ -33,7 +33,7 @@ func (c *Closure) Paths() []store.Path {
 // Info returns the info of an item, or nil if the closure does not have it.
 func (c *Closure) Info(p store.Path) *store.Info { return c.infos[p] }
 
-// Source returns a machine that has an item, or nil if the item is at home.
+// Source returns a machine that has an item, or nil if the item is known from the head's store.
 func (c *Closure) Source(p store.Path) *peer.Peer { return c.source[p] }
 
 // Of returns some of the items with all that they refer to.

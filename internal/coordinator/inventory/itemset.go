@@ -2,7 +2,7 @@ package inventory
 
 import "lighter/store"
 
-// maxNumbers bounds of how many items it is remembered which machines have them.
+// maxNumbers bounds how many items are remembered as being on some machine.
 const maxNumbers = 1 << 18
 
 // Numbers gives items small numbers, so that a set of items is a row of bits: whether a machine has

@@ -20,11 +20,11 @@ var errNotGiven = errors.New("it was not given that")
 // Vet says what is wrong with those of our builds in a machine's list that cannot be what the machine
 // was given. The others were true at some time; only the loop knows whether they are still
 // wanted.
-func (k *Inventory) Vet(ctx context.Context, m *peer.Peer, list []agentapi.BuildStatus, known map[string]*api.Build) (wrong map[*agentapi.BuildStatus]error, err error) {
+func (k *Inventory) Vet(ctx context.Context, m *peer.Peer, list []agentapi.BuildStatus, ours map[string]*api.Build) (wrong map[*agentapi.BuildStatus]error, err error) {
 	wrong = make(map[*agentapi.BuildStatus]error)
 	for i := range list {
 		s := &list[i]
-		b := known[s.ID]
+		b := ours[s.ID]
 		if b == nil {
 			continue
 		}

@@ -186,7 +186,7 @@ func (a *Attempt) takeUp() (*agentapi.BuildStatus, error) {
 		return err
 	})
 	switch {
-	case err == nil && status.Attempt == a.Number && status.State != agentapi.Rooted, err == nil && a.mayAdopt(status):
+	case err == nil && status.Attempt == a.Number && status.State != agentapi.Rooted, err == nil && a.mayTakeUp(status):
 		a.there = status.Attempt
 		return status, nil
 	case err == nil && status.Attempt <= a.Number && a.TakenUp == api.Placed, peer.UnknownBuild(err) && a.TakenUp == api.Placed:
@@ -440,9 +440,9 @@ func (a *Attempt) vet(s *agentapi.BuildStatus) error {
 	return err
 }
 
-// mayAdopt reports whether the agent has the finished result of an older attempt, which this one
+// mayTakeUp reports whether the agent has the finished result of an older attempt, which this one
 // takes up.
-func (a *Attempt) mayAdopt(s *agentapi.BuildStatus) bool {
+func (a *Attempt) mayTakeUp(s *agentapi.BuildStatus) bool {
 	return (a.TakenUp == api.Building || a.TakenUp == api.Fetching) && s.Attempt <= a.Number && !a.Options.Check && Complete(a.Node, s)
 }
 
