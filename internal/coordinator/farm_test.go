@@ -337,7 +337,7 @@ func (f *farm) until(what string, ok func() bool) {
 	f.t.Helper()
 	for deadline := time.Now().Add(patience); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			f.t.Fatalf("waited in vain until %s", what)
+			f.t.Fatalf("gave up waiting until %s", what)
 		}
 	}
 }

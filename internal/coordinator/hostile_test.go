@@ -274,9 +274,8 @@ func (l fieldLie) of(what, script string) *lie {
 	return &lie{what: what, script: script, name: what + " " + l.field + " " + api.Cut(l.value, 60), twist: l.twist}
 }
 
-// fieldLies returns the hostile values of all fields of answers like a true one, and of more
-// fields. An answer that is no T for any of them is refused as a whole, whichever that is: of
-// such, each value is there for one field in eight.
+// fieldLies returns hostile values for all fields of answers like a true one, and for more fields.
+// A value with which no answer is a T, whatever the field, is returned for one field in eight.
 func fieldLies[T any](t *testing.T, answer T, more ...string) (lies []fieldLie) {
 	t.Helper()
 	text, err := json.Marshal(answer)

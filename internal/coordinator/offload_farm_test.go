@@ -164,7 +164,7 @@ func (f *hookFarm) newHook(drv store.Path) *fakeHook {
 	}
 }
 
-// start begins a conversation, or begins one anew.
+// start begins a conversation, or begins it again.
 func (h *fakeHook) start() {
 	h.f.t.Helper()
 	conn, r, err := hookapi.Dial(h.f.socket)
@@ -230,7 +230,7 @@ func (h *fakeHook) read(conn net.Conn, r *hookapi.Reader) error {
 	}
 }
 
-// hear takes a frame that is no part of a shipment.
+// hear takes a frame that is not part of a shipment.
 func (h *fakeHook) hear(kind hookapi.Kind, payload []byte) (over bool, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -149,7 +149,7 @@ func TestPrune(t *testing.T) {
 	}
 	var log bytes.Buffer
 	if err := client.Log(t.Context(), b, 0, false, &log); err == nil || strings.Contains(err.Error(), "no log") {
-		t.Errorf("the log of a build that shares it: %v", err) // it is no zstd, but it is there
+		t.Errorf("the log of a build that shares it: %v", err) // it is not zstd, but it exists
 	}
 
 	done, err = client.Prune(t.Context(), &api.Prune{OlderThan: month})
@@ -265,7 +265,7 @@ func TestPruneKeepsWhatMachinesKnow(t *testing.T) {
 	b.Machine, b.Attempt, b.State = "m1", 2, api.Succeeded // its first attempt was on m2
 	f.apply(ledger.Change{Build: b})
 	goes := f.past(api.Build{Machine: "m1"}, 90)
-	gone := f.past(api.Build{Machine: "nowhere"}, 90) // is not in the machines file any more
+	gone := f.past(api.Build{Machine: "nowhere"}, 90) // is no longer in the machines file
 
 	done := f.prune(api.Prune{OlderThan: month})
 	if got := f.inLedger(); done.Builds != 2 || !slices.Equal(got, []string{known, shares, onAway, first}) {

@@ -94,7 +94,7 @@ func TestRestartWithoutTheMachine(t *testing.T) {
 	f.releaseAll("one")
 	f.start()
 	if after := f.awaitState(id, api.Succeeded); after.Machine == b.Machine {
-		t.Errorf("built on %s, which is not in the file any more", after.Machine)
+		t.Errorf("built on %s, which is no longer in the file", after.Machine)
 	}
 }
 

@@ -151,7 +151,7 @@ func (t *task) reprioritise(l *loop) {
 // nothing else, and that many records wait for the ledger.
 const maxPiece = 10_000
 
-// inPieces calls f with so many ids at a time, and returns all that it returns.
+// inPieces calls f with at most maxPiece ids at a time, and returns all that it returns.
 func inPieces(ids []string, f func(piece []string) ([]string, error)) ([]string, error) {
 	var all []string
 	for piece := range slices.Chunk(ids, maxPiece) {

@@ -22,7 +22,7 @@ import (
 // It belongs to the loop.
 type task struct {
 	drv store.Path
-	// id is the one under which machines know its attempts: that of the first build.
+	// id is that under which machines know its attempts: the id of its first build.
 	id       string
 	recorded <-chan struct{} // closed when the ledger has id; nil if it already had
 	seq      uint64
@@ -200,7 +200,7 @@ func (t *task) setState(l *loop, s api.State, reason string) {
 			continue
 		}
 		lb.State, lb.Reason = s, reason
-		lb.save(l, same && reason != "") // that a reason has gone is no news
+		lb.save(l, same && reason != "") // that a reason has gone is not news
 	}
 }
 

@@ -1,3 +1,5 @@
+// Package buildlog keeps the logs of builds in a folder, and lets them be read while they are
+// written.
 package buildlog
 
 import (
@@ -35,6 +37,8 @@ type Name struct {
 // minCompressed is the size from which on a log is compressed, in bytes.
 const minCompressed = 4 << 10
 
+// OpenFolder returns the folder with a name, and makes it if it does not exist. max bounds one log,
+// in bytes.
 func OpenFolder(dir string, max int64) (*Folder, error) {
 	if dir == "" {
 		return nil, errors.New("coordinator: no folder for logs")

@@ -332,14 +332,14 @@ func (d *Delivery) awaitLog(logged <-chan struct{}) {
 	}
 }
 
-// copyLog copies a log to the hook, after the one before it.
+// copyLog copies a log to the hook, once before is closed.
 func (d *Delivery) copyLog(before <-chan struct{}, l openLog) {
 	d.awaitLog(before)
 	var offset int64
 	if l.attempt == d.logAttempt {
 		offset = d.logOffset
 	}
-	// A log that is lost is no reason to end a build.
+	// A lost log is not a reason to end a build.
 	if err := d.config.Logs.CopyTo(d.ctx, logFrames{d}, l.id, l.attempt, offset, true, nil); err != nil && !errors.Is(err, buildlog.ErrNoLog) && d.ctx.Err() == nil {
 		d.config.Logger.Warn("the log of an offloaded build was not passed on", "build", d.ID, "err", err)
 	}

@@ -102,7 +102,7 @@ func (g *Graph) Unreadable(f *Found) (store.Path, error) {
 type wantedOf struct {
 	path    store.Path
 	outputs []store.Path
-	must    bool // go on to its inputs even if the outputs are there
+	must    bool // go on to its inputs even if the outputs are at home
 }
 
 // visit makes the entry of a derivation. It returns nil if the walk has seen it before.

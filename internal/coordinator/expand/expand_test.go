@@ -48,7 +48,7 @@ func newBench(t *testing.T) *bench {
 	return b
 }
 
-// outputsOf is a store in which, beside what was added, there are the outputs that are said
+// outputsOf is a store that has, besides what was added, the outputs that are said
 // to be built, of 7 bytes each.
 type outputsOf struct {
 	*storetest.Memory

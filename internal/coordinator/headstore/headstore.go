@@ -72,6 +72,7 @@ type Store struct {
 	paths map[store.Path]store.Path // one copy in memory of each name
 }
 
+// New returns the store with an empty memory.
 func New(s Backend) *Store {
 	return &Store{Backend: s, infos: make(map[store.Path]*store.Info), nodes: make(map[store.Path]*Node), paths: make(map[store.Path]store.Path)}
 }
@@ -141,6 +142,7 @@ func (h *Store) Prefetch(ctx context.Context, paths []store.Path) {
 	h.Remember(slices.DeleteFunc(infos, func(info *store.Info) bool { return info == nil })...)
 }
 
+// Remember remembers infos of valid items.
 func (h *Store) Remember(infos ...*store.Info) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
