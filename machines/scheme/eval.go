@@ -194,27 +194,24 @@ func (in *interp) apply(f Value, args []Value, at int) Value {
 	defer func() { in.depth-- }()
 	in.step(at, 1)
 	p, ok := f.(*Procedure)
-	switch tooMany := ok && p.most >= 0 && len(args) > p.most; {
-	case !ok:
+	if !ok {
 		fail(at, "", "%s is not a procedure", kind(f))
+	}
+	switch tooMany := p.most >= 0 && len(args) > p.most; {
 	case tooMany && p.narrow:
 		unsupported(at, fmt.Sprintf("%s with %d arguments", p.name, len(args)))
 	case tooMany || len(args) < p.least:
-		name := cmp.Or(p.name, "the function")
-		fail(at, "", "%s takes %s, not %d", name, arity(p.least, p.most), len(args))
+		fail(at, "", "%s takes %s, not %d", cmp.Or(p.name, "the function"), arity(p.least, p.most), len(args))
 	}
 	if p.primitive != nil {
 		return p.primitive(&call{in: in, name: p.name, args: args, at: at})
 	}
-	return in.body(p.body, in.bindArguments(p, args, at), p.at)
+	return in.body(p.body, in.bindArguments(p, args, at))
 }
 
-// body evaluates the forms of a body, in a scope of their own.
-func (in *interp) body(forms []*node, e *env, at int) Value {
-	if len(forms) == 0 {
-		fail(at, "", "the form has no body")
-	}
-	e = in.scope(e, at)
+// body evaluates the forms of a body, which has one at least, in a scope of their own.
+func (in *interp) body(forms []*node, e *env) Value {
+	e = in.scope(e, forms[0].at)
 	in.declare(forms, e)
 	return in.run(forms, e)
 }

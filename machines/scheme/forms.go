@@ -173,7 +173,7 @@ func (in *interp) let(n *node, e *env) Value {
 		}
 		in.bind(inner, bound, v, b.at)
 	}
-	return in.body(parts[1:], inner, n.at)
+	return in.body(parts[1:], inner)
 }
 
 func (in *interp) lambda(n *node, e *env) Value {

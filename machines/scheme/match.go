@@ -28,7 +28,7 @@ func (in *interp) matchClauses(clauses []*node, v Value, e *env, at int) Value {
 		if c.list[1].isForm("=>") {
 			unsupported(c.at, "=> in match")
 		}
-		return in.body(c.list[1:], inner, c.at)
+		return in.body(c.list[1:], inner)
 	}
 	fail(at, "", "no pattern matches %s", kind(v))
 	return nil

@@ -39,7 +39,7 @@ func (in *interp) closure(form, params *node, body []*node, e *env) Value {
 	if len(body) == 0 {
 		fail(form.at, "", "a function without a body")
 	}
-	f := &Procedure{kinds: make(map[Symbol]paramKind), body: body, env: e, at: form.at}
+	f := &Procedure{kinds: make(map[Symbol]paramKind), body: body, env: e}
 	f.setParams(params, strings.HasSuffix(string(form.list[0].symbol()), "*"))
 	return f
 }

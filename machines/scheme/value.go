@@ -45,7 +45,6 @@ type Procedure struct {
 	kinds  map[Symbol]paramKind // of params
 	body   []*node
 	env    *env
-	at     int // byte offset of its form
 }
 
 // undefined is the value of a variable whose definition is not evaluated yet.
