@@ -59,12 +59,7 @@ func parseNatural(digits string, radix int) *big.Int {
 
 // floatText writes a number as Guile does.
 func floatText(f float64) string {
-	switch {
-	case math.IsNaN(f):
-		return "+nan.0"
-	case math.IsInf(f, 0):
-		return map[bool]string{true: "+inf.0", false: "-inf.0"}[f > 0]
-	case f != 0 && (math.Abs(f) >= 1e21 || math.Abs(f) < 1e-3):
+	if f != 0 && (math.Abs(f) >= 1e21 || math.Abs(f) < 1e-3) {
 		mantissa, exponent, _ := strings.Cut(strconv.FormatFloat(f, 'e', -1, 64), "e")
 		if !strings.Contains(mantissa, ".") {
 			mantissa += ".0"
@@ -90,67 +85,75 @@ func Float(v Value) (f float64, ok bool) {
 	return 0, false
 }
 
-// combine computes exactly if both numbers are exact.
-func (c *call) combine(a, b Value, exactly func(z, x, y *big.Rat) *big.Rat, roughly func(x, y float64) float64) Value {
-	x, ok := a.(*big.Rat)
-	y, both := b.(*big.Rat)
-	if ok && both {
-		return c.newNumber(exactly(new(big.Rat), x, y))
+// ratio returns the exact value of a number.
+func ratio(v Value) *big.Rat {
+	switch x := v.(type) {
+	case *big.Rat:
+		return x
+	case float64:
+		return new(big.Rat).SetFloat64(x)
 	}
-	f, _ := Float(a)
-	g, _ := Float(b)
-	return roughly(f, g)
+	return nil
 }
 
-func (c *call) add(a, b Value) Value {
-	return c.combine(a, b, (*big.Rat).Add, func(x, y float64) float64 { return x + y })
-}
+// operation sets z to what it makes of x and y, and returns z.
+type operation func(z, x, y *big.Rat) *big.Rat
 
-func (c *call) multiply(a, b Value) Value {
-	return c.combine(a, b, (*big.Rat).Mul, func(x, y float64) float64 { return x * y })
-}
-
-func (c *call) subtract(a, b Value) Value {
-	return c.combine(a, b, (*big.Rat).Sub, func(x, y float64) float64 { return x - y })
-}
-
-func (c *call) divide(a, b Value) Value {
-	if d, ok := b.(*big.Rat); ok && d.Sign() == 0 {
-		fail(c.at, "", "%s: division by zero", c.name)
+// compute returns an exact number if both numbers are exact, and else the float64 that
+// is nearest, as the arithmetic of float64 does.
+func (c *call) compute(f operation, a, b Value) Value {
+	x, isExact := a.(*big.Rat)
+	y, bothExact := b.(*big.Rat)
+	if isExact && bothExact {
+		return c.newNumber(f(new(big.Rat), x, y))
 	}
-	return c.combine(a, b, (*big.Rat).Quo, func(x, y float64) float64 { return x / y })
+	c.in.step(c.at, 16)
+	return c.float(f(new(big.Rat), ratio(c.float(a)), ratio(c.float(b))))
+}
+
+// float returns the float64 nearest to a number.
+func (c *call) float(v Value) float64 {
+	f, _ := Float(v)
+	if math.IsInf(f, 0) {
+		unsupported(c.at, "an infinite number")
+	}
+	return f
 }
 
 // folded computes from left to right, from start on if there is no argument or one.
-func (c *call) folded(start int64, f func(c *call, a, b Value) Value) Value {
+func (c *call) folded(start int64, f operation) Value {
 	var v Value = exact(start)
 	for i := range c.args {
 		if x := c.number(i); i == 0 && len(c.args) > 1 {
 			v = x
 		} else {
-			v = f(c, v, x)
+			v = c.compute(f, v, x)
 		}
 	}
 	return v
 }
 
-func defineNumbers() {
-	primitive("+", 0, -1, func(c *call) Value { return c.folded(0, (*call).add) })
-	primitive("*", 0, -1, func(c *call) Value { return c.folded(1, (*call).multiply) })
-	primitive("-", 1, -1, func(c *call) Value { return c.folded(0, (*call).subtract) })
-	primitive("/", 1, -1, func(c *call) Value { return c.folded(1, (*call).divide) })
-	primitive("1+", 1, 1, func(c *call) Value { return c.add(c.number(0), exact(1)) })
-	primitive("1-", 1, 1, func(c *call) Value { return c.subtract(c.number(0), exact(1)) })
-	// compare adds a comparison that depends on the difference of two numbers.
-	compare := func(name string, holds func(difference float64) bool) {
-		narrow(name, 2, 2, func(c *call) Value {
-			difference, _ := Float(c.subtract(c.number(0), c.number(1)))
-			return holds(difference)
-		})
+// divided is (/ …).
+func (c *call) divided() Value {
+	quotient := func(z, x, y *big.Rat) *big.Rat {
+		if y.Sign() == 0 {
+			fail(c.at, "", "%s: division by zero", c.name)
+		}
+		return z.Quo(x, y)
 	}
-	compare("=", func(difference float64) bool { return difference == 0 })
-	compare("<", func(difference float64) bool { return difference < 0 })
-	compare(">", func(difference float64) bool { return difference > 0 })
+	return c.folded(1, quotient)
+}
+
+func defineNumbers() {
+	primitive("+", 0, -1, func(c *call) Value { return c.folded(0, (*big.Rat).Add) })
+	primitive("*", 0, -1, func(c *call) Value { return c.folded(1, (*big.Rat).Mul) })
+	primitive("-", 1, -1, func(c *call) Value { return c.folded(0, (*big.Rat).Sub) })
+	primitive("/", 1, -1, (*call).divided)
+	primitive("1+", 1, 1, func(c *call) Value { return c.compute((*big.Rat).Add, c.number(0), exact(1)) })
+	primitive("1-", 1, 1, func(c *call) Value { return c.compute((*big.Rat).Sub, c.number(0), exact(1)) })
+	for name, order := range map[string]int{"<": -1, "=": 0, ">": 1} {
+		narrow(name, 2, 2, func(c *call) Value { return ratio(c.number(0)).Cmp(ratio(c.number(1))) == order })
+	}
 	primitive("number?", 1, 1, func(c *call) Value { _, ok := Float(c.args[0]); return ok })
 	narrow("number->string", 1, 1, func(c *call) Value { return c.newString(c.displayed(c.number(0))) })
 	primitive("iota", 1, 3, (*call).iota)
@@ -167,7 +170,7 @@ func (c *call) iota() Value {
 		step = c.number(2)
 	}
 	for i := range elems {
-		elems[i] = c.add(start, c.multiply(exact(int64(i)), step))
+		elems[i] = c.compute((*big.Rat).Add, start, c.compute((*big.Rat).Mul, exact(int64(i)), step))
 	}
 	return list(elems, Empty{})
 }

@@ -77,6 +77,9 @@ func TestErrors(t *testing.T) {
 		{"unknown key", "((lambda* (#:key a) a) #:b 1)", `*scheme.Error 1:1: there is no parameter #:b`},
 		{"too many before keys", "((lambda* (a #:key b) a) 1 2)", `*scheme.Error 1:1: 2 is where a keyword argument should be`},
 		{"no list to splice", `(quasiquote (1 ,@"kvm"))`, `*scheme.Unsupported 1:16: ,@ with "kvm", which is not a list, is not known to lighter's own evaluator of Scheme`},
+		{"infinity", "(* 1e200 1e200)", `*scheme.Unsupported 1:1: an infinite number is not known to lighter's own evaluator of Scheme`},
+		{"big and rough", "(- (* " + strings.Repeat("9", 400) + " 1) 1.5)", `*scheme.Unsupported 1:1: an infinite number is not known to lighter's own evaluator of Scheme`},
+		{"division", "(/ 1 0.)", `*scheme.Error 1:1: /: division by zero`},
 		{"output", `(format #t "x")`, `*scheme.Unsupported 1:1: format with an output other than #f is not known to lighter's own evaluator of Scheme`},
 		{"format of a list", `(format #f "~a" '(1))`, `*scheme.Unsupported 1:1: format of (1) is not known to lighter's own evaluator of Scheme`},
 		{"format for a reader", `(format #f "~s" "x")`, `*scheme.Unsupported 1:1: format with ~s is not known to lighter's own evaluator of Scheme`},
@@ -123,6 +126,14 @@ func TestErrors(t *testing.T) {
 				t.Errorf("got  %s (%v)\nwant %s", got, v, tt.want)
 			}
 		})
+	}
+}
+
+func TestNumbersAreComparedExactly(t *testing.T) {
+	for _, text := range []string{"(> 9007199254740993 9007199254740992.)", "(> 9007199254740993 9007199254740992)", "(> 1/3 .3333)", "(= 1/2 .5)"} {
+		if v, _, err := Eval(text, Options{}); v != Value(true) || err != nil {
+			t.Errorf("%s: got %v, %v", text, v, err)
+		}
 	}
 }
 

@@ -138,7 +138,6 @@
 ("not a procedure")
 (/ 1 0)
 (/ 1. 0)
-(/ 1. 0.)
 ((lambda (x) x))
 ((lambda (x) x) 1 2)
 (let ((x 1) (x 2)) x)
