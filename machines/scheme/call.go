@@ -24,6 +24,15 @@ func (c *call) wrong(i int, want string) {
 
 func (c *call) has(i int) bool { return i < len(c.args) }
 
+// argument returns an argument of one type; want names it.
+func argument[T Value](c *call, i int, want string) T {
+	v, ok := c.args[i].(T)
+	if !ok {
+		c.wrong(i, want)
+	}
+	return v
+}
+
 func (c *call) list(i int) []Value {
 	elems, ok := List(c.args[i])
 	if !ok {
@@ -34,12 +43,9 @@ func (c *call) list(i int) []Value {
 }
 
 func (c *call) text(i int) string {
-	s, ok := c.args[i].(*String)
-	if !ok {
-		c.wrong(i, "a string")
-	}
-	c.in.step(c.at, len(s.Text)/64)
-	return s.Text
+	text := argument[*String](c, i, "a string").Text
+	c.in.step(c.at, len(text)/64)
+	return text
 }
 
 func (c *call) number(i int) Value {

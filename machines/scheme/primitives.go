@@ -59,16 +59,12 @@ func definePredicates() {
 func defineLists() {
 	primitive("list", 0, -1, func(c *call) Value { return c.newList(c.args, Empty{}) })
 	primitive("cons", 2, 2, func(c *call) Value { return c.newList(c.args[:1], c.args[1]) })
-	for _, path := range []string{"a", "d", "ad", "dd", "add"} {
-		primitive("c"+path+"r", 1, 1, func(c *call) Value { return c.part(path) })
+	for name, path := range map[string]string{
+		"car": "a", "cdr": "d", "cadr": "ad", "cddr": "dd", "caddr": "add",
+		"first": "a", "second": "ad", "third": "add",
+	} {
+		primitive(name, 1, 1, func(c *call) Value { return c.part(path) })
 	}
-	for i, name := range []string{"first", "second", "third"} {
-		primitive(name, 1, 1, func(c *call) Value { return c.longList(i + 1)[i] })
-	}
-	primitive("last", 1, 1, func(c *call) Value {
-		elems := c.longList(1)
-		return elems[len(elems)-1]
-	})
 	primitive("length", 1, 1, func(c *call) Value { return exact(int64(len(c.list(0)))) })
 	primitive("reverse", 1, 1, func(c *call) Value {
 		elems := c.list(0)
@@ -100,7 +96,8 @@ func defineLists() {
 	})
 }
 
-// part is (cPATHr LIST); the last letter of the path is followed first.
+// part returns what lies at the end of a path as in cadr; its last letter is followed
+// first.
 func (c *call) part(path string) Value {
 	v := c.args[0]
 	for _, letter := range slices.Backward([]byte(path)) {
@@ -113,15 +110,6 @@ func (c *call) part(path string) Value {
 		}
 	}
 	return v
-}
-
-// longList returns the elements of the first argument, which has at least that many.
-func (c *call) longList(least int) []Value {
-	elems := c.list(0)
-	if len(elems) < least {
-		c.wrong(0, "a list that is long enough")
-	}
-	return elems
 }
 
 // appended makes one list of lists; the last one may be any value.

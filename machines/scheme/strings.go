@@ -22,11 +22,7 @@ func defineStrings() {
 	narrow("string-prefix?", 2, 2, func(c *call) Value { return strings.HasPrefix(c.text(1), c.text(0)) })
 	narrow("string-suffix?", 2, 2, func(c *call) Value { return strings.HasSuffix(c.text(1), c.text(0)) })
 	primitive("symbol->string", 1, 1, func(c *call) Value {
-		s, ok := c.args[0].(Symbol)
-		if !ok {
-			c.wrong(0, "a symbol")
-		}
-		return c.newString(string(s))
+		return c.newString(string(argument[Symbol](c, 0, "a symbol")))
 	})
 	primitive("format", 2, -1, (*call).format)
 }
@@ -62,7 +58,7 @@ func (c *call) format() Value {
 		if !found {
 			return c.newString(b.String())
 		}
-		c.in.step(c.at, 1)
+		c.in.step(c.at, 16)
 		d := directive.FindStringSubmatch(after)
 		if d == nil {
 			unsupported(c.at, "format with ~"+cutText(after))
