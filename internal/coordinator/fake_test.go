@@ -571,7 +571,9 @@ func (a *fakeAgent) Export(ctx context.Context, paths []store.Path) (io.ReadClos
 		return nil, err
 	}
 	var b bytes.Buffer
-	if err := a.store.Export(ctx, &b, paths); err != nil {
+	if err := a.store.Export(ctx, &b, paths); context.Cause(ctx) != nil {
+		return nil, context.Cause(ctx)
+	} else if err != nil {
 		return nil, &agentapi.Error{Status: 404, Code: agentapi.CodeNotValid, Message: err.Error()}
 	}
 	a.mu.Lock()

@@ -67,6 +67,15 @@ func NewClientDialer(dial func(context.Context) (net.Conn, error)) *Client {
 	return c
 }
 
+// dial finds out whether there is a coordinator: a connection that broke says nothing of that.
+func (c *Client) dial(ctx context.Context) error {
+	conn, err := c.transport.DialContext(ctx, "", "")
+	if err == nil {
+		err = conn.Close()
+	}
+	return err
+}
+
 // Close ends the connections that are not in use.
 func (c *Client) Close() { c.transport.CloseIdleConnections() }
 
@@ -502,7 +511,7 @@ func (c *Client) send(ctx context.Context, method, path string, q url.Values, bo
 			return nil, context.Cause(ctx)
 		}
 		var op *net.OpError
-		if errors.As(err, &op) && op.Op == "dial" {
+		if (errors.As(err, &op) || errors.As(c.dial(ctx), &op)) && op.Op == "dial" {
 			return nil, fmt.Errorf("%w at %s: %w", api.ErrUnavailable, c.socket, op.Err)
 		}
 		return nil, fmt.Errorf("%s %s: %w", method, path, errors.Unwrap(err))

@@ -1,10 +1,14 @@
 package apiclient
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
+	"path/filepath"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -52,4 +56,31 @@ func TestWhileAway(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestConnectionOfBefore has a coordinator end between two requests: that the second one finds none
+// does not depend on how the first one's connection ends.
+func TestConnectionOfBefore(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "socket")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := make(chan struct{})
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		_, _ = http.ReadRequest(bufio.NewReader(conn))
+		l.Close()
+		conn.Close()
+		close(asked)
+	}()
+	c := NewClient(socket)
+	defer c.Close()
+	if _, err := c.Submit(t.Context(), api.Request{}); !errors.Is(err, api.ErrUnavailable) {
+		t.Errorf("got %v", err)
+	}
+	<-asked
 }

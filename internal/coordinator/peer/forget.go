@@ -109,11 +109,22 @@ func (f *Forgetter) run(ctx context.Context) {
 	}
 }
 
+// maxTells bounds how often an agent is told the same while its link breaks.
+const maxTells = 5
+
+// tell has the agent forget a build. Where the link breaks, and the machine turns out to be there,
+// it is told again: only of a machine that was away it is looked at later what its agent has.
 func (f *Forgetter) tell(ctx context.Context, id string) {
-	ctx, cancel := context.WithTimeout(ctx, f.peer.config.Limits.ContactTimeout)
+	limited, cancel := context.WithTimeout(ctx, f.peer.config.Limits.ContactTimeout)
 	defer cancel()
-	err := f.peer.Contain("forgetting a build", func() error { return f.peer.Client.DeleteBuild(ctx, id) })
-	if err != nil && !UnknownBuild(err) && context.Cause(ctx) == nil {
+	var err error
+	for range maxTells {
+		err = f.peer.Contain("forgetting a build", func() error { return f.peer.Client.DeleteBuild(limited, id) })
+		if !LinkFailed(err) || f.peer.Await(limited) != nil {
+			break
+		}
+	}
+	if err != nil && !UnknownBuild(err) && ctx.Err() == nil {
 		f.peer.Poke() // if it is away, that is noticed soon, and what it has is compared when it is back
 		f.peer.log.Info("the agent was not told to forget a build; it is told when it is reached again", "build", id, "err", err)
 	}
