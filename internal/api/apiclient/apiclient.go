@@ -76,6 +76,15 @@ func (c *Client) dial(ctx context.Context) error {
 	return err
 }
 
+// dialFailure returns what kept a connection from being made, or nil if that was not it.
+func dialFailure(err error) *net.OpError {
+	var op *net.OpError
+	if errors.As(err, &op) && op.Op == "dial" {
+		return op
+	}
+	return nil
+}
+
 // Close ends the connections that are not in use.
 func (c *Client) Close() { c.transport.CloseIdleConnections() }
 
@@ -510,8 +519,11 @@ func (c *Client) send(ctx context.Context, method, path string, q url.Values, bo
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		var op *net.OpError
-		if (errors.As(err, &op) || errors.As(c.dial(ctx), &op)) && op.Op == "dial" {
+		op := dialFailure(err)
+		if op == nil {
+			op = dialFailure(c.dial(ctx))
+		}
+		if op != nil {
 			return nil, fmt.Errorf("%w at %s: %w", api.ErrUnavailable, c.socket, op.Err)
 		}
 		return nil, fmt.Errorf("%s %s: %w", method, path, errors.Unwrap(err))

@@ -58,29 +58,36 @@ func TestWhileAway(t *testing.T) {
 	}
 }
 
-// TestConnectionOfBefore has a coordinator end between two requests: that the second one finds none
-// does not depend on how the first one's connection ends.
+// TestConnectionOfBefore has a coordinator end in the midst of a request: that there is none any
+// more is said however the connection ends, orderly or with a reset.
 func TestConnectionOfBefore(t *testing.T) {
-	socket := filepath.Join(t.TempDir(), "socket")
-	l, err := net.Listen("unix", socket)
-	if err != nil {
-		t.Fatal(err)
+	for name, read := range map[string]func(net.Conn){
+		"orderly": func(conn net.Conn) { _, _ = http.ReadRequest(bufio.NewReader(conn)) },
+		"reset":   func(conn net.Conn) { _, _ = conn.Read(make([]byte, 1)) }, // the rest is never read
+	} {
+		t.Run(name, func(t *testing.T) {
+			socket := filepath.Join(t.TempDir(), "socket")
+			l, err := net.Listen("unix", socket)
+			if err != nil {
+				t.Fatal(err)
+			}
+			asked := make(chan struct{})
+			go func() {
+				defer close(asked)
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				read(conn)
+				l.Close()
+				conn.Close()
+			}()
+			c := NewClient(socket)
+			defer c.Close()
+			if _, err := c.Submit(t.Context(), api.Request{}); !errors.Is(err, api.ErrUnavailable) {
+				t.Errorf("got %v", err)
+			}
+			<-asked
+		})
 	}
-	asked := make(chan struct{})
-	go func() {
-		conn, err := l.Accept()
-		if err != nil {
-			return
-		}
-		_, _ = http.ReadRequest(bufio.NewReader(conn))
-		l.Close()
-		conn.Close()
-		close(asked)
-	}()
-	c := NewClient(socket)
-	defer c.Close()
-	if _, err := c.Submit(t.Context(), api.Request{}); !errors.Is(err, api.ErrUnavailable) {
-		t.Errorf("got %v", err)
-	}
-	<-asked
 }
