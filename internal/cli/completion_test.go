@@ -32,6 +32,7 @@ func TestCompletion(t *testing.T) {
 		{"builds list --system i|", "i686-linux"},
 		{"build --on b|", "beta\tdown"},
 		{"coordinator --log-level |", "debug info warn error"},
+		{"events --kind m|", "missing-inputs machine-lost machine-back"},
 		{"completion z|", "zsh"},
 		{"status |", ""},
 	} {

@@ -36,19 +36,11 @@ Events have numbers without gaps, so that a program can go on where it stopped: 
 			fs.Uint64Var(&e.from, "from", 0, "number of the first event (default: with --follow the next one, else 1)")
 			fs.StringSliceVarP(&e.states, "state", "o", nil, "only events in which a build comes into this `STATE`, or one of open, running and done; may be repeated")
 			fs.StringVarP(&e.machine, "machine", "m", "", "only events of this machine, by `NAME`")
-			fs.StringSliceVar(&e.kinds, "kind", nil, fmt.Sprintf("only events of this `KIND`, one of %s; may be repeated", joined(api.EventKinds())))
+			fs.StringSliceVar(&e.kinds, "kind", nil, fmt.Sprintf("only events of this `KIND`, one of %s; may be repeated", strings.Join(texts(api.EventKinds()), ", ")))
 			fs.BoolVar(&e.json, "json", false, "print one JSON object a line")
 			return clientAction(fs, e.run)
 		},
 	}
-}
-
-func joined[T ~string](list []T) string {
-	texts := make([]string, len(list))
-	for i, v := range list {
-		texts[i] = string(v)
-	}
-	return strings.Join(texts, ", ")
 }
 
 // eventsAction is one run of "lighter events".
@@ -67,7 +59,7 @@ func (e *eventsAction) run(ctx context.Context, inv *command.Invocation, client 
 	}
 	for _, kind := range e.kinds {
 		if !slices.Contains(api.EventKinds(), api.EventKind(kind)) {
-			return inv.UsageErrorf("no kind of event is called %q; there are %s", kind, joined(api.EventKinds()))
+			return inv.UsageErrorf("no kind of event is called %q; there are %s", kind, strings.Join(texts(api.EventKinds()), ", "))
 		}
 	}
 	if e.follow && !inv.Flags.Changed("from") {

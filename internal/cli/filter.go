@@ -28,7 +28,7 @@ type filterFlags struct {
 
 func addFilterFlags(fs *pflag.FlagSet) *filterFlags {
 	f := &filterFlags{}
-	fs.StringSliceVarP(&f.states, "state", "o", nil, "builds in this `STATE`: "+strings.Join(stateNames(), ", ")+", or one of the words "+stateWords+"; may be repeated")
+	fs.StringSliceVarP(&f.states, "state", "o", nil, "builds in this `STATE`: "+strings.Join(texts(api.States()), ", ")+", or one of the words "+stateWords+"; may be repeated")
 	fs.BoolVar(&f.running, "running", false, "the same as --state running")
 	fs.BoolVar(&f.open, "open", false, "the same as --state open")
 	fs.StringArrayVarP(&f.tags, "tag", "t", nil, "builds with the tag `k=v`, or k= with any value; may be repeated, for builds with all of them")
@@ -62,12 +62,13 @@ func isState(s api.State, name string) bool {
 	return name == string(s)
 }
 
-func stateNames() []string {
-	var names []string
-	for _, s := range api.States() {
-		names = append(names, string(s))
+// texts returns values as they are typed, such as states.
+func texts[T ~string](list []T) []string {
+	texts := make([]string, len(list))
+	for i, v := range list {
+		texts[i] = string(v)
 	}
-	return names
+	return texts
 }
 
 // parseStates returns the states that names and words stand for, in their order.
@@ -81,7 +82,7 @@ func parseStates(inv *command.Invocation, names []string) ([]api.State, error) {
 			}
 		}
 		if !found {
-			return nil, inv.UsageErrorf("no state is called %q; they are %s, and there are the words %s", name, strings.Join(stateNames(), ", "), stateWords)
+			return nil, inv.UsageErrorf("no state is called %q; they are %s, and there are the words %s", name, strings.Join(texts(api.States()), ", "), stateWords)
 		}
 	}
 	return slices.DeleteFunc(api.States(), func(s api.State) bool { return !wanted[s] }), nil

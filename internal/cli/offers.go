@@ -110,6 +110,7 @@ var flagValues = map[string]command.Values{
 	"machine": asked(machineNames), "on": asked(machineNames), "skip": asked(machineNames),
 	"system": asked(systems), "tag": asked(tags), "not-tag": asked(tags), "hook": asked(hookNames), "supersede": asked(tags),
 	"store":     command.OneOf(machines.StoreLocal, machines.StoreDaemon),
+	"kind":      command.OneOf(texts(api.EventKinds())...),
 	"log-level": command.OneOf(logLevels...), "log-format": command.OneOf(logFormats...),
 }
 
@@ -117,7 +118,7 @@ var flagValues = map[string]command.Values{
 var offers = command.Completions{
 	Flag: func(f *pflag.Flag) command.Values {
 		if f.Value.Type() == "stringSlice" && (f.Name == "state" || f.Name == "only") {
-			return command.OneOf(stateNames()...)
+			return command.OneOf(texts(api.States())...)
 		}
 		return flagValues[f.Name]
 	},
