@@ -137,12 +137,12 @@ func TestPruneWaitsForChanges(t *testing.T) {
 	})
 }
 
-// TestPruneInTime: archives that a crash left are finished at the start, and old builds
+// TestPruneInTime: attics that a crash left are finished at the start, and old builds
 // go by themselves.
 func TestPruneInTime(t *testing.T) {
 	p := newPruner(t)
-	left := testArchive(p.StateFolder)
-	fillArchive(t, left, 0, 5)
+	left := testAttic(p.StateFolder)
+	fillAttic(t, left, 0, 5)
 	if err := left.file.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -175,7 +175,7 @@ func TestPruneInTime(t *testing.T) {
 	}
 }
 
-// TestPruneIsCutShort: what was removed is in the archive.
+// TestPruneIsCutShort: what was removed is in the attic.
 func TestPruneIsCutShort(t *testing.T) {
 	p := newPruner(t)
 	var all []string
@@ -197,8 +197,8 @@ func TestPruneIsCutShort(t *testing.T) {
 	if len(files) != 1 {
 		t.Fatalf("there is %v", files)
 	}
-	archived, left := idsOf(readArchive(t, filepath.Join(p.StateFolder, folder, files[0]))), p.inLedger(t)
-	if len(left) == 300 || len(left) == 0 || !slices.Equal(all[300-len(left):], left) || !slices.Equal(archived[:300-len(left)], all[:300-len(left)]) {
-		t.Errorf("%d are archived, %d are left of 300", len(archived), len(left))
+	moved, left := idsOf(readAttic(t, filepath.Join(p.StateFolder, folder, files[0]))), p.inLedger(t)
+	if len(left) == 300 || len(left) == 0 || !slices.Equal(all[300-len(left):], left) || !slices.Equal(moved[:300-len(left)], all[:300-len(left)]) {
+		t.Errorf("%d are in the attic, %d are left of 300", len(moved), len(left))
 	}
 }

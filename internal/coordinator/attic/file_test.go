@@ -16,8 +16,8 @@ import (
 	"lighter/internal/api"
 )
 
-// readArchive returns what an archive has, which must be whole.
-func readArchive(t *testing.T, name string) (lines []leftBuild) {
+// readAttic returns what an attic has, which must be whole.
+func readAttic(t *testing.T, name string) (lines []leftBuild) {
 	t.Helper()
 	file, err := os.Open(name)
 	if err != nil {
@@ -49,14 +49,14 @@ func idsOf(lines []leftBuild) (ids []string) {
 	return ids
 }
 
-func testArchive(dir string) *writer {
+func testAttic(dir string) *writer {
 	return &writer{dir: filepath.Join(dir, folder), now: func() time.Time {
 		return time.Date(2026, 5, 4, 3, 2, 1, 0, time.FixedZone("", 3600))
 	}}
 }
 
-// fillArchive adds builds from a number to another, and syncs.
-func fillArchive(t *testing.T, a *writer, from, to int) {
+// fillAttic adds builds from a number to another, and syncs.
+func fillAttic(t *testing.T, a *writer, from, to int) {
 	t.Helper()
 	addBuilds(t, a, from, to)
 	if err := a.sync(); err != nil {
@@ -86,17 +86,17 @@ func names(t *testing.T, dir string) (names []string) {
 	return names
 }
 
-func TestArchive(t *testing.T) {
+func TestAttic(t *testing.T) {
 	dir := t.TempDir()
-	a := testArchive(dir)
+	a := testAttic(dir)
 	if err := a.sync(); err != nil {
 		t.Fatal(err)
 	}
 	if size, err := a.finish(); size != 0 || err != nil || names(t, dir) != nil {
 		t.Fatalf("empty: %d bytes, %v, %v", size, err, names(t, dir))
 	}
-	fillArchive(t, a, 0, 100)
-	fillArchive(t, a, 100, 130)
+	fillAttic(t, a, 0, 100)
+	fillAttic(t, a, 100, 130)
 	if got := names(t, dir); !slices.Equal(got, []string{"builds-20260504T020201Z.jsonl.zst.part"}) {
 		t.Errorf("while it is written: %v", got)
 	}
@@ -108,7 +108,7 @@ func TestArchive(t *testing.T) {
 	if info, err := os.Stat(a.name); err != nil || info.Size() != size {
 		t.Errorf("%d bytes, but %v, %v", size, info, err)
 	}
-	lines := readArchive(t, a.name)
+	lines := readAttic(t, a.name)
 	if len(lines) != 130 || lines[129].Build.ID != "129" || lines[129].Build.State != api.Failed || lines[129].Events[0].Seq != 129 {
 		t.Errorf("read %d builds, the last is %+v", len(lines), lines[len(lines)-1])
 	}
@@ -116,9 +116,9 @@ func TestArchive(t *testing.T) {
 		t.Error("finished twice:", err)
 	}
 
-	second := testArchive(dir) // in the same second
-	fillArchive(t, second, 0, 1)
-	third := testArchive(dir)
+	second := testAttic(dir) // in the same second
+	fillAttic(t, second, 0, 1)
+	third := testAttic(dir)
 	addBuilds(t, third, 0, 1)
 	for _, a := range []*writer{second, third} {
 		if _, err := a.finish(); err != nil {
@@ -130,13 +130,13 @@ func TestArchive(t *testing.T) {
 	}
 }
 
-// TestArchiveAfterCrash cuts an archive at every length: all syncs before are whole.
-func TestArchiveAfterCrash(t *testing.T) {
+// TestAtticAfterCrash cuts an attic at every length: all syncs before are whole.
+func TestAtticAfterCrash(t *testing.T) {
 	dir := t.TempDir()
-	a := testArchive(dir)
+	a := testAttic(dir)
 	var synced []int64
 	for n := range 3 {
-		fillArchive(t, a, 10*n, 10*(n+1))
+		fillAttic(t, a, 10*n, 10*(n+1))
 		synced = append(synced, a.synced)
 	}
 	if _, err := a.finish(); err != nil {
@@ -205,29 +205,29 @@ func TestArchiveAfterCrash(t *testing.T) {
 		if !slices.Equal(finished, []string{a.name}) || len(names(t, dir)) != 1 {
 			t.Fatalf("%s: finished %v, there is %v", l.name, finished, names(t, dir))
 		}
-		if got := readArchive(t, a.name); len(got) != l.builds {
+		if got := readAttic(t, a.name); len(got) != l.builds {
 			t.Fatalf("%s: %d builds, want %d", l.name, len(got), l.builds)
 		}
 	}
 }
 
-func TestFinishArchivesInAnOddFolder(t *testing.T) {
+func TestFinishAtticsInAnOddFolder(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), `[a]*\`)
 	if names, err := finishAll(dir); names != nil || err != nil {
 		t.Fatal(names, err)
 	}
-	a := testArchive(dir)
+	a := testAttic(dir)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	fillArchive(t, a, 0, 3)
+	fillAttic(t, a, 0, 3)
 	if names, err := finishAll(a.dir); !slices.Equal(names, []string{a.name}) || err != nil {
 		t.Fatal(names, err)
 	}
 	if err := a.file.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if ids := idsOf(readArchive(t, a.name)); !slices.Equal(ids, []string{"0", "1", "2"}) {
+	if ids := idsOf(readAttic(t, a.name)); !slices.Equal(ids, []string{"0", "1", "2"}) {
 		t.Error(ids)
 	}
 }

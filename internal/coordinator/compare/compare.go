@@ -72,9 +72,9 @@ type Conclusion struct {
 	Outputs map[string]store.Path // of the derivation; nil if that could not be read
 }
 
-// PartID returns the id of something that is done for a check. It is always the same, so that a
+// partID returns the id of something that is done for a check. It is always the same, so that a
 // restarted coordinator finds what has been done.
-func PartID(check, name string) string {
+func partID(check, name string) string {
 	space, err := uuid.Parse(check)
 	if err != nil { // no client can ask for such an id
 		space = uuid.NewSHA1(uuid.NameSpaceOID, []byte(check))
@@ -83,7 +83,7 @@ func PartID(check, name string) string {
 }
 
 // ID returns the id of the nth comparison of a check, from 0.
-func ID(check string, n int) string { return PartID(check, fmt.Sprint("comparison ", n)) }
+func ID(check string, n int) string { return partID(check, fmt.Sprint("comparison ", n)) }
 
 // check is one check.
 type check struct {
@@ -120,7 +120,7 @@ func (k *check) run(ctx context.Context) error {
 	}
 	k.tell(api.Waiting, "first has it built once, to compare with that")
 	plain := k.req
-	plain.ID, plain.Check, plain.On = PartID(k.req.ID, "measure"), 0, nil
+	plain.ID, plain.Check, plain.On = partID(k.req.ID, "measure"), 0, nil
 	b, err := k.have(ctx, plain)
 	if ended := (*BuildError)(nil); errors.As(err, &ended) && ended.Build.Attempt > 0 {
 		f := *ended.Failure
@@ -169,7 +169,7 @@ func (k *check) needs(ctx context.Context) error {
 		}
 		k.tell(api.Waiting, "waits for "+in.String())
 		r := api.Request{
-			ID: PartID(k.req.ID, in.String()), Derivation: in, Outputs: k.work.Node.InputOutputs(in), Priority: k.req.Priority, Tags: k.req.Tags,
+			ID: partID(k.req.ID, in.String()), Derivation: in, Outputs: k.work.Node.InputOutputs(in), Priority: k.req.Priority, Tags: k.req.Tags,
 			Timeout: k.req.Timeout, MaxSilentTime: k.req.MaxSilentTime, Retries: k.req.Retries,
 		}
 		if _, err := k.have(ctx, r); err != nil {
