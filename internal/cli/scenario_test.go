@@ -53,10 +53,13 @@ func startMachine(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.MkdirAll(config, 0o755))
 	key := filepath.Join(config, "ssh-key")
 	writeSSHKey(ts, key)
+	gate := ts.MkAbs("gate") // by which a script tells builds something
+	ts.Check(os.MkdirAll(gate, 0o755))
 	cmd := background(ts, name, "agent", "--listen", "127.0.0.1:0", "--name", name,
 		"--state", ts.MkAbs(name), "--authorized-keys", key+".pub",
 		"--authorize", filepath.Join(config, "signing-key.pub"),
-		"--sandbox-path", "/bin", "--sandbox-path", "/usr", "--sandbox-path", "/lib", "--sandbox-path", "/lib64")
+		"--sandbox-path", "/bin", "--sandbox-path", "/usr", "--sandbox-path", "/lib", "--sandbox-path", "/lib64",
+		"--sandbox-path", "/gate="+gate)
 	stdout, err := cmd.StdoutPipe()
 	ts.Check(err)
 	ts.Check(cmd.Start())
