@@ -17,11 +17,11 @@ import (
 
 	"lighter/internal/stream"
 	"lighter/store"
+	"lighter/store/local/mirrors"
 )
 
 const (
-	maxAddress      = 8 << 10 // bytes of an address
-	maxAddresses    = 1000    // of one file
+	maxAddresses    = 1000 // of one file
 	dialTimeout     = 10 * time.Second
 	answerTimeout   = 60 * time.Second
 	downloadSilence = 60 * time.Second // without a byte
@@ -80,25 +80,21 @@ func (b *build) download(ctx context.Context) error {
 // addresses returns where the file may be, best place first.
 func (b *build) addresses(ctx context.Context, name string, hash *fixedHash) ([]string, error) {
 	text, _ := b.drv.Getenv("url")
-	v, err := readScheme(text)
+	given, err := mirrors.Addresses(text)
 	if err != nil {
 		return nil, b.failure(store.FailedDownload, "url: %v", err)
 	}
-	given, err := schemeStrings(v)
-	if err != nil {
-		return nil, b.failure(store.FailedDownload, "url: %v", err)
-	}
-	mirrors := make(map[string][]string)
+	var lists map[string][]string
 	if text, ok, err := b.inputFile(ctx, "mirrors"); err != nil {
 		return nil, err
 	} else if ok {
-		if mirrors, err = parseMirrors(text); err != nil {
+		if lists, err = mirrors.Parse(text); err != nil {
 			return nil, b.failure(store.FailedDownload, "mirrors: %v", err)
 		}
 	}
 	var all []string
 	for _, address := range given {
-		expanded := expandMirror(mirrors, address)
+		expanded := mirrors.Expand(lists, address)
 		if len(expanded) == 0 {
 			fmt.Fprintf(b.log, "%s: no such mirror\n", address)
 		}
@@ -118,7 +114,7 @@ func (b *build) contentMirrors(ctx context.Context, name string, hash *fixedHash
 	if err != nil || !ok {
 		return nil, err
 	}
-	addresses, skipped, err := contentMirrors(text, name, hash)
+	addresses, skipped, err := mirrors.ByHash(text, name, hash.algorithm, hash.digest)
 	if err != nil {
 		fmt.Fprintf(b.log, "content-addressed-mirrors: %v\n", err)
 	}
@@ -148,7 +144,7 @@ func (b *build) inputFile(ctx context.Context, variable string) (text string, ok
 			return "", false, err
 		}
 		defer f.Close()
-		text, err := io.ReadAll(io.LimitReader(stream.ReaderUntil(ctx, f), maxScheme+1))
+		text, err := io.ReadAll(io.LimitReader(stream.ReaderUntil(ctx, f), mirrors.MaxSize+1))
 		return string(text), true, err
 	}
 	return "", false, b.failure(store.FailedDownload, "%s: %s is not among the inputs", variable, path)
@@ -244,8 +240,8 @@ func because(ctx context.Context, err error) error {
 
 // open begins to read an address. The size is -1 if it is unknown.
 func (d *downloader) open(ctx context.Context, address string) (io.ReadCloser, int64, error) {
-	if len(address) > maxAddress {
-		return nil, 0, fmt.Errorf("the address has more than %d bytes", maxAddress)
+	if len(address) > mirrors.MaxAddress {
+		return nil, 0, fmt.Errorf("the address has more than %d bytes", mirrors.MaxAddress)
 	}
 	u, err := url.Parse(address)
 	if err != nil {

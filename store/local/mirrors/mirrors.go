@@ -1,4 +1,7 @@
-package local
+// Package mirrors reads what Guix's derivations say of where a file can be downloaded:
+// addresses, lists of mirrors, and procedures that make an address of a file's hash. All of
+// it is Scheme, from whoever wrote the derivation, and is read within bounds.
+package mirrors
 
 import (
 	"encoding/hex"
@@ -9,10 +12,25 @@ import (
 	"lighter/store"
 )
 
-// parseMirrors reads the list of mirrors that a derivation names: an alist of names
+// MaxSize bounds a text that is read, in bytes.
+const MaxSize = maxScheme
+
+// MaxAddress bounds an address, in bytes.
+const MaxAddress = 8 << 10
+
+// Addresses reads the value of the variable url: one address, or a list of them.
+func Addresses(text string) ([]string, error) {
+	v, err := readScheme(text)
+	if err != nil {
+		return nil, err
+	}
+	return schemeStrings(v)
+}
+
+// Parse reads the list of mirrors that a derivation names: an alist of names
 // and addresses, ((gnu "https://ftpmirror.gnu.org/gnu/" …) …), see %mirrors in (guix
 // download).
-func parseMirrors(text string) (map[string][]string, error) {
+func Parse(text string) (map[string][]string, error) {
 	v, err := readScheme(text)
 	if err != nil {
 		return nil, err
@@ -40,9 +58,9 @@ func parseMirrors(text string) (map[string][]string, error) {
 	return mirrors, nil
 }
 
-// expandMirror returns the addresses that an address stands for: itself, or for
+// Expand returns the addresses that an address stands for: itself, or for
 // mirror://NAME/FILE the file on each of the mirrors.
-func expandMirror(mirrors map[string][]string, address string) []string {
+func Expand(mirrors map[string][]string, address string) []string {
 	rest, ok := strings.CutPrefix(address, "mirror://")
 	if !ok {
 		return []string{address}
@@ -55,13 +73,13 @@ func expandMirror(mirrors map[string][]string, address string) []string {
 	return all
 }
 
-// contentMirrors returns the addresses at which servers may have a file by its hash.
+// ByHash returns the addresses at which servers may have a file by its hash.
 // The text is a Scheme expression whose value is a list of procedures that take the
 // file's name, the algorithm and the hash (%content-addressed-mirrors in (guix
 // download)). It understands the Scheme that Guix uses there: define, lambda and
 // string-append, but no conditions and no other procedures. A procedure that needs more
-// gives no address; skipped counts those.
-func contentMirrors(text, file string, hash *fixedHash) (addresses []string, skipped int, err error) {
+// gives no address; skipped counts those. The algorithm is Guix's word, such as sha256.
+func ByHash(text, file, algorithm string, digest []byte) (addresses []string, skipped int, err error) {
 	form, err := readScheme(text)
 	if err != nil {
 		return nil, 0, err
@@ -76,7 +94,7 @@ func contentMirrors(text, file string, hash *fixedHash) (addresses []string, ski
 		return nil, 0, errors.New("its value is not a list")
 	}
 	for _, item := range list {
-		v, err := e.call(item, []any{file, symbol(hash.algorithm), hash.digest})
+		v, err := e.call(item, []any{file, symbol(algorithm), digest})
 		if address, ok := v.(string); ok && err == nil {
 			addresses = append(addresses, address)
 		} else {
@@ -102,7 +120,7 @@ type (
 	schemePrimitive func(args []any) (any, error)
 )
 
-// schemeEval evaluates the subset of Scheme that contentMirrors describes.
+// schemeEval evaluates the subset of Scheme that ByHash describes.
 type schemeEval struct{ steps int }
 
 func (e *schemeEval) eval(form any, scope *schemeScope) (any, error) {
@@ -226,8 +244,8 @@ func schemePrimitives() map[symbol]any {
 		"string-append": schemePrimitive(func(args []any) (any, error) {
 			parts, err := schemeStrings(args)
 			s := strings.Join(parts, "")
-			if len(s) > maxAddress {
-				return nil, fmt.Errorf("a string has more than %d bytes", maxAddress)
+			if len(s) > MaxAddress {
+				return nil, fmt.Errorf("a string has more than %d bytes", MaxAddress)
 			}
 			return s, err
 		}),

@@ -1,4 +1,4 @@
-package local
+package mirrors
 
 import (
 	"encoding/hex"
@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"lighter/store"
 )
 
 func TestReadScheme(t *testing.T) {
@@ -36,7 +38,7 @@ func TestReadScheme(t *testing.T) {
 }
 
 func TestMirrors(t *testing.T) {
-	mirrors, err := parseMirrors(`((gnu "https://ftpmirror.gnu.org/gnu/" "ftp://x/gnu") (kde) (cpan "http://www.cpan.org/"))`)
+	mirrors, err := Parse(`((gnu "https://ftpmirror.gnu.org/gnu/" "ftp://x/gnu") (kde) (cpan "http://www.cpan.org/"))`)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,12 +48,12 @@ func TestMirrors(t *testing.T) {
 		"mirror://unknown/x":                   nil,
 		"https://example.org/x":                {"https://example.org/x"},
 	} {
-		if diff := cmp.Diff(want, expandMirror(mirrors, address)); diff != "" {
+		if diff := cmp.Diff(want, Expand(mirrors, address)); diff != "" {
 			t.Errorf("%s (-want +got)\n%s", address, diff)
 		}
 	}
 	for _, bad := range []string{`"x"`, `("x")`, `(())`, `(("gnu" "x"))`, `((gnu x))`} {
-		if _, err := parseMirrors(bad); err == nil {
+		if _, err := Parse(bad); err == nil {
 			t.Errorf("%s was taken", bad)
 		}
 	}
@@ -78,15 +80,14 @@ func TestContentMirrors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &fixedHash{algorithm: "sha256", digest: digest}
-	got, skipped, err := contentMirrors(guixContentMirrors, "x.tar.xz", h)
+	got, skipped, err := ByHash(guixContentMirrors, "x.tar.xz", "sha256", digest)
 	if err != nil || skipped != 1 {
 		t.Fatalf("%d skipped, %v", skipped, err)
 	}
 	want := []string{
-		"https://ci.example.org/file/x.tar.xz/sha256/" + h.format(digest)[len("sha256:"):],
-		"https://other.example.org/file/x.tar.xz/sha256/" + h.format(digest)[len("sha256:"):],
-		"https://tarballs.example.org/sha256/" + h.format(digest)[len("sha256:"):],
+		"https://ci.example.org/file/x.tar.xz/sha256/" + store.EncodeBase32(digest),
+		"https://other.example.org/file/x.tar.xz/sha256/" + store.EncodeBase32(digest),
+		"https://tarballs.example.org/sha256/" + store.EncodeBase32(digest),
 		"https://archive.example.org/api/1/content/sha256:f245786c831d25150f3dfb4317cda1acc5e3f79a5da4ad073ddca58886569527/raw/",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -97,7 +98,7 @@ func TestContentMirrors(t *testing.T) {
 		`(begin (define (f) (f)) (list (f)))`,
 		`(begin (define (f x) (f (string-append x x))) (f "12345678"))`,
 	} {
-		if got, _, err := contentMirrors(bad, "x", h); err == nil {
+		if got, _, err := ByHash(bad, "x", "sha256", digest); err == nil {
 			t.Errorf("%s was taken: %q", bad, got)
 		}
 	}
@@ -107,7 +108,7 @@ func FuzzScheme(f *testing.F) {
 	f.Add(guixContentMirrors)
 	f.Add(`((gnu "https://ftpmirror.gnu.org/gnu/") (cpan))`)
 	f.Fuzz(func(t *testing.T, text string) {
-		_, _ = parseMirrors(text)
-		_, _, _ = contentMirrors(text, "x", &fixedHash{algorithm: "sha256", digest: make([]byte, 32)})
+		_, _ = Parse(text)
+		_, _, _ = ByHash(text, "x", "sha256", make([]byte, 32))
 	})
 }
