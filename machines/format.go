@@ -39,6 +39,7 @@ func (m *Machine) format(b *bytes.Buffer) {
 	line(m.User != "", "user", tomlfile.Quote(m.User))
 	line(m.PrivateKey != "", "private-key", tomlfile.Quote(m.PrivateKey))
 	line(m.HostKey != "", "host-key", tomlfile.Quote(m.HostKey))
+	line(!m.Local && m.Transport != def.Transport, "transport", tomlfile.Quote(m.Transport))
 	line(m.ParallelBuilds != def.ParallelBuilds, "parallel-builds", strconv.Itoa(m.ParallelBuilds))
 	line(m.Speed != def.Speed, "speed", tomlfile.FormatFloat(m.Speed))
 	line(len(m.Features) > 0, "features", tomlfile.QuoteList(m.Features))
@@ -53,6 +54,7 @@ func (m *Machine) format(b *bytes.Buffer) {
 	line(m.Store != def.Store, "store", tomlfile.Quote(m.Store))
 	line(m.DaemonSocket != def.DaemonSocket, "daemon-socket", tomlfile.Quote(m.DaemonSocket))
 	line(len(m.SandboxPaths) > 0, "sandbox-paths", tomlfile.QuoteList(m.SandboxPaths))
+	line(m.AgentDirectory != "", "agent-directory", tomlfile.Quote(m.AgentDirectory))
 	line(m.StateDirectory != "", "state-directory", tomlfile.Quote(m.StateDirectory))
 }
 

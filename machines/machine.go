@@ -40,6 +40,12 @@ const (
 	StoreLocal  = "local"       // lighter's embedded store, in StateDirectory
 )
 
+// The ways of SSH to a machine.
+const (
+	TransportNative  = "native"  // lighter's own SSH
+	TransportOpenSSH = "openssh" // the program ssh of the coordinator's user, with all that is in its ssh_config(5)
+)
+
 // Machine is one entry of the machines file. A value that came from this package
 // is valid and has the defaults filled in.
 type Machine struct {
@@ -61,6 +67,8 @@ type Machine struct {
 	// HostKey is "TYPE BASE64", without a comment. Empty means that known_hosts
 	// has it.
 	HostKey string
+	// Transport is TransportNative or TransportOpenSSH; empty for a local machine.
+	Transport string
 
 	ParallelBuilds int     // slots, at least 1
 	Speed          float64 // relative to a machine of speed 1; above 0
@@ -112,8 +120,11 @@ type Machine struct {
 	Store        string   // StoreAuto, StoreDaemon or StoreLocal
 	DaemonSocket string   // of guix-daemon there
 	SandboxPaths []string // "/path" or "/inside=/outside": more that its builds may see
-	// StateDirectory is the folder there for the agent and its store; empty lets
-	// the agent decide.
+	// AgentDirectory is the folder there to which the agent's program is uploaded: absolute,
+	// or relative to the home, perhaps starting with "~/". Empty means ~/.cache/lighter.
+	AgentDirectory string
+	// StateDirectory is the folder there for the agent's store and what it knows of builds;
+	// empty means AgentDirectory or, if that is empty too, lets the agent decide.
 	StateDirectory string
 	// Local says that it is the head itself, reached without SSH.
 	Local bool

@@ -106,8 +106,8 @@ local = true
 	want := []Machine{{
 		Name: "one", Host: "one", Port: 22, Systems: []string{"x86_64-linux"}, User: "offload",
 		ParallelBuilds: 1, Speed: 1, OverloadThreshold: 0.8, MinFreeDisk: 100 << 20,
-		MinFreeInodes: 10000,
-		Store:         "auto", DaemonSocket: "/var/guix/daemon-socket/socket",
+		MinFreeInodes: 10000, Transport: "native",
+		Store: "auto", DaemonSocket: "/var/guix/daemon-socket/socket",
 	}, {
 		Name: "head", Systems: []string{"x86_64-linux", "i686-linux"}, Local: true,
 		ParallelBuilds: 1, Speed: 1, OverloadThreshold: 0.8, MinFreeDisk: 100 << 20,

@@ -126,6 +126,7 @@ var fields = []field{
 	{key: "user", read: (*decoder).user, ssh: true},
 	{key: "private-key", read: (*decoder).privateKey, ssh: true},
 	{key: "host-key", read: (*decoder).hostKey, ssh: true},
+	{key: "transport", read: (*decoder).transport, ssh: true},
 	{key: "parallel-builds", read: (*decoder).parallelBuilds},
 	{key: "speed", read: (*decoder).speed},
 	{key: "features", read: func(d *decoder, m *Machine, v any, at *tomlfile.Place) { m.Features = d.features("features", v, at) }},
@@ -152,6 +153,7 @@ var fields = []field{
 	{key: "store", read: (*decoder).store},
 	{key: "daemon-socket", read: (*decoder).daemonSocket},
 	{key: "sandbox-paths", read: (*decoder).sandboxPaths},
+	{key: "agent-directory", read: (*decoder).agentDirectory, ssh: true},
 	{key: "state-directory", read: (*decoder).stateDirectory},
 }
 
@@ -172,6 +174,7 @@ func defaults() Machine {
 		OverloadThreshold: DefaultOverloadThreshold,
 		MinFreeDisk:       DefaultMinFreeDisk,
 		MinFreeInodes:     DefaultMinFreeInodes,
+		Transport:         TransportNative,
 		Store:             StoreAuto,
 		DaemonSocket:      DefaultDaemonSocket,
 	}
@@ -187,7 +190,7 @@ func (d *decoder) machine(table map[string]any, at *tomlfile.Place) Machine {
 	d.CheckKeys(table, at, keyNames)
 	d.required(table, at)
 	if m.Local {
-		m.Host, m.Port = "", 0
+		m.Host, m.Port, m.Transport = "", 0, ""
 		for _, f := range fields {
 			if _, ok := table[f.key]; ok && f.ssh {
 				d.Errorf(at.At(f.key).Key, "leave it out, or leave local out",
@@ -437,17 +440,25 @@ func duration(key, example string, least time.Duration, of func(m *Machine) *tim
 	}}
 }
 
+func (d *decoder) transport(m *Machine, v any, at *tomlfile.Place) {
+	m.Transport = d.oneOf("transport", "transport", v, at, TransportNative, TransportOpenSSH)
+}
+
 func (d *decoder) store(m *Machine, v any, at *tomlfile.Place) {
-	kinds := []string{StoreAuto, StoreDaemon, StoreLocal}
-	kind, ok := d.Text("store", v, at)
-	if ok && !slices.Contains(kinds, kind) {
-		hint := `the kinds are "auto", "guix-daemon" and "local"`
-		if near := tomlfile.Nearest(kind, kinds); near != "" {
+	m.Store = d.oneOf("store", "kind of store", v, at, StoreAuto, StoreDaemon, StoreLocal)
+}
+
+// oneOf reads one of a few words; noun says in errors what they are.
+func (d *decoder) oneOf(key, noun string, v any, at *tomlfile.Place, words ...string) string {
+	word, ok := d.Text(key, v, at)
+	if ok && !slices.Contains(words, word) {
+		hint := "one of " + tomlfile.QuoteList(words)
+		if near := tomlfile.Nearest(word, words); near != "" {
 			hint = fmt.Sprintf("did you mean %q?", near)
 		}
-		d.Errorf(at.Value, hint, "unknown kind of store %q", kind)
+		d.Errorf(at.Value, hint, "unknown %s %q", noun, word)
 	}
-	m.Store = kind
+	return word
 }
 
 func (d *decoder) daemonSocket(m *Machine, v any, at *tomlfile.Place) {
@@ -469,6 +480,17 @@ func (d *decoder) sandboxPaths(m *Machine, v any, at *tomlfile.Place) {
 		}
 	}
 	m.SandboxPaths = entries
+}
+
+func (d *decoder) agentDirectory(m *Machine, v any, at *tomlfile.Place) {
+	const hint = `agent-directory = "/scratch/offload", or a folder in the home: "opt/lighter"`
+	dir, ok := d.Text("agent-directory", v, at)
+	switch {
+	case !ok:
+	case dir == "", strings.HasPrefix(dir, "~") && !strings.HasPrefix(dir, "~/"), strings.ContainsAny(dir, "\x00\r\n"):
+		d.Errorf(at.Value, hint, "%q cannot be a folder", dir)
+	}
+	m.AgentDirectory = dir
 }
 
 func (d *decoder) stateDirectory(m *Machine, v any, at *tomlfile.Place) {

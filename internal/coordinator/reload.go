@@ -313,11 +313,12 @@ type way struct {
 	host                                              string
 	port                                              int
 	user, key, hostKey, kind, daemonSocket, directory string
+	transport, agentDirectory                         string
 	local                                             bool
 }
 
 func wayTo(m *machines.Machine) way {
-	return way{m.Host, m.Port, m.User, m.PrivateKey, m.HostKey, m.Store, m.DaemonSocket, m.StateDirectory, m.Local}
+	return way{m.Host, m.Port, m.User, m.PrivateKey, m.HostKey, m.Store, m.DaemonSocket, m.StateDirectory, m.Transport, m.AgentDirectory, m.Local}
 }
 
 func sameWay(a, b *machines.Machine) bool { return wayTo(a) == wayTo(b) }

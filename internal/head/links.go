@@ -1,12 +1,14 @@
 package head
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"io/fs"
 	"log/slog"
 	"net"
+	"path"
 
 	"lighter/internal/agent"
 	"lighter/internal/agentd"
@@ -55,7 +57,7 @@ func (l *Links) Link(m machines.Machine) (peer.Link, error) {
 		Machine: m.Name, Addr: m.Addr(), User: m.User,
 		PrivateKey: m.PrivateKeyFile(l.Home), HostKey: m.HostKey, HostKeySource: l.MachinesFile,
 		Bootstrap: sshtransport.Bootstrap{
-			Agents: l.Agents.Find, Args: agentArgs(&m), StartInput: input,
+			Agents: l.Agents.Find, Args: agentArgs(&m), StartInput: input, RemoteDir: uploadDir(&m),
 		},
 		Logger: l.logger,
 	}), nil
@@ -72,12 +74,20 @@ func (l *Links) startInput() ([]byte, error) {
 	return json.Marshal(input)
 }
 
+// uploadDir is where agents are uploaded to; empty means the default.
+func uploadDir(m *machines.Machine) string {
+	if m.AgentDirectory == "" {
+		return ""
+	}
+	return path.Join(m.AgentDirectory, "agents")
+}
+
 // agentArgs are the arguments of "lighter-agent start" that follow from the machines
 // file.
 func agentArgs(m *machines.Machine) []string {
 	var args []string
 	for _, a := range []struct{ flag, value, absent string }{
-		{"--state", m.StateDirectory, ""},
+		{"--state", cmp.Or(m.StateDirectory, m.AgentDirectory), ""},
 		{"--store", m.Store, machines.StoreAuto},
 		{"--daemon-socket", m.DaemonSocket, machines.DefaultDaemonSocket},
 	} {

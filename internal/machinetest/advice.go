@@ -225,6 +225,8 @@ func stateFolder(m *machines.Machine) string {
 	switch {
 	case m.StateDirectory != "":
 		return m.StateDirectory
+	case m.AgentDirectory != "":
+		return strings.TrimPrefix(m.AgentDirectory, "~/")
 	case m.User == "root":
 		return "/var/lib/lighter"
 	}
