@@ -482,6 +482,7 @@ func TestNamesOf(t *testing.T) {
 		{"succeeded", api.Event{Build: "b", State: api.Succeeded}, []string{BuildSucceeded}},
 		{"failed", api.Event{Build: "b", State: api.Failed}, []string{BuildFailed}},
 		{"timed out", api.Event{Build: "b", State: api.TimedOut}, []string{BuildTimedOut}},
+		{"dependency failed", api.Event{Build: "b", State: api.DependencyFailed}, []string{BuildDependencyFailed}},
 		{"canceled", api.Event{Build: "b", State: api.Canceled}, []string{BuildCanceled}},
 		{"missing inputs", api.Event{Kind: api.KindMissingInputs, Build: "b", State: api.Waiting}, []string{BuildMissingInputs}},
 		{"lost", api.Event{Kind: api.KindMachineLost, Machine: "m"}, []string{MachineLost}},

@@ -40,21 +40,24 @@ import (
 
 // The names of events that hooks can have.
 const (
-	BuildSubmitted     = "build-submitted"
-	BuildStarted       = "build-started" // an attempt; the builder runs
-	BuildSucceeded     = "build-succeeded"
-	BuildFailed        = "build-failed"
-	BuildTimedOut      = "build-timed-out"
-	BuildCanceled      = "build-canceled"
-	BuildMissingInputs = "build-missing-inputs"
-	MachineLost        = "machine-lost"
-	MachineBack        = "machine-back"
+	BuildSubmitted = "build-submitted"
+	BuildStarted   = "build-started" // an attempt; the builder runs
+	BuildSucceeded = "build-succeeded"
+	BuildFailed    = "build-failed"
+	BuildTimedOut  = "build-timed-out"
+	// BuildDependencyFailed is the end of a build that needs one that failed. Built-ins that are
+	// told of BuildFailed are told of it too.
+	BuildDependencyFailed = "build-dependency-failed"
+	BuildCanceled         = "build-canceled"
+	BuildMissingInputs    = "build-missing-inputs"
+	MachineLost           = "machine-lost"
+	MachineBack           = "machine-back"
 )
 
 // EventNames lists all of them.
 func EventNames() []string {
 	return []string{
-		BuildSubmitted, BuildStarted, BuildSucceeded, BuildFailed, BuildTimedOut, BuildCanceled, BuildMissingInputs,
+		BuildSubmitted, BuildStarted, BuildSucceeded, BuildFailed, BuildTimedOut, BuildDependencyFailed, BuildCanceled, BuildMissingInputs,
 		MachineLost, MachineBack,
 	}
 }
@@ -65,6 +68,8 @@ var stateNames = map[api.State]string{
 	api.Failed:    BuildFailed,
 	api.TimedOut:  BuildTimedOut,
 	api.Canceled:  BuildCanceled,
+
+	api.DependencyFailed: BuildDependencyFailed,
 }
 
 var kindNames = map[api.EventKind]string{
@@ -224,6 +229,9 @@ func checkAll(list []Config, builtIns map[string]BuiltIn) error {
 
 // complete returns a copy with the defaults filled in.
 func (c Config) complete(runner BuiltIn) Config {
+	if c.BuiltIn != "" && c.wants(BuildFailed) && !c.wants(BuildDependencyFailed) {
+		c.Events = append(slices.Clone(c.Events), BuildDependencyFailed)
+	}
 	if c.Timeout == 0 {
 		c.Timeout = DefaultTimeout
 	}

@@ -118,6 +118,8 @@ func eventOf(e *hooks.Event) string {
 		return "canceled"
 	case hooks.BuildTimedOut:
 		return "failed-other"
+	case hooks.BuildDependencyFailed:
+		return "failed-dependency"
 	case hooks.BuildFailed:
 		switch f := e.Event.Failure; {
 		case f != nil && f.Kind == api.KindDependency:

@@ -141,6 +141,7 @@ func TestEvents(t *testing.T) {
 		{hooks.BuildFailed, &api.Failure{Culprit: api.CulpritDerivation, Kind: "exit"}, "failed"},
 		{hooks.BuildFailed, nil, "failed"},
 		{hooks.BuildFailed, &api.Failure{Culprit: api.CulpritDerivation, Kind: api.KindDependency}, "failed-dependency"},
+		{hooks.BuildDependencyFailed, nil, "failed-dependency"},
 		{hooks.BuildFailed, &api.Failure{Culprit: api.CulpritMachine}, "failed-other"},
 		{hooks.BuildTimedOut, &api.Failure{Culprit: api.CulpritDerivation}, "failed-other"},
 		{hooks.BuildCanceled, nil, "canceled"},

@@ -34,7 +34,7 @@ type Hook struct {
 type Failure struct {
 	Derivation store.Path   `json:"derivation"`
 	Build      string       `json:"build"` // id
-	State      api.State    `json:"state"` // api.Failed or api.TimedOut
+	State      api.State    `json:"state"` // how the build ended
 	Time       time.Time    `json:"time"`  // when it ended
 	Failure    *api.Failure `json:"failure,omitempty"`
 	Log        string       `json:"log,omitempty"` // where the log is served
@@ -83,7 +83,7 @@ func (h *Hook) success(ctx context.Context, b *api.Build) (string, error) {
 
 // failure publishes that a build failed, and its log.
 func (h *Hook) failure(ctx context.Context, b *api.Build) (string, error) {
-	if b.State != api.Failed && b.State != api.TimedOut {
+	if !b.State.FailedItself() && b.State != api.DependencyFailed {
 		return fmt.Sprintf("the build is %s: no failure to publish", b.State), nil
 	}
 	log, err := h.log(ctx, b)

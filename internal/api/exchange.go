@@ -49,8 +49,10 @@ type BuildList struct {
 type BuildStory struct {
 	Build  Build   `json:"build"`
 	Events []Event `json:"events"`
-	// WantedBy has the builds that wait for this one.
-	WantedBy []Build `json:"wantedBy,omitempty"`
+	// WantedBy has the builds that need this one, directly or not, the nearest first; of one that
+	// failed, those that failed because of it. It has 100 at most, of WantedByCount.
+	WantedBy      []Build `json:"wantedBy,omitempty"`
+	WantedByCount int     `json:"wantedByCount,omitempty"`
 }
 
 // Filter selects builds. The zero value selects all.

@@ -25,14 +25,16 @@ const (
 	Building  State = "building"  // the machine builds
 	Fetching  State = "fetching"  // outputs travel home
 	Succeeded State = "succeeded" // final
-	Failed    State = "failed"    // final: the derivation, or something it needs, failed
+	Failed    State = "failed"    // final: it failed itself
 	TimedOut  State = "timed-out" // final: the derivation took too long, or was silent for too long
-	Canceled  State = "canceled"  // final: a person asked for it; never a result of the derivation
+	// DependencyFailed is final: it was not built, since something that it needs failed.
+	DependencyFailed State = "dependency-failed"
+	Canceled         State = "canceled" // final: a person asked for it; never a result of the derivation
 )
 
 // States lists all of them, in the order in which a build goes through them.
 func States() []State {
-	return []State{Queued, Waiting, Placed, Sending, Building, Fetching, Succeeded, Failed, TimedOut, Canceled}
+	return []State{Queued, Waiting, Placed, Sending, Building, Fetching, Succeeded, Failed, TimedOut, DependencyFailed, Canceled}
 }
 
 // OpenStates lists those in which a build can be canceled, or hurried.
@@ -42,8 +44,11 @@ func OpenStates() []State {
 
 // Final reports whether the build's history has ended.
 func (s State) Final() bool {
-	return s == Succeeded || s == Failed || s == TimedOut || s == Canceled
+	return s == Succeeded || s.FailedItself() || s == DependencyFailed || s == Canceled
 }
+
+// FailedItself reports whether the build failed, and not because another did. Its log may say why.
+func (s State) FailedItself() bool { return s == Failed || s == TimedOut }
 
 // Running reports whether an attempt at the build is under way on a machine. It holds a slot there
 // until the outputs are made.
@@ -68,7 +73,7 @@ type Failure struct {
 	Phase   State   `json:"phase"`             // the state the build was in
 	Machine string  `json:"machine,omitempty"` // where
 	// Kind is a store.BuildFailure where the derivation is to blame, or
-	// "dependency" where a derivation that it needs is.
+	// "dependency" where a derivation that it needs is, or can't be read.
 	Kind     string     `json:"kind,omitempty"`
 	ExitCode int        `json:"exitCode,omitempty"`
 	Message  string     `json:"message"`
@@ -95,6 +100,9 @@ func (f *Failure) Error() string {
 	}
 	return fmt.Sprintf("%s while %s: %s", f.Culprit, f.Phase, f.Message)
 }
+
+// OfDependency reports whether the build did not fail itself: one that it waited for did.
+func (f *Failure) OfDependency() bool { return f.Kind == KindDependency && f.Phase == Waiting }
 
 // Final reports whether trying again elsewhere is pointless.
 func (f *Failure) Final() bool { return f.Culprit == CulpritDerivation }
@@ -167,6 +175,8 @@ type Build struct {
 	Attempt   int        `json:"attempt,omitempty"` // number of the current or last placement, from 1
 	Machine   string     `json:"machine,omitempty"` // of that attempt
 	Failure   *Failure   `json:"failure,omitempty"` // why it failed, or why the last attempt did
+	// Dependents is how many builds ended as dependency-failed because this one failed.
+	Dependents int `json:"dependents,omitempty"`
 
 	OutputPaths map[string]store.Path `json:"outputPaths,omitempty"`
 	OutputSize  int64                 `json:"outputSize,omitempty"` // bytes, as NARs
@@ -406,8 +416,8 @@ type SystemQueue struct {
 	Queued  int    `json:"queued"`
 	Waiting int    `json:"waiting"`
 	Running int    `json:"running"`
-	// Rate is how many builds ended in the last hour, or since the start if that was
-	// later; per hour.
+	// Rate is how many builds machines made, or failed, in the last hour, or since the start if
+	// that was later; per hour.
 	Rate float64 `json:"rate"`
 	// Empty is the expected time until none are left; 0 if not known.
 	Empty Seconds `json:"empty,omitempty"`

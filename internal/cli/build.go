@@ -226,7 +226,7 @@ func (b *buildAction) finish(inv *command.Invocation, builds []*api.Build, summa
 	code := command.ExitDone
 	for _, build := range builds {
 		switch {
-		case (build.State == api.Failed || build.State == api.TimedOut) && !display.Differs(build):
+		case (build.State.FailedItself() || build.State == api.DependencyFailed) && !display.Differs(build):
 			code = command.ExitBuildFailed
 		case build.State == api.Canceled && code == command.ExitDone:
 			code = command.ExitCanceled

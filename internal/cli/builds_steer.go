@@ -192,7 +192,7 @@ func buildsRetryCommand() *command.Command {
 		Name:  "retry",
 		Args:  "[ID…]",
 		Short: "retry builds that did not succeed",
-		Long: `Puts builds that failed, timed out or were canceled back into the queue, under the same ids. --with-dependents also retries the builds that failed because of them.
+		Long: `Puts builds that failed, timed out or were canceled back into the queue, under the same ids. --with-dependents also retries the builds that were not made because of them. A filter that names no state selects no canceled builds.
 
 ` + selectionText,
 		Exits: []int{command.ExitNoAnswer, command.ExitInterrupted},
@@ -203,7 +203,7 @@ func buildsRetryCommand() *command.Command {
 		Setup: func(fs *pflag.FlagSet) command.Action {
 			f := addSelectionFlags(fs, true)
 			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
-				return f.apply(ctx, inv, client, inv.Args, &buildChange{"Try them again", "queued again", []api.State{api.Failed, api.TimedOut, api.Canceled}, client.Retry})
+				return f.apply(ctx, inv, client, inv.Args, &buildChange{"Try them again", "queued again", []api.State{api.Failed, api.TimedOut, api.DependencyFailed}, client.Retry})
 			})
 		},
 	}

@@ -128,7 +128,7 @@ func TestSteeringByIDAndFilter(t *testing.T) {
 		"cancel --tag k=v":                             `POST /v1/cancel {"filter":{"states":["queued","waiting","placed","sending","building","fetching"],"tags":{"k":"v"}}}`,
 		"cancel --state queued -y":                     `POST /v1/cancel {"filter":{"states":["queued"]}}`,
 		"retry aaaa":                                   `POST /v1/retry {"ids":["aaaa"]}`,
-		"retry --machine beta":                         `POST /v1/retry {"filter":{"states":["failed","timed-out","canceled"],"machine":"beta"}}`,
+		"retry --machine beta":                         `POST /v1/retry {"filter":{"states":["failed","timed-out","dependency-failed"],"machine":"beta"}}`,
 		"priority 7 aaaa":                              `POST /v1/priority {"ids":["aaaa"],"priority":7}`,
 		"priority --tag k=v -- -3":                     `POST /v1/priority {"filter":{"states":["queued","waiting","placed","sending","building","fetching"],"tags":{"k":"v"}},"priority":-3}`,
 		"cancel --with-dependents --name a* --json -y": `POST /v1/cancel {"filter":{"states":["queued","waiting","placed","sending","building","fetching"],"name":"a*"},"withDependents":true}`,

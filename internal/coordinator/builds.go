@@ -34,25 +34,62 @@ func (c *Coordinator) Build(ctx context.Context, id string) (*api.Build, error) 
 	return c.ledger.Build(ctx, ids[0])
 }
 
-// Story returns a build with its events and the builds that want it.
+// dependentsLooked bounds how many builds of the ledger are looked at for those that one held up.
+const dependentsLooked = 20_000
+
+// Story returns a build with its events and the builds that want it, or wanted it until it failed.
 func (c *Coordinator) Story(ctx context.Context, b *api.Build) (*api.BuildStory, error) {
 	events, err := c.ledger.BuildEvents(ctx, b.ID)
 	if err != nil {
 		return nil, err
 	}
 	story := &api.BuildStory{Build: *b, Events: events}
+	if b.Dependents > 0 {
+		story.WantedByCount = b.Dependents
+		story.WantedBy, err = c.heldUp(ctx, b)
+		return story, err
+	}
 	err = c.do(ctx, func(l *loop) {
-		lb := l.builds[b.ID]
-		if lb == nil {
-			return
-		}
-		for d := range lb.task.dependants.all() {
-			if len(d.builds) > 0 && len(story.WantedBy) < maxListed {
-				story.WantedBy = append(story.WantedBy, d.builds[0].Build)
-			}
+		if lb := l.builds[b.ID]; lb != nil {
+			story.WantedBy, story.WantedByCount = lb.task.wantedBy()
 		}
 	})
 	return story, err
+}
+
+// heldUp returns builds that failed because one did, as many as people want to see.
+func (c *Coordinator) heldUp(ctx context.Context, b *api.Build) ([]api.Build, error) {
+	var list []api.Build
+	filter := ledger.Filter{Filter: api.Filter{States: []api.State{api.DependencyFailed}}, Limit: dependentsLooked}
+	for d, err := range c.ledger.Builds(ctx, filter) {
+		if err != nil || len(list) == min(b.Dependents, maxListed) {
+			return list, err
+		}
+		if d.Failure != nil && d.Failure.Input == b.Derivation {
+			list = append(list, *d)
+		}
+	}
+	return list, nil
+}
+
+// wantedBy returns builds that need a task, directly or not, the nearest first, as many as people
+// want to see; and how many there are.
+func (t *task) wantedBy() (list []api.Build, count int) {
+	seen := map[*task]bool{t: true}
+	for queue := []*task{t}; len(queue) > 0; queue = queue[1:] {
+		for d := range queue[0].dependants.all() {
+			if seen[d] {
+				continue
+			}
+			seen[d] = true
+			queue = append(queue, d)
+			count += len(d.builds)
+			for _, lb := range d.builds[:min(len(d.builds), maxListed-len(list))] {
+				list = append(list, lb.Build)
+			}
+		}
+	}
+	return list, count
 }
 
 // Why explains where a build stands.

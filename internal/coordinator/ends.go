@@ -142,43 +142,47 @@ func (t *task) abandon(l *loop, why string) {
 
 // ---- failures ------------------------------------------------------------------------------
 
-// fail ends a task as failed, with all that need it and have not begun.
+// fail ends a task as failed, with all that need it, directly or not, and have not begun.
 func (t *task) fail(l *loop, f *api.Failure) {
-	type doomed struct {
-		task    *task
-		failure *api.Failure
-	}
-	work := []doomed{{t, f}}
-	for len(work) > 0 {
-		t, f := work[len(work)-1].task, work[len(work)-1].failure
-		work = work[:len(work)-1]
-		if t.stage == stageOver {
-			continue
-		}
+	doomed := []*task{t}
+	seen := map[*task]bool{t: true}
+	dependents := 0 // builds
+	for i := 0; i < len(doomed); i++ {
+		t := doomed[i]
 		for d := range t.dependants.all() {
 			d.inputs.remove(t)
-			if !d.begun() {
-				work = append(work, doomed{d, dependencyFailure(t.drv, f)})
+			if !d.begun() && d.stage != stageOver && !seen[d] {
+				seen[d] = true
+				doomed = append(doomed, d)
+				dependents += len(d.builds)
 			}
 		}
 		t.dependants = taskSet{}
-		t.endFailed(l, f)
+	}
+	for _, lb := range t.builds {
+		lb.Dependents = dependents
+	}
+	t.endFailed(l, f)
+	of := dependencyFailure(t.drv, f)
+	for _, d := range doomed[1:] {
+		d.endFailed(l, of)
 	}
 }
 
 func dependencyFailure(input store.Path, f *api.Failure) *api.Failure {
-	if f.Kind == api.KindDependency && f.Input != "" {
-		input = f.Input
+	text := fmt.Sprintf("needs %s, which failed", api.DerivationName(input))
+	if f.Kind == api.KindNotRecorded { // perhaps the ledger does not even have that build
+		text = api.Cut(text+": "+f.Message, api.MaxMessage)
 	}
-	return &api.Failure{
-		Culprit: f.Culprit, Phase: api.Waiting, Kind: api.KindDependency, Input: input,
-		Message: fmt.Sprintf("%s, which it needs, failed", input),
-	}
+	return &api.Failure{Culprit: f.Culprit, Phase: api.Waiting, Kind: api.KindDependency, Input: input, Message: text}
 }
 
 func (t *task) endFailed(l *loop, f *api.Failure) {
 	state := api.Failed
-	if f.Kind == string(store.FailedTimeout) || f.Kind == string(store.FailedSilence) {
+	switch {
+	case f.OfDependency():
+		state = api.DependencyFailed
+	case f.Kind == string(store.FailedTimeout) || f.Kind == string(store.FailedSilence):
 		state = api.TimedOut
 	}
 	for _, lb := range t.builds {
@@ -239,7 +243,7 @@ func (t *task) cancelDependants(l *loop) {
 				continue
 			}
 			work = append(work, d)
-			d.cancel(l, fmt.Sprintf("%s, which it needs, was canceled", t.drv))
+			d.cancel(l, fmt.Sprintf("needs %s, which was canceled", api.DerivationName(t.drv)))
 		}
 	}
 }

@@ -71,13 +71,14 @@ func TestReferenceTrojan(t *testing.T) {
 			m1 := f.agents["m1"]
 			trojan := f.derive(on("m2"), "openssl", "")
 			lib := f.derive(on("m1"), "lib", "")
-			victim := lib
+			victim, end := lib, api.Failed
 			if !direct {
+				end = api.DependencyFailed
 				victim = f.derive(on("m1"), "app", "", lib)
 			}
 			m1.plant(t, f.output(trojan), "TROJAN")
 			m1.plant(t, f.output(lib), "lib", f.output(trojan))
-			b := f.awaitState(f.submit(victim)[0], api.Failed)
+			b := f.awaitState(f.submit(victim)[0], end)
 			if direct {
 				refusedBy(t, b, "m1", f.output(trojan))
 			} else {
@@ -108,7 +109,7 @@ func TestReferenceToHeadsItem(t *testing.T) {
 	m1.plant(t, secret, "guessed")
 	m1.plant(t, f.output(lib), "lib", secret)
 	top := f.drv("top", "", lib)
-	f.awaitState(f.submit(top)[0], api.Failed)
+	f.awaitState(f.submit(top)[0], api.DependencyFailed)
 	refusedBy(t, f.children()[lib], "m1", secret)
 	if m1.sent[secret] > 0 {
 		t.Error("the machine was sent the head's secret")
@@ -156,7 +157,7 @@ func TestOutputsThatAreNot(t *testing.T) {
 				}
 			})
 			id := f.submit(app)[0]
-			f.awaitState(id, api.Failed)
+			f.awaitState(id, api.DependencyFailed)
 			b := f.children()[bad]
 			if b.Failure == nil || b.Failure.Culprit != api.CulpritMachine || b.Failure.Machine != "m1" {
 				t.Errorf("got %+v; want a failure of m1 (%s)", b.Failure, told)

@@ -113,14 +113,44 @@ func TestDependencyFailure(t *testing.T) {
 	top := f.drv("top", "", middle)
 	other := f.drv("other", "")
 	ids := f.submit(top, other)
-	b := f.awaitState(ids[0], api.Failed)
+	b := f.awaitState(ids[0], api.DependencyFailed)
 	if b.Failure == nil || b.Failure.Kind != api.KindDependency || b.Failure.Input != bad {
 		t.Errorf("got failure %+v, want a dependency's, %s", b.Failure, bad)
 	}
 	f.awaitState(ids[1], api.Succeeded)
+	story, err := f.c.Story(t.Context(), f.children()[bad])
+	if err != nil || story.WantedByCount != 2 || len(story.WantedBy) != 2 || story.Build.Dependents != 2 {
+		t.Errorf("the failed one held up %d: %v %v", story.WantedByCount, story.WantedBy, err)
+	}
+	if b.Reason != "needs bad, which failed" {
+		t.Errorf("reason %q", b.Reason)
+	}
 	own := f.children()[bad]
 	if own.State != api.Failed || own.Failure.Culprit != api.CulpritDerivation || own.Failure.ExitCode != 1 || own.Attempt != 1 {
 		t.Errorf("got %+v (%+v), want exit 1 in its first attempt", own, own.Failure)
+	}
+	f.idle()
+}
+
+// TestDiamondFails fails what several builds need by several ways: each is counted once.
+func TestDiamondFails(t *testing.T) {
+	f := newFarm(t, nil, "m1")
+	bad := f.drv("bad", "hold fail")
+	left, right := f.drv("left", "", bad), f.drv("right", "", bad)
+	ids := f.submit(f.drv("top", "", left, right), left, f.drv("top2", "", right, bad))
+	f.awaitChild(bad, api.Building)
+	story, err := f.c.Story(t.Context(), f.children()[bad])
+	if err != nil || story.WantedByCount != 4 || len(story.WantedBy) != 4 {
+		t.Errorf("it holds up %d: %v %v", story.WantedByCount, story.WantedBy, err)
+	}
+	f.agents["m1"].release("bad")
+	for _, id := range ids {
+		if b := f.awaitState(id, api.DependencyFailed); b.Failure.Input != bad {
+			t.Errorf("%s is blamed on %s", b.Derivation, b.Failure.Input)
+		}
+	}
+	if b := f.awaitChild(bad, api.Failed); b.Dependents != 4 {
+		t.Errorf("%d dependents, want 4", b.Dependents)
 	}
 	f.idle()
 }

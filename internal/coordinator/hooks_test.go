@@ -134,6 +134,31 @@ func TestEventHooks(t *testing.T) {
 	}
 }
 
+// TestHooksOfDependents has one run of a hook on failures where many builds need what failed; a
+// built-in is told of those too.
+func TestHooksOfDependents(t *testing.T) {
+	f := unstarted(t, "m1")
+	f.config.Hooks = []hooks.Config{
+		{Name: "program", Events: []string{hooks.BuildFailed}, Command: []string{"true"}},
+		{Name: "dependents", Events: []string{hooks.BuildDependencyFailed}, BuiltIn: "dependents"},
+		{Name: "all", Events: []string{hooks.BuildFailed}, BuiltIn: "all"},
+	}
+	f.config.BuiltIns = map[string]hooks.BuiltIn{"dependents": &hookNotes{}, "all": &hookNotes{}}
+	f.start()
+	defer func() { f.shutDown() }()
+	bad := f.drv("bad", "fail")
+	for _, id := range f.submit(f.drv("a", "", bad), f.drv("b", "", bad)) {
+		f.awaitState(id, api.DependencyFailed)
+	}
+	f.hooksDone()
+	for i, want := range []int64{1, 2, 3} {
+		list, err := f.c.EventHooks().List(t.Context())
+		if err != nil || list.Hooks[i].Done != want {
+			t.Errorf("%s: %d runs, %v, want %d", list.Hooks[i].Name, list.Hooks[i].Done, err, want)
+		}
+	}
+}
+
 // hooksDone waits until no run of a hook is to come.
 func (f *farm) hooksDone() {
 	f.t.Helper()

@@ -26,7 +26,7 @@ func TestQueues(t *testing.T) {
 		}
 		add := func(system string, state api.State, expected, rank time.Duration) *liveBuild {
 			name := store.Path(fmt.Sprint(len(l.tasks)))
-			lb := &liveBuild{Build: api.Build{System: system, State: state}}
+			lb := &liveBuild{Build: api.Build{System: system, State: state, Attempt: 1}}
 			work := &task{expected: expected, rank: rank, builds: []*liveBuild{lb}}
 			lb.task = work
 			l.tasks[name] = work
@@ -75,7 +75,7 @@ func TestFailuresOfStatus(t *testing.T) {
 	f := newFarm(t, nil, "m1")
 	base := f.drv("base", "fail")
 	top := f.submit(f.drv("top", "", base))[0]
-	f.awaitState(top, api.Failed)
+	f.awaitState(top, api.DependencyFailed)
 	late := f.submit(f.drv("late", "timeout"))[0]
 	f.awaitState(late, api.TimedOut)
 	names := func() (names []string) {

@@ -136,8 +136,8 @@ func TestRefusedSubmission(t *testing.T) {
 		t.Errorf("got %+v", a)
 	}
 	f.awaitState(answers[0].Build.ID, api.Succeeded)
-	if b := f.awaitFinal(answers[2].Build.ID); b.State != api.Failed || b.Failure.Input != bad {
-		t.Errorf("got %s, %+v", b.State, b.Failure)
+	if b := f.awaitState(answers[2].Build.ID, api.DependencyFailed); b.Failure.Input != bad || !strings.Contains(b.Reason, "needs bad, which failed: the ledger refuses") {
+		t.Errorf("got %s, %+v", b.Reason, b.Failure)
 	}
 	f.idle()
 	f.crash()

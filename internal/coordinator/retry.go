@@ -90,7 +90,7 @@ func (c *Coordinator) retry(ctx context.Context, ids []string, reason string) ([
 				continue // somebody else was faster
 			}
 			b.State, b.Reason, b.Stopped, b.Started, b.Failure = api.Queued, reason, nil, nil, nil
-			b.Machine, b.Shares, b.Retried, b.Parent = "", "", 0, ""
+			b.Machine, b.Shares, b.Retried, b.Parent, b.Dependents = "", "", 0, "", 0
 			record := *b
 			l.change(ledger.Change{Build: &record, Event: &api.Event{Reason: reason}})
 			l.addBuilds([]api.Build{*b})

@@ -188,17 +188,18 @@ func TestRetryByClient(t *testing.T) {
 	base := f.drv("base", "fail=m1")
 	top := f.drv("top", "", base)
 	ids := f.request(api.Request{Derivation: base, On: []string{"m1"}}, api.Request{Derivation: top, Skip: []string{"m2"}})
-	for _, id := range ids {
-		f.awaitState(id, api.Failed)
+	first := f.awaitState(ids[0], api.Failed)
+	f.awaitState(ids[1], api.DependencyFailed)
+	if first.Dependents != 1 {
+		t.Errorf("it held up %d", first.Dependents)
 	}
-	first := f.awaitFinal(ids[0])
 	f.agents["m1"].set(func(a *fakeAgent) { a.name = "mended" })
 	done, err := client.Retry(t.Context(), &api.Selection{IDs: ids[:1], WithDependents: true, Reason: "mended"})
 	if err != nil || !slices.Equal(done.IDs, ids) {
 		t.Fatalf("retried %+v, %v; want %v", done, err, ids)
 	}
 	for _, id := range ids {
-		if b := f.awaitState(id, api.Succeeded); b.Failure != nil || b.Stopped == nil {
+		if b := f.awaitState(id, api.Succeeded); b.Failure != nil || b.Stopped == nil || b.Dependents != 0 {
 			t.Errorf("got %+v", b)
 		}
 	}

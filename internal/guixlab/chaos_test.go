@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -393,7 +394,11 @@ func (c *chaos) verify() {
 			c.t.Errorf("%s: %v", n.drv, err)
 			continue
 		}
-		if want := map[bool]api.State{false: api.Succeeded, true: api.Failed}[n.failed]; b.State != want {
+		want := map[bool]api.State{false: api.Succeeded, true: api.Failed}[n.failed]
+		if n.failed && (!n.doomed || slices.ContainsFunc(n.inputs, func(in int) bool { return c.nodes[in].failed })) {
+			want = api.DependencyFailed
+		}
+		if b.State != want {
 			c.t.Errorf("%s is %s, want %s: %s; %+v", n.drv, b.State, want, b.Reason, b.Failure)
 			continue
 		}

@@ -36,6 +36,8 @@ var stateCodes = map[api.State]byte{
 	api.Failed:    'F',
 	api.TimedOut:  'T',
 	api.Canceled:  'C',
+
+	api.DependencyFailed: 'D',
 }
 
 var codeStates = func() map[byte]api.State {

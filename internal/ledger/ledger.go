@@ -58,8 +58,9 @@
 //
 // # Formats
 //
-// Format 1 only had an index of states. Opening a ledger of that format brings it to the
-// present one; if that is interrupted, the next opening goes on from there.
+// Format 1 only had an index of states; up to format 2, builds that failed because of others were
+// "failed". Opening a ledger of an older format brings it to the present one; if that is
+// interrupted, the next opening goes on from there.
 //
 // # Failure
 //
@@ -170,7 +171,7 @@ func (o Options) withDefaults() Options {
 }
 
 // format is the version of the key scheme. A ledger with a newer one is refused.
-const format = 2
+const format = 3
 
 // memTableSize is small, since two or three such tables are in memory and recovery
 // reads as much.

@@ -275,11 +275,11 @@ func TestListing(t *testing.T) {
 		{"after", Filter{After: newest[9], Limit: 2}, newest[10:12]},
 		{"after, oldest first", Filter{After: "b100", OldestFirst: true}, all[101:]},
 		{"after the last", Filter{After: "b000"}, nil},
-		{"one state", Filter{Filter: api.Filter{States: []api.State{api.Queued}}}, pick(newest, func(i int) bool { return i%10 == 0 })},
-		{"states", Filter{Filter: api.Filter{States: NonFinal()}}, pick(newest, func(i int) bool { return i%10 < 6 })},
-		{"states, oldest first", Filter{Filter: api.Filter{States: NonFinal()}, OldestFirst: true}, pick(all, func(i int) bool { return i%10 < 6 })},
-		{"a state twice", Filter{Filter: api.Filter{States: []api.State{api.Failed, api.Failed}}}, pick(newest, func(i int) bool { return i%10 == 7 })},
-		{"state and cursor", Filter{Filter: api.Filter{States: []api.State{api.Queued, api.Failed}}, After: "b100", Limit: 3}, []string{"b097", "b090", "b087"}},
+		{"one state", Filter{Filter: api.Filter{States: []api.State{api.Queued}}}, pick(newest, func(i int) bool { return i%11 == 0 })},
+		{"states", Filter{Filter: api.Filter{States: NonFinal()}}, pick(newest, func(i int) bool { return i%11 < 6 })},
+		{"states, oldest first", Filter{Filter: api.Filter{States: NonFinal()}, OldestFirst: true}, pick(all, func(i int) bool { return i%11 < 6 })},
+		{"a state twice", Filter{Filter: api.Filter{States: []api.State{api.Failed, api.Failed}}}, pick(newest, func(i int) bool { return i%11 == 7 })},
+		{"state and cursor", Filter{Filter: api.Filter{States: []api.State{api.Queued, api.Failed}}, After: "b100", Limit: 3}, []string{"b099", "b095", "b088"}},
 		{"machine", Filter{Filter: api.Filter{Machine: "m2"}}, pick(newest, func(i int) bool { return i%3 == 2 })},
 		{"tags", Filter{Filter: api.Filter{Tags: map[string]string{"half": "1", "": ""}}}, pick(newest, func(i int) bool { return i%2 == 1 })},
 		{"no such tag", Filter{Filter: api.Filter{Tags: map[string]string{"none": ""}}}, nil},
@@ -514,7 +514,7 @@ func TestOpenForAnother(t *testing.T) {
 func TestNewerFormat(t *testing.T) {
 	dir := t.TempDir()
 	l := open(t, dir, Options{})
-	if err := l.db.Set(keyMeta("format"), []byte("3"), nil); err != nil {
+	if err := l.db.Set(keyMeta("format"), []byte("4"), nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.Close(); err != nil {
@@ -522,7 +522,7 @@ func TestNewerFormat(t *testing.T) {
 	}
 	for range 2 { // the refusal leaves the folder unlocked
 		_, err := Open(dir, Options{})
-		if err == nil || !strings.Contains(err.Error(), "its format is 3, and this lighter knows formats up to 2") {
+		if err == nil || !strings.Contains(err.Error(), "its format is 4, and this lighter knows formats up to 3") {
 			t.Errorf("got %v", err)
 		}
 	}

@@ -4,12 +4,15 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
+
+	"lighter/internal/api"
 )
 
-// keyMigration is there until a ledger of format 1 is wholly of format 2.
+// keyMigration is there until a ledger of an older format is wholly of the present one.
 var keyMigration = keyMeta("migration")
 
 // progress is how far a migration has come: the numbers of the last build and the last
@@ -48,8 +51,9 @@ func (l *Ledger) migrate() error {
 	return nil
 }
 
-// migration makes the indexes of format 2. Its batches are written in order, and only the
-// last is synced: a crash leaves the first of them.
+// migration makes the indexes, and gives builds that failed because of others, which were "failed"
+// up to format 2, and their events the state of their own. Its batches are written in order, and
+// only the last is synced: a crash leaves the first of them.
 type migration struct {
 	l      *Ledger
 	done   progress
@@ -133,10 +137,27 @@ func (m *migration) build(g *group, number uint64, value []byte) error {
 		m.l.db.setAside(err)
 		return nil
 	}
+	if ofDependency(b.State, b.Failure) {
+		b.State = api.DependencyFailed
+		record, err := encode(b, api.MaxRecord)
+		if err != nil {
+			m.l.db.setAside(unusable(err, "build %s (number %d)", b.ID, number))
+			return nil
+		}
+		if err := g.batch.Set(keyBuild(number), record, nil); err != nil {
+			return err
+		}
+		g.op(keyTerm(codeTerms[stateCodes[api.Failed]], chunkOf(number)), bitOf(number)|cleared)
+	}
 	t := newTerms(b)
 	h := t.head(number, stateCodes[b.State], uint32(b.Attempt)) // #nosec G115 -- checked by decodeBuild
 	g.index(h, t)
 	return g.batch.Set(keyID(b.ID), h.encode(), nil)
+}
+
+// ofDependency reports whether a build of format 2 failed because one that it needs did.
+func ofDependency(s api.State, f *api.Failure) bool {
+	return s == api.Failed && f != nil && f.OfDependency()
 }
 
 // event indexes an event, if it is of no build.
@@ -145,6 +166,14 @@ func (m *migration) event(g *group, number uint64, value []byte) error {
 	if err != nil {
 		m.l.db.setAside(err)
 		return nil
+	}
+	if ofDependency(e.State, e.Failure) {
+		text, err := encode(storedEvent{e.Kind, e.Build, api.DependencyFailed, e.Attempt, e.Machine, e.Reason, e.Failure}, api.MaxEvent)
+		if err != nil {
+			m.l.db.setAside(unusable(err, "event %d", number))
+			return nil
+		}
+		return g.batch.Set(keyEvent(number), append(slices.Clone(value[:8]), text...), nil)
 	}
 	if e.Build != "" {
 		return nil

@@ -195,6 +195,55 @@ func TestMigrationFails(t *testing.T) {
 	}
 }
 
+// Up to format 2, builds that failed because of others were "failed".
+func TestMigrationOfDependents(t *testing.T) {
+	fs := vfs.NewMem()
+	l := open(t, "ledger", Options{FS: fs})
+	own := &api.Failure{Culprit: api.CulpritDerivation, Phase: api.Building, Message: "exit code 1"}
+	of := &api.Failure{Culprit: api.CulpritDerivation, Phase: api.Waiting, Kind: api.KindDependency, Message: "needs it"}
+	unread := &api.Failure{Culprit: api.CulpritCoordinator, Phase: api.Queued, Kind: api.KindDependency, Message: "can't be read"}
+	want := map[string]api.State{"own": api.Failed, "dependent": api.DependencyFailed, "unread": api.Failed, "good": api.Succeeded}
+	for id, f := range map[string]*api.Failure{"own": own, "dependent": of, "unread": unread, "good": nil} {
+		b := build(id, api.Waiting)
+		apply(t, l, Change{Build: b, Create: true})
+		b.State, b.Failure = api.Failed, f
+		if f == nil {
+			b.State = api.Succeeded
+		}
+		apply(t, l, Change{Build: b})
+	}
+	if err := errors.Join(l.db.Set(keyMeta("format"), []byte("2"), pebble.Sync), l.Close()); err != nil {
+		t.Fatal(err)
+	}
+	l = open(t, "ledger", Options{FS: fs})
+	check(t, l)
+	for id, state := range want {
+		b, err := l.Build(t.Context(), id)
+		if err != nil || b.State != state {
+			t.Errorf("%s: %v %v, want %s", id, b, err, state)
+		}
+		events, err := l.BuildEvents(t.Context(), id)
+		if err != nil || events[len(events)-1].State != state {
+			t.Errorf("%s: %v %v, want %s", id, events, err, state)
+		}
+	}
+	if got := l.Counts(); got[api.Failed] != 2 || got[api.DependencyFailed] != 1 || got[api.Succeeded] != 1 {
+		t.Errorf("counts %v", got)
+	}
+	for state, n := range map[api.State]int{api.Failed: 2, api.DependencyFailed: 1} {
+		found := 0
+		for _, err := range l.Builds(t.Context(), Filter{Filter: api.Filter{States: []api.State{state}}}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			found++
+		}
+		if found != n {
+			t.Errorf("%s: found %d, want %d", state, found, n)
+		}
+	}
+}
+
 func TestBrokenFormat(t *testing.T) {
 	for _, tt := range []struct{ key, value, want string }{
 		{"mformat", "x", `its format is "x", which is not one`},

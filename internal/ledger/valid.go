@@ -133,7 +133,7 @@ func validBuild(b *api.Build) error {
 		}
 	}
 	return errors.Join(
-		checkAttempt(b.Attempt), within("retried", b.Retried, 0, api.MaxAttempt),
+		checkAttempt(b.Attempt), within("retried", b.Retried, 0, api.MaxAttempt), within("dependents", b.Dependents, 0, math.MaxInt32),
 		validName("system", b.System, api.MaxName), validName("machine", b.Machine, api.MaxName), validName("machine", b.OutputsOn, api.MaxName),
 		validNames("feature", b.Features, api.MaxFeatures, api.MaxName), validText("reason", b.Reason, api.MaxReason),
 		validFailure(b.Failure), validOutputs(b.OutputPaths), validResults(b.Results),

@@ -125,19 +125,21 @@ type Log struct {
 
 // The events that a hook can ask for.
 const (
-	BuildSubmitted     = "build-submitted"
-	BuildStarted       = "build-started"
-	BuildSucceeded     = "build-succeeded"
-	BuildFailed        = "build-failed"
-	BuildTimedOut      = "build-timed-out"
-	BuildCanceled      = "build-canceled"
-	BuildMissingInputs = "build-missing-inputs"
-	MachineLost        = "machine-lost"
-	MachineBack        = "machine-back"
+	BuildSubmitted        = "build-submitted"
+	BuildStarted          = "build-started"
+	BuildSucceeded        = "build-succeeded"
+	BuildFailed           = "build-failed"
+	BuildTimedOut         = "build-timed-out"
+	BuildDependencyFailed = "build-dependency-failed"
+	BuildCanceled         = "build-canceled"
+	BuildMissingInputs    = "build-missing-inputs"
+	MachineLost           = "machine-lost"
+	MachineBack           = "machine-back"
 )
 
 var eventNames = []string{
-	BuildSubmitted, BuildStarted, BuildSucceeded, BuildFailed, BuildTimedOut, BuildCanceled, BuildMissingInputs, MachineLost, MachineBack,
+	BuildSubmitted, BuildStarted, BuildSucceeded, BuildFailed, BuildTimedOut, BuildDependencyFailed, BuildCanceled,
+	BuildMissingInputs, MachineLost, MachineBack,
 }
 
 // Events returns the names of all events.

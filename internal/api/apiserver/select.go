@@ -211,7 +211,7 @@ func (s *Server) postRetry(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	states := []api.State{api.Failed, api.TimedOut}
+	states := []api.State{api.Failed, api.TimedOut, api.DependencyFailed}
 	if selection.Filter != nil && slices.Contains(selection.Filter.States, api.Canceled) {
 		states = append(states, api.Canceled) // only where that is said: they were canceled on purpose
 	}
@@ -230,8 +230,8 @@ func (s *Server) postRetry(w http.ResponseWriter, r *http.Request) error {
 	}
 	if len(failed) > 0 {
 		selection.WithDependents = false
-		err := p.matching(&api.Filter{States: []api.State{api.Failed}}, func(b *api.Build) bool {
-			return b.Failure != nil && b.Failure.Kind == api.KindDependency && failed[b.Failure.Input]
+		err := p.matching(&api.Filter{States: []api.State{api.DependencyFailed}}, func(b *api.Build) bool {
+			return b.Failure != nil && failed[b.Failure.Input]
 		})
 		if err != nil {
 			return err

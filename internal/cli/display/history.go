@@ -29,7 +29,7 @@ func Took(b *api.Build, now time.Time) time.Duration {
 // Reason returns one line that says why a build is in its state, or "".
 func Reason(b *api.Build) string {
 	switch b.State {
-	case api.Failed, api.TimedOut:
+	case api.Failed, api.TimedOut, api.DependencyFailed:
 		return FailureText(b)
 	case api.Succeeded:
 		return ""

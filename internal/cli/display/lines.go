@@ -206,7 +206,7 @@ func (m *Model) Summary(now time.Time) string {
 	for state, n := range m.counts {
 		total += n
 		switch {
-		case state == api.Failed || state == api.TimedOut:
+		case state.FailedItself():
 			failed += n
 		case state.Running():
 			running += n
@@ -218,6 +218,7 @@ func (m *Model) Summary(now time.Time) string {
 		text string
 	}{
 		{failed, "failed"},
+		{m.counts[api.DependencyFailed], "need what failed"},
 		{m.counts[api.Canceled], "canceled"},
 		{running, "running"},
 		{m.counts[api.Queued] + m.counts[api.Waiting], "waiting"},
@@ -259,6 +260,8 @@ func Outcome(b *api.Build, style Style) string {
 		return verdict(style, red, "failed") + name + where + ": " + FailureText(b)
 	case api.TimedOut:
 		return verdict(style, red, "timed out") + name + where + ": " + FailureText(b)
+	case api.DependencyFailed:
+		return verdict(style, yellow, "not built") + name + ": " + FailureText(b)
 	case api.Canceled:
 		return verdict(style, yellow, "canceled") + name
 	}
@@ -296,7 +299,7 @@ func FailureText(b *api.Build) string {
 		return human.Line(b.Reason)
 	case f == nil:
 		return "the reason is not known"
-	case f.Kind == api.KindDependency && f.Input != "":
+	case f.OfDependency() && f.Input != "":
 		return "needs " + human.Printable(strings.TrimSuffix(f.Input.Name(), ".drv")) + ", which failed"
 	case f.Culprit == api.CulpritDerivation || f.Message == "":
 		return human.Line(f.Message)

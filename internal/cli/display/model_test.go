@@ -163,8 +163,8 @@ func TestOutcome(t *testing.T) {
 	link.Failure = &api.Failure{Culprit: api.CulpritLink, Phase: api.Sending, Message: "connection reset"}
 	checked := build("4", "hello", api.Succeeded, "")
 	checked.Check = 3
-	dependency := build("3", "hello", api.Failed, "")
-	dependency.Failure = &api.Failure{Culprit: api.CulpritDerivation, Kind: api.KindDependency, Input: build("", "lib", "", "").Derivation}
+	dependency := build("3", "hello", api.DependencyFailed, "")
+	dependency.Failure = &api.Failure{Culprit: api.CulpritDerivation, Phase: api.Waiting, Kind: api.KindDependency, Input: build("", "lib", "", "").Derivation}
 	for name, c := range map[string]struct {
 		build *api.Build
 		want  string
@@ -174,7 +174,7 @@ func TestOutcome(t *testing.T) {
 		"checked":     {checked, "built     hello on 3 machines, with the same result"},
 		"failed":      {failed, `failed    hello on beta: the builder exited with 1`},
 		"link":        {link, "failed    hello on beta: the link failed while sending: connection reset"},
-		"dependency":  {dependency, "failed    hello: needs lib, which failed"},
+		"dependency":  {dependency, "not built hello: needs lib, which failed"},
 		"unknown":     {build("1", "hello", api.TimedOut, ""), "timed out hello: the reason is not known"},
 		"canceled":    {build("1", "hello", api.Canceled, ""), "canceled  hello"},
 		"not the end": {build("1", "hello", api.Building, ""), ""},

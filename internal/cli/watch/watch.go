@@ -323,8 +323,7 @@ func ownFailure(b *api.Build) bool {
 	if b.Check > 0 && !slices.ContainsFunc(b.Results, func(r api.CheckResult) bool { return r.Failure != nil }) {
 		return false
 	}
-	return (b.State == api.Failed || b.State == api.TimedOut) &&
-		(b.Failure == nil || b.Failure.Kind != api.KindDependency)
+	return b.State.FailedItself()
 }
 
 func (w *Watcher) logTail(ctx context.Context, b *api.Build) []string {

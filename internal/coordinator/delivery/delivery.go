@@ -318,7 +318,11 @@ func (d *Delivery) Report() error {
 
 // ResultOf is what a hook is told of a build that is final.
 func ResultOf(b *api.Build) hookapi.Result {
-	return hookapi.Result{State: b.State, Machine: b.Machine, Reason: b.Reason, Failure: b.Failure}
+	r := hookapi.Result{State: b.State, Machine: b.Machine, Reason: b.Reason, Failure: b.Failure}
+	if r.State == api.DependencyFailed {
+		r.State = api.Failed // which is all that guix-daemon is told, and what older hooks know
+	}
+	return r
 }
 
 // awaitLog waits until the hook has the whole log of an attempt.

@@ -31,7 +31,7 @@ type Counts struct {
 	Failures   []api.Build // the last builds that failed, the newest first
 
 	live  map[string]*live // by system
-	ended map[string]*hour // by system
+	ended map[string]*hour // by system: those that ran
 }
 
 // live are the builds of a system that are not final.
@@ -102,16 +102,13 @@ func (n *Counts) Changed(b *api.Build, as *As, now time.Time) {
 		return
 	}
 	n.Finals[b.State]++
-	n.ended[was.system].add(now)
-	if failedItself(b) {
+	if ran := b.Attempt > 0 || b.Check > 0; ran && (b.State == api.Succeeded || b.State.FailedItself()) {
+		n.ended[was.system].add(now)
+	}
+	if b.State.FailedItself() {
 		n.Failures = slices.Insert(n.Failures, 0, *b)
 		n.Failures = n.Failures[:min(len(n.Failures), MaxFailures)]
 	}
-}
-
-// failedItself reports whether a build failed by itself, and not because one that it needs did.
-func failedItself(b *api.Build) bool {
-	return (b.State == api.Failed || b.State == api.TimedOut) && (b.Failure == nil || b.Failure.Kind != api.KindDependency)
 }
 
 // Recover finds the last failures in the ledger.
@@ -121,9 +118,7 @@ func (n *Counts) Recover(ctx context.Context, records *ledger.Ledger) error {
 		if err != nil {
 			return err
 		}
-		if failedItself(b) {
-			n.Failures = append(n.Failures, *b)
-		}
+		n.Failures = append(n.Failures, *b)
 		if len(n.Failures) == MaxFailures {
 			break
 		}
@@ -139,8 +134,8 @@ func stopped(b *api.Build) time.Time {
 	return b.Submitted
 }
 
-// Queues says how many builds there are, and at what rate they ended in the last hour, or since the
-// start, by system. It does not know when a queue will be empty.
+// Queues says how many builds there are, and at what rate machines made or failed them in the last
+// hour, or since the start, by system. It does not know when a queue will be empty.
 func (n *Counts) Queues(now, start time.Time) []api.SystemQueue {
 	// A count over a moment says nothing about an hour.
 	hours := max(min(now.Sub(start), time.Hour), time.Minute).Hours()

@@ -70,22 +70,23 @@ func TestChanged(t *testing.T) {
 		}
 	}
 	for i := range MaxFailures + 3 {
-		b := &api.Build{Request: api.Request{ID: fmt.Sprint(i)}, System: "x", State: api.Waiting}
+		b := &api.Build{Request: api.Request{ID: fmt.Sprint(i)}, System: "x", State: api.Waiting, Attempt: 1}
 		var as As
 		n.Count(b, &as)
 		change(b, &as, api.Queued, api.Building, api.Fetching, api.Failed, api.Failed) // the last is saved twice
 	}
-	var forAnother, canceled, under As
-	change(&api.Build{System: "y", Failure: &api.Failure{Kind: api.KindDependency}}, &forAnother, api.Queued, api.Failed)
+	var forAnother, there, canceled, under As
+	change(&api.Build{System: "y"}, &forAnother, api.Queued, api.DependencyFailed)
+	change(&api.Build{System: "y"}, &there, api.Queued, api.Succeeded) // its outputs were there
 	change(&api.Build{System: "y"}, &canceled, api.Queued, api.Canceled)
 	change(&api.Build{System: "y"}, &under, api.Placed)
-	if n.Finals[api.Failed] != MaxFailures+4 || n.Finals[api.Canceled] != 1 || len(n.Finals) != 2 {
+	if n.Finals[api.Failed] != MaxFailures+3 || n.Finals[api.Canceled] != 1 || n.Finals[api.DependencyFailed] != 1 || len(n.Finals) != 4 {
 		t.Errorf("got %v", n.Finals)
 	}
 	if len(n.Failures) != MaxFailures || n.Failures[0].ID != fmt.Sprint(MaxFailures+2) {
 		t.Errorf("%d failures, the last is %s", len(n.Failures), n.Failures[0].ID)
 	}
-	want := []api.SystemQueue{{System: "x", Rate: 2 * (MaxFailures + 3)}, {System: "y", Running: 1, Rate: 4}}
+	want := []api.SystemQueue{{System: "x", Rate: 2 * (MaxFailures + 3)}, {System: "y", Running: 1}}
 	if got := n.Queues(start.Add(30*time.Minute), start); !slices.Equal(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
