@@ -170,7 +170,8 @@ is of the first machine on which the build failed, or else of the first one.`,
 		Examples: []command.Example{
 			{"lighter builds log 3f2a91c0", "all of it"},
 			{"lighter builds log --follow 3f2a91c0", "and what follows, until the build is finished"},
-			{"lighter builds log --tail 4KiB 3f2a91c0", "only the end"},
+			{"lighter builds log --tail 50 3f2a91c0", "only the last 50 lines"},
+			{"lighter builds log --follow --tail 10 3f2a91c0", "the last 10 lines, and what follows"},
 			{"lighter builds log --attempt 1 3f2a91c0", "what the first attempt wrote, of one that was retried"},
 			{"lighter builds log --machine beta 3f2a91c0", "what the last attempt on beta wrote; of a check, what beta wrote"},
 		},
@@ -179,19 +180,24 @@ is of the first machine on which the build failed, or else of the first one.`,
 			offset := fs.Int64("offset", 0, "start at this byte")
 			attempt := fs.Int("attempt", 0, "the log of this attempt, by `NUMBER`; the first is 1")
 			machine := fs.StringP("machine", "m", "", "the log of the last attempt on this machine, by `NAME`")
-			var tail command.Size
-			fs.Var(&tail, "tail", "print only this much of the end, such as 4KiB")
+			tail := fs.IntP("tail", "n", 0, "print only the last `N` lines; with --follow also what follows")
+			var last command.Size
+			fs.Var(&last, "bytes", "print only this much of the end, such as 4KiB")
 			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
-				if *offset < 0 || tail > 0 && (*follow || *offset > 0) {
-					return inv.UsageErrorf("--tail goes with neither --follow nor --offset, and --offset can't be negative")
+				given := func(flag string) bool { return inv.Flags.Changed(flag) }
+				switch {
+				case *offset < 0 || *tail < 0:
+					return inv.UsageErrorf("--offset and --tail can't be negative")
+				case given("tail") && (given("bytes") || given("offset")), given("bytes") && (given("follow") || given("offset")):
+					return inv.UsageErrorf("--tail goes with neither --bytes nor --offset, and --bytes with neither --follow nor --offset")
 				}
 				if *attempt < 0 || *attempt > 0 && *machine != "" {
 					return inv.UsageErrorf("--attempt does not go with --machine, and can't be negative")
 				}
-				query := apiclient.LogQuery{Attempt: *attempt, Machine: *machine, Offset: *offset, Follow: *follow}
+				query := apiclient.LogQuery{Attempt: *attempt, Machine: *machine, Offset: *offset, Lines: *tail, Follow: *follow}
 				out, finish := display.LogWriter(inv.Out)
-				if tail > 0 {
-					text, err := client.LogTailOf(ctx, inv.Args[0], query, int64(tail))
+				if last > 0 {
+					text, err := client.LogTailOf(ctx, inv.Args[0], query, int64(last))
 					if err != nil {
 						return err
 					}

@@ -13,7 +13,6 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/command"
-	"lighter/internal/cli/display"
 	"lighter/internal/human"
 	"lighter/internal/quantity"
 )
@@ -22,7 +21,8 @@ import (
 // the filters of "builds list" select.
 type selectionFlags struct {
 	filters    *filterFlags
-	yes, json  bool
+	consent    *consent
+	json       bool
 	dependents bool
 	reason     string
 }
@@ -33,7 +33,7 @@ func addSelectionFlags(fs *pflag.FlagSet, dependents bool) *selectionFlags {
 	if dependents {
 		fs.BoolVar(&f.dependents, "with-dependents", false, "and all builds that need them, directly or not")
 	}
-	fs.BoolVarP(&f.yes, "yes", "y", false, "don't ask, even if a filter selects many builds")
+	f.consent = addConsentFlag(fs, "don't ask, even if a filter selects many builds")
 	fs.BoolVar(&f.json, "json", false, "print a JSON object")
 	f.filters = addFilterFlags(fs)
 	return f
@@ -78,7 +78,7 @@ func (f *selectionFlags) choose(ctx context.Context, inv *command.Invocation, cl
 		filter.States = change.states
 	}
 	selection.Filter = filter
-	if f.yes || f.json {
+	if f.consent.yes {
 		return selection, nil
 	}
 	ok, err := f.confirm(ctx, inv, client, filter, change.question)
@@ -91,8 +91,8 @@ func (f *selectionFlags) choose(ctx context.Context, inv *command.Invocation, cl
 // maxCounted bounds how many builds are counted before a person is asked about them.
 const maxCounted = 100_000
 
-// confirm shows how many builds a filter selects, and on a terminal asks about them. That
-// there are none is a no.
+// confirm counts the builds that a filter selects, and asks about them. That there are none
+// is a no.
 func (f *selectionFlags) confirm(ctx context.Context, inv *command.Invocation, client *apiclient.Client, filter *api.Filter, question string) (bool, error) {
 	n := 0
 	more, err := client.EachPage(ctx, filter, maxCounted, func(page []api.Build) error {
@@ -110,15 +110,7 @@ func (f *selectionFlags) confirm(ctx context.Context, inv *command.Invocation, c
 	if more {
 		count = "more than " + count
 	}
-	if display.Terminal(inv.In) == nil {
-		fmt.Fprintf(inv.Err, "the filter selects %s\n", count)
-		return true, nil
-	}
-	ok, err := ask(ctx, inv, fmt.Sprintf("The filter selects %s. %s?", count, question))
-	if err == nil && !ok {
-		fmt.Fprintln(inv.Err, "nothing was changed")
-	}
-	return ok, err
+	return f.consent.given(ctx, inv, "the filter selects "+count, question+"?")
 }
 
 // maxLookups bounds how many builds that were named but not changed are looked at to say
@@ -159,7 +151,7 @@ func (f *selectionFlags) write(ctx context.Context, inv *command.Invocation, cli
 	return nil
 }
 
-const selectionText = `Builds are named by their ids, or by the filters of "lighter builds list". A filter shows how many builds it selects, and asks first on a terminal.
+const selectionText = `Builds are named by their ids, or by the filters of "lighter builds list". With a filter it says on a terminal how many builds that selects, and asks; elsewhere it wants --yes.
 
 Only operators may change the builds of others; see docs/settings.md, [access]. For others, a filter changes only their own builds, and says how many more it selects.`
 
@@ -176,7 +168,7 @@ func buildsCancelCommand() *command.Command {
 			{"lighter builds cancel 3f2a91c0 77b0c2de", "two builds"},
 			{"lighter builds cancel --with-dependents --reason 'wrong patch' 3f2a91c0", "one, and all that need it"},
 			{"lighter builds cancel --tag commit=3f2a91c", "all of a commit; asks first"},
-			{"lighter builds cancel --yes --state open", "everything unfinished"},
+			{"lighter builds cancel --yes --state open", "everything unfinished, from a script"},
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
 			f := addSelectionFlags(fs, true)
@@ -245,17 +237,19 @@ func buildsPruneCommand() *command.Command {
 	return &command.Command{
 		Name:  "prune",
 		Short: "move old builds out of the ledger",
-		Long:  `Builds that finished this long ago leave the ledger. They are first written, with their events, to a file of JSON lines in the state folder. Builds that another build still needs stay.`,
+		Long:  `Builds that finished this long ago leave the ledger. They are first written, with their events, to a file of JSON lines in the state folder; their logs are removed. Builds that another build still needs stay. On a terminal it says what would go, and asks; elsewhere it wants --yes.`,
 		Exits: []int{command.ExitNoAnswer},
 		Examples: []command.Example{
 			{"lighter builds prune --older-than 30d --dry-run", "what would go?"},
 			{"lighter builds prune --older-than 90d --state failed,timed-out,canceled --keep-logs", "only what did not succeed, and keep the logs"},
+			{"lighter builds prune --older-than 90d --yes", "from a timer"},
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
 			older := fs.String("older-than", "", "how long they have been finished, such as `TIME` 30d or 12w; must be given")
 			states := fs.StringSliceP("state", "o", nil, "only builds in this final `STATE`; may be repeated")
 			dryRun := fs.Bool("dry-run", false, "only say what would go")
 			keepLogs := fs.Bool("keep-logs", false, "leave the logs of the builds where they are")
+			consent := addConsentFlag(fs, "don't ask")
 			asJSON := fs.Bool("json", false, "print a JSON object")
 			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
 				prune, err := pruneRequest(inv, *older, *states)
@@ -263,6 +257,9 @@ func buildsPruneCommand() *command.Command {
 					return err
 				}
 				prune.DryRun, prune.KeepLogs = *dryRun, *keepLogs
+				if ok, err := mayPrune(ctx, inv, client, consent, prune); !ok {
+					return err
+				}
 				done, err := client.Prune(ctx, prune)
 				if err != nil {
 					return err
@@ -296,12 +293,31 @@ func pruneRequest(inv *command.Invocation, older string, states []string) (*api.
 	return &api.Prune{OlderThan: seconds(age), States: list}, nil
 }
 
-func writePruned(inv *command.Invocation, done *api.Pruned, dryRun bool) error {
-	format := "%s with %s left the ledger, %s went\n"
-	if dryRun {
-		format = "%s with %s would leave the ledger, %s would go\n"
+// mayPrune asks about what would go, unless that was answered, or nothing would.
+func mayPrune(ctx context.Context, inv *command.Invocation, client *apiclient.Client, consent *consent, prune *api.Prune) (bool, error) {
+	if prune.DryRun || consent.yes {
+		return true, nil
 	}
-	_, err := fmt.Fprintf(inv.Out, format, human.Count(done.Builds, "build"), human.Count(done.Events, "event"), human.Count(done.Logs, "log"))
+	dry := *prune
+	dry.DryRun = true
+	would, err := client.Prune(ctx, &dry)
+	if err != nil || would.Builds == 0 {
+		return err == nil, err
+	}
+	return consent.given(ctx, inv, prunedText(would, true), "Go on?")
+}
+
+// prunedText says what pruning did, or would do.
+func prunedText(done *api.Pruned, dryRun bool) string {
+	format := "%s with %s left the ledger, %s went"
+	if dryRun {
+		format = "%s with %s would leave the ledger, %s would go"
+	}
+	return fmt.Sprintf(format, human.Count(done.Builds, "build"), human.Count(done.Events, "event"), human.Count(done.Logs, "log"))
+}
+
+func writePruned(inv *command.Invocation, done *api.Pruned, dryRun bool) error {
+	_, err := fmt.Fprintln(inv.Out, prunedText(done, dryRun))
 	if err == nil && done.File != "" {
 		_, err = fmt.Fprintf(inv.Out, "they are in %s (%s)\n", human.Printable(done.File), quantity.Bytes(done.Bytes))
 	}

@@ -125,12 +125,12 @@ func TestSteeringByIDAndFilter(t *testing.T) {
 	for args, want := range map[string]string{
 		"cancel aaaa --reason why":                     `POST /v1/cancel {"ids":["aaaa"],"reason":"why"}`,
 		"cancel --with-dependents aaaa":                `POST /v1/cancel {"ids":["aaaa"],"withDependents":true}`,
-		"cancel --tag k=v":                             `POST /v1/cancel {"filter":{"states":["queued","waiting","placed","sending","building","fetching"],"tags":{"k":"v"}}}`,
+		"cancel --tag k=v --yes":                       `POST /v1/cancel {"filter":{"states":["queued","waiting","placed","sending","building","fetching"],"tags":{"k":"v"}}}`,
 		"cancel --state queued -y":                     `POST /v1/cancel {"filter":{"states":["queued"]}}`,
 		"retry aaaa":                                   `POST /v1/retry {"ids":["aaaa"]}`,
-		"retry --machine beta":                         `POST /v1/retry {"filter":{"states":["failed","timed-out","dependency-failed"],"machine":"beta"}}`,
+		"retry --machine beta --yes":                   `POST /v1/retry {"filter":{"states":["failed","timed-out","dependency-failed"],"machine":"beta"}}`,
 		"priority 7 aaaa":                              `POST /v1/priority {"ids":["aaaa"],"priority":7}`,
-		"priority --tag k=v -- -3":                     `POST /v1/priority {"filter":{"states":["queued","waiting","placed","sending","building","fetching"],"tags":{"k":"v"}},"priority":-3}`,
+		"priority -y --tag k=v -- -3":                  `POST /v1/priority {"filter":{"states":["queued","waiting","placed","sending","building","fetching"],"tags":{"k":"v"}},"priority":-3}`,
 		"cancel --with-dependents --name a* --json -y": `POST /v1/cancel {"filter":{"states":["queued","waiting","placed","sending","building","fetching"],"name":"a*"},"withDependents":true}`,
 	} {
 		r := s.run("", append([]string{"builds"}, strings.Fields(args)...)...)
@@ -144,11 +144,17 @@ func TestSteeringByIDAndFilter(t *testing.T) {
 			t.Errorf("%q (-want +got):\n%s", args, diff)
 		}
 	}
-	s.run("", "builds", "cancel", "--tag", "k=v").want(t, command.ExitDone, "aaaa1111 canceled\n", "the filter selects 3 builds")
-	s.run("", "builds", "retry", "--tag", "k=v").want(t, command.ExitDone, "aaaa1111 queued again\n", "the filter selects 3 builds")
+	s.run("", "builds", "cancel", "--yes", "--tag", "k=v").want(t, command.ExitDone, "aaaa1111 canceled\n", "")
+	s.run("", "builds", "retry", "--yes", "--tag", "k=v").want(t, command.ExitDone, "aaaa1111 queued again\n", "")
 	s.run("", "builds", "priority", "5", "aaaa").want(t, command.ExitDone, "aaaa1111 has priority 5\n", "")
 	s.requests("")
+	const nobody = "standard input is not a terminal to ask on; use --yes: the filter selects 3 builds"
 	for args, want := range map[string]string{
+		"cancel --tag k=v":        nobody,
+		"cancel --tag k=v --json": nobody,
+		"retry --tag k=v":         nobody,
+		"priority 7 --tag k=v":    nobody,
+
 		"cancel":                "which builds?",
 		"cancel aaaa --tag k=v": "by ID or by filter, not both",
 		"priority":              "N is missing",
@@ -184,7 +190,9 @@ func TestSteeringNothing(t *testing.T) {
 func TestPrune(t *testing.T) {
 	s := newStub(t)
 	s.answer("POST /v1/prune", api.Pruned{Builds: 1200, Events: 9000, Logs: 1, File: "/x/" + evil, Bytes: 1 << 20})
-	s.run("", "builds", "prune", "--older-than", "30d").want(t, command.ExitDone, "1,200 builds with 9,000 events left the ledger, 1 log went\nthey are in /x/evil", "")
+	s.run("", "builds", "prune", "--older-than", "30d").want(t, command.ExitUsage, "", "use --yes: 1,200 builds with 9,000 events would leave the ledger, 1 log would go")
+	s.requests("")
+	s.run("", "builds", "prune", "--older-than", "30d", "--yes").want(t, command.ExitDone, "1,200 builds with 9,000 events left the ledger, 1 log went\nthey are in /x/evil", "")
 	s.run("", "builds", "prune", "--older-than", "1w", "--dry-run", "--state", "failed", "--keep-logs").want(t, command.ExitDone, "would leave", "")
 	want := []string{
 		`POST /v1/prune {"olderThan":2592000}`,

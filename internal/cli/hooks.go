@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -129,6 +130,13 @@ func hooksShowCommand() *command.Command {
 		Setup: func(fs *pflag.FlagSet) command.Action {
 			asJSON := fs.Bool("json", false, "print one JSON object a line")
 			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
+				list, err := client.Hooks(ctx)
+				if err != nil {
+					return err
+				}
+				if err := hooksExist(inv, list, inv.Args...); err != nil {
+					return err
+				}
 				return showEach(inv, *asJSON, func(id string) (*api.HookRun, error) { return client.HookRun(ctx, id) }, func(run *api.HookRun) error {
 					return writeHookRun(inv.Out, run, time.Now())
 				})
@@ -193,6 +201,38 @@ func (h *hookSelection) selection(inv *command.Invocation) (*api.HookSelection, 
 	return &api.HookSelection{IDs: inv.Args, Hook: h.hook, All: h.all}, nil
 }
 
+// hooksExist says which name, perhaps of a run, is no hook's, before anything is changed.
+func hooksExist(inv *command.Invocation, list *api.HookList, names ...string) error {
+	var there []string
+	for i := range list.Hooks {
+		there = append(there, list.Hooks[i].Name)
+	}
+	for _, name := range names {
+		name, _, _ = strings.Cut(name, "/")
+		if name != "" && !slices.Contains(there, name) {
+			if len(there) == 0 {
+				return inv.UsageErrorf("no hook is called %q; there are none", name)
+			}
+			return inv.UsageErrorf("no hook is called %q; %s", name, command.NearestOf(name, there, "there are"))
+		}
+	}
+	return nil
+}
+
+// mayDrop asks about parked runs that are not named one by one.
+func mayDrop(ctx context.Context, inv *command.Invocation, list *api.HookList, which *hookSelection, consent *consent) (bool, error) {
+	parked := 0
+	for i := range list.Hooks {
+		if h := &list.Hooks[i]; which.all || h.Name == which.hook {
+			parked += h.Parked
+		}
+	}
+	if parked == 0 {
+		return true, nil
+	}
+	return consent.given(ctx, inv, human.Count(parked, "parked run")+" will never be carried out", "Drop them?")
+}
+
 // hooksSelecting is a command that does something to selected runs, and says so with
 // the words of done.
 func hooksSelecting(c *command.Command, do, done string, ask func(*apiclient.Client, context.Context, *api.HookSelection) (*api.Selected, error)) *command.Command {
@@ -202,10 +242,26 @@ func hooksSelecting(c *command.Command, do, done string, ask func(*apiclient.Cli
 		var which hookSelection
 		which.define(fs, do)
 		asJSON := fs.Bool("json", false, "print a JSON object")
+		var consent *consent
+		if do == "drop" {
+			consent = addConsentFlag(fs, "don't ask about --all and --hook")
+		}
 		return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
 			selection, err := which.selection(inv)
 			if err != nil {
 				return err
+			}
+			list, err := client.Hooks(ctx)
+			if err != nil {
+				return err
+			}
+			if err := hooksExist(inv, list, slices.Concat(selection.IDs, []string{which.hook})...); err != nil {
+				return err
+			}
+			if consent != nil {
+				if ok, err := mayDrop(ctx, inv, list, &which, consent); !ok {
+					return err
+				}
 			}
 			selected, err := ask(client, ctx, selection)
 			if err != nil {
@@ -239,7 +295,7 @@ func hooksDropCommand() *command.Command {
 	return hooksSelecting(&command.Command{
 		Name:  "drop",
 		Short: "forget runs",
-		Long:  `Forgets parked runs: they are not carried out. A run that is named may also be one that waits for its next try.`,
+		Long:  `Forgets parked runs: they are not carried out. A run that is named may also be one that waits for its next try. Before it drops all of a hook, or all, it asks on a terminal; elsewhere it wants --yes.`,
 		Examples: []command.Example{
 			{"lighter hooks drop publish/1042", "one run"},
 			{"lighter hooks drop --all", "all that is parked"},
@@ -266,6 +322,13 @@ For the events of machines, machine-lost and machine-back, name a machine in pla
 			fs.StringVar(&test.Machine, "machine", "", "the event is about the machine `NAME`")
 			asJSON := fs.Bool("json", false, "print a JSON object")
 			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
+				list, err := client.Hooks(ctx)
+				if err != nil {
+					return err
+				}
+				if err := hooksExist(inv, list, inv.Args[0]); err != nil {
+					return err
+				}
 				if len(inv.Args) == 2 {
 					test.Build = inv.Args[1]
 				}

@@ -138,13 +138,25 @@ func machinesGCCommand() *command.Command {
 		Name:  "gc",
 		Args:  "NAME…",
 		Short: "delete from machines' stores what no build needs",
+		Long:  `Deletes items of the machines' stores that no root and no build needs, and prints their paths. On a terminal it asks first; elsewhere it wants --yes.`,
 		Exits: []int{command.ExitNoAnswer},
 		Examples: []command.Example{
-			{"lighter machines gc --older-than 3d alpha", "outputs that nobody asked for in three days"},
+			{"lighter machines gc --dry-run alpha", "what would go?"},
+			{"lighter machines gc --older-than 3d --yes alpha", "outputs that nobody asked for in three days"},
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
 			opts, maxFreed := gcFlags(fs)
+			consent := addConsentFlag(fs, "don't ask")
 			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
+				if err := machinesExist(ctx, inv, client, inv.Args); err != nil {
+					return err
+				}
+				if !opts.DryRun {
+					about := "this deletes from the store of " + strings.Join(inv.Args, ", ") + " what no build needs"
+					if ok, err := consent.given(ctx, inv, about, "Go on?"); !ok {
+						return err
+					}
+				}
 				var deleted []store.Path
 				var freed int64
 				for _, name := range inv.Args {
@@ -187,7 +199,7 @@ func machinesAuthorizeCommand() *command.Command {
 
 func authorizeMachines(ctx context.Context, inv *command.Invocation, t *machineTester, names []string, yes bool) error {
 	if !yes && display.Terminal(inv.In) == nil {
-		return inv.UsageErrorf("standard input is not a terminal to ask on; use --yes")
+		return errNobodyToAsk(inv)
 	}
 	for _, name := range names {
 		key, err := machineKey(ctx, t, name)
@@ -242,30 +254,4 @@ func machineKey(ctx context.Context, t *machineTester, name string) (*signature.
 		return nil, fmt.Errorf("key of %s: %w", name, err)
 	}
 	return key, nil
-}
-
-// ask asks a yes-or-no question on the terminal; anything but a yes is a no.
-func ask(ctx context.Context, inv *command.Invocation, question string) (bool, error) {
-	fmt.Fprintf(inv.Err, "%s [y/N] ", question)
-	answer := make(chan string, 1)
-	// Reading a terminal can't be interrupted; the goroutine ends with its line, or
-	// with the process.
-	go func() {
-		line := make([]byte, 0, 16)
-		for b := make([]byte, 1); len(line) < cap(line); {
-			n, err := inv.In.Read(b)
-			if n == 0 || err != nil || b[0] == '\n' {
-				break
-			}
-			line = append(line, b[0])
-		}
-		answer <- strings.ToLower(strings.TrimSpace(string(line)))
-	}()
-	select {
-	case a := <-answer:
-		return a == "y" || a == "yes", nil
-	case <-ctx.Done():
-		fmt.Fprintln(inv.Err)
-		return false, context.Cause(ctx)
-	}
 }

@@ -171,25 +171,29 @@ func publishPruneCommand() *command.Command {
 		Short: "remove from a folder what was not published lately",
 		Long: `Removes items that were not published for longer than --older-than, with their NARs;
 what a remaining item refers to stays. An item that is published again counts as
-new. Logs and failures go when they are as old. Others may publish meanwhile.`,
+new. Logs and failures go when they are as old. Others may publish meanwhile. On a
+terminal it says what would go, and asks; elsewhere it wants --yes.`,
 		Examples: []command.Example{
-			{"lighter publish prune --dir /srv/substitutes --older-than 90d", "what nobody has built for 90 days"},
+			{"lighter publish prune --dir /srv/substitutes --older-than 90d --dry-run", "what has nobody built for 90 days?"},
+			{"lighter publish prune --dir /srv/substitutes --older-than 90d --yes", "from a timer"},
 		},
 		Setup: func(flags *pflag.FlagSet) command.Action {
 			dir := flags.String("dir", "", "the published folder is `DIR`")
 			var olderThan time.Duration
 			command.DurationVar(flags, &olderThan, "older-than", 0, "remove what was not published for this long, such as 30d; an hour at least")
+			dryRun := flags.BoolP("dry-run", "n", false, "only say what would go")
+			consent := addConsentFlag(flags, "don't ask")
 			return func(ctx context.Context, inv *command.Invocation) error {
 				if *dir == "" || olderThan <= 0 {
 					return inv.UsageErrorf("want --dir DIR and --older-than TIME")
 				}
-				return prunePublished(ctx, inv, *dir, olderThan)
+				return prunePublished(ctx, inv, *dir, olderThan, *dryRun, consent)
 			}
 		},
 	}
 }
 
-func prunePublished(ctx context.Context, inv *command.Invocation, dir string, olderThan time.Duration) error {
+func prunePublished(ctx context.Context, inv *command.Invocation, dir string, olderThan time.Duration, dryRun bool, consent *consent) error {
 	folder := publish.Folder(dir)
 	text, err := folder.Read(ctx, narinfo.CacheInfoName, 4<<10)
 	if err != nil {
@@ -199,8 +203,22 @@ func prunePublished(ctx context.Context, inv *command.Invocation, dir string, ol
 	if err != nil {
 		return err
 	}
-	pruned, err := publish.Prune(ctx, folder, info.StoreDir, olderThan)
-	fmt.Fprintf(inv.Out, "removed %s in %s, %s\n",
-		human.Count(len(pruned.Items), "item"), human.Count(pruned.Files, "file"), quantity.Bytes(pruned.Freed))
+	summary := func(pruned *publish.Pruned) string {
+		return fmt.Sprintf("%s in %s, %s", human.Count(len(pruned.Items), "item"), human.Count(pruned.Files, "file"), quantity.Bytes(pruned.Freed))
+	}
+	if dryRun || !consent.yes {
+		would, err := publish.Prune(ctx, folder, info.StoreDir, olderThan, true)
+		if err != nil || dryRun {
+			fmt.Fprintln(inv.Out, "would remove", summary(would))
+			return err
+		}
+		if would.Files > 0 {
+			if ok, err := consent.given(ctx, inv, "this removes "+summary(would), "Go on?"); !ok {
+				return err
+			}
+		}
+	}
+	pruned, err := publish.Prune(ctx, folder, info.StoreDir, olderThan, false)
+	fmt.Fprintln(inv.Out, "removed", summary(pruned))
 	return err
 }

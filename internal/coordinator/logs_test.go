@@ -3,6 +3,7 @@ package coordinator
 import (
 	"bytes"
 	"context"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -67,12 +68,51 @@ func TestLogOfAttempt(t *testing.T) {
 		}
 	}
 	for want, query := range map[string]apiclient.LogQuery{
+		"lines goes with neither":             {Lines: 1, Offset: 1},
 		"has no attempt 3: the last one is 2": {Attempt: 3},
 		"was not tried on a machine \"m7\"":   {Machine: "m7"},
 		"attempt and machine: give one of":    {Attempt: 1, Machine: "m1"},
 	} {
 		if got := logOf(t, client, id, query); !strings.Contains(got, want) {
 			t.Errorf("%+v: got %q, want %q", query, got, want)
+		}
+	}
+}
+
+// TestLastLinesOfLog reads the end of a log in lines, and what follows.
+func TestLastLinesOfLog(t *testing.T) {
+	f := newFarm(t, nil, "m1")
+	client, closeAll := f.serve(socketOf(t))
+	defer closeAll()
+	id := f.request(api.Request{Derivation: f.drv("one", "log=a log=b log=c hold log=d")})[0]
+	follow := func(query apiclient.LogQuery) io.Reader {
+		query.Follow = true
+		r, w := io.Pipe()
+		go func() { w.CloseWithError(client.LogOf(t.Context(), id, query, w)) }()
+		return r
+	}
+	read := func(r io.Reader, want string) {
+		t.Helper()
+		got := make([]byte, len(want))
+		if _, err := io.ReadFull(r, got); err != nil || string(got) != want {
+			t.Fatalf("got %q, %v; want %q", got, err, want)
+		}
+	}
+	all := follow(apiclient.LogQuery{})
+	read(all, "a\nb\nc\n")
+	last := follow(apiclient.LogQuery{Lines: 1})
+	read(last, "c\n")
+	<-f.agents["m1"].held
+	f.agents["m1"].release("one")
+	for _, r := range []io.Reader{all, last} {
+		if rest, err := io.ReadAll(r); err != nil || string(rest) != "d\n" {
+			t.Errorf("what follows: %q, %v", rest, err)
+		}
+	}
+	f.awaitState(id, api.Succeeded)
+	for lines, want := range map[int]string{1: "d\n", 2: "c\nd\n", 4: "a\nb\nc\nd\n", 99: "a\nb\nc\nd\n"} {
+		if got := logOf(t, client, id, apiclient.LogQuery{Lines: lines}); got != want {
+			t.Errorf("last %d lines: %q, want %q", lines, got, want)
 		}
 	}
 }

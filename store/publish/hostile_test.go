@@ -103,7 +103,7 @@ func TestReadWhatIsNoFile(t *testing.T) {
 	if _, err := b.writer(nil).PublishPaths(t.Context(), b, true, p); !errors.Is(err, errNotAFile) {
 		t.Errorf("got %v", err)
 	}
-	if _, err := Prune(t.Context(), Folder(folder), store.DefaultDir, 2*time.Hour); err != nil {
+	if _, err := Prune(t.Context(), Folder(folder), store.DefaultDir, 2*time.Hour, false); err != nil {
 		t.Error(err)
 	}
 }

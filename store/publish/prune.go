@@ -30,7 +30,7 @@ const parallelLoads = 16
 // narFolders are those in which NARs may be.
 var narFolders = []string{"nar", "nar/" + narinfo.Zstd, "nar/" + narinfo.Gzip}
 
-// Pruned says what Prune removed.
+// Pruned says what Prune removed, or would remove.
 type Pruned struct {
 	Items []store.Path
 	Files int   // of all kinds
@@ -43,15 +43,16 @@ type Pruned struct {
 // process or another one: what is published again stays.
 func (w *Writer) Prune(ctx context.Context, olderThan time.Duration) (*Pruned, error) {
 	defer w.forget()
-	return Prune(ctx, w.fs, w.opts.Dir, olderThan)
+	return Prune(ctx, w.fs, w.opts.Dir, olderThan, false)
 }
 
-// Prune is Writer.Prune for who has no key. The result is there beside an error, too.
-func Prune(ctx context.Context, folder FS, dir store.Dir, olderThan time.Duration) (*Pruned, error) {
+// Prune is Writer.Prune for who has no key. The result is there beside an error, too. With
+// dryRun nothing is removed.
+func Prune(ctx context.Context, folder FS, dir store.Dir, olderThan time.Duration, dryRun bool) (*Pruned, error) {
 	if olderThan < leastPrune {
 		return new(Pruned), fmt.Errorf("prune %s: %v is too short, since others may publish meanwhile: want %v or more", folder, olderThan, leastPrune)
 	}
-	p := &pruner{fs: folder, dir: dir, result: new(Pruned), items: make(map[string]*published), before: time.Now().Add(-olderThan)}
+	p := &pruner{fs: folder, dir: dir, result: new(Pruned), items: make(map[string]*published), before: time.Now().Add(-olderThan), dryRun: dryRun}
 	err := p.run(ctx)
 	if err != nil {
 		err = fmt.Errorf("prune %s: %w", folder, err)
@@ -79,6 +80,7 @@ type pruner struct {
 	fs     FS
 	dir    store.Dir
 	before time.Time // what is older goes
+	dryRun bool
 	items  map[string]*published
 	result *Pruned
 }
@@ -249,7 +251,7 @@ func (p *pruner) remove(ctx context.Context, name string) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err == nil {
+	if err == nil && !p.dryRun {
 		err = p.fs.Remove(ctx, name)
 	}
 	if err != nil {

@@ -328,6 +328,7 @@ type LogQuery struct {
 	Attempt int    // 0 is the current or last one
 	Machine string // the last attempt there; of a check, what that machine built
 	Offset  int64  // bytes
+	Lines   int    // only the last ones, and what follows; 0 means all
 	Follow  bool   // on until the build is final; or, with Attempt or Machine, that attempt
 }
 
@@ -335,6 +336,9 @@ type LogQuery struct {
 func (c *Client) LogOf(ctx context.Context, id string, query LogQuery, w io.Writer) error {
 	q := query.values()
 	q.Set("offset", strconv.FormatInt(query.Offset, 10))
+	if query.Lines > 0 {
+		q.Set("lines", strconv.Itoa(query.Lines))
+	}
 	if query.Follow {
 		q.Set("follow", "1")
 	}

@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -31,6 +32,13 @@ func (s *Server) getLog(w http.ResponseWriter, r *http.Request) error {
 	if last > maxLogTail {
 		return api.BadRequest("tail %d: at most %d bytes", last, maxLogTail)
 	}
+	lines, err := number(q.Get("lines"), "lines")
+	if err != nil {
+		return err
+	}
+	if lines > 0 && (last > 0 || offset > 0) {
+		return api.BadRequest("lines goes with neither tail nor offset")
+	}
 	chosen, err := s.chosenLog(r.Context(), b, q)
 	if err != nil {
 		return err
@@ -46,6 +54,18 @@ func (s *Server) getLog(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	}
 	follow := q.Get("follow") == "1"
+	if lines > 0 {
+		t := &lineTail{}
+		size := &writtenCounter{w: t}
+		err := s.c.CopyLog(r.Context(), size, b, cmp.Or(chosen, coordinator.LastLog(b)), 0, false, nil)
+		if err != nil && (!follow || !errors.Is(err, buildlog.ErrNoLog)) {
+			return err
+		}
+		if _, err := w.Write(t.last(lines)); err != nil || !follow {
+			return nil //nolint:nilerr // the client is gone
+		}
+		offset = size.written
+	}
 	return s.streamLog(w, r, b, chosen, offset, follow)
 }
 
@@ -114,6 +134,31 @@ func (s *Server) awaitEvent(ctx context.Context, id string, from uint64) error {
 		return nil
 	}
 	return err
+}
+
+// lineTail keeps the end of a log: at least the last maxLogTail bytes, at most twice as many.
+type lineTail struct{ kept []byte }
+
+func (t *lineTail) Write(p []byte) (int, error) {
+	t.kept = append(t.kept, p...)
+	if len(t.kept) > 2*maxLogTail {
+		t.kept = append(t.kept[:0], t.kept[len(t.kept)-maxLogTail:]...)
+	}
+	return len(p), nil
+}
+
+// last returns the last n lines, as far as they were kept.
+func (t *lineTail) last(n int64) []byte {
+	end := len(t.kept)
+	if end > 0 && t.kept[end-1] == '\n' {
+		end--
+	}
+	for ; n > 0; n-- {
+		if end = bytes.LastIndexByte(t.kept[:end], '\n'); end < 0 {
+			return t.kept
+		}
+	}
+	return t.kept[end+1:]
 }
 
 type writtenCounter struct {
