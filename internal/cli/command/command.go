@@ -143,14 +143,25 @@ func (c *Command) cobra(p Process) *cobra.Command {
 	return cmd
 }
 
-// flagError says of a flag that is not known which one was meant.
+// flagError says of a flag that is not known which one was meant, and of a value what was
+// wanted.
 func (c *Command) flagError(fs *pflag.FlagSet, err error) error {
 	var notExist *pflag.NotExistError
-	if !errors.As(err, &notExist) {
+	var invalid *pflag.InvalidValueError
+	var none *pflag.ValueRequiredError
+	switch {
+	case errors.As(err, &invalid):
+		return UsageErrorf("%s: --%s %w", c.path(), invalid.GetFlag().Name, valueError(invalid))
+	case errors.As(err, &none):
+		return UsageErrorf("%s: --%s wants a value; see \"%s --help\"", c.path(), none.GetFlag().Name, c.path())
+	case !errors.As(err, &notExist):
 		return UsageErrorf("%s: %w", c.path(), err)
 	}
 	given := notExist.GetSpecifiedName()
 	if notExist.GetSpecifiedShortnames() != "" {
+		if strings.Trim(notExist.GetSpecifiedShortnames(), "0123456789") == "" {
+			return UsageErrorf("%s: unknown flag -%s; a negative number comes after --: %s -- -%[2]s", c.path(), notExist.GetSpecifiedShortnames(), c.path())
+		}
 		return UsageErrorf("%s: unknown flag -%s; see \"%s --help\"", c.path(), given, c.path())
 	}
 	var names []string

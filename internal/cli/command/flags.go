@@ -1,6 +1,7 @@
 package command
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -43,6 +44,21 @@ func ParseDuration(s string) (time.Duration, error) {
 		err = fmt.Errorf("%q is not a length of time: %w; want one such as 90s, 2h30m, 30d or 2w", s, err)
 	}
 	return d, err
+}
+
+// valueError says what a flag wants in place of a value that it does not take.
+func valueError(err *pflag.InvalidValueError) error {
+	wants := map[string]string{
+		"int": "want a whole number", "int64": "want a whole number", "uint64": "want a whole number that is not negative",
+		"bool": "want true or false", "stringToString": "want NAME=VALUE", "stringSlice": "a quote in it has no other half",
+	}
+	if want := wants[err.GetFlag().Value.Type()]; want != "" {
+		if errors.Is(err, strconv.ErrRange) {
+			want = "that is too large a number"
+		}
+		return fmt.Errorf("%q: %s", err.GetValue(), want)
+	}
+	return err.Unwrap() // of our own flags, which quote the value themselves
 }
 
 // Size is a flag that holds a number of bytes: "500MiB", "2 GB", "1048576".
