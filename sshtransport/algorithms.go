@@ -58,9 +58,21 @@ func modern(signer ssh.Signer) (ssh.Signer, error) {
 // maxNames bounds how much of what a server offers is shown, in bytes.
 const maxNames = 300
 
+// AlgorithmsError says that a server offers nothing that lighter uses. Other programs may.
+type AlgorithmsError struct {
+	Addr    string
+	What    string // e.g. "key exchange"
+	Offered string // names with commas, printable
+	Used    []string
+}
+
+func (e *AlgorithmsError) Error() string {
+	return fmt.Sprintf("connect to %s: of what the server offers for %s (%s) lighter uses nothing; it uses %s: have this computer's ssh connect, with transport = \"openssh\" in the machine's entry, or update that server",
+		e.Addr, e.What, e.Offered, strings.Join(e.Used, ", "))
+}
+
 // describeNegotiation says what a server offers of which nothing is used.
 func describeNegotiation(addr string, e *ssh.AlgorithmNegotiationError) error {
 	names := truncate(printable(strings.Join(e.RequestedAlgorithms, ", ")), maxNames)
-	return &ConnectError{addr, true, fmt.Errorf("of what the server offers for %s (%s) lighter uses nothing; it uses %s: update that server",
-		e.What, names, strings.Join(slices.Compact(e.SupportedAlgorithms), ", "))}
+	return &AlgorithmsError{addr, e.What, names, slices.Compact(e.SupportedAlgorithms)}
 }

@@ -162,7 +162,7 @@ func (c *Client) finish(a *attempt, l *link, err error) {
 	}
 	c.link, a.link = l, l
 	c.links[l] = struct{}{}
-	c.cfg.Logger.Info("connected", "server", printable(string(l.client.ServerVersion())))
+	c.cfg.Logger.Info("connected", "server", l.server())
 	c.group.Go(func() { c.watch(l) })
 }
 

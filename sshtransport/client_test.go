@@ -55,94 +55,103 @@ func preinstalled(t testing.TB, f *farm, cfg *sshtransport.Config) {
 }
 
 func TestModes(t *testing.T) {
-	testkit.CheckLeaks(t)
-	for _, test := range []struct {
-		name string
-		opts sshtest.Options
-		mode sshtransport.Mode
-	}{
-		{"stream-local", sshtest.Options{}, sshtransport.ModeStreamLocal},
-		{"session", sshtest.Options{ForbidStreamLocal: true}, sshtransport.ModeSession},
-		{"one session", sshtest.Options{MaxSessions: 1}, sshtransport.ModeStreamLocal},
-		{"one session alone", sshtest.Options{MaxSessions: 1, ForbidStreamLocal: true}, sshtransport.ModeSession},
-		{"noise", sshtest.Options{Noise: "hello\n", ForbidStreamLocal: true}, sshtransport.ModeSession},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
-			f := newFarm(t)
-			_, cfg := startTestServer(t, f, test.opts)
-			c := newClient(t, cfg)
-			if got, err := post(t, httpClient(t, c), "/echo", "abc"); err != nil || got != "abc" {
-				t.Fatalf("echo = %q, %v", got, err)
-			}
-			if got := c.Status().Mode; got != test.mode {
-				t.Errorf("mode = %q, want %q", got, test.mode)
-			}
-		})
-	}
+	bothWays(t, func(t *testing.T, openssh bool) {
+		testkit.CheckLeaks(t)
+		for _, test := range []struct {
+			name string
+			opts sshtest.Options
+			mode sshtransport.Mode
+		}{
+			{"stream-local", sshtest.Options{}, sshtransport.ModeStreamLocal},
+			{"session", sshtest.Options{ForbidStreamLocal: true}, sshtransport.ModeSession},
+			{"one session", sshtest.Options{MaxSessions: 1}, sshtransport.ModeStreamLocal},
+			{"one session alone", sshtest.Options{MaxSessions: 1, ForbidStreamLocal: true}, sshtransport.ModeSession},
+			{"noise", sshtest.Options{Noise: "hello\n", ForbidStreamLocal: true}, sshtransport.ModeSession},
+		} {
+			t.Run(test.name, func(t *testing.T) {
+				t.Parallel()
+				f := newFarm(t)
+				_, cfg := startTestServer(t, f, test.opts)
+				byProgram(t, &cfg, openssh)
+				c := newClient(t, cfg)
+				if got, err := post(t, httpClient(t, c), "/echo", "abc"); err != nil || got != "abc" {
+					t.Fatalf("echo = %q, %v", got, err)
+				}
+				if got := c.Status().Mode; got != test.mode {
+					t.Errorf("mode = %q, want %q", got, test.mode)
+				}
+			})
+		}
+	})
 }
 
 // However many ask at the same time, there is one connection and one agent.
 func TestOneConnection(t *testing.T) {
-	testkit.CheckLeaks(t)
-	f := newFarm(t)
-	s, cfg := startTestServer(t, f, sshtest.Options{Env: []string{"PATH=" + f.dir + ":/usr/bin:/bin"}})
-	preinstalled(t, f, &cfg)
-	c := newClient(t, cfg)
-	var wg sync.WaitGroup
-	for range 20 {
-		wg.Go(func() {
-			conn, err := c.DialAgent(t.Context())
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			conn.Close()
-		})
-	}
-	wg.Wait()
-	if n := s.Connections(); n != 1 {
-		t.Errorf("%d connections", n)
-	}
-	c.Close()
-	if _, err := c.DialAgent(t.Context()); !errors.Is(err, sshtransport.ErrClosed) {
-		t.Errorf("after Close: %v", err)
-	}
+	bothWays(t, func(t *testing.T, openssh bool) {
+		testkit.CheckLeaks(t)
+		f := newFarm(t)
+		s, cfg := startTestServer(t, f, sshtest.Options{Env: []string{"PATH=" + f.dir + ":/usr/bin:/bin"}})
+		byProgram(t, &cfg, openssh)
+		preinstalled(t, f, &cfg)
+		c := newClient(t, cfg)
+		var wg sync.WaitGroup
+		for range 20 {
+			wg.Go(func() {
+				conn, err := c.DialAgent(t.Context())
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				conn.Close()
+			})
+		}
+		wg.Wait()
+		if n := s.Connections(); n != 1 {
+			t.Errorf("%d connections", n)
+		}
+		c.Close()
+		if _, err := c.DialAgent(t.Context()); !errors.Is(err, sshtransport.ErrClosed) {
+			t.Errorf("after Close: %v", err)
+		}
+	})
 }
 
 func TestWrongHash(t *testing.T) {
-	testkit.CheckLeaks(t)
-	f := newFarm(t)
-	_, cfg := startTestServer(t, f, sshtest.Options{})
-	good := toUpload(ownScript(t))
-	for _, test := range []struct {
-		name   string
-		change func(*sshtransport.AgentBinary)
-		want   string
-	}{
-		{"hash", func(b *sshtransport.AgentBinary) { b.SHA256[0] ^= 1 }, "the agent to upload: its SHA-256 is " + hex.EncodeToString(good.SHA256[:])},
-		{"too long", func(b *sshtransport.AgentBinary) { b.Size-- }, "bytes, not the"},
-		{"too short", func(b *sshtransport.AgentBinary) { b.Size++ }, "bytes, not the"},
-		{"unreadable", func(b *sshtransport.AgentBinary) {
-			b.Open = func() (io.ReadCloser, error) {
-				return io.NopCloser(io.MultiReader(strings.NewReader("x"), brokenReader{})), nil
-			}
-		}, "input/output error"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			bad := *good
-			test.change(&bad)
-			cfg := cfg
-			cfg.Bootstrap.Agents = func(context.Context, string, string) (*sshtransport.AgentBinary, error) { return &bad, nil }
-			_, err := newClient(t, cfg).DialAgent(t.Context())
-			if err == nil || !strings.Contains(err.Error(), test.want) {
-				t.Errorf("error = %v", err)
-			}
-			if left := f.uploaded(t); len(left) != 0 {
-				t.Errorf("left on the machine: %q", left)
-			}
-		})
-	}
+	bothWays(t, func(t *testing.T, openssh bool) {
+		testkit.CheckLeaks(t)
+		f := newFarm(t)
+		_, cfg := startTestServer(t, f, sshtest.Options{})
+		byProgram(t, &cfg, openssh)
+		good := toUpload(ownScript(t))
+		for _, test := range []struct {
+			name   string
+			change func(*sshtransport.AgentBinary)
+			want   string
+		}{
+			{"hash", func(b *sshtransport.AgentBinary) { b.SHA256[0] ^= 1 }, "the agent to upload: its SHA-256 is " + hex.EncodeToString(good.SHA256[:])},
+			{"too long", func(b *sshtransport.AgentBinary) { b.Size-- }, "bytes, not the"},
+			{"too short", func(b *sshtransport.AgentBinary) { b.Size++ }, "bytes, not the"},
+			{"unreadable", func(b *sshtransport.AgentBinary) {
+				b.Open = func() (io.ReadCloser, error) {
+					return io.NopCloser(io.MultiReader(strings.NewReader("x"), brokenReader{})), nil
+				}
+			}, "input/output error"},
+		} {
+			t.Run(test.name, func(t *testing.T) {
+				bad := *good
+				test.change(&bad)
+				cfg := cfg
+				cfg.Bootstrap.Agents = func(context.Context, string, string) (*sshtransport.AgentBinary, error) { return &bad, nil }
+				_, err := newClient(t, cfg).DialAgent(t.Context())
+				if err == nil || !strings.Contains(err.Error(), test.want) {
+					t.Errorf("error = %v", err)
+				}
+				if left := f.uploaded(t); len(left) != 0 {
+					t.Errorf("left on the machine: %q", left)
+				}
+			})
+		}
+	})
 }
 
 type brokenReader struct{}
@@ -343,121 +352,133 @@ func TestCut(t *testing.T) {
 
 // The link ends under many streams at the same time: each says so.
 func TestLinkLost(t *testing.T) {
-	for _, forbid := range []bool{false, true} {
-		t.Run(fmt.Sprint("session mode ", forbid), func(t *testing.T) {
-			testkit.CheckLeaks(t)
-			f := newFarm(t)
-			s, cfg := startTestServer(t, f, sshtest.Options{ForbidStreamLocal: forbid})
-			c := newClient(t, cfg)
-			var reading, writing sync.WaitGroup
-			for range 4 {
-				conn, err := c.DialAgent(t.Context())
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer conn.Close()
-				reading.Go(func() {
-					if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, sshtransport.ErrLinkLost) {
-						t.Errorf("Read: %v", err)
+	bothWays(t, func(t *testing.T, openssh bool) {
+		for _, forbid := range []bool{false, true} {
+			t.Run(fmt.Sprint("session mode ", forbid), func(t *testing.T) {
+				testkit.CheckLeaks(t)
+				f := newFarm(t)
+				s, cfg := startTestServer(t, f, sshtest.Options{ForbidStreamLocal: forbid})
+				byProgram(t, &cfg, openssh)
+				c := newClient(t, cfg)
+				var reading, writing sync.WaitGroup
+				for range 4 {
+					conn, err := c.DialAgent(t.Context())
+					if err != nil {
+						t.Fatal(err)
 					}
-				})
-				other, err := c.DialAgent(t.Context())
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer other.Close()
-				writing.Go(func() {
-					// It is a request with an endless body, which is read until the agent's
-					// answer is in nobody's way.
-					fmt.Fprint(other, "POST /sum HTTP/1.1\r\nHost: agent\r\nContent-Length: 1000000000000\r\n\r\n")
-					if _, err := io.Copy(other, struct{ io.Reader }{zeros{}}); !errors.Is(err, sshtransport.ErrLinkLost) {
-						t.Errorf("Write: %v", err)
+					defer conn.Close()
+					reading.Go(func() {
+						if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, sshtransport.ErrLinkLost) {
+							t.Errorf("Read: %v", err)
+						}
+					})
+					other, err := c.DialAgent(t.Context())
+					if err != nil {
+						t.Fatal(err)
 					}
-				})
-			}
-			s.CutAll()
-			reading.Wait()
-			writing.Wait()
-			mustGet(t, httpClient(t, c), "/pid")
-		})
-	}
+					defer other.Close()
+					writing.Go(func() {
+						// It is a request with an endless body, which is read until the agent's
+						// answer is in nobody's way.
+						fmt.Fprint(other, "POST /sum HTTP/1.1\r\nHost: agent\r\nContent-Length: 1000000000000\r\n\r\n")
+						if _, err := io.Copy(other, struct{ io.Reader }{zeros{}}); !errors.Is(err, sshtransport.ErrLinkLost) {
+							t.Errorf("Write: %v", err)
+						}
+					})
+				}
+				s.CutAll()
+				reading.Wait()
+				writing.Wait()
+				mustGet(t, httpClient(t, c), "/pid")
+			})
+		}
+	})
 }
 
 // A stream that the agent ends is no lost link.
 func TestStreamEnds(t *testing.T) {
-	for _, forbid := range []bool{false, true} {
-		t.Run(fmt.Sprint("session mode ", forbid), func(t *testing.T) {
-			testkit.CheckLeaks(t)
-			f := newFarm(t)
-			_, cfg := startTestServer(t, f, sshtest.Options{ForbidStreamLocal: forbid})
-			conn, err := newClient(t, cfg).DialAgent(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer conn.Close()
-			fmt.Fprint(conn, "GET /pid HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n")
-			text, err := io.ReadAll(conn)
-			if err != nil || !bytes.HasPrefix(text, []byte("HTTP/1.1 200")) {
-				t.Errorf("read %q, %v", text, err)
-			}
-		})
-	}
+	bothWays(t, func(t *testing.T, openssh bool) {
+		for _, forbid := range []bool{false, true} {
+			t.Run(fmt.Sprint("session mode ", forbid), func(t *testing.T) {
+				testkit.CheckLeaks(t)
+				f := newFarm(t)
+				_, cfg := startTestServer(t, f, sshtest.Options{ForbidStreamLocal: forbid})
+				byProgram(t, &cfg, openssh)
+				conn, err := newClient(t, cfg).DialAgent(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conn.Close()
+				fmt.Fprint(conn, "GET /pid HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n")
+				text, err := io.ReadAll(conn)
+				if err != nil || !bytes.HasPrefix(text, []byte("HTTP/1.1 200")) {
+					t.Errorf("read %q, %v", text, err)
+				}
+			})
+		}
+	})
 }
 
 // A deadline and Close interrupt Read, whatever the machine does.
 func TestStreamInterrupted(t *testing.T) {
-	testkit.CheckLeaks(t)
-	f := newFarm(t)
-	s, cfg := startTestServer(t, f, sshtest.Options{})
-	conn, err := newClient(t, cfg).DialAgent(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Stall(true)
-	conn.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
-	var timeout net.Error
-	if _, err := conn.Read(make([]byte, 1)); !errors.As(err, &timeout) || !timeout.Timeout() {
-		t.Errorf("error = %v", err)
-	}
-	conn.SetReadDeadline(time.Time{})
-	read := make(chan error)
-	go func() {
-		_, err := conn.Read(make([]byte, 1))
-		read <- err
-	}()
-	go func() {
-		_, err := conn.Read(make([]byte, 1))
-		read <- err
-	}()
-	conn.Close()
-	for range 2 {
-		if err := <-read; !errors.Is(err, net.ErrClosed) {
+	bothWays(t, func(t *testing.T, openssh bool) {
+		testkit.CheckLeaks(t)
+		f := newFarm(t)
+		s, cfg := startTestServer(t, f, sshtest.Options{})
+		byProgram(t, &cfg, openssh)
+		conn, err := newClient(t, cfg).DialAgent(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Stall(true)
+		conn.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+		var timeout net.Error
+		if _, err := conn.Read(make([]byte, 1)); !errors.As(err, &timeout) || !timeout.Timeout() {
 			t.Errorf("error = %v", err)
 		}
-	}
-	if _, err := conn.Write([]byte("x")); !errors.Is(err, net.ErrClosed) {
-		t.Errorf("error = %v", err)
-	}
-	if err := conn.SetWriteDeadline(time.Now()); !errors.Is(err, os.ErrNoDeadline) {
-		t.Errorf("error = %v", err)
-	}
+		conn.SetReadDeadline(time.Time{})
+		read := make(chan error)
+		go func() {
+			_, err := conn.Read(make([]byte, 1))
+			read <- err
+		}()
+		go func() {
+			_, err := conn.Read(make([]byte, 1))
+			read <- err
+		}()
+		conn.Close()
+		for range 2 {
+			if err := <-read; !errors.Is(err, net.ErrClosed) {
+				t.Errorf("error = %v", err)
+			}
+		}
+		if _, err := conn.Write([]byte("x")); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("error = %v", err)
+		}
+		if err := conn.SetWriteDeadline(time.Now()); !errors.Is(err, os.ErrNoDeadline) {
+			t.Errorf("error = %v", err)
+		}
+	})
 }
 
 // Streams that are not read hold up nobody else.
 func TestSlowReader(t *testing.T) {
-	testkit.CheckLeaks(t)
-	f := newFarm(t)
-	_, cfg := startTestServer(t, f, sshtest.Options{})
-	c := newClient(t, cfg)
-	slow, err := c.DialAgent(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer slow.Close()
-	fmt.Fprint(slow, "GET /bytes/100000000 HTTP/1.1\r\nHost: agent\r\n\r\n")
-	if got := mustGet(t, httpClient(t, c), "/bytes/10000000"); len(got) != 10000000 {
-		t.Errorf("%d bytes", len(got))
-	}
+	bothWays(t, func(t *testing.T, openssh bool) {
+		testkit.CheckLeaks(t)
+		f := newFarm(t)
+		_, cfg := startTestServer(t, f, sshtest.Options{})
+		byProgram(t, &cfg, openssh)
+		c := newClient(t, cfg)
+		slow, err := c.DialAgent(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer slow.Close()
+		fmt.Fprint(slow, "GET /bytes/100000000 HTTP/1.1\r\nHost: agent\r\n\r\n")
+		if got := mustGet(t, httpClient(t, c), "/bytes/10000000"); len(got) != 10000000 {
+			t.Errorf("%d bytes", len(got))
+		}
+	})
 }
 
 // The machine does not answer: what waits ends when its time is over, at each stage.

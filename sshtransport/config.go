@@ -15,6 +15,10 @@ type Config struct {
 	Addr    string // HOST:PORT
 	User    string // account on the machine
 
+	// OpenSSH has the program ssh make the connection. Of the fields that say how, only PrivateKey
+	// and HostKey count then; Addr is for errors. Nil: this package's own SSH does.
+	OpenSSH *OpenSSH
+
 	// PrivateKey is the file of the key to log in with. Empty: the keys that the
 	// ssh-agent behind SSH_AUTH_SOCK holds, then the default files in ~/.ssh.
 	PrivateKey string
@@ -51,6 +55,16 @@ type Config struct {
 	Dial func(ctx context.Context) (net.Conn, error)
 	// Logger gets what no caller is told. Nil: nothing is logged.
 	Logger *slog.Logger
+}
+
+// OpenSSH is what the program ssh is told; ssh_config(5) decides where it is not.
+type OpenSSH struct {
+	Host         string // as on its command line
+	Port         int    // 0: as ssh_config(5) has it
+	User         string
+	ConfigFile   string // in place of the usual ones; "none" for none
+	ProxyJump    string
+	ProxyCommand string
 }
 
 // Bootstrap says how to get an agent onto a machine and going.

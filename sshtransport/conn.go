@@ -23,6 +23,7 @@ type conn struct {
 	ahead    atomic.Int64 // size that r is to have
 	lastRead atomic.Int64 // Unix nanoseconds
 	moved    atomic.Int64 // bytes, both ways
+	over     atomic.Bool  // reading or writing has failed
 }
 
 func newConn(c net.Conn, ahead int) *conn {
@@ -46,6 +47,9 @@ func (c *conn) Read(p []byte) (int, error) {
 func (c *conn) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
 	c.moved.Add(int64(n))
+	if err != nil {
+		c.over.Store(true)
+	}
 	return n, err
 }
 
@@ -59,6 +63,9 @@ func (m meter) Read(p []byte) (int, error) {
 	n, err := m.c.Conn.Read(p)
 	m.c.moved.Add(int64(n))
 	m.c.lastRead.Store(time.Now().UnixNano())
+	if err != nil {
+		m.c.over.Store(true)
+	}
 	return n, err
 }
 

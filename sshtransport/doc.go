@@ -18,6 +18,11 @@
 // passes while it is made or while an agent is started, when a keepalive is not
 // answered, and on Client.Close.
 //
+// With Config.OpenSSH, the program ssh makes the connection, for what this package's own SSH
+// can't: a process of it is a master (ControlMaster in ssh_config(5)), which lets others have channels
+// on its connection through a socket. All that follows is the same then. A master ends with its link
+// and with this process; one that the user has running for the host is used, and left alone.
+//
 // # How the agent gets there
 //
 // The coordinator runs, with the account's login shell and no shell syntax beyond

@@ -186,6 +186,24 @@ func (e *KeyError) Error() string {
 // Unwrap returns the cause.
 func (e *KeyError) Unwrap() error { return e.Cause }
 
+// ProgramError says why the program ssh, which Config.OpenSSH asks for, did not connect.
+type ProgramError struct {
+	Addr string
+	Said string // by ssh, its last lines, printable
+}
+
+func (e *ProgramError) Error() string { return fmt.Sprintf("ssh to %s: %s", e.Addr, e.Said) }
+
+// permanent reports whether a person must do something about it, as far as ssh says.
+func (e *ProgramError) permanent() bool {
+	for _, words := range []string{"Permission denied", "Host key verification failed", "Bad configuration option", "not installed"} {
+		if strings.Contains(e.Said, words) {
+			return true
+		}
+	}
+	return false
+}
+
 // CommandError says how a command on a machine ended that should have done otherwise.
 type CommandError struct {
 	Command string
@@ -225,6 +243,10 @@ func Permanent(err error) bool {
 		unknown *UnknownHostError
 		auth    *AuthError
 		key     *KeyError
+		program *ProgramError
 	)
+	if errors.As(err, &program) && program.permanent() {
+		return true
+	}
 	return errors.As(err, &hostKey) || errors.As(err, &unknown) || errors.As(err, &auth) || errors.As(err, &key)
 }

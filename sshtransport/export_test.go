@@ -17,5 +17,5 @@ func (c *Client) Status() Status {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return Status{ServerVersion: printable(string(l.client.ServerVersion())), Mode: l.agent.mode, Streams: l.streams}
+	return Status{ServerVersion: printable(string(l.client.ServerVersion())), Mode: l.agent.mode, Streams: len(l.streams)}
 }

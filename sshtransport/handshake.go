@@ -20,6 +20,9 @@ const clientVersion = "SSH-2.0-lighter"
 // connect makes an SSH connection and logs in, within the time limits. The end of ctx
 // closes the connection under it.
 func connect(ctx context.Context, cfg *Config) (*link, error) {
+	if cfg.OpenSSH != nil {
+		return connectOpenSSH(ctx, cfg)
+	}
 	keys, err := newHostKeys(cfg)
 	if err != nil {
 		return nil, err

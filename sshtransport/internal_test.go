@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/pkg/sftp"
 
+	"lighter/internal/disk"
 	"lighter/internal/testkit"
 )
 
@@ -415,4 +416,44 @@ func TestEndlessListing(t *testing.T) {
 	theirs.Close()
 	client.Close()
 	<-served
+}
+
+// The folder of a master whose coordinator was killed goes, one that is in use stays.
+func TestRemoveStaleMasters(t *testing.T) {
+	base := t.TempDir()
+	old := time.Now().Add(-time.Hour)
+	for _, name := range []string{masterPrefix + "stale", masterPrefix + "used", masterPrefix + "empty", masterPrefix + "new", "other"} {
+		dir := filepath.Join(base, name)
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if name != masterPrefix+"empty" {
+			if err := os.WriteFile(filepath.Join(dir, "lock"), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if name == masterPrefix+"used" {
+			lock, err := disk.Lock(filepath.Join(dir, "lock"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer lock.Close()
+		}
+		if name != masterPrefix+"new" {
+			if err := os.Chtimes(dir, old, old); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	removeStaleMasters(base, time.Now())
+	left, err := filepath.Glob(base + "/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, name := range left {
+		left[i] = filepath.Base(name)
+	}
+	if got, want := strings.Join(left, " "), "lighter-ssh-new lighter-ssh-used other"; got != want {
+		t.Errorf("left: %s, want %s", got, want)
+	}
 }

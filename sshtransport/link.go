@@ -23,12 +23,14 @@ type link struct {
 	client *ssh.Client // set by run
 	group  group
 	slots  slots
+	muxed  bool    // the connection is one to a master of the program ssh
+	master *master // that ends with the link; nil if there is none
 
 	lost chan struct{} // closed when the connection is over; cause is set by then
 
 	mu       sync.Mutex
 	cause    error // why it is, or will be in a moment, over
-	streams  int
+	streams  map[*stream]struct{}
 	retired  bool // no new streams: close when the last one ends
 	agent    agent
 	restart  *restart      // under way, or nil
@@ -36,7 +38,7 @@ type link struct {
 }
 
 func newLink(cfg *Config, c net.Conn) *link {
-	l := &link{cfg: cfg, conn: newConn(c, readAhead), lost: make(chan struct{}), deciding: make(chan struct{}, 1)}
+	l := &link{cfg: cfg, conn: newConn(c, readAhead), lost: make(chan struct{}), deciding: make(chan struct{}, 1), streams: make(map[*stream]struct{})}
 	l.slots.limit = cfg.MaxSessions
 	l.deciding <- struct{}{}
 	return l
@@ -50,10 +52,24 @@ func (l *link) run(client *ssh.Client) {
 		if errors.Is(err, io.EOF) {
 			err = errors.New("the machine closed the connection")
 		}
+		if l.master != nil {
+			if l.lostError() != nil { // we have closed it
+				l.master.end()
+			}
+			err = l.master.lost()
+		}
 		l.fail(err)
 		close(l.lost)
 	})
 	l.group.Go(l.keepAlive)
+}
+
+// server is what the SSH server calls itself, for people.
+func (l *link) server() string {
+	if l.muxed {
+		return "by ssh" // a master does not tell
+	}
+	return printable(string(l.client.ServerVersion()))
 }
 
 // fail closes the connection. All that waits for it ends with the cause.
@@ -76,7 +92,7 @@ func (l *link) close(cause error) {
 func (l *link) retire(cause error) {
 	l.mu.Lock()
 	l.retired = true
-	unused := l.streams == 0
+	unused := len(l.streams) == 0
 	l.mu.Unlock()
 	if unused {
 		l.fail(cause)
@@ -94,10 +110,17 @@ func (l *link) lostError() error {
 }
 
 // check finds out, after something ended, whether that was because the connection
-// did: the library says io.EOF either way. It costs a round trip.
+// did: the library says io.EOF either way. It costs a round trip, but not with a master,
+// which takes no global requests; its socket ends before what was on it.
 func (l *link) check() error {
 	if err := l.lostError(); err != nil {
 		return err
+	}
+	if l.muxed {
+		if l.conn.over.Load() {
+			<-l.lost // which knows more
+		}
+		return l.lostError()
 	}
 	if _, _, err := l.client.SendRequest(keepaliveRequest, true, nil); err != nil {
 		if errors.Is(err, io.EOF) {
@@ -124,8 +147,25 @@ func (l *link) explain(err error) error {
 // the connection if there is none.
 func (l *link) keepAlive() {
 	ask := func() { _, _, _ = l.client.SendRequest(keepaliveRequest, true, nil) } // if it fails, the link is lost
+	if l.muxed {
+		ask = l.askStream
+	}
 	if !l.conn.stayAlive(&l.group, l.cfg.KeepaliveInterval, l.cfg.KeepaliveTimeout, l.lost, ask) {
 		l.fail(fmt.Errorf("no sign of life within %v", l.cfg.KeepaliveTimeout))
+	}
+}
+
+// askStream asks by one of the streams, since masters take no global requests. Where there are
+// none nobody waits; a master of ours asks by itself.
+func (l *link) askStream() {
+	l.mu.Lock()
+	var some *stream
+	for some = range l.streams {
+		break
+	}
+	l.mu.Unlock()
+	if some != nil {
+		_, _ = some.ch.SendRequest(keepaliveRequest, true, nil) // it is refused, or the stream is over
 	}
 }
 
@@ -175,17 +215,17 @@ func (l *link) newStream(ch ssh.Channel, src io.Reader) *stream {
 	s := newStream(ch, src, &l.group, l.check)
 	s.remote = addr(l.cfg.Machine)
 	s.local = addr(l.cfg.User)
-	s.onClose = l.streamClosed
+	s.onClose = func() { l.streamClosed(s) }
 	l.mu.Lock()
-	l.streams++
+	l.streams[s] = struct{}{}
 	l.mu.Unlock()
 	return s
 }
 
-func (l *link) streamClosed() {
+func (l *link) streamClosed(s *stream) {
 	l.mu.Lock()
-	l.streams--
-	over := l.retired && l.streams == 0
+	delete(l.streams, s)
+	over := l.retired && len(l.streams) == 0
 	l.mu.Unlock()
 	if over {
 		l.fail(errRetired)

@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"lighter/internal/testkit"
 	"lighter/sshtransport"
 )
 
@@ -38,6 +39,9 @@ func TestMain(m *testing.M) {
 
 // agentMain is an agent that serves HTTP, and nothing of lighter's.
 func agentMain(args []string) error {
+	if len(args) == 6 && args[0] == "hold" {
+		return hold(args[1], args[2], args[3], args[4], args[5])
+	}
 	flags := flag.NewFlagSet("lighter-agent", flag.ContinueOnError)
 	dir := flags.String("dir", "", "")
 	socket := flags.String("socket", "", "")
@@ -236,6 +240,32 @@ func (f *farm) uploaded(t testing.TB) []string {
 		names = append(names, e.Name())
 	}
 	return names
+}
+
+// bothWays runs a test by lighter's own SSH and by the program ssh.
+func bothWays(t *testing.T, test func(t *testing.T, openssh bool)) {
+	t.Run("native", func(t *testing.T) { test(t, false) })
+	t.Run("openssh", func(t *testing.T) {
+		testkit.NeedCommand(t, "ssh")
+		test(t, true)
+	})
+}
+
+// byProgram has the program ssh make the connection of a configuration, if it is to.
+func byProgram(t testing.TB, cfg *sshtransport.Config, openssh bool) {
+	t.Helper()
+	if !openssh {
+		return
+	}
+	host, port, err := net.SplitHostPort(cfg.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := strconv.Atoi(port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.OpenSSH = &sshtransport.OpenSSH{Host: host, Port: n, User: cfg.User, ConfigFile: "none"}
 }
 
 // newClient returns a client that is closed with the test.

@@ -56,6 +56,7 @@ func (l *Links) Link(m machines.Machine) (peer.Link, error) {
 	return sshtransport.New(sshtransport.Config{
 		Machine: m.Name, Addr: m.Addr(), User: m.User,
 		PrivateKey: m.PrivateKeyFile(l.Home), HostKey: m.HostKey, HostKeySource: l.MachinesFile,
+		OpenSSH: openSSH(&m),
 		Bootstrap: sshtransport.Bootstrap{
 			Agents: l.Agents.Find, Args: agentArgs(&m), StartInput: input, RemoteDir: uploadDir(&m),
 		},
@@ -72,6 +73,18 @@ func (l *Links) startInput() ([]byte, error) {
 		input.Authorize = append(input.Authorize, l.PublicKey.String())
 	}
 	return json.Marshal(input)
+}
+
+// openSSH is what the program ssh is told, where it makes the connection.
+func openSSH(m *machines.Machine) *sshtransport.OpenSSH {
+	if m.Transport != machines.TransportOpenSSH {
+		return nil
+	}
+	o := &sshtransport.OpenSSH{Host: m.Host, User: m.User}
+	if m.Port != machines.DefaultPort {
+		o.Port = m.Port
+	}
+	return o
 }
 
 // uploadDir is where agents are uploaded to; empty means the default.

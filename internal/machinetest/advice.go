@@ -75,8 +75,11 @@ func (a *Advice) keyFix(m *machines.Machine, err error) string {
 		unknown *sshtransport.UnknownHostError
 		auth    *sshtransport.AuthError
 		key     *sshtransport.KeyError
+		program *sshtransport.ProgramError
 	)
 	switch {
+	case errors.As(err, &program):
+		return programFix(m, program)
 	case errors.As(err, &wrong):
 		return a.hostKeyFix(m, wrong)
 	case errors.As(err, &unknown):
@@ -95,6 +98,15 @@ func (a *Advice) keyFix(m *machines.Machine, err error) string {
 		return fmt.Sprintf("repair the file, or name another one in %s", a.entry(m))
 	}
 	return ""
+}
+
+// programFix is about the program ssh, which has said what is wrong.
+func programFix(m *machines.Machine, e *sshtransport.ProgramError) string {
+	byHand := "as the coordinator's user: " + sshTo(m, m.User)
+	if strings.Contains(e.Said, "Permission denied") {
+		return "log in by hand, " + byHand + "; where that asks for a password or a second factor, have it stay as a master (ControlMaster auto, ControlPath and ControlPersist yes in ~/.ssh/config): lighter uses one that is there"
+	}
+	return "see how far it gets by hand, " + byHand + " -v true"
 }
 
 func (a *Advice) hostKeyFix(m *machines.Machine, e *sshtransport.HostKeyError) string {
@@ -128,6 +140,14 @@ func (a *Advice) hostKeyLine(key ssh.PublicKey) string {
 		return base64.StdEncoding.EncodeToString([]byte(text)) + "   (the last column)"
 	}
 	return fmt.Sprintf("host-key = %q", text)
+}
+
+// onlyTOML says how a file gets keys that only lighter's own format has.
+func (a *Advice) onlyTOML() string {
+	if a.Format == machines.TOML {
+		return ""
+	}
+	return " (of a file in TOML: lighter machines import " + human.ShellWord(a.File) + " > machines.toml)"
 }
 
 // knownHostsName is a machine's name in known_hosts.
@@ -175,6 +195,8 @@ func (a *Advice) networkFix(m *machines.Machine, err error) string {
 	switch {
 	case errors.As(err, &name):
 		return fmt.Sprintf("put a name or address that can be found from here into %s", a.entry(m))
+	case errors.As(err, new(*sshtransport.AlgorithmsError)):
+		return "put into " + a.entry(m) + a.onlyTOML() + ":\ntransport = \"openssh\""
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Sprintf("start sshd on %s (systemctl start ssh; herd start ssh-daemon), or put the port on which it listens into %s", m.Host, a.entry(m))
 	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.ETIMEDOUT),

@@ -48,6 +48,10 @@ func TestAdvice(t *testing.T) {
 		{"read-only", machines.TOML, m, &sshtransport.WriteError{Free: 123, Cause: fs.ErrInvalid}, false, "mounted read-only"},
 		{"no SFTP", machines.TOML, m, fmt.Errorf("SFTP: %w", sshtransport.ErrNoSFTP), false, "Subsystem sftp internal-sftp"},
 		{"no agent", machines.TOML, m, &sshtransport.BinaryError{Platform: "linux/arm", Cause: fs.ErrPermission}, false, ""},
+		{"algorithms", machines.TOML, m, &sshtransport.AlgorithmsError{Addr: "h:2222", What: "key exchange"}, true, "put into the entry of m in f:\ntransport = \"openssh\""},
+		{"algorithms, Guix", machines.Guix, m, &sshtransport.AlgorithmsError{Addr: "h:2222", What: "key exchange"}, true, "lighter machines import f > machines.toml"},
+		{"second factor", machines.TOML, m, &sshtransport.ProgramError{Said: "u@h: Permission denied (keyboard-interactive)."}, true, "ControlPersist yes"},
+		{"ssh fails", machines.TOML, m, &sshtransport.ProgramError{Said: "Connection refused"}, true, "ssh -p 2222 u@h -v true"},
 		{"down", machines.TOML, m, syscall.ECONNREFUSED, true, "start sshd on h"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
