@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"lighter/internal/agentapi"
+	"lighter/internal/disk"
 	"lighter/internal/owner"
 	"lighter/internal/version"
 )
@@ -50,10 +51,6 @@ func (p place) startLock() string { return p.socket + ".lock" }
 // what they see is mounted for them.
 func (p place) makeState() error { return owner.MakeState(string(p.Folders)) }
 
-// MaxSocketName is how long the name of a Unix socket may be, in bytes (sun_path, unix(7),
-// without its NUL).
-const MaxSocketName = 107
-
 // place finds out where things are, and makes the folder of the socket.
 func (o *Options) place() (place, error) {
 	state, err := absolute(o.State, func() (string, error) { return DefaultState(os.Getenv) })
@@ -68,8 +65,8 @@ func (o *Options) place() (place, error) {
 	if p.socket, err = absolute(o.Socket, nil); err != nil {
 		return place{}, fmt.Errorf("socket: %w", err)
 	}
-	if len(p.socket) > MaxSocketName {
-		return place{}, fmt.Errorf("socket %s: the name has %d bytes, more than %d", p.socket, len(p.socket), MaxSocketName)
+	if len(p.socket) > disk.MaxSocketName {
+		return place{}, fmt.Errorf("socket %s: the name has %d bytes, more than %d", p.socket, len(p.socket), disk.MaxSocketName)
 	}
 	return p, os.MkdirAll(filepath.Dir(p.socket), 0o700)
 }
@@ -88,8 +85,8 @@ func chooseSocket(state string, folders []string) (string, error) {
 	var errs []error
 	for _, dir := range folders {
 		socket := filepath.Join(dir, name)
-		err := fmt.Errorf("%s: the name has %d bytes, more than %d", socket, len(socket), MaxSocketName)
-		if len(socket) <= MaxSocketName {
+		err := fmt.Errorf("%s: the name has %d bytes, more than %d", socket, len(socket), disk.MaxSocketName)
+		if len(socket) <= disk.MaxSocketName {
 			err = makePrivate(dir)
 		}
 		if err == nil {

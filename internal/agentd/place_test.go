@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"lighter/internal/disk"
 )
 
 func TestMakePrivate(t *testing.T) {
@@ -57,7 +59,7 @@ func TestPlace(t *testing.T) {
 	t.Setenv("HOME", home)
 	t.Setenv("XDG_DATA_HOME", "")
 	a, b := socketName("/a"), socketName("/b")
-	if a == b || a != socketName("/a") || len(a) > MaxSocketName {
+	if a == b || a != socketName("/a") || len(a) > disk.MaxSocketName {
 		t.Errorf("sockets %s and %s", a, b)
 	}
 	for name, want := range map[string]string{"~/x": home + "/x", "/x/../y": "/y"} {

@@ -53,7 +53,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return &human.InputError{Err: err}
 	}
-	clients, err := Listen(f.Socket, group, logger)
+	clients, err := Listen(f.Socket, group, logger) //nolint:contextcheck // asks a local socket, for a second at most
 	if err != nil {
 		return err
 	}

@@ -75,9 +75,6 @@ func Listen(name string, group int, logger *slog.Logger) (*Socket, error) {
 // listen makes the socket. It has its mode and group before others can see it, and replaces
 // only a socket on which nothing listens.
 func (s *Socket) listen() error {
-	if len(s.name) > agentd.MaxSocketName {
-		return fmt.Errorf("socket %s: the name has %d bytes, more than %d; choose another, with --socket for a coordinator", s.name, len(s.name), agentd.MaxSocketName)
-	}
 	if err := os.MkdirAll(filepath.Dir(s.name), 0o755); err != nil {
 		return err
 	}
@@ -154,7 +151,9 @@ func deadSocket(name string) (fs.FileInfo, error) {
 	case info.Mode().Type() != os.ModeSocket:
 		return nil, fmt.Errorf("socket %s: there is a file of another kind", name)
 	}
-	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: name, Net: "unix"})
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	conn, err := disk.DialSocket(ctx, name)
 	switch {
 	case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, fs.ErrNotExist):
 		return info, nil
@@ -166,9 +165,11 @@ func deadSocket(name string) (fs.FileInfo, error) {
 }
 
 // listenerOf says which process made the socket that a connection leads to.
-func listenerOf(conn *net.UnixConn) string {
-	if pid, err := agentd.PeerProcess(conn); err == nil && pid > 0 {
-		return fmt.Sprintf("process %d", pid)
+func listenerOf(conn net.Conn) string {
+	if socket, ok := conn.(*net.UnixConn); ok {
+		if pid, err := agentd.PeerProcess(socket); err == nil && pid > 0 {
+			return fmt.Sprintf("process %d", pid)
+		}
 	}
 	return "another process"
 }
@@ -226,7 +227,7 @@ func (s *Socket) keep(ctx context.Context, ticks <-chan time.Time) {
 		case <-ctx.Done():
 			return
 		case <-ticks:
-			s.restore()
+			s.restore() //nolint:contextcheck // asks a local socket, for a second at most
 		}
 	}
 }

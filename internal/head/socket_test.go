@@ -2,6 +2,7 @@ package head
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -12,6 +13,7 @@ import (
 	"syscall"
 	"testing"
 
+	"lighter/internal/disk"
 	"lighter/internal/testkit"
 )
 
@@ -45,7 +47,7 @@ func listening(t *testing.T, name string, log *bytes.Buffer) *Socket {
 
 // answers says what came of asking the process that listens on a socket.
 func answers(name string) error {
-	conn, err := net.Dial("unix", name)
+	conn, err := disk.DialSocket(context.Background(), name)
 	if err != nil {
 		return err
 	}
@@ -157,8 +159,18 @@ func TestSecondListenerIsRefused(t *testing.T) {
 	if err := answers(name); err != nil {
 		t.Errorf("the first one: %v", err)
 	}
-	if _, err := Listen(filepath.Join(t.TempDir(), strings.Repeat("x", 120)), -1, nil); err == nil || !strings.Contains(err.Error(), "more than 107") {
-		t.Errorf("a long name: %v", err)
+}
+
+// The folders of projects on clusters have long names.
+func TestSocketWithLongName(t *testing.T) {
+	name := filepath.Join(t.TempDir(), strings.Repeat("x", 120), "s")
+	var log bytes.Buffer
+	listening(t, name, &log)
+	if err := answers(name); err != nil {
+		t.Error(err)
+	}
+	if _, err := Listen(name, -1, nil); err == nil || !strings.Contains(err.Error(), "listens on it already") {
+		t.Errorf("a second one: %v", err)
 	}
 }
 

@@ -36,6 +36,7 @@ import (
 	"time"
 
 	"lighter/internal/api"
+	"lighter/internal/disk"
 	"lighter/store"
 )
 
@@ -259,8 +260,9 @@ const handshakeTimeout = 5 * time.Second
 // Dial starts a conversation with the coordinator behind a Unix socket. The error of a
 // coordinator that isn't there is one of package net.
 func Dial(socket string) (net.Conn, *Reader, error) {
-	dialer := net.Dialer{Timeout: handshakeTimeout}
-	conn, err := dialer.DialContext(context.Background(), "unix", socket)
+	ctx, cancel := context.WithTimeout(context.Background(), handshakeTimeout)
+	defer cancel()
+	conn, err := disk.DialSocket(ctx, socket)
 	if err != nil {
 		return nil, nil, err
 	}

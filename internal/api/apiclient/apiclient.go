@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"lighter/internal/api"
+	"lighter/internal/disk"
 )
 
 // Limits on what a client believes of a coordinator.
@@ -40,10 +41,7 @@ type Client struct {
 // NewClient returns a client of the coordinator that listens on a Unix socket. It
 // connects when it is first used.
 func NewClient(socket string) *Client {
-	c := NewClientDialer(func(ctx context.Context) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "unix", socket)
-	})
+	c := NewClientDialer(func(ctx context.Context) (net.Conn, error) { return disk.DialSocket(ctx, socket) })
 	c.socket = socket
 	return c
 }
