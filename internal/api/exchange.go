@@ -279,6 +279,24 @@ type Version struct {
 	API     int    `json:"api"`
 }
 
+// Installation is where a coordinator has its things, and as whom it runs: the answer to GET
+// /v1/installation.
+type Installation struct {
+	User      string `json:"user"`
+	State     string `json:"state"`     // folder of the ledger, and of a store of lighter's own
+	Config    string `json:"config"`    // folder of lighter.toml
+	Socket    string `json:"socket"`    // on which it listens
+	StoreKind string `json:"storeKind"` // "local" or "guix-daemon"
+	// StoreWhy says why it has a store of this kind, where nobody had said which.
+	StoreWhy     string `json:"storeWhy,omitempty"`
+	DaemonSocket string `json:"daemonSocket,omitempty"` // guix-daemon's; empty is the usual place
+	Guix         string `json:"guix,omitempty"`         // Guix's configuration folder
+	MachinesFile string `json:"machinesFile"`
+	SigningKey   string `json:"signingKey"`       // the head's public key
+	ACL          string `json:"acl"`              // the keys whose archives it takes
+	Agents       string `json:"agents,omitempty"` // folder with agents for machines; empty is the usual ones
+}
+
 // APIVersion counts changes of this API that old clients cannot live with.
 const APIVersion = 1
 

@@ -398,6 +398,8 @@ type Status struct {
 	HooksParked  int `json:"hooksParked,omitempty"`
 	// Caller is who asked, and what it may do; nil where that is unknown.
 	Caller *Caller `json:"caller,omitempty"`
+	// Installation is where the coordinator has its things; nil where that is unknown.
+	Installation *Installation `json:"installation,omitempty"`
 }
 
 // Caller is who asked, as the coordinator sees it.

@@ -88,7 +88,7 @@ func (a *agentAction) run(ctx context.Context, inv *command.Invocation) error {
 	if a.listen == "" {
 		return inv.UsageErrorf("--listen is missing, such as --listen :2222")
 	}
-	if err := a.complete(inv); err != nil {
+	if err := a.complete(ctx, inv); err != nil {
 		return err
 	}
 	logger, err := a.log.logger(inv, inv.Err)
@@ -109,7 +109,7 @@ func (a *agentAction) run(ctx context.Context, inv *command.Invocation) error {
 }
 
 // complete fills in what no flag said.
-func (a *agentAction) complete(inv *command.Invocation) error {
+func (a *agentAction) complete(ctx context.Context, inv *command.Invocation) error {
 	if err := a.owner.Load(a.settings, inv.Flags.Changed("settings") && a.settings != ""); err != nil {
 		return command.BadInput(err)
 	}
@@ -119,7 +119,7 @@ func (a *agentAction) complete(inv *command.Invocation) error {
 	if a.state == "" {
 		a.state = a.owner.State
 	}
-	f, err := (&folderFlags{state: &a.state}).resolve(inv)
+	f, err := head.ToStart(ctx, head.Said{State: a.state}, inv.Getenv)
 	if err != nil {
 		return err
 	}

@@ -10,7 +10,6 @@ import (
 	"lighter/internal/cli/command"
 	"lighter/internal/head"
 	"lighter/store"
-	"lighter/store/local"
 )
 
 // derivationFinder finds the derivations that arguments and lines mean. Files that are in
@@ -21,7 +20,7 @@ type derivationFinder struct {
 	onlyJSON bool // nothing but JSON is welcome
 
 	mu     sync.Mutex
-	store  *local.Store // opened when the first file is to be added
+	store  *head.Store // opened when the first file is to be added
 	closed bool
 }
 
@@ -59,7 +58,7 @@ func (d *derivationFinder) add(ctx context.Context, arg string) (_ store.Path, e
 		return "", fmt.Errorf("%s: %w", arg, context.Canceled)
 	}
 	if d.store == nil {
-		if d.store, err = head.OpenLocal(d.folders, nil, slog.New(slog.DiscardHandler)); err != nil {
+		if d.store, err = head.OpenToLook(ctx, d.folders, slog.New(slog.DiscardHandler)); err != nil {
 			return "", err
 		}
 	}
@@ -71,5 +70,5 @@ func (d *derivationFinder) add(ctx context.Context, arg string) (_ store.Path, e
 	if err := drv.Check(d.store.Dir(), name, resolver(d.store)); err != nil {
 		return "", command.BadInput(fmt.Errorf("%s: %w", arg, err))
 	}
-	return d.store.AddText(ctx, name+".drv", drv.Marshal(), drv.References())
+	return d.store.Adder().AddText(ctx, name+".drv", drv.Marshal(), drv.References())
 }

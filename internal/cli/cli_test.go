@@ -39,6 +39,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("HOME", env.WorkDir)
 			env.Setenv("LIGHTER_STATE", filepath.Join(env.WorkDir, "state"))
 			env.Setenv("LIGHTER_CONFIG", filepath.Join(env.WorkDir, "config"))
+			env.Setenv("GUIX_DAEMON_SOCKET", filepath.Join(env.WorkDir, "no-guix"))
 			env.Values[coordinatorKey{}] = new(runningCoordinator)
 			return nil
 		},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -22,8 +23,10 @@ import (
 // clientAction is the action of a command that asks the coordinator, with the flag that says
 // where that is.
 func clientAction(fs *pflag.FlagSet, do func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error) command.Action {
-	return clientActionIn(socketFlags(fs), func(ctx context.Context, inv *command.Invocation, client *apiclient.Client, _ head.Folders) error {
-		return do(ctx, inv, client)
+	return socketFlags(fs).socketAction(func(ctx context.Context, inv *command.Invocation, f head.Folders) error {
+		client := apiclient.NewClient(f.Socket)
+		defer client.Close()
+		return noAnswer(f, do(ctx, inv, client))
 	})
 }
 
@@ -56,10 +59,17 @@ func noAnswer(f head.Folders, err error) error {
 
 // noAccess says who may open a socket that this process may not.
 func noAccess(socket string) error {
-	info, err := os.Lstat(socket)
-	if err != nil {
-		return fmt.Errorf("no access to the folder of the coordinator's socket %s: ask whoever runs it to let you in", socket)
+	name, what := socket, "the coordinator's socket "+socket
+	info, err := os.Stat(name)
+	for errors.Is(err, fs.ErrPermission) && name != "/" { // the folder is closed
+		name = filepath.Dir(name)
+		what = "the folder " + name + " of the coordinator's socket"
+		info, err = os.Stat(name)
 	}
-	return fmt.Errorf("no access to the coordinator's socket %s: it is for %s and members of the group %s; root adds you with: usermod -aG %s %s, which takes effect at the next login",
-		socket, disk.Owner(info), disk.Group(info), human.ShellWord(disk.Group(info)), human.ShellWord(disk.UserName(uint32(os.Geteuid())))) // #nosec G115 -- a number of the kernel's
+	if err != nil {
+		return fmt.Errorf("no access to the coordinator's socket %s: %w", socket, err)
+	}
+	group := disk.Group(info)
+	return fmt.Errorf("no access to %s: it is for %s and members of the group %s; root adds you with: usermod -aG %s %s, which takes effect at the next login",
+		what, disk.Owner(info), group, human.ShellWord(group), human.ShellWord(disk.UserName(uint32(os.Geteuid())))) // #nosec G115 -- a number of the kernel's
 }

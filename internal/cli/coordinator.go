@@ -37,7 +37,15 @@ Machines get lighter-agent for their platform from a folder with files such as l
 			fs.StringVar(&c.machines, "machines", "", "the machines file is `FILE` (default machines.toml in the configuration folder)")
 			fs.StringVar(&c.agents, "agents", "", "folder `DIR` with agents for the machines' platforms")
 			c.log = addLogFlags(fs)
-			return allFolderFlags(fs).action(c.run)
+			where := allFolderFlags(fs)
+			return func(ctx context.Context, inv *command.Invocation) error {
+				f, err := head.ToStart(ctx, where.said(), inv.Getenv)
+				if err != nil {
+					return wrongKind(inv, err)
+				}
+				f.Machines, f.Agents = c.machines, c.agents
+				return c.run(ctx, inv, f)
+			}
 		},
 	}
 }
@@ -58,10 +66,7 @@ func (c *coordinatorAction) run(ctx context.Context, inv *command.Invocation, f 
 	if err != nil {
 		return err
 	}
-	file := c.machines
-	if file == "" {
-		file = f.MachinesFile()
-	}
+	file := f.MachinesFile()
 	list, err := loadMachines(ctx, inv, file)
 	if err != nil {
 		return err
@@ -70,9 +75,9 @@ func (c *coordinatorAction) run(ctx context.Context, inv *command.Invocation, f 
 	ctx, stop := inv.CancelOnSignal(ctx)
 	defer stop()
 	err = head.Run(ctx, head.Options{
-		Folders: f, Settings: set, Machines: list, MachinesFile: file,
+		Folders: f, Settings: set, Machines: list,
 		LoadMachines: func(ctx context.Context) ([]machines.Machine, error) { return loadMachines(ctx, inv, file) },
-		Agents:       c.agents, Getenv: inv.Getenv, Logger: logger,
+		Getenv:       inv.Getenv, Logger: logger,
 	})
 	if errors.Is(err, command.ErrInterrupted) {
 		return nil

@@ -14,9 +14,9 @@ import (
 	"github.com/spf13/pflag"
 
 	"lighter/internal/cli/command"
+	"lighter/internal/head"
 	"lighter/store"
 	"lighter/store/derivation"
-	"lighter/store/local"
 )
 
 func derivationCommand() *command.Command {
@@ -44,14 +44,14 @@ the path of a derivation in the head's store, or any file that holds one.`,
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
 			recursive := fs.BoolP("recursive", "r", false, "also show every derivation that it needs")
-			return storeAction(fs, func(ctx context.Context, inv *command.Invocation, s *local.Store) error {
+			return storeAction(fs, func(ctx context.Context, inv *command.Invocation, s *head.Store) error {
 				return showDerivations(ctx, inv, s, *recursive)
 			})
 		},
 	}
 }
 
-func showDerivations(ctx context.Context, inv *command.Invocation, s *local.Store, recursive bool) error {
+func showDerivations(ctx context.Context, inv *command.Invocation, s *head.Store, recursive bool) error {
 	found := make(map[store.Path]*derivation.Derivation)
 	var queue []store.Path
 	for _, arg := range inv.Args {
@@ -96,7 +96,7 @@ func inputPaths(d *derivation.Derivation) []store.Path {
 
 // readDerivation reads the derivation that arg names: a path in the store, or a
 // file. A file outside the store gets the path that it would have.
-func readDerivation(s *local.Store, arg string) (store.Path, *derivation.Derivation, error) {
+func readDerivation(s *head.Store, arg string) (store.Path, *derivation.Derivation, error) {
 	if path, err := s.Dir().ParsePath(arg); err == nil {
 		if !path.IsDerivation() {
 			return "", nil, command.BadInput(fmt.Errorf("%s: no derivation; its name does not end in %s", path, derivation.Extension))
@@ -149,8 +149,8 @@ func derivationFile(dir store.Dir, file string) (*derivation.Derivation, error) 
 }
 
 // storedDerivation reads a derivation that is valid in the store.
-func storedDerivation(s *local.Store, path store.Path) (*derivation.Derivation, error) {
-	physical, err := physicalPath(s, path)
+func storedDerivation(s *head.Store, path store.Path) (*derivation.Derivation, error) {
+	physical, err := s.Files(path)
 	if err != nil {
 		return nil, err
 	}
@@ -162,7 +162,7 @@ func storedDerivation(s *local.Store, path store.Path) (*derivation.Derivation, 
 }
 
 // resolver finds derivations in a store.
-func resolver(s *local.Store) derivation.Resolver {
+func resolver(s *head.Store) derivation.Resolver {
 	return func(path store.Path) (*derivation.Derivation, error) { return storedDerivation(s, path) }
 }
 
@@ -185,7 +185,7 @@ END`, "a derivation by hand (the machine needs sandbox-paths with /bin/sh)"},
 			{"lighter build $(lighter derivation add hello.json)", "make one and build it"},
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
-			return storeAction(fs, func(ctx context.Context, inv *command.Invocation, s *local.Store) error {
+			return storeAction(fs, func(ctx context.Context, inv *command.Invocation, s *head.Store) error {
 				text, name, err := readInput(inv, maxJSONSize)
 				if err != nil {
 					return err
@@ -221,7 +221,7 @@ func readInput(inv *command.Invocation, limit int64) (text []byte, name string, 
 	return text, name, nil
 }
 
-func addDerivations(ctx context.Context, inv *command.Invocation, s *local.Store, name string, text []byte) error {
+func addDerivations(ctx context.Context, inv *command.Invocation, s *head.Store, name string, text []byte) error {
 	all, err := derivation.ParseJSON(s.Dir(), text)
 	if err != nil {
 		return command.BadInput(fmt.Errorf("%s: %w", name, err))
@@ -232,7 +232,7 @@ func addDerivations(ctx context.Context, inv *command.Invocation, s *local.Store
 			return command.BadInput(fmt.Errorf("%s: derivation %s: %w", name, n.Name, err))
 		}
 		d := n.Derivation
-		path, err := s.AddText(ctx, n.Name+derivation.Extension, d.Marshal(), d.References())
+		path, err := s.Adder().AddText(ctx, n.Name+derivation.Extension, d.Marshal(), d.References())
 		if err != nil {
 			return err
 		}

@@ -2,13 +2,11 @@ package cli
 
 import (
 	"context"
-	"fmt"
-	"path/filepath"
+	"errors"
 
-	"lighter/internal/agentd"
 	"lighter/internal/cli/command"
 	"lighter/internal/head"
-	"lighter/machines"
+	"lighter/internal/human"
 
 	"github.com/spf13/pflag"
 )
@@ -27,29 +25,29 @@ func configFlags(fs *pflag.FlagSet) *folderFlags {
 }
 
 func socketFlags(fs *pflag.FlagSet) *folderFlags {
-	return &folderFlags{socket: fs.String("socket", "", "the coordinator's socket is `FILE` (else $LIGHTER_SOCKET, else coordinator.sock in the state folder)")}
+	return &folderFlags{socket: fs.String("socket", "", "the coordinator's socket is `FILE` (else $LIGHTER_SOCKET, else coordinator.sock in the state folder, or in /var/lib/lighter)")}
 }
 
 func allFolderFlags(fs *pflag.FlagSet) *folderFlags {
 	f := socketFlags(fs)
 	f.state, f.config = stateFlag(fs), configFlag(fs)
-	f.store = fs.String("store", "", "the head's store is `KIND`: local, or guix-daemon's (else $LIGHTER_STORE, else local)")
+	f.store = fs.String("store", "", "the head's store is `KIND`: local, or guix-daemon (else $LIGHTER_STORE, else the coordinator's; a new coordinator takes guix-daemon's where that answers)")
 	f.daemonSocket = fs.String("daemon-socket", "", "guix-daemon's socket is `FILE` (else $GUIX_DAEMON_SOCKET, else where Guix has it)")
 	return f
 }
 
 func stateFlag(fs *pflag.FlagSet) *string {
-	return fs.String("state", "", "folder `DIR` with store and ledger (else $LIGHTER_STATE, else /var/lib/lighter for root and ~/.local/share/lighter for others)")
+	return fs.String("state", "", "folder `DIR` with store and ledger (else $LIGHTER_STATE, else the coordinator's; its own default is /var/lib/lighter for root and ~/.local/share/lighter for others)")
 }
 
 func configFlag(fs *pflag.FlagSet) *string {
-	return fs.String("config", "", "folder `DIR` with machines.toml, keys and ACL (else $LIGHTER_CONFIG, else /etc/lighter for root and ~/.config/lighter for others)")
+	return fs.String("config", "", "folder `DIR` with machines.toml, keys and ACL (else $LIGHTER_CONFIG, else the coordinator's; its own default is /etc/lighter for root and ~/.config/lighter for others)")
 }
 
-// action is that of a command that works in the folders.
-func (f *folderFlags) action(do func(ctx context.Context, inv *command.Invocation, found head.Folders) error) command.Action {
+// socketAction is that of a command that asks the coordinator, and needs none of its folders.
+func (f *folderFlags) socketAction(do func(ctx context.Context, inv *command.Invocation, found head.Folders) error) command.Action {
 	return func(ctx context.Context, inv *command.Invocation) error {
-		found, err := f.resolve(inv)
+		found, err := f.reach(inv)
 		if err != nil {
 			return err
 		}
@@ -57,61 +55,61 @@ func (f *folderFlags) action(do func(ctx context.Context, inv *command.Invocatio
 	}
 }
 
-// resolve applies flags, environment and defaults, in this order.
-func (f *folderFlags) resolve(inv *command.Invocation) (head.Folders, error) {
-	state, err := pick(f.state, inv.Getenv("LIGHTER_STATE"), func() (string, error) {
-		return agentd.DefaultState(inv.Getenv)
-	})
-	if err != nil {
-		return head.Folders{}, fmt.Errorf("state folder: %w", err)
+// action is that of a command that works in the folders.
+func (f *folderFlags) action(do func(ctx context.Context, inv *command.Invocation, found head.Folders) error) command.Action {
+	return func(ctx context.Context, inv *command.Invocation) error {
+		found, err := f.resolve(ctx, inv)
+		if err != nil {
+			return err
+		}
+		return do(ctx, inv, found)
 	}
-	config, err := pick(f.config, inv.Getenv("LIGHTER_CONFIG"), func() (string, error) {
-		return agentd.DefaultFolder(inv.Getenv, "/etc/lighter", "XDG_CONFIG_HOME", ".config")
-	})
-	if err != nil {
-		return head.Folders{}, fmt.Errorf("configuration folder: %w", err)
-	}
-	socket, err := pick(f.socket, inv.Getenv("LIGHTER_SOCKET"), func() (string, error) {
-		return filepath.Join(state, "coordinator.sock"), nil
-	})
-	if err != nil {
-		return head.Folders{}, fmt.Errorf("socket: %w", err)
-	}
-	found := head.Folders{State: state, Config: config, Socket: socket, StoreKind: machines.StoreLocal}
-	if f.store == nil {
-		return found, nil
-	}
-	return found, f.resolveStore(inv, &found)
 }
 
-// resolveStore finds out which store the head has.
-func (f *folderFlags) resolveStore(inv *command.Invocation, found *head.Folders) error {
-	if found.StoreKind = *f.store; found.StoreKind == "" {
-		found.StoreKind = inv.Getenv("LIGHTER_STORE")
+// said is what the flags say.
+func (f *folderFlags) said() head.Said {
+	value := func(flag *string) string {
+		if flag == nil {
+			return ""
+		}
+		return *flag
 	}
-	switch found.StoreKind {
-	case "":
-		found.StoreKind = machines.StoreLocal
-	case machines.StoreLocal, machines.StoreDaemon:
-	default:
-		return inv.UsageErrorf("--store %q: want %s or %s", found.StoreKind, machines.StoreLocal, machines.StoreDaemon)
+	return head.Said{
+		State: value(f.state), Config: value(f.config), Socket: value(f.socket),
+		StoreKind: value(f.store), DaemonSocket: value(f.daemonSocket),
 	}
-	found.DaemonSocket = *f.daemonSocket
-	if found.Guix = inv.Getenv("GUIX_CONFIGURATION_DIRECTORY"); found.Guix == "" {
-		found.Guix = "/etc/guix"
-	}
-	return nil
 }
 
-// pick returns the absolute name of what the flag says, else the environment,
-// else fallback.
-func pick(flag *string, env string, fallback func() (string, error)) (string, error) {
-	name := env
-	if flag != nil && *flag != "" {
-		name = *flag
+// typed are the flags that were given, each with a blank behind it, for commands that people are told.
+func (f *folderFlags) typed() string {
+	text := ""
+	for _, flag := range []struct {
+		name  string
+		value *string
+	}{{"state", f.state}, {"config", f.config}, {"socket", f.socket}, {"store", f.store}, {"daemon-socket", f.daemonSocket}} {
+		if flag.value != nil && *flag.value != "" {
+			text += "--" + flag.name + "=" + human.ShellWord(*flag.value) + " "
+		}
 	}
-	if name == "" {
-		return fallback()
+	return text
+}
+
+// reach finds the coordinator's socket, and no more.
+func (f *folderFlags) reach(inv *command.Invocation) (head.Folders, error) {
+	found, err := head.Reach(f.said(), inv.Getenv)
+	return found, wrongKind(inv, err)
+}
+
+// resolve finds all folders.
+func (f *folderFlags) resolve(ctx context.Context, inv *command.Invocation) (head.Folders, error) {
+	found, err := head.Find(ctx, f.said(), inv.Getenv)
+	return found, wrongKind(inv, err)
+}
+
+// wrongKind makes an error of usage of a kind of store that is not there.
+func wrongKind(inv *command.Invocation, err error) error {
+	if errors.As(err, new(*head.KindError)) {
+		return inv.UsageErrorf("%w", err)
 	}
-	return filepath.Abs(name)
+	return err
 }

@@ -13,6 +13,8 @@ import (
 
 	"lighter/internal/cli/command"
 	"lighter/internal/head"
+	"lighter/internal/human"
+	"lighter/machines"
 	"lighter/nar/signature"
 )
 
@@ -43,8 +45,11 @@ coordinator does this by itself on its first start.`,
 		Setup: func(fs *pflag.FlagSet) command.Action {
 			return configFlags(fs).action(func(_ context.Context, inv *command.Invocation, f head.Folders) error {
 				file := f.SigningKey()
-				if len(inv.Args) == 1 {
+				switch {
+				case len(inv.Args) == 1:
 					file = inv.Args[0]
+				case f.StoreKind == machines.StoreDaemon:
+					return errors.New("the head's store is guix-daemon's, which signs with its own key: as root, guix archive --generate-key")
 				}
 				key, err := makeSigningKey(file)
 				if err != nil {
@@ -130,7 +135,11 @@ func publicKeyArgument(inv *command.Invocation, f head.Folders) (*signature.Publ
 	}
 	key, err := signature.LoadPublicKey(signature.PublicFile(f.SigningKey()))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("no signing key at %s; make one with: lighter key generate", signature.PublicFile(f.SigningKey()))
+		generate := "lighter key generate"
+		if f.StoreKind == machines.StoreDaemon {
+			generate = "guix archive --generate-key, as root"
+		}
+		return nil, fmt.Errorf("no signing key at %s; make one with: %s", signature.PublicFile(f.SigningKey()), generate)
 	}
 	return key, command.BadInput(err)
 }
@@ -200,10 +209,13 @@ func authorizeFiles(inv *command.Invocation, f head.Folders, remove bool) error 
 	}
 	for _, key := range keys {
 		changed, err := changeACL(f, key, remove)
+		if errors.Is(err, fs.ErrPermission) {
+			return fmt.Errorf("%w; whoever may write there can: %s", err, pipedKey(f, key, remove))
+		}
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(inv.Out, "%s %s\n", aclWord(changed, remove), key.Fingerprint())
+		fmt.Fprintf(inv.Out, "%s %s in %s\n", aclWord(changed, remove), key.Fingerprint(), f.ACL())
 	}
 	return nil
 }
@@ -219,6 +231,18 @@ func aclWord(changed, remove bool) string {
 		return "authorized"
 	}
 	return "already authorized"
+}
+
+// pipedKey is a command with which root changes the head's ACL, whatever root is told of the head.
+func pipedKey(f head.Folders, key *signature.PublicKey, remove bool) string {
+	command := "sudo lighter key authorize --config " + human.ShellWord(f.Config)
+	switch {
+	case remove:
+		command += " --remove"
+	case f.StoreKind == machines.StoreDaemon:
+		command = "sudo guix archive --authorize"
+	}
+	return "echo " + human.ShellWord(strings.TrimSpace(key.String())) + " | " + command
 }
 
 // changeACL adds a key to the head's ACL, or removes it, and reports whether that

@@ -60,11 +60,11 @@ func readMachines(ctx context.Context, inv *command.Invocation, file, prefix str
 }
 
 // machinesFileArgument returns the file that the argument names, or the head's.
-func machinesFileArgument(inv *command.Invocation, where *folderFlags) (string, error) {
+func machinesFileArgument(ctx context.Context, inv *command.Invocation, where *folderFlags) (string, error) {
 	if len(inv.Args) == 1 {
 		return inv.Args[0], nil
 	}
-	f, err := where.resolve(inv)
+	f, err := where.resolve(ctx, inv)
 	return f.MachinesFile(), err
 }
 
@@ -83,7 +83,7 @@ right. FILE is by default machines.toml in the configuration folder.`,
 		Setup: func(fs *pflag.FlagSet) command.Action {
 			where := configFlags(fs)
 			return func(ctx context.Context, inv *command.Invocation) error {
-				file, err := machinesFileArgument(inv, where)
+				file, err := machinesFileArgument(ctx, inv, where)
 				if err != nil {
 					return err
 				}
@@ -126,7 +126,7 @@ func machinesListCommand() *command.Command {
 			fromFile := fs.Bool("file", false, "show the head's machines file, whether or not a coordinator runs")
 			return func(ctx context.Context, inv *command.Invocation) error {
 				if len(inv.Args) == 0 && !*fromFile {
-					f, err := where.resolve(inv)
+					f, err := where.reach(inv)
 					if err != nil {
 						return err
 					}
@@ -161,7 +161,7 @@ func writeMachines(inv *command.Invocation, list []api.MachineStatus, asJSON boo
 
 // listMachinesFile writes what a machines file says.
 func listMachinesFile(ctx context.Context, inv *command.Invocation, where *folderFlags, asJSON bool) error {
-	file, err := machinesFileArgument(inv, where)
+	file, err := machinesFileArgument(ctx, inv, where)
 	if err != nil {
 		return err
 	}

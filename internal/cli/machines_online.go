@@ -3,8 +3,10 @@ package cli
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"slices"
 	"strings"
 
@@ -211,7 +213,7 @@ func authorizeMachines(ctx context.Context, inv *command.Invocation, t *machineT
 			return err
 		}
 		if acl.Authorized(key) {
-			fmt.Fprintf(inv.Out, "%s: already authorized: %s\n", name, key.Fingerprint())
+			fmt.Fprintf(inv.Out, "%s: already authorized in %s: %s\n", name, t.folders.ACL(), key.Fingerprint())
 			continue
 		}
 		if !yes {
@@ -224,16 +226,27 @@ func authorizeMachines(ctx context.Context, inv *command.Invocation, t *machineT
 				continue
 			}
 		}
-		if _, err := changeACL(t.folders, key, false); err != nil {
+		if _, err := changeACL(t.folders, key, false); errors.Is(err, fs.ErrPermission) {
+			return fmt.Errorf("%s is not authorized: %w; whoever may write there can: %s", name, err, t.asRoot(key, name))
+		} else if err != nil {
 			return err
 		}
-		fmt.Fprintf(inv.Out, "%s: authorized: %s\n", name, key.Fingerprint())
+		fmt.Fprintf(inv.Out, "%s: authorized in %s: %s\n", name, t.folders.ACL(), key.Fingerprint())
 		if t.client != nil {
 			// So that the coordinator finds out now; what else is wrong shows in its status.
 			_, _ = t.test(ctx, name)
 		}
 	}
 	return nil
+}
+
+// asRoot is the command with which root trusts a machine. Root's own keys may not lead there, but
+// the coordinator's connections do.
+func (t *machineTester) asRoot(key *signature.PublicKey, name string) string {
+	if t.client == nil {
+		return pipedKey(t.folders, key, false)
+	}
+	return "sudo lighter machines authorize --socket " + human.ShellWord(t.folders.Socket) + " " + human.ShellWord(name)
 }
 
 // machineKey asks a machine for the key with which it signs.

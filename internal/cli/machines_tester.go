@@ -38,6 +38,7 @@ func testerAction(where *folderFlags, do func(ctx context.Context, inv *command.
 		if err != nil {
 			return err
 		}
+		t.tester.Hint = where.typed()
 		defer t.close()
 		names, err := chooseMachines(inv, t.names, inv.Args)
 		if err != nil {
@@ -76,7 +77,7 @@ func newLoneTester(ctx context.Context, inv *command.Invocation, f head.Folders)
 		return nil, err
 	}
 	quiet := slog.New(slog.DiscardHandler)
-	links, err := head.NewLinks(f, "", inv.Getenv, quiet)
+	links, err := head.NewLinks(f, inv.Getenv, quiet)
 	if err != nil {
 		return nil, err
 	}

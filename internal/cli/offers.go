@@ -28,7 +28,7 @@ func asked(ask func(ctx context.Context, client *apiclient.Client) ([]string, er
 				*field = &text
 			}
 		}
-		f, err := where.resolve(inv)
+		f, err := where.reach(inv)
 		if err != nil {
 			return nil, err
 		}

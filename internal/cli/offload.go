@@ -99,7 +99,7 @@ func (f *offloadFlags) setUp(ctx context.Context, inv *command.Invocation) (*off
 	if *f.timeout <= 0 {
 		return nil, inv.UsageErrorf("--timeout %s: want more than 0", *f.timeout)
 	}
-	found, err := f.where.resolve(inv)
+	found, err := f.where.resolve(ctx, inv)
 	if err != nil {
 		return nil, err
 	}
@@ -120,7 +120,10 @@ func (f *offloadFlags) setUp(ctx context.Context, inv *command.Invocation) (*off
 	if err := o.choose(inv.Args); err != nil {
 		return nil, err
 	}
-	if o.links, err = head.NewLinks(found, *f.agents, inv.Getenv, slog.New(slog.DiscardHandler)); err != nil {
+	if *f.agents != "" {
+		found.Agents = *f.agents
+	}
+	if o.links, err = head.NewLinks(found, inv.Getenv, slog.New(slog.DiscardHandler)); err != nil {
 		return nil, err
 	}
 	o.links.MachinesFile = o.file

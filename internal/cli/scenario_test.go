@@ -38,7 +38,7 @@ func background(ts *testscript.TestScript, name string, args ...string) *exec.Cm
 	// testscript puts its copy of the program in front of PATH.
 	program := filepath.Join(filepath.SplitList(ts.Getenv("PATH"))[0], "lighter")
 	cmd := exec.Command(program, args...)
-	for _, name := range []string{"PATH", "HOME", "LIGHTER_STATE", "LIGHTER_CONFIG", "TMPDIR"} {
+	for _, name := range []string{"PATH", "HOME", "LIGHTER_STATE", "LIGHTER_CONFIG", "TMPDIR", "GUIX_DAEMON_SOCKET"} {
 		cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))
 	}
 	cmd.Dir = ts.MkAbs(".")

@@ -18,6 +18,7 @@ import (
 	"lighter/internal/head"
 	"lighter/internal/human"
 	"lighter/internal/quantity"
+	"lighter/machines"
 	"lighter/nar"
 	"lighter/store"
 	"lighter/store/local"
@@ -29,8 +30,9 @@ func storeCommand() *command.Command {
 		Short: "the head's own store",
 		Long: `The head's store holds what is sent to machines and what comes home from them.
 Its items are named /gnu/store/HASH-NAME wherever the files really are ("lighter
-store path" says where). These commands need no coordinator, and may be used
-while one runs.`,
+store path" says where). Where it is guix-daemon's, the files are there, and Guix
+collects garbage. These commands need no coordinator, and may be used while one
+runs.`,
 		Sub: []*command.Command{
 			storeAddCommand(), storeImportCommand(), storeExportCommand(), storeInfoCommand(),
 			storePathCommand(), storeVerifyCommand(), storeGCCommand(),
@@ -38,16 +40,26 @@ while one runs.`,
 	}
 }
 
-// physicalPath returns where an item's files are. It looks into one small file, and
-// so takes no context.
-//
-//nolint:contextcheck,nolintlint // see above; the second linter does not see that it helps the first
-func physicalPath(s *local.Store, path store.Path) (string, error) { return s.PhysicalPath(path) }
-
-// storeAction is the action of a command that works on the head's store. The signing key is
-// needed only to export, so that one that is missing is not an error here.
-func storeAction(fs *pflag.FlagSet, do func(ctx context.Context, inv *command.Invocation, s *local.Store) error) command.Action {
+// storeAction is the action of a command that works on the head's store, whichever that is. The
+// signing key is needed only to export, so that one that is missing is not an error here.
+func storeAction(fs *pflag.FlagSet, do func(ctx context.Context, inv *command.Invocation, s *head.Store) error) command.Action {
 	return stateFlags(fs).action(func(ctx context.Context, inv *command.Invocation, f head.Folders) error {
+		s, err := head.OpenToLook(ctx, f, slog.New(slog.DiscardHandler))
+		if err != nil {
+			return err
+		}
+		defer s.Close() //nolint:errcheck // what was added is there
+		return do(ctx, inv, s)
+	})
+}
+
+// ownStoreAction is that of a command for lighter's own store; instead says what does it where the
+// head's store is guix-daemon's.
+func ownStoreAction(fs *pflag.FlagSet, instead string, do func(ctx context.Context, inv *command.Invocation, s *local.Store) error) command.Action {
+	return stateFlags(fs).action(func(ctx context.Context, inv *command.Invocation, f head.Folders) error {
+		if f.StoreKind == machines.StoreDaemon {
+			return fmt.Errorf("the head's store is guix-daemon's, which looks after it: %s", instead)
+		}
 		s, err := head.OpenLocal(f, nil, slog.New(slog.DiscardHandler))
 		if err != nil {
 			return err
@@ -59,7 +71,7 @@ func storeAction(fs *pflag.FlagSet, do func(ctx context.Context, inv *command.In
 
 // itemArgument reads the name of an item, or of a file in one: the full logical
 // name, or the part after the store's directory.
-func itemArgument(s *local.Store, arg string) (store.Path, string, error) {
+func itemArgument(s store.Store, arg string) (store.Path, string, error) {
 	if !strings.HasPrefix(arg, "/") {
 		arg = string(s.Dir()) + "/" + arg
 	}
@@ -70,7 +82,7 @@ func itemArgument(s *local.Store, arg string) (store.Path, string, error) {
 	return path, rest, nil
 }
 
-func itemArguments(s *local.Store, args []string) ([]store.Path, error) {
+func itemArguments(s store.Store, args []string) ([]store.Path, error) {
 	paths := make([]store.Path, 0, len(args))
 	for _, arg := range args {
 		path, _, err := itemArgument(s, arg)
@@ -95,12 +107,12 @@ contents, as "guix download" and the add-to-store operation do.`,
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
 			name := fs.String("name", "", "name of the item (default the file's; needs a single FILE)")
-			return storeAction(fs, func(ctx context.Context, inv *command.Invocation, s *local.Store) error {
+			return storeAction(fs, func(ctx context.Context, inv *command.Invocation, s *head.Store) error {
 				if *name != "" && len(inv.Args) > 1 {
 					return inv.UsageErrorf("--name needs a single FILE")
 				}
 				for _, file := range inv.Args {
-					path, err := addFile(ctx, s, *name, file)
+					path, err := addFile(ctx, s.Adder(), *name, file)
 					if err != nil {
 						return err
 					}
@@ -153,7 +165,7 @@ hash and its signature were checked; the key that signed must be authorized (see
 			{"lighter store import < hello.nar", "from a file"},
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
-			return storeAction(fs, func(ctx context.Context, inv *command.Invocation, s *local.Store) error {
+			return storeAction(fs, func(ctx context.Context, inv *command.Invocation, s *head.Store) error {
 				if display.Terminal(inv.In) != nil {
 					return inv.UsageErrorf("standard input is a terminal; redirect an archive to it")
 				}
@@ -195,15 +207,16 @@ import" or "guix archive --import" elsewhere.`,
 }
 
 func exportItems(ctx context.Context, inv *command.Invocation, f head.Folders, recursive bool) error {
-	key, err := f.LoadSigningKey()
+	if f.StoreKind != machines.StoreDaemon { // which signs by itself
+		if _, err := f.LoadSigningKey(); err != nil {
+			return err
+		}
+	}
+	s, err := head.OpenStore(ctx, f, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}
-	s, err := head.OpenLocal(f, key, slog.New(slog.DiscardHandler))
-	if err != nil {
-		return err
-	}
-	defer s.Close()
+	defer s.Close() //nolint:errcheck // it was only read
 	paths, err := itemArguments(s, inv.Args)
 	if err != nil {
 		return err
@@ -237,7 +250,7 @@ func storeInfoCommand() *command.Command {
 		Setup: func(fs *pflag.FlagSet) command.Action {
 			recursive := fs.BoolP("recursive", "r", false, "and of everything that the items refer to")
 			asJSON := fs.Bool("json", false, "print one JSON object a line")
-			return storeAction(fs, func(ctx context.Context, inv *command.Invocation, s *local.Store) error {
+			return storeAction(fs, func(ctx context.Context, inv *command.Invocation, s *head.Store) error {
 				infos, err := itemInfos(ctx, inv, s, *recursive)
 				if err != nil {
 					return err
@@ -262,7 +275,7 @@ func storeInfoCommand() *command.Command {
 	}
 }
 
-func itemInfos(ctx context.Context, inv *command.Invocation, s *local.Store, recursive bool) ([]*store.Info, error) {
+func itemInfos(ctx context.Context, inv *command.Invocation, s *head.Store, recursive bool) ([]*store.Info, error) {
 	paths, err := itemArguments(s, inv.Args)
 	if err != nil {
 		return nil, err
@@ -281,8 +294,8 @@ func itemInfos(ctx context.Context, inv *command.Invocation, s *local.Store, rec
 	return infos, nil
 }
 
-func writeInfo(inv *command.Invocation, s *local.Store, info *store.Info) error {
-	files, err := physicalPath(s, info.Path)
+func writeInfo(inv *command.Invocation, s *head.Store, info *store.Info) error {
+	files, err := s.Files(info.Path)
 	if err != nil {
 		return err
 	}
@@ -315,7 +328,7 @@ func storePathCommand() *command.Command {
 			{"cat $(lighter store path /gnu/store/…-hello-2.12/share/README)", "a file in an item"},
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
-			return storeAction(fs, func(ctx context.Context, inv *command.Invocation, s *local.Store) error {
+			return storeAction(fs, func(ctx context.Context, inv *command.Invocation, s *head.Store) error {
 				for _, arg := range inv.Args {
 					path, rest, err := itemArgument(s, arg)
 					if err != nil {
@@ -324,7 +337,7 @@ func storePathCommand() *command.Command {
 					if _, err := s.Info(ctx, path); err != nil {
 						return err
 					}
-					files, err := physicalPath(s, path)
+					files, err := s.Files(path)
 					if err != nil {
 						return err
 					}
@@ -349,7 +362,7 @@ changed.`,
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
 			contents := fs.Bool("check-contents", false, "also compute the hash of every item")
-			return storeAction(fs, func(ctx context.Context, inv *command.Invocation, s *local.Store) error {
+			return ownStoreAction(fs, "guix gc --verify", func(ctx context.Context, inv *command.Invocation, s *local.Store) error {
 				problems := 0
 				err := s.Verify(ctx, *contents, func(p store.VerifyProblem) {
 					problems++
@@ -379,7 +392,7 @@ their paths. For a machine's store there is "lighter machines gc".`,
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
 			opts, maxFreed := gcFlags(fs)
-			return storeAction(fs, func(ctx context.Context, inv *command.Invocation, s *local.Store) error {
+			return ownStoreAction(fs, "guix gc", func(ctx context.Context, inv *command.Invocation, s *local.Store) error {
 				opts.MaxFreed = int64(*maxFreed)
 				result, err := s.CollectGarbage(ctx, *opts)
 				if result != nil {

@@ -97,6 +97,9 @@ type Config struct {
 	// SubstituteURLs are the servers for derivations that are not at home, if a request names
 	// none.
 	SubstituteURLs []string
+	// Elsewhere says where a derivation may be that is not in Store, and what to do then; empty
+	// where nothing is known. nil knows nothing.
+	Elsewhere func(store.Path) string
 	// Published reports whether an item is published, so that it need not be built. nil means
 	// that none is.
 	Published func(context.Context, store.Path) bool
@@ -281,7 +284,7 @@ func New(cfg Config) (*Coordinator, error) {
 	})
 	c.inventory = inventory.New(c.head, c.ledger)
 	c.forPeers = peer.Config{
-		Head: c.head, HeadStore: cfg.Advice.StoreKind, Transfers: c.moving, Logger: c.log, Group: &c.group, Room: c.room.Wait, NeedsPerson: cfg.NeedsPerson, NewAgent: cfg.newAgent,
+		Head: c.head, Hint: cfg.Advice.Hint, Transfers: c.moving, Logger: c.log, Group: &c.group, Room: c.room.Wait, NeedsPerson: cfg.NeedsPerson, NewAgent: cfg.newAgent,
 		Limits: peer.Limits{
 			Streams: c.limits.Streams, BatchBytes: c.limits.BatchBytes, BatchItems: c.limits.BatchItems,
 			PollInterval: c.limits.PollInterval, ContactTimeout: c.limits.ContactTimeout,

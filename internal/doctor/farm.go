@@ -53,12 +53,12 @@ func platforms(list []machines.Machine) [][2]string {
 
 func (d *Doctor) checkAgents(ctx context.Context) {
 	const check = "agents"
-	finder := head.NewAgents("", d.getenv("LIGHTER_AGENTS"))
+	finder := head.NewAgents(d.folders.Agents, d.getenv("LIGHTER_AGENTS"))
 	for _, p := range platforms(d.machines) {
 		agent, err := finder.Find(ctx, p[0], p[1])
 		switch {
 		case err != nil && finder.Folder() != "":
-			d.problem(check, "make agents, and install build/agents/* to "+finder.Folder()+", or say with $LIGHTER_AGENTS where they are; a coordinator with --agents may have its own", "%v", err)
+			d.problem(check, "make agents, and install build/agents/* to "+finder.Folder()+", or say with $LIGHTER_AGENTS where they are", "%v", err)
 		case err != nil:
 			d.problem(check, "make agents, and say with $LIGHTER_AGENTS where they are", "%v", err)
 		default:

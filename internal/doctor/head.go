@@ -233,7 +233,7 @@ func (d *Doctor) checkACL(context.Context) {
 	}
 	acl, err := read()
 	if err != nil {
-		d.problem(check, "repair it, or move it away and authorize the machines again: "+machinetest.AuthorizeMachine("NAME", d.folders.StoreKind), "%v", err)
+		d.problem(check, "repair it, or move it away and authorize the machines again: "+machinetest.AuthorizeMachine("NAME", ""), "%v", err)
 		return
 	}
 	before := len(d.findings)
@@ -246,7 +246,7 @@ func (d *Doctor) checkACL(context.Context) {
 		case err != nil:
 			d.problem(check, "lighter machines test "+human.ShellWord(m.Name), "%s signs with something that is not a key: %v", m.Name, err)
 		case !acl.Authorized(key):
-			d.problem(check, machinetest.AuthorizeMachine(m.Name, d.folders.StoreKind), "%s signs with %s, which is not authorized: what it builds is not taken", m.Name, key.Fingerprint())
+			d.problem(check, machinetest.AuthorizeMachine(m.Name, ""), "%s signs with %s, which is not authorized: what it builds is not taken", m.Name, key.Fingerprint())
 		}
 	}
 	if len(d.findings) == before {

@@ -23,20 +23,19 @@ import (
 	"lighter/internal/coordinator/peer"
 	"lighter/internal/human"
 	"lighter/internal/ledger"
+	"lighter/internal/machinetest"
 	"lighter/internal/settings"
 	"lighter/internal/version"
 	"lighter/machines"
 	"lighter/sshtransport"
 )
 
-// Options say how a coordinator runs. All must be set but for Agents.
+// Options say how a coordinator runs. All must be set.
 type Options struct {
 	Folders      Folders
 	Settings     *settings.Settings
 	Machines     []machines.Machine
-	MachinesFile string                                                // that lists them
-	LoadMachines func(ctx context.Context) ([]machines.Machine, error) // reads it again
-	Agents       string                                                // folder with agents for machines; empty: the usual ones
+	LoadMachines func(ctx context.Context) ([]machines.Machine, error) // reads the machines file again
 	Getenv       func(string) string
 	Logger       *slog.Logger
 }
@@ -63,18 +62,19 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
+	logger.Info("the head's store is "+machinetest.StoreOf(s.Kind, s.Disk), whyStore(f)...)
 	records, err := ledger.Open(f.Ledger(), ledger.Options{Logger: logger, SyncDelay: set.Ledger.SyncDelay})
 	if err != nil {
 		return fmt.Errorf("open ledger %s: %w", f.Ledger(), err)
 	}
 	defer func() { err = errors.Join(err, records.Close()) }()
-	links, err := NewLinks(f, o.Agents, o.Getenv, logger)
+	links, err := NewLinks(f, o.Getenv, logger)
 	if err != nil {
 		return err
 	}
 	links.Store = s
 	advice := f.Advice(links)
-	advice.ByName = true
+	advice.ByName, advice.Hint = true, hint(f.Socket, o.Getenv)
 	var one *coordinator.Coordinator
 	var face *apiserver.Server
 	hookMaker := &hookMaker{
@@ -94,10 +94,10 @@ func Run(ctx context.Context, o Options) (err error) {
 		NeedsPerson: sshtransport.Permanent,
 		Advice:      advice,
 		ACL:         s.ACL, PublicKey: s.PublicKey,
-		LoadMachines: o.LoadMachines, MachinesFile: o.MachinesFile, StoreFolder: s.Disk, StateFolder: f.State,
+		LoadMachines: o.LoadMachines, MachinesFile: f.MachinesFile(), StoreFolder: s.Disk, StateFolder: f.State,
 		PruneAfter: set.Ledger.PruneAfter, PruneKeepLogs: set.Ledger.KeepLogs,
 		HeadLimits: headLimitsOf(set), Limits: limitsOf(set),
-		Hooks: hooks, HookPrograms: hookMaker.programs(os.Environ()), Published: hookMaker.published,
+		Hooks: hooks, HookPrograms: hookMaker.programs(os.Environ()), Published: hookMaker.published, Elsewhere: f.elsewhere,
 		Fetch: servers.fetch, SubstituteURLs: set.Coordinator.DerivationSubstituteURLs,
 		Reload: func(ctx context.Context) error { return hookMaker.reload(ctx, one, face) },
 		LogDir: f.Logs(), Logger: logger, Version: version.Version,
@@ -105,11 +105,23 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	face = apiserver.New(one, apiserver.Options{Logger: logger, Access: access})
+	there := f.Installation()
+	if err := f.leave(there); err != nil {
+		logger.Warn("commands that are run while no coordinator is must be told its folders", "err", err)
+	}
+	face = apiserver.New(one, apiserver.Options{Logger: logger, Access: access, Installation: there})
 	logger.Info("coordinator is ready", "socket", f.Socket, "machines", len(o.Machines), "version", version.Version)
 	err = serve(ctx, one, face, clients)
 	logger.Info("coordinator stops; builds on machines go on")
 	return err
+}
+
+// whyStore says in the log why the store is of its kind, where nobody said which.
+func whyStore(f Folders) []any {
+	if f.StoreWhy == "" {
+		return nil
+	}
+	return []any{"why", f.StoreWhy}
 }
 
 // stopTimeout is how long requests of clients may take to end.

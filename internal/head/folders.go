@@ -20,12 +20,20 @@ type Folders struct {
 	Socket string // the coordinator's
 
 	StoreKind    string // of the head's store: machines.StoreLocal or machines.StoreDaemon
+	StoreWhy     string // why it is of that kind, where nobody said which
 	DaemonSocket string // guix-daemon's; empty is the usual place
 	Guix         string // Guix's own configuration folder, where kind is machines.StoreDaemon
+
+	Machines string // the machines file, if it was named
+	Agents   string // folder with agents for machines, if it was named
 }
 
-// MachinesFile is Guix's where the head's store is, and lighter has none of its own.
+// MachinesFile is the one that was named, or else Guix's where the head's store is, and lighter has none
+// of its own.
 func (f Folders) MachinesFile() string {
+	if f.Machines != "" {
+		return f.Machines
+	}
 	own := filepath.Join(f.Config, "machines.toml")
 	if theirs := f.GuixMachinesFile(); f.StoreKind == machines.StoreDaemon && !IsFile(own) && IsFile(theirs) {
 		return theirs

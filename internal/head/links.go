@@ -31,15 +31,14 @@ type Links struct {
 	logger *slog.Logger
 }
 
-// NewLinks reads the head's public key. Agents are looked for in the folder agents, if that is not empty,
-// and in the usual ones.
-func NewLinks(f Folders, agents string, getenv func(string) string, logger *slog.Logger) (*Links, error) {
+// NewLinks reads the head's public key.
+func NewLinks(f Folders, getenv func(string) string, logger *slog.Logger) (*Links, error) {
 	public, err := signature.LoadPublicKey(signature.PublicFile(f.SigningKey()))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	return &Links{
-		MachinesFile: f.MachinesFile(), Agents: NewAgents(agents, getenv("LIGHTER_AGENTS")), PublicKey: public,
+		MachinesFile: f.MachinesFile(), Agents: NewAgents(f.Agents, getenv("LIGHTER_AGENTS")), PublicKey: public,
 		LocalAgent: f.LocalAgent(), Home: Home(getenv), logger: logger,
 	}, nil
 }

@@ -24,6 +24,19 @@ type Store struct {
 	PublicKey *signature.PublicKey
 	ACL       func() (*signature.ACL, error) // whose archives it takes
 	Close     func() error
+	// Files returns where an item's files really are.
+	Files func(store.Path) (string, error)
+}
+
+// Adder adds items to the store.
+func (s *Store) Adder() store.Adder { return s.Backend.(store.Adder) }
+
+// OpenToLook opens the head's store for what needs no signing key, and makes none.
+func OpenToLook(ctx context.Context, f Folders, logger *slog.Logger) (*Store, error) {
+	if f.StoreKind == machines.StoreDaemon {
+		return openDaemonStore(ctx, f, logger)
+	}
+	return openLocalStore(f, nil, logger)
 }
 
 // OpenStore opens the head's store. Where it is lighter's own, the key with which it signs is made the first time.
@@ -35,14 +48,30 @@ func OpenStore(ctx context.Context, f Folders, logger *slog.Logger) (*Store, err
 	if err != nil {
 		return nil, err
 	}
+	s, err := openLocalStore(f, key, logger)
+	if err != nil {
+		return nil, err
+	}
+	s.PublicKey = key.Public()
+	return s, nil
+}
+
+func openLocalStore(f Folders, key *signature.PrivateKey, logger *slog.Logger) (*Store, error) {
 	s, err := OpenLocal(f, key, logger)
 	if err != nil {
 		return nil, err
 	}
 	return &Store{
-		Backend: s, Kind: machines.StoreLocal, Disk: f.Store(), PublicKey: key.Public(), Close: s.Close,
-		ACL: f.LoadOwnACL,
+		Backend: s, Kind: machines.StoreLocal, Disk: f.Store(), Close: s.Close, ACL: f.LoadOwnACL, Files: s.PhysicalPath,
 	}, nil
+}
+
+// elsewhere says of an item that is not in a store of lighter's own that it is in Guix's.
+func (f Folders) elsewhere(p store.Path) string {
+	if f.StoreKind == machines.StoreDaemon || !IsFile(string(p)) {
+		return ""
+	}
+	return "this coordinator has a store of its own and does not see Guix's; start it with --store=" + machines.StoreDaemon
 }
 
 // OpenLocal opens lighter's own store as the head's. Without a key it cannot export.
@@ -59,7 +88,7 @@ func OpenLocal(f Folders, key *signature.PrivateKey, logger *slog.Logger) (*loca
 func openDaemonStore(ctx context.Context, f Folders, logger *slog.Logger) (*Store, error) {
 	public, err := signature.LoadPublicKey(signature.PublicFile(f.SigningKey()))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("the head has no signing key at %s; make one, as root, with: guix archive --generate-key", signature.PublicFile(f.SigningKey()))
+		return nil, fmt.Errorf("the head has no signing key at %s; make one, as root, with: guix archive --generate-key; or have a store of lighter's own: --store=local", signature.PublicFile(f.SigningKey()))
 	}
 	if err != nil {
 		return nil, err
@@ -74,6 +103,7 @@ func openDaemonStore(ctx context.Context, f Folders, logger *slog.Logger) (*Stor
 	}
 	return &Store{
 		Backend: s, Kind: machines.StoreDaemon, Disk: string(s.Dir()), PublicKey: public, Close: s.Close,
-		ACL: func() (*signature.ACL, error) { return signature.LoadACLIfAny(f.ACL()) },
+		ACL:   func() (*signature.ACL, error) { return signature.LoadACLIfAny(f.ACL()) },
+		Files: func(p store.Path) (string, error) { return s.PhysicalPath(p), nil },
 	}, nil
 }

@@ -322,20 +322,15 @@ func (a *Advice) farACLFix(m *machines.Machine, info *agentapi.Machine) string {
 	return fix
 }
 
-// AuthorizeMachine is the command with which a head, by the kind of its store, accepts what a
-// machine signs. Where the store is guix-daemon's, a shell need not know that.
-func AuthorizeMachine(name, headKind string) string {
-	command := "lighter machines authorize "
-	if headKind == machines.StoreDaemon {
-		command += "--store=" + machines.StoreDaemon + " "
-	}
-	return command + human.ShellWord(name)
+// AuthorizeMachine is the command with which a head accepts what a machine signs; hint is a Head's.
+func AuthorizeMachine(name, hint string) string {
+	return "lighter machines authorize " + hint + human.ShellWord(name)
 }
 
 // nearACLFix is what to do about a head that does not accept what a machine signs.
 func (a *Advice) nearACLFix(m *machines.Machine, info *agentapi.Machine) string {
 	if a.ByName {
-		return AuthorizeMachine(m.Name, a.StoreKind)
+		return AuthorizeMachine(m.Name, a.Hint)
 	}
 	file := signature.PublicFile(stateFolder(m) + "/signing-key")
 	if info.StoreKind == machines.StoreDaemon {

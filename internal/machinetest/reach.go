@@ -75,9 +75,12 @@ func (r *Reached) Clock() (text string, far bool) {
 }
 
 // StoreText describes a machine's store.
-func StoreText(info *agentapi.Machine) string {
-	if info.StoreKind == machines.StoreDaemon {
-		return fmt.Sprintf("guix-daemon's %s", info.StoreDir)
+func StoreText(info *agentapi.Machine) string { return StoreOf(info.StoreKind, string(info.StoreDir)) }
+
+// StoreOf describes a store by its kind and folder.
+func StoreOf(kind, folder string) string {
+	if kind == machines.StoreDaemon {
+		return "guix-daemon's " + folder
 	}
-	return fmt.Sprintf("lighter's own %s", info.StoreDir)
+	return "lighter's own " + folder
 }

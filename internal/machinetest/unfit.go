@@ -15,6 +15,9 @@ import (
 type Head struct {
 	Dir       store.Dir // of its store
 	StoreKind string    // machines.StoreLocal, machines.StoreDaemon or ""
+	// Hint are the flags, each with a blank behind it, with which commands find the head's
+	// coordinator where they would not without.
+	Hint string
 	// PublicKey is the one with which the head signs; nil if it is not known. KeyFile is its file.
 	PublicKey *signature.PublicKey
 	KeyFile   string
@@ -70,7 +73,7 @@ func (h Head) machineKeyProblem(info *agentapi.Machine, acl *signature.ACL, name
 	case err != nil:
 		return fmt.Sprintf("its store's public key cannot be read: %v", err), ""
 	case !acl.Authorized(key):
-		return fmt.Sprintf("the head does not accept its key %s", key.Fingerprint()), AuthorizeMachine(name, h.StoreKind)
+		return fmt.Sprintf("the head does not accept its key %s", key.Fingerprint()), AuthorizeMachine(name, h.Hint)
 	}
 	return "", ""
 }

@@ -24,6 +24,12 @@ const (
 	maxPriority  = 1_000_000
 )
 
+// The kinds of stores, as package machines has them.
+const (
+	storeLocal  = "local"
+	storeDaemon = "guix-daemon"
+)
+
 // Parse reads and checks the contents of a settings file, as Load does. The name of the
 // file is for errors alone; home is what "~/" stands for.
 func Parse(file string, data []byte, home string) (*Settings, error) {
@@ -89,6 +95,9 @@ func sections(s *Settings) []section {
 			integer("max-priority", "100", &a.MaxPriority, -maxPriority, maxPriority),
 		}},
 		{"head", []field{
+			{"store", func(d *decoder, v any, at *tomlfile.Place) {
+				h.Store = d.Choice("store", v, at, []string{storeLocal, storeDaemon})
+			}},
 			size("min-free-disk", "1GiB", &h.MinFreeDisk),
 			size("min-free-state-disk", "256MiB", &h.MinFreeStateDisk),
 			{"min-free-inodes", func(d *decoder, v any, at *tomlfile.Place) {

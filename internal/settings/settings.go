@@ -91,9 +91,12 @@ type Access struct {
 	MaxPriority int
 }
 
-// Head is the table [head]: what must stay free there. Below it the coordinator pauses,
-// and resumes by itself.
+// Head is the table [head]: which store the head has, and what must stay free there. Below
+// that the coordinator pauses, and resumes by itself.
 type Head struct {
+	// Store is the kind of the head's store, "local" or "guix-daemon", where the command
+	// line does not say; empty: what is found.
+	Store            string
 	MinFreeDisk      int64 // bytes, where the store is; 1 GiB
 	MinFreeStateDisk int64 // bytes, where ledger and logs are; 256 MiB
 	MinFreeInodes    int64 // where either is; 10,000; 0 disregards them

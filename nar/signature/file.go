@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -136,6 +137,7 @@ func LoadACLIfAny(file string) (*ACL, error) {
 // change leaves everything as it was. Updates of the same file, also by other
 // processes, wait for one another; readers see the old list or the new one.
 func UpdateACL(file string, change func(*ACL) error) error {
+	file = followed(file)
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return err
 	}
@@ -152,6 +154,16 @@ func UpdateACL(file string, change func(*ACL) error) error {
 		return err
 	}
 	return publish(file, acl.String(), modeACL, os.Rename)
+}
+
+// followed returns the file to which a link leads, such as one in a folder with a copy of the keys. Guix System
+// makes links into the store, where nothing can be changed: those are replaced, as "guix archive --authorize" does.
+func followed(file string) string {
+	real, err := filepath.EvalSymlinks(file)
+	if err != nil || strings.HasPrefix(real, "/gnu/store/") {
+		return file
+	}
+	return real
 }
 
 // lock takes an exclusive lock on a folder, which costs no file of its own.

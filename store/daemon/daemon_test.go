@@ -87,8 +87,8 @@ func TestOpenFails(t *testing.T) {
 		}
 	}
 	for name, want := range map[string]string{"/a": "/a", "file:///a/b": "/a/b", "unix:///c": "/c", "unix:/d": "/d"} {
-		if got, err := socketName(name); err != nil || got != want {
-			t.Errorf("socketName(%q) = %q, %v", name, got, err)
+		if got, err := SocketName(name); err != nil || got != want {
+			t.Errorf("SocketName(%q) = %q, %v", name, got, err)
 		}
 	}
 }

@@ -122,7 +122,7 @@ func newStore(opts Options) (*Store, error) {
 		s.logger = slog.Default()
 	}
 	var err error
-	if s.socket, err = socketName(opts.Socket); err != nil {
+	if s.socket, err = SocketName(opts.Socket); err != nil {
 		return nil, err
 	}
 	s.pool.maxIdle = opts.MaxIdle
@@ -141,8 +141,9 @@ func newStore(opts Options) (*Store, error) {
 	return s, nil
 }
 
-// socketName returns the file that a name or a URI means, or the default if it is empty.
-func socketName(socket string) (string, error) {
+// SocketName returns the file that a name or a URI of guix-daemon's socket means; if it is empty that of
+// GUIX_DAEMON_SOCKET, or else DefaultSocket.
+func SocketName(socket string) (string, error) {
 	if socket == "" {
 		socket = os.Getenv("GUIX_DAEMON_SOCKET")
 	}

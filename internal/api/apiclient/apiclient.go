@@ -91,6 +91,11 @@ func (c *Client) Version(ctx context.Context) (*api.Version, error) {
 	return get[api.Version](ctx, c, "/v1/version", nil)
 }
 
+// Installation says where the coordinator has its things.
+func (c *Client) Installation(ctx context.Context) (*api.Installation, error) {
+	return get[api.Installation](ctx, c, "/v1/installation", nil)
+}
+
 // Status returns the coordinator at one glance.
 func (c *Client) Status(ctx context.Context) (*api.Status, error) {
 	return get[api.Status](ctx, c, "/v1/status", nil)

@@ -50,6 +50,8 @@ type Options struct {
 	Logger *slog.Logger // nil logs nothing
 	// Access says who may do what; nil lets all clients do everything.
 	Access *Access
+	// Installation is where the coordinator has its things; nil is not told.
+	Installation *api.Installation
 }
 
 // Server answers the clients of one coordinator.
@@ -57,6 +59,7 @@ type Server struct {
 	c             *coordinator.Coordinator
 	ledger        *ledger.Ledger
 	log           *slog.Logger
+	installation  *api.Installation
 	access        atomic.Pointer[Access]
 	memory        *memory
 	conversations atomic.Int32         // with build hooks
@@ -66,7 +69,7 @@ type Server struct {
 // New returns a server, which does nothing by itself.
 func New(c *coordinator.Coordinator, opts Options) *Server {
 	s := &Server{
-		c: c, ledger: c.Ledger(), log: opts.Logger, memory: newMemory(), process: processMetrics(),
+		c: c, ledger: c.Ledger(), log: opts.Logger, installation: opts.Installation, memory: newMemory(), process: processMetrics(),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -82,6 +85,7 @@ func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	for _, o := range []operation{
 		{pattern: "GET /v1/version", do: s.getVersion},
+		{pattern: "GET /v1/installation", do: s.getInstallation},
 		{pattern: "GET /v1/status", do: s.getStatus, memory: pageMemory},
 		{pattern: "POST /v1/builds", do: s.postBuilds, body: maxBody, memory: requestMemory},
 		{pattern: "GET /v1/builds", do: s.getBuilds, memory: pageMemory},
@@ -176,6 +180,13 @@ func (s *Server) getVersion(w http.ResponseWriter, _ *http.Request) error {
 	return answer(w, api.Version{Version: s.c.Version(), API: api.APIVersion})
 }
 
+func (s *Server) getInstallation(w http.ResponseWriter, _ *http.Request) error {
+	if s.installation == nil {
+		return &api.Error{Status: http.StatusNotFound, Code: api.CodeNotFound, Message: "this coordinator does not say where it has its things"}
+	}
+	return answer(w, s.installation)
+}
+
 func (s *Server) getStatus(w http.ResponseWriter, r *http.Request) error {
 	who, err := s.caller(r.Context())
 	if err != nil {
@@ -185,7 +196,7 @@ func (s *Server) getStatus(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	status.Caller = who.status()
+	status.Caller, status.Installation = who.status(), s.installation
 	return answer(w, status)
 }
 

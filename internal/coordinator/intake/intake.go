@@ -32,6 +32,9 @@ type Options struct {
 	// request names none.
 	Fetch          func(ctx context.Context, urls []string, paths []store.Path) error
 	SubstituteURLs []string
+	// Elsewhere says where a derivation may be that is not at home, and what to do then; empty
+	// where nothing is known. nil knows nothing.
+	Elsewhere func(store.Path) string
 	// Published reports whether an item is published, so that it need not be built; nil if none
 	// is.
 	Published func(context.Context, store.Path) bool
@@ -117,7 +120,7 @@ func (in *Intake) prepare(ctx context.Context, r *api.Request, submitter *api.Su
 	}
 	n, err := in.nodeOf(ctx, r)
 	if errors.Is(err, store.ErrNotValid) {
-		return a, &api.Error{Status: http.StatusUnprocessableEntity, Code: api.CodeNotValid, Message: err.Error()}
+		return a, in.notHere(r.Derivation)
 	}
 	if err != nil {
 		return a, api.BadRequest("%s", err)
@@ -137,6 +140,17 @@ func (in *Intake) prepare(ctx context.Context, r *api.Request, submitter *api.Su
 		b.MaxSilentTime = cmp.Or(b.MaxSilentTime, api.Seconds(in.MaxSilentTime.Seconds()))
 	}
 	return api.Submitted{Build: b}, nil
+}
+
+// notHere is the answer to a request of a derivation that is not at home.
+func (in *Intake) notHere(p store.Path) *api.Error {
+	text := p.String() + " is not in the head's store"
+	if in.Elsewhere != nil {
+		if hint := in.Elsewhere(p); hint != "" {
+			text += ": " + hint
+		}
+	}
+	return &api.Error{Status: http.StatusUnprocessableEntity, Code: api.CodeNotValid, Message: text}
 }
 
 // nodeOf returns the derivation of a request. One that is not at home is fetched from the

@@ -51,7 +51,7 @@ type Limits struct {
 // Config is what all peers of a coordinator share.
 type Config struct {
 	Head      *headstore.Store
-	HeadStore string // the kind of the head's store, for advice to people
+	Hint      string // machinetest.Head's, for advice to people
 	Transfers *Transfers
 	Limits    Limits
 	Logger    *slog.Logger

@@ -150,7 +150,7 @@ func (p *Peer) refused(ctx context.Context, stream *countingReader, batch []*sto
 	case stream.err != nil:
 		return stream.err // the link broke in the middle
 	case errors.Is(err, store.ErrUnauthorized):
-		return p.fetchFailure(fmt.Errorf("%s: %w (authorize its key: %s)", describe(batch), err, machinetest.AuthorizeMachine(p.Name, p.config.HeadStore)))
+		return p.fetchFailure(fmt.Errorf("%s: %w (authorize its key: %s)", describe(batch), err, machinetest.AuthorizeMachine(p.Name, p.config.Hint)))
 	case errors.Is(err, errNotAsked), errors.Is(err, errOther):
 		f := p.fetchFailure(err)
 		f.Kind = api.KindFault
