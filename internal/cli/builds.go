@@ -20,11 +20,11 @@ import (
 func buildsCommand() *command.Command {
 	return &command.Command{
 		Name:  "builds",
-		Short: "look at builds and their logs; cancel, retry, prune them",
+		Short: "look at builds and their logs; wait for, cancel, retry, prune them",
 		Long: `Every build has an id; the first eight characters are enough. The coordinator
 remembers all builds until they are pruned.`,
 		Sub: []*command.Command{
-			buildsListCommand(), buildsShowCommand(), buildsLogCommand(), buildsWhyCommand(),
+			buildsListCommand(), buildsShowCommand(), buildsLogCommand(), buildsWhyCommand(), buildsWaitCommand(),
 			buildsCancelCommand(), buildsRetryCommand(), buildsPriorityCommand(), buildsPruneCommand(),
 		},
 	}

@@ -48,6 +48,9 @@ type Options struct {
 	Signals, Resized <-chan os.Signal
 	// KeepGoing says that after a failure the other builds go on.
 	KeepGoing bool
+	// OnlyLooks says that the builds are not the caller's: nothing cancels them, an interrupt
+	// leaves, and that one has succeeded before is not told.
+	OnlyLooks bool
 	// Patience is how long a coordinator that went away may take to come back: its builds go on.
 	Patience time.Duration
 }
@@ -68,6 +71,7 @@ func New(o Options, builds []*api.Build) *Watcher {
 	w := &Watcher{Options: o, model: display.NewModel(time.Now()), reported: make(map[string]bool), started: make(map[string]int)}
 	for _, b := range builds {
 		w.model.Want(b, time.Now())
+		w.reported[b.ID] = o.OnlyLooks && b.State == api.Succeeded
 	}
 	return w
 }
@@ -311,7 +315,7 @@ func (w *Watcher) settle(ctx context.Context, id string) error {
 		text = append(text, w.logTail(ctx, b)...)
 	}
 	w.Show.Lines(text...)
-	if b.State == api.Succeeded || w.KeepGoing || w.canceled || !w.model.Asked(id) {
+	if b.State == api.Succeeded || w.KeepGoing || w.OnlyLooks || w.canceled || !w.model.Asked(id) {
 		return nil
 	}
 	return w.cancelRest(ctx)
@@ -358,7 +362,7 @@ func (w *Watcher) cancelRest(ctx context.Context) error {
 
 // interrupt is the answer to a signal: the first cancels, the second leaves.
 func (w *Watcher) interrupt(ctx context.Context) error {
-	if w.interrupted {
+	if w.interrupted || w.OnlyLooks {
 		return command.ErrInterrupted
 	}
 	w.interrupted = true

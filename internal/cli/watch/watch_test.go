@@ -268,6 +268,30 @@ func TestInterruptCancelsThenLeaves(t *testing.T) {
 	})
 }
 
+// TestOnlyLooks watches builds of others: a failure cancels none of them, nor does an interrupt.
+func TestOnlyLooks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		done := fakeBuild("3", "old", "")
+		done.State = api.Succeeded
+		f := newFakeCoordinator(fakeBuild("1", "hello", ""), fakeBuild("2", "world", ""), done)
+		var out bytes.Buffer
+		signals := make(chan os.Signal, 1)
+		w := New(Options{Client: f, Next: 1, Show: inLines(&out), Signals: signals, OnlyLooks: true, Patience: time.Minute},
+			[]*api.Build{fakeBuild("1", "hello", ""), fakeBuild("2", "world", ""), done})
+		over := make(chan error)
+		go func() { over <- w.Run(t.Context()) }()
+		f.happen("1", api.Failed, "alpha", &api.Failure{Culprit: api.CulpritDerivation, Phase: api.Building, Message: "exit code 1"})
+		synctest.Wait()
+		signals <- os.Interrupt
+		if err := <-over; !errors.Is(err, command.ErrInterrupted) {
+			t.Errorf("error %v", err)
+		}
+		if got := out.String(); !strings.HasPrefix(got, "failed    hello on alpha: exit code 1\n") || strings.Contains(got, "old") || len(f.canceled) > 0 {
+			t.Errorf("shown %q, canceled %v", got, f.canceled)
+		}
+	})
+}
+
 // stubborn does not cancel.
 type stubborn struct{ *fakeCoordinator }
 
