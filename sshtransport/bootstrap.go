@@ -91,6 +91,12 @@ func (s *starter) startUploaded(ctx context.Context, l *link) (agent, error) {
 func (s *starter) upload(ctx context.Context, l *link, binary *AgentBinary) (agent, error) {
 	err := l.within(s.cfg.UploadTimeout, "uploading the agent", func() error {
 		dir, err := upload(ctx, l, s.dirOrDefault(), binary)
+		if err != nil && needsShell(err) && l.check() == nil && ctx.Err() == nil {
+			sftpErr := err
+			if dir, err = uploadByShell(ctx, l, s.dirOrDefault(), binary); err != nil {
+				err = fmt.Errorf("%w (and %w)", err, sftpErr)
+			}
+		}
 		if err == nil {
 			s.dir = dir
 		}
@@ -100,6 +106,9 @@ func (s *starter) upload(ctx context.Context, l *link, binary *AgentBinary) (age
 		return agent{}, fmt.Errorf("upload the agent: %w", err)
 	}
 	a, err := s.runUploaded(l, binary)
+	if hasStatus(err, statusNotRun) {
+		err = l.whyNotRun(err, s.dir)
+	}
 	if hasStatus(err, statusNoHash) {
 		// The upload has read it back, and its folder is this account's alone.
 		program := s.program(binary)
@@ -113,6 +122,7 @@ func (s *starter) upload(ctx context.Context, l *link, binary *AgentBinary) (age
 const (
 	statusNoHash    = 120
 	statusWrongHash = 121
+	statusNotRun    = 126 // by POSIX: it is there, and can't be executed
 )
 
 // startScript is for sh: it runs the program $0 if its SHA-256 is $1. The file is opened
@@ -154,16 +164,25 @@ func programIn(dir string, binary *AgentBinary) string {
 	return path.Join(dir, hex.EncodeToString(binary.SHA256[:]), programName)
 }
 
+const (
+	magicUname  = magicPrefix + "uname "
+	unameScript = `printf '\nlighter-agent/1 uname %s\n' "$(uname -s -m)"`
+)
+
 // probe asks what the machine is.
 func (s *starter) probe(l *link) (platform, error) {
 	var p platform
 	err := l.within(s.cfg.StartTimeout, "uname on the machine", func() error {
-		// What a login script printed last may not have ended its line.
-		out, err := l.output("echo; uname -s -m")
+		c, err := l.script(unameScript)
 		if err != nil {
 			return err
 		}
-		p, err = parseUname(out)
+		defer c.close()
+		line, err := c.magic()
+		if err != nil {
+			return err
+		}
+		p, err = parseUname(strings.TrimPrefix(line, magicUname))
 		return err
 	})
 	return p, err
@@ -254,7 +273,7 @@ func notThere(err error) bool {
 	if !errors.As(err, &failed) {
 		return false
 	}
-	return failed.Status == 126 || failed.Status == 127 || failed.Status == statusNoHash || failed.Status == statusWrongHash ||
+	return failed.Status == statusNotRun || failed.Status == 127 || failed.Status == statusNoHash || failed.Status == statusWrongHash ||
 		failed.Status == 1 && notThereText.MatchString(failed.Stderr+failed.Reason)
 }
 

@@ -154,19 +154,25 @@ func (l *link) output(text string) (string, error) {
 	if err := c.ch.CloseWrite(); err != nil && !errors.Is(err, io.EOF) {
 		return "", err
 	}
-	out, err := io.ReadAll(io.LimitReader(c.stdout, maxNoise))
+	out, err := readAtMost(c.stdout, maxNoise)
 	if err != nil {
-		return "", err
-	}
-	if len(out) == maxNoise {
 		c.close()
-		return "", fmt.Errorf("remote command %s: it prints more than %d bytes", text, maxNoise)
+		return "", fmt.Errorf("remote command %s: %w", text, err)
 	}
 	<-c.ended
 	if c.status != 0 {
-		return "", c.failure(printable(truncate(string(out), maxTail)))
+		return "", c.failure(printable(truncate(out, maxTail)))
 	}
-	return string(out), nil
+	return out, nil
+}
+
+// readAtMost reads all, which must be fewer bytes than the limit.
+func readAtMost(r io.Reader, limit int64) (string, error) {
+	out, err := io.ReadAll(io.LimitReader(r, limit))
+	if err == nil && int64(len(out)) == limit {
+		err = fmt.Errorf("it prints %d bytes or more", limit)
+	}
+	return string(out), err
 }
 
 // quote makes a command line that sh, csh and fish understand alike. It fails for

@@ -44,7 +44,7 @@
 //
 // If the program is not there, or another one is in its place, the machine is asked what it is (uname), the agent for
 // it is uploaded by SFTP beside its place, its hash is checked, it is renamed, and
-// "start" is run once more.
+// "start" is run once more. Where SFTP fails, sh does the same: it writes what it reads to a file.
 //
 // # How streams get to the agent
 //

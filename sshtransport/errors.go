@@ -47,11 +47,11 @@ func (e *DownError) Error() string {
 // Unwrap returns the cause.
 func (e *DownError) Unwrap() error { return e.Cause }
 
-// ErrNoCommands says that a machine's server runs no commands for the account, ErrNoSFTP that
+// ErrNoCommands says that a machine's server runs no commands for the account, errNoSFTP that
 // it offers no SFTP.
 var (
 	ErrNoCommands = errors.New("the server runs no commands for this account")
-	ErrNoSFTP     = errors.New("the server does not offer it (Subsystem in sshd_config)")
+	errNoSFTP     = errors.New("the server does not offer it (Subsystem in sshd_config)")
 )
 
 // ConnectError says why no SSH connection came about, where the machine's name, its network

@@ -163,7 +163,7 @@ func (f *Folder) connect(ctx context.Context) (*folderSession, error) {
 	s := &folderSession{link: l, dir: f.dir}
 	err = s.guarded(ctx, "starting SFTP", func() error {
 		if s.client, s.said, err = l.openSFTP(); err != nil {
-			return err
+			return fmt.Errorf("SFTP: %w", err)
 		}
 		if path.IsAbs(f.dir) {
 			return nil

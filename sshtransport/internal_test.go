@@ -186,7 +186,7 @@ func TestParseUname(t *testing.T) {
 		err  bool
 	}{
 		{"Linux x86_64\n", platform{"linux", "amd64"}, false},
-		{"Welcome to the machine\n\nLinux aarch64\r\n", platform{"linux", "arm64"}, false},
+		{"Linux aarch64\r\n", platform{"linux", "arm64"}, false},
 		{"Linux armv7l", platform{"linux", "arm"}, false},
 		{"Linux i686", platform{"linux", "386"}, false},
 		{"Darwin arm64", platform{"darwin", "arm64"}, false},

@@ -171,9 +171,11 @@ func toUpload(program []byte) *sshtransport.AgentBinary {
 
 // agents says that a program is the agent for each platform.
 func agents(program []byte) func(context.Context, string, string) (*sshtransport.AgentBinary, error) {
-	return func(context.Context, string, string) (*sshtransport.AgentBinary, error) {
-		return toUpload(program), nil
-	}
+	return agentsOf(toUpload(program))
+}
+
+func agentsOf(binary *sshtransport.AgentBinary) sshtransport.AgentSource {
+	return func(context.Context, string, string) (*sshtransport.AgentBinary, error) { return binary, nil }
 }
 
 // farm is a machine's own files in a test.

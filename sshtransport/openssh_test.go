@@ -437,18 +437,6 @@ func TestOpenSSHOtherAccount(t *testing.T) {
 	})
 }
 
-func TestOpenSSHNoSFTP(t *testing.T) {
-	bothWays(t, func(t *testing.T, openssh bool) {
-		testkit.CheckLeaks(t)
-		s, f := sshtest.StartOpenSSH(t), newFarm(t)
-		s.RemoveConfig(t, "Subsystem")
-		_, err := newClient(t, opensshConfig(t, s, f, openssh)).DialAgent(t.Context())
-		if !errors.Is(err, sshtransport.ErrNoSFTP) || !strings.Contains(err.Error(), "upload the agent: SFTP: the server does not offer it (Subsystem in sshd_config)") {
-			t.Errorf("error = %v", err)
-		}
-	})
-}
-
 // The wait of one caller ends; the connection is made for the other.
 func TestOpenSSHCancel(t *testing.T) {
 	bothWays(t, func(t *testing.T, openssh bool) {

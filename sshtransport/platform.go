@@ -20,19 +20,11 @@ var unameMachines = map[string]string{
 	"mips64": "mips64", "mips": "mips",
 }
 
-// parseUname reads what "uname -s -m" printed. Login scripts may have printed more
-// before it.
+// parseUname reads what "uname -s -m" printed.
 func parseUname(out string) (platform, error) {
-	var last string
-	for line := range strings.Lines(out) {
-		if line = strings.TrimSpace(line); line != "" {
-			last = line
-		}
-	}
-	system, machine, ok := strings.Cut(last, " ")
-	machine = strings.TrimSpace(machine)
+	system, machine, ok := strings.Cut(strings.TrimSpace(out), " ")
 	if !ok || strings.Contains(machine, " ") {
-		return platform{}, fmt.Errorf("uname: its answer %q is not understood", truncate(printable(last), 100))
+		return platform{}, fmt.Errorf("uname: its answer %q is not understood", truncate(printable(out), 100))
 	}
 	arch := unameMachines[machine]
 	if arch == "" && strings.HasPrefix(machine, "arm") {

@@ -38,7 +38,7 @@ const (
 func upload(ctx context.Context, l *link, dir string, binary *AgentBinary) (string, error) {
 	client, said, err := l.openSFTP()
 	if err != nil {
-		return "", err
+		return "", &sftpUnusable{err}
 	}
 	defer client.Close()
 	u := &uploader{link: l, client: client, said: said, binary: binary}
@@ -99,9 +99,9 @@ func (a *allowance) Read(p []byte) (int, error) {
 
 // openSFTP opens a session for SFTP. Closing the client closes it.
 func (l *link) openSFTP() (*sftp.Client, *allowance, error) {
-	c, err := l.request("subsystem", "sftp", ErrNoSFTP)
+	c, err := l.request("subsystem", "sftp", errNoSFTP)
 	if err != nil {
-		return nil, nil, fmt.Errorf("SFTP: %w", err)
+		return nil, nil, err
 	}
 	said := newAllowance(c.stdout)
 	client, err := sftp.NewClientPipe(said, c.ch, sftp.UseConcurrentWrites(true))
@@ -111,9 +111,9 @@ func (l *link) openSFTP() (*sftp.Client, *allowance, error) {
 	c.close()
 	<-c.ended
 	if said := c.stderr.quoted(); said != "" {
-		return nil, nil, fmt.Errorf("SFTP: %w%s", err, said)
+		return nil, nil, fmt.Errorf("%w%s", err, said)
 	}
-	return nil, nil, fmt.Errorf("SFTP: %w (does a login script print something?)", err)
+	return nil, nil, fmt.Errorf("%w (is sftp-server there? does a login script print something?)", err)
 }
 
 // uploader uploads one program.
@@ -230,13 +230,11 @@ func (u *uploader) write(ctx context.Context, name string) error {
 	if closeErr := file.Close(); err == nil {
 		err = closeErr
 	}
-	switch {
-	case err != nil:
+	if err != nil {
 		return u.explain(fmt.Errorf("%s: %w", name, err), u.dir, u.binary.Size)
-	case n != u.binary.Size:
-		return fmt.Errorf("the agent to upload has %d bytes, not the %d that it should have", n, u.binary.Size)
-	case [32]byte(hash.Sum(nil)) != u.binary.SHA256:
-		return &HashError{What: "the agent to upload", Want: u.binary.SHA256, Got: [32]byte(hash.Sum(nil))}
+	}
+	if err := checkSource(u.binary, n, [32]byte(hash.Sum(nil))); err != nil {
+		return err
 	}
 	return u.checkSize(name)
 }
@@ -286,7 +284,7 @@ func (e *HashError) Error() string {
 // verify has the machine hash a file. Where it has no program for that, or no session
 // to run it in, the file is read back.
 func (u *uploader) verify(name string) error {
-	sum, err := u.remoteSum(name)
+	sum, err := u.link.remoteSum(name)
 	if err != nil {
 		if sum, err = u.readSum(name); err != nil {
 			return err
@@ -300,12 +298,13 @@ func (u *uploader) verify(name string) error {
 
 var sumLine = regexp.MustCompile(`(?m)^\\?([0-9a-f]{64}) [ *]`)
 
-func (u *uploader) remoteSum(name string) (sum [32]byte, err error) {
+func (l *link) remoteSum(name string) (sum [32]byte, err error) {
 	text, err := quote("sha256sum", name)
 	if err != nil {
 		return sum, err
 	}
-	out, err := u.link.output(text)
+	// What a login script printed last may not have ended its line.
+	out, err := l.output("echo; " + text)
 	if err != nil {
 		return sum, err
 	}

@@ -222,23 +222,37 @@ func (a *Advice) agentFix(m *machines.Machine, err error) string {
 	case errors.As(err, new(*sshtransport.BinaryError)):
 		return "" // the text says what to do
 	case errors.Is(err, syscall.ENOSPC), says("no space left"):
-		return fmt.Sprintf("make room in the home of %s there: %s df -h .cache", m.User, there)
-	case errors.As(err, new(*sshtransport.WriteError)):
-		return fmt.Sprintf("see whether it is mounted read-only, or a quota used up: %s 'findmnt -T .cache; quota'", there)
+		return fmt.Sprintf("make room there: %s df -h %s; or ", there, human.ShellWord(agentFolder(m))) + a.otherFolder(m)
+	case errors.As(err, new(*sshtransport.DirectoryError)), errors.As(err, new(*sshtransport.WriteError)), says("read-only file system"), says("disk quota exceeded"):
+		return a.otherFolder(m)
 	case errors.Is(err, sshtransport.ErrNoCommands), says("currently not available"): // nologin(8)
 		return fmt.Sprintf("give %s a login shell there (chsh), or a forced command: lighter-agent help says how", m.User)
-	case errors.Is(err, sshtransport.ErrNoSFTP):
-		return `add to sshd_config there "Subsystem sftp internal-sftp", and reload sshd`
 	case isCommand && failed.Status == 126:
-		return fmt.Sprintf("programs cannot run from ~/.cache/lighter there (mounted noexec? %s findmnt -T .cache); make it a symbolic link to a folder where they can", there)
+		return fmt.Sprintf("see what keeps programs from running there (SELinux, fapolicyd): %s ls -lZ %s; or ", there, human.ShellWord(agentFolder(m)+"/agents")) + a.otherFolder(m)
 	case isCommand && failed.Status == 127:
-		return fmt.Sprintf("see what the login shell does there: %s 'echo $PATH; ls -l .cache/lighter/agents'", there)
-	case says("read-only file system"):
-		return fmt.Sprintf("the agent is uploaded to ~/.cache/lighter there; make it a symbolic link to a folder that %s can write to", m.User)
+		return fmt.Sprintf("see what the login shell does there: %s 'echo $PATH; ls -l %s/agents'", there, agentFolder(m))
 	case errors.Is(err, os.ErrPermission), says("permission denied"):
-		return fmt.Sprintf("let %s write there: the agent is uploaded to ~/.cache/lighter, and has its state in ~/.local/share/lighter or state-directory", m.User)
+		return fmt.Sprintf("let %s write to %s and %s there, or ", m.User, agentFolder(m), stateFolder(m)) + a.otherFolder(m)
 	}
 	return "the agent's log is there: " + there + " 'tail " + stateFolder(m) + "/agents/*/agent.log'"
+}
+
+// otherFolder is what to do where the agent can't be in a folder of a machine.
+func (a *Advice) otherFolder(m *machines.Machine) string {
+	fix := "choose a folder there that " + m.User + " can write to and run programs from, and put it into " + a.entry(m) + a.onlyTOML() + ", for example:\nagent-directory = \"/scratch/" + m.User + "\""
+	if m.StateDirectory != "" {
+		fix += "\n(state-directory is set there already, and may have to be changed too)"
+	}
+	return fix
+}
+
+// agentFolder is where the agent is uploaded to on a machine, relative to the home if it is not
+// absolute.
+func agentFolder(m *machines.Machine) string {
+	if m.AgentDirectory != "" {
+		return strings.TrimPrefix(m.AgentDirectory, "~/")
+	}
+	return ".cache/lighter"
 }
 
 // stateFolder is where the agent on a machine has its things, relative to the home if it

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -113,9 +114,11 @@ func (s *OpenSSH) SetConfig(t testing.TB, lines ...string) {
 		"PermitRootLogin prohibit-password",
 		"LogLevel VERBOSE",
 		"PrintMotd no",
-		"Subsystem sftp internal-sftp -d "+s.Dir, // relative names are not in the home
-		"SetEnv HOME="+s.Dir,                     // what a person's shell does when it starts has no part in tests
+		"SetEnv HOME="+s.Dir, // what a person's shell does when it starts has no part in tests
 	)
+	if !slices.ContainsFunc(lines, func(line string) bool { return strings.HasPrefix(line, "Subsystem ") }) {
+		lines = append(lines, "Subsystem sftp internal-sftp -d "+s.Dir) // relative names are not in the home
+	}
 	s.config = s.write(t, "sshd_config", []byte(strings.Join(lines, "\n")+"\n"))
 }
 
