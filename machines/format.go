@@ -14,16 +14,35 @@ import (
 // a line in a fixed order, without the keys that have their default.
 func FormatTOML(all []Machine) []byte {
 	var b bytes.Buffer
+	common := commonSSHConfig(all)
+	if common != "" {
+		fmt.Fprintf(&b, "ssh-config = %s\n\n", tomlfile.Quote(common))
+	}
 	for i := range all {
 		if i > 0 {
 			b.WriteByte('\n')
 		}
-		all[i].format(&b)
+		all[i].format(&b, common)
 	}
 	return b.Bytes()
 }
 
-func (m *Machine) format(b *bytes.Buffer) {
+// commonSSHConfig is what all machines that are reached over SSH have as SSHConfig.
+func commonSSHConfig(all []Machine) string {
+	common, first := "", true
+	for i := range all {
+		switch m := &all[i]; {
+		case m.Local:
+		case first:
+			common, first = m.SSHConfig, false
+		case m.SSHConfig != common:
+			return ""
+		}
+	}
+	return common
+}
+
+func (m *Machine) format(b *bytes.Buffer, commonSSHConfig string) {
 	line := func(write bool, key, value string) {
 		if write {
 			fmt.Fprintf(b, "%s = %s\n", key, value)
@@ -33,13 +52,16 @@ func (m *Machine) format(b *bytes.Buffer) {
 	b.WriteString("[[machine]]\n")
 	line(true, "name", tomlfile.Quote(m.Name))
 	line(!m.Local && m.Host != m.Name, "host", tomlfile.Quote(m.Host))
-	line(!m.Local && m.Port != def.Port, "port", strconv.Itoa(m.Port))
+	line(!m.Local && (m.Port != def.Port || m.PortGiven), "port", strconv.Itoa(m.Port))
 	line(m.Local, "local", "true")
 	line(true, "systems", tomlfile.QuoteList(m.Systems))
 	line(m.User != "", "user", tomlfile.Quote(m.User))
 	line(m.PrivateKey != "", "private-key", tomlfile.Quote(m.PrivateKey))
 	line(m.HostKey != "", "host-key", tomlfile.Quote(m.HostKey))
 	line(!m.Local && m.Transport != def.Transport, "transport", tomlfile.Quote(m.Transport))
+	line(m.SSHConfig != commonSSHConfig, "ssh-config", tomlfile.Quote(m.SSHConfig))
+	line(m.ProxyJump != "", "proxy-jump", tomlfile.Quote(m.ProxyJump))
+	line(m.ProxyCommand != "", "proxy-command", tomlfile.Quote(m.ProxyCommand))
 	line(m.ParallelBuilds != def.ParallelBuilds, "parallel-builds", strconv.Itoa(m.ParallelBuilds))
 	line(m.Speed != def.Speed, "speed", tomlfile.FormatFloat(m.Speed))
 	line(len(m.Features) > 0, "features", tomlfile.QuoteList(m.Features))

@@ -244,6 +244,7 @@ var guixFields = map[string]func(d *decoder, m *Machine, v any, at *tomlfile.Pla
 func (d *decoder) guixMachine(r *scheme.Record) Machine {
 	m := defaults()
 	m.Store = StoreDaemon
+	m.SSHConfig = SSHConfigNone // Guix reads none
 	for _, f := range guixMachine.Fields {
 		given, ok := r.Fields[f.Name]
 		if read := guixFields[f.Name]; ok && read != nil {
@@ -251,6 +252,7 @@ func (d *decoder) guixMachine(r *scheme.Record) Machine {
 			read(d, &m, v, at)
 		}
 	}
+	m.PortGiven = m.Port != DefaultPort // Guix's record always has one
 	d.guixSystems(&m, r)
 	for _, name := range []string{"compression", "compression-level"} {
 		f, ok := r.Fields[name]

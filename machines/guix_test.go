@@ -60,7 +60,7 @@ func wantOf(t *testing.T, parsed string) []Machine {
 		line = strings.TrimSuffix(line, "\n")
 		if line == "machine" {
 			m := defaults()
-			m.Store = StoreDaemon
+			m.Store, m.SSHConfig = StoreDaemon, SSHConfigNone
 			all = append(all, m)
 		}
 		key, text, ok := strings.Cut(strings.TrimPrefix(line, "  "), " ")
@@ -92,7 +92,7 @@ func setField(t *testing.T, m *Machine, key string, v scheme.Value) {
 	case "name":
 		m.Name, m.Host = text, text
 	case "port":
-		m.Port = int(number)
+		m.Port, m.PortGiven = int(number), number != DefaultPort
 	case "systems":
 		m.Systems = texts
 	case "user":

@@ -55,11 +55,14 @@ type Machine struct {
 	// Host is the address to connect to: a host name or an IP address. It is Name
 	// where the file does not say; empty for a local machine.
 	Host string
-	// Port is the SSH server's; 0 for a local machine.
-	Port int
+	// Port is the SSH server's; 0 for a local machine. PortGiven says that the file has it, so
+	// that OpenSSH's configuration has no say.
+	Port      int
+	PortGiven bool
 	// Systems lists what it can build for, such as "x86_64-linux"; never empty.
 	Systems []string
-	// User is the account to log in to; empty for a local machine.
+	// User is the account to log in to. Empty means, until [Resolve] has filled it in, the one
+	// that OpenSSH's configuration has, or this user's; it stays empty for a local machine.
 	User string
 	// PrivateKey names a file, perhaps starting with "~/": see PrivateKeyFile.
 	// Empty means ssh-agent and the user's default keys.
@@ -69,6 +72,17 @@ type Machine struct {
 	HostKey string
 	// Transport is TransportNative or TransportOpenSSH; empty for a local machine.
 	Transport string
+	// SSHConfig is the file of OpenSSH's configuration that has a say where the entry has none:
+	// empty means those that ssh(1) reads, SSHConfigNone none.
+	SSHConfig string
+	// ProxyJump lists the hosts through which it is reached, as ssh(1) -J does:
+	// "[USER@]HOST[:PORT]", the first to connect to first, with commas. ProxyCommand is a command
+	// that connects to it, with %h, %p and %r for its host, port and user. Either may be
+	// ProxyNone, for none; empty lets OpenSSH's configuration decide.
+	ProxyJump    string
+	ProxyCommand string
+	// Way is how it is reached, after [Resolve]; nil before, and for a local machine.
+	Way *Way
 
 	ParallelBuilds int     // slots, at least 1
 	Speed          float64 // relative to a machine of speed 1; above 0
@@ -130,13 +144,14 @@ type Machine struct {
 	Local bool
 }
 
-// Addr returns "host:port", with an IPv6 address in brackets. It is empty for a
-// local machine.
+// Addr returns "host:port" of what is connected to, with an IPv6 address in brackets. It is
+// empty for a local machine.
 func (m *Machine) Addr() string {
 	if m.Local {
 		return ""
 	}
-	return net.JoinHostPort(m.Host, strconv.Itoa(m.Port))
+	t := m.Target()
+	return net.JoinHostPort(t.Host, strconv.Itoa(t.Port))
 }
 
 // PrivateKeyFile returns the name of the private key's file, with a leading "~/"

@@ -2,7 +2,6 @@ package machines
 
 import (
 	"encoding/base64"
-	"fmt"
 	"net/url"
 	"runtime"
 	"strconv"
@@ -162,7 +161,9 @@ func (d *decoder) nixMachine(words []word, system string) (m Machine, ok bool) {
 	if w, ok := column(nixHostKey); ok {
 		d.nixHostKey(&m, w)
 	}
-	if m.HostKey == "" {
+	if m.Local {
+		m.PrivateKey, m.HostKey = "", ""
+	} else if m.HostKey == "" {
 		d.Warnf(words[0].at, "its base64 goes into the eighth column: base64 -w0 /etc/ssh/ssh_host_ed25519_key.pub",
 			"%s has no host key; known_hosts has to have it", words[0].text)
 	}
@@ -206,7 +207,7 @@ func thisSystem() string {
 	return machine + "-" + runtime.GOOS
 }
 
-// nixURI reads "ssh://USER@HOST:PORT?OPTIONS", ssh-ng:// too, or only "HOST".
+// nixURI reads "ssh://[USER@]HOST[:PORT][?OPTIONS]", ssh-ng:// too, or only "[USER@]HOST".
 func (d *decoder) nixURI(m *Machine, w word) {
 	const form = "write ssh://USER@HOST"
 	text := w.text
@@ -214,6 +215,16 @@ func (d *decoder) nixURI(m *Machine, w word) {
 	switch {
 	case !ok && (text == "auto" || text == "daemon" || text == "local" || strings.Contains(text, "/")):
 		d.Errorf(w.at, form+"; the head itself is a machine with local = true in TOML", "%q is a store on this computer", text)
+		return
+	case !ok && (strings.HasPrefix(text, "ssh:") || strings.HasPrefix(text, "ssh-ng:")):
+		_, rest, _ = strings.Cut(text, ":")
+		d.Errorf(w.at, "write ssh://"+rest, "%q has no // after its colon", text)
+		return
+	case !ok && text == "localhost":
+		// Hydra's word, in whose files it stands for builds without SSH.
+		m.Local, m.Host, m.Port = true, "", 0
+		d.Warnf(w.at, "write ssh://localhost for an account of this computer that is reached over SSH; in TOML, the head itself has local = true",
+			"localhost is taken for the head itself, which builds without SSH, as in Hydra's files")
 		return
 	case !ok:
 		scheme, rest = "ssh", text
@@ -227,11 +238,10 @@ func (d *decoder) nixURI(m *Machine, w word) {
 	rest = strings.TrimSuffix(rest, "/")
 	user, host, hasUser := cutLast(rest, "@")
 	if hasUser {
-		d.user(m, user, &tomlfile.Place{Key: at, Value: at})
+		d.user(m, d.unescape(user, at), &tomlfile.Place{Key: at, Value: at})
 		at += len(user) + 1
 	} else {
 		host = rest
-		d.Errorf(w.at, fmt.Sprintf("write ssh://USER@%s: SSH's own configuration is not read", rest), "%q has no user", text)
 	}
 	name, port, hasPort := cutPort(host)
 	if hasPort {
@@ -241,10 +251,22 @@ func (d *decoder) nixURI(m *Machine, w word) {
 			d.Errorf(at+len(host)-len(port), form+":2222", "the port %q is not a number", port)
 		}
 	}
+	if addr, zone, ok := strings.Cut(name, "%"); !ok || strings.HasPrefix(zone, "25") || !strings.Contains(addr, ":") {
+		name = d.unescape(name, at) // a zone may have a bare percent sign before it
+	}
 	d.hostNamed("host", m, name, &tomlfile.Place{Key: at, Value: at})
 	if query != "" {
 		d.nixQuery(m, query, w.at+strings.IndexByte(text, '?')+1)
 	}
+}
+
+// unescape replaces each "%HH" of a part of a URI.
+func (d *decoder) unescape(text string, at int) string {
+	plain, err := url.PathUnescape(text)
+	if err != nil {
+		d.Errorf(at, "%HH stands for a character; %25 for %", "%v", err)
+	}
+	return plain
 }
 
 func cutLast(text, separator string) (before, after string, ok bool) {

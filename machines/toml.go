@@ -3,6 +3,7 @@ package machines
 import (
 	"fmt"
 	"math"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -71,9 +72,13 @@ func (d *decoder) boolean(v bool) string {
 
 func (d *decoder) document(document map[string]any, at *tomlfile.Place) []Machine {
 	for key := range document {
-		if key != "machine" {
-			d.UnknownKey(key, at.At(key).Key, []string{"machine"}, "each machine starts with a line [[machine]]")
+		if key != "machine" && key != "ssh-config" {
+			d.UnknownKey(key, at.At(key).Key, []string{"machine", "ssh-config"}, "each machine starts with a line [[machine]]")
 		}
+	}
+	var all Machine
+	if v, ok := document["ssh-config"]; ok {
+		d.sshConfig(&all, v, at.At("ssh-config"))
 	}
 	found, ok := document["machine"]
 	if !ok {
@@ -86,12 +91,15 @@ func (d *decoder) document(document map[string]any, at *tomlfile.Place) []Machin
 			"machine is %s, not a list of tables", tomlfile.TypeName(found))
 		return nil
 	}
-	var all []Machine
+	var list []Machine
 	first := make(map[string]int) // name to line
 	for i, table := range tables {
 		where := at.Elem(i)
 		m := d.machine(table, where)
-		all = append(all, m)
+		if m.SSHConfig == "" && !m.Local {
+			m.SSHConfig = all.SSHConfig
+		}
+		list = append(list, m)
 		if m.Name == "" {
 			continue
 		}
@@ -104,7 +112,7 @@ func (d *decoder) document(document map[string]any, at *tomlfile.Place) []Machin
 		}
 		first[m.Name] = line
 	}
-	return all
+	return list
 }
 
 // field reads one key of a machine. at is the position of the key and its value.
@@ -127,6 +135,9 @@ var fields = []field{
 	{key: "private-key", read: (*decoder).privateKey, ssh: true},
 	{key: "host-key", read: (*decoder).hostKey, ssh: true},
 	{key: "transport", read: (*decoder).transport, ssh: true},
+	{key: "ssh-config", read: (*decoder).sshConfig, ssh: true},
+	{key: "proxy-jump", read: (*decoder).proxyJump, ssh: true},
+	{key: "proxy-command", read: (*decoder).proxyCommand, ssh: true},
 	{key: "parallel-builds", read: (*decoder).parallelBuilds},
 	{key: "speed", read: (*decoder).speed},
 	{key: "features", read: func(d *decoder, m *Machine, v any, at *tomlfile.Place) { m.Features = d.features("features", v, at) }},
@@ -211,10 +222,6 @@ func (d *decoder) required(table map[string]any, at *tomlfile.Place) {
 	if _, ok := table["name"]; !ok {
 		d.Errorf(at.Key, `add a line such as name = "builder1.example.org"`, "a machine without a name")
 	}
-	local, _ := table["local"].(bool)
-	if _, ok := table["user"]; !ok && !local {
-		d.Errorf(at.Key, `add a line such as user = "offload"`, "the machine%s has no user", of)
-	}
 	_, one := table["system"]
 	_, many := table["systems"]
 	switch {
@@ -255,22 +262,35 @@ func (d *decoder) hostNamed(key string, m *Machine, v any, at *tomlfile.Place) {
 	if !ok {
 		return
 	}
-	host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
+	if bare, ok := strings.CutPrefix(host, "["); ok {
+		host = strings.TrimSuffix(bare, "]")
+	}
 	m.Host = host
-	isIPv6 := strings.Count(host, ":") > 1
+	scheme, rest, hasScheme := strings.Cut(host, "://")
 	name, port, hasPort := strings.Cut(host, ":")
+	isIPv6 := strings.Count(host, ":") > 1
 	switch {
+	case hasScheme:
+		d.Errorf(at.Value, "write "+d.example(key, tomlfile.Quote(rest)), "the host %q begins with %s", host, scheme+"://")
 	case strings.Contains(host, "@"):
 		d.Errorf(at.Value, "write the user into user", "the host %q has a user in it", host)
-	case hasPort && !isIPv6:
+	case hasPort && !isIPv6 || isIPv6 && strings.Contains(host, "]:"):
+		if isIPv6 {
+			name, port, _ = strings.Cut(host, "]:")
+		}
 		d.Errorf(at.Value, fmt.Sprintf("write %s and %s", d.example(key, tomlfile.Quote(name)), d.example("port", port)), "the host %q has a port in it", host)
-	case strings.HasPrefix(host, "-"), len(host) > 253, strings.Trim(host, nameCharacters+":%") != "":
+	case isIPv6:
+		if _, err := netip.ParseAddr(host); err != nil {
+			d.Errorf(at.Value, `such as "2001:db8::1", or "fe80::1%eth0" for one that counts on a network interface alone`, "%q is not an IPv6 address", host)
+		}
+	case strings.HasPrefix(host, "-"), len(host) > 253, strings.Trim(host, nameCharacters) != "":
 		d.Errorf(at.Value, "a host name or an IP address", "%q cannot be a host", host)
 	}
 }
 
 func (d *decoder) port(m *Machine, v any, at *tomlfile.Place) {
 	m.Port = d.Integer("port", v, at, 1, 65535, d.example("port", "22"))
+	m.PortGiven = true
 }
 
 func (d *decoder) local(m *Machine, v any, at *tomlfile.Place) {
@@ -331,10 +351,50 @@ var knownSystems = []string{
 
 func (d *decoder) user(m *Machine, v any, at *tomlfile.Place) {
 	user, ok := d.Text("user", v, at)
-	if ok && (strings.ContainsAny(user, " \t\n:@/") || strings.HasPrefix(user, "-")) {
+	if ok && !validUser(user) {
 		d.Errorf(at.Value, d.example("user", `"offload"`), "%q cannot be the name of a user", user)
 	}
 	m.User = user
+}
+
+// validUser reports whether a text can be the name of an account: accounts of a domain may
+// have an "@" or a backslash in it.
+func validUser(user string) bool {
+	return user != "" && !strings.ContainsAny(user, " \t\n:/") && !strings.HasPrefix(user, "-")
+}
+
+func (d *decoder) sshConfig(m *Machine, v any, at *tomlfile.Place) {
+	file, ok := d.Text("ssh-config", v, at)
+	if ok {
+		d.Path("ssh-config", file, at, strings.HasPrefix(file, "~/") || file == SSHConfigNone, `ssh-config = "~/.ssh/config", or "none" to read none`)
+	}
+	m.SSHConfig = file
+}
+
+func (d *decoder) proxyJump(m *Machine, v any, at *tomlfile.Place) {
+	text, ok := d.Text("proxy-jump", v, at)
+	if !ok {
+		return
+	}
+	m.ProxyJump = text
+	if _, err := parseJumps(text); err != nil {
+		d.Errorf(at.Value, `proxy-jump = "USER@HOST:PORT"; several hosts with commas, the first one to connect to first; "none" for none`, "%v", err)
+	}
+}
+
+func (d *decoder) proxyCommand(m *Machine, v any, at *tomlfile.Place) {
+	command, ok := d.Text("proxy-command", v, at)
+	m.ProxyCommand = command
+	if !ok || command == ProxyNone {
+		return
+	}
+	const hint = `proxy-command = "nc -X connect -x proxy.example.org:3128 %h %p"`
+	if _, err := expandTokens(command, (&Way{}).tokens(m.Host)); err != nil {
+		d.Errorf(at.Value, hint, "proxy-command has %v", err)
+	}
+	if m.ProxyJump != "" && m.ProxyJump != ProxyNone {
+		d.Errorf(at.Value, "leave one of them out", "the machine has both proxy-jump and proxy-command")
+	}
 }
 
 func (d *decoder) privateKey(m *Machine, v any, at *tomlfile.Place) {
