@@ -40,19 +40,20 @@ var (
 // rsaSignatures are those that an RSA key makes.
 var rsaSignatures = []string{ssh.KeyAlgoRSASHA512, ssh.KeyAlgoRSASHA256}
 
-// modern returns a signer that makes none but the signatures above.
-func modern(signer ssh.Signer) (ssh.Signer, error) {
-	switch kind := signer.PublicKey().Type(); {
+// modern returns a signer that makes none but the signatures above. The key is the signer's, or
+// a certificate for it, as it was parsed.
+func modern(signer ssh.Signer, key ssh.PublicKey) (ssh.MultiAlgorithmSigner, error) {
+	kind := plain(key).Type()
+	able, ok := signer.(ssh.AlgorithmSigner)
+	switch {
 	case kind == ssh.InsecureKeyAlgoDSA: //nolint:staticcheck // it is named to be refused
 		return nil, fmt.Errorf("keys of type %s are no longer used", kind)
-	case kind != ssh.KeyAlgoRSA:
-		return signer, nil
+	case !ok:
+		return nil, fmt.Errorf("a key of type %s that signs with one algorithm only is no longer used", kind)
+	case kind == ssh.KeyAlgoRSA:
+		return ssh.NewSignerWithAlgorithms(able, rsaSignatures)
 	}
-	able, ok := signer.(ssh.AlgorithmSigner)
-	if !ok {
-		return nil, fmt.Errorf("a key of type %s that signs with SHA-1 only is no longer used", ssh.KeyAlgoRSA)
-	}
-	return ssh.NewSignerWithAlgorithms(able, rsaSignatures)
+	return ssh.NewSignerWithAlgorithms(able, []string{kind})
 }
 
 // maxNames bounds how much of what a server offers is shown, in bytes.

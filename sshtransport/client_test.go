@@ -549,10 +549,10 @@ func TestPrivateKeys(t *testing.T) {
 	os.Chmod(filepath.Join(dir, "open"), 0o640)
 	for name, want := range map[string]string{
 		"none":    "there is no such file",
-		"locked":  "it has a passphrase: give it to ssh-agent with ssh-add",
+		"locked":  "it has a passphrase, so that only ssh-agent can use it",
 		"open":    "its permissions 0640 let others use it: chmod 600",
 		"rubbish": "ssh: no key found",
-		"public":  "it is a public key",
+		"public":  "it is a public key, so that only ssh-agent can use it",
 		".":       "regular file",
 	} {
 		_, err := sshtransport.LoadPrivateKey(filepath.Join(dir, name))

@@ -19,18 +19,34 @@ type Config struct {
 	// and HostKey count then; Addr is for errors. Nil: this package's own SSH does.
 	OpenSSH *OpenSSH
 
-	// PrivateKey is the file of the key to log in with. Empty: the keys that the
-	// ssh-agent behind SSH_AUTH_SOCK holds, then the default files in ~/.ssh.
+	// PrivateKey is the file of the key to log in with, and its certificates. Empty: those of
+	// the Identities that ssh-agent holds, its other keys, then the Identities.
 	PrivateKey string
+	// Identities are files of private keys. Nil: the usual ones in ~/.ssh.
+	Identities []string
+	// Certificates are files of certificates for keys, besides FILE-cert.pub for each FILE.
+	Certificates []string
+	// IdentitiesOnly leaves out keys of ssh-agent that are not among the Identities.
+	IdentitiesOnly bool
+	// IdentityAgent is the socket of ssh-agent. Empty: SSH_AUTH_SOCK; "none": there is none.
+	IdentityAgent string
 	// HostKey is the machine's key as "TYPE BASE64 [COMMENT]". Empty: one of those in
 	// the KnownHosts files.
 	HostKey string
 	// HostKeySource says where HostKey is written, e.g. "machines.toml:12"; for errors.
 	HostKeySource string
 	// KnownHosts are files as in sshd(8), SSH_KNOWN_HOSTS FILE FORMAT. Nil:
-	// ~/.ssh/known_hosts and /etc/ssh/ssh_known_hosts. Those that don't exist are
-	// left out.
+	// ~/.ssh/known_hosts and /etc/ssh/ssh_known_hosts, and those with a 2 behind their names.
+	// Those that don't exist are left out.
 	KnownHosts []string
+	// HostKeyAlias is the name of the machine there. Empty: that in Addr.
+	HostKeyAlias string
+	// Via is a host through which the machine is reached, ProxyCommand a command whose standard
+	// input and output are a connection to it. Of Via, Machine is not used.
+	Via          *Config
+	ProxyCommand string
+	// Problem is why it isn't known how to reach the machine; empty if it is.
+	Problem string
 	// Ciphers in order of preference. Nil: AES-GCM first where the processor has
 	// instructions for it, else ChaCha20-Poly1305.
 	Ciphers []string
@@ -51,7 +67,7 @@ type Config struct {
 
 	Bootstrap Bootstrap
 
-	// Dial replaces connecting to Addr by TCP.
+	// Dial replaces connecting to Addr.
 	Dial func(ctx context.Context) (net.Conn, error)
 	// Logger gets what no caller is told. Nil: nothing is logged.
 	Logger *slog.Logger
@@ -109,14 +125,24 @@ func (c Config) withDefaults() Config {
 	c.KeepaliveTimeout = cmp.Or(c.KeepaliveTimeout, 15*time.Second)
 	c.MaxSessions = cmp.Or(c.MaxSessions, defaultMaxSessions)
 	c.Bootstrap.RemoteDir = cmp.Or(c.Bootstrap.RemoteDir, defaultRemoteDir)
-	if c.Dial == nil {
-		var d net.Dialer
-		addr := c.Addr
-		c.Dial = func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, "tcp", addr) }
-	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
+	c.Logger = c.logger()
+	if c.Via != nil {
+		via := *c.Via
+		via.Machine, via.Logger = c.Machine, c.Logger
+		via = via.withDefaults()
+		c.Via = &via
 	}
 	c.Logger = c.Logger.With("machine", c.Machine)
+	if c.Dial == nil {
+		c.Dial = c.dialer()
+	}
 	return c
+}
+
+// logger is for a Config that may not have its defaults.
+func (c *Config) logger() *slog.Logger {
+	if c.Logger == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return c.Logger
 }

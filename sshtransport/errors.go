@@ -99,6 +99,8 @@ type HostKeyError struct {
 	Wanted []KnownKey    // at least one
 	Reason string        // of a revoked key or the like; else empty
 	Types  []string      // if Found is nil: the types of key that it has
+
+	Unreadable []string // lines of known_hosts that might have the right one
 }
 
 // KnownKey is a host key, and where it is written.
@@ -112,31 +114,43 @@ func (e *HostKeyError) Error() string {
 	for _, k := range e.Wanted {
 		wanted = append(wanted, fmt.Sprintf("%s (%s)", describeKey(k.Key), k.Source))
 	}
+	text := fmt.Sprintf("host key of %s: ", e.Addr)
 	switch {
 	case e.Reason != "":
-		return fmt.Sprintf("host key of %s: found %s: %s", e.Addr, describeKey(e.Found), e.Reason)
+		text += fmt.Sprintf("found %s: %s", describeKey(e.Found), e.Reason)
 	case e.Found == nil:
-		return fmt.Sprintf("host key of %s: wanted %s; the machine has only keys of type %s",
-			e.Addr, strings.Join(wanted, " or "), strings.Join(e.Types, ", "))
+		text += fmt.Sprintf("wanted %s; the machine has only keys of type %s", strings.Join(wanted, " or "), strings.Join(e.Types, ", "))
+	default:
+		text += fmt.Sprintf("wanted %s; found %s: the machine was reinstalled, or this is another one", strings.Join(wanted, " or "), describeKey(e.Found))
 	}
-	return fmt.Sprintf("host key of %s: wanted %s; found %s: the machine was reinstalled, or this is another one",
-		e.Addr, strings.Join(wanted, " or "), describeKey(e.Found))
+	return text + also(e.Unreadable)
 }
 
 // UnknownHostError says that nothing is known of a machine's key.
 type UnknownHostError struct {
 	Addr  string
+	Name  string // of the machine in known_hosts
 	Found ssh.PublicKey
 	Files []string // that were searched
+
+	Unreadable []string // lines in them that might be about the machine
 }
 
 func (e *UnknownHostError) Error() string {
-	return fmt.Sprintf("host key of %s is not known: if %s is right, add to %s the line: %s",
-		e.Addr, describeKey(e.Found), e.Files[0], e.Line())
+	return fmt.Sprintf("host key of %s is not known: if %s is right, add to %s the line: %s%s",
+		e.Addr, describeKey(e.Found), e.Files[0], e.Line(), also(e.Unreadable))
 }
 
 // Line returns the line that makes the machine known.
-func (e *UnknownHostError) Line() string { return knownHostsLine(e.Addr, e.Found) }
+func (e *UnknownHostError) Line() string { return knownHostsLine(e.Name, e.Found) }
+
+// also is what can't be read, as the end of a sentence.
+func also(unreadable []string) string {
+	if len(unreadable) == 0 {
+		return ""
+	}
+	return "; " + strings.Join(unreadable, "; ")
+}
 
 func describeKey(key ssh.PublicKey) string { return key.Type() + " " + ssh.FingerprintSHA256(key) }
 
@@ -144,7 +158,9 @@ func describeKey(key ssh.PublicKey) string { return key.Type() + " " + ssh.Finge
 type AuthError struct {
 	User, Addr string
 	Keys       []string // that were offered: type, fingerprint and where from
+	NotOffered []string // those for which there was no time any more
 	Unusable   []string // keys that could not be offered, and why
+	Locked     []string // files of those that only an ssh-agent could use
 	Cause      error    // what the server says besides; nil if nothing
 }
 
@@ -156,6 +172,9 @@ func (e *AuthError) Error() string {
 		fmt.Fprintf(&b, "; keys offered: %s", strings.Join(e.Keys, ", "))
 	default:
 		b.WriteString("; no key to offer")
+	}
+	if len(e.NotOffered) > 0 {
+		fmt.Fprintf(&b, "; no longer offered: %s", strings.Join(e.NotOffered, ", "))
 	}
 	if len(e.Unusable) > 0 {
 		fmt.Fprintf(&b, "; not usable: %s", strings.Join(e.Unusable, ", "))
@@ -173,6 +192,7 @@ func (e *AuthError) Unwrap() error { return e.Cause }
 type KeyError struct {
 	What   string // e.g. "private key /home/me/.ssh/id_rsa"
 	Reason string
+	Locked bool  // only an ssh-agent could use it
 	Cause  error // may be nil
 }
 

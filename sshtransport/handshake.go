@@ -62,7 +62,7 @@ func connect(ctx context.Context, cfg *Config) (*link, error) {
 }
 
 func dial(ctx context.Context, cfg *Config) (net.Conn, error) {
-	limited, cancel := withTimeout(ctx, cfg.ConnectTimeout, "it")
+	limited, cancel := withTimeout(ctx, cfg.ConnectTimeout+cfg.hopsTimeout(), "it")
 	defer cancel()
 	conn, err := cfg.Dial(limited)
 	switch {
@@ -72,7 +72,7 @@ func dial(ctx context.Context, cfg *Config) (net.Conn, error) {
 		return nil, context.Cause(ctx)
 	case limited.Err() != nil:
 		err = context.Cause(limited)
-	case errors.As(err, new(*net.OpError)):
+	case errors.As(err, new(*HopError)), errors.As(err, new(*KeyError)), errors.As(err, new(*net.OpError)):
 		return nil, err // "dial tcp 192.0.2.1:22: connection refused"
 	}
 	return nil, &ConnectError{cfg.Addr, false, err}
@@ -95,7 +95,7 @@ func (h *handshake) config() *ssh.ClientConfig {
 	return &ssh.ClientConfig{
 		Config:            ssh.Config{Ciphers: ciphers, KeyExchanges: slices.Concat(keyExchanges, groups), MACs: macs},
 		User:              h.cfg.User,
-		Auth:              []ssh.AuthMethod{ssh.PublicKeys(h.creds.signers...)},
+		Auth:              []ssh.AuthMethod{h.creds.method()},
 		HostKeyCallback:   h.checkHostKey,
 		HostKeyAlgorithms: h.keys.usable(),
 		ClientVersion:     clientVersion,
@@ -115,15 +115,31 @@ func (h *handshake) explain(err error) error {
 	if h.keyErr != nil {
 		return h.keyErr
 	}
+	var hop *HopError
+	var proxy *CommandProxyError
+	switch {
+	case errors.As(err, &hop):
+		return hop
+	case errors.As(err, &proxy):
+		return &ConnectError{h.cfg.Addr, false, proxy}
+	}
 	var negotiation *ssh.AlgorithmNegotiationError
 	if errors.As(err, &negotiation) && negotiation.What == "host key" && len(h.keys.wanted) > 0 {
-		return &HostKeyError{Addr: h.cfg.Addr, Wanted: h.keys.wanted, Types: algorithmKeyTypes(negotiation.RequestedAlgorithms)}
+		return &HostKeyError{Addr: h.cfg.Addr, Wanted: h.keys.wanted, Types: algorithmKeyTypes(negotiation.RequestedAlgorithms), Unreadable: h.keys.unreadable}
 	}
 	if negotiation != nil {
 		return describeNegotiation(h.cfg.Addr, negotiation)
 	}
 	if refused, cause := refusal(err); h.keyChecked && refused {
-		return &AuthError{User: h.cfg.User, Addr: h.cfg.Addr, Keys: h.creds.offered, Unusable: h.creds.unusable, Cause: cause}
+		e := &AuthError{User: h.cfg.User, Addr: h.cfg.Addr, Unusable: h.creds.unusable, Locked: h.creds.locked, Cause: cause}
+		for _, o := range h.creds.signers {
+			if o.offered {
+				e.Keys = append(e.Keys, o.text)
+			} else {
+				e.NotOffered = append(e.NotOffered, o.text)
+			}
+		}
+		return e
 	}
 	return &ConnectError{h.cfg.Addr, true, harmless(err)}
 }

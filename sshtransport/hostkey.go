@@ -1,25 +1,20 @@
 package sshtransport
 
 import (
-	"crypto/ed25519"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
-	"github.com/skeema/knownhosts"
 	"golang.org/x/crypto/ssh"
-	xknownhosts "golang.org/x/crypto/ssh/knownhosts"
 )
 
 // hostKeys decides which host key a machine may show.
 type hostKeys struct {
 	addr       string
 	wanted     []KnownKey // empty if nothing is known
+	unreadable []string   // lines of known_hosts that might be about the machine
 	algorithms []string   // to negotiate; nil for any
 	check      ssh.HostKeyCallback
 }
@@ -60,116 +55,105 @@ func pinnedHostKey(cfg *Config) (*hostKeys, error) {
 	return h, nil
 }
 
+// knownHostKeys looks into known_hosts, as ssh(1) does: what is known of the host at its port
+// counts; where that is nothing, a key that is right for the host at another one does, too.
 func knownHostKeys(cfg *Config) (*hostKeys, error) {
-	files, present := knownHostsFiles(cfg.KnownHosts)
+	files := knownHostsFiles(cfg.KnownHosts)
 	if len(files) == 0 {
 		return nil, &KeyError{What: "host key of machine " + cfg.Machine, Reason: "there is no host-key, and no known_hosts file to look into"}
 	}
-	db, err := knownhosts.NewDB(present...)
-	if err != nil {
-		return nil, &KeyError{What: "known hosts", Cause: err}
+	names, principal := knownHostsNames(cfg)
+	known := readKnownHosts(files, names[0])
+	h := &hostKeys{addr: cfg.Addr, wanted: slices.Concat(known.keys, known.authorities), unreadable: known.unreadable}
+	if len(h.wanted) == 0 && len(names) > 1 {
+		elsewhere := readKnownHosts(files, names[1])
+		h.unreadable = append(h.unreadable, elsewhere.unreadable...)
+		elsewhere.revoked = append(elsewhere.revoked, known.revoked...)
+		known = elsewhere
 	}
-	callback := db.HostKeyCallback()
-	h := &hostKeys{addr: cfg.Addr}
-	// The library's own list of keys does not say where they stand. But a key that nobody
-	// has makes it say which ones it would take.
-	var known *xknownhosts.KeyError
-	if errors.As(callback(cfg.Addr, anyAddr, noKey), &known) {
-		listed := db.HostKeys(cfg.Addr)
-		for _, k := range known.Want {
-			source := fmt.Sprintf("%s:%d", k.Filename, k.Line)
-			if slices.ContainsFunc(listed, func(p knownhosts.PublicKey) bool { return p.Cert && keysEqual(p, k.Key) }) {
-				source += ", an authority"
-			}
-			h.wanted = append(h.wanted, KnownKey{k.Key, source})
-		}
+	for _, text := range h.unreadable {
+		cfg.logger().Warn("known_hosts: " + text)
 	}
 	h.check = func(_ string, _ net.Addr, found ssh.PublicKey) error {
-		err := callback(cfg.Addr, anyAddr, found)
-		if err == nil && !h.names(found) {
-			// Where a file has a wildcard, the library also takes at any port what is known of
-			// port 22.
-			err = &xknownhosts.KeyError{}
-		}
-		return h.explain(err, found, files)
+		return h.checkKnown(known, names[0], principal, files, found)
 	}
 	// A key that is known comes before a certificate, which may be of another authority.
-	var certified []string
-	for _, algorithm := range db.HostKeyAlgorithms(cfg.Addr) {
-		switch {
-		case algorithm == ssh.KeyAlgoRSA, algorithm == ssh.CertAlgoRSAv01: // they use SHA-1
-		case slices.Contains(certificates, algorithm):
-			certified = append(certified, algorithm)
-		default:
-			h.algorithms = append(h.algorithms, algorithm)
-		}
+	for _, key := range known.keys {
+		h.negotiate(keyAlgorithms(key.Key.Type()))
 	}
-	h.algorithms = append(h.algorithms, certified...)
+	if len(known.authorities) > 0 {
+		h.negotiate(certificates)
+	}
+	if len(h.wanted) == 0 && len(h.algorithms) > 0 {
+		h.negotiate(slices.Concat(certificates, signatures)) // what is known is of another port
+	}
 	return h, nil
 }
 
-// names reports whether a line names a key, or the authority that signed it.
-func (h *hostKeys) names(found ssh.PublicKey) bool {
-	if cert, ok := found.(*ssh.Certificate); ok {
-		found = cert.SignatureKey
+func (h *hostKeys) negotiate(algorithms []string) {
+	for _, algorithm := range algorithms {
+		if !slices.Contains(h.algorithms, algorithm) {
+			h.algorithms = append(h.algorithms, algorithm)
+		}
 	}
-	return slices.ContainsFunc(h.wanted, func(k KnownKey) bool { return keysEqual(k.Key, found) })
 }
 
-// explain turns what package knownhosts says into the errors of this package.
-func (h *hostKeys) explain(err error, found ssh.PublicKey, files []string) error {
-	var mismatch *xknownhosts.KeyError
-	var revoked *xknownhosts.RevokedError
-	switch {
-	case err == nil:
+// checkKnown checks a host key, or a certificate for one.
+func (h *hostKeys) checkKnown(known *knownHosts, name, principal string, files []string, found ssh.PublicKey) error {
+	cert, certified := found.(*ssh.Certificate)
+	for _, k := range known.revoked {
+		if keysEqual(k.Key, plain(found)) || certified && keysEqual(k.Key, cert.SignatureKey) {
+			return &HostKeyError{Addr: h.addr, Found: found, Wanted: h.wanted, Reason: "it is revoked (" + k.Source + ")"}
+		}
+	}
+	reason := ""
+	if certified {
+		err := checkCertificate(cert, principal, known.authorities)
+		if err == nil {
+			return nil
+		}
+		reason = err.Error()
+	}
+	// As for ssh(1), a certificate that is of no use is but a key.
+	if slices.ContainsFunc(known.keys, func(k KnownKey) bool { return keysEqual(k.Key, plain(found)) }) {
 		return nil
-	case errors.As(err, &revoked):
-		reason := fmt.Sprintf("it is revoked (%s:%d)", revoked.Revoked.Filename, revoked.Revoked.Line)
-		return &HostKeyError{Addr: h.addr, Found: found, Wanted: h.wanted, Reason: reason}
-	case errors.As(err, &mismatch) && len(h.wanted) == 0:
-		return &UnknownHostError{Addr: h.addr, Found: found, Files: files}
-	case errors.As(err, &mismatch):
-		return &HostKeyError{Addr: h.addr, Found: found, Wanted: h.wanted}
 	}
-	return &HostKeyError{Addr: h.addr, Found: found, Wanted: h.wanted, Reason: err.Error()}
+	if len(h.wanted) == 0 {
+		return &UnknownHostError{Addr: h.addr, Name: name, Found: plain(found), Files: files, Unreadable: h.unreadable}
+	}
+	return &HostKeyError{Addr: h.addr, Found: found, Wanted: h.wanted, Reason: reason, Unreadable: h.unreadable}
 }
 
-// anyAddr stands in for the address that package knownhosts wants but does not use
-// where it is given a name.
-var anyAddr = &net.TCPAddr{}
-
-// noKey is nobody's.
-var noKey = func() ssh.PublicKey {
-	key, err := ssh.NewPublicKey(ed25519.PublicKey(make([]byte, ed25519.PublicKeySize)))
-	if err != nil {
-		panic(err) // its size is right
+// checkCertificate checks a host's certificate. Its principals may be patterns.
+func checkCertificate(cert *ssh.Certificate, principal string, authorities []KnownKey) error {
+	if !slices.ContainsFunc(authorities, func(k KnownKey) bool { return keysEqual(k.Key, cert.SignatureKey) }) {
+		return fmt.Errorf("its certificate is signed by %s, which is no authority for this host", describeKey(cert.SignatureKey))
 	}
-	return key
-}()
-
-// knownHostsFiles returns the files to search, and those of them that exist.
-func knownHostsFiles(files []string) (all, present []string) {
-	if files == nil {
-		if home, err := os.UserHomeDir(); err == nil {
-			files = append(files, filepath.Join(home, ".ssh", "known_hosts"))
-		}
-		files = append(files, "/etc/ssh/ssh_known_hosts")
+	if cert.CertType != ssh.HostCert {
+		return errors.New("its certificate is not that of a host")
 	}
-	for _, file := range files {
-		if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
-			present = append(present, file) // one that cannot be read is an error later
+	for _, pattern := range cert.ValidPrincipals {
+		if wildcardMatch(strings.ToLower(pattern), principal) {
+			principal = pattern
+			break
 		}
 	}
-	return files, present
+	if err := new(ssh.CertChecker).CheckCert(principal, cert); err != nil {
+		return errors.New("its certificate does not count: " + printable(strings.TrimPrefix(err.Error(), "ssh: ")))
+	}
+	return nil
 }
 
-// keyAlgorithms returns the signature algorithms to negotiate for a type of key. An
-// RSA key signs with SHA-2 (RFC 8332).
+// keyAlgorithms returns the signature algorithms to negotiate for a type of key; none for a
+// type that is not used.
 func keyAlgorithms(keyType string) []string {
-	if keyType == ssh.KeyAlgoRSA {
+	switch {
+	case keyType == ssh.KeyAlgoRSA:
 		return rsaSignatures
+	case slices.Contains(signatures, keyType):
+		return []string{keyType}
 	}
-	return []string{keyType}
+	return nil
 }
 
 // algorithmKeyTypes is the way back, for errors.
@@ -203,8 +187,4 @@ func ParseHostKey(text string) (ssh.PublicKey, error) {
 // FormatHostKey returns a key in the form that the machines file has it in.
 func FormatHostKey(key ssh.PublicKey) string {
 	return strings.TrimSuffix(string(ssh.MarshalAuthorizedKey(key)), "\n")
-}
-
-func knownHostsLine(addr string, key ssh.PublicKey) string {
-	return knownhosts.Line([]string{addr}, key)
 }

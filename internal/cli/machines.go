@@ -14,9 +14,9 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
-	"lighter/internal/buildhook"
 	"lighter/internal/cli/command"
 	"lighter/internal/cli/display"
+	"lighter/internal/head"
 	"lighter/internal/human"
 	"lighter/internal/quantity"
 	"lighter/machines"
@@ -45,8 +45,7 @@ func loadMachines(ctx context.Context, inv *command.Invocation, file string) ([]
 
 // readMachines puts a prefix before each warning.
 func readMachines(ctx context.Context, inv *command.Invocation, file, prefix string) ([]machines.Machine, error) {
-	guix, _ := buildhook.FindGuix(inv.Getenv) // that there is none is fine
-	list, warnings, err := machines.Read(ctx, file, machines.Options{Guix: guix})
+	list, warnings, err := head.ReadMachines(ctx, file, inv.Getenv)
 	for _, w := range warnings {
 		fmt.Fprintf(inv.Err, "%s%s\n", prefix, command.ErrorText(w))
 	}

@@ -321,7 +321,9 @@ func wayTo(m *machines.Machine) way {
 	return way{m.Host, m.Port, m.User, m.PrivateKey, m.HostKey, m.Store, m.DaemonSocket, m.StateDirectory, m.Transport, m.AgentDirectory, m.Local}
 }
 
-func sameWay(a, b *machines.Machine) bool { return wayTo(a) == wayTo(b) }
+func sameWay(a, b *machines.Machine) bool {
+	return wayTo(a) == wayTo(b) && reflect.DeepEqual(a.Way, b.Way)
+}
 
 // useEntry takes over all of an entry that does not concern the way to the machine. Name and way
 // are not written, since other goroutines than the loop read them.

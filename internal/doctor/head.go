@@ -9,8 +9,8 @@ import (
 	"syscall"
 
 	"lighter/internal/api"
-	"lighter/internal/buildhook"
 	"lighter/internal/disk"
+	"lighter/internal/head"
 	"lighter/internal/human"
 	"lighter/internal/machinetest"
 	"lighter/internal/version"
@@ -140,8 +140,7 @@ func (d *Doctor) checkSettings(context.Context) {
 func (d *Doctor) checkMachinesFile(ctx context.Context) {
 	const check = "machines file"
 	file := d.folders.MachinesFile()
-	guix, _ := buildhook.FindGuix(d.getenv) // that there is none is fine
-	list, warnings, err := machines.Read(ctx, file, machines.Options{Guix: guix})
+	list, warnings, err := head.ReadMachines(ctx, file, d.getenv)
 	var wrong machines.Errors
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

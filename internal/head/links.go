@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"path"
+	"strconv"
 
 	"lighter/internal/agent"
 	"lighter/internal/agentd"
@@ -52,15 +53,33 @@ func (l *Links) Link(m machines.Machine) (peer.Link, error) {
 	if err != nil {
 		return nil, err
 	}
-	return sshtransport.New(sshtransport.Config{
-		Machine: m.Name, Addr: m.Addr(), User: m.User,
-		PrivateKey: m.PrivateKeyFile(l.Home), HostKey: m.HostKey, HostKeySource: l.MachinesFile,
-		OpenSSH: openSSH(&m),
-		Bootstrap: sshtransport.Bootstrap{
-			Agents: l.Agents.Find, Args: agentArgs(&m), StartInput: input, RemoteDir: uploadDir(&m),
-		},
-		Logger: l.logger,
-	}), nil
+	cfg := sshConfig(m.Way)
+	cfg.Machine, cfg.Addr, cfg.User = m.Name, m.Addr(), m.User
+	cfg.PrivateKey, cfg.HostKey, cfg.HostKeySource = m.PrivateKeyFile(l.Home), m.HostKey, l.MachinesFile
+	cfg.OpenSSH = openSSH(&m)
+	cfg.Bootstrap = sshtransport.Bootstrap{
+		Agents: l.Agents.Find, Args: agentArgs(&m), StartInput: input, RemoteDir: uploadDir(&m),
+	}
+	cfg.Logger = l.logger
+	return sshtransport.New(cfg), nil
+}
+
+// sshConfig is how a server is reached, and who it must be; nil is a way of which nothing is known.
+func sshConfig(w *machines.Way) sshtransport.Config {
+	if w == nil {
+		return sshtransport.Config{}
+	}
+	cfg := sshtransport.Config{
+		Addr: net.JoinHostPort(w.Host, strconv.Itoa(w.Port)), User: w.User,
+		Identities: w.Identities, Certificates: w.Certificates, IdentitiesOnly: w.IdentitiesOnly, IdentityAgent: w.IdentityAgent,
+		KnownHosts: w.KnownHosts, HostKeyAlias: w.HostKeyAlias,
+		ProxyCommand: w.ProxyCommand, Problem: w.Problem,
+	}
+	if w.Via != nil {
+		via := sshConfig(w.Via)
+		cfg.Via = &via
+	}
+	return cfg
 }
 
 // startInput tells an agent whose archives its store shall take.
