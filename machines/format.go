@@ -58,7 +58,7 @@ func (m *Machine) format(b *bytes.Buffer, commonSSHConfig string) {
 	line(m.User != "", "user", tomlfile.Quote(m.User))
 	line(m.PrivateKey != "", "private-key", tomlfile.Quote(m.PrivateKey))
 	line(m.HostKey != "", "host-key", tomlfile.Quote(m.HostKey))
-	line(!m.Local && m.Transport != def.Transport, "transport", tomlfile.Quote(m.Transport))
+	line(m.Transport != "" && m.Transport != def.Transport, "transport", tomlfile.Quote(m.Transport))
 	line(m.SSHConfig != commonSSHConfig, "ssh-config", tomlfile.Quote(m.SSHConfig))
 	line(m.ProxyJump != "", "proxy-jump", tomlfile.Quote(m.ProxyJump))
 	line(m.ProxyCommand != "", "proxy-command", tomlfile.Quote(m.ProxyCommand))

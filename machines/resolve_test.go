@@ -123,7 +123,9 @@ func portable(w *Way, home string) *Way {
 	p, r := *w, new(resolver)
 	me := r.whoami()
 	p.Via, p.From = portable(w.Via, home), nil
-	tilde := func(text string) string { return strings.ReplaceAll(strings.ReplaceAll(text, home, "~"), r.passwdHome, "~") }
+	tilde := func(text string) string {
+		return strings.ReplaceAll(strings.ReplaceAll(text, home, "~"), r.passwdHome, "~")
+	}
 	for i := range p.Identities {
 		p.Identities[i] = tilde(p.Identities[i])
 	}

@@ -161,7 +161,7 @@ func startProxy(command string) (net.Conn, error) {
 		return nil, fmt.Errorf("proxy command: %w", err)
 	}
 	c := &proxyConn{Conn: conn, command: command, ended: make(chan struct{})}
-	c.cmd = exec.Command("/bin/sh", "-c", "exec "+command) // #nosec G204 -- the machines file's or ssh_config's
+	c.cmd = exec.Command("/bin/sh", "-c", "exec "+command) //nolint:noctx // Close ends it
 	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = theirs, theirs, &c.stderr
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	c.cmd.WaitDelay = proxyGrace
