@@ -191,7 +191,8 @@ type BuildResult struct {
 // Builder realises derivations.
 type Builder interface {
 	// Build returns an error that matches *BuildError where the derivation is
-	// to blame, and any other error where the store or its machine is.
+	// to blame, *UnableError where the machine can never build it, and any
+	// other error where the store or its machine is to blame.
 	Build(ctx context.Context, req *BuildRequest) (*BuildResult, error)
 }
 
@@ -201,6 +202,7 @@ type BuildFailure string
 // The ways in which a derivation itself fails.
 const (
 	FailedExit         BuildFailure = "exit"          // the builder's exit status was not 0
+	FailedKilled       BuildFailure = "killed"        // something killed the builder, or what it ran: SIGKILL, or exit code 137
 	FailedTimeout      BuildFailure = "timeout"       // longer than Timeout
 	FailedSilence      BuildFailure = "silence"       // silent for longer than MaxSilentTime
 	FailedOutput       BuildFailure = "output"        // output missing, or of a forbidden kind
@@ -215,7 +217,7 @@ const (
 type BuildError struct {
 	Derivation Path
 	Failure    BuildFailure
-	ExitCode   int    // of the builder, with FailedExit; 128+N for signal N
+	ExitCode   int    // of the builder, with FailedExit and FailedKilled; 128+N for signal N
 	Message    string // for people
 	KeptIn     string // the build folder, if it was kept
 }
@@ -223,6 +225,12 @@ type BuildError struct {
 func (e *BuildError) Error() string {
 	return fmt.Sprintf("build %s: %s", e.Derivation, e.Message)
 }
+
+// UnableError is the error of a store that can't build a derivation at all, now or later: it is for
+// another system, or for a machine that has what this one lacks. Another machine may build it.
+type UnableError struct{ Reason string }
+
+func (e *UnableError) Error() string { return e.Reason }
 
 // GCOptions say how much garbage to collect.
 type GCOptions struct {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -13,6 +14,8 @@ import (
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
 	"lighter/internal/disk"
+	"lighter/internal/human"
+	"lighter/internal/quantity"
 	"lighter/store"
 )
 
@@ -181,11 +184,12 @@ func (at *attempt) finish(status agentapi.BuildStatus) {
 }
 
 // outcome makes a status of what a store's Build returned. The context is that of
-// the build.
-func (a *Agent) outcome(ctx context.Context, status agentapi.BuildStatus, result *store.BuildResult, err error) agentapi.BuildStatus {
+// the build, and kills is what oomKills said before it.
+func (a *Agent) outcome(ctx context.Context, status agentapi.BuildStatus, kills int64, result *store.BuildResult, err error) agentapi.BuildStatus {
 	status.State = agentapi.Failed
 	cause := context.Cause(ctx)
 	var failed *store.BuildError
+	var unable *store.UnableError
 	switch {
 	case err == nil:
 		status.State, status.Outputs, status.AlreadyValid = agentapi.Succeeded, result.Outputs, result.AlreadyValid
@@ -199,7 +203,10 @@ func (a *Agent) outcome(ctx context.Context, status agentapi.BuildStatus, result
 	case diskFull(err):
 		status.Failure = machineFailure(fmt.Errorf("the disk is full: %w", err))
 	case errors.As(err, &failed):
-		status.Failure = a.blame(failed)
+		status.Failure = a.blame(failed, kills)
+	case errors.As(err, &unable):
+		status.Failure = machineFailure(unable)
+		status.Failure.Kind = api.KindUnable
 	default:
 		status.Failure = machineFailure(err)
 	}
@@ -211,16 +218,45 @@ func (a *Agent) outcome(ctx context.Context, status agentapi.BuildStatus, result
 const minFreeDisk = 10 << 20
 
 // blame says whose fault it is that a derivation failed.
-func (a *Agent) blame(failed *store.BuildError) *api.Failure {
+func (a *Agent) blame(failed *store.BuildError, kills int64) *api.Failure {
 	for _, dir := range []string{a.machine.diskDir, a.machine.buildDir} {
 		if space, err := disk.Free(dir); err == nil && space.Free < minFreeDisk {
 			return machineFailure(fmt.Errorf("only %d bytes are free in %s: %w", space.Free, dir, failed))
 		}
 	}
+	message := failed.Message
+	if failed.Failure == store.FailedKilled {
+		// The last lines of the log come after the first line.
+		first, rest, more := strings.Cut(message, lastLines)
+		message = first + ": " + a.whyKilled(kills)
+		if more {
+			message += lastLines + rest
+		}
+	}
 	return &api.Failure{
 		Culprit: api.CulpritDerivation, Phase: api.Building, Kind: string(failed.Failure),
-		ExitCode: failed.ExitCode, Message: shorten(failed.Message), KeptIn: failed.KeptIn,
+		ExitCode: failed.ExitCode, Message: shorten(message), KeptIn: failed.KeptIn,
 	}
+}
+
+// lastLines is how a store's message goes on with the end of the log.
+const lastLines = "; its last lines were:"
+
+// whyKilled says what may have killed a builder: most often that is the kernel, for want of
+// memory.
+func (a *Agent) whyKilled(kills int64) string {
+	text := "the machine may have run out of memory"
+	if now := a.machine.oomKills(); kills >= 0 && now > kills {
+		text = "the machine ran out of memory meanwhile, and its kernel killed something for that"
+	}
+	builds := "no other build ran"
+	if n := a.countRunning(); n > 0 { // this one has given its slot back
+		builds = human.Count(n, "other build") + " ran"
+	}
+	if memory := a.machine.hardware.Memory; memory > 0 {
+		return fmt.Sprintf("%s; it has %s, and %s", text, quantity.Bytes(memory), builds)
+	}
+	return text + "; " + builds
 }
 
 func machineFailure(err error) *api.Failure {

@@ -331,9 +331,10 @@ func storeRequest(req *agentapi.BuildRequest, at *attempt) *store.BuildRequest {
 func (a *Agent) build(ctx context.Context, at *attempt, builder store.Builder, req *store.BuildRequest) {
 	defer a.group.Done()
 	at.log.Debug("build", "derivation", req.Derivation)
+	kills := a.machine.oomKills()
 	result, err := a.guarded(ctx, at, builder, req)
 	a.giveSlot() // before the coordinator hears of the end and puts the next one
-	status := a.outcome(ctx, at.snapshot(), result, err)
+	status := a.outcome(ctx, at.snapshot(), kills, result, err)
 	if status.State != agentapi.Succeeded {
 		at.removeOutputs()
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -231,13 +232,63 @@ func TestFailures(t *testing.T) {
 		}
 	}
 	full := &os.PathError{Op: "write", Path: "/x", Err: syscall.ENOSPC}
-	status := r.outcome(t.Context(), agentapi.BuildStatus{Derivation: drv}, nil, full)
+	status := r.outcome(t.Context(), agentapi.BuildStatus{Derivation: drv}, -1, nil, full)
 	if f := status.Failure; f.Culprit != api.CulpritMachine || !strings.Contains(f.Message, "disk is full") {
 		t.Errorf("full disk: %+v", f)
 	}
 	long := &store.BuildError{Failure: store.FailedExit, Message: strings.Repeat("x", 1<<20)}
-	if f := r.outcome(t.Context(), agentapi.BuildStatus{}, nil, long).Failure; len(f.Message) > maxMessage+10 {
+	if f := r.outcome(t.Context(), agentapi.BuildStatus{}, -1, nil, long).Failure; len(f.Message) > maxMessage+10 {
 		t.Errorf("a message of %d bytes", len(f.Message))
+	}
+}
+
+// TestKilledBuilder says what may have killed a builder, before the end of its log.
+func TestKilledBuilder(t *testing.T) {
+	proc := t.TempDir()
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(proc, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("meminfo", "MemTotal:        8388608 kB\n")
+	write("vmstat", "pgfault 7\noom_kill 4\n")
+	s := newFakeStore(t)
+	r := start(t, s, func(o *Options) { o.procDir = proc })
+	killed := func(kills int64, message string) string {
+		t.Helper()
+		f := r.outcome(t.Context(), agentapi.BuildStatus{}, kills, nil, &store.BuildError{Failure: store.FailedKilled, ExitCode: 137, Message: message}).Failure
+		if f.Culprit != api.CulpritDerivation || f.Kind != string(store.FailedKilled) {
+			t.Errorf("%+v", f)
+		}
+		return f.Message
+	}
+	for _, tt := range []struct {
+		kills         int64
+		message, want string
+	}{
+		{4, "killed", "killed: the machine may have run out of memory; it has 8.00 GiB, and no other build ran"},
+		{3, "killed", "killed: the machine ran out of memory meanwhile, and its kernel killed something for that; it has 8.00 GiB, and no other build ran"},
+		{-1, "killed; its last lines were:\nc1plus", "killed: the machine may have run out of memory; it has 8.00 GiB, and no other build ran; its last lines were:\nc1plus"},
+	} {
+		if got := killed(tt.kills, tt.message); got != tt.want {
+			t.Errorf("after %d kills: %q, want %q", tt.kills, got, tt.want)
+		}
+	}
+	r.put("b", request(t, 1, "a", "hold"))
+	<-s.held
+	if got := killed(4, "killed"); !strings.HasSuffix(got, "and 1 other build ran") {
+		t.Errorf("beside another build: %q", got)
+	}
+}
+
+// TestUnable has a store that can't build something at all.
+func TestUnable(t *testing.T) {
+	r := start(t, newFakeStore(t))
+	err := fmt.Errorf("build: %w", &store.UnableError{Reason: "it is for another system"})
+	want := &api.Failure{Culprit: api.CulpritMachine, Phase: api.Building, Kind: api.KindUnable, Message: "it is for another system"}
+	if diff := cmp.Diff(want, r.outcome(t.Context(), agentapi.BuildStatus{}, -1, nil, err).Failure); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 

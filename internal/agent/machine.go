@@ -18,6 +18,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/binfmt"
 	"lighter/internal/disk"
 	"lighter/nar/signature"
 )
@@ -145,7 +146,7 @@ func (a *Agent) describe() *agentapi.Machine {
 	}
 	return &agentapi.Machine{
 		Protocol: agentapi.Protocol, Version: a.opts.Version, PID: os.Getpid(), Started: m.started,
-		Kernel: m.kernel, Hostname: m.name, Systems: m.systems, Cores: runtime.NumCPU(),
+		Kernel: m.kernel, Hostname: m.name, Systems: m.systems, Emulated: binfmt.Systems(), Cores: runtime.NumCPU(),
 		Load: load(m.proc("loadavg")), FreeMemory: memory(m.proc("meminfo"), "MemAvailable:"), Now: time.Now(),
 		FreeDisk: max(0, free.Free), FreeInodes: free.Inodes, BuildFreeDisk: build.Free, BuildFreeInodes: build.Inodes,
 		CPUPressure: pressure(m.proc("pressure/cpu")), MemoryPressure: pressure(m.proc("pressure/memory")),
@@ -257,6 +258,19 @@ func pressure(text string) float64 {
 		percent, _, _ := strings.Cut(rest, " ")
 		if v, err := strconv.ParseFloat(percent, 64); err == nil && v >= 0 && v <= 100 {
 			return v
+		}
+	}
+	return -1
+}
+
+// oomKills returns how many processes the kernel has killed since it started because memory was
+// short, on the machine or in a control group; negative if it does not say.
+func (m *machine) oomKills() int64 {
+	for line := range strings.Lines(m.proc("vmstat")) {
+		if rest, ok := strings.CutPrefix(line, "oom_kill "); ok {
+			if n, err := strconv.ParseInt(strings.TrimSpace(rest), 10, 64); err == nil {
+				return n
+			}
 		}
 	}
 	return -1

@@ -66,7 +66,7 @@ func (m *Machine) check() error {
 	if _, err := store.ParseDir(string(m.StoreDir)); err != nil || len(m.StoreDir) > api.MaxPath {
 		return fmt.Errorf("storeDir: %q is not a folder's name", api.Cut(string(m.StoreDir), api.MaxName))
 	}
-	return errors.Join(m.checkNumbers(), checkTexts("systems", m.Systems, maxSystems), checkTexts("acceptsKeys", m.AcceptsKeys, maxKeys))
+	return errors.Join(m.checkNumbers(), checkTexts("systems", m.Systems, maxSystems), checkTexts("emulated", m.Emulated, maxSystems), checkTexts("acceptsKeys", m.AcceptsKeys, maxKeys))
 }
 
 func (m *Machine) checkNumbers() error {
@@ -216,10 +216,12 @@ func checkInfo(info *store.Info, dir store.Dir) error {
 	return nil
 }
 
-// failureKinds are the ways in which an agent says that a derivation failed.
+// failureKinds are the ways in which an agent says that a derivation failed, or that its machine
+// can't build it.
 var failureKinds = []string{
-	string(store.FailedExit), string(store.FailedTimeout), string(store.FailedSilence), string(store.FailedOutput),
+	string(store.FailedExit), string(store.FailedKilled), string(store.FailedTimeout), string(store.FailedSilence), string(store.FailedOutput),
 	string(store.FailedHashMismatch), string(store.FailedReferences), string(store.FailedDownload), string(store.FailedDifference),
+	string(store.FailedLimit), api.KindUnable,
 }
 
 // checkFailure returns why a build cannot have failed like that; nil is no reason given.
@@ -229,7 +231,7 @@ func checkFailure(f *api.Failure) error {
 		return nil
 	case f.Culprit != api.CulpritDerivation && f.Culprit != api.CulpritMachine:
 		return fmt.Errorf("%q is to blame for the failure: neither machine nor derivation", api.Cut(string(f.Culprit), api.MaxName))
-	case f.Kind != "" && !slices.Contains(failureKinds, f.Kind):
+	case f.Kind != "" && !slices.Contains(failureKinds, f.Kind), f.Kind == api.KindUnable && f.Culprit != api.CulpritMachine:
 		return fmt.Errorf("%q is not a kind of failure", api.Cut(f.Kind, api.MaxName))
 	case f.ExitCode < 0 || f.ExitCode > maxExit:
 		return fmt.Errorf("%d is not an exit code", f.ExitCode)

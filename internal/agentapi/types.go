@@ -20,6 +20,7 @@
 package agentapi
 
 import (
+	"slices"
 	"time"
 
 	"lighter/internal/api"
@@ -50,9 +51,10 @@ type Machine struct {
 	Version    string    `json:"version"`
 	PID        int       `json:"pid"`
 	Started    time.Time `json:"started"`
-	Kernel     string    `json:"kernel"`   // "Linux 6.1.0-40-amd64"
-	Hostname   string    `json:"hostname"` // of the machine itself
-	Systems    []string  `json:"systems"`  // that its kernel can run, the native one first
+	Kernel     string    `json:"kernel"`             // "Linux 6.1.0-40-amd64"
+	Hostname   string    `json:"hostname"`           // of the machine itself
+	Systems    []string  `json:"systems"`            // that its kernel can run by itself, the native one first
+	Emulated   []string  `json:"emulated,omitempty"` // those that it runs through an emulator, with binfmt_misc
 	Cores      int       `json:"cores"`
 	Load       float64   `json:"load"`       // 1-minute average, not divided
 	FreeDisk   int64     `json:"freeDisk"`   // bytes, where the store is
@@ -86,6 +88,9 @@ type Machine struct {
 	// Offer is what this coordinator may ask for; null if it has the account itself.
 	Offer *Offer `json:"offer,omitempty"`
 }
+
+// Builds returns the systems that the machine can build for; none if it does not say.
+func (m *Machine) Builds() []string { return slices.Concat(m.Systems, m.Emulated) }
 
 // BuildRequest is the body of PUT /v1/builds/{id}. The same id, attempt and
 // derivation may be put any number of times; a higher attempt replaces a lower

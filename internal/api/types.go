@@ -72,8 +72,8 @@ type Failure struct {
 	Culprit Culprit `json:"culprit"`
 	Phase   State   `json:"phase"`             // the state the build was in
 	Machine string  `json:"machine,omitempty"` // where
-	// Kind is a store.BuildFailure where the derivation is to blame, or
-	// "dependency" where a derivation that it needs is, or can't be read.
+	// Kind is a store.BuildFailure where the derivation is to blame, "dependency" where a
+	// derivation that it needs is, or can't be read, or "unable" or "fault" where a machine is.
 	Kind     string     `json:"kind,omitempty"`
 	ExitCode int        `json:"exitCode,omitempty"`
 	Message  string     `json:"message"`
@@ -83,6 +83,11 @@ type Failure struct {
 
 // KindDependency is the Kind of a failure that is really another derivation's.
 const KindDependency = "dependency"
+
+// KindUnable is the Kind of a failure of a machine that can't build the derivation, however often it
+// is tried: it is for another system, for instance, or its builder is not there. A build that all
+// machines refuse has it, and a check for which there are too few.
+const KindUnable = "unable"
 
 // KindFault is the Kind of a failure of a machine whose agent did what none may: answer what
 // cannot be right, or not in time.
@@ -103,6 +108,19 @@ func (f *Failure) Error() string {
 
 // OfDependency reports whether the build did not fail itself: one that it waited for did.
 func (f *Failure) OfDependency() bool { return f.Kind == KindDependency && f.Phase == Waiting }
+
+// Short says who failed and how, in what comes after "tried again".
+func (f *Failure) Short() string {
+	switch {
+	case f.Culprit == CulpritLink && f.Machine != "":
+		return "the link to " + f.Machine + ": " + f.Message
+	case f.Machine != "":
+		return f.Machine + ": " + f.Message
+	case f.Culprit == CulpritCoordinator:
+		return "the coordinator: " + f.Message
+	}
+	return f.Message
+}
 
 // Final reports whether trying again elsewhere is pointless.
 func (f *Failure) Final() bool { return f.Culprit == CulpritDerivation }

@@ -181,7 +181,7 @@ or several by path, as "lighter derivation show" prints them.`,
 { "name": "greeting", "system": "x86_64-linux",
   "builder": "/bin/sh", "args": ["-c", "echo hello > $out"],
   "env": {}, "inputDrvs": {}, "inputSrcs": [], "outputs": {"out": {}} }
-END`, "a derivation by hand (the machine needs sandbox-paths with /bin/sh)"},
+END`, "a derivation by hand (the machine needs sandbox-paths with a static /bin/sh, or with /bin, /usr, /lib and /lib64)"},
 			{"lighter build $(lighter derivation add hello.json)", "make one and build it"},
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {

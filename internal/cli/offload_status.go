@@ -156,8 +156,8 @@ func (s *machineState) fill(r *machinetest.Reached, m *machines.Machine) {
 	if info.FreeDisk < m.MinFreeDisk {
 		s.Warnings = append(s.Warnings, fmt.Sprintf("disk: it gets no builds while less than %s are free", quantity.Bytes(m.MinFreeDisk)))
 	}
-	if lacks := slices.DeleteFunc(slices.Clone(m.Systems), func(system string) bool { return slices.Contains(info.Systems, system) }); len(lacks) > 0 {
-		s.Warnings = append(s.Warnings, "systems: its kernel does not run "+strings.Join(lacks, ", ")+" by itself; without emulation (binfmt_misc) builds for it fail")
+	if lacks := slices.DeleteFunc(slices.Clone(m.Systems), func(system string) bool { return slices.Contains(info.Builds(), system) }); len(lacks) > 0 {
+		s.Warnings = append(s.Warnings, "systems: it gets no builds for "+strings.Join(lacks, ", ")+": its kernel runs programs of "+strings.Join(info.Builds(), ", "))
 	}
 }
 

@@ -238,7 +238,7 @@ func TestOffloadStatusText(t *testing.T) {
   warning: clock: set the clocks, by NTP for example; builds work, but times of files and logs mislead
   warning: load: it gets no builds while its normalized load is not below its overload-threshold, 0.8
   warning: disk: it gets no builds while less than 100 MiB are free
-  warning: systems: its kernel does not run armhf-linux by itself; without emulation (binfmt_misc) builds for it fail
+  warning: systems: it gets no builds for armhf-linux: its kernel runs programs of aarch64-linux
 `
 	if got := b.String(); got != want {
 		t.Errorf("got:\n%swant:\n%s", got, want)

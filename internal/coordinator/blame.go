@@ -40,7 +40,7 @@ func (t *task) disagree(l *loop, on *machine) {
 func (m *machine) dispensable(l *loop) bool {
 	for _, system := range m.Systems {
 		if !slices.ContainsFunc(l.machines, func(other *machine) bool {
-			return other != m && !other.removed && other.setting.Quarantined == "" && slices.Contains(other.Systems, system)
+			return other != m && !other.removed && other.setting.Quarantined == "" && slices.Contains(other.systems(), system)
 		}) {
 			m.log.Warn("the machine is not put into quarantine: no other builds for its system", "system", system)
 			return false

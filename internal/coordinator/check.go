@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 
@@ -93,11 +94,13 @@ func (k *liveCheck) Begin(ctx context.Context, w *compare.Work, but string, want
 	var short error
 	if err := k.c.do(ctx, func(l *loop) {
 		k.work = w
+		built := 0
 		if but != "" {
 			k.used[but] = true
+			built = 1
 		}
 		if n := k.possible(l); n < want {
-			short = fmt.Errorf("%s must build it for the comparison, but only %d can", human.Count(want, "more machine"), n)
+			short = tooFew(k.build.Check, built+n)
 			return
 		}
 		k.next(l, want)
@@ -107,16 +110,25 @@ func (k *liveCheck) Begin(ctx context.Context, w *compare.Work, but string, want
 	return short
 }
 
+// tooFew is the failure of a check for which there are no more than so many machines.
+func tooFew(wanted, can int) *api.Failure {
+	return &api.Failure{Culprit: api.CulpritMachine, Phase: api.Queued, Kind: api.KindUnable, Message: fmt.Sprintf(
+		"--check %d wants %s, and only %d can build it", wanted, human.Count(wanted, "machine"), can)}
+}
+
 // Again queues one more comparison, in place of one that was in vain.
 func (k *liveCheck) Again(ctx context.Context, m *compare.Made, why error) error {
 	var hopeless error
 	if err := k.c.do(ctx, func(l *loop) {
 		k.vain++
-		if k.vain >= l.limits.MaxAttempts {
+		var f *api.Failure
+		unable := errors.As(why, &f) && f.Kind == api.KindUnable
+		left := k.possible(l)
+		if k.vain >= l.limits.MaxAttempts || unable && left == 0 {
 			hopeless = why
 			return
 		}
-		if k.possible(l) == 0 {
+		if left == 0 {
 			delete(k.used, m.Machine.Name) // rather than none at all
 		}
 		k.next(l, 1)

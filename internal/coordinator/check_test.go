@@ -72,7 +72,7 @@ func TestCheckFailsOnOne(t *testing.T) {
 func TestCheckWithoutEnoughMachines(t *testing.T) {
 	f := newFarm(t, nil, "m1", "m2", "m3")
 	b := f.awaitState(f.checkBuild(api.Request{Derivation: f.drv("one", ""), Check: 3, Skip: []string{"m2"}}), api.Failed)
-	if !strings.Contains(b.Failure.Message, "2 more machines must build it for the comparison, but only 1 can") {
+	if !strings.Contains(b.Failure.Message, "--check 3 wants 3 machines, and only 2 can build it") {
 		t.Errorf("got %+v", b.Failure)
 	}
 	f.idle()

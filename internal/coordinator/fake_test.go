@@ -309,6 +309,10 @@ func (a *fakeAgent) build(ctx context.Context, b *fakeBuild, drv *derivation.Der
 			failure = &api.Failure{Culprit: api.CulpritDerivation, Kind: string(store.FailedTimeout), Message: "too long"}
 		case word == "machine" || word == "machine="+a.name:
 			failure = &api.Failure{Culprit: api.CulpritMachine, Message: "no space left on device"}
+		case word == "unable" || word == "unable="+a.name:
+			failure = &api.Failure{Culprit: api.CulpritMachine, Kind: api.KindUnable, Message: "no /bin/sh here"}
+		case word == "killed" || word == "killed="+a.name:
+			failure = &api.Failure{Culprit: api.CulpritDerivation, Kind: string(store.FailedKilled), ExitCode: 137, Message: "killed (signal 9)"}
 		case strings.HasPrefix(word, "log="):
 			a.write(b, strings.ReplaceAll(strings.TrimPrefix(word, "log="), "@", a.name)+"\n")
 		}

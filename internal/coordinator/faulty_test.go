@@ -78,7 +78,7 @@ func TestRequestsEnd(t *testing.T) {
 				if b.State != api.Succeeded || b.Machine != honest {
 					t.Errorf("it is %s on %s: %+v", b.State, b.Machine, b.Failure)
 				}
-				if story := h.history(b.ID); !strings.Contains(story, "machine on evil") {
+				if story := h.history(b.ID); !strings.Contains(story, "elsewhere: evil: ") {
 					t.Errorf("the machine is not blamed:\n%s", story)
 				}
 				var resting string

@@ -144,12 +144,16 @@ func (a *attempt) failed(l *loop, err error) {
 	id := a.ID
 	l.durably(func() { m.forget(l, id) })
 	if f.Final() {
-		if !a.retryOwn(l, f) {
+		if !a.retryOwn(l, f) && !a.retryKilled(l, f) {
 			t.fail(l, f)
 		}
 		return
 	}
 	t.failures = append(t.failures, *f)
+	if f.Kind == api.KindUnable {
+		a.refused(l, f)
+		return
+	}
 	t.blamed++
 	l.log.Warn("attempt failed", "build", t.id, "derivation", t.drv, "attempt", a.Number, "machine", m.Name,
 		"culprit", f.Culprit, "phase", f.Phase, "err", f.Message)
@@ -164,6 +168,22 @@ func (a *attempt) failed(l *loop, err error) {
 		mark(&t.skip, m.Name)
 	}
 	t.retryLater(l, f)
+}
+
+// refused goes on with a task that the attempt's machine can't build: elsewhere, if there is a
+// machine that has not said so too.
+func (a *attempt) refused(l *loop, f *api.Failure) {
+	t, m := a.task, a.machine
+	t.refusals.Add(m.Name, f.Message)
+	l.log.Info("a machine can't build a derivation", "build", t.id, "derivation", t.drv, "machine", m.Name, "why", f.Message)
+	if t.neverReason(l) == "" {
+		t.retryLater(l, f)
+		return
+	}
+	all := *f
+	all.Message = "no machine can build it: "
+	all.Message += listUpTo(t.refusals.Reasons(), "; ", api.MaxMessage-len(all.Message))
+	t.fail(l, &all)
 }
 
 // fetchFailed decides what follows when a build is done but its outputs could not be brought
@@ -198,7 +218,7 @@ func (t *task) delay(l *loop, f *api.Failure) {
 	delay := min(l.limits.AttemptDelay<<min(t.rounds, 20), maxAttemptDelay)
 	t.rounds++
 	t.notBefore = l.now().Add(delay)
-	t.setState(l, api.Queued, fmt.Sprintf("tried again in %s: %s", delay, f.Error()))
+	t.setState(l, api.Queued, fmt.Sprintf("tried again in %s: %s", delay, f.Short()))
 }
 
 // allFailed is the failure of a build that has used up its attempts.
@@ -226,7 +246,7 @@ func (t *task) retryLater(l *loop, f *api.Failure) {
 		t.delay(l, f)
 	} else {
 		t.notBefore = time.Time{}
-		t.setState(l, api.Queued, "tried again elsewhere: "+f.Error())
+		t.setState(l, api.Queued, "tried again elsewhere: "+f.Short())
 	}
 	t.expand(l) // the outputs, or inputs, may have come or gone meanwhile
 }

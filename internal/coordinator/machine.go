@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -179,7 +181,7 @@ func (m *machine) sighted(l *loop, s sighting) {
 		m.unreachable(l, s)
 		return
 	}
-	was := m.state
+	was, systems := m.state, m.systems()
 	m.state, m.err, m.info, m.skew = api.MachineUp, "", s.info, s.skew
 	m.peer.SetStoreKind(s.info.StoreKind)
 	m.down, m.nextTry = time.Time{}, time.Time{}
@@ -192,6 +194,12 @@ func (m *machine) sighted(l *loop, s sighting) {
 		}
 	case m.tell(l, "up"):
 		m.log.Info("the machine is up", "agent", s.info.Version, "kernel", s.info.Kernel, "store", s.info.StoreKind)
+	}
+	if !slices.Equal(systems, m.systems()) {
+		if text := m.foreignSystems(); text != "" {
+			m.log.Warn("the machine gets no builds for some of its systems", "why", text)
+		}
+		l.machinesChanged()
 	}
 	m.tellHeld(l)
 	m.problem = problem
@@ -223,6 +231,35 @@ func (m *machine) unreachable(l *loop, s sighting) {
 	}
 	l.endGrace(m)
 	l.placing = true
+}
+
+// systems returns those that the machine is for by its entry in the machines file, without those that
+// it has said not to build for.
+func (m *machine) systems() []string {
+	if m.info == nil || len(m.info.Systems) == 0 {
+		return m.Systems
+	}
+	builds := m.info.Builds()
+	if foreign := func(system string) bool { return !slices.Contains(builds, system) }; slices.ContainsFunc(m.Systems, foreign) {
+		return slices.DeleteFunc(slices.Clone(m.Systems), foreign)
+	}
+	return m.Systems
+}
+
+// foreignSystems says which systems of its entry a machine does not build for; empty if there are
+// none.
+func (m *machine) foreignSystems() string {
+	mine := m.systems()
+	foreign := slices.DeleteFunc(slices.Clone(m.Systems), func(system string) bool { return slices.Contains(mine, system) })
+	if len(foreign) == 0 {
+		return ""
+	}
+	return m.unlike(strings.Join(foreign, ", "))
+}
+
+// unlike says that a machine does not build for a system that its entry names.
+func (m *machine) unlike(system string) string {
+	return fmt.Sprintf("the machines file says that it builds for %s, but it builds for %s", system, strings.Join(m.info.Builds(), ", "))
 }
 
 // problemOf says why a machine that is up gets no builds; empty if it does.

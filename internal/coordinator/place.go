@@ -78,7 +78,7 @@ func (l *loop) schedulerMachines(now time.Time) []scheduler.Machine {
 // schedulerMachine describes a machine. Its Busy reuses the memory of busy, which may be nil.
 func (m *machine) schedulerMachine(now time.Time, busy []time.Duration) scheduler.Machine {
 	s := scheduler.Machine{
-		Name: m.Name, Systems: m.Systems, Features: m.Features, MandatoryFeatures: m.MandatoryFeatures,
+		Name: m.Name, Systems: m.systems(), Features: m.Features, MandatoryFeatures: m.MandatoryFeatures,
 		Slots: m.ParallelBuilds, Speed: m.speed.Speed(m.Speed), Bandwidth: m.peer.Bandwidth.Value(), Pending: m.peer.Sending.Pending(),
 		OverloadThreshold: m.OverloadThreshold, FreeDisk: -1, MinFreeDisk: m.MinFreeDisk, Unavailable: m.unavailable(),
 		Refuses: m.refuses, Busy: busy[:0],
@@ -155,7 +155,8 @@ func (l *loop) lackedItems(t *task) *lackedItems {
 // could.
 func (t *task) neverReason(l *loop) string {
 	b := t.schedulerBuild(l)
-	b.Skip = slices.DeleteFunc(b.Skip, t.allows) // where it failed once it may still be tried again
+	// Where it failed once it may still be tried again, unless it can't be built there.
+	b.Skip = slices.DeleteFunc(b.Skip, func(name string) bool { return t.allows(name) && !t.refusals.Has(name) })
 	if n := len(l.staticMachines()); n > 0 && len(b.Skip) >= n {
 		return "no machine can take it: none of those that it may use is in the machines file"
 	}
@@ -170,7 +171,11 @@ func (l *loop) neverTakes(b *scheduler.Build) string {
 	var closest string
 	for _, v := range scheduler.Explain(b, l.staticMachines(), nil) {
 		switch v.Rule {
-		case scheduler.RuleSystem, scheduler.RuleSkip:
+		case scheduler.RuleSystem:
+			if m := l.byName[v.Machine]; slices.Contains(m.Systems, b.System) {
+				closest = v.Machine + ": " + m.unlike(b.System)
+			}
+		case scheduler.RuleSkip:
 		case scheduler.RuleFeatures, scheduler.RuleMandatory:
 			closest = v.String()
 		default:
@@ -186,7 +191,8 @@ func (l *loop) neverTakes(b *scheduler.Build) string {
 	return "no machine can take it: none builds for " + b.System
 }
 
-// staticMachines describes the machines by their entries in the machines file alone.
+// staticMachines describes the machines by their entries in the machines file, and the systems that
+// they have said to build for.
 func (l *loop) staticMachines() []scheduler.Machine {
 	if l.static == nil {
 		for _, m := range l.machines {
@@ -199,10 +205,10 @@ func (l *loop) staticMachines() []scheduler.Machine {
 	return l.static
 }
 
-// static describes a machine by its entry in the machines file alone.
+// static describes a machine for staticMachines.
 func (m *machine) static() scheduler.Machine {
 	return scheduler.Machine{
-		Name: m.Name, Systems: m.Systems, Features: m.Features, MandatoryFeatures: m.MandatoryFeatures,
+		Name: m.Name, Systems: m.systems(), Features: m.Features, MandatoryFeatures: m.MandatoryFeatures,
 		Slots: m.ParallelBuilds, FreeDisk: -1,
 	}
 }
@@ -272,6 +278,9 @@ func (t *task) why(l *loop, lb *liveBuild) *api.Why {
 	verdicts := scheduler.Explain(&b, l.schedulerMachines(now), l.missing)
 	for i := range verdicts {
 		v := &verdicts[i]
+		if m := l.byName[v.Machine]; v.Rule == scheduler.RuleSystem && slices.Contains(m.Systems, b.System) {
+			v.Actual = m.unlike(b.System)
+		}
 		w.Machines = append(w.Machines, api.MachineVerdict{
 			Machine: v.Machine, OK: v.OK(), Rule: string(v.Rule), Wanted: v.Wanted, Actual: v.Actual,
 			Finish: api.Seconds(v.Finish.Seconds()),

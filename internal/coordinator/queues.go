@@ -65,7 +65,7 @@ func (l *loop) workLeft(now time.Time) map[string]*work {
 func (l *loop) timeFor(system string, w *work) time.Duration {
 	var speed, fastest float64
 	for _, m := range l.machines {
-		if m.unavailable() == "" && slices.Contains(m.Systems, system) {
+		if m.unavailable() == "" && slices.Contains(m.systems(), system) {
 			s := m.speed.Speed(m.Speed)
 			speed += s * float64(m.ParallelBuilds)
 			fastest = max(fastest, s)

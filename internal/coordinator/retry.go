@@ -3,6 +3,7 @@ package coordinator
 import (
 	"context"
 	"slices"
+	"time"
 
 	"lighter/internal/api"
 	"lighter/internal/ledger"
@@ -31,6 +32,35 @@ func (a *attempt) retryOwn(l *loop, f *api.Failure) bool {
 	}
 	l.log.Info("a failed build is tried again", "build", t.id, "derivation", t.drv, "machine", a.machine.Name,
 		"retry", t.retried, "of", granted, "err", f.Message)
+	t.retryLater(l, f)
+	return true
+}
+
+// A builder that was killed has most often been the machine's kernel's choice when memory was short:
+// there may be more of it elsewhere, or on the same machine while nothing else is built there. That is
+// awaited for aloneWait at most, and looked for every alonePoll.
+const (
+	aloneWait = 10 * time.Minute
+	alonePoll = 2 * time.Second
+)
+
+// retryKilled tries a derivation whose builder was killed once more, whatever its builds grant, and
+// reports whether it does.
+func (a *attempt) retryKilled(l *loop, f *api.Failure) bool {
+	t := a.task
+	if f.Kind != string(store.FailedKilled) || t.retried > 0 {
+		return false
+	}
+	t.retried++
+	for _, lb := range t.builds {
+		lb.Retried = t.retried
+	}
+	t.failures = append(t.failures, *f)
+	mark(&t.skip, a.machine.Name)
+	if !t.elsewhere(l) {
+		t.aloneOn, t.aloneUntil = a.machine, l.now().Add(aloneWait)
+	}
+	l.log.Info("a build that was killed is tried once more", "build", t.id, "derivation", t.drv, "machine", a.machine.Name, "err", f.Message)
 	t.retryLater(l, f)
 	return true
 }

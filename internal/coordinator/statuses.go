@@ -90,6 +90,8 @@ func (m *machine) status() api.MachineStatus {
 		s.Error = m.conduct.resting(m.c.now())
 	case m.state == api.MachineUp && m.gcError != "":
 		s.Error = "its garbage was not collected: " + m.gcError
+	case m.state == api.MachineUp && len(m.systems()) < len(m.Systems):
+		s.Error = m.foreignSystems()
 	case m.state == api.MachineDown && !m.nextTry.IsZero():
 		next := m.nextTry
 		s.NextTry = &next
@@ -130,10 +132,11 @@ func (m *machine) running() int {
 
 // refusal says why a machine that is up gets no builds now, if that will pass by itself.
 func (m *machine) refusal() string {
-	if m.state != api.MachineUp || len(m.Systems) == 0 {
+	systems := m.systems()
+	if m.state != api.MachineUp || len(systems) == 0 {
 		return ""
 	}
-	b := scheduler.Build{ID: "any", System: m.Systems[0], Features: m.MandatoryFeatures}
+	b := scheduler.Build{ID: "any", System: systems[0], Features: m.MandatoryFeatures}
 	for _, v := range scheduler.Explain(&b, []scheduler.Machine{m.schedulerMachine(m.c.now(), nil)}, nil) {
 		switch v.Rule {
 		case scheduler.RuleAdmission:

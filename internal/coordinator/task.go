@@ -12,6 +12,7 @@ import (
 	"lighter/internal/coordinator/delivery"
 	"lighter/internal/coordinator/expand"
 	"lighter/internal/coordinator/headstore"
+	"lighter/internal/coordinator/refusals"
 	"lighter/internal/coordinator/tally"
 	"lighter/internal/ledger"
 	"lighter/scheduler"
@@ -55,6 +56,9 @@ type task struct {
 	failedOn   map[string]bool // machines on which the derivation itself failed
 	retried    int             // of the retries that its builds grant
 	mishapOn   map[string]bool // machines on which it failed for their own reasons
+	refusals   refusals.List   // of machines that can't build it
+	aloneOn    *machine        // where it was killed, if it is tried again there once nothing else is built there
+	aloneUntil time.Time       // but not later than that
 	failures   []api.Failure   // of attempts, the newest last
 	blamed     int             // attempts that failed for reasons other than the derivation
 	rounds     int             // how often all machines had failed
@@ -356,6 +360,12 @@ func (l *loop) wake(now time.Time) {
 			continue
 		}
 		if t.stage == stageDelayed {
+			if m := t.aloneOn; m != nil && m.running() > 0 && now.Before(t.aloneUntil) {
+				t.notBefore = now.Add(alonePoll)
+				l.placeBy(t.notBefore)
+				continue
+			}
+			t.aloneOn = nil
 			t.makeReady(l)
 			continue
 		}
@@ -438,7 +448,7 @@ func (t *task) schedulerBuild(l *loop) scheduler.Build {
 		Priority: t.priority, Rank: t.rank, Dependants: t.dependants.size(), Seq: t.seq, Expected: t.expected,
 	}
 	for _, m := range l.machines {
-		if t.skip[m.Name] || !t.allows(m.Name) {
+		if t.skip[m.Name] || t.refusals.Has(m.Name) || !t.allows(m.Name) {
 			b.Skip = append(b.Skip, m.Name)
 		}
 	}

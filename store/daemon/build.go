@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"lighter/store"
@@ -216,6 +217,9 @@ func (b *build) blame(err error) error {
 	case said.Status == statusTimeout:
 		b.timedOut(failed)
 	case !b.kindOf(failed, message):
+		if strings.Contains(message, "is required to build") && strings.Contains(message, "but I am a") {
+			return &store.UnableError{Reason: "it is for " + b.drv.System + ", and this machine's guix-daemon builds for others: " + printable(message)}
+		}
 		if said.Status != statusPermanent {
 			return b.machineError(said)
 		}
@@ -271,6 +275,13 @@ var kinds = []struct {
 	{differenceWords, store.FailedDifference},
 }
 
+// noteKilled tells a builder that was killed, or what it ran, from one that ended by itself.
+func noteKilled(failed *store.BuildError) {
+	if failed.ExitCode == 128+int(syscall.SIGKILL) {
+		failed.Failure = store.FailedKilled
+	}
+}
+
 // kindOf fills in how the derivation failed, and reports whether it did.
 func (b *build) kindOf(failed *store.BuildError, message string) bool {
 	if code, ok := between(message+" ", "failed with exit code ", " "); ok {
@@ -279,12 +290,14 @@ func (b *build) kindOf(failed *store.BuildError, message string) bool {
 		if name, ok := b.drv.IsBuiltin(); ok && strings.HasSuffix(name, "download") {
 			failed.Failure = store.FailedDownload
 		}
+		noteKilled(failed)
 		return true
 	}
 	if signal, ok := between(message+" ", "failed due to signal ", " "); ok {
 		failed.Failure = store.FailedExit
 		n, _ := strconv.Atoi(signal) // what is not a number is 0
 		failed.ExitCode = 128 + n
+		noteKilled(failed)
 		return true
 	}
 	for _, k := range kinds {

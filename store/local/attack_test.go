@@ -339,7 +339,6 @@ func TestBadBuilders(t *testing.T) {
 		args    []string
 		message string
 	}{
-		{"/nonexistent/1", nil, "no such file or directory; it is not in the store, so the machine's sandbox paths must include it"},
 		{"/gnu/store/00000000000000000000000000000000-missing", nil, "no such file or directory"},
 		{"/gnu/store/00000000000000000000000000000000-missing/bin/sh", nil, "no such file or directory"},
 		{"bin/sh", nil, "not an absolute file name"},
@@ -362,17 +361,15 @@ func TestBadBuilders(t *testing.T) {
 		{"/bad/empty", nil, "exec format error"},
 		{"/bad/cut", nil, "exec format error"},
 		{"/bad/foreign", nil, "exec format error"},
-		{"/bad/interpreter", nil, "no such file or directory"},
 		{"/bad/folder-interpreter", nil, "permission denied"},
 		{"/bad/itself", nil, "too many levels"},
 		{"/bad/loop", nil, "too many levels"},
-		{"/bad/dangling", nil, "no such file or directory"},
 		{"/bad/text/sh", nil, "not a directory"},
 		{"/" + strings.Repeat("n", 256), nil, "file name too long"},
 		{"/" + strings.Repeat("n/", 2100), nil, "file name too long"},
 		{"/" + strings.Repeat("n", 3<<20), nil, "file name too long"},
-		{"/bin/sh", many(1, 200<<10), "argument list too long"},
-		{"/bin/sh", many(65, 100<<10), "argument list too long"},
+		{"/bin/sh", many(1, 200<<10), "argument list too long: an argument has 200 KiB, and Linux takes no more than 128 KiB"},
+		{"/bin/sh", many(65, 100<<10), "argument list too long: the arguments and variables have 6.35 MiB together"},
 		{"/bin/sh", many(650, 10<<10), "argument list too long"},
 	} {
 		name := tt.builder

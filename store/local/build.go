@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"lighter/internal/binfmt"
 	"lighter/nar"
 	"lighter/store"
 	"lighter/store/derivation"
@@ -25,7 +26,7 @@ func (s *Store) Build(ctx context.Context, req *store.BuildRequest) (*store.Buil
 	result, err := s.build(ctx, req)
 	var failure *store.BuildError
 	if err != nil && !errors.As(err, &failure) {
-		err = fmt.Errorf("build %s: %w", req.Derivation, s.layout.explainSpace(err))
+		err = s.layout.explainSpace(err)
 	}
 	return result, err
 }
@@ -147,11 +148,11 @@ func (b *build) alreadyValid(ctx context.Context) (*store.BuildResult, error) {
 func (b *build) run(ctx context.Context) (*store.BuildResult, error) {
 	s := b.store
 	builtin, isBuiltin := b.drv.IsBuiltin()
-	if !isBuiltin && !slices.Contains(s.Systems(), b.drv.System) {
-		return nil, fmt.Errorf("it is for %s, and this machine builds for %s", b.drv.System, strings.Join(s.Systems(), ", "))
+	if systems := slices.Concat(s.Systems(), binfmt.Systems()); !isBuiltin && !slices.Contains(systems, b.drv.System) {
+		return nil, unable("it is for %s, and this machine builds for %s", b.drv.System, strings.Join(systems, ", "))
 	}
 	if isBuiltin && builtin != "download" {
-		return nil, fmt.Errorf("this store has no builder %s", b.drv.Builder)
+		return nil, unable("this machine has no builder %s", shorten(b.drv.Builder))
 	}
 	if err := b.findInputs(ctx); err != nil {
 		return nil, err

@@ -311,7 +311,7 @@ func TestBuildFailures(t *testing.T) {
 		message string // a part of it
 	}{
 		{"exit code", recipe{script: "echo last words; exit 3"}, store.FailedExit, 3, "exit code 3; its last lines were:\nlast words"},
-		{"signal", recipe{script: "kill -9 $$"}, store.FailedExit, 137, "signal 9"},
+		{"signal", recipe{script: "kill -9 $$"}, store.FailedKilled, 137, "signal 9"},
 		{"no output", recipe{script: "true"}, store.FailedOutput, 0, "failed to produce the output path"},
 		{"no second output", recipe{script: "echo > $out", outputs: []string{"lib", "out"}}, store.FailedOutput, 0, "-lib"},
 		{"fifo", recipe{script: "mkdir $out; mkfifo $out/p"}, store.FailedOutput, 0, "/p: a named pipe"},
@@ -383,7 +383,7 @@ func TestBuildMachineErrors(t *testing.T) {
 			}
 			_, err := s.Build(t.Context(), req)
 			var failure *store.BuildError
-			if err == nil || errors.As(err, &failure) || !strings.Contains(err.Error(), tt.message) || !strings.Contains(err.Error(), string(r.path)) {
+			if err == nil || errors.As(err, &failure) || !strings.Contains(err.Error(), tt.message) {
 				t.Errorf("got %v, want an error with %q that does not blame the derivation", err, tt.message)
 			}
 			wantClean(t, s)

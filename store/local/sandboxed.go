@@ -91,7 +91,7 @@ func (b *build) runBuilder(ctx context.Context) error {
 	}
 	switch end.Kind {
 	case sandbox.NoExec:
-		return b.notStarted(end.Errno)
+		return b.notStarted(c, end.Errno)
 	case sandbox.Exited:
 		return b.exitError(end.Status)
 	case sandbox.Started:
@@ -99,20 +99,6 @@ func (b *build) runBuilder(ctx context.Context) error {
 	case sandbox.Failed:
 	}
 	return fmt.Errorf("the sandbox ended with message %q", end.Kind)
-}
-
-// notStarted returns the error of a builder that the kernel does not execute. The
-// derivation is to blame: it says what to run, in the store or not. The machine is to
-// blame only where its owner has promised more than the kernel does.
-func (b *build) notStarted(errno unix.Errno) error {
-	if errno == unix.ENOEXEC && !slices.Contains(machineSystems(), b.drv.System) {
-		return fmt.Errorf("start the builder: %w; this machine is said to build for %s, but doesn't run such programs", errno, b.drv.System)
-	}
-	hint := ""
-	if _, _, err := b.store.layout.dir.ParsePathWithin(b.drv.Builder); err != nil {
-		hint = "; it is not in the store, so the machine's sandbox paths must include it"
-	}
-	return b.plainFailure("start the builder %s: %v%s", shorten(b.drv.Builder), errno, hint)
 }
 
 // plainFailure is a failure with the exit code that guix-daemon gives where no builder
@@ -137,6 +123,7 @@ func shorten(text string) string {
 func (b *build) exitError(status unix.WaitStatus) error {
 	var how string
 	var code int
+	kind := store.FailedExit
 	switch {
 	case status.Exited() && status.ExitStatus() == 0:
 		return nil
@@ -147,10 +134,13 @@ func (b *build) exitError(status unix.WaitStatus) error {
 		code = 128 + int(status.Signal())
 		how = fmt.Sprintf("the builder was killed by signal %d (%v)", int(status.Signal()), status.Signal())
 	}
+	if code == 128+int(unix.SIGKILL) { // a shell says so of what it ran
+		kind = store.FailedKilled
+	}
 	if last := b.log.lastLines(); last != "" {
 		how += "; its last lines were:\n" + last
 	}
-	failure := b.failure(store.FailedExit, "%s", how)
+	failure := b.failure(kind, "%s", how)
 	failure.ExitCode = code
 	return failure
 }

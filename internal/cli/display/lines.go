@@ -301,7 +301,7 @@ func FailureText(b *api.Build) string {
 		return "the reason is not known"
 	case f.OfDependency() && f.Input != "":
 		return "needs " + human.Printable(strings.TrimSuffix(f.Input.Name(), ".drv")) + ", which failed"
-	case f.Culprit == api.CulpritDerivation || f.Message == "":
+	case f.Culprit == api.CulpritDerivation || f.Kind == api.KindUnable || f.Message == "":
 		return human.Line(f.Message)
 	}
 	return human.Line(fmt.Sprintf("the %s failed while %s: %s", f.Culprit, f.Phase, f.Message))

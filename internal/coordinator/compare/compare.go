@@ -118,7 +118,7 @@ func (k *check) run(ctx context.Context) error {
 	if err := k.needs(ctx); err != nil {
 		return err
 	}
-	k.tell(api.Waiting, "first has it built once, to compare with that")
+	k.tell(api.Waiting, "it is built once first, to compare with that")
 	plain := k.req
 	plain.ID, plain.Check, plain.On = partID(k.req.ID, "measure"), 0, nil
 	b, err := k.have(ctx, plain)
