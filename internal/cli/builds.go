@@ -20,7 +20,7 @@ import (
 func buildsCommand() *command.Command {
 	return &command.Command{
 		Name:  "builds",
-		Short: "look at builds and their logs; wait for, cancel, retry, prune them",
+		Short: "look at builds; wait for, cancel, retry, prune them",
 		Long: `Every build has an id; the first eight characters are enough. The coordinator
 remembers all builds until they are pruned.`,
 		Sub: []*command.Command{
@@ -33,6 +33,7 @@ remembers all builds until they are pruned.`,
 func buildsListCommand() *command.Command {
 	return &command.Command{
 		Name:  "list",
+		Pages: true,
 		Short: "list builds, newest first",
 		Long:  `Lists the builds that all the filters select. Builds come page by page, so that even a million of them take constant memory, and the first ones show at once.`,
 		Exits: []int{command.ExitNoAnswer},
@@ -134,6 +135,7 @@ func (l *buildsLister) row(b *api.Build) []string {
 func buildsShowCommand() *command.Command {
 	return &command.Command{
 		Name:  "show",
+		Pages: true,
 		Args:  "ID…",
 		Short: "tell the story of a build",
 		Long:  `Shows all that is known of a build: what happened to it, and when.`,
@@ -161,6 +163,7 @@ func buildsShowCommand() *command.Command {
 func buildsLogCommand() *command.Command {
 	return &command.Command{
 		Name:  "log",
+		Pages: true,
 		Args:  "ID",
 		Short: "print the log of a build",
 		Long: `Prints what the builder of the current or last attempt wrote. On a terminal,
@@ -213,6 +216,7 @@ is of the first machine on which the build failed, or else of the first one.`,
 func buildsWhyCommand() *command.Command {
 	return &command.Command{
 		Name:  "why",
+		Pages: true,
 		Args:  "ID",
 		Short: "say what holds a build up",
 		Long: `Says what a build waits for, and for each machine whether it could take it now,

@@ -16,7 +16,7 @@ func TestWait(t *testing.T) {
 	s.answer("GET /v1/status", api.Status{LastEvent: 7})
 	s.mux.HandleFunc("GET /v1/events", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	good, bad, open := oneBuild("aaaa1111", "good", api.Succeeded), oneBuild("bbbb2222", "bad", api.Failed), oneBuild("cccc3333", "open", api.Building)
-	good.OutputPaths = map[string]store.Path{"out": "/gnu/store/x-good"}
+	good.OutputPaths = map[string]store.Path{"out": "/gnu/store/00000000000000000000000000000000-good"}
 	bad.Failure = &api.Failure{Culprit: api.CulpritDerivation, Message: "exit code 3"}
 	named := oneBuild(submission.BuildID("nightly", drv("named")), "named", api.Canceled)
 	for _, b := range []api.Build{good, bad, open, named} {
@@ -35,9 +35,9 @@ func TestWait(t *testing.T) {
 		code      int
 		out, errs string
 	}{
-		"aaaa":                  {command.ExitDone, "/gnu/store/x-good\n", "1 of 1 build done"},
-		"aaaa1111 bbbb":         {command.ExitBuildFailed, "/gnu/store/x-good\n", "failed    bad: exit code 3\n"},
-		"--tag k=v":             {command.ExitBuildFailed, "/gnu/store/x-good\n", "1 of 3 builds done, 1 failed, 1 canceled"},
+		"aaaa":                  {command.ExitDone, "/gnu/store/00000000000000000000000000000000-good\n", "1 of 1 build done"},
+		"aaaa1111 bbbb":         {command.ExitBuildFailed, "/gnu/store/00000000000000000000000000000000-good\n", "failed    bad: exit code 3\n"},
+		"--tag k=v":             {command.ExitBuildFailed, "/gnu/store/00000000000000000000000000000000-good\n", "1 of 3 builds done, 1 failed, 1 canceled"},
 		"--submission nightly":  {command.ExitCanceled, "", "0 of 1 build done, 1 canceled"},
 		"--timeout 10ms cccc":   {command.ExitTimedOut, "", "after 10ms not all builds are finished; they go on"},
 		"--tag k=none":          {command.ExitFailure, "", "there are no such builds"},

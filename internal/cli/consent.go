@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"lighter/internal/cli/command"
-	"lighter/internal/cli/display"
+	"lighter/internal/cli/terminal"
 )
 
 // consent is a person's yes to what can't be undone: given with --yes, or on a terminal when
@@ -27,7 +27,7 @@ func (c *consent) given(ctx context.Context, inv *command.Invocation, about, que
 	if c.yes {
 		return true, nil
 	}
-	if display.Terminal(inv.In) == nil {
+	if terminal.Of(inv.In) == nil {
 		return false, fmt.Errorf("%w: %s", errNobodyToAsk(inv), about)
 	}
 	question = strings.ToUpper(about[:1]) + about[1:] + ". " + question

@@ -18,6 +18,7 @@ import (
 func eventsCommand() *command.Command {
 	return &command.Command{
 		Name:  "events",
+		Pages: true,
 		Args:  "[ID…]",
 		Short: "print what happens to builds and machines",
 		Long: `Prints a line for each change of a build, a machine or the coordinator; with ID only for those builds. Each event is printed once, in order, even if the coordinator is restarted meanwhile.

@@ -34,6 +34,7 @@ A run is named after its hook and the number of its event, such as publish/1042.
 func hooksListCommand() *command.Command {
 	return &command.Command{
 		Name:  "list",
+		Pages: true,
 		Short: "list hooks, and the runs that failed",
 		Long: `Lists the hooks with the numbers of their runs, then the runs that are parked or wait for their next try. BEHIND is how many events a hook has not looked at yet: it looks at more when it has carried out what it has.
 
@@ -120,6 +121,7 @@ func oneLine(text string) string { return strings.Join(strings.Fields(text), " "
 func hooksShowCommand() *command.Command {
 	return &command.Command{
 		Name:  "show",
+		Pages: true,
 		Args:  "RUN…",
 		Short: "show a run with its output",
 		Long:  `Shows all that is known of runs that wait or are parked, with the end of what the last try wrote. Runs that are done are not kept.`,

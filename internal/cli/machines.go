@@ -109,6 +109,7 @@ right. FILE is by default machines.toml in the configuration folder.`,
 func machinesListCommand() *command.Command {
 	return &command.Command{
 		Name:  "list",
+		Pages: true,
 		Args:  "[FILE]",
 		Short: "show the machines and their state",
 		Long:  `Shows what the coordinator knows of its machines now, as "lighter machines status" does. With FILE, with --file, or where no coordinator runs it shows what the machines file says about them.`,

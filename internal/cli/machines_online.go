@@ -17,6 +17,7 @@ import (
 	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/command"
 	"lighter/internal/cli/display"
+	"lighter/internal/cli/terminal"
 	"lighter/internal/human"
 	"lighter/nar/signature"
 	"lighter/store"
@@ -25,6 +26,7 @@ import (
 func machinesStatusCommand() *command.Command {
 	return &command.Command{
 		Name:  "status",
+		Pages: true,
 		Short: "show what the coordinator knows of its machines",
 		Exits: []int{command.ExitNoAnswer},
 		Examples: []command.Example{
@@ -200,7 +202,7 @@ func machinesAuthorizeCommand() *command.Command {
 }
 
 func authorizeMachines(ctx context.Context, inv *command.Invocation, t *machineTester, names []string, yes bool) error {
-	if !yes && display.Terminal(inv.In) == nil {
+	if !yes && terminal.Of(inv.In) == nil {
 		return errNobodyToAsk(inv)
 	}
 	for _, name := range names {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"strings"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/command"
 	"lighter/internal/cli/display"
+	"lighter/internal/cli/terminal"
 )
 
 func statusCommand() *command.Command {
@@ -22,11 +24,13 @@ func statusCommand() *command.Command {
 		Short: "show the coordinator at a glance",
 		Long: `Shows in one screen whether builds are placed, what there is to do for each system and until when, the machines, what failed lately, and what is under way. On a terminal it fills the screen, and says how much does not fit; elsewhere it shows everything.
 
+With --watch the keys j and k, the arrows, space, b, g and G move through everything, and q leaves.
+
 CPU/MEM is the percentage of the last seconds in which some task on the machine waited for the processor, and for memory. An arrow up is a transfer to the machine, one down a transfer from it.`,
 		Exits: []int{command.ExitNoAnswer},
 		Examples: []command.Example{
 			{"lighter status", "builds, machines, what runs and what travels"},
-			{"lighter status --watch", "the same, every second, until it is interrupted"},
+			{"lighter status --watch", "the same, every second, until q is pressed"},
 			{"lighter status --json | jq .counts", "for a program"},
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
@@ -52,8 +56,8 @@ CPU/MEM is the percentage of the last seconds in which some task on the machine 
 // writeStatus writes the page of "lighter status".
 func writeStatus(inv *command.Invocation, s *api.Status, now time.Time) error {
 	width, height := 0, 0
-	if t := display.Terminal(inv.Out); t != nil {
-		if width, height = display.TerminalSize(t); height > 1 {
+	if t := terminal.Of(inv.Out); t != nil {
+		if width, height = terminal.Size(t); height > 1 {
 			height-- // for the prompt
 		}
 	}
@@ -67,19 +71,21 @@ const statusInterval = time.Second
 
 // watchStatus shows the status until the context ends, which is a good end.
 func watchStatus(ctx context.Context, inv *command.Invocation, client *apiclient.Client, asJSON bool) error {
-	t := display.CanDraw(inv.Out, inv.Getenv)
-	if t == nil && !asJSON {
+	if !asJSON && display.CanDraw(inv.Out, inv.Getenv) == nil {
 		return inv.UsageErrorf("--watch wants a terminal that it can draw on, or --json")
 	}
 	show := func(s *api.Status, _ error) error { return writeJSONLine(inv.Out, s) }
+	w := newStatusWatcher(inv)
 	if !asJSON {
-		w := newStatusWatcher(inv, t)
+		var stopKeys func()
+		w.keys, stopKeys = terminal.Keys(inv.In)
+		defer stopKeys()
 		defer w.close()
 		show = w.show
 	}
 	resized, stop := display.Resized()
 	defer stop()
-	err := pollStatus(ctx, client, resized, show)
+	err := pollStatus(ctx, client, resized, w, show)
 	if errors.Is(context.Cause(ctx), command.ErrInterrupted) {
 		return nil
 	}
@@ -88,7 +94,7 @@ func watchStatus(ctx context.Context, inv *command.Invocation, client *apiclient
 
 // pollStatus calls show with the status now and then, with the last one and an error where
 // the coordinator is away, for at most coordinatorGrace.
-func pollStatus(ctx context.Context, client *apiclient.Client, resized <-chan os.Signal, show func(*api.Status, error) error) error {
+func pollStatus(ctx context.Context, client *apiclient.Client, resized <-chan os.Signal, w *statusWatcher, show func(*api.Status, error) error) error {
 	ticks := time.NewTicker(statusInterval)
 	defer ticks.Stop()
 	var last *api.Status
@@ -110,6 +116,11 @@ func pollStatus(ctx context.Context, client *apiclient.Client, resized <-chan os
 		select {
 		case <-ticks.C:
 		case <-resized:
+		case key := <-w.keys:
+			if key == "q" {
+				return nil
+			}
+			w.scroll(key)
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -120,14 +131,43 @@ func pollStatus(ctx context.Context, client *apiclient.Client, resized <-chan os
 type statusWatcher struct {
 	screen *display.Screen
 	style  display.Style
+	keys   <-chan string
+	top    int // the first line to show of the whole page; 0 shows a page that fits
 	last   []string
 }
 
-func newStatusWatcher(inv *command.Invocation, t *os.File) *statusWatcher {
-	return &statusWatcher{
-		screen: display.OnTerminal(t),
-		style:  display.StyleOf(t, inv.Getenv),
+func newStatusWatcher(inv *command.Invocation) *statusWatcher {
+	return &statusWatcher{screen: display.OnTerminal(inv.Out), style: display.StyleOf(inv.Out, inv.Getenv)}
+}
+
+// scroll moves the page as a key says.
+func (w *statusWatcher) scroll(key string) {
+	_, height := w.screen.Size()
+	switch key {
+	case "j", "down", "\n":
+		w.top++
+	case "k", "up":
+		w.top--
+	case " ", "page-down":
+		w.top += height - 1
+	case "b", "page-up":
+		w.top -= height - 1
+	case "g", "home":
+		w.top = 0
+	case "G", "end":
+		w.top = math.MaxInt32
 	}
+	w.top = max(0, w.top)
+}
+
+// page returns the lines that fit, or a part of all.
+func (w *statusWatcher) page(s *api.Status, width, height int) []string {
+	if w.top == 0 {
+		return display.StatusLines(s, time.Now(), width, height, w.style)
+	}
+	all := display.StatusLines(s, time.Now(), width, 0, w.style)
+	w.top = max(0, min(w.top, len(all)-height))
+	return all[w.top:min(w.top+height, len(all))]
 }
 
 func (w *statusWatcher) show(s *api.Status, lost error) error {
@@ -135,7 +175,7 @@ func (w *statusWatcher) show(s *api.Status, lost error) error {
 	if lost != nil {
 		height = max(1, height-1)
 	}
-	w.last = display.StatusLines(s, time.Now(), width, height, w.style)
+	w.last = w.page(s, width, height)
 	if lost != nil {
 		w.last = append(w.last, w.style.Verdict(false, "", "the coordinator went away; waiting for it to come back"))
 	}

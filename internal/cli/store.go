@@ -14,7 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"lighter/internal/cli/command"
-	"lighter/internal/cli/display"
+	"lighter/internal/cli/terminal"
 	"lighter/internal/head"
 	"lighter/internal/human"
 	"lighter/internal/quantity"
@@ -166,7 +166,7 @@ hash and its signature were checked; the key that signed must be authorized (see
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
 			return storeAction(fs, func(ctx context.Context, inv *command.Invocation, s *head.Store) error {
-				if display.Terminal(inv.In) != nil {
+				if terminal.Of(inv.In) != nil {
 					return inv.UsageErrorf("standard input is a terminal; redirect an archive to it")
 				}
 				infos, err := s.Import(ctx, bufio.NewReaderSize(inv.In, 1<<18), store.ImportOptions{})
@@ -197,7 +197,7 @@ import" or "guix archive --import" elsewhere.`,
 			where := stateFlags(fs)
 			recursive := fs.BoolP("recursive", "r", false, "with everything that the items refer to")
 			return where.action(func(ctx context.Context, inv *command.Invocation, f head.Folders) error {
-				if display.Terminal(inv.Out) != nil {
+				if terminal.Of(inv.Out) != nil {
 					return inv.UsageErrorf("standard output is a terminal; redirect it to a file or a program")
 				}
 				return exportItems(ctx, inv, f, *recursive)
@@ -241,6 +241,7 @@ func exportItems(ctx context.Context, inv *command.Invocation, f head.Folders, r
 func storeInfoCommand() *command.Command {
 	return &command.Command{
 		Name:  "info",
+		Pages: true,
 		Args:  "PATH…",
 		Short: "show what the store knows of items",
 		Examples: []command.Example{

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 
@@ -28,6 +29,9 @@ type Command struct {
 	// ChecksArguments says that the action looks itself how many arguments there are; else
 	// that follows from Args.
 	ChecksArguments bool
+	// Pages says that what it prints may be long: on a terminal it goes through a pager, unless
+	// the command goes on with --follow.
+	Pages bool
 	// TakesSignals says that the action reads Process.Signals itself.
 	TakesSignals bool
 
@@ -109,6 +113,9 @@ func (c *Command) allFlags() (*pflag.FlagSet, Action) {
 	if c.Setup != nil {
 		do = c.Setup(fs)
 	}
+	if c.Pages {
+		fs.Bool("no-pager", false, "print on a terminal without a pager ($LIGHTER_PAGER, else $PAGER, else less)")
+	}
 	fs.BoolP("help", "h", false, "show this text")
 	if c.parent == nil {
 		fs.Bool("version", false, "print lighter's version")
@@ -131,7 +138,12 @@ func (c *Command) cobra(p Process) *cobra.Command {
 	cmd.Flags().SortFlags = false
 	cmd.Flags().AddFlagSet(fs)
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return c.flagError(fs, err) })
-	cmd.SetHelpFunc(func(*cobra.Command, []string) { _ = c.WriteHelp(p.Out) })
+	cmd.SetHelpFunc(func(*cobra.Command, []string) {
+		inv := &Invocation{Process: p}
+		leave := inv.page()
+		_ = c.WriteHelp(inv.Out)
+		_ = leave(nil)
+	})
 	c.complete(cmd, p, fs)
 	for _, s := range c.Sub {
 		sub := s.cobra(p)
@@ -187,12 +199,17 @@ func (c *Command) run(ctx context.Context, do Action, inv *Invocation) error {
 			return err
 		}
 	}
+	leave, second := func(err error) error { return err }, leaveAtOnce
+	if c.pages(inv) {
+		// The pager takes interrupts for itself, too.
+		leave, second = inv.page(), func(os.Signal) {}
+	}
 	if !c.TakesSignals {
 		var stop context.CancelFunc
-		ctx, stop = inv.CancelOnSignal(ctx)
+		ctx, stop = inv.cancelOnSignal(ctx, second)
 		defer stop()
 	}
-	err := do(ctx, inv)
+	err := leave(do(ctx, inv))
 	if err != nil && errors.Is(err, context.Canceled) && errors.Is(context.Cause(ctx), ErrInterrupted) {
 		return ErrInterrupted
 	}

@@ -41,7 +41,7 @@ func (c *Command) WriteHelp(w io.Writer) error {
 }
 
 // commonFlags are those that many commands have; they are shown last.
-var commonFlags = []string{"socket", "state", "config", "help", "version"}
+var commonFlags = []string{"socket", "state", "config", "no-pager", "help", "version"}
 
 func writeFlags(b *bytes.Buffer, fs *pflag.FlagSet) {
 	var own, common []*pflag.Flag
@@ -172,6 +172,7 @@ func helpCommand(root *Command) *Command {
 		Name:  "help",
 		Args:  "[COMMAND…]",
 		Short: "show a command's page",
+		Pages: true,
 		Examples: []Example{
 			{"lighter help store import", "what \"lighter store import --help\" shows"},
 		},

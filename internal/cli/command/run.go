@@ -8,6 +8,8 @@ import (
 	"os"
 	"slices"
 	"strings"
+
+	"lighter/internal/cli/terminal"
 )
 
 // Process is what a command has of its process.
@@ -22,6 +24,7 @@ type Process struct {
 // Execute runs one command line, without the program's name, and returns the exit
 // code. Errors are written to p.Err.
 func (c *Command) Execute(ctx context.Context, args []string, p Process) int {
+	p.Out, p.Err = terminal.Marks(p.Out, p.Getenv, false), terminal.Marks(p.Err, p.Getenv, true)
 	root := c.cobra(p)                            //nolint:contextcheck // each command gets ctx from ExecuteContext
 	root.SetArgs(slices.Concat([]string{}, args)) // of none it would take the process's
 	root.SetIn(p.In)
@@ -49,6 +52,13 @@ var ErrInterrupted = errors.New("interrupted")
 // CancelOnSignal returns a context that the first signal ends, with ErrInterrupted as its
 // cause. A second signal ends the process at once. stop waits for the goroutine behind it.
 func (p *Process) CancelOnSignal(ctx context.Context) (_ context.Context, stop context.CancelFunc) {
+	return p.cancelOnSignal(ctx, leaveAtOnce)
+}
+
+func leaveAtOnce(os.Signal) { os.Exit(ExitInterrupted) }
+
+// cancelOnSignal is CancelOnSignal with another answer to later signals.
+func (p *Process) cancelOnSignal(ctx context.Context, second func(os.Signal)) (_ context.Context, stop context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	if p.Signals == nil {
 		return ctx, func() { cancel(nil) }
@@ -60,9 +70,9 @@ func (p *Process) CancelOnSignal(ctx context.Context) (_ context.Context, stop c
 			select {
 			case <-quit:
 				return
-			case <-p.Signals:
+			case signal := <-p.Signals:
 				if seen > 0 {
-					os.Exit(ExitInterrupted)
+					second(signal)
 				}
 				cancel(ErrInterrupted)
 			}

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"lighter/internal/cli/terminal"
 	"lighter/internal/human"
 )
 
@@ -31,9 +32,10 @@ func NewScreen(w io.Writer, size func() (width, height int)) *Screen {
 	return &Screen{w: w, size: size}
 }
 
-// OnTerminal draws on a terminal.
-func OnTerminal(f *os.File) *Screen {
-	return NewScreen(f, func() (int, int) { return TerminalSize(f) })
+// OnTerminal draws on a stream to a terminal.
+func OnTerminal(w io.Writer) *Screen {
+	t := terminal.Of(w)
+	return NewScreen(w, func() (int, int) { return terminal.Size(t) })
 }
 
 // Size returns what a frame may take: one row less than the terminal has, so that
@@ -147,8 +149,8 @@ type Live struct {
 // NewLive shows on a stream.
 func NewLive(w io.Writer, getenv func(string) string) *Live {
 	l := &Live{w: w}
-	if t := CanDraw(w, getenv); t != nil {
-		l.screen = OnTerminal(t)
+	if CanDraw(w, getenv) != nil {
+		l.screen = OnTerminal(w)
 	}
 	return l
 }

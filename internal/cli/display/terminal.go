@@ -5,33 +5,15 @@ import (
 	"io"
 	"os"
 
-	"golang.org/x/term"
-
+	"lighter/internal/cli/terminal"
 	"lighter/internal/human"
 )
-
-// Terminal returns the file behind a stream if it is a terminal, else nil.
-func Terminal(stream any) *os.File {
-	if f, ok := stream.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		return f
-	}
-	return nil
-}
-
-// TerminalSize returns columns and rows, or zeros where they cannot be known.
-func TerminalSize(f *os.File) (width, height int) {
-	width, height, err := term.GetSize(int(f.Fd()))
-	if err != nil {
-		return 0, 0
-	}
-	return width, height
-}
 
 // Width returns the columns that lines written to w may take, or 0 for no
 // limit: a file or a pipe gets everything.
 func Width(w io.Writer) int {
-	if f := Terminal(w); f != nil {
-		width, _ := TerminalSize(f)
+	if f := terminal.Of(w); f != nil {
+		width, _ := terminal.Size(f)
 		return width
 	}
 	return 0
@@ -39,10 +21,10 @@ func Width(w io.Writer) int {
 
 // CanDraw returns the terminal behind a stream if lines on it can be replaced.
 func CanDraw(stream any, getenv func(string) string) *os.File {
-	if t := getenv("TERM"); t == "" || t == "dumb" {
+	if !terminal.Smart(getenv) {
 		return nil
 	}
-	return Terminal(stream)
+	return terminal.Of(stream)
 }
 
 // StyleOf returns how to decorate what goes to a stream; see https://no-color.org.
@@ -54,7 +36,7 @@ func StyleOf(stream any, getenv func(string) string) Style {
 // terminal, line by line with what is dangerous made harmless. finish writes what
 // is left and waits until all is written.
 func LogWriter(w io.Writer) (out io.Writer, finish func() error) {
-	if Terminal(w) == nil {
+	if terminal.Of(w) == nil {
 		return w, func() error { return nil }
 	}
 	r, pipe := io.Pipe()
