@@ -11,7 +11,8 @@ import (
 // RemoveAll deletes the file, symlink or tree at path, even where its folders are
 // read-only, as those of store items are, or not readable at all. It follows no
 // symlink in the tree. That nothing is there is no error. The tree may be deeper
-// than any path can say.
+// than any path can say. Where something can't be deleted, such as a file that is in use on
+// NFS, it deletes what else it can, and returns the first error.
 func RemoveAll(path string) error {
 	parent, base, err := openParent(path)
 	if isNotExist(err) {
@@ -51,27 +52,26 @@ func removeTree(parent openFolder, name string) error {
 	r := &remover{root: root}
 	for {
 		before := r.moved
-		if err := r.empty(root, 1); err != nil {
+		err := r.empty(root, 1)
+		if r.moved > before {
+			continue
+		}
+		if err != nil {
 			return err
 		}
-		if r.moved == before {
-			return parent.unlink(name, unix.AT_REMOVEDIR)
-		}
+		return parent.unlink(name, unix.AT_REMOVEDIR)
 	}
 }
 
-// empty deletes everything in d.
+// empty deletes everything in d, and returns the first error.
 func (r *remover) empty(d openFolder, depth int) error {
-	names, err := d.names()
-	if err != nil {
-		return err
-	}
+	names, first := d.names()
 	for _, name := range names {
-		if err := r.remove(d, name, depth); err != nil {
-			return err
+		if err := r.remove(d, name, depth); err != nil && first == nil {
+			first = err
 		}
 	}
-	return nil
+	return first
 }
 
 func (r *remover) remove(d openFolder, name string, depth int) error {
