@@ -239,12 +239,41 @@ type GCOptions struct {
 	Paths    []Path
 	// OlderThan spares garbage registered less than this ago.
 	OlderThan time.Duration
+	// Keep, if not nil, is asked which of some garbage is to be kept all the same, with all
+	// that it refers to: at most GCBatch items at a time, and again about those that are about
+	// to be deleted. An error ends the collection, and nothing more is deleted.
+	Keep func(ctx context.Context, garbage []Path) ([]Path, error)
 }
+
+// GCBatch is about how many items a collection asks Keep at a time.
+const GCBatch = 1000
 
 // GCResult says what was, or with DryRun would be, deleted.
 type GCResult struct {
 	Deleted []Path
 	Freed   int64 // bytes
+	// Left is what could not be deleted, or not wholly: the first MaxGCLeft of it. LeftMore
+	// counts the rest. The collection went on with everything else.
+	Left     []GCLeft
+	LeftMore int
+}
+
+// MaxGCLeft bounds what a result lists as left.
+const MaxGCLeft = 100
+
+// GCLeft is one thing that a collection could not delete.
+type GCLeft struct {
+	Path    Path   `json:"path,omitempty"` // empty where it is no item, but what a process that died has left
+	Problem string `json:"problem"`        // names the file, and says why
+}
+
+// Leave notes what could not be deleted.
+func (r *GCResult) Leave(path Path, err error) {
+	if len(r.Left) == MaxGCLeft {
+		r.LeftMore++
+		return
+	}
+	r.Left = append(r.Left, GCLeft{Path: path, Problem: err.Error()})
 }
 
 // Collector deletes items that no root and no lease needs.

@@ -80,6 +80,9 @@ type Options struct {
 	// procDir is where the kernel says how the machine is; tests have their own. Empty:
 	// /proc.
 	procDir string
+	// Keep is what garbage collections ask before they delete: see store.GCOptions. nil: whatever
+	// no build and no root needs goes.
+	Keep func(ctx context.Context, garbage []store.Path) ([]store.Path, error)
 	// PublicKey is the key with which Store signs, as an s-expression. Empty: the store
 	// is asked each time.
 	PublicKey string

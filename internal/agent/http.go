@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"lighter/internal/agentapi"
+	"lighter/internal/api"
 	"lighter/store"
 )
 
@@ -496,11 +497,16 @@ func (h handler) collectGarbage(w http.ResponseWriter, r *http.Request) (any, er
 		return nil, badRequest(errors.New("maxFreed and olderThan must not be negative"))
 	}
 	result, err := collector.CollectGarbage(r.Context(), store.GCOptions{
-		MaxFreed: req.MaxFreed, OlderThan: req.OlderThan.Duration(), DryRun: req.DryRun,
+		MaxFreed: req.MaxFreed, OlderThan: req.OlderThan.Duration(), DryRun: req.DryRun, Keep: h.agent.opts.Keep,
 	})
 	if err != nil {
 		return nil, err
 	}
 	h.agent.log.Info("garbage collected", "items", len(result.Deleted), "bytes", result.Freed, slog.Bool("dry", req.DryRun))
-	return agentapi.GCResult{Deleted: result.Deleted, Freed: result.Freed}, nil
+	for i := range result.Left {
+		left := &result.Left[i]
+		h.agent.log.Warn("garbage could not be deleted", "item", left.Path, "why", left.Problem)
+		left.Problem = agentapi.Printable(left.Problem, api.MaxProblem)
+	}
+	return agentapi.GCResult{Deleted: result.Deleted, Freed: result.Freed, Left: result.Left, LeftMore: result.LeftMore}, nil
 }

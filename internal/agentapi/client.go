@@ -333,14 +333,25 @@ func (c *Client) CollectGarbage(ctx context.Context, req *GCRequest) (*GCResult,
 	defer a.Close()
 	result := new(GCResult)
 	err = listReader{
-		field: "deleted", element: maxPath, most: maxDeleted, each: appendPath(&result.Deleted),
+		field: "deleted", element: maxLeft, most: maxDeleted, each: appendPath(&result.Deleted),
 		other: func(name string, text json.RawMessage) error {
-			if name != "freed" {
-				return nil
+			switch name {
+			case "freed":
+				return unmarshal(text, &result.Freed)
+			case "left":
+				return unmarshal(text, &result.Left)
+			case "leftMore":
+				return unmarshal(text, &result.LeftMore)
 			}
-			return unmarshal(text, &result.Freed)
+			return nil
 		},
 	}.read(a)
+	if err == nil && (len(result.Left) > store.MaxGCLeft || result.LeftMore < 0) {
+		err = fmt.Errorf("it lists %d that it could not delete, and %d more", len(result.Left), result.LeftMore)
+	}
+	for i := range result.Left {
+		result.Left[i].Problem = Printable(result.Left[i].Problem, api.MaxProblem)
+	}
 	if err == nil && (result.Freed < 0 || result.Freed > maxSize) {
 		err = fmt.Errorf("it freed %d bytes", result.Freed)
 	}

@@ -37,6 +37,8 @@ const (
 
 	// maxDeleted is how many of the items that were deleted an answer names.
 	maxDeleted = 1 << 17
+	// maxLeft bounds the text of the list of those that could not be deleted, in bytes.
+	maxLeft = 256 << 10
 
 	maxSystems = 64
 	maxKeys    = 1 << 10

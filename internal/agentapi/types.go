@@ -182,8 +182,10 @@ type GCRequest struct {
 
 // GCResult is its answer.
 type GCResult struct {
-	Deleted []store.Path `json:"deleted"`
-	Freed   int64        `json:"freed"` // bytes
+	Deleted  []store.Path   `json:"deleted"`
+	Freed    int64          `json:"freed"`          // bytes
+	Left     []store.GCLeft `json:"left,omitempty"` // at most store.MaxGCLeft; LeftMore counts the rest
+	LeftMore int            `json:"leftMore,omitempty"`
 }
 
 // The codes of an Error that callers branch on.

@@ -3,6 +3,9 @@ package agentd
 import (
 	"context"
 	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"lighter/internal/agent"
@@ -66,5 +69,19 @@ func TestSubstitutes(t *testing.T) {
 	})
 	if err != nil || len(status.Missing) != 1 || status.Missing[0] != absent {
 		t.Errorf("got %+v, %v; want only %s to be missing", status, err, absent)
+	}
+}
+
+// TestHeadsStore keeps a machine's agent from deleting what a head has, where they share a folder.
+func TestHeadsStore(t *testing.T) {
+	f := Folders(t.TempDir())
+	if kept, err := f.Keep(t.Context(), nil); err != nil || len(kept) > 0 {
+		t.Errorf("a machine's own store: %v, %v", kept, err)
+	}
+	if err := os.Mkdir(filepath.Join(string(f), "ledger"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Keep(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "lighter store gc") {
+		t.Errorf("a head's store: %v", err)
 	}
 }

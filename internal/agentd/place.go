@@ -1,6 +1,7 @@
 package agentd
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -19,6 +20,7 @@ import (
 	"lighter/internal/disk"
 	"lighter/internal/owner"
 	"lighter/internal/version"
+	"lighter/store"
 )
 
 // Folders says where an agent has its things, by the name of its state folder, which is absolute.
@@ -36,6 +38,18 @@ func (f Folders) SigningKey() string { return filepath.Join(string(f), "signing-
 func (f Folders) ACL() string        { return filepath.Join(string(f), "acl") }
 func (f Folders) Agent() string      { return filepath.Join(string(f), "agents", nodeName()) }
 func (f Folders) Server() string     { return filepath.Join(string(f), "agent") }
+
+// Keep is for agent.Options: where a head's coordinator has its ledger in the same state folder, as with
+// homes that computers share, the store is the head's too, and only the head can tell what of it is needed.
+func (f Folders) Keep(context.Context, []store.Path) ([]store.Path, error) {
+	switch _, err := os.Lstat(filepath.Join(string(f), "ledger")); {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	}
+	return nil, fmt.Errorf("%s is a head's store too, and has what its builds have made: collect its garbage there, with: lighter store gc", f.Store())
+}
 
 // place is where one agent is: its socket, and the lock for starting it, are in a folder that no other
 // computer sees.

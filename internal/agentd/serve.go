@@ -15,6 +15,7 @@ import (
 
 	"lighter/internal/agent"
 	"lighter/internal/backoff"
+	"lighter/machines"
 )
 
 const (
@@ -70,8 +71,12 @@ func (o *Options) start(ctx context.Context, p place, b *Backend, logger *slog.L
 	if err != nil {
 		return nil, err
 	}
+	opts := agent.Options{StateDir: p.Agent(), Version: version, Logger: logger, Linger: o.Linger, MaxRunning: o.MaxBuilds}
+	if b.Kind == machines.StoreLocal {
+		opts.Keep = p.Keep
+	}
 	for deadline := time.Now().Add(lockTimeout); ; {
-		a, err := Start(b, agent.Options{StateDir: p.Agent(), Version: version, Logger: logger, Linger: o.Linger, MaxRunning: o.MaxBuilds})
+		a, err := Start(b, opts)
 		if !errors.Is(err, agent.ErrInUse) || time.Now().After(deadline) {
 			return a, err
 		}

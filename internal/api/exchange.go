@@ -269,8 +269,17 @@ type MachineGC struct {
 
 // MachineGCResult is its answer.
 type MachineGCResult struct {
-	Deleted []store.Path `json:"deleted"`
-	Freed   int64        `json:"freed"` // bytes
+	Deleted  []store.Path   `json:"deleted"`
+	Freed    int64          `json:"freed"`          // bytes
+	Left     []store.GCLeft `json:"left,omitempty"` // what could not be deleted, at most store.MaxGCLeft
+	LeftMore int            `json:"leftMore,omitempty"`
+}
+
+// Needed is the body of POST /v1/needed: items of the head's store, at most store.GCBatch. The answer
+// has those of them that builds need: outputs of builds that have succeeded or are not final, and
+// derivations of those that are not final.
+type Needed struct {
+	Paths []store.Path `json:"paths"`
 }
 
 // Version is the answer to GET /v1/version.

@@ -148,7 +148,7 @@ func (a *agentAction) serve(ctx context.Context, inv *command.Invocation, logger
 	if err != nil {
 		return err
 	}
-	builder, err := agentd.Start(backend, agent.Options{StateDir: folders.Server(), Logger: logger, MaxRunning: a.owner.MaxBuilds})
+	builder, err := agentd.Start(backend, agent.Options{StateDir: folders.Server(), Logger: logger, MaxRunning: a.owner.MaxBuilds, Keep: folders.Keep})
 	if err != nil {
 		return errors.Join(err, backend.Close())
 	}
@@ -222,7 +222,7 @@ func (a *agentAction) printEntry(ctx context.Context, inv *command.Invocation, b
 		Name: a.name, Host: host, Port: port, Systems: info.Systems, User: userName(), HostKey: sshtransport.FormatHostKey(hostKey),
 		ParallelBuilds: parallel, Speed: machines.DefaultSpeed,
 		OverloadThreshold: machines.DefaultOverloadThreshold, MinFreeDisk: machines.DefaultMinFreeDisk, MinFreeInodes: machines.DefaultMinFreeInodes,
-		Store: machines.StoreAuto, DaemonSocket: machines.DefaultDaemonSocket, SandboxPaths: a.owner.SandboxPaths, SubstituteURLs: a.owner.SubstituteURLs,
+		Store: machines.StoreAuto, Transport: machines.TransportNative, DaemonSocket: machines.DefaultDaemonSocket, SandboxPaths: a.owner.SandboxPaths, SubstituteURLs: a.owner.SubstituteURLs,
 	}
 	if info.BuildWarning != "" {
 		fmt.Fprintf(inv.Err, "lighter agent: %s\n", command.ErrorText(errors.New(info.BuildWarning)))

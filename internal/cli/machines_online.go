@@ -143,7 +143,7 @@ func machinesGCCommand() *command.Command {
 		Args:  "NAME…",
 		Short: "delete from machines' stores what no build needs",
 		Long:  `Deletes items of the machines' stores that no root and no build needs, and prints their paths. On a terminal it asks first; elsewhere it wants --yes.`,
-		Exits: []int{command.ExitNoAnswer},
+		Exits: []int{command.ExitNoAnswer, command.ExitLeft},
 		Examples: []command.Example{
 			{"lighter machines gc --dry-run alpha", "what would go?"},
 			{"lighter machines gc --older-than 3d --yes alpha", "outputs that nobody asked for in three days"},
@@ -161,8 +161,7 @@ func machinesGCCommand() *command.Command {
 						return err
 					}
 				}
-				var deleted []store.Path
-				var freed int64
+				var all store.GCResult
 				for _, name := range inv.Args {
 					result, err := client.CollectGarbage(ctx, name, api.MachineGC{
 						MaxFreed: int64(*maxFreed), OlderThan: seconds(opts.OlderThan), DryRun: opts.DryRun,
@@ -170,11 +169,15 @@ func machinesGCCommand() *command.Command {
 					if err != nil {
 						return fmt.Errorf("collect garbage on %s: %w", name, err)
 					}
-					deleted = append(deleted, result.Deleted...)
-					freed += result.Freed
+					all.Deleted = append(all.Deleted, result.Deleted...)
+					all.Freed += result.Freed
+					for _, left := range result.Left {
+						left.Problem = "on " + name + ": " + left.Problem
+						all.Left = append(all.Left, left)
+					}
+					all.LeftMore += result.LeftMore
 				}
-				writeGarbage(inv, deleted, freed, opts.DryRun)
-				return nil
+				return writeGarbage(inv, &all, opts.DryRun)
 			})
 		},
 	}

@@ -55,8 +55,8 @@ func storeAction(fs *pflag.FlagSet, do func(ctx context.Context, inv *command.In
 
 // ownStoreAction is that of a command for lighter's own store; instead says what does it where the
 // head's store is guix-daemon's.
-func ownStoreAction(fs *pflag.FlagSet, instead string, do func(ctx context.Context, inv *command.Invocation, s *local.Store) error) command.Action {
-	return stateFlags(fs).action(func(ctx context.Context, inv *command.Invocation, f head.Folders) error {
+func ownStoreAction(where *folderFlags, instead string, do func(ctx context.Context, inv *command.Invocation, f head.Folders, s *local.Store) error) command.Action {
+	return where.action(func(ctx context.Context, inv *command.Invocation, f head.Folders) error {
 		if f.StoreKind == machines.StoreDaemon {
 			return fmt.Errorf("the head's store is guix-daemon's, which looks after it: %s", instead)
 		}
@@ -65,7 +65,7 @@ func ownStoreAction(fs *pflag.FlagSet, instead string, do func(ctx context.Conte
 			return err
 		}
 		defer s.Close()
-		return do(ctx, inv, s)
+		return do(ctx, inv, f, s)
 	})
 }
 
@@ -363,7 +363,7 @@ changed.`,
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
 			contents := fs.Bool("check-contents", false, "also compute the hash of every item")
-			return ownStoreAction(fs, "guix gc --verify", func(ctx context.Context, inv *command.Invocation, s *local.Store) error {
+			return ownStoreAction(stateFlags(fs), "guix gc --verify", func(ctx context.Context, inv *command.Invocation, _ head.Folders, s *local.Store) error {
 				problems := 0
 				err := s.Verify(ctx, *contents, func(p store.VerifyProblem) {
 					problems++
@@ -379,48 +379,4 @@ changed.`,
 			})
 		},
 	}
-}
-
-func storeGCCommand() *command.Command {
-	return &command.Command{
-		Name:  "gc",
-		Short: "delete items that nothing needs",
-		Long: `Deletes items of the head's store that no root and no build needs, and prints
-their paths. For a machine's store there is "lighter machines gc".`,
-		Examples: []command.Example{
-			{"lighter store gc --dry-run", "what would go?"},
-			{"lighter store gc --max-freed 5GiB --older-than 3d", "make some room, sparing what is new"},
-		},
-		Setup: func(fs *pflag.FlagSet) command.Action {
-			opts, maxFreed := gcFlags(fs)
-			return ownStoreAction(fs, "guix gc", func(ctx context.Context, inv *command.Invocation, s *local.Store) error {
-				opts.MaxFreed = int64(*maxFreed)
-				result, err := s.CollectGarbage(ctx, *opts)
-				if result != nil {
-					writeGarbage(inv, result.Deleted, result.Freed, opts.DryRun)
-				}
-				return err
-			})
-		},
-	}
-}
-
-// gcFlags are the flags of the commands that collect garbage.
-func gcFlags(fs *pflag.FlagSet) (*store.GCOptions, *command.Size) {
-	opts, maxFreed := new(store.GCOptions), new(command.Size)
-	fs.BoolVarP(&opts.DryRun, "dry-run", "n", false, "only print what would be deleted")
-	command.DurationVar(fs, &opts.OlderThan, "older-than", 0, "spare items that came into the store less than this ago")
-	fs.Var(maxFreed, "max-freed", "stop after this much, such as 5GiB")
-	return opts, maxFreed
-}
-
-func writeGarbage(inv *command.Invocation, deleted []store.Path, freed int64, dryRun bool) {
-	for _, path := range deleted {
-		fmt.Fprintln(inv.Out, path)
-	}
-	word := "freed"
-	if dryRun {
-		word = "would be freed"
-	}
-	fmt.Fprintf(inv.Err, "%s, %s %s\n", human.Count(len(deleted), "item"), quantity.Bytes(freed), word)
 }

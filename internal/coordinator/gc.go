@@ -8,6 +8,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/human"
 	"lighter/internal/quantity"
 	"lighter/store"
 )
@@ -93,6 +94,11 @@ func (m *machine) collected(l *loop, result *agentapi.GCResult, err error) {
 	}
 	m.noteGC(l)
 	m.log.Info("the machine's garbage was collected", "items", len(result.Deleted), "freed", quantity.Bytes(result.Freed))
+	if len(result.Left) > 0 {
+		left := human.Count(len(result.Left)+result.LeftMore, "thing") + " could not be deleted: " + result.Left[0].Problem
+		m.log.Warn("of the machine's garbage "+left, "item", result.Left[0].Path)
+		m.tell(l, "of its garbage "+left)
+	}
 }
 
 func (m *machine) noteGC(l *loop) {
@@ -128,5 +134,5 @@ func (c *Coordinator) CollectGarbage(ctx context.Context, name string, opts api.
 	if deleted == nil {
 		deleted = []store.Path{}
 	}
-	return &api.MachineGCResult{Deleted: deleted, Freed: result.Freed}, nil
+	return &api.MachineGCResult{Deleted: deleted, Freed: result.Freed, Left: result.Left, LeftMore: result.LeftMore}, nil
 }

@@ -12,6 +12,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/coordinator/peer"
 	"lighter/machines"
+	"lighter/store"
 )
 
 func TestGCDue(t *testing.T) {
@@ -48,6 +49,7 @@ type collecting struct {
 	calls chan *agentapi.GCRequest
 	mu    sync.Mutex
 	err   error
+	left  []store.GCLeft
 }
 
 func (a *collecting) CollectGarbage(ctx context.Context, req *agentapi.GCRequest) (*agentapi.GCResult, error) {
@@ -58,7 +60,7 @@ func (a *collecting) CollectGarbage(ctx context.Context, req *agentapi.GCRequest
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return &agentapi.GCResult{Freed: 42}, a.err
+	return &agentapi.GCResult{Freed: 42, Left: a.left}, a.err
 }
 
 func (a *collecting) fail(err error) {
@@ -99,7 +101,9 @@ func TestTimedGC(t *testing.T) {
 	if s := f.statusOf("m1"); s.LastGC != nil || s.Error != "its garbage was not collected: the store is locked" {
 		t.Errorf("got %+v", s)
 	}
-	agents["m1"].fail(nil)
+	agents["m1"].mu.Lock()
+	agents["m1"].err, agents["m1"].left = nil, []store.GCLeft{{Problem: "it is in use"}}
+	agents["m1"].mu.Unlock()
 	if err := f.c.do(t.Context(), func(l *loop) { l.byName["m1"].gcAfter = time.Time{} }); err != nil {
 		t.Fatal(err)
 	}
@@ -117,6 +121,8 @@ func TestTimedGC(t *testing.T) {
 	default:
 	}
 	if got := strings.Join(f.events(""), "\n"); !strings.Contains(got, "m1 garbage was not collected: the store is locked") {
+		t.Errorf("events %s", got)
+	} else if !strings.Contains(got, "m1 of its garbage 1 thing could not be deleted: it is in use") {
 		t.Errorf("events %s", got)
 	}
 	f.idle()

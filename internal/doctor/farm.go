@@ -169,7 +169,7 @@ func (d *Doctor) checkSpace(context.Context) {
 	for _, folder := range folders {
 		const check = "disk"
 		has, err := d.host.space(folder)
-		const fix = "make room: lighter store gc, lighter builds prune --older-than 30d, guix gc; or move the folder"
+		const fix = "make room: lighter builds prune --older-than 30d, then lighter store gc, or guix gc; or move the folder"
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 		case err != nil:

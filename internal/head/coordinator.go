@@ -72,7 +72,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	links.Store = s
+	links.Store, links.Needed = s, records.Needed
 	advice := f.Advice(links)
 	advice.ByName, advice.Hint = true, hint(f.Socket, o.Getenv)
 	var one *coordinator.Coordinator

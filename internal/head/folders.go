@@ -1,6 +1,7 @@
 package head
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -8,9 +9,11 @@ import (
 	"path/filepath"
 
 	"lighter/internal/human"
+	"lighter/internal/ledger"
 	"lighter/internal/settings"
 	"lighter/machines"
 	"lighter/nar/signature"
+	"lighter/store"
 )
 
 // Folders says where lighter keeps its things on this computer.
@@ -64,6 +67,16 @@ func (f Folders) SettingsFile() string { return filepath.Join(f.Config, "lighter
 
 // GuixMachinesFile is what "guix offload" reads.
 func (f Folders) GuixMachinesFile() string { return filepath.Join(f.Guix, "machines.scm") }
+
+// Needed returns those of the items that builds in the ledger need, which no coordinator has open: see
+// ledger.Needed.
+func (f Folders) Needed(ctx context.Context, items []store.Path) (needed []store.Path, err error) {
+	err = ledger.Read(ctx, f.Ledger(), ledger.Options{}, func(l *ledger.Ledger) error {
+		needed, err = l.Needed(ctx, items)
+		return err
+	})
+	return needed, err
+}
 
 // IsFile reports whether there is a file of that name.
 func IsFile(name string) bool {

@@ -17,6 +17,7 @@ import (
 	"lighter/machines"
 	"lighter/nar/signature"
 	"lighter/sshtransport"
+	"lighter/store"
 )
 
 // Links makes the links to machines: over SSH, or to an agent in this process
@@ -28,6 +29,9 @@ type Links struct {
 	Store        *Store               // of the head; needed for machines that are local
 	LocalAgent   string               // folder of their agent
 	Home         string               // of this user, where private keys may be
+	// Needed says which items of the head's store its builds need, so that no machine's
+	// garbage collection deletes them; needed for machines that are local.
+	Needed func(ctx context.Context, items []store.Path) ([]store.Path, error)
 
 	logger *slog.Logger
 }
@@ -135,7 +139,7 @@ type localLink struct{ *agentd.Agent }
 func newLocalLink(l *Links, m *machines.Machine) (*localLink, error) {
 	a, err := agentd.Start(
 		&agentd.Backend{Store: l.Store.Backend, Kind: l.Store.Kind, PublicKey: l.PublicKey, ACL: l.Store.ACL, Disk: l.Store.Disk},
-		agent.Options{StateDir: l.LocalAgent, Logger: l.logger.With("machine", m.Name)},
+		agent.Options{StateDir: l.LocalAgent, Logger: l.logger.With("machine", m.Name), Keep: l.Needed},
 	)
 	if err != nil {
 		return nil, err

@@ -32,17 +32,10 @@ func Inspect(ctx context.Context, dir string, opts Options) (problems []error, e
 }
 
 func (l *Ledger) inspect(ctx context.Context) (problems []error, err error) {
-	if err := l.db.open(true); err != nil {
+	if _, err := l.openToRead(); err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, l.db.Close()) }()
-	switch found, err := formatOf(l.db); {
-	case errors.Is(err, pebble.ErrNotFound): // there is nothing in it
-	case err != nil:
-		return nil, err
-	case found != format:
-		return nil, fmt.Errorf("it has format %d; the next start of the coordinator brings it to format %d", found, format)
-	}
 	if err := l.db.CheckLevels(nil); err != nil {
 		return nil, err
 	}
@@ -60,6 +53,23 @@ func (l *Ledger) inspect(ctx context.Context) (problems []error, err error) {
 		problems = append(problems, err)
 	}
 	return append(problems, l.problems(ctx)...), ctx.Err()
+}
+
+// openToRead opens the database so that nothing in it changes, and reports whether there is nothing
+// in it.
+func (l *Ledger) openToRead() (empty bool, err error) {
+	if err := l.db.open(true); err != nil {
+		return false, err
+	}
+	switch found, err := formatOf(l.db); {
+	case errors.Is(err, pebble.ErrNotFound):
+		return true, nil
+	case err != nil:
+		return false, errors.Join(err, l.db.Close())
+	case found != format:
+		return false, errors.Join(fmt.Errorf("it has format %d; the next start of the coordinator brings it to format %d", found, format), l.db.Close())
+	}
+	return false, nil
 }
 
 // Repair drops what can't be used from a ledger that is not open, and rebuilds its

@@ -688,15 +688,17 @@ func TestChoose(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		opts store.GCOptions
+		kept map[store.Path]bool
 		want string
 	}{
-		{"all", store.GCOptions{}, "e d c b a"},
-		{"old", store.GCOptions{OlderThan: time.Hour}, "e d"},
-		{"one", store.GCOptions{Paths: []store.Path{dead[0].Path}}, "c b a"},
-		{"one that is old", store.GCOptions{Paths: []store.Path{dead[0].Path, dead[4].Path}, OlderThan: time.Hour}, "e"},
+		{"all", store.GCOptions{}, nil, "e d c b a"},
+		{"old", store.GCOptions{OlderThan: time.Hour}, nil, "e d"},
+		{"one", store.GCOptions{Paths: []store.Path{dead[0].Path}}, nil, "c b a"},
+		{"one that is old", store.GCOptions{Paths: []store.Path{dead[0].Path, dead[4].Path}, OlderThan: time.Hour}, nil, "e"},
+		{"but one that is kept", store.GCOptions{}, map[store.Path]bool{dead[1].Path: true}, "e d c"},
 	} {
 		var got []string
-		for _, i := range choose(dead, tt.opts, now) {
+		for _, i := range choose(dead, tt.opts, now, tt.kept) {
 			got = append(got, i.Path.Name())
 		}
 		if strings.Join(got, " ") != tt.want {

@@ -19,7 +19,7 @@ const (
 )
 
 // CollectGarbage implements store.Collector. The daemon knows no ages and no sizes in
-// advance: with OlderThan or DryRun it is asked what is dead, and what is known of that,
+// advance: with OlderThan, Keep or DryRun it is asked what is dead, and what is known of that,
 // first. With Paths, what refers to them is deleted too, and one that is needed is an
 // error.
 func (s *Store) CollectGarbage(ctx context.Context, opts store.GCOptions) (*store.GCResult, error) {
@@ -43,15 +43,15 @@ func (s *Store) collectGarbage(ctx context.Context, opts store.GCOptions) (*stor
 	defer c.close()
 	var result *store.GCResult
 	err = c.guarded(ctx, func() (err error) {
-		result, err = s.collect(c, opts)
+		result, err = s.collect(ctx, c, opts)
 		return err
 	})
 	return result, err
 }
 
-func (s *Store) collect(c *conn, opts store.GCOptions) (*store.GCResult, error) {
+func (s *Store) collect(ctx context.Context, c *conn, opts store.GCOptions) (*store.GCResult, error) {
 	switch {
-	case opts.DryRun, opts.OlderThan > 0:
+	case opts.DryRun, opts.OlderThan > 0, opts.Keep != nil:
 	case len(opts.Paths) > 0:
 		return s.gc(c, gcDeleteSpecific, opts.Paths, opts.MaxFreed)
 	default:
@@ -61,7 +61,20 @@ func (s *Store) collect(c *conn, opts store.GCOptions) (*store.GCResult, error) 
 	if err != nil {
 		return nil, err
 	}
-	chosen := choose(dead, opts, time.Now())
+	chosen := choose(dead, opts, time.Now(), nil)
+	if opts.Keep != nil {
+		kept := make(map[store.Path]bool)
+		for batch := range slices.Chunk(store.PathsOf(chosen), store.GCBatch) {
+			paths, err := opts.Keep(ctx, batch)
+			if err != nil {
+				return nil, err
+			}
+			for _, p := range paths {
+				kept[p] = true
+			}
+		}
+		chosen = choose(dead, opts, time.Now(), kept)
+	}
 	result := new(store.GCResult)
 	for _, info := range chosen {
 		if opts.MaxFreed > 0 && result.Freed >= opts.MaxFreed {
@@ -92,8 +105,8 @@ func (s *Store) deadInfos(c *conn) ([]*store.Info, error) {
 
 // choose returns those of the dead items that are to be deleted, referrers first: with
 // Paths those and what refers to them, and with OlderThan nothing that is younger, or that
-// something younger needs.
-func choose(dead []*store.Info, opts store.GCOptions, now time.Time) []*store.Info {
+// something younger needs; nor what is kept or needed by that.
+func choose(dead []*store.Info, opts store.GCOptions, now time.Time, kept map[store.Path]bool) []*store.Info {
 	sorted, err := store.SortInfos(dead)
 	if err != nil {
 		sorted = dead // the daemon has no cycles; it will say what is wrong
@@ -104,7 +117,7 @@ func choose(dead []*store.Info, opts store.GCOptions, now time.Time) []*store.In
 		wanted[p] = true
 	}
 	for _, info := range slices.Backward(sorted) { // referrers first
-		if spared[info.Path] || opts.OlderThan > 0 && now.Sub(info.Registered) < opts.OlderThan {
+		if spared[info.Path] || kept[info.Path] || opts.OlderThan > 0 && now.Sub(info.Registered) < opts.OlderThan {
 			spared[info.Path] = true
 			for _, r := range info.References {
 				spared[r] = true

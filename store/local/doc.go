@@ -10,7 +10,7 @@
 // # The folder
 //
 //	version            the number of this format
-//	store/NAME         items: HASH-NAME, or with ~ and a random suffix
+//	store/NAME         items: HASH-NAME, or that or HASH with ~ and a random suffix
 //	info/NAME.json     what is known of a valid item
 //	roots/NAME         symlinks to items that must be kept
 //	leases/OWNER       the heartbeat of a process that uses the store
@@ -48,7 +48,7 @@
 //  2. condemns that, item by item, referrers first: moves each info file to trash/;
 //  3. reads roots and leases again, then lists the info files again, and acquits
 //     (moves back) whatever a root, a lease or an item that is valid now needs;
-//  4. deletes the data of the rest.
+//  4. deletes the data of the rest. What can't be moved away becomes valid again.
 //
 // Suppose that an item is condemned while a process leases it. Either the lease was
 // written before step 3 read the leases, and the item is acquitted; or it was written

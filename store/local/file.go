@@ -1,12 +1,10 @@
 package local
 
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -96,11 +94,6 @@ func moveRecord(from, to string) error {
 		return err
 	}
 	return os.Remove(from)
-}
-
-// suffix returns the random end of a name in store/.
-func suffix() string {
-	return string(suffixMark) + strings.ToLower(rand.Text()[:suffixLen])
 }
 
 // onNetwork reports whether a folder is on a file system that caches what other

@@ -17,18 +17,14 @@ import (
 	"lighter/store"
 )
 
-const (
-	// condemnBatch is how many items a collection condemns at a time. Whoever asks about
-	// one of them waits.
-	condemnBatch = 1000
-	// orphanAge is how long data without an info file is left alone.
-	orphanAge = time.Hour
-)
+// orphanAge is how long data without an info file is left alone.
+const orphanAge = time.Hour
 
 // CollectGarbage implements store.Collector. The package comment says how items in
 // use are kept. One process collects at a time; others wait. With Paths set, only those
 // are deleted, after what refers to them; it is an error if a root or a lease needs one.
-// What crashed processes left is removed too.
+// What crashed processes left is removed too. An item that can't be deleted stays valid if
+// its files are where they were, with all that it refers to.
 func (s *Store) CollectGarbage(ctx context.Context, opts store.GCOptions) (*store.GCResult, error) {
 	result, err := s.collectGarbage(ctx, opts)
 	if err != nil {
@@ -38,7 +34,7 @@ func (s *Store) CollectGarbage(ctx context.Context, opts store.GCOptions) (*stor
 }
 
 func (s *Store) collectGarbage(ctx context.Context, opts store.GCOptions) (*store.GCResult, error) {
-	c := &collector{layout: s.layout, claims: s.claims, trash: s.trash, items: s.items, opts: opts, records: make(map[string]*record), result: new(store.GCResult)}
+	c := &collector{layout: s.layout, claims: s.claims, trash: s.trash, items: s.items, opts: opts, records: make(map[string]*record), spared: make(map[store.Path]bool), damaged: make(map[string]bool), result: new(store.GCResult)}
 	if opts.DryRun {
 		_, err := c.plan(ctx)
 		return c.result, err
@@ -58,7 +54,9 @@ type collector struct {
 	items   *items
 	opts    store.GCOptions
 	census  *census
-	records map[string]*record // all that was ever found valid, by base name
+	records map[string]*record  // all that was ever found valid, by base name
+	spared  map[store.Path]bool // what items that could not be deleted refer to
+	damaged map[string]bool     // info files that make no sense, by base name; they and their data stay
 	result  *store.GCResult
 }
 
@@ -70,12 +68,42 @@ func (c *collector) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for batch := range slices.Chunk(garbage, condemnBatch) {
+	for len(garbage) > 0 && !c.enough(c.result.Freed) {
+		var batch []*record
+		batch, garbage = c.nextBatch(garbage)
 		if err := c.deleteBatch(ctx, batch); err != nil {
 			return err
 		}
 	}
 	return c.tidy(ctx)
+}
+
+// enough reports whether no more is to be freed than so many bytes.
+func (c *collector) enough(freed int64) bool { return c.opts.MaxFreed > 0 && freed >= c.opts.MaxFreed }
+
+// nextBatch returns the items that are condemned together, and the rest. Whoever asks about one
+// of them waits, so it takes no more than are needed.
+func (c *collector) nextBatch(garbage []*record) (batch, rest []*record) {
+	freed := c.result.Freed
+	for i, r := range garbage {
+		if len(batch) == store.GCBatch || c.enough(freed) {
+			return batch, garbage[i:]
+		}
+		if c.spared[r.Path] {
+			c.spare(r)
+			continue
+		}
+		batch = append(batch, r)
+		freed += r.NARSize
+	}
+	return batch, nil
+}
+
+// spare has what an item that stays refers to stay too. Referrers come first.
+func (c *collector) spare(r *record) {
+	for _, ref := range r.References {
+		c.spared[ref] = true
+	}
 }
 
 // plan finds what may be deleted, referrers first. In a dry run that is the result.
@@ -99,15 +127,49 @@ func (c *collector) plan(ctx context.Context) ([]*record, error) {
 			}
 		}
 	}
-	alive := c.closure(needed)
-	garbage, err := c.garbage(valid, alive)
+	garbage, err := c.garbage(valid, c.closure(needed))
 	if err != nil {
 		return nil, err
 	}
-	if c.opts.DryRun {
-		c.result = new(store.GCResult)
+	kept, err := c.keep(ctx, garbage)
+	if err != nil {
+		return nil, err
 	}
-	return c.limit(garbage), nil
+	if len(kept) > 0 {
+		alive := c.closure(kept)
+		garbage = slices.DeleteFunc(garbage, func(r *record) bool { return alive[r.Path.Base()] })
+	}
+	if c.opts.DryRun {
+		for _, r := range garbage {
+			if c.enough(c.result.Freed) {
+				break
+			}
+			c.count(r)
+		}
+	}
+	return garbage, nil
+}
+
+// keep returns the base names of those items that are to be kept, though no root needs them.
+func (c *collector) keep(ctx context.Context, garbage []*record) ([]string, error) {
+	if c.opts.Keep == nil {
+		return nil, nil
+	}
+	var bases []string
+	for batch := range slices.Chunk(garbage, store.GCBatch) {
+		paths := make([]store.Path, len(batch))
+		for i, r := range batch {
+			paths[i] = r.Path
+		}
+		kept, err := c.opts.Keep(ctx, paths)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range kept {
+			bases = append(bases, p.Base())
+		}
+	}
+	return bases, nil
 }
 
 // needed returns the base names of what roots and leases hold. It reads roots first.
@@ -137,10 +199,13 @@ func (c *collector) look(ctx context.Context) ([]string, error) {
 		}
 		if c.records[base] == nil {
 			r, err := c.items.read(base)
-			if errors.Is(err, fs.ErrNotExist) {
+			switch {
+			case errors.Is(err, fs.ErrNotExist):
 				continue // by someone who acquits for a dead collector
-			}
-			if err != nil {
+			case errors.As(err, new(*damagedError)):
+				c.leaveDamaged(base, err)
+				continue
+			case err != nil:
 				return nil, err
 			}
 			c.records[base] = r
@@ -148,6 +213,14 @@ func (c *collector) look(ctx context.Context) ([]string, error) {
 		valid = append(valid, base)
 	}
 	return valid, nil
+}
+
+func (c *collector) leaveDamaged(base string, err error) {
+	if !c.damaged[base] {
+		c.damaged[base] = true
+		path, _ := c.layout.dir.Path(base) // empty if it is no item's name
+		c.result.Leave(path, err)
+	}
 }
 
 // closure returns the items and all that they refer to, as far as is known.
@@ -203,24 +276,6 @@ func (c *collector) garbage(valid []string, alive map[string]bool) ([]*record, e
 	return garbage, nil
 }
 
-// limit cuts the garbage off where MaxFreed is reached. In a dry run it counts what is left.
-func (c *collector) limit(garbage []*record) []*record {
-	var freed int64
-	for i, r := range garbage {
-		if c.opts.MaxFreed > 0 && freed >= c.opts.MaxFreed {
-			garbage = garbage[:i]
-			break
-		}
-		freed += r.NARSize
-	}
-	if c.opts.DryRun {
-		for _, r := range garbage {
-			c.count(r)
-		}
-	}
-	return garbage
-}
-
 func (c *collector) count(r *record) {
 	c.result.Deleted = append(c.result.Deleted, r.Path)
 	c.result.Freed += r.NARSize
@@ -241,8 +296,17 @@ func (c *collector) deleteBatch(ctx context.Context, batch []*record) error {
 		return errors.Join(err, c.trash.acquit(condemned))
 	}
 	for i, r := range guilty {
-		if err := c.delete(r); err != nil {
-			return errors.Join(fmt.Errorf("delete %s: %w", r.Path, err), c.trash.acquit(guilty[i+1:]))
+		switch {
+		case c.enough(c.result.Freed):
+			return c.trash.acquit(guilty[i:])
+		case c.spared[r.Path]:
+			c.spare(r)
+			err = c.trash.acquit(guilty[i : i+1])
+		default:
+			err = c.delete(r)
+		}
+		if err != nil {
+			return errors.Join(err, c.trash.acquit(guilty[i+1:]))
 		}
 	}
 	return nil
@@ -275,7 +339,11 @@ func (c *collector) judge(ctx context.Context, condemned []*record) ([]*record, 
 	if err != nil {
 		return nil, err
 	}
-	alive := c.closure(append(needed, valid...))
+	kept, err := c.keep(ctx, condemned)
+	if err != nil {
+		return nil, err
+	}
+	alive := c.closure(slices.Concat(needed, kept, valid))
 	var innocent, guilty []*record
 	for _, r := range condemned {
 		if alive[r.Path.Base()] {
@@ -287,24 +355,54 @@ func (c *collector) judge(ctx context.Context, condemned []*record) ([]*record, 
 	return guilty, c.trash.acquit(innocent)
 }
 
-// delete deletes a condemned item, unless it was acquitted.
+// delete deletes a condemned item, unless it was acquitted. One whose files can't be moved
+// away becomes valid again.
 func (c *collector) delete(r *record) error {
 	from := c.layout.condemned(r.Path.Base())
-	sentence := from + sentenceSuffix
+	sentence, err := c.trash.name()
+	if err != nil {
+		return err
+	}
 	switch err := os.Rename(from, sentence); {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case err != nil:
 		return err
 	}
-	delete(c.records, r.Path.Base())
-	// In one step, so that there is never half an item under its name.
-	gone := filepath.Join(c.layout.trash(), c.claims.owner.String()+"."+r.data())
-	if err := ignoreNotExist(moveTree(c.layout.data(r.data()), gone)); err != nil {
-		return err
+	moved, err := c.removeData(r.data())
+	if err != nil && !moved {
+		c.result.Leave(r.Path, err)
+		c.spare(r)
+		return c.trash.pardon(sentence, r.Path.Base())
 	}
-	c.count(r)
-	return errors.Join(os.Remove(sentence), nar.RemoveAll(gone))
+	delete(c.records, r.Path.Base())
+	if err != nil {
+		c.result.Leave(r.Path, err)
+		c.result.Deleted = append(c.result.Deleted, r.Path)
+	} else {
+		c.count(r)
+	}
+	return os.Remove(sentence)
+}
+
+// removeData removes what has a name in store/, and reports whether nothing whole has that name
+// any more. It moves it away in one step, so that there is never half an item under its name;
+// the lower layer of an overlay can't do that.
+func (c *collector) removeData(name string) (moved bool, err error) {
+	gone, err := c.trash.name()
+	if err != nil {
+		return false, err
+	}
+	from := c.layout.data(name)
+	switch err := moveTree(from, gone); {
+	case errors.Is(err, fs.ErrNotExist):
+		return true, nil
+	case errors.Is(err, unix.EXDEV):
+		return true, nar.RemoveAll(from)
+	case err != nil:
+		return false, err
+	}
+	return true, nar.RemoveAll(gone)
 }
 
 // moveTree moves an item's data, even a folder that its owner may not write to.
@@ -313,19 +411,36 @@ func moveTree(from, to string) error {
 	if !errors.Is(err, fs.ErrPermission) {
 		return err
 	}
-	if _, err := unlock(from); err != nil {
-		return err
+	folder, unlockErr := unlock(from)
+	if unlockErr != nil || !folder {
+		return errors.Join(err, unlockErr)
 	}
-	return os.Rename(from, to)
+	if err = os.Rename(from, to); err != nil {
+		err = errors.Join(err, lock(from))
+	}
+	return err
 }
-
-// sentenceSuffix ends the name of the record of an item whose data is being deleted.
-const sentenceSuffix = ".deleting"
 
 // trash has the records of condemned items, and the lock of the process that condemns.
 type trash struct {
 	layout layout
 	gc     gcLock
+}
+
+// name returns a new name for what is being deleted. It has nothing of the item's name, which
+// may be as long as names can be, or end like that of a record.
+func (t *trash) name() (string, error) {
+	name, err := t.gc.ownName()
+	return filepath.Join(t.layout.trash(), name), err
+}
+
+// pardon makes an item valid again whose record was sentenced.
+func (t *trash) pardon(sentence, base string) error {
+	err := moveRecord(sentence, t.layout.info(base))
+	if errors.Is(err, fs.ErrExist) { // it was published again
+		return remove(sentence)
+	}
+	return err
 }
 
 // acquit makes condemned items valid again.
@@ -385,16 +500,25 @@ func (t *trash) verdictPending(base string) (bool, error) {
 
 // tidy removes what crashed processes and lost races have left.
 func (c *collector) tidy(ctx context.Context) error {
-	errs := c.layout.sweep(c.census, func(owner) bool { return true })
+	for _, problem := range c.layout.sweep(c.census, func(owner) bool { return true }) {
+		c.result.Leave("", problem)
+	}
 	names, err := readNames(c.layout.trash())
-	errs = append(errs, err)
+	if err != nil {
+		return err
+	}
 	for _, name := range names {
-		if !strings.HasSuffix(name, infoSuffix) {
-			errs = append(errs, nar.RemoveAll(filepath.Join(c.layout.trash(), name)))
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if strings.HasSuffix(name, infoSuffix) {
+			continue
+		}
+		if err := nar.RemoveAll(filepath.Join(c.layout.trash(), name)); err != nil {
+			c.result.Leave("", err)
 		}
 	}
-	errs = append(errs, c.removeOrphans(ctx))
-	return errors.Join(errs...)
+	return c.removeOrphans(ctx)
 }
 
 // removeOrphans removes data that no info file refers to.
@@ -403,30 +527,37 @@ func (c *collector) removeOrphans(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	leased := make(map[string]bool)
-	if err := c.layout.leased(c.census, func(base string) { leased[base] = true }); err != nil {
+	leased := make(map[string]bool) // by hash, which is all that some names have of the item's
+	if err := c.layout.leased(c.census, func(base string) { leased[hashOf(base)] = true }); err != nil {
 		return err
 	}
-	var errs []error
+	// What has become valid since the names were read is too young to be an orphan.
+	valid, err := c.look(ctx)
+	if err != nil {
+		return err
+	}
+	for base := range c.damaged {
+		leased[hashOf(base)] = true
+	}
+	used := make(map[string]bool)
+	for _, base := range valid {
+		used[c.records[base].data()] = true
+	}
 	for _, name := range names {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		base := dataBase(name)
-		if leased[base] {
+		if leased[hashOf(name)] || used[name] {
 			continue
 		}
-		if r := c.records[base]; r != nil && r.data() == name {
-			continue
-		}
-		if err := c.removeOrphan(name, base); err != nil {
-			errs = append(errs, err)
+		if err := c.removeOrphan(name); err != nil {
+			c.result.Leave("", err)
 		}
 	}
-	return errors.Join(errs...)
+	return nil
 }
 
-func (c *collector) removeOrphan(name, base string) error {
+func (c *collector) removeOrphan(name string) error {
 	var st unix.Stat_t
 	file := c.layout.data(name)
 	if err := unix.Lstat(file, &st); err != nil {
@@ -435,17 +566,8 @@ func (c *collector) removeOrphan(name, base string) error {
 	if changed := time.Unix(st.Ctim.Unix()); c.census.now.Sub(changed) < orphanAge {
 		return nil
 	}
-	switch r, err := c.items.read(base); {
-	case err == nil && r.data() == name:
-		return nil
-	case err != nil && !errors.Is(err, fs.ErrNotExist):
-		return err
-	}
-	gone := filepath.Join(c.layout.trash(), c.claims.owner.String()+"."+name)
-	if err := moveTree(file, gone); err != nil {
-		return ignoreNotExist(err)
-	}
-	return nar.RemoveAll(gone)
+	_, err := c.removeData(name)
+	return err
 }
 
 func ignoreNotExist(err error) error {

@@ -1,6 +1,7 @@
 package local
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -46,20 +47,35 @@ func (l layout) logFile(drv store.Path) string {
 
 const infoSuffix = ".json"
 
-// dataBase returns the base name of the item that a name in store/ belongs to: the
-// name itself, or what is before its random suffix.
-func dataBase(name string) string {
-	if i := len(name) - suffixLen - 1; i > 0 && name[i] == suffixMark {
-		return name[:i]
+// hashOf returns the part of an item's name, or of a name in store/, by which it is known.
+func hashOf(name string) string {
+	if len(name) > hashLen {
+		return name[:hashLen]
 	}
 	return name
 }
 
-// Names in store/ that are not the item's own end in suffixMark, which no item has in its
-// name, and suffixLen other characters.
+// otherName returns a new name in store/ for an item whose own is taken: the item's, or its hash
+// alone where that would be too long, with suffixMark, which no item has in its name, and suffixLen
+// random characters.
+func otherName(base string) string {
+	if len(base)+1+suffixLen > maxFileName {
+		base = hashOf(base)
+	}
+	return base + string(suffixMark) + strings.ToLower(rand.Text()[:suffixLen])
+}
+
+// isOtherName reports whether a name in store/ is one that otherName gives the item.
+func isOtherName(name, base string) bool {
+	i := len(name) - suffixLen - 1
+	return i > 0 && name[i] == suffixMark && (name[:i] == base || name[:i] == hashOf(base))
+}
+
 const (
-	suffixMark = '~'
-	suffixLen  = 12
+	hashLen     = 32
+	suffixMark  = '~'
+	suffixLen   = 12
+	maxFileName = 255 // bytes, on every file system
 )
 
 // create makes the folders and the version file, or checks that they are right.

@@ -99,7 +99,7 @@ func (it *finished) place(l layout) error {
 	it.data = base
 	err = renameNew(it.tree, l.data(it.data))
 	if errors.Is(err, fs.ErrExist) || errors.Is(err, errors.ErrUnsupported) {
-		it.data = base + suffix()
+		it.data = otherName(base)
 		err = os.Rename(it.tree, l.data(it.data))
 	}
 	if err != nil {

@@ -63,7 +63,7 @@ func decodeRecord(dir store.Dir, base string, text []byte) (*record, error) {
 	if r.Path != path {
 		return nil, fmt.Errorf("it is about %q", r.Path)
 	}
-	if r.Data != "" && (dataBase(r.Data) != base || r.Data == base) {
+	if r.Data != "" && !isOtherName(r.Data, base) {
 		return nil, fmt.Errorf("it says that the item's data is in %q", r.Data)
 	}
 	for _, ref := range r.References {
@@ -175,11 +175,20 @@ func (i *items) read(base string) (*record, error) {
 	}
 	r, err := decodeRecord(i.layout.dir, base, text)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return nil, &damagedError{name, err}
 	}
 	i.cache.put(base, id, r)
 	return r, nil
 }
+
+// damagedError says what is wrong with an info file.
+type damagedError struct {
+	file string
+	err  error
+}
+
+func (e *damagedError) Error() string { return e.file + ": " + e.err.Error() }
+func (e *damagedError) Unwrap() error { return e.err }
 
 // maxCached bounds how many records are kept in memory.
 const maxCached = 20_000

@@ -74,7 +74,13 @@ func (m *Memory) CollectGarbage(ctx context.Context, opts store.GCOptions) (*sto
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	garbage, err := m.garbageLocked(opts)
+	var kept []store.Path
+	garbage, err := m.garbageLocked(opts, nil)
+	if err == nil && opts.Keep != nil {
+		if kept, err = opts.Keep(ctx, store.PathsOf(garbage)); err == nil {
+			garbage, err = m.garbageLocked(opts, kept)
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("collect garbage: %w", err)
 	}
@@ -93,8 +99,8 @@ func (m *Memory) CollectGarbage(ctx context.Context, opts store.GCOptions) (*sto
 }
 
 // garbageLocked returns what may be deleted, referrers first.
-func (m *Memory) garbageLocked(opts store.GCOptions) ([]*store.Info, error) {
-	alive := m.aliveLocked(time.Now().Add(-opts.OlderThan))
+func (m *Memory) garbageLocked(opts store.GCOptions, kept []store.Path) ([]*store.Info, error) {
+	alive := m.aliveLocked(time.Now().Add(-opts.OlderThan), kept)
 	wanted := make(map[store.Path]bool)
 	for _, p := range opts.Paths {
 		if alive[p] {
@@ -124,10 +130,10 @@ func (m *Memory) garbageLocked(opts store.GCOptions) ([]*store.Info, error) {
 	return garbage, nil
 }
 
-// aliveLocked returns what leases hold and what was registered after youngest,
-// and all that these refer to.
-func (m *Memory) aliveLocked(youngest time.Time) map[store.Path]bool {
-	var queue []store.Path
+// aliveLocked returns what leases hold, what was registered after youngest and what is kept, and
+// all that these refer to.
+func (m *Memory) aliveLocked(youngest time.Time, kept []store.Path) map[store.Path]bool {
+	queue := slices.Clone(kept)
 	for l := range m.leases {
 		queue = slices.AppendSeq(queue, maps.Keys(l.paths))
 	}

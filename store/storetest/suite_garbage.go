@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -124,6 +125,9 @@ func testGarbageOptions(t *testing.T, s *suite) {
 	wantDeleted(t, collect(t, collector, store.GCOptions{OlderThan: time.Hour}))
 	wantValid(t, s.store, true, items...)
 	wantDeleted(t, collect(t, collector, store.GCOptions{Paths: []store.Path{items[1].path}}), items[1])
+	wantValid(t, s.store, true, items[0], items[2])
+	keep := func(_ context.Context, garbage []store.Path) ([]store.Path, error) { return garbage, nil }
+	wantDeleted(t, collect(t, collector, store.GCOptions{Keep: keep}))
 	wantValid(t, s.store, true, items[0], items[2])
 	if got := collect(t, collector, store.GCOptions{MaxFreed: 1}); len(got.Deleted) != 1 {
 		t.Errorf("with one byte to free, %d items were deleted: %q", len(got.Deleted), got.Deleted)

@@ -18,6 +18,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/disk"
+	"lighter/store"
 )
 
 // Limits on what a client believes of a coordinator.
@@ -397,6 +398,15 @@ func (c *Client) Machines(ctx context.Context) ([]api.MachineStatus, error) {
 // TestMachine connects to a machine now and tries all that building there needs.
 func (c *Client) TestMachine(ctx context.Context, name string) (*api.MachineTrial, error) {
 	return post[api.MachineTrial](ctx, c, "/v1/machines/"+url.PathEscape(name)+"/check", struct{}{})
+}
+
+// Needed returns those of the items that builds need: see api.Needed.
+func (c *Client) Needed(ctx context.Context, items []store.Path) ([]store.Path, error) {
+	needed, err := post[api.Needed](ctx, c, "/v1/needed", api.Needed{Paths: items})
+	if err != nil {
+		return nil, err
+	}
+	return needed.Paths, nil
 }
 
 // CollectGarbage deletes what no build needs from a machine's store.

@@ -29,6 +29,8 @@ const (
 	// maxSelectionBody bounds a selection: maxCancel ids of 36 digits with what is around
 	// them.
 	maxSelectionBody = 8 << 20
+	// maxNeededBody bounds store.GCBatch paths.
+	maxNeededBody = 512 << 10
 	// maxSmallBody bounds all other bodies, and what is in a body besides its list: a filter
 	// with many tags is the largest.
 	maxSmallBody = 256 << 10

@@ -6,6 +6,7 @@ import (
 	"net/http"
 
 	"lighter/internal/api"
+	"lighter/store"
 )
 
 func readNote(r *http.Request) (string, error) {
@@ -148,4 +149,24 @@ func (s *Server) postPrune(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return answer(w, result)
+}
+
+func (s *Server) postNeeded(w http.ResponseWriter, r *http.Request) error {
+	var n api.Needed
+	if err := readJSON(r, &n); err != nil {
+		return err
+	}
+	if len(n.Paths) > store.GCBatch {
+		return api.BadRequest("%d paths: want at most %d", len(n.Paths), store.GCBatch)
+	}
+	for _, p := range n.Paths {
+		if _, err := store.ParsePath(string(p)); err != nil {
+			return api.BadRequest("%v", err)
+		}
+	}
+	needed, err := s.ledger.Needed(r.Context(), n.Paths)
+	if err != nil {
+		return err
+	}
+	return answer(w, api.Needed{Paths: needed})
 }

@@ -106,6 +106,7 @@ func (s *Server) Handler() http.Handler {
 		{pattern: "POST /v1/machines/{name}/drain", do: s.postDrain, operator: "drain a machine"},
 		{pattern: "POST /v1/machines/{name}/resume", do: s.postResumeMachine, operator: "have a machine build again"},
 		{pattern: "POST /v1/machines/{name}/tags", do: s.postTags, operator: "tag a machine"},
+		{pattern: "POST /v1/needed", do: s.postNeeded, body: maxNeededBody, memory: requestMemory},
 		{pattern: "POST /v1/reload", do: s.postReload, operator: "have the machines file read"},
 		{pattern: "POST /v1/pause", do: s.postPause, operator: "pause the coordinator"},
 		{pattern: "POST /v1/resume", do: s.postResume, operator: "resume the coordinator"},

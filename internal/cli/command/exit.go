@@ -21,6 +21,7 @@ const (
 	ExitBadInput    = 6
 	ExitUnusable    = 7
 	ExitDiffers     = 8
+	ExitLeft        = 9
 	ExitTimedOut    = 124
 	ExitInterrupted = 130
 )
@@ -34,6 +35,7 @@ var exitCodes = map[int]string{
 	ExitNoAnswer:    "no coordinator answers",
 	ExitBadInput:    "a file, archive, derivation or key is wrong: malformed, corrupt, or signed by a key that is not authorized",
 	ExitUnusable:    "a machine can't be used",
+	ExitLeft:        "some of what was to be deleted could not be; all the rest was",
 	ExitDiffers:     "machines made different outputs of the same derivation",
 	ExitTimedOut:    "not all builds were finished in the time that --timeout gives; as timeout(1) has it",
 	ExitInterrupted: "interrupted",
