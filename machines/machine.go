@@ -156,9 +156,14 @@ func (m *Machine) Addr() string {
 
 // PrivateKeyFile returns the name of the private key's file, with a leading "~/"
 // replaced by the home folder. It is empty if the file names none.
-func (m *Machine) PrivateKeyFile(home string) string {
-	if rest, ok := strings.CutPrefix(m.PrivateKey, "~/"); ok {
+func (m *Machine) PrivateKeyFile(home string) string { return inHome(m.PrivateKey, home) }
+
+// SSHConfigFile does the same for SSHConfig, which may also be SSHConfigNone.
+func (m *Machine) SSHConfigFile(home string) string { return inHome(m.SSHConfig, home) }
+
+func inHome(file, home string) string {
+	if rest, ok := strings.CutPrefix(file, "~/"); ok {
 		return filepath.Join(home, rest)
 	}
-	return m.PrivateKey
+	return file
 }

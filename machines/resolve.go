@@ -175,11 +175,8 @@ func (r *resolver) settle(ctx context.Context, q question) (*Way, proxySettings,
 
 // files are those of OpenSSH's configuration that a question is about.
 func (r *resolver) files(q question) []string {
-	switch rest, ok := strings.CutPrefix(q.file, "~/"); {
-	case ok:
-		return []string{filepath.Join(r.Home, rest)}
-	case q.file != "":
-		return []string{q.file}
+	if q.file != "" {
+		return []string{inHome(q.file, r.Home)}
 	}
 	return []string{filepath.Join(r.Home, ".ssh", "config"), "/etc/ssh/ssh_config"}
 }
@@ -334,10 +331,7 @@ func (r *resolver) takeFiles(w *Way, q question, identities, certificates, known
 	tokens['l'] = host
 	tokens['L'], _, _ = strings.Cut(host, ".")
 	file := func(name string) string {
-		name = os.Expand(name, os.Getenv)
-		if rest, ok := strings.CutPrefix(name, "~/"); ok {
-			name = filepath.Join(r.passwdHome, rest) // as ssh(1) does where it expands by itself
-		}
+		name = inHome(os.Expand(name, os.Getenv), r.passwdHome) // as ssh(1) does where it expands by itself
 		if plain, err := expandTokens(name, tokens); err == nil {
 			name = plain
 		}

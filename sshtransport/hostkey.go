@@ -124,19 +124,13 @@ func (h *hostKeys) checkKnown(known *knownHosts, name, principal string, files [
 	return &HostKeyError{Addr: h.addr, Found: found, Wanted: h.wanted, Reason: reason, Unreadable: h.unreadable}
 }
 
-// checkCertificate checks a host's certificate. Its principals may be patterns.
+// checkCertificate checks a host's certificate.
 func checkCertificate(cert *ssh.Certificate, principal string, authorities []KnownKey) error {
 	if !slices.ContainsFunc(authorities, func(k KnownKey) bool { return keysEqual(k.Key, cert.SignatureKey) }) {
 		return fmt.Errorf("its certificate is signed by %s, which is no authority for this host", describeKey(cert.SignatureKey))
 	}
 	if cert.CertType != ssh.HostCert {
 		return errors.New("its certificate is not that of a host")
-	}
-	for _, pattern := range cert.ValidPrincipals {
-		if wildcardMatch(strings.ToLower(pattern), principal) {
-			principal = pattern
-			break
-		}
 	}
 	if err := new(ssh.CertChecker).CheckCert(principal, cert); err != nil {
 		return errors.New("its certificate does not count: " + printable(strings.TrimPrefix(err.Error(), "ssh: ")))

@@ -100,7 +100,7 @@ func TestKnownHosts(t *testing.T) {
 		{"revoked", line("m", ed) + line("@revoked *", ed), "m:22", ed, "it is revoked (FILE:2)", []string{ssh.KeyAlgoED25519}},
 		{"revoked for another host", line("m", ed) + line("@revoked n", ed), "m:22", ed, "", []string{ssh.KeyAlgoED25519}},
 		{"of a certificate, the key alone", line("@cert-authority m", other) + line("m", ed), "m:22", certified, "", append([]string{ssh.KeyAlgoED25519}, certificates...)},
-		{"a pattern in a certificate", line("@cert-authority m.example", authority), "m.example:22", certificate(t, authority, ed, "*.example"), "", certificates},
+		{"a pattern in a certificate", line("@cert-authority m.example", authority), "m.example:22", certificate(t, authority, ed, "*.example"), "principal", certificates},
 		{"revoked at any port", line("*", ed) + line("@revoked *", ed), "m:2222", ed, "it is revoked (FILE:2)", []string{ssh.KeyAlgoED25519}},
 		{"revoked authority", line("@cert-authority m", authority) + line("@revoked *", authority), "m:22", certified, "revoked", certificates},
 	} {

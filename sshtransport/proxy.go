@@ -176,17 +176,26 @@ func startProxy(command string) (net.Conn, error) {
 	return c, nil
 }
 
-// Read says how the command ended where the connection does.
+// Read and Write say how the command ended where the connection does.
 func (c *proxyConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
+	return n, c.explain(err)
+}
+
+func (c *proxyConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	return n, c.explain(err)
+}
+
+func (c *proxyConn) explain(err error) error {
 	if err == nil || errors.Is(err, net.ErrClosed) {
-		return n, err
+		return err
 	}
 	select {
 	case <-c.ended:
-		return n, &CommandProxyError{c.command, c.err, c.stderr.String()}
+		return &CommandProxyError{c.command, c.err, c.stderr.String()}
 	case <-time.After(proxyGrace):
-		return n, err
+		return err
 	}
 }
 

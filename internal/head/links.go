@@ -60,7 +60,7 @@ func (l *Links) Link(m machines.Machine) (peer.Link, error) {
 	cfg := sshConfig(m.Way)
 	cfg.Machine, cfg.Addr, cfg.User = m.Name, m.Addr(), m.User
 	cfg.PrivateKey, cfg.HostKey, cfg.HostKeySource = m.PrivateKeyFile(l.Home), m.HostKey, l.MachinesFile
-	cfg.OpenSSH = openSSH(&m)
+	cfg.OpenSSH = openSSH(&m, l.Home)
 	cfg.Bootstrap = sshtransport.Bootstrap{
 		Agents: l.Agents.Find, Args: agentArgs(&m), StartInput: input, RemoteDir: uploadDir(&m),
 	}
@@ -98,12 +98,14 @@ func (l *Links) startInput() ([]byte, error) {
 }
 
 // openSSH is what the program ssh is told, where it makes the connection.
-func openSSH(m *machines.Machine) *sshtransport.OpenSSH {
+func openSSH(m *machines.Machine, home string) *sshtransport.OpenSSH {
 	if m.Transport != machines.TransportOpenSSH {
 		return nil
 	}
-	o := &sshtransport.OpenSSH{Host: m.Host, User: m.User}
-	if m.Port != machines.DefaultPort {
+	o := &sshtransport.OpenSSH{
+		Host: m.Host, User: m.User, ConfigFile: m.SSHConfigFile(home), ProxyJump: m.ProxyJump, ProxyCommand: m.ProxyCommand,
+	}
+	if m.PortGiven || m.Port != machines.DefaultPort {
 		o.Port = m.Port
 	}
 	return o
