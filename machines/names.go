@@ -1,6 +1,7 @@
 package machines
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 )
@@ -21,13 +22,13 @@ func nameMachines(all []Machine) {
 	count := make(map[string]int)
 	var rest []*Machine
 	for i := range all {
-		if m := &all[i]; !take(m, nameOf(m.Host)) {
+		if m := &all[i]; !take(m, nameOf(cmp.Or(m.Host, "localhost"))) {
 			rest = append(rest, m)
 		}
 	}
 	for _, m := range rest {
-		name := nameOf(m.Host)
-		if m.Port != DefaultPort && take(m, fmt.Sprintf("%s-%d", name, m.Port)) {
+		name := nameOf(cmp.Or(m.Host, "localhost"))
+		if !m.Local && m.Port != DefaultPort && take(m, fmt.Sprintf("%s-%d", name, m.Port)) {
 			continue
 		}
 		for m.Name == "" {

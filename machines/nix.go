@@ -2,6 +2,7 @@ package machines
 
 import (
 	"encoding/base64"
+	"fmt"
 	"net/url"
 	"runtime"
 	"strconv"
@@ -32,6 +33,7 @@ func parseNix(file string, data []byte, system string) (all []Machine, warnings 
 		d.Errorf(i, "save the file as UTF-8", "the file is not in UTF-8")
 		return nil, nil, d.Err()
 	}
+	var keyless []word
 	offset := 0
 	for line := range strings.Lines(d.Doc) {
 		entries, _, _ := strings.Cut(line, "#")
@@ -49,6 +51,9 @@ func parseNix(file string, data []byte, system string) (all []Machine, warnings 
 			}
 			if m, ok := d.nixMachine(words, system); ok {
 				all = append(all, m)
+				if m.HostKey == "" && !m.Local {
+					keyless = append(keyless, words[0])
+				}
 			}
 		}
 		offset += len(line)
@@ -56,8 +61,30 @@ func parseNix(file string, data []byte, system string) (all []Machine, warnings 
 	if err := d.Err(); err != nil {
 		return nil, nil, err
 	}
+	if len(keyless) > 0 {
+		d.Warnf(keyless[0].at, "its base64 goes into the eighth column: base64 -w0 /etc/ssh/ssh_host_ed25519_key.pub",
+			"%s", keylessText(keyless))
+	}
 	nameMachines(all)
 	return all, d.Warnings, nil
+}
+
+// keylessText says once which machines have no host key.
+func keylessText(words []word) string {
+	const most = 5
+	verb := " have"
+	if len(words) == 1 {
+		verb = " has"
+	}
+	var names []string
+	for _, w := range words[:min(len(words), most)] {
+		names = append(names, w.text)
+	}
+	text := strings.Join(names, ", ")
+	if more := len(words) - most; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text + verb + " no host key; known_hosts has to have it"
 }
 
 // invalidUTF8 returns the offset of the first byte that is not UTF-8, or -1.
@@ -163,9 +190,6 @@ func (d *decoder) nixMachine(words []word, system string) (m Machine, ok bool) {
 	}
 	if m.Local {
 		m.PrivateKey, m.HostKey = "", ""
-	} else if m.HostKey == "" {
-		d.Warnf(words[0].at, "its base64 goes into the eighth column: base64 -w0 /etc/ssh/ssh_host_ed25519_key.pub",
-			"%s has no host key; known_hosts has to have it", words[0].text)
 	}
 	return m, true
 }
@@ -222,7 +246,7 @@ func (d *decoder) nixURI(m *Machine, w word) {
 		return
 	case !ok && text == "localhost":
 		// Hydra's word, in whose files it stands for builds without SSH.
-		m.Local, m.Host, m.Port = true, "", 0
+		m.Local, m.Host, m.Port, m.Transport = true, "", 0, ""
 		d.Warnf(w.at, "write ssh://localhost for an account of this computer that is reached over SSH; in TOML, the head itself has local = true",
 			"localhost is taken for the head itself, which builds without SSH, as in Hydra's files")
 		return
@@ -237,8 +261,14 @@ func (d *decoder) nixURI(m *Machine, w word) {
 	rest, query, _ := strings.Cut(rest, "?")
 	rest = strings.TrimSuffix(rest, "/")
 	user, host, hasUser := cutLast(rest, "@")
+	if name, _, hasPassword := strings.Cut(user, ":"); hasUser && hasPassword {
+		d.Errorf(at, "write ssh://"+name+"@"+host+": keys log in, passwords don't", "%q has a password in it", text)
+		return
+	}
 	if hasUser {
-		d.user(m, d.unescape(user, at), &tomlfile.Place{Key: at, Value: at})
+		if plain, ok := d.unescape(user, at); ok {
+			d.user(m, plain, &tomlfile.Place{Key: at, Value: at})
+		}
 		at += len(user) + 1
 	} else {
 		host = rest
@@ -251,22 +281,25 @@ func (d *decoder) nixURI(m *Machine, w word) {
 			d.Errorf(at+len(host)-len(port), form+":2222", "the port %q is not a number", port)
 		}
 	}
-	if addr, zone, ok := strings.Cut(name, "%"); !ok || strings.HasPrefix(zone, "25") || !strings.Contains(addr, ":") {
-		name = d.unescape(name, at) // a zone may have a bare percent sign before it
+	ok = true
+	if addr, zone, escaped := strings.Cut(name, "%"); !escaped || strings.HasPrefix(zone, "25") || !strings.Contains(addr, ":") {
+		name, ok = d.unescape(name, at) // but a zone may have a bare percent sign before it
 	}
-	d.hostNamed("host", m, name, &tomlfile.Place{Key: at, Value: at})
+	if ok {
+		d.hostNamed("host", m, name, &tomlfile.Place{Key: at, Value: at})
+	}
 	if query != "" {
 		d.nixQuery(m, query, w.at+strings.IndexByte(text, '?')+1)
 	}
 }
 
 // unescape replaces each "%HH" of a part of a URI.
-func (d *decoder) unescape(text string, at int) string {
+func (d *decoder) unescape(text string, at int) (plain string, ok bool) {
 	plain, err := url.PathUnescape(text)
 	if err != nil {
 		d.Errorf(at, "%HH stands for a character; %25 for %", "%v", err)
 	}
-	return plain
+	return plain, err == nil
 }
 
 func cutLast(text, separator string) (before, after string, ok bool) {

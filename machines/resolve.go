@@ -161,6 +161,9 @@ func (r *resolver) jumps(ctx context.Context, file string, chain []jump, depth i
 // settle asks OpenSSH's configuration about a host.
 func (r *resolver) settle(ctx context.Context, q question) (*Way, proxySettings, error) {
 	w := &Way{Host: q.host, Port: cmp.Or(q.port, DefaultPort), User: cmp.Or(q.user, r.user)}
+	if q.user == "" {
+		w.From = []string{"User " + r.user + " (this user's own name)"}
+	}
 	var proxies proxySettings
 	if q.file == SSHConfigNone {
 		return w, proxies, nil
@@ -294,7 +297,7 @@ func (r *resolver) read(w *Way, q question, text string) proxySettings {
 		case "user":
 			w.User = value
 			if q.user == "" && value != r.user {
-				added("User", value)
+				w.From[0] = "User " + value
 			}
 		case "identityfile":
 			identities = append(identities, value)

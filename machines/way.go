@@ -40,7 +40,7 @@ type Way struct {
 
 	// Problem is why OpenSSH's configuration could not be asked; empty if it could.
 	Problem string
-	// From lists what OpenSSH's configuration added, such as "HostName 192.0.2.1".
+	// From lists what was added to the entry, such as "HostName 192.0.2.1".
 	From []string
 }
 

@@ -73,7 +73,8 @@ func machinesCheckCommand() *command.Command {
 		Args:  "[FILE]",
 		Short: "check a machines file without connecting to anything",
 		Long: `Names the line and column of everything that is wrong, and says what would be
-right. FILE is by default machines.toml in the configuration folder.`,
+right. FILE is by default machines.toml in the configuration folder. What
+OpenSSH's configuration adds to an entry, as this user, is shown.`,
 		Exits: []int{command.ExitBadInput},
 		Examples: []command.Example{
 			{"lighter machines check", "the head's own file"},
@@ -100,10 +101,32 @@ right. FILE is by default machines.toml in the configuration folder.`,
 					slots += list[i].ParallelBuilds
 				}
 				fmt.Fprintf(inv.Out, "%s: good; %s, %s\n", file, human.Count(len(list), "machine"), human.Count(slots, "slot"))
-				return nil
+				return tellWays(inv, list)
 			}
 		},
 	}
+}
+
+// tellWays says what the ways to machines have that their entries don't.
+func tellWays(inv *command.Invocation, list []machines.Machine) error {
+	unknown := false
+	for i := range list {
+		w := list[i].Way
+		if w == nil {
+			continue
+		}
+		if len(w.From) > 0 {
+			fmt.Fprintf(inv.Out, "%s: besides its entry: %s\n", list[i].Name, human.Printable(strings.Join(w.From, ", ")))
+		}
+		if w.Problem != "" {
+			fmt.Fprintf(inv.Err, "%s: how it is reached is not known: %s\n", list[i].Name, human.Printable(w.Problem))
+			unknown = true
+		}
+	}
+	if unknown {
+		return command.Exit(command.ExitBadInput, nil)
+	}
+	return nil
 }
 
 func machinesListCommand() *command.Command {

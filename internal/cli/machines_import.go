@@ -72,6 +72,21 @@ func importMachines(ctx context.Context, inv *command.Invocation, file string, o
 	case err != nil:
 		return command.BadInput(err)
 	}
+	warnOfKeys(inv, list)
 	_, err = inv.Out.Write(machines.FormatTOML(list))
 	return err
+}
+
+// warnOfKeys says which private keys the coordinator's user has to be able to read.
+func warnOfKeys(inv *command.Invocation, list []machines.Machine) {
+	var files []string
+	for i := range list {
+		if file := list[i].PrivateKey; file != "" && !slices.Contains(files, file) {
+			files = append(files, file)
+		}
+	}
+	if len(files) > 0 {
+		fmt.Fprintf(inv.Err, "warning: private-key names %s: if the coordinator is to run as another user, who can't read that, take private-key out; then that user's own keys are used\n",
+			strings.Join(files, ", "))
+	}
 }

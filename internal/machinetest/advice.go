@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -76,8 +75,11 @@ func (a *Advice) keyFix(m *machines.Machine, err error) string {
 		auth    *sshtransport.AuthError
 		key     *sshtransport.KeyError
 		program *sshtransport.ProgramError
+		hop     *sshtransport.HopError
 	)
 	switch {
+	case errors.As(err, &hop):
+		return a.hopFix(hop)
 	case errors.As(err, &program):
 		return programFix(m, program)
 	case errors.As(err, &wrong):
@@ -88,14 +90,7 @@ func (a *Advice) keyFix(m *machines.Machine, err error) string {
 	case errors.As(err, &auth):
 		return a.loginFix(m, auth)
 	case errors.As(err, &key):
-		if errors.Is(err, fs.ErrNotExist) && m.PrivateKey != "" {
-			file := m.PrivateKeyFile(a.Home)
-			return fmt.Sprintf("name the right file in %s, or make one:\nssh-keygen -t ed25519 -N '' -f %s && %s", a.entry(m), human.ShellWord(file), sshCopyID(m, file))
-		}
-		if errors.Is(err, fs.ErrPermission) {
-			return "run this as the coordinator's user, and make the file that user's"
-		}
-		return fmt.Sprintf("repair the file, or name another one in %s", a.entry(m))
+		return a.privateKeyFix(m, key)
 	}
 	return ""
 }
@@ -115,14 +110,28 @@ func (a *Advice) hostKeyFix(m *machines.Machine, e *sshtransport.HostKeyError) s
 		return fmt.Sprintf("%sask it for a key: ssh-keyscan -p %d -t %s %s, and put that into %s",
 			careful, m.Port, strings.TrimPrefix(e.Types[0], "ssh-"), human.ShellWord(m.Host), a.entry(m))
 	}
+	if strings.Contains(e.Reason, "revoked") {
+		return "the key was revoked on purpose: give the machine another one, or correct that line"
+	}
+	if e.Reason != "" {
+		return careful + fmt.Sprintf("have the authority sign a certificate for %s, or put the machine's key into %s:\n%s", knownHostsName(m), a.entry(m), a.hostKeyLine(plainKey(e.Found)))
+	}
 	if e.Found == nil {
 		return careful + "put the key that it shows into " + a.entry(m)
 	}
 	if m.HostKey == "" {
-		return fmt.Sprintf("%sremove the old key: ssh-keygen -R %s, and put into %s:\n%s",
-			careful, human.ShellWord(knownHostsName(m)), a.entry(m), a.hostKeyLine(e.Found))
+		return fmt.Sprintf("%sremove the old key: %s, and put into %s:\n%s",
+			careful, a.forget(m, e), a.entry(m), a.hostKeyLine(plainKey(e.Found)))
 	}
-	return fmt.Sprintf("%sput into %s, in place of the key there:\n%s", careful, a.entry(m), a.hostKeyLine(e.Found))
+	return fmt.Sprintf("%sput into %s, in place of the key there:\n%s", careful, a.entry(m), a.hostKeyLine(plainKey(e.Found)))
+}
+
+// plainKey is the key itself of a certificate.
+func plainKey(key ssh.PublicKey) ssh.PublicKey {
+	if cert, ok := key.(*ssh.Certificate); ok {
+		return cert.Key
+	}
+	return key
 }
 
 // entry says where a machine is in its file.
@@ -150,15 +159,10 @@ func (a *Advice) onlyTOML() string {
 	return " (of a file in TOML: lighter machines import " + human.ShellWord(a.File) + " > machines.toml)"
 }
 
-// knownHostsName is a machine's name in known_hosts.
-func knownHostsName(m *machines.Machine) string {
-	if m.Port == machines.DefaultPort {
-		return m.Host
-	}
-	return "[" + m.Host + "]:" + strconv.Itoa(m.Port)
-}
-
 func (a *Advice) loginFix(m *machines.Machine, e *sshtransport.AuthError) string {
+	if len(e.Keys) == 0 && len(e.Locked) > 0 {
+		return lockedFix(e.Locked[0])
+	}
 	if len(e.Keys) == 0 {
 		return "make a key: ssh-keygen -t ed25519, or name one as private-key in " + a.entry(m) + "; then " + sshCopyID(m, "")
 	}
@@ -172,19 +176,12 @@ func sshCopyID(m *machines.Machine, file string) string {
 	if file != "" {
 		command += " -i " + human.ShellWord(file+".pub")
 	}
-	return command + portFlag(m) + " " + human.ShellWord(m.User+"@"+m.Host)
+	return command + wayFlags(m) + " " + human.ShellWord(m.User+"@"+m.Host)
 }
 
 // sshTo is a command that runs another one on a machine.
 func sshTo(m *machines.Machine, user string) string {
-	return "ssh" + portFlag(m) + " " + human.ShellWord(user+"@"+m.Host)
-}
-
-func portFlag(m *machines.Machine) string {
-	if m.Port == machines.DefaultPort {
-		return ""
-	}
-	return " -p " + strconv.Itoa(m.Port)
+	return "ssh" + wayFlags(m) + " " + human.ShellWord(user+"@"+m.Host)
 }
 
 // networkFix is about the way to the SSH server.
@@ -194,7 +191,9 @@ func (a *Advice) networkFix(m *machines.Machine, err error) string {
 	isConnect := errors.As(err, &connect)
 	switch {
 	case errors.As(err, &name):
-		return fmt.Sprintf("put a name or address that can be found from here into %s", a.entry(m))
+		return a.nameFix(m)
+	case errors.As(err, new(*sshtransport.CommandProxyError)):
+		return "see what it says by hand: " + proxyCommand(m)
 	case errors.As(err, new(*sshtransport.AlgorithmsError)):
 		return "put into " + a.entry(m) + a.onlyTOML() + ":\ntransport = \"openssh\""
 	case errors.Is(err, syscall.ECONNREFUSED):
@@ -203,7 +202,7 @@ func (a *Advice) networkFix(m *machines.Machine, err error) string {
 		isConnect && !connect.Answered:
 		return fmt.Sprintf("see whether %s is up and its address right (ping %s), and whether a firewall drops port %d", m.Host, human.ShellWord(m.Host), m.Port)
 	case isConnect:
-		return fmt.Sprintf("see what answers there: ssh -v%s %s; an sshd with too many connections hangs up (MaxStartups)", portFlag(m), human.ShellWord(m.User+"@"+m.Host))
+		return fmt.Sprintf("see what answers there: ssh -v%s %s; an sshd with too many connections hangs up (MaxStartups)", wayFlags(m), human.ShellWord(m.User+"@"+m.Host))
 	case errors.As(err, new(*TooLong)):
 		return "see how far it gets by hand: " + sshTo(m, m.User) + " true; --timeout gives it more time"
 	}

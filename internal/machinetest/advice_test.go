@@ -26,6 +26,9 @@ func TestAdvice(t *testing.T) {
 	m := &machines.Machine{Name: "m", Host: "h", Port: 2222, User: "u", DaemonSocket: machines.DefaultDaemonSocket}
 	pinned := *m
 	pinned.HostKey = line
+	keyed, jumped := *m, *m
+	keyed.PrivateKey, jumped.ProxyJump = "/k", "j"
+	t.Setenv("SSH_AUTH_SOCK", "")
 	for _, tt := range []struct {
 		name   string
 		format machines.Format
@@ -39,7 +42,7 @@ func TestAdvice(t *testing.T) {
 		{"wrong key, known_hosts", machines.TOML, m, &sshtransport.HostKeyError{Found: key, Wanted: known}, true, "ssh-keygen -R '[h]:2222'"},
 		{"other type of key", machines.TOML, &pinned, &sshtransport.HostKeyError{Wanted: known, Types: []string{"ssh-rsa"}}, true, "ssh-keyscan -p 2222 -t rsa h"},
 		{"no key to offer", machines.TOML, m, &sshtransport.AuthError{User: "u"}, true, "make a key: ssh-keygen -t ed25519"},
-		{"key of another user", machines.TOML, m, &sshtransport.KeyError{What: "private key", Cause: fs.ErrPermission}, true, "as the coordinator's user"},
+		{"key of another user", machines.TOML, m, &sshtransport.KeyError{What: "private key", Cause: fs.ErrPermission}, true, "take private-key out of the entry of m in f: then /home/u/.ssh/id_ed25519 and the other usual keys"},
 		{"unknown name", machines.TOML, m, &net.OpError{Op: "dial", Err: &net.DNSError{Err: "no such host", Name: "h"}}, true, "put a name or address that can be found from here into the entry of m in f"},
 		{"no route", machines.TOML, m, &net.OpError{Op: "dial", Err: syscall.EHOSTUNREACH}, true, "a firewall drops port 2222"},
 		{"no answer", machines.TOML, m, &sshtransport.ConnectError{Addr: "h:2222", Cause: context.DeadlineExceeded}, true, "ping h"},
@@ -53,10 +56,22 @@ func TestAdvice(t *testing.T) {
 		{"algorithms, Guix", machines.Guix, m, &sshtransport.AlgorithmsError{Addr: "h:2222", What: "key exchange"}, true, "lighter machines import f > machines.toml"},
 		{"second factor", machines.TOML, m, &sshtransport.ProgramError{Said: "u@h: Permission denied (keyboard-interactive)."}, true, "ControlPersist yes"},
 		{"ssh fails", machines.TOML, m, &sshtransport.ProgramError{Said: "Connection refused"}, true, "ssh -p 2222 u@h -v true"},
+		{"locked key", machines.TOML, &keyed, &sshtransport.KeyError{What: "private key", Locked: true}, true, "eval $(ssh-agent) && ssh-add /k, and start from the same shell"},
+		{"locked usual key", machines.TOML, m, &sshtransport.AuthError{User: "u", Locked: []string{"/k"}}, true, "ssh-keygen -p -N '' -f /k"},
+		{"certificate", machines.TOML, m, &sshtransport.HostKeyError{Found: key, Wanted: known, Reason: "its certificate does not count"}, true, "sign a certificate for [h]:2222"},
+		{"revoked", machines.TOML, m, &sshtransport.HostKeyError{Found: key, Wanted: known, Reason: "it is revoked (f:1)"}, true, "revoked on purpose"},
+		{
+			"unknown jump host", machines.TOML, m,
+			&sshtransport.HopError{Addr: "j:22", User: "v", Cause: &sshtransport.UnknownHostError{Addr: "j:22", Name: "j", Found: key, Files: []string{"/kh"}}},
+			true, "the one on j; if it is right, put into /kh:\nj " + line,
+		},
+		{"jump host down", machines.TOML, m, &sshtransport.HopError{Addr: "j:2200", User: "v", Cause: syscall.ECONNREFUSED}, true, "ssh -p 2200 v@j true"},
+		{"jump host refuses", machines.TOML, m, &sshtransport.HopError{Addr: "j:22", User: "v", Cause: &sshtransport.AuthError{Keys: []string{"k"}}}, true, "ssh-copy-id v@j"},
+		{"through a proxy", machines.TOML, &jumped, &sshtransport.ConnectError{Addr: "h:22", Answered: true, Cause: io.EOF}, true, "ssh -v -p 2222 -o ProxyJump=j u@h"},
 		{"down", machines.TOML, m, syscall.ECONNREFUSED, true, "start sshd on h"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			a := &Advice{File: "f", Format: tt.format}
+			a := &Advice{File: "f", Format: tt.format, Home: "/home/u"}
 			got := a.Explain(tt.m, tt.err)
 			if got.Login != tt.login || !strings.Contains(got.Fix, tt.want) || (got.Fix == "") != (tt.want == "") {
 				t.Errorf("got %v: %s\nwant %v: %s", got.Login, got.Fix, tt.login, tt.want)
