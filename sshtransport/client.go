@@ -20,6 +20,7 @@ type Client struct {
 	link    *link    // current one, or nil
 	attempt *attempt // under way, or nil
 	links   map[*link]struct{}
+	idled   int // connections that the machine closed one after the other when nobody used them
 }
 
 // New returns a client for a machine. It connects when it is first used.
@@ -119,7 +120,7 @@ func (c *Client) startAttemptLocked(ctx context.Context) *attempt {
 
 // connect makes a connection and starts the agent.
 func (c *Client) connect(ctx context.Context) (*link, error) {
-	l, err := connect(ctx, &c.cfg)
+	l, err := connectInTurn(ctx, &c.cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -162,7 +163,9 @@ func (c *Client) finish(a *attempt, l *link, err error) {
 	}
 	c.link, a.link = l, l
 	c.links[l] = struct{}{}
-	c.cfg.Logger.Info("connected", "server", l.server())
+	if c.idled == 0 {
+		c.cfg.Logger.Info("connected", "server", l.server())
+	}
 	c.group.Go(func() { c.watch(l) })
 }
 
@@ -178,8 +181,15 @@ func (c *Client) watch(l *link) {
 		return
 	}
 	c.link = nil
-	if !c.closed {
+	switch {
+	case c.closed:
+	case !l.endedIdle():
+		c.idled = 0
 		c.cfg.Logger.Warn("connection lost", "err", err)
+	default:
+		if c.idled++; c.idled == 1 {
+			c.cfg.Logger.Info("the machine closes connections that are not used (UnusedConnectionTimeout in sshd_config?); they are made again when needed", "err", err)
+		}
 	}
 }
 

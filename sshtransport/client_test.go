@@ -334,7 +334,7 @@ func TestCut(t *testing.T) {
 	s, cfg := startTestServer(t, f, sshtest.Options{Env: []string{"PATH=" + f.dir + ":/usr/bin:/bin"}})
 	preinstalled(t, f, &cfg)
 	mustGet(t, httpClient(t, newClient(t, cfg)), "/pid") // the agent runs
-	for at := int64(0); at < 6000; at += 157 {
+	for at := int64(157); at < 6000; at += 157 {         // from where the server has said that it speaks SSH
 		s.CutAt(at)
 		c := newClient(t, cfg)
 		h := httpClient(t, c)

@@ -2,6 +2,7 @@ package sshtransport
 
 import (
 	"bufio"
+	"bytes"
 	"net"
 	"sync/atomic"
 	"time"
@@ -24,6 +25,7 @@ type conn struct {
 	lastRead atomic.Int64 // Unix nanoseconds
 	moved    atomic.Int64 // bytes, both ways
 	over     atomic.Bool  // reading or writing has failed
+	greeted  atomic.Bool  // the other side has said that it speaks SSH
 }
 
 func newConn(c net.Conn, ahead int) *conn {
@@ -63,6 +65,9 @@ func (m meter) Read(p []byte) (int, error) {
 	n, err := m.c.Conn.Read(p)
 	m.c.moved.Add(int64(n))
 	m.c.lastRead.Store(time.Now().UnixNano())
+	if !m.c.greeted.Load() && bytes.Contains(p[:n], []byte("SSH-")) {
+		m.c.greeted.Store(true)
+	}
 	if err != nil {
 		m.c.over.Store(true)
 	}

@@ -7,7 +7,8 @@
 // A Client has at most one SSH connection, made when a stream is first asked for
 // and shared by all. A connection that is lost fails its streams with an error that
 // matches ErrLinkLost; the next DialAgent connects again. Nothing is retried here,
-// but for one case that has no other place: an agent that ended is started again once.
+// but for what has no other place: an agent that ended is started again once, and a connection that an
+// sshd with too many others dropped at once is tried a few times more.
 // How long a machine that cannot be reached is left alone is up to the caller: each
 // DialAgent tries, and who calls meanwhile waits for the same attempt.
 //

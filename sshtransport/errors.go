@@ -60,6 +60,8 @@ type ConnectError struct {
 	Addr     string
 	Answered bool // something did, and it did not go on as SSH should
 	Cause    error
+
+	dropped bool // it closed the connection before it said that it speaks SSH
 }
 
 func (e *ConnectError) Error() string { return fmt.Sprintf("connect to %s: %v", e.Addr, e.Cause) }

@@ -1,5 +1,7 @@
 package sshtransport
 
+import "runtime"
+
 // Status is what a Client knows of its connection; the zero value is that it has none.
 type Status struct {
 	ServerVersion string // identification of the SSH server
@@ -18,4 +20,20 @@ func (c *Client) Status() Status {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return Status{ServerVersion: printable(string(l.client.ServerVersion())), Mode: l.agent.mode, Streams: len(l.streams)}
+}
+
+// AwaitLoss waits until a client knows that it has lost its connection.
+func AwaitLoss(c *Client) {
+	c.mu.Lock()
+	l := c.link
+	c.mu.Unlock()
+	if l == nil {
+		return
+	}
+	<-l.lost
+	for known := false; !known; runtime.Gosched() {
+		c.mu.Lock()
+		known = c.link != l
+		c.mu.Unlock()
+	}
 }

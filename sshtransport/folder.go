@@ -156,7 +156,7 @@ func (f *Folder) noteFailureLocked(ctx context.Context, err error) {
 }
 
 func (f *Folder) connect(ctx context.Context) (*folderSession, error) {
-	l, err := connect(ctx, &f.cfg)
+	l, err := connectInTurn(ctx, &f.cfg)
 	if err != nil {
 		return nil, err
 	}

@@ -44,6 +44,7 @@ func connect(ctx context.Context, cfg *Config) (*link, error) {
 
 	h := &handshake{cfg: cfg, keys: keys, creds: creds}
 	l := newLink(cfg, conn)
+	h.conn = l.conn
 	sshConn, channels, requests, err := ssh.NewClientConn(l.conn, cfg.Addr, h.config())
 	if err == nil && !stop() {
 		// The time was over in the same moment.
@@ -53,7 +54,7 @@ func connect(ctx context.Context, cfg *Config) (*link, error) {
 	if err != nil {
 		conn.Close()
 		if cause := context.Cause(ctx); cause != nil {
-			return nil, &ConnectError{cfg.Addr, true, cause}
+			return nil, &ConnectError{Addr: cfg.Addr, Answered: true, Cause: cause}
 		}
 		return nil, h.explain(err)
 	}
@@ -75,7 +76,7 @@ func dial(ctx context.Context, cfg *Config) (net.Conn, error) {
 	case errors.As(err, new(*HopError)), errors.As(err, new(*KeyError)), errors.As(err, new(*net.OpError)):
 		return nil, err // "dial tcp 192.0.2.1:22: connection refused"
 	}
-	return nil, &ConnectError{cfg.Addr, false, err}
+	return nil, &ConnectError{Addr: cfg.Addr, Cause: err}
 }
 
 // handshake knows what has been tried when it fails.
@@ -83,6 +84,7 @@ type handshake struct {
 	cfg        *Config
 	keys       *hostKeys
 	creds      *credentials
+	conn       *conn
 	keyChecked bool  // the host key was right
 	keyErr     error // or why not
 }
@@ -141,7 +143,7 @@ func (h *handshake) explain(err error) error {
 		}
 		return e
 	}
-	return &ConnectError{h.cfg.Addr, true, harmless(err)}
+	return &ConnectError{Addr: h.cfg.Addr, Answered: true, Cause: harmless(err), dropped: h.conn.over.Load() && !h.conn.greeted.Load()}
 }
 
 // refusal tells a refused login from a connection that broke, and returns what the server

@@ -31,6 +31,7 @@ type link struct {
 	mu       sync.Mutex
 	cause    error // why it is, or will be in a moment, over
 	streams  map[*stream]struct{}
+	idle     bool // the other side closed it when it had no streams
 	retired  bool // no new streams: close when the last one ends
 	agent    agent
 	restart  *restart      // under way, or nil
@@ -52,6 +53,9 @@ func (l *link) run(client *ssh.Client) {
 		if errors.Is(err, io.EOF) {
 			err = errors.New("the machine closed the connection")
 		}
+		l.mu.Lock()
+		l.idle = l.cause == nil && len(l.streams) == 0
+		l.mu.Unlock()
 		if l.master != nil {
 			if l.lostError() != nil { // we have closed it
 				l.master.end()
@@ -97,6 +101,13 @@ func (l *link) retire(cause error) {
 	if unused {
 		l.fail(cause)
 	}
+}
+
+// endedIdle reports whether the machine closed a connection that nobody used.
+func (l *link) endedIdle() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.idle
 }
 
 // lostError returns why the connection is over, or nil.

@@ -68,7 +68,7 @@ func connectOpenSSH(ctx context.Context, cfg *Config) (*link, error) {
 	if err != nil {
 		m.end()
 		if cause := context.Cause(ctx); cause != nil {
-			err = &ConnectError{cfg.Addr, false, fmt.Errorf("%w%s", cause, m.stderr.quoted())}
+			err = &ConnectError{Addr: cfg.Addr, Cause: fmt.Errorf("%w%s", cause, m.stderr.quoted())}
 		}
 		return nil, err
 	}

@@ -316,3 +316,34 @@ func (b *buffer) close() {
 	b.closed = true
 	b.change.Broadcast()
 }
+
+// Few connect to one address at the same time.
+func TestStartupsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var under, most atomic.Int64
+		cfg := Config{Machine: "m", Addr: "m:22", User: "u", HostKey: FormatHostKey(sshtest.NewKey(t).PublicKey())}
+		cfg.Dial = func(ctx context.Context) (net.Conn, error) {
+			most.Store(max(most.Load(), under.Add(1)))
+			defer under.Add(-1)
+			time.Sleep(time.Second)
+			return nil, io.EOF
+		}
+		var wg sync.WaitGroup
+		for range 10 {
+			wg.Go(func() {
+				c := New(cfg)
+				defer c.Close()
+				if _, err := c.DialAgent(t.Context()); !errors.Is(err, io.EOF) {
+					t.Errorf("error = %v", err)
+				}
+			})
+		}
+		wg.Wait()
+		if most.Load() != startupsAtOnce {
+			t.Errorf("%d at once", most.Load())
+		}
+		if len(startups.places) != 0 {
+			t.Errorf("left: %v", startups.places)
+		}
+	})
+}

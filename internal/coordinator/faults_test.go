@@ -3,6 +3,8 @@ package coordinator
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"log/slog"
 	"path/filepath"
 	"strings"
@@ -18,7 +20,9 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/coordinator/peer"
 	"lighter/internal/ledger"
+	"lighter/machines"
 	"lighter/nar/signature"
 	"lighter/store/storetest"
 )
@@ -438,4 +442,42 @@ func (l *lockedBuffer) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.String()
+}
+
+// TestSilentStreamsClosed has a machine whose sshd closes what is silent for a while: a long build
+// without a word goes on, is told once, and needs no other attempt.
+func TestSilentStreamsClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFarm(t, nil, "m1")
+		f.shutDown()
+		f.config.newAgent = func(machines.Machine) peer.Agent { return closesSilent{f.agents["m1"]} }
+		f.start()
+		id := f.submit(f.drv("one", "log=before hold log=after"))[0]
+		f.awaitState(id, api.Building)
+		<-f.agents["m1"].held
+		time.Sleep(10 * time.Minute)
+		f.agents["m1"].release("one")
+		b := f.awaitState(id, api.Succeeded)
+		var log strings.Builder
+		if err := f.c.WriteLog(t.Context(), &log, b); err != nil || log.String() != "before\nafter\n" || b.Attempt != 1 {
+			t.Errorf("attempt %d, log %q, %v", b.Attempt, log.String(), err)
+		}
+		if got := f.history(id); strings.Count(got, "ChannelTimeout") != 1 || strings.Contains(got, "lost") {
+			t.Errorf("history:\n%s", got)
+		}
+		f.idle()
+	})
+}
+
+// closesSilent ends each stream of a log after three seconds, as if it had been cut.
+type closesSilent struct{ *fakeAgent }
+
+func (c closesSilent) Log(ctx context.Context, asked *agentapi.Asked, offset int64, w io.Writer) (*agentapi.BuildStatus, error) {
+	limited, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	status, err := c.fakeAgent.Log(limited, asked, offset, w)
+	if err != nil && limited.Err() != nil && ctx.Err() == nil {
+		err = fmt.Errorf("log of build %s: %w", asked.ID, io.ErrUnexpectedEOF)
+	}
+	return status, err
 }

@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"strings"
 	"sync/atomic"
@@ -399,19 +400,35 @@ func (a *Attempt) follow(ctx context.Context, status *agentapi.BuildStatus) (*ag
 }
 
 // readLog reads the rest of the log. If the end of the stream was lost, the agent's status may still
-// show that the build is finished and the log complete.
+// show that the build is finished and the log complete. A stream that ended by itself after a while, with an
+// agent that answers, was silent for longer than the machine's sshd allows: it is opened again.
 func (a *Attempt) readLog(ctx context.Context, asked *agentapi.Asked) (*agentapi.BuildStatus, error) {
 	ctx, log, done := a.listen(ctx)
 	defer done()
-	status, err := a.Machine.Client.Log(ctx, asked, a.log.Size(), log)
-	if !peer.LinkFailed(err) {
-		return status, err
+	for quiet := false; ; quiet = true {
+		began := time.Now()
+		status, err := a.Machine.Client.Log(ctx, asked, a.log.Size(), log)
+		if !peer.LinkFailed(err) {
+			return status, err
+		}
+		status, e := a.Machine.Client.Build(ctx, asked)
+		switch {
+		case e != nil:
+			return nil, err
+		case status.Finished() && status.LogSize <= a.log.Size():
+			return status, nil
+		case !errors.Is(err, io.ErrUnexpectedEOF) || time.Since(began) < leastSilence:
+			return nil, err
+		}
+		if !quiet {
+			a.Report(a.Phase, time.Time{}, a.Machine.Name+" closes what is silent (ChannelTimeout in sshd_config?); its log is asked for again each time")
+			a.Report(a.Phase, time.Time{}, "")
+		}
 	}
-	if status, e := a.Machine.Client.Build(ctx, asked); e == nil && status.Finished() && status.LogSize <= a.log.Size() {
-		return status, nil
-	}
-	return nil, err
 }
+
+// leastSilence is the shortest silence that an sshd can be told to end.
+const leastSilence = time.Second
 
 // vet returns the failure of a finished build, or nil if it made what it should.
 func (a *Attempt) vet(s *agentapi.BuildStatus) error {
