@@ -123,7 +123,7 @@ func (h *handshake) explain(err error) error {
 	case errors.As(err, &hop):
 		return hop
 	case errors.As(err, &proxy):
-		return &ConnectError{h.cfg.Addr, false, proxy}
+		return &ConnectError{Addr: h.cfg.Addr, Cause: proxy}
 	}
 	var negotiation *ssh.AlgorithmNegotiationError
 	if errors.As(err, &negotiation) && negotiation.What == "host key" && len(h.keys.wanted) > 0 {

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"lighter/machines"
+	"lighter/sshtransport"
 )
 
 // One key takes all that is lighter's out of a home.
@@ -25,5 +26,20 @@ func TestAgentDirectory(t *testing.T) {
 		if got := strings.Join(agentArgs(&test.m), " "); got != test.args {
 			t.Errorf("%+v: arguments %q, want %q", test.m, got, test.args)
 		}
+	}
+}
+
+func TestOpenSSH(t *testing.T) {
+	m := machines.Machine{Host: "node7", User: "u", Port: 22, Transport: machines.TransportOpenSSH, SSHConfig: "~/cluster", ProxyJump: "login"}
+	if got, want := *openSSH(&m, "/home/me"), (sshtransport.OpenSSH{Host: "node7", User: "u", ConfigFile: "/home/me/cluster", ProxyJump: "login"}); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	m.PortGiven = true
+	if got := openSSH(&m, "/home/me").Port; got != 22 {
+		t.Errorf("port %d", got)
+	}
+	m.Transport = machines.TransportNative
+	if openSSH(&m, "/home/me") != nil {
+		t.Error("ssh is used for lighter's own transport")
 	}
 }
