@@ -130,7 +130,7 @@ func DefaultState(getenv func(string) string) (string, error) {
 // DefaultFolder returns lighter's folder for this account: root's own, or for others the one below what
 // an environment variable says, or in their home.
 func DefaultFolder(getenv func(string) string, root, variable, inHome string) (string, error) {
-	if os.Getuid() == 0 {
+	if disk.IsRoot() {
 		return root, nil
 	}
 	if dir := getenv(variable); filepath.IsAbs(dir) {

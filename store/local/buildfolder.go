@@ -56,7 +56,10 @@ func (f buildFolder) makeAccessible() error {
 		return err
 	}
 	if u := f.user; u.change {
-		return errors.Join(os.Lchown(f.store(), int(u.uid), int(u.gid)), os.Lchown(f.top(), int(u.uid), int(u.gid)))
+		if err := os.Lchown(f.store(), int(u.uid), int(u.gid)); err != nil {
+			return err
+		}
+		return os.Lchown(f.top(), int(u.uid), int(u.gid))
 	}
 	return nil
 }

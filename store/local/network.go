@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"lighter/internal/disk"
 	"lighter/store/local/sandbox"
 )
 
@@ -135,7 +136,7 @@ func (t *knownTool) find() (*networkTool, error) {
 
 // more returns the options that depend on this machine and this user.
 func (n *networkTool) more() (options []string) {
-	root := os.Geteuid() == 0
+	root := disk.IsRoot()
 	if n.name == pasta && root {
 		options = append(options, "--runas=0:0") // as another user it can't join the build's namespaces
 	}
@@ -193,7 +194,7 @@ func (s *sandboxes) workingTool() (*networkTool, error) {
 	n.tool, n.err = nil, nil
 	var problems []string
 	known := slices.Clone(networkTools)
-	if os.Geteuid() != 0 {
+	if !disk.IsRoot() {
 		slices.Reverse(known)
 	}
 	for _, t := range known {

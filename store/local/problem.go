@@ -92,15 +92,19 @@ func setupError(step string, errno unix.Errno) error {
 }
 
 // advice says what keeps this process from using user namespaces, and what to do.
-func advice() string {
-	for _, switchOff := range []struct{ file, bad, command string }{
-		{"/proc/sys/kernel/unprivileged_userns_clone", "0", "sysctl -w kernel.unprivileged_userns_clone=1"},
-		{"/proc/sys/user/max_user_namespaces", "0", "sysctl -w user.max_user_namespaces=15000"},
-		{"/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1", "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"},
+func advice() string { return adviceOf(os.ReadFile) }
+
+func adviceOf(readFile func(name string) ([]byte, error)) string {
+	for _, off := range []struct{ key, bad, good string }{
+		{"kernel.unprivileged_userns_clone", "0", "1"},
+		{"user.max_user_namespaces", "0", "15000"},
+		{"kernel.apparmor_restrict_unprivileged_userns", "1", "0"},
 	} {
-		text, err := os.ReadFile(switchOff.file)
-		if err == nil && strings.TrimSpace(string(text)) == switchOff.bad {
-			return fmt.Sprintf("this kernel forbids user namespaces (%s is %s); as root: %s", switchOff.file, switchOff.bad, switchOff.command)
+		file := "/proc/sys/" + strings.ReplaceAll(off.key, ".", "/")
+		text, err := readFile(file)
+		if err == nil && strings.TrimSpace(string(text)) == off.bad {
+			return fmt.Sprintf("this kernel forbids user namespaces (%[1]s is %[2]s); as root: sysctl -w %[1]s=%[3]s, and the same line in /etc/sysctl.d for the next boot; or let root build here, by an entry with user = \"root\" or a guix-daemon",
+				off.key, off.bad, off.good)
 		}
 	}
 	return "this kernel supports user namespaces, but something denies them to this process: a chroot (run outside it), a container's seccomp profile (docker run --security-opt seccomp=unconfined), or an LSM"

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"lighter/internal/disk"
 	"lighter/store"
 	"lighter/store/local/sandbox"
 )
@@ -59,9 +60,10 @@ type sandboxes struct {
 	networks networkCache
 }
 
-// takeUser returns who the builder of one build is.
+// takeUser returns who the builder of one build is. Root of a user namespace without other users does
+// as an ordinary user.
 func (s *sandboxes) takeUser() (buildUser, error) {
-	if os.Geteuid() != 0 {
+	if os.Geteuid() != 0 || !disk.HasIDs(s.opts.BuildUID, s.opts.BuildGID) {
 		return buildUser{}, nil
 	}
 	u := buildUser{change: true, gid: s.opts.BuildGID}
