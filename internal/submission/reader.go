@@ -17,6 +17,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/human"
+	"lighter/internal/jsonerror"
 	"lighter/internal/quantity"
 	"lighter/store"
 )
@@ -165,7 +166,7 @@ func parseRequest(text string, request *api.Request) error {
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return errors.New("the JSON object does not end on its line")
 	case err != nil:
-		return errors.New(strings.TrimPrefix(err.Error(), "json: "))
+		return jsonerror.Explain(err)
 	case d.More():
 		return errors.New("there is more after the JSON object")
 	case request.Offload:

@@ -69,7 +69,7 @@ func TestBadRequestLines(t *testing.T) {
 	good := string(submissiontest.Derivation(1))
 	for name, test := range map[string]struct{ in, want string }{
 		"unknown field":  {`{"derivation":"` + good + `","prio":1}`, `standard input, line 3: unknown field "prio"`},
-		"wrong type":     {`{"derivation":"` + good + `","priority":"high"}`, "standard input, line 3: cannot unmarshal string into Go struct field Request.priority"},
+		"wrong type":     {`{"derivation":"` + good + `","priority":"high"}`, `standard input, line 3: "priority": found text, want a whole number`},
 		"no derivation":  {`{"priority":1}`, `line 3: "derivation" is missing`},
 		"an output":      {`{"derivation":"` + strings.TrimSuffix(good, ".drv") + `"}`, "line 3: " + strings.TrimSuffix(good, ".drv") + ": no derivation"},
 		"no store path":  {`{"derivation":"/etc/x.drv"}`, "line 3: "},

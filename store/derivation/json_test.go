@@ -182,10 +182,10 @@ func TestParseJSONRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, tt := range []struct{ name, before, after, want string }{
-		{"not JSON", `"args":`, `"args"`, "line 2, column 7: invalid character '['"},
-		{"cut off", `"inputSrcs":[]}`, `"inputSrcs":[]`, "unexpected EOF"},
-		{"empty", good, ``, "unexpected EOF"},
-		{"a list", good, `[]`, "line 1, column 1: found a array"},
+		{"not JSON", `"args":`, `"args"`, "line 2, column 7: found '[', want a colon"},
+		{"cut off", `"inputSrcs":[]}`, `"inputSrcs":[]`, "the JSON ends too early"},
+		{"empty", good, ``, "the JSON ends too early"},
+		{"a list", good, `[]`, "line 1, column 1: found a list"},
 		{"something after the end", `[]}`, `[]} x`, `line 2, column 61: found "x" after the end`},
 		{"unknown member", `"args"`, `"arguments"`, `unknown field "arguments"`},
 		{"member twice", `"args":["a"]`, `"args":["a"],"args":[]`, `line 2, column 19: the member "args" occurs twice`},
@@ -195,7 +195,7 @@ func TestParseJSONRefuses(t *testing.T) {
 		{"null for a string", `"a"`, `null`, "found null; want a string"},
 		{"base64", `"a"`, `{"base64":"?"}`, "illegal base64"},
 		{"base64 of a name", `"env":{"v":"w"}`, `"envBase64":{"?":"w"}`, "envBase64"},
-		{"wrong kind", `"args":["a"]`, `"args":"a"`, "line 2, column 10: found a string"},
+		{"wrong kind", `"args":["a"]`, `"args":"a"`, `line 2, column 10: "args": found text, want a list`},
 		{"NUL", `"a"`, `"\u0000"`, "NUL"},
 		{"NUL in a name", `"v":"w"`, `"\u0000":"w"`, "NUL"},
 		{"not UTF-8", `"a"`, "\"\xe9\"", "line 2, column 10: the byte 0xe9 is not UTF-8"},

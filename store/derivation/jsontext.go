@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"lighter/internal/jsonerror"
 	"strconv"
 	"strings"
 	"unicode/utf16"
@@ -94,11 +95,11 @@ func decodeJSON(data []byte, into any) error {
 	var kind *json.UnmarshalTypeError
 	switch {
 	case errors.As(err, &syntax):
-		return fmt.Errorf("%s: %w", position(data, syntax.Offset-1), err)
+		return fmt.Errorf("%s: %w", position(data, syntax.Offset-1), jsonerror.Explain(err))
 	case errors.As(err, &kind):
-		return fmt.Errorf("%s: found a %s in %q", position(data, kind.Offset-1), kind.Value, kind.Field)
+		return fmt.Errorf("%s: %w", position(data, kind.Offset-1), jsonerror.Explain(err))
 	}
-	return err
+	return jsonerror.Explain(err)
 }
 
 // position says where the byte at offset is, in terms that an editor understands.
@@ -134,7 +135,7 @@ func checkMembers(data []byte) error {
 			err = io.ErrUnexpectedEOF
 		}
 		if err != nil {
-			return fmt.Errorf("%s: %w", position(data, dec.InputOffset()), err)
+			return fmt.Errorf("%s: %w", position(data, dec.InputOffset()), jsonerror.Explain(err))
 		}
 		delim, _ := token.(json.Delim)
 		if len(stack) > 0 && delim != '}' && delim != ']' {

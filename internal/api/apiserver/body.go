@@ -9,13 +9,13 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/semaphore"
 
 	"lighter/internal/api"
+	"lighter/internal/jsonerror"
 	"lighter/internal/stream"
 )
 
@@ -232,7 +232,7 @@ func (l *list) read(d *json.Decoder, in *stream.Allowance) error {
 			return fmt.Errorf("%s: at most %d are taken", l.field, l.most)
 		}
 		if err := l.each(d); err != nil {
-			return fmt.Errorf("%s[%d]: %w", l.field, l.n, err)
+			return fmt.Errorf("%s[%d]: %w", l.field, l.n, jsonerror.Explain(err))
 		}
 		l.n++
 	}
@@ -255,5 +255,5 @@ func bodyError(err error) error {
 	case errors.Is(err, io.EOF):
 		err = io.ErrUnexpectedEOF
 	}
-	return api.BadRequest("body: %s", strings.TrimPrefix(err.Error(), "json: "))
+	return api.BadRequest("body: %v", jsonerror.Explain(err))
 }
