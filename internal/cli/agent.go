@@ -39,7 +39,7 @@ func agentCommand() *command.Command {
 		Short: "make this computer a machine without sshd",
 		Long: `Runs an SSH server of lighter's own in the foreground, with the agent and its store behind it. It offers builds and nothing else: no shell, no commands, no files; builds see only those of this computer's files that --sandbox-path names. Heads with different keys don't see each other's builds. Where there is an sshd this is not needed: the coordinator uploads its agent by itself.
 
-It first prints an entry for the coordinator's machines file, with the host key, and an empty line; user and private-key may need changes. Logging in takes a key in --authorized-keys. What the coordinator sends must be signed by a key that was given once with --authorize: "lighter key show" prints it on the head.`,
+It first prints an entry for the coordinator's machines file, with the host key, and an empty line; user may need a change, and private-key a line, if the head logs in with a key other than its usual ones. Logging in takes a key in --authorized-keys. What the coordinator sends must be signed by a key that was given once with --authorize: "lighter key show" prints it on the head.`,
 		Exits: []int{command.ExitBadInput},
 		Examples: []command.Example{
 			{"lighter agent --listen :2222 --authorized-keys ./head-ssh.pub --authorize ./head.pub", "a machine for one head"},

@@ -89,8 +89,8 @@ func (l *buildsLister) run(ctx context.Context, inv *command.Invocation, client 
 		return err
 	case l.shown == 0 && !l.json:
 		fmt.Fprintln(inv.Err, "no builds")
-	case more && !l.json:
-		fmt.Fprintf(inv.Err, "there are more; see --limit\n")
+	case more && !l.json && !inv.Flags.Changed("limit"):
+		fmt.Fprintln(inv.Err, "there are more; see --limit")
 	}
 	return nil
 }

@@ -53,6 +53,10 @@ func coordinatorResumeCommand() *command.Command {
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
 			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
+				before, err := client.Status(ctx)
+				if err != nil {
+					return err
+				}
 				if err := client.Resume(ctx); err != nil {
 					return err
 				}
@@ -61,8 +65,13 @@ func coordinatorResumeCommand() *command.Command {
 					return err
 				}
 				text := "resumed"
-				if status.Paused != "" {
+				switch {
+				case status.Paused != "" && status.Paused == before.Paused:
+					text = "nobody has paused it, but it is " + display.Paused(status.Paused)
+				case status.Paused != "":
 					text = "resumed, but still " + display.Paused(status.Paused)
+				case before.Paused == "":
+					text = "it was not paused"
 				}
 				_, err = fmt.Fprintln(inv.Out, human.Printable(text))
 				return err

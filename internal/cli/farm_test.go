@@ -158,9 +158,23 @@ func TestPauseAndResume(t *testing.T) {
 	s.answer("POST /v1/resume", struct{}{})
 	s.answer("GET /v1/status", api.Status{Paused: "the head's disk is full " + evil})
 	s.run("", "coordinator", "pause", "--reason", "move").want(t, command.ExitDone, "paused; what runs goes on\n", "")
-	s.run("", "coordinator", "resume").want(t, command.ExitDone, `resumed, but still paused: the head's disk is full evil\x1b`, "")
+	s.run("", "coordinator", "resume").want(t, command.ExitDone, `nobody has paused it, but it is paused: the head's disk is full evil\x1b`, "")
 	if diff := cmp.Diff([]string{`POST /v1/pause {"reason":"move"}`, `POST /v1/resume {}`}, s.requests("POST")); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+	for _, c := range []struct{ before, after, want string }{
+		{"", "", "it was not paused\n"},
+		{"paused by root", "", "resumed\n"},
+		{"paused by root", "no room", "resumed, but still paused: no room\n"},
+	} {
+		asked := 0
+		s.mux = http.NewServeMux()
+		s.answer("POST /v1/resume", struct{}{})
+		s.mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
+			asked++
+			_ = writeJSON(w, api.Status{Paused: []string{c.before, c.after}[asked-1]})
+		})
+		s.run("", "coordinator", "resume").want(t, command.ExitDone, c.want, "")
 	}
 	s.run("", "coordinator", "pause", "now").want(t, command.ExitUsage, "", `takes no arguments, got "now"`)
 }

@@ -42,9 +42,9 @@ func (s *stub) onTerminal(typed string, env map[string]string, args ...string) (
 
 func TestPages(t *testing.T) {
 	s := newStub(t)
-	s.mux.Handle("GET /v1/builds", pager(3))
+	s.mux.Handle("GET /v1/builds", pager(40))
 	env := map[string]string{"TERM": "xterm", "LIGHTER_PAGER": "sed s/^/paged:/", "NO_COLOR": "1", "LANG": "C"}
-	code, shown := s.onTerminal("", env, "builds", "list", "--limit", "2")
+	code, shown := s.onTerminal("", env, "builds", "list")
 	if code != command.ExitDone || !strings.HasPrefix(shown, "paged:ID ") || !strings.Contains(shown, "paged:00000001") || !strings.Contains(shown, "paged:there are more") {
 		t.Errorf("code %d, shown %q", code, shown)
 	}

@@ -51,7 +51,7 @@ func TestExplain(t *testing.T) {
 	if err := Explain(d.Decode(new(struct{}))); err == nil || err.Error() != `unknown field "arg"` {
 		t.Error(err)
 	}
-	if other := errors.New("other"); Explain(other) != other || Explain(nil) != nil {
+	if other := errors.New("other"); !errors.Is(Explain(other), other) || Explain(nil) != nil {
 		t.Error("others change")
 	}
 }

@@ -188,7 +188,7 @@ func (c *Command) flagError(fs *pflag.FlagSet, err error) error {
 // command takes the signals for itself.
 func (c *Command) run(ctx context.Context, do Action, inv *Invocation) error {
 	if showVersion, _ := inv.Flags.GetBool("version"); showVersion && c.parent == nil {
-		_, err := fmt.Fprintf(inv.Out, "lighter %s\n", version.Version)
+		_, err := fmt.Fprintf(inv.Out, "lighter %s\n", version.Full())
 		return err
 	}
 	if do == nil {

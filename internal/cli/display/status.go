@@ -150,12 +150,15 @@ func statusHeader(s *api.Status, now time.Time, width int, style Style) []string
 	return lines
 }
 
+// scarceInodes is how many free inodes are worth a word: one large closure needs about as many.
+const scarceInodes = 1_000_000
+
 func headText(s *api.Status) string {
 	if s.Head.FreeDisk == 0 && s.Head.StateFreeDisk == 0 {
 		return "" // an old coordinator does not say
 	}
 	text := "head: " + quantity.Bytes(s.Head.FreeDisk) + " free for the store, " + quantity.Bytes(s.Head.StateFreeDisk) + " for ledger and logs"
-	if s.Head.FreeInodes > 0 {
+	if s.Head.FreeInodes > 0 && s.Head.FreeInodes < scarceInodes {
 		text += ", " + human.Number(int(s.Head.FreeInodes)) + " inodes"
 	}
 	return text
