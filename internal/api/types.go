@@ -99,11 +99,21 @@ const KindNotRecorded = string(KindRefused)
 // KindDiffers is the Kind of the failure of a check whose machines made different things.
 const KindDiffers = "differs"
 
+// Error says in a sentence who failed: "the link to beta failed while sending: timed out". What a
+// derivation does itself needs no more than the machine.
 func (f *Failure) Error() string {
-	if f.Machine != "" {
-		return fmt.Sprintf("%s on %s while %s: %s", f.Culprit, f.Machine, f.Phase, f.Message)
+	who := "the " + string(f.Culprit)
+	switch {
+	case f.Culprit == CulpritDerivation && f.Machine == "":
+		return f.Message
+	case f.Culprit == CulpritDerivation:
+		return f.Machine + ": " + f.Message
+	case f.Culprit == CulpritLink && f.Machine != "":
+		who += " to " + f.Machine
+	case f.Machine != "":
+		who += " " + f.Machine
 	}
-	return fmt.Sprintf("%s while %s: %s", f.Culprit, f.Phase, f.Message)
+	return fmt.Sprintf("%s failed while %s: %s", who, f.Phase, f.Message)
 }
 
 // OfDependency reports whether the build did not fail itself: one that it waited for did.

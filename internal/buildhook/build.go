@@ -200,7 +200,7 @@ func (b *build) progress(p *hookapi.Progress) {
 	b.told.note(p.State, describe(p))
 	switch {
 	case p.State == api.Sending && p.Reason != "":
-		b.sayOnce(fmt.Sprintf("sending %s to %s", p.Reason, p.Machine))
+		b.sayOnce(fmt.Sprintf("sending %s to %s for %s", p.Reason, p.Machine, api.DerivationName(b.order.Derivation)))
 	case p.State == api.Building && !b.remote:
 		b.remote = true
 		b.told.printf(b.Out, "@ build-remote %s %s\n", b.order.Derivation, p.Machine)

@@ -190,7 +190,7 @@ func (b *buildAction) wait(ctx context.Context, inv *command.Invocation, client 
 	}, builds)
 	err := w.Run(ctx)
 	if err == nil {
-		return b.finish(inv, w.Builds(), w.Summary())
+		return b.finish(inv, w)
 	}
 	if err == command.ErrInterrupted { //nolint:errorlint // with more to it there is more to say
 		return command.Exit(command.ExitInterrupted, nil) // the person was told
@@ -222,9 +222,9 @@ func (b *buildAction) live(inv *command.Invocation) *display.Live {
 }
 
 // finish prints the results and returns an error with the exit code.
-func (b *buildAction) finish(inv *command.Invocation, builds []*api.Build, summary string) error {
+func (b *buildAction) finish(inv *command.Invocation, w *watch.Watcher) error {
 	code := command.ExitDone
-	for _, build := range builds {
+	for _, build := range w.Builds() {
 		switch {
 		case (build.State.FailedItself() || build.State == api.DependencyFailed) && !display.Differs(build):
 			code = command.ExitBuildFailed
@@ -242,7 +242,10 @@ func (b *buildAction) finish(inv *command.Invocation, builds []*api.Build, summa
 		}
 	}
 	if !b.quiet {
-		fmt.Fprintln(inv.Err, summary)
+		fmt.Fprintln(inv.Err, w.Summary())
+		for _, line := range w.Failures() {
+			fmt.Fprintln(inv.Err, line)
+		}
 	}
 	if code != command.ExitDone {
 		return command.Exit(code, nil)

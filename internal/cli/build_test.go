@@ -16,6 +16,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/cli/command"
+	"lighter/internal/cli/watch"
 )
 
 // taker answers submissions with builds, all of which are at once as finish says, and
@@ -324,15 +325,15 @@ func TestExitCodeSaysHowBuildsEnded(t *testing.T) {
 	for want, states := range map[int][][]api.State{
 		command.ExitDone:        {{api.Succeeded, api.Succeeded}},
 		command.ExitCanceled:    {{api.Succeeded, api.Canceled}},
-		command.ExitBuildFailed: {{api.Failed, api.Succeeded}, {api.Canceled, api.TimedOut}, {api.Failed, api.Canceled}},
+		command.ExitBuildFailed: {{api.Failed, api.Succeeded}, {api.Canceled, api.TimedOut}, {api.Failed, api.Canceled}, {api.DependencyFailed, api.Canceled}},
 	} {
 		for _, ended := range states {
 			var builds []*api.Build
 			for _, s := range ended {
-				builds = append(builds, &api.Build{State: s})
+				builds = append(builds, &api.Build{Request: api.Request{ID: fmt.Sprint(len(builds))}, State: s})
 			}
 			code := command.ExitDone
-			if err := (&buildAction{quiet: true}).finish(&command.Invocation{Process: command.Process{Out: io.Discard}}, builds, ""); err != nil {
+			if err := (&buildAction{quiet: true}).finish(&command.Invocation{Process: command.Process{Out: io.Discard}}, watch.New(watch.Options{}, builds)); err != nil {
 				code, _ = command.ExitCode(err)
 			}
 			if code != want {

@@ -77,7 +77,7 @@ func (l *buildsLister) run(ctx context.Context, inv *command.Invocation, client 
 		return err
 	}
 	l.table = display.TableStream{
-		W: inv.Out, Width: display.Width(inv.Out),
+		W: inv.Out, Width: display.Width(inv.Out), Optional: []int{3, 5}, // machine and time, which "show" has
 		Heading: []string{"ID", "STATE", "NAME", "MACHINE", "SUBMITTED", "TOOK", "WHY"},
 	}
 	more, err := client.EachPage(ctx, filter, l.limit, func(page []api.Build) error {
@@ -121,7 +121,7 @@ func (l *buildsLister) write(inv *command.Invocation, page []api.Build) error {
 
 // row has the cells of a build.
 func (l *buildsLister) row(b *api.Build) []string {
-	submitted := human.Ago(b.Submitted, l.now)
+	submitted := human.ShortAgo(b.Submitted, l.now)
 	if l.absolute {
 		submitted = human.Stamp(b.Submitted)
 	}

@@ -46,7 +46,7 @@ func TestListAsksForWhatTheFiltersSay(t *testing.T) {
 		"--name hello-* --system i686-linux --since 2026-11-20T10:00:00Z --until 2026-11-20T11:00:00Z": "limit=30&name=hello-%2A&since=2026-11-20T10%3A00%3A00Z&system=i686-linux&until=2026-11-20T11%3A00%3A00Z",
 		"--derivation " + string(drv("x")): "derivation=%2Fgnu%2Fstore%2F00000000000000000000000000000000-x.drv&limit=30",
 	} {
-		s.run("", append([]string{"builds", "list"}, strings.Fields(args)...)...).want(t, command.ExitDone, "01234567  queued  hello  -        3 minutes ago  -", "")
+		s.run("", append([]string{"builds", "list"}, strings.Fields(args)...)...).want(t, command.ExitDone, "01234567  queued  hello  -        3m ago     -", "")
 		if diff := cmp.Diff([]string{"GET /v1/builds?" + want}, s.requests("GET")); diff != "" {
 			t.Errorf("%q (-want +got):\n%s", args, diff)
 		}

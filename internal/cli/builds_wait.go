@@ -81,7 +81,7 @@ func (w *buildsWaiter) run(ctx context.Context, inv *command.Invocation, client 
 	err = watcher.Run(ctx)
 	switch {
 	case err == nil:
-		return output.finish(inv, watcher.Builds(), watcher.Summary())
+		return output.finish(inv, watcher)
 	case errors.Is(context.Cause(ctx), late):
 		if !w.quiet {
 			fmt.Fprintln(inv.Err, watcher.Summary())

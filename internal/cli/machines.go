@@ -195,7 +195,7 @@ func listMachinesFile(ctx context.Context, inv *command.Invocation, where *folde
 	if asJSON {
 		return writeMachinesJSON(inv, list)
 	}
-	t := display.Table{Heading: []string{"NAME", "ADDRESS", "SYSTEMS", "SLOTS", "SPEED", "FEATURES"}}
+	t := display.Table{Heading: []string{"NAME", "ADDRESS", "SYSTEMS", "SLOTS", "SPEED", "FEATURES"}, Optional: []int{4}}
 	for i := range list {
 		m := &list[i]
 		t.Add(m.Name, address(m), strings.Join(m.Systems, ","), strconv.Itoa(m.ParallelBuilds),
@@ -261,7 +261,7 @@ func writeMachinesJSON(inv *command.Invocation, list []machines.Machine) error {
 // writeMachineStatus writes the table of "machines status". Below it stands why
 // machines get no builds.
 func writeMachineStatus(inv *command.Invocation, list []api.MachineStatus, now time.Time) error {
-	t := display.Table{Heading: []string{"NAME", "STATE", "SLOTS", "SYSTEMS", "SPEED", "LOAD", "FREE DISK", "BANDWIDTH", "STORE", "TAGS"}}
+	t := display.Table{Heading: []string{"NAME", "STATE", "SLOTS", "SYSTEMS", "SPEED", "LOAD", "FREE DISK", "BANDWIDTH", "STORE", "TAGS"}, Optional: []int{8, 7, 4, 9, 5}}
 	for i := range list {
 		m := &list[i]
 		t.Add(m.Name, display.MachineState(m), fmt.Sprintf("%d/%d", m.Running, m.ParallelBuilds), strings.Join(m.Systems, ","), speed(m.Speed),

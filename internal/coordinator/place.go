@@ -1,13 +1,13 @@
 package coordinator
 
 import (
-	"fmt"
 	"math"
 	"slices"
 	"strings"
 	"time"
 
 	"lighter/internal/api"
+	"lighter/internal/quantity"
 	"lighter/scheduler"
 )
 
@@ -56,7 +56,11 @@ func (l *loop) begin(plan scheduler.Plan) {
 		if t := l.byID[a.Build.ID]; t != nil {
 			l.counts.Placements++
 			l.latency.Observe(l.now().Sub(t.queuedAt).Seconds())
-			t.place(l, l.byName[a.Machine], fmt.Sprintf("it finishes earliest there, in %s", a.Finish.Round(time.Millisecond)))
+			reason := "it finishes earliest there"
+			if t.measured {
+				reason += ", in " + quantity.Duration(a.Finish)
+			}
+			t.place(l, l.byName[a.Machine], reason)
 		}
 	}
 }

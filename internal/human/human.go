@@ -24,6 +24,30 @@ func Ago(t, now time.Time) string {
 	return span(d) + " ago"
 }
 
+// ShortAgo returns the same for a column: "30m ago".
+func ShortAgo(t, now time.Time) string {
+	d := now.Sub(t)
+	switch {
+	case t.IsZero():
+		return "never"
+	case d < -2*time.Second:
+		return "in " + shortSpan(-d)
+	case d < 2*time.Second:
+		return "just now"
+	}
+	return shortSpan(d) + " ago"
+}
+
+// shortSpan is the largest unit alone: "3d".
+func shortSpan(d time.Duration) string {
+	text := span(d)
+	number, unit, _ := strings.Cut(text, " ")
+	if strings.HasPrefix(unit, "month") {
+		return number + "mo"
+	}
+	return number + unit[:1]
+}
+
 func span(d time.Duration) string {
 	for _, unit := range []struct {
 		length time.Duration

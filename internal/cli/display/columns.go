@@ -8,7 +8,7 @@ import (
 
 // columns says how the cells of a line are laid out, with two blanks between columns.
 type columns struct {
-	widths []int // a longer cell is cut in its middle; 0 leaves the column out
+	widths []int // a longer cell is cut in its middle, the last one at its end; 0 leaves the column out
 	right  uint  // bits of the columns that are aligned to the right
 	margin string
 }
@@ -23,7 +23,8 @@ func (c *columns) line(cells []part, width int, style Style) string {
 		}
 		text := human.TruncateMiddle(cell.text, w)
 		switch {
-		case i == len(cells)-1: // nothing follows
+		case i == len(cells)-1: // nothing follows, and it says most at its start
+			text = human.Truncate(cell.text, w)
 		case c.right>>i&1 == 1:
 			text = strings.Repeat(" ", w-human.Width(text)) + text
 		default:

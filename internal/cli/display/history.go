@@ -26,17 +26,6 @@ func Took(b *api.Build, now time.Time) time.Duration {
 	return 0
 }
 
-// Reason returns one line that says why a build is in its state, or "".
-func Reason(b *api.Build) string {
-	switch b.State {
-	case api.Failed, api.TimedOut, api.DependencyFailed:
-		return FailureText(b)
-	case api.Succeeded:
-		return ""
-	}
-	return human.Line(b.Reason)
-}
-
 // eventLine is one line of a build's history; times count from its submission.
 func eventLine(ev *api.Event, from time.Time) string {
 	return fmt.Sprintf("%9s  %s", "+"+quantity.Duration(max(0, ev.Time.Sub(from))), EventText(ev))
@@ -56,9 +45,9 @@ func EventText(ev *api.Event) string {
 	}
 	switch {
 	case ev.Failure != nil && !ev.State.Running(): // else it is that of an attempt before
-		text += ": " + ev.Failure.Error()
+		text += ": " + FailureText(&api.Build{Failure: ev.Failure})
 	case ev.Reason != "":
-		text += ": " + ev.Reason
+		text += ": " + headline(ev.Reason)
 	}
 	return human.Line(text)
 }

@@ -2,6 +2,7 @@ package display
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -179,7 +180,7 @@ func (m *Model) tail(now time.Time, width int, style Style) []string {
 	if len(lines) > 3 {
 		lines = append(lines[:2], style.paint(yellow, human.Truncate(fmt.Sprintf("  and %d more machines are down", len(lines)-2), width)))
 	}
-	lines = append(lines, style.paint(bold, human.Truncate(m.Summary(now), width)))
+	lines = append(lines, style.paint(bold, human.Truncate(m.summary(now, width), width)))
 	if m.note != "" {
 		lines = append(lines, style.paint(yellow, human.Truncate(human.Printable(m.note), width)))
 	}
@@ -201,7 +202,10 @@ func (m *Model) stalled() string {
 }
 
 // Summary returns one line with the counts, bytes and time.
-func (m *Model) Summary(now time.Time) string {
+func (m *Model) Summary(now time.Time) string { return m.summary(now, math.MaxInt) }
+
+// summary returns a Summary for a line of that width: bytes go first, then words.
+func (m *Model) summary(now time.Time, width int) string {
 	var failed, running, total int
 	for state, n := range m.counts {
 		total += n
@@ -212,13 +216,14 @@ func (m *Model) Summary(now time.Time) string {
 			running += n
 		}
 	}
-	parts := []string{fmt.Sprintf("%s of %s done", human.Number(m.counts[api.Succeeded]), human.Count(total, "build"))}
+	done := fmt.Sprintf("%s of %s done", human.Number(m.counts[api.Succeeded]), human.Count(total, "build"))
+	var parts, moved []string
 	for _, c := range []struct {
 		n    int
 		text string
 	}{
 		{failed, "failed"},
-		{m.counts[api.DependencyFailed], "need what failed"},
+		{m.counts[api.DependencyFailed], "not built"},
 		{m.counts[api.Canceled], "canceled"},
 		{running, "running"},
 		{m.counts[api.Queued] + m.counts[api.Waiting], "waiting"},
@@ -228,12 +233,25 @@ func (m *Model) Summary(now time.Time) string {
 		}
 	}
 	if sent := m.sent + m.underWay(api.Send); sent > 0 {
-		parts = append(parts, quantity.Bytes(sent)+" sent")
+		moved = append(moved, quantity.Bytes(sent)+" sent")
 	}
 	if fetched := m.fetched + m.underWay(api.Fetch); fetched > 0 {
-		parts = append(parts, quantity.Bytes(fetched)+" fetched")
+		moved = append(moved, quantity.Bytes(fetched)+" fetched")
 	}
-	return strings.Join(append(parts, quantity.Elapsed(now.Sub(m.started))), ", ")
+	times := []string{quantity.Elapsed(now.Sub(m.started))}
+	if m.left > 0 && !m.Done() {
+		times = append(times, "about "+quantity.Elapsed(m.left)+" to go")
+	}
+	line := func(parts ...[]string) string { return strings.Join(slices.Concat(parts...), ", ") }
+	text := line([]string{done}, parts, moved, times)
+	if human.Width(text) > width {
+		text = line([]string{done}, parts, times)
+	}
+	if human.Width(text) > width {
+		short := fmt.Sprintf("%s/%s done", human.Number(m.counts[api.Succeeded]), human.Number(total))
+		text = line([]string{short}, parts, times)
+	}
+	return text
 }
 
 func (m *Model) underWay(direction api.Direction) int64 {
@@ -289,22 +307,6 @@ func succeeded(b *api.Build, where string) string {
 		text += ", " + quantity.Bytes(b.OutputSize)
 	}
 	return text
-}
-
-// FailureText returns one line that says why a build failed.
-func FailureText(b *api.Build) string {
-	f := b.Failure
-	switch {
-	case f == nil && b.Reason != "":
-		return human.Line(b.Reason)
-	case f == nil:
-		return "the reason is not known"
-	case f.OfDependency() && f.Input != "":
-		return "needs " + human.Printable(strings.TrimSuffix(f.Input.Name(), ".drv")) + ", which failed"
-	case f.Culprit == api.CulpritDerivation || f.Kind == api.KindUnable || f.Message == "":
-		return human.Line(f.Message)
-	}
-	return human.Line(fmt.Sprintf("the %s failed while %s: %s", f.Culprit, f.Phase, f.Message))
 }
 
 // Start returns a line that says where a build starts, for output that is no

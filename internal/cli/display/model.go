@@ -33,7 +33,8 @@ type Model struct {
 	// transfers as of the last status; of our builds only.
 	transfers []api.Transfer
 	machines  []api.MachineStatus
-	sent      int64 // bytes of builds that are final
+	left      time.Duration // until all builds of our systems are done, as the coordinator expects; 0 if not known
+	sent      int64         // bytes of builds that are final
 	fetched   int64
 	note      string
 }
@@ -144,6 +145,18 @@ func (m *Model) SetStatus(s *api.Status) {
 		}
 	}
 	m.machines = s.Machines
+	systems := make(map[string]bool)
+	for _, e := range m.builds {
+		if !e.State.Final() {
+			systems[e.System] = true
+		}
+	}
+	m.left = 0
+	for _, q := range s.Queues {
+		if systems[q.System] {
+			m.left = max(m.left, q.Empty.Duration())
+		}
+	}
 }
 
 // Done reports whether every wanted build is final.

@@ -64,14 +64,14 @@ func TestLines(t *testing.T) {
 			"  archive-nar  alpha       building  10s",
 			"  statistics   beta        sending    2s",
 			"  checksums    gamma….org  fetching   1s",
-			"0 of 4 builds done, 3 running, 1 waitin…",
+			"0/4 done, 3 running, 1 waiting, 12s",
 		}},
 		"low": {100, 3, []string{
 			"  archive-nar  alpha  building  10s",
 			"  and 2 more",
 			"0 of 4 builds done, 3 running, 1 waiting, 1.00 MiB sent, 5.00 MiB fetched, 12s",
 		}},
-		"one row": {20, 1, []string{"0 of 4 builds done,…"}},
+		"one row": {20, 1, []string{"0/4 done, 3 running…"}},
 	} {
 		if diff := cmp.Diff(c.want, graph().Lines(now, c.width, c.height, display.Style{})); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)

@@ -345,11 +345,14 @@ func failureLines(failures []api.Build, now time.Time, width int, style Style) [
 		if b.Stopped != nil {
 			when = *b.Stopped
 		}
-		where := ""
-		if b.Machine != "" {
-			where = " on " + b.Machine
+		what := Name(b)
+		if b.Dependents > 0 {
+			what += " " + NeededBy(b.Dependents)
 		}
-		text := fmt.Sprintf("  %s  %s%s, %s: %s", human.Printable(b.ID[:min(8, len(b.ID))]), human.Printable(Name(b)), human.Printable(where), human.Ago(when, now), FailureText(b))
+		if b.Machine != "" {
+			what += ", on " + b.Machine
+		}
+		text := fmt.Sprintf("  %s  %s, %s: %s", human.Printable(ShortID(b.ID)), human.Printable(what), human.ShortAgo(when, now), Reason(b))
 		lines = append(lines, human.Truncate(text, width))
 	}
 	return lines
@@ -450,7 +453,5 @@ func (g *grid) line(r gridRow, c columns, width int, style Style) string {
 		cells[last].colour = dim
 		c.widths = append(slices.Clone(c.widths[:last]), width)
 	}
-	// A note says most at its start.
-	cells[last].text = human.Truncate(cells[last].text, c.widths[last])
 	return c.line(cells, width, style)
 }

@@ -16,6 +16,7 @@ import (
 	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/command"
 	"lighter/internal/cli/display"
+	"lighter/store"
 )
 
 // Client is what watching builds needs of the coordinator.
@@ -60,15 +61,17 @@ type Watcher struct {
 	Options
 	model *display.Model
 
-	reported    map[string]bool // builds whose outcome was shown
-	started     map[string]int  // attempt of each build whose start was shown
+	reported    map[string]bool     // builds whose outcome was shown, or counted with another's
+	failed      map[store.Path]bool // derivations of which it was shown that they failed
+	last        string              // the build whose failure was shown last, if nothing was shown after that
+	started     map[string]int      // attempt of each build whose start was shown
 	interrupted bool
 	canceled    bool // the other builds were canceled, for whatever reason
 }
 
 // New makes a watcher of builds that were asked for.
 func New(o Options, builds []*api.Build) *Watcher {
-	w := &Watcher{Options: o, model: display.NewModel(time.Now()), reported: make(map[string]bool), started: make(map[string]int)}
+	w := &Watcher{Options: o, model: display.NewModel(time.Now()), reported: make(map[string]bool), started: make(map[string]int), failed: make(map[store.Path]bool)}
 	for _, b := range builds {
 		w.model.Want(b, time.Now())
 		w.reported[b.ID] = o.OnlyLooks && b.State == api.Succeeded
@@ -81,6 +84,12 @@ func (w *Watcher) Builds() []*api.Build { return w.model.Wanted() }
 
 // Summary returns a line that says what became of all builds.
 func (w *Watcher) Summary() string { return w.model.Summary(time.Now()) }
+
+// Failures returns lines that say which builds failed themselves, why, and how many were not made
+// because of each; none if that was just shown.
+func (w *Watcher) Failures() []string {
+	return w.model.Failures(w.last, w.Style)
+}
 
 // Run returns when all builds that were asked for are final. It returns command.ErrInterrupted
 // if the person interrupted it, and then perhaps before they are; an error with
@@ -273,7 +282,7 @@ func (w *Watcher) event(ctx context.Context, ev *api.Event) error {
 	}
 	w.model.Apply(ev)
 	if !w.Show.Drawn() && ev.State == api.Building && !w.reported[ev.Build] && w.started[ev.Build] < ev.Attempt {
-		w.started[ev.Build] = ev.Attempt
+		w.started[ev.Build], w.last = ev.Attempt, ""
 		w.Show.Lines(display.Start(w.model.Build(ev.Build), ev))
 	}
 	return w.settle(ctx, ev.Build)
@@ -310,15 +319,34 @@ func (w *Watcher) settle(ctx context.Context, id string) error {
 		w.model.Put(full, time.Now())
 		b = w.model.Build(id)
 	}
-	text := []string{display.Outcome(b, w.Style)}
-	if ownFailure(b) {
-		text = append(text, w.logTail(ctx, b)...)
-	}
-	w.Show.Lines(text...)
+	w.outcome(ctx, b)
 	if b.State == api.Succeeded || w.KeepGoing || w.OnlyLooks || w.canceled || !w.model.Asked(id) {
 		return nil
 	}
 	return w.cancelRest(ctx)
+}
+
+// outcome shows how a build ended. What was not made because of a failure that was shown is
+// counted there.
+func (w *Watcher) outcome(ctx context.Context, b *api.Build) {
+	if b.State == api.DependencyFailed && b.Failure != nil {
+		if w.failed[b.Failure.Input] {
+			return
+		}
+		w.failed[b.Failure.Input] = true // by another's build
+	}
+	text := []string{display.Outcome(b, w.Style)}
+	w.last = ""
+	if b.State.FailedItself() {
+		w.failed[b.Derivation], w.last = true, b.ID
+		if ownFailure(b) {
+			text = append(text, w.logTail(ctx, b)...)
+		}
+		if b.Dependents > 0 {
+			text = append(text, "          "+display.NeededBy(b.Dependents))
+		}
+	}
+	w.Show.Lines(text...)
 }
 
 // ownFailure reports whether the build failed by itself, so that its log says why. Where

@@ -209,6 +209,66 @@ func TestShowsTheLogOfAFailureAndCancelsTheRest(t *testing.T) {
 	}
 }
 
+// TestCountsWhatNeedsAFailure has one line for all that was not made, and ends with what failed
+// itself; what failed for somebody else is named once.
+func TestCountsWhatNeedsAFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bad := fakeBuild("2", "bad", "1")
+		bad.Dependents = 114
+		f := newFakeCoordinator(fakeBuild("1", "hello", ""), bad, fakeBuild("3", "world", ""), fakeBuild("4", "good", ""), fakeBuild("5", "far", ""), fakeBuild("6", "further", ""))
+		needs := func(name string) *api.Failure {
+			return &api.Failure{Culprit: api.CulpritDerivation, Phase: api.Waiting, Kind: api.KindDependency, Input: fakeBuild("", name, "").Derivation}
+		}
+		got, w, err := watchFake(t, f, []string{"1", "3", "4", "5", "6"}, true, nil, func() {
+			f.happen("2", api.Building, "alpha", nil)
+			f.happen("2", api.Failed, "alpha", &api.Failure{Culprit: api.CulpritDerivation, Phase: api.Building, Message: "exit code 1"})
+			f.happen("1", api.DependencyFailed, "", needs("bad"))
+			f.happen("3", api.DependencyFailed, "", needs("bad"))
+			f.happen("5", api.DependencyFailed, "", needs("another"))
+			f.happen("6", api.DependencyFailed, "", needs("another"))
+			f.happen("4", api.Succeeded, "alpha", nil)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := `building  bad on alpha
+failed    bad on alpha: exit code 1
+  │ compiling 2
+  │ error: no
+          the whole log: lighter builds log 2
+          + 114 that need it
+not built far: needs another, which failed
+built     good on alpha
+`
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("-want +got:\n%s", diff)
+		}
+		if got, want := w.Summary(), "1 of 6 builds done, 1 failed, 4 not built, 0s"; got != want {
+			t.Errorf("summary %q, want %q", got, want)
+		}
+		want = `failed    bad on alpha: exit code 1
+          lighter builds show 2  + 114 that need it
+failed    another, which was not asked for here
+          lighter builds list --derivation ` + string(fakeBuild("", "another", "").Derivation) + "  + 2 that need it"
+		if diff := cmp.Diff(want, strings.Join(w.Failures(), "\n")); diff != "" {
+			t.Errorf("-want +got:\n%s", diff)
+		}
+	})
+}
+
+// TestOneFailureIsNotSaidTwice ends with nothing more where the failure is what was shown last.
+func TestOneFailureIsNotSaidTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeCoordinator(fakeBuild("1", "hello", ""))
+		_, w, err := watchFake(t, f, []string{"1"}, false, nil, func() {
+			f.happen("1", api.Failed, "alpha", &api.Failure{Culprit: api.CulpritDerivation, Phase: api.Building, Message: "exit code 1"})
+		})
+		if lines := w.Failures(); err != nil || lines != nil {
+			t.Errorf("%v, %q", err, lines)
+		}
+	})
+}
+
 func TestOutlivesTheCoordinator(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeCoordinator(fakeBuild("1", "hello", ""))

@@ -2,6 +2,7 @@ package remote
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
 	"lighter/internal/coordinator/peer"
+	"lighter/sshtransport"
 )
 
 // Whatever a machine is asked for has a time limit: each request has those of agentapi, and a build
@@ -126,7 +128,11 @@ func (a *Attempt) persist(ctx context.Context, m *peer.Peer, f func(ctx context.
 		if failures++; failures > maxLinkFailures || all > maxAllFailures {
 			return a.blameMachine(m, api.CulpritLink, err)
 		}
-		a.Report(a.Phase, time.Time{}, "link to "+m.Name+" lost, reconnecting: "+err.Error())
+		why := err
+		if lost := new(sshtransport.LinkError); errors.As(err, &lost) {
+			why = lost.Cause // the rest says what this says
+		}
+		a.Report(a.Phase, time.Time{}, "link to "+m.Name+" lost, reconnecting: "+why.Error())
 		if err := a.regain(ctx, m, pause, err); err != nil {
 			return err
 		}
