@@ -74,6 +74,14 @@ func (e *AlgorithmsError) Error() string {
 
 // describeNegotiation says what a server offers of which nothing is used.
 func describeNegotiation(addr string, e *ssh.AlgorithmNegotiationError) error {
-	names := truncate(printable(strings.Join(e.RequestedAlgorithms, ", ")), maxNames)
-	return &AlgorithmsError{addr, e.What, names, slices.Compact(e.SupportedAlgorithms)}
+	names := truncate(printable(strings.Join(realNames(e.RequestedAlgorithms), ", ")), maxNames)
+	return &AlgorithmsError{addr, e.What, names, slices.Compact(realNames(e.SupportedAlgorithms))}
+}
+
+// realNames leaves out what stands among key exchanges and is none (RFC 8308, and OpenSSH's PROTOCOL
+// section 1.10).
+func realNames(names []string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+		return strings.HasPrefix(name, "ext-info-") || strings.HasPrefix(name, "kex-strict-")
+	})
 }
