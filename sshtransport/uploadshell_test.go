@@ -165,7 +165,7 @@ func TestDirectories(t *testing.T) {
 				cfg.Bootstrap.RemoteDir = filepath.Join(mount, "agents")
 				_, err := newClient(t, cfg).DialAgent(t.Context())
 				want := strings.ReplaceAll(test.want, "MOUNT", mount)
-				if subsystem == "/nowhere" && test.errno == syscall.ENOSPC {
+				if subsystem == "/nowhere" && errors.Is(test.errno, syscall.ENOSPC) {
 					want = "no space left on device"
 				}
 				if !errors.Is(err, test.errno) || !strings.Contains(err.Error(), want) {
