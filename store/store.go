@@ -232,6 +232,26 @@ type UnableError struct{ Reason string }
 
 func (e *UnableError) Error() string { return e.Reason }
 
+// Root is a link that keeps an item, and all that it refers to, from garbage collection.
+type Root struct {
+	Link    string    `json:"link"` // absolute name of the symlink
+	Path    Path      `json:"path"`
+	Owner   string    `json:"owner,omitempty"` // who asked for it
+	Created time.Time `json:"created,omitzero"`
+	Expires time.Time `json:"expires,omitzero"` // zero: never
+}
+
+// Rooter has roots that people make.
+type Rooter interface {
+	// AddRoot makes a symlink that is there a root of the item to which it leads; uid is that
+	// of who asks.
+	AddRoot(ctx context.Context, r Root, uid uint32) error
+	Roots(ctx context.Context) ([]Root, error)
+	// RemoveRoot ends a root, and leaves its link. The error matches fs.ErrNotExist if
+	// there is none of that link.
+	RemoveRoot(ctx context.Context, link string) error
+}
+
 // GCOptions say how much garbage to collect.
 type GCOptions struct {
 	MaxFreed int64 // stop after this many bytes; 0 means no limit

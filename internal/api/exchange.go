@@ -275,6 +275,14 @@ type MachineGCResult struct {
 	LeftMore int            `json:"leftMore,omitempty"`
 }
 
+// NewRoot is the body of POST /v1/roots: the symlink Link, which is there, keeps the item to which
+// it leads, for a time if For is not 0. POST /v1/roots/remove takes Link alone.
+type NewRoot struct {
+	Link string     `json:"link"`
+	Path store.Path `json:"path,omitempty"`
+	For  Seconds    `json:"for,omitempty"`
+}
+
 // Needed is the body of POST /v1/needed: items of the head's store, at most store.GCBatch. The answer
 // has those of them that builds need: outputs of builds that have succeeded or are not final, and
 // derivations of those that are not final.

@@ -49,7 +49,7 @@ The first interrupt cancels the builds, a second one leaves at once. After --det
 			{"lighter build --detach --submission all-of-3f2a91c - < derivations.txt", "a hundred thousand, perhaps in several runs"},
 			{"lighter build --detach --skip-if-built --tag branch=master --tag commit=$c --supersede branch - < derivations.txt", "a new commit of a branch: what only older ones wanted is canceled"},
 			{`echo '{"derivation": "/gnu/store/…-hello-2.12.drv", "priority": 5, "on": ["alpha"]}' | lighter build -d -`, "with options of its own"},
-			{"ls $(lighter store path $(lighter build /gnu/store/…-hello-2.12.drv))", "look at the files of the result"},
+			{"lighter build --root result /gnu/store/…-hello-2.12.drv && ls result/bin", "keep the result, and look at its files"},
 		},
 		TakesSignals:    true,
 		ChecksArguments: true,
@@ -58,6 +58,8 @@ The first interrupt cancels the builds, a second one leaves at once. After --det
 			fs.BoolVarP(&b.detach, "detach", "d", false, "print the builds' ids and don't wait")
 			fs.BoolVarP(&b.keepGoing, "keep-going", "k", false, "after a failure go on with the other derivations")
 			fs.BoolVar(&b.json, "json", false, "print the builds as JSON, one a line, instead of output paths")
+			fs.StringVarP(&b.root, "root", "r", "", "make `LINK` a link to the output, which keeps it from being deleted; LINK-NAME for outputs beside out, LINK-2 for the second DRV")
+			fs.StringVar(&b.root, "out-link", "", "the same as --root")
 			fs.BoolVarP(&b.quiet, "quiet", "q", false, "show nothing while building")
 			fs.BoolVar(&b.jsonInput, "json-input", false, "every line of standard input must be a JSON object; without DRV it is read as with \"-\"")
 			b.requestFlags(fs)
@@ -72,7 +74,7 @@ type buildAction struct {
 	detach, keepGoing, json, quiet bool
 	jsonInput                      bool
 	timeout, maxSilentTime         time.Duration
-	supersede, submission          string
+	supersede, submission, root    string
 	base                           api.Request // what the flags say of each request
 	refused                        int         // requests that the coordinator did not take
 }
@@ -106,6 +108,9 @@ func (b *buildAction) complete(inv *command.Invocation) error {
 	}
 	if err := inv.Arguments("DRV", 1, -1); err != nil {
 		return err
+	}
+	if b.root != "" && b.detach {
+		return inv.UsageErrorf("--root needs the outputs, and --detach does not wait for them")
 	}
 	if b.base.ID != "" && (len(inv.Args) > 1 || b.submission != "") {
 		return inv.UsageErrorf("--id is for one derivation, and does not go with --submission; in JSON each line has an \"id\"")
@@ -149,7 +154,7 @@ func (b *buildAction) run(ctx context.Context, inv *command.Invocation, client *
 	if b.detach {
 		err = b.printDetached(inv, builds)
 	} else if len(builds) > 0 {
-		err = b.wait(ctx, inv, client, builds, status.LastEvent+1)
+		err = b.wait(ctx, inv, client, f, builds, status.LastEvent+1)
 	}
 	if err == nil && b.refused > 0 {
 		return command.Exit(command.ExitFailure, nil)
@@ -174,7 +179,7 @@ func warnOfMachines(inv *command.Invocation, r *api.Request, there []api.Machine
 }
 
 // wait shows the builds until they are final, and then what became of them.
-func (b *buildAction) wait(ctx context.Context, inv *command.Invocation, client *apiclient.Client, builds []*api.Build, next uint64) error {
+func (b *buildAction) wait(ctx context.Context, inv *command.Invocation, client *apiclient.Client, f head.Folders, builds []*api.Build, next uint64) error {
 	if b.base.Attached {
 		release, err := hold(ctx, client, builds)
 		if err != nil {
@@ -189,6 +194,9 @@ func (b *buildAction) wait(ctx context.Context, inv *command.Invocation, client 
 		Signals: inv.Signals, Resized: resized, KeepGoing: b.keepGoing, Patience: coordinatorGrace,
 	}, builds)
 	err := w.Run(ctx)
+	if err == nil && b.root != "" {
+		err = rootOutputs(ctx, f, client, b.root, w.Builds())
+	}
 	if err == nil {
 		return b.finish(inv, w)
 	}

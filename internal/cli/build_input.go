@@ -2,13 +2,18 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"lighter/internal/cli/command"
 	"lighter/internal/head"
+	"lighter/internal/human"
 	"lighter/store"
 )
 
@@ -47,7 +52,23 @@ func (d *derivationFinder) find(ctx context.Context, arg string) (store.Path, er
 		}
 		return path, nil
 	}
+	if _, err := os.Lstat(arg); errors.Is(err, fs.ErrNotExist) {
+		return "", noDerivation(arg)
+	}
 	return d.add(ctx, arg)
+}
+
+// noDerivation says what is right where an argument names neither a derivation nor a file: people write
+// names of packages, and outputs behind a derivation as Nix has them.
+func noDerivation(arg string) error {
+	if i := strings.Index(arg, ".drv"); i >= 0 && i+4 < len(arg) && strings.IndexByte("!^:", arg[i+4]) >= 0 {
+		return command.UsageErrorf("%.300q: write %s alone, which builds all outputs; one of them is chosen by a line of JSON on standard input: echo '{\"derivation\": \"…\", \"outputs\": [\"%s\"]}' | lighter build -",
+			arg, arg[:i+4], arg[i+5:])
+	}
+	if !strings.Contains(arg, "/") && !strings.HasSuffix(arg, ".drv") {
+		return command.UsageErrorf("%.300q is no derivation; guix build -d %s prints one", arg, human.ShellWord(arg))
+	}
+	return command.UsageErrorf("%.300q: there is no such file, and it is no derivation in the store", arg)
 }
 
 // add adds a derivation in a file to the head's store.

@@ -35,7 +35,7 @@ collects garbage. These commands need no coordinator, and may be used while one
 runs.`,
 		Sub: []*command.Command{
 			storeAddCommand(), storeImportCommand(), storeExportCommand(), storeInfoCommand(),
-			storePathCommand(), storeVerifyCommand(), storeGCCommand(),
+			storePathCommand(), storeVerifyCommand(), storeRootCommand(), storeGCCommand(),
 		},
 	}
 }
@@ -325,7 +325,7 @@ func storePathCommand() *command.Command {
 		Args:  "PATH…",
 		Short: "say where an item's files really are",
 		Examples: []command.Example{
-			{"ls $(lighter store path /gnu/store/…-hello-2.12)/bin", "look into an item"},
+			{"ls \"$(lighter store path /gnu/store/…-hello-2.12)/bin\"", "look into an item; the quotes keep ls from listing this folder if it is not there"},
 			{"cat $(lighter store path /gnu/store/…-hello-2.12/share/README)", "a file in an item"},
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {

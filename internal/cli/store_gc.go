@@ -100,11 +100,15 @@ func (g *headGC) mayDelete(ctx context.Context, inv *command.Invocation, s store
 	return g.consent.given(ctx, inv, about, "Delete?")
 }
 
+// nobodyThere reports whether an error says that no coordinator runs.
+func nobodyThere(err error) bool {
+	return err != nil && !errors.As(err, new(*api.Error)) && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED))
+}
+
 // neededOnHead asks the coordinator which items builds need, or where none runs its ledger.
 func neededOnHead(ctx context.Context, client *apiclient.Client, f head.Folders, items []store.Path) ([]store.Path, error) {
 	needed, err := client.Needed(ctx, items)
-	var answer *api.Error
-	if err != nil && !errors.As(err, &answer) && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)) {
+	if nobodyThere(err) {
 		needed, err = f.Needed(ctx, items)
 	}
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 // even after a crash the name leads to the old contents or the new, whole and durable. The new file
 // starts with a dot until then, and is gone after an error.
 func Replace(name string, mode fs.FileMode, fill func(*os.File) error) error {
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+"-*")
+	f, err := os.CreateTemp(filepath.Dir(name), ".new-*")
 	if err != nil {
 		return err
 	}

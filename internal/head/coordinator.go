@@ -28,6 +28,7 @@ import (
 	"lighter/internal/version"
 	"lighter/machines"
 	"lighter/sshtransport"
+	"lighter/store"
 )
 
 // Options say how a coordinator runs. All must be set.
@@ -109,7 +110,8 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := f.leave(there); err != nil {
 		logger.Warn("commands that are run while no coordinator is must be told its folders", "err", err)
 	}
-	face = apiserver.New(one, apiserver.Options{Logger: logger, Access: access, Installation: there})
+	rooter, _ := s.Backend.(store.Rooter)
+	face = apiserver.New(one, apiserver.Options{Logger: logger, Access: access, Installation: there, Roots: rooter})
 	logger.Info("coordinator is ready", "socket", f.Socket, "machines", len(o.Machines), "version", version.Version)
 	err = serve(ctx, one, face, clients)
 	logger.Info("coordinator stops; builds on machines go on")

@@ -187,7 +187,7 @@ func lock(folder string) (unlock func(), err error) {
 // publish writes a file under a temporary name and gives it its own by place:
 // os.Rename to replace an existing file, os.Link to refuse to.
 func publish(file, text string, mode fs.FileMode, place func(from, to string) error) error {
-	f, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+"-*")
+	f, err := os.CreateTemp(filepath.Dir(file), ".new-*")
 	if err != nil {
 		return err
 	}

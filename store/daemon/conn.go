@@ -36,6 +36,7 @@ const (
 	opBuildThings      opcode = 9
 	opEnsurePath       opcode = 10
 	opAddTempRoot      opcode = 11
+	opAddIndirectRoot  opcode = 12
 	opExportPath       opcode = 16
 	opSetOptions       opcode = 19
 	opCollectGarbage   opcode = 20

@@ -89,6 +89,23 @@ func (s *Store) collect(ctx context.Context, c *conn, opts store.GCOptions) (*st
 	return s.gc(c, gcDeleteSpecific, result.Deleted, opts.MaxFreed)
 }
 
+// AddIndirectRoot has the daemon keep the item to which a symlink leads, as long as it does.
+func (s *Store) AddIndirectRoot(ctx context.Context, link string) error {
+	err := s.do(ctx, func(c *conn) error {
+		c.op(opAddIndirectRoot)
+		_ = c.w.String(link) // errors stay until call
+		if err := c.call(nil); err != nil {
+			return err
+		}
+		_, err := c.r.Uint64()
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("root %s: %w", link, err)
+	}
+	return nil
+}
+
 // deadInfos returns what is known of the items that nothing needs.
 func (s *Store) deadInfos(c *conn) ([]*store.Info, error) {
 	dead, err := s.gc(c, gcReturnDead, nil, 0)

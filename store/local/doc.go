@@ -12,7 +12,7 @@
 //	version            the number of this format
 //	store/NAME         items: HASH-NAME, or that or HASH with ~ and a random suffix
 //	info/NAME.json     what is known of a valid item
-//	roots/NAME         symlinks to items that must be kept
+//	roots/NAME         symlinks to items that must be kept, and what links elsewhere keep
 //	leases/OWNER       the heartbeat of a process that uses the store
 //	leases/OWNER.N     what one of its leases protects
 //	tmp/OWNER.N/       its unfinished work

@@ -178,7 +178,7 @@ func (c *collector) needed() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	var bases []string
+	bases := make([]string, 0, len(roots))
 	for _, p := range roots {
 		bases = append(bases, p.Base())
 	}

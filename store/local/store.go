@@ -100,6 +100,7 @@ var (
 	_ store.Builder   = (*Store)(nil)
 	_ store.Collector = (*Store)(nil)
 	_ store.Verifier  = (*Store)(nil)
+	_ store.Rooter    = (*Store)(nil)
 )
 
 var errClosed = errors.New("the store is closed")

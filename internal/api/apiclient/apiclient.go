@@ -400,6 +400,26 @@ func (c *Client) TestMachine(ctx context.Context, name string) (*api.MachineTria
 	return post[api.MachineTrial](ctx, c, "/v1/machines/"+url.PathEscape(name)+"/check", struct{}{})
 }
 
+// Roots returns the roots of the head's store.
+func (c *Client) Roots(ctx context.Context) ([]store.Root, error) {
+	roots, err := exchange[[]store.Root](ctx, c, http.MethodGet, "/v1/roots", nil, nil)
+	if err != nil {
+		return nil, err
+	}
+	return *roots, nil
+}
+
+// AddRoot makes a root, and RemoveRoot ends one: see api.NewRoot.
+func (c *Client) AddRoot(ctx context.Context, r api.NewRoot) error {
+	_, err := post[store.Root](ctx, c, "/v1/roots", r)
+	return err
+}
+
+func (c *Client) RemoveRoot(ctx context.Context, link string) error {
+	_, err := post[struct{}](ctx, c, "/v1/roots/remove", api.NewRoot{Link: link})
+	return err
+}
+
 // Needed returns those of the items that builds need: see api.Needed.
 func (c *Client) Needed(ctx context.Context, items []store.Path) ([]store.Path, error) {
 	needed, err := post[api.Needed](ctx, c, "/v1/needed", api.Needed{Paths: items})

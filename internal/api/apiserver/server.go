@@ -19,6 +19,7 @@ import (
 	"lighter/internal/coordinator"
 	"lighter/internal/hookapi"
 	"lighter/internal/ledger"
+	"lighter/store"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -52,6 +53,8 @@ type Options struct {
 	Access *Access
 	// Installation is where the coordinator has its things; nil is not told.
 	Installation *api.Installation
+	// Roots are those of the head's store; nil where others keep them.
+	Roots store.Rooter
 }
 
 // Server answers the clients of one coordinator.
@@ -60,6 +63,7 @@ type Server struct {
 	ledger        *ledger.Ledger
 	log           *slog.Logger
 	installation  *api.Installation
+	roots         store.Rooter
 	access        atomic.Pointer[Access]
 	memory        *memory
 	conversations atomic.Int32         // with build hooks
@@ -69,7 +73,7 @@ type Server struct {
 // New returns a server, which does nothing by itself.
 func New(c *coordinator.Coordinator, opts Options) *Server {
 	s := &Server{
-		c: c, ledger: c.Ledger(), log: opts.Logger, installation: opts.Installation, memory: newMemory(), process: processMetrics(),
+		c: c, ledger: c.Ledger(), log: opts.Logger, installation: opts.Installation, roots: opts.Roots, memory: newMemory(), process: processMetrics(),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -106,6 +110,9 @@ func (s *Server) Handler() http.Handler {
 		{pattern: "POST /v1/machines/{name}/drain", do: s.postDrain, operator: "drain a machine"},
 		{pattern: "POST /v1/machines/{name}/resume", do: s.postResumeMachine, operator: "have a machine build again"},
 		{pattern: "POST /v1/machines/{name}/tags", do: s.postTags, operator: "tag a machine"},
+		{pattern: "GET /v1/roots", do: s.getRoots, memory: pageMemory},
+		{pattern: "POST /v1/roots", do: s.postRoots},
+		{pattern: "POST /v1/roots/remove", do: s.postRootsRemove},
 		{pattern: "POST /v1/needed", do: s.postNeeded, body: maxNeededBody, memory: requestMemory},
 		{pattern: "POST /v1/reload", do: s.postReload, operator: "have the machines file read"},
 		{pattern: "POST /v1/pause", do: s.postPause, operator: "pause the coordinator"},
