@@ -61,7 +61,7 @@ func (at *attempt) snapshot() agentapi.BuildStatus {
 	at.mu.Lock()
 	defer at.mu.Unlock()
 	status := at.status
-	status.LogSize = at.output.length()
+	status.LogSize, status.Written = at.output.length(), at.output.output()
 	return status
 }
 

@@ -8,27 +8,31 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+
+	"lighter/internal/stream"
 )
 
 // buildLog is the log of one attempt, in a file that is made when there is something
 // to write. One builder writes it; any number of readers follow it, from any offset.
+// Of one that is too long beginning and end are kept; readers get the end once there is no more.
 // A log that cannot be written does not fail the build: it is cut.
 type buildLog struct {
 	name string // of the file
-	max  int64  // bytes
 	log  *slog.Logger
 
 	mu      sync.Mutex // owns all below
 	file    *os.File   // open for writing
 	size    int64      // bytes in the file
-	cut     bool       // what follows is dropped
+	ends    *stream.Ends
+	written int64 // bytes by the builder, whatever became of them
+	cut     bool  // what follows is dropped
 	ended   bool
 	changed chan struct{} // closed on a change; nil if no reader waits
 }
 
 // newBuildLog returns a log without contents.
 func newBuildLog(name string, limit int64, log *slog.Logger) *buildLog {
-	return &buildLog{name: name, max: limit, log: log}
+	return &buildLog{name: name, ends: stream.NewEnds(limit), log: log}
 }
 
 // openBuildLog returns the log that an earlier agent wrote.
@@ -44,20 +48,24 @@ func openBuildLog(name string, log *slog.Logger) *buildLog {
 func (l *buildLog) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.cut || l.ended || len(p) == 0 {
+	l.written += int64(len(p))
+	if l.cut || l.ended {
 		return len(p), nil
 	}
-	text := p
-	if room := l.max - l.size; int64(len(p)) > room {
-		text = fmt.Appendf(p[:room:room], "\nlighter: the log is longer than %d bytes; the rest is not kept\n", l.max)
-		l.cut = true
+	l.keepLocked(l.ends.Next(p))
+	return len(p), nil
+}
+
+// keepLocked adds to what is kept.
+func (l *buildLog) keepLocked(text []byte) {
+	if len(text) == 0 {
+		return
 	}
 	if err := l.writeLocked(text); err != nil {
 		l.cut = true
 		l.log.Warn("the rest of the build's log is not kept", "err", err)
 	}
 	l.wakeLocked()
-	return len(p), nil
 }
 
 func (l *buildLog) writeLocked(text []byte) (err error) {
@@ -75,6 +83,9 @@ func (l *buildLog) writeLocked(text []byte) (err error) {
 func (l *buildLog) end() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if !l.ended && !l.cut {
+		l.keepLocked(l.ends.Rest())
+	}
 	l.ended = true
 	if l.file != nil {
 		l.file.Close()
@@ -103,6 +114,13 @@ func (l *buildLog) length() int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.size
+}
+
+// output returns how many bytes the builder has written so far, kept or not.
+func (l *buildLog) output() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.written
 }
 
 // await returns the size when there is more than offset, or the log has ended.

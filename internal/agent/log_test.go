@@ -75,12 +75,16 @@ func TestLogOfRooted(t *testing.T) {
 
 func TestLogIsCut(t *testing.T) {
 	s := newFakeStore(t)
-	r := start(t, s, func(o *Options) { o.MaxLog = 10 })
-	r.put("b", request(t, 1, "a", "log=1234567 log=abcdef log=ghi"))
+	r := start(t, s, func(o *Options) { o.MaxLog = 1 << 10 })
+	long := strings.Repeat("x", 500)
+	r.put("b", request(t, 1, "a", "log=first log="+long+" log="+long+" log="+long+" log=THE-REAL-ERROR"))
 	text, status := r.follow("b", 0)
-	const want = "1234567\nab\nlighter: the log is longer than 10 bytes; the rest is not kept\n"
-	if text != want || status.State != agentapi.Succeeded || status.LogSize != int64(len(want)) {
-		t.Errorf("got %q, %+v", text, status)
+
+	if !strings.HasPrefix(text, "first\nxxx") || !strings.Contains(text, " bytes of the log are missing here: no more than 1024 are kept\n") || !strings.HasSuffix(text, "THE-REAL-ERROR\n") {
+		t.Errorf("got %q", text)
+	}
+	if status.State != agentapi.Succeeded || status.LogSize != int64(len(text)) || len(text) > 1<<10 || status.Written != 6+3*501+15 {
+		t.Errorf("%d bytes, %+v", len(text), status)
 	}
 }
 

@@ -125,6 +125,8 @@ func (s *BuildStatus) check(asked *Asked) error {
 		return fmt.Errorf("build %s is of %q instead of %s", s.ID, s.Derivation, asked.Derivation)
 	case s.LogSize < 0 || s.LogSize > maxNARSize:
 		return fmt.Errorf("build %s has a log of %d bytes", s.ID, s.LogSize)
+	case s.Written < 0:
+		return fmt.Errorf("build %s has written %d bytes", s.ID, s.Written)
 	}
 	if err := follows(asked.State, s.State); err != nil {
 		return fmt.Errorf("build %s: %w", s.ID, err)

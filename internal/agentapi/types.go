@@ -136,6 +136,8 @@ type BuildStatus struct {
 	Started    time.Time    `json:"started,omitzero"`
 	Stopped    time.Time    `json:"stopped,omitzero"`
 	LogSize    int64        `json:"logSize"` // bytes so far
+	// Written is how many bytes the builder has written so far, of which the log may lack some.
+	Written int64 `json:"written,omitempty"`
 	// Outputs, by name, once it has succeeded.
 	Outputs map[string]*store.Info `json:"outputs,omitempty"`
 	// Check says that the outputs are what a check made. They are not in the store, and

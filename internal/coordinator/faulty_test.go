@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"lighter/internal/agentapi"
 	"lighter/internal/api"
 	"lighter/store"
 )
@@ -111,6 +112,25 @@ func TestLimitsOfBuildsAreKept(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestCutLogIsNotSilence has a builder write on after its log is too long: the end comes last.
+func TestCutLogIsNotSilence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFarm(t, nil, "m1")
+		begun := time.Now()
+		f.agents["m1"].set(func(a *fakeAgent) {
+			a.lie = func(s *agentapi.BuildStatus) { s.Written = int64(time.Since(begun)) }
+		})
+		id := f.request(api.Request{Derivation: f.drv("long", "log=x hold"), MaxSilentTime: 1})[0]
+		<-f.agents["m1"].held
+		time.Sleep(24 * time.Hour)
+		f.releaseAll("long")
+		if b := f.awaitState(id, api.Succeeded); b.Attempt != 1 {
+			t.Errorf("%d attempts", b.Attempt)
+		}
+		f.idle()
+	})
 }
 
 // TestClockIsSetDuringBuild has what is learnt be as it was seen here.

@@ -15,6 +15,8 @@ import (
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
+
+	"lighter/internal/stream"
 )
 
 // Folder keeps the logs of builds: one file for each attempt, AB/ID.ATTEMPT.log where AB are the
@@ -55,7 +57,8 @@ func (f *Folder) File(id string, attempt int) string {
 }
 
 // Log is a log that is being written. A build never fails because its log cannot be written: what
-// there is no room for is dropped.
+// there is no room for is dropped. Of a log that is too long beginning and end are kept; readers get the
+// end when it is complete.
 type Log struct {
 	folder *Folder
 	name   string
@@ -63,7 +66,8 @@ type Log struct {
 	mu      sync.Mutex
 	file    *os.File // nil before the first byte, and if it cannot be opened
 	written int64    // bytes of the log so far, kept or dropped
-	err     error    // why nothing more is kept
+	ends    *stream.Ends
+	err     error // why nothing more is kept
 	changed chan struct{}
 	over    bool
 }
@@ -74,6 +78,7 @@ func (f *Folder) Open(id string, attempt int) *Log {
 	if info, err := os.Stat(l.name); err == nil {
 		l.written = info.Size()
 	}
+	l.ends = stream.Resumed(f.max, l.written)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.live[l.name] = l
@@ -99,8 +104,8 @@ func (l *Log) Size() int64 {
 func (l *Log) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if keep := min(int64(len(p)), l.folder.max-l.written); keep > 0 && l.err == nil {
-		l.keepLocked(p[:keep])
+	if l.err == nil {
+		l.keepLocked(l.ends.Next(p))
 	}
 	l.written += int64(len(p))
 	close(l.changed)
@@ -109,6 +114,9 @@ func (l *Log) Write(p []byte) (int, error) {
 }
 
 func (l *Log) keepLocked(p []byte) {
+	if len(p) == 0 {
+		return
+	}
 	if l.file == nil {
 		if l.err = os.MkdirAll(filepath.Dir(l.name), 0o755); l.err != nil {
 			return
@@ -123,6 +131,9 @@ func (l *Log) keepLocked(p []byte) {
 // Finish marks the log as complete, and compresses it.
 func (l *Log) Finish() {
 	l.mu.Lock()
+	if l.err == nil {
+		l.keepLocked(l.ends.Rest())
+	}
 	l.over = true
 	close(l.changed)
 	l.changed = make(chan struct{})
@@ -283,7 +294,7 @@ func (f *Folder) copyCompressed(w io.Writer, name string, offset int64) error {
 	}
 	defer z.Close()
 	// keepLocked, which wrote the log, kept it within the same bound.
-	log := io.LimitReader(z, f.max)
+	log := io.LimitReader(z, f.max+stream.MaxMarker)
 	if _, err := io.CopyN(io.Discard, log, offset); err != nil {
 		if errors.Is(err, io.EOF) {
 			return nil

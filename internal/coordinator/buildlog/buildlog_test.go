@@ -43,19 +43,28 @@ func TestLogIsCompressedAndRead(t *testing.T) {
 }
 
 func TestLogIsCut(t *testing.T) {
-	f, err := OpenFolder(t.TempDir(), 10)
+	const limit = 8 << 10
+	f, err := OpenFolder(t.TempDir(), limit)
 	if err != nil {
 		t.Fatal(err)
 	}
 	l := f.Open("abcd", 1)
-	l.Write([]byte("0123456"))
-	l.Write([]byte("789abcdef"))
-	if l.Size() != 16 {
-		t.Errorf("taken %d, want 16", l.Size())
+	text := strings.Repeat("much output\n", 1000)
+	l.Write([]byte(text[:5000]))
+	// A coordinator that takes the attempt up goes on where the file ends.
+	l = f.Open("abcd", 1)
+	if l.Size() != 5000 {
+		t.Errorf("it goes on at %d", l.Size())
+	}
+	l.Write([]byte(text[5000:]))
+	l.Write([]byte("THE REAL ERROR\n"))
+	if n := int64(len(text) + 15); l.Size() != n {
+		t.Errorf("taken %d, want %d", l.Size(), n)
 	}
 	l.Finish()
 	var b bytes.Buffer
-	if err := f.CopyTo(t.Context(), &b, "abcd", 1, 0, false, nil); err != nil || b.String() != "0123456789" {
+	if err := f.CopyTo(t.Context(), &b, "abcd", 1, 0, false, nil); err != nil || b.Len() > limit || !strings.HasPrefix(b.String(), "much output\n") ||
+		!strings.Contains(b.String(), "bytes of the log are missing here: no more than 8192 are kept\n") || !strings.HasSuffix(b.String(), "output\nTHE REAL ERROR\n") {
 		t.Errorf("got %q, %v", b.String(), err)
 	}
 }

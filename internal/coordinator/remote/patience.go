@@ -34,16 +34,26 @@ func (a *Attempt) limited(ctx context.Context) (context.Context, context.CancelF
 
 // listen returns a writer for the log, and a context that ends when the builder is silent for
 // longer than the agent may allow.
-func (a *Attempt) listen(ctx context.Context) (context.Context, io.Writer, func()) {
+func (a *Attempt) listen(ctx context.Context, asked *agentapi.Asked) (context.Context, io.Writer, func()) {
 	limit := a.Options.MaxSilentTime.Duration()
 	if limit <= 0 || limit > forEver {
 		return ctx, a.log, func() {}
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	limit += a.config.Limits.AnswerTimeout
-	silent := time.AfterFunc(limit, func() {
+	var silent *time.Timer
+	written := int64(0)
+	silent = time.AfterFunc(forEver, func() {
+		// The end of a long log comes last: the agent says whether the builder writes meanwhile.
+		s, err := a.Machine.Client.Build(ctx, asked)
+		if err == nil && s.Written > max(written, a.log.Size()) {
+			written = s.Written
+			silent.Reset(limit)
+			return
+		}
 		cancel(&agentapi.Fault{Request: "max-silent-time", Problem: fmt.Sprintf("it does not end the build, which was silent for %s", limit)})
 	})
+	silent.Reset(limit)
 	return ctx, resetting{a.log, silent, limit}, func() {
 		silent.Stop()
 		cancel(nil)

@@ -403,7 +403,7 @@ func (a *Attempt) follow(ctx context.Context, status *agentapi.BuildStatus) (*ag
 // show that the build is finished and the log complete. A stream that ended by itself after a while, with an
 // agent that answers, was silent for longer than the machine's sshd allows: it is opened again.
 func (a *Attempt) readLog(ctx context.Context, asked *agentapi.Asked) (*agentapi.BuildStatus, error) {
-	ctx, log, done := a.listen(ctx)
+	ctx, log, done := a.listen(ctx, asked)
 	defer done()
 	for quiet := false; ; quiet = true {
 		began := time.Now()
