@@ -77,7 +77,7 @@ func (n names) hasOthers() bool {
 func (n names) lookup(ctx context.Context, host string) []string {
 	ctx, cancel := context.WithTimeout(ctx, getentTimeout)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, n.getent, "ahosts", "--", host) // #nosec G204 -- a name of a machine
+	cmd := exec.CommandContext(ctx, n.getent, "ahosts", host) // #nosec G204 -- a name of a machine
 	cmd.WaitDelay = time.Second
 	out, err := cmd.StdoutPipe()
 	if err != nil || cmd.Start() != nil {

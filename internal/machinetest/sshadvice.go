@@ -40,7 +40,12 @@ func (a *Advice) hopFix(e *sshtransport.HopError) string {
 	case errors.As(e.Cause, &auth) && len(auth.Keys) > 0:
 		return "let the key in: ssh-copy-id" + flag + " " + login
 	}
-	return "see how far it gets by hand: ssh" + flag + " " + login + " true"
+	text := "see how far it gets by hand: ssh" + flag + " " + login + " true"
+	var connect *sshtransport.ConnectError
+	if errors.As(e.Cause, &connect) && connect.Answered {
+		text += "; an sshd with too many connections hangs up (MaxStartups)"
+	}
+	return text
 }
 
 // privateKeyFix is about a key of this user's.
