@@ -38,7 +38,7 @@
                ("lighter-guix" "libexec/lighter/")
                ;; The agents that are uploaded to machines.
                ("agents" "lib/lighter/"))))
-    (home-page "https://lighter.example.org")
+    (home-page #f)                      ;where you have the sources from
     (synopsis "Have Guix builds done on other machines, over SSH")
     (description
      "Lighter is a build hook for guix-daemon.  It picks for each derivation

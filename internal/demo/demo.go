@@ -200,7 +200,7 @@ func (d *demo) startMachines(ctx context.Context) error {
 		// All of them share this computer's processors.
 		m.OverloadThreshold = 0
 		all = append(all, m)
-		d.say("machine %-6s listens on %s, process %d: %d slots, speed %g%s", m.Name, m.Addr(), p.cmd.Process.Pid,
+		d.say("machine %-6s %s (process %d): %d slots, speed %g%s", m.Name, m.Addr(), p.cmd.Process.Pid,
 			m.ParallelBuilds, m.Speed, withFeatures(m.Features))
 	}
 	return os.WriteFile(filepath.Join(d.config(), "machines.toml"), machines.FormatTOML(all), 0o644) //nolint:gosec // no secret
@@ -210,7 +210,7 @@ func withFeatures(features []string) string {
 	if len(features) == 0 {
 		return ""
 	}
-	return ", has " + strings.Join(features, ", ")
+	return ", " + strings.Join(features, ", ")
 }
 
 // startTimeout is how long the coordinator may take to answer.
