@@ -31,7 +31,7 @@ const (
 // List returns the hooks and their runs that are not over, at most 1000 parked ones
 // and 1000 others, without output.
 func (e *Engine) List(ctx context.Context) (*api.HookList, error) {
-	list := &api.HookList{Hooks: []api.HookStatus{}, Runs: []api.HookRun{}}
+	list := &api.HookList{Hooks: []api.HookStatus{}, Runs: []api.HookRun{}, Since: e.started}
 	var open []api.HookRun
 	last := e.ledger.LastEvent()
 	for _, h := range e.all() {

@@ -61,6 +61,7 @@ type Engine struct {
 	limits   limits
 	details  atomic.Int64 // parked runs whose output is kept
 	recent   *recent
+	started  time.Time // since when runs that are done are counted
 
 	// change is held while hooks are started and stopped, which may take a while.
 	change sync.Mutex
@@ -83,6 +84,7 @@ func New(o Options) (*Engine, error) {
 		ledger: o.Ledger, programs: o.Programs, log: o.Logger, limits: o.limits.withDefaults(),
 		configs: slices.Clone(o.Hooks), builtIns: o.BuiltIns,
 	}
+	e.started = time.Now()
 	e.recent = &recent{ledger: e.ledger, max: e.limits.scan}
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)

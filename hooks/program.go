@@ -77,9 +77,20 @@ func (p *program) Run(ctx context.Context, e *Event) (string, error) {
 		err = nil // the program ended well, and left a process behind
 	}
 	if err != nil {
-		err = fmt.Errorf("%s: %w", p.command[0], err)
+		err = fmt.Errorf("%s: %w%s", p.command[0], err, lastLine(output.String()))
 	}
 	return output.String(), err
+}
+
+// lastLine is the last line that a program wrote, after a colon: mostly that is why it failed.
+func lastLine(output string) string {
+	const most = 200
+	output = strings.TrimSpace(output)
+	line := strings.TrimSpace(output[strings.LastIndexByte(output, '\n')+1:])
+	if line == "" {
+		return ""
+	}
+	return ": " + api.Cut(strings.ToValidUTF8(line, "\uFFFD"), most)
 }
 
 // environment has the main facts of an event.

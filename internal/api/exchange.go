@@ -95,6 +95,8 @@ type Selected struct {
 	// Others is how many more a filter selects that are not the caller's, who may change
 	// no others.
 	Others int `json:"others,omitempty"`
+	// StandIns is how many builds were made anew in place of canceled ones, because others need them.
+	StandIns int `json:"standIns,omitempty"`
 }
 
 // OperatorNote is the body of requests that take only a reason, for people: POST
@@ -170,6 +172,8 @@ type HookStatus struct {
 type HookList struct {
 	Hooks []HookStatus `json:"hooks"`
 	Runs  []HookRun    `json:"runs"`
+	// Since is when the coordinator began to count what is done.
+	Since time.Time `json:"since,omitzero"`
 }
 
 // HookTest is the body of POST /v1/hooks/{name}/test.
@@ -209,6 +213,12 @@ type Why struct {
 	Machines []MachineVerdict `json:"machines,omitempty"`
 	// Attempts has what went wrong so far.
 	Attempts []Failure `json:"attempts,omitempty"`
+	// Expected is how long it usually builds, on the machine that has it; 0 if that is not known.
+	Expected Seconds `json:"expected,omitempty"`
+	// Place is that of a build that is ready, among all of them, from 1; Ahead has the most urgent
+	// of those before it.
+	Place int     `json:"place,omitempty"`
+	Ahead []Build `json:"ahead,omitempty"`
 }
 
 // MachineVerdict says whether a machine could take a build now, and if not, which

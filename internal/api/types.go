@@ -313,6 +313,8 @@ type Event struct {
 	Machine string    `json:"machine,omitempty"`
 	Reason  string    `json:"reason,omitempty"`
 	Failure *Failure  `json:"failure,omitempty"`
+	// Derivation is the build's. It is for clients alone, as long as the build is known.
+	Derivation store.Path `json:"derivation,omitempty"`
 }
 
 // MachineState is whether a machine is reached.

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -219,8 +218,7 @@ func buildsWhyCommand() *command.Command {
 		Pages: true,
 		Args:  "ID",
 		Short: "say what holds a build up",
-		Long: `Says what a build waits for, and for each machine whether it could take it now,
-and if not, which rule is in the way.`,
+		Long:  `Says what a build waits for, its place in the queue, and for each machine whether it could take it now, and if not, which rule is in the way. Of a build that runs it says where, since when, how long it usually takes, and the last line of its log; of one that is over, how it ended.`,
 		Exits: []int{command.ExitNoAnswer},
 		Examples: []command.Example{
 			{"lighter builds why 3f2a91c0", "why does it not start?"},
@@ -235,23 +233,8 @@ and if not, which rule is in the way.`,
 				if *asJSON {
 					return writeJSON(inv.Out, why)
 				}
-				writeWhy(inv.Out, why)
-				return nil
+				return writeWhy(ctx, inv, client, why)
 			})
 		},
-	}
-}
-
-func writeWhy(w io.Writer, why *api.Why) {
-	fmt.Fprintf(w, "%s is %s: %s\n", human.Printable(display.Name(&why.Build)), why.Build.State, human.Printable(why.Summary))
-	for i := range why.WaitsFor {
-		b := &why.WaitsFor[i]
-		fmt.Fprintf(w, "  waits for %s %s, which is %s\n", display.ShortID(b.ID), human.Printable(display.Name(b)), b.State)
-	}
-	for i := range why.Machines {
-		fmt.Fprintf(w, "  %s\n", human.Printable(why.Machines[i].String()))
-	}
-	for i := range why.Attempts {
-		fmt.Fprintf(w, "  tried before: %s\n", human.Printable(why.Attempts[i].Error()))
 	}
 }

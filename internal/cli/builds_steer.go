@@ -130,6 +130,9 @@ func (f *selectionFlags) write(ctx context.Context, inv *command.Invocation, cli
 	if left := done.Count - len(done.IDs); left > 0 {
 		fmt.Fprintf(inv.Out, "and %s more\n", human.Number(left))
 	}
+	if done.StandIns > 0 {
+		fmt.Fprintf(inv.Err, "others need what was canceled: %s made anew; --with-dependents cancels what needs it too\n", human.Count(done.StandIns, "build"))
+	}
 	if done.Others > 0 {
 		fmt.Fprintf(inv.Err, "%s of others stay as they are: only operators may change those\n", human.Count(done.Others, "build"))
 	}
@@ -160,7 +163,7 @@ func buildsCancelCommand() *command.Command {
 		Name:  "cancel",
 		Args:  "[ID…]",
 		Short: "cancel builds",
-		Long: `Cancels builds, and those that exist only for them; one that runs is stopped on its machine. Builds that are finished stay as they are, and do not count as failures.
+		Long: `Cancels builds, and those that exist only for them; one that runs is stopped on its machine. Builds that are finished stay as they are, and do not count as failures. What other builds need is made all the same, by new builds in the place of the canceled ones; with --with-dependents the others are canceled too.
 
 ` + selectionText,
 		Exits: []int{command.ExitNoAnswer, command.ExitInterrupted},

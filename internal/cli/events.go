@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -30,6 +31,7 @@ Events have numbers without gaps, so that a program can go on where it stopped: 
 			{"lighter events --from 1 --json", "everything that ever happened, one JSON object a line"},
 			{"lighter events --follow --from 4711 --json", "for a program that has seen 4710"},
 			{"lighter events --follow --state failed,timed-out", "only what fails"},
+			{"lighter events --since 1h --last 50", "the last ones of this hour"},
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
 			e := &eventsAction{}
@@ -38,6 +40,8 @@ Events have numbers without gaps, so that a program can go on where it stopped: 
 			fs.StringSliceVarP(&e.states, "state", "o", nil, "only events in which a build comes into this `STATE`, or one of open, running and done; may be repeated")
 			fs.StringVarP(&e.machine, "machine", "m", "", "only events of this machine, by `NAME`")
 			fs.StringSliceVar(&e.kinds, "kind", nil, fmt.Sprintf("only events of this `KIND`, one of %s; may be repeated", strings.Join(texts(api.EventKinds()), ", ")))
+			fs.StringVar(&e.sinceText, "since", "", "only events at this `TIME` or later: 2h (ago), yesterday, 14:30, 2026-11-20")
+			fs.IntVarP(&e.last, "last", "n", 0, "only the last `N` of those that are there; 0 means all")
 			fs.BoolVar(&e.json, "json", false, "print one JSON object a line")
 			return clientAction(fs, e.run)
 		},
@@ -51,6 +55,10 @@ type eventsAction struct {
 	states, kinds []string
 	machine       string
 	wanted        []api.State
+	sinceText     string
+	since         time.Time
+	last          int         // show that many; 0 means all
+	kept          []api.Event // the last ones so far, if last is not 0
 }
 
 func (e *eventsAction) run(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
@@ -63,7 +71,15 @@ func (e *eventsAction) run(ctx context.Context, inv *command.Invocation, client 
 			return inv.UsageErrorf("no kind of event is called %q; there are %s", kind, strings.Join(texts(api.EventKinds()), ", "))
 		}
 	}
-	if e.follow && !inv.Flags.Changed("from") {
+	switch {
+	case e.last < 0 || e.last > maxLastEvents || e.last > 0 && e.follow:
+		return inv.UsageErrorf("--last wants a number from 0 to %d, and does not go with --follow", maxLastEvents)
+	case e.sinceText != "":
+		if e.since, err = human.ParseTime(e.sinceText, time.Now()); err != nil {
+			return inv.UsageErrorf("--since: %w", err)
+		}
+	}
+	if e.follow && !inv.Flags.Changed("from") && e.sinceText == "" {
 		status, err := client.Status(ctx)
 		if err != nil {
 			return err
@@ -74,19 +90,41 @@ func (e *eventsAction) run(ctx context.Context, inv *command.Invocation, client 
 	if e.follow {
 		return client.FollowAcross(ctx, e.from, coordinatorGrace, show, inv.Args...)
 	}
-	return client.Events(ctx, e.from, show, inv.Args...)
+	if err := client.Events(ctx, e.from, show, inv.Args...); err != nil {
+		return err
+	}
+	for i := range e.kept {
+		if err := e.write(inv, &e.kept[i]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
+
+// maxLastEvents bounds what --last keeps in memory.
+const maxLastEvents = 100_000
 
 func (e *eventsAction) selects(ev *api.Event) bool {
 	return (len(e.wanted) == 0 || slices.Contains(e.wanted, ev.State)) &&
 		(len(e.kinds) == 0 || slices.Contains(e.kinds, string(ev.Kind))) &&
-		(e.machine == "" || e.machine == ev.Machine)
+		(e.machine == "" || e.machine == ev.Machine) && !ev.Time.Before(e.since)
 }
 
 func (e *eventsAction) show(inv *command.Invocation, ev *api.Event) error {
 	if !e.selects(ev) {
 		return nil
 	}
+	if e.last > 0 {
+		if len(e.kept) == e.last {
+			e.kept = e.kept[1:]
+		}
+		e.kept = append(e.kept, *ev)
+		return nil
+	}
+	return e.write(inv, ev)
+}
+
+func (e *eventsAction) write(inv *command.Invocation, ev *api.Event) error {
 	if e.json {
 		return writeJSONLine(inv.Out, ev)
 	}
@@ -94,12 +132,15 @@ func (e *eventsAction) show(inv *command.Invocation, ev *api.Event) error {
 	return err
 }
 
-// eventSubject is the build's id, or a dash where the event is a machine's.
+// eventSubject is the build's id and name, or a dash where the event is a machine's.
 func eventSubject(ev *api.Event) string {
 	if ev.Build == "" {
 		return "-"
 	}
-	return human.Printable(ev.Build)
+	if ev.Derivation == "" {
+		return human.Printable(display.ShortID(ev.Build))
+	}
+	return human.Printable(display.ShortID(ev.Build) + " " + api.DerivationName(ev.Derivation))
 }
 
 func metricsCommand() *command.Command {

@@ -45,6 +45,7 @@ With --json one object has everything, including the runs that merely wait; at m
 			{"lighter hooks list --json | jq -r '.runs[] | select(.state == \"parked\") | .id'", "what is parked, for a program"},
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
+			limit := fs.IntP("limit", "n", maxHookRuns, "show at most this many runs that failed; 0 means all")
 			asJSON := fs.Bool("json", false, "print a JSON object")
 			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
 				list, err := client.Hooks(ctx)
@@ -54,7 +55,7 @@ With --json one object has everything, including the runs that merely wait; at m
 				if *asJSON {
 					return writeJSON(inv.Out, list)
 				}
-				return writeHooks(inv, list, time.Now())
+				return writeHooks(inv, list, time.Now(), *limit)
 			})
 		},
 	}
@@ -68,7 +69,11 @@ func hookDoes(h *api.HookStatus) string {
 	return strings.Join(h.Command, " ")
 }
 
-func writeHooks(inv *command.Invocation, list *api.HookList, now time.Time) error {
+// maxHookRuns is how many runs that failed are listed, unless all are asked for.
+const maxHookRuns = 20
+
+// writeHooks shows hooks, and at most limit of their runs that failed; 0 means all.
+func writeHooks(inv *command.Invocation, list *api.HookList, now time.Time, limit int) error {
 	if len(list.Hooks) == 0 {
 		fmt.Fprintln(inv.Err, "no hooks")
 		return nil
@@ -82,20 +87,32 @@ func writeHooks(inv *command.Invocation, list *api.HookList, now time.Time) erro
 	if err := hooks.Write(inv.Out, display.Width(inv.Out)); err != nil {
 		return err
 	}
-	runs := display.Table{Heading: []string{"RUN", "STATE", "EVENT", "OF", "SINCE", "TRIES", "NEXT", "WHY"}}
+	if !list.Since.IsZero() {
+		fmt.Fprintf(inv.Out, "\nDONE counts since the coordinator was started, %s.\n", human.Ago(list.Since, now))
+	}
+	left := 0
+	runs := display.Table{Heading: []string{"RUN", "STATE", "EVENT", "OF", "SINCE", "TRIES", "NEXT", "WHY"}, Optional: []int{6, 5, 2}}
 	for i := range list.Runs {
 		r := &list.Runs[i]
 		if r.State != "parked" && r.Tries == 0 {
 			continue
 		}
-		runs.Add(r.ID, r.State, r.Event, runSubject(r), human.Ago(r.Since, now), human.Number(r.Tries),
+		if limit > 0 && len(runs.Rows) == limit {
+			left++
+			continue
+		}
+		runs.Add(r.ID, r.State, r.Event, runSubject(r), human.ShortAgo(r.Since, now), human.Number(r.Tries),
 			human.Known(r.NextTry != nil, nextTry(r, now)), oneLine(r.Error))
 	}
 	if len(runs.Rows) == 0 {
 		return nil
 	}
 	fmt.Fprintln(inv.Out)
-	return runs.Write(inv.Out, display.Width(inv.Out))
+	err := runs.Write(inv.Out, display.Width(inv.Out))
+	if left > 0 {
+		fmt.Fprintf(inv.Err, "and %s more; --limit 0 shows all\n", human.Number(left))
+	}
+	return err
 }
 
 // runSubject is the build or the machine that a run is about.

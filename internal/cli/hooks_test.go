@@ -99,9 +99,9 @@ HOOK     COMMAND            EVENTS                     WAITING  RUNNING  PARKED 
 publish  built in: publish  build-succeeded            2        0        1       12,345  7
 mail     /bin/mail me       build-failed machine-lost  0        1        0       0       0
 
-RUN           STATE     EVENT            OF        SINCE        TRIES  NEXT      WHY
-publish/1042  parked    build-succeeded  3f2a91c0  3 hours ago  8      -         exit status 1
-mail/7        retrying  machine-lost     nine      2 days ago   2      in 2h30m  no mail
+RUN           STATE     EVENT            OF        SINCE   TRIES  NEXT      WHY
+publish/1042  parked    build-succeeded  3f2a91c0  3h ago  8      -         exit status 1
+mail/7        retrying  machine-lost     nine      2d ago  2      in 2h30m  no mail
 `},
 		{args: "show publish/1042", out: `
 run      publish/1042

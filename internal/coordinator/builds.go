@@ -103,9 +103,6 @@ func (c *Coordinator) Why(ctx context.Context, b *api.Build) (*api.Why, error) {
 	}); err != nil {
 		return nil, err
 	}
-	if why.Summary == "" && b.State.Final() {
-		why.Summary = "it is over"
-	}
 	return why, nil
 }
 

@@ -8,9 +8,30 @@ import (
 	"lighter/internal/api"
 )
 
+// TestStandInsAreCounted says how many builds were made anew in place of canceled ones: none of what
+// was needed only by what is canceled too.
+func TestStandInsAreCounted(t *testing.T) {
+	f := newFarm(t, nil, "m1")
+	base := f.drv("base", "hold")
+	top := f.drv("top", "", base)
+	ids := f.submit(base, top)
+	f.awaitState(ids[0], api.Building)
+	f.awaitState(ids[1], api.Waiting)
+	if canceled, made, err := f.c.Cancel(t.Context(), ids[:1], ""); err != nil || len(canceled) != 1 || made != 1 {
+		t.Errorf("canceled %v, %d made anew, %v; want one", canceled, made, err)
+	}
+	again := f.submit(base)[0]
+	f.awaitState(again, api.Building)
+	f.cancel(ids[1])
+	if _, made, err := f.c.Cancel(t.Context(), []string{again}, ""); err != nil || made != 0 {
+		t.Errorf("%d made anew, %v; want none", made, err)
+	}
+	f.idle()
+}
+
 func (f *farm) cancel(ids ...string) {
 	f.t.Helper()
-	if _, err := f.c.Cancel(f.t.Context(), ids, ""); err != nil {
+	if _, _, err := f.c.Cancel(f.t.Context(), ids, ""); err != nil {
 		f.t.Fatal(err)
 	}
 }
@@ -84,7 +105,7 @@ func TestCancelQueued(t *testing.T) {
 	for _, id := range plugs {
 		f.awaitState(id, api.Canceled)
 	}
-	if canceled, err := f.c.Cancel(t.Context(), plugs, ""); err != nil || len(canceled) != 0 {
+	if canceled, _, err := f.c.Cancel(t.Context(), plugs, ""); err != nil || len(canceled) != 0 {
 		t.Errorf("canceling again: %v, %v; want none", canceled, err)
 	}
 	f.idle()

@@ -202,30 +202,31 @@ func expansionFailure(input store.Path, err error) *api.Failure {
 
 // ---- what nobody wants ---------------------------------------------------------------------
 
-// cancel cancels one build. Its task goes on if another needs it.
-func (lb *liveBuild) cancel(l *loop, reason string) {
+// cancel cancels one build. Its task goes on if another needs it; if that takes a stand-in, its id is
+// returned.
+func (lb *liveBuild) cancel(l *loop, reason string) (standIn string) {
 	if lb.check != nil {
 		lb.check.cancelBy(l, reason)
-		return
+		return ""
 	}
 	t := lb.task
 	lb.leave(l, api.Canceled, reason)
 	if len(t.builds) > 0 {
 		t.withoutBuild(l)
-		return
+		return ""
 	}
 	if t.available() {
 		// Only the fetching home was for the build.
 		t.abandon(l, reason)
 		t.dropUnneeded(l)
-		return
+		return ""
 	}
 	if lb.Parent == "" && t.dependants.size() > 0 {
-		t.standIn(l, lb)
-		return
+		return t.standIn(l, lb)
 	}
 	t.cancelDependants(l)
 	t.cancel(l, reason)
+	return ""
 }
 
 // cancelDependants cancels tasks that cannot go on because what they need is no longer wanted.
@@ -248,8 +249,8 @@ func (t *task) cancelDependants(l *loop) {
 	}
 }
 
-// standIn gives a task that others need a new build when its last one was canceled.
-func (t *task) standIn(l *loop, canceled *liveBuild) {
+// standIn gives a task that others need a new build when its last one was canceled, and returns its id.
+func (t *task) standIn(l *loop, canceled *liveBuild) (id string) {
 	b := canceled.Build
 	b.ID, b.State, b.Reason, b.Stopped, b.Offload = newID(), t.joinState(), t.reason, nil, false
 	b.Submitter = nil // who does not want it shall not have a hold on what others need
@@ -262,4 +263,5 @@ func (t *task) standIn(l *loop, canceled *liveBuild) {
 	lb := t.join(l, b)
 	record := lb.Build
 	l.change(ledger.Change{Build: &record, Create: true})
+	return b.ID
 }

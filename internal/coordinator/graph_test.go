@@ -315,7 +315,7 @@ func TestNoMachineForSystem(t *testing.T) {
 	if want := "no machine can take it: none builds for riscv64-linux"; b.Reason != want || b.State != api.Queued {
 		t.Errorf("got %s, %q; want %q", b.State, b.Reason, want)
 	}
-	if _, err := f.c.Cancel(t.Context(), []string{id}, ""); err != nil {
+	if _, _, err := f.c.Cancel(t.Context(), []string{id}, ""); err != nil {
 		t.Fatal(err)
 	}
 	f.awaitState(id, api.Canceled)

@@ -273,10 +273,14 @@ func (t *task) why(l *loop, lb *liveBuild) *api.Why {
 	if t.state == api.Fetching && l.room.Low() != "" {
 		w.Summary = l.whyPaused()
 	}
+	if t.measured && t.machine != nil && t.state.Running() {
+		w.Expected = api.Seconds(t.expected.Seconds() / max(t.machine.speed.Speed(t.machine.Speed), 0.01))
+	}
 	if t.node == nil || t.state != api.Queued {
 		return w
 	}
 	now := l.now()
+	t.placeInQueue(l, w)
 	b := t.schedulerBuild(l)
 	var could []string
 	verdicts := scheduler.Explain(&b, l.schedulerMachines(now), l.missing)
@@ -300,6 +304,23 @@ func (t *task) why(l *loop, lb *liveBuild) *api.Why {
 		w.Summary = t.waitReason(l, could, now)
 	}
 	return w
+}
+
+// placeInQueue says how many builds are more urgent than a task's, and which of them are the most urgent.
+func (t *task) placeInQueue(l *loop, w *api.Why) {
+	const few = 3
+	place := 1
+	for b := range l.queue.All() {
+		if b.ID == t.id {
+			w.Place = place
+			return
+		}
+		if other := l.byID[b.ID]; other != nil && len(other.builds) > 0 && len(w.Ahead) < few {
+			w.Ahead = append(w.Ahead, other.builds[0].Build)
+		}
+		place++
+	}
+	w.Ahead = nil // it is not in the queue yet
 }
 
 // maxListed bounds the lists that are for people.

@@ -66,7 +66,7 @@ func TestCanceledInEachStage(t *testing.T) {
 		f.until(s.String(), func() bool { return f.stageOf(id) == s })
 	}
 	for _, s := range []stage{stageWaiting, stageQueued, stageDelayed, stagePostponed, stageWorking} {
-		if _, err := f.c.Cancel(t.Context(), []string{ids[s]}, "a test"); err != nil {
+		if _, _, err := f.c.Cancel(t.Context(), []string{ids[s]}, "a test"); err != nil {
 			t.Fatal(err)
 		}
 		if got := f.stageOf(ids[s]); got != stageOver {

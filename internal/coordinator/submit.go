@@ -84,17 +84,33 @@ func (t *task) joinLive(l *loop, b *api.Build) {
 }
 
 // Cancel cancels builds, and returns the ids of those that were not final once that is durable.
-// If an id is unknown, that is an error, and nothing is canceled.
-func (c *Coordinator) Cancel(ctx context.Context, ids []string, reason string) ([]string, error) {
+// If an id is unknown, that is an error, and nothing is canceled. standIns is how many builds were made
+// anew because others need their outputs.
+func (c *Coordinator) Cancel(ctx context.Context, ids []string, reason string) (canceled []string, standIns int, err error) {
 	for _, id := range ids {
 		if _, err := c.ledger.Build(ctx, id); err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 	}
 	if reason == "" {
 		reason = "canceled by a client"
 	}
-	return c.changeBuilds(ctx, ids, func(l *loop, lb *liveBuild) { lb.cancel(l, reason) })
+	var made []string
+	canceled, err = c.changeBuilds(ctx, ids, func(l *loop, lb *liveBuild) {
+		if id := lb.cancel(l, reason); id != "" {
+			made = append(made, id)
+		}
+	})
+	if err == nil && made != nil {
+		err = c.do(ctx, func(l *loop) {
+			for _, id := range made {
+				if l.builds[id] != nil { // else what needed it was canceled after it
+					standIns++
+				}
+			}
+		})
+	}
+	return canceled, standIns, err
 }
 
 // changeBuilds has f change those of some builds that are not final, and returns their ids once

@@ -160,11 +160,11 @@ func (s *Server) postCancelOne(w http.ResponseWriter, r *http.Request) error {
 	if !who.mayChange(b) {
 		return who.refuse(fmt.Sprintf("cancel build %s, which is %s", b.ID, whose(b)))
 	}
-	ids, err := s.c.Cancel(r.Context(), []string{b.ID}, "canceled by "+who.name())
+	ids, standIns, err := s.c.Cancel(r.Context(), []string{b.ID}, "canceled by "+who.name())
 	if err != nil {
 		return err
 	}
-	return answer(w, api.Selected{IDs: ids, Count: len(ids)})
+	return answer(w, api.Selected{IDs: ids, Count: len(ids), StandIns: standIns})
 }
 
 func (s *Server) postCancel(w http.ResponseWriter, r *http.Request) error {
@@ -180,7 +180,9 @@ func (s *Server) postCancel(w http.ResponseWriter, r *http.Request) error {
 				return nil, err
 			}
 		}
-		return s.c.Cancel(ctx, ids, reason)
+		canceled, standIns, err := s.c.Cancel(ctx, ids, reason)
+		p.result.StandIns += standIns
+		return canceled, err
 	}
 	if err := p.all(selection, ledger.NonFinal()); err != nil {
 		return err

@@ -6,6 +6,7 @@ package apiserver
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -383,6 +384,25 @@ func number(s, name string) (int64, error) {
 	return n, nil
 }
 
+// maxKnown bounds the derivations that a stream of events remembers.
+const maxKnown = 10_000
+
+// derivationOf returns the derivation of a build, if it is still known.
+func (s *Server) derivationOf(ctx context.Context, build string, known map[string]store.Path) store.Path {
+	drv, ok := known[build]
+	if ok || build == "" {
+		return drv
+	}
+	if b, err := s.ledger.Build(ctx, build); err == nil {
+		drv = b.Derivation
+	}
+	if len(known) == maxKnown {
+		clear(known)
+	}
+	known[build] = drv
+	return drv
+}
+
 func (s *Server) getEvents(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
 	from, err := number(q.Get("from"), "from")
@@ -404,10 +424,12 @@ func (s *Server) getEvents(w http.ResponseWriter, r *http.Request) error {
 	w.WriteHeader(http.StatusOK)
 	stream := newEventStream(w)
 	defer stream.close()
+	known := make(map[string]store.Path)
 	err = s.ledger.Events(ctx, uint64(max(0, from)), follow, func(ev api.Event) error {
 		if len(builds) > 0 && !builds[ev.Build] {
 			return nil
 		}
+		ev.Derivation = s.derivationOf(ctx, ev.Build, known)
 		return stream.write(&ev)
 	})
 	if err != nil && ctx.Err() == nil && !errors.Is(err, ledger.ErrClosed) {

@@ -31,7 +31,7 @@ const lastLines = "; its last lines were:\n"
 
 var (
 	storeFolder  = regexp.MustCompile(`(/[A-Za-z0-9._+-]+)+/[0-9abcdfghijklmnpqrsvwxyz]{32}-`)
-	aboutBuild   = regexp.MustCompile("^(build of? ?[^ :]+: )+")
+	aboutBuild   = regexp.MustCompile("^(build [^ :]+: )+")
 	aboutBuilder = regexp.MustCompile("^builder for `[^']*' ")
 )
 
