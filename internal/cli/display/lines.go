@@ -240,7 +240,7 @@ func (m *Model) summary(now time.Time, width int) string {
 	}
 	times := []string{quantity.Elapsed(now.Sub(m.started))}
 	if m.left > 0 && !m.Done() {
-		times = append(times, "about "+quantity.Elapsed(m.left)+" to go")
+		times = append(times, "~"+quantity.Elapsed(m.left)+" left")
 	}
 	line := func(parts ...[]string) string { return strings.Join(slices.Concat(parts...), ", ") }
 	text := line([]string{done}, parts, moved, times)

@@ -27,7 +27,7 @@ func FailureText(b *api.Build) string {
 }
 
 // lastLines comes before what a builder wrote last, in the message of its failure.
-const lastLines = "; its last lines were:\n"
+const lastLines = "; its last lines were:"
 
 var (
 	storeFolder  = regexp.MustCompile(`(/[A-Za-z0-9._+-]+)+/[0-9abcdfghijklmnpqrsvwxyz]{32}-`)
@@ -57,8 +57,9 @@ func Reason(b *api.Build) string {
 		return text
 	}
 	if _, lines, ok := strings.Cut(b.Failure.Message, lastLines); ok {
-		lines = strings.TrimRight(lines, "\n")
-		text += ": " + human.Line(lines[strings.LastIndexByte(lines, '\n')+1:])
+		// A line for people may have them in one.
+		all := strings.Split(strings.ReplaceAll(strings.TrimSpace(lines), " | ", "\n"), "\n")
+		text += ": " + human.Line(all[len(all)-1])
 	}
 	return text
 }
