@@ -53,6 +53,7 @@ func Reason(b *api.Build) string {
 		return headline(b.Reason)
 	}
 	text := strings.TrimPrefix(FailureText(b), "the builder failed with ")
+	text = strings.Replace(text, "the builder failed to produce the output path ", "no output ", 1)
 	if b.Failure == nil {
 		return text
 	}

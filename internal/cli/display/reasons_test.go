@@ -19,7 +19,7 @@ func TestReason(t *testing.T) {
 		{"builder for `" + item + ".drv' failed with exit code 2", "the builder failed with exit code 2", "exit code 2"},
 		{"the builder failed with exit code 2; its last lines were:\nmaking\nerror: no\n", "the builder failed with exit code 2", "exit code 2: error: no"},
 		{"the builder failed with exit code 2; its last lines were: making | error: no", "the builder failed with exit code 2", "exit code 2: error: no"},
-		{"the builder failed to produce the output path " + item, "the builder failed to produce the output path hello-2.12", "the builder failed to produce the output path hello-2.12"},
+		{"the builder failed to produce the output path " + item, "the builder failed to produce the output path hello-2.12", "no output hello-2.12"},
 		{"build " + item + ".drv: start the builder /bin/sh: no such file", "start the builder /bin/sh: no such file", "start the builder /bin/sh: no such file"},
 		{"timed out after 3s", "timed out after 3s", "timed out after 3s"},
 	} {

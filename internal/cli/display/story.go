@@ -27,9 +27,9 @@ func Story(w io.Writer, story *api.BuildStory, why *api.Why, now time.Time, widt
 	t.outputs(&story.Build)
 	t.check(&story.Build)
 	if why != nil {
-		t.builds("waits for", why.WaitsFor)
+		t.builds("waits for", why.WaitsFor, 0)
 	}
-	t.builds("wanted by", story.WantedBy)
+	t.builds("wanted by", story.WantedBy, story.WantedByCount)
 	t.attempts(story)
 	t.events(story)
 	_, err := io.WriteString(w, t.String())
@@ -138,13 +138,13 @@ func (t *storyText) check(b *api.Build) {
 	fmt.Fprintf(t, "\n%s\n", strings.Join(ComparisonLines(b), "\n"))
 }
 
-// builds writes a list of other builds.
-func (t *storyText) builds(name string, list []api.Build) {
+// builds writes a list of other builds, of which there may be more than it has.
+func (t *storyText) builds(name string, list []api.Build, count int) {
 	for i := range list[:min(len(list), maxShownBuilds)] {
 		b := &list[i]
 		t.field(name, "%s %s, which is %s", ShortID(b.ID), Name(b), b.State)
 	}
-	if more := len(list) - maxShownBuilds; more > 0 {
+	if more := max(len(list), count) - min(len(list), maxShownBuilds); more > 0 {
 		t.field(name, "and %s more", human.Number(more))
 	}
 }
