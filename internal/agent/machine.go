@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"crypto/rand"
 	"errors"
 	"io"
 	"io/fs"
@@ -29,6 +30,7 @@ type machine struct {
 	buildDir string
 	procDir  string
 	started  time.Time
+	id       string
 	kernel   string
 	name     string
 	systems  []string
@@ -42,7 +44,7 @@ type machine struct {
 }
 
 func newMachine(opts *Options) *machine {
-	m := &machine{diskDir: opts.DiskDir, buildDir: opts.BuildDir, procDir: opts.procDir, started: time.Now()}
+	m := &machine{diskDir: opts.DiskDir, buildDir: opts.BuildDir, procDir: opts.procDir, started: time.Now(), id: rand.Text()}
 	m.problems, _ = opts.Store.(interface{ BuildProblem() error })
 	var uts unix.Utsname
 	if unix.Uname(&uts) == nil {
@@ -145,7 +147,7 @@ func (a *Agent) describe() *agentapi.Machine {
 		a.log.Warn("the free disk for builds is not known", "err", err)
 	}
 	return &agentapi.Machine{
-		Protocol: agentapi.Protocol, Version: a.opts.Version, PID: os.Getpid(), Started: m.started,
+		Protocol: agentapi.Protocol, Version: a.opts.Version, PID: os.Getpid(), Started: m.started, ID: m.id,
 		Kernel: m.kernel, Hostname: m.name, Systems: m.systems, Emulated: binfmt.Systems(), Cores: runtime.NumCPU(),
 		Load: load(m.proc("loadavg")), FreeMemory: memory(m.proc("meminfo"), "MemAvailable:"), Now: time.Now(),
 		FreeDisk: max(0, free.Free), FreeInodes: free.Inodes, BuildFreeDisk: build.Free, BuildFreeInodes: build.Inodes,

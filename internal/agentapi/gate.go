@@ -52,7 +52,7 @@ func (m *Machine) check() error {
 		return nil // nothing else of it is understood
 	}
 	m.Version, m.Kernel = Printable(m.Version, api.MaxName), Printable(m.Kernel, api.MaxName)
-	m.Hostname, m.StoreKind = Printable(m.Hostname, api.MaxName), Printable(m.StoreKind, api.MaxName)
+	m.Hostname, m.StoreKind, m.ID = Printable(m.Hostname, api.MaxName), Printable(m.StoreKind, api.MaxName), Printable(m.ID, api.MaxName)
 	m.BuildProblem, m.BuildWarning = Printable(m.BuildProblem, api.MaxProblem), Printable(m.BuildWarning, api.MaxProblem)
 	m.Hardware.CPU, m.Hardware.Kernel = Printable(m.Hardware.CPU, api.MaxName), Printable(m.Hardware.Kernel, api.MaxName)
 	for _, size := range []*int64{&m.FreeDisk, &m.FreeMemory, &m.FreeInodes, &m.BuildFreeDisk, &m.BuildFreeInodes} {

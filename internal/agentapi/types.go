@@ -47,18 +47,21 @@ const ArchiveType = "application/x-guix-archive"
 
 // Machine is the answer to GET /v1/machine.
 type Machine struct {
-	Protocol   int       `json:"protocol"`
-	Version    string    `json:"version"`
-	PID        int       `json:"pid"`
-	Started    time.Time `json:"started"`
-	Kernel     string    `json:"kernel"`             // "Linux 6.1.0-40-amd64"
-	Hostname   string    `json:"hostname"`           // of the machine itself
-	Systems    []string  `json:"systems"`            // that its kernel can run by itself, the native one first
-	Emulated   []string  `json:"emulated,omitempty"` // those that it runs through an emulator, with binfmt_misc
-	Cores      int       `json:"cores"`
-	Load       float64   `json:"load"`       // 1-minute average, not divided
-	FreeDisk   int64     `json:"freeDisk"`   // bytes, where the store is
-	FreeMemory int64     `json:"freeMemory"` // bytes, MemAvailable
+	Protocol int       `json:"protocol"`
+	Version  string    `json:"version"`
+	PID      int       `json:"pid"`
+	Started  time.Time `json:"started"`
+	// ID is the agent's own, from its start to its end, and nobody can guess it: ways on which the
+	// same one is heard lead to the same agent. Empty if the agent has none.
+	ID         string   `json:"id,omitempty"`
+	Kernel     string   `json:"kernel"`             // "Linux 6.1.0-40-amd64"
+	Hostname   string   `json:"hostname"`           // of the machine itself
+	Systems    []string `json:"systems"`            // that its kernel can run by itself, the native one first
+	Emulated   []string `json:"emulated,omitempty"` // those that it runs through an emulator, with binfmt_misc
+	Cores      int      `json:"cores"`
+	Load       float64  `json:"load"`       // 1-minute average, not divided
+	FreeDisk   int64    `json:"freeDisk"`   // bytes, where the store is
+	FreeMemory int64    `json:"freeMemory"` // bytes, MemAvailable
 	// FreeInodes is where the store is; BuildFreeDisk (bytes) and BuildFreeInodes are where builds
 	// have their folders. Negative if not known, or if the file system has no such limit.
 	FreeInodes      int64 `json:"freeInodes,omitempty"`

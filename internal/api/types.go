@@ -339,20 +339,26 @@ type MachineStatus struct {
 	Speed             float64  `json:"speed"`
 	Local             bool     `json:"local,omitempty"`
 
-	State      MachineState `json:"state"`
-	Error      string       `json:"error,omitempty"`
-	NextTry    *time.Time   `json:"nextTry,omitempty"`
-	Running    int          `json:"running"` // slots taken
-	Agent      string       `json:"agent,omitempty"`
-	Kernel     string       `json:"kernel,omitempty"`
-	StoreKind  string       `json:"storeKind,omitempty"`
-	Cores      int          `json:"cores,omitempty"`
-	Load       float64      `json:"load,omitempty"`     // 1-minute average / cores
-	FreeDisk   int64        `json:"freeDisk,omitempty"` // bytes, where the store is
-	FreeMemory int64        `json:"freeMemory,omitempty"`
-	ClockSkew  Seconds      `json:"clockSkew,omitempty"` // machine minus coordinator
-	PublicKey  string       `json:"publicKey,omitempty"` // with which its store signs
-	Bandwidth  float64      `json:"bandwidth,omitempty"` // measured, bytes/s
+	State   MachineState `json:"state"`
+	Error   string       `json:"error,omitempty"`
+	NextTry *time.Time   `json:"nextTry,omitempty"`
+	Running int          `json:"running"` // builds placed through it
+	// Host is the name of the first of several machines that are entries of one host, this one
+	// perhaps, and HostRunning how many builds run there through any of them: each may place a build
+	// while that is less than its ParallelBuilds. All that is measured is the host's, and the same in
+	// each of them. Empty if it is the only one.
+	Host        string  `json:"host,omitempty"`
+	HostRunning int     `json:"hostRunning,omitempty"`
+	Agent       string  `json:"agent,omitempty"`
+	Kernel      string  `json:"kernel,omitempty"`
+	StoreKind   string  `json:"storeKind,omitempty"`
+	Cores       int     `json:"cores,omitempty"`
+	Load        float64 `json:"load,omitempty"`     // 1-minute average / cores
+	FreeDisk    int64   `json:"freeDisk,omitempty"` // bytes, where the store is
+	FreeMemory  int64   `json:"freeMemory,omitempty"`
+	ClockSkew   Seconds `json:"clockSkew,omitempty"` // machine minus coordinator
+	PublicKey   string  `json:"publicKey,omitempty"` // with which its store signs
+	Bandwidth   float64 `json:"bandwidth,omitempty"` // measured, bytes/s
 
 	Tags map[string]string `json:"tags,omitempty"` // of the file, and of operators
 	// Draining says that an operator wants no new builds there, for DrainReason.

@@ -100,7 +100,7 @@ func TestRefusal(t *testing.T) {
 func TestAdmissionDoesNotFlap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &loop{Coordinator: &Coordinator{log: slog.New(slog.DiscardHandler)}}
-		m := &machine{Machine: roomy, c: l.Coordinator, log: l.log}
+		m := &machine{Machine: roomy, host: &host{c: l.Coordinator}, log: l.log}
 		for i, step := range []struct {
 			pressure float64
 			refused  bool

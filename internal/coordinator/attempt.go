@@ -15,6 +15,7 @@ type attempt struct {
 	*remote.Attempt
 	task      *task
 	machine   *machine
+	host      *host // that it was begun on
 	began     time.Time
 	recipient *liveBuild    // whose hook gets outputs that are kept on the machine, if not nil
 	stale     string        // why it was given up
@@ -47,7 +48,7 @@ func (t *task) hookOnly() bool {
 // newAttempt makes an attempt at a task on a machine. The caller starts it.
 func (l *loop) newAttempt(t *task, m *machine) *attempt {
 	c := l.Coordinator
-	a := &attempt{task: t, machine: m, began: c.now(), over: make(chan struct{})}
+	a := &attempt{task: t, machine: m, host: m.host, began: c.now(), over: make(chan struct{})}
 	a.Attempt = remote.New(c.ctx, &c.forAttempts, remote.Job{
 		ID: t.id, Number: t.attempt, Machine: m.peer, Node: t.node, Inputs: t.inputPaths, Recorded: t.recorded, Options: m.optionsFor(t),
 		NeedsDerivations: m.info != nil && m.info.NeedsDerivations, Protected: t.hookOnly(), Phase: api.Placed,
@@ -90,6 +91,16 @@ func (a *attempt) report(l *loop, phase api.State, started time.Time, reason str
 		}
 	}
 	t.setState(l, phase, reason)
+}
+
+// blame says who is to blame for the error with which an attempt ended. Package remote knows the host
+// alone: here it gets the name of the machine through which the attempt was placed.
+func (a *attempt) blame(err error) *api.Failure {
+	f := a.Failure(err)
+	if f.Machine == a.host.name() {
+		f.Machine = a.machine.Name
+	}
+	return f
 }
 
 // errAbandoned is the cause of the end of an attempt whose result nobody wants.

@@ -21,11 +21,13 @@ const forgiveAfter = 20
 // disagree counts it against the machines on which a derivation failed that it has succeeded
 // on another.
 func (t *task) disagree(l *loop, on *machine) {
+	counted := map[*host]bool{on.host: true}
 	for name := range t.failedOn {
 		m := l.byName[name]
-		if m == nil || m == on || l.limits.QuarantineAfter < 0 {
+		if m == nil || counted[m.host] || l.limits.QuarantineAfter < 0 {
 			continue
 		}
+		counted[m.host] = true
 		n := m.disagreed(l)
 		l.log.Warn("a build failed on one machine and succeeded on another", "derivation", t.drv, "failed", name, "succeeded", on.Name)
 		if n >= l.limits.QuarantineAfter && m.dispensable(l) {
@@ -35,15 +37,17 @@ func (t *task) disagree(l *loop, on *machine) {
 	clear(t.failedOn)
 }
 
-// dispensable reports whether others can take a machine's builds: a farm that works now and
+// dispensable reports whether others can take a host's builds: a farm that works now and
 // then is better than one that stands still.
-func (m *machine) dispensable(l *loop) bool {
-	for _, system := range m.Systems {
-		if !slices.ContainsFunc(l.machines, func(other *machine) bool {
-			return other != m && !other.removed && other.setting.Quarantined == "" && slices.Contains(other.systems(), system)
-		}) {
-			m.log.Warn("the machine is not put into quarantine: no other builds for its system", "system", system)
-			return false
+func (h *host) dispensable(l *loop) bool {
+	for _, m := range h.machines {
+		for _, system := range m.Systems {
+			if !slices.ContainsFunc(l.machines, func(other *machine) bool {
+				return other.host != h && !other.removed && other.standing.Quarantined == "" && slices.Contains(other.systems(), system)
+			}) {
+				m.log.Warn("the machine is not put into quarantine: no other builds for its system", "system", system)
+				return false
+			}
 		}
 	}
 	return true
@@ -58,7 +62,7 @@ const (
 	maxMishaps = 32
 )
 
-// conduct is what is held against a machine since it last built something well.
+// conduct is what is held against a host since it last built something well.
 type conduct struct {
 	mishaps    map[store.Path]bool // derivations that failed there, and nowhere else, for its own reasons
 	faults     int                 // times that it did what no agent may
@@ -79,7 +83,7 @@ func (m *machine) mishap(l *loop, t *task, f *api.Failure) {
 	x := &m.conduct
 	others := 0
 	for name := range t.mishapOn {
-		if other := l.byName[name]; other != nil && other != m {
+		if other := l.byName[name]; other != nil && other.host != m.host {
 			others++
 			other.forgive(l, t.drv)
 		}
@@ -99,24 +103,24 @@ func (m *machine) mishap(l *loop, t *task, f *api.Failure) {
 }
 
 // faulted makes a machine that did what no agent may rest at once.
-func (m *machine) faulted(l *loop, what string) {
-	m.beginRest(l, m.conduct.faults, what)
-	m.conduct.faults++
-	m.conduct.restFault = true
+func (h *host) faulted(l *loop, what string) {
+	h.beginRest(l, h.conduct.faults, what)
+	h.conduct.faults++
+	h.conduct.restFault = true
 }
 
 // beginRest gives a machine no builds for a time that doubles with n.
-func (m *machine) beginRest(l *loop, n int, why string) {
-	x := &m.conduct
+func (h *host) beginRest(l *loop, n int, why string) {
+	x := &h.conduct
 	rest := min(firstRest<<min(n, 20), maxRest)
 	x.restUntil, x.restReason = l.now().Add(rest), why
-	m.log.Warn("the machine rests", "for", rest, "why", why)
+	h.log.Warn("the machine rests", "for", rest, "why", why)
 	l.placeBy(x.restUntil)
 }
 
 // forgive no longer holds a build's failure against a machine, and ends a rest that was for it.
-func (m *machine) forgive(l *loop, drv store.Path) {
-	x := &m.conduct
+func (h *host) forgive(l *loop, drv store.Path) {
+	x := &h.conduct
 	if !x.mishaps[drv] {
 		return
 	}
@@ -136,11 +140,11 @@ func (x *conduct) resting(now time.Time) string {
 }
 
 // succeeded forgets what was held against a machine that has built something.
-func (m *machine) succeeded(l *loop) {
-	good := m.conduct.goodBuilds + 1
-	m.conduct = conduct{goodBuilds: good}
-	if good%forgiveAfter == 0 && m.setting.Disagreed > 0 {
-		m.setting.Disagreed--
-		m.saveSetting(l)
+func (h *host) succeeded(l *loop) {
+	good := h.conduct.goodBuilds + 1
+	h.conduct = conduct{goodBuilds: good}
+	if good%forgiveAfter == 0 && h.standing.Disagreed > 0 {
+		h.standing.Disagreed--
+		h.saveSetting(l)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 
 	"lighter/internal/api"
 	"lighter/internal/coordinator/compare"
@@ -96,7 +97,7 @@ func (k *liveCheck) Begin(ctx context.Context, w *compare.Work, but string, want
 		k.work = w
 		built := 0
 		if but != "" {
-			k.used[but] = true
+			k.use(l, but)
 			built = 1
 		}
 		if n := k.possible(l); n < want {
@@ -128,8 +129,10 @@ func (k *liveCheck) Again(ctx context.Context, m *compare.Made, why error) error
 			hopeless = why
 			return
 		}
-		if left == 0 {
-			delete(k.used, m.Machine.Name) // rather than none at all
+		if on := l.byName[m.Name]; on != nil && left == 0 { // rather than none at all
+			for _, same := range on.host.machines {
+				delete(k.used, same.Name)
+			}
 		}
 		k.next(l, 1)
 	}); err != nil {
@@ -144,8 +147,10 @@ func (k *liveCheck) Made() <-chan *compare.Made { return k.made }
 // Drop lets a machine drop what it made.
 func (k *liveCheck) Drop(m *compare.Made) {
 	k.c.post(func(l *loop) {
-		if on := l.byName[m.Machine.Name]; on != nil && on.peer == m.Machine {
-			on.forget(l, m.ID)
+		for _, h := range l.hosts {
+			if h.peer == m.Machine {
+				h.forget(l, m.ID)
+			}
 		}
 	})
 }
@@ -190,17 +195,25 @@ func (c *Coordinator) awaitFinal(ctx context.Context, id string) (*api.Build, er
 
 // ---- in the loop ---------------------------------------------------------------------------
 
-// possible counts the machines that may still build the derivation for the check.
+// possible counts the hosts that may still build the derivation for the check.
 func (k *liveCheck) possible(l *loop) int {
 	t := k.newTask(l)
 	b := t.schedulerBuild(l)
 	n := 0
-	for _, m := range l.machines {
-		if !m.removed && m.possible(&b) {
+	for _, h := range l.hosts {
+		if slices.ContainsFunc(h.machines, func(m *machine) bool { return !m.removed && m.possible(&b) }) {
 			n++
 		}
 	}
 	return n
+}
+
+// use notes that a machine builds the derivation for the check: no other entry of its host shall.
+func (k *liveCheck) use(l *loop, name string) {
+	k.used[name] = true
+	if m := l.byName[name]; m != nil {
+		m.avoidHost(&k.used)
+	}
 }
 
 // newTask makes the task of a comparison. It is not part of the graph of tasks.
@@ -225,7 +238,7 @@ func (k *liveCheck) next(l *loop, left int) {
 
 // placed is called when a comparison goes to a machine.
 func (k *liveCheck) placed(l *loop, t *task, m *machine) {
-	k.used[m.Name] = true
+	k.use(l, m.Name)
 	if t.checksLeft > 0 {
 		k.next(l, t.checksLeft)
 	}
@@ -238,7 +251,7 @@ func (a *attempt) checkEnded(l *loop, out *remote.Outcome, err error) {
 	t.enter(l, stageOver)
 	delete(t.check.tasks, t)
 	if err != nil {
-		f := a.Failure(err)
+		f := a.blame(err)
 		if f.Kind == api.KindFault {
 			a.machine.faulted(l, f.Message)
 		}
@@ -246,7 +259,7 @@ func (a *attempt) checkEnded(l *loop, out *remote.Outcome, err error) {
 	}
 	lb := t.check.build
 	lb.SentBytes += a.Sent.Load()
-	t.check.made <- &compare.Made{Machine: a.machine.peer, ID: a.ID, Attempt: a.Number, Outcome: out, Err: err}
+	t.check.made <- &compare.Made{Machine: a.machine.peer, Name: a.machine.Name, ID: a.ID, Attempt: a.Number, Outcome: out, Err: err}
 }
 
 // concluded ends the check's build.

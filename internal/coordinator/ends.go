@@ -45,7 +45,7 @@ func (a *attempt) detach(l *loop, why string) {
 	} else {
 		t.enter(l, stageUndecided)
 	}
-	delete(a.machine.attempts, a)
+	delete(a.host.attempts, a)
 	if why == "" {
 		a.Cancel(nil)
 		return

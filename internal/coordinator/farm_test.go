@@ -95,7 +95,7 @@ func unstarted(t testing.TB, names ...string) *farm {
 	}
 	for _, name := range names {
 		f.config.Machines = append(f.config.Machines, machines.Machine{
-			Name: name, Systems: []string{"x86_64-linux"}, ParallelBuilds: 2, Speed: 1, Features: []string{"on-" + name},
+			Name: name, Host: name, Systems: []string{"x86_64-linux"}, ParallelBuilds: 2, Speed: 1, Features: []string{"on-" + name},
 		})
 	}
 	return f

@@ -132,7 +132,7 @@ func (a *attempt) failed(l *loop, err error) {
 		a.inputsLost(l, lost)
 		return
 	}
-	f := a.Failure(err)
+	f := a.blame(err)
 	l.counts.Failed[f.Culprit]++
 	for _, lb := range t.builds {
 		lb.Failure = f
@@ -165,7 +165,7 @@ func (a *attempt) failed(l *loop, err error) {
 		m.mishap(l, t, f)
 	}
 	if f.Culprit == api.CulpritMachine || f.Culprit == api.CulpritLink {
-		mark(&t.skip, m.Name)
+		m.avoidHost(&t.skip)
 	}
 	t.retryLater(l, f)
 }
@@ -203,7 +203,7 @@ func (a *attempt) fetchFailed(l *loop, f *api.Failure) {
 	default:
 		if f.Culprit == api.CulpritMachine {
 			m.mishap(l, t, f)
-			mark(&t.skip, m.Name)
+			m.avoidHost(&t.skip)
 		}
 		t.lose(l, f.Message)
 		if !t.elsewhere(l) {

@@ -8,6 +8,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/coordinator/peer"
 	"lighter/internal/human"
 	"lighter/internal/quantity"
 	"lighter/store"
@@ -45,8 +46,9 @@ func (l *loop) collectWhenDue(now time.Time) {
 	}
 	m, req := chosen, &agentapi.GCRequest{MaxFreed: chosen.GCMaxFreed, OlderThan: api.Seconds(chosen.GCOlderThan.Seconds())}
 	l.gc.machine = m
+	p := m.peer
 	l.group.Go(func() {
-		result, err := m.collect(l.ctx, req)
+		result, err := collect(l.ctx, p, req)
 		l.post(func(l *loop) {
 			l.gc.machine = nil
 			m.collected(l, result, err)
@@ -55,11 +57,11 @@ func (l *loop) collectWhenDue(now time.Time) {
 }
 
 // collect has a machine's garbage collected.
-func (m *machine) collect(ctx context.Context, req *agentapi.GCRequest) (result *agentapi.GCResult, err error) {
+func collect(ctx context.Context, p *peer.Peer, req *agentapi.GCRequest) (result *agentapi.GCResult, err error) {
 	ctx, cancel := context.WithTimeout(ctx, gcTimeout)
 	defer cancel()
-	err = m.peer.Contain("collecting its garbage", func() (err error) {
-		result, err = m.peer.Client.CollectGarbage(ctx, req)
+	err = p.Contain("collecting its garbage", func() (err error) {
+		result, err = p.Client.CollectGarbage(ctx, req)
 		return err
 	})
 	return result, err
@@ -72,7 +74,7 @@ func (m *machine) gcDue(now time.Time, idle bool) (overdue time.Duration, due bo
 		return 0, false
 	}
 	overdue = m.GCInterval
-	if last := m.setting.LastGC; last != nil {
+	if last := m.standing.LastGC; last != nil {
 		overdue = now.Sub(*last) - m.GCInterval
 	}
 	if overdue < 0 {
@@ -81,8 +83,8 @@ func (m *machine) gcDue(now time.Time, idle bool) (overdue time.Duration, due bo
 	return overdue, idle || float64(overdue) > gcPatience*float64(m.GCInterval)
 }
 
-// idle reports whether nothing travels to or from the machine.
-func (m *machine) idle() bool { return m.c.moving.None(m.Name) && m.peer.Sending.Pending() == 0 }
+// idle reports whether nothing travels to or from the host.
+func (h *host) idle() bool { return h.c.moving.None(h.name()) && h.peer.Sending.Pending() == 0 }
 
 // collected notes how collecting a machine's garbage went.
 func (m *machine) collected(l *loop, result *agentapi.GCResult, err error) {
@@ -101,17 +103,17 @@ func (m *machine) collected(l *loop, result *agentapi.GCResult, err error) {
 	}
 }
 
-func (m *machine) noteGC(l *loop) {
+func (h *host) noteGC(l *loop) {
 	now := l.now()
-	m.setting.LastGC, m.gcError = &now, ""
-	m.has.Clear()
-	m.saveSetting(l)
-	m.peer.Poke() // its free disk has changed
+	h.standing.LastGC, h.gcError = &now, ""
+	h.has.Clear()
+	h.saveSetting(l)
+	h.peer.Poke() // its free disk has changed
 }
 
 // CollectGarbage deletes what nothing needs on a machine, now.
 func (c *Coordinator) CollectGarbage(ctx context.Context, name string, opts api.MachineGC) (*api.MachineGCResult, error) {
-	m, err := c.machine(ctx, name)
+	m, p, err := c.machine(ctx, name)
 	if err != nil {
 		return nil, err
 	}
@@ -120,12 +122,12 @@ func (c *Coordinator) CollectGarbage(ctx context.Context, name string, opts api.
 	}
 	ctx, cancel := c.UntilStopped(ctx)
 	defer cancel()
-	result, err := m.collect(ctx, &agentapi.GCRequest{MaxFreed: opts.MaxFreed, OlderThan: opts.OlderThan, DryRun: opts.DryRun})
+	result, err := collect(ctx, p, &agentapi.GCRequest{MaxFreed: opts.MaxFreed, OlderThan: opts.OlderThan, DryRun: opts.DryRun})
 	if err != nil {
 		if ended := context.Cause(ctx); ended != nil {
 			return nil, ended
 		}
-		return nil, &api.Error{Status: http.StatusBadGateway, Code: api.CodeMachineError, Message: fmt.Sprintf("machine %s: %s", m.Name, err)}
+		return nil, &api.Error{Status: http.StatusBadGateway, Code: api.CodeMachineError, Message: fmt.Sprintf("machine %s: %s", name, err)}
 	}
 	if !opts.DryRun {
 		c.post(func(l *loop) { m.noteGC(l) })

@@ -24,16 +24,16 @@ func TestGCDue(t *testing.T) {
 		busy bool
 		want bool
 	}{
-		{"never", &machine{state: api.MachineUp}, false, false},
-		{"first", &machine{Machine: machines.Machine{GCInterval: time.Hour}, state: api.MachineUp}, false, true},
-		{"first, busy", &machine{Machine: machines.Machine{GCInterval: time.Hour}, state: api.MachineUp}, true, true},
-		{"down", &machine{Machine: machines.Machine{GCInterval: time.Hour}, state: api.MachineDown}, false, false},
-		{"removed", &machine{Machine: machines.Machine{GCInterval: time.Hour}, state: api.MachineUp, removed: true}, false, false},
-		{"too early", &machine{Machine: machines.Machine{GCInterval: time.Hour}, state: api.MachineUp, setting: machineSetting{LastGC: ago(59 * time.Minute)}}, false, false},
-		{"due", &machine{Machine: machines.Machine{GCInterval: time.Hour}, state: api.MachineUp, setting: machineSetting{LastGC: ago(time.Hour)}}, false, true},
-		{"due, but busy", &machine{Machine: machines.Machine{GCInterval: time.Hour}, state: api.MachineUp, setting: machineSetting{LastGC: ago(61 * time.Minute)}}, true, false},
-		{"busy for long", &machine{Machine: machines.Machine{GCInterval: time.Hour}, state: api.MachineUp, setting: machineSetting{LastGC: ago(80 * time.Minute)}}, true, true},
-		{"failed lately", &machine{Machine: machines.Machine{GCInterval: time.Hour}, state: api.MachineUp, gcAfter: now.Add(time.Second)}, false, false},
+		{"never", &machine{host: &host{state: api.MachineUp}}, false, false},
+		{"first", &machine{Machine: machines.Machine{GCInterval: time.Hour}, host: &host{state: api.MachineUp}}, false, true},
+		{"first, busy", &machine{Machine: machines.Machine{GCInterval: time.Hour}, host: &host{state: api.MachineUp}}, true, true},
+		{"down", &machine{Machine: machines.Machine{GCInterval: time.Hour}, host: &host{state: api.MachineDown}}, false, false},
+		{"removed", &machine{Machine: machines.Machine{GCInterval: time.Hour}, host: &host{state: api.MachineUp}, removed: true}, false, false},
+		{"too early", &machine{Machine: machines.Machine{GCInterval: time.Hour}, host: &host{state: api.MachineUp, standing: standing{LastGC: ago(59 * time.Minute)}}}, false, false},
+		{"due", &machine{Machine: machines.Machine{GCInterval: time.Hour}, host: &host{state: api.MachineUp, standing: standing{LastGC: ago(time.Hour)}}}, false, true},
+		{"due, but busy", &machine{Machine: machines.Machine{GCInterval: time.Hour}, host: &host{state: api.MachineUp, standing: standing{LastGC: ago(61 * time.Minute)}}}, true, false},
+		{"busy for long", &machine{Machine: machines.Machine{GCInterval: time.Hour}, host: &host{state: api.MachineUp, standing: standing{LastGC: ago(80 * time.Minute)}}}, true, true},
+		{"failed lately", &machine{Machine: machines.Machine{GCInterval: time.Hour}, host: &host{state: api.MachineUp, gcAfter: now.Add(time.Second)}}, false, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if _, due := tt.m.gcDue(now, !tt.busy); due != tt.want {

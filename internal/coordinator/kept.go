@@ -26,16 +26,16 @@ func (t *task) release(l *loop, m *machine) {
 	l.durably(func() { m.forget(l, id) })
 }
 
-// forget makes a machine's agent forget a build, unless another attempt at it is under way
+// forget makes a host's agent forget a build, unless another attempt at it is under way
 // there: that one replaces what the agent has, and is forgotten when it is over.
-func (m *machine) forget(l *loop, id string) {
-	if t := l.byID[id]; t != nil && t.uses(m) {
+func (h *host) forget(l *loop, id string) {
+	if t := l.byID[id]; t != nil && t.uses(h) {
 		return
 	}
-	if m.state == api.MachineDown {
+	if h.state == api.MachineDown {
 		return // when it is back, what it has is compared with what is wanted
 	}
-	m.peer.Forgetter.Forget(id)
+	h.peer.Forgetter.Forget(id)
 }
 
 // bring starts what is next for builds whose outputs exist: build hooks get them first, since
@@ -82,10 +82,10 @@ func (t *task) fetchHome(l *loop) {
 	a.start(l, nil)
 }
 
-// loseAll gives up all outputs that a machine keeps.
-func (m *machine) loseAll(l *loop, why string) {
+// loseAll gives up all outputs that a host keeps.
+func (h *host) loseAll(l *loop, why string) {
 	for _, t := range l.tasks {
-		if t.kept == m {
+		if t.keptOn(h) {
 			t.lose(l, why)
 		}
 	}
@@ -150,8 +150,17 @@ func (a *attempt) inputsLost(l *loop, lost []store.Path) {
 	t.expand(l)
 }
 
-// uses reports whether what the machine's agent has of the task is still wanted, or
-// about to be replaced there.
-func (t *task) uses(m *machine) bool {
-	return t.underWay != nil && t.underWay.machine == m || t.takeUpOn == m || t.kept == m
+// uses reports whether what the host's agent has of the task is still wanted, or about to be
+// replaced there.
+func (t *task) uses(h *host) bool { return t.worksOn(h) || t.keptOn(h) }
+
+// worksOn reports whether an attempt at the task is under way on a host.
+func (t *task) worksOn(h *host) bool {
+	return t.underWay != nil && t.underWay.machine.host == h || t.takeUpOn != nil && t.takeUpOn.host == h
 }
+
+// keptOn reports whether a host keeps the task's outputs.
+func (t *task) keptOn(h *host) bool { return t.kept != nil && t.kept.host == h }
+
+// somewhere reports whether some agent has something of the task that is wanted.
+func (t *task) somewhere() bool { return t.underWay != nil || t.takeUpOn != nil || t.kept != nil }

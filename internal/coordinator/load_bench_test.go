@@ -215,7 +215,7 @@ func newLoadFarm(b *testing.B, builds int) *loadFarm {
 	f.config.newAgent = func(m machines.Machine) peer.Agent { return newSimMachine(f, m.Name, key.Public().String()) }
 	for i := range loadMachines {
 		f.config.Machines = append(f.config.Machines, machines.Machine{
-			Name: fmt.Sprintf("machine-%03d", i), Systems: []string{"x86_64-linux"}, ParallelBuilds: loadSlots, Speed: 1,
+			Name: fmt.Sprintf("machine-%03d", i), Host: fmt.Sprintf("machine-%03d", i), Systems: []string{"x86_64-linux"}, ParallelBuilds: loadSlots, Speed: 1,
 		})
 	}
 	f.start()

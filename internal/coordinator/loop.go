@@ -26,7 +26,9 @@ type loop struct {
 	// described is the memory of schedulerMachines.
 	described []scheduler.Machine
 	machines  []*machine // in the order of the file, then those that are leaving
+	hosts     []*host    // to which they lead
 	byName    map[string]*machine
+	learnt    map[string]ledger.Machine // what the ledger has of machines, and of earlier ones, by name
 	file      machinesFile
 	pause     pauseSetting
 	space     api.HeadStatus
@@ -48,9 +50,9 @@ type loop struct {
 	placing    bool            // call place before waiting for mail again
 	placeAt    time.Time       // or at that time; zero is never
 	delayed    map[*task]bool  // those whose notBefore is in the future
-	// grace has the machines that have not said yet, after a start, what they have. Expansion
+	// grace has the hosts that have not said yet, after a start, what they have. Expansion
 	// waits for them. It is nil once that time is over.
-	grace   map[*machine]bool
+	grace   map[*host]bool
 	static  []scheduler.Machine   // what the machines file says; nil if it must be made again
 	spare   map[store.Path]*spare // during the grace: outputs that machines keep
 	alarmed map[string]time.Time  // when it was logged that a build waits though a machine is free
@@ -75,14 +77,16 @@ func (l *loop) openMachines() error {
 			l.closeLinks()
 			return fmt.Errorf("machine %s appears twice", m.Name)
 		}
-		machine, err := l.openMachine(m)
+		h, _, err := l.hostFor(&m)
 		if err != nil {
 			l.closeLinks()
 			return err
 		}
+		machine := l.newMachine(m, h)
 		l.machines = append(l.machines, machine)
 		l.byName[m.Name] = machine
 	}
+	l.regroup()
 	return nil
 }
 
@@ -90,8 +94,8 @@ func (l *loop) openMachines() error {
 func (l *loop) start() {
 	l.group.Go(func() { l.recorder.Run(l.ctx) })
 	l.group.Go(func() { l.expand(l.ctx) })
-	for _, m := range l.machines {
-		m.start(l.ctx)
+	for _, h := range l.hosts {
+		h.start(l.ctx)
 	}
 	if l.cfg.LoadMachines != nil && l.cfg.MachinesFile != "" {
 		l.group.Go(func() { l.watchMachines(l.ctx) })
@@ -233,8 +237,8 @@ func (c *Coordinator) stop(err error) {
 }
 
 func (l *loop) closeLinks() {
-	for _, m := range l.machines {
-		m.peer.Close()
+	for _, h := range l.hosts {
+		h.peer.Close()
 	}
 }
 

@@ -52,7 +52,7 @@ func TestOptionsFor(t *testing.T) {
 func TestOptionsForChecks(t *testing.T) {
 	work := task{check: &liveCheck{build: &liveBuild{Build: api.Build{Request: api.Request{Timeout: 60}}}}}
 	for kind, keep := range map[string]bool{machines.StoreDaemon: true, machines.StoreLocal: false} {
-		m := machine{peer: &peer.Peer{}}
+		m := machine{host: &host{peer: &peer.Peer{}}}
 		m.peer.SetStoreKind(kind)
 		want := agentapi.BuildRequest{Check: true, KeepFailed: keep, Timeout: 60}
 		if diff := cmp.Diff(want, m.optionsFor(&work)); diff != "" {

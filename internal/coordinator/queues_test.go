@@ -19,10 +19,10 @@ func TestQueues(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &loop{Coordinator: &Coordinator{started: time.Now()}, counts: tally.New(), tasks: make(map[store.Path]*task)}
 		l.machines = []*machine{
-			{c: new(Coordinator), Machine: machines.Machine{Name: "a", Systems: []string{"x"}, ParallelBuilds: 3, Speed: 1}, state: api.MachineUp},
-			{c: new(Coordinator), Machine: machines.Machine{Name: "b", Systems: []string{"x", "y"}, ParallelBuilds: 1, Speed: 2}, state: api.MachineUp},
-			{c: new(Coordinator), Machine: machines.Machine{Name: "c", Systems: []string{"x"}, ParallelBuilds: 100, Speed: 1}, state: api.MachineDown},
-			{c: new(Coordinator), Machine: machines.Machine{Name: "d", Systems: []string{"z"}, ParallelBuilds: 9, Speed: 1}, state: api.MachineUp, setting: machineSetting{Draining: true}},
+			{host: &host{c: new(Coordinator), state: api.MachineUp}, Machine: machines.Machine{Name: "a", Systems: []string{"x"}, ParallelBuilds: 3, Speed: 1}},
+			{host: &host{c: new(Coordinator), state: api.MachineUp}, Machine: machines.Machine{Name: "b", Systems: []string{"x", "y"}, ParallelBuilds: 1, Speed: 2}},
+			{host: &host{c: new(Coordinator), state: api.MachineDown}, Machine: machines.Machine{Name: "c", Systems: []string{"x"}, ParallelBuilds: 100, Speed: 1}},
+			{host: &host{c: new(Coordinator), state: api.MachineUp}, Machine: machines.Machine{Name: "d", Systems: []string{"z"}, ParallelBuilds: 9, Speed: 1}, setting: machineSetting{Draining: true}},
 		}
 		add := func(system string, state api.State, expected, rank time.Duration) *liveBuild {
 			name := store.Path(fmt.Sprint(len(l.tasks)))

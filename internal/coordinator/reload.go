@@ -182,7 +182,7 @@ func (l *loop) tookFile(mark fileMark) {
 // machinesPast is what the ledger has about machines.
 type machinesPast struct {
 	learnt   map[string]ledger.Machine
-	settings map[string]machineSetting
+	settings map[string]entrySetting
 }
 
 func (c *Coordinator) pastOf(ctx context.Context) (*machinesPast, error) {
@@ -190,9 +190,9 @@ func (c *Coordinator) pastOf(ctx context.Context) (*machinesPast, error) {
 	if err != nil {
 		return nil, err
 	}
-	past := &machinesPast{learnt: learnt, settings: make(map[string]machineSetting)}
+	past := &machinesPast{learnt: learnt, settings: make(map[string]entrySetting)}
 	err = c.ledger.Settings(ctx, machineSettings, func(name string, value json.RawMessage) error {
-		var s machineSetting
+		var s entrySetting
 		if err := json.Unmarshal(value, &s); err != nil {
 			c.log.Error("what operators decided about a machine can't be read and is left out", "setting", name, "err", err)
 			return nil
@@ -203,20 +203,24 @@ func (c *Coordinator) pastOf(ctx context.Context) (*machinesPast, error) {
 	return past, err
 }
 
-// remember gives a machine what the ledger has about it.
+// remember gives a machine, and its host, what the ledger has about it.
 func (m *machine) remember(past *machinesPast) {
 	l := past.learnt[m.Name]
-	m.peer.Bandwidth.Set(l.Bandwidth)
+	if m.peer.Bandwidth.Value() == 0 {
+		m.peer.Bandwidth.Set(l.Bandwidth)
+	}
 	m.speed.Log, m.speed.Samples = l.SpeedLog, l.SpeedSamples
-	m.setting = past.settings[m.Name]
+	s := past.settings[m.Name]
+	m.setting, m.standing = s.machineSetting, m.standing.and(s.standing)
 }
 
 // useMachines replaces the machines by those of a list, or changes nothing.
 func (l *loop) useMachines(list []machines.Machine, past *machinesPast) (*api.Reloaded, error) {
-	fresh, err := l.openNew(list)
+	fresh, opened, err := l.openNew(list)
 	if err != nil {
 		return nil, err
 	}
+	l.learnt = past.learnt
 	var became api.Reloaded
 	order := make([]*machine, 0, len(list))
 	for i := range list {
@@ -227,7 +231,9 @@ func (l *loop) useMachines(list []machines.Machine, past *machinesPast) (*api.Re
 			m = fresh[n.Name]
 			m.remember(past)
 			l.byName[n.Name] = m
-			m.start(l.ctx)
+			if m.info != nil {
+				m.judge(l, true)
+			}
 			became.Added = append(became.Added, n.Name)
 		case m.becomes(l, n):
 			became.Changed = append(became.Changed, n.Name)
@@ -245,15 +251,19 @@ func (l *loop) useMachines(list []machines.Machine, past *machinesPast) (*api.Re
 		}
 	}
 	l.machines = order
+	l.regroup()
+	for _, h := range opened {
+		h.start(l.ctx)
+	}
 	l.tellReloaded(&became)
 	l.machinesChanged()
 	return &became, nil
 }
 
-// openNew makes those machines of a list that are not in use yet.
-func (l *loop) openNew(list []machines.Machine) (map[string]*machine, error) {
-	fresh := make(map[string]*machine)
-	err := error(nil)
+// openNew makes those machines of a list that are not in use yet, and opens the hosts that only they
+// lead to.
+func (l *loop) openNew(list []machines.Machine) (fresh map[string]*machine, opened []*host, err error) {
+	fresh = make(map[string]*machine)
 	seen := make(map[string]bool)
 	for i := range list {
 		name := list[i].Name
@@ -265,19 +275,20 @@ func (l *loop) openNew(list []machines.Machine) (map[string]*machine, error) {
 		if l.byName[name] != nil {
 			continue
 		}
-		var m *machine
-		if m, err = l.openMachine(list[i]); err != nil {
+		h, isNew, e := l.hostFor(&list[i])
+		if err = e; err != nil {
 			break
 		}
-		fresh[name] = m
+		if isNew {
+			opened = append(opened, h)
+		}
+		fresh[name] = l.newMachine(list[i], h)
 	}
-	if err == nil {
-		return fresh, nil
+	if err != nil {
+		l.regroup() // drops what was opened
+		return nil, nil, err
 	}
-	for _, m := range fresh {
-		l.group.Go(m.peer.Close)
-	}
-	return nil, err
+	return fresh, opened, nil
 }
 
 func (l *loop) tellReloaded(r *api.Reloaded) {
@@ -296,7 +307,7 @@ func (l *loop) tellReloaded(r *api.Reloaded) {
 func (m *machine) becomes(l *loop, n *machines.Machine) bool {
 	was := m.removed
 	m.removed = false
-	if !sameWay(&m.Machine, n) {
+	if m.Route() != n.Route() {
 		changed := was || m.next == nil || !reflect.DeepEqual(m.next, n)
 		next := *n
 		m.next = &next
@@ -308,34 +319,9 @@ func (m *machine) becomes(l *loop, n *machines.Machine) bool {
 	return changed
 }
 
-// way is the part of a machine's entry that decides which agent is reached, and how.
-type way struct {
-	host                                              string
-	port                                              int
-	user, key, hostKey, kind, daemonSocket, directory string
-	transport, agentDirectory                         string
-	local                                             bool
-}
-
-func wayTo(m *machines.Machine) way {
-	return way{m.Host, m.Port, m.User, m.PrivateKey, m.HostKey, m.Store, m.DaemonSocket, m.StateDirectory, m.Transport, m.AgentDirectory, m.Local}
-}
-
-func sameWay(a, b *machines.Machine) bool {
-	return wayTo(a) == wayTo(b) && reflect.DeepEqual(a.Way, b.Way)
-}
-
-// useEntry takes over all of an entry that does not concern the way to the machine. Name and way
-// are not written, since other goroutines than the loop read them.
+// useEntry takes over an entry. What follows for its host is regroup's.
 func (m *machine) useEntry(l *loop, n *machines.Machine) {
-	m.Systems, m.ParallelBuilds, m.Speed = n.Systems, n.ParallelBuilds, n.Speed
-	m.Features, m.MandatoryFeatures = n.Features, n.MandatoryFeatures
-	m.OverloadThreshold, m.MinFreeDisk, m.MinFreeInodes = n.OverloadThreshold, n.MinFreeDisk, n.MinFreeInodes
-	m.MinFreeMemory, m.MaxCPUPressure, m.MaxMemoryPressure = n.MinFreeMemory, n.MaxCPUPressure, n.MaxMemoryPressure
-	m.ParallelTransfers, m.SubstituteURLs, m.BuildCores = n.ParallelTransfers, n.SubstituteURLs, n.BuildCores
-	m.Timeout, m.MaxSilentTime, m.Tags, m.SandboxPaths = n.Timeout, n.MaxSilentTime, n.Tags, n.SandboxPaths
-	m.GCInterval, m.GCOlderThan, m.GCMaxFreed = n.GCInterval, n.GCOlderThan, n.GCMaxFreed
-	m.peer.SetStreams(m.ParallelTransfers)
+	m.Machine = *n
 	if m.info != nil {
 		m.admit(l, l.now())
 	}
@@ -389,7 +375,7 @@ func (c *Coordinator) watchLeaving(ctx context.Context) {
 			return
 		case <-time.After(leavingInterval):
 		}
-		if c.do(ctx, func(l *loop) {
+		if c.do(ctx, func(l *loop) { //nolint:contextcheck // streams live as long as their lane
 			l.leavingWatched = false
 			l.letLeavingGo()
 			if more = slices.ContainsFunc(l.machines, (*machine).leaving); more {
@@ -416,16 +402,23 @@ func (l *loop) letMachinesGo() {
 
 func (l *loop) letLeavingGo() {
 	if l.grace != nil {
-		return // it is not known yet what the machines have
+		return // it is not known yet what the hosts have
 	}
 	for _, m := range slices.Clone(l.machines) {
+		other := m.sibling()
 		switch {
 		case !m.leaving():
+		case other != nil:
+			m.handTo(l, other)
+			m.letGo(l)
 		case m.next != nil && m.state != api.MachineUp, m.quiet(l):
 			m.letGo(l)
 		default:
 			m.evacuate(l)
 		}
+	}
+	for _, h := range slices.Clone(l.hosts) {
+		l.rewire(h)
 	}
 }
 
@@ -435,29 +428,28 @@ func (m *machine) quiet(l *loop) bool {
 		return false
 	}
 	for _, t := range l.tasks {
-		if t.uses(m) {
+		if t.uses(m.host) {
 			return false
 		}
 	}
 	for _, s := range l.spare {
-		if s.machine == m {
+		if s.machine.host == m.host {
 			return false
 		}
 	}
 	return true
 }
 
-// letGo removes a machine, or replaces it by one that is reached another way.
+// letGo removes a machine, or has it reached another way.
 func (m *machine) letGo(l *loop) {
 	if m.removed {
 		l.machines = slices.DeleteFunc(slices.Clone(l.machines), func(x *machine) bool { return x == m })
 		delete(l.byName, m.Name)
-		l.static = nil
-		m.stop()
+		l.regroup()
 		m.log.Info("the machine is no longer used")
 		return
 	}
-	n, err := l.openMachine(*m.next)
+	to, fresh, err := l.hostFor(m.next)
 	if err != nil {
 		if text := err.Error(); m.nextError != text {
 			m.nextError = text
@@ -465,55 +457,22 @@ func (m *machine) letGo(l *loop) {
 		}
 		return // it is tried again
 	}
-	m.replace(l, n)
-}
-
-// replace puts n, the same machine reached another way, in the place of m.
-func (m *machine) replace(l *loop, n *machine) {
-	n.setting, n.speed, n.learnt = m.setting, m.speed, m.learnt
-	n.peer.Bandwidth.Set(m.peer.Bandwidth.Value())
-	l.machines = slices.Clone(l.machines)
-	l.machines[slices.Index(l.machines, m)] = n
-	l.byName[n.Name] = n
-	l.static = nil
-	l.inventory.Move(m.peer, n.peer)
-	for _, s := range l.spare {
-		if s.machine == m {
-			s.machine = n
-		}
+	from := m.host
+	m.Machine, m.next, m.nextError, m.problem, m.refuses = *m.next, nil, "", "", ""
+	if fresh {
+		to.start(l.ctx)
 	}
-	n.start(l.ctx)
-	for _, t := range l.tasks {
-		if t.machine == m {
-			t.machine = n
-		}
-		if t.takeUpOn == m {
-			t.takeUpOn = n
-		}
-		if t.kept == m {
-			t.kept = n
-		}
-		if a := t.underWay; a != nil && a.machine == m {
-			a.moveTo(l, n)
-		}
-	}
-	m.stop()
-	n.log.Info("the machine is reached another way now", "addr", n.Addr())
-	l.event(n.Name, "reached another way")
-	l.placing = true
-}
-
-// moveTo goes on with an attempt on its machine, which is now reached another way.
-func (a *attempt) moveTo(l *loop, n *machine) {
-	const why = "its machine is reached another way now"
-	t := a.task
-	a.detach(l, why)
-	if a.FetchOnly {
-		t.bring(l)
+	if len(from.machines) == 1 {
+		from.moveAll(l, to, "reached another way")
 		return
 	}
-	t.takeUpOn = n
-	t.takeUp(l, why, a.over)
+	m.host = to
+	l.regroup()
+	m.log.Info("the machine is reached another way now", "addr", m.Addr())
+	l.event(m.Name, "reached another way")
+	if m.info != nil {
+		m.judge(l, true)
+	}
 }
 
 // evacuate empties a leaving machine: of the outputs that it keeps for others, those that are at
@@ -522,7 +481,7 @@ func (m *machine) evacuate(l *loop) {
 	var tasks []*task
 	var paths []store.Path
 	for _, t := range l.tasks {
-		if t.kept == m && t.stage == stageMade && len(t.builds) == 0 {
+		if t.keptOn(m.host) && t.stage == stageMade && len(t.builds) == 0 {
 			tasks = append(tasks, t)
 			outputs, _ := t.node.OutputPaths(nil) // naming none cannot fail
 			paths = append(paths, outputs...)
@@ -546,7 +505,7 @@ func (m *machine) evacuated(l *loop, tasks []*task, absent []store.Path) {
 		missing[p] = true
 	}
 	for _, t := range tasks {
-		if t.stage != stageMade || t.kept != m || !m.leaving() {
+		if t.stage != stageMade || !t.keptOn(m.host) || !m.leaving() {
 			continue
 		}
 		outputs, _ := t.node.OutputPaths(nil)

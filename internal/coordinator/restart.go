@@ -49,9 +49,9 @@ func (l *loop) recover(ctx context.Context) error {
 		}
 	})
 	l.log.Info("unfinished builds were found", "builds", len(l.builds), "derivations", len(l.tasks))
-	l.grace = make(map[*machine]bool)
-	for _, m := range l.machines {
-		l.grace[m] = true
+	l.grace = make(map[*host]bool)
+	for _, h := range l.hosts {
+		l.grace[h] = true
 	}
 	for _, t := range l.tasks {
 		t.enter(l, stageLooking)
@@ -75,6 +75,7 @@ func (l *loop) recoverMachines(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	l.learnt = past.learnt
 	for _, m := range l.machines {
 		m.remember(past)
 	}
@@ -108,10 +109,11 @@ func (l *loop) recoverBuild(b *api.Build) {
 		t.id = id
 		l.byID[id] = t
 	}
-	if m := l.byName[b.Machine]; b.State.Running() && m != nil && b.Attempt >= t.attempt {
+	if m := l.successor(b.Machine); b.State.Running() && m != nil && b.Attempt >= t.attempt {
 		t.takeUpOn, t.state, t.machine = m, b.State, m
 	} else if b.State.Running() && m == nil {
-		l.log.Warn("an attempt is lost: its machine is no longer in the machines file", "build", b.ID, "machine", b.Machine)
+		t.state = b.State // so that a host that has the attempt is believed
+		l.log.Warn("an attempt is lost, unless another machine leads to the same host: its machine is no longer in the machines file", "build", b.ID, "machine", b.Machine)
 	}
 	t.attempt, t.retried = max(t.attempt, b.Attempt), max(t.retried, b.Retried)
 	if b.Failure != nil && !slices.ContainsFunc(t.failures, func(f api.Failure) bool { return f == *b.Failure }) {
@@ -119,6 +121,20 @@ func (l *loop) recoverBuild(b *api.Build) {
 		t.blamed = max(t.blamed, min(t.attempt-1-b.Retried, l.limits.MaxAttempts-1))
 	}
 	t.join(l, *b)
+}
+
+// successor returns the machine with a name; or, if its entry is no longer in the file, or has got
+// another way, one that leads where it led when it was last reached. It returns nil if there is none.
+func (l *loop) successor(name string) *machine {
+	m, led := l.byName[name], l.learnt[name].Route
+	if m == nil || led != "" && led != m.route.String() {
+		for _, h := range l.hosts {
+			if h.route.String() == led {
+				return h.machines[0]
+			}
+		}
+	}
+	return m
 }
 
 // takeUp goes on with the attempt that is under way on the machine takeUpOn, once before is
@@ -173,66 +189,75 @@ func (t *task) adopt(l *loop, m *machine, s *agentapi.BuildStatus) {
 	t.finish(l, "the outputs were on "+m.Name)
 }
 
-// reconcile compares the builds that an agent knows with those that are wanted of it.
-func (m *machine) reconcile(l *loop, s *sighting) {
+// reconcile compares the builds that an agent knows with those that are wanted of it, whichever
+// machine they were placed through.
+func (h *host) reconcile(l *loop, s *sighting) {
 	listed := make(map[string]bool, len(s.builds))
 	for i := range s.builds {
 		status := &s.builds[i]
 		listed[status.ID] = true
-		if s.ours[status.ID] == nil {
-			m.log.Debug("the agent has a build of another coordinator", "build", status.ID)
+		b := s.ours[status.ID]
+		if b == nil {
+			h.log.Debug("the agent has a build of another coordinator", "build", status.ID)
 			continue
 		}
-		m.reconcileBuild(l, status, s.wrong[status])
+		h.reconcileBuild(l, status, b.Machine, s.wrong[status])
 	}
-	m.tellWrong(l, s.wrong)
+	h.tellWrong(l, s.wrong)
 	for _, t := range l.tasks {
-		if t.kept == m && !listed[t.id] && t.underWay == nil {
+		if t.keptOn(h) && !listed[t.id] && t.underWay == nil {
 			t.lose(l, "its agent no longer knows it")
 		}
 	}
 }
 
-// reconcileBuild decides about one build that an agent knows. wrong says why it cannot be what
-// the machine was given; nil if it can.
-func (m *machine) reconcileBuild(l *loop, s *agentapi.BuildStatus, wrong error) {
+// reconcileBuild decides about one build that an agent knows. through is the name of the machine
+// through which its last attempt was placed. wrong says why it cannot be what the host was given;
+// nil if it can.
+func (h *host) reconcileBuild(l *loop, s *agentapi.BuildStatus, through string, wrong error) {
 	t := l.tasks[s.Derivation]
 	own := t != nil && t.id == s.ID
+	m := h.makerOf(t, through) // nil if none may make it
 	switch {
-	case own && t.attempt == s.Attempt && (t.underWay != nil && t.underWay.machine == m || t.takeUpOn == m):
+	case own && t.attempt == s.Attempt && t.worksOn(h):
 		// It goes on.
-	case own && t.kept == m && s.State == agentapi.Succeeded && l.inventory.Has(m.peer, s.Outputs):
+	case own && t.keptOn(h) && s.State == agentapi.Succeeded && l.inventory.Has(h.peer, s.Outputs):
 		// It is still there.
-	case own && t.kept == m:
+	case own && t.keptOn(h):
 		if t.underWay == nil {
 			t.lose(l, "its agent now says something else about it")
 		}
-	case own && l.grace != nil && t.attempt+1 == s.Attempt && !t.begun() && m.mayMake(t):
+	case own && t.attempt == s.Attempt && t.somewhere():
+		// No two attempts have the same number: it is the same agent, which is reached another way.
+		h.log.Info("the agent has a build that was placed on another machine; it is left alone", "build", s.ID, "attempt", s.Attempt)
+	case own && l.grace != nil && m != nil && !t.begun() &&
+		(t.attempt+1 == s.Attempt || t.attempt == s.Attempt && t.state.Running() && wrong == nil):
 		// It was placed there, but a crash kept that from the ledger. Nothing is placed before all
-		// machines were asked, so no other attempt has that number.
+		// hosts were asked, so no other attempt has that number. Or it was placed there through a
+		// machine that is no longer in the file.
 		t.attempt, t.machine, t.takeUpOn, t.state = s.Attempt, m, m, api.Placed
 	case wrong != nil:
-		m.forget(l, s.ID)
+		h.forget(l, s.ID)
 	case t.stillWanted(l, m, s):
 		t.useOld(l, m, s)
-	case s.State != agentapi.Succeeded || t != nil && !m.mayMake(t):
-		m.forget(l, s.ID)
+	case s.State != agentapi.Succeeded || m == nil:
+		h.forget(l, s.ID)
 	case l.grace != nil && (t == nil || !t.begun()):
-		if other := l.spare[s.Derivation]; other != nil && (other.machine != m || other.status.ID != s.ID) {
-			m.forget(l, s.ID) // one is enough
+		if other := l.spare[s.Derivation]; other != nil && (other.machine.host != h || other.status.ID != s.ID) {
+			h.forget(l, s.ID) // one is enough
 			return
 		}
 		l.spare[s.Derivation] = &spare{m, *s}
 	case t != nil && t.idle():
 		t.adopt(l, m, s)
 	default:
-		m.forget(l, s.ID)
+		h.forget(l, s.ID)
 	}
 }
 
 // tellWrong tells that a machine lists builds that it was not given, or outputs that they do not
 // have.
-func (m *machine) tellWrong(l *loop, wrong map[*agentapi.BuildStatus]error) {
+func (h *host) tellWrong(l *loop, wrong map[*agentapi.BuildStatus]error) {
 	var own *headstore.Error
 	var texts []string
 	for _, err := range wrong {
@@ -245,18 +270,18 @@ func (m *machine) tellWrong(l *loop, wrong map[*agentapi.BuildStatus]error) {
 	}
 	slices.Sort(texts)
 	text := fmt.Sprintf("%s that it lists cannot be used: %s", human.Count(len(texts), "build"), texts[0])
-	m.faulted(l, text)
-	m.tell(l, text)
+	h.faulted(l, text)
+	h.machines[0].tell(l, text)
 }
 
-// endGrace notes that a machine has said what it has, or cannot be asked. After the last one, the
+// endGrace notes that a host has said what it has, or cannot be asked. After the last one, the
 // tasks that a start found are expanded.
-func (l *loop) endGrace(m *machine) {
+func (l *loop) endGrace(h *host) {
 	if l.grace == nil {
 		return
 	}
-	if m != nil {
-		delete(l.grace, m)
+	if h != nil {
+		delete(l.grace, h)
 		if len(l.grace) > 0 {
 			return
 		}
@@ -283,7 +308,7 @@ func (l *loop) dropSpare() {
 			continue
 		}
 		delete(l.spare, drv)
-		if t != nil && t.idle() && s.machine.mayMake(t) {
+		if t != nil && t.idle() && s.machine.host.makerOf(t, s.machine.Name) != nil {
 			t.adopt(l, s.machine, &s.status)
 		} else {
 			s.machine.forget(l, s.status.ID)
@@ -308,14 +333,14 @@ func (l *loop) dropSpare() {
 // stillWanted reports whether a machine came back with something of an attempt that was given up,
 // for a task that is not done yet.
 func (t *task) stillWanted(l *loop, m *machine, s *agentapi.BuildStatus) bool {
-	if l.grace != nil || t == nil || t.id != s.ID || !t.idle() && t.stage != stageWorking || m.problem != "" || !m.mayMake(t) {
+	if l.grace != nil || t == nil || t.id != s.ID || !t.idle() && t.stage != stageWorking || m == nil || m.problem != "" {
 		return false
 	}
 	if s.State == agentapi.Running {
 		return t.idle() && t.attempt == s.Attempt && t.waiting == 0
 	}
 	// What is being fetched elsewhere is done there too, and nearer.
-	return remote.Complete(t.node, s) && s.Attempt <= t.attempt && t.attempt < api.MaxAttempt && (t.idle() || t.machine != m)
+	return remote.Complete(t.node, s) && s.Attempt <= t.attempt && t.attempt < api.MaxAttempt && (t.idle() || t.machine.host != m.host)
 }
 
 // useOld uses what stillWanted found.

@@ -28,7 +28,9 @@ func (a *attempt) retryOwn(l *loop, f *api.Failure) bool {
 	t.failures = append(t.failures, *f)
 	clear(t.skip)
 	for name := range t.failedOn {
-		mark(&t.skip, name)
+		if mark(&t.skip, name); l.byName[name] != nil {
+			l.byName[name].avoidHost(&t.skip)
+		}
 	}
 	l.log.Info("a failed build is tried again", "build", t.id, "derivation", t.drv, "machine", a.machine.Name,
 		"retry", t.retried, "of", granted, "err", f.Message)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"lighter/internal/api"
@@ -30,8 +31,9 @@ func (m *machine) unavailable() string {
 		return "it cannot be reached the way the machines file now says: " + m.nextError
 	case m.next != nil:
 		return "its entry in the machines file changed; it is reached the new way once its builds are done"
-	case m.setting.Quarantined != "":
-		return "in quarantine until " + m.setting.QuarantinedUntil.Format(time.DateTime) + ": " + m.setting.Quarantined
+	case m.standing.Quarantined != "":
+		s := &m.standing
+		return "in quarantine until " + s.QuarantinedUntil.Format(time.DateTime) + ": " + s.Quarantined
 	}
 	return cmp.Or(m.problem, m.conduct.resting(m.c.now()))
 }
@@ -40,14 +42,17 @@ func (m *machine) unavailable() string {
 // machine.
 const machineSettings = "machine/"
 
-// machineSetting is what the ledger keeps of a machine besides what was learnt about it: what
-// operators decided, and what must survive a restart.
+// machineSetting is what operators decided about a machine.
 type machineSetting struct {
 	Draining    bool   `json:"draining,omitempty"`
 	DrainReason string `json:"drainReason,omitempty"`
 	// Tags are those that operators set; Untagged, tags of the file that they removed.
 	Tags     map[string]string `json:"tags,omitempty"`
 	Untagged []string          `json:"untagged,omitempty"`
+}
+
+// standing is what must survive a restart of what is held against a host, and done to it.
+type standing struct {
 	// Quarantined says why it gets no builds until QuarantinedUntil.
 	Quarantined      string     `json:"quarantined,omitempty"`
 	QuarantinedUntil *time.Time `json:"quarantinedUntil,omitempty"`
@@ -57,11 +62,37 @@ type machineSetting struct {
 	LastGC    *time.Time `json:"lastGC,omitempty"`
 }
 
+// and returns what holds of a host of which two entries said different things when they were not
+// known to be of one host: the worse, and the later.
+func (s standing) and(other standing) standing {
+	if s.Quarantined == "" {
+		s.Quarantined, s.QuarantinedUntil = other.Quarantined, other.QuarantinedUntil
+	}
+	if other.LastGC != nil && (s.LastGC == nil || s.LastGC.Before(*other.LastGC)) {
+		s.LastGC = other.LastGC
+	}
+	s.Disagreed, s.Lost = max(s.Disagreed, other.Disagreed), s.Lost || other.Lost
+	return s
+}
+
+// entrySetting is what the ledger keeps of an entry: its machine's setting, and that of its host.
+type entrySetting struct {
+	machineSetting
+	standing
+}
+
 // saveSetting records a machine's setting in the ledger.
 func (m *machine) saveSetting(l *loop) {
-	s := m.setting
+	s := entrySetting{m.setting, m.standing}
 	s.Tags, s.Untagged = maps.Clone(s.Tags), slices.Clone(s.Untagged)
 	l.change(ledger.Change{Setting: &ledger.Setting{Name: machineSettings + m.Name, Value: s}})
+}
+
+// saveSetting records a host's setting in the ledger, with each of its machines.
+func (h *host) saveSetting(l *loop) {
+	for _, m := range h.machines {
+		m.saveSetting(l)
+	}
 }
 
 // withReason adds a person's reason to what was done, if there is one.
@@ -87,71 +118,89 @@ func (m *machine) drain(l *loop, reason string) {
 
 // resume ends draining and quarantine.
 func (m *machine) resume(l *loop, reason string) {
-	s := &m.setting
-	s.Draining, s.DrainReason = false, ""
+	m.setting.Draining, m.setting.DrainReason = false, ""
+	s := &m.standing
 	s.Quarantined, s.QuarantinedUntil, s.Disagreed = "", nil, 0
+	m.host.saveSetting(l)
 	m.operate(l, withReason("resumed", reason))
 }
 
-// disagreed counts a build that failed on a machine and succeeded elsewhere, and returns how
-// many count against it by now.
-func (m *machine) disagreed(l *loop) int {
-	m.setting.Disagreed++
-	m.saveSetting(l)
-	return m.setting.Disagreed
+// disagreed counts a build that failed on a host and succeeded elsewhere, and returns how many
+// count against it by now.
+func (h *host) disagreed(l *loop) int {
+	h.standing.Disagreed++
+	h.saveSetting(l)
+	return h.standing.Disagreed
 }
 
-// quarantine gives a machine no builds for a time, because builds fail there that succeed
-// elsewhere.
-func (m *machine) quarantine(l *loop, why string) {
-	if l.byName[m.Name] != m || m.setting.Quarantined != "" {
+// quarantine gives a host no builds for a time, because builds fail there that succeed elsewhere.
+func (h *host) quarantine(l *loop, why string) {
+	if h.gone || h.standing.Quarantined != "" {
 		return
 	}
 	until := l.now().Add(l.limits.QuarantineTime).Round(time.Second)
-	m.setting.Quarantined, m.setting.QuarantinedUntil = why, &until
-	m.log.Warn("the machine is in quarantine; machines resume ends that", "why", why, "until", until)
-	m.saveSetting(l)
-	l.event(m.Name, "in quarantine until "+until.Format(time.DateTime)+": "+why)
+	h.standing.Quarantined, h.standing.QuarantinedUntil = why, &until
+	h.log.Warn("the machine is in quarantine; machines resume ends that", "why", why, "until", until)
+	h.saveSetting(l)
+	for _, m := range h.machines {
+		l.event(m.Name, "in quarantine until "+until.Format(time.DateTime)+": "+why)
+	}
 	l.placeBy(until)
 }
 
-// endQuarantines lets machines whose time in quarantine is over be tried again. Half of what was
+// endQuarantines lets hosts whose time in quarantine is over be tried again. Half of what was
 // held against them is forgiven.
 func (l *loop) endQuarantines(now time.Time) {
-	for _, m := range l.machines {
-		s := &m.setting
+	for _, h := range l.hosts {
+		s := &h.standing
 		switch {
 		case s.QuarantinedUntil == nil:
 		case now.Before(*s.QuarantinedUntil):
 			l.placeBy(*s.QuarantinedUntil)
 		default:
 			s.Quarantined, s.QuarantinedUntil, s.Disagreed = "", nil, s.Disagreed/2
-			m.log.Info("the machine's quarantine is over")
-			m.saveSetting(l)
-			l.event(m.Name, "quarantine is over")
+			h.log.Info("the machine's quarantine is over")
+			h.saveSetting(l)
+			for _, m := range h.machines {
+				l.event(m.Name, "quarantine is over")
+			}
 		}
 	}
 }
 
-// lost notes that a machine is lost: its builds go on elsewhere.
-func (m *machine) lost(l *loop) {
-	if m.setting.Lost {
+// lost notes that a host is lost: its builds go on elsewhere. That is told once, of its first
+// machine.
+func (h *host) lost(l *loop) {
+	if h.standing.Lost {
 		return
 	}
-	m.setting.Lost = true
-	m.saveSetting(l)
-	m.log.Warn("the machine is lost; what it built is built elsewhere", "away", l.now().Sub(m.down).Round(time.Second))
-	l.machineEvent(api.KindMachineLost, m.Name, fmt.Sprintf("not reached for %s: %s", l.now().Sub(m.down).Round(time.Second), m.err))
+	h.standing.Lost = true
+	h.saveSetting(l)
+	away := l.now().Sub(h.down).Round(time.Second)
+	h.log.Warn("the machine is lost; what it built is built elsewhere", "away", away)
+	l.machineEvent(api.KindMachineLost, h.name(), fmt.Sprintf("not reached for %s: %s%s", away, h.err, h.others()))
 }
 
-// back notes that a lost machine has been reached again.
-func (m *machine) back(l *loop) {
-	if !m.setting.Lost {
+// back notes that a lost host has been reached again.
+func (h *host) back(l *loop) {
+	if !h.standing.Lost {
 		return
 	}
-	m.setting.Lost = false
-	m.saveSetting(l)
-	l.machineEvent(api.KindMachineBack, m.Name, "reached again")
+	h.standing.Lost = false
+	h.saveSetting(l)
+	l.machineEvent(api.KindMachineBack, h.name(), "reached again"+h.others())
+}
+
+// others says which machines but the first lead to the host; empty if none.
+func (h *host) others() string {
+	var names []string
+	for _, m := range h.machines[1:] {
+		names = append(names, m.Name)
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	return " (" + strings.Join(names, ", ") + " too, on the same host)"
 }
 
 // changeMachine has f change a machine, and returns its status once that is durable.

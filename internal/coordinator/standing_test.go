@@ -193,13 +193,13 @@ func TestQuarantine(t *testing.T) {
 	if err := f.c.do(t.Context(), func(l *loop) {
 		past := time.Now().Add(-time.Second)
 		m := l.byName["m1"]
-		m.setting.QuarantinedUntil = &past
+		m.standing.QuarantinedUntil = &past
 		l.placing = true
 	}); err != nil {
 		t.Fatal(err)
 	}
 	f.awaitState(id, api.Succeeded)
-	if err := f.c.do(t.Context(), func(l *loop) { disagreed = l.byName["m1"].setting.Disagreed }); err != nil || disagreed != 2 {
+	if err := f.c.do(t.Context(), func(l *loop) { disagreed = l.byName["m1"].standing.Disagreed }); err != nil || disagreed != 2 {
 		t.Errorf("%d builds count against it, want half; %v", disagreed, err)
 	}
 	// A person ends it.

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"lighter/internal/api"
+	"lighter/internal/coordinator/peer"
 	"lighter/scheduler"
 )
 
@@ -31,7 +32,9 @@ func (c *Coordinator) Status(ctx context.Context) (*api.Status, error) {
 		now := l.now()
 		for _, m := range l.machines {
 			s.Machines = append(s.Machines, m.status())
-			for a := range m.attempts {
+		}
+		for _, h := range l.hosts {
+			for a := range h.attempts {
 				if t := a.task; t.underWay == a && len(t.builds) > 0 && len(s.Running) < maxRunning {
 					s.Running = append(s.Running, t.builds[0].Build)
 				}
@@ -56,11 +59,16 @@ func (c *Coordinator) Machines(ctx context.Context) ([]api.MachineStatus, error)
 	return list, err
 }
 
-func (c *Coordinator) machine(ctx context.Context, name string) (m *machine, err error) {
-	if e := c.do(ctx, func(l *loop) { m, err = l.named(name) }); e != nil {
-		return nil, e
+// machine returns the machine with a name, and the peer of its host.
+func (c *Coordinator) machine(ctx context.Context, name string) (m *machine, p *peer.Peer, err error) {
+	if e := c.do(ctx, func(l *loop) {
+		if m, err = l.named(name); err == nil {
+			p = m.peer
+		}
+	}); e != nil {
+		return nil, nil, e
 	}
-	return m, err
+	return m, p, err
 }
 
 func (l *loop) named(name string) (*machine, error) {
@@ -77,9 +85,12 @@ func (m *machine) status() api.MachineStatus {
 		ParallelBuilds: m.ParallelBuilds, Speed: m.Speed, Local: m.Local,
 		State: m.state, Error: m.err, Bandwidth: m.peer.Bandwidth.Value(),
 		Tags: m.tags(), Draining: m.setting.Draining, DrainReason: m.setting.DrainReason,
-		Quarantined: m.setting.Quarantined, QuarantinedUntil: m.setting.QuarantinedUntil,
-		Removed: m.removed, ParallelTransfers: m.streams(), LastGC: m.setting.LastGC,
+		Quarantined: m.standing.Quarantined, QuarantinedUntil: m.standing.QuarantinedUntil,
+		Removed: m.removed, ParallelTransfers: m.streams(), LastGC: m.standing.LastGC,
 		Running: m.running(),
+	}
+	if len(m.host.machines) > 1 {
+		s.Host, s.HostRunning = m.host.name(), m.host.running()
 	}
 	switch {
 	case m.state == api.MachineUp && m.problem != "":
@@ -119,11 +130,20 @@ func (m *machine) describe(s *api.MachineStatus) {
 	}
 }
 
-// running is how many slots are taken.
-func (m *machine) running() int {
-	n := 0
-	for a := range m.attempts {
+// running is how many builds run on the host.
+func (h *host) running() (n int) {
+	for a := range h.attempts {
 		if !a.FetchOnly {
+			n++
+		}
+	}
+	return n
+}
+
+// running is how many of the host's builds were placed through the machine.
+func (m *machine) running() (n int) {
+	for a := range m.attempts {
+		if !a.FetchOnly && a.machine == m {
 			n++
 		}
 	}

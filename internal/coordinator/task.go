@@ -159,6 +159,13 @@ func mark(set *map[string]bool, name string) {
 	(*set)[name] = true
 }
 
+// avoidHost adds to a set the names of all machines that lead to the same host as this one.
+func (m *machine) avoidHost(set *map[string]bool) {
+	for _, same := range m.host.machines {
+		mark(set, same.Name)
+	}
+}
+
 // join adds a build to a task.
 func (t *task) join(l *loop, b api.Build) *liveBuild {
 	lb := &liveBuild{Build: b, task: t, delivery: l.deliveries[b.ID]}

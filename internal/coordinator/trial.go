@@ -14,7 +14,7 @@ const trialPatience = 2 * time.Second
 
 // TestMachine connects to a machine now and tries, step by step, what building there needs.
 func (c *Coordinator) TestMachine(ctx context.Context, name string) (*api.MachineTrial, error) {
-	m, err := c.machine(ctx, name)
+	m, p, err := c.machine(ctx, name)
 	if err != nil {
 		return nil, err
 	}
@@ -22,14 +22,14 @@ func (c *Coordinator) TestMachine(ctx context.Context, name string) (*api.Machin
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, c.limits.ConnectTimeout)
 	defer cancel()
-	m.peer.Unshut() // a person who asks has perhaps mended what kept the machine away
+	p.Unshut() // a person who asks has perhaps mended what kept the machine away
 	var entry machines.Machine
 	if err := c.do(ctx, func(*loop) { entry = m.Machine }); err != nil {
 		return nil, err
 	}
 	tester := machinetest.Tester{Advice: c.advice(), Store: c.cfg.Store, ACL: c.cfg.ACL}
-	result := tester.Test(ctx, &entry, m.peer.Client)
-	looked := m.peer.Wake()
+	result := tester.Test(ctx, &entry, p.Client)
+	looked := p.Wake()
 	if result.Info != nil { // so that its status has the news
 		select {
 		case <-looked:
@@ -37,7 +37,7 @@ func (c *Coordinator) TestMachine(ctx context.Context, name string) (*api.Machin
 		case <-ctx.Done():
 		}
 	}
-	trial := &api.MachineTrial{Machine: m.Name, OK: result.OK, Steps: result.Steps}
+	trial := &api.MachineTrial{Machine: name, OK: result.OK, Steps: result.Steps}
 	err = c.do(ctx, func(*loop) { trial.Status = m.status() })
 	return trial, err
 }

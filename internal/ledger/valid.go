@@ -241,12 +241,15 @@ func (s *Sample) valid() error {
 	return errors.Join(validName("machine", s.Machine, api.MaxName), finite("speed", s.Speed, 0, maxRate), finite("seconds", s.Seconds, 0, maxSeconds))
 }
 
+// maxRoute bounds how a machine was reached: names of files and sockets, and a host key.
+const maxRoute = 32 << 10
+
 func (m *Machine) valid() error {
 	if m.Name == "" {
 		return errors.New("machine without a name")
 	}
 	return errors.Join(
-		validName("machine", m.Name, api.MaxName), validText("public key", m.PublicKey, api.MaxPath),
+		validName("machine", m.Name, api.MaxName), validText("public key", m.PublicKey, api.MaxPath), validText("route", m.Route, maxRoute), validText("agent", m.Agent, api.MaxName),
 		finite("bandwidth", m.Bandwidth, 0, maxRate), finite("speed", m.SpeedLog, -100, 100), within("samples", m.SpeedSamples, 0, math.MaxInt32),
 	)
 }

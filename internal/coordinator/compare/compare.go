@@ -49,6 +49,7 @@ type Work struct {
 // Made is what one machine made.
 type Made struct {
 	Machine *peer.Peer
+	Name    string // of the entry through which it was placed there
 	ID      string // of the build there
 	Attempt int
 	Outcome *remote.Outcome
@@ -237,7 +238,7 @@ func (k *check) have(ctx context.Context, r api.Request) (*api.Build, error) {
 // derivation, is to blame.
 func (k *check) judge(ctx context.Context, x *Made) error {
 	defer k.farm.Drop(x)
-	result := api.CheckResult{Machine: x.Machine.Name, LogID: x.ID, LogAttempt: x.Attempt}
+	result := api.CheckResult{Machine: x.Name, LogID: x.ID, LogAttempt: x.Attempt}
 	if x.Err != nil {
 		var f *api.Failure
 		if !errors.As(x.Err, &f) || !f.Final() {
@@ -269,7 +270,7 @@ func (k *check) compareOutputs(ctx context.Context, x *Made, result *api.CheckRe
 		info := x.Outcome.Outputs[o.Name]
 		if info == nil {
 			untold = &api.Failure{
-				Culprit: api.CulpritMachine, Phase: api.Building, Machine: x.Machine.Name,
+				Culprit: api.CulpritMachine, Phase: api.Building, Machine: x.Name,
 				Message: fmt.Sprintf("it does not say what it made of %s", o.Path),
 			}
 			continue

@@ -416,5 +416,5 @@ func (d *Delivery) judge(ctx context.Context, p *peer.Peer, r hookapi.Receipt) e
 		<-ctx.Done() // the hook ends now
 		return context.Cause(ctx)
 	}
-	return &api.Failure{Culprit: api.CulpritMachine, Phase: api.Fetching, Machine: p.Name, Message: "its archive of the outputs was refused: " + r.Error}
+	return &api.Failure{Culprit: api.CulpritMachine, Phase: api.Fetching, Machine: p.Name(), Message: "its archive of the outputs was refused: " + r.Error}
 }

@@ -163,7 +163,7 @@ func (k *Inventory) madeItem(v visit) (*Item, *peer.Peer) {
 // made there, as an earlier coordinator knew. told has what machines have said already. If the
 // item was not made there the error matches store.ErrNotValid.
 func (k *Inventory) askMachine(ctx context.Context, v visit, told map[*peer.Peer]map[store.Path]*store.Info) (*Item, error) {
-	n, err := k.madeThere(ctx, v.on.Name, v.path)
+	n, err := k.madeThere(ctx, v.on.Names(), v.path)
 	if err != nil {
 		return nil, err
 	}
@@ -184,7 +184,7 @@ func (k *Inventory) askMachine(ctx context.Context, v visit, told map[*peer.Peer
 		if errors.As(err, &own) {
 			return nil, err
 		}
-		return nil, &headstore.LostError{Paths: []store.Path{v.by.Info.Path}, Why: v.on.Name + ": " + err.Error()}
+		return nil, &headstore.LostError{Paths: []store.Path{v.by.Info.Path}, Why: v.on.Name() + ": " + err.Error()}
 	}
 	return &Item{Info: info}, nil
 }
@@ -200,7 +200,7 @@ func (k *Inventory) tellClosure(ctx context.Context, v visit, told map[*peer.Pee
 		if ended := context.Cause(ctx); ended != nil {
 			return ended
 		}
-		return &headstore.LostError{Paths: []store.Path{v.by.Info.Path}, Why: "unknown to " + v.on.Name + ": " + err.Error()}
+		return &headstore.LostError{Paths: []store.Path{v.by.Info.Path}, Why: "unknown to " + v.on.Name() + ": " + err.Error()}
 	}
 	if told[v.on] == nil {
 		told[v.on] = make(map[store.Path]*store.Info, len(infos))

@@ -18,17 +18,18 @@ import (
 var errNotGiven = errors.New("it was not given that")
 
 // Vet says what is wrong with those of our builds in a machine's list that cannot be what the machine
-// was given. The others were true at some time; only the loop knows whether they are still
-// wanted.
+// was given, under any of its names. The others were true at some time; only the loop knows whether
+// they are still wanted.
 func (k *Inventory) Vet(ctx context.Context, m *peer.Peer, list []agentapi.BuildStatus, ours map[string]*api.Build) (wrong map[*agentapi.BuildStatus]error, err error) {
 	wrong = make(map[*agentapi.BuildStatus]error)
+	names := m.Names()
 	for i := range list {
 		s := &list[i]
 		b := ours[s.ID]
 		if b == nil {
 			continue
 		}
-		placed, err := k.placedThere(ctx, b, m.Name, s.Attempt)
+		placed, err := k.placedThere(ctx, b, names, s.Attempt)
 		switch {
 		case err != nil:
 			return nil, err
@@ -61,24 +62,25 @@ func (k *Inventory) vetResult(ctx context.Context, s *agentapi.BuildStatus) erro
 	return k.VetReferences(ctx, n, s.Outputs, nil)
 }
 
-// placedThere reports whether the ledger says that an attempt was placed on a machine.
-func (k *Inventory) placedThere(ctx context.Context, b *api.Build, machine string, attempt int) (bool, error) {
+// placedThere reports whether the ledger says that an attempt was placed on a machine with one of the
+// names.
+func (k *Inventory) placedThere(ctx context.Context, b *api.Build, names []string, attempt int) (bool, error) {
 	if attempt < 1 || attempt > b.Attempt {
 		return false, nil
 	}
-	if attempt == b.Attempt && machine == b.Machine {
+	if attempt == b.Attempt && slices.Contains(names, b.Machine) {
 		return true, nil
 	}
 	events, err := k.ledger.BuildEvents(ctx, b.ID)
 	if errors.Is(err, ledger.ErrNotFound) {
 		return false, nil // it has left the ledger just now
 	}
-	return slices.ContainsFunc(events, func(e api.Event) bool { return e.Attempt == attempt && e.Machine == machine }), err
+	return slices.ContainsFunc(events, func(e api.Event) bool { return e.Attempt == attempt && slices.Contains(names, e.Machine) }), err
 }
 
-// madeThere returns a derivation that has the output and was built by the machine, as the ledger
-// says, or nil.
-func (k *Inventory) madeThere(ctx context.Context, machine string, output store.Path) (*headstore.Node, error) {
+// madeThere returns a derivation that has the output and was built by a machine with one of the names,
+// as the ledger says, or nil.
+func (k *Inventory) madeThere(ctx context.Context, names []string, output store.Path) (*headstore.Node, error) {
 	ids, err := k.ledger.ByOutput(ctx, output)
 	if err != nil {
 		return nil, err
@@ -91,7 +93,7 @@ func (k *Inventory) madeThere(ctx context.Context, machine string, output store.
 		if err != nil {
 			return nil, err
 		}
-		if b.State != api.Succeeded || b.Machine != machine || b.Attempt < 1 {
+		if b.State != api.Succeeded || !slices.Contains(names, b.Machine) || b.Attempt < 1 {
 			continue
 		}
 		if n, err := k.head.Node(ctx, b.Derivation); err == nil && n.Makes(output) {

@@ -11,7 +11,7 @@ import (
 // until it is looked at again.
 func TestOneDecidesWhenToConnect(t *testing.T) {
 	link := &countingLink{}
-	m := &Peer{Name: "m", link: link}
+	m := &Peer{link: link}
 	m.contacts.init()
 	down := errors.New("no route")
 	for _, step := range []struct {

@@ -1,8 +1,9 @@
-// Package peer is one machine as any goroutine of a coordinator uses it: the way to its agent, which
+// Package peer is one host as any goroutine of a coordinator uses it: the way to its agent, which
 // only its supervisor tries while others wait, and what all users share: the streams of items in
-// both directions, and the builds that its agent is to forget.
+// both directions, and the builds that its agent is to forget. All machines that lead to the host
+// share its peer.
 //
-// What a coordinator thinks of the machine, and decides about it, is not here.
+// What a coordinator thinks of the host, and decides about it, is not here.
 package peer
 
 import (
@@ -13,6 +14,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -67,7 +69,6 @@ type Config struct {
 
 // Peer is described in the package comment.
 type Peer struct {
-	Name      string // of the machine
 	Client    Agent
 	Sending   *Lane // of items to it
 	Fetching  *Lane // of items from it
@@ -79,11 +80,14 @@ type Peer struct {
 	log    *slog.Logger
 	link   Link
 	kind   atomic.Value // of its store, a string
+	name   atomic.Value // of the first machine that leads there, a string
+	names  atomic.Value // what SetNames was given
 }
 
-// New returns the peer for a machine that a link leads to. Nothing is started.
+// New returns the peer of the host to which a machine's link leads. Nothing is started.
 func New(config *Config, m machines.Machine, link Link) *Peer {
-	p := &Peer{Name: m.Name, config: config, log: config.Logger.With("machine", m.Name), link: link}
+	p := &Peer{config: config, log: config.Logger.With("machine", m.Name), link: link}
+	p.SetName(m.Name)
 	p.contacts.init()
 	if config.NewAgent != nil {
 		p.Client = config.NewAgent(m)
@@ -130,6 +134,24 @@ func (p *Peer) dial(ctx context.Context) (net.Conn, error) {
 	return p.link.DialAgent(ctx)
 }
 
+// Name returns the name of the first machine that leads to the host.
+func (p *Peer) Name() string {
+	name, _ := p.name.Load().(string)
+	return name
+}
+
+// SetName changes the name.
+func (p *Peer) SetName(name string) { p.name.Store(name) }
+
+// Names returns all names under which the ledger may have what was placed on the host.
+func (p *Peer) Names() []string {
+	names, _ := p.names.Load().([]string)
+	return append([]string{p.Name()}, names...)
+}
+
+// SetNames changes those names.
+func (p *Peer) SetNames(names []string) { p.names.Store(slices.Clone(names)) }
+
 // SetStoreKind notes which kind of store the machine has.
 func (p *Peer) SetStoreKind(kind string) { p.kind.Store(kind) }
 
@@ -144,7 +166,7 @@ func (p *Peer) StoreKind() string {
 // Hint says what a person can do about the error of the machine's agent.
 func (p *Peer) Hint(e *agentapi.Error) string {
 	if e.Code == agentapi.CodeUnauthorized {
-		return " (the machine does not accept the head's key; " + machinetest.AuthorizeHead(p.Name, p.StoreKind()) + ")"
+		return " (the machine does not accept the head's key; " + machinetest.AuthorizeHead(p.Name(), p.StoreKind()) + ")"
 	}
 	return ""
 }

@@ -31,7 +31,7 @@ var errImportEnded = errors.New("the machine ended the import")
 // send is the move of a machine's sending lane: one archive of items goes from the
 // head's store into the request's body as it is read.
 func (p *Peer) send(ctx context.Context, batch []*store.Info) error {
-	tr := p.config.Transfers.start(p.Name, api.Send, batch)
+	tr := p.config.Transfers.start(p.Name(), api.Send, batch)
 	defer p.config.Transfers.end(tr)
 	paths := store.PathsOf(batch)
 	r, w := io.Pipe()
@@ -80,7 +80,7 @@ func (p *Peer) importError(batch []*store.Info, err error) error {
 		return err
 	}
 	return &api.Failure{
-		Culprit: api.CulpritMachine, Phase: api.Sending, Machine: p.Name,
+		Culprit: api.CulpritMachine, Phase: api.Sending, Machine: p.Name(),
 		Message: fmt.Sprintf("import of %s there: %s%s", describe(batch), answer.Message, p.Hint(answer)),
 	}
 }
@@ -106,7 +106,7 @@ func (p *Peer) fetch(ctx context.Context, batch []*store.Info) error {
 	if err := p.config.Room(ctx); err != nil {
 		return err
 	}
-	tr := p.config.Transfers.start(p.Name, api.Fetch, batch)
+	tr := p.config.Transfers.start(p.Name(), api.Fetch, batch)
 	defer p.config.Transfers.end(tr)
 	asked := make(map[store.Path]*store.Info, len(batch))
 	for _, info := range batch {
@@ -150,7 +150,7 @@ func (p *Peer) refused(ctx context.Context, stream *countingReader, batch []*sto
 	case stream.err != nil:
 		return stream.err // the link broke in the middle
 	case errors.Is(err, store.ErrUnauthorized):
-		return p.fetchFailure(fmt.Errorf("%s: %w (authorize its key: %s)", describe(batch), err, machinetest.AuthorizeMachine(p.Name, p.config.Hint)))
+		return p.fetchFailure(fmt.Errorf("%s: %w (authorize its key: %s)", describe(batch), err, machinetest.AuthorizeMachine(p.Name(), p.config.Hint)))
 	case errors.Is(err, errNotAsked), errors.Is(err, errOther):
 		f := p.fetchFailure(err)
 		f.Kind = api.KindFault
@@ -162,7 +162,7 @@ func (p *Peer) refused(ctx context.Context, stream *countingReader, batch []*sto
 }
 
 func (p *Peer) fetchFailure(err error) *api.Failure {
-	return &api.Failure{Culprit: api.CulpritMachine, Phase: api.Fetching, Machine: p.Name, Message: err.Error()}
+	return &api.Failure{Culprit: api.CulpritMachine, Phase: api.Fetching, Machine: p.Name(), Message: err.Error()}
 }
 
 // Transfers has the streams that are under way, and counts bytes.

@@ -130,7 +130,7 @@ func (a *Attempt) handOver() (*Outcome, error) {
 	if err != nil {
 		return nil, &headstore.Error{Err: err}
 	}
-	s := hookapi.Shipment{Machine: a.Machine.Name, Items: len(wanted), NARHashes: make(map[store.Path]store.Hash, len(wanted))}
+	s := hookapi.Shipment{Machine: a.Machine.Name(), Items: len(wanted), NARHashes: make(map[store.Path]store.Hash, len(wanted))}
 	for _, p := range wanted {
 		item := a.config.Inventory.On(a.Machine, p)
 		if item == nil {

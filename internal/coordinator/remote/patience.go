@@ -142,7 +142,7 @@ func (a *Attempt) persist(ctx context.Context, m *peer.Peer, f func(ctx context.
 		if lost := new(sshtransport.LinkError); errors.As(err, &lost) {
 			why = lost.Cause // the rest says what this says
 		}
-		a.Report(a.Phase, time.Time{}, "link to "+m.Name+" lost, reconnecting: "+why.Error())
+		a.Report(a.Phase, time.Time{}, "link to "+m.Name()+" lost, reconnecting: "+why.Error())
 		if err := a.regain(ctx, m, pause, err); err != nil {
 			return err
 		}

@@ -363,7 +363,7 @@ func (a *Attempt) gatherFrom(ctx context.Context, m *peer.Peer, infos []*store.I
 	case context.Cause(ctx) != nil:
 		return context.Cause(ctx)
 	case errors.As(err, &blame), errors.Is(err, store.ErrNotValid):
-		return &headstore.LostError{Paths: store.PathsOf(infos), Why: "cannot be had from " + m.Name + ": " + err.Error()}
+		return &headstore.LostError{Paths: store.PathsOf(infos), Why: "cannot be had from " + m.Name() + ": " + err.Error()}
 	}
 	return err
 }
@@ -439,7 +439,7 @@ func (a *Attempt) vet(s *agentapi.BuildStatus) error {
 		if s.Failure != nil {
 			f = *s.Failure
 		}
-		f.Phase, f.Machine = api.Building, a.Machine.Name
+		f.Phase, f.Machine = api.Building, a.Machine.Name()
 		return &f
 	case agentapi.Canceled:
 		return a.blame(api.CulpritMachine, errors.New("the build was canceled there by somebody else"))
@@ -481,7 +481,7 @@ func (a *Attempt) fault(err error) *api.Failure {
 }
 
 func (a *Attempt) blameMachine(m *peer.Peer, culprit api.Culprit, err error) *api.Failure {
-	return &api.Failure{Culprit: culprit, Phase: a.Phase, Machine: m.Name, Message: agentapi.Printable(err.Error(), api.MaxMessage)}
+	return &api.Failure{Culprit: culprit, Phase: a.Phase, Machine: m.Name(), Message: agentapi.Printable(err.Error(), api.MaxMessage)}
 }
 
 // Failure says who is to blame for the error with which the attempt ended.
