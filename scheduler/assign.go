@@ -30,8 +30,9 @@ func Assign(in Input) Plan {
 // candidate is a machine during a round. Times are in seconds from now.
 type candidate struct {
 	*Machine
+	others    []*candidate  // of the same host
 	free      int           // slots that can be taken now
-	ends      heap[float64] // when each slot that is taken will be free again
+	ends      heap[float64] // when builds of the host end; of these, the Slots last ones
 	started   int           // builds placed here in this round
 	pending   float64       // bytes queued on the link
 	speed     float64       // never 0
@@ -56,6 +57,9 @@ func (c *candidate) init(m *Machine, ends []float64) {
 	c.ends = heap[float64]{items: ends, less: earlier}
 	for _, d := range m.Busy {
 		c.ends.push(max(0, d.Seconds()))
+	}
+	for len(c.ends.items) > max(1, m.Slots) { // a slot is free only once these have ended too
+		c.ends.pop()
 	}
 	if m.occupied(0, 0) == "" {
 		c.free = m.Slots - len(m.Busy)
@@ -97,19 +101,35 @@ func expected(b *Build) float64 {
 	return b.Expected.Seconds()
 }
 
-// reserve takes the slot that is free first until finish.
-func (c *candidate) reserve(finish float64, missing int64) {
+// reserve takes the slot that is free first until finish. It returns how many fewer slots of the
+// host's machines can be taken now.
+func (c *candidate) reserve(finish float64, missing int64) (taken int) {
+	starts := c.free > 0
+	taken = c.take(finish, missing, starts)
+	for _, other := range c.others {
+		if starts || other.free == 0 { // what waits takes no slot that it could not have itself
+			taken += other.take(finish, missing, starts)
+		}
+	}
+	return taken
+}
+
+// take notes a build that holds the candidate's host until finish, and starts now or later.
+func (c *candidate) take(finish float64, missing int64, starts bool) (taken int) {
+	before := c.free
 	c.pending += float64(missing)
+	c.ends.push(finish)
 	if c.free > 0 {
 		c.free--
-		c.started++
-		if c.overloaded(c.started) {
-			c.free = 0
-		}
-	} else {
+	} else if len(c.ends.items) > max(1, c.Slots) {
 		c.ends.pop()
 	}
-	c.ends.push(finish)
+	if starts {
+		if c.started++; c.overloaded(c.started) {
+			c.free = 0
+		}
+	}
+	return before - c.free
 }
 
 // round is the state of one call of Assign.
@@ -192,7 +212,30 @@ func newCandidates(list []Machine) (all []*candidate, machines []*Machine) {
 	for i, n := range order {
 		all[i] = &unsorted[n]
 	}
+	share(unsorted)
 	return all, machines
+}
+
+// share tells candidates which others are of the same host.
+func share(all []candidate) {
+	var hosts map[string][]*candidate
+	for i := range all {
+		if host := all[i].Host; host != "" {
+			if hosts == nil {
+				hosts = make(map[string][]*candidate)
+			}
+			hosts[host] = append(hosts[host], &all[i])
+		}
+	}
+	for _, same := range hosts {
+		for _, c := range same {
+			for _, other := range same {
+				if other != c {
+					c.others = append(c.others, other)
+				}
+			}
+		}
+	}
 }
 
 // choice is a machine for a build, with what follows from it.
@@ -266,7 +309,7 @@ func (r *round) worthWaiting(e *entry, best, free choice) bool {
 // hold lets the build wait, and counts the slot that it waits for as taken.
 func (r *round) hold(e *entry, f *fit, best choice) {
 	if best.candidate != nil {
-		best.reserve(best.finish, best.missing)
+		r.free -= best.reserve(best.finish, best.missing)
 	}
 	f.waiting++
 	if slices.ContainsFunc(f.candidates, func(c *candidate) bool { return c.free > 0 }) {
@@ -284,9 +327,7 @@ func (r *round) hold(e *entry, f *fit, best choice) {
 }
 
 func (r *round) assign(e *entry, to choice) {
-	before := to.free
-	to.reserve(to.finish, to.missing)
-	r.free += to.free - before
+	r.free -= to.reserve(to.finish, to.missing)
 	r.plan.Assignments = append(r.plan.Assignments, Assignment{
 		Build: &e.Build, Machine: to.Name, Missing: to.missing, Finish: duration(to.finish),
 	})

@@ -79,6 +79,9 @@ func (m *Machine) words(rule Rule, b *Build, missing int64) (wanted, actual stri
 		}
 		return quantity.Bytes(m.MinFreeDisk) + " left free", actual
 	case RuleSlots:
+		if m.Host != "" {
+			return "a free slot", fmt.Sprintf("%d of %d taken by all machines that are this host", len(m.Busy), m.Slots)
+		}
 		return "a free slot", fmt.Sprintf("%d of %d taken", len(m.Busy), m.Slots)
 	}
 	return "", ""

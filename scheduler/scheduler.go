@@ -55,10 +55,15 @@ type Machine struct {
 	// placed here at all.
 	MandatoryFeatures []string
 
-	// Slots is how many builds may hold it at the same time.
+	// Host names the host that it shares with other machines of the list, which are other entries
+	// for the same account of the same computer; empty if it has one for itself. Busy, Pending,
+	// Load and JustStarted are the host's.
+	Host string
+	// Slots is how many builds may hold the host, through any machine, when one more
+	// is placed here.
 	Slots int
-	// Busy has, for each build that holds a slot now, the time that it is still
-	// expected to hold it (see Remaining). len(Busy) is the number of slots taken.
+	// Busy has, for each build that holds a slot of the host now, the time that it is still
+	// expected to hold it (see Remaining). With len(Busy) >= Slots nothing is placed here.
 	Busy []time.Duration
 
 	// Speed divides a build's expected duration; 0 counts as 1.

@@ -87,6 +87,9 @@ func (m *machine) schedulerMachine(now time.Time, busy []time.Duration) schedule
 		OverloadThreshold: m.OverloadThreshold, FreeDisk: -1, MinFreeDisk: m.MinFreeDisk, Unavailable: m.unavailable(),
 		Refuses: m.refuses, Busy: busy[:0],
 	}
+	if len(m.host.machines) > 1 {
+		s.Host = m.host.name()
+	}
 	if m.Local {
 		s.Bandwidth = math.Inf(1)
 	}

@@ -4,6 +4,7 @@ package coordinator
 // ledger, with what machines say they have, and with the build hooks that come back.
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -230,11 +231,14 @@ func (h *host) reconcileBuild(l *loop, s *agentapi.BuildStatus, through string, 
 	case own && t.attempt == s.Attempt && t.somewhere():
 		// No two attempts have the same number: it is the same agent, which is reached another way.
 		h.log.Info("the agent has a build that was placed on another machine; it is left alone", "build", s.ID, "attempt", s.Attempt)
-	case own && l.grace != nil && m != nil && !t.begun() &&
-		(t.attempt+1 == s.Attempt || t.attempt == s.Attempt && t.state.Running() && wrong == nil):
+	case own && l.grace != nil && !t.begun() && t.attempt == s.Attempt && t.state.Running() && wrong == nil:
+		// It was placed there through a machine that is no longer in the file. It goes on, whatever
+		// the others are for.
+		t.machine = cmp.Or(m, h.machines[0])
+		t.takeUpOn, t.state = t.machine, api.Placed
+	case own && l.grace != nil && m != nil && !t.begun() && t.attempt+1 == s.Attempt:
 		// It was placed there, but a crash kept that from the ledger. Nothing is placed before all
-		// hosts were asked, so no other attempt has that number. Or it was placed there through a
-		// machine that is no longer in the file.
+		// hosts were asked, so no other attempt has that number.
 		t.attempt, t.machine, t.takeUpOn, t.state = s.Attempt, m, m, api.Placed
 	case wrong != nil:
 		h.forget(l, s.ID)
