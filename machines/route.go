@@ -46,6 +46,26 @@ func (r Route) Account() Route {
 	return Route{Target: r.Target, Store: r.Store, DaemonSocket: r.DaemonSocket, StateDirectory: r.StateDirectory}
 }
 
+// SameHost returns the entries of a list that lead to the same account of the same host as others, in
+// groups.
+func SameHost(list []Machine) (groups [][]*Machine) {
+	var order []Route
+	byAccount := make(map[Route][]*Machine)
+	for i := range list {
+		account := list[i].Route().Account()
+		if byAccount[account] == nil {
+			order = append(order, account)
+		}
+		byAccount[account] = append(byAccount[account], &list[i])
+	}
+	for _, account := range order {
+		if same := byAccount[account]; len(same) > 1 {
+			groups = append(groups, same)
+		}
+	}
+	return groups
+}
+
 // String returns a text that is different for different routes.
 func (r Route) String() string {
 	if r.Local {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"slices"
 	"strconv"
@@ -100,7 +101,16 @@ OpenSSH's configuration adds to an entry, as this user, is shown.`,
 				for i := range list {
 					slots += list[i].ParallelBuilds
 				}
+				for _, same := range machines.SameHost(list) {
+					most := 0
+					for _, m := range same {
+						slots -= m.ParallelBuilds
+						most = max(most, m.ParallelBuilds)
+					}
+					slots += most
+				}
 				fmt.Fprintf(inv.Out, "%s: good; %s, %s\n", file, human.Count(len(list), "machine"), human.Count(slots, "slot"))
+				writeSameHosts(inv.Out, machines.SameHost(list))
 				return tellWays(inv, list)
 			}
 		},
@@ -127,6 +137,20 @@ func tellWays(inv *command.Invocation, list []machines.Machine) error {
 		return command.Exit(command.ExitBadInput, nil)
 	}
 	return nil
+}
+
+// writeSameHosts says which machines are one host, and what that means.
+func writeSameHosts(w io.Writer, hosts [][]*machines.Machine) {
+	for _, same := range hosts {
+		var names []string
+		most := 0
+		for _, m := range same {
+			names = append(names, m.Name)
+			most = max(most, m.ParallelBuilds)
+		}
+		fmt.Fprintf(w, "%s and %s are the same account of one host: one agent, one store; their slots count together: at most %s at once\n",
+			strings.Join(names[:len(names)-1], ", "), names[len(names)-1], human.Count(most, "build"))
+	}
 }
 
 func machinesListCommand() *command.Command {

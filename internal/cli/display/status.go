@@ -228,6 +228,7 @@ func MachineNote(m *api.MachineStatus, now time.Time) string {
 	}
 	add(m.Quarantined != "", m.Quarantined+until)
 	add(m.Refuses != "", m.Refuses)
+	add(m.Host != "" && m.Host != m.Name, fmt.Sprintf("the same host as %s, where %d builds run in all", m.Host, m.HostRunning))
 	add(m.State == api.MachineUp && m.Error != "", m.Error)
 	return strings.Join(parts, "; ")
 }
