@@ -421,7 +421,7 @@ func (a *Attempt) readLog(ctx context.Context, asked *agentapi.Asked) (*agentapi
 			return nil, err
 		}
 		if !quiet {
-			a.Report(a.Phase, time.Time{}, a.Machine.Name+" closes what is silent (ChannelTimeout in sshd_config?); its log is asked for again each time")
+			a.Report(a.Phase, time.Time{}, a.Machine.Name()+" closes what is silent (ChannelTimeout in sshd_config?); its log is asked for again each time")
 			a.Report(a.Phase, time.Time{}, "")
 		}
 	}
