@@ -314,7 +314,23 @@ func LoadPrivateKey(file string) (ssh.Signer, error) {
 	case isPublic(text):
 		return nil, &KeyError{What: what, Reason: "it is a public key, so that only ssh-agent can use it", Locked: true, Cause: err}
 	}
-	return nil, &KeyError{What: what, Cause: err}
+	return nil, &KeyError{What: what, Reason: foreignKey(text), Cause: err}
+}
+
+// foreignKey says what is in a file that has no private key in a format that is read, where
+// that is known.
+func foreignKey(text []byte) string {
+	switch {
+	case len(bytes.TrimSpace(text)) == 0:
+		return "it is empty"
+	case bytes.HasPrefix(text, []byte("PuTTY-User-Key-File-")):
+		return "it is in the format of PuTTY: puttygen can write it anew, with -O private-openssh"
+	case bytes.HasPrefix(text, []byte("-----BEGIN ")) && bytes.Contains(text, []byte(`-----\n`)):
+		return `its lines end in \n written out, and want line breaks`
+	case !bytes.Contains(text, []byte("-----BEGIN ")):
+		return "it is no private key as ssh-keygen writes them: none of its lines begins with -----BEGIN"
+	}
+	return ""
 }
 
 func isPublic(text []byte) bool {

@@ -540,7 +540,10 @@ func TestPrivateKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, content := range map[string][]byte{
-		"locked": locked, "open": text, "rubbish": []byte("x"), "public": ssh.MarshalAuthorizedKey(key.PublicKey()),
+		"locked": locked, "open": text, "public": ssh.MarshalAuthorizedKey(key.PublicKey()),
+		"rubbish": []byte("x"), "empty": []byte("\n"), "putty": []byte("PuTTY-User-Key-File-3: ssh-ed25519\r\n"),
+		"one line": bytes.ReplaceAll(text, []byte("\n"), []byte(`\n`)), "cut": text[:len(text)/2],
+		"crlf": bytes.ReplaceAll(text, []byte("\n"), []byte("\r\n")), "no end of line": bytes.TrimSpace(text),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
 			t.Fatal(err)
@@ -548,19 +551,25 @@ func TestPrivateKeys(t *testing.T) {
 	}
 	os.Chmod(filepath.Join(dir, "open"), 0o640)
 	for name, want := range map[string]string{
-		"none":    "there is no such file",
-		"locked":  "it has a passphrase, so that only ssh-agent can use it",
-		"open":    "its permissions 0640 let others use it: chmod 600",
-		"rubbish": "ssh: no key found",
-		"public":  "it is a public key, so that only ssh-agent can use it",
-		".":       "regular file",
+		"none":     "there is no such file",
+		"locked":   "it has a passphrase, so that only ssh-agent can use it",
+		"open":     "its permissions 0640 let others use it: chmod 600",
+		"rubbish":  "none of its lines begins with -----BEGIN",
+		"empty":    "it is empty",
+		"putty":    "with -O private-openssh",
+		"one line": `its lines end in \n written out`,
+		"cut":      "ssh: ",
+		"public":   "it is a public key, so that only ssh-agent can use it",
+		".":        "regular file",
 	} {
 		_, err := sshtransport.LoadPrivateKey(filepath.Join(dir, name))
 		if err == nil || !strings.Contains(err.Error(), want) || !sshtransport.Permanent(err) {
 			t.Errorf("%s: error = %v, want %q", name, err, want)
 		}
 	}
-	if _, err := sshtransport.LoadPrivateKey(good); err != nil {
-		t.Error(err)
+	for _, file := range []string{good, filepath.Join(dir, "crlf"), filepath.Join(dir, "no end of line")} {
+		if _, err := sshtransport.LoadPrivateKey(file); err != nil {
+			t.Error(err)
+		}
 	}
 }

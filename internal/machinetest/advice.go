@@ -166,6 +166,9 @@ func (a *Advice) loginFix(m *machines.Machine, e *sshtransport.AuthError) string
 	if len(e.Keys) == 0 {
 		return "make a key: ssh-keygen -t ed25519, or name one as private-key in " + a.entry(m) + "; then " + sshCopyID(m, "")
 	}
+	if len(e.NotOffered) > 0 {
+		return fmt.Sprintf("name the key that the machine knows as private-key in %s: it hangs up after a few that it does not know (MaxAuthTries)", a.entry(m))
+	}
 	return fmt.Sprintf("let the key in: %s\nif it is there already, check there: sshd's log, that ~/.ssh and its home belong to %s and nobody else can write there, and that %s is the right user",
 		sshCopyID(m, m.PrivateKeyFile(a.Home)), m.User, m.User)
 }

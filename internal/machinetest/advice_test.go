@@ -57,6 +57,7 @@ func TestAdvice(t *testing.T) {
 		{"second factor", machines.TOML, m, &sshtransport.ProgramError{Said: "u@h: Permission denied (keyboard-interactive)."}, true, "ControlPersist yes"},
 		{"ssh fails", machines.TOML, m, &sshtransport.ProgramError{Said: "Connection refused"}, true, "ssh -p 2222 u@h -v true"},
 		{"locked key", machines.TOML, &keyed, &sshtransport.KeyError{What: "private key", Locked: true}, true, "eval $(ssh-agent) && ssh-add /k, and start from the same shell"},
+		{"too many keys", machines.TOML, m, &sshtransport.AuthError{User: "u", Keys: []string{"a"}, NotOffered: []string{"b"}}, true, "name the key that the machine knows as private-key in "},
 		{"locked usual key", machines.TOML, m, &sshtransport.AuthError{User: "u", Locked: []string{"/k"}}, true, "ssh-keygen -p -N '' -f /k"},
 		{"certificate", machines.TOML, m, &sshtransport.HostKeyError{Found: key, Wanted: known, Reason: "its certificate does not count"}, true, "sign a certificate for [h]:2222"},
 		{"revoked", machines.TOML, m, &sshtransport.HostKeyError{Found: key, Wanted: known, Reason: "it is revoked (f:1)"}, true, "revoked on purpose"},
