@@ -101,7 +101,7 @@ func TestOffloadAgentFails(t *testing.T) {
 		{
 			"no programs run", "exit 126\n",
 			sshtest.Options{},
-			[]string{"exit status 126", "programs cannot run from ~/.cache/lighter there"},
+			[]string{"exit status 126", "see what keeps programs from running there", `agent-directory = "/scratch/u"`},
 		},
 		{
 			"no login shell", "",
@@ -116,12 +116,12 @@ func TestOffloadAgentFails(t *testing.T) {
 		{
 			"state not writable", "echo lighter-agent: mkdir /x: permission denied >&2\nexit 1\n",
 			sshtest.Options{},
-			[]string{"mkdir /x: permission denied", "let u write there"},
+			[]string{"mkdir /x: permission denied", "let u write to .cache/lighter and .local/share/lighter there", `agent-directory = "/scratch/u"`},
 		},
 		{
 			"disk full", "echo lighter-agent: write /x: no space left on device >&2\nexit 1\n",
 			sshtest.Options{},
-			[]string{"no space left on device", "make room in the home of u there", "df -h"},
+			[]string{"no space left on device", "make room there: ssh -p ", "df -h .cache/lighter", `agent-directory = "/scratch/u"`},
 		},
 		{
 			"it crashes", "echo fatal error: cosmic ray >&2\nexit 2\n",
