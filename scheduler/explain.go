@@ -60,13 +60,17 @@ func blocked(c *class, machines []*Machine) *Blocked {
 	if slices.ContainsFunc(machines, func(m *Machine) bool { return c.obstacle(m) == "" }) {
 		return nil
 	}
-	b := &Blocked{System: c.system, Features: c.features, Skip: c.skip, Builds: len(c.heap.items), Never: true}
+	b := &Blocked{System: c.system, Features: c.features, Skip: c.skip, Builds: len(c.heap.items), Never: true, Absent: true}
 	excluded := make(map[Rule]int)
 	var busy []string
 	const shown = 5
 	more := 0
 	for _, m := range machines {
-		switch rule := c.obstacle(m); {
+		rule := c.obstacle(m)
+		if !rule.permanent() && rule != RuleAvailable {
+			b.Absent = false
+		}
+		switch {
 		case rule.permanent():
 			excluded[rule]++
 		case len(busy) == shown:

@@ -176,7 +176,9 @@ type Blocked struct {
 	Builds   int // that many
 	// Never says that waiting does not help: no machine of the list, even idle
 	// and up, may take them.
-	Never  bool
+	Never bool
+	// Absent says that none of the machines that may take them is available, busy or not.
+	Absent bool
 	Reason string // for people
 }
 

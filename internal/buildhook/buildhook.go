@@ -19,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -113,6 +114,8 @@ type hook struct {
 	told   teller
 	conn   *conversation // nil if there is none
 	reason string        // the last that the user was told of, so that he is told once
+	// goneSince is since when no coordinator has answered; zero if the last question was answered.
+	goneSince time.Time
 }
 
 // Limits on what guix-daemon says, in bytes. The lists of inputs and outputs are closures.
@@ -189,9 +192,9 @@ func (h *hook) ask(q *hookapi.Question) string {
 	}
 	if err != nil {
 		h.hangUp()
-		h.sayOnce(fmt.Sprintf("no coordinator answers (%v): %s is not offloaded", err, q.Derivation.Base()))
-		return hookapi.Decline
+		return h.unanswered(q, err)
 	}
+	h.goneSince = time.Time{}
 	switch a.Verdict {
 	case hookapi.Accept:
 	case hookapi.Decline:
@@ -200,6 +203,25 @@ func (h *hook) ask(q *hookapi.Question) string {
 		h.sayOnce(fmt.Sprintf("%s waits: %s", q.Derivation.Base(), a.Reason))
 	}
 	return a.Verdict
+}
+
+// unanswered is what guix-daemon is told while no coordinator answers. Where it can build by itself now,
+// it does. Else it is asked to wait for as long as a build that was accepted is kept: the coordinator
+// may just be restarting, and with --max-jobs=0 a no would be the end of the build.
+func (h *hook) unanswered(q *hookapi.Question, err error) string {
+	if h.goneSince.IsZero() {
+		h.goneSince = time.Now()
+	}
+	switch {
+	case q.WantsLocal, errors.Is(err, fs.ErrPermission):
+		h.sayOnce(fmt.Sprintf("no coordinator answers (%v): %s is not offloaded", err, q.Derivation.Base()))
+	case time.Since(h.goneSince) < h.Patience:
+		h.sayOnce(fmt.Sprintf("no coordinator answers (%v); waiting up to %s for it", err, h.Patience))
+		return hookapi.Postpone
+	default:
+		h.sayOnce(fmt.Sprintf("no coordinator answers (%v), for %s: %s is not offloaded", err, h.Patience, q.Derivation.Base()))
+	}
+	return hookapi.Decline
 }
 
 // sayOnce tells the user something unless it was the last that he was told.

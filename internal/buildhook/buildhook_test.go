@@ -210,6 +210,40 @@ func TestNoCoordinator(t *testing.T) {
 	l.exit(ExitBuilt)
 }
 
+// TestNoCoordinatorAndNoSlot has guix-daemon wait, but not forever, where it can't build by itself now: the
+// coordinator may just be restarting.
+func TestNoCoordinatorAndNoSlot(t *testing.T) {
+	l := newLab(t, func(c *Config) { c.Patience = time.Hour })
+	l.start()
+	question := "0 x86_64-linux " + string(l.path("hello.drv")) + " "
+	for n := range 2 {
+		l.write(question)
+		l.out.awaitTimes(t, "# postpone\n", n+1)
+	}
+	if n := l.out.count("waiting up to 1h0m0s for it"); n != 1 {
+		t.Errorf("it said %d times that it waits:\n%s", n, l.out)
+	}
+	l.serve()
+	l.write(question)
+	l.session().reply(hookapi.Accept, "")
+	l.out.await(t, "# accept\n")
+	l.in.Close()
+	l.exit(ExitTransient)
+}
+
+// TestNoCoordinatorForTooLong has guix-daemon wait no longer than a build that was accepted would.
+func TestNoCoordinatorForTooLong(t *testing.T) {
+	l := newLab(t, func(c *Config) { c.Patience = time.Nanosecond })
+	l.start()
+	l.write("0 x86_64-linux " + string(l.path("hello.drv")) + " ")
+	l.out.await(t, "# decline\n")
+	if n := l.out.count("is not offloaded"); n != 1 {
+		t.Errorf("it said:\n%s", l.out)
+	}
+	l.in.Close()
+	l.exit(ExitBuilt)
+}
+
 func TestNoListOfKeys(t *testing.T) {
 	l := newLab(t, nil)
 	if err := os.Remove(l.cfg.ACL); err != nil {

@@ -39,7 +39,7 @@ With --skip-if-built and --skip-if-submitted some requests make no build. They a
 With --check N each derivation is built on N different machines, and what they made is compared; the files that differ are listed.
 
 The first interrupt cancels the builds, a second one leaves at once. After --detach, or if this command is killed without --attached, the builds go on; "lighter builds" shows them.`,
-		Exits: []int{command.ExitBuildFailed, command.ExitCanceled, command.ExitNoAnswer, command.ExitBadInput, command.ExitDiffers, command.ExitInterrupted},
+		Exits: []int{command.ExitBuildFailed, command.ExitCanceled, command.ExitNoAnswer, command.ExitBadInput, command.ExitDiffers, command.ExitNoMachine, command.ExitInterrupted},
 		Examples: []command.Example{
 			{"lighter build /gnu/store/…-hello-2.12.drv", "build one derivation"},
 			{"lighter build --keep-going - < derivations.txt", "build many; one that fails does not stop the others"},
@@ -74,6 +74,7 @@ type buildAction struct {
 	detach, keepGoing, json, quiet bool
 	jsonInput                      bool
 	timeout, maxSilentTime         time.Duration
+	noMachineWithin                time.Duration
 	supersede, submission, root    string
 	base                           api.Request // what the flags say of each request
 	refused                        int         // requests that the coordinator did not take
@@ -98,6 +99,7 @@ func (b *buildAction) requestFlags(fs *pflag.FlagSet) {
 	fs.StringSliceVar(&r.Skip, "skip", nil, "don't build on this `MACHINE`; may be repeated")
 	fs.StringSliceVar(&r.DerivationSubstituteURLs, "derivation-substitute-urls", nil, "fetch derivations that are not in the store, with all that they need, from these `URL`s")
 	fs.BoolVar(&r.Attached, "attached", false, "cancel the builds a minute after this command has ended, however that happens")
+	command.DurationVar(fs, &b.noMachineWithin, "fail-if-no-machine-within", 0, "give builds up, with exit code 10, for which no machine was there for this long: none is for their system and features, or those that are can't be reached or get no builds. One that is busy is there")
 	fs.BoolVar(&r.KeepFailed, "keep-failed", false, "keep the folder of a failed build on its machine")
 }
 
@@ -124,6 +126,9 @@ func (b *buildAction) complete(inv *command.Invocation) error {
 	}
 	if b.base.Attached && b.detach {
 		return inv.UsageErrorf("--attached goes with waiting, and --detach is the opposite")
+	}
+	if b.noMachineWithin > 0 && b.detach {
+		return inv.UsageErrorf("--fail-if-no-machine-within goes with waiting, and --detach is the opposite")
 	}
 	if b.supersede == "" {
 		return nil
@@ -191,14 +196,18 @@ func (b *buildAction) wait(ctx context.Context, inv *command.Invocation, client 
 	defer stop()
 	w := watch.New(watch.Options{
 		Client: client, Next: next, Show: b.live(inv), Style: display.StyleOf(inv.Err, inv.Getenv),
-		Signals: inv.Signals, Resized: resized, KeepGoing: b.keepGoing, Patience: coordinatorGrace,
+		Signals: inv.Signals, Resized: resized, KeepGoing: b.keepGoing, Patience: coordinatorGrace, NoMachineWithin: b.noMachineWithin,
 	}, builds)
 	err := w.Run(ctx)
 	if err == nil && b.root != "" {
 		err = rootOutputs(ctx, f, client, b.root, w.Builds())
 	}
 	if err == nil {
-		return b.finish(inv, w)
+		err = b.finish(inv, w)
+		if code, _ := command.ExitCode(err); w.NoMachine() && code == command.ExitCanceled {
+			err = command.Exit(command.ExitNoMachine, nil)
+		}
+		return err
 	}
 	if err == command.ErrInterrupted { //nolint:errorlint // with more to it there is more to say
 		return command.Exit(command.ExitInterrupted, nil) // the person was told

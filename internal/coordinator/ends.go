@@ -209,8 +209,13 @@ func (lb *liveBuild) cancel(l *loop, reason string) (standIn string) {
 		lb.check.cancelBy(l, reason)
 		return ""
 	}
-	t := lb.task
 	lb.leave(l, api.Canceled, reason)
+	return lb.unwanted(l, reason)
+}
+
+// unwanted ends the task of a build that has left it, unless others need it; see cancel.
+func (lb *liveBuild) unwanted(l *loop, reason string) (standIn string) {
+	t := lb.task
 	if len(t.builds) > 0 {
 		t.withoutBuild(l)
 		return ""
@@ -227,6 +232,13 @@ func (lb *liveBuild) cancel(l *loop, reason string) (standIn string) {
 	t.cancelDependants(l)
 	t.cancel(l, reason)
 	return ""
+}
+
+// timeOut ends one build that took too long, as cancel does.
+func (lb *liveBuild) timeOut(l *loop, f *api.Failure) {
+	lb.Failure = f
+	lb.leave(l, api.TimedOut, f.Message)
+	lb.unwanted(l, f.Message)
 }
 
 // cancelDependants cancels tasks that cannot go on because what they need is no longer wanted.
@@ -253,6 +265,7 @@ func (t *task) cancelDependants(l *loop) {
 func (t *task) standIn(l *loop, canceled *liveBuild) (id string) {
 	b := canceled.Build
 	b.ID, b.State, b.Reason, b.Stopped, b.Offload = newID(), t.joinState(), t.reason, nil, false
+	b.Failure = nil
 	b.Submitter = nil // who does not want it shall not have a hold on what others need
 	for d := range t.dependants.all() {
 		if len(d.builds) > 0 {

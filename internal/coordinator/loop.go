@@ -10,6 +10,7 @@ import (
 	"lighter/internal/coordinator/delivery"
 	"lighter/internal/coordinator/inventory"
 	"lighter/internal/coordinator/recorder"
+	"lighter/internal/coordinator/standstill"
 	"lighter/internal/coordinator/tally"
 	"lighter/internal/ledger"
 	"lighter/scheduler"
@@ -52,10 +53,11 @@ type loop struct {
 	delayed    map[*task]bool  // those whose notBefore is in the future
 	// grace has the hosts that have not said yet, after a start, what they have. Expansion
 	// waits for them. It is nil once that time is over.
-	grace   map[*host]bool
-	static  []scheduler.Machine   // what the machines file says; nil if it must be made again
-	spare   map[store.Path]*spare // during the grace: outputs that machines keep
-	alarmed map[string]time.Time  // when it was logged that a build waits though a machine is free
+	grace      map[*host]bool
+	static     []scheduler.Machine   // what the machines file says; nil if it must be made again
+	spare      map[store.Path]*spare // during the grace: outputs that machines keep
+	standstill standstill.Log
+	alarmed    map[string]time.Time // when it was logged that a build waits though a machine is free
 }
 
 func newLoop(c *Coordinator) *loop {

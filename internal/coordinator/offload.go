@@ -276,7 +276,11 @@ func (l *loop) hookGone(d *delivery.Delivery) {
 	if lb.delivery != nil || l.deliveries[d.ID] != nil {
 		return
 	}
-	lb.cancel(l, "guix-daemon no longer wants it")
+	if f := d.Overtime(&lb.Build, l.now()); f != nil {
+		lb.timeOut(l, f)
+	} else {
+		lb.cancel(l, "guix-daemon no longer wants it")
+	}
 	l.placing = true
 }
 

@@ -414,6 +414,28 @@ func TestOffloadHookGone(t *testing.T) {
 	}
 }
 
+// TestOffloadHookTimedOut has guix-daemon end the hook because its own limit is over.
+func TestOffloadHookTimedOut(t *testing.T) {
+	for name, limit := range map[string]func(*hookapi.Order){
+		"timeout": func(o *hookapi.Order) { o.Timeout = 0.001 },
+		"silence": func(o *hookapi.Order) { o.MaxSilentTime = 0.001 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newHookFarm(t, nil, "m1")
+			h := f.newHook(f.drv("one", "hold"))
+			limit(&h.order)
+			h.start()
+			h.awaitState(api.Building)
+			<-f.agents["m1"].held
+			h.leave()
+			if b := f.awaitState(h.order.ID, api.TimedOut); b.Failure == nil || b.Failure.Kind != name || b.Stopped == nil {
+				t.Errorf("the ledger has %+v", b.Failure)
+			}
+			f.over()
+		})
+	}
+}
+
 func TestOffloadOneOfTwoHooksGone(t *testing.T) {
 	for _, when := range []string{"building", "fetching"} {
 		t.Run(when, func(t *testing.T) {

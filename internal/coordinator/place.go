@@ -44,6 +44,7 @@ func (l *loop) plan(now time.Time) scheduler.Plan {
 		Now: now, Machines: l.schedulerMachines(now), Queue: l.queue, Missing: l.missing,
 	})
 	l.queue.Apply(plan)
+	l.standstill.Tell(l.log, plan.Blocked)
 	for i := range plan.Deferrals {
 		l.placeBy(plan.Deferrals[i].Until)
 	}
@@ -60,9 +61,17 @@ func (l *loop) begin(plan scheduler.Plan) {
 			if t.measured {
 				reason += ", in " + quantity.Duration(a.Finish)
 			}
-			t.place(l, l.byName[a.Machine], reason)
+			t.place(l, l.byName[a.Machine], reason+t.afterFailure())
 		}
 	}
+}
+
+// afterFailure says why the attempt before failed, for the next one; empty if there was none.
+func (t *task) afterFailure() string {
+	if n := len(t.failures); n > 0 {
+		return "; before that " + t.failures[n-1].Short()
+	}
+	return ""
 }
 
 // schedulerMachines describes all machines. The result is valid until the next call.

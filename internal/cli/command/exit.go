@@ -22,6 +22,7 @@ const (
 	ExitUnusable    = 7
 	ExitDiffers     = 8
 	ExitLeft        = 9
+	ExitNoMachine   = 10
 	ExitTimedOut    = 124
 	ExitInterrupted = 130
 )
@@ -38,6 +39,7 @@ var exitCodes = map[int]string{
 	ExitLeft:        "some of what was to be deleted could not be; all the rest was",
 	ExitDiffers:     "machines made different outputs of the same derivation",
 	ExitTimedOut:    "not all builds were finished in the time that --timeout gives; as timeout(1) has it",
+	ExitNoMachine:   "no machine was there for a build",
 	ExitInterrupted: "interrupted",
 }
 

@@ -309,14 +309,41 @@ func succeeded(b *api.Build, where string) string {
 	return text
 }
 
-// Start returns a line that says where a build starts, for output that is no
-// terminal.
-func Start(b *api.Build, ev *api.Event) string {
+// maxAgain is how many cells of a reason are shown where a build is tried again.
+const maxAgain = 200
+
+// Start returns a line that says where a build starts, for output that is no terminal, or that it starts
+// again; last is why the attempt before failed, or nil.
+func Start(b *api.Build, ev *api.Event, last *api.Failure) string {
 	again := ""
 	if ev.Attempt > 1 {
-		again = fmt.Sprintf(" (attempt %d)", ev.Attempt)
+		again = fmt.Sprintf(" (attempt %d", ev.Attempt)
+		if last != nil {
+			before := "the first"
+			if ev.Attempt > 2 {
+				before = fmt.Sprintf("attempt %d", ev.Attempt-1)
+			}
+			again += "; " + before + ": " + human.Truncate(headline(last.Short()), maxAgain)
+		}
+		again += ")"
 	}
 	return fmt.Sprintf("building  %s on %s%s", human.Printable(Name(b)), human.Printable(ev.Machine), again)
+}
+
+// WithoutMachine returns a line that says why no machine is there for a build, and GivenUp one for when
+// that was so for too long.
+func WithoutMachine(b *api.Build, reason string) string {
+	return "waiting   " + human.Printable(Name(b)) + ": " + human.Line(reason)
+}
+
+// GivenUp is described at WithoutMachine.
+func GivenUp(b *api.Build, limit time.Duration, reason string) string {
+	return fmt.Sprintf("given up  %s: no machine for it within %s: %s", human.Printable(Name(b)), quantity.Duration(limit), human.Line(reason))
+}
+
+// Kept returns a line that says where the folder of a failed build is.
+func Kept(f *api.Failure) string {
+	return "          its folder was kept on " + human.Printable(f.Machine) + ": " + human.Printable(f.KeptIn)
 }
 
 // LogTail returns the last n lines of a log, each indented and safe to print.

@@ -41,7 +41,8 @@ type Model struct {
 
 type entry struct {
 	api.Build
-	since time.Time // when it came into its state, by the coordinator's clock
+	since time.Time    // when it came into its state, by the coordinator's clock
+	last  *api.Failure // of the attempt before
 }
 
 // NewModel returns a model that waits for nothing yet.
@@ -91,7 +92,7 @@ func (m *Model) Put(b *api.Build, now time.Time) (ours bool) {
 
 func (m *Model) put(b *api.Build, now time.Time) {
 	old := m.builds[b.ID]
-	e := &entry{Build: *b, since: now}
+	e := &entry{Build: *b, since: now, last: b.Failure}
 	if b.Started != nil && b.State == api.Building {
 		e.since = *b.Started
 	}
@@ -133,7 +134,48 @@ func (m *Model) Apply(ev *api.Event) {
 	if ev.State != e.State || ev.Attempt != e.Attempt {
 		e.since = ev.Time
 	}
+	if ev.Failure != nil {
+		e.last = ev.Failure
+	}
 	e.State, e.Attempt, e.Machine, e.Reason, e.Failure = ev.State, ev.Attempt, ev.Machine, ev.Reason, ev.Failure
+}
+
+// LastFailure returns why a build's attempt before the current one failed, or nil.
+func (m *Model) LastFailure(id string) *api.Failure {
+	if e := m.builds[id]; e != nil {
+		return e.last
+	}
+	return nil
+}
+
+// Queued returns the builds that wait for a machine, by submission.
+func (m *Model) Queued() []*api.Build {
+	var list []*api.Build
+	for _, e := range m.builds {
+		if e.State == api.Queued {
+			list = append(list, &e.Build)
+		}
+	}
+	slices.SortFunc(list, func(a, b *api.Build) int {
+		return cmp.Or(a.Submitted.Compare(b.Submitted), cmp.Compare(a.ID, b.ID))
+	})
+	return list
+}
+
+// AskedFor returns the build that was asked for because of which there is one of ours; empty if that is
+// not known.
+func (m *Model) AskedFor(id string) string {
+	for range len(m.builds) {
+		if e := m.builds[id]; e == nil || m.isOurs[id] {
+			break
+		} else {
+			id = e.Parent
+		}
+	}
+	if m.isOurs[id] {
+		return id
+	}
+	return ""
 }
 
 // SetStatus records the coordinator's transfers and machines.

@@ -24,6 +24,7 @@ type Client interface {
 	Build(ctx context.Context, id string) (*api.Build, error)
 	Cancel(ctx context.Context, ids ...string) error
 	Status(ctx context.Context) (*api.Status, error)
+	Why(ctx context.Context, id string) (*api.Why, error)
 	// LogTail returns at most that many bytes from the end of a build's log.
 	LogTail(ctx context.Context, id string, bytes int64) ([]byte, error)
 	// Follow calls fn for each event from number from on, until the context ends,
@@ -52,6 +53,9 @@ type Options struct {
 	// OnlyLooks says that the builds are not the caller's: nothing cancels them, an interrupt
 	// leaves, and that one has succeeded before is not told.
 	OnlyLooks bool
+	// NoMachineWithin is for how long no machine may be there for a build, until it is given up; 0 is
+	// forever. One that is only busy is there.
+	NoMachineWithin time.Duration
 	// Patience is how long a coordinator that went away may take to come back: its builds go on.
 	Patience time.Duration
 }
@@ -65,13 +69,15 @@ type Watcher struct {
 	failed      map[store.Path]bool // derivations of which it was shown that they failed
 	last        string              // the build whose failure was shown last, if nothing was shown after that
 	started     map[string]int      // attempt of each build whose start was shown
+	stuck       map[string]*stuck   // by kind of builds
+	noMachine   bool
 	interrupted bool
 	canceled    bool // the other builds were canceled, for whatever reason
 }
 
 // New makes a watcher of builds that were asked for.
 func New(o Options, builds []*api.Build) *Watcher {
-	w := &Watcher{Options: o, model: display.NewModel(time.Now()), reported: make(map[string]bool), started: make(map[string]int), failed: make(map[store.Path]bool)}
+	w := &Watcher{Options: o, model: display.NewModel(time.Now()), reported: make(map[string]bool), started: make(map[string]int), failed: make(map[store.Path]bool), stuck: make(map[string]*stuck)}
 	for _, b := range builds {
 		w.model.Want(b, time.Now())
 		w.reported[b.ID] = o.OnlyLooks && b.State == api.Succeeded
@@ -108,6 +114,8 @@ func (w *Watcher) Run(ctx context.Context) error {
 	}()
 	ticks := time.NewTicker(display.FrameInterval)
 	defer ticks.Stop()
+	looks := time.NewTimer(firstLook)
+	defer looks.Stop()
 
 	for _, b := range w.model.Wanted() {
 		if err := w.settle(ctx, b.ID); err != nil {
@@ -129,6 +137,12 @@ func (w *Watcher) Run(ctx context.Context) error {
 			w.model.SetStatus(status)
 		case <-ticks.C:
 			w.frame()
+		case <-looks.C:
+			err = w.look(ctx)
+			looks.Reset(lookEvery)
+			if w.NoMachineWithin > 0 {
+				looks.Reset(min(lookEvery, max(firstLook, w.NoMachineWithin/4)))
+			}
 		case <-w.Resized:
 			w.frame()
 		case <-w.Signals:
@@ -281,9 +295,9 @@ func (w *Watcher) event(ctx context.Context, ev *api.Event) error {
 		return nil
 	}
 	w.model.Apply(ev)
-	if !w.Show.Drawn() && ev.State == api.Building && !w.reported[ev.Build] && w.started[ev.Build] < ev.Attempt {
+	if (!w.Show.Drawn() || ev.Attempt > 1) && ev.State == api.Building && !w.reported[ev.Build] && w.started[ev.Build] < ev.Attempt {
 		w.started[ev.Build], w.last = ev.Attempt, ""
-		w.Show.Lines(display.Start(w.model.Build(ev.Build), ev))
+		w.Show.Lines(display.Start(w.model.Build(ev.Build), ev, w.model.LastFailure(ev.Build)))
 	}
 	return w.settle(ctx, ev.Build)
 }
@@ -341,6 +355,9 @@ func (w *Watcher) outcome(ctx context.Context, b *api.Build) {
 		w.failed[b.Derivation], w.last = true, b.ID
 		if ownFailure(b) {
 			text = append(text, w.logTail(ctx, b)...)
+		}
+		if f := b.Failure; f != nil && f.KeptIn != "" {
+			text = append(text, display.Kept(f))
 		}
 		if b.Dependents > 0 {
 			text = append(text, "          "+display.NeededBy(b.Dependents))

@@ -29,6 +29,7 @@ type fakeCoordinator struct {
 	events   []api.Event
 	canceled []string
 	down     bool
+	verdicts []api.MachineVerdict // of all builds
 	changed  chan struct{}
 }
 
@@ -96,6 +97,16 @@ func (f *fakeCoordinator) Status(context.Context) (*api.Status, error) {
 		return nil, api.ErrUnavailable
 	}
 	return &api.Status{}, nil
+}
+
+func (f *fakeCoordinator) Why(ctx context.Context, id string) (*api.Why, error) {
+	b, err := f.Build(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return &api.Why{Build: *b, Summary: b.Reason, Machines: f.verdicts}, nil
 }
 
 func (f *fakeCoordinator) LogTail(_ context.Context, id string, _ int64) ([]byte, error) {

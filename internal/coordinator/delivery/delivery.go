@@ -115,6 +115,7 @@ type Delivery struct {
 	writing   sync.Mutex
 	conn      net.Conn
 	last      hookapi.Progress     // that was written last
+	said      time.Time            // when something new was written that the hook passes on
 	shipments int                  // how many were announced
 	receipt   chan hookapi.Receipt // for the last shipment; has room for one
 }
@@ -133,7 +134,7 @@ const ErrGone = peer.Ended("guix-daemon's build hook is gone")
 func Open(ctx context.Context, cancel context.CancelCauseFunc, config *Config, conn net.Conn, r *hookapi.Reader, o *hookapi.Order) *Delivery {
 	d := &Delivery{
 		ID: o.ID, config: config, ctx: ctx, cancel: cancel, conn: conn,
-		logAttempt: o.LogAttempt, logOffset: o.LogOffset, mail: mailbox.New[any](),
+		logAttempt: o.LogAttempt, logOffset: o.LogOffset, mail: mailbox.New[any](), said: time.Now(),
 	}
 	every := o.AliveEvery()
 	d.group.Go(func() { d.cancel(d.read(r)) })
@@ -175,7 +176,7 @@ func (d *Delivery) write(kind hookapi.Kind, v any) error {
 func (d *Delivery) writeState(p hookapi.Progress) error {
 	d.writing.Lock()
 	defer d.writing.Unlock()
-	d.last = p
+	d.last, d.said = p, time.Now()
 	return hookapi.WriteJSON(d.conn, hookapi.State, p)
 }
 
@@ -208,7 +209,34 @@ func (d *Delivery) repeat(every time.Duration) {
 func (d *Delivery) writeBytes(kind hookapi.Kind, p []byte) error {
 	d.writing.Lock()
 	defer d.writing.Unlock()
+	d.said = time.Now()
 	return hookapi.Write(d.conn, kind, p)
+}
+
+// daemonSlack is by how much guix-daemon may end a hook early: it counts whole seconds, from the start
+// of the one in which it began.
+const daemonSlack = 1100 * time.Millisecond
+
+// Overtime returns the failure of a build whose hook guix-daemon ended because the time that it gives
+// was over, or nil if that is not why.
+func (d *Delivery) Overtime(b *api.Build, now time.Time) *api.Failure {
+	d.writing.Lock()
+	said := d.said
+	d.writing.Unlock()
+	over := func(limit api.Seconds, since time.Time) bool {
+		d := limit.Duration()
+		return d > 0 && now.Sub(since) >= max(d-daemonSlack, d/2)
+	}
+	f := &api.Failure{Culprit: api.CulpritDerivation, Phase: b.State, Machine: b.Machine}
+	switch {
+	case over(b.Timeout, b.Submitted):
+		f.Kind, f.Message = string(store.FailedTimeout), fmt.Sprintf("timed out after %v, which is guix-daemon's limit", b.Timeout.Duration())
+	case b.State == api.Building && over(b.MaxSilentTime, said):
+		f.Kind, f.Message = string(store.FailedSilence), fmt.Sprintf("timed out after %v of silence, which is guix-daemon's limit", b.MaxSilentTime.Duration())
+	default:
+		return nil
+	}
+	return f
 }
 
 // announce numbers and begins a shipment, which makes earlier ones void. It returns the channel on
