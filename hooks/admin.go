@@ -54,7 +54,7 @@ func (h *hook) status(last uint64) api.HookStatus {
 	defer h.mu.Unlock()
 	return api.HookStatus{
 		Name: h.name, Events: h.cfg.Events, Command: h.cfg.Command, BuiltIn: h.cfg.BuiltIn,
-		Waiting: len(h.window.runs) - h.running + h.again, Running: h.running, Parked: h.parked, Done: h.done,
+		Waiting: len(h.window.runs) - h.running + h.again, Running: h.running, Parked: h.parked, Done: h.done, Problem: h.cfg.Problem,
 		Behind: last - min(last, h.cursor),
 	}
 }

@@ -367,6 +367,34 @@ func TestConfigurationChanges(t *testing.T) {
 	})
 }
 
+// TestParkedHook has a hook that can't be set up at first: what happens meanwhile waits for it, across a restart.
+func TestParkedHook(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		parked := hookOn("hook", BuildStarted)
+		parked.Problem = "no key"
+		b.start(parked)
+		b.settle()
+		b.ledger.emit(of(b.ledger.build("b1", nil), api.Building)...)
+		b.settle()
+		if told := b.note.told(); told != nil {
+			t.Errorf("it was told %q", told)
+		}
+		if h := b.list().Hooks[0]; h.Problem != "no key" || h.Behind == 0 {
+			t.Errorf("its status is %+v", h)
+		}
+		b.end()
+		b.start(parked)
+		b.settle()
+		if err := b.engine.SetHooks(b.t.Context(), []Config{hookOn("hook", BuildStarted)}, nil); err != nil {
+			t.Fatal(err)
+		}
+		b.settle()
+		if diff := cmp.Diff([]string{"b1 build-started 1"}, b.note.told()); diff != "" {
+			t.Errorf("(-want +got)\n%s", diff)
+		}
+	})
+}
+
 func TestBacklog(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		most := 0

@@ -225,6 +225,9 @@ func (h *hook) countParked(ctx context.Context) error {
 func (h *hook) dispatch(ctx context.Context) (next time.Duration, any bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.cfg.Problem != "" {
+		return 0, false
+	}
 	// While the ledger takes nothing, ends of runs would pile up.
 	for h.running < h.cfg.Parallel && !h.stalled {
 		r, wait := h.window.start(time.Now())
@@ -248,10 +251,11 @@ func (h *hook) hasWork() bool {
 }
 
 // room is for how many runs there is room; none as long as the window is not half
-// empty, so that the ledger is read in large pieces. The caller holds mu.
+// empty, so that the ledger is read in large pieces, nor for a hook that can't be carried
+// out, whose backlog are the events. The caller holds mu.
 func (h *hook) room() int {
 	free := h.engine.limits.window - len(h.window.runs)
-	if free < (h.engine.limits.window+1)/2 {
+	if h.cfg.Problem != "" || free < (h.engine.limits.window+1)/2 {
 		return 0
 	}
 	return free

@@ -168,6 +168,9 @@ type Config struct {
 	Parallel int
 	// Tries is how often a run may fail before it is parked; 0 is DefaultTries.
 	Tries int
+	// Problem says why the hook can't be carried out, if it can't: it keeps its place among
+	// the events until a configuration comes with which it can.
+	Problem string
 	// Tags selects builds: all of these, an empty value is any. A hook with tags gets
 	// no events of machines.
 	Tags map[string]string

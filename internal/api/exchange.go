@@ -166,6 +166,8 @@ type HookStatus struct {
 	// Behind is how many events the hook has not looked at yet: it looks at more when
 	// there is room among its runs.
 	Behind uint64 `json:"behind,omitempty"`
+	// Problem says why the hook can't be set up, if it can't. Its events wait for it.
+	Problem string `json:"problem,omitempty"`
 }
 
 // HookList is the answer to GET /v1/hooks. Runs has the parked ones first.

@@ -432,6 +432,8 @@ type Status struct {
 	// HooksPending and HooksParked count runs of event hooks.
 	HooksPending int `json:"hooksPending,omitempty"`
 	HooksParked  int `json:"hooksParked,omitempty"`
+	// SettingsProblems says what of lighter.toml can't be carried out, and what to do. The rest is.
+	SettingsProblems []string `json:"settingsProblems,omitempty"`
 	// Caller is who asked, and what it may do; nil where that is unknown.
 	Caller *Caller `json:"caller,omitempty"`
 	// Installation is where the coordinator has its things; nil where that is unknown.

@@ -87,6 +87,11 @@ func writeHooks(inv *command.Invocation, list *api.HookList, now time.Time, limi
 	if err := hooks.Write(inv.Out, display.Width(inv.Out)); err != nil {
 		return err
 	}
+	for i := range list.Hooks {
+		if h := &list.Hooks[i]; h.Problem != "" {
+			fmt.Fprintf(inv.Out, "\n%s is not carried out, and its events wait for it: %s\n", human.Printable(h.Name), human.Printable(h.Problem))
+		}
+	}
 	if !list.Since.IsZero() {
 		fmt.Fprintf(inv.Out, "\nDONE counts since the coordinator was started, %s.\n", human.Ago(list.Since, now))
 	}

@@ -129,10 +129,29 @@ func (d *Doctor) checkSettings(context.Context) {
 	case othersWrite(info):
 		d.problem(check, "chmod o-w "+human.ShellWord(file), "%s: anyone on this computer may write it, and it names programs that are run", file)
 	default:
-		if _, err := d.folders.LoadSettings(); err != nil {
-			d.problem(check, "fix it; docs/settings.md describes it", "%v", err)
-			return
+		d.tryToSettle(check, file)
+	}
+}
+
+// tryToSettle tries what a start makes of the settings, or tells what the one that runs made of them.
+func (d *Doctor) tryToSettle(check, file string) {
+	set, err := d.folders.LoadSettings()
+	if err != nil {
+		d.problem(check, "fix it; lighter help lighter.toml describes it", "%v", err)
+		return
+	}
+	var wrong []string
+	if d.status != nil && d.status.Installation != nil {
+		wrong = d.status.SettingsProblems
+	} else {
+		for _, err := range d.folders.SettingsProblems(set, d.getenv) {
+			wrong = append(wrong, err.Error())
 		}
+	}
+	for _, text := range wrong {
+		d.problem(check, "do what the text says, then: lighter coordinator reload; the rest of the settings is carried out", "%s", text)
+	}
+	if len(wrong) == 0 {
 		d.ok(check, "%s", file)
 	}
 }

@@ -15,42 +15,45 @@ import (
 // access.go turns [access] in lighter.toml into who may do what.
 
 // accessOf returns who operates, and the number of the socket's group, or -1 for the
-// coordinator's own.
-func accessOf(s *settings.Access, file string) (_ *apiserver.Access, group int, err error) {
-	a := &apiserver.Access{
+// coordinator's own, or nobody for none. Who is not found has no rights, and is a problem.
+func accessOf(s *settings.Access, file string) (a *apiserver.Access, group int, problems []error) {
+	a = &apiserver.Access{
 		UID: uint32(os.Geteuid()), MaxPriority: s.MaxPriority, // #nosec G115 -- a number of the kernel's
 		Where: fmt.Sprintf("[access] in %s says who (operate-group, operate-users)", file),
+	}
+	find := func(key, name string, find func(string) (string, error)) (uint32, bool) {
+		id, err := accountID(name, find)
+		if err != nil {
+			problems = append(problems, fmt.Errorf("%s: [access] %s: %w", file, key, err))
+		}
+		return id, err == nil
 	}
 	who := []string{"root"}
 	if a.UID != 0 {
 		who = append(who, disk.UserName(a.UID))
 	}
 	for _, name := range s.OperateUsers {
-		id, err := accountID(name, userID)
-		if err != nil {
-			return nil, 0, fmt.Errorf("%s: [access] operate-users: %w", file, err)
+		if id, ok := find("operate-users", name, userID); ok {
+			a.Users, who = append(a.Users, id), append(who, name)
 		}
-		a.Users, who = append(a.Users, id), append(who, name)
 	}
 	if s.OperateGroup != "" {
-		id, err := accountID(s.OperateGroup, groupID)
-		if err != nil {
-			return nil, 0, fmt.Errorf("%s: [access] operate-group: %w", file, err)
+		if id, ok := find("operate-group", s.OperateGroup, groupID); ok {
+			a.Groups, who = append(a.Groups, id), append(who, "members of the group "+s.OperateGroup)
 		}
-		a.Groups, who = append(a.Groups, id), append(who, "members of the group "+s.OperateGroup)
 	}
 	a.Operators = who[0]
 	if last := len(who) - 1; last > 0 {
 		a.Operators = strings.Join(who[:last], ", ") + " and " + who[last]
 	}
 	if s.SubmitGroup == "" {
-		return a, -1, nil
+		return a, -1, problems
 	}
-	id, err := accountID(s.SubmitGroup, groupID)
-	if err != nil {
-		return nil, 0, fmt.Errorf("%s: [access] submit-group: %w", file, err)
+	id, ok := find("submit-group", s.SubmitGroup, groupID)
+	if !ok {
+		return a, nobody, problems
 	}
-	return a, int(id), nil
+	return a, int(id), problems
 }
 
 // accountID returns the number that a name stands for, which may be a number already.

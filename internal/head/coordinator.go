@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net/http"
 	"os"
@@ -21,7 +22,6 @@ import (
 	"lighter/internal/coordinator"
 	"lighter/internal/coordinator/headroom"
 	"lighter/internal/coordinator/peer"
-	"lighter/internal/human"
 	"lighter/internal/ledger"
 	"lighter/internal/machinetest"
 	"lighter/internal/settings"
@@ -49,11 +49,12 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer lock.Close()
-	access, group, err := accessOf(&set.Access, f.SettingsFile())
-	if err != nil {
-		return &human.InputError{Err: err}
-	}
+	access, group, problems := accessOf(&set.Access, f.SettingsFile())
 	clients, err := Listen(f.Socket, group, logger) //nolint:contextcheck // asks a local socket, for a second at most
+	if group >= 0 && errors.Is(err, fs.ErrPermission) { // of that group this user is no member
+		problems = append(problems, fmt.Errorf("%s: [access] submit-group: %w", f.SettingsFile(), err))
+		clients, err = Listen(f.Socket, nobody, logger)
+	}
 	if err != nil {
 		return err
 	}
@@ -83,9 +84,11 @@ func Run(ctx context.Context, o Options) (err error) {
 		log: func(ctx context.Context, w io.Writer, b *api.Build) error { return one.WriteLog(ctx, w, b) },
 	}
 	defer hookMaker.close()
-	hooks, err := hookMaker.configure(set)
-	if err != nil {
-		return err
+	hooks, more := hookMaker.configure(set)
+	problems = append(problems, more...)
+	hookMaker.adopt(problems)
+	for _, err := range problems {
+		logger.Error("a setting can't be carried out; mend it, then: lighter coordinator reload", "err", err)
 	}
 	servers := newFetcher(s, logger)
 	defer servers.close()
@@ -111,7 +114,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		logger.Warn("commands that are run while no coordinator is must be told its folders", "err", err)
 	}
 	rooter, _ := s.Backend.(store.Rooter)
-	face = apiserver.New(one, apiserver.Options{Logger: logger, Access: access, Installation: there, Roots: rooter})
+	face = apiserver.New(one, apiserver.Options{Logger: logger, Access: access, Installation: there, Roots: rooter, Problems: hookMaker.wrong})
 	logger.Info("coordinator is ready", "socket", f.Socket, "machines", len(o.Machines), "version", version.Version)
 	err = serve(ctx, one, face, clients)
 	logger.Info("coordinator stops; builds on machines go on")

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -22,6 +23,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/api/apiserver"
 	"lighter/internal/coordinator"
+	"lighter/internal/disk"
 	"lighter/internal/human"
 	"lighter/internal/settings"
 	"lighter/nar/signature"
@@ -41,7 +43,14 @@ type hookMaker struct {
 	// log copies a build's log; it is set before hooks run.
 	log func(ctx context.Context, w io.Writer, b *api.Build) error
 
-	mu      sync.Mutex
+	mu       sync.Mutex // owns all below
+	made                // what is in use
+	next     made       // what configure made last
+	problems []string
+}
+
+// made is what was made of the settings.
+type made struct {
 	folder  *publish.Writer   // of [publish], nil if there is none
 	closing map[string]func() // of mirrors, by hook
 }
@@ -56,59 +65,88 @@ func (m *hookMaker) programs(env []string) hooks.Programs {
 	return hooks.Programs{Socket: m.folders.Socket, Dir: m.folders.State, Env: env}
 }
 
-// configure makes the hooks that the settings name. What is wrong comes with its place.
-func (m *hookMaker) configure(s *settings.Settings) ([]hooks.Config, error) {
+// configure makes the hooks that the settings name, and returns with them what is wrong with the settings, each
+// with its place. The hooks that can't be set up are among the others, and are not carried out.
+func (m *hookMaker) configure(s *settings.Settings) (list []hooks.Config, problems []error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	folder, err := m.publishFolder(s)
+	noFolder := err
 	if err != nil {
-		return nil, err
+		problems = append(problems, err)
 	}
 	closing := make(map[string]func())
-	var list []hooks.Config
 	for i := range s.Hooks {
 		h := &s.Hooks[i]
 		c := hooks.Config{
 			Name: h.Name, Events: h.Events, Command: h.Command, BuiltIn: h.BuiltIn,
 			Timeout: h.Timeout, Parallel: h.Parallel, Tries: h.Tries, Tags: h.Tags,
 		}
-		if h.BuiltIn != "" {
+		var err error
+		switch {
+		case h.BuiltIn == settings.BuiltInPublish && noFolder != nil:
+			c.Runner, c.Problem = brokenHook{noFolder}, noFolder.Error()
+		case h.BuiltIn != "":
 			var end func()
 			if c.Runner, end, err = m.builtIn(s, h, folder); err == nil && end != nil {
 				closing[h.Name] = end
 			}
 		}
-		if err == nil {
-			err = c.Check(nil)
-		}
 		if err != nil {
-			closeAll(closing)
-			return nil, &human.InputError{Err: err}
+			problems = append(problems, err)
+			c.Runner, c.Problem = brokenHook{err}, err.Error()
 		}
 		list = append(list, c)
 	}
-	closeAll(m.closing)
-	m.folder, m.closing = folder, closing
-	return list, nil
+	m.next.folder, m.next.closing = folder, closing
+	return list, problems
 }
 
-// reload takes hooks and rights of the settings file as it is now. All else needs a new start.
+// adopt makes what configure made last the one in use.
+func (m *hookMaker) adopt(problems []error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	closeAll(m.closing)
+	m.made, m.next = m.next, made{}
+	m.problems = nil
+	for _, err := range problems {
+		m.problems = append(m.problems, err.Error())
+	}
+}
+
+// wrong returns what of the settings can't be carried out.
+func (m *hookMaker) wrong() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.problems)
+}
+
+// brokenHook is a hook that can't be set up.
+type brokenHook struct{ err error }
+
+func (b brokenHook) Run(context.Context, *hooks.Event) (string, error) {
+	return "", hooks.Permanent(b.err)
+}
+
+// reload takes hooks and rights of the settings file as it is now, if all of that can be carried out. All else
+// needs a new start.
 func (m *hookMaker) reload(ctx context.Context, c *coordinator.Coordinator, face *apiserver.Server) error {
 	s, err := m.folders.LoadSettings()
 	if err != nil {
 		return err
 	}
-	access, group, err := accessOf(&s.Access, m.folders.SettingsFile())
-	if err != nil {
-		return err
-	}
-	list, err := m.configure(s)
-	if err != nil {
-		return err
+	access, group, problems := accessOf(&s.Access, m.folders.SettingsFile())
+	list, more := m.configure(s)
+	if problems = append(problems, more...); len(problems) > 0 {
+		m.mu.Lock()
+		closeAll(m.next.closing)
+		m.mu.Unlock()
+		return &human.InputError{Err: errors.Join(problems...)}
 	}
 	if err := m.socket.regroup(group); err != nil {
 		return err
 	}
+	m.adopt(nil)
 	face.SetAccess(access)
 	return c.SetHooks(ctx, list, nil)
 }
@@ -157,13 +195,27 @@ func (m *hookMaker) writer(s *settings.Settings, to publish.FS) (*publish.Writer
 	} else {
 		key, err = m.folders.LoadSigningKey()
 	}
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, m.unreadableKey(s, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("publish: %w", err)
 	}
 	return publish.New(publish.Options{
-		FS: to, Key: key, Dir: m.head.Dir(), Compression: s.Publish.Compression, Level: s.Publish.Level,
+		FS: to, Key: key, Dir: store.DefaultDir, Compression: s.Publish.Compression, Level: s.Publish.Level,
 		Logger: m.logger,
 	})
+}
+
+// unreadableKey says what to do where the coordinator may not sign with a key.
+func (m *hookMaker) unreadableKey(s *settings.Settings, err error) error {
+	user := human.ShellWord(disk.UserName(uint32(os.Geteuid()))) // #nosec G115 -- a number of the kernel's
+	if s.Publish.Key != "" {
+		return fmt.Errorf("[publish] key: %w; as root: chown %s %s", err, user, human.ShellWord(s.Publish.Key))
+	}
+	own := filepath.Join(m.folders.Config, "publish")
+	return fmt.Errorf("[publish]: %w; let it sign with another key, as root: lighter key generate %s && chown %s %s; and put key = %q below [publish] in %s",
+		err, human.ShellWord(own), user, human.ShellWord(signature.SecretFile(own)), signature.SecretFile(own), m.folders.SettingsFile())
 }
 
 // openLog returns the log of a build for publishing.

@@ -37,7 +37,7 @@ func newHookMaker(t *testing.T) *hookMaker {
 	return m
 }
 
-func (m *hookMaker) read(t *testing.T, text string) ([]hooks.Config, error) {
+func (m *hookMaker) read(t *testing.T, text string) ([]hooks.Config, []error) {
 	t.Helper()
 	if err := os.WriteFile(m.folders.SettingsFile(), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -65,7 +65,7 @@ options = { older-than = "7d", compress = "zstd" }`)+
 		hookText("service", `built-in = "build-events"
 options = { url = "https://data.example", build-server = "2", token = "secret" }`)+
 		hookText("own", `command = ["true"]`))
-	if err != nil {
+	if len(err) > 0 {
 		t.Fatal(err)
 	}
 	var names []string
@@ -89,9 +89,12 @@ func TestBadBuiltInHooks(t *testing.T) {
 		{`built-in = "build-events"`, "want one such as"},
 	} {
 		m := newHookMaker(t)
-		_, err := m.read(t, hookText("h", test.text))
-		if err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), "lighter.toml:") {
-			t.Errorf("%s: got %v, want %q and its place", test.text, err, test.want)
+		list, problems := m.read(t, hookText("h", test.text)+hookText("good", `command = ["true"]`))
+		if len(problems) != 1 || !strings.Contains(problems[0].Error(), test.want) || !strings.Contains(problems[0].Error(), "lighter.toml:") {
+			t.Errorf("%s: got %v, want %q and its place", test.text, problems, test.want)
+		}
+		if len(list) != 2 || list[0].Problem != problems[0].Error() || list[1].Problem != "" {
+			t.Errorf("%s: the hooks are %+v", test.text, list)
 		}
 	}
 }

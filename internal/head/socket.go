@@ -51,6 +51,16 @@ func ownerOf(file string) string {
 // socketMode lets owner and group connect.
 const socketMode = 0o660
 
+// nobody in place of a group lets the owner alone connect.
+const nobody = -2
+
+func modeFor(group int) fs.FileMode {
+	if group == nobody {
+		return socketMode &^ 0o060
+	}
+	return socketMode
+}
+
 // Socket is a Unix socket that a process listens on for as long as it lives: one that
 // is removed comes back with keep.
 type Socket struct {
@@ -58,7 +68,7 @@ type Socket struct {
 	logger *slog.Logger
 
 	mu     sync.Mutex // owns all below
-	group  int        // -1 is the process's own
+	group  int        // -1 is the process's own, or nobody
 	l      *net.UnixListener
 	file   fs.FileInfo // that l listens on
 	closed bool
@@ -66,7 +76,7 @@ type Socket struct {
 }
 
 // Listen listens on a Unix socket, in the place of one that a process left behind. One
-// on which a process listens is an error. The group is -1 for the process's own.
+// on which a process listens is an error. The group is -1 for the process's own, or nobody.
 func Listen(name string, group int, logger *slog.Logger) (*Socket, error) {
 	s := &Socket{name: name, group: group, logger: logger}
 	return s, s.listen()
@@ -127,7 +137,7 @@ func listenIn(folder string, group int) (_ *net.UnixListener, _ fs.FileInfo, err
 		}
 	}
 	if err == nil {
-		err = os.Chmod(file, socketMode)
+		err = os.Chmod(file, modeFor(group))
 	}
 	var info fs.FileInfo
 	if err == nil {
@@ -267,6 +277,9 @@ func (s *Socket) regroup(group int) error {
 	}
 	if s.there() {
 		if err := os.Lchown(s.name, -1, id); err != nil {
+			return err
+		}
+		if err := os.Chmod(s.name, modeFor(group)); err != nil {
 			return err
 		}
 	}

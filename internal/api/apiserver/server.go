@@ -52,6 +52,8 @@ type Options struct {
 	Logger *slog.Logger // nil logs nothing
 	// Access says who may do what; nil lets all clients do everything.
 	Access *Access
+	// Problems says what of the settings can't be carried out; nil is nothing.
+	Problems func() []string
 	// Installation is where the coordinator has its things; nil is not told.
 	Installation *api.Installation
 	// Roots are those of the head's store; nil where others keep them.
@@ -65,6 +67,7 @@ type Server struct {
 	log           *slog.Logger
 	installation  *api.Installation
 	roots         store.Rooter
+	problems      func() []string
 	access        atomic.Pointer[Access]
 	memory        *memory
 	conversations atomic.Int32         // with build hooks
@@ -74,7 +77,7 @@ type Server struct {
 // New returns a server, which does nothing by itself.
 func New(c *coordinator.Coordinator, opts Options) *Server {
 	s := &Server{
-		c: c, ledger: c.Ledger(), log: opts.Logger, installation: opts.Installation, roots: opts.Roots, memory: newMemory(), process: processMetrics(),
+		c: c, ledger: c.Ledger(), log: opts.Logger, installation: opts.Installation, roots: opts.Roots, problems: opts.Problems, memory: newMemory(), process: processMetrics(),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -204,6 +207,9 @@ func (s *Server) getStatus(w http.ResponseWriter, r *http.Request) error {
 	status, err := s.c.Status(r.Context())
 	if err != nil {
 		return err
+	}
+	if s.problems != nil {
+		status.SettingsProblems = s.problems()
 	}
 	status.Caller, status.Installation = who.status(), s.installation
 	return answer(w, status)

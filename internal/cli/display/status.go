@@ -113,6 +113,14 @@ func Paused(why string) string {
 	return "paused: " + why
 }
 
+// storeName says whose the head's store is.
+func storeName(kind string) string {
+	if kind == "local" {
+		return "lighter's own"
+	}
+	return kind + "'s"
+}
+
 // statusHeader is the top of the page: who it is, the counts, and what is in the way.
 func statusHeader(s *api.Status, now time.Time, width int, style Style) []string {
 	var lines []string
@@ -120,11 +128,17 @@ func statusHeader(s *api.Status, now time.Time, width int, style Style) []string
 		lines = append(lines, style.paint(colour, human.Truncate(human.Printable(text), width)))
 	}
 	add(bold, fmt.Sprintf("coordinator %s, process %d, started %s", s.Version, s.PID, human.Ago(s.Started, now)))
+	if there := s.Installation; there != nil {
+		add("", "store: "+storeName(there.StoreKind)+", in "+there.State+", as "+there.User)
+	}
 	if c := s.Caller; c != nil && !c.Operates {
 		add("", "you may submit and look; "+c.Operators+" may operate")
 	}
 	if s.Paused != "" {
 		add(yellow, Paused(s.Paused))
+	}
+	for _, text := range s.SettingsProblems {
+		add(red, "lighter.toml, not carried out (lighter doctor says more): "+text)
 	}
 	if s.MachinesFile.Error != "" {
 		add(red, "machines file, not taken over: "+strings.TrimPrefix(s.MachinesFile.Error, "machines file: "))

@@ -1,0 +1,50 @@
+package head
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os/exec"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"lighter/internal/settings"
+)
+
+// SettingsProblems says what of the settings a coordinator that starts now, as this user, can't carry out.
+func (f Folders) SettingsProblems(s *settings.Settings, getenv func(string) string) []error {
+	_, _, problems := accessOf(&s.Access, f.SettingsFile())
+	m := &hookMaker{folders: f, logger: slog.New(slog.DiscardHandler), home: Home(getenv)}
+	_, more := m.configure(s)
+	closeAll(m.next.closing)
+	problems = append(problems, more...)
+	for i := range s.Hooks {
+		if h := &s.Hooks[i]; len(h.Command) > 0 {
+			if _, err := exec.LookPath(h.Command[0]); err != nil {
+				problems = append(problems, fmt.Errorf("%s: hook %s: %w", f.SettingsFile(), h.Name, err))
+			}
+		}
+	}
+	if folder := s.Publish.Folder; folder != "" {
+		if err := Writable(folder); err != nil {
+			problems = append(problems, fmt.Errorf("%s: [publish] folder: %w", f.SettingsFile(), err))
+		}
+	}
+	return problems
+}
+
+// Writable returns an error if this user can't write in a folder, or make it.
+func Writable(folder string) error {
+	for {
+		err := unix.Access(folder, unix.W_OK|unix.X_OK)
+		if !errors.Is(err, fs.ErrNotExist) || folder == filepath.Dir(folder) {
+			if err != nil {
+				return &fs.PathError{Op: "write in", Path: folder, Err: err}
+			}
+			return nil
+		}
+		folder = filepath.Dir(folder)
+	}
+}
