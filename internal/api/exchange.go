@@ -252,9 +252,8 @@ type MachineTrial struct {
 
 // TrialStep is one thing that a test of a machine tried.
 type TrialStep struct {
-	// Name is one of "link", "agent", "protocol", "store", "build", "offer", "key", "clock",
-	// "send" and "fetch"; in "lighter offload test" of "ssh", "agent", "store", "import",
-	// "export" and "clock".
+	// Name is one of "ssh", "agent", "store", "systems", "build", "offer", "key", "room", "clock",
+	// "send", "fetch" and "place".
 	Name    string       `json:"name"`
 	OK      bool         `json:"ok"` // the outcome is good
 	Outcome TrialOutcome `json:"outcome"`

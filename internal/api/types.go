@@ -327,6 +327,11 @@ const (
 	MachineConnecting MachineState = "connecting"
 	MachineUp         MachineState = "up"
 	MachineDown       MachineState = "down"
+	// MachineUntrusted is reached, but gets no builds because it does not accept what the head
+	// signs, or the head what it signs; MachineUnfit gets none because of something else that a
+	// person must change. Error says what.
+	MachineUntrusted MachineState = "untrusted"
+	MachineUnfit     MachineState = "unfit"
 )
 
 // MachineStatus is what the coordinator knows of one machine now.

@@ -12,7 +12,7 @@ import (
 )
 
 // folderFlags are the flags from which folders are found.
-type folderFlags struct{ state, config, socket, store, daemonSocket *string }
+type folderFlags struct{ state, config, socket, store, daemonSocket, machines *string }
 
 // The flags that a command needs. State and socket are asked for together,
 // since the socket's place follows the state's.
@@ -86,7 +86,7 @@ func (f *folderFlags) typed() string {
 	for _, flag := range []struct {
 		name  string
 		value *string
-	}{{"state", f.state}, {"config", f.config}, {"socket", f.socket}, {"store", f.store}, {"daemon-socket", f.daemonSocket}} {
+	}{{"state", f.state}, {"config", f.config}, {"socket", f.socket}, {"store", f.store}, {"daemon-socket", f.daemonSocket}, {"machines", f.machines}} {
 		if flag.value != nil && *flag.value != "" {
 			text += "--" + flag.name + "=" + human.ShellWord(*flag.value) + " "
 		}

@@ -19,6 +19,7 @@ import (
 	"lighter/internal/cli/display"
 	"lighter/internal/cli/terminal"
 	"lighter/internal/human"
+	"lighter/internal/machinetest"
 	"lighter/nar/signature"
 	"lighter/store"
 )
@@ -51,16 +52,16 @@ func machinesTestCommand() *command.Command {
 		Name:  "test",
 		Args:  "[NAME…]",
 		Short: "try whether machines can build",
-		Long: `Connects to the machines, by default to all, at the same time, and tries in order what building there needs: the SSH connection, the agent, its store, the key with which it signs, the clock. If something fails, it says how to fix it.
+		Long: `Connects to the machines, by default to all, at the same time, and tries in order what building there needs: the SSH connection, the agent, its store, the systems that it builds for, whether it can build, the keys, its limits, the clock. If something fails, it says how to fix it. A machine is good if a build would be placed there now.
 
-Where a coordinator runs, it does this over its own connections; else this command connects by itself.`,
+Where a coordinator runs, it does this over its own connections, exchanges a small item with the machine, and says whether it is paused, or the machine drained; else this command connects by itself, and only looks.`,
 		Exits: []int{command.ExitBadInput, command.ExitUnusable},
 		Examples: []command.Example{
 			{"lighter machines test", "all machines"},
 			{"lighter machines test alpha beta", "two of them"},
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
-			where := allFolderFlags(fs)
+			where := testerFlags(fs)
 			asJSON := fs.Bool("json", false, "print one JSON object a line")
 			return testerAction(where, func(ctx context.Context, inv *command.Invocation, t *machineTester, names []string) error {
 				return testMachines(ctx, inv, t, names, *asJSON)
@@ -103,11 +104,12 @@ func testMachines(ctx context.Context, inv *command.Invocation, t *machineTester
 
 func writeTrial(w io.Writer, t *api.MachineTrial, style display.Style) {
 	fmt.Fprintf(w, "%s: %s\n", human.Printable(t.Machine), style.Verdict(t.OK, "good", "can't be used"))
-	writeSteps(w, t.Steps, len("protocol"), style)
+	writeSteps(w, t.Steps, style)
 }
 
-// writeSteps writes the steps of a trial, with names of a width and what to do.
-func writeSteps(w io.Writer, steps []api.TrialStep, width int, style display.Style) {
+// writeSteps writes the steps of a trial, and what to do.
+func writeSteps(w io.Writer, steps []api.TrialStep, style display.Style) {
+	const width = len(machinetest.StepSystems)
 	for _, s := range steps {
 		outcome := cmp.Or(s.Outcome, api.TrialBad)
 		if s.OK {
@@ -195,7 +197,7 @@ func machinesAuthorizeCommand() *command.Command {
 			{"lighter machines authorize --yes alpha beta gamma", "without being asked"},
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
-			where := allFolderFlags(fs)
+			where := testerFlags(fs)
 			yes := fs.BoolP("yes", "y", false, "don't ask")
 			return testerAction(where, func(ctx context.Context, inv *command.Invocation, t *machineTester, names []string) error {
 				return authorizeMachines(ctx, inv, t, names, *yes)

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/spf13/pflag"
+
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
@@ -31,10 +33,21 @@ type machineTester struct {
 	tester   machinetest.Tester
 }
 
+// testerFlags are the flags of commands that test machines.
+func testerFlags(fs *pflag.FlagSet) *folderFlags {
+	f := allFolderFlags(fs)
+	f.machines = fs.String("machines", "", "connect to the machines of `FILE`, even where a coordinator runs")
+	return f
+}
+
 // testerAction is the action of a command that tests machines, those that are named or all.
 func testerAction(where *folderFlags, do func(ctx context.Context, inv *command.Invocation, t *machineTester, names []string) error) command.Action {
 	return where.action(func(ctx context.Context, inv *command.Invocation, f head.Folders) error {
-		t, err := newMachineTester(ctx, inv, f)
+		newTester := newMachineTester
+		if *where.machines != "" {
+			f.Machines, newTester = *where.machines, newLoneTester
+		}
+		t, err := newTester(ctx, inv, f)
 		if err != nil {
 			return err
 		}
@@ -83,7 +96,7 @@ func newLoneTester(ctx context.Context, inv *command.Invocation, f head.Folders)
 	}
 	t := &machineTester{folders: f, machines: list, links: links, tester: machinetest.Tester{
 		Advice: f.Advice(links),
-		ACL:    func() (*signature.ACL, error) { return loadACL(f) },
+		ACL:    func() (*signature.ACL, error) { return trustedKeys(f) },
 	}}
 	t.tester.Dir, t.tester.ByName = store.DefaultDir, true
 	for i := range list {
@@ -93,6 +106,15 @@ func newLoneTester(ctx context.Context, inv *command.Invocation, f head.Folders)
 		links.Store, err = head.OpenStore(ctx, f, quiet)
 	}
 	return t, err
+}
+
+// trustedKeys are those whose archives the head takes.
+func trustedKeys(f head.Folders) (*signature.ACL, error) {
+	if f.StoreKind == machines.StoreDaemon {
+		return loadACL(f)
+	}
+	acl, err := f.LoadOwnACL()
+	return acl, command.BadInput(err)
 }
 
 // chooseMachines returns those of the names that were given, or all.
@@ -120,12 +142,13 @@ func (t *machineTester) test(ctx context.Context, name string) (*api.MachineTria
 	ctx, cancel := context.WithTimeout(ctx, loneTrialTimeout)
 	defer cancel()
 	m := &t.machines[slices.Index(t.names, name)]
-	agent, closeLink, err := newAgentClient(t.links, m)
-	if err != nil {
-		return nil, err
+	var result *machinetest.Result
+	if agent, closeLink, err := newAgentClient(t.links, m); err != nil {
+		result = t.tester.Unreachable(m, err)
+	} else {
+		defer closeLink()
+		result = t.tester.Test(ctx, m, agent)
 	}
-	defer closeLink()
-	result := t.tester.Test(ctx, m, agent)
 	trial := &api.MachineTrial{Machine: name, OK: result.OK, Steps: result.Steps, Status: api.MachineStatus{Name: name}}
 	if result.Info != nil {
 		trial.Status.PublicKey = result.Info.PublicKey

@@ -128,7 +128,7 @@ func (f *offloadFlags) setUp(ctx context.Context, inv *command.Invocation) (*off
 	}
 	o.links.MachinesFile = o.file
 	o.advice = found.Advice(o.links)
-	o.advice.ByName = found.StoreKind != machines.StoreDaemon && o.file == found.MachinesFile()
+	o.advice.ByName, o.advice.Hint = o.file == found.MachinesFile(), f.where.typed()
 	return o, nil
 }
 

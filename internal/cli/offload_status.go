@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"time"
 
@@ -156,7 +155,7 @@ func (s *machineState) fill(r *machinetest.Reached, m *machines.Machine) {
 	if info.FreeDisk < m.MinFreeDisk {
 		s.Warnings = append(s.Warnings, fmt.Sprintf("disk: it gets no builds while less than %s are free", quantity.Bytes(m.MinFreeDisk)))
 	}
-	if lacks := slices.DeleteFunc(slices.Clone(m.Systems), func(system string) bool { return slices.Contains(info.Builds(), system) }); len(lacks) > 0 {
+	if lacks := machinetest.Lacks(m, info); len(lacks) > 0 {
 		s.Warnings = append(s.Warnings, "systems: it gets no builds for "+strings.Join(lacks, ", ")+": its kernel runs programs of "+strings.Join(info.Builds(), ", "))
 	}
 }

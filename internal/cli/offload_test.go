@@ -136,7 +136,7 @@ func TestOffloadAgentFails(t *testing.T) {
 			server := sshtest.Start(t, tt.options)
 			l.add(t, "m", server.Addr, server.HostKey())
 			code, out, _ := l.run(t, nil, "test")
-			tt.want = append(tt.want, "m: can't be used", "ssh     good     logged in as u@", "agent   bad ")
+			tt.want = append(tt.want, "m: can't be used", "ssh      good     logged in as u@", "agent    bad ")
 			for _, want := range tt.want {
 				if code != command.ExitUnusable || !strings.Contains(out, want) {
 					t.Errorf("exit code %d, want %q in:\n%s", code, want, out)

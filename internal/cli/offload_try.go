@@ -23,7 +23,7 @@ func offloadTestCommand() *command.Command {
 		Name:  "test",
 		Args:  offloadArgs,
 		Short: "try whether machines can build, all at the same time",
-		Long: `Tries on each machine what offloading to it needs: the SSH connection; the agent, which is uploaded and started; its store; that the machine imports what the head signed, and the head what the machine signed; the clocks. It uses connections of its own, even where a coordinator runs. If something fails, it says how to fix it, and the other machines are tried all the same.
+		Long: `Tries on each machine what offloading to it needs, in the steps of "lighter machines test", and that the machine imports what the head signed, and the head what the machine signed. It uses connections of its own, as the user who runs it, even where a coordinator runs, and so knows nothing of pauses and drains. If something fails, it says how to fix it, and the other machines are tried all the same.
 
 ` + offloadArguments + `
 
@@ -106,7 +106,7 @@ func (o *offloading) try(ctx context.Context, tester *machinetest.Tester, m *mac
 		result = tester.Unreachable(m, err)
 	} else {
 		defer closeLink()
-		result = tester.TestOffloading(ctx, m, agent)
+		result = tester.Test(ctx, m, agent)
 	}
 	t := &offloadTrial{Machine: m.Name, OK: result.OK, Steps: result.Steps}
 	if !m.Local {
@@ -125,7 +125,7 @@ func (o *offloading) try(ctx context.Context, tester *machinetest.Tester, m *mac
 func (t *offloadTrial) write(w io.Writer, keys bool, style display.Style) {
 	took := quantity.Duration(t.Took.Duration())
 	fmt.Fprintf(w, "%s: %s (%s)\n", human.Printable(t.Machine), style.Verdict(t.OK, "good", "can't be used"), took)
-	writeSteps(w, t.Steps, len("import"), style)
+	writeSteps(w, t.Steps, style)
 	if !keys {
 		return
 	}

@@ -1,13 +1,9 @@
 package coordinator
 
 import (
-	"fmt"
 	"time"
 
-	"lighter/internal/agentapi"
-	"lighter/internal/api"
-	"lighter/internal/quantity"
-	"lighter/machines"
+	"lighter/internal/machinetest"
 )
 
 // admissionSlack is how much better than its limits a machine that was refused builds must be
@@ -17,58 +13,10 @@ const admissionSlack = 0.1
 // admissionRest is how long it must have stayed within its limits for that.
 const admissionRest = 20 * time.Second
 
-// beyondLimit says which of its limits a machine is beyond: the worst one, or empty if none. With
-// slack the machine must be that much better than its limits, as a part of them. What an agent
-// does not know does not count.
-func beyondLimit(m *machines.Machine, info *agentapi.Machine, slack float64) string {
-	for _, rule := range []struct {
-		what     string
-		has      int64
-		min      int64
-		quantity func(int64) string
-	}{
-		{"disk where its store is", info.FreeDisk, m.MinFreeDisk, quantity.Bytes},
-		{"inodes where its store is", info.FreeInodes, m.MinFreeInodes, countOf},
-		{"disk where builds have their folders", info.BuildFreeDisk, m.MinFreeDisk, quantity.Bytes},
-		{"inodes where builds have their folders", info.BuildFreeInodes, m.MinFreeInodes, countOf},
-		{"memory", info.FreeMemory, m.MinFreeMemory, quantity.Bytes},
-	} {
-		limit := float64(rule.min) * (1 + slack)
-		if rule.has >= 0 && rule.min > 0 && float64(rule.has) < limit {
-			return fmt.Sprintf("%s free of %s: with less than %s it gets no builds", rule.quantity(rule.has), rule.what, rule.quantity(int64(limit)))
-		}
-	}
-	for _, rule := range []struct {
-		what     string
-		has, max float64
-	}{
-		{"memory", info.MemoryPressure, m.MaxMemoryPressure},
-		{"CPU", info.CPUPressure, m.MaxCPUPressure},
-	} {
-		limit := rule.max * (1 - slack)
-		if rule.has >= 0 && rule.max > 0 && rule.has >= limit {
-			return fmt.Sprintf("%s pressure %.1f%%: from %.4g%% on it gets no builds", rule.what, rule.has, limit)
-		}
-	}
-	return ""
-}
-
-// withUnknown marks the figures that an older agent does not report as unknown. Such an agent
-// does not describe the hardware either.
-func withUnknown(info *agentapi.Machine) *agentapi.Machine {
-	if info.Hardware != (api.Hardware{}) {
-		return info
-	}
-	marked := *info
-	marked.FreeInodes, marked.BuildFreeDisk, marked.BuildFreeInodes = -1, -1, -1
-	marked.CPUPressure, marked.MemoryPressure = -1, -1
-	return &marked
-}
-
 // admit decides whether a machine in its present state gets builds.
 func (m *machine) admit(l *loop, now time.Time) {
-	info := withUnknown(m.info)
-	text := beyondLimit(&m.Machine, info, 0)
+	info := machinetest.WithUnknown(m.info)
+	text := machinetest.BeyondLimit(&m.Machine, info, 0)
 	switch {
 	case text != "":
 		m.refusedAt = now
@@ -81,7 +29,7 @@ func (m *machine) admit(l *loop, now time.Time) {
 	case m.refuses == "":
 	case now.Sub(m.refusedAt) < admissionRest:
 	default:
-		if text := beyondLimit(&m.Machine, info, admissionSlack); text != "" {
+		if text := machinetest.BeyondLimit(&m.Machine, info, admissionSlack); text != "" {
 			m.refuses = text
 			return
 		}
@@ -91,5 +39,3 @@ func (m *machine) admit(l *loop, now time.Time) {
 		}
 	}
 }
-
-func countOf(n int64) string { return fmt.Sprint(n) }

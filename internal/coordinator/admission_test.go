@@ -11,6 +11,7 @@ import (
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
 	"lighter/internal/coordinator/headroom"
+	"lighter/internal/machinetest"
 	"lighter/machines"
 )
 
@@ -89,7 +90,7 @@ func TestRefusal(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			m, i := roomy, well
 			tt.change(&m, &i)
-			if got := beyondLimit(&m, withUnknown(&i), tt.slack); got != tt.want {
+			if got := machinetest.BeyondLimit(&m, machinetest.WithUnknown(&i), tt.slack); got != tt.want {
 				t.Errorf("got  %q\nwant %q", got, tt.want)
 			}
 		})

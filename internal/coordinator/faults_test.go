@@ -22,6 +22,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/coordinator/peer"
 	"lighter/internal/ledger"
+	"lighter/internal/machinetest"
 	"lighter/machines"
 	"lighter/nar/signature"
 	"lighter/store/storetest"
@@ -178,7 +179,7 @@ func TestUnauthorizedMachineGetsNothing(t *testing.T) {
 	f := newFarm(t, func(c *Config) { c.ACL = func() (*signature.ACL, error) { return &empty, nil } }, "m1")
 	id := f.submit(f.drv("one", ""))[0]
 	var status *api.Status
-	for status == nil || status.Machines[0].State != api.MachineUp {
+	for status == nil || status.Machines[0].State != api.MachineUntrusted {
 		var err error
 		if status, err = f.c.Status(t.Context()); err != nil {
 			t.Fatal(err)
@@ -196,12 +197,13 @@ func TestMachineProblems(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(*agentapi.Machine)
 		want   string
+		state  api.MachineState
 	}{
-		"protocol": {func(m *agentapi.Machine) { m.Protocol++ }, "speaks protocol"},
-		"store":    {func(m *agentapi.Machine) { m.StoreDir = "/nix/store" }, "its store is /nix/store"},
-		"build":    {func(m *agentapi.Machine) { m.BuildProblem = "no user namespaces" }, "no user namespaces"},
-		"head":     {func(m *agentapi.Machine) { m.AcceptsKeys = []string{"SHA256:another"} }, "does not accept the head's key SHA256:"},
-		"key":      {func(m *agentapi.Machine) { m.PublicKey = "(" }, "public key cannot be read"},
+		"protocol": {func(m *agentapi.Machine) { m.Protocol++ }, "speaks protocol", api.MachineUnfit},
+		"store":    {func(m *agentapi.Machine) { m.StoreDir = "/nix/store" }, "its store is /nix/store", api.MachineUnfit},
+		"build":    {func(m *agentapi.Machine) { m.BuildProblem = "no user namespaces" }, "no user namespaces", api.MachineUnfit},
+		"head":     {func(m *agentapi.Machine) { m.AcceptsKeys = []string{"SHA256:another"} }, "does not accept the head's key SHA256:", api.MachineUntrusted},
+		"key":      {func(m *agentapi.Machine) { m.PublicKey = "(" }, "public key cannot be read", api.MachineUntrusted},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFarm(t, func(c *Config) { c.Limits.RetryMin = time.Hour }, "m1")
@@ -225,6 +227,9 @@ func TestMachineProblems(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+			if s := f.statusOf("m1"); s.State != c.state || s.Error != got {
+				t.Errorf("its state is %s, %s; want %s, %s", s.State, s.Error, c.state, got)
+			}
 			if !strings.Contains(got, c.want) {
 				t.Errorf("got problem %q, want %q in it", got, c.want)
 			}
@@ -235,12 +240,41 @@ func TestMachineProblems(t *testing.T) {
 func TestMachineTrial(t *testing.T) {
 	f := newFarm(t, nil, "m1")
 	trial, err := f.c.TestMachine(t.Context(), "m1")
-	if err != nil || !trial.OK || len(trial.Steps) != 9 {
-		t.Errorf("got %+v, %v; want nine steps that are right", trial, err)
+	if err != nil || !trial.OK || trial.Steps[len(trial.Steps)-1].Name != machinetest.StepPlace {
+		t.Errorf("got %+v, %v; want only steps that are right", trial, err)
+	}
+	// A machine is good if a build would be placed there now.
+	for why, c := range map[string]struct {
+		change func(l *loop, m *machine)
+		fix    string
+	}{
+		"paused: lunch":   {func(l *loop, _ *machine) { l.pause = pauseSetting{true, "lunch"} }, "lighter coordinator resume"},
+		"draining: disk":  {func(l *loop, m *machine) { m.drain(l, "disk") }, "lighter machines resume m1"},
+		"in quarantine ":  {func(l *loop, m *machine) { m.quarantine(l, "bad memory") }, "lighter builds list --state failed --machine m1; then: lighter machines resume m1"},
+		"its disk is bad": {func(_ *loop, m *machine) { m.refuses, m.refusedAt = "its disk is bad", m.c.now() }, ""},
+	} {
+		m := f.machine("m1")
+		if err := f.c.do(t.Context(), func(l *loop) { c.change(l, m) }); err != nil {
+			t.Fatal(err)
+		}
+		trial, err := f.c.TestMachine(t.Context(), "m1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		last := trial.Steps[len(trial.Steps)-1]
+		if trial.OK || last.Name != machinetest.StepPlace || !strings.HasPrefix(last.Detail, why) || !strings.HasSuffix(last.Fix, c.fix) {
+			t.Errorf("%s: got %+v", why, trial)
+		}
+		if err := f.c.do(t.Context(), func(l *loop) {
+			l.pause, m.refuses = pauseSetting{}, ""
+			m.resume(l, "")
+		}); err != nil {
+			t.Fatal(err)
+		}
 	}
 	f.agents["m1"].cutLink(true)
-	if trial, err := f.c.TestMachine(t.Context(), "m1"); err != nil || trial.OK || trial.Steps[0].Fix == "" {
-		t.Errorf("got %+v, %v; want a link that failed and what to do", trial, err)
+	if trial, err := f.c.TestMachine(t.Context(), "m1"); err != nil || trial.OK || trial.Steps[len(trial.Steps)-1].Fix == "" {
+		t.Errorf("got %+v, %v; want an agent that is not reached, and what to do", trial, err)
 	}
 	f.agents["m1"].up()
 }

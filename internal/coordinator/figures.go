@@ -9,6 +9,7 @@ import (
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
 	"lighter/internal/coordinator/peer"
+	"lighter/internal/machinetest"
 )
 
 // Figures are what a coordinator counts and measures, at one moment. It counts from its start.
@@ -47,7 +48,7 @@ func (c *Coordinator) Figures(ctx context.Context) (*Figures, error) {
 				Sent: totals[peer.Moved{Machine: m.Name, Direction: api.Send}], Fetched: totals[peer.Moved{Machine: m.Name, Direction: api.Fetch}],
 			}
 			if m.info != nil {
-				one.Info = withUnknown(m.info)
+				one.Info = machinetest.WithUnknown(m.info)
 			}
 			f.Machines = append(f.Machines, one)
 		}

@@ -27,6 +27,7 @@ type machine struct {
 
 	builds    []string // its systems, as of the last contact or else its entry
 	problem   string   // why it gets no builds though its host is up
+	untrusted bool     // problem is about keys
 	speed     scheduler.SpeedEstimate
 	removed   bool              // from the file; it is let go when its builds are done
 	next      *machines.Machine // its entry in the file now, if that has another way to it
@@ -71,7 +72,7 @@ func askedOf(b *api.Build) *agentapi.Asked {
 // judge decides, after a contact with its host, whether a machine gets builds, and tells what has
 // changed; came says that the host was not up before.
 func (m *machine) judge(l *loop, came bool) {
-	problem := m.c.advice().Unfit(&m.Machine, m.info, m.acl)
+	problem, untrusted := m.c.advice().Unfit(&m.Machine, m.info, m.acl)
 	switch {
 	case problem == m.problem && !came:
 	case problem != "":
@@ -89,7 +90,7 @@ func (m *machine) judge(l *loop, came bool) {
 		l.post(func(l *loop) { l.machinesChanged() })
 	}
 	m.tellHeld(l)
-	m.problem = problem
+	m.problem, m.untrusted = problem, untrusted
 	m.admit(l, l.now())
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/coordinator/peer"
+	"lighter/internal/machinetest"
 	"lighter/scheduler"
 )
 
@@ -94,7 +95,10 @@ func (m *machine) status() api.MachineStatus {
 	}
 	switch {
 	case m.state == api.MachineUp && m.problem != "":
-		s.Error = m.problem
+		s.State, s.Error = api.MachineUnfit, m.problem
+		if m.untrusted {
+			s.State = api.MachineUntrusted
+		}
 	case m.state == api.MachineUp && m.next != nil:
 		s.Error = m.unavailable()
 	case m.state == api.MachineUp && m.conduct.resting(m.c.now()) != "":
@@ -116,7 +120,7 @@ func (m *machine) status() api.MachineStatus {
 
 // describe fills in what the agent last said.
 func (m *machine) describe(s *api.MachineStatus) {
-	info := withUnknown(m.info)
+	info := machinetest.WithUnknown(m.info)
 	s.Agent, s.Kernel, s.StoreKind, s.Cores = info.Version, info.Kernel, info.StoreKind, info.Cores
 	s.Load = info.Load / float64(max(1, info.Cores))
 	s.FreeDisk, s.FreeMemory, s.PublicKey = info.FreeDisk, info.FreeMemory, info.PublicKey

@@ -283,8 +283,8 @@ func (d *Doctor) checkMachines(context.Context) {
 		}
 		check := "machine " + m.Name
 		switch word {
-		case "down":
-			d.problem(check, "lighter machines test "+m.Name+" says what to do", "it is down%s", why)
+		case "down", "untrusted", "unfit":
+			d.problem(check, "lighter machines test "+human.ShellWord(m.Name)+" says what to do", "it is %s%s", word, why)
 		case "quarantined":
 			d.problem(check, "look at what failed there (lighter builds list --state failed --machine "+m.Name+"), fix it, then: lighter machines resume "+m.Name, "it is quarantined%s", why)
 		case "draining", "drained":

@@ -50,7 +50,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	defer lock.Close()
 	access, group, problems := accessOf(&set.Access, f.SettingsFile())
-	clients, err := Listen(f.Socket, group, logger) //nolint:contextcheck // asks a local socket, for a second at most
+	clients, err := Listen(f.Socket, group, logger)     //nolint:contextcheck // asks a local socket, for a second at most
 	if group >= 0 && errors.Is(err, fs.ErrPermission) { // of that group this user is no member
 		problems = append(problems, fmt.Errorf("%s: [access] submit-group: %w", f.SettingsFile(), err))
 		clients, err = Listen(f.Socket, nobody, logger)

@@ -19,7 +19,6 @@ import (
 	"lighter/internal/agentapi"
 	"lighter/internal/human"
 	"lighter/machines"
-	"lighter/nar/signature"
 	"lighter/sshtransport"
 )
 
@@ -344,20 +343,12 @@ func AuthorizeMachine(name, hint string) string {
 }
 
 // nearACLFix is what to do about a head that does not accept what a machine signs.
-func (a *Advice) nearACLFix(m *machines.Machine, info *agentapi.Machine) string {
-	if a.ByName {
-		return AuthorizeMachine(m.Name, a.Hint)
+func (a *Advice) nearACLFix(m *machines.Machine) string {
+	hint := a.Hint
+	if !a.ByName {
+		hint += "--machines " + human.ShellWord(a.File) + " "
 	}
-	file := signature.PublicFile(stateFolder(m) + "/signing-key")
-	if info.StoreKind == machines.StoreDaemon {
-		file = signature.PublicFile("/etc/guix/signing-key")
-	}
-	get := sshTo(m, m.User) + " cat " + human.ShellWord(file)
-	const elsewhere = "\n(--show-keys shows the machine's key too)"
-	if a.StoreKind == machines.StoreDaemon {
-		return "as root here: " + get + " | guix archive --authorize" + elsewhere
-	}
-	return get + " | lighter key authorize" + elsewhere
+	return AuthorizeMachine(m.Name, hint)
 }
 
 // HeadFix is what to do about the head's own store.

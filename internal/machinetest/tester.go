@@ -9,10 +9,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/human"
 	"lighter/internal/quantity"
 	"lighter/machines"
 	"lighter/nar"
@@ -108,65 +111,63 @@ func (x *trial) note(name string, f finding) bool {
 	return f.err == nil
 }
 
+// The steps of a test, in their order.
+const (
+	StepSSH     = "ssh"     // the way there and the login
+	StepAgent   = "agent"   // it answers, and speaks this protocol
+	StepStore   = "store"   // it is where the head's is
+	StepSystems = "systems" // the machine builds for those of its entry
+	StepBuild   = "build"   // its store can build
+	StepOffer   = "offer"   // its owner lets this head
+	StepKey     = "key"     // each side accepts what the other signs, as far as they say
+	StepRoom    = "room"    // it is within the limits of its entry
+	StepClock   = "clock"
+	StepSend    = "send"  // it imports an item of the head's
+	StepFetch   = "fetch" // the head imports an item of the machine's
+	StepPlace   = "place" // the coordinator would give it a build now
+)
+
 // Test tries in order what building on a machine needs, each thing in a step of its own, up
 // to the first without which the rest cannot be tried.
 func (t *Tester) Test(ctx context.Context, m *machines.Machine, agent Agent) *Result {
 	x, err := t.reach(ctx, m, agent)
 	if err != nil {
-		p := t.Explain(m, err)
-		x.note("link", finding{err: p.Err, fix: cmp.Or(p.Fix, "see the text; ssh to the machine by hand with the same user and key tells more")})
-		return &x.result
-	}
-	x.note("link", good("answered in %s", x.Took.Round(time.Millisecond)))
-	x.note("agent", x.program())
-	if !x.note("protocol", worst(x.protocol(), good("protocol %d", agentapi.Protocol))) {
-		return &x.result
-	}
-	sameDir := x.note("store", worst(x.dir(), x.room()))
-	x.note("build", worst(x.builds(), x.buildsSo()))
-	if x.Info.Offer != nil {
-		x.note("offer", worst(problem(offerProblem(m, x.Info)), good("its owner offers all that its entry asks for")))
-	}
-	x.note("key", x.keys())
-	x.note("clock", x.clock())
-	if sameDir && t.Store != nil && x.note("send", x.send(ctx)) && !m.Local {
-		x.note("fetch", x.fetch(ctx))
-	}
-	return &x.result
-}
-
-// TestOffloading tries the same in the steps of "guix offload test", which show whose keys
-// are accepted by exchanging items in both directions.
-func (t *Tester) TestOffloading(ctx context.Context, m *machines.Machine, agent Agent) *Result {
-	x, err := t.reach(ctx, m, agent)
-	if err != nil {
 		return t.Unreachable(m, err)
 	}
 	if !m.Local {
-		x.note("ssh", good("%s, round trip %s", address(m), x.RoundTrip.Round(10*time.Microsecond)))
+		x.note(StepSSH, good("%s, round trip %s", address(m), x.RoundTrip.Round(10*time.Microsecond)))
 	}
-	if !x.note("agent", worst(x.protocol(), x.program())) {
+	if !x.note(StepAgent, worst(x.protocol(), x.program())) {
 		return &x.result
 	}
-	if x.note("store", worst(x.dir(), x.builds(), problem(offerProblem(m, x.Info)), x.room())) {
-		x.note("import", x.send(ctx))
-		if !m.Local {
-			x.note("export", x.fetch(ctx))
-		}
+	sameDir := x.note(StepStore, worst(x.dir(), good("%s", StoreText(x.Info))))
+	x.note(StepSystems, x.systems())
+	x.note(StepBuild, worst(x.builds(), x.buildsSo()))
+	if x.Info.Offer != nil {
+		x.note(StepOffer, worst(problem(offerProblem(m, x.Info)), good("its owner offers all that its entry asks for")))
 	}
-	x.note("clock", x.clock())
+	x.note(StepKey, x.keys())
+	x.note(StepRoom, x.room())
+	x.note(StepClock, x.clock())
+	// What the keys forbid need not be tried.
+	if !sameDir || t.Store == nil || x.result.HeadRefused || !x.note(StepSend, x.send(ctx)) {
+		return &x.result
+	}
+	if !m.Local && !x.result.MachineRefused {
+		x.note(StepFetch, x.fetch(ctx))
+	}
 	return &x.result
 }
 
-// Unreachable is what TestOffloading finds where a machine cannot be reached.
+// Unreachable is what a test finds where a machine cannot be reached.
 func (t *Tester) Unreachable(m *machines.Machine, err error) *Result {
 	x := &trial{}
 	p := t.Explain(m, err)
-	step := "agent"
+	step := StepAgent
 	if p.Login {
-		step = "ssh"
+		step = StepSSH
 	} else if !m.Local {
-		x.note("ssh", good("logged in as %s", address(m)))
+		x.note(StepSSH, good("logged in as %s", address(m)))
 	}
 	x.note(step, finding{err: p.Err, fix: p.Fix})
 	return &x.result
@@ -188,8 +189,48 @@ func (x *trial) dir() finding {
 	return problem(x.dirProblem(x.Info), "set the machine's store to the head's store directory")
 }
 
+// systems compares those of the machine's entry with those that it can build for.
+func (x *trial) systems() finding {
+	lacks := Lacks(x.m, x.Info)
+	text := "it builds for " + strings.Join(x.Info.Builds(), ", ")
+	if len(lacks) == 0 {
+		return good("%s", text)
+	}
+	f := finding{
+		warning: len(lacks) < len(x.m.Systems),
+		fix:     fmt.Sprintf("take %s out of the systems in %s, or have the machine emulate it (binfmt_misc; qemu-user-static on Debian)", strings.Join(lacks, ", "), x.entry(x.m)),
+	}
+	text += ", and not for " + strings.Join(lacks, ", ")
+	if f.warning {
+		f.detail = text
+	} else {
+		f.err = errors.New(text)
+	}
+	return f
+}
+
+// Lacks returns the systems of a machine's entry for which it can't build.
+func Lacks(m *machines.Machine, info *agentapi.Machine) []string {
+	if len(info.Builds()) == 0 { // it does not say
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(m.Systems), func(system string) bool { return slices.Contains(info.Builds(), system) })
+}
+
+// room compares what the machine has with the limits of its entry, as the coordinator does.
 func (x *trial) room() finding {
-	return good("%s, %s free", StoreText(x.Info), quantity.Bytes(x.Info.FreeDisk))
+	info := WithUnknown(x.Info)
+	if text := BeyondLimit(x.m, info, 0); text != "" {
+		return finding{err: errors.New(text), fix: "make room there (lighter machines gc " + human.ShellWord(x.m.Name) + " deletes what no build needs), or change the limit in " + x.entry(x.m)}
+	}
+	load := info.Load / float64(max(1, info.Cores))
+	if max := x.m.OverloadThreshold; max > 0 && load >= max {
+		return finding{
+			err: fmt.Errorf("load %.2f per core: from %.2f on it gets no builds", load, max),
+			fix: "it passes by itself; overload-threshold in " + x.entry(x.m) + " sets the limit, and false there disregards it",
+		}
+	}
+	return good("%s free, load %.2f per core", quantity.Bytes(info.FreeDisk), load)
 }
 
 func (x *trial) builds() finding {
@@ -210,14 +251,19 @@ func (x *trial) keys() finding {
 		return good("not checked: the head has no list of authorized keys")
 	}
 	acl, err := x.ACL()
+	if errors.Is(err, os.ErrPermission) {
+		return good("not checked: this user may not read the head's list of authorized keys")
+	}
 	if err != nil {
 		return finding{err: err, fix: "repair the file that the text names"}
 	}
-	return worst(
-		problem(x.machineKeyProblem(x.Info, acl, x.m.Name)),
-		problem(x.keyProblem(x.m, x.Info), x.farACLFix(x.m, x.Info)),
-		good("the head accepts its key"),
-	)
+	near, fix := x.machineKeyProblem(x.Info, acl, x.m.Name)
+	if fix != "" {
+		fix = x.nearACLFix(x.m)
+	}
+	far := x.keyProblem(x.m, x.Info)
+	x.result.MachineRefused, x.result.HeadRefused = near != "", far != ""
+	return worst(problem(near, fix), problem(far, x.farACLFix(x.m, x.Info)), good("the head accepts its key"))
 }
 
 func (x *trial) clock() finding {
@@ -284,7 +330,7 @@ func (x *trial) fetch(ctx context.Context) finding {
 		return good("the head imported %s, signed by the machine", path.Base())
 	case errors.Is(err, store.ErrUnauthorized):
 		x.result.MachineRefused = true
-		return finding{err: fmt.Errorf("the head does not take what it signs: %w", err), fix: x.nearACLFix(x.m, x.Info)}
+		return finding{err: fmt.Errorf("the head does not take what it signs: %w", err), fix: x.nearACLFix(x.m)}
 	}
 	return finding{err: err, fix: x.HeadFix(err)}
 }

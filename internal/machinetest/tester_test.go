@@ -71,7 +71,7 @@ func (a *fakeAgent) Export(ctx context.Context, paths []store.Path) (io.ReadClos
 	return io.NopCloser(&archive), err
 }
 
-// TestTester has a machine with one thing wrong, in the steps of both tests.
+// TestTester has a machine with one thing wrong.
 func TestTester(t *testing.T) {
 	type lab struct {
 		head   *side
@@ -79,41 +79,40 @@ func TestTester(t *testing.T) {
 		m      *machines.Machine
 		tester *Tester
 	}
-	const all, offload = "link agent protocol store build key clock send fetch", "ssh agent store import export clock"
+	const all = "ssh agent store systems build key room clock send fetch"
 	for _, tt := range []struct {
-		name    string
-		change  func(l *lab)
-		all     string // steps of Test, with a sign before those that are not good
-		offload string // of TestOffloading
-		text    string // of the first step that is not good, with what to do
+		name   string
+		change func(l *lab)
+		all    string // steps, with a sign before those that are not good
+		text   string // of the first step that is not good, with what to do
 	}{
-		{"all good", func(*lab) {}, all, offload, ""},
-		{"unreachable", func(l *lab) { l.agent.down = syscall.ECONNREFUSED }, "-link", "-ssh", "connection refused → start sshd on h"},
-		{"no agent", func(l *lab) { l.agent.down = errors.New("cosmic ray") }, "-link", "ssh -agent", "cosmic ray → the agent's log is there: ssh u@h 'tail "},
+		{"all good", func(*lab) {}, all, ""},
+		{"unreachable", func(l *lab) { l.agent.down = syscall.ECONNREFUSED }, "-ssh", "connection refused → start sshd on h"},
+		{"no agent", func(l *lab) { l.agent.down = errors.New("cosmic ray") }, "ssh -agent", "cosmic ray → the agent's log is there: ssh u@h 'tail "},
 		{
 			"another protocol", func(l *lab) { l.agent.info.Protocol++ },
-			"link agent -protocol", "ssh -agent", "speaks protocol 2, this lighter ",
+			"ssh -agent", "speaks protocol 2, this lighter ",
 		},
 		{
 			"another store", func(l *lab) { l.agent.info.StoreDir = "/nix/store" },
-			"link agent protocol -store build key clock", "ssh agent -store clock",
+			"ssh agent -store systems build key room clock",
 			"its store is /nix/store, the head's is /gnu/store → set the machine's store to the head's store directory",
 		},
 		{
 			"it can't build", func(l *lab) { l.agent.info.BuildProblem = "no user namespaces" },
-			"link agent protocol store -build key clock send fetch", "ssh agent -store clock",
+			"ssh agent store systems -build key room clock send fetch",
 			"no user namespaces → see the text; without it the machine gets no builds",
 		},
 		{
 			"its owner offers less", func(l *lab) {
 				l.agent.info.Offer, l.m.SandboxPaths = &agentapi.Offer{}, []string{"/dev/kvm"}
 			},
-			"link agent protocol store build -offer key clock send fetch", "ssh agent -store clock",
+			"ssh agent store systems build -offer key room clock send fetch",
 			`its owner does not offer the sandbox path "/dev/kvm" → take it out of sandbox-paths`,
 		},
 		{
 			"the head does not accept its key", func(l *lab) { l.head.acl.Remove(l.agent.key.Public()) },
-			"link agent protocol store build -key clock send -fetch", "ssh agent store import -export clock",
+			"ssh agent store systems build -key room clock send",
 			" → lighter machines authorize m",
 		},
 		{
@@ -121,23 +120,45 @@ func TestTester(t *testing.T) {
 				l.agent.info.AcceptsKeys = []string{}
 				l.agent.acl.Remove(l.head.key.Public())
 			},
-			"link agent protocol store build -key clock -send", "ssh agent store -import export clock",
+			"ssh agent store systems build -key room clock",
 			"on h, with the head's signing-key.pub: lighter-agent authorize FILE",
 		},
 		{
 			"it does not accept the head's key", func(l *lab) { l.agent.acl.Remove(l.head.key.Public()) },
-			"link agent protocol store build key clock -send", "ssh agent store -import export clock",
+			"ssh agent store systems build key room clock -send",
 			"it does not take what the head signs with SHA256:",
 		},
 		{
 			"its clock is off", func(l *lab) { l.agent.skew = time.Hour },
-			"link agent protocol store build key ~clock send fetch", "ssh agent store import export ~clock",
+			"ssh agent store systems build key room ~clock send fetch",
 			"1h0m0s ahead of the head's → set the clocks",
 		},
-		{"the head itself", func(l *lab) { l.m.Local = true }, "link agent protocol store build key clock send", "agent store import clock", ""},
+		{"the head itself", func(l *lab) { l.m.Local = true }, "agent store systems build key room clock send", ""},
+		{"a look alone", func(l *lab) { l.tester.Store = nil }, "ssh agent store systems build key room clock", ""},
 		{
-			"a look alone", func(l *lab) { l.tester.Store = nil },
-			"link agent protocol store build key clock", "", "",
+			"none of its systems", func(l *lab) { l.m.Systems = []string{"aarch64-linux"} },
+			"ssh agent store -systems build key room clock send fetch",
+			"it builds for x86_64-linux, i686-linux, and not for aarch64-linux → take aarch64-linux out of the systems in the entry of m in f, or have the machine emulate it",
+		},
+		{
+			"one of its systems", func(l *lab) { l.m.Systems = []string{"x86_64-linux", "aarch64-linux"} },
+			"ssh agent store ~systems build key room clock send fetch", "and not for aarch64-linux → take ",
+		},
+		{
+			"no room", func(l *lab) { l.m.MinFreeDisk = 1 << 30 },
+			"ssh agent store systems build key -room clock send fetch",
+			"4.00 MiB free of disk where its store is: with less than 1.00 GiB it gets no builds → make room there (lighter machines gc m deletes what no build needs)",
+		},
+		{
+			"much load", func(l *lab) { l.m.OverloadThreshold = 0.8 },
+			"ssh agent store systems build key -room clock send fetch", "load 1.50 per core: from 0.80 on it gets no builds → it passes by itself",
+		},
+		{
+			"a file that the head does not use", func(l *lab) {
+				l.tester.ByName = false
+				l.head.acl.Remove(l.agent.key.Public())
+			},
+			"ssh agent store systems build -key room clock send", " → lighter machines authorize --machines f m",
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -146,40 +167,36 @@ func TestTester(t *testing.T) {
 			l.agent.acl.Add(l.head.key.Public())
 			l.agent.info = agentapi.Machine{
 				Protocol: agentapi.Protocol, StoreKind: machines.StoreLocal, StoreDir: store.DefaultDir, PublicKey: l.agent.key.Public().String(),
+				Systems: []string{"x86_64-linux", "i686-linux"}, Cores: 2, Load: 3, FreeDisk: 4 << 20,
 			}
 			l.tester = &Tester{
 				Advice: Advice{Head: Head{Dir: store.DefaultDir, PublicKey: l.head.key.Public()}, File: "f", ByName: true},
 				Store:  l.head, ACL: func() (*signature.ACL, error) { return l.head.acl, nil },
 			}
 			tt.change(l)
-			results := map[string]*Result{tt.all: l.tester.Test(t.Context(), l.m, l.agent)}
-			if tt.offload != "" {
-				results[tt.offload] = l.tester.TestOffloading(t.Context(), l.m, l.agent)
+			result := l.tester.Test(t.Context(), l.m, l.agent)
+			var steps []string
+			first := ""
+			for _, s := range result.Steps {
+				sign := map[string]string{"bad": "-", "warning": "~"}[string(s.Outcome)]
+				if sign != "" && first == "" {
+					first = s.Detail + " → " + s.Fix
+				}
+				if s.OK != (sign == "") || sign == "" && s.Fix != "" {
+					t.Errorf("got %+v", s)
+				}
+				steps = append(steps, sign+s.Name)
 			}
-			for want, result := range results {
-				var steps []string
-				first := ""
-				for _, s := range result.Steps {
-					sign := map[string]string{"bad": "-", "warning": "~"}[string(s.Outcome)]
-					if sign != "" && first == "" {
-						first = s.Detail + " → " + s.Fix
-					}
-					if s.OK != (sign == "") || sign == "" && s.Fix != "" {
-						t.Errorf("got %+v", s)
-					}
-					steps = append(steps, sign+s.Name)
-				}
-				if got := strings.Join(steps, " "); got != want || !strings.Contains(first, tt.text) {
-					t.Errorf("got %s: %s\nwant %s: %s", got, first, want, tt.text)
-				}
-				bad := slices.ContainsFunc(steps, func(s string) bool { return s[0] == '-' })
-				if result.OK == bad || (result.Info == nil) != (l.agent.down != nil) {
-					t.Errorf("got %+v", result)
-				}
-				refusedHead, refusedMachine := strings.Contains(want, "-import") || strings.Contains(want, "-send"), strings.Contains(want, "-export") || strings.Contains(want, "-fetch")
-				if result.HeadRefused != refusedHead || result.MachineRefused != refusedMachine {
-					t.Errorf("%s: keys refused: the head's %v, the machine's %v", want, result.HeadRefused, result.MachineRefused)
-				}
+			if got := strings.Join(steps, " "); got != tt.all || !strings.Contains(first, tt.text) {
+				t.Errorf("got %s: %s\nwant %s: %s", got, first, tt.all, tt.text)
+			}
+			bad := slices.ContainsFunc(steps, func(s string) bool { return s[0] == '-' })
+			if result.OK == bad || (result.Info == nil) != (l.agent.down != nil) {
+				t.Errorf("got %+v", result)
+			}
+			refusedHead, refusedMachine := strings.Contains(tt.name, "accept the head's key"), strings.Contains(first, "lighter machines authorize")
+			if result.HeadRefused != refusedHead || result.MachineRefused != refusedMachine {
+				t.Errorf("keys refused: the head's %v, the machine's %v", result.HeadRefused, result.MachineRefused)
 			}
 		})
 	}

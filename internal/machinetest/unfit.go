@@ -23,9 +23,18 @@ type Head struct {
 	KeyFile   string
 }
 
-// Unfit says, by what a machine's agent says of it, why it gets no builds; empty if it does.
-// What it signs must be accepted by acl, unless that is nil.
-func (h Head) Unfit(m *machines.Machine, info *agentapi.Machine, acl *signature.ACL) string {
+// Unfit says, by what a machine's agent says of it, why it gets no builds; empty if it does. That keys are
+// the reason makes it untrusted. What it signs must be accepted by acl, unless that is nil.
+func (h Head) Unfit(m *machines.Machine, info *agentapi.Machine, acl *signature.ACL) (why string, untrusted bool) {
+	if why = h.unable(m, info); why != "" {
+		return why, false
+	}
+	why = h.untrusted(m, info, acl)
+	return why, why != ""
+}
+
+// unable is about what has nothing to do with keys.
+func (h Head) unable(m *machines.Machine, info *agentapi.Machine) string {
 	if problem := protocolProblem(info); problem != "" {
 		return problem
 	}
@@ -38,6 +47,10 @@ func (h Head) Unfit(m *machines.Machine, info *agentapi.Machine, acl *signature.
 	if refused := info.Offer.Refuses(m.SandboxPaths, m.SubstituteURLs, m.ParallelBuilds); refused != "" {
 		return refused
 	}
+	return ""
+}
+
+func (h Head) untrusted(m *machines.Machine, info *agentapi.Machine, acl *signature.ACL) string {
 	if problem, fix := h.machineKeyProblem(info, acl, m.Name); fix != "" {
 		return problem + "; authorize it with: " + fix
 	} else if problem != "" {

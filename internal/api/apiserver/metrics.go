@@ -174,7 +174,7 @@ func (n *figures) ofMachines(put func(f *family, v float64, labels ...string)) {
 			}
 		}
 	}
-	for _, state := range []api.MachineState{api.MachineUnknown, api.MachineConnecting, api.MachineUp, api.MachineDown} {
+	for _, state := range []api.MachineState{api.MachineUnknown, api.MachineConnecting, api.MachineUp, api.MachineDown, api.MachineUntrusted, api.MachineUnfit} {
 		put(machinesByState, float64(states[state]), string(state))
 	}
 }

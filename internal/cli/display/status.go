@@ -251,7 +251,7 @@ func stateColour(word string) string {
 	switch word {
 	case "up":
 		return green
-	case "down":
+	case "down", "untrusted", "unfit":
 		return red
 	}
 	return yellow
