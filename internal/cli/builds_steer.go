@@ -156,7 +156,7 @@ func (f *selectionFlags) write(ctx context.Context, inv *command.Invocation, cli
 
 const selectionText = `Builds are named by their ids, or by the filters of "lighter builds list". With a filter it says on a terminal how many builds that selects, and asks; elsewhere it wants --yes.
 
-Only operators may change the builds of others; see docs/settings.md, [access]. For others, a filter changes only their own builds, and says how many more it selects.`
+Only operators may change the builds of others; see "lighter help lighter.toml", [access]. For others, a filter changes only their own builds, and says how many more it selects.`
 
 func buildsCancelCommand() *command.Command {
 	return &command.Command{

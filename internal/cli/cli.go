@@ -18,6 +18,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"lighter/docs"
 	"lighter/internal/cli/command"
 )
 
@@ -75,6 +76,6 @@ ask it, or work on the head's own store, keys and configuration.`,
 			agentCommand(),
 			demoCommand(),
 		},
-		Offers: offers,
+		Offers: offers, Topics: docs.Pages(),
 	})
 }

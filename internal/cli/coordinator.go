@@ -17,9 +17,9 @@ func coordinatorCommand() *command.Command {
 		Short: "run the process that has things built",
 		Long: `Runs the coordinator in the foreground, until it is interrupted or terminated. It owns the queue, the ledger and the connections to the machines; there is one per state folder. Builds on machines go on while it is away, and when it is started again it takes up everything where it was, even after it was killed.
 
-Next to the machines file there may be lighter.toml, with limits, event hooks, and where to publish; docs/settings.md describes it. The machines file is read again when it changes, and the hooks of lighter.toml with "lighter coordinator reload"; its other settings take effect at the next start.
+Next to the machines file there may be lighter.toml, with limits, event hooks, and where to publish; "lighter help lighter.toml" describes it. The machines file is read again when it changes, and the hooks of lighter.toml with "lighter coordinator reload"; its other settings take effect at the next start.
 
-With --store=guix-daemon the head's store is Guix's: derivations and inputs are read there, what machines sign is checked against /etc/guix/acl, and the machines may be those of /etc/guix/machines.scm. guix-daemon offloads to this coordinator when it is told to run lighter-guix; docs/guix.md says how.
+Where guix-daemon answers and nothing was said, or with --store=guix-daemon, the head's store is Guix's: derivations and inputs are read there, what machines sign is checked against /etc/guix/acl, and the machines may be those of /etc/guix/machines.scm. guix-daemon offloads to this coordinator when it is told to run lighter-guix; "lighter help guix" says how.
 
 On its first start, with a store of its own, it makes the head's signing key. The machines must trust that key, and the head theirs: the first happens by itself where the machine uses lighter's own store, the second with "lighter machines authorize".
 

@@ -9,6 +9,8 @@ import (
 	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/command"
 	"lighter/internal/cli/display"
+	"lighter/internal/doctor"
+	"lighter/internal/head"
 	"lighter/internal/human"
 )
 
@@ -16,8 +18,34 @@ import (
 // that tell a running one what to do.
 func steeredCoordinatorCommand() *command.Command {
 	c := coordinatorCommand()
-	c.Sub = append(c.Sub, coordinatorPauseCommand(), coordinatorResumeCommand(), coordinatorReloadCommand())
+	c.Sub = append(c.Sub, coordinatorCheckCommand(), coordinatorPauseCommand(), coordinatorResumeCommand(), coordinatorReloadCommand())
 	return c
+}
+
+func coordinatorCheckCommand() *command.Command {
+	return &command.Command{
+		Name:  "check",
+		Short: "try all that a start would, without starting",
+		Long:  `Reads settings and machines file, and tries folders, keys, ACL, agents, the head's store, and what the settings ask for: users and groups, programs of event hooks, built-in hooks with their keys and folders. Each gets a line, with what to do about a problem. Run it as the coordinator's user, with the coordinator's flags; one that runs is not disturbed.`,
+		Examples: []command.Example{
+			{"lighter coordinator check && lighter coordinator", "start only if all is well"},
+			{"runuser -u lighter -- env LIGHTER_STATE=/var/lib/lighter LIGHTER_CONFIG=/etc/lighter lighter coordinator check --store=guix-daemon", "as the systemd unit does"},
+		},
+		Setup: func(fs *pflag.FlagSet) command.Action {
+			where := allFolderFlags(fs)
+			file := fs.String("machines", "", "the machines file is `FILE` (default machines.toml in the configuration folder)")
+			agents := fs.String("agents", "", "folder `DIR` with agents for the machines' platforms")
+			asJSON := fs.Bool("json", false, "print one JSON object a line")
+			return func(ctx context.Context, inv *command.Invocation) error {
+				f, err := head.ToStart(ctx, where.said(), inv.Getenv)
+				if err != nil {
+					return wrongKind(inv, err)
+				}
+				f.Machines, f.Agents = *file, *agents
+				return writeFindings(ctx, inv, doctor.New(f, inv.Getenv).BeforeStart(ctx), *asJSON)
+			}
+		},
+	}
 }
 
 func coordinatorPauseCommand() *command.Command {

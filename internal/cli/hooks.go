@@ -24,7 +24,7 @@ func hooksCommand() *command.Command {
 		Short: "look at event hooks, and retry what failed",
 		Long: `Event hooks are programs and built-ins that the coordinator runs when something happens to a build or a machine. A run that fails is tried again, after ever longer pauses; after some tries it is parked: it waits for a person.
 
-A run is named after its hook and the number of its event, such as publish/1042. docs/hooks.md says how to write hooks.`,
+A run is named after its hook and the number of its event, such as publish/1042. "lighter help event-hooks" says how to write hooks.`,
 		Sub: []*command.Command{
 			hooksListCommand(), hooksShowCommand(), hooksRetryCommand(), hooksDropCommand(), hooksTestCommand(),
 		},

@@ -27,8 +27,8 @@ func machinesCommand() *command.Command {
 	return &command.Command{
 		Name:  "machines",
 		Short: "the machines that build",
-		Long: `Machines are listed in machines.toml in the configuration folder. docs/machines.md
-describes it key by key.`,
+		Long: `Machines are listed in machines.toml in the configuration folder. "lighter help
+machines.toml" describes it key by key.`,
 		Sub: []*command.Command{
 			machinesListCommand(), machinesStatusCommand(), machinesTestCommand(),
 			machinesDrainCommand(), machinesResumeCommand(), machinesTagCommand(), machinesGCCommand(), machinesReloadCommand(),
@@ -52,7 +52,7 @@ func readMachines(ctx context.Context, inv *command.Invocation, file, prefix str
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("no machines file at %s; docs/machines.md describes it", file)
+		return nil, fmt.Errorf("no machines file at %s; lighter help machines.toml describes it", file)
 	case errors.As(err, new(*fs.PathError)), ctx.Err() != nil:
 		return nil, err
 	}

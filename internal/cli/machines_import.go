@@ -25,7 +25,7 @@ does not take over is listed on standard error.
 
 Guix's machines.scm is a program. lighter evaluates what such files consist of;
 a file that needs more is given to "guix repl", which runs whatever is in it.
-docs/machines.md says what is understood.`,
+"lighter help machines.toml" says what is understood.`,
 		Exits: []int{command.ExitBadInput},
 		Examples: []command.Example{
 			{"lighter machines import /etc/guix/machines.scm > /etc/lighter/machines.toml", "go on with Guix's machines"},

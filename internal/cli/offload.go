@@ -27,7 +27,7 @@ func offloadCommand() *command.Command {
 		Name:  "offload",
 		Args:  "SYSTEM MAX-SILENT-TIME TRACE? TIMEOUT",
 		Short: "be guix-daemon's build hook; try the machines",
-		Long: `guix-daemon runs "lighter offload SYSTEM MAX-SILENT-TIME PRINT-BUILD-TRACE? BUILD-TIMEOUT" to ask whether a build is offloaded, in the place of "guix offload"; docs/guix.md says how to set that up. It is not for people: questions come on standard input, and the exit codes are those that guix-daemon knows.
+		Long: `guix-daemon runs "lighter offload SYSTEM MAX-SILENT-TIME PRINT-BUILD-TRACE? BUILD-TIMEOUT" to ask whether a build is offloaded, in the place of "guix offload"; "lighter help guix" says how to set that up. It is not for people: questions come on standard input, and the exit codes are those that guix-daemon knows.
 
 The commands below do what those of "guix offload" do.`,
 		Sub: []*command.Command{offloadTestCommand(), offloadStatusCommand()},

@@ -82,14 +82,23 @@ const checkTimeout = 30 * time.Second
 // Examine makes all checks, and yields what each finds when it is over, until the context
 // ends. A deep examination reads the whole ledger, too, however long that takes.
 func (d *Doctor) Examine(ctx context.Context, deep bool) iter.Seq[Finding] {
+	return d.examine(ctx, deep,
+		d.checkFolders, d.checkSocket, d.checkSettings, d.checkMachinesFile, d.checkKeys, d.checkACL,
+		d.checkAgents, d.checkStore, d.checkDaemon, d.checkSpace, d.checkClock, d.checkLimits,
+		d.checkCoordinator, d.checkMachines, d.checkHooks, d.checkLedger,
+	)
+}
+
+// BeforeStart tries what the start of a coordinator with these folders would, as this user, and starts none.
+func (d *Doctor) BeforeStart(ctx context.Context) iter.Seq[Finding] {
+	return d.examine(ctx, false, d.checkFolders, d.checkWritable, d.checkSettings, d.checkMachinesFile, d.checkKeys, d.checkACL, d.checkAgents, d.checkStore)
+}
+
+func (d *Doctor) examine(ctx context.Context, deep bool, checks ...func(context.Context)) iter.Seq[Finding] {
 	return func(yield func(Finding) bool) {
 		d.client = apiclient.NewClient(d.folders.Socket)
 		defer d.client.Close()
-		for _, check := range []func(context.Context){
-			d.checkFolders, d.checkSocket, d.checkSettings, d.checkMachinesFile, d.checkKeys, d.checkACL,
-			d.checkAgents, d.checkStore, d.checkDaemon, d.checkSpace, d.checkClock, d.checkLimits,
-			d.checkCoordinator, d.checkMachines, d.checkHooks, d.checkLedger,
-		} {
+		for _, check := range checks {
 			bounded, cancel := context.WithTimeout(ctx, checkTimeout)
 			check(bounded)
 			cancel()

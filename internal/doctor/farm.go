@@ -132,7 +132,7 @@ func (d *Doctor) checkDaemon(context.Context) {
 	case filepath.Base(guix) == "lighter-guix":
 		d.ok(check, "process %s offloads by %s", pid, guix)
 	default:
-		d.note(check, "docs/guix.md, step 6, says how it is told to; nothing to do if it is not meant to", "process %s does not offload to lighter (GUIX is %q)", pid, guix)
+		d.note(check, "lighter help guix, step 6, says how it is told to; nothing to do if it is not meant to", "process %s does not offload to lighter (GUIX is %q)", pid, guix)
 	}
 }
 

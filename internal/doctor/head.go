@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"syscall"
 
 	"lighter/internal/api"
@@ -25,7 +26,7 @@ func othersWrite(info fs.FileInfo) bool { return info.Mode().Perm()&0o002 != 0 }
 
 func (d *Doctor) checkFolders(context.Context) {
 	d.checkFolder("state folder", d.folders.State, "the coordinator makes it when it is first started")
-	d.checkFolder("configuration", d.folders.Config, "make it, and put machines.toml there: docs/machines.md describes it")
+	d.checkFolder("configuration", d.folders.Config, "make it, and put machines.toml there: lighter help machines.toml describes it")
 }
 
 func (d *Doctor) checkFolder(check, folder, missing string) {
@@ -41,6 +42,18 @@ func (d *Doctor) checkFolder(check, folder, missing string) {
 		d.problem(check, "chmod o-w "+human.ShellWord(folder), "%s: anyone on this computer may write there (mode %04o)", folder, info.Mode().Perm())
 	default:
 		d.ok(check, "%s, mode %04o, of %s", folder, info.Mode().Perm(), disk.Owner(info))
+	}
+}
+
+// checkWritable asks whether this user can write where a coordinator must, and whether one runs already.
+func (d *Doctor) checkWritable(ctx context.Context) {
+	for _, folder := range []string{d.folders.State, filepath.Dir(d.folders.Socket)} {
+		if err := head.Writable(folder); err != nil {
+			d.problem("state folder", "run this, and the coordinator, as the user to whom it belongs", "%v", err)
+		}
+	}
+	if v, err := d.client.Version(ctx); err == nil {
+		d.note("socket", "", "a coordinator of version %s runs with it now", v.Version)
 	}
 }
 
@@ -163,7 +176,7 @@ func (d *Doctor) checkMachinesFile(ctx context.Context) {
 	var wrong machines.Errors
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		d.problem(check, "write it; docs/machines.md describes it, examples/machines.toml is one", "%s is not there", file)
+		d.problem(check, "write it; lighter help machines.toml describes it", "%s is not there", file)
 		return
 	case errors.As(err, &wrong):
 		for _, e := range wrong {
@@ -180,7 +193,7 @@ func (d *Doctor) checkMachinesFile(ctx context.Context) {
 		slots += list[i].ParallelBuilds
 	}
 	if len(list) == 0 {
-		d.problem(check, "add a machine; docs/machines.md says how", "%s lists no machine", file)
+		d.problem(check, "add a machine; lighter help machines.toml says how", "%s lists no machine", file)
 		return
 	}
 	d.ok(check, "%s: %s, %s", file, human.Count(len(list), "machine"), human.Count(slots, "slot"))

@@ -53,7 +53,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	clients, err := Listen(f.Socket, group, logger)     //nolint:contextcheck // asks a local socket, for a second at most
 	if group >= 0 && errors.Is(err, fs.ErrPermission) { // of that group this user is no member
 		problems = append(problems, fmt.Errorf("%s: [access] submit-group: %w", f.SettingsFile(), err))
-		clients, err = Listen(f.Socket, nobody, logger)
+		clients, err = Listen(f.Socket, nobody, logger) //nolint:contextcheck // as above
 	}
 	if err != nil {
 		return err

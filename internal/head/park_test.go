@@ -33,7 +33,7 @@ func TestWhatCannotBeCarriedOut(t *testing.T) {
 	if got := m.wrong(); len(got) != 1 || !strings.Contains(got[0], "missing.sec") {
 		t.Errorf("it is said that %q", got)
 	}
-	if list, problems = m.read(t, strings.Replace(published, "missing.sec", "there.sec", 1)+hooks); len(problems) != 1 {
+	if _, problems = m.read(t, strings.Replace(published, "missing.sec", "there.sec", 1)+hooks); len(problems) != 1 {
 		t.Errorf("another key is missing: %v", problems)
 	}
 	if list, problems = m.read(t, hookText("tell", `command = ["true"]`)); len(list) != 1 || len(problems) != 0 {

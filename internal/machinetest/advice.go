@@ -84,14 +84,27 @@ func (a *Advice) keyFix(m *machines.Machine, err error) string {
 	case errors.As(err, &wrong):
 		return a.hostKeyFix(m, wrong)
 	case errors.As(err, &unknown):
-		return fmt.Sprintf("compare the key with the one on %s (ssh-keygen -lf /etc/ssh/ssh_host_*_key.pub there); if it is right, put into %s:\n%s\nor into %s:\n%s",
-			m.Host, a.entry(m), a.hostKeyLine(unknown.Found), unknown.Files[0], unknown.Line())
+		return fmt.Sprintf("compare the key with the one on %s (%s there); if it is right, put into %s:\n%s\nor into %s:\n%s",
+			m.Host, showHostKey(unknown.Found), a.entry(m), a.hostKeyLine(unknown.Found), unknown.Files[0], unknown.Line())
 	case errors.As(err, &auth):
 		return a.loginFix(m, auth)
 	case errors.As(err, &key):
 		return a.privateKeyFix(m, key)
 	}
 	return ""
+}
+
+// showHostKey is a command that shows the fingerprint of a server's own key. It names one file, since ssh-keygen
+// takes no more.
+func showHostKey(key ssh.PublicKey) string {
+	kind := "ed25519"
+	switch t := key.Type(); {
+	case strings.HasPrefix(t, "ecdsa-"):
+		kind = "ecdsa"
+	case t == ssh.KeyAlgoRSA:
+		kind = "rsa"
+	}
+	return "ssh-keygen -lf /etc/ssh/ssh_host_" + kind + "_key.pub"
 }
 
 // programFix is about the program ssh, which has said what is wrong.
@@ -168,8 +181,39 @@ func (a *Advice) loginFix(m *machines.Machine, e *sshtransport.AuthError) string
 	if len(e.NotOffered) > 0 {
 		return fmt.Sprintf("name the key that the machine knows as private-key in %s: it hangs up after a few that it does not know (MaxAuthTries)", a.entry(m))
 	}
-	return fmt.Sprintf("let the key in: %s\nif it is there already, check there: sshd's log, that ~/.ssh and its home belong to %s and nobody else can write there, and that %s is the right user",
-		sshCopyID(m, m.PrivateKeyFile(a.Home)), m.User, m.User)
+	file := a.offeredKey(m)
+	return fmt.Sprintf("let the key in: %s\n%sif it is there already, check there: sshd's log, that ~/.ssh and its home belong to %s and nobody else can write there, and that %s is the right user",
+		sshCopyID(m, file), authorizedLine(m, file), m.User, m.User)
+}
+
+// offeredKey is the file of the private key that is offered to a machine; empty if that can't be told.
+func (a *Advice) offeredKey(m *machines.Machine) string {
+	if m.PrivateKey != "" || a.Home == "" {
+		return m.PrivateKeyFile(a.Home)
+	}
+	for _, name := range []string{"id_ed25519", "id_ecdsa", "id_rsa"} {
+		file := filepath.Join(a.Home, ".ssh", name)
+		if _, err := os.Stat(file); err == nil {
+			return file
+		}
+	}
+	return ""
+}
+
+// maxPublicKey bounds what is shown of a public key, in bytes.
+const maxPublicKey = 4 << 10
+
+// authorizedLine says what ssh-copy-id does, for accounts without a password; empty if the key can't be read.
+func authorizedLine(m *machines.Machine, file string) string {
+	if file == "" {
+		return ""
+	}
+	text, err := os.ReadFile(file + ".pub")
+	line := strings.TrimSpace(string(text))
+	if err != nil || len(line) > maxPublicKey || strings.Contains(line, "\n") {
+		return ""
+	}
+	return fmt.Sprintf("or, where there is no password, append to ~%s/.ssh/authorized_keys there:\n%s\n", m.User, line)
 }
 
 // sshCopyID is a command that lets a key in; file is that of a private key, or empty.

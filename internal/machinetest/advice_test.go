@@ -6,6 +6,9 @@ import (
 	"io"
 	"io/fs"
 	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -133,5 +136,40 @@ func TestSSHCopyID(t *testing.T) {
 	m := &machines.Machine{Host: "h", Port: 22, User: "u"}
 	if got, want := sshCopyID(m, "/a b/key"), "ssh-copy-id -i '/a b/key.pub' u@h"; got != want {
 		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+// TestShowHostKey runs what people are told to run on the machine, with the file that an sshd has there.
+func TestShowHostKey(t *testing.T) {
+	command := showHostKey(sshtest.NewKey(t).PublicKey())
+	if want := "ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub"; command != want {
+		t.Fatalf("got %s, want %s", command, want)
+	}
+	if _, err := os.Stat("/etc/ssh/ssh_host_ed25519_key.pub"); err != nil {
+		t.Skip("no sshd has its keys here")
+	}
+	if out, err := exec.Command("sh", "-c", command).CombinedOutput(); err != nil || !strings.Contains(string(out), "SHA256:") {
+		t.Errorf("%s: %s%v", command, out, err)
+	}
+}
+
+// TestLoginFix has the coordinator's own key, which is not that of who reads the advice.
+func TestLoginFix(t *testing.T) {
+	home := t.TempDir()
+	file := filepath.Join(home, ".ssh", "id_ed25519")
+	if err := os.Mkdir(filepath.Dir(file), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{file: "secret", file + ".pub": "ssh-ed25519 AAAA lighter@head\n"} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a := &Advice{Home: home}
+	got := a.loginFix(&machines.Machine{Name: "m", Host: "h", Port: 2222, User: "offload"}, &sshtransport.AuthError{Keys: []string{"ssh-ed25519"}})
+	for _, want := range []string{"ssh-copy-id -i " + file + ".pub -p 2222 offload@h\n", "append to ~offload/.ssh/authorized_keys there:\nssh-ed25519 AAAA lighter@head\n"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("got %s\nwant %s", got, want)
+		}
 	}
 }

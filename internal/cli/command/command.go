@@ -36,7 +36,8 @@ type Command struct {
 	TakesSignals bool
 
 	Sub    []*Command
-	Offers Completions // of the root, for all commands
+	Offers Completions       // of the root, for all commands
+	Topics map[string]string // of the root: pages that "help" shows besides those of commands
 	parent *Command
 }
 

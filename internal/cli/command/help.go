@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 
@@ -166,20 +167,34 @@ func wrap(text string, width int) []string {
 	return append(lines, line)
 }
 
+// topicsText says about what "help" has pages besides those of commands.
+func (c *Command) topicsText() string {
+	if len(c.Topics) == 0 {
+		return ""
+	}
+	return "There are pages too about " + strings.Join(slices.Sorted(maps.Keys(c.Topics)), ", ") + "."
+}
+
 // helpCommand is "lighter help COMMAND…".
 func helpCommand(root *Command) *Command {
 	return &Command{
 		Name:  "help",
 		Args:  "[COMMAND…]",
-		Short: "show a command's page",
+		Short: "show a command's page, or what is written about files",
+		Long:  root.topicsText(),
 		Pages: true,
 		Examples: []Example{
 			{"lighter help store import", "what \"lighter store import --help\" shows"},
+			{"lighter help machines.toml", "all keys of the machines file"},
 		},
 		Setup: func(*pflag.FlagSet) Action {
 			return func(_ context.Context, inv *Invocation) error {
 				cmd, rest := root.find(inv.Args)
+				topic, ok := root.Topics[strings.Join(inv.Args, " ")]
 				switch {
+				case ok:
+					_, err := io.WriteString(inv.Out, topic)
+					return err
 				case len(rest) == 0:
 					return cmd.WriteHelp(inv.Out)
 				case len(cmd.Sub) > 0:
