@@ -176,15 +176,14 @@ func (h *host) look(ctx context.Context, first bool) sighting {
 // noteNames tells the peer all names under which the ledger may have what was placed on the host:
 // those of its entries, and those of entries that led there when they were last reached.
 func (h *host) noteNames(l *loop, info *agentapi.Machine) {
-	agents := []string{info.ID}
+	agents, routes := []string{info.ID}, []string{h.route.String()}
 	var names []string
 	for _, m := range h.machines {
 		names = append(names, m.Name)
-		agents = append(agents, l.learnt[m.Name].Agent)
+		agents, routes = append(agents, l.learnt[m.Name].Agent), append(routes, m.Route().String())
 	}
-	route := h.route.String()
 	for name, known := range l.learnt {
-		if known.Route == route || known.Agent != "" && slices.Contains(agents, known.Agent) {
+		if slices.Contains(routes, known.Route) || known.Agent != "" && slices.Contains(agents, known.Agent) {
 			names = append(names, name)
 		}
 	}

@@ -133,14 +133,14 @@ func (h *host) saveLearnt(l *loop) {
 	for _, m := range h.machines {
 		m.learnt = m.learnt || changed
 		known := l.learnt[m.Name]
-		moved := known.Route != h.route.String() || known.Agent != h.info.ID
+		moved := known.Route != m.Route().String() || known.Agent != h.info.ID
 		if !moved && (!m.learnt || l.now().Sub(m.saved) < saveInterval) {
 			continue
 		}
 		m.learnt, m.saved = false, l.now()
 		known = ledger.Machine{
 			Name: m.Name, Bandwidth: h.peer.Bandwidth.Value(), SpeedLog: m.speed.Log, SpeedSamples: m.speed.Samples,
-			PublicKey: h.info.PublicKey, Updated: m.saved, Route: h.route.String(), Agent: h.info.ID,
+			PublicKey: h.info.PublicKey, Updated: m.saved, Route: m.Route().String(), Agent: h.info.ID,
 		}
 		l.learnt[m.Name] = known
 		l.change(ledger.Change{Machine: &known})

@@ -128,10 +128,10 @@ func (l *loop) recoverBuild(b *api.Build) {
 // another way, one that leads where it led when it was last reached. It returns nil if there is none.
 func (l *loop) successor(name string) *machine {
 	m, led := l.byName[name], l.learnt[name].Route
-	if m == nil || led != "" && led != m.route.String() {
-		for _, h := range l.hosts {
-			if h.route.String() == led {
-				return h.machines[0]
+	if m == nil || led != "" && led != m.Route().String() {
+		for _, other := range l.machines {
+			if other.Route().String() == led {
+				return other
 			}
 		}
 	}

@@ -61,7 +61,7 @@ type Machine struct {
 	SpeedSamples int       `json:"speedSamples,omitempty"` // Samples of the same
 	PublicKey    string    `json:"publicKey,omitempty"`    // of its store, last seen
 	Updated      time.Time `json:"updated,omitzero"`
-	// Route is how it was last reached, as machines.Route says it, and Agent the id of the agent that
+	// Route is how its entry led to it when it was last reached, as machines.Route says it, and Agent the id of the agent that
 	// answered: machines that agree in one of them lead, or led, to the same host.
 	Route string `json:"route,omitempty"`
 	Agent string `json:"agent,omitempty"`
