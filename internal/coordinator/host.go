@@ -111,10 +111,10 @@ func (h *host) start(ctx context.Context) {
 			s = h.look(ctx, !up)
 			return s.err
 		},
-		Looked: func(wait time.Duration, err error) {
+		Looked: func(wait time.Duration, err error) { //nolint:contextcheck // streams live as long as their lane
 			found := s
 			found.wait, found.err = wait, err
-			h.c.post(func(l *loop) { h.sighted(l, found) }) //nolint:contextcheck // streams live as long as their lane
+			h.c.post(func(l *loop) { h.sighted(l, found) })
 		},
 	})
 }
