@@ -58,7 +58,7 @@ func (a *attempt) retryKilled(l *loop, f *api.Failure) bool {
 		lb.Retried = t.retried
 	}
 	t.failures = append(t.failures, *f)
-	mark(&t.skip, a.machine.Name)
+	a.machine.avoidHost(&t.skip)
 	if !t.elsewhere(l) {
 		t.aloneOn, t.aloneUntil = a.machine, l.now().Add(aloneWait)
 	}

@@ -154,6 +154,16 @@ func (m *machine) running() (n int) {
 	return n
 }
 
+// building reports whether anything is built on the host, for whichever entry.
+func (h *host) building() bool {
+	for a := range h.attempts {
+		if !a.FetchOnly {
+			return true
+		}
+	}
+	return false
+}
+
 // refusal says why a machine that is up gets no builds now, if that will pass by itself.
 func (m *machine) refusal() string {
 	systems := m.systems()

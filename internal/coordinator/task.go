@@ -367,7 +367,7 @@ func (l *loop) wake(now time.Time) {
 			continue
 		}
 		if t.stage == stageDelayed {
-			if m := t.aloneOn; m != nil && m.running() > 0 && now.Before(t.aloneUntil) {
+			if m := t.aloneOn; m != nil && m.host.building() && now.Before(t.aloneUntil) {
 				t.notBefore = now.Add(alonePoll)
 				l.placeBy(t.notBefore)
 				continue
