@@ -13,8 +13,10 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/base"
 	"lighter/internal/cli/command"
 	"lighter/internal/cli/display"
+	"lighter/internal/cli/storecommands"
 	"lighter/internal/cli/watch"
 	"lighter/internal/head"
 	"lighter/internal/human"
@@ -54,7 +56,7 @@ The first interrupt cancels the builds, a second one leaves at once. After --det
 		TakesSignals:    true,
 		ChecksArguments: true,
 		Setup: func(fs *pflag.FlagSet) command.Action {
-			b := &buildAction{where: allFolderFlags(fs)}
+			b := &buildAction{where: base.AllFolderFlags(fs)}
 			fs.BoolVarP(&b.detach, "detach", "d", false, "print the builds' ids and don't wait")
 			fs.BoolVarP(&b.keepGoing, "keep-going", "k", false, "after a failure go on with the other derivations")
 			fs.BoolVar(&b.json, "json", false, "print the builds as JSON, one a line, instead of output paths")
@@ -63,14 +65,14 @@ The first interrupt cancels the builds, a second one leaves at once. After --det
 			fs.BoolVarP(&b.quiet, "quiet", "q", false, "show nothing while building")
 			fs.BoolVar(&b.jsonInput, "json-input", false, "every line of standard input must be a JSON object; without DRV it is read as with \"-\"")
 			b.requestFlags(fs)
-			return clientActionIn(b.where, b.run)
+			return base.ClientActionIn(b.where, b.run)
 		},
 	}
 }
 
 // buildAction is one run of "lighter build".
 type buildAction struct {
-	where                          *folderFlags
+	where                          *base.FolderFlags
 	detach, keepGoing, json, quiet bool
 	jsonInput                      bool
 	timeout, maxSilentTime         time.Duration
@@ -120,7 +122,7 @@ func (b *buildAction) complete(inv *command.Invocation) error {
 	if b.base.Retries == 0 && inv.Flags.Changed("retries") {
 		b.base.Retries = submission.NoRetries
 	}
-	b.base.Timeout, b.base.MaxSilentTime = seconds(b.timeout), seconds(b.maxSilentTime)
+	b.base.Timeout, b.base.MaxSilentTime = api.Seconds(b.timeout.Seconds()), api.Seconds(b.maxSilentTime.Seconds())
 	if err := submission.Check(&b.base); err != nil {
 		return inv.UsageErrorf("%w", err)
 	}
@@ -196,11 +198,11 @@ func (b *buildAction) wait(ctx context.Context, inv *command.Invocation, client 
 	defer stop()
 	w := watch.New(watch.Options{
 		Client: client, Next: next, Show: b.live(inv), Style: display.StyleOf(inv.Err, inv.Getenv),
-		Signals: inv.Signals, Resized: resized, KeepGoing: b.keepGoing, Patience: coordinatorGrace, NoMachineWithin: b.noMachineWithin,
+		Signals: inv.Signals, Resized: resized, KeepGoing: b.keepGoing, Patience: base.CoordinatorGrace, NoMachineWithin: b.noMachineWithin,
 	}, builds)
 	err := w.Run(ctx)
 	if err == nil && b.root != "" {
-		err = rootOutputs(ctx, f, client, b.root, w.Builds())
+		err = storecommands.RootOutputs(ctx, f, client, b.root, w.Builds())
 	}
 	if err == nil {
 		err = b.finish(inv, w)
@@ -215,12 +217,10 @@ func (b *buildAction) wait(ctx context.Context, inv *command.Invocation, client 
 	return err
 }
 
-func seconds(d time.Duration) api.Seconds { return api.Seconds(d.Seconds()) }
-
 func (b *buildAction) printDetached(inv *command.Invocation, builds []*api.Build) error {
 	for i := range builds {
 		if b.json {
-			if err := writeJSONLine(inv.Out, builds[i]); err != nil {
+			if err := base.WriteJSONLine(inv.Out, builds[i]); err != nil {
 				return err
 			}
 			continue
@@ -282,7 +282,7 @@ func (b *buildAction) printCheck(inv *command.Invocation, build *api.Build) {
 
 func (b *buildAction) printResult(inv *command.Invocation, build *api.Build) error {
 	if b.json {
-		return writeJSONLine(inv.Out, build)
+		return base.WriteJSONLine(inv.Out, build)
 	}
 	if build.State != api.Succeeded {
 		return nil

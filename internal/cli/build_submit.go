@@ -8,6 +8,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/base"
 	"lighter/internal/cli/command"
 	"lighter/internal/cli/display"
 	"lighter/internal/head"
@@ -36,7 +37,7 @@ func (b *buildAction) submit(ctx context.Context, inv *command.Invocation, clien
 	progress := &progress{show: b.live(inv)}
 	reader := &submission.Reader{Base: b.base, Submission: b.submission, Supersede: b.supersede, Derivation: finder.find}
 	submitter := &submission.Submitter{
-		Client: client, Patience: coordinatorGrace,
+		Client: client, Patience: base.CoordinatorGrace,
 		Each: func(r *api.Request, a *api.Submitted) error {
 			progress.add()
 			return b.answered(inv, got, r, a)

@@ -10,6 +10,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/base"
 	"lighter/internal/cli/command"
 	"lighter/internal/cli/display"
 	"lighter/internal/human"
@@ -50,7 +51,7 @@ func buildsListCommand() *command.Command {
 			fs.BoolVar(&l.absolute, "absolute", false, "show dates instead of ages")
 			fs.BoolVar(&l.ids, "ids", false, "print only the ids, one a line")
 			fs.BoolVar(&l.json, "json", false, "print one JSON object a line")
-			return clientAction(fs, l.run)
+			return base.ClientAction(fs, l.run)
 		},
 	}
 }
@@ -101,7 +102,7 @@ func (l *buildsLister) write(inv *command.Invocation, page []api.Build) error {
 		b := &page[i]
 		switch {
 		case l.json:
-			if err := writeJSONLine(inv.Out, b); err != nil {
+			if err := base.WriteJSONLine(inv.Out, b); err != nil {
 				return err
 			}
 		case l.ids:
@@ -145,8 +146,8 @@ func buildsShowCommand() *command.Command {
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
 			asJSON := fs.Bool("json", false, "print one JSON object a line")
-			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
-				return showEach(inv, *asJSON, func(id string) (*api.BuildStory, error) { return client.Story(ctx, id) }, func(story *api.BuildStory) error {
+			return base.ClientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
+				return base.ShowEach(inv, *asJSON, func(id string) (*api.BuildStory, error) { return client.Story(ctx, id) }, func(story *api.BuildStory) error {
 					var why *api.Why
 					if s := story.Build.State; s == api.Queued || s == api.Waiting {
 						// What it waits for is no part of the record; without an answer it is left out.
@@ -185,7 +186,7 @@ is of the first machine on which the build failed, or else of the first one.`,
 			tail := fs.IntP("tail", "n", 0, "print only the last `N` lines; with --follow also what follows")
 			var last command.Size
 			fs.Var(&last, "bytes", "print only this much of the end, such as 4KiB")
-			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
+			return base.ClientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
 				given := func(flag string) bool { return inv.Flags.Changed(flag) }
 				switch {
 				case *offset < 0 || *tail < 0:
@@ -225,13 +226,13 @@ func buildsWhyCommand() *command.Command {
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
 			asJSON := fs.Bool("json", false, "print a JSON object")
-			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
+			return base.ClientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
 				why, err := client.Why(ctx, inv.Args[0])
 				if err != nil {
 					return err
 				}
 				if *asJSON {
-					return writeJSON(inv.Out, why)
+					return base.WriteJSON(inv.Out, why)
 				}
 				return writeWhy(ctx, inv, client, why)
 			})

@@ -12,6 +12,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/base"
 	"lighter/internal/cli/command"
 	"lighter/internal/human"
 	"lighter/internal/quantity"
@@ -21,7 +22,7 @@ import (
 // the filters of "builds list" select.
 type selectionFlags struct {
 	filters    *filterFlags
-	consent    *consent
+	consent    *base.Consent
 	json       bool
 	dependents bool
 	reason     string
@@ -33,7 +34,7 @@ func addSelectionFlags(fs *pflag.FlagSet, dependents bool) *selectionFlags {
 	if dependents {
 		fs.BoolVar(&f.dependents, "with-dependents", false, "and all builds that need them, directly or not")
 	}
-	f.consent = addConsentFlag(fs, "don't ask, even if a filter selects many builds")
+	f.consent = base.AddConsentFlag(fs, "don't ask, even if a filter selects many builds")
 	fs.BoolVar(&f.json, "json", false, "print a JSON object")
 	f.filters = addFilterFlags(fs)
 	return f
@@ -78,7 +79,7 @@ func (f *selectionFlags) choose(ctx context.Context, inv *command.Invocation, cl
 		filter.States = change.states
 	}
 	selection.Filter = filter
-	if f.consent.yes {
+	if f.consent.Yes {
 		return selection, nil
 	}
 	ok, err := f.confirm(ctx, inv, client, filter, change.question)
@@ -110,7 +111,7 @@ func (f *selectionFlags) confirm(ctx context.Context, inv *command.Invocation, c
 	if more {
 		count = "more than " + count
 	}
-	return f.consent.given(ctx, inv, "the filter selects "+count, question+"?")
+	return f.consent.Given(ctx, inv, "the filter selects "+count, question+"?")
 }
 
 // maxLookups bounds how many builds that were named but not changed are looked at to say
@@ -120,7 +121,7 @@ const maxLookups = 100
 // write says which builds were changed, and of those that were named what the others are.
 func (f *selectionFlags) write(ctx context.Context, inv *command.Invocation, client *apiclient.Client, selection *api.Selection, done *api.Selected, participle string) error {
 	if f.json {
-		return writeJSON(inv.Out, done)
+		return base.WriteJSON(inv.Out, done)
 	}
 	for _, id := range done.IDs {
 		if _, err := fmt.Fprintf(inv.Out, "%s %s\n", human.Printable(id), participle); err != nil {
@@ -175,7 +176,7 @@ func buildsCancelCommand() *command.Command {
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
 			f := addSelectionFlags(fs, true)
-			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
+			return base.ClientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
 				return f.apply(ctx, inv, client, inv.Args, &buildChange{"Cancel them", "canceled", api.OpenStates(), client.CancelAll})
 			})
 		},
@@ -197,7 +198,7 @@ func buildsRetryCommand() *command.Command {
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
 			f := addSelectionFlags(fs, true)
-			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
+			return base.ClientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
 				return f.apply(ctx, inv, client, inv.Args, &buildChange{"Try them again", "queued again", []api.State{api.Failed, api.TimedOut, api.DependencyFailed}, client.Retry})
 			})
 		},
@@ -219,7 +220,7 @@ func buildsPriorityCommand() *command.Command {
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
 			f := addSelectionFlags(fs, false)
-			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
+			return base.ClientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
 				priority, err := strconv.Atoi(inv.Args[0])
 				if err != nil {
 					return inv.UsageErrorf("%q is not a priority; want a whole number, and after it the builds", inv.Args[0])
@@ -252,9 +253,9 @@ func buildsPruneCommand() *command.Command {
 			states := fs.StringSliceP("state", "o", nil, "only builds in this final `STATE`; may be repeated")
 			dryRun := fs.Bool("dry-run", false, "only say what would go")
 			keepLogs := fs.Bool("keep-logs", false, "leave the logs of the builds where they are")
-			consent := addConsentFlag(fs, "don't ask")
+			consent := base.AddConsentFlag(fs, "don't ask")
 			asJSON := fs.Bool("json", false, "print a JSON object")
-			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
+			return base.ClientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
 				prune, err := pruneRequest(inv, *older, *states)
 				if err != nil {
 					return err
@@ -268,7 +269,7 @@ func buildsPruneCommand() *command.Command {
 					return err
 				}
 				if *asJSON {
-					return writeJSON(inv.Out, done)
+					return base.WriteJSON(inv.Out, done)
 				}
 				return writePruned(inv, done, *dryRun)
 			})
@@ -293,12 +294,12 @@ func pruneRequest(inv *command.Invocation, older string, states []string) (*api.
 			return nil, inv.UsageErrorf("a build that is %s is not finished; only finished ones are pruned", s)
 		}
 	}
-	return &api.Prune{OlderThan: seconds(age), States: list}, nil
+	return &api.Prune{OlderThan: api.Seconds(age.Seconds()), States: list}, nil
 }
 
 // mayPrune asks about what would go, unless that was answered, or nothing would.
-func mayPrune(ctx context.Context, inv *command.Invocation, client *apiclient.Client, consent *consent, prune *api.Prune) (bool, error) {
-	if prune.DryRun || consent.yes {
+func mayPrune(ctx context.Context, inv *command.Invocation, client *apiclient.Client, consent *base.Consent, prune *api.Prune) (bool, error) {
+	if prune.DryRun || consent.Yes {
 		return true, nil
 	}
 	dry := *prune
@@ -307,7 +308,7 @@ func mayPrune(ctx context.Context, inv *command.Invocation, client *apiclient.Cl
 	if err != nil || would.Builds == 0 {
 		return err == nil, err
 	}
-	return consent.given(ctx, inv, prunedText(would, true), "Go on?")
+	return consent.Given(ctx, inv, prunedText(would, true), "Go on?")
 }
 
 // prunedText says what pruning did, or would do.

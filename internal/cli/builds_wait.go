@@ -10,6 +10,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/base"
 	"lighter/internal/cli/command"
 	"lighter/internal/cli/display"
 	"lighter/internal/cli/watch"
@@ -42,7 +43,7 @@ Waiting changes nothing: when it is interrupted, or --timeout has passed, the bu
 			fs.BoolVar(&w.json, "json", false, "print the builds as JSON, one a line, instead of output paths")
 			fs.BoolVarP(&w.quiet, "quiet", "q", false, "show nothing while waiting")
 			w.filters = addFilterFlags(fs)
-			return clientAction(fs, w.run)
+			return base.ClientAction(fs, w.run)
 		},
 	}
 }
@@ -76,7 +77,7 @@ func (w *buildsWaiter) run(ctx context.Context, inv *command.Invocation, client 
 	output := &buildAction{json: w.json, quiet: w.quiet}
 	watcher := watch.New(watch.Options{
 		Client: client, Next: status.LastEvent + 1, Show: output.live(inv), Style: display.StyleOf(inv.Err, inv.Getenv),
-		Signals: inv.Signals, Resized: resized, OnlyLooks: true, Patience: coordinatorGrace,
+		Signals: inv.Signals, Resized: resized, OnlyLooks: true, Patience: base.CoordinatorGrace,
 	}, builds)
 	err = watcher.Run(ctx)
 	switch {

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"lighter/internal/api"
+	"lighter/internal/cli/base"
 	"lighter/internal/cli/command"
 	"lighter/internal/submission"
 	"lighter/store"
@@ -29,7 +30,7 @@ func TestWait(t *testing.T) {
 		if r.URL.Query().Get("tag") == "k=none" {
 			list.Builds = nil
 		}
-		_ = writeJSON(w, list)
+		_ = base.WriteJSON(w, list)
 	})
 	for args, want := range map[string]struct {
 		code      int

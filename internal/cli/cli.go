@@ -20,6 +20,7 @@ import (
 
 	"lighter/docs"
 	"lighter/internal/cli/command"
+	"lighter/internal/cli/storecommands"
 )
 
 // Main runs the program and returns its exit code.
@@ -67,7 +68,7 @@ ask it, or work on the head's own store, keys and configuration.`,
 			hooksCommand(),
 			metricsCommand(),
 			doctorCommand(),
-			storeCommand(),
+			storecommands.Command(),
 			derivationCommand(),
 			keyCommand(),
 			publishCommand(),

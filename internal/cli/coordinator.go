@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"lighter/internal/cli/base"
 	"lighter/internal/cli/command"
 	"lighter/internal/head"
 	"lighter/machines"
@@ -37,11 +38,11 @@ Machines get lighter-agent for their platform from a folder with files such as l
 			fs.StringVar(&c.machines, "machines", "", "the machines file is `FILE` (default machines.toml in the configuration folder)")
 			fs.StringVar(&c.agents, "agents", "", "folder `DIR` with agents for the machines' platforms")
 			c.log = addLogFlags(fs)
-			where := allFolderFlags(fs)
+			where := base.AllFolderFlags(fs)
 			return func(ctx context.Context, inv *command.Invocation) error {
-				f, err := head.ToStart(ctx, where.said(), inv.Getenv)
+				f, err := head.ToStart(ctx, where.Said(), inv.Getenv)
 				if err != nil {
-					return wrongKind(inv, err)
+					return base.WrongKind(inv, err)
 				}
 				f.Machines, f.Agents = c.machines, c.agents
 				return c.run(ctx, inv, f)

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/base"
 	"lighter/internal/cli/command"
 	"lighter/internal/cli/display"
 	"lighter/internal/doctor"
@@ -32,14 +33,14 @@ func coordinatorCheckCommand() *command.Command {
 			{"runuser -u lighter -- env LIGHTER_STATE=/var/lib/lighter LIGHTER_CONFIG=/etc/lighter lighter coordinator check --store=guix-daemon", "as the systemd unit does"},
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
-			where := allFolderFlags(fs)
+			where := base.AllFolderFlags(fs)
 			file := fs.String("machines", "", "the machines file is `FILE` (default machines.toml in the configuration folder)")
 			agents := fs.String("agents", "", "folder `DIR` with agents for the machines' platforms")
 			asJSON := fs.Bool("json", false, "print one JSON object a line")
 			return func(ctx context.Context, inv *command.Invocation) error {
-				f, err := head.ToStart(ctx, where.said(), inv.Getenv)
+				f, err := head.ToStart(ctx, where.Said(), inv.Getenv)
 				if err != nil {
-					return wrongKind(inv, err)
+					return base.WrongKind(inv, err)
 				}
 				f.Machines, f.Agents = *file, *agents
 				return writeFindings(ctx, inv, doctor.New(f, inv.Getenv).BeforeStart(ctx), *asJSON)
@@ -59,7 +60,7 @@ func coordinatorPauseCommand() *command.Command {
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
 			reason := fs.String("reason", "", "why, for others to read")
-			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
+			return base.ClientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
 				if err := client.Pause(ctx, *reason); err != nil {
 					return err
 				}
@@ -80,7 +81,7 @@ func coordinatorResumeCommand() *command.Command {
 			{"lighter coordinator resume", "go on"},
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
-			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
+			return base.ClientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
 				before, err := client.Status(ctx)
 				if err != nil {
 					return err

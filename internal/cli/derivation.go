@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"lighter/internal/cli/command"
+	"lighter/internal/cli/storecommands"
 	"lighter/internal/head"
 	"lighter/store"
 	"lighter/store/derivation"
@@ -44,7 +45,7 @@ the path of a derivation in the head's store, or any file that holds one.`,
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
 			recursive := fs.BoolP("recursive", "r", false, "also show every derivation that it needs")
-			return storeAction(fs, func(ctx context.Context, inv *command.Invocation, s *head.Store) error {
+			return storecommands.StoreAction(fs, func(ctx context.Context, inv *command.Invocation, s *head.Store) error {
 				return showDerivations(ctx, inv, s, *recursive)
 			})
 		},
@@ -185,7 +186,7 @@ END`, "a derivation by hand (the machine needs sandbox-paths with a static /bin/
 			{"lighter build $(lighter derivation add hello.json)", "make one and build it"},
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
-			return storeAction(fs, func(ctx context.Context, inv *command.Invocation, s *head.Store) error {
+			return storecommands.StoreAction(fs, func(ctx context.Context, inv *command.Invocation, s *head.Store) error {
 				text, name, err := readInput(inv, maxJSONSize)
 				if err != nil {
 					return err

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"lighter/internal/cli/base"
 	"lighter/internal/cli/command"
 	"lighter/internal/cli/display"
 	"lighter/internal/doctor"
@@ -32,12 +33,12 @@ It sees what the user who runs it may see; best run it as the coordinator's user
 			{"lighter doctor --json | jq -r 'select(.level == \"problem\") | .fix'", "for a program, one check a line"},
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
-			where := allFolderFlags(fs)
+			where := base.AllFolderFlags(fs)
 			asJSON := fs.Bool("json", false, "print one JSON object a line")
 			deep := fs.Bool("deep", false, "also read the whole ledger")
 			drop := fs.Bool("drop-unusable", false, "drop records of the ledger that can't be used")
 			accept := fs.Bool("accept-loss", false, "go on with a ledger that lacks acknowledged changes")
-			return where.action(func(ctx context.Context, inv *command.Invocation, f head.Folders) error {
+			return where.Action(func(ctx context.Context, inv *command.Invocation, f head.Folders) error {
 				d := doctor.New(f, inv.Getenv)
 				findings := d.Examine(ctx, *deep)
 				switch {
@@ -80,7 +81,7 @@ const doctorColumn = 14
 
 func writeFinding(w io.Writer, f *doctor.Finding, style display.Style, asJSON bool) error {
 	if asJSON {
-		return writeJSONLine(w, f)
+		return base.WriteJSONLine(w, f)
 	}
 	word := map[doctor.Level]string{
 		doctor.OK: style.Verdict(true, "OK     ", ""), doctor.Note: "note   ", doctor.Problem: style.Verdict(false, "", "PROBLEM"),

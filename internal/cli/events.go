@@ -11,6 +11,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/base"
 	"lighter/internal/cli/command"
 	"lighter/internal/cli/display"
 	"lighter/internal/human"
@@ -43,7 +44,7 @@ Events have numbers without gaps, so that a program can go on where it stopped: 
 			fs.StringVar(&e.sinceText, "since", "", "only events at this `TIME` or later: 2h (ago), yesterday, 14:30, 2026-11-20")
 			fs.IntVarP(&e.last, "last", "n", 0, "only the last `N` of those that are there; 0 means all")
 			fs.BoolVar(&e.json, "json", false, "print one JSON object a line")
-			return clientAction(fs, e.run)
+			return base.ClientAction(fs, e.run)
 		},
 	}
 }
@@ -88,7 +89,7 @@ func (e *eventsAction) run(ctx context.Context, inv *command.Invocation, client 
 	}
 	show := func(ev *api.Event) error { return e.show(inv, ev) }
 	if e.follow {
-		return client.FollowAcross(ctx, e.from, coordinatorGrace, show, inv.Args...)
+		return client.FollowAcross(ctx, e.from, base.CoordinatorGrace, show, inv.Args...)
 	}
 	if err := client.Events(ctx, e.from, show, inv.Args...); err != nil {
 		return err
@@ -126,7 +127,7 @@ func (e *eventsAction) show(inv *command.Invocation, ev *api.Event) error {
 
 func (e *eventsAction) write(inv *command.Invocation, ev *api.Event) error {
 	if e.json {
-		return writeJSONLine(inv.Out, ev)
+		return base.WriteJSONLine(inv.Out, ev)
 	}
 	_, err := fmt.Fprintf(inv.Out, "%d %s %s %s\n", ev.Seq, ev.Time.Local().Format("2006-01-02 15:04:05.000"), eventSubject(ev), display.EventText(ev))
 	return err
@@ -154,7 +155,7 @@ func metricsCommand() *command.Command {
 			{"lighter metrics > /var/lib/node_exporter/lighter.prom.new && mv /var/lib/node_exporter/lighter.prom.new /var/lib/node_exporter/lighter.prom", "for node_exporter's textfile collector"},
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
-			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
+			return base.ClientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
 				return client.Metrics(ctx, inv.Out)
 			})
 		},

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"lighter/internal/api"
+	"lighter/internal/cli/base"
 	"lighter/internal/cli/command"
 )
 
@@ -172,7 +173,7 @@ func TestPauseAndResume(t *testing.T) {
 		s.answer("POST /v1/resume", struct{}{})
 		s.mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
 			asked++
-			_ = writeJSON(w, api.Status{Paused: []string{c.before, c.after}[asked-1]})
+			_ = base.WriteJSON(w, api.Status{Paused: []string{c.before, c.after}[asked-1]})
 		})
 		s.run("", "coordinator", "resume").want(t, command.ExitDone, c.want, "")
 	}

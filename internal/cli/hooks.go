@@ -12,6 +12,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/base"
 	"lighter/internal/cli/command"
 	"lighter/internal/cli/display"
 	"lighter/internal/human"
@@ -47,13 +48,13 @@ With --json one object has everything, including the runs that merely wait; at m
 		Setup: func(fs *pflag.FlagSet) command.Action {
 			limit := fs.IntP("limit", "n", maxHookRuns, "show at most this many runs that failed; 0 means all")
 			asJSON := fs.Bool("json", false, "print a JSON object")
-			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
+			return base.ClientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
 				list, err := client.Hooks(ctx)
 				if err != nil {
 					return err
 				}
 				if *asJSON {
-					return writeJSON(inv.Out, list)
+					return base.WriteJSON(inv.Out, list)
 				}
 				return writeHooks(inv, list, time.Now(), *limit)
 			})
@@ -153,7 +154,7 @@ func hooksShowCommand() *command.Command {
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
 			asJSON := fs.Bool("json", false, "print one JSON object a line")
-			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
+			return base.ClientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
 				list, err := client.Hooks(ctx)
 				if err != nil {
 					return err
@@ -161,7 +162,7 @@ func hooksShowCommand() *command.Command {
 				if err := hooksExist(inv, list, inv.Args...); err != nil {
 					return err
 				}
-				return showEach(inv, *asJSON, func(id string) (*api.HookRun, error) { return client.HookRun(ctx, id) }, func(run *api.HookRun) error {
+				return base.ShowEach(inv, *asJSON, func(id string) (*api.HookRun, error) { return client.HookRun(ctx, id) }, func(run *api.HookRun) error {
 					return writeHookRun(inv.Out, run, time.Now())
 				})
 			})
@@ -244,7 +245,7 @@ func hooksExist(inv *command.Invocation, list *api.HookList, names ...string) er
 }
 
 // mayDrop asks about parked runs that are not named one by one.
-func mayDrop(ctx context.Context, inv *command.Invocation, list *api.HookList, which *hookSelection, consent *consent) (bool, error) {
+func mayDrop(ctx context.Context, inv *command.Invocation, list *api.HookList, which *hookSelection, consent *base.Consent) (bool, error) {
 	parked := 0
 	for i := range list.Hooks {
 		if h := &list.Hooks[i]; which.all || h.Name == which.hook {
@@ -254,7 +255,7 @@ func mayDrop(ctx context.Context, inv *command.Invocation, list *api.HookList, w
 	if parked == 0 {
 		return true, nil
 	}
-	return consent.given(ctx, inv, human.Count(parked, "parked run")+" will never be carried out", "Drop them?")
+	return consent.Given(ctx, inv, human.Count(parked, "parked run")+" will never be carried out", "Drop them?")
 }
 
 // hooksSelecting is a command that does something to selected runs, and says so with
@@ -266,11 +267,11 @@ func hooksSelecting(c *command.Command, do, done string, ask func(*apiclient.Cli
 		var which hookSelection
 		which.define(fs, do)
 		asJSON := fs.Bool("json", false, "print a JSON object")
-		var consent *consent
+		var consent *base.Consent
 		if do == "drop" {
-			consent = addConsentFlag(fs, "don't ask about --all and --hook")
+			consent = base.AddConsentFlag(fs, "don't ask about --all and --hook")
 		}
-		return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
+		return base.ClientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
 			selection, err := which.selection(inv)
 			if err != nil {
 				return err
@@ -292,7 +293,7 @@ func hooksSelecting(c *command.Command, do, done string, ask func(*apiclient.Cli
 				return err
 			}
 			if *asJSON {
-				return writeJSON(inv.Out, selected)
+				return base.WriteJSON(inv.Out, selected)
 			}
 			fmt.Fprintf(inv.Out, "%s %s\n", human.Count(selected.Count, "run"), done)
 			return nil
@@ -345,7 +346,7 @@ For the events of machines, machine-lost and machine-back, name a machine in pla
 			fs.StringVar(&test.Event, "event", "", "the event is `NAME`")
 			fs.StringVar(&test.Machine, "machine", "", "the event is about the machine `NAME`")
 			asJSON := fs.Bool("json", false, "print a JSON object")
-			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
+			return base.ClientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
 				list, err := client.Hooks(ctx)
 				if err != nil {
 					return err
@@ -368,7 +369,7 @@ For the events of machines, machine-lost and machine-back, name a machine in pla
 
 func writeHookTested(inv *command.Invocation, hook string, tested *api.HookTested, asJSON bool) error {
 	if asJSON {
-		if err := writeJSON(inv.Out, tested); err != nil {
+		if err := base.WriteJSON(inv.Out, tested); err != nil {
 			return err
 		}
 	} else {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"lighter/internal/cli/base"
 	"lighter/internal/cli/command"
 	"lighter/internal/head"
 	"lighter/internal/human"
@@ -43,7 +44,7 @@ coordinator does this by itself on its first start.`,
 			{"lighter key generate ./build-farm", "a key for something else: ./build-farm.pub and ./build-farm.sec"},
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
-			return configFlags(fs).action(func(_ context.Context, inv *command.Invocation, f head.Folders) error {
+			return base.ConfigFlags(fs).Action(func(_ context.Context, inv *command.Invocation, f head.Folders) error {
 				file := f.SigningKey()
 				switch {
 				case len(inv.Args) == 1:
@@ -85,10 +86,10 @@ ready for "lighter key authorize" or "guix archive --authorize" elsewhere.`,
 			{"lighter key show --authorized", "whose archives the head takes"},
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
-			where := configFlags(fs)
+			where := base.ConfigFlags(fs)
 			fingerprint := fs.Bool("fingerprint", false, "print the fingerprint instead of the key")
 			authorized := fs.Bool("authorized", false, "list the fingerprints of the keys in the ACL")
-			return where.action(func(_ context.Context, inv *command.Invocation, f head.Folders) error {
+			return where.Action(func(_ context.Context, inv *command.Invocation, f head.Folders) error {
 				if *authorized {
 					return showAuthorized(inv, f)
 				}
@@ -185,9 +186,9 @@ with the one on the machine. For machines of the machines file there is
 			{"lighter key authorize --remove builder.pub", "trust it no longer"},
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
-			where := configFlags(fs)
+			where := base.ConfigFlags(fs)
 			remove := fs.Bool("remove", false, "take the keys off the list")
-			return where.action(func(_ context.Context, inv *command.Invocation, f head.Folders) error {
+			return where.Action(func(_ context.Context, inv *command.Invocation, f head.Folders) error {
 				return authorizeFiles(inv, f, *remove)
 			})
 		},

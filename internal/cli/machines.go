@@ -15,6 +15,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/base"
 	"lighter/internal/cli/command"
 	"lighter/internal/cli/display"
 	"lighter/internal/head"
@@ -60,11 +61,11 @@ func readMachines(ctx context.Context, inv *command.Invocation, file, prefix str
 }
 
 // machinesFileArgument returns the file that the argument names, or the head's.
-func machinesFileArgument(ctx context.Context, inv *command.Invocation, where *folderFlags) (string, error) {
+func machinesFileArgument(ctx context.Context, inv *command.Invocation, where *base.FolderFlags) (string, error) {
 	if len(inv.Args) == 1 {
 		return inv.Args[0], nil
 	}
-	f, err := where.resolve(ctx, inv)
+	f, err := where.Resolve(ctx, inv)
 	return f.MachinesFile(), err
 }
 
@@ -82,7 +83,7 @@ OpenSSH's configuration adds to an entry, as this user, is shown.`,
 			{"lighter machines check new.toml && mv new.toml /etc/lighter/machines.toml", "before it is put in place"},
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
-			where := configFlags(fs)
+			where := base.ConfigFlags(fs)
 			return func(ctx context.Context, inv *command.Invocation) error {
 				file, err := machinesFileArgument(ctx, inv, where)
 				if err != nil {
@@ -167,13 +168,13 @@ func machinesListCommand() *command.Command {
 			{"lighter machines list --json /etc/lighter/machines.toml", "what a file says"},
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
-			where := socketFlags(fs)
-			where.config = configFlag(fs)
+			where := base.SocketFlags(fs)
+			where.Config = base.ConfigFlag(fs)
 			asJSON := fs.Bool("json", false, "print one JSON object a line")
 			fromFile := fs.Bool("file", false, "show the head's machines file, whether or not a coordinator runs")
 			return func(ctx context.Context, inv *command.Invocation) error {
 				if len(inv.Args) == 0 && !*fromFile {
-					f, err := where.reach(inv)
+					f, err := where.Reach(inv)
 					if err != nil {
 						return err
 					}
@@ -199,7 +200,7 @@ func writeMachines(inv *command.Invocation, list []api.MachineStatus, asJSON boo
 		return writeMachineStatus(inv, list, time.Now())
 	}
 	for i := range list {
-		if err := writeJSONLine(inv.Out, &list[i]); err != nil {
+		if err := base.WriteJSONLine(inv.Out, &list[i]); err != nil {
 			return err
 		}
 	}
@@ -207,7 +208,7 @@ func writeMachines(inv *command.Invocation, list []api.MachineStatus, asJSON boo
 }
 
 // listMachinesFile writes what a machines file says.
-func listMachinesFile(ctx context.Context, inv *command.Invocation, where *folderFlags, asJSON bool) error {
+func listMachinesFile(ctx context.Context, inv *command.Invocation, where *base.FolderFlags, asJSON bool) error {
 	file, err := machinesFileArgument(ctx, inv, where)
 	if err != nil {
 		return err
@@ -271,7 +272,7 @@ type machineJSON struct {
 func writeMachinesJSON(inv *command.Invocation, list []machines.Machine) error {
 	for i := range list {
 		m := &list[i]
-		if err := writeJSONLine(inv.Out, machineJSON{
+		if err := base.WriteJSONLine(inv.Out, machineJSON{
 			Name: m.Name, Address: m.Addr(), User: m.User, Local: m.Local, Systems: m.Systems,
 			ParallelBuilds: m.ParallelBuilds, Speed: m.Speed, Features: m.Features,
 			MandatoryFeatures: m.MandatoryFeatures, Store: m.Store,

@@ -15,8 +15,10 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/base"
 	"lighter/internal/cli/command"
 	"lighter/internal/cli/display"
+	"lighter/internal/cli/storecommands"
 	"lighter/internal/cli/terminal"
 	"lighter/internal/human"
 	"lighter/internal/machinetest"
@@ -36,7 +38,7 @@ func machinesStatusCommand() *command.Command {
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
 			asJSON := fs.Bool("json", false, "print one JSON object a line")
-			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
+			return base.ClientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
 				list, err := client.Machines(ctx)
 				if err != nil {
 					return err
@@ -92,7 +94,7 @@ func testMachines(ctx context.Context, inv *command.Invocation, t *machineTester
 			bad++
 		}
 		if asJSON {
-			if err := writeJSONLine(inv.Out, trial); err != nil {
+			if err := base.WriteJSONLine(inv.Out, trial); err != nil {
 				return err
 			}
 			continue
@@ -151,22 +153,22 @@ func machinesGCCommand() *command.Command {
 			{"lighter machines gc --older-than 3d --yes alpha", "outputs that nobody asked for in three days"},
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
-			opts, maxFreed := gcFlags(fs)
-			consent := addConsentFlag(fs, "don't ask")
-			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
+			opts, maxFreed := storecommands.GCFlags(fs)
+			consent := base.AddConsentFlag(fs, "don't ask")
+			return base.ClientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
 				if err := machinesExist(ctx, inv, client, inv.Args); err != nil {
 					return err
 				}
 				if !opts.DryRun {
 					about := "this deletes from the store of " + strings.Join(inv.Args, ", ") + " what no build needs"
-					if ok, err := consent.given(ctx, inv, about, "Go on?"); !ok {
+					if ok, err := consent.Given(ctx, inv, about, "Go on?"); !ok {
 						return err
 					}
 				}
 				var all store.GCResult
 				for _, name := range inv.Args {
 					result, err := client.CollectGarbage(ctx, name, api.MachineGC{
-						MaxFreed: int64(*maxFreed), OlderThan: seconds(opts.OlderThan), DryRun: opts.DryRun,
+						MaxFreed: int64(*maxFreed), OlderThan: api.Seconds(opts.OlderThan.Seconds()), DryRun: opts.DryRun,
 					})
 					if err != nil {
 						return fmt.Errorf("collect garbage on %s: %w", name, err)
@@ -179,7 +181,7 @@ func machinesGCCommand() *command.Command {
 					}
 					all.LeftMore += result.LeftMore
 				}
-				return writeGarbage(inv, &all, opts.DryRun)
+				return storecommands.WriteGarbage(inv, &all, opts.DryRun)
 			})
 		},
 	}
@@ -208,7 +210,7 @@ func machinesAuthorizeCommand() *command.Command {
 
 func authorizeMachines(ctx context.Context, inv *command.Invocation, t *machineTester, names []string, yes bool) error {
 	if !yes && terminal.Of(inv.In) == nil {
-		return errNobodyToAsk(inv)
+		return base.ErrNobodyToAsk(inv)
 	}
 	for _, name := range names {
 		key, err := machineKey(ctx, t, name)
@@ -224,7 +226,7 @@ func authorizeMachines(ctx context.Context, inv *command.Invocation, t *machineT
 			continue
 		}
 		if !yes {
-			ok, err := ask(ctx, inv, fmt.Sprintf("%s signs with the key %s. Trust it?", name, key.Fingerprint()))
+			ok, err := base.Ask(ctx, inv, fmt.Sprintf("%s signs with the key %s. Trust it?", name, key.Fingerprint()))
 			if err != nil {
 				return err
 			}

@@ -12,6 +12,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/base"
 	"lighter/internal/cli/command"
 	"lighter/internal/cli/display"
 	"lighter/internal/human"
@@ -21,7 +22,7 @@ import (
 // and shows the state of each then.
 func machineAction(fs *pflag.FlagSet, change func(ctx context.Context, client *apiclient.Client, name string) (*api.MachineStatus, error)) command.Action {
 	asJSON := fs.Bool("json", false, "print one JSON object a line")
-	return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
+	return base.ClientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
 		if err := machinesExist(ctx, inv, client, inv.Args); err != nil {
 			return err
 		}
@@ -51,7 +52,7 @@ func machinesExist(ctx context.Context, inv *command.Invocation, client *apiclie
 // writeMachine writes the state of a machine in one line.
 func writeMachine(w io.Writer, m *api.MachineStatus, asJSON bool) error {
 	if asJSON {
-		return writeJSONLine(w, m)
+		return base.WriteJSONLine(w, m)
 	}
 	text := fmt.Sprintf("%s: %s, %s running", m.Name, display.MachineState(m), human.Count(m.Running, "build"))
 	if note := display.MachineNote(m, time.Now()); note != "" {
@@ -125,7 +126,7 @@ func machinesTagCommand() *command.Command {
 		ChecksArguments: true,
 		Setup: func(fs *pflag.FlagSet) command.Action {
 			asJSON := fs.Bool("json", false, "print a JSON object")
-			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
+			return base.ClientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
 				if err := inv.Arguments("NAME and tags", 2, -1); err != nil {
 					return err
 				}
@@ -185,13 +186,13 @@ func machinesReloadCommand() *command.Command {
 // reloadAction is that of "machines reload" and "coordinator reload".
 func reloadAction(fs *pflag.FlagSet) command.Action {
 	asJSON := fs.Bool("json", false, "print a JSON object")
-	return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
+	return base.ClientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
 		done, err := client.Reload(ctx)
 		if err != nil {
 			return err
 		}
 		if *asJSON {
-			return writeJSON(inv.Out, done)
+			return base.WriteJSON(inv.Out, done)
 		}
 		return writeReloaded(inv.Out, done)
 	})

@@ -12,6 +12,7 @@ import (
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/base"
 	"lighter/internal/cli/command"
 	"lighter/internal/head"
 	"lighter/internal/machinetest"
@@ -34,24 +35,24 @@ type machineTester struct {
 }
 
 // testerFlags are the flags of commands that test machines.
-func testerFlags(fs *pflag.FlagSet) *folderFlags {
-	f := allFolderFlags(fs)
-	f.machines = fs.String("machines", "", "connect to the machines of `FILE`, even where a coordinator runs")
+func testerFlags(fs *pflag.FlagSet) *base.FolderFlags {
+	f := base.AllFolderFlags(fs)
+	f.Machines = fs.String("machines", "", "connect to the machines of `FILE`, even where a coordinator runs")
 	return f
 }
 
 // testerAction is the action of a command that tests machines, those that are named or all.
-func testerAction(where *folderFlags, do func(ctx context.Context, inv *command.Invocation, t *machineTester, names []string) error) command.Action {
-	return where.action(func(ctx context.Context, inv *command.Invocation, f head.Folders) error {
+func testerAction(where *base.FolderFlags, do func(ctx context.Context, inv *command.Invocation, t *machineTester, names []string) error) command.Action {
+	return where.Action(func(ctx context.Context, inv *command.Invocation, f head.Folders) error {
 		newTester := newMachineTester
-		if *where.machines != "" {
-			f.Machines, newTester = *where.machines, newLoneTester
+		if *where.Machines != "" {
+			f.Machines, newTester = *where.Machines, newLoneTester
 		}
 		t, err := newTester(ctx, inv, f)
 		if err != nil {
 			return err
 		}
-		t.tester.Hint = where.typed()
+		t.tester.Hint = where.Typed()
 		defer t.close()
 		names, err := chooseMachines(inv, t.names, inv.Args)
 		if err != nil {
@@ -69,7 +70,7 @@ func newMachineTester(ctx context.Context, inv *command.Invocation, f head.Folde
 	}
 	client.Close()
 	var noCoordinator *command.ExitError
-	if !errors.As(noAnswer(f, err), &noCoordinator) || noCoordinator.Code != command.ExitNoAnswer {
+	if !errors.As(base.NoAnswer(f, err), &noCoordinator) || noCoordinator.Code != command.ExitNoAnswer {
 		return nil, err
 	}
 	return newLoneTester(ctx, inv, f)

@@ -10,6 +10,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/base"
 	"lighter/internal/cli/command"
 	"lighter/machines"
 )
@@ -21,14 +22,14 @@ const maxCompletions = 200
 // far say.
 func asked(ask func(ctx context.Context, client *apiclient.Client) ([]string, error)) command.Values {
 	return func(ctx context.Context, inv *command.Invocation) ([]string, error) {
-		where := &folderFlags{}
-		for name, field := range map[string]**string{"state": &where.state, "socket": &where.socket} {
+		where := &base.FolderFlags{}
+		for name, field := range map[string]**string{"state": &where.State, "socket": &where.Socket} {
 			if f := inv.Flags.Lookup(name); f != nil && f.Value.Type() == "string" {
 				text := f.Value.String()
 				*field = &text
 			}
 		}
-		f, err := where.reach(inv)
+		f, err := where.Reach(inv)
 		if err != nil {
 			return nil, err
 		}

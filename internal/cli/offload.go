@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"lighter/internal/buildhook"
+	"lighter/internal/cli/base"
 	"lighter/internal/cli/command"
 	"lighter/internal/head"
 	"lighter/internal/human"
@@ -60,7 +61,7 @@ func runBuildHook(inv *command.Invocation) error {
 
 // offloadFlags are the flags of "offload test" and "offload status".
 type offloadFlags struct {
-	where   *folderFlags
+	where   *base.FolderFlags
 	agents  *string
 	timeout *time.Duration
 	asJSON  *bool
@@ -72,7 +73,7 @@ func addOffloadFlags(fs *pflag.FlagSet, timeout time.Duration) *offloadFlags {
 		asJSON:  fs.Bool("json", false, "print one JSON object a line, for each machine"),
 		agents:  fs.String("agents", "", "folder `DIR` with agents for the machines' platforms"),
 	}
-	f.where = allFolderFlags(fs)
+	f.where = base.AllFolderFlags(fs)
 	return f
 }
 
@@ -99,7 +100,7 @@ func (f *offloadFlags) setUp(ctx context.Context, inv *command.Invocation) (*off
 	if *f.timeout <= 0 {
 		return nil, inv.UsageErrorf("--timeout %s: want more than 0", *f.timeout)
 	}
-	found, err := f.where.resolve(ctx, inv)
+	found, err := f.where.Resolve(ctx, inv)
 	if err != nil {
 		return nil, err
 	}
@@ -110,7 +111,7 @@ func (f *offloadFlags) setUp(ctx context.Context, inv *command.Invocation) (*off
 	if len(inv.Args) > 0 {
 		o.file = inv.Args[0]
 	}
-	if *f.where.store == "" && inv.Getenv("LIGHTER_STORE") == "" && strings.HasSuffix(o.file, ".scm") {
+	if *f.where.Store == "" && inv.Getenv("LIGHTER_STORE") == "" && strings.HasSuffix(o.file, ".scm") {
 		found.StoreKind = machines.StoreDaemon
 	}
 	o.folders = found
@@ -128,7 +129,7 @@ func (f *offloadFlags) setUp(ctx context.Context, inv *command.Invocation) (*off
 	}
 	o.links.MachinesFile = o.file
 	o.advice = found.Advice(o.links)
-	o.advice.ByName, o.advice.Hint = o.file == found.MachinesFile(), f.where.typed()
+	o.advice.ByName, o.advice.Hint = o.file == found.MachinesFile(), f.where.Typed()
 	return o, nil
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/cli/base"
 	"lighter/internal/cli/command"
 	"lighter/internal/cli/display"
 	"lighter/internal/human"
@@ -95,7 +96,7 @@ func (o *offloading) status(ctx context.Context, inv *command.Invocation, asJSON
 			bad++
 		}
 		if asJSON {
-			return writeJSONLine(inv.Out, s)
+			return base.WriteJSONLine(inv.Out, s)
 		}
 		s.write(inv.Out, display.StyleOf(inv.Out, inv.Getenv))
 		return nil

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"lighter/internal/api"
+	"lighter/internal/cli/base"
 	"lighter/internal/cli/command"
 	"lighter/internal/cli/display"
 	"lighter/internal/human"
@@ -87,7 +88,7 @@ func (o *offloading) test(ctx context.Context, inv *command.Invocation, asJSON, 
 			bad++
 		}
 		if asJSON {
-			return writeJSONLine(inv.Out, t)
+			return base.WriteJSONLine(inv.Out, t)
 		}
 		t.write(inv.Out, keys, display.StyleOf(inv.Out, inv.Getenv))
 		return nil

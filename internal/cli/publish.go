@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"lighter/internal/cli/base"
 	"lighter/internal/cli/command"
 	"lighter/internal/head"
 	"lighter/internal/human"
@@ -85,7 +86,7 @@ func listenFor(ctx context.Context, addr string) (net.Listener, string, error) {
 		}
 		return l, "http://" + l.Addr().String(), nil
 	}
-	l, err := head.Listen(addr, -1, nil)
+	l, err := head.Listen(addr, -1, nil) //nolint:contextcheck // asks a local socket, for a second at most
 	return l, "unix://" + addr, err
 }
 
@@ -102,12 +103,12 @@ it publishes the text, not the outputs.`,
 			{"lighter publish add --store guix-daemon /gnu/store/…-hello-2.12 --to /srv/substitutes", "from Guix's store and with its key, as root"},
 		},
 		Setup: func(flags *pflag.FlagSet) command.Action {
-			a, where := new(publishAdd), allFolderFlags(flags)
+			a, where := new(publishAdd), base.AllFolderFlags(flags)
 			flags.StringVar(&a.to, "to", "", "publish in the folder `DIR`, made if missing")
 			flags.StringVar(&a.compression, "compression", narinfo.Zstd, "compress NARs with `METHOD` zstd or gzip, or none")
 			flags.IntVar(&a.level, "level", 0, "compression level, 1 to 22 for zstd and 1 to 9 for gzip (default the method's)")
 			flags.BoolVar(&a.alone, "no-closure", false, "only the items, not what they refer to")
-			return where.action(a.run)
+			return where.Action(a.run)
 		},
 	}
 }
@@ -182,7 +183,7 @@ terminal it says what would go, and asks; elsewhere it wants --yes.`,
 			var olderThan time.Duration
 			command.DurationVar(flags, &olderThan, "older-than", 0, "remove what was not published for this long, such as 30d; an hour at least")
 			dryRun := flags.BoolP("dry-run", "n", false, "only say what would go")
-			consent := addConsentFlag(flags, "don't ask")
+			consent := base.AddConsentFlag(flags, "don't ask")
 			return func(ctx context.Context, inv *command.Invocation) error {
 				if *dir == "" || olderThan <= 0 {
 					return inv.UsageErrorf("want --dir DIR and --older-than TIME")
@@ -193,7 +194,7 @@ terminal it says what would go, and asks; elsewhere it wants --yes.`,
 	}
 }
 
-func prunePublished(ctx context.Context, inv *command.Invocation, dir string, olderThan time.Duration, dryRun bool, consent *consent) error {
+func prunePublished(ctx context.Context, inv *command.Invocation, dir string, olderThan time.Duration, dryRun bool, consent *base.Consent) error {
 	folder := publish.Folder(dir)
 	text, err := folder.Read(ctx, narinfo.CacheInfoName, 4<<10)
 	if err != nil {
@@ -206,14 +207,14 @@ func prunePublished(ctx context.Context, inv *command.Invocation, dir string, ol
 	summary := func(pruned *publish.Pruned) string {
 		return fmt.Sprintf("%s in %s, %s", human.Count(len(pruned.Items), "item"), human.Count(pruned.Files, "file"), quantity.Bytes(pruned.Freed))
 	}
-	if dryRun || !consent.yes {
+	if dryRun || !consent.Yes {
 		would, err := publish.Prune(ctx, folder, info.StoreDir, olderThan, true)
 		if err != nil || dryRun {
 			fmt.Fprintln(inv.Out, "would remove", summary(would))
 			return err
 		}
 		if would.Files > 0 {
-			if ok, err := consent.given(ctx, inv, "this removes "+summary(would), "Go on?"); !ok {
+			if ok, err := consent.Given(ctx, inv, "this removes "+summary(would), "Go on?"); !ok {
 				return err
 			}
 		}

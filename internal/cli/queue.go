@@ -14,6 +14,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/base"
 	"lighter/internal/cli/command"
 	"lighter/internal/dataservice"
 	"lighter/internal/head"
@@ -64,16 +65,16 @@ interval. It waits while the service or the coordinator is away.`,
 			fs.BoolVar(&q.once, "once", false, "look once, and end")
 			fs.BoolVarP(&q.dryRun, "dry-run", "n", false, "print the derivations and submit nothing; implies --once")
 			q.log = addLogFlags(fs)
-			q.where = socketFlags(fs)
-			q.where.state = stateFlag(fs)
-			return clientActionIn(q.where, q.run)
+			q.where = base.SocketFlags(fs)
+			q.where.State = base.StateFlag(fs)
+			return base.ClientActionIn(q.where, q.run)
 		},
 	}
 }
 
 // queueAction is one run of "lighter queue".
 type queueAction struct {
-	where                      *folderFlags
+	where                      *base.FolderFlags
 	log                        *logFlags
 	service, processed         string
 	repository, newest         int

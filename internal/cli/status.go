@@ -13,6 +13,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/base"
 	"lighter/internal/cli/command"
 	"lighter/internal/cli/display"
 	"lighter/internal/cli/terminal"
@@ -36,7 +37,7 @@ CPU/MEM is the percentage of the last seconds in which some task on the machine 
 		Setup: func(fs *pflag.FlagSet) command.Action {
 			asJSON := fs.Bool("json", false, "print a JSON object; with --watch one a line")
 			watch := fs.BoolP("watch", "w", false, "refresh every second")
-			return clientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
+			return base.ClientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
 				if *watch {
 					return watchStatus(ctx, inv, client, *asJSON)
 				}
@@ -45,7 +46,7 @@ CPU/MEM is the percentage of the last seconds in which some task on the machine 
 					return err
 				}
 				if *asJSON {
-					return writeJSON(inv.Out, status)
+					return base.WriteJSON(inv.Out, status)
 				}
 				return writeStatus(inv, status, time.Now())
 			})
@@ -74,7 +75,7 @@ func watchStatus(ctx context.Context, inv *command.Invocation, client *apiclient
 	if !asJSON && display.CanDraw(inv.Out, inv.Getenv) == nil {
 		return inv.UsageErrorf("--watch wants a terminal that it can draw on, or --json")
 	}
-	show := func(s *api.Status, _ error) error { return writeJSONLine(inv.Out, s) }
+	show := func(s *api.Status, _ error) error { return base.WriteJSONLine(inv.Out, s) }
 	w := newStatusWatcher(inv)
 	if !asJSON {
 		var stopKeys func()
@@ -107,7 +108,7 @@ func pollStatus(ctx context.Context, client *apiclient.Client, resized <-chan os
 			err = show(status, nil)
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case last != nil && time.Since(answered) < coordinatorGrace:
+		case last != nil && time.Since(answered) < base.CoordinatorGrace:
 			err = show(last, err)
 		}
 		if err != nil {

@@ -1,4 +1,4 @@
-package cli
+package base
 
 import (
 	"context"
@@ -20,31 +20,31 @@ import (
 	"lighter/internal/human"
 )
 
-// clientAction is the action of a command that asks the coordinator, with the flag that says
+// ClientAction is the action of a command that asks the coordinator, with the flag that says
 // where that is.
-func clientAction(fs *pflag.FlagSet, do func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error) command.Action {
-	return socketFlags(fs).socketAction(func(ctx context.Context, inv *command.Invocation, f head.Folders) error {
+func ClientAction(fs *pflag.FlagSet, do func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error) command.Action {
+	return SocketFlags(fs).socketAction(func(ctx context.Context, inv *command.Invocation, f head.Folders) error {
 		client := apiclient.NewClient(f.Socket)
 		defer client.Close()
-		return noAnswer(f, do(ctx, inv, client))
+		return NoAnswer(f, do(ctx, inv, client))
 	})
 }
 
-// clientActionIn is one that works in the head's folders too.
-func clientActionIn(where *folderFlags, do func(ctx context.Context, inv *command.Invocation, client *apiclient.Client, f head.Folders) error) command.Action {
-	return where.action(func(ctx context.Context, inv *command.Invocation, f head.Folders) error {
+// ClientActionIn is one that works in the head's folders too.
+func ClientActionIn(where *FolderFlags, do func(ctx context.Context, inv *command.Invocation, client *apiclient.Client, f head.Folders) error) command.Action {
+	return where.Action(func(ctx context.Context, inv *command.Invocation, f head.Folders) error {
 		client := apiclient.NewClient(f.Socket)
 		defer client.Close()
-		return noAnswer(f, do(ctx, inv, client, f))
+		return NoAnswer(f, do(ctx, inv, client, f))
 	})
 }
 
-// coordinatorGrace is how long a coordinator that went away may take to come back, where
+// CoordinatorGrace is how long a coordinator that went away may take to come back, where
 // somebody waits.
-const coordinatorGrace = time.Minute
+const CoordinatorGrace = time.Minute
 
-// noAnswer says what to do where no coordinator runs.
-func noAnswer(f head.Folders, err error) error {
+// NoAnswer says what to do where no coordinator runs.
+func NoAnswer(f head.Folders, err error) error {
 	var answer *api.Error
 	switch {
 	case !errors.Is(err, api.ErrUnavailable) || errors.As(err, &answer) || errors.As(err, new(*command.ExitError)):

@@ -1,4 +1,4 @@
-package cli
+package storecommands
 
 import (
 	"context"
@@ -18,6 +18,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/base"
 	"lighter/internal/cli/command"
 	"lighter/internal/cli/display"
 	"lighter/internal/disk"
@@ -86,7 +87,7 @@ func storeRootListCommand() *command.Command {
 				slices.SortFunc(roots, func(a, b store.Root) int { return strings.Compare(a.Link, b.Link) })
 				for _, root := range roots {
 					if *asJSON {
-						if err := writeJSONLine(inv.Out, root); err != nil {
+						if err := base.WriteJSONLine(inv.Out, root); err != nil {
 							return err
 						}
 						continue
@@ -130,9 +131,9 @@ func storeRootRemoveCommand() *command.Command {
 }
 
 func rootAction(fs *pflag.FlagSet, do func(ctx context.Context, inv *command.Invocation, r *rootMaker) error) command.Action {
-	where := stateFlags(fs)
-	where.socket = socketFlags(fs).socket
-	return where.action(func(ctx context.Context, inv *command.Invocation, f head.Folders) error {
+	where := base.StateFlags(fs)
+	where.Socket = base.SocketFlags(fs).Socket
+	return where.Action(func(ctx context.Context, inv *command.Invocation, f head.Folders) error {
 		client := apiclient.NewClient(f.Socket)
 		defer client.Close()
 		r, err := newRootMaker(ctx, f, client)
@@ -140,7 +141,7 @@ func rootAction(fs *pflag.FlagSet, do func(ctx context.Context, inv *command.Inv
 			return err
 		}
 		defer r.store.Close() //nolint:errcheck // what was made is there
-		return noAnswer(f, do(ctx, inv, r))
+		return base.NoAnswer(f, do(ctx, inv, r))
 	})
 }
 
@@ -187,7 +188,7 @@ func (r *rootMaker) make(ctx context.Context, link string, path store.Path, last
 	if isDaemon {
 		return guix.AddIndirectRoot(ctx, link)
 	}
-	err = r.client.AddRoot(ctx, api.NewRoot{Link: link, Path: path, For: seconds(lasts)})
+	err = r.client.AddRoot(ctx, api.NewRoot{Link: link, Path: path, For: api.Seconds(lasts.Seconds())})
 	if !nobodyThere(err) {
 		return err
 	}
@@ -262,9 +263,9 @@ func (r *rootMaker) remove(ctx context.Context, link string) error {
 	return nil
 }
 
-// rootOutputs makes roots of what builds have made: LINK for the output out of the first, LINK-NAME for
+// RootOutputs makes roots of what builds have made: LINK for the output out of the first, LINK-NAME for
 // its others, and LINK-2 and so on for the next ones.
-func rootOutputs(ctx context.Context, f head.Folders, client *apiclient.Client, link string, builds []*api.Build) error {
+func RootOutputs(ctx context.Context, f head.Folders, client *apiclient.Client, link string, builds []*api.Build) error {
 	r, err := newRootMaker(ctx, f, client)
 	if err != nil {
 		return err

@@ -1,4 +1,4 @@
-package cli
+package base
 
 import (
 	"context"
@@ -11,39 +11,39 @@ import (
 	"lighter/internal/cli/terminal"
 )
 
-// consent is a person's yes to what can't be undone: given with --yes, or on a terminal when
+// Consent is a person's yes to what can't be undone: given with --yes, or on a terminal when
 // asked.
-type consent struct{ yes bool }
+type Consent struct{ Yes bool }
 
-func addConsentFlag(fs *pflag.FlagSet, usage string) *consent {
-	c := &consent{}
-	fs.BoolVarP(&c.yes, "yes", "y", false, usage)
+func AddConsentFlag(fs *pflag.FlagSet, usage string) *Consent {
+	c := &Consent{}
+	fs.BoolVarP(&c.Yes, "yes", "y", false, usage)
 	return c
 }
 
-// given reports whether the person says yes to a question, after being told what it is about.
+// Given reports whether the person says yes to a question, after being told what it is about.
 // Where nobody can be asked, --yes is what is missing.
-func (c *consent) given(ctx context.Context, inv *command.Invocation, about, question string) (bool, error) {
-	if c.yes {
+func (c *Consent) Given(ctx context.Context, inv *command.Invocation, about, question string) (bool, error) {
+	if c.Yes {
 		return true, nil
 	}
 	if terminal.Of(inv.In) == nil {
-		return false, fmt.Errorf("%w: %s", errNobodyToAsk(inv), about)
+		return false, fmt.Errorf("%w: %s", ErrNobodyToAsk(inv), about)
 	}
 	question = strings.ToUpper(about[:1]) + about[1:] + ". " + question
-	ok, err := ask(ctx, inv, question)
+	ok, err := Ask(ctx, inv, question)
 	if err == nil && !ok {
 		fmt.Fprintln(inv.Err, "nothing was changed")
 	}
 	return ok, err
 }
 
-func errNobodyToAsk(inv *command.Invocation) error {
+func ErrNobodyToAsk(inv *command.Invocation) error {
 	return inv.UsageErrorf("standard input is not a terminal to ask on; use --yes")
 }
 
-// ask asks a yes-or-no question on the terminal; anything but a yes is a no.
-func ask(ctx context.Context, inv *command.Invocation, question string) (bool, error) {
+// Ask asks a yes-or-no question on the terminal; anything but a yes is a no.
+func Ask(ctx context.Context, inv *command.Invocation, question string) (bool, error) {
 	fmt.Fprintf(inv.Err, "%s [y/N] ", question)
 	answer := make(chan string, 1)
 	// Reading a terminal can't be interrupted; the goroutine ends with its line, or

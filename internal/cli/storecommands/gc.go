@@ -1,4 +1,4 @@
-package cli
+package storecommands
 
 import (
 	"context"
@@ -11,6 +11,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/base"
 	"lighter/internal/cli/command"
 	"lighter/internal/head"
 	"lighter/internal/human"
@@ -41,11 +42,11 @@ end, and the rest goes all the same.`,
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
 			g := new(headGC)
-			where := stateFlags(fs)
-			where.socket = socketFlags(fs).socket
-			g.opts, g.maxFreed = gcFlags(fs)
+			where := base.StateFlags(fs)
+			where.Socket = base.SocketFlags(fs).Socket
+			g.opts, g.maxFreed = GCFlags(fs)
 			fs.BoolVar(&g.all, "all", false, "also delete what builds have made that the coordinator knows, unless it has a root or is in use")
-			g.consent = addConsentFlag(fs, "don't ask")
+			g.consent = base.AddConsentFlag(fs, "don't ask")
 			return ownStoreAction(where, "guix gc", g.run)
 		},
 	}
@@ -56,7 +57,7 @@ type headGC struct {
 	opts     *store.GCOptions
 	maxFreed *command.Size
 	all      bool
-	consent  *consent
+	consent  *base.Consent
 }
 
 func (g *headGC) run(ctx context.Context, inv *command.Invocation, f head.Folders, s *local.Store) error {
@@ -75,7 +76,7 @@ func (g *headGC) run(ctx context.Context, inv *command.Invocation, f head.Folder
 	if result == nil {
 		return err
 	}
-	left := writeGarbage(inv, result, g.opts.DryRun)
+	left := WriteGarbage(inv, result, g.opts.DryRun)
 	if err != nil {
 		return err
 	}
@@ -84,7 +85,7 @@ func (g *headGC) run(ctx context.Context, inv *command.Invocation, f head.Folder
 
 // mayDelete says how much would go, and asks whether it may.
 func (g *headGC) mayDelete(ctx context.Context, inv *command.Invocation, s store.Collector) (bool, error) {
-	if g.opts.DryRun || g.consent.yes {
+	if g.opts.DryRun || g.consent.Yes {
 		return true, nil
 	}
 	dry := *g.opts
@@ -97,7 +98,7 @@ func (g *headGC) mayDelete(ctx context.Context, inv *command.Invocation, s store
 		return true, nil // what crashed processes have left may go
 	}
 	about := fmt.Sprintf("%s would go, %s", human.Count(len(would.Deleted), "item"), quantity.Bytes(would.Freed))
-	return g.consent.given(ctx, inv, about, "Delete?")
+	return g.consent.Given(ctx, inv, about, "Delete?")
 }
 
 // nobodyThere reports whether an error says that no coordinator runs.
@@ -112,13 +113,13 @@ func neededOnHead(ctx context.Context, client *apiclient.Client, f head.Folders,
 		needed, err = f.Needed(ctx, items)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("what builds need is not known, so nothing is deleted (--all would not ask): %w", noAnswer(f, err))
+		return nil, fmt.Errorf("what builds need is not known, so nothing is deleted (--all would not ask): %w", base.NoAnswer(f, err))
 	}
 	return needed, nil
 }
 
-// gcFlags are the flags of the commands that collect garbage.
-func gcFlags(fs *pflag.FlagSet) (*store.GCOptions, *command.Size) {
+// GCFlags are the flags of the commands that collect garbage.
+func GCFlags(fs *pflag.FlagSet) (*store.GCOptions, *command.Size) {
 	opts, maxFreed := new(store.GCOptions), new(command.Size)
 	fs.BoolVarP(&opts.DryRun, "dry-run", "n", false, "only print what would be deleted")
 	command.DurationVar(fs, &opts.OlderThan, "older-than", 0, "spare items that came into the store less than this ago")
@@ -126,9 +127,9 @@ func gcFlags(fs *pflag.FlagSet) (*store.GCOptions, *command.Size) {
 	return opts, maxFreed
 }
 
-// writeGarbage says what a collection deleted, and returns an error with an exit code of its own if it
+// WriteGarbage says what a collection deleted, and returns an error with an exit code of its own if it
 // had to leave something.
-func writeGarbage(inv *command.Invocation, result *store.GCResult, dryRun bool) error {
+func WriteGarbage(inv *command.Invocation, result *store.GCResult, dryRun bool) error {
 	for _, path := range result.Deleted {
 		fmt.Fprintln(inv.Out, path)
 	}

@@ -1,4 +1,4 @@
-package cli
+package base
 
 import (
 	"encoding/json"
@@ -8,24 +8,24 @@ import (
 	"lighter/internal/cli/command"
 )
 
-// writeJSON writes one value, indented.
-func writeJSON(w io.Writer, v any) error {
+// WriteJSON writes one value, indented.
+func WriteJSON(w io.Writer, v any) error {
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
 	enc.SetEscapeHTML(false)
 	return enc.Encode(v)
 }
 
-// showEach gets a value for each argument, and writes it: as JSON on a line of its own, or with
+// ShowEach gets a value for each argument, and writes it: as JSON on a line of its own, or with
 // text, and an empty line in between.
-func showEach[T any](inv *command.Invocation, asJSON bool, get func(arg string) (T, error), text func(T) error) error {
+func ShowEach[T any](inv *command.Invocation, asJSON bool, get func(arg string) (T, error), text func(T) error) error {
 	for i, arg := range inv.Args {
 		v, err := get(arg)
 		if err != nil {
 			return err
 		}
 		if asJSON {
-			err = writeJSONLine(inv.Out, v)
+			err = WriteJSONLine(inv.Out, v)
 		} else {
 			if i > 0 {
 				fmt.Fprintln(inv.Out)
@@ -39,8 +39,8 @@ func showEach[T any](inv *command.Invocation, asJSON bool, get func(arg string) 
 	return nil
 }
 
-// writeJSONLine writes one value on a line of its own.
-func writeJSONLine(w io.Writer, v any) error {
+// WriteJSONLine writes one value on a line of its own.
+func WriteJSONLine(w io.Writer, v any) error {
 	enc := json.NewEncoder(w)
 	enc.SetEscapeHTML(false)
 	return enc.Encode(v)

@@ -1,4 +1,4 @@
-package cli
+package storecommands
 
 import (
 	"bufio"
@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"lighter/internal/cli/base"
 	"lighter/internal/cli/command"
 	"lighter/internal/cli/terminal"
 	"lighter/internal/head"
@@ -24,7 +25,7 @@ import (
 	"lighter/store/local"
 )
 
-func storeCommand() *command.Command {
+func Command() *command.Command {
 	return &command.Command{
 		Name:  "store",
 		Short: "the head's own store",
@@ -40,10 +41,10 @@ runs.`,
 	}
 }
 
-// storeAction is the action of a command that works on the head's store, whichever that is. The
+// StoreAction is the action of a command that works on the head's store, whichever that is. The
 // signing key is needed only to export, so that one that is missing is not an error here.
-func storeAction(fs *pflag.FlagSet, do func(ctx context.Context, inv *command.Invocation, s *head.Store) error) command.Action {
-	return stateFlags(fs).action(func(ctx context.Context, inv *command.Invocation, f head.Folders) error {
+func StoreAction(fs *pflag.FlagSet, do func(ctx context.Context, inv *command.Invocation, s *head.Store) error) command.Action {
+	return base.StateFlags(fs).Action(func(ctx context.Context, inv *command.Invocation, f head.Folders) error {
 		s, err := head.OpenToLook(ctx, f, slog.New(slog.DiscardHandler))
 		if err != nil {
 			return err
@@ -55,8 +56,8 @@ func storeAction(fs *pflag.FlagSet, do func(ctx context.Context, inv *command.In
 
 // ownStoreAction is that of a command for lighter's own store; instead says what does it where the
 // head's store is guix-daemon's.
-func ownStoreAction(where *folderFlags, instead string, do func(ctx context.Context, inv *command.Invocation, f head.Folders, s *local.Store) error) command.Action {
-	return where.action(func(ctx context.Context, inv *command.Invocation, f head.Folders) error {
+func ownStoreAction(where *base.FolderFlags, instead string, do func(ctx context.Context, inv *command.Invocation, f head.Folders, s *local.Store) error) command.Action {
+	return where.Action(func(ctx context.Context, inv *command.Invocation, f head.Folders) error {
 		if f.StoreKind == machines.StoreDaemon {
 			return fmt.Errorf("the head's store is guix-daemon's, which looks after it: %s", instead)
 		}
@@ -107,7 +108,7 @@ contents, as "guix download" and the add-to-store operation do.`,
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
 			name := fs.String("name", "", "name of the item (default the file's; needs a single FILE)")
-			return storeAction(fs, func(ctx context.Context, inv *command.Invocation, s *head.Store) error {
+			return StoreAction(fs, func(ctx context.Context, inv *command.Invocation, s *head.Store) error {
 				if *name != "" && len(inv.Args) > 1 {
 					return inv.UsageErrorf("--name needs a single FILE")
 				}
@@ -165,7 +166,7 @@ hash and its signature were checked; the key that signed must be authorized (see
 			{"lighter store import < hello.nar", "from a file"},
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
-			return storeAction(fs, func(ctx context.Context, inv *command.Invocation, s *head.Store) error {
+			return StoreAction(fs, func(ctx context.Context, inv *command.Invocation, s *head.Store) error {
 				if terminal.Of(inv.In) != nil {
 					return inv.UsageErrorf("standard input is a terminal; redirect an archive to it")
 				}
@@ -194,9 +195,9 @@ import" or "guix archive --import" elsewhere.`,
 			{"lighter store export -r /gnu/store/…-hello-2.12 | ssh other lighter store import", "to another computer"},
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
-			where := stateFlags(fs)
+			where := base.StateFlags(fs)
 			recursive := fs.BoolP("recursive", "r", false, "with everything that the items refer to")
-			return where.action(func(ctx context.Context, inv *command.Invocation, f head.Folders) error {
+			return where.Action(func(ctx context.Context, inv *command.Invocation, f head.Folders) error {
 				if terminal.Of(inv.Out) != nil {
 					return inv.UsageErrorf("standard output is a terminal; redirect it to a file or a program")
 				}
@@ -251,14 +252,14 @@ func storeInfoCommand() *command.Command {
 		Setup: func(fs *pflag.FlagSet) command.Action {
 			recursive := fs.BoolP("recursive", "r", false, "and of everything that the items refer to")
 			asJSON := fs.Bool("json", false, "print one JSON object a line")
-			return storeAction(fs, func(ctx context.Context, inv *command.Invocation, s *head.Store) error {
+			return StoreAction(fs, func(ctx context.Context, inv *command.Invocation, s *head.Store) error {
 				infos, err := itemInfos(ctx, inv, s, *recursive)
 				if err != nil {
 					return err
 				}
 				for i, info := range infos {
 					if *asJSON {
-						if err := writeJSONLine(inv.Out, info); err != nil {
+						if err := base.WriteJSONLine(inv.Out, info); err != nil {
 							return err
 						}
 						continue
@@ -329,7 +330,7 @@ func storePathCommand() *command.Command {
 			{"cat $(lighter store path /gnu/store/…-hello-2.12/share/README)", "a file in an item"},
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
-			return storeAction(fs, func(ctx context.Context, inv *command.Invocation, s *head.Store) error {
+			return StoreAction(fs, func(ctx context.Context, inv *command.Invocation, s *head.Store) error {
 				for _, arg := range inv.Args {
 					path, rest, err := itemArgument(s, arg)
 					if err != nil {
@@ -363,7 +364,7 @@ changed.`,
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
 			contents := fs.Bool("check-contents", false, "also compute the hash of every item")
-			return ownStoreAction(stateFlags(fs), "guix gc --verify", func(ctx context.Context, inv *command.Invocation, _ head.Folders, s *local.Store) error {
+			return ownStoreAction(base.StateFlags(fs), "guix gc --verify", func(ctx context.Context, inv *command.Invocation, _ head.Folders, s *local.Store) error {
 				problems := 0
 				err := s.Verify(ctx, *contents, func(p store.VerifyProblem) {
 					problems++
