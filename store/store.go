@@ -207,7 +207,8 @@ const (
 	FailedSilence      BuildFailure = "silence"       // silent for longer than MaxSilentTime
 	FailedOutput       BuildFailure = "output"        // output missing, or of a forbidden kind
 	FailedHashMismatch BuildFailure = "hash-mismatch" // fixed output with other contents
-	FailedLimit        BuildFailure = "limit"         // more files, bytes or disk space than the machine allows
+	FailedLimit        BuildFailure = "limit"         // more files or bytes in its outputs than the machine allows
+	FailedDiskFull     BuildFailure = "disk-full"     // the builder failed, or was stopped, with the disk full that it had filled
 	FailedReferences   BuildFailure = "references"    // forbidden reference
 	FailedDownload     BuildFailure = "download"      // builtin:download found no good source
 	FailedDifference   BuildFailure = "difference"    // a check made something else than what is valid
@@ -217,7 +218,7 @@ const (
 type BuildError struct {
 	Derivation Path
 	Failure    BuildFailure
-	ExitCode   int    // of the builder, with FailedExit and FailedKilled; 128+N for signal N
+	ExitCode   int    // of the builder, with FailedExit, FailedKilled and FailedDiskFull; 128+N for signal N
 	Message    string // for people
 	KeptIn     string // the build folder, if it was kept
 }

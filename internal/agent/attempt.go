@@ -201,7 +201,10 @@ func (a *Agent) outcome(ctx context.Context, status agentapi.BuildStatus, kills 
 	case errors.Is(cause, errShutdown):
 		status.Failure = machineFailure(errShutdown)
 	case diskFull(err):
-		status.Failure = machineFailure(fmt.Errorf("the disk is full: %w", err))
+		if !strings.Contains(err.Error(), "the disk") { // the embedded store says which
+			err = fmt.Errorf("the disk is full: %w", err)
+		}
+		status.Failure = machineFailure(err)
 	case errors.As(err, &failed):
 		status.Failure = a.blame(failed, kills)
 	case errors.As(err, &unable):
@@ -221,17 +224,12 @@ const minFreeDisk = 10 << 20
 func (a *Agent) blame(failed *store.BuildError, kills int64) *api.Failure {
 	for _, dir := range []string{a.machine.diskDir, a.machine.buildDir} {
 		if space, err := disk.Free(dir); err == nil && space.Free < minFreeDisk {
-			return machineFailure(fmt.Errorf("only %d bytes are free in %s: %w", space.Free, dir, failed))
+			return machineFailure(fmt.Errorf("only %s are free in %s: %w", quantity.Bytes(space.Free), dir, failed))
 		}
 	}
 	message := failed.Message
 	if failed.Failure == store.FailedKilled {
-		// The last lines of the log come after the first line.
-		first, rest, more := strings.Cut(message, lastLines)
-		message = first + ": " + a.whyKilled(kills)
-		if more {
-			message += lastLines + rest
-		}
+		message = beforeLastLines(message, ": "+a.whyKilled(kills))
 	}
 	return &api.Failure{
 		Culprit: api.CulpritDerivation, Phase: api.Building, Kind: string(failed.Failure),
@@ -241,6 +239,15 @@ func (a *Agent) blame(failed *store.BuildError, kills int64) *api.Failure {
 
 // lastLines is how a store's message goes on with the end of the log.
 const lastLines = "; its last lines were:"
+
+// beforeLastLines adds to the first line of a message: the last lines of the log come after it.
+func beforeLastLines(message, text string) string {
+	first, rest, more := strings.Cut(message, lastLines)
+	if more {
+		return first + text + lastLines + rest
+	}
+	return first + text
+}
 
 // whyKilled says what may have killed a builder: most often that is the kernel, for want of
 // memory.

@@ -25,7 +25,7 @@ type buildLog struct {
 	size    int64      // bytes in the file
 	ends    *stream.Ends
 	written int64 // bytes by the builder, whatever became of them
-	cut     bool  // what follows is dropped
+	cut     error // why what follows is dropped; nil if it is not
 	ended   bool
 	changed chan struct{} // closed on a change; nil if no reader waits
 }
@@ -49,7 +49,7 @@ func (l *buildLog) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.written += int64(len(p))
-	if l.cut || l.ended {
+	if l.cut != nil || l.ended {
 		return len(p), nil
 	}
 	l.keepLocked(l.ends.Next(p))
@@ -62,7 +62,7 @@ func (l *buildLog) keepLocked(text []byte) {
 		return
 	}
 	if err := l.writeLocked(text); err != nil {
-		l.cut = true
+		l.cut = err
 		l.log.Warn("the rest of the build's log is not kept", "err", err)
 	}
 	l.wakeLocked()
@@ -83,7 +83,7 @@ func (l *buildLog) writeLocked(text []byte) (err error) {
 func (l *buildLog) end() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.ended && !l.cut {
+	if !l.ended && l.cut == nil {
 		l.keepLocked(l.ends.Rest())
 	}
 	l.ended = true
@@ -121,6 +121,13 @@ func (l *buildLog) output() int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.written
+}
+
+// problem says why the log is cut; nil if it is not.
+func (l *buildLog) problem() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.cut
 }
 
 // await returns the size when there is more than offset, or the log has ended.

@@ -338,6 +338,9 @@ func (a *Agent) build(ctx context.Context, at *attempt, builder store.Builder, r
 	if status.State != agentapi.Succeeded {
 		at.removeOutputs()
 	}
+	if err := at.output.problem(); err != nil && status.Failure != nil {
+		status.Failure.Message = shorten(beforeLastLines(status.Failure.Message, fmt.Sprintf("; the rest of its log is not kept (%v)", err)))
+	}
 	at.finish(status)
 	if f := status.Failure; f != nil && f.Culprit == api.CulpritMachine {
 		at.log.Warn("build failed for reasons of this machine", "derivation", req.Derivation, "err", f.Message)

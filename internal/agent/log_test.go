@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -99,6 +100,19 @@ func TestLogCannotBeWritten(t *testing.T) {
 	l.end()
 	if err := l.follow(t.Context(), 0, func([]byte) error { return errors.New("there is nothing") }); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestLogIsLost has a build fail whose log can't be written: the failure says so.
+func TestLogIsLost(t *testing.T) {
+	r := start(t, newFakeStore(t))
+	if err := os.MkdirAll(r.buildFile(logName("b", 1)), 0o700); err != nil { // no file can be there
+		t.Fatal(err)
+	}
+	r.put("b", request(t, 1, "x", "log=x exit"))
+	_, status := r.follow("b", 0)
+	if f := status.Failure; f == nil || !strings.HasPrefix(f.Message, "builder failed with exit status 3; the rest of its log is not kept (open ") {
+		t.Errorf("got %+v", f)
 	}
 }
 

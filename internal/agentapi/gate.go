@@ -223,7 +223,7 @@ func checkInfo(info *store.Info, dir store.Dir) error {
 var failureKinds = []string{
 	string(store.FailedExit), string(store.FailedKilled), string(store.FailedTimeout), string(store.FailedSilence), string(store.FailedOutput),
 	string(store.FailedHashMismatch), string(store.FailedReferences), string(store.FailedDownload), string(store.FailedDifference),
-	string(store.FailedLimit), api.KindUnable,
+	string(store.FailedLimit), string(store.FailedDiskFull), api.KindUnable,
 }
 
 // checkFailure returns why a build cannot have failed like that; nil is no reason given.

@@ -313,6 +313,8 @@ func (a *fakeAgent) build(ctx context.Context, b *fakeBuild, drv *derivation.Der
 			failure = &api.Failure{Culprit: api.CulpritMachine, Kind: api.KindUnable, Message: "no /bin/sh here"}
 		case word == "killed" || word == "killed="+a.name:
 			failure = &api.Failure{Culprit: api.CulpritDerivation, Kind: string(store.FailedKilled), ExitCode: 137, Message: "killed (signal 9)"}
+		case word == "full" || word == "full="+a.name:
+			failure = &api.Failure{Culprit: api.CulpritDerivation, Kind: string(store.FailedDiskFull), ExitCode: 1, Message: "exit code 1, and the disk of /x was full"}
 		case strings.HasPrefix(word, "log="):
 			a.write(b, strings.ReplaceAll(strings.TrimPrefix(word, "log="), "@", a.name)+"\n")
 		}

@@ -144,7 +144,7 @@ func (a *attempt) failed(l *loop, err error) {
 	id := a.ID
 	l.durably(func() { m.forget(l, id) })
 	if f.Final() {
-		if !a.retryOwn(l, f) && !a.retryKilled(l, f) {
+		if !a.retryOwn(l, f) && !a.retryStarved(l, f) {
 			t.fail(l, f)
 		}
 		return

@@ -39,18 +39,19 @@ func (a *attempt) retryOwn(l *loop, f *api.Failure) bool {
 }
 
 // A builder that was killed has most often been the machine's kernel's choice when memory was short:
-// there may be more of it elsewhere, or on the same machine while nothing else is built there. That is
-// awaited for aloneWait at most, and looked for every alonePoll.
+// there may be more of it elsewhere, or on the same machine while nothing else is built there; so it is
+// with one that filled the disk. That is awaited for aloneWait at most, and looked for every alonePoll.
 const (
 	aloneWait = 10 * time.Minute
 	alonePoll = 2 * time.Second
 )
 
-// retryKilled tries a derivation whose builder was killed once more, whatever its builds grant, and
-// reports whether it does.
-func (a *attempt) retryKilled(l *loop, f *api.Failure) bool {
+// retryStarved tries a derivation whose builder was killed, or had filled the disk, once more, whatever
+// its builds grant, and reports whether it does.
+func (a *attempt) retryStarved(l *loop, f *api.Failure) bool {
 	t := a.task
-	if f.Kind != string(store.FailedKilled) || t.retried > 0 {
+	starved := f.Kind == string(store.FailedKilled) || f.Kind == string(store.FailedDiskFull)
+	if !starved || t.retried > 0 {
 		return false
 	}
 	t.retried++
@@ -62,7 +63,7 @@ func (a *attempt) retryKilled(l *loop, f *api.Failure) bool {
 	if !t.elsewhere(l) {
 		t.aloneOn, t.aloneUntil = a.machine, l.now().Add(aloneWait)
 	}
-	l.log.Info("a build that was killed is tried once more", "build", t.id, "derivation", t.drv, "machine", a.machine.Name, "err", f.Message)
+	l.log.Info("a build that was killed, or filled the disk, is tried once more", "build", t.id, "derivation", t.drv, "machine", a.machine.Name, "err", f.Message)
 	t.retryLater(l, f)
 	return true
 }

@@ -57,7 +57,7 @@ type task struct {
 	retried    int             // of the retries that its builds grant
 	mishapOn   map[string]bool // machines on which it failed for their own reasons
 	refusals   refusals.List   // of machines that can't build it
-	aloneOn    *machine        // where it was killed, if it is tried again there once nothing else is built there
+	aloneOn    *machine        // where it was killed or filled the disk, if it is tried again there once nothing else is built there
 	aloneUntil time.Time       // but not later than that
 	failures   []api.Failure   // of attempts, the newest last
 	blamed     int             // attempts that failed for reasons other than the derivation

@@ -139,26 +139,31 @@ func TestForeignSystemWaits(t *testing.T) {
 	})
 }
 
-// TestKilledIsTriedElsewhere tries a build whose builder was killed once more, on another machine.
-func TestKilledIsTriedElsewhere(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := newFarm(t, faster("m1"), "m1", "m2", "m3")
-		f.ready("m1", "m2", "m3")
-		b := f.awaitState(f.submit(f.drv("small", "killed=m1"))[0], api.Succeeded)
-		if b.Machine == "m1" || b.Attempt != 2 {
-			t.Errorf("built on %s, attempt %d", b.Machine, b.Attempt)
-		}
-		b = f.awaitState(f.submit(f.drv("large", "killed"))[0], api.Failed)
-		if b.Attempt != 2 || b.Failure.Kind != "killed" || !b.Failure.Final() {
-			t.Errorf("attempt %d, %+v", b.Attempt, b.Failure)
-		}
-		for name, agent := range f.agents {
-			if n := agent.count("large"); n > 1 {
-				t.Errorf("%s tried it %d times", name, n)
-			}
-		}
-		f.idle()
-	})
+// TestStarvedIsTriedElsewhere tries a build whose builder was killed, or filled the disk, once more, on
+// another machine.
+func TestStarvedIsTriedElsewhere(t *testing.T) {
+	for word, kind := range map[string]string{"killed": "killed", "full": "disk-full"} {
+		t.Run(word, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFarm(t, faster("m1"), "m1", "m2", "m3")
+				f.ready("m1", "m2", "m3")
+				b := f.awaitState(f.submit(f.drv("small", word+"=m1"))[0], api.Succeeded)
+				if b.Machine == "m1" || b.Attempt != 2 {
+					t.Errorf("built on %s, attempt %d", b.Machine, b.Attempt)
+				}
+				b = f.awaitState(f.submit(f.drv("large", word))[0], api.Failed)
+				if b.Attempt != 2 || b.Failure.Kind != kind || !b.Failure.Final() {
+					t.Errorf("attempt %d, %+v", b.Attempt, b.Failure)
+				}
+				for name, agent := range f.agents {
+					if n := agent.count("large"); n > 1 {
+						t.Errorf("%s tried it %d times", name, n)
+					}
+				}
+				f.idle()
+			})
+		})
+	}
 }
 
 // TestKilledIsTriedAlone tries a build whose builder was killed on the only machine once more when

@@ -179,7 +179,7 @@ func (b *build) realize(ctx context.Context, isBuiltin bool) (_ *store.BuildResu
 	defer func() {
 		limits.builderEnded()
 		var failure *store.BuildError
-		if errors.As(err, &failure) && b.req.KeepFailed && !isBuiltin && failure.Failure != store.FailedLimit {
+		if errors.As(err, &failure) && b.req.KeepFailed && !isBuiltin && failure.Failure != store.FailedDiskFull {
 			kept, keepErr := b.folder.keep()
 			failure.KeptIn = kept
 			b.reportProblem("the folder of a failed build was not kept", keepErr)
@@ -193,7 +193,7 @@ func (b *build) realize(ctx context.Context, isBuiltin bool) (_ *store.BuildResu
 	case isBuiltin:
 		err = b.download(limited)
 	default:
-		err = b.runBuilder(limited)
+		err = limits.disk.judge(b.runBuilder(limited))
 	}
 	if err != nil {
 		return nil, b.blame(ctx, limited, err)

@@ -122,6 +122,14 @@ func (f buildFolder) keep() (string, error) {
 	}
 }
 
+// tryFile makes a small file and removes it.
+func (f buildFolder) tryFile() error {
+	name := filepath.Join(f.name, "try")
+	err := writeNew(name, make([]byte, 4096))
+	_ = os.Remove(name) // the folder is about to go
+	return err
+}
+
 // mountPoints makes what inputs are mounted over, and a symlink for each input that is
 // one: symlinks can't be mounted. It returns the other inputs.
 func (b *build) mountPoints() (items []*record, err error) {

@@ -2,8 +2,10 @@ package local
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -118,5 +120,41 @@ func (w *watched) tooLarge(now space, used int64) error {
 	if used < (w.began.free-now.free)/2 {
 		return fmt.Errorf("%s: %w", text, unix.ENOSPC)
 	}
-	return w.build.failure(store.FailedLimit, "%s", text)
+	return w.build.failure(store.FailedDiskFull, "%s", text)
+}
+
+// minFree is so little that a builder which fails may have failed for want of it, in bytes; as with
+// guix offload.
+const minFree = 10 << 20
+
+// judge returns the error of a builder that has just ended. One that failed by itself is told from one
+// that failed while the disk was full, as it looks before the build's folder is removed: that is blamed as
+// in tooLarge.
+func (w *watched) judge(err error) error {
+	var failed *store.BuildError
+	if !errors.As(err, &failed) || failed.Failure != store.FailedExit && failed.Failure != store.FailedKilled {
+		return err
+	}
+	now, spaceErr := w.disk.space()
+	if spaceErr != nil {
+		return err
+	}
+	left := quantity.Bytes(now.free) + " free"
+	switch {
+	case now.free >= minFree:
+		full := w.build.folder.tryFile()
+		if !errors.Is(full, unix.ENOSPC) && !errors.Is(full, unix.EDQUOT) {
+			return err
+		}
+		left += ", but no room for another file"
+	case nar.DiskUsage(w.build.folder.name) < (w.began.free-now.free)/2:
+		return fmt.Errorf("%w (%s); %s", unix.ENOSPC, left, failed.Message)
+	}
+	how, last, more := strings.Cut(failed.Message, lastLines)
+	failed.Failure = store.FailedDiskFull
+	failed.Message = fmt.Sprintf("%s, and the disk of %s was full: %s", how, w.disk.layout.root, left)
+	if more {
+		failed.Message += lastLines + last
+	}
+	return failed
 }

@@ -97,7 +97,7 @@ func TestDiskRunsFull(t *testing.T) {
 			req.KeepFailed = true
 			_, err := s.Build(t.Context(), req)
 			var failure *store.BuildError
-			if !errors.As(err, &failure) || failure.Failure != store.FailedLimit || !strings.Contains(failure.Message, "is nearly full") {
+			if !errors.As(err, &failure) || failure.Failure != store.FailedDiskFull || !strings.Contains(failure.Message, "is nearly full") {
 				t.Errorf("got %v", err)
 			}
 			if failure != nil && failure.KeptIn != "" {
@@ -128,7 +128,7 @@ func TestDiskRunsFull(t *testing.T) {
 		}()
 		large := &recipe{name: "large", script: write("$out")}
 		var failure *store.BuildError
-		if _, err := s.Build(t.Context(), large.request(t, s)); !errors.As(err, &failure) || failure.Failure != store.FailedLimit {
+		if _, err := s.Build(t.Context(), large.request(t, s)); !errors.As(err, &failure) || failure.Failure != store.FailedDiskFull {
 			t.Errorf("the large one: got %v", err)
 		}
 		if err := os.WriteFile(filepath.Join(stop, "now"), nil, 0o644); err != nil {
@@ -138,6 +138,81 @@ func TestDiskRunsFull(t *testing.T) {
 			t.Errorf("the small one: %v", err)
 		}
 	})
+}
+
+// TestFailedOnFullDisk has builders fail while nothing is left of the disk, or of its inodes: faster than
+// it is looked at, or in a store that keeps nothing free.
+func TestFailedOnFullDisk(t *testing.T) {
+	t.Parallel()
+	needBuilds(t)
+	root := smallDisk(t, 64<<20)
+	s := openWith(t, Options{Root: root, KeepFree: -1})
+	fill := "dd if=/dev/zero of=x bs=1M count=128"
+	for name, tt := range map[string]struct {
+		script string
+		kind   store.BuildFailure
+		code   int
+		want   string // in the message
+	}{
+		"bytes":            {fill, store.FailedDiskFull, 1, "exit code 1, and the disk of " + root + " was full: 0 B free; its last lines were:\n"},
+		"in its output":    {"mkdir $out; cd $out; " + fill, store.FailedDiskFull, 1, "was full: 0 B free"},
+		"another code":     {fill + " || exit 7", store.FailedDiskFull, 7, "exit code 7, and"},
+		"killed":           {fill + " || kill -9 $$", store.FailedDiskFull, 137, "was killed by signal 9 (killed), and the disk of"},
+		"files":            {"i=0; while : > $i; do i=$((i+1)); done", store.FailedDiskFull, 2, "but no room for another file"},
+		"tidies up":        {fill + " || rm x; exit 3", store.FailedExit, 3, "exit code 3; its last lines"},
+		"nothing to blame": {"exit 1", store.FailedExit, 1, "exit code 1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if name == "files" {
+				if err := unix.Mount("", root, "", unix.MS_REMOUNT, "nr_inodes=500"); err != nil {
+					t.Fatal(err)
+				}
+				defer func() { _ = unix.Mount("", root, "", unix.MS_REMOUNT, "nr_inodes=100000") }()
+			}
+			req := (&recipe{name: "greedy", script: tt.script}).request(t, s)
+			req.KeepFailed = tt.kind == store.FailedDiskFull
+			_, err := s.Build(t.Context(), req)
+			var failed *store.BuildError
+			if !errors.As(err, &failed) || failed.Failure != tt.kind || failed.ExitCode != tt.code || !strings.Contains(failed.Message, tt.want) {
+				t.Fatalf("got %v", err)
+			}
+			if failed.KeptIn != "" {
+				t.Errorf("what filled the disk was kept in %s", failed.KeptIn)
+			}
+			wantClean(t, s)
+		})
+	}
+	t.Run("by others", func(t *testing.T) {
+		stop := scratch(t)
+		if err := os.Chmod(stop, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		fillAndStop := func() {
+			err := os.WriteFile(filepath.Join(root, "others"), make([]byte, 128<<20), 0o600)
+			if !errors.Is(err, unix.ENOSPC) {
+				t.Errorf("fill the disk: %v", err)
+			}
+			if err := os.WriteFile(filepath.Join(stop, "now"), nil, 0o600); err != nil {
+				t.Error(err)
+			}
+		}
+		req := (&recipe{name: "victim", script: "echo begun; while [ ! -e /stop/now ]; do sleep 0.05; done; exit 1"}).request(t, s)
+		req.SandboxPaths = append(req.SandboxPaths, "/stop="+stop)
+		req.Log = onWrite(fillAndStop)
+		_, err := s.Build(t.Context(), req)
+		var failed *store.BuildError
+		if !errors.Is(err, unix.ENOSPC) || errors.As(err, &failed) || !strings.Contains(err.Error(), "the disk of "+root+" is full: no space left on device (0 B free); the builder failed with exit code 1; its last lines were:\nbegun") {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// onWrite is called when something is written.
+type onWrite func()
+
+func (f onWrite) Write(p []byte) (int, error) {
+	f()
+	return len(p), nil
 }
 
 // TestNoRoomToBegin has a disk with less free than is to be kept.

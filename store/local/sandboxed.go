@@ -121,6 +121,9 @@ func shorten(text string) string {
 	return text[:maxShown] + "…"
 }
 
+// lastLines comes in a message before the last lines of the log.
+const lastLines = "; its last lines were:\n"
+
 // exitError returns the error of a builder that has ended, or nil if it has succeeded.
 func (b *build) exitError(status unix.WaitStatus) error {
 	var how string
@@ -140,7 +143,7 @@ func (b *build) exitError(status unix.WaitStatus) error {
 		kind = store.FailedKilled
 	}
 	if last := b.log.lastLines(); last != "" {
-		how += "; its last lines were:\n" + last
+		how += lastLines + last
 	}
 	failure := b.failure(kind, "%s", how)
 	failure.ExitCode = code
