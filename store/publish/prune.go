@@ -52,7 +52,10 @@ func Prune(ctx context.Context, folder FS, dir store.Dir, olderThan time.Duratio
 	if olderThan < leastPrune {
 		return new(Pruned), fmt.Errorf("prune %s: %v is too short, since others may publish meanwhile: want %v or more", folder, olderThan, leastPrune)
 	}
-	p := &pruner{fs: folder, dir: dir, result: new(Pruned), items: make(map[string]*published), before: time.Now().Add(-olderThan), dryRun: dryRun}
+	p := &pruner{fs: folder, dir: dir, result: new(Pruned), items: make(map[string]*published), before: time.Now().Add(-olderThan)}
+	if dryRun {
+		p.would = make(map[string]bool)
+	}
 	err := p.run(ctx)
 	if err != nil {
 		err = fmt.Errorf("prune %s: %w", folder, err)
@@ -79,8 +82,8 @@ func (w *Writer) Remove(ctx context.Context, paths ...store.Path) error {
 type pruner struct {
 	fs     FS
 	dir    store.Dir
-	before time.Time // what is older goes
-	dryRun bool
+	before time.Time       // what is older goes
+	would  map[string]bool // files that a dry run has counted; nil means that files are removed
 	items  map[string]*published
 	result *Pruned
 }
@@ -247,15 +250,21 @@ func (p *pruner) removeItem(ctx context.Context, it *published) error {
 }
 
 func (p *pruner) remove(ctx context.Context, name string) error {
+	if p.would[name] {
+		return nil
+	}
 	found, err := p.fs.Stat(ctx, name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err == nil && !p.dryRun {
+	if err == nil && p.would == nil {
 		err = p.fs.Remove(ctx, name)
 	}
 	if err != nil {
 		return err
+	}
+	if p.would != nil {
+		p.would[name] = true
 	}
 	p.result.Files++
 	p.result.Freed += found.Size()

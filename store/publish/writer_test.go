@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -194,11 +195,18 @@ func TestPrune(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, p := range []store.Path{shared, onlyOld, old} {
-		b.age(8*24*time.Hour, narinfo.Name(p))
+		b.age(8*24*time.Hour, narinfo.Name(p), "nar/zstd/"+p.Base())
+	}
+	would, err := Prune(t.Context(), b.fs, store.DefaultDir, week, true)
+	if err != nil {
+		t.Fatal(err)
 	}
 	pruned, err := w.Prune(t.Context(), week)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(would, pruned) {
+		t.Errorf("a dry run said %+v, what was done is %+v", would, pruned)
 	}
 	if want := []store.Path{old, onlyOld}; !slices.Equal(pruned.Items, want) {
 		t.Errorf("removed %s, want %s", pruned.Items, want)
