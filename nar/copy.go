@@ -9,7 +9,7 @@ import (
 // CopyOptions bound a Copy.
 type CopyOptions struct {
 	Budget *Budget                 // what may be in the tree; nil means no limit
-	Room   func(bytes int64) error // as for UnpackWith; the copy has holes where it can
+	Room   func(bytes int64) error // as for UnpackWith, but only for what is written next
 }
 
 // Copy makes a canonical copy, as Unpack does, of the file, symlink or tree at from, also
@@ -27,7 +27,11 @@ func Copy(ctx context.Context, from, to string, opts CopyOptions) error {
 		w.CloseWithError(err)
 		packed <- err
 	}()
-	err := UnpackWith(r, to, UnpackOptions{Room: opts.Room, Holes: true})
+	unpack := UnpackOptions{Room: opts.Room}
+	if opts.Room != nil {
+		unpack.Room = func(bytes int64) error { return opts.Room(min(bytes, askAgain)) }
+	}
+	err := UnpackWith(r, to, unpack)
 	r.CloseWithError(errStopped)
 	if packErr := <-packed; packErr != nil && !errors.Is(packErr, errStopped) {
 		err = packErr // of which the other one came

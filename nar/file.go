@@ -256,9 +256,9 @@ func open(dirfd int, name string, flags int, mode uint32) (int, error) {
 // maxIO bounds one read or write, since the kernel's own limit is just below 2 GiB.
 const maxIO = 1 << 30
 
-func writeAll(fd int, p []byte) error {
+func writeAllAt(fd int, p []byte, at int64) error {
 	for len(p) > 0 {
-		n, err := unix.Write(fd, p[:min(len(p), maxIO)])
+		n, err := unix.Pwrite(fd, p[:min(len(p), maxIO)], at)
 		if err == unix.EINTR {
 			continue
 		}
@@ -268,7 +268,7 @@ func writeAll(fd int, p []byte) error {
 		if n == 0 {
 			return io.ErrShortWrite
 		}
-		p = p[n:]
+		p, at = p[n:], at+int64(n)
 	}
 	return nil
 }

@@ -1,7 +1,6 @@
 package nar
 
 import (
-	"bytes"
 	"errors"
 	"io"
 	"sync"
@@ -15,8 +14,9 @@ const contentBuffer = 256 << 10
 
 // Unpack makes the tree that the NAR read from r describes at target, with the
 // modes (0444, and 0555 for executables and folders) and the time (1 second after
-// the epoch) of items in a store. Nothing may be at target before; the folder
-// that it is in must be there. If Unpack fails it removes what it has made.
+// the epoch) of items in a store. Files have holes where there are blocks of zeros.
+// Nothing may be at target before; the folder that it is in must be there. If Unpack
+// fails it removes what it has made.
 //
 // Nothing outside target is touched, whatever the NAR says: every node is made
 // exclusively in a folder that Unpack made itself and holds open, and no symlink
@@ -29,11 +29,9 @@ func Unpack(r io.Reader, target string) error { return UnpackWith(r, target, Unp
 // UnpackOptions are what Unpack can be told.
 type UnpackOptions struct {
 	// Room is asked before contents go to the disk, and again and again, whether that many
-	// bytes may. An error ends the unpacking. Small files are asked for in sum.
+	// bytes may: what is left of a file, holes included. An error ends the unpacking. Small
+	// files are asked for in sum.
 	Room func(bytes int64) error
-	// Holes leaves holes in large files where there are nothing but zeros. Room is then
-	// asked for what is written, and not for a file's size.
-	Holes bool
 }
 
 // UnpackWith is Unpack with options.
@@ -225,7 +223,11 @@ func (u *unpacker) smallFile(f collectedFile, contents []byte) error {
 		return err
 	}
 	defer unix.Close(fd)
-	if err := writeAll(fd, contents); err != nil {
+	end, err := writeBlocks(fd, contents, 0)
+	if err == nil {
+		err = endAt(fd, int64(f.size), end)
+	}
+	if err != nil {
 		return f.in.problem("write", f.name, err)
 	}
 	return u.finish(f.in.openFolder, f.name, fd, f.mode)
@@ -248,43 +250,28 @@ func (u *unpacker) contents(in openFolder, name string, fd int, size int64) erro
 	if want := min(size, contentBuffer); int64(len(u.buf)) < want {
 		u.buf = make([]byte, want)
 	}
-	var hole, room int64 // bytes that were skipped since the last write, and that may be written
-	for size > 0 {
-		part := u.buf[:min(size, int64(len(u.buf)))]
+	var end, room int64 // of what was written; how many bytes may be written
+	for at := int64(0); at < size; {
+		part := u.buf[:min(size-at, int64(len(u.buf)))]
 		if _, err := io.ReadFull(u.nar, part); err != nil {
 			return err
 		}
-		size -= int64(len(part))
-		if u.opts.Holes && size > 0 && isZero(part) {
-			hole += int64(len(part))
-			continue
-		}
-		if room -= int64(len(part)); room < 0 {
-			want := size + int64(len(part))
-			if u.opts.Holes {
-				want = min(want, askAgain)
+		if !isZero(part) {
+			if room -= int64(len(part)); room < 0 {
+				if err := u.room(size - at); err != nil {
+					return err
+				}
+				room = askAgain
 			}
-			if err := u.room(want); err != nil {
-				return err
+			var err error
+			if end, err = writeBlocks(fd, part, at); err != nil {
+				return in.problem("write", name, err)
 			}
-			room = askAgain
 		}
-		if hole > 0 {
-			if _, err := unix.Seek(fd, hole, unix.SEEK_CUR); err != nil {
-				return in.problem("seek", name, err)
-			}
-			hole = 0
-		}
-		if err := writeAll(fd, part); err != nil {
-			return in.problem("write", name, err)
-		}
+		at += int64(len(part))
 	}
-	return nil
+	return in.problem("write", name, endAt(fd, size, end))
 }
-
-var zeros [contentBuffer]byte
-
-func isZero(b []byte) bool { return bytes.Equal(b, zeros[:len(b)]) }
 
 // askAgain is after how many bytes of one file the unpacker asks again for room: others
 // use the disk too.

@@ -234,16 +234,16 @@ func TestImportKeepsRoom(t *testing.T) {
 	t.Parallel()
 	needBuilds(t)
 	from := openTestStore(t)
-	zeros := make([]byte, 1<<20)
+	data := bytes.Repeat([]byte("data"), 1<<18)
 	large := func(w *nar.Writer) {
 		_ = w.WriteHeader(&nar.Header{Kind: nar.Regular, Size: 3 << 30})
-		_, _ = w.Write(zeros) // the rest never comes
+		_, _ = w.Write(data) // the rest never comes
 	}
 	small := func(w *nar.Writer) {
 		_ = w.WriteHeader(&nar.Header{Kind: nar.Directory})
 		for i := range 1 << 10 {
 			_ = w.WriteHeader(&nar.Header{Path: fmt.Sprintf("%08d", i), Kind: nar.Regular, Size: 1 << 14})
-			_, _ = w.Write(zeros[:1<<14])
+			_, _ = w.Write(data[:1<<14])
 		}
 	}
 	to := openWith(t, Options{Root: smallDisk(t, 16<<20), ACL: testACL, KeepFree: 8 << 20})
