@@ -227,6 +227,19 @@ func TestReferences(t *testing.T) {
 	}
 }
 
+func TestAddIndirectRoot(t *testing.T) {
+	link := "/home/me/a longer name"
+	req := enc(opAddIndirectRoot, link)
+	f := startFake(t, play(t, step{req, enc(replyLast, 1)}))
+	if err := f.open().AddIndirectRoot(soon(t), link); err != nil {
+		t.Error(err)
+	}
+	f = startFake(t, play(t, step{req, enc(replyError, "creating symlink `/var/guix/gcroots/auto/x': Permission denied", 1)}))
+	if err := f.open().AddIndirectRoot(soon(t), link); err == nil || !strings.Contains(err.Error(), link) || !strings.Contains(err.Error(), "Permission denied") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestNotValid(t *testing.T) {
 	testkit.CheckLeaks(t)
 	refused := transcript("queries")
