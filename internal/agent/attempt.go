@@ -275,11 +275,11 @@ const maxMessage = 8 << 10
 
 // shorten keeps the start and the end of a long message.
 func shorten(text string) string {
-	if len(text) <= maxMessage {
-		return text
+	if len(text) > maxMessage {
+		const half = maxMessage / 2
+		text = text[:half] + " … " + text[len(text)-half:]
 	}
-	const half = maxMessage / 2
-	return text[:half] + " … " + text[len(text)-half:]
+	return human.ValidText(text) // names of files need not be
 }
 
 func diskFull(err error) bool {

@@ -17,6 +17,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/human"
 	"lighter/store"
 )
 
@@ -109,7 +110,7 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 
 // refuse makes the error that a request is answered with.
 func refuse(status int, code, format string, args ...any) *agentapi.Error {
-	return &agentapi.Error{Status: status, Code: code, Message: fmt.Sprintf(format, args...)}
+	return &agentapi.Error{Status: status, Code: code, Message: human.ValidText(fmt.Sprintf(format, args...))} // names of files need not be UTF-8
 }
 
 func badRequest(err error) *agentapi.Error {

@@ -142,3 +142,23 @@ func FuzzPrintable(f *testing.F) {
 		}
 	})
 }
+
+func TestFileName(t *testing.T) {
+	seen := make(map[string]string)
+	for _, name := range []string{"plain", "a\xff", "a\xfe", `a\xff`, `a\\xff`, "a\uFFFD", "a\n", `a\n`, "\u202e", `\u202e`} {
+		shown := human.FileName(name)
+		if other, ok := seen[shown]; ok {
+			t.Errorf("%q and %q are both shown as %s", name, other, shown)
+		}
+		seen[shown] = name
+	}
+	if seen["plain"] != "plain" || seen[`a\xff`] != "a\xff" || seen[`a\\n`] != `a\n` {
+		t.Errorf("got %q", seen)
+	}
+}
+
+func TestValidText(t *testing.T) {
+	if got := human.ValidText("a\xff\xfe\x1b\n\uFFFDé"); got != `a\xff\xfe`+"\x1b\n\uFFFDé" {
+		t.Errorf("got %q", got)
+	}
+}

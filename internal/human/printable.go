@@ -17,6 +17,14 @@ func Printable(s string) string {
 	return escape(s, func(rune) bool { return false })
 }
 
+// FileName is Printable for the name of a file, for which anything but a slash and NUL may be used:
+// two names that differ look different, so a backslash is an escape of its own.
+func FileName(name string) string { return Printable(strings.ReplaceAll(name, `\`, `\\`)) }
+
+// ValidText makes text UTF-8, with escapes for the bytes that are not, as in Printable. It is not
+// safe for a terminal: anything else stays.
+func ValidText(s string) string { return escape(s, func(rune) bool { return true }) }
+
 // Line is Printable for text that may have several lines: they are joined to one.
 func Line(s string) string {
 	var line strings.Builder

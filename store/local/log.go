@@ -12,6 +12,7 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 
+	"lighter/internal/human"
 	"lighter/store"
 )
 
@@ -178,7 +179,7 @@ func (l *buildLog) lastLines() string {
 	if len(lines) > tailLines {
 		lines = lines[len(lines)-tailLines:]
 	}
-	text := strings.ToValidUTF8(string(bytes.Join(lines, []byte("\n"))), "\uFFFD")
+	text := human.ValidText(string(bytes.Join(lines, []byte("\n"))))
 	return strings.Map(func(r rune) rune {
 		if r == '\n' || r == '\t' || r >= ' ' && (r < 0x7f || r >= 0xa0) {
 			return r

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"lighter/internal/human"
 	"lighter/internal/quantity"
 	"lighter/internal/stream"
 	"lighter/nar"
@@ -117,7 +118,7 @@ func (b *build) inside(err error) string {
 	if len(text) > most {
 		text = text[:most/2] + "…" + text[len(text)-most/2:]
 	}
-	return strings.ToValidUTF8(text, "\uFFFD")
+	return human.ValidText(text)
 }
 
 // takeAway returns the canonical tree of an output, to which nobody else has access, not

@@ -315,17 +315,23 @@ func (k *check) differing(ctx context.Context, x *Made, name string, path store.
 	if err != nil {
 		return nil, err
 	}
-	for i := range files {
-		if file := strings.TrimPrefix(files[i], "./"); file == "." {
-			files[i] = name // the output is not a folder, or one of the two is not
+	return listed(name, files, total), nil
+}
+
+// listed is what nar.Compare says of an output's files, for people.
+func listed(output string, files []string, total int) []string {
+	list := make([]string, 0, len(files)+1)
+	for _, file := range files {
+		if file == "." {
+			list = append(list, output) // it is not a folder, or one of the two is not
 		} else {
-			files[i] = name + "/" + file
+			list = append(list, output+"/"+human.FileName(file))
 		}
 	}
 	if n := total - len(files); n > 0 {
-		files = append(files, fmt.Sprintf("and %d more", n))
+		list = append(list, fmt.Sprintf("and %d more", n))
 	}
-	return files, nil
+	return list
 }
 
 func (k *check) conclude(err error) (api.State, string, *api.Failure) {
