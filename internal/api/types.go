@@ -6,6 +6,7 @@ package api
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"time"
@@ -229,6 +230,14 @@ type Build struct {
 // LogID returns the id under which the logs of the build's attempts are kept. A check has none
 // of its own.
 func (b *Build) LogID() string { return cmp.Or(b.Shares, b.ID) }
+
+// OutputsAskedFor returns the names of the outputs that come home when the build has succeeded, sorted.
+func (b *Build) OutputsAskedFor() []string {
+	if len(b.Outputs) > 0 {
+		return slices.Sorted(slices.Values(b.Outputs))
+	}
+	return slices.Sorted(maps.Keys(b.OutputPaths))
+}
 
 // Submitter is a user of the head.
 type Submitter struct {

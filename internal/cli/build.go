@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -287,7 +286,7 @@ func (b *buildAction) printResult(inv *command.Invocation, build *api.Build) err
 	if build.State != api.Succeeded {
 		return nil
 	}
-	for _, name := range slices.Sorted(maps.Keys(build.OutputPaths)) {
+	for _, name := range build.OutputsAskedFor() {
 		fmt.Fprintln(inv.Out, build.OutputPaths[name])
 	}
 	return nil

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -279,7 +278,7 @@ func RootOutputs(ctx context.Context, f head.Folders, client *apiclient.Client, 
 		if i > 0 {
 			name += "-" + strconv.Itoa(i+1)
 		}
-		for _, output := range slices.Sorted(maps.Keys(b.OutputPaths)) {
+		for _, output := range b.OutputsAskedFor() {
 			to := name
 			if output != "out" {
 				to += "-" + output

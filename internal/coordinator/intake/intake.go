@@ -157,6 +157,9 @@ func (in *Intake) notHere(p store.Path) *api.Error {
 // substitute servers that the request, or the configuration, names.
 func (in *Intake) nodeOf(ctx context.Context, r *api.Request) (*headstore.Node, error) {
 	n, err := in.Head.Node(ctx, r.Derivation)
+	if err == nil { // it may be remembered, and have been deleted since
+		_, err = in.Head.Info(ctx, r.Derivation)
+	}
 	if !errors.Is(err, store.ErrNotValid) {
 		return n, err
 	}
