@@ -77,7 +77,7 @@ func (l *buildsLister) run(ctx context.Context, inv *command.Invocation, client 
 		return err
 	}
 	l.table = display.TableStream{
-		W: inv.Out, Width: display.Width(inv.Out), Optional: []int{3, 5}, // machine and time, which "show" has
+		W: inv.Out, Width: display.Width(inv.Out), Style: display.StyleOf(inv.Out, inv.Getenv), State: 1, Optional: []int{3, 5}, // machine and time, which "show" has
 		Heading: []string{"ID", "STATE", "NAME", "MACHINE", "SUBMITTED", "TOOK", "WHY"},
 	}
 	more, err := client.EachPage(ctx, filter, l.limit, func(page []api.Build) error {

@@ -53,6 +53,13 @@ func TestPages(t *testing.T) {
 			t.Errorf("%q: %q", args, shown)
 		}
 	}
+	if strings.Contains(shown, "\x1b[") {
+		t.Errorf("coloured in spite of NO_COLOR: %q", shown)
+	}
+	env["NO_COLOR"] = ""
+	if _, shown := s.onTerminal("", env, "builds", "list"); !strings.Contains(shown, "\x1b[32msucceeded") {
+		t.Errorf("not coloured: %q", shown)
+	}
 	env["TERM"] = "dumb"
 	if _, shown := s.onTerminal("", env, "builds", "list"); strings.Contains(shown, "paged:") {
 		t.Errorf("on a dumb terminal: %q", shown)

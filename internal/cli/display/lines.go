@@ -164,6 +164,21 @@ func phaseColour(s api.State) string {
 	return dim
 }
 
+// buildColour is that of any state of a build.
+func buildColour(s api.State) string {
+	switch s {
+	case api.Succeeded:
+		return green
+	case api.Failed, api.TimedOut:
+		return red
+	case api.DependencyFailed, api.Canceled:
+		return yellow
+	case api.Building, api.Sending, api.Fetching, api.Placed:
+		return cyan
+	}
+	return ""
+}
+
 // tail is what stands below the rows: why nothing runs, the summary, the note.
 func (m *Model) tail(now time.Time, width int, style Style) []string {
 	var lines []string

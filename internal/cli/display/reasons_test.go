@@ -55,12 +55,23 @@ func TestFailuresAreBounded(t *testing.T) {
 // TestTableAt80 keeps the start of the last column, and leaves out what a narrow terminal has no room for.
 func TestTableAt80(t *testing.T) {
 	var out bytes.Buffer
-	s := display.TableStream{W: &out, Width: 80, Heading: []string{"ID", "STATE", "NAME", "MACHINE", "SUBMITTED", "TOOK", "WHY"}, Optional: []int{3, 5}}
+	s := display.TableStream{W: &out, Width: 80, State: 1, Heading: []string{"ID", "STATE", "NAME", "MACHINE", "SUBMITTED", "TOOK", "WHY"}, Optional: []int{3, 5}}
+	// A state that comes later may be wider than all before it.
 	if err := s.Write([][]string{
 		{"36d8c8ef", "failed", "texlive-bin-spring-2026.7", "builder1", "30m ago", "1m00s", "exit code 2: error: undefined reference to main"},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Write([][]string{
 		{"36d8c8f0", "dependency-failed", "gtk", "-", "30m ago", "-", "needs texlive-bin-spring-2026.7, which failed"},
 	}); err != nil {
 		t.Fatal(err)
+	}
+	if err := s.Write([][]string{{"36d8c8f1", "dependency-failed", "texlive-bin-spring-2026.7", "-", "30m ago", "-", "needs texlive-bin-spring-2026.7, which failed"}}); err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(out.String(), "  dependency-failed  "); n != 2 {
+		t.Errorf("a state is cut:\n%s", out.String())
 	}
 	for line := range strings.Lines(out.String()) {
 		if w := human.Width(strings.TrimSuffix(line, "\n")); w > 80 {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"lighter/internal/api"
 	"lighter/internal/human"
 )
 
@@ -40,6 +41,9 @@ type TableStream struct {
 	Width    int // of the terminal; 0 means no limit
 	Heading  []string
 	Optional []int // as those of a Table
+	// State is the column with the states of builds, which is never cut, and painted; 0 is none.
+	State int
+	Style Style
 
 	widths []int
 }
@@ -48,27 +52,41 @@ type TableStream struct {
 func (s *TableStream) Write(rows [][]string) error {
 	first := s.widths == nil
 	if first {
-		rows = append([][]string{s.Heading}, rows...)
 		s.widths = make([]int, len(s.Heading))
+		s.widen([][]string{s.Heading}, false)
 	}
-	if first || s.Width == 0 {
-		for _, row := range rows {
-			for i, c := range row {
+	s.widen(rows, !first && s.Width > 0)
+	if s.Width > 0 {
+		if first {
+			s.leaveOut(rows)
+		}
+		s.shrink()
+	}
+	var b strings.Builder
+	layout := columns{widths: s.widths}
+	if first {
+		b.WriteString(s.Style.paint(bold, layout.line(plain(s.Heading), math.MaxInt, Style{})) + "\n")
+	}
+	for _, row := range rows {
+		cells := plain(row)
+		if s.State > 0 {
+			cells[s.State].colour = buildColour(api.State(row[s.State]))
+		}
+		b.WriteString(layout.line(cells, math.MaxInt, s.Style) + "\n")
+	}
+	_, err := io.WriteString(s.W, b.String())
+	return err
+}
+
+// widen makes the columns as wide as rows need, or only the one that is never cut.
+func (s *TableStream) widen(rows [][]string, onlyState bool) {
+	for _, row := range rows {
+		for i, c := range row {
+			if !onlyState || s.State > 0 && i == s.State {
 				s.widths[i] = max(s.widths[i], human.Width(c))
 			}
 		}
 	}
-	if first && s.Width > 0 {
-		s.leaveOut(rows[1:])
-		shrink(s.widths, s.Width)
-	}
-	var b strings.Builder
-	layout := columns{widths: s.widths}
-	for _, row := range rows {
-		b.WriteString(layout.line(plain(row), math.MaxInt, Style{}) + "\n")
-	}
-	_, err := io.WriteString(s.W, b.String())
-	return err
 }
 
 const (
@@ -104,13 +122,14 @@ func lineWidth(widths []int) int {
 }
 
 // shrink takes cells from the widest column until all fit, or none can give more.
-func shrink(widths []int, total int) {
+func (s *TableStream) shrink() {
+	widths := s.widths
 	last := len(widths) - 1
 	for _, least := range []int{min(minLast, widths[last]), minColumn} {
-		for lineWidth(widths) > total {
+		for lineWidth(widths) > s.Width {
 			widest := -1
 			for i, w := range widths {
-				if w > minColumn && (i != last || w > least) && (widest < 0 || w > widths[widest]) {
+				if w > minColumn && (s.State == 0 || i != s.State) && (i != last || w > least) && (widest < 0 || w > widths[widest]) {
 					widest = i
 				}
 			}
