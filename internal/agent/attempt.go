@@ -224,7 +224,7 @@ const minFreeDisk = 10 << 20
 func (a *Agent) blame(failed *store.BuildError, kills int64) *api.Failure {
 	for _, dir := range []string{a.machine.diskDir, a.machine.buildDir} {
 		if space, err := disk.Free(dir); err == nil && space.Free < minFreeDisk {
-			return machineFailure(fmt.Errorf("only %s are free in %s: %w", quantity.Bytes(space.Free), dir, failed))
+			return machineFailure(fmt.Errorf("only %s are free in %s: %s", quantity.Bytes(space.Free), dir, failed.Message))
 		}
 	}
 	message := failed.Message

@@ -234,11 +234,21 @@ type MachineVerdict struct {
 	Finish  Seconds `json:"finish,omitempty"` // expected until finished there
 }
 
+// String says it in a line; see the scheduler's rules.
 func (v *MachineVerdict) String() string {
-	if v.OK {
+	switch {
+	case v.OK:
 		return v.Machine + ": can take it now"
+	case v.Rule == "available" || v.Rule == "admission" || v.Rule == "skip": // that says it all
+		return v.Machine + ": " + v.Actual
+	case v.Rule == "slots":
+		return v.Machine + ": no free slot: " + v.Actual
+	case v.Rule == "mandatory-features":
+		return v.Machine + ": takes only " + v.Wanted + ", and this one " + v.Actual
+	case v.Rule == "load" || v.Rule == "disk":
+		return fmt.Sprintf("%s: %s: %s, want %s", v.Machine, v.Rule, v.Actual, v.Wanted)
 	}
-	return fmt.Sprintf("%s: %s: wanted %s, got %s", v.Machine, v.Rule, v.Wanted, v.Actual)
+	return fmt.Sprintf("%s: %s: %s; the build needs %s", v.Machine, v.Rule, v.Actual, v.Wanted)
 }
 
 // MachineTrial is the answer to POST /v1/machines/{name}/check: what was tried,

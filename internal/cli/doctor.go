@@ -6,6 +6,7 @@ import (
 	"io"
 	"iter"
 	"slices"
+	"strings"
 
 	"github.com/spf13/pflag"
 
@@ -79,6 +80,9 @@ func writeFindings(ctx context.Context, inv *command.Invocation, findings iter.S
 // doctorColumn is the width of the names of checks.
 const doctorColumn = 14
 
+// doctorMargin is before all lines of a finding but the first.
+const doctorMargin = "         "
+
 func writeFinding(w io.Writer, f *doctor.Finding, style display.Style, asJSON bool) error {
 	if asJSON {
 		return base.WriteJSONLine(w, f)
@@ -86,9 +90,10 @@ func writeFinding(w io.Writer, f *doctor.Finding, style display.Style, asJSON bo
 	word := map[doctor.Level]string{
 		doctor.OK: style.Verdict(true, "OK     ", ""), doctor.Note: "note   ", doctor.Problem: style.Verdict(false, "", "PROBLEM"),
 	}[f.Level]
-	if _, err := fmt.Fprintf(w, "%s  %s %s\n", word, human.Pad(human.Printable(f.Check), doctorColumn), human.Printable(f.Detail)); err != nil {
+	detail := strings.ReplaceAll(human.PrintableText(strings.TrimSpace(f.Detail)), "\n", "\n"+doctorMargin)
+	if _, err := fmt.Fprintf(w, "%s  %s %s\n", word, human.Pad(human.Printable(f.Check), doctorColumn), detail); err != nil {
 		return err
 	}
-	writeFix(w, "         ", f.Fix)
+	writeFix(w, doctorMargin, f.Fix)
 	return nil
 }

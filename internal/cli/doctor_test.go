@@ -26,6 +26,10 @@ func TestDoctorSaysWhatItFinds(t *testing.T) {
 	}{
 		"good":    {findings: good, want: lines + "\n0 problems, 1 note\n"},
 		"bad":     {findings: bad, code: command.ExitFailure, want: lines + "PROBLEM  machine evil\\x1b[2J\\r\\x07 evil\\x1b[2J\\r\\x07\n         → mend evil\\x1b[2J\\r\\x07\n\n1 problem, 1 note\n"},
+		"of several lines": {
+			findings: []doctor.Finding{{Check: "settings", Level: doctor.OK, Detail: "f:1:9: expected ]\n    [[machine\n            ^\n"}},
+			want:     "OK       settings       f:1:9: expected ]\n             [[machine\n                     ^\n\n0 problems, 0 notes\n",
+		},
 		"as JSON": {findings: bad[1:2], json: true, want: `{"check":"clock","level":"note","detail":"fast","fix":"wait"}` + "\n"},
 	} {
 		var out bytes.Buffer

@@ -90,7 +90,7 @@ func writeHooks(inv *command.Invocation, list *api.HookList, now time.Time, limi
 	}
 	for i := range list.Hooks {
 		if h := &list.Hooks[i]; h.Problem != "" {
-			fmt.Fprintf(inv.Out, "\n%s is not carried out, and its events wait for it: %s\n", human.Printable(h.Name), human.Printable(h.Problem))
+			fmt.Fprintf(inv.Out, "\n%s is not carried out, and its events wait for it: %s\n", human.Printable(h.Name), human.Line(h.Problem))
 		}
 	}
 	if !list.Since.IsZero() {

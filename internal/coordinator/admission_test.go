@@ -36,28 +36,28 @@ func TestRefusal(t *testing.T) {
 		{"well", func(*machines.Machine, *agentapi.Machine) {}, 0, ""},
 		{
 			"store's disk", func(_ *machines.Machine, i *agentapi.Machine) { i.FreeDisk = 1<<30 - 1 }, 0,
-			"1.00 GiB free of disk where its store is: with less than 1.00 GiB it gets no builds",
+			"only 1.00 GiB are free on the disk of its store; below 1.00 GiB it gets no builds",
 		},
 		{"just enough", func(_ *machines.Machine, i *agentapi.Machine) { i.FreeDisk = 1 << 30 }, 0, ""},
 		{
 			"just enough is not, with slack", func(_ *machines.Machine, i *agentapi.Machine) { i.FreeDisk = 1 << 30 }, 0.1,
-			"1.00 GiB free of disk where its store is: with less than 1.10 GiB it gets no builds",
+			"only 1.00 GiB are free on the disk of its store; below 1.10 GiB it gets no builds",
 		},
 		{
 			"full", func(_ *machines.Machine, i *agentapi.Machine) { i.BuildFreeDisk = 0 }, 0,
-			"0 B free of disk where builds have their folders: with less than 1.00 GiB it gets no builds",
+			"only 0 B are free on the disk of its builds; below 1.00 GiB it gets no builds",
 		},
 		{
 			"store's inodes", func(_ *machines.Machine, i *agentapi.Machine) { i.FreeInodes = 999 }, 0,
-			"999 free of inodes where its store is: with less than 1000 it gets no builds",
+			"only 999 inodes are free on the disk of its store; below 1000 it gets no builds",
 		},
 		{
 			"build folder's inodes", func(_ *machines.Machine, i *agentapi.Machine) { i.BuildFreeInodes = 7 }, 0,
-			"7 free of inodes where builds have their folders: with less than 1000 it gets no builds",
+			"only 7 inodes are free on the disk of its builds; below 1000 it gets no builds",
 		},
 		{
 			"memory", func(_ *machines.Machine, i *agentapi.Machine) { i.FreeMemory = 1 << 29 }, 0,
-			"512 MiB free of memory: with less than 2.00 GiB it gets no builds",
+			"only 512 MiB of memory are free; below 2.00 GiB it gets no builds",
 		},
 		{
 			"memory pressure", func(_ *machines.Machine, i *agentapi.Machine) { i.MemoryPressure = 10 }, 0,
@@ -74,7 +74,7 @@ func TestRefusal(t *testing.T) {
 		},
 		{
 			"the worst comes first", func(_ *machines.Machine, i *agentapi.Machine) { i.CPUPressure, i.FreeMemory = 99, 0 }, 0,
-			"0 B free of memory: with less than 2.00 GiB it gets no builds",
+			"only 0 B of memory are free; below 2.00 GiB it gets no builds",
 		},
 		{"not known", func(_ *machines.Machine, i *agentapi.Machine) {
 			i.FreeInodes, i.BuildFreeDisk, i.BuildFreeInodes, i.CPUPressure, i.MemoryPressure = -1, -1, -1, -1, -1
@@ -147,11 +147,11 @@ func TestAdmission(t *testing.T) {
 		f.agents["m1"].set(func(a *fakeAgent) { a.info = func(i *agentapi.Machine) { i.FreeMemory = n } })
 	}
 	free(1 << 20)
-	f.until("it refuses", func() bool { return strings.HasPrefix(f.statusOf("m1").Refuses, "1.00 MiB free of memory") })
+	f.until("it refuses", func() bool { return strings.HasPrefix(f.statusOf("m1").Refuses, "only 1.00 MiB of memory are free") })
 	id := f.submit(f.drv("one", ""))[0]
 	f.until("why says so", func() bool {
 		w := f.why(id)
-		return len(w.Machines) == 1 && w.Machines[0].Rule == "admission" && strings.HasPrefix(w.Machines[0].Actual, "1.00 MiB free of memory")
+		return len(w.Machines) == 1 && w.Machines[0].Rule == "admission" && strings.HasPrefix(w.Machines[0].Actual, "only 1.00 MiB of memory are free")
 	})
 	free(4 << 30)
 	if err := f.c.do(t.Context(), func(l *loop) { // its rest is over
@@ -173,7 +173,7 @@ func TestAdmission(t *testing.T) {
 		return done
 	})
 	f.awaitState(id, api.Succeeded)
-	if got := f.events(""); !strings.Contains(strings.Join(got, "\n"), "free of memory: with less than 1.00 GiB it gets no builds") || !strings.Contains(strings.Join(got, "\n"), "m1 gets builds again") {
+	if got := f.events(""); !strings.Contains(strings.Join(got, "\n"), "of memory are free; below 1.00 GiB it gets no builds") || !strings.Contains(strings.Join(got, "\n"), "m1 gets builds again") {
 		t.Errorf("got %q", got)
 	}
 	f.idle()

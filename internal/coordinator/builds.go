@@ -20,7 +20,7 @@ func (c *Coordinator) Build(ctx context.Context, id string) (*api.Build, error) 
 		return c.ledger.Build(ctx, id)
 	}
 	if len(id) < minPrefix {
-		return nil, api.BadRequest("id %q: want at least %d digits of it", id, minPrefix)
+		return nil, api.BadRequest("id %q is too short: give at least its first %d characters", id, minPrefix)
 	}
 	ids, err := c.ledger.ByPrefix(ctx, id, 2)
 	switch {

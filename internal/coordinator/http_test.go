@@ -187,7 +187,7 @@ func TestBadRequests(t *testing.T) {
 		"since":          {"GET", "/v1/builds?since=yesterday", "", 400, "want a time"},
 		"after":          {"GET", "/v1/builds?after=nothing", "", 404, "no such build"},
 		"unknown build":  {"GET", "/v1/builds/00000000-0000-4000-8000-000000000000", "", 404, "no such build"},
-		"short id":       {"GET", "/v1/builds/ab", "", 400, "at least 4 digits"},
+		"short id":       {"GET", "/v1/builds/ab", "", 400, "at least its first 4 characters"},
 		"short unknown":  {"GET", "/v1/builds/abcdef", "", 404, "no such build"},
 		"log":            {"GET", "/v1/builds/00000000-0000-4000-8000-000000000000/log", "", 404, "no such build"},
 		"events":         {"GET", "/v1/events?from=x", "", 400, "not negative"},

@@ -179,6 +179,13 @@ func (t *task) neverReason(l *loop) string {
 	return l.neverTakes(&b)
 }
 
+func verdictOf(v *scheduler.Verdict) api.MachineVerdict {
+	return api.MachineVerdict{
+		Machine: v.Machine, OK: v.OK(), Rule: string(v.Rule), Wanted: v.Wanted, Actual: v.Actual,
+		Finish: api.Seconds(v.Finish.Seconds()),
+	}
+}
+
 // neverTakes is neverReason for any build.
 func (l *loop) neverTakes(b *scheduler.Build) string {
 	if scheduler.Possible(b, l.staticMachines()) {
@@ -193,7 +200,8 @@ func (l *loop) neverTakes(b *scheduler.Build) string {
 			}
 		case scheduler.RuleSkip:
 		case scheduler.RuleFeatures, scheduler.RuleMandatory:
-			closest = v.String()
+			verdict := verdictOf(&v)
+			closest = verdict.String()
 		default:
 			return ""
 		}
@@ -301,10 +309,7 @@ func (t *task) why(l *loop, lb *liveBuild) *api.Why {
 		if m := l.byName[v.Machine]; v.Rule == scheduler.RuleSystem && slices.Contains(m.Systems, b.System) {
 			v.Actual = m.unlike(b.System)
 		}
-		w.Machines = append(w.Machines, api.MachineVerdict{
-			Machine: v.Machine, OK: v.OK(), Rule: string(v.Rule), Wanted: v.Wanted, Actual: v.Actual,
-			Finish: api.Seconds(v.Finish.Seconds()),
-		})
+		w.Machines = append(w.Machines, verdictOf(v))
 		if v.OK() {
 			could = append(could, v.Machine)
 		}

@@ -194,7 +194,7 @@ func (d *Doctor) checkClock(context.Context) {
 	case now.Year() < 2026:
 		d.problem(check, "set the clock, by NTP for example", "it says %s", human.Stamp(now))
 	case err == nil && !synced:
-		d.note(check, "run an NTP client, unless the clock is kept from outside, as in a container", "the kernel says that nothing keeps it")
+		d.note(check, "run an NTP client, unless the clock is kept from outside, as in a container", "the kernel says that it is not synchronized")
 	default:
 		d.ok(check, "%s", human.Stamp(now))
 	}

@@ -14,20 +14,20 @@ import (
 // does not know does not count.
 func BeyondLimit(m *machines.Machine, info *agentapi.Machine, slack float64) string {
 	for _, rule := range []struct {
-		what     string
+		free     string // says how much there is
 		has      int64
 		min      int64
 		quantity func(int64) string
 	}{
-		{"disk where its store is", info.FreeDisk, m.MinFreeDisk, quantity.Bytes},
-		{"inodes where its store is", info.FreeInodes, m.MinFreeInodes, countOf},
-		{"disk where builds have their folders", info.BuildFreeDisk, m.MinFreeDisk, quantity.Bytes},
-		{"inodes where builds have their folders", info.BuildFreeInodes, m.MinFreeInodes, countOf},
-		{"memory", info.FreeMemory, m.MinFreeMemory, quantity.Bytes},
+		{"only %s are free on the disk of its store", info.FreeDisk, m.MinFreeDisk, quantity.Bytes},
+		{"only %s inodes are free on the disk of its store", info.FreeInodes, m.MinFreeInodes, countOf},
+		{"only %s are free on the disk of its builds", info.BuildFreeDisk, m.MinFreeDisk, quantity.Bytes},
+		{"only %s inodes are free on the disk of its builds", info.BuildFreeInodes, m.MinFreeInodes, countOf},
+		{"only %s of memory are free", info.FreeMemory, m.MinFreeMemory, quantity.Bytes},
 	} {
 		limit := float64(rule.min) * (1 + slack)
 		if rule.has >= 0 && rule.min > 0 && float64(rule.has) < limit {
-			return fmt.Sprintf("%s free of %s: with less than %s it gets no builds", rule.quantity(rule.has), rule.what, rule.quantity(int64(limit)))
+			return fmt.Sprintf(rule.free+"; below %s it gets no builds", rule.quantity(rule.has), rule.quantity(int64(limit)))
 		}
 	}
 	for _, rule := range []struct {

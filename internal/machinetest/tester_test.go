@@ -147,7 +147,7 @@ func TestTester(t *testing.T) {
 		{
 			"no room", func(l *lab) { l.m.MinFreeDisk = 1 << 30 },
 			"ssh agent store systems build key -room clock send fetch",
-			"4.00 MiB free of disk where its store is: with less than 1.00 GiB it gets no builds → make room there (lighter machines gc m deletes what no build needs)",
+			"only 4.00 MiB are free on the disk of its store; below 1.00 GiB it gets no builds → make room there (lighter machines gc m deletes what no build needs)",
 		},
 		{
 			"much load", func(l *lab) { l.m.OverloadThreshold = 0.8 },

@@ -138,10 +138,12 @@ func statusHeader(s *api.Status, now time.Time, width int, style Style) []string
 		add(yellow, Paused(s.Paused))
 	}
 	for _, text := range s.SettingsProblems {
-		add(red, "lighter.toml, not carried out (lighter doctor says more): "+text)
+		first, _, _ := strings.Cut(text, "\n")
+		add(red, "lighter.toml, not carried out (lighter doctor says more): "+first)
 	}
 	if s.MachinesFile.Error != "" {
-		add(red, "machines file, not taken over: "+strings.TrimPrefix(s.MachinesFile.Error, "machines file: "))
+		first, _, _ := strings.Cut(strings.TrimPrefix(s.MachinesFile.Error, "machines file: "), "\n")
+		add(red, "machines file, not taken over: "+first)
 	}
 	var counts []string
 	for _, state := range api.States() {

@@ -18,7 +18,7 @@ func farm(n int) *api.Status {
 		Version: "1.0", PID: 4242, Started: start.Add(-76 * time.Hour), Paused: "the head's disk is full \x1b[2J",
 		Counts:       map[api.State]int{api.Queued: 12345, api.Waiting: 800, api.Building: 40, api.Succeeded: 987654, api.Failed: 12},
 		Head:         api.HeadStatus{FreeDisk: 120 << 30, FreeInodes: 5_000_000, StateFreeDisk: 80 << 30},
-		MachinesFile: api.MachinesFileStatus{File: "/etc/lighter/machines.toml", Error: "/etc/lighter/machines.toml:12:3: unknown key \"spede\""},
+		MachinesFile: api.MachinesFileStatus{File: "/etc/lighter/machines.toml", Error: "/etc/lighter/machines.toml:12:3: unknown key \"spede\"\n    spede = 2\n    ^"},
 		HooksPending: 3, HooksParked: 1,
 		Queues: []api.SystemQueue{
 			{System: "x86_64-linux", Queued: 12000, Waiting: 700, Running: 30, Rate: 340.2, Empty: 133200},
