@@ -36,14 +36,20 @@ agents: $(PLATFORMS:%=$(BUILD)/agents/lighter-agent-%) ## static agents for ever
 $(BUILD)/agents/lighter-agent-%: $(SOURCES)
 	GOOS=$(word 1,$(subst -, ,$*)) GOARCH=$(word 2,$(subst -, ,$*)) $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/lighter-agent
 
-man: ## a manual page for every command, in build/man/
+man: $(BUILD)/man ## a manual page for every command, in build/man/
+
+$(BUILD)/man: $(SOURCES)
 	rm -rf $(BUILD)/man && mkdir -p $(BUILD)/man
 	$(GO) run ./internal/cli/manpages $(BUILD)/man
 
-install: build agents man ## into PREFIX (/usr/local), or below DESTDIR
-	install -D -t $(DESTDIR)$(PREFIX)/bin $(BUILD)/lighter $(BUILD)/lighter-agent $(BUILD)/lighter-guix
+install: build agents man ## into PREFIX (/usr/local), or below DESTDIR; starts nothing
+	install -D -t $(DESTDIR)$(PREFIX)/bin $(BUILD)/lighter $(BUILD)/lighter-agent
+	install -D -t $(DESTDIR)$(PREFIX)/libexec/lighter $(BUILD)/lighter-guix
 	install -D -t $(DESTDIR)$(PREFIX)/lib/lighter/agents $(PLATFORMS:%=$(BUILD)/agents/lighter-agent-%)
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man1 $(BUILD)/man/*.1
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/sysusers.d examples/sysusers.d/lighter.conf
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	sed 's|/usr/local|$(PREFIX)|' examples/systemd/lighter-coordinator.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/lighter-coordinator.service
 	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
 	$(BUILD)/lighter completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/lighter
 	$(BUILD)/lighter completion zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_lighter

@@ -112,11 +112,11 @@ func coordinatorResumeCommand() *command.Command {
 func coordinatorReloadCommand() *command.Command {
 	return &command.Command{
 		Name:  "reload",
-		Short: "read the machines file now",
-		Long:  `The same as "lighter machines reload".`,
+		Short: "read the machines file, and the hooks and rights of lighter.toml, now",
+		Long:  `The same as "lighter machines reload". What else lighter.toml says counts when the coordinator starts again.`,
 		Exits: []int{command.ExitNoAnswer},
 		Examples: []command.Example{
-			{"lighter coordinator reload", "after a change of machines.toml"},
+			{"lighter coordinator reload", "after a change of lighter.toml"},
 		},
 		Setup: reloadAction,
 	}

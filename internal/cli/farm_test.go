@@ -149,8 +149,17 @@ func TestSteeringMachines(t *testing.T) {
 	s.run("", "machines", "list", "--json").want(t, command.ExitDone, `"draining":true,"drainReason":"evil\u001b[2J\r\u0007"`, "")
 
 	s.answer("POST /v1/reload", api.Reloaded{Added: []string{"gamma"}, Removed: []string{evil}})
+	s.answer("GET /v1/status", api.Status{})
 	s.run("", "machines", "reload").want(t, command.ExitDone, "added: gamma\nremoved: evil\\x1b", "")
 	s.run("", "coordinator", "reload", "--json").want(t, command.ExitDone, `"added"`, "")
+}
+
+// TestReloadedSettings has a hook that can't be carried out.
+func TestReloadedSettings(t *testing.T) {
+	s := newStub(t)
+	s.answer("POST /v1/reload", api.Reloaded{})
+	s.answer("GET /v1/status", api.Status{SettingsProblems: []string{"lighter.toml: hook " + evil}})
+	s.run("", "coordinator", "reload").want(t, command.ExitDone, "no machine changed; hooks and rights of lighter.toml were read again\n", `warning: lighter.toml: hook evil\x1b`)
 }
 
 func TestPauseAndResume(t *testing.T) {

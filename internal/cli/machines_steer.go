@@ -174,7 +174,7 @@ func machinesReloadCommand() *command.Command {
 	return &command.Command{
 		Name:  "reload",
 		Short: "have the coordinator read its machines file now",
-		Long:  `The coordinator rereads its machines file by itself when it changes; this does not wait for that. A bad file is refused as a whole, with what is wrong, and the machines stay as they are. A machine that is no longer in the file finishes its builds first.`,
+		Long:  `The coordinator rereads its machines file by itself when it changes; this does not wait for that. A bad file is refused as a whole, with what is wrong, and the machines stay as they are. A machine that is no longer in the file finishes its builds first. Hooks and rights of lighter.toml are read, too; a warning says what of them can't be carried out.`,
 		Exits: []int{command.ExitNoAnswer},
 		Examples: []command.Example{
 			{"lighter machines check && lighter machines reload", "after a change of the file"},
@@ -194,13 +194,23 @@ func reloadAction(fs *pflag.FlagSet) command.Action {
 		if *asJSON {
 			return base.WriteJSON(inv.Out, done)
 		}
-		return writeReloaded(inv.Out, done)
+		if err := writeReloaded(inv.Out, done); err != nil {
+			return err
+		}
+		status, err := client.Status(ctx)
+		if err != nil {
+			return err
+		}
+		for _, problem := range status.SettingsProblems {
+			fmt.Fprintf(inv.Err, "warning: %s\n", human.Printable(problem))
+		}
+		return nil
 	})
 }
 
 func writeReloaded(w io.Writer, done *api.Reloaded) error {
 	if len(done.Added)+len(done.Changed)+len(done.Removed) == 0 {
-		_, err := fmt.Fprintln(w, "nothing changed")
+		_, err := fmt.Fprintln(w, "no machine changed; hooks and rights of lighter.toml were read again")
 		return err
 	}
 	for _, part := range []struct {

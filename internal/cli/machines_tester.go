@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"time"
@@ -64,7 +65,11 @@ func testerAction(where *base.FolderFlags, do func(ctx context.Context, inv *com
 
 func newMachineTester(ctx context.Context, inv *command.Invocation, f head.Folders) (*machineTester, error) {
 	client := apiclient.NewClient(f.Socket)
-	list, err := client.Machines(ctx)
+	list, err := client.FreshMachines(ctx)
+	if bad := new(api.Error); errors.As(err, &bad) && bad.Code == api.CodeBadRequest {
+		fmt.Fprintf(inv.Err, "warning: %s\n", command.ErrorText(bad))
+		list, err = client.Machines(ctx)
+	}
 	if err == nil {
 		return &machineTester{folders: f, client: client, names: statusNames(list)}, nil
 	}

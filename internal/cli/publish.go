@@ -95,12 +95,11 @@ func publishAddCommand() *command.Command {
 		Name:  "add",
 		Args:  "PATH… --to DIR",
 		Short: "publish items of the head's store, with what they refer to",
-		Long: `Writes narinfos, signed with the head's key, and NARs of the items, and of all that
-they refer to. What is in the folder already is not written again. Of a derivation
+		Long: `Writes narinfos, signed with the key of [publish] in lighter.toml or else the head's,
+and NARs of the items, and of all that they refer to. What is in the folder already is not written again. Of a derivation
 it publishes the text, not the outputs.`,
 		Examples: []command.Example{
-			{"lighter publish add /gnu/store/…-hello-2.12 --to /srv/substitutes", "from lighter's own store"},
-			{"lighter publish add --store guix-daemon /gnu/store/…-hello-2.12 --to /srv/substitutes", "from Guix's store and with its key, as root"},
+			{"lighter publish add /gnu/store/…-hello-2.12 --to /srv/substitutes", "as the coordinator's user, or as root"},
 		},
 		Setup: func(flags *pflag.FlagSet) command.Action {
 			a, where := new(publishAdd), base.AllFolderFlags(flags)
@@ -124,7 +123,7 @@ func (a *publishAdd) run(ctx context.Context, inv *command.Invocation, f head.Fo
 	if a.to == "" {
 		return inv.UsageErrorf("--to DIR is missing")
 	}
-	key, err := f.LoadSigningKey()
+	key, err := f.PublishKey()
 	if err != nil {
 		return err
 	}

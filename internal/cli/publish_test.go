@@ -3,6 +3,8 @@ package cli
 import (
 	"bufio"
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -94,5 +96,35 @@ func TestPublishOnSocket(t *testing.T) {
 	}
 	if _, err := os.Stat(socket); !os.IsNotExist(err) {
 		t.Errorf("the socket is left behind: %v", err)
+	}
+}
+
+// TestPublishAddKey has a key of [publish]: the folder of the hook and what is added by hand are signed alike.
+func TestPublishAddKey(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "f")
+	settings := fmt.Sprintf("[publish]\nkey = %q\n", filepath.Join(dir, "own.sec"))
+	if err := errors.Join(os.WriteFile(file, []byte("x"), 0o600), os.WriteFile(filepath.Join(dir, "lighter.toml"), []byte(settings), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	getenv := func(name string) string {
+		return map[string]string{"HOME": dir, "LIGHTER_CONFIG": dir, "LIGHTER_STATE": dir, "LIGHTER_STORE": "local"}[name]
+	}
+	lighter := func(args ...string) string {
+		t.Helper()
+		var out, said strings.Builder
+		if code := Run(t.Context(), args, command.Process{Out: &out, Err: &said, Getenv: getenv}); code != command.ExitDone {
+			t.Fatalf("%q: code %d: %s", args, code, said.String())
+		}
+		return strings.TrimSpace(out.String())
+	}
+	lighter("key", "generate", filepath.Join(dir, "own"))
+	lighter("publish", "add", lighter("store", "add", file), "--to", filepath.Join(dir, "to"))
+	own, err := os.ReadFile(filepath.Join(dir, "own.pub"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(filepath.Join(dir, "to", "signing-key.pub")); err != nil || string(got) != string(own) {
+		t.Errorf("signed with the key\n%s%v, want\n%s", got, err, own)
 	}
 }

@@ -100,6 +100,24 @@ func (c *Coordinator) watchMachines(ctx context.Context) {
 	}
 }
 
+// Refresh calls Reload if the machines file has changed since it was last read: for a person who has just
+// written it and wants to see what has become of it.
+func (c *Coordinator) Refresh(ctx context.Context) error {
+	if c.cfg.LoadMachines == nil || c.cfg.MachinesFile == "" {
+		return nil
+	}
+	var seen fileMark
+	if err := c.do(ctx, func(l *loop) { seen = l.file.seen }); err != nil {
+		return err
+	}
+	mark, err := markOf(c.cfg.MachinesFile)
+	if errors.Is(err, fs.ErrNotExist) || mark == seen {
+		return nil // watchMachines says that it is gone
+	}
+	_, err = c.Reload(ctx)
+	return err
+}
+
 // ReloadAll calls Reload, and then Config.Reload.
 func (c *Coordinator) ReloadAll(ctx context.Context) (*api.Reloaded, error) {
 	became, err := c.Reload(ctx)

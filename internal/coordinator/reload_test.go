@@ -3,6 +3,7 @@ package coordinator
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -405,6 +406,53 @@ func TestWatchFile(t *testing.T) {
 	f.until("it is used again", func() bool { return names() == "m2; " })
 	if b := f.awaitState(f.submit(f.drv("one", ""))[0], api.Succeeded); b.Machine != "m2" {
 		t.Errorf("built on %s", b.Machine)
+	}
+	f.idle()
+}
+
+// TestRefresh has a file change, and a person ask at once, before the coordinator looks at it.
+func TestRefresh(t *testing.T) {
+	f := unstarted(t, "m1", "m2")
+	file := filepath.Join(f.dir, "machines.toml")
+	reads := 0
+	write := func(text string) {
+		t.Helper()
+		if err := errors.Join(os.WriteFile(file+".new", []byte(text), 0o600), os.Rename(file+".new", file)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const entry = "[[machine]]\nname = %q\nsystems = [\"x86_64-linux\"]\nuser = \"me\"\n"
+	write(fmt.Sprintf(entry, "m1"))
+	f.config.MachinesFile = file
+	f.config.LoadMachines = func(context.Context) ([]machines.Machine, error) { reads++; return machines.Load(file) }
+	f.config.Limits.WatchInterval = time.Hour
+	var err error
+	if f.config.Machines, err = machines.Load(file); err != nil {
+		t.Fatal(err)
+	}
+	f.start()
+	t.Cleanup(f.shutDown)
+	write(fmt.Sprintf(entry, "m2"))
+	if err := f.c.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	before := reads
+	if err := f.c.Refresh(t.Context()); err != nil || reads != before {
+		t.Errorf("it is as before: read %d times, %v", reads-before, err)
+	}
+	list, err := f.c.Machines(t.Context())
+	if err != nil || !slices.ContainsFunc(list, func(m api.MachineStatus) bool { return m.Name == "m2" }) {
+		t.Errorf("machines %+v, %v", list, err)
+	}
+	write("nonsense")
+	if err := f.c.Refresh(t.Context()); err == nil || !strings.Contains(err.Error(), "nonsense") {
+		t.Errorf("a bad file: %v", err)
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.c.Refresh(t.Context()); err != nil {
+		t.Errorf("no file: %v", err)
 	}
 	f.idle()
 }

@@ -20,16 +20,22 @@ func (f Folders) SettingsProblems(s *settings.Settings, getenv func(string) stri
 	_, more := m.configure(s)
 	closeAll(m.next.closing)
 	problems = append(problems, more...)
-	for i := range s.Hooks {
-		if h := &s.Hooks[i]; len(h.Command) > 0 {
-			if _, err := exec.LookPath(h.Command[0]); err != nil {
-				problems = append(problems, fmt.Errorf("%s: hook %s: %w", f.SettingsFile(), h.Name, err))
-			}
-		}
-	}
+	problems = append(problems, f.missingPrograms(s.Hooks)...)
 	if folder := s.Publish.Folder; folder != "" {
 		if err := Writable(folder); err != nil {
 			problems = append(problems, fmt.Errorf("%s: [publish] folder: %w", f.SettingsFile(), err))
+		}
+	}
+	return problems
+}
+
+// missingPrograms names the hooks whose program is not there, or can't be run.
+func (f Folders) missingPrograms(list []settings.Hook) (problems []error) {
+	for i := range list {
+		if h := &list[i]; len(h.Command) > 0 {
+			if _, err := exec.LookPath(h.Command[0]); err != nil {
+				problems = append(problems, fmt.Errorf("%s: hook %s: %w", f.SettingsFile(), h.Name, err))
+			}
 		}
 	}
 	return problems

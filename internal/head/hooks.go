@@ -53,6 +53,7 @@ type hookMaker struct {
 type made struct {
 	folder  *publish.Writer   // of [publish], nil if there is none
 	closing map[string]func() // of mirrors, by hook
+	hooks   []settings.Hook
 }
 
 // programs says how hooks are run: with the folders of this coordinator, so that a hook may
@@ -98,7 +99,7 @@ func (m *hookMaker) configure(s *settings.Settings) (list []hooks.Config, proble
 		}
 		list = append(list, c)
 	}
-	m.next.folder, m.next.closing = folder, closing
+	m.next = made{folder: folder, closing: closing, hooks: s.Hooks}
 	return list, problems
 }
 
@@ -114,11 +115,15 @@ func (m *hookMaker) adopt(problems []error) {
 	}
 }
 
-// wrong returns what of the settings can't be carried out.
+// wrong returns what of the settings can't be carried out. The programs of hooks come and go without this one.
 func (m *hookMaker) wrong() []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return slices.Clone(m.problems)
+	list := slices.Clone(m.problems)
+	for _, err := range m.folders.missingPrograms(m.hooks) {
+		list = append(list, err.Error())
+	}
+	return list
 }
 
 // brokenHook is a hook that can't be set up.
@@ -188,13 +193,7 @@ func (m *hookMaker) publishFolder(s *settings.Settings) (*publish.Writer, error)
 }
 
 func (m *hookMaker) writer(s *settings.Settings, to publish.FS) (*publish.Writer, error) {
-	var key *signature.PrivateKey
-	var err error
-	if s.Publish.Key != "" {
-		key, err = signature.LoadPrivateKey(s.Publish.Key)
-	} else {
-		key, err = m.folders.LoadSigningKey()
-	}
+	key, err := m.folders.publishKey(s)
 	if errors.Is(err, fs.ErrPermission) {
 		return nil, m.unreadableKey(s, err)
 	}
@@ -205,6 +204,22 @@ func (m *hookMaker) writer(s *settings.Settings, to publish.FS) (*publish.Writer
 		FS: to, Key: key, Dir: store.DefaultDir, Compression: s.Publish.Compression, Level: s.Publish.Level,
 		Logger: m.logger,
 	})
+}
+
+func (f Folders) publishKey(s *settings.Settings) (*signature.PrivateKey, error) {
+	if s.Publish.Key != "" {
+		return signature.LoadPrivateKey(s.Publish.Key)
+	}
+	return f.LoadSigningKey()
+}
+
+// PublishKey loads the key that signs what is published: that of [publish] in the settings, or the head's.
+func (f Folders) PublishKey() (*signature.PrivateKey, error) {
+	s, err := f.LoadSettings()
+	if err != nil {
+		return nil, err
+	}
+	return f.publishKey(s)
 }
 
 // unreadableKey says what to do where the coordinator may not sign with a key.

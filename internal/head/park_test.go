@@ -44,6 +44,21 @@ func TestWhatCannotBeCarriedOut(t *testing.T) {
 		t.Errorf("it is still said that %q", got)
 	}
 
+	program := filepath.Join(m.home, "later")
+	if _, problems = m.read(t, hookText("tell", `command = ["`+program+`"]`)); len(problems) != 0 {
+		t.Errorf("the program is missing still: %v", problems)
+	}
+	m.adopt(problems)
+	if got := m.wrong(); len(got) != 1 || !strings.Contains(got[0], program) {
+		t.Errorf("while the program is missing it is said that %q", got)
+	}
+	if err := os.WriteFile(program, nil, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if got := m.wrong(); len(got) != 0 {
+		t.Errorf("the program is there, and it is said that %q", got)
+	}
+
 	set = settings.Default()
 	set.Hooks = []settings.Hook{{Name: "tell", Events: []string{"build-failed"}, Command: []string{"no-such-program"}}}
 	if got := m.folders.SettingsProblems(set, os.Getenv); len(got) != 1 || !strings.Contains(got[0].Error(), "hook tell") {

@@ -248,7 +248,7 @@ func (a *Advice) networkFix(m *machines.Machine, err error) string {
 		isConnect && !connect.Answered:
 		return fmt.Sprintf("see whether %s is up and its address right (ping %s), and whether a firewall drops port %d", m.Host, human.ShellWord(m.Host), m.Port)
 	case isConnect:
-		return fmt.Sprintf("see what answers there: ssh -v%s %s; an sshd with too many connections hangs up (MaxStartups)", wayFlags(m), human.ShellWord(m.User+"@"+m.Host))
+		return fmt.Sprintf("see what answers there: ssh -v%s %s; an sshd hangs up on too many connections (MaxStartups), and for a minute or so on whom it refused before (PerSourcePenalties)", wayFlags(m), human.ShellWord(m.User+"@"+m.Host))
 	case errors.As(err, new(*TooLong)):
 		return "see how far it gets by hand: " + sshTo(m, m.User) + " true; --timeout gives it more time"
 	}

@@ -43,7 +43,7 @@ func (a *Advice) hopFix(e *sshtransport.HopError) string {
 	text := "see how far it gets by hand: ssh" + flag + " " + login + " true"
 	var connect *sshtransport.ConnectError
 	if errors.As(e.Cause, &connect) && connect.Answered {
-		text += "; an sshd with too many connections hangs up (MaxStartups)"
+		text += "; an sshd hangs up on too many connections (MaxStartups), and for a minute or so on whom it refused before (PerSourcePenalties)"
 	}
 	return text
 }

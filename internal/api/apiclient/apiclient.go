@@ -395,6 +395,16 @@ func (c *Client) Machines(ctx context.Context) ([]api.MachineStatus, error) {
 	return *list, nil
 }
 
+// FreshMachines is Machines, after the coordinator has read the machines file if that has changed. The error
+// has the code api.CodeBadRequest if it can't be used.
+func (c *Client) FreshMachines(ctx context.Context) ([]api.MachineStatus, error) {
+	list, err := get[[]api.MachineStatus](ctx, c, "/v1/machines", url.Values{"fresh": {"true"}})
+	if err != nil {
+		return nil, err
+	}
+	return *list, nil
+}
+
 // TestMachine connects to a machine now and tries all that building there needs.
 func (c *Client) TestMachine(ctx context.Context, name string) (*api.MachineTrial, error) {
 	return post[api.MachineTrial](ctx, c, "/v1/machines/"+url.PathEscape(name)+"/check", struct{}{})

@@ -94,6 +94,11 @@ func (s *Server) postGC(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) getMachines(w http.ResponseWriter, r *http.Request) error {
+	if r.URL.Query().Get("fresh") == "true" {
+		if err := s.c.Refresh(r.Context()); err != nil {
+			return err
+		}
+	}
 	list, err := s.c.Machines(r.Context())
 	if err != nil {
 		return err
