@@ -68,7 +68,7 @@ func noDerivation(arg string) error {
 	if !strings.Contains(arg, "/") && !strings.HasSuffix(arg, ".drv") {
 		return command.UsageErrorf("%.300q is no derivation; guix build -d %s prints one", arg, human.ShellWord(arg))
 	}
-	return command.UsageErrorf("%.300q: there is no such file, and it is no derivation in the store", arg)
+	return fmt.Errorf("%.300q: there is no such file, and it is no derivation in the store", arg)
 }
 
 // add adds a derivation in a file to the head's store.
