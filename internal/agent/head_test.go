@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"path/filepath"
@@ -71,7 +72,14 @@ func TestHeadsApart(t *testing.T) {
 		"": r.as(socket, nil), "alice": r.head(socket, "alice", offer), "bob": r.head(socket, "bob", offer), "al": r.head(socket, "al", offer),
 	}
 	const id = "b1"
+	ids := make(map[string]string)
 	for name, client := range heads {
+		info, err := client.Machine(t.Context())
+		again, err2 := client.Machine(t.Context())
+		if err := errors.Join(err, err2); err != nil || len(info.ID) != 32 || info.ID != again.ID || ids[info.ID] != "" {
+			t.Errorf("%q knows the agent as %q and %q, %v; so does %q", name, info.ID, again.ID, err, ids[info.ID])
+		}
+		ids[info.ID] = "head " + name
 		req := request(t, 1, "of-"+name+"x", "log="+name)
 		if status, err := client.PutBuild(t.Context(), &agentapi.Asked{ID: id}, req); err != nil || status.ID != id || status.Derivation != req.Derivation {
 			t.Fatalf("%q puts: %+v, %v", name, status, err)

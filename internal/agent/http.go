@@ -159,7 +159,7 @@ func (h handler) unknown(_ http.ResponseWriter, r *http.Request) (any, error) {
 
 func (h handler) getMachine(_ http.ResponseWriter, r *http.Request) (any, error) {
 	m := h.agent.describe()
-	m.Offer = h.agent.usable(headOf(r).offer())
+	m.ID, m.Offer = h.agent.machine.idFor(headOf(r)), h.agent.usable(headOf(r).offer())
 	return m, nil
 }
 

@@ -2,7 +2,10 @@ package agent
 
 import (
 	"bytes"
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"io"
 	"io/fs"
@@ -30,7 +33,7 @@ type machine struct {
 	buildDir string
 	procDir  string
 	started  time.Time
-	id       string
+	secret   []byte // of which ids are made
 	kernel   string
 	name     string
 	systems  []string
@@ -44,7 +47,7 @@ type machine struct {
 }
 
 func newMachine(opts *Options) *machine {
-	m := &machine{diskDir: opts.DiskDir, buildDir: opts.BuildDir, procDir: opts.procDir, started: time.Now(), id: rand.Text()}
+	m := &machine{diskDir: opts.DiskDir, buildDir: opts.BuildDir, procDir: opts.procDir, started: time.Now(), secret: []byte(rand.Text())}
 	m.problems, _ = opts.Store.(interface{ BuildProblem() error })
 	var uts unix.Utsname
 	if unix.Uname(&uts) == nil {
@@ -135,6 +138,13 @@ func (m *machine) buildProblem() string {
 	return m.problem
 }
 
+// idFor returns the agent's id for a head. Each head has its own, as it sees no builds but its own.
+func (m *machine) idFor(h *Head) string {
+	mac := hmac.New(sha256.New, m.secret)
+	mac.Write([]byte(h.prefix()))
+	return hex.EncodeToString(mac.Sum(nil)[:16])
+}
+
 // describe answers GET /v1/machine. What cannot be found out is left out.
 func (a *Agent) describe() *agentapi.Machine {
 	m := a.machine
@@ -147,7 +157,7 @@ func (a *Agent) describe() *agentapi.Machine {
 		a.log.Warn("the free disk for builds is not known", "err", err)
 	}
 	return &agentapi.Machine{
-		Protocol: agentapi.Protocol, Version: a.opts.Version, PID: os.Getpid(), Started: m.started, ID: m.id,
+		Protocol: agentapi.Protocol, Version: a.opts.Version, PID: os.Getpid(), Started: m.started,
 		Kernel: m.kernel, Hostname: m.name, Systems: m.systems, Emulated: binfmt.Systems(), Cores: runtime.NumCPU(),
 		Load: load(m.proc("loadavg")), FreeMemory: memory(m.proc("meminfo"), "MemAvailable:"), Now: time.Now(),
 		FreeDisk: max(0, free.Free), FreeInodes: free.Inodes, BuildFreeDisk: build.Free, BuildFreeInodes: build.Inodes,

@@ -51,8 +51,9 @@ type Machine struct {
 	Version  string    `json:"version"`
 	PID      int       `json:"pid"`
 	Started  time.Time `json:"started"`
-	// ID is the agent's own, from its start to its end, and nobody can guess it: ways on which the
-	// same one is heard lead to the same agent. Empty if the agent has none.
+	// ID is the agent's own, from its start to its end, another one for each head that has a name there,
+	// and nobody can guess it: ways on which the same one is heard lead to the same builds of the same
+	// agent. Empty if the agent has none.
 	ID         string   `json:"id,omitempty"`
 	Kernel     string   `json:"kernel"`             // "Linux 6.1.0-40-amd64"
 	Hostname   string   `json:"hostname"`           // of the machine itself
