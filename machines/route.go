@@ -66,6 +66,18 @@ func SameHost(list []Machine) (groups [][]*Machine) {
 	return groups
 }
 
+// Slots returns how many builds the machines of a list take at the same time: those of one host as
+// many as the one among them that takes most.
+func Slots(list []Machine) (slots int) {
+	most := make(map[Route]int)
+	for i := range list {
+		account := list[i].Route().Account()
+		slots += max(0, list[i].ParallelBuilds-most[account])
+		most[account] = max(most[account], list[i].ParallelBuilds)
+	}
+	return slots
+}
+
 // String returns a text that is different for different routes.
 func (r Route) String() string {
 	if r.Local {

@@ -1,8 +1,10 @@
 package machines
 
 import (
+	"fmt"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -59,4 +61,30 @@ func TestSameHost(t *testing.T) {
 			t.Errorf("%s and %s: the same is %v", c.a, c.b, same)
 		}
 	}
+}
+
+// TestSameHostOfFiles has files as farms have them.
+func TestSameHostOfFiles(t *testing.T) {
+	say := func(t *testing.T, all []Machine, err error) string {
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b strings.Builder
+		for _, same := range SameHost(all) {
+			for i, m := range same {
+				fmt.Fprintf(&b, "%s%s (%s)", []string{"", " = "}[min(i, 1)], m.Name, strings.Join(m.Systems, ","))
+			}
+			b.WriteByte('\n')
+		}
+		fmt.Fprintf(&b, "%d machines, %d slots\n", len(all), Slots(all))
+		return b.String()
+	}
+	goldenOf(t, "testdata/guix-hosts.txtar", ".scm", func(t *testing.T, name string, data []byte) string {
+		all, _, err := ParseGuix(name, data)
+		return say(t, all, err)
+	})
+	goldenOf(t, "testdata/nix-hosts.txtar", ".machines", func(t *testing.T, name string, data []byte) string {
+		all, _, err := ParseNix(name, data)
+		return say(t, all, err)
+	})
 }

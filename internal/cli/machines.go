@@ -98,19 +98,7 @@ OpenSSH's configuration adds to an entry, as this user, is shown.`,
 				if err != nil {
 					return err
 				}
-				slots := 0
-				for i := range list {
-					slots += list[i].ParallelBuilds
-				}
-				for _, same := range machines.SameHost(list) {
-					most := 0
-					for _, m := range same {
-						slots -= m.ParallelBuilds
-						most = max(most, m.ParallelBuilds)
-					}
-					slots += most
-				}
-				fmt.Fprintf(inv.Out, "%s: good; %s, %s\n", file, human.Count(len(list), "machine"), human.Count(slots, "slot"))
+				fmt.Fprintf(inv.Out, "%s: good; %s, %s\n", file, human.Count(len(list), "machine"), human.Count(machines.Slots(list), "slot"))
 				writeSameHosts(inv.Out, machines.SameHost(list))
 				return tellWays(inv, list)
 			}

@@ -101,7 +101,7 @@ func (k *liveCheck) Begin(ctx context.Context, w *compare.Work, but string, want
 			built = 1
 		}
 		if n := k.possible(l); n < want {
-			short = tooFew(k.build.Check, built+n)
+			short = l.tooFew(k.build.Check, built+n)
 			return
 		}
 		k.next(l, want)
@@ -112,9 +112,12 @@ func (k *liveCheck) Begin(ctx context.Context, w *compare.Work, but string, want
 }
 
 // tooFew is the failure of a check for which there are no more than so many machines.
-func tooFew(wanted, can int) *api.Failure {
-	return &api.Failure{Culprit: api.CulpritMachine, Phase: api.Queued, Kind: api.KindUnable, Message: fmt.Sprintf(
-		"--check %d wants %s, and only %d can build it", wanted, human.Count(wanted, "machine"), can)}
+func (l *loop) tooFew(wanted, can int) *api.Failure {
+	text := fmt.Sprintf("--check %d wants %s, and only %d can build it", wanted, human.Count(wanted, "machine"), can)
+	if len(l.hosts) < len(l.machines) {
+		text += " (entries of one host count once)"
+	}
+	return &api.Failure{Culprit: api.CulpritMachine, Phase: api.Queued, Kind: api.KindUnable, Message: text}
 }
 
 // Again queues one more comparison, in place of one that was in vain.

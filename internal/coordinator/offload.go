@@ -104,14 +104,14 @@ func (l *loop) answerTo(q *hookapi.Question) (a hookapi.Answer, hopeful bool) {
 		// Its outputs go into the store, for which guix-daemon must let go of them.
 		return hookapi.Answer{Verdict: hookapi.Postpone, Reason: "a client of the coordinator is already having it built"}, false
 	}
-	free, full, queued := 0, 0, l.queue.Len()
+	free, slots, queued := false, make(map[*host]int), l.queue.Len()
 	var why []string
 	for i, v := range scheduler.Explain(&b, l.schedulerMachines(l.now()), nil) {
 		switch {
-		case v.OK():
-			free += l.machines[i].ParallelBuilds
-		case v.Rule == scheduler.RuleSlots:
-			full += l.machines[i].ParallelBuilds
+		case v.OK(), v.Rule == scheduler.RuleSlots:
+			m := l.machines[i]
+			free = free || v.OK()
+			slots[m.host] = max(slots[m.host], m.ParallelBuilds) // machines of a host share them
 		case v.Rule == scheduler.RuleAvailable && !l.machines[i].tried():
 			hopeful = true
 			why = append(why, v.Machine+": "+v.Actual)
@@ -119,12 +119,16 @@ func (l *loop) answerTo(q *hookapi.Question) (a hookapi.Answer, hopeful bool) {
 			why = append(why, v.Machine+": "+v.Actual)
 		}
 	}
-	switch slots := free + full; {
-	case slots == 0:
+	all := 0
+	for _, n := range slots {
+		all += n
+	}
+	switch {
+	case all == 0:
 		return later("no machine can take it now: " + strings.Join(why, "; ")), hopeful
-	case free == 0 && q.WantsLocal:
+	case !free && q.WantsLocal:
 		return later("all slots are taken, and guix-daemon has a free one"), false
-	case queued >= maxQueuedPerSlot*slots:
+	case queued >= maxQueuedPerSlot*all:
 		return later(fmt.Sprintf("%d builds are already waiting", queued)), false
 	}
 	return hookapi.Answer{Verdict: hookapi.Accept}, false

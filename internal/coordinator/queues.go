@@ -60,19 +60,22 @@ func (l *loop) workLeft(now time.Time) map[string]*work {
 	return left
 }
 
-// timeFor says how long the machines that take builds now need for the work; 0 if there are no
-// such machines.
+// timeFor says how long the hosts that take builds now need for the work; 0 if there are none.
 func (l *loop) timeFor(system string, w *work) time.Duration {
-	var speed, fastest float64
-	for _, m := range l.machines {
-		if m.unavailable() == "" && slices.Contains(m.systems(), system) {
-			s := m.speed.Speed(m.Speed)
-			speed += s * float64(m.ParallelBuilds)
-			fastest = max(fastest, s)
+	var all, fastest float64
+	for _, h := range l.hosts {
+		var most float64 // machines of a host share its slots
+		for _, m := range h.machines {
+			if m.unavailable() == "" && slices.Contains(m.systems(), system) {
+				s := m.speed.Speed(m.Speed)
+				most = max(most, s*float64(m.ParallelBuilds))
+				fastest = max(fastest, s)
+			}
 		}
+		all += most
 	}
-	if w == nil || speed <= 0 {
+	if w == nil || all <= 0 {
 		return 0
 	}
-	return time.Duration(max(float64(w.all)/speed, float64(w.path)/fastest))
+	return time.Duration(max(float64(w.all)/all, float64(w.path)/fastest))
 }

@@ -24,6 +24,15 @@ func TestQueues(t *testing.T) {
 			{host: &host{c: new(Coordinator), state: api.MachineDown}, Machine: machines.Machine{Name: "c", Systems: []string{"x"}, ParallelBuilds: 100, Speed: 1}},
 			{host: &host{c: new(Coordinator), state: api.MachineUp}, Machine: machines.Machine{Name: "d", Systems: []string{"z"}, ParallelBuilds: 9, Speed: 1}, setting: machineSetting{Draining: true}},
 		}
+		l.machines = append(l.machines, &machine{ // another entry of a's host: its slots are a's
+			host: l.machines[0].host, Machine: machines.Machine{Name: "a2", Systems: []string{"x", "w"}, ParallelBuilds: 2, Speed: 1},
+		})
+		for _, m := range l.machines {
+			if len(m.host.machines) == 0 {
+				l.hosts = append(l.hosts, m.host)
+			}
+			m.host.machines = append(m.host.machines, m)
+		}
 		add := func(system string, state api.State, expected, rank time.Duration) *liveBuild {
 			name := store.Path(fmt.Sprint(len(l.tasks)))
 			lb := &liveBuild{Build: api.Build{System: system, State: state, Attempt: 1}}

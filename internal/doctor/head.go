@@ -188,15 +188,11 @@ func (d *Doctor) checkMachinesFile(ctx context.Context) {
 		return
 	}
 	d.machines = list
-	slots := 0
-	for i := range list {
-		slots += list[i].ParallelBuilds
-	}
 	if len(list) == 0 {
 		d.problem(check, "add a machine; lighter help machines.toml says how", "%s lists no machine", file)
 		return
 	}
-	d.ok(check, "%s: %s, %s", file, human.Count(len(list), "machine"), human.Count(slots, "slot"))
+	d.ok(check, "%s: %s, %s", file, human.Count(len(list), "machine"), human.Count(machines.Slots(list), "slot"))
 	for _, w := range warnings {
 		d.note(check, "", "%v", w)
 	}
