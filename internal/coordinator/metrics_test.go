@@ -94,9 +94,9 @@ func TestMetrics(t *testing.T) {
 		`lighter_queue_builds{state="running", system="x86_64-linux"}`: 1,
 		`lighter_machines{state="up"}`:                                 2,
 		`lighter_machines{state="down"}`:                               0,
-		`lighter_machine_slots{machine="m1"}`:                          2,
+		`lighter_machine_slots{host="m1", machine="m1"}`:               2,
 		`lighter_machine_admits{machine="m2"}`:                         1,
-		`lighter_machine_free_disk_bytes{machine="m1"}`:                1 << 40,
+		`lighter_machine_free_disk_bytes{host="m1", machine="m1"}`:     1 << 40,
 		`lighter_attempts_failed_total{culprit="derivation"}`:          1,
 		`lighter_attempts_failed_total{culprit="link"}`:                0,
 		`lighter_placements_total`:                                     3,
@@ -112,7 +112,7 @@ func TestMetrics(t *testing.T) {
 		}
 	}
 	sent := values[`lighter_machine_sent_bytes_total{machine="m1"}`] + values[`lighter_machine_sent_bytes_total{machine="m2"}`]
-	running := values[`lighter_machine_running{machine="m1"}`] + values[`lighter_machine_running{machine="m2"}`]
+	running := values[`lighter_machine_running{host="m1", machine="m1"}`] + values[`lighter_machine_running{host="m2", machine="m2"}`]
 	if sent <= 0 || running != 1 {
 		t.Errorf("%g bytes sent, %g slots taken", sent, running)
 	}
@@ -121,7 +121,7 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("%s is %g", name, values[name])
 		}
 	}
-	if _, known := values[`lighter_machine_cpu_pressure_ratio{machine="m1"}`]; known {
+	if _, known := values[`lighter_machine_cpu_pressure_ratio{host="m1", machine="m1"}`]; known {
 		t.Error("a pressure that the agent does not say has a value")
 	}
 	if !strings.Contains(b.String(), `lighter_build_info{go="go`) {

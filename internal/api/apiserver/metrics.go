@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"cmp"
 	"net/http"
 	"runtime"
 	"strings"
@@ -76,9 +77,9 @@ var (
 	machinesByState = gauge("machines", "Machines, by state.", "state")
 	machineUp       = gauge("machine_up", "1 if the machine is reached.", "machine")
 	machineAdmits   = gauge("machine_admits", "1 if the machine takes builds, but for its slots and load.", "machine")
-	machineSlots    = gauge("machine_slots", "Builds that the machine takes at the same time.", "machine")
-	machineRunning  = gauge("machine_running", "Slots that are taken.", "machine")
-	machineSpeed    = gauge("machine_bandwidth_bytes_per_second", "Measured towards the machine; 0 if not known.", "machine")
+	machineSlots    = gauge("machine_slots", "Builds that the machine takes at the same time.", "machine", "host")
+	machineRunning  = gauge("machine_running", "Slots that are taken.", "machine", "host")
+	machineSpeed    = gauge("machine_bandwidth_bytes_per_second", "Measured towards the machine; 0 if not known.", "machine", "host")
 	machineSent     = counter("machine_sent_bytes_total", "Bytes of archives that were sent to the machine.", "machine")
 	machineFetched  = counter("machine_fetched_bytes_total", "Bytes of archives that were fetched from the machine.", "machine")
 
@@ -98,13 +99,13 @@ var machineSays = []struct {
 	*family
 	value func(*agentapi.Machine) float64
 }{
-	{gauge("machine_load", "Load average of a minute, for each core.", "machine"), func(i *agentapi.Machine) float64 { return i.Load / float64(max(1, i.Cores)) }},
-	{gauge("machine_cpu_pressure_ratio", "Part of the last 10 seconds in which tasks waited for the CPU.", "machine"), func(i *agentapi.Machine) float64 { return i.CPUPressure / 100 }},
-	{gauge("machine_memory_pressure_ratio", "Part of the last 10 seconds in which tasks waited for memory.", "machine"), func(i *agentapi.Machine) float64 { return i.MemoryPressure / 100 }},
-	{gauge("machine_free_disk_bytes", "Free where the machine's store is.", "machine"), func(i *agentapi.Machine) float64 { return float64(i.FreeDisk) }},
-	{gauge("machine_free_inodes", "Free where the machine's store is.", "machine"), func(i *agentapi.Machine) float64 { return float64(i.FreeInodes) }},
-	{gauge("machine_build_free_disk_bytes", "Free where builds have their folders.", "machine"), func(i *agentapi.Machine) float64 { return float64(i.BuildFreeDisk) }},
-	{gauge("machine_free_memory_bytes", "Memory available there.", "machine"), func(i *agentapi.Machine) float64 { return float64(i.FreeMemory) }},
+	{gauge("machine_load", "Load average of a minute, for each core.", "machine", "host"), func(i *agentapi.Machine) float64 { return i.Load / float64(max(1, i.Cores)) }},
+	{gauge("machine_cpu_pressure_ratio", "Part of the last 10 seconds in which tasks waited for the CPU.", "machine", "host"), func(i *agentapi.Machine) float64 { return i.CPUPressure / 100 }},
+	{gauge("machine_memory_pressure_ratio", "Part of the last 10 seconds in which tasks waited for memory.", "machine", "host"), func(i *agentapi.Machine) float64 { return i.MemoryPressure / 100 }},
+	{gauge("machine_free_disk_bytes", "Free where the machine's store is.", "machine", "host"), func(i *agentapi.Machine) float64 { return float64(i.FreeDisk) }},
+	{gauge("machine_free_inodes", "Free where the machine's store is.", "machine", "host"), func(i *agentapi.Machine) float64 { return float64(i.FreeInodes) }},
+	{gauge("machine_build_free_disk_bytes", "Free where builds have their folders.", "machine", "host"), func(i *agentapi.Machine) float64 { return float64(i.BuildFreeDisk) }},
+	{gauge("machine_free_memory_bytes", "Memory available there.", "machine", "host"), func(i *agentapi.Machine) float64 { return float64(i.FreeMemory) }},
 }
 
 // figures is the coordinator's state at one moment, as a [prometheus.Collector].
@@ -158,11 +159,12 @@ func (n *figures) ofMachines(put func(f *family, v float64, labels ...string)) {
 	for i := range n.Machines {
 		m := &n.Machines[i]
 		states[m.State]++
+		host := cmp.Or(m.Host, m.Name)
 		put(machineUp, oneIf(m.State == api.MachineUp), m.Name)
 		put(machineAdmits, oneIf(m.Admits), m.Name)
-		put(machineSlots, float64(m.ParallelBuilds), m.Name)
-		put(machineRunning, float64(m.Running), m.Name)
-		put(machineSpeed, m.Bandwidth, m.Name)
+		put(machineSlots, float64(m.ParallelBuilds), m.Name, host)
+		put(machineRunning, float64(m.Running), m.Name, host)
+		put(machineSpeed, m.Bandwidth, m.Name, host)
 		put(machineSent, float64(m.Sent), m.Name)
 		put(machineFetched, float64(m.Fetched), m.Name)
 		if m.Info == nil {
@@ -170,7 +172,7 @@ func (n *figures) ofMachines(put func(f *family, v float64, labels ...string)) {
 		}
 		for _, says := range machineSays {
 			if v := says.value(m.Info); v >= 0 {
-				put(says.family, v, m.Name)
+				put(says.family, v, m.Name, host)
 			}
 		}
 	}
