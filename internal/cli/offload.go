@@ -81,7 +81,7 @@ func addOffloadFlags(fs *pflag.FlagSet, timeout time.Duration) *offloadFlags {
 const offloadArgs = "[FILE [REGEXP]]"
 
 // offloadArguments explains them.
-const offloadArguments = `FILE lists the machines, as Guix's machines.scm, as a machines.toml or as Nix's machines; by default it is machines.toml in the configuration folder, or /etc/guix/machines.scm where there is none or --store=guix-daemon is given. With REGEXP only machines whose name it matches somewhere are taken. Of several entries for one address the first counts.
+const offloadArguments = `FILE lists the machines, as Guix's machines.scm, as a machines.toml or as Nix's machines; by default it is machines.toml in the configuration folder, or /etc/guix/machines.scm where there is none or --store=guix-daemon is given. With REGEXP only machines whose name it matches somewhere are taken. Of several entries for one address the first that is taken counts.
 
 Where neither --store nor $LIGHTER_STORE says which store the head has, it is guix-daemon's if FILE is a machines.scm.`
 
@@ -118,7 +118,7 @@ func (f *offloadFlags) setUp(ctx context.Context, inv *command.Invocation) (*off
 	if err := o.read(ctx, inv); err != nil {
 		return nil, err
 	}
-	if err := o.choose(inv.Args); err != nil {
+	if err := o.choose(inv); err != nil {
 		return nil, err
 	}
 	if *f.agents != "" {
@@ -144,35 +144,41 @@ func (o *offloading) read(ctx context.Context, inv *command.Invocation) error {
 	return err
 }
 
-// choose leaves the machines that the arguments ask for, each once.
-func (o *offloading) choose(args []string) error {
+// choose leaves the machines that the arguments ask for, each address once. It says in one line which
+// entries that leaves out.
+func (o *offloading) choose(inv *command.Invocation) error {
+	if len(inv.Args) > 1 {
+		re, err := regexp.Compile(inv.Args[1])
+		if err != nil {
+			return command.UsageErrorf("REGEXP: %w", err)
+		}
+		var names []string
+		o.machines = slices.DeleteFunc(o.machines, func(m machines.Machine) bool {
+			names = append(names, m.Name)
+			return !re.MatchString(m.Name) && !re.MatchString(m.Host)
+		})
+		if len(o.machines) == 0 {
+			return command.UsageErrorf("no machine of %s matches %q; there are %s", o.file, inv.Args[1], strings.Join(names, ", "))
+		}
+	}
 	type place struct {
 		user, addr, state string
 		local             bool
 	}
-	var names []string
-	seen := make(map[place]bool)
+	first := make(map[place]string)
+	var left []string
 	o.machines = slices.DeleteFunc(o.machines, func(m machines.Machine) bool {
 		p := place{m.User, m.Addr(), m.StateDirectory, m.Local}
-		again := seen[p]
-		seen[p] = true
-		if !again {
-			names = append(names, m.Name)
+		name, again := first[p]
+		if again {
+			left = append(left, m.Name+" (that of "+name+")")
+		} else {
+			first[p] = m.Name
 		}
 		return again
 	})
-	if len(args) < 2 {
-		return nil
-	}
-	re, err := regexp.Compile(args[1])
-	if err != nil {
-		return command.UsageErrorf("REGEXP: %w", err)
-	}
-	o.machines = slices.DeleteFunc(o.machines, func(m machines.Machine) bool {
-		return !re.MatchString(m.Name) && !re.MatchString(m.Host)
-	})
-	if len(o.machines) == 0 {
-		return command.UsageErrorf("no machine of %s matches %q; there are %s", o.file, args[1], strings.Join(names, ", "))
+	if len(left) > 0 {
+		fmt.Fprintf(inv.Err, "lighter: left out, since an entry before has the same address: %s\n", human.Printable(strings.Join(left, ", ")))
 	}
 	return nil
 }

@@ -256,15 +256,18 @@ func TestOffloadChoose(t *testing.T) {
 	for _, tt := range []struct {
 		args []string
 		want string
+		left bool // a1-2 is left out, and named
 	}{
-		{nil, "a1 a1-2222 fe80--1"},
-		{[]string{"f"}, "a1 a1-2222 fe80--1"},
-		{[]string{"f", "1"}, "a1 a1-2222 fe80--1"},
-		{[]string{"f", "^a1$"}, "a1 a1-2222"},
-		{[]string{"f", "80::"}, "fe80--1"},
+		{nil, "a1 a1-2222 fe80--1", true},
+		{[]string{"f"}, "a1 a1-2222 fe80--1", true},
+		{[]string{"f", "1"}, "a1 a1-2222 fe80--1", true},
+		{[]string{"f", "^a1$"}, "a1 a1-2222", true},
+		{[]string{"f", "80::"}, "fe80--1", false},
+		{[]string{"f", "^a1-2$"}, "a1-2", false},
 	} {
+		var told bytes.Buffer
 		o := &offloading{machines: slices.Clone(all)}
-		if err := o.choose(tt.args); err != nil {
+		if err := o.choose(&command.Invocation{Args: tt.args, Process: command.Process{Err: &told}}); err != nil {
 			t.Error(err)
 		}
 		var names []string
@@ -273,6 +276,13 @@ func TestOffloadChoose(t *testing.T) {
 		}
 		if got := strings.Join(names, " "); got != tt.want {
 			t.Errorf("%q: got %s, want %s", tt.args, got, tt.want)
+		}
+		left := ""
+		if tt.left {
+			left = "lighter: left out, since an entry before has the same address: a1-2 (that of a1)\n"
+		}
+		if told.String() != left {
+			t.Errorf("%q: it says %q, want %q", tt.args, &told, left)
 		}
 	}
 }
