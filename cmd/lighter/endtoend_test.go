@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -223,8 +224,8 @@ func (f *farm) kill() {
 	f.client.Close()
 }
 
-// killAgent kills the agent of a machine.
-func (f *farm) killAgent(machine int) {
+// agents returns the processes that are agents of a machine.
+func (f *farm) agents(machine int) (pids []int) {
 	f.t.Helper()
 	found, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
@@ -233,13 +234,22 @@ func (f *farm) killAgent(machine int) {
 	for _, file := range found {
 		text, err := os.ReadFile(file)
 		args := strings.Split(string(text), "\x00")
-		if err != nil || len(args) < 2 || args[1] != "serve" || !strings.Contains(string(text), "\x00"+f.states[machine]+"\x00") {
+		if err != nil || len(args) < 2 || args[1] != "serve" || !slices.Contains(args, "--state="+f.states[machine]) {
 			continue
 		}
 		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
 		if err != nil {
 			f.t.Fatal(err)
 		}
+		pids = append(pids, pid)
+	}
+	return pids
+}
+
+// killAgent kills the agent of a machine.
+func (f *farm) killAgent(machine int) {
+	f.t.Helper()
+	for _, pid := range f.agents(machine) {
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
 			f.t.Fatal(err)
 		}
@@ -370,8 +380,14 @@ func (f *farm) working() bool {
 	return status.Counts[api.Sending]+status.Counts[api.Building]+status.Counts[api.Fetching] > 0
 }
 
-// awaitSuccess waits for the end of a build.
+// awaitSuccess waits for the end of a build, which must be good.
 func (f *farm) awaitSuccess(id string) {
+	f.t.Helper()
+	f.awaitBuild(id, api.Succeeded)
+}
+
+// awaitBuild waits until a build is in a state, or over.
+func (f *farm) awaitBuild(id string, want api.State) *api.Build {
 	f.t.Helper()
 	ctx, cancel := context.WithTimeout(f.t.Context(), 2*time.Minute)
 	defer cancel()
@@ -380,11 +396,12 @@ func (f *farm) awaitSuccess(id string) {
 		if err != nil {
 			f.t.Fatalf("build %s, which was acknowledged: %v", id, err)
 		}
+		if b.State == want {
+			return b
+		}
 		if b.State.Final() {
-			if b.State != api.Succeeded {
-				f.t.Errorf("build %s: %s, %+v", id, b.State, b.Failure)
-			}
-			return
+			f.t.Errorf("build %s: %s, %+v; want %s", id, b.State, b.Failure, want)
+			return b
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
