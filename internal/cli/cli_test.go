@@ -134,7 +134,7 @@ func TestUsageErrors(t *testing.T) {
 		"no number":            {"build --retries x y", `lighter build: --retries "x": want a whole number` + "\n"},
 		"no positive number":   {"events --from -1", `--from "-1": want a whole number that is not negative`},
 		"large number":         {"build --retries 99999999999999999999 y", `--retries "99999999999999999999": that is too large a number`},
-		"lines in bytes":       {"builds log --tail 4KiB x", `--tail "4KiB": want a whole number`},
+		"lines in bytes":       {"builds log --tail 4KiB x", `--tail "4KiB": want a whole number; for a size there is --bytes`},
 		"no truth":             {"builds list --ids=maybe", `--ids "maybe": want true or false`},
 		"no tag":               {"build --tag a y", `--tag "a": want NAME=VALUE`},
 		"half a quote":         {`builds list --state "a`, `--state "\"a": a quote in it has no other half`},

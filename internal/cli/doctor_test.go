@@ -24,8 +24,8 @@ func TestDoctorSaysWhatItFinds(t *testing.T) {
 		code     int
 		want     string
 	}{
-		"good":    {findings: good, want: lines + "\n0 problems, 1 note\n"},
-		"bad":     {findings: bad, code: command.ExitFailure, want: lines + "PROBLEM  machine evil\\x1b[2J\\r\\x07 evil\\x1b[2J\\r\\x07\n         → mend evil\\x1b[2J\\r\\x07\n\n1 problem, 1 note\n"},
+		"good": {findings: good, want: lines + "\n0 problems, 1 note\n"},
+		"bad":  {findings: bad, code: command.ExitFailure, want: lines + "PROBLEM  machine evil\\x1b[2J\\r\\x07 evil\\x1b[2J\\r\\x07\n         → mend evil\\x1b[2J\\r\\x07\n\n1 problem, 1 note\n"},
 		"of several lines": {
 			findings: []doctor.Finding{{Check: "settings", Level: doctor.OK, Detail: "f:1:9: expected ]\n    [[machine\n            ^\n"}},
 			want:     "OK       settings       f:1:9: expected ]\n             [[machine\n                     ^\n\n0 problems, 0 notes\n",

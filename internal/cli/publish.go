@@ -2,7 +2,9 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -196,6 +198,9 @@ terminal it says what would go, and asks; elsewhere it wants --yes.`,
 func prunePublished(ctx context.Context, inv *command.Invocation, dir string, olderThan time.Duration, dryRun bool, consent *base.Consent) error {
 	folder := publish.Folder(dir)
 	text, err := folder.Read(ctx, narinfo.CacheInfoName, 4<<10)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s is not a published folder: %s is not there", dir, filepath.Join(dir, narinfo.CacheInfoName))
+	}
 	if err != nil {
 		return fmt.Errorf("%s is not a published folder: %w", dir, err)
 	}

@@ -39,6 +39,30 @@ func Explain(err error) error {
 	return err
 }
 
+// ExplainInto is Explain for what was read into a pointer to a struct: of a field that is not known it also
+// asks whether the nearest one was meant, if there is such a one.
+func ExplainInto(err error, into any, nearest func(word string, known []string) string) error {
+	err = Explain(err)
+	if err == nil {
+		return nil
+	}
+	quoted, unknown := strings.CutPrefix(err.Error(), "unknown field ")
+	word, quoteErr := strconv.Unquote(quoted)
+	if !unknown || quoteErr != nil {
+		return err
+	}
+	var known []string
+	for _, field := range reflect.VisibleFields(reflect.TypeOf(into).Elem()) {
+		if name, _, _ := strings.Cut(field.Tag.Get("json"), ","); name != "" && name != "-" {
+			known = append(known, name)
+		}
+	}
+	if near := nearest(word, known); near != "" {
+		return fmt.Errorf("%w; did you mean %q?", err, near)
+	}
+	return err
+}
+
 var articles = map[string]string{"string": "text", "number": "a number", "bool": "true or false", "array": "a list", "object": "an object"}
 
 // kindText is what the field takes.

@@ -19,6 +19,7 @@ import (
 	"lighter/internal/human"
 	"lighter/internal/jsonerror"
 	"lighter/internal/quantity"
+	"lighter/internal/tomlfile"
 	"lighter/store"
 )
 
@@ -166,7 +167,7 @@ func parseRequest(text string, request *api.Request) error {
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return errors.New("the JSON object does not end on its line")
 	case err != nil:
-		return jsonerror.Explain(err)
+		return jsonerror.ExplainInto(err, request, tomlfile.Nearest)
 	case d.More():
 		return errors.New("there is more after the JSON object")
 	case request.Offload:

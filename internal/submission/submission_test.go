@@ -68,6 +68,7 @@ func TestRequestsOfArgumentsAndLines(t *testing.T) {
 func TestBadRequestLines(t *testing.T) {
 	good := string(submissiontest.Derivation(1))
 	for name, test := range map[string]struct{ in, want string }{
+		"mistyped field": {`{"derivaton":"` + good + `"}`, `unknown field "derivaton"; did you mean "derivation"?`},
 		"unknown field":  {`{"derivation":"` + good + `","prio":1}`, `standard input, line 3: unknown field "prio"`},
 		"wrong type":     {`{"derivation":"` + good + `","priority":"high"}`, `standard input, line 3: "priority": found text, want a whole number`},
 		"no derivation":  {`{"priority":1}`, `line 3: "derivation" is missing`},

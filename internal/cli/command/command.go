@@ -164,7 +164,7 @@ func (c *Command) flagError(fs *pflag.FlagSet, err error) error {
 	var none *pflag.ValueRequiredError
 	switch {
 	case errors.As(err, &invalid):
-		return UsageErrorf("%s: --%s %w", c.path(), invalid.GetFlag().Name, valueError(invalid))
+		return UsageErrorf("%s: --%s %w", c.path(), invalid.GetFlag().Name, valueError(fs, invalid))
 	case errors.As(err, &none):
 		return UsageErrorf("%s: --%s wants a value; see \"%s --help\"", c.path(), none.GetFlag().Name, c.path())
 	case !errors.As(err, &notExist):

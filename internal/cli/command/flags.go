@@ -47,18 +47,32 @@ func ParseDuration(s string) (time.Duration, error) {
 }
 
 // valueError says what a flag wants in place of a value that it does not take.
-func valueError(err *pflag.InvalidValueError) error {
+func valueError(fs *pflag.FlagSet, err *pflag.InvalidValueError) error {
 	wants := map[string]string{
 		"int": "want a whole number", "int64": "want a whole number", "uint64": "want a whole number that is not negative",
 		"bool": "want true or false", "stringToString": "want NAME=VALUE", "stringSlice": "a quote in it has no other half",
 	}
 	if want := wants[err.GetFlag().Value.Type()]; want != "" {
-		if errors.Is(err, strconv.ErrRange) {
+		_, sizeErr := quantity.ParseBytes(err.GetValue())
+		switch size := sizeFlag(fs); {
+		case errors.Is(err, strconv.ErrRange):
 			want = "that is too large a number"
+		case sizeErr == nil && size != "":
+			want += "; for a size there is --" + size
 		}
 		return fmt.Errorf("%q: %s", err.GetValue(), want)
 	}
 	return err.Unwrap() // of our own flags, which quote the value themselves
+}
+
+// sizeFlag is the name of a flag that takes a size, if there is one.
+func sizeFlag(fs *pflag.FlagSet) (name string) {
+	fs.VisitAll(func(f *pflag.Flag) {
+		if _, ok := f.Value.(*Size); ok {
+			name = f.Name
+		}
+	})
+	return name
 }
 
 // Size is a flag that holds a number of bytes: "500MiB", "2 GB", "1048576".
