@@ -383,9 +383,10 @@ func (r *resolver) takeFiles(w *Way, q question, identities, certificates, known
 	}
 }
 
+// usualIdentity reports whether a key is one of those that ssh(1), of any release, uses where nothing is configured.
 func usualIdentity(name string) bool {
 	base, ok := strings.CutPrefix(name, "~/.ssh/")
-	return ok && slices.Contains([]string{"id_rsa", "id_ecdsa", "id_ecdsa_sk", "id_ed25519", "id_ed25519_sk", "id_xmss", "id_dsa"}, base)
+	return ok && slices.Contains([]string{"id_rsa", "id_ecdsa", "id_ecdsa_sk", "id_ed25519", "id_ed25519_sk", "id_mldsa44_ed25519", "id_xmss", "id_dsa"}, base)
 }
 
 func (r *resolver) usualKnownHosts(name string) bool {

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -18,6 +20,7 @@ import (
 	"lighter/internal/cli/base"
 	"lighter/internal/cli/command"
 	"lighter/internal/cli/display"
+	"lighter/internal/disk"
 	"lighter/internal/head"
 	"lighter/internal/human"
 	"lighter/internal/quantity"
@@ -100,10 +103,30 @@ OpenSSH's configuration adds to an entry, as this user, is shown.`,
 				}
 				fmt.Fprintf(inv.Out, "%s: good; %s, %s\n", file, human.Count(len(list), "machine"), human.Count(machines.Slots(list), "slot"))
 				writeSameHosts(inv.Out, machines.SameHost(list))
+				tellOtherUser(ctx, inv, where, list)
 				return tellWays(inv, list)
 			}
 		},
 	}
+}
+
+// tellOtherUser says to root that the configuration of SSH of another user counts, if an entry needs any.
+func tellOtherUser(ctx context.Context, inv *command.Invocation, where *base.FolderFlags, list []machines.Machine) {
+	asked := slices.ContainsFunc(list, func(m machines.Machine) bool { return m.Way != nil && (len(m.Way.From) > 0 || m.Way.Problem != "") })
+	if os.Geteuid() != 0 || !asked {
+		return
+	}
+	f, err := where.Resolve(ctx, inv)
+	if err != nil {
+		return
+	}
+	info, err := os.Stat(f.State)
+	if err != nil || info.Sys().(*syscall.Stat_t).Uid == 0 {
+		return
+	}
+	user := human.ShellWord(disk.UserName(info.Sys().(*syscall.Stat_t).Uid))
+	args := strings.Join(append([]string{"lighter machines check"}, inv.Args...), " ")
+	fmt.Fprintf(inv.Out, "what follows is as root has it in ~/.ssh; the coordinator's user %s may have something else: runuser -u %s -- %s\n", user, user, human.Printable(args))
 }
 
 // tellWays says what the ways to machines have that their entries don't.
