@@ -10,6 +10,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/coordinator/conduct"
 	"lighter/internal/coordinator/headroom"
 	"lighter/internal/machinetest"
 	"lighter/machines"
@@ -125,9 +126,9 @@ func TestAdmissionDoesNotFlap(t *testing.T) {
 			info := well
 			info.CPUPressure = step.pressure
 			m.info = &info
-			m.admit(l, time.Now())
-			if refused := m.refuses != ""; refused != step.refused {
-				t.Fatalf("step %d, pressure %g: refused %v: %s", i, step.pressure, refused, m.refuses)
+			m.admit(l)
+			if refused := m.admission.Refuses != ""; refused != step.refused {
+				t.Fatalf("step %d, pressure %g: refused %v: %s", i, step.pressure, refused, m.admission.Refuses)
 			}
 			time.Sleep(10 * time.Second)
 		}
@@ -155,7 +156,7 @@ func TestAdmission(t *testing.T) {
 	})
 	free(4 << 30)
 	if err := f.c.do(t.Context(), func(l *loop) { // its rest is over
-		l.byName["m1"].refusedAt = time.Now().Add(-admissionRest)
+		l.byName["m1"].admission.Since = time.Now().Add(-conduct.AdmissionRest)
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -164,9 +165,9 @@ func TestAdmission(t *testing.T) {
 		if err := f.c.do(t.Context(), func(l *loop) {
 			m := l.byName["m1"]
 			if m.info.FreeMemory == 4<<30 {
-				m.refusedAt = time.Now().Add(-admissionRest)
+				m.admission.Since = time.Now().Add(-conduct.AdmissionRest)
 			}
-			done = m.refuses == ""
+			done = m.admission.Refuses == ""
 		}); err != nil {
 			t.Fatal(err)
 		}

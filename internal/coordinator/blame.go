@@ -6,17 +6,7 @@ import (
 	"time"
 
 	"lighter/internal/api"
-	"lighter/store"
 )
-
-// A machine can be at fault in two ways that a look at it does not show. If builds fail there
-// that succeed elsewhere, it is put into quarantine after a few of them, for a person to find.
-// If it fails for its own reasons, one build after the other, it would do so with all that wait:
-// it rests, for a time that grows with every failure, and is tried again.
-
-// forgiveAfter is the number of good builds after which a build that failed only on this
-// machine is forgiven: builds that fail now and then are common, and not the machine's fault.
-const forgiveAfter = 20
 
 // disagree counts it against the machines on which a derivation failed that it has succeeded
 // on another.
@@ -53,25 +43,6 @@ func (h *host) dispensable(l *loop) bool {
 	return true
 }
 
-// How long a machine rests that fails for its own reasons.
-const (
-	restAfter = 3 // builds in a row, of different derivations
-	firstRest = time.Second
-	maxRest   = 10 * time.Minute
-	// maxMishaps bounds what is remembered of a machine, and so how its rest grows.
-	maxMishaps = 32
-)
-
-// conduct is what is held against a host since it last built something well.
-type conduct struct {
-	mishaps    map[store.Path]bool // derivations that failed there, and nowhere else, for its own reasons
-	faults     int                 // times that it did what no agent may
-	restUntil  time.Time
-	restReason string
-	restFault  bool // for a fault of its own, not for mishaps
-	goodBuilds int  // since the start
-}
-
 // mishap counts a failure that was blamed on the machine. A build that fails like that on
 // several machines is suspect itself: it makes none of them rest, and the first is forgiven.
 // Faults are the machine's alone, whatever the build.
@@ -80,70 +51,37 @@ func (m *machine) mishap(l *loop, t *task, f *api.Failure) {
 		m.faulted(l, f.Message)
 		return
 	}
-	x := &m.conduct
 	others := 0
 	for name := range t.mishapOn {
 		if other := l.byName[name]; other != nil && other.host != m.host {
 			others++
-			other.forgive(l, t.drv)
+			if other.conduct.Forgive(t.drv) {
+				l.placing = true
+			}
 		}
 	}
 	mark(&t.mishapOn, m.Name)
-	if others > 0 || x.mishaps[t.drv] || len(x.mishaps) == maxMishaps {
-		return
-	}
-	if x.mishaps == nil {
-		x.mishaps = make(map[store.Path]bool)
-	}
-	x.mishaps[t.drv] = true
-	if n := len(x.mishaps); n >= restAfter {
-		m.beginRest(l, n-restAfter, fmt.Sprintf("%d builds in a row failed for its own reasons, the last one: %s", n, f.Message))
-		x.restFault = false
+	if others == 0 {
+		m.rests(l, m.conduct.Mishap(t.drv, f.Message, l.now()))
 	}
 }
 
 // faulted makes a machine that did what no agent may rest at once.
-func (h *host) faulted(l *loop, what string) {
-	h.beginRest(l, h.conduct.faults, what)
-	h.conduct.faults++
-	h.conduct.restFault = true
-}
+func (h *host) faulted(l *loop, what string) { h.rests(l, h.conduct.Fault(what, l.now())) }
 
-// beginRest gives a machine no builds for a time that doubles with n.
-func (h *host) beginRest(l *loop, n int, why string) {
-	x := &h.conduct
-	rest := min(firstRest<<min(n, 20), maxRest)
-	x.restUntil, x.restReason = l.now().Add(rest), why
-	h.log.Warn("the machine rests", "for", rest, "why", why)
-	l.placeBy(x.restUntil)
-}
-
-// forgive no longer holds a build's failure against a machine, and ends a rest that was for it.
-func (h *host) forgive(l *loop, drv store.Path) {
-	x := &h.conduct
-	if !x.mishaps[drv] {
+// rests notes that a host gets no builds for a time, unless that is 0.
+func (h *host) rests(l *loop, rest time.Duration) {
+	if rest == 0 {
 		return
 	}
-	delete(x.mishaps, drv)
-	if len(x.mishaps) < restAfter && !x.restFault {
-		x.restUntil = time.Time{}
-		l.placing = true
-	}
-}
-
-// resting says why and until when a machine gets no builds; empty if it does.
-func (x *conduct) resting(now time.Time) string {
-	if !now.Before(x.restUntil) {
-		return ""
-	}
-	return fmt.Sprintf("resting until %s: %s", x.restUntil.Format(time.TimeOnly), x.restReason)
+	until := h.conduct.RestUntil()
+	h.log.Warn("the machine rests", "for", rest, "why", h.conduct.RestReason())
+	l.placeBy(until)
 }
 
 // succeeded forgets what was held against a machine that has built something.
 func (h *host) succeeded(l *loop) {
-	good := h.conduct.goodBuilds + 1
-	h.conduct = conduct{goodBuilds: good}
-	if good%forgiveAfter == 0 && h.standing.Disagreed > 0 {
+	if h.conduct.Succeeded() && h.standing.Disagreed > 0 {
 		h.standing.Disagreed--
 		h.saveSetting(l)
 	}

@@ -251,7 +251,7 @@ func TestMachineTrial(t *testing.T) {
 		"paused: lunch":   {func(l *loop, _ *machine) { l.pause = pauseSetting{true, "lunch"} }, "lighter coordinator resume"},
 		"draining: disk":  {func(l *loop, m *machine) { m.drain(l, "disk") }, "lighter machines resume m1"},
 		"in quarantine ":  {func(l *loop, m *machine) { m.quarantine(l, "bad memory") }, "lighter builds list --state failed --machine m1; then: lighter machines resume m1"},
-		"its disk is bad": {func(_ *loop, m *machine) { m.refuses, m.refusedAt = "its disk is bad", m.c.now() }, ""},
+		"its disk is bad": {func(_ *loop, m *machine) { m.admission.Refuses, m.admission.Since = "its disk is bad", m.c.now() }, ""},
 	} {
 		m := f.machine("m1")
 		if err := f.c.do(t.Context(), func(l *loop) { c.change(l, m) }); err != nil {
@@ -266,7 +266,7 @@ func TestMachineTrial(t *testing.T) {
 			t.Errorf("%s: got %+v", why, trial)
 		}
 		if err := f.c.do(t.Context(), func(l *loop) {
-			l.pause, m.refuses = pauseSetting{}, ""
+			l.pause, m.admission.Refuses = pauseSetting{}, ""
 			m.resume(l, "")
 		}); err != nil {
 			t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/coordinator/conduct"
 	"lighter/store"
 )
 
@@ -31,7 +32,7 @@ func TestBadDerivationsStopNobody(t *testing.T) {
 		}
 		if err := f.c.do(t.Context(), func(l *loop) {
 			for _, m := range l.machines {
-				if why := m.conduct.resting(time.Now()); why != "" {
+				if why := m.conduct.Resting(time.Now()); why != "" {
 					t.Errorf("%s is %s", m.Name, why)
 				}
 			}
@@ -48,7 +49,7 @@ func TestRestIsSaid(t *testing.T) {
 	f := newFarm(t, nil, "m1", "m2")
 	f.ready("m1", "m2")
 	var bad []store.Path
-	for i := range restAfter + 8 {
+	for i := range conduct.RestAfter + 8 {
 		bad = append(bad, f.drv(fmt.Sprint("bad-", i), "machine=m1"))
 	}
 	for _, id := range f.submit(bad...) {
@@ -59,7 +60,7 @@ func TestRestIsSaid(t *testing.T) {
 	var status api.MachineStatus
 	if err := f.c.do(t.Context(), func(l *loop) {
 		m := l.byName["m1"]
-		m.conduct.restUntil = m.conduct.restUntil.Add(time.Hour) // so that it is not over
+		m.conduct.Fault(m.conduct.RestReason(), time.Now().Add(time.Hour)) // so that it is not over
 		status = m.status()
 	}); err != nil {
 		t.Fatal(err)
@@ -83,7 +84,7 @@ func TestRequestsEnd(t *testing.T) {
 					t.Errorf("the machine is not blamed:\n%s", story)
 				}
 				var resting string
-				if err := h.c.do(t.Context(), func(l *loop) { resting = l.byName[evil].conduct.restReason }); err != nil || resting == "" {
+				if err := h.c.do(t.Context(), func(l *loop) { resting = l.byName[evil].conduct.RestReason() }); err != nil || resting == "" {
 					t.Errorf("the machine does not rest, %v", err)
 				}
 			})
@@ -159,10 +160,10 @@ func TestChangingMachineIsToldWithMeasure(t *testing.T) {
 			return with(text, "buildProblem", fmt.Sprintf(`"problem %d %s"`, looks.Add(1), strings.Repeat("x", 10000)))
 		}))
 		before := h.c.ledger.LastEvent()
-		for range 10 * newsBurst {
+		for range 10 * conduct.NewsBurst {
 			h.look()
 		}
-		if n := h.c.ledger.LastEvent() - before; n > newsBurst+5 {
+		if n := h.c.ledger.LastEvent() - before; n > conduct.NewsBurst+5 {
 			t.Errorf("%d looks made %d events", looks.Load(), n)
 		}
 		h.survives()

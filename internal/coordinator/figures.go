@@ -44,7 +44,7 @@ func (c *Coordinator) Figures(ctx context.Context) (*Figures, error) {
 	err := c.do(ctx, func(l *loop) {
 		for _, m := range l.machines {
 			one := MachineFigures{
-				MachineStatus: m.status(), Admits: m.unavailable() == "" && m.refuses == "",
+				MachineStatus: m.status(), Admits: m.unavailable() == "" && m.admission.Refuses == "",
 				Sent: totals[peer.Moved{Machine: m.Name, Direction: api.Send}], Fetched: totals[peer.Moved{Machine: m.Name, Direction: api.Fetch}],
 			}
 			if m.info != nil {

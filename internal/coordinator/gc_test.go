@@ -10,6 +10,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/coordinator/conduct"
 	"lighter/internal/coordinator/peer"
 	"lighter/machines"
 	"lighter/store"
@@ -29,10 +30,10 @@ func TestGCDue(t *testing.T) {
 		{"first, busy", &machine{Machine: machines.Machine{GCInterval: time.Hour}, host: &host{state: api.MachineUp}}, true, true},
 		{"down", &machine{Machine: machines.Machine{GCInterval: time.Hour}, host: &host{state: api.MachineDown}}, false, false},
 		{"removed", &machine{Machine: machines.Machine{GCInterval: time.Hour}, host: &host{state: api.MachineUp}, removed: true}, false, false},
-		{"too early", &machine{Machine: machines.Machine{GCInterval: time.Hour}, host: &host{state: api.MachineUp, standing: standing{LastGC: ago(59 * time.Minute)}}}, false, false},
-		{"due", &machine{Machine: machines.Machine{GCInterval: time.Hour}, host: &host{state: api.MachineUp, standing: standing{LastGC: ago(time.Hour)}}}, false, true},
-		{"due, but busy", &machine{Machine: machines.Machine{GCInterval: time.Hour}, host: &host{state: api.MachineUp, standing: standing{LastGC: ago(61 * time.Minute)}}}, true, false},
-		{"busy for long", &machine{Machine: machines.Machine{GCInterval: time.Hour}, host: &host{state: api.MachineUp, standing: standing{LastGC: ago(80 * time.Minute)}}}, true, true},
+		{"too early", &machine{Machine: machines.Machine{GCInterval: time.Hour}, host: &host{state: api.MachineUp, standing: conduct.Standing{LastGC: ago(59 * time.Minute)}}}, false, false},
+		{"due", &machine{Machine: machines.Machine{GCInterval: time.Hour}, host: &host{state: api.MachineUp, standing: conduct.Standing{LastGC: ago(time.Hour)}}}, false, true},
+		{"due, but busy", &machine{Machine: machines.Machine{GCInterval: time.Hour}, host: &host{state: api.MachineUp, standing: conduct.Standing{LastGC: ago(61 * time.Minute)}}}, true, false},
+		{"busy for long", &machine{Machine: machines.Machine{GCInterval: time.Hour}, host: &host{state: api.MachineUp, standing: conduct.Standing{LastGC: ago(80 * time.Minute)}}}, true, true},
 		{"failed lately", &machine{Machine: machines.Machine{GCInterval: time.Hour}, host: &host{state: api.MachineUp, gcAfter: now.Add(time.Second)}}, false, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/coordinator/conduct"
 	"lighter/nar"
 	"lighter/store"
 )
@@ -219,7 +220,7 @@ func TestArchiveUnlikeAnnounced(t *testing.T) {
 // forgive ends that a machine rests.
 func (f *farm) forgive(machine string) {
 	f.t.Helper()
-	if err := f.c.do(context.Background(), func(l *loop) { l.byName[machine].conduct, l.placing = conduct{}, true }); err != nil {
+	if err := f.c.do(context.Background(), func(l *loop) { l.byName[machine].conduct, l.placing = conduct.Record{}, true }); err != nil {
 		f.t.Fatal(err)
 	}
 }

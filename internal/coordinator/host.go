@@ -9,6 +9,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/coordinator/conduct"
 	"lighter/internal/coordinator/inventory"
 	"lighter/internal/coordinator/peer"
 	"lighter/internal/ledger"
@@ -38,10 +39,10 @@ type host struct {
 	skew     time.Duration     // its clock minus ours
 	attempts map[*attempt]struct{}
 	has      *inventory.Set // items that it is believed to have
-	standing standing
-	gcError  string    // why its garbage was last not collected
-	gcAfter  time.Time // when it may be tried again
-	conduct  conduct   // what is held against it
+	standing conduct.Standing
+	gcError  string         // why its garbage was last not collected
+	gcAfter  time.Time      // when it may be tried again
+	conduct  conduct.Record // what is held against it
 }
 
 // hostFor returns the host to which an entry leads; it is opened, but not started, if
@@ -334,7 +335,7 @@ func (h *host) moveAll(l *loop, to *host, why string) {
 		m.host = to
 	}
 	l.inventory.Move(h.peer, to.peer)
-	to.standing = to.standing.and(h.standing)
+	to.standing = to.standing.And(h.standing)
 	if to.peer.Bandwidth.Value() == 0 {
 		to.peer.Bandwidth.Set(h.peer.Bandwidth.Value())
 	}

@@ -16,6 +16,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/coordinator/conduct"
 	"lighter/store"
 )
 
@@ -134,7 +135,7 @@ func (h *hostile) forgive() {
 	h.until("the hostile machine is up", func() bool {
 		up := false
 		if err := h.c.do(h.t.Context(), func(l *loop) {
-			m.conduct = conduct{}
+			m.conduct = conduct.Record{}
 			if up = m.unavailable() == ""; !up {
 				m.peer.Wake()
 			}

@@ -13,6 +13,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/coordinator/conduct"
 	"lighter/internal/ledger"
 	"lighter/machines"
 	"lighter/scheduler"
@@ -33,10 +34,9 @@ type machine struct {
 	next      *machines.Machine // its entry in the file now, if that has another way to it
 	nextError string            // why that way cannot be tried
 	setting   machineSetting
-	refuses   string    // which limit it is beyond, as beyondLimit says; empty if none
-	refusedAt time.Time // when it was last beyond one
-	learnt    bool      // something about it that is not in the ledger yet
-	news      news
+	admission conduct.Admission // by its limits
+	learnt    bool              // something about it that is not in the ledger yet
+	news      conduct.News
 
 	saved time.Time
 }
@@ -91,7 +91,7 @@ func (m *machine) judge(l *loop, came bool) {
 	}
 	m.tellHeld(l)
 	m.problem, m.untrusted = problem, untrusted
-	m.admit(l, l.now())
+	m.admit(l)
 }
 
 // systems returns those that the machine is for by its entry in the machines file, without those that

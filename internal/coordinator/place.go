@@ -28,7 +28,7 @@ func (l *loop) place() {
 	l.wake(now)
 	l.endQuarantines(now)
 	for _, m := range l.machines {
-		if until := m.conduct.restUntil; now.Before(until) {
+		if until := m.conduct.RestUntil(); now.Before(until) {
 			l.placeBy(until) // anything earlier has taken its place
 		}
 	}
@@ -94,7 +94,7 @@ func (m *machine) schedulerMachine(now time.Time, busy []time.Duration) schedule
 		Name: m.Name, Systems: m.systems(), Features: m.Features, MandatoryFeatures: m.MandatoryFeatures,
 		Slots: m.ParallelBuilds, Speed: m.speed.Speed(m.Speed), Bandwidth: m.peer.Bandwidth.Value(), Pending: m.peer.Sending.Pending(),
 		OverloadThreshold: m.OverloadThreshold, FreeDisk: -1, MinFreeDisk: m.MinFreeDisk, Unavailable: m.unavailable(),
-		Refuses: m.refuses, Busy: busy[:0],
+		Refuses: m.admission.Refuses, Busy: busy[:0],
 	}
 	if len(m.host.machines) > 1 {
 		s.Host = m.host.name()

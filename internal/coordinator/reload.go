@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"lighter/internal/api"
+	"lighter/internal/coordinator/conduct"
 	"lighter/internal/ledger"
 	"lighter/machines"
 	"lighter/store"
@@ -229,7 +230,7 @@ func (m *machine) remember(past *machinesPast) {
 	}
 	m.speed.Log, m.speed.Samples = l.SpeedLog, l.SpeedSamples
 	s := past.settings[m.Name]
-	m.setting, m.standing = s.machineSetting, m.standing.and(s.standing)
+	m.setting, m.standing = s.machineSetting, m.standing.And(s.Standing)
 }
 
 // useMachines replaces the machines by those of a list, or changes nothing.
@@ -341,7 +342,7 @@ func (m *machine) becomes(l *loop, n *machines.Machine) bool {
 func (m *machine) useEntry(l *loop, n *machines.Machine) {
 	m.Machine = *n
 	if m.info != nil {
-		m.admit(l, l.now())
+		m.admit(l)
 	}
 }
 
@@ -476,7 +477,8 @@ func (m *machine) letGo(l *loop) {
 		return // it is tried again
 	}
 	from := m.host
-	m.Machine, m.next, m.nextError, m.problem, m.refuses = *m.next, nil, "", "", ""
+	m.Machine, m.next, m.nextError, m.problem = *m.next, nil, "", ""
+	m.admission = conduct.Admission{}
 	if fresh {
 		to.start(l.ctx)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
+	"lighter/internal/coordinator/conduct"
 	"lighter/internal/ledger"
 	"lighter/store"
 	"lighter/store/derivation"
@@ -390,7 +391,7 @@ func TestMachineRests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFarm(t, faster("m1"), "m1", "m2")
 		f.ready("m1", "m2")
-		for i := range restAfter {
+		for i := range conduct.RestAfter {
 			f.awaitState(f.submit(f.drv(fmt.Sprint("d", i), "machine=m1"))[0], api.Succeeded)
 		}
 		id := f.submit(f.drv("after", ""))[0]

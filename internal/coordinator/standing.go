@@ -10,11 +10,13 @@ import (
 	"time"
 
 	"lighter/internal/api"
+	"lighter/internal/coordinator/conduct"
 	"lighter/internal/ledger"
+	"lighter/internal/machinetest"
 )
 
 // standing.go is why a machine gets no builds even if it has free slots: the first of the reasons in
-// unavailable that holds. Its limits (admission.go) come after those.
+// unavailable that holds. Its limits (admit) come after those.
 
 // unavailable says why nothing can be placed on the machine now.
 func (m *machine) unavailable() string {
@@ -35,7 +37,7 @@ func (m *machine) unavailable() string {
 		s := &m.standing
 		return "in quarantine until " + s.QuarantinedUntil.Format(time.DateTime) + ": " + s.Quarantined
 	}
-	return cmp.Or(m.problem, m.conduct.resting(m.c.now()))
+	return cmp.Or(m.problem, m.conduct.Resting(m.c.now()))
 }
 
 // machineSettings is the start of the names of those settings in the ledger that are about a
@@ -51,34 +53,10 @@ type machineSetting struct {
 	Untagged []string          `json:"untagged,omitempty"`
 }
 
-// standing is what must survive a restart of what is held against a host, and done to it.
-type standing struct {
-	// Quarantined says why it gets no builds until QuarantinedUntil.
-	Quarantined      string     `json:"quarantined,omitempty"`
-	QuarantinedUntil *time.Time `json:"quarantinedUntil,omitempty"`
-	// Disagreed counts builds that failed there and succeeded elsewhere.
-	Disagreed int        `json:"disagreed,omitempty"`
-	Lost      bool       `json:"lost,omitempty"` // its builds go on elsewhere
-	LastGC    *time.Time `json:"lastGC,omitempty"`
-}
-
-// and returns what holds of a host of which two entries said different things when they were not
-// known to be of one host: the worse, and the later.
-func (s standing) and(other standing) standing {
-	if s.Quarantined == "" {
-		s.Quarantined, s.QuarantinedUntil = other.Quarantined, other.QuarantinedUntil
-	}
-	if other.LastGC != nil && (s.LastGC == nil || s.LastGC.Before(*other.LastGC)) {
-		s.LastGC = other.LastGC
-	}
-	s.Disagreed, s.Lost = max(s.Disagreed, other.Disagreed), s.Lost || other.Lost
-	return s
-}
-
 // entrySetting is what the ledger keeps of an entry: its machine's setting, and that of its host.
 type entrySetting struct {
 	machineSetting
-	standing
+	conduct.Standing
 }
 
 // saveSetting records a machine's setting in the ledger.
@@ -119,8 +97,7 @@ func (m *machine) drain(l *loop, reason string) {
 // resume ends draining and quarantine.
 func (m *machine) resume(l *loop, reason string) {
 	m.setting.Draining, m.setting.DrainReason = false, ""
-	s := &m.standing
-	s.Quarantined, s.QuarantinedUntil, s.Disagreed = "", nil, 0
+	m.standing.Free()
 	m.host.saveSetting(l)
 	m.operate(l, withReason("resumed", reason))
 }
@@ -135,11 +112,10 @@ func (h *host) disagreed(l *loop) int {
 
 // quarantine gives a host no builds for a time, because builds fail there that succeed elsewhere.
 func (h *host) quarantine(l *loop, why string) {
-	if h.gone || h.standing.Quarantined != "" {
+	until := l.now().Add(l.limits.QuarantineTime).Round(time.Second)
+	if h.gone || !h.standing.Quarantine(why, until) {
 		return
 	}
-	until := l.now().Add(l.limits.QuarantineTime).Round(time.Second)
-	h.standing.Quarantined, h.standing.QuarantinedUntil = why, &until
 	h.log.Warn("the machine is in quarantine; machines resume ends that", "why", why, "until", until)
 	h.saveSetting(l)
 	for _, m := range h.machines {
@@ -148,22 +124,19 @@ func (h *host) quarantine(l *loop, why string) {
 	l.placeBy(until)
 }
 
-// endQuarantines lets hosts whose time in quarantine is over be tried again. Half of what was
-// held against them is forgiven.
+// endQuarantines lets hosts whose time in quarantine is over be tried again.
 func (l *loop) endQuarantines(now time.Time) {
 	for _, h := range l.hosts {
-		s := &h.standing
-		switch {
-		case s.QuarantinedUntil == nil:
-		case now.Before(*s.QuarantinedUntil):
-			l.placeBy(*s.QuarantinedUntil)
-		default:
-			s.Quarantined, s.QuarantinedUntil, s.Disagreed = "", nil, s.Disagreed/2
-			h.log.Info("the machine's quarantine is over")
-			h.saveSetting(l)
-			for _, m := range h.machines {
-				l.event(m.Name, "quarantine is over")
+		if !h.standing.Expire(now) {
+			if until := h.standing.QuarantinedUntil; until != nil {
+				l.placeBy(*until)
 			}
+			continue
+		}
+		h.log.Info("the machine's quarantine is over")
+		h.saveSetting(l)
+		for _, m := range h.machines {
+			l.event(m.Name, "quarantine is over")
 		}
 	}
 }
@@ -201,6 +174,41 @@ func (h *host) others() string {
 		return ""
 	}
 	return " (" + strings.Join(names, ", ") + " too, on the same host)"
+}
+
+// admit decides whether a machine in its present state gets builds, by its limits.
+func (m *machine) admit(l *loop) {
+	info := machinetest.WithUnknown(m.info)
+	a := &m.admission
+	switch changed := a.Judge(l.now(), func(slack float64) string { return machinetest.BeyondLimit(&m.Machine, info, slack) }); {
+	case !changed:
+	case a.Refuses != "":
+		if m.tell(l, "gets no builds for now: "+a.Refuses) {
+			m.log.Warn("the machine gets no builds for now", "why", a.Refuses)
+		}
+	case m.tell(l, "gets builds again"):
+		m.log.Info("the machine gets builds again")
+	}
+}
+
+// tell records something about a machine: at once, or once there is less news of it. It reports
+// whether it was told at once.
+func (m *machine) tell(l *loop, text string) bool {
+	m.news.Add(text)
+	return m.tellHeld(l)
+}
+
+// tellHeld is called with each look at a machine, and reports whether anything was told.
+func (m *machine) tellHeld(l *loop) bool {
+	text, leftOut, ok := m.news.Due(l.now())
+	if !ok {
+		return false
+	}
+	if leftOut > 0 {
+		m.log.Warn("the machine changed so often that not all of it was recorded", "left out", leftOut, "now", text)
+	}
+	l.event(m.Name, text)
+	return true
 }
 
 // changeMachine has f change a machine, and returns its status once that is durable.

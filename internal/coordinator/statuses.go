@@ -101,8 +101,8 @@ func (m *machine) status() api.MachineStatus {
 		}
 	case m.state == api.MachineUp && m.next != nil:
 		s.Error = m.unavailable()
-	case m.state == api.MachineUp && m.conduct.resting(m.c.now()) != "":
-		s.Error = m.conduct.resting(m.c.now())
+	case m.state == api.MachineUp && m.conduct.Resting(m.c.now()) != "":
+		s.Error = m.conduct.Resting(m.c.now())
 	case m.state == api.MachineUp && m.gcError != "":
 		s.Error = "its garbage was not collected: " + m.gcError
 	case m.state == api.MachineUp && len(m.systems()) < len(m.Systems):

@@ -8,6 +8,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/coordinator/conduct"
 	"lighter/store/derivation"
 )
 
@@ -37,7 +38,7 @@ func TestAllMachinesUnable(t *testing.T) {
 			t.Errorf("%d attempts", b.Attempt)
 		}
 		// None of them rests for that.
-		for i := range 2 * restAfter {
+		for i := range 2 * conduct.RestAfter {
 			f.awaitState(f.submit(f.drv("unable"+string(rune('a'+i)), "unable"))[0], api.Failed)
 		}
 		if b := f.awaitState(f.submit(f.drv("good", ""))[0], api.Succeeded); b.Attempt != 1 {
