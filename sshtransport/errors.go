@@ -32,6 +32,9 @@ func (e *LinkError) Is(target error) bool { return target == ErrLinkLost }
 // Unwrap returns the cause.
 func (e *LinkError) Unwrap() error { return e.Cause }
 
+// Because says why the link was lost, for texts that name the machine themselves.
+func (e *LinkError) Because() error { return e.Cause }
+
 // DownError says that a Folder's machine could not be reached, and until when nothing tries
 // again.
 type DownError struct {

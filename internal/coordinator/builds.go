@@ -2,40 +2,15 @@ package coordinator
 
 import (
 	"context"
-	"fmt"
 	"slices"
 
 	"lighter/internal/api"
-	"lighter/internal/ledger"
-)
-
-const (
-	uuidLength = 36
-	minPrefix  = 4 // digits of an id that name a build
 )
 
 // Build returns a build of the ledger by its id, or by the start of its id.
 func (c *Coordinator) Build(ctx context.Context, id string) (*api.Build, error) {
-	if len(id) >= uuidLength {
-		return c.ledger.Build(ctx, id)
-	}
-	if len(id) < minPrefix {
-		return nil, api.BadRequest("id %q is too short: give at least its first %d characters", id, minPrefix)
-	}
-	ids, err := c.ledger.ByPrefix(ctx, id, 2)
-	switch {
-	case err != nil:
-		return nil, err
-	case len(ids) == 0:
-		return nil, fmt.Errorf("build %s: %w", id, ledger.ErrNotFound)
-	case len(ids) > 1:
-		return nil, api.BadRequest("id %s is the start of %s and of %s", id, ids[0], ids[1])
-	}
-	return c.ledger.Build(ctx, ids[0])
+	return c.ledger.Find(ctx, id)
 }
-
-// dependentsLooked bounds how many builds of the ledger are looked at for those that one held up.
-const dependentsLooked = 20_000
 
 // Story returns a build with its events and the builds that want it, or wanted it until it failed.
 func (c *Coordinator) Story(ctx context.Context, b *api.Build) (*api.BuildStory, error) {
@@ -46,7 +21,7 @@ func (c *Coordinator) Story(ctx context.Context, b *api.Build) (*api.BuildStory,
 	story := &api.BuildStory{Build: *b, Events: events}
 	if b.Dependents > 0 {
 		story.WantedByCount = b.Dependents
-		story.WantedBy, err = c.heldUp(ctx, b)
+		story.WantedBy, err = c.ledger.HeldUp(ctx, b, maxListed)
 		return story, err
 	}
 	err = c.do(ctx, func(l *loop) {
@@ -55,21 +30,6 @@ func (c *Coordinator) Story(ctx context.Context, b *api.Build) (*api.BuildStory,
 		}
 	})
 	return story, err
-}
-
-// heldUp returns builds that failed because one did, as many as people want to see.
-func (c *Coordinator) heldUp(ctx context.Context, b *api.Build) ([]api.Build, error) {
-	var list []api.Build
-	filter := ledger.Filter{Filter: api.Filter{States: []api.State{api.DependencyFailed}}, Limit: dependentsLooked}
-	for d, err := range c.ledger.Builds(ctx, filter) {
-		if err != nil || len(list) == min(b.Dependents, maxListed) {
-			return list, err
-		}
-		if d.Failure != nil && d.Failure.Input == b.Derivation {
-			list = append(list, *d)
-		}
-	}
-	return list, nil
 }
 
 // wantedBy returns builds that need a task, directly or not, the nearest first, as many as people

@@ -17,6 +17,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/coordinator/headstore"
+	"lighter/internal/coordinator/limits"
 	"lighter/internal/coordinator/peer"
 	"lighter/internal/ledger"
 	"lighter/internal/testkit"
@@ -87,7 +88,7 @@ func unstarted(t testing.TB, names ...string) *farm {
 		Store: f.head, NewLink: func(machines.Machine) (peer.Link, error) { return noLink{}, nil },
 		ACL: func() (*signature.ACL, error) { return f.acl, nil }, PublicKey: headKey.Public(), LogDir: filepath.Join(f.dir, "logs"),
 		Logger: slog.New(slog.NewTextHandler(testWriter{t}, nil)), Version: "test",
-		Limits: Limits{
+		Limits: limits.Limits{
 			PollInterval: time.Hour, RetryMin: 5 * time.Millisecond, RetryMax: 20 * time.Millisecond,
 			AttemptDelay: time.Millisecond, MachineLostAfter: 30 * time.Second, StartGrace: 5 * time.Second,
 		},

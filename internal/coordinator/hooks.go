@@ -2,61 +2,14 @@ package coordinator
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"log/slog"
-	"slices"
 
 	"lighter/hooks"
-	"lighter/internal/api"
-	"lighter/internal/ledger"
+	"lighter/internal/coordinator/hookledger"
 )
-
-// hookLedger is what the engine of event hooks sees of the ledger.
-type hookLedger struct {
-	*ledger.Ledger
-	log *slog.Logger
-}
-
-func (l hookLedger) Build(ctx context.Context, id string) (*api.Build, error) {
-	b, err := l.Ledger.Build(ctx, id)
-	if errors.Is(err, ledger.ErrNotFound) || errors.As(err, new(*ledger.RecordError)) {
-		return nil, fmt.Errorf("%w: %w", api.ErrNotFound, err)
-	}
-	return b, err
-}
-
-// Setting ignores a setting that can't be used: the ledger logs it.
-func (l hookLedger) Setting(ctx context.Context, name string, v any) (bool, error) {
-	found, err := l.Ledger.Setting(ctx, name, v)
-	if errors.As(err, new(*ledger.RecordError)) {
-		return false, nil
-	}
-	return found, err
-}
-
-func (l hookLedger) Apply(ctx context.Context, settings []hooks.Setting, durable bool) error {
-	changes := make([]ledger.Change, len(settings))
-	for i, s := range settings {
-		changes[i].Setting = &ledger.Setting{Name: s.Name, Value: s.Value}
-	}
-	_, err := l.Ledger.Apply(ctx, changes, durable)
-	var refused *ledger.RefusedError
-	if !errors.As(err, &refused) {
-		return err
-	}
-	// A hook would try the same again and again; a restart loses what can't be kept.
-	for _, one := range slices.Backward(refused.Refusals) {
-		l.log.Error("the ledger refuses a setting of an event hook", "setting", settings[one.Index].Name, "err", one.Err)
-		changes = slices.Delete(changes, one.Index, one.Index+1)
-	}
-	_, err = l.Ledger.Apply(ctx, changes, durable)
-	return err
-}
 
 func newEventHooks(c *Coordinator) (*hooks.Engine, error) {
 	return hooks.New(hooks.Options{
-		Ledger: hookLedger{c.ledger, c.log}, Hooks: c.cfg.Hooks, BuiltIns: c.cfg.BuiltIns, Programs: c.cfg.HookPrograms, Logger: c.log,
+		Ledger: hookledger.Ledger{Ledger: c.ledger, Log: c.log}, Hooks: c.cfg.Hooks, BuiltIns: c.cfg.BuiltIns, Programs: c.cfg.HookPrograms, Logger: c.log,
 	})
 }
 

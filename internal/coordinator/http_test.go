@@ -97,7 +97,7 @@ func TestClient(t *testing.T) {
 	if err != nil || story.Build.State != api.Succeeded || len(story.Events) < 6 {
 		t.Errorf("story: %+v, %v", story, err)
 	}
-	if why, err := client.Why(ctx, b.ID); err != nil || why.State != api.Succeeded {
+	if why, err := client.Why(ctx, b.ID); err != nil || why.Build.State != api.Succeeded {
 		t.Errorf("why: %+v, %v", why, err)
 	}
 	if v, err := client.Version(ctx); err != nil || v.Version != "test" || v.API != api.APIVersion {

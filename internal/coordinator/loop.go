@@ -23,7 +23,7 @@ type loop struct {
 	*Coordinator
 
 	items   *inventory.Numbers // of what machines have
-	lacking *lackedItems       // the build that missing was asked about last
+	lacking lackedItems        // the build that missing was asked about last
 	// described is the memory of schedulerMachines.
 	described []scheduler.Machine
 	machines  []*machine // in the order of the file, then those that are leaving

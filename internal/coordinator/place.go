@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"lighter/internal/api"
+	"lighter/internal/coordinator/inventory"
 	"lighter/internal/quantity"
 	"lighter/scheduler"
 )
@@ -76,7 +77,7 @@ func (t *task) afterFailure() string {
 
 // schedulerMachines describes all machines. The result is valid until the next call.
 func (l *loop) schedulerMachines(now time.Time) []scheduler.Machine {
-	l.lacking = nil // sizes, and what machines have, may have changed since the last round
+	l.lacking = lackedItems{} // sizes, and what machines have, may have changed since the last round
 	if n := len(l.machines); cap(l.described) < n {
 		l.described = make([]scheduler.Machine, n)
 	} else {
@@ -126,45 +127,17 @@ func (l *loop) missing(b *scheduler.Build, machine string) int64 {
 	if t == nil || m == nil || m.Local {
 		return 0
 	}
-	lacked := l.lacking
-	if lacked == nil || lacked.task != t || lacked.generation != l.items.Generation() {
-		lacked = l.lackedItems(t)
-		l.lacking = lacked
+	if l.lacking.task != t || l.lacking.Stale() {
+		l.lacking = lackedItems{l.inventory.Want(l.items, t.inputPaths), t}
 	}
-	sum := lacked.everywhere
-	for i := range lacked.items {
-		if !m.has.Has(lacked.items[i].number) {
-			sum += lacked.items[i].size
-		}
-	}
-	return sum
+	return l.lacking.LackedBy(m.has)
 }
 
 // lackedItems has the inputs of a build as missing needs them: missing is asked about one
 // machine after the other.
 type lackedItems struct {
-	task       *task
-	generation int
-	items      []numberedItem
-	everywhere int64 // bytes of those that no machine has
-}
-
-type numberedItem struct {
-	number uint32
-	size   int64 // bytes
-}
-
-func (l *loop) lackedItems(t *task) *lackedItems {
-	lacked := &lackedItems{task: t, generation: l.items.Generation(), items: make([]numberedItem, 0, len(t.inputPaths))}
-	for _, p := range t.inputPaths {
-		size := l.inventory.Size(p)
-		if n, ok := l.items.Of(p); ok {
-			lacked.items = append(lacked.items, numberedItem{n, size})
-		} else {
-			lacked.everywhere += size
-		}
-	}
-	return lacked
+	*inventory.Wanted
+	task *task
 }
 
 // neverReason says why no machine in the machines file could ever take a task; empty if one

@@ -2,12 +2,12 @@ package coordinator
 
 import (
 	"context"
-	"sync"
+	"maps"
 
-	"lighter/internal/agentapi"
 	"lighter/internal/api"
 	"lighter/internal/coordinator/attic"
 	"lighter/internal/coordinator/buildlog"
+	"lighter/internal/coordinator/peer"
 )
 
 func newPruner(c *Coordinator) *attic.Pruner {
@@ -28,12 +28,12 @@ func (c *Coordinator) Prune(ctx context.Context, req *api.Prune) (*api.Pruned, e
 // knownToMachines returns the ids of the builds that machines know, and the names of the
 // machines that can't say what they know.
 func (c *Coordinator) knownToMachines(ctx context.Context) (builds, away map[string]bool, err error) {
-	builds, away = make(map[string]bool), make(map[string]bool)
-	var up []*machine
+	away = make(map[string]bool)
+	up := make(map[string]*peer.Peer)
 	if err := c.do(ctx, func(l *loop) {
 		for _, m := range l.machines {
 			if m.state == api.MachineUp {
-				up = append(up, m)
+				up[m.Name] = m.peer
 			} else {
 				away[m.Name] = true
 			}
@@ -43,28 +43,8 @@ func (c *Coordinator) knownToMachines(ctx context.Context) (builds, away map[str
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.limits.ContactTimeout)
 	defer cancel()
-	var mu sync.Mutex
-	var group sync.WaitGroup
-	for _, m := range up {
-		group.Go(func() {
-			err := m.peer.Contain("a list of its builds", func() error {
-				_, err := m.peer.Client.Builds(ctx, func(id string) (*agentapi.Asked, error) {
-					mu.Lock()
-					defer mu.Unlock()
-					builds[id] = true
-					return nil, nil
-				})
-				return err
-			})
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil {
-				m.log.Debug("the machine does not say which builds it knows", "err", err)
-				away[m.Name] = true
-			}
-		})
-	}
-	group.Wait()
+	builds, silent := peer.Known(ctx, up)
+	maps.Copy(away, silent)
 	return builds, away, nil
 }
 

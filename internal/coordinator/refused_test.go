@@ -11,6 +11,7 @@ import (
 
 	"lighter/hooks"
 	"lighter/internal/api"
+	"lighter/internal/coordinator/hookledger"
 	"lighter/internal/ledger"
 	"lighter/store"
 	"lighter/store/derivation"
@@ -148,7 +149,7 @@ func TestRefusedSubmission(t *testing.T) {
 // Refused settings of event hooks, and unusable ones, stop nobody.
 func TestHookLedgerRefusals(t *testing.T) {
 	f := newFarm(t, nil, "m1")
-	h := hookLedger{f.ledger, f.c.log}
+	h := hookledger.Ledger{Ledger: f.ledger, Log: f.c.log}
 	for _, tt := range []struct {
 		name  string
 		value any

@@ -7,15 +7,14 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
-	"os"
 	"reflect"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"lighter/internal/api"
 	"lighter/internal/coordinator/conduct"
+	"lighter/internal/disk"
 	"lighter/internal/ledger"
 	"lighter/machines"
 	"lighter/store"
@@ -33,26 +32,7 @@ import (
 // machinesFile is what is known of the machines file.
 type machinesFile struct {
 	status api.MachinesFileStatus
-	seen   fileMark // of the version that was last read or refused
-}
-
-// fileMark tells versions of a file apart without reading them.
-type fileMark struct {
-	modified time.Time
-	size     int64
-	inode    uint64
-}
-
-func markOf(file string) (fileMark, error) {
-	info, err := os.Stat(file)
-	if err != nil {
-		return fileMark{}, err
-	}
-	mark := fileMark{modified: info.ModTime(), size: info.Size()}
-	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
-		mark.inode = stat.Ino
-	}
-	return mark, nil
+	seen   disk.Mark // of the version that was last read or refused
 }
 
 // freshFile is the age below which the file may have changed after the caller of New read it.
@@ -62,7 +42,7 @@ const freshFile = 10 * time.Second
 func (l *loop) noteFile(file string) {
 	now := l.now()
 	l.file = machinesFile{status: api.MachinesFileStatus{File: file, Read: &now}}
-	if mark, err := markOf(file); err == nil && now.Sub(mark.modified) > freshFile {
+	if mark, err := disk.MarkOf(file); err == nil && now.Sub(mark.Modified) > freshFile {
 		l.file.seen = mark
 	}
 }
@@ -70,7 +50,7 @@ func (l *loop) noteFile(file string) {
 // watchMachines reads the machines file whenever it has changed. A change counts once the file
 // looked the same twice, so that half a file that is still being written is not read.
 func (c *Coordinator) watchMachines(ctx context.Context) {
-	var before fileMark
+	var before disk.Mark
 	gone := false
 	for {
 		select {
@@ -78,18 +58,18 @@ func (c *Coordinator) watchMachines(ctx context.Context) {
 			return
 		case <-time.After(c.limits.WatchInterval):
 		}
-		mark, err := markOf(c.cfg.MachinesFile)
+		mark, err := disk.MarkOf(c.cfg.MachinesFile)
 		switch {
 		case err != nil && gone:
 		case err != nil:
 			gone = true
-			if c.do(ctx, func(l *loop) { l.refuseFile(fileMark{}, err) }) != nil {
+			if c.do(ctx, func(l *loop) { l.refuseFile(disk.Mark{}, err) }) != nil {
 				return
 			}
 		case gone || mark != before:
 			gone = false
 		default:
-			var seen fileMark
+			var seen disk.Mark
 			if c.do(ctx, func(l *loop) { seen = l.file.seen }) != nil {
 				return
 			}
@@ -107,11 +87,11 @@ func (c *Coordinator) Refresh(ctx context.Context) error {
 	if c.cfg.LoadMachines == nil || c.cfg.MachinesFile == "" {
 		return nil
 	}
-	var seen fileMark
+	var seen disk.Mark
 	if err := c.do(ctx, func(l *loop) { seen = l.file.seen }); err != nil {
 		return err
 	}
-	mark, err := markOf(c.cfg.MachinesFile)
+	mark, err := disk.MarkOf(c.cfg.MachinesFile)
 	if errors.Is(err, fs.ErrNotExist) || mark == seen {
 		return nil // watchMachines says that it is gone
 	}
@@ -144,7 +124,7 @@ func (c *Coordinator) Reload(ctx context.Context) (*api.Reloaded, error) {
 	case <-c.stopped:
 		return nil, errStopping
 	}
-	mark, err := markOf(c.cfg.MachinesFile)
+	mark, err := disk.MarkOf(c.cfg.MachinesFile)
 	if c.cfg.MachinesFile == "" {
 		err = nil
 	}
@@ -182,7 +162,7 @@ func (c *Coordinator) Reload(ctx context.Context) (*api.Reloaded, error) {
 }
 
 // refuseFile notes that the machines file cannot be used.
-func (l *loop) refuseFile(mark fileMark, err error) {
+func (l *loop) refuseFile(mark disk.Mark, err error) {
 	text := err.Error()
 	if errors.Is(err, fs.ErrNotExist) {
 		text = "it is no longer there: " + text
@@ -193,7 +173,7 @@ func (l *loop) refuseFile(mark fileMark, err error) {
 	l.file.seen, l.file.status.Error = mark, text
 }
 
-func (l *loop) tookFile(mark fileMark) {
+func (l *loop) tookFile(mark disk.Mark) {
 	now := l.now()
 	l.file.seen, l.file.status.Error, l.file.status.Read = mark, "", &now
 }

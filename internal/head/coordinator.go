@@ -21,6 +21,7 @@ import (
 	"lighter/internal/api/apiserver"
 	"lighter/internal/coordinator"
 	"lighter/internal/coordinator/headroom"
+	"lighter/internal/coordinator/limits"
 	"lighter/internal/coordinator/peer"
 	"lighter/internal/ledger"
 	"lighter/internal/machinetest"
@@ -92,7 +93,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	servers := newFetcher(s, logger)
 	defer servers.close()
-	one, err = coordinator.New(coordinator.Config{
+	one, err = coordinator.New(coordinator.Config{ //nolint:contextcheck // streams live as long as their lane
 		Store: s.Backend, Ledger: records, Machines: o.Machines,
 		NewLink:     func(m machines.Machine) (peer.Link, error) { return links.Link(m) },
 		NeedsPerson: sshtransport.Permanent,
@@ -164,9 +165,9 @@ func serve(ctx context.Context, c *coordinator.Coordinator, face *apiserver.Serv
 // forEver is longer than any wait, for limits whose 0 would mean the default.
 const forEver = 100 * 365 * 24 * time.Hour
 
-func limitsOf(s *settings.Settings) coordinator.Limits {
+func limitsOf(s *settings.Settings) limits.Limits {
 	c := &s.Coordinator
-	l := coordinator.Limits{
+	l := limits.Limits{
 		MachineLostAfter: cmp.Or(c.MachineLostAfter, forEver), MaxAttempts: c.MaxAttempts, Retries: c.Retries,
 		DownloadRetries: c.DownloadRetries, QuarantineAfter: c.QuarantineAfter, QuarantineTime: c.QuarantineTime,
 		Streams: c.ParallelTransfers, KeepMissingInputs: !c.BuildMissingInputs, IdleAlarm: cmp.Or(c.IdleAlarm, forEver),

@@ -10,7 +10,6 @@ import (
 	"net/url"
 
 	"lighter/internal/api"
-	"lighter/internal/coordinator"
 	"lighter/internal/coordinator/buildlog"
 	"lighter/internal/stream"
 )
@@ -47,7 +46,7 @@ func (s *Server) getLog(w http.ResponseWriter, r *http.Request) error {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	if last > 0 {
 		t := &stream.Tail{Max: int(last)}
-		if err := s.c.CopyLog(r.Context(), t, b, cmp.Or(chosen, coordinator.LastLog(b)), 0, false, nil); err != nil {
+		if err := s.c.CopyLog(r.Context(), t, b, cmp.Or(chosen, buildlog.Last(b)), 0, false, nil); err != nil {
 			return err
 		}
 		_, _ = w.Write(t.Kept)
@@ -57,7 +56,7 @@ func (s *Server) getLog(w http.ResponseWriter, r *http.Request) error {
 	if lines > 0 {
 		t := &lineTail{}
 		size := &writtenCounter{w: t}
-		err := s.c.CopyLog(r.Context(), size, b, cmp.Or(chosen, coordinator.LastLog(b)), 0, false, nil)
+		err := s.c.CopyLog(r.Context(), size, b, cmp.Or(chosen, buildlog.Last(b)), 0, false, nil)
 		if err != nil && (!follow || !errors.Is(err, buildlog.ErrNoLog)) {
 			return err
 		}
@@ -90,7 +89,7 @@ func (s *Server) streamLog(w http.ResponseWriter, r *http.Request, b *api.Build,
 		out.started = true
 		_ = rc.Flush()
 	}
-	current := coordinator.LastLog(b)
+	current := buildlog.Last(b)
 	if chosen.ID != "" {
 		current = chosen
 	}
@@ -98,7 +97,7 @@ func (s *Server) streamLog(w http.ResponseWriter, r *http.Request, b *api.Build,
 		next := s.ledger.LastEvent() + 1
 		b, err := s.ledger.Build(ctx, b.ID)
 		if err == nil {
-			if last := coordinator.LastLog(b); last != current && chosen.ID == "" {
+			if last := buildlog.Last(b); last != current && chosen.ID == "" {
 				current, offset = last, 0
 			}
 			before := out.written

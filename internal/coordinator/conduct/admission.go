@@ -13,7 +13,7 @@ const AdmissionRest = 20 * time.Second
 type Admission struct {
 	// Refuses says which limit the machine is beyond; empty if none.
 	Refuses string
-	Since time.Time // when the machine was last beyond one
+	Since   time.Time // when the machine was last beyond one
 }
 
 // Judge decides whether a machine in its present state gets builds, and reports whether that is

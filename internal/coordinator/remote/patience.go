@@ -10,7 +10,6 @@ import (
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
 	"lighter/internal/coordinator/peer"
-	"lighter/sshtransport"
 )
 
 // Whatever a machine is asked for has a time limit: each request has those of agentapi, and a build
@@ -139,8 +138,9 @@ func (a *Attempt) persist(ctx context.Context, m *peer.Peer, f func(ctx context.
 			return a.blameMachine(m, api.CulpritLink, err)
 		}
 		why := err
-		if lost := new(sshtransport.LinkError); errors.As(err, &lost) {
-			why = lost.Cause // the rest says what this says
+		var lost interface{ Because() error }
+		if errors.As(err, &lost) {
+			why = lost.Because() // the rest says what this says
 		}
 		a.Report(a.Phase, time.Time{}, "link to "+m.Name()+" lost, reconnecting: "+why.Error())
 		if err := a.regain(ctx, m, pause, err); err != nil {

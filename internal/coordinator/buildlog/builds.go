@@ -1,0 +1,56 @@
+package buildlog
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"lighter/internal/api"
+)
+
+// Last returns the log of a build's current or last attempt; of a check, that of the first
+// machine on which the build fails, or of the first machine.
+func Last(b *api.Build) Name {
+	if b.Check == 0 {
+		return Name{ID: b.LogID(), Attempt: b.Attempt}
+	}
+	var last Name
+	for i := range b.Results {
+		r := &b.Results[i]
+		if r.LogID != "" && (last.ID == "" || r.Failure != nil) {
+			last = Name{ID: r.LogID, Attempt: r.LogAttempt}
+		}
+		if r.Failure != nil {
+			break
+		}
+	}
+	return last
+}
+
+// OfAttempt returns the log of one of a build's attempts.
+func OfAttempt(b *api.Build, attempt int64) (Name, error) {
+	switch {
+	case b.Check > 0:
+		return Name{}, api.BadRequest("build %s is a check: it has logs by machine, not by attempt", b.ID)
+	case attempt > int64(b.Attempt) && b.Attempt == 0:
+		return Name{}, api.BadRequest("build %s has no attempt %d: it was not tried", b.ID, attempt)
+	case attempt > int64(b.Attempt):
+		return Name{}, api.BadRequest("build %s has no attempt %d: the last one is %d", b.ID, attempt, b.Attempt)
+	}
+	return Name{ID: b.LogID(), Attempt: int(attempt)}, nil
+}
+
+// CopyOf copies one of a build's logs from an offset on; with follow, until it is complete.
+// flush, if not nil, is called whenever there is nothing more at the moment.
+func (f *Folder) CopyOf(ctx context.Context, w io.Writer, b *api.Build, which Name, offset int64, follow bool, flush func()) error {
+	if which.Attempt == 0 {
+		if b.State.Final() {
+			return fmt.Errorf("build %s: %w: it was never tried", b.ID, ErrNoLog)
+		}
+		return fmt.Errorf("build %s: %w: it has not been tried yet", b.ID, ErrNoLog)
+	}
+	if err := f.CopyTo(ctx, w, which.ID, which.Attempt, offset, follow, flush); err != nil {
+		return fmt.Errorf("build %s: %w", b.ID, err)
+	}
+	return nil
+}
