@@ -245,8 +245,10 @@ func (v *MachineVerdict) String() string {
 		return v.Machine + ": no free slot: " + v.Actual
 	case v.Rule == "mandatory-features":
 		return v.Machine + ": takes only " + v.Wanted + ", and this one " + v.Actual
-	case v.Rule == "load" || v.Rule == "disk":
-		return fmt.Sprintf("%s: %s: %s, want %s", v.Machine, v.Rule, v.Actual, v.Wanted)
+	case v.Rule == "load":
+		return fmt.Sprintf("%s: %s, want %s", v.Machine, v.Actual, v.Wanted)
+	case v.Rule == "disk":
+		return fmt.Sprintf("%s: disk: %s, want %s", v.Machine, v.Actual, v.Wanted)
 	}
 	return fmt.Sprintf("%s: %s: %s; the build needs %s", v.Machine, v.Rule, v.Actual, v.Wanted)
 }
