@@ -30,7 +30,7 @@ It sees what the user who runs it may see; best run it as the coordinator's user
 		Examples: []command.Example{
 			{"lighter doctor", "on the head"},
 			{"runuser -u lighter -- env HOME=/var/lib/lighter lighter doctor --store=guix-daemon --config /etc/lighter --state /var/lib/lighter", "as the service's user"},
-			{"systemctl stop lighter && runuser -u lighter -- lighter doctor --deep --state /var/lib/lighter", "read the whole ledger"},
+			{"systemctl stop lighter-coordinator && runuser -u lighter -- lighter doctor --deep --state /var/lib/lighter", "read the whole ledger"},
 			{"lighter doctor --json | jq -r 'select(.level == \"problem\") | .fix'", "for a program, one check a line"},
 		},
 		Setup: func(fs *pflag.FlagSet) command.Action {
