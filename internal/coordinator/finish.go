@@ -17,6 +17,9 @@ import (
 
 // ended deals with an attempt that is over.
 func (a *attempt) ended(l *loop, out *remote.Outcome, err error) {
+	if err != nil && l.ctx.Err() != nil {
+		return // the coordinator stops, and that is all; the next one takes it up
+	}
 	l.placing = true
 	t := a.task
 	if t.check != nil && t.underWay == a {
