@@ -33,7 +33,7 @@ type machine struct {
 	removed   bool              // from the file; it is let go when its builds are done
 	next      *machines.Machine // its entry in the file now, if that has another way to it
 	nextError string            // why that way cannot be tried
-	setting   machineSetting
+	setting   conduct.Setting
 	admission conduct.Admission // by its limits
 	learnt    bool              // something about it that is not in the ledger yet
 	news      conduct.News

@@ -3,10 +3,9 @@ package coordinator
 import (
 	"cmp"
 	"slices"
-	"time"
 
 	"lighter/internal/agentapi"
-	"lighter/internal/api"
+	"lighter/internal/coordinator/limits"
 	"lighter/machines"
 )
 
@@ -14,8 +13,8 @@ import (
 // the task's builds and the machine's entry want it. The attempt fills in the rest.
 func (m *machine) optionsFor(t *task) agentapi.BuildRequest {
 	o := buildOptions(t)
-	o.Timeout = shorter(o.Timeout, m.Timeout)
-	o.MaxSilentTime = shorter(o.MaxSilentTime, m.MaxSilentTime)
+	o.Timeout = limits.Shorter(o.Timeout, m.Timeout)
+	o.MaxSilentTime = limits.Shorter(o.MaxSilentTime, m.MaxSilentTime)
 	o.Cores = m.BuildCores
 	o.SandboxPaths = slices.Clone(m.SandboxPaths)
 	o.SubstituteURLs = slices.Clone(m.SubstituteURLs)
@@ -37,28 +36,11 @@ func buildOptions(t *task) agentapi.BuildRequest {
 		if i == 0 {
 			o.Timeout, o.MaxSilentTime = lb.Timeout, lb.MaxSilentTime
 		}
-		o.Timeout = longer(o.Timeout, lb.Timeout)
-		o.MaxSilentTime = longer(o.MaxSilentTime, lb.MaxSilentTime)
+		o.Timeout = limits.Longer(o.Timeout, lb.Timeout)
+		o.MaxSilentTime = limits.Longer(o.MaxSilentTime, lb.MaxSilentTime)
 		o.KeepFailed = o.KeepFailed || lb.KeepFailed
 	}
 	return o
-}
-
-// longer returns the longer of two limits, where 0 is no limit.
-func longer(a, b api.Seconds) api.Seconds {
-	if a == 0 || b == 0 {
-		return 0
-	}
-	return max(a, b)
-}
-
-// shorter returns a request's limit as a machine bounds it, where 0 is no limit.
-func shorter(a api.Seconds, bound time.Duration) api.Seconds {
-	b := api.Seconds(bound.Seconds())
-	if a == 0 || b == 0 {
-		return a + b
-	}
-	return min(a, b)
 }
 
 // streams is how many streams of items there may be in each direction.

@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"lighter/internal/api"
+	"lighter/internal/coordinator/conduct"
 	"lighter/internal/coordinator/tally"
 	"lighter/machines"
 	"lighter/store"
@@ -22,7 +23,7 @@ func TestQueues(t *testing.T) {
 			{host: &host{c: new(Coordinator), state: api.MachineUp}, Machine: machines.Machine{Name: "a", Systems: []string{"x"}, ParallelBuilds: 3, Speed: 1}},
 			{host: &host{c: new(Coordinator), state: api.MachineUp}, Machine: machines.Machine{Name: "b", Systems: []string{"x", "y"}, ParallelBuilds: 1, Speed: 2}},
 			{host: &host{c: new(Coordinator), state: api.MachineDown}, Machine: machines.Machine{Name: "c", Systems: []string{"x"}, ParallelBuilds: 100, Speed: 1}},
-			{host: &host{c: new(Coordinator), state: api.MachineUp}, Machine: machines.Machine{Name: "d", Systems: []string{"z"}, ParallelBuilds: 9, Speed: 1}, setting: machineSetting{Draining: true}},
+			{host: &host{c: new(Coordinator), state: api.MachineUp}, Machine: machines.Machine{Name: "d", Systems: []string{"z"}, ParallelBuilds: 9, Speed: 1}, setting: conduct.Setting{Draining: true}},
 		}
 		l.machines = append(l.machines, &machine{ // another entry of a's host: its slots are a's
 			host: l.machines[0].host, Machine: machines.Machine{Name: "a2", Systems: []string{"x", "w"}, ParallelBuilds: 2, Speed: 1},

@@ -210,7 +210,7 @@ func (m *machine) remember(past *machinesPast) {
 	}
 	m.speed.Log, m.speed.Samples = l.SpeedLog, l.SpeedSamples
 	s := past.settings[m.Name]
-	m.setting, m.standing = s.machineSetting, m.standing.And(s.Standing)
+	m.setting, m.standing = s.Setting, m.standing.And(s.Standing)
 }
 
 // useMachines replaces the machines by those of a list, or changes nothing.

@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 	"time"
 
@@ -44,25 +42,15 @@ func (m *machine) unavailable() string {
 // machine.
 const machineSettings = "machine/"
 
-// machineSetting is what operators decided about a machine.
-type machineSetting struct {
-	Draining    bool   `json:"draining,omitempty"`
-	DrainReason string `json:"drainReason,omitempty"`
-	// Tags are those that operators set; Untagged, tags of the file that they removed.
-	Tags     map[string]string `json:"tags,omitempty"`
-	Untagged []string          `json:"untagged,omitempty"`
-}
-
 // entrySetting is what the ledger keeps of an entry: its machine's setting, and that of its host.
 type entrySetting struct {
-	machineSetting
+	conduct.Setting
 	conduct.Standing
 }
 
 // saveSetting records a machine's setting in the ledger.
 func (m *machine) saveSetting(l *loop) {
-	s := entrySetting{m.setting, m.standing}
-	s.Tags, s.Untagged = maps.Clone(s.Tags), slices.Clone(s.Untagged)
+	s := entrySetting{m.setting.Clone(), m.standing}
 	l.change(ledger.Change{Setting: &ledger.Setting{Name: machineSettings + m.Name, Value: s}})
 }
 
@@ -209,6 +197,18 @@ func (m *machine) tellHeld(l *loop) bool {
 	}
 	l.event(m.Name, text)
 	return true
+}
+
+// TagMachine changes the tags of a machine, which change.Check has passed.
+func (c *Coordinator) TagMachine(ctx context.Context, name string, change *api.TagChange) (*api.MachineStatus, error) {
+	return c.changeMachine(ctx, name, func(l *loop, m *machine) error {
+		did, err := m.setting.Retag(m.Tags, change)
+		if err != nil {
+			return api.BadRequest("machine %s would have more than %d tags", m.Name, api.MaxTags)
+		}
+		m.operate(l, "tags: "+did)
+		return nil
+	})
 }
 
 // changeMachine has f change a machine, and returns its status once that is durable.
