@@ -109,7 +109,7 @@ max-attempts = 1000
 
 [[hook]]
 name = "note"
-events = ["build-submitted", "build-started", "build-succeeded", "build-failed", "machine-lost", "machine-back"]
+events = ["build-submitted", "build-started", "build-succeeded", "build-failed", "build-dependency-failed", "machine-lost", "machine-back"]
 command = ["` + script + `"]
 parallel = 4
 tries = 100
@@ -479,7 +479,7 @@ func (c *chaos) verifyHooks(dir string) {
 	err = c.client.Events(c.t.Context(), 1, func(ev *api.Event) error {
 		told := ev.Kind == api.KindSubmitted || ev.Kind == api.KindMachineLost || ev.Kind == api.KindMachineBack
 		switch ev.State {
-		case api.Succeeded, api.Failed:
+		case api.Succeeded, api.Failed, api.DependencyFailed:
 			told = true
 		}
 		if !told {

@@ -168,6 +168,18 @@ func (f *farm) nothingRuns(machine string, drv store.Path) {
 	await(f.t, func() string { return f.runs(machine, drv) })
 }
 
+// somethingRuns waits until the builder of a derivation runs. guix-daemon kills all processes of the build's user
+// when its client hangs up, and then waits for the builder: one that is not that user yet runs to its end.
+func (f *farm) somethingRuns(machine string, drv store.Path) {
+	f.t.Helper()
+	await(f.t, func() string {
+		if f.runs(machine, drv) == "" {
+			return "the builder does not run"
+		}
+		return ""
+	})
+}
+
 // agentHas returns the files in which the agent on a machine has a build.
 func (f *farm) agentHas(machine string, b *api.Build) string {
 	f.t.Helper()
@@ -332,6 +344,7 @@ func TestDaemonRestarted(t *testing.T) {
 	drv := f.add(Recipe{Name: unique("restart"), Script: "echo begun; sleep 3600"})
 	r := f.guix("build", string(drv))
 	f.awaitState(drv, api.Building)
+	f.somethingRuns("builder1", drv)
 	if err := RestartDaemon([]string{"GUIX=" + Programs + "/lighter-guix", "LIGHTER_SOCKET=" + f.socket}, "--max-jobs=0"); err != nil {
 		t.Fatal(err)
 	}
