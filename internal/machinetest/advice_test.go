@@ -29,8 +29,8 @@ func TestAdvice(t *testing.T) {
 	m := &machines.Machine{Name: "m", Host: "h", Port: 2222, User: "u", DaemonSocket: machines.DefaultDaemonSocket}
 	pinned := *m
 	pinned.HostKey = line
-	keyed, jumped := *m, *m
-	keyed.PrivateKey, jumped.ProxyJump = "/k", "j"
+	keyed, jumped, public := *m, *m, *m
+	keyed.PrivateKey, jumped.ProxyJump, public.PrivateKey = "/k", "j", "/k.pub"
 	t.Setenv("SSH_AUTH_SOCK", "")
 	for _, tt := range []struct {
 		name   string
@@ -60,6 +60,7 @@ func TestAdvice(t *testing.T) {
 		{"second factor", machines.TOML, m, &sshtransport.ProgramError{Said: "u@h: Permission denied (keyboard-interactive)."}, true, "ControlPersist yes"},
 		{"ssh fails", machines.TOML, m, &sshtransport.ProgramError{Said: "Connection refused"}, true, "ssh -p 2222 u@h -v true"},
 		{"locked key", machines.TOML, &keyed, &sshtransport.KeyError{What: "private key", Locked: true}, true, "eval $(ssh-agent) && ssh-add /k, and start from the same shell"},
+		{"public key", machines.TOML, &public, &sshtransport.KeyError{What: "private key", Locked: true}, true, "name the private key in the entry of m in f: /k\nor "},
 		{"too many keys", machines.TOML, m, &sshtransport.AuthError{User: "u", Keys: []string{"a"}, NotOffered: []string{"b"}}, true, "name the key that the machine knows as private-key in "},
 		{"locked usual key", machines.TOML, m, &sshtransport.AuthError{User: "u", Locked: []string{"/k"}}, true, "ssh-keygen -p -N '' -f /k"},
 		{"certificate", machines.TOML, m, &sshtransport.HostKeyError{Found: key, Wanted: known, Reason: "its certificate does not count"}, true, "sign a certificate for [h]:2222"},

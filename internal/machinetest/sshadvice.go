@@ -59,6 +59,9 @@ func (a *Advice) privateKeyFix(m *machines.Machine, e *sshtransport.KeyError) st
 	case errors.Is(e, fs.ErrPermission):
 		return fmt.Sprintf("take private-key out of %s: then %s and the other usual keys of this user are used (ssh-keygen -t ed25519 makes one)",
 			a.entry(m), filepath.Join(a.Home, ".ssh", "id_ed25519"))
+	case e.Locked && strings.HasSuffix(file, ".pub"):
+		file = strings.TrimSuffix(file, ".pub")
+		return fmt.Sprintf("name the private key in %s: %s\nor %s", a.entry(m), file, lockedFix(file))
 	case e.Locked:
 		return lockedFix(file)
 	}
