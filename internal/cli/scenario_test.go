@@ -24,7 +24,6 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"start-data-service": startDataService,
 	"await":              await,
 	"follow":             follow,
-	"type-page":          typePage,
 }
 
 // scriptTimeout is how long scripts wait for something that must happen.

@@ -198,9 +198,14 @@ func TestHostByAlias(t *testing.T) {
 				way.shut.Store(name == broken)
 			}
 			f.agents["one"].cutLink(false)
-			f.until("the host is reached by the way that is left", func() bool {
-				a, b := f.machine("one"), f.machine("two")
-				return a.host == b.host && a.state == api.MachineUp && a.route.Host == map[string]string{"one": "192.0.2.1", "two": "one"}[broken]
+			f.until("the host is reached by the way that is left", func() (there bool) {
+				if err := f.c.do(t.Context(), func(l *loop) {
+					a, b := l.byName["one"], l.byName["two"]
+					there = a.host == b.host && a.state == api.MachineUp && a.route.Host == map[string]string{"one": "192.0.2.1", "two": "one"}[broken]
+				}); err != nil {
+					t.Fatal(err)
+				}
+				return there
 			})
 		}
 		f.agents["one"].release("without-one")
