@@ -112,7 +112,7 @@ func coordinatorResumeCommand() *command.Command {
 func coordinatorReloadCommand() *command.Command {
 	return &command.Command{
 		Name:  "reload",
-		Short: "read the machines file, and what lighter.toml says, now",
+		Short: "read the machines file and lighter.toml again",
 		Long:  `The same as "lighter machines reload". What else lighter.toml says counts when the coordinator starts again.`,
 		Exits: []int{command.ExitNoAnswer},
 		Examples: []command.Example{
