@@ -6,11 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"lighter/internal/jsonerror"
 	"strconv"
 	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
+
+	"lighter/internal/jsonerror"
 )
 
 // text is bytes in JSON: a string if they are UTF-8, else an object with their
