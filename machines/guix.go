@@ -111,6 +111,9 @@ func (d *decoder) schemeError(err error, opts scheme.Options) {
 
 // insteadOf says what a person can do about a program that is beyond package scheme.
 func (d *decoder) insteadOf(absent *scheme.Unsupported, opts scheme.Options) string {
+	if strings.Contains(d.Doc, "(operating-system") {
+		return "this is the configuration of a Guix System, which writes its machines to /etc/guix/machines.scm: read that file"
+	}
 	hint := `"guix repl", where there is one, evaluates all of Scheme ("lighter machines import" asks it);`
 	if near := tomlfile.Nearest(absent.Form, absent.Known()); near != "" {
 		hint = fmt.Sprintf("did you mean %q? If not: ", near) + hint

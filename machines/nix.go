@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/url"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -210,10 +211,14 @@ func (d *decoder) nixBuilds(m *Machine, w, uri word) (ok bool) {
 	return true
 }
 
-// list splits a word at commas.
+// list splits a word at commas, without what comes again: for Nix such columns are sets, and NixOS
+// writes features that are mandatory twice among those that are supported.
 func (w word) list() ([]any, *tomlfile.Place) {
 	values, n := []any{}, w.place()
 	for _, part := range splitAt(w.text, w.at, func(r rune) bool { return r == ',' }) {
+		if slices.Contains(values, any(part.text)) {
+			continue
+		}
 		values, n.Elems = append(values, part.text), append(n.Elems, part.place())
 	}
 	return values, n
