@@ -33,7 +33,6 @@ type OpenSSH struct {
 	Dir     string // its own files
 
 	program  string
-	config   string
 	log      string
 	listener net.Listener
 	wg       sync.WaitGroup
@@ -119,13 +118,18 @@ func (s *OpenSSH) SetConfig(t testing.TB, lines ...string) {
 	if !slices.ContainsFunc(lines, func(line string) bool { return strings.HasPrefix(line, "Subsystem ") }) {
 		lines = append(lines, "Subsystem sftp internal-sftp -d "+s.Dir) // relative names are not in the home
 	}
-	s.config = s.write(t, "sshd_config", []byte(strings.Join(lines, "\n")+"\n"))
+	s.write(t, configFile, []byte(strings.Join(lines, "\n")+"\n"))
 }
+
+// configFile is its name in Dir.
+const configFile = "sshd_config"
+
+func (s *OpenSSH) config() string { return filepath.Join(s.Dir, configFile) }
 
 // RemoveConfig removes the lines of a keyword, for new connections.
 func (s *OpenSSH) RemoveConfig(t testing.TB, keyword string) {
 	t.Helper()
-	text, err := os.ReadFile(s.config)
+	text, err := os.ReadFile(s.config())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,7 +139,7 @@ func (s *OpenSSH) RemoveConfig(t testing.TB, keyword string) {
 			kept = append(kept, line)
 		}
 	}
-	s.write(t, "sshd_config", []byte(strings.Join(kept, "")))
+	s.write(t, configFile, []byte(strings.Join(kept, "")))
 }
 
 func (s *OpenSSH) write(t testing.TB, name string, text []byte) string {
@@ -169,7 +173,7 @@ func (s *OpenSSH) serve(c *net.TCPConn) error {
 		return err
 	}
 	defer file.Close()
-	cmd := exec.Command(s.program, "-i", "-f", s.config, "-E", s.log)
+	cmd := exec.Command(s.program, "-i", "-f", s.config(), "-E", s.log)
 	cmd.Stdin, cmd.Stdout = file, file
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	s.mu.Lock()
