@@ -177,7 +177,7 @@ func (a *attempt) failed(l *loop, err error) {
 // machine that has not said so too.
 func (a *attempt) refused(l *loop, f *api.Failure) {
 	t, m := a.task, a.machine
-	t.refusals.Add(m.Name, f.Message)
+	t.unable.Add(m.Name, f.Message)
 	l.log.Info("a machine can't build a derivation", "build", t.id, "derivation", t.drv, "machine", m.Name, "why", f.Message)
 	if t.neverReason(l) == "" {
 		t.retryLater(l, f)
@@ -185,7 +185,7 @@ func (a *attempt) refused(l *loop, f *api.Failure) {
 	}
 	all := *f
 	all.Message = "no machine can build it: "
-	all.Message += listUpTo(t.refusals.Reasons(), "; ", api.MaxMessage-len(all.Message))
+	all.Message += listUpTo(t.unable.Reasons(), "; ", api.MaxMessage-len(all.Message))
 	t.fail(l, &all)
 }
 

@@ -145,7 +145,7 @@ type lackedItems struct {
 func (t *task) neverReason(l *loop) string {
 	b := t.schedulerBuild(l)
 	// Where it failed once it may still be tried again, unless it can't be built there.
-	b.Skip = slices.DeleteFunc(b.Skip, func(name string) bool { return t.allows(name) && !t.refusals.Has(name) })
+	b.Skip = slices.DeleteFunc(b.Skip, func(name string) bool { return t.allows(name) && !t.unable.Has(name) })
 	if n := len(l.staticMachines()); n > 0 && len(b.Skip) >= n {
 		return "no machine can take it: none of those that it may use is in the machines file"
 	}

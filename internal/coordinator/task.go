@@ -12,8 +12,8 @@ import (
 	"lighter/internal/coordinator/delivery"
 	"lighter/internal/coordinator/expand"
 	"lighter/internal/coordinator/headstore"
-	"lighter/internal/coordinator/refusals"
 	"lighter/internal/coordinator/tally"
+	"lighter/internal/coordinator/unable"
 	"lighter/internal/ledger"
 	"lighter/scheduler"
 	"lighter/store"
@@ -56,7 +56,7 @@ type task struct {
 	failedOn   map[string]bool // machines on which the derivation itself failed
 	retried    int             // of the retries that its builds grant
 	mishapOn   map[string]bool // machines on which it failed for their own reasons
-	refusals   refusals.List   // of machines that can't build it
+	unable     unable.List     // machines that can't build it
 	aloneOn    *machine        // where it was killed or filled the disk, if it is tried again there once nothing else is built there
 	aloneUntil time.Time       // but not later than that
 	failures   []api.Failure   // of attempts, the newest last
@@ -455,7 +455,7 @@ func (t *task) schedulerBuild(l *loop) scheduler.Build {
 		Priority: t.priority, Rank: t.rank, Dependants: t.dependants.size(), Seq: t.seq, Expected: t.expected,
 	}
 	for _, m := range l.machines {
-		if t.skip[m.Name] || t.refusals.Has(m.Name) || !t.allows(m.Name) {
+		if t.skip[m.Name] || t.unable.Has(m.Name) || !t.allows(m.Name) {
 			b.Skip = append(b.Skip, m.Name)
 		}
 	}

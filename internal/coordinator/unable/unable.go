@@ -1,13 +1,13 @@
-// Package refusals collects which machines have said that they can't build a derivation, however
+// Package unable collects which machines have said that they can't build a derivation, however
 // often they are asked, and why.
-package refusals
+package unable
 
 import (
 	"slices"
 	"strings"
 )
 
-// List has the refusals for one derivation. The zero value is empty.
+// List has the machines that can't build one derivation. The zero value is empty.
 type List struct{ groups []group }
 
 // group are machines that said the same.
@@ -16,7 +16,7 @@ type group struct {
 	reason   string
 }
 
-// Add notes that a machine refuses, for a reason. What it said before no longer counts.
+// Add notes that a machine can't build it, for a reason. What it said before no longer counts.
 func (l *List) Add(machine, reason string) {
 	for i := range l.groups {
 		g := &l.groups[i]
@@ -32,13 +32,10 @@ func (l *List) Add(machine, reason string) {
 	l.groups = append(l.groups, group{[]string{machine}, reason})
 }
 
-// Has reports whether a machine refuses.
+// Has reports whether a machine can't.
 func (l *List) Has(machine string) bool {
 	return slices.ContainsFunc(l.groups, func(g group) bool { return slices.Contains(g.machines, machine) })
 }
-
-// Any reports whether there is a refusal.
-func (l *List) Any() bool { return len(l.groups) > 0 }
 
 // Reasons returns one text for each reason, with the machines that gave it: "alpha, beta: it is for
 // riscv64-linux".
