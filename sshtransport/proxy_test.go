@@ -49,10 +49,15 @@ func TestJumpHosts(t *testing.T) {
 	if got, err := post(t, httpClient(t, c), "/echo", big); err != nil || got != big {
 		t.Fatalf("echo of %d bytes = %d bytes, %v", len(big), len(got), err)
 	}
+	conn, err := c.DialAgent(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
 	outer.Kill() // the connection ends with any of its hosts, and says which
-	if err := waitLost(t, c); !errors.As(err, new(*sshtransport.HopError)) && !errors.Is(err, sshtransport.ErrLinkLost) {
+	if _, err := conn.Read(make([]byte, 1)); !errors.As(err, new(*sshtransport.HopError)) && !errors.Is(err, sshtransport.ErrLinkLost) {
 		t.Errorf("got %v", err)
 	}
+	conn.Close()
 	mustGet(t, httpClient(t, c), "/pid")
 	c.Close()
 
@@ -79,18 +84,6 @@ func TestJumpHosts(t *testing.T) {
 	if _, err := newClient(t, cfg).DialAgent(t.Context()); err == nil || !strings.Contains(err.Error(), "it forbids connections to "+s.Addr+" (AllowTcpForwarding") {
 		t.Errorf("got %v", err)
 	}
-}
-
-// waitLost uses a client until that fails.
-func waitLost(t *testing.T, c *sshtransport.Client) error {
-	t.Helper()
-	conn, err := c.DialAgent(t.Context())
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	_, err = conn.Read(make([]byte, 1))
-	return err
 }
 
 func TestProxyCommand(t *testing.T) {
