@@ -55,8 +55,8 @@ func (c *candidate) init(m *Machine, ends []float64) {
 		c.bandwidth = DefaultBandwidth
 	}
 	c.ends = heap[float64]{items: ends, less: earlier}
-	for _, d := range m.Busy {
-		c.ends.push(max(0, d.Seconds()))
+	for i := range m.Busy {
+		c.ends.push(max(0, m.Busy[i].Remaining.Seconds()))
 	}
 	for len(c.ends.items) > max(1, m.Slots) { // a slot is free only once these have ended too
 		c.ends.pop()
@@ -135,7 +135,7 @@ func (c *candidate) take(finish float64, missing int64, starts bool) (taken int)
 // round is the state of one call of Assign.
 type round struct {
 	now     time.Time
-	missing func(b *Build, machine string) int64
+	missing func(b *Build, machine string) Lack
 	merge   *merge
 	fits    map[*class]*fit
 	free    int // slots of all machines together that can be taken now
@@ -283,7 +283,7 @@ func (r *round) choose(e *entry, f *fit) (best, free choice) {
 		}
 		var missing int64
 		if r.missing != nil {
-			missing = max(0, r.missing(&e.Build, c.Name))
+			missing = max(0, r.missing(&e.Build, c.Name).Bytes)
 			finish += float64(missing) / c.bandwidth
 		}
 		if c.FreeDisk >= 0 && float64(c.FreeDisk-c.MinFreeDisk) < c.pending+float64(missing) {

@@ -49,7 +49,7 @@ func randomInput(rng *rand.Rand) Input {
 			m.Unavailable = "down"
 		}
 		for range rng.IntN(m.Slots + 2) { // more than slots: the file was changed
-			m.Busy = append(m.Busy, time.Duration(rng.IntN(100))*time.Second)
+			m.Busy = append(m.Busy, Running{Remaining: time.Duration(rng.IntN(100)) * time.Second})
 		}
 		names = append(names, m.Name)
 		in.Machines = append(in.Machines, m)
@@ -62,8 +62,8 @@ func randomInput(rng *rand.Rand) Input {
 		})
 	}
 	salt := rng.Uint64()
-	in.Missing = func(b *Build, machine string) int64 {
-		return int64((salt ^ uint64(len(machine)+int(machine[1]))*7919 ^ uint64(b.ID[len(b.ID)-1])*104729) % 3000)
+	in.Missing = func(b *Build, machine string) Lack {
+		return Lack{Bytes: int64((salt ^ uint64(len(machine)+int(machine[1]))*7919 ^ uint64(b.ID[len(b.ID)-1])*104729) % 3000)}
 	}
 	return in
 }
@@ -88,7 +88,7 @@ func checkPlan(t *testing.T, in Input, p Plan) {
 		}
 		last = a.Build
 		m := machines[a.Machine]
-		lacks := in.Missing(a.Build, a.Machine)
+		lacks := in.Missing(a.Build, a.Machine).Bytes
 		if a.Missing != lacks {
 			t.Errorf("%s lacks %d bytes for %s, not %d", a.Machine, lacks, a.Build.ID, a.Missing)
 		}
@@ -99,7 +99,7 @@ func checkPlan(t *testing.T, in Input, p Plan) {
 		if !v.OK() {
 			t.Errorf("%s is placed on %s", a.Build.ID, v.String())
 		}
-		m.Busy = append(m.Busy, a.Finish)
+		m.Busy = append(m.Busy, Running{Remaining: a.Finish})
 		m.JustStarted++
 		m.Pending += lacks
 	}
@@ -199,7 +199,7 @@ func simulate(t *testing.T, machines []Machine, builds []Build, dependents [][]i
 			machines[i].Busy = nil
 			for _, r := range run {
 				if r.m == &machines[i] {
-					machines[i].Busy = append(machines[i].Busy, r.end.Sub(now))
+					machines[i].Busy = append(machines[i].Busy, Running{Remaining: r.end.Sub(now)})
 				}
 			}
 		}
@@ -242,7 +242,7 @@ func greedy(rng *rand.Rand) func(Input) Plan {
 				m := &machines[i]
 				if v := Explain(&b, []Machine{*m}, nil)[0]; v.OK() {
 					p.Assignments = append(p.Assignments, Assignment{Build: &b, Machine: m.Name})
-					m.Busy = append(slices.Clone(m.Busy), 0)
+					m.Busy = append(slices.Clone(m.Busy), Running{})
 					break
 				}
 			}
@@ -325,7 +325,7 @@ func BenchmarkAssign(b *testing.B) {
 	queue, machines := manyBuilds()
 	busy := func(m *Machine, n int) {
 		for i := range n {
-			m.Busy = append(m.Busy, time.Duration(i+1)*10*time.Second)
+			m.Busy = append(m.Busy, Running{Remaining: time.Duration(i+1) * 10 * time.Second})
 		}
 	}
 	one := slices.Clone(machines)
@@ -347,7 +347,7 @@ func BenchmarkAssign(b *testing.B) {
 		b.Run(bm.name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				Assign(Input{Now: epoch, Machines: bm.machines, Queue: queue, Missing: func(*Build, string) int64 { return 1000 }})
+				Assign(Input{Now: epoch, Machines: bm.machines, Queue: queue, Missing: func(*Build, string) Lack { return Lack{Bytes: 1000} }})
 			}
 		})
 	}
@@ -360,7 +360,7 @@ func BenchmarkAssignFew(b *testing.B) {
 	for i := range machines {
 		machines[i] = Machine{
 			Name: fmt.Sprintf("m%03d", i*77%200), Systems: []string{"i686-linux", "x86_64-linux"}, Slots: 4, Speed: 1 + float64(i%40)/100,
-			Cores: 4, OverloadThreshold: 2, FreeDisk: 1 << 40, MinFreeDisk: 1 << 30, Busy: make([]time.Duration, i%5),
+			Cores: 4, OverloadThreshold: 2, FreeDisk: 1 << 40, MinFreeDisk: 1 << 30, Busy: make([]Running, i%5),
 		}
 	}
 	for _, n := range []int{1, 16} {

@@ -9,7 +9,7 @@ import (
 // Explain says of each machine, in the given order, whether it can take the build
 // now, and if not, the first rule that excludes it. The build need not be in a
 // queue; missing may be nil.
-func Explain(b *Build, machines []Machine, missing func(b *Build, machine string) int64) []Verdict {
+func Explain(b *Build, machines []Machine, missing func(b *Build, machine string) Lack) []Verdict {
 	verdicts := make([]Verdict, len(machines))
 	for i := range machines {
 		m := &machines[i]
@@ -17,7 +17,7 @@ func Explain(b *Build, machines []Machine, missing func(b *Build, machine string
 		var lacks int64
 		if v.Rule == "" {
 			if missing != nil {
-				lacks = missing(b, m.Name)
+				lacks = missing(b, m.Name).Bytes
 			}
 			if v.Rule = m.occupied(lacks, 0); v.Rule == "" || v.Rule == RuleSlots {
 				c := newCandidate(m)

@@ -13,9 +13,9 @@ func TestHost(t *testing.T) {
 	for seed := range uint64(500) {
 		rng := rand.New(rand.NewPCG(seed, 1))
 		systems := []string{"x86_64-linux", "i686-linux", "armhf-linux"}
-		var busy []time.Duration
+		var busy []Running
 		for range rng.IntN(4) {
-			busy = append(busy, time.Duration(rng.IntN(100))*time.Second)
+			busy = append(busy, Running{Remaining: time.Duration(rng.IntN(100)) * time.Second})
 		}
 		var list []Machine
 		slots := make(map[string]int)

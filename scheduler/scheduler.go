@@ -62,9 +62,9 @@ type Machine struct {
 	// Slots is how many builds may hold the host, through any machine, when one more
 	// is placed here.
 	Slots int
-	// Busy has, for each build that holds a slot of the host now, the time that it is still
-	// expected to hold it (see Remaining). With len(Busy) >= Slots nothing is placed here.
-	Busy []time.Duration
+	// Busy has the builds that hold a slot of the host now. With len(Busy) >= Slots nothing is
+	// placed here.
+	Busy []Running
 
 	// Speed divides a build's expected duration; 0 counts as 1.
 	Speed float64
@@ -73,6 +73,15 @@ type Machine struct {
 	Bandwidth float64
 	// Pending is how many bytes are queued on the link already.
 	Pending int64
+	// FetchBandwidth is that from the machine, 0 if it is as Bandwidth; Fetching is how many
+	// bytes are queued in that direction.
+	FetchBandwidth float64
+	Fetching       int64
+
+	// Memory is how many bytes the builds there may need together; 0 if that is not limited, or
+	// not known. Tokens has how many there are of whatever else is scarce.
+	Memory int64
+	Tokens map[string]int
 
 	// Load is the 1-minute average per core. At OverloadThreshold and above the
 	// machine gets nothing; a threshold of 0 disregards the load.
@@ -96,6 +105,18 @@ type Machine struct {
 	Refuses string
 }
 
+// Running is a build that holds a slot.
+type Running struct {
+	// Build is what is built; nil if that is not known. Of it counts what it needs (Memory,
+	// Tokens), whose it is (Share), and, if it may be begun again elsewhere, what a Build in the
+	// queue has.
+	Build *Build
+	// Remaining is how much longer it is expected to hold its slot (see Remaining).
+	Remaining time.Duration
+	// Once says that it is not to be begun again elsewhere.
+	Once bool
+}
+
 // Build is one build that is ready to be placed.
 type Build struct {
 	ID       string
@@ -114,6 +135,15 @@ type Build struct {
 	Seq uint64
 	// Expected is how long it should take at speed 1; 0 is DefaultDuration.
 	Expected time.Duration
+	// Output is how many bytes of outputs are expected to travel when it is built; 0 if that is
+	// not known, or nobody wants them elsewhere.
+	Output int64
+	// Share names whose part of the machines it uses (see Shares).
+	Share string
+	// Memory is how many bytes are reserved for it, and Tokens how many it takes of what else is
+	// scarce.
+	Memory int64
+	Tokens map[string]int
 }
 
 // urgent reports whether a is looked at before b.
@@ -136,9 +166,22 @@ type Input struct {
 	Now      time.Time
 	Machines []Machine // names are unique
 	Queue    *Queue    // not changed by Assign
-	// Missing returns how many bytes of the build's inputs the machine lacks. It
-	// may be nil, and is only called where the answer can matter.
-	Missing func(b *Build, machine string) int64
+	// Missing returns what the machine lacks of the build's inputs. It may be nil, and is
+	// only called where the answer can matter.
+	Missing func(b *Build, machine string) Lack
+	// Near names machines that are likely to have much of what the build needs, such as those
+	// that made its inputs. It may be nil. With many machines the others are not all looked at.
+	Near func(b *Build) []string
+	// Shares says whose turn it is; nil if it is everybody's.
+	Shares *Shares
+}
+
+// Lack is what a machine lacks of a build's inputs.
+type Lack struct {
+	Bytes int64 // to be sent to it
+	// Gather is the time until the head has got from other machines what it lacks of these
+	// itself.
+	Gather time.Duration
 }
 
 // Assignment says that a build starts on a machine now.
@@ -187,6 +230,17 @@ type Plan struct {
 	Assignments []Assignment
 	Deferrals   []Deferral
 	Blocked     []Blocked
+	Again       []Again
+}
+
+// Again says that a build which runs on a slow machine should be begun on a faster one too that
+// has nothing else to do: the end that comes first counts.
+type Again struct {
+	Build    *Build
+	From, To string
+	Missing  int64         // bytes to send first
+	Finish   time.Duration // expected there, from now
+	Instead  time.Duration // expected where it runs
 }
 
 // Rule names what excludes a machine.
@@ -202,6 +256,8 @@ const (
 	RuleAdmission Rule = "admission"
 	RuleLoad      Rule = "load"
 	RuleDisk      Rule = "disk"
+	RuleMemory    Rule = "memory"
+	RuleTokens    Rule = "tokens"
 	RuleSlots     Rule = "slots"
 )
 

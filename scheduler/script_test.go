@@ -79,7 +79,9 @@ func newScript() *script {
 	return &script{start: start, now: start, queue: NewQueue(), missing: make(map[[2]string]int64)}
 }
 
-func (s *script) lacks(b *Build, machine string) int64 { return s.missing[[2]string{b.ID, machine}] }
+func (s *script) lacks(b *Build, machine string) Lack {
+	return Lack{Bytes: s.missing[[2]string{b.ID, machine}]}
+}
 
 // run executes one line; output is nil for a command that has none.
 func (s *script) run(line string) (output []string, err error) {
@@ -184,7 +186,7 @@ func (s *script) machine(name string, settings []string) error {
 			m.Busy = nil
 			for text := range strings.SplitSeq(value, ",") {
 				if d, e := time.ParseDuration(text); e == nil {
-					m.Busy = append(m.Busy, d)
+					m.Busy = append(m.Busy, Running{Remaining: d})
 				}
 			}
 		default:
@@ -234,10 +236,10 @@ func (s *script) advance(d time.Duration) {
 	s.now = s.now.Add(d)
 	for i := range s.machines {
 		m := &s.machines[i]
-		var busy []time.Duration
+		var busy []Running
 		for _, b := range m.Busy {
-			if b > d {
-				busy = append(busy, b-d)
+			if b.Remaining > d {
+				busy = append(busy, Running{Remaining: b.Remaining - d})
 			}
 		}
 		m.Busy = busy
@@ -255,7 +257,7 @@ func (s *script) assign() []string {
 		}
 		output = append(output, line)
 		i := slices.IndexFunc(s.machines, func(m Machine) bool { return m.Name == a.Machine })
-		s.machines[i].Busy = append(s.machines[i].Busy, a.Finish)
+		s.machines[i].Busy = append(s.machines[i].Busy, Running{Remaining: a.Finish})
 	}
 	for _, d := range p.Deferrals {
 		output = append(output, fmt.Sprintf("%s %s, until %s", d.Build.ID, d.Reason(), d.Until.Sub(s.start)))

@@ -90,7 +90,7 @@ func (l *loop) schedulerMachines(now time.Time) []scheduler.Machine {
 }
 
 // schedulerMachine describes a machine. Its Busy reuses the memory of busy, which may be nil.
-func (m *machine) schedulerMachine(now time.Time, busy []time.Duration) scheduler.Machine {
+func (m *machine) schedulerMachine(now time.Time, busy []scheduler.Running) scheduler.Machine {
 	s := scheduler.Machine{
 		Name: m.Name, Systems: m.systems(), Features: m.Features, MandatoryFeatures: m.MandatoryFeatures,
 		Slots: m.ParallelBuilds, Speed: m.speed.Speed(m.Speed), Bandwidth: m.peer.Bandwidth.Value(), Pending: m.peer.Sending.Pending(),
@@ -113,7 +113,7 @@ func (m *machine) schedulerMachine(now time.Time, busy []time.Duration) schedule
 		}
 		elapsed := now.Sub(a.began)
 		expected := time.Duration(float64(a.task.expected) / max(s.Speed, 0.01))
-		s.Busy = append(s.Busy, scheduler.Remaining(expected, elapsed))
+		s.Busy = append(s.Busy, scheduler.Running{Remaining: scheduler.Remaining(expected, elapsed)})
 		if elapsed < justStarted {
 			s.JustStarted++
 		}
@@ -122,15 +122,15 @@ func (m *machine) schedulerMachine(now time.Time, busy []time.Duration) schedule
 }
 
 // missing estimates how many bytes of a build's inputs a machine lacks.
-func (l *loop) missing(b *scheduler.Build, machine string) int64 {
+func (l *loop) missing(b *scheduler.Build, machine string) scheduler.Lack {
 	t, m := l.byID[b.ID], l.byName[machine]
 	if t == nil || m == nil || m.Local {
-		return 0
+		return scheduler.Lack{}
 	}
 	if l.lacking.task != t || l.lacking.Stale() {
 		l.lacking = lackedItems{l.inventory.Want(l.items, t.inputPaths), t}
 	}
-	return l.lacking.LackedBy(m.has)
+	return scheduler.Lack{Bytes: l.lacking.LackedBy(m.has)}
 }
 
 // lackedItems has the inputs of a build as missing needs them: missing is asked about one
