@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -76,6 +77,27 @@ func Cut(text string, limit int) string {
 		n--
 	}
 	return text[:n] + mark(n)
+}
+
+// MaxListed bounds lists that are for people.
+const MaxListed = 100
+
+// ListUpTo joins as many texts as a text of at most limit bytes has room for, and says how
+// many more there are.
+func ListUpTo(list []string, separator string, limit int) string {
+	more := func(n int) string { return fmt.Sprintf("and %d more", n) }
+	limit -= len(separator) + len(more(len(list)))
+	var b strings.Builder
+	for i, text := range list {
+		if b.Len() > 0 {
+			b.WriteString(separator)
+		}
+		if i == MaxListed || i > 0 && b.Len()+len(text) > limit {
+			return b.String() + more(len(list)-i)
+		}
+		b.WriteString(Cut(text, limit))
+	}
+	return b.String()
 }
 
 // Shorten cuts texts of a build that are for people and longer than the ledger takes.

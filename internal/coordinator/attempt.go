@@ -42,7 +42,7 @@ func (t *task) place(l *loop, m *machine, reason string) {
 
 // hookOnly reports whether only build hooks want a task. guix-daemon protects what those need.
 func (t *task) hookOnly() bool {
-	return t.dependants.size() == 0 && len(t.builds) > 0 && !slices.ContainsFunc(t.builds, func(lb *liveBuild) bool { return !lb.Offload })
+	return t.dependants.Size() == 0 && len(t.builds) > 0 && !slices.ContainsFunc(t.builds, func(lb *liveBuild) bool { return !lb.Offload })
 }
 
 // newAttempt makes an attempt at a task on a machine. The caller starts it.

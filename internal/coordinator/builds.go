@@ -21,7 +21,7 @@ func (c *Coordinator) Story(ctx context.Context, b *api.Build) (*api.BuildStory,
 	story := &api.BuildStory{Build: *b, Events: events}
 	if b.Dependents > 0 {
 		story.WantedByCount = b.Dependents
-		story.WantedBy, err = c.ledger.HeldUp(ctx, b, maxListed)
+		story.WantedBy, err = c.ledger.HeldUp(ctx, b, api.MaxListed)
 		return story, err
 	}
 	err = c.do(ctx, func(l *loop) {
@@ -37,14 +37,14 @@ func (c *Coordinator) Story(ctx context.Context, b *api.Build) (*api.BuildStory,
 func (t *task) wantedBy() (list []api.Build, count int) {
 	seen := map[*task]bool{t: true}
 	for queue := []*task{t}; len(queue) > 0; queue = queue[1:] {
-		for d := range queue[0].dependants.all() {
+		for d := range queue[0].dependants.All() {
 			if seen[d] {
 				continue
 			}
 			seen[d] = true
 			queue = append(queue, d)
 			count += len(d.builds)
-			for _, lb := range d.builds[:min(len(d.builds), maxListed-len(list))] {
+			for _, lb := range d.builds[:min(len(d.builds), api.MaxListed-len(list))] {
 				list = append(list, lb.Build)
 			}
 		}
@@ -77,7 +77,7 @@ func (c *Coordinator) Dependents(ctx context.Context, ids []string, ok func(*api
 				return
 			}
 			seen[t] = true
-			for d := range t.dependants.all() {
+			for d := range t.dependants.All() {
 				add(d)
 				for _, lb := range d.builds {
 					if ok(&lb.Build) {

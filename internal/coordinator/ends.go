@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"lighter/internal/api"
+	"lighter/internal/coordinator/graph"
 	"lighter/internal/ledger"
 	"lighter/store"
 )
@@ -72,7 +73,7 @@ func (t *task) setAvailable(l *loop) {
 		return
 	}
 	t.enter(l, stageMade)
-	for d := range t.dependants.all() {
+	for d := range t.dependants.All() {
 		if d.waiting--; d.waiting == 0 && d.stage == stageWaiting {
 			d.makeReady(l)
 		}
@@ -82,9 +83,9 @@ func (t *task) setAvailable(l *loop) {
 // releaseInputs notes that a task that is over no longer needs its inputs.
 func (t *task) releaseInputs(l *loop) {
 	inputs := t.inputs
-	t.inputs = taskSet{}
-	for in := range inputs.all() {
-		in.dependants.remove(t)
+	t.inputs = graph.Set[*task]{}
+	for in := range inputs.All() {
+		in.dependants.Remove(t)
 		in.dropUnneeded(l)
 	}
 }
@@ -92,7 +93,7 @@ func (t *task) releaseInputs(l *loop) {
 // dropUnneeded removes a task that nobody needs and nobody asked for, with whatever is kept of
 // its outputs or still being done for it.
 func (t *task) dropUnneeded(l *loop) {
-	if t.dependants.size() > 0 || t.stage == stageOver || t.wantedHome() || t.offloaded() {
+	if t.dependants.Size() > 0 || t.stage == stageOver || t.wantedHome() || t.offloaded() {
 		return
 	}
 	if !t.available() {
@@ -149,15 +150,15 @@ func (t *task) fail(l *loop, f *api.Failure) {
 	dependents := 0 // builds
 	for i := 0; i < len(doomed); i++ {
 		t := doomed[i]
-		for d := range t.dependants.all() {
-			d.inputs.remove(t)
+		for d := range t.dependants.All() {
+			d.inputs.Remove(t)
 			if !d.begun() && d.stage != stageOver && !seen[d] {
 				seen[d] = true
 				doomed = append(doomed, d)
 				dependents += len(d.builds)
 			}
 		}
-		t.dependants = taskSet{}
+		t.dependants = graph.Set[*task]{}
 	}
 	for _, lb := range t.builds {
 		lb.Dependents = dependents
@@ -226,7 +227,7 @@ func (lb *liveBuild) unwanted(l *loop, reason string) (standIn string) {
 		t.dropUnneeded(l)
 		return ""
 	}
-	if lb.Parent == "" && t.dependants.size() > 0 {
+	if lb.Parent == "" && t.dependants.Size() > 0 {
 		return t.standIn(l, lb)
 	}
 	t.cancelDependants(l)
@@ -249,9 +250,9 @@ func (t *task) cancelDependants(l *loop) {
 		t := work[len(work)-1]
 		work = work[:len(work)-1]
 		dependants := t.dependants
-		t.dependants = taskSet{}
-		for d := range dependants.all() {
-			d.inputs.remove(t)
+		t.dependants = graph.Set[*task]{}
+		for d := range dependants.All() {
+			d.inputs.Remove(t)
 			if d.begun() || d.stage == stageOver {
 				continue
 			}
@@ -267,7 +268,7 @@ func (t *task) standIn(l *loop, canceled *liveBuild) (id string) {
 	b.ID, b.State, b.Reason, b.Stopped, b.Offload = newID(), t.joinState(), t.reason, nil, false
 	b.Failure = nil
 	b.Submitter = nil // who does not want it shall not have a hold on what others need
-	for d := range t.dependants.all() {
+	for d := range t.dependants.All() {
 		if len(d.builds) > 0 {
 			b.Parent = d.builds[0].ID
 			break

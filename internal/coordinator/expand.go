@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 
 	"lighter/internal/api"
 	"lighter/internal/coordinator/expand"
+	"lighter/internal/coordinator/graph"
 	"lighter/internal/coordinator/headstore"
 	"lighter/scheduler"
 	"lighter/store"
@@ -148,7 +150,7 @@ func (t *task) link(l *loop, f *expand.Found, g *expand.Graph) bool {
 
 // decide says what is next for tasks whose edges are known now.
 func (l *loop) decide(tasks []*task) {
-	sorted, circular := sortTasks(tasks)
+	sorted, circular := graph.Sort(tasks, func(t *task) iter.Seq[*task] { return t.inputs.All() })
 	for _, t := range circular {
 		t.fail(l, expansionFailure("", fmt.Errorf("derivation %s: %w", t.drv, errCycle)))
 	}

@@ -185,7 +185,7 @@ func (a *attempt) refused(l *loop, f *api.Failure) {
 	}
 	all := *f
 	all.Message = "no machine can build it: "
-	all.Message += listUpTo(t.unable.Reasons(), "; ", api.MaxMessage-len(all.Message))
+	all.Message += api.ListUpTo(t.unable.Reasons(), "; ", api.MaxMessage-len(all.Message))
 	t.fail(l, &all)
 }
 
@@ -234,7 +234,7 @@ func allFailed(t *task, last *api.Failure) *api.Failure {
 	}
 	f := *last
 	f.Message = fmt.Sprintf("%d attempts failed: ", t.blamed)
-	f.Message += listUpTo(causes, "; ", api.MaxMessage-len(f.Message))
+	f.Message += api.ListUpTo(causes, "; ", api.MaxMessage-len(f.Message))
 	return &f
 }
 

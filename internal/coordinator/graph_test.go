@@ -291,22 +291,6 @@ func (f *farm) awaitChild(drv store.Path, s api.State) *api.Build {
 	return f.awaitState(id, s)
 }
 
-func TestCircleIsFoundOut(t *testing.T) {
-	a, b, c, d := &task{}, &task{}, &task{}, &task{}
-	a.inputs.add(b)
-	b.inputs.add(c)
-	b.inputs.add(d)
-	c.inputs.add(b)
-	sorted, circular := sortTasks([]*task{a, b, c, d})
-	if !slices.Equal(sorted, []*task{a}) || len(circular) != 3 {
-		t.Errorf("got %d sorted and %d circular, want 1 and 3", len(sorted), len(circular))
-	}
-	c.inputs = taskSet{}
-	if sorted, circular := sortTasks([]*task{d, c, b, a}); len(sorted) != 4 || len(circular) != 0 || sorted[0] != a || sorted[1] != b {
-		t.Errorf("got %d sorted and %d circular, want 4 in order", len(sorted), len(circular))
-	}
-}
-
 func TestNoMachineForSystem(t *testing.T) {
 	f := newFarm(t, nil, "m1")
 	drv := f.derive(&derivation.Derivation{System: "riscv64-linux"}, "one", "")
@@ -343,7 +327,7 @@ func TestMoreDependantsFirst(t *testing.T) {
 	}
 	f.until("both are ready, and what waits for them is known", func() (known bool) {
 		inLoop(func(l *loop) {
-			known = l.queue.Len() == 2 && l.tasks[one].dependants.size() == 1 && l.tasks[many].dependants.size() == 3
+			known = l.queue.Len() == 2 && l.tasks[one].dependants.Size() == 1 && l.tasks[many].dependants.Size() == 3
 		})
 		return known
 	})

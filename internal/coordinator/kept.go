@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"lighter/internal/api"
+	"lighter/internal/coordinator/graph"
 	"lighter/internal/coordinator/inventory"
 	"lighter/store"
 )
@@ -98,7 +99,7 @@ func (t *task) lose(l *loop, why string) {
 	l.log.Warn("outputs were lost", "derivation", t.drv, "machine", m.Name, "why", why)
 	t.release(l, m)
 	dependants := t.dependants
-	t.dependants = taskSet{}
+	t.dependants = graph.Set[*task]{}
 	t.abandon(l, why)
 	if len(t.builds) > 0 {
 		t.setState(l, api.Queued, "built again: "+why)
@@ -107,8 +108,8 @@ func (t *task) lose(l *loop, why string) {
 		t.enter(l, stageOver)
 		t.releaseInputs(l)
 	}
-	for d := range dependants.all() {
-		d.inputs.remove(t)
+	for d := range dependants.All() {
+		d.inputs.Remove(t)
 		if d.begun() {
 			continue
 		}
@@ -142,7 +143,7 @@ func (a *attempt) inputsLost(l *loop, lost []store.Path) {
 		return
 	}
 	t.setState(l, api.Waiting, fmt.Sprintf("%s was lost and is built again", lost[0]))
-	for in := range t.inputs.all() {
+	for in := range t.inputs.All() {
 		if in.kept != nil {
 			in.lose(l, "its outputs were no longer found there")
 		}

@@ -258,8 +258,8 @@ func (l *loop) lookForIdleMachines() {
 // why explains where a build stands.
 func (t *task) why(l *loop, lb *liveBuild) *api.Why {
 	w := &api.Why{Build: lb.Build, Summary: lb.Reason, Attempts: t.failures}
-	for in := range t.inputs.all() {
-		if !in.available() && len(in.builds) > 0 && len(w.WaitsFor) < maxListed {
+	for in := range t.inputs.All() {
+		if !in.available() && len(in.builds) > 0 && len(w.WaitsFor) < api.MaxListed {
 			w.WaitsFor = append(w.WaitsFor, in.builds[0].Build)
 		}
 	}
@@ -312,9 +312,6 @@ func (t *task) placeInQueue(l *loop, w *api.Why) {
 	}
 	w.Ahead = nil // it is not in the queue yet
 }
-
-// maxListed bounds the lists that are for people.
-const maxListed = 100
 
 func (t *task) waitReason(l *loop, could []string, now time.Time) string {
 	if err := l.recorder.Stalled(); err != nil {

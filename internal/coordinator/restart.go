@@ -419,7 +419,7 @@ func (c *Coordinator) endHookGrace(ctx context.Context) {
 				return
 			}
 			lb.leave(l, api.Succeeded, "guix-daemon has the outputs")
-			if t := lb.task; len(t.builds) == 0 && t.dependants.size() > 0 && !t.available() {
+			if t := lb.task; len(t.builds) == 0 && t.dependants.Size() > 0 && !t.available() {
 				t.standIn(l, lb)
 			} else {
 				t.withoutBuild(l)

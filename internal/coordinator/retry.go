@@ -161,11 +161,11 @@ func (t *task) reprioritise(l *loop) {
 				priority, set = n, true
 			}
 		}
-		for d := range t.dependants.all() {
+		for d := range t.dependants.All() {
 			raise(d.priority)
 		}
 		for _, lb := range t.builds {
-			if lb.Parent == "" || t.dependants.size() == 0 {
+			if lb.Parent == "" || t.dependants.Size() == 0 {
 				raise(lb.Priority)
 			}
 		}
@@ -174,7 +174,7 @@ func (t *task) reprioritise(l *loop) {
 		}
 		t.priority = priority
 		t.moveInQueue(l)
-		for in := range t.inputs.all() {
+		for in := range t.inputs.All() {
 			work = append(work, in)
 		}
 	}

@@ -24,7 +24,7 @@ func (c *Coordinator) Status(ctx context.Context) (*api.Status, error) {
 	}
 	s.HooksPending, s.HooksParked = c.eventHooks.Counts()
 	for _, err := range c.ledger.SetAside() {
-		if len(s.LedgerProblems) == maxListed {
+		if len(s.LedgerProblems) == api.MaxListed {
 			break
 		}
 		s.LedgerProblems = append(s.LedgerProblems, api.Cut(err.Error(), api.MaxProblem))

@@ -3,7 +3,6 @@ package coordinator
 import (
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -11,6 +10,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/coordinator/delivery"
 	"lighter/internal/coordinator/expand"
+	"lighter/internal/coordinator/graph"
 	"lighter/internal/coordinator/headstore"
 	"lighter/internal/coordinator/tally"
 	"lighter/internal/coordinator/unable"
@@ -35,8 +35,8 @@ type task struct {
 
 	node       *headstore.Node
 	inputPaths []store.Path // outputs of inputs, and sources
-	inputs     taskSet
-	dependants taskSet
+	inputs     graph.Set[*task]
+	dependants graph.Set[*task]
 	waiting    int // inputs that are not available
 
 	priority  int
@@ -119,7 +119,7 @@ func (t *task) requestedOutputs() []string {
 
 // wantedOutputs returns the requestedOutputs, or nil for all if other tasks need some.
 func (t *task) wantedOutputs() []string {
-	if t.dependants.size() > 0 {
+	if t.dependants.Size() > 0 {
 		return nil
 	}
 	return t.requestedOutputs()
@@ -264,28 +264,28 @@ func (t *task) expand(l *loop) {
 
 // moveInQueue tells the queue how urgent a task is now, if it is in the queue.
 func (t *task) moveInQueue(l *loop) {
-	l.queue.Reprioritise(t.id, t.priority, t.rank, t.dependants.size())
+	l.queue.Reprioritise(t.id, t.priority, t.rank, t.dependants.Size())
 }
 
 // setInputs replaces a task's edges to what it needs.
 func (t *task) setInputs(l *loop, inputs []*task) {
 	old := t.inputs
-	t.inputs, t.waiting = taskSet{few: make([]*task, 0, min(len(inputs), maxFew))}, 0
+	t.inputs, t.waiting = graph.WithRoom[*task](len(inputs)), 0
 	for _, in := range inputs {
-		if in == t || t.inputs.has(in) {
+		if in == t || t.inputs.Has(in) {
 			continue
 		}
-		t.inputs.add(in)
-		in.dependants.add(t)
+		t.inputs.Add(in)
+		in.dependants.Add(t)
 		in.moveInQueue(l)
 		if !in.available() {
 			t.waiting++
 		}
 	}
 	l.live.Store(t.drv, t.node)
-	for in := range old.all() {
-		if !t.inputs.has(in) {
-			in.dependants.remove(t)
+	for in := range old.All() {
+		if !t.inputs.Has(in) {
+			in.dependants.Remove(t)
 			in.dropUnneeded(l)
 		}
 	}
@@ -315,7 +315,7 @@ func (t *task) await(l *loop) {
 	}
 	t.setState(l, api.Waiting, countWaiting(t.waiting))
 	var missing []string
-	for in := range t.inputs.all() {
+	for in := range t.inputs.All() {
 		if !in.available() {
 			missing = append(missing, in.drv.String())
 		}
@@ -326,30 +326,12 @@ func (t *task) await(l *loop) {
 
 // tellMissing makes events of the derivations that the builds of a task wait for.
 func (t *task) tellMissing(l *loop, missing []string) {
-	reason := listUpTo(missing, " ", api.MaxReason)
+	reason := api.ListUpTo(missing, " ", api.MaxReason)
 	for _, lb := range t.builds {
 		l.change(ledger.Change{Event: &api.Event{
 			Kind: api.KindMissingInputs, Build: lb.ID, State: lb.State, Attempt: lb.Attempt, Reason: reason,
 		}})
 	}
-}
-
-// listUpTo joins as many texts as a text of at most limit bytes has room for, and says how
-// many more there are.
-func listUpTo(list []string, separator string, limit int) string {
-	more := func(n int) string { return fmt.Sprintf("and %d more", n) }
-	limit -= len(separator) + len(more(len(list)))
-	var b strings.Builder
-	for i, text := range list {
-		if b.Len() > 0 {
-			b.WriteString(separator)
-		}
-		if i == maxListed || i > 0 && b.Len()+len(text) > limit {
-			return b.String() + more(len(list)-i)
-		}
-		b.WriteString(api.Cut(text, limit))
-	}
-	return b.String()
 }
 
 func countWaiting(n int) string {
@@ -386,7 +368,7 @@ func (l *loop) wake(now time.Time) {
 // their turn will come.
 func (t *task) spread(l *loop, later map[*task]bool) {
 	t.rank = max(t.rank, t.expected)
-	for d := range t.dependants.all() {
+	for d := range t.dependants.All() {
 		t.rank = max(t.rank, t.expected+d.rank)
 		t.priority = max(t.priority, d.priority)
 	}
@@ -394,7 +376,7 @@ func (t *task) spread(l *loop, later map[*task]bool) {
 	for len(work) > 0 {
 		x := work[len(work)-1]
 		work = work[:len(work)-1]
-		for in := range x.inputs.all() {
+		for in := range x.inputs.All() {
 			rank, priority := max(in.rank, in.expected+x.rank), max(in.priority, x.priority)
 			if rank == in.rank && priority == in.priority {
 				continue
@@ -408,51 +390,10 @@ func (t *task) spread(l *loop, later map[*task]bool) {
 	}
 }
 
-// sortTasks orders tasks so that each comes before those that it needs. circular are the tasks
-// that need each other in a circle, or are needed by such tasks.
-func sortTasks(tasks []*task) (sorted, circular []*task) {
-	needed := make(map[*task]int, len(tasks)) // by how many of the others
-	for _, t := range tasks {
-		needed[t] = 0
-	}
-	count := func(t *task, n int) (free []*task) {
-		for in := range t.inputs.all() {
-			if _, ours := needed[in]; !ours {
-				continue
-			}
-			if needed[in] += n; needed[in] == 0 {
-				free = append(free, in)
-			}
-		}
-		return free
-	}
-	for t := range needed {
-		count(t, 1)
-	}
-	var free []*task
-	for _, t := range tasks {
-		if needed[t] == 0 {
-			free = append(free, t)
-		}
-	}
-	for len(free) > 0 {
-		t := free[len(free)-1]
-		free = append(free[:len(free)-1], count(t, -1)...)
-		sorted = append(sorted, t)
-		delete(needed, t)
-	}
-	for _, t := range tasks {
-		if needed[t] > 0 {
-			circular = append(circular, t)
-		}
-	}
-	return sorted, circular
-}
-
 func (t *task) schedulerBuild(l *loop) scheduler.Build {
 	b := scheduler.Build{
 		ID: t.id, System: t.node.System, Features: t.node.Features,
-		Priority: t.priority, Rank: t.rank, Dependants: t.dependants.size(), Seq: t.seq, Expected: t.expected,
+		Priority: t.priority, Rank: t.rank, Dependants: t.dependants.Size(), Seq: t.seq, Expected: t.expected,
 	}
 	for _, m := range l.machines {
 		if t.skip[m.Name] || t.unable.Has(m.Name) || !t.allows(m.Name) {
