@@ -174,6 +174,13 @@ type BuildRequest struct {
 	// completely; an output may be asked for more than once, of which the last counts.
 	Made func(output string) (io.WriteCloser, error)
 
+	// MemoryLimit is how many bytes of memory the build's processes may have together, where the
+	// store can see to that: Measured says whether there was a limit. 0 means no limit.
+	MemoryLimit int64
+	// Measured is filled in before Build returns, whatever the outcome, with what the build used. What
+	// the store does not measure stays as it is. May be nil.
+	Measured *Measured
+
 	// Log gets the builder's standard output and error as they are written. It
 	// is not called concurrently. May be nil.
 	Log io.Writer

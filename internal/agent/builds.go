@@ -316,7 +316,7 @@ func storeRequest(req *agentapi.BuildRequest, at *attempt) *store.BuildRequest {
 	r := &store.BuildRequest{
 		Derivation: req.Derivation, Inputs: req.Inputs, Cores: req.Cores, KeepFailed: req.KeepFailed, SandboxPaths: req.SandboxPaths,
 		Timeout: req.Timeout.Duration(), MaxSilentTime: req.MaxSilentTime.Duration(), Log: at.output,
-		Check: req.Check, Made: at.makeOutput,
+		Check: req.Check, Made: at.makeOutput, MemoryLimit: req.MemoryLimit, Measured: new(store.Measured),
 	}
 	if len(req.Text) > 0 {
 		r.Text = req.Text
@@ -335,6 +335,9 @@ func (a *Agent) build(ctx context.Context, at *attempt, builder store.Builder, r
 	result, err := a.guarded(ctx, at, builder, req)
 	a.giveSlot() // before the coordinator hears of the end and puts the next one
 	status := a.outcome(ctx, at.snapshot(), kills, result, err)
+	if *req.Measured != (store.Measured{}) {
+		status.Measured = req.Measured
+	}
 	if status.State != agentapi.Succeeded {
 		at.removeOutputs()
 	}

@@ -78,6 +78,7 @@ func (m *Machine) checkNumbers() error {
 		{"hardware: cores", float64(m.Hardware.Cores), maxCores},
 		{"hardware: memory", float64(m.Hardware.Memory), maxSize},
 		{"load", m.Load, maxLoad},
+		{"ownLoad", m.OwnLoad, maxLoad},
 		{"uptime", float64(m.Uptime), float64(maxUptime)},
 		{"running", float64(m.Running), maxCount},
 		{"pid", float64(m.PID), maxCount},
@@ -133,6 +134,12 @@ func (s *BuildStatus) check(asked *Asked) error {
 	}
 	if s.State != Rooted {
 		s.Missing = nil
+	}
+	if err := checkMeasured(s.Measured); err != nil {
+		return fmt.Errorf("build %s: measured: %w", s.ID, err)
+	}
+	if !s.Finished() {
+		s.Measured = nil
 	}
 	if s.State != Failed {
 		s.Failure = nil
@@ -242,6 +249,31 @@ func checkFailure(f *api.Failure) error {
 		Culprit: f.Culprit, Phase: api.Building, Kind: f.Kind, ExitCode: f.ExitCode,
 		Message: Printable(f.Message, api.MaxMessage), KeptIn: Printable(f.KeptIn, api.MaxPath),
 	}
+	return nil
+}
+
+// checkMeasured returns why no build can have used that; nil says nothing.
+func checkMeasured(m *store.Measured) error {
+	if m == nil {
+		return nil
+	}
+	for _, rule := range []struct {
+		name       string
+		value, max float64
+	}{
+		{"cpu", m.CPU, maxCPU},
+		{"peakMemory", float64(m.PeakMemory), maxSize},
+		{"disk", float64(m.Disk), maxSize},
+		{"memoryLimit", float64(m.MemoryLimit), maxSize},
+	} {
+		if math.IsNaN(rule.value) || rule.value < 0 || rule.value > rule.max {
+			return fmt.Errorf("%s: %g is out of range", rule.name, rule.value)
+		}
+	}
+	if m.Method != "" && m.Method != store.MeasuredCgroup && m.Method != store.MeasuredProcesses {
+		return fmt.Errorf("%q is not a method", api.Cut(string(m.Method), api.MaxName))
+	}
+	m.Unmeasured = Printable(m.Unmeasured, api.MaxProblem)
 	return nil
 }
 

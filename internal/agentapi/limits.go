@@ -52,8 +52,9 @@ const (
 	maxCores   = 1 << 14
 	maxLoad    = 1e6
 	maxUptime  = api.Seconds(100 * 365 * 24 * 3600)
-	maxExit    = 1 << 10 // 128+N for signal N is the greatest that is known
-	maxCount   = 1 << 30 // of processes and builds
+	maxCPU     = maxCores * float64(maxUptime) // seconds of processor time
+	maxExit    = 1 << 10                       // 128+N for signal N is the greatest that is known
+	maxCount   = 1 << 30                       // of processes and builds
 )
 
 // Limits are how long a client waits for an agent. The zero value is good.

@@ -54,15 +54,18 @@ type Machine struct {
 	// ID is the agent's own, from its start to its end, another one for each head that has a name there,
 	// and nobody can guess it: ways on which the same one is heard lead to the same builds of the same
 	// agent. Empty if the agent has none.
-	ID         string   `json:"id,omitempty"`
-	Kernel     string   `json:"kernel"`             // "Linux 6.1.0-40-amd64"
-	Hostname   string   `json:"hostname"`           // of the machine itself
-	Systems    []string `json:"systems"`            // that its kernel can run by itself, the native one first
-	Emulated   []string `json:"emulated,omitempty"` // those that it runs through an emulator, with binfmt_misc
-	Cores      int      `json:"cores"`
-	Load       float64  `json:"load"`       // 1-minute average, not divided
-	FreeDisk   int64    `json:"freeDisk"`   // bytes, where the store is
-	FreeMemory int64    `json:"freeMemory"` // bytes, MemAvailable
+	ID       string   `json:"id,omitempty"`
+	Kernel   string   `json:"kernel"`             // "Linux 6.1.0-40-amd64"
+	Hostname string   `json:"hostname"`           // of the machine itself
+	Systems  []string `json:"systems"`            // that its kernel can run by itself, the native one first
+	Emulated []string `json:"emulated,omitempty"` // those that it runs through an emulator, with binfmt_misc
+	Cores    int      `json:"cores"`
+	Load     float64  `json:"load"` // 1-minute average, not divided
+	// OwnLoad is the part of Load that the agent's own builds make, averaged as the kernel does. Load is
+	// rounded and taken at other moments, so that it may be a little less.
+	OwnLoad    float64 `json:"ownLoad,omitempty"`
+	FreeDisk   int64   `json:"freeDisk"`   // bytes, where the store is
+	FreeMemory int64   `json:"freeMemory"` // bytes, MemAvailable
 	// FreeInodes is where the store is; BuildFreeDisk (bytes) and BuildFreeInodes are where builds
 	// have their folders. Negative if not known, or if the file system has no such limit.
 	FreeInodes      int64 `json:"freeInodes,omitempty"`
@@ -109,6 +112,9 @@ type BuildRequest struct {
 	MaxSilentTime api.Seconds  `json:"maxSilentTime,omitempty"`
 	Cores         int          `json:"cores,omitempty"`
 	KeepFailed    bool         `json:"keepFailed,omitempty"`
+	// MemoryLimit is how many bytes of memory the build's processes may have together, where the machine
+	// can see to that; 0 means no limit. The status says under Measured whether there was one.
+	MemoryLimit int64 `json:"memoryLimit,omitempty"`
 	// SandboxPaths are host paths, or "inside=outside", visible to the build
 	// besides the inputs. From the machine's configuration.
 	SandboxPaths []string `json:"sandboxPaths,omitempty"`
@@ -148,6 +154,8 @@ type BuildStatus struct {
 	// some may be left out: see store.BuildRequest.
 	Check        bool `json:"check,omitempty"`
 	AlreadyValid bool `json:"alreadyValid,omitempty"`
+	// Measured is what the build used, once it is finished, whatever became of it; null if it did not run.
+	Measured *store.Measured `json:"measured,omitempty"`
 	// Failure, once it has failed: the derivation's or the machine's.
 	Failure *api.Failure `json:"failure,omitempty"`
 	// Partial says, in a log's trailer alone, that Outputs was left out.

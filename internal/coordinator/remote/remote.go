@@ -89,13 +89,16 @@ type Attempt struct {
 	closure *inventory.Closure
 }
 
-// Outcome is what an attempt that succeeded reports.
+// Outcome is what an attempt that succeeded reports. With the error of a build that ran and failed comes
+// one with Used alone.
 type Outcome struct {
 	Outputs   map[string]*store.Info
 	Made      []*inventory.Item // the same
 	BuildTime time.Duration
 	Measured  bool // BuildTime says something about such builds
 	Cached    bool // nothing was built
+	// Used is what the build used of its machine, as that says; nil if nothing was built, or it says nothing.
+	Used *store.Measured
 }
 
 // Size returns the NAR bytes of the outputs.
@@ -159,9 +162,9 @@ func (a *Attempt) perform() (*Outcome, error) {
 		return nil, err
 	}
 	if err := a.vet(status); err != nil {
-		return nil, err
+		return &Outcome{Used: status.Measured}, err
 	}
-	out := &Outcome{Outputs: status.Outputs, Made: inventory.Made(status.Outputs, a.closure), Cached: status.AlreadyValid}
+	out := &Outcome{Outputs: status.Outputs, Made: inventory.Made(status.Outputs, a.closure), Cached: status.AlreadyValid, Used: status.Measured}
 	out.BuildTime, out.Measured = a.times.duration(status)
 	return out, nil
 }
