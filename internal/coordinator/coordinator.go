@@ -53,6 +53,7 @@ import (
 	"lighter/internal/coordinator/intake"
 	"lighter/internal/coordinator/inventory"
 	"lighter/internal/coordinator/limits"
+	"lighter/internal/coordinator/machinesfile"
 	"lighter/internal/coordinator/mailbox"
 	"lighter/internal/coordinator/peer"
 	"lighter/internal/coordinator/recorder"
@@ -161,9 +162,9 @@ type Coordinator struct {
 
 	// live has the *headstore.Node of every task that was expanded, by derivation. The loop
 	// writes it, the expander reads it.
-	live    sync.Map
-	reading chan struct{} // has room for one: whoever reads the machines file
-	room    *headroom.Room
+	live sync.Map
+	room *headroom.Room
+	file *machinesfile.File
 
 	ctx context.Context // of Run
 	// first is the loop until Run takes it; from then on only posted functions are given it.
@@ -176,7 +177,6 @@ func New(cfg Config) (*Coordinator, error) {
 		cfg: cfg, limits: cfg.Limits.WithDefaults(), log: cfg.Logger, ledger: cfg.Ledger,
 		head: headstore.New(cfg.Store), moving: peer.NewTransfers(), latency: newLatency(),
 		mail: mailbox.New[func(*loop)](), questions: mailbox.New[question](), recovered: make(chan struct{}), stopped: make(chan struct{}), fatal: make(chan error, 1),
-		reading: make(chan struct{}, 1),
 	}
 	c.started = c.now()
 	if c.log == nil {
@@ -212,6 +212,7 @@ func New(cfg Config) (*Coordinator, error) {
 	c.pruner = newPruner(c)
 	c.intake = newIntake(c)
 	c.recorder = newRecorder(c)
+	c.file = newMachinesFile(c)
 	c.first = newLoop(c)
 	if err := c.first.openMachines(); err != nil {
 		return nil, err

@@ -30,7 +30,6 @@ type loop struct {
 	hosts     []*host    // to which they lead
 	byName    map[string]*machine
 	learnt    map[string]ledger.Machine // what the ledger has of machines, and of earlier ones, by name
-	file      machinesFile
 	pause     pauseSetting
 	space     api.HeadStatus
 	counts    *tally.Counts
@@ -61,15 +60,13 @@ type loop struct {
 }
 
 func newLoop(c *Coordinator) *loop {
-	l := &loop{
+	return &loop{
 		Coordinator: c, counts: tally.New(), byName: make(map[string]*machine), items: inventory.NewNumbers(),
 		deliveries: make(map[string]*delivery.Delivery), tasks: make(map[store.Path]*task), builds: make(map[string]*liveBuild),
 		finals: make(map[string][]chan struct{}), attached: make(map[string]int),
 		queue: scheduler.NewQueue(), byID: make(map[string]*task),
 		delayed: make(map[*task]bool), spare: make(map[store.Path]*spare), alarmed: make(map[string]time.Time),
 	}
-	l.noteFile(c.cfg.MachinesFile)
-	return l
 }
 
 // openMachines opens the machines of the configuration.
@@ -99,9 +96,7 @@ func (l *loop) start() {
 	for _, h := range l.hosts {
 		h.start(l.ctx)
 	}
-	if l.cfg.LoadMachines != nil && l.cfg.MachinesFile != "" {
-		l.group.Go(func() { l.watchMachines(l.ctx) })
-	}
+	l.group.Go(func() { l.file.Watch(l.ctx, l.limits.WatchInterval) })
 	l.group.Go(func() {
 		l.room.Watch(l.ctx, func(s api.HeadStatus) { l.post(func(l *loop) { l.headMeasured(s) }) })
 	})

@@ -3,9 +3,7 @@ package coordinator
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"net/http"
 	"reflect"
 	"slices"
@@ -14,7 +12,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/coordinator/conduct"
-	"lighter/internal/disk"
+	"lighter/internal/coordinator/machinesfile"
 	"lighter/internal/ledger"
 	"lighter/machines"
 	"lighter/store"
@@ -29,74 +27,29 @@ import (
 // for: it is reached the new way at once, and its builds go on there if that agent knows them. A
 // removed machine is let go like one that answers.
 
-// machinesFile is what is known of the machines file.
-type machinesFile struct {
-	status api.MachinesFileStatus
-	seen   disk.Mark // of the version that was last read or refused
+func newMachinesFile(c *Coordinator) *machinesfile.File {
+	return machinesfile.New(machinesfile.Options{
+		Name: c.cfg.MachinesFile, Load: c.cfg.LoadMachines, Now: c.now, Logger: c.log,
+		Use: func(ctx context.Context, list []machines.Machine) (became *api.Reloaded, err error) {
+			past, err := c.pastOf(ctx)
+			if err != nil {
+				return nil, err
+			}
+			if e := c.do(ctx, func(l *loop) { became, err = l.useMachines(list, past) }); e != nil { //nolint:contextcheck // streams live as long as their lane
+				<-ctx.Done() // it ends with the coordinator
+				return nil, e
+			}
+			return became, err
+		},
+	})
 }
 
-// freshFile is the age below which the file may have changed after the caller of New read it.
-const freshFile = 10 * time.Second
-
-// noteFile notes that the caller of New read the machines file.
-func (l *loop) noteFile(file string) {
-	now := l.now()
-	l.file = machinesFile{status: api.MachinesFileStatus{File: file, Read: &now}}
-	if mark, err := disk.MarkOf(file); err == nil && now.Sub(mark.Modified) > freshFile {
-		l.file.seen = mark
-	}
-}
-
-// watchMachines reads the machines file whenever it has changed. A change counts once the file
-// looked the same twice, so that half a file that is still being written is not read.
-func (c *Coordinator) watchMachines(ctx context.Context) {
-	var before disk.Mark
-	gone := false
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(c.limits.WatchInterval):
-		}
-		mark, err := disk.MarkOf(c.cfg.MachinesFile)
-		switch {
-		case err != nil && gone:
-		case err != nil:
-			gone = true
-			if c.do(ctx, func(l *loop) { l.refuseFile(disk.Mark{}, err) }) != nil {
-				return
-			}
-		case gone || mark != before:
-			gone = false
-		default:
-			var seen disk.Mark
-			if c.do(ctx, func(l *loop) { seen = l.file.seen }) != nil {
-				return
-			}
-			if mark != seen {
-				_, _ = c.Reload(ctx) // it logs what is wrong
-			}
-		}
-		before = mark
-	}
-}
-
-// Refresh calls Reload if the machines file has changed since it was last read: for a person who has just
-// written it and wants to see what has become of it.
+// Refresh calls Reload if the machines file has changed since it was last read; see
+// [machinesfile.File].
 func (c *Coordinator) Refresh(ctx context.Context) error {
-	if c.cfg.LoadMachines == nil || c.cfg.MachinesFile == "" {
-		return nil
-	}
-	var seen disk.Mark
-	if err := c.do(ctx, func(l *loop) { seen = l.file.seen }); err != nil {
-		return err
-	}
-	mark, err := disk.MarkOf(c.cfg.MachinesFile)
-	if errors.Is(err, fs.ErrNotExist) || mark == seen {
-		return nil // watchMachines says that it is gone
-	}
-	_, err = c.Reload(ctx)
-	return err
+	ctx, cancel := c.UntilStopped(ctx)
+	defer cancel()
+	return c.file.Refresh(ctx)
 }
 
 // ReloadAll calls Reload, and then Config.Reload.
@@ -113,69 +66,9 @@ func (c *Coordinator) ReloadAll(ctx context.Context) (*api.Reloaded, error) {
 
 // Reload reads the machines file and uses its machines. If it is bad, nothing changes.
 func (c *Coordinator) Reload(ctx context.Context) (*api.Reloaded, error) {
-	if c.cfg.LoadMachines == nil {
-		return nil, api.BadRequest("this coordinator has no machines file to read again")
-	}
-	select {
-	case c.reading <- struct{}{}:
-		defer func() { <-c.reading }()
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	case <-c.stopped:
-		return nil, errStopping
-	}
-	mark, err := disk.MarkOf(c.cfg.MachinesFile)
-	if c.cfg.MachinesFile == "" {
-		err = nil
-	}
-	var list []machines.Machine
-	if err == nil {
-		list, err = c.cfg.LoadMachines(ctx)
-	}
-	var past *machinesPast
-	if err == nil {
-		past, err = c.pastOf(ctx)
-	}
-	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
-	}
-	var became *api.Reloaded
-	if e := c.do(ctx, func(l *loop) { //nolint:contextcheck // streams live as long as their lane
-		if err == nil {
-			became, err = l.useMachines(list, past)
-		}
-		if err != nil {
-			l.refuseFile(mark, err)
-			return
-		}
-		l.tookFile(mark)
-	}); e != nil {
-		return nil, e
-	}
-	if err != nil {
-		return nil, &api.Error{
-			Status: http.StatusUnprocessableEntity, Code: api.CodeBadRequest,
-			Message: "the machines in use stay as they are: " + err.Error(),
-		}
-	}
-	return became, nil
-}
-
-// refuseFile notes that the machines file cannot be used.
-func (l *loop) refuseFile(mark disk.Mark, err error) {
-	text := err.Error()
-	if errors.Is(err, fs.ErrNotExist) {
-		text = "it is no longer there: " + text
-	}
-	if mark != l.file.seen || l.file.status.Error != text {
-		l.log.Error("the machines file cannot be used; the machines in use stay as they are", "file", l.cfg.MachinesFile, "err", text)
-	}
-	l.file.seen, l.file.status.Error = mark, text
-}
-
-func (l *loop) tookFile(mark disk.Mark) {
-	now := l.now()
-	l.file.seen, l.file.status.Error, l.file.status.Read = mark, "", &now
+	ctx, cancel := c.UntilStopped(ctx)
+	defer cancel()
+	return c.file.Read(ctx)
 }
 
 // machinesPast is what the ledger has about machines.

@@ -41,7 +41,7 @@ func (c *Coordinator) Status(ctx context.Context) (*api.Status, error) {
 				}
 			}
 		}
-		s.Paused, s.Head, s.MachinesFile = l.whyPaused(), l.space, l.file.status
+		s.Paused, s.Head, s.MachinesFile = l.whyPaused(), l.space, l.file.Status()
 		s.Queues = l.queues(now)
 		s.Failures = slices.Clone(l.counts.Failures)
 	})
