@@ -13,133 +13,34 @@ import (
 // 1/(1+maxWaiting) of what all machines together could do.
 const maxWaiting = 8
 
-// Assign decides one round: which builds start now, and where. It changes nothing;
-// hand the plan to Queue.Apply.
+// Assign decides one round: which builds start now, and where. It changes nothing but
+// Input.Shares, which learns who is there; hand the plan to Queue.Apply.
 func Assign(in Input) Plan {
-	r := newRound(in)
-	for r.free > 0 {
-		e := r.merge.next()
+	r := newRound(&in)
+	if r.free > 0 {
+		r.order = newOrder(r.lines(), r.backlogs(), in.Shares, r.used())
+	}
+	for r.free > 0 && r.open > 0 {
+		e := r.order.next()
 		if e == nil {
 			break
 		}
 		r.place(e)
 	}
+	r.again()
 	return r.plan
-}
-
-// candidate is a machine during a round. Times are in seconds from now.
-type candidate struct {
-	*Machine
-	others    []*candidate  // of the same host
-	free      int           // slots that can be taken now
-	ends      heap[float64] // when builds of the host end; of these, the Slots last ones
-	started   int           // builds placed here in this round
-	pending   float64       // bytes queued on the link
-	speed     float64       // never 0
-	bandwidth float64       // never 0
-}
-
-func newCandidate(m *Machine) *candidate {
-	c := new(candidate)
-	c.init(m, make([]float64, 0, len(m.Busy)))
-	return c
-}
-
-// init makes c the candidate of a machine, with room for the ends of its slots.
-func (c *candidate) init(m *Machine, ends []float64) {
-	*c = candidate{Machine: m, speed: m.Speed, bandwidth: m.Bandwidth, pending: float64(m.Pending)}
-	if !(c.speed > 0) {
-		c.speed = 1
-	}
-	if !(c.bandwidth > 0) {
-		c.bandwidth = DefaultBandwidth
-	}
-	c.ends = heap[float64]{items: ends, less: earlier}
-	for i := range m.Busy {
-		c.ends.push(max(0, m.Busy[i].Remaining.Seconds()))
-	}
-	for len(c.ends.items) > max(1, m.Slots) { // a slot is free only once these have ended too
-		c.ends.pop()
-	}
-	if m.occupied(0, 0) == "" {
-		c.free = m.Slots - len(m.Busy)
-	}
-}
-
-func earlier(a, b float64) bool { return a < b }
-
-// usable reports whether the machine can take a build now or when one of its
-// builds ends. One that is overloaded by others is left alone.
-func (c *candidate) usable() bool {
-	return c.free > 0 || c.Unavailable == "" && c.Refuses == "" && !c.diskFull(0) && len(c.Busy) > 0
-}
-
-// wait returns the seconds until a slot is free.
-func (c *candidate) wait() float64 {
-	if c.free > 0 {
-		return 0
-	}
-	if len(c.ends.items) == 0 {
-		return math.Inf(1)
-	}
-	return c.ends.items[0]
-}
-
-// transfer returns the seconds that sending that many bytes takes, behind those
-// that are queued already.
-func (c *candidate) transfer(missing int64) float64 {
-	return (c.pending + float64(missing)) / c.bandwidth
-}
-
-// build returns the seconds that the build itself takes.
-func (c *candidate) build(b *Build) float64 { return expected(b) / c.speed }
-
-func expected(b *Build) float64 {
-	if b.Expected <= 0 {
-		return DefaultDuration.Seconds()
-	}
-	return b.Expected.Seconds()
-}
-
-// reserve takes the slot that is free first until finish. It returns how many fewer slots of the
-// host's machines can be taken now.
-func (c *candidate) reserve(finish float64, missing int64) (taken int) {
-	starts := c.free > 0
-	taken = c.take(finish, missing, starts)
-	for _, other := range c.others {
-		if starts || other.free == 0 { // what waits takes no slot that it could not have itself
-			taken += other.take(finish, missing, starts)
-		}
-	}
-	return taken
-}
-
-// take notes a build that holds the candidate's host until finish, and starts now or later.
-func (c *candidate) take(finish float64, missing int64, starts bool) (taken int) {
-	before := c.free
-	c.pending += float64(missing)
-	c.ends.push(finish)
-	if c.free > 0 {
-		c.free--
-	} else if len(c.ends.items) > max(1, c.Slots) {
-		c.ends.pop()
-	}
-	if starts {
-		if c.started++; c.overloaded(c.started) {
-			c.free = 0
-		}
-	}
-	return before - c.free
 }
 
 // round is the state of one call of Assign.
 type round struct {
-	now     time.Time
-	missing func(b *Build, machine string) Lack
-	merge   *merge
-	fits    map[*class]*fit
-	free    int // slots of all machines together that can be taken now
-	slots   int // of all machines together
+	*Input
+	machines *table
+	kinds    map[*kind]*eligible
+	fits     map[*class]*fit
+	order    *order
+	free     int // slots of all machines together that can be taken now
+	slots    int // of all machines together
+	open     int // classes that are looked at and of which some machine is free
 	// reserved counts the builds looked at that nothing free could take.
 	reserved int
 	plan     Plan
@@ -147,117 +48,128 @@ type round struct {
 
 // fit says which machines may take the builds of a class.
 type fit struct {
-	candidates []*candidate // fastest first, then by name
-	waiting    int          // builds looked at and not placed in this round
+	*eligible
+	usable  set  // those of which a slot is free, or will be
+	some    int  // how many
+	cursor  int  // of those before it no slot is free
+	open    bool // counted in round.open
+	waiting int  // builds looked at and not placed in this round
 }
 
-func newRound(in Input) *round {
-	r := &round{now: in.Now, missing: in.Missing, fits: make(map[*class]*fit)}
-	all, machines := newCandidates(in.Machines)
-	for _, c := range all {
+func newRound(in *Input) *round {
+	r := &round{Input: in, machines: newTable(in.Machines), kinds: make(map[*kind]*eligible), fits: make(map[*class]*fit)}
+	for _, c := range r.machines.all {
 		r.free += c.free
 		r.slots += c.Slots
 	}
-	var classes []*class
-	for _, c := range in.Queue.sorted() {
-		if b := blocked(c, machines); b != nil {
-			r.plan.Blocked = append(r.plan.Blocked, *b)
-		}
-		f := &fit{candidates: make([]*candidate, 0, len(all))}
-		for _, m := range all {
-			if m.usable() && m.excludes(c.system, c.features, c.skip) == "" {
-				f.candidates = append(f.candidates, m)
-			}
-		}
-		if len(f.candidates) > 0 {
-			r.fits[c] = f
-			classes = append(classes, c)
-		}
+	for _, k := range in.Queue.kinds {
+		r.kinds[k] = r.machines.eligible(k)
 	}
-	r.merge = newMerge(classes)
+	var blocked []*class
+	for _, c := range in.Queue.classes {
+		eligible, skip := r.kinds[c.kind], r.machines.named(c.skip)
+		if eligible.idle.within(skip) {
+			blocked = append(blocked, c)
+		}
+		if r.free == 0 || eligible.usable.within(skip) {
+			continue
+		}
+		f := &fit{eligible: eligible, usable: eligible.usable}
+		if skip != nil {
+			f.usable = eligible.usable.without(skip)
+		}
+		f.some = f.usable.size()
+		if f.open = r.hasFree(f); f.open {
+			r.open++
+		}
+		r.fits[c] = f
+	}
+	slices.SortFunc(blocked, func(a, b *class) int { return strings.Compare(a.key, b.key) })
+	for _, c := range blocked {
+		r.plan.Blocked = append(r.plan.Blocked, r.machines.blocked(c, r.kinds[c.kind], r.machines.named(c.skip)))
+	}
 	return r
 }
 
-// newCandidates makes all candidates of a round, the fastest first, then by name. The
-// machines are in the given order.
-func newCandidates(list []Machine) (all []*candidate, machines []*Machine) {
-	room := 0
-	for i := range list {
-		room += len(list[i].Busy) + max(0, list[i].Slots)
-	}
-	// A round is short, and there are many: it takes its memory in a few pieces, and
-	// sorts numbers, since to move pointers is dear while garbage is collected.
-	ends := make([]float64, room)
-	unsorted := make([]candidate, len(list))
-	order := make([]int32, len(list))
-	machines = make([]*Machine, len(list))
-	for i := range list {
-		m := &list[i]
-		n := len(m.Busy) + max(0, m.Slots)
-		unsorted[i].init(m, ends[:0:n])
-		ends = ends[n:]
-		order[i], machines[i] = int32(i), m
-	}
-	slices.SortFunc(order, func(a, b int32) int {
-		x, y := &unsorted[a], &unsorted[b]
-		switch {
-		case x.speed > y.speed:
-			return -1
-		case x.speed < y.speed:
-			return 1
+// lines returns those whose builds some machine can take, now or later.
+func (r *round) lines() []*line {
+	var lines []*line
+	for c := range r.fits {
+		for _, l := range c.lines {
+			lines = append(lines, l)
 		}
-		return strings.Compare(x.Name, y.Name)
-	})
-	all = make([]*candidate, len(list))
-	for i, n := range order {
-		all[i] = &unsorted[n]
 	}
-	share(unsorted)
-	return all, machines
+	return lines
 }
 
-// share tells candidates which others are of the same host.
-func share(all []candidate) {
-	var hosts map[string][]*candidate
-	for i := range all {
-		if host := all[i].Host; host != "" {
-			if hosts == nil {
-				hosts = make(map[string][]*candidate)
-			}
-			hosts[host] = append(hosts[host], &all[i])
+// used returns what each share that has builds has used, with what its running builds will use.
+func (r *round) used() map[string]float64 {
+	if r.Shares == nil {
+		return nil
+	}
+	held := make(map[string]float64)
+	for _, c := range r.Queue.classes {
+		for share := range c.lines {
+			held[share] = 0
 		}
 	}
-	for _, same := range hosts {
-		for _, c := range same {
-			for _, other := range same {
-				if other != c {
-					c.others = append(c.others, other)
-				}
+	hosts := make(map[string]bool)
+	for i := range r.Machines {
+		m := &r.Machines[i]
+		if m.Host != "" {
+			if hosts[m.Host] {
+				continue
+			}
+			hosts[m.Host] = true
+		}
+		for j := range m.Busy {
+			if b := m.Busy[j].Build; b != nil {
+				held[b.Share] += min(max(0, m.Busy[j].Remaining.Seconds()), turnHorizon.Seconds())
 			}
 		}
 	}
+	return r.Shares.arrive(held, r.Now)
 }
 
-// choice is a machine for a build, with what follows from it.
+// hasFree reports whether a slot of a machine that may take the builds of a class is free.
+func (r *round) hasFree(f *fit) bool {
+	f.cursor = f.usable.next(f.cursor)
+	for f.cursor >= 0 && r.machines.all[f.cursor].free == 0 {
+		f.cursor = f.usable.next(f.cursor + 1)
+	}
+	if f.cursor < 0 {
+		f.cursor = len(r.machines.all)
+		return false
+	}
+	return true
+}
+
+// choice is a machine for a build, with what follows from it. Times are in seconds from now.
 type choice struct {
 	*candidate
-	missing int64
-	finish  float64 // seconds from now; +Inf if there is none
+	lack   Lack
+	begin  float64 // when it gets a slot
+	end    float64 // when it is built
+	finish float64 // when its outputs are where they are wanted; +Inf if there is no machine
 }
 
-// better reports whether a machine that finishes at the given time is better than
-// the choice: earlier, or at the same time with more of its slots free.
+// better reports whether a machine that finishes at the given time is better than the choice:
+// earlier, or at the same time with a better link, or with more of its slots free.
 func (o *choice) better(c *candidate, finish float64) bool {
-	if finish != o.finish || o.candidate == nil {
+	switch {
+	case finish != o.finish || o.candidate == nil:
 		return finish < o.finish
+	case c.back != o.back:
+		return c.back > o.back
 	}
 	return c.free*o.Slots > o.free*c.Slots
 }
 
 // place decides about one build.
 func (r *round) place(e *entry) {
-	f := r.fits[e.class]
+	f := r.fits[e.line.class]
 	best, free := r.choose(e, f)
+	r.order.charge(expected(&e.Build) / speedOf(best.candidate))
 	switch {
 	case free.candidate == nil:
 		r.hold(e, f, best)
@@ -265,42 +177,73 @@ func (r *round) place(e *entry) {
 		r.hold(e, f, best)
 		r.plan.Deferrals = append(r.plan.Deferrals, r.deferral(e, best, free))
 	default:
-		r.assign(e, free)
+		r.free -= free.start(&e.Build, free.end, free.lack)
+		r.plan.Assignments = append(r.plan.Assignments, Assignment{
+			Build: &e.Build, Machine: free.Name, Missing: free.lack.Bytes, Finish: duration(free.finish),
+		})
+	}
+	if f.open && (!r.order.more(e.line.class) || !r.hasFree(f)) {
+		f.open = false
+		r.open--
 	}
 }
 
+func speedOf(c *candidate) float64 {
+	if c == nil {
+		return 1
+	}
+	return c.speed
+}
+
 // choose returns the machine where the build would be finished first, and the one
-// among those with a free slot.
+// among those that can begin now.
 func (r *round) choose(e *entry, f *fit) (best, free choice) {
 	best.finish, free.finish = math.Inf(1), math.Inf(1)
-	for _, c := range f.candidates {
-		// What is missing costs a look-up, so it is only asked where the machine
-		// could win with nothing missing.
-		finish := c.wait() + c.transfer(0) + c.build(&e.Build)
-		canBest, canFree := best.better(c, finish), c.free > 0 && free.better(c, finish)
-		if !canBest && !canFree {
-			continue
-		}
-		var missing int64
-		if r.missing != nil {
-			missing = max(0, r.missing(&e.Build, c.Name).Bytes)
-			finish += float64(missing) / c.bandwidth
-		}
-		if c.FreeDisk >= 0 && float64(c.FreeDisk-c.MinFreeDisk) < c.pending+float64(missing) {
-			continue
-		}
-		if best.better(c, finish) {
-			best = choice{c, missing, finish}
-		}
-		if c.free > 0 && free.better(c, finish) {
-			free = choice{c, missing, finish}
-		}
+	if f.some > maxExact {
+		r.chooseOfMany(e, f, &best, &free)
+		return best, free
+	}
+	for i := f.usable.next(0); i >= 0; i = f.usable.next(i + 1) {
+		r.consider(&e.Build, r.machines.all[i], &best, &free)
 	}
 	return best, free
 }
 
+// consider improves the choices by a machine if that is better.
+func (r *round) consider(b *Build, c *candidate, best, free *choice) {
+	// What is missing costs a look-up, so it is only asked where the machine
+	// could win with nothing missing.
+	took, home := c.build(b), c.home(b)
+	least := c.wait() + c.transfer(Lack{}) + took + home
+	if !best.better(c, least) && !(c.free > 0 && free.better(c, least)) {
+		return
+	}
+	if c.tooSmall(b) != "" {
+		return
+	}
+	var lack Lack
+	if r.Missing != nil {
+		lack = r.Missing(b, c.Name)
+		lack.Bytes, lack.Gather = max(0, lack.Bytes), max(0, lack.Gather)
+	}
+	if c.FreeDisk >= 0 && float64(c.FreeDisk-c.MinFreeDisk) < c.pending+float64(lack.Bytes) {
+		return
+	}
+	took += c.transfer(lack)
+	begin := c.begin(b, took)
+	end := begin + took
+	if best.better(c, end+home) {
+		*best = choice{c, lack, begin, end, end + home}
+	}
+	if c.free > 0 && begin == 0 && free.better(c, end+home) {
+		*free = choice{c, lack, begin, end, end + home}
+	}
+}
+
+// worthWaiting reports whether a build should wait for a better machine than the free one: it would
+// be finished there so much earlier, and has not waited yet for as long as the free one needs.
 func (r *round) worthWaiting(e *entry, best, free choice) bool {
-	if !e.until.IsZero() && !r.now.Before(e.until) {
+	if !e.since.IsZero() && r.Now.Sub(e.since).Seconds() >= free.finish {
 		return false
 	}
 	return free.finish-best.finish >= WaitMargin*free.finish
@@ -309,12 +252,12 @@ func (r *round) worthWaiting(e *entry, best, free choice) bool {
 // hold lets the build wait, and counts the slot that it waits for as taken.
 func (r *round) hold(e *entry, f *fit, best choice) {
 	if best.candidate != nil {
-		r.free -= best.reserve(best.finish, best.missing)
+		r.free -= best.reserve(&e.Build, best.begin, best.end, best.lack)
 	}
 	f.waiting++
-	if slices.ContainsFunc(f.candidates, func(c *candidate) bool { return c.free > 0 }) {
+	if r.hasFree(f) {
 		if f.waiting >= maxWaiting*r.slots {
-			r.merge.drop(e.class)
+			r.order.drop(e.line.class)
 		}
 		return
 	}
@@ -322,26 +265,18 @@ func (r *round) hold(e *entry, f *fit, best choice) {
 	// for the slots that they will take from those that wait for the same machines.
 	r.reserved++
 	if f.waiting >= r.slots || r.reserved >= maxWaiting*r.slots {
-		r.merge.drop(e.class)
+		r.order.drop(e.line.class)
 	}
-}
-
-func (r *round) assign(e *entry, to choice) {
-	r.free -= to.reserve(to.finish, to.missing)
-	r.plan.Assignments = append(r.plan.Assignments, Assignment{
-		Build: &e.Build, Machine: to.Name, Missing: to.missing, Finish: duration(to.finish),
-	})
 }
 
 func (r *round) deferral(e *entry, best, free choice) Deferral {
-	until := e.until
-	if until.IsZero() {
-		until = r.now.Add(duration(free.finish))
+	since := e.since
+	if since.IsZero() {
+		since = r.Now
 	}
-	wait := best.finish - best.build(&e.Build)
 	return Deferral{
-		Build: &e.Build, Machine: best.Name, Wait: duration(wait), Finish: duration(best.finish),
-		Instead: free.Name, InsteadFinish: duration(free.finish), Until: until,
+		Build: &e.Build, Machine: best.Name, Wait: duration(best.begin), Finish: duration(best.finish),
+		Instead: free.Name, InsteadFinish: duration(free.finish), Since: since, Until: since.Add(duration(free.finish)),
 	}
 }
 

@@ -2,8 +2,6 @@ package scheduler
 
 import (
 	"fmt"
-	"slices"
-	"strings"
 )
 
 // Explain says of each machine, in the given order, whether it can take the build
@@ -13,18 +11,20 @@ func Explain(b *Build, machines []Machine, missing func(b *Build, machine string
 	verdicts := make([]Verdict, len(machines))
 	for i := range machines {
 		m := &machines[i]
-		v := Verdict{Machine: m.Name, Rule: m.excludes(b.System, b.Features, b.Skip)}
-		var lacks int64
+		v := Verdict{Machine: m.Name, Rule: m.bars(b)}
+		var lack Lack
 		if v.Rule == "" {
 			if missing != nil {
-				lacks = missing(b, m.Name).Bytes
+				lack = missing(b, m.Name)
 			}
-			if v.Rule = m.occupied(lacks, 0); v.Rule == "" || v.Rule == RuleSlots {
+			switch v.Rule = m.occupied(b, lack.Bytes, 0); v.Rule {
+			case "", RuleSlots, RuleMemory, RuleTokens:
 				c := newCandidate(m)
-				v.Finish = duration(c.wait() + c.transfer(lacks) + c.build(b))
+				took := c.transfer(lack) + c.build(b)
+				v.Finish = duration(c.begin(b, took) + took + c.home(b))
 			}
 		}
-		v.Wanted, v.Actual = m.words(v.Rule, b, lacks)
+		v.Wanted, v.Actual = m.words(v.Rule, b, lack.Bytes)
 		verdicts[i] = v
 	}
 	return verdicts
@@ -34,7 +34,7 @@ func Explain(b *Build, machines []Machine, missing func(b *Build, machine string
 // and up. It is what Explain would find, at a fraction of the cost where one can.
 func Possible(b *Build, machines []Machine) bool {
 	for i := range machines {
-		if m := &machines[i]; m.Slots > 0 && m.excludes(b.System, b.Features, b.Skip) == "" {
+		if m := &machines[i]; m.Slots > 0 && m.bars(b) == "" {
 			return true
 		}
 	}
@@ -47,69 +47,4 @@ func (v *Verdict) String() string {
 		return fmt.Sprintf("%s: can take it now", v.Machine)
 	}
 	return fmt.Sprintf("%s: %s: wanted %s, got %s", v.Machine, v.Rule, v.Wanted, v.Actual)
-}
-
-// permanent says of the rules whether waiting can help.
-func (r Rule) permanent() bool {
-	return r == RuleSystem || r == RuleFeatures || r == RuleMandatory || r == RuleSkip
-}
-
-// blocked says why no machine can take the builds of a class now, or returns nil
-// if one can.
-func blocked(c *class, machines []*Machine) *Blocked {
-	if slices.ContainsFunc(machines, func(m *Machine) bool { return c.obstacle(m) == "" }) {
-		return nil
-	}
-	b := &Blocked{System: c.system, Features: c.features, Skip: c.skip, Builds: len(c.heap.items), Never: true, Absent: true}
-	excluded := make(map[Rule]int)
-	var busy []string
-	const shown = 5
-	more := 0
-	for _, m := range machines {
-		rule := c.obstacle(m)
-		if !rule.permanent() && rule != RuleAvailable {
-			b.Absent = false
-		}
-		switch {
-		case rule.permanent():
-			excluded[rule]++
-		case len(busy) == shown:
-			more++
-		default:
-			b.Never = false
-			_, actual := m.words(rule, nil, 0)
-			busy = append(busy, m.Name+": "+actual)
-		}
-	}
-	if more > 0 {
-		busy = append(busy, fmt.Sprintf("and %d more", more))
-	}
-	b.Reason = strings.Join(busy, "; ")
-	if b.Never {
-		b.Reason = c.neverReason(excluded, len(machines))
-	}
-	return b
-}
-
-// obstacle returns the first rule that keeps builds of the class from a machine now.
-func (c *class) obstacle(m *Machine) Rule {
-	if rule := m.excludes(c.system, c.features, c.skip); rule != "" {
-		return rule
-	}
-	return m.occupied(0, 0)
-}
-
-// neverReason names the rule that the machines which come closest fail.
-func (c *class) neverReason(excluded map[Rule]int, machines int) string {
-	switch {
-	case machines == 0:
-		return "there is no machine"
-	case excluded[RuleSkip] > 0:
-		return "none is left of the machines that could take it: it is not to use " + list(c.skip) + " again"
-	case excluded[RuleMandatory] > 0:
-		return fmt.Sprintf("every machine for %s that could take it is reserved for builds that require other features", c.system)
-	case excluded[RuleFeatures] > 0:
-		return fmt.Sprintf("no machine for %s offers %s", c.system, list(c.features))
-	}
-	return "no machine builds for " + c.system
 }

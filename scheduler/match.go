@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -31,10 +32,62 @@ func (m *Machine) excludes(system string, features, skip []string) Rule {
 	return ""
 }
 
-// occupied applies the rules about what the machine does now; missing is how many
-// bytes the build lacks there. started counts the builds that this round has
-// placed there already.
-func (m *Machine) occupied(missing int64, started int) Rule {
+// bars applies excludes to a build, and looks whether the machine has what it needs at all.
+func (m *Machine) bars(b *Build) Rule {
+	if rule := m.excludes(b.System, b.Features, b.Skip); rule != "" {
+		return rule
+	}
+	return m.tooSmall(b)
+}
+
+// tooSmall names what the machine has not enough of for a build even if it builds nothing else.
+func (m *Machine) tooSmall(b *Build) Rule {
+	if m.Memory > 0 && b.Memory > m.Memory {
+		return RuleMemory
+	}
+	for name, n := range b.Tokens {
+		if n > m.Tokens[name] {
+			return RuleTokens
+		}
+	}
+	return ""
+}
+
+// lacking names what the builds that run leave too little of for another one.
+func (m *Machine) lacking(b *Build) Rule {
+	if m.Memory > 0 && b.Memory > 0 && b.Memory > m.Memory-m.usedMemory() {
+		return RuleMemory
+	}
+	for name, n := range b.Tokens {
+		if n > m.Tokens[name]-m.usedTokens(name) {
+			return RuleTokens
+		}
+	}
+	return ""
+}
+
+func (m *Machine) usedMemory() (sum int64) {
+	for i := range m.Busy {
+		if b := m.Busy[i].Build; b != nil {
+			sum += b.Memory
+		}
+	}
+	return sum
+}
+
+func (m *Machine) usedTokens(name string) (sum int) {
+	for i := range m.Busy {
+		if b := m.Busy[i].Build; b != nil {
+			sum += b.Tokens[name]
+		}
+	}
+	return sum
+}
+
+// occupied applies the rules about what the machine does now, to a build or, with nil, to any that
+// needs no memory or tokens; missing is how many bytes it lacks there. started counts the builds
+// that this round has placed there already.
+func (m *Machine) occupied(b *Build, missing int64, started int) Rule {
 	switch {
 	case m.Unavailable != "":
 		return RuleAvailable
@@ -46,6 +99,8 @@ func (m *Machine) occupied(missing int64, started int) Rule {
 		return RuleDisk
 	case len(m.Busy)+started >= m.Slots:
 		return RuleSlots
+	case b != nil:
+		return m.lacking(b)
 	}
 	return ""
 }
@@ -78,6 +133,19 @@ func (m *Machine) words(rule Rule, b *Build, missing int64) (wanted, actual stri
 			actual += fmt.Sprintf(", and %s on the way or to be sent", quantity.Bytes(missing+m.Pending))
 		}
 		return quantity.Bytes(m.MinFreeDisk) + " left free", actual
+	case RuleMemory:
+		wanted = quantity.Bytes(b.Memory)
+		if b.Memory > m.Memory {
+			return wanted, quantity.Bytes(m.Memory) + " in all"
+		}
+		return wanted, fmt.Sprintf("%s of %s left", quantity.Bytes(max(0, m.Memory-m.usedMemory())), quantity.Bytes(m.Memory))
+	case RuleTokens:
+		var wants, got []string
+		for _, name := range slices.Sorted(maps.Keys(b.Tokens)) {
+			wants = append(wants, fmt.Sprintf("%d %s", b.Tokens[name], name))
+			got = append(got, fmt.Sprintf("%d of %d %s left", max(0, m.Tokens[name]-m.usedTokens(name)), m.Tokens[name], name))
+		}
+		return list(wants), list(got)
 	case RuleSlots:
 		if m.Host != "" {
 			return "a free slot", fmt.Sprintf("%d of %d taken by all machines that are this host", len(m.Busy), m.Slots)

@@ -2,7 +2,6 @@ package scheduler
 
 import (
 	"iter"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -13,50 +12,87 @@ import (
 type Queue struct {
 	builds  map[string]*entry
 	classes map[string]*class
+	kinds   map[string]*kind
 }
 
 // entry is a build in the queue.
 type entry struct {
 	Build
-	class *class
-	index int       // in the class's heap
-	until time.Time // if not zero, it waits no longer for a better machine
+	line  *line
+	index int       // in the line
+	since time.Time // if not zero, it waits for a better machine since then
 }
 
-// class is the set of builds that the same machines may take.
-type class struct {
+// kind is what builds ask for: a system and features.
+type kind struct {
 	key      string
 	system   string
 	features []string // sorted
-	skip     []string // sorted
-	heap     heap[*entry]
+	builds   int
+	work     float64 // seconds that they are expected to take together at speed 1
+}
+
+// class is the set of builds of a kind that must avoid the same machines.
+type class struct {
+	*kind
+	key    string
+	skip   []string // sorted
+	lines  map[string]*line
+	builds int
+}
+
+// line has the builds of a class that are of one share, by urgency.
+type line struct {
+	class *class
+	share string
+	heap  heap[*entry]
 }
 
 // NewQueue returns an empty queue.
 func NewQueue() *Queue {
-	return &Queue{builds: make(map[string]*entry), classes: make(map[string]*class)}
+	return &Queue{builds: make(map[string]*entry), classes: make(map[string]*class), kinds: make(map[string]*kind)}
 }
 
 // Push adds a build, or replaces the one with the same ID. The queue keeps the
-// slices of the build; they must not be changed any more.
+// slices and maps of the build; they must not be changed any more.
 func (q *Queue) Push(b Build) {
-	old := q.builds[b.ID]
 	e := &entry{Build: b}
-	if old != nil {
-		e.until = old.until
+	if old := q.builds[b.ID]; old != nil {
+		e.since = old.since
 		q.Remove(b.ID)
 	}
-	features, skip := sortedSet(b.Features), sortedSet(b.Skip)
-	key := b.System + "\x00" + strings.Join(features, "\x01") + "\x00" + strings.Join(skip, "\x01")
-	e.class = q.classes[key]
-	if e.class == nil {
-		e.class = &class{key: key, system: b.System, features: features, skip: skip}
-		e.class.heap.less = func(a, b *entry) bool { return urgent(&a.Build, &b.Build) }
-		e.class.heap.moved = func(e *entry, index int) { e.index = index }
-		q.classes[key] = e.class
-	}
-	e.class.heap.push(e)
+	e.line = q.lineOf(&b)
+	e.line.heap.push(e)
+	c := e.line.class
+	c.builds++
+	c.kind.builds++
+	c.work += expected(&b)
 	q.builds[b.ID] = e
+}
+
+// lineOf returns the line that a build belongs to; it makes what is not there yet.
+func (q *Queue) lineOf(b *Build) *line {
+	features, skip := sortedSet(b.Features), sortedSet(b.Skip)
+	key := b.System + "\x00" + strings.Join(features, "\x01")
+	k := q.kinds[key]
+	if k == nil {
+		k = &kind{key: key, system: b.System, features: features}
+		q.kinds[key] = k
+	}
+	key += "\x00" + strings.Join(skip, "\x01")
+	c := q.classes[key]
+	if c == nil {
+		c = &class{key: key, kind: k, skip: skip, lines: make(map[string]*line)}
+		q.classes[key] = c
+	}
+	l := c.lines[b.Share]
+	if l == nil {
+		l = &line{class: c, share: b.Share}
+		l.heap.less = func(a, b *entry) bool { return urgent(&a.Build, &b.Build) }
+		l.heap.moved = func(e *entry, index int) { e.index = index }
+		c.lines[b.Share] = l
+	}
+	return l
 }
 
 func sortedSet(words []string) []string {
@@ -72,9 +108,19 @@ func (q *Queue) Remove(id string) bool {
 		return false
 	}
 	delete(q.builds, id)
-	e.class.heap.remove(e.index)
-	if len(e.class.heap.items) == 0 {
-		delete(q.classes, e.class.key)
+	l, c := e.line, e.line.class
+	l.heap.remove(e.index)
+	c.builds--
+	c.kind.builds--
+	c.work -= expected(&e.Build)
+	if len(l.heap.items) == 0 {
+		delete(c.lines, l.share)
+	}
+	if c.builds == 0 {
+		delete(q.classes, c.key)
+	}
+	if c.kind.builds == 0 {
+		delete(q.kinds, c.kind.key)
 	}
 	return true
 }
@@ -89,7 +135,7 @@ func (q *Queue) Reprioritise(id string, priority int, rank time.Duration, depend
 		return true
 	}
 	e.Priority, e.Rank, e.Dependants = priority, rank, dependants
-	e.class.heap.fix(e.index)
+	e.line.heap.fix(e.index)
 	return true
 }
 
@@ -104,83 +150,30 @@ func (q *Queue) Get(id string) (Build, bool) {
 // Len returns the number of builds.
 func (q *Queue) Len() int { return len(q.builds) }
 
-// All yields the builds, the most urgent first. The queue must not change meanwhile.
-func (q *Queue) All() iter.Seq[Build] {
-	return func(yield func(Build) bool) {
-		m := newMerge(q.sorted())
-		for e := m.next(); e != nil; e = m.next() {
-			if !yield(e.Build) {
-				return
-			}
-		}
-	}
-}
+// All yields the builds, the most urgent first, whoever they are of. The queue must not
+// change meanwhile.
+func (q *Queue) All() iter.Seq[Build] { return newOrder(q.lines(), nil, nil, nil).all() }
 
-// Apply takes the builds that the plan assigns out of the queue, and notes until
-// when the deferred ones may wait.
+// Apply takes the builds that the plan assigns out of the queue, and notes since
+// when the deferred ones wait.
 func (q *Queue) Apply(p Plan) {
 	for i := range p.Assignments {
 		q.Remove(p.Assignments[i].Build.ID)
 	}
 	for i := range p.Deferrals {
 		if e := q.builds[p.Deferrals[i].Build.ID]; e != nil {
-			e.until = p.Deferrals[i].Until
+			e.since = p.Deferrals[i].Since
 		}
 	}
 }
 
-// sorted returns the classes in an order that depends on nothing but their keys.
-func (q *Queue) sorted() []*class {
-	return slices.SortedFunc(maps.Values(q.classes), func(a, b *class) int { return strings.Compare(a.key, b.key) })
-}
-
-// merge yields the entries of several classes in order of urgency.
-type merge struct {
-	heads heap[*head]
-}
-
-// head is how far a merge has come in one class.
-type head struct {
-	walk  *walk[*entry]
-	class *class
-	entry *entry // the next one
-}
-
-func newMerge(classes []*class) *merge {
-	m := &merge{}
-	m.heads.less = func(a, b *head) bool { return urgent(&a.entry.Build, &b.entry.Build) }
-	for _, c := range classes {
-		h := &head{walk: c.heap.walk(), class: c}
-		if h.entry, _ = h.walk.peek(); h.entry != nil {
-			m.heads.push(h)
+// lines returns all lines, in no order.
+func (q *Queue) lines() []*line {
+	lines := make([]*line, 0, len(q.classes))
+	for _, c := range q.classes {
+		for _, l := range c.lines {
+			lines = append(lines, l)
 		}
 	}
-	return m
-}
-
-// next returns nil at the end.
-func (m *merge) next() *entry {
-	if len(m.heads.items) == 0 {
-		return nil
-	}
-	h := m.heads.items[0]
-	e := h.entry
-	h.walk.next()
-	var ok bool
-	if h.entry, ok = h.walk.peek(); ok {
-		m.heads.fix(0)
-	} else {
-		m.heads.remove(0)
-	}
-	return e
-}
-
-// drop ends the class that the last entry came from, unless it has ended already.
-func (m *merge) drop(c *class) {
-	for i, h := range m.heads.items {
-		if h.class == c {
-			m.heads.remove(i)
-			return
-		}
-	}
+	return lines
 }

@@ -113,6 +113,8 @@ type Running struct {
 	Build *Build
 	// Remaining is how much longer it is expected to hold its slot (see Remaining).
 	Remaining time.Duration
+	// Elapsed is for how long it has held it.
+	Elapsed time.Duration
 	// Once says that it is not to be begun again elsewhere.
 	Once bool
 }
@@ -202,7 +204,8 @@ type Deferral struct {
 	Instead string        // the best free machine
 	// InsteadFinish is when the build would be finished on that one, from now.
 	InsteadFinish time.Duration
-	Until         time.Time // it waits no longer than that
+	Since         time.Time // it has waited for a better machine since then
+	Until         time.Time // it waits no longer than that, if that one stays the best free machine
 }
 
 // Reason says it for people.

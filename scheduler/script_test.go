@@ -71,16 +71,18 @@ type script struct {
 	machines   []Machine
 	queue      *Queue
 	seq        uint64
-	missing    map[[2]string]int64 // by build and machine
+	missing    map[[2]string]Lack // by build and machine
+	shares     *Shares
+	weights    map[string]float64
 }
 
 func newScript() *script {
 	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	return &script{start: start, now: start, queue: NewQueue(), missing: make(map[[2]string]int64)}
+	return &script{start: start, now: start, queue: NewQueue(), missing: make(map[[2]string]Lack), weights: make(map[string]float64)}
 }
 
 func (s *script) lacks(b *Build, machine string) Lack {
-	return Lack{Bytes: s.missing[[2]string{b.ID, machine}]}
+	return s.missing[[2]string{b.ID, machine}]
 }
 
 // run executes one line; output is nil for a command that has none.
@@ -96,8 +98,14 @@ func (s *script) run(line string) (output []string, err error) {
 		return nil, s.build(words[1], words[2:])
 	case "missing":
 		n, err := strconv.ParseInt(words[3], 10, 64)
-		s.missing[[2]string{words[1], words[2]}] = n
+		lack := Lack{Bytes: n}
+		if len(words) > 4 && err == nil {
+			lack.Gather, err = time.ParseDuration(words[4])
+		}
+		s.missing[[2]string{words[1], words[2]}] = lack
 		return nil, err
+	case "share":
+		return nil, s.share(words[1:])
 	case "remove":
 		if !s.queue.Remove(words[1]) {
 			return nil, fmt.Errorf("no build %s", words[1])
@@ -164,6 +172,16 @@ func (s *script) machine(name string, settings []string) error {
 			m.Speed, err = strconv.ParseFloat(value, 64)
 		case "bandwidth":
 			m.Bandwidth, err = strconv.ParseFloat(value, 64)
+		case "fetch-bandwidth":
+			m.FetchBandwidth, err = strconv.ParseFloat(value, 64)
+		case "fetching":
+			m.Fetching, err = strconv.ParseInt(value, 10, 64)
+		case "memory":
+			m.Memory, err = strconv.ParseInt(value, 10, 64)
+		case "tokens":
+			m.Tokens, err = tokens(value)
+		case "host":
+			m.Host = value
 		case "pending":
 			m.Pending, err = strconv.ParseInt(value, 10, 64)
 		case "load":
@@ -220,6 +238,14 @@ func (s *script) build(name string, settings []string) error {
 			b.Dependants, err = strconv.Atoi(value)
 		case "takes":
 			b.Expected, err = time.ParseDuration(value)
+		case "output":
+			b.Output, err = strconv.ParseInt(value, 10, 64)
+		case "share":
+			b.Share = value
+		case "memory":
+			b.Memory, err = strconv.ParseInt(value, 10, 64)
+		case "tokens":
+			b.Tokens, err = tokens(value)
 		default:
 			err = fmt.Errorf("unknown setting %q", setting)
 		}
@@ -231,6 +257,45 @@ func (s *script) build(name string, settings []string) error {
 	return nil
 }
 
+// tokens reads "gpu:2,licence:1".
+func tokens(text string) (map[string]int, error) {
+	tokens := make(map[string]int)
+	for word := range strings.SplitSeq(text, ",") {
+		name, number, _ := strings.Cut(word, ":")
+		n, err := strconv.Atoi(number)
+		if err != nil {
+			return nil, err
+		}
+		tokens[name] = n
+	}
+	return tokens, nil
+}
+
+// share has turns taken from now on, and sets what a share has used and may use.
+func (s *script) share(words []string) error {
+	if s.shares == nil {
+		s.shares = NewShares(time.Hour, func(share string) float64 { return s.weights[share] })
+	}
+	for _, setting := range words[1:] {
+		key, value, _ := strings.Cut(setting, "=")
+		var err error
+		switch key {
+		case "weight":
+			s.weights[words[0]], err = strconv.ParseFloat(value, 64)
+		case "used":
+			var d time.Duration
+			d, err = time.ParseDuration(value)
+			s.shares.Use(words[0], d, s.now)
+		default:
+			err = fmt.Errorf("unknown setting %q", setting)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // advance lets the time pass; builds end when they were expected to.
 func (s *script) advance(d time.Duration) {
 	s.now = s.now.Add(d)
@@ -239,7 +304,10 @@ func (s *script) advance(d time.Duration) {
 		var busy []Running
 		for _, b := range m.Busy {
 			if b.Remaining > d {
-				busy = append(busy, Running{Remaining: b.Remaining - d})
+				busy = append(busy, Running{Build: b.Build, Remaining: b.Remaining - d, Elapsed: b.Elapsed + d, Once: b.Once})
+			}
+			if b.Build != nil && s.shares != nil {
+				s.shares.Use(b.Build.Share, min(d, b.Remaining), s.now)
 			}
 		}
 		m.Busy = busy
@@ -248,7 +316,7 @@ func (s *script) advance(d time.Duration) {
 
 // assign plans a round and carries it out.
 func (s *script) assign() []string {
-	p := Assign(Input{Now: s.now, Machines: s.machines, Queue: s.queue, Missing: s.lacks})
+	p := Assign(Input{Now: s.now, Machines: s.machines, Queue: s.queue, Missing: s.lacks, Shares: s.shares})
 	output := []string{}
 	for _, a := range p.Assignments {
 		line := fmt.Sprintf("%s -> %s, finish in %s", a.Build.ID, a.Machine, a.Finish)
@@ -257,10 +325,13 @@ func (s *script) assign() []string {
 		}
 		output = append(output, line)
 		i := slices.IndexFunc(s.machines, func(m Machine) bool { return m.Name == a.Machine })
-		s.machines[i].Busy = append(s.machines[i].Busy, Running{Remaining: a.Finish})
+		s.machines[i].Busy = append(s.machines[i].Busy, Running{Build: a.Build, Remaining: a.Finish})
 	}
 	for _, d := range p.Deferrals {
 		output = append(output, fmt.Sprintf("%s %s, until %s", d.Build.ID, d.Reason(), d.Until.Sub(s.start)))
+	}
+	for _, a := range p.Again {
+		output = append(output, fmt.Sprintf("%s again -> %s, finish in %s instead of %s on %s", a.Build.ID, a.To, a.Finish, a.Instead, a.From))
 	}
 	for _, b := range p.Blocked {
 		word := "now"
@@ -279,7 +350,7 @@ func (s *script) assign() []string {
 func TestInfiniteBandwidth(t *testing.T) {
 	s := newScript()
 	s.machines = []Machine{{Name: "head", Systems: []string{"x86_64-linux"}, Slots: 1, FreeDisk: -1, Bandwidth: math.Inf(1)}}
-	s.missing[[2]string{"b", "head"}] = 1 << 60
+	s.missing[[2]string{"b", "head"}] = Lack{Bytes: 1 << 60}
 	s.queue.Push(Build{ID: "b", System: "x86_64-linux", Expected: time.Second})
 	if got := s.assign(); !slices.Equal(got, []string{"b -> head, finish in 1s, sends 1152921504606846976"}) {
 		t.Errorf("got %q", got)

@@ -13,6 +13,7 @@ type Shares struct {
 	halfLife time.Duration
 	weight   func(share string) float64
 	used     map[string]usage
+	present  map[string]bool // shares that had builds when a round was planned last
 }
 
 // usage is slot time, faded as of a time.
@@ -44,6 +45,57 @@ func (s *Shares) faded(share string, now time.Time) float64 {
 		return u.seconds
 	}
 	return u.seconds * math.Exp2(-now.Sub(u.at).Seconds()/s.halfLife.Seconds())
+}
+
+func (s *Shares) weightOf(share string) float64 {
+	if s.weight == nil {
+		return 1
+	}
+	if w := s.weight(share); w > 0 {
+		return w
+	}
+	return 1
+}
+
+// arrive learns which shares have builds, and what each of these holds, in slot seconds to come.
+// It returns what each counts for: used or held. One that had no builds lately starts level with
+// the least served of those that had, and a second ahead, so that it is next: what others used of idle machines
+// meanwhile is no debt.
+func (s *Shares) arrive(held map[string]float64, now time.Time) map[string]float64 {
+	level := math.Inf(1)
+	counts := make(map[string]float64, len(held))
+	for share, h := range held {
+		counts[share] = s.faded(share, now) + h
+		if s.present[share] {
+			level = min(level, counts[share]/s.weightOf(share))
+		}
+	}
+	present := make(map[string]bool, len(held))
+	for share, count := range counts {
+		present[share] = true
+		if lacks := level*s.weightOf(share) - 1 - count; !s.present[share] && lacks > 0 && !math.IsInf(level, 1) {
+			s.used[share] = usage{s.faded(share, now) + lacks, now}
+			counts[share] += lacks
+		}
+	}
+	s.present = present
+	s.forget(now)
+	return counts
+}
+
+// maxShares is how many shares without builds are remembered, at least.
+const maxShares = 1000
+
+// forget drops what does not count any more.
+func (s *Shares) forget(now time.Time) {
+	if len(s.used) <= maxShares+len(s.present) {
+		return
+	}
+	for share := range s.used {
+		if !s.present[share] && s.faded(share, now) < 1 {
+			delete(s.used, share)
+		}
+	}
 }
 
 // Names returns the shares that have used something, sorted.
