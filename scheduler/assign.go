@@ -49,11 +49,10 @@ type round struct {
 // fit says which machines may take the builds of a class.
 type fit struct {
 	*eligible
-	usable  set  // those of which a slot is free, or will be
-	some    int  // how many
-	cursor  int  // of those before it no slot is free
-	open    bool // counted in round.open
-	waiting int  // builds looked at and not placed in this round
+	usable  group // as of its kind, without those that the class avoids; made when it is needed
+	cursor  int   // of those before it no slot is free
+	open    bool  // counted in round.open
+	waiting int   // builds looked at and not placed in this round
 }
 
 func newRound(in *Input) *round {
@@ -66,27 +65,25 @@ func newRound(in *Input) *round {
 		r.kinds[k] = r.machines.eligible(k)
 	}
 	var blocked []*class
+	var room [8]int
 	for _, c := range in.Queue.classes {
-		eligible, skip := r.kinds[c.kind], r.machines.named(c.skip)
-		if eligible.idle.within(skip) {
+		e, skip := r.kinds[c.kind], r.machines.places(room[:0], c.skip)
+		idle := e.idle.outside(skip) > 0
+		if !idle {
 			blocked = append(blocked, c)
 		}
-		if r.free == 0 || eligible.usable.within(skip) {
+		if r.free == 0 || e.usable.outside(skip) == 0 {
 			continue
 		}
-		f := &fit{eligible: eligible, usable: eligible.usable}
-		if skip != nil {
-			f.usable = eligible.usable.without(skip)
-		}
-		f.some = f.usable.size()
-		if f.open = r.hasFree(f); f.open {
+		if idle {
 			r.open++
 		}
-		r.fits[c] = f
+		r.fits[c] = &fit{eligible: e, open: idle}
 	}
 	slices.SortFunc(blocked, func(a, b *class) int { return strings.Compare(a.key, b.key) })
+	r.plan.Blocked = make([]Blocked, 0, len(blocked))
 	for _, c := range blocked {
-		r.plan.Blocked = append(r.plan.Blocked, r.machines.blocked(c, r.kinds[c.kind], r.machines.named(c.skip)))
+		r.plan.Blocked = append(r.plan.Blocked, r.machines.blocked(c, r.kinds[c.kind]))
 	}
 	return r
 }
@@ -131,6 +128,18 @@ func (r *round) used() map[string]float64 {
 	return r.Shares.arrive(held, r.Now)
 }
 
+func (r *round) fitOf(c *class) *fit {
+	f := r.fits[c]
+	if f.usable.set == nil {
+		f.usable = f.eligible.usable
+		if skip := r.machines.places(nil, c.skip); skip != nil {
+			left := f.usable.without(skip)
+			f.usable = group{left, left.size()}
+		}
+	}
+	return f
+}
+
 // hasFree reports whether a slot of a machine that may take the builds of a class is free.
 func (r *round) hasFree(f *fit) bool {
 	f.cursor = f.usable.next(f.cursor)
@@ -167,7 +176,7 @@ func (o *choice) better(c *candidate, finish float64) bool {
 
 // place decides about one build.
 func (r *round) place(e *entry) {
-	f := r.fits[e.line.class]
+	f := r.fitOf(e.line.class)
 	best, free := r.choose(e, f)
 	r.order.charge(expected(&e.Build) / speedOf(best.candidate))
 	switch {
@@ -199,7 +208,7 @@ func speedOf(c *candidate) float64 {
 // among those that can begin now.
 func (r *round) choose(e *entry, f *fit) (best, free choice) {
 	best.finish, free.finish = math.Inf(1), math.Inf(1)
-	if f.some > maxExact {
+	if f.usable.size > maxExact {
 		r.chooseOfMany(e, f, &best, &free)
 		return best, free
 	}
@@ -214,7 +223,7 @@ func (r *round) consider(b *Build, c *candidate, best, free *choice) {
 	// What is missing costs a look-up, so it is only asked where the machine
 	// could win with nothing missing.
 	took, home := c.build(b), c.home(b)
-	least := c.wait() + c.transfer(Lack{}) + took + home
+	least := c.freeAt() + took + home
 	if !best.better(c, least) && !(c.free > 0 && free.better(c, least)) {
 		return
 	}

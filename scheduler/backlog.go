@@ -1,7 +1,5 @@
 package scheduler
 
-import "slices"
-
 // backlogs returns, for each kind of builds that only some of the machines take, how many seconds
 // these need for what is queued for them and no others. The builds of such a kind are as urgent as
 // one with so long a path: it is a path, through machines instead of builds.
@@ -15,8 +13,7 @@ func (r *round) backlogs() map[*kind]float64 {
 	named := make(map[string]*group)
 	everywhere := r.machines.none()
 	for k, e := range r.kinds {
-		machines := slices.Clone(e.possible)
-		machines.and(r.machines.available)
+		machines := e.available.set
 		for w := range everywhere {
 			everywhere[w] |= machines[w]
 		}

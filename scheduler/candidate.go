@@ -22,6 +22,7 @@ type candidate struct {
 	bandwidth float64       // never 0
 	back      float64       // bandwidth in the other direction; never 0
 	stock     *stock        // of the host
+	why       string        // see obstacle
 }
 
 // stock is what the builds of a host use of its memory and tokens.

@@ -6,7 +6,7 @@ const (
 	// maxExact is up to how many machines are all looked at for each build.
 	maxExact = 64
 	// looks is how many of about the same speed are looked at where there are more.
-	looks = 4
+	looks = 2
 	// sameSpeed is how much slower the slowest of a bucket may be than its fastest.
 	sameSpeed = 0.9
 )

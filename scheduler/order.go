@@ -29,8 +29,8 @@ type turn struct {
 // head is how far one line has been looked at.
 type head struct {
 	line    *line
-	walk    *walk[*entry]
-	entry   *entry // the next one
+	walk    *walk[*entry] // nil as long as that is the first
+	entry   *entry        // the next one
 	urgency float64
 }
 
@@ -56,24 +56,29 @@ func newOrder(lines []*line, backlog map[*kind]float64, shares *Shares, used map
 			byShare[share] = t
 			o.turns = append(o.turns, t)
 		}
-		h := &head{line: l, walk: l.heap.walk()}
-		if o.advance(h) {
-			t.heads.push(h)
-			o.left[l.class]++
-		}
+		h := &head{line: l}
+		o.show(h, l.heap.items[0])
+		t.heads.push(h)
+		o.left[l.class]++
 	}
 	return o
 }
 
+func (o *order) show(h *head, e *entry) {
+	h.entry, h.urgency = e, max(e.Rank.Seconds(), o.backlog[h.line.class.kind])
+}
+
 // advance has a head show its line's next build, if there is one.
 func (o *order) advance(h *head) bool {
-	var ok bool
-	if h.entry, ok = h.walk.peek(); !ok {
-		return false
+	if h.walk == nil {
+		h.walk = h.line.heap.walk()
 	}
 	h.walk.next()
-	h.urgency = max(h.entry.Rank.Seconds(), o.backlog[h.line.class.kind])
-	return true
+	e, ok := h.walk.peek()
+	if ok {
+		o.show(h, e)
+	}
+	return ok
 }
 
 func lessHead(a, b *head) bool {

@@ -7,25 +7,47 @@
 //
 // # Earliest finish time
 //
-// Builds are looked at in order of urgency: higher priority first, then the longest
-// remaining path to the end of the graph, then more builds that wait for it, then
-// submission order. For each, and for each machine that may take it, the expected
+// Builds are looked at in order: higher priority first; of equal priority, those of the share that
+// has used least for its weight (see [Shares]); of one share, those with the longest
+// remaining path to the end of the graph, then those for which more builds wait, then
+// in order of submission. For each, and for each machine that may take it, the expected
 // finish is
 //
-//	wait for a slot + (bytes queued + bytes it lacks) / bandwidth + expected duration / speed
+//	wait for a slot, and for memory and tokens
+//	+ time to gather at the head what other machines have of its inputs
+//	+ (bytes queued + bytes it lacks) / bandwidth
+//	+ expected duration / speed
+//	+ (bytes queued + expected bytes of outputs) / bandwidth in the other direction
 //
 // and the build goes to the machine where that is least. If that machine has no free
 // slot, the build waits for it, and the slot is counted as taken when the builds
 // after it are looked at. It waits only where the gain is real (see [WaitMargin]),
-// and never forever: a build that has waited for as long as a free machine
-// would have needed to finish it takes the best free machine.
+// and never forever: a build that has waited for as long as the best free machine
+// would need to finish it takes that one.
+//
+// # Memory and tokens
+//
+// What a build needs besides a slot is reserved while it runs. One that waits for memory
+// has a claim to it from the time when enough will be free: others begin before it only if
+// they end by then, or fit beside it (backfill; Lifka, "The ANL/IBM SP scheduling system", 1995).
+//
+// # Machines that few builds can use
+//
+// What is queued for some of the machines alone is a path too, through machines instead of builds. Builds of a kind
+// are at least as urgent as the work for their machines, and for no others, is long.
 //
 // # Classes
 //
 // Builds with the same system, features and machines to avoid make a class, and a
-// [Queue] keeps one heap for each. A round looks at as many builds as there are slots
+// [Queue] keeps one heap for each share of it. A round looks at as many builds as there are slots
 // to fill, not at all that are ready; a class that no machine can take now costs
-// nothing and holds no other build up.
+// little and holds no other build up. With many machines, a round looks for each build at those that
+// are near its inputs, and of each speed at those that are free first.
+//
+// # Again
+//
+// A machine that nothing else can use may begin a build that runs on a slower one, if it would
+// be done in less than half of the time that it still needs there.
 package scheduler
 
 import (

@@ -50,10 +50,10 @@ func (s set) within(other set) bool {
 	return true
 }
 
-func (s set) without(other set) set {
+func (s set) without(places []int) set {
 	left := slices.Clone(s)
-	for w := range min(len(s), len(other)) {
-		left[w] &^= other[w]
+	for _, i := range places {
+		left[i/64] &^= 1 << (i % 64)
 	}
 	return left
 }
@@ -124,27 +124,36 @@ func (t *table) note(sets map[string]set, word string, i int) {
 	s.add(i)
 }
 
-// named returns the machines with names; nil if there are none.
-func (t *table) named(names []string) set {
-	var s set
-	for _, name := range names {
-		if i, ok := t.index[name]; ok {
-			if s == nil {
-				s = t.none()
-			}
-			s.add(i)
-		}
-	}
-	return s
-}
-
 // eligible has the machines that may take the builds of a kind.
 type eligible struct {
 	*kind
-	possible set // by their entries
-	idle     set // of these, those that take one now which lacks nothing
-	usable   set // and those that take one when a build ends
-	buckets  []*bucket
+	possible  group // by their entries
+	idle      group // of these, those that take one now which lacks nothing
+	usable    group // those that take one when a build ends
+	available group
+	buckets   []*bucket
+	first     []*candidate   // possible ones that a reason names
+	reasons   map[int]string // of classes that avoid none of these, by how many machines are possible
+}
+
+// shown is how many machines a reason names.
+const shown = 5
+
+// group is a set of known size.
+type group struct {
+	set
+	size int
+}
+
+// outside returns how many members are not among some machines, which are different ones.
+func (g *group) outside(some []int) int {
+	n := g.size
+	for _, i := range some {
+		if g.has(i) {
+			n--
+		}
+	}
+	return n
 }
 
 // eligible applies Machine.excludes to all machines at once.
@@ -159,48 +168,86 @@ func (t *table) eligible(k *kind) *eligible {
 			possible[c.index/64] &^= 1 << (c.index % 64)
 		}
 	}
-	e := &eligible{kind: k, possible: possible, idle: slices.Clone(possible), usable: slices.Clone(possible)}
-	e.idle.and(t.idle)
-	e.usable.and(t.usable)
+	of := func(also set) group {
+		s := slices.Clone(possible)
+		s.and(also)
+		return group{s, s.size()}
+	}
+	e := &eligible{
+		kind: k, possible: of(possible), idle: of(t.idle), usable: of(t.usable), available: of(t.available), reasons: make(map[int]string),
+	}
+	e.first = t.firstOf(e, nil)
 	return e
 }
 
-// blocked says why no machine can take the builds of a class now.
-func (t *table) blocked(c *class, e *eligible, skip set) Blocked {
-	const shown = 5
-	b := Blocked{System: c.system, Features: c.features, Skip: c.skip, Builds: c.builds}
-	possible := e.possible
-	if skip != nil {
-		possible = e.possible.without(skip)
-	}
-	n := possible.size()
-	if n == 0 {
-		b.Never, b.Absent = true, true
-		b.Reason = t.neverReason(c, e)
-		return b
-	}
-	absent := slices.Clone(possible)
-	absent.and(t.available)
-	b.Absent = absent.size() == 0
-	var busy []string
-	for _, m := range t.given {
-		if len(busy) == min(n, shown) {
+// firstOf returns the first machines in the given order that may take builds of a kind, without some.
+func (t *table) firstOf(e *eligible, without []int) []*candidate {
+	first := make([]*candidate, 0, shown)
+	for _, c := range t.given {
+		if len(first) == shown {
 			break
 		}
-		if possible.has(m.index) {
-			_, actual := m.words(m.occupied(nil, 0, 0), nil, 0)
-			busy = append(busy, m.Name+": "+actual)
+		if e.possible.has(c.index) && !slices.Contains(without, c.index) {
+			first = append(first, c)
 		}
 	}
-	if n > shown {
-		busy = append(busy, fmt.Sprintf("and %d more", n-shown))
+	return first
+}
+
+// places appends where machines with names are in table.all.
+func (t *table) places(places []int, names []string) []int {
+	for _, name := range names {
+		if i, ok := t.index[name]; ok {
+			places = append(places, i)
+		}
 	}
-	b.Reason = strings.Join(busy, "; ")
+	return places
+}
+
+// blocked says why no machine can take the builds of a class now.
+func (t *table) blocked(c *class, e *eligible) Blocked {
+	var room [8]int
+	skip := t.places(room[:0], c.skip)
+	b := Blocked{System: c.system, Features: c.features, Skip: c.skip, Builds: c.builds, Absent: e.available.outside(skip) == 0}
+	n := e.possible.outside(skip)
+	if n == 0 {
+		b.Never, b.Reason = true, t.neverReason(c)
+		return b
+	}
+	if slices.ContainsFunc(e.first, func(m *candidate) bool { return slices.Contains(skip, m.index) }) {
+		b.Reason = reason(t.firstOf(e, skip), n)
+		return b
+	}
+	if e.reasons[n] == "" {
+		e.reasons[n] = reason(e.first, n)
+	}
+	b.Reason = e.reasons[n]
 	return b
 }
 
+// reason says what is in the way on the first of n machines.
+func reason(first []*candidate, n int) string {
+	var texts []string
+	for _, m := range first {
+		texts = append(texts, m.obstacle())
+	}
+	if more := n - len(first); more > 0 {
+		texts = append(texts, fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(texts, "; ")
+}
+
+// obstacle says what keeps the machine from taking any build now.
+func (c *candidate) obstacle() string {
+	if c.why == "" {
+		_, actual := c.words(c.occupied(nil, 0, 0), nil, 0)
+		c.why = c.Name + ": " + actual
+	}
+	return c.why
+}
+
 // neverReason names the rule that the machines which come closest fail.
-func (t *table) neverReason(c *class, e *eligible) string {
+func (t *table) neverReason(c *class) string {
 	excluded := make(map[Rule]bool)
 	for _, m := range t.all {
 		excluded[m.excludes(c.system, c.features, c.skip)] = true
