@@ -5,38 +5,6 @@ import (
 	"time"
 )
 
-// Sample is one measured build.
-type Sample struct {
-	Duration time.Duration
-	// Speed of the machine that built it, as configured. The corrected speed would
-	// feed the correction back into itself.
-	Speed float64
-}
-
-// sampleWeight is the weight of a sample relative to the one after it in time.
-const sampleWeight = 2.0 / 3
-
-// ExpectedDuration returns how long a build should take at speed 1, from samples of
-// the same package, most recent first. It is 0, not known, if there are none.
-func ExpectedDuration(samples []Sample) time.Duration {
-	var sum, weights float64
-	weight := 1.0
-	for _, s := range samples {
-		speed := s.Speed
-		if !(speed > 0) {
-			speed = 1
-		}
-		sum += weight * s.Duration.Seconds() * speed
-		weights += weight
-		weight *= sampleWeight
-	}
-	if weights == 0 {
-		return 0
-	}
-	// A build that takes no time is known all the same.
-	return max(1, duration(sum/weights))
-}
-
 // Remaining returns how much longer a build holds its slot that was expected to
 // hold it for a time, and has for elapsed. A build that is overdue is expected to
 // go on for a quarter of the time that it took so far: so no build waits for the

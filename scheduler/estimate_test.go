@@ -6,27 +6,6 @@ import (
 	"time"
 )
 
-func TestExpectedDuration(t *testing.T) {
-	tests := []struct {
-		name    string
-		samples []Sample
-		want    time.Duration
-	}{
-		{"none", nil, 0},
-		{"one", []Sample{{time.Minute, 1}}, time.Minute},
-		{"on a fast machine", []Sample{{time.Minute, 2}}, 2 * time.Minute},
-		{"no speed", []Sample{{time.Minute, 0}}, time.Minute},
-		{"the newer counts more", []Sample{{40 * time.Second, 1}, {90 * time.Second, 1}}, time.Minute},
-		{"no time at all is known too", []Sample{{0, 1}}, 1},
-		{"very long", []Sample{{math.MaxInt64, 1e6}}, math.MaxInt64},
-	}
-	for _, tt := range tests {
-		if got := ExpectedDuration(tt.samples); (got - tt.want).Abs() > time.Microsecond {
-			t.Errorf("%s: got %s, want %s", tt.name, got, tt.want)
-		}
-	}
-}
-
 func TestRemaining(t *testing.T) {
 	for _, tt := range []struct{ expected, elapsed, want time.Duration }{
 		{100, 0, 100},

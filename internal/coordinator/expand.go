@@ -139,11 +139,7 @@ func (t *task) link(l *loop, f *expand.Found, g *expand.Graph) bool {
 			return false
 		}
 	}
-	t.node, t.inputPaths, t.expected = f.Node, f.InputPaths, f.Expected
-	if t.expected == 0 {
-		t.expected = scheduler.DefaultDuration
-	}
-	t.measured = f.Expected > 0
+	t.node, t.inputPaths, t.estimate = f.Node, f.InputPaths, f.Estimate
 	t.setInputs(l, inputs)
 	return true
 }

@@ -116,11 +116,11 @@ func (a *attempt) measure(l *loop, out *remote.Outcome) {
 	}
 	t, m := a.task, a.machine
 	l.change(ledger.Change{Duration: &ledger.Duration{
-		Name: t.node.PackageName(), System: t.node.System,
+		Name: t.node.Key().Name, System: t.node.System,
 		Sample: ledger.Sample{Machine: m.Name, Speed: m.Speed, Seconds: out.BuildTime.Seconds(), Time: l.now()},
 	}})
-	if t.measured {
-		m.speed.Observe(m.Speed, t.expected, out.BuildTime)
+	if t.estimate.Measured() && !t.node.Fixed { // a download says nothing of a processor
+		m.speed.Observe(m.Speed, t.expected(), out.BuildTime)
 	}
 	m.learnt = true
 }

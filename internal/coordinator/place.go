@@ -59,7 +59,7 @@ func (l *loop) begin(plan scheduler.Plan) {
 			l.counts.Placements++
 			l.latency.Observe(l.now().Sub(t.queuedAt).Seconds())
 			reason := "it finishes earliest there"
-			if t.measured {
+			if t.estimate.Measured() {
 				reason += ", in " + quantity.Duration(a.Finish)
 			}
 			t.place(l, l.byName[a.Machine], reason+t.afterFailure())
@@ -112,7 +112,7 @@ func (m *machine) schedulerMachine(now time.Time, busy []scheduler.Running) sche
 			continue
 		}
 		elapsed := now.Sub(a.began)
-		expected := time.Duration(float64(a.task.expected) / max(s.Speed, 0.01))
+		expected := time.Duration(float64(a.task.expected()) / max(s.Speed, 0.01))
 		s.Busy = append(s.Busy, scheduler.Running{Remaining: scheduler.Remaining(expected, elapsed)})
 		if elapsed < justStarted {
 			s.JustStarted++
@@ -266,8 +266,8 @@ func (t *task) why(l *loop, lb *liveBuild) *api.Why {
 	if t.state == api.Fetching && l.room.Low() != "" {
 		w.Summary = l.whyPaused()
 	}
-	if t.measured && t.machine != nil && t.state.Running() {
-		w.Expected = api.Seconds(t.expected.Seconds() / max(t.machine.speed.Speed(t.machine.Speed), 0.01))
+	if t.estimate.Measured() && t.machine != nil && t.state.Running() {
+		w.Expected = api.Seconds(t.expected().Seconds() / max(t.machine.speed.Speed(t.machine.Speed), 0.01))
 	}
 	if t.node == nil || t.state != api.Queued {
 		return w

@@ -42,7 +42,7 @@ func (l *loop) workLeft(now time.Time) map[string]*work {
 			w = &work{}
 			left[system] = w
 		}
-		expected := t.expected
+		expected := t.expected()
 		if expected == 0 {
 			expected = scheduler.DefaultDuration
 		}

@@ -12,6 +12,7 @@ import (
 	"lighter/internal/coordinator/conduct"
 	"lighter/internal/coordinator/tally"
 	"lighter/machines"
+	"lighter/scheduler/estimate"
 	"lighter/store"
 )
 
@@ -37,7 +38,8 @@ func TestQueues(t *testing.T) {
 		add := func(system string, state api.State, expected, rank time.Duration) *liveBuild {
 			name := store.Path(fmt.Sprint(len(l.tasks)))
 			lb := &liveBuild{Build: api.Build{System: system, State: state, Attempt: 1}}
-			work := &task{expected: expected, rank: rank, builds: []*liveBuild{lb}}
+			samples := []estimate.Sample{{Duration: expected}}
+			work := &task{estimate: estimate.Of(estimate.Key{}, samples, nil, nil), rank: rank, builds: []*liveBuild{lb}}
 			lb.task = work
 			l.tasks[name] = work
 			l.counts.Count(&lb.Build, &lb.counted)

@@ -16,6 +16,7 @@ import (
 	"lighter/internal/coordinator/unable"
 	"lighter/internal/ledger"
 	"lighter/scheduler"
+	"lighter/scheduler/estimate"
 	"lighter/store"
 )
 
@@ -41,8 +42,7 @@ type task struct {
 
 	priority  int
 	rank      time.Duration // longest remaining path, this one included
-	expected  time.Duration
-	measured  bool // expected comes from earlier builds
+	estimate  estimate.Estimate
 	queuedAt  time.Time
 	notBefore time.Time // of the next attempt
 
@@ -89,6 +89,9 @@ func newID() string { return uuid.NewString() }
 func (t *task) question() question {
 	return question{task: t, Question: expand.Question{Path: t.drv, Outputs: t.wantedOutputs(), Started: t.takeUpOn != nil}}
 }
+
+// expected is how long a build of it takes at speed 1; 0 if that was not looked up yet.
+func (t *task) expected() time.Duration { return t.estimate.Duration.Middle() }
 
 // joinState is the state of a build that joins the task. The state of a task that a start found
 // may not be known yet.
@@ -367,9 +370,9 @@ func (l *loop) wake(now time.Time) {
 // spread raises the rank and priority of all that a task needs. It stops at tasks in later:
 // their turn will come.
 func (t *task) spread(l *loop, later map[*task]bool) {
-	t.rank = max(t.rank, t.expected)
+	t.rank = max(t.rank, t.expected())
 	for d := range t.dependants.All() {
-		t.rank = max(t.rank, t.expected+d.rank)
+		t.rank = max(t.rank, t.expected()+d.rank)
 		t.priority = max(t.priority, d.priority)
 	}
 	work := []*task{t}
@@ -377,7 +380,7 @@ func (t *task) spread(l *loop, later map[*task]bool) {
 		x := work[len(work)-1]
 		work = work[:len(work)-1]
 		for in := range x.inputs.All() {
-			rank, priority := max(in.rank, in.expected+x.rank), max(in.priority, x.priority)
+			rank, priority := max(in.rank, in.expected()+x.rank), max(in.priority, x.priority)
 			if rank == in.rank && priority == in.priority {
 				continue
 			}
@@ -393,7 +396,8 @@ func (t *task) spread(l *loop, later map[*task]bool) {
 func (t *task) schedulerBuild(l *loop) scheduler.Build {
 	b := scheduler.Build{
 		ID: t.id, System: t.node.System, Features: t.node.Features,
-		Priority: t.priority, Rank: t.rank, Dependants: t.dependants.Size(), Seq: t.seq, Expected: t.expected,
+		Priority: t.priority, Rank: t.rank, Dependants: t.dependants.Size(), Seq: t.seq,
+		Expected: t.expected(), Output: t.estimate.Output.Middle(),
 	}
 	for _, m := range l.machines {
 		if t.skip[m.Name] || t.unable.Has(m.Name) || !t.allows(m.Name) {

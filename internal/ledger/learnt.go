@@ -9,8 +9,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
+
+	"lighter/scheduler/estimate"
 )
 
 // Durations returns the last samples of a package for a system, at most 16, most recent
@@ -22,6 +25,16 @@ func (l *Ledger) Durations(ctx context.Context, name, system string) ([]Sample, 
 	defer l.db.end()
 	samples, err := l.samples.of(keyDuration(name, system))
 	return slices.Clone(samples), err
+}
+
+// Estimate says what a build will probably take. With an error it is a guess.
+func (l *Ledger) Estimate(ctx context.Context, k estimate.Key) (estimate.Estimate, error) {
+	found, err := l.Durations(ctx, k.Name, k.System)
+	var samples []estimate.Sample
+	for _, s := range found {
+		samples = append(samples, estimate.Sample{Duration: time.Duration(s.Seconds * float64(time.Second)), Speed: s.Speed, System: k.System})
+	}
+	return estimate.Of(k, samples, nil, nil), err
 }
 
 // samplesRemembered is about how many packages have their samples in memory.

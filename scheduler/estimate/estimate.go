@@ -40,19 +40,21 @@ import (
 
 // Sample is what was measured of one build. What is 0 or less was not measured.
 type Sample struct {
-	System  string
-	Version string
+	System  string `json:"-"`
+	Version string `json:"version,omitempty"`
 	// Duration is how long it took on its machine, and Speed that machine's as configured; 0 counts as 1. The
 	// corrected speed would feed the correction back into itself.
-	Duration time.Duration
-	Speed    float64
-	CPU      time.Duration // of all its processes together
-	Memory   int64         // bytes at the peak
-	Disk     int64         // bytes at the peak, of its build folder and outputs
-	Input    int64         // NAR bytes of what it was given
-	Output   int64         // NAR bytes of what it made
-	Class    string        // of the machine; empty if not known
-	Imported bool          // from another farm
+	Duration time.Duration `json:"duration,omitempty"` // ns in JSON
+	Speed    float64       `json:"speed,omitempty"`
+	CPU      time.Duration `json:"cpu,omitempty"`    // of all its processes together
+	Memory   int64         `json:"memory,omitempty"` // bytes at the peak
+	Disk     int64         `json:"disk,omitempty"`   // bytes at the peak, of its build folder and outputs
+	Input    int64         `json:"input,omitempty"`  // NAR bytes of what it was given
+	Output   int64         `json:"output,omitempty"` // NAR bytes of what it made
+	Machine  string        `json:"machine,omitempty"`
+	Class    string        `json:"class,omitempty"`    // of the machine; empty if not known
+	Time     time.Time     `json:"time,omitzero"`      // when it had ended
+	Imported bool          `json:"imported,omitempty"` // from another farm
 }
 
 // MaxSamples is how many samples of a package are worth keeping: with sampleWeight, what comes

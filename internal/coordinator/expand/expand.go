@@ -7,11 +7,10 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"time"
 
 	"lighter/internal/coordinator/headstore"
 	"lighter/internal/ledger"
-	"lighter/scheduler"
+	"lighter/scheduler/estimate"
 	"lighter/store"
 )
 
@@ -28,12 +27,12 @@ type Found struct {
 	Node *headstore.Node
 	// InputPaths are the items that the build needs: outputs of inputs, and sources.
 	InputPaths []store.Path
-	Missing    bool          // wanted outputs are not at home
-	Expected   time.Duration // that a build takes; 0 is not known
-	Size       int64         // NAR bytes of the wanted outputs, if none is missing
-	Live       bool          // Options.Live has it; nothing but Node and Parent is set
-	Parent     store.Path    // the derivation that led to it; empty if it was asked about
-	Err        error         // why it could not be read
+	Missing    bool // wanted outputs are not at home
+	Estimate   estimate.Estimate
+	Size       int64      // NAR bytes of the wanted outputs, if none is missing
+	Live       bool       // Options.Live has it; nothing but Node and Parent is set
+	Parent     store.Path // the derivation that led to it; empty if it was asked about
+	Err        error      // why it could not be read
 
 	descended bool // its inputs were visited
 }
@@ -41,7 +40,7 @@ type Found struct {
 // Options are what a walk works with. All of them are required.
 type Options struct {
 	Head   *headstore.Store
-	Ledger *ledger.Ledger // has the durations of earlier builds
+	Ledger *ledger.Ledger // has what was measured of earlier builds
 	Logger *slog.Logger
 	// Live returns a derivation that has been expanded before and is under way, so that a walk
 	// does not go on to its inputs; or nil.
@@ -118,20 +117,16 @@ func (g *Graph) visit(p, parent store.Path) *Found {
 
 func (g *Graph) read(ctx context.Context, f *Found, p store.Path) {
 	if f.Node, f.Err = g.opts.Head.Node(ctx, p); f.Err == nil {
-		f.Expected = g.expected(ctx, f.Node)
+		f.Estimate = g.estimate(ctx, f.Node)
 	}
 }
 
-func (g *Graph) expected(ctx context.Context, n *headstore.Node) time.Duration {
-	measured, err := g.opts.Ledger.Durations(ctx, n.PackageName(), n.System)
+func (g *Graph) estimate(ctx context.Context, n *headstore.Node) estimate.Estimate {
+	e, err := g.opts.Ledger.Estimate(ctx, n.Key())
 	if err != nil {
-		g.opts.Logger.Warn("expected durations are not known", "err", err)
+		g.opts.Logger.Warn("what was measured of earlier builds is not known", "err", err)
 	}
-	samples := make([]scheduler.Sample, len(measured))
-	for i, s := range measured {
-		samples[i] = scheduler.Sample{Duration: time.Duration(s.Seconds * float64(time.Second)), Speed: s.Speed}
-	}
-	return scheduler.ExpectedDuration(samples)
+	return e
 }
 
 // descend asks which outputs of a level are missing, and returns the level of their inputs.

@@ -8,10 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"slices"
 	"sync"
 
 	"lighter/nar"
+	"lighter/scheduler/estimate"
 	"lighter/store"
 	"lighter/store/derivation"
 )
@@ -269,6 +271,9 @@ type Node struct {
 	Sources  []store.Path
 	Outputs  []derivation.Output
 	Fixed    bool // it has a fixed output, whose hash is known before it is made
+	// kind and buildSystem are parts of the key of its estimate.
+	kind        estimate.Kind
+	buildSystem string
 }
 
 func newNode(p store.Path, d *derivation.Derivation) *Node {
@@ -277,6 +282,9 @@ func newNode(p store.Path, d *derivation.Derivation) *Node {
 		Path: p, System: d.System, Features: d.RequiredFeatures(), Inputs: make([]store.Path, len(d.Inputs)), Sources: slices.Clone(d.Sources),
 		Outputs: d.Outputs, Fixed: fixed,
 	}
+	properties, _ := d.Getenv("guix properties")
+	key := estimate.KeyOf(estimate.Build{Name: derivation.NameOf(p), System: d.System, Fixed: fixed, Properties: properties, Inputs: inputNames(d)})
+	n.kind, n.buildSystem = key.Kind, key.BuildSystem
 	for i, in := range d.Inputs {
 		n.Inputs[i] = in.Path
 		if slices.Equal(in.Outputs, onlyOut) {
@@ -288,6 +296,17 @@ func newNode(p store.Path, d *derivation.Derivation) *Node {
 		n.wanted[in.Path] = in.Outputs
 	}
 	return n
+}
+
+// inputNames yields the names of the derivations that one needs.
+func inputNames(d *derivation.Derivation) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for _, in := range d.Inputs {
+			if !yield(derivation.NameOf(in.Path)) {
+				return
+			}
+		}
+	}
 }
 
 // onlyOut is what is needed of most inputs. It is not changed.
@@ -333,16 +352,10 @@ func (n *Node) OutputMap() map[string]store.Path {
 	return paths
 }
 
-// PackageName returns the derivation's name without what looks like a version, as
-// DrvName of libstore takes it apart: what follows the first dash before a digit.
-func (n *Node) PackageName() string {
-	name := derivation.NameOf(n.Path)
-	for i := 0; i+1 < len(name); i++ {
-		if name[i] == '-' && name[i+1] >= '0' && name[i+1] <= '9' {
-			return name[:i]
-		}
-	}
-	return name
+// Key is that of the estimate of what a build of it takes.
+func (n *Node) Key() estimate.Key {
+	name, version := estimate.SplitName(derivation.NameOf(n.Path))
+	return estimate.Key{Kind: n.kind, Name: name, System: n.System, Version: version, BuildSystem: n.buildSystem}
 }
 
 // VetOutputs returns an error unless the outputs that a machine says it made are those of the

@@ -11,6 +11,7 @@ import (
 
 	"lighter/nar"
 	"lighter/nar/signature"
+	"lighter/scheduler/estimate"
 	"lighter/store"
 	"lighter/store/derivation"
 	"lighter/store/storetest"
@@ -151,11 +152,9 @@ func TestNode(t *testing.T) {
 	if _, err := n.OutputPaths([]string{"out", "doc"}); err == nil || !strings.Contains(err.Error(), `has no output "doc"`) {
 		t.Errorf("got %v", err)
 	}
-	for name, want := range map[string]string{"two-2.0": "two", "gcc-toolchain-14.2": "gcc-toolchain", "a-b": "a-b", "7zip": "7zip", "a-": "a-", "a-1-b": "a"} {
-		x := &Node{Path: store.Path("/gnu/store/00000000000000000000000000000000-" + name + ".drv")}
-		if got := x.PackageName(); got != want {
-			t.Errorf("the package of %s is %s, want %s", name, got, want)
-		}
+	want := estimate.Key{Kind: estimate.Package, Name: "two", Version: "2.0", System: "x86_64-linux"}
+	if got := n.Key(); got != want {
+		t.Errorf("its key is %+v, want %+v", got, want)
 	}
 }
 
