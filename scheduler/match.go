@@ -122,8 +122,11 @@ func (m *Machine) words(rule Rule, b *Build, missing int64) (wanted, actual stri
 	case RuleAdmission:
 		return "a machine with room for it", m.Refuses
 	case RuleLoad:
-		actual = fmt.Sprintf("load %.2f per core", m.Load)
-		if m.JustStarted > 0 && m.Cores > 0 {
+		actual = fmt.Sprintf("load %.2f per core", m.othersLoad())
+		switch {
+		case m.OwnKnown:
+			actual += fmt.Sprintf(" besides %.2f of its own builds", m.Load-m.othersLoad())
+		case m.JustStarted > 0 && m.Cores > 0:
 			actual += fmt.Sprintf(", and %d just started on %d cores", m.JustStarted, m.Cores)
 		}
 		return fmt.Sprintf("load below %.2f per core", m.OverloadThreshold), actual
@@ -155,14 +158,22 @@ func (m *Machine) words(rule Rule, b *Build, missing int64) (wanted, actual stri
 	return "", ""
 }
 
-// overloaded counts each build that the load average does not show yet as one
-// busy core.
+// overloaded looks at the load that others make. Where that is not known, each build that the load
+// average does not show yet counts as one busy core.
 func (m *Machine) overloaded(started int) bool {
-	load := m.Load
-	if m.Cores > 0 {
+	load := m.othersLoad()
+	if m.Cores > 0 && !m.OwnKnown {
 		load += float64(m.JustStarted+started) / float64(m.Cores)
 	}
 	return m.OverloadThreshold > 0 && load >= m.OverloadThreshold
+}
+
+// othersLoad returns the load per core without that of our builds, as far as that is known.
+func (m *Machine) othersLoad() float64 {
+	if !m.OwnKnown {
+		return m.Load
+	}
+	return max(0, m.Load-m.OwnLoad)
 }
 
 func (m *Machine) diskFull(missing int64) bool {

@@ -109,8 +109,12 @@ type Machine struct {
 	// machine gets nothing; a threshold of 0 disregards the load.
 	Load              float64
 	OverloadThreshold float64
+	// OwnLoad is the part of Load that builds of ours make, if OwnKnown. It does not count, nor do
+	// builds that the load does not show yet: the slots are all that bounds ours.
+	OwnLoad  float64
+	OwnKnown bool
 	// Cores, if known, and JustStarted, builds placed so recently that the load
-	// average does not show them: each counts as one busy core.
+	// average does not show them: where OwnLoad is not known each counts as one busy core.
 	Cores       int
 	JustStarted int
 

@@ -186,6 +186,9 @@ func (s *script) machine(name string, settings []string) error {
 			m.Pending, err = strconv.ParseInt(value, 10, 64)
 		case "load":
 			m.Load, err = strconv.ParseFloat(value, 64)
+		case "own-load":
+			m.OwnLoad, err = strconv.ParseFloat(value, 64)
+			m.OwnKnown = true
 		case "threshold":
 			m.OverloadThreshold, err = strconv.ParseFloat(value, 64)
 		case "cores":

@@ -35,14 +35,17 @@ type host struct {
 	down     time.Time
 	nextTry  time.Time
 	info     *agentapi.Machine // of the last contact
-	acl      *signature.ACL    // the head's, as of the last contact; nil if not known
-	skew     time.Duration     // its clock minus ours
-	attempts map[*attempt]struct{}
-	has      *inventory.Set // items that it is believed to have
-	standing conduct.Standing
-	gcError  string         // why its garbage was last not collected
-	gcAfter  time.Time      // when it may be tried again
-	conduct  conduct.Record // what is held against it
+	// tellsOwnLoad says that its agent can measure what its builds add to the load: it has told some
+	// at some time. That of another can't be told from that of one which builds nothing.
+	tellsOwnLoad bool
+	acl          *signature.ACL // the head's, as of the last contact; nil if not known
+	skew         time.Duration  // its clock minus ours
+	attempts     map[*attempt]struct{}
+	has          *inventory.Set // items that it is believed to have
+	standing     conduct.Standing
+	gcError      string         // why its garbage was last not collected
+	gcAfter      time.Time      // when it may be tried again
+	conduct      conduct.Record // what is held against it
 }
 
 // hostFor returns the host to which an entry leads; it is opened, but not started, if
@@ -214,6 +217,7 @@ func (h *host) sighted(l *loop, s sighting) {
 	}
 	was := h.state
 	h.state, h.err, h.info, h.skew, h.acl = api.MachineUp, "", s.info, s.skew, s.acl
+	h.tellsOwnLoad = h.tellsOwnLoad || s.info.OwnLoad > 0
 	h.peer.SetStoreKind(s.info.StoreKind)
 	h.down, h.nextTry = time.Time{}, time.Time{}
 	for _, m := range h.machines {

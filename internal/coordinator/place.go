@@ -105,7 +105,8 @@ func (m *machine) schedulerMachine(now time.Time, busy []scheduler.Running) sche
 	}
 	if m.info != nil {
 		s.FreeDisk, s.Cores = m.info.FreeDisk, m.info.Cores
-		s.Load = m.info.Load / float64(max(1, m.info.Cores))
+		cores := float64(max(1, m.info.Cores))
+		s.Load, s.OwnLoad, s.OwnKnown = m.info.Load/cores, m.info.OwnLoad/cores, m.tellsOwnLoad
 	}
 	for a := range m.attempts {
 		if a.FetchOnly {
