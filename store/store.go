@@ -209,7 +209,7 @@ type BuildFailure string
 // The ways in which a derivation itself fails.
 const (
 	FailedExit         BuildFailure = "exit"          // the builder's exit status was not 0
-	FailedKilled       BuildFailure = "killed"        // something killed the builder, or what it ran: SIGKILL, or exit code 137
+	FailedKilled       BuildFailure = "killed"        // something killed the builder, or what it ran: SIGKILL, exit code 137, or for memory
 	FailedTimeout      BuildFailure = "timeout"       // longer than Timeout
 	FailedSilence      BuildFailure = "silence"       // silent for longer than MaxSilentTime
 	FailedOutput       BuildFailure = "output"        // output missing, or of a forbidden kind

@@ -206,7 +206,7 @@ func (a *Agent) outcome(ctx context.Context, status agentapi.BuildStatus, kills 
 		}
 		status.Failure = machineFailure(err)
 	case errors.As(err, &failed):
-		status.Failure = a.blame(failed, kills)
+		status.Failure = a.blame(failed, kills, status.Measured)
 	case errors.As(err, &unable):
 		status.Failure = machineFailure(unable)
 		status.Failure.Kind = api.KindUnable
@@ -221,7 +221,7 @@ func (a *Agent) outcome(ctx context.Context, status agentapi.BuildStatus, kills 
 const minFreeDisk = 10 << 20
 
 // blame says whose fault it is that a derivation failed.
-func (a *Agent) blame(failed *store.BuildError, kills int64) *api.Failure {
+func (a *Agent) blame(failed *store.BuildError, kills int64, used *store.Measured) *api.Failure {
 	for _, dir := range []string{a.machine.diskDir, a.machine.buildDir} {
 		if space, err := disk.Free(dir); err == nil && space.Free < minFreeDisk {
 			return machineFailure(fmt.Errorf("only %s are free in %s: %s", quantity.Bytes(space.Free), dir, failed.Message))
@@ -229,7 +229,7 @@ func (a *Agent) blame(failed *store.BuildError, kills int64) *api.Failure {
 	}
 	message := failed.Message
 	if failed.Failure == store.FailedKilled {
-		message = beforeLastLines(message, ": "+a.whyKilled(kills))
+		message = beforeLastLines(message, ": "+a.whyKilled(kills, used))
 	}
 	return &api.Failure{
 		Culprit: api.CulpritDerivation, Phase: api.Building, Kind: string(failed.Failure),
@@ -250,10 +250,18 @@ func beforeLastLines(message, text string) string {
 }
 
 // whyKilled says what may have killed a builder: most often that is the kernel, for want of
-// memory.
-func (a *Agent) whyKilled(kills int64) string {
-	text := "the machine may have run out of memory"
-	if now := a.machine.oomKills(); kills >= 0 && now > kills {
+// memory. In a control group that is certain.
+func (a *Agent) whyKilled(kills int64, used *store.Measured) string {
+	text, who := "the machine may have run out of memory", "it"
+	switch now := a.machine.oomKills(); {
+	case used != nil && used.KilledForMemory && used.MemoryLimit > 0 && used.PeakMemory > used.MemoryLimit-used.MemoryLimit/16:
+		return fmt.Sprintf("killed for want of memory (it had %s at its peak, and no more than %s was given to it)",
+			quantity.Bytes(used.PeakMemory), quantity.Bytes(used.MemoryLimit))
+	case used != nil && used.KilledForMemory:
+		text, who = fmt.Sprintf("killed for want of memory (it had %s at its peak)", quantity.Bytes(used.PeakMemory)), "the machine"
+	case used != nil && used.Method == store.MeasuredCgroup:
+		return "not for want of memory, says the kernel; something else killed it"
+	case kills >= 0 && now > kills:
 		text = "the machine ran out of memory meanwhile, and its kernel killed something for that"
 	}
 	builds := "no other build ran"
@@ -261,11 +269,10 @@ func (a *Agent) whyKilled(kills int64) string {
 		builds = human.Count(n, "other build") + " ran"
 	}
 	if memory := a.machine.hardware.Memory; memory > 0 {
-		return fmt.Sprintf("%s; it has %s, and %s", text, quantity.Bytes(memory), builds)
+		return fmt.Sprintf("%s; %s has %s, and %s", text, who, quantity.Bytes(memory), builds)
 	}
 	return text + "; " + builds
 }
-
 func machineFailure(err error) *api.Failure {
 	return &api.Failure{Culprit: api.CulpritMachine, Phase: api.Building, Message: shorten(err.Error())}
 }

@@ -334,10 +334,11 @@ func (a *Agent) build(ctx context.Context, at *attempt, builder store.Builder, r
 	kills := a.machine.oomKills()
 	result, err := a.guarded(ctx, at, builder, req)
 	a.giveSlot() // before the coordinator hears of the end and puts the next one
-	status := a.outcome(ctx, at.snapshot(), kills, result, err)
+	status := at.snapshot()
 	if *req.Measured != (store.Measured{}) {
 		status.Measured = req.Measured
 	}
+	status = a.outcome(ctx, status, kills, result, err)
 	if status.State != agentapi.Succeeded {
 		at.removeOutputs()
 	}

@@ -255,9 +255,10 @@ func TestKilledBuilder(t *testing.T) {
 	write("vmstat", "pgfault 7\noom_kill 4\n")
 	s := newFakeStore(t)
 	r := start(t, s, func(o *Options) { o.procDir = proc })
+	var used *store.Measured
 	killed := func(kills int64, message string) string {
 		t.Helper()
-		f := r.outcome(t.Context(), agentapi.BuildStatus{}, kills, nil, &store.BuildError{Failure: store.FailedKilled, ExitCode: 137, Message: message}).Failure
+		f := r.outcome(t.Context(), agentapi.BuildStatus{Measured: used}, kills, nil, &store.BuildError{Failure: store.FailedKilled, ExitCode: 137, Message: message}).Failure
 		if f.Culprit != api.CulpritDerivation || f.Kind != string(store.FailedKilled) {
 			t.Errorf("%+v", f)
 		}
@@ -275,6 +276,27 @@ func TestKilledBuilder(t *testing.T) {
 			t.Errorf("after %d kills: %q, want %q", tt.kills, got, tt.want)
 		}
 	}
+	for _, tt := range []struct {
+		used store.Measured
+		want string
+	}{
+		{store.Measured{Method: store.MeasuredProcesses, PeakMemory: 1 << 30}, "killed: the machine may have run out of memory; it has 8.00 GiB, and no other build ran"},
+		{store.Measured{Method: store.MeasuredCgroup, PeakMemory: 1 << 30}, "killed: not for want of memory, says the kernel; something else killed it"},
+		{
+			store.Measured{Method: store.MeasuredCgroup, PeakMemory: 1 << 30, KilledForMemory: true},
+			"killed: killed for want of memory (it had 1.00 GiB at its peak); the machine has 8.00 GiB, and no other build ran",
+		},
+		{
+			store.Measured{Method: store.MeasuredCgroup, PeakMemory: 1 << 30, KilledForMemory: true, MemoryLimit: 1 << 30},
+			"killed: killed for want of memory (it had 1.00 GiB at its peak, and no more than 1.00 GiB was given to it)",
+		},
+	} {
+		used = &tt.used
+		if got := killed(4, "killed"); got != tt.want {
+			t.Errorf("%+v: %q, want %q", tt.used, got, tt.want)
+		}
+	}
+	used = nil
 	r.put("b", request(t, 1, "a", "hold"))
 	<-s.held
 	if got := killed(4, "killed"); !strings.HasSuffix(got, "and 1 other build ran") {

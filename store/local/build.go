@@ -120,6 +120,7 @@ type build struct {
 	budget  *nar.Budget // of all outputs
 	log     *buildLog
 	started time.Time
+	used    store.Measured
 }
 
 // alreadyValid returns the result if there is nothing to do. It remembers which
@@ -178,6 +179,9 @@ func (b *build) realize(ctx context.Context, isBuiltin bool) (_ *store.BuildResu
 	limited, limits := b.withLimits(ctx)
 	defer func() {
 		limits.builderEnded()
+		if b.req.Measured != nil {
+			*b.req.Measured = b.used
+		}
 		var failure *store.BuildError
 		if errors.As(err, &failure) && b.req.KeepFailed && !isBuiltin && failure.Failure != store.FailedDiskFull {
 			kept, keepErr := b.folder.keep()
@@ -194,6 +198,7 @@ func (b *build) realize(ctx context.Context, isBuiltin bool) (_ *store.BuildResu
 		err = b.download(limited)
 	default:
 		err = limits.disk.judge(b.runBuilder(limited))
+		b.measureDisk()
 	}
 	if err != nil {
 		return nil, b.blame(ctx, limited, err)
@@ -210,6 +215,17 @@ func (b *build) realize(ctx context.Context, isBuiltin bool) (_ *store.BuildResu
 		result.Outputs[o.Name] = infos[o.Path]
 	}
 	return result, nil
+}
+
+// maxMeasured is how many files of a build's folder are looked at to measure it: some 20 ms.
+const maxMeasured = 20_000
+
+// measureDisk measures the folder of a builder that has ended.
+func (b *build) measureDisk() {
+	var all bool
+	if b.used.Disk, all = nar.DiskUsageUpTo(b.folder.name, maxMeasured); !all {
+		b.used.Unmeasured = strings.TrimPrefix(fmt.Sprintf("%s; disk: that of the first %d files", b.used.Unmeasured, maxMeasured), "; ")
+	}
 }
 
 func (b *build) reportProblem(problem string, err error) {

@@ -54,7 +54,7 @@ func (s *sandboxes) try(limit time.Duration, access networkAccess) error {
 	}()
 	c := s.newConfig(f, access)
 	c.Probe = true
-	_, err = runSandbox(ctx, c, access.tool, io.Discard)
+	_, err = runSandbox(ctx, c, access.tool, io.Discard, nil)
 	return err
 }
 

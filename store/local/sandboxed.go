@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"lighter/internal/disk"
+	"lighter/internal/measure"
 	"lighter/store"
 	"lighter/store/local/sandbox"
 )
@@ -87,7 +88,9 @@ func (b *build) runBuilder(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	end, err := runSandbox(ctx, c, access.tool, b.log)
+	use := b.store.meter.Own(b.req.MemoryLimit)
+	end, err := runSandbox(ctx, c, access.tool, b.log, use)
+	b.used = use.End()
 	if err != nil {
 		return err
 	}
@@ -139,7 +142,8 @@ func (b *build) exitError(status unix.WaitStatus) error {
 		code = 128 + int(status.Signal())
 		how = fmt.Sprintf("the builder was killed by signal %d (%v)", int(status.Signal()), status.Signal())
 	}
-	if code == 128+int(unix.SIGKILL) { // a shell says so of what it ran
+	// A shell says so of what it ran; make and compilers don't, but the kernel may.
+	if code == 128+int(unix.SIGKILL) || b.used.KilledForMemory {
 		kind = store.FailedKilled
 	}
 	if last := b.log.lastLines(); last != "" {
@@ -276,12 +280,13 @@ func (b *build) sandboxPath(v *view, text string) (sandbox.Bind, error) {
 
 // runSandbox runs a sandbox until it ends, with the program that makes its network unless
 // tool is nil, and returns its last message. If the context ends, it kills everything in the
-// sandbox; then the message says nothing.
-func runSandbox(ctx context.Context, c *sandbox.Config, tool *networkTool, log io.Writer) (sandbox.Message, error) {
-	p, err := startSandbox(c)
+// sandbox; then the message says nothing. use is told what it uses, unless it is nil.
+func runSandbox(ctx context.Context, c *sandbox.Config, tool *networkTool, log io.Writer, use *measure.Build) (sandbox.Message, error) {
+	p, err := startSandbox(c, use)
 	if err != nil {
 		return sandbox.Message{}, err
 	}
+	use.Watch(p.process.Pid, false)
 	stop := context.AfterFunc(ctx, func() { _ = p.process.Kill() })
 	var said sayings
 	var n *network
@@ -315,10 +320,12 @@ func runSandbox(ctx context.Context, c *sandbox.Config, tool *networkTool, log i
 	if err != nil {
 		return sandbox.Message{}, err
 	}
+	use.CPU(state.UserTime() + state.SystemTime())
 	if ctx.Err() != nil {
 		return sandbox.Message{}, context.Cause(ctx)
 	}
 	m, err := lastMessage(c, said.text, state.Sys().(syscall.WaitStatus)) //nolint:forcetypeassert // it is on Linux
+	use.Largest(int64(m.Largest))                                         //nolint:gosec // the kernel's
 	if n != nil && (err != nil && n.failed(0) || c.Probe && n.failed(settleTime)) {
 		err = n.problem()
 	}
@@ -370,7 +377,7 @@ type sandboxProcess struct {
 }
 
 // startSandbox starts it.
-func startSandbox(c *sandbox.Config) (*sandboxProcess, error) {
+func startSandbox(c *sandbox.Config, use *measure.Build) (*sandboxProcess, error) {
 	control, theirs, err := controlSocket()
 	if err != nil {
 		return nil, err
@@ -382,7 +389,7 @@ func startSandbox(c *sandbox.Config) (*sandboxProcess, error) {
 		return nil, err
 	}
 	defer logWriter.Close()
-	process, err := startProcess(c, logWriter, theirs)
+	process, err := startProcess(c, logWriter, theirs, use)
 	if err != nil {
 		control.Close()
 		logReader.Close()
@@ -407,13 +414,23 @@ func controlSocket() (net.Conn, *os.File, error) {
 	return control, theirs, nil
 }
 
-func startProcess(c *sandbox.Config, log, control *os.File) (*os.Process, error) {
+func startProcess(c *sandbox.Config, log, control *os.File, use *measure.Build) (*os.Process, error) {
 	if c.SetUser { // who may open /dev/stderr
 		if err := log.Chown(int(c.HostUID), int(c.GID)); err != nil {
 			return nil, err
 		}
 	}
-	process, err := startSelf("1", log, control, namespaces(c))
+	attr := namespaces(c)
+	inGroup := use.Attr(attr)
+	process, err := startSelf("1", log, control, attr)
+	if err != nil && inGroup {
+		// Whether that is to blame the next try tells.
+		without, stillErr := startSelf("1", log, control, namespaces(c))
+		if stillErr == nil {
+			use.GiveUpGroup(err)
+		}
+		process, err = without, stillErr
+	}
 	if err != nil {
 		return nil, startError(err)
 	}

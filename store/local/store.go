@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 
+	"lighter/internal/measure"
 	"lighter/nar/signature"
 	"lighter/store"
 )
@@ -86,6 +87,7 @@ type Store struct {
 	items     *items
 	disk      *diskWatch
 	sandboxes *sandboxes
+	meter     *measure.Meter
 	inflight  inflight
 }
 
@@ -150,6 +152,7 @@ func open(opts Options, l layout) (*Store, error) {
 		items:     &items{layout: l, claims: c, trash: t, syncer: syncer{folder: folder}, noSync: opts.NoSync},
 		disk:      &diskWatch{layout: l, keepFree: opts.KeepFree},
 		sandboxes: &sandboxes{opts: opts, claims: c},
+		meter:     measure.New(measure.Options{Logger: opts.Logger}),
 	}, nil
 }
 
@@ -168,6 +171,9 @@ func (s *Store) Dir() store.Dir { return s.layout.dir }
 
 // Root returns the store's folder.
 func (s *Store) Root() string { return s.layout.root }
+
+// OwnLoad returns the part of the machine's load average of a minute that this store's builds make.
+func (s *Store) OwnLoad() float64 { return s.meter.OwnLoad() }
 
 // Info implements store.Store.
 func (s *Store) Info(ctx context.Context, path store.Path) (*store.Info, error) {

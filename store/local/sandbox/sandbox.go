@@ -87,7 +87,7 @@ const (
 	Failed  Kind = 'F' // this machine could not set the sandbox up: step and errno follow
 	NoExec  Kind = 'N' // the builder can't be started: the same follows
 	Started Kind = 'S' // the builder has been started
-	Exited  Kind = 'X' // the builder has ended: its wait status follows
+	Exited  Kind = 'X' // the builder has ended: its wait status and memory follow
 )
 
 // Message is what the sandbox tells.
@@ -96,6 +96,8 @@ type Message struct {
 	Step   string // what failed
 	Errno  unix.Errno
 	Status unix.WaitStatus
+	// Largest is the most memory that one process of the build had, in bytes, of those that had ended.
+	Largest uint64
 }
 
 // NewDecoder returns a decoder of what has come from the control socket.
@@ -116,6 +118,7 @@ func (d *Decoder) Message() (m Message, ok bool) {
 		m.Step = d.text()
 	case Exited:
 		m.Status = unix.WaitStatus(d.number()) //nolint:gosec // as it was encoded
+		m.Largest = d.number()
 	case Started:
 	default:
 		return m, false
@@ -132,6 +135,7 @@ func (m *Message) encode() []byte {
 		e.text(m.Step)
 	case Exited:
 		e.number(uint64(m.Status))
+		e.number(m.Largest)
 	}
 	return e.b
 }

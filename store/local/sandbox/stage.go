@@ -243,7 +243,9 @@ func (s *stage) wait(builder int) {
 		case err != nil:
 			fail(Failed, "wait for the builder", err)
 		case pid == builder && (status.Exited() || status.Signaled()):
-			tell(&Message{Kind: Exited, Status: status})
+			var used unix.Rusage
+			_ = unix.Getrusage(unix.RUSAGE_CHILDREN, &used)                                  // else it is 0
+			tell(&Message{Kind: Exited, Status: status, Largest: uint64(used.Maxrss) << 10}) //nolint:gosec // it is in KiB, and not negative
 			exit(0)
 		}
 	}
