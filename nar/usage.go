@@ -30,7 +30,7 @@ func DiskUsageUpTo(path string, files int) (bytes int64, all bool) {
 
 type usage struct {
 	bytes int64
-	left  int // so many more are looked at; negative: some were not
+	left  int             // so many more are looked at; negative: some were not
 	seen  map[uint64]bool // inodes of files that have several names
 }
 

@@ -57,6 +57,7 @@ type Options struct {
 	// Store is where items are and builds are made. What else it can do the agent
 	// finds out: store.Builder, Leaser, Importer, Exporter, Collector, and the methods
 	// BuildProblem() error, which says why it cannot build;
+	// OwnLoad() float64, which part of the load average its builds make;
 	// ACL() (*signature.ACL, error), which says whose archives it takes;
 	// PublicKey() (*signature.PublicKey, error), with which key it signs; and
 	// Warm(context.Context) error, which makes it ready to import and to export.

@@ -273,6 +273,7 @@ func (a *Agent) whyKilled(kills int64, used *store.Measured) string {
 	}
 	return text + "; " + builds
 }
+
 func machineFailure(err error) *api.Failure {
 	return &api.Failure{Culprit: api.CulpritMachine, Phase: api.Building, Message: shorten(err.Error())}
 }

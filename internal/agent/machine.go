@@ -159,7 +159,7 @@ func (a *Agent) describe() *agentapi.Machine {
 	return &agentapi.Machine{
 		Protocol: agentapi.Protocol, Version: a.opts.Version, PID: os.Getpid(), Started: m.started,
 		Kernel: m.kernel, Hostname: m.name, Systems: m.systems, Emulated: binfmt.Systems(), Cores: runtime.NumCPU(),
-		Load: load(m.proc("loadavg")), FreeMemory: memory(m.proc("meminfo"), "MemAvailable:"), Now: time.Now(),
+		Load: load(m.proc("loadavg")), OwnLoad: a.ownLoad(), FreeMemory: memory(m.proc("meminfo"), "MemAvailable:"), Now: time.Now(),
 		FreeDisk: max(0, free.Free), FreeInodes: free.Inodes, BuildFreeDisk: build.Free, BuildFreeInodes: build.Inodes,
 		CPUPressure: pressure(m.proc("pressure/cpu")), MemoryPressure: pressure(m.proc("pressure/memory")),
 		Hardware:  m.hardware,
@@ -168,6 +168,14 @@ func (a *Agent) describe() *agentapi.Machine {
 		Uptime:           uptime(m.proc("uptime")),
 		NeedsDerivations: a.opts.NeedsDerivations, BuildProblem: m.buildProblem(), BuildWarning: a.buildWarning(), Running: a.countRunning(),
 	}
+}
+
+// ownLoad returns which part of the load the builds make, if the store knows.
+func (a *Agent) ownLoad() float64 {
+	if s, ok := a.opts.Store.(interface{ OwnLoad() float64 }); ok {
+		return s.OwnLoad()
+	}
+	return 0
 }
 
 // buildWarning returns what builds lack here, if the store says so.

@@ -259,7 +259,7 @@ type group struct {
 	file *os.File
 }
 
-func (g *group) fd() int { return int(g.file.Fd()) } //nolint:gosec // a descriptor
+func (g *group) fd() int { return int(g.file.Fd()) }
 
 // Removal of a group whose processes have just ended may be too soon.
 const (
@@ -356,7 +356,7 @@ func (b *Build) endGroup() store.Measured {
 	switch {
 	case err == nil:
 		u.CPU = (time.Duration(stat["usage_usec"]) * time.Microsecond).Seconds()
-	case b.cpu > 0:
+	case b.cpu >= 0:
 		u.CPU = b.cpu.Seconds()
 	default:
 		lacks = append(lacks, "processor time: "+err.Error())

@@ -85,8 +85,8 @@ type Build struct {
 	// Of a group that could not be made, or has no limit.
 	noGroup string
 	limit   int64
-	cpu     time.Duration // 0 if it is not known
-	largest int64         // the same
+	cpu     time.Duration // negative if it is not known
+	largest int64         // 0 if it is not known
 	ended   bool
 	used    store.Measured
 
@@ -104,7 +104,7 @@ type Build struct {
 func (m *Meter) Own(limit int64) *Build {
 	m.find()
 	m.mu.Lock()
-	b := &Build{meter: m, limit: limit, noGroup: m.noGroups}
+	b := &Build{meter: m, limit: limit, noGroup: m.noGroups, cpu: -1}
 	groups := m.groups
 	m.mu.Unlock()
 	if groups == nil {
@@ -163,9 +163,9 @@ func (b *Build) Watch(pid int, withRoot bool) bool {
 }
 
 // Of returns a build that another program makes, and whose processes descend from one or are it. If it
-// is not found, nothing is measured.
-func (m *Meter) Of(pid int) *Build {
-	b := &Build{meter: m}
+// is not found, nothing is measured. Nothing limits its memory.
+func (m *Meter) Of(pid int, limit int64) *Build {
+	b := &Build{meter: m, limit: limit, cpu: -1}
 	b.Watch(pid, true)
 	return b
 }
@@ -221,7 +221,7 @@ func (b *Build) endTree() store.Measured {
 	default:
 		lacks = append(lacks, "memory: the build ended too soon to look at it")
 	}
-	if b.cpu > 0 {
+	if b.cpu >= 0 {
 		u.CPU = b.cpu.Seconds()
 	} else {
 		lacks = append(lacks, "processor time: "+hiddenProcesses)

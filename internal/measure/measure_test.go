@@ -72,7 +72,7 @@ func spin(much time.Duration) {
 }
 
 func helperCommand(words string) *exec.Cmd {
-	cmd := exec.Command("/proc/self/exe") //nolint:noctx // it ends with its input
+	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), helperVariable+"="+words)
 	cmd.Stderr = os.Stderr
 	return cmd
@@ -226,15 +226,15 @@ func TestGroup(t *testing.T) {
 // TestNothingSeen measures a build whose processes are elsewhere, and one that was too short.
 func TestNothingSeen(t *testing.T) {
 	m := New(Options{NoCgroups: true})
-	if u := m.Of(1 << 30).End(); u.CPU != 0 || u.PeakMemory != 0 || !strings.Contains(u.Unmeasured, "memory: "+hiddenProcesses) || !strings.Contains(u.Unmeasured, "processor time: "+hiddenProcesses) {
+	if u := m.Of(1<<30, 0).End(); u.CPU != 0 || u.PeakMemory != 0 || !strings.Contains(u.Unmeasured, "memory: "+hiddenProcesses) || !strings.Contains(u.Unmeasured, "processor time: "+hiddenProcesses) {
 		t.Errorf("got %+v", u)
 	}
-	b := m.Of(os.Getpid())
+	b := m.Of(os.Getpid(), 0)
 	b.CPU(time.Second)
 	if u := b.End(); u.CPU != 1 || u.PeakMemory != 0 || u.Unmeasured != "memory: the build ended too soon to look at it" {
 		t.Errorf("got %+v", u)
 	}
-	b = m.Of(os.Getpid())
+	b = m.Of(os.Getpid(), 0)
 	b.Largest(5)
 	if u := b.End(); u.PeakMemory != 5 || !strings.HasPrefix(u.Unmeasured, "memory: that of the largest process alone") {
 		t.Errorf("got %+v", u)
@@ -250,7 +250,7 @@ func TestNothingSeen(t *testing.T) {
 // TestLookingEnds has builds looked at until there are none.
 func TestLookingEnds(t *testing.T) {
 	m := New(Options{NoCgroups: true})
-	b := m.Of(os.Getpid())
+	b := m.Of(os.Getpid(), 0)
 	if !m.looking {
 		t.Fatal("nothing is looked at")
 	}

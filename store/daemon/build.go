@@ -45,7 +45,7 @@ func (s *Store) build(ctx context.Context, req *store.BuildRequest) (*store.Buil
 		return nil, errors.New("it is not a derivation")
 	}
 	b := &build{store: s, req: req, options: options(req)}
-	b.log = buildLog{derivation: req.Derivation, out: req.Log}
+	b.log = buildLog{derivation: req.Derivation, out: req.Log, begun: b.builderStarted}
 	err := s.with(ctx, forBuild, b.options, func(c *conn) error {
 		if req.Check {
 			return b.check(ctx, c)
@@ -70,6 +70,7 @@ type build struct {
 	req     *store.BuildRequest
 	options string
 	log     buildLog
+	meter   meter
 	drv     *derivation.Derivation
 	result  *store.BuildResult
 }
@@ -171,6 +172,7 @@ func (b *build) realize(c *conn, mode uint64) error {
 	c.putPaths([]store.Path{b.req.Derivation})
 	_ = c.w.Uint64(mode) // the error comes with call
 	err := c.call(&streams{log: b.log.write})
+	b.builderEnded()
 	b.log.end()
 	if err != nil {
 		return err

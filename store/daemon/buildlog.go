@@ -23,6 +23,8 @@ type buildLog struct {
 	derivation store.Path
 	out        io.Writer // may be nil
 	outErr     error     // its first error; nothing is written after that
+	// begun is called when the derivation's builder has started, with "SYSTEM LOGFILE PID".
+	begun func(told string)
 
 	line []byte // of the daemon, not complete
 	left int64  // bytes of a builder's output that follow
@@ -99,6 +101,8 @@ func (l *buildLog) note(line string) {
 	case "build-started":
 		if l.mine(rest) {
 			l.started = time.Now()
+			_, told, _ := strings.Cut(rest, " - ")
+			l.begun(told)
 		}
 	case "build-succeeded":
 		if l.mine(rest) {

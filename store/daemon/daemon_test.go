@@ -674,11 +674,12 @@ func TestBuildLogSplit(t *testing.T) {
 		"@ hash-mismatch /gnu/store/x sha256 aaa bbb\n@ build-failed " + drv + " - 1 it failed\n"
 	for cut := range len(text) {
 		var out bytes.Buffer
-		l := buildLog{derivation: drv, out: &out}
+		told := ""
+		l := buildLog{derivation: drv, out: &out, begun: func(s string) { told = s }}
 		l.write([]byte(text[:cut]))
 		l.write([]byte(text[cut:]))
 		l.end()
-		if out.String() != "hello\nend" || l.keptIn != "/tmp/kept" || l.mismatch != "expected sha256:aaa, got sha256:bbb" || l.failed == nil || l.failed.message != "it failed" || l.started.IsZero() {
+		if out.String() != "hello\nend" || l.keptIn != "/tmp/kept" || l.mismatch != "expected sha256:aaa, got sha256:bbb" || l.failed == nil || l.failed.message != "it failed" || l.started.IsZero() || told != "x86_64-linux /log 12" {
 			t.Fatalf("cut at %d: %q, %+v", cut, &out, l)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"lighter/internal/measure"
 	"lighter/nar/signature"
 	"lighter/store"
 )
@@ -54,6 +55,7 @@ type Store struct {
 	config   string
 	key      *signature.PrivateKey
 	logger   *slog.Logger
+	meter    *measure.Meter
 	pool     pool
 	leases   leases
 }
@@ -121,6 +123,7 @@ func newStore(opts Options) (*Store, error) {
 	if s.logger == nil {
 		s.logger = slog.Default()
 	}
+	s.meter = measure.New(measure.Options{Logger: s.logger, NoCgroups: true})
 	var err error
 	if s.socket, err = SocketName(opts.Socket); err != nil {
 		return nil, err
