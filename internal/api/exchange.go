@@ -221,6 +221,9 @@ type Why struct {
 	// of those before it.
 	Place int     `json:"place,omitempty"`
 	Ahead []Build `json:"ahead,omitempty"`
+	// Shares has those who want machines now, the one whose turn it is first, and the build's own,
+	// if there are several.
+	Shares []Share `json:"shares,omitempty"`
 }
 
 // MachineVerdict says whether a machine could take a build now, and if not, which

@@ -192,6 +192,9 @@ type Build struct {
 	// Parent is the build for which the coordinator made this one itself;
 	// empty for a build that a client asked for.
 	Parent string `json:"parent,omitempty"`
+	// Share names for whom it counts where there are several who ask: of a build that many want,
+	// the one of them who was served least when it was placed. Empty if nobody is told apart.
+	Share string `json:"share,omitempty"`
 	// Shares is the id under which machines and the log folder know this build's
 	// attempts, if it is not its own: builds of the same derivation share them.
 	Shares string `json:"shares,omitempty"`
@@ -243,6 +246,11 @@ func (b *Build) OutputsAskedFor() []string {
 type Submitter struct {
 	UID  uint32 `json:"uid"`
 	User string `json:"user,omitempty"` // the name at that time; empty if there was none
+	// Operates says that it was one who may do all, at that time.
+	Operates bool `json:"operates,omitempty"`
+	// For is the user whose wish guix-daemon's build hook passed on; nil if that is not known, or
+	// for all other builds.
+	For *Submitter `json:"for,omitempty"`
 }
 
 func (s *Submitter) String() string {
@@ -434,6 +442,9 @@ type Status struct {
 	Paused string `json:"paused,omitempty"`
 	// Queues has what there is to do, by system.
 	Queues []SystemQueue `json:"queues,omitempty"`
+	// Shares has those who ask, or asked of late; of those that want more, the one whose turn it is
+	// comes first.
+	Shares []Share `json:"shares,omitempty"`
 	// Failures has builds that failed lately, the newest first.
 	Failures []Build `json:"failures,omitempty"`
 	// Head is what is left on the head's disks.
@@ -462,6 +473,23 @@ type Caller struct {
 	// builds, and Operators says who may do all.
 	Operates  bool   `json:"operates"`
 	Operators string `json:"operators,omitempty"`
+}
+
+// Share is what one of those who ask for builds may use of the machines, and what it has used.
+type Share struct {
+	Name   string  `json:"name"`
+	Weight float64 `json:"weight"`
+	// Part is its part of the machines, of 1, as long as just those have builds that have some now;
+	// 0 if it has none itself.
+	Part    float64 `json:"part,omitempty"`
+	Queued  int     `json:"queued"`  // builds that are ready
+	Running int     `json:"running"` // slots that it holds
+	// Used is the slot time that it has used, what is long ago counting less, and Due its part of
+	// what all that have builds now have used.
+	Used Seconds `json:"used"`
+	Due  Seconds `json:"due,omitempty"`
+	// Before is how many of its builds come before the one that was asked about.
+	Before int `json:"before,omitempty"`
 }
 
 // SystemQueue is what there is to do for one system.

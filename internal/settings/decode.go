@@ -3,11 +3,13 @@ package settings
 import (
 	"fmt"
 	"log/slog"
+	"maps"
 	"math"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"lighter/internal/quantity"
 	"lighter/internal/tomlfile"
@@ -22,6 +24,8 @@ const (
 	minMaxLog    = 4 << 10 // bytes
 	maxName      = 100     // bytes
 	maxPriority  = 1_000_000
+	maxWeights   = 1000
+	maxShare     = 255 // bytes
 )
 
 // The kinds of stores, as package machines has them.
@@ -93,6 +97,13 @@ func sections(s *Settings) []section {
 			}},
 			{"operate-users", func(d *decoder, v any, at *tomlfile.Place) { a.OperateUsers = d.accounts("operate-users", v, at) }},
 			integer("max-priority", "100", &a.MaxPriority, -maxPriority, maxPriority),
+		}},
+		{"shares", []field{
+			{"by", func(d *decoder, v any, at *tomlfile.Place) {
+				s.Shares.By = d.Choice("by", v, at, []string{SharesByUser, SharesByTag, SharesBySource, SharesByNone})
+			}},
+			duration("half-life", "30m", &s.Shares.HalfLife, time.Minute),
+			{"weights", func(d *decoder, v any, at *tomlfile.Place) { s.Shares.Weights = d.weights(v, at) }},
 		}},
 		{"head", []field{
 			{"store", func(d *decoder, v any, at *tomlfile.Place) {
@@ -186,6 +197,34 @@ func (d *decoder) checkAccount(name string, at *tomlfile.Place) {
 	if strings.ContainsAny(name, ":,/ \t") || len(name) > maxName {
 		d.Errorf(at.Value, "want one name, or its number", "%q cannot be the name of a user or group", name)
 	}
+}
+
+// weights reads how much each share may use. Whether there is anybody of a name is not known here.
+func (d *decoder) weights(v any, at *tomlfile.Place) map[string]float64 {
+	hint := d.Example("weights", `{ alice = 3, "*" = 1 }`)
+	table, ok := v.(map[string]any)
+	if !ok {
+		d.WrongType("weights", v, at, "a table of numbers", hint)
+		return nil
+	}
+	if len(table) > maxWeights {
+		d.Errorf(at.Key, `give many the same weight with "*"`, "weights has %d names; at most %d are taken", len(table), maxWeights)
+		return nil
+	}
+	weights := make(map[string]float64, len(table))
+	for _, name := range slices.Sorted(maps.Keys(table)) {
+		weight, ok := tomlfile.Number(table[name])
+		switch place := at.At(name); {
+		case strings.TrimSpace(name) == "" || len(name) > maxShare || strings.ContainsFunc(name, unicode.IsControl):
+			d.Errorf(place.Key, `a share has the name of a user, "tag:NAME" or "queue:BRANCH"; "*" is all others`, "%.40q cannot be a share's name", name)
+		case !ok:
+			d.Errorf(place.Value, hint, "the weight of %q is %s; want a number", name, d.KindOf(table[name]))
+		case !(weight >= 1e-6 && weight <= 1e6):
+			d.Errorf(place.Value, hint, "the weight of %q is %v; want a number from 0.000001 to 1000000", name, table[name])
+		}
+		weights[name] = weight
+	}
+	return weights
 }
 
 func (d *decoder) maxLog(c *Coordinator, v any, at *tomlfile.Place) {

@@ -33,6 +33,7 @@ type Errors = tomlfile.Errors
 type Settings struct {
 	Coordinator Coordinator
 	Access      Access
+	Shares      Shares
 	Head        Head
 	Ledger      Ledger
 	Log         Log
@@ -89,6 +90,32 @@ type Access struct {
 	// MaxPriority bounds the priority of builds of those who may not operate. 1,000,000,
 	// which all priorities have as their bound.
 	MaxPriority int
+}
+
+// What [shares] can tell apart.
+const (
+	SharesByUser   = "user"
+	SharesByTag    = "tag"
+	SharesBySource = "source"
+	SharesByNone   = "none"
+)
+
+// Shares is the table [shares]: how the machines are divided among those who ask.
+type Shares struct {
+	By string // SharesByUser, which is the default, or another of the words above
+	// HalfLife is the time after which slot time that was used counts half. 30 minutes; 0 means
+	// that it always counts whole; else at least a minute.
+	//
+	// The default comes from a simulation: shares must be right within any hour, and a debt must be
+	// paid within one. With 16 slots and builds from seconds to 2 hours, what three who always want
+	// more get in the worst hour is 11 % off at 1 minute, 8 % at 10, 4 % at 30 and more: a memory
+	// shorter than builds take forgets that a long one was had. But where somebody got nothing for
+	// 4 hours, since no machine could take it, it gets 1.1 times its share in the next hour at 10
+	// minutes, 1.5 times at 30, twice at an hour, and nearly everything at a day.
+	HalfLife time.Duration
+	// Weights says how much each may use, relative to others; "*" is who is not named, 1 if it is
+	// not there. They are above 0. There need be nobody of a name.
+	Weights map[string]float64
 }
 
 // Head is the table [head]: which store the head has, and what must stay free there. Below
@@ -217,6 +244,7 @@ func Default() *Settings {
 			ParallelTransfers: 4, BuildMissingInputs: true, IdleAlarm: time.Minute, MaxLog: 256 << 20,
 		},
 		Access:  Access{MaxPriority: maxPriority},
+		Shares:  Shares{By: SharesByUser, HalfLife: 30 * time.Minute},
 		Head:    Head{MinFreeDisk: 1 << 30, MinFreeStateDisk: 256 << 20, MinFreeInodes: 10000},
 		Ledger:  Ledger{SyncDelay: 200 * time.Millisecond},
 		Log:     Log{Level: slog.LevelInfo, Format: FormatText},

@@ -42,6 +42,7 @@ func TestExample(t *testing.T) {
 	want.Coordinator.Timeout, want.Coordinator.MaxSilentTime = 24*time.Hour, time.Hour
 	want.Coordinator.DerivationSubstituteURLs = []string{"https://bordeaux.guix.gnu.org"}
 	want.Access = Access{SubmitGroup: "lighter", OperateGroup: "lighter-ops", OperateUsers: []string{"alice"}, MaxPriority: 100}
+	want.Shares.Weights = map[string]float64{"alice": 3, "tag:nightly": 0.5, "*": 1}
 	want.Head.Store = storeLocal
 	want.Ledger.PruneAfter = 90 * 24 * time.Hour
 	want.Publish = Publish{Folder: "/srv/lighter/publish", Key: "/etc/lighter/publish.sec", Compression: "zstd", Level: 9}

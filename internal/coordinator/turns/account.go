@@ -1,0 +1,272 @@
+package turns
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"time"
+
+	"lighter/internal/api"
+	"lighter/scheduler"
+)
+
+const (
+	// maxShares is how many shares are remembered; of more, those that have used least are
+	// forgotten, which is little to forget.
+	maxShares = 1000
+	// maxListed is how many shares people are shown.
+	maxListed = 100
+	// maxCounted is how many shares are counted under their own names; others count as otherShare.
+	maxCounted = 64
+	otherShare = "other"
+	// forgotten is the use below which it is as if a share had used nothing.
+	forgotten = time.Second
+	// saveInterval is the least time between two records.
+	saveInterval = time.Minute
+)
+
+// Account is what each share has used, holds and waits for. It belongs to one goroutine, which
+// gives it the time; that must not be before the last one.
+type Account struct {
+	rules  Rules
+	shares *scheduler.Shares
+	held   map[string]int // slots, by share
+	queued map[string]int // builds that are ready, by share
+	at     time.Time      // up to when held slots are in shares
+	saved  time.Time
+	// counted is the slot time in seconds since the start, by share; it never fades.
+	counted map[string]float64
+}
+
+// New returns an account of which nobody has used anything.
+func New(r Rules) *Account {
+	a := &Account{held: make(map[string]int), queued: make(map[string]int), counted: make(map[string]float64)}
+	a.use(r, nil, time.Time{})
+	return a
+}
+
+// use replaces the rules, and what was used.
+func (a *Account) use(r Rules, used map[string]time.Duration, now time.Time) {
+	a.rules, a.shares = r, scheduler.NewShares(r.HalfLife, a.weight)
+	for share, slotTime := range used {
+		a.shares.Use(share, slotTime, now)
+	}
+}
+
+func (a *Account) weight(share string) float64 { return a.rules.weight(share) }
+
+// used returns what each share has used that is worth remembering.
+func (a *Account) used(now time.Time) map[string]time.Duration {
+	used := make(map[string]time.Duration)
+	for _, share := range a.shares.Names() {
+		if d := a.shares.Used(share, now); d >= forgotten {
+			used[share] = d
+		}
+	}
+	if len(used) <= maxShares {
+		return used
+	}
+	names := slices.SortedFunc(maps.Keys(used), func(x, y string) int { return cmp.Or(cmp.Compare(used[y], used[x]), cmp.Compare(x, y)) })
+	for _, share := range names[maxShares:] {
+		delete(used, share)
+	}
+	return used
+}
+
+// SetRules replaces the rules; what was used stays. It reports whether builds may count for others now.
+func (a *Account) SetRules(r Rules, now time.Time) (others bool) {
+	a.Advance(now)
+	others = cmp.Or(r.By, ByUser) != cmp.Or(a.rules.By, ByUser)
+	a.use(r, a.used(now), now)
+	return others
+}
+
+// Of is [Rules.Of], as the list of one that [Union] takes.
+func (a *Account) Of(b *api.Build) []string { return []string{a.rules.Of(b)} }
+
+// Shares returns what the scheduler needs to know; nil if nobody is told apart. It is good until
+// the account changes.
+func (a *Account) Shares() *scheduler.Shares {
+	if a.rules.By == ByNone {
+		return nil
+	}
+	return a.shares
+}
+
+// Served returns the one of several shares that has been served least: a build that several
+// want counts for that one, at the time when it is asked. None stands for nobody's.
+func (a *Account) Served(least []string, now time.Time) string {
+	switch {
+	case a.rules.By == ByNone || len(least) == 0:
+		return ""
+	case len(least) == 1:
+		return least[0]
+	}
+	return slices.MinFunc(least, func(x, y string) int { return cmp.Compare(a.served(x, now), a.served(y, now)) })
+}
+
+// served is what a share has used, for its weight.
+func (a *Account) served(share string, now time.Time) float64 {
+	return a.shares.Used(share, now).Seconds() / a.rules.weight(share)
+}
+
+// ---- as time passes ------------------------------------------------------------------------
+
+// Advance charges the slots that are held for the time since the last call.
+func (a *Account) Advance(now time.Time) {
+	passed := now.Sub(a.at)
+	a.at = now
+	if passed <= 0 || len(a.held) == 0 {
+		return
+	}
+	for share, slots := range a.held {
+		slotTime := time.Duration(slots) * passed
+		a.shares.Use(share, slotTime, now)
+		a.counted[a.countedAs(share)] += slotTime.Seconds()
+	}
+}
+
+// countedAs is the name under which a share is counted.
+func (a *Account) countedAs(share string) string {
+	if _, known := a.counted[share]; known || len(a.counted) < maxCounted {
+		return share
+	}
+	return otherShare
+}
+
+// Hold notes that a build of a share takes slots, or gives them back if there are fewer than 0.
+func (a *Account) Hold(share string, slots int, now time.Time) {
+	a.Advance(now)
+	add(a.held, share, slots)
+}
+
+// Wait notes that builds of a share have become ready, or are no longer, if there are fewer than 0.
+func (a *Account) Wait(share string, builds int) { add(a.queued, share, builds) }
+
+func add(counts map[string]int, share string, n int) {
+	if counts[share] += n; counts[share] == 0 {
+		delete(counts, share)
+	}
+}
+
+// ---- over restarts -------------------------------------------------------------------------
+
+// Record is what is kept of an account, as JSON.
+type Record struct {
+	Time time.Time              `json:"time"`
+	Used map[string]api.Seconds `json:"used"` // slot time
+}
+
+// Save returns a record to be kept, or nil if the last one will do. What nobody misses is dropped.
+func (a *Account) Save(now time.Time, last bool) *Record {
+	if !last && now.Sub(a.saved) < saveInterval {
+		return nil
+	}
+	a.Advance(now)
+	a.saved = now
+	used := a.used(now)
+	if len(used) < len(a.shares.Names()) {
+		a.use(a.rules, used, now)
+	}
+	r := &Record{Time: now, Used: make(map[string]api.Seconds, len(used))}
+	for share, d := range used {
+		r.Used[share] = api.Seconds(d.Seconds())
+	}
+	return r
+}
+
+// Recall goes on with what a record says.
+func (a *Account) Recall(r *Record, now time.Time) {
+	at := r.Time
+	if at.After(now) { // the clock was wrong then, or is now
+		at = now
+	}
+	for share, s := range r.Used {
+		if s > 0 && s <= api.MaxTime && len(share) <= api.MaxName {
+			a.shares.Use(share, s.Duration(), at)
+		}
+	}
+	a.saved = now
+}
+
+// ---- for people ----------------------------------------------------------------------------
+
+// List returns the shares that have builds now, or used something of late: first those that want
+// more, the one whose turn it is first; at most 100. It is empty if nobody is told apart.
+func (a *Account) List(now time.Time) []api.Share {
+	if a.rules.By == ByNone {
+		return nil
+	}
+	a.Advance(now)
+	all := make(map[string]*api.Share)
+	get := func(name string) *api.Share {
+		if all[name] == nil {
+			all[name] = &api.Share{Name: name, Weight: a.rules.weight(name), Used: api.Seconds(a.shares.Used(name, now).Seconds())}
+		}
+		return all[name]
+	}
+	for name, n := range a.queued {
+		get(name).Queued = n
+	}
+	for name, n := range a.held {
+		get(name).Running = n
+	}
+	var weights float64
+	var used api.Seconds
+	for _, s := range all {
+		weights += s.Weight
+		used += s.Used
+	}
+	for _, s := range all {
+		s.Part = s.Weight / weights
+		s.Due = used * api.Seconds(s.Part)
+	}
+	for name := range a.used(now) {
+		get(name)
+	}
+	list := make([]api.Share, 0, len(all))
+	for _, s := range all {
+		list = append(list, *s)
+	}
+	slices.SortFunc(list, func(x, y api.Share) int {
+		return cmp.Or(
+			-cmp.Compare(min(1, x.Queued), min(1, y.Queued)), -cmp.Compare(min(1, x.Running), min(1, y.Running)),
+			cmp.Compare(float64(x.Used)/x.Weight, float64(y.Used)/y.Weight), cmp.Compare(x.Name, y.Name))
+	})
+	return list[:min(len(list), maxListed)]
+}
+
+// Counted is what was counted of one share since the start.
+type Counted struct {
+	SlotSeconds     float64
+	Used            float64 // slot time in seconds, what is long ago counting less
+	Queued, Running int
+}
+
+// Counts returns what was counted, of at most 64 shares and all others together.
+func (a *Account) Counts(now time.Time) map[string]Counted {
+	a.Advance(now)
+	counts := make(map[string]Counted)
+	note := func(share string, f func(c *Counted)) {
+		name := a.countedAs(share)
+		c := counts[name]
+		f(&c)
+		counts[name] = c
+	}
+	for share, n := range a.queued {
+		if a.counted[a.countedAs(share)] == 0 {
+			a.counted[a.countedAs(share)] = 0 // it keeps its name from now on
+		}
+		note(share, func(c *Counted) { c.Queued += n })
+	}
+	for share, n := range a.held {
+		note(share, func(c *Counted) { c.Running += n })
+	}
+	for share, seconds := range a.counted {
+		note(share, func(c *Counted) { c.SlotSeconds += seconds })
+	}
+	for share, used := range a.used(now) {
+		note(share, func(c *Counted) { c.Used += used.Seconds() })
+	}
+	return counts
+}
