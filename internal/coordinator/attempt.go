@@ -17,6 +17,7 @@ type attempt struct {
 	machine   *machine
 	host      *host // that it was begun on
 	began     time.Time
+	share     string        // for which it holds a slot
 	recipient *liveBuild    // whose hook gets outputs that are kept on the machine, if not nil
 	stale     string        // why it was given up
 	over      chan struct{} // closed when its goroutine ends
@@ -69,6 +70,7 @@ func (a *attempt) start(l *loop, before <-chan struct{}) {
 		a.task.enter(l, stageFetching)
 	} else {
 		a.task.enter(l, stageWorking)
+		a.hold(l)
 	}
 	c.group.Go(func() {
 		defer close(a.over)

@@ -223,7 +223,7 @@ func (k *liveCheck) use(l *loop, name string) {
 func (k *liveCheck) newTask(l *loop) *task {
 	return &task{
 		drv: k.build.Derivation, id: compare.ID(k.build.ID, k.begun), seq: l.seq, state: api.Queued,
-		node: k.work.Node, check: k, priority: k.build.Priority,
+		node: k.work.Node, check: k, priority: k.build.Priority, shares: l.account.Of(&k.build.Build),
 		skip: maps.Clone(k.used),
 	}
 }

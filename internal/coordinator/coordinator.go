@@ -39,6 +39,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -58,6 +59,7 @@ import (
 	"lighter/internal/coordinator/peer"
 	"lighter/internal/coordinator/recorder"
 	"lighter/internal/coordinator/remote"
+	"lighter/internal/coordinator/turns"
 	"lighter/internal/ledger"
 	"lighter/internal/machinetest"
 	"lighter/machines"
@@ -112,6 +114,7 @@ type Config struct {
 	Logger  *slog.Logger // nil discards
 	Version string
 	Limits  limits.Limits
+	Shares  turns.Rules // how the machines are divided among those who ask
 
 	// Hooks are the event hooks, with the built-ins that they name, and how programs
 	// are run.
@@ -144,7 +147,8 @@ type Coordinator struct {
 	forDeliveries delivery.Config
 	forAttempts   remote.Config
 	started       time.Time
-	latency       prometheus.Histogram // from when a build could be placed to when it was
+	rules         atomic.Pointer[turns.Rules] // the loop's account has the same
+	latency       prometheus.Histogram        // from when a build could be placed to when it was
 
 	mail       *mailbox.Mailbox[func(*loop)]
 	intake     *intake.Intake
@@ -179,6 +183,7 @@ func New(cfg Config) (*Coordinator, error) {
 		mail: mailbox.New[func(*loop)](), questions: mailbox.New[question](), recovered: make(chan struct{}), stopped: make(chan struct{}), fatal: make(chan error, 1),
 	}
 	c.started = c.now()
+	c.rules.Store(&cfg.Shares)
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}

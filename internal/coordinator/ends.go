@@ -25,6 +25,7 @@ func (lb *liveBuild) end(l *loop, s api.State, reason string) {
 func (lb *liveBuild) leave(l *loop, s api.State, reason string) {
 	lb.end(l, s, reason)
 	lb.task.builds = slices.DeleteFunc(lb.task.builds, func(other *liveBuild) bool { return other == lb })
+	lb.task.doubt(l)
 }
 
 // endBuilds ends all builds of a task.
@@ -45,6 +46,7 @@ func (a *attempt) detach(l *loop, why string) {
 		t.enter(l, stageMade)
 	} else {
 		t.enter(l, stageUndecided)
+		l.account.Hold(a.share, -1, l.now())
 	}
 	delete(a.host.attempts, a)
 	if why == "" {
@@ -86,6 +88,7 @@ func (t *task) releaseInputs(l *loop) {
 	t.inputs = graph.Set[*task]{}
 	for in := range inputs.All() {
 		in.dependants.Remove(t)
+		in.doubt(l)
 		in.dropUnneeded(l)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
 	"lighter/internal/coordinator/peer"
+	"lighter/internal/coordinator/turns"
 	"lighter/internal/machinetest"
 )
 
@@ -18,6 +19,7 @@ type Figures struct {
 	Queues     []api.SystemQueue
 	Head       api.HeadStatus
 	Paused     bool
+	Shares     map[string]turns.Counted
 	Finals     map[api.State]uint64   // builds that became final, by state
 	Failed     map[api.Culprit]uint64 // attempts
 	Placements uint64
@@ -52,6 +54,7 @@ func (c *Coordinator) Figures(ctx context.Context) (*Figures, error) {
 			}
 			f.Machines = append(f.Machines, one)
 		}
+		f.Shares = l.account.Counts(l.now())
 		f.Queues, f.Head, f.Paused = l.queues(l.now()), l.space, l.whyPaused() != ""
 		f.Finals, f.Failed, f.Placements = maps.Clone(l.counts.Finals), maps.Clone(l.counts.Failed), l.counts.Placements
 	})

@@ -12,6 +12,7 @@ import (
 	"lighter/internal/coordinator/recorder"
 	"lighter/internal/coordinator/standstill"
 	"lighter/internal/coordinator/tally"
+	"lighter/internal/coordinator/turns"
 	"lighter/internal/ledger"
 	"lighter/scheduler"
 	"lighter/store"
@@ -43,6 +44,8 @@ type loop struct {
 	finals     map[string][]chan struct{} // closed when the build is final
 	attached   map[string]int             // clients that want a build with Attached, by its id
 	queue      *scheduler.Queue
+	account    *turns.Account   // of who asks
+	doubtful   map[*task]bool   // for whom they count must be settled
 	byID       map[string]*task // tasks by id, which is the id in queue
 	seq        uint64
 	changed    []ledger.Change // not handed to the recorder yet
@@ -64,7 +67,7 @@ func newLoop(c *Coordinator) *loop {
 		Coordinator: c, counts: tally.New(), byName: make(map[string]*machine), items: inventory.NewNumbers(),
 		deliveries: make(map[string]*delivery.Delivery), tasks: make(map[store.Path]*task), builds: make(map[string]*liveBuild),
 		finals: make(map[string][]chan struct{}), attached: make(map[string]int),
-		queue: scheduler.NewQueue(), byID: make(map[string]*task),
+		queue: scheduler.NewQueue(), account: turns.New(c.cfg.Shares), doubtful: make(map[*task]bool), byID: make(map[string]*task),
 		delayed: make(map[*task]bool), spare: make(map[store.Path]*spare), alarmed: make(map[string]time.Time),
 	}
 }
@@ -140,6 +143,9 @@ func (l *loop) run() error {
 // flush writes what the loop and its goroutines still changed to the ledger. Nobody waits for
 // those changes.
 func (l *loop) flush() {
+	if s := l.account.Save(l.now(), true); s != nil {
+		l.change(ledger.Change{Setting: s})
+	}
 	l.record()
 	l.recorder.Flush()
 }

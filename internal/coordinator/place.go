@@ -8,6 +8,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/coordinator/inventory"
+	"lighter/internal/ledger"
 	"lighter/internal/quantity"
 	"lighter/scheduler"
 )
@@ -26,6 +27,10 @@ func (l *loop) placeBy(at time.Time) {
 func (l *loop) place() {
 	l.placing = false
 	now := l.now()
+	l.settleShares()
+	if s := l.account.Save(now, false); s != nil {
+		l.change(ledger.Change{Setting: s})
+	}
 	l.wake(now)
 	l.endQuarantines(now)
 	for _, m := range l.machines {
@@ -41,15 +46,21 @@ func (l *loop) place() {
 
 // plan decides what starts now, and takes that out of the queue.
 func (l *loop) plan(now time.Time) scheduler.Plan {
-	plan := scheduler.Assign(scheduler.Input{
-		Now: now, Machines: l.schedulerMachines(now), Queue: l.queue, Missing: l.missing,
-	})
+	l.account.Advance(now)
+	plan := scheduler.Assign(l.input(now))
 	l.queue.Apply(plan)
 	l.standstill.Tell(l.log, plan.Blocked)
 	for i := range plan.Deferrals {
 		l.placeBy(plan.Deferrals[i].Until)
 	}
 	return plan
+}
+
+// input is what a decision depends on.
+func (l *loop) input(now time.Time) scheduler.Input {
+	return scheduler.Input{
+		Now: now, Machines: l.schedulerMachines(now), Queue: l.queue, Missing: l.missing, Shares: l.account.Shares(),
+	}
 }
 
 func (l *loop) begin(plan scheduler.Plan) {
@@ -114,7 +125,7 @@ func (m *machine) schedulerMachine(now time.Time, busy []scheduler.Running) sche
 		}
 		elapsed := now.Sub(a.began)
 		expected := time.Duration(float64(a.task.expected()) / max(s.Speed, 0.01))
-		s.Busy = append(s.Busy, scheduler.Running{Remaining: scheduler.Remaining(expected, elapsed)})
+		s.Busy = append(s.Busy, scheduler.Running{Build: a.build, Remaining: scheduler.Remaining(expected, elapsed)})
 		if elapsed < justStarted {
 			s.JustStarted++
 		}
@@ -300,12 +311,13 @@ func (t *task) why(l *loop, lb *liveBuild) *api.Why {
 // placeInQueue says how many builds are more urgent than a task's, and which of them are the most urgent.
 func (t *task) placeInQueue(l *loop, w *api.Why) {
 	const few = 3
-	place := 1
+	place, before := 1, make(map[string]int)
 	for b := range l.queue.All() {
 		if b.ID == t.id {
-			w.Place = place
+			w.Place, w.Shares = place, l.account.Turns(before, l.now())
 			return
 		}
+		before[b.Share]++
 		if other := l.byID[b.ID]; other != nil && len(other.builds) > 0 && len(w.Ahead) < few {
 			w.Ahead = append(w.Ahead, other.builds[0].Build)
 		}
@@ -329,7 +341,7 @@ func (t *task) waitReason(l *loop, could []string, now time.Time) string {
 		return "no machine can take it now"
 	}
 	b := t.schedulerBuild(l)
-	plan := scheduler.Assign(scheduler.Input{Now: now, Machines: l.schedulerMachines(now), Queue: l.queue, Missing: l.missing})
+	plan := scheduler.Assign(l.input(now))
 	for i := range plan.Deferrals {
 		if plan.Deferrals[i].Build.ID == b.ID {
 			return plan.Deferrals[i].Reason()

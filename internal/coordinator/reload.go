@@ -246,8 +246,8 @@ func (l *loop) requeue(tasks []*task) {
 		if len(t.skip) > 0 && !t.elsewhere(l) {
 			clear(t.skip)
 		}
-		l.queue.Remove(t.id)
-		l.queue.Push(t.schedulerBuild(l))
+		t.leaveLine(l)
+		t.lineUp(l)
 		t.setState(l, api.Queued, t.neverReason(l))
 	}
 	l.placing = true

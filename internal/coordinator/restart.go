@@ -83,6 +83,9 @@ func (l *loop) recoverMachines(ctx context.Context) error {
 	if err := l.counts.Recover(ctx, l.ledger); err != nil {
 		return err
 	}
+	if err := l.account.Recover(ctx, l.ledger, l.log, l.now()); err != nil {
+		return err
+	}
 	return l.recoverPause(ctx)
 }
 

@@ -54,7 +54,7 @@ func (t *task) enter(l *loop, to stage) {
 	}
 	switch from {
 	case stageQueued:
-		l.queue.Remove(t.id)
+		t.leaveLine(l)
 	case stageDelayed, stagePostponed:
 		delete(l.delayed, t)
 	}
@@ -62,7 +62,7 @@ func (t *task) enter(l *loop, to stage) {
 	switch to {
 	case stageQueued:
 		t.queuedAt = l.now()
-		l.queue.Push(t.schedulerBuild(l))
+		t.lineUp(l)
 		l.placing = true
 	case stageDelayed, stagePostponed:
 		l.delayed[t] = true

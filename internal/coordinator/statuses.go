@@ -42,7 +42,7 @@ func (c *Coordinator) Status(ctx context.Context) (*api.Status, error) {
 			}
 		}
 		s.Paused, s.Head, s.MachinesFile = l.whyPaused(), l.space, l.file.Status()
-		s.Queues = l.queues(now)
+		s.Queues, s.Shares = l.queues(now), l.account.List(now)
 		s.Failures = slices.Clone(l.counts.Failures)
 	})
 	slices.SortFunc(s.Running, func(a, b api.Build) int { return a.Submitted.Compare(b.Submitted) })

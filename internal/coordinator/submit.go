@@ -11,7 +11,8 @@ func newIntake(c *Coordinator) *intake.Intake {
 	return intake.New(intake.Options{
 		Ledger: c.ledger, Head: c.head, Fetch: c.cfg.Fetch, SubstituteURLs: c.cfg.SubstituteURLs, Published: c.cfg.Published, Elsewhere: c.cfg.Elsewhere,
 		Timeout: c.limits.Timeout, MaxSilentTime: c.limits.MaxSilentTime, Now: c.now, AsError: AsError,
-		Add: func(builds []api.Build) { c.post(func(l *loop) { l.addBuilds(builds) }) },
+		Share: func(b *api.Build) string { return c.rules.Load().Of(b) },
+		Add:   func(builds []api.Build) { c.post(func(l *loop) { l.addBuilds(builds) }) },
 	})
 }
 

@@ -13,6 +13,7 @@ import (
 	"lighter/internal/coordinator/graph"
 	"lighter/internal/coordinator/headstore"
 	"lighter/internal/coordinator/tally"
+	"lighter/internal/coordinator/turns"
 	"lighter/internal/coordinator/unable"
 	"lighter/internal/ledger"
 	"lighter/scheduler"
@@ -40,6 +41,8 @@ type task struct {
 	dependants graph.Set[*task]
 	waiting    int // inputs that are not available
 
+	shares    []string // for whom it counts: those whose builds want it, or need it
+	share     string   // the one of them for which it was last in the queue
 	priority  int
 	rank      time.Duration // longest remaining path, this one included
 	estimate  estimate.Estimate
@@ -179,6 +182,10 @@ func (t *task) join(l *loop, b api.Build) *liveBuild {
 	l.builds[b.ID] = lb
 	l.counts.Count(&lb.Build, &lb.counted)
 	t.priority = max(t.priority, b.Priority)
+	if b.Parent == "" {
+		own := l.account.Of(&b)
+		lb.Share, t.shares = own[0], turns.Union(t.shares, own)
+	}
 	return lb
 }
 
@@ -186,7 +193,7 @@ func (t *task) join(l *loop, b api.Build) *liveBuild {
 func (l *loop) newInternal(n *headstore.Node, parent *task) *task {
 	first := parent.builds[0]
 	t := l.newTask(n.Path, newID())
-	t.node = n
+	t.node, t.shares = n, parent.shares
 	b := api.Build{
 		Request: api.Request{
 			ID: t.id, Derivation: n.Path, Priority: parent.priority, Tags: first.Tags,
@@ -194,7 +201,7 @@ func (l *loop) newInternal(n *headstore.Node, parent *task) *task {
 			Retries: first.Retries, Skip: first.Skip,
 		},
 		System: n.System, Features: n.Features, Parent: first.ID, OutputPaths: n.OutputMap(),
-		State: api.Queued, Submitted: l.now(),
+		State: api.Queued, Submitted: l.now(), Share: first.Share,
 	}
 	lb := t.join(l, b)
 	record := lb.Build
@@ -263,11 +270,6 @@ func (t *task) expand(l *loop) {
 	if l.grace == nil {
 		l.questions.Put(t.question())
 	}
-}
-
-// moveInQueue tells the queue how urgent a task is now, if it is in the queue.
-func (t *task) moveInQueue(l *loop) {
-	l.queue.Reprioritise(t.id, t.priority, t.rank, t.dependants.Size())
 }
 
 // setInputs replaces a task's edges to what it needs.
@@ -374,17 +376,18 @@ func (t *task) spread(l *loop, later map[*task]bool) {
 	for d := range t.dependants.All() {
 		t.rank = max(t.rank, t.expected()+d.rank)
 		t.priority = max(t.priority, d.priority)
+		t.shares = turns.Union(t.shares, d.shares)
 	}
 	work := []*task{t}
 	for len(work) > 0 {
 		x := work[len(work)-1]
 		work = work[:len(work)-1]
 		for in := range x.inputs.All() {
-			rank, priority := max(in.rank, in.expected()+x.rank), max(in.priority, x.priority)
-			if rank == in.rank && priority == in.priority {
+			rank, priority, shares := max(in.rank, in.expected()+x.rank), max(in.priority, x.priority), turns.Union(in.shares, x.shares)
+			if rank == in.rank && priority == in.priority && len(shares) == len(in.shares) {
 				continue
 			}
-			in.rank, in.priority = rank, priority
+			in.rank, in.priority, in.shares = rank, priority, shares
 			in.moveInQueue(l)
 			if !later[in] {
 				work = append(work, in)
@@ -398,6 +401,7 @@ func (t *task) schedulerBuild(l *loop) scheduler.Build {
 		ID: t.id, System: t.node.System, Features: t.node.Features,
 		Priority: t.priority, Rank: t.rank, Dependants: t.dependants.Size(), Seq: t.seq,
 		Expected: t.expected(), Output: t.estimate.Output.Middle(),
+		Share: l.account.Served(t.shares, l.now()),
 	}
 	for _, m := range l.machines {
 		if t.skip[m.Name] || t.unable.Has(m.Name) || !t.allows(m.Name) {

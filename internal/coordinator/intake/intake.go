@@ -41,6 +41,8 @@ type Options struct {
 	// Timeout and MaxSilentTime bound builds whose requests do not say; 0 is no limit.
 	Timeout, MaxSilentTime time.Duration
 	Now                    func() time.Time
+	// Share names for whom a build counts.
+	Share func(*api.Build) string
 	// AsError returns the answer for an error.
 	AsError func(error) *api.Error
 	// Add is called with new builds once they are durable.
@@ -184,6 +186,9 @@ func (in *Intake) newBuild(r *api.Request, n *headstore.Node, submitter *api.Sub
 	}
 	if b.ID == "" {
 		b.ID = uuid.NewString()
+	}
+	if in.Share != nil {
+		b.Share = in.Share(b)
 	}
 	return b
 }

@@ -2,11 +2,15 @@ package turns
 
 import (
 	"cmp"
+	"context"
+	"errors"
+	"log/slog"
 	"maps"
 	"slices"
 	"time"
 
 	"lighter/internal/api"
+	"lighter/internal/ledger"
 	"lighter/scheduler"
 )
 
@@ -151,14 +155,18 @@ func add(counts map[string]int, share string, n int) {
 
 // ---- over restarts -------------------------------------------------------------------------
 
-// Record is what is kept of an account, as JSON.
-type Record struct {
+// setting is the name of the ledger's setting that says what shares have used.
+const setting = "shares"
+
+// record is what is kept of an account.
+type record struct {
 	Time time.Time              `json:"time"`
 	Used map[string]api.Seconds `json:"used"` // slot time
 }
 
-// Save returns a record to be kept, or nil if the last one will do. What nobody misses is dropped.
-func (a *Account) Save(now time.Time, last bool) *Record {
+// Save returns what the ledger is to keep, or nil if what it has will do; last says that there is
+// no later call. What nobody misses is dropped.
+func (a *Account) Save(now time.Time, last bool) *ledger.Setting {
 	if !last && now.Sub(a.saved) < saveInterval {
 		return nil
 	}
@@ -168,15 +176,24 @@ func (a *Account) Save(now time.Time, last bool) *Record {
 	if len(used) < len(a.shares.Names()) {
 		a.use(a.rules, used, now)
 	}
-	r := &Record{Time: now, Used: make(map[string]api.Seconds, len(used))}
+	if len(used) == 0 { // what the ledger has fades by itself
+		return nil
+	}
+	r := record{Time: now, Used: make(map[string]api.Seconds, len(used))}
 	for share, d := range used {
 		r.Used[share] = api.Seconds(d.Seconds())
 	}
-	return r
+	return &ledger.Setting{Name: setting, Value: r}
 }
 
-// Recall goes on with what a record says.
-func (a *Account) Recall(r *Record, now time.Time) {
+// Recover goes on with what the ledger has. If that can't be used, all begin anew.
+func (a *Account) Recover(ctx context.Context, from *ledger.Ledger, log *slog.Logger, now time.Time) error {
+	var r record
+	_, err := from.Setting(ctx, setting, &r)
+	if errors.As(err, new(*ledger.RecordError)) {
+		log.Warn("what shares have used can't be read; all begin anew", "err", err)
+		return nil
+	}
 	at := r.Time
 	if at.After(now) { // the clock was wrong then, or is now
 		at = now
@@ -187,6 +204,7 @@ func (a *Account) Recall(r *Record, now time.Time) {
 		}
 	}
 	a.saved = now
+	return err
 }
 
 // ---- for people ----------------------------------------------------------------------------
@@ -234,6 +252,19 @@ func (a *Account) List(now time.Time) []api.Share {
 			cmp.Compare(float64(x.Used)/x.Weight, float64(y.Used)/y.Weight), cmp.Compare(x.Name, y.Name))
 	})
 	return list[:min(len(list), maxListed)]
+}
+
+// Turns returns those of List that want more, if there are several: whose turn it is, for people
+// who ask about a build. before has how many builds of each share come before it.
+func (a *Account) Turns(before map[string]int, now time.Time) []api.Share {
+	list := slices.DeleteFunc(a.List(now), func(s api.Share) bool { return s.Queued == 0 })
+	if len(list) < 2 {
+		return nil
+	}
+	for i := range list {
+		list[i].Before = before[list[i].Name]
+	}
+	return list
 }
 
 // Counted is what was counted of one share since the start.
