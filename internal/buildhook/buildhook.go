@@ -292,6 +292,7 @@ func (h *hook) newBuild(q *hookapi.Question) (*build, error) {
 	b := &build{hook: h, order: hookapi.Order{
 		ID: id, Secret: secret, Derivation: q.Derivation,
 		Timeout: api.Seconds(h.Timeout.Seconds()), MaxSilentTime: api.Seconds(h.MaxSilentTime.Seconds()),
+		Client: clientUser("/proc", os.Getppid()),
 	}}
 	inputs, err := h.list()
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/coordinator/delivery"
+	"lighter/internal/coordinator/turns"
 	"lighter/internal/hookapi"
 	"lighter/internal/ledger"
 	"lighter/scheduler"
@@ -20,8 +21,21 @@ import (
 // HookUser says for whom a build hook asks.
 type HookUser struct {
 	Submitter *api.Submitter // of what the hook has built
+	// UserName returns what the user database calls a user, or "".
+	UserName func(uid uint32) string
 	// MayTakeOver says what speaks against handing a build of somebody else's to the hook.
 	MayTakeOver func(*api.Build) error
+}
+
+// onBehalfOf returns who submits a build that a hook says a user of its guix-daemon asked for; nil is
+// a user that it does not know.
+func (u *HookUser) onBehalfOf(client *uint32) *api.Submitter {
+	if client == nil || !turns.SpeaksForClients(u.Submitter) {
+		return u.Submitter
+	}
+	s := *u.Submitter
+	s.For = &api.Submitter{UID: *client, User: u.UserName(*client)}
+	return &s
 }
 
 // Offload talks with a build hook on a connection, in the frames of package hookapi, until the
@@ -216,7 +230,7 @@ func (c *Coordinator) submitOrder(ctx context.Context, d *delivery.Delivery, o *
 	answers, err := c.Submit(ctx, []api.Request{{
 		ID: o.ID, Derivation: o.Derivation, Outputs: names, Offload: true,
 		Timeout: o.Timeout, MaxSilentTime: o.MaxSilentTime,
-	}}, who.Submitter)
+	}}, who.onBehalfOf(o.Client))
 	if err != nil {
 		return nil, err
 	}

@@ -11,7 +11,7 @@ import (
 
 // SetShares replaces the rules by which the machines are divided. What was used stays.
 func (c *Coordinator) SetShares(ctx context.Context, r turns.Rules) error {
-	return c.do(ctx, func(l *loop) {
+	return c.do(ctx, func(l *loop) { //nolint:contextcheck // streams live as long as their lane
 		c.rules.Store(&r)
 		if l.account.SetRules(r, l.now()) {
 			for _, t := range l.tasks {

@@ -23,6 +23,7 @@ import (
 	"lighter/internal/coordinator/headroom"
 	"lighter/internal/coordinator/limits"
 	"lighter/internal/coordinator/peer"
+	"lighter/internal/coordinator/turns"
 	"lighter/internal/ledger"
 	"lighter/internal/machinetest"
 	"lighter/internal/settings"
@@ -101,7 +102,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		ACL:         s.ACL, PublicKey: s.PublicKey,
 		LoadMachines: o.LoadMachines, MachinesFile: f.MachinesFile(), StoreFolder: s.Disk, StateFolder: f.State,
 		PruneAfter: set.Ledger.PruneAfter, PruneKeepLogs: set.Ledger.KeepLogs,
-		HeadLimits: headLimitsOf(set), Limits: limitsOf(set),
+		HeadLimits: headLimitsOf(set), Limits: limitsOf(set), Shares: turns.Rules(set.Shares),
 		Hooks: hooks, HookPrograms: hookMaker.programs(os.Environ()), Published: hookMaker.published, Elsewhere: f.elsewhere,
 		Fetch: servers.fetch, SubstituteURLs: set.Coordinator.DerivationSubstituteURLs,
 		Reload: func(ctx context.Context) error { return hookMaker.reload(ctx, one, face) },

@@ -23,6 +23,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/api/apiserver"
 	"lighter/internal/coordinator"
+	"lighter/internal/coordinator/turns"
 	"lighter/internal/disk"
 	"lighter/internal/human"
 	"lighter/internal/settings"
@@ -153,6 +154,9 @@ func (m *hookMaker) reload(ctx context.Context, c *coordinator.Coordinator, face
 	}
 	m.adopt(nil)
 	face.SetAccess(access)
+	if err := c.SetShares(ctx, turns.Rules(s.Shares)); err != nil {
+		return err
+	}
 	return c.SetHooks(ctx, list, nil)
 }
 

@@ -104,6 +104,9 @@ type Order struct {
 	Outputs       []store.Path `json:"outputs"` // that are to be delivered
 	Timeout       api.Seconds  `json:"timeout,omitempty"`
 	MaxSilentTime api.Seconds  `json:"maxSilentTime,omitempty"`
+	// Client is the number of the user behind the client of guix-daemon; nil if the hook could not
+	// tell.
+	Client *uint32 `json:"client,omitempty"`
 	// LogAttempt and LogOffset say how much of which attempt's log the hook has, in bytes.
 	LogAttempt int   `json:"logAttempt,omitempty"`
 	LogOffset  int64 `json:"logOffset,omitempty"`

@@ -118,7 +118,7 @@ func (w caller) submitter() *api.Submitter {
 	if w.Peer == nil {
 		return nil
 	}
-	return &api.Submitter{UID: w.UID, User: w.userName()}
+	return &api.Submitter{UID: w.UID, User: w.userName(), Operates: w.operates}
 }
 
 // status is what a client is told of itself.

@@ -47,7 +47,7 @@ func (s *Server) getOffload(w http.ResponseWriter, r *http.Request) error {
 	}
 	// The request's context says nothing of a hijacked connection.
 	s.c.Offload(context.WithoutCancel(r.Context()), conn, hookapi.NewReader(buffered.Reader), coordinator.HookUser{
-		Submitter: who.submitter(),
+		Submitter: who.submitter(), UserName: lookUpUser,
 		MayTakeOver: func(b *api.Build) error {
 			if b.Submitter == nil || who.mayChange(b) {
 				return nil

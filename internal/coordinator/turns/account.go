@@ -130,12 +130,16 @@ func (a *Account) Advance(now time.Time) {
 	}
 }
 
-// countedAs is the name under which a share is counted.
+// countedAs is the name under which a share is counted: its own, if it was among the first.
 func (a *Account) countedAs(share string) string {
-	if _, known := a.counted[share]; known || len(a.counted) < maxCounted {
+	if _, known := a.counted[share]; known {
 		return share
 	}
-	return otherShare
+	if len(a.counted) >= maxCounted {
+		return otherShare
+	}
+	a.counted[share] = 0
+	return share
 }
 
 // Hold notes that a build of a share takes slots, or gives them back if there are fewer than 0.
@@ -285,19 +289,16 @@ func (a *Account) Counts(now time.Time) map[string]Counted {
 		counts[name] = c
 	}
 	for share, n := range a.queued {
-		if a.counted[a.countedAs(share)] == 0 {
-			a.counted[a.countedAs(share)] = 0 // it keeps its name from now on
-		}
 		note(share, func(c *Counted) { c.Queued += n })
 	}
 	for share, n := range a.held {
 		note(share, func(c *Counted) { c.Running += n })
 	}
-	for share, seconds := range a.counted {
-		note(share, func(c *Counted) { c.SlotSeconds += seconds })
-	}
 	for share, used := range a.used(now) {
 		note(share, func(c *Counted) { c.Used += used.Seconds() })
+	}
+	for share, seconds := range a.counted {
+		note(share, func(c *Counted) { c.SlotSeconds = seconds })
 	}
 	return counts
 }
