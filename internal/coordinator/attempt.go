@@ -7,6 +7,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/coordinator/peer"
 	"lighter/internal/coordinator/remote"
+	"lighter/scheduler"
 )
 
 // attempt is the loop's view of one attempt at a task. Package remote carries it out; its
@@ -17,10 +18,10 @@ type attempt struct {
 	machine   *machine
 	host      *host // that it was begun on
 	began     time.Time
-	share     string        // for which it holds a slot
-	recipient *liveBuild    // whose hook gets outputs that are kept on the machine, if not nil
-	stale     string        // why it was given up
-	over      chan struct{} // closed when its goroutine ends
+	build     *scheduler.Build // as it was when the attempt took a slot; nil if it takes none
+	recipient *liveBuild       // whose hook gets outputs that are kept on the machine, if not nil
+	stale     string           // why it was given up
+	over      chan struct{}    // closed when its goroutine ends
 }
 
 // place starts the next attempt at a task.

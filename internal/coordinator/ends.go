@@ -46,7 +46,7 @@ func (a *attempt) detach(l *loop, why string) {
 		t.enter(l, stageMade)
 	} else {
 		t.enter(l, stageUndecided)
-		l.account.Hold(a.share, -1, l.now())
+		l.account.Hold(a.build.Share, -1, l.now())
 	}
 	delete(a.host.attempts, a)
 	if why == "" {

@@ -103,13 +103,13 @@ func (t *task) moveInQueue(l *loop) {
 	l.queue.Reprioritise(t.id, t.priority, t.rank, t.dependants.Size())
 }
 
-// hold notes for whom an attempt takes a slot.
+// hold notes what takes a slot with an attempt, and for whom.
 func (a *attempt) hold(l *loop) {
-	t := a.task
-	if a.share = cmp.Or(t.share, l.account.Served(t.shares, l.now())); t.check == nil {
-		for _, lb := range t.builds {
-			lb.Share = a.share
-		}
+	b := a.task.schedulerBuild(l)
+	b.Share = cmp.Or(a.task.share, b.Share)
+	a.build = &b
+	for _, lb := range a.task.builds {
+		lb.Share = b.Share
 	}
-	l.account.Hold(a.share, 1, l.now())
+	l.account.Hold(b.Share, 1, l.now())
 }
