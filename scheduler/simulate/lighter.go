@@ -205,7 +205,7 @@ func (l *lighter) describe() {
 			a := &l.attempts[number]
 			expected := time.Duration(float64(l.expected(int32(a.Node))) / s.Speed)
 			busy = append(busy, scheduler.Running{
-				Build: a.build, Remaining: scheduler.Remaining(expected, l.now-a.Placed), Once: l.nodes[a.Node].under > 1,
+				Build: a.build, Remaining: scheduler.Remaining(expected, l.now-a.Placed), Elapsed: l.now - a.Placed, Once: l.nodes[a.Node].under > 1,
 			})
 			if l.now-a.Placed < justStarted {
 				s.JustStarted++
