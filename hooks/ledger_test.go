@@ -13,6 +13,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/ledger"
+	"lighter/scheduler/estimate"
 )
 
 // realLedger is the ledger of the coordinator.
@@ -292,7 +293,7 @@ func BenchmarkRuns(b *testing.B) {
 		b.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(b.Context())
-	if _, err := l.Ledger.Apply(ctx, []ledger.Change{{Duration: &ledger.Duration{Name: "x", System: "y"}}}, false); err != nil {
+	if _, err := l.Ledger.Apply(ctx, []ledger.Change{{Samples: &ledger.Samples{Key: estimate.Key{Kind: estimate.Package, Name: "x", System: "y"}}}}, false); err != nil {
 		b.Fatal(err)
 	}
 	fillBefore := l.LastEvent()

@@ -220,6 +220,8 @@ type Build struct {
 	FetchBytes int64 `json:"fetchedBytes,omitempty"`
 	// BuildTime is how long the builder itself ran on the machine.
 	BuildTime Seconds `json:"buildTime,omitempty"`
+	// Measured is what the last attempt's builder used of its machine, as that says.
+	Measured *store.Measured `json:"measured,omitempty"`
 	LogSize   int64   `json:"logSize,omitempty"` // bytes, uncompressed
 
 	// Retried is how many attempts of those that Retries grants were used.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"lighter/internal/api"
@@ -13,6 +14,7 @@ import (
 	"lighter/internal/coordinator/remote"
 	"lighter/internal/ledger"
 	"lighter/scheduler"
+	"lighter/scheduler/estimate"
 )
 
 // ended deals with an attempt that is over.
@@ -47,6 +49,7 @@ func (a *attempt) ended(l *loop, out *remote.Outcome, err error) {
 		}
 		t.bring(l)
 	case err != nil:
+		t.noteMeasured(out)
 		a.failed(l, err)
 	case a.recipient != nil:
 		a.delivered(l)
@@ -99,6 +102,16 @@ func (t *task) noteBuilt(out *remote.Outcome) {
 			lb.BuildTime = api.Seconds(out.BuildTime.Seconds())
 		}
 	}
+	t.noteMeasured(out)
+}
+
+// noteMeasured notes in a task's builds what an attempt used, which may have failed.
+func (t *task) noteMeasured(out *remote.Outcome) {
+	if out != nil && out.Used != nil {
+		for _, lb := range t.builds {
+			lb.Measured = out.Used
+		}
+	}
 }
 
 // covers reports whether some has all the names in wanted; none stands for all outputs.
@@ -109,20 +122,45 @@ func covers(some, wanted []string) bool {
 	return len(wanted) > 0 && !slices.ContainsFunc(wanted, func(name string) bool { return !slices.Contains(some, name) })
 }
 
-// measure learns from a build how long such builds take, and how fast the machine is.
+// measure learns from a build what such builds take, and how fast the machine is.
 func (a *attempt) measure(l *loop, out *remote.Outcome) {
 	if out.Cached || !out.Measured || out.BuildTime <= 0 {
 		return
 	}
 	t, m := a.task, a.machine
-	l.change(ledger.Change{Duration: &ledger.Duration{
-		Name: t.node.Key().Name, System: t.node.System,
-		Sample: ledger.Sample{Machine: m.Name, Speed: m.Speed, Seconds: out.BuildTime.Seconds(), Time: l.now()},
-	}})
+	key := t.node.Key()
+	sample := estimate.Sample{
+		Version: key.Version, Duration: out.BuildTime, Speed: m.Speed, Output: out.Size(),
+		Machine: m.Name, Class: m.class(), Time: l.now(),
+	}
+	for _, p := range t.inputPaths {
+		sample.Input += l.inventory.Size(p)
+	}
+	if used := out.Used; used != nil {
+		sample.CPU = time.Duration(min(used.CPU*1e9, maxSampledCPU))
+		sample.Memory, sample.Disk = used.PeakMemory, used.Disk
+	}
+	l.change(ledger.Change{Samples: &ledger.Samples{Key: key, Samples: []estimate.Sample{sample}}})
 	if t.estimate.Measured() && !t.node.Fixed { // a download says nothing of a processor
 		m.speed.Observe(m.Speed, t.expected(), out.BuildTime)
 	}
 	m.learnt = true
+}
+
+// maxSampledCPU bounds the processor time of a sample: no duration has room for what an agent may say.
+const maxSampledCPU = float64(100 * 365 * 24 * time.Hour)
+
+// class is that of the machine, to which samples belong: how many cores a build gets there. It is
+// empty if that is not known.
+func (m *machine) class() string {
+	n := m.BuildCores
+	if n == 0 && m.info != nil {
+		n = m.info.Cores
+	}
+	if n <= 0 {
+		return ""
+	}
+	return strconv.Itoa(n) + " cores"
 }
 
 // failed decides what follows from an attempt that failed.

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"lighter/internal/api"
+	"lighter/scheduler/estimate"
 )
 
 // Change is one change of the ledger.
@@ -20,8 +21,8 @@ type Change struct {
 	// new or has another state or attempt, an event is made from the record. An event of
 	// a build (not of a machine) without Build must not change the build's state.
 	Event *api.Event
-	// Duration, if not nil, is recorded.
-	Duration *Duration
+	// Samples, if not nil, are added to those of their package.
+	Samples *Samples
 	// Machine, if not nil, replaces what was known of that machine.
 	Machine *Machine
 	// Setting, if not nil, is kept, or removed.
@@ -34,24 +35,6 @@ type Setting struct {
 	Name  string
 	Value any // nil removes it
 }
-
-// Sample is one measured build.
-type Sample struct {
-	Machine string    `json:"machine"`
-	Speed   float64   `json:"speed"`   // of the machine, as configured
-	Seconds float64   `json:"seconds"` // that the build took there
-	Time    time.Time `json:"time"`
-}
-
-// Duration says how long a build of a package (by the name of its derivation,
-// without hash) took for a system.
-type Duration struct {
-	Name, System string
-	Sample       Sample
-}
-
-// maxSamples is how many samples are kept for each package and system.
-const maxSamples = 16
 
 // Machine is what was learnt of a machine and is worth keeping.
 type Machine struct {
@@ -79,11 +62,11 @@ type prepared struct {
 	event   []byte // without number and time
 	always  bool   // append the event even if state and attempt are the same
 
-	duration *Duration
-	machine  *Machine
-	known    []byte // the machine, encoded
-	setting  string // its name; empty if there is none
-	value    []byte // nil removes the setting
+	samples *Samples
+	machine *Machine
+	known   []byte // the machine, encoded
+	setting string // its name; empty if there is none
+	value   []byte // nil removes the setting
 }
 
 // storedEvent is an event as it is stored: without number and time, which are known
@@ -99,16 +82,16 @@ type storedEvent struct {
 }
 
 func prepare(c *Change) (*prepared, error) {
-	p := &prepared{create: c.Create, duration: c.Duration, machine: c.Machine}
+	p := &prepared{create: c.Create, samples: c.Samples, machine: c.Machine}
 	if err := p.prepareBuild(c.Build); err != nil {
 		return nil, err
 	}
 	if err := p.prepareEvent(c); err != nil {
 		return nil, err
 	}
-	if d := c.Duration; d != nil {
-		if err := d.valid(); err != nil {
-			return nil, fmt.Errorf("duration of %.100q: %w", d.Name, err)
+	if s := c.Samples; s != nil {
+		if err := s.valid(); err != nil {
+			return nil, fmt.Errorf("samples of %.100q: %w", s.Key.Name, err)
 		}
 	}
 	if m := c.Machine; m != nil {
@@ -213,6 +196,9 @@ func (p *prepared) storedEvent(c *Change) (*storedEvent, error) {
 func (p *prepared) size() int {
 	const perEntry = 64 // a key, and what an index gets
 	n := 8*perEntry + len(p.record) + len(p.event) + len(p.known) + len(p.value)
+	if p.samples != nil {
+		n += perEntry * estimate.MaxSamples * 4
+	}
 	if p.terms != nil {
 		n += perEntry * (len(p.terms.fixed) + len(p.terms.outputs))
 	}

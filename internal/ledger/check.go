@@ -65,10 +65,12 @@ func (c *checker) run() error {
 		{prefixName, c.name},
 		{prefixEvent, c.event},
 		{prefixHistory, c.history},
-		{prefixDuration, c.duration},
+		{prefixSamples, c.samples},
+		{prefixClass, c.class},
 		{prefixMachine, c.machine},
 		{prefixSetting, c.setting},
 		{prefixOldState, c.unexpected},
+		{prefixOldTimes, c.unexpected},
 	} {
 		if err := scan(c.r, []byte{step.prefix}, step.visit); err != nil {
 			return err
@@ -293,8 +295,15 @@ func (c *checker) unexpected(key, _ []byte) error {
 	return c.problemf("entry %q of an older format", key)
 }
 
-func (c *checker) duration(key, value []byte) error {
+func (c *checker) samples(key, value []byte) error {
 	if _, err := decodeSamples(key, value); err != nil {
+		return c.problemf("%w", err)
+	}
+	return c.ctx.Err()
+}
+
+func (c *checker) class(key, value []byte) error {
+	if _, err := decodeClass(key, value); err != nil {
 		return c.problemf("%w", err)
 	}
 	return c.ctx.Err()

@@ -16,6 +16,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
 	"lighter/internal/api"
+	"lighter/scheduler/estimate"
 )
 
 // load writes builds and changes of theirs from several goroutines until stop, and
@@ -52,7 +53,7 @@ func (a *load) write(l *Ledger, writer int) {
 			changes := []Change{
 				{Build: build(ids[0], state), Create: state == api.Queued},
 				{Build: build(ids[1], state), Create: state == api.Queued},
-				{Duration: &Duration{Name: "hello", System: "x86_64-linux", Sample: Sample{Seconds: float64(i)}}},
+				{Samples: samplesFor("hello", "x86_64-linux", estimate.Sample{Duration: time.Duration(i)})},
 			}
 			a.pause.RLock()
 			_, err := l.Apply(context.Background(), changes, durable)

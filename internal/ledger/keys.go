@@ -3,8 +3,10 @@ package ledger
 import (
 	"encoding/binary"
 	"errors"
+	"strings"
 
 	"lighter/internal/api"
+	"lighter/scheduler/estimate"
 )
 
 // The first byte of a key; see the package comment.
@@ -17,9 +19,11 @@ const (
 	prefixTimes    = 't'
 	prefixSystem   = 'y'
 	prefixOldState = 's' // in format 1
+	prefixOldTimes = 'd' // of builds, up to format 3
 	prefixEvent    = 'e'
 	prefixHistory  = 'h'
-	prefixDuration = 'd'
+	prefixSamples  = 'p'
+	prefixClass    = 'c'
 	prefixMachine  = 'k'
 	prefixSetting  = 'o'
 )
@@ -94,8 +98,24 @@ func historyPrefix(number uint64) []byte {
 	return binary.BigEndian.AppendUint64([]byte{prefixHistory}, number)
 }
 
-func keyDuration(name, system string) []byte {
-	return append(append([]byte{prefixDuration}, system...), "\x00"+name...)
+func keySamples(k *estimate.Key) []byte {
+	key := make([]byte, 0, 3+len(k.System)+len(k.Kind)+len(k.Name))
+	key = append(append(key, prefixSamples), k.System...)
+	key = append(append(key, 0), k.Kind...)
+	return append(append(key, 0), k.Name...)
+}
+
+func decodeSamplesKey(key []byte) (estimate.Key, error) {
+	parts := strings.Split(string(key[1:]), "\x00")
+	if len(parts) != 3 {
+		return estimate.Key{}, corrupt(key)
+	}
+	k := estimate.Key{System: parts[0], Kind: estimate.Kind(parts[1]), Name: parts[2]}
+	return k, validKey(&k)
+}
+
+func keyClass(k estimate.Kind, buildSystem string) []byte {
+	return append(append(append([]byte{prefixClass}, k...), 0), buildSystem...)
 }
 
 func keySetting(name string) []byte { return append([]byte{prefixSetting}, name...) }

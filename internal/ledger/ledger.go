@@ -39,7 +39,8 @@
 //	'y' system                  there are, or were, builds for it; empty
 //	'e' event                   time (Unix, ns, 8 bytes), and the event without number and time, JSON
 //	'h' number event            index of events by build, 0 for those of none; empty
-//	'd' system NUL name         the last measured durations, JSON, most recent first
+//	'p' system NUL kind NUL name  what was measured of the last builds of a package, JSON; see estimate.Key
+//	'c' kind NUL build-system   what was measured of all builds of a class, JSON; without one, of a kind
 //	'k' machine                 what was learnt about a machine, JSON
 //	'o' name                    a setting: what an operator decided, or a reader noted; JSON
 //
@@ -59,7 +60,8 @@
 // # Formats
 //
 // Format 1 only had an index of states; up to format 2, builds that failed because of others were
-// "failed". Opening a ledger of an older format brings it to the present one; if that is
+// "failed"; up to format 3 only the time that builds took was measured, under 'd' system NUL name, where
+// a package, its source and the modules of its build had one name. Opening a ledger of an older format brings it to the present one; if that is
 // interrupted, the next opening goes on from there.
 //
 // # Failure
@@ -84,6 +86,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"lighter/internal/api"
+	"lighter/scheduler/estimate"
 )
 
 // ErrNotFound is matched by the error of asking for a build that the ledger does not have.
@@ -171,7 +174,7 @@ func (o Options) withDefaults() Options {
 }
 
 // format is the version of the key scheme. A ledger with a newer one is refused.
-const format = 3
+const format = 4
 
 // memTableSize is small, since two or three such tables are in memory and recovery
 // reads as much.
@@ -215,7 +218,7 @@ func Open(dir string, opts Options) (_ *Ledger, err error) {
 func newLedger(dir string, opts Options) *Ledger {
 	db := &database{dir: dir, opts: opts.withDefaults(), closing: make(chan struct{}), failed: make(chan struct{})}
 	p := &published{counts: make(map[countKey]int), changed: make(chan struct{})}
-	s := &samples{db: db, known: make(map[string][]Sample)}
+	s := &samples{db: db, known: make(map[string]*Samples), systems: make(map[string]bool), classes: make(map[string]*estimate.Class)}
 	w := &writer{
 		db: db, published: p, samples: s, systems: make(map[string]bool),
 		wake: make(chan struct{}, 1), written: make(chan struct{}),
@@ -261,6 +264,9 @@ func (l *Ledger) load() error {
 	w.numbers, w.events = max(w.numbers, p.removed.build), max(w.events, p.removed.event)
 	p.last = w.events
 	if err := l.loadCounts(); err != nil {
+		return err
+	}
+	if err := l.samples.load(); err != nil {
 		return err
 	}
 	return w.counter.start(w.tally(found.Time))
@@ -347,7 +353,8 @@ func (l *Ledger) scanChunks(t term, fn func(int64, mask)) error {
 // that one of an older format must be migrated.
 func (l *Ledger) checkFormat() error {
 	now := []byte(strconv.Itoa(format))
-	switch found, err := formatOf(l.db); {
+	found, err := formatOf(l.db)
+	switch {
 	case errors.Is(err, pebble.ErrNotFound):
 		return l.db.Set(keyMeta("format"), now, pebble.Sync)
 	case err != nil || found == format:
@@ -355,7 +362,15 @@ func (l *Ledger) checkFormat() error {
 	}
 	// From here on older lighters refuse it.
 	b := l.db.NewBatch()
-	err := errors.Join(b.Set(keyMeta("format"), now, nil), b.Set(keyMigration, progress{}.encode(), nil))
+	err = b.Set(keyMeta("format"), now, nil)
+	switch _, interrupted := get(l.db, keyMigration); {
+	case found < 3:
+		err = errors.Join(err, b.Set(keyMigration, progress{}.encode(), nil))
+	case errors.Is(interrupted, pebble.ErrNotFound):
+		err = errors.Join(err, b.Set(keyMigration, samplesOnly, nil))
+	case interrupted != nil:
+		err = errors.Join(err, interrupted)
+	}
 	return errors.Join(err, b.Commit(pebble.Sync), b.Close())
 }
 

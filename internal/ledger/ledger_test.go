@@ -21,6 +21,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"lighter/internal/api"
+	"lighter/scheduler/estimate"
 	"lighter/store"
 )
 
@@ -197,7 +198,7 @@ func TestRefusedChanges(t *testing.T) {
 		{"event alone changes a state", []Change{{Event: &api.Event{Build: "there", State: api.Failed}}}, "an event says failed, its record queued"},
 		{"event alone with an unknown state", []Change{{Event: &api.Event{Build: "there", State: "lost"}}}, "unknown state"},
 		{"event before its build", []Change{{Event: &api.Event{Build: "new"}}, {Build: queued}}, "no such build"},
-		{"duration without a name", []Change{{Duration: &Duration{System: "x86_64-linux"}}}, "without name"},
+		{"samples without a name", []Change{{Samples: samplesFor("", "x86_64-linux")}}, "without name"},
 		{"machine without a name", []Change{{Machine: &Machine{}}}, "without a name"},
 	}
 	for _, tt := range tests {
@@ -397,7 +398,7 @@ func TestClosed(t *testing.T) {
 	}
 	_, applyErr := l.Apply(t.Context(), []Change{{Build: build("b", api.Queued)}}, false)
 	_, buildErr := l.Build(t.Context(), "b")
-	_, durationsErr := l.Durations(t.Context(), "a", "b")
+	_, durationsErr := l.Estimate(t.Context(), estimate.Key{Name: "a", System: "b"})
 	_, machinesErr := l.Machines(t.Context())
 	_, historyErr := l.BuildEvents(t.Context(), "b")
 	var listErr error
@@ -423,50 +424,6 @@ func TestCloseWritesWhatWasNotDurable(t *testing.T) {
 	l = open(t, "ledger", Options{FS: fs.CrashClone(vfs.CrashCloneCfg{})})
 	if _, err := l.Build(t.Context(), "b"); err != nil {
 		t.Error(err)
-	}
-}
-
-func TestDurations(t *testing.T) {
-	dir := t.TempDir()
-	l := open(t, dir, Options{})
-	for i := range maxSamples + 4 {
-		d := &Duration{Name: "hello", System: "x86_64-linux", Sample: Sample{Machine: "m", Speed: 1, Seconds: float64(i)}}
-		if _, err := l.Apply(t.Context(), []Change{{Duration: d}}, false); err != nil {
-			t.Fatal(err)
-		}
-	}
-	apply(t, l, Change{Duration: &Duration{Name: "hello", System: "i686-linux", Sample: Sample{Seconds: 100}}},
-		Change{Duration: &Duration{Name: "hello", System: "i686-linux", Sample: Sample{Seconds: 101}}})
-	got, err := l.Durations(t.Context(), "hello", "x86_64-linux")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(got) != maxSamples || got[0].Seconds != maxSamples+3 || got[maxSamples-1].Seconds != 4 {
-		t.Errorf("got %v", got)
-	}
-	got, err = l.Durations(t.Context(), "hello", "i686-linux")
-	if err != nil || len(got) != 2 || got[0].Seconds != 101 {
-		t.Errorf("got %v, %v", got, err)
-	}
-	if got, err := l.Durations(t.Context(), "none", "x86_64-linux"); err != nil || got != nil {
-		t.Errorf("got %v, %v", got, err)
-	}
-	check(t, l)
-	got[0].Seconds = 0 // the caller's
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	l = open(t, dir, Options{}) // what was remembered is on disk
-	for range 2 {
-		got, err = l.Durations(t.Context(), "i686", "hello")
-		if err != nil || got != nil {
-			t.Errorf("got %v, %v", got, err)
-		}
-		got, err = l.Durations(t.Context(), "hello", "i686-linux")
-		if err != nil || len(got) != 2 || got[0].Seconds != 101 {
-			t.Errorf("got %v, %v", got, err)
-		}
-		got[0].Seconds = 0
 	}
 }
 
@@ -514,7 +471,7 @@ func TestOpenForAnother(t *testing.T) {
 func TestNewerFormat(t *testing.T) {
 	dir := t.TempDir()
 	l := open(t, dir, Options{})
-	if err := l.db.Set(keyMeta("format"), []byte("4"), nil); err != nil {
+	if err := l.db.Set(keyMeta("format"), []byte("5"), nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.Close(); err != nil {
@@ -522,7 +479,7 @@ func TestNewerFormat(t *testing.T) {
 	}
 	for range 2 { // the refusal leaves the folder unlocked
 		_, err := Open(dir, Options{})
-		if err == nil || !strings.Contains(err.Error(), "its format is 4, and this lighter knows formats up to 3") {
+		if err == nil || !strings.Contains(err.Error(), "its format is 5, and this lighter knows formats up to 4") {
 			t.Errorf("got %v", err)
 		}
 	}
@@ -633,7 +590,9 @@ func TestCheckFindsDamage(t *testing.T) {
 		{"two with a number", func(l *Ledger) error { return l.db.Set(keyID("c"), head{number: 1, state: 'q'}.encode(), nil) }, "same number"},
 		{"short entry", func(l *Ledger) error { return l.db.Set(keyID("c"), []byte("x"), nil) }, "corrupt entry"},
 		{"bad event", func(l *Ledger) error { return l.db.Set(keyEvent(3), nil, nil) }, "corrupt entry"},
-		{"bad duration", func(l *Ledger) error { return l.db.Set(keyDuration("a", "b"), nil, nil) }, "durations"},
+		{"bad samples", func(l *Ledger) error { return l.db.Set(keyOf("a", "b"), nil, nil) }, "samples"},
+		{"old samples", func(l *Ledger) error { return l.db.Set([]byte("da\x00b"), nil, nil) }, "older format"},
+		{"bad class", func(l *Ledger) error { return l.db.Set(keyClass(estimate.Package, ""), nil, nil) }, "class"},
 		{"bad machine", func(l *Ledger) error { return l.db.Set(keyMachine("a"), []byte("{}"), nil) }, `machine "a"`},
 	}
 	for _, tt := range tests {

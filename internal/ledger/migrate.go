@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -18,6 +19,9 @@ var keyMigration = keyMeta("migration")
 // progress is how far a migration has come: the numbers of the last build and the last
 // event that are done. Builds come first.
 type progress struct{ build, event uint64 }
+
+// samplesOnly is in the place of progress where builds and events have the present format.
+var samplesOnly = []byte("samples")
 
 func (p progress) encode() []byte {
 	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, p.build), p.event)
@@ -38,6 +42,13 @@ func (l *Ledger) migrate() error {
 		return nil
 	case err != nil:
 		return err
+	case bytes.Equal(value, samplesOnly):
+		l.db.opts.Logger.Info("ledger: bringing what was measured to a new format", "folder", l.db.dir, "format", format)
+		m := &migration{l: l, logged: time.Now()}
+		if err := m.end(); err != nil {
+			return fmt.Errorf("bring it to format %d: %w", format, err)
+		}
+		return nil
 	case len(value) != 16:
 		l.db.setAside(unusable(fmt.Errorf("corrupt entry: %x", value), "the note of how far a migration has come"))
 		value = progress{}.encode() // what was done may be done again
@@ -73,6 +84,17 @@ func (m *migration) run() error {
 			return err
 		}
 	}
+	return m.end()
+}
+
+// end brings samples to the new format, and ends the migration.
+func (m *migration) end() error {
+	for more := true; more; {
+		var err error
+		if more, err = m.samples(); err != nil {
+			return err
+		}
+	}
 	b := m.l.db.NewBatch()
 	err := errors.Join(b.DeleteRange([]byte{prefixOldState}, after([]byte{prefixOldState}), nil), b.Delete(keyMigration, nil))
 	return errors.Join(err, b.Commit(pebble.Sync), b.Close())
@@ -104,6 +126,43 @@ func (m *migration) step(prefix []byte, done *uint64, visit func(g *group, numbe
 		m.l.db.opts.Logger.Info("ledger: bringing it to a new format", "builds", m.done.build, "events", m.done.event)
 	}
 	return n == migrationStep, nil
+}
+
+// errFull ends a scan: there is enough for a batch.
+var errFull = errors.New("enough for a batch")
+
+// samples brings the next samples to the new format, and reports whether there may be more. Those
+// that are done are not there any more.
+func (m *migration) samples() (more bool, err error) {
+	b := m.l.db.NewBatch()
+	n := 0
+	var last []byte
+	err = scan(m.l.db, []byte{prefixOldTimes}, func(key, value []byte) error {
+		if n == migrationStep {
+			return errFull
+		}
+		n++
+		last = slices.Clone(key)
+		s, err := migrateSamples(key, value)
+		if err != nil {
+			m.l.db.setAside(err)
+		}
+		if s == nil {
+			return nil
+		}
+		text, err := s.encode()
+		return errors.Join(err, b.Set(keySamples(&s.Key), text, nil))
+	})
+	if errors.Is(err, errFull) {
+		more, err = true, nil
+	}
+	if n > 0 {
+		err = errors.Join(err, b.DeleteRange([]byte{prefixOldTimes}, append(last, 0), nil), b.Commit(pebble.NoSync))
+	}
+	if err = errors.Join(err, b.Close()); err == nil && n > 0 && m.l.db.opts.migrated != nil {
+		m.l.db.opts.migrated(m.l)
+	}
+	return more, err
 }
 
 // read calls fn for up to migrationStep records, and counts them.

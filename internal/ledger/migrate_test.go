@@ -153,7 +153,7 @@ func TestMigrationIsInterrupted(t *testing.T) {
 		crashed = append(crashed, fs.CrashClone(vfs.CrashCloneCfg{}))
 	}})
 	verifyMigrated(t, l, m, last, 15)
-	if len(crashed) != 2+3 { // of builds, and of events, of which there are more
+	if len(crashed) != 2+3+1 { // of builds, of events, of which there are more, and of samples
 		t.Errorf("%d steps", len(crashed))
 	}
 	for i, fs := range crashed {

@@ -15,6 +15,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"lighter/internal/api"
+	"lighter/scheduler/estimate"
 	"lighter/store"
 )
 
@@ -105,13 +106,21 @@ func TestPoisonIsRefused(t *testing.T) {
 		"event's state":    event(api.Event{Build: "there", State: "odd"}),
 		"event's failure":  event(api.Event{Failure: &api.Failure{Message: long(api.MaxMessage + 1)}}),
 		"event of nothing": event(api.Event{Build: "nothing"}),
-		"seconds NaN":      {Duration: &Duration{"hello", "x", Sample{Seconds: nan}}},
-		"seconds Inf":      {Duration: &Duration{"hello", "x", Sample{Seconds: inf}}},
-		"seconds below 0":  {Duration: &Duration{"hello", "x", Sample{Seconds: -1}}},
-		"centuries":        {Duration: &Duration{"hello", "x", Sample{Seconds: 5.4e9}}},
-		"speed":            {Duration: &Duration{"hello", "x", Sample{Speed: inf}}},
-		"sample in 10000":  {Duration: &Duration{"hello", "x", Sample{Time: year(10000)}}},
-		"name with a zero": {Duration: &Duration{"a\x00b", "x", Sample{}}},
+		"speed NaN":        {Samples: samplesFor("hello", "x", estimate.Sample{Speed: nan})},
+		"seconds below 0":  {Samples: samplesFor("hello", "x", estimate.Sample{Duration: -1})},
+		"centuries":        {Samples: samplesFor("hello", "x", estimate.Sample{Duration: 5.4e9 * time.Second})},
+		"speed":            {Samples: samplesFor("hello", "x", estimate.Sample{Speed: inf})},
+		"sample in 10000":  {Samples: samplesFor("hello", "x", estimate.Sample{Time: year(10000)})},
+		"name with a zero": {Samples: samplesFor("a\x00b", "x", estimate.Sample{})},
+		"measured CPU":     {Build: measured(store.Measured{CPU: nan})},
+		"measured memory":  {Build: measured(store.Measured{PeakMemory: -1})},
+		"unmeasured":       {Build: measured(store.Measured{Unmeasured: long(api.MaxProblem + 1)})},
+		"memory":           {Samples: samplesFor("hello", "x", estimate.Sample{Memory: -1})},
+		"output":           {Samples: samplesFor("hello", "x", estimate.Sample{Output: math.MaxInt64})},
+		"version":          {Samples: samplesFor("hello", "x", estimate.Sample{Version: long(api.MaxName + 1)})},
+		"17 samples":       {Samples: samplesFor("hello", "x", make([]estimate.Sample, 17)...)},
+		"kind":             {Samples: &Samples{Key: estimate.Key{Kind: "odd", Name: "hello", System: "x"}}},
+		"build system":     {Samples: &Samples{Key: estimate.Key{Kind: estimate.Package, Name: "hello", System: "x", BuildSystem: "odd"}}},
 		"bandwidth":        {Machine: &Machine{Name: "m", Bandwidth: inf}},
 		"speed of machine": {Machine: &Machine{Name: "m", SpeedLog: nan}},
 		"name of machine":  {Machine: &Machine{Name: "m\xff"}},
@@ -240,8 +249,12 @@ func TestUnusableRecords(t *testing.T) {
 		"key of times":        {[]byte("txyz"), nil, "corrupt entry"},
 		"times":               {keyTimes(0), []byte("xyz"), "corrupt entry"},
 		"index of none":       {keyTerm(stateTerm(api.Queued), 0), []byte{1, 2, 3, 77}, "build number 77, which is not there"},
-		"durations":           {keyDuration("hello", "x"), []byte(`[{"seconds":5.4e9},{"seconds":3}]`), `durations of "x hello": seconds 5.4e+09`},
-		"no durations":        {keyDuration("hello", "x"), []byte(`{`), "durations"},
+		"samples":             {keyOf("hello", "x"), []byte(`{"samples":[{"duration":5400000000000000000},{"duration":3}]}`), `samples of package hello for x: seconds 5.4e+09`},
+		"no samples":          {keyOf("hello", "x"), []byte(`{`), "samples"},
+		"key of samples":      {[]byte("pxyz"), []byte(`{}`), "samples"},
+		"odd build system":    {keyOf("hello", "x"), []byte(`{"buildSystem":"odd"}`), "unknown build system"},
+		"class":               {keyClass(estimate.Package, "gnu"), []byte(`{"cpu":{"n":-1}}`), "class"},
+		"odd class":           {keyClass("odd", "gnu"), []byte(`{}`), "unknown kind"},
 		"machine":             {keyMachine("m"), []byte(`{"name":"m","bandwidth":-1}`), `machine "m": bandwidth -1`},
 		"other machine":       {keyMachine("m"), []byte(`{"name":"n"}`), `machine "m": it is about "n"`},
 		"setting":             {keySetting("s"), []byte("{"), `setting "s": its value is not JSON`},
@@ -253,7 +266,7 @@ func TestUnusableRecords(t *testing.T) {
 			l := open(t, "ledger", Options{FS: mem})
 			apply(t, l, Change{Build: build("first", api.Queued)}, Change{Build: build("bad", api.Queued)}, Change{Build: build("last", api.Queued)})
 			apply(t, l, Change{Build: build("bad", api.Placed)})
-			apply(t, l, Change{Machine: &Machine{Name: "good"}, Duration: &Duration{"a", "x", Sample{Seconds: 1}}})
+			apply(t, l, Change{Machine: &Machine{Name: "good"}, Samples: samplesFor("a", "x", estimate.Sample{Duration: 1})})
 			if err := l.db.Set(tt.key, tt.value, nil); err != nil {
 				t.Fatal(err)
 			}
@@ -327,7 +340,7 @@ func worksDespiteOf(t *testing.T, fs vfs.FS) {
 	if machines, err := l.Machines(ctx); err != nil || machines["good"].Name != "good" {
 		t.Errorf("machines %v, %v", machines, err)
 	}
-	if _, err := l.Durations(ctx, "hello", "x"); err != nil {
+	if _, err := l.Estimate(ctx, estimate.Key{Kind: estimate.Package, Name: "hello", System: "x"}); err != nil {
 		t.Error(err)
 	}
 	if err := l.Settings(ctx, "", func(string, json.RawMessage) error { return nil }); err != nil {
@@ -343,7 +356,7 @@ func worksDespiteOf(t *testing.T, fs vfs.FS) {
 		{Build: gone},
 		{Event: &api.Event{Build: "bad"}},
 		{Event: &api.Event{Machine: "m"}},
-		{Duration: &Duration{"hello", "x", Sample{Seconds: 2}}},
+		{Samples: samplesFor("hello", "x", estimate.Sample{Duration: 2})},
 		{Machine: &Machine{Name: "m"}},
 		{Setting: &Setting{"t", 1}},
 	}, true)
@@ -478,4 +491,10 @@ func FuzzEvent(f *testing.F) {
 			t.Errorf("got %+v", got)
 		}
 	})
+}
+
+func measured(m store.Measured) *api.Build {
+	b := build("there", api.Succeeded)
+	b.Measured = &m
+	return b
 }

@@ -134,7 +134,8 @@ func (r *repair) run() error {
 		{prefixBuild, r.build},
 		{prefixEvent, r.event},
 		{prefixHistory, r.history},
-		{prefixDuration, r.duration},
+		{prefixSamples, r.samples},
+		{prefixClass, r.class},
 		{prefixMachine, r.machine},
 		{prefixSetting, r.setting},
 	} {
@@ -253,17 +254,24 @@ func (r *repair) putNotes() error {
 	return nil
 }
 
-func (r *repair) duration(key, value []byte) error {
+func (r *repair) samples(key, value []byte) error {
 	samples, err := decodeSamples(key, value)
 	if err == nil {
 		return nil
 	}
 	err = r.drop(key, value, err)
-	if len(samples) > 0 {
-		good, encodeErr := encode(samples, api.MaxRecord)
+	if samples != nil && len(samples.Samples) > 0 {
+		good, encodeErr := samples.encode()
 		err = errors.Join(err, encodeErr, r.batch.Set(key, good, nil))
 	}
 	return err
+}
+
+func (r *repair) class(key, value []byte) error {
+	if _, err := decodeClass(key, value); err != nil {
+		return r.drop(key, value, err)
+	}
+	return nil
 }
 
 func (r *repair) machine(key, value []byte) error {

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
 	"lighter/internal/api"
+	"lighter/scheduler/estimate"
 	"lighter/store"
 )
 
@@ -136,7 +138,7 @@ func validBuild(b *api.Build) error {
 		checkAttempt(b.Attempt), within("retried", b.Retried, 0, api.MaxAttempt), within("dependents", b.Dependents, 0, math.MaxInt32),
 		validName("system", b.System, api.MaxName), validName("machine", b.Machine, api.MaxName), validName("machine", b.OutputsOn, api.MaxName),
 		validNames("feature", b.Features, api.MaxFeatures, api.MaxName), validText("reason", b.Reason, api.MaxReason),
-		validFailure(b.Failure), validOutputs(b.OutputPaths), validResults(b.Results),
+		validFailure(b.Failure), validOutputs(b.OutputPaths), validResults(b.Results), validMeasured(b.Measured),
 	)
 }
 
@@ -168,6 +170,16 @@ func validFailure(f *api.Failure) error {
 		validText("failure", f.Message, api.MaxMessage), validText("culprit", string(f.Culprit), api.MaxName),
 		validText("phase", string(f.Phase), api.MaxName), validText("kind", f.Kind, api.MaxName),
 		validName("machine", f.Machine, api.MaxName), validPath("input", f.Input), validText("folder", f.KeptIn, api.MaxPath),
+	)
+}
+
+func validMeasured(m *store.Measured) error {
+	if m == nil {
+		return nil
+	}
+	return errors.Join(
+		finite("processor time", m.CPU, 0, maxRate), inRange("memory", m.PeakMemory, maxBytes), inRange("disk", m.Disk, maxBytes), inRange("memory", m.MemoryLimit, maxBytes),
+		validText("method", string(m.Method), api.MaxName), validText("what was not measured", m.Unmeasured, api.MaxProblem),
 	)
 }
 
@@ -227,18 +239,62 @@ const maxSeconds = 10 * 366 * 24 * 3600
 // maxRate bounds speeds and bandwidths, in whatever unit.
 const maxRate = 1e15
 
-func (d *Duration) valid() error {
-	if d.Name == "" || d.System == "" {
-		return errors.New("duration without name or system")
+func (s *Samples) valid() error {
+	if len(s.Samples) > estimate.MaxSamples {
+		return fmt.Errorf("%d samples, at most %d are taken", len(s.Samples), estimate.MaxSamples)
 	}
-	return errors.Join(validName("name", d.Name, api.MaxPath), validName("system", d.System, api.MaxName), d.Sample.valid())
+	err := validKey(&s.Key)
+	for i := range s.Samples {
+		err = errors.Join(err, validSample(&s.Samples[i]))
+	}
+	return err
 }
 
-func (s *Sample) valid() error {
+func validKey(k *estimate.Key) error {
+	if k.Name == "" || k.System == "" {
+		return errors.New("sample without name or system")
+	}
+	return errors.Join(validName("name", k.Name, api.MaxName), validName("system", k.System, api.MaxName), validKind(k.Kind), validBuildSystem(k.BuildSystem))
+}
+
+func validKind(k estimate.Kind) error {
+	if !slices.Contains(estimate.Kinds, k) {
+		return fmt.Errorf("unknown kind %.40q", k)
+	}
+	return nil
+}
+
+// validBuildSystem bounds how many classes there are.
+func validBuildSystem(name string) error {
+	if name != "" && !estimate.IsBuildSystem(name) {
+		return fmt.Errorf("unknown build system %.40q", name)
+	}
+	return nil
+}
+
+// maxCPU bounds the processor time of a build, in ns: many cores for some years.
+const maxCPU = 1 << 62
+
+// maxBytes bounds memory and sizes.
+const maxBytes = 1 << 62
+
+func validSample(s *estimate.Sample) error {
 	if year := s.Time.Year(); year < 0 || year > 9999 { // all that JSON can have
 		return fmt.Errorf("year %d is not in 0 to 9999", year)
 	}
-	return errors.Join(validName("machine", s.Machine, api.MaxName), finite("speed", s.Speed, 0, maxRate), finite("seconds", s.Seconds, 0, maxSeconds))
+	return errors.Join(
+		validName("machine", s.Machine, api.MaxName), validName("class", s.Class, api.MaxName), validName("version", s.Version, api.MaxName),
+		finite("speed", s.Speed, 0, maxRate), finite("seconds", s.Duration.Seconds(), 0, maxSeconds),
+		inRange("processor time", int64(s.CPU), maxCPU), inRange("memory", s.Memory, maxBytes), inRange("disk", s.Disk, maxBytes),
+		inRange("input", s.Input, maxBytes), inRange("output", s.Output, maxBytes),
+	)
+}
+
+func inRange(what string, n, most int64) error {
+	if n < 0 || n > most {
+		return fmt.Errorf("%s %d is not in 0 to %d", what, n, most)
+	}
+	return nil
 }
 
 // maxRoute bounds how a machine was reached: names of files and sockets, and a host key.

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
+
+	"lighter/scheduler/estimate"
 )
 
 const (
@@ -338,7 +340,8 @@ type group struct {
 	removed watermark
 	heads   map[string]head
 	terms   map[string]*terms // of the builds in heads that the group has written
-	samples map[string][]Sample
+	samples map[string]*Samples
+	classes map[string]*estimate.Class
 	ops     map[string][]byte // what is to be merged into entries of indexes
 	spans   map[int64]span    // and into those of times, by chunk
 	systems map[string]bool   // those that are new
@@ -348,7 +351,7 @@ type group struct {
 func newGroup(w *writer) *group {
 	return &group{
 		w: w, batch: w.db.NewBatch(), now: w.db.opts.Now(), numbers: w.numbers, events: w.events, changes: w.changes, removed: w.published.watermark(),
-		heads: make(map[string]head), terms: make(map[string]*terms), samples: make(map[string][]Sample),
+		heads: make(map[string]head), terms: make(map[string]*terms), samples: make(map[string]*Samples), classes: make(map[string]*estimate.Class),
 		ops: make(map[string][]byte), spans: make(map[int64]span),
 		systems: make(map[string]bool), counts: make(map[countKey]int),
 	}
@@ -480,8 +483,8 @@ func (g *group) addChange(p *prepared) (seq uint64, err error) {
 			return 0, err
 		}
 	}
-	if p.duration != nil {
-		if err := g.putSample(p.duration); err != nil {
+	if p.samples != nil {
+		if err := g.putSamples(p.samples); err != nil {
 			return 0, err
 		}
 	}
@@ -601,13 +604,17 @@ func (g *group) termsOf(id string, h head) (*terms, error) {
 
 func (g *group) op(key []byte, op byte) { g.ops[string(key)] = append(g.ops[string(key)], op) }
 
-// merge puts what was done to indexes into the batch.
+// merge puts what was done to indexes and classes into the batch.
 func (g *group) merge() (err error) {
 	for key, ops := range g.ops {
 		err = errors.Join(err, g.batch.Merge([]byte(key), ops, nil))
 	}
 	for chunk, s := range g.spans {
 		err = errors.Join(err, g.batch.Merge(keyTimes(chunk), s.encode(), nil))
+	}
+	for key, c := range g.classes {
+		value, encodeErr := json.Marshal(c)
+		err = errors.Join(err, encodeErr, g.batch.Set([]byte(key), value, nil))
 	}
 	for name := range g.systems {
 		err = errors.Join(err, g.batch.Set(keySystem(name), nil, nil))
@@ -621,24 +628,6 @@ func (g *group) putEvent(p *prepared, number uint64) (uint64, error) {
 	value = binary.BigEndian.AppendUint64(value, uint64(nanoseconds(g.now))) // #nosec G115 -- read back by the same conversion
 	err := g.batch.Set(keyEvent(g.events), append(value, p.event...), nil)
 	return g.events, errors.Join(err, g.batch.Set(keyHistory(number, g.events), nil, nil))
-}
-
-func (g *group) putSample(d *Duration) error {
-	key := keyDuration(d.Name, d.System)
-	samples, ok := g.samples[string(key)]
-	if !ok {
-		var err error
-		if samples, err = g.w.samples.of(key); err != nil {
-			return err
-		}
-	}
-	samples = append([]Sample{d.Sample}, samples[:min(len(samples), maxSamples-1)]...)
-	g.samples[string(key)] = samples
-	value, err := json.Marshal(samples)
-	if err != nil {
-		return err
-	}
-	return g.batch.Set(key, value, nil)
 }
 
 // write commits the batch.
@@ -676,6 +665,6 @@ func (g *group) publish() {
 	w := g.w
 	w.numbers, w.events, w.changes = g.numbers, g.events, g.changes
 	maps.Copy(w.systems, g.systems)
-	w.samples.remember(g.samples)
+	w.samples.remember(g.samples, g.classes)
 	w.published.advance(g.events, g.counts)
 }

@@ -34,13 +34,17 @@ const (
 	maxLog = 100
 )
 
-// Observe adds a sample.
+// Observe adds a sample. One from another farm counts less.
 func (c *Class) Observe(s *Sample) {
-	c.Duration.observe(s.seconds())
-	c.CPU.observe(s.cpu())
-	c.Memory.observe(s.memory())
-	c.Disk.observe(s.disk())
-	c.Output.observe(s.output())
+	w := 1.0
+	if s.Imported {
+		w = unlikeWeight
+	}
+	c.Duration.observe(s.seconds(), w)
+	c.CPU.observe(s.cpu(), w)
+	c.Memory.observe(s.memory(), w)
+	c.Disk.observe(s.disk(), w)
+	c.Output.observe(s.output(), w)
 }
 
 // Valid returns an error if it holds what no observation leads to.
@@ -53,15 +57,16 @@ func (c *Class) Valid() error {
 	return nil
 }
 
-func (m *Moments) observe(x float64) {
+func (m *Moments) observe(x, weight float64) {
 	if !(x > 0) || math.IsInf(x, 0) {
 		return
 	}
-	m.N = min(m.N+1, classMemory)
+	m.N = min(m.N+weight, classMemory)
 	x = math.Log(x)
+	part := weight / m.N
 	dev := x - m.Mean
-	m.Mean += dev / m.N
-	m.Variance += (dev*(x-m.Mean) - m.Variance) / m.N
+	m.Mean += part * dev
+	m.Variance += part * (dev*(x-m.Mean) - m.Variance)
 }
 
 // guessSpread is the standard deviation of the logarithms between builds of which nothing is known.

@@ -57,6 +57,11 @@ type Sample struct {
 	Imported bool          `json:"imported,omitempty"` // from another farm
 }
 
+// Same reports whether two samples are of the same build.
+func (s *Sample) Same(o *Sample) bool {
+	return s.Time.Equal(o.Time) && s.Duration == o.Duration && s.Version == o.Version
+}
+
 // MaxSamples is how many samples of a package are worth keeping: with sampleWeight, what comes
 // after them changes nothing.
 const MaxSamples = 16

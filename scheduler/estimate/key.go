@@ -183,13 +183,12 @@ func buildSystemOf(name string, inputs iter.Seq[string]) string {
 	return buildSystems[best].name
 }
 
-// BuildSystems returns the names of all build systems that are told apart.
-func BuildSystems() []string {
-	var names []string
+// IsBuildSystem reports whether a build system is told apart under that name. There are less than 50.
+func IsBuildSystem(name string) bool {
 	for i := range buildSystems {
-		if !slices.Contains(names, buildSystems[i].name) {
-			names = append(names, buildSystems[i].name)
+		if buildSystems[i].name == name {
+			return true
 		}
 	}
-	return names
+	return false
 }
