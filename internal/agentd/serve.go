@@ -15,6 +15,7 @@ import (
 
 	"lighter/internal/agent"
 	"lighter/internal/backoff"
+	"lighter/internal/measure"
 	"lighter/machines"
 )
 
@@ -38,6 +39,9 @@ func (o *Options) Serve(ctx context.Context, logger *slog.Logger) error {
 	}
 	if err := p.makeState(); err != nil {
 		return err
+	}
+	if err := measure.LeaveLogin(ctx); err != nil {
+		logger.Info("builds get no control groups of their own", "why", err)
 	}
 	backend, err := o.openStore(ctx, p, logger)
 	if err != nil {

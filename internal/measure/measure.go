@@ -23,6 +23,9 @@ import (
 const (
 	interval = 250 * time.Millisecond
 	share    = 50
+	// minAge is how old a build without a control group must be for that: one that is over sooner
+	// must not get slower.
+	minAge = interval / 2
 )
 
 // Options are what a Meter is made with. The zero value is good.
@@ -93,6 +96,7 @@ type Build struct {
 	// All below is under Meter.mu.
 	root     process // of the tree; its pid is 0 if it is not known
 	withRoot bool    // the root is one of the build's processes
+	since    time.Time
 	looks    int     // how often its memory was looked at
 	peak     int64   // of those looks, in bytes
 	cache    int64   // the most, in bytes, that the kernel could have dropped, of a group
@@ -153,7 +157,7 @@ func (b *Build) Watch(pid int, withRoot bool) bool {
 	m := b.meter
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	b.root, b.withRoot = root, withRoot
+	b.root, b.withRoot, b.since = root, withRoot, time.Now()
 	m.builds[b] = true
 	if !m.looking {
 		m.looking = true
@@ -268,10 +272,10 @@ func (m *Meter) lookAtAll(now time.Time) {
 	counts := m.load.due(now)
 	trees := counts
 	for b := range m.builds {
-		if b.group == nil {
-			trees = true
-		} else {
+		if b.group != nil {
 			b.lookAtGroup()
+		} else if now.Sub(b.since) >= minAge {
+			trees = true
 		}
 	}
 	if !trees {

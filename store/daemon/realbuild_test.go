@@ -558,3 +558,33 @@ func TestRealTimes(t *testing.T) {
 	timed("lease", func() error { return l.Add(t.Context(), bb) })
 	timed("lease, more", func() error { return l.Add(t.Context(), text) })
 }
+
+// TestRealMeasured builds something that takes 300 MiB for some seconds, and 2 s of processor time beside that.
+func TestRealMeasured(t *testing.T) {
+	s := open(t, realOptions(t))
+	drv, text, _ := derive(t, s, recipe{name: "measured", script: `dd if=/dev/zero of=/dev/null bs=300M count=40 &
+u=0
+while [ $u -lt 200 ]; do
+	i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done
+	read -r _ _ _ _ _ _ _ _ _ _ _ _ _ user system _ < /proc/$$/stat
+	u=$((user+system))
+done
+wait; echo made > $out`})
+	var m store.Measured
+	if _, err := s.Build(t.Context(), &store.BuildRequest{Derivation: drv, Text: text, Measured: &m}); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%+v", m)
+	if m.CPU < 2 || m.CPU > 120 || m.PeakMemory < 300<<20 || m.PeakMemory > 450<<20 || m.Method != store.MeasuredProcesses {
+		t.Errorf("got %+v", m)
+	}
+	// One that is over at once, on the same connection, has nothing of that.
+	drv, text, _ = derive(t, s, recipe{name: "short", script: "echo made > $out"})
+	m = store.Measured{}
+	if _, err := s.Build(t.Context(), &store.BuildRequest{Derivation: drv, Text: text, Measured: &m}); err != nil {
+		t.Fatal(err)
+	}
+	if t.Logf("%+v", m); m.CPU > 1 || m.PeakMemory > 100<<20 || m.Unmeasured == "" {
+		t.Errorf("got %+v", m)
+	}
+}
