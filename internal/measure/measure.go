@@ -97,10 +97,10 @@ type Build struct {
 	root     process // of the tree; its pid is 0 if it is not known
 	withRoot bool    // the root is one of the build's processes
 	since    time.Time
-	looks    int     // how often its memory was looked at
-	peak     int64   // of those looks, in bytes
-	cache    int64   // the most, in bytes, that the kernel could have dropped, of a group
-	swapped  int64   // the most, in bytes, of a group
+	looks    int   // how often its memory was looked at
+	peak     int64 // of those looks, in bytes
+	cache    int64 // the most, in bytes, that the kernel could have dropped, of a group
+	swapped  int64 // the most, in bytes, of a group
 }
 
 // Own returns a build whose processes this process starts, with a limit of memory, in bytes, for all of

@@ -27,7 +27,7 @@ const lingering = "/var/lib/systemd/linger"
 func LeaveLogin(ctx context.Context) error {
 	before, err := ownGroup("/proc")
 	if _, noSystemd := os.Stat(systemdFolder); err != nil || noSystemd != nil || !strings.HasPrefix(filepath.Base(before), "session-") {
-		return nil //nolint:nilerr // then there is nothing to leave
+		return nil
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, scopeTime, fmt.Errorf("systemd has not moved it after %s", scopeTime))
 	defer cancel()
