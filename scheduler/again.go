@@ -15,7 +15,7 @@ const (
 func (r *round) again() {
 	var idle []*candidate
 	for _, c := range r.machines.all {
-		if c.free > 0 && c.occupied(nil, 0, 0) == "" {
+		if c.free > 0 && len(c.kept) == 0 && c.occupied(nil, 0, 0) == "" {
 			idle = append(idle, c)
 		}
 	}

@@ -20,6 +20,9 @@ func Assign(in Input) Plan {
 	if r.free > 0 {
 		r.order = newOrder(r.lines(), r.backlogs(), in.Shares, r.used())
 	}
+	if r.free > 0 {
+		r.keepForSoon()
+	}
 	for r.free > 0 && r.open > 0 {
 		e := r.order.next()
 		if e == nil {
@@ -224,6 +227,9 @@ func (r *round) consider(b *Build, c *candidate, best, free *choice) {
 	// could win with nothing missing.
 	took, home := c.build(b), c.home(b)
 	least := c.freeAt() + took + home
+	if c.free > 0 && !c.spares(b, c.freeAt()+took) {
+		return
+	}
 	if !best.better(c, least) && !(c.free > 0 && free.better(c, least)) {
 		return
 	}
@@ -244,7 +250,7 @@ func (r *round) consider(b *Build, c *candidate, best, free *choice) {
 	if best.better(c, end+home) {
 		*best = choice{c, lack, begin, end, end + home}
 	}
-	if c.free > 0 && begin == 0 && free.better(c, end+home) {
+	if c.free > 0 && begin == 0 && c.spares(b, end) && free.better(c, end+home) {
 		*free = choice{c, lack, begin, end, end + home}
 	}
 }

@@ -22,6 +22,7 @@ type candidate struct {
 	bandwidth float64       // never 0
 	back      float64       // bandwidth in the other direction; never 0
 	stock     *stock        // of the host
+	kept      []*Soon       // for which a free slot each is kept
 	why       string        // see obstacle
 }
 
@@ -141,32 +142,31 @@ func (c *candidate) begin(b *Build, took float64) float64 {
 	if !c.needs(b) {
 		return at
 	}
-	memory, tokens := c.stock.memory, c.stock.tokens
-	if !c.fits(b, memory, tokens) {
-		at, memory, tokens = c.whenFits(b, at, memory, tokens)
+	if !c.fits(b, c.stock.memory, c.stock.tokens) {
+		at = max(at, c.whenFits(b))
 	}
 	for _, claim := range c.stock.claims { // by time
-		if at < claim.end && at+took > claim.at && !(b.Memory <= claim.memory && enough(claim.tokens, b.Tokens)) {
+		if at < claim.end && at+took > claim.at && (b.Memory > claim.memory || !enough(claim.tokens, b.Tokens)) {
 			at = claim.end
 		}
 	}
 	return at
 }
 
-// whenFits returns when enough builds have ended, and what is in use then.
-func (c *candidate) whenFits(b *Build, at float64, memory int64, tokens map[string]int) (float64, int64, map[string]int) {
+// whenFits returns when enough builds have ended that hold what a build needs; +Inf if that never is.
+func (c *candidate) whenFits(b *Build) float64 {
+	memory, tokens := c.stock.memory, maps.Clone(c.stock.tokens)
 	slices.SortFunc(c.stock.held, func(x, y holding) int { return cmp.Compare(x.end, y.end) })
-	tokens = maps.Clone(tokens)
 	for _, h := range c.stock.held {
 		memory -= h.memory
 		for name, n := range h.tokens {
 			tokens[name] -= n
 		}
 		if c.fits(b, memory, tokens) {
-			return max(at, h.end), memory, tokens
+			return h.end
 		}
 	}
-	return math.Inf(1), 0, nil // it never does
+	return math.Inf(1)
 }
 
 // fits reports whether the machine has what a build needs beside what is in use.

@@ -44,6 +44,11 @@
 // little and holds no other build up. With many machines, a round looks for each build at those that
 // are near its inputs, and of each speed at those that are free first.
 //
+// # Soon
+//
+// Of a path of builds, the next one is ready when the last one is done, or shortly after. A slot on
+// the machine that is best for it stays free for such a build, unless others are done by then.
+//
 // # Again
 //
 // A machine that nothing else can use may begin a build that runs on a slower one, if it would
@@ -65,6 +70,9 @@ const (
 	// gained for a build to wait for a better one. Estimates are not exact, and a
 	// slot in use is worth more than a small gain that may not come.
 	WaitMargin = 0.1
+	// SoonWindow is how far ahead Input.Soon should look: where it looks farther, slots stay empty for longer
+	// than it takes to get one back.
+	SoonWindow = time.Minute
 )
 
 // Machine is what the decision needs to know of one machine now.
@@ -202,6 +210,16 @@ type Input struct {
 	Near func(b *Build) []string
 	// Shares says whose turn it is; nil if it is everybody's.
 	Shares *Shares
+	// Soon are builds that will be in the queue within SoonWindow, the most urgent first. Slots are
+	// kept free for them where less urgent ones of the same share would be in their way. Those that wait for one
+	// running build alone are enough, and those that guix-daemon will ask for once outputs are at home.
+	Soon []Soon
+}
+
+// Soon is a build that will be ready after a time.
+type Soon struct {
+	Build *Build
+	Ready time.Duration // from now
 }
 
 // Lack is what a machine lacks of a build's inputs.

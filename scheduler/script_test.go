@@ -72,6 +72,7 @@ type script struct {
 	queue      *Queue
 	seq        uint64
 	missing    map[[2]string]Lack // by build and machine
+	soon       []Soon
 	shares     *Shares
 	weights    map[string]float64
 }
@@ -103,6 +104,15 @@ func (s *script) run(line string) (output []string, err error) {
 			lack.Gather, err = time.ParseDuration(words[4])
 		}
 		s.missing[[2]string{words[1], words[2]}] = lack
+		return nil, err
+	case "soon": // soon NAME TIME KEY=VALUE…: a build that is ready after that time
+		ready, err := time.ParseDuration(words[2])
+		if err == nil {
+			err = s.build(words[1], words[3:])
+		}
+		b, _ := s.queue.Get(words[1])
+		s.queue.Remove(words[1])
+		s.soon = append(s.soon, Soon{Build: &b, Ready: ready})
 		return nil, err
 	case "share":
 		return nil, s.share(words[1:])
@@ -319,7 +329,7 @@ func (s *script) advance(d time.Duration) {
 
 // assign plans a round and carries it out.
 func (s *script) assign() []string {
-	p := Assign(Input{Now: s.now, Machines: s.machines, Queue: s.queue, Missing: s.lacks, Shares: s.shares})
+	p := Assign(Input{Now: s.now, Machines: s.machines, Queue: s.queue, Missing: s.lacks, Shares: s.shares, Soon: s.soon})
 	output := []string{}
 	for _, a := range p.Assignments {
 		line := fmt.Sprintf("%s -> %s, finish in %s", a.Build.ID, a.Machine, a.Finish)

@@ -2,6 +2,7 @@ package simulate
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strconv"
 	"time"
@@ -33,6 +34,7 @@ type lighter struct {
 	rank     []time.Duration
 	builds   []*scheduler.Build // by node, once it was ready
 	due      time.Duration
+	coming   map[int32]bool   // through the hook: made and not known to be at home
 	sessions map[int]*session // through the hook, if their builds are limited
 }
 
@@ -46,7 +48,7 @@ func newLighter(e *engine) *lighter {
 	l := &lighter{
 		engine: e, queue: scheduler.NewQueue(), machines: make([]scheduler.Machine, len(e.machines)),
 		byName: make(map[string]*machineState), rank: make([]time.Duration, len(e.nodes)),
-		builds: make([]*scheduler.Build, len(e.nodes)), due: never, sessions: make(map[int]*session),
+		builds: make([]*scheduler.Build, len(e.nodes)), due: never, coming: make(map[int32]bool), sessions: make(map[int]*session),
 	}
 	for _, m := range e.machines {
 		l.byName[m.Name] = m
@@ -56,7 +58,7 @@ func newLighter(e *engine) *lighter {
 	}
 	for i := len(l.rank) - 1; i >= 0; i-- {
 		longest := time.Duration(0)
-		if !e.Hook { // then nobody knows who needs it
+		if !e.Blind {
 			for _, d := range e.dependants[i] {
 				longest = max(longest, l.rank[d])
 			}
@@ -109,13 +111,20 @@ func (l *lighter) delivered(node int32) {
 }
 
 func (l *lighter) push(node int32) {
+	b := l.build(node)
+	l.builds[node] = b
+	l.queue.Push(*b)
+}
+
+// build is what the scheduler is told of a node.
+func (l *lighter) build(node int32) *scheduler.Build {
 	n, known := &l.Graph.Nodes[node], l.Estimate(int(node))
 	b := scheduler.Build{
 		ID: l.ids[node], System: n.System, Features: n.Features, Skip: l.nodes[node].skip, Priority: n.Priority,
 		Rank: l.rank[node], Seq: uint64(node), Expected: known.Duration, Output: known.Output, //nolint:gosec // an index is not negative
 		Share: n.Share, Memory: known.Memory, Tokens: n.Tokens,
 	}
-	if !l.Hook {
+	if !l.Blind {
 		b.Dependants = len(l.dependants[node])
 	}
 	if killed := l.nodes[node].killed; killed > 0 {
@@ -128,8 +137,7 @@ func (l *lighter) push(node int32) {
 		}
 		b.Memory = min(b.Memory, most) // more than the biggest machine has helps nobody
 	}
-	l.builds[node] = &b
-	l.queue.Push(b)
+	return &b
 }
 
 func (l *lighter) gone(node int32) { l.queue.Remove(l.ids[node]) }
@@ -143,7 +151,7 @@ func (l *lighter) round() {
 	}
 	l.describe()
 	plan := scheduler.Assign(scheduler.Input{
-		Now: epoch.Add(l.now), Machines: l.machines, Queue: l.queue, Missing: l.missing, Near: l.near, Shares: l.shares,
+		Now: epoch.Add(l.now), Machines: l.machines, Queue: l.queue, Missing: l.missing, Near: l.near, Shares: l.shares, Soon: l.soon(),
 	})
 	l.queue.Apply(plan)
 	for i := range plan.Assignments {
@@ -163,6 +171,41 @@ func (l *lighter) round() {
 		}
 	}
 	l.lookLater()
+}
+
+// soon finds the builds that wait for a single one, which will be done soon or is on its way home.
+func (l *lighter) soon() []scheduler.Soon {
+	if l.Blind {
+		return nil
+	}
+	in := make(map[int32]time.Duration)
+	add := func(node int32, ready time.Duration) {
+		for _, d := range l.dependants[node] {
+			if s := &l.nodes[d]; s.stage == blocked && s.missing == 1 {
+				in[d] = ready
+			}
+		}
+	}
+	for i := range l.machines {
+		for j := range l.machines[i].Busy {
+			if b := &l.machines[i].Busy[j]; b.Remaining <= scheduler.SoonWindow && !l.Hook {
+				add(number(b.Build.ID), b.Remaining)
+			}
+		}
+	}
+	for node := range l.coming {
+		if l.nodes[node].told || l.nodes[node].stage != made {
+			delete(l.coming, node)
+		} else {
+			add(node, time.Second)
+		}
+	}
+	list := make([]scheduler.Soon, 0, len(in))
+	for _, d := range slices.Sorted(maps.Keys(in)) {
+		list = append(list, scheduler.Soon{Build: l.build(d), Ready: in[d]})
+	}
+	slices.SortStableFunc(list, func(a, b scheduler.Soon) int { return cmp.Compare(b.Build.Rank, a.Build.Rank) })
+	return list
 }
 
 // lookLater has a round take place where time alone may change the decision.
@@ -250,6 +293,9 @@ func (l *lighter) near(b *scheduler.Build) []string {
 
 // released notes what a share has used.
 func (l *lighter) released(a *attempt) {
+	if l.Hook {
+		l.coming[int32(a.Node)] = true //nolint:gosec // an index of a node
+	}
 	if l.shares != nil {
 		l.shares.Use(l.Graph.Nodes[a.Node].Share, a.Released-a.Placed, epoch.Add(l.now))
 	}

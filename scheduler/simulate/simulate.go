@@ -64,9 +64,11 @@ type Scenario struct {
 
 	// Estimate says what is known of a build before it runs; nil is [Perfect].
 	Estimate Estimate
-	// Hook has the builds come through guix-daemon's build hook: each when it is ready, so nobody
-	// knows its rank, and all outputs come home. Each request is a daemon's session.
+	// Hook has the builds come through guix-daemon's build hook: each when its inputs are at home, and all
+	// outputs come home. Each request is a daemon's session.
 	Hook bool
+	// Blind has nobody know who needs a build.
+	Blind bool
 	// HookJobs is how many builds one session has under way or waiting at a time (guix-daemon's
 	// --max-jobs); 0 is no limit.
 	HookJobs int
