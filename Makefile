@@ -1,6 +1,6 @@
 # lighter: bare `make` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help build agents man install demo test lint format fuzz attack bench guix-lab guix-lab-down test-guix bench-guix clean
+.PHONY: help build agents man install demo test lint format fuzz attack bench bench-scheduling guix-lab guix-lab-down test-guix bench-guix clean
 
 GO         ?= go
 BUILD      := build
@@ -87,6 +87,9 @@ attack: ## ATTACKS builds of each kind whose outputs are changed from outside me
 
 bench: build ## the figures of docs/performance.md, with the peers in the same run
 	$(GO) run ./internal/bench $(BENCHFLAGS)
+
+bench-scheduling: ## the scheduler in the simulator beside others', on graphs of real packages; SCHEDULINGFLAGS=-quick takes two minutes
+	$(GO) run ./internal/bench/scheduling $(SCHEDULINGFLAGS)
 
 guix-lab: ## real Guix machines in folders, to try things on (root, Debian; docs/guix-lab.md)
 	internal/guixlab/lab.sh up

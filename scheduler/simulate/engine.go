@@ -353,7 +353,7 @@ func (e *engine) place(node int32, m *machineState, build *scheduler.Build, expe
 	s.attempts[s.under] = number
 	s.under++
 	e.attempts = append(e.attempts, attempt{
-		Span: Span{Node: int(node), Machine: int(m.index - 1), Ready: s.readyAt, Placed: e.now, Expected: finish},
+		Span: Span{Node: node, Machine: int(m.index - 1), Ready: s.readyAt, Placed: e.now, Expected: finish},
 		m:    m, peers: e.Policy == Guix || e.Policy == Nix, build: build, expected: expected,
 	})
 	m.busy = append(m.busy, number)
@@ -421,7 +421,10 @@ func (e *engine) short(m *machineState) {
 		s.killed = max(s.killed, need)
 		e.tally.kills++
 		e.finish(worst, Killed)
-		e.retry(int32(a.Node))
+		if e.Policy != Lighter || m.HideMemory { // who does not know why tries it elsewhere
+			e.avoid(a.Node, m)
+		}
+		e.retry(a.Node)
 	}
 }
 
@@ -431,7 +434,7 @@ func (e *engine) end(number int32) {
 	if a.over || !a.building {
 		return
 	}
-	node := int32(a.Node)
+	node := a.Node
 	a.Ended = e.now
 	a.building = false
 	e.items.learn(node, e.Graph.Nodes[node].Inputs, a.m.index)
@@ -453,7 +456,7 @@ func (e *engine) end(number int32) {
 
 // observe learns how fast a machine is.
 func (e *engine) observe(a *attempt) {
-	if n := &e.Graph.Nodes[a.Node]; a.expected > 0 && !n.Source {
+	if n := &e.Graph.Nodes[a.Node]; e.Estimate(int(a.Node)).Measured && !n.Source {
 		a.m.correct.Observe(a.m.configured(), a.expected, a.Ended-a.Began)
 	}
 }
@@ -507,13 +510,18 @@ func (e *engine) fail(number int32) {
 	if a.over {
 		return
 	}
-	node := int32(a.Node)
+	node := a.Node
 	e.finish(number, Failed)
+	e.avoid(node, a.m)
+	e.retry(node)
+}
+
+// avoid has a node be tried elsewhere next, and anywhere again when it was tried everywhere.
+func (e *engine) avoid(node int32, m *machineState) {
 	s := &e.nodes[node]
-	if s.skip = append(slices.Clone(s.skip), a.m.Name); !e.elsewhere(node, s.skip) {
+	if s.skip = append(slices.Clone(s.skip), m.Name); !e.elsewhere(node, s.skip) {
 		s.skip = nil
 	}
-	e.retry(node)
 }
 
 // elsewhere reports whether a machine that is not to be skipped may take the node.

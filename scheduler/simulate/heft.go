@@ -51,7 +51,7 @@ func (h *heft) ranks() []float64 {
 		if len(h.dependants[i]) > 0 {
 			after += float64(h.Estimate(i).Output) * link
 		}
-		ranks[i] = h.takes(int32(i))*slowness + after
+		ranks[i] = h.takes(int32(i))*slowness + after //nolint:gosec // an index of a node
 	}
 	return ranks
 }

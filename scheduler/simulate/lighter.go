@@ -63,7 +63,7 @@ func newLighter(e *engine) *lighter {
 				longest = max(longest, l.rank[d])
 			}
 		}
-		l.rank[i] = longest + l.expected(int32(i))
+		l.rank[i] = longest + l.expected(int32(i)) //nolint:gosec // an index of a node
 	}
 	return l
 }
@@ -129,15 +129,24 @@ func (l *lighter) build(node int32) *scheduler.Build {
 	}
 	if killed := l.nodes[node].killed; killed > 0 {
 		b.Memory = max(b.Memory, 2*killed)
-		most := int64(0)
-		for _, m := range l.engine.machines {
-			if l.may(m, n) {
-				most = max(most, m.Memory)
-			}
-		}
-		b.Memory = min(b.Memory, most) // more than the biggest machine has helps nobody
+	}
+	if b.Memory > 0 { // more than the biggest machine has helps nobody
+		b.Memory = min(b.Memory, l.largest(n, b.Memory))
 	}
 	return &b
+}
+
+// largest is the memory of the largest machine that may take a node; without limit, it is as given.
+func (l *lighter) largest(n *Node, unlimited int64) (most int64) {
+	for _, m := range l.engine.machines {
+		if l.may(m, n) {
+			if m.Memory == 0 {
+				return unlimited
+			}
+			most = max(most, m.Memory)
+		}
+	}
+	return most
 }
 
 func (l *lighter) gone(node int32) { l.queue.Remove(l.ids[node]) }
@@ -246,9 +255,10 @@ func (l *lighter) describe() {
 		}
 		for _, number := range m.busy {
 			a := &l.attempts[number]
-			expected := time.Duration(float64(l.expected(int32(a.Node))) / s.Speed)
+			expected := time.Duration(float64(l.expected(a.Node)) / s.Speed)
 			busy = append(busy, scheduler.Running{
-				Build: a.build, Remaining: scheduler.Remaining(expected, l.now-a.Placed), Elapsed: l.now - a.Placed, Once: l.nodes[a.Node].under > 1,
+				Build: a.build, Remaining: scheduler.Remaining(expected, l.now-a.Placed), Elapsed: l.now - a.Placed,
+				Once: l.nodes[a.Node].under > 1,
 			})
 			if l.now-a.Placed < justStarted {
 				s.JustStarted++

@@ -2,6 +2,7 @@ package simulate
 
 import (
 	"math"
+	"math/rand/v2"
 	"strings"
 	"time"
 )
@@ -96,3 +97,6 @@ func isArchive(name string) bool {
 	}
 	return false
 }
+
+// lognormal returns a factor whose median is 1.
+func lognormal(rng *rand.Rand, sigma float64) float64 { return math.Exp(sigma * rng.NormFloat64()) }

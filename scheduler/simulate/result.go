@@ -126,14 +126,15 @@ func (o Outcome) String() string {
 
 // Span is one attempt at a build. Times are after the start.
 type Span struct {
-	Node, Machine int
-	Ready         time.Duration // when it could be placed
-	Placed        time.Duration // its slot is taken
-	Began         time.Duration // the builder starts; 0 if it never did
-	Ended         time.Duration // the builder ends
-	Released      time.Duration // the slot is free
-	Expected      time.Duration // how long the placement thought it would take until Ended; 0 if it did not say
-	Outcome       Outcome
+	Node     int32
+	Machine  int
+	Ready    time.Duration // when it could be placed
+	Placed   time.Duration // its slot is taken
+	Began    time.Duration // the builder starts; 0 if it never did
+	Ended    time.Duration // the builder ends
+	Released time.Duration // the slot is free
+	Expected time.Duration // how long the placement thought it would take until Ended; 0 if it did not say
+	Outcome  Outcome
 }
 
 // tally counts while a scenario is played.
@@ -309,9 +310,8 @@ func (e *engine) alone(n *Node) float64 {
 }
 
 // Deviation is the most by which what a share had in one hour differs from what its weight asks
-// for, as a part of that, in hours in which all shares had enough work; -1 if there was none.
-func (r *Result) Deviation() float64 {
-	worst := -1.0
+// for, as a part of that, in hours in which all shares had enough work; and how many these are.
+func (r *Result) Deviation() (worst float64, hours int) {
 	for hour := 0; ; hour++ {
 		var sum time.Duration
 		var weights float64
@@ -327,11 +327,12 @@ func (r *Result) Deviation() float64 {
 			weights += s.Weight
 		}
 		if time.Duration(hour+1)*time.Hour > r.Makespan {
-			return worst
+			return worst, hours
 		}
 		if !all || sum == 0 {
 			continue
 		}
+		hours++
 		for i := range r.Shares {
 			s := &r.Shares[i]
 			had := 0.0

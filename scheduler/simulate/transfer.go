@@ -87,7 +87,7 @@ func (it *items) places(node int32, yield func(place int32) bool) {
 			word &^= 1 // home
 		}
 		for ; word != 0; word &= word - 1 {
-			if !yield(int32(w*64 + bits.TrailingZeros64(word))) {
+			if !yield(int32(w*64 + bits.TrailingZeros64(word))) { //nolint:gosec // a machine's number
 				return
 			}
 		}
@@ -213,7 +213,7 @@ func (e *engine) lose(m *machineState) {
 	for len(m.busy) > 0 {
 		number := m.busy[0]
 		e.finish(number, Lost)
-		e.retry(int32(e.attempts[number].Node))
+		e.retry(e.attempts[number].Node)
 	}
 	for node := range e.nodes {
 		n := int32(node)
@@ -240,7 +240,7 @@ func (e *engine) refetch(node int32, f fetch) {
 	for _, number := range f.waiters {
 		if a := &e.attempts[number]; !a.over {
 			e.finish(number, Lost)
-			e.retry(int32(a.Node))
+			e.retry(a.Node)
 		}
 	}
 }
