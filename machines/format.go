@@ -91,12 +91,23 @@ func (m *Machine) formatAdmission(line func(write bool, key, value string), def 
 	size("min-free-memory", m.MinFreeMemory, 0)
 	line(m.MaxCPUPressure != 0, "max-cpu-pressure", tomlfile.FormatFloat(m.MaxCPUPressure))
 	line(m.MaxMemoryPressure != 0, "max-memory-pressure", tomlfile.FormatFloat(m.MaxMemoryPressure))
+	if m.Memory == MemoryUnlimited {
+		line(true, "memory", "false")
+	} else {
+		size("memory", m.Memory, 0)
+	}
+	size("memory-limit", m.MemoryLimit, 0)
+	line(len(m.Tokens) > 0, "tokens", tomlfile.FormatTable(m.Tokens, strconv.Itoa))
 	line(m.ParallelTransfers != 0, "parallel-transfers", strconv.Itoa(m.ParallelTransfers))
 	line(len(m.SubstituteURLs) > 0, "substitute-urls", tomlfile.QuoteList(m.SubstituteURLs))
-	line(m.BuildCores != 0, "build-cores", strconv.Itoa(m.BuildCores))
+	if m.BuildCores == BuildCoresAuto {
+		line(true, "build-cores", `"auto"`)
+	} else {
+		line(m.BuildCores != 0, "build-cores", strconv.Itoa(m.BuildCores))
+	}
 	duration("timeout", m.Timeout)
 	duration("max-silent-time", m.MaxSilentTime)
-	line(len(m.Tags) > 0, "tags", tomlfile.FormatTable(m.Tags))
+	line(len(m.Tags) > 0, "tags", tomlfile.FormatTable(m.Tags, tomlfile.Quote))
 	duration("gc-interval", m.GCInterval)
 	duration("gc-older-than", m.GCOlderThan)
 	size("gc-max-freed", m.GCMaxFreed, 0)

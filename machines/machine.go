@@ -14,8 +14,10 @@
 package machines
 
 import (
+	"maps"
 	"net"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -44,6 +46,12 @@ const (
 const (
 	TransportNative  = "native"  // lighter's own SSH
 	TransportOpenSSH = "openssh" // the program ssh of the coordinator's user, with all that is in its ssh_config(5)
+)
+
+// What Memory and BuildCores have where the file has a word instead of a number.
+const (
+	MemoryUnlimited = -1 // false
+	BuildCoresAuto  = -1 // "auto"
 )
 
 // Machine is one entry of the machines file. A value that came from this package
@@ -110,6 +118,18 @@ type Machine struct {
 	MaxCPUPressure    float64
 	MaxMemoryPressure float64
 
+	// Memory is how many bytes the builds on its host may need together for it to get another
+	// one; 0 is what the machine says that it has, less a part that is for itself, and
+	// MemoryUnlimited stops counting.
+	Memory int64
+	// MemoryLimit is how many bytes one build may use there, or what is reserved for it if that
+	// is more, where the machine can see to that; 0 is no limit.
+	MemoryLimit int64
+	// Tokens says how many there are of whatever else is scarce there, by name: licences,
+	// graphics cards. A build takes those that its request asks for, and one of each name that it
+	// requires as a feature.
+	Tokens map[string]int
+
 	// ParallelTransfers bounds the streams of items to it, and those from it, at the same
 	// time; 0 is the coordinator's choice.
 	ParallelTransfers int
@@ -117,7 +137,7 @@ type Machine struct {
 	// the head sends them.
 	SubstituteURLs []string
 	// BuildCores is how many cores each build may use (NIX_BUILD_CORES); 0 lets the machine
-	// decide.
+	// decide, and BuildCoresAuto divides its cores among the builds that run there.
 	BuildCores int
 	// Timeout and MaxSilentTime bound builds there whose requests say nothing, and those
 	// that allow more; 0 means no limit.
@@ -142,6 +162,18 @@ type Machine struct {
 	StateDirectory string
 	// Local says that it is the head itself, reached without SSH.
 	Local bool
+}
+
+// Offers returns the features that derivations may require of it: those of the file, and the names of
+// tokens.
+func (m *Machine) Offers() []string {
+	features := slices.Clip(m.Features)
+	for _, name := range slices.Sorted(maps.Keys(m.Tokens)) {
+		if m.Tokens[name] > 0 && !slices.Contains(features, name) {
+			features = append(features, name)
+		}
+	}
+	return features
 }
 
 // Addr returns "host:port" of what is connected to, with an IPv6 address in brackets. It is

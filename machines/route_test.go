@@ -12,7 +12,7 @@ import (
 func TestRoute(t *testing.T) {
 	own := []string{
 		"Name", "Systems", "ParallelBuilds", "Speed", "Features", "MandatoryFeatures", "OverloadThreshold", "MinFreeDisk", "MinFreeInodes",
-		"MinFreeMemory", "MaxCPUPressure", "MaxMemoryPressure", "ParallelTransfers", "SubstituteURLs", "BuildCores", "Timeout", "MaxSilentTime",
+		"MinFreeMemory", "Memory", "MemoryLimit", "Tokens", "MaxCPUPressure", "MaxMemoryPressure", "ParallelTransfers", "SubstituteURLs", "BuildCores", "Timeout", "MaxSilentTime",
 		"PortGiven", "Tags", "GCInterval", "GCOlderThan", "GCMaxFreed", "SandboxPaths",
 	}
 	for i := range reflect.TypeFor[Machine]().NumField() {

@@ -2,12 +2,14 @@ package machines
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"net/netip"
 	"slices"
 	"strings"
 	"time"
 
+	"lighter/internal/quantity"
 	"lighter/internal/tomlfile"
 )
 
@@ -150,6 +152,9 @@ var fields = []field{
 	size("min-free-memory", "2GiB", func(m *Machine) *int64 { return &m.MinFreeMemory }),
 	pressure("max-cpu-pressure", func(m *Machine) *float64 { return &m.MaxCPUPressure }),
 	pressure("max-memory-pressure", func(m *Machine) *float64 { return &m.MaxMemoryPressure }),
+	{key: "memory", read: (*decoder).memory},
+	{key: "memory-limit", read: (*decoder).memoryLimit},
+	{key: "tokens", read: (*decoder).tokens},
 	{key: "parallel-transfers", read: (*decoder).parallelTransfers},
 	{key: "substitute-urls", read: func(d *decoder, m *Machine, v any, at *tomlfile.Place) {
 		m.SubstituteURLs = d.URLs("substitute-urls", v, at, d.example("substitute-urls", `["https://ci.guix.gnu.org"]`))
@@ -476,7 +481,76 @@ func (d *decoder) parallelTransfers(m *Machine, v any, at *tomlfile.Place) {
 }
 
 func (d *decoder) buildCores(m *Machine, v any, at *tomlfile.Place) {
-	m.BuildCores = d.Integer("build-cores", v, at, 0, maxCores, d.example("build-cores", "8")+"; 0 lets the machine decide")
+	hint := d.example("build-cores", "8") + `; 0 lets the machine decide, "auto" divides its cores among the builds that run there`
+	switch text, ok := v.(string); {
+	case ok && text == "auto":
+		m.BuildCores = BuildCoresAuto
+	case ok:
+		d.Errorf(at.Value, hint, `build-cores is %q; want a whole number, or "auto"`, text)
+	default:
+		m.BuildCores = d.Integer("build-cores", v, at, 0, maxCores, hint)
+	}
+}
+
+// minMemory is the least that memory may be: whoever writes 64 means gigabytes.
+const minMemory = 64 << 20
+
+func (d *decoder) memory(m *Machine, v any, at *tomlfile.Place) {
+	if m.Memory = d.amount("memory", v, at, "64GiB"); m.Memory == 0 {
+		m.Memory = MemoryUnlimited
+	}
+}
+
+func (d *decoder) memoryLimit(m *Machine, v any, at *tomlfile.Place) {
+	m.MemoryLimit = d.amount("memory-limit", v, at, "16GiB")
+}
+
+// amount reads an amount of memory; 0 and false are none.
+func (d *decoder) amount(key string, v any, at *tomlfile.Place, example string) int64 {
+	hint := d.example(key, tomlfile.Quote(example)) + "; " + d.boolean(false) + " for none"
+	if off, isBool := v.(bool); isBool {
+		if off {
+			d.WrongType(key, v, at, "a size, or "+d.boolean(false), hint)
+		}
+		return 0
+	}
+	n := d.Size(key, v, at, example)
+	if n > 0 && n < minMemory {
+		d.Errorf(at.Value, hint, "%s is %s; want %s or more, or %s", key, quantity.ExactBytes(n), quantity.ExactBytes(minMemory), d.boolean(false))
+	}
+	return n
+}
+
+// What tokens may be: names are words, as features are, and NAME=N is how a request asks for them.
+const (
+	maxTokenName = 64
+	maxTokens    = 1_000_000 // of one name
+	maxNames     = 64
+)
+
+func (d *decoder) tokens(m *Machine, v any, at *tomlfile.Place) {
+	hint := d.example("tokens", "{ gpu = 2 }")
+	table, ok := v.(map[string]any)
+	if !ok {
+		d.WrongType("tokens", v, at, "a table of whole numbers", hint)
+		return
+	}
+	if len(table) == 0 {
+		return
+	}
+	if len(table) > maxNames {
+		d.Errorf(at.Value, hint, "tokens has %d names; at most %d are taken", len(table), maxNames)
+		return
+	}
+	m.Tokens = make(map[string]int, len(table))
+	for _, name := range slices.Sorted(maps.Keys(table)) {
+		place := at.At(name)
+		if name == "" || len(name) > maxTokenName || strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r == 0x7f || r == ',' || r == '=' }) {
+			d.Errorf(place.Key, fmt.Sprintf("a token's name is one word of at most %d bytes, without commas and =", maxTokenName), "%.80q cannot be a token's name", name)
+			continue
+		}
+		m.Tokens[name] = d.Integer("the number of "+name, table[name], place, 0, maxTokens, hint)
+	}
 }
 
 // pressure reads a percentage of the kernel's pressure stall information.

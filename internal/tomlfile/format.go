@@ -36,14 +36,14 @@ func QuoteList(texts []string) string {
 	return "[" + strings.Join(quoted, ", ") + "]"
 }
 
-// FormatTable writes an inline table of texts, sorted by key.
-func FormatTable(table map[string]string) string {
+// FormatTable writes an inline table, sorted by key, whose values format writes.
+func FormatTable[V any](table map[string]V, format func(V) string) string {
 	if len(table) == 0 {
 		return "{}"
 	}
 	entries := make([]string, 0, len(table))
 	for _, key := range slices.Sorted(maps.Keys(table)) {
-		entries = append(entries, formatKey(key)+" = "+Quote(table[key]))
+		entries = append(entries, formatKey(key)+" = "+format(table[key]))
 	}
 	return "{ " + strings.Join(entries, ", ") + " }"
 }
