@@ -46,6 +46,8 @@ func CheckRequest(r *Request, dir store.Dir) error {
 		return BadRequest("check %d is not in 0 to %d", r.Check, MaxChecks)
 	case r.Priority < -MaxPriority || r.Priority > MaxPriority:
 		return BadRequest("priority %d is not in %d to %d", r.Priority, -MaxPriority, MaxPriority)
+	case r.Memory != 0 && (r.Memory < MinMemory || r.Memory > MaxMemory):
+		return BadRequest("memory %d is not in %d to %d bytes", r.Memory, MinMemory, int64(MaxMemory))
 	case len(r.On)+len(r.Skip) > MaxMachines:
 		return BadRequest("%d names of machines, at most %d are taken", len(r.On)+len(r.Skip), MaxMachines)
 	case len(r.DerivationSubstituteURLs) > MaxURLs:
@@ -107,6 +109,12 @@ func checkTexts(r *Request) error {
 	}
 	if err := CheckTags(r.Tags); err != nil {
 		return err
+	}
+	if err := CheckTokens(r.Tokens); err != nil {
+		return err
+	}
+	for name := range r.Tokens {
+		size += len(name)
 	}
 	// What JSON makes of plain text is less than twice as long.
 	if size > MaxRequest/2 {

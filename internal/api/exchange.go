@@ -217,6 +217,11 @@ type Why struct {
 	Attempts []Failure `json:"attempts,omitempty"`
 	// Expected is how long it usually builds, on the machine that has it; 0 if that is not known.
 	Expected Seconds `json:"expected,omitempty"`
+	// Memory is how many bytes are reserved for it, or will be where it is placed, and MemoryReason
+	// says why so many. Tokens has how many it takes of what else is scarce.
+	Memory       int64          `json:"memory,omitempty"`
+	MemoryReason string         `json:"memoryReason,omitempty"`
+	Tokens       map[string]int `json:"tokens,omitempty"`
 	// Place is that of a build that is ready, among all of them, from 1; Ahead has the most urgent
 	// of those before it.
 	Place int     `json:"place,omitempty"`

@@ -49,6 +49,14 @@ const (
 	MaxRetries  = 1000
 	MaxChecks   = 100
 	MaxPriority = 1_000_000
+	// MinMemory and MaxMemory bound, in bytes, the memory that a request asks for, if it does.
+	MinMemory = 1 << 20
+	MaxMemory = 1 << 50
+	// MaxTokens bounds how many tokens of one name a request asks for, and MaxToken the name;
+	// MaxTokenNames is how many names it may have.
+	MaxTokens     = 1_000_000
+	MaxToken      = 64
+	MaxTokenNames = 64
 	// MaxMachines is how many machines a request may name.
 	MaxMachines = 1000
 

@@ -41,3 +41,23 @@ func CheckTags(tags map[string]string) error {
 	}
 	return nil
 }
+
+// CheckTokens says what is wrong with the tokens of a request. A name is one word, as a feature is, without
+// commas and "=": NAME=N is how they are written elsewhere.
+func CheckTokens(tokens map[string]int) error {
+	if len(tokens) > MaxTokenNames {
+		return fmt.Errorf("%d names of tokens, at most %d are taken", len(tokens), MaxTokenNames)
+	}
+	for name, n := range tokens {
+		if name == "" || len(name) > MaxToken || strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r == 0x7f || r == ',' || r == '=' }) {
+			return fmt.Errorf("token %.40q: want a word of at most %d bytes, without commas and =", name, MaxToken)
+		}
+		if err := CheckText("the name of a token", name, MaxToken); err != nil {
+			return err
+		}
+		if n < 1 || n > MaxTokens {
+			return fmt.Errorf("token %s: %d is not in 1 to %d", name, n, MaxTokens)
+		}
+	}
+	return nil
+}

@@ -146,6 +146,10 @@ type Request struct {
 	Timeout       Seconds           `json:"timeout,omitempty"`
 	MaxSilentTime Seconds           `json:"maxSilentTime,omitempty"`
 	KeepFailed    bool              `json:"keepFailed,omitempty"`
+	// Memory is how many bytes are reserved for the build where it runs; 0 leaves that to the
+	// coordinator. Tokens says how many it takes there of whatever else is scarce.
+	Memory int64          `json:"memory,omitempty"`
+	Tokens map[string]int `json:"tokens,omitempty"`
 	// Retries is how often a failure of the derivation itself is tried again, on
 	// machines where it did not fail while there are any.
 	Retries int `json:"retries,omitempty"`
@@ -224,6 +228,8 @@ type Build struct {
 	Measured *store.Measured `json:"measured,omitempty"`
 	LogSize   int64   `json:"logSize,omitempty"` // bytes, uncompressed
 
+	// ReservedMemory is how many bytes were reserved for the current or last attempt.
+	ReservedMemory int64 `json:"reservedMemory,omitempty"`
 	// Retried is how many attempts of those that Retries grants were used.
 	Retried int `json:"retried,omitempty"`
 	// Hardware is that of the machine of the current or last attempt.
@@ -383,6 +389,14 @@ type MachineStatus struct {
 	ClockSkew   Seconds `json:"clockSkew,omitempty"` // machine minus coordinator
 	PublicKey   string  `json:"publicKey,omitempty"` // with which its store signs
 	Bandwidth   float64 `json:"bandwidth,omitempty"` // measured, bytes/s
+
+	// Memory is how many bytes the builds of the host may need together for it to get another one through this
+	// machine, 0 if that is not counted or not known yet, and ReservedMemory how many are reserved for those
+	// that run. Tokens and TakenTokens are the same for what else is scarce.
+	Memory         int64          `json:"memory,omitempty"`
+	ReservedMemory int64          `json:"reservedMemory,omitempty"`
+	Tokens         map[string]int `json:"tokens,omitempty"`
+	TakenTokens    map[string]int `json:"takenTokens,omitempty"`
 
 	Tags map[string]string `json:"tags,omitempty"` // of the file, and of operators
 	// Draining says that an operator wants no new builds there, for DrainReason.

@@ -33,7 +33,7 @@ DRV is the path of a derivation in the head's store, or a file that holds one wh
 
 Tens of thousands of derivations are submitted piece by piece. Each piece is durable before the next one goes; with --submission NAME the same command can be run again after an interruption, and finds the builds that exist already.
 
-A line of standard input that starts with "{" is a JSON object with a request of its own: "derivation", and whatever of "id", "outputs", "priority", "tags", "timeout" and "maxSilentTime" (in seconds), "keepFailed", "retries", "on", "skip", "check", "allInputs", "skipIfBuilt", "skipIfSubmitted" and "derivationSubstituteURLs" differs from what the flags say. Tags are added to those of the flags.
+A line of standard input that starts with "{" is a JSON object with a request of its own: "derivation", and whatever of "id", "outputs", "priority", "tags", "timeout" and "maxSilentTime" (in seconds), "memory" (in bytes), "tokens", "keepFailed", "retries", "on", "skip", "check", "allInputs", "skipIfBuilt", "skipIfSubmitted" and "derivationSubstituteURLs" differs from what the flags say. Tags and tokens are added to those of the flags.
 
 With --skip-if-built and --skip-if-submitted some requests make no build. They are named on standard error, and do not count as failures.
 
@@ -94,6 +94,8 @@ func (b *buildAction) requestFlags(fs *pflag.FlagSet) {
 	fs.BoolVar(&r.AllInputs, "all-inputs", false, "every derivation that it needs, directly or not, gets a build of its own, even if its outputs are there")
 	command.DurationVar(fs, &b.timeout, "timeout", 0, "stop a build that takes longer, such as 2h or 1d")
 	command.DurationVar(fs, &b.maxSilentTime, "max-silent-time", 0, "stop a build that writes nothing for this long")
+	fs.Var((*command.Size)(&r.Memory), "memory", "reserve this `SIZE` of memory for the build, such as 8GiB (default: what earlier builds of it needed)")
+	fs.StringToIntVar(&r.Tokens, "tokens", nil, "`NAME=N` of what machines have in their tokens; may be repeated")
 	fs.IntVar(&r.Retries, "retries", 0, "after a failure of the derivation itself try it `N` more times, elsewhere if possible; 0 means never (default: what the coordinator's settings say)")
 	fs.IntVar(&r.Check, "check", 0, "build on `N` different machines and compare what they made; exit code 8 if it differs")
 	fs.StringSliceVar(&r.On, "on", nil, "build only on this `MACHINE`; may be repeated")

@@ -149,8 +149,9 @@ func buildsShowCommand() *command.Command {
 			return base.ClientAction(fs, func(ctx context.Context, inv *command.Invocation, client *apiclient.Client) error {
 				return base.ShowEach(inv, *asJSON, func(id string) (*api.BuildStory, error) { return client.Story(ctx, id) }, func(story *api.BuildStory) error {
 					var why *api.Why
-					if s := story.Build.State; s == api.Queued || s == api.Waiting {
-						// What it waits for is no part of the record; without an answer it is left out.
+					if !story.Build.State.Final() {
+						// What it waits for, and what is reserved for it, is no part of the record; without an
+						// answer it is left out.
 						why, _ = client.Why(ctx, story.Build.ID)
 					}
 					return display.Story(inv.Out, story, why, time.Now(), display.Width(inv.Out))

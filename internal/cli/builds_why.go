@@ -3,6 +3,8 @@ package cli
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,6 +27,12 @@ func writeWhy(ctx context.Context, inv *command.Invocation, client *apiclient.Cl
 				s.WriteString(line + "\n")
 			}
 		}
+	}
+	if why.MemoryReason != "" && !why.Build.State.Final() {
+		fmt.Fprintf(&s, "  memory: %s\n", human.Printable(why.MemoryReason))
+	}
+	for _, name := range slices.Sorted(maps.Keys(why.Tokens)) {
+		fmt.Fprintf(&s, "  tokens: %s\n", human.Printable(fmt.Sprintf("%d %s", why.Tokens[name], name)))
 	}
 	for i := range why.WaitsFor {
 		b := &why.WaitsFor[i]

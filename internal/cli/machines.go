@@ -160,7 +160,7 @@ func writeSameHosts(w io.Writer, hosts [][]*machines.Machine) {
 			names = append(names, m.Name)
 			most = max(most, m.ParallelBuilds)
 		}
-		fmt.Fprintf(w, "%s and %s are the same account of one host: one agent, one store; their slots count together: at most %s at once\n",
+		fmt.Fprintf(w, "%s and %s are the same account of one host: one agent, one store; their slots, memory and tokens count together: at most %s at once\n",
 			strings.Join(names[:len(names)-1], ", "), names[len(names)-1], human.Count(most, "build"))
 	}
 }
@@ -235,7 +235,7 @@ func listMachinesFile(ctx context.Context, inv *command.Invocation, where *base.
 	for i := range list {
 		m := &list[i]
 		t.Add(m.Name, address(m), strings.Join(m.Systems, ","), strconv.Itoa(m.ParallelBuilds),
-			speed(m.Speed), features(m.Features, m.MandatoryFeatures))
+			speed(m.Speed), features(m.Offers(), m.MandatoryFeatures))
 	}
 	return t.Write(inv.Out, display.Width(inv.Out))
 }
@@ -277,7 +277,11 @@ type machineJSON struct {
 	Speed             float64  `json:"speed"`
 	Features          []string `json:"features,omitempty"`
 	MandatoryFeatures []string `json:"mandatoryFeatures,omitempty"`
-	Store             string   `json:"store"`
+	// Memory is in bytes; absent it is what the machine has, and -1 is not counted.
+	Memory      int64          `json:"memory,omitempty"`
+	MemoryLimit int64          `json:"memoryLimit,omitempty"`
+	Tokens      map[string]int `json:"tokens,omitempty"`
+	Store       string         `json:"store"`
 }
 
 func writeMachinesJSON(inv *command.Invocation, list []machines.Machine) error {
@@ -285,8 +289,8 @@ func writeMachinesJSON(inv *command.Invocation, list []machines.Machine) error {
 		m := &list[i]
 		if err := base.WriteJSONLine(inv.Out, machineJSON{
 			Name: m.Name, Address: m.Addr(), User: m.User, Local: m.Local, Systems: m.Systems,
-			ParallelBuilds: m.ParallelBuilds, Speed: m.Speed, Features: m.Features,
-			MandatoryFeatures: m.MandatoryFeatures, Store: m.Store,
+			ParallelBuilds: m.ParallelBuilds, Speed: m.Speed, Features: m.Offers(),
+			MandatoryFeatures: m.MandatoryFeatures, Memory: m.Memory, MemoryLimit: m.MemoryLimit, Tokens: m.Tokens, Store: m.Store,
 		}); err != nil {
 			return err
 		}
@@ -297,11 +301,11 @@ func writeMachinesJSON(inv *command.Invocation, list []machines.Machine) error {
 // writeMachineStatus writes the table of "machines status". Below it stands why
 // machines get no builds.
 func writeMachineStatus(inv *command.Invocation, list []api.MachineStatus, now time.Time) error {
-	t := display.Table{Heading: []string{"NAME", "STATE", "SLOTS", "SYSTEMS", "SPEED", "LOAD", "FREE DISK", "BANDWIDTH", "STORE", "TAGS"}, Optional: []int{8, 7, 4, 9, 5}}
+	t := display.Table{Heading: []string{"NAME", "STATE", "SLOTS", "SYSTEMS", "SPEED", "LOAD", "MEMORY", "FREE DISK", "BANDWIDTH", "STORE", "TAGS"}, Optional: []int{9, 8, 4, 6, 10, 5}}
 	for i := range list {
 		m := &list[i]
 		t.Add(m.Name, display.MachineState(m), fmt.Sprintf("%d/%d", m.Running, m.ParallelBuilds), strings.Join(m.Systems, ","), speed(m.Speed),
-			human.Known(m.Cores > 0, strconv.FormatFloat(m.Load, 'f', 2, 64)), human.Known(m.FreeDisk > 0, quantity.Bytes(m.FreeDisk)),
+			human.Known(m.Cores > 0, strconv.FormatFloat(m.Load, 'f', 2, 64)), human.Known(m.Memory > 0, quantity.BytesOf(m.ReservedMemory, m.Memory)), human.Known(m.FreeDisk > 0, quantity.Bytes(m.FreeDisk)),
 			human.Known(m.Bandwidth > 0, quantity.Rate(m.Bandwidth)), human.Known(m.StoreKind != "", m.StoreKind), human.Known(len(m.Tags) > 0, tagText(m.Tags)))
 	}
 	if err := t.Write(inv.Out, display.Width(inv.Out)); err != nil {

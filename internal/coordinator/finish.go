@@ -50,7 +50,7 @@ func (a *attempt) ended(l *loop, out *remote.Outcome, err error) {
 		t.bring(l)
 	case err != nil:
 		t.noteMeasured(out)
-		a.failed(l, err)
+		a.failed(l, out, err)
 	case a.recipient != nil:
 		a.delivered(l)
 	case a.FetchOnly:
@@ -154,7 +154,7 @@ const maxSampledCPU = float64(100 * 365 * 24 * time.Hour)
 // empty if that is not known.
 func (m *machine) class() string {
 	n := m.BuildCores
-	if n == 0 && m.info != nil {
+	if n <= 0 && m.info != nil {
 		n = m.info.Cores
 	}
 	if n <= 0 {
@@ -164,7 +164,7 @@ func (m *machine) class() string {
 }
 
 // failed decides what follows from an attempt that failed.
-func (a *attempt) failed(l *loop, err error) {
+func (a *attempt) failed(l *loop, out *remote.Outcome, err error) {
 	t, m := a.task, a.machine
 	lost := headstore.Lost(err)
 	l.head.Forget(lost...)
@@ -185,7 +185,7 @@ func (a *attempt) failed(l *loop, err error) {
 	id := a.ID
 	l.durably(func() { m.forget(l, id) })
 	if f.Final() {
-		if !a.retryOwn(l, f) && !a.retryStarved(l, f) {
+		if !a.retryOwn(l, f) && !a.retryStarved(l, f, out) {
 			t.fail(l, f)
 		}
 		return

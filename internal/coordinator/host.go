@@ -41,6 +41,8 @@ type host struct {
 	acl          *signature.ACL // the head's, as of the last contact; nil if not known
 	skew         time.Duration  // its clock minus ours
 	attempts     map[*attempt]struct{}
+	coming       int            // builds that are about to be placed there
+	awaited      bool           // builds in the queue may be placed there
 	has          *inventory.Set // items that it is believed to have
 	standing     conduct.Standing
 	gcError      string         // why its garbage was last not collected

@@ -10,6 +10,7 @@ import (
 	"lighter/internal/coordinator/delivery"
 	"lighter/internal/coordinator/inventory"
 	"lighter/internal/coordinator/recorder"
+	"lighter/internal/coordinator/reserve"
 	"lighter/internal/coordinator/standstill"
 	"lighter/internal/coordinator/tally"
 	"lighter/internal/coordinator/turns"
@@ -57,6 +58,8 @@ type loop struct {
 	// waits for them. It is nil once that time is over.
 	grace      map[*host]bool
 	static     []scheduler.Machine   // what the machines file says; nil if it must be made again
+	farm       reserve.Farm          // the same, for reservations
+	changing   bool                  // machinesChanged was posted
 	spare      map[store.Path]*spare // during the grace: outputs that machines keep
 	standstill standstill.Log
 	alarmed    map[string]time.Time // when it was logged that a build waits though a machine is free

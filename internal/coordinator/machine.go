@@ -14,6 +14,7 @@ import (
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
 	"lighter/internal/coordinator/conduct"
+	"lighter/internal/coordinator/reserve"
 	"lighter/internal/ledger"
 	"lighter/machines"
 	"lighter/scheduler"
@@ -26,6 +27,7 @@ type machine struct {
 	*host
 	log *slog.Logger
 
+	counted   int64    // its memory, as of the last contact
 	builds    []string // its systems, as of the last contact or else its entry
 	problem   string   // why it gets no builds though its host is up
 	untrusted bool     // problem is about keys
@@ -87,7 +89,13 @@ func (m *machine) judge(l *loop, came bool) {
 		if text := m.foreignSystems(); text != "" {
 			m.log.Warn("the machine gets no builds for some of its systems", "why", text)
 		}
-		l.post(func(l *loop) { l.machinesChanged() })
+		l.changesSoon()
+	}
+	if memory := m.memory(); memory != m.counted {
+		m.counted, l.static = memory, nil
+		if l.farm.Matters(memory) {
+			l.changesSoon()
+		}
 	}
 	m.tellHeld(l)
 	m.problem, m.untrusted = problem, untrusted
@@ -105,6 +113,15 @@ func (m *machine) systems() []string {
 		return slices.DeleteFunc(slices.Clone(m.Systems), foreign)
 	}
 	return m.Systems
+}
+
+// memory is how many bytes the builds on its host may need together for it to get another one; 0 if that is
+// not counted, or not known yet.
+func (m *machine) memory() int64 {
+	if m.info == nil {
+		return reserve.MachineMemory(m.Memory, 0)
+	}
+	return reserve.MachineMemory(m.Memory, m.info.Hardware.Memory)
 }
 
 // foreignSystems says which systems of its entry a machine does not build for; empty if there are

@@ -6,6 +6,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/coordinator/limits"
+	"lighter/internal/coordinator/reserve"
 	"lighter/machines"
 )
 
@@ -15,7 +16,9 @@ func (m *machine) optionsFor(t *task) agentapi.BuildRequest {
 	o := buildOptions(t)
 	o.Timeout = limits.Shorter(o.Timeout, m.Timeout)
 	o.MaxSilentTime = limits.Shorter(o.MaxSilentTime, m.MaxSilentTime)
-	o.Cores = m.BuildCores
+	if o.Cores = m.BuildCores; o.Cores == machines.BuildCoresAuto {
+		o.Cores = m.autoCores()
+	}
 	o.SandboxPaths = slices.Clone(m.SandboxPaths)
 	o.SubstituteURLs = slices.Clone(m.SubstituteURLs)
 	if o.Check && m.peer.StoreKind() == machines.StoreDaemon {
@@ -28,11 +31,8 @@ func (m *machine) optionsFor(t *task) agentapi.BuildRequest {
 // grants counts.
 func buildOptions(t *task) agentapi.BuildRequest {
 	var o agentapi.BuildRequest
-	builds := t.builds
-	if t.check != nil {
-		o.Check, builds = true, []*liveBuild{t.check.build}
-	}
-	for i, lb := range builds {
+	o.Check = t.check != nil
+	for i, lb := range t.asking() {
 		if i == 0 {
 			o.Timeout, o.MaxSilentTime = lb.Timeout, lb.MaxSilentTime
 		}
@@ -41,6 +41,19 @@ func buildOptions(t *task) agentapi.BuildRequest {
 		o.KeepFailed = o.KeepFailed || lb.KeepFailed
 	}
 	return o
+}
+
+// autoCores is how many cores a build gets that is placed on the machine now, with those that are
+// placed in the same round: what is left for each if all run that may run beside it.
+func (m *machine) autoCores() int {
+	if m.info == nil {
+		return 0
+	}
+	beside := m.host.running() + m.host.coming
+	if m.host.awaited {
+		beside = max(beside, m.ParallelBuilds)
+	}
+	return reserve.Cores(m.info.Cores, beside)
 }
 
 // streams is how many streams of items there may be in each direction.

@@ -8,8 +8,10 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/coordinator/inventory"
+	"lighter/internal/coordinator/reserve"
 	"lighter/internal/ledger"
 	"lighter/internal/quantity"
+	"lighter/machines"
 	"lighter/scheduler"
 )
 
@@ -65,6 +67,11 @@ func (l *loop) input(now time.Time) scheduler.Input {
 
 func (l *loop) begin(plan scheduler.Plan) {
 	for i := range plan.Assignments {
+		m := l.byName[plan.Assignments[i].Machine]
+		m.host.coming++
+		m.host.awaited = m.BuildCores == machines.BuildCoresAuto && l.waitsFor(m)
+	}
+	for i := range plan.Assignments {
 		a := &plan.Assignments[i]
 		if t := l.byID[a.Build.ID]; t != nil {
 			l.counts.Placements++
@@ -75,7 +82,23 @@ func (l *loop) begin(plan scheduler.Plan) {
 			}
 			t.place(l, l.byName[a.Machine], reason+t.afterFailure())
 		}
+		l.byName[a.Machine].host.coming--
 	}
+}
+
+// waitsFor reports whether one of the most urgent builds in the queue may be built on a machine.
+func (l *loop) waitsFor(m *machine) bool {
+	const most = 100
+	looked := 0
+	for b := range l.queue.All() {
+		if looked++; looked > most {
+			return false
+		}
+		if m.possible(&b) {
+			return true
+		}
+	}
+	return false
 }
 
 // afterFailure says why the attempt before failed, for the next one; empty if there was none.
@@ -96,6 +119,7 @@ func (l *loop) schedulerMachines(now time.Time) []scheduler.Machine {
 	}
 	for i, m := range l.machines {
 		l.described[i] = m.schedulerMachine(now, l.described[i].Busy)
+		l.described[i].Tokens = l.stock().Tokens(&l.described[i])
 	}
 	return l.described
 }
@@ -103,8 +127,8 @@ func (l *loop) schedulerMachines(now time.Time) []scheduler.Machine {
 // schedulerMachine describes a machine. Its Busy reuses the memory of busy, which may be nil.
 func (m *machine) schedulerMachine(now time.Time, busy []scheduler.Running) scheduler.Machine {
 	s := scheduler.Machine{
-		Name: m.Name, Systems: m.systems(), Features: m.Features, MandatoryFeatures: m.MandatoryFeatures,
-		Slots: m.ParallelBuilds, Speed: m.speed.Speed(m.Speed), Bandwidth: m.peer.Bandwidth.Value(), Pending: m.peer.Sending.Pending(),
+		Name: m.Name, Systems: m.systems(), Features: m.Offers(), MandatoryFeatures: m.MandatoryFeatures,
+		Slots: m.ParallelBuilds, Memory: m.memory(), Tokens: m.Tokens, Speed: m.speed.Speed(m.Speed), Bandwidth: m.peer.Bandwidth.Value(), Pending: m.peer.Sending.Pending(),
 		OverloadThreshold: m.OverloadThreshold, FreeDisk: -1, MinFreeDisk: m.MinFreeDisk, Unavailable: m.unavailable(),
 		Refuses: m.admission.Refuses, Busy: busy[:0],
 	}
@@ -184,7 +208,7 @@ func (l *loop) neverTakes(b *scheduler.Build) string {
 				closest = v.Machine + ": " + m.unlike(b.System)
 			}
 		case scheduler.RuleSkip:
-		case scheduler.RuleFeatures, scheduler.RuleMandatory:
+		case scheduler.RuleFeatures, scheduler.RuleMandatory, scheduler.RuleMemory, scheduler.RuleTokens:
 			verdict := verdictOf(&v)
 			closest = verdict.String()
 		default:
@@ -204,21 +228,30 @@ func (l *loop) neverTakes(b *scheduler.Build) string {
 // they have said to build for.
 func (l *loop) staticMachines() []scheduler.Machine {
 	if l.static == nil {
+		unknown := make(map[string]bool)
 		for _, m := range l.machines {
 			if m.removed {
 				continue
 			}
 			l.static = append(l.static, m.static())
+			unknown[m.Name] = m.info == nil && m.Memory == 0
 		}
+		l.farm.Use(l.static, unknown)
 	}
 	return l.static
+}
+
+// stock is what reservations are made of, by staticMachines.
+func (l *loop) stock() *reserve.Farm {
+	l.staticMachines()
+	return &l.farm
 }
 
 // static describes a machine for staticMachines.
 func (m *machine) static() scheduler.Machine {
 	return scheduler.Machine{
-		Name: m.Name, Systems: m.systems(), Features: m.Features, MandatoryFeatures: m.MandatoryFeatures,
-		Slots: m.ParallelBuilds, FreeDisk: -1,
+		Name: m.Name, Systems: m.systems(), Features: m.Offers(), MandatoryFeatures: m.MandatoryFeatures,
+		Slots: m.ParallelBuilds, Memory: m.memory(), Tokens: m.Tokens, FreeDisk: -1,
 	}
 }
 
@@ -281,12 +314,19 @@ func (t *task) why(l *loop, lb *liveBuild) *api.Why {
 	if t.estimate.Measured() && t.machine != nil && t.state.Running() {
 		w.Expected = api.Seconds(t.expected().Seconds() / max(t.machine.speed.Speed(t.machine.Speed), 0.01))
 	}
-	if t.node == nil || t.state != api.Queued {
+	if t.node == nil {
+		return w
+	}
+	b := t.schedulerBuild(l)
+	if a := t.underWay; a != nil && a.build != nil {
+		b = *a.build
+	}
+	w.Memory, w.MemoryReason, w.Tokens = b.Memory, t.memory().Why(b.Memory, t.node.Key().Name), b.Tokens
+	if t.state != api.Queued {
 		return w
 	}
 	now := l.now()
 	t.placeInQueue(l, w)
-	b := t.schedulerBuild(l)
 	var could []string
 	verdicts := scheduler.Explain(&b, l.schedulerMachines(now), l.missing)
 	for i := range verdicts {

@@ -222,6 +222,18 @@ func (m *machine) useEntry(l *loop, n *machines.Machine) {
 // requeueAtOnce is how many tasks the loop looks at in one go when the machines have changed.
 const requeueAtOnce = 2000
 
+// changesSoon has machinesChanged called once for all machines of which something new is known now.
+func (l *loop) changesSoon() {
+	if l.changing {
+		return
+	}
+	l.changing = true
+	l.post(func(l *loop) {
+		l.changing = false
+		l.machinesChanged()
+	})
+}
+
 // machinesChanged goes on with builds that became possible, or impossible.
 func (l *loop) machinesChanged() {
 	l.static = nil

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"lighter/internal/api"
+	"lighter/internal/coordinator/remote"
+	"lighter/internal/coordinator/reserve"
 	"lighter/internal/ledger"
 	"lighter/store"
 )
@@ -47,11 +49,20 @@ const (
 )
 
 // retryStarved tries a derivation whose builder was killed, or had filled the disk, once more, whatever
-// its builds grant, and reports whether it does.
-func (a *attempt) retryStarved(l *loop, f *api.Failure) bool {
+// its builds grant, and reports whether it does. Where the kernel killed it for want of memory it is tried as
+// long as there is a machine that has more of that for it than it had.
+func (a *attempt) retryStarved(l *loop, f *api.Failure, out *remote.Outcome) bool {
 	t := a.task
-	starved := f.Kind == string(store.FailedKilled) || f.Kind == string(store.FailedDiskFull)
-	if !starved || t.retried > 0 {
+	more, certain := false, false
+	switch store.BuildFailure(f.Kind) {
+	case store.FailedKilled:
+		more, certain = a.shortOfMemory(l, f, out)
+	case store.FailedDiskFull:
+	default:
+		return false
+	}
+	again := more && certain && t.retried < reserve.MaxKills
+	if t.retried > 0 && !again {
 		return false
 	}
 	t.retried++
@@ -59,13 +70,39 @@ func (a *attempt) retryStarved(l *loop, f *api.Failure) bool {
 		lb.Retried = t.retried
 	}
 	t.failures = append(t.failures, *f)
-	a.machine.avoidHost(&t.skip)
-	if !t.elsewhere(l) {
-		t.aloneOn, t.aloneUntil = a.machine, l.now().Add(aloneWait)
+	if !more || !certain {
+		a.machine.avoidHost(&t.skip)
+		if !t.elsewhere(l) {
+			t.aloneOn, t.aloneUntil = a.machine, l.now().Add(aloneWait)
+		}
 	}
-	l.log.Info("a build that was killed, or filled the disk, is tried once more", "build", t.id, "derivation", t.drv, "machine", a.machine.Name, "err", f.Message)
+	l.log.Info("a build that was killed, or filled the disk, is tried once more", "build", t.id, "derivation", t.drv, "machine", a.machine.Name, "memory", t.need, "err", f.Message)
 	t.retryLater(l, f)
 	return true
+}
+
+// shortOfMemory notes how much memory a build needs at least whose builder was killed, and adds to the failure
+// how much it had. It reports whether a machine has more, and whether it is certain that it was killed for
+// want of memory.
+func (a *attempt) shortOfMemory(l *loop, f *api.Failure, out *remote.Outcome) (more, certain bool) {
+	t, m := a.task, a.machine
+	var used store.Measured
+	if out != nil && out.Used != nil {
+		used = *out.Used
+	}
+	if certain = used.KilledForMemory; !certain && used.Method == store.MeasuredCgroup {
+		return false, false // something else killed it
+	}
+	if m.memory() == 0 { // how much it had is not known
+		t.need = max(t.need, 2*used.PeakMemory)
+		return false, false
+	}
+	had := reserve.Had(used.PeakMemory, a.build.Memory, m.memory(), m.ParallelBuilds)
+	most := l.stock().Most(a.build)
+	need, more := reserve.AfterKill(had, most)
+	t.need = max(t.need, need)
+	f.Message = reserve.Explain(f.Message, had, need, more)
+	return more, certain
 }
 
 // retries returns how many failures of its own a task may have before it fails for good.

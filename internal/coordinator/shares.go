@@ -103,13 +103,16 @@ func (t *task) moveInQueue(l *loop) {
 	l.queue.Reprioritise(t.id, t.priority, t.rank, t.dependants.Size())
 }
 
-// hold notes what takes a slot with an attempt, and for whom.
+// hold notes what takes a slot with an attempt, what is reserved for it, and for whom.
 func (a *attempt) hold(l *loop) {
 	b := a.task.schedulerBuild(l)
 	b.Share = cmp.Or(a.task.share, b.Share)
 	a.build = &b
 	for _, lb := range a.task.builds {
-		lb.Share = b.Share
+		lb.Share, lb.ReservedMemory = b.Share, b.Memory
+	}
+	if limit := a.machine.MemoryLimit; limit > 0 {
+		a.Options.MemoryLimit = max(limit, b.Memory)
 	}
 	l.account.Hold(b.Share, 1, l.now())
 }

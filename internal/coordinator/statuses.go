@@ -9,6 +9,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/coordinator/peer"
+	"lighter/internal/coordinator/reserve"
 	"lighter/internal/machinetest"
 	"lighter/scheduler"
 )
@@ -82,7 +83,7 @@ func (l *loop) named(name string) (*machine, error) {
 // status is what clients are told of a machine.
 func (m *machine) status() api.MachineStatus {
 	s := api.MachineStatus{
-		Name: m.Name, Systems: m.Systems, Features: m.Features, MandatoryFeatures: m.MandatoryFeatures,
+		Name: m.Name, Systems: m.Systems, Features: m.Offers(), MandatoryFeatures: m.MandatoryFeatures,
 		ParallelBuilds: m.ParallelBuilds, Speed: m.Speed, Local: m.Local,
 		State: m.state, Error: m.err, Bandwidth: m.peer.Bandwidth.Value(),
 		Tags: m.setting.AllTags(m.Tags), Draining: m.setting.Draining, DrainReason: m.setting.DrainReason,
@@ -92,6 +93,13 @@ func (m *machine) status() api.MachineStatus {
 	}
 	if len(m.host.machines) > 1 {
 		s.Host, s.HostRunning = m.host.name(), m.host.running()
+	}
+	s.Memory, s.Tokens = m.memory(), m.Tokens
+	for a := range m.host.attempts {
+		if !a.FetchOnly {
+			s.ReservedMemory += a.build.Memory
+			s.TakenTokens = reserve.Add(s.TakenTokens, a.build.Tokens, m.Tokens)
+		}
 	}
 	switch {
 	case m.state == api.MachineUp && m.problem != "":

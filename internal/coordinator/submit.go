@@ -82,6 +82,10 @@ func (t *task) joinLive(l *loop, b *api.Build) {
 		t.spread(l, nil)
 		t.moveInQueue(l)
 	}
+	if t.stage == stageQueued && (b.Memory > 0 || len(b.Tokens) > 0) {
+		t.leaveLine(l)
+		t.lineUp(l)
+	}
 }
 
 // Cancel cancels builds, and returns the ids of those that were not final once that is durable.

@@ -12,6 +12,7 @@ import (
 	"lighter/internal/coordinator/expand"
 	"lighter/internal/coordinator/graph"
 	"lighter/internal/coordinator/headstore"
+	"lighter/internal/coordinator/reserve"
 	"lighter/internal/coordinator/tally"
 	"lighter/internal/coordinator/turns"
 	"lighter/internal/coordinator/unable"
@@ -60,6 +61,7 @@ type task struct {
 	retried    int             // of the retries that its builds grant
 	mishapOn   map[string]bool // machines on which it failed for their own reasons
 	unable     unable.List     // machines that can't build it
+	need       int64           // bytes of memory: more than it had when it was killed for want of them
 	aloneOn    *machine        // where it was killed or filled the disk, if it is tried again there once nothing else is built there
 	aloneUntil time.Time       // but not later than that
 	failures   []api.Failure   // of attempts, the newest last
@@ -408,7 +410,40 @@ func (t *task) schedulerBuild(l *loop) scheduler.Build {
 			b.Skip = append(b.Skip, m.Name)
 		}
 	}
+	l.stock().Reserve(&b, t.memory(), t.tokens())
 	return b
+}
+
+// asking are the builds whose requests say what the task needs.
+func (t *task) asking() []*liveBuild {
+	if t.check != nil {
+		return []*liveBuild{t.check.build}
+	}
+	return t.builds
+}
+
+// memory is what is known of the memory that the build needs: the most that was asked for, or else what was
+// learnt; and more once it was killed for want of it.
+func (t *task) memory() reserve.Memory {
+	m := reserve.Learnt(t.estimate.Memory)
+	for _, lb := range t.asking() {
+		if lb.Memory > 0 && (m.Source != reserve.Asked || lb.Memory > m.Bytes) {
+			m = reserve.Memory{Bytes: lb.Memory, Source: reserve.Asked}
+		}
+	}
+	if t.need > m.Bytes {
+		m = reserve.Memory{Bytes: t.need, Source: reserve.Killed}
+	}
+	return m
+}
+
+// tokens are the most of each that was asked for.
+func (t *task) tokens() map[string]int {
+	var all map[string]int
+	for _, lb := range t.asking() {
+		all = reserve.Most(all, lb.Tokens)
+	}
+	return all
 }
 
 // allows reports whether any of the task's builds may be done on a machine.

@@ -87,7 +87,7 @@ func checkID(id string) error {
 
 func checkAttempt(n int) error { return within("attempt", n, 0, api.MaxAttempt) }
 
-func within(what string, n, least, most int) error {
+func within[N int | int64](what string, n, least, most N) error {
 	if n < least || n > most {
 		return fmt.Errorf("%s %d is not in %d to %d", what, n, least, most)
 	}
@@ -137,7 +137,7 @@ func validBuild(b *api.Build) error {
 	return errors.Join(
 		checkAttempt(b.Attempt), within("retried", b.Retried, 0, api.MaxAttempt), within("dependents", b.Dependents, 0, math.MaxInt32),
 		validName("system", b.System, api.MaxName), validName("machine", b.Machine, api.MaxName), validName("machine", b.OutputsOn, api.MaxName),
-		validNames("feature", b.Features, api.MaxFeatures, api.MaxName), validText("reason", b.Reason, api.MaxReason),
+		within("reservedMemory", b.ReservedMemory, 0, math.MaxInt64), validNames("feature", b.Features, api.MaxFeatures, api.MaxName), validText("reason", b.Reason, api.MaxReason),
 		validFailure(b.Failure), validOutputs(b.OutputPaths), validResults(b.Results), validMeasured(b.Measured),
 	)
 }
@@ -153,6 +153,7 @@ func validRequest(r *api.Request) error {
 		}
 	}
 	return errors.Join(
+		api.CheckTokens(r.Tokens), within("memory", r.Memory, 0, api.MaxMemory),
 		validPath("derivation", r.Derivation), validName("derivation", api.DerivationName(r.Derivation), api.MaxName),
 		validNames("output", r.Outputs, api.MaxOutputs, api.MaxName),
 		validNames("machine", r.On, api.MaxMachines, api.MaxName), validNames("machine", r.Skip, api.MaxMachines, api.MaxName),

@@ -153,7 +153,7 @@ func (r *Reader) parse(ctx context.Context, where, text string) (api.Request, er
 
 // ownRequest returns a copy that shares nothing with r.
 func ownRequest(r api.Request) api.Request {
-	r.Tags = maps.Clone(r.Tags)
+	r.Tags, r.Tokens = maps.Clone(r.Tags), maps.Clone(r.Tokens)
 	r.Outputs, r.On, r.Skip = slices.Clone(r.Outputs), slices.Clone(r.On), slices.Clone(r.Skip)
 	r.DerivationSubstituteURLs = slices.Clone(r.DerivationSubstituteURLs)
 	return r
@@ -224,6 +224,12 @@ func Check(r *api.Request) error {
 		return errors.New("the number of machines of a check can't be negative")
 	case r.ID != "" && uuid.Validate(r.ID) != nil:
 		return fmt.Errorf("id %q: want a UUID, such as %s", r.ID, uuid.NewString())
+	}
+	if r.Memory != 0 && (r.Memory < api.MinMemory || r.Memory > api.MaxMemory) {
+		return fmt.Errorf("memory of %s: want %s to %s", quantity.Bytes(r.Memory), quantity.Bytes(api.MinMemory), quantity.Bytes(api.MaxMemory))
+	}
+	if err := api.CheckTokens(r.Tokens); err != nil {
+		return err
 	}
 	for _, name := range r.On {
 		if slices.Contains(r.Skip, name) {

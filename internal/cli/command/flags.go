@@ -50,7 +50,7 @@ func ParseDuration(s string) (time.Duration, error) {
 func valueError(fs *pflag.FlagSet, err *pflag.InvalidValueError) error {
 	wants := map[string]string{
 		"int": "want a whole number", "int64": "want a whole number", "uint64": "want a whole number that is not negative",
-		"bool": "want true or false", "stringToString": "want NAME=VALUE", "stringSlice": "a quote in it has no other half",
+		"bool": "want true or false", "stringToString": "want NAME=VALUE", "stringToInt": "want NAME=N, N a whole number", "stringSlice": "a quote in it has no other half",
 	}
 	if want := wants[err.GetFlag().Value.Type()]; want != "" {
 		_, sizeErr := quantity.ParseBytes(err.GetValue())

@@ -3,6 +3,7 @@ package display
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -244,6 +245,9 @@ func MachineNote(m *api.MachineStatus, now time.Time) string {
 	}
 	add(m.Quarantined != "", m.Quarantined+until)
 	add(m.Refuses != "", m.Refuses)
+	for _, name := range slices.Sorted(maps.Keys(m.Tokens)) {
+		add(m.Tokens[name] > 0 && m.TakenTokens[name] >= m.Tokens[name], fmt.Sprintf("%s: all %d taken", name, m.Tokens[name]))
+	}
 	add(m.Host != "" && m.Host != m.Name, fmt.Sprintf("the same host as %s, where %d builds run in all", m.Host, m.HostRunning))
 	add(m.State == api.MachineUp && m.Error != "", m.Error)
 	return strings.Join(parts, "; ")

@@ -23,6 +23,12 @@ func Story(w io.Writer, story *api.BuildStory, why *api.Why, now time.Time, widt
 	t := &storyText{now: now, width: width}
 	t.record(&story.Build)
 	t.timing(&story.Build)
+	switch {
+	case why != nil && why.MemoryReason != "":
+		t.field("memory", "%s", why.MemoryReason)
+	case story.Build.ReservedMemory > 0:
+		t.field("memory", "%s reserved", quantity.Bytes(story.Build.ReservedMemory))
+	}
 	t.request(&story.Build.Request)
 	t.outputs(&story.Build)
 	t.check(&story.Build)
@@ -110,6 +116,10 @@ func (t *storyText) request(r *api.Request) {
 	t.fieldIf(r.Priority != 0, "priority", "%d", r.Priority)
 	t.fieldIf(r.Timeout > 0, "timeout", "%s", quantity.Duration(r.Timeout.Duration()))
 	t.fieldIf(r.MaxSilentTime > 0, "max silent", "%s", quantity.Duration(r.MaxSilentTime.Duration()))
+	t.fieldIf(r.Memory > 0, "wants", "%s of memory", quantity.Bytes(r.Memory))
+	for _, name := range slices.Sorted(maps.Keys(r.Tokens)) {
+		t.field("token", "%s=%d", name, r.Tokens[name])
+	}
 	t.fieldIf(r.Retries > 0, "retries", "%d", r.Retries)
 	t.fieldIf(r.Check > 0, "check", "on %s", human.Count(r.Check, "machine"))
 	t.fieldIf(len(r.On) > 0, "only on", "%s", strings.Join(r.On, ", "))
