@@ -1,7 +1,7 @@
 package store
 
 // Measured is what one build used of its machine, as far as that could be measured. Zeros were
-// not measured: Unmeasured says why.
+// not measured, and Unmeasured says why, or are too little to be told.
 type Measured struct {
 	// CPU is processor time in seconds, of the system for the build too.
 	CPU float64 `json:"cpu,omitempty"`

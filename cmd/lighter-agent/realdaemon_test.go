@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -190,6 +191,56 @@ func TestDaemon(t *testing.T) {
 	}
 	if text, err := h.run("", "authorize", "/dev/null", "--daemon-socket", socket); err == nil || !strings.Contains(text, "guix archive --authorize") {
 		t.Errorf("authorize: %v: %s", err, text)
+	}
+}
+
+// TestMeasured has a real agent say what a build used that has 256 MiB, which the shell copies to double it, and takes
+// 2 s of processor time, in both kinds of store.
+func TestMeasured(t *testing.T) {
+	socket, key := needDaemon(t)
+	const script = `x=0123456789abcdef; i=0
+while [ $i -lt 24 ]; do x=$x$x; i=$((i+1)); done
+u=0
+while [ $u -lt 200 ]; do
+	i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done
+	read -r _ _ _ _ _ _ _ _ _ _ _ _ _ user system _ < /proc/$$/stat
+	u=$((user+system))
+done
+echo ${#x} > $out`
+	for name, flags := range map[string][]string{
+		"guix-daemon": {"--store=guix-daemon", "--daemon-socket=" + socket},
+		"local":       {"--store=local"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t)
+			h.start(`{"authorize": [`+strconv.Quote(key.Public().String())+`]}`, flags...)
+			client := h.client()
+			m, err := client.Machine(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			sh := shellItem(t)
+			req, drv := derived(t, m.Systems[0], sh.Path, script)
+			if _, err := client.Import(t.Context(), archive(t, key, sh, drv)); err != nil {
+				t.Fatal(err)
+			}
+			asked := &agentapi.Asked{ID: "measured"}
+			if status, err := client.PutBuild(t.Context(), asked, req); err != nil || status.State != agentapi.Running {
+				t.Fatalf("put: %+v, %v", status, err)
+			}
+			status, err := client.Log(t.Context(), asked, 0, io.Discard)
+			if err != nil || status.State != agentapi.Succeeded || status.Measured == nil {
+				t.Fatalf("%+v, %v", status, err)
+			}
+			used := status.Measured
+			t.Logf("%+v, own load %g of %g", used, m.OwnLoad, m.Load)
+			if used.CPU < 2 || used.CPU > 120 || used.PeakMemory < 256<<20 || used.PeakMemory > 1200<<20 || used.Method == "" {
+				t.Errorf("got %+v", used)
+			}
+			if used.Method != store.MeasuredCgroup && !strings.Contains(used.Unmeasured, "no control group: ") {
+				t.Errorf("got %+v", used)
+			}
+		})
 	}
 }
 

@@ -588,3 +588,41 @@ func TestManyReferences(t *testing.T) {
 		t.Errorf("got %+v", status)
 	}
 }
+
+// TestMeasured has a store say what builds used, whatever becomes of them.
+func TestMeasured(t *testing.T) {
+	s := newFakeStore(t)
+	r := start(t, s)
+	for script, want := range map[string]*store.Measured{
+		"use":          {CPU: 1.5, PeakMemory: 1 << 30, MemoryLimit: 1 << 31, Method: store.MeasuredCgroup},
+		"use=all exit": {CPU: 1.5, PeakMemory: 1 << 30, MemoryLimit: 1 << 31, Method: store.MeasuredCgroup, KilledForMemory: true},
+		"use broken":   {CPU: 1.5, PeakMemory: 1 << 30, MemoryLimit: 1 << 31, Method: store.MeasuredCgroup},
+		"log=nothing":  nil,
+	} {
+		id := strings.NewReplacer(" ", "-", "=", "-").Replace(script)
+		req := request(t, 1, id, script)
+		req.MemoryLimit = 1 << 31
+		r.put(id, req)
+		_, status := r.follow(id, 0)
+		if diff := cmp.Diff(want, status.Measured); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", script, diff)
+		}
+	}
+	// The next agent knows it too.
+	r.stop()
+	next := start(t, s, func(o *Options) { o.StateDir = r.opts.StateDir })
+	if status, err := next.client.Build(t.Context(), &agentapi.Asked{ID: "use"}); err != nil || status.Measured == nil || status.Measured.PeakMemory != 1<<30 {
+		t.Errorf("got %+v, %v", status, err)
+	}
+	for _, limit := range []int64{-1, 1, agentapi.MinMemoryLimit - 1} {
+		req := request(t, 1, "limit", "use")
+		req.MemoryLimit = limit
+		_, err := next.client.PutBuild(t.Context(), &agentapi.Asked{ID: "limit"}, req)
+		if wantCode(t, err, 400, agentapi.CodeBadRequest); err == nil || !strings.Contains(err.Error(), "is neither 0 nor 67108864 at least") {
+			t.Errorf("limit %d: %v", limit, err)
+		}
+	}
+	if m, err := next.client.Machine(t.Context()); err != nil || m.OwnLoad != 0.25 {
+		t.Errorf("machine: %+v, %v", m, err)
+	}
+}

@@ -70,8 +70,8 @@ func (a *Agent) check(req *agentapi.BuildRequest) (*derivation.Derivation, error
 		wrong = fmt.Errorf("substitute URLs %q: want http, https and file, without spaces", req.SubstituteURLs)
 	case req.Cores < 0 || req.Cores > maxCores:
 		wrong = fmt.Errorf("cores %d is not in 0 to %d", req.Cores, maxCores)
-	case req.MemoryLimit < 0:
-		wrong = fmt.Errorf("memoryLimit %d is negative", req.MemoryLimit)
+	case req.MemoryLimit != 0 && req.MemoryLimit < agentapi.MinMemoryLimit:
+		wrong = fmt.Errorf("memoryLimit %d is neither 0 nor %d at least", req.MemoryLimit, int64(agentapi.MinMemoryLimit))
 	case !(req.Timeout >= 0 && req.Timeout <= maxSeconds):
 		wrong = fmt.Errorf("timeout %v is not in 0 to %v seconds", req.Timeout, maxSeconds)
 	case !(req.MaxSilentTime >= 0 && req.MaxSilentTime <= maxSeconds):

@@ -22,8 +22,8 @@ import (
 )
 
 // fakeStore is a Memory whose builder does what the last of a derivation's arguments
-// says, in words: "hold" waits for release or the end, "stuck" for release alone, "log=TEXT" writes a line, "exit" fails as
-// the derivation's fault, "broken" as the machine's, "panic" panics, "nothing" succeeds without
+// says, in words: "hold" waits for release or the end, "stuck" for release alone, "log=TEXT" writes a line, "use" says what it used, and "use=all" that it was killed for
+// memory, "exit" fails as the derivation's fault, "broken" as the machine's, "panic" panics, "nothing" succeeds without
 // making anything. Then it makes the outputs, which refer to the inputs that it was given. A check
 // makes other ones, unless it has the word "half", with which it fails after the first byte.
 type fakeStore struct {
@@ -56,6 +56,8 @@ func newFakeStore(t testing.TB) *fakeStore {
 	}
 }
 
+func (s *fakeStore) OwnLoad() float64 { return 0.25 }
+
 var errBroken = errors.New("the sandbox cannot be made")
 
 func (s *fakeStore) Build(ctx context.Context, req *store.BuildRequest) (*store.BuildResult, error) {
@@ -71,6 +73,8 @@ func (s *fakeStore) Build(ctx context.Context, req *store.BuildRequest) (*store.
 	for _, word := range drv.Args {
 		key, text, _ := strings.Cut(word, "=")
 		switch key {
+		case "use":
+			*req.Measured = store.Measured{CPU: 1.5, PeakMemory: 1 << 30, MemoryLimit: req.MemoryLimit, Method: store.MeasuredCgroup, KilledForMemory: text == "all"}
 		case "log":
 			fmt.Fprintln(req.Log, text)
 		case "hold":

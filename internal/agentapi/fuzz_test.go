@@ -38,12 +38,16 @@ func FuzzMachine(f *testing.F) {
 }
 
 func FuzzStatus(f *testing.F) {
-	seeds(f, strings.Replace(status, "succeeded", "failed", 1))
+	seeds(f, strings.Replace(status, "succeeded", "failed", 1),
+		strings.Replace(status, `"state"`, `"measured":{"cpu":1e308,"peakMemory":-1,"method":"cgroup","unmeasured":"\u001b"},"state"`, 1))
 	asked := &Asked{ID: "b", Attempt: 1, Derivation: drv, Outputs: map[string]store.Path{"out": item}}
 	f.Fuzz(func(t *testing.T, text []byte) {
 		var s BuildStatus
 		if decodeOne(bytes.NewReader(text), maxStatus, &s) != nil || s.check(asked) != nil {
 			return
+		}
+		if m := s.Measured; m != nil && (m.CPU < 0 || m.CPU > maxCPU || m.PeakMemory < 0 || m.Disk < 0 || m.MemoryLimit < 0 || strings.ContainsFunc(m.Unmeasured, dangerous)) {
+			t.Errorf("%+v", m)
 		}
 		if s.ID != "b" || s.Attempt != 1 || s.LogSize < 0 {
 			t.Errorf("%+v", s)

@@ -113,7 +113,8 @@ type BuildRequest struct {
 	Cores         int          `json:"cores,omitempty"`
 	KeepFailed    bool         `json:"keepFailed,omitempty"`
 	// MemoryLimit is how many bytes of memory the build's processes may have together, where the machine
-	// can see to that; 0 means no limit. The status says under Measured whether there was one.
+	// can see to that, at least MinMemoryLimit; 0 means no limit. The status says under Measured whether there
+	// was one.
 	MemoryLimit int64 `json:"memoryLimit,omitempty"`
 	// SandboxPaths are host paths, or "inside=outside", visible to the build
 	// besides the inputs. From the machine's configuration.
@@ -126,6 +127,9 @@ type BuildRequest struct {
 	// GET /v1/builds/{id}/outputs/{name}.
 	Check bool `json:"check,omitempty"`
 }
+
+// MinMemoryLimit is the least limit of memory, in bytes: less is not enough to set a sandbox up.
+const MinMemoryLimit = 64 << 20
 
 // The states of a build on an agent.
 const (
