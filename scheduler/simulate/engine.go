@@ -267,6 +267,9 @@ func (e *engine) run(ctx context.Context) error {
 		if n > limit {
 			return fmt.Errorf("simulate: %d of %d builds are not done after %d events (at %s): the machines lose more than they make", e.left, len(e.nodes), n, e.now)
 		}
+		for e.events.next() <= e.now {
+			e.happen(e.events.pop())
+		}
 		if e.changed {
 			e.changed = false
 			e.policy.round()
@@ -282,9 +285,6 @@ func (e *engine) run(ctx context.Context) error {
 			e.changed = true
 		}
 		e.now = max(e.now, at)
-		for e.events.next() <= e.now {
-			e.happen(e.events.pop())
-		}
 	}
 }
 

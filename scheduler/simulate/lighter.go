@@ -29,6 +29,8 @@ type lighter struct {
 	*engine
 	queue    *scheduler.Queue
 	shares   *scheduler.Shares // nil if they don't count
+	held     map[string]int    // slots, by share
+	charged  time.Duration     // up to when the shares have been told
 	machines []scheduler.Machine
 	byName   map[string]*machineState
 	rank     []time.Duration
@@ -48,7 +50,7 @@ func newLighter(e *engine) *lighter {
 	l := &lighter{
 		engine: e, queue: scheduler.NewQueue(), machines: make([]scheduler.Machine, len(e.machines)),
 		byName: make(map[string]*machineState), rank: make([]time.Duration, len(e.nodes)),
-		builds: make([]*scheduler.Build, len(e.nodes)), due: never, coming: make(map[int32]bool), sessions: make(map[int]*session),
+		builds: make([]*scheduler.Build, len(e.nodes)), due: never, coming: make(map[int32]bool), sessions: make(map[int]*session), held: make(map[string]int),
 	}
 	for _, m := range e.machines {
 		l.byName[m.Name] = m
@@ -159,6 +161,7 @@ func (l *lighter) round() {
 		return
 	}
 	l.describe()
+	l.charge()
 	plan := scheduler.Assign(scheduler.Input{
 		Now: epoch.Add(l.now), Machines: l.machines, Queue: l.queue, Missing: l.missing, Near: l.near, Shares: l.shares, Soon: l.soon(),
 	})
@@ -166,13 +169,13 @@ func (l *lighter) round() {
 	for i := range plan.Assignments {
 		a := &plan.Assignments[i]
 		node := number(a.Build.ID)
-		l.place(node, l.byName[a.Machine], l.builds[node], l.Estimate(int(node)).Duration, a.Finish)
+		l.begins(node, a.Machine, a.Finish)
 	}
 	for i := range plan.Again {
 		a := &plan.Again[i]
 		node := number(a.Build.ID)
 		l.tally.again++
-		l.place(node, l.byName[a.To], l.builds[node], l.Estimate(int(node)).Duration, a.Finish)
+		l.begins(node, a.To, a.Finish)
 	}
 	for i := range plan.Deferrals {
 		if until := plan.Deferrals[i].Until.Sub(epoch); until > l.now {
@@ -251,7 +254,8 @@ func (l *lighter) describe() {
 		}
 		s.Load, s.OverloadThreshold, s.Cores = m.Load, m.OverloadThreshold, m.Cores
 		if m.Cores > 0 {
-			s.Load += m.load.value(l.now) * max(1, m.BuildCores) / float64(m.Cores)
+			s.OwnLoad, s.OwnKnown = m.load.value(l.now)*max(1, m.BuildCores)/float64(m.Cores), true
+			s.Load += s.OwnLoad
 		}
 		for _, number := range m.busy {
 			a := &l.attempts[number]
@@ -301,12 +305,29 @@ func (l *lighter) near(b *scheduler.Build) []string {
 	return names
 }
 
-// released notes what a share has used.
+// released frees a share of a slot.
 func (l *lighter) released(a *attempt) {
 	if l.Hook {
 		l.coming[int32(a.Node)] = true //nolint:gosec // an index of a node
 	}
-	if l.shares != nil {
-		l.shares.Use(l.Graph.Nodes[a.Node].Share, a.Released-a.Placed, epoch.Add(l.now))
+	l.charge()
+	l.held[l.Graph.Nodes[a.Node].Share]--
+}
+
+// charge counts the slots that are held for the time since it was called last.
+func (l *lighter) charge() {
+	passed := l.now - l.charged
+	l.charged = l.now
+	if l.shares == nil || passed == 0 {
+		return
 	}
+	for share, slots := range l.held {
+		l.shares.Use(share, time.Duration(slots)*passed, epoch.Add(l.now))
+	}
+}
+
+// begins places a build, and has its share hold the slot.
+func (l *lighter) begins(node int32, on string, finish time.Duration) {
+	l.held[l.Graph.Nodes[node].Share]++
+	l.place(node, l.byName[on], l.builds[node], l.Estimate(int(node)).Duration, finish)
 }

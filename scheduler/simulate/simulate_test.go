@@ -165,6 +165,9 @@ func checkResult(t *testing.T, name string, s *simulate.Scenario, r *simulate.Re
 	if r.Makespan < r.Bound {
 		t.Errorf("%s: makespan %s is below the bound %s", name, r.Makespan, r.Bound)
 	}
+	if s.Policy == simulate.Lighter && r.Kills > 0 { // it was told what each needs
+		t.Errorf("%s: %d builds were killed for memory", name, r.Kills)
+	}
 	firstDone := make([]time.Duration, len(s.Graph.Nodes))
 	for i := range firstDone {
 		firstDone[i] = -1
@@ -212,7 +215,7 @@ func checkResult(t *testing.T, name string, s *simulate.Scenario, r *simulate.Re
 		for _, st := range list {
 			slots += st.sign
 			gpus += st.sign * st.node.Tokens["gpu"]
-			if m := &s.Machines[i]; slots > m.Slots || gpus > m.Tokens["gpu"] && s.Policy != simulate.Lighter {
+			if m := &s.Machines[i]; slots > m.Slots || gpus > m.Tokens["gpu"] {
 				t.Errorf("%s: %d slots and %d tokens taken on %s at %s", name, slots, gpus, m.Name, st.at)
 			}
 		}
@@ -220,6 +223,91 @@ func checkResult(t *testing.T, name string, s *simulate.Scenario, r *simulate.Re
 	for i, done := range firstDone {
 		if done < 0 {
 			t.Errorf("%s: %s was never built", name, s.Graph.Nodes[i].Name)
+		}
+	}
+}
+
+// TestCases plays what has been bad once: nothing is slower than first come, first served by more
+// than a twentieth, and nobody who asks for little waits long.
+func TestCases(t *testing.T) {
+	for _, c := range simulate.Cases() {
+		s := simulate.Scenario{Graph: c.Graph, Machines: c.Machines, Estimate: c.Estimate}
+		lighter, err := simulate.Run(t.Context(), s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Policy = simulate.FIFO
+		fifo, err := simulate.Run(t.Context(), s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if lighter.Makespan.Seconds() > 1.05*fifo.Makespan.Seconds() {
+			t.Errorf("%s (%s): %s, first come first served %s", c.Name, c.About, lighter.Makespan, fifo.Makespan)
+		}
+		for _, w := range lighter.Requests {
+			if w.Wait > 15*time.Minute {
+				t.Errorf("%s (%s): request %d waits %s", c.Name, c.About, w.Request, w.Wait)
+			}
+		}
+	}
+}
+
+// TestRandomCases looks how often lighter is slower than first come, first served.
+func TestRandomCases(t *testing.T) {
+	const n = 200
+	for _, kind := range []simulate.RandomKind{{}, {Mixed: true}, {WAN: true}, {Mixed: true, WAN: true}} {
+		slower := 0
+		for seed := range uint64(n) {
+			g, machines := simulate.RandomCase(kind, seed)
+			lighter, err := simulate.Run(t.Context(), simulate.Scenario{Graph: g, Machines: machines})
+			if err != nil {
+				t.Fatal(err)
+			}
+			fifo, err := simulate.Run(t.Context(), simulate.Scenario{Graph: g, Machines: machines, Policy: simulate.FIFO})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if lighter.Makespan.Seconds() > 1.05*fifo.Makespan.Seconds() {
+				slower++
+			}
+		}
+		if slower > n/50 {
+			t.Errorf("%+v: %d of %d graphs take a twentieth longer than first come, first served", kind, slower, n)
+		}
+	}
+}
+
+// TestGraphs plays the packages of six, whose path binds, near the bound on all fleets.
+func TestGraphs(t *testing.T) {
+	g := load(t, "six")
+	(&simulate.Model{Seed: 1}).Apply(g)
+	for name, fleet := range simulate.Fleets() {
+		for known, estimate := range map[string]simulate.Estimate{"all": simulate.Perfect(g), "learnt": simulate.Learnt(g, 2, 1)} {
+			r, err := simulate.Run(t.Context(), simulate.Scenario{Graph: g, Machines: fleet, Estimate: estimate})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.Ratio > 1.05 {
+				t.Errorf("fleet %s, %s known: %.3f times the bound", name, known, r.Ratio)
+			}
+		}
+	}
+}
+
+// TestLearnt looks at what is known after some runs.
+func TestLearnt(t *testing.T) {
+	g := load(t, "six")
+	(&simulate.Model{Seed: 1}).Apply(g)
+	for runs, least := range map[int]float64{1: 0.7, 5: 0.7} {
+		known := simulate.Learnt(g, runs, 1)
+		within := 0
+		for i := range g.Nodes {
+			if e := known(i); e.Low <= g.Nodes[i].Duration && g.Nodes[i].Duration <= e.High {
+				within++
+			}
+		}
+		if part := float64(within) / float64(len(g.Nodes)); part < least {
+			t.Errorf("after %d runs %.2f of the durations lie within the interval for 0.8", runs, part)
 		}
 	}
 }
