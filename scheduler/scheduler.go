@@ -212,7 +212,8 @@ type Input struct {
 	Shares *Shares
 	// Soon are builds that will be in the queue within SoonWindow, the most urgent first. Slots are
 	// kept free for them where less urgent ones of the same share would be in their way. Those that wait for one
-	// running build alone are enough, and those that guix-daemon will ask for once outputs are at home.
+	// running build alone are enough, and those that guix-daemon will ask for once outputs are at home; but the durations
+	// of both must have been measured: with guesses, slots stay empty for builds that don't come.
 	Soon []Soon
 }
 

@@ -193,15 +193,16 @@ func (l *lighter) soon() []scheduler.Soon {
 	in := make(map[int32]time.Duration)
 	add := func(node int32, ready time.Duration) {
 		for _, d := range l.dependants[node] {
-			if s := &l.nodes[d]; s.stage == blocked && s.missing == 1 {
+			if s := &l.nodes[d]; s.stage == blocked && s.missing == 1 && l.Estimate(int(d)).Measured {
 				in[d] = ready
 			}
 		}
 	}
 	for i := range l.machines {
 		for j := range l.machines[i].Busy {
-			if b := &l.machines[i].Busy[j]; b.Remaining <= scheduler.SoonWindow && !l.Hook {
-				add(number(b.Build.ID), b.Remaining)
+			b := &l.machines[i].Busy[j]
+			if node := number(b.Build.ID); b.Remaining <= scheduler.SoonWindow && !l.Hook && l.Estimate(int(node)).Measured {
+				add(node, b.Remaining)
 			}
 		}
 	}
