@@ -154,6 +154,17 @@ func (q *Queue) Len() int { return len(q.builds) }
 // change meanwhile.
 func (q *Queue) All() iter.Seq[Build] { return newOrder(q.lines(), nil, nil, nil).all() }
 
+// InTurns yields the builds of the input's queue in about the order in which they will be looked at,
+// the next one first: as All does, with its shares taking turns. The input does not change, and the
+// queue must not meanwhile.
+func InTurns(in Input) iter.Seq[Build] {
+	if in.Shares != nil {
+		in.Shares = in.Shares.clone()
+	}
+	r := &round{Input: &in}
+	return newOrder(in.Queue.lines(), nil, in.Shares, r.used()).all()
+}
+
 // Apply takes the builds that the plan assigns out of the queue, and notes since
 // when the deferred ones wait.
 func (q *Queue) Apply(p Plan) {

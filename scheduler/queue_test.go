@@ -90,3 +90,40 @@ func TestQueueClasses(t *testing.T) {
 		t.Errorf("%d classes, want 2", len(queue.classes))
 	}
 }
+
+func TestInTurns(t *testing.T) {
+	now := time.Unix(1_000_000, 0)
+	q := NewQueue()
+	push := func(id, share string, priority int) {
+		q.Push(Build{ID: id, System: "x86_64-linux", Share: share, Priority: priority, Rank: time.Hour, Expected: time.Minute, Seq: uint64(q.Len())})
+	}
+	for _, id := range []string{"a1", "a2", "a3", "a4"} {
+		push(id, "alice", 0)
+	}
+	push("b1", "bob", 0)
+	push("b2", "bob", 0)
+	push("urgent", "alice", 1)
+	shares := NewShares(0, func(share string) float64 { return map[string]float64{"alice": 2, "bob": 1}[share] })
+	shares.Use("alice", 10*time.Minute, now)
+	shares.Use("bob", 6*time.Minute, now)
+	in := Input{Now: now, Queue: q, Shares: shares}
+	ids := func() (ids []string) {
+		for b := range InTurns(in) {
+			ids = append(ids, b.ID)
+		}
+		return ids
+	}
+	// Used, for its weight: alice 5 with nothing, 5.5 with the urgent one, and half a minute more
+	// with each; bob 6, and one more with each.
+	want := []string{"urgent", "a1", "a2", "b1", "a3", "a4", "b2"}
+	if got := ids(); !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got := ids(); !slices.Equal(got, want) || shares.present != nil || shares.Used("bob", now) != 6*time.Minute {
+		t.Errorf("asking has changed the shares: now %q", got)
+	}
+	in.Shares = nil
+	if got, want := ids(), []string{"urgent", "a1", "a2", "a3", "a4", "b1", "b2"}; !slices.Equal(got, want) {
+		t.Errorf("without shares: got %q, want %q", got, want)
+	}
+}

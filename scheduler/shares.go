@@ -98,5 +98,11 @@ func (s *Shares) forget(now time.Time) {
 	}
 }
 
+func (s *Shares) clone() *Shares {
+	c := *s
+	c.used, c.present = maps.Clone(s.used), maps.Clone(s.present)
+	return &c
+}
+
 // Names returns the shares that have used something, sorted.
 func (s *Shares) Names() []string { return slices.Sorted(maps.Keys(s.used)) }

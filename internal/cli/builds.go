@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -63,6 +64,7 @@ type buildsLister struct {
 	absolute, ids, json bool
 
 	now   time.Time
+	whose bool // there is a column that says for whom builds are
 	table display.TableStream
 	shown int
 }
@@ -76,10 +78,7 @@ func (l *buildsLister) run(ctx context.Context, inv *command.Invocation, client 
 	if err != nil {
 		return err
 	}
-	l.table = display.TableStream{
-		W: inv.Out, Width: display.Width(inv.Out), Style: display.StyleOf(inv.Out, inv.Getenv), State: 1, Optional: []int{3, 5}, // machine and time, which "show" has
-		Heading: []string{"ID", "STATE", "NAME", "MACHINE", "SUBMITTED", "TOOK", "WHY"},
-	}
+	l.table = display.TableStream{W: inv.Out, Width: display.Width(inv.Out), Style: display.StyleOf(inv.Out, inv.Getenv), State: 1}
 	more, err := client.EachPage(ctx, filter, l.limit, func(page []api.Build) error {
 		l.shown += len(page)
 		return l.write(inv, page)
@@ -98,6 +97,9 @@ func (l *buildsLister) run(ctx context.Context, inv *command.Invocation, client 
 // write shows one page.
 func (l *buildsLister) write(inv *command.Invocation, page []api.Build) error {
 	t := display.Table{}
+	if l.table.Heading == nil {
+		l.setColumns(page)
+	}
 	for i := range page {
 		b := &page[i]
 		switch {
@@ -119,6 +121,18 @@ func (l *buildsLister) write(inv *command.Invocation, page []api.Build) error {
 	return l.table.Write(t.Rows)
 }
 
+// setColumns decides on the columns when the first page is there: where all builds are for one, nobody
+// wants to know for whom. Those that "show" has too are optional.
+func (l *buildsLister) setColumns(first []api.Build) {
+	l.table.Heading, l.table.Optional = []string{"ID", "STATE", "NAME", "MACHINE", "SUBMITTED", "TOOK", "WHY"}, []int{3, 5}
+	for i := range first {
+		l.whose = l.whose || first[i].Share != first[0].Share
+	}
+	if l.whose {
+		l.table.Heading, l.table.Optional = slices.Insert(l.table.Heading, 3, "FOR"), []int{4, 6, 3}
+	}
+}
+
 // row has the cells of a build.
 func (l *buildsLister) row(b *api.Build) []string {
 	submitted := human.ShortAgo(b.Submitted, l.now)
@@ -126,10 +140,14 @@ func (l *buildsLister) row(b *api.Build) []string {
 		submitted = human.Stamp(b.Submitted)
 	}
 	took := display.Took(b, l.now)
-	return []string{
+	row := []string{
 		display.ShortID(b.ID), string(b.State), display.Name(b), human.Known(b.Machine != "", b.Machine), submitted,
 		human.Known(took > 0, quantity.Duration(took)), display.Reason(b),
 	}
+	if l.whose {
+		row = slices.Insert(row, 3, human.Known(b.Share != "", b.Share))
+	}
+	return row
 }
 
 func buildsShowCommand() *command.Command {

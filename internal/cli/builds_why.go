@@ -45,6 +45,9 @@ func writeWhy(ctx context.Context, inv *command.Invocation, client *apiclient.Cl
 	if more := why.Place - 1 - len(why.Ahead); why.Place > 0 && more > 0 {
 		fmt.Fprintf(&s, "  and after %s more\n", human.Number(more))
 	}
+	for _, line := range turnLines(why) {
+		fmt.Fprintf(&s, "  %s\n", human.Printable(line))
+	}
 	for i := range why.Machines {
 		fmt.Fprintf(&s, "  %s\n", human.Printable(why.Machines[i].String()))
 	}
@@ -53,6 +56,37 @@ func writeWhy(ctx context.Context, inv *command.Invocation, client *apiclient.Cl
 	}
 	_, err := inv.Out.Write([]byte(s.String()))
 	return err
+}
+
+// maxTurns is how many of those who ask are shown besides the one for whom the build is.
+const maxTurns = 5
+
+// turnLines says whose turn it is, and what those who want machines have used.
+func turnLines(why *api.Why) (lines []string) {
+	more := 0
+	for i := range why.Shares {
+		s := &why.Shares[i]
+		who := s.Name
+		switch own := s.Name == why.Build.Share; {
+		case i >= maxTurns && !own:
+			more++
+			continue
+		case i == 0:
+			who = "it is the turn of " + who
+		}
+		if s.Name == why.Build.Share {
+			who += ", for whom this is"
+		}
+		text := fmt.Sprintf("%s: used %s of slot time, of which %s (%s) are due to it", who, quantity.Elapsed(s.Used.Duration()), quantity.Elapsed(s.Due.Duration()), display.Part(s))
+		if s.Before > 0 {
+			text += "; " + human.Number(s.Before) + " of its builds come first"
+		}
+		lines = append(lines, text)
+	}
+	if more > 0 {
+		lines = append(lines, human.Number(more)+" more want machines")
+	}
+	return lines
 }
 
 // lastLineBytes is how much of a log's end is read for its last line.

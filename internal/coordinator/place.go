@@ -9,6 +9,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/coordinator/inventory"
 	"lighter/internal/coordinator/reserve"
+	"lighter/internal/coordinator/turns"
 	"lighter/internal/ledger"
 	"lighter/internal/quantity"
 	"lighter/machines"
@@ -343,7 +344,7 @@ func (t *task) why(l *loop, lb *liveBuild) *api.Why {
 		w.Summary = why
 	}
 	if w.Summary == "" {
-		w.Summary = t.waitReason(l, could, now)
+		w.Summary = t.waitReason(l, could, w.Shares, now)
 	}
 	return w
 }
@@ -351,13 +352,15 @@ func (t *task) why(l *loop, lb *liveBuild) *api.Why {
 // placeInQueue says how many builds are more urgent than a task's, and which of them are the most urgent.
 func (t *task) placeInQueue(l *loop, w *api.Why) {
 	const few = 3
-	place, before := 1, make(map[string]int)
-	for b := range l.queue.All() {
+	place, now := 1, l.now()
+	var queue turns.Queue
+	l.account.Advance(now)
+	for b := range scheduler.InTurns(l.input(now)) {
+		queue.Note(b.Share, b.ID != t.id, b.Priority == t.priority)
 		if b.ID == t.id {
-			w.Place, w.Shares = place, l.account.Turns(before, l.now())
+			w.Place, w.Shares = place, l.account.Turns(&queue, now)
 			return
 		}
-		before[b.Share]++
 		if other := l.byID[b.ID]; other != nil && len(other.builds) > 0 && len(w.Ahead) < few {
 			w.Ahead = append(w.Ahead, other.builds[0].Build)
 		}
@@ -366,7 +369,7 @@ func (t *task) placeInQueue(l *loop, w *api.Why) {
 	w.Ahead = nil // it is not in the queue yet
 }
 
-func (t *task) waitReason(l *loop, could []string, now time.Time) string {
+func (t *task) waitReason(l *loop, could []string, turns []api.Share, now time.Time) string {
 	if err := l.recorder.Stalled(); err != nil {
 		return "the ledger takes no changes: " + err.Error()
 	}
@@ -386,6 +389,9 @@ func (t *task) waitReason(l *loop, could []string, now time.Time) string {
 		if plan.Deferrals[i].Build.ID == b.ID {
 			return plan.Deferrals[i].Reason()
 		}
+	}
+	if len(turns) > 0 && turns[0].Name != t.share {
+		return "it is the turn of " + turns[0].Name + " on " + strings.Join(could, ", ")
 	}
 	return "more urgent builds come first on " + strings.Join(could, ", ")
 }

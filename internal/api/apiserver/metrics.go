@@ -71,6 +71,9 @@ var (
 	buildsFinished = counter("builds_finished_total", "Builds that became final, by state.", "state")
 	queueBuilds    = gauge("queue_builds", "Builds that are not final, by system and by what they do.", "system", "state")
 	queueEmpty     = gauge("queue_empty_seconds", "Expected time until no build of a system is left; 0 if not known.", "system")
+	shareBuilds    = gauge("share_builds", "Builds that are ready or running, by for whom they are.", "share", "state")
+	shareSlotTime  = counter("share_slot_seconds_total", "For how long slots were held, by for whom.", "share")
+	shareUsed      = gauge("share_used_seconds", "The same, what is long ago counting less, also from before the start.", "share")
 	attemptsFailed = counter("attempts_failed_total", "Attempts that failed, by who is to blame.", "culprit")
 	placementsMade = counter("placements_total", "Builds that were placed on a machine.")
 
@@ -147,6 +150,12 @@ func (n *figures) ofBuilds(put func(f *family, v float64, labels ...string)) {
 		put(queueBuilds, float64(q.Waiting), q.System, "waiting")
 		put(queueBuilds, float64(q.Running), q.System, "running")
 		put(queueEmpty, float64(q.Empty), q.System)
+	}
+	for share, c := range n.Shares {
+		put(shareBuilds, float64(c.Queued), share, "ready")
+		put(shareBuilds, float64(c.Running), share, "running")
+		put(shareSlotTime, c.SlotSeconds, share)
+		put(shareUsed, c.Used, share)
 	}
 	for _, by := range []api.Culprit{api.CulpritDerivation, api.CulpritMachine, api.CulpritLink, api.CulpritCoordinator} {
 		put(attemptsFailed, float64(n.Failed[by]), string(by))

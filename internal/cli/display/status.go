@@ -24,6 +24,7 @@ func StatusLines(s *api.Status, now time.Time, width, height int, style Style) [
 	page := statusHeader(s, now, width, style)
 	sections := []section{
 		{lines: queueLines(s.Queues, width, style), least: 5, floor: smallest},
+		{lines: shareLines(s.Shares, width, style), least: 4, floor: 1, brief: "SHARES: " + strconv.Itoa(len(s.Shares))},
 		{lines: machineLines(s, now, width, height, style), least: 13, floor: smallest},
 		{lines: failureLines(s.Failures, now, width, style), least: 3, floor: 1, brief: "FAILED LATELY: " + human.Count(len(s.Failures), "build")},
 		{lines: runningLines(s, now, width, style), brief: "UNDER WAY: " + human.Count(len(s.Running), "build") + ", " + human.Count(len(s.Transfers), "transfer")},
@@ -196,6 +197,23 @@ func queueLines(queues []api.SystemQueue, width int, style Style) []string {
 	}
 	return g.lines(width, style)
 }
+
+// shareLines is the table of those who ask, if there are several and one of them has builds now.
+func shareLines(shares []api.Share, width int, style Style) []string {
+	if len(shares) < 2 || !slices.ContainsFunc(shares, func(s api.Share) bool { return s.Queued+s.Running > 0 }) {
+		return nil
+	}
+	g := grid{heading: []string{"SHARE", "WEIGHT", "PART", "READY", "RUNNING", "USED", "ITS PART OF THAT"}, right: 0b1111110}
+	for i := range shares {
+		s := &shares[i]
+		g.add("", s.Name, strconv.FormatFloat(s.Weight, 'g', 4, 64), human.Known(s.Part > 0, Part(s)), human.Number(s.Queued), human.Number(s.Running),
+			quantity.Elapsed(s.Used.Duration()), human.Known(s.Part > 0, quantity.Elapsed(s.Due.Duration())))
+	}
+	return g.lines(width, style)
+}
+
+// Part is a share's part of the machines, in percent.
+func Part(s *api.Share) string { return strconv.FormatFloat(100*s.Part, 'f', 0, 64) + "%" }
 
 func rateText(perHour float64) string {
 	if perHour >= 100 {

@@ -79,6 +79,13 @@ func (t *storyText) record(b *api.Build) {
 	t.fieldIf(b.Shares != "", "shares", "the attempts of build %s", b.Shares)
 }
 
+func submitterText(s *api.Submitter) string {
+	if s.For != nil {
+		return s.String() + ", for " + s.For.String() + ", through guix-daemon"
+	}
+	return s.String()
+}
+
 func hardwareText(h *api.Hardware) string {
 	var parts []string
 	for _, p := range []struct {
@@ -100,8 +107,9 @@ func hardwareText(h *api.Hardware) string {
 func (t *storyText) timing(b *api.Build) {
 	t.when("submitted", b.Submitted)
 	if b.Submitter != nil {
-		t.field("submitter", "%s", b.Submitter)
+		t.field("submitter", "%s", submitterText(b.Submitter))
 	}
+	t.fieldIf(b.Share != "", "counts for", "%s", b.Share)
 	if b.Started != nil {
 		t.when("started", *b.Started)
 	}

@@ -32,12 +32,14 @@ const (
 // Account is what each share has used, holds and waits for. It belongs to one goroutine, which
 // gives it the time; that must not be before the last one.
 type Account struct {
-	rules  Rules
-	shares *scheduler.Shares
-	held   map[string]int // slots, by share
-	queued map[string]int // builds that are ready, by share
-	at     time.Time      // up to when held slots are in shares
-	saved  time.Time
+	rules Rules
+	// shares is what the scheduler goes by: who comes back after a while counts as having used no
+	// less there than others. really is what was used.
+	shares, really *scheduler.Shares
+	held           map[string]int // slots, by share
+	queued         map[string]int // builds that are ready, by share
+	at             time.Time      // up to when held slots are in shares
+	saved          time.Time
 	// counted is the slot time in seconds since the start, by share; it never fades.
 	counted map[string]float64
 }
@@ -45,25 +47,28 @@ type Account struct {
 // New returns an account of which nobody has used anything.
 func New(r Rules) *Account {
 	a := &Account{held: make(map[string]int), queued: make(map[string]int), counted: make(map[string]float64)}
-	a.use(r, nil, time.Time{})
+	a.use(r, nil, nil, time.Time{})
 	return a
 }
 
-// use replaces the rules, and what was used.
-func (a *Account) use(r Rules, used map[string]time.Duration, now time.Time) {
-	a.rules, a.shares = r, scheduler.NewShares(r.HalfLife, a.weight)
-	for share, slotTime := range used {
+// use replaces the rules, what shares count for, and what they have used.
+func (a *Account) use(r Rules, counts, used map[string]time.Duration, now time.Time) {
+	a.rules = r
+	a.shares = scheduler.NewShares(r.HalfLife, func(share string) float64 { return a.rules.weight(share) })
+	a.really = scheduler.NewShares(r.HalfLife, nil)
+	for share, slotTime := range counts {
 		a.shares.Use(share, slotTime, now)
+	}
+	for share, slotTime := range used {
+		a.really.Use(share, slotTime, now)
 	}
 }
 
-func (a *Account) weight(share string) float64 { return a.rules.weight(share) }
-
-// used returns what each share has used that is worth remembering.
-func (a *Account) used(now time.Time) map[string]time.Duration {
+// worth returns what each share has used that is worth remembering.
+func worth(shares *scheduler.Shares, now time.Time) map[string]time.Duration {
 	used := make(map[string]time.Duration)
-	for _, share := range a.shares.Names() {
-		if d := a.shares.Used(share, now); d >= forgotten {
+	for _, share := range shares.Names() {
+		if d := shares.Used(share, now); d >= forgotten {
 			used[share] = d
 		}
 	}
@@ -81,7 +86,7 @@ func (a *Account) used(now time.Time) map[string]time.Duration {
 func (a *Account) SetRules(r Rules, now time.Time) (others bool) {
 	a.Advance(now)
 	others = cmp.Or(r.By, ByUser) != cmp.Or(a.rules.By, ByUser)
-	a.use(r, a.used(now), now)
+	a.use(r, worth(a.shares, now), worth(a.really, now), now)
 	return others
 }
 
@@ -109,7 +114,7 @@ func (a *Account) Served(least []string, now time.Time) string {
 	return slices.MinFunc(least, func(x, y string) int { return cmp.Compare(a.served(x, now), a.served(y, now)) })
 }
 
-// served is what a share has used, for its weight.
+// served is what a share counts for, for its weight.
 func (a *Account) served(share string, now time.Time) float64 {
 	return a.shares.Used(share, now).Seconds() / a.rules.weight(share)
 }
@@ -126,6 +131,7 @@ func (a *Account) Advance(now time.Time) {
 	for share, slots := range a.held {
 		slotTime := time.Duration(slots) * passed
 		a.shares.Use(share, slotTime, now)
+		a.really.Use(share, slotTime, now)
 		a.counted[a.countedAs(share)] += slotTime.Seconds()
 	}
 }
@@ -164,8 +170,9 @@ const setting = "shares"
 
 // record is what is kept of an account.
 type record struct {
-	Time time.Time              `json:"time"`
-	Used map[string]api.Seconds `json:"used"` // slot time
+	Time   time.Time              `json:"time"`
+	Used   map[string]api.Seconds `json:"used"`   // slot time
+	Counts map[string]api.Seconds `json:"counts"` // as what the scheduler counts it
 }
 
 // Save returns what the ledger is to keep, or nil if what it has will do; last says that there is
@@ -176,18 +183,22 @@ func (a *Account) Save(now time.Time, last bool) *ledger.Setting {
 	}
 	a.Advance(now)
 	a.saved = now
-	used := a.used(now)
-	if len(used) < len(a.shares.Names()) {
-		a.use(a.rules, used, now)
+	counts, used := worth(a.shares, now), worth(a.really, now)
+	if len(a.really.Names()) > maxShares {
+		a.use(a.rules, counts, used, now)
 	}
-	if len(used) == 0 { // what the ledger has fades by itself
+	if len(counts) == 0 { // what the ledger has fades by itself
 		return nil
 	}
-	r := record{Time: now, Used: make(map[string]api.Seconds, len(used))}
-	for share, d := range used {
-		r.Used[share] = api.Seconds(d.Seconds())
+	return &ledger.Setting{Name: setting, Value: record{now, seconds(used), seconds(counts)}}
+}
+
+func seconds(of map[string]time.Duration) map[string]api.Seconds {
+	list := make(map[string]api.Seconds, len(of))
+	for share, d := range of {
+		list[share] = api.Seconds(d.Seconds())
 	}
-	return &ledger.Setting{Name: setting, Value: r}
+	return list
 }
 
 // Recover goes on with what the ledger has. If that can't be used, all begin anew.
@@ -202,9 +213,11 @@ func (a *Account) Recover(ctx context.Context, from *ledger.Ledger, log *slog.Lo
 	if at.After(now) { // the clock was wrong then, or is now
 		at = now
 	}
-	for share, s := range r.Used {
-		if s > 0 && s <= api.MaxTime && len(share) <= api.MaxName {
-			a.shares.Use(share, s.Duration(), at)
+	for to, from := range map[*scheduler.Shares]map[string]api.Seconds{a.really: r.Used, a.shares: r.Counts} {
+		for share, s := range from {
+			if s > 0 && s <= api.MaxTime && len(share) <= api.MaxName {
+				to.Use(share, s.Duration(), at)
+			}
 		}
 	}
 	a.saved = now
@@ -223,7 +236,7 @@ func (a *Account) List(now time.Time) []api.Share {
 	all := make(map[string]*api.Share)
 	get := func(name string) *api.Share {
 		if all[name] == nil {
-			all[name] = &api.Share{Name: name, Weight: a.rules.weight(name), Used: api.Seconds(a.shares.Used(name, now).Seconds())}
+			all[name] = &api.Share{Name: name, Weight: a.rules.weight(name), Used: api.Seconds(a.really.Used(name, now).Seconds())}
 		}
 		return all[name]
 	}
@@ -243,7 +256,7 @@ func (a *Account) List(now time.Time) []api.Share {
 		s.Part = s.Weight / weights
 		s.Due = used * api.Seconds(s.Part)
 	}
-	for name := range a.used(now) {
+	for name := range worth(a.really, now) {
 		get(name)
 	}
 	list := make([]api.Share, 0, len(all))
@@ -253,21 +266,47 @@ func (a *Account) List(now time.Time) []api.Share {
 	slices.SortFunc(list, func(x, y api.Share) int {
 		return cmp.Or(
 			-cmp.Compare(min(1, x.Queued), min(1, y.Queued)), -cmp.Compare(min(1, x.Running), min(1, y.Running)),
-			cmp.Compare(float64(x.Used)/x.Weight, float64(y.Used)/y.Weight), cmp.Compare(x.Name, y.Name))
+			cmp.Compare(a.served(x.Name, now), a.served(y.Name, now)), cmp.Compare(x.Name, y.Name))
 	})
 	return list[:min(len(list), maxListed)]
 }
 
-// Turns returns those of List that want more, if there are several: whose turn it is, for people
-// who ask about a build. before has how many builds of each share come before it.
-func (a *Account) Turns(before map[string]int, now time.Time) []api.Share {
+// Queue is what of a queue is before a build: how many of each share, and in which order shares
+// of the same priority come first.
+type Queue struct {
+	before map[string]int
+	order  []string
+}
+
+// Note notes that a build comes before, or is the one that is asked about.
+func (q *Queue) Note(share string, before, samePriority bool) {
+	if before {
+		if q.before == nil {
+			q.before = make(map[string]int)
+		}
+		q.before[share]++
+	}
+	if samePriority && !slices.Contains(q.order, share) {
+		q.order = append(q.order, share)
+	}
+}
+
+// Turns returns the shares that want more, if there are several: the one whose turn it is first.
+func (a *Account) Turns(q *Queue, now time.Time) []api.Share {
 	list := slices.DeleteFunc(a.List(now), func(s api.Share) bool { return s.Queued == 0 })
 	if len(list) < 2 {
 		return nil
 	}
-	for i := range list {
-		list[i].Before = before[list[i].Name]
+	place := func(s *api.Share) int {
+		if i := slices.Index(q.order, s.Name); i >= 0 {
+			return i
+		}
+		return len(q.order)
 	}
+	for i := range list {
+		list[i].Before = q.before[list[i].Name]
+	}
+	slices.SortStableFunc(list, func(x, y api.Share) int { return cmp.Compare(place(&x), place(&y)) })
 	return list
 }
 
@@ -294,7 +333,7 @@ func (a *Account) Counts(now time.Time) map[string]Counted {
 	for share, n := range a.held {
 		note(share, func(c *Counted) { c.Running += n })
 	}
-	for share, used := range a.used(now) {
+	for share, used := range worth(a.really, now) {
 		note(share, func(c *Counted) { c.Used += used.Seconds() })
 	}
 	for share, seconds := range a.counted {

@@ -185,12 +185,17 @@ func TestList(t *testing.T) {
 	if diff := cmp.Diff(want, a.List(now)); diff != "" {
 		t.Errorf("list (-want +got):\n%s", diff)
 	}
-	turns := a.Turns(map[string]int{"alice": 1}, now)
-	if len(turns) != 2 || turns[0].Name != "alice" || turns[0].Before != 1 || turns[1].Before != 0 {
+	var queue Queue
+	queue.Note("alice", true, false) // a more urgent one
+	queue.Note("bob", true, true)
+	queue.Note("bob", true, true)
+	queue.Note("alice", false, true)
+	turns := a.Turns(&queue, now)
+	if len(turns) != 2 || turns[0].Name != "bob" || turns[0].Before != 2 || turns[1].Before != 1 {
 		t.Errorf("turns: %+v", turns)
 	}
 	a.Wait("bob", -5)
-	if turns := a.Turns(nil, now); turns != nil {
+	if turns := a.Turns(&Queue{}, now); turns != nil {
 		t.Errorf("one alone has turns: %+v", turns)
 	}
 }
