@@ -246,7 +246,7 @@ func often(looks int) string {
 	if looks == 1 {
 		return "once"
 	}
-	return fmt.Sprintf("%d times, every %s at most", looks, interval)
+	return fmt.Sprintf("%d times, %s apart or more", looks, interval)
 }
 
 // look looks at the builds until there are none.
