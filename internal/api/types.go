@@ -388,7 +388,9 @@ type MachineStatus struct {
 	FreeMemory  int64   `json:"freeMemory,omitempty"`
 	ClockSkew   Seconds `json:"clockSkew,omitempty"` // machine minus coordinator
 	PublicKey   string  `json:"publicKey,omitempty"` // with which its store signs
-	Bandwidth   float64 `json:"bandwidth,omitempty"` // measured, bytes/s
+	// Bandwidth and FetchBandwidth are measured towards the machine and from it, in bytes/s.
+	Bandwidth      float64 `json:"bandwidth,omitempty"`
+	FetchBandwidth float64 `json:"fetchBandwidth,omitempty"`
 
 	// Memory is how many bytes the builds of the host may need together for it to get another one through this
 	// machine, 0 if that is not counted or not known yet, and ReservedMemory how many are reserved for those

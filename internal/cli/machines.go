@@ -298,6 +298,15 @@ func writeMachinesJSON(inv *command.Invocation, list []machines.Machine) error {
 	return nil
 }
 
+// bandwidths says how much goes to a machine and, if that was measured, comes from it.
+func bandwidths(m *api.MachineStatus) string {
+	text := human.Known(m.Bandwidth > 0, quantity.Rate(m.Bandwidth))
+	if m.FetchBandwidth > 0 {
+		text += " / " + quantity.Rate(m.FetchBandwidth)
+	}
+	return text
+}
+
 // writeMachineStatus writes the table of "machines status". Below it stands why
 // machines get no builds.
 func writeMachineStatus(inv *command.Invocation, list []api.MachineStatus, now time.Time) error {
@@ -306,7 +315,7 @@ func writeMachineStatus(inv *command.Invocation, list []api.MachineStatus, now t
 		m := &list[i]
 		t.Add(m.Name, display.MachineState(m), fmt.Sprintf("%d/%d", m.Running, m.ParallelBuilds), strings.Join(m.Systems, ","), speed(m.Speed),
 			human.Known(m.Cores > 0, strconv.FormatFloat(m.Load, 'f', 2, 64)), human.Known(m.Memory > 0, quantity.BytesOf(m.ReservedMemory, m.Memory)), human.Known(m.FreeDisk > 0, quantity.Bytes(m.FreeDisk)),
-			human.Known(m.Bandwidth > 0, quantity.Rate(m.Bandwidth)), human.Known(m.StoreKind != "", m.StoreKind), human.Known(len(m.Tags) > 0, tagText(m.Tags)))
+			bandwidths(m), human.Known(m.StoreKind != "", m.StoreKind), human.Known(len(m.Tags) > 0, tagText(m.Tags)))
 	}
 	if err := t.Write(inv.Out, display.Width(inv.Out)); err != nil {
 		return err

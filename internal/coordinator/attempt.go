@@ -40,6 +40,7 @@ func (t *task) place(l *loop, m *machine, reason string) {
 	}
 	t.setState(l, api.Placed, reason)
 	a.start(l, nil)
+	l.stopEarly(t)
 }
 
 // hookOnly reports whether only build hooks want a task. guix-daemon protects what those need.

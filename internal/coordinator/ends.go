@@ -49,6 +49,10 @@ func (a *attempt) detach(l *loop, why string) {
 		l.account.Hold(a.build.Share, -1, l.now())
 	}
 	delete(a.host.attempts, a)
+	if a.Later {
+		a.host.early.Over(t)
+		l.placing = true // what is next may come
+	}
 	if why == "" {
 		a.Cancel(nil)
 		return

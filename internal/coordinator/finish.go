@@ -76,6 +76,7 @@ func (a *attempt) succeeded(l *loop, out *remote.Outcome) {
 		m.succeeded(l) // else only once it has handed over the outputs
 	}
 	t.bring(l)
+	t.offer(l)
 }
 
 // cameHome ends a task whose outputs are at home, unless somebody wants others by now.
@@ -168,6 +169,10 @@ func (a *attempt) failed(l *loop, out *remote.Outcome, err error) {
 	t, m := a.task, a.machine
 	lost := headstore.Lost(err)
 	l.head.Forget(lost...)
+	if a.Later {
+		a.earlyFailed(l, err)
+		return
+	}
 	if lost != nil && !a.FetchOnly {
 		l.log.Warn("inputs were lost", "build", a.ID, "machine", m.Name, "err", err)
 		a.inputsLost(l, lost)

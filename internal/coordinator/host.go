@@ -10,6 +10,7 @@ import (
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
 	"lighter/internal/coordinator/conduct"
+	"lighter/internal/coordinator/early"
 	"lighter/internal/coordinator/inventory"
 	"lighter/internal/coordinator/peer"
 	"lighter/internal/ledger"
@@ -41,9 +42,10 @@ type host struct {
 	acl          *signature.ACL // the head's, as of the last contact; nil if not known
 	skew         time.Duration  // its clock minus ours
 	attempts     map[*attempt]struct{}
-	coming       int            // builds that are about to be placed there
-	awaited      bool           // builds in the queue may be placed there
-	has          *inventory.Set // items that it is believed to have
+	coming       int               // builds that are about to be placed there
+	awaited      bool              // builds in the queue may be placed there
+	has          *inventory.Set    // items that it is believed to have
+	early        early.Line[*task] // whose outputs come home early
 	standing     conduct.Standing
 	gcError      string         // why its garbage was last not collected
 	gcAfter      time.Time      // when it may be tried again
@@ -65,8 +67,9 @@ func (l *loop) hostFor(m *machines.Machine) (h *host, fresh bool, err error) {
 	}
 	h = &host{
 		c: l.Coordinator, log: l.log.With("machine", m.Name), peer: peer.New(&l.forPeers, *m, link), route: route,
-		state: api.MachineUnknown, attempts: make(map[*attempt]struct{}), has: l.items.NewSet(),
+		state: api.MachineUnknown, attempts: make(map[*attempt]struct{}),
 	}
+	h.has = l.items.NewSet(h.peer)
 	l.hosts = append(l.hosts, h)
 	return h, true, nil
 }
@@ -342,9 +345,8 @@ func (h *host) moveAll(l *loop, to *host, why string) {
 	}
 	l.inventory.Move(h.peer, to.peer)
 	to.standing = to.standing.And(h.standing)
-	if to.peer.Bandwidth.Value() == 0 {
-		to.peer.Bandwidth.Set(h.peer.Bandwidth.Value())
-	}
+	to.peer.Bandwidth.Set(h.peer.Bandwidth.Value())
+	to.peer.FetchBandwidth.Set(h.peer.FetchBandwidth.Value())
 	l.regroup()
 	for a := range h.attempts {
 		if a.task.underWay == a {

@@ -75,9 +75,12 @@ func (t *task) withoutBuild(l *loop) {
 }
 
 // fetchHome starts an attempt that fetches outputs which a machine keeps.
-func (t *task) fetchHome(l *loop) {
+func (t *task) fetchHome(l *loop) { t.fetch(l, t.wantedOutputs(), false) }
+
+// fetch is fetchHome for some outputs, nil for all; later says that nobody waits for them.
+func (t *task) fetch(l *loop, outputs []string, later bool) {
 	a := l.newAttempt(t, t.kept)
-	a.FetchOnly, a.Outputs = true, t.wantedOutputs()
+	a.FetchOnly, a.Outputs, a.Later = true, outputs, later
 	t.machine = t.kept
 	t.setState(l, api.Fetching, "the outputs are on "+t.kept.Name)
 	a.start(l, nil)

@@ -51,6 +51,7 @@ type loop struct {
 	seq        uint64
 	changed    []ledger.Change // not handed to the recorder yet
 	after      []func()        // to be called, in the loop, once those are durable
+	slow       map[*host]bool  // those behind slow links, when that was last looked at
 	placing    bool            // call place before waiting for mail again
 	placeAt    time.Time       // or at that time; zero is never
 	delayed    map[*task]bool  // those whose notBefore is in the future
@@ -135,6 +136,7 @@ func (l *loop) run() error {
 			l.placing, l.placeAt = true, time.Time{}
 		case <-tick.C:
 			l.lookForIdleMachines()
+			l.offerEarly()
 			l.collectWhenDue(l.now())
 		}
 		if l.placing {

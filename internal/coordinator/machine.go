@@ -147,6 +147,7 @@ const saveInterval = 10 * time.Second
 // once: a restart needs it.
 func (h *host) saveLearnt(l *loop) {
 	changed := h.peer.Bandwidth.TakeChanged()
+	changed = h.peer.FetchBandwidth.TakeChanged() || changed
 	for _, m := range h.machines {
 		m.learnt = m.learnt || changed
 		known := l.learnt[m.Name]
@@ -156,7 +157,7 @@ func (h *host) saveLearnt(l *loop) {
 		}
 		m.learnt, m.saved = false, l.now()
 		known = ledger.Machine{
-			Name: m.Name, Bandwidth: h.peer.Bandwidth.Value(), SpeedLog: m.speed.Log, SpeedSamples: m.speed.Samples,
+			Name: m.Name, Bandwidth: h.peer.Bandwidth.Value(), FetchBandwidth: h.peer.FetchBandwidth.Value(), SpeedLog: m.speed.Log, SpeedSamples: m.speed.Samples,
 			PublicKey: h.info.PublicKey, Updated: m.saved, Route: m.Route().String(), Agent: h.info.ID,
 		}
 		l.learnt[m.Name] = known

@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"cmp"
 	"math"
 	"slices"
 	"strings"
@@ -8,6 +9,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/coordinator/inventory"
+	"lighter/internal/coordinator/peer"
 	"lighter/internal/coordinator/reserve"
 	"lighter/internal/coordinator/turns"
 	"lighter/internal/ledger"
@@ -34,6 +36,7 @@ func (l *loop) place() {
 	if s := l.account.Save(now, false); s != nil {
 		l.change(ledger.Change{Setting: s})
 	}
+	l.bringEarly()
 	l.wake(now)
 	l.endQuarantines(now)
 	for _, m := range l.machines {
@@ -62,7 +65,7 @@ func (l *loop) plan(now time.Time) scheduler.Plan {
 // input is what a decision depends on.
 func (l *loop) input(now time.Time) scheduler.Input {
 	return scheduler.Input{
-		Now: now, Machines: l.schedulerMachines(now), Queue: l.queue, Missing: l.missing, Shares: l.account.Shares(),
+		Now: now, Machines: l.schedulerMachines(now), Queue: l.queue, Missing: l.missing, Near: l.near, Shares: l.account.Shares(),
 	}
 }
 
@@ -130,6 +133,7 @@ func (m *machine) schedulerMachine(now time.Time, busy []scheduler.Running) sche
 	s := scheduler.Machine{
 		Name: m.Name, Systems: m.systems(), Features: m.Offers(), MandatoryFeatures: m.MandatoryFeatures,
 		Slots: m.ParallelBuilds, Memory: m.memory(), Tokens: m.Tokens, Speed: m.speed.Speed(m.Speed), Bandwidth: m.peer.Bandwidth.Value(), Pending: m.peer.Sending.Pending(),
+		FetchBandwidth: m.peer.FetchBandwidth.Value(), Fetching: m.peer.Fetching.Ahead(),
 		OverloadThreshold: m.OverloadThreshold, FreeDisk: -1, MinFreeDisk: m.MinFreeDisk, Unavailable: m.unavailable(),
 		Refuses: m.admission.Refuses, Busy: busy[:0],
 	}
@@ -137,7 +141,7 @@ func (m *machine) schedulerMachine(now time.Time, busy []scheduler.Running) sche
 		s.Host = m.host.name()
 	}
 	if m.Local {
-		s.Bandwidth = math.Inf(1)
+		s.Bandwidth, s.FetchBandwidth = math.Inf(1), math.Inf(1)
 	}
 	if m.info != nil {
 		s.FreeDisk, s.Cores = m.info.FreeDisk, m.info.Cores
@@ -158,16 +162,47 @@ func (m *machine) schedulerMachine(now time.Time, busy []scheduler.Running) sche
 	return s
 }
 
-// missing estimates how many bytes of a build's inputs a machine lacks.
+// missing estimates how many bytes of a build's inputs a machine lacks, and how long it takes to get
+// those home that are on other machines.
 func (l *loop) missing(b *scheduler.Build, machine string) scheduler.Lack {
 	t, m := l.byID[b.ID], l.byName[machine]
-	if t == nil || m == nil || m.Local {
+	if t == nil || m == nil {
 		return scheduler.Lack{}
 	}
-	if l.lacking.task != t || l.lacking.Stale() {
-		l.lacking = lackedItems{l.inventory.Want(l.items, t.inputPaths), t}
+	bytes, gather := l.inputsOf(t).LackedBy(m.has)
+	if m.Local {
+		bytes = 0 // they are where they are needed as soon as they are home
 	}
-	return scheduler.Lack{Bytes: l.lacking.LackedBy(m.has)}
+	return scheduler.Lack{Bytes: bytes, Gather: gather}
+}
+
+// near names machines that have much of what a build needs.
+func (l *loop) near(b *scheduler.Build) (names []string) {
+	const few = 8
+	t := l.byID[b.ID]
+	if t == nil {
+		return nil
+	}
+	for _, p := range l.inputsOf(t).Near(few) {
+		names = append(names, p.Name())
+	}
+	return names
+}
+
+// inputsOf has what a task's build needs looked up once.
+func (l *loop) inputsOf(t *task) *inventory.Wanted {
+	if l.lacking.task != t || l.lacking.Stale() {
+		l.lacking = lackedItems{l.inventory.Want(l.items, t.inputPaths, homeRate), t}
+	}
+	return l.lacking.Wanted
+}
+
+// homeRate returns how many bytes a second come home from a machine, as far as that is known.
+func homeRate(p *peer.Peer) float64 {
+	if p.Local {
+		return math.Inf(1)
+	}
+	return cmp.Or(p.HomeRate(), scheduler.DefaultBandwidth)
 }
 
 // lackedItems has the inputs of a build as missing needs them: missing is asked about one

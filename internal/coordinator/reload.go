@@ -98,9 +98,8 @@ func (c *Coordinator) pastOf(ctx context.Context) (*machinesPast, error) {
 // remember gives a machine, and its host, what the ledger has about it.
 func (m *machine) remember(past *machinesPast) {
 	l := past.learnt[m.Name]
-	if m.peer.Bandwidth.Value() == 0 {
-		m.peer.Bandwidth.Set(l.Bandwidth)
-	}
+	m.peer.Bandwidth.Set(l.Bandwidth)
+	m.peer.FetchBandwidth.Set(l.FetchBandwidth)
 	m.speed.Log, m.speed.Samples = l.SpeedLog, l.SpeedSamples
 	s := past.settings[m.Name]
 	m.setting, m.standing = s.Setting, m.standing.And(s.Standing)

@@ -64,6 +64,7 @@ func (l *loop) addBuilds(builds []api.Build) {
 
 // joinLive adds a build to a task that is under way already.
 func (t *task) joinLive(l *loop, b *api.Build) {
+	t.stopEarly(l, "somebody wants the outputs now")
 	lb := t.join(l, *b)
 	switch t.stage {
 	case stageMade:

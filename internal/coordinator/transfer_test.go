@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -8,6 +9,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/store/derivation"
 )
 
 // TestOwnLoad has a machine that its own builds keep busy: it gets more of them until its slots are
@@ -46,4 +48,40 @@ func TestOwnLoad(t *testing.T) {
 		f.releaseAll("one", "two", "three")
 		f.idle()
 	})
+}
+
+// TestGather has a build need what only a machine behind a slow link has: that it must first come home
+// counts on all others.
+func TestGather(t *testing.T) {
+	f := newFarm(t, nil, "near", "far")
+	f.ready("near", "far")
+	base := f.derive(&derivation.Derivation{System: "x86_64-linux", Env: []derivation.EnvVar{{Name: "requiredSystemFeatures", Value: "on-far"}}}, "base", "")
+	other := f.drv("other", "hold")
+	top := f.drv("top", "", base, other)
+	f.submit(top)
+	f.until("base was built, and is kept", func() (kept bool) {
+		if err := f.c.do(t.Context(), func(l *loop) { kept = l.tasks[base] != nil && l.tasks[base].kept != nil }); err != nil {
+			t.Fatal(err)
+		}
+		return kept
+	})
+	if err := f.c.do(t.Context(), func(l *loop) {
+		far := l.byName["far"]
+		far.peer.FetchBandwidth.Set(1)
+		task := l.tasks[top]
+		b := task.schedulerBuild(l)
+		l.schedulerMachines(l.now())
+		made, _ := l.inventory.Get(f.output(base))
+		on, elsewhere := l.missing(&b, "far"), l.missing(&b, "near")
+		if on.Gather != 0 || elsewhere.Gather != time.Duration(made.Info.NARSize)*time.Second || elsewhere.Bytes != on.Bytes+made.Info.NARSize {
+			t.Errorf("far lacks %+v, near %+v", on, elsewhere)
+		}
+		if got := l.near(&b); !slices.Equal(got, []string{"far"}) {
+			t.Errorf("near is %q", got)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	f.releaseAll("other")
+	f.idle()
 }

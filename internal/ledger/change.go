@@ -38,12 +38,14 @@ type Setting struct {
 
 // Machine is what was learnt of a machine and is worth keeping.
 type Machine struct {
-	Name         string    `json:"name"`
-	Bandwidth    float64   `json:"bandwidth,omitempty"`    // measured, bytes/s
-	SpeedLog     float64   `json:"speedLog,omitempty"`     // Log of scheduler.SpeedEstimate
-	SpeedSamples int       `json:"speedSamples,omitempty"` // Samples of the same
-	PublicKey    string    `json:"publicKey,omitempty"`    // of its store, last seen
-	Updated      time.Time `json:"updated,omitzero"`
+	Name string `json:"name"`
+	// Bandwidth and FetchBandwidth are measured towards it and from it, in bytes/s.
+	Bandwidth      float64   `json:"bandwidth,omitempty"`
+	FetchBandwidth float64   `json:"fetchBandwidth,omitempty"`
+	SpeedLog       float64   `json:"speedLog,omitempty"`     // Log of scheduler.SpeedEstimate
+	SpeedSamples   int       `json:"speedSamples,omitempty"` // Samples of the same
+	PublicKey      string    `json:"publicKey,omitempty"`    // of its store, last seen
+	Updated        time.Time `json:"updated,omitzero"`
 	// Route is how its entry led to it when it was last reached, as machines.Route says it, and Agent the id of the agent that
 	// answered: machines that agree in one of them lead, or led, to the same host.
 	Route string `json:"route,omitempty"`

@@ -307,7 +307,7 @@ func (m *Machine) valid() error {
 	}
 	return errors.Join(
 		validName("machine", m.Name, api.MaxName), validText("public key", m.PublicKey, api.MaxPath), validText("route", m.Route, maxRoute), validText("agent", m.Agent, api.MaxName),
-		finite("bandwidth", m.Bandwidth, 0, maxRate), finite("speed", m.SpeedLog, -100, 100), within("samples", m.SpeedSamples, 0, math.MaxInt32),
+		finite("bandwidth", m.Bandwidth, 0, maxRate), finite("bandwidth from it", m.FetchBandwidth, 0, maxRate), finite("speed", m.SpeedLog, -100, 100), within("samples", m.SpeedSamples, 0, math.MaxInt32),
 	)
 }
 

@@ -83,6 +83,7 @@ var (
 	machineSlots    = gauge("machine_slots", "Builds that the machine takes at the same time.", "machine", "host")
 	machineRunning  = gauge("machine_running", "Slots that are taken.", "machine", "host")
 	machineSpeed    = gauge("machine_bandwidth_bytes_per_second", "Measured towards the machine; 0 if not known.", "machine", "host")
+	machineBack     = gauge("machine_fetch_bandwidth_bytes_per_second", "Measured from the machine; 0 if not known.", "machine", "host")
 	machineSent     = counter("machine_sent_bytes_total", "Bytes of archives that were sent to the machine.", "machine")
 	machineFetched  = counter("machine_fetched_bytes_total", "Bytes of archives that were fetched from the machine.", "machine")
 
@@ -174,6 +175,7 @@ func (n *figures) ofMachines(put func(f *family, v float64, labels ...string)) {
 		put(machineSlots, float64(m.ParallelBuilds), m.Name, host)
 		put(machineRunning, float64(m.Running), m.Name, host)
 		put(machineSpeed, m.Bandwidth, m.Name, host)
+		put(machineBack, m.FetchBandwidth, m.Name, host)
 		put(machineSent, float64(m.Sent), m.Name)
 		put(machineFetched, float64(m.Fetched), m.Name)
 		if m.Info == nil {

@@ -404,6 +404,9 @@ func (d *Delivery) Ship(ctx context.Context, p *peer.Peer, s hookapi.Shipment, i
 		return 0, err
 	}
 	defer body.Close()
+	p.FetchBandwidth.Start(time.Now())
+	complete := false
+	defer func() { p.FetchBandwidth.End(time.Now(), complete) }()
 	receipts, err := d.announce(&s)
 	if err != nil {
 		return 0, ErrGone
@@ -417,7 +420,8 @@ func (d *Delivery) Ship(ctx context.Context, p *peer.Peer, s hookapi.Shipment, i
 			return shipped, ErrGone
 		}
 		shipped += int64(n)
-		if err == io.EOF {
+		p.FetchBandwidth.Moved(n)
+		if complete = err == io.EOF; complete {
 			break
 		}
 		if err != nil {

@@ -163,6 +163,12 @@ func (l *Limits) lacks(s *api.HeadStatus, slack float64) string {
 	return ""
 }
 
+// Spare reports whether so many bytes more may be fetched that nobody wants yet: twice as much as must
+// be free stays free, by the last measurement.
+func (r *Room) Spare(s *api.HeadStatus, bytes int64) bool {
+	return r.Low() == "" && (s.FreeDisk < 0 || s.FreeDisk-r.coming.Load()-bytes >= 2*r.Limits.MinFreeDisk)
+}
+
 func decimal(n int64) string { return strconv.FormatInt(n, 10) }
 
 // Reserve keeps room on the head's disk for items that are about to be fetched, of the sizes that

@@ -1,6 +1,9 @@
 package inventory
 
-import "lighter/store"
+import (
+	"lighter/internal/coordinator/peer"
+	"lighter/store"
+)
 
 // maxNumbers bounds how many items are remembered as being on some machine.
 const maxNumbers = 1 << 18
@@ -10,6 +13,7 @@ const maxNumbers = 1 << 18
 // sets.
 type Numbers struct {
 	numbers    map[store.Path]uint32
+	holders    []*Set // by number: the set that got the item last
 	limit      int
 	generation int
 }
@@ -35,10 +39,12 @@ func (x *Numbers) take(p store.Path) uint32 {
 	}
 	if len(x.numbers) >= x.limit {
 		clear(x.numbers)
+		x.holders = x.holders[:0]
 		x.generation++
 	}
 	n := uint32(len(x.numbers)) //nolint:gosec // less than limit
 	x.numbers[p] = n
+	x.holders = append(x.holders, nil)
 	return n
 }
 
@@ -46,12 +52,15 @@ func (x *Numbers) take(p store.Path) uint32 {
 // all sets are empty.
 type Set struct {
 	items      *Numbers
+	machine    *peer.Peer
 	generation int
 	bits       []uint64
 }
 
-// NewSet returns an empty set.
-func (x *Numbers) NewSet() *Set { return &Set{items: x, generation: x.generation} }
+// NewSet returns an empty set of the items of a machine.
+func (x *Numbers) NewSet(of *peer.Peer) *Set {
+	return &Set{items: x, machine: of, generation: x.generation}
+}
 
 // Add adds items.
 func (s *Set) Add(paths ...store.Path) {
@@ -62,6 +71,7 @@ func (s *Set) Add(paths ...store.Path) {
 			s.bits = append(s.bits, 0)
 		}
 		s.bits[n/64] |= 1 << (n % 64)
+		s.items.holders[n] = s
 	}
 }
 

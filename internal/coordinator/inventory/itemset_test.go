@@ -11,7 +11,7 @@ func TestItemSets(t *testing.T) {
 	path := func(i int) store.Path { return store.Path(fmt.Sprintf("/gnu/store/%032d-item", i)) }
 	x := NewNumbers()
 	x.limit = 100
-	a, b := x.NewSet(), x.NewSet()
+	a, b := x.NewSet(nil), x.NewSet(nil)
 	for i := range 100 {
 		if i%2 == 0 {
 			a.Add(path(i))

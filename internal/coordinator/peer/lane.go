@@ -27,6 +27,8 @@ type Lane struct {
 	waiting []*cargo              // not being moved yet, in the order in which it was asked for
 	running int
 	queued  int64 // NAR bytes of all cargo
+	later   int64 // of these, of what nobody wants now
+	idle    bool  // a stream moves what nobody wants now; there is one at most
 
 	// When items arrived lately: somebody who heard before then that they are missing may still
 	// ask for them.
@@ -42,6 +44,7 @@ const maxArrivals = 4096
 type cargo struct {
 	info    *store.Info
 	waiters int
+	later   bool          // nobody wants it now
 	batch   *cargoBatch   // once it is being moved
 	done    chan struct{} // closed when it has arrived, or err says why not
 	err     error
@@ -50,6 +53,7 @@ type cargo struct {
 type cargoBatch struct {
 	cargo   []*cargo
 	waiters int // of all of them
+	later   bool
 	cancel  context.CancelCauseFunc
 }
 
@@ -83,11 +87,21 @@ func (l *Lane) setStreams(n int) {
 // nobody had asked for before. They were missing at the time since; some may have arrived after
 // that.
 func (l *Lane) Want(ctx context.Context, infos []*store.Info, since time.Time) (fresh int64, err error) {
+	return l.want(ctx, infos, since, false)
+}
+
+// WantLater is Want for items that nobody waits for: they are moved, by one stream, when nothing can
+// be that somebody wants now.
+func (l *Lane) WantLater(ctx context.Context, infos []*store.Info, since time.Time) (fresh int64, err error) {
+	return l.want(ctx, infos, since, true)
+}
+
+func (l *Lane) want(ctx context.Context, infos []*store.Info, since time.Time, later bool) (fresh int64, err error) {
 	sorted, err := store.SortInfos(infos)
 	if err != nil {
 		return 0, err
 	}
-	wanted, fresh := l.add(sorted, since) //nolint:contextcheck // streams live as long as the lane, not as the first who waits
+	wanted, fresh := l.add(sorted, since, later) //nolint:contextcheck // streams live as long as the lane, not as the first who waits
 	for i, w := range wanted {
 		select {
 		case <-w.done:
@@ -103,7 +117,7 @@ func (l *Lane) Want(ctx context.Context, infos []*store.Info, since time.Time) (
 	return fresh, nil
 }
 
-func (l *Lane) add(infos []*store.Info, since time.Time) (wanted []*cargo, fresh int64) {
+func (l *Lane) add(infos []*store.Info, since time.Time, later bool) (wanted []*cargo, fresh int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	wanted = make([]*cargo, 0, len(infos))
@@ -113,11 +127,18 @@ func (l *Lane) add(infos []*store.Info, since time.Time) (wanted []*cargo, fresh
 		}
 		item := l.cargo[info.Path]
 		if item == nil {
-			item = &cargo{info: info, done: make(chan struct{})}
+			item = &cargo{info: info, later: later, done: make(chan struct{})}
 			l.cargo[info.Path] = item
 			l.waiting = append(l.waiting, item)
 			l.queued += info.NARSize
 			fresh += info.NARSize
+			if later {
+				l.later += info.NARSize
+			}
+		}
+		if item.later && !later {
+			item.later = false
+			l.later -= info.NARSize
 		}
 		item.waiters++
 		if item.batch != nil {
@@ -156,6 +177,9 @@ func (l *Lane) removeLocked(item *cargo) {
 	if l.cargo[item.info.Path] == item {
 		delete(l.cargo, item.info.Path)
 		l.queued -= item.info.NARSize
+		if item.later {
+			l.later -= item.info.NARSize
+		}
 	}
 }
 
@@ -166,12 +190,31 @@ func (l *Lane) Pending() int64 {
 	return l.queued
 }
 
+// Ahead returns how many NAR bytes go before what is wanted next.
+func (l *Lane) Ahead() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.queued - l.later
+}
+
+// Coming reports whether the bytes of an item are among those that Ahead counts.
+func (l *Lane) Coming(p store.Path) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	item := l.cargo[p]
+	return item != nil && !item.later
+}
+
 func (l *Lane) startLocked() {
 	for l.running < l.streams && len(l.waiting) > 0 {
-		b := l.batchLocked()
-		if len(b.cargo) == 0 {
-			return // all that waits needs what is being moved
+		b := l.batchLocked(false)
+		if len(b.cargo) == 0 && !l.idle {
+			b = l.batchLocked(true)
 		}
+		if len(b.cargo) == 0 {
+			return // all that waits needs what is being moved, or may wait for it
+		}
+		l.idle = l.idle || b.later
 		ctx, cancel := context.WithCancelCause(l.ctx)
 		b.cancel = cancel
 		l.running++
@@ -179,13 +222,14 @@ func (l *Lane) startLocked() {
 	}
 }
 
-// batchLocked takes the next batch out of the waiting items.
-func (l *Lane) batchLocked() *cargoBatch {
-	b := &cargoBatch{}
+// batchLocked takes the next batch out of the waiting items: of those that somebody wants now, or of
+// the others.
+func (l *Lane) batchLocked(later bool) *cargoBatch {
+	b := &cargoBatch{later: later}
 	var bytes int64
 	l.waiting = slices.DeleteFunc(l.waiting, func(item *cargo) bool {
 		full := len(b.cargo) >= l.maxItems || len(b.cargo) > 0 && bytes+item.info.NARSize > l.maxBytes
-		if full || !l.movableLocked(item, b) {
+		if full || item.later != later || !l.movableLocked(item, b) {
 			return false
 		}
 		item.batch = b
@@ -218,6 +262,7 @@ func (l *Lane) carry(ctx context.Context, b *cargoBatch) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.running--
+	l.idle = l.idle && !b.later
 	for _, item := range b.cargo {
 		l.endLocked(item, err)
 	}

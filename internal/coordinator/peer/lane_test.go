@@ -225,3 +225,57 @@ func TestParallelTransfers(t *testing.T) {
 		}
 	}
 }
+
+// TestLaneLater has a lane move what nobody waits for by one stream, and after what somebody wants
+// now; what somebody wants now after all goes with that.
+func TestLaneLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newTestLane(t.Context(), 2, 10, 10)
+		var wait sync.WaitGroup
+		want := func(f func(context.Context, []*store.Info, time.Time) (int64, error), infos ...*store.Info) {
+			wait.Go(func() {
+				if _, err := f(t.Context(), infos, time.Time{}); err != nil {
+					t.Error(err)
+				}
+			})
+			synctest.Wait()
+		}
+		want(l.WantLater, thing("l1", 10), thing("l2", 10, "l1"), thing("l3", 10), thing("l4", 10))
+		if l.Pending() != 40 || l.Ahead() != 0 || l.Coming("l1") || l.now != 1 {
+			t.Errorf("%d bytes, %d of them ahead, on %d streams", l.Pending(), l.Ahead(), l.now)
+		}
+		want(l.Want, thing("n1", 10), thing("n2", 10), thing("l3", 10))
+		if l.Pending() != 60 || l.Ahead() != 30 || !l.Coming("l3") || l.now != 2 {
+			t.Errorf("%d bytes, %d of them ahead, on %d streams", l.Pending(), l.Ahead(), l.now)
+		}
+		wait.Wait()
+		order := make(map[string]int)
+		for i, batch := range l.batches {
+			order[batch[0]] = i
+		}
+		for _, soon := range []string{"n1", "n2", "l3"} {
+			for _, late := range []string{"l2", "l4"} {
+				if order[soon] > order[late] {
+					t.Errorf("%s went before %s", late, soon)
+				}
+			}
+		}
+		if len(l.batches) != 6 || l.Pending() != 0 || l.Ahead() != 0 || l.idle {
+			t.Errorf("%v; %d bytes are left, %d ahead", l.batches, l.Pending(), l.Ahead())
+		}
+		// Nobody wants it any more: nothing is left of it.
+		ctx, cancel := context.WithCancel(t.Context())
+		wait.Go(func() {
+			if _, err := l.WantLater(ctx, []*store.Info{thing("l5", 10)}, time.Now()); err == nil {
+				t.Error("it arrived")
+			}
+		})
+		synctest.Wait()
+		cancel()
+		wait.Wait()
+		l.group.Wait()
+		if l.Pending() != 0 || l.later != 0 || l.idle {
+			t.Errorf("%d bytes are left", l.Pending())
+		}
+	})
+}

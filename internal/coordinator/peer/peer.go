@@ -73,7 +73,10 @@ type Peer struct {
 	Sending   *Lane // of items to it
 	Fetching  *Lane // of items from it
 	Forgetter *Forgetter
-	Bandwidth Bandwidth
+	// Bandwidth is that towards the machine, FetchBandwidth that from it.
+	Bandwidth, FetchBandwidth Bandwidth
+	// Local says that its store is the head's.
+	Local bool
 
 	contacts
 	config *Config
@@ -86,7 +89,7 @@ type Peer struct {
 
 // New returns the peer of the host to which a machine's link leads. Nothing is started.
 func New(config *Config, m machines.Machine, link Link) *Peer {
-	p := &Peer{config: config, log: config.Logger.With("machine", m.Name), link: link}
+	p := &Peer{Local: m.Local, config: config, log: config.Logger.With("machine", m.Name), link: link}
 	p.SetName(m.Name)
 	p.contacts.init()
 	if config.NewAgent != nil {
@@ -132,6 +135,12 @@ func (p *Peer) dial(ctx context.Context) (net.Conn, error) {
 		return nil, why
 	}
 	return p.link.DialAgent(ctx)
+}
+
+// HomeRate returns how many bytes a second come home from the machine: as measured, or else as many as
+// go there; 0 if neither is known.
+func (p *Peer) HomeRate() float64 {
+	return cmp.Or(p.FetchBandwidth.Value(), p.Bandwidth.Value())
 }
 
 // Name returns the name of the first machine that leads to the host.

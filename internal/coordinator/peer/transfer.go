@@ -30,16 +30,16 @@ var errImportEnded = errors.New("the machine ended the import")
 
 // send is the move of a machine's sending lane: one archive of items goes from the
 // head's store into the request's body as it is read.
-func (p *Peer) send(ctx context.Context, batch []*store.Info) error {
-	tr := p.config.Transfers.start(p.Name(), api.Send, batch)
-	defer p.config.Transfers.end(tr)
+func (p *Peer) send(ctx context.Context, batch []*store.Info) (err error) {
+	tr := p.config.Transfers.start(p.Name(), api.Send, batch, &p.Bandwidth)
+	defer func() { p.config.Transfers.end(tr, err == nil) }()
 	paths := store.PathsOf(batch)
 	r, w := io.Pipe()
 	defer r.CloseWithError(errImportEnded) // whatever happens, this ends the export
 	exported := make(chan error, 1)
 	go func() {
 		buffered := streamBuffers.Get().(*bufio.Writer)
-		buffered.Reset(countingWriter{w, &tr.bytes})
+		buffered.Reset(countingWriter{w, tr})
 		defer func() {
 			buffered.Reset(nil)
 			streamBuffers.Put(buffered)
@@ -51,7 +51,7 @@ func (p *Peer) send(ctx context.Context, batch []*store.Info) error {
 		w.CloseWithError(err)
 		exported <- err
 	}()
-	_, err := p.Client.Import(ctx, r)
+	_, err = p.Client.Import(ctx, r)
 	r.CloseWithError(errImportEnded)
 	exportErr := <-exported
 	switch {
@@ -62,7 +62,6 @@ func (p *Peer) send(ctx context.Context, batch []*store.Info) error {
 	case err != nil:
 		return p.importError(batch, err)
 	}
-	p.Bandwidth.observe(tr.bytes.Load(), time.Since(tr.started))
 	return nil
 }
 
@@ -102,12 +101,12 @@ var (
 
 // fetch is the move of a machine's fetching lane: one archive goes from the answer's
 // body into the head's store, which checks every item before it becomes visible.
-func (p *Peer) fetch(ctx context.Context, batch []*store.Info) error {
+func (p *Peer) fetch(ctx context.Context, batch []*store.Info) (err error) {
 	if err := p.config.Room(ctx); err != nil {
 		return err
 	}
-	tr := p.config.Transfers.start(p.Name(), api.Fetch, batch)
-	defer p.config.Transfers.end(tr)
+	tr := p.config.Transfers.start(p.Name(), api.Fetch, batch, &p.FetchBandwidth)
+	defer func() { p.config.Transfers.end(tr, err == nil) }()
 	asked := make(map[store.Path]*store.Info, len(batch))
 	for _, info := range batch {
 		asked[info.Path] = info
@@ -117,7 +116,7 @@ func (p *Peer) fetch(ctx context.Context, batch []*store.Info) error {
 		return err
 	}
 	defer body.Close()
-	stream := &countingReader{r: body, bytes: &tr.bytes, left: archiveSize(batch)}
+	stream := &countingReader{r: body, counts: tr, left: archiveSize(batch)}
 	infos, err := p.config.Head.Import(ctx, stream, store.ImportOptions{Accept: func(info *store.Info) error {
 		want := asked[info.Path]
 		if want == nil {
@@ -138,7 +137,6 @@ func (p *Peer) fetch(ctx context.Context, batch []*store.Info) error {
 	for path := range asked {
 		return p.fetchFailure(fmt.Errorf("its archive lacks %s", path))
 	}
-	p.Bandwidth.observe(tr.bytes.Load(), time.Since(tr.started))
 	return nil
 }
 
@@ -180,8 +178,14 @@ type Moved struct {
 
 type transfer struct {
 	api.Transfer
-	bytes   atomic.Int64
-	started time.Time
+	bytes     atomic.Int64
+	bandwidth *Bandwidth // that it is a measurement of
+}
+
+// count notes that bytes have moved.
+func (tr *transfer) count(n int) {
+	tr.bytes.Add(int64(n))
+	tr.bandwidth.Moved(n)
 }
 
 // NewTransfers returns a Transfers without any.
@@ -189,21 +193,23 @@ func NewTransfers() *Transfers {
 	return &Transfers{all: make(map[*transfer]struct{}), total: make(map[Moved]int64)}
 }
 
-func (t *Transfers) start(machine string, direction api.Direction, batch []*store.Info) *transfer {
+func (t *Transfers) start(machine string, direction api.Direction, batch []*store.Info, of *Bandwidth) *transfer {
 	now := time.Now()
-	tr := &transfer{started: now, Transfer: api.Transfer{
+	tr := &transfer{bandwidth: of, Transfer: api.Transfer{
 		Machine: machine, Direction: direction, Items: len(batch), Started: now,
 	}}
 	for _, info := range batch {
 		tr.Total += info.NARSize
 	}
+	of.Start(now)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.all[tr] = struct{}{}
 	return tr
 }
 
-func (t *Transfers) end(tr *transfer) {
+func (t *Transfers) end(tr *transfer, ok bool) {
+	tr.bandwidth.End(time.Now(), ok)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.all, tr)
@@ -250,13 +256,13 @@ func (t *Transfers) List() []api.Transfer {
 }
 
 type countingWriter struct {
-	w     io.Writer
-	bytes *atomic.Int64
+	w      io.Writer
+	counts *transfer
 }
 
 func (c countingWriter) Write(p []byte) (int, error) {
 	n, err := c.w.Write(p)
-	c.bytes.Add(int64(n))
+	c.counts.count(n)
 	return n, err
 }
 
@@ -273,15 +279,15 @@ func archiveSize(batch []*store.Info) (sum int64) {
 // countingReader counts bytes, fails if there are more than announced, and remembers how reading
 // failed.
 type countingReader struct {
-	r     io.Reader
-	bytes *atomic.Int64
-	left  int64 // bytes that may still come
-	err   error // how reading failed; not io.EOF
+	r      io.Reader
+	counts *transfer
+	left   int64 // bytes that may still come
+	err    error // how reading failed; not io.EOF
 }
 
 func (c *countingReader) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
-	c.bytes.Add(int64(n))
+	c.counts.count(n)
 	if c.left -= int64(n); c.left < 0 {
 		err = &agentapi.Fault{Request: "export", Problem: "an item is larger than announced"}
 	}

@@ -2,7 +2,6 @@ package peer
 
 import (
 	"errors"
-	"sync/atomic"
 	"testing"
 
 	"lighter/internal/agentapi"
@@ -12,16 +11,16 @@ import (
 // TestLargerThanAnnounced cuts an archive off that is longer than it may be.
 func TestLargerThanAnnounced(t *testing.T) {
 	batch := []*store.Info{{NARSize: 1000}, {NARSize: 1, References: make([]store.Path, 10)}}
-	var n atomic.Int64
-	r := &countingReader{r: endlessReader{}, bytes: &n, left: archiveSize(batch)}
+	tr := &transfer{bandwidth: new(Bandwidth)}
+	r := &countingReader{r: endlessReader{}, counts: tr, left: archiveSize(batch)}
 	var fault *agentapi.Fault
 	buf := make([]byte, 4096)
 	var err error
 	for err == nil {
 		_, err = r.Read(buf)
 	}
-	if !errors.As(err, &fault) || n.Load() > 64<<10 || LinkFailed(r.err) {
-		t.Errorf("after %d bytes: %v", n.Load(), err)
+	if !errors.As(err, &fault) || tr.bytes.Load() > 64<<10 || LinkFailed(r.err) {
+		t.Errorf("after %d bytes: %v", tr.bytes.Load(), err)
 	}
 }
 

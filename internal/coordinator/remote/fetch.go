@@ -54,7 +54,7 @@ func (a *Attempt) fetch(made []*inventory.Item, names []string) error {
 		return err
 	}
 	err = a.persist(a.ctx, a.Machine, func(ctx context.Context) error {
-		n, err := a.Machine.Fetching.Want(ctx, outputs, since)
+		n, err := a.wantFrom(a.Machine)(ctx, outputs, since)
 		a.Fetched.Add(n)
 		return err
 	})

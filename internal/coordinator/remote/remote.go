@@ -65,7 +65,9 @@ type Job struct {
 	// all, are only fetched: to the head, or to a build hook if To is not nil.
 	FetchOnly bool
 	Outputs   []string
-	To        *delivery.Delivery
+	// Later says that nobody waits for the outputs: whatever else is fetched goes first.
+	Later bool
+	To    *delivery.Delivery
 
 	// Report tells that the attempt is in a phase, and when the build began, if that is news.
 	// LogOpened tells that its log begins.
@@ -350,6 +352,14 @@ func (a *Attempt) gather(ctx context.Context, paths []store.Path) error {
 	return nil
 }
 
+// wantFrom returns how the attempt has items fetched from a machine.
+func (a *Attempt) wantFrom(m *peer.Peer) func(context.Context, []*store.Info, time.Time) (int64, error) {
+	if a.Later {
+		return m.Fetching.WantLater
+	}
+	return m.Fetching.Want
+}
+
 func (a *Attempt) gatherFrom(ctx context.Context, m *peer.Peer, infos []*store.Info, since time.Time) error {
 	release, err := a.config.Reserve(infos)
 	if err != nil {
@@ -357,7 +367,7 @@ func (a *Attempt) gatherFrom(ctx context.Context, m *peer.Peer, infos []*store.I
 	}
 	defer release()
 	err = a.persist(ctx, m, func(ctx context.Context) error {
-		n, err := m.Fetching.Want(ctx, infos, since)
+		n, err := a.wantFrom(m)(ctx, infos, since)
 		a.Fetched.Add(n)
 		return err
 	})
