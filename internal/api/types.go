@@ -226,7 +226,7 @@ type Build struct {
 	BuildTime Seconds `json:"buildTime,omitempty"`
 	// Measured is what the last attempt's builder used of its machine, as that says.
 	Measured *store.Measured `json:"measured,omitempty"`
-	LogSize   int64   `json:"logSize,omitempty"` // bytes, uncompressed
+	LogSize  int64           `json:"logSize,omitempty"` // bytes, uncompressed
 
 	// ReservedMemory is how many bytes were reserved for the current or last attempt.
 	ReservedMemory int64 `json:"reservedMemory,omitempty"`

@@ -78,6 +78,21 @@ func (f Folders) Needed(ctx context.Context, items []store.Path) (needed []store
 	return needed, err
 }
 
+// ReadLedger has do read the ledger, which no coordinator has open; where there is none yet, do is
+// not called.
+func (f Folders) ReadLedger(ctx context.Context, do func(*ledger.Ledger) error) error {
+	return ledger.Read(ctx, f.Ledger(), ledger.Options{}, do)
+}
+
+// WithLedger opens the ledger, which no coordinator has open, and closes it when do has returned.
+func (f Folders) WithLedger(do func(*ledger.Ledger) error) error {
+	l, err := ledger.Open(f.Ledger(), ledger.Options{})
+	if err != nil {
+		return err
+	}
+	return errors.Join(do(l), l.Close())
+}
+
 // IsFile reports whether there is a file of that name.
 func IsFile(name string) bool {
 	info, err := os.Stat(name)

@@ -76,6 +76,9 @@ func Read(ctx context.Context, dir string, opts Options, do func(*Ledger) error)
 		if err := l.checkComplete(); err != nil {
 			return err
 		}
+		if err := l.samples.load(); err != nil {
+			return err
+		}
 		return do(l)
 	})
 	if err != nil {

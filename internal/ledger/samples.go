@@ -26,6 +26,9 @@ type Samples struct {
 	Samples []estimate.Sample
 }
 
+// Check returns what keeps a ledger from taking them, or nil.
+func (s *Samples) Check() error { return s.valid() }
+
 // samplesOf is how many samples are kept of a package; of what is not one, a few say enough.
 func samplesOf(k estimate.Kind) int {
 	if k == estimate.Package {

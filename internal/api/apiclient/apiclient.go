@@ -264,6 +264,34 @@ func (c *Client) Prune(ctx context.Context, p *api.Prune) (*api.Pruned, error) {
 	return post[api.Pruned](ctx, c, "/v1/prune", p)
 }
 
+// Estimates returns what builds of packages will probably take whose names match a pattern as of path.Match; an
+// empty one matches all.
+func (c *Client) Estimates(ctx context.Context, pattern string) (*api.EstimateList, error) {
+	return get[api.EstimateList](ctx, c, "/v1/estimates", url.Values{"name": {pattern}})
+}
+
+// ExportSamples copies a file of what was measured to w; see package estimates.
+func (c *Client) ExportSamples(ctx context.Context, machines bool, w io.Writer) error {
+	q := make(url.Values)
+	if machines {
+		q.Set("machines", "1")
+	}
+	resp, err := c.do(ctx, http.MethodGet, "/v1/estimates/samples", q, nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(w, resp.Body); err != nil {
+		return fmt.Errorf("samples: %w", err)
+	}
+	return nil
+}
+
+// ImportSamples gives the coordinator a file of samples from another farm.
+func (c *Client) ImportSamples(ctx context.Context, file []byte) (*api.ImportedSamples, error) {
+	return exchange[api.ImportedSamples](ctx, c, http.MethodPost, "/v1/estimates/samples", nil, file)
+}
+
 // Hooks returns the event hooks and their runs that are not over.
 func (c *Client) Hooks(ctx context.Context) (*api.HookList, error) {
 	return get[api.HookList](ctx, c, "/v1/hooks", nil)

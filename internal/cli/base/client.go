@@ -57,6 +57,11 @@ func NoAnswer(f head.Folders, err error) error {
 	return err
 }
 
+// NobodyThere reports whether an error says that no coordinator runs.
+func NobodyThere(err error) bool {
+	return err != nil && !errors.As(err, new(*api.Error)) && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED))
+}
+
 // noAccess says who may open a socket that this process may not.
 func noAccess(socket string) error {
 	name, what := socket, "the coordinator's socket "+socket

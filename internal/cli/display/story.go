@@ -12,6 +12,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/human"
 	"lighter/internal/quantity"
+	"lighter/store"
 )
 
 // maxShownBuilds bounds lists of builds inside a story.
@@ -117,7 +118,27 @@ func (t *storyText) timing(b *api.Build) {
 		t.when("stopped", *b.Stopped)
 	}
 	t.fieldIf(b.BuildTime > 0, "built in", "%s", quantity.Duration(b.BuildTime.Duration()))
+	t.measured(b.Measured)
 	t.fieldIf(b.SentBytes+b.FetchBytes > 0, "traffic", "%s sent, %s fetched", quantity.Bytes(b.SentBytes), quantity.Bytes(b.FetchBytes))
+}
+
+// measured says what a build used of its machine.
+func (t *storyText) measured(m *store.Measured) {
+	if m == nil {
+		return
+	}
+	t.fieldIf(m.CPU > 0, "CPU time", "%s", quantity.Duration(api.Seconds(m.CPU).Duration()))
+	peak := quantity.Bytes(m.PeakMemory)
+	if m.MemoryLimit > 0 {
+		peak += ", of " + quantity.Bytes(m.MemoryLimit) + " that it could have"
+	}
+	if m.KilledForMemory {
+		peak += "; killed for want of it"
+	}
+	t.fieldIf(m.PeakMemory > 0, "peak memory", "%s", peak)
+	t.fieldIf(m.PeakMemory <= 0 && m.KilledForMemory, "memory", "killed for want of it")
+	t.fieldIf(m.Disk > 0, "disk", "%s", quantity.Bytes(m.Disk))
+	t.fieldIf(m.Unmeasured != "", "not measured", "%s", m.Unmeasured)
 }
 
 func (t *storyText) request(r *api.Request) {

@@ -2,14 +2,10 @@ package storecommands
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
-	"syscall"
 
 	"github.com/spf13/pflag"
 
-	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/base"
 	"lighter/internal/cli/command"
@@ -101,15 +97,10 @@ func (g *headGC) mayDelete(ctx context.Context, inv *command.Invocation, s store
 	return g.consent.Given(ctx, inv, about, "Delete?")
 }
 
-// nobodyThere reports whether an error says that no coordinator runs.
-func nobodyThere(err error) bool {
-	return err != nil && !errors.As(err, new(*api.Error)) && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED))
-}
-
 // neededOnHead asks the coordinator which items builds need, or where none runs its ledger.
 func neededOnHead(ctx context.Context, client *apiclient.Client, f head.Folders, items []store.Path) ([]store.Path, error) {
 	needed, err := client.Needed(ctx, items)
-	if nobodyThere(err) {
+	if base.NobodyThere(err) {
 		needed, err = f.Needed(ctx, items)
 	}
 	if err != nil {

@@ -188,7 +188,7 @@ func (r *rootMaker) make(ctx context.Context, link string, path store.Path, last
 		return guix.AddIndirectRoot(ctx, link)
 	}
 	err = r.client.AddRoot(ctx, api.NewRoot{Link: link, Path: path, For: api.Seconds(lasts.Seconds())})
-	if !nobodyThere(err) {
+	if !base.NobodyThere(err) {
 		return err
 	}
 	own, err := r.own("")
@@ -228,7 +228,7 @@ func (r *rootMaker) list(ctx context.Context) ([]store.Root, error) {
 		return nil, err
 	}
 	roots, err := r.client.Roots(ctx)
-	if nobodyThere(err) {
+	if base.NobodyThere(err) {
 		roots, err = own.Roots(ctx)
 	}
 	return roots, err
@@ -248,7 +248,7 @@ func (r *rootMaker) remove(ctx context.Context, link string) error {
 	if i < 0 {
 		return fmt.Errorf("%s is no root; lighter store root list shows all", link)
 	}
-	if err = r.client.RemoveRoot(ctx, link); nobodyThere(err) {
+	if err = r.client.RemoveRoot(ctx, link); base.NobodyThere(err) {
 		err = own.RemoveRoot(ctx, link)
 	}
 	if err != nil {
