@@ -53,15 +53,6 @@ func (k *liveCheck) carryOut(r api.Request) {
 	k.c.post(func(l *loop) { k.concluded(l, end) })
 }
 
-// comparisons returns all ids that comparisons of a check may have had on machines: as many as
-// the check asks for, and fewer than MaxAttempts in vain.
-func (c *Coordinator) comparisons(b *api.Build) (ids []string) {
-	for n := range b.Check + c.limits.MaxAttempts {
-		ids = append(ids, compare.ID(b.ID, n))
-	}
-	return ids
-}
-
 // ---- what package compare asks for ---------------------------------------------------------
 
 // Have submits a plain build and waits until it has succeeded.

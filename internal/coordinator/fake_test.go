@@ -11,6 +11,7 @@ import (
 	"net"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -292,6 +293,7 @@ func (a *fakeAgent) write(b *fakeBuild, text string) {
 func (a *fakeAgent) build(ctx context.Context, b *fakeBuild, drv *derivation.Derivation, name string, gate chan struct{}) {
 	script, _ := drv.Getenv("script")
 	var failure *api.Failure
+	var used *store.Measured
 	for _, word := range strings.Fields(script) {
 		switch {
 		case word == "hold":
@@ -313,6 +315,13 @@ func (a *fakeAgent) build(ctx context.Context, b *fakeBuild, drv *derivation.Der
 			failure = &api.Failure{Culprit: api.CulpritMachine, Kind: api.KindUnable, Message: "no /bin/sh here"}
 		case word == "killed" || word == "killed="+a.name:
 			failure = &api.Failure{Culprit: api.CulpritDerivation, Kind: string(store.FailedKilled), ExitCode: 137, Message: "killed (signal 9)"}
+		case strings.HasPrefix(word, "needs="): // so many GiB of memory, of which its limit may be less
+			needs, _ := strconv.ParseInt(strings.TrimPrefix(word, "needs="), 10, 64)
+			used = &store.Measured{Method: store.MeasuredCgroup, PeakMemory: needs << 30, MemoryLimit: b.request.MemoryLimit}
+			if limit := b.request.MemoryLimit; limit > 0 && limit < used.PeakMemory {
+				used.PeakMemory, used.KilledForMemory = limit, true
+				failure = &api.Failure{Culprit: api.CulpritDerivation, Kind: string(store.FailedKilled), ExitCode: 137, Message: "killed (signal 9)"}
+			}
 		case word == "full" || word == "full="+a.name:
 			failure = &api.Failure{Culprit: api.CulpritDerivation, Kind: string(store.FailedDiskFull), ExitCode: 1, Message: "exit code 1, and the disk of /x was full"}
 		case strings.HasPrefix(word, "log="):
@@ -338,6 +347,7 @@ func (a *fakeAgent) build(ctx context.Context, b *fakeBuild, drv *derivation.Der
 	defer a.mu.Unlock()
 	a.built[name]++
 	b.status.State, b.status.Stopped, b.status.Outputs, b.status.Failure = agentapi.Succeeded, time.Now(), outputs, failure
+	b.status.Measured = used
 	if failure != nil {
 		b.status.State = agentapi.Failed
 	}

@@ -8,22 +8,13 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
-	"lighter/internal/coordinator/peer"
 	"lighter/internal/human"
 	"lighter/internal/quantity"
 	"lighter/store"
 )
 
-// How machines' garbage is collected at intervals.
-const (
-	// gcTimeout bounds one collection.
-	gcTimeout = 2 * time.Hour
-	// gcRetry is the time after which a collection that failed is tried again.
-	gcRetry = 10 * time.Minute
-	// gcPatience is how long a collection waits until nothing travels to or from the machine,
-	// as a part of the machine's interval.
-	gcPatience = 0.25
-)
+// gcRetry is the time after which a collection of a machine's garbage that failed is tried again.
+const gcRetry = 10 * time.Minute
 
 // timedGC says which machine's garbage is being collected because it was due; nil if none.
 type timedGC struct{ machine *machine }
@@ -48,23 +39,12 @@ func (l *loop) collectWhenDue(now time.Time) {
 	l.gc.machine = m
 	p := m.peer
 	l.group.Go(func() {
-		result, err := collect(l.ctx, p, req)
+		result, err := p.CollectGarbage(l.ctx, req)
 		l.post(func(l *loop) {
 			l.gc.machine = nil
 			m.collected(l, result, err)
 		})
 	})
-}
-
-// collect has a machine's garbage collected.
-func collect(ctx context.Context, p *peer.Peer, req *agentapi.GCRequest) (result *agentapi.GCResult, err error) {
-	ctx, cancel := context.WithTimeout(ctx, gcTimeout)
-	defer cancel()
-	err = p.Contain("collecting its garbage", func() (err error) {
-		result, err = p.Client.CollectGarbage(ctx, req)
-		return err
-	})
-	return result, err
 }
 
 // gcDue reports whether to collect a machine's garbage now, and how long overdue that is. While
@@ -73,14 +53,7 @@ func (m *machine) gcDue(now time.Time, idle bool) (overdue time.Duration, due bo
 	if m.GCInterval <= 0 || m.state != api.MachineUp || m.leaving() || now.Before(m.gcAfter) {
 		return 0, false
 	}
-	overdue = m.GCInterval
-	if last := m.standing.LastGC; last != nil {
-		overdue = now.Sub(*last) - m.GCInterval
-	}
-	if overdue < 0 {
-		return 0, false
-	}
-	return overdue, idle || float64(overdue) > gcPatience*float64(m.GCInterval)
+	return m.standing.GCDue(now, m.GCInterval, idle)
 }
 
 // idle reports whether nothing travels to or from the host.
@@ -122,7 +95,7 @@ func (c *Coordinator) CollectGarbage(ctx context.Context, name string, opts api.
 	}
 	ctx, cancel := c.UntilStopped(ctx)
 	defer cancel()
-	result, err := collect(ctx, p, &agentapi.GCRequest{MaxFreed: opts.MaxFreed, OlderThan: opts.OlderThan, DryRun: opts.DryRun})
+	result, err := p.CollectGarbage(ctx, &agentapi.GCRequest{MaxFreed: opts.MaxFreed, OlderThan: opts.OlderThan, DryRun: opts.DryRun})
 	if err != nil {
 		if ended := context.Cause(ctx); ended != nil {
 			return nil, ended

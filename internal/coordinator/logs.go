@@ -22,7 +22,9 @@ func (c *Coordinator) ChosenLog(ctx context.Context, b *api.Build, attempt int64
 	if b.Check > 0 {
 		chosen, err = c.comparedOn(ctx, b, machine)
 	} else {
-		chosen, err = c.triedOn(ctx, b, machine)
+		var events []api.Event
+		events, err = c.ledger.BuildEvents(ctx, b.ID)
+		chosen = buildlog.LastOn(b, events, machine)
 	}
 	if err == nil && chosen.Attempt == 0 {
 		err = api.BadRequest("build %s was not tried on a machine %q", b.ID, machine)
@@ -46,17 +48,6 @@ func (c *Coordinator) comparedOn(ctx context.Context, b *api.Build, machine stri
 			}
 		}
 	})
-	return found, err
-}
-
-// triedOn returns the log of a build's last attempt on a machine.
-func (c *Coordinator) triedOn(ctx context.Context, b *api.Build, machine string) (found buildlog.Name, err error) {
-	events, err := c.ledger.BuildEvents(ctx, b.ID)
-	for i := range events {
-		if events[i].Machine == machine && events[i].Attempt > 0 {
-			found = buildlog.Name{ID: b.LogID(), Attempt: events[i].Attempt}
-		}
-	}
 	return found, err
 }
 

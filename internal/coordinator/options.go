@@ -13,7 +13,8 @@ import (
 // optionsFor returns the request to a machine's agent as far as it says how a task is built: as
 // the task's builds and the machine's entry want it. The attempt fills in the rest.
 func (m *machine) optionsFor(t *task) agentapi.BuildRequest {
-	o := buildOptions(t)
+	o := limits.Options(t.requests())
+	o.Check = t.check != nil
 	o.Timeout = limits.Shorter(o.Timeout, m.Timeout)
 	o.MaxSilentTime = limits.Shorter(o.MaxSilentTime, m.MaxSilentTime)
 	if o.Cores = m.BuildCores; o.Cores == machines.BuildCoresAuto {
@@ -23,22 +24,6 @@ func (m *machine) optionsFor(t *task) agentapi.BuildRequest {
 	o.SubstituteURLs = slices.Clone(m.SubstituteURLs)
 	if o.Check && m.peer.StoreKind() == machines.StoreDaemon {
 		o.KeepFailed = true // else it does not say what it made, only that it differs
-	}
-	return o
-}
-
-// buildOptions combines the options of a task's builds: the longest time that any of them
-// grants counts.
-func buildOptions(t *task) agentapi.BuildRequest {
-	var o agentapi.BuildRequest
-	o.Check = t.check != nil
-	for i, lb := range t.asking() {
-		if i == 0 {
-			o.Timeout, o.MaxSilentTime = lb.Timeout, lb.MaxSilentTime
-		}
-		o.Timeout = limits.Longer(o.Timeout, lb.Timeout)
-		o.MaxSilentTime = limits.Longer(o.MaxSilentTime, lb.MaxSilentTime)
-		o.KeepFailed = o.KeepFailed || lb.KeepFailed
 	}
 	return o
 }

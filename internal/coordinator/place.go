@@ -73,7 +73,7 @@ func (l *loop) begin(plan scheduler.Plan) {
 	for i := range plan.Assignments {
 		m := l.byName[plan.Assignments[i].Machine]
 		m.host.coming++
-		m.host.awaited = m.BuildCores == machines.BuildCoresAuto && l.waitsFor(m)
+		m.host.awaited = m.BuildCores == machines.BuildCoresAuto && reserve.Awaited(l.queue.All(), m.static())
 	}
 	for i := range plan.Assignments {
 		a := &plan.Assignments[i]
@@ -88,21 +88,6 @@ func (l *loop) begin(plan scheduler.Plan) {
 		}
 		l.byName[a.Machine].host.coming--
 	}
-}
-
-// waitsFor reports whether one of the most urgent builds in the queue may be built on a machine.
-func (l *loop) waitsFor(m *machine) bool {
-	const most = 100
-	looked := 0
-	for b := range l.queue.All() {
-		if looked++; looked > most {
-			return false
-		}
-		if m.possible(&b) {
-			return true
-		}
-	}
-	return false
 }
 
 // afterFailure says why the attempt before failed, for the next one; empty if there was none.
@@ -357,7 +342,7 @@ func (t *task) why(l *loop, lb *liveBuild) *api.Why {
 	if a := t.underWay; a != nil && a.build != nil {
 		b = *a.build
 	}
-	w.Memory, w.MemoryReason, w.Tokens = b.Memory, t.memory().Why(b.Memory, t.node.Key().Name), b.Tokens
+	w.Memory, w.MemoryReason, w.Tokens = b.Memory, t.needs().Why(b.Memory, t.node.Key().Name), b.Tokens
 	if t.state != api.Queued {
 		return w
 	}

@@ -7,6 +7,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/coordinator/attic"
 	"lighter/internal/coordinator/buildlog"
+	"lighter/internal/coordinator/compare"
 	"lighter/internal/coordinator/peer"
 )
 
@@ -56,7 +57,7 @@ func (c *Coordinator) logsOf(b *api.Build) []buildlog.Name {
 		list = append(list, buildlog.Name{ID: b.Shares, Attempt: b.Attempt})
 	}
 	if b.Check > 0 {
-		for _, id := range c.comparisons(b) {
+		for _, id := range compare.IDs(b.ID, b.Check+c.limits.MaxAttempts) {
 			list = append(list, buildlog.Name{ID: id, Attempt: 1})
 		}
 	}

@@ -2,13 +2,14 @@ package coordinator
 
 import (
 	"context"
-	"slices"
 	"time"
 
 	"lighter/internal/api"
+	"lighter/internal/coordinator/limits"
 	"lighter/internal/coordinator/remote"
 	"lighter/internal/coordinator/reserve"
 	"lighter/internal/ledger"
+	"lighter/scheduler/estimate"
 	"lighter/store"
 )
 
@@ -19,7 +20,11 @@ import (
 func (a *attempt) retryOwn(l *loop, f *api.Failure) bool {
 	t := a.task
 	mark(&t.failedOn, a.machine.Name)
-	granted := t.retries(l, f)
+	granted := limits.Retries(t.requests(), l.limits.Retries)
+	download := f.Kind == string(store.FailedExit) || f.Kind == string(store.FailedDownload)
+	if t.node.Fixed && download && !t.offloaded() {
+		granted = max(granted, l.limits.DownloadRetries)
+	}
 	if t.retried >= granted {
 		return false
 	}
@@ -81,45 +86,24 @@ func (a *attempt) retryStarved(l *loop, f *api.Failure, out *remote.Outcome) boo
 	return true
 }
 
-// shortOfMemory notes how much memory a build needs at least whose builder was killed, and adds to the failure
-// how much it had. It reports whether a machine has more, and whether it is certain that it was killed for
-// want of memory.
+// shortOfMemory notes how much memory a build needs at least whose builder was killed, for its package too, and
+// adds to the failure how much it had. It reports whether a machine has more, and whether it is certain that
+// memory was short.
 func (a *attempt) shortOfMemory(l *loop, f *api.Failure, out *remote.Outcome) (more, certain bool) {
 	t, m := a.task, a.machine
-	var used store.Measured
-	if out != nil && out.Used != nil {
-		used = *out.Used
+	var used *store.Measured
+	if out != nil {
+		used = out.Used
 	}
-	if certain = used.KilledForMemory; !certain && used.Method == store.MeasuredCgroup {
-		return false, false // something else killed it
+	k := reserve.AfterKill(used, a.build.Memory, m.memory(), m.ParallelBuilds, l.stock().Most(a.build))
+	t.need = max(t.need, k.Need)
+	f.Message = k.Explain(f.Message)
+	if key := t.node.Key(); k.Certain {
+		l.change(ledger.Change{Samples: &ledger.Samples{Key: key, Samples: []estimate.Sample{
+			{Version: key.Version, Memory: k.Had, Killed: true, Machine: m.Name, Class: m.class(), Time: l.now()},
+		}}})
 	}
-	if m.memory() == 0 { // how much it had is not known
-		t.need = max(t.need, 2*used.PeakMemory)
-		return false, false
-	}
-	had := reserve.Had(used.PeakMemory, a.build.Memory, m.memory(), m.ParallelBuilds)
-	most := l.stock().Most(a.build)
-	need, more := reserve.AfterKill(had, most)
-	t.need = max(t.need, need)
-	f.Message = reserve.Explain(f.Message, had, need, more)
-	return more, certain
-}
-
-// retries returns how many failures of its own a task may have before it fails for good.
-func (t *task) retries(l *loop, f *api.Failure) int {
-	granted := 0
-	for _, lb := range t.builds {
-		n := lb.Retries
-		if n == 0 {
-			n = l.limits.Retries
-		}
-		granted = max(granted, n)
-	}
-	download := f.Kind == string(store.FailedExit) || f.Kind == string(store.FailedDownload)
-	if t.node.Fixed && download && !t.offloaded() {
-		granted = max(granted, l.limits.DownloadRetries)
-	}
-	return granted
+	return k.More, k.Certain
 }
 
 // ---- by a client -------------------------------------------------------------------------
@@ -133,7 +117,7 @@ func retryable(b *api.Build) bool {
 // Retry has those of some builds tried again that failed, timed out or were canceled, under
 // their ids, and returns their ids once that is durable.
 func (c *Coordinator) Retry(ctx context.Context, ids []string, reason string) ([]string, error) {
-	return inPieces(ids, func(piece []string) ([]string, error) { return c.retry(ctx, piece, reason) })
+	return limits.InPieces(ids, func(piece []string) ([]string, error) { return c.retry(ctx, piece, reason) })
 }
 
 func (c *Coordinator) retry(ctx context.Context, ids []string, reason string) ([]string, error) {
@@ -215,21 +199,4 @@ func (t *task) reprioritise(l *loop) {
 			work = append(work, in)
 		}
 	}
-}
-
-// maxPiece is how many builds clients change at once: while that many are changed the loop does
-// nothing else, and that many records wait for the ledger.
-const maxPiece = 10_000
-
-// inPieces calls f with at most maxPiece ids at a time, and returns all that it returns.
-func inPieces(ids []string, f func(piece []string) ([]string, error)) ([]string, error) {
-	var all []string
-	for piece := range slices.Chunk(ids, maxPiece) {
-		changed, err := f(piece)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, changed...)
-	}
-	return all, nil
 }

@@ -5,6 +5,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/coordinator/intake"
+	"lighter/internal/coordinator/limits"
 )
 
 func newIntake(c *Coordinator) *intake.Intake {
@@ -122,7 +123,7 @@ func (c *Coordinator) Cancel(ctx context.Context, ids []string, reason string) (
 // changeBuilds has f change those of some builds that are not final, and returns their ids once
 // that is durable.
 func (c *Coordinator) changeBuilds(ctx context.Context, ids []string, f func(l *loop, lb *liveBuild)) ([]string, error) {
-	return inPieces(ids, func(piece []string) ([]string, error) {
+	return limits.InPieces(ids, func(piece []string) ([]string, error) {
 		return c.durablyIn(ctx, func(l *loop) (changed []string) {
 			for _, id := range piece {
 				if lb := l.builds[id]; lb != nil {

@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"fmt"
+	"iter"
 	"slices"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"lighter/internal/coordinator/expand"
 	"lighter/internal/coordinator/graph"
 	"lighter/internal/coordinator/headstore"
+	"lighter/internal/coordinator/limits"
 	"lighter/internal/coordinator/reserve"
 	"lighter/internal/coordinator/tally"
 	"lighter/internal/coordinator/turns"
@@ -410,52 +412,27 @@ func (t *task) schedulerBuild(l *loop) scheduler.Build {
 			b.Skip = append(b.Skip, m.Name)
 		}
 	}
-	l.stock().Reserve(&b, t.memory(), t.tokens())
+	l.stock().Reserve(&b, t.needs())
 	return b
 }
 
-// asking are the builds whose requests say what the task needs.
-func (t *task) asking() []*liveBuild {
-	if t.check != nil {
-		return []*liveBuild{t.check.build}
-	}
-	return t.builds
-}
+// needs is what is known of what it needs of a machine.
+func (t *task) needs() reserve.Needs { return reserve.Of(t.requests(), t.estimate.Memory, t.need) }
 
-// memory is what is known of the memory that the build needs: the most that was asked for, or else what was
-// learnt; and more once it was killed for want of it.
-func (t *task) memory() reserve.Memory {
-	m := reserve.Learnt(t.estimate.Memory)
-	for _, lb := range t.asking() {
-		if lb.Memory > 0 && (m.Source != reserve.Asked || lb.Memory > m.Bytes) {
-			m = reserve.Memory{Bytes: lb.Memory, Source: reserve.Asked}
+// requests yields those that say what the task needs.
+func (t *task) requests() iter.Seq[*api.Request] {
+	return func(yield func(*api.Request) bool) {
+		if t.check != nil {
+			yield(&t.check.build.Request)
+			return
+		}
+		for _, lb := range t.builds {
+			if !yield(&lb.Request) {
+				return
+			}
 		}
 	}
-	if t.need > m.Bytes {
-		m = reserve.Memory{Bytes: t.need, Source: reserve.Killed}
-	}
-	return m
-}
-
-// tokens are the most of each that was asked for.
-func (t *task) tokens() map[string]int {
-	var all map[string]int
-	for _, lb := range t.asking() {
-		all = reserve.Most(all, lb.Tokens)
-	}
-	return all
 }
 
 // allows reports whether any of the task's builds may be done on a machine.
-func (t *task) allows(machine string) bool {
-	for _, lb := range t.builds {
-		if (len(lb.On) == 0 || slices.Contains(lb.On, machine)) && !slices.Contains(lb.Skip, machine) {
-			return true
-		}
-	}
-	if t.check != nil {
-		lb := t.check.build
-		return (len(lb.On) == 0 || slices.Contains(lb.On, machine)) && !slices.Contains(lb.Skip, machine)
-	}
-	return len(t.builds) == 0
-}
+func (t *task) allows(machine string) bool { return limits.Allow(t.requests(), machine) }

@@ -55,6 +55,8 @@ type Sample struct {
 	Class    string        `json:"class,omitempty"`    // of the machine; empty if not known
 	Time     time.Time     `json:"time,omitzero"`      // when it had ended
 	Imported bool          `json:"imported,omitempty"` // from another farm
+	// Killed says that it was killed for want of memory: it needs more than Memory, and nothing else is known.
+	Killed bool `json:"killed,omitempty"`
 }
 
 // Same reports whether two samples are of the same build.

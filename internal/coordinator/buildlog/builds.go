@@ -54,3 +54,13 @@ func (f *Folder) CopyOf(ctx context.Context, w io.Writer, b *api.Build, which Na
 	}
 	return nil
 }
+
+// LastOn returns the log of a build's last attempt on a machine, by its events; none if there was no such attempt.
+func LastOn(b *api.Build, events []api.Event, machine string) (found Name) {
+	for i := range events {
+		if events[i].Machine == machine && events[i].Attempt > 0 {
+			found = Name{ID: b.LogID(), Attempt: events[i].Attempt}
+		}
+	}
+	return found
+}

@@ -86,6 +86,15 @@ func partID(check, name string) string {
 // ID returns the id of the nth comparison of a check, from 0.
 func ID(check string, n int) string { return partID(check, fmt.Sprint("comparison ", n)) }
 
+// IDs returns those of the first n. A check may have had as many on machines as it asks for, and fewer than are tried
+// in vain.
+func IDs(check string, n int) (ids []string) {
+	for i := range n {
+		ids = append(ids, ID(check, i))
+	}
+	return ids
+}
+
 // check is one check.
 type check struct {
 	farm    Farm

@@ -47,3 +47,19 @@ func (s *Standing) Expire(now time.Time) bool {
 	s.Quarantined, s.QuarantinedUntil, s.Disagreed = "", nil, s.Disagreed/2
 	return true
 }
+
+// gcPatience is how long collecting garbage waits until nothing travels to or from the machine, as
+// a part of the machine's interval.
+const gcPatience = 0.25
+
+// GCDue reports whether to collect garbage now that is collected at intervals, and how long overdue that is.
+func (s *Standing) GCDue(now time.Time, interval time.Duration, idle bool) (overdue time.Duration, due bool) {
+	overdue = interval
+	if s.LastGC != nil {
+		overdue = now.Sub(*s.LastGC) - interval
+	}
+	if overdue < 0 {
+		return 0, false
+	}
+	return overdue, idle || float64(overdue) > gcPatience*float64(interval)
+}

@@ -8,13 +8,16 @@ package reserve
 
 import (
 	"fmt"
+	"iter"
 	"maps"
 	"math"
 	"strings"
 
+	"lighter/internal/api"
 	"lighter/internal/quantity"
 	"lighter/scheduler"
 	"lighter/scheduler/estimate"
+	"lighter/store"
 )
 
 const (
@@ -136,10 +139,38 @@ func Learnt(peak estimate.Dist[int64]) Memory {
 	return Memory{}
 }
 
-// Most returns of each token the greater number. It changes neither, and may return one of them.
-func Most(a, b map[string]int) map[string]int {
-	if len(a) == 0 {
+// Needs is what is known of what a build needs of a machine: memory, and tokens that were asked for.
+type Needs struct {
+	Memory
+	Tokens map[string]int
+}
+
+// Of returns what a build needs that is asked for by requests: the most that any of them asks for or, if they don't say how
+// much memory, what was learnt of that; and more once it was killed for want of it.
+func Of(requests iter.Seq[*api.Request], peak estimate.Dist[int64], killed int64) Needs {
+	var n Needs
+	for r := range requests {
+		if n.Bytes < r.Memory {
+			n.Memory = Memory{r.Memory, Asked}
+		}
+		n.Tokens = most(n.Tokens, r.Tokens)
+	}
+	if n.Bytes == 0 {
+		n.Memory = Learnt(peak)
+	}
+	if n.Bytes < killed {
+		n.Memory = Memory{killed, Killed}
+	}
+	return n
+}
+
+// most returns of each token the greater number. It changes neither, and may return one of them.
+func most(a, b map[string]int) map[string]int {
+	switch {
+	case len(a) == 0:
 		return b
+	case len(b) == 0:
+		return a
 	}
 	all := maps.Clone(a)
 	for name, n := range b {
@@ -162,11 +193,11 @@ func Add(sums, taken, has map[string]int) map[string]int {
 	return sums
 }
 
-// Reserve fills in what of a machine a build gets that needs that much memory and whose request asks for those tokens.
+// Reserve fills in what of a machine a build gets that has such needs.
 // System, Features and Skip are there. What was only learnt is cut to what the largest machine has that
 // may take the build, so that there is one which does; what was asked for is not.
-func (f *Farm) Reserve(b *scheduler.Build, need Memory, tokens map[string]int) {
-	b.Tokens = f.tokensOf(b.Features, tokens)
+func (f *Farm) Reserve(b *scheduler.Build, need Needs) {
+	b.Tokens = f.tokensOf(b.Features, need.Tokens)
 	b.Memory = need.Bytes
 	switch need.Source {
 	case Asked:
@@ -225,38 +256,53 @@ func (f *Farm) Most(b *scheduler.Build) (most int64) {
 	return most
 }
 
-// AfterKill returns how much memory a build needs, at least, that was killed for want of it when it had had bytes:
-// twice as much, but no more than the most that a machine has; 0 if that is not known. more is false
-// if no machine has more than it had.
-func AfterKill(had, most int64) (need int64, more bool) {
-	if had > math.MaxInt64/2 {
-		return had, false
-	}
-	need = 2 * had
-	if most > 0 {
-		need = min(need, most)
-	}
-	return need, need > had
+// Kill is what follows for a build whose builder was killed.
+type Kill struct {
+	// Certain says that it was for want of memory. Where that is certainly not so, and where memory is not counted, nothing
+	// is known of what it had.
+	Certain bool
+	Had     int64 // bytes of memory, as far as is known
+	Need    int64 // how much it needs at least: twice as much, but no more than any machine has
+	More    bool  // that is more than it had
 }
 
-// Had returns how much memory a build had that was killed for want of it: what it was seen to use or, where
-// that was not measured, what was reserved for it or at least a slot's part of the machine's.
-func Had(used, reserved, memory int64, slots int) int64 {
-	if used > 0 {
-		return used
+// AfterKill returns what follows. used is what was measured, nil if nothing was; of the machine that killed it,
+// memory is what its builds may need together, 0 if that is not counted. most is what the largest
+// machine has that may take the build, 0 if that is not known.
+func AfterKill(used *store.Measured, reserved, memory int64, slots int, most int64) (k Kill) {
+	if used == nil {
+		used = &store.Measured{}
 	}
-	return max(reserved, memory/int64(max(1, slots)))
+	if !used.KilledForMemory && used.Method == store.MeasuredCgroup {
+		return k // something else killed it
+	}
+	if memory == 0 {
+		k.Need = 2 * min(used.PeakMemory, math.MaxInt64/2)
+		return k
+	}
+	k.Certain = used.KilledForMemory
+	// Its slot's part of the memory it had at least, whatever was reserved.
+	if k.Had = used.PeakMemory; k.Had == 0 {
+		k.Had = max(reserved, memory/int64(max(1, slots)))
+	}
+	if k.Need = 2 * min(k.Had, math.MaxInt64/2); most > 0 {
+		k.Need = min(k.Need, most)
+	}
+	k.More = k.Need > k.Had
+	return k
 }
 
 // lastLines is how a message goes on with the last lines of a log.
 const lastLines = "; its last lines were:"
 
-// Explain adds to the message of a failure how much memory a build had that was killed, perhaps for want of it,
-// and what it needs now, by AfterKill.
-func Explain(message string, had, need int64, more bool) string {
-	text := fmt.Sprintf("; it had %s, and no machine that may build it has more: it needs a larger one", quantity.Bytes(had))
-	if more {
-		text = fmt.Sprintf("; it had %s: --memory %s reserves more", quantity.Bytes(had), quantity.ExactBytes(roundUp(need)))
+// Explain adds to the message of the failure how much memory the build had, and what it needs.
+func (k *Kill) Explain(message string) string {
+	if k.Had == 0 {
+		return message
+	}
+	text := fmt.Sprintf("; it had %s, and no machine that may build it has more: it needs a larger one", quantity.Bytes(k.Had))
+	if k.More {
+		text = fmt.Sprintf("; it had %s: --memory %s reserves more", quantity.Bytes(k.Had), quantity.ExactBytes(roundUp(k.Need)))
 	}
 	first, rest, logged := strings.Cut(message, lastLines)
 	if logged {
@@ -272,6 +318,21 @@ func roundUp(n int64) int64 {
 		unit = 1 << 30
 	}
 	return (n + unit - 1) / unit * unit
+}
+
+// Awaited reports whether one of the most urgent builds of a queue may be built on a machine.
+func Awaited(queue iter.Seq[scheduler.Build], m scheduler.Machine) bool {
+	const most = 100
+	looked := 0
+	for b := range queue {
+		if looked++; looked > most {
+			break
+		}
+		if scheduler.Possible(&b, []scheduler.Machine{m}) {
+			return true
+		}
+	}
+	return false
 }
 
 // Cores returns how many cores each of so many builds gets that run beside each other: at least 1; 0, which leaves

@@ -1,12 +1,17 @@
 package reserve
 
 import (
+	"math"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
+	"lighter/internal/api"
 	"lighter/scheduler"
+	"lighter/scheduler/estimate"
+	"lighter/store"
 )
 
 const gib = 1 << 30
@@ -59,7 +64,7 @@ func TestReserve(t *testing.T) {
 		var f Farm
 		f.Use(c.machines, map[string]bool{c.unknown: true})
 		b := scheduler.Build{System: "s", Skip: []string{c.skip}}
-		if f.Reserve(&b, c.need, nil); b.Memory != c.want {
+		if f.Reserve(&b, Needs{Memory: c.need}); b.Memory != c.want {
 			t.Errorf("%s: %d, want %d", name, b.Memory, c.want)
 		}
 	}
@@ -69,7 +74,7 @@ func TestReserve(t *testing.T) {
 func TestMatters(t *testing.T) {
 	var f Farm
 	f.Use([]scheduler.Machine{machine("small", 4*gib, 4)}, nil)
-	reserve := func(n int64) { f.Reserve(&scheduler.Build{System: "s"}, Memory{n, Earlier}, nil) }
+	reserve := func(n int64) { f.Reserve(&scheduler.Build{System: "s"}, Needs{Memory: Memory{n, Earlier}}) }
 	reserve(2 * gib)
 	if f.Matters(3 * gib) {
 		t.Error("nothing would change")
@@ -103,7 +108,7 @@ func TestTokens(t *testing.T) {
 		{nil, map[string]int{"unheard-of": 1}, map[string]int{"unheard-of": 1}, ""},
 	} {
 		b := scheduler.Build{System: "s", Features: c.features}
-		f.Reserve(&b, Memory{}, c.asked)
+		f.Reserve(&b, Needs{Tokens: c.asked})
 		if diff := cmp.Diff(c.want, b.Tokens); diff != "" {
 			t.Errorf("%v, %v: %s", c.features, c.asked, diff)
 		}
@@ -119,64 +124,78 @@ func TestTokens(t *testing.T) {
 	}
 }
 
-func TestMost(t *testing.T) {
-	a, b := map[string]int{"x": 1, "y": 5}, map[string]int{"y": 2, "z": 3}
-	if diff := cmp.Diff(map[string]int{"x": 1, "y": 5, "z": 3}, Most(a, b)); diff != "" {
-		t.Error(diff)
+func TestOf(t *testing.T) {
+	peak := estimate.Of(estimate.Key{Kind: estimate.Package, Name: "gcc", System: "s"}, []estimate.Sample{{System: "s", Memory: 2 * gib}}, nil, nil).Memory
+	one := api.Request{Memory: 3 * gib, Tokens: map[string]int{"x": 1, "y": 5}}
+	two := api.Request{Memory: 2 * gib, Tokens: map[string]int{"y": 2, "z": 3}}
+	all := map[string]int{"x": 1, "y": 5, "z": 3}
+	for name, c := range map[string]struct {
+		requests []*api.Request
+		peak     estimate.Dist[int64]
+		killed   int64
+		want     Needs
+	}{
+		"nothing":            {nil, estimate.Dist[int64]{}, 0, Needs{}},
+		"learnt":             {[]*api.Request{{}}, peak, 0, Needs{Memory: Memory{peak.High(), Earlier}}},
+		"asked for":          {[]*api.Request{&one, {}, &two}, peak, 0, Needs{Memory{3 * gib, Asked}, all}},
+		"in another order":   {[]*api.Request{&two, &one}, peak, 2 * gib, Needs{Memory{3 * gib, Asked}, all}},
+		"killed":             {[]*api.Request{{}}, peak, 16 * gib, Needs{Memory: Memory{16 * gib, Killed}}},
+		"killed, asked less": {[]*api.Request{&one}, peak, 16 * gib, Needs{Memory{16 * gib, Killed}, one.Tokens}},
+	} {
+		if diff := cmp.Diff(c.want, Of(slices.Values(c.requests), c.peak, c.killed)); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
 	}
-	if len(a) != 2 || len(b) != 2 {
-		t.Error("it changed one")
+	if len(one.Tokens) != 2 || len(two.Tokens) != 2 {
+		t.Error("it changed a request")
+	}
+	if high := peak.High(); high < 3*gib || high > 6*gib {
+		t.Errorf("one build that needed 2 GiB has %d bytes reserved for the next one", high)
 	}
 }
 
 func TestAfterKill(t *testing.T) {
-	for name, c := range map[string]struct {
-		had, most, need int64
-		more            bool
-	}{
-		"twice":                   {2 * gib, 64 * gib, 4 * gib, true},
-		"no more than there is":   {40 * gib, 64 * gib, 64 * gib, true},
-		"it had all":              {64 * gib, 64 * gib, 64 * gib, false},
-		"it had more than is now": {64 * gib, 8 * gib, 8 * gib, false},
-		"not counted":             {2 * gib, 0, 4 * gib, true},
-		"absurd":                  {1 << 62, 0, 1 << 62, false},
-	} {
-		if need, more := AfterKill(c.had, c.most); need != c.need || more != c.more {
-			t.Errorf("%s: %d, %v", name, need, more)
-		}
-	}
-}
-
-func TestHad(t *testing.T) {
-	for name, c := range map[string]struct {
-		used, reserved, memory int64
-		slots                  int
-		want                   int64
-	}{
-		"measured":           {3 * gib, gib, 64 * gib, 4, 3 * gib},
-		"reserved":           {0, 20 * gib, 64 * gib, 4, 20 * gib},
-		"its slot's part":    {0, gib, 64 * gib, 4, 16 * gib},
-		"a slot is a slot":   {0, gib, 64 * gib, 0, 64 * gib},
-		"nothing is counted": {0, gib, 0, 4, gib},
-	} {
-		if got := Had(c.used, c.reserved, c.memory, c.slots); got != c.want {
-			t.Errorf("%s: %d, want %d", name, got, c.want)
-		}
-	}
-}
-
-func TestExplain(t *testing.T) {
 	const message = "builder killed; its last lines were:\n\n  one\n"
-	for _, c := range []struct {
-		message string
-		more    bool
-		want    string
+	short := func(peak int64) *store.Measured {
+		return &store.Measured{Method: store.MeasuredCgroup, KilledForMemory: true, PeakMemory: peak}
+	}
+	for name, c := range map[string]struct {
+		used             *store.Measured
+		reserved, memory int64
+		slots            int
+		most             int64
+		want             Kill
+		says             string
 	}{
-		{"killed", true, "killed; it had 2.00 GiB: --memory 5GiB reserves more"},
-		{message, false, "builder killed; it had 2.00 GiB, and no machine that may build it has more: it needs a larger one; its last lines were:\n\n  one\n"},
+		"not measured":       {nil, gib, 64 * gib, 4, 128 * gib, Kill{false, 16 * gib, 32 * gib, true}, "; it had 16.0 GiB: --memory 32GiB reserves more"},
+		"nor by the agent":   {&store.Measured{}, 20 * gib, 64 * gib, 4, 64 * gib, Kill{false, 20 * gib, 40 * gib, true}, "; it had 20.0 GiB: --memory 40GiB reserves more"},
+		"measured":           {short(3*gib + 1), gib, 64 * gib, 4, 64 * gib, Kill{true, 3*gib + 1, 6*gib + 2, true}, "; it had 3.00 GiB: --memory 7GiB reserves more"},
+		"less than twice":    {short(40 * gib), gib, 64 * gib, 4, 64 * gib, Kill{true, 40 * gib, 64 * gib, true}, "; it had 40.0 GiB: --memory 64GiB reserves more"},
+		"all there is":       {short(64 * gib), gib, 64 * gib, 4, 64 * gib, Kill{true, 64 * gib, 64 * gib, false}, "; it had 64.0 GiB, and no machine that may build it has more: it needs a larger one"},
+		"more than there is": {short(64 * gib), gib, 64 * gib, 4, 8 * gib, Kill{true, 64 * gib, 8 * gib, false}, "; it had 64.0 GiB, and no machine that may build it has more: it needs a larger one"},
+		"not for memory":     {&store.Measured{Method: store.MeasuredCgroup, PeakMemory: gib}, gib, 64 * gib, 4, 64 * gib, Kill{}, ""},
+		"not counted":        {short(3 * gib), gib, 0, 4, 0, Kill{Need: 6 * gib}, ""},
+		"nothing known":      {nil, gib, 0, 0, 0, Kill{}, ""},
+		"absurd":             {short(math.MaxInt64), 0, gib, 1, 0, Kill{true, math.MaxInt64, math.MaxInt64 - 1, false}, "; it had 8.00 EiB, and no machine that may build it has more: it needs a larger one"},
 	} {
-		if got := Explain(c.message, 2*gib, 4*gib+1, c.more); got != c.want {
-			t.Errorf("got  %q\nwant %q", got, c.want)
+		k := AfterKill(c.used, c.reserved, c.memory, c.slots, c.most)
+		if diff := cmp.Diff(c.want, k); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+		if got, want := k.Explain(message), strings.Replace(message, ";", c.says+";", 1); got != want {
+			t.Errorf("%s: got %q, want %q", name, got, want)
+		}
+		if got := k.Explain("killed"); got != "killed"+c.says {
+			t.Errorf("%s: got %q", name, got)
+		}
+	}
+}
+
+func TestAwaited(t *testing.T) {
+	mine, other := scheduler.Build{System: "s"}, scheduler.Build{System: "another"}
+	for want, queue := range map[bool][]scheduler.Build{true: {other, mine}, false: {other}} {
+		if got := Awaited(slices.Values(queue), machine("m", 0, 1)); got != want {
+			t.Errorf("%d builds: %v", len(queue), got)
 		}
 	}
 }

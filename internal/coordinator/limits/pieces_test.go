@@ -1,4 +1,4 @@
-package coordinator
+package limits
 
 import (
 	"errors"
@@ -8,12 +8,12 @@ import (
 )
 
 func TestInPieces(t *testing.T) {
-	ids := make([]string, 2*maxPiece+1)
+	ids := make([]string, 2*MaxPiece+1)
 	for i := range ids {
 		ids[i] = strconv.Itoa(i)
 	}
 	calls := 0
-	all, err := inPieces(ids, func(piece []string) ([]string, error) {
+	all, err := InPieces(ids, func(piece []string) ([]string, error) {
 		calls++
 		return piece, nil
 	})
@@ -21,7 +21,7 @@ func TestInPieces(t *testing.T) {
 		t.Errorf("%d of %d in %d calls, %v", len(all), len(ids), calls, err)
 	}
 	bad := errors.New("bad")
-	if all, err := inPieces(ids, func([]string) ([]string, error) { return nil, bad }); all != nil || !errors.Is(err, bad) {
+	if all, err := InPieces(ids, func([]string) ([]string, error) { return nil, bad }); all != nil || !errors.Is(err, bad) {
 		t.Errorf("got %d, %v", len(all), err)
 	}
 }

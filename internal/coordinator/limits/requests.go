@@ -1,0 +1,49 @@
+package limits
+
+import (
+	"iter"
+	"slices"
+
+	"lighter/internal/agentapi"
+	"lighter/internal/api"
+)
+
+// Options combines what several requests for one derivation say of how it is built: the longest time that
+// any of them grants counts.
+func Options(requests iter.Seq[*api.Request]) agentapi.BuildRequest {
+	var o agentapi.BuildRequest
+	first := true
+	for r := range requests {
+		if first {
+			o.Timeout, o.MaxSilentTime, first = r.Timeout, r.MaxSilentTime, false
+		}
+		o.Timeout = Longer(o.Timeout, r.Timeout)
+		o.MaxSilentTime = Longer(o.MaxSilentTime, r.MaxSilentTime)
+		o.KeepFailed = o.KeepFailed || r.KeepFailed
+	}
+	return o
+}
+
+// Retries returns the most that any of them grants; those that say nothing grant otherwise.
+func Retries(requests iter.Seq[*api.Request], otherwise int) (granted int) {
+	for r := range requests {
+		n := r.Retries
+		if n == 0 {
+			n = otherwise
+		}
+		granted = max(granted, n)
+	}
+	return granted
+}
+
+// Allow reports whether any of them lets a machine build it; without any, all may.
+func Allow(requests iter.Seq[*api.Request], machine string) bool {
+	none := true
+	for r := range requests {
+		if (len(r.On) == 0 || slices.Contains(r.On, machine)) && !slices.Contains(r.Skip, machine) {
+			return true
+		}
+		none = false
+	}
+	return none
+}
