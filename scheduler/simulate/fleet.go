@@ -94,7 +94,7 @@ func (m *Machine) bandwidths() (to, from float64) {
 	return to, from
 }
 
-// Builds for these systems are all that the graphs of testdata have.
+// allSystems are what a machine builds for that says nothing else.
 var allSystems = []string{"x86_64-linux", "i686-linux", "aarch64-linux", "armhf-linux", "powerpc64le-linux", "riscv64-linux"}
 
 // static describes the machine as the machines file does.

@@ -10,10 +10,11 @@ import (
 	"time"
 )
 
-// Graph is what is to be built. Inputs come before what needs them.
+// Graph is what is to be built. Inputs come before what needs them. Its first use in a scenario, or for a
+// bound, writes to it; after that it may be used by several at a time.
 type Graph struct {
 	Nodes []Node
-	// dependants has, for each node, who needs it; made by link.
+	// dependants has, for each node, who needs it; link makes it.
 	dependants [][]int32
 }
 
@@ -50,7 +51,7 @@ func (n *Node) class() string {
 }
 
 const (
-	// maxNodes and maxInputs bound what is read.
+	// These bound what is read.
 	maxNodes  = 2_000_000
 	maxEdges  = 50_000_000
 	maxLine   = 1 << 20
@@ -211,7 +212,7 @@ func (g *Graph) Work() time.Duration {
 	return sum
 }
 
-// Wants reports whether anything is asked for; a graph without wants its last builds.
+// wanted returns which outputs go home: those that were asked for, and those that nothing else needs.
 func (g *Graph) wanted() []bool {
 	dependants := g.link()
 	wanted := make([]bool, len(g.Nodes))

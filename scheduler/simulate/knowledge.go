@@ -3,6 +3,7 @@ package simulate
 import (
 	"iter"
 	"math"
+	"math/rand/v2"
 	"time"
 
 	"lighter/scheduler/estimate"
@@ -80,11 +81,8 @@ func Learnt(g *Graph, runs int, seed uint64) Estimate {
 	for range runs {
 		for _, i := range rng.Perm(len(g.Nodes)) { // builds end in no particular order
 			n, k := &g.Nodes[i], &keys[i]
-			s := estimate.Sample{
-				System: k.System, Version: k.Version, Speed: 1, Output: n.Output,
-				Duration: time.Duration(float64(n.Duration) * math.Exp(durationJitter*rng.NormFloat64())),
-				Memory:   int64(float64(n.Memory) * math.Exp(memoryJitter*rng.NormFloat64())),
-			}
+			s := estimate.Sample{System: k.System, Version: k.Version, Speed: 1, Output: n.Output}
+			s.Duration, s.Memory = n.jitter(rng)
 			list := samples[name{k.Kind, k.Name}]
 			if len(list) < estimate.MaxSamples {
 				list = append(list, s)
@@ -106,6 +104,22 @@ func Learnt(g *Graph, runs int, seed uint64) Estimate {
 		known[i].Low, known[i].High = e.Duration.Interval()
 	}
 	return func(node int) Expectation { return known[node] }
+}
+
+// jitter returns what a node takes in another run.
+func (n *Node) jitter(rng *rand.Rand) (time.Duration, int64) {
+	return time.Duration(float64(n.Duration) * lognormal(rng, durationJitter)), int64(float64(n.Memory) * lognormal(rng, memoryJitter))
+}
+
+// OtherRun returns a copy of the graph in which durations and peaks differ as they do between the
+// runs that are learnt from.
+func (g *Graph) OtherRun(seed uint64) *Graph {
+	other, rng := g.Clone(), random(seed, 6)
+	for i := range other.Nodes {
+		n := &other.Nodes[i]
+		n.Duration, n.Memory = n.jitter(rng)
+	}
+	return other
 }
 
 func observe[K comparable](classes map[K]*estimate.Class, key K, s *estimate.Sample) {

@@ -309,7 +309,7 @@ func (l *lighter) near(b *scheduler.Build) []string {
 // released frees a share of a slot.
 func (l *lighter) released(a *attempt) {
 	if l.Hook {
-		l.coming[int32(a.Node)] = true //nolint:gosec // an index of a node
+		l.coming[a.Node] = true
 	}
 	l.charge()
 	l.held[l.Graph.Nodes[a.Node].Share]--

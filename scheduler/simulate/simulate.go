@@ -88,7 +88,7 @@ type Scenario struct {
 // they are made.
 const SlowLink = 10e6
 
-// maxEvents bounds a run: a scenario in which nothing gets done ends some time.
+// maxEvents bounds a run, for each build: a scenario in which nothing gets done ends some time.
 const maxEvents = 200
 
 // Run plays the scenario. Its errors name what is wrong with the scenario, or the first build that

@@ -298,15 +298,16 @@ func TestGraphs(t *testing.T) {
 func TestLearnt(t *testing.T) {
 	g := load(t, "six")
 	(&simulate.Model{Seed: 1}).Apply(g)
-	for runs, least := range map[int]float64{1: 0.7, 5: 0.7} {
+	other := g.OtherRun(2)
+	for _, runs := range []int{0, 1, 5} {
 		known := simulate.Learnt(g, runs, 1)
 		within := 0
 		for i := range g.Nodes {
-			if e := known(i); e.Low <= g.Nodes[i].Duration && g.Nodes[i].Duration <= e.High {
+			if e := known(i); e.Low <= other.Nodes[i].Duration && other.Nodes[i].Duration <= e.High {
 				within++
 			}
 		}
-		if part := float64(within) / float64(len(g.Nodes)); part < least {
+		if part := float64(within) / float64(len(g.Nodes)); part < 0.75 {
 			t.Errorf("after %d runs %.2f of the durations lie within the interval for 0.8", runs, part)
 		}
 	}

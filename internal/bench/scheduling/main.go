@@ -75,7 +75,7 @@ func run() error {
 		given := make(map[string]bool)
 		flag.Visit(func(f *flag.Flag) { given[f.Name] = true })
 		for name, value := range map[string]string{
-			"graph": "six,all", "contender": "^(lighter-(perfect|learnt|none)|fifo)$", "seeds": "1", "random": "200", "section": "ratio|cases|random|shares|memory",
+			"graph": "six,all", "contender": "^(lighter-(perfect|none)|fifo)$", "seeds": "1", "random": "200", "section": "ratio|cases|random|shares|memory",
 		} {
 			if !given[name] {
 				if err := flag.Set(name, value); err != nil {
