@@ -21,6 +21,8 @@ type attempt struct {
 	build     *scheduler.Build // as it was when the attempt took a slot; nil if it takes none
 	recipient *liveBuild       // whose hook gets outputs that are kept on the machine, if not nil
 	stale     string           // why it was given up
+	fresh     bool             // it was placed, and not taken up
+	phase     api.State        // that it has reached
 	over      chan struct{}    // closed when its goroutine ends
 }
 
@@ -32,6 +34,7 @@ func (t *task) place(l *loop, m *machine, reason string) {
 	t.attempt++
 	t.machine = m
 	a := l.newAttempt(t, m)
+	a.fresh = true
 	if m.info != nil && m.info.Hardware != (api.Hardware{}) {
 		hardware := m.info.Hardware
 		for _, lb := range t.builds {
@@ -51,7 +54,7 @@ func (t *task) hookOnly() bool {
 // newAttempt makes an attempt at a task on a machine. The caller starts it.
 func (l *loop) newAttempt(t *task, m *machine) *attempt {
 	c := l.Coordinator
-	a := &attempt{task: t, machine: m, host: m.host, began: c.now(), over: make(chan struct{})}
+	a := &attempt{task: t, machine: m, host: m.host, began: c.now(), phase: api.Placed, over: make(chan struct{})}
 	a.Attempt = remote.New(c.ctx, &c.forAttempts, remote.Job{
 		ID: t.id, Number: t.attempt, Machine: m.peer, Node: t.node, Inputs: t.inputPaths, Recorded: t.recorded, Options: m.optionsFor(t),
 		NeedsDerivations: m.info != nil && m.info.NeedsDerivations, Protected: t.hookOnly(), Phase: api.Placed,
@@ -86,6 +89,7 @@ func (a *attempt) start(l *loop, before <-chan struct{}) {
 // report notes the phase that an attempt has reached.
 func (a *attempt) report(l *loop, phase api.State, started time.Time, reason string) {
 	t := a.task
+	a.phase = phase
 	if t.underWay != a {
 		return
 	}

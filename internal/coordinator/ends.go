@@ -131,6 +131,7 @@ func (t *task) cancel(l *loop, reason string) { t.end(l, api.Canceled, reason, r
 
 // abandon ends the attempt that is under way, here and on its machine.
 func (t *task) abandon(l *loop, why string) {
+	t.dropElder(l)
 	a := t.underWay
 	if a == nil {
 		if t.takeUpOn != nil {

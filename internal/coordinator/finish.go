@@ -28,6 +28,10 @@ func (a *attempt) ended(l *loop, out *remote.Outcome, err error) {
 		a.checkEnded(l, out, err)
 		return
 	}
+	if t.elder == a {
+		a.elderEnded(l, out, err)
+		return
+	}
 	if t.underWay != a {
 		if a.stale == "" {
 			l.log.Warn("an old attempt reported late; it is not believed", "build", a.ID, "attempt", a.Number, "machine", a.machine.Name, "err", err)
@@ -42,6 +46,15 @@ func (a *attempt) ended(l *loop, out *remote.Outcome, err error) {
 			lb.LogSize = n
 		}
 	}
+	switch {
+	case t.elder != nil && err != nil && !a.decides(err):
+		a.giveWay(l, err)
+		return
+	case err == nil && !a.FetchOnly && a.Number != t.attempt:
+		t.takeFinished(l, a)
+		return
+	}
+	t.dropElder(l)
 	switch {
 	case errors.Is(err, delivery.ErrGone):
 		if a.recipient.delivery == a.To {

@@ -349,8 +349,11 @@ func (h *host) moveAll(l *loop, to *host, why string) {
 	to.peer.FetchBandwidth.Set(h.peer.FetchBandwidth.Value())
 	l.regroup()
 	for a := range h.attempts {
-		if a.task.underWay == a {
+		switch a {
+		case a.task.underWay:
 			a.moveTo(l, a.machine)
+		case a.task.elder:
+			a.task.dropElder(l)
 		}
 	}
 	for _, m := range moved {

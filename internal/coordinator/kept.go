@@ -160,7 +160,7 @@ func (t *task) uses(h *host) bool { return t.worksOn(h) || t.keptOn(h) }
 
 // worksOn reports whether an attempt at the task is under way on a host.
 func (t *task) worksOn(h *host) bool {
-	return t.underWay != nil && t.underWay.machine.host == h || t.takeUpOn != nil && t.takeUpOn.host == h
+	return t.underWay != nil && t.underWay.machine.host == h || t.elder != nil && t.elder.machine.host == h || t.takeUpOn != nil && t.takeUpOn.host == h
 }
 
 // keptOn reports whether a host keeps the task's outputs.

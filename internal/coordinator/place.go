@@ -88,6 +88,9 @@ func (l *loop) begin(plan scheduler.Plan) {
 		}
 		l.byName[a.Machine].host.coming--
 	}
+	for i := range plan.Again {
+		l.beginAgain(&plan.Again[i])
+	}
 }
 
 // afterFailure says why the attempt before failed, for the next one; empty if there was none.
@@ -139,7 +142,9 @@ func (m *machine) schedulerMachine(now time.Time, busy []scheduler.Running) sche
 		}
 		elapsed := now.Sub(a.began)
 		expected := time.Duration(float64(a.task.expected()) / max(s.Speed, 0.01))
-		s.Busy = append(s.Busy, scheduler.Running{Build: a.build, Remaining: scheduler.Remaining(expected, elapsed)})
+		s.Busy = append(s.Busy, scheduler.Running{
+			Build: a.build, Remaining: scheduler.Remaining(expected, elapsed), Elapsed: elapsed, Once: !a.mayRunAgain(m.c),
+		})
 		if elapsed < justStarted {
 			s.JustStarted++
 		}
@@ -297,7 +302,7 @@ func (m *machine) possible(b *scheduler.Build) bool {
 // lookForIdleMachines makes sure that no build waits that a free machine could take. The loop
 // places builds whenever something has changed, so whatever is found here is a bug.
 func (l *loop) lookForIdleMachines() {
-	if l.grace != nil || l.recorder.Stalled() != nil || l.queue.Len() == 0 || l.whyPaused() != "" {
+	if l.grace != nil || l.recorder.Stalled() != nil || l.queue.Len() == 0 && l.limits.RunOnce || l.whyPaused() != "" {
 		return
 	}
 	now := l.now()

@@ -223,7 +223,7 @@ func (h *host) reconcileBuild(l *loop, s *agentapi.BuildStatus, through string, 
 	own := t != nil && t.id == s.ID
 	m := h.makerOf(t, through) // nil if none may make it
 	switch {
-	case own && t.attempt == s.Attempt && t.worksOn(h):
+	case own && (t.attempt == s.Attempt && t.worksOn(h) || t.has(h, s)):
 		// It goes on.
 	case own && t.keptOn(h) && s.State == agentapi.Succeeded && l.inventory.Has(h.peer, s.Outputs):
 		// It is still there.

@@ -57,6 +57,7 @@ type task struct {
 	attempt    int
 	machine    *machine // of the current or last attempt
 	underWay   *attempt // nil if none is under way
+	elder      *attempt // the one before it, if that goes on elsewhere (see again.go)
 	takeUpOn   *machine // where the attempt is under way that is to be taken up
 	skip       map[string]bool
 	failedOn   map[string]bool // machines on which the derivation itself failed

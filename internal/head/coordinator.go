@@ -171,7 +171,7 @@ func limitsOf(s *settings.Settings) limits.Limits {
 	l := limits.Limits{
 		MachineLostAfter: cmp.Or(c.MachineLostAfter, forEver), MaxAttempts: c.MaxAttempts, Retries: c.Retries,
 		DownloadRetries: c.DownloadRetries, QuarantineAfter: c.QuarantineAfter, QuarantineTime: c.QuarantineTime,
-		Streams: c.ParallelTransfers, KeepMissingInputs: !c.BuildMissingInputs, IdleAlarm: cmp.Or(c.IdleAlarm, forEver),
+		Streams: c.ParallelTransfers, KeepMissingInputs: !c.BuildMissingInputs, RunOnce: !c.RunAgain, IdleAlarm: cmp.Or(c.IdleAlarm, forEver),
 		MaxLog: c.MaxLog, Timeout: c.Timeout, MaxSilentTime: c.MaxSilentTime,
 	}
 	if l.DownloadRetries == 0 {

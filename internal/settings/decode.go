@@ -80,6 +80,7 @@ func sections(s *Settings) []section {
 			positive("quarantine-time", "1h", &c.QuarantineTime, time.Second),
 			integer("parallel-transfers", "4", &c.ParallelTransfers, 1, maxTransfers),
 			boolean("build-missing-inputs", &c.BuildMissingInputs),
+			boolean("run-again", &c.RunAgain),
 			duration("idle-alarm", "1m", &c.IdleAlarm, time.Second),
 			{"max-log", func(d *decoder, v any, at *tomlfile.Place) { d.maxLog(c, v, at) }},
 			{"derivation-substitute-urls", func(d *decoder, v any, at *tomlfile.Place) {

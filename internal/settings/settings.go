@@ -62,6 +62,8 @@ type Coordinator struct {
 	// ParallelTransfers bounds the streams of items to each machine, and those from it, at
 	// the same time, unless its own entry says. At least 1; 4.
 	ParallelTransfers int
+	// RunAgain has a build that runs on a slow machine begun again on a faster one that idles. True.
+	RunAgain bool
 	// BuildMissingInputs has inputs built that can't be found anywhere. True.
 	BuildMissingInputs bool
 	// IdleAlarm is how long a build that a free machine could take may wait before the
@@ -241,7 +243,7 @@ func Default() *Settings {
 	return &Settings{
 		Coordinator: Coordinator{
 			MachineLostAfter: 5 * time.Minute, MaxAttempts: 10, DownloadRetries: 3, QuarantineAfter: 3, QuarantineTime: time.Hour,
-			ParallelTransfers: 4, BuildMissingInputs: true, IdleAlarm: time.Minute, MaxLog: 256 << 20,
+			ParallelTransfers: 4, BuildMissingInputs: true, RunAgain: true, IdleAlarm: time.Minute, MaxLog: 256 << 20,
 		},
 		Access:  Access{MaxPriority: maxPriority},
 		Shares:  Shares{By: SharesByUser, HalfLife: 30 * time.Minute},

@@ -38,6 +38,8 @@ type Limits struct {
 	// failed, for which the network may be to blame; 3, negative for none.
 	Retries         int
 	DownloadRetries int
+	// RunOnce says that no build is begun on a second machine while it goes on on the first.
+	RunOnce bool
 	// KeepMissingInputs says that no builds are made for inputs that nobody asked for: a build
 	// that lacks one fails.
 	KeepMissingInputs bool
