@@ -185,7 +185,7 @@ func TestAdmission(t *testing.T) {
 func TestHeadWithoutRoom(t *testing.T) {
 	f := newFarm(t, func(c *Config) {
 		c.HeadLimits = headroom.Limits{MinFreeDisk: 1 << 30}
-		c.headSpace = func() (api.HeadStatus, error) { return api.HeadStatus{}, errors.New("the test says it") }
+		c.HeadSpace = func() (api.HeadStatus, error) { return api.HeadStatus{}, errors.New("the test says it") }
 	}, "m1")
 	measure := func(free int64) {
 		if err := f.c.do(t.Context(), func(l *loop) { l.headMeasured(api.HeadStatus{FreeDisk: free}) }); err != nil {

@@ -64,7 +64,7 @@ func TestGivenClock(t *testing.T) {
 	var now atomic.Int64 // seconds since 1970
 	start := time.Date(2031, 5, 1, 12, 0, 0, 0, time.UTC)
 	now.Store(start.Unix())
-	f := newFarm(t, func(c *Config) { c.now = func() time.Time { return time.Unix(now.Load(), 0).UTC() } }, "m1", "m2")
+	f := newFarm(t, func(c *Config) { c.Now = func() time.Time { return time.Unix(now.Load(), 0).UTC() } }, "m1", "m2")
 	b := f.awaitState(f.submit(f.drv("one", ""))[0], api.Succeeded)
 	if !b.Submitted.Equal(start) || !b.Stopped.Equal(start) {
 		t.Errorf("submitted at %s, stopped at %s, want %s", b.Submitted, b.Stopped, start)

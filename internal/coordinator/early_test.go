@@ -76,7 +76,7 @@ func TestComesHomeLater(t *testing.T) {
 		"only there": func(c *Config) { c.Machines[0].MandatoryFeatures = []string{"unheard-of"} },
 		"little room": func(c *Config) {
 			c.HeadLimits = headroom.Limits{MinFreeDisk: 1 << 20}
-			c.headSpace = func() (api.HeadStatus, error) { return api.HeadStatus{FreeDisk: 2 << 20}, nil }
+			c.HeadSpace = func() (api.HeadStatus, error) { return api.HeadStatus{FreeDisk: 2 << 20}, nil }
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -212,7 +212,7 @@ func (f flushing) Write(p []byte) (int, error) {
 // overHTTP makes a farm's coordinator reach its agents by HTTP on pipes.
 func overHTTP(f *farm) func(*Config) {
 	return func(c *Config) {
-		c.newAgent = nil
+		c.NewAgent = nil
 		c.NewLink = func(m machines.Machine) (peer.Link, error) {
 			s := newFakeServer(f.agents[m.Name])
 			over := make(chan struct{})

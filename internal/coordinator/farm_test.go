@@ -92,7 +92,7 @@ func unstarted(t testing.TB, names ...string) *farm {
 			PollInterval: time.Hour, RetryMin: 5 * time.Millisecond, RetryMax: 20 * time.Millisecond,
 			AttemptDelay: time.Millisecond, MachineLostAfter: 30 * time.Second, StartGrace: 5 * time.Second,
 		},
-		newAgent: func(m machines.Machine) peer.Agent { return f.agents[m.Name] },
+		NewAgent: func(m machines.Machine) peer.Agent { return f.agents[m.Name] },
 	}
 	for _, name := range names {
 		f.config.Machines = append(f.config.Machines, machines.Machine{
@@ -128,7 +128,7 @@ func (f *farm) start() {
 	if f.ledger, err = ledger.Open(filepath.Join(f.dir, "ledger"), ledger.Options{MinFree: -1, FS: f.fs}); err != nil {
 		f.t.Fatal(err)
 	}
-	f.config.Ledger, f.config.apply = f.ledger, f.record
+	f.config.Ledger, f.config.Apply = f.ledger, f.record
 	if f.c, err = New(f.config); err != nil {
 		f.t.Fatal(err)
 	}

@@ -484,7 +484,7 @@ func TestSilentStreamsClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFarm(t, nil, "m1")
 		f.shutDown()
-		f.config.newAgent = func(machines.Machine) peer.Agent { return closesSilent{f.agents["m1"]} }
+		f.config.NewAgent = func(machines.Machine) peer.Agent { return closesSilent{f.agents["m1"]} }
 		f.start()
 		id := f.submit(f.drv("one", "log=before hold log=after"))[0]
 		f.awaitState(id, api.Building)

@@ -175,7 +175,7 @@ func TestOutputsThatDoNotFit(t *testing.T) {
 	var free atomic.Int64
 	f := newFarm(t, func(c *Config) {
 		c.HeadLimits.MinFreeDisk = 1000
-		c.headSpace = func() (api.HeadStatus, error) {
+		c.HeadSpace = func() (api.HeadStatus, error) {
 			return api.HeadStatus{FreeDisk: free.Load(), FreeInodes: -1, StateFreeDisk: -1}, nil
 		}
 		free.Store(1001)

@@ -76,12 +76,12 @@ func TestTimedGC(t *testing.T) {
 	calls := make(chan *agentapi.GCRequest)
 	agents := make(map[string]*collecting)
 	f := newFarm(t, func(c *Config) {
-		inner := c.newAgent
+		inner := c.NewAgent
 		for i := range c.Machines {
 			c.Machines[i].GCInterval, c.Machines[i].GCOlderThan, c.Machines[i].GCMaxFreed = time.Hour, time.Minute, 7
 			agents[c.Machines[i].Name] = &collecting{calls: calls}
 		}
-		c.newAgent = func(m machines.Machine) peer.Agent {
+		c.NewAgent = func(m machines.Machine) peer.Agent {
 			agents[m.Name].fakeAgent = inner(m).(*fakeAgent)
 			return agents[m.Name]
 		}

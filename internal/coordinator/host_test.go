@@ -23,7 +23,7 @@ import (
 // oneAgent has one agent answer everywhere.
 func (f *farm) oneAgent() {
 	f.agents["one"].set(func(a *fakeAgent) { a.info = func(m *agentapi.Machine) { m.ID = "the agent of one" } })
-	f.config.newAgent = func(machines.Machine) peer.Agent { return f.agents["one"] }
+	f.config.NewAgent = func(machines.Machine) peer.Agent { return f.agents["one"] }
 }
 
 // twins is a farm in which "one" and "two" are entries of one host, and "other" is another. Each takes builds
@@ -38,7 +38,7 @@ func twins(t *testing.T, alias bool) *farm {
 	}
 	f.config.Machines = append(f.config.Machines, second)
 	f.oneAgent()
-	f.config.newAgent = func(m machines.Machine) peer.Agent {
+	f.config.NewAgent = func(m machines.Machine) peer.Agent {
 		if m.Name == "other" {
 			return f.agents["other"]
 		}
@@ -173,11 +173,11 @@ func TestHostByAlias(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := twins(t, true)
 		ways := make(map[string]*blocked)
-		newAgent := f.config.newAgent
+		newAgent := f.config.NewAgent
 		for _, name := range []string{"one", "two"} {
 			ways[name] = &blocked{fakeAgent: f.agents["one"]}
 		}
-		f.config.newAgent = func(m machines.Machine) peer.Agent {
+		f.config.NewAgent = func(m machines.Machine) peer.Agent {
 			if way := ways[m.Name]; way != nil {
 				return way
 			}

@@ -212,7 +212,7 @@ func newLoadFarm(b *testing.B, builds int) *loadFarm {
 	}
 	f.makeResults(b, key)
 	f.config.Logger = slog.New(slog.DiscardHandler)
-	f.config.newAgent = func(m machines.Machine) peer.Agent { return newSimMachine(f, m.Name, key.Public().String()) }
+	f.config.NewAgent = func(m machines.Machine) peer.Agent { return newSimMachine(f, m.Name, key.Public().String()) }
 	for i := range loadMachines {
 		f.config.Machines = append(f.config.Machines, machines.Machine{
 			Name: fmt.Sprintf("machine-%03d", i), Host: fmt.Sprintf("machine-%03d", i), Systems: []string{"x86_64-linux"}, ParallelBuilds: loadSlots, Speed: 1,

@@ -265,11 +265,8 @@ func (l *loop) change(ch ledger.Change) {
 // durably calls f in the loop once everything changed so far is durable.
 func (l *loop) durably(f func()) { l.after = append(l.after, f) }
 
-// applyFunc makes changes durable in the ledger, each for itself.
-type applyFunc func(context.Context, []ledger.Change) (done int, refused []ledger.Refusal, err error)
-
 func newRecorder(c *Coordinator) *recorder.Recorder {
-	apply := c.cfg.apply
+	apply := c.cfg.Apply
 	if apply == nil {
 		apply = func(ctx context.Context, changes []ledger.Change) (int, []ledger.Refusal, error) {
 			return c.ledger.ApplyEach(ctx, changes, true)

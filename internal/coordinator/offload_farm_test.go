@@ -431,7 +431,7 @@ func (readFunc) Close() error                 { return nil }
 // wrapExport wraps what a machine exports.
 func (f *hookFarm) wrapExport(name string, wrap func(io.ReadCloser) io.ReadCloser) {
 	f.t.Helper()
-	f.config.newAgent = func(m machines.Machine) peer.Agent {
+	f.config.NewAgent = func(m machines.Machine) peer.Agent {
 		if m.Name == name {
 			return &wrappingAgent{f.agents[m.Name], wrap}
 		}

@@ -239,7 +239,7 @@ func TestReloadAnotherWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, l, all := reloadable(t, 1, "m1", "m2")
 		f.shutDown()
-		f.config.newAgent = func(m machines.Machine) peer.Agent {
+		f.config.NewAgent = func(m machines.Machine) peer.Agent {
 			if m.Host == "new" {
 				return f.agents["m2"]
 			}
@@ -280,7 +280,7 @@ func TestReloadRepairsWay(t *testing.T) {
 	var mu sync.Mutex
 	broken := false
 	f.shutDown()
-	f.config.newAgent = func(m machines.Machine) peer.Agent {
+	f.config.NewAgent = func(m machines.Machine) peer.Agent {
 		if m.Host == "new" {
 			return f.agents["m1"]
 		}

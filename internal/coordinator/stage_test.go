@@ -48,7 +48,7 @@ func (f *farm) stageOf(id string) (s stage) {
 func TestCanceledInEachStage(t *testing.T) {
 	f := newFarm(t, func(c *Config) {
 		c.Limits.AttemptDelay = time.Hour
-		c.headSpace = func() (api.HeadStatus, error) { return api.HeadStatus{FreeDisk: 1}, nil } // no outputs fit
+		c.HeadSpace = func() (api.HeadStatus, error) { return api.HeadStatus{FreeDisk: 1}, nil } // no outputs fit
 	}, "m1")
 	ids := map[stage]string{
 		stageDelayed:   f.submit(f.drv("delayed", "machine"))[0],

@@ -21,12 +21,22 @@ func TestBandwidth(t *testing.T) {
 	}{
 		{"one stream", []step{{at: 0, start: true}, {at: 2, moved: 2 * second}}, second},
 		{"four at once", []step{
-			{at: 0, start: true}, {at: 0, start: true}, {at: 0, start: true}, {at: 0, start: true},
-			{at: 4, moved: 4 * second}, {at: 4}, {at: 4}, {at: 4},
+			{at: 0, start: true},
+			{at: 0, start: true},
+			{at: 0, start: true},
+			{at: 0, start: true},
+			{at: 4, moved: 4 * second},
+			{at: 4},
+			{at: 4},
+			{at: 4},
 		}, second},
 		{"one after the other, always two", []step{
-			{at: 0, start: true}, {at: 0.5, start: true, moved: second / 2}, {at: 1, moved: second / 2},
-			{at: 1, start: true}, {at: 2.5, moved: 3 * second / 2}, {at: 3, moved: second / 2},
+			{at: 0, start: true},
+			{at: 0.5, start: true, moved: second / 2},
+			{at: 1, moved: second / 2},
+			{at: 1, start: true},
+			{at: 2.5, moved: 3 * second / 2},
+			{at: 3, moved: second / 2},
 		}, second},
 		{"nothing moves between them", []step{
 			{at: 0, start: true}, {at: 1, moved: second}, {at: 100, start: true}, {at: 101, moved: second},
