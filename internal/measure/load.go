@@ -16,36 +16,40 @@ const (
 // fixed times, whatever builds come and go between them.
 type average struct {
 	value uint64    // times fixed1
-	last  time.Time // of the last count
+	last  time.Time // that was counted for
 }
+
+// maxMissed bounds for how many times one count stands, in case a clock is set. After so many, nothing is
+// left of what was before.
+const maxMissed = 200
 
 // due reports whether it is time to count.
-func (a *average) due(now time.Time) bool {
-	return !now.Truncate(loadInterval).Equal(a.last)
-}
+func (a *average) due(now time.Time) bool { return !a.last.Equal(now.Truncate(loadInterval)) }
 
-// add takes a count.
+// add takes a count. It stands for the times too for which counting comes too late: on a machine that is
+// very busy, or has very many processes.
 func (a *average) add(now time.Time, active int) {
-	a.fade(now.Truncate(loadInterval).Add(-loadInterval))
-	a.count(uint64(active)) //nolint:gosec // a number of threads
-	a.last = now.Truncate(loadInterval)
-}
-
-// at returns the average now: nothing was active where nothing was counted.
-func (a *average) at(now time.Time) float64 {
-	faded := *a
-	// While there are builds, the last count may just be due.
-	faded.fade(now.Truncate(loadInterval).Add(-loadInterval))
-	return float64(faded.value) / fixed1
-}
-
-// fade makes up for counts of nothing up to a time.
-func (a *average) fade(until time.Time) {
-	for a.value > 0 && a.last.Before(until) {
-		a.count(0)
-		a.last = a.last.Add(loadInterval)
+	now = now.Truncate(loadInterval)
+	if least := now.Add(-maxMissed * loadInterval); a.last.Before(least) {
+		a.last = now.Add(-loadInterval)
+		if a.value > 0 {
+			a.last = least
+		}
 	}
+	for ; a.last.Before(now); a.last = a.last.Add(loadInterval) {
+		a.count(uint64(active)) //nolint:gosec // a number of threads
+	}
+	a.last = now // a clock may have been set back
 }
+
+// after returns the average at a time until which nothing more was active.
+func (a average) after(now time.Time) float64 {
+	a.add(now, 0)
+	return a.now()
+}
+
+// now returns the average as it was counted last.
+func (a *average) now() float64 { return float64(a.value) / fixed1 }
 
 func (a *average) count(active uint64) {
 	active *= fixed1

@@ -161,7 +161,8 @@ func (b *Build) Watch(pid int, withRoot bool) bool {
 	m.builds[b] = true
 	if !m.looking {
 		m.looking = true
-		go m.look() // it ends by itself
+		m.load.add(b.since, 0) // nothing was active until now
+		go m.look()            // it ends by itself
 	}
 	return true
 }
@@ -306,5 +307,8 @@ func (m *Meter) lookAtAll(now time.Time) {
 func (m *Meter) OwnLoad() float64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.load.at(time.Now())
+	if m.looking {
+		return m.load.now() // the next count may just be due
+	}
+	return m.load.after(time.Now())
 }

@@ -288,10 +288,10 @@ func TestOwnLoad(t *testing.T) {
 	for i := range 24 { // two minutes
 		m.lookNow(now.Add(time.Duration(i) * loadInterval))
 	}
-	if got := m.load.at(now.Add(23 * loadInterval)); got < 1 || got > 20 {
+	if got := m.load.now(); got < 1 || got > 20 {
 		t.Errorf("the load is %g", got)
 	}
-	if got := m.load.at(now.Add(time.Hour)); got != 0 {
+	if got := m.load.after(now.Add(time.Hour)); got != 0 {
 		t.Errorf("an hour later the load is %g", got)
 	}
 	_ = s.Process.Kill()
@@ -304,6 +304,7 @@ func TestOwnLoad(t *testing.T) {
 func TestAverage(t *testing.T) {
 	var a average
 	at := time.Unix(1_000_000_000, 0)
+	a.add(at.Add(-loadInterval), 0)
 	for i, want := range []float64{164. / 2048, 315. / 2048, 454. / 2048, 582. / 2048} {
 		now := at.Add(time.Duration(i)*loadInterval + 3*time.Second)
 		if !a.due(now) {
@@ -313,22 +314,34 @@ func TestAverage(t *testing.T) {
 		if a.due(now.Add(time.Second)) {
 			t.Errorf("count %d is due twice", i)
 		}
-		if got := a.at(now); got != want {
+		if got := a.now(); got != want {
 			t.Errorf("after %d counts: got %g, want %g", i+1, got*2048, want*2048)
 		}
 	}
 	for i := range 1000 {
 		a.add(at.Add(time.Duration(4+i)*loadInterval), 7)
 	}
-	if got := a.at(at.Add(1003 * loadInterval)); got != 7 {
+	if got := a.now(); got != 7 {
 		t.Errorf("7 forever make %g", got)
 	}
-	// A count that is not made yet is not one of nothing.
-	if got := a.at(at.Add(1004 * loadInterval)); got != 7 {
-		t.Errorf("before the next count: %g", got)
-	}
-	if got := a.at(at.Add(1016 * loadInterval)); got < 2.56 || got > 2.58 { // 7/e
+	if got := a.after(at.Add(1015 * loadInterval)); got < 2.56 || got > 2.58 { // 7/e
 		t.Errorf("a minute after that: %g", got)
+	}
+	// A count that comes late stands for the times before it.
+	late := a
+	late.add(at.Add(1015*loadInterval), 7)
+	if got := late.now(); got != 7 {
+		t.Errorf("a minute later it is still %g", got)
+	}
+	// Clocks are set.
+	late.add(at.Add(-time.Hour), 7)
+	late.add(at.Add(1e6*time.Hour), 2)
+	if got := late.now(); got != 2 {
+		t.Errorf("long after that it is %g", got)
+	}
+	var first average
+	if first.add(at, 1); first.now() != 164./2048 {
+		t.Errorf("the first count makes %g", first.now())
 	}
 }
 
