@@ -59,6 +59,8 @@ import (
 	"lighter/internal/coordinator/peer"
 	"lighter/internal/coordinator/recorder"
 	"lighter/internal/coordinator/remote"
+	"lighter/internal/coordinator/reply"
+	"lighter/internal/coordinator/tally"
 	"lighter/internal/coordinator/turns"
 	"lighter/internal/ledger"
 	"lighter/store"
@@ -113,7 +115,7 @@ type Coordinator struct {
 func New(cfg Config) (*Coordinator, error) {
 	c := &Coordinator{
 		cfg: cfg, limits: cfg.Limits.WithDefaults(), log: cfg.Logger, ledger: cfg.Ledger,
-		head: headstore.New(cfg.Store), moving: peer.NewTransfers(), latency: newLatency(),
+		head: headstore.New(cfg.Store), moving: peer.NewTransfers(), latency: tally.NewLatency(),
 		mail: mailbox.New[func(*loop)](), questions: mailbox.New[question](), recovered: make(chan struct{}), stopped: make(chan struct{}), fatal: make(chan error, 1),
 	}
 	c.started = c.now()
@@ -177,7 +179,7 @@ func (c *Coordinator) StoreDir() store.Dir { return c.head.Dir() }
 func (c *Coordinator) Ledger() *ledger.Ledger { return c.ledger }
 
 // errStopping is the cause of the end of everything that Run started.
-const errStopping = peer.Ended("the coordinator stops")
+const errStopping = reply.Stopping
 
 // Run coordinates until ctx ends, and then returns nil; builds go on on their machines. It
 // returns an error if the ledger cannot be used. Call it once.

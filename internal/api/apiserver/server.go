@@ -18,6 +18,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/coordinator"
+	"lighter/internal/coordinator/reply"
 	"lighter/internal/hookapi"
 	"lighter/internal/ledger"
 	"lighter/store"
@@ -172,7 +173,7 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, o *operation) er
 }
 
 func writeError(w http.ResponseWriter, err error) {
-	e := coordinator.AsError(err)
+	e := reply.Of(err)
 	writeJSON(w, e.Status, e)
 }
 
@@ -281,7 +282,7 @@ func (s *Server) postBuilds(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	for i, err := range in.refused {
-		answers[i] = api.Refused(coordinator.AsError(err))
+		answers[i] = api.Refused(reply.Of(err))
 	}
 	return answer(w, api.Submissions{Builds: answers})
 }
