@@ -45,6 +45,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"lighter/hooks"
+	"lighter/internal/api"
 	"lighter/internal/coordinator/attic"
 	"lighter/internal/coordinator/buildlog"
 	"lighter/internal/coordinator/config"
@@ -177,6 +178,9 @@ func (c *Coordinator) StoreDir() store.Dir { return c.head.Dir() }
 
 // Ledger returns the configuration's.
 func (c *Coordinator) Ledger() *ledger.Ledger { return c.ledger }
+
+// AsError finds the answer for an error.
+func AsError(err error) *api.Error { return reply.Of(err) }
 
 // errStopping is the cause of the end of everything that Run started.
 const errStopping = reply.Stopping

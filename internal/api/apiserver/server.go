@@ -18,7 +18,6 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/coordinator"
-	"lighter/internal/coordinator/reply"
 	"lighter/internal/hookapi"
 	"lighter/internal/ledger"
 	"lighter/store"
@@ -173,7 +172,7 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, o *operation) er
 }
 
 func writeError(w http.ResponseWriter, err error) {
-	e := reply.Of(err)
+	e := coordinator.AsError(err)
 	writeJSON(w, e.Status, e)
 }
 
@@ -282,7 +281,7 @@ func (s *Server) postBuilds(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	for i, err := range in.refused {
-		answers[i] = api.Refused(reply.Of(err))
+		answers[i] = api.Refused(coordinator.AsError(err))
 	}
 	return answer(w, api.Submissions{Builds: answers})
 }
