@@ -129,7 +129,7 @@ func (f *fleet) fit(g *simulate.Graph) {
 	for i := range g.Nodes {
 		n := &g.Nodes[i]
 		b := scheduler.Build{System: n.System, Features: n.Features}
-		farm.Reserve(&b, reserve.Memory{Bytes: n.Memory, Source: reserve.Earlier}, n.Tokens)
+		farm.Reserve(&b, reserve.Needs{Memory: reserve.Memory{Bytes: n.Memory, Source: reserve.Earlier}, Tokens: n.Tokens})
 		n.Memory, n.Tokens = b.Memory, b.Tokens
 	}
 }

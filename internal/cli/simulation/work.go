@@ -13,7 +13,6 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/coordinator/graph"
 	"lighter/internal/coordinator/headstore"
-	"lighter/internal/coordinator/reserve"
 	"lighter/scheduler"
 	"lighter/scheduler/estimate"
 	"lighter/scheduler/simulate"
@@ -370,7 +369,13 @@ func remaining(builds []*api.Build, chosen func(*api.Build) bool, node nodeOf, k
 				it.Duration = time.Duration(float64(left) * s)
 			}
 		}
-		it.Priority, it.Tokens = max(it.Priority, b.Priority), reserve.Most(it.Tokens, b.Tokens)
+		it.Priority = max(it.Priority, b.Priority)
+		if it.Tokens == nil {
+			it.Tokens = make(map[string]int)
+		}
+		for name, n := range b.Tokens {
+			it.Tokens[name] = max(it.Tokens[name], n)
+		}
 		if chosen(b) && !it.Wanted {
 			it.Wanted = true
 			queue = append(queue, it)
