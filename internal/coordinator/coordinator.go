@@ -46,6 +46,7 @@ import (
 
 	"lighter/hooks"
 	"lighter/internal/api"
+	"lighter/internal/coordinator/ahead"
 	"lighter/internal/coordinator/attic"
 	"lighter/internal/coordinator/buildlog"
 	"lighter/internal/coordinator/config"
@@ -92,6 +93,7 @@ type Coordinator struct {
 	pruner     *attic.Pruner
 	recorder   *recorder.Recorder
 	questions  *mailbox.Mailbox[question] // for the expander
+	scout      *ahead.Scout
 	eventHooks *hooks.Engine
 	group      sync.WaitGroup // every goroutine that Run started
 	// recovered is closed when Run has read what the ledger has of earlier runs.
@@ -128,6 +130,7 @@ func New(cfg Config) (*Coordinator, error) {
 		Limits: cfg.HeadLimits, StoreFolder: cfg.StoreFolder, StateFolder: cfg.StateFolder, Measure: cfg.HeadSpace, Logger: c.log,
 	})
 	c.inventory = inventory.New(c.head, c.ledger)
+	c.scout = newScout(c)
 	c.forPeers = peer.Config{
 		Head: c.head, Hint: cfg.Advice.Hint, Transfers: c.moving, Logger: c.log, Group: &c.group, Room: c.room.Wait, NeedsPerson: cfg.NeedsPerson, NewAgent: cfg.NewAgent,
 		Limits: peer.Limits{

@@ -263,8 +263,11 @@ func (l *loop) hookCame(d *delivery.Delivery) bool {
 	if t.logAttempt > 0 && t.logAttempt == t.attempt {
 		d.OpenLog(t.logID, t.logAttempt)
 	}
-	if t.stage == stageMade && t.kept != nil {
+	switch {
+	case t.stage == stageMade && t.kept != nil:
 		t.deliver(l)
+	case !t.begun():
+		l.scout.Ask(t.drv)
 	}
 	return true
 }
@@ -315,6 +318,7 @@ func (t *task) deliver(l *loop) {
 			a := l.newAttempt(t, t.kept)
 			a.FetchOnly, a.recipient, a.To, a.Outputs = true, lb, lb.delivery, lb.Outputs
 			t.setState(l, api.Fetching, "guix-daemon takes the outputs")
+			t.leaves(l)
 			a.start(l, nil)
 			return
 		}
@@ -325,6 +329,7 @@ func (t *task) deliver(l *loop) {
 // delivered ends a build whose hook has the outputs.
 func (a *attempt) delivered(l *loop) {
 	t := a.task
+	l.coming.Arrived(t.drv, l.now())
 	if l.builds[a.recipient.ID] == a.recipient {
 		a.recipient.leave(l, api.Succeeded, "guix-daemon has the outputs")
 	}
