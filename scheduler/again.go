@@ -47,7 +47,7 @@ func (r *round) again() {
 			remaining = max(remaining, elapsed)
 		}
 		if remaining < againGain {
-			break
+			continue
 		}
 		// It takes at least what it has taken so far, and what is expected still.
 		build := *b.Build
