@@ -180,7 +180,7 @@ func (a *action) run(ctx context.Context, inv *command.Invocation, f head.Folder
 	if len(list) == 0 {
 		return fmt.Errorf("%s has no machines", f.MachinesFile())
 	}
-	err = openPast(ctx, f, func(past past, found bool) error {
+	err = openPast(ctx, f, a.ledger || a.submission != "", func(past past) error {
 		known, err := past.machines(ctx)
 		if err != nil {
 			return err
@@ -192,9 +192,12 @@ func (a *action) run(ctx context.Context, inv *command.Invocation, f head.Folder
 		if err := setEach(own, a.prices, setPrice); err != nil {
 			return inv.UsageErrorf("--price %w", err)
 		}
-		builds, err := a.work(ctx, inv, f, past, found, own, p)
+		builds, err := a.work(ctx, inv, f, past, own, p)
 		if err != nil {
 			return err
+		}
+		if past == (nothing{}) {
+			p.work.notes = append(p.work.notes, "neither a coordinator nor a ledger can be asked: nothing that was measured is known")
 		}
 		if note := sameHosts(list); note != "" {
 			p.work.notes = append(p.work.notes, note)
@@ -253,9 +256,9 @@ func (a *action) weigh(inv *command.Invocation, f head.Folders, p *play) {
 }
 
 // work finds out what is to be built. builds are those whose phases say what is usual on each machine.
-func (a *action) work(ctx context.Context, inv *command.Invocation, f head.Folders, past past, found bool, own []simulate.Machine, p *play) (builds []*api.Build, err error) {
+func (a *action) work(ctx context.Context, inv *command.Invocation, f head.Folders, past past, own []simulate.Machine, p *play) (builds []*api.Build, err error) {
 	find := func(store.Path) *headstore.Node { return nil }
-	if a.ledger && found || a.submission != "" {
+	if a.ledger || a.submission != "" {
 		var closing func() error
 		find, closing = nodes(ctx, f)
 		defer closing() //nolint:errcheck // it was only looked at
@@ -271,13 +274,7 @@ func (a *action) work(ctx context.Context, inv *command.Invocation, f head.Folde
 	recent := &api.Filter{States: []api.State{api.Succeeded}}
 	switch {
 	case a.ledger:
-		if !found {
-			return nil, fmt.Errorf("no coordinator answers at %s, and there is no ledger at %s", f.Socket, f.Ledger())
-		}
-		if builds, err = a.replay(ctx, inv, past, find, speed, p); err != nil {
-			return nil, err
-		}
-		return builds, nil
+		return a.replay(ctx, inv, past, find, speed, p)
 	case a.submission != "":
 		err = a.left(ctx, inv, f, past, find, speed, p)
 	case a.graph != "":
@@ -329,6 +326,9 @@ func (a *action) replay(ctx context.Context, inv *command.Invocation, past past,
 		return nil, err
 	}
 	p.work = replayed(builds, find, speed)
+	if a.runs > 1 {
+		p.work.notes = append(p.work.notes, "all durations are what they were: the runs do not differ")
+	}
 	if len(p.work.graph.Nodes) == 0 {
 		return nil, fmt.Errorf("nothing was built since %s; see --since", filter.Since.Local().Format("2006-01-02 15:04"))
 	}

@@ -16,6 +16,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
+	"lighter/internal/cli/command"
 	"lighter/internal/coordinator/headstore"
 	"lighter/internal/estimates"
 	"lighter/internal/head"
@@ -36,25 +37,33 @@ type past interface {
 	knowledge(ctx context.Context) (*knowledge, error)
 }
 
-// openPast has do use the past of a farm. Where there is neither a coordinator nor a ledger, the
-// past is empty, and found is false.
-func openPast(ctx context.Context, f head.Folders, do func(p past, found bool) error) error {
+// openPast has do use the past of a farm. Where there is neither a coordinator nor a ledger, or they
+// may not be asked, that is an error if it is needed, and else the past is empty.
+func openPast(ctx context.Context, f head.Folders, needed bool, do func(p past) error) error {
 	client := apiclient.NewClient(f.Socket)
 	defer client.Close()
 	_, err := client.Version(ctx)
-	if err == nil {
-		return do(asked{client}, true)
-	}
-	if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED) {
+	switch {
+	case err == nil:
+		return do(asked{client})
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+	case errors.Is(err, fs.ErrPermission) && !needed:
+		return do(nothing{})
+	default:
 		return err
 	}
-	used := false
+	opened := false
 	err = ledger.Read(ctx, f.Ledger(), ledger.Options{}, func(l *ledger.Ledger) error {
-		used = true
-		return do(read{l}, true)
+		opened = true
+		return do(read{l})
 	})
-	if !used && (err == nil || errors.Is(err, fs.ErrPermission)) {
-		return do(nothing{}, false)
+	switch {
+	case opened:
+		return err
+	case !needed && (err == nil || errors.Is(err, fs.ErrPermission)):
+		return do(nothing{})
+	case err == nil:
+		return command.Exit(command.ExitNoAnswer, fmt.Errorf("no coordinator answers at %s, and there is no ledger at %s", f.Socket, f.Ledger()))
 	}
 	return err
 }
