@@ -53,6 +53,9 @@ func (l *loop) expect(drv store.Path, next []ahead.Successor) {
 	}
 	for i := range next {
 		s := &next[i]
+		if !s.Estimate.Measured() {
+			continue
+		}
 		n := task{
 			drv: s.Node.Path, id: s.Node.Path.String(), seq: l.seq + 1, node: s.Node, estimate: s.Estimate,
 			shares: t.shares, priority: t.priority, rank: s.Estimate.Duration.Middle() + s.Need.After, ahead: s.Need,
@@ -117,13 +120,14 @@ func (l *loop) soon(now time.Time, described []scheduler.Machine) []scheduler.So
 	return soon[:min(len(soon), maxSoon)]
 }
 
-// follow notes the tasks that wait for this one alone, which ends after a time.
+// follow notes the tasks that wait for this one alone, which ends after a time, if both were measured before: for a
+// guess no slot stays empty.
 func (t *task) follow(end time.Duration, ready map[*task]time.Duration) {
-	if t == nil || t.dependants.Size() > maxFollowed {
+	if t == nil || !t.estimate.Measured() || t.dependants.Size() > maxFollowed {
 		return
 	}
 	for d := range t.dependants.All() {
-		if d.waiting == 1 && d.stage == stageWaiting {
+		if d.waiting == 1 && d.stage == stageWaiting && d.estimate.Measured() {
 			ready[d] = end
 		}
 	}

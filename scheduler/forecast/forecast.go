@@ -97,7 +97,7 @@ func endOf(drawn []time.Duration) End {
 		if drawn[j] == never {
 			return drawn[i]
 		}
-		return drawn[i] + time.Duration((max(0, min(1, x-float64(i))))*float64(drawn[j]-drawn[i]))
+		return drawn[i] + time.Duration(max(0, min(1, x-float64(i)))*float64(drawn[j]-drawn[i]))
 	}
 	return End{at(0.1), at(0.5), at(0.9)}
 }
