@@ -9,6 +9,7 @@ package forecast
 import (
 	"container/heap"
 	"context"
+	"iter"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -56,50 +57,106 @@ const (
 	never = time.Duration(math.MaxInt64)
 )
 
-// Of plays the farm's future so many times, 1 at least, and returns the end of each task, and of all
-// together. It ends early, with the error of ctx, if that does.
-func Of(ctx context.Context, f *Farm, times int, seed uint64) (ends []End, all End, err error) {
-	times = max(1, times)
-	drawn := make([][]time.Duration, len(f.Tasks))
-	for i := range drawn {
-		drawn[i] = make([]time.Duration, 0, times)
-	}
-	lasts := make([]time.Duration, 0, times)
-	for n := range times {
-		last := time.Duration(0)
-		at, err := play(ctx, f, rand.New(rand.NewPCG(seed, uint64(n)))) // #nosec G115 -- not negative
+// Futures are drawings of what is to come.
+type Futures struct{ ends, starts [][]time.Duration } // by drawing and task
+
+// Of plays the farm's future so many times, 1 at least. It ends early, with the error of ctx, if that does.
+func Of(ctx context.Context, f *Farm, times int, seed uint64) (*Futures, error) {
+	all := &Futures{}
+	for n := range max(1, times) {
+		starts, ends, err := play(ctx, f, rand.New(rand.NewPCG(seed, uint64(n)))) // #nosec G115 -- not negative
 		if err != nil {
-			return nil, End{}, err
+			return nil, err
 		}
-		for i, d := range at {
-			drawn[i] = append(drawn[i], d)
-			last = max(last, d)
-		}
-		lasts = append(lasts, last)
+		all.starts, all.ends = append(all.starts, starts), append(all.ends, ends)
 	}
-	ends = make([]End, len(drawn))
-	for i := range drawn {
-		ends[i] = endOf(drawn[i])
-	}
-	return ends, endOf(lasts), nil
+	return all, nil
 }
+
+// End returns when a task is done.
+func (f *Futures) End(task int32) End { return endOf(column(f.ends, task)) }
+
+// Start returns when a task gets its slot; 0 for one that has it.
+func (f *Futures) Start(task int32) End { return endOf(column(f.starts, task)) }
+
+func column(drawings [][]time.Duration, task int32) []time.Duration {
+	drawn := make([]time.Duration, len(drawings))
+	for n := range drawings {
+		drawn[n] = drawings[n][task]
+	}
+	return drawn
+}
+
+// Last returns when the last of several tasks is done of those of which it can be told, and how many of them
+// it can't.
+func (f *Futures) Last(tasks iter.Seq[int32]) (last End, untold int) {
+	lasts := make([]time.Duration, len(f.ends))
+	told := false
+	for task := range tasks {
+		nevers := 0
+		for n := range f.ends {
+			if f.ends[n][task] == never {
+				nevers++
+			}
+		}
+		if 2*nevers >= len(f.ends) {
+			untold++
+			continue
+		}
+		told = true
+		for n := range f.ends {
+			if d := f.ends[n][task]; d != never {
+				lasts[n] = max(lasts[n], d)
+			}
+		}
+	}
+	if !told {
+		return End{}, untold
+	}
+	return endOf(lasts), untold
+}
+
+// fewDrawings are too few to have one in ten of them on either side.
+const fewDrawings = 9
 
 // endOf summarises drawings, which it sorts.
 func endOf(drawn []time.Duration) End {
 	slices.Sort(drawn)
-	if drawn[len(drawn)/2] == never {
+	middle := drawn[len(drawn)/2]
+	if middle == never {
 		return End{}
+	}
+	for drawn[len(drawn)-1] == never {
+		drawn = drawn[:len(drawn)-1]
+	}
+	if n := len(drawn); n > 1 && n < fewDrawings {
+		return few(drawn, middle)
 	}
 	at := func(q float64) time.Duration {
 		x := q*float64(len(drawn)+1) - 1
 		i := int(math.Floor(max(0, min(float64(len(drawn)-1), x))))
 		j := min(i+1, len(drawn)-1)
-		if drawn[j] == never {
-			return drawn[i]
-		}
 		return drawn[i] + time.Duration(max(0, min(1, x-float64(i)))*float64(drawn[j]-drawn[i]))
 	}
 	return End{at(0.1), at(0.5), at(0.9)}
+}
+
+// students has the 0.9 quantiles of Student's t distribution, by degrees of freedom.
+var students = [fewDrawings - 1]float64{1: 3.078, 1.886, 1.638, 1.533, 1.476, 1.440, 1.415}
+
+// few summarises drawings of which there are too few to look where their tenths are: as if they were of a
+// normal distribution, whose prediction interval is that of Student.
+func few(drawn []time.Duration, middle time.Duration) End {
+	n := float64(len(drawn))
+	var mean, squares float64
+	for _, d := range drawn {
+		mean += float64(d) / n
+	}
+	for _, d := range drawn {
+		squares += (float64(d) - mean) * (float64(d) - mean)
+	}
+	half := students[len(drawn)-1] * math.Sqrt(squares/(n-1)*(1+1/n))
+	return End{time.Duration(max(0, min(mean-half, float64(middle)))), middle, time.Duration(min(max(mean+half, float64(middle)), float64(never)/2))}
 }
 
 // event is the end of a build on a machine.
@@ -126,7 +183,8 @@ type future struct {
 	needed   [][]int32 // who needs a task
 	byID     map[string]int32
 	byName   map[string]int32
-	ends     []time.Duration
+	ends     []time.Duration // never for what is not done
+	starts   []time.Duration
 	now      time.Duration
 }
 
@@ -137,15 +195,15 @@ type held struct {
 	rest  time.Duration // of one that is no task, as of the beginning
 }
 
-func play(ctx context.Context, f *Farm, rng *rand.Rand) ([]time.Duration, error) {
+func play(ctx context.Context, f *Farm, rng *rand.Rand) (starts, ends []time.Duration, err error) {
 	p := newFuture(f, rng)
-	for steps := 0; ; steps++ {
-		if steps%256 == 0 && ctx.Err() != nil {
-			return nil, context.Cause(ctx)
+	for {
+		if ctx.Err() != nil {
+			return nil, nil, context.Cause(ctx)
 		}
 		p.round()
 		if len(p.events) == 0 {
-			return p.ends, nil
+			return p.starts, p.ends, nil
 		}
 		p.step()
 	}
@@ -156,7 +214,7 @@ func newFuture(f *Farm, rng *rand.Rand) *future {
 	p := &future{
 		Farm: f, rng: rng, slower: math.Exp(commonSpread * rng.NormFloat64()), queue: scheduler.NewQueue(),
 		machines: slices.Clone(f.Machines), running: make([][]held, len(f.Machines)), waiting: make([]int32, n), needed: make([][]int32, n),
-		byID: make(map[string]int32, n), byName: make(map[string]int32), ends: make([]time.Duration, n),
+		byID: make(map[string]int32, n), byName: make(map[string]int32), ends: make([]time.Duration, n), starts: make([]time.Duration, n),
 	}
 	if f.Weight != nil {
 		p.shares = scheduler.NewShares(0, f.Weight)
@@ -165,7 +223,7 @@ func newFuture(f *Farm, rng *rand.Rand) *future {
 		}
 	}
 	for i := range f.Tasks {
-		p.ends[i] = never
+		p.ends[i], p.starts[i] = never, never
 		p.byID[f.Tasks[i].Build.ID] = int32(i) // #nosec G115 -- tasks are in memory
 	}
 	hosts := make(map[string]int32)
@@ -198,6 +256,7 @@ func newFuture(f *Farm, rng *rand.Rand) *future {
 			p.waiting[i]++
 		}
 		if m, known := p.byName[t.On]; known {
+			p.starts[i] = 0
 			p.hold(m, held{task: task, build: &t.Build, began: -t.Elapsed}, p.draw(t, &p.machines[m])-t.Elapsed)
 		}
 	}
@@ -321,6 +380,7 @@ func (p *future) round() {
 		a := &plan.Assignments[i]
 		task, machine := p.byID[a.Build.ID], p.byName[a.Machine]
 		t := &p.Tasks[task]
+		p.starts[task] = p.now
 		p.hold(machine, held{task: task, build: &t.Build, began: p.now}, p.draw(t, &p.machines[machine]))
 	}
 	if len(plan.Assignments) == 0 && len(p.events) == 0 {

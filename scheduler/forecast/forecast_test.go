@@ -3,8 +3,10 @@ package forecast_test
 import (
 	"compress/gzip"
 	"context"
+	"iter"
 	"math"
 	"os"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -60,6 +62,17 @@ func farmOf(g *simulate.Graph, machines []simulate.Machine, known simulate.Estim
 	return f
 }
 
+// tasks are all of a graph.
+func tasks(g *simulate.Graph) iter.Seq[int32] {
+	return func(yield func(int32) bool) {
+		for i := range g.Nodes {
+			if !yield(int32(i)) {
+				return
+			}
+		}
+	}
+}
+
 // TestEndsAreInTheirIntervals has the simulator build graphs whose durations are known from five earlier runs, and looks how many
 // of the ends are where they were expected with four in five.
 func TestEndsAreInTheirIntervals(t *testing.T) {
@@ -74,12 +87,13 @@ func TestEndsAreInTheirIntervals(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			ends, whole, err := forecast.Of(t.Context(), farmOf(g, machines, known), 19, seed)
+			futures, err := forecast.Of(t.Context(), farmOf(g, machines, known), 19, seed)
 			if err != nil {
 				t.Fatal(err)
 			}
+			whole, _ := futures.Last(tasks(g))
 			for _, s := range r.Spans {
-				if e := ends[s.Node]; s.Outcome == simulate.Done {
+				if e := futures.End(s.Node); s.Outcome == simulate.Done {
 					all++
 					if e.Low <= s.Ended && s.Ended <= e.High {
 						within++
@@ -116,22 +130,63 @@ func TestWhatCannotBeTold(t *testing.T) {
 			{Build: scheduler.Build{ID: "after nowhere", System: system, Expected: time.Minute}, Inputs: []int32{3}},
 		},
 	}
-	ends, all, err := forecast.Of(t.Context(), f, 9, 1)
+	futures, err := forecast.Of(t.Context(), f, 9, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for i, want := range []time.Duration{20 * time.Second, 80 * time.Second, time.Hour + time.Minute, 0, 0} {
-		if got := ends[i].Middle; got < want*9/10 || got > want*11/10 || ends[i].Low > got || ends[i].High < got {
-			t.Errorf("%s: %v, want about %v", f.Tasks[i].Build.ID, ends[i], want)
+		end, start := futures.End(int32(i)), futures.Start(int32(i))
+		if got := end.Middle; got < want*9/10 || got > want*11/10 || end.Low > got || end.High < got {
+			t.Errorf("%s: %v, want about %v", f.Tasks[i].Build.ID, end, want)
+		}
+		begins := max(0, want-f.Tasks[i].Build.Expected/2)
+		if got := start.Middle; got < begins*9/10 || got > begins*11/10 {
+			t.Errorf("%s begins after %v, want about %v", f.Tasks[i].Build.ID, start, begins)
 		}
 	}
-	if all != (forecast.End{}) {
-		t.Errorf("all: %v, though one is never done", all)
+	if last, untold := futures.Last(slices.Values([]int32{0, 1, 2, 3, 4})); last.Middle < time.Hour || untold != 2 {
+		t.Errorf("the last: %v, without %d; want an hour, and two that are never done", last, untold)
+	}
+	if last, untold := futures.Last(slices.Values([]int32{3})); last != (forecast.End{}) || untold != 1 {
+		t.Errorf("one that is never done: %v, %d", last, untold)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, _, err := forecast.Of(ctx, f, 9, 1); err == nil {
+	if _, err := forecast.Of(ctx, f, 9, 1); err == nil {
 		t.Error("canceled, and no error")
+	}
+}
+
+// TestFewDrawings has as many intervals hold a further drawing as they should, however few they are made from.
+func TestFewDrawings(t *testing.T) {
+	f := &forecast.Farm{
+		Now:      time.Unix(0, 0),
+		Machines: []scheduler.Machine{{Name: "m", Systems: []string{"s"}, Slots: 1, Speed: 1, FreeDisk: -1}},
+		Tasks: []forecast.Task{{
+			Build:    scheduler.Build{ID: "b", System: "s", Expected: time.Hour},
+			Quantile: func(q float64) time.Duration { return time.Hour + time.Duration(q*float64(time.Hour)) },
+		}},
+	}
+	for _, times := range []int{3, 5, 8, 9, 19} {
+		const n = 400
+		within := 0
+		for seed := range uint64(n) {
+			futures, err := forecast.Of(t.Context(), f, times, seed)
+			if err != nil {
+				t.Fatal(err)
+			}
+			further, err := forecast.Of(t.Context(), f, 1, seed+n)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if e, one := futures.End(0), further.End(0).Middle; e.Low <= one && one <= e.High {
+				within++
+			}
+		}
+		t.Logf("%d drawings: %.2f", times, float64(within)/n)
+		if part := float64(within) / n; part < 0.7 || part > 0.9 {
+			t.Errorf("of %d drawings each, %.2f of the intervals hold a further one, want 0.8", times, part)
+		}
 	}
 }
 
@@ -142,11 +197,11 @@ func TestHost(t *testing.T) {
 		f.Machines = append(f.Machines, scheduler.Machine{Name: system, Host: "h", Systems: []string{system}, Slots: 1, Speed: 1, FreeDisk: -1})
 		f.Tasks = append(f.Tasks, forecast.Task{Build: scheduler.Build{ID: system, System: system, Expected: time.Minute}})
 	}
-	_, all, err := forecast.Of(t.Context(), f, 9, 1)
+	futures, err := forecast.Of(t.Context(), f, 9, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if all.Middle < 110*time.Second || all.Middle > 130*time.Second {
+	if all, _ := futures.Last(slices.Values([]int32{0, 1})); all.Middle < 110*time.Second || all.Middle > 130*time.Second {
 		t.Errorf("%v, want about two minutes", all)
 	}
 }
@@ -168,7 +223,7 @@ func BenchmarkOf(b *testing.B) {
 	(&simulate.Model{Seed: 1}).Apply(g)
 	f := farmOf(g, simulate.FleetB(), simulate.Learnt(g, 1, 1))
 	for b.Loop() {
-		if _, _, err := forecast.Of(b.Context(), f, 1, 1); err != nil {
+		if _, err := forecast.Of(b.Context(), f, 1, 1); err != nil {
 			b.Fatal(err)
 		}
 	}
