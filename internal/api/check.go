@@ -58,14 +58,14 @@ func CheckRequest(r *Request, dir store.Dir) error {
 	if err := checkTexts(r); err != nil {
 		return BadRequest("%s", err)
 	}
-	if r.ID != "" && !isUUID(r.ID) {
+	if r.ID != "" && !IsUUID(r.ID) {
 		return BadRequest("id %.60q is not a UUID in lower case", r.ID)
 	}
 	return nil
 }
 
-// isUUID reports whether an id is a UUID as it is written by everybody, in lower case.
-func isUUID(id string) bool {
+// IsUUID reports whether an id is a UUID as it is written by everybody, in lower case.
+func IsUUID(id string) bool {
 	if len(id) != len("00000000-0000-0000-0000-000000000000") {
 		return false
 	}

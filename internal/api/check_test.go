@@ -4,7 +4,7 @@ import "testing"
 
 func TestUUID(t *testing.T) {
 	const good = "01234567-89ab-4def-8123-456789abcdef"
-	if !isUUID(good) {
+	if !IsUUID(good) {
 		t.Errorf("%s is none", good)
 	}
 	for _, id := range []string{
@@ -12,7 +12,7 @@ func TestUUID(t *testing.T) {
 		"01234567089ab-4def-8123-456789abcdef", "01234567-89ab-4def-8123-45678-abcdef", "0123456g-89ab-4def-8123-456789abcdef",
 		"{1234567-89ab-4def-8123-456789abcde}",
 	} {
-		if isUUID(id) {
+		if IsUUID(id) {
 			t.Errorf("%q is one", id)
 		}
 	}

@@ -217,6 +217,9 @@ type Why struct {
 	Attempts []Failure `json:"attempts,omitempty"`
 	// Expected is how long it usually builds, on the machine that has it; 0 if that is not known.
 	Expected Seconds `json:"expected,omitempty"`
+	// ExpectedStart is when it will probably be begun, if it waits; nil if that can't be told. When it will be
+	// done is in Build.
+	ExpectedStart *Expected `json:"expectedStart,omitempty"`
 	// Memory is how many bytes are reserved for it, or will be where it is placed, and MemoryReason
 	// says why so many. Tokens has how many it takes of what else is scarce.
 	Memory       int64          `json:"memory,omitempty"`

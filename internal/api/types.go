@@ -236,6 +236,30 @@ type Build struct {
 	Hardware *Hardware `json:"hardware,omitempty"`
 	// Results has what a check found, by machine.
 	Results []CheckResult `json:"results,omitempty"`
+
+	// ExpectedEnd is when it will probably be done; nil if that can't be told. It is not in the ledger:
+	// answers have it.
+	ExpectedEnd *Expected `json:"expectedEnd,omitempty"`
+}
+
+// Expected is when something will probably happen, as the coordinator sees it now: four times in five between
+// Low and High, and as likely before Middle as after it.
+type Expected struct {
+	Low    time.Time `json:"low"`
+	Middle time.Time `json:"middle"`
+	High   time.Time `json:"high"`
+	// Unsure says why it is less sure than others: "never built here before".
+	Unsure string `json:"unsure,omitempty"`
+}
+
+// Outlook is when the last of some builds that are not final will be done.
+type Outlook struct {
+	// ExpectedEnd is nil if it can't be told.
+	ExpectedEnd *Expected `json:"expectedEnd,omitempty"`
+	Builds      int       `json:"builds,omitempty"` // for which it holds
+	Untold      int       `json:"untold,omitempty"` // others, of which it can't be told: no machine takes them, or what they need is not known yet
+	// Unknown says why of some builds, or all, it can't be told now: the coordinator is paused, or there are too many.
+	Unknown string `json:"unknown,omitempty"`
 }
 
 // LogID returns the id under which the logs of the build's attempts are kept. A check has none
@@ -367,7 +391,6 @@ type MachineStatus struct {
 	MandatoryFeatures []string `json:"mandatoryFeatures,omitempty"`
 	ParallelBuilds    int      `json:"parallelBuilds"`
 	Speed             float64  `json:"speed"`
-	MeasuredSpeed     float64  `json:"measuredSpeed,omitempty"` // Speed, corrected by what builds took
 	Local             bool     `json:"local,omitempty"`
 
 	State   MachineState `json:"state"`
@@ -461,6 +484,8 @@ type Status struct {
 	Paused string `json:"paused,omitempty"`
 	// Queues has what there is to do, by system.
 	Queues []SystemQueue `json:"queues,omitempty"`
+	// Outlook is when the last of all builds will be done; nil if there are none.
+	Outlook *Outlook `json:"outlook,omitempty"`
 	// Shares has those who ask, or asked of late; of those that want more, the one whose turn it is
 	// comes first.
 	Shares []Share `json:"shares,omitempty"`
@@ -522,6 +547,8 @@ type SystemQueue struct {
 	Rate float64 `json:"rate"`
 	// Empty is the expected time until none are left; 0 if not known.
 	Empty Seconds `json:"empty,omitempty"`
+	// ExpectedEnd says the same with its uncertainty; nil if it can't be told.
+	ExpectedEnd *Expected `json:"expectedEnd,omitempty"`
 }
 
 // HeadStatus is what is left on the head's disks.

@@ -55,6 +55,7 @@ func (t *task) wantedBy() (list []api.Build, count int) {
 // Why explains where a build stands.
 func (c *Coordinator) Why(ctx context.Context, b *api.Build) (*api.Why, error) {
 	why := &api.Why{Build: *b, Summary: b.Reason}
+	view := c.Outlook(ctx)
 	if err := c.do(ctx, func(l *loop) {
 		if lb := l.builds[b.ID]; lb != nil {
 			why = lb.task.why(l, lb)
@@ -62,6 +63,15 @@ func (c *Coordinator) Why(ctx context.Context, b *api.Build) (*api.Why, error) {
 		}
 	}); err != nil {
 		return nil, err
+	}
+	view.Mark(&why.Build, c.now())
+	for _, list := range [][]api.Build{why.WaitsFor, why.Ahead} {
+		for i := range list {
+			view.Mark(&list[i], c.now())
+		}
+	}
+	if s := why.Build.State; s == api.Queued || s == api.Waiting {
+		why.ExpectedStart = view.Start(b.ID, c.now())
 	}
 	return why, nil
 }

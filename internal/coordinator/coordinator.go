@@ -45,8 +45,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"lighter/hooks"
-	"lighter/internal/api"
-	"lighter/internal/coordinator/ahead"
 	"lighter/internal/coordinator/attic"
 	"lighter/internal/coordinator/buildlog"
 	"lighter/internal/coordinator/config"
@@ -58,11 +56,10 @@ import (
 	"lighter/internal/coordinator/limits"
 	"lighter/internal/coordinator/machinesfile"
 	"lighter/internal/coordinator/mailbox"
+	"lighter/internal/coordinator/outlook"
 	"lighter/internal/coordinator/peer"
 	"lighter/internal/coordinator/recorder"
 	"lighter/internal/coordinator/remote"
-	"lighter/internal/coordinator/reply"
-	"lighter/internal/coordinator/tally"
 	"lighter/internal/coordinator/turns"
 	"lighter/internal/ledger"
 	"lighter/store"
@@ -93,8 +90,8 @@ type Coordinator struct {
 	pruner     *attic.Pruner
 	recorder   *recorder.Recorder
 	questions  *mailbox.Mailbox[question] // for the expander
-	scout      *ahead.Scout
 	eventHooks *hooks.Engine
+	outlook    *outlook.Outlook
 	group      sync.WaitGroup // every goroutine that Run started
 	// recovered is closed when Run has read what the ledger has of earlier runs.
 	recovered chan struct{}
@@ -118,7 +115,7 @@ type Coordinator struct {
 func New(cfg Config) (*Coordinator, error) {
 	c := &Coordinator{
 		cfg: cfg, limits: cfg.Limits.WithDefaults(), log: cfg.Logger, ledger: cfg.Ledger,
-		head: headstore.New(cfg.Store), moving: peer.NewTransfers(), latency: tally.NewLatency(),
+		head: headstore.New(cfg.Store), moving: peer.NewTransfers(), latency: newLatency(),
 		mail: mailbox.New[func(*loop)](), questions: mailbox.New[question](), recovered: make(chan struct{}), stopped: make(chan struct{}), fatal: make(chan error, 1),
 	}
 	c.started = c.now()
@@ -130,7 +127,6 @@ func New(cfg Config) (*Coordinator, error) {
 		Limits: cfg.HeadLimits, StoreFolder: cfg.StoreFolder, StateFolder: cfg.StateFolder, Measure: cfg.HeadSpace, Logger: c.log,
 	})
 	c.inventory = inventory.New(c.head, c.ledger)
-	c.scout = newScout(c)
 	c.forPeers = peer.Config{
 		Head: c.head, Hint: cfg.Advice.Hint, Transfers: c.moving, Logger: c.log, Group: &c.group, Room: c.room.Wait, NeedsPerson: cfg.NeedsPerson, NewAgent: cfg.NewAgent,
 		Limits: peer.Limits{
@@ -154,6 +150,7 @@ func New(cfg Config) (*Coordinator, error) {
 	if c.eventHooks, err = newEventHooks(c); err != nil {
 		return nil, err
 	}
+	c.outlook = outlook.New(c.now, c.snapshot)
 	c.pruner = newPruner(c)
 	c.intake = newIntake(c)
 	c.recorder = newRecorder(c)
@@ -182,11 +179,8 @@ func (c *Coordinator) StoreDir() store.Dir { return c.head.Dir() }
 // Ledger returns the configuration's.
 func (c *Coordinator) Ledger() *ledger.Ledger { return c.ledger }
 
-// AsError finds the answer for an error.
-func AsError(err error) *api.Error { return reply.Of(err) }
-
 // errStopping is the cause of the end of everything that Run started.
-const errStopping = reply.Stopping
+const errStopping = peer.Ended("the coordinator stops")
 
 // Run coordinates until ctx ends, and then returns nil; builds go on on their machines. It
 // returns an error if the ledger cannot be used. Call it once.

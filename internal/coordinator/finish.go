@@ -159,6 +159,7 @@ func (a *attempt) measure(l *loop, out *remote.Outcome) {
 		m.speed.Observe(m.Speed, t.expected(), out.BuildTime)
 	}
 	m.learnt = true
+	l.outlook.Took(l.now().Sub(a.began), out.BuildTime)
 }
 
 // maxSampledCPU bounds the processor time of a sample: no duration has room for what an agent may say.

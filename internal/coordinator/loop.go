@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"lighter/internal/api"
-	"lighter/internal/coordinator/ahead"
 	"lighter/internal/coordinator/delivery"
 	"lighter/internal/coordinator/inventory"
 	"lighter/internal/coordinator/recorder"
@@ -56,7 +55,6 @@ type loop struct {
 	placing    bool            // call place before waiting for mail again
 	placeAt    time.Time       // or at that time; zero is never
 	delayed    map[*task]bool  // those whose notBefore is in the future
-	coming     ahead.Coming    // what guix-daemon will ask for
 	// grace has the hosts that have not said yet, after a start, what they have. Expansion
 	// waits for them. It is nil once that time is over.
 	grace      map[*host]bool
@@ -102,7 +100,6 @@ func (l *loop) openMachines() error {
 func (l *loop) start() {
 	l.group.Go(func() { l.recorder.Run(l.ctx) })
 	l.group.Go(func() { l.expand(l.ctx) })
-	l.group.Go(func() { l.scout.Run(l.ctx) })
 	for _, h := range l.hosts {
 		h.start(l.ctx)
 	}
@@ -110,6 +107,7 @@ func (l *loop) start() {
 	l.group.Go(func() {
 		l.room.Watch(l.ctx, func(s api.HeadStatus) { l.post(func(l *loop) { l.headMeasured(s) }) })
 	})
+	l.group.Go(func() { l.outlook.Run(l.ctx) })
 	l.group.Go(func() { l.pruner.Run(l.ctx, l.cfg.PruneAfter, l.cfg.PruneKeepLogs) })
 }
 

@@ -32,6 +32,7 @@ func (l *loop) whyPaused() string {
 func (l *loop) setPaused(paused bool, reason string) {
 	s := &ledger.Setting{Name: pausedSetting}
 	text := withReason("resumed", reason)
+	l.outlook.Drop()
 	l.pause = pauseSetting{}
 	if paused {
 		l.pause = pauseSetting{true, reason}
@@ -76,8 +77,11 @@ func (c *Coordinator) Resume(ctx context.Context, reason string) error {
 func (l *loop) headMeasured(space api.HeadStatus) {
 	l.space = space
 	low, changed := l.room.Judge(&space)
+	if !changed {
+		return
+	}
+	l.outlook.Drop()
 	switch {
-	case !changed:
 	case low != "":
 		l.log.Error("the head has no room: nothing is started or fetched until it has", "why", low)
 		l.event("", "paused until there is room on the head: "+low)

@@ -24,6 +24,7 @@ func (c *Coordinator) Status(ctx context.Context) (*api.Status, error) {
 		LastEvent: c.ledger.LastEvent(), Running: []api.Build{}, Transfers: c.moving.List(),
 	}
 	s.HooksPending, s.HooksParked = c.eventHooks.Counts()
+	view := c.Outlook(ctx)
 	for _, err := range c.ledger.SetAside() {
 		if len(s.LedgerProblems) == api.MaxListed {
 			break
@@ -44,8 +45,15 @@ func (c *Coordinator) Status(ctx context.Context) (*api.Status, error) {
 		}
 		s.Paused, s.Head, s.MachinesFile = l.whyPaused(), l.space, l.file.Status()
 		s.Queues, s.Shares = l.queues(now), l.account.List(now)
+		if len(l.builds) > 0 {
+			s.Outlook = view.All(now)
+		}
 		s.Failures = slices.Clone(l.counts.Failures)
 	})
+	for i := range s.Running {
+		view.Mark(&s.Running[i], c.now())
+	}
+	view.MarkQueues(s.Queues, c.now())
 	slices.SortFunc(s.Running, func(a, b api.Build) int { return a.Submitted.Compare(b.Submitted) })
 	return s, err
 }
@@ -84,7 +92,7 @@ func (l *loop) named(name string) (*machine, error) {
 func (m *machine) status() api.MachineStatus {
 	s := api.MachineStatus{
 		Name: m.Name, Systems: m.Systems, Features: m.Offers(), MandatoryFeatures: m.MandatoryFeatures,
-		ParallelBuilds: m.ParallelBuilds, Speed: m.Speed, MeasuredSpeed: m.speed.Speed(m.Speed), Local: m.Local,
+		ParallelBuilds: m.ParallelBuilds, Speed: m.Speed, Local: m.Local,
 		State: m.state, Error: m.err, Bandwidth: m.peer.Bandwidth.Value(), FetchBandwidth: m.peer.FetchBandwidth.Value(),
 		Tags: m.setting.AllTags(m.Tags), Draining: m.setting.Draining, DrainReason: m.setting.DrainReason,
 		Quarantined: m.standing.Quarantined, QuarantinedUntil: m.standing.QuarantinedUntil,

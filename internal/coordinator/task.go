@@ -9,7 +9,6 @@ import (
 	"github.com/google/uuid"
 
 	"lighter/internal/api"
-	"lighter/internal/coordinator/ahead"
 	"lighter/internal/coordinator/delivery"
 	"lighter/internal/coordinator/expand"
 	"lighter/internal/coordinator/graph"
@@ -49,7 +48,6 @@ type task struct {
 	share     string   // the one of them for which it was last in the queue
 	priority  int
 	rank      time.Duration // longest remaining path, this one included
-	ahead     ahead.Need    // what waits for it at guix-daemon
 	estimate  estimate.Estimate
 	queuedAt  time.Time
 	notBefore time.Time // of the next attempt
@@ -78,6 +76,8 @@ type task struct {
 	// queued once it is placed.
 	check      *liveCheck
 	checksLeft int
+
+	inOutlook int32 // its place in the last snapshot, if it is there
 
 	kept *machine // the machine that keeps the outputs while they are needed; nil if they are at home
 }
@@ -379,7 +379,7 @@ func (l *loop) wake(now time.Time) {
 // spread raises the rank and priority of all that a task needs. It stops at tasks in later:
 // their turn will come.
 func (t *task) spread(l *loop, later map[*task]bool) {
-	t.rank = max(t.rank, t.expected()+t.ahead.After)
+	t.rank = max(t.rank, t.expected())
 	for d := range t.dependants.All() {
 		t.rank = max(t.rank, t.expected()+d.rank)
 		t.priority = max(t.priority, d.priority)
@@ -404,18 +404,27 @@ func (t *task) spread(l *loop, later map[*task]bool) {
 }
 
 func (t *task) schedulerBuild(l *loop) scheduler.Build {
+	b := t.unreserved(l)
+	l.stock().Reserve(&b, t.needs())
+	return b
+}
+
+// unreserved is schedulerBuild without what is reserved for it on machines.
+func (t *task) unreserved(l *loop) scheduler.Build {
 	b := scheduler.Build{
 		ID: t.id, System: t.node.System, Features: t.node.Features,
-		Priority: t.priority, Rank: t.rank, Dependants: t.needers(), Seq: t.seq,
+		Priority: t.priority, Rank: t.rank, Dependants: t.dependants.Size(), Seq: t.seq,
 		Expected: t.expected(), Output: t.estimate.Output.Middle(),
 		Share: l.account.Served(t.shares, l.now()),
+	}
+	if t.unrestricted() {
+		return b
 	}
 	for _, m := range l.machines {
 		if t.skip[m.Name] || t.unable.Has(m.Name) || !t.allows(m.Name) {
 			b.Skip = append(b.Skip, m.Name)
 		}
 	}
-	l.stock().Reserve(&b, t.needs())
 	return b
 }
 

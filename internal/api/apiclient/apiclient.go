@@ -204,6 +204,11 @@ func (c *Client) Why(ctx context.Context, id string) (*api.Why, error) {
 	return get[api.Why](ctx, c, "/v1/builds/"+url.PathEscape(id)+"/why", nil)
 }
 
+// Outlook returns when the last build of a selection will be done.
+func (c *Client) Outlook(ctx context.Context, s *api.Selection) (*api.Outlook, error) {
+	return post[api.Outlook](ctx, c, "/v1/outlook", s)
+}
+
 // Cancel cancels builds. Those that are final already stay as they are.
 func (c *Client) Cancel(ctx context.Context, ids ...string) error {
 	_, err := c.CancelAll(ctx, &api.Selection{IDs: ids})

@@ -104,6 +104,7 @@ func (s *Server) Handler() http.Handler {
 		{pattern: "POST /v1/cancel", do: s.postCancel, body: maxSelectionBody, memory: requestMemory},
 		{pattern: "POST /v1/retry", do: s.postRetry, body: maxSelectionBody, memory: requestMemory},
 		{pattern: "POST /v1/priority", do: s.postPriority, body: maxSelectionBody, memory: requestMemory},
+		{pattern: "POST /v1/outlook", do: s.postOutlook, body: maxSelectionBody, memory: requestMemory},
 		{pattern: "POST /v1/prune", do: s.postPrune, operator: "move builds out of the ledger"},
 		{pattern: "GET /v1/estimates", do: s.getEstimates, memory: pageMemory},
 		{pattern: "GET /v1/estimates/samples", do: s.getSamples, memory: requestMemory},
@@ -329,6 +330,7 @@ func (s *Server) getBuilds(w http.ResponseWriter, r *http.Request) error {
 		page.Builds = append(page.Builds, *b)
 		size += sizeOf(b)
 	}
+	s.markEnds(r.Context(), page.Builds)
 	return answer(w, page)
 }
 
@@ -359,6 +361,9 @@ func (s *Server) getBuild(w http.ResponseWriter, r *http.Request) error {
 	b, err := s.build(r)
 	if err != nil {
 		return err
+	}
+	if !b.State.Final() {
+		s.c.Outlook(r.Context()).Mark(b, s.c.Now())
 	}
 	if r.URL.Query().Get("events") == "0" {
 		return answer(w, b)

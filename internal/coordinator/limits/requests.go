@@ -36,6 +36,18 @@ func Retries(requests iter.Seq[*api.Request], otherwise int) (granted int) {
 	return granted
 }
 
+// AllowAll reports whether all machines may build it, as far as one can see without knowing them.
+func AllowAll(requests iter.Seq[*api.Request]) bool {
+	none := true
+	for r := range requests {
+		if len(r.On) == 0 && len(r.Skip) == 0 {
+			return true
+		}
+		none = false
+	}
+	return none
+}
+
 // Allow reports whether any of them lets a machine build it; without any, all may.
 func Allow(requests iter.Seq[*api.Request], machine string) bool {
 	none := true

@@ -102,6 +102,16 @@ func (a *Account) Shares() *scheduler.Shares {
 	return a.shares
 }
 
+// Outlook returns what a forecast needs to know: the weights, nil if nobody is told apart, and what each
+// has used. It is good when the account has changed, too.
+func (a *Account) Outlook(now time.Time) (weight func(share string) float64, used map[string]time.Duration) {
+	if a.rules.By == ByNone {
+		return nil, nil
+	}
+	rules := a.rules
+	return rules.weight, worth(a.shares, now)
+}
+
 // Served returns the one of several shares that has been served least: a build that several
 // want counts for that one, at the time when it is asked. None stands for nobody's.
 func (a *Account) Served(least []string, now time.Time) string {

@@ -32,6 +32,9 @@ func (l *List) Add(machine, reason string) {
 	l.groups = append(l.groups, group{[]string{machine}, reason})
 }
 
+// Empty reports whether no machine has said so.
+func (l *List) Empty() bool { return len(l.groups) == 0 }
+
 // Has reports whether a machine can't.
 func (l *List) Has(machine string) bool {
 	return slices.ContainsFunc(l.groups, func(g group) bool { return slices.Contains(g.machines, machine) })
