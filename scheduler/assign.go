@@ -46,7 +46,6 @@ type round struct {
 	open     int // classes that are looked at and of which some machine is free
 	// reserved counts the builds looked at that nothing free could take.
 	reserved int
-	searches int // see searchAll
 	plan     Plan
 }
 
@@ -222,21 +221,20 @@ func (r *round) choose(e *entry, f *fit) (best, free choice) {
 	return best, free
 }
 
-// consider improves the choices by a machine if that is better. It reports whether the machine could take the
-// build, as far as it looked.
-func (r *round) consider(b *Build, c *candidate, best, free *choice) bool {
+// consider improves the choices by a machine if that is better.
+func (r *round) consider(b *Build, c *candidate, best, free *choice) {
 	// What is missing costs a look-up, so it is only asked where the machine
 	// could win with nothing missing.
 	took, home := c.build(b), c.home(b)
 	least := c.freeAt() + took + home
 	if c.free > 0 && !c.spares(b, c.freeAt()+took) {
-		return false
+		return
 	}
 	if !best.better(c, least) && !(c.free > 0 && free.better(c, least)) {
-		return true
+		return
 	}
 	if c.tooSmall(b) != "" {
-		return false
+		return
 	}
 	var lack Lack
 	if r.Missing != nil {
@@ -244,7 +242,7 @@ func (r *round) consider(b *Build, c *candidate, best, free *choice) bool {
 		lack.Bytes, lack.Gather = max(0, lack.Bytes), max(0, lack.Gather)
 	}
 	if c.FreeDisk >= 0 && float64(c.FreeDisk-c.MinFreeDisk) < c.pending+float64(lack.Bytes) {
-		return false
+		return
 	}
 	took += c.transfer(lack)
 	begin := c.begin(b, took)
@@ -255,7 +253,6 @@ func (r *round) consider(b *Build, c *candidate, best, free *choice) bool {
 	if c.free > 0 && begin == 0 && c.spares(b, end) && free.better(c, end+home) {
 		*free = choice{c, lack, begin, end, end + home}
 	}
-	return true
 }
 
 // worthWaiting reports whether a build should wait for a better machine than the free one: it would

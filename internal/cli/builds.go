@@ -36,7 +36,9 @@ func buildsListCommand() *command.Command {
 		Name:  "list",
 		Pages: true,
 		Short: "list builds, newest first",
-		Long:  `Lists the builds that all the filters select. Builds come page by page, so that even a million of them take constant memory, and the first ones show at once.`,
+		Long: `Lists the builds that all the filters select. Builds come page by page, so that even a million of them take constant memory, and the first ones show at once.
+
+END says between when and when a build will be done, four times in five; below what some filters select is when the last of these will be. Where that can't be told, it is left out.`,
 		Exits: []int{command.ExitNoAnswer},
 		Examples: []command.Example{
 			{"lighter builds list", "the last ones"},
@@ -65,6 +67,8 @@ type buildsLister struct {
 
 	now   time.Time
 	whose bool // there is a column that says for whom builds are
+	ends  bool // there is one that says when they will be done
+	live  bool // some are not final
 	table display.TableStream
 	shown int
 }
@@ -91,6 +95,12 @@ func (l *buildsLister) run(ctx context.Context, inv *command.Invocation, client 
 	case more && !l.json && !inv.Flags.Changed("limit"):
 		fmt.Fprintln(inv.Err, "there are more; see --limit")
 	}
+	if l.live && !l.json && !l.ids && !filter.Empty() {
+		// Without an answer it is left out: it is no part of the list.
+		if o, err := client.Outlook(ctx, &api.Selection{Filter: filter}); err == nil && o.ExpectedEnd != nil {
+			fmt.Fprintln(inv.Err, human.Printable(display.Outlook(o, l.now)))
+		}
+	}
 	return nil
 }
 
@@ -102,6 +112,7 @@ func (l *buildsLister) write(inv *command.Invocation, page []api.Build) error {
 	}
 	for i := range page {
 		b := &page[i]
+		l.live = l.live || !b.State.Final()
 		switch {
 		case l.json:
 			if err := base.WriteJSONLine(inv.Out, b); err != nil {
@@ -127,9 +138,14 @@ func (l *buildsLister) setColumns(first []api.Build) {
 	l.table.Heading, l.table.Optional = []string{"ID", "STATE", "NAME", "MACHINE", "SUBMITTED", "TOOK", "WHY"}, []int{3, 5}
 	for i := range first {
 		l.whose = l.whose || first[i].Share != first[0].Share
+		l.ends = l.ends || first[i].ExpectedEnd != nil
 	}
 	if l.whose {
 		l.table.Heading, l.table.Optional = slices.Insert(l.table.Heading, 3, "FOR"), []int{4, 6, 3}
+	}
+	if l.ends { // before WHY, and the first to go
+		last := len(l.table.Heading) - 1
+		l.table.Heading, l.table.Optional = slices.Insert(l.table.Heading, last, "END"), slices.Insert(l.table.Optional, 0, last)
 	}
 }
 
@@ -143,6 +159,9 @@ func (l *buildsLister) row(b *api.Build) []string {
 	row := []string{
 		display.ShortID(b.ID), string(b.State), display.Name(b), human.Known(b.Machine != "", b.Machine), submitted,
 		human.Known(took > 0, quantity.Duration(took)), display.Reason(b),
+	}
+	if l.ends {
+		row = slices.Insert(row, len(row)-1, display.ExpectedColumn(b.ExpectedEnd, l.now))
 	}
 	if l.whose {
 		row = slices.Insert(row, 3, human.Known(b.Share != "", b.Share))

@@ -28,6 +28,12 @@ func writeWhy(ctx context.Context, inv *command.Invocation, client *apiclient.Cl
 			}
 		}
 	}
+	if e := why.ExpectedStart; e != nil {
+		fmt.Fprintf(&s, "  to begin %s\n", display.Expected(e, time.Now()))
+	}
+	if e := why.Build.ExpectedEnd; e != nil {
+		fmt.Fprintf(&s, "  to be done %s\n", human.Printable(display.ExpectedWithWhy(e, time.Now())))
+	}
 	if why.MemoryReason != "" && !why.Build.State.Final() {
 		fmt.Fprintf(&s, "  memory: %s\n", human.Printable(why.MemoryReason))
 	}

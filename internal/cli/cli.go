@@ -21,7 +21,6 @@ import (
 	"lighter/docs"
 	"lighter/internal/cli/command"
 	"lighter/internal/cli/estimatecommands"
-	"lighter/internal/cli/simulation"
 	"lighter/internal/cli/storecommands"
 )
 
@@ -66,7 +65,6 @@ ask it, or work on the head's own store, keys and configuration.`,
 			queueCommand(),
 			machinesCommand(),
 			statusCommand(),
-			simulation.Command(),
 			eventsCommand(),
 			estimatecommands.Command(),
 			hooksCommand(),

@@ -23,7 +23,7 @@ func statusCommand() *command.Command {
 	return &command.Command{
 		Name:  "status",
 		Short: "show the coordinator at a glance",
-		Long: `Shows in one screen whether builds are placed, what there is to do for each system and until when, the machines, what failed lately, and what is under way. On a terminal it fills the screen, and says how much does not fit; elsewhere it shows everything.
+		Long: `Shows in one screen whether builds are placed, what there is to do for each system and until when, when all of it will probably be done, the machines, what failed lately, and what is under way. On a terminal it fills the screen, and says how much does not fit; elsewhere it shows everything.
 
 With --watch the keys j and k, the arrows, space, b, g and G move through everything, and q leaves.
 

@@ -31,7 +31,6 @@ const (
 type opcode uint64
 
 const (
-	opQueryReferrers   opcode = 6
 	opAddToStore       opcode = 7
 	opAddTextToStore   opcode = 8
 	opBuildThings      opcode = 9

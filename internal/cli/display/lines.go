@@ -254,8 +254,19 @@ func (m *Model) summary(now time.Time, width int) string {
 		moved = append(moved, quantity.Bytes(fetched)+" fetched")
 	}
 	times := []string{quantity.Elapsed(now.Sub(m.started))}
-	if m.left > 0 && !m.Done() {
-		times = append(times, "~"+quantity.Elapsed(m.left)+" left")
+	short := slices.Clone(times)
+	if !m.Done() {
+		left, told := m.left, m.end != nil && now.Before(m.end.High)
+		if told {
+			left = m.end.Middle.Sub(now)
+			times = append(times, "to be done "+Expected(m.end, now))
+		}
+		if left > 0 {
+			short = append(short, "~"+quantity.Elapsed(left)+" left")
+		}
+		if !told {
+			times = short
+		}
 	}
 	line := func(parts ...[]string) string { return strings.Join(slices.Concat(parts...), ", ") }
 	text := line([]string{done}, parts, moved, times)
@@ -263,8 +274,11 @@ func (m *Model) summary(now time.Time, width int) string {
 		text = line([]string{done}, parts, times)
 	}
 	if human.Width(text) > width {
-		short := fmt.Sprintf("%s/%s done", human.Number(m.counts[api.Succeeded]), human.Number(total))
-		text = line([]string{short}, parts, times)
+		text = line([]string{done}, parts, short)
+	}
+	if human.Width(text) > width {
+		counts := fmt.Sprintf("%s/%s done", human.Number(m.counts[api.Succeeded]), human.Number(total))
+		text = line([]string{counts}, parts, short)
 	}
 	return text
 }

@@ -33,6 +33,7 @@ type Model struct {
 	// transfers as of the last status; of our builds only.
 	transfers []api.Transfer
 	machines  []api.MachineStatus
+	end       *api.Expected // of the builds that were asked for; nil if it can't be told
 	left      time.Duration // until all builds of our systems are done, as the coordinator expects; 0 if not known
 	sent      int64         // bytes of builds that are final
 	fetched   int64
@@ -198,6 +199,13 @@ func (m *Model) SetStatus(s *api.Status) {
 		if systems[q.System] {
 			m.left = max(m.left, q.Empty.Duration())
 		}
+	}
+}
+
+// SetOutlook records when the builds that were asked for will be done.
+func (m *Model) SetOutlook(o *api.Outlook) {
+	if m.end = o.ExpectedEnd; o.Builds < m.open {
+		m.end = nil // of some it can't be told
 	}
 }
 

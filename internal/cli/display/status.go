@@ -157,6 +157,9 @@ func statusHeader(s *api.Status, now time.Time, width int, style Style) []string
 		counts = []string{"none yet"}
 	}
 	add("", "builds: "+strings.Join(counts, ", "))
+	if text := Outlook(s.Outlook, now); text != "" && (s.Outlook.ExpectedEnd != nil || s.Paused == "") {
+		add("", text)
+	}
 	if text := headText(s); text != "" {
 		add("", text)
 	}

@@ -24,6 +24,10 @@ func Story(w io.Writer, story *api.BuildStory, why *api.Why, now time.Time, widt
 	t := &storyText{now: now, width: width}
 	t.record(&story.Build)
 	t.timing(&story.Build)
+	if why != nil {
+		t.fieldIf(why.ExpectedStart != nil, "to begin", "%s", Expected(why.ExpectedStart, now))
+	}
+	t.fieldIf(story.Build.ExpectedEnd != nil, "to be done", "%s", ExpectedWithWhy(story.Build.ExpectedEnd, now))
 	switch {
 	case why != nil && why.MemoryReason != "":
 		t.field("memory", "%s", why.MemoryReason)
@@ -210,28 +214,12 @@ func attemptsOf(events []api.Event) []*attempt {
 			if !ev.State.Running() {
 				continue // says why the one before it is over
 			}
-			if len(list) > 1 {
-				supersede(list, ev)
-			}
 			list = append(list, &attempt{number: ev.Attempt, at: make(map[api.State]time.Time)})
 			last++
 		}
 		list[last].take(ev)
-		if ev.State.Final() {
-			supersede(list, ev)
-		}
 	}
 	return list
-}
-
-// supersede ends attempts of which no event says how they ended. Two may go on at the same time, but not
-// beside a third, nor after the build's end.
-func supersede(list []*attempt, by *api.Event) {
-	for _, a := range list {
-		if a.end.IsZero() {
-			a.end, a.outcome = by.Time, fmt.Sprintf("superseded by attempt %d", by.Attempt)
-		}
-	}
 }
 
 func (a *attempt) take(ev *api.Event) {

@@ -25,6 +25,7 @@ type Client interface {
 	Cancel(ctx context.Context, ids ...string) error
 	Status(ctx context.Context) (*api.Status, error)
 	Why(ctx context.Context, id string) (*api.Why, error)
+	Outlook(ctx context.Context, s *api.Selection) (*api.Outlook, error)
 	// LogTail returns at most that many bytes from the end of a build's log.
 	LogTail(ctx context.Context, id string, bytes int64) ([]byte, error)
 	// Follow calls fn for each event from number from on, until the context ends,
@@ -35,6 +36,7 @@ type Client interface {
 // How a watched build is shown.
 const (
 	pollInterval = 200 * time.Millisecond
+	outlookEvery = time.Second
 	failedLines  = 12       // of a failed build's log
 	failedBytes  = 16 << 10 // read from the log's end for them
 )
@@ -134,7 +136,10 @@ func (w *Watcher) Run(ctx context.Context) error {
 			if !ok {
 				return context.Cause(ctx)
 			}
-			w.model.SetStatus(status)
+			w.model.SetStatus(status.Status)
+			if status.outlook != nil {
+				w.model.SetOutlook(status.outlook)
+			}
 		case <-ticks.C:
 			w.frame()
 		case <-looks.C:
@@ -220,10 +225,20 @@ func (w *Watcher) awaitCoordinator(ctx context.Context, err error) error {
 	}
 }
 
+// polled is the coordinator's status, and now and then when the builds will be done.
+type polled struct {
+	*api.Status
+	outlook *api.Outlook // nil if that was not asked
+}
+
 // poll starts a goroutine that reports the coordinator's status where there is a
 // display to show it on. It ends with ctx, and closes the channel.
-func (w *Watcher) poll(ctx context.Context) <-chan *api.Status {
-	statuses := make(chan *api.Status)
+func (w *Watcher) poll(ctx context.Context) <-chan polled {
+	statuses := make(chan polled)
+	var ours api.Selection
+	for _, b := range w.model.Wanted() {
+		ours.IDs = append(ours.IDs, b.ID)
+	}
 	go func() {
 		defer close(statuses)
 		if !w.Show.Drawn() {
@@ -232,7 +247,7 @@ func (w *Watcher) poll(ctx context.Context) <-chan *api.Status {
 		}
 		ticks := time.NewTicker(pollInterval)
 		defer ticks.Stop()
-		for {
+		for n := 0; ; n++ {
 			select {
 			case <-ticks.C:
 			case <-ctx.Done():
@@ -242,8 +257,13 @@ func (w *Watcher) poll(ctx context.Context) <-chan *api.Status {
 			if err != nil {
 				continue // follow reports it
 			}
+			p := polled{Status: status}
+			if n%int(outlookEvery/pollInterval) == 0 && len(ours.IDs) > 0 {
+				// An older coordinator can't say.
+				p.outlook, _ = w.Client.Outlook(ctx, &ours)
+			}
 			select {
-			case statuses <- status:
+			case statuses <- p:
 			case <-ctx.Done():
 				return
 			}

@@ -99,6 +99,10 @@ func (f *fakeCoordinator) Status(context.Context) (*api.Status, error) {
 	return &api.Status{}, nil
 }
 
+func (f *fakeCoordinator) Outlook(context.Context, *api.Selection) (*api.Outlook, error) {
+	return &api.Outlook{}, nil
+}
+
 func (f *fakeCoordinator) Why(ctx context.Context, id string) (*api.Why, error) {
 	b, err := f.Build(ctx, id)
 	if err != nil {
