@@ -41,9 +41,13 @@ func (r *round) again() {
 	}
 	slices.SortStableFunc(builds, func(a, b running) int { return int(min(1, max(-1, b.Remaining-a.Remaining))) })
 	for _, b := range builds {
+		// What is overdue is taken to need as long again: of unknown builds some take very long.
 		remaining := b.Remaining.Seconds()
+		if elapsed := b.Elapsed.Seconds(); elapsed*b.on.speed > expected(b.Build) {
+			remaining = max(remaining, elapsed)
+		}
 		if remaining < againGain {
-			break
+			continue
 		}
 		// It takes at least what it has taken so far, and what is expected still.
 		build := *b.Build

@@ -46,6 +46,7 @@ type round struct {
 	open     int // classes that are looked at and of which some machine is free
 	// reserved counts the builds looked at that nothing free could take.
 	reserved int
+	searches int // see searchAll
 	plan     Plan
 }
 
@@ -221,20 +222,21 @@ func (r *round) choose(e *entry, f *fit) (best, free choice) {
 	return best, free
 }
 
-// consider improves the choices by a machine if that is better.
-func (r *round) consider(b *Build, c *candidate, best, free *choice) {
+// consider improves the choices by a machine if that is better. It reports whether the machine could take the
+// build, as far as it looked.
+func (r *round) consider(b *Build, c *candidate, best, free *choice) bool {
 	// What is missing costs a look-up, so it is only asked where the machine
 	// could win with nothing missing.
 	took, home := c.build(b), c.home(b)
 	least := c.freeAt() + took + home
 	if c.free > 0 && !c.spares(b, c.freeAt()+took) {
-		return
+		return false
 	}
 	if !best.better(c, least) && !(c.free > 0 && free.better(c, least)) {
-		return
+		return true
 	}
 	if c.tooSmall(b) != "" {
-		return
+		return false
 	}
 	var lack Lack
 	if r.Missing != nil {
@@ -242,7 +244,7 @@ func (r *round) consider(b *Build, c *candidate, best, free *choice) {
 		lack.Bytes, lack.Gather = max(0, lack.Bytes), max(0, lack.Gather)
 	}
 	if c.FreeDisk >= 0 && float64(c.FreeDisk-c.MinFreeDisk) < c.pending+float64(lack.Bytes) {
-		return
+		return false
 	}
 	took += c.transfer(lack)
 	begin := c.begin(b, took)
@@ -253,6 +255,7 @@ func (r *round) consider(b *Build, c *candidate, best, free *choice) {
 	if c.free > 0 && begin == 0 && c.spares(b, end) && free.better(c, end+home) {
 		*free = choice{c, lack, begin, end, end + home}
 	}
+	return true
 }
 
 // worthWaiting reports whether a build should wait for a better machine than the free one: it would

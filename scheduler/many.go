@@ -66,11 +66,30 @@ func (r *round) chooseOfMany(e *entry, f *fit, best, free *choice) {
 		}
 		r.lookInto(b, e, f, took, best, free)
 	}
+	if free.candidate == nil && r.hasFree(f) {
+		r.searchAll(e, f, best, free)
+	}
+}
+
+// maxSearches bounds for how many builds of a round all machines are looked at.
+const maxSearches = 64
+
+// searchAll looks at all machines where those at which a build was looked could not take it: their
+// disks are full, or they have not enough memory.
+func (r *round) searchAll(e *entry, f *fit, best, free *choice) {
+	if r.searches++; r.searches > maxSearches {
+		return
+	}
+	for i := f.usable.next(f.cursor); i >= 0; i = f.usable.next(i + 1) {
+		if c := r.machines.all[i]; c.free > 0 {
+			r.consider(&e.Build, c, best, free)
+		}
+	}
 }
 
 // lookInto considers the first machines of a bucket.
 func (r *round) lookInto(b *bucket, e *entry, f *fit, took float64, best, free *choice) {
-	var seen [4 * looks]at
+	var seen [8 * looks]at
 	n, left := 0, looks
 	for left > 0 && n < len(seen) && len(b.heap.items) > 0 {
 		top := b.heap.items[0]
@@ -85,8 +104,9 @@ func (r *round) lookInto(b *bucket, e *entry, f *fit, took float64, best, free *
 		seen[n] = b.heap.pop()
 		n++
 		if f.usable.has(top.index) {
-			r.consider(&e.Build, top.candidate, best, free)
-			left--
+			if r.consider(&e.Build, top.candidate, best, free) {
+				left--
+			}
 		}
 	}
 	for _, a := range seen[:n] {

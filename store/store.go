@@ -92,6 +92,13 @@ type Informer interface {
 	Infos(ctx context.Context, paths []Path) ([]*Info, error)
 }
 
+// Referrer tells what refers to items.
+type Referrer interface {
+	// Referrers returns for each of paths, in the same order, the valid items that refer to it, in
+	// any order. An item that is not valid has none. The caller owns the result.
+	Referrers(ctx context.Context, paths []Path) ([][]Path, error)
+}
+
 // NARWriter gives an item's contents.
 type NARWriter interface {
 	// WriteNAR writes the item's NAR.

@@ -391,6 +391,7 @@ type MachineStatus struct {
 	MandatoryFeatures []string `json:"mandatoryFeatures,omitempty"`
 	ParallelBuilds    int      `json:"parallelBuilds"`
 	Speed             float64  `json:"speed"`
+	MeasuredSpeed     float64  `json:"measuredSpeed,omitempty"` // Speed, corrected by what builds took
 	Local             bool     `json:"local,omitempty"`
 
 	State   MachineState `json:"state"`

@@ -21,6 +21,7 @@ import (
 	"lighter/docs"
 	"lighter/internal/cli/command"
 	"lighter/internal/cli/estimatecommands"
+	"lighter/internal/cli/simulation"
 	"lighter/internal/cli/storecommands"
 )
 
@@ -65,6 +66,7 @@ ask it, or work on the head's own store, keys and configuration.`,
 			queueCommand(),
 			machinesCommand(),
 			statusCommand(),
+			simulation.Command(),
 			eventsCommand(),
 			estimatecommands.Command(),
 			hooksCommand(),

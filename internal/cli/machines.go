@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"slices"
 	"strconv"
@@ -21,7 +20,6 @@ import (
 	"lighter/internal/cli/command"
 	"lighter/internal/cli/display"
 	"lighter/internal/disk"
-	"lighter/internal/head"
 	"lighter/internal/human"
 	"lighter/internal/quantity"
 	"lighter/machines"
@@ -45,22 +43,7 @@ machines.toml" describes it key by key.`,
 // person should know of a good file is written to standard error. A file of Guix's that
 // is beyond lighter's evaluator is given to guix, if there is one.
 func loadMachines(ctx context.Context, inv *command.Invocation, file string) ([]machines.Machine, error) {
-	return readMachines(ctx, inv, file, "lighter: ")
-}
-
-// readMachines puts a prefix before each warning.
-func readMachines(ctx context.Context, inv *command.Invocation, file, prefix string) ([]machines.Machine, error) {
-	list, warnings, err := head.ReadMachines(ctx, file, inv.Getenv)
-	for _, w := range warnings {
-		fmt.Fprintf(inv.Err, "%s%s\n", prefix, command.ErrorText(w))
-	}
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("no machines file at %s; lighter help machines.toml describes it", file)
-	case errors.As(err, new(*fs.PathError)), ctx.Err() != nil:
-		return nil, err
-	}
-	return list, command.BadInput(err)
+	return base.ReadMachines(ctx, inv, file, "lighter: ")
 }
 
 // machinesFileArgument returns the file that the argument names, or the head's.

@@ -136,7 +136,7 @@ func (f *offloadFlags) setUp(ctx context.Context, inv *command.Invocation) (*off
 // read reads the machines file. One in Scheme that is beyond lighter is given to guix, as
 // "guix offload" does with all of them.
 func (o *offloading) read(ctx context.Context, inv *command.Invocation) error {
-	list, err := readMachines(ctx, inv, o.file, "lighter: warning: ")
+	list, err := base.ReadMachines(ctx, inv, o.file, "lighter: warning: ")
 	if err == nil && len(list) == 0 {
 		err = command.BadInput(fmt.Errorf("%s lists no machine", o.file))
 	}

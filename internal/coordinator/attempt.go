@@ -42,6 +42,7 @@ func (t *task) place(l *loop, m *machine, reason string) {
 		}
 	}
 	t.setState(l, api.Placed, reason)
+	t.askNext(l)
 	a.start(l, nil)
 	l.stopEarly(t)
 }

@@ -45,6 +45,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"lighter/hooks"
+	"lighter/internal/api"
+	"lighter/internal/coordinator/ahead"
 	"lighter/internal/coordinator/attic"
 	"lighter/internal/coordinator/buildlog"
 	"lighter/internal/coordinator/config"
@@ -60,6 +62,8 @@ import (
 	"lighter/internal/coordinator/peer"
 	"lighter/internal/coordinator/recorder"
 	"lighter/internal/coordinator/remote"
+	"lighter/internal/coordinator/reply"
+	"lighter/internal/coordinator/tally"
 	"lighter/internal/coordinator/turns"
 	"lighter/internal/ledger"
 	"lighter/store"
@@ -90,6 +94,7 @@ type Coordinator struct {
 	pruner     *attic.Pruner
 	recorder   *recorder.Recorder
 	questions  *mailbox.Mailbox[question] // for the expander
+	scout      *ahead.Scout
 	eventHooks *hooks.Engine
 	outlook    *outlook.Outlook
 	group      sync.WaitGroup // every goroutine that Run started
@@ -115,7 +120,7 @@ type Coordinator struct {
 func New(cfg Config) (*Coordinator, error) {
 	c := &Coordinator{
 		cfg: cfg, limits: cfg.Limits.WithDefaults(), log: cfg.Logger, ledger: cfg.Ledger,
-		head: headstore.New(cfg.Store), moving: peer.NewTransfers(), latency: newLatency(),
+		head: headstore.New(cfg.Store), moving: peer.NewTransfers(), latency: tally.NewLatency(),
 		mail: mailbox.New[func(*loop)](), questions: mailbox.New[question](), recovered: make(chan struct{}), stopped: make(chan struct{}), fatal: make(chan error, 1),
 	}
 	c.started = c.now()
@@ -127,6 +132,7 @@ func New(cfg Config) (*Coordinator, error) {
 		Limits: cfg.HeadLimits, StoreFolder: cfg.StoreFolder, StateFolder: cfg.StateFolder, Measure: cfg.HeadSpace, Logger: c.log,
 	})
 	c.inventory = inventory.New(c.head, c.ledger)
+	c.scout = newScout(c)
 	c.forPeers = peer.Config{
 		Head: c.head, Hint: cfg.Advice.Hint, Transfers: c.moving, Logger: c.log, Group: &c.group, Room: c.room.Wait, NeedsPerson: cfg.NeedsPerson, NewAgent: cfg.NewAgent,
 		Limits: peer.Limits{
@@ -179,8 +185,11 @@ func (c *Coordinator) StoreDir() store.Dir { return c.head.Dir() }
 // Ledger returns the configuration's.
 func (c *Coordinator) Ledger() *ledger.Ledger { return c.ledger }
 
+// AsError finds the answer for an error.
+func AsError(err error) *api.Error { return reply.Of(err) }
+
 // errStopping is the cause of the end of everything that Run started.
-const errStopping = peer.Ended("the coordinator stops")
+const errStopping = reply.Stopping
 
 // Run coordinates until ctx ends, and then returns nil; builds go on on their machines. It
 // returns an error if the ledger cannot be used. Call it once.

@@ -43,6 +43,7 @@ func (t *task) endBuilds(l *loop, s api.State, reason string) {
 func (a *attempt) detach(l *loop, why string) {
 	t := a.task
 	if t.underWay = nil; a.FetchOnly {
+		l.coming.Lost(t.drv)
 		t.enter(l, stageMade)
 	} else {
 		t.enter(l, stageUndecided)

@@ -25,7 +25,7 @@ type question struct {
 
 // expand answers questions, with one walk for all that have been asked meanwhile.
 func (c *Coordinator) expand(ctx context.Context) {
-	opts := expand.Options{Head: c.head, Ledger: c.ledger, Logger: c.log, Live: c.liveNode}
+	opts := expand.Options{Head: c.head, Estimate: c.ledger.Estimate, Logger: c.log, Live: c.liveNode}
 	for {
 		select {
 		case <-ctx.Done():

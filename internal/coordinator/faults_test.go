@@ -21,6 +21,7 @@ import (
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
 	"lighter/internal/coordinator/peer"
+	"lighter/internal/coordinator/reply"
 	"lighter/internal/ledger"
 	"lighter/internal/machinetest"
 	"lighter/machines"
@@ -383,7 +384,7 @@ func TestLedgerWithoutRoom(t *testing.T) {
 		}
 	})
 	_, err = c.Submit(ctx, []api.Request{{Derivation: drv}}, nil)
-	if !errors.Is(err, ledger.ErrDiskFull) || AsError(err).Code != api.CodeDiskFull {
+	if !errors.Is(err, ledger.ErrDiskFull) || reply.Of(err).Code != api.CodeDiskFull {
 		t.Errorf("got %v, want a full disk", err)
 	}
 }

@@ -60,13 +60,3 @@ func (c *Coordinator) Figures(ctx context.Context) (*Figures, error) {
 	})
 	return f, err
 }
-
-// newLatency returns the histogram of the time from when a build could be placed to when
-// it was.
-func newLatency() prometheus.Histogram {
-	return prometheus.NewHistogram(prometheus.HistogramOpts{
-		Name:    "lighter_scheduling_latency_seconds",
-		Help:    "Time from when a build could be placed to when it was.",
-		Buckets: []float64{0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 60, 300, 1800, 7200},
-	})
-}

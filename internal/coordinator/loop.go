@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"lighter/internal/api"
+	"lighter/internal/coordinator/ahead"
 	"lighter/internal/coordinator/delivery"
 	"lighter/internal/coordinator/inventory"
 	"lighter/internal/coordinator/recorder"
@@ -55,6 +56,7 @@ type loop struct {
 	placing    bool            // call place before waiting for mail again
 	placeAt    time.Time       // or at that time; zero is never
 	delayed    map[*task]bool  // those whose notBefore is in the future
+	coming     ahead.Coming    // what guix-daemon will ask for
 	// grace has the hosts that have not said yet, after a start, what they have. Expansion
 	// waits for them. It is nil once that time is over.
 	grace      map[*host]bool
@@ -100,6 +102,7 @@ func (l *loop) openMachines() error {
 func (l *loop) start() {
 	l.group.Go(func() { l.recorder.Run(l.ctx) })
 	l.group.Go(func() { l.expand(l.ctx) })
+	l.group.Go(func() { l.scout.Run(l.ctx) })
 	for _, h := range l.hosts {
 		h.start(l.ctx)
 	}

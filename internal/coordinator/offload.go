@@ -12,6 +12,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/coordinator/delivery"
+	"lighter/internal/coordinator/reply"
 	"lighter/internal/coordinator/turns"
 	"lighter/internal/hookapi"
 	"lighter/internal/ledger"
@@ -25,17 +26,6 @@ type HookUser struct {
 	UserName func(uid uint32) string
 	// MayTakeOver says what speaks against handing a build of somebody else's to the hook.
 	MayTakeOver func(*api.Build) error
-}
-
-// onBehalfOf returns who submits a build that a hook says a user of its guix-daemon asked for; nil is
-// a user that it does not know.
-func (u *HookUser) onBehalfOf(client *uint32) *api.Submitter {
-	if client == nil || !turns.SpeaksForClients(u.Submitter) {
-		return u.Submitter
-	}
-	s := *u.Submitter
-	s.For = &api.Submitter{UID: *client, User: u.UserName(*client)}
-	return &s
 }
 
 // Offload talks with a build hook on a connection, in the frames of package hookapi, until the
@@ -174,7 +164,7 @@ func (c *Coordinator) takeOrder(ctx context.Context, conn net.Conn, r *hookapi.R
 		if ctx.Err() != nil || passes(err) {
 			return err // the hook comes back
 		}
-		e := AsError(err)
+		e := reply.Of(err)
 		return d.End(hookapi.Result{State: api.Failed, Failure: &api.Failure{
 			Culprit: api.CulpritCoordinator, Phase: api.Queued, Message: e.Message,
 		}})
@@ -230,7 +220,7 @@ func (c *Coordinator) submitOrder(ctx context.Context, d *delivery.Delivery, o *
 	answers, err := c.Submit(ctx, []api.Request{{
 		ID: o.ID, Derivation: o.Derivation, Outputs: names, Offload: true,
 		Timeout: o.Timeout, MaxSilentTime: o.MaxSilentTime,
-	}}, who.onBehalfOf(o.Client))
+	}}, turns.OnBehalfOf(who.Submitter, o.Client, who.UserName))
 	if err != nil {
 		return nil, err
 	}
@@ -273,8 +263,11 @@ func (l *loop) hookCame(d *delivery.Delivery) bool {
 	if t.logAttempt > 0 && t.logAttempt == t.attempt {
 		d.OpenLog(t.logID, t.logAttempt)
 	}
-	if t.stage == stageMade && t.kept != nil {
+	switch {
+	case t.stage == stageMade && t.kept != nil:
 		t.deliver(l)
+	case !t.begun():
+		l.scout.Ask(t.drv)
 	}
 	return true
 }
@@ -325,6 +318,7 @@ func (t *task) deliver(l *loop) {
 			a := l.newAttempt(t, t.kept)
 			a.FetchOnly, a.recipient, a.To, a.Outputs = true, lb, lb.delivery, lb.Outputs
 			t.setState(l, api.Fetching, "guix-daemon takes the outputs")
+			t.leaves(l)
 			a.start(l, nil)
 			return
 		}
@@ -335,6 +329,7 @@ func (t *task) deliver(l *loop) {
 // delivered ends a build whose hook has the outputs.
 func (a *attempt) delivered(l *loop) {
 	t := a.task
+	l.coming.Arrived(t.drv, l.now())
 	if l.builds[a.recipient.ID] == a.recipient {
 		a.recipient.leave(l, api.Succeeded, "guix-daemon has the outputs")
 	}

@@ -64,8 +64,9 @@ func (l *loop) plan(now time.Time) scheduler.Plan {
 
 // input is what a decision depends on.
 func (l *loop) input(now time.Time) scheduler.Input {
+	described := l.schedulerMachines(now)
 	return scheduler.Input{
-		Now: now, Machines: l.schedulerMachines(now), Queue: l.queue, Missing: l.missing, Near: l.near, Shares: l.account.Shares(),
+		Now: now, Machines: described, Queue: l.queue, Missing: l.missing, Near: l.near, Shares: l.account.Shares(), Soon: l.soon(now, described),
 	}
 }
 

@@ -100,7 +100,7 @@ func (t *task) moveInQueue(l *loop) {
 		t.lineUp(l)
 		l.placing = true
 	}
-	l.queue.Reprioritise(t.id, t.priority, t.rank, t.dependants.Size())
+	l.queue.Reprioritise(t.id, t.priority, t.rank, t.needers())
 }
 
 // hold notes what takes a slot with an attempt, what is reserved for it, and for whom.

@@ -92,7 +92,7 @@ func (l *loop) named(name string) (*machine, error) {
 func (m *machine) status() api.MachineStatus {
 	s := api.MachineStatus{
 		Name: m.Name, Systems: m.Systems, Features: m.Offers(), MandatoryFeatures: m.MandatoryFeatures,
-		ParallelBuilds: m.ParallelBuilds, Speed: m.Speed, Local: m.Local,
+		ParallelBuilds: m.ParallelBuilds, Speed: m.Speed, MeasuredSpeed: m.speed.Speed(m.Speed), Local: m.Local,
 		State: m.state, Error: m.err, Bandwidth: m.peer.Bandwidth.Value(), FetchBandwidth: m.peer.FetchBandwidth.Value(),
 		Tags: m.setting.AllTags(m.Tags), Draining: m.setting.Draining, DrainReason: m.setting.DrainReason,
 		Quarantined: m.standing.Quarantined, QuarantinedUntil: m.standing.QuarantinedUntil,

@@ -6,12 +6,13 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/coordinator/intake"
 	"lighter/internal/coordinator/limits"
+	"lighter/internal/coordinator/reply"
 )
 
 func newIntake(c *Coordinator) *intake.Intake {
 	return intake.New(intake.Options{
 		Ledger: c.ledger, Head: c.head, Fetch: c.cfg.Fetch, SubstituteURLs: c.cfg.SubstituteURLs, Published: c.cfg.Published, Elsewhere: c.cfg.Elsewhere,
-		Timeout: c.limits.Timeout, MaxSilentTime: c.limits.MaxSilentTime, Now: c.now, AsError: AsError,
+		Timeout: c.limits.Timeout, MaxSilentTime: c.limits.MaxSilentTime, Now: c.now, AsError: reply.Of,
 		Share: func(b *api.Build) string { return c.rules.Load().Of(b) },
 		Add:   func(builds []api.Build) { c.post(func(l *loop) { l.addBuilds(builds) }) },
 	})

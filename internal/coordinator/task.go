@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"lighter/internal/api"
+	"lighter/internal/coordinator/ahead"
 	"lighter/internal/coordinator/delivery"
 	"lighter/internal/coordinator/expand"
 	"lighter/internal/coordinator/graph"
@@ -48,6 +49,7 @@ type task struct {
 	share     string   // the one of them for which it was last in the queue
 	priority  int
 	rank      time.Duration // longest remaining path, this one included
+	ahead     ahead.Need    // what waits for it at guix-daemon
 	estimate  estimate.Estimate
 	queuedAt  time.Time
 	notBefore time.Time // of the next attempt
@@ -379,7 +381,7 @@ func (l *loop) wake(now time.Time) {
 // spread raises the rank and priority of all that a task needs. It stops at tasks in later:
 // their turn will come.
 func (t *task) spread(l *loop, later map[*task]bool) {
-	t.rank = max(t.rank, t.expected())
+	t.rank = max(t.rank, t.expected()+t.ahead.After)
 	for d := range t.dependants.All() {
 		t.rank = max(t.rank, t.expected()+d.rank)
 		t.priority = max(t.priority, d.priority)
@@ -413,7 +415,7 @@ func (t *task) schedulerBuild(l *loop) scheduler.Build {
 func (t *task) unreserved(l *loop) scheduler.Build {
 	b := scheduler.Build{
 		ID: t.id, System: t.node.System, Features: t.node.Features,
-		Priority: t.priority, Rank: t.rank, Dependants: t.dependants.Size(), Seq: t.seq,
+		Priority: t.priority, Rank: t.rank, Dependants: t.needers(), Seq: t.seq,
 		Expected: t.expected(), Output: t.estimate.Output.Middle(),
 		Share: l.account.Served(t.shares, l.now()),
 	}

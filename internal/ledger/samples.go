@@ -259,17 +259,19 @@ func (s *Samples) with(add *Samples) (all *Samples, added []estimate.Sample) {
 		added = append(added, sample)
 	}
 	all.Samples = slices.Concat(added, old)
-	slices.SortStableFunc(all.Samples, func(a, b estimate.Sample) int {
-		switch {
-		case !a.Imported && !b.Imported:
-			return 0 // as they came: clocks can be wrong
-		case a.Imported && b.Imported:
-			return b.Time.Compare(a.Time)
-		case a.Imported:
-			return 1
-		}
-		return -1
-	})
+	if slices.ContainsFunc(added, func(sample estimate.Sample) bool { return sample.Imported }) { // else they are in order
+		slices.SortStableFunc(all.Samples, func(a, b estimate.Sample) int {
+			switch {
+			case !a.Imported && !b.Imported:
+				return 0 // as they came: clocks can be wrong
+			case a.Imported && b.Imported:
+				return b.Time.Compare(a.Time)
+			case a.Imported:
+				return 1
+			}
+			return -1
+		})
+	}
 	if most := samplesOf(add.Key.Kind); len(all.Samples) > most {
 		all.Samples = slices.Clip(all.Samples[:most])
 		added = slices.DeleteFunc(added, func(sample estimate.Sample) bool {

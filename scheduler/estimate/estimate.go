@@ -23,7 +23,8 @@
 // (Kish's effective size, less what the quarters take away). The mean may drift, as packages grow, but how
 // much they vary about it hardly does, so for the variance the samples have no age: w' has the
 // quarters alone, and n' is for w' what n is for w. It is not known well from few samples, and so has a prior,
-// worth ν₀ = 4 samples that deviate by s₀ = 0.3; the mean has none, since packages differ by factors of
+// worth ν₀ = 4 samples that deviate by s₀ = 0.3, and for memory, which depends less on what else a machine does,
+// by 0.15; the mean has none, since packages differ by factors of
 // hundreds. The logarithm of what the next build takes has Student's t distribution then, with
 //
 //	ν = ν₀ + n' - 1    location m    scale² = (ν₀ s₀² + n' Σ w' (x-m)² / Σ w') / ν · (1 + 1/n)
@@ -77,6 +78,7 @@ const (
 	// package before any was seen, and how large.
 	priorFreedom = 4.0
 	priorSpread  = 0.3
+	memorySpread = 0.15
 )
 
 // Known says from how near an estimate comes. Greater is nearer.
@@ -123,10 +125,11 @@ type Dist[T ~int64] struct {
 // Middle is the median: as likely too much as too little.
 func (d Dist[T]) Middle() T { return d.Quantile(0.5) }
 
-// highQuantile is what High leaves no more than one in twenty beyond.
-const highQuantile = 0.95
+// highQuantile is what High leaves no more than one in ten beyond. Of builds that run together, few
+// need more than is reserved for them, and what these need others leave.
+const highQuantile = 0.9
 
-// High is what is exceeded by one build in twenty: for reservations and limits.
+// High is what is exceeded by one build in ten: for reservations and limits.
 func (d Dist[T]) High() T { return d.Quantile(highQuantile) }
 
 // Interval holds four builds in five.
@@ -194,11 +197,11 @@ func Of(k Key, samples []Sample, system, all *Class) Estimate {
 	}
 	weights := weigh(k, samples)
 	return Estimate{
-		Duration: of[time.Duration](weights, samples, (*Sample).seconds, &system.Duration, &all.Duration, guess.duration, rough.hours*hour),
-		CPU:      of[time.Duration](weights, samples, (*Sample).cpu, &system.CPU, &all.CPU, guess.duration, rough.hours*hour),
-		Memory:   of[int64](weights, samples, (*Sample).memory, &system.Memory, &all.Memory, guess.memory, rough.memory*gib),
-		Disk:     of[int64](weights, samples, (*Sample).disk, &system.Disk, &all.Disk, guess.disk, 0),
-		Output:   of[int64](weights, samples, (*Sample).output, &system.Output, &all.Output, guess.output, 0),
+		Duration: of[time.Duration](weights, samples, (*Sample).seconds, priorSpread, &system.Duration, &all.Duration, guess.duration, rough.hours*hour),
+		CPU:      of[time.Duration](weights, samples, (*Sample).cpu, priorSpread, &system.CPU, &all.CPU, guess.duration, rough.hours*hour),
+		Memory:   of[int64](weights, samples, (*Sample).memory, memorySpread, &system.Memory, &all.Memory, guess.memory, rough.memory*gib),
+		Disk:     of[int64](weights, samples, (*Sample).disk, priorSpread, &system.Disk, &all.Disk, guess.disk, 0),
+		Output:   of[int64](weights, samples, (*Sample).output, priorSpread, &system.Output, &all.Output, guess.output, 0),
 	}
 }
 
@@ -251,8 +254,8 @@ func weigh(k Key, samples []Sample) []weight {
 	return weights
 }
 
-// of is the formula of the package comment for one quantity.
-func of[T ~int64](weights []weight, samples []Sample, value func(*Sample) float64, system, all *Moments, guess, rough float64) Dist[T] {
+// of is the formula of the package comment for one quantity; spread is s₀.
+func of[T ~int64](weights []weight, samples []Sample, value func(*Sample) float64, spread float64, system, all *Moments, guess, rough float64) Dist[T] {
 	var d Dist[T]
 	var mean, about size
 	var sum float64
@@ -289,7 +292,7 @@ func of[T ~int64](weights []weight, samples []Sample, value func(*Sample) float6
 		}
 	}
 	freedom := priorFreedom + max(0, about.whole()-1)
-	variance := (priorFreedom*priorSpread*priorSpread + about.whole()*squares/about.sum) / freedom
+	variance := (priorFreedom*spread*spread + about.whole()*squares/about.sum) / freedom
 	d.scale, d.freedom, d.set = float32(math.Sqrt(variance*(1+1/mean.whole()))), float32(freedom), true
 	return d
 }

@@ -23,6 +23,9 @@ type Machine struct {
 	Bandwidth, FetchBandwidth float64
 	// Delay is added to each item's time on the link.
 	Delay time.Duration
+	// Overhead is for how long an attempt holds its slot besides its inputs' way and its builder: the
+	// exchanges with the agent, what the store does before and after.
+	Overhead time.Duration
 	// Memory in bytes; 0 is without limit.
 	Memory int64
 	// HideMemory has the scheduler not know of it; builds are killed all the same.
@@ -55,8 +58,8 @@ func (m *Machine) check() error {
 		return fmt.Errorf("speed %v: want more than 0", m.Speed)
 	case m.Bandwidth < 0 || m.FetchBandwidth < 0 || math.IsNaN(m.Bandwidth+m.FetchBandwidth):
 		return fmt.Errorf("bandwidth %v: want more than 0", m.Bandwidth)
-	case m.Delay < 0 || m.Memory < 0:
-		return fmt.Errorf("delay and memory must not be negative")
+	case m.Delay < 0 || m.Overhead < 0 || m.Memory < 0:
+		return fmt.Errorf("delay, overhead and memory must not be negative")
 	case !(m.Fails >= 0 && m.Fails < 1):
 		return fmt.Errorf("%v of the attempts fail: want at least 0 and less than 1", m.Fails)
 	}

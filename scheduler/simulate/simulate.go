@@ -157,7 +157,11 @@ func (s *Scenario) possible() error {
 			able[key] = machines
 		}
 		if len(machines) == 0 {
-			return fmt.Errorf("simulate: no machine can take %s, which is for %s and requires %q", n.Name, n.System, n.Features)
+			requires := ""
+			if len(n.Features) > 0 {
+				requires = fmt.Sprintf(" and requires %q", n.Features)
+			}
+			return fmt.Errorf("simulate: no machine can take %s, which is for %s%s", n.Name, n.System, requires)
 		}
 		fits := slices.ContainsFunc(machines, func(m *Machine) bool {
 			return (m.Memory == 0 || n.Memory <= m.Memory) && (len(n.Tokens) == 0 || m.hasTokens(n.Tokens))

@@ -151,7 +151,7 @@ func (e *engine) send(a *attempt, node int32) {
 // inputsSent has the builder start when the last input has come, once all are on their way.
 func (e *engine) inputsSent(number int32) {
 	if a := &e.attempts[number]; a.waits == 0 {
-		e.events.add(max(e.now, a.lackedAt), inputsThere, number, 0)
+		e.events.add(max(e.now, a.lackedAt)+a.m.Overhead, inputsThere, number, 0)
 	}
 }
 

@@ -31,6 +31,7 @@ const (
 type opcode uint64
 
 const (
+	opQueryReferrers   opcode = 6
 	opAddToStore       opcode = 7
 	opAddTextToStore   opcode = 8
 	opBuildThings      opcode = 9

@@ -119,6 +119,29 @@ func (s *Store) infos(c *conn, paths []store.Path) ([]*store.Info, error) {
 	return infos, err
 }
 
+// Referrers implements store.Referrer. It sends many requests before it reads the first answer.
+func (s *Store) Referrers(ctx context.Context, paths []store.Path) ([][]store.Path, error) {
+	referrers := make([][]store.Path, len(paths))
+	err := s.check(paths...)
+	if err == nil && len(paths) > 0 {
+		err = s.do(ctx, func(c *conn) error {
+			return c.each(paths, putReferrers, func(i int) (err error) {
+				referrers[i], err = c.getPaths(s.dir)
+				return err
+			}, func(_ int, err *Error) error { return err })
+		})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("query what refers to %d items: %w", len(paths), err)
+	}
+	return referrers, nil
+}
+
+func putReferrers(c *conn, path store.Path) {
+	c.op(opQueryReferrers)
+	c.putPath(path)
+}
+
 // each makes the same request for each of the paths, with as few exchanges as the daemon
 // allows. got reads the results, and refused says what becomes of an error in their place;
 // if that is another error, it is the result, after the rest was read.

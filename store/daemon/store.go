@@ -64,6 +64,7 @@ var (
 	_ store.Store     = (*Store)(nil)
 	_ store.Validator = (*Store)(nil)
 	_ store.Informer  = (*Store)(nil)
+	_ store.Referrer  = (*Store)(nil)
 	_ store.NARWriter = (*Store)(nil)
 	_ store.Exporter  = (*Store)(nil)
 	_ store.Importer  = (*Store)(nil)

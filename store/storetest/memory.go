@@ -46,6 +46,7 @@ type item struct {
 var (
 	_ store.Store     = (*Memory)(nil)
 	_ store.Validator = (*Memory)(nil)
+	_ store.Referrer  = (*Memory)(nil)
 	_ store.NARWriter = (*Memory)(nil)
 	_ store.Exporter  = (*Memory)(nil)
 	_ store.Importer  = (*Memory)(nil)
@@ -87,6 +88,26 @@ func (m *Memory) ValidPaths(ctx context.Context, paths []store.Path) ([]store.Pa
 		}
 	}
 	return valid, nil
+}
+
+// Referrers implements store.Referrer.
+func (m *Memory) Referrers(ctx context.Context, paths []store.Path) ([][]store.Path, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	to := make(map[store.Path][]store.Path)
+	for p, it := range m.items {
+		for _, r := range it.info.References {
+			to[r] = append(to[r], p)
+		}
+	}
+	referrers := make([][]store.Path, len(paths))
+	for i, p := range paths {
+		referrers[i] = slices.Clone(to[p])
+	}
+	return referrers, nil
 }
 
 // WriteNAR implements store.NARWriter.

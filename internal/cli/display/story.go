@@ -214,12 +214,28 @@ func attemptsOf(events []api.Event) []*attempt {
 			if !ev.State.Running() {
 				continue // says why the one before it is over
 			}
+			if len(list) > 1 {
+				supersede(list, ev)
+			}
 			list = append(list, &attempt{number: ev.Attempt, at: make(map[api.State]time.Time)})
 			last++
 		}
 		list[last].take(ev)
+		if ev.State.Final() {
+			supersede(list, ev)
+		}
 	}
 	return list
+}
+
+// supersede ends attempts of which no event says how they ended. Two may go on at the same time, but not
+// beside a third, nor after the build's end.
+func supersede(list []*attempt, by *api.Event) {
+	for _, a := range list {
+		if a.end.IsZero() {
+			a.end, a.outcome = by.Time, fmt.Sprintf("superseded by attempt %d", by.Attempt)
+		}
+	}
 }
 
 func (a *attempt) take(ev *api.Event) {

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 
 	"lighter/internal/coordinator/headstore"
-	"lighter/internal/ledger"
 	"lighter/scheduler/estimate"
 	"lighter/store"
 )
@@ -39,9 +38,10 @@ type Found struct {
 
 // Options are what a walk works with. All of them are required.
 type Options struct {
-	Head   *headstore.Store
-	Ledger *ledger.Ledger // has what was measured of earlier builds
-	Logger *slog.Logger
+	Head *headstore.Store
+	// Estimate says what a build will probably take; with an error, it is a guess.
+	Estimate func(context.Context, estimate.Key) (estimate.Estimate, error)
+	Logger   *slog.Logger
 	// Live returns a derivation that has been expanded before and is under way, so that a walk
 	// does not go on to its inputs; or nil.
 	Live func(store.Path) *headstore.Node
@@ -122,7 +122,7 @@ func (g *Graph) read(ctx context.Context, f *Found, p store.Path) {
 }
 
 func (g *Graph) estimate(ctx context.Context, n *headstore.Node) estimate.Estimate {
-	e, err := g.opts.Ledger.Estimate(ctx, n.Key())
+	e, err := g.opts.Estimate(ctx, n.Key())
 	if err != nil {
 		g.opts.Logger.Warn("what was measured of earlier builds is not known", "err", err)
 	}

@@ -42,8 +42,8 @@ func newBench(t *testing.T) *bench {
 	t.Cleanup(func() { l.Close() })
 	b := &bench{t: t, hasher: derivation.NewHasher(store.DefaultDir, nil), built: make(map[store.Path]bool)}
 	b.Options = Options{
-		Head:   headstore.New(outputsOf{storetest.NewMemory(store.DefaultDir, key, &signature.ACL{}), b}),
-		Ledger: l, Logger: slog.New(slog.DiscardHandler), Live: func(store.Path) *headstore.Node { return nil },
+		Head:     headstore.New(outputsOf{storetest.NewMemory(store.DefaultDir, key, &signature.ACL{}), b}),
+		Estimate: l.Estimate, Logger: slog.New(slog.DiscardHandler), Live: func(store.Path) *headstore.Node { return nil },
 	}
 	return b
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"os"
 	"slices"
 	"sync"
 
@@ -233,17 +234,55 @@ func (h *Store) Node(ctx context.Context, p store.Path) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	drv, err := derivation.Parse(h.Dir(), text)
-	if err != nil {
-		return nil, fmt.Errorf("derivation %s: %w", p, err)
+	if n, err = h.parse(p, text); err != nil {
+		return nil, err
 	}
-	n = newNode(p, drv)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.share(n)
 	makeRoom(h.nodes, maxNodes)
 	h.nodes[p] = n
 	return n, nil
+}
+
+func (h *Store) parse(p store.Path, text []byte) (*Node, error) {
+	drv, err := derivation.Parse(h.Dir(), text)
+	if err != nil {
+		return nil, fmt.Errorf("derivation %s: %w", p, err)
+	}
+	return newNode(p, drv), nil
+}
+
+// Glance returns what Node does, of a derivation that is valid, and is meant for very many: what it reads is not
+// remembered, and it reads the file itself where there is one, so that the store keeps nothing for it.
+func (h *Store) Glance(ctx context.Context, p store.Path) (*Node, error) {
+	h.mu.Lock()
+	n := h.nodes[p]
+	h.mu.Unlock()
+	if n != nil {
+		return n, nil
+	}
+	text, err := h.glance(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	return h.parse(p, text)
+}
+
+func (h *Store) glance(ctx context.Context, p store.Path) ([]byte, error) {
+	s, ok := h.Backend.(interface{ PhysicalPath(store.Path) string })
+	if !ok {
+		return h.Text(ctx, p)
+	}
+	f, err := os.Open(s.PhysicalPath(p))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() || info.Size() > maxDerivation {
+		return nil, fmt.Errorf("derivation %s is no file of at most %d bytes", p, maxDerivation)
+	}
+	return io.ReadAll(io.LimitReader(f, maxDerivation))
 }
 
 // share makes a node use the copies of names that other nodes use: most derivations have most of

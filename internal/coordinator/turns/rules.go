@@ -45,9 +45,20 @@ type Rules struct {
 	Weights map[string]float64
 }
 
-// SpeaksForClients reports whether a build hook of this user is believed in who its client is: it
+// OnBehalfOf returns who submits a build of which a build hook says for which user its guix-daemon
+// asked; nil is one that it does not know. name returns what a user is called.
+func OnBehalfOf(hook *api.Submitter, client *uint32, name func(uid uint32) string) *api.Submitter {
+	if client == nil || !speaksForClients(hook) {
+		return hook
+	}
+	s := *hook
+	s.For = &api.Submitter{UID: *client, User: name(*client)}
+	return &s
+}
+
+// speaksForClients reports whether a build hook of this user is believed in who its client is: it
 // is guix-daemon's own. Anyone may connect and talk as a hook does.
-func SpeaksForClients(s *api.Submitter) bool {
+func speaksForClients(s *api.Submitter) bool {
 	return s != nil && (s.Operates || s.User == daemonUser)
 }
 
@@ -55,7 +66,7 @@ func SpeaksForClients(s *api.Submitter) bool {
 // nobody is told apart.
 func (r *Rules) Of(b *api.Build) string {
 	who := b.Submitter
-	fromDaemon := b.Offload && SpeaksForClients(who)
+	fromDaemon := b.Offload && speaksForClients(who)
 	switch {
 	case r.By == ByNone:
 		return ""

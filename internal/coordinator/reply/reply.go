@@ -1,4 +1,5 @@
-package coordinator
+// Package reply says what clients are told of an error.
+package reply
 
 import (
 	"context"
@@ -7,11 +8,15 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/coordinator/buildlog"
+	"lighter/internal/coordinator/peer"
 	"lighter/internal/ledger"
 )
 
-// AsError finds the answer for an error.
-func AsError(err error) *api.Error {
+// Stopping is the cause of the end of everything that a coordinator started, when it stops.
+const Stopping = peer.Ended("the coordinator stops")
+
+// Of finds the answer for an error.
+func Of(err error) *api.Error {
 	var answer *api.Error
 	var tooLarge *http.MaxBytesError
 	switch {
@@ -25,7 +30,7 @@ func AsError(err error) *api.Error {
 		return &api.Error{Status: http.StatusNotFound, Code: api.CodeNotFound, Message: err.Error()}
 	case errors.Is(err, ledger.ErrDiskFull):
 		return &api.Error{Status: http.StatusInsufficientStorage, Code: api.CodeDiskFull, Message: err.Error()}
-	case errors.Is(err, errStopping), errors.Is(err, ledger.ErrClosed), errors.Is(err, context.Canceled):
+	case errors.Is(err, Stopping), errors.Is(err, ledger.ErrClosed), errors.Is(err, context.Canceled):
 		return &api.Error{Status: http.StatusServiceUnavailable, Code: api.CodeUnavailable, Message: "the coordinator stops"}
 	}
 	return &api.Error{Status: http.StatusInternalServerError, Code: api.CodeInternal, Message: err.Error()}
