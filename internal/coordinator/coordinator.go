@@ -89,7 +89,7 @@ type Coordinator struct {
 	rules         atomic.Pointer[turns.Rules] // the loop's account has the same
 	latency       prometheus.Histogram        // from when a build could be placed to when it was
 
-	mail       *mailbox.Mailbox[func(*loop)]
+	mail       *mailbox.Desk[*loop] // closed when Run is about to return
 	intake     *intake.Intake
 	pruner     *attic.Pruner
 	recorder   *recorder.Recorder
@@ -100,10 +100,7 @@ type Coordinator struct {
 	group      sync.WaitGroup // every goroutine that Run started
 	// recovered is closed when Run has read what the ledger has of earlier runs.
 	recovered chan struct{}
-	// stopped is closed when Run is about to return, or has. fatal has the error with which
-	// Run is to end.
-	stopped chan struct{}
-	fatal   chan error
+	fatal     chan error // with which Run is to end
 
 	// live has the *headstore.Node of every task that was expanded, by derivation. The loop
 	// writes it, the expander reads it.
@@ -121,7 +118,7 @@ func New(cfg Config) (*Coordinator, error) {
 	c := &Coordinator{
 		cfg: cfg, limits: cfg.Limits.WithDefaults(), log: cfg.Logger, ledger: cfg.Ledger,
 		head: headstore.New(cfg.Store), moving: peer.NewTransfers(), latency: tally.NewLatency(),
-		mail: mailbox.New[func(*loop)](), questions: mailbox.New[question](), recovered: make(chan struct{}), stopped: make(chan struct{}), fatal: make(chan error, 1),
+		mail: mailbox.NewDesk[*loop](errStopping), questions: mailbox.New[question](), recovered: make(chan struct{}), fatal: make(chan error, 1),
 	}
 	c.started = c.now()
 	c.rules.Store(&cfg.Shares)
@@ -210,7 +207,7 @@ func (c *Coordinator) Run(ctx context.Context) error {
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		err = nil
 	}
-	close(c.stopped)
+	c.mail.Close()
 	cancel(errStopping)
 	l.closeLinks()
 	c.eventHooks.Wait()

@@ -169,7 +169,7 @@ func (f *farm) crash() {
 func (f *farm) record(ctx context.Context, changes []ledger.Change) (done int, refused []ledger.Refusal, err error) {
 	switch {
 	case f.dead.Load():
-		<-f.c.stopped
+		<-f.c.mail.Closed()
 		return 0, nil, errStopping
 	case f.full.Load():
 		return 0, nil, ledger.ErrDiskFull

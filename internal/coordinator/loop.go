@@ -3,7 +3,6 @@ package coordinator
 import (
 	"context"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	"lighter/internal/api"
@@ -162,32 +161,8 @@ func (l *loop) flush() {
 // post asks the loop to call f. It never blocks; f is not called if Run is over.
 func (c *Coordinator) post(f func(l *loop)) { c.mail.Put(f) }
 
-// do has the loop call f, and waits for that. After an error f was not called, and never is:
-// what it would have written can be read.
-func (c *Coordinator) do(ctx context.Context, f func(l *loop)) error {
-	done := make(chan struct{})
-	var decided atomic.Bool // whether f is called
-	c.post(func(l *loop) {
-		if decided.CompareAndSwap(false, true) {
-			defer close(done)
-			f(l)
-		}
-	})
-	var err error
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
-		err = context.Cause(ctx)
-	case <-c.stopped:
-		err = errStopping
-	}
-	if decided.CompareAndSwap(false, true) {
-		return err
-	}
-	<-done
-	return nil
-}
+// do has the loop call f, and waits for that; see [mailbox.Desk.Do].
+func (c *Coordinator) do(ctx context.Context, f func(l *loop)) error { return c.mail.Do(ctx, f) }
 
 // durable has the loop call f, and returns when what f changed is in the ledger.
 func (c *Coordinator) durable(ctx context.Context, f func(l *loop) error) error {
@@ -199,14 +174,7 @@ func (c *Coordinator) durable(ctx context.Context, f func(l *loop) error) error 
 		}
 		l.durably(func() { done <- nil })
 	})
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-c.stopped:
-		return errStopping
-	}
+	return c.mail.Await(ctx, done)
 }
 
 // durablyIn has the loop call f, and returns its result once what it changed is durable.
@@ -224,20 +192,7 @@ func (c *Coordinator) durablyIn(ctx context.Context, f func(l *loop) []string) (
 
 // UntilStopped returns a context that ends with ctx, or when the coordinator stops.
 func (c *Coordinator) UntilStopped(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	watched := make(chan struct{})
-	go func() {
-		defer close(watched)
-		select {
-		case <-c.stopped:
-			cancel(errStopping)
-		case <-ctx.Done():
-		}
-	}()
-	return ctx, func() {
-		cancel(nil)
-		<-watched
-	}
+	return c.mail.While(ctx)
 }
 
 // stop ends Run with an error.

@@ -243,7 +243,7 @@ func (c *Coordinator) submitOrder(ctx context.Context, d *delivery.Delivery, o *
 		return c.ledger.Build(ctx, o.ID)
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
-	case <-c.stopped:
+	case <-c.mail.Closed():
 		return nil, errStopping
 	}
 }

@@ -32,7 +32,7 @@ func (c *Coordinator) Submit(ctx context.Context, requests []api.Request, submit
 	case <-c.recovered:
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
-	case <-c.stopped:
+	case <-c.mail.Closed():
 		return nil, errStopping
 	}
 	return c.intake.Take(ctx, requests, submitter)
