@@ -5,13 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"time"
 
 	"lighter/internal/api"
 	"lighter/internal/coordinator/delivery"
 	"lighter/internal/coordinator/headstore"
 	"lighter/internal/coordinator/remote"
+	"lighter/internal/coordinator/reserve"
 	"lighter/internal/ledger"
 	"lighter/scheduler"
 	"lighter/scheduler/estimate"
@@ -138,21 +138,15 @@ func covers(some, wanted []string) bool {
 
 // measure learns from a build what such builds take, and how fast the machine is.
 func (a *attempt) measure(l *loop, out *remote.Outcome) {
-	if out.Cached || !out.Measured || out.BuildTime <= 0 {
-		return
-	}
 	t, m := a.task, a.machine
 	key := t.node.Key()
-	sample := estimate.Sample{
-		Version: key.Version, Duration: out.BuildTime, Speed: m.Speed, Output: out.Size(),
-		Machine: m.Name, Class: m.class(), Time: l.now(),
+	sample, ok := out.Sample()
+	if !ok {
+		return
 	}
+	sample.Version, sample.Speed, sample.Machine, sample.Class, sample.Time = key.Version, m.Speed, m.Name, m.class(), l.now()
 	for _, p := range t.inputPaths {
 		sample.Input += l.inventory.Size(p)
-	}
-	if used := out.Used; used != nil {
-		sample.CPU = time.Duration(min(used.CPU*1e9, maxSampledCPU))
-		sample.Memory, sample.Disk = used.PeakMemory, used.Disk
 	}
 	l.change(ledger.Change{Samples: &ledger.Samples{Key: key, Samples: []estimate.Sample{sample}}})
 	if t.estimate.Measured() && !t.node.Fixed { // a download says nothing of a processor
@@ -162,20 +156,12 @@ func (a *attempt) measure(l *loop, out *remote.Outcome) {
 	l.outlook.Took(l.now().Sub(a.began), out.BuildTime)
 }
 
-// maxSampledCPU bounds the processor time of a sample: no duration has room for what an agent may say.
-const maxSampledCPU = float64(100 * 365 * 24 * time.Hour)
-
-// class is that of the machine, to which samples belong: how many cores a build gets there. It is
-// empty if that is not known.
+// class is that of the machine, to which samples belong.
 func (m *machine) class() string {
-	n := m.BuildCores
-	if n <= 0 && m.info != nil {
-		n = m.info.Cores
+	if m.BuildCores <= 0 && m.info != nil {
+		return reserve.Class(m.info.Cores)
 	}
-	if n <= 0 {
-		return ""
-	}
-	return strconv.Itoa(n) + " cores"
+	return reserve.Class(m.BuildCores)
 }
 
 // failed decides what follows from an attempt that failed.

@@ -132,10 +132,8 @@ func (h *host) start(ctx context.Context) {
 type sighting struct {
 	info   *agentapi.Machine
 	skew   time.Duration
-	builds []agentapi.BuildStatus          // that its agent has, if it was not up before
-	ours   map[string]*api.Build           // those of them that the ledger has
-	wrong  map[*agentapi.BuildStatus]error // why some of ours cannot be what it was given
-	wait   time.Duration                   // until it is tried again, if it was not reached
+	listed inventory.Listed // if it was not up before
+	wait   time.Duration    // until it is tried again, if it was not reached
 	acl    *signature.ACL
 	err    error
 }
@@ -167,18 +165,7 @@ func (h *host) look(ctx context.Context, first bool) sighting {
 	if s.err = h.c.do(ctx, func(l *loop) { h.noteNames(l, s.info) }); s.err != nil {
 		return s
 	}
-	s.ours = make(map[string]*api.Build)
-	s.builds, s.err = h.peer.Client.Builds(ctx, func(id string) (*agentapi.Asked, error) {
-		b, err := h.c.ourBuild(ctx, id)
-		if err != nil || b == nil {
-			return nil, err
-		}
-		s.ours[id] = b
-		return askedOf(b), nil
-	})
-	if s.err == nil {
-		s.wrong, s.err = h.c.inventory.Vet(ctx, h.peer, s.builds, s.ours)
-	}
+	s.listed, s.err = h.c.inventory.List(ctx, h.peer)
 	return s
 }
 
@@ -230,7 +217,7 @@ func (h *host) sighted(l *loop, s sighting) {
 	}
 	h.back(l)
 	if was != api.MachineUp {
-		h.reconcile(l, &s)
+		h.reconcile(l, &s.listed)
 	}
 	l.endGrace(h)
 	h.saveLearnt(l)

@@ -1,21 +1,15 @@
 package coordinator
 
 import (
-	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"slices"
-	"strings"
 	"time"
 
-	"github.com/google/uuid"
-
-	"lighter/internal/agentapi"
-	"lighter/internal/api"
 	"lighter/internal/coordinator/conduct"
 	"lighter/internal/coordinator/reserve"
 	"lighter/internal/ledger"
+	"lighter/internal/machinetest"
 	"lighter/machines"
 	"lighter/scheduler"
 )
@@ -51,26 +45,6 @@ func (l *loop) newMachine(m machines.Machine, h *host) *machine {
 	return &machine{Machine: m, host: h, builds: m.Systems, log: l.log.With("machine", m.Name)}
 }
 
-// ourBuild returns the ledger's build with the id that an agent told. It is nil if there is
-// none: that build is another coordinator's.
-func (c *Coordinator) ourBuild(ctx context.Context, id string) (*api.Build, error) {
-	if !isID(id) {
-		return nil, nil
-	}
-	b, err := c.ledger.Build(ctx, id)
-	if errors.Is(err, ledger.ErrNotFound) {
-		return nil, nil
-	}
-	return b, err
-}
-
-func isID(id string) bool { return uuid.Validate(id) == nil }
-
-// askedOf says what an agent may say of a build.
-func askedOf(b *api.Build) *agentapi.Asked {
-	return &agentapi.Asked{ID: b.ID, Derivation: b.Derivation, Outputs: b.OutputPaths}
-}
-
 // judge decides, after a contact with its host, whether a machine gets builds, and tells what has
 // changed; came says that the host was not up before.
 func (m *machine) judge(l *loop, came bool) {
@@ -86,7 +60,7 @@ func (m *machine) judge(l *loop, came bool) {
 	}
 	if systems := m.systems(); !slices.Equal(systems, m.builds) {
 		m.builds = systems
-		if text := m.foreignSystems(); text != "" {
+		if text := machinetest.ForeignSystems(&m.Machine, m.info); text != "" {
 			m.log.Warn("the machine gets no builds for some of its systems", "why", text)
 		}
 		l.changesSoon()
@@ -102,18 +76,8 @@ func (m *machine) judge(l *loop, came bool) {
 	m.admit(l)
 }
 
-// systems returns those that the machine is for by its entry in the machines file, without those that
-// it has said not to build for.
-func (m *machine) systems() []string {
-	if m.info == nil || len(m.info.Systems) == 0 {
-		return m.Systems
-	}
-	builds := m.info.Builds()
-	if foreign := func(system string) bool { return !slices.Contains(builds, system) }; slices.ContainsFunc(m.Systems, foreign) {
-		return slices.DeleteFunc(slices.Clone(m.Systems), foreign)
-	}
-	return m.Systems
-}
+// systems returns those that the machine is for.
+func (m *machine) systems() []string { return machinetest.Systems(&m.Machine, m.info) }
 
 // memory is how many bytes the builds on its host may need together for it to get another one; 0 if that is
 // not counted, or not known yet.
@@ -122,22 +86,6 @@ func (m *machine) memory() int64 {
 		return reserve.MachineMemory(m.Memory, 0)
 	}
 	return reserve.MachineMemory(m.Memory, m.info.Hardware.Memory)
-}
-
-// foreignSystems says which systems of its entry a machine does not build for; empty if there are
-// none.
-func (m *machine) foreignSystems() string {
-	mine := m.systems()
-	foreign := slices.DeleteFunc(slices.Clone(m.Systems), func(system string) bool { return slices.Contains(mine, system) })
-	if len(foreign) == 0 {
-		return ""
-	}
-	return m.unlike(strings.Join(foreign, ", "))
-}
-
-// unlike says that a machine does not build for a system that its entry names.
-func (m *machine) unlike(system string) string {
-	return fmt.Sprintf("the machines file says that it builds for %s, but it builds for %s", system, strings.Join(m.info.Builds(), ", "))
 }
 
 // saveInterval is the least time between two writes of what was learnt about a machine.

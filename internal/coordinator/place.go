@@ -4,15 +4,16 @@ import (
 	"cmp"
 	"math"
 	"slices"
-	"strings"
 	"time"
 
 	"lighter/internal/api"
+	"lighter/internal/coordinator/explain"
 	"lighter/internal/coordinator/inventory"
 	"lighter/internal/coordinator/peer"
 	"lighter/internal/coordinator/reserve"
 	"lighter/internal/coordinator/turns"
 	"lighter/internal/ledger"
+	"lighter/internal/machinetest"
 	"lighter/internal/quantity"
 	"lighter/machines"
 	"lighter/scheduler"
@@ -215,40 +216,17 @@ func (t *task) neverReason(l *loop) string {
 	return l.neverTakes(&b)
 }
 
-func verdictOf(v *scheduler.Verdict) api.MachineVerdict {
-	return api.MachineVerdict{
-		Machine: v.Machine, OK: v.OK(), Rule: string(v.Rule), Wanted: v.Wanted, Actual: v.Actual,
-		Finish: api.Seconds(v.Finish.Seconds()),
-	}
-}
-
 // neverTakes is neverReason for any build.
 func (l *loop) neverTakes(b *scheduler.Build) string {
-	if scheduler.Possible(b, l.staticMachines()) {
-		return ""
+	return explain.Never(b, l.staticMachines(), l.foreign)
+}
+
+// foreign says that a machine does not build for a system that its entry names; empty if it names another.
+func (l *loop) foreign(machine, system string) string {
+	if m := l.byName[machine]; slices.Contains(m.Systems, system) {
+		return machinetest.Unlike(m.info, system)
 	}
-	var closest string
-	for _, v := range scheduler.Explain(b, l.staticMachines(), nil) {
-		switch v.Rule {
-		case scheduler.RuleSystem:
-			if m := l.byName[v.Machine]; slices.Contains(m.Systems, b.System) {
-				closest = v.Machine + ": " + m.unlike(b.System)
-			}
-		case scheduler.RuleSkip:
-		case scheduler.RuleFeatures, scheduler.RuleMandatory, scheduler.RuleMemory, scheduler.RuleTokens:
-			verdict := verdictOf(&v)
-			closest = verdict.String()
-		default:
-			return ""
-		}
-	}
-	switch {
-	case closest != "":
-		return "no machine can take it: " + closest
-	case len(l.machines) == 0:
-		return "no machine can take it: there are none"
-	}
-	return "no machine can take it: none builds for " + b.System
+	return ""
 }
 
 // staticMachines describes the machines by their entries in the machines file, and the systems that
@@ -355,17 +333,7 @@ func (t *task) why(l *loop, lb *liveBuild) *api.Why {
 	now := l.now()
 	t.placeInQueue(l, w)
 	var could []string
-	verdicts := scheduler.Explain(&b, l.schedulerMachines(now), l.missing)
-	for i := range verdicts {
-		v := &verdicts[i]
-		if m := l.byName[v.Machine]; v.Rule == scheduler.RuleSystem && slices.Contains(m.Systems, b.System) {
-			v.Actual = m.unlike(b.System)
-		}
-		w.Machines = append(w.Machines, verdictOf(v))
-		if v.OK() {
-			could = append(could, v.Machine)
-		}
-	}
+	w.Machines, could = explain.Machines(&b, scheduler.Explain(&b, l.schedulerMachines(now), l.missing), l.foreign)
 	if why := l.whyPaused(); why != "" {
 		w.Summary = why
 	}
@@ -409,15 +377,5 @@ func (t *task) waitReason(l *loop, could []string, turns []api.Share, now time.T
 	case len(could) == 0:
 		return "no machine can take it now"
 	}
-	b := t.schedulerBuild(l)
-	plan := scheduler.Assign(l.input(now))
-	for i := range plan.Deferrals {
-		if plan.Deferrals[i].Build.ID == b.ID {
-			return plan.Deferrals[i].Reason()
-		}
-	}
-	if len(turns) > 0 && turns[0].Name != t.share {
-		return "it is the turn of " + turns[0].Name + " on " + strings.Join(could, ", ")
-	}
-	return "more urgent builds come first on " + strings.Join(could, ", ")
+	return explain.Waits(t.id, t.share, could, scheduler.Assign(l.input(now)), turns)
 }

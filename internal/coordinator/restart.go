@@ -195,19 +195,19 @@ func (t *task) adopt(l *loop, m *machine, s *agentapi.BuildStatus) {
 
 // reconcile compares the builds that an agent knows with those that are wanted of it, whichever
 // machine they were placed through.
-func (h *host) reconcile(l *loop, s *sighting) {
-	listed := make(map[string]bool, len(s.builds))
-	for i := range s.builds {
-		status := &s.builds[i]
+func (h *host) reconcile(l *loop, s *inventory.Listed) {
+	listed := make(map[string]bool, len(s.Builds))
+	for i := range s.Builds {
+		status := &s.Builds[i]
 		listed[status.ID] = true
-		b := s.ours[status.ID]
+		b := s.Ours[status.ID]
 		if b == nil {
 			h.log.Debug("the agent has a build of another coordinator", "build", status.ID)
 			continue
 		}
-		h.reconcileBuild(l, status, b.Machine, s.wrong[status])
+		h.reconcileBuild(l, status, b.Machine, s.Wrong[status])
 	}
-	h.tellWrong(l, s.wrong)
+	h.tellWrong(l, s.Wrong)
 	for _, t := range l.tasks {
 		if t.keptOn(h) && !listed[t.id] && t.underWay == nil {
 			t.lose(l, "its agent no longer knows it")

@@ -122,32 +122,16 @@ func (m *machine) status() api.MachineStatus {
 	case m.state == api.MachineUp && m.gcError != "":
 		s.Error = "its garbage was not collected: " + m.gcError
 	case m.state == api.MachineUp && len(m.systems()) < len(m.Systems):
-		s.Error = m.foreignSystems()
+		s.Error = machinetest.ForeignSystems(&m.Machine, m.info)
 	case m.state == api.MachineDown && !m.nextTry.IsZero():
 		next := m.nextTry
 		s.NextTry = &next
 	}
 	if m.info != nil {
-		m.describe(&s)
+		machinetest.Describe(&s, m.info, m.skew)
 		s.Refuses = m.refusal()
 	}
 	return s
-}
-
-// describe fills in what the agent last said.
-func (m *machine) describe(s *api.MachineStatus) {
-	info := machinetest.WithUnknown(m.info)
-	s.Agent, s.Kernel, s.StoreKind, s.Cores = info.Version, info.Kernel, info.StoreKind, info.Cores
-	s.Load = info.Load / float64(max(1, info.Cores))
-	s.FreeDisk, s.FreeMemory, s.PublicKey = info.FreeDisk, info.FreeMemory, info.PublicKey
-	// What is not known is left out.
-	s.FreeInodes, s.BuildFreeDisk = max(0, info.FreeInodes), max(0, info.BuildFreeDisk)
-	s.CPUPressure, s.MemoryPressure = max(0, info.CPUPressure), max(0, info.MemoryPressure)
-	s.ClockSkew = api.Seconds(m.skew.Seconds())
-	if info.Hardware != (api.Hardware{}) {
-		hardware := info.Hardware
-		s.Hardware = &hardware
-	}
 }
 
 // running is how many builds run on the host.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/google/uuid"
+
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
 	"lighter/internal/coordinator/headstore"
@@ -17,10 +19,40 @@ import (
 // errNotGiven says that a machine lists a build that it was not given.
 var errNotGiven = errors.New("it was not given that")
 
-// Vet says what is wrong with those of our builds in a machine's list that cannot be what the machine
+// Listed is what a machine's agent says of builds.
+type Listed struct {
+	Builds []agentapi.BuildStatus
+	Ours   map[string]*api.Build           // those of them that the ledger has, by id
+	Wrong  map[*agentapi.BuildStatus]error // why some of ours cannot be what it was given
+}
+
+// List asks a machine which builds it has.
+func (k *Inventory) List(ctx context.Context, m *peer.Peer) (l Listed, err error) {
+	l.Ours = make(map[string]*api.Build)
+	l.Builds, err = m.Client.Builds(ctx, func(id string) (*agentapi.Asked, error) {
+		if uuid.Validate(id) != nil {
+			return nil, nil
+		}
+		b, err := k.ledger.Build(ctx, id)
+		if errors.Is(err, ledger.ErrNotFound) {
+			return nil, nil // it is another coordinator's
+		}
+		if err != nil {
+			return nil, err
+		}
+		l.Ours[id] = b
+		return &agentapi.Asked{ID: b.ID, Derivation: b.Derivation, Outputs: b.OutputPaths}, nil
+	})
+	if err == nil {
+		l.Wrong, err = k.vet(ctx, m, l.Builds, l.Ours)
+	}
+	return l, err
+}
+
+// vet says what is wrong with those of our builds in a machine's list that cannot be what the machine
 // was given, under any of its names. The others were true at some time; only the loop knows whether
 // they are still wanted.
-func (k *Inventory) Vet(ctx context.Context, m *peer.Peer, list []agentapi.BuildStatus, ours map[string]*api.Build) (wrong map[*agentapi.BuildStatus]error, err error) {
+func (k *Inventory) vet(ctx context.Context, m *peer.Peer, list []agentapi.BuildStatus, ours map[string]*api.Build) (wrong map[*agentapi.BuildStatus]error, err error) {
 	wrong = make(map[*agentapi.BuildStatus]error)
 	names := m.Names()
 	for i := range list {

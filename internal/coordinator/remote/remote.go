@@ -24,6 +24,7 @@ import (
 	"lighter/internal/coordinator/inventory"
 	"lighter/internal/coordinator/peer"
 	"lighter/internal/human"
+	"lighter/scheduler/estimate"
 	"lighter/store"
 )
 
@@ -109,6 +110,23 @@ func (out *Outcome) Size() (n int64) {
 		n += info.NARSize
 	}
 	return n
+}
+
+// maxSampledCPU bounds the processor time of a sample: no duration has room for what an agent may say.
+const maxSampledCPU = float64(100 * 365 * 24 * time.Hour)
+
+// Sample returns what was measured of the build, with its outputs; ok is false if that says nothing of
+// such builds.
+func (out *Outcome) Sample() (s estimate.Sample, ok bool) {
+	if out.Cached || !out.Measured || out.BuildTime <= 0 {
+		return s, false
+	}
+	s = estimate.Sample{Duration: out.BuildTime, Output: out.Size()}
+	if used := out.Used; used != nil {
+		s.CPU = time.Duration(min(used.CPU*1e9, maxSampledCPU))
+		s.Memory, s.Disk = used.PeakMemory, used.Disk
+	}
+	return s, true
 }
 
 // New returns an attempt that ends with ctx, or when it is canceled.

@@ -11,6 +11,7 @@ import (
 	"iter"
 	"maps"
 	"math"
+	"strconv"
 	"strings"
 
 	"lighter/internal/api"
@@ -342,6 +343,14 @@ func Cores(cores, builds int) int {
 		return 0
 	}
 	return max(1, cores/max(1, builds))
+}
+
+// Class is that of a machine on which a build gets so many cores; empty if that is not known.
+func Class(cores int) string {
+	if cores <= 0 {
+		return ""
+	}
+	return strconv.Itoa(cores) + " cores"
 }
 
 // Why says for people how much is reserved, of what is known, and why. name is the package's.
