@@ -82,3 +82,17 @@ func TestTableAt80(t *testing.T) {
 		t.Errorf("got\n%s", text)
 	}
 }
+
+// TestTableWithEnds leaves out when builds will be done before anything else.
+func TestTableWithEnds(t *testing.T) {
+	for width, want := range map[int]bool{80: false, 130: true, 0: true} {
+		var out bytes.Buffer
+		s := display.TableStream{W: &out, Width: width, State: 1, Heading: []string{"ID", "STATE", "NAME", "MACHINE", "SUBMITTED", "TOOK", "END", "WHY"}, Optional: []int{6, 3, 5}}
+		if err := s.Write([][]string{{"36d8c8ef", "building", "texlive", "alpha", "30m ago", "1m00s", "14:20-15:10", "it finishes earliest there"}}); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(out.String(), "14:20"); got != want || !strings.Contains(out.String(), "alpha") || !strings.Contains(out.String(), "1m00s") {
+			t.Errorf("%d wide:\n%s", width, out.String())
+		}
+	}
+}

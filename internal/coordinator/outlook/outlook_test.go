@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -38,10 +39,10 @@ func snapshotOf(now time.Time, tasks int) *Snapshot {
 }
 
 // running is an outlook for tests, and how often it was given a snapshot.
-func running(t *testing.T, snapshot func(ctx context.Context) (*Snapshot, error)) (o *Outlook, made *int) {
-	made = new(int)
+func running(t *testing.T, snapshot func(ctx context.Context) (*Snapshot, error)) (o *Outlook, made *atomic.Int32) {
+	made = new(atomic.Int32)
 	o = New(time.Now, func(ctx context.Context) (*Snapshot, error) {
-		*made++
+		made.Add(1)
 		return snapshot(ctx)
 	})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -64,8 +65,8 @@ func TestCost(t *testing.T) {
 					return snapshotOf(time.Now(), 3), nil
 				})
 				time.Sleep(time.Hour)
-				if *made != 0 {
-					t.Fatalf("%d forecasts, and nobody asked", *made)
+				if made.Load() != 0 {
+					t.Fatalf("%d forecasts, and nobody asked", made.Load())
 				}
 				for range 2000 { // tenths of a second
 					began := time.Now()
@@ -73,13 +74,13 @@ func TestCost(t *testing.T) {
 					if d := time.Since(began); d > 300*time.Millisecond {
 						t.Fatalf("somebody waited for %s", d)
 					}
-					if *made > 1 && v.End("build-0", time.Now()) == nil {
+					if made.Load() > 1 && v.End("build-0", time.Now()) == nil {
 						t.Fatal("there is a forecast, and nothing is told")
 					}
 					time.Sleep(100*time.Millisecond - time.Since(began)%(100*time.Millisecond))
 				}
-				if most := int(200*time.Second/(tt.interval+tt.cost)) + 1; *made < 1 || *made > most {
-					t.Errorf("%d forecasts, want at most %d", *made, most)
+				if most := int32(200*time.Second/(tt.interval+tt.cost)) + 1; made.Load() < 1 || made.Load() > most {
+					t.Errorf("%d forecasts, want at most %d", made.Load(), most)
 				}
 			})
 		})
@@ -125,8 +126,8 @@ func TestDrop(t *testing.T) {
 		time.Sleep(30 * time.Second)
 		o.Ask(t.Context())
 		time.Sleep(2 * time.Second)
-		if v := o.Ask(t.Context()); v.Unknown != "" || *made != 2 {
-			t.Errorf("after %d forecasts got %+v", *made, v)
+		if v := o.Ask(t.Context()); v.Unknown != "" || made.Load() != 2 {
+			t.Errorf("after %d forecasts got %+v", made.Load(), v)
 		}
 	})
 }
