@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -101,6 +102,8 @@ func TestForeignSystem(t *testing.T) {
 			a.info = func(m *agentapi.Machine) { m.Emulated = []string{"aarch64-linux"} }
 		})
 		f.ready("m1", "m2")
+		f.machine("m2").peer.Poke() // it may have been looked at before
+		f.until("what it emulates is known", func() bool { return slices.Contains(f.statusOf("m2").Systems, "aarch64-linux") })
 		for _, name := range []string{"a", "b", "c"} {
 			if b := f.awaitState(f.submit(f.derive(&derivation.Derivation{System: "aarch64-linux"}, name, ""))[0], api.Succeeded); b.Machine != "m2" || b.Attempt != 1 {
 				t.Errorf("built on %s, attempt %d", b.Machine, b.Attempt)

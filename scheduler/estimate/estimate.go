@@ -36,6 +36,7 @@ package estimate
 
 import (
 	"math"
+	"slices"
 	"time"
 )
 
@@ -56,7 +57,8 @@ type Sample struct {
 	Class    string        `json:"class,omitempty"`    // of the machine; empty if not known
 	Time     time.Time     `json:"time,omitzero"`      // when it had ended
 	Imported bool          `json:"imported,omitempty"` // from another farm
-	// Killed says that it was killed for want of memory: it needs more than Memory, and nothing else is known.
+	// Killed says that it was killed for want of memory: it needs more than Memory, and nothing else is known. It
+	// counts as needing twice as much, until one that was not killed has shown what it needs.
 	Killed bool `json:"killed,omitempty"`
 }
 
@@ -195,6 +197,7 @@ func Of(k Key, samples []Sample, system, all *Class) Estimate {
 	if k.Kind != Package {
 		rough = giant{}
 	}
+	samples = withoutOldKills(samples)
 	weights := weigh(k, samples)
 	return Estimate{
 		Duration: of[time.Duration](weights, samples, (*Sample).seconds, priorSpread, &system.Duration, &all.Duration, guess.duration, rough.hours*hour),
@@ -215,9 +218,32 @@ func orNothing(c *Class) *Class {
 // The quantities of a sample; 0 or less is not measured.
 func (s *Sample) seconds() float64 { return float64(s.Duration) * speedOr1(s.Speed) }
 func (s *Sample) cpu() float64     { return float64(s.CPU) * speedOr1(s.Speed) }
-func (s *Sample) memory() float64  { return float64(s.Memory) }
-func (s *Sample) disk() float64    { return float64(s.Disk) }
-func (s *Sample) output() float64  { return float64(s.Output) }
+
+func (s *Sample) memory() float64 {
+	if s.Killed {
+		return 2 * float64(s.Memory)
+	}
+	return float64(s.Memory)
+}
+
+func (s *Sample) disk() float64   { return float64(s.Disk) }
+func (s *Sample) output() float64 { return float64(s.Output) }
+
+// withoutOldKills returns samples without those of killed builds that are older than one that shows what
+// memory is needed.
+func withoutOldKills(samples []Sample) []Sample {
+	shown := slices.IndexFunc(samples, func(s Sample) bool { return s.Memory > 0 && !s.Killed })
+	if shown < 0 || !slices.ContainsFunc(samples[shown:], func(s Sample) bool { return s.Killed }) {
+		return samples
+	}
+	left := slices.Clone(samples[:shown])
+	for i := range samples[shown:] {
+		if s := &samples[shown+i]; !s.Killed {
+			left = append(left, *s)
+		}
+	}
+	return left
+}
 
 func speedOr1(speed float64) float64 {
 	if speed > 0 {

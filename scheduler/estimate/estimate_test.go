@@ -242,3 +242,21 @@ func BenchmarkOf(b *testing.B) {
 		_ = e.Memory.High()
 	}
 }
+
+// TestKilled: what was killed for memory needs more, until one that was not killed shows how much.
+func TestKilled(t *testing.T) {
+	const gib = 1 << 30
+	k := Key{Kind: Package, Name: "thing", System: "x86_64-linux", Version: "1"}
+	killed := Sample{System: k.System, Version: "1", Memory: gib, Killed: true}
+	if got := Of(k, []Sample{killed}, nil, nil).Memory.Middle(); got != 2*gib {
+		t.Errorf("killed at 1 GiB: %d bytes", got)
+	}
+	shown := Sample{System: k.System, Version: "1", Memory: 5 * gib, Duration: time.Minute, Speed: 1}
+	e := Of(k, []Sample{shown, killed, killed}, nil, nil)
+	if got := e.Memory.Middle(); got != 5*gib || e.Memory.Samples() != 1 {
+		t.Errorf("one has shown 5 GiB since: %d bytes of %d samples", got, e.Memory.Samples())
+	}
+	if got := Of(k, []Sample{killed, shown}, nil, nil).Memory.Samples(); got != 2 {
+		t.Errorf("killed later: %d samples", got)
+	}
+}
