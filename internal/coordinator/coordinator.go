@@ -143,7 +143,7 @@ func New(cfg Config) (*Coordinator, error) {
 		return nil, err
 	}
 	c.forDeliveries = delivery.Config{
-		Logs: c.logs, Logger: c.log, LongOrders: make(chan struct{}, maxLongOrders), Alive: func(ctx context.Context) error { return c.do(ctx, func(*loop) {}) },
+		Logs: c.logs, Logger: c.log, LongOrders: make(chan struct{}, delivery.MaxLongOrders), Farm: c.forHooks(), Alive: func(ctx context.Context) error { return c.do(ctx, func(*loop) {}) },
 	}
 	c.forAttempts = remote.Config{
 		Head: c.head, Logs: c.logs, Inventory: c.inventory, Reserve: c.room.Reserve, Logger: c.log, Limits: remote.Limits{

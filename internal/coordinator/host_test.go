@@ -12,6 +12,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/coordinator/delivery"
 	"lighter/internal/coordinator/peer"
 	"lighter/internal/hookapi"
 	"lighter/machines"
@@ -226,14 +227,14 @@ func TestHostSlots(t *testing.T) {
 			for _, m := range l.machines {
 				m.setting.Draining = m.Name == "other"
 			}
-			for i := range maxQueuedPerSlot * 2 {
+			for i := range delivery.MaxQueuedPerSlot * 2 {
 				l.queue.Push(scheduler.Build{ID: fmt.Sprint("waits ", i), System: "mips64el-linux"})
 			}
 			a, _ := l.answerTo(&hookapi.Question{Derivation: f.drv("asked", ""), System: "x86_64-linux"})
-			if want := fmt.Sprintf("%d builds are already waiting", maxQueuedPerSlot*2); a.Reason != want {
+			if want := fmt.Sprintf("%d builds are already waiting", delivery.MaxQueuedPerSlot*2); a.Reason != want {
 				t.Errorf("it says %+v, want %s", a, want)
 			}
-			for i := range maxQueuedPerSlot * 2 {
+			for i := range delivery.MaxQueuedPerSlot * 2 {
 				l.queue.Remove(fmt.Sprint("waits ", i))
 			}
 		}); err != nil {

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"lighter/internal/api"
+	"lighter/internal/coordinator/delivery"
 	"lighter/internal/hookapi"
 	"lighter/store"
 )
@@ -100,7 +101,7 @@ func TestOffloadLongOrders(t *testing.T) {
 	f := newHookFarm(t, nil, "m1")
 	header := binary.BigEndian.AppendUint32([]byte{byte(hookapi.Build)}, hookapi.MaxFrame)
 	var conns []net.Conn
-	for range 5 * maxLongOrders {
+	for range 5 * delivery.MaxLongOrders {
 		conn, _, err := hookapi.Dial(f.socket)
 		if err != nil {
 			t.Fatal(err)
@@ -110,7 +111,7 @@ func TestOffloadLongOrders(t *testing.T) {
 		}
 		conns = append(conns, conn)
 	}
-	f.until("all places are taken", func() bool { return len(f.c.forDeliveries.LongOrders) == maxLongOrders })
+	f.until("all places are taken", func() bool { return len(f.c.forDeliveries.LongOrders) == delivery.MaxLongOrders })
 	f.hook(f.drv("one", "")).succeeds() // a short one waits for none of them
 	for _, conn := range conns {
 		conn.Close()

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"lighter/internal/api"
+	"lighter/internal/coordinator/delivery"
 	"lighter/internal/coordinator/headstore"
 	"lighter/internal/hookapi"
 	"lighter/internal/ledger"
@@ -86,14 +87,14 @@ func TestOffloadMachineNotTriedYet(t *testing.T) {
 			reason  string
 			took    time.Duration // at least
 		}{
-			{true, hookapi.Postpone, "m1: not reached yet", firstContact},
+			{true, hookapi.Postpone, "m1: not reached yet", delivery.FirstContact},
 			{false, hookapi.Accept, "", 0},
 		} {
 			f.agents["m1"].set(func(a *fakeAgent) { a.hang = test.hang })
 			f.shutDown()
 			f.start()
 			began := time.Now()
-			a, err := f.c.mayOffload(t.Context(), q)
+			a, err := f.c.forDeliveries.Answer(t.Context(), q)
 			if err != nil || a.Verdict != test.verdict || !strings.Contains(a.Reason, test.reason) {
 				t.Errorf("hang %t: got %+v, %v; want %s with %q", test.hang, a, err, test.verdict, test.reason)
 			}
@@ -123,7 +124,7 @@ func TestOffloadSlotsAndQueue(t *testing.T) {
 		t.Errorf("slots are taken, and guix-daemon has one: got %+v", a)
 	}
 	var more []store.Path
-	for i := range 2 * maxQueuedPerSlot {
+	for i := range 2 * delivery.MaxQueuedPerSlot {
 		more = append(more, f.drv(fmt.Sprintf("more-%d", i), ""))
 	}
 	ids := f.submit(more...)

@@ -28,17 +28,21 @@ type Config struct {
 	Logger *slog.Logger
 	// LongOrders is filled with one value for each order in memory that is longer than a chunk.
 	LongOrders chan struct{}
+	Farm       Farm
 	// Alive returns once the coordinator has shown that it is alive.
 	Alive func(context.Context) error
 }
+
+// MaxLongOrders is how many orders longer than a chunk are in memory at a time; each may have tens of MB.
+const MaxLongOrders = 4
 
 // questionPause is how long a hook may take until its next question or its order. A hook that
 // guix-daemon keeps for later begins another conversation then.
 const questionPause = time.Minute
 
-// Converse answers a hook's questions until it orders a build. The caller calls release once the
+// converse answers a hook's questions until it orders a build. The caller calls release once the
 // inputs that the order names are no longer needed: few long orders are in memory at a time.
-func (c *Config) Converse(ctx context.Context, conn net.Conn, r *hookapi.Reader, answer func(context.Context, *hookapi.Question) (*hookapi.Answer, error)) (o *hookapi.Order, release func(), err error) {
+func (c *Config) converse(ctx context.Context, conn net.Conn, r *hookapi.Reader, answer func(context.Context, *hookapi.Question) (*hookapi.Answer, error)) (o *hookapi.Order, release func(), err error) {
 	for {
 		if err := conn.SetReadDeadline(time.Now().Add(questionPause)); err != nil {
 			return nil, nil, err

@@ -24,7 +24,7 @@ func TestIdleConversation(t *testing.T) {
 			defer hook.Close()
 			ended := make(chan error, 1)
 			go func() {
-				_, _, err := new(Config).Converse(t.Context(), conn, hookapi.NewReader(conn), nil)
+				_, _, err := new(Config).converse(t.Context(), conn, hookapi.NewReader(conn), nil)
 				ended <- err
 			}()
 			if _, err := io.WriteString(hook, said); err != nil {
