@@ -2,18 +2,15 @@ package coordinator
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"reflect"
 	"slices"
-	"strings"
 	"time"
 
 	"lighter/internal/api"
 	"lighter/internal/coordinator/conduct"
 	"lighter/internal/coordinator/machinesfile"
-	"lighter/internal/ledger"
 	"lighter/machines"
 	"lighter/store"
 )
@@ -31,7 +28,7 @@ func newMachinesFile(c *Coordinator) *machinesfile.File {
 	return machinesfile.New(machinesfile.Options{
 		Name: c.cfg.MachinesFile, Load: c.cfg.LoadMachines, Now: c.now, Logger: c.log,
 		Use: func(ctx context.Context, list []machines.Machine) (became *api.Reloaded, err error) {
-			past, err := c.pastOf(ctx)
+			past, err := conduct.Recall(ctx, c.ledger, c.log)
 			if err != nil {
 				return nil, err
 			}
@@ -71,47 +68,23 @@ func (c *Coordinator) Reload(ctx context.Context) (*api.Reloaded, error) {
 	return c.file.Read(ctx)
 }
 
-// machinesPast is what the ledger has about machines.
-type machinesPast struct {
-	learnt   map[string]ledger.Machine
-	settings map[string]entrySetting
-}
-
-func (c *Coordinator) pastOf(ctx context.Context) (*machinesPast, error) {
-	learnt, err := c.ledger.Machines(ctx)
-	if err != nil {
-		return nil, err
-	}
-	past := &machinesPast{learnt: learnt, settings: make(map[string]entrySetting)}
-	err = c.ledger.Settings(ctx, machineSettings, func(name string, value json.RawMessage) error {
-		var s entrySetting
-		if err := json.Unmarshal(value, &s); err != nil {
-			c.log.Error("what operators decided about a machine can't be read and is left out", "setting", name, "err", err)
-			return nil
-		}
-		past.settings[strings.TrimPrefix(name, machineSettings)] = s
-		return nil
-	})
-	return past, err
-}
-
 // remember gives a machine, and its host, what the ledger has about it.
-func (m *machine) remember(past *machinesPast) {
-	l := past.learnt[m.Name]
+func (m *machine) remember(past *conduct.Past) {
+	l := past.Learnt[m.Name]
 	m.peer.Bandwidth.Set(l.Bandwidth)
 	m.peer.FetchBandwidth.Set(l.FetchBandwidth)
 	m.speed.Log, m.speed.Samples = l.SpeedLog, l.SpeedSamples
-	s := past.settings[m.Name]
-	m.setting, m.standing = s.Setting, m.standing.And(s.Standing)
+	setting, standing := past.Of(m.Name)
+	m.setting, m.standing = setting, m.standing.And(standing)
 }
 
 // useMachines replaces the machines by those of a list, or changes nothing.
-func (l *loop) useMachines(list []machines.Machine, past *machinesPast) (*api.Reloaded, error) {
+func (l *loop) useMachines(list []machines.Machine, past *conduct.Past) (*api.Reloaded, error) {
 	fresh, opened, err := l.openNew(list)
 	if err != nil {
 		return nil, err
 	}
-	l.learnt = past.learnt
+	l.learnt = past.Learnt
 	var became api.Reloaded
 	order := make([]*machine, 0, len(list))
 	for i := range list {

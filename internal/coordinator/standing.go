@@ -38,20 +38,9 @@ func (m *machine) unavailable() string {
 	return cmp.Or(m.problem, m.conduct.Resting(m.c.now()))
 }
 
-// machineSettings is the start of the names of those settings in the ledger that are about a
-// machine.
-const machineSettings = "machine/"
-
-// entrySetting is what the ledger keeps of an entry: its machine's setting, and that of its host.
-type entrySetting struct {
-	conduct.Setting
-	conduct.Standing
-}
-
 // saveSetting records a machine's setting in the ledger.
 func (m *machine) saveSetting(l *loop) {
-	s := entrySetting{m.setting.Clone(), m.standing}
-	l.change(ledger.Change{Setting: &ledger.Setting{Name: machineSettings + m.Name, Value: s}})
+	l.change(ledger.Change{Setting: conduct.Save(m.Name, &m.setting, m.standing)})
 }
 
 // saveSetting records a host's setting in the ledger, with each of its machines.

@@ -55,12 +55,47 @@ func (f *Folder) CopyOf(ctx context.Context, w io.Writer, b *api.Build, which Na
 	return nil
 }
 
-// LastOn returns the log of a build's last attempt on a machine, by its events; none if there was no such attempt.
-func LastOn(b *api.Build, events []api.Event, machine string) (found Name) {
+// lastOn returns the log of a build's last attempt on a machine, by its events; none if there was no such attempt.
+func lastOn(b *api.Build, events []api.Event, machine string) (found Name) {
 	for i := range events {
 		if events[i].Machine == machine && events[i].Attempt > 0 {
 			found = Name{ID: b.LogID(), Attempt: events[i].Attempt}
 		}
 	}
 	return found
+}
+
+// Choose returns the log of a build's attempt, or of its last attempt on a machine; none if neither is given.
+// events returns the build's events, and comparing the log of what the machine is building for a check.
+func Choose(b *api.Build, attempt int64, machine string, events func() ([]api.Event, error), comparing func() (Name, error)) (chosen Name, err error) {
+	switch {
+	case attempt > 0 && machine != "":
+		return chosen, api.BadRequest("attempt and machine: give one of them")
+	case attempt > 0:
+		return OfAttempt(b, attempt)
+	case machine == "":
+		return chosen, nil
+	case b.Check > 0:
+		if chosen = comparedOn(b, machine); chosen.Attempt == 0 {
+			chosen, err = comparing()
+		}
+	default:
+		var all []api.Event
+		all, err = events()
+		chosen = lastOn(b, all, machine)
+	}
+	if err == nil && chosen.Attempt == 0 {
+		err = api.BadRequest("build %s was not tried on a machine %q", b.ID, machine)
+	}
+	return chosen, err
+}
+
+// comparedOn returns the log of what a machine built for a check; none if it did not.
+func comparedOn(b *api.Build, machine string) Name {
+	for i := range b.Results {
+		if r := &b.Results[i]; r.Machine == machine && r.LogID != "" {
+			return Name{ID: r.LogID, Attempt: r.LogAttempt}
+		}
+	}
+	return Name{}
 }
