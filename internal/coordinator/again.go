@@ -32,7 +32,7 @@ func (l *loop) beginAgain(plan *scheduler.Again) {
 		return
 	}
 	from := t.underWay
-	if from.host == to.host || !t.allows(to.Name) || t.skip[to.Name] || t.unable.Has(to.Name) {
+	if from.host == to.host || !t.allows(to.Name) || t.skip[to.Name] || t.failed.Unable.Has(to.Name) {
 		return
 	}
 	l.counts.Placements++
@@ -104,9 +104,9 @@ func (a *attempt) inVain(l *loop, err error) {
 	l.log.Warn("one of two attempts failed; the other goes on", "build", t.id, "derivation", t.drv, "attempt", a.Number, "machine", m.Name,
 		"culprit", f.Culprit, "phase", f.Phase, "err", f.Message)
 	l.counts.Failed[f.Culprit]++
-	t.failures = append(t.failures, *f)
+	t.failed.Add(f)
 	if f.Kind == api.KindUnable {
-		t.unable.Add(m.Name, f.Message)
+		t.failed.Unable.Add(m.Name, f.Message)
 	} else if f.Culprit == api.CulpritMachine {
 		m.mishap(l, t, f)
 	}

@@ -9,8 +9,8 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/coordinator/compare"
+	"lighter/internal/coordinator/failing"
 	"lighter/internal/coordinator/remote"
-	"lighter/internal/human"
 )
 
 // liveCheck is a check under way. Package compare carries it out; to it, this is the farm.
@@ -72,11 +72,7 @@ func (k *liveCheck) Have(ctx context.Context, r api.Request) (*api.Build, error)
 		return nil, err
 	}
 	if b.State != api.Succeeded {
-		f := b.Failure
-		if f == nil {
-			f = &api.Failure{Culprit: api.CulpritCoordinator, Phase: api.Waiting, Message: b.Reason}
-		}
-		return nil, &compare.BuildError{Build: b, Failure: f}
+		return nil, &compare.BuildError{Build: b, Failure: failing.Of(b)}
 	}
 	return b, nil
 }
@@ -92,7 +88,7 @@ func (k *liveCheck) Begin(ctx context.Context, w *compare.Work, but string, want
 			built = 1
 		}
 		if n := k.possible(l); n < want {
-			short = l.tooFew(k.build.Check, built+n)
+			short = failing.TooFew(k.build.Check, built+n, len(l.hosts) < len(l.machines))
 			return
 		}
 		k.next(l, want)
@@ -100,15 +96,6 @@ func (k *liveCheck) Begin(ctx context.Context, w *compare.Work, but string, want
 		return err
 	}
 	return short
-}
-
-// tooFew is the failure of a check for which there are no more than so many machines.
-func (l *loop) tooFew(wanted, can int) *api.Failure {
-	text := fmt.Sprintf("--check %d wants %s, and only %d can build it", wanted, human.Count(wanted, "machine"), can)
-	if len(l.hosts) < len(l.machines) {
-		text += " (entries of one host count once)"
-	}
-	return &api.Failure{Culprit: api.CulpritMachine, Phase: api.Queued, Kind: api.KindUnable, Message: text}
 }
 
 // Again queues one more comparison, in place of one that was in vain.

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"lighter/internal/api"
+	"lighter/internal/coordinator/failing"
 	"lighter/internal/coordinator/graph"
 	"lighter/internal/ledger"
 	"lighter/store"
@@ -173,18 +174,10 @@ func (t *task) fail(l *loop, f *api.Failure) {
 		lb.Dependents = dependents
 	}
 	t.endFailed(l, f)
-	of := dependencyFailure(t.drv, f)
+	of := failing.OfInput(t.drv, f)
 	for _, d := range doomed[1:] {
 		d.endFailed(l, of)
 	}
-}
-
-func dependencyFailure(input store.Path, f *api.Failure) *api.Failure {
-	text := fmt.Sprintf("needs %s, which failed", api.DerivationName(input))
-	if f.Kind == api.KindNotRecorded { // perhaps the ledger does not even have that build
-		text = api.Cut(text+": "+f.Message, api.MaxMessage)
-	}
-	return &api.Failure{Culprit: f.Culprit, Phase: api.Waiting, Kind: api.KindDependency, Input: input, Message: text}
 }
 
 func (t *task) endFailed(l *loop, f *api.Failure) {
@@ -199,15 +192,6 @@ func (t *task) endFailed(l *loop, f *api.Failure) {
 		lb.Failure = f
 	}
 	t.end(l, state, f.Message, "the build failed")
-}
-
-// expansionFailure is the failure of a task whose graph cannot be read.
-func expansionFailure(input store.Path, err error) *api.Failure {
-	f := &api.Failure{Culprit: api.CulpritCoordinator, Phase: api.Queued, Message: err.Error()}
-	if input != "" {
-		f.Kind, f.Input = api.KindDependency, input
-	}
-	return f
 }
 
 // ---- what nobody wants ---------------------------------------------------------------------

@@ -9,6 +9,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/coordinator/expand"
+	"lighter/internal/coordinator/failing"
 	"lighter/internal/coordinator/graph"
 	"lighter/internal/coordinator/headstore"
 	"lighter/scheduler"
@@ -73,7 +74,7 @@ func (l *loop) merge(questions []question, g *expand.Graph) {
 		input, err := g.Unreadable(f)
 		switch {
 		case err != nil:
-			t.fail(l, expansionFailure(input, err))
+			t.fail(l, failing.Unreadable(input, err))
 		case !f.Missing && t.takeUpOn == nil:
 			t.node = f.Node
 			t.alreadyThere(l, f)
@@ -148,7 +149,7 @@ func (t *task) link(l *loop, f *expand.Found, g *expand.Graph) bool {
 func (l *loop) decide(tasks []*task) {
 	sorted, circular := graph.Sort(tasks, func(t *task) iter.Seq[*task] { return t.inputs.All() })
 	for _, t := range circular {
-		t.fail(l, expansionFailure("", fmt.Errorf("derivation %s: %w", t.drv, errCycle)))
+		t.fail(l, failing.Unreadable("", fmt.Errorf("derivation %s: %w", t.drv, errCycle)))
 	}
 	later := make(map[*task]bool, len(sorted))
 	for _, t := range sorted {

@@ -195,16 +195,16 @@ func (a *attempt) failed(l *loop, out *remote.Outcome, err error) {
 		}
 		return
 	}
-	t.failures = append(t.failures, *f)
+	t.failed.Add(f)
 	if f.Kind == api.KindUnable {
 		a.refused(l, f)
 		return
 	}
-	t.blamed++
+	t.failed.Blamed++
 	l.log.Warn("attempt failed", "build", t.id, "derivation", t.drv, "attempt", a.Number, "machine", m.Name,
 		"culprit", f.Culprit, "phase", f.Phase, "err", f.Message)
-	if t.blamed >= l.limits.MaxAttempts {
-		t.fail(l, allFailed(t, f))
+	if t.failed.Blamed >= l.limits.MaxAttempts {
+		t.fail(l, t.failed.All(f))
 		return
 	}
 	if f.Culprit == api.CulpritMachine {
@@ -220,29 +220,25 @@ func (a *attempt) failed(l *loop, out *remote.Outcome, err error) {
 // machine that has not said so too.
 func (a *attempt) refused(l *loop, f *api.Failure) {
 	t, m := a.task, a.machine
-	t.unable.Add(m.Name, f.Message)
+	t.failed.Unable.Add(m.Name, f.Message)
 	l.log.Info("a machine can't build a derivation", "build", t.id, "derivation", t.drv, "machine", m.Name, "why", f.Message)
 	if t.neverReason(l) == "" {
 		t.retryLater(l, f)
 		return
 	}
-	all := *f
-	all.Message = "no machine can build it: "
-	all.Message += api.ListUpTo(t.unable.Reasons(), "; ", api.MaxMessage-len(all.Message))
-	t.fail(l, &all)
+	t.fail(l, t.failed.Refused(f))
 }
 
 // fetchFailed decides what follows when a build is done but its outputs could not be brought
 // where they are wanted.
 func (a *attempt) fetchFailed(l *loop, f *api.Failure) {
 	t, m := a.task, a.machine
-	t.failures = append(t.failures, *f)
-	t.blamed++
+	t.failed.Blame(f)
 	l.log.Warn("outputs could not be fetched", "build", t.id, "derivation", t.drv, "machine", m.Name, "culprit", f.Culprit, "err", f.Message)
 	switch {
-	case t.blamed >= l.limits.MaxAttempts:
+	case t.failed.Blamed >= l.limits.MaxAttempts:
 		t.lose(l, f.Message)
-		t.fail(l, allFailed(t, f))
+		t.fail(l, t.failed.All(f))
 	case f.Culprit == api.CulpritCoordinator:
 		t.delay(l, f)
 		t.enter(l, stagePostponed)
@@ -261,28 +257,10 @@ func (a *attempt) fetchFailed(l *loop, f *api.Failure) {
 
 // delay puts off the next attempt, for a time that grows.
 func (t *task) delay(l *loop, f *api.Failure) {
-	delay := min(l.limits.AttemptDelay<<min(t.rounds, 20), maxAttemptDelay)
-	t.rounds++
+	delay := t.failed.Delay(l.limits.AttemptDelay)
 	t.notBefore = l.now().Add(delay)
 	t.setState(l, api.Queued, fmt.Sprintf("tried again in %s: %s", delay, f.Short()))
 }
-
-// allFailed is the failure of a build that has used up its attempts.
-func allFailed(t *task, last *api.Failure) *api.Failure {
-	var causes []string
-	for i := range t.failures {
-		if text := t.failures[i].Error(); !slices.Contains(causes, text) {
-			causes = append(causes, text)
-		}
-	}
-	f := *last
-	f.Message = fmt.Sprintf("%d attempts failed: ", t.blamed)
-	f.Message += api.ListUpTo(causes, "; ", api.MaxMessage-len(f.Message))
-	return &f
-}
-
-// maxAttemptDelay bounds the time before a build is tried on all machines again.
-const maxAttemptDelay = 5 * time.Minute
 
 // retryLater lets a task be placed again: at once if there are machines on which it was not
 // tried, otherwise after a time that grows.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"lighter/internal/api"
+	"lighter/internal/coordinator/failing"
 	"lighter/internal/coordinator/graph"
 	"lighter/internal/coordinator/inventory"
 	"lighter/store"
@@ -126,23 +127,17 @@ func (a *attempt) inputsLost(l *loop, lost []store.Path) {
 	t := a.task
 	m, id := a.machine, a.ID
 	l.durably(func() { m.forget(l, id) })
-	t.blamed++
+	t.failed.Blamed++
 	for _, p := range t.node.Sources {
 		for _, gone := range lost {
 			if p == gone {
-				t.fail(l, &api.Failure{
-					Culprit: api.CulpritCoordinator, Phase: api.Sending,
-					Message: fmt.Sprintf("source %s is not in the head's store", p),
-				})
+				t.fail(l, failing.NoSource(p))
 				return
 			}
 		}
 	}
-	if t.blamed >= l.limits.MaxAttempts {
-		t.fail(l, &api.Failure{
-			Culprit: api.CulpritCoordinator, Phase: api.Sending,
-			Message: fmt.Sprintf("inputs were lost %d times, the last time %s", t.blamed, lost[0]),
-		})
+	if t.failed.Blamed >= l.limits.MaxAttempts {
+		t.fail(l, failing.InputsLost(t.failed.Blamed, lost[0]))
 		return
 	}
 	t.setState(l, api.Waiting, fmt.Sprintf("%s was lost and is built again", lost[0]))

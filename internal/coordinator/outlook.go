@@ -100,5 +100,5 @@ func (t *task) outlook(l *loop, tasks []*task, now time.Time) forecast.Task {
 
 // unrestricted reports whether nothing is said of the machines that may build a task.
 func (t *task) unrestricted() bool {
-	return len(t.skip) == 0 && t.unable.Empty() && limits.AllowAll(t.requests())
+	return len(t.skip) == 0 && t.failed.Unable.Empty() && limits.AllowAll(t.requests())
 }

@@ -86,21 +86,13 @@ func (l *loop) begin(plan scheduler.Plan) {
 			if t.estimate.Measured() {
 				reason += ", in " + quantity.Duration(a.Finish)
 			}
-			t.place(l, l.byName[a.Machine], reason+t.afterFailure())
+			t.place(l, l.byName[a.Machine], reason+t.failed.Before())
 		}
 		l.byName[a.Machine].host.coming--
 	}
 	for i := range plan.Again {
 		l.beginAgain(&plan.Again[i])
 	}
-}
-
-// afterFailure says why the attempt before failed, for the next one; empty if there was none.
-func (t *task) afterFailure() string {
-	if n := len(t.failures); n > 0 {
-		return "; before that " + t.failures[n-1].Short()
-	}
-	return ""
 }
 
 // schedulerMachines describes all machines. The result is valid until the next call.
@@ -209,7 +201,7 @@ type lackedItems struct {
 func (t *task) neverReason(l *loop) string {
 	b := t.schedulerBuild(l)
 	// Where it failed once it may still be tried again, unless it can't be built there.
-	b.Skip = slices.DeleteFunc(b.Skip, func(name string) bool { return t.allows(name) && !t.unable.Has(name) })
+	b.Skip = slices.DeleteFunc(b.Skip, func(name string) bool { return t.allows(name) && !t.failed.Unable.Has(name) })
 	if n := len(l.staticMachines()); n > 0 && len(b.Skip) >= n {
 		return "no machine can take it: none of those that it may use is in the machines file"
 	}
@@ -307,7 +299,7 @@ func (l *loop) lookForIdleMachines() {
 
 // why explains where a build stands.
 func (t *task) why(l *loop, lb *liveBuild) *api.Why {
-	w := &api.Why{Build: lb.Build, Summary: lb.Reason, Attempts: t.failures}
+	w := &api.Why{Build: lb.Build, Summary: lb.Reason, Attempts: t.failed.List}
 	for in := range t.inputs.All() {
 		if !in.available() && len(in.builds) > 0 && len(w.WaitsFor) < api.MaxListed {
 			w.WaitsFor = append(w.WaitsFor, in.builds[0].Build)

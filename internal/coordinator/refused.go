@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"lighter/internal/api"
+	"lighter/internal/coordinator/failing"
 	"lighter/internal/ledger"
 )
 
@@ -19,10 +20,7 @@ func (c *Coordinator) refused(ch ledger.Change, cause error) {
 
 // endRefused ends a build about which the ledger refused a change.
 func (l *loop) endRefused(id string, cause error) {
-	f := &api.Failure{
-		Culprit: api.CulpritCoordinator, Phase: api.Queued, Kind: api.KindNotRecorded,
-		Message: api.Cut("the ledger refuses what became of it: "+cause.Error(), api.MaxMessage),
-	}
+	f := failing.NotRecorded(cause)
 	switch lb := l.builds[id]; {
 	case lb == nil:
 		l.durably(func() { l.group.Go(func() { l.endUnended(id, f) }) })

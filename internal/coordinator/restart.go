@@ -14,6 +14,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/coordinator/conduct"
 	"lighter/internal/coordinator/headstore"
 	"lighter/internal/coordinator/intake"
 	"lighter/internal/coordinator/inventory"
@@ -72,11 +73,11 @@ func (l *loop) recover(ctx context.Context) error {
 }
 
 func (l *loop) recoverMachines(ctx context.Context) error {
-	past, err := l.pastOf(ctx)
+	past, err := conduct.Recall(ctx, l.ledger, l.log)
 	if err != nil {
 		return err
 	}
-	l.learnt = past.learnt
+	l.learnt = past.Learnt
 	for _, m := range l.machines {
 		m.remember(past)
 	}
@@ -120,9 +121,8 @@ func (l *loop) recoverBuild(b *api.Build) {
 		l.log.Warn("an attempt is lost, unless another machine leads to the same host: its machine is no longer in the machines file", "build", b.ID, "machine", b.Machine)
 	}
 	t.attempt, t.retried = max(t.attempt, b.Attempt), max(t.retried, b.Retried)
-	if b.Failure != nil && !slices.ContainsFunc(t.failures, func(f api.Failure) bool { return f == *b.Failure }) {
-		t.failures = append(t.failures, *b.Failure)
-		t.blamed = max(t.blamed, min(t.attempt-1-b.Retried, l.limits.MaxAttempts-1))
+	if b.Failure != nil {
+		t.failed.Recall(b.Failure, min(t.attempt-1-b.Retried, l.limits.MaxAttempts-1))
 	}
 	t.join(l, *b)
 }

@@ -32,7 +32,7 @@ func (a *attempt) retryOwn(l *loop, f *api.Failure) bool {
 	for _, lb := range t.builds {
 		lb.Retried = t.retried
 	}
-	t.failures = append(t.failures, *f)
+	t.failed.Add(f)
 	clear(t.skip)
 	for name := range t.failedOn {
 		if mark(&t.skip, name); l.byName[name] != nil {
@@ -74,7 +74,7 @@ func (a *attempt) retryStarved(l *loop, f *api.Failure, out *remote.Outcome) boo
 	for _, lb := range t.builds {
 		lb.Retried = t.retried
 	}
-	t.failures = append(t.failures, *f)
+	t.failed.Add(f)
 	if !more || !certain {
 		a.machine.avoidHost(&t.skip)
 		if !t.elsewhere(l) {

@@ -12,13 +12,13 @@ import (
 	"lighter/internal/coordinator/ahead"
 	"lighter/internal/coordinator/delivery"
 	"lighter/internal/coordinator/expand"
+	"lighter/internal/coordinator/failing"
 	"lighter/internal/coordinator/graph"
 	"lighter/internal/coordinator/headstore"
 	"lighter/internal/coordinator/limits"
 	"lighter/internal/coordinator/reserve"
 	"lighter/internal/coordinator/tally"
 	"lighter/internal/coordinator/turns"
-	"lighter/internal/coordinator/unable"
 	"lighter/internal/ledger"
 	"lighter/scheduler"
 	"lighter/scheduler/estimate"
@@ -57,21 +57,18 @@ type task struct {
 	logID      string // of the log of logAttempt
 	logAttempt int    // the last attempt whose log began; 0 if none did
 	attempt    int
-	machine    *machine // of the current or last attempt
-	underWay   *attempt // nil if none is under way
-	elder      *attempt // the one before it, if that goes on elsewhere (see again.go)
-	takeUpOn   *machine // where the attempt is under way that is to be taken up
+	machine    *machine       // of the current or last attempt
+	underWay   *attempt       // nil if none is under way
+	elder      *attempt       // the one before it, if that goes on elsewhere (see again.go)
+	takeUpOn   *machine       // where the attempt is under way that is to be taken up
+	failed     failing.Record // how it has failed so far
 	skip       map[string]bool
 	failedOn   map[string]bool // machines on which the derivation itself failed
 	retried    int             // of the retries that its builds grant
 	mishapOn   map[string]bool // machines on which it failed for their own reasons
-	unable     unable.List     // machines that can't build it
 	need       int64           // bytes of memory: more than it had when it was killed for want of them
 	aloneOn    *machine        // where it was killed or filled the disk, if it is tried again there once nothing else is built there
 	aloneUntil time.Time       // but not later than that
-	failures   []api.Failure   // of attempts, the newest last
-	blamed     int             // attempts that failed for reasons other than the derivation
-	rounds     int             // how often all machines had failed
 
 	// check, if not nil, is the check for which this is a comparison. Such a task has no builds
 	// of its own, and is not in loop.tasks. checksLeft is how many more comparisons are to be
@@ -423,7 +420,7 @@ func (t *task) unreserved(l *loop) scheduler.Build {
 		return b
 	}
 	for _, m := range l.machines {
-		if t.skip[m.Name] || t.unable.Has(m.Name) || !t.allows(m.Name) {
+		if t.skip[m.Name] || t.failed.Unable.Has(m.Name) || !t.allows(m.Name) {
 			b.Skip = append(b.Skip, m.Name)
 		}
 	}
