@@ -6,6 +6,7 @@ import (
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
 	"lighter/internal/coordinator/remote"
+	"lighter/internal/coordinator/stage"
 	"lighter/internal/quantity"
 	"lighter/scheduler"
 	"lighter/store"
@@ -120,7 +121,7 @@ func (a *attempt) giveWay(l *loop, err error) {
 	t := a.task
 	elder := t.elder
 	t.elder, t.underWay, t.machine = nil, elder, elder.machine
-	t.enter(l, stageWorking)
+	t.enter(l, stage.Working)
 	a.inVain(l, err)
 	f := a.blame(err)
 	t.setState(l, elder.phase, fmt.Sprintf("goes on on %s alone: %s", elder.machine.Name, f.Short()))

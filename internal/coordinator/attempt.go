@@ -7,6 +7,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/coordinator/peer"
 	"lighter/internal/coordinator/remote"
+	"lighter/internal/coordinator/stage"
 	"lighter/scheduler"
 )
 
@@ -73,9 +74,9 @@ func (l *loop) newAttempt(t *task, m *machine) *attempt {
 func (a *attempt) start(l *loop, before <-chan struct{}) {
 	c := l.Coordinator
 	if a.FetchOnly {
-		a.task.enter(l, stageFetching)
+		a.task.enter(l, stage.Fetching)
 	} else {
-		a.task.enter(l, stageWorking)
+		a.task.enter(l, stage.Working)
 		a.hold(l)
 	}
 	c.group.Go(func() {

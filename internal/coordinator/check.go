@@ -11,6 +11,7 @@ import (
 	"lighter/internal/coordinator/compare"
 	"lighter/internal/coordinator/failing"
 	"lighter/internal/coordinator/remote"
+	"lighter/internal/coordinator/stage"
 )
 
 // liveCheck is a check under way. Package compare carries it out; to it, this is the farm.
@@ -214,7 +215,7 @@ func (k *liveCheck) next(l *loop, left int) {
 	t.inputPaths, t.checksLeft = k.work.Inputs, left-1
 	k.tasks[t] = true
 	l.byID[t.id] = t
-	t.enter(l, stageQueued)
+	t.enter(l, stage.Queued)
 }
 
 // placed is called when a comparison goes to a machine.
@@ -229,7 +230,7 @@ func (k *liveCheck) placed(l *loop, t *task, m *machine) {
 func (a *attempt) checkEnded(l *loop, out *remote.Outcome, err error) {
 	t := a.task
 	a.detach(l, "")
-	t.enter(l, stageOver)
+	t.enter(l, stage.Over)
 	delete(t.check.tasks, t)
 	if err != nil {
 		f := a.blame(err)
@@ -275,7 +276,7 @@ func (k *liveCheck) end(l *loop, state api.State, reason string, f *api.Failure)
 func (k *liveCheck) endTasks(l *loop, why string) {
 	for t := range k.tasks {
 		t.abandon(l, why)
-		t.enter(l, stageOver)
+		t.enter(l, stage.Over)
 	}
 	clear(k.tasks)
 }

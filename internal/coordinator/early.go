@@ -5,6 +5,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/coordinator/early"
+	"lighter/internal/coordinator/stage"
 	"lighter/scheduler"
 )
 
@@ -54,7 +55,7 @@ func (t *task) offer(l *loop) {
 
 // maySoon reports whether nobody wants a task's outputs yet, and others will.
 func (t *task) maySoon(l *loop) bool {
-	return t.stage == stageMade && t.kept != nil && len(t.builds) == 0 && !l.now().Before(t.notBefore) && t.neededElsewhere(l)
+	return t.stage == stage.Made && t.kept != nil && len(t.builds) == 0 && !l.now().Before(t.notBefore) && t.neededElsewhere(l)
 }
 
 // maxLookedAt bounds how many of the tasks that need a task's outputs are looked at.

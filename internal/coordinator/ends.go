@@ -7,6 +7,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/coordinator/failing"
 	"lighter/internal/coordinator/graph"
+	"lighter/internal/coordinator/stage"
 	"lighter/internal/ledger"
 	"lighter/store"
 )
@@ -45,9 +46,9 @@ func (a *attempt) detach(l *loop, why string) {
 	t := a.task
 	if t.underWay = nil; a.FetchOnly {
 		l.coming.Lost(t.drv)
-		t.enter(l, stageMade)
+		t.enter(l, stage.Made)
 	} else {
-		t.enter(l, stageUndecided)
+		t.enter(l, stage.Undecided)
 		l.account.Hold(a.build.Share, -1, l.now())
 	}
 	delete(a.host.attempts, a)
@@ -77,12 +78,12 @@ func (t *task) finish(l *loop, reason string) {
 // setAvailable notes that a task's outputs exist, and lets tasks go on that waited for nothing
 // else.
 func (t *task) setAvailable(l *loop) {
-	if t.available() {
+	if t.stage.Available() {
 		return
 	}
-	t.enter(l, stageMade)
+	t.enter(l, stage.Made)
 	for d := range t.dependants.All() {
-		if d.waiting--; d.waiting == 0 && d.stage == stageWaiting {
+		if d.waiting--; d.waiting == 0 && d.stage == stage.Waiting {
 			d.makeReady(l)
 		}
 	}
@@ -102,15 +103,15 @@ func (t *task) releaseInputs(l *loop) {
 // dropUnneeded removes a task that nobody needs and nobody asked for, with whatever is kept of
 // its outputs or still being done for it.
 func (t *task) dropUnneeded(l *loop) {
-	if t.dependants.Size() > 0 || t.stage == stageOver || t.wantedHome() || t.offloaded() {
+	if t.dependants.Size() > 0 || t.stage == stage.Over || t.wantedHome() || t.offloaded() {
 		return
 	}
-	if !t.available() {
+	if !t.stage.Available() {
 		t.cancel(l, "nobody needs it any more")
 		return
 	}
 	t.abandon(l, "nobody needs the outputs any more")
-	t.enter(l, stageOver)
+	t.enter(l, stage.Over)
 	if m := t.kept; m != nil {
 		t.release(l, m)
 	}
@@ -121,7 +122,7 @@ func (t *task) dropUnneeded(l *loop) {
 func (t *task) end(l *loop, s api.State, reason, why string) {
 	t.endBuilds(l, s, reason)
 	t.abandon(l, why)
-	t.enter(l, stageOver)
+	t.enter(l, stage.Over)
 	if m := t.kept; m != nil {
 		t.release(l, m)
 	}
@@ -162,7 +163,7 @@ func (t *task) fail(l *loop, f *api.Failure) {
 		t := doomed[i]
 		for d := range t.dependants.All() {
 			d.inputs.Remove(t)
-			if !d.begun() && d.stage != stageOver && !seen[d] {
+			if !d.begun() && d.stage != stage.Over && !seen[d] {
 				seen[d] = true
 				doomed = append(doomed, d)
 				dependents += len(d.builds)
@@ -214,7 +215,7 @@ func (lb *liveBuild) unwanted(l *loop, reason string) (standIn string) {
 		t.withoutBuild(l)
 		return ""
 	}
-	if t.available() {
+	if t.stage.Available() {
 		// Only the fetching home was for the build.
 		t.abandon(l, reason)
 		t.dropUnneeded(l)
@@ -246,7 +247,7 @@ func (t *task) cancelDependants(l *loop) {
 		t.dependants = graph.Set[*task]{}
 		for d := range dependants.All() {
 			d.inputs.Remove(t)
-			if d.begun() || d.stage == stageOver {
+			if d.begun() || d.stage == stage.Over {
 				continue
 			}
 			work = append(work, d)

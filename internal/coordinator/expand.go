@@ -12,6 +12,7 @@ import (
 	"lighter/internal/coordinator/failing"
 	"lighter/internal/coordinator/graph"
 	"lighter/internal/coordinator/headstore"
+	"lighter/internal/coordinator/stage"
 	"lighter/scheduler"
 	"lighter/store"
 )
@@ -64,7 +65,7 @@ func (l *loop) merge(questions []question, g *expand.Graph) {
 	asked := make(map[*task]bool)
 	var look []*task
 	for _, q := range questions {
-		if q.task != nil && !asked[q.task] && q.task.stage == stageLooking {
+		if q.task != nil && !asked[q.task] && q.task.stage == stage.Looking {
 			asked[q.task] = true
 			look = append(look, q.task)
 		}
@@ -79,10 +80,10 @@ func (l *loop) merge(questions []question, g *expand.Graph) {
 			t.node = f.Node
 			t.alreadyThere(l, f)
 		case !t.link(l, f, g):
-			t.enter(l, stageLooking)
+			t.enter(l, stage.Looking)
 			again = append(again, t.question())
 		default:
-			t.enter(l, stageUndecided)
+			t.enter(l, stage.Undecided)
 		}
 	}
 	for _, q := range again {
@@ -105,7 +106,7 @@ func (l *loop) makeTasks(g *expand.Graph) []*task {
 			continue // an error fails those that need it
 		}
 		parent := l.tasks[f.Parent]
-		if parent == nil || parent.available() || len(parent.builds) == 0 {
+		if parent == nil || parent.stage.Available() || len(parent.builds) == 0 {
 			continue // nobody needs it any more
 		}
 		if s := l.spare[p]; s != nil && s.machine.mayServe(f.Node, parent) {
@@ -157,7 +158,7 @@ func (l *loop) decide(tasks []*task) {
 	}
 	for _, t := range sorted {
 		delete(later, t)
-		if t.stage != stageUndecided {
+		if t.stage != stage.Undecided {
 			continue
 		}
 		t.spread(l, later)

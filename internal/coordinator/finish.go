@@ -12,6 +12,7 @@ import (
 	"lighter/internal/coordinator/headstore"
 	"lighter/internal/coordinator/remote"
 	"lighter/internal/coordinator/reserve"
+	"lighter/internal/coordinator/stage"
 	"lighter/internal/ledger"
 	"lighter/scheduler"
 	"lighter/scheduler/estimate"
@@ -241,7 +242,7 @@ func (a *attempt) fetchFailed(l *loop, f *api.Failure) {
 		t.fail(l, t.failed.All(f))
 	case f.Culprit == api.CulpritCoordinator:
 		t.delay(l, f)
-		t.enter(l, stagePostponed)
+		t.enter(l, stage.Postponed)
 	default:
 		if f.Culprit == api.CulpritMachine {
 			m.mishap(l, t, f)

@@ -7,6 +7,7 @@ import (
 	"lighter/internal/coordinator/failing"
 	"lighter/internal/coordinator/graph"
 	"lighter/internal/coordinator/inventory"
+	"lighter/internal/coordinator/stage"
 	"lighter/store"
 )
 
@@ -68,7 +69,7 @@ func (t *task) endServed(l *loop, reason string) {
 
 // withoutBuild goes on with a task that has lost one of its builds.
 func (t *task) withoutBuild(l *loop) {
-	if t.stage == stageMade {
+	if t.stage == stage.Made {
 		t.bring(l)
 		return
 	}
@@ -109,7 +110,7 @@ func (t *task) lose(l *loop, why string) {
 		t.setState(l, api.Queued, "built again: "+why)
 		t.expand(l)
 	} else {
-		t.enter(l, stageOver)
+		t.enter(l, stage.Over)
 		t.releaseInputs(l)
 	}
 	for d := range dependants.All() {

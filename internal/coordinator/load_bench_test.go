@@ -20,6 +20,7 @@ import (
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
 	"lighter/internal/coordinator/peer"
+	"lighter/internal/coordinator/stage"
 	"lighter/machines"
 	"lighter/nar/signature"
 	"lighter/store"
@@ -145,7 +146,7 @@ func BenchmarkQueued(b *testing.B) {
 		if err := f.c.do(b.Context(), func(l *loop) {
 			expanding = b.N - len(l.tasks)
 			for _, t := range l.tasks {
-				if t.stage == stageLooking {
+				if t.stage == stage.Looking {
 					expanding++
 				}
 			}

@@ -6,6 +6,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/coordinator/delivery"
+	"lighter/internal/coordinator/stage"
 	"lighter/internal/hookapi"
 	"lighter/scheduler"
 )
@@ -95,7 +96,7 @@ func (l *loop) hookCame(d *delivery.Delivery) bool {
 		d.OpenLog(t.logID, t.logAttempt)
 	}
 	switch {
-	case t.stage == stageMade && t.kept != nil:
+	case t.stage == stage.Made && t.kept != nil:
 		t.deliver(l)
 	case !t.begun():
 		l.scout.Ask(t.drv)

@@ -5,6 +5,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -386,8 +387,11 @@ func TestOffloadHookGone(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := newHookFarm(t, nil, "m1")
 			records, inputs := 2, []store.Path{f.drv("base", "")}
-			if name == "sending" {
+			switch name {
+			case "sending":
 				records, inputs = 1, nil // the first import is of its source
+			case "queued":
+				records, inputs = 1, nil // it may go before it is known what it needs
 			}
 			h := f.newHook(f.drv("one", "hold", inputs...))
 			var plugs []string
@@ -418,16 +422,20 @@ func TestOffloadHookGone(t *testing.T) {
 // TestOffloadHookTimedOut has guix-daemon end the hook because its own limit is over.
 func TestOffloadHookTimedOut(t *testing.T) {
 	for name, limit := range map[string]func(*hookapi.Order){
-		"timeout": func(o *hookapi.Order) { o.Timeout = 0.001 },
-		"silence": func(o *hookapi.Order) { o.MaxSilentTime = 0.001 },
+		"timeout": func(o *hookapi.Order) { o.Timeout = 60 },
+		"silence": func(o *hookapi.Order) { o.MaxSilentTime = 60 },
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := newHookFarm(t, nil, "m1")
+			var later atomic.Int64
+			f := newHookFarm(t, func(c *Config) {
+				c.Now = func() time.Time { return time.Now().Add(time.Duration(later.Load())) }
+			}, "m1")
 			h := f.newHook(f.drv("one", "hold"))
 			limit(&h.order)
 			h.start()
 			h.awaitState(api.Building)
 			<-f.agents["m1"].held
+			later.Store(int64(time.Minute))
 			h.leave()
 			if b := f.awaitState(h.order.ID, api.TimedOut); b.Failure == nil || b.Failure.Kind != name || b.Stopped == nil {
 				t.Errorf("the ledger has %+v", b.Failure)

@@ -54,7 +54,7 @@ func (l *loop) snapshot(now time.Time) *outlook.Snapshot {
 	}
 	tasks := make([]*task, 0, len(l.byID))
 	for id, t := range l.byID {
-		if id == t.id && !t.available() {
+		if id == t.id && !t.stage.Available() {
 			t.inOutlook = int32(len(tasks)) // #nosec G115 -- bounded above
 			tasks = append(tasks, t)
 		}

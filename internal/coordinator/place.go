@@ -11,6 +11,7 @@ import (
 	"lighter/internal/coordinator/inventory"
 	"lighter/internal/coordinator/peer"
 	"lighter/internal/coordinator/reserve"
+	"lighter/internal/coordinator/stage"
 	"lighter/internal/coordinator/turns"
 	"lighter/internal/ledger"
 	"lighter/internal/machinetest"
@@ -210,6 +211,9 @@ func (t *task) neverReason(l *loop) string {
 
 // neverTakes is neverReason for any build.
 func (l *loop) neverTakes(b *scheduler.Build) string {
+	if len(l.machines) == 0 {
+		return "no machine can take it: there are none"
+	}
 	return explain.Never(b, l.staticMachines(), l.foreign)
 }
 
@@ -301,7 +305,7 @@ func (l *loop) lookForIdleMachines() {
 func (t *task) why(l *loop, lb *liveBuild) *api.Why {
 	w := &api.Why{Build: lb.Build, Summary: lb.Reason, Attempts: t.failed.List}
 	for in := range t.inputs.All() {
-		if !in.available() && len(in.builds) > 0 && len(w.WaitsFor) < api.MaxListed {
+		if !in.stage.Available() && len(in.builds) > 0 && len(w.WaitsFor) < api.MaxListed {
 			w.WaitsFor = append(w.WaitsFor, in.builds[0].Build)
 		}
 	}
@@ -360,9 +364,9 @@ func (t *task) waitReason(l *loop, could []string, turns []api.Share, now time.T
 		return "the ledger takes no changes: " + err.Error()
 	}
 	switch {
-	case t.stage == stageLooking && l.grace != nil:
+	case t.stage == stage.Looking && l.grace != nil:
 		return "the coordinator has just started and asks its machines what they have"
-	case t.stage == stageLooking:
+	case t.stage == stage.Looking:
 		return "its inputs are being looked at"
 	case now.Before(t.notBefore):
 		return "it is tried again at " + t.notBefore.Format(time.TimeOnly)

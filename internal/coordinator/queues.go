@@ -33,7 +33,7 @@ func (l *loop) workLeft(now time.Time) map[string]*work {
 		if looked++; looked > maxSampled {
 			break
 		}
-		if t.available() || len(t.builds) == 0 {
+		if t.stage.Available() || len(t.builds) == 0 {
 			continue
 		}
 		system := l.counts.System(t.builds[0].System)

@@ -10,6 +10,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/coordinator/conduct"
+	"lighter/internal/coordinator/stage"
 	"lighter/internal/coordinator/tally"
 	"lighter/machines"
 	"lighter/scheduler/estimate"
@@ -56,7 +57,7 @@ func TestQueues(t *testing.T) {
 		time.Sleep(50 * time.Second)
 		for range 6 {
 			done := add("x", api.Fetching, time.Second, time.Second)
-			done.State, done.task.stage = api.Succeeded, stageMade
+			done.State, done.task.stage = api.Succeeded, stage.Made
 			l.counts.Changed(&done.Build, &done.counted, l.now())
 			l.counts.Changed(&done.Build, &done.counted, l.now()) // saved again
 		}

@@ -11,6 +11,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/coordinator/conduct"
 	"lighter/internal/coordinator/machinesfile"
+	"lighter/internal/coordinator/stage"
 	"lighter/machines"
 	"lighter/store"
 )
@@ -212,7 +213,7 @@ func (l *loop) machinesChanged() {
 	l.placing = true
 	tasks := make([]*task, 0, len(l.tasks))
 	for _, t := range l.tasks {
-		if t.stage == stageQueued {
+		if t.stage == stage.Queued {
 			tasks = append(tasks, t)
 		}
 	}
@@ -224,7 +225,7 @@ func (l *loop) machinesChanged() {
 // later, so that the loop does other things meanwhile.
 func (l *loop) requeue(tasks []*task) {
 	for _, t := range tasks[:min(len(tasks), requeueAtOnce)] {
-		if t.stage != stageQueued {
+		if t.stage != stage.Queued {
 			continue
 		}
 		if len(t.skip) > 0 && !t.elsewhere(l) {
@@ -358,7 +359,7 @@ func (m *machine) evacuate(l *loop) {
 	var tasks []*task
 	var paths []store.Path
 	for _, t := range l.tasks {
-		if t.keptOn(m.host) && t.stage == stageMade && len(t.builds) == 0 {
+		if t.keptOn(m.host) && t.stage == stage.Made && len(t.builds) == 0 {
 			tasks = append(tasks, t)
 			outputs, _ := t.node.OutputPaths(nil) // naming none cannot fail
 			paths = append(paths, outputs...)
@@ -382,7 +383,7 @@ func (m *machine) evacuated(l *loop, tasks []*task, absent []store.Path) {
 		missing[p] = true
 	}
 	for _, t := range tasks {
-		if t.stage != stageMade || !t.keptOn(m.host) || !m.leaving() {
+		if t.stage != stage.Made || !t.keptOn(m.host) || !m.leaving() {
 			continue
 		}
 		outputs, _ := t.node.OutputPaths(nil)

@@ -19,6 +19,7 @@ import (
 	"lighter/internal/coordinator/intake"
 	"lighter/internal/coordinator/inventory"
 	"lighter/internal/coordinator/remote"
+	"lighter/internal/coordinator/stage"
 	"lighter/internal/human"
 	"lighter/internal/ledger"
 	"lighter/store"
@@ -56,7 +57,7 @@ func (l *loop) recover(ctx context.Context) error {
 		l.grace[h] = true
 	}
 	for _, t := range l.tasks {
-		t.enter(l, stageLooking)
+		t.enter(l, stage.Looking)
 	}
 	if len(l.machines) == 0 {
 		l.endGrace(nil)
@@ -175,7 +176,7 @@ func (l *loop) addKept(n *headstore.Node, s *spare) {
 
 // adopt makes a task that waits for its turn use what a machine has built already.
 func (t *task) adopt(l *loop, m *machine, s *agentapi.BuildStatus) {
-	t.enter(l, stageUndecided)
+	t.enter(l, stage.Undecided)
 	if s.ID != t.id {
 		delete(l.byID, t.id)
 		t.id = s.ID
@@ -255,7 +256,7 @@ func (h *host) reconcileBuild(l *loop, s *agentapi.BuildStatus, through string, 
 			return
 		}
 		l.spare[s.Derivation] = &spare{m, *s}
-	case t != nil && t.idle():
+	case t != nil && t.stage.Idle():
 		t.adopt(l, m, s)
 	default:
 		h.forget(l, s.ID)
@@ -297,7 +298,7 @@ func (l *loop) endGrace(h *host) {
 	// One walk for all: a task whose dependants are not known yet would be dropped.
 	var questions []question
 	for _, t := range l.tasks {
-		if t.stage == stageLooking {
+		if t.stage == stage.Looking {
 			questions = append(questions, t.question())
 		}
 	}
@@ -310,12 +311,12 @@ func (l *loop) dropSpare() {
 	again := false
 	for drv, s := range l.spare {
 		t := l.tasks[drv]
-		if t != nil && t.stage == stageLooking {
+		if t != nil && t.stage == stage.Looking {
 			again = true
 			continue
 		}
 		delete(l.spare, drv)
-		if t != nil && t.idle() && s.machine.host.makerOf(t, s.machine.Name) != nil {
+		if t != nil && t.stage.Idle() && s.machine.host.makerOf(t, s.machine.Name) != nil {
 			t.adopt(l, s.machine, &s.status)
 		} else {
 			s.machine.forget(l, s.status.ID)
@@ -340,20 +341,20 @@ func (l *loop) dropSpare() {
 // stillWanted reports whether a machine came back with something of an attempt that was given up,
 // for a task that is not done yet.
 func (t *task) stillWanted(l *loop, m *machine, s *agentapi.BuildStatus) bool {
-	if l.grace != nil || t == nil || t.id != s.ID || !t.idle() && t.stage != stageWorking || m == nil || m.problem != "" {
+	if l.grace != nil || t == nil || t.id != s.ID || !t.stage.Idle() && t.stage != stage.Working || m == nil || m.problem != "" {
 		return false
 	}
 	if s.State == agentapi.Running {
-		return t.idle() && t.attempt == s.Attempt && t.waiting == 0
+		return t.stage.Idle() && t.attempt == s.Attempt && t.waiting == 0
 	}
 	// What is being fetched elsewhere is done there too, and nearer.
-	return remote.Complete(t.node, s) && s.Attempt <= t.attempt && t.attempt < api.MaxAttempt && (t.idle() || t.machine.host != m.host)
+	return remote.Complete(t.node, s) && s.Attempt <= t.attempt && t.attempt < api.MaxAttempt && (t.stage.Idle() || t.machine.host != m.host)
 }
 
 // useOld uses what stillWanted found.
 func (t *task) useOld(l *loop, m *machine, s *agentapi.BuildStatus) {
-	if t.idle() {
-		t.enter(l, stageUndecided)
+	if t.stage.Idle() {
+		t.enter(l, stage.Undecided)
 	}
 	if s.State == agentapi.Running {
 		m.log.Info("the machine is back and still building; the attempt goes on", "build", t.id, "attempt", s.Attempt)
@@ -422,7 +423,7 @@ func (c *Coordinator) endHookGrace(ctx context.Context) {
 				return
 			}
 			lb.leave(l, api.Succeeded, "guix-daemon has the outputs")
-			if t := lb.task; len(t.builds) == 0 && t.dependants.Size() > 0 && !t.available() {
+			if t := lb.task; len(t.builds) == 0 && t.dependants.Size() > 0 && !t.stage.Available() {
 				t.standIn(l, lb)
 			} else {
 				t.withoutBuild(l)

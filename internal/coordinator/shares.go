@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 
+	"lighter/internal/coordinator/stage"
 	"lighter/internal/coordinator/turns"
 )
 
@@ -52,7 +53,7 @@ func (t *task) passShares(l *loop) {
 
 // doubt notes that a task may have lost one of those for whom it counts; see settleShares.
 func (t *task) doubt(l *loop) {
-	if len(t.shares) > 1 && !t.available() {
+	if len(t.shares) > 1 && !t.stage.Available() {
 		l.doubtful[t] = true
 	}
 }
@@ -95,7 +96,7 @@ func (t *task) leaveLine(l *loop) {
 
 // moveInQueue tells the queue how urgent a task is now, and for whom it is, if it is in the queue.
 func (t *task) moveInQueue(l *loop) {
-	if t.stage == stageQueued && l.account.Served(t.shares, l.now()) != t.share {
+	if t.stage == stage.Queued && l.account.Served(t.shares, l.now()) != t.share {
 		l.account.Wait(t.share, -1)
 		t.lineUp(l)
 		l.placing = true

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"lighter/internal/coordinator/ahead"
+	"lighter/internal/coordinator/stage"
 	"lighter/scheduler"
 	"lighter/store"
 )
@@ -34,7 +35,7 @@ func newScout(c *Coordinator) *ahead.Scout {
 // needed notes what waits for a derivation at guix-daemon.
 func (l *loop) needed(drv store.Path, n ahead.Need) {
 	t := l.tasks[drv]
-	if t == nil || !t.offloaded() || t.available() {
+	if t == nil || !t.offloaded() || t.stage.Available() {
 		return
 	}
 	t.ahead = n
@@ -127,7 +128,7 @@ func (t *task) follow(end time.Duration, ready map[*task]time.Duration) {
 		return
 	}
 	for d := range t.dependants.All() {
-		if d.waiting == 1 && d.stage == stageWaiting && d.estimate.Measured() {
+		if d.waiting == 1 && d.stage == stage.Waiting && d.estimate.Measured() {
 			ready[d] = end
 		}
 	}

@@ -10,6 +10,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/coordinator/headstore"
+	"lighter/internal/coordinator/stage"
 	"lighter/internal/hookapi"
 	"lighter/internal/ledger"
 	"lighter/scheduler/estimate"
@@ -120,7 +121,7 @@ func (f *hookFarm) queued(drv store.Path, rank time.Duration) {
 	f.until(drv.Name()+" waits with its rank", func() (ok bool) {
 		f.see(func(l *loop) {
 			t := l.tasks[drv]
-			ok = t != nil && t.stage == stageQueued && t.rank.Round(time.Second) == rank
+			ok = t != nil && t.stage == stage.Queued && t.rank.Round(time.Second) == rank
 		})
 		return ok
 	})

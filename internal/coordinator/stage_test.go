@@ -5,34 +5,13 @@ import (
 	"time"
 
 	"lighter/internal/api"
+	"lighter/internal/coordinator/stage"
 )
 
-// TestStages looks at the table itself: each stage can be reached, and has an end.
-func TestStages(t *testing.T) {
-	reached := map[stage]bool{stageUndecided: true}
-	for work := []stage{stageUndecided}; len(work) > 0; {
-		from := work[0]
-		work = work[1:]
-		for _, to := range stages[from].next {
-			if !reached[to] {
-				reached[to] = true
-				work = append(work, to)
-			}
-		}
-	}
-	for s := range stages {
-		if s := stage(s); !reached[s] || len(s.String()) == 0 {
-			t.Errorf("stage %d %q: reached %v", s, s, reached[s])
-		} else if (s == stageOver) != (len(stages[s].next) == 0) {
-			t.Errorf("%s leads to %v", s, stages[s].next)
-		}
-	}
-}
-
 // stageOf returns the stage of a build's task.
-func (f *farm) stageOf(id string) (s stage) {
+func (f *farm) stageOf(id string) (s stage.Stage) {
 	f.t.Helper()
-	s = stageOver
+	s = stage.Over
 	if err := f.c.do(f.t.Context(), func(l *loop) {
 		if lb := l.builds[id]; lb != nil {
 			s = lb.task.stage
@@ -50,26 +29,26 @@ func TestCanceledInEachStage(t *testing.T) {
 		c.Limits.AttemptDelay = time.Hour
 		c.HeadSpace = func() (api.HeadStatus, error) { return api.HeadStatus{FreeDisk: 1}, nil } // no outputs fit
 	}, "m1")
-	ids := map[stage]string{
-		stageDelayed:   f.submit(f.drv("delayed", "machine"))[0],
-		stagePostponed: f.submit(f.drv("postponed", ""))[0],
+	ids := map[stage.Stage]string{
+		stage.Delayed:   f.submit(f.drv("delayed", "machine"))[0],
+		stage.Postponed: f.submit(f.drv("postponed", ""))[0],
 	}
 	for s, id := range ids {
 		f.until(s.String(), func() bool { return f.stageOf(id) == s })
 	}
 	held := f.drv("held", "hold")
-	ids[stageWorking] = f.submit(held)[0]
+	ids[stage.Working] = f.submit(held)[0]
 	f.submit(f.drv("other", "hold"))
-	ids[stageQueued] = f.submit(f.drv("queued", ""))[0]
-	ids[stageWaiting] = f.submit(f.drv("waiting", "", held))[0]
+	ids[stage.Queued] = f.submit(f.drv("queued", ""))[0]
+	ids[stage.Waiting] = f.submit(f.drv("waiting", "", held))[0]
 	for s, id := range ids {
 		f.until(s.String(), func() bool { return f.stageOf(id) == s })
 	}
-	for _, s := range []stage{stageWaiting, stageQueued, stageDelayed, stagePostponed, stageWorking} {
+	for _, s := range []stage.Stage{stage.Waiting, stage.Queued, stage.Delayed, stage.Postponed, stage.Working} {
 		if _, _, err := f.c.Cancel(t.Context(), []string{ids[s]}, "a test"); err != nil {
 			t.Fatal(err)
 		}
-		if got := f.stageOf(ids[s]); got != stageOver {
+		if got := f.stageOf(ids[s]); got != stage.Over {
 			t.Errorf("from %s it is %s", s, got)
 		}
 		f.awaitState(ids[s], api.Canceled)
@@ -103,7 +82,7 @@ func TestInputDoneMeanwhile(t *testing.T) {
 		<-walked
 	}
 	if err := f.c.do(t.Context(), func(l *loop) {
-		if m := l.tasks[middle]; m == nil || m.stage != stageLooking {
+		if m := l.tasks[middle]; m == nil || m.stage != stage.Looking {
 			t.Errorf("middle is not looked at again: %+v", m)
 		}
 	}); err != nil {

@@ -7,6 +7,7 @@ import (
 	"lighter/internal/coordinator/intake"
 	"lighter/internal/coordinator/limits"
 	"lighter/internal/coordinator/reply"
+	"lighter/internal/coordinator/stage"
 )
 
 func newIntake(c *Coordinator) *intake.Intake {
@@ -69,10 +70,10 @@ func (t *task) joinLive(l *loop, b *api.Build) {
 	t.stopEarly(l, "somebody wants the outputs now")
 	lb := t.join(l, *b)
 	switch t.stage {
-	case stageMade:
+	case stage.Made:
 		t.bring(l)
 		return
-	case stagePostponed:
+	case stage.Postponed:
 		return
 	}
 	lb.Started = t.builds[0].Started
@@ -81,11 +82,11 @@ func (t *task) joinLive(l *loop, b *api.Build) {
 		lb.Machine = t.machine.Name
 	}
 	lb.save(l, false)
-	if t.stage != stageLooking {
+	if t.stage != stage.Looking {
 		t.spread(l, nil)
 		t.moveInQueue(l)
 	}
-	if t.stage == stageQueued && (b.Memory > 0 || len(b.Tokens) > 0) {
+	if t.stage == stage.Queued && (b.Memory > 0 || len(b.Tokens) > 0) {
 		t.leaveLine(l)
 		t.lineUp(l)
 	}

@@ -17,6 +17,7 @@ import (
 	"lighter/internal/coordinator/headstore"
 	"lighter/internal/coordinator/limits"
 	"lighter/internal/coordinator/reserve"
+	"lighter/internal/coordinator/stage"
 	"lighter/internal/coordinator/tally"
 	"lighter/internal/coordinator/turns"
 	"lighter/internal/ledger"
@@ -35,7 +36,7 @@ type task struct {
 	seq      uint64
 	builds   []*liveBuild // that are not final
 
-	stage  stage
+	stage  stage.Stage
 	state  api.State // that its builds have
 	reason string
 
@@ -269,10 +270,10 @@ func (lb *liveBuild) save(l *loop, force bool) {
 
 // expand asks the expander about a task.
 func (t *task) expand(l *loop) {
-	if t.stage == stageLooking {
+	if t.stage == stage.Looking {
 		return
 	}
-	t.enter(l, stageLooking)
+	t.enter(l, stage.Looking)
 	if l.grace == nil {
 		l.questions.Put(t.question())
 	}
@@ -289,7 +290,7 @@ func (t *task) setInputs(l *loop, inputs []*task) {
 		t.inputs.Add(in)
 		in.dependants.Add(t)
 		in.moveInQueue(l)
-		if !in.available() {
+		if !in.stage.Available() {
 			t.waiting++
 		}
 	}
@@ -309,17 +310,17 @@ func (t *task) makeReady(l *loop) {
 		return
 	}
 	if l.now().Before(t.notBefore) {
-		t.enter(l, stageDelayed)
+		t.enter(l, stage.Delayed)
 		t.setState(l, api.Queued, t.reason)
 		return
 	}
-	t.enter(l, stageQueued)
+	t.enter(l, stage.Queued)
 	t.setState(l, api.Queued, t.neverReason(l))
 }
 
 // await has a task wait for its inputs. The event says which.
 func (t *task) await(l *loop) {
-	t.enter(l, stageWaiting)
+	t.enter(l, stage.Waiting)
 	if t.state == api.Waiting {
 		t.setState(l, api.Waiting, countWaiting(t.waiting))
 		return
@@ -327,7 +328,7 @@ func (t *task) await(l *loop) {
 	t.setState(l, api.Waiting, countWaiting(t.waiting))
 	var missing []string
 	for in := range t.inputs.All() {
-		if !in.available() {
+		if !in.stage.Available() {
 			missing = append(missing, in.drv.String())
 		}
 	}
@@ -359,7 +360,7 @@ func (l *loop) wake(now time.Time) {
 			l.placeBy(t.notBefore)
 			continue
 		}
-		if t.stage == stageDelayed {
+		if t.stage == stage.Delayed {
 			if m := t.aloneOn; m != nil && m.host.building() && now.Before(t.aloneUntil) {
 				t.notBefore = now.Add(alonePoll)
 				l.placeBy(t.notBefore)
@@ -369,7 +370,7 @@ func (l *loop) wake(now time.Time) {
 			t.makeReady(l)
 			continue
 		}
-		if t.enter(l, stageMade); len(t.builds) > 0 {
+		if t.enter(l, stage.Made); len(t.builds) > 0 {
 			t.bring(l)
 		}
 	}

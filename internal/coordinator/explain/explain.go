@@ -60,11 +60,8 @@ func Never(b *scheduler.Build, machines []scheduler.Machine, foreign Foreign) st
 			return ""
 		}
 	}
-	switch {
-	case closest != "":
+	if closest != "" {
 		return "no machine can take it: " + closest
-	case len(machines) == 0:
-		return "no machine can take it: there are none"
 	}
 	return "no machine can take it: none builds for " + b.System
 }
