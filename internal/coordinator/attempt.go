@@ -1,7 +1,6 @@
 package coordinator
 
 import (
-	"slices"
 	"time"
 
 	"lighter/internal/api"
@@ -48,18 +47,13 @@ func (t *task) place(l *loop, m *machine, reason string) {
 	l.stopEarly(t)
 }
 
-// hookOnly reports whether only build hooks want a task. guix-daemon protects what those need.
-func (t *task) hookOnly() bool {
-	return t.dependants.Size() == 0 && len(t.builds) > 0 && !slices.ContainsFunc(t.builds, func(lb *liveBuild) bool { return !lb.Offload })
-}
-
 // newAttempt makes an attempt at a task on a machine. The caller starts it.
 func (l *loop) newAttempt(t *task, m *machine) *attempt {
 	c := l.Coordinator
 	a := &attempt{task: t, machine: m, host: m.host, began: c.now(), phase: api.Placed, over: make(chan struct{})}
 	a.Attempt = remote.New(c.ctx, &c.forAttempts, remote.Job{
 		ID: t.id, Number: t.attempt, Machine: m.peer, Node: t.node, Inputs: t.inputPaths, Recorded: t.recorded, Options: m.optionsFor(t),
-		NeedsDerivations: m.info != nil && m.info.NeedsDerivations, Protected: t.hookOnly(), Phase: api.Placed,
+		NeedsDerivations: m.info != nil && m.info.NeedsDerivations, Protected: t.dependants.Size() == 0 && t.builds.onlyOffloaded(), Phase: api.Placed,
 		Report: func(phase api.State, started time.Time, reason string) {
 			c.post(func(l *loop) { a.report(l, phase, started, reason) })
 		},

@@ -103,7 +103,7 @@ func (t *task) releaseInputs(l *loop) {
 // dropUnneeded removes a task that nobody needs and nobody asked for, with whatever is kept of
 // its outputs or still being done for it.
 func (t *task) dropUnneeded(l *loop) {
-	if t.dependants.Size() > 0 || t.stage == stage.Over || t.wantedHome() || t.offloaded() {
+	if t.dependants.Size() > 0 || t.stage == stage.Over || t.builds.wantedHome() || t.builds.offloaded() {
 		return
 	}
 	if !t.stage.Available() {

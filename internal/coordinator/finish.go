@@ -4,12 +4,12 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"lighter/internal/api"
 	"lighter/internal/coordinator/delivery"
 	"lighter/internal/coordinator/headstore"
+	"lighter/internal/coordinator/limits"
 	"lighter/internal/coordinator/remote"
 	"lighter/internal/coordinator/reserve"
 	"lighter/internal/coordinator/stage"
@@ -63,7 +63,7 @@ func (a *attempt) ended(l *loop, out *remote.Outcome, err error) {
 		}
 		t.bring(l)
 	case err != nil:
-		t.noteMeasured(out)
+		t.builds.noteMeasured(out)
 		a.failed(l, out, err)
 	case a.recipient != nil:
 		a.delivered(l)
@@ -86,7 +86,7 @@ func (a *attempt) succeeded(l *loop, out *remote.Outcome) {
 	}
 	t.keep(l, m, out.Made)
 	t.noteBuilt(out)
-	if !t.wantedHome() {
+	if !t.builds.wantedHome() {
 		m.succeeded(l) // else only once it has handed over the outputs
 	}
 	t.bring(l)
@@ -97,7 +97,7 @@ func (a *attempt) succeeded(l *loop, out *remote.Outcome) {
 func (a *attempt) cameHome(l *loop, out *remote.Outcome) {
 	t := a.task
 	a.machine.succeeded(l)
-	if t.offloaded() || t.wantedHome() && !covers(a.Outputs, t.requestedOutputs()) {
+	if t.builds.offloaded() || t.builds.wantedHome() && !limits.Covers(a.Outputs, limits.Outputs(t.builds.requests())) {
 		t.bring(l)
 		return
 	}
@@ -117,24 +117,7 @@ func (t *task) noteBuilt(out *remote.Outcome) {
 			lb.BuildTime = api.Seconds(out.BuildTime.Seconds())
 		}
 	}
-	t.noteMeasured(out)
-}
-
-// noteMeasured notes in a task's builds what an attempt used, which may have failed.
-func (t *task) noteMeasured(out *remote.Outcome) {
-	if out != nil && out.Used != nil {
-		for _, lb := range t.builds {
-			lb.Measured = out.Used
-		}
-	}
-}
-
-// covers reports whether some has all the names in wanted; none stands for all outputs.
-func covers(some, wanted []string) bool {
-	if len(some) == 0 {
-		return true
-	}
-	return len(wanted) > 0 && !slices.ContainsFunc(wanted, func(name string) bool { return !slices.Contains(some, name) })
+	t.builds.noteMeasured(out)
 }
 
 // measure learns from a build what such builds take, and how fast the machine is.

@@ -47,9 +47,9 @@ func (t *task) bring(l *loop) {
 	switch {
 	case t.kept == nil:
 		t.endServed(l, "the outputs were already there")
-	case t.offloaded():
+	case t.builds.offloaded():
 		t.deliver(l)
-	case t.wantedHome():
+	case t.builds.wantedHome():
 		t.fetchHome(l)
 	default:
 		t.endServed(l, "the outputs are on "+t.kept.Name)

@@ -65,7 +65,7 @@ func (l *loop) answerTo(q *hookapi.Question) (a hookapi.Answer, hopeful bool) {
 	if why := l.whyPaused(); why != "" {
 		return delivery.Later(q, "the coordinator is "+why), false
 	}
-	if t := l.tasks[q.Derivation]; t != nil && t.wantedHome() {
+	if t := l.tasks[q.Derivation]; t != nil && t.builds.wantedHome() {
 		// Its outputs go into the store, for which guix-daemon must let go of them.
 		return hookapi.Answer{Verdict: hookapi.Postpone, Reason: "a client of the coordinator is already having it built"}, false
 	}

@@ -184,7 +184,7 @@ func (t *task) adopt(l *loop, m *machine, s *agentapi.BuildStatus) {
 	}
 	t.machine, t.attempt = m, max(t.attempt, s.Attempt)
 	t.keep(l, m, inventory.Made(s.Outputs, nil))
-	if t.wantedHome() || t.offloaded() {
+	if t.builds.wantedHome() || t.builds.offloaded() {
 		t.bring(l)
 		return
 	}

@@ -22,7 +22,7 @@ func (a *attempt) retryOwn(l *loop, f *api.Failure) bool {
 	mark(&t.failedOn, a.machine.Name)
 	granted := limits.Retries(t.requests(), l.limits.Retries)
 	download := f.Kind == string(store.FailedExit) || f.Kind == string(store.FailedDownload)
-	if t.node.Fixed && download && !t.offloaded() {
+	if t.node.Fixed && download && !t.builds.offloaded() {
 		granted = max(granted, l.limits.DownloadRetries)
 	}
 	if t.retried >= granted {

@@ -35,7 +35,7 @@ func newScout(c *Coordinator) *ahead.Scout {
 // needed notes what waits for a derivation at guix-daemon.
 func (l *loop) needed(drv store.Path, n ahead.Need) {
 	t := l.tasks[drv]
-	if t == nil || !t.offloaded() || t.stage.Available() {
+	if t == nil || !t.builds.offloaded() || t.stage.Available() {
 		return
 	}
 	t.ahead = n
@@ -68,7 +68,7 @@ func (l *loop) expect(drv store.Path, next []ahead.Successor) {
 
 // askNext asks what guix-daemon will ask for when it has a task's outputs, if that could matter.
 func (t *task) askNext(l *loop) {
-	if l.queue.Len() > 0 && t.offloaded() {
+	if l.queue.Len() > 0 && t.builds.offloaded() {
 		l.scout.AskNext(t.drv)
 	}
 }

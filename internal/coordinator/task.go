@@ -34,7 +34,7 @@ type task struct {
 	id       string
 	recorded <-chan struct{} // closed when the ledger has id; nil if it already had
 	seq      uint64
-	builds   []*liveBuild // that are not final
+	builds   liveBuilds // that are not final
 
 	stage  stage.Stage
 	state  api.State // that its builds have
@@ -112,45 +112,12 @@ func (t *task) joinState() api.State {
 	return t.state
 }
 
-// requestedOutputs returns the outputs that builds ask for, nil for all.
-func (t *task) requestedOutputs() []string {
-	set := make(map[string]bool)
-	var names []string
-	for _, lb := range t.builds {
-		if len(lb.Outputs) == 0 {
-			return nil
-		}
-		for _, name := range lb.Outputs {
-			if !set[name] {
-				set[name] = true
-				names = append(names, name)
-			}
-		}
-	}
-	return names
-}
-
-// wantedOutputs returns the requestedOutputs, or nil for all if other tasks need some.
+// wantedOutputs returns the outputs that builds ask for, or nil for all, as where other tasks need some.
 func (t *task) wantedOutputs() []string {
 	if t.dependants.Size() > 0 {
 		return nil
 	}
-	return t.requestedOutputs()
-}
-
-// wantedHome reports whether a client asked for the outputs, so that they must come home.
-func (t *task) wantedHome() bool {
-	for _, lb := range t.builds {
-		if lb.Parent == "" && !lb.Offload {
-			return true
-		}
-	}
-	return false
-}
-
-// offloaded reports whether a build hook wants the outputs.
-func (t *task) offloaded() bool {
-	return slices.ContainsFunc(t.builds, func(lb *liveBuild) bool { return lb.Offload })
+	return limits.Outputs(t.builds.requests())
 }
 
 // newTask makes a task for a derivation that has none.
@@ -433,17 +400,10 @@ func (t *task) needs() reserve.Needs { return reserve.Of(t.requests(), t.estimat
 
 // requests yields those that say what the task needs.
 func (t *task) requests() iter.Seq[*api.Request] {
-	return func(yield func(*api.Request) bool) {
-		if t.check != nil {
-			yield(&t.check.build.Request)
-			return
-		}
-		for _, lb := range t.builds {
-			if !yield(&lb.Request) {
-				return
-			}
-		}
+	if t.check != nil {
+		return slices.Values([]*api.Request{&t.check.build.Request})
 	}
+	return t.builds.requests()
 }
 
 // allows reports whether any of the task's builds may be done on a machine.

@@ -67,6 +67,7 @@ type Pruner struct {
 	Options
 
 	one     sync.Mutex // held by whoever prunes
+	first   sync.Mutex // held while Run finishes what a crash left; then one is too
 	changes *semaphore.Weighted
 }
 
@@ -103,7 +104,10 @@ func (p *Pruner) Prune(ctx context.Context, req *api.Prune) (*api.Pruned, error)
 	if err := api.CheckPrune(req); err != nil {
 		return nil, err
 	}
-	if !p.one.TryLock() {
+	p.first.Lock()
+	alone := p.one.TryLock()
+	p.first.Unlock()
+	if !alone {
 		return nil, errPruning
 	}
 	defer p.one.Unlock()
@@ -293,14 +297,24 @@ func (r *run) idsOf(ctx context.Context, drv store.Path) (map[string]bool, error
 // have been final for some time, now and then, and removes their logs unless keepLogs is set. If
 // after is 0 it prunes nothing.
 func (p *Pruner) Run(ctx context.Context, after time.Duration, keepLogs bool) {
-	if p.StateFolder != "" && p.one.TryLock() {
-		if err := p.finishAll(); err != nil {
-			p.Logger.Warn("an attic was not finished; that is tried again before the next one", "err", err)
-		}
-		p.one.Unlock()
+	if p.StateFolder != "" {
+		p.finishFirst()
 	}
 	if after > 0 {
 		p.pruneEvery(ctx, firstPrune, pruneInterval, &api.Prune{OlderThan: api.Seconds(after.Seconds()), KeepLogs: keepLogs})
+	}
+}
+
+// finishFirst calls finishAll, unless somebody prunes, who has done that.
+func (p *Pruner) finishFirst() {
+	p.first.Lock()
+	defer p.first.Unlock()
+	if !p.one.TryLock() {
+		return
+	}
+	defer p.one.Unlock()
+	if err := p.finishAll(); err != nil {
+		p.Logger.Warn("an attic was not finished; that is tried again before the next one", "err", err)
 	}
 }
 

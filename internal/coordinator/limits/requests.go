@@ -59,3 +59,27 @@ func Allow(requests iter.Seq[*api.Request], machine string) bool {
 	}
 	return none
 }
+
+// Outputs returns the names of the outputs that any of them asks for, nil for all.
+func Outputs(requests iter.Seq[*api.Request]) []string {
+	var names []string
+	for r := range requests {
+		if len(r.Outputs) == 0 {
+			return nil
+		}
+		for _, name := range r.Outputs {
+			if !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	return names
+}
+
+// Covers reports whether some outputs are all that are wanted; in both, none stands for all.
+func Covers(some, wanted []string) bool {
+	if len(some) == 0 {
+		return true
+	}
+	return len(wanted) > 0 && !slices.ContainsFunc(wanted, func(name string) bool { return !slices.Contains(some, name) })
+}
