@@ -3,7 +3,6 @@ package coordinator
 import (
 	"fmt"
 
-	"lighter/internal/agentapi"
 	"lighter/internal/api"
 	"lighter/internal/coordinator/remote"
 	"lighter/internal/coordinator/stage"
@@ -125,10 +124,4 @@ func (a *attempt) giveWay(l *loop, err error) {
 	a.inVain(l, err)
 	f := a.blame(err)
 	t.setState(l, elder.phase, fmt.Sprintf("goes on on %s alone: %s", elder.machine.Name, f.Short()))
-}
-
-// has reports whether an attempt with a number goes on on a host.
-func (t *task) has(h *host, s *agentapi.BuildStatus) bool {
-	is := func(a *attempt) bool { return a != nil && !a.FetchOnly && a.host == h && a.Number == s.Attempt }
-	return is(t.underWay) || is(t.elder)
 }

@@ -136,10 +136,7 @@ func (t *task) neededOutputs() []string {
 	return names
 }
 
-// early reports whether a task's outputs are coming home though nobody asked for them.
-func (t *task) early() bool { return t.underWay != nil && t.underWay.Later }
-
-// stopEarly ends that, for a reason.
+// stopEarly ends bringing outputs home for which nobody asked, for a reason.
 func (t *task) stopEarly(l *loop, why string) {
 	if t.early() {
 		t.abandon(l, why)

@@ -294,20 +294,7 @@ func (m *machine) handTo(l *loop, to *machine) {
 // handOver is handTo for one task. The ledger is told, so that what the agent says of it is still
 // believed after a restart.
 func (t *task) handOver(l *loop, from, to *machine, why string) {
-	uses := t.kept == from || t.takeUpOn == from || t.underWay != nil && t.underWay.machine == from
-	if t.kept == from {
-		t.kept = to
-	}
-	if t.takeUpOn == from {
-		t.takeUpOn = to
-	}
-	if a := t.underWay; a != nil && a.machine == from {
-		a.machine = to
-	}
-	if t.machine == from {
-		t.machine = to
-	}
-	if uses {
+	if t.replace(from, to) {
 		t.tellPlace(l, to, why)
 	}
 }

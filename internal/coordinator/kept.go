@@ -149,18 +149,3 @@ func (a *attempt) inputsLost(l *loop, lost []store.Path) {
 	}
 	t.expand(l)
 }
-
-// uses reports whether what the host's agent has of the task is still wanted, or about to be
-// replaced there.
-func (t *task) uses(h *host) bool { return t.worksOn(h) || t.keptOn(h) }
-
-// worksOn reports whether an attempt at the task is under way on a host.
-func (t *task) worksOn(h *host) bool {
-	return t.underWay != nil && t.underWay.machine.host == h || t.elder != nil && t.elder.machine.host == h || t.takeUpOn != nil && t.takeUpOn.host == h
-}
-
-// keptOn reports whether a host keeps the task's outputs.
-func (t *task) keptOn(h *host) bool { return t.kept != nil && t.kept.host == h }
-
-// somewhere reports whether some agent has something of the task that is wanted.
-func (t *task) somewhere() bool { return t.underWay != nil || t.takeUpOn != nil || t.kept != nil }

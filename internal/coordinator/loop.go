@@ -23,6 +23,7 @@ import (
 // Its methods, and all functions with a *loop among their arguments, are called only there.
 type loop struct {
 	*Coordinator
+	journal
 
 	items   *inventory.Numbers // of what machines have
 	lacking lackedItems        // the build that missing was asked about last
@@ -49,13 +50,11 @@ type loop struct {
 	doubtful   map[*task]bool   // for whom they count must be settled
 	byID       map[string]*task // tasks by id, which is the id in queue
 	seq        uint64
-	changed    []ledger.Change // not handed to the recorder yet
-	after      []func()        // to be called, in the loop, once those are durable
-	slow       map[*host]bool  // those behind slow links, when that was last looked at
-	placing    bool            // call place before waiting for mail again
-	placeAt    time.Time       // or at that time; zero is never
-	delayed    map[*task]bool  // those whose notBefore is in the future
-	coming     ahead.Coming    // what guix-daemon will ask for
+	slow       map[*host]bool // those behind slow links, when that was last looked at
+	placing    bool           // call place before waiting for mail again
+	placeAt    time.Time      // or at that time; zero is never
+	delayed    map[*task]bool // those whose notBefore is in the future
+	coming     ahead.Coming   // what guix-daemon will ask for
 	// grace has the hosts that have not said yet, after a start, what they have. Expansion
 	// waits for them. It is nil once that time is over.
 	grace      map[*host]bool
@@ -120,7 +119,7 @@ func (l *loop) run() error {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
-		l.record()
+		l.write(l.recorder)
 		if !l.placeAt.IsZero() {
 			timer.Reset(l.placeAt.Sub(l.now()))
 		}
@@ -154,7 +153,7 @@ func (l *loop) flush() {
 	if s := l.account.Save(l.now(), true); s != nil {
 		l.change(ledger.Change{Setting: s})
 	}
-	l.record()
+	l.write(l.recorder)
 	l.recorder.Flush()
 }
 
@@ -209,21 +208,6 @@ func (l *loop) closeLinks() {
 	}
 }
 
-// change adds a change to those that go to the ledger next, and shortens texts that are too
-// long for it. The build and the event belong to the change from now on.
-func (l *loop) change(ch ledger.Change) {
-	if ch.Build != nil {
-		ch.Build.Shorten()
-	}
-	if ch.Event != nil {
-		ch.Event.Shorten()
-	}
-	l.changed = append(l.changed, ch)
-}
-
-// durably calls f in the loop once everything changed so far is durable.
-func (l *loop) durably(f func()) { l.after = append(l.after, f) }
-
 func newRecorder(c *Coordinator) *recorder.Recorder {
 	apply := c.cfg.Apply
 	if apply == nil {
@@ -242,21 +226,4 @@ func newRecorder(c *Coordinator) *recorder.Recorder {
 			})
 		},
 	})
-}
-
-// record gives the recorder what changed since it was last called.
-func (l *loop) record() {
-	if len(l.changed) == 0 && len(l.after) == 0 {
-		return
-	}
-	l.recorder.Put(l.changed, l.after)
-	l.changed, l.after = nil, nil
-}
-
-// event records something about a machine.
-func (l *loop) event(machine, reason string) { l.machineEvent("", machine, reason) }
-
-// machineEvent records an event of a kind. Without a machine it is about the coordinator.
-func (l *loop) machineEvent(kind api.EventKind, machine, reason string) {
-	l.change(ledger.Change{Event: &api.Event{Kind: kind, Machine: machine, Reason: reason}})
 }

@@ -58,10 +58,7 @@ type task struct {
 	logID      string // of the log of logAttempt
 	logAttempt int    // the last attempt whose log began; 0 if none did
 	attempt    int
-	machine    *machine       // of the current or last attempt
-	underWay   *attempt       // nil if none is under way
-	elder      *attempt       // the one before it, if that goes on elsewhere (see again.go)
-	takeUpOn   *machine       // where the attempt is under way that is to be taken up
+	whereabouts
 	failed     failing.Record // how it has failed so far
 	skip       map[string]bool
 	failedOn   map[string]bool // machines on which the derivation itself failed
@@ -78,8 +75,6 @@ type task struct {
 	checksLeft int
 
 	inOutlook int32 // its place in the last snapshot, if it is there
-
-	kept *machine // the machine that keeps the outputs while they are needed; nil if they are at home
 }
 
 // liveBuild is a build that is not final.
