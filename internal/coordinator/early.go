@@ -5,6 +5,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/coordinator/early"
+	"lighter/internal/coordinator/headstore"
 	"lighter/internal/coordinator/stage"
 	"lighter/scheduler"
 )
@@ -116,24 +117,13 @@ func (t *task) outputBytes(l *loop) (sum int64) {
 
 // neededOutputs returns the names of the outputs that others need; nil for all.
 func (t *task) neededOutputs() []string {
-	needed := make(map[string]bool)
-	for d := range t.dependants.All() {
-		if d.node != nil {
-			for _, name := range d.node.InputOutputs(t.drv) {
-				needed[name] = true
+	return t.node.NeededBy(func(yield func(*headstore.Node) bool) {
+		for d := range t.dependants.All() {
+			if d.node != nil && !yield(d.node) {
+				return
 			}
 		}
-	}
-	if len(needed) == 0 || len(needed) >= len(t.node.Outputs) {
-		return nil
-	}
-	var names []string
-	for _, o := range t.node.Outputs {
-		if needed[o.Name] {
-			names = append(names, o.Name)
-		}
-	}
-	return names
+	})
 }
 
 // stopEarly ends bringing outputs home for which nobody asked, for a reason.

@@ -20,6 +20,7 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/internal/coordinator/conduct"
 	"lighter/internal/coordinator/peer"
 	"lighter/internal/coordinator/reply"
 	"lighter/internal/ledger"
@@ -249,7 +250,7 @@ func TestMachineTrial(t *testing.T) {
 		change func(l *loop, m *machine)
 		fix    string
 	}{
-		"paused: lunch":   {func(l *loop, _ *machine) { l.pause = pauseSetting{true, "lunch"} }, "lighter coordinator resume"},
+		"paused: lunch":   {func(l *loop, _ *machine) { l.pause = conduct.Pause{Paused: true, Reason: "lunch"} }, "lighter coordinator resume"},
 		"draining: disk":  {func(l *loop, m *machine) { m.drain(l, "disk") }, "lighter machines resume m1"},
 		"in quarantine ":  {func(l *loop, m *machine) { m.quarantine(l, "bad memory") }, "lighter builds list --state failed --machine m1; then: lighter machines resume m1"},
 		"its disk is bad": {func(_ *loop, m *machine) { m.admission.Refuses, m.admission.Since = "its disk is bad", m.c.now() }, ""},
@@ -267,7 +268,7 @@ func TestMachineTrial(t *testing.T) {
 			t.Errorf("%s: got %+v", why, trial)
 		}
 		if err := f.c.do(t.Context(), func(l *loop) {
-			l.pause, m.admission.Refuses = pauseSetting{}, ""
+			l.pause, m.admission.Refuses = conduct.Pause{}, ""
 			m.resume(l, "")
 		}); err != nil {
 			t.Fatal(err)

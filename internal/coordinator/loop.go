@@ -7,6 +7,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/coordinator/ahead"
+	"lighter/internal/coordinator/conduct"
 	"lighter/internal/coordinator/delivery"
 	"lighter/internal/coordinator/inventory"
 	"lighter/internal/coordinator/recorder"
@@ -33,7 +34,7 @@ type loop struct {
 	hosts     []*host    // to which they lead
 	byName    map[string]*machine
 	learnt    map[string]ledger.Machine // what the ledger has of machines, and of earlier ones, by name
-	pause     pauseSetting
+	pause     conduct.Pause
 	space     api.HeadStatus
 	counts    *tally.Counts
 	gc        timedGC
@@ -63,7 +64,6 @@ type loop struct {
 	changing   bool                  // machinesChanged was posted
 	spare      map[store.Path]*spare // during the grace: outputs that machines keep
 	standstill standstill.Log
-	alarmed    map[string]time.Time // when it was logged that a build waits though a machine is free
 }
 
 func newLoop(c *Coordinator) *loop {
@@ -72,7 +72,7 @@ func newLoop(c *Coordinator) *loop {
 		deliveries: make(map[string]*delivery.Delivery), tasks: make(map[store.Path]*task), builds: make(map[string]*liveBuild),
 		finals: make(map[string][]chan struct{}), attached: make(map[string]int),
 		queue: scheduler.NewQueue(), account: turns.New(c.cfg.Shares), doubtful: make(map[*task]bool), byID: make(map[string]*task),
-		delayed: make(map[*task]bool), spare: make(map[store.Path]*spare), alarmed: make(map[string]time.Time),
+		delayed: make(map[*task]bool), spare: make(map[store.Path]*spare),
 	}
 }
 

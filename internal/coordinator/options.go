@@ -2,7 +2,6 @@ package coordinator
 
 import (
 	"cmp"
-	"slices"
 
 	"lighter/internal/agentapi"
 	"lighter/internal/coordinator/limits"
@@ -13,15 +12,11 @@ import (
 // optionsFor returns the request to a machine's agent as far as it says how a task is built: as
 // the task's builds and the machine's entry want it. The attempt fills in the rest.
 func (m *machine) optionsFor(t *task) agentapi.BuildRequest {
-	o := limits.Options(t.requests())
+	o := limits.Options(t.requests(), &m.Machine)
 	o.Check = t.check != nil
-	o.Timeout = limits.Shorter(o.Timeout, m.Timeout)
-	o.MaxSilentTime = limits.Shorter(o.MaxSilentTime, m.MaxSilentTime)
 	if o.Cores = m.BuildCores; o.Cores == machines.BuildCoresAuto {
 		o.Cores = m.autoCores()
 	}
-	o.SandboxPaths = slices.Clone(m.SandboxPaths)
-	o.SubstituteURLs = slices.Clone(m.SubstituteURLs)
 	if o.Check && m.peer.StoreKind() == machines.StoreDaemon {
 		o.KeepFailed = true // else it does not say what it made, only that it differs
 	}

@@ -2,25 +2,16 @@ package coordinator
 
 import (
 	"context"
-	"errors"
 
 	"lighter/internal/api"
+	"lighter/internal/coordinator/conduct"
 	"lighter/internal/ledger"
 )
 
-// pausedSetting is the name of the ledger's setting that says whether an operator paused
-// the coordinator.
-const pausedSetting = "paused"
-
-type pauseSetting struct {
-	Paused bool   `json:"paused"`
-	Reason string `json:"reason,omitempty"`
-}
-
 // whyPaused says why no builds are placed; empty if they are.
 func (l *loop) whyPaused() string {
-	if l.pause.Paused {
-		return withReason("paused", l.pause.Reason)
+	if why := l.pause.Why(); why != "" {
+		return why
 	}
 	if low := l.room.Low(); low != "" {
 		return "paused until there is room on the head: " + low
@@ -30,31 +21,16 @@ func (l *loop) whyPaused() string {
 
 // setPaused pauses or resumes placing for an operator. Running builds go on.
 func (l *loop) setPaused(paused bool, reason string) {
-	s := &ledger.Setting{Name: pausedSetting}
-	text := withReason("resumed", reason)
 	l.outlook.Drop()
-	l.pause = pauseSetting{}
-	if paused {
-		l.pause = pauseSetting{true, reason}
-		s.Value = l.pause
-		text = withReason("paused", reason)
+	text := conduct.WithReason("resumed", reason)
+	if l.pause = (conduct.Pause{}); paused {
+		l.pause = conduct.Pause{Paused: true, Reason: reason}
+		text = l.pause.Why()
 	}
-	l.change(ledger.Change{Setting: s})
+	l.change(ledger.Change{Setting: l.pause.Setting()})
 	l.machineEvent(api.KindOperator, "", text)
 	l.log.Info("an operator changed the coordinator", "what", text)
 	l.placing = true
-}
-
-func (l *loop) recoverPause(ctx context.Context) error {
-	_, err := l.ledger.Setting(ctx, pausedSetting, &l.pause)
-	if errors.As(err, new(*ledger.RecordError)) {
-		// Better that somebody has to resume it than that what was paused goes on.
-		l.pause, err = pauseSetting{true, err.Error()}, nil
-	}
-	if err == nil && l.pause.Paused {
-		l.log.Warn("nothing is started: an operator paused the coordinator", "reason", l.pause.Reason)
-	}
-	return err
 }
 
 // Pause has no builds placed until Resume. Running builds go on.

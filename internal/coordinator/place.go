@@ -12,6 +12,7 @@ import (
 	"lighter/internal/coordinator/peer"
 	"lighter/internal/coordinator/reserve"
 	"lighter/internal/coordinator/stage"
+	"lighter/internal/coordinator/standstill"
 	"lighter/internal/coordinator/turns"
 	"lighter/internal/ledger"
 	"lighter/internal/machinetest"
@@ -282,23 +283,13 @@ func (l *loop) lookForIdleMachines() {
 	}
 	now := l.now()
 	plan := l.plan(now)
-	for i := range plan.Assignments {
-		a := &plan.Assignments[i]
-		if t := l.byID[a.Build.ID]; t != nil && now.Sub(t.queuedAt) >= l.limits.IdleAlarm {
-			l.log.Error("a build waited though a machine was free; this is a bug in lighter",
-				"build", t.id, "derivation", t.drv, "machine", a.Machine, "waited", now.Sub(t.queuedAt))
+	l.standstill.Idle(l.log, plan, now, l.limits.IdleAlarm, func(id string) (q standstill.Queued, ok bool) {
+		if t := l.byID[id]; t != nil {
+			return standstill.Queued{Derivation: t.drv.String(), Since: t.queuedAt}, true
 		}
-	}
+		return q, false
+	})
 	l.begin(plan)
-	for i := range plan.Deferrals {
-		d := &plan.Deferrals[i]
-		t := l.byID[d.Build.ID]
-		if t == nil || now.Sub(t.queuedAt) < l.limits.IdleAlarm || now.Sub(l.alarmed[t.id]) < 10*l.limits.IdleAlarm {
-			continue
-		}
-		l.alarmed[t.id] = now
-		l.log.Info("a build waits though a machine is free", "build", t.id, "derivation", t.drv, "why", d.Reason())
-	}
 }
 
 // why explains where a build stands.

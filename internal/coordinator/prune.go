@@ -14,7 +14,7 @@ import (
 func newPruner(c *Coordinator) *attic.Pruner {
 	return attic.New(attic.Options{
 		Ledger: c.ledger, Logs: c.logs, Logger: c.log, Now: c.now, StateFolder: c.cfg.StateFolder,
-		KnownToMachines: c.knownToMachines, LogsOf: c.logsOf, HooksSeen: c.eventHooks.Seen,
+		KnownToMachines: c.knownToMachines, LogsOf: func(b *api.Build) []buildlog.Name { return compare.LogsOf(b, c.limits.MaxAttempts) }, HooksSeen: c.eventHooks.Seen,
 		Flush: func(ctx context.Context) error { return c.durable(ctx, func(*loop) error { return nil }) },
 	})
 }
@@ -47,19 +47,4 @@ func (c *Coordinator) knownToMachines(ctx context.Context) (builds, away map[str
 	builds, silent := peer.Known(ctx, up)
 	maps.Copy(away, silent)
 	return builds, away, nil
-}
-
-// logsOf returns the last logs that a build may have: those of earlier attempts have the same
-// ids.
-func (c *Coordinator) logsOf(b *api.Build) []buildlog.Name {
-	list := []buildlog.Name{{ID: b.ID, Attempt: b.Attempt}}
-	if b.Shares != "" {
-		list = append(list, buildlog.Name{ID: b.Shares, Attempt: b.Attempt})
-	}
-	if b.Check > 0 {
-		for _, id := range compare.IDs(b.ID, b.Check+c.limits.MaxAttempts) {
-			list = append(list, buildlog.Name{ID: id, Attempt: 1})
-		}
-	}
-	return list
 }

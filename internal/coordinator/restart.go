@@ -88,7 +88,10 @@ func (l *loop) recoverMachines(ctx context.Context) error {
 	if err := l.account.Recover(ctx, l.ledger, l.log, l.now()); err != nil {
 		return err
 	}
-	return l.recoverPause(ctx)
+	if l.pause, err = conduct.RecallPause(ctx, l.ledger); err == nil && l.pause.Paused {
+		l.log.Warn("nothing is started: an operator paused the coordinator", "reason", l.pause.Reason)
+	}
+	return err
 }
 
 // recoverBuild makes a build of the ledger live again. Builds of the same derivation

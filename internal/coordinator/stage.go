@@ -33,7 +33,7 @@ func (t *task) enter(l *loop, to stage.Stage) {
 			l.live.Delete(t.drv)
 		}
 		delete(l.byID, t.id)
-		delete(l.alarmed, t.id)
+		l.standstill.Forget(t.id)
 	}
 }
 

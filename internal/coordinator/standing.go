@@ -22,7 +22,7 @@ func (m *machine) unavailable() string {
 	case m.removed:
 		return "removed from the machines file"
 	case m.setting.Draining:
-		return withReason("draining", m.setting.DrainReason)
+		return conduct.WithReason("draining", m.setting.DrainReason)
 	case m.state == api.MachineDown:
 		return "down: " + m.err
 	case m.state != api.MachineUp:
@@ -50,14 +50,6 @@ func (h *host) saveSetting(l *loop) {
 	}
 }
 
-// withReason adds a person's reason to what was done, if there is one.
-func withReason(what, reason string) string {
-	if reason == "" {
-		return what
-	}
-	return what + ": " + reason
-}
-
 // operate records what an operator did to a machine, and looks at the queue again.
 func (m *machine) operate(l *loop, text string) {
 	m.saveSetting(l)
@@ -68,7 +60,7 @@ func (m *machine) operate(l *loop, text string) {
 
 func (m *machine) drain(l *loop, reason string) {
 	m.setting.Draining, m.setting.DrainReason = true, reason
-	m.operate(l, withReason("draining", reason))
+	m.operate(l, conduct.WithReason("draining", reason))
 }
 
 // resume ends draining and quarantine.
@@ -76,7 +68,7 @@ func (m *machine) resume(l *loop, reason string) {
 	m.setting.Draining, m.setting.DrainReason = false, ""
 	m.standing.Free()
 	m.host.saveSetting(l)
-	m.operate(l, withReason("resumed", reason))
+	m.operate(l, conduct.WithReason("resumed", reason))
 }
 
 // disagreed counts a build that failed on a host and succeeded elsewhere, and returns how many

@@ -8,10 +8,10 @@ import (
 	"slices"
 
 	"lighter/internal/api"
+	"lighter/internal/coordinator/explain"
 	"lighter/internal/coordinator/peer"
 	"lighter/internal/coordinator/reserve"
 	"lighter/internal/machinetest"
-	"lighter/scheduler"
 )
 
 // maxRunning bounds the running builds that a status lists.
@@ -166,18 +166,8 @@ func (h *host) building() bool {
 
 // refusal says why a machine that is up gets no builds now, if that will pass by itself.
 func (m *machine) refusal() string {
-	systems := m.systems()
-	if m.state != api.MachineUp || len(systems) == 0 {
+	if m.state != api.MachineUp || len(m.systems()) == 0 {
 		return ""
 	}
-	b := scheduler.Build{ID: "any", System: systems[0], Features: m.MandatoryFeatures}
-	for _, v := range scheduler.Explain(&b, []scheduler.Machine{m.schedulerMachine(m.c.now(), nil)}, nil) {
-		switch v.Rule {
-		case scheduler.RuleAdmission:
-			return v.Actual
-		case scheduler.RuleLoad, scheduler.RuleDisk:
-			return v.Actual + ", want " + v.Wanted
-		}
-	}
-	return ""
+	return explain.Refusal(m.schedulerMachine(m.c.now(), nil))
 }

@@ -12,6 +12,7 @@ import (
 	"sync"
 
 	"lighter/internal/api"
+	"lighter/internal/coordinator/buildlog"
 	"lighter/internal/coordinator/headstore"
 	"lighter/internal/coordinator/peer"
 	"lighter/internal/coordinator/remote"
@@ -86,13 +87,19 @@ func partID(check, name string) string {
 // ID returns the id of the nth comparison of a check, from 0.
 func ID(check string, n int) string { return partID(check, fmt.Sprint("comparison ", n)) }
 
-// IDs returns those of the first n. A check may have had as many on machines as it asks for, and fewer than are tried
-// in vain.
-func IDs(check string, n int) (ids []string) {
-	for i := range n {
-		ids = append(ids, ID(check, i))
+// LogsOf returns the last logs that a build may have, which may be a check: those of earlier attempts have the same ids. A
+// check may have had as many pieces of work on machines as it asks for, and fewer than vain in vain.
+func LogsOf(b *api.Build, vain int) []buildlog.Name {
+	list := []buildlog.Name{{ID: b.ID, Attempt: b.Attempt}}
+	if b.Shares != "" {
+		list = append(list, buildlog.Name{ID: b.Shares, Attempt: b.Attempt})
 	}
-	return ids
+	if b.Check > 0 {
+		for i := range b.Check + vain {
+			list = append(list, buildlog.Name{ID: ID(b.ID, i), Attempt: 1})
+		}
+	}
+	return list
 }
 
 // check is one check.

@@ -77,3 +77,15 @@ func Waits(id, share string, could []string, plan scheduler.Plan, queue []api.Sh
 	}
 	return "more urgent builds come first on " + strings.Join(could, ", ")
 }
+
+// Refusal says why a machine takes no builds now, not even those that it is for, if that will pass by itself.
+func Refusal(m scheduler.Machine) string {
+	b := scheduler.Build{ID: "any", System: m.Systems[0], Features: m.MandatoryFeatures}
+	switch v := scheduler.Explain(&b, []scheduler.Machine{m}, nil)[0]; v.Rule {
+	case scheduler.RuleAdmission:
+		return v.Actual
+	case scheduler.RuleLoad, scheduler.RuleDisk:
+		return v.Actual + ", want " + v.Wanted
+	}
+	return ""
+}

@@ -359,6 +359,23 @@ func (n *Node) InputOutputs(input store.Path) []string {
 	return onlyOut
 }
 
+// NeededBy returns the names of the outputs that others need; nil for all, or none.
+func (n *Node) NeededBy(others iter.Seq[*Node]) []string {
+	var names []string
+	for _, o := range n.Outputs {
+		for other := range others {
+			if slices.Contains(other.InputOutputs(n.Path), o.Name) {
+				names = append(names, o.Name)
+				break
+			}
+		}
+	}
+	if len(names) == len(n.Outputs) {
+		return nil
+	}
+	return names
+}
+
 // OutputPaths returns the paths of the named outputs, or of all if none is named.
 func (n *Node) OutputPaths(names []string) ([]store.Path, error) {
 	if len(names) == 0 {

@@ -6,21 +6,24 @@ import (
 
 	"lighter/internal/agentapi"
 	"lighter/internal/api"
+	"lighter/machines"
 )
 
-// Options combines what several requests for one derivation say of how it is built: the longest time that
-// any of them grants counts.
-func Options(requests iter.Seq[*api.Request]) agentapi.BuildRequest {
+// Options combines what several requests for one derivation, and a machine's entry, say of how it is built: the longest
+// time that any request grants counts, as far as the entry bounds it.
+func Options(requests iter.Seq[*api.Request], m *machines.Machine) agentapi.BuildRequest {
 	var o agentapi.BuildRequest
 	first := true
 	for r := range requests {
 		if first {
 			o.Timeout, o.MaxSilentTime, first = r.Timeout, r.MaxSilentTime, false
 		}
-		o.Timeout = Longer(o.Timeout, r.Timeout)
-		o.MaxSilentTime = Longer(o.MaxSilentTime, r.MaxSilentTime)
+		o.Timeout = longer(o.Timeout, r.Timeout)
+		o.MaxSilentTime = longer(o.MaxSilentTime, r.MaxSilentTime)
 		o.KeepFailed = o.KeepFailed || r.KeepFailed
 	}
+	o.Timeout, o.MaxSilentTime = shorter(o.Timeout, m.Timeout), shorter(o.MaxSilentTime, m.MaxSilentTime)
+	o.SandboxPaths, o.SubstituteURLs = slices.Clone(m.SandboxPaths), slices.Clone(m.SubstituteURLs)
 	return o
 }
 

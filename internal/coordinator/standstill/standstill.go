@@ -6,12 +6,16 @@ import (
 	"log/slog"
 	"maps"
 	"strings"
+	"time"
 
 	"lighter/scheduler"
 )
 
 // Log remembers what was logged. The zero value is ready.
-type Log struct{ said map[string]string }
+type Log struct {
+	said map[string]string
+	idle map[string]time.Time // when it was last logged that a build waits though a machine is free
+}
 
 // Tell logs what has changed, given all builds that can be placed nowhere now.
 func (l *Log) Tell(log *slog.Logger, blocked []scheduler.Blocked) {
