@@ -30,7 +30,7 @@ type Listed struct {
 func (k *Inventory) List(ctx context.Context, m *peer.Peer) (l Listed, err error) {
 	l.Ours = make(map[string]*api.Build)
 	l.Builds, err = m.Client.Builds(ctx, func(id string) (*agentapi.Asked, error) {
-		if uuid.Validate(id) != nil {
+		if !isID(id) {
 			return nil, nil
 		}
 		b, err := k.ledger.Build(ctx, id)
@@ -48,6 +48,8 @@ func (k *Inventory) List(ctx context.Context, m *peer.Peer) (l Listed, err error
 	}
 	return l, err
 }
+
+func isID(id string) bool { return uuid.Validate(id) == nil }
 
 // vet says what is wrong with those of our builds in a machine's list that cannot be what the machine
 // was given, under any of its names. The others were true at some time; only the loop knows whether

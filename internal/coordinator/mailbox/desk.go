@@ -37,8 +37,7 @@ func (d *Desk[T]) Do(ctx context.Context, f func(T)) error {
 	})
 	err := d.Await(ctx, done)
 	if err != nil && !decided.CompareAndSwap(false, true) {
-		<-done
-		return nil
+		return <-done
 	}
 	return err
 }
