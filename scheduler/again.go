@@ -1,6 +1,9 @@
 package scheduler
 
-import "slices"
+import (
+	"cmp"
+	"slices"
+)
 
 const (
 	// againPart is the part of the time that a build still needs where it runs, within which it must
@@ -39,7 +42,7 @@ func (r *round) again() {
 			}
 		}
 	}
-	slices.SortStableFunc(builds, func(a, b running) int { return int(min(1, max(-1, b.Remaining-a.Remaining))) })
+	slices.SortStableFunc(builds, func(a, b running) int { return cmp.Compare(b.Remaining, a.Remaining) })
 	for _, b := range builds {
 		// What is overdue is taken to need as long again: of unknown builds some take very long.
 		remaining := b.Remaining.Seconds()

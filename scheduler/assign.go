@@ -19,8 +19,6 @@ func Assign(in Input) Plan {
 	r := newRound(&in)
 	if r.free > 0 {
 		r.order = newOrder(r.lines(), r.backlogs(), in.Shares, r.used())
-	}
-	if r.free > 0 {
 		r.keepForSoon()
 	}
 	for r.free > 0 && r.open > 0 {

@@ -1,8 +1,6 @@
 package scheduler
 
-import (
-	"fmt"
-)
+import "fmt"
 
 // Explain says of each machine, in the given order, whether it can take the build
 // now, and if not, the first rule that excludes it. The build need not be in a

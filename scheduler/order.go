@@ -1,10 +1,7 @@
 package scheduler
 
 import (
-	"cmp"
 	"iter"
-	"slices"
-	"strings"
 	"time"
 )
 
@@ -34,12 +31,10 @@ type head struct {
 	urgency float64
 }
 
-// newOrder starts at the beginning. Without shares all builds are of one.
+// newOrder starts at the beginning. Without shares all builds are of one. The order of the lines does not
+// matter: that of their builds is total.
 func newOrder(lines []*line, backlog map[*kind]float64, shares *Shares, used map[string]float64) *order {
 	o := &order{backlog: backlog, left: make(map[*class]int)}
-	slices.SortFunc(lines, func(a, b *line) int {
-		return cmp.Or(strings.Compare(a.class.key, b.class.key), strings.Compare(a.share, b.share))
-	})
 	byShare := make(map[string]*turn)
 	for _, l := range lines {
 		share := l.share
