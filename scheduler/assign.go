@@ -36,7 +36,7 @@ func Assign(in Input) Plan {
 type round struct {
 	*Input
 	machines *table
-	kinds    map[*kind]*eligible
+	demands  map[*demand]*eligible
 	fits     map[*class]*fit
 	order    *order
 	free     int // slots of all machines together that can be taken now
@@ -51,25 +51,25 @@ type round struct {
 // fit says which machines may take the builds of a class.
 type fit struct {
 	*eligible
-	usable  group // as of its kind, without those that the class avoids; made when it is needed
+	usable  group // for its demand, without those that the class avoids; made when it is needed
 	cursor  int   // of those before it no slot is free
 	open    bool  // counted in round.open
 	waiting int   // builds looked at and not placed in this round
 }
 
 func newRound(in *Input) *round {
-	r := &round{Input: in, machines: newTable(in.Machines), kinds: make(map[*kind]*eligible), fits: make(map[*class]*fit)}
+	r := &round{Input: in, machines: newTable(in.Machines), demands: make(map[*demand]*eligible), fits: make(map[*class]*fit)}
 	for _, c := range r.machines.all {
 		r.free += c.free
 		r.slots += c.Slots
 	}
-	for _, k := range in.Queue.kinds {
-		r.kinds[k] = r.machines.eligible(k)
+	for _, k := range in.Queue.demands {
+		r.demands[k] = r.machines.eligible(k)
 	}
 	var blocked []*class
 	var room [8]int
 	for _, c := range in.Queue.classes {
-		e, skip := r.kinds[c.kind], r.machines.places(room[:0], c.skip)
+		e, skip := r.demands[c.demand], r.machines.places(room[:0], c.skip)
 		idle := e.idle.outside(skip) > 0
 		if !idle {
 			blocked = append(blocked, c)
@@ -85,7 +85,7 @@ func newRound(in *Input) *round {
 	slices.SortFunc(blocked, func(a, b *class) int { return strings.Compare(a.key, b.key) })
 	r.plan.Blocked = make([]Blocked, 0, len(blocked))
 	for _, c := range blocked {
-		r.plan.Blocked = append(r.plan.Blocked, r.machines.blocked(c, r.kinds[c.kind]))
+		r.plan.Blocked = append(r.plan.Blocked, r.machines.blocked(c, r.demands[c.demand]))
 	}
 	return r
 }

@@ -77,19 +77,19 @@ func checkPlan(t *testing.T, in Input, p Plan) {
 		slots += m.Slots
 	}
 	settled := make(map[string]bool)
-	lasts := make(map[string]*Build) // by what they ask for: kinds are ordered by their backlogs too
+	lasts := make(map[string]*Build) // by what they ask for: demands are ordered by their backlogs too
 	for _, a := range p.Assignments {
 		if settled[a.Build.ID] {
 			t.Errorf("%s is placed twice", a.Build.ID)
 		}
 		settled[a.Build.ID] = true
-		kind := a.Build.System + fmt.Sprint(sortedSet(a.Build.Features))
+		demand := a.Build.System + fmt.Sprint(sortedSet(a.Build.Features))
 		for other, last := range lasts {
-			if a.Build.Priority > last.Priority || other == kind && urgent(a.Build, last) {
+			if a.Build.Priority > last.Priority || other == demand && urgent(a.Build, last) {
 				t.Errorf("%s comes after %s", a.Build.ID, last.ID)
 			}
 		}
-		lasts[kind] = a.Build
+		lasts[demand] = a.Build
 		m := machines[a.Machine]
 		lacks := in.Missing(a.Build, a.Machine).Bytes
 		if a.Missing != lacks {

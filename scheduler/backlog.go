@@ -1,18 +1,18 @@
 package scheduler
 
-// backlogs returns, for each kind of builds that only some of the machines take, how many seconds
-// these need for what is queued for them and no others. The builds of such a kind are as urgent as
+// backlogs returns, for each demand that only some of the machines meet, how many seconds
+// these need for what is queued for them and no others. The builds with such a demand are as urgent as
 // one with so long a path: it is a path, through machines instead of builds.
-func (r *round) backlogs() map[*kind]float64 {
+func (r *round) backlogs() map[*demand]float64 {
 	type group struct {
 		machines       set
 		work, capacity float64
-		kinds          []*kind
+		demands        []*demand
 	}
 	var groups []*group
 	named := make(map[string]*group)
 	everywhere := r.machines.none()
-	for k, e := range r.kinds {
+	for k, e := range r.demands {
 		machines := e.available.set
 		for w := range everywhere {
 			everywhere[w] |= machines[w]
@@ -25,12 +25,12 @@ func (r *round) backlogs() map[*kind]float64 {
 			groups = append(groups, g)
 		}
 		g.work += k.work
-		g.kinds = append(g.kinds, k)
+		g.demands = append(g.demands, k)
 	}
 	if len(groups) > maxGroups {
 		return nil
 	}
-	backlogs := make(map[*kind]float64)
+	backlogs := make(map[*demand]float64)
 	all := r.capacity(everywhere)
 	for _, g := range groups {
 		if g.capacity == 0 || g.capacity >= all {
@@ -42,7 +42,7 @@ func (r *round) backlogs() map[*kind]float64 {
 				work += other.work
 			}
 		}
-		for _, k := range g.kinds {
+		for _, k := range g.demands {
 			backlogs[k] = work / g.capacity
 		}
 	}

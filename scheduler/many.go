@@ -26,7 +26,7 @@ type at struct {
 
 func (c *candidate) freeAt() float64 { return c.wait() + c.pending/c.bandwidth }
 
-// bucketsOf sorts the machines of a kind into buckets, the fastest first.
+// bucketsOf sorts the machines for a demand into buckets, the fastest first.
 func (r *round) bucketsOf(e *eligible) []*bucket {
 	if e.buckets != nil {
 		return e.buckets

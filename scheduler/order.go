@@ -10,9 +10,9 @@ import (
 // weight; of one share, the most urgent.
 type order struct {
 	turns   []*turn
-	backlog map[*kind]float64 // see round.backlogs
-	left    map[*class]int    // lines that have builds which were not looked at
-	last    *turn             // that the last build came from
+	backlog map[*demand]float64 // see round.backlogs
+	left    map[*class]int      // lines that have builds which were not looked at
+	last    *turn               // that the last build came from
 }
 
 // turn is how far the builds of one share have been looked at.
@@ -33,7 +33,7 @@ type head struct {
 
 // newOrder starts at the beginning. Without shares all builds are of one. The order of the lines does not
 // matter: that of their builds is total.
-func newOrder(lines []*line, backlog map[*kind]float64, shares *Shares, used map[string]float64) *order {
+func newOrder(lines []*line, backlog map[*demand]float64, shares *Shares, used map[string]float64) *order {
 	o := &order{backlog: backlog, left: make(map[*class]int)}
 	byShare := make(map[string]*turn)
 	for _, l := range lines {
@@ -60,7 +60,7 @@ func newOrder(lines []*line, backlog map[*kind]float64, shares *Shares, used map
 }
 
 func (o *order) show(h *head, e *entry) {
-	h.entry, h.urgency = e, max(e.Rank.Seconds(), o.backlog[h.line.class.kind])
+	h.entry, h.urgency = e, max(e.Rank.Seconds(), o.backlog[h.line.class.demand])
 }
 
 // advance has a head show its line's next build, if there is one.

@@ -12,7 +12,7 @@ import (
 type Queue struct {
 	builds  map[string]*entry
 	classes map[string]*class
-	kinds   map[string]*kind
+	demands map[string]*demand
 }
 
 // entry is a build in the queue.
@@ -23,8 +23,8 @@ type entry struct {
 	since time.Time // if not zero, it waits for a better machine since then
 }
 
-// kind is what builds ask for: a system and features.
-type kind struct {
+// demand is what builds ask for: a system and features.
+type demand struct {
 	key      string
 	system   string
 	features []string // sorted
@@ -32,9 +32,9 @@ type kind struct {
 	work     float64 // seconds that they are expected to take together at speed 1
 }
 
-// class is the set of builds of a kind that must avoid the same machines.
+// class is the set of builds with a demand that must avoid the same machines.
 type class struct {
-	*kind
+	*demand
 	key    string
 	skip   []string // sorted
 	lines  map[string]*line
@@ -50,7 +50,7 @@ type line struct {
 
 // NewQueue returns an empty queue.
 func NewQueue() *Queue {
-	return &Queue{builds: make(map[string]*entry), classes: make(map[string]*class), kinds: make(map[string]*kind)}
+	return &Queue{builds: make(map[string]*entry), classes: make(map[string]*class), demands: make(map[string]*demand)}
 }
 
 // Push adds a build, or replaces the one with the same ID. The queue keeps the
@@ -65,7 +65,7 @@ func (q *Queue) Push(b Build) {
 	e.line.heap.push(e)
 	c := e.line.class
 	c.builds++
-	c.kind.builds++
+	c.demand.builds++
 	c.work += expected(&b)
 	q.builds[b.ID] = e
 }
@@ -74,15 +74,15 @@ func (q *Queue) Push(b Build) {
 func (q *Queue) lineOf(b *Build) *line {
 	features, skip := sortedSet(b.Features), sortedSet(b.Skip)
 	key := b.System + "\x00" + strings.Join(features, "\x01")
-	k := q.kinds[key]
+	k := q.demands[key]
 	if k == nil {
-		k = &kind{key: key, system: b.System, features: features}
-		q.kinds[key] = k
+		k = &demand{key: key, system: b.System, features: features}
+		q.demands[key] = k
 	}
 	key += "\x00" + strings.Join(skip, "\x01")
 	c := q.classes[key]
 	if c == nil {
-		c = &class{key: key, kind: k, skip: skip, lines: make(map[string]*line)}
+		c = &class{key: key, demand: k, skip: skip, lines: make(map[string]*line)}
 		q.classes[key] = c
 	}
 	l := c.lines[b.Share]
@@ -111,7 +111,7 @@ func (q *Queue) Remove(id string) bool {
 	l, c := e.line, e.line.class
 	l.heap.remove(e.index)
 	c.builds--
-	c.kind.builds--
+	c.demand.builds--
 	c.work -= expected(&e.Build)
 	if len(l.heap.items) == 0 {
 		delete(c.lines, l.share)
@@ -119,8 +119,8 @@ func (q *Queue) Remove(id string) bool {
 	if c.builds == 0 {
 		delete(q.classes, c.key)
 	}
-	if c.kind.builds == 0 {
-		delete(q.kinds, c.kind.key)
+	if c.demand.builds == 0 {
+		delete(q.demands, c.demand.key)
 	}
 	return true
 }

@@ -33,8 +33,8 @@
 //
 // # Machines that few builds can use
 //
-// What is queued for some of the machines alone is a path too, through machines instead of builds. Builds of a kind
-// are at least as urgent as the work for their machines, and for no others, is long.
+// What is queued for some of the machines alone is a path too, through machines instead of builds. Builds with a demand
+// (a system and features) are at least as urgent as the work for their machines, and for no others, is long.
 //
 // # Classes
 //

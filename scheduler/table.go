@@ -124,9 +124,9 @@ func (t *table) note(sets map[string]set, word string, i int) {
 	s.add(i)
 }
 
-// eligible has the machines that may take the builds of a kind.
+// eligible has the machines that may take builds with a demand.
 type eligible struct {
-	*kind
+	*demand
 	possible  group // by their entries
 	idle      group // of these, those that take one now which lacks nothing
 	usable    group // those that take one when a build ends
@@ -157,7 +157,7 @@ func (g *group) outside(some []int) int {
 }
 
 // eligible applies Machine.excludes to all machines at once.
-func (t *table) eligible(k *kind) *eligible {
+func (t *table) eligible(k *demand) *eligible {
 	possible := t.none()
 	copy(possible, t.systems[k.system])
 	for _, f := range k.features {
@@ -174,13 +174,13 @@ func (t *table) eligible(k *kind) *eligible {
 		return group{s, s.size()}
 	}
 	e := &eligible{
-		kind: k, possible: of(possible), idle: of(t.idle), usable: of(t.usable), available: of(t.available), reasons: make(map[int]string),
+		demand: k, possible: of(possible), idle: of(t.idle), usable: of(t.usable), available: of(t.available), reasons: make(map[int]string),
 	}
 	e.first = t.firstOf(e, nil)
 	return e
 }
 
-// firstOf returns the first machines in the given order that may take builds of a kind, without some.
+// firstOf returns the first machines in the given order that may take builds with a demand, without some.
 func (t *table) firstOf(e *eligible, without []int) []*candidate {
 	first := make([]*candidate, 0, shown)
 	for _, c := range t.given {
