@@ -67,12 +67,7 @@ const (
 // which durations and peaks differed a little. With no run, it knows what is supposed of packages
 // that were never built.
 func Learnt(g *Graph, runs int, seed uint64) Estimate {
-	type name struct {
-		kind estimate.Kind
-		name string
-	}
-	samples := make(map[name][]estimate.Sample) // most recent first
-	systems, kinds := make(map[string]*estimate.Class), make(map[estimate.Kind]*estimate.Class)
+	book := estimate.NewBook()
 	keys := make([]estimate.Key, len(g.Nodes))
 	for i := range keys {
 		keys[i] = g.key(int32(i))
@@ -83,23 +78,12 @@ func Learnt(g *Graph, runs int, seed uint64) Estimate {
 			n, k := &g.Nodes[i], &keys[i]
 			s := estimate.Sample{System: k.System, Version: k.Version, Speed: 1, Output: n.Output}
 			s.Duration, s.Memory = n.jitter(rng)
-			list := samples[name{k.Kind, k.Name}]
-			if len(list) < estimate.MaxSamples {
-				list = append(list, s)
-			}
-			copy(list[1:], list)
-			list[0] = s
-			samples[name{k.Kind, k.Name}] = list
-			observe(kinds, k.Kind, &s)
-			if k.BuildSystem != "" {
-				observe(systems, k.BuildSystem, &s)
-			}
+			book.Add(*k, s)
 		}
 	}
 	known := make([]Expectation, len(keys))
 	for i := range keys {
-		k := &keys[i]
-		e := estimate.Of(*k, samples[name{k.Kind, k.Name}], systems[k.BuildSystem], kinds[k.Kind])
+		e := book.Of(keys[i])
 		known[i] = Expectation{Duration: e.Duration.Middle(), Output: e.Output.Middle(), Measured: e.Measured(), Memory: reservation(e.Memory)}
 		known[i].Low, known[i].High = e.Duration.Interval()
 	}
@@ -120,15 +104,6 @@ func (g *Graph) OtherRun(seed uint64) *Graph {
 		n.Duration, n.Memory = n.jitter(rng)
 	}
 	return other
-}
-
-func observe[K comparable](classes map[K]*estimate.Class, key K, s *estimate.Sample) {
-	c := classes[key]
-	if c == nil {
-		c = new(estimate.Class)
-		classes[key] = c
-	}
-	c.Observe(s)
 }
 
 // reservation is what is reserved for a build of which so much is known.

@@ -409,7 +409,7 @@ func (a *action) walk(ctx context.Context, inv *command.Invocation, f head.Folde
 	}
 	g := expand.Walk(ctx, expand.Options{
 		Head: headstore.New(s.Backend), Logger: slog.New(slog.DiscardHandler),
-		Estimate: func(_ context.Context, k estimate.Key) (estimate.Estimate, error) { return known.of(k), nil },
+		Estimate: func(_ context.Context, k estimate.Key) (estimate.Estimate, error) { return known.Of(k), nil },
 		Live:     func(store.Path) *headstore.Node { return nil },
 	}, questions)
 	if ctx.Err() != nil {

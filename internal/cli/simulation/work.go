@@ -173,7 +173,7 @@ func fromFile(r io.Reader, k *knowledge) (*work, error) {
 	w := &work{graph: g, model: &simulate.Model{}, dists: make([]estimate.Dist[time.Duration], len(g.Nodes))}
 	for i := range g.Nodes {
 		n := &g.Nodes[i]
-		e := k.of(estimate.KeyOf(estimate.Build{Name: n.Name, System: n.System, Fixed: n.Source, Inputs: func(yield func(string) bool) {
+		e := k.Of(estimate.KeyOf(estimate.Build{Name: n.Name, System: n.System, Fixed: n.Source, Inputs: func(yield func(string) bool) {
 			for _, in := range n.Inputs {
 				if !yield(g.Nodes[in].Name) {
 					return
@@ -358,7 +358,7 @@ func remaining(builds []*api.Build, chosen func(*api.Build) bool, node nodeOf, k
 			e := k.ofName(it.Name, it.System)
 			if n := node(b.Derivation); n != nil {
 				it.inputs, it.Source = nonNil(n.Inputs), n.Fixed
-				e = k.of(n.Key())
+				e = k.Of(n.Key())
 			}
 			it.dist = e.Duration
 			expect(&it.Node, &e)

@@ -254,7 +254,7 @@ func TestPhases(t *testing.T) {
 }
 
 func TestKnowledgeBounds(t *testing.T) {
-	if e := newKnowledge().of(estimate.Key{Kind: estimate.Package, Name: "nothing"}); e.Measured() || e.Duration.Middle() <= 0 {
+	if e := newKnowledge().Of(estimate.Key{Kind: estimate.Package, Name: "nothing"}); e.Measured() || e.Duration.Middle() <= 0 {
 		t.Error("of what was never built there is a guess")
 	}
 }
