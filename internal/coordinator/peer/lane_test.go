@@ -37,6 +37,13 @@ func newTestLane(ctx context.Context, streams int, maxBytes int64, maxItems int)
 	return l
 }
 
+// moving returns how many streams there are now.
+func (l *testLane) moving() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.now
+}
+
 func (l *testLane) carry(ctx context.Context, batch []*store.Info) error {
 	l.mu.Lock()
 	l.now++
@@ -241,14 +248,15 @@ func TestLaneLater(t *testing.T) {
 			synctest.Wait()
 		}
 		want(l.WantLater, thing("l1", 10), thing("l2", 10, "l1"), thing("l3", 10), thing("l4", 10))
-		if l.Pending() != 40 || l.Ahead() != 0 || l.Coming("l1") || l.now != 1 {
-			t.Errorf("%d bytes, %d of them ahead, on %d streams", l.Pending(), l.Ahead(), l.now)
+		if l.Pending() != 40 || l.Ahead() != 0 || l.Coming("l1") || l.moving() != 1 {
+			t.Errorf("%d bytes, %d of them ahead, on %d streams", l.Pending(), l.Ahead(), l.moving())
 		}
 		want(l.Want, thing("n1", 10), thing("n2", 10), thing("l3", 10))
-		if l.Pending() != 60 || l.Ahead() != 30 || !l.Coming("l3") || l.now != 2 {
-			t.Errorf("%d bytes, %d of them ahead, on %d streams", l.Pending(), l.Ahead(), l.now)
+		if l.Pending() != 60 || l.Ahead() != 30 || !l.Coming("l3") || l.moving() != 2 {
+			t.Errorf("%d bytes, %d of them ahead, on %d streams", l.Pending(), l.Ahead(), l.moving())
 		}
 		wait.Wait()
+		l.group.Wait()
 		order := make(map[string]int)
 		for i, batch := range l.batches {
 			order[batch[0]] = i
