@@ -1,9 +1,10 @@
 package simulation
 
 import (
+	"slices"
+
 	"lighter/internal/ledger"
 	"lighter/scheduler/estimate"
-	"slices"
 )
 
 // knowledge is all that was measured of earlier builds.
