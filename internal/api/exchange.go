@@ -55,6 +55,10 @@ type BuildStory struct {
 	WantedByCount int     `json:"wantedByCount,omitempty"`
 }
 
+// LogHeader is the header of answers with a log that names it: the id of the build whose attempts it is of,
+// a dot, and the number of the attempt.
+const LogHeader = "Lighter-Log"
+
 // Filter selects builds. The zero value selects all.
 type Filter struct {
 	States     []State           `json:"states,omitempty"`     // any of these

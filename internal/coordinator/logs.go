@@ -34,7 +34,5 @@ func (c *Coordinator) WriteLog(ctx context.Context, w io.Writer, b *api.Build) e
 	return c.logs.CopyOf(ctx, w, b, buildlog.Last(b), 0, false, nil)
 }
 
-// CopyLog copies one of a build's logs; see [buildlog.Folder.CopyOf].
-func (c *Coordinator) CopyLog(ctx context.Context, w io.Writer, b *api.Build, which buildlog.Name, offset int64, follow bool, flush func()) error {
-	return c.logs.CopyOf(ctx, w, b, which, offset, follow, flush)
-}
+// Logs returns the folder with the logs of builds.
+func (c *Coordinator) Logs() *buildlog.Folder { return c.logs }

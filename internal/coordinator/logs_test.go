@@ -3,7 +3,9 @@ package coordinator
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -76,6 +78,71 @@ func TestLogOfAttempt(t *testing.T) {
 		if got := logOf(t, client, id, query); !strings.Contains(got, want) {
 			t.Errorf("%+v: got %q, want %q", query, got, want)
 		}
+	}
+}
+
+// TestLogAsFile has parts of a log while it grows, and when it is complete.
+func TestLogAsFile(t *testing.T) {
+	f := newFarm(t, nil, "m1")
+	client, closeAll := f.serve(socketOf(t))
+	defer closeAll()
+	id := f.request(api.Request{Derivation: f.drv("one", "log=abc hold log=d")})[0]
+	r, w := io.Pipe()
+	go func() { w.CloseWithError(client.LogOf(t.Context(), id, apiclient.LogQuery{Follow: true}, w)) }()
+	if _, err := io.ReadFull(r, make([]byte, len("abc\n"))); err != nil {
+		t.Fatal(err)
+	}
+	ask := func(method, want string, header ...string) {
+		t.Helper()
+		h := make(http.Header)
+		for i := 0; i < len(header); i += 2 {
+			h.Set(header[i], header[i+1])
+		}
+		resp, err := client.LogFile(t.Context(), method, id, apiclient.LogQuery{}, h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := fmt.Sprintf("%d %q", resp.StatusCode, body)
+		for _, name := range []string{"Content-Length", "Content-Range", "ETag", api.LogHeader} {
+			if v := resp.Header.Get(name); v != "" {
+				got += " " + strings.ReplaceAll(v, id, "ID")
+			}
+		}
+		if resp.StatusCode == http.StatusRequestedRangeNotSatisfiable {
+			got = strings.ReplaceAll(got, fmt.Sprintf("%q", body), "")
+		}
+		if got != want {
+			t.Errorf("%s %q:\n got %s\nwant %s", method, header, got, want)
+		}
+	}
+	ask(http.MethodGet, `200 "abc\n" 4 ID.1`)
+	ask(http.MethodHead, `200 "" 4 ID.1`)
+	ask(http.MethodGet, `206 "bc\n" 3 bytes 1-3/* ID.1`, "Range", "bytes=1-")
+	ask(http.MethodGet, `206 "c\n" 2 bytes 2-3/* ID.1`, "Range", "bytes=-2")
+	ask(http.MethodGet, `416  33 bytes */4 ID.1`, "Range", "bytes=4-")
+	ask(http.MethodGet, `200 "abc\n" 4 ID.1`, "Range", "bytes=1-", "If-Range", `"ID.1"`)
+	<-f.agents["m1"].held
+	f.agents["m1"].release("one")
+	if rest, err := io.ReadAll(r); err != nil || string(rest) != "d\n" {
+		t.Errorf("what follows: %q, %v", rest, err)
+	}
+	f.awaitState(id, api.Succeeded)
+	ask(http.MethodGet, `200 "abc\nd\n" 6 "ID.1" ID.1`)
+	ask(http.MethodHead, `200 "" 6 "ID.1" ID.1`)
+	ask(http.MethodGet, `206 "bc" 2 bytes 1-2/6 "ID.1" ID.1`, "Range", "bytes=1-2")
+	ask(http.MethodHead, `206 "" 2 bytes 1-2/6 "ID.1" ID.1`, "Range", "bytes=1-2")
+	ask(http.MethodGet, `206 "bc" 2 bytes 1-2/6 "ID.1" ID.1`, "Range", "bytes=1-2", "If-Range", `"`+id+`.1"`)
+	ask(http.MethodGet, `200 "abc\nd\n" 6 "ID.1" ID.1`, "Range", "bytes=1-2", "If-Range", `"other"`)
+	ask(http.MethodGet, `200 "abc\nd\n" 6 "ID.1" ID.1`, "Range", "bytes=1-2,4-5")
+	ask(http.MethodGet, `304 "" "ID.1" ID.1`, "If-None-Match", `"`+id+`.1"`)
+	ask(http.MethodGet, `416  33 bytes */6 ID.1`, "Range", "bytes=6-")
+	if _, err := client.LogFile(t.Context(), http.MethodGet, id, apiclient.LogQuery{Attempt: 2}, nil); err == nil || !strings.Contains(err.Error(), "has no attempt 2") {
+		t.Errorf("of another attempt: %v", err)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -407,6 +408,12 @@ func (c *Client) LogTail(ctx context.Context, id string, size int64) ([]byte, er
 	return c.LogTailOf(ctx, id, LogQuery{}, size)
 }
 
+// LogFile asks for a log as a file, with GET or HEAD; of the query only Attempt and Machine count. header may have
+// Range, If-Range and If-None-Match, and the answer be 206, 304 or 416. The caller closes its body.
+func (c *Client) LogFile(ctx context.Context, method, id string, query LogQuery, header http.Header) (*http.Response, error) {
+	return c.doWith(ctx, method, "/v1/builds/"+url.PathEscape(id)+"/log", query.values(), nil, header)
+}
+
 func (c *Client) copyLog(ctx context.Context, id string, q url.Values, w io.Writer) error {
 	resp, err := c.do(ctx, http.MethodGet, "/v1/builds/"+url.PathEscape(id)+"/log", q, nil)
 	if err != nil {
@@ -572,8 +579,13 @@ func exchange[T any](ctx context.Context, c *Client, method, path string, q url.
 // do returns an answer with a status below 400, whose body the caller closes. Where the
 // coordinator does not live any more, it and reading the body end.
 func (c *Client) do(ctx context.Context, method, path string, q url.Values, body []byte) (*http.Response, error) {
+	return c.doWith(ctx, method, path, q, body, nil)
+}
+
+// doWith is do with headers. Those of a Range may be answered with 416, which is no error.
+func (c *Client) doWith(ctx context.Context, method, path string, q url.Values, body []byte, header http.Header) (*http.Response, error) {
 	w := c.watch(ctx)
-	resp, err := c.send(w.ctx, method, path, q, body) //nolint:contextcheck // it is made of ctx
+	resp, err := c.send(w.ctx, method, path, q, body, header) //nolint:contextcheck // it is made of ctx
 	if err != nil {
 		w.end()
 		return nil, err
@@ -582,7 +594,7 @@ func (c *Client) do(ctx context.Context, method, path string, q url.Values, body
 	return resp, nil
 }
 
-func (c *Client) send(ctx context.Context, method, path string, q url.Values, body []byte) (*http.Response, error) {
+func (c *Client) send(ctx context.Context, method, path string, q url.Values, body []byte, header http.Header) (*http.Response, error) {
 	address := "http://coordinator" + path
 	if len(q) > 0 {
 		address += "?" + q.Encode()
@@ -591,6 +603,7 @@ func (c *Client) send(ctx context.Context, method, path string, q url.Values, bo
 	if err != nil {
 		return nil, err
 	}
+	maps.Copy(req.Header, header)
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
@@ -608,7 +621,7 @@ func (c *Client) send(ctx context.Context, method, path string, q url.Values, bo
 		}
 		return nil, fmt.Errorf("%s %s: %w", method, path, errors.Unwrap(err))
 	}
-	if resp.StatusCode < http.StatusBadRequest {
+	if resp.StatusCode < http.StatusBadRequest || resp.StatusCode == http.StatusRequestedRangeNotSatisfiable {
 		return resp, nil
 	}
 	defer resp.Body.Close()

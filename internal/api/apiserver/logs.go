@@ -5,9 +5,12 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"strings"
+	"time"
 
 	"lighter/internal/api"
 	"lighter/internal/coordinator/buildlog"
@@ -46,17 +49,20 @@ func (s *Server) getLog(w http.ResponseWriter, r *http.Request) error {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	if last > 0 {
 		t := &stream.Tail{Max: int(last)}
-		if err := s.c.CopyLog(r.Context(), t, b, cmp.Or(chosen, buildlog.Last(b)), 0, false, nil); err != nil {
+		if err := s.c.Logs().CopyOf(r.Context(), t, b, cmp.Or(chosen, buildlog.Last(b)), 0, false, nil); err != nil {
 			return err
 		}
 		_, _ = w.Write(t.Kept)
 		return nil
 	}
 	follow := q.Get("follow") == "1"
+	if lines == 0 && !follow && !q.Has("offset") {
+		return s.serveLog(w, r, b, cmp.Or(chosen, buildlog.Last(b)))
+	}
 	if lines > 0 {
 		t := &lineTail{}
 		size := &writtenCounter{w: t}
-		err := s.c.CopyLog(r.Context(), size, b, cmp.Or(chosen, buildlog.Last(b)), 0, false, nil)
+		err := s.c.Logs().CopyOf(r.Context(), size, b, cmp.Or(chosen, buildlog.Last(b)), 0, false, nil)
 		if err != nil && (!follow || !errors.Is(err, buildlog.ErrNoLog)) {
 			return err
 		}
@@ -66,6 +72,39 @@ func (s *Server) getLog(w http.ResponseWriter, r *http.Request) error {
 		offset = size.written
 	}
 	return s.streamLog(w, r, b, chosen, offset, follow)
+}
+
+// serveLog serves a log as a file: with its size, and parts of it as RFC 9110 has them. One that grows has no
+// validator.
+func (s *Server) serveLog(w http.ResponseWriter, r *http.Request, b *api.Build, which buildlog.Name) error {
+	log, err := s.c.Logs().ReadOf(b, which)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	h := w.Header()
+	name := fmt.Sprintf("%s.%d", log.Name.ID, log.Name.Attempt)
+	h.Set(api.LogHeader, name)
+	if log.Growing {
+		w = &growingLog{w}
+	} else {
+		h.Set("ETag", `"`+name+`"`)
+	}
+	if strings.Contains(r.Header.Get("Range"), ",") {
+		r.Header.Del("Range") // several parts would come as MIME
+	}
+	http.ServeContent(w, r, "", time.Time{}, log)
+	return nil
+}
+
+// growingLog does not say of a part how long the whole is.
+type growingLog struct{ http.ResponseWriter }
+
+func (g *growingLog) WriteHeader(status int) {
+	if part, _, ok := strings.Cut(g.Header().Get("Content-Range"), "/"); ok && status == http.StatusPartialContent {
+		g.Header().Set("Content-Range", part+"/*")
+	}
+	g.ResponseWriter.WriteHeader(status)
 }
 
 // chosenLog returns the log that a question chooses by attempt or by machine, if it does.
@@ -101,7 +140,7 @@ func (s *Server) streamLog(w http.ResponseWriter, r *http.Request, b *api.Build,
 				current, offset = last, 0
 			}
 			before := out.written
-			err = s.c.CopyLog(ctx, out, b, current, offset, follow, flush)
+			err = s.c.Logs().CopyOf(ctx, out, b, current, offset, follow, flush)
 			offset += out.written - before
 		}
 		if follow && chosen.ID == "" && (err == nil || errors.Is(err, buildlog.ErrNoLog)) && !b.State.Final() {

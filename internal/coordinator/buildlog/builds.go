@@ -43,16 +43,24 @@ func OfAttempt(b *api.Build, attempt int64) (Name, error) {
 // CopyOf copies one of a build's logs from an offset on; with follow, until it is complete.
 // flush, if not nil, is called whenever there is nothing more at the moment.
 func (f *Folder) CopyOf(ctx context.Context, w io.Writer, b *api.Build, which Name, offset int64, follow bool, flush func()) error {
-	if which.Attempt == 0 {
-		if b.State.Final() {
-			return fmt.Errorf("build %s: %w: it was never tried", b.ID, ErrNoLog)
-		}
-		return fmt.Errorf("build %s: %w: it has not been tried yet", b.ID, ErrNoLog)
+	if err := tried(b, which); err != nil {
+		return err
 	}
 	if err := f.CopyTo(ctx, w, which.ID, which.Attempt, offset, follow, flush); err != nil {
 		return fmt.Errorf("build %s: %w", b.ID, err)
 	}
 	return nil
+}
+
+// tried says that there is no log, if it is one of no attempt.
+func tried(b *api.Build, which Name) error {
+	switch {
+	case which.Attempt > 0:
+		return nil
+	case b.State.Final():
+		return fmt.Errorf("build %s: %w: it was never tried", b.ID, ErrNoLog)
+	}
+	return fmt.Errorf("build %s: %w: it has not been tried yet", b.ID, ErrNoLog)
 }
 
 // lastOn returns the log of a build's last attempt on a machine, by its events; none if there was no such attempt.
