@@ -426,8 +426,9 @@ type MachineStatus struct {
 	TakenTokens    map[string]int `json:"takenTokens,omitempty"`
 
 	Tags map[string]string `json:"tags,omitempty"` // of the file, and of operators
-	// Draining says that an operator wants no new builds there, for DrainReason.
+	// Draining says that an operator, DrainedBy if that is known, wants no new builds there, for DrainReason.
 	Draining    bool   `json:"draining,omitempty"`
+	DrainedBy   string `json:"drainedBy,omitempty"`
 	DrainReason string `json:"drainReason,omitempty"`
 	// Quarantined says why it gets no builds, until then, after builds failed there
 	// that succeeded elsewhere.

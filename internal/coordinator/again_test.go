@@ -23,7 +23,7 @@ func newAgainFarm(t *testing.T, script string, change func(*Config), request fun
 		}
 	}, "slow", "fast")}
 	f.ready("slow", "fast")
-	if _, err := f.c.Drain(t.Context(), "fast", ""); err != nil {
+	if _, err := f.c.Drain(t.Context(), "fast", "", ""); err != nil {
 		t.Fatal(err)
 	}
 	r := api.Request{Derivation: f.drv("one", script)}
@@ -32,7 +32,7 @@ func newAgainFarm(t *testing.T, script string, change func(*Config), request fun
 	}
 	f.id = f.request(r)[0]
 	time.Sleep(10 * time.Second)
-	if _, err := f.c.ResumeMachine(t.Context(), "fast", ""); err != nil {
+	if _, err := f.c.ResumeMachine(t.Context(), "fast", "", ""); err != nil {
 		t.Fatal(err)
 	}
 	time.Sleep(time.Minute)

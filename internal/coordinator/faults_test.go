@@ -251,7 +251,7 @@ func TestMachineTrial(t *testing.T) {
 		fix    string
 	}{
 		"paused: lunch":   {func(l *loop, _ *machine) { l.pause = conduct.Pause{Paused: true, Reason: "lunch"} }, "lighter coordinator resume"},
-		"draining: disk":  {func(l *loop, m *machine) { m.drain(l, "disk") }, "lighter machines resume m1"},
+		"draining: disk":  {func(l *loop, m *machine) { m.drain(l, "", "disk") }, "lighter machines resume m1"},
 		"in quarantine ":  {func(l *loop, m *machine) { m.quarantine(l, "bad memory") }, "lighter builds list --state failed --machine m1; then: lighter machines resume m1"},
 		"its disk is bad": {func(_ *loop, m *machine) { m.admission.Refuses, m.admission.Since = "its disk is bad", m.c.now() }, ""},
 	} {
@@ -269,7 +269,7 @@ func TestMachineTrial(t *testing.T) {
 		}
 		if err := f.c.do(t.Context(), func(l *loop) {
 			l.pause, m.admission.Refuses = conduct.Pause{}, ""
-			m.resume(l, "")
+			m.resume(l, "", "")
 		}); err != nil {
 			t.Fatal(err)
 		}

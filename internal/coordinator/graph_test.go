@@ -317,7 +317,7 @@ func TestMoreDependantsFirst(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	inLoop(func(l *loop) { l.setPaused(true, "to look at the queue") })
+	inLoop(func(l *loop) { l.setPaused(true, "", "to look at the queue") })
 	one, many := f.drv("one", ""), f.drv("many", "")
 	f.submit(one)
 	f.submit(many)

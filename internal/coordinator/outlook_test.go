@@ -165,7 +165,7 @@ func TestEndsThatCannotBeTold(t *testing.T) {
 			t.Error("it goes on, and no end is told")
 		}
 		// A machine that gets no new builds finishes what it has.
-		if _, err := f.c.Drain(t.Context(), "m", ""); err != nil {
+		if _, err := f.c.Drain(t.Context(), "m", "", ""); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(15 * time.Second)

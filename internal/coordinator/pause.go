@@ -20,11 +20,11 @@ func (l *loop) whyPaused() string {
 }
 
 // setPaused pauses or resumes placing for an operator. Running builds go on.
-func (l *loop) setPaused(paused bool, reason string) {
+func (l *loop) setPaused(paused bool, by, reason string) {
 	l.outlook.Drop()
-	text := conduct.WithReason("resumed", reason)
+	text := conduct.Done("resumed", by, reason)
 	if l.pause = (conduct.Pause{}); paused {
-		l.pause = conduct.Pause{Paused: true, Reason: reason}
+		l.pause = conduct.Pause{Paused: true, By: by, Reason: reason}
 		text = l.pause.Why()
 	}
 	l.change(ledger.Change{Setting: l.pause.Setting()})
@@ -33,18 +33,19 @@ func (l *loop) setPaused(paused bool, reason string) {
 	l.placing = true
 }
 
-// Pause has no builds placed until Resume. Running builds go on.
-func (c *Coordinator) Pause(ctx context.Context, reason string) error {
+// Pause has no builds placed until Resume. Running builds go on. by is who asks, for people; empty if
+// that is not known.
+func (c *Coordinator) Pause(ctx context.Context, by, reason string) error {
 	return c.durable(ctx, func(l *loop) error {
-		l.setPaused(true, reason)
+		l.setPaused(true, by, reason)
 		return nil
 	})
 }
 
 // Resume ends Pause.
-func (c *Coordinator) Resume(ctx context.Context, reason string) error {
+func (c *Coordinator) Resume(ctx context.Context, by, reason string) error {
 	return c.durable(ctx, func(l *loop) error {
-		l.setPaused(false, reason)
+		l.setPaused(false, by, reason)
 		return nil
 	})
 }

@@ -37,14 +37,14 @@ func shareFarm(t *testing.T, r turns.Rules) *farm {
 
 func (f *farm) pauseIt() {
 	f.t.Helper()
-	if err := f.c.Pause(f.t.Context(), ""); err != nil {
+	if err := f.c.Pause(f.t.Context(), "", ""); err != nil {
 		f.t.Fatal(err)
 	}
 }
 
 func (f *farm) resume() {
 	f.t.Helper()
-	if err := f.c.Resume(f.t.Context(), ""); err != nil {
+	if err := f.c.Resume(f.t.Context(), "", ""); err != nil {
 		f.t.Fatal(err)
 	}
 }

@@ -22,7 +22,7 @@ func (m *machine) unavailable() string {
 	case m.removed:
 		return "removed from the machines file"
 	case m.setting.Draining:
-		return conduct.WithReason("draining", m.setting.DrainReason)
+		return m.setting.Drained()
 	case m.state == api.MachineDown:
 		return "down: " + m.err
 	case m.state != api.MachineUp:
@@ -58,17 +58,17 @@ func (m *machine) operate(l *loop, text string) {
 	l.placing = true
 }
 
-func (m *machine) drain(l *loop, reason string) {
-	m.setting.Draining, m.setting.DrainReason = true, reason
-	m.operate(l, conduct.WithReason("draining", reason))
+func (m *machine) drain(l *loop, by, reason string) {
+	m.setting.Draining, m.setting.DrainedBy, m.setting.DrainReason = true, by, reason
+	m.operate(l, m.setting.Drained())
 }
 
 // resume ends draining and quarantine.
-func (m *machine) resume(l *loop, reason string) {
-	m.setting.Draining, m.setting.DrainReason = false, ""
+func (m *machine) resume(l *loop, by, reason string) {
+	m.setting.Draining, m.setting.DrainedBy, m.setting.DrainReason = false, "", ""
 	m.standing.Free()
 	m.host.saveSetting(l)
-	m.operate(l, conduct.WithReason("resumed", reason))
+	m.operate(l, conduct.Done("resumed", by, reason))
 }
 
 // disagreed counts a build that failed on a host and succeeded elsewhere, and returns how many
@@ -181,13 +181,13 @@ func (m *machine) tellHeld(l *loop) bool {
 }
 
 // TagMachine changes the tags of a machine, which change.Check has passed.
-func (c *Coordinator) TagMachine(ctx context.Context, name string, change *api.TagChange) (*api.MachineStatus, error) {
+func (c *Coordinator) TagMachine(ctx context.Context, name, by string, change *api.TagChange) (*api.MachineStatus, error) {
 	return c.changeMachine(ctx, name, func(l *loop, m *machine) error {
 		did, err := m.setting.Retag(m.Tags, change)
 		if err != nil {
 			return api.BadRequest("machine %s would have more than %d tags", m.Name, api.MaxTags)
 		}
-		m.operate(l, "tags: "+did)
+		m.operate(l, conduct.Done("tags", by, did))
 		return nil
 	})
 }
@@ -212,17 +212,17 @@ func (c *Coordinator) changeMachine(ctx context.Context, name string, f func(l *
 }
 
 // Drain gives a machine no new builds until ResumeMachine.
-func (c *Coordinator) Drain(ctx context.Context, name, reason string) (*api.MachineStatus, error) {
+func (c *Coordinator) Drain(ctx context.Context, name, by, reason string) (*api.MachineStatus, error) {
 	return c.changeMachine(ctx, name, func(l *loop, m *machine) error {
-		m.drain(l, reason)
+		m.drain(l, by, reason)
 		return nil
 	})
 }
 
 // ResumeMachine ends draining and quarantine of a machine.
-func (c *Coordinator) ResumeMachine(ctx context.Context, name, reason string) (*api.MachineStatus, error) {
+func (c *Coordinator) ResumeMachine(ctx context.Context, name, by, reason string) (*api.MachineStatus, error) {
 	return c.changeMachine(ctx, name, func(l *loop, m *machine) error {
-		m.resume(l, reason)
+		m.resume(l, by, reason)
 		return nil
 	})
 }

@@ -94,7 +94,7 @@ func (m *machine) status() api.MachineStatus {
 		Name: m.Name, Systems: m.Systems, Features: m.Offers(), MandatoryFeatures: m.MandatoryFeatures,
 		ParallelBuilds: m.ParallelBuilds, Speed: m.Speed, MeasuredSpeed: m.speed.Speed(m.Speed), Local: m.Local,
 		State: m.state, Error: m.err, Bandwidth: m.peer.Bandwidth.Value(), FetchBandwidth: m.peer.FetchBandwidth.Value(),
-		Tags: m.setting.AllTags(m.Tags), Draining: m.setting.Draining, DrainReason: m.setting.DrainReason,
+		Tags: m.setting.AllTags(m.Tags), Draining: m.setting.Draining, DrainedBy: m.setting.DrainedBy, DrainReason: m.setting.DrainReason,
 		Quarantined: m.standing.Quarantined, QuarantinedUntil: m.standing.QuarantinedUntil,
 		Removed: m.removed, ParallelTransfers: m.streams(), LastGC: m.standing.LastGC,
 		Running: m.running(),

@@ -109,7 +109,7 @@ func TestForeignSystem(t *testing.T) {
 				t.Errorf("built on %s, attempt %d", b.Machine, b.Attempt)
 			}
 		}
-		if _, err := f.c.Drain(t.Context(), "m2", ""); err != nil {
+		if _, err := f.c.Drain(t.Context(), "m2", "", ""); err != nil {
 			t.Fatal(err)
 		}
 		id := f.submit(f.derive(&derivation.Derivation{System: "aarch64-linux"}, "d", ""))[0]
@@ -122,7 +122,7 @@ func TestForeignSystem(t *testing.T) {
 		if v := why.Machines[0]; v.Rule != "system" || v.Actual != "the machines file says that it builds for aarch64-linux, but it builds for x86_64-linux" {
 			t.Errorf("m1: %+v", v)
 		}
-		if _, err := f.c.ResumeMachine(t.Context(), "m2", ""); err != nil {
+		if _, err := f.c.ResumeMachine(t.Context(), "m2", "", ""); err != nil {
 			t.Fatal(err)
 		}
 		f.awaitState(id, api.Succeeded)

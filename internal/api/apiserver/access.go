@@ -72,6 +72,26 @@ func (w caller) name() string {
 	return w.submitter().String()
 }
 
+// by is the name for what the caller does, in events; empty where nobody knows.
+func (w caller) by() string {
+	if w.Peer == nil {
+		return ""
+	}
+	return w.name()
+}
+
+// did says in a build's history what the caller did, and why: "canceled by alice: wrong patch". Of a
+// caller whom nobody knows a reason says more.
+func (w caller) did(what, reason string) string {
+	switch {
+	case reason == "":
+		return what
+	case w.Peer == nil:
+		return reason
+	}
+	return what + ": " + reason
+}
+
 // owns reports whether a build is the caller's.
 func (w caller) owns(b *api.Build) bool {
 	return w.Peer != nil && b.Submitter != nil && b.Submitter.UID == w.UID

@@ -9,12 +9,17 @@ import (
 	"lighter/store"
 )
 
-func readNote(r *http.Request) (string, error) {
+// readNote returns who wants something changed, and why.
+func (s *Server) readNote(r *http.Request) (by, reason string, err error) {
+	who, err := s.caller(r.Context())
+	if err != nil {
+		return "", "", err
+	}
 	var note api.OperatorNote
 	if err := readJSON(r, &note); err != nil {
-		return "", err
+		return "", "", err
 	}
-	return note.Reason, checkReason(note.Reason)
+	return who.by(), note.Reason, checkReason(note.Reason)
 }
 
 func checkReason(reason string) error {
@@ -25,12 +30,12 @@ func checkReason(reason string) error {
 }
 
 // changed reads why a machine is changed, has that done, and answers with its state then.
-func changed(w http.ResponseWriter, r *http.Request, change func(ctx context.Context, name, reason string) (*api.MachineStatus, error)) error {
-	reason, err := readNote(r)
+func (s *Server) changed(w http.ResponseWriter, r *http.Request, change func(ctx context.Context, name, by, reason string) (*api.MachineStatus, error)) error {
+	by, reason, err := s.readNote(r)
 	if err != nil {
 		return err
 	}
-	status, err := change(r.Context(), r.PathValue("name"), reason)
+	status, err := change(r.Context(), r.PathValue("name"), by, reason)
 	if err != nil {
 		return err
 	}
@@ -38,14 +43,18 @@ func changed(w http.ResponseWriter, r *http.Request, change func(ctx context.Con
 }
 
 func (s *Server) postDrain(w http.ResponseWriter, r *http.Request) error {
-	return changed(w, r, s.c.Drain)
+	return s.changed(w, r, s.c.Drain)
 }
 
 func (s *Server) postResumeMachine(w http.ResponseWriter, r *http.Request) error {
-	return changed(w, r, s.c.ResumeMachine)
+	return s.changed(w, r, s.c.ResumeMachine)
 }
 
 func (s *Server) postTags(w http.ResponseWriter, r *http.Request) error {
+	who, err := s.caller(r.Context())
+	if err != nil {
+		return err
+	}
 	var change api.TagChange
 	if err := readJSON(r, &change); err != nil {
 		return err
@@ -53,7 +62,7 @@ func (s *Server) postTags(w http.ResponseWriter, r *http.Request) error {
 	if err := checkTags(&change); err != nil {
 		return err
 	}
-	status, err := s.c.TagMachine(r.Context(), r.PathValue("name"), &change)
+	status, err := s.c.TagMachine(r.Context(), r.PathValue("name"), who.by(), &change)
 	if err != nil {
 		return err
 	}
@@ -126,19 +135,19 @@ func (s *Server) postReload(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) postPause(w http.ResponseWriter, r *http.Request) error {
-	return changePaused(w, r, s.c.Pause)
+	return s.changePaused(w, r, s.c.Pause)
 }
 
 func (s *Server) postResume(w http.ResponseWriter, r *http.Request) error {
-	return changePaused(w, r, s.c.Resume)
+	return s.changePaused(w, r, s.c.Resume)
 }
 
-func changePaused(w http.ResponseWriter, r *http.Request, change func(ctx context.Context, reason string) error) error {
-	reason, err := readNote(r)
+func (s *Server) changePaused(w http.ResponseWriter, r *http.Request, change func(ctx context.Context, by, reason string) error) error {
+	by, reason, err := s.readNote(r)
 	if err != nil {
 		return err
 	}
-	if err := change(r.Context(), reason); err != nil {
+	if err := change(r.Context(), by, reason); err != nil {
 		return err
 	}
 	return answer(w, json.RawMessage("{}"))

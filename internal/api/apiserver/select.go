@@ -1,7 +1,6 @@
 package apiserver
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -172,7 +171,7 @@ func (s *Server) postCancel(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	reason := cmp.Or(selection.Reason, "canceled by "+p.who.name())
+	reason := p.who.did("canceled by "+p.who.name(), selection.Reason)
 	p.change = func(ctx context.Context, ids []string) ([]string, error) {
 		if selection.WithDependents {
 			var err error
@@ -217,7 +216,7 @@ func (s *Server) postRetry(w http.ResponseWriter, r *http.Request) error {
 	if selection.Filter != nil && slices.Contains(selection.Filter.States, api.Canceled) {
 		states = append(states, api.Canceled) // only where that is said: they were canceled on purpose
 	}
-	reason := cmp.Or(selection.Reason, p.who.name()+" has it tried again")
+	reason := p.who.did(p.who.name()+" has it tried again", selection.Reason)
 	failed := make(map[store.Path]bool)
 	p.change = func(ctx context.Context, ids []string) ([]string, error) {
 		if selection.WithDependents {
@@ -268,7 +267,7 @@ func (s *Server) postPriority(w http.ResponseWriter, r *http.Request) error {
 	if err := p.who.mayHavePriority(selection.Priority); err != nil {
 		return err
 	}
-	reason := cmp.Or(selection.Reason, fmt.Sprintf("%s set the priority to %d", p.who.name(), selection.Priority))
+	reason := p.who.did(fmt.Sprintf("%s set the priority to %d", p.who.name(), selection.Priority), selection.Reason)
 	p.change = func(ctx context.Context, ids []string) ([]string, error) {
 		return s.c.Prioritise(ctx, ids, selection.Priority, reason)
 	}

@@ -258,6 +258,7 @@ func MachineNote(m *api.MachineStatus, now time.Time) string {
 		again = " (next try " + human.Ago(*m.NextTry, now) + ")"
 	}
 	add(m.Removed, "no longer in the machines file")
+	add(m.Draining && m.DrainedBy != "", "by "+m.DrainedBy)
 	add(m.Draining && m.DrainReason != "", m.DrainReason)
 	add(m.State != api.MachineUp && m.Error != "", m.Error+again)
 	until := ""

@@ -14,6 +14,7 @@ const pauseSetting = "paused"
 // Pause is whether an operator has placing paused. The zero value is that it goes on.
 type Pause struct {
 	Paused bool   `json:"paused"`
+	By     string `json:"by,omitempty"` // who did, if that is known
 	Reason string `json:"reason,omitempty"`
 }
 
@@ -22,7 +23,7 @@ func (p Pause) Why() string {
 	if !p.Paused {
 		return ""
 	}
-	return WithReason("paused", p.Reason)
+	return Done("paused", p.By, p.Reason)
 }
 
 // Setting returns what the ledger is to keep of it.
@@ -39,15 +40,19 @@ func (p Pause) Setting() *ledger.Setting {
 func RecallPause(ctx context.Context, l *ledger.Ledger) (p Pause, err error) {
 	_, err = l.Setting(ctx, pauseSetting, &p)
 	if errors.As(err, new(*ledger.RecordError)) {
-		return Pause{true, err.Error()}, nil
+		return Pause{Paused: true, Reason: err.Error()}, nil
 	}
 	return p, err
 }
 
-// WithReason adds a person's reason to what was done, if there is one.
-func WithReason(what, reason string) string {
-	if reason == "" {
-		return what
+// Done adds to what was done who did it, and the reason, as far as they are known: "paused by alice:
+// moving house".
+func Done(what, by, reason string) string {
+	if by != "" {
+		what += " by " + by
 	}
-	return what + ": " + reason
+	if reason != "" {
+		what += ": " + reason
+	}
+	return what
 }

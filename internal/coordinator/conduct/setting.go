@@ -12,10 +12,19 @@ import (
 // Setting is what operators decided about a machine.
 type Setting struct {
 	Draining    bool   `json:"draining,omitempty"`
+	DrainedBy   string `json:"drainedBy,omitempty"` // empty if that is not known
 	DrainReason string `json:"drainReason,omitempty"`
 	// Tags are those that operators set; Untagged, tags of the file that they removed.
 	Tags     map[string]string `json:"tags,omitempty"`
 	Untagged []string          `json:"untagged,omitempty"`
+}
+
+// Drained says why a machine that is drained gets no builds.
+func (s *Setting) Drained() string {
+	if s.DrainedBy == "" {
+		return Done("draining", "", s.DrainReason)
+	}
+	return Done("drained", s.DrainedBy, s.DrainReason)
 }
 
 // Clone returns a copy that shares nothing.
