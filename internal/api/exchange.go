@@ -358,6 +358,7 @@ const APIVersion = 1
 // The codes of an Error, with the HTTP status that they come with.
 const (
 	CodeBadRequest   = "bad-request"   // 400: the request is wrong in itself
+	CodeNoSession    = "no-session"    // 401: the session or login is unknown, or has ended
 	CodeForbidden    = "forbidden"     // 403: the caller has no right to it
 	CodeNotFound     = "not-found"     // 404: no such build, machine or log
 	CodeConflict     = "conflict"      // 409: the id is another build's

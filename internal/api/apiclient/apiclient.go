@@ -35,7 +35,8 @@ type Client struct {
 	socket    string
 	transport *http.Transport
 	http      *http.Client
-	pid       atomic.Int32 // of the process that was connected to last; 0 is not known
+	pid       *atomic.Int32 // of the process that was connected to last; 0 is not known
+	session   string        // its token; empty if requests are those of this process
 
 	quietTime, aliveTime time.Duration // of a watch
 }
@@ -50,7 +51,7 @@ func NewClient(socket string) *Client {
 
 // NewClientDialer returns a client that reaches the coordinator by dial.
 func NewClientDialer(dial func(context.Context) (net.Conn, error)) *Client {
-	c := &Client{socket: "the coordinator", quietTime: quietTime, aliveTime: aliveTime}
+	c := &Client{socket: "the coordinator", pid: new(atomic.Int32), quietTime: quietTime, aliveTime: aliveTime}
 	t := &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			conn, err := dial(ctx)
@@ -606,6 +607,9 @@ func (c *Client) send(ctx context.Context, method, path string, q url.Values, bo
 	maps.Copy(req.Header, header)
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
+	}
+	if c.session != "" {
+		req.Header.Set("Authorization", "Bearer "+c.session)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {

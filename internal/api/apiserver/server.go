@@ -70,6 +70,8 @@ type Server struct {
 	problems      func() []string
 	access        atomic.Pointer[Access]
 	memory        *memory
+	logins        *grants
+	sessions      *grants
 	conversations atomic.Int32         // with build hooks
 	process       *prometheus.Registry // figures of this process, for the metrics
 }
@@ -78,6 +80,7 @@ type Server struct {
 func New(c *coordinator.Coordinator, opts Options) *Server {
 	s := &Server{
 		c: c, ledger: c.Ledger(), log: opts.Logger, installation: opts.Installation, roots: opts.Roots, problems: opts.Problems, memory: newMemory(), process: processMetrics(),
+		logins: newGrants(loginLife, 0, userLogins, maxLogins), sessions: newGrants(sessionLife, sessionIdle, userSessions, maxSessions),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -125,6 +128,11 @@ func (s *Server) Handler() http.Handler {
 		{pattern: "POST /v1/reload", do: s.postReload, operator: "have the machines file read"},
 		{pattern: "POST /v1/pause", do: s.postPause, operator: "pause the coordinator"},
 		{pattern: "POST /v1/resume", do: s.postResume, operator: "resume the coordinator"},
+		{pattern: "POST /v1/logins", do: s.postLogins},
+		{pattern: "POST /v1/logins/whose", do: s.postLoginsWhose},
+		{pattern: "POST /v1/sessions", do: s.postSessions},
+		{pattern: "GET /v1/sessions", do: s.getSessions},
+		{pattern: "DELETE /v1/sessions", do: s.deleteSessions},
 		{pattern: "GET /v1/metrics", do: s.getMetrics, memory: requestMemory},
 		{pattern: "GET /v1/hooks", do: s.getHooks, memory: pageMemory},
 		{pattern: "GET /v1/hooks/{hook}/{run}", do: s.getHookRun, memory: requestMemory},
@@ -136,7 +144,11 @@ func (s *Server) Handler() http.Handler {
 		}},
 	} {
 		mux.HandleFunc(o.pattern, func(w http.ResponseWriter, r *http.Request) {
-			if err := s.answer(w, r, &o); err != nil {
+			r, err := s.acting(r)
+			if err == nil {
+				err = s.answer(w, r, &o)
+			}
+			if err != nil {
 				writeError(w, err)
 			}
 		})
@@ -174,6 +186,9 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, o *operation) er
 
 func writeError(w http.ResponseWriter, err error) {
 	e := coordinator.AsError(err)
+	if e.Status == http.StatusUnauthorized {
+		w.Header().Set("WWW-Authenticate", "Bearer")
+	}
 	writeJSON(w, e.Status, e)
 }
 
