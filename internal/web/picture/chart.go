@@ -1,0 +1,177 @@
+package picture
+
+import (
+	"fmt"
+	"html/template"
+	"math"
+	"strconv"
+	"time"
+)
+
+// Line is one series of a chart. Value i is that of the time from Since + i × Step on, for a Step.
+// NaN is a gap: nothing is known of that time.
+type Line struct {
+	Name   string
+	Values []float64
+	Area   bool // what is below it is filled
+}
+
+// Chart is a picture of series over time.
+type Chart struct {
+	Frame
+	Step  time.Duration
+	Lines []Line // at most maxLines are drawn
+	// Whole says that there are no values between whole numbers.
+	Whole bool
+	// Most is what the axis has at least, for pictures that are compared; 0 is as much as the values need.
+	Most float64
+}
+
+const (
+	maxLines = 6
+	// maxColumns bounds the values that are drawn, of all lines together, those of areas counting
+	// twice, and maxOfLine those of one; of more, neighbours are averaged.
+	maxColumns  = 2400
+	maxOfLine   = 480
+	chartHeight = 140
+	// across is how wide a chart's own coordinates are; they are stretched to the picture's width.
+	across = 1000
+)
+
+// SVG draws the chart.
+func (c *Chart) SVG() template.HTML {
+	lines := c.Lines[:min(len(c.Lines), maxLines)]
+	d := &drawing{frame: c.Frame}
+	d.begin(chartHeight+axisSpace, false)
+	most := c.Most
+	for i := range lines {
+		for _, v := range lines[i].Values {
+			if v > most && !math.IsInf(v, 0) { // not if it is NaN
+				most = v
+			}
+		}
+	}
+	ticks := valueTicks(most, c.Whole)
+	top := ticks[len(ticks)-1]
+	const head = textSize + 2 // for the label of the highest tick
+	height := func(v float64) float64 { return chartHeight - (chartHeight-head)*min(1, max(0, v/top)) }
+	d.axis(head, chartHeight)
+	for _, v := range ticks {
+		fmt.Fprintf(d, `<line class="grid" x1="0" x2="100%%" y1="%s" y2="%[1]s"/>`, coordinate(height(v)))
+	}
+	fmt.Fprintf(d, `<svg width="100%%" height="%d" viewBox="0 0 %d %[1]d" preserveAspectRatio="none">`, chartHeight, across)
+	paths := len(lines)
+	for i := range lines {
+		if lines[i].Area {
+			paths++
+		}
+	}
+	for i := range lines {
+		d.line(&lines[i], i+1, c.Step, min(maxOfLine, maxColumns/paths), height)
+	}
+	d.WriteString(`</svg>`)
+	for _, v := range ticks {
+		fmt.Fprintf(d, `<text class="tick" x="2" y="%s">%s</text>`, coordinate(height(v)-3), short(v))
+	}
+	return d.end()
+}
+
+// line draws one line, the n-th, in steps, with gaps where nothing is known.
+func (d *drawing) line(l *Line, n int, step time.Duration, most int, height func(float64) float64) {
+	values, step := columns(l.Values, step, most)
+	var line, area []byte
+	at := func(i int) string {
+		return coordinate(across * d.at(d.frame.Since.Add(time.Duration(i)*step)))
+	}
+	before := math.NaN()
+	for i, v := range values {
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			if !math.IsNaN(before) {
+				area = append(area, "V"+strconv.Itoa(chartHeight)+"Z"...)
+			}
+			before = math.NaN()
+			continue
+		}
+		y := coordinate(height(v))
+		switch {
+		case math.IsNaN(before):
+			line = append(line, "M"+at(i)+" "+y...)
+			area = append(area, "M"+at(i)+" "+strconv.Itoa(chartHeight)+"V"+y...)
+		case v != before:
+			line, area = append(line, "V"+y...), append(area, "V"+y...)
+		}
+		line, area = append(line, "H"+at(i+1)...), append(area, "H"+at(i+1)...)
+		before = v
+	}
+	if !math.IsNaN(before) {
+		area = append(area, "V"+strconv.Itoa(chartHeight)+"Z"...)
+	}
+	if l.Area && len(area) > 0 {
+		fmt.Fprintf(d, `<path class="area area-%d" d="%s"/>`, n, area)
+	}
+	if len(line) > 0 {
+		fmt.Fprintf(d, `<path class="line line-%d" vector-effect="non-scaling-stroke" d="%s"/>`, n, line)
+	}
+}
+
+// columns averages neighbours so that there are at most so many values.
+func columns(values []float64, step time.Duration, most int) ([]float64, time.Duration) {
+	if len(values) <= most {
+		return values, step
+	}
+	together := (len(values) + most - 1) / most
+	var fewer []float64
+	for i := 0; i < len(values); i += together {
+		fewer = append(fewer, mean(values[i:min(i+together, len(values))]))
+	}
+	return fewer, step * time.Duration(together)
+}
+
+// mean is that of the values that are known; NaN if none is.
+func mean(values []float64) float64 {
+	sum, n := 0.0, 0.0
+	for _, v := range values {
+		if !math.IsNaN(v) {
+			sum, n = sum+v, n+1
+		}
+	}
+	return sum / n
+}
+
+// coordinate is a length in few characters.
+func coordinate(v float64) string {
+	return strconv.FormatFloat(math.Round(10*v)/10, 'f', -1, 64)
+}
+
+// Legend says which line of the chart is which; empty if there is but one.
+func (c *Chart) Legend() template.HTML {
+	if len(c.Lines) < 2 {
+		return ""
+	}
+	d := &drawing{}
+	d.WriteString(`<ul class="legend">`)
+	for i := range c.Lines[:min(len(c.Lines), maxLines)] {
+		fmt.Fprintf(d, `<li><svg width="24" height="10" aria-hidden="true"><line class="line line-%d" x1="0" x2="24" y1="5" y2="5"/></svg> %s</li>`, i+1, text(c.Lines[i].Name, maxLabel))
+	}
+	d.WriteString(`</ul>`)
+	return template.HTML(d.String()) // #nosec G203 -- the names went through text
+}
+
+// Spark draws a series without axes, for a place in a line of text or a table: most is the value at
+// the top. Gaps are as in a Chart. The title says what it shows.
+func Spark(title string, values []float64, most float64) template.HTML {
+	const width, height, columnsShown = 120, 20, 60
+	d := &drawing{}
+	fmt.Fprintf(d, `<svg class="spark" role="img" width="%d" height="%d"><title>%s</title><path class="area area-1" d="`, width, height, text(title, maxTitle))
+	values, _ = columns(values, 0, columnsShown)
+	step := float64(width) / float64(max(1, len(values)))
+	for i, v := range values {
+		if math.IsNaN(v) || most <= 0 {
+			continue
+		}
+		y := height * (1 - min(1, max(0, v/most)))
+		fmt.Fprintf(d, "M%s %dV%sH%sV%dZ", coordinate(float64(i)*step), height, coordinate(y), coordinate(float64(i+1)*step), height)
+	}
+	d.WriteString(`"/>`)
+	return d.end()
+}
