@@ -91,6 +91,7 @@ func TestLogLine(t *testing.T) {
 		"progress":      {"10%\r20%\r100% done\r\n", "100% done"},
 		"title":         {"\x1b]0;title\x07text", "text"},
 		"charset":       {"\x1b(Bx", "x"},
+		"link":          {"\x1b]8;;http://x\x1b\\text\x1b]8;;\x07", "text"},
 		"cut sequence":  {"x\x1b[12", `x\x1b[12`},
 		"tab":           {"a\tb", "a    b"},
 		"reset":         {"\x1bcboo", `\x1bcboo`},

@@ -59,7 +59,7 @@ func escape(s string, keep func(rune) bool) string {
 		switch {
 		case r == utf8.RuneError && n == 1:
 			fmt.Fprintf(&b, `\x%02x`, s[i])
-		case keep(r) || !dangerous(r):
+		case keep(r) || !Dangerous(r):
 			b.WriteString(s[i : i+n])
 		case r < 0x80:
 			b.WriteString(escapeASCII(r))
@@ -75,7 +75,7 @@ func needsEscape(s string, keep func(rune) bool) bool {
 	if !utf8.ValidString(s) {
 		return true
 	}
-	return strings.IndexFunc(s, func(r rune) bool { return dangerous(r) && !keep(r) }) >= 0
+	return strings.IndexFunc(s, func(r rune) bool { return Dangerous(r) && !keep(r) }) >= 0
 }
 
 func escapeASCII(r rune) string {
@@ -90,9 +90,9 @@ func escapeASCII(r rune) string {
 	return fmt.Sprintf(`\x%02x`, r)
 }
 
-// dangerous holds for control characters (C0, DEL, C1), line and paragraph
+// Dangerous holds for control characters (C0, DEL, C1), line and paragraph
 // separators, and format characters such as the bidirectional overrides.
-func dangerous(r rune) bool {
+func Dangerous(r rune) bool {
 	return unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp)
 }
 
@@ -119,7 +119,7 @@ func removeSequences(s string) string {
 			break
 		}
 		b.WriteString(s[:i])
-		n := sequenceLen(s[i:])
+		n := SequenceLen(s[i:])
 		if n == 0 {
 			b.WriteByte(0x1b)
 			n = 1
@@ -130,9 +130,12 @@ func removeSequences(s string) string {
 	return b.String()
 }
 
-// sequenceLen returns the length of the escape sequence that s starts with, or 0
+// maxOSC bounds an OSC string, in bytes: an ESC may come again and again with nothing that ends it.
+const maxOSC = 2 << 10
+
+// SequenceLen returns the length of the escape sequence that s starts with, or 0
 // if it starts with none that is complete.
-func sequenceLen(s string) int {
+func SequenceLen(s string) int {
 	if len(s) < 2 {
 		return 0
 	}
@@ -147,12 +150,12 @@ func sequenceLen(s string) int {
 			}
 		}
 	case ']':
-		if i := strings.IndexByte(s, 0x07); i > 0 {
-			return i + 1
+		s = s[:min(len(s), maxOSC)]
+		bell, terminator := strings.IndexByte(s, 0x07), strings.Index(s, "\x1b\\")
+		if terminator > 0 && (bell < 0 || terminator < bell) {
+			return terminator + 2
 		}
-		if i := strings.Index(s, "\x1b\\"); i > 0 {
-			return i + 2
-		}
+		return bell + 1
 	case '(', ')':
 		if len(s) >= 3 && 0x20 < s[2] && s[2] < 0x7f {
 			return 3
@@ -201,12 +204,12 @@ func LogColours(s string) string {
 			break
 		}
 		b.WriteString(escape(s[:i], keep))
-		n := sequenceLen(s[i:])
+		n := SequenceLen(s[i:])
 		switch sequence := s[i : i+n]; {
 		case n == 0:
 			b.WriteString(`\x1b`)
 			n = 1
-		case isColour(sequence):
+		case IsColour(sequence):
 			coloured = true
 			b.WriteString(sequence)
 		}
@@ -219,7 +222,8 @@ func LogColours(s string) string {
 	return b.String()
 }
 
-func isColour(sequence string) bool {
+// IsColour reports whether a complete escape sequence is SGR, and no private one.
+func IsColour(sequence string) bool {
 	body, ok := strings.CutSuffix(sequence, "m")
 	return ok && strings.HasPrefix(body, "\x1b[") && strings.Trim(body[2:], "0123456789;:") == ""
 }
