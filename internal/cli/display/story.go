@@ -192,113 +192,20 @@ func (t *storyText) builds(name string, list []api.Build, count int) {
 	}
 }
 
-// attempt is one try on one machine, as the events tell it.
-type attempt struct {
-	number  int
-	machine string
-	at      map[api.State]time.Time // when it came into each state
-	end     time.Time               // zero while it goes on
-	outcome string
-}
-
-// attemptsOf reads attempts from a build's events, in order.
-func attemptsOf(events []api.Event) []*attempt {
-	var list []*attempt
-	for i := range events {
-		ev := &events[i]
-		if ev.Attempt == 0 {
-			continue
-		}
-		last := len(list) - 1
-		if last < 0 || list[last].number != ev.Attempt {
-			if !ev.State.Running() {
-				continue // says why the one before it is over
-			}
-			if len(list) > 1 {
-				supersede(list, ev)
-			}
-			list = append(list, &attempt{number: ev.Attempt, at: make(map[api.State]time.Time)})
-			last++
-		}
-		list[last].take(ev)
-		if ev.State.Final() {
-			supersede(list, ev)
-		}
-	}
-	return list
-}
-
-// supersede ends attempts of which no event says how they ended. Two may go on at the same time, but not
-// beside a third, nor after the build's end.
-func supersede(list []*attempt, by *api.Event) {
-	for _, a := range list {
-		if a.end.IsZero() {
-			a.end, a.outcome = by.Time, fmt.Sprintf("superseded by attempt %d", by.Attempt)
-		}
-	}
-}
-
-func (a *attempt) take(ev *api.Event) {
-	if a.machine == "" {
-		a.machine = ev.Machine
-	}
-	if !a.end.IsZero() {
-		return
-	}
-	// The failure of a running build is that of an attempt before.
-	if ev.State.Running() {
-		if _, ok := a.at[ev.State]; !ok {
-			a.at[ev.State] = ev.Time
-		}
-		return
-	}
-	a.end = ev.Time
-	switch {
-	case ev.Failure != nil:
-		a.outcome = human.Line(fmt.Sprintf("%s: %s", ev.Failure.Culprit, ev.Failure.Message))
-	case ev.State.Final():
-		a.outcome = string(ev.State)
-	default:
-		a.outcome = ev.Reason
-	}
-}
-
-// phase returns how long an attempt was in a state, or 0 if it never was.
-func (a *attempt) phase(s api.State, now time.Time) time.Duration {
-	from, ok := a.at[s]
-	if !ok {
-		return 0
-	}
-	to := now
-	if !a.end.IsZero() {
-		to = a.end
-	}
-	for _, at := range a.at {
-		if at.After(from) && at.Before(to) {
-			to = at
-		}
-	}
-	return max(0, to.Sub(from))
-}
-
 // attempts writes the table of attempts, with how long each was in which phase.
 func (t *storyText) attempts(story *api.BuildStory) {
-	list := attemptsOf(story.Events)
+	list := Attempts(story.Events)
 	if len(list) == 0 {
 		return
 	}
 	table := Table{Heading: []string{"ATTEMPT", "MACHINE", "PLACED", "SENDING", "BUILDING", "FETCHING", "OUTCOME"}}
 	for _, a := range list {
-		cells := []string{strconv.Itoa(a.number), a.machine}
+		cells := []string{strconv.Itoa(a.Number), a.Machine}
 		for _, s := range []api.State{api.Placed, api.Sending, api.Building, api.Fetching} {
-			_, ok := a.at[s]
-			cells = append(cells, human.Known(ok, quantity.Duration(a.phase(s, t.now))))
+			p := a.Phase(s)
+			cells = append(cells, human.Known(p != nil, quantity.Duration(p.Length(t.now))))
 		}
-		outcome := a.outcome
-		if a.end.IsZero() {
-			outcome = "goes on"
-		}
-		table.Add(append(cells, outcome)...)
+		table.Add(append(cells, a.Outcome)...)
 	}
 	t.WriteString("\n")
 	_ = table.Write(t, t.width) // a Builder takes everything
