@@ -240,6 +240,8 @@ type Build struct {
 	// ExpectedEnd is when it will probably be done; nil if that can't be told. It is not in the ledger:
 	// answers have it.
 	ExpectedEnd *Expected `json:"expectedEnd,omitempty"`
+	// Overdue says that it builds for longer than nine of ten such builds do there. A status has it.
+	Overdue bool `json:"overdue,omitempty"`
 }
 
 // Expected is when something will probably happen, as the coordinator sees it now: four times in five between

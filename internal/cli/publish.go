@@ -77,9 +77,13 @@ func servePublished(flags *pflag.FlagSet) command.Action {
 	}
 }
 
-// listenFor listens on an address, or on a Unix socket if that is an absolute file name, and
-// returns its URL.
+// listenFor listens on an address, or on a Unix socket if that is an absolute file name, perhaps
+// after "unix:", and returns its URL.
 func listenFor(ctx context.Context, addr string) (net.Listener, string, error) {
+	addr, isUnix := strings.CutPrefix(addr, "unix:")
+	if isUnix && !filepath.IsAbs(addr) {
+		return nil, "", command.Exit(command.ExitUsage, fmt.Errorf("--listen unix:%s: want the absolute name of a file", addr))
+	}
 	if !filepath.IsAbs(addr) {
 		var config net.ListenConfig
 		l, err := config.Listen(ctx, "tcp", addr)

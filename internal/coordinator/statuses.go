@@ -40,6 +40,7 @@ func (c *Coordinator) Status(ctx context.Context) (*api.Status, error) {
 			for a := range h.attempts {
 				if t := a.task; t.underWay == a && len(t.builds) > 0 && len(s.Running) < maxRunning {
 					s.Running = append(s.Running, t.builds[0].Build)
+					s.Running[len(s.Running)-1].Overdue = t.overdue(now)
 				}
 			}
 		}

@@ -98,6 +98,15 @@ func (t *task) question() question {
 // expected is how long a build of it takes at speed 1; 0 if that was not looked up yet.
 func (t *task) expected() time.Duration { return t.estimate.Duration.Middle() }
 
+// overdue reports whether the task builds for longer than nine in ten of its kind do on its machine.
+func (t *task) overdue(now time.Time) bool {
+	if t.state != api.Building || t.machine == nil || !t.estimate.Measured() || t.builds[0].Started == nil {
+		return false
+	}
+	long := t.estimate.Duration.High().Seconds() / max(t.machine.speed.Speed(t.machine.Speed), 0.01)
+	return now.Sub(*t.builds[0].Started).Seconds() > long
+}
+
 // joinState is the state of a build that joins the task. The state of a task that a start found
 // may not be known yet.
 func (t *task) joinState() api.State {
