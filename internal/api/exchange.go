@@ -349,6 +349,7 @@ type Installation struct {
 	MachinesFile string `json:"machinesFile"`
 	SigningKey   string `json:"signingKey"`       // the head's public key
 	ACL          string `json:"acl"`              // the keys whose archives it takes
+	Web          string `json:"web,omitempty"`    // URL of the page, if the settings say one
 	Agents       string `json:"agents,omitempty"` // folder with agents for machines; empty is the usual ones
 }
 

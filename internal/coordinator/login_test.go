@@ -214,6 +214,17 @@ func TestSessionEnds(t *testing.T) {
 	if _, err := page.BeginSession(ctx, login.Token); code(err) != api.CodeNoSession {
 		t.Errorf("a login that was ended: %v", err)
 	}
+	// Somebody else can't use what he saw of it.
+	if login, err = bob.Login(ctx); err != nil {
+		t.Fatal(err)
+	}
+	seen, err := page.BeginSession(ctx, login.Token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lives("seen by alice", alice.As(seen.Token), false)
+	lives("seen by root", f.as(caller(0)).As(seen.Token), false)
+	lives("its holder's", page.As(seen.Token), true)
 	// By another header than one of a session.
 	for _, header := range []http.Header{
 		{"Authorization": {"Basic cm9vdDo="}}, {"Authorization": {""}}, {"Authorization": {"Bearer"}}, {"Authorization": {"Bearer ", "Bearer x"}},
@@ -223,17 +234,9 @@ func TestSessionEnds(t *testing.T) {
 		}
 	}
 	// By the coordinator's end.
-	if login, err = bob.Login(ctx); err != nil {
-		t.Fatal(err)
-	}
-	session, err := page.BeginSession(ctx, login.Token)
-	if err != nil {
-		t.Fatal(err)
-	}
-	lives("before a restart", page.As(session.Token), true)
 	f.shutDown()
 	f.start()
-	lives("after a restart", f.as(caller(99)).As(session.Token), false)
+	lives("after a restart", f.as(caller(99)).As(seen.Token), false)
 }
 
 // statusWith asks for the status with more headers, and returns the answer's code.

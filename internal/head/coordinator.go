@@ -112,6 +112,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	there := f.Installation()
+	there.Web = set.Web.URL
 	if err := f.leave(there); err != nil {
 		logger.Warn("commands that are run while no coordinator is must be told its folders", "err", err)
 	}

@@ -139,6 +139,9 @@ func sections(s *Settings) []section {
 			}},
 			{"level", func(d *decoder, v any, at *tomlfile.Place) { d.compressionLevel(&s.Publish, v, at) }},
 		}},
+		{"web", []field{
+			{"url", func(d *decoder, v any, at *tomlfile.Place) { d.webURL(&s.Web, v, at) }},
+		}},
 	}
 }
 
@@ -269,6 +272,18 @@ func (d *decoder) file(key string, v any, at *tomlfile.Place, example string) st
 	name = atHome(name, d.home)
 	d.Path(key, name, at, false, d.Example(key, tomlfile.Quote(example)))
 	return name
+}
+
+// webURL reads the address of the page.
+func (d *decoder) webURL(w *Web, v any, at *tomlfile.Place) {
+	text, ok := d.Text("url", v, at)
+	if !ok {
+		return
+	}
+	w.URL = strings.TrimSuffix(text, "/")
+	if err := CheckWebURL(w.URL); err != nil {
+		d.Errorf(at.Value, d.Example("url", `"https://lighter.example.org"`), "url: %v", err)
+	}
 }
 
 // atHome replaces a "~/" at the start of a name. Without a home folder it stays, and is

@@ -12,8 +12,10 @@ package settings
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/url"
 	"os"
 	"slices"
 	"time"
@@ -39,6 +41,7 @@ type Settings struct {
 	Log         Log
 	Hooks       []Hook // in the order of the file
 	Publish     Publish
+	Web         Web
 }
 
 // Coordinator is the table [coordinator].
@@ -217,6 +220,29 @@ type Hook struct {
 type places struct {
 	file, doc     string // as Parse got them
 	hook, options *tomlfile.Place
+}
+
+// Web is the table [web]: the page of the farm, which "lighter web" serves.
+type Web struct {
+	// URL is the page's address, as browsers reach it, without a slash at the end. Empty is where
+	// "lighter web" is by default.
+	URL string
+}
+
+// CheckWebURL says what is wrong with the address of a page.
+func CheckWebURL(text string) error {
+	u, err := url.Parse(text)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%q is not a URL", text)
+	case u.Scheme != "http" && u.Scheme != "https":
+		return fmt.Errorf("%q does not start with https:// or http://", text)
+	case u.Hostname() == "":
+		return fmt.Errorf("%q has no host", text)
+	case *u != url.URL{Scheme: u.Scheme, Host: u.Host}:
+		return fmt.Errorf("%q has more than a host and a port: the page has a host of its own", text)
+	}
+	return nil
 }
 
 // Publish is the table [publish]: how outputs are made available to others.

@@ -46,6 +46,7 @@ func TestExample(t *testing.T) {
 	want.Head.Store = storeLocal
 	want.Ledger.PruneAfter = 90 * 24 * time.Hour
 	want.Publish = Publish{Folder: "/srv/lighter/publish", Key: "/etc/lighter/publish.sec", Compression: "zstd", Level: 9}
+	want.Web.URL = "https://lighter.example.org"
 	hook := Hook{Timeout: 5 * time.Minute, Tries: 8}
 	publish, notify, last, tidy := hook, hook, hook, hook
 	publish.Name, publish.Events, publish.BuiltIn = "publish", []string{BuildSucceeded}, BuiltInPublish

@@ -22,9 +22,10 @@ type grants struct {
 	byHash map[[sha256.Size]byte]*grant
 }
 
-// grant is one of them. peer and began stay as they are.
+// grant is one of them. All but used stays as it is.
 type grant struct {
-	peer        *Peer
+	peer        *Peer  // who may be acted for
+	holder      uint32 // the user who may
 	began, used time.Time
 }
 
@@ -32,12 +33,12 @@ func newGrants(life, idle time.Duration, each, all int) *grants {
 	return &grants{life: life, idle: cmp.Or(idle, life), each: each, all: all, byHash: make(map[[sha256.Size]byte]*grant)}
 }
 
-// add makes a grant for a person, and returns its token; ok is false if there are too many.
-func (g *grants) add(p *Peer, operates bool, now time.Time) (token string, made grant, ok bool) {
+// add makes a grant for a person, who may be its holder, and returns its token; ok is false if there are too many.
+func (g *grants) add(p *Peer, holder uint32, operates bool, now time.Time) (token string, made grant, ok bool) {
 	var secret [32]byte
 	_, _ = rand.Read(secret[:]) // which never fails
 	token = base64.RawURLEncoding.EncodeToString(secret[:])
-	made = grant{peer: p, began: now, used: now}
+	made = grant{peer: p, holder: holder, began: now, used: now}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	n, oldest := 0, [sha256.Size]byte{}

@@ -12,7 +12,7 @@ func TestGrantsAreBounded(t *testing.T) {
 	g := newGrants(time.Hour, 0, 2, 4)
 	add := func(uid uint32, operates bool) string {
 		now = now.Add(time.Second)
-		token, _, ok := g.add(peer(uid), operates, now)
+		token, _, ok := g.add(peer(uid), uid, operates, now)
 		if ok != (token != "") {
 			t.Errorf("%v with the token %q", ok, token)
 		}

@@ -50,7 +50,7 @@ func (s *Server) acting(r *http.Request) (*http.Request, error) {
 		return nil, noSession("want one header Authorization: Bearer TOKEN")
 	}
 	g, ok := s.sessions.find(token, s.c.Now(), toUse)
-	if !ok {
+	if holder := (caller{Peer: peerOf(r.Context())}).uid(); !ok || holder != g.holder {
 		return nil, noSession("there is no such session, or it has ended; lighter web login begins another")
 	}
 	ctx := context.WithValue(WithPeer(r.Context(), g.peer), sessionKey{}, &session{g, token})
@@ -87,7 +87,7 @@ func (s *Server) postLogins(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	token, g, ok := s.logins.add(who.Peer, who.operates, s.c.Now())
+	token, g, ok := s.logins.add(who.Peer, who.UID, who.operates, s.c.Now())
 	if !ok {
 		return tooMany("logins")
 	}
@@ -124,12 +124,12 @@ func (s *Server) postSessions(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	token, g, ok := s.sessions.add(who.Peer, who.operates, s.c.Now())
+	holder := caller{Peer: peerOf(r.Context())}
+	token, g, ok := s.sessions.add(who.Peer, holder.uid(), who.operates, s.c.Now())
 	if !ok {
 		return tooMany("sessions")
 	}
-	by, _ := s.caller(r.Context()) // which login has looked at
-	s.log.Info("a session begins", "of", who.name(), "used by", by.name())
+	s.log.Info("a session begins", "of", who.name(), "held by", holder.name())
 	return answer(w, sessionAnswer(who, g, token))
 }
 
