@@ -179,6 +179,9 @@ type Request struct {
 	Offload bool `json:"offload,omitempty"`
 }
 
+// SubmissionTag is the tag that "lighter build --submission NAME" gives its builds, with the name.
+const SubmissionTag = "submission"
+
 // Seconds is a duration that JSON holds as a number of seconds.
 type Seconds float64
 

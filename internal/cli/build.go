@@ -88,7 +88,7 @@ func (b *buildAction) requestFlags(fs *pflag.FlagSet) {
 	fs.IntVarP(&r.Priority, "priority", "p", 0, "builds with a higher number go first")
 	fs.StringToStringVar(&r.Tags, "tag", nil, "`k=v` to find the builds by; may be repeated")
 	fs.StringVar(&b.supersede, "supersede", "", "when all is submitted, cancel unfinished builds with the same value of the tag `KEY` and other values of the other tags")
-	fs.StringVar(&b.submission, "submission", "", "the submission's `NAME`, from which the builds' ids follow: the same command line goes on where it stopped")
+	fs.StringVar(&b.submission, "submission", "", "the submission's `NAME`, from which the builds' ids follow: the same command line goes on where it stopped. The builds get the tag submission=NAME")
 	fs.BoolVar(&r.SkipIfBuilt, "skip-if-built", false, "make no build where the outputs are in the store, or published")
 	fs.BoolVar(&r.SkipIfSubmitted, "skip-if-submitted", false, "make no build where there is one for the same outputs that did not fail and was not canceled")
 	fs.BoolVar(&r.AllInputs, "all-inputs", false, "every derivation that it needs, directly or not, gets a build of its own, even if its outputs are there")

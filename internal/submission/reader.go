@@ -38,7 +38,8 @@ type Reader struct {
 	// Base has what holds for all requests. A line's own fields go before it; its tags
 	// are added to those of Base.
 	Base api.Request
-	// Submission gives each request without an id the one of BuildID.
+	// Submission, if any, gives each request without an id the one of BuildID, and each without a tag
+	// api.SubmissionTag that tag.
 	Submission string
 	// Supersede, if any, is the tag by which the submission supersedes others. No line may
 	// then have another value of a tag of Base.
@@ -145,10 +146,25 @@ func (r *Reader) parse(ctx context.Context, where, text string) (api.Request, er
 		}
 		request.Derivation = path
 	}
-	if request.ID == "" && r.Submission != "" {
-		request.ID = BuildID(r.Submission, request.Derivation)
+	if r.Submission != "" {
+		r.name(&request)
 	}
 	return request, nil
+}
+
+// name gives a request the id and the tag of the submission, unless it has others. A name that can't be the value
+// of a tag is no error: earlier versions made ids of any.
+func (r *Reader) name(request *api.Request) {
+	if request.ID == "" {
+		request.ID = BuildID(r.Submission, request.Derivation)
+	}
+	if _, has := request.Tags[api.SubmissionTag]; has || len(request.Tags) == api.MaxTags {
+		return
+	}
+	if tag := map[string]string{api.SubmissionTag: r.Submission}; api.CheckTags(tag) == nil {
+		maps.Copy(tag, request.Tags)
+		request.Tags = tag
+	}
 }
 
 // ownRequest returns a copy that shares nothing with r.

@@ -129,6 +129,44 @@ func TestNamedSubmissionHasIDsOfItsOwn(t *testing.T) {
 	}
 }
 
+// TestNamedSubmissionIsATag has lines that say something else, and what can't be a tag.
+func TestNamedSubmissionIsATag(t *testing.T) {
+	many := make(map[string]string)
+	for i := range api.MaxTags {
+		many[fmt.Sprint(i)] = ""
+	}
+	drv := submissiontest.Derivation(1)
+	for _, tt := range []struct {
+		what, name, line string
+		base             map[string]string
+		want             map[string]string
+	}{
+		{"a path", "spring", string(drv), nil, map[string]string{"submission": "spring"}},
+		{"other tags", "spring", `{"derivation":"` + string(drv) + `","tags":{"a":"1"}}`, map[string]string{"b": "2"}, map[string]string{"a": "1", "b": "2", "submission": "spring"}},
+		{"the line has it", "spring", `{"derivation":"` + string(drv) + `","tags":{"submission":"mine"}}`, nil, map[string]string{"submission": "mine"}},
+		{"the flags have it", "spring", string(drv), map[string]string{"submission": "mine"}, map[string]string{"submission": "mine"}},
+		{"no name", "", string(drv), nil, nil},
+		{"a name that is no tag's value", strings.Repeat("x", api.MaxTag), string(drv), nil, nil},
+		{"no room for one more", "spring", string(drv), many, many},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			before := maps.Clone(tt.base)
+			r := &Reader{Submission: tt.name, Base: api.Request{Tags: tt.base}}
+			for request, err := range r.All(t.Context(), []string{"-"}, strings.NewReader(tt.line)) {
+				if err != nil || !maps.Equal(request.Tags, tt.want) {
+					t.Errorf("got %v, %v, want %v", request.Tags, err, tt.want)
+				}
+				if tt.name != "" && request.ID != BuildID(tt.name, drv) {
+					t.Errorf("its id is %s", request.ID)
+				}
+			}
+			if !maps.Equal(tt.base, before) {
+				t.Error("the flags' tags have changed")
+			}
+		})
+	}
+}
+
 func TestSubmitInPortions(t *testing.T) {
 	testkit.CheckLeaks(t)
 	const count = 25_000
