@@ -45,6 +45,33 @@ type BuildList struct {
 	Next string `json:"next,omitempty"`
 }
 
+// BuildCounts is the answer to GET /v1/builds/counts: how many builds a filter selects.
+type BuildCounts struct {
+	Systems map[string]map[State]int `json:"systems"` // those in which there are any
+	// Exact is false if so many builds were submitted about when the filter's times begin or end that they
+	// were not looked at one by one: all of those count then.
+	Exact bool `json:"exact"`
+}
+
+// Add counts builds of a system in a state.
+func (c *BuildCounts) Add(system string, state State, n int) {
+	if c.Systems[system] == nil {
+		c.Systems[system] = make(map[State]int)
+	}
+	c.Systems[system][state] += n
+}
+
+// States returns the counts of all systems together.
+func (c *BuildCounts) States() map[State]int {
+	all := make(map[State]int)
+	for _, states := range c.Systems {
+		for state, n := range states {
+			all[state] += n
+		}
+	}
+	return all
+}
+
 // BuildStory is the answer to GET /v1/builds/{id}.
 type BuildStory struct {
 	Build  Build   `json:"build"`
@@ -53,6 +80,46 @@ type BuildStory struct {
 	// failed, those that failed because of it. It has 100 at most, of WantedByCount.
 	WantedBy      []Build `json:"wantedBy,omitempty"`
 	WantedByCount int     `json:"wantedByCount,omitempty"`
+	// Outputs has what a build that succeeded has made, sorted by name.
+	Outputs []Output `json:"outputs,omitempty"`
+	// Cause is the build of the derivation that failed itself, of one that failed because of that; nil if the
+	// ledger has none any more. It may have been tried again since then, and be in any state.
+	Cause *Build `json:"cause,omitempty"`
+}
+
+// Output is one thing that a build has made.
+type Output struct {
+	Name string     `json:"name"`
+	Path store.Path `json:"path"`
+	Home bool       `json:"home"`           // it is in the head's store
+	Size int64      `json:"size,omitempty"` // bytes of the NAR, if it is at home
+	Hash string     `json:"hash,omitempty"` // SHA-256 of the NAR, in Guix's base 32, if it is at home
+	On   string     `json:"on,omitempty"`   // the machine that keeps it, if it is not
+}
+
+// Blocking is the answer to GET /v1/blocking: what holds up most builds.
+type Blocking struct {
+	At time.Time `json:"at"` // when it was counted, some seconds ago
+	// Builds has unfinished builds that wait for no other build, and that others need; those that hold up
+	// most come first. It has some of BuildsCount.
+	Builds      []Blocker `json:"builds"`
+	BuildsCount int       `json:"buildsCount"`
+	// Failures has builds that failed themselves in the last day, some of FailuresCount: first those because of which
+	// most builds failed (Build.Dependents) or are held up.
+	Failures      []Blocker `json:"failures"`
+	FailuresCount int       `json:"failuresCount"`
+	// MoreFailures says that only the newest 2,000 builds that failed were looked at.
+	MoreFailures bool `json:"moreFailures,omitempty"`
+	// Unknown says why nothing can be told of unfinished builds now: there are too many, or it is being worked out.
+	Unknown string `json:"unknown,omitempty"`
+}
+
+// Blocker is a build that holds up others.
+type Blocker struct {
+	Build Build `json:"build"`
+	// Holds is how many unfinished builds need its outputs, directly or not; where it failed, of those
+	// for which its derivation is to be built once more.
+	Holds int `json:"holds"`
 }
 
 // LogHeader is the header of answers with a log that names it: the id of the build whose attempts it is of,

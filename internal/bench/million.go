@@ -189,6 +189,23 @@ func (m *million) lists(ctx context.Context) error {
 				return err
 			}
 		}
+		for _, k := range m.farm.listings() {
+			n := 0
+			err := m.ask("count, "+k.name, &longest, func() error {
+				counts, err := l.Count(ctx, &k.filter)
+				if err != nil {
+					return err
+				}
+				n = 0
+				for _, in := range counts.States() {
+					n += in
+				}
+				return nil
+			}, func() string { return fmt.Sprintf("%d builds", n) })
+			if err != nil {
+				return err
+			}
+		}
 		drv := m.farm.build(m.builds - 1)
 		err := m.ask("builds of an output", &longest, func() error {
 			_, err := l.ByOutput(ctx, drv.OutputPaths["out"])

@@ -2,9 +2,11 @@ package coordinator
 
 import (
 	"context"
+	"iter"
 	"slices"
 
 	"lighter/internal/api"
+	"lighter/internal/coordinator/graph"
 )
 
 // Build returns a build of the ledger by its id, or by the start of its id.
@@ -18,7 +20,10 @@ func (c *Coordinator) Story(ctx context.Context, b *api.Build) (*api.BuildStory,
 	if err != nil {
 		return nil, err
 	}
-	story := &api.BuildStory{Build: *b, Events: events}
+	story := &api.BuildStory{Build: *b, Events: events, Outputs: c.head.Outputs(ctx, b)}
+	if story.Cause, err = c.ledger.Cause(ctx, b); err != nil {
+		return nil, err
+	}
 	if b.Dependents > 0 {
 		story.WantedByCount = b.Dependents
 		story.WantedBy, err = c.ledger.HeldUp(ctx, b, api.MaxListed)
@@ -35,21 +40,18 @@ func (c *Coordinator) Story(ctx context.Context, b *api.Build) (*api.BuildStory,
 // wantedBy returns builds that need a task, directly or not, the nearest first, as many as people
 // want to see; and how many there are.
 func (t *task) wantedBy() (list []api.Build, count int) {
-	seen := map[*task]bool{t: true}
-	for queue := []*task{t}; len(queue) > 0; queue = queue[1:] {
-		for d := range queue[0].dependants.All() {
-			if seen[d] {
-				continue
-			}
-			seen[d] = true
-			queue = append(queue, d)
-			count += len(d.builds)
-			for _, lb := range d.builds[:min(len(d.builds), api.MaxListed-len(list))] {
-				list = append(list, lb.Build)
-			}
+	for d := range graph.Reached(t, (*task).needing) {
+		count += len(d.builds)
+		for _, lb := range d.builds[:min(len(d.builds), api.MaxListed-len(list))] {
+			list = append(list, lb.Build)
 		}
 	}
 	return list, count
+}
+
+// Blocking returns what holds up most builds; see package blocking.
+func (c *Coordinator) Blocking(ctx context.Context, system string, limit int) (*api.Blocking, error) {
+	return c.blocking.Ask(ctx, system, limit)
 }
 
 // Why explains where a build stands.
@@ -80,29 +82,24 @@ func (c *Coordinator) Why(ctx context.Context, b *api.Build) (*api.Why, error) {
 // each before what it waits for; and how many more wait for which it does not.
 func (c *Coordinator) Dependents(ctx context.Context, ids []string, ok func(*api.Build) bool) (all []string, others int, err error) {
 	err = c.do(ctx, func(l *loop) {
-		seen := make(map[*task]bool)
-		var add func(t *task)
-		add = func(t *task) {
-			if seen[t] {
-				return
-			}
-			seen[t] = true
-			for d := range t.dependants.All() {
-				add(d)
-				for _, lb := range d.builds {
-					if ok(&lb.Build) {
-						all = append(all, lb.ID)
-					} else {
-						others++
-					}
-				}
-			}
-		}
+		var tasks []*task
 		for _, id := range ids {
 			if lb := l.builds[id]; lb != nil {
-				add(lb.task)
+				tasks = append(tasks, lb.task)
+			}
+		}
+		for d := range graph.Outermost(tasks, (*task).needing) {
+			for _, lb := range d.builds {
+				if ok(&lb.Build) {
+					all = append(all, lb.ID)
+				} else {
+					others++
+				}
 			}
 		}
 	})
 	return all, others, err
 }
+
+// needing yields the tasks that need it directly.
+func (t *task) needing() iter.Seq[*task] { return t.dependants.All() }

@@ -48,6 +48,7 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/coordinator/ahead"
 	"lighter/internal/coordinator/attic"
+	"lighter/internal/coordinator/blocking"
 	"lighter/internal/coordinator/buildlog"
 	"lighter/internal/coordinator/config"
 	"lighter/internal/coordinator/delivery"
@@ -97,6 +98,7 @@ type Coordinator struct {
 	scout      *ahead.Scout
 	eventHooks *hooks.Engine
 	outlook    *outlook.Outlook
+	blocking   *blocking.Blocking
 	group      sync.WaitGroup // every goroutine that Run started
 	// recovered is closed when Run has read what the ledger has of earlier runs.
 	recovered chan struct{}
@@ -154,6 +156,7 @@ func New(cfg Config) (*Coordinator, error) {
 		return nil, err
 	}
 	c.outlook = outlook.New(c.now, c.snapshot)
+	c.blocking = blocking.New(c.now, c.outlook.Ask, c.ledger)
 	c.pruner = newPruner(c)
 	c.intake = newIntake(c)
 	c.recorder = newRecorder(c)

@@ -85,3 +85,31 @@ func BenchmarkOpen(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkCount counts 100,000 builds by a tag that three quarters of them have.
+func BenchmarkCount(b *testing.B) {
+	l := open(b, b.TempDir(), Options{})
+	for i := 0; i < 100_000; i += 1000 {
+		changes := make([]Change, 1000)
+		for j := range changes {
+			record := build(fmt.Sprint(i+j), api.States()[j%len(api.States())])
+			record.System, record.Tags = fmt.Sprint("system", j%4), map[string]string{"part": fmt.Sprint(j % 8 / 6)}
+			changes[j].Build = record
+		}
+		apply(b, l, changes...)
+	}
+	f := &api.Filter{Tags: map[string]string{"part": "0"}}
+	for b.Loop() {
+		counts, err := l.Count(b.Context(), f)
+		if err != nil {
+			b.Fatal(err)
+		}
+		n := 0
+		for _, in := range counts.States() {
+			n += in
+		}
+		if n != 75_000 {
+			b.Fatalf("%d builds", n)
+		}
+	}
+}

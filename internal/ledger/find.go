@@ -49,3 +49,27 @@ func (l *Ledger) HeldUp(ctx context.Context, b *api.Build, max int) ([]api.Build
 	}
 	return list, nil
 }
+
+// causesLooked bounds how many builds of a derivation are looked at for the one that failed.
+const causesLooked = 100
+
+// Cause returns the build because of which a build failed that was not made: of its derivation, the last one that had
+// failed by then, or else the newest one, which may have been tried again since. It returns nil if there is none.
+func (l *Ledger) Cause(ctx context.Context, b *api.Build) (*api.Build, error) {
+	if b.State != api.DependencyFailed || b.Failure == nil || b.Failure.Input == "" {
+		return nil, nil //nolint:nilnil // documented
+	}
+	var newest *api.Build
+	for c, err := range l.Builds(ctx, Filter{Filter: api.Filter{Derivation: b.Failure.Input}, Limit: causesLooked}) {
+		if err != nil {
+			return nil, err
+		}
+		if newest == nil {
+			newest = c
+		}
+		if c.State.FailedItself() && (b.Stopped == nil || c.Stopped == nil || !c.Stopped.After(*b.Stopped)) {
+			return c, nil
+		}
+	}
+	return newest, nil
+}

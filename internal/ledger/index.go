@@ -168,6 +168,9 @@ func (s span) join(other span) span {
 	return span{min(s.first, other.first), max(s.last, other.last)}
 }
 
+// overlaps reports whether two spans have a time in common.
+func (s span) overlaps(other span) bool { return other.last >= s.first && other.first <= s.last }
+
 // decodeSpan returns all of time for what is not a range: then builds are looked for where
 // there may be none, but none is missed.
 func decodeSpan(value []byte) span {

@@ -138,6 +138,7 @@ func (m *model) compare(t *testing.T, l *Ledger, filters int) {
 			t.Fatalf("%+v (-want +got):\n%s", f, diff)
 		}
 		found += len(got)
+		m.compareCount(t, l, &f.Filter)
 	}
 	if found == 0 {
 		t.Error("no filter found anything")
@@ -156,6 +157,23 @@ func (m *model) compare(t *testing.T, l *Ledger, filters int) {
 	}
 	if diff := cmp.Diff(states, l.Counts()); diff != "" {
 		t.Errorf("counts (-want +got):\n%s", diff)
+	}
+}
+
+func (m *model) compareCount(t *testing.T, l *Ledger, f *api.Filter) {
+	t.Helper()
+	want := &api.BuildCounts{Systems: make(map[string]map[api.State]int), Exact: true}
+	for _, b := range m.builds {
+		if f.Matches(b) {
+			want.Add(b.System, b.State, 1)
+		}
+	}
+	got, err := l.Count(t.Context(), f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Fatalf("count of %+v (-want +got):\n%s", f, diff)
 	}
 }
 
@@ -191,6 +209,27 @@ func TestIndexes(t *testing.T) {
 		}
 		m.compare(t, l, 60)
 		check(t, l)
+	}
+}
+
+// TestCountNearTimes has more builds submitted about when a filter's time begins than are looked at.
+func TestCountNearTimes(t *testing.T) {
+	l := open(t, t.TempDir(), Options{})
+	start := time.Date(2026, 5, 1, 0, 0, 0, 0, time.UTC)
+	const builds = maxCountRead + 3*chunkSize
+	changes := make([]Change, builds)
+	for i := range changes { // every second one was submitted later
+		changes[i].Build = build(fmt.Sprint(i), api.Queued)
+		changes[i].Build.Submitted = start.Add(time.Duration(i%2) * time.Hour)
+	}
+	apply(t, l, changes...)
+	counts, err := l.Count(t.Context(), &api.Filter{Since: start.Add(time.Minute)})
+	if n := counts.States()[api.Queued]; err != nil || counts.Exact || n < builds/2 || n > builds {
+		t.Errorf("%d of %d, %v, exact: %v", n, builds, err, counts.Exact)
+	}
+	counts, err = l.Count(t.Context(), &api.Filter{Since: start, Until: start.Add(2 * time.Hour)})
+	if n := counts.States()[api.Queued]; err != nil || !counts.Exact || n != builds {
+		t.Errorf("%d of %d, %v, exact: %v", n, builds, err, counts.Exact)
 	}
 }
 
@@ -395,6 +434,9 @@ func TestTimesOutOfRange(t *testing.T) {
 		if got := list(t, l, f); !slices.Equal(got, tt.want) {
 			t.Errorf("%d to %d: %v", tt.since, tt.until, got)
 		}
+		if counts, err := l.Count(t.Context(), &f.Filter); err != nil || counts.States()[api.Queued] != len(tt.want) {
+			t.Errorf("%d to %d: %v, %v", tt.since, tt.until, counts, err)
+		}
 	}
 	check(t, l)
 }
@@ -409,5 +451,8 @@ func TestListingIsCanceled(t *testing.T) {
 		if err == nil {
 			t.Error("it goes on")
 		}
+	}
+	if _, err := l.Count(ctx, &api.Filter{Name: "none*"}); err == nil {
+		t.Error("counting goes on")
 	}
 }

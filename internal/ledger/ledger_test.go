@@ -609,3 +609,37 @@ func TestCheckFindsDamage(t *testing.T) {
 		})
 	}
 }
+
+// TestCause has builds of a derivation that failed, failed again later, and succeeded at last.
+func TestCause(t *testing.T) {
+	l := open(t, t.TempDir(), Options{})
+	start := time.Date(2026, 5, 1, 0, 0, 0, 0, time.UTC)
+	bad := path(1, "bad.drv")
+	for i, state := range []api.State{api.Failed, api.TimedOut, api.Succeeded} {
+		b, stopped := build(fmt.Sprint("bad", i), state), start.Add(time.Duration(i)*time.Hour)
+		b.Derivation, b.Stopped = bad, &stopped
+		apply(t, l, Change{Build: b})
+	}
+	at := func(hours float64) *time.Time { at := start.Add(time.Duration(hours * float64(time.Hour))); return &at }
+	for _, tt := range []struct {
+		what    string
+		state   api.State
+		stopped *time.Time
+		input   store.Path
+		want    string
+	}{
+		{"after the first failure", api.DependencyFailed, at(0.5), bad, "bad0"},
+		{"at the time of the second one", api.DependencyFailed, at(1), bad, "bad1"},
+		{"after all of them", api.DependencyFailed, at(9), bad, "bad1"},
+		{"before the first one: it was tried again under its id", api.DependencyFailed, at(-1), bad, "bad2"},
+		{"its time is not known", api.DependencyFailed, nil, bad, "bad1"},
+		{"of a derivation without builds", api.DependencyFailed, at(9), path(2, "none.drv"), ""},
+		{"it failed itself", api.Failed, at(9), bad, ""},
+	} {
+		b := &api.Build{State: tt.state, Stopped: tt.stopped, Failure: &api.Failure{Kind: api.KindDependency, Input: tt.input}}
+		got, err := l.Cause(t.Context(), b)
+		if err != nil || (got == nil) != (tt.want == "") || got != nil && got.ID != tt.want {
+			t.Errorf("%s: got %v, %v, want %q", tt.what, got, err, tt.want)
+		}
+	}
+}

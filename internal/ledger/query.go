@@ -120,14 +120,14 @@ func openIndex(r pebble.Reader, prefix []byte, at *position, backward direction)
 	return &indexSource{direction: backward, iter: iter, prefix: prefix, decode: decodeMask}, nil
 }
 
-// openTimes is an index of chunks in which builds may have been submitted within a span.
-func openTimes(r pebble.Reader, within span, at *position, backward direction) (*indexSource, error) {
+// openTimes is an index of the chunks for which a condition holds, given when their builds were submitted.
+func openTimes(r pebble.Reader, ok func(span) bool, at *position, backward direction) (*indexSource, error) {
 	s, err := openIndex(r, []byte{prefixTimes}, at, backward)
 	if err != nil {
 		return nil, err
 	}
 	s.decode = func(value []byte) mask {
-		if found := decodeSpan(value); found.last < within.first || found.first > within.last {
+		if !ok(decodeSpan(value)) {
 			return mask{}
 		}
 		return mask{^uint64(0), ^uint64(0)}
@@ -320,7 +320,7 @@ func (q *query) open(ctx context.Context, r pebble.Reader, at *position, names *
 		return s, err
 	}
 	if q.within != nil {
-		times, err := openTimes(r, *q.within, at, s.direction)
+		times, err := openTimes(r, q.within.overlaps, at, s.direction)
 		if err != nil {
 			return s, err
 		}

@@ -159,6 +159,24 @@ func (c *Client) Builds(ctx context.Context, f BuildFilter) (*api.BuildList, err
 	return get[api.BuildList](ctx, c, "/v1/builds", f.query())
 }
 
+// Counts returns how many builds the filter selects, by system and state.
+func (c *Client) Counts(ctx context.Context, f *api.Filter) (*api.BuildCounts, error) {
+	return get[api.BuildCounts](ctx, c, "/v1/builds/counts", f.Values())
+}
+
+// Blocking returns what holds up most builds, for a system or for all; limit bounds each of its lists, 0 is the
+// coordinator's.
+func (c *Client) Blocking(ctx context.Context, system string, limit int) (*api.Blocking, error) {
+	q := url.Values{}
+	if system != "" {
+		q.Set("system", system)
+	}
+	if limit > 0 {
+		q.Set("limit", strconv.Itoa(limit))
+	}
+	return get[api.Blocking](ctx, c, "/v1/blocking", q)
+}
+
 // pageSize is how many builds are asked for at once where all are wanted.
 const pageSize = 1000
 

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -27,11 +28,12 @@ import (
 
 // Limits on what clients get, and on what they choose.
 const (
-	defaultPage  = 100 // builds
-	maxPage      = 1000
-	maxPageBytes = 4 << 20 // of JSON; a page with more ends there
-	maxCancel    = 100_000
-	maxLogTail   = 16 << 20 // bytes
+	defaultPage                  = 100 // builds
+	maxPage                      = 1000
+	maxPageBytes                 = 4 << 20 // of JSON; a page with more ends there
+	defaultBlocking, maxBlocking = 20, 100 // builds of each kind that hold up others
+	maxCancel                    = 100_000
+	maxLogTail                   = 16 << 20 // bytes
 )
 
 // handler answers a request, or says with an error why not.
@@ -100,6 +102,7 @@ func (s *Server) Handler() http.Handler {
 		{pattern: "GET /v1/status", do: s.getStatus, memory: pageMemory},
 		{pattern: "POST /v1/builds", do: s.postBuilds, body: maxBody, memory: requestMemory},
 		{pattern: "GET /v1/builds", do: s.getBuilds, memory: pageMemory},
+		{pattern: "GET /v1/builds/counts", do: s.getCounts, memory: requestMemory},
 		{pattern: "GET /v1/builds/{id}", do: s.getBuild, memory: pageMemory},
 		{pattern: "GET /v1/builds/{id}/log", do: s.getLog},
 		{pattern: "GET /v1/builds/{id}/why", do: s.getWhy, memory: pageMemory},
@@ -109,6 +112,7 @@ func (s *Server) Handler() http.Handler {
 		{pattern: "POST /v1/priority", do: s.postPriority, body: maxSelectionBody, memory: requestMemory},
 		{pattern: "POST /v1/outlook", do: s.postOutlook, body: maxSelectionBody, memory: requestMemory},
 		{pattern: "POST /v1/prune", do: s.postPrune, operator: "move builds out of the ledger"},
+		{pattern: "GET /v1/blocking", do: s.getBlocking, memory: pageMemory},
 		{pattern: "GET /v1/estimates", do: s.getEstimates, memory: pageMemory},
 		{pattern: "GET /v1/estimates/samples", do: s.getSamples, memory: requestMemory},
 		{pattern: "POST /v1/estimates/samples", do: s.postSamples, body: maxBody, memory: requestMemory, operator: "import what was measured elsewhere"},
@@ -349,6 +353,19 @@ func (s *Server) getBuilds(w http.ResponseWriter, r *http.Request) error {
 	return answer(w, page)
 }
 
+// getCounts answers with how many builds a filter selects.
+func (s *Server) getCounts(w http.ResponseWriter, r *http.Request) error {
+	filter, err := api.ParseFilter(r.URL.Query())
+	if err != nil {
+		return api.BadRequest("%s", err)
+	}
+	counts, err := s.ledger.Count(r.Context(), filter)
+	if err != nil {
+		return err
+	}
+	return answer(w, counts)
+}
+
 func parseFilter(r *http.Request) (ledger.Filter, error) {
 	q := r.URL.Query()
 	f := ledger.Filter{After: q.Get("after"), Limit: defaultPage}
@@ -357,14 +374,42 @@ func parseFilter(r *http.Request) (ledger.Filter, error) {
 		return f, api.BadRequest("%s", err)
 	}
 	f.Filter = *filter
-	if s := q.Get("limit"); s != "" {
-		n, err := strconv.Atoi(s)
-		if err != nil || n < 1 || n > maxPage {
-			return f, api.BadRequest("limit %q: want a number from 1 to %d", s, maxPage)
-		}
-		f.Limit = n
+	if f.Limit, err = parseLimit(q, defaultPage, maxPage); err != nil {
+		return f, err
 	}
 	return f, nil
+}
+
+// parseLimit reads how many are wanted at most.
+func parseLimit(q url.Values, or, most int) (int, error) {
+	s := q.Get("limit")
+	if s == "" {
+		return or, nil
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 1 || n > most {
+		return 0, api.BadRequest("limit %q: want a number from 1 to %d", s, most)
+	}
+	return n, nil
+}
+
+// getBlocking answers with what holds up most builds.
+func (s *Server) getBlocking(w http.ResponseWriter, r *http.Request) error {
+	q := r.URL.Query()
+	for name := range q {
+		if name != "system" && name != "limit" {
+			return api.BadRequest("%q is not a parameter: there are system, limit", name)
+		}
+	}
+	limit, err := parseLimit(q, defaultBlocking, maxBlocking)
+	if err != nil {
+		return err
+	}
+	found, err := s.c.Blocking(r.Context(), q.Get("system"), limit)
+	if err != nil {
+		return err
+	}
+	return answer(w, found)
 }
 
 // build returns the build that a request names, perhaps by the start of its id.

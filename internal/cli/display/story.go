@@ -35,10 +35,13 @@ func Story(w io.Writer, story *api.BuildStory, why *api.Why, now time.Time, widt
 		t.field("memory", "%s reserved", quantity.Bytes(story.Build.ReservedMemory))
 	}
 	t.request(&story.Build.Request)
-	t.outputs(&story.Build)
+	t.outputs(story)
 	t.check(&story.Build)
 	if why != nil {
 		t.builds("waits for", why.WaitsFor, 0)
+	}
+	if story.Cause != nil {
+		t.builds("because of", []api.Build{*story.Cause}, 0)
 	}
 	t.builds("wanted by", story.WantedBy, story.WantedByCount)
 	t.attempts(story)
@@ -162,9 +165,16 @@ func (t *storyText) request(r *api.Request) {
 	}
 }
 
-func (t *storyText) outputs(b *api.Build) {
+func (t *storyText) outputs(story *api.BuildStory) {
+	b := &story.Build
+	known := make(map[string]string)
+	for _, o := range story.Outputs {
+		if o.Home {
+			known[o.Name] = fmt.Sprintf(", %s, sha256:%s", quantity.Bytes(o.Size), o.Hash)
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(b.OutputPaths)) {
-		t.field("output", "%s %s", name, b.OutputPaths[name])
+		t.field("output", "%s %s%s", name, b.OutputPaths[name], known[name])
 	}
 	t.fieldIf(b.OutputSize > 0, "output size", "%s", quantity.Bytes(b.OutputSize))
 	t.fieldIf(b.OutputsOn != "", "kept on", "%s, as nobody asked for the outputs here", b.OutputsOn)

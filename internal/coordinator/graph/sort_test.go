@@ -18,3 +18,33 @@ func TestCircleIsFoundOut(t *testing.T) {
 		t.Errorf("got %q sorted and %q circular, want 4 in order", sorted, circular)
 	}
 }
+
+func TestReached(t *testing.T) {
+	next := map[string][]string{"a": {"b", "c"}, "b": {"d"}, "c": {"d", "a"}, "d": {"e", "b"}, "x": {"a"}}
+	all := func(node string) iter.Seq[string] { return slices.Values(next[node]) }
+	if got := slices.Collect(Reached("a", all)); !slices.Equal(got, []string{"b", "c", "d", "e"}) {
+		t.Errorf("got %q", got)
+	}
+	for node := range Reached("a", all) { // which may be left early
+		if node == "c" {
+			break
+		}
+	}
+}
+
+func TestOutermost(t *testing.T) {
+	next := map[string][]string{"a": {"b", "c"}, "b": {"d"}, "c": {"d"}, "d": {"e"}, "x": {"e"}}
+	all := func(node string) iter.Seq[string] { return slices.Values(next[node]) }
+	for _, tt := range []struct{ from, want []string }{
+		{[]string{"a", "x"}, []string{"e", "d", "b", "c"}},
+		{[]string{"b", "a"}, []string{"e", "d", "b", "c"}}, // b is reached from a, too
+		{[]string{"e"}, nil},
+	} {
+		if got := slices.Collect(Outermost(tt.from, all)); !slices.Equal(got, tt.want) {
+			t.Errorf("from %q: %q, want %q", tt.from, got, tt.want)
+		}
+	}
+	for range Outermost([]string{"a"}, all) { // which may be left early
+		break
+	}
+}

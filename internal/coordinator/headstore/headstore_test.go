@@ -9,6 +9,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
+	"lighter/internal/api"
 	"lighter/nar"
 	"lighter/nar/signature"
 	"lighter/scheduler/estimate"
@@ -198,5 +201,28 @@ func TestMakeRoom(t *testing.T) {
 	m["99"] = 99
 	if makeRoom(m, 100); len(m) != 74 {
 		t.Errorf("%d of 100 are left", len(m))
+	}
+}
+
+// TestOutputs has an output that is at home, and one that stayed on its machine.
+func TestOutputs(t *testing.T) {
+	m := newMemory(t)
+	here := addText(t, m, "here", "text")
+	info, err := m.Info(t.Context(), here)
+	if err != nil {
+		t.Fatal(err)
+	}
+	away := store.Path("/gnu/store/00000000000000000000000000000000-away")
+	b := &api.Build{State: api.Succeeded, OutputPaths: map[string]store.Path{"out": here, "doc": away}, OutputsOn: "beta"}
+	want := []api.Output{
+		{Name: "doc", Path: away, On: "beta"},
+		{Name: "out", Path: here, Home: true, Size: info.NARSize, Hash: store.EncodeBase32(info.NARHash[:])},
+	}
+	if diff := cmp.Diff(want, New(m).Outputs(t.Context(), b)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	b.State = api.Building
+	if got := New(m).Outputs(t.Context(), b); got != nil {
+		t.Errorf("of a build that is not over: %+v", got)
 	}
 }

@@ -23,6 +23,24 @@ type View struct {
 	tasks   map[string]int32 // by build
 	doubts  []doubt          // by task
 	systems []string         // by task
+	inputs  [][]int32        // by task
+}
+
+// Graph is what a forecast was made from, for those who want to know what needs what. Nobody changes it.
+type Graph struct {
+	At      time.Time
+	Inputs  [][]int32 // what each task needs that is not done, by place; one that runs needs nothing more
+	Systems []string  // of each task; empty if it is not known yet
+	Builds  []Build
+}
+
+// Graph returns what it was made from.
+func (v *View) Graph() Graph { return Graph{v.from, v.inputs, v.systems, v.builds} }
+
+// Task returns the place of a build's task, if the build was there.
+func (v *View) Task(id string) (task int32, is bool) {
+	task, is = v.tasks[id]
+	return task, is
 }
 
 // doubt is what makes the end of a task unsure.
@@ -53,9 +71,9 @@ func newView(s *Snapshot, futures *forecast.Futures) *View {
 	for _, b := range s.Builds {
 		v.tasks[b.ID] = b.Task
 	}
-	v.systems = make([]string, len(s.Tasks))
+	v.systems, v.inputs = make([]string, len(s.Tasks)), make([][]int32, len(s.Tasks))
 	for i := range s.Tasks {
-		v.systems[i] = s.Tasks[i].Build.System
+		v.systems[i], v.inputs[i] = s.Tasks[i].Build.System, s.Tasks[i].Inputs
 	}
 	v.doubts = doubts(s)
 	return v
