@@ -1,10 +1,13 @@
 package web
 
 import (
+	"context"
+	"errors"
 	"net/http"
 	"time"
 
 	"lighter/internal/api"
+	"lighter/internal/api/apiclient"
 	"lighter/internal/view"
 )
 
@@ -27,15 +30,21 @@ type Index struct {
 	Groups    []view.Group      `json:"groups"`   // machines by system
 	UnderWay  []api.Build       `json:"underWay"` // the oldest first
 	Left      int               `json:"left,omitempty"`
-	Failures  []api.Build       `json:"failures"` // that failed lately, the newest first
-	Head      api.HeadStatus    `json:"head"`
+	// Failures has builds that failed themselves in the last day, some of FailuresCount: those come first that
+	// hold up most others.
+	Failures      []api.Blocker  `json:"failures"`
+	FailuresCount int            `json:"failuresCount"`
+	Head          api.HeadStatus `json:"head"`
 	// HooksPending and HooksParked count runs of event hooks.
 	HooksPending int `json:"hooksPending,omitempty"`
 	HooksParked  int `json:"hooksParked,omitempty"`
 }
 
-// maxUnderWay bounds the builds under way on a page.
-const maxUnderWay = 60
+// Bounds of what is on the page.
+const (
+	maxUnderWay = 60
+	maxFailures = 12
+)
 
 func (s *Server) loadIndex(r *http.Request) (any, error) {
 	status, err := s.farm.get(r.Context())
@@ -46,8 +55,11 @@ func (s *Server) loadIndex(r *http.Request) (any, error) {
 	m := &Index{
 		Version: status.Version, Started: status.Started, LastEvent: status.LastEvent, Counts: status.Counts,
 		Outlook: status.Outlook, Paused: status.Paused, Obstacles: view.Obstacles(status, now), Queues: status.Queues,
-		Groups: view.BySystem(status, now), UnderWay: view.OldestFirst(status.Running), Failures: status.Failures,
+		Groups: view.BySystem(status, now), UnderWay: view.OldestFirst(status.Running),
 		Head: status.Head, HooksPending: status.HooksPending, HooksParked: status.HooksParked,
+	}
+	if m.Failures, m.FailuresCount, err = s.failures(r.Context()); err != nil {
+		return nil, err
 	}
 	if len(status.Shares) > 1 {
 		m.Shares = status.Shares
@@ -64,4 +76,21 @@ func (s *Server) loadIndex(r *http.Request) (any, error) {
 		m.Left = 0
 	}
 	return m, nil
+}
+
+// failures returns those of the last day, and how many there were. Where the coordinator does not answer there
+// are none.
+func (s *Server) failures(ctx context.Context) (list []api.Blocker, count int, err error) {
+	var blocking *api.Blocking
+	err = s.ask(ctx, func(ctx context.Context, c *apiclient.Client) (err error) {
+		blocking, err = c.Blocking(ctx, "", maxFailures)
+		return err
+	})
+	switch {
+	case errors.Is(err, api.ErrUnavailable) || errors.Is(err, api.ErrNotFound):
+		return nil, 0, nil
+	case err != nil:
+		return nil, 0, err
+	}
+	return blocking.Failures, blocking.FailuresCount, nil
 }

@@ -74,11 +74,19 @@ func testStatus(*http.Request) (any, error) {
 		},
 		Queues:       []api.SystemQueue{{System: "x86_64-linux", Queued: 3, Waiting: 2, Running: 1, Rate: 12}},
 		Running:      []api.Build{{Request: api.Request{ID: "11111111-1111-4111-8111-111111111111", Derivation: "/gnu/store/00000000000000000000000000000000-hello-2.12.drv"}, State: api.Building, Machine: "alpha", Started: &started, Overdue: true}},
-		Failures:     []api.Build{{Request: api.Request{ID: "22222222-2222-4222-8222-222222222222", Derivation: "/gnu/store/00000000000000000000000000000000-bad-1.drv"}, State: api.Failed, Stopped: &started, Dependents: 7, Failure: &api.Failure{Culprit: api.CulpritDerivation, Message: hostile}}},
 		Paused:       hostile,
 		Installation: &api.Installation{State: "/secret/state"},
 		Caller:       &api.Caller{User: "secret-user"},
 	}, nil
+}
+
+func testBlocking(*http.Request) (any, error) {
+	stopped := testNow.Add(-time.Hour)
+	failed := api.Build{
+		Request: api.Request{ID: "22222222-2222-4222-8222-222222222222", Derivation: "/gnu/store/00000000000000000000000000000000-bad-1.drv"},
+		State:   api.Failed, Stopped: &stopped, Dependents: 7, Failure: &api.Failure{Culprit: api.CulpritDerivation, Message: hostile},
+	}
+	return &api.Blocking{Failures: []api.Blocker{{Build: failed, Holds: 2}}, FailuresCount: 20}, nil
 }
 
 // get asks for a page. Headers are names and values in turn.
@@ -94,10 +102,10 @@ func get(t *testing.T, h http.Handler, url string, headers ...string) *httptest.
 }
 
 func TestIndex(t *testing.T) {
-	h := newServer(t, coordinator{"GET /v1/status": testStatus}).Handler()
+	h := newServer(t, coordinator{"GET /v1/status": testStatus, "GET /v1/blocking": testBlocking}).Handler()
 	page := get(t, h, "/")
 	text := page.Body.String()
-	for _, want := range []string{"The farm needs a look", "paused", "hello-2.12", "overdue", "bad-1", "beta is down", `href="/build/22222222-2222-4222-8222-222222222222/log.html"`} {
+	for _, want := range []string{"The farm needs a look", "paused", "hello-2.12", "overdue", "bad-1", "holds up\">9<", "All 20", "beta is down", `href="/build/22222222-2222-4222-8222-222222222222/log.html"`} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the page has no %q", want)
 		}

@@ -37,11 +37,12 @@ var functions = template.FuncMap{
 	"ago":      human.Ago,
 	"rfc3339":  func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 	"date":     func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
-	"name":     display.Name,
+	"add":      func(a, b int) int { return a + b },
+	"name":     func(b any) string { return display.Name(buildOf(b)) },
 	"short":    display.ShortID,
 	"drvname":  api.DerivationName,
-	"took":     display.Took,
-	"reason":   display.Reason,
+	"took":     func(b any, now time.Time) time.Duration { return display.Took(buildOf(b), now) },
+	"reason":   func(b any) string { return display.Reason(buildOf(b)) },
 	"expected": display.Expected,
 	"event":    display.EventText,
 	"word":     display.MachineState,
@@ -64,6 +65,17 @@ func instant(v any) (time.Time, error) {
 		return *t, nil
 	}
 	return time.Time{}, fmt.Errorf("%T is no time", v)
+}
+
+// buildOf is a build that a model has as a value or by its address.
+func buildOf(v any) *api.Build {
+	switch b := v.(type) {
+	case api.Build:
+		return &b
+	case *api.Build:
+		return b
+	}
+	return &api.Build{}
 }
 
 // dict makes a map of names and values, for templates that are given several.
