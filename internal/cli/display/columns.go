@@ -63,7 +63,7 @@ func join(parts []part, width int, style Style) string {
 			text = strings.TrimRight(text, " ")
 		}
 		width -= human.Width(p.text)
-		b.WriteString(style.paint(p.colour, text))
+		b.WriteString(style.Paint(p.colour, text))
 		if width <= 0 {
 			break
 		}

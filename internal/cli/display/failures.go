@@ -69,7 +69,7 @@ func (m *Model) Failures(shown string, style Style) []string {
 	}
 	inputs := slices.Sorted(maps.Keys(others))
 	for _, input := range inputs[:min(len(inputs), maxFailures)] {
-		lines = append(lines, verdict(style, red, "failed")+human.Printable(api.DerivationName(input))+", which was not asked for here",
+		lines = append(lines, verdict(style, Red, "failed")+human.Printable(api.DerivationName(input))+", which was not asked for here",
 			fmt.Sprintf("          lighter builds list --derivation %s  %s", human.Printable(string(input)), NeededBy(others[input])))
 	}
 	return lines

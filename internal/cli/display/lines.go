@@ -15,7 +15,7 @@ import (
 // Style says how lines are decorated. The zero value is plain text.
 type Style struct{ Colour bool }
 
-func (s Style) paint(code, text string) string {
+func (s Style) Paint(code, text string) string {
 	if !s.Colour || text == "" || code == "" {
 		return text
 	}
@@ -24,12 +24,12 @@ func (s Style) paint(code, text string) string {
 
 // The SGR codes in use.
 const (
-	bold   = "1"
-	dim    = "2"
-	red    = "31"
-	green  = "32"
-	yellow = "33"
-	cyan   = "36"
+	Bold   = "1"
+	Dim    = "2"
+	Red    = "31"
+	Green  = "32"
+	Yellow = "33"
+	Cyan   = "36"
 )
 
 // Lines returns the display for a terminal of that many cells: one line for each
@@ -48,7 +48,7 @@ func (m *Model) Lines(now time.Time, width, height int, style Style) []string {
 		}
 		hidden := len(rows) - room + 1
 		lines := layOut(rows[:room-1], width, style)
-		lines = append(lines, style.paint(dim, human.Truncate(fmt.Sprintf("  and %d more", hidden), width)))
+		lines = append(lines, style.Paint(Dim, human.Truncate(fmt.Sprintf("  and %d more", hidden), width)))
 		return append(lines, tail...)
 	}
 	return append(layOut(rows, width, style), tail...)
@@ -148,7 +148,7 @@ func layOut(rows []row, width int, style Style) []string {
 	c := columns{widths: []int{name, machine, phase, elapsed, detail}, right: 0b01000, margin: "  "}
 	lines := make([]string, 0, len(rows))
 	for _, r := range rows {
-		cells := []part{{"", r.name}, {cyan, r.machine}, {phaseColour(r.state), r.phase}, {"", r.elapsed}, {dim, r.detail}}
+		cells := []part{{"", r.name}, {Cyan, r.machine}, {phaseColour(r.state), r.phase}, {"", r.elapsed}, {Dim, r.detail}}
 		lines = append(lines, c.line(cells, width, style))
 	}
 	return lines
@@ -157,24 +157,24 @@ func layOut(rows []row, width int, style Style) []string {
 func phaseColour(s api.State) string {
 	switch s {
 	case api.Building:
-		return green
+		return Green
 	case api.Sending, api.Fetching:
-		return yellow
+		return Yellow
 	}
-	return dim
+	return Dim
 }
 
 // buildColour is that of any state of a build.
-func buildColour(s api.State) string {
+func BuildColour(s api.State) string {
 	switch s {
 	case api.Succeeded:
-		return green
+		return Green
 	case api.Failed, api.TimedOut:
-		return red
+		return Red
 	case api.DependencyFailed, api.Canceled:
-		return yellow
+		return Yellow
 	case api.Building, api.Sending, api.Fetching, api.Placed:
-		return cyan
+		return Cyan
 	}
 	return ""
 }
@@ -183,21 +183,21 @@ func buildColour(s api.State) string {
 func (m *Model) tail(now time.Time, width int, style Style) []string {
 	var lines []string
 	if reason := m.stalled(); reason != "" {
-		lines = append(lines, style.paint(yellow, human.Truncate("  "+human.Printable(reason), width)))
+		lines = append(lines, style.Paint(Yellow, human.Truncate("  "+human.Printable(reason), width)))
 	}
 	for _, s := range m.machines {
 		if s.State == api.MachineDown && s.Error != "" {
 			text := fmt.Sprintf("  %s is down: %s", s.Name, s.Error)
-			lines = append(lines, style.paint(yellow, human.Truncate(human.Printable(text), width)))
+			lines = append(lines, style.Paint(Yellow, human.Truncate(human.Printable(text), width)))
 		}
 	}
 	// More than two such machines would push the builds off a small terminal.
 	if len(lines) > 3 {
-		lines = append(lines[:2], style.paint(yellow, human.Truncate(fmt.Sprintf("  and %d more machines are down", len(lines)-2), width)))
+		lines = append(lines[:2], style.Paint(Yellow, human.Truncate(fmt.Sprintf("  and %d more machines are down", len(lines)-2), width)))
 	}
-	lines = append(lines, style.paint(bold, human.Truncate(m.summary(now, width), width)))
+	lines = append(lines, style.Paint(Bold, human.Truncate(m.summary(now, width), width)))
 	if m.note != "" {
-		lines = append(lines, style.paint(yellow, human.Truncate(human.Printable(m.note), width)))
+		lines = append(lines, style.Paint(Yellow, human.Truncate(human.Printable(m.note), width)))
 	}
 	return lines
 }
@@ -302,15 +302,15 @@ func Outcome(b *api.Build, style Style) string {
 	}
 	switch b.State {
 	case api.Succeeded:
-		return verdict(style, green, "built") + name + succeeded(b, where)
+		return verdict(style, Green, "built") + name + succeeded(b, where)
 	case api.Failed:
-		return verdict(style, red, "failed") + name + where + ": " + FailureText(b)
+		return verdict(style, Red, "failed") + name + where + ": " + FailureText(b)
 	case api.TimedOut:
-		return verdict(style, red, "timed out") + name + where + ": " + FailureText(b)
+		return verdict(style, Red, "timed out") + name + where + ": " + FailureText(b)
 	case api.DependencyFailed:
-		return verdict(style, yellow, "not built") + name + ": " + FailureText(b)
+		return verdict(style, Yellow, "not built") + name + ": " + FailureText(b)
 	case api.Canceled:
-		return verdict(style, yellow, "canceled") + name
+		return verdict(style, Yellow, "canceled") + name
 	}
 	return ""
 }
@@ -318,7 +318,7 @@ func Outcome(b *api.Build, style Style) string {
 // verdict is the first column of an outcome.
 func verdict(style Style, colour, word string) string {
 	const column = len("timed out") + 1
-	return style.paint(colour, word) + strings.Repeat(" ", column-len(word))
+	return style.Paint(colour, word) + strings.Repeat(" ", column-len(word))
 }
 
 func succeeded(b *api.Build, where string) string {
@@ -392,7 +392,7 @@ func LogTail(log []byte, n int) []string {
 // Verdict returns one of two words, in green or red.
 func (s Style) Verdict(ok bool, good, bad string) string {
 	if ok {
-		return s.paint(green, good)
+		return s.Paint(Green, good)
 	}
-	return s.paint(red, bad)
+	return s.Paint(Red, bad)
 }

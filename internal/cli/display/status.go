@@ -71,10 +71,10 @@ func (c section) cut(n, width int, style Style) []string {
 	case n >= len(c.lines):
 		return c.lines
 	case n < smallest && c.brief != "":
-		return []string{style.paint(bold, human.Truncate(c.brief, width))}
+		return []string{style.Paint(Bold, human.Truncate(c.brief, width))}
 	}
 	more := fmt.Sprintf("  and %s more", human.Number(len(c.lines)-n+1))
-	return append(slices.Clone(c.lines[:n-1]), style.paint(dim, human.Truncate(more, width)))
+	return append(slices.Clone(c.lines[:n-1]), style.Paint(Dim, human.Truncate(more, width)))
 }
 
 // shareRoom returns how many lines each section gets, of that many.
@@ -127,9 +127,9 @@ func storeName(kind string) string {
 func statusHeader(s *api.Status, now time.Time, width int, style Style) []string {
 	var lines []string
 	add := func(colour, text string) {
-		lines = append(lines, style.paint(colour, human.Truncate(human.Printable(text), width)))
+		lines = append(lines, style.Paint(colour, human.Truncate(human.Printable(text), width)))
 	}
-	add(bold, fmt.Sprintf("coordinator %s, process %d, started %s", s.Version, s.PID, human.Ago(s.Started, now)))
+	add(Bold, fmt.Sprintf("coordinator %s, process %d, started %s", s.Version, s.PID, human.Ago(s.Started, now)))
 	if there := s.Installation; there != nil {
 		add("", "store: "+storeName(there.StoreKind)+", in "+there.State+", as "+there.User)
 	}
@@ -137,15 +137,15 @@ func statusHeader(s *api.Status, now time.Time, width int, style Style) []string
 		add("", "you may submit and look; "+c.Operators+" may operate")
 	}
 	if s.Paused != "" {
-		add(yellow, Paused(s.Paused))
+		add(Yellow, Paused(s.Paused))
 	}
 	for _, text := range s.SettingsProblems {
 		first, _, _ := strings.Cut(text, "\n")
-		add(red, "lighter.toml, not carried out (lighter doctor says more): "+first)
+		add(Red, "lighter.toml, not carried out (lighter doctor says more): "+first)
 	}
 	if s.MachinesFile.Error != "" {
 		first, _, _ := strings.Cut(strings.TrimPrefix(s.MachinesFile.Error, "machines file: "), "\n")
-		add(red, "machines file, not taken over: "+first)
+		add(Red, "machines file, not taken over: "+first)
 	}
 	var counts []string
 	for _, state := range api.States() {
@@ -164,7 +164,7 @@ func statusHeader(s *api.Status, now time.Time, width int, style Style) []string
 		add("", text)
 	}
 	if s.HooksParked > 0 {
-		add(yellow, fmt.Sprintf("hooks: %s to come, %s parked; see lighter hooks list", human.Count(s.HooksPending, "run"), human.Number(s.HooksParked)))
+		add(Yellow, fmt.Sprintf("hooks: %s to come, %s parked; see lighter hooks list", human.Count(s.HooksPending, "run"), human.Number(s.HooksParked)))
 	} else if s.HooksPending > 0 {
 		add("", fmt.Sprintf("hooks: %s to come", human.Count(s.HooksPending, "run")))
 	}
@@ -275,14 +275,14 @@ func MachineNote(m *api.MachineStatus, now time.Time) string {
 	return strings.Join(parts, "; ")
 }
 
-func stateColour(word string) string {
+func MachineColour(word string) string {
 	switch word {
 	case "up":
-		return green
+		return Green
 	case "down", "untrusted", "unfit":
-		return red
+		return Red
 	}
-	return yellow
+	return Yellow
 }
 
 // machineLines is the table of machines. Where there is no room for all, those in trouble
@@ -310,10 +310,10 @@ func machineLines(s *api.Status, now time.Time, width, height int, style Style) 
 		word := MachineState(m)
 		slots, note := fmt.Sprintf("%d/%d", m.Running, m.ParallelBuilds), MachineNote(m, now)
 		if m.State != api.MachineUp && m.Cores == 0 && note != "" {
-			g.addSpan(stateColour(word), 3, m.Name, word, slots, note)
+			g.addSpan(MachineColour(word), 3, m.Name, word, slots, note)
 			continue
 		}
-		g.add(stateColour(word), m.Name, word, slots, human.Known(m.Cores > 0, strconv.FormatFloat(m.Load, 'f', 2, 64)),
+		g.add(MachineColour(word), m.Name, word, slots, human.Known(m.Cores > 0, strconv.FormatFloat(m.Load, 'f', 2, 64)),
 			human.Known(m.CPUPressure > 0 || m.MemoryPressure > 0, fmt.Sprintf("%.0f/%.0f%%", m.CPUPressure, m.MemoryPressure)),
 			human.Known(m.FreeDisk > 0, quantity.Bytes(m.FreeDisk)), movingText(moving[m.Name], now), note)
 	}
@@ -381,7 +381,7 @@ func failureLines(failures []api.Build, now time.Time, width int, style Style) [
 	if len(failures) == 0 {
 		return nil
 	}
-	lines := []string{style.paint(bold, human.Truncate("FAILED LATELY", width))}
+	lines := []string{style.Paint(Bold, human.Truncate("FAILED LATELY", width))}
 	for i := range failures {
 		b := &failures[i]
 		when := b.Submitted
@@ -410,7 +410,7 @@ func runningLines(s *api.Status, now time.Time, width int, style Style) []string
 		m.Want(&s.Running[i], s.Running[i].Submitted)
 	}
 	m.SetStatus(s)
-	return append([]string{style.paint(bold, human.Truncate("UNDER WAY", width))}, layOut(m.rows(now), width, style)...)
+	return append([]string{style.Paint(Bold, human.Truncate("UNDER WAY", width))}, layOut(m.rows(now), width, style)...)
 }
 
 // grid lays cells out in columns. The last column gets what the others leave.
@@ -481,7 +481,7 @@ func (g *grid) widths(width int) []int {
 
 func (g *grid) lines(width int, style Style) []string {
 	c := columns{widths: g.widths(width), right: g.right}
-	lines := []string{style.paint(bold, c.line(plain(g.heading), width, Style{}))}
+	lines := []string{style.Paint(Bold, c.line(plain(g.heading), width, Style{}))}
 	for _, r := range g.rows {
 		lines = append(lines, g.line(r, c, width, style))
 	}
@@ -493,7 +493,7 @@ func (g *grid) line(r gridRow, c columns, width int, style Style) string {
 	cells[g.paintColumn].colour = r.colour
 	last := len(cells) - 1
 	if r.span > 0 {
-		cells[last].colour = dim
+		cells[last].colour = Dim
 		c.widths = append(slices.Clone(c.widths[:last]), width)
 	}
 	return c.line(cells, width, style)

@@ -65,12 +65,12 @@ func (s *TableStream) Write(rows [][]string) error {
 	var b strings.Builder
 	layout := columns{widths: s.widths}
 	if first {
-		b.WriteString(s.Style.paint(bold, layout.line(plain(s.Heading), math.MaxInt, Style{})) + "\n")
+		b.WriteString(s.Style.Paint(Bold, layout.line(plain(s.Heading), math.MaxInt, Style{})) + "\n")
 	}
 	for _, row := range rows {
 		cells := plain(row)
 		if s.State > 0 {
-			cells[s.State].colour = buildColour(api.State(row[s.State]))
+			cells[s.State].colour = BuildColour(api.State(row[s.State]))
 		}
 		b.WriteString(layout.line(cells, math.MaxInt, s.Style) + "\n")
 	}

@@ -1,4 +1,4 @@
-package cli
+package display
 
 import (
 	"testing"
@@ -11,7 +11,7 @@ func TestWhySentence(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	earlier := now.Add(-90 * time.Second)
 	failure := &api.Failure{Culprit: api.CulpritDerivation, Phase: api.Building, Message: "the builder failed with exit code 2; its last lines were:\na\nb"}
-	of := &api.Failure{Culprit: api.CulpritDerivation, Phase: api.Waiting, Kind: api.KindDependency, Input: drv("gcc")}
+	of := &api.Failure{Culprit: api.CulpritDerivation, Phase: api.Waiting, Kind: api.KindDependency, Input: "/gnu/store/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-gcc.drv"}
 	for want, why := range map[string]*api.Why{
 		"is building on m1 for 1m30s, and usually takes 5m00s": {Build: api.Build{State: api.Building, Machine: "m1", Started: &earlier}, Expected: 300},
 		"is queued, at place 4 of the queue: no slot is free":  {Build: api.Build{State: api.Queued}, Place: 4, Summary: "no slot is free"},
