@@ -23,6 +23,7 @@ import (
 	"lighter/internal/cli/estimatecommands"
 	"lighter/internal/cli/simulation"
 	"lighter/internal/cli/storecommands"
+	"lighter/internal/cli/top"
 )
 
 // Main runs the program and returns its exit code.
@@ -67,6 +68,7 @@ ask it, or work on the head's own store, keys and configuration.`,
 			machinesCommand(),
 			statusCommand(),
 			webCommand(),
+			top.Command(),
 			simulation.Command(),
 			eventsCommand(),
 			estimatecommands.Command(),

@@ -176,6 +176,17 @@ func Truncate(s string, width int) string {
 	return runewidth.Truncate(s, width, "…")
 }
 
+// Head returns as much of the start of printable text as width cells hold, and CutLeft what comes after that.
+func Head(s string, width int) string { return runewidth.Truncate(s, max(width, 0), "") }
+
+// CutLeft is described at Head.
+func CutLeft(s string, width int) string {
+	if Width(s) <= width {
+		return ""
+	}
+	return runewidth.TruncateLeft(s, width, "")
+}
+
 // TruncateMiddle is Truncate for names whose end tells as much as their start.
 func TruncateMiddle(s string, width int) string {
 	if Width(s) <= width || width < 5 {

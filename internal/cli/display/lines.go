@@ -77,7 +77,7 @@ func (m *Model) rows(now time.Time) []row {
 			machine: human.Printable(e.Machine),
 			phase:   string(e.State),
 			elapsed: quantity.Elapsed(now.Sub(e.since)),
-			detail:  transferText(byBuild[e.ID], now),
+			detail:  TransferText(byBuild[e.ID], now),
 			state:   e.State,
 		})
 	}
@@ -87,15 +87,15 @@ func (m *Model) rows(now time.Time) []row {
 			machine: human.Printable(t.Machine),
 			phase:   human.Printable(string(t.Direction)),
 			elapsed: quantity.Elapsed(now.Sub(t.Started)),
-			detail:  transferText([]api.Transfer{t}, now),
+			detail:  TransferText([]api.Transfer{t}, now),
 			state:   api.Sending,
 		})
 	}
 	return rows
 }
 
-// transferText sums transfers up: "1.20 of 3.40 MiB, 12.3 MiB/s".
-func transferText(transfers []api.Transfer, now time.Time) string {
+// TransferText sums transfers up: "1.20 of 3.40 MiB, 12.3 MiB/s".
+func TransferText(transfers []api.Transfer, now time.Time) string {
 	if len(transfers) == 0 {
 		return ""
 	}

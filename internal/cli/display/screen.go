@@ -78,7 +78,7 @@ func (s *Screen) Draw(above, frame []string) error {
 			b.WriteString("\r\n")
 		}
 		b.WriteString(line + clearLine)
-		s.widths = append(s.widths, visibleWidth(line))
+		s.widths = append(s.widths, VisibleWidth(line))
 	}
 	b.WriteString(clearBelow + endUpdate)
 	s.last, s.lastW = body, width
@@ -120,8 +120,8 @@ func (s *Screen) home(b *strings.Builder, columns int) {
 	}
 }
 
-// visibleWidth is the width without the colours that Style.paint adds.
-func visibleWidth(line string) int {
+// VisibleWidth is the width of a line without the colours that Style.Paint adds.
+func VisibleWidth(line string) int {
 	for {
 		i := strings.Index(line, "\x1b[")
 		if i < 0 {

@@ -196,7 +196,7 @@ func queueLines(queues []api.SystemQueue, width int, style Style) []string {
 		if q.Empty > 0 {
 			empty = "about " + quantity.Elapsed(q.Empty.Duration())
 		}
-		g.add("", q.System, human.Number(q.Queued), human.Number(q.Waiting), human.Number(q.Running), rateText(q.Rate), empty)
+		g.add("", q.System, human.Number(q.Queued), human.Number(q.Waiting), human.Number(q.Running), RateText(q.Rate), empty)
 	}
 	return g.lines(width, style)
 }
@@ -218,7 +218,8 @@ func shareLines(shares []api.Share, width int, style Style) []string {
 // Part is a share's part of the machines, in percent.
 func Part(s *api.Share) string { return strconv.FormatFloat(100*s.Part, 'f', 0, 64) + "%" }
 
-func rateText(perHour float64) string {
+// RateText is a number of builds in an hour.
+func RateText(perHour float64) string {
 	if perHour >= 100 {
 		return human.Number(int(perHour + 0.5))
 	}
@@ -315,7 +316,7 @@ func machineLines(s *api.Status, now time.Time, width, height int, style Style) 
 		}
 		g.add(MachineColour(word), m.Name, word, slots, human.Known(m.Cores > 0, strconv.FormatFloat(m.Load, 'f', 2, 64)),
 			human.Known(m.CPUPressure > 0 || m.MemoryPressure > 0, fmt.Sprintf("%.0f/%.0f%%", m.CPUPressure, m.MemoryPressure)),
-			human.Known(m.FreeDisk > 0, quantity.Bytes(m.FreeDisk)), movingText(moving[m.Name], now), note)
+			human.Known(m.FreeDisk > 0, quantity.Bytes(m.FreeDisk)), MovingText(moving[m.Name], now), note)
 	}
 	g.foldIntoNote(g.widths(width))
 	return g.lines(width, style)
@@ -353,8 +354,8 @@ func machineRank(m *api.MachineStatus) int {
 	return 2
 }
 
-// movingText sums a machine's transfers up: "↑2 12.3 MiB/s ↓1 4.0 MiB/s".
-func movingText(transfers []api.Transfer, now time.Time) string {
+// MovingText sums a machine's transfers up: "↑2 12.3 MiB/s ↓1 4.0 MiB/s".
+func MovingText(transfers []api.Transfer, now time.Time) string {
 	var parts []string
 	for _, direction := range []struct {
 		name  api.Direction

@@ -42,9 +42,9 @@ func Smart(getenv func(string) string) bool {
 	return t != "" && t != "dumb"
 }
 
-// onlyASCII reports whether the locale is one with another character set than UTF-8. Where none
+// OnlyASCII reports whether the locale is one with another character set than UTF-8. Where none
 // is set UTF-8 is taken for granted: only who says C or POSIX means it.
-func onlyASCII(getenv func(string) string) bool {
+func OnlyASCII(getenv func(string) string) bool {
 	for _, name := range []string{"LC_ALL", "LC_CTYPE", "LANG"} {
 		if locale := strings.ToLower(getenv(name)); locale != "" {
 			return !strings.Contains(locale, "utf-8") && !strings.Contains(locale, "utf8")
@@ -56,11 +56,14 @@ func onlyASCII(getenv func(string) string) bool {
 // marks are the characters beyond ASCII in messages, each with one that is as wide.
 var marks = strings.NewReplacer("…", "~", "→", ">", "│", "|", "↑", "^", "↓", "v", "µ", "u")
 
+// InASCII returns a text with the marks of messages in ASCII.
+func InASCII(text string) string { return marks.Replace(text) }
+
 // Marks returns a stream that writes the marks of messages in ASCII where the locale asks for
 // it; else the stream itself. What goes to a file or a pipe stays as it is, unless always is
 // set.
 func Marks(w io.Writer, getenv func(string) string, always bool) io.Writer {
-	if t := Of(w); onlyASCII(getenv) && (always || t != nil) {
+	if t := Of(w); OnlyASCII(getenv) && (always || t != nil) {
 		return &asciiWriter{w, t}
 	}
 	return w
