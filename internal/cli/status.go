@@ -25,7 +25,7 @@ func statusCommand() *command.Command {
 		Short: "show the coordinator at a glance",
 		Long: `Shows in one screen whether builds are placed, what there is to do for each system and until when, when all of it will probably be done, the machines, what failed lately, and what is under way. On a terminal it fills the screen, and says how much does not fit; elsewhere it shows everything.
 
-With --watch the keys j and k, the arrows, space, b, g and G move through everything, and q leaves.
+With --watch the keys j and k, the arrows, space, b, g and G move through everything, and q leaves. "lighter top" shows more, and can do something about it.
 
 CPU/MEM is the percentage of the last seconds in which some task on the machine waited for the processor, and for memory. An arrow up is a transfer to the machine, one down a transfer from it.`,
 		Exits: []int{command.ExitNoAnswer},

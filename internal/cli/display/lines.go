@@ -164,7 +164,7 @@ func phaseColour(s api.State) string {
 	return Dim
 }
 
-// buildColour is that of any state of a build.
+// BuildColour is that of any state of a build.
 func BuildColour(s api.State) string {
 	switch s {
 	case api.Succeeded:

@@ -276,6 +276,7 @@ func MachineNote(m *api.MachineStatus, now time.Time) string {
 	return strings.Join(parts, "; ")
 }
 
+// MachineColour is that of a machine in a state, as MachineState has it.
 func MachineColour(word string) string {
 	switch word {
 	case "up":

@@ -43,8 +43,8 @@ func (p *prompt) changed() {
 	}
 }
 
-// type_ takes a key for the line that is written.
-func (m *model) type_(msg tea.KeyPressMsg) {
+// typed takes a key for the line that is written.
+func (m *model) typed(msg tea.KeyPressMsg) {
 	p := m.prompt
 	switch key := msg.String(); key {
 	case "enter":

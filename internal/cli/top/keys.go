@@ -19,7 +19,7 @@ func (m *model) key(msg tea.KeyPressMsg) {
 	case m.question != nil:
 		m.answer(key)
 	case m.prompt != nil:
-		m.type_(msg)
+		m.typed(msg)
 	case m.common(key):
 	case m.page() != nil:
 		m.pageKey(key)
@@ -161,9 +161,12 @@ func (m *model) pageKey(key string) {
 	t := p.searched()
 	switch key {
 	case "/":
-		m.prompt = &prompt{label: "search: ", text: []rune(t.search), done: func(text string) {
-			t.search = text
-			if text != "" && !t.findFrom(t.first, 1) {
+		m.prompt = &prompt{label: "search: ", done: func(text string) {
+			from := t.first
+			if text == "" { // the next one
+				text, from = t.search, t.hit+1
+			}
+			if t.search = text; text != "" && !t.findFrom(from, 1) {
 				m.say("nothing has " + text)
 			}
 		}}

@@ -149,9 +149,9 @@ func (p *pane) heading(shown int) []string {
 	count := human.Number(len(p.rows))
 	switch {
 	case p.filter != "":
-		count = fmt.Sprintf("%s of %s with %q", count, human.Number(len(p.all)), p.filter)
+		count = fmt.Sprintf("%s/%s with %s", count, human.Number(len(p.all)), p.filter)
 	case shown < len(p.rows):
-		count = fmt.Sprintf("%d-%d of %s", p.first+1, min(p.first+shown, len(p.rows)), count)
+		count = fmt.Sprintf("%d-%d/%s", p.first+1, min(p.first+shown, len(p.rows)), count)
 	}
 	titles[0] = p.title + " " + count
 	if p.sort >= 0 {
@@ -164,8 +164,11 @@ func (p *pane) heading(shown int) []string {
 	return titles
 }
 
-// gap is between columns.
-const gap = 2
+const (
+	gap = 2 // between columns
+	// mostTitle is how much of the first title is kept where there is too little room: with a count, or a filter.
+	mostTitle = 28
+)
 
 // widths returns how wide each column is on a screen of so many cells, 0 where it is left out: columns that
 // may go, those without a value first, then the widest of those that may shrink.
@@ -183,6 +186,9 @@ func (p *pane) widths(width int) []int {
 		}
 		if least[i] = min(widths[i], p.columns[i].least); p.columns[i].least == 0 {
 			least[i] = widths[i]
+		}
+		if i == 0 {
+			least[i] = min(widths[i], max(least[i], min(human.Width(title), mostTitle)))
 		}
 	}
 	total := func(list []int) int {

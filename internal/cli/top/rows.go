@@ -44,14 +44,19 @@ func runningRows(s *api.Status, since map[string]time.Time, now time.Time) []row
 		if b.State == api.Building && b.Started != nil {
 			at, known = *b.Started, true
 		}
-		for_ := cell{text: human.Known(known, quantity.Elapsed(now.Sub(at)))}
+		lasted := cell{text: human.Known(known, quantity.Elapsed(now.Sub(at)))}
 		if known {
-			for_.rank = now.Sub(at).Seconds()
+			lasted.rank = now.Sub(at).Seconds()
 		}
 		phase := cell{text: string(b.State), colour: display.BuildColour(b.State)}
 		rows[i] = row{id: attemptOf(b), build: b, machine: b.Machine, cells: []cell{
-			{text: display.Name(b)}, {text: b.Machine, colour: display.Cyan}, phase, for_, endCell(b.ExpectedEnd, now),
-			{text: whose(b)}, {text: b.System}, priorityCell(b), {text: display.TransferText(moving[b.ID], now), colour: display.Dim},
+			{text: display.Name(b)},
+			{text: b.Machine, colour: display.Cyan},
+			phase, lasted, endCell(b.ExpectedEnd, now),
+			{text: whose(b)},
+			{text: b.System},
+			priorityCell(b),
+			{text: display.TransferText(moving[b.ID], now), colour: display.Dim},
 		}}
 	}
 	return rows
@@ -148,8 +153,10 @@ func queueRows(s *api.Status, now time.Time) []row {
 		q := &s.Queues[i]
 		number := func(n int) cell { return cell{text: human.Number(n), rank: float64(n)} }
 		rows[i] = row{id: q.System, system: q.System, cells: []cell{
-			{text: q.System}, number(q.Queued), number(q.Waiting), number(q.Running),
-			{text: display.RateText(q.Rate), rank: q.Rate}, endCell(q.ExpectedEnd, now),
+			{text: q.System},
+			number(q.Queued), number(q.Waiting), number(q.Running),
+			{text: display.RateText(q.Rate), rank: q.Rate},
+			endCell(q.ExpectedEnd, now),
 		}}
 	}
 	return rows
@@ -172,9 +179,12 @@ func failedRows(s *api.Status, now time.Time) []row {
 		b := &s.Failures[i]
 		at := stopped(b)
 		rows[i] = row{id: b.ID, build: b, machine: b.Machine, cells: []cell{
-			{text: display.Name(b)}, {text: b.Machine, colour: display.Cyan},
+			{text: display.Name(b)},
+			{text: b.Machine, colour: display.Cyan},
 			{text: strings.TrimSuffix(human.ShortAgo(at, now), " ago"), rank: now.Sub(at).Seconds()},
-			{text: human.Number(b.Dependents), rank: float64(b.Dependents)}, {text: display.ShortID(b.ID)}, {text: display.Reason(b), colour: display.Red},
+			{text: human.Number(b.Dependents), rank: float64(b.Dependents)},
+			{text: display.ShortID(b.ID)},
+			{text: display.Reason(b), colour: display.Red},
 		}}
 	}
 	return rows
@@ -215,9 +225,12 @@ func transferRows(s *api.Status, now time.Time) []row {
 			name = display.Name(b)
 		}
 		rows[i] = row{id: fmt.Sprint(t.Machine, t.Direction, t.Build, t.Started), build: b, machine: t.Machine, cells: []cell{
-			{text: t.Machine, colour: display.Cyan}, {text: way}, {text: human.Number(t.Items), rank: float64(t.Items)},
+			{text: t.Machine, colour: display.Cyan},
+			{text: way},
+			{text: human.Number(t.Items), rank: float64(t.Items)},
 			{text: quantity.Elapsed(now.Sub(t.Started)), rank: now.Sub(t.Started).Seconds()},
-			{text: display.TransferText([]api.Transfer{*t}, now), rank: float64(t.Bytes)}, {text: name},
+			{text: display.TransferText([]api.Transfer{*t}, now), rank: float64(t.Bytes)},
+			{text: name},
 		}}
 	}
 	return rows
@@ -249,7 +262,8 @@ func latelyRows(events []api.Event, now time.Time) []row {
 			what.Machine = ""
 		}
 		r.cells = []cell{
-			{text: name}, {text: strings.TrimSuffix(human.ShortAgo(ev.Time, now), " ago"), rank: now.Sub(ev.Time).Seconds()},
+			{text: name},
+			{text: strings.TrimSuffix(human.ShortAgo(ev.Time, now), " ago"), rank: now.Sub(ev.Time).Seconds()},
 			{text: display.EventText(&what), colour: display.BuildColour(ev.State)},
 		}
 		rows = append(rows, r)
@@ -277,9 +291,15 @@ func buildRows(list []api.Build, now time.Time) []row {
 	for i := range list {
 		b := &list[i]
 		rows[i] = row{id: b.ID, build: b, machine: b.Machine, cells: []cell{
-			{text: display.Name(b)}, {text: string(b.State), colour: display.BuildColour(b.State)}, priorityCell(b),
+			{text: display.Name(b)},
+			{text: string(b.State), colour: display.BuildColour(b.State)},
+			priorityCell(b),
 			{text: strings.TrimSuffix(human.ShortAgo(b.Submitted, now), " ago"), rank: now.Sub(b.Submitted).Seconds()},
-			endCell(b.ExpectedEnd, now), {text: whose(b)}, {text: b.Machine, colour: display.Cyan}, {text: display.ShortID(b.ID)}, {text: display.Reason(b)},
+			endCell(b.ExpectedEnd, now),
+			{text: whose(b)},
+			{text: b.Machine, colour: display.Cyan},
+			{text: display.ShortID(b.ID)},
+			{text: display.Reason(b)},
 		}}
 	}
 	return rows
@@ -313,13 +333,14 @@ func header(s *api.Status, away string, now time.Time, width, obstacles int, sty
 	clock := now.Local().Format("15:04:05")
 	lines := []string{style.Paint(display.Bold, human.Pad(human.Truncate(text, width-len(clock)-1), width-len(clock))+clock)}
 
-	second, colour := human.Printable(display.Outlook(s.Outlook, now)), ""
+	second, rights, colour := human.Printable(display.Outlook(s.Outlook, now)), "", ""
 	if c := s.Caller; c != nil && !c.Operates {
-		second = strings.TrimPrefix(second+"; you may look, and change your own builds", "; ")
+		rights = "  you may change only your own builds"
 	}
 	if away != "" {
-		second, colour = human.Line(away), display.Red
+		second, rights, colour = human.Line(away), "", display.Red
 	}
+	second = human.Pad(human.Truncate(second, width-len(rights)), width-len(rights)) + rights
 	lines = append(lines, style.Paint(colour, human.Truncate(second, width)))
 	list := view.Obstacles(s, now)
 	if len(list) == 0 {

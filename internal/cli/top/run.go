@@ -55,8 +55,6 @@ func run(ctx context.Context, inv *command.Invocation, client *apiclient.Client)
 	// Signals end ctx: they are the command's.
 	t := tea.NewProgram(p, tea.WithContext(ctx), tea.WithInput(keys), tea.WithOutput(screen), tea.WithoutSignalHandler(), tea.WithFPS(20), tea.WithEnvironment(environment(inv)))
 	p.send = t.Send
-	p.start(pollStatus(client))
-	p.start(follow(client, status.LastEvent+1))
 	_, err = t.Run()
 	interrupted := errors.Is(context.Cause(ctx), command.ErrInterrupted)
 	cancel(nil)
@@ -113,8 +111,12 @@ func (p *program) start(j job) {
 	})
 }
 
-// Init begins nothing: what is to be done at the start has begun.
-func (p *program) Init() tea.Cmd { return nil }
+// Init begins what goes on until the end.
+func (p *program) Init() tea.Cmd {
+	p.start(pollStatus(p.client))
+	p.start(follow(p.client, p.status.LastEvent+1))
+	return nil
+}
 
 // Update is the library's word for what a message changes.
 func (p *program) Update(msg tea.Msg) (tea.Model, tea.Cmd) {

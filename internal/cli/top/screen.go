@@ -207,9 +207,8 @@ func (m *model) keys() string {
 	p := m.page()
 	switch {
 	case p == nil:
-		list = append(list, "Tab table", "z whole", "/ filter", "s sort")
 		list = append(list, rowKeys(m.pane().selected())...)
-		list = append(list, "P pause")
+		list = append(list, "/ filter", "s sort", "Tab table", "z whole", "! in the way", "P pause")
 	case p.build != nil:
 		list = []string{"? keys", "q back", "s story", "w why", "l log", "/ search", "n next"}
 		if p.tab == tabLog {
