@@ -206,6 +206,15 @@ type GCResult struct {
 	LeftMore int            `json:"leftMore,omitempty"`
 }
 
+// ForClients returns the result as the coordinator's clients are told it.
+func (r *GCResult) ForClients() *api.MachineGCResult {
+	deleted := r.Deleted
+	if deleted == nil {
+		deleted = []store.Path{}
+	}
+	return &api.MachineGCResult{Deleted: deleted, Freed: r.Freed, Left: r.Left, LeftMore: r.LeftMore}
+}
+
 // The codes of an Error that callers branch on.
 const (
 	CodeUnknownBuild = "unknown-build" // 404

@@ -372,6 +372,14 @@ type MachineGC struct {
 	DryRun    bool    `json:"dryRun,omitempty"`
 }
 
+// Check says what is wrong with a request.
+func (o *MachineGC) Check() error {
+	if o.MaxFreed < 0 || o.OlderThan < 0 || o.OlderThan > MaxTime {
+		return BadRequest("maxFreed and olderThan must not be negative, and olderThan at most %v seconds", float64(MaxTime))
+	}
+	return nil
+}
+
 // MachineGCResult is its answer.
 type MachineGCResult struct {
 	Deleted  []store.Path   `json:"deleted"`

@@ -10,7 +10,6 @@ import (
 	"lighter/internal/api"
 	"lighter/internal/human"
 	"lighter/internal/quantity"
-	"lighter/store"
 )
 
 // gcRetry is the time after which a collection of a machine's garbage that failed is tried again.
@@ -90,8 +89,8 @@ func (c *Coordinator) CollectGarbage(ctx context.Context, name string, opts api.
 	if err != nil {
 		return nil, err
 	}
-	if opts.MaxFreed < 0 || opts.OlderThan < 0 || opts.OlderThan > api.MaxTime {
-		return nil, api.BadRequest("maxFreed and olderThan must not be negative, and olderThan at most %v seconds", float64(api.MaxTime))
+	if err := opts.Check(); err != nil {
+		return nil, err
 	}
 	ctx, cancel := c.UntilStopped(ctx)
 	defer cancel()
@@ -105,9 +104,5 @@ func (c *Coordinator) CollectGarbage(ctx context.Context, name string, opts api.
 	if !opts.DryRun {
 		c.post(func(l *loop) { m.noteGC(l) })
 	}
-	deleted := result.Deleted
-	if deleted == nil {
-		deleted = []store.Path{}
-	}
-	return &api.MachineGCResult{Deleted: deleted, Freed: result.Freed, Left: result.Left, LeftMore: result.LeftMore}, nil
+	return result.ForClients(), nil
 }

@@ -21,16 +21,10 @@ const maxRunning = 1000
 func (c *Coordinator) Status(ctx context.Context) (*api.Status, error) {
 	s := &api.Status{
 		Version: c.cfg.Version, PID: os.Getpid(), Started: c.started, Counts: c.ledger.Counts(),
-		LastEvent: c.ledger.LastEvent(), Running: []api.Build{}, Transfers: c.moving.List(),
+		LastEvent: c.ledger.LastEvent(), LedgerProblems: c.ledger.SetAside(), Running: []api.Build{}, Transfers: c.moving.List(),
 	}
 	s.HooksPending, s.HooksParked = c.eventHooks.Counts()
 	view := c.Outlook(ctx)
-	for _, err := range c.ledger.SetAside() {
-		if len(s.LedgerProblems) == api.MaxListed {
-			break
-		}
-		s.LedgerProblems = append(s.LedgerProblems, api.Cut(err.Error(), api.MaxProblem))
-	}
 	err := c.do(ctx, func(l *loop) {
 		now := l.now()
 		for _, m := range l.machines {

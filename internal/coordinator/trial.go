@@ -3,12 +3,9 @@ package coordinator
 import (
 	"cmp"
 	"context"
-	"fmt"
-	"strings"
 	"time"
 
 	"lighter/internal/api"
-	"lighter/internal/human"
 	"lighter/internal/machinetest"
 	"lighter/machines"
 )
@@ -54,27 +51,13 @@ func (c *Coordinator) TestMachine(ctx context.Context, name string) (*api.Machin
 
 // placeStep says whether the machine would be given a build now, unless the other steps say why not.
 func (m *machine) placeStep(l *loop) (step api.TrialStep, ok bool) {
-	step = api.TrialStep{Name: machinetest.StepPlace, Outcome: api.TrialBad}
-	again := "lighter machines resume " + l.cfg.Advice.Hint + human.ShellWord(m.Name)
-	switch {
-	case m.state != api.MachineUp || m.problem != "":
+	if m.state != api.MachineUp || m.problem != "" {
 		return step, false
-	case l.pause.Paused:
-		step.Fix = "lighter coordinator resume " + l.cfg.Advice.Hint
-	case m.setting.Draining:
-		step.Fix = again
-	case m.standing.Quarantined != "":
-		step.Fix = "look at what failed there: lighter builds list --state failed --machine " + human.ShellWord(m.Name) + "; then: " + again
 	}
-	if step.Detail = cmp.Or(l.whyPaused(), m.unavailable(), m.refusal()); step.Detail == "" {
-		step.OK, step.Outcome = true, api.TrialGood
-		step.Detail = fmt.Sprintf("it would be given a build now, %d of %d slots taken", m.running(), m.ParallelBuilds)
-		if m.running() >= m.ParallelBuilds {
-			step.Detail = fmt.Sprintf("it would be given a build as soon as one of its %d slots is free", m.ParallelBuilds)
-		}
-	}
-	step.Fix = strings.TrimSpace(step.Fix)
-	return step, true
+	return machinetest.PlaceStep(&machinetest.Placing{
+		Machine: m.Name, Hint: l.cfg.Advice.Hint, Paused: l.pause.Paused, Draining: m.setting.Draining, Quarantined: m.standing.Quarantined != "",
+		Refused: cmp.Or(l.whyPaused(), m.unavailable(), m.refusal()), Running: m.running(), Slots: m.ParallelBuilds,
+	}), true
 }
 
 // advice says what machines must fit, and what people are told if they do not.

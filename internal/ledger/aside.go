@@ -1,10 +1,11 @@
 package ledger
 
 import (
-	"cmp"
 	"errors"
 	"slices"
 	"sync"
+
+	"lighter/internal/api"
 )
 
 // maxAside bounds the records that are remembered as unusable.
@@ -35,15 +36,15 @@ func (db *database) setAside(err error) {
 	db.opts.Logger.Error("ledger: a record can't be used and is left out; \"lighter doctor --deep\" says how to drop it", "record", record.What, "err", record.Err)
 }
 
-// SetAside returns what is wrong with the records that were read since the ledger was opened
-// and could not be used: a *RecordError each, at most 1000.
-func (l *Ledger) SetAside() []error {
+// SetAside says what is wrong with the records that were read since the ledger was opened and could not be
+// used; at most api.MaxListed of them.
+func (l *Ledger) SetAside() []string {
 	l.db.aside.mu.Lock()
 	defer l.db.aside.mu.Unlock()
-	list := make([]error, 0, len(l.db.aside.known))
+	var list []string
 	for _, err := range l.db.aside.known {
-		list = append(list, err)
+		list = append(list, api.Cut(err.Error(), api.MaxProblem))
 	}
-	slices.SortFunc(list, func(a, b error) int { return cmp.Compare(a.Error(), b.Error()) })
-	return list
+	slices.Sort(list)
+	return list[:min(len(list), api.MaxListed)]
 }

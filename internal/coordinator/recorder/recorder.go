@@ -14,10 +14,11 @@ import (
 	"lighter/internal/ledger"
 )
 
-// Options are what a Recorder works with. All of them are required. Run calls the functions
-// from its goroutine.
+// Options are what a Recorder works with. All of them are required, but one of the first two will do. Run
+// calls the functions from its goroutine.
 type Options struct {
-	// Apply makes changes durable, each by itself, as [ledger.Ledger.ApplyEach] does.
+	Ledger *ledger.Ledger
+	// Apply makes changes durable, each by itself, as [ledger.Ledger.ApplyEach] does; nil is the Ledger's.
 	Apply  func(context.Context, []ledger.Change) (done int, refused []ledger.Refusal, err error)
 	Logger *slog.Logger
 	// Durable is given the functions that were put with changes that are durable now.
@@ -45,7 +46,14 @@ type batch struct {
 }
 
 // New returns a Recorder that has not started anything.
-func New(opts Options) *Recorder { return &Recorder{Options: opts, mail: mailbox.New[batch]()} }
+func New(opts Options) *Recorder {
+	if opts.Apply == nil {
+		opts.Apply = func(ctx context.Context, changes []ledger.Change) (int, []ledger.Refusal, error) {
+			return opts.Ledger.ApplyEach(ctx, changes, true)
+		}
+	}
+	return &Recorder{Options: opts, mail: mailbox.New[batch]()}
+}
 
 // maxApply bounds how many changes go to the ledger at once.
 const maxApply = 4096
