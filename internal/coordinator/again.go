@@ -50,7 +50,7 @@ func (l *loop) beginAgain(plan *scheduler.Again) {
 func (a *attempt) leave(l *loop, why error) {
 	a.task.elder = nil
 	delete(a.host.attempts, a)
-	l.account.Hold(a.build.Share, -1, l.now())
+	a.release(l)
 	if why != nil {
 		a.stale = why.Error()
 	}

@@ -49,7 +49,7 @@ func (a *attempt) detach(l *loop, why string) {
 		t.enter(l, stage.Made)
 	} else {
 		t.enter(l, stage.Undecided)
-		l.account.Hold(a.build.Share, -1, l.now())
+		a.release(l)
 	}
 	delete(a.host.attempts, a)
 	if a.Later {

@@ -137,6 +137,7 @@ func (l *loop) run() error {
 		case <-timer.C:
 			l.placing, l.placeAt = true, time.Time{}
 		case <-tick.C:
+			l.read(l.now(), false)
 			l.lookForIdleMachines()
 			l.offerEarly()
 			l.collectWhenDue(l.now())
@@ -150,6 +151,7 @@ func (l *loop) run() error {
 // flush writes what the loop and its goroutines still changed to the ledger. Nobody waits for
 // those changes.
 func (l *loop) flush() {
+	l.read(l.now(), true)
 	if s := l.account.Save(l.now(), true); s != nil {
 		l.change(ledger.Change{Setting: s})
 	}
@@ -209,14 +211,8 @@ func (l *loop) closeLinks() {
 }
 
 func newRecorder(c *Coordinator) *recorder.Recorder {
-	apply := c.cfg.Apply
-	if apply == nil {
-		apply = func(ctx context.Context, changes []ledger.Change) (int, []ledger.Refusal, error) {
-			return c.ledger.ApplyEach(ctx, changes, true)
-		}
-	}
 	return recorder.New(recorder.Options{
-		Apply: apply, Logger: c.log, Refused: c.refused, Failed: c.stop,
+		Ledger: c.ledger, Apply: c.cfg.Apply, Logger: c.log, Refused: c.refused, Failed: c.stop,
 		Unstalled: func() { c.post(func(l *loop) { l.placing = true }) },
 		Durable: func(after []func()) {
 			c.post(func(*loop) {

@@ -82,7 +82,7 @@ func (l *loop) recoverMachines(ctx context.Context) error {
 	for _, m := range l.machines {
 		m.remember(past)
 	}
-	if err := l.counts.Recover(ctx, l.ledger); err != nil {
+	if err := l.counts.Recover(ctx, l.ledger, l.now()); err != nil {
 		return err
 	}
 	if err := l.account.Recover(ctx, l.ledger, l.log, l.now()); err != nil {

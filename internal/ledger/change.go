@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"lighter/internal/api"
+	"lighter/internal/history"
 	"lighter/scheduler/estimate"
 )
 
@@ -27,6 +28,8 @@ type Change struct {
 	Machine *Machine
 	// Setting, if not nil, is kept, or removed.
 	Setting *Setting
+	// Hour, if not nil, replaces the one with its number. Some time after, those that are history.Keep older are gone.
+	Hour *history.Hour
 }
 
 // Setting is a value kept under a name, as JSON: what an operator decided, or how far a
@@ -69,6 +72,9 @@ type prepared struct {
 	known   []byte // the machine, encoded
 	setting string // its name; empty if there is none
 	value   []byte // nil removes the setting
+	hour    int64
+	isNew   bool   // the hour is likely not there yet
+	read    []byte // the hour, encoded; nil if there is none
 }
 
 // storedEvent is an event as it is stored: without number and time, which are known
@@ -104,6 +110,13 @@ func prepare(c *Change) (*prepared, error) {
 		if err != nil {
 			return nil, fmt.Errorf("machine %.100q: %w", m.Name, err)
 		}
+	}
+	if h := c.Hour; h != nil {
+		var err error
+		if p.read, err = h.Encode(); err != nil {
+			return nil, fmt.Errorf("hour %d: %w", h.Number, err)
+		}
+		p.hour, p.isNew = h.Number, len(h.Parts) == 1
 	}
 	return p, p.prepareSetting(c.Setting)
 }
@@ -197,7 +210,7 @@ func (p *prepared) storedEvent(c *Change) (*storedEvent, error) {
 // size returns about how many bytes the change takes in a batch.
 func (p *prepared) size() int {
 	const perEntry = 64 // a key, and what an index gets
-	n := 8*perEntry + len(p.record) + len(p.event) + len(p.known) + len(p.value)
+	n := 8*perEntry + len(p.record) + len(p.event) + len(p.known) + len(p.value) + len(p.read)
 	if p.samples != nil {
 		n += perEntry * estimate.MaxSamples * 4
 	}

@@ -69,6 +69,7 @@ func (c *checker) run() error {
 		{prefixClass, c.class},
 		{prefixMachine, c.machine},
 		{prefixSetting, c.setting},
+		{prefixHour, c.hour},
 		{prefixOldState, c.unexpected},
 		{prefixOldTimes, c.unexpected},
 	} {
@@ -287,6 +288,13 @@ func (c *checker) history(key, _ []byte) error {
 func (c *checker) setting(key, value []byte) error {
 	if err := validSetting(string(key[1:]), value); err != nil {
 		return c.problemf("%w", unusable(err, "setting %q", key[1:]))
+	}
+	return c.ctx.Err()
+}
+
+func (c *checker) hour(key, value []byte) error {
+	if _, err := decodeHour(key, value); err != nil {
+		return c.problemf("%w", err)
 	}
 	return c.ctx.Err()
 }

@@ -26,6 +26,7 @@ const (
 	prefixClass    = 'c'
 	prefixMachine  = 'k'
 	prefixSetting  = 'o'
+	prefixHour     = 'u'
 )
 
 // stateCodes are part of the format.
@@ -117,6 +118,8 @@ func decodeSamplesKey(key []byte) (estimate.Key, error) {
 func keyClass(k estimate.Kind, buildSystem string) []byte {
 	return append(append(append([]byte{prefixClass}, k...), 0), buildSystem...)
 }
+
+func keyHour(number int64) []byte { return appendChunk([]byte{prefixHour}, number) }
 
 func keySetting(name string) []byte { return append([]byte{prefixSetting}, name...) }
 

@@ -1,5 +1,5 @@
 // Package ledger keeps the coordinator's truth on disk: builds, their events,
-// measured durations, and what was learnt about machines. It is a Pebble database in
+// measured durations, what was learnt about machines, and how the farm was over time. It is a Pebble database in
 // a folder, and the only package that imports Pebble.
 //
 // # Changes
@@ -42,6 +42,7 @@
 //	'p' system NUL kind NUL name  what was measured of the last builds of a package, JSON; see estimate.Key
 //	'c' kind NUL build-system   what was measured of all builds of a class, JSON; without one, of a kind
 //	'k' machine                 what was learnt about a machine, JSON
+//	'u' hour                    how the farm was in an hour, by its number since 1970; see package history
 //	'o' name                    a setting: what an operator decided, or a reader noted; JSON
 //
 // # Indexes
@@ -61,7 +62,8 @@
 //
 // Format 1 only had an index of states; up to format 2, builds that failed because of others were
 // "failed"; up to format 3 only the time that builds took was measured, under 'd' system NUL name, where
-// a package, its source and the modules of its build had one name. Opening a ledger of an older format brings it to the present one; if that is
+// a package, its source and the modules of its build had one name. 'u' came later, and made no format of its own: who
+// doesn't know such entries leaves them alone. Opening a ledger of an older format brings it to the present one; if that is
 // interrupted, the next opening goes on from there.
 //
 // # Failure

@@ -15,6 +15,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"lighter/internal/api"
+	"lighter/internal/history"
 	"lighter/scheduler/estimate"
 	"lighter/store"
 )
@@ -129,6 +130,8 @@ func TestPoisonIsRefused(t *testing.T) {
 		"large setting":    {Setting: &Setting{"s", long(api.MaxSetting)}},
 		"name of setting":  {Setting: &Setting{"s\xff", 1}},
 		"long setting":     {Setting: &Setting{long(api.MaxPath + 1), 1}},
+		"hour":             {Hour: &history.Hour{Number: 1, Parts: []int{12}, Covered: []int64{300}}},
+		"hour of nothing":  {Hour: &history.Hour{}},
 		"raw JSON":         {Setting: &Setting{"s", json.RawMessage("{")}},
 	}
 	names := make([]string, 0, len(poison))
@@ -258,6 +261,11 @@ func TestUnusableRecords(t *testing.T) {
 		"machine":             {keyMachine("m"), []byte(`{"name":"m","bandwidth":-1}`), `machine "m": bandwidth -1`},
 		"other machine":       {keyMachine("m"), []byte(`{"name":"n"}`), `machine "m": it is about "n"`},
 		"setting":             {keySetting("s"), []byte("{"), `setting "s": its value is not JSON`},
+		"hour":                {keyHour(7), []byte{1, 99}, "hour 7: it is cut off"},
+		"empty hour":          {keyHour(7), nil, "hour 7"},
+		"later hour":          {keyHour(7), []byte{2, 1}, "hour 7: it has another version"},
+		"high hour":           {keyHour(-1), hourOf(t, 7), "hour -1"},
+		"key of an hour":      {[]byte("uxyz"), nil, "corrupt entry"},
 		"removed":             {keyMeta("removed"), []byte("x"), "the note of what was removed"},
 		"changes":             {keyChanges, []byte("x"), "the number of changes"},
 	} {
@@ -346,6 +354,9 @@ func worksDespiteOf(t *testing.T, fs vfs.FS) {
 	if err := l.Settings(ctx, "", func(string, json.RawMessage) error { return nil }); err != nil {
 		t.Error(err)
 	}
+	if err := l.Hours(ctx, 0, 1e9, func(*history.Hour) error { return nil }); err != nil {
+		t.Error(err)
+	}
 	old := build("bad", api.Succeeded)
 	old.System = "other"
 	stopped := time.Unix(1, 0)
@@ -359,8 +370,9 @@ func worksDespiteOf(t *testing.T, fs vfs.FS) {
 		{Samples: samplesFor("hello", "x", estimate.Sample{Duration: 2})},
 		{Machine: &Machine{Name: "m"}},
 		{Setting: &Setting{"t", 1}},
+		{Hour: &history.Hour{Number: 8, Parts: []int{0}, Covered: []int64{1}}},
 	}, true)
-	if err != nil || done != 7 {
+	if err != nil || done != 8 {
 		t.Errorf("%d changes, %v, %v", done, refused, err)
 	}
 	for _, r := range refused {

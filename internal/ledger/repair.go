@@ -138,6 +138,7 @@ func (r *repair) run() error {
 		{prefixClass, r.class},
 		{prefixMachine, r.machine},
 		{prefixSetting, r.setting},
+		{prefixHour, r.hour},
 	} {
 		if err := scan(r.l.db, []byte{step.prefix}, func(key, value []byte) error {
 			if err := r.ctx.Err(); err != nil {
@@ -284,6 +285,13 @@ func (r *repair) machine(key, value []byte) error {
 func (r *repair) setting(key, value []byte) error {
 	if err := validSetting(string(key[1:]), value); err != nil {
 		return r.drop(key, value, unusable(err, "setting %q", key[1:]))
+	}
+	return nil
+}
+
+func (r *repair) hour(key, value []byte) error {
+	if _, err := decodeHour(key, value); err != nil {
+		return r.drop(key, value, err)
 	}
 	return nil
 }

@@ -491,6 +491,9 @@ func (g *group) addChange(p *prepared) (seq uint64, err error) {
 	if p.machine != nil {
 		err = g.batch.Set(keyMachine(p.machine.Name), p.known, nil)
 	}
+	if p.read != nil {
+		err = errors.Join(err, g.putHour(p))
+	}
 	switch {
 	case p.setting == "":
 	case p.value == nil:

@@ -464,6 +464,11 @@ func (c *Client) FreshMachines(ctx context.Context) ([]api.MachineStatus, error)
 	return *list, nil
 }
 
+// History returns what the farm was like over time.
+func (c *Client) History(ctx context.Context, q api.HistoryQuery) (*api.History, error) {
+	return get[api.History](ctx, c, "/v1/history", q.Values())
+}
+
 // TestMachine connects to a machine now and tries all that building there needs.
 func (c *Client) TestMachine(ctx context.Context, name string) (*api.MachineTrial, error) {
 	return post[api.MachineTrial](ctx, c, "/v1/machines/"+url.PathEscape(name)+"/check", struct{}{})

@@ -116,6 +116,7 @@ func (s *Server) Handler() http.Handler {
 		{pattern: "GET /v1/estimates", do: s.getEstimates, memory: pageMemory},
 		{pattern: "GET /v1/estimates/samples", do: s.getSamples, memory: requestMemory},
 		{pattern: "POST /v1/estimates/samples", do: s.postSamples, body: maxBody, memory: requestMemory, operator: "import what was measured elsewhere"},
+		{pattern: "GET /v1/history", do: s.getHistory, memory: historyMemory},
 		{pattern: "GET /v1/events", do: s.getEvents},
 		{pattern: "GET /v1/attach", do: s.getAttach},
 		{pattern: "GET " + hookapi.Path, do: s.getOffload},

@@ -1,5 +1,5 @@
 // Package tally counts what becomes of builds: how many there are now, by system, and what
-// happened since the coordinator's start. Nothing of it is in the ledger.
+// happened since the coordinator's start. Of that only the book of the farm's history is kept in the ledger.
 package tally
 
 import (
@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"lighter/internal/api"
+	"lighter/internal/history"
 	"lighter/internal/ledger"
 )
 
@@ -29,6 +30,8 @@ type Counts struct {
 	Failed     map[api.Culprit]uint64 // attempts
 	Placements uint64
 	Failures   []api.Build // the last builds that failed, the newest first
+	// Book is where what ends is noted for the history of the farm. Before Recover nothing is kept of it.
+	Book *history.Book
 
 	live  map[string]*live // by system
 	ended map[string]*hour // by system: those that ran
@@ -47,7 +50,7 @@ type As struct {
 func New() *Counts {
 	return &Counts{
 		Finals: make(map[api.State]uint64), Failed: make(map[api.Culprit]uint64),
-		live: make(map[string]*live), ended: make(map[string]*hour),
+		live: make(map[string]*live), ended: make(map[string]*hour), Book: history.NewBook(time.Time{}, nil),
 	}
 }
 
@@ -102,7 +105,9 @@ func (n *Counts) Changed(b *api.Build, as *As, now time.Time) {
 		return
 	}
 	n.Finals[b.State]++
-	if ran := b.Attempt > 0 || b.Check > 0; ran && (b.State == api.Succeeded || b.State.FailedItself()) {
+	ran := b.Attempt > 0 || b.Check > 0
+	n.Book.Ended(was.system, b.State, ran)
+	if ran && (b.State == api.Succeeded || b.State.FailedItself()) {
 		n.ended[was.system].add(now)
 	}
 	if b.State.FailedItself() {
@@ -111,8 +116,17 @@ func (n *Counts) Changed(b *api.Build, as *As, now time.Time) {
 	}
 }
 
-// Recover finds the last failures in the ledger.
-func (n *Counts) Recover(ctx context.Context, records *ledger.Ledger) error {
+// Recover finds the last failures in the ledger, and begins the book, where an earlier one ended if that was in the same hour.
+func (n *Counts) Recover(ctx context.Context, records *ledger.Ledger, now time.Time) error {
+	var last *history.Hour
+	hour := history.HourOf(now)
+	if err := records.Hours(ctx, hour, hour, func(h *history.Hour) error {
+		last = h
+		return nil
+	}); err != nil {
+		return err
+	}
+	n.Book = history.NewBook(now, last)
 	filter := ledger.Filter{Filter: api.Filter{States: []api.State{api.Failed, api.TimedOut}}, Limit: failuresLooked}
 	for b, err := range records.Builds(ctx, filter) {
 		if err != nil {
