@@ -21,6 +21,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/ledger"
+	"lighter/internal/testkit/farm"
 	"lighter/store"
 )
 
@@ -249,18 +250,18 @@ func (m *million) ask(what string, longest *time.Duration, question func() error
 // commands measures a coordinator with that ledger and no machines, as a person at a
 // terminal sees it: each command is a process of its own.
 func (m *million) commands(ctx context.Context) error {
-	f, err := newFarm(ctx, m.folder)
+	f, err := farm.New(ctx, m.folder, lighterProgram)
 	if err != nil {
 		return err
 	}
-	defer f.stop()
-	moved := filepath.Join(f.state, "ledger")
-	if err := errors.Join(os.Rename(m.dir, moved), os.WriteFile(filepath.Join(f.config, "machines.toml"), nil, 0o600)); err != nil {
+	defer stopFarm(f)
+	moved := filepath.Join(f.State, "ledger")
+	if err := errors.Join(os.Rename(m.dir, moved), os.WriteFile(filepath.Join(f.Config, "machines.toml"), nil, 0o600)); err != nil {
 		return err
 	}
 	m.dir = moved
 	begun := time.Now()
-	if err := f.startCoordinator(ctx); err != nil {
+	if err := f.StartCoordinator(ctx); err != nil {
 		return err
 	}
 	m.row("a coordinator, from its start to its first answer", "%s", milliseconds(time.Since(begun)))
@@ -274,7 +275,7 @@ func (m *million) commands(ctx context.Context) error {
 		{"builds", "show", some.ID},
 	} {
 		err := m.ask("lighter "+strings.Join(args, " "), &longest, func() error {
-			if out, err := f.lighter(ctx, args...).CombinedOutput(); err != nil {
+			if out, err := f.Lighter(ctx, args...).CombinedOutput(); err != nil {
 				return fmt.Errorf("%w: %s", err, out)
 			}
 			return nil
@@ -283,7 +284,7 @@ func (m *million) commands(ctx context.Context) error {
 			return err
 		}
 	}
-	peak, err := f.coordinatorPeak()
+	peak, err := farm.Figure(f.Coordinator().Pid, "VmHWM")
 	m.row("its memory at most", "%d MiB", peak>>20)
 	return err
 }
