@@ -1,6 +1,6 @@
 # lighter: bare `make` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help build agents man install demo test lint format fuzz attack bench bench-scheduling guix-lab guix-lab-down test-guix bench-guix clean
+.PHONY: help build agents man install demo test lint format fuzz attack bench bench-scheduling axe guix-lab guix-lab-down test-guix bench-guix clean
 
 GO         ?= go
 BUILD      := build
@@ -62,6 +62,16 @@ test: ## all tests (with the race detector in CI, or with RACE=1)
 	CGO_ENABLED=$(TESTCGO) $(GO) vet $(PACKAGES)
 	$(GO) vet -tags guixlab $(GUIXPACKAGES:%=./%)
 	CGO_ENABLED=$(TESTCGO) $(GO) test -timeout 20m $(TESTFLAGS) $(PACKAGES)
+
+# What the tests of pages check accessibility with: the package's version and hash are in that file.
+AXE := internal/web/webtest/axe-core.sha256
+
+axe: $(BUILD)/axe-core/axe.min.js ## axe-core, with npm, into build/: the tests of pages in a browser want it
+
+$(BUILD)/axe-core/axe.min.js: $(AXE)
+	rm -rf $(@D) && mkdir -p $(@D)
+	name=$$(sed -n 's/.*  \(.*\)-\([0-9.]*\)\.tgz$$/\1@\2/p' $<) && npm pack --silent --pack-destination $(@D) $$name
+	cd $(@D) && sha256sum -c $(CURDIR)/$< && tar -xzf *.tgz --strip-components 1 package/axe.min.js package/LICENSE && touch axe.min.js
 
 lint: ## golangci-lint, pinned in .tools/go.mod
 	cd .tools && $(GO) build -o ../$(BUILD)/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
