@@ -44,7 +44,7 @@ var functions = template.FuncMap{
 	"took":     func(b any, now time.Time) time.Duration { return display.Took(buildOf(b), now) },
 	"reason":   func(b any) string { return display.Reason(buildOf(b)) },
 	"expected": display.Expected,
-	"event":    display.EventText,
+	"event":    eventText,
 	"word":     display.MachineState,
 	"note":     display.MachineNote,
 	"join":     strings.Join,
@@ -107,6 +107,14 @@ func sign(word any) string {
 		return "▶"
 	}
 	return "·"
+}
+
+// eventText is what an event says of a build, or of a machine; the page names that before it.
+func eventText(ev api.Event) string {
+	if ev.Build == "" {
+		ev.Machine = ""
+	}
+	return strings.TrimPrefix(display.EventText(&ev), ": ")
 }
 
 // tone is the class of a word of state, of a build or a machine, or of a level.

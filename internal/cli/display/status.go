@@ -246,6 +246,14 @@ func MachineState(m *api.MachineStatus) string {
 	return string(m.State)
 }
 
+// toCome says when what is to come will be.
+func toCome(t, now time.Time) string {
+	if t.Sub(now) < 2*time.Second {
+		return "now"
+	}
+	return human.Ago(t, now)
+}
+
 // MachineNote says why a machine gets no builds, or "".
 func MachineNote(m *api.MachineStatus, now time.Time) string {
 	var parts []string
@@ -256,7 +264,7 @@ func MachineNote(m *api.MachineStatus, now time.Time) string {
 	}
 	again := ""
 	if m.NextTry != nil {
-		again = " (next try " + human.Ago(*m.NextTry, now) + ")"
+		again = " (next try " + toCome(*m.NextTry, now) + ")"
 	}
 	add(m.Removed, "no longer in the machines file")
 	add(m.Draining && m.DrainedBy != "", "by "+m.DrainedBy)
@@ -264,7 +272,7 @@ func MachineNote(m *api.MachineStatus, now time.Time) string {
 	add(m.State != api.MachineUp && m.Error != "", m.Error+again)
 	until := ""
 	if m.QuarantinedUntil != nil {
-		until = " (ends " + human.Ago(*m.QuarantinedUntil, now) + ")"
+		until = " (ends " + toCome(*m.QuarantinedUntil, now) + ")"
 	}
 	add(m.Quarantined != "", m.Quarantined+until)
 	add(m.Refuses != "", m.Refuses)
