@@ -24,6 +24,10 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"start-data-service": startDataService,
 	"await":              await,
 	"follow":             follow,
+	"terminal":           terminalCommand,
+	"keys":               keysCommand,
+	"resize":             resizeCommand,
+	"shows":              showsCommand,
 }
 
 // scriptTimeout is how long scripts wait for something that must happen.

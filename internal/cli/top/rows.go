@@ -77,6 +77,12 @@ func priorityCell(b *api.Build) cell {
 	return cell{text: human.Known(b.Priority != 0, strconv.Itoa(b.Priority)), rank: float64(b.Priority)}
 }
 
+// agoCell is how long something is ago: "5m".
+func agoCell(t, now time.Time) cell {
+	text := strings.TrimSuffix(human.ShortAgo(t, now), " ago")
+	return cell{text: strings.TrimPrefix(text, "just "), rank: now.Sub(t).Seconds()}
+}
+
 // whose says for whom a build is, as far as it is known.
 func whose(b *api.Build) string {
 	switch s := b.Submitter; {
@@ -100,7 +106,7 @@ func newMachines() *pane {
 		column{title: "FREE DISK", right: true, drop: 2},
 		column{title: "TRANSFERS", least: 10, drop: 3},
 		column{title: "SYSTEMS", least: 12, drop: 6},
-		column{title: "NOTE", least: 12, drop: 1},
+		column{title: "NOTE", least: 20, drop: 1},
 	)
 }
 
@@ -169,7 +175,7 @@ func newFailed() *pane {
 		column{title: "AGO", right: true},
 		column{title: "BLOCKS", right: true, down: true},
 		column{title: "ID", drop: 2},
-		column{title: "WHY", least: 20},
+		column{title: "WHY", least: 32},
 	)
 }
 
@@ -181,7 +187,7 @@ func failedRows(s *api.Status, now time.Time) []row {
 		rows[i] = row{id: b.ID, build: b, machine: b.Machine, cells: []cell{
 			{text: display.Name(b)},
 			{text: b.Machine, colour: display.Cyan},
-			{text: strings.TrimSuffix(human.ShortAgo(at, now), " ago"), rank: now.Sub(at).Seconds()},
+			agoCell(at, now),
 			{text: human.Number(b.Dependents), rank: float64(b.Dependents)},
 			{text: display.ShortID(b.ID)},
 			{text: display.Reason(b), colour: display.Red},
@@ -263,7 +269,7 @@ func latelyRows(events []api.Event, now time.Time) []row {
 		}
 		r.cells = []cell{
 			{text: name},
-			{text: strings.TrimSuffix(human.ShortAgo(ev.Time, now), " ago"), rank: now.Sub(ev.Time).Seconds()},
+			agoCell(ev.Time, now),
 			{text: display.EventText(&what), colour: display.BuildColour(ev.State)},
 		}
 		rows = append(rows, r)
@@ -282,7 +288,7 @@ func newBuilds(title string) *pane {
 		column{title: "WHOSE", least: 6, drop: 4},
 		column{title: "MACHINE", least: 8, drop: 5},
 		column{title: "ID", drop: 3},
-		column{title: "WHY", least: 20},
+		column{title: "WHY", least: 32},
 	)
 }
 
@@ -294,7 +300,7 @@ func buildRows(list []api.Build, now time.Time) []row {
 			{text: display.Name(b)},
 			{text: string(b.State), colour: display.BuildColour(b.State)},
 			priorityCell(b),
-			{text: strings.TrimSuffix(human.ShortAgo(b.Submitted, now), " ago"), rank: now.Sub(b.Submitted).Seconds()},
+			agoCell(b.Submitted, now),
 			endCell(b.ExpectedEnd, now),
 			{text: whose(b)},
 			{text: b.Machine, colour: display.Cyan},

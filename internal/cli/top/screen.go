@@ -1,7 +1,6 @@
 package top
 
 import (
-	"fmt"
 	"strings"
 
 	"lighter/internal/cli/display"
@@ -132,7 +131,7 @@ func share(want []int, here, room int) []int {
 func (p *page) draw(m *model, room int) []string {
 	title, state := p.title, ""
 	if p.build != nil {
-		title = fmt.Sprintf("%s %s", display.Name(p.build), display.ShortID(p.build.ID))
+		title = human.TruncateMiddle(display.Name(p.build), max(12, m.width/4)) + " " + display.ShortID(p.build.ID)
 		if p.build.Machine != "" {
 			title += " on " + p.build.Machine
 		}
