@@ -27,7 +27,7 @@ func buildCommand() *command.Command {
 		Name:  "build",
 		Args:  "DRV…",
 		Short: "build derivations, and wait for them",
-		Long: `Has the coordinator build each DRV, and first whatever it needs that is missing. On a terminal the running builds and transfers are shown as they happen; elsewhere each start and each end gets a line. When all are done, the paths of their outputs go to standard output.
+		Long: `Has the coordinator build each DRV, and first whatever it needs that is missing. On a terminal the running builds and transfers are shown as they happen; elsewhere each start and each end gets a line, and after 30 seconds without one there is a line that says what goes on. A failed build's last lines come with it; in a job of GitHub Actions or GitLab CI more of its log is folded away before them, and nothing that a builder wrote is obeyed there. When all are done, the paths of their outputs go to standard output.
 
 DRV is the path of a derivation in the head's store, or a file that holds one whose inputs are in that store; "-" reads more of them from standard input, one a line. A derivation that is not in the store is fetched by the coordinator if --derivation-substitute-urls says from where.
 
@@ -262,7 +262,7 @@ func (b *buildAction) finish(inv *command.Invocation, w *watch.Watcher) error {
 	if !b.quiet {
 		fmt.Fprintln(inv.Err, w.Summary())
 		for _, line := range w.Failures() {
-			fmt.Fprintln(inv.Err, line)
+			fmt.Fprintln(inv.Err, display.FoldsOf(inv.Getenv).Harmless(line))
 		}
 	}
 	if code != command.ExitDone {

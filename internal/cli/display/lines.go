@@ -293,6 +293,29 @@ func (m *Model) underWay(direction api.Direction) int64 {
 	return n
 }
 
+// maxBeat is how many builds a Beat names.
+const maxBeat = 3
+
+// Beat returns a line that says that builds go on: which, for how long, what is left, and until when.
+func (m *Model) Beat(now time.Time) string {
+	var list []string
+	running := m.running()
+	for _, e := range running[:min(len(running), maxBeat)] {
+		list = append(list, fmt.Sprintf("%s %s on %s for %s", human.Printable(Name(&e.Build)), e.State, human.Printable(e.Machine), quantity.Elapsed(now.Sub(e.since))))
+	}
+	if more := len(running) - maxBeat; more > 0 {
+		list = append(list, human.Number(more)+" more")
+	}
+	word, text := "running", strings.Join(list, ", ")
+	if len(list) == 0 {
+		word, text = "waiting", human.Line(m.stalled())
+	}
+	if text != "" {
+		text += "; "
+	}
+	return verdict(Style{}, "", word) + text + m.summary(now, math.MaxInt)
+}
+
 // Outcome returns a line that says how a build ended, or "" if it has not.
 func Outcome(b *api.Build, style Style) string {
 	name := human.Printable(Name(b))

@@ -139,11 +139,13 @@ func VisibleWidth(line string) int {
 const FrameInterval = 100 * time.Millisecond
 
 // Live is where a command shows what goes on: on a terminal, whose last lines are replaced, or
-// as lines in a file, a pipe, or on a terminal that can't be drawn on.
+// as lines in a file, a pipe, or on a terminal that can't be drawn on, where they tell the CI system nothing
+// that may read them.
 type Live struct {
 	w       io.Writer
 	screen  *Screen  // nil where nothing can be drawn
 	waiting []string // lines for the next frame, so that line and frame always say the same
+	folds   Folds    // of who shows what is not drawn
 }
 
 // NewLive shows on a stream.
@@ -151,6 +153,8 @@ func NewLive(w io.Writer, getenv func(string) string) *Live {
 	l := &Live{w: w}
 	if CanDraw(w, getenv) != nil {
 		l.screen = OnTerminal(w)
+	} else {
+		l.folds = FoldsOf(getenv)
 	}
 	return l
 }
@@ -165,6 +169,16 @@ func (l *Live) Lines(text ...string) {
 		return
 	}
 	for _, t := range text {
+		fmt.Fprintln(l.w, l.folds.Harmless(t))
+	}
+}
+
+// CanFold reports whether Fold shows anything.
+func (l *Live) CanFold() bool { return l.folds != "" }
+
+// Fold writes lines that are folded away below a title, where there is somebody who does that.
+func (l *Live) Fold(id, title string, lines []string, now time.Time) {
+	for _, t := range l.folds.Fold(id, title, lines, now) {
 		fmt.Fprintln(l.w, t)
 	}
 }

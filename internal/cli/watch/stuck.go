@@ -61,7 +61,7 @@ func (w *Watcher) look(ctx context.Context) error {
 		}
 		if s.reason != reason {
 			s.reason = reason
-			w.Show.Lines(display.WithoutMachine(b, reason))
+			w.lines(display.WithoutMachine(b, reason))
 		}
 		if w.NoMachineWithin > 0 && time.Since(s.since) >= w.NoMachineWithin && !w.canceled {
 			if err := w.giveUp(ctx, kind, b, reason); err != nil {
@@ -112,7 +112,7 @@ func (w *Watcher) giveUp(ctx context.Context, kind string, b *api.Build, reason 
 		return nil // they are being canceled
 	}
 	w.noMachine = true
-	w.Show.Lines(display.GivenUp(b, w.NoMachineWithin, reason))
+	w.lines(display.GivenUp(b, w.NoMachineWithin, reason))
 	if !w.KeepGoing {
 		return w.cancelRest(ctx)
 	}

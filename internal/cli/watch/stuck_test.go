@@ -37,8 +37,11 @@ func TestTellsOfBuildsWithoutAMachine(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := "waiting   hello: no machine can take it: none builds for riscv64-linux\n" +
-			"waiting   hello: no machine that may take it is there: beta: down: no route\n" +
+		beat := func(passed string) string {
+			return "waiting   no machine can take it: none builds for riscv64-linux; 0 of 2 builds done, 2 waiting, " + passed + "\n"
+		}
+		want := "waiting   hello: no machine can take it: none builds for riscv64-linux\n" + beat("31s") + beat("1m01s") +
+			"waiting   hello: no machine that may take it is there: beta: down: no route\n" + beat("1m31s") + beat("2m01s") + beat("2m31s") +
 			"built     hello (was there already)\nbuilt     world (was there already)\n"
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("-want +got:\n%s", diff)

@@ -16,6 +16,7 @@ import (
 	"lighter/internal/api/apiclient"
 	"lighter/internal/cli/command"
 	"lighter/internal/cli/display"
+	"lighter/internal/human"
 	"lighter/store"
 )
 
@@ -39,6 +40,11 @@ const (
 	outlookEvery = time.Second
 	failedLines  = 12       // of a failed build's log
 	failedBytes  = 16 << 10 // read from the log's end for them
+	foldedLines  = 400      // of it where they can be folded away, but for failedLines
+	foldedBytes  = 64 << 10
+	// beatEvery is after how long in which nothing was shown it is said that builds go on, where nothing is drawn.
+	beatEvery   = 30 * time.Second
+	beatTimeout = 3 * time.Second // for the coordinator to say until when
 )
 
 // Options say what is watched, and how.
@@ -72,6 +78,7 @@ type Watcher struct {
 	last        string              // the build whose failure was shown last, if nothing was shown after that
 	started     map[string]int      // attempt of each build whose start was shown
 	stuck       map[string]*stuck   // by kind of builds
+	shown       time.Time           // when a line was shown last
 	noMachine   bool
 	interrupted bool
 	canceled    bool // the other builds were canceled, for whatever reason
@@ -79,7 +86,7 @@ type Watcher struct {
 
 // New makes a watcher of builds that were asked for.
 func New(o Options, builds []*api.Build) *Watcher {
-	w := &Watcher{Options: o, model: display.NewModel(time.Now()), reported: make(map[string]bool), started: make(map[string]int), failed: make(map[store.Path]bool), stuck: make(map[string]*stuck)}
+	w := &Watcher{Options: o, model: display.NewModel(time.Now()), reported: make(map[string]bool), started: make(map[string]int), failed: make(map[store.Path]bool), stuck: make(map[string]*stuck), shown: time.Now()}
 	for _, b := range builds {
 		w.model.Want(b, time.Now())
 		w.reported[b.ID] = o.OnlyLooks && b.State == api.Succeeded
@@ -118,6 +125,11 @@ func (w *Watcher) Run(ctx context.Context) error {
 	defer ticks.Stop()
 	looks := time.NewTimer(firstLook)
 	defer looks.Stop()
+	beats := time.NewTimer(beatEvery)
+	defer beats.Stop()
+	if w.Show.Drawn() {
+		beats.Stop()
+	}
 
 	for _, b := range w.model.Wanted() {
 		if err := w.settle(ctx, b.ID); err != nil {
@@ -148,6 +160,9 @@ func (w *Watcher) Run(ctx context.Context) error {
 			if w.NoMachineWithin > 0 {
 				looks.Reset(min(lookEvery, max(firstLook, w.NoMachineWithin/4)))
 			}
+		case <-beats.C:
+			w.beat(ctx)
+			beats.Reset(beatEvery - time.Since(w.shown))
 		case <-w.Resized:
 			w.frame()
 		case <-w.Signals:
@@ -163,6 +178,32 @@ func (w *Watcher) Run(ctx context.Context) error {
 		return command.ErrInterrupted
 	}
 	return nil
+}
+
+// lines shows lines that stay.
+func (w *Watcher) lines(text ...string) {
+	w.Show.Lines(text...)
+	w.shown = time.Now()
+}
+
+// beat says that builds go on, and which, if nothing was said for long.
+func (w *Watcher) beat(ctx context.Context) {
+	if time.Since(w.shown) < beatEvery {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, beatTimeout)
+	defer cancel()
+	var open api.Selection
+	for _, b := range w.model.Wanted() {
+		if !b.State.Final() {
+			open.IDs = append(open.IDs, b.ID)
+		}
+	}
+	// An older coordinator can't say, and one that is away says nothing.
+	if o, err := w.Client.Outlook(ctx, &open); err == nil {
+		w.model.SetOutlook(o)
+	}
+	w.lines(w.model.Beat(time.Now()))
 }
 
 func (w *Watcher) frame() {
@@ -278,11 +319,11 @@ func (w *Watcher) update(ctx context.Context, u followed) error {
 		return command.Exit(command.ExitNoAnswer, fmt.Errorf("the coordinator went away and did not come back (%w); its builds go on when it is started again: see lighter builds list", u.final))
 	case u.lost:
 		w.model.SetNote("the coordinator went away; waiting for it to come back")
-		w.Show.Lines("the coordinator went away; waiting for it to come back")
+		w.lines("the coordinator went away; waiting for it to come back")
 		return nil
 	case u.event == nil:
 		w.model.SetNote("")
-		w.Show.Lines("the coordinator is back")
+		w.lines("the coordinator is back")
 		return w.refresh(ctx)
 	}
 	return w.event(ctx, u.event)
@@ -317,7 +358,7 @@ func (w *Watcher) event(ctx context.Context, ev *api.Event) error {
 	w.model.Apply(ev)
 	if (!w.Show.Drawn() || ev.Attempt > 1) && ev.State == api.Building && !w.reported[ev.Build] && w.started[ev.Build] < ev.Attempt {
 		w.started[ev.Build], w.last = ev.Attempt, ""
-		w.Show.Lines(display.Start(w.model.Build(ev.Build), ev, w.model.LastFailure(ev.Build)))
+		w.lines(display.Start(w.model.Build(ev.Build), ev, w.model.LastFailure(ev.Build)))
 	}
 	return w.settle(ctx, ev.Build)
 }
@@ -369,12 +410,13 @@ func (w *Watcher) outcome(ctx context.Context, b *api.Build) {
 		}
 		w.failed[b.Failure.Input] = true // by another's build
 	}
-	text := []string{display.Outcome(b, w.Style)}
+	w.lines(display.Outcome(b, w.Style))
 	w.last = ""
+	var text []string
 	if b.State.FailedItself() {
 		w.failed[b.Derivation], w.last = true, b.ID
 		if ownFailure(b) {
-			text = append(text, w.logTail(ctx, b)...)
+			text = w.logTail(ctx, b)
 		}
 		if f := b.Failure; f != nil && f.KeptIn != "" {
 			text = append(text, display.Kept(f))
@@ -383,7 +425,7 @@ func (w *Watcher) outcome(ctx context.Context, b *api.Build) {
 			text = append(text, "          "+display.NeededBy(b.Dependents))
 		}
 	}
-	w.Show.Lines(text...)
+	w.lines(text...)
 }
 
 // ownFailure reports whether the build failed by itself, so that its log says why. Where
@@ -395,17 +437,28 @@ func ownFailure(b *api.Build) bool {
 	return b.State.FailedItself()
 }
 
+// logTail returns the last lines of a log. Those before them are shown, where they are folded away.
 func (w *Watcher) logTail(ctx context.Context, b *api.Build) []string {
-	log, err := w.Client.LogTail(ctx, b.ID, failedBytes)
+	size, most := int64(failedBytes), failedLines
+	if w.Show.CanFold() {
+		size, most = foldedBytes, foldedLines
+	}
+	log, err := w.Client.LogTail(ctx, b.ID, size)
 	if err != nil || len(log) == 0 {
 		return []string{"          lighter builds show " + b.ID}
 	}
 	// The first line may have been cut.
-	if int64(len(log)) == failedBytes {
+	if int64(len(log)) == size {
 		_, rest, _ := strings.Cut(string(log), "\n")
 		log = []byte(rest)
 	}
-	return append(display.LogTail(log, failedLines), "          the whole log: lighter builds log "+b.ID)
+	lines := display.LogTail(log, most)
+	if before := len(lines) - failedLines; before > 0 {
+		title := fmt.Sprintf("log of %s: %s before its last %d", display.Name(b), human.Count(before, "line"), failedLines)
+		w.Show.Fold("lighter-"+display.ShortID(b.ID), human.Printable(title), lines[:before], time.Now())
+		lines = lines[before:]
+	}
+	return append(lines, "          the whole log: lighter builds log "+b.ID)
 }
 
 // cancelRest cancels what is not final of the wanted builds.
@@ -433,7 +486,7 @@ func (w *Watcher) interrupt(ctx context.Context) error {
 	w.interrupted = true
 	const text = "canceling the builds; interrupt again to leave at once"
 	w.model.SetNote(text)
-	w.Show.Lines(text)
+	w.lines(text)
 	if err := w.cancelRest(ctx); err != nil {
 		return errors.Join(command.ErrInterrupted, fmt.Errorf("cancel builds: %w", err))
 	}
