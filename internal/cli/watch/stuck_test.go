@@ -2,6 +2,7 @@ package watch
 
 import (
 	"bytes"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -37,16 +38,18 @@ func TestTellsOfBuildsWithoutAMachine(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		beat := func(passed string) string {
-			return "waiting   no machine can take it: none builds for riscv64-linux; 0 of 2 builds done, 2 waiting, " + passed + "\n"
-		}
-		want := "waiting   hello: no machine can take it: none builds for riscv64-linux\n" + beat("31s") + beat("1m01s") +
-			"waiting   hello: no machine that may take it is there: beta: down: no route\n" + beat("1m31s") + beat("2m01s") + beat("2m31s") +
+		want := "waiting   hello: no machine can take it: none builds for riscv64-linux\n" +
+			"waiting   hello: no machine that may take it is there: beta: down: no route\n" +
 			"built     hello (was there already)\nbuilt     world (was there already)\n"
-		if diff := cmp.Diff(want, got); diff != "" {
+		if diff := cmp.Diff(want, withoutBeats(got)); diff != "" {
 			t.Errorf("-want +got:\n%s", diff)
 		}
 	})
+}
+
+// withoutBeats leaves out the lines that say that builds go on.
+func withoutBeats(shown string) string {
+	return regexp.MustCompile("(?m)^.*builds? done, .*\n").ReplaceAllString(shown, "")
 }
 
 // TestGivesUpWithoutAMachine has a limit, for which a machine that is only busy does not count.
