@@ -71,6 +71,8 @@ type property struct {
 	name  string
 	term  term
 	index source
+	at    int64 // the last chunk that was found in the index, and its builds; none at the end
+	mask  mask
 }
 
 func (c *counting) open(ctx context.Context, published map[string]map[api.State]int, f *api.Filter) (err error) {
@@ -181,20 +183,23 @@ func (c *counting) add(chunk int64, found mask) error {
 	return nil
 }
 
-// have returns the builds of a chunk that have a property.
-func (c *counting) have(p *property, chunk int64) (mask, error) {
+// have returns the builds of a chunk that have a property. Chunks are asked for in ascending order.
+func (c *counting) have(p *property, chunk int64) (_ mask, err error) {
 	if p.index == nil {
-		index, err := openIndex(c.r, termPrefix(p.term), everywhere(), c.selected.direction)
-		if err != nil {
+		if p.index, err = openIndex(c.r, termPrefix(p.term), everywhere(), c.selected.direction); err != nil {
 			return mask{}, err
 		}
-		p.index = index
+		p.at = math.MinInt64 // nothing was found yet
 	}
-	at, m, err := p.index.seek(chunk)
-	if at != chunk {
-		return mask{}, err
+	if p.at != none && p.at < chunk {
+		if p.at, p.mask, err = p.index.seek(chunk); err != nil {
+			return mask{}, err
+		}
 	}
-	return m, err
+	if p.at != chunk {
+		return mask{}, nil
+	}
+	return p.mask, nil
 }
 
 func (c *counting) close() (err error) {
