@@ -2,6 +2,7 @@ package web
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -137,6 +138,7 @@ type answer struct {
 	status int
 	kind   string // Content-Type
 	etag   string
+	cache  string // Cache-Control, if it is not to be asked for each time
 	body   []byte
 }
 
@@ -171,7 +173,7 @@ func (s *Server) htmlAnswer(r *http.Request, t *template.Template, model any, st
 func (a *answer) serve(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Vary", "Accept, Cookie")
-	h.Set("Cache-Control", "no-cache") // keep it, but ask
+	h.Set("Cache-Control", cmp.Or(a.cache, "no-cache")) // keep it, but ask
 	if a.status == http.StatusOK {
 		h.Set("ETag", a.etag)
 		if matches(r.Header.Values("If-None-Match"), a.etag) {

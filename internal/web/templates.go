@@ -51,6 +51,7 @@ var functions = template.FuncMap{
 	"sign":     sign,
 	"tone":     tone,
 	"percent":  func(part, whole int) int { return 100 * part / max(whole, 1) },
+	"share":    share,
 	"dict":     dict,
 	"version":  version.Full,
 	"asset":    asset,
@@ -76,6 +77,15 @@ func buildOf(v any) *api.Build {
 		return b
 	}
 	return &api.Build{}
+}
+
+// share is how much of a whole its parts are together.
+func share(whole int, parts ...int) string {
+	sum := 0
+	for _, n := range parts {
+		sum += n
+	}
+	return fmt.Sprintf("%.2f%%", 100*float64(sum)/float64(max(whole, 1)))
 }
 
 // dict makes a map of names and values, for templates that are given several.

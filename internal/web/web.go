@@ -83,6 +83,9 @@ func (s *Server) Handler() http.Handler {
 	mux.Handle("GET /static/", staticFiles())
 	mux.Handle("GET /events", s.feed)
 	mux.HandleFunc("GET /metrics", s.serveMetrics)
+	mux.HandleFunc("GET /feed.atom", s.serveAtom)
+	mux.HandleFunc("GET /badge/package/{file}", s.serveBadge(s.packageBadge))
+	mux.HandleFunc("GET /badge/tag/{file...}", s.serveBadge(s.tagBadge))
 	mux.HandleFunc("GET /robots.txt", serveRobots)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, notFound("there is no page %s", r.URL.Path))
@@ -95,6 +98,10 @@ func (s *Server) pages() []page {
 	return []page{
 		{path: "/{$}", template: "index", load: s.loadIndex},
 		{path: "/activity", template: "activity", load: s.loadActivity},
+		{path: "/builds", template: "builds", load: s.loadBuilds},
+		{path: "/blocking", template: "blocking", load: s.loadBlocking},
+		{path: "/submission/{name...}", template: "submission", load: s.loadSubmission},
+		{path: "/tag/{tag...}", template: "submission", load: s.loadTag},
 	}
 }
 
