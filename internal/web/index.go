@@ -35,6 +35,8 @@ type Index struct {
 	Failures      []api.Blocker  `json:"failures"`
 	FailuresCount int            `json:"failuresCount"`
 	Head          api.HeadStatus `json:"head"`
+	// History are pictures of the last day; the twin of /history has what they show.
+	History *HistoryPictures `json:"-"`
 	// HooksPending and HooksParked count runs of event hooks.
 	HooksPending int `json:"hooksPending,omitempty"`
 	HooksParked  int `json:"hooksParked,omitempty"`
@@ -61,6 +63,7 @@ func (s *Server) loadIndex(r *http.Request) (any, error) {
 	if m.Failures, m.FailuresCount, err = s.failures(r.Context()); err != nil {
 		return nil, err
 	}
+	m.History = s.historyBlock(r.Context())
 	if len(status.Shares) > 1 {
 		m.Shares = status.Shares
 	}

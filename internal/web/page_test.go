@@ -21,7 +21,7 @@ import (
 )
 
 // coordinator stands in for one: it answers requests with what functions return, by method and path as
-// patterns of net/http are. What has no function is not found.
+// patterns of net/http are. Events are answered line by line. What has no function is not found.
 type coordinator map[string]func(*http.Request) (any, error)
 
 // newServer returns a server of pages over a coordinator, with a clock that stands at testNow.
@@ -36,7 +36,13 @@ func newServer(t *testing.T, c coordinator) *Server {
 				w.WriteHeader(e.Status)
 				v = e
 			}
-			json.NewEncoder(w).Encode(v)
+			lines, ok := v.([]api.Event)
+			if !ok {
+				json.NewEncoder(w).Encode(v)
+			}
+			for i := range lines {
+				json.NewEncoder(w).Encode(&lines[i])
+			}
 		})
 	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {

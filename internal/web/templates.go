@@ -37,6 +37,7 @@ var functions = template.FuncMap{
 	"ago":      human.Ago,
 	"rfc3339":  func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 	"date":     func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
+	"int":      func(n int64) int { return int(n) },
 	"add":      func(a, b int) int { return a + b },
 	"name":     func(b any) string { return display.Name(buildOf(b)) },
 	"short":    display.ShortID,

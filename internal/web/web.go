@@ -38,6 +38,7 @@ type Server struct {
 	now    func() time.Time
 	feed   *feed.Feed
 	farm   *statuses
+	past   *histories
 	asks   chan struct{} // places of what is asked of the coordinator
 	places chan struct{} // of pages that are being answered
 	bodies *answers
@@ -66,7 +67,7 @@ func New(o Options) *Server {
 		s.now = time.Now
 	}
 	s.feed = feed.New(o.Client, s.log)
-	s.farm = newStatuses(s)
+	s.farm, s.past = newStatuses(s), newHistories(s)
 	return s
 }
 
@@ -102,6 +103,8 @@ func (s *Server) pages() []page {
 		{path: "/blocking", template: "blocking", load: s.loadBlocking},
 		{path: "/submission/{name...}", template: "submission", load: s.loadSubmission},
 		{path: "/tag/{tag...}", template: "submission", load: s.loadTag},
+		{path: "/history", template: "history", load: s.loadHistory},
+		{path: "/machine/{name}", template: "machine", load: s.loadMachine},
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"html/template"
 	"slices"
 	"time"
+
+	"lighter/internal/api"
 )
 
 const (
@@ -114,7 +116,7 @@ func (f *Frame) bars(spans []Span) []bar {
 // join joins bars that are near to each other until there are at most so many, or one in each row;
 // at first only those of which less than a pixel would be seen.
 func join(rows [][]bar, most int) {
-	for near := pixel; ; near *= 2 {
+	for near := pixel; ; near *= 1.3 {
 		count := 0
 		for i := range rows {
 			rows[i] = joinNear(rows[i], near)
@@ -130,23 +132,21 @@ func join(rows [][]bar, most int) {
 // other soon.
 func joinNear(bars []bar, near float64) []bar {
 	var joined []bar
+	longest := 0.0 // of those that were joined
 	for _, b := range bars {
 		n := len(joined)
 		if n == 0 || !joined[n-1].joins(&b, near) {
-			joined = append(joined, b)
+			joined, longest = append(joined, b), b.to-b.from
 			continue
 		}
 		last := &joined[n-1]
 		last.to = max(last.to, b.to)
 		last.count, last.failed = last.count+b.count, last.failed+b.failed
 		last.Href = ""
-		last.Title = fmt.Sprintf("%d, too near to each other to be told apart", last.count)
-		if last.failed > 0 {
-			last.Title += fmt.Sprintf("; %d failed", last.failed)
+		if b.to-b.from > longest {
+			last.State = b.State // and a sign says that something failed
 		}
-		if b.State.FailedItself() || b.State != last.State && !last.State.FailedItself() && b.to-b.from > last.to-last.from {
-			last.State = b.State // a failure must be seen
-		}
+		longest = max(longest, b.to-b.from)
 	}
 	return joined
 }
@@ -156,7 +156,7 @@ func (b *bar) joins(next *bar, near float64) bool {
 	if next.from < b.to-pixel {
 		return true
 	}
-	return next.from-b.to < near && (b.to-b.from < near || b.count > 1) && next.to-next.from < near || near > 1
+	return next.from-b.to < near && b.to-b.from < near && next.to-next.from < near || near > 1
 }
 
 // rows draws rows of bars, the first of them as a critical path; with words, bars have their states in
@@ -166,7 +166,7 @@ func (f *Frame) rows(rows []Row, critical int, words bool) template.HTML {
 	for i := range rows {
 		bars[i] = f.bars(rows[i].Spans)
 	}
-	for most := maxBars; ; most /= 2 {
+	for most := maxBars; ; most = most * 3 / 4 {
 		join(bars, most)
 		d := &drawing{frame: *f, longest: min(maxTitle, max(10, 2*most)), words: words, links: most > 0}
 		d.rows(rows, bars, critical)
@@ -200,6 +200,17 @@ func (d *drawing) rows(rows []Row, bars [][]bar, critical int) {
 	}
 }
 
+// title is what is said of a bar.
+func (b *bar) title() string {
+	switch {
+	case b.count == 1:
+		return b.Title
+	case b.failed > 0:
+		return fmt.Sprintf("%d, too near to each other to be told apart; %d failed", b.count, b.failed)
+	}
+	return fmt.Sprintf("%d, too near to each other to be told apart", b.count)
+}
+
 // bar draws one bar.
 func (d *drawing) bar(b *bar, y int, critical bool) {
 	link := href(b.Href)
@@ -216,8 +227,11 @@ func (d *drawing) bar(b *bar, y int, critical bool) {
 	width := max(b.to-b.from, 2*pixel)
 	x := min(b.from, 1-width)
 	fmt.Fprintf(d, `<rect class="%s" x="%s" y="%d" width="%s" height="%d"><title>%s</title></rect>`,
-		classes, percent(x), y+(rowHeight-barHeight)/2, percent(width), barHeight, text(b.Title, d.longest))
+		classes, percent(x), y+(rowHeight-barHeight)/2, percent(width), barHeight, text(b.title(), d.longest))
 	within := sign(b.State)
+	if b.failed > 0 {
+		within = sign(api.Failed)
+	}
 	if d.words && width > wide && known(b.State) {
 		within = string(b.State)
 	}

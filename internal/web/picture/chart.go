@@ -5,6 +5,7 @@ import (
 	"html/template"
 	"math"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -76,42 +77,50 @@ func (c *Chart) SVG() template.HTML {
 	return d.end()
 }
 
-// line draws one line, the n-th, in steps, with gaps where nothing is known.
+// line draws one line, the n-th, of at most so many values.
 func (d *drawing) line(l *Line, n int, step time.Duration, most int, height func(float64) float64) {
 	values, step := columns(l.Values, step, most)
-	var line, area []byte
-	at := func(i int) string {
-		return coordinate(across * d.at(d.frame.Since.Add(time.Duration(i)*step)))
-	}
-	before := math.NaN()
-	for i, v := range values {
-		if math.IsNaN(v) || math.IsInf(v, 0) {
-			if !math.IsNaN(before) {
-				area = append(area, "V"+strconv.Itoa(chartHeight)+"Z"...)
-			}
-			before = math.NaN()
-			continue
-		}
-		y := coordinate(height(v))
-		switch {
-		case math.IsNaN(before):
-			line = append(line, "M"+at(i)+" "+y...)
-			area = append(area, "M"+at(i)+" "+strconv.Itoa(chartHeight)+"V"+y...)
-		case v != before:
-			line, area = append(line, "V"+y...), append(area, "V"+y...)
-		}
-		line, area = append(line, "H"+at(i+1)...), append(area, "H"+at(i+1)...)
-		before = v
-	}
-	if !math.IsNaN(before) {
-		area = append(area, "V"+strconv.Itoa(chartHeight)+"Z"...)
-	}
-	if l.Area && len(area) > 0 {
+	line, area := steps(values, chartHeight, func(i int) string { return coordinate(across * d.at(d.frame.Since.Add(time.Duration(i)*step))) },
+		func(v float64) string { return coordinate(height(v)) })
+	if l.Area && area != "" {
 		fmt.Fprintf(d, `<path class="area area-%d" d="%s"/>`, n, area)
 	}
-	if len(line) > 0 {
+	if line != "" {
 		fmt.Fprintf(d, `<path class="line line-%d" vector-effect="non-scaling-stroke" d="%s"/>`, n, line)
 	}
+}
+
+// steps returns the paths of a series in steps, with gaps where nothing is known, and of the area from there
+// down to the bottom.
+func steps(values []float64, bottom int, x func(i int) string, y func(v float64) string) (line, area string) {
+	var lines, areas strings.Builder
+	last := "" // where the value before is; empty in a gap
+	for i := range len(values) + 1 {
+		next := ""
+		if i < len(values) && !math.IsNaN(values[i]) && !math.IsInf(values[i], 0) {
+			next = y(values[i])
+		}
+		if next == last {
+			continue
+		}
+		at := x(i)
+		if last != "" {
+			lines.WriteString("H" + at)
+			areas.WriteString("H" + at)
+		}
+		switch {
+		case next == "":
+			fmt.Fprintf(&areas, "V%dZ", bottom)
+		case last == "":
+			fmt.Fprintf(&lines, "M%s %s", at, next)
+			fmt.Fprintf(&areas, "M%s %dV%s", at, bottom, next)
+		default:
+			lines.WriteString("V" + next)
+			areas.WriteString("V" + next)
+		}
+		last = next
+	}
+	return lines.String(), areas.String()
 }
 
 // columns averages neighbours so that there are at most so many values.
@@ -160,18 +169,14 @@ func (c *Chart) Legend() template.HTML {
 // Spark draws a series without axes, for a place in a line of text or a table: most is the value at
 // the top. Gaps are as in a Chart. The title says what it shows.
 func Spark(title string, values []float64, most float64) template.HTML {
-	const width, height, columnsShown = 120, 20, 60
-	d := &drawing{}
-	fmt.Fprintf(d, `<svg class="spark" role="img" width="%d" height="%d"><title>%s</title><path class="area area-1" d="`, width, height, text(title, maxTitle))
-	values, _ = columns(values, 0, columnsShown)
+	const width, height, shown = 120, 20, 60
+	values, _ = columns(values, 0, shown)
 	step := float64(width) / float64(max(1, len(values)))
-	for i, v := range values {
-		if math.IsNaN(v) || most <= 0 {
-			continue
-		}
-		y := height * (1 - min(1, max(0, v/most)))
-		fmt.Fprintf(d, "M%s %dV%sH%sV%dZ", coordinate(float64(i)*step), height, coordinate(y), coordinate(float64(i+1)*step), height)
-	}
-	d.WriteString(`"/>`)
+	_, area := steps(values, height, func(i int) string { return coordinate(float64(i) * step) },
+		func(v float64) string {
+			return coordinate(math.Round(height * (1 - min(1, max(0, v/max(most, 1e-9))))))
+		})
+	d := &drawing{}
+	fmt.Fprintf(d, `<svg class="spark" role="img" width="%d" height="%d"><title>%s</title><path class="area area-1" d="%s"/>`, width, height, text(title, maxTitle), area)
 	return d.end()
 }

@@ -159,7 +159,7 @@ func TestBounds(t *testing.T) {
 		for slots := 1; slots <= 1000; slots *= 10 {
 			picture := Slots(theDay, slots, spans)
 			wellFormed(t, picture)
-			if !strings.Contains(string(picture), "s-failed") {
+			if !strings.Contains(string(picture), "✗") {
 				t.Errorf("%d builds, %d slots: the failure is not seen", n, slots)
 			}
 		}
@@ -194,11 +194,11 @@ func TestJoin(t *testing.T) {
 	for _, b := range bars[0] {
 		count += b.count
 	}
-	if len(bars[0]) > 100 || count != 1000 || !strings.Contains(bars[0][0].Title, "too near") {
+	if len(bars[0]) > 100 || count != 1000 || !strings.Contains(bars[0][0].title(), "too near") {
 		t.Errorf("%d bars of %d builds: %+v", len(bars[0]), count, bars[0][0])
 	}
 	few := [][]bar{theDay.bars(spans[:1])}
-	if join(few, 0); len(few[0]) != 1 || few[0][0].Title != "one" {
+	if join(few, 0); len(few[0]) != 1 || few[0][0].title() != "one" {
 		t.Errorf("got %+v", few)
 	}
 }
