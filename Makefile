@@ -1,6 +1,6 @@
 # lighter: bare `make` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help build agents man install demo test lint format fuzz attack bench bench-scheduling axe guix-lab guix-lab-down test-guix bench-guix clean
+.PHONY: help build agents man install demo test lint format fuzz attack bench bench-scheduling bench-web axe guix-lab guix-lab-down test-guix bench-guix clean
 
 GO         ?= go
 BUILD      := build
@@ -100,6 +100,9 @@ bench: build ## the figures of docs/performance.md, with the peers in the same r
 
 bench-scheduling: ## the scheduler in the simulator beside others', on graphs of real packages; SCHEDULINGFLAGS=-quick takes two minutes
 	$(GO) run ./internal/bench/scheduling $(SCHEDULINGFLAGS)
+
+bench-web: build ## first bytes and sizes of the page's pages over a million builds, and what 500 streams of events cost
+	$(GO) run ./internal/bench/webload $(WEBFLAGS)
 
 guix-lab: ## real Guix machines in folders, to try things on (root, Debian; docs/guix-lab.md)
 	internal/guixlab/lab.sh up

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,16 +19,16 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"lighter/internal/api"
+	"lighter/internal/bench/made"
 	"lighter/internal/ledger"
 	"lighter/internal/testkit/farm"
-	"lighter/store"
 )
 
 // benchMillion measures a ledger with as many builds as -builds says: what it takes, how
 // long it starts, and how long everything that a person asks of it takes. It has no peer.
 func benchMillion(ctx context.Context, b *bench) error {
 	dir := filepath.Join(b.folder, "million")
-	m := &million{bench: b, dir: dir, farm: newFakeFarm(b.builds)}
+	m := &million{bench: b, dir: dir, farm: made.New(b.builds, time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC))}
 	for _, step := range []func(context.Context) error{m.fill, m.start, m.lists, m.commands, m.submissions, m.prune, m.start, m.lists} {
 		if err := step(ctx); err != nil {
 			return err
@@ -42,7 +41,7 @@ func benchMillion(ctx context.Context, b *bench) error {
 type million struct {
 	*bench
 	dir  string
-	farm *fakeFarm
+	farm *made.Farm
 	note string // behind what is measured, once half is pruned
 }
 
@@ -60,28 +59,10 @@ func (m *million) with(fn func(l *ledger.Ledger) error) error {
 	return errors.Join(fn(l), l.Close())
 }
 
-// fillBlock is how many builds go through their states together, and fillers how many
-// such blocks do so at the same time.
-const fillBlock, fillers = 500, 4
-
 // fill makes the builds, each with its whole history.
 func (m *million) fill(ctx context.Context) error {
 	begun := time.Now()
-	err := m.with(func(l *ledger.Ledger) error {
-		group, groupCtx := errgroup.WithContext(ctx)
-		group.SetLimit(fillers)
-		for first := 0; first < m.builds && groupCtx.Err() == nil; first += fillBlock {
-			group.Go(func() error {
-				for _, changes := range m.farm.block(first, min(fillBlock, m.builds-first)) {
-					if _, err := l.Apply(groupCtx, changes, false); err != nil {
-						return err
-					}
-				}
-				return nil
-			})
-		}
-		return group.Wait()
-	})
+	err := m.with(func(l *ledger.Ledger) error { return m.farm.Fill(ctx, l) })
 	if err != nil {
 		return err
 	}
@@ -174,7 +155,7 @@ func startOnce(dir string) error {
 func (m *million) lists(ctx context.Context) error {
 	return m.with(func(l *ledger.Ledger) error {
 		var longest time.Duration
-		for _, k := range m.farm.listings() {
+		for _, k := range listings(m.farm) {
 			n := 0
 			err := m.ask("first page, "+k.name, &longest, func() (err error) {
 				n = 0
@@ -190,7 +171,7 @@ func (m *million) lists(ctx context.Context) error {
 				return err
 			}
 		}
-		for _, k := range m.farm.listings() {
+		for _, k := range listings(m.farm) {
 			n := 0
 			err := m.ask("count, "+k.name, &longest, func() error {
 				counts, err := l.Count(ctx, &k.filter)
@@ -207,7 +188,7 @@ func (m *million) lists(ctx context.Context) error {
 				return err
 			}
 		}
-		drv := m.farm.build(m.builds - 1)
+		drv := m.farm.Build(m.builds - 1)
 		err := m.ask("builds of an output", &longest, func() error {
 			_, err := l.ByOutput(ctx, drv.OutputPaths["out"])
 			return err
@@ -266,7 +247,7 @@ func (m *million) commands(ctx context.Context) error {
 	}
 	m.row("a coordinator, from its start to its first answer", "%s", milliseconds(time.Since(begun)))
 	var longest time.Duration
-	some := m.farm.build(m.builds / 2)
+	some := m.farm.Build(m.builds / 2)
 	for _, args := range [][]string{
 		{"status"},
 		{"builds", "list"},
@@ -298,7 +279,7 @@ func (m *million) submissions(ctx context.Context) error {
 		for c := range clients {
 			group.Go(func() error {
 				for i := range each {
-					b := m.farm.build(m.builds + c*each + i)
+					b := m.farm.Build(m.builds + c*each + i)
 					b.State, b.Machine, b.OutputPaths, b.Stopped, b.Started = api.Queued, "", nil, nil, nil
 					if _, err := l.Apply(groupCtx, []ledger.Change{{Build: b, Create: true}}, true); err != nil {
 						return err
@@ -342,7 +323,7 @@ func (m *million) prune(ctx context.Context) error {
 		})
 		begun := time.Now()
 		var archive bytes.Buffer
-		result, err := l.Prune(ctx, ledger.PruneOptions{Before: m.farm.time(m.builds / 2)}, func(b *api.Build, events []api.Event) error {
+		result, err := l.Prune(ctx, ledger.PruneOptions{Before: m.farm.Time(m.builds / 2)}, func(b *api.Build, events []api.Event) error {
 			archive.Reset() // what is measured is the ledger
 			encoder := json.NewEncoder(&archive)
 			return errors.Join(encoder.Encode(b), encoder.Encode(events))
@@ -371,109 +352,6 @@ func (m *million) prune(ctx context.Context) error {
 
 func milliseconds(d time.Duration) string { return fmt.Sprintf("%.1f ms", d.Seconds()*1000) }
 
-// fakeFarm makes up builds as a farm that follows the commits of a distribution has them.
-type fakeFarm struct {
-	builds int
-	names  []string
-}
-
-// perCommit is how many builds a commit causes.
-const perCommit = 20_000
-
-func newFakeFarm(n int) *fakeFarm {
-	f := &fakeFarm{builds: n}
-	for i := range 30_000 {
-		kind := []string{"rust", "rust", "rust", "python", "python", "r", "go", "perl", "emacs", "texlive", "lib"}[i%11]
-		f.names = append(f.names, fmt.Sprintf("%s-package%d-%d.%d.%d", kind, i, i%5, i%13, i%7))
-	}
-	return f
-}
-
-var fakeSystems = []string{"x86_64-linux", "x86_64-linux", "aarch64-linux", "i686-linux", "aarch64-linux", "x86_64-linux", "powerpc64le-linux", "armhf-linux"}
-
-// time is when a build was submitted; each follows the one before by a second.
-func (f *fakeFarm) time(i int) time.Time {
-	return time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).Add(time.Duration(i) * time.Second)
-}
-
-func (f *fakeFarm) commit(i int) string { return fmt.Sprintf("%040x", 1+i/perCommit) }
-
-// build returns a build at its end; the same one for the same number.
-func (f *fakeFarm) build(i int) *api.Build {
-	rng := rand.New(rand.NewPCG(uint64(i), 1)) // #nosec G115 -- a seed
-	digits := func(n int) string {
-		text := make([]byte, n)
-		for i := range text {
-			text[i] = "0123456789abcdfghijklmnpqrsvwxyz"[rng.IntN(32)]
-		}
-		return string(text)
-	}
-	name := f.names[rng.IntN(len(f.names))]
-	submitted := f.time(i)
-	begun, ended := submitted.Add(time.Hour), submitted.Add(2*time.Hour)
-	branch := "master"
-	if i/perCommit%5 == 4 {
-		branch = fmt.Sprint("team-", i/perCommit%7)
-	}
-	b := &api.Build{
-		Request: api.Request{
-			ID:         fmt.Sprintf("%08x-%04x-4%03x-8%03x-%012x", rng.Uint32(), rng.IntN(1<<16), rng.IntN(1<<12), rng.IntN(1<<12), i),
-			Derivation: store.Path("/gnu/store/" + digits(32) + "-" + name + ".drv"),
-			Tags:       map[string]string{"branch": branch, "commit": f.commit(i)},
-		},
-		System: fakeSystems[rng.IntN(len(fakeSystems))], State: api.Succeeded, Submitted: submitted, Started: &begun, Stopped: &ended,
-		Attempt: 1, Machine: fmt.Sprint("machine", rng.IntN(40)), OutputPaths: make(map[string]store.Path),
-		OutputSize: int64(rng.IntN(1 << 26)), SentBytes: int64(rng.IntN(1 << 24)), FetchBytes: int64(rng.IntN(1 << 24)), LogSize: int64(rng.IntN(1 << 18)),
-		Hardware: &api.Hardware{CPU: "AMD EPYC 7543 32-Core Processor", Cores: 32, Memory: 128 << 30},
-	}
-	for _, output := range []string{"out", "doc", "lib"}[:1+rng.IntN(3)] {
-		b.OutputPaths[output] = store.Path("/gnu/store/" + digits(32) + "-" + name + "-" + output)
-	}
-	switch n := rng.IntN(1000); {
-	case i > f.builds-2000 && i < f.builds:
-		b.State, b.Stopped = api.Building, nil
-		if i > f.builds-1000 {
-			b.State = api.Queued
-		}
-	case n < 50:
-		b.State, b.Reason = api.Failed, "the builder failed with exit code 1"
-		b.Failure = &api.Failure{Culprit: api.CulpritDerivation, Phase: api.Building, Machine: b.Machine, Kind: "builder", ExitCode: 1, Message: "the builder failed with exit code 1"}
-	case n < 55:
-		b.State = api.TimedOut
-	case n < 60:
-		b.State = api.Canceled
-	}
-	return b
-}
-
-// block returns the changes that bring builds from their submission to where they are
-// now, one list after the other.
-func (f *fakeFarm) block(first, n int) [][]ledger.Change {
-	states := []api.State{api.Queued, api.Placed, api.Sending, api.Building, api.Fetching, ""}
-	block := make([][]ledger.Change, len(states))
-	for i := first; i < first+n; i++ {
-		last := f.build(i)
-		for at, state := range states {
-			b := *last
-			if state == "" {
-				state = last.State
-			}
-			b.State = state
-			if !state.Final() {
-				b.Stopped, b.OutputPaths, b.Failure, b.Reason, b.LogSize, b.FetchBytes = nil, nil, nil, "", 0, 0
-			}
-			if state == api.Queued {
-				b.Machine, b.Started, b.Hardware, b.Attempt = "", nil, nil, 0
-			}
-			block[at] = append(block[at], ledger.Change{Build: &b, Create: at == 0})
-			if state == last.State {
-				break
-			}
-		}
-	}
-	return block
-}
-
 // listing is one kind of listing.
 type listing struct {
 	name        string
@@ -482,13 +360,13 @@ type listing struct {
 }
 
 // listings are questions that people ask, and some that find little among many.
-func (f *fakeFarm) listings() []listing {
+func listings(f *made.Farm) []listing {
 	states := func(s ...api.State) api.Filter { return api.Filter{States: s} }
 	tags := func(tags map[string]string) api.Filter { return api.Filter{Tags: tags} }
-	middle := f.builds * 3 / 4
-	some := f.build(middle)
+	middle := f.Builds * 3 / 4
+	some := f.Build(middle)
 	name := api.DerivationName(some.Derivation)
-	commit := map[string]string{"commit": f.commit(middle)}
+	commit := map[string]string{"commit": f.Commit(middle)}
 	return []listing{
 		{"all", api.Filter{}, false},
 		{"all, the oldest first", api.Filter{}, true},
@@ -509,12 +387,12 @@ func (f *fakeFarm) listings() []listing {
 		{"name: lib-* (9 %)", api.Filter{Name: "lib-*"}, false},
 		{"name: rust-* (27 %)", api.Filter{Name: "rust-*"}, false},
 		{"name: none*", api.Filter{Name: "none*"}, false},
-		{"since a day ago", api.Filter{Since: f.time(f.builds - 86_400)}, false},
-		{"an hour long ago", api.Filter{Since: f.time(middle), Until: f.time(middle + 3600)}, false},
-		{"a time with no builds", api.Filter{Until: f.time(-1)}, false},
+		{"since a day ago", api.Filter{Since: f.Time(f.Builds - 86_400)}, false},
+		{"an hour long ago", api.Filter{Since: f.Time(middle), Until: f.Time(middle + 3600)}, false},
+		{"a time with no builds", api.Filter{Until: f.Time(-1)}, false},
 		{"an old commit, failed", api.Filter{Tags: commit, States: []api.State{api.Failed}}, false},
 		{"an old commit, system, failed, the oldest first", api.Filter{Tags: commit, System: "i686-linux", States: []api.State{api.Failed}}, true},
-		{"a branch, an old commit that is not of it (none)", tags(map[string]string{"branch": "team-0", "commit": f.commit(middle)}), false},
+		{"a branch, an old commit that is not of it (none)", tags(map[string]string{"branch": "team-0", "commit": f.Commit(middle)}), false},
 		{"system, machine, timed out", api.Filter{System: "armhf-linux", Machine: "machine3", States: []api.State{api.TimedOut}}, false},
 		{"rust-*, system, canceled", api.Filter{Name: "rust-*", System: "armhf-linux", States: []api.State{api.Canceled}}, false},
 		{"rust-*, building, an old commit (none)", api.Filter{Name: "rust-*", States: []api.State{api.Building}, Tags: commit}, false},
