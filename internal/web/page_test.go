@@ -21,7 +21,8 @@ import (
 )
 
 // coordinator stands in for one: it answers requests with what functions return, by method and path as
-// patterns of net/http are. Events are answered line by line. What has no function is not found.
+// patterns of net/http are; or with what such a function returns does. Events are answered line by line. What has no function is not
+// found.
 type coordinator map[string]func(*http.Request) (any, error)
 
 // newServer returns a server of pages over a coordinator, with a clock that stands at testNow.
@@ -31,6 +32,10 @@ func newServer(t *testing.T, c coordinator) *Server {
 	for pattern, answer := range c {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			v, err := answer(r)
+			if h, ok := v.(http.HandlerFunc); ok {
+				h(w, r)
+				return
+			}
 			var e *api.Error
 			if errors.As(err, &e) {
 				w.WriteHeader(e.Status)

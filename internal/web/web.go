@@ -42,6 +42,9 @@ type Server struct {
 	asks   chan struct{} // places of what is asked of the coordinator
 	places chan struct{} // of pages that are being answered
 	bodies *answers
+	logs   logIndexes
+
+	logStreams chan struct{} // places of logs that are being sent
 }
 
 // maxAsks is how many requests to the coordinator are under way at a time. It answers as many of one
@@ -56,6 +59,7 @@ func New(o Options) *Server {
 	s := &Server{
 		client: o.Client, log: o.Logger, title: o.Title, now: o.Now,
 		asks: make(chan struct{}, maxAsks), places: make(chan struct{}, maxPages), bodies: newAnswers(),
+		logStreams: make(chan struct{}, maxLogStreams),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -83,6 +87,7 @@ func (s *Server) Handler() http.Handler {
 	}
 	mux.Handle("GET /static/", staticFiles())
 	mux.Handle("GET /events", s.feed)
+	mux.HandleFunc("GET /build/{id}/log", s.serveLog)
 	mux.HandleFunc("GET /metrics", s.serveMetrics)
 	mux.HandleFunc("GET /feed.atom", s.serveAtom)
 	mux.HandleFunc("GET /badge/package/{file}", s.serveBadge(s.packageBadge))
@@ -105,6 +110,7 @@ func (s *Server) pages() []page {
 		{path: "/tag/{tag...}", template: "submission", load: s.loadTag},
 		{path: "/history", template: "history", load: s.loadHistory},
 		{path: "/machine/{name}", template: "machine", load: s.loadMachine},
+		{path: "/build/{id}/log.html", template: "log", load: s.loadLog},
 	}
 }
 

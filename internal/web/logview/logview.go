@@ -83,15 +83,14 @@ func cutNote(more int) string {
 }
 
 // Render returns lines as the contents of a <pre>: each a <span> with an id such as L12, a link to itself, and its text.
-// link is where the links lead, before "#L12". Colours are classes; see the stylesheet. It stops when that has MaxHTML bytes,
+// Colours are classes; see the stylesheet. It stops when that has MaxHTML bytes,
 // and returns how many lines it rendered. With last it leaves out lines at the start instead.
-func Render(lines []Line, link string, last bool) (template.HTML, int) {
+func Render(lines []Line, last bool) (template.HTML, int) {
 	var b bytes.Buffer
 	ends := make([]int, 0, len(lines))
-	link = html.EscapeString(link)
 	var s style
 	for i := range lines {
-		s = lines[i].render(&b, link, s)
+		s = lines[i].render(&b, s)
 		if b.Len() > MaxHTML && !last && i > 0 {
 			break
 		}
@@ -114,13 +113,13 @@ func Render(lines []Line, link string, last bool) (template.HTML, int) {
 }
 
 // render writes a line, and returns the style that the next one begins with.
-func (l *Line) render(b *bytes.Buffer, link string, s style) style {
+func (l *Line) render(b *bytes.Buffer, s style) style {
 	number := strconv.Itoa(l.Number)
 	b.WriteString(`<span id="L` + number + `"`)
 	if l.Open {
 		b.WriteString(` class="open"`)
 	}
-	b.WriteString(`><a href="` + link + `#L` + number + `" tabindex="-1">` + number + `</a>`)
+	b.WriteString(`><a href="#L` + number + `" tabindex="-1">` + number + `</a>`)
 	if l.Continued {
 		b.WriteString(`<i>(continued)</i> `)
 	}

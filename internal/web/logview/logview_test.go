@@ -17,11 +17,11 @@ func TestRender(t *testing.T) {
 		"markup":           {"<script>alert('1')</script> & \"x\"", "&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt; &amp; &#34;x&#34;"},
 		"colour":           {"a\x1b[31mred\x1b[0mb", `a<span class="f1">red</span>b`},
 		"bold and bright":  {"\x1b[1;92mgood\x1b[m.", `<span class="f10 bold">good</span>.`},
-		"256 colours":      {"\x1b[38;5;196mx\x1b[48;5;21my", `<span class="f9">x</span><span class="b4">y</span>`},
+		"256 colours":      {"\x1b[38;5;196mx\x1b[48;5;21my", `<span class="f9">x</span><span class="on b4">y</span>`},
 		"true colour":      {"\x1b[38;2;250;5;5mx\x1b[39my", `<span class="f9">x</span>y`},
 		"colons":           {"\x1b[38:5:2mx", `<span class="f2">x</span>`},
-		"black on black":   {"\x1b[30;40mx", `<span class="b0">x</span>`},
-		"flipped":          {"\x1b[7mx\x1b[31my\x1b[27mz", `<span class="flip">x</span><span class="b1">y</span><span class="f1">z</span>`},
+		"black on black":   {"\x1b[30;40mx", `<span class="on b0">x</span>`},
+		"flipped":          {"\x1b[7mx\x1b[31my\x1b[27mz", `<span class="flip">x</span><span class="on b1">y</span><span class="f1">z</span>`},
 		"concealed":        {"\x1b[8mx", "x"},
 		"not a number":     {"\x1b[38;5;999mx\x1b[>4;1mx", "xx"},
 		"cursor and title": {"a\x1b[2J\x1b[10A\x1b]0;t\x07b", "ab"},
@@ -36,8 +36,8 @@ func TestRender(t *testing.T) {
 		"too long":         {strings.Repeat("x", maxLine+1), strings.Repeat("x", maxLine) + "<i> … 1 more byte</i>"},
 		"cut in a letter":  {strings.Repeat("x", maxLine-1) + "äö", strings.Repeat("x", maxLine-1) + "<i> … 4 more bytes</i>"},
 	} {
-		got, n := Render(Split([]byte(c.in), 0, 7, true, 9), "?from=0&x", false)
-		want := `<span id="L7" class="open"><a href="?from=0&amp;x#L7" tabindex="-1">7</a>` + c.want + "\n</span>"
+		got, n := Render(Split([]byte(c.in), 0, 7, true, 9), false)
+		want := `<span id="L7" class="open"><a href="#L7" tabindex="-1">7</a>` + c.want + "\n</span>"
 		if string(got) != want || n != 1 {
 			t.Errorf("%s:\n got %s\nwant %s", name, got, want)
 		}
@@ -48,17 +48,17 @@ func TestRender(t *testing.T) {
 func TestRenderIsBounded(t *testing.T) {
 	line := strings.Repeat("\x1b[1;3;4;9;101mx", maxLine/13) + "\n"
 	lines := Split([]byte(strings.Repeat(line, 30)), 0, 1, true, 1<<20)
-	first, n := Render(lines, "", false)
+	first, n := Render(lines, false)
 	if len(first) > MaxHTML || n == 0 || n == len(lines) || !strings.HasPrefix(string(first), `<span id="L1">`) {
 		t.Errorf("the first ones: %d bytes, %d lines", len(first), n)
 	}
-	last, n := Render(lines, "", true)
+	last, n := Render(lines, true)
 	if len(last) > MaxHTML || n == 0 || n == len(lines) || !strings.Contains(string(last), `id="L30"`) || !strings.HasPrefix(string(last), fmt.Sprintf(`<span id="L%d">`, 31-n)) {
 		t.Errorf("the last ones: %d bytes, %d lines, %.40s", len(last), n, last)
 	}
 }
 
-var spans = regexp.MustCompile(`<span id="L[0-9]+"( class="open")?>|<a href="x#L[0-9]+" tabindex="-1">|</a>|<span class="[a-z0-9 ]+">|</span>|</?i>`)
+var spans = regexp.MustCompile(`<span id="L[0-9]+"( class="open")?>|<a href="#L[0-9]+" tabindex="-1">|</a>|<span class="[a-z0-9 ]+">|</span>|</?i>`)
 
 func FuzzRender(f *testing.F) {
 	f.Add([]byte("<b onclick=x>\x1b[31;1mred\x1b[38;5;1m\xff\u202e\r\n\x1b]8;;x\x07\n"))
@@ -81,7 +81,7 @@ func FuzzRender(f *testing.F) {
 			t.Fatalf("it ends at %d of %d", offset, 10+len(text))
 		}
 		FirstError(lines)
-		got, n := Render(lines, "x", len(text)%2 == 0)
+		got, n := Render(lines, len(text)%2 == 0)
 		if n > len(lines) || n == 0 && len(lines) > 0 || len(got) > MaxHTML+64<<10 {
 			t.Fatalf("%d of %d lines, %d bytes", n, len(lines), len(got))
 		}

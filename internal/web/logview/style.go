@@ -25,7 +25,7 @@ func (s style) classes() string {
 	var list []string
 	switch {
 	case bg > 0:
-		list = append(list, "b"+strconv.Itoa(int(bg-1)))
+		list = append(list, "on", "b"+strconv.Itoa(int(bg-1)))
 	case s.flip:
 		list = append(list, "flip")
 	case fg > 0:

@@ -75,3 +75,63 @@
     }
   });
 })();
+
+// A log that is being written goes on: its newer lines are fetched as the server renders them, while
+// somebody looks, and seldom when little comes.
+(() => {
+  const log = document.querySelector("pre.log");
+  if (!log) return;
+  const line = /^#L(\d+)$/.exec(location.hash);
+  if (line && !document.getElementById(line[0].slice(1)) && !new URLSearchParams(location.search).has("line")) {
+    const there = new URL(location.href);
+    for (const name of ["from", "before"]) there.searchParams.delete(name);
+    there.searchParams.set("line", line[1]);
+    location.replace(there);
+    return;
+  }
+  const maxLines = 5000, soon = 1000, late = 15000;
+  const follow = document.querySelector("#follow input");
+  let wait = soon, timer = 0;
+
+  const look = async () => {
+    timer = 0;
+    if (document.hidden) return;
+    const page = await fetch(new URL(log.dataset.more, location.href), { headers: { Accept: "text/html" } })
+      .then(async (a) => a.ok && new DOMParser().parseFromString(await a.text(), "text/html"), () => null);
+    const fresh = page && page.querySelector("pre.log");
+    if (fresh) take(page, fresh);
+    else wait = Math.min(late, 2 * wait);
+    if (log.dataset.more) timer = setTimeout(look, wait * (0.8 + 0.4 * Math.random()));
+  };
+
+  const take = (page, fresh) => {
+    const news = fresh.dataset.more !== log.dataset.more;
+    wait = news ? soon : Math.min(late, 2 * wait);
+    if (fresh.childElementCount) {
+      for (const open of log.querySelectorAll(":scope > .open")) open.remove();
+      log.append(...fresh.childNodes);
+      while (log.childElementCount > maxLines) log.firstElementChild.remove();
+      document.getElementById("nothing")?.remove();
+    }
+    document.getElementById("about").replaceWith(page.getElementById("about"));
+    const more = document.getElementById("more");
+    if (fresh.dataset.more) {
+      log.dataset.more = more.href = fresh.dataset.more;
+    } else {
+      delete log.dataset.more;
+      more.remove();
+      document.getElementById("follow").remove();
+      return;
+    }
+    if (news && follow.checked) log.lastElementChild?.scrollIntoView({ block: "end" });
+  };
+
+  if (log.dataset.tail === undefined) return;
+  document.getElementById("follow").hidden = false;
+  timer = setTimeout(look, soon);
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden || timer || !log.dataset.more) return;
+    wait = soon;
+    look();
+  });
+})();
