@@ -48,6 +48,7 @@ type MachineUse struct {
 	Used    float64       `json:"used"`  // slots, on average
 	Slots   float64       `json:"slots"` // on average; none while it was down
 	Part    int           `json:"part"`  // percent that was used of the time of its slots
+	Known   api.Seconds   `json:"known"` // of how much time that is
 	Picture template.HTML `json:"-"`
 }
 
@@ -194,17 +195,40 @@ func (h past) rows(length api.Seconds) []HistoryRow {
 // use says how a machine was used.
 func (h past) use(m *api.MachineHistory) MachineUse {
 	u := MachineUse{Machine: m.Machine, Used: h.mean(m.Used), Slots: h.mean(m.Slots)}
+	for _, seconds := range h.Covered {
+		u.Known += seconds
+	}
 	if u.Slots > 0 {
 		u.Part = int(math.Round(100 * min(1, u.Used/u.Slots)))
 	}
 	return u
 }
 
+// least is the least time that a picture spans.
+const least = 2 * time.Hour
+
+// begin is how many steps a picture leaves out, of which nothing is known: of a farm that is young, for it would
+// be seen at the margin alone.
+func (h past) begin() int {
+	whole := h.Until.Sub(h.Since)
+	if len(h.Times) == 0 || h.Times[0].Sub(h.Since) < whole/2 {
+		return 0
+	}
+	return int(min(h.Times[0].Sub(h.Since), whole-least) / h.Step.Duration())
+}
+
+// frame is that of pictures.
+func (h past) frame(title, description string) picture.Frame {
+	since := h.Since.Add(time.Duration(h.begin()) * h.Step.Duration())
+	return picture.Frame{Title: title, Description: description, Since: since.UTC(), Until: h.Until.UTC()}
+}
+
 // figure draws lines, each of which has a value for every step.
 func (h past) figure(title string, lines ...picture.Line) Figure {
-	c := picture.Chart{Frame: picture.Frame{
-		Title: title, Description: "From " + h.Since.UTC().Format(time.DateTime) + " to " + h.Until.UTC().Format(time.DateTime) + " UTC.", Since: h.Since.UTC(), Until: h.Until.UTC(),
-	}, Step: h.Step.Duration(), Lines: lines}
+	for i := range lines {
+		lines[i].Values = lines[i].Values[min(h.begin(), len(lines[i].Values)):]
+	}
+	c := picture.Chart{Frame: h.frame(title, "The table in numbers has the same."), Step: h.Step.Duration(), Lines: lines}
 	return Figure{title, c.SVG(), c.Legend()}
 }
 
@@ -219,7 +243,7 @@ func (h past) pictures(span string) *HistoryPictures {
 	return &HistoryPictures{
 		Span: span,
 		Builds: h.figure("Builds per hour",
-			picture.Line{Name: "made", Values: h.dense(h.perHour(t.succeeded)), Area: true}, picture.Line{Name: "failed", Values: h.dense(h.perHour(t.failed))}),
+			picture.Line{Name: "made", Values: h.dense(h.perHour(t.succeeded)), Area: true}, picture.Line{Name: "failed", Values: h.dense(h.perHour(t.failed)), Bad: true}),
 		Queue: h.figure("Builds to do",
 			picture.Line{Name: "ready", Values: h.dense(t.queued), Area: true}, picture.Line{Name: "waiting for others", Values: h.dense(t.waiting)}),
 		Slots: h.slots(h.Used, h.History.Slots),

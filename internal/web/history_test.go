@@ -134,3 +134,26 @@ func TestNoHistory(t *testing.T) {
 		t.Errorf("%d: %s", page.Code, page.Body)
 	}
 }
+
+// Pictures of a farm that is young begin when it did, but span some hours.
+func TestYoungFarm(t *testing.T) {
+	for _, tt := range []struct{ known, want time.Duration }{
+		{24 * time.Hour, 24 * time.Hour},
+		{13 * time.Hour, 24 * time.Hour},
+		{5 * time.Hour, 5 * time.Hour},
+		{15 * time.Minute, 2 * time.Hour},
+		{0, 24 * time.Hour},
+	} {
+		h := past{&api.History{Since: testNow.Add(-24 * time.Hour), Until: testNow, Step: 900}}
+		for at := testNow.Add(-tt.known); at.Before(testNow); at = at.Add(15 * time.Minute) {
+			h.Times, h.Covered, h.Used, h.History.Slots = append(h.Times, at), append(h.Covered, 900), append(h.Used, 1), append(h.History.Slots, 2)
+		}
+		f := h.frame("", "")
+		if got := f.Until.Sub(f.Since); got != tt.want {
+			t.Errorf("%s of it is known: it spans %s, want %s", tt.known, got, tt.want)
+		}
+		if image := string(h.slots(h.Used, h.History.Slots).Image); tt.known > 0 && !strings.Contains(image, "H1000") {
+			t.Errorf("%s of it is known, and not the end: %s", tt.known, image)
+		}
+	}
+}

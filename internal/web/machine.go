@@ -92,13 +92,14 @@ func (s *Server) loadMachine(r *http.Request) (any, error) {
 	if err := s.lately(r.Context(), m); err != nil {
 		return nil, err
 	}
-	since, until := s.now().Add(-historyDay.time), s.now()
+	frame := picture.Frame{Since: s.now().Add(-historyDay.time).UTC(), Until: s.now().UTC()}
 	if h, err := s.past.get(r.Context(), historyDay, name, false); err == nil && len(h.Machines) > 0 {
 		use, slots := h.use(&h.Machines[0]), h.slots(h.Machines[0].Used, h.Machines[0].Slots)
 		m.Use, m.Slots = &use, &slots
-		since, until = h.Since, h.Until
+		frame = h.frame("", "")
 	}
-	s.day(m, since, until)
+	frame.Title, frame.Description = "Builds in the slots of "+name, "One row for each slot. The table below has the newest of them."
+	s.day(m, frame)
 	return m, nil
 }
 
@@ -177,10 +178,10 @@ var failureKinds = map[string]string{
 }
 
 // day adds the bars of the last day, by the events that were read.
-func (s *Server) day(m *MachinePage, since, until time.Time) {
+func (s *Server) day(m *MachinePage, frame picture.Frame) {
 	now := s.now()
-	spans, known := s.feed.Spans(m.Name, since)
-	m.Since, m.Cut, m.Attempts = known, known.IsZero() || known.After(since), []MachineAttempt{}
+	spans, known := s.feed.Spans(m.Name, frame.Since)
+	m.Since, m.Cut, m.Attempts = known, known.IsZero() || known.After(frame.Since), []MachineAttempt{}
 	var bars []picture.Span
 	for _, span := range spans {
 		a := MachineAttempt{Build: span.Build, Name: cmp.Or(api.DerivationName(span.Derivation), display.ShortID(span.Build)), From: span.From, To: span.To, State: span.State}
@@ -197,6 +198,6 @@ func (s *Server) day(m *MachinePage, since, until time.Time) {
 	slices.Reverse(m.Attempts) // the newest first
 	m.Attempts = m.Attempts[:min(len(m.Attempts), maxAttempts)]
 	if len(bars) > 0 {
-		m.Bars = picture.Slots(picture.Frame{Title: "Builds in the slots of " + m.Name, Description: "One row for each slot. The table below has the newest of them.", Since: since.UTC(), Until: until.UTC()}, m.ParallelBuilds, bars)
+		m.Bars = picture.Slots(frame, m.ParallelBuilds, bars)
 	}
 }

@@ -15,6 +15,7 @@ type Line struct {
 	Name   string
 	Values []float64
 	Area   bool // what is below it is filled
+	Bad    bool // it counts failures
 }
 
 // Chart is a picture of series over time.
@@ -68,7 +69,7 @@ func (c *Chart) SVG() template.HTML {
 		}
 	}
 	for i := range lines {
-		d.line(&lines[i], i+1, c.Step, min(maxOfLine, maxColumns/paths), height)
+		d.line(&lines[i], lines[i].class(i), c.Step, min(maxOfLine, maxColumns/paths), height)
 	}
 	d.WriteString(`</svg>`)
 	for _, v := range ticks {
@@ -77,16 +78,24 @@ func (c *Chart) SVG() template.HTML {
 	return d.end()
 }
 
-// line draws one line, the n-th, of at most so many values.
-func (d *drawing) line(l *Line, n int, step time.Duration, most int, height func(float64) float64) {
+// class is what a line looks like, by its place.
+func (l *Line) class(i int) string {
+	if l.Bad {
+		return "bad"
+	}
+	return strconv.Itoa(i + 1)
+}
+
+// line draws one line of at most so many values.
+func (d *drawing) line(l *Line, class string, step time.Duration, most int, height func(float64) float64) {
 	values, step := columns(l.Values, step, most)
 	line, area := steps(values, chartHeight, func(i int) string { return coordinate(across * d.at(d.frame.Since.Add(time.Duration(i)*step))) },
 		func(v float64) string { return coordinate(height(v)) })
 	if l.Area && area != "" {
-		fmt.Fprintf(d, `<path class="area area-%d" d="%s"/>`, n, area)
+		fmt.Fprintf(d, `<path class="area" d="%s"/>`, area)
 	}
 	if line != "" {
-		fmt.Fprintf(d, `<path class="line line-%d" vector-effect="non-scaling-stroke" d="%s"/>`, n, line)
+		fmt.Fprintf(d, `<path class="line line-%s" vector-effect="non-scaling-stroke" d="%s"/>`, class, line)
 	}
 }
 
@@ -160,7 +169,7 @@ func (c *Chart) Legend() template.HTML {
 	d := &drawing{}
 	d.WriteString(`<ul class="legend">`)
 	for i := range c.Lines[:min(len(c.Lines), maxLines)] {
-		fmt.Fprintf(d, `<li><svg width="24" height="10" aria-hidden="true"><line class="line line-%d" x1="0" x2="24" y1="5" y2="5"/></svg> %s</li>`, i+1, text(c.Lines[i].Name, maxLabel))
+		fmt.Fprintf(d, `<li><svg width="24" height="10" aria-hidden="true"><line class="line line-%s" x1="0" x2="24" y1="5" y2="5"/></svg> %s</li>`, c.Lines[i].class(i), text(c.Lines[i].Name, maxLabel))
 	}
 	d.WriteString(`</ul>`)
 	return template.HTML(d.String()) // #nosec G203 -- the names went through text
@@ -177,6 +186,6 @@ func Spark(title string, values []float64, most float64) template.HTML {
 			return coordinate(math.Round(height * (1 - min(1, max(0, v/max(most, 1e-9))))))
 		})
 	d := &drawing{}
-	fmt.Fprintf(d, `<svg class="spark" role="img" width="%d" height="%d"><title>%s</title><path class="area area-1" d="%s"/>`, width, height, text(title, maxTitle), area)
+	fmt.Fprintf(d, `<svg class="spark" role="img" width="%d" height="%d"><title>%s</title><path class="area" d="%s"/>`, width, height, text(title, maxTitle), area)
 	return d.end()
 }

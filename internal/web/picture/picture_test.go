@@ -87,6 +87,7 @@ func TestPictures(t *testing.T) {
 	chart := Chart{Frame: theDay, Step: 3 * time.Hour, Whole: true, Lines: []Line{
 		{Name: "x86_64-linux", Values: []float64{0, 12, 12, nan, 30, 7, 7, 7}, Area: true},
 		{Name: "aarch64-linux", Values: []float64{1, 1, nan, nan, 2}},
+		{Name: "failed", Values: []float64{0, 3, 3}, Bad: true},
 	}}
 	golden(t, "chart", chart.SVG())
 	golden(t, "legend", chart.Legend())
