@@ -140,13 +140,18 @@ func (o *opsMerger) MergeOlder(ops []byte) error {
 
 // Finish implements pebble.ValueMerger.
 func (o *opsMerger) Finish(includesBase bool) ([]byte, io.Closer, error) {
-	ops := make([]byte, 0, chunkSize)
-	for i := range byte(chunkSize) {
-		switch {
-		case o.set.has(i):
+	known := o.set
+	if !includesBase {
+		known = known.or(o.clear)
+	}
+	ops := make([]byte, 0, known.count())
+	for w, word := range known {
+		for ; word != 0; word &= word - 1 {
+			i := byte(w*64 + bits.TrailingZeros64(word)) // #nosec G115 -- below chunkSize
+			if !o.set.has(i) {
+				i |= cleared
+			}
 			ops = append(ops, i)
-		case !includesBase && o.clear.has(i):
-			ops = append(ops, i|cleared)
 		}
 	}
 	return ops, nil, nil
