@@ -44,7 +44,7 @@ func (b *badge) svg() []byte {
 	left, right = html.EscapeString(left), html.EscapeString(right)
 	var s strings.Builder
 	fmt.Fprintf(&s, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" role="img" aria-label="%s: %s"><title>%[3]s: %[4]s</title>`, l+r, badgeHeight, left, right)
-	fmt.Fprintf(&s, `<rect width="%d" height="%d" fill="#333b37"/><rect x="%[1]d" width="%d" height="%[2]d" fill="%[4]s"/>`, l, badgeHeight, r, colour)
+	fmt.Fprintf(&s, `<rect width="%[1]d" height="%[3]d" fill="#333b37"/><rect x="%[1]d" width="%[2]d" height="%[3]d" fill="%[4]s"/>`, l, r, badgeHeight, colour)
 	s.WriteString(`<g fill="#fff" font-family="Verdana,DejaVu Sans,sans-serif" font-size="11">`)
 	for _, half := range []struct {
 		x, width int

@@ -52,8 +52,12 @@ func (s *Server) loadBlocking(r *http.Request) (any, error) {
 		if err != nil {
 			return nil, err
 		}
+		all, err := s.blocking(r.Context(), "", mostBlocking)
+		if err != nil {
+			return nil, err
+		}
 		limit = someBlocking
-		systems = systemsOf(status)
+		systems = systemsOf(status, all)
 		if len(systems) > maxSystems {
 			systems, m.Left = systems[:maxSystems], systems[maxSystems:]
 		}
@@ -78,9 +82,15 @@ func (s *Server) loadBlocking(r *http.Request) (any, error) {
 	return m, nil
 }
 
-// systemsOf returns the systems that there are machines for, or builds to do; those first for which most is to do.
-func systemsOf(s *api.Status) []string {
+// systemsOf returns the systems that there are machines for, or builds to do, or that something blocks; those first for
+// which most is to do.
+func systemsOf(s *api.Status, b *api.Blocking) []string {
 	toDo := make(map[string]int)
+	for _, list := range [][]api.Blocker{b.Builds, b.Failures} {
+		for i := range list {
+			toDo[list[i].Build.System] += 0
+		}
+	}
 	for i := range s.Machines {
 		for _, system := range s.Machines[i].Systems {
 			toDo[system] += 0

@@ -38,7 +38,7 @@ type Difference struct {
 }
 
 // maxCompared bounds the failures of each side that are looked up on the other.
-const maxCompared = 100
+const maxCompared = 60
 
 // compare compares the builds with tags to those with another.
 func (s *Server) compare(ctx context.Context, here map[string]string, other string) (*Comparison, error) {

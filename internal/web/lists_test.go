@@ -440,6 +440,9 @@ func TestBadges(t *testing.T) {
 			}
 		}
 	}
+	if got, want := get(t, h, "/badge/package/git.svg").Body.String(), `<rect width="33" height="20" fill="#333b37"/><rect x="33" width="54" height="20" fill="#a3211b"/>`; !strings.Contains(got, want) {
+		t.Errorf("got %s, want it to have %s", got, want)
+	}
 	for path, want := range map[string]int{
 		"/badge/package/git.png": http.StatusNotFound, "/badge/package/git*.svg": http.StatusBadRequest, "/badge/package/git.svg?sytem=x": http.StatusBadRequest,
 		"/badge/tag/x.svg": http.StatusBadRequest, "/badge/tag/x=y.svg?system=x": http.StatusBadRequest, "/badge/other.svg": http.StatusNotFound,

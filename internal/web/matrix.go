@@ -37,7 +37,7 @@ const (
 	// maxRows is how many packages a page of a matrix has. Each is asked for.
 	maxRows = 80
 	// buildsOfName bounds the builds of one name that are looked at.
-	buildsOfName = 30
+	buildsOfName = 16
 	// maxColumns bounds the systems of a matrix.
 	maxColumns = 8
 )

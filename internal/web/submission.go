@@ -41,12 +41,13 @@ type Submission struct {
 	Matrix   *Matrix     `json:"matrix"`
 	TimeLine *TimeLine   `json:"timeLine,omitempty"` // nil if it was not asked for and there are many builds
 
-	Show     string `json:"-"` // "", "all" or "time"
-	ShowAll  string `json:"-"` // URL
-	ShowTime string `json:"-"` // URL
-	With     string `json:"-"` // the other tag
-	Filter   string `json:"-"` // query of /builds
-	Badge    string `json:"-"` // URL
+	Show        string `json:"-"` // "", "all" or "time"
+	ShowAll     string `json:"-"` // URL
+	ShowTime    string `json:"-"` // URL
+	ShowFailing string `json:"-"` // URL
+	With        string `json:"-"` // the other tag
+	Filter      string `json:"-"` // query of /builds
+	Badge       string `json:"-"` // URL
 }
 
 // SystemCount is how many builds of a system are how far.
@@ -68,7 +69,7 @@ type Cause struct {
 // Bounds of a page.
 const (
 	maxCauses     = 20
-	failuresAsked = 200 // builds of each kind of failure that are looked at
+	failuresAsked = 100 // builds of each kind of failure that are looked at
 	maxElsewhere  = 10  // causes without the tag that are looked for
 	fewBuilds     = 300 // of which a time line is shown unasked
 )
@@ -123,7 +124,8 @@ func (s *Server) tagged(r *http.Request, key, value string) (any, error) {
 	tags := map[string]string{key: value}
 	filter := api.Filter{Tags: tags}
 	m.Filter, m.Badge = filter.Values().Encode(), "/badge/tag/"+url.PathEscape(key+"="+value)+".svg"
-	m.ShowAll, m.ShowTime = pageURL(r, with(with(q, "after", ""), "show", "all")), pageURL(r, with(with(q, "after", ""), "show", "time"))
+	show := func(what string) string { return pageURL(r, with(with(q, "after", ""), "show", what)) }
+	m.ShowFailing, m.ShowAll, m.ShowTime = show(""), show("all"), show("time")
 	counts, err := s.counts(r.Context(), &filter)
 	if err != nil {
 		return nil, err

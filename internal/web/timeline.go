@@ -30,26 +30,18 @@ type TimeLine struct {
 
 const (
 	// timeLineBuilds bounds the builds of a time line, and maxPath the builds of its critical path.
-	timeLineBuilds = 2000
+	timeLineBuilds = 1000
 	maxPath        = 30
-	askedAtOnce    = 1000
 )
 
 func (s *Server) timeLine(ctx context.Context, tags map[string]string) (*TimeLine, error) {
 	t := &TimeLine{Path: []api.Build{}}
-	var builds []api.Build
-	filter := apiclient.BuildFilter{Filter: api.Filter{Tags: tags}, Limit: askedAtOnce}
-	for len(builds) < timeLineBuilds {
-		list, err := s.list(ctx, &filter)
-		if err != nil {
-			return nil, err
-		}
-		builds = append(builds, list.Builds...)
-		t.More = list.Next != ""
-		if filter.After = list.Next; !t.More {
-			break
-		}
+	list, err := s.list(ctx, &apiclient.BuildFilter{Filter: api.Filter{Tags: tags}, Limit: timeLineBuilds})
+	if err != nil {
+		return nil, err
 	}
+	t.More = list.Next != ""
+	builds := list.Builds
 	builds = slices.DeleteFunc(builds, func(b api.Build) bool { return b.Started == nil })
 	if t.Builds = len(builds); t.Builds == 0 {
 		return t, nil
@@ -61,7 +53,6 @@ func (s *Server) timeLine(ctx context.Context, tags map[string]string) (*TimeLin
 		}
 		return now
 	}
-	var err error
 	if t.Path, err = s.criticalPath(ctx, builds, ends); err != nil {
 		return nil, err
 	}
