@@ -37,15 +37,21 @@ func (m *model) common(key string) bool {
 			m.open(textPage(helpTitle, func(*model) []string { return helpLines() }))
 		}
 	case "!":
-		m.open(textPage("in the way", func(m *model) []string {
+		m.open(textPage("what is in the way", func(m *model) []string {
 			var lines []string
 			for _, o := range view.Obstacles(m.status, m.now()) {
 				lines = append(lines, human.Line(o.Text))
 			}
 			return append(lines, "", human.Count(len(lines), "thing")+" in the way")
 		}))
+	case "B":
+		m.open(blockingPage())
 	case "P":
 		m.pause()
+	case "ctrl+l":
+		m.library = tea.ClearScreen
+	case "ctrl+z":
+		m.library = tea.Suspend
 	default:
 		return false
 	}
@@ -142,12 +148,15 @@ func (m *model) rowKey(r *row, key string) {
 func (m *model) pageKey(key string) {
 	p := m.page()
 	if key == "q" || key == "esc" || key == "backspace" {
-		t := p.searched()
-		if key == "esc" && t != nil && t.search != "" {
+		switch t := p.searched(); {
+		case key == "esc" && t != nil && t.search != "":
 			t.search = ""
-			return
+		case key == "esc" && p.pane != nil && p.pane.filter != "":
+			p.pane.filter = ""
+			p.pane.arrange()
+		default:
+			m.close()
 		}
-		m.close()
 		return
 	}
 	switch {
@@ -200,6 +209,12 @@ func (m *model) pageKey(key string) {
 		if p.build.Machine != "" {
 			m.open(machinePage(p.build.Machine))
 		}
+	case "o":
+		if p.story != nil && p.story.Cause != nil {
+			m.open(buildPage(p.story.Cause, tabStory))
+		} else {
+			m.say("no other build is known to be the cause")
+		}
 	case "c", "r", "p":
 		m.steerBuild(key, p.build)
 	}
@@ -249,7 +264,8 @@ Opening
   Enter            a build, a machine, the queue of a system
   l w m            the log of a build, why it is where it is, its machine
   s w l Tab        in a build: story, why, log. G and f follow the log
-  !                all that is in the way
+  o                in a build that was not made: the one because of which
+  ! B              all that is in the way; what holds up most other builds
   Esc q            back
 
 Steering; each says what will happen, and asks
@@ -259,9 +275,10 @@ Steering; each says what will happen, and asks
   d u              drain a machine; give it builds again
   P                pause the coordinator; go on
 
-The line below the heading says what you may do. q leaves, Ctrl-C does from everywhere.
+q leaves, Ctrl-C does from everywhere; Ctrl-L draws anew, Ctrl-Z suspends.
 
-DONE IN says between when and when, four times in five. CPU/MEM is how much of
+DONE IN says between when and when, four times in five. Overdue is what builds
+for longer than nine of ten such builds do there. CPU/MEM is how much of
 the last seconds some task waited for the processor, and for memory. BLOCKS is
-how many builds were not made because of one.`, "\n")
+how many builds were not made because of one, HOLDS UP how many wait for it too.`, "\n")
 }

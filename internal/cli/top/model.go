@@ -39,6 +39,8 @@ type model struct {
 	asked int // logs that were asked for
 	quit  bool
 	jobs  []job // to be begun
+
+	library tea.Cmd // what the library is to do, once
 }
 
 // The panes, in the order of their keys.

@@ -18,7 +18,7 @@ func TestOneScreen(t *testing.T) {
 	}
 	for _, size := range [][2]int{{80, 24}, {200, 50}} {
 		b.tell(tea.WindowSizeMsg{Width: size[0], Height: size[1]})
-		b.want("2 running, 3 queued, 4 waiting, 1 failed today", "12:00:00", "9 builds to be done in 10 to 30 minutes",
+		b.want("2 running (1 overdue), 3 queued, 4 waiting, 1 failed today", "12:00:00", "overdue 1h30m", "9 builds to be done in 10 to 30 minutes",
 			`beta is down: refused evil\x1b[2J`, "1>RUNNING 2", "> gcc-14", "hello-2.12", "2 MACHINES 2", "alpha", "3 QUEUE 1", "4 FAILED LATELY 1",
 			"broken-1", "12", "5 TRANSFERS 1", "6 LATELY 0", "? keys", "q leave")
 	}
@@ -112,7 +112,10 @@ func TestMachinesAndQueues(t *testing.T) {
 	b.press("q", "3", "enter")
 	b.want("queue of x86_64-linux, the newest 1", "> next-1", "queued")
 	b.press("q", "!")
-	b.want("in the way", "beta is down", "1 thing in the way")
+	b.want("what is in the way", "beta is down", "1 thing in the way")
+	b.answer("GET /v1/blocking", api.Blocking{Builds: []api.Blocker{{Build: build("slow-1", api.Queued), Holds: 40}}, Failures: []api.Blocker{{Build: b.state.Failures[0], Holds: 3}}})
+	b.press("q", "B")
+	b.want("what holds up most other builds", "HOLDS UP↓", "> slow-1", "40", "broken-1", "15")
 	b.press("q", "?")
 	b.want("Moving", "Opening")
 }

@@ -62,6 +62,23 @@ func systemPage(system string) *page {
 	return &page{name: system, title: "queue of " + system, pane: newBuilds("BUILDS")}
 }
 
+// blockingTitle is that of the page of what holds up most.
+const blockingTitle = "what holds up most other builds"
+
+func blockingPage() *page {
+	p := newPane("BUILDS", "nothing holds up others",
+		column{least: 14},
+		column{title: "STATE"},
+		column{title: "HOLDS UP", right: true, down: true},
+		column{title: "MACHINE", least: 8, drop: 1},
+		column{title: "AGE", right: true, down: true},
+		column{title: "ID", drop: 2},
+		column{title: "WHY", least: 32},
+	)
+	p.sort = 2
+	return &page{name: blockingTitle, title: blockingTitle, pane: p}
+}
+
 func textPage(title string, lines func(m *model) []string) *page {
 	return &page{title: title, make: lines}
 }
@@ -178,7 +195,9 @@ const (
 	pageEvery = 2 * time.Second
 	// pageBuilds is how many builds of a queue are shown.
 	pageBuilds = 500
-	lastBytes  = 4 << 10
+	// maxBlockers is how many are asked for of those that failed, and of the others.
+	maxBlockers = 100
+	lastBytes   = 4 << 10
 )
 
 // pageMsg is what came for the page of a build, or of a system.
@@ -188,7 +207,8 @@ type pageMsg struct {
 	why    *api.Why
 	last   []string
 	builds []api.Build
-	more   bool
+	more   bool // than builds has
+	blocks *api.Blocking
 	err    error
 }
 
@@ -202,6 +222,11 @@ func (p *page) job(m *model) job {
 		return readLog(client, p.build.ID, m.asked)
 	case p.build != nil:
 		return again(func(ctx context.Context) pageMsg { return readBuild(ctx, client, p.build.ID) })
+	case p.name == blockingTitle:
+		return again(func(ctx context.Context) pageMsg {
+			blocks, err := client.Blocking(ctx, "", maxBlockers)
+			return pageMsg{id: blockingTitle, blocks: blocks, err: err}
+		})
 	case p.pane != nil && p.make == nil:
 		return again(func(ctx context.Context) pageMsg { return readQueue(ctx, client, p.name) })
 	}
@@ -252,10 +277,14 @@ func (m *model) pageCame(msg pageMsg) {
 		p.err = msg.err.Error()
 		return
 	}
-	if msg.story != nil {
+	switch {
+	case msg.blocks != nil:
+		p.err = msg.blocks.Unknown
+		p.pane.set(blockerRows(msg.blocks, m.now()))
+	case msg.story != nil:
 		p.story, p.why, p.last = msg.story, msg.why, msg.last
 		p.build = &msg.story.Build
-	} else {
+	default:
 		p.title = "queue of " + p.name
 		if msg.more {
 			p.title = fmt.Sprintf("queue of %s, the newest %d", p.name, len(msg.builds))

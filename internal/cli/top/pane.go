@@ -96,7 +96,7 @@ func (p *pane) arrange() {
 	p.most = max(p.most, len(p.all))
 }
 
-// contains reports whether a row has a text, in small letters.
+// contains reports whether a row has a text, in small letters: in a cell, in a tag, in the id or the derivation.
 func (r *row) contains(wanted string) bool {
 	for _, c := range r.cells {
 		if strings.Contains(strings.ToLower(c.text), wanted) {
@@ -104,7 +104,12 @@ func (r *row) contains(wanted string) bool {
 		}
 	}
 	if r.build == nil {
-		return strings.Contains(r.machine, wanted)
+		return strings.Contains(strings.ToLower(r.machine), wanted)
+	}
+	for k, v := range r.build.Tags {
+		if strings.Contains(strings.ToLower(k+"="+v), wanted) {
+			return true
+		}
 	}
 	return strings.Contains(r.build.ID, wanted) || strings.Contains(strings.ToLower(string(r.build.Derivation)), wanted)
 }

@@ -2,6 +2,7 @@ package top
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -47,6 +48,9 @@ func runningRows(s *api.Status, since map[string]time.Time, now time.Time) []row
 		lasted := cell{text: human.Known(known, quantity.Elapsed(now.Sub(at)))}
 		if known {
 			lasted.rank = now.Sub(at).Seconds()
+		}
+		if b.Overdue {
+			lasted.text, lasted.colour = "overdue "+lasted.text, display.Yellow
 		}
 		phase := cell{text: string(b.State), colour: display.BuildColour(b.State)}
 		rows[i] = row{id: attemptOf(b), build: b, machine: b.Machine, cells: []cell{
@@ -311,6 +315,29 @@ func buildRows(list []api.Build, now time.Time) []row {
 	return rows
 }
 
+// blockerRows are builds that hold up others.
+func blockerRows(b *api.Blocking, now time.Time) []row {
+	list := slices.Concat(b.Failures, b.Builds)
+	var rows []row
+	for i := range list {
+		x := &list[i].Build
+		n := list[i].Holds + x.Dependents
+		if n == 0 {
+			continue
+		}
+		rows = append(rows, row{id: x.ID, build: x, machine: x.Machine, cells: []cell{
+			{text: display.Name(x)},
+			{text: string(x.State), colour: display.BuildColour(x.State)},
+			{text: human.Number(n), rank: float64(n)},
+			{text: x.Machine, colour: display.Cyan},
+			agoCell(stopped(x), now),
+			{text: display.ShortID(x.ID)},
+			{text: display.Reason(x)},
+		}})
+	}
+	return rows
+}
+
 // failedSince counts builds that failed after a time; more says that there may be others.
 func failedSince(s *api.Status, since time.Time) (n int, more bool) {
 	for i := range s.Failures {
@@ -319,6 +346,16 @@ func failedSince(s *api.Status, since time.Time) (n int, more bool) {
 		}
 	}
 	return n, n == len(s.Failures) && n >= listedFailures
+}
+
+// overdue counts builds that take longer than such builds do.
+func overdue(s *api.Status) (n int) {
+	for i := range s.Running {
+		if s.Running[i].Overdue {
+			n++
+		}
+	}
+	return n
 }
 
 // listedFailures is how many failures a status has at most.
@@ -335,7 +372,11 @@ func header(s *api.Status, away string, now time.Time, width, obstacles int, sty
 		failures = "at least " + failures
 	}
 	running := s.Counts[api.Placed] + s.Counts[api.Sending] + s.Counts[api.Building] + s.Counts[api.Fetching]
-	text := strings.Join([]string{count(running, "running"), count(s.Counts[api.Queued], "queued"), count(s.Counts[api.Waiting], "waiting"), failures}, ", ")
+	runs := count(running, "running")
+	if n := overdue(s); n > 0 {
+		runs += " (" + count(n, "overdue") + ")"
+	}
+	text := strings.Join([]string{runs, count(s.Counts[api.Queued], "queued"), count(s.Counts[api.Waiting], "waiting"), failures}, ", ")
 	clock := now.Local().Format("15:04:05")
 	lines := []string{style.Paint(display.Bold, human.Pad(human.Truncate(text, width-len(clock)-1), width-len(clock))+clock)}
 

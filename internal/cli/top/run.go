@@ -126,7 +126,9 @@ func (p *program) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	if p.quit {
 		return p, tea.Quit
 	}
-	return p, nil
+	cmd := p.library
+	p.library = nil
+	return p, cmd
 }
 
 // View is the whole screen.

@@ -207,7 +207,7 @@ func (m *model) keys() string {
 	switch {
 	case p == nil:
 		list = append(list, rowKeys(m.pane().selected())...)
-		list = append(list, "/ filter", "s sort", "Tab table", "z whole", "! in the way", "P pause")
+		list = append(list, "/ filter", "s sort", "Tab table", "z whole", "! in the way", "B blocking", "P pause")
 	case p.build != nil:
 		list = []string{"? keys", "q back", "s story", "w why", "l log", "/ search", "n next"}
 		if p.tab == tabLog {
@@ -222,6 +222,8 @@ func (m *model) keys() string {
 		list = []string{"? keys", "q back"}
 		if p.make != nil {
 			list = append(list, "d drain", "u resume")
+		} else {
+			list = append(list, "/ filter", "s sort")
 		}
 		list = append(list, rowKeys(p.pane.selected())...)
 	default:

@@ -46,6 +46,7 @@ func farm() *api.Status {
 	running, slow, failed := build("hello-2.12", api.Building), build("gcc-14", api.Building), build("broken-1", api.Failed)
 	running.Machine, running.Started = "alpha", at(-5)
 	slow.Machine, slow.Started, slow.Submitter = "beta", at(-90), &api.Submitter{UID: 0, User: "root"}
+	slow.Overdue = true
 	slow.ExpectedEnd = &api.Expected{Low: *at(3), Middle: *at(4), High: *at(5)}
 	failed.Machine, failed.Stopped, failed.Dependents = "alpha", at(-2), 12
 	failed.Failure = &api.Failure{Culprit: api.CulpritDerivation, Phase: api.Building, Message: "the builder failed with exit code 2; its last lines were:\nmake\nerror: " + evil}
