@@ -296,20 +296,26 @@ func (m *Model) underWay(direction api.Direction) int64 {
 // maxBeat is how many builds a Beat names.
 const maxBeat = 3
 
-// Beat returns a line that says that builds go on: which, for how long, what is left, and until when.
+// Beat returns a line that says that builds go on, or wait: which, for how long, what is left, and until when.
 func (m *Model) Beat(now time.Time) string {
 	var list []string
-	running := m.running()
-	for _, e := range running[:min(len(running), maxBeat)] {
+	for _, e := range m.running() {
 		list = append(list, fmt.Sprintf("%s %s on %s for %s", human.Printable(Name(&e.Build)), e.State, human.Printable(e.Machine), quantity.Elapsed(now.Sub(e.since))))
 	}
-	if more := len(running) - maxBeat; more > 0 {
-		list = append(list, human.Number(more)+" more")
-	}
-	word, text := "running", strings.Join(list, ", ")
+	word, why := "running", ""
 	if len(list) == 0 {
-		word, text = "waiting", human.Line(m.stalled())
+		word = "waiting"
+		for _, b := range m.Queued() {
+			list = append(list, human.Printable(Name(b)))
+		}
+		if why = m.stalled(); why != "" {
+			why = ": " + human.Line(why)
+		}
 	}
+	if more := len(list) - maxBeat; more > 0 {
+		list = append(list[:maxBeat], human.Number(more)+" more")
+	}
+	text := strings.Join(list, ", ") + why
 	if text != "" {
 		text += "; "
 	}

@@ -384,6 +384,9 @@ func header(s *api.Status, away string, now time.Time, width, obstacles int, sty
 	if c := s.Caller; c != nil && !c.Operates {
 		rights = "  you may change only your own builds"
 	}
+	if second == "" && running+s.Counts[api.Queued]+s.Counts[api.Waiting] == 0 {
+		second = "nothing is to be done"
+	}
 	if away != "" {
 		second, rights, colour = human.Line(away), "", display.Red
 	}
