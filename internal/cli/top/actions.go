@@ -249,6 +249,9 @@ func (m *model) change(participle string, s *api.Selection, do func(context.Cont
 		if err != nil {
 			return "", err
 		}
+		if done.Count == 0 {
+			return "nothing was changed: it is not any more as it was", nil
+		}
 		text := human.Count(done.Count, "build") + " " + participle
 		if done.StandIns > 0 {
 			text += "; " + human.Count(done.StandIns, "build") + " made anew, as others need them"

@@ -213,6 +213,9 @@ func (m *model) keys() string {
 		if p.tab == tabLog {
 			list = append(list, "G follow")
 		}
+		if p.story != nil && p.story.Cause != nil {
+			list = append(list, "o cause")
+		}
 		if p.build.State.Final() {
 			list = append(list, "r retry")
 		} else {
