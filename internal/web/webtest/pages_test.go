@@ -24,6 +24,12 @@ func (s *site) places() []place {
 	return []place{
 		{"index", "/"},
 		{"activity", "/activity"},
+		{"builds", "/builds"},
+		{"builds-chosen", "/builds?state=failed&state=dependency-failed&tag=channel%3Dguix&since=2d"},
+		{"blocking", "/blocking"},
+		{"tag", "/tag/channel=guix"},
+		{"tag-all", "/tag/channel=guix?show=all"},
+		{"compared", "/tag/package=python?with=package%3Dhello"},
 	}
 }
 
