@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/xml"
+	"maps"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -70,7 +72,7 @@ func (s *Server) serveAtom(w http.ResponseWriter, r *http.Request) {
 		if err != nil {
 			return nil, err
 		}
-		return s.atom(r.URL.RawQuery, filter, list.Builds)
+		return s.atom(r.URL.Query(), filter, list.Builds)
 	})
 	if err != nil {
 		s.fail(w, r, err)
@@ -79,25 +81,30 @@ func (s *Server) serveAtom(w http.ResponseWriter, r *http.Request) {
 	a.serve(w, r)
 }
 
-func (s *Server) atom(query string, filter *api.Filter, builds []api.Build) (*answer, error) {
-	// Links are relative to where the feed was fetched from, so that they hold behind a proxy, too.
-	selected := filter.Values().Encode()
-	self := "/feed.atom"
-	if query != "" {
-		self += "?" + query
+func (s *Server) atom(q url.Values, filter *api.Filter, builds []api.Build) (*answer, error) {
+	// Links are relative to where the feed was fetched from, so that they hold behind a proxy, too. What tells feeds
+	// apart is what was asked for, which stays the same where a filter's time moves on.
+	self, page := "/feed.atom", url.Values{}
+	if len(q) > 0 {
+		self += "?" + q.Encode()
+	}
+	maps.Copy(page, q)
+	page["state"] = nil
+	for _, state := range filter.States {
+		page.Add("state", string(state))
 	}
 	var states []string
 	for _, state := range filter.States {
 		states = append(states, string(state))
 	}
 	title := s.title + ": builds that are " + strings.Join(states, " or ")
-	if rest := describe(filter); rest != "" {
+	if rest := describe(filter, q); rest != "" {
 		title += ", with " + rest
 	}
 	f := &atomFeed{
-		ID: "urn:uuid:" + uuid.NewSHA1(feedSpace, []byte(s.title+"\x00"+selected)).String(), Title: human.Line(title),
+		ID: "urn:uuid:" + uuid.NewSHA1(feedSpace, []byte(s.title+"\x00"+page.Encode())).String(), Title: human.Line(title),
 		Author: human.Line(s.title),
-		Links:  []atomLink{{"self", "application/atom+xml", self}, {"alternate", "text/html", "/builds?" + selected}},
+		Links:  []atomLink{{"self", "application/atom+xml", self}, {"alternate", "text/html", "/builds?" + page.Encode()}},
 	}
 	updated := s.now().UTC().Truncate(24 * time.Hour) // of an empty one
 	for i := range builds {

@@ -24,7 +24,7 @@ type badge struct {
 // The lengths of a badge, in pixels and characters.
 const (
 	badgeHeight = 20
-	badgeChar   = 7
+	badgeChar   = 13 // of two characters
 	badgePad    = 6
 	maxBadge    = 40 // characters of each half
 )
@@ -35,7 +35,7 @@ var badgeColours = map[string]string{"good": "#1b6b3c", "bad": "#a3211b", "warn"
 // svg draws the badge. Whoever includes it may have no style for it, so it has its own colours.
 func (b *badge) svg() []byte {
 	left, right := human.Truncate(human.Line(b.what), maxBadge), human.Truncate(human.Line(b.how), maxBadge)
-	width := func(text string) int { return badgeChar*utf8.RuneCountInString(text) + 2*badgePad }
+	width := func(text string) int { return badgeChar*utf8.RuneCountInString(text)/2 + 2*badgePad }
 	l, r := width(left), width(right)
 	colour := badgeColours[b.tone]
 	if colour == "" {

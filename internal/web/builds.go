@@ -43,7 +43,7 @@ func (s *Server) loadBuilds(r *http.Request) (any, error) {
 	q.Del("after")
 	m := &Builds{
 		Filter: *filter, Builds: []api.Build{}, Since: q.Get("since"), Until: q.Get("until"), Every: api.States(),
-		Said: describe(filter), Feed: "/feed.atom?" + filter.Values().Encode(), Chosen: make(map[api.State]bool),
+		Said: describe(filter, q), Feed: "/feed.atom?" + q.Encode(), Chosen: make(map[api.State]bool),
 	}
 	for _, state := range filter.States {
 		m.Chosen[state] = true

@@ -98,8 +98,9 @@ func (s *Server) list(ctx context.Context, f *apiclient.BuildFilter) (list *api.
 	return list, err
 }
 
-// describe says in words what a filter selects, but for its states; empty if that is all.
-func describe(f *api.Filter) string {
+// describe says in words what a filter selects, but for its states, with the times as they were asked for; empty if
+// that is all.
+func describe(f *api.Filter, q url.Values) string {
 	var parts []string
 	for _, of := range []struct{ name, word string }{
 		{"name", "the name "},
@@ -113,6 +114,9 @@ func describe(f *api.Filter) string {
 		{"until", "a submission before "},
 	} {
 		values := f.Values()[of.name]
+		if of.name == "since" || of.name == "until" {
+			values = q[of.name]
+		}
 		slices.Sort(values)
 		for _, value := range values {
 			parts = append(parts, of.word+value)

@@ -403,6 +403,18 @@ func TestAtomFeed(t *testing.T) {
 	if err := xml.Unmarshal(get(t, h, "/feed.atom?tag=submission%3Dx%26y&state=succeeded").Body.Bytes(), &other); err != nil || len(other.Entries) != 0 || other.ID == f.ID || other.Updated == "" {
 		t.Errorf("%v: %+v", err, other)
 	}
+	// Where the time moves on, the feed is the same.
+	early, late := new(atomFeed), new(atomFeed)
+	s := newServer(t, l.coordinator())
+	for i, f := range []*atomFeed{early, late} {
+		s.now = func() time.Time { return testNow.Add(time.Duration(i) * time.Hour) }
+		if err := xml.Unmarshal(get(t, s.Handler(), "/feed.atom?since=20h").Body.Bytes(), f); err != nil || len(f.Entries) == 0 {
+			t.Errorf("%v: %+v", err, f)
+		}
+	}
+	if early.ID != late.ID || early.Title != late.Title {
+		t.Errorf("%q, %q and an hour later %q, %q", early.ID, early.Title, late.ID, late.Title)
+	}
 	if again := get(t, h, "/feed.atom", "If-None-Match", w.Header().Get("ETag")); again.Code != http.StatusNotModified {
 		t.Errorf("asked again: %d", again.Code)
 	}
@@ -440,7 +452,7 @@ func TestBadges(t *testing.T) {
 			}
 		}
 	}
-	if got, want := get(t, h, "/badge/package/git.svg").Body.String(), `<rect width="33" height="20" fill="#333b37"/><rect x="33" width="54" height="20" fill="#a3211b"/>`; !strings.Contains(got, want) {
+	if got, want := get(t, h, "/badge/package/git.svg").Body.String(), `<rect width="31" height="20" fill="#333b37"/><rect x="31" width="51" height="20" fill="#a3211b"/>`; !strings.Contains(got, want) {
 		t.Errorf("got %s, want it to have %s", got, want)
 	}
 	for path, want := range map[string]int{

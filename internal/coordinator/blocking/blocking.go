@@ -20,8 +20,9 @@ const (
 	// minInterval and idlePart are how long after a picture the next one is made at the earliest.
 	minInterval = 5 * time.Second
 	idlePart    = 20
-	// patience is how often one who asks waits for a forecast, each time as long as an outlook has patience.
-	patience = 10
+	// soon is when it is tried again where nothing could be told, and tooOld when what was told before is not
+	// told in its place any more.
+	soon, tooOld = time.Second, 10 * time.Minute
 	// day is how long ago a build may have failed, and maxFailures how many that failed are looked at.
 	day         = 24 * time.Hour
 	maxFailures = 2000
@@ -115,7 +116,11 @@ func (b *Blocking) last(ctx context.Context) (*picture, error) {
 	now := b.now()
 	made.until = now.Add(max(minInterval, idlePart*now.Sub(began)))
 	if made.unknown != "" {
-		made.until = now // it may be known in a moment
+		if p.unknown == "" && now.Sub(p.at) < tooOld {
+			old := *p
+			made = &old
+		}
+		made.until = now.Add(soon)
 	}
 	b.turn <- made
 	return made, nil
@@ -127,14 +132,7 @@ func (b *Blocking) look(ctx context.Context) (*picture, error) {
 	if err := b.findFailures(ctx, p); err != nil {
 		return nil, err
 	}
-	view := b.outlook(ctx)
-	for range patience {
-		if view.Told() || view.Unknown == "" {
-			break
-		}
-		view = b.outlook(ctx)
-	}
-	if !view.Told() {
+	if view := b.outlook(ctx); !view.Told() {
 		p.unknown = view.Unknown
 	} else if err := b.count(ctx, p, view); err != nil {
 		return nil, err
