@@ -39,7 +39,17 @@ type View struct {
 	Twin  string    // URL of the JSON twin
 	Now   time.Time // when the page was made
 	Stale *Stale    // if the coordinator does not answer
+	// Steering says that one can log in, Person who has, and Done what that person just did.
+	Steering bool
+	Person   *api.Caller
+	Done     string
 }
+
+// May reports whether who looks may change a build from its page.
+func (v *View) May(b *api.Build) bool { return mayChange(v.Person, b) }
+
+// Operates reports whether who looks may change machines and the coordinator.
+func (v *View) Operates() bool { return v.Person != nil && v.Person.Operates }
 
 // Stale says that what is shown is old.
 type Stale struct {
@@ -60,7 +70,13 @@ func (s *Server) servePage(w http.ResponseWriter, r *http.Request, p *page, t *t
 		return
 	}
 	asJSON := wantsJSON(r)
-	a, err := s.bodies.get(r, asJSON, s.now, func(r *http.Request) (*answer, error) {
+	get := s.bodies.get
+	if visitOf(r).own() {
+		get = func(r *http.Request, _ bool, _ func() time.Time, produce func(*http.Request) (*answer, error)) (*answer, error) {
+			return guarded(r, produce)
+		}
+	}
+	a, err := get(r, asJSON, s.now, func(r *http.Request) (*answer, error) {
 		ctx, cancel := context.WithTimeout(r.Context(), answerTime)
 		defer cancel()
 		model, err := p.load(r.WithContext(ctx))
@@ -99,7 +115,10 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		return // nobody is there
 	}
 	e := s.asError(err)
-	if e.Status == http.StatusServiceUnavailable {
+	switch e.Status {
+	case http.StatusUnauthorized:
+		w.Header().Set("WWW-Authenticate", "Lighter-Login")
+	case http.StatusServiceUnavailable:
 		w.Header().Set("Retry-After", "5")
 	}
 	var a *answer
@@ -115,6 +134,17 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	a.status = e.Status
 	a.serve(w, r)
+}
+
+// show answers with a page that is for its visitor, and is not kept.
+func (s *Server) show(w http.ResponseWriter, r *http.Request, name string, model any, status int) error {
+	a, err := s.htmlAnswer(r, pageTemplate(name), model, status)
+	if err != nil {
+		return err
+	}
+	a.cache = "no-store"
+	a.serve(w, r)
+	return nil
 }
 
 // asError says how an error is answered.
@@ -158,7 +188,11 @@ func jsonAnswer(model any) (*answer, error) {
 }
 
 func (s *Server) htmlAnswer(r *http.Request, t *template.Template, model any, status int) (*answer, error) {
-	v := View{M: model, Farm: s.title, Path: r.URL.Path, Twin: twin(r), Now: s.now(), Stale: s.farm.stale()}
+	visit := visitOf(r)
+	v := View{
+		M: model, Farm: s.title, Path: r.URL.Path, Twin: twin(r), Now: s.now(), Stale: s.farm.stale(),
+		Steering: s.steering != nil, Person: visit.caller, Done: visit.note,
+	}
 	var body bytes.Buffer
 	if err := t.ExecuteTemplate(&body, "layout.html", &v); err != nil {
 		return nil, err
@@ -173,7 +207,11 @@ func (s *Server) htmlAnswer(r *http.Request, t *template.Template, model any, st
 func (a *answer) serve(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Vary", "Accept, Cookie")
-	h.Set("Cache-Control", cmp.Or(a.cache, "no-cache")) // keep it, but ask
+	keep := "no-cache" // keep it, but ask
+	if visitOf(r).own() {
+		keep = "private, no-cache"
+	}
+	h.Set("Cache-Control", cmp.Or(a.cache, keep))
 	if a.status == http.StatusOK {
 		h.Set("ETag", a.etag)
 		if matches(r.Header.Values("If-None-Match"), a.etag) {

@@ -49,6 +49,7 @@ var functions = template.FuncMap{
 	"word":     display.MachineState,
 	"note":     display.MachineNote,
 	"join":     strings.Join,
+	"person":   personName,
 	"sign":     sign,
 	"tone":     tone,
 	"percent":  func(part, whole int) int { return 100 * part / max(whole, 1) },
@@ -145,7 +146,7 @@ func tone(word any) string {
 
 // shared is what all pages have: the layout, and templates that several use.
 var shared = sync.OnceValue(func() *template.Template {
-	return template.Must(template.New("").Funcs(functions).ParseFS(files, "templates/layout.html", "templates/parts.html"))
+	return template.Must(template.New("").Funcs(functions).ParseFS(files, "templates/layout.html", "templates/parts.html", "templates/acts.html"))
 })
 
 // pageTemplate returns the template of a page. It panics if there is none, which every start of a server

@@ -28,6 +28,8 @@ type Options struct {
 	Logger *slog.Logger      // nil logs nothing
 	Title  string            // of the farm, on every page; empty is "lighter"
 	Now    func() time.Time  // nil is time.Now
+	// Steering lets people who log in act from the pages; nil has pages only show.
+	Steering *Steering
 }
 
 // Server answers with the pages.
@@ -45,6 +47,8 @@ type Server struct {
 	logs   logIndexes
 
 	logStreams chan struct{} // places of logs that are being sent
+
+	steering *steering // nil if pages only show
 }
 
 // maxAsks is how many requests to the coordinator are under way at a time. It answers as many of one
@@ -72,6 +76,9 @@ func New(o Options) *Server {
 	}
 	s.feed = feed.New(o.Client, s.log)
 	s.farm, s.past = newStatuses(s), newHistories(s)
+	if o.Steering != nil {
+		s.steering = newSteering(s, o.Steering)
+	}
 	return s
 }
 
@@ -96,7 +103,11 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, notFound("there is no page %s", r.URL.Path))
 	})
-	return secured(jsonTwins(mux))
+	if s.steering == nil {
+		return secured(jsonTwins(mux))
+	}
+	s.steering.routes(mux)
+	return secured(s.steering.handler(jsonTwins(mux)))
 }
 
 // pages is the table of pages. "{$}" is the end of a path.
