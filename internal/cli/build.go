@@ -277,7 +277,7 @@ func (b *buildAction) printCheck(inv *command.Invocation, build *api.Build) {
 		return
 	}
 	for _, line := range display.ComparisonLines(build) {
-		fmt.Fprintln(inv.Err, line)
+		fmt.Fprintln(inv.Err, display.FoldsOf(inv.Getenv).Harmless(line))
 	}
 }
 

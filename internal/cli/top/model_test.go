@@ -49,6 +49,8 @@ func TestMovingSortingFiltering(t *testing.T) {
 	b.press("/", "no such", "enter")
 	b.want("nothing has that")
 	b.press("esc", "2")
+	b.want("> beta") // the one in trouble
+	b.press("j")
 	b.want("2>MACHINES", "> alpha", "Enter open  d drain  u resume")
 	b.press("z")
 	b.wantNot("RUNNING 3", "QUEUE")
@@ -107,7 +109,7 @@ func (b *bench) asked0() int { return b.model.asked }
 func TestMachinesAndQueues(t *testing.T) {
 	b := newBench(t, farm())
 	b.answer("GET /v1/builds", api.BuildList{Builds: []api.Build{build("next-1", api.Queued)}, Next: "x"})
-	b.press("2", "enter")
+	b.press("2", "down", "enter")
 	b.want("slots        1 of 2 taken", "load         0.50 on 4 cores", "BUILDS THERE 2", "hello-2.12", "broken-1")
 	b.press("q", "3", "enter")
 	b.want("queue of x86_64-linux, the newest 1", "> next-1", "queued")
@@ -148,7 +150,7 @@ func TestSteering(t *testing.T) {
 	b.want("Try broken-1", "12 builds that were not made because of it")
 	b.press("y")
 	b.want("13 builds to be tried again")
-	b.press("2", "u")
+	b.press("2", "down", "u")
 	b.want("alpha is neither drained nor in quarantine")
 	b.press("d")
 	b.want("drain alpha? It finishes 1 build and gets no new ones.")

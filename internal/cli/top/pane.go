@@ -179,7 +179,7 @@ const (
 // may go, those without a value first, then the widest of those that may shrink.
 func (p *pane) widths(width int) []int {
 	widths, least := make([]int, len(p.columns)), make([]int, len(p.columns))
-	for i, title := range p.heading(0) {
+	for i, title := range p.heading(len(p.rows) - 1) {
 		widths[i] = human.Width(title)
 		valued := p.columns[i].drop == 0
 		for _, r := range p.all {

@@ -1,6 +1,7 @@
 package top
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -18,8 +19,8 @@ import (
 
 func newRunning() *pane {
 	return newPane("RUNNING", "nothing is on a machine now",
-		column{least: 14},
-		column{title: "MACHINE", least: 8},
+		column{least: 24},
+		column{title: "MACHINE", least: 12},
 		column{title: "PHASE"},
 		column{title: "FOR", right: true, down: true},
 		column{title: "DONE IN", right: true, drop: 1},
@@ -114,15 +115,17 @@ func newMachines() *pane {
 	)
 }
 
-// machineRows are the machines: those in trouble first, if so asked.
+// machineRows are the machines, those in trouble first.
 func machineRows(s *api.Status, now time.Time) []row {
 	moving := make(map[string][]api.Transfer)
 	for _, t := range s.Transfers {
 		moving[t.Machine] = append(moving[t.Machine], t)
 	}
-	rows := make([]row, len(s.Machines))
-	for i := range s.Machines {
-		m := &s.Machines[i]
+	list := slices.Clone(s.Machines)
+	slices.SortStableFunc(list, func(a, b api.MachineStatus) int { return cmp.Compare(view.MachineRank(&a), view.MachineRank(&b)) })
+	rows := make([]row, len(list))
+	for i := range list {
+		m := &list[i]
 		word := display.MachineState(m)
 		known := m.Cores > 0
 		rows[i] = row{id: m.Name, machine: m.Name, cells: []cell{
