@@ -107,6 +107,9 @@ func TestBuildRequests(t *testing.T) {
 	if first.out == "" || first != second {
 		t.Errorf("%+v, and then %+v", first, second)
 	}
+	if got := k.requests[0].Tags; len(got) != 1 || got[api.SubmissionTag] != "nightly" {
+		t.Errorf("its tags are %v", got)
+	}
 }
 
 func TestBuildRefusesWrongRequests(t *testing.T) {

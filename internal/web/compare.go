@@ -47,6 +47,13 @@ func (s *Server) compare(ctx context.Context, here map[string]string, other stri
 		return nil, err
 	}
 	there := map[string]string{key: value}
+	counts, err := s.counts(ctx, &api.Filter{Tags: there})
+	if err != nil {
+		return nil, err
+	}
+	if len(counts.Systems) == 0 {
+		return nil, notFound("no build has the tag %s=%s, so there is nothing to compare with", key, value)
+	}
 	c := &Comparison{With: other, Href: tagURL(key, value)}
 	var failedHere, failedThere []api.Build
 	group, groupCtx := errgroup.WithContext(ctx)

@@ -268,6 +268,9 @@ func TestSubmissionPage(t *testing.T) {
 	if w := get(t, h, "/submission/autumn"); w.Code != http.StatusNotFound || !strings.Contains(w.Body.String(), "no build has the tag submission=autumn") {
 		t.Errorf("got %d: %s", w.Code, w.Body)
 	}
+	if w := get(t, h, "/submission/summer?with=submission%3Dautumn"); w.Code != http.StatusNotFound || !strings.Contains(w.Body.String(), "nothing to compare with") {
+		t.Errorf("got %d: %s", w.Code, w.Body)
+	}
 	if w := get(t, h, "/submission/summer?with=spring"); w.Code != http.StatusBadRequest {
 		t.Errorf("got %d: %s", w.Code, w.Body)
 	}
