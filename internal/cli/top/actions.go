@@ -265,7 +265,7 @@ const actTime = time.Minute
 
 // act does something that a person said yes to. No other job ends it.
 func (m *model) act(do func(ctx context.Context) (string, error)) {
-	m.note, m.bad = "asking the coordinator…", false
+	m.note, m.bad = asking, false
 	m.begin(job{"", func(ctx context.Context, send func(tea.Msg)) {
 		ctx, cancel := context.WithTimeout(ctx, actTime)
 		defer cancel()

@@ -121,26 +121,39 @@ func (m *model) paneKey(key string) {
 
 // rowKey does what a key says to a row.
 func (m *model) rowKey(r *row, key string) {
-	steers := strings.Contains("cduprlw", key) && len(key) == 1
-	switch {
-	case key == "enter" && r.build != nil:
-		m.open(buildPage(r.build, tabStory))
-	case key == "enter" && r.system != "":
-		m.open(systemPage(r.system))
-	case key == "enter" && r.machine != "":
-		m.open(machinePage(r.machine))
-	case key == "m" && r.machine != "":
-		m.open(machinePage(r.machine))
-	case key == "l" && r.build != nil:
-		m.open(buildPage(r.build, tabLog))
-	case key == "w" && r.build != nil:
-		m.open(buildPage(r.build, tabWhy))
-	case (key == "d" || key == "u") && r.machine != "":
+	switch key {
+	case "enter":
+		switch {
+		case r.build != nil:
+			m.open(buildPage(r.build, tabStory))
+		case r.system != "":
+			m.open(systemPage(r.system))
+		case r.machine != "":
+			m.open(machinePage(r.machine))
+		}
+	case "m":
+		if r.machine != "" {
+			m.open(machinePage(r.machine))
+		}
+	case "l", "w", "c", "r", "p":
+		if r.build == nil {
+			m.say(key + " is for builds; ? has all keys")
+			return
+		}
+		switch key {
+		case "l":
+			m.open(buildPage(r.build, tabLog))
+		case "w":
+			m.open(buildPage(r.build, tabWhy))
+		default:
+			m.steerBuild(key, r.build)
+		}
+	case "d", "u":
+		if r.build != nil || r.machine == "" {
+			m.say(key + " is for machines; ? has all keys")
+			return
+		}
 		m.steerMachine(key, r.machine)
-	case strings.Contains("crp", key) && len(key) == 1 && r.build != nil:
-		m.steerBuild(key, r.build)
-	case steers:
-		m.say(key + " is for " + map[bool]string{true: "machines", false: "builds"}[key == "d" || key == "u"] + "; ? has all keys")
 	}
 }
 

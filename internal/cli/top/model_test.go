@@ -110,7 +110,7 @@ func TestMachinesAndQueues(t *testing.T) {
 	b := newBench(t, farm())
 	b.answer("GET /v1/builds", api.BuildList{Builds: []api.Build{build("next-1", api.Queued)}, Next: "x"})
 	b.press("2", "down", "enter")
-	b.want("slots        1 of 2 taken", "load         0.50 on 4 cores", "BUILDS THERE 2", "hello-2.12", "broken-1")
+	b.want("slots        1 of 2 taken", "load         0.50 on 4 cores", "tag          disk=ssd\ntag          owner=evil\\x1b[2J\\r\\x07\\u202e\ntag          rack=2", "BUILDS THERE 2", "hello-2.12", "broken-1")
 	b.press("q", "3", "enter")
 	b.want("queue of x86_64-linux, the newest 1", "> next-1", "queued")
 	b.press("q", "!")
@@ -183,6 +183,8 @@ func TestRights(t *testing.T) {
 	b.want("only members of lighter may drain")
 	b.press("c")
 	b.want("c is for builds")
+	b.press("1", "d")
+	b.want("d is for machines")
 	if got := b.posted(); got != "" {
 		t.Errorf("asked %s", got)
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -59,14 +61,19 @@ func machinePage(name string) *page {
 }
 
 func systemPage(system string) *page {
-	return &page{name: system, title: "queue of " + system, pane: newBuilds("BUILDS")}
+	p := newBuilds("BUILDS")
+	p.empty = asking
+	return &page{name: system, title: "queue of " + system, pane: p}
 }
+
+// asking is shown before the coordinator has answered.
+const asking = "asking the coordinator…"
 
 // blockingTitle is that of the page of what holds up most.
 const blockingTitle = "what holds up most other builds"
 
 func blockingPage() *page {
-	p := newPane("BUILDS", "nothing holds up others",
+	p := newPane("BUILDS", asking,
 		column{least: 14},
 		column{title: "STATE"},
 		column{title: "HOLDS UP", right: true, down: true},
@@ -166,8 +173,8 @@ func machineLines(s *api.Status, name string, now time.Time) []string {
 		disk += ", " + human.Number(int(m.FreeInodes)) + " inodes"
 	}
 	add(m.FreeDisk > 0, "disk", "%s", disk)
-	for token, n := range m.Tokens {
-		add(true, "tokens", "%s: %d of %d taken", token, m.TakenTokens[token], n)
+	for _, token := range slices.Sorted(maps.Keys(m.Tokens)) {
+		add(true, "tokens", "%s: %d of %d taken", token, m.TakenTokens[token], m.Tokens[token])
 	}
 	add(m.Bandwidth+m.FetchBandwidth > 0, "link", "%s to it, %s from it", quantity.Rate(m.Bandwidth), quantity.Rate(m.FetchBandwidth))
 	for i := range s.Transfers {
@@ -183,8 +190,8 @@ func machineLines(s *api.Status, name string, now time.Time) []string {
 		add(h.Memory > 0, "has", "%s of memory", quantity.Bytes(h.Memory))
 	}
 	add(m.Kernel != "" || m.Agent != "", "runs", "kernel %s, agent %s, store %s", m.Kernel, m.Agent, m.StoreKind)
-	for k, v := range m.Tags {
-		add(true, "tag", "%s=%s", k, v)
+	for _, k := range slices.Sorted(maps.Keys(m.Tags)) {
+		add(true, "tag", "%s=%s", k, m.Tags[k])
 	}
 	return lines
 }
@@ -275,17 +282,20 @@ func (m *model) pageCame(msg pageMsg) {
 	p.err = ""
 	if msg.err != nil {
 		p.err = msg.err.Error()
+		if p.pane != nil {
+			p.pane.empty = ""
+		}
 		return
 	}
 	switch {
 	case msg.blocks != nil:
-		p.err = msg.blocks.Unknown
+		p.err, p.pane.empty = msg.blocks.Unknown, "nothing holds up others"
 		p.pane.set(blockerRows(msg.blocks, m.now()))
 	case msg.story != nil:
 		p.story, p.why, p.last = msg.story, msg.why, msg.last
 		p.build = &msg.story.Build
 	default:
-		p.title = "queue of " + p.name
+		p.title, p.pane.empty = "queue of "+p.name, "there are none"
 		if msg.more {
 			p.title = fmt.Sprintf("queue of %s, the newest %d", p.name, len(msg.builds))
 		}

@@ -154,7 +154,7 @@ func (p *page) draw(m *model, room int) []string {
 	if p.pane == nil {
 		t := p.searched()
 		if p.build != nil && p.tab != tabLog && p.story == nil && p.err == "" {
-			return append(lines, "asking the coordinator…")
+			return append(lines, asking)
 		}
 		return append(lines, t.draw(m.width, room)...)
 	}

@@ -53,7 +53,7 @@ func farm() *api.Status {
 	return &api.Status{
 		Counts: map[api.State]int{api.Building: 2, api.Queued: 3, api.Waiting: 4, api.Failed: 9},
 		Machines: []api.MachineStatus{
-			{Name: "alpha", Systems: []string{"x86_64-linux"}, State: api.MachineUp, ParallelBuilds: 2, Running: 1, Cores: 4, Load: 0.5, FreeDisk: 1 << 40},
+			{Name: "alpha", Systems: []string{"x86_64-linux"}, State: api.MachineUp, ParallelBuilds: 2, Running: 1, Cores: 4, Load: 0.5, FreeDisk: 1 << 40, Tags: map[string]string{"rack": "2", "disk": "ssd", "owner": evil}},
 			{Name: "beta", Systems: []string{"x86_64-linux"}, State: api.MachineDown, ParallelBuilds: 2, Error: "refused " + evil},
 		},
 		Running: []api.Build{running, slow}, Failures: []api.Build{failed},
