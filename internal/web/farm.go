@@ -78,6 +78,13 @@ func (f *statuses) fetch(ctx context.Context) {
 	}
 }
 
+// outdated has the next who asks get a new status: somebody has just changed something.
+func (f *statuses) outdated() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.tried = time.Time{}
+}
+
 // stale says that the last status is old, because the coordinator does not answer.
 func (f *statuses) stale() *Stale {
 	f.mu.Lock()

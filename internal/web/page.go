@@ -36,7 +36,7 @@ type View struct {
 	M     any       // the model
 	Farm  string    // the farm's title
 	Path  string    // of the page, without the query
-	Twin  string    // URL of the JSON twin
+	Twin  string    // URL of the JSON twin; empty if there is none
 	Now   time.Time // when the page was made
 	Stale *Stale    // if the coordinator does not answer
 	// Steering says that one can log in, Person who has, and Done what that person just did.
@@ -138,6 +138,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 
 // show answers with a page that is for its visitor, and is not kept.
 func (s *Server) show(w http.ResponseWriter, r *http.Request, name string, model any, status int) error {
+	visitOf(r).alone = true
 	a, err := s.htmlAnswer(r, pageTemplate(name), model, status)
 	if err != nil {
 		return err
@@ -192,6 +193,9 @@ func (s *Server) htmlAnswer(r *http.Request, t *template.Template, model any, st
 	v := View{
 		M: model, Farm: s.title, Path: r.URL.Path, Twin: twin(r), Now: s.now(), Stale: s.farm.stale(),
 		Steering: s.steering != nil, Person: visit.caller, Done: visit.note,
+	}
+	if visit.alone {
+		v.Twin = ""
 	}
 	var body bytes.Buffer
 	if err := t.ExecuteTemplate(&body, "layout.html", &v); err != nil {

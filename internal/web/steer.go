@@ -303,7 +303,7 @@ func askCancel(o *order) (*Question, error) {
 			}
 		}
 		if running > 0 {
-			q.Text = append(q.Text, fmt.Sprintf("%s under way on a machine: what was done for them is lost.", areOf(running, "build")))
+			q.Text = append(q.Text, fmt.Sprintf("%s under way on a machine: what was done there is lost.", areOf(running, "build")))
 		}
 		q.Text = append(q.Text, "What other builds need is made all the same, by new builds in their place, unless you tick the box.")
 		q.Stops, q.WithDependents = true, "also cancel the builds that need them"
@@ -489,7 +489,7 @@ func askDrain(o *order) (*Question, error) {
 		return nil, conflict("%s is drained already: %s", m.Name, cmp.Or(display.MachineNote(m, time.Now()), "nobody said why"))
 	}
 	q := &Question{Title: "Drain " + m.Name + "?", Button: "Drain " + m.Name, Stops: true, AsksReason: true, Text: []string{
-		fmt.Sprintf("It gets no new builds; %s there go on.", runs(m.Running)),
+		"It gets no new builds; " + goesOn(m.Running, " there") + ".",
 	}}
 	for _, system := range m.Systems {
 		left := 0
@@ -508,7 +508,11 @@ func askDrain(o *order) (*Question, error) {
 				waiting = queue.Queued + queue.Waiting
 			}
 		}
-		q.Text = append(q.Text, fmt.Sprintf("No other machine builds for %s now: %s until it is resumed.", system, wait(waiting)))
+		text := fmt.Sprintf("No other machine builds for %s now", system)
+		if waiting > 0 {
+			text += ": " + wait(waiting) + " until it is resumed"
+		}
+		q.Text = append(q.Text, text+".")
 	}
 	return q, nil
 }
@@ -520,16 +524,6 @@ func hasSystem(m *api.MachineStatus, system string) bool {
 		}
 	}
 	return false
-}
-
-func runs(n int) string {
-	switch n {
-	case 0:
-		return "no builds run, and none"
-	case 1:
-		return "the build that runs"
-	}
-	return "the " + human.Count(n, "build") + " that run"
 }
 
 func wait(n int) string {
@@ -607,7 +601,7 @@ func askPause(o *order) (*Question, error) {
 		waiting += q.Queued + q.Waiting
 	}
 	q := &Question{Title: "Pause the whole farm?", Button: "Pause", Stops: true, AsksReason: true, Text: []string{
-		fmt.Sprintf("Nothing is started any more, even after a restart, until somebody resumes it: %s. %s on.", wait(waiting), goesOn(running)),
+		fmt.Sprintf("Nothing is started any more, even after a restart, until somebody resumes it: %s, and %s.", wait(waiting), goesOn(running, "")),
 	}}
 	if status.Paused != "" {
 		q.Text = append(q.Text, "It is "+display.Paused(status.Paused)+" already.")
@@ -615,14 +609,15 @@ func askPause(o *order) (*Question, error) {
 	return q, nil
 }
 
-func goesOn(n int) string {
+// goesOn says what becomes of builds that run.
+func goesOn(n int, where string) string {
 	switch n {
 	case 0:
-		return "Nothing runs that would go"
+		return "no build runs" + where
 	case 1:
-		return "The build that runs goes"
+		return "the build that runs" + where + " goes on"
 	}
-	return "The " + human.Count(n, "build") + " that run go"
+	return "the " + human.Count(n, "build") + " that run" + where + " go on"
 }
 
 func doPause(o *order) (string, error) {

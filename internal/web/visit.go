@@ -77,6 +77,7 @@ type visit struct {
 	client *apiclient.Client // whose requests are that person's
 	token  string            // of the session
 	note   string            // to be shown first
+	alone  bool              // the page is for people alone: it has no JSON twin
 	err    error             // why it is not known who it is; nil if it is, or nobody
 }
 
@@ -188,6 +189,7 @@ func (t *steering) noted(code, token string) string {
 
 // done leads to a page that says what was done.
 func (t *steering) done(w http.ResponseWriter, r *http.Request, to, token, text string) {
+	t.s.farm.outdated()
 	now, code := t.s.now(), rand.Text()
 	t.mu.Lock()
 	for old, n := range t.notes {

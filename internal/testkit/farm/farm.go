@@ -127,7 +127,10 @@ func (f *Farm) run(ctx context.Context, args ...string) error {
 
 // Launch starts a program that ends with the farm.
 func (f *Farm) Launch(cmd *exec.Cmd) error {
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = new(syscall.SysProcAttr)
+	}
+	cmd.SysProcAttr.Setpgid = true
 	if err := cmd.Start(); err != nil {
 		return err
 	}
