@@ -70,12 +70,13 @@ type Feed struct {
 	changed chan struct{} // closed when there is another batch
 	streams int
 
+	begun    chan struct{} // closed when it is known from which event on the feed has all
 	catchUps chan struct{} // places of streams that read from the coordinator
 }
 
 // New returns a feed of a coordinator's events. [Feed.Run] reads them.
 func New(client *apiclient.Client, log *slog.Logger) *Feed {
-	return &Feed{client: client, log: log, changed: make(chan struct{}), spans: newSpans(), catchUps: make(chan struct{}, maxCatchUps)}
+	return &Feed{client: client, log: log, changed: make(chan struct{}), spans: newSpans(), begun: make(chan struct{}), catchUps: make(chan struct{}, maxCatchUps)}
 }
 
 // Run reads events until the context ends, across restarts of the coordinator.
@@ -116,6 +117,11 @@ func (f *Feed) read(ctx context.Context) error {
 	}
 	f.away = false
 	f.caught = status.LastEvent < from
+	select {
+	case <-f.begun:
+	default:
+		close(f.begun)
+	}
 	f.mu.Unlock()
 	return f.client.FollowAcross(ctx, from, patience, func(ev *api.Event) error {
 		f.take(ev, status.LastEvent)

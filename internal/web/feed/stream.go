@@ -73,12 +73,8 @@ func (f *Feed) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Accel-Buffering", "no") // nginx passes it on at once
 	s := &eventStream{f: f, w: w, rc: http.NewResponseController(w), builds: q["build"], coalesce: q.Has("coalesce")}
-	s.after = after
-	if now := f.State(); !resumed || now.Caught && after > now.Last { // a number of another ledger
-		s.after = now.Last
-	}
 	// Its end, whatever the reason, is the end of the answer; browsers come back by themselves.
-	_ = s.run(r.Context(), resumed)
+	_ = s.run(r.Context(), after, resumed)
 }
 
 // lastEvent returns the number of the last event that a client has seen.
@@ -123,9 +119,19 @@ type eventStream struct {
 	after    uint64 // the last event that was passed on, or left out
 }
 
-func (s *eventStream) run(ctx context.Context, resumed bool) error {
+// run passes events on, after the one with a number if the reader resumes, else from now on.
+func (s *eventStream) run(ctx context.Context, after uint64, resumed bool) error {
 	if err := s.write([]byte("retry: 3000\n\n")); err != nil {
 		return err
+	}
+	select {
+	case <-s.f.begun:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	s.after = after
+	if now := s.f.State(); !resumed || now.Caught && after > now.Last { // a number of another ledger
+		s.after = now.Last
 	}
 	if resumed {
 		if err := s.catchUp(ctx); err != nil {
