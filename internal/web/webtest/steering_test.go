@@ -2,10 +2,12 @@ package webtest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/cookiejar"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"os/exec"
@@ -13,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/chromedp/chromedp"
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiclient"
@@ -41,8 +45,8 @@ func newSteered(t *testing.T) *steered {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if dir, err = os.MkdirTemp(dir, "s"); err == nil {
-		err = os.Chmod(dir, 0o755) // others run what is there
+	if dir, err = os.MkdirTemp(dir, "s"); err == nil { //nolint:usetesting // others open it, and its sockets' names are short
+		err = os.Chmod(dir, 0o755)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -86,11 +90,11 @@ func (s *steered) as(user *syscall.Credential, args ...string) string {
 	}
 	out, err := cmd.Output()
 	if err != nil {
-		text := []byte(nil)
-		if e, ok := err.(*exec.ExitError); ok {
-			text = e.Stderr
+		var failed *exec.ExitError
+		if errors.As(err, &failed) {
+			err = fmt.Errorf("%w: %s", err, failed.Stderr)
 		}
-		s.t.Fatalf("%v: %v %s", args, err, text)
+		s.t.Fatalf("%v: %v", args, err)
 	}
 	return strings.TrimSpace(string(out))
 }
@@ -288,9 +292,46 @@ func TestSteeringInBrowser(t *testing.T) {
 				t.Fatalf("%+v, %v", done, err)
 			}
 		}
+		if scripts {
+			s.attack(b)
+		}
+		b.open("/")
 		b.follow("header .who button")
 		if !strings.Contains(b.text(), "Log in") || strings.Contains(b.text(), "root") {
 			t.Errorf("after the logout: %s", b.text())
 		}
 	}
+}
+
+// attack has a page on another port of the same host, which cookies don't tell apart, use the session of a browser.
+func (s *steered) attack(b *tab) {
+	s.t.Helper()
+	evil := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		if r.URL.Path == "/frame" {
+			fmt.Fprintf(w, `<!DOCTYPE html><title>a frame</title><link rel="icon" href="data:,"><iframe src="%s/steer/pause"></iframe>`, s.url)
+			return
+		}
+		fmt.Fprintf(w, `<!DOCTYPE html><title>a form</title><link rel="icon" href="data:,"><form method="post" action="%s/steer/pause"></form><script>document.forms[0].submit()</script>`, s.url)
+	}))
+	defer evil.Close()
+	open := func(path string) {
+		b.call(func(ctx context.Context) error {
+			_, err := chromedp.Run(ctx, chromedp.NavigateResponse(evil.URL+path))
+			return err
+		})
+	}
+	open("/")
+	b.await(`document.body.innerText.includes("another site's page asks for that: nothing was done")`)
+	open("/frame")
+	b.await(`document.querySelector("iframe") !== null`)
+	if status, err := s.client.Status(s.t.Context()); err != nil || status.Paused != "" {
+		s.t.Errorf("another page has paused the farm: %+v, %v", status, err)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if said := strings.Join(b.wrong, " "); !strings.Contains(said, "frame-ancestors 'none'") {
+		s.t.Errorf("the page is shown in another's frame; the browser says %q", said)
+	}
+	b.wrong = nil
 }
