@@ -121,6 +121,7 @@ func (s *Server) pages() []page {
 		{path: "/tag/{tag...}", template: "submission", load: s.loadTag},
 		{path: "/history", template: "history", load: s.loadHistory},
 		{path: "/machine/{name}", template: "machine", load: s.loadMachine},
+		{path: "/build/{id}", template: "build", load: s.loadBuild},
 		{path: "/build/{id}/log.html", template: "log", load: s.loadLog},
 	}
 }

@@ -135,3 +135,23 @@
     look();
   });
 })();
+
+// Commands get a button that copies them.
+(() => {
+  const buttons = () => {
+    for (const code of document.querySelectorAll("code[data-copy]")) {
+      const button = document.createElement("button");
+      button.textContent = "Copy";
+      button.className = "copy";
+      button.setAttribute("aria-label", "Copy: " + code.textContent);
+      button.addEventListener("click", () => navigator.clipboard.writeText(code.textContent)
+        .then(() => { button.textContent = "Copied"; }, () => { button.textContent = "Not allowed"; }));
+      code.removeAttribute("data-copy");
+      code.after(" ", button);
+    }
+  };
+  if (navigator.clipboard) {
+    buttons();
+    document.addEventListener("lighter:replaced", buttons);
+  }
+})();
