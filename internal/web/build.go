@@ -46,6 +46,8 @@ type BuildPage struct {
 	Usual   *api.Estimate `json:"usual,omitempty"`   // what such builds will probably take
 	Events  []api.Event   `json:"events"`            // the newest last, at most 200
 	Earlier int           `json:"earlier,omitempty"` // how many events there are before these
+	// Commands are what one may want to type next.
+	Commands []Command `json:"commands"`
 
 	timeLine template.HTML
 }
@@ -109,7 +111,7 @@ func (s *Server) loadBuild(r *http.Request) (any, error) {
 	if err := asking.Wait(); err != nil {
 		return nil, err
 	}
-	m.Summary = summary(m)
+	m.Summary, m.Commands = summary(m), commands(m)
 	m.timeLine = m.draw(s.now())
 	return m, nil
 }
@@ -330,10 +332,13 @@ func (m *BuildPage) Outcome(a *display.Attempt) string {
 }
 
 // Command is something to copy.
-type Command struct{ What, Text string }
+type Command struct {
+	What string `json:"what"`
+	Text string `json:"text"`
+}
 
-// Commands has what one may want to type next.
-func (m *BuildPage) Commands() []Command {
+// commands has what one may want to type next.
+func commands(m *BuildPage) []Command {
 	b := m.Build
 	drv := human.ShellWord(string(b.Derivation))
 	list := []Command{{"All of this, in a terminal", "lighter builds show " + b.ID}}
