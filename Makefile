@@ -49,7 +49,9 @@ install: build agents man ## into PREFIX (/usr/local), or below DESTDIR; starts 
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man1 $(BUILD)/man/*.1
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/sysusers.d examples/sysusers.d/lighter.conf
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
-	sed 's|/usr/local|$(PREFIX)|' examples/systemd/lighter-coordinator.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/lighter-coordinator.service
+	for unit in lighter-coordinator lighter-web; do \
+		sed 's|/usr/local|$(PREFIX)|' examples/systemd/$$unit.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit.service || exit 1; \
+	done
 	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
 	$(BUILD)/lighter completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/lighter
 	$(BUILD)/lighter completion zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_lighter

@@ -301,6 +301,7 @@ func (m *BuildPage) Verdicts() []api.MachineVerdict {
 func (m *BuildPage) WaitsFor() []api.Build {
 	return m.Why.WaitsFor[:min(len(m.Why.WaitsFor), maxNeighbours)]
 }
+
 func (m *BuildPage) Ahead() []api.Build { return m.Why.Ahead[:min(len(m.Why.Ahead), maxNeighbours)] }
 
 // HasLog reports whether there may be a log.
