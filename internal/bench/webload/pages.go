@@ -29,11 +29,11 @@ func (l *load) paths() []string {
 	waiting := l.made.Build(l.made.Builds - 10)
 	name := api.DerivationName(old.Derivation)
 	return []string{
-		"/", "/activity", "/builds", "/builds?state=failed", "/builds?state=done&name=rust-*", "/builds?machine=machine7",
+		"/", "/activity", "/builds", "/builds?state=failed", "/builds?state=succeeded&name=rust-*", "/builds?machine=machine7",
 		"/builds?tag=" + url.QueryEscape("commit="+old.Tags["commit"]), "/builds?system=armhf-linux&state=timed-out", "/builds?name=" + url.QueryEscape(name),
 		"/build/" + old.ID, "/build/" + failed.ID, "/build/" + waiting.ID,
 		"/machine/machine7", "/tag/" + url.PathEscape("commit="+old.Tags["commit"]), "/tag/" + url.PathEscape("branch=master"),
-		"/blocking", "/history", "/feed.atom", "/badge/x86_64-linux.svg", "/metrics",
+		"/blocking", "/history", "/history?span=month", "/feed.atom", "/badge/tag/" + url.PathEscape("commit="+old.Tags["commit"]) + ".svg", "/metrics",
 	}
 }
 

@@ -30,8 +30,25 @@ func (s *site) places() []place {
 		{"tag", "/tag/channel=guix"},
 		{"tag-all", "/tag/channel=guix?show=all"},
 		{"compared", "/tag/package=python?with=package%3Dhello"},
+		{"build-failed", s.page("python-broken-0.9")},
+		{"build-hostile", s.page("evil-1.0")},
+		{"build-without", s.page("python-app-3.1")},
+		{"build-queued", s.page("hello-riscv-2.12")},
+		{"build-running", s.page("slow-tool-7.7")},
+		{"build-good", s.page("hello-2.12.1")},
+		{"log", s.page("python-broken-0.9") + "/log.html"},
+		{"log-hostile", s.page("evil-1.0") + "/log.html"},
+		{"log-running", s.page("slow-tool-7.7") + "/log.html"},
+		{"log-none", s.page("python-app-3.1") + "/log.html"},
+		{"machine", "/machine/alpha"},
+		{"machine-down", "/machine/star"},
+		{"history", "/history"},
+		{"history-month", "/history?span=month"},
 	}
 }
+
+// page is the path of a build's page.
+func (s *site) page(name string) string { return "/build/" + s.builds[name].ID }
 
 // maxPage is how large a page may be, in bytes.
 const maxPage = 100 << 10

@@ -40,6 +40,88 @@ func TestEventArrives(t *testing.T) {
 	}
 }
 
+// failureToError goes from the farm at a glance to the line of a log at which a build failed, by links.
+func (b *tab) failureToError(s *site) {
+	b.t.Helper()
+	page := s.page("python-broken-0.9")
+	b.open("/")
+	b.follow("main a[href='" + page + "']")
+	if text := b.text(); !strings.Contains(text, "It failed on alpha") || !strings.Contains(text, "Not built because of it") {
+		b.t.Errorf("the page of the build says: %s", text)
+	}
+	b.follow("main a[href='" + page + "/log.html']")
+	const link = ".notice a"
+	if value[bool](b, `document.querySelector(".notice a").getAttribute("href").startsWith("#")`) {
+		b.do(chromedp.Click(chromedp.CSS(link)))
+	} else {
+		b.follow(link)
+	}
+	if got := value[string](b, `document.getElementById(location.hash.slice(1))?.innerText ?? "nothing"`); !strings.Contains(got, failingLine) {
+		b.t.Errorf("the link to the error leads to %q", got)
+	}
+}
+
+// TestFailureToError finds out why a build failed.
+func TestFailureToError(t *testing.T) {
+	s := needSite(t)
+	newTab(t, s.url).failureToError(s)
+}
+
+// TestCauseOfFailure goes from a build that was not made to the one that failed.
+func TestCauseOfFailure(t *testing.T) {
+	s := needSite(t)
+	b := newTab(t, s.url)
+	b.open(s.page("python-app-3.1"))
+	b.follow(".notice a[href='" + s.page("python-broken-0.9") + "']")
+	if got := value[string](b, `document.querySelector("h1").innerText`); !strings.HasPrefix(got, "python-broken-0.9") {
+		t.Errorf("the cause is %q", got)
+	}
+}
+
+// TestLiveLog has lines of a log appear while somebody looks.
+func TestLiveLog(t *testing.T) {
+	s := needSite(t)
+	b := newTab(t, s.url)
+	b.open(s.page("slow-tool-7.7") + "/log.html")
+	value[bool](b, `window.first = document.querySelector("pre.log").lastElementChild.id, true`)
+	b.await(`document.querySelector("pre.log").lastElementChild.id !== window.first`)
+}
+
+// TestLiveBuild has a build end while somebody looks at its page.
+func TestLiveBuild(t *testing.T) {
+	s := needSite(t)
+	path, err := s.Add(t.Context(), farm.Recipe{Name: "watched-1.0", Script: "sleep 4; mkdir $out"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.ask(t.Context(), "watched-1.0", api.Request{Derivation: path}); err != nil {
+		t.Fatal(err)
+	}
+	b := newTab(t, s.url)
+	b.open(s.page("watched-1.0"))
+	value[bool](b, "window.stays = true")
+	b.await(`document.querySelector("h1").innerText.includes("succeeded")`)
+	if !value[bool](b, "window.stays") {
+		t.Error("the page was loaded again")
+	}
+	if value[bool](b, `document.getElementById("outputs") === null`) {
+		t.Error("there are no outputs")
+	}
+}
+
+// TestCopy copies a command.
+func TestCopy(t *testing.T) {
+	s := needSite(t)
+	b := newTab(t, s.url)
+	b.open(s.page("hello-2.12.1"))
+	value[bool](b, `navigator.clipboard.writeText = (text) => { window.copied = text; return Promise.resolve(); }, true`)
+	b.do(chromedp.Click(chromedp.CSS("button.copy")))
+	b.await(`document.querySelector("button.copy").textContent === "Copied"`)
+	if got, want := value[string](b, "window.copied"), "lighter builds show "+s.builds["hello-2.12.1"].ID; got != want {
+		t.Errorf("copied %q, want %q", got, want)
+	}
+}
+
 // TestWithoutScript goes the same ways where pages' scripts do not run.
 func TestWithoutScript(t *testing.T) {
 	s := needSite(t)
@@ -56,6 +138,7 @@ func TestWithoutScript(t *testing.T) {
 	if value[bool](b, `document.getElementById("live").textContent !== ""`) {
 		t.Error("scripts run")
 	}
+	b.failureToError(s)
 }
 
 // TestHostile opens whatever shows what an enemy wrote: a tag, a log, what became of a build.
