@@ -39,8 +39,11 @@ func sessionOf(ctx context.Context) *session {
 	return s
 }
 
+// loginCalls are the operations on logins and sessions.
+type loginCalls struct{ *Server }
+
 // acting returns a request as that of the person whose session it names, if it names one.
-func (s *Server) acting(r *http.Request) (*http.Request, error) {
+func (s loginCalls) acting(r *http.Request) (*http.Request, error) {
 	said, given := r.Header["Authorization"]
 	if !given {
 		return r, nil
@@ -62,7 +65,7 @@ func noSession(text string) *api.Error {
 }
 
 // person is who is behind a connection itself, of whom the kernel must have said so.
-func (s *Server) person(ctx context.Context) (caller, error) {
+func (s loginCalls) person(ctx context.Context) (caller, error) {
 	who, err := s.caller(ctx)
 	switch {
 	case err != nil:
@@ -79,7 +82,7 @@ func tooMany(what string) error {
 	return &api.Error{Status: http.StatusServiceUnavailable, Code: api.CodeUnavailable, Message: "there are too many " + what + "; those that nobody uses end by themselves"}
 }
 
-func (s *Server) postLogins(w http.ResponseWriter, r *http.Request) error {
+func (s loginCalls) postLogins(w http.ResponseWriter, r *http.Request) error {
 	who, err := s.person(r.Context())
 	if err == nil {
 		err = readJSON(r, &struct{}{})
@@ -95,7 +98,7 @@ func (s *Server) postLogins(w http.ResponseWriter, r *http.Request) error {
 }
 
 // login reads the token of a login from a body, and returns whose it is.
-func (s *Server) login(r *http.Request, how findHow) (caller, grant, error) {
+func (s loginCalls) login(r *http.Request, how findHow) (caller, grant, error) {
 	var body api.LoginToken
 	if err := readJSON(r, &body); err != nil {
 		return caller{}, grant{}, err
@@ -111,7 +114,7 @@ func (s *Server) login(r *http.Request, how findHow) (caller, grant, error) {
 	return who, g, err
 }
 
-func (s *Server) postLoginsWhose(w http.ResponseWriter, r *http.Request) error {
+func (s loginCalls) postLoginsWhose(w http.ResponseWriter, r *http.Request) error {
 	who, g, err := s.login(r, toLook)
 	if err != nil {
 		return err
@@ -119,7 +122,7 @@ func (s *Server) postLoginsWhose(w http.ResponseWriter, r *http.Request) error {
 	return answer(w, api.Login{Caller: *who.status(), Expires: g.began.Add(loginLife)})
 }
 
-func (s *Server) postSessions(w http.ResponseWriter, r *http.Request) error {
+func (s loginCalls) postSessions(w http.ResponseWriter, r *http.Request) error {
 	who, _, err := s.login(r, toUseUp)
 	if err != nil {
 		return err
@@ -137,7 +140,7 @@ func sessionAnswer(who caller, g grant, token string) api.Session {
 	return api.Session{Token: token, Caller: *who.status(), Expires: g.began.Add(sessionLife), Idle: api.Seconds(sessionIdle.Seconds())}
 }
 
-func (s *Server) getSessions(w http.ResponseWriter, r *http.Request) error {
+func (s loginCalls) getSessions(w http.ResponseWriter, r *http.Request) error {
 	session := sessionOf(r.Context())
 	if session == nil {
 		return noSession("the request is not of a session: it has no Authorization: Bearer TOKEN")
@@ -150,7 +153,7 @@ func (s *Server) getSessions(w http.ResponseWriter, r *http.Request) error {
 }
 
 // deleteSessions ends the session that asks, or all of the person who does.
-func (s *Server) deleteSessions(w http.ResponseWriter, r *http.Request) error {
+func (s loginCalls) deleteSessions(w http.ResponseWriter, r *http.Request) error {
 	now := s.c.Now()
 	if session := sessionOf(r.Context()); session != nil {
 		s.sessions.find(session.token, now, toUseUp)

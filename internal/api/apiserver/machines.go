@@ -9,8 +9,11 @@ import (
 	"lighter/store"
 )
 
+// machineCalls are the operations on machines, and on the coordinator as one that places builds there.
+type machineCalls struct{ *Server }
+
 // readNote returns who wants something changed, and why.
-func (s *Server) readNote(r *http.Request) (by, reason string, err error) {
+func (s machineCalls) readNote(r *http.Request) (by, reason string, err error) {
 	who, err := s.caller(r.Context())
 	if err != nil {
 		return "", "", err
@@ -30,7 +33,7 @@ func checkReason(reason string) error {
 }
 
 // changed reads why a machine is changed, has that done, and answers with its state then.
-func (s *Server) changed(w http.ResponseWriter, r *http.Request, change func(ctx context.Context, name, by, reason string) (*api.MachineStatus, error)) error {
+func (s machineCalls) changed(w http.ResponseWriter, r *http.Request, change func(ctx context.Context, name, by, reason string) (*api.MachineStatus, error)) error {
 	by, reason, err := s.readNote(r)
 	if err != nil {
 		return err
@@ -42,15 +45,15 @@ func (s *Server) changed(w http.ResponseWriter, r *http.Request, change func(ctx
 	return answer(w, status)
 }
 
-func (s *Server) postDrain(w http.ResponseWriter, r *http.Request) error {
+func (s machineCalls) postDrain(w http.ResponseWriter, r *http.Request) error {
 	return s.changed(w, r, s.c.Drain)
 }
 
-func (s *Server) postResumeMachine(w http.ResponseWriter, r *http.Request) error {
+func (s machineCalls) postResumeMachine(w http.ResponseWriter, r *http.Request) error {
 	return s.changed(w, r, s.c.ResumeMachine)
 }
 
-func (s *Server) postTags(w http.ResponseWriter, r *http.Request) error {
+func (s machineCalls) postTags(w http.ResponseWriter, r *http.Request) error {
 	who, err := s.caller(r.Context())
 	if err != nil {
 		return err
@@ -90,7 +93,7 @@ func checkTags(change *api.TagChange) error {
 	return nil
 }
 
-func (s *Server) postGC(w http.ResponseWriter, r *http.Request) error {
+func (s machineCalls) postGC(w http.ResponseWriter, r *http.Request) error {
 	var opts api.MachineGC
 	if err := readJSON(r, &opts); err != nil {
 		return err
@@ -102,7 +105,7 @@ func (s *Server) postGC(w http.ResponseWriter, r *http.Request) error {
 	return answer(w, result)
 }
 
-func (s *Server) getMachines(w http.ResponseWriter, r *http.Request) error {
+func (s machineCalls) getMachines(w http.ResponseWriter, r *http.Request) error {
 	if r.URL.Query().Get("fresh") == "true" {
 		if err := s.c.Refresh(r.Context()); err != nil {
 			return err
@@ -115,7 +118,7 @@ func (s *Server) getMachines(w http.ResponseWriter, r *http.Request) error {
 	return answer(w, list)
 }
 
-func (s *Server) postTrial(w http.ResponseWriter, r *http.Request) error {
+func (s machineCalls) postTrial(w http.ResponseWriter, r *http.Request) error {
 	trial, err := s.c.TestMachine(r.Context(), r.PathValue("name"))
 	if err != nil {
 		return err
@@ -123,7 +126,7 @@ func (s *Server) postTrial(w http.ResponseWriter, r *http.Request) error {
 	return answer(w, trial)
 }
 
-func (s *Server) postReload(w http.ResponseWriter, r *http.Request) error {
+func (s machineCalls) postReload(w http.ResponseWriter, r *http.Request) error {
 	if err := readJSON(r, &struct{}{}); err != nil {
 		return err
 	}
@@ -134,15 +137,15 @@ func (s *Server) postReload(w http.ResponseWriter, r *http.Request) error {
 	return answer(w, became)
 }
 
-func (s *Server) postPause(w http.ResponseWriter, r *http.Request) error {
+func (s machineCalls) postPause(w http.ResponseWriter, r *http.Request) error {
 	return s.changePaused(w, r, s.c.Pause)
 }
 
-func (s *Server) postResume(w http.ResponseWriter, r *http.Request) error {
+func (s machineCalls) postResume(w http.ResponseWriter, r *http.Request) error {
 	return s.changePaused(w, r, s.c.Resume)
 }
 
-func (s *Server) changePaused(w http.ResponseWriter, r *http.Request, change func(ctx context.Context, by, reason string) error) error {
+func (s machineCalls) changePaused(w http.ResponseWriter, r *http.Request, change func(ctx context.Context, by, reason string) error) error {
 	by, reason, err := s.readNote(r)
 	if err != nil {
 		return err
@@ -153,7 +156,7 @@ func (s *Server) changePaused(w http.ResponseWriter, r *http.Request, change fun
 	return answer(w, json.RawMessage("{}"))
 }
 
-func (s *Server) postPrune(w http.ResponseWriter, r *http.Request) error {
+func (s machineCalls) postPrune(w http.ResponseWriter, r *http.Request) error {
 	var p api.Prune
 	if err := readJSON(r, &p); err != nil {
 		return err
@@ -165,7 +168,7 @@ func (s *Server) postPrune(w http.ResponseWriter, r *http.Request) error {
 	return answer(w, result)
 }
 
-func (s *Server) postNeeded(w http.ResponseWriter, r *http.Request) error {
+func (s machineCalls) postNeeded(w http.ResponseWriter, r *http.Request) error {
 	var n api.Needed
 	if err := readJSON(r, &n); err != nil {
 		return err

@@ -96,6 +96,7 @@ func New(c *coordinator.Coordinator, opts Options) *Server {
 // connections are those of HTTP.
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
+	onMachines, onLogins := machineCalls{s}, loginCalls{s}
 	for _, o := range []operation{
 		{pattern: "GET /v1/version", do: s.getVersion},
 		{pattern: "GET /v1/installation", do: s.getInstallation},
@@ -111,7 +112,7 @@ func (s *Server) Handler() http.Handler {
 		{pattern: "POST /v1/retry", do: s.postRetry, body: maxSelectionBody, memory: requestMemory},
 		{pattern: "POST /v1/priority", do: s.postPriority, body: maxSelectionBody, memory: requestMemory},
 		{pattern: "POST /v1/outlook", do: s.postOutlook, body: maxSelectionBody, memory: requestMemory},
-		{pattern: "POST /v1/prune", do: s.postPrune, operator: "move builds out of the ledger"},
+		{pattern: "POST /v1/prune", do: onMachines.postPrune, operator: "move builds out of the ledger"},
 		{pattern: "GET /v1/blocking", do: s.getBlocking, memory: pageMemory},
 		{pattern: "GET /v1/estimates", do: s.getEstimates, memory: pageMemory},
 		{pattern: "GET /v1/estimates/samples", do: s.getSamples, memory: requestMemory},
@@ -120,24 +121,24 @@ func (s *Server) Handler() http.Handler {
 		{pattern: "GET /v1/events", do: s.getEvents},
 		{pattern: "GET /v1/attach", do: s.getAttach},
 		{pattern: "GET " + hookapi.Path, do: s.getOffload},
-		{pattern: "GET /v1/machines", do: s.getMachines, memory: requestMemory},
-		{pattern: "POST /v1/machines/{name}/check", do: s.postTrial, operator: "try a machine"},
-		{pattern: "POST /v1/machines/{name}/gc", do: s.postGC, operator: "collect a machine's garbage"},
-		{pattern: "POST /v1/machines/{name}/drain", do: s.postDrain, operator: "drain a machine"},
-		{pattern: "POST /v1/machines/{name}/resume", do: s.postResumeMachine, operator: "have a machine build again"},
-		{pattern: "POST /v1/machines/{name}/tags", do: s.postTags, operator: "tag a machine"},
+		{pattern: "GET /v1/machines", do: onMachines.getMachines, memory: requestMemory},
+		{pattern: "POST /v1/machines/{name}/check", do: onMachines.postTrial, operator: "try a machine"},
+		{pattern: "POST /v1/machines/{name}/gc", do: onMachines.postGC, operator: "collect a machine's garbage"},
+		{pattern: "POST /v1/machines/{name}/drain", do: onMachines.postDrain, operator: "drain a machine"},
+		{pattern: "POST /v1/machines/{name}/resume", do: onMachines.postResumeMachine, operator: "have a machine build again"},
+		{pattern: "POST /v1/machines/{name}/tags", do: onMachines.postTags, operator: "tag a machine"},
 		{pattern: "GET /v1/roots", do: s.getRoots, memory: pageMemory},
 		{pattern: "POST /v1/roots", do: s.postRoots},
 		{pattern: "POST /v1/roots/remove", do: s.postRootsRemove},
-		{pattern: "POST /v1/needed", do: s.postNeeded, body: maxNeededBody, memory: requestMemory},
-		{pattern: "POST /v1/reload", do: s.postReload, operator: "have the machines file read"},
-		{pattern: "POST /v1/pause", do: s.postPause, operator: "pause the coordinator"},
-		{pattern: "POST /v1/resume", do: s.postResume, operator: "resume the coordinator"},
-		{pattern: "POST /v1/logins", do: s.postLogins},
-		{pattern: "POST /v1/logins/whose", do: s.postLoginsWhose},
-		{pattern: "POST /v1/sessions", do: s.postSessions},
-		{pattern: "GET /v1/sessions", do: s.getSessions},
-		{pattern: "DELETE /v1/sessions", do: s.deleteSessions},
+		{pattern: "POST /v1/needed", do: onMachines.postNeeded, body: maxNeededBody, memory: requestMemory},
+		{pattern: "POST /v1/reload", do: onMachines.postReload, operator: "have the machines file read"},
+		{pattern: "POST /v1/pause", do: onMachines.postPause, operator: "pause the coordinator"},
+		{pattern: "POST /v1/resume", do: onMachines.postResume, operator: "resume the coordinator"},
+		{pattern: "POST /v1/logins", do: onLogins.postLogins},
+		{pattern: "POST /v1/logins/whose", do: onLogins.postLoginsWhose},
+		{pattern: "POST /v1/sessions", do: onLogins.postSessions},
+		{pattern: "GET /v1/sessions", do: onLogins.getSessions},
+		{pattern: "DELETE /v1/sessions", do: onLogins.deleteSessions},
 		{pattern: "GET /v1/metrics", do: s.getMetrics, memory: requestMemory},
 		{pattern: "GET /v1/hooks", do: s.getHooks, memory: pageMemory},
 		{pattern: "GET /v1/hooks/{hook}/{run}", do: s.getHookRun, memory: requestMemory},
@@ -149,7 +150,7 @@ func (s *Server) Handler() http.Handler {
 		}},
 	} {
 		mux.HandleFunc(o.pattern, func(w http.ResponseWriter, r *http.Request) {
-			r, err := s.acting(r)
+			r, err := onLogins.acting(r)
 			if err == nil {
 				err = s.answer(w, r, &o)
 			}
