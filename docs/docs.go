@@ -3,7 +3,7 @@ package docs
 
 import "embed"
 
-//go:embed guix.md hooks.md machines.md settings.md
+//go:embed evaluate.md guix.md hooks.md machines.md settings.md
 var files embed.FS
 
 // Pages returns the texts, in Markdown, by what they are about.
@@ -11,6 +11,7 @@ func Pages() map[string]string {
 	pages := make(map[string]string)
 	for topic, file := range map[string]string{
 		"machines.toml": "machines.md", "lighter.toml": "settings.md", "guix": "guix.md", "event-hooks": "hooks.md",
+		"evaluation": "evaluate.md",
 	} {
 		text, err := files.ReadFile(file)
 		if err != nil {

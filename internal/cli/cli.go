@@ -22,6 +22,7 @@ import (
 	"lighter/internal/cli/command"
 	"lighter/internal/cli/estimatecommands"
 	"lighter/internal/cli/simulation"
+	"lighter/internal/cli/evaluatecommand"
 	"lighter/internal/cli/storecommands"
 	"lighter/internal/cli/top"
 )
@@ -75,6 +76,7 @@ ask it, or work on the head's own store, keys and configuration.`,
 			hooksCommand(),
 			metricsCommand(),
 			doctorCommand(),
+			evaluatecommand.Command(),
 			storecommands.Command(),
 			derivationCommand(),
 			keyCommand(),
