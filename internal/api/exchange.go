@@ -439,7 +439,7 @@ const (
 	CodeNotFound     = "not-found"     // 404: no such build, machine or log
 	CodeConflict     = "conflict"      // 409: the id is another build's
 	CodeNotValid     = "not-valid"     // 422: the derivation is not in the store
-	CodeUnavailable  = "unavailable"   // 503: the coordinator stops
+	CodeUnavailable  = "unavailable"   // 503: the coordinator stops, or lacks what is asked for
 	CodeDiskFull     = "disk-full"     // 507: no room for the ledger
 	CodeMachineError = "machine-error" // 502: the machine did not do it
 	CodeInternal     = "internal"      // 500

@@ -73,15 +73,15 @@ var ErrInvalid = errors.New("not a revision")
 const (
 	maxRepositories = 1000
 	maxBranches     = 10_000
-	maxWord         = 255      // bytes of a name, a version, a system, a target, a label, a branch
-	maxURL          = 2 << 10  // bytes
-	maxText         = 64 << 10 // bytes of a description; longer ones are cut
-	maxErrorText    = 2 << 10  // bytes of an error; longer ones are cut
-	maxVariants     = 1000     // derivations and errors of one name and version
-	maxOutputs      = 100      // of one derivation
-	maxLicenses     = 100      // of one package; others are left out
-	maxLines        = 4_000_000
-	maxBatch        = 1 << 30 // bytes
+	maxWord         = 255       // bytes of a name, a version, a system, a target, a label, a branch
+	maxURL          = 2 << 10   // bytes
+	maxText         = 64 << 10  // bytes of a description; longer ones are cut
+	maxErrorText    = 2 << 10   // bytes of an error; longer ones are cut
+	maxVariants     = 1000      // derivations and errors of one name and version
+	maxOutputs      = 100       // of one derivation
+	maxLicenses     = 100       // of one package; others are left out
+	maxLines        = 1_000_000 // all of Guix for all systems has about 200,000
+	maxBatch        = 1 << 30   // bytes
 )
 
 // format is the version of the scheme of keys.

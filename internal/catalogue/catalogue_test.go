@@ -48,10 +48,10 @@ func view(t testing.TB, c *catalogue.Catalogue) *catalogue.View {
 	return v
 }
 
-func of(list []evaluate.Package) iter.Seq2[evaluate.Package, error] {
-	return func(yield func(evaluate.Package, error) bool) {
+func of(list []evaluate.Package) iter.Seq2[*evaluate.Package, error] {
+	return func(yield func(*evaluate.Package, error) bool) {
 		for _, p := range list {
-			if !yield(p, nil) {
+			if !yield(&p, nil) {
 				return
 			}
 		}
@@ -242,16 +242,16 @@ func many(n int) (list []evaluate.Package) {
 func TestInterrupted(t *testing.T) {
 	c := open(t, t.TempDir())
 	cause := errors.New("the evaluation ended")
-	_, err := c.Record(t.Context(), source("master", cataloguetest.Commit(1)), func(yield func(evaluate.Package, error) bool) {
-		_ = yield(hello("1", "a"), nil) && yield(evaluate.Package{}, cause)
+	_, err := c.Record(t.Context(), source("master", cataloguetest.Commit(1)), func(yield func(*evaluate.Package, error) bool) {
+		_ = yield(new(hello("1", "a")), nil) && yield(nil, cause)
 	})
 	if !errors.Is(err, cause) {
 		t.Errorf("got %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	_, err = c.Record(ctx, source("master", cataloguetest.Commit(1)), func(yield func(evaluate.Package, error) bool) {
+	_, err = c.Record(ctx, source("master", cataloguetest.Commit(1)), func(yield func(*evaluate.Package, error) bool) {
 		cancel()
-		yield(hello("1", "a"), nil)
+		yield(new(hello("1", "a")), nil)
 	})
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
@@ -327,7 +327,7 @@ func TestModel(t *testing.T) {
 					v := view(t, c)
 					b := branchNamed(t, v, branch)
 					v.Close()
-					if _, err := c.Drop(t.Context(), b.Repository, branch, keep); err != nil {
+					if _, err := c.Drop(t.Context(), b.ID, keep); err != nil {
 						t.Fatal(err)
 					}
 					m[branch] = m[branch][max(0, len(m[branch])-keep):]

@@ -11,10 +11,10 @@ import (
 
 // Drop removes the oldest revisions of a branch so that keep are left, at least one, with all that only they
 // have. It returns how many it removed.
-func (c *Catalogue) Drop(ctx context.Context, repository uint32, branch string, keep int) (dropped int, err error) {
+func (c *Catalogue) Drop(ctx context.Context, branch uint32, keep int) (dropped int, err error) {
 	err = c.change(ctx, func(v *View, b *pebble.Batch) error {
-		br, err := v.Branch(repository, branch)
-		if err != nil {
+		br := Branch{ID: branch}
+		if err := getJSON(v.r, keyOf(prefixBranch, branch), &br); err != nil {
 			return err
 		}
 		oldest, err := v.oldestOf(br, max(keep, 1))
@@ -38,7 +38,7 @@ func (c *Catalogue) Drop(ctx context.Context, repository uint32, branch string, 
 		return v.dropTexts(b, br, oldest)
 	})
 	if err != nil {
-		return 0, fmt.Errorf("drop revisions of branch %q: %w", branch, err)
+		return 0, fmt.Errorf("drop revisions of branch %d: %w", branch, err)
 	}
 	return dropped, nil
 }

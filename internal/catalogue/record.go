@@ -41,7 +41,8 @@ type Recorded struct {
 
 var commitForm = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
 
-func (s *Source) check() error {
+// Check returns what is wrong with a source; it matches ErrInvalid.
+func (s *Source) Check() error {
 	if s.Repository == "" || s.Branch == "" {
 		return fmt.Errorf("%w: it wants a repository and a branch", ErrInvalid)
 	}
@@ -58,8 +59,8 @@ func (s *Source) check() error {
 // returns nil, and durable; else not at all. A commit that is recorded again is another revision,
 // which takes the place of the first for whoever asks for the commit. What the packages can't be matches ErrInvalid,
 // and an error of the sequence is returned as it is.
-func (c *Catalogue) Record(ctx context.Context, from Source, packages iter.Seq2[evaluate.Package, error]) (done Recorded, err error) {
-	if err := from.check(); err != nil {
+func (c *Catalogue) Record(ctx context.Context, from Source, packages iter.Seq2[*evaluate.Package, error]) (done Recorded, err error) {
+	if err := from.Check(); err != nil {
 		return done, err
 	}
 	found := &findings{packages: make(map[identifier]*Package), texts: make(map[[16]byte][]byte), interned: make(map[string]string)}
@@ -74,7 +75,7 @@ func (c *Catalogue) Record(ctx context.Context, from Source, packages iter.Seq2[
 		if lines++; lines > c.opts.maxLines {
 			return done, fmt.Errorf("%w: it has more than %d lines", ErrInvalid, c.opts.maxLines)
 		}
-		if err := found.add(&p); err != nil {
+		if err := found.add(p); err != nil {
 			return done, err
 		}
 	}

@@ -19,6 +19,7 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/api/apiserver"
+	"lighter/internal/catalogue"
 	"lighter/internal/coordinator"
 	"lighter/internal/coordinator/headroom"
 	"lighter/internal/coordinator/limits"
@@ -72,6 +73,12 @@ func Run(ctx context.Context, o Options) (err error) {
 		return fmt.Errorf("open ledger %s: %w", f.Ledger(), err)
 	}
 	defer func() { err = errors.Join(err, records.Close()) }()
+	revisions, err := catalogue.Open(f.Catalogue(), catalogue.Options{Logger: logger})
+	if err != nil { // builds need none
+		logger.Error("revisions can't be recorded, nor read", "err", err)
+	} else {
+		defer func() { err = errors.Join(err, revisions.Close()) }()
+	}
 	links, err := NewLinks(f, o.Getenv, logger)
 	if err != nil {
 		return err
@@ -117,7 +124,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		logger.Warn("commands that are run while no coordinator is must be told its folders", "err", err)
 	}
 	rooter, _ := s.Backend.(store.Rooter)
-	face = apiserver.New(one, apiserver.Options{Logger: logger, Access: access, Installation: there, Roots: rooter, Problems: hookMaker.wrong})
+	face = apiserver.New(one, apiserver.Options{Logger: logger, Access: access, Installation: there, Roots: rooter, Problems: hookMaker.wrong, Catalogue: revisions})
 	logger.Info("coordinator is ready", "socket", f.Socket, "machines", len(o.Machines), "version", version.Version)
 	err = serve(ctx, one, face, clients)
 	logger.Info("coordinator stops; builds on machines go on")

@@ -63,6 +63,7 @@ func (f Folders) Store() string        { return filepath.Join(f.State, "store") 
 func (f Folders) Ledger() string       { return filepath.Join(f.State, "ledger") }
 func (f Folders) LocalAgent() string   { return filepath.Join(f.State, "local-agent") }
 func (f Folders) Logs() string         { return filepath.Join(f.State, "log") }
+func (f Folders) Catalogue() string    { return filepath.Join(f.State, "catalogue") }
 func (f Folders) SettingsFile() string { return filepath.Join(f.Config, "lighter.toml") }
 
 // GuixMachinesFile is what "guix offload" reads.

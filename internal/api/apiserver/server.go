@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"lighter/internal/api"
+	"lighter/internal/catalogue"
 	"lighter/internal/coordinator"
 	"lighter/internal/hookapi"
 	"lighter/internal/ledger"
@@ -60,6 +61,8 @@ type Options struct {
 	Installation *api.Installation
 	// Roots are those of the head's store; nil where others keep them.
 	Roots store.Rooter
+	// Catalogue has the revisions that were evaluated; nil where it could not be opened.
+	Catalogue *catalogue.Catalogue
 }
 
 // Server answers the clients of one coordinator.
@@ -70,6 +73,7 @@ type Server struct {
 	installation  *api.Installation
 	roots         store.Rooter
 	problems      func() []string
+	revisions     *revisionCalls
 	access        atomic.Pointer[Access]
 	memory        *memory
 	logins        *grants
@@ -82,12 +86,13 @@ type Server struct {
 func New(c *coordinator.Coordinator, opts Options) *Server {
 	s := &Server{
 		c: c, ledger: c.Ledger(), log: opts.Logger, installation: opts.Installation, roots: opts.Roots, problems: opts.Problems, memory: newMemory(), process: processMetrics(),
-		logins: newGrants(loginLife, 0, userLogins, maxLogins), sessions: newGrants(sessionLife, sessionIdle, userSessions, maxSessions),
+		logins:    newGrants(loginLife, 0, userLogins, maxLogins), sessions: newGrants(sessionLife, sessionIdle, userSessions, maxSessions),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	s.access.Store(opts.Access)
+	s.revisions = newRevisionCalls(s, opts.Catalogue)
 	return s
 }
 
@@ -121,6 +126,8 @@ func (s *Server) Handler() http.Handler {
 		{pattern: "GET /v1/events", do: s.getEvents},
 		{pattern: "GET /v1/attach", do: s.getAttach},
 		{pattern: "GET " + hookapi.Path, do: s.getOffload},
+		{pattern: "POST /v1/revisions", do: s.revisions.post, body: maxRevisionBody, operator: "record revisions"},
+		{pattern: dataServicePath, do: s.revisions.get},
 		{pattern: "GET /v1/machines", do: onMachines.getMachines, memory: requestMemory},
 		{pattern: "POST /v1/machines/{name}/check", do: onMachines.postTrial, operator: "try a machine"},
 		{pattern: "POST /v1/machines/{name}/gc", do: onMachines.postGC, operator: "collect a machine's garbage"},

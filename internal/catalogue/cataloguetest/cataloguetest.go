@@ -48,7 +48,7 @@ func Commit(n int) string {
 }
 
 // Next returns the packages of the next revision.
-func (g *Generator) Next() iter.Seq2[evaluate.Package, error] {
+func (g *Generator) Next() iter.Seq2[*evaluate.Package, error] {
 	if g.random == nil {
 		g.random = rand.New(rand.NewPCG(1, 2))
 		for n := range g.Packages {
@@ -59,7 +59,7 @@ func (g *Generator) Next() iter.Seq2[evaluate.Package, error] {
 	}
 	g.revision++
 	all := append([]made(nil), g.all...)
-	return func(yield func(evaluate.Package, error) bool) {
+	return func(yield func(*evaluate.Package, error) bool) {
 		for _, system := range g.Systems {
 			for i := range all {
 				if !yield(all[i].on(system), nil) {
@@ -86,9 +86,9 @@ func (g *Generator) step() {
 	}
 }
 
-func (m made) on(system string) evaluate.Package {
+func (m made) on(system string) *evaluate.Package {
 	name, version := fmt.Sprintf("package-%05d", m.number), fmt.Sprintf("1.%d", m.release)
-	p := evaluate.Package{
+	p := &evaluate.Package{
 		Name: name, Version: version, System: system,
 		Location: evaluate.Location{File: fmt.Sprintf("gnu/packages/file-%d.scm", m.number/100), Line: m.line, Column: 2},
 		Synopsis: fmt.Sprintf("Make up the things of kind %d", m.number), HomePage: "https://www.example.org/" + name,

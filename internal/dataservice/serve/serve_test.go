@@ -284,9 +284,9 @@ func TestCompare(t *testing.T) {
 	} {
 		s := catalogue.Source{Repository: "guix", Branch: "master", Commit: cataloguetest.Commit(n)}
 		s.Date = s.Date.AddDate(2000, n, 0)
-		_, err := c.Record(t.Context(), s, func(yield func(evaluate.Package, error) bool) {
+		_, err := c.Record(t.Context(), s, func(yield func(*evaluate.Package, error) bool) {
 			for _, p := range list {
-				if !yield(p, nil) {
+				if !yield(&p, nil) {
 					return
 				}
 			}
@@ -339,7 +339,7 @@ func TestETag(t *testing.T) {
 	if other := ask(t, h, uri+"/packages", "If-None-Match", tag); other.Code != http.StatusOK {
 		t.Errorf("another page: status %d", other.Code)
 	}
-	if _, err := c.Drop(t.Context(), 1, "master", 3); err != nil {
+	if _, err := c.Drop(t.Context(), 1, 3); err != nil {
 		t.Fatal(err)
 	}
 	if again := ask(t, h, uri, "If-None-Match", tag); again.Code != http.StatusOK || again.Header().Get("ETag") == tag {
@@ -363,7 +363,7 @@ func TestHostileText(t *testing.T) {
 	}
 	s := catalogue.Source{Repository: "guix", Branch: "master", Commit: cataloguetest.Commit(0)}
 	s.Date = s.Date.AddDate(2000, 0, 0)
-	if _, err := c.Record(t.Context(), s, func(yield func(evaluate.Package, error) bool) { yield(p, nil) }); err != nil {
+	if _, err := c.Record(t.Context(), s, func(yield func(*evaluate.Package, error) bool) { yield(&p, nil) }); err != nil {
 		t.Fatal(err)
 	}
 	server := httptest.NewServer(serve.New(c, nil))
