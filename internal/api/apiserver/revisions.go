@@ -15,7 +15,6 @@ import (
 
 	"lighter/internal/api"
 	"lighter/internal/catalogue"
-	"lighter/internal/coordinator"
 	"lighter/internal/dataservice/serve"
 	"lighter/internal/evaluate"
 	"lighter/internal/human"
@@ -36,7 +35,8 @@ func errNoCatalogue() error {
 
 // revisionCalls answers about the revisions of a catalogue.
 type revisionCalls struct {
-	c           *coordinator.Coordinator
+	// running returns a context that ends with the coordinator too.
+	running     func(context.Context) (context.Context, context.CancelFunc)
 	log         *slog.Logger
 	catalogue   *catalogue.Catalogue // nil where it could not be opened
 	dataService http.Handler
@@ -44,7 +44,7 @@ type revisionCalls struct {
 }
 
 func newRevisionCalls(s *Server, c *catalogue.Catalogue) *revisionCalls {
-	o := &revisionCalls{c: s.c, log: s.log, catalogue: c, recording: make(chan struct{}, 1)}
+	o := &revisionCalls{running: s.c.UntilStopped, log: s.log, catalogue: c, recording: make(chan struct{}, 1)}
 	if c != nil {
 		o.dataService = http.StripPrefix(strings.TrimSuffix(dataServicePath, "/"), serve.New(c, s.log))
 	}
@@ -70,7 +70,7 @@ func (s *revisionCalls) post(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := s.c.UntilStopped(r.Context())
+	ctx, cancel := s.running(r.Context())
 	defer cancel()
 	select {
 	case s.recording <- struct{}{}:

@@ -86,7 +86,7 @@ type Server struct {
 func New(c *coordinator.Coordinator, opts Options) *Server {
 	s := &Server{
 		c: c, ledger: c.Ledger(), log: opts.Logger, installation: opts.Installation, roots: opts.Roots, problems: opts.Problems, memory: newMemory(), process: processMetrics(),
-		logins:    newGrants(loginLife, 0, userLogins, maxLogins), sessions: newGrants(sessionLife, sessionIdle, userSessions, maxSessions),
+		logins: newGrants(loginLife, 0, userLogins, maxLogins), sessions: newGrants(sessionLife, sessionIdle, userSessions, maxSessions),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)

@@ -105,7 +105,7 @@ func (m made) on(system string) *evaluate.Package {
 
 // words makes a text that does not shrink to nothing.
 func words(n int) string {
-	r := rand.New(rand.NewPCG(3, uint64(n)))
+	r := rand.New(rand.NewPCG(3, uint64(n))) // #nosec G115 -- not negative
 	list := strings.Fields("a library for reading and writing files of many kinds it has bindings to other languages fast small portable command line tool that shows what is inside protocols servers clients graphs numbers text images sound")
 	var b strings.Builder
 	for range 40 {
