@@ -49,6 +49,7 @@ type BuildPage struct {
 	// Commands are what one may want to type next.
 	Commands []Command `json:"commands"`
 
+	waits    []display.Phase // when no machine had it
 	timeLine template.HTML
 }
 
@@ -120,7 +121,7 @@ func (s *Server) loadBuild(r *http.Request) (any, error) {
 func (m *BuildPage) take(story *api.BuildStory) {
 	m.Build, m.WantedByCount, m.Outputs, m.Cause = &story.Build, story.WantedByCount, story.Outputs, story.Cause
 	m.WantedBy = story.WantedBy[:min(len(story.WantedBy), maxNeighbours)]
-	m.Attempts = display.Attempts(story.Events)
+	m.Attempts, m.waits = display.Attempts(story.Events), display.Waits(story.Events)
 	m.Attempts = m.Attempts[max(0, len(m.Attempts)-maxTries):]
 	m.Earlier = max(0, len(story.Events)-maxEvents)
 	m.Events = story.Events[m.Earlier:]
@@ -250,7 +251,11 @@ func (m *BuildPage) draw(now time.Time) template.HTML {
 	if m.Build.Stopped != nil {
 		until = *m.Build.Stopped
 	}
-	rows := []picture.Row{{Label: "before the first attempt", Spans: []picture.Span{{From: m.Build.Submitted, To: m.Attempts[0].Phases[0].From, State: api.Queued, Title: "waited"}}}}
+	waits := picture.Row{Label: "waiting"}
+	for _, p := range m.waits {
+		waits.Spans = append(waits.Spans, picture.Span{From: p.From, To: instantOf(p.To), State: p.State, Title: string(p.State) + " for " + quantity.Elapsed(p.Length(until))})
+	}
+	rows := []picture.Row{waits}
 	for _, a := range m.Attempts {
 		row := picture.Row{Label: "attempt " + strconv.Itoa(a.Number) + " on " + a.Machine}
 		for _, p := range a.Phases {

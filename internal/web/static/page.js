@@ -128,6 +128,8 @@
 
   if (log.dataset.tail === undefined) return;
   document.getElementById("follow").hidden = false;
+  // Who scrolls away from the end wants to read there.
+  document.addEventListener("scroll", () => { follow.checked = log.getBoundingClientRect().bottom < window.innerHeight + 120; }, { passive: true });
   timer = setTimeout(look, soon);
   document.addEventListener("visibilitychange", () => {
     if (document.hidden || timer || !log.dataset.more) return;
