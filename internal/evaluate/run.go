@@ -21,8 +21,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"lighter/internal/human"
 	"lighter/internal/jsonerror"
 	"lighter/internal/stream"
@@ -172,6 +170,9 @@ func (r *Request) command(ctx context.Context, file string, p Platform) (*exec.C
 		}
 		words = append(words, "repl", "--", file)
 	}
+	if r.Memory > 0 { // prlimit may not limit another account's processes
+		words = append([]string{"/bin/sh", "-c", fmt.Sprintf(`ulimit -v %d && exec "$0" "$@"`, r.Memory>>10)}, words...)
+	}
 	cmd := exec.CommandContext(ctx, words[0], words[1:]...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
@@ -297,16 +298,7 @@ func (r *Request) run(ctx context.Context, cmd *exec.Cmd, progress Progress) err
 	// A process that left the group may hold the other end.
 	stop := context.AfterFunc(ctx, func() { out.Close() })
 	defer stop()
-	if r.Memory > 0 {
-		limit := &unix.Rlimit{Cur: r.Memory, Max: r.Memory}
-		if err = unix.Prlimit(cmd.Process.Pid, unix.RLIMIT_AS, limit, nil); errors.Is(err, unix.ESRCH) {
-			err = nil // it has ended
-		}
-	}
-	done := false
-	if err == nil {
-		done, err = read(out, progress)
-	}
+	done, err := read(out, progress)
 	if done || err != nil {
 		_ = cmd.Cancel() // with all that it has started; it may have ended
 	}
