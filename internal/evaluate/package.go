@@ -54,7 +54,7 @@ const (
 	MaxLine     = 1 << 20
 	maxWord     = 255       // of a name, a version, a system, a target, an output's name
 	maxText     = 256 << 10 // of an error, a description
-	maxOutputs  = 64        // of a package; the same for licenses
+	maxOutputs  = 1000      // of a package; icedove-l10n has one for each language. The same for licenses
 	maxPackages = 5_000_000 // of one text; all of Guix for all systems has about 200,000
 )
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -57,6 +58,17 @@ func TestReadPackages(t *testing.T) {
 	}
 }
 
+func TestManyOutputs(t *testing.T) {
+	var outputs []string
+	for i := range 100 {
+		outputs = append(outputs, fmt.Sprintf(`"l%d":%q`, i, helloOut))
+	}
+	p, err := ParsePackage([]byte(line(`,"derivation":"` + helloDrv + `","outputs":{` + strings.Join(outputs, ",") + `}`)))
+	if err != nil || len(p.Outputs) != 100 {
+		t.Errorf("got %+v, %v", p, err)
+	}
+}
+
 func TestReadPackagesErrors(t *testing.T) {
 	good := line(`,"error":"x"`) + "\n\n"
 	for name, c := range map[string]struct{ line, want string }{
@@ -76,7 +88,7 @@ func TestReadPackagesErrors(t *testing.T) {
 		"empty output":    {line(`,"derivation":"` + helloDrv + `","outputs":{"out":""}`), `line 3: hello: the output "out" has no path`},
 		"negative":        {line(`,"error":"x","location":{"line":-1}`), "line 3: hello: its location has a negative number"},
 		"long text":       {line(`,"error":"` + strings.Repeat("x", maxText+1) + `"`), "line 3: hello has a text of more than 262144 bytes"},
-		"many licenses":   {line(`,"error":"x","licenses":[""` + strings.Repeat(`,""`, maxOutputs) + `]`), "line 3: hello has more than 64 outputs or licenses"},
+		"many licenses":   {line(`,"error":"x","licenses":[""` + strings.Repeat(`,""`, maxOutputs) + `]`), "line 3: hello has more than 1000 outputs or licenses"},
 		"long line":       {strings.Repeat(" ", MaxLine+1), "line 3 has more than 1048576 bytes"},
 	} {
 		t.Run(name, func(t *testing.T) {
