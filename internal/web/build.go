@@ -74,6 +74,7 @@ const (
 	pastLooked    = 200 // builds whose names begin as the package's
 	logEndBytes   = 4 << 10
 	logEndLines   = 15
+	maxQuoted     = 240 // characters of a line of a log that is quoted
 )
 
 // loadBuild is the page of a build. What else is known of it is asked for at the same time.
@@ -138,7 +139,7 @@ func (m *BuildPage) readLogEnd(ctx context.Context, c *apiclient.Client, id stri
 	}
 	lines := logview.Split(end, 0, 1, len(end) < logEndBytes, len(end))
 	for _, line := range lines[max(0, len(lines)-logEndLines):] {
-		m.LogEnd = append(m.LogEnd, line.Plain())
+		m.LogEnd = append(m.LogEnd, human.Truncate(line.Plain(), maxQuoted))
 	}
 	return nil
 }

@@ -377,6 +377,7 @@ func (x *logIndex) firstError(read func(from, to int64) ([]byte, error)) (*LogLi
 	x.wrong, x.of = nil, size
 	if i := logview.FirstError(lines); i >= 0 {
 		l := newLogLine(&lines[i])
+		l.Text = human.Truncate(l.Text, maxQuoted)
 		x.wrong = &l
 	}
 	return x.wrong, nil

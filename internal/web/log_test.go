@@ -62,7 +62,7 @@ func TestLogPage(t *testing.T) {
 	for n := 1; n <= 3000; n++ {
 		fmt.Fprintf(&log, "line %d\n", n)
 		if n == 1000 {
-			log.WriteString("x.c:1:2: \x1b[31merror: \x1b[0m" + hostile + "\n")
+			log.WriteString("x.c:1:2: \x1b[31merror: \x1b[0m" + hostile + strings.Repeat("x", 1000) + "\n")
 		}
 	}
 	c := &logOf{build: failedBuild(), log: log.String()}
@@ -96,7 +96,7 @@ func TestLogPage(t *testing.T) {
 	if err := json.Unmarshal(get(t, h, "/build/"+testID+"/log.html.json?from=0").Body.Bytes(), &twin); err != nil {
 		t.Fatal(err)
 	}
-	if n := len(twin.Lines); n != 500 || twin.Lines[499].Text != "line 500" || twin.Next != int64(strings.Index(c.log, "line 501\n")) || twin.Last || twin.Error == nil || twin.Error.Number != 1001 {
+	if n := len(twin.Lines); n != 500 || twin.Lines[499].Text != "line 500" || twin.Next != int64(strings.Index(c.log, "line 501\n")) || twin.Last || twin.Error == nil || twin.Error.Number != 1001 || len(twin.Error.Text) > 300 {
 		t.Errorf("as JSON: %d lines, next %d, error %v", n, twin.Next, twin.Error)
 	}
 }
