@@ -21,8 +21,8 @@ import (
 	"lighter/docs"
 	"lighter/internal/cli/command"
 	"lighter/internal/cli/estimatecommands"
-	"lighter/internal/cli/simulation"
 	"lighter/internal/cli/evaluatecommand"
+	"lighter/internal/cli/simulation"
 	"lighter/internal/cli/storecommands"
 	"lighter/internal/cli/top"
 )
