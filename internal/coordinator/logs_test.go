@@ -141,7 +141,11 @@ func TestLogAsFile(t *testing.T) {
 	ask(http.MethodGet, `200 "abc\nd\n" 6 "ID.1" ID.1`, "Range", "bytes=1-2,4-5")
 	ask(http.MethodGet, `304 "" "ID.1" ID.1`, "If-None-Match", `"`+id+`.1"`)
 	ask(http.MethodGet, `416  33 bytes */6 ID.1`, "Range", "bytes=6-")
-	if _, err := client.LogFile(t.Context(), http.MethodGet, id, apiclient.LogQuery{Attempt: 2}, nil); err == nil || !strings.Contains(err.Error(), "has no attempt 2") {
+	none, err := client.LogFile(t.Context(), http.MethodGet, id, apiclient.LogQuery{Attempt: 2}, nil)
+	if err == nil {
+		none.Body.Close()
+	}
+	if err == nil || !strings.Contains(err.Error(), "has no attempt 2") {
 		t.Errorf("of another attempt: %v", err)
 	}
 }
