@@ -49,9 +49,9 @@ func (m *model) common(key string) bool {
 	case "P":
 		m.pause()
 	case "ctrl+l":
-		m.library = tea.ClearScreen
+		m.once = tea.ClearScreen
 	case "ctrl+z":
-		m.library = tea.Suspend
+		m.once = tea.Suspend
 	default:
 		return false
 	}

@@ -40,7 +40,7 @@ type model struct {
 	quit  bool
 	jobs  []job // to be begun
 
-	library tea.Cmd // what the library is to do, once
+	once tea.Cmd // what bubbletea is to do, once
 }
 
 // The panes, in the order of their keys.

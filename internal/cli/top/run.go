@@ -126,8 +126,8 @@ func (p *program) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	if p.quit {
 		return p, tea.Quit
 	}
-	cmd := p.library
-	p.library = nil
+	cmd := p.once
+	p.once = nil
 	return p, cmd
 }
 

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	_ "time/tzdata" // not every system has time zones
 
 	"lighter/internal/api"
 )
@@ -207,7 +208,7 @@ func TestJoin(t *testing.T) {
 func TestTimeTicks(t *testing.T) {
 	paris, err := time.LoadLocation("Europe/Paris")
 	if err != nil {
-		t.Skip(err) // no time zones here
+		t.Fatal(err)
 	}
 	for _, tt := range []struct {
 		since time.Time
